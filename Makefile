@@ -1,0 +1,36 @@
+# Two commands on a fresh machine: make run, make test. Only Python 3.11 or newer and make are needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_HOME ?= $(CURDIR)/.demo
+
+.PHONY: run test lint bench clean
+
+run: $(VENV)/.installed
+	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.whole_path
+	$(BIN)/python -m bench.next_instant
+
+clean:
+	rm -rf $(VENV) $(DEMO_HOME)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,51 @@
+"""hermes-celery: cron for many machines, on Celery and Redis.
+
+     CLI   Python API   import from Hermes
+       \\       |          /
+        v      v         v
+      +---------------- Redis / Valkey ----------------+
+      |  jobs   due index   runs   lease   Celery queue |
+      +-----^-------------------------------|-----------+
+            | advance.lua, one batch        | claim / heartbeat / finish.lua
+            |                               v
+       beat (leads)                 worker: claim -> session -> runner -> output
+       beat (stands by)
+
+`open_cron()` gives the verbs on jobs and runs; `app` is the Celery app, found lazily so that
+`celery -A hermes_celery` works and everything else starts fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from hermes_celery.compose import open_cron
+    from hermes_celery.cron import Cron
+    from hermes_celery.job import JobRequest
+
+    app: Celery
+
+__all__ = ["Cron", "JobRequest", "app", "open_cron"]
+
+_HOMES = {
+    "Cron": "hermes_celery.cron",
+    "JobRequest": "hermes_celery.job",
+    "open_cron": "hermes_celery.compose",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, when it is asked for."""
+    from importlib import import_module
+
+    if name == "app":
+        value: Any = import_module("hermes_celery.app").app_from_environment()
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value

@@ -1,0 +1,117 @@
+"""The exceptions that hermes-celery raises on purpose.
+
+    HermesCeleryError
+    +-- ScheduleError (ValueError)      a schedule, time or time zone that cannot be read
+    +-- JobError (ValueError)           a job that cannot be stored as it was given
+    |   +-- ScriptError                 its script is outside the scripts directory, or missing
+    +-- JobNotFound (LookupError)       no job has that id or name
+    +-- AmbiguousJobReference (LookupError)   a name that several jobs share
+    +-- RunNotFound (LookupError)       no run has that id
+    +-- Conflict                        somebody changed the job in the meantime
+    +-- ImportFault (ValueError)        a Hermes home or jobs.json that cannot be read
+    +-- SettingsError (ValueError)      environment variables that make no sense
+    +-- StoreError                      Redis is unreachable, refuses, or cannot do what is needed
+    |   +-- StoreUnavailable            no connection: it may come back
+    |   +-- StoreUnsuitable             wrong server, version or configuration: it will not
+    +-- LeaseLost                       this beat leads no longer: stop writing, step down
+    +-- SessionError (ValueError)       a session header that cannot be read
+    +-- AlreadyRunning                  a second `up` on the same home
+
+Every message says what was given, what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class HermesCeleryError(Exception):
+    """Base of everything that hermes-celery raises on purpose."""
+
+
+class ScheduleError(HermesCeleryError, ValueError):
+    """A schedule, a time or a time zone that cannot be read."""
+
+
+class JobError(HermesCeleryError, ValueError):
+    """A job that cannot be stored as it was given."""
+
+
+class ScriptError(JobError):
+    """A script outside the scripts directory, missing, or not a file."""
+
+
+class JobNotFound(HermesCeleryError, LookupError):
+    """No job has that id or name."""
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        super().__init__(f"no job has the id or name {reference!r}; `hermes-celery list` shows all")
+
+
+class AmbiguousJobReference(HermesCeleryError, LookupError):
+    """A name that several jobs share."""
+
+    def __init__(self, reference: str, ids: Sequence[str]) -> None:
+        self.reference = reference
+        self.ids = tuple(ids)
+        super().__init__(
+            f"Job name {reference!r} is ambiguous — matches {len(self.ids)} jobs: "
+            f"{', '.join(self.ids)}. Use the job ID instead."
+        )
+
+
+class RunNotFound(HermesCeleryError, LookupError):
+    """No run has that id."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"no run has the id {run_id!r}; `hermes-celery runs` shows the latest")
+
+
+class Conflict(HermesCeleryError):
+    """Somebody else changed the job between reading and writing it."""
+
+    def __init__(self, job_id: str, *, expected_revision: int) -> None:
+        self.job_id = job_id
+        self.expected_revision = expected_revision
+        super().__init__(
+            f"job {job_id} is no longer at revision {expected_revision}: somebody changed or "
+            "removed it meanwhile. Nothing was written; look at it again and repeat the change"
+        )
+
+
+class ImportFault(HermesCeleryError, ValueError):
+    """A Hermes home or jobs.json that cannot be read."""
+
+
+class SettingsError(HermesCeleryError, ValueError):
+    """Environment variables that make no sense, all of them at once."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(self.faults))
+
+
+class StoreError(HermesCeleryError):
+    """Redis is unreachable, refuses a command, or cannot do what is needed."""
+
+
+class StoreUnavailable(StoreError):
+    """No connection to Redis at the moment; trying again can help."""
+
+
+class StoreUnsuitable(StoreError):
+    """A server of the wrong version, kind or configuration; trying again cannot help."""
+
+
+class LeaseLost(HermesCeleryError):
+    """This beat leads no longer: it stops writing and stands by."""
+
+
+class SessionError(HermesCeleryError, ValueError):
+    """A session header that cannot be read: malformed, too large, or from a newer version."""
+
+
+class AlreadyRunning(HermesCeleryError):
+    """A second `hermes-celery up` on the same home."""

@@ -1,0 +1,17 @@
+"""Schedules: text and a time zone in, instants out.
+
+    schedule = parse("weekdays at 9am", timezone="Europe/Berlin")
+    schedule.next_after(now)
+
+Pure: no I/O, no clock, no environment, and every search is bounded. Instants are aware and in UTC;
+zones matter only inside. croniter and cron-descriptor are imported when they are first needed.
+"""
+
+from __future__ import annotations
+
+from hermes_celery.errors import ScheduleError
+from hermes_celery.schedule.parsing import MAX_LENGTH, parse
+from hermes_celery.schedule.schedule import Explanation, Kind, Schedule
+from hermes_celery.schedule.stored import from_hermes
+
+__all__ = ["MAX_LENGTH", "Explanation", "Kind", "Schedule", "ScheduleError", "from_hermes", "parse"]

@@ -1,0 +1,112 @@
+"""From the text of a cron expression to its pattern, by way of checked fields."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+
+from hermes_celery.errors import ScheduleError
+from hermes_celery.schedule.days import (
+    MonthDays,
+    WeekDays,
+    day_masks,
+    read_month_days,
+    read_weekdays,
+)
+from hermes_celery.schedule.fields import Column, columns, expand, order, read_item
+from hermes_celery.schedule.pattern import Pattern
+
+
+class CronText(msgspec.Struct, frozen=True, kw_only=True):
+    """A cron expression with its fields expanded."""
+
+    fields: tuple[Column, ...]
+    minutes: frozenset[int]
+    hours: frozenset[int]
+    days: MonthDays
+    months: frozenset[int]
+    weekdays: WeekDays
+    #: Only second 0 when the expression has no such field.
+    seconds: frozenset[int]
+    #: None when the expression has no such field.
+    years: frozenset[int] | None
+
+    @property
+    def either(self) -> bool:
+        """Whether day *or* weekday must match: crontab(5) wants both if one starts with `*`."""
+        return not (self.fields[2].starts_with_star or self.fields[4].starts_with_star)
+
+    @property
+    def fixed_time(self) -> bool:
+        """Whether cron(8) takes it for a job at a fixed time; see `local.py`."""
+        return not (self.fields[0].starts_with_star or self.fields[1].starts_with_star)
+
+
+class Compiled(msgspec.Struct, frozen=True, kw_only=True):
+    """What a schedule needs of an expression."""
+
+    pattern: Pattern
+    fixed_time: bool
+
+
+def read_text(expression: str) -> CronText:
+    """Read an expression of five to seven fields; raises ScheduleError."""
+    fields = columns(expression)
+    minute, hour, day, month, weekday = fields[:5]
+    return CronText(
+        fields=fields,
+        minutes=_values(minute),
+        hours=_values(hour),
+        days=read_month_days(day, day.items()),
+        months=_values(month),
+        weekdays=read_weekdays(weekday, weekday.items()),
+        seconds=_values(fields[5]) if len(fields) > 5 else frozenset({0}),
+        years=_values(fields[6]) if len(fields) > 6 else None,
+    )
+
+
+# A compiled expression takes about 6 kB and 0.2 ms; jobs that share a text share it.
+@lru_cache(maxsize=4096)
+def compile_cron(expression: str) -> Compiled:
+    """Compile an expression of five to seven fields, without `H`.
+
+    Raises ScheduleError for what cannot be read and for what can never run.
+    """
+    text = read_text(expression)
+    minutes = sum(_bits(text.minutes) << (hour * 60) for hour in text.hours)
+    seconds = _bits(text.seconds)
+    pattern = Pattern(
+        minutes=minutes,
+        seconds=seconds,
+        days=day_masks(text.days, text.weekdays, months=text.months, either=text.either),
+        years=text.years,
+        first=_lowest(minutes) * 60 + _lowest(seconds),
+        last=(minutes.bit_length() - 1) * 60 + seconds.bit_length() - 1,
+    )
+    _refuse_never(pattern, text.fields)
+    return Compiled(pattern=pattern, fixed_time=text.fixed_time)
+
+
+def _values(column: Column) -> frozenset[int]:
+    return expand(column, [read_item(column, text) for text in column.items()])
+
+
+def _bits(values: frozenset[int]) -> int:
+    return sum(1 << value for value in values)
+
+
+def _lowest(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1
+
+
+def _refuse_never(pattern: Pattern, fields: tuple[Column, ...]) -> None:
+    first = pattern.next_local(0)
+    if first is None:
+        day, month, weekday = (column.text for column in fields[2:5])
+        within = f" within year {fields[6].text}" if len(fields) > 6 else ""
+        raise ScheduleError(
+            f"{fields[0].expression!r} can never run: there is no day {day} in month {month}"
+            f"{'' if weekday in '*?' else f' on weekday {weekday}'}{within} "
+            f"(fields: {order(len(fields))})"
+        )

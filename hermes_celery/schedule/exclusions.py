@@ -1,0 +1,102 @@
+"""Times on which a schedule must not occur, as blocks of local seconds."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC
+from typing import Final
+
+import msgspec
+
+from hermes_celery.errors import ScheduleError
+from hermes_celery.instant import to_ms
+from hermes_celery.schedule.compiling import compile_cron
+from hermes_celery.schedule.local import find_zone
+from hermes_celery.schedule.moments import looks_like_moment, moment_ms, read_moment
+from hermes_celery.schedule.months import DAY_MINUTES, DAY_SECONDS
+from hermes_celery.schedule.pattern import Pattern
+
+_ALL_DAY: Final = (1 << DAY_MINUTES) - 1
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+class Exclusion(msgspec.Struct, frozen=True, kw_only=True):
+    """Some local time that is left out."""
+
+    text: str
+
+    def block(self, local: int) -> tuple[int, int] | None:
+        """The excluded local seconds [from, to) around a local second; None if it is allowed."""
+        raise NotImplementedError
+
+
+class Span(Exclusion, frozen=True, kw_only=True):
+    """Dates, or a minute of one."""
+
+    start: int
+    end: int
+
+    def block(self, local: int) -> tuple[int, int] | None:
+        """The whole span."""
+        return (self.start, self.end) if self.start <= local < self.end else None
+
+
+class Recurring(Exclusion, frozen=True, kw_only=True):
+    """The minutes that a cron expression matches, each from its first second to its last."""
+
+    pattern: Pattern
+
+    def block(self, local: int) -> tuple[int, int] | None:
+        """The run of excluded minutes within one day."""
+        day, second = divmod(local, DAY_SECONDS)
+        minute, minutes = second // 60, self.pattern.minutes
+        if not (minutes >> minute & 1 and self.pattern.matches_day(day)):
+            return None
+        allowed_after = (~minutes & _ALL_DAY) >> minute
+        allowed_before = ~minutes & ((1 << minute) - 1)
+        end = minute + _lowest(allowed_after) if allowed_after else DAY_MINUTES
+        return day * DAY_SECONDS + allowed_before.bit_length() * 60, day * DAY_SECONDS + end * 60
+
+
+def read_exclusion(text: str, *, timezone: str) -> Exclusion:
+    """A five-field cron expression, a date, an ISO time (its minute), or `date..date`.
+
+    Dates include their last day. Raises ScheduleError.
+    """
+    text = " ".join(text.split())
+    first, dots, last = (part.strip() for part in text.partition(".."))
+    if dots:
+        return _span(text, first, last)
+    if _DATE.fullmatch(text):
+        return _span(text, text, text)
+    if looks_like_moment(text):
+        return _minute(text, timezone)
+    if len(text.split()) != 5:
+        raise ScheduleError(
+            f"{text!r} is no exclusion; use a cron expression of five fields such as "
+            "'* * 24-26 12 *', a date such as '2027-12-24', or '2027-12-24..2027-12-26'"
+        )
+    return Recurring(text=text, pattern=compile_cron(text).pattern)
+
+
+def _span(text: str, first: str, last: str) -> Span:
+    if not (_DATE.fullmatch(first) and _DATE.fullmatch(last)):
+        raise ScheduleError(f"{text!r} is no span of dates; write it as 2027-12-24..2027-12-26")
+    start, end = _date_second(first), _date_second(last) + DAY_SECONDS
+    if end <= start:
+        raise ScheduleError(f"{text!r} ends before it begins")
+    return Span(text=text, start=start, end=end)
+
+
+def _date_second(text: str) -> int:
+    return to_ms(read_moment(text).replace(tzinfo=UTC)) // 1000
+
+
+def _minute(text: str, timezone: str) -> Span:
+    second = moment_ms(read_moment(text), timezone=timezone) // 1000
+    local = second + find_zone(timezone).offset(second)
+    return Span(text=text, start=local // 60 * 60, end=local // 60 * 60 + 60)
+
+
+def _lowest(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1

@@ -1,0 +1,250 @@
+"""Cron fields: read, checked and expanded.
+
+croniter expands numbers, ranges and steps. What it reads otherwise than crontab(5) or cannot read
+at all is settled here first: `5-5` (which it takes for every minute), backward ranges, names in
+full, and the family of `L`, `W`, `#` and `H`.
+
+Each fault is reported with the field's name, its limits, and the order of the fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final, NoReturn
+
+import msgspec
+
+from hermes_celery.errors import ScheduleError
+
+MONTH_NAMES: Final = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+WEEKDAY_NAMES: Final = (
+    *("sunday", "monday", "tuesday", "wednesday"),
+    *("thursday", "friday", "saturday"),
+)
+
+
+def _names(words: tuple[str, ...], *, first: int) -> dict[str, int]:
+    numbers = {word: number for number, word in enumerate(words, first)}
+    return numbers | {word[:3]: number for word, number in numbers.items()}
+
+
+class Field(msgspec.Struct, frozen=True, kw_only=True):
+    """One column of a cron expression."""
+
+    name: str
+    position: int
+    low: int
+    high: int
+    names: Mapping[str, int] = {}
+    #: Whether a range may run over the end, as `Nov-Feb` does.
+    wraps: bool = False
+
+
+MINUTE: Final = Field(name="minute", position=0, low=0, high=59)
+HOUR: Final = Field(name="hour", position=1, low=0, high=23)
+DAY: Final = Field(name="day", position=2, low=1, high=31)
+MONTH: Final = Field(
+    name="month", position=3, low=1, high=12, names=_names(MONTH_NAMES, first=1), wraps=True
+)
+#: Sunday is 0 and 7.
+WEEKDAY: Final = Field(
+    name="weekday", position=4, low=0, high=7, names=_names(WEEKDAY_NAMES, first=0), wraps=True
+)
+SECOND: Final = Field(name="second", position=5, low=0, high=59)
+YEAR: Final = Field(name="year", position=6, low=1970, high=2099)
+FIELDS: Final = (MINUTE, HOUR, DAY, MONTH, WEEKDAY, SECOND, YEAR)
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One plain item of a list: all values from `low` to `high`, every `step`th."""
+
+    low: int
+    high: int
+    step: int = 1
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """One field as it was written, read but not yet expanded."""
+
+    field: Field
+    text: str
+    #: The whole expression, for messages.
+    expression: str
+    count: int
+
+    def fail(self, fault: str) -> NoReturn:
+        """Refuse the expression because of this field."""
+        raise ScheduleError(
+            f"{self.expression!r}: {self.field.name} {fault} (fields: {order(self.count)})"
+        )
+
+    @property
+    def starts_with_star(self) -> bool:
+        """Whether crontab(5) would call this field unrestricted: `*`, `*/2`, but also `?`."""
+        return self.text[0] in "*?"
+
+    def quote(self, text: str) -> str:
+        """A part of the field in quotes, in the case in which it was typed."""
+        at = self.text.lower().find(text)
+        return repr(self.text[at : at + len(text)] if at >= 0 else text)
+
+    def items(self) -> list[str]:
+        """The items of the list, in lower case."""
+        return self.text.lower().split(",")
+
+
+def order(count: int) -> str:
+    """The names of the first `count` fields, as messages show them."""
+    return " ".join(field.name for field in FIELDS[:count])
+
+
+def split_fields(expression: str) -> list[str]:
+    """The texts between ASCII blanks; str.split() would also part at a no-break space."""
+    return re.findall(r"\S+", expression, re.ASCII)
+
+
+def columns(expression: str) -> tuple[Column, ...]:
+    """The fields of an expression; raises ScheduleError unless there are five to seven."""
+    texts = split_fields(expression)
+    if not 5 <= len(texts) <= 7:
+        raise ScheduleError(
+            f"{expression!r} has {len(texts)} {'field' if len(texts) == 1 else 'fields'}; "
+            f"a cron expression has five ({order(5)}), then optionally second and year, "
+            "such as '0 9 * * 1-5'"
+        )
+    return tuple(
+        Column(field=field, text=text, expression=expression, count=len(texts))
+        for field, text in zip(FIELDS, texts, strict=False)
+    )
+
+
+_PLAIN = re.compile(r"(?P<low>\w+)(?:-(?P<high>\w+))?(?:/(?P<step>\w*))?", re.ASCII)
+_RANDOM = re.compile(r"r(?:\(\w+-\w+\))?(?:/\w*)?", re.ASCII)
+_STAR = re.compile(r"[*](?:/(?P<step>\w*))?", re.ASCII)
+
+
+def read_item(column: Column, text: str) -> Item:
+    """Read `5`, `1-5`, `10-50/15`, `10/15`, `*` or `*/15`; raises ScheduleError."""
+    field = column.field
+    top = 6 if field is WEEKDAY else field.high
+    if text == "?":
+        return Item(low=field.low, high=top)
+    star = _STAR.fullmatch(text)
+    if star:
+        return Item(low=field.low, high=top, step=read_step(column, star["step"]))
+    if _RANDOM.fullmatch(text):
+        column.fail(
+            f"{column.quote(text)} would draw a new value at every reading; "
+            "H spreads jobs out and stays the same"
+        )
+    plain = _PLAIN.fullmatch(text)
+    if plain is None:
+        column.fail(
+            f"{column.quote(text)} is not a value, a range or a step such as {_example(field)}"
+        )
+    low = read_value(column, plain["low"])
+    step = read_step(column, plain["step"])
+    if plain["high"] is not None:
+        return _range(column, text, low, _high(column, plain["high"]), step)
+    return Item(low=low, high=low if plain["step"] is None else top, step=step)
+
+
+def _high(column: Column, text: str) -> int:
+    # `1-L` is croniter's: up to the last day, whichever that is.
+    if column.field is DAY and text == "l":
+        return DAY.high
+    return read_value(column, text)
+
+
+def _range(column: Column, text: str, low: int, high: int, step: int) -> Item:
+    field = column.field
+    if low > high and not field.wraps:
+        column.fail(
+            f"range {column.quote(text)} runs backwards; write "
+            f"{low}-{field.high},{field.low}-{high} if it is meant to run over the end"
+        )
+    return Item(low=low, high=high, step=step)
+
+
+def read_value(column: Column, text: str) -> int:
+    """A number or name of a field, within its limits; raises ScheduleError."""
+    field = column.field
+    if text in field.names:
+        return field.names[text]
+    if not text.isdecimal():
+        column.fail(f"{column.quote(text)} is not {_kind(field)}")
+    # The cap on length keeps int() cheap; what is longer is outside of every field.
+    value = int(text)
+    if not field.low <= value <= field.high:
+        column.fail(f"{_short(value)} is outside {field.low}-{field.high}")
+    return value
+
+
+def read_step(column: Column, text: str | None) -> int:
+    """A step of at least 1; raises ScheduleError."""
+    if text is None:
+        return 1
+    if not text.isdecimal():
+        column.fail(f"step {text!r} is not a number" if text else "has '/' but no step after it")
+    step = int(text)
+    if step == 0:
+        column.fail("step 0 would never move on; use 1 or more")
+    return step
+
+
+def _short(value: int) -> str:
+    digits = str(value)
+    return digits if len(digits) <= 12 else f"{digits[:9]}..."
+
+
+def _kind(field: Field) -> str:
+    return "a number" if not field.names else f"a number or a {field.name}'s name"
+
+
+def _example(field: Field) -> str:
+    return {
+        "day": "15, 1-5, */2, L, 15W",
+        "month": "6, jan-mar, */3",
+        "weekday": "1, mon-fri, fri#2, 5L",
+        "year": "2030, 2030-2035",
+    }.get(field.name, "0, 10-20, */15")
+
+
+def expand(column: Column, items: list[Item]) -> frozenset[int]:
+    """The values that plain items stand for; Sunday is 0."""
+    if not items:
+        return frozenset()
+    text = ",".join(_for_croniter(column.field, item) for item in items)
+    try:
+        return _expanded(column.field.position, text)
+    except ValueError as error:
+        column.fail(f"{column.text!r} cannot be read: {error}")
+
+
+# The same few fields (`*`, `0`, `1-5`) make up most expressions.
+@lru_cache(maxsize=1024)
+def _expanded(position: int, text: str) -> frozenset[int]:
+    from croniter import croniter  # 25 ms to import: only when a cron expression is compiled
+
+    texts = ["*"] * max(5, position + 1)
+    texts[position] = text
+    values = croniter.expand(" ".join(texts))[0][position]
+    if "*" in values:
+        field = FIELDS[position]
+        return frozenset(range(field.low, (6 if field is WEEKDAY else field.high) + 1))
+    return frozenset(int(value) for value in values)
+
+
+def _for_croniter(field: Field, item: Item) -> str:
+    low, high = item.low, item.high
+    if field is WEEKDAY and (low, high) == (0, 7):
+        high = 6
+    if low == high or (field is WEEKDAY and low % 7 == high % 7):
+        return str(low % 7 if field is WEEKDAY else low)
+    # A step beyond the field's size selects the first value only, and croniter need not see it.
+    return f"{low}-{high}/{min(item.step, field.high + 1)}"

@@ -1,0 +1,34 @@
+"""Intervals: a grid of real elapsed time that never drifts and knows no zone."""
+
+from __future__ import annotations
+
+from hermes_celery.schedule.months import HORIZON_SECONDS
+from hermes_celery.schedule.schedule import Schedule
+
+_HORIZON_MS = HORIZON_SECONDS * 1000
+
+
+class Interval(Schedule, frozen=True, kw_only=True):
+    """Occurs at `anchor + k * period` for every k from 1 on."""
+
+    anchor_ms: int
+    period_ms: int
+
+    def next_after_ms(self, ms: int) -> int | None:
+        """The first point of the grid strictly after an instant, both in Unix milliseconds."""
+        steps = max((ms - self.anchor_ms) // self.period_ms + 1, 1)
+        at = self.anchor_ms + steps * self.period_ms
+        return at if at < _HORIZON_MS else None
+
+    def latest_until_ms(self, ms: int) -> int | None:
+        """The last point of the grid at or before an instant; None before the first."""
+        steps = (min(ms, _HORIZON_MS - 1) - self.anchor_ms) // self.period_ms
+        return self.anchor_ms + steps * self.period_ms if steps >= 1 else None
+
+    def to_hermes(self) -> dict[str, object]:
+        """Hermes counts in whole minutes; another period keeps its seconds beside them."""
+        minutes, seconds = divmod(self.period_ms // 1000, 60)
+        stored: dict[str, object] = {"kind": self.kind.value, "minutes": minutes}
+        if seconds:
+            stored["seconds"] = self.period_ms // 1000
+        return {**stored, "display": self.display}

@@ -1,0 +1,307 @@
+"""From text to schedule: which of the grammars a text is written in.
+
+    0 9 * * 1-5          cron, five to seven fields; @daily and its like; CRON_TZ=Zone before it
+    every monday 9am     a phrase: days and times of the wall clock
+    every 1h30m, 30m     an interval, anchored at `now`
+    in 45m               once, from `now`
+    2027-03-28T14:00     once; local time unless it has an offset
+    ... | ...            several for one job
+
+Reading is cached by text and zone, so that jobs which share a text share its compiled form; binding
+a reading to a job (its anchor, its id) is all that is done per job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from hermes_celery.errors import ScheduleError
+from hermes_celery.schedule.bounds import restrict
+from hermes_celery.schedule.compiling import compile_cron
+from hermes_celery.schedule.cron import Cron
+from hermes_celery.schedule.durations import duration_text, is_duration, read_duration
+from hermes_celery.schedule.fields import columns, split_fields
+from hermes_celery.schedule.interval import Interval
+from hermes_celery.schedule.local import find_zone
+from hermes_celery.schedule.moments import looks_like_moment, once_at, once_ms, read_moment
+from hermes_celery.schedule.phrases import cron_of, refuse, starts_like_a_phrase
+from hermes_celery.schedule.schedule import Kind, Schedule, instant_ms
+from hermes_celery.schedule.spread import has_spread, resolve
+from hermes_celery.schedule.union import Union
+
+#: Longer texts are refused: no schedule needs them, and reading stays cheap.
+MAX_LENGTH: Final = 256
+
+_ALIASES: Final = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+_ZONE_PREFIX = re.compile(r"(?:CRON_)?TZ=(\S*)\s+(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
+
+
+def parse(
+    text: str,
+    *,
+    timezone: str | None = None,
+    now: datetime | None = None,
+    spread: str = "",
+    start: datetime | None = None,
+    end: datetime | None = None,
+    exclude: Sequence[str] = (),
+    jitter_seconds: int = 0,
+) -> Schedule:
+    """Read a schedule.
+
+    `timezone` (IANA name or offset, UTC by default) is the zone whose wall clock counts. `now`
+    (aware) anchors intervals at `now + k * period`, on whole milliseconds; without it they are
+    anchored at the Unix epoch, and relative text (`in 30m`) is refused. `spread` is the job's id:
+    it decides what `H` stands for and how jitter falls. `start` and `end` (aware) bound the
+    occurrences, both included. `exclude` takes cron expressions (`* * 24-26 12 *`), dates
+    (`2027-12-24`) and spans of them (`2027-12-24..2027-12-26`), in the schedule's zone.
+    `jitter_seconds` delays each occurrence by up to that much, never up to the next one.
+
+    Raises ScheduleError for whatever cannot be read, cannot be in that zone, or can never run.
+    """
+    if not isinstance(text, str):
+        raise refuse(text, "is not a text")
+    anchor_ms = None if now is None else instant_ms(now)
+    schedule = _read(text, timezone or "UTC").bind(anchor_ms=anchor_ms, spread=spread)
+    if start is None and end is None and not exclude and not jitter_seconds:
+        return schedule
+    return restrict(
+        schedule,
+        start_ms=None if start is None else instant_ms(start),
+        end_ms=None if end is None else instant_ms(end),
+        exclude=tuple(exclude),
+        jitter_seconds=jitter_seconds,
+        spread=spread,
+    )
+
+
+def cron_schedule(text: str, *, expression: str, timezone: str, display: str) -> Cron:
+    """The schedule of a cron expression in one zone; `text` is what it was before `H` was drawn."""
+    compiled = compile_cron(expression)
+    return Cron(
+        text=text,
+        kind=Kind.CRON,
+        timezone=timezone,
+        display=display,
+        pattern=compiled.pattern,
+        zone=find_zone(timezone),
+        expression=expression,
+        fixed_time=compiled.fixed_time,
+    )
+
+
+def interval(
+    period_seconds: int, *, anchor_ms: int | None, timezone: str, display: str | None = None
+) -> Interval:
+    """The schedule of a period; without an anchor, its grid starts at the Unix epoch."""
+    minutes, seconds = divmod(period_seconds, 60)
+    text = f"every {duration_text(period_seconds)}"
+    return Interval(
+        text=text,
+        kind=Kind.INTERVAL,
+        timezone=timezone,
+        display=display or (text if seconds else f"every {minutes}m"),
+        period_seconds=period_seconds,
+        anchor_ms=anchor_ms or 0,
+        period_ms=period_seconds * 1000,
+    )
+
+
+class _Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that has been read, not yet bound to a job."""
+
+    def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
+        raise NotImplementedError
+
+
+class _Whole(_Reading, frozen=True, kw_only=True):
+    """Depends on nothing else: all jobs share the one value."""
+
+    schedule: Schedule
+
+    def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
+        return self.schedule
+
+
+class _Spread(_Reading, frozen=True, kw_only=True):
+    """A cron expression with `H`."""
+
+    text: str
+    timezone: str
+
+    def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
+        return cron_schedule(
+            self.text,
+            expression=resolve(self.text, spread),
+            timezone=self.timezone,
+            display=self.text,
+        )
+
+
+class _Every(_Reading, frozen=True, kw_only=True):
+    """An interval, short of its anchor."""
+
+    template: Interval
+
+    def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
+        same = self.template
+        return Interval(
+            text=same.text,
+            kind=Kind.INTERVAL,
+            timezone=same.timezone,
+            display=same.display,
+            period_seconds=same.period_seconds,
+            anchor_ms=anchor_ms or 0,
+            period_ms=same.period_ms,
+        )
+
+
+class _In(_Reading, frozen=True, kw_only=True):
+    """A duration from `now`."""
+
+    text: str
+    seconds: int
+    timezone: str
+
+    def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
+        if anchor_ms is None:
+            raise ScheduleError(
+                f"{self.text!r} counts from now, and no present time was given; "
+                "pass now=... or write an ISO time"
+            )
+        return once_ms(
+            anchor_ms + self.seconds * 1000,
+            timezone=self.timezone,
+            display=f"once in {duration_text(self.seconds)}",
+        )
+
+
+class _Several(_Reading, frozen=True, kw_only=True):
+    """Several readings for one job."""
+
+    parts: tuple[_Reading, ...]
+    timezone: str
+    display: str
+
+    def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
+        parts = tuple(part.bind(anchor_ms=anchor_ms, spread=spread) for part in self.parts)
+        return Union(
+            text=" | ".join(self._text(part) for part in parts),
+            kind=Kind.CRON,
+            timezone=self.timezone,
+            display=self.display,
+            parts=parts,
+        )
+
+    def _text(self, part: Schedule) -> str:
+        prefix = "" if part.timezone == self.timezone else f"CRON_TZ={part.timezone} "
+        return prefix + part.text
+
+
+@lru_cache(maxsize=8192)
+def _read(text: str, timezone: str) -> _Reading:
+    if len(text) > MAX_LENGTH:
+        raise ScheduleError(
+            f"a schedule of {len(text)} characters is too long; {MAX_LENGTH} is the most"
+        )
+    if not text.isascii():
+        raise _not_ascii(text)
+    return _read_zoned(text.strip(), timezone)
+
+
+def _not_ascii(text: str) -> ScheduleError:
+    odd = next(character for character in text if not character.isascii())
+    if 5 <= len(split_fields(text)) <= 7:
+        column = next(column for column in columns(text) if odd in column.text)
+        column.fail(f"contains {odd!r}")
+    return refuse(text, f"contains {odd!r}, which no schedule does")
+
+
+def _read_zoned(text: str, timezone: str) -> _Reading:
+    prefix = _ZONE_PREFIX.fullmatch(text)
+    if prefix:
+        timezone, text = prefix[1], prefix[2].strip()
+    find_zone(timezone)
+    if "|" not in text:
+        return _read_one(text, timezone)
+    parts = tuple(_read_part(text, part.strip(), timezone) for part in text.split("|"))
+    return _Several(parts=parts, timezone=timezone, display=text)
+
+
+def _read_part(text: str, part: str, timezone: str) -> _Reading:
+    if not part:
+        raise refuse(text, "has nothing on one side of '|'")
+    return _read_zoned(part, timezone)
+
+
+def _read_one(text: str, timezone: str) -> _Reading:
+    lowered = " ".join(text.lower().split())
+    if not lowered:
+        raise refuse(text, "is empty")
+    if lowered.startswith("@"):
+        return _read_alias(text, lowered, timezone)
+    if looks_like_moment(text):
+        return _Whole(schedule=once_at(read_moment(text), timezone=timezone))
+    words = lowered.partition(" ")
+    if words[0] == "in" and words[2]:
+        return _In(text=text, seconds=read_duration(words[2]), timezone=timezone)
+    if is_duration(lowered) or (words[0] in ("every", "each") and is_duration(words[2])):
+        return _every(lowered if is_duration(lowered) else words[2], timezone)
+    if starts_like_a_phrase(lowered):
+        return _read_phrase(text, timezone)
+    return _read_cron(text, timezone)
+
+
+def _every(duration: str, timezone: str) -> _Every:
+    seconds = read_duration(duration)
+    return _Every(template=interval(seconds, anchor_ms=None, timezone=timezone))
+
+
+def _read_alias(text: str, lowered: str, timezone: str) -> _Reading:
+    if lowered in _ALIASES:
+        return _cron(_ALIASES[lowered], timezone, display=text)
+    if lowered == "@reboot":
+        raise ScheduleError(
+            "'@reboot' names no instant: many machines share one schedule, and none of their "
+            "starts is the job's; use 'in 1m' or a cron expression"
+        )
+    every = lowered.removeprefix("@every ")
+    if every != lowered:
+        return _every(every, timezone)
+    raise ScheduleError(f"{text!r} is unknown; use one of {', '.join(_ALIASES)}")
+
+
+def _read_phrase(text: str, timezone: str) -> _Reading:
+    parts = tuple(_cron(expression, timezone, display=text) for expression in cron_of(text))
+    return parts[0] if len(parts) == 1 else _Several(parts=parts, timezone=timezone, display=text)
+
+
+def _read_cron(text: str, timezone: str) -> _Reading:
+    expression = " ".join(text.split())
+    words = len(expression.split())
+    # Few words, and the first one a word: meant as a phrase.
+    if words == 1 or (words < 5 and expression[0].isalpha()):
+        raise refuse(text)
+    if has_spread(expression):
+        compile_cron(resolve(expression, ""))
+        return _Spread(text=expression, timezone=timezone)
+    return _cron(expression, timezone, display=expression)
+
+
+def _cron(expression: str, timezone: str, *, display: str) -> _Whole:
+    schedule = cron_schedule(expression, expression=expression, timezone=timezone, display=display)
+    return _Whole(schedule=schedule)

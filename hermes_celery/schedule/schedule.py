@@ -1,0 +1,123 @@
+"""What every schedule can be asked, whatever it was parsed from.
+
+A schedule is an immutable value: it reads no clock and no environment. It knows no instant before
+1970-01-01 and none from 2100-01-01 on, so that every search ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from enum import StrEnum
+from itertools import islice
+
+import msgspec
+
+from hermes_celery.errors import ScheduleError
+from hermes_celery.instant import from_ms, optional_from_ms, to_ms
+
+
+class Kind(StrEnum):
+    """How a schedule was meant."""
+
+    #: By the wall clock of a zone: cron expressions, phrases, and several of them joined.
+    CRON = "cron"
+    #: By elapsed time: a grid of `anchor + k * period`.
+    INTERVAL = "interval"
+    #: A single instant.
+    ONCE = "once"
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a schedule means."""
+
+    words: str
+    #: The text that is stored; it parses to the same schedule.
+    normal_form: str
+    #: The zone whose wall clock counts.
+    timezone: str
+    #: What may surprise; dated when the present time was given.
+    warnings: tuple[str, ...]
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """When: the base of all schedules; made by `parse` and `from_hermes`."""
+
+    #: Normal form: with `timezone` and the anchor it parses to the same schedule.
+    text: str
+    kind: Kind
+    #: IANA name or fixed offset of the zone whose wall clock is followed.
+    timezone: str
+    #: As Hermes shows it: the phrase as typed, `every 120m`, `once in 1h`.
+    display: str
+    #: The period of an interval; None for all other schedules.
+    period_seconds: int | None = None
+
+    def next_after_ms(self, ms: int) -> int | None:
+        """The first occurrence strictly after an instant, both in Unix milliseconds."""
+        raise NotImplementedError
+
+    def latest_until_ms(self, ms: int) -> int | None:
+        """The last occurrence at or before an instant, both in Unix milliseconds."""
+        raise NotImplementedError
+
+    def next_after(self, instant: datetime) -> datetime | None:
+        """The first occurrence strictly later than an aware instant, in UTC; None after the last.
+
+        Raises ScheduleError when the instant is naive.
+        """
+        return optional_from_ms(self.next_after_ms(_ms(instant)))
+
+    def latest_until(self, instant: datetime) -> datetime | None:
+        """The last occurrence at or before an aware instant, in UTC.
+
+        None when there is none: before an interval's first, before a single instant, and in any
+        case before 1970. Raises ScheduleError when the instant is naive.
+        """
+        return optional_from_ms(self.latest_until_ms(_ms(instant)))
+
+    def between(
+        self, start: datetime, end: datetime, *, limit: int | None = None
+    ) -> tuple[datetime, ...]:
+        """All occurrences from `start` to `end`, both included, in UTC; at most `limit` of them.
+
+        Raises ScheduleError when an instant is naive.
+        """
+        return tuple(islice(self._instants(_ms_up(start), _ms(end)), limit))
+
+    def explain(self, *, now: datetime | None = None) -> Explanation:
+        """The schedule in words, with its normal form and warnings.
+
+        With `now` (aware), the warnings name the next days on which clocks change its times.
+        """
+        from hermes_celery.schedule.words import explain  # cron-descriptor costs 25 ms to import
+
+        return explain(self, now=now)
+
+    def to_hermes(self) -> dict[str, object]:
+        """The dict that Hermes stores for this schedule; `from_hermes` reads it back."""
+        return {"kind": self.kind.value, "expr": self.text, "display": self.display}
+
+    def _instants(self, start_ms: int, end_ms: int) -> Iterator[datetime]:
+        ms = self.next_after_ms(start_ms - 1)
+        while ms is not None and ms <= end_ms:
+            yield from_ms(ms)
+            ms = self.next_after_ms(ms)
+
+
+def _ms(instant: datetime) -> int:
+    if instant.tzinfo is None:
+        raise ScheduleError(
+            f"{instant.isoformat()} has no time zone; give an aware datetime, such as "
+            "datetime.now(UTC)"
+        )
+    return to_ms(instant)
+
+
+def _ms_up(instant: datetime) -> int:
+    return _ms(instant) + (1 if instant.microsecond % 1000 else 0)
+
+
+def instant_ms(instant: datetime) -> int:
+    """An aware instant as Unix milliseconds, rounded down; a naive one raises ScheduleError."""
+    return _ms(instant)

@@ -1,0 +1,163 @@
+"""What may surprise in a schedule: clock changes, days that some months lack, uneven steps.
+
+A warning about a clock change names its date, so it needs the present time; the others do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from hermes_celery.schedule.bounds import Bounded, Excluding, Jittered
+from hermes_celery.schedule.compiling import CronText, read_text
+from hermes_celery.schedule.cron import Cron
+from hermes_celery.schedule.fields import HOUR, MINUTE, SECOND, Column
+from hermes_celery.schedule.interval import Interval
+from hermes_celery.schedule.local import Zone
+from hermes_celery.schedule.moments import local_iso
+from hermes_celery.schedule.months import DAY_SECONDS
+from hermes_celery.schedule.once import Once
+from hermes_celery.schedule.schedule import Schedule
+from hermes_celery.schedule.union import Union
+
+# One spring and one autumn, wherever in the year one looks from.
+_AHEAD_SECONDS: Final = 360 * DAY_SECONDS
+_MOST_TIMES: Final = 3
+
+
+def warnings_of(schedule: Schedule, *, now_ms: int | None) -> tuple[str, ...]:
+    """All warnings about a schedule, without repeats; `now_ms` dates those about clock changes."""
+    return tuple(dict.fromkeys(_warnings(schedule, now_ms)))
+
+
+def _warnings(schedule: Schedule, now_ms: int | None) -> Iterator[str]:
+    match schedule:
+        case Cron():
+            yield from _about_fields(read_text(schedule.expression))
+            if now_ms is not None:
+                yield from _about_clock_changes(schedule, now_ms // 1000)
+        case Interval() if schedule.period_ms % (DAY_SECONDS * 1000) == 0:
+            yield (
+                "counts elapsed time: the time of day moves when clocks change; "
+                "write a phrase such as 'daily at 9am' to keep it"
+            )
+        case Once() if now_ms is not None and schedule.at_ms <= now_ms:
+            yield f"{schedule.text} has passed"
+        case Union():
+            for part in schedule.parts:
+                yield from _warnings(part, now_ms)
+        case Excluding() | Bounded() | Jittered():
+            yield from _warnings(schedule.inner, now_ms)
+
+
+def _about_fields(text: CronText) -> Iterator[str]:
+    minute, hour, day, _, weekday = text.fields[:5]
+    if len(text.minutes) == 60 and len(text.hours) < 24:
+        yield f"runs in every minute of the hours {hour.text}; minute 0 would be once an hour"
+    for column in (minute, hour, *text.fields[5:6]):
+        yield from _about_step(column)
+    if text.either and len(text.weekdays.plain) < 7:
+        yield (
+            f"runs when day {day.text} or weekday {weekday.text} matches, not only when both do "
+            "(crontab(5))"
+        )
+    elif text.days.plain and text.days.plain & ((1 << 28) - 1) == 0:
+        yield from _about_short_months(text)
+
+
+def _about_step(column: Column) -> Iterator[str]:
+    size = {MINUTE.name: 60, HOUR.name: 24, SECOND.name: 60}[column.field.name]
+    name = column.field.name
+    star, slash, step = column.text.partition("/")
+    if star != "*" or not slash or size % int(step) == 0:
+        return
+    if int(step) >= size:
+        yield f"{name} {column.text} is only {name} 0: the step is not smaller than the field"
+    else:
+        last = (size - 1) // int(step) * int(step)
+        yield (
+            f"{name} {column.text} starts over at 0: between {last} and 0 it is {size - last}, "
+            f"not {int(step)}; 'every {step}{name[0]}' keeps its period"
+        )
+
+
+def _about_short_months(text: CronText) -> Iterator[str]:
+    first = (text.days.plain & -text.days.plain).bit_length()
+    lacking = {29: {2}, 30: {2}, 31: {2, 4, 6, 9, 11}}[first] & text.months
+    if lacking:
+        which = "February outside leap years has" if first == 29 else "some months have"
+        yield f"{which} no day {first}: there it does not run; L is the last day of any month"
+
+
+def _about_clock_changes(schedule: Cron, now: int) -> Iterator[str]:
+    zone = schedule.zone
+    for segment in range(zone.segment(now) + 1, len(zone.starts)):
+        if zone.starts[segment] > now + _AHEAD_SECONDS:
+            return
+        closes = zone.starts[segment] + zone.offsets[segment - 1]
+        opens = zone.starts[segment] + zone.offsets[segment]
+        if opens > closes:
+            yield from _about_gap(schedule, zone, closes, opens)
+        else:
+            yield from _about_repeat(schedule, zone, segment, opens, closes)
+
+
+def _about_gap(schedule: Cron, zone: Zone, closes: int, opens: int) -> Iterator[str]:
+    times = _nominal(schedule, closes, opens)
+    if not times:
+        return
+    verb = "do not exist" if "," in times else "does not exist"
+    lost = f"{times} {verb} on {_date(closes)} in {zone.name}"
+    if zone.leaves_out(closes // DAY_SECONDS):
+        yield f"{_date(closes)} does not exist in {zone.name}: no run"
+    elif schedule.fixed_time:
+        yield f"{lost}: runs at {_time(opens)}"
+    elif _is_missed(schedule, closes, opens):
+        yield f"{lost}: no run then"
+
+
+def _is_missed(schedule: Cron, closes: int, opens: int) -> bool:
+    """Whether a wildcard's rhythm breaks: it does not where it runs just before and after."""
+    hours = range(closes // 3600 - 1, opens // 3600 + 1)
+    return not all(schedule.pattern.minutes >> (hour % 24 * 60) & ((1 << 60) - 1) for hour in hours)
+
+
+def _about_repeat(
+    schedule: Cron, zone: Zone, segment: int, opens: int, closes: int
+) -> Iterator[str]:
+    times = _nominal(schedule, opens, closes)
+    if not times:
+        return
+    verb = "come" if "," in times else "comes"
+    twice = f"{times} {verb} twice on {_date(opens)} in {zone.name}"
+    if schedule.fixed_time:
+        yield f"{twice}: runs at the first only (at {_offset(zone.offsets[segment - 1])})"
+    elif _is_missed(schedule, opens, closes):
+        yield f"{twice}: runs both times"
+
+
+def _nominal(schedule: Cron, start: int, end: int) -> str:
+    """The times of day that match within [start, end) of local time, as text."""
+    times: list[str] = []
+    found = schedule.pattern.next_local(start)
+    while found is not None and found < end:
+        if len(times) == _MOST_TIMES:
+            return f"{', '.join(times)}..."
+        times.append(_time(found))
+        found = schedule.pattern.next_local(found + 1)
+    return ", ".join(times)
+
+
+def _time(local: int) -> str:
+    minute, second = divmod(local % DAY_SECONDS, 60)
+    clock = f"{minute // 60:02}:{minute % 60:02}"
+    return f"{clock}:{second:02}" if second else clock
+
+
+def _date(local: int) -> str:
+    return local_iso(local // DAY_SECONDS * DAY_SECONDS * 1000, timezone="UTC")[:10]
+
+
+def _offset(seconds: int) -> str:
+    hours, minutes = divmod(abs(seconds) // 60, 60)
+    return f"{'-' if seconds < 0 else '+'}{hours:02}:{minutes:02}"
