@@ -1,0 +1,81 @@
+"""The Celery app: its configuration, with the reason of each setting.
+
+`celery -A hermes_celery worker`, `... beat`, `... worker -B` and `... flower` need no other flags.
+Settings that cannot be right end the command with one sentence.
+"""
+
+from __future__ import annotations
+
+import click
+from celery import Celery
+
+from hermes_celery.compose import redis_url
+from hermes_celery.errors import SettingsError
+from hermes_celery.keys import Keys
+from hermes_celery.settings import Settings, read_settings
+from hermes_celery.store.database import HEALTH_CHECK_SECONDS, SOCKET_TIMEOUT_SECONDS
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery app for these settings, with our tasks on it."""
+    from hermes_celery.tasks import register
+
+    app = Celery("hermes_celery", broker=broker_url(redis_url(settings)), set_as_current=False)
+    app.conf.update(
+        hermes_settings=settings,
+        # Nothing but JSON is ever unpickled from the broker.
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        # The run's record is its result.
+        task_ignore_result=True,
+        result_backend=None,
+        task_default_queue=Keys(namespace=settings.namespace).default_queue,
+        # The claim protects a run, not the acknowledgement: DESIGN of redelivery in rescue.py.
+        task_acks_late=False,
+        worker_concurrency=settings.max_workers,
+        # A worker takes a message only when a slot is free, else it hoards runs that others could
+        # perform.
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        # What Flower shows.
+        worker_send_task_events=settings.events,
+        task_send_sent_event=False,
+        beat_scheduler="hermes_celery.beat:CronScheduler",
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # A connection that is half open is noticed in 11 s, not in minutes.
+        broker_transport_options={
+            "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_keepalive": True,
+            "health_check_interval": HEALTH_CHECK_SECONDS,
+            "retry_on_timeout": True,
+        },
+        # Ours run in UTC and are converted for display only.
+        enable_utc=True,
+        timezone="UTC",
+        worker_hijack_root_logger=True,
+    )
+    register(app)
+    return app
+
+
+def broker_url(url: str) -> str:
+    """The same server in kombu's spelling: a unix socket is `redis+socket://` there."""
+    return url.replace("unix://", "redis+socket://", 1)
+
+
+def app_from_environment() -> Celery:
+    """The app that `-A hermes_celery` means.
+
+    Raises SettingsError. Inside Celery's own command line, which would wrap that into a traceback
+    of two screens, it is one sentence on stderr and exit code 1.
+    """
+    try:
+        return make_app(read_settings())
+    except SettingsError as error:
+        if click.get_current_context(silent=True) is None:
+            raise
+        raise SystemExit(f"Error: {error}") from None

@@ -1,0 +1,73 @@
+"""The `hermes-celery` command: a thin skin over `cron.Cron`.
+
+Commands are imported when they are called, so that each starts as fast as it can. Errors go to
+stderr as one sentence that says what to do. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from hermes_celery.errors import HermesCeleryError
+
+#: Command -> where it is and what `--help` says of it without importing it.
+_COMMANDS = {
+    "up": ("processes:up", "Start everything on this machine: server, beat and worker."),
+    "status": ("processes:status", "Say who leads, what waits and what runs."),
+    "tick": ("processes:tick_command", "Dispatch what is due now, once, unless a beat does."),
+    "add": ("jobs:add", "Add a job."),
+    "edit": ("jobs:edit", "Change a job."),
+    "list": ("jobs:list_jobs", "List all jobs."),
+    "show": ("jobs:show", "Show one job."),
+    "pause": ("jobs:pause", "Stop a job's schedule."),
+    "resume": ("jobs:resume", "Let a job's schedule go on from now."),
+    "remove": ("jobs:remove", "Remove a job; its runs stay as history."),
+    "import": ("jobs:import_home", "Take over the jobs of a Hermes home."),
+    "run": ("runs:run", "Run a job now, beside its schedule."),
+    "runs": ("runs:runs", "List the latest runs."),
+    "logs": ("runs:logs", "Print what a run printed."),
+    "cancel": ("runs:cancel", "End a run that waits or runs."),
+    "next": ("schedules:next_command", "Print the next instants of a schedule."),
+    "explain": ("schedules:explain_command", "Say in words what a schedule means."),
+}
+
+
+class _Commands(click.Group):
+    """Finds commands by the table; knows their help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the table."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(f"hermes_celery.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in `--help`."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; our own errors become one sentence on stderr and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except HermesCeleryError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hermes-celery", prog_name="hermes-celery")
+def main() -> None:
+    """Cron for many machines, on Celery and Redis.
+
+    Jobs are named by their id or their whole name. Times are shown in your zone (HERMES_TIMEZONE,
+    else the host's); `--json` gives them in UTC.
+    """

@@ -1,0 +1,201 @@
+"""`add edit list show pause resume remove import`: what people do with jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hermes_celery.cli.screen import (
+    JOB_COLUMNS,
+    job_details,
+    job_row,
+    print_json,
+    print_table,
+    shown,
+)
+from hermes_celery.compose import open_cron
+from hermes_celery.job import Job, JobRequest, JobState, parse_repeat
+from hermes_celery.settings import default_timezone, read_settings
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
+
+
+def _job_options(command: Any) -> Any:
+    for option in reversed(
+        (
+            click.option("--name", help="A name; need not be unique."),
+            click.option("--script", help="A file of the scripts directory."),
+            click.option(
+                "--no-agent/--agent",
+                "no_agent",
+                default=None,
+                help="Run the script alone, or hand its output to the agent.",
+            ),
+            click.option("--timezone", "--tz", metavar="ZONE", help="Such as Europe/Berlin."),
+            click.option("--deliver", help="Where the output goes: local, origin, telegram, ..."),
+            click.option("--repeat", metavar="N", help="How often: a number, once or forever."),
+            click.option("--workdir", metavar="DIR", help="Where it runs; absolute."),
+            click.option("--skill", "skills", multiple=True, help="May be given several times."),
+            click.option("--model", help="The agent's model."),
+            click.option("--provider", help="The model's provider."),
+            click.option(
+                "--context-from", multiple=True, metavar="JOB", help="A job whose output it gets."
+            ),
+            click.option(
+                "--toolset", "enabled_toolsets", multiple=True, help="The only ones it may use."
+            ),
+            click.option(
+                "--elsewhere",
+                is_flag=True,
+                help="Script and directory are on the workers, not on this machine.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that were typed, as JobRequest names them."""
+    given = {name: value for name, value in fields.items() if value not in (None, ())}
+    if "repeat" in given:
+        given["repeat"] = parse_repeat(given["repeat"])
+    return given
+
+
+@click.command()
+@click.argument("schedule")
+@click.argument("prompt", required=False)
+@_job_options
+@click.option("--paused", is_flag=True, help="Add it without starting its schedule.")
+@_json
+def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
+    """Add a job that runs on SCHEDULE.
+
+    \b
+    hermes-celery add "0 9 * * 1-5" "Summarise the news" --tz Europe/Berlin
+    hermes-celery add "every 5m" --script disk.sh --no-agent --name "disk watchdog"
+    hermes-celery add "in 30m" --script backup.sh --no-agent
+    """
+    request = JobRequest(**_given(fields))
+    job = open_cron().add(request, paused=paused, check_files=not elsewhere)
+    if as_json:
+        print_json(job.as_json())
+        return
+    click.echo(f"added {job.id}  {job.name}  ({job.spec.schedule_display})")
+    click.echo(_upcoming(job))
+
+
+@click.command()
+@click.argument("job")
+@click.option("--schedule", help="A new schedule; it begins now.")
+@click.option("--prompt", help="A new prompt.")
+@_job_options
+@click.option(
+    "--revision", type=int, help="Refuse if the job is no longer at this revision (see `show`)."
+)
+@_json
+def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **fields: Any) -> None:
+    """Change JOB: only what is given changes; '' clears a text."""
+    changes = _given(fields)
+    if not changes:
+        raise click.UsageError("nothing to change; give at least one option")
+    changed = open_cron().edit(job, changes, expected_revision=revision, check_files=not elsewhere)
+    if as_json:
+        print_json(changed.as_json())
+        return
+    click.echo(f"changed {changed.id}  {changed.name}  (revision {changed.revision})")
+    click.echo(_upcoming(changed))
+
+
+@click.command("list")
+@_json
+def list_jobs(as_json: bool) -> None:
+    """List all jobs, oldest first."""
+    jobs = open_cron().all_jobs()
+    if as_json:
+        print_json([job.as_json() for job in jobs])
+        return
+    zone = default_timezone()
+    print_table(
+        JOB_COLUMNS,
+        (job_row(job, zone=zone) for job in jobs),
+        empty='no jobs yet; add one: hermes-celery add "every 5m" --script NAME --no-agent',
+    )
+
+
+@click.command()
+@click.argument("job")
+@_json
+def show(job: str, as_json: bool) -> None:
+    """Show everything about JOB."""
+    found = open_cron().show(job)
+    if as_json:
+        print_json(found.as_json())
+        return
+    for label, text in job_details(found, zone=default_timezone()):
+        click.echo(f"{label + ':':<14}{text}")
+
+
+@click.command()
+@click.argument("job")
+@click.option("--reason", help="A note for whoever wonders.")
+@_json
+def pause(job: str, reason: str | None, as_json: bool) -> None:
+    """Stop the schedule of JOB; runs that were dispatched go on."""
+    _confirm(open_cron().pause(job, reason=reason), verb="paused", as_json=as_json)
+
+
+@click.command()
+@click.argument("job")
+@_json
+def resume(job: str, as_json: bool) -> None:
+    """Let the schedule of JOB go on from now; what was missed stays missed."""
+    _confirm(open_cron().resume(job), verb="resumed", as_json=as_json)
+
+
+@click.command()
+@click.argument("job")
+@_json
+def remove(job: str, as_json: bool) -> None:
+    """Remove JOB; its runs stay as history."""
+    _confirm(open_cron().remove(job), verb="removed", as_json=as_json)
+
+
+@click.command("import")
+@click.argument("path", type=click.Path(path_type=Path))
+@_json
+def import_home(path: Path, as_json: bool) -> None:
+    """Take over the jobs of PATH, a Hermes home or a jobs.json.
+
+    Ids, names, schedules, paused state, origin and counts are kept. Doing it again changes nothing.
+    """
+    from hermes_celery.hermes_home import import_jobs
+
+    settings = read_settings()
+    report = import_jobs(open_cron(settings), path, timezone=settings.timezone)
+    if as_json:
+        print_json(report)
+    else:
+        for line in report.lines():
+            click.echo(line)
+    if report.refused:
+        raise SystemExit(1)
+
+
+def _confirm(job: Job, *, verb: str, as_json: bool) -> None:
+    if as_json:
+        print_json(job.as_json())
+        return
+    click.echo(f"{verb} {job.id}  {job.name}")
+    if verb == "resumed":
+        click.echo(_upcoming(job))
+
+
+def _upcoming(job: Job) -> str:
+    if job.state is not JobState.SCHEDULED:
+        return f"it is {job.state.value}; `hermes-celery resume {job.id}` starts its schedule"
+    zone = default_timezone()
+    return f"next run {shown(job.next_run_at, zone=zone)} ({zone})"

@@ -1,0 +1,86 @@
+"""`up status tick`: the processes of this machine, and what they are doing."""
+
+from __future__ import annotations
+
+import click
+
+from hermes_celery.cli.screen import print_json, shown
+from hermes_celery.compose import open_cron, open_database, reachable_database, redis_url
+from hermes_celery.errors import HermesCeleryError, LeaseLost
+from hermes_celery.instant import optional_from_ms
+from hermes_celery.settings import default_timezone, read_settings, without_password
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
+
+
+@click.command()
+@click.option("--demo", is_flag=True, help="Add a job that says hello every ten seconds.")
+def up(demo: bool) -> None:
+    """Start everything on this machine, and stop it in order on Ctrl-C.
+
+    A Valkey server of its own unless HERMES_REDIS_URL names one, a beat, and a worker with
+    HERMES_CRON_MAX_WORKERS slots (default 4). A running job gets HERMES_CELERY_GRACE seconds
+    (default 30) when it stops. What ends is shown as it happens.
+    """
+    from hermes_celery.cli.up import bring_up
+
+    raise SystemExit(bring_up(read_settings(), demo=demo))
+
+
+@click.command()
+@_json
+def status(as_json: bool) -> None:
+    """Say who leads, what waits and what runs."""
+    from hermes_celery.cli.status import read_status
+
+    settings = read_settings()
+    database = reachable_database(settings)
+    state = read_status(database)
+    if as_json:
+        print_json(state)
+        return
+    zone = default_timezone()
+    click.echo(f"server    {database.version} at {without_password(redis_url(settings))}")
+    click.echo(f"beat      {state.leader or 'none: nothing is dispatched; start `celery beat`'}")
+    click.echo(f"workers   {', '.join(state.workers) or 'none: nothing runs; start a worker'}")
+    due = optional_from_ms(state.next_due_ms)
+    click.echo(f"jobs      {state.jobs}, next due {shown(due, zone=zone, missing='never')}")
+    click.echo(f"runs      {state.queued} queued, {state.running} running")
+
+
+@click.command("tick")
+@_json
+def tick_command(as_json: bool) -> None:
+    """Dispatch what is due now, once; a beat that leads does so by itself."""
+    from hermes_celery.app import make_app
+    from hermes_celery.beat import owner_name
+    from hermes_celery.clock import ServerClock
+    from hermes_celery.dispatch import Dispatch
+    from hermes_celery.lease import Lease
+    from hermes_celery.store import DueIndex
+    from hermes_celery.tick import tick
+
+    settings = read_settings()
+    open_cron(settings)
+    database = open_database(settings)
+    clock = ServerClock(database.now_ms)
+    lease = Lease(database, owner=owner_name(), clock=clock)
+    token = lease.hold()
+    if token is None:
+        click.echo("a beat leads and ticks by itself; nothing was done", err=True)
+        return
+    try:
+        report = tick(
+            DueIndex(database), Dispatch(make_app(settings)), token=token, now_ms=clock.now_ms()
+        )
+    except LeaseLost as error:
+        raise HermesCeleryError(str(error)) from None
+    finally:
+        lease.release()
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(
+            f"{report.dispatched} dispatched, {report.overlapping} skipped (still running), "
+            f"{report.broken} broken"
+        )

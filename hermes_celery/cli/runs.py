@@ -1,0 +1,174 @@
+"""`run runs logs cancel`: what people do with runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+
+import click
+
+from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
+from hermes_celery.compose import open_cron
+from hermes_celery.cron import Cron
+from hermes_celery.errors import JobNotFound, RunNotFound
+from hermes_celery.run import Run, RunState, is_run_id
+from hermes_celery.settings import default_timezone
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
+_POLL_SECONDS = 0.1
+
+
+class _Since(click.ParamType[datetime]):
+    """An ISO time, or how long ago: `2h`, `30m`, `1d`."""
+
+    name = "time"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """The instant, aware."""
+        from hermes_celery.errors import ScheduleError
+        from hermes_celery.schedule import parse
+
+        now = datetime.now(UTC)
+        try:
+            if value[:4].isdigit():
+                instant = datetime.fromisoformat(value)
+                return instant if instant.tzinfo else instant.astimezone()
+            ahead = parse(f"in {value}", now=now).next_after(now)
+        except (ScheduleError, ValueError):
+            ahead = None
+        if ahead is None:
+            self.fail(f"{value!r} is neither an ISO time nor a duration like 2h", param, ctx)
+        return now - (ahead - now)
+
+
+@click.command()
+@click.argument("job")
+@click.option("--wait", is_flag=True, help="Follow it to its end; exit with its exit code.")
+@click.option("--key", help="The same key within a day gives the same run, not a second one.")
+@_json
+def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
+    """Run JOB now, beside its schedule, and print the run's id."""
+    cron = open_cron()
+    run_id = cron.run(job, key=key)
+    if not wait:
+        if as_json:
+            print_json(cron.runs.get(run_id).as_json())
+        else:
+            click.echo(run_id)
+        return
+    if not as_json:
+        click.echo(run_id, err=True)
+    ended = _followed(cron, run_id)
+    if as_json:
+        print_json(ended.as_json())
+    else:
+        _print_output(cron, run_id)
+        click.echo(_ending(ended), err=True)
+    sys.exit(_exit_code(ended))
+
+
+@click.command()
+@click.argument("job", required=False)
+@click.option("--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--state", type=click.Choice([state.value for state in RunState]))
+@click.option("--since", type=_Since(), metavar="TIME", help="ISO time, or how long ago: 2h.")
+@_json
+def runs(
+    job: str | None, limit: int, state: str | None, since: datetime | None, as_json: bool
+) -> None:
+    """List the latest runs, of all jobs or of JOB, newest first."""
+    cron = open_cron()
+    found = cron.latest_runs(
+        job, state=RunState(state) if state else None, since=since, limit=limit
+    )
+    if as_json:
+        print_json([item.as_json() for item in found])
+        return
+    zone = default_timezone()
+    print_table(
+        RUN_COLUMNS,
+        (run_row(item, zone=zone, said=summary(item, cron.runs.output(item.id))) for item in found),
+        empty="no runs yet; `hermes-celery list` shows when jobs are due",
+    )
+
+
+@click.command()
+@click.argument("run_or_job")
+@_json
+def logs(run_or_job: str, as_json: bool) -> None:
+    """Print what a run printed: of that run, or of a job's latest run.
+
+    Its standard error goes to standard error.
+    """
+    cron = open_cron()
+    item = _run_or_latest(cron, run_or_job)
+    if as_json:
+        from hermes_celery.output import as_text
+
+        print_json(
+            {
+                **item.as_json(),
+                "output": as_text(cron.runs.output(item.id)),
+                "stderr": as_text(cron.runs.stderr(item.id)),
+            }
+        )
+        return
+    _print_output(cron, item.id)
+    click.echo(_ending(item), err=True)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+def cancel(run_id: str) -> None:
+    """End RUN: at once if it waits, within a second if it runs."""
+    answer = open_cron().cancel(run_id)
+    if answer == "over":
+        raise click.ClickException(f"run {run_id} has ended already; nothing was changed")
+    click.echo(
+        f"cancelled {run_id}" if answer == "cancelled" else f"asked {run_id} to end; see `runs`"
+    )
+
+
+def _run_or_latest(cron: Cron, reference: str) -> Run:
+    if is_run_id(reference):
+        return cron.runs.get(reference)
+    try:
+        latest = cron.latest_runs(reference, limit=1)
+    except JobNotFound:
+        raise RunNotFound(reference) from None
+    if not latest:
+        raise click.ClickException(f"job {reference!r} has no runs yet")
+    return latest[0]
+
+
+def _followed(cron: Cron, run_id: str) -> Run:
+    while not (item := cron.runs.get(run_id)).state.is_final:
+        time.sleep(_POLL_SECONDS)
+    return item
+
+
+def _print_output(cron: Cron, run_id: str) -> None:
+    for stream, content in (
+        (sys.stdout, cron.runs.output(run_id)),
+        (sys.stderr, cron.runs.stderr(run_id)),
+    ):
+        stream.flush()
+        stream.buffer.write(content)
+        stream.flush()
+
+
+def _ending(item: Run) -> str:
+    """In one line, how a run stands."""
+    if item.state is RunState.SUCCEEDED:
+        return f"{item.job_name}: succeeded" + (" (silent)" if item.delivery == "silent" else "")
+    why = (item.error or item.reason or "").split("\n")[0]
+    return f"{item.job_name}: {item.state.value}" + (f": {why}" if why else "")
+
+
+def _exit_code(item: Run) -> int:
+    if item.state is RunState.SUCCEEDED:
+        return 0
+    return item.exit_code if item.exit_code is not None and 0 < item.exit_code < 256 else 1

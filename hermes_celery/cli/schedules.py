@@ -1,0 +1,115 @@
+"""`next` and `explain`: what a schedule means, before a job has it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, tzinfo
+from itertools import islice
+
+import click
+
+from hermes_celery.errors import HermesCeleryError
+from hermes_celery.instant import from_ms
+from hermes_celery.schedule import Schedule, parse
+from hermes_celery.schedule.local import find_zone
+from hermes_celery.schedule.moments import moment_ms, read_moment
+from hermes_celery.settings import default_timezone
+
+_EXPLAINED = 5
+
+
+@click.command("next")
+@click.argument("expression", metavar="EXPR")
+@click.option("--tz", metavar="ZONE", help="The schedule's zone. Default: HERMES_TIMEZONE, host's.")
+@click.option("--from", "start", metavar="ISO", help="Instants after this one. Default: now.")
+@click.option("-n", "count", type=click.IntRange(1, 10_000), help="How many. Default: 5.")
+@click.option("--until", metavar="ISO", help="No instants after this one.")
+@click.option("--json", "as_json", is_flag=True, help="A list of ISO instants with offset.")
+def next_command(
+    expression: str,
+    tz: str | None,
+    start: str | None,
+    count: int | None,
+    until: str | None,
+    as_json: bool,
+) -> None:
+    """Print the next instants of a schedule.
+
+    EXPR is a cron expression, a phrase ('every monday 9am'), an interval ('every 30m') or a time
+    ('in 2h', '2027-03-28T14:00'). Times without an offset are local in the zone.
+    """
+    try:
+        zone = tz or default_timezone()
+        after = datetime.now(UTC) if start is None else _instant(start, zone)
+        schedule = parse(expression, timezone=zone, now=after)
+        last = None if until is None else _instant(until, zone)
+    except HermesCeleryError as error:
+        raise click.ClickException(str(error)) from None
+    # Until a given end all of them are meant, unless a number says otherwise.
+    limit = count or (_EXPLAINED if last is None else 10_000)
+    shown = _zone(tz or schedule.timezone)
+    texts = [
+        instant.astimezone(shown).isoformat()
+        for instant in islice(_upcoming(schedule, after, last), limit)
+    ]
+    if as_json:
+        click.echo(json.dumps(texts))
+    elif texts:
+        click.echo("\n".join(texts))
+    else:
+        click.echo(f"{expression!r} has no instant then.", err=True)
+
+
+@click.command("explain")
+@click.argument("expression", metavar="EXPR")
+@click.option("--tz", metavar="ZONE", help="The schedule's zone. Default: HERMES_TIMEZONE, host's.")
+@click.option("--from", "start", metavar="ISO", help="Look from this instant on. Default: now.")
+def explain_command(expression: str, tz: str | None, start: str | None) -> None:
+    """Say in words what a schedule means, and what may surprise."""
+    try:
+        own = default_timezone()
+        now = datetime.now(UTC) if start is None else _instant(start, tz or own)
+        schedule = parse(expression, timezone=tz or own, now=now)
+        explanation = schedule.explain(now=now)
+    except HermesCeleryError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{explanation.words}.")
+    click.echo(f"Normal form: {explanation.normal_form}  ({explanation.timezone})")
+    _print_upcoming(schedule, now, own)
+    for warning in explanation.warnings:
+        click.echo(f"Warning: {warning}")
+
+
+def _print_upcoming(schedule: Schedule, now: datetime, own: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    zones = list(dict.fromkeys([schedule.timezone, own]))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, zone in enumerate(zones):
+        label = "Next" if len(zones) == 1 else ("Next in the job's zone", "in yours")[number]
+        table.add_column(f"{label}, {zone}", no_wrap=True)
+    for instant in islice(_upcoming(schedule, now, None), _EXPLAINED):
+        local = [instant.astimezone(_zone(zone)) for zone in zones]
+        table.add_row(*(f"{at:%a} {at.isoformat(' ')}" for at in local))
+    # A pipe has no width: there, nothing is wrapped.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+
+
+def _upcoming(schedule: Schedule, after: datetime, last: datetime | None) -> Iterator[datetime]:
+    instant = schedule.next_after(after)
+    while instant is not None and (last is None or instant <= last):
+        yield instant
+        instant = schedule.next_after(instant)
+
+
+def _instant(text: str, zone: str) -> datetime:
+    """An ISO time; without an offset it is local in `zone`. Raises ScheduleError."""
+    return from_ms(moment_ms(read_moment(text), timezone=zone))
+
+
+def _zone(name: str) -> tzinfo:
+    return find_zone(name).for_display()

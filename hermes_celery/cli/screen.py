@@ -1,0 +1,149 @@
+"""How jobs, runs and times look on a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import click
+import msgspec
+
+from hermes_celery.job import Job, JobState
+from hermes_celery.run import Run, RunState
+
+_STATE_STYLES = {
+    "succeeded": "green",
+    "ok": "green",
+    "running": "cyan",
+    "queued": "cyan",
+    "failed": "red",
+    "error": "red",
+    "timed_out": "red",
+    "lost": "red",
+    "cancelled": "yellow",
+    "skipped": "yellow",
+    "paused": "yellow",
+    "completed": "dim",
+}
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """Print rows under headings, as wide as the terminal; `empty` where there are none."""
+    rows = list(rows)
+    if not rows:
+        click.echo(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=column in _NEVER_WRAPPED, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STATE_STYLES.get(cell, "")) for cell in row))
+    # A pipe has no width: there, nothing is wrapped.
+    console = Console(width=None if sys.stdout.isatty() else 500)
+    console.print(table)
+
+
+_NEVER_WRAPPED = frozenset(("ID", "STATE", "RUN", "DUE", "NEXT RUN", "STARTED", "LAST"))
+
+
+def shown(instant: datetime | None, *, zone: str, missing: str = "-") -> str:
+    """A time for people, in their zone, to the second."""
+    if instant is None:
+        return missing
+    return instant.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def job_row(job: Job, *, zone: str) -> list[str]:
+    """A job in `list`."""
+    repeat = "" if job.spec.repeat_times is None else f"{job.completed}/{job.spec.repeat_times}"
+    upcoming = job.next_run_at if job.state is JobState.SCHEDULED else None
+    return [
+        job.id,
+        job.name,
+        job.spec.schedule_display,
+        job.state.value,
+        shown(upcoming, zone=zone),
+        job.last_status or "-",
+        repeat or "-",
+    ]
+
+
+JOB_COLUMNS = ("ID", "NAME", "SCHEDULE", "STATE", "NEXT RUN", "LAST", "REPEAT")
+RUN_COLUMNS = ("RUN", "JOB", "STATE", "DUE", "TOOK", "WORKER", "SAID")
+
+
+def run_row(run: Run, *, zone: str, said: str) -> list[str]:
+    """A run in `runs`."""
+    return [run.id, run.job_name, run.state.value, shown(run.due_at, zone=zone), took(run),
+            run.worker or "-", said]  # fmt: skip
+
+
+def took(run: Run) -> str:
+    """How long a run took, as far as it is known."""
+    if run.started_at is None or run.finished_at is None:
+        return "-"
+    return f"{(run.finished_at - run.started_at).total_seconds():.2f} s"
+
+
+def summary(run: Run, output: bytes) -> str:
+    """In one line, what a run said, or why it said nothing."""
+    if run.state is RunState.SUCCEEDED:
+        from hermes_celery.output import as_text
+
+        lines = as_text(output).strip().splitlines()
+        if run.delivery == "silent" and not lines:
+            return "(silent)"
+        return lines[0][:100] if lines else ""
+    text = run.error or run.reason or ""
+    return " / ".join(text.split("\n"))[:100]
+
+
+def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
+    """Everything about a job that is set, as label and text."""
+    spec = job.spec
+    rows: list[tuple[str, Any]] = [
+        ("id", job.id),
+        ("name", job.name),
+        ("state", job.state.value),
+        ("schedule", f"{spec.schedule_display}  ({spec.timezone})"),
+        ("next run", shown(job.next_run_at, zone=zone)),
+        ("prompt", spec.prompt),
+        ("script", spec.script),
+        ("no_agent", "yes" if spec.no_agent else None),
+        ("skills", ", ".join(spec.skills)),
+        ("context from", ", ".join(spec.context_from)),
+        ("model", spec.model),
+        ("provider", spec.provider),
+        ("toolsets", ", ".join(spec.enabled_toolsets or ())),
+        ("workdir", spec.workdir),
+        ("deliver", spec.deliver),
+        ("origin", _origin(job)),
+        ("repeat", f"{job.completed} of {spec.repeat_times}" if spec.repeat_times else None),
+        ("paused", shown(job.paused_at, zone=zone, missing="")),
+        ("reason", job.paused_reason),
+        ("last run", shown(job.last_run_at, zone=zone, missing="")),
+        ("last status", job.last_status),
+        ("last error", job.last_error),
+        ("revision", str(job.revision)),
+    ]
+    return [(label, str(text)) for label, text in rows if text]
+
+
+def _origin(job: Job) -> str:
+    origin = job.spec.origin
+    if origin is None:
+        return ""
+    parts = (origin.platform, origin.chat_name or origin.chat_id, origin.thread_id)
+    return " / ".join(part for part in parts if part)

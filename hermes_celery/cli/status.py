@@ -1,0 +1,39 @@
+"""What `status` reads: a few numbers, none of which costs more with more jobs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hermes_celery.store import Database, DueIndex, Jobs, Runs
+from hermes_celery.workers import alive
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at a namespace."""
+
+    server: str
+    #: Who holds the lease: host, process id and a random part.
+    leader: str | None
+    #: The leader's term, its fencing token; it counts changes of leadership.
+    term: int
+    workers: list[str]
+    jobs: int
+    next_due_ms: int | None
+    queued: int
+    running: int
+
+
+def read_status(database: Database) -> Status:
+    """Look. Raises StoreError."""
+    keys = database.keys
+    counts = Runs(database).counts()
+    return Status(
+        server=database.version,
+        leader=database.call("GET", keys.lease),
+        term=int(database.call("GET", keys.term) or 0),
+        workers=alive(database, now_ms=database.now_ms()),
+        jobs=Jobs(database).count(),
+        next_due_ms=DueIndex(database).next_due_ms(),
+        queued=counts["queued"],
+        running=counts["running"],
+    )

@@ -1,0 +1,268 @@
+"""`hermes-celery up`: server, beat and worker of one machine under one supervisor."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import click
+
+from hermes_celery import embedded
+from hermes_celery.cli.screen import summary, took
+from hermes_celery.cli.status import read_status
+from hermes_celery.compose import open_cron, open_database, redis_url, unreachable
+from hermes_celery.cron import Cron
+from hermes_celery.errors import (
+    AlreadyRunning,
+    HermesCeleryError,
+    StoreError,
+    StoreUnavailable,
+)
+from hermes_celery.job import JobRequest
+from hermes_celery.run import Run
+from hermes_celery.settings import Settings, process_environment, without_password
+from hermes_celery.supervisor import GaveUp, Part, Supervisor
+
+_READY_SECONDS = 20.0
+_SERVER_SECONDS = 10.0
+_LOOK_SECONDS = 0.25
+#: What a worker may take beyond its runs' grace until it is killed.
+_WORKER_EXTRA_SECONDS = 10.0
+_STOP_SECONDS = 10.0
+_DEMO_SCRIPT = '#!/usr/bin/env bash\necho "hello from $(hostname) at $(date +%T)"\n'
+
+
+def bring_up(settings: Settings, *, demo: bool) -> int:
+    """Run until Ctrl-C or SIGTERM; returns the exit code.
+
+    Raises AlreadyRunning for a second one on the same home.
+    """
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    with _only_one(settings), _stop_signal() as stop:
+        supervisor = Supervisor(environment=_environment(settings), say=_say)
+        try:
+            cron = _start(settings, supervisor, stop=stop, demo=demo)
+            if cron is not None:
+                _watch(cron, supervisor, stop=stop)
+        except GaveUp as error:
+            _say(f"stopping: {error}")
+            return 1
+        finally:
+            _shut_down(settings, supervisor)
+    return 0
+
+
+def _start(
+    settings: Settings, supervisor: Supervisor, *, stop: threading.Event, demo: bool
+) -> Cron | None:
+    """Start all parts and wait until they are ready; None when stopped before."""
+    began = time.monotonic()
+    if settings.redis_url is None:
+        supervisor.start(_server(settings))
+    _await_server(settings, supervisor, stop=stop)
+    cron = open_cron(settings)
+    if demo:
+        _add_demo(cron, settings)
+    supervisor.start(_celery(settings, "beat", "beat", stop_seconds=_STOP_SECONDS))
+    worker_seconds = settings.grace_seconds + _WORKER_EXTRA_SECONDS
+    supervisor.start(
+        _celery(settings, "worker", "worker", "-n", "hermes@%h", stop_seconds=worker_seconds)
+    )
+    _await_ready(settings, supervisor, stop=stop)
+    if stop.is_set():
+        return None
+    _greet(settings, supervisor, seconds=time.monotonic() - began)
+    return cron
+
+
+def _watch(cron: Cron, supervisor: Supervisor, *, stop: threading.Event) -> None:
+    """Show what ends, and keep the parts running, until stopped."""
+    seen = _Seen(cron)
+    while not stop.wait(_LOOK_SECONDS):
+        supervisor.check()
+        for run in seen.newly_ended():
+            text = summary(run, cron.runs.output(run.id))
+            _say(f"{run.job_name}: {run.state.value} in {took(run)}  {text}".rstrip())
+
+
+class _Seen:
+    """Which runs have been shown already."""
+
+    def __init__(self, cron: Cron) -> None:
+        self._cron = cron
+        self._since = cron.now
+        self._shown: set[str] = set()
+
+    def newly_ended(self) -> list[Run]:
+        """Runs that ended since the last look, oldest first."""
+        try:
+            runs = self._cron.runs.latest(since=self._since, limit=1000)
+        except StoreError:
+            return []
+        ended = [run for run in reversed(runs) if run.state.is_final and run.id not in self._shown]
+        self._shown |= {run.id for run in ended}
+        waiting = [run.queued_at for run in runs if not run.state.is_final]
+        if not waiting and runs:
+            # Everything up to here is shown; later looks need not read it again.
+            self._since = runs[0].queued_at
+            self._shown = {run.id for run in runs if run.queued_at == self._since}
+        return ended
+
+
+def _shut_down(settings: Settings, supervisor: Supervisor) -> None:
+    """Beat first, so that nothing new comes; then the worker; the server last."""
+    _say("stopping the beat")
+    supervisor.stop("beat")
+    _say(f"stopping the worker; running jobs get {settings.grace_seconds:g} s")
+    supervisor.stop("worker")
+    if settings.redis_url is None:
+        _say("stopping the server; jobs and runs are kept")
+    supervisor.stop()
+
+
+def _server(settings: Settings) -> Part:
+    return Part(
+        name="server",
+        command=embedded.server_command(settings.state_dir),
+        log=settings.state_dir / "server.log",
+        stop_seconds=_STOP_SECONDS,
+        # It writes its append-only file to the end before it goes.
+        death_signal=signal.SIGTERM,
+    )
+
+
+def _celery(settings: Settings, name: str, *arguments: str, stop_seconds: float) -> Part:
+    return Part(
+        name=name,
+        command=[
+            *(sys.executable, "-m", "celery", "-A", "hermes_celery"),
+            *arguments,
+            *("--loglevel", "INFO"),
+        ],
+        log=settings.state_dir / f"{name}.log",
+        stop_seconds=stop_seconds,
+    )
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Ours, with the home made absolute: children may start elsewhere."""
+    return {**process_environment(), "HERMES_HOME": str(settings.home)}
+
+
+def _await_server(settings: Settings, supervisor: Supervisor, *, stop: threading.Event) -> None:
+    """Wait for the server's answer; a server of the user's must be there already."""
+    database = open_database(settings)
+    deadline = time.monotonic() + (_SERVER_SECONDS if settings.redis_url is None else 0)
+    while not stop.is_set():
+        try:
+            database.call("PING")
+            return
+        except StoreUnavailable as error:
+            if settings.redis_url is not None:
+                raise StoreUnavailable(unreachable(settings, error)) from None
+        if supervisor.exit_code("server") is not None or time.monotonic() > deadline:
+            log = settings.state_dir / "server.log"
+            raise HermesCeleryError(f"the embedded server did not start; its log is {log}")
+        stop.wait(0.02)
+
+
+def _await_ready(settings: Settings, supervisor: Supervisor, *, stop: threading.Event) -> None:
+    database = open_database(settings)
+    deadline = time.monotonic() + _READY_SECONDS
+    while not stop.is_set():
+        state = read_status(database)
+        if state.leader and state.workers:
+            return
+        if time.monotonic() > deadline:
+            raise HermesCeleryError(
+                f"beat or worker did not start in {_READY_SECONDS:g} s; see their logs in "
+                f"{settings.state_dir}"
+            )
+        supervisor.check()
+        stop.wait(0.05)
+
+
+def _greet(settings: Settings, supervisor: Supervisor, *, seconds: float) -> None:
+    where = without_password(redis_url(settings))
+    rows = [
+        ("server", where if settings.redis_url else f"{where} (embedded Valkey)"),
+        ("beat", f"process {supervisor.pid('beat')}"),
+        ("worker", f"process {supervisor.pid('worker')}, {settings.max_workers} runs at once"),
+        ("logs", str(settings.state_dir)),
+    ]
+    click.echo(f"hermes-celery is up ({seconds:.1f} s)")
+    for label, text in rows:
+        click.echo(f"  {label:<8}{text}")
+    home = (
+        "" if settings.home == Path("~/.hermes").expanduser() else f"HERMES_HOME={settings.home} "
+    )
+    click.echo("In another terminal:")
+    for line in (
+        f'add "every 5m" --script NAME.sh --no-agent   # a script of {settings.scripts_dir}',
+        "list" + " " * 44 + "# what is due when",
+        "runs" + " " * 44 + "# what ran, and how it went",
+    ):
+        click.echo(f"  {home}hermes-celery {line}")
+    click.echo("Ctrl-C stops everything in order. Runs as they end:")
+
+
+def _add_demo(cron: Cron, settings: Settings) -> None:
+    settings.scripts_dir.mkdir(parents=True, exist_ok=True)
+    script = settings.scripts_dir / "hello.sh"
+    if not script.exists():
+        script.write_text(_DEMO_SCRIPT, encoding="utf-8")
+    if not cron.jobs.ids_named("hello"):
+        cron.add(JobRequest(schedule="every 10s", script="hello.sh", no_agent=True, name="hello"))
+
+
+def _say(text: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')}  {text}")
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Hold the lock of this home. Raises AlreadyRunning with who holds it."""
+    path = settings.state_dir / "up.lock"
+    with path.open("a+") as lock:
+        if not _locked(lock):
+            lock.seek(0)
+            raise AlreadyRunning(
+                f"`hermes-celery up` runs already on {settings.home}: {lock.read().strip()}. "
+                "Stop that one, or use another HERMES_HOME"
+            )
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        lock.flush()
+        yield
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set."""
+    stop = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

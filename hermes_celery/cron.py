@@ -1,0 +1,219 @@
+"""What people do with jobs and runs: the verbs behind the command line and the Python API.
+
+    cron = open_cron()                        # from the environment, as the commands do
+    job = cron.add(JobRequest(schedule="every 2h", prompt="..."))
+    cron.pause(job.id, reason="holiday")
+    run_id = cron.run(job.id)
+
+Every verb checks first and writes last, in one atomic step, so that what is refused leaves no
+trace. Changes are compare-and-set on the job's revision.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from hermes_celery.errors import Conflict, JobError
+from hermes_celery.instant import from_ms, to_ms
+from hermes_celery.job import (
+    ONE_SHOT_GRACE_MS,
+    Job,
+    JobRequest,
+    JobSpec,
+    JobState,
+    define,
+    first_instant,
+    new_job_id,
+    redefine,
+)
+from hermes_celery.run import Occurrence, Run, RunState
+from hermes_celery.schedule import Kind
+from hermes_celery.store import Jobs, Runs, check_run_id
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.tick import Messages
+
+#: Races that a pause, resume or removal repeats when lost: they do not depend on what changed.
+_RETRIES = 5
+
+
+class Cron:
+    """The jobs and runs of one namespace."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        runs: Runs,
+        clock: Clock,
+        messages: Callable[[], Messages],
+        default_timezone: str,
+        check_files: Callable[[JobSpec], None],
+    ) -> None:
+        self.jobs = jobs
+        self.runs = runs
+        self._clock = clock
+        self._messages = messages
+        self._default_timezone = default_timezone
+        self._check_files = check_files
+
+    @property
+    def now(self) -> datetime:
+        """The server's time, aware UTC."""
+        return from_ms(self._clock.now_ms())
+
+    def add(self, request: JobRequest, *, paused: bool = False, check_files: bool = True) -> Job:
+        """Store a new job and return it.
+
+        Raises JobError, ScriptError or ScheduleError when the request makes no sense. With
+        `check_files` its script and working directory must exist on this machine.
+        """
+        now = self.now
+        spec, first = define(
+            request, job_id=new_job_id(), now=now, default_timezone=self._default_timezone
+        )
+        if check_files:
+            self._check_files(spec)
+        job = Job(spec=spec, next_run_at=first)
+        if paused:
+            job = msgspec.structs.replace(job, state=JobState.PAUSED, paused_at=now)
+        return self.jobs.add(job)
+
+    def edit(
+        self,
+        reference: str,
+        changes: Mapping[str, Any],
+        *,
+        expected_revision: int | None = None,
+        check_files: bool = True,
+    ) -> Job:
+        """Change fields of a job, named as in JobRequest, and return it.
+
+        A new schedule begins now; a paused job stays paused. Raises Conflict when somebody changed
+        the job since `expected_revision` (default: since this call read it).
+        """
+        job = self.jobs.find(reference)
+        if expected_revision is not None and job.revision != expected_revision:
+            raise Conflict(job.id, expected_revision=expected_revision)
+        now = self.now
+        changed = _edited(job, changes, now=now, default_timezone=self._default_timezone)
+        if check_files:
+            self._check_files(changed.spec)
+        return self.jobs.change(changed)
+
+    def pause(self, reference: str, *, reason: str | None = None) -> Job:
+        """Stop a job's schedule; runs that were dispatched go on."""
+
+        def paused(job: Job) -> Job:
+            return msgspec.structs.replace(
+                job, state=JobState.PAUSED, paused_at=self.now, paused_reason=reason
+            )
+
+        return self._changed(reference, paused)
+
+    def resume(self, reference: str) -> Job:
+        """Let a job's schedule go on from now. Raises JobError for a one-shot that lies behind."""
+        return self._changed(reference, lambda job: _resumed(job, now=self.now))
+
+    def remove(self, reference: str) -> Job:
+        """Remove a job and return what it was; its runs stay as history."""
+        for _ in range(_RETRIES):
+            job = self.jobs.find(reference)
+            try:
+                self.jobs.remove(job)
+            except Conflict:
+                continue
+            return job
+        raise Conflict(job.id, expected_revision=job.revision)
+
+    def run(self, reference: str, *, key: str | None = None) -> str:
+        """Dispatch one run of a job now, beside its schedule, and return the run's id.
+
+        The same `key` within a day gives the same run, however often it is asked for.
+        """
+        job = self.jobs.find(reference)
+        now_ms = self._clock.now_ms()
+        occurrence = Occurrence(job_id=job.id, due_ms=now_ms, manual=secrets.token_hex(2))
+        messages = self._messages()
+        return self.runs.trigger(
+            job.spec,
+            run_id=occurrence.run_id,
+            due_ms=now_ms,
+            now_ms=now_ms,
+            queue=messages.queue(job.spec),
+            message=messages.message(job.spec, run_id=occurrence.run_id, due_ms=now_ms),
+            key=f"{job.id}:{key}" if key else occurrence.run_id,
+        )
+
+    def cancel(self, run_id: str, *, reason: str = "cancelled by hand") -> str:
+        """Ask for a run's end: `cancelled`, `asked` (it runs; within a second) or `over`."""
+        return self.runs.cancel(check_run_id(run_id), reason=reason, now_ms=self._clock.now_ms())
+
+    def all_jobs(self) -> Iterator[Job]:
+        """Every job, oldest first."""
+        return self.jobs.all()
+
+    def show(self, reference: str) -> Job:
+        """One job, by id or name."""
+        return self.jobs.find(reference)
+
+    def latest_runs(
+        self,
+        reference: str | None = None,
+        *,
+        state: RunState | None = None,
+        since: datetime | None = None,
+        limit: int = 20,
+    ) -> list[Run]:
+        """The latest runs, newest first."""
+        job_id = None if reference is None else self.jobs.find(reference).id
+        return self.runs.latest(job_id=job_id, state=state, since=since, limit=limit)
+
+    def _changed(self, reference: str, change: Callable[[Job], Job]) -> Job:
+        for _ in range(_RETRIES):
+            job = self.jobs.find(reference)
+            try:
+                return self.jobs.change(change(job))
+            except Conflict:
+                continue
+        raise Conflict(job.id, expected_revision=job.revision)
+
+
+def _resumed(job: Job, *, now: datetime) -> Job:
+    schedule = job.spec.compiled()
+    if schedule.kind is Kind.ONCE:
+        run_at = schedule.next_after(from_ms(to_ms(now) - ONE_SHOT_GRACE_MS - 1))
+        if run_at is None:
+            raise JobError(
+                f"Cannot resume: one-shot time {schedule.text} is in the past (grace window: "
+                f"{ONE_SHOT_GRACE_MS // 1000}s) and will never fire."
+            )
+        spec = job.spec
+    else:
+        spec = msgspec.structs.replace(job.spec, anchor_ms=to_ms(now))
+        run_at = first_instant(spec.compiled(), now=now)
+    return msgspec.structs.replace(
+        job,
+        spec=spec,
+        state=JobState.SCHEDULED,
+        paused_at=None,
+        paused_reason=None,
+        next_run_at=run_at,
+    )
+
+
+def _edited(job: Job, changes: Mapping[str, Any], *, now: datetime, default_timezone: str) -> Job:
+    spec, first = redefine(job.spec, changes, now=now, default_timezone=default_timezone)
+    job = msgspec.structs.replace(job, spec=spec)
+    if first is None or job.state is JobState.PAUSED:
+        return job
+    completed = 0 if job.state is JobState.COMPLETED else job.completed
+    return msgspec.structs.replace(
+        job, state=JobState.SCHEDULED, next_run_at=first, completed=completed
+    )

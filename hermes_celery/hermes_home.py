@@ -1,0 +1,252 @@
+"""Taking over the jobs of a Hermes home.
+
+A record is taken whole or not at all; what cannot be taken is reported with its reason, and stops
+nothing else. A job whose id is here already stays as it is: importing twice changes nothing.
+
+Times follow what hermes-agent 0.19 does at its own start: a naive time is local in Hermes' zone; a
+next_run_at that cannot be read is computed anew; one that lies behind is due at once, and the job
+then goes on from now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from hermes_celery.errors import HermesCeleryError, ImportFault, JobError, JobNotFound
+from hermes_celery.instant import to_ms
+from hermes_celery.job import (
+    Job,
+    JobRequest,
+    JobSpec,
+    JobState,
+    checked_content,
+    is_job_id,
+    repeat_times,
+)
+from hermes_celery.schedule import Kind, Schedule, from_hermes
+
+if TYPE_CHECKING:
+    from hermes_celery.cron import Cron
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that could not be taken."""
+
+    job: str
+    reason: str
+
+
+class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import did, job by job (as "id name")."""
+
+    imported: list[str]
+    #: Here already, left as they are.
+    kept: list[str]
+    refused: list[Refused]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [
+            *(f"imported {job}" for job in self.imported),
+            *(f"kept     {job} (already here)" for job in self.kept),
+            *(f"refused  {item.job}: {item.reason}" for item in self.refused),
+            f"{len(self.imported)} imported, {len(self.kept)} already here, "
+            f"{len(self.refused)} refused",
+        ]
+
+
+def import_jobs(cron: Cron, path: Path, *, timezone: str) -> ImportReport:
+    """Take over the jobs of a Hermes home or a jobs.json.
+
+    `timezone` is the zone that Hermes' naive times and cron expressions are meant in. Raises
+    ImportFault when there is no such file or it cannot be read at all; then nothing was written.
+    """
+    report = ImportReport(imported=[], kept=[], refused=[])
+    for position, record in enumerate(read_records(path)):
+        label = _label(record, position)
+        try:
+            job = job_from_record(record, timezone=timezone, now=cron.now)
+            try:
+                cron.jobs.get(job.id)
+            except JobNotFound:
+                cron.jobs.add(job)
+                report.imported.append(label)
+            else:
+                report.kept.append(label)
+        except HermesCeleryError as error:
+            report.refused.append(Refused(job=label, reason=str(error)))
+    return report
+
+
+def read_records(path: Path) -> list[Any]:
+    """The raw job records of a Hermes home or a jobs.json. Raises ImportFault."""
+    file = _jobs_file(path)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ImportFault(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ImportFault(f"{file} is not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise ImportFault(
+            f"{file} is corrupt: {error.msg} at line {error.lineno} column {error.colno} "
+            f"(char {error.pos}). Nothing was imported; mend the file or restore a copy"
+        ) from None
+    if isinstance(content, dict):
+        content = content.get("jobs", [])
+    if not isinstance(content, list):
+        raise ImportFault(
+            f"{file} is corrupt: expected {{'jobs': [...]}}, got {type(content).__name__}. "
+            "Nothing was imported"
+        )
+    return content
+
+
+def job_from_record(record: Any, *, timezone: str, now: datetime) -> Job:
+    """One stored Hermes job as ours. Raises JobError or ScheduleError with the reason."""
+    if not isinstance(record, dict):
+        raise JobError(f"the record is {type(record).__name__}, not an object")
+    job_id = str(record.get("id") or record.get("job_id") or "")
+    if not is_job_id(job_id):
+        raise JobError(f"its id {job_id!r} is not 12 hex digits; add it by hand under a new id")
+    schedule, anchor, next_run_at = _timing(record, job_id=job_id, timezone=timezone, now=now)
+    created = _time(record.get("created_at"), timezone=timezone) or now
+    repeat = _object(record.get("repeat"))
+    times = repeat_times(_whole(repeat.get("times")), schedule)
+    completed = _whole(repeat.get("completed")) or 0
+    spec = JobSpec(
+        id=job_id,
+        schedule=schedule.text,
+        schedule_display=str(record.get("schedule_display") or schedule.display),
+        timezone=schedule.timezone,
+        anchor_ms=to_ms(anchor),
+        created_ms=to_ms(created),
+        repeat_times=times,
+        **checked_content(_request(record)),
+    )
+    state = _state(record, is_over=times is not None and completed >= times)
+    if state is JobState.SCHEDULED and next_run_at is None:
+        raise JobError(f"its time {schedule.text} has passed and it never ran; add it anew")
+    return Job(
+        spec=spec,
+        state=state,
+        next_run_at=None if state is JobState.COMPLETED else next_run_at,
+        completed=completed,
+        paused_at=_time(record.get("paused_at"), timezone=timezone),
+        paused_reason=_text(record.get("paused_reason")),
+        last_run_at=_time(record.get("last_run_at"), timezone=timezone),
+        last_status=_text(record.get("last_status")),
+        last_error=_text(record.get("last_error")),
+        last_delivery_error=_text(record.get("last_delivery_error")),
+    )
+
+
+def _timing(
+    record: Mapping[str, Any], *, job_id: str, timezone: str, now: datetime
+) -> tuple[Schedule, datetime, datetime | None]:
+    """The schedule, where its grid begins, and its next instant."""
+    stored = _object(record.get("schedule"))
+    next_run_at = _time(record.get("next_run_at"), timezone=timezone)
+    anchor = now
+    if stored.get("kind") == "interval" and next_run_at is not None:
+        # The grid goes through the instant that Hermes planned.
+        anchor = next_run_at - timedelta(minutes=_whole(stored.get("minutes")) or 0)
+    schedule = from_hermes(stored, timezone=timezone, now=anchor, spread=job_id)
+    if next_run_at is None:
+        if schedule.kind is Kind.ONCE:
+            next_run_at = schedule.next_after(now - timedelta(seconds=121))
+        else:
+            next_run_at = schedule.next_after(now)
+    return schedule, anchor, next_run_at
+
+
+def _request(record: Mapping[str, Any]) -> JobRequest:
+    """The parts of a record that are checked like a new job's."""
+    skills = record.get("skills") or record.get("skill") or ()
+    fields: dict[str, Any] = {
+        "schedule": "",
+        "prompt": record.get("prompt"),
+        "name": record.get("name"),
+        "script": record.get("script"),
+        "no_agent": bool(record.get("no_agent")),
+        "deliver": _comma_list(record.get("deliver")),
+        "origin": record.get("origin") or None,
+        "context_from": record.get("context_from"),
+        "skills": [skills] if isinstance(skills, str) else skills,
+        "model": record.get("model"),
+        "provider": record.get("provider"),
+        "base_url": record.get("base_url"),
+        "workdir": record.get("workdir"),
+        "enabled_toolsets": record.get("enabled_toolsets"),
+        "attach_to_session": bool(record.get("attach_to_session")),
+    }
+    if isinstance(fields["origin"], dict):
+        # Hermes stores numbers for some platforms' ids, and null for what it does not know.
+        fields["origin"] = {
+            name: str(value) for name, value in fields["origin"].items() if value is not None
+        }
+    try:
+        return msgspec.convert(fields, JobRequest)
+    except msgspec.ValidationError as error:
+        raise JobError(f"a field cannot be read: {error}") from None
+
+
+def _state(record: Mapping[str, Any], *, is_over: bool) -> JobState:
+    if is_over or record.get("state") == "completed":
+        return JobState.COMPLETED
+    paused = record.get("state") == "paused" or not record.get("enabled", True)
+    return JobState.PAUSED if paused else JobState.SCHEDULED
+
+
+def _jobs_file(path: Path) -> Path:
+    if not path.exists():
+        raise ImportFault(f"{path} does not exist; give a Hermes home or a jobs.json")
+    if path.is_file():
+        return path
+    for candidate in (path / "cron" / "jobs.json", path / "jobs.json"):
+        if candidate.is_file():
+            return candidate
+    raise ImportFault(f"{path} holds no cron/jobs.json; give a Hermes home or a jobs.json")
+
+
+def _time(value: Any, *, timezone: str) -> datetime | None:
+    """A stored time, aware; None for what is none."""
+    if not isinstance(value, str):
+        return None
+    try:
+        instant = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    local = instant if instant.tzinfo else instant.replace(tzinfo=ZoneInfo(timezone))
+    return local.astimezone(UTC)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _comma_list(value: Any) -> Any:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return ",".join(map(str, value)) if is_list else value
+
+
+def _label(record: Any, position: int) -> str:
+    if not isinstance(record, dict):
+        return f"job {position + 1}"
+    job_id = record.get("id") or record.get("job_id") or f"job {position + 1}"
+    return f"{job_id} {record.get('name') or ''}".strip()

@@ -1,0 +1,94 @@
+"""Every Redis key: one prefix, one namespace, one hash tag.
+
+All keys of a namespace carry the hash tag `{namespace}`, so that in a cluster they live in one slot
+and one script may touch them together. The default Celery queue is named exactly like the
+namespace: a key without braces is hashed whole, so the queue falls into the same slot as
+`{namespace}:...` and `advance.lua` may push to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The names of everything that is stored in one namespace."""
+
+    namespace: str = "hermes"
+    prefix: str = field(init=False)
+    #: String: who leads, with an expiry.
+    lease: str = field(init=False)
+    #: Counter: one more at each change of leader; its value is the fencing token.
+    term: str = field(init=False)
+    #: Sorted set: job id by next_run_at, Unix ms.
+    due: str = field(init=False)
+    #: Sorted set: job id by creation, Unix ms; what `list` pages through.
+    jobs: str = field(init=False)
+    #: Sorted set, all scores 0: "<case-folded name>\0<job id>", searched by prefix.
+    names: str = field(init=False)
+    #: Sorted set: run id by the time it was recorded, Unix ms.
+    runs: str = field(init=False)
+    #: Sorted set, all scores 0: run ids; they begin with the job id and then sort by time.
+    job_runs: str = field(init=False)
+    #: Sorted set: queued run id by when its message is pushed again, Unix ms.
+    queued: str = field(init=False)
+    #: Sorted set: running run id by when its claim dies, Unix ms.
+    heartbeats: str = field(init=False)
+    #: Sorted set: worker name by when it was last seen, Unix ms.
+    workers: str = field(init=False)
+    #: Hash: what the leader says of itself, for `status`.
+    leader: str = field(init=False)
+    #: Pub/sub channel: a job became due earlier than the beat may know.
+    wake: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        prefix = f"{{{self.namespace}}}:"
+        object.__setattr__(self, "prefix", prefix)
+        for name in _SINGLE:
+            object.__setattr__(self, name, prefix + name.replace("_", "-"))
+
+    @property
+    def default_queue(self) -> str:
+        """The Celery queue of jobs that name none."""
+        return self.namespace
+
+    def job(self, job_id: str) -> str:
+        """Hash: one job."""
+        return f"{self.prefix}job:{job_id}"
+
+    def run(self, run_id: str) -> str:
+        """Hash: one run."""
+        return f"{self.prefix}run:{run_id}"
+
+    def active(self, job_id: str) -> str:
+        """Set: the job's runs that are queued or running."""
+        return f"{self.prefix}active:{job_id}"
+
+    def output(self, run_id: str) -> str:
+        """String: what one run printed."""
+        return f"{self.prefix}output:{run_id}"
+
+    def stderr(self, run_id: str) -> str:
+        """String: what one run printed to its standard error."""
+        return f"{self.prefix}stderr:{run_id}"
+
+    def idempotency(self, key: str) -> str:
+        """String: the run id that a trigger with this key made."""
+        return f"{self.prefix}trigger:{key}"
+
+
+_SINGLE = (
+    "lease",
+    "term",
+    "due",
+    "jobs",
+    "names",
+    "runs",
+    "job_runs",
+    "queued",
+    "heartbeats",
+    "workers",
+    "leader",
+    "wake",
+)

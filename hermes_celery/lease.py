@@ -1,0 +1,117 @@
+"""Leadership: which one of many beats ticks.
+
+The lease is a key with an owner and an expiry of about a second. Taking it raises the term, a
+counter that only rises; the term is the fencing token, and every script that a tick runs compares
+it first. So:
+
+- Two beats that both believe to lead do no harm: the older one's writes answer `fenced`.
+- A leader that was frozen, or cut off from Redis, stops by its own monotonic clock *before* its
+  lease can have expired: the time counts from before the renewal was sent, not from its answer.
+- A clean stop deletes the lease and wakes the standbys, so that one takes over at once; after a
+  kill -9 one does as soon as the key expires.
+- Redis restarted without its memory counts terms from one again; a leader of before finds another
+  number, or its own lease missing, and stands by.
+
+Redlock is not used: one Redis holds the schedules, so the lease cannot be safer than they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_celery.errors import LeaseLost
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.store.database import Database
+
+LEASE_MS = 900
+#: Three tries fit into one lease.
+RENEW_SECONDS = 0.25
+#: The share of a lease that a leader trusts; the rest is for clocks that run at different speeds.
+_TRUSTED = 0.9
+
+
+class Lease:
+    """One beat's view of the leadership."""
+
+    def __init__(self, database: Database, *, owner: str, clock: Clock) -> None:
+        self._database = database
+        self._keys = database.keys
+        self._clock = clock
+        self._owner = owner
+        self._token: int | None = None
+        self._sent_at = 0.0
+        self._free_at = 0.0
+
+    @property
+    def free_in_seconds(self) -> float:
+        """How long somebody else's lease lasts if its holder is dead; 0 when it may be free."""
+        return max(self._free_at - self._clock.monotonic(), 0.0)
+
+    @property
+    def token(self) -> int | None:
+        """The fencing token while this beat may act, else None. Asks nobody."""
+        if self._token is None or self._age() > LEASE_MS / 1000 * _TRUSTED:
+            return None
+        return self._token
+
+    def hold(self) -> int | None:
+        """Take or renew the lease where it is time to, and return the fencing token.
+
+        None means that somebody else leads. Raises StoreUnavailable when Redis does not answer.
+        """
+        if self._token is not None and self._age() < RENEW_SECONDS:
+            return self._token
+        if self._token is None or not self._renew():
+            self._take()
+        return self.token
+
+    def require(self) -> int:
+        """The fencing token. Raises LeaseLost when this beat may not act."""
+        token = self.token
+        if token is None:
+            raise LeaseLost("the lease ran out before it was renewed; standing by")
+        return token
+
+    def forget(self) -> None:
+        """Believe no longer to lead; `hold` may take the lease again."""
+        self._token = None
+
+    def release(self) -> None:
+        """Stop leading, so that a standby takes over at once. Harmless when not leading."""
+        if self._token is None:
+            return
+        self._token = None
+        keys = self._keys
+        self._database.run("lease_release", keys=[keys.lease], args=[self._owner, keys.wake])
+
+    def _renew(self) -> bool:
+        sent_at = self._clock.monotonic()
+        keys = self._keys
+        answer = self._database.run(
+            "lease_renew",
+            keys=[keys.lease, keys.term],
+            args=[self._owner, LEASE_MS, self._token or 0],
+        )
+        if answer == "ok":
+            self._sent_at = sent_at
+            return True
+        self._token = None
+        return False
+
+    def _take(self) -> None:
+        sent_at = self._clock.monotonic()
+        keys = self._keys
+        word, value, free_in_ms = self._database.run(
+            "lease_take",
+            keys=[keys.lease, keys.term, keys.leader],
+            args=[self._owner, LEASE_MS, self._clock.now_ms()],
+        )
+        if word == "ok":
+            self._token, self._sent_at = int(value), sent_at
+        else:
+            self._free_at = self._clock.monotonic() + max(int(free_in_ms), 0) / 1000
+
+    def _age(self) -> float:
+        return self._clock.monotonic() - self._sent_at

@@ -1,0 +1,30 @@
+-- Take the right to run one queued run.
+--
+-- KEYS  1 run hash   2 job hash   3 active runs of the job   4 queued runs   5 heartbeats
+-- ARGV  1 claim token   2 now_ms   3 when the claim dies without a heartbeat, ms
+--       4 worker name   5 run id
+-- Answers  'ok', the job's spec, attempt, due_ms
+--          'taken' and the run's state (somebody runs it or has run it)
+--          'removed' (the job is gone: the run is recorded as cancelled)
+--          'gone' (no such run)
+local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'attempt', 'due_ms')
+if not run[1] then
+  return {'gone'}
+end
+-- A claim whose answer was lost on the way is asked for again: same token, same answer.
+local again = run[1] == 'running' and run[2] == ARGV[1]
+if run[1] ~= 'queued' and not again then
+  return {'taken', run[1]}
+end
+redis.call('ZREM', KEYS[4], ARGV[5])
+local spec = redis.call('HGET', KEYS[2], 'spec')
+if not spec then
+  redis.call('HSET', KEYS[1], 'state', 'cancelled', 'finished_ms', ARGV[2],
+    'reason', 'the job was removed')
+  redis.call('SREM', KEYS[3], ARGV[5])
+  return {'removed'}
+end
+redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', ARGV[2],
+  'worker', ARGV[4])
+redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
+return {'ok', spec, run[3], run[4]}

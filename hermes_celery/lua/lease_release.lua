@@ -1,0 +1,11 @@
+-- Stop being the leader, so that a standby can take over at once.
+--
+-- KEYS  1 lease
+-- ARGV  1 owner   2 wake channel
+-- Answers  'ok', 'lost' (it was no longer ours)
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return 'lost'
+end
+redis.call('DEL', KEYS[1])
+redis.call('PUBLISH', ARGV[2], 'lease')
+return 'ok'

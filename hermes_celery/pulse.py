@@ -1,0 +1,99 @@
+"""The heartbeat of all runs in one process: one thread, one script call each half second.
+
+The answer says for each run whether it should go on. A run that is asked to stop, or whose claim is
+no longer ours, finds its `RunningRun` set; ending the work is the runner's business. While Redis
+does not answer the runs go on: whether a claim is still theirs is decided when they finish.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hermes_celery.errors import StoreError
+from hermes_celery.log import event
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.store import Claim, Runs
+
+_log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 0.5
+
+
+class RunningRun:
+    """One run's stop signal: `is_set` and why."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason: str | None = None
+
+    def set(self, reason: str) -> None:
+        """Ask the run to stop; the first reason stays."""
+        self.reason = self.reason or reason
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether the run should end now."""
+        return self._event.is_set()
+
+
+class Pulse:
+    """Beats for every run that is entered, from one thread that starts with the first."""
+
+    def __init__(self, runs: Runs, *, clock: Clock) -> None:
+        self._runs = runs
+        self._clock = clock
+        self._running: dict[str, tuple[str, RunningRun]] = {}
+        self._lock = threading.Lock()
+        self._busy = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def beating(self, claim: Claim) -> Iterator[RunningRun]:
+        """Give heartbeats for a claimed run as long as the block lasts."""
+        running = RunningRun()
+        with self._lock:
+            self._running[claim.run_id] = (claim.token, running)
+            self._ensure_thread()
+        self._busy.set()
+        try:
+            yield running
+        finally:
+            with self._lock:
+                self._running.pop(claim.run_id, None)
+
+    def _ensure_thread(self) -> None:
+        # A thread does not survive a fork, so one that was inherited counts as dead.
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._loop, name="hermes-pulse", daemon=True)
+            self._thread.start()
+
+    def _loop(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(INTERVAL_SECONDS)
+            with self._lock:
+                running = dict(self._running)
+                if not running:
+                    self._busy.clear()
+            if running:
+                self._beat(running)
+            else:
+                self._busy.wait()
+
+    def _beat(self, running: dict[str, tuple[str, RunningRun]]) -> None:
+        claims = {run_id: token for run_id, (token, _) in running.items()}
+        try:
+            answers = self._runs.heartbeat(claims, now_ms=self._clock.now_ms())
+        except StoreError as error:
+            event(_log, "heartbeat.failed", level=logging.WARNING, error=error)
+            return
+        for run_id, answer in answers.items():
+            if answer != "ok":
+                event(_log, "run.stopping", run=run_id, reason=answer)
+                running[run_id][1].set(answer)

@@ -1,0 +1,77 @@
+"""Runs that nobody carries any more: queued but never started, started but never finished.
+
+A message can vanish (a worker dies with it in hand, a failover forgets it): a run that stays queued
+is pushed again, each time after twice the wait; the claim makes a second copy harmless. A worker
+can vanish: a run whose heartbeat stopped becomes `lost`, so that its job is free again.
+
+Only the leader rescues, with its fencing token, and only some seconds after it took over: workers
+that were cut off together with it first get the chance to say that they are alive.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hermes_celery.errors import JobNotFound
+from hermes_celery.log import event
+
+if TYPE_CHECKING:
+    from hermes_celery.store import Jobs, Runs
+    from hermes_celery.tick import Messages
+
+_log = logging.getLogger(__name__)
+_BATCH = 100
+LOST = "the worker died or was cut off: its heartbeat stopped"
+
+
+class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one pass did."""
+
+    redelivered: int = 0
+    lost: int = 0
+
+
+def rescue(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms: int) -> RescueReport:
+    """One pass over overdue runs, up to 100 of each kind.
+
+    Raises LeaseLost when a younger leader has taken over.
+    """
+    return RescueReport(
+        redelivered=_redeliver(jobs, runs, messages, token=token, now_ms=now_ms),
+        lost=_give_up_silent(runs, token=token, now_ms=now_ms),
+    )
+
+
+def _redeliver(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms: int) -> int:
+    pushed = 0
+    for run, seen_ms in runs.undelivered_since(now_ms, limit=_BATCH):
+        try:
+            spec = jobs.get(run.job_id).spec
+        except JobNotFound:
+            runs.cancel(run.id, reason="the job was removed", now_ms=now_ms)
+            continue
+        due_ms = int(run.due_at.timestamp() * 1000)
+        message = messages.message(spec, run_id=run.id, due_ms=due_ms, attempt=run.attempt)
+        if runs.redeliver(
+            run,
+            seen_ms=seen_ms,
+            now_ms=now_ms,
+            token=token,
+            queue=messages.queue(spec),
+            message=message,
+        ):
+            event(_log, "run.redelivered", run=run.id, job=run.job_name)
+            pushed += 1
+    return pushed
+
+
+def _give_up_silent(runs: Runs, *, token: int, now_ms: int) -> int:
+    lost = 0
+    for run_id in runs.silent_since(now_ms, limit=_BATCH):
+        if runs.lose(run_id, error=LOST, token=token, now_ms=now_ms):
+            event(_log, "run.lost", level=logging.WARNING, run=run_id)
+            lost += 1
+    return lost

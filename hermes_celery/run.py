@@ -1,0 +1,152 @@
+"""Occurrences and runs: what should happen once, and the record that it did.
+
+A run's id is derived from its occurrence, so that the same occurrence makes the same run wherever
+and however often it is computed. The id is also the id of the Celery message.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from hermes_celery.instant import from_ms, iso, to_ms
+
+
+class RunState(StrEnum):
+    """Where a run is in its life; everything after `running` is final."""
+
+    #: Its message is on the queue, or due to be pushed (again).
+    QUEUED = "queued"
+    #: A worker holds the claim and gives a heartbeat.
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    #: Ended by its time limit.
+    TIMED_OUT = "timed_out"
+    #: Ended by a person, or by a worker that had to stop.
+    CANCELLED = "cancelled"
+    #: Its heartbeat stopped.
+    LOST = "lost"
+    #: Never queued; the reason says why.
+    SKIPPED = "skipped"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can change this state any more."""
+        return self not in (RunState.QUEUED, RunState.RUNNING)
+
+
+class Trigger(StrEnum):
+    """What made the run."""
+
+    #: The job's schedule.
+    SCHEDULE = "schedule"
+    #: A person or program asked for it now.
+    MANUAL = "manual"
+
+
+class Delivery(StrEnum):
+    """Where the run's output is on its way to a person."""
+
+    #: Nothing to deliver (yet), or to nobody.
+    NONE = "none"
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    #: The run had nothing to say, on purpose.
+    SILENT = "silent"
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of executing one occurrence. Instants are aware UTC."""
+
+    id: str
+    job_id: str
+    job_name: str
+    due_at: datetime
+    queued_at: datetime
+    state: RunState
+    trigger: Trigger = Trigger.SCHEDULE
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempt: int = 1
+    worker: str | None = None
+    error: str | None = None
+    reason: str | None = None
+    exit_code: int | None = None
+    delivery: Delivery = Delivery.NONE
+    #: Bytes of output stored; None before the run ended.
+    output_bytes: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable names of `--json`; instants in ISO 8601, UTC."""
+        record = msgspec.structs.asdict(self)
+        for name in ("due_at", "queued_at", "started_at", "finished_at"):
+            record[name] = iso(record[name])
+        return record
+
+
+_RUN_ID = re.compile(r"[0-9a-f]{12}-\d{8}T\d{6}(\.\d{3})?Z(-[0-9a-f]{4,16})?")
+
+
+def run_id_of(job_id: str, due_ms: int, *, manual: str = "") -> str:
+    """The id of the run of one occurrence: job id, instant in UTC, and a tag if triggered by hand.
+
+    `due_ms` is Unix milliseconds; `manual` keeps a manual run apart from a scheduled one, or from
+    another manual one, of the same instant.
+    """
+    seconds, ms = divmod(due_ms, 1000)
+    instant = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
+    fraction = f".{ms:03d}" if ms else ""
+    return f"{job_id}-{instant}{fraction}Z" + (f"-{manual}" if manual else "")
+
+
+def is_run_id(text: str) -> bool:
+    """Whether this can be a run's id at all."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def job_id_of(run_id: str) -> str:
+    """The job that a run belongs to."""
+    return run_id[:12]
+
+
+class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
+    """One nominal instant of a job, `due_ms` in Unix milliseconds."""
+
+    job_id: str
+    due_ms: int
+    manual: str = ""
+
+    @property
+    def run_id(self) -> str:
+        """The id of its run."""
+        return run_id_of(self.job_id, self.due_ms, manual=self.manual)
+
+    @property
+    def due_at(self) -> datetime:
+        """The nominal instant, aware UTC."""
+        return from_ms(self.due_ms)
+
+
+def occurrence_at(job_id: str, instant: datetime) -> Occurrence:
+    """The scheduled occurrence of a job at an aware instant."""
+    return Occurrence(job_id=job_id, due_ms=to_ms(instant))
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended, as the runner tells the store."""
+
+    state: RunState
+    output: bytes = b""
+    stderr: bytes = b""
+    error: str | None = None
+    reason: str | None = None
+    exit_code: int | None = None
+    #: It succeeded and has nothing to say to anybody.
+    silent: bool = False

@@ -1,0 +1,179 @@
+"""Session context: headers, context variables and child environments, side by side.
+
+A job remembers who made it and where; each of its runs gets that as its session. On the way it is
+one header of the Celery message; in the worker it is bound to a context variable for the length of
+the run; a child process gets it as environment. `os.environ` is never written, so runs side by side
+cannot see each other's session, under any pool.
+
+Reading follows Hermes' own rule (`gateway/session_context.py`): inside a session every session
+variable is set, if only to "", and wins; outside one, the environment answers, then the default.
+Child tasks that a run publishes inherit its session (`tasks.py` adds the header).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+
+from hermes_celery.errors import SessionError
+from hermes_celery.instant import from_ms, iso
+from hermes_celery.job import JobSpec, Origin
+
+#: The one header: the names of Celery's own protocol fields stay untouched.
+HEADER = "hermes"
+#: Raised when a reader of the version before could misunderstand.
+VERSION = 1
+#: Far above what a platform's names need; a message is copied with it several times.
+MAX_HEADER_BYTES = 16_384
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a run's output goes first, when that is a chat."""
+
+    platform: str = ""
+    chat_id: str = ""
+    thread_id: str = ""
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who and where a run is for, and which occurrence it executes."""
+
+    origin: Origin = Origin()
+    deliver_to: Target = Target()
+    job_id: str = ""
+    run_id: str = ""
+    due_ms: int | None = None
+    attempt: int | None = None
+
+    def variables(self) -> dict[str, str]:
+        """Every session variable with its value, "" where there is none."""
+        origin, target = self.origin, self.deliver_to
+        return {
+            "HERMES_SESSION_PLATFORM": origin.platform,
+            "HERMES_SESSION_SOURCE": origin.source,
+            "HERMES_SESSION_CHAT_ID": origin.chat_id,
+            "HERMES_SESSION_CHAT_NAME": origin.chat_name,
+            "HERMES_SESSION_THREAD_ID": origin.thread_id,
+            "HERMES_SESSION_USER_ID": origin.user_id,
+            "HERMES_SESSION_USER_NAME": origin.user_name,
+            "HERMES_SESSION_KEY": origin.session_key,
+            "HERMES_SESSION_ID": origin.session_id,
+            "HERMES_SESSION_MESSAGE_ID": origin.message_id,
+            "HERMES_SESSION_PROFILE": origin.profile,
+            "HERMES_CRON_AUTO_DELIVER_PLATFORM": target.platform,
+            "HERMES_CRON_AUTO_DELIVER_CHAT_ID": target.chat_id,
+            "HERMES_CRON_AUTO_DELIVER_THREAD_ID": target.thread_id,
+            "HERMES_CRON_SESSION": "1" if self.run_id else "",
+            "HERMES_CRON_JOB_ID": self.job_id,
+            "HERMES_CRON_RUN_ID": self.run_id,
+            "HERMES_CRON_DUE_AT": "" if self.due_ms is None else iso(from_ms(self.due_ms)) or "",
+            "HERMES_CRON_ATTEMPT": "" if self.attempt is None else str(self.attempt),
+        }
+
+
+class _Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in the message."""
+
+    version: int
+    session: Session
+
+
+_current: ContextVar[Session | None] = ContextVar("hermes_celery_session", default=None)
+_NAMES = frozenset(Session().variables())
+
+
+def current_session() -> Session | None:
+    """The session of the run that this code belongs to; None outside of one."""
+    return _current.get()
+
+
+def get_session_env(name: str, default: str = "") -> str:
+    """A session variable by its environment name, as Hermes' function of that name.
+
+    Inside a run every session variable is set, if only to "", and wins over the environment.
+    Outside one, and for any other name, `os.environ` answers, else `default`.
+    """
+    session = _current.get()
+    if session is not None and name in _NAMES:
+        return session.variables()[name]
+    return os.environ.get(name, default)
+
+
+@contextmanager
+def bound(session: Session) -> Iterator[Session]:
+    """Make `session` the current one, and what was current before afterwards."""
+    token = _current.set(session)
+    try:
+        yield session
+    finally:
+        _current.reset(token)
+
+
+def session_of(spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> Session:
+    """The session of one run: its job's origin and first delivery target, and its occurrence."""
+    return Session(
+        origin=spec.origin or Origin(),
+        deliver_to=first_target(spec.deliver, spec.origin),
+        job_id=spec.id,
+        run_id=run_id,
+        due_ms=due_ms,
+        attempt=attempt,
+    )
+
+
+def first_target(deliver: str, origin: Origin | None) -> Target:
+    """The first chat that `deliver` names: `origin`, `platform:chat[:thread]` or a platform."""
+    first = deliver.split(",")[0].strip()
+    if first == "origin" and origin is not None:
+        return Target(platform=origin.platform, chat_id=origin.chat_id, thread_id=origin.thread_id)
+    if first in ("", "local", "origin", "all"):
+        return Target()
+    platform, _, rest = first.partition(":")
+    chat_id, _, thread_id = rest.partition(":")
+    return Target(platform=platform, chat_id=chat_id, thread_id=thread_id)
+
+
+def to_header(session: Session) -> dict[str, Any]:
+    """The header's value: plain JSON types, as Celery's serializer wants them.
+
+    Raises SessionError when it is larger than 16 KiB.
+    """
+    header = _Header(version=VERSION, session=session)
+    size = len(msgspec.json.encode(header))
+    if size > MAX_HEADER_BYTES:
+        raise SessionError(
+            f"the session of job {session.job_id} takes {size:,} bytes in the message's header, "
+            f"more than {MAX_HEADER_BYTES:,}; shorten the names in its origin"
+        )
+    built: dict[str, Any] = msgspec.to_builtins(header)
+    return built
+
+
+def from_header(value: object) -> Session:
+    """Read the header's value. Raises SessionError when it cannot be understood."""
+    if not isinstance(value, Mapping):
+        raise SessionError(f"the {HEADER!r} header is {type(value).__name__}, not an object")
+    version = value.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise SessionError(f"the {HEADER!r} header has no version: {str(value)[:100]}")
+    if version > VERSION:
+        raise SessionError(
+            f"the {HEADER!r} header has version {version}, this worker reads up to {VERSION}; "
+            "upgrade the worker"
+        )
+    if len(msgspec.json.encode(value)) > MAX_HEADER_BYTES:
+        raise SessionError(f"the {HEADER!r} header is larger than {MAX_HEADER_BYTES:,} bytes")
+    try:
+        return msgspec.convert(value, _Header).session
+    except msgspec.ValidationError as error:
+        raise SessionError(f"the {HEADER!r} header cannot be read: {error}") from None
+
+
+def child_environment(session: Session) -> dict[str, str]:
+    """What a child process of the run finds in its environment."""
+    return session.variables()

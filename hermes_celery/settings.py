@@ -1,0 +1,210 @@
+"""The only reader of the environment; reports every fault at once.
+
+Names that Hermes already uses keep their name and meaning; ours begin with `HERMES_CELERY_`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
+from zoneinfo import ZoneInfo
+
+from hermes_celery.errors import SettingsError
+
+_T = TypeVar("_T")
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_DEFAULT_SCRIPT_TIMEOUT = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that the environment decides."""
+
+    #: HERMES_HOME: where scripts and the embedded server live. Default ~/.hermes.
+    home: Path
+    #: HERMES_REDIS_URL: store and broker in one; None means the embedded server.
+    redis_url: str | None
+    #: HERMES_CELERY_NAMESPACE: keeps several crons on one Redis apart.
+    namespace: str
+    #: HERMES_CRON_MAX_WORKERS: how many runs one worker performs at once; 1 means serial.
+    max_workers: int
+    #: HERMES_CELERY_GRACE: seconds a running job gets when its worker is told to stop.
+    grace_seconds: float
+    #: HERMES_CRON_SCRIPT_TIMEOUT: seconds until a script is ended.
+    script_timeout_seconds: int
+    #: HERMES_TIMEZONE, else the host's: the zone of jobs that name none.
+    timezone: str
+    #: HERMES_CRON_ENV_PASSTHROUGH: credential variables that scripts may see all the same.
+    env_passthrough: frozenset[str]
+    #: HERMES_CELERY_EVENTS: whether tasks send the events that Flower shows.
+    events: bool
+    #: HERMES_CELERY_LOG: "text" or "json".
+    log_format: str
+
+    @property
+    def scripts_dir(self) -> Path:
+        """The only place that scripts are run from."""
+        return self.home / "scripts"
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the embedded server and `up` keep their files."""
+        return self.home / "cron" / "hermes-celery"
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read all settings from `environ` (default: the process's).
+
+    Raises SettingsError that lists every variable at fault.
+    """
+    reader = _Reader(os.environ if environ is None else environ)
+    settings = Settings(
+        home=reader.read("HERMES_HOME", _home, "~/.hermes"),
+        redis_url=reader.read("HERMES_REDIS_URL", _redis_url, ""),
+        namespace=reader.read("HERMES_CELERY_NAMESPACE", _namespace, "hermes"),
+        max_workers=reader.read("HERMES_CRON_MAX_WORKERS", _max_workers, "4"),
+        grace_seconds=reader.read("HERMES_CELERY_GRACE", _seconds, "30"),
+        script_timeout_seconds=_script_timeout(reader.environ.get("HERMES_CRON_SCRIPT_TIMEOUT")),
+        timezone=reader.read("HERMES_TIMEZONE", _timezone, ""),
+        env_passthrough=frozenset(
+            reader.environ.get("HERMES_CRON_ENV_PASSTHROUGH", "").replace(",", " ").split()
+        ),
+        events=reader.read("HERMES_CELERY_EVENTS", _switch, "on"),
+        log_format=reader.read("HERMES_CELERY_LOG", _log_format, "text"),
+    )
+    if reader.faults:
+        raise SettingsError(reader.faults)
+    return settings
+
+
+def default_timezone() -> str:
+    """The zone of jobs that name none: HERMES_TIMEZONE, else the host's.
+
+    Raises SettingsError when HERMES_TIMEZONE is no zone.
+    """
+    try:
+        return _timezone(os.environ.get("HERMES_TIMEZONE", ""))
+    except ValueError as error:
+        raise SettingsError([f"HERMES_TIMEZONE: {error}"]) from None
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of the environment, for the child processes of runs."""
+    return dict(os.environ)
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: its password replaced by `***`."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user_host = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
+    return urlunsplit(parts._replace(netloc=user_host))
+
+
+class _Reader:
+    """Reads one variable after the other and keeps the faults."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.faults: list[str] = []
+
+    def read(self, name: str, convert: Callable[[str], _T], default: str) -> _T:
+        text = self.environ.get(name, "").strip() or default
+        try:
+            return convert(text)
+        except ValueError as error:
+            self.faults.append(f"{name}: {error}")
+            return convert(default)
+
+
+def _home(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _redis_url(text: str) -> str | None:
+    if not text:
+        return None
+    scheme = urlsplit(text).scheme
+    if scheme not in _REDIS_SCHEMES:
+        raise ValueError(
+            f"{without_password(text)!r} does not name a Redis server, and nothing else can be "
+            "store and broker in one; use redis://host:6379/0, rediss:// or unix:///path.sock"
+        )
+    return text
+
+
+def _namespace(text: str) -> str:
+    if not text.replace("-", "").replace("_", "").isalnum() or len(text) > 40:
+        raise ValueError(f"{text!r} must be 1 to 40 letters, digits, '-' or '_'")
+    return text
+
+
+def _max_workers(text: str) -> int:
+    try:
+        workers = int(text)
+    except ValueError:
+        workers = 0
+    if workers < 1:
+        raise ValueError(f"{text!r} must be a whole number of at least 1 (1 means serial)")
+    return workers
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e6:
+        raise ValueError(f"{text!r} must be a number of seconds, 0 or more")
+    return seconds
+
+
+def _script_timeout(text: str | None) -> int:
+    """As Hermes reads it: fractions are cut, what is no positive number means the default."""
+    try:
+        seconds = int(float(text or ""))
+    except (ValueError, OverflowError):
+        return _DEFAULT_SCRIPT_TIMEOUT
+    return seconds if seconds > 0 else _DEFAULT_SCRIPT_TIMEOUT
+
+
+def _timezone(text: str) -> str:
+    if not text:
+        return _host_timezone()
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"{text!r} is no time zone; use a name like Europe/Berlin") from None
+    return text
+
+
+def _host_timezone() -> str:
+    """The host's zone by its IANA name; UTC where it has none."""
+    import tzlocal  # costs 10 ms that most commands need not pay
+
+    try:
+        name = tzlocal.get_localzone_name()
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return "UTC"
+    return str(name)
+
+
+def _switch(text: str) -> bool:
+    try:
+        return {"on": True, "1": True, "true": True, "off": False, "0": False, "false": False}[
+            text.lower()
+        ]
+    except KeyError:
+        raise ValueError(f"{text!r} must be on or off") from None
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError(f"{text!r} must be text or json")
+    return text

@@ -1,0 +1,29 @@
+"""Jobs, due index and runs in Redis: the only caller of the scripts in `hermes_celery.lua`.
+
+    Database   the connection, the keys and the scripts; turns Redis' exceptions into ours
+    Jobs       what people write: add, change, remove, find, list
+    DueIndex   what a tick does: read what is due, advance it
+    Runs       what happens to a run: trigger, claim, heartbeat, finish, cancel; and reading them
+
+No raw field of Redis leaves this package.
+"""
+
+from hermes_celery.store.database import Database, connect
+from hermes_celery.store.due import Advance, Answer, BrokenJob, DueIndex
+from hermes_celery.store.jobs import Jobs
+from hermes_celery.store.runs import Claim, Runs, check_run_id
+from hermes_celery.store.waker import Waker
+
+__all__ = [
+    "Advance",
+    "Answer",
+    "BrokenJob",
+    "Claim",
+    "Database",
+    "DueIndex",
+    "Jobs",
+    "Runs",
+    "Waker",
+    "check_run_id",
+    "connect",
+]

@@ -1,0 +1,147 @@
+"""The connection to Redis, its keys and its scripts; Redis' exceptions end here.
+
+Redis (6.2 or newer) and Valkey both serve. A connection that says nothing for 5 s counts as dead,
+and a command that failed for lack of a connection is tried three times within a second: every
+script here may be run twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from hermes_celery import lua
+from hermes_celery.errors import StoreError, StoreUnavailable, StoreUnsuitable
+from hermes_celery.keys import Keys
+
+SOCKET_TIMEOUT_SECONDS = 5
+HEALTH_CHECK_SECONDS = 10
+_OLDEST_REDIS = (6, 2)
+_SECRET = re.compile(r"://[^@/]*@")
+
+
+def connect(url: str) -> redis.Redis:
+    """A client for a redis://, rediss:// or unix:// URL; connects when first used."""
+    try:
+        return redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=SOCKET_TIMEOUT_SECONDS,
+            socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
+            health_check_interval=HEALTH_CHECK_SECONDS,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 3),
+        )
+    except ValueError as error:
+        raise StoreUnsuitable(f"this is no Redis URL: {error}") from None
+
+
+class Database:
+    """One Redis or Valkey server, one namespace.
+
+    Every method raises StoreUnavailable when the server cannot be reached and StoreError when it
+    refuses (out of memory, read-only, no permission).
+    """
+
+    def __init__(self, client: redis.Redis, *, keys: Keys | None = None) -> None:
+        self.client: Any = client
+        self.keys = keys or Keys()
+        self._scripts: dict[str, Any] = {}
+
+    def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
+        """Run one script of `hermes_celery.lua` and return its answer."""
+        registered = self._scripts.get(script)
+        if registered is None:
+            registered = self._scripts[script] = self.client.register_script(lua.source(script))
+        with wrapped():
+            return registered(keys=keys, args=args)
+
+    def call(self, *command: str | int | bytes) -> Any:
+        """Run one plain command and return its answer."""
+        with wrapped():
+            return self.client.execute_command(*command)
+
+    def raw(self, *command: str | int) -> bytes | None:
+        """Run one plain command whose answer is bytes."""
+        with wrapped():
+            answer = self.client.execute_command(*command, NEVER_DECODE=True)
+        return answer if answer is None else bytes(answer)
+
+    def hashes(self, keys: Sequence[str], *fields: str) -> list[dict[str, str]]:
+        """Read many hashes (or `fields` of them) in one round trip; a missing one is empty."""
+        with wrapped(), self.client.pipeline(transaction=False) as pipe:
+            for key in keys:
+                if fields:
+                    pipe.hmget(key, fields)
+                else:
+                    pipe.hgetall(key)
+            answers = pipe.execute()
+        if not fields:
+            return list(answers)
+        return [
+            {name: value for name, value in zip(fields, values, strict=True) if value is not None}
+            for values in answers
+        ]
+
+    def now_ms(self) -> int:
+        """The server's time, Unix milliseconds."""
+        seconds, microseconds = self.call("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    @cached_property
+    def version(self) -> str:
+        """Name and version of the server, for people."""
+        info = self.call("INFO", "server")
+        if "valkey_version" in info:
+            return f"Valkey {info['valkey_version']}"
+        return f"Redis {info.get('redis_version', '?')}"
+
+    def check(self) -> None:
+        """Refuse a server that cannot carry this: too old, or with scripts disabled.
+
+        Raises StoreUnavailable or StoreUnsuitable.
+        """
+        info = self.call("INFO", "server")
+        number = str(info.get("valkey_version") or info.get("redis_version") or "0")
+        if tuple(int(part) for part in re.findall(r"\d+", number)[:2]) < _OLDEST_REDIS:
+            raise StoreUnsuitable(
+                f"the server is {self.version}; hermes-celery needs Redis 6.2 or Valkey 7.2, or "
+                "newer. Upgrade it, or unset HERMES_REDIS_URL to use the embedded Valkey"
+            )
+        try:
+            with wrapped():
+                self.client.eval("return redis.call('TTL', KEYS[1])", 1, self.keys.lease)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            raise StoreUnsuitable(
+                f"the server does not run Lua scripts ({error}); allow EVAL and EVALSHA for this "
+                "user (ACL +@scripting), or use another server"
+            ) from None
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.client.close()
+
+
+@contextmanager
+def wrapped() -> Iterator[None]:
+    """Turn Redis' exceptions into ours, without passwords."""
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        if isinstance(error, redis.exceptions.AuthenticationError):
+            raise StoreUnsuitable(_text(error)) from error
+        raise StoreUnavailable(_text(error)) from error
+    except redis.exceptions.RedisError as error:
+        raise StoreError(_text(error)) from error
+
+
+def _text(error: Exception) -> str:
+    return _SECRET.sub("://***@", str(error)) or type(error).__name__

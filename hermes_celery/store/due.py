@@ -1,0 +1,138 @@
+"""What a tick does to the store: read what is due, and advance it in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+from hermes_celery.errors import LeaseLost, StoreError
+from hermes_celery.planning import DueJob, Plan
+from hermes_celery.store.database import Database
+from hermes_celery.store.jobs import spec_from_json
+
+
+class Answer(StrEnum):
+    """What became of one planned occurrence."""
+
+    OK = "ok"
+    #: Recorded as skipped: an earlier run of the job is queued or running.
+    OVERLAP = "overlap"
+    #: The job was edited or removed since it was read; the next tick looks again.
+    MOVED = "moved"
+    #: The occurrence has its run already; the schedule moved on.
+    RAN = "ran"
+
+
+class Advance(msgspec.Struct, frozen=True, kw_only=True):
+    """One plan together with its run and message, ready to be written."""
+
+    plan: Plan
+    run_id: str
+    queue: str
+    message: bytes
+
+
+class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A due job that cannot be read."""
+
+    job_id: str
+    error: str
+
+
+class DueIndex:
+    """When which job is due, in one namespace."""
+
+    def __init__(self, database: Database, *, redeliver_after_ms: int = 60_000) -> None:
+        self._database = database
+        self._keys = database.keys
+        self._redeliver_after_ms = redeliver_after_ms
+
+    def next_due_ms(self) -> int | None:
+        """The earliest instant that any job is due, Unix ms; None when no job is scheduled."""
+        first = self._database.call("ZRANGE", self._keys.due, 0, 0, "WITHSCORES")
+        return int(float(_score(first))) if first else None
+
+    def due(self, now_ms: int, *, limit: int) -> list[DueJob | BrokenJob]:
+        """Up to `limit` jobs whose next_run_at is `now_ms` or earlier, earliest first."""
+        keys = self._keys
+        ids = self._database.call("ZRANGEBYSCORE", keys.due, "-inf", now_ms, "LIMIT", 0, limit)
+        if not ids:
+            return []
+        rows = self._database.hashes(
+            [keys.job(job_id) for job_id in ids], "spec", "revision", "next_ms", "completed"
+        )
+        return [_due_job(job_id, fields) for job_id, fields in zip(ids, rows, strict=True)]
+
+    def advance(self, batch: Sequence[Advance], *, token: int, now_ms: int) -> list[Answer]:
+        """Write a batch, all in one atomic step, and return one answer for each.
+
+        Raises LeaseLost when a younger leader's token is known; then nothing was written.
+        """
+        keys = self._keys
+        script_keys = [keys.term, keys.due, keys.queued, keys.runs, keys.job_runs]
+        args: list[str | int | bytes] = [
+            token,
+            now_ms,
+            now_ms + self._redeliver_after_ms,
+            len(batch),
+        ]
+        for step in batch:
+            due = step.plan.due
+            job_id = due.spec.id
+            script_keys += (
+                keys.job(job_id),
+                keys.run(step.run_id),
+                keys.active(job_id),
+                step.queue,
+            )
+            args += (
+                job_id,
+                due.revision,
+                due.next_run_ms,
+                _or_empty(step.plan.next_run_ms),
+                _or_empty(step.plan.next_if_skipped_ms),
+                step.run_id,
+                step.plan.occurrence_ms,
+                due.spec.name,
+                step.message,
+            )
+        answers = self._database.run("advance", keys=script_keys, args=args)
+        if answers == ["fenced"]:
+            raise LeaseLost("a younger leader has taken over; this one stops writing")
+        return [Answer(word) for word in answers]
+
+    def fault(self, job_id: str, *, error: str, token: int) -> None:
+        """Take a job that cannot be planned off the schedule and record why.
+
+        Raises LeaseLost when a younger leader's token is known.
+        """
+        keys = self._keys
+        answer = self._database.run(
+            "fault", keys=[keys.term, keys.job(job_id), keys.due], args=[token, job_id, error]
+        )
+        if answer == "fenced":
+            raise LeaseLost("a younger leader has taken over; this one stops writing")
+
+
+def _due_job(job_id: str, fields: dict[str, str]) -> DueJob | BrokenJob:
+    try:
+        return DueJob(
+            spec=spec_from_json(job_id, fields.get("spec", "")),
+            revision=int(fields["revision"]),
+            next_run_ms=int(fields["next_ms"]),
+            completed=int(fields.get("completed", 0)),
+        )
+    except (StoreError, KeyError, ValueError) as error:
+        return BrokenJob(job_id=job_id, error=str(error) or repr(error))
+
+
+def _or_empty(ms: int | None) -> str | int:
+    return "" if ms is None else ms
+
+
+def _score(pairs: Sequence[object]) -> str:
+    """The score of a WITHSCORES answer with one member, which has two shapes (RESP2, RESP3)."""
+    first = pairs[0]
+    return str(first[1] if isinstance(first, (list, tuple)) else pairs[1])

@@ -1,0 +1,177 @@
+"""What people write: jobs, found by id or name, changed by compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from hermes_celery.errors import (
+    AmbiguousJobReference,
+    Conflict,
+    JobError,
+    JobNotFound,
+    StoreError,
+)
+from hermes_celery.instant import optional_from_ms, to_ms
+from hermes_celery.job import Job, JobSpec, JobState, is_job_id, name_key
+from hermes_celery.store.database import Database
+
+_PAGE = 200
+#: A job is read at every one of its runs; what is larger belongs into a file.
+_MAX_SPEC_BYTES = 256 * 1024
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(JobSpec).decode
+
+
+class Jobs:
+    """The jobs of one namespace."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys = database.keys
+
+    def add(self, job: Job) -> Job:
+        """Store a new job. Raises Conflict when its id is taken."""
+        return self._put(job, expected_revision=None)
+
+    def change(self, job: Job) -> Job:
+        """Store a changed job, if nobody changed it since its `revision` was read.
+
+        Raises Conflict otherwise; then nothing was written.
+        """
+        return self._put(job, expected_revision=job.revision)
+
+    def remove(self, job: Job) -> None:
+        """Remove a job; its runs stay as history. Raises Conflict if it changed meanwhile."""
+        answer = self._database.run(
+            "remove_job", keys=self._job_keys(job.id), args=[job.id, job.revision]
+        )
+        if answer != "ok":
+            raise Conflict(job.id, expected_revision=job.revision)
+
+    def get(self, job_id: str) -> Job:
+        """The job of that id. Raises JobNotFound."""
+        (fields,) = self._database.hashes([self._keys.job(job_id)])
+        if not fields:
+            raise JobNotFound(job_id)
+        return job_from_fields(job_id, fields)
+
+    def find(self, reference: str) -> Job:
+        """The job of that id, or else of that whole name, whatever its case.
+
+        Raises JobNotFound, or AmbiguousJobReference when several jobs share the name.
+        """
+        reference = reference.strip()
+        if is_job_id(reference):
+            (fields,) = self._database.hashes([self._keys.job(reference)])
+            if fields:
+                return job_from_fields(reference, fields)
+        ids = self.ids_named(reference)
+        if not ids:
+            raise JobNotFound(reference)
+        if len(ids) > 1:
+            raise AmbiguousJobReference(reference, ids)
+        return self.get(ids[0])
+
+    def ids_named(self, name: str) -> list[str]:
+        """The ids of all jobs with that name, whatever its case."""
+        prefix = name_key(name) + "\0"
+        entries = self._database.call(
+            "ZRANGEBYLEX", self._keys.names, f"[{prefix}", f"[{prefix}\x7f"
+        )
+        return [str(entry)[len(prefix) :] for entry in entries]
+
+    def count(self) -> int:
+        """How many jobs there are."""
+        return int(self._database.call("ZCARD", self._keys.jobs))
+
+    def all(self) -> Iterator[Job]:
+        """Every job, oldest first, read page by page."""
+        start = 0
+        while ids := self._database.call("ZRANGE", self._keys.jobs, start, start + _PAGE - 1):
+            rows = self._database.hashes([self._keys.job(job_id) for job_id in ids])
+            for job_id, fields in zip(ids, rows, strict=True):
+                if fields:
+                    yield job_from_fields(job_id, fields)
+            start += _PAGE
+
+    def _put(self, job: Job, *, expected_revision: int | None) -> Job:
+        spec = _encode(job.spec)
+        if len(spec) > _MAX_SPEC_BYTES:
+            raise JobError(
+                f"the job takes {len(spec):,} bytes, more than {_MAX_SPEC_BYTES:,}; "
+                "put the bulk into a script or a skill"
+            )
+        fields: dict[str, str | int | bytes] = {
+            "spec": spec,
+            "completed": job.completed,
+            "paused_ms": "" if job.paused_at is None else to_ms(job.paused_at),
+            "paused_reason": job.paused_reason or "",
+        }
+        if expected_revision is None:
+            fields |= _history_fields(job)
+        answer = self._database.run(
+            "put_job",
+            keys=self._job_keys(job.id),
+            args=[
+                job.id,
+                "" if expected_revision is None else expected_revision,
+                job.spec.created_ms,
+                f"{name_key(job.name)}\0{job.id}",
+                "" if job.next_run_at is None else to_ms(job.next_run_at),
+                job.state.value,
+                self._keys.wake,
+                *(part for pair in fields.items() for part in pair),
+            ],
+        )
+        if answer[0] != "ok":
+            raise Conflict(job.id, expected_revision=expected_revision or 0)
+        return msgspec.structs.replace(job, revision=int(answer[1]))
+
+    def _job_keys(self, job_id: str) -> list[str]:
+        keys = self._keys
+        return [keys.job(job_id), keys.due, keys.jobs, keys.names]
+
+
+def job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
+    """A stored job as a value. Raises StoreError when the hash cannot be read."""
+    return Job(
+        spec=spec_from_json(job_id, fields.get("spec", "")),
+        revision=int(fields.get("revision", 0)),
+        state=JobState(fields.get("state", JobState.ERROR)),
+        next_run_at=optional_from_ms(_ms(fields, "next_ms")),
+        completed=int(fields.get("completed", 0)),
+        paused_at=optional_from_ms(_ms(fields, "paused_ms")),
+        paused_reason=fields.get("paused_reason"),
+        last_run_at=optional_from_ms(_ms(fields, "last_run_ms")),
+        last_status=fields.get("last_status"),
+        last_error=fields.get("last_error"),
+        last_delivery_error=fields.get("last_delivery_error"),
+    )
+
+
+def spec_from_json(job_id: str, text: str) -> JobSpec:
+    """A stored spec as a value. Raises StoreError when it cannot be read."""
+    try:
+        return _decode(text)
+    except msgspec.DecodeError as error:
+        raise StoreError(
+            f"the stored definition of job {job_id} cannot be read ({error}); "
+            "remove the job and add it again"
+        ) from None
+
+
+def _history_fields(job: Job) -> dict[str, str | int | bytes]:
+    """What only an imported job brings along; a changed job's is the scripts' business."""
+    return {
+        "last_run_ms": "" if job.last_run_at is None else to_ms(job.last_run_at),
+        "last_status": job.last_status or "",
+        "last_error": job.last_error or "",
+        "last_delivery_error": job.last_delivery_error or "",
+    }
+
+
+def _ms(fields: Mapping[str, str], name: str) -> int | None:
+    text = fields.get(name)
+    return int(text) if text else None

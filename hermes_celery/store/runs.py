@@ -1,0 +1,328 @@
+"""What happens to a run: trigger, claim, heartbeat, finish, cancel, lose; and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from hermes_celery.errors import JobNotFound, LeaseLost, RunNotFound
+from hermes_celery.instant import from_ms, optional_from_ms, to_ms
+from hermes_celery.job import JobSpec
+from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, is_run_id, job_id_of
+from hermes_celery.store.database import Database
+from hermes_celery.store.jobs import spec_from_json
+
+_PAGE = 200
+#: How long a trigger's idempotency key is remembered.
+_TRIGGER_KEY_SECONDS = 86_400
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's right to perform one run."""
+
+    run_id: str
+    token: str
+    spec: JobSpec
+    attempt: int
+    due_ms: int
+
+
+class Runs:
+    """The runs of one namespace. All times are the server's, Unix milliseconds."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        redeliver_after_ms: int = 60_000,
+        heartbeat_timeout_ms: int = 15_000,
+    ) -> None:
+        self._database = database
+        self._keys = database.keys
+        self._redeliver_after_ms = redeliver_after_ms
+        self._heartbeat_timeout_ms = heartbeat_timeout_ms
+
+    def trigger(
+        self,
+        spec: JobSpec,
+        *,
+        run_id: str,
+        due_ms: int,
+        now_ms: int,
+        queue: str,
+        message: bytes,
+        key: str,
+    ) -> str:
+        """Record and push one manual run; the same `key` again gives the same run.
+
+        Returns the run's id. Raises JobNotFound when the job was removed meanwhile.
+        """
+        keys = self._keys
+        word, made = self._database.run(
+            "trigger",
+            keys=[
+                keys.job(spec.id),
+                keys.run(run_id),
+                keys.active(spec.id),
+                queue,
+                keys.queued,
+                keys.runs,
+                keys.job_runs,
+                keys.idempotency(key),
+            ],
+            args=[
+                run_id,
+                spec.id,
+                spec.name,
+                due_ms,
+                now_ms,
+                now_ms + self._redeliver_after_ms,
+                message,
+                _TRIGGER_KEY_SECONDS,
+            ],
+        )
+        if word == "gone":
+            raise JobNotFound(spec.id)
+        return str(made)
+
+    def claim(self, run_id: str, *, token: str, now_ms: int, worker: str) -> Claim | str:
+        """Take the right to perform a run, or say in one word why not.
+
+        The words: `taken` (performed already or by somebody else), `removed` (its job is gone; the
+        run is recorded as cancelled), `gone` (no such run).
+        """
+        keys = self._keys
+        answer = self._database.run(
+            "claim",
+            keys=[
+                keys.run(run_id),
+                keys.job(job_id_of(run_id)),
+                keys.active(job_id_of(run_id)),
+                keys.queued,
+                keys.heartbeats,
+            ],
+            args=[token, now_ms, now_ms + self._heartbeat_timeout_ms, worker, run_id],
+        )
+        if answer[0] != "ok":
+            return str(answer[0])
+        return Claim(
+            run_id=run_id,
+            token=token,
+            spec=spec_from_json(job_id_of(run_id), answer[1]),
+            attempt=int(answer[2]),
+            due_ms=int(answer[3]),
+        )
+
+    def heartbeat(self, claims: Mapping[str, str], *, now_ms: int) -> dict[str, str]:
+        """Say that runs (id to claim token) still run; answers `ok`, `cancel` or `lost` each."""
+        keys = [self._keys.heartbeats, *(self._keys.run(run_id) for run_id in claims)]
+        args: list[str | int] = [now_ms + self._heartbeat_timeout_ms]
+        for run_id, token in claims.items():
+            args += (run_id, token)
+        answers = self._database.run("heartbeat", keys=keys, args=args)
+        return dict(zip(claims, answers, strict=True))
+
+    def finish(self, claim: Claim, outcome: Outcome, *, now_ms: int) -> bool:
+        """Record how a run ended; False when the claim is no longer ours and nothing changed."""
+        keys, run_id = self._keys, claim.run_id
+        delivery = Delivery.SILENT if outcome.silent else Delivery.NONE
+        answer = self._database.run(
+            "finish",
+            keys=[
+                keys.run(run_id),
+                keys.job(claim.spec.id),
+                keys.active(claim.spec.id),
+                keys.heartbeats,
+                keys.output(run_id),
+                keys.stderr(run_id),
+            ],
+            args=[
+                claim.token,
+                now_ms,
+                run_id,
+                outcome.state.value,
+                outcome.error or "",
+                outcome.reason or "",
+                "" if outcome.exit_code is None else outcome.exit_code,
+                delivery.value,
+                outcome.output,
+                outcome.stderr,
+            ],
+        )
+        return bool(answer == "ok")
+
+    def cancel(self, run_id: str, *, reason: str, now_ms: int) -> str:
+        """Ask for a run's end: `cancelled`, `asked` or `over`. Raises RunNotFound."""
+        keys, job_id = self._keys, job_id_of(run_id)
+        answer = self._database.run(
+            "cancel",
+            keys=[keys.run(run_id), keys.job(job_id), keys.active(job_id), keys.queued],
+            args=[run_id, now_ms, reason],
+        )
+        if answer == "gone":
+            raise RunNotFound(run_id)
+        return str(answer)
+
+    def get(self, run_id: str) -> Run:
+        """One run. Raises RunNotFound."""
+        (fields,) = self._database.hashes([self._keys.run(run_id)])
+        if not fields:
+            raise RunNotFound(run_id)
+        return _run(run_id, fields)
+
+    def output(self, run_id: str) -> bytes:
+        """What a run printed, as far as it is stored."""
+        return self._database.raw("GET", self._keys.output(run_id)) or b""
+
+    def stderr(self, run_id: str) -> bytes:
+        """What a run printed to its standard error, as far as it is stored."""
+        return self._database.raw("GET", self._keys.stderr(run_id)) or b""
+
+    def latest(
+        self,
+        *,
+        job_id: str | None = None,
+        state: RunState | None = None,
+        since: datetime | None = None,
+        limit: int,
+    ) -> list[Run]:
+        """The latest runs, newest first: of one job, in one state, recorded since an instant."""
+        found: list[Run] = []
+        for run in self._newest_first(job_id):
+            if since is not None and run.queued_at < since:
+                break
+            if state is None or run.state is state:
+                found.append(run)
+            if len(found) >= limit:
+                break
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """How many runs are queued and running."""
+        return {
+            "queued": int(self._database.call("ZCARD", self._keys.queued)),
+            "running": int(self._database.call("ZCARD", self._keys.heartbeats)),
+        }
+
+    def running_on(self, worker: str) -> list[str]:
+        """The ids of the runs that a worker performs now."""
+        ids = self._database.call("ZRANGE", self._keys.heartbeats, 0, -1)
+        rows = self._database.hashes([self._keys.run(run_id) for run_id in ids], "worker")
+        return [i for i, row in zip(ids, rows, strict=True) if row.get("worker") == worker]
+
+    def silent_since(self, now_ms: int, *, limit: int) -> list[str]:
+        """The ids of running runs whose claim died at `now_ms` or earlier."""
+        return self._overdue(self._keys.heartbeats, now_ms, limit)
+
+    def lose(self, run_id: str, *, error: str, token: int, now_ms: int) -> bool:
+        """Give up a run whose heartbeat stopped; False when it turned out to be alive.
+
+        Raises LeaseLost when a younger leader's token is known.
+        """
+        keys, job_id = self._keys, job_id_of(run_id)
+        return self._fenced(
+            "lose",
+            keys=[
+                keys.term,
+                keys.run(run_id),
+                keys.job(job_id),
+                keys.active(job_id),
+                keys.heartbeats,
+            ],
+            args=[token, now_ms, run_id, error],
+        )
+
+    def undelivered_since(self, now_ms: int, *, limit: int) -> list[tuple[Run, int]]:
+        """Queued runs that no worker took in time, each with the deadline that passed."""
+        ids = self._overdue(self._keys.queued, now_ms, limit)
+        rows = self._database.hashes([self._keys.run(run_id) for run_id in ids])
+        scores = [self._database.call("ZSCORE", self._keys.queued, run_id) for run_id in ids]
+        return [
+            (_run(run_id, fields), int(float(score)))
+            for run_id, fields, score in zip(ids, rows, scores, strict=True)
+            if fields and score is not None
+        ]
+
+    def redeliver(
+        self, run: Run, *, seen_ms: int, now_ms: int, token: int, queue: str, message: bytes
+    ) -> bool:
+        """Push a queued run's message again; waits twice as long until the next time.
+
+        False when it was claimed meanwhile. Raises LeaseLost when a younger leader is known.
+        """
+        # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
+        next_wait_ms = seen_ms - to_ms(run.queued_at) + self._redeliver_after_ms
+        return self._fenced(
+            "redeliver",
+            keys=[self._keys.term, self._keys.run(run.id), self._keys.queued, queue],
+            args=[token, run.id, seen_ms, now_ms + next_wait_ms, message],
+        )
+
+    def _fenced(self, script: str, *, keys: list[str], args: list[str | int | bytes]) -> bool:
+        answer = self._database.run(script, keys=keys, args=args)
+        if answer == "fenced":
+            raise LeaseLost("a younger leader has taken over; this one stops writing")
+        return bool(answer == "ok")
+
+    def _overdue(self, key: str, now_ms: int, limit: int) -> list[str]:
+        return list(self._database.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit))
+
+    def _newest_first(self, job_id: str | None) -> Iterator[Run]:
+        page = self._page_of_all if job_id is None else self._page_of_job(job_id)
+        start = 0
+        while ids := page(start):
+            rows = self._database.hashes([self._keys.run(run_id) for run_id in ids])
+            yield from (_run(i, fields) for i, fields in zip(ids, rows, strict=True) if fields)
+            start += _PAGE
+
+    def _page_of_all(self, start: int) -> Sequence[str]:
+        return list(self._database.call("ZREVRANGE", self._keys.runs, start, start + _PAGE - 1))
+
+    def _page_of_job(self, job_id: str) -> Callable[[int], Sequence[str]]:
+        def page(start: int) -> Sequence[str]:
+            return list(
+                self._database.call(
+                    "ZREVRANGEBYLEX",
+                    self._keys.job_runs,
+                    f"[{job_id}.",
+                    f"[{job_id}-",
+                    "LIMIT",
+                    start,
+                    _PAGE,
+                )
+            )
+
+        return page
+
+
+def check_run_id(text: str) -> str:
+    """The text, if it can be a run's id at all. Raises RunNotFound."""
+    if not is_run_id(text):
+        raise RunNotFound(text)
+    return text
+
+
+def _run(run_id: str, fields: Mapping[str, str]) -> Run:
+    def number(name: str) -> int | None:
+        return int(fields[name]) if name in fields else None
+
+    return Run(
+        id=run_id,
+        job_id=fields["job_id"],
+        job_name=fields["job_name"],
+        due_at=from_ms(int(fields["due_ms"])),
+        queued_at=from_ms(int(fields["queued_ms"])),
+        started_at=optional_from_ms(number("started_ms")),
+        finished_at=optional_from_ms(number("finished_ms")),
+        state=RunState(fields["state"]),
+        trigger=Trigger(fields.get("trigger", Trigger.SCHEDULE)),
+        attempt=int(fields.get("attempt", 1)),
+        worker=fields.get("worker"),
+        error=fields.get("error"),
+        reason=fields.get("reason"),
+        exit_code=number("exit_code"),
+        delivery=Delivery(fields.get("delivery", Delivery.NONE)),
+        output_bytes=number("output_bytes"),
+    )

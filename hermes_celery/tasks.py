@@ -1,0 +1,134 @@
+"""Our Celery tasks, and what worker and beat processes do when they start and stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery import Celery, Task, signals
+
+from hermes_celery.compose import make_runner, open_database, reachable_database
+from hermes_celery.dispatch import RUN_TASK
+from hermes_celery.errors import SessionError, StoreError
+from hermes_celery.log import JsonFormatter, event
+from hermes_celery.parent_death import die_with_parent
+from hermes_celery.session import HEADER, Session, from_header
+from hermes_celery.store import Runs
+from hermes_celery.workers import Presence
+
+if TYPE_CHECKING:
+    from hermes_celery.runner import Runner
+    from hermes_celery.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+def register(app: Celery) -> None:
+    """Put our tasks and process hooks on an app."""
+    app.task(RunTask.perform, name=RUN_TASK, base=RunTask, bind=True, ignore_result=True)
+    _Hooks(app).connect()
+
+
+class RunTask(Task):  # type: ignore[misc]  # Celery carries no types
+    """The task of every run. Its runner is made once per process, after any fork."""
+
+    abstract = True
+    _runner: tuple[int, Runner] | None = None
+
+    def perform(self, run_id: str) -> str:
+        """Perform one run; the return value shows in Flower."""
+        return self._runner_here().perform(
+            run_id, session=self._session(), worker=str(self.request.hostname)
+        )
+
+    def _session(self) -> Session | SessionError:
+        headers = self.request.headers or {}
+        try:
+            return from_header(headers.get(HEADER, getattr(self.request, HEADER, None)))
+        except SessionError as error:
+            return error
+
+    def _runner_here(self) -> Runner:
+        cls = type(self)
+        if cls._runner is None or cls._runner[0] != os.getpid():
+            cls._runner = (os.getpid(), make_runner(self.app.conf.hermes_settings))
+        return cls._runner[1]
+
+
+class _Hooks:
+    """What happens around the life of a worker or beat process of one app."""
+
+    def __init__(self, app: Celery) -> None:
+        self._settings: Settings = app.conf.hermes_settings
+        self._presence: Presence | None = None
+        self._name = ""
+
+    def connect(self) -> None:
+        """Listen to Celery's signals; they are global, so this app's own are told by settings."""
+        for signal, receiver in (
+            (signals.celeryd_init, self.on_worker_init),
+            (signals.beat_init, self.on_beat_init),
+            (signals.worker_ready, self.on_worker_ready),
+            (signals.worker_shutting_down, self.on_worker_shutting_down),
+            (signals.worker_process_init, self.on_pool_process_init),
+            (signals.after_setup_logger, self.on_logger),
+        ):
+            signal.connect(receiver, weak=False)
+
+    def on_worker_init(self, sender: str, **_: Any) -> None:
+        """Refuse to start without a server that can carry us."""
+        self._name = str(sender)
+        self._check_server()
+
+    def on_beat_init(self, **_: Any) -> None:
+        """The same for a beat."""
+        self._check_server()
+
+    def on_worker_ready(self, **_: Any) -> None:
+        """Say that this worker is there, every few seconds."""
+        self._presence = Presence(open_database(self._settings), name=self._name)
+        self._presence.start()
+
+    def on_worker_shutting_down(self, how: str, **_: Any) -> None:
+        """A warm shutdown waits for its runs, but not for ever."""
+        if self._presence is not None:
+            self._presence.stop()
+        if how == "Warm":
+            timer = threading.Timer(self._settings.grace_seconds, self._cancel_running)
+            timer.daemon = True
+            timer.start()
+
+    def on_pool_process_init(self, **_: Any) -> None:
+        """A pool process must not outlive its worker, or its run would go on unseen."""
+        die_with_parent()
+
+    def on_logger(self, logger: logging.Logger, **_: Any) -> None:
+        """Our events show at the level INFO; every line is JSON on request."""
+        logging.getLogger("hermes_celery").setLevel(logging.INFO)
+        if self._settings.log_format == "json":
+            for handler in logger.handlers:
+                handler.setFormatter(JsonFormatter())
+
+    def _cancel_running(self) -> None:
+        database = open_database(self._settings)
+        runs = Runs(database)
+        try:
+            for run_id in runs.running_on(self._name):
+                runs.cancel(run_id, reason="its worker shut down", now_ms=database.now_ms())
+                event(_log, "run.cancelled", run=run_id, reason="shutdown")
+        except StoreError as error:
+            event(_log, "worker.cancel_failed", level=logging.WARNING, why=error)
+
+    def _check_server(self) -> None:
+        try:
+            reachable_database(self._settings).close()
+        except StoreError as error:
+            _exit(str(error))
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"Error: {message}", file=sys.stderr)
+    raise SystemExit(1)

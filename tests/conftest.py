@@ -1,0 +1,85 @@
+"""Servers for tests: one real Valkey for the session, one namespace for each test."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+
+from hermes_celery import embedded
+from hermes_celery.errors import StoreUnavailable
+from hermes_celery.keys import Keys
+from hermes_celery.store import Database, connect
+from tests.support import HandClock, Store, eventually
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """A real Valkey of this session, on a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="hc-") as directory:
+        state_dir = Path(directory)
+        process = subprocess.Popen(
+            embedded.server_command(state_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            await_server(embedded.url(state_dir))
+            yield embedded.url(state_dir)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def await_server(url: str) -> None:
+    """Wait until a server answers."""
+    client = Database(connect(url))
+
+    def answers() -> bool:
+        try:
+            return bool(client.call("PING"))
+        except StoreUnavailable:
+            return False
+
+    eventually(answers, what="the server's answer")
+    client.close()
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A name that no other test uses."""
+    return f"test-{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def valkey(valkey_url: str, namespace: str) -> Iterator[Database]:
+    """A namespace of the real server."""
+    database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
+    yield database
+    database.close()
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+def database(request: pytest.FixtureRequest, namespace: str) -> Iterator[Database]:
+    """The same suite on a fake and on the real thing."""
+    if request.param == "valkey":
+        yield request.getfixturevalue("valkey")
+        return
+    client = fakeredis.FakeRedis(decode_responses=True)
+    yield Database(client, keys=Keys(namespace=namespace))
+    client.close()
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    """Noon of 2026-06-22, UTC, until it is set."""
+    return HandClock()
+
+
+@pytest.fixture
+def store(database: Database, clock: HandClock) -> Store:
+    """Jobs, runs and due index in a namespace of their own."""
+    return Store(database, clock)

@@ -1,0 +1,206 @@
+"""Advancing: schedule, record and message in one step; fenced, compared, and never twice."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from hermes_celery.errors import LeaseLost
+from hermes_celery.job import JobRequest, JobState
+from hermes_celery.run import Outcome, RunState
+from hermes_celery.store import Advance, Answer
+from hermes_celery.tick import TickReport, tick
+from tests.support import NOON, Store, replaced
+
+TOKEN = 1
+
+
+@pytest.fixture(autouse=True)
+def _a_leader(store: Store) -> None:
+    store.database.call("SET", store.database.keys.term, TOKEN)
+
+
+def ticked(store: Store, token: int = TOKEN) -> TickReport:
+    return tick(store.due, store.messages, token=token, now_ms=store.clock.ms)
+
+
+def test_nothing_is_due_before_its_time(store: Store) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3599.999)
+    report = ticked(store)
+    assert (report.dispatched, report.next_due_ms) == (0, store.clock.ms + 1)
+
+
+def test_one_step_moves_the_schedule_records_the_run_and_pushes_the_message(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
+    store.clock.advance(3600.5)
+    assert ticked(store).dispatched == 1
+    (run,) = store.cron.latest_runs()
+    assert (run.job_id, run.job_name, run.state, run.attempt) == (job.id, "n", RunState.QUEUED, 1)
+    assert (run.due_at, run.queued_at) == (
+        NOON + timedelta(hours=1),
+        NOON + timedelta(hours=1, milliseconds=500),
+    )
+    assert store.queue() == [run.id]
+    after = store.cron.show(job.id)
+    assert (after.next_run_at, after.completed) == (NOON + timedelta(hours=2), 1)
+    assert ticked(store).dispatched == 0
+
+
+def test_a_leader_older_than_the_fence_changes_nothing(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    store.database.call("INCR", store.database.keys.term)
+    with pytest.raises(LeaseLost):
+        ticked(store)
+    assert store.queue() == []
+    assert store.cron.latest_runs() == []
+    assert store.cron.show(job.id) == job
+
+
+def test_a_job_edited_between_reading_and_advancing_answers_moved(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    step = prepared(store)
+    store.cron.edit(job.id, {"prompt": "y"})
+    assert store.due.advance([step], token=TOKEN, now_ms=store.clock.ms) == [Answer.MOVED]
+    assert store.queue() == []
+    assert ticked(store).dispatched == 1
+
+
+def test_a_paused_or_removed_job_answers_moved(store: Store) -> None:
+    paused = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    step = prepared(store)
+    store.cron.pause(paused.id)
+    assert store.due.advance([step], token=TOKEN, now_ms=store.clock.ms) == [Answer.MOVED]
+    store.cron.remove(paused.id)
+    assert store.due.advance([step], token=TOKEN, now_ms=store.clock.ms) == [Answer.MOVED]
+    assert store.queue() == []
+
+
+def test_the_same_step_twice_dispatches_once(store: Store) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    step = prepared(store)
+    first = store.due.advance([step], token=TOKEN, now_ms=store.clock.ms)
+    second = store.due.advance([step], token=TOKEN, now_ms=store.clock.ms)
+    assert (first, second) == ([Answer.OK], [Answer.MOVED])
+    assert len(store.queue()) == 1
+
+
+def test_an_occurrence_with_a_record_is_never_run_again(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    step = prepared(store)
+    store.due.advance([step], token=TOKEN, now_ms=store.clock.ms)
+    store.runs.finish(
+        store.claim(step.run_id), Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms
+    )
+    # Somebody restores an older state of the job: the schedule stands on the same instant again.
+    current = store.cron.show(job.id)
+    store.jobs.change(replaced(current, next_run_at=NOON + timedelta(hours=1)))
+    report = ticked(store)
+    assert (report.ran, report.dispatched) == (1, 0)
+    assert store.cron.show(job.id).next_run_at == NOON + timedelta(hours=2)
+
+
+def test_an_overlapping_occurrence_is_skipped_and_says_why(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    ticked(store)
+    store.clock.advance(3600)
+    report = ticked(store)
+    assert (report.dispatched, report.overlapping) == (0, 1)
+    (skipped,) = store.cron.latest_runs(state=RunState.SKIPPED)
+    assert (skipped.reason, skipped.due_at) == ("overlap", NOON + timedelta(hours=2))
+    after = store.cron.show(job.id)
+    assert (after.next_run_at, after.completed) == (NOON + timedelta(hours=3), 1)
+
+
+def test_many_missed_occurrences_make_one_run_on_the_grid(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(5 * 3600 + 900)
+    assert ticked(store).dispatched == 1
+    (run,) = store.cron.latest_runs()
+    assert run.due_at == NOON + timedelta(hours=5)
+    assert store.cron.show(job.id).next_run_at == NOON + timedelta(hours=6)
+
+
+def test_a_one_shot_runs_once_and_is_completed_when_its_run_ends(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="in 30m", prompt="x"))
+    store.clock.advance(1800)
+    ticked(store)
+    waiting = store.cron.show(job.id)
+    assert (waiting.state, waiting.next_run_at) == (JobState.SCHEDULED, None)
+    (run_id,) = store.queue()
+    store.runs.finish(store.claim(run_id), Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)
+    over = store.cron.show(job.id)
+    assert (over.state, over.completed, over.last_status) == (JobState.COMPLETED, 1, "ok")
+    store.clock.advance(86_400)
+    assert ticked(store).dispatched == 0
+
+
+def test_repeat_counts_dispatched_runs_not_skipped_ones(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", repeat=2))
+    store.clock.advance(3600)
+    ticked(store)
+    store.clock.advance(3600)
+    assert ticked(store).overlapping == 1
+    first = store.queue()[0]
+    store.runs.finish(store.claim(first), Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)
+    store.clock.advance(3600)
+    assert ticked(store).dispatched == 1
+    assert store.due.next_due_ms() is None
+    second = store.queue()[1]
+    store.runs.finish(store.claim(second), Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)
+    over = store.cron.show(job.id)
+    assert (over.state, over.completed) == (JobState.COMPLETED, 2)
+
+
+def test_one_broken_job_never_stops_the_others(store: Store) -> None:
+    broken = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="broken"))
+    gone = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="gone"))
+    unplannable = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="bad zone"))
+    good = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good"))
+    keys = store.database.keys
+    store.database.call("HSET", keys.job(broken.id), "spec", "{not json")
+    store.database.call("DEL", keys.job(gone.id))
+    spec = store.database.call("HGET", keys.job(unplannable.id), "spec")
+    store.database.call(
+        "HSET", keys.job(unplannable.id), "spec", spec.replace("every 1h", "every blue moon")
+    )
+    store.clock.advance(3600)
+    report = ticked(store)
+    assert (report.dispatched, report.broken) == (1, 3)
+    assert [run.job_id for run in store.cron.latest_runs()] == [good.id]
+    faulty = store.cron.show(unplannable.id)
+    assert (faulty.state, faulty.last_status) == (JobState.ERROR, "error")
+    assert "every blue moon" in (faulty.last_error or "")
+    assert ticked(store) == replaced(
+        ticked(store), dispatched=0, broken=0, next_due_ms=store.clock.ms + 3_600_000
+    )
+
+
+def test_a_batch_larger_than_one_call_takes_several_ticks_and_loses_nothing(store: Store) -> None:
+    for number in range(450):
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=f"n{number}"))
+    store.clock.advance(3600)
+    counts = [ticked(store).dispatched for _ in range(4)]
+    assert counts == [200, 200, 50, 0]
+    assert len(set(store.queue())) == 450
+
+
+def prepared(store: Store) -> Advance:
+    """The next due job, planned but not written."""
+    from hermes_celery.planning import DueJob, plan
+    from hermes_celery.run import Occurrence
+
+    (due,) = store.due.due(store.clock.ms, limit=1)
+    assert isinstance(due, DueJob)
+    decision = plan(due, now_ms=store.clock.ms)
+    run_id = Occurrence(job_id=due.spec.id, due_ms=decision.occurrence_ms).run_id
+    return Advance(
+        plan=decision, run_id=run_id, queue=store.messages.queue(due.spec), message=run_id.encode()
+    )

@@ -1,0 +1,117 @@
+"""The layers hold: imports point down only, and each outside world has one door."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hermes_celery"
+
+#: From the bottom up; a module may import its own layer and those below.
+LAYERS = {
+    "core": ("errors", "instant", "schedule", "job", "run", "planning"),
+    "adapters": (
+        "settings", "clock", "keys", "lua", "log", "store", "lease", "session", "dispatch",
+        "output", "embedded", "runners", "pulse", "parent_death", "workers",
+    ),
+    "use cases": ("tick", "rescue", "runner", "cron", "hermes_home"),
+    "processes": ("compose", "app", "tasks", "beat", "supervisor", "cli", "__init__", "__main__"),
+}  # fmt: skip
+
+#: Third-party package (or module) -> the only modules that may import it.
+DOORS = {
+    "redis": {"store.database"},
+    "celery": {"app", "tasks", "beat", "dispatch", "compose", "__init__"},
+    "kombu": {"dispatch"},
+    "croniter": {"schedule"},
+    "cron_descriptor": {"schedule"},
+    "zoneinfo": {"schedule", "settings", "cli.screen", "cli.schedules", "hermes_home"},
+    "click": {"cli", "app"},
+    "rich": {"cli"},
+    "subprocess": {"runners", "supervisor"},
+}
+
+
+def modules() -> list[tuple[str, Path]]:
+    return [
+        (".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"), path)
+        for path in sorted(PACKAGE.rglob("*.py"))
+    ]
+
+
+def layer_of(name: str) -> int:
+    first = name.split(".")[0]
+    for rank, members in enumerate(LAYERS.values()):
+        if first in members:
+            return rank
+    raise AssertionError(f"module {name!r} is in no layer; add it to the layer it belongs to")
+
+
+def imports_of(path: Path) -> list[str]:
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "hermes_celery"
+                else [node.module]
+            )
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
+
+
+def _ours(imported: str) -> str | None:
+    return (
+        imported.removeprefix("hermes_celery.") if imported.startswith("hermes_celery.") else None
+    )
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=[name for name, _ in modules()])
+def test_imports_point_down_only(name: str, path: Path) -> None:
+    for imported in imports_of(path):
+        ours = _ours(imported)
+        if ours:
+            assert layer_of(ours) <= layer_of(name), f"{name} imports {ours}, which is above it"
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=[name for name, _ in modules()])
+def test_each_outside_world_has_one_door(name: str, path: Path) -> None:
+    for imported in imports_of(path):
+        doors = DOORS.get(imported.split(".")[0])
+        if doors is not None:
+            assert name in doors or name.split(".")[0] in doors, f"{name} imports {imported}"
+
+
+def test_only_settings_reads_the_environment_and_only_the_clock_the_time() -> None:
+    for name, path in modules():
+        text = path.read_text(encoding="utf-8")
+        if name not in ("settings", "session"):
+            assert "os.environ" not in text.replace("`os.environ`", ""), name
+            assert "getenv" not in text, name
+        if name.split(".")[0] in LAYERS["core"]:
+            assert not clock_readings(text), f"{name} reads the clock"
+
+
+def clock_readings(text: str) -> list[str]:
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("now", "utcnow", "today", "time", "monotonic", "time_ns")
+        and ast.unparse(node.func.value).split(".")[-1] in ("datetime", "date", "time")
+    ]
+
+
+def test_only_the_store_and_the_lease_run_scripts() -> None:
+    for name, path in modules():
+        if name.split(".")[0] not in ("store", "lease"):
+            assert "database.run(" not in path.read_text(encoding="utf-8"), name
+
+
+def test_no_script_reads_the_time() -> None:
+    for path in (PACKAGE / "lua").glob("*.lua"):
+        assert "'TIME'" not in path.read_text(encoding="utf-8"), path.name

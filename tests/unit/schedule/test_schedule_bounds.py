@@ -1,0 +1,188 @@
+"""Start and end, exclusions and jitter."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hermes_celery.schedule import ScheduleError, parse
+
+NOW = datetime(2026, 12, 20, 12, tzinfo=UTC)
+WEEKS = NOW + timedelta(days=28)
+
+
+def test_start_and_end_are_included() -> None:
+    start, end = datetime(2026, 12, 22, 9, tzinfo=UTC), datetime(2026, 12, 24, 9, tzinfo=UTC)
+    schedule = parse("0 9 * * *", start=start, end=end)
+
+    assert [instant.day for instant in schedule.between(NOW, WEEKS)] == [22, 23, 24]
+    assert schedule.next_after(end) is None
+    assert schedule.latest_until(WEEKS) == end
+    assert schedule.latest_until(start) == start
+    assert schedule.latest_until(start - timedelta(seconds=1)) is None
+
+
+def test_a_bound_may_stand_alone() -> None:
+    moment = datetime(2026, 12, 22, tzinfo=UTC)
+
+    assert parse("@daily", start=moment).next_after(NOW) == moment
+    assert parse("@daily", end=moment).next_after(moment) is None
+
+
+def test_an_end_before_the_start_is_refused() -> None:
+    with pytest.raises(ScheduleError, match="is later than the end"):
+        parse("@daily", start=WEEKS, end=NOW)
+
+
+def test_days_can_be_excluded_by_expression_and_by_date() -> None:
+    schedule = parse(
+        "0 9 * * *",
+        timezone="Europe/Berlin",
+        exclude=["* * 24-26 12 *", "2026-12-22", "2026-12-31..2027-01-13"],
+    )
+
+    assert [instant.day for instant in schedule.between(NOW, WEEKS)] == [
+        *(21, 23, 27, 28, 29, 30),
+        *(14, 15, 16, 17),
+    ]
+
+
+def test_an_exclusion_is_local_time_in_the_schedules_zone() -> None:
+    # 23:30 UTC on the 23rd is half past eight on the 24th in Tokyo.
+    schedule = parse("30 8 * * *", timezone="Asia/Tokyo", exclude=["2026-12-24"])
+
+    found = schedule.between(NOW, datetime(2026, 12, 26, tzinfo=UTC))
+
+    assert [instant.day for instant in found] == [20, 21, 22, 24, 25]
+
+
+def test_hours_can_be_excluded() -> None:
+    schedule = parse("*/30 * * * *", exclude=["* 0-6,20-23 * * *", "0 12 * * *"])
+
+    found = schedule.between(NOW, NOW + timedelta(hours=24))
+
+    assert [f"{instant:%H:%M}" for instant in found][:2] == ["12:30", "13:00"]
+    assert {instant.hour for instant in found} == set(range(7, 20))
+    assert f"{found[-1]:%H:%M}" == "11:30"
+
+
+def test_an_iso_time_excludes_its_minute() -> None:
+    schedule = parse("* * * * * */20", exclude=["2026-12-20T12:01"])
+
+    found = schedule.between(NOW, NOW + timedelta(minutes=2))
+
+    assert [f"{instant:%M:%S}" for instant in found] == ["00:00", "00:20", "00:40", "02:00"]
+
+
+def test_exclusions_hold_backwards_too() -> None:
+    schedule = parse("0 * * * *", timezone="Europe/Berlin", exclude=["* * 24-26 12 *"])
+    forwards = schedule.between(NOW, WEEKS)
+    backwards, instant = [], schedule.latest_until(WEEKS)
+    while instant is not None and instant >= NOW:
+        backwards.append(instant)
+        instant = schedule.latest_until(instant - timedelta(milliseconds=1))
+
+    assert tuple(reversed(backwards)) == forwards
+    assert len(forwards) == 28 * 24 + 1 - 3 * 24
+
+
+def test_an_exclusion_crosses_a_clock_change() -> None:
+    schedule = parse("30 * * * *", timezone="Europe/Berlin", exclude=["* 0-2 * * *"])
+    midnight = datetime.fromisoformat("2026-10-25T00:00:00+02:00")
+
+    found = schedule.next_after(midnight)
+
+    assert found == datetime.fromisoformat("2026-10-25T03:30:00+01:00")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("christmas", "is no exclusion"),
+        ("0 0 24 12 * 0", "is no exclusion"),
+        ("* * 24-66 12 *", "day 66 is outside 1-31"),
+        ("2026-12-24..easter", "is no span of dates"),
+        ("2026-12-24..2026-12-20", "ends before it begins"),
+        ("2026-02-30", "is not a real time"),
+    ],
+)
+def test_an_exclusion_that_cannot_be_read_is_refused(text: str, fault: str) -> None:
+    with pytest.raises(ScheduleError, match=fault):
+        parse("@daily", exclude=[text])
+
+
+@pytest.mark.parametrize("text", ["0 9 * * *", "0 9 * * 1-5", "* * * * * *"])
+def test_an_exclusion_that_leaves_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ScheduleError, match="excludes it all"):
+        parse(text, exclude=["* 9 * * *", "* 0-8,10-23 * * *"])
+
+
+def test_jitter_is_the_same_for_one_job_everywhere_and_differs_between_jobs() -> None:
+    first = parse("0 9 * * *", jitter_seconds=600, spread="job-a").between(NOW, WEEKS)
+    again = parse("0 9 * * *", jitter_seconds=600, spread="job-a").between(NOW, WEEKS)
+    other = parse("0 9 * * *", jitter_seconds=600, spread="job-b").between(NOW, WEEKS)
+
+    assert first == again
+    assert first != other
+    delays = [instant.minute * 60 + instant.second for instant in first]
+    assert max(delays) <= 600
+    assert len(set(delays)) > len(delays) // 2
+    # On every machine and with every version: this is not to change.
+    assert first[0] == datetime(2026, 12, 21, 9, 4, 9, tzinfo=UTC)
+
+
+def test_jitter_ends_with_the_schedule() -> None:
+    end = datetime(2026, 12, 24, 9, 1, tzinfo=UTC)
+
+    for job in map(str, range(30)):
+        schedule = parse("0 9 * * *", jitter_seconds=600, spread=job, end=end)
+        assert len(schedule.between(NOW, WEEKS)) == 4
+        assert schedule.latest_until(WEEKS) <= end  # type: ignore[operator]
+
+
+def test_negative_jitter_is_refused() -> None:
+    with pytest.raises(ScheduleError, match="is negative"):
+        parse("@daily", jitter_seconds=-1)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    text=st.sampled_from(["* * * * *", "*/7 * * * *", "0 9 * * 1-5", "every 90s", "* * * * * *"]),
+    jitter=st.integers(1, 100_000),
+    job=st.text("ab", max_size=3),
+    offset=st.integers(0, 1_000_000),
+)
+def test_jitter_keeps_order_and_number(text: str, jitter: int, job: str, offset: int) -> None:
+    plain = parse(text, now=NOW)
+    jittered = parse(text, now=NOW, jitter_seconds=jitter, spread=job)
+    start = NOW + timedelta(seconds=offset)
+    nominal = plain.between(start, start + timedelta(days=30), limit=30)
+    at = nominal[0] - timedelta(milliseconds=1)
+    for planned, following in pairwise(nominal):
+        delayed = jittered.next_after(max(at, planned - timedelta(milliseconds=1)))
+        assert delayed is not None
+        assert planned <= delayed < following
+        assert delayed <= planned + timedelta(seconds=jitter)
+        assert jittered.latest_until(delayed) == delayed
+        assert jittered.next_after(delayed - timedelta(milliseconds=1)) == delayed
+        at = delayed
+
+
+def test_what_narrows_a_schedule_shows_as_the_schedule_itself() -> None:
+    plain = parse("every monday 9am", timezone="Europe/Berlin")
+    narrowed = parse(
+        "every monday 9am",
+        timezone="Europe/Berlin",
+        start=NOW,
+        end=WEEKS,
+        exclude=["2026-12-28"],
+        jitter_seconds=9,
+    )
+
+    for name in ("text", "kind", "timezone", "display", "period_seconds"):
+        assert getattr(narrowed, name) == getattr(plain, name)
+    assert narrowed.to_hermes() == plain.to_hermes()

@@ -1,0 +1,111 @@
+"""What a job may be: the recorded rules of Hermes, and ours where they differ."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from hermes_celery.compose import check_files
+from hermes_celery.errors import HermesCeleryError, JobError
+from hermes_celery.instant import iso
+from hermes_celery.job import (
+    Job,
+    JobRequest,
+    check_script_path,
+    define,
+    is_job_id,
+    new_job_id,
+    parse_repeat,
+)
+from tests.support import DATA, NOON, a_spec, cases
+
+#: Cases that differ on purpose, with the reason.
+_DIFFERENT = {
+    "1h": "a bare duration recurs, as in Hermes' newest grammar; `in 1h` is the one-shot",
+}
+
+
+def _label(case: dict[str, Any]) -> str:
+    given = case["input"].get("kwargs", case["input"])
+    return ",".join(f"{key}={str(value)[:24]}" for key, value in given.items())
+
+
+@pytest.mark.parametrize("case", cases("job.create"), ids=_label)
+def test_a_job_is_created_as_hermes_creates_it(
+    case: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    given = dict(case["input"]["kwargs"])
+    if given["schedule"] in _DIFFERENT:
+        request.applymarker(pytest.mark.xfail(reason=_DIFFERENT[given["schedule"]], strict=True))
+    if "skill" in given:
+        given["skills"] = [given.pop("skill")]
+    now = datetime.fromisoformat(case["input"]["now"])
+
+    def create() -> Job:
+        spec, first = define(
+            JobRequest(**given), job_id=new_job_id(), now=now, default_timezone="UTC"
+        )
+        # The recorded scripts were not on disk; directories were.
+        check_files(spec if spec.script is None else a_spec(), scripts_dir=DATA)
+        return Job(spec=spec, next_run_at=first)
+
+    if "error" in case["expected"]:
+        with pytest.raises(JobError) as error:
+            create()
+        assert str(error.value) == case["expected"]["error"]
+        return
+    created = create().as_json()
+    for name, value in case["expected"]["job"].items():
+        if name == "schedule":
+            value = {key: value[key] for key in ("kind", "run_at") if key in value}
+            assert created["schedule"].items() >= value.items()
+        else:
+            assert created[name] == value, name
+
+
+@pytest.mark.parametrize("case", cases("job.repeat_parse@main"), ids=_label)
+def test_repeat_is_read_as_hermes_reads_it(case: dict[str, Any]) -> None:
+    text = case["input"]["repeat"]
+    if "error_contains" in case["expected"]:
+        with pytest.raises(JobError, match=case["expected"]["error_contains"]):
+            parse_repeat(text)
+    else:
+        assert parse_repeat(text) == case["expected"]["times"]
+
+
+@pytest.mark.parametrize("case", cases("safety.script_path_api"), ids=_label)
+def test_a_script_path_is_judged_as_hermes_judges_it(case: dict[str, Any]) -> None:
+    if case["expected"]["error"] is None:
+        check_script_path(case["input"]["script"])
+        return
+    with pytest.raises(HermesCeleryError) as error:
+        check_script_path(case["input"]["script"])
+    assert str(error.value) == case["expected"]["error"]
+
+
+def test_ids_are_twelve_hex_digits() -> None:
+    assert all(is_job_id(new_job_id()) for _ in range(100))
+    for text in ("../../x", "AAAAAAAAAAAA", "aaaaaaaaaaa", "aaaaaaaaaaaaa", "", "aaaaaaaaaaaa\n"):
+        assert not is_job_id(text)
+
+
+def test_json_has_the_stored_field_names_of_hermes() -> None:
+    record = Job(spec=a_spec("0 9 * * *"), next_run_at=NOON).as_json()
+    expected = {
+        "id", "name", "prompt", "skills", "skill", "model", "provider", "base_url", "script",
+        "no_agent", "context_from", "schedule", "schedule_display", "repeat", "enabled", "state",
+        "paused_at", "paused_reason", "created_at", "next_run_at", "last_run_at", "last_status",
+        "last_error", "last_delivery_error", "deliver", "origin", "enabled_toolsets", "workdir",
+    }  # fmt: skip
+    assert expected <= set(record)
+    assert record["schedule"]["expr"] == "0 9 * * *"
+    assert record["created_at"] == iso(NOON)
+
+
+def test_an_error_names_what_was_given_what_is_wrong_and_what_to_do() -> None:
+    with pytest.raises(JobError) as error:
+        a_spec(name="n" * 10_000)
+    assert re.search(r"10,000 characters, more than 200.*Give a shorter", str(error.value))

@@ -1,0 +1,170 @@
+"""Session context: three states, one header, and nothing leaks."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from hermes_celery.errors import SessionError
+from hermes_celery.job import Origin
+from hermes_celery.session import (
+    MAX_HEADER_BYTES,
+    Session,
+    Target,
+    bound,
+    child_environment,
+    current_session,
+    first_target,
+    from_header,
+    get_session_env,
+    session_of,
+    to_header,
+)
+from tests.support import NOON, a_spec, cases
+
+TELEGRAM = Origin(
+    platform="telegram",
+    chat_id="-1001",
+    chat_name="Group",
+    thread_id="17585",
+    user_id="42",
+    session_key="k",
+)
+SPEC = a_spec(origin=TELEGRAM, deliver="origin")
+SESSION = session_of(SPEC, run_id="r", due_ms=int(NOON.timestamp() * 1000))
+
+
+def test_a_header_is_read_as_it_was_written() -> None:
+    assert from_header(to_header(SESSION)) == SESSION
+
+
+def test_the_session_is_the_jobs_origin_its_target_and_its_occurrence() -> None:
+    with bound(SESSION):
+        read = {name: get_session_env(name) for name in SESSION.variables()}
+    assert read["HERMES_SESSION_PLATFORM"] == "telegram"
+    assert read["HERMES_SESSION_CHAT_ID"] == "-1001"
+    assert read["HERMES_SESSION_THREAD_ID"] == "17585"
+    assert read["HERMES_SESSION_USER_ID"] == "42"
+    assert read["HERMES_SESSION_KEY"] == "k"
+    assert read["HERMES_SESSION_USER_NAME"] == ""
+    assert read["HERMES_CRON_AUTO_DELIVER_PLATFORM"] == "telegram"
+    assert read["HERMES_CRON_AUTO_DELIVER_CHAT_ID"] == "-1001"
+    assert read["HERMES_CRON_SESSION"] == "1"
+    assert read["HERMES_CRON_RUN_ID"] == "r"
+    assert read["HERMES_CRON_DUE_AT"] == "2026-06-22T12:00:00+00:00"
+    assert read["HERMES_CRON_ATTEMPT"] == "1"
+    assert read == child_environment(SESSION)
+
+
+def test_inside_a_session_it_wins_outside_the_environment_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HERMES_SESSION_PLATFORM", "discord")
+    monkeypatch.setenv("HERMES_SESSION_CHAT_ID", "env")
+    assert get_session_env("HERMES_SESSION_PLATFORM") == "discord"
+    with bound(Session(origin=Origin(platform="telegram"))):
+        assert get_session_env("HERMES_SESSION_PLATFORM") == "telegram"
+        assert get_session_env("HERMES_SESSION_CHAT_ID") == ""
+    with bound(Session()):
+        assert get_session_env("HERMES_SESSION_PLATFORM", "default") == ""
+    assert get_session_env("HERMES_SESSION_PLATFORM") == "discord"
+
+
+def test_other_names_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMAPPED_VAR", "v")
+    with bound(SESSION):
+        assert get_session_env("UNMAPPED_VAR") == "v"
+        assert get_session_env("NOT_SET_ANYWHERE", "fallback") == "fallback"
+    assert get_session_env("HERMES_SESSION_KEY", "fallback") == "fallback"
+
+
+@pytest.mark.parametrize("case", cases("session.env"), ids=lambda c: str(c["input"])[:60])
+def test_reading_follows_the_recorded_steps(
+    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in case["input"]["environ"].items():
+        monkeypatch.setenv(name, value)
+
+    results: list[str | None] = []
+    with ExitStack() as sessions:
+        for step in case["input"]["steps"]:
+            if "get" in step:
+                results.append(get_session_env(step["get"]))
+                continue
+            origin = Origin(**step.get("set", {}))
+            sessions.enter_context(bound(Session(origin=origin)))
+            results.append(None)
+    assert results == case["expected"]["results"]
+
+
+def test_threads_see_the_session_only_with_a_copied_context() -> None:
+    with bound(SESSION), ThreadPoolExecutor(1) as pool:
+        context = contextvars.copy_context()
+        assert pool.submit(current_session).result() is None
+        assert pool.submit(context.run, current_session).result() == SESSION
+    assert current_session() is None
+
+
+def test_two_sessions_side_by_side_never_see_each_other() -> None:
+    barrier = threading.Barrier(8)
+
+    def run(number: int) -> list[str]:
+        session = Session(origin=Origin(chat_id=str(number)))
+        with bound(session):
+            barrier.wait(10)
+            first = get_session_env("HERMES_SESSION_CHAT_ID")
+            barrier.wait(10)
+            return [first, get_session_env("HERMES_SESSION_CHAT_ID")]
+
+    before = dict(os.environ)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(run, range(8))) == [[str(n), str(n)] for n in range(8)]
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (None, "not an object"),
+        ("x", "not an object"),
+        ({}, "no version"),
+        ({"version": "1"}, "no version"),
+        ({"version": 2, "session": {}}, "upgrade the worker"),
+        ({"version": 1}, "cannot be read"),
+        ({"version": 1, "session": {"origin": {"platform": 5}}}, "cannot be read"),
+        ({"version": 1, "session": {"job_id": "x" * MAX_HEADER_BYTES}}, "larger than"),
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused_with_the_reason(header: Any, why: str) -> None:
+    with pytest.raises(SessionError, match=why):
+        from_header(header)
+
+
+def test_a_session_too_large_for_a_header_is_refused_when_written() -> None:
+    with pytest.raises(SessionError, match="shorten the names"):
+        to_header(Session(origin=Origin(chat_name="x" * MAX_HEADER_BYTES)))
+
+
+@pytest.mark.parametrize(
+    ("deliver", "target"),
+    [
+        ("local", Target()),
+        ("origin", Target(platform="telegram", chat_id="-1001", thread_id="17585")),
+        ("telegram:-7:8", Target(platform="telegram", chat_id="-7", thread_id="8")),
+        ("discord:#eng, origin", Target(platform="discord", chat_id="#eng")),
+        ("slack", Target(platform="slack")),
+        ("all", Target()),
+    ],
+)
+def test_the_first_target_is_where_output_goes_first(deliver: str, target: Target) -> None:
+    assert first_target(deliver, TELEGRAM) == target
+
+
+def test_an_origin_that_is_missing_gives_no_target() -> None:
+    assert first_target("origin", None) == Target()

@@ -1,0 +1,58 @@
+"""The environment is read once, and every fault is told at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hermes_celery.errors import SettingsError
+from hermes_celery.settings import read_settings, without_password
+from tests.support import cases
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(SettingsError) as error:
+        read_settings(
+            {
+                "HERMES_CRON_MAX_WORKERS": "0",
+                "HERMES_REDIS_URL": "amqp://u:secret@h/",
+                "HERMES_TIMEZONE": "Mars/Olympus",
+                "HERMES_CELERY_GRACE": "soon",
+            }
+        )
+    assert [fault.split(":")[0] for fault in error.value.faults] == [
+        "HERMES_REDIS_URL",
+        "HERMES_CRON_MAX_WORKERS",
+        "HERMES_CELERY_GRACE",
+        "HERMES_TIMEZONE",
+    ]
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("case", cases("tick.max_workers@pr9965"), ids=lambda c: str(c["input"]))
+def test_max_workers_is_the_concurrency(case: dict[str, Any]) -> None:
+    given = {name: value for name, value in case["input"].items() if value is not None}
+    assert read_settings(given).max_workers == case["expected"]["workers"]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5"])
+def test_a_worker_count_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="at least 1"):
+        read_settings({"HERMES_CRON_MAX_WORKERS": text})
+
+
+@pytest.mark.parametrize("case", cases("run.script_timeout"), ids=lambda c: str(c["input"]))
+def test_the_script_timeout_is_read_as_hermes_reads_it(case: dict[str, Any]) -> None:
+    given = {name: value for name, value in case["input"].items() if value is not None}
+    assert read_settings(given).script_timeout_seconds == case["expected"]["seconds"]
+
+
+def test_no_url_means_the_embedded_server() -> None:
+    assert read_settings({}).redis_url is None
+
+
+def test_passwords_never_show() -> None:
+    assert without_password("redis://u:p@h:1/0") == "redis://u:***@h:1/0"
+    assert without_password("redis://:p@h:1/0") == "redis://:***@h:1/0"
+    assert without_password("redis://h:1/0") == "redis://h:1/0"
