@@ -128,6 +128,8 @@ def instants(schedule: Schedule) -> tuple[datetime, ...]:
         ("0 0 * * 1#6", "'#6' is not one of #1 to #5"),
         ("*/0 * * * *", "step 0 would never move on"),
         ("R * * * *", "H spreads jobs out"),
+        ("H 60 * * *", "'H 60 * * *': hour 60 is outside 0-23"),
+        ("funday at 9am", "is no schedule; use for example"),
         ("H(5-70) * * * *", "minute 70 is outside 0-59"),
         ("H(9-5) * * * *", "H(9-5) runs backwards"),
         ("0 0 1 1 * 0 H", "year 'H'"),
@@ -279,6 +281,12 @@ def test_h_differs_between_jobs_and_stays_for_each() -> None:
     assert parse("H H * * *", spread="0123456789ab").next_after(NOW) == datetime(
         2026, 6, 22, 12, 4, tzinfo=UTC
     )
+
+
+def test_jobs_whose_h_is_the_same_share_the_compiled_form() -> None:
+    drawn = {id(parse("0 H * * *", spread=str(n)).pattern) for n in range(200)}  # type: ignore[attr-defined]
+
+    assert len(drawn) == 24
 
 
 def test_h_stays_within_its_range() -> None:
