@@ -1,0 +1,84 @@
+"""Leadership with a clock set by hand: taken, renewed, trusted, lost and given back."""
+
+from __future__ import annotations
+
+import pytest
+
+from hermes_celery.errors import LeaseLost
+from hermes_celery.lease import LEASE_MS, RENEW_SECONDS, Lease
+from tests.support import HandClock, Store
+
+
+def lease(store: Store, owner: str) -> Lease:
+    return Lease(store.database, owner=owner, clock=store.clock)
+
+
+def test_only_one_leads(store: Store) -> None:
+    first, second = lease(store, "a"), lease(store, "b")
+    assert first.hold() == 1
+    assert second.hold() is None
+    assert 0 < second.free_in_seconds <= LEASE_MS / 1000
+
+
+def test_a_leader_asks_again_only_when_it_is_time(store: Store) -> None:
+    mine = lease(store, "a")
+    assert mine.hold() == 1
+    store.database.call("DEL", store.database.keys.lease)
+    store.clock.advance(RENEW_SECONDS - 0.01)
+    assert mine.hold() == 1
+    store.clock.advance(0.02)
+    assert mine.hold() == 2
+
+
+def test_a_leader_stops_by_its_own_clock_before_its_lease_can_have_expired(store: Store) -> None:
+    mine = lease(store, "a")
+    mine.hold()
+    store.clock.advance(LEASE_MS / 1000 * 0.89)
+    assert mine.token == 1
+    store.clock.advance(LEASE_MS / 1000 * 0.02)
+    assert mine.token is None
+    with pytest.raises(LeaseLost):
+        mine.require()
+
+
+def test_the_time_counts_from_before_the_renewal_was_sent(store: Store) -> None:
+    class SlowAnswer(HandClock):
+        """Each look at this clock is a third of a lease later than the one before."""
+
+        def monotonic(self) -> float:
+            self.seconds += LEASE_MS / 1000 / 3
+            return self.seconds
+
+    slow = SlowAnswer()
+    mine = Lease(store.database, owner="a", clock=slow)
+    mine.hold()
+    assert [mine.token for _ in range(3)][-1] is None
+
+
+def test_a_leader_that_slept_past_its_term_finds_another_and_stands_by(store: Store) -> None:
+    first, second = lease(store, "a"), lease(store, "b")
+    first.hold()
+    store.database.call("DEL", store.database.keys.lease)
+    assert second.hold() == 2
+    store.clock.advance(10)
+    assert first.hold() is None
+    assert second.hold() == 2
+
+
+def test_release_makes_room_at_once_and_only_for_ones_own_lease(store: Store) -> None:
+    first, second = lease(store, "a"), lease(store, "b")
+    first.hold()
+    first.release()
+    assert second.hold() == 2
+    first.release()
+    third = lease(store, "c")
+    assert third.hold() is None
+
+
+def test_tokens_only_rise(store: Store) -> None:
+    tokens = []
+    for owner in "abcde":
+        mine = lease(store, owner)
+        tokens.append(mine.hold())
+        mine.release()
+    assert tokens == [1, 2, 3, 4, 5]

@@ -1,0 +1,108 @@
+"""A tour: one concept per test, from a job to its output. Read from top to bottom.
+
+Everything is real but Celery: the store is a Valkey server, the test plays beat and worker.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from hermes_celery.errors import Conflict, LeaseLost, ScheduleError
+from hermes_celery.job import JobRequest, JobState, Origin
+from hermes_celery.lease import Lease
+from hermes_celery.run import Outcome, RunState
+from hermes_celery.schedule import parse
+from hermes_celery.session import bound, get_session_env, session_of
+from hermes_celery.store import Claim, Database
+from hermes_celery.tick import tick
+from tests.support import NOON, HandClock, Store
+
+
+@pytest.fixture
+def store(valkey: Database, clock: HandClock) -> Store:
+    """A namespace of a real server, and a clock that is set by hand."""
+    return Store(valkey, clock)
+
+
+def test_a_schedule_is_a_value_that_answers_when() -> None:
+    """Text and a zone go in, instants come out; nothing reads the clock."""
+    schedule = parse("weekdays at 9am", timezone="Europe/Berlin")
+    friday = datetime.fromisoformat("2026-06-26T12:00:00+02:00")
+    assert schedule.next_after(friday) == datetime.fromisoformat("2026-06-29T09:00:00+02:00")
+    with pytest.raises(ScheduleError, match="minute"):
+        parse("60 * * * *")
+
+
+def test_a_job_is_what_somebody_asked_for(store: Store) -> None:
+    """It is checked once, gets an id, and can be found by that or by its name."""
+    job = store.cron.add(JobRequest(schedule="every 2h", prompt="Look at the disks", name="disks"))
+    assert store.cron.show("DISKS") == job
+    assert job.next_run_at == NOON + timedelta(hours=2)
+
+
+def test_a_change_is_compare_and_set(store: Store) -> None:
+    """Two people who edit the same revision: the second is told, and nothing is lost."""
+    job = store.cron.add(JobRequest(schedule="every 2h", prompt="x"))
+    store.cron.edit(job.id, {"prompt": "mine"}, expected_revision=job.revision)
+    with pytest.raises(Conflict):
+        store.cron.edit(job.id, {"prompt": "theirs"}, expected_revision=job.revision)
+
+
+def test_a_lease_says_which_beat_may_tick(store: Store) -> None:
+    """Its token rises with every change of leader, so an old leader can be told from a new one."""
+    first, second = (
+        Lease(store.database, owner=name, clock=store.clock) for name in ("first", "second")
+    )
+    token = first.hold()
+    assert token is not None
+    assert second.hold() is None
+    first.release()
+    assert second.hold() == token + 1
+
+
+def test_a_tick_moves_the_schedule_and_queues_the_run_in_one_step(store: Store) -> None:
+    """Schedule, record and message: all or nothing, and never by an older leader."""
+    store.cron.add(JobRequest(schedule="every 2h", prompt="x", name="disks"))
+    token = Lease(store.database, owner="beat", clock=store.clock).hold()
+    assert token is not None
+    store.clock.advance(7200)
+    with pytest.raises(LeaseLost):
+        tick(store.due, store.messages, token=token - 1, now_ms=store.clock.ms)
+    report = tick(store.due, store.messages, token=token, now_ms=store.clock.ms)
+    (run,) = store.cron.latest_runs("disks")
+    assert (report.dispatched, run.state, store.queue()) == (1, RunState.QUEUED, [run.id])
+    assert store.cron.show("disks").next_run_at == NOON + timedelta(hours=4)
+
+
+def test_a_claim_says_which_worker_may_run_it(store: Store) -> None:
+    """A message may come twice; the claim is given once, and only its holder may finish."""
+    run_id = store.cron.run(store.cron.add(JobRequest(schedule="every 2h", prompt="x")).id)
+    claim = store.runs.claim(run_id, token="a", now_ms=store.clock.ms, worker="one")
+    assert isinstance(claim, Claim)
+    assert store.runs.claim(run_id, token="b", now_ms=store.clock.ms, worker="two") == "taken"
+    outcome = Outcome(state=RunState.SUCCEEDED, output=b"all is well")
+    assert store.runs.finish(claim, outcome, now_ms=store.clock.ms)
+    assert store.runs.output(run_id) == b"all is well"
+
+
+def test_a_session_belongs_to_one_run(store: Store) -> None:
+    """Who and where a job was made for is bound while it runs, and gone afterwards."""
+    origin = Origin(platform="telegram", chat_id="-1001")
+    job = store.cron.add(JobRequest(schedule="every 2h", prompt="x", origin=origin))
+    with bound(session_of(job.spec, run_id="r", due_ms=store.clock.ms)):
+        assert get_session_env("HERMES_SESSION_CHAT_ID") == "-1001"
+    assert get_session_env("HERMES_SESSION_CHAT_ID", "nobody") == "nobody"
+
+
+def test_a_one_shot_is_completed_when_its_run_ends(store: Store) -> None:
+    """It is not forgotten while it waits or runs: only its end completes the job."""
+    job = store.cron.add(JobRequest(schedule="in 30m", prompt="x"))
+    token = Lease(store.database, owner="beat", clock=store.clock).hold() or 0
+    store.clock.advance(1800)
+    tick(store.due, store.messages, token=token, now_ms=store.clock.ms)
+    assert store.cron.show(job.id).state is JobState.SCHEDULED
+    claim = store.claim(store.queue()[0])
+    store.runs.finish(claim, Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)
+    assert store.cron.show(job.id).state is JobState.COMPLETED
