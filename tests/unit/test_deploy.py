@@ -1,0 +1,330 @@
+"""The files in `deploy/` and the Procfile, checked without a container engine or systemd.
+
+Where a file's own tool is installed (`systemd-analyze`, `docker compose`, `hadolint`), that tool
+judges the file as well.
+"""
+
+from __future__ import annotations
+
+import configparser
+import fnmatch
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from hermes_celery.runners.child import TERM_SECONDS
+from hermes_celery.settings import read_settings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+_INTERPOLATED = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
+#: A run that is told to stop gets SIGTERM and SIGKILL, and then the worker itself has to end.
+_SHORTEST_STOP_SECONDS = read_settings({}).grace_seconds + TERM_SECONDS
+
+
+class _Asked(Mapping[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.names.add(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def settings_read() -> set[str]:
+    """Every environment variable that settings.py reads."""
+    asked = _Asked()
+    read_settings(asked)
+    return asked.names
+
+
+def interpolated(value: Any) -> Any:
+    """The value as compose sees it while no variable is set: with the defaults filled in."""
+    if isinstance(value, str):
+        return _INTERPOLATED.sub(lambda match: match[3] if match[2] == "-" else "", value)
+    if isinstance(value, dict):
+        return {key: interpolated(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [interpolated(part) for part in value]
+    return value
+
+
+def compose() -> dict[str, Any]:
+    """The compose file."""
+    loaded: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    return {key: interpolated(value) for key, value in loaded.items()}
+
+
+def services() -> dict[str, dict[str, Any]]:
+    """The services of the compose file."""
+    found: dict[str, dict[str, Any]] = compose()["services"]
+    return found
+
+
+def ours() -> dict[str, dict[str, Any]]:
+    """The services that run hermes-celery."""
+    return {name: service for name, service in services().items() if name != "valkey"}
+
+
+def assignments(path: Path) -> dict[str, str]:
+    """The NAME=value lines of an environment file, those that are commented out too."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    matches = [re.fullmatch(r"#?([A-Z][A-Z_]+)=(.*)", line) for line in lines]
+    return {match[1]: match[2] for match in matches if match}
+
+
+def unit(path: Path) -> configparser.ConfigParser:
+    """A unit file's sections."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.read_string(path.read_text(encoding="utf-8"))
+    return parser
+
+
+def procfile() -> dict[str, list[str]]:
+    """The Procfile's commands by name."""
+    lines = (ROOT / "Procfile").read_text(encoding="utf-8").splitlines()
+    pairs = [line.partition(":") for line in lines if line.strip()]
+    return {name: shlex.split(command) for name, _, command in pairs}
+
+
+def dockerfile() -> list[str]:
+    """The Dockerfile's instructions, one per line, without comments."""
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    kept = "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
+    return re.sub(r"[ \t]+", " ", kept.replace("\\\n", " ")).splitlines()
+
+
+def commands() -> dict[str, list[str]]:
+    """Every Celery command line in these files, by where it stands."""
+    found = {f"Procfile {name}": command for name, command in procfile().items()}
+    found |= {path.name: shlex.split(unit(path)["Service"]["ExecStart"]) for path in UNITS}
+    found |= {
+        f"compose {name}": list(service["command"])
+        for name, service in ours().items()
+        if service["command"][0] == "celery"
+    }
+    last = yaml.safe_load(dockerfile()[-1].removeprefix("CMD "))
+    return {**found, "Dockerfile": list(last)}
+
+
+def accept(command: list[str]) -> None:
+    """Let Celery's own command line parse a command, as `--help` does. Raises click.UsageError."""
+    from celery.bin.celery import celery
+
+    program, option, app, role, *rest = command
+    assert (Path(program).name, option, app) == ("celery", "-A", "hermes_celery")
+    with pytest.raises(click.exceptions.Exit) as ending:
+        celery.commands[role].make_context(role, [*rest, "--help"])
+    assert ending.value.exit_code == 0
+
+
+@pytest.mark.parametrize("where", sorted(commands()))
+def test_celery_accepts_every_command_line(where: str) -> None:
+    accept(commands()[where])
+
+
+def test_a_command_line_with_an_unknown_option_would_be_found() -> None:
+    with pytest.raises(click.UsageError, match="--consurrency"):
+        accept(["celery", "-A", "hermes_celery", "worker", "--consurrency", "4"])
+
+
+def test_the_procfile_has_one_line_for_each_role() -> None:
+    roles = {name: command[:4] for name, command in procfile().items()}
+    assert roles == {name: ["celery", "-A", "hermes_celery", name] for name in roles}
+    assert set(roles) == {"worker", "beat", "flower"}
+
+
+def test_flower_knows_the_options_it_is_given() -> None:
+    pytest.importorskip("flower.options", reason="the extra `flower` is not installed")
+    from tornado.options import options
+
+    for command in commands().values():
+        if command[3] == "flower":
+            given = {option.removeprefix("--").partition("=")[0] for option in command[4:]}
+            assert given <= set(options)
+    assert "basic-auth" in options or "basic_auth" in options
+
+
+def test_flower_listens_to_this_machine_only() -> None:
+    assert "--address=127.0.0.1" in procfile()["flower"]
+    (published,) = services()["flower"]["ports"]
+    assert published == "127.0.0.1:5555:5555"
+
+
+def test_nothing_else_is_published() -> None:
+    assert [name for name, service in services().items() if "ports" in service] == ["flower"]
+
+
+@pytest.mark.parametrize("name", sorted(ours()))
+def test_a_service_sets_only_variables_that_are_read(name: str) -> None:
+    known = settings_read() | ({"FLOWER_BASIC_AUTH"} if name == "flower" else set())
+    assert set(ours()[name]["environment"]) <= known
+
+
+def test_the_values_that_compose_fills_in_are_good_settings() -> None:
+    for service in ours().values():
+        read_settings(service["environment"])
+
+
+def test_flower_does_not_start_without_a_password() -> None:
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    assert re.search(r"FLOWER_BASIC_AUTH: \$\{FLOWER_BASIC_AUTH:\?[^}]+\}", text)
+
+
+def test_the_env_example_names_what_compose_asks_for_and_its_defaults() -> None:
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    asked = {
+        match[1]: match[3] if match[2] == "-" else "" for match in _INTERPOLATED.finditer(text)
+    }
+    example = assignments(DEPLOY / ".env.example")
+    assert set(example) == set(asked)
+    del example["HERMES_REDIS_URL"], asked["HERMES_REDIS_URL"]
+    assert example == asked
+
+
+def test_compose_starts_two_beats_two_workers_and_a_valkey_that_forgets_nothing() -> None:
+    found = services()
+    assert found["beat"]["deploy"]["replicas"] == 2
+    assert found["worker"]["deploy"]["replicas"] == 2
+    valkey = " ".join(found["valkey"]["command"])
+    assert "--appendonly yes" in valkey
+    assert "--maxmemory-policy noeviction" in valkey
+    assert "valkey:/data" in found["valkey"]["volumes"]
+    assert found["worker"]["volumes"] == ["scripts:/data/scripts:ro"]
+    assert set(compose()["volumes"]) == {"valkey", "scripts"}
+
+
+def test_one_service_builds_the_image_that_all_use() -> None:
+    (build,) = [service["build"] for service in ours().values() if "build" in service]
+    assert (DEPLOY / build["context"]).resolve() == ROOT
+    assert (ROOT / build["dockerfile"]).is_file()
+    assert {service["image"] for service in ours().values()} == {"hermes-celery"}
+
+
+def test_compose_gives_a_stopping_worker_more_time_than_its_runs() -> None:
+    stop = services()["worker"]["stop_grace_period"]
+    assert float(stop.removesuffix("s")) > _SHORTEST_STOP_SECONDS
+
+
+def test_the_dockerfile_runs_as_a_user_with_a_number_and_stops_gently() -> None:
+    lines = dockerfile()
+    assert len([line for line in lines if line.startswith("FROM ")]) == 2
+    assert [line for line in lines if line.startswith("USER ")] == ["USER 10001:10001"]
+    assert "STOPSIGNAL SIGTERM" in lines
+    # Exec form: a shell in between would keep SIGTERM to itself.
+    assert all(re.search(r"CMD \[", line) for line in lines if re.search(r"\bCMD\b", line))
+
+
+def test_the_build_context_holds_what_the_dockerfile_copies() -> None:
+    text = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8")
+    let_in = [line[1:] for line in text.splitlines() if line.startswith("!")]
+    copied = [
+        source
+        for line in dockerfile()
+        if line.startswith("COPY ") and "--from" not in line
+        for source in line.split()[1:-1]
+    ]
+    assert copied
+    for source in copied:
+        assert (ROOT / source).exists()
+        assert any(fnmatch.fnmatch(source, pattern) for pattern in let_in)
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_a_unit_restarts_for_ever_and_signals_the_main_process_only(path: Path) -> None:
+    parsed = unit(path)
+    assert parsed["Service"]["Restart"] == "always"
+    assert parsed["Unit"]["StartLimitIntervalSec"] == "0"
+    assert parsed["Service"]["KillMode"] == "mixed"
+    assert "network-online.target" in parsed["Unit"]["After"]
+    assert parsed["Install"]["WantedBy"] == "multi-user.target"
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_what_a_unit_starts_is_installed(path: Path) -> None:
+    program = Path(shlex.split(unit(path)["Service"]["ExecStart"])[0])
+    assert (Path(sys.executable).parent / program.name).is_file()
+
+
+def test_the_workers_unit_gives_runs_their_grace() -> None:
+    service = unit(DEPLOY / "systemd" / "hermes-celery-worker.service")["Service"]
+    assert float(service["TimeoutStopSec"]) > _SHORTEST_STOP_SECONDS
+
+
+def test_the_units_environment_file_has_an_example_of_good_settings() -> None:
+    example = assignments(DEPLOY / "systemd" / "hermes-celery.env.example")
+    assert set(example) == settings_read()
+    read_settings(example)
+    files = {unit(path)["Service"]["EnvironmentFile"] for path in UNITS}
+    assert files == {"/etc/hermes-celery/hermes-celery.env"}
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    text = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \|", text, re.MULTILINE))
+    assert set(rows) == settings_read()
+    for name, default in rows.items():
+        plain = re.fullmatch(r"`([^`]+)`", default)
+        assert read_settings({name: plain[1]} if plain else {}) == read_settings({})
+
+
+def _judged(*command: str, cwd: Path | None = None, **environment: str) -> None:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    for path in UNITS:
+        text = path.read_text(encoding="utf-8")
+        here = text.replace("/opt/hermes-celery/bin", str(Path(sys.executable).parent))
+        (tmp_path / path.name).write_text(here, encoding="utf-8")
+    _judged("systemd-analyze", "verify", "--man=no", *(path.name for path in UNITS), cwd=tmp_path)
+
+
+def test_docker_accepts_the_compose_file() -> None:
+    docker = shutil.which("docker")
+    if docker is None:
+        pytest.skip("docker is not installed")
+    if subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker has no compose plugin")
+    file = str(DEPLOY / "compose.yaml")
+    _judged(
+        *(docker, "compose", "--file", file, "--profile", "tools", "config", "--quiet"),
+        FLOWER_BASIC_AUTH="user:password",
+    )
+
+
+def test_hadolint_accepts_the_dockerfile() -> None:
+    hadolint = shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed")
+    _judged(hadolint, str(DEPLOY / "Dockerfile"))
