@@ -110,7 +110,7 @@ class Beat:
         report, next_due_ms = None, self._due_index.next_due_ms()
         if next_due_ms is not None and next_due_ms <= self._clock.now_ms():
             report = self._tick(token)
-            next_due_ms = report.next_due_ms
+            next_due_ms = None if report.paused else report.next_due_ms
         self._rescue(token)
         self._waker.wait(self._seconds_until(next_due_ms))
         return report

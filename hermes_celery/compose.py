@@ -67,6 +67,7 @@ def open_cron(settings: Settings | None = None) -> Cron:
     return Cron(
         jobs=Jobs(database),
         runs=Runs(database),
+        due=DueIndex(database),
         clock=ServerClock(database.now_ms),
         messages=lambda: _messages(settings),
         default_timezone=settings.timezone,

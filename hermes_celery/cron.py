@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hermes_celery.errors import Conflict, JobError
-from hermes_celery.instant import from_ms, to_ms
+from hermes_celery.instant import from_ms, iso, to_ms
 from hermes_celery.job import (
     ONE_SHOT_GRACE_MS,
     Job,
@@ -31,9 +31,9 @@ from hermes_celery.job import (
     new_job_id,
     redefine,
 )
-from hermes_celery.run import Occurrence, Run, RunState
+from hermes_celery.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.schedule import Kind
-from hermes_celery.store import Jobs, Runs, check_run_id
+from hermes_celery.store import Asked, DueIndex, Jobs, Runs, check_run_id
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 #: Races that a pause, resume or removal repeats when lost: they do not depend on what changed.
 _RETRIES = 5
+_MAX_BACKFILL = 1000
+_MAX_PER_MINUTE = 60_000
+#: Keeps the backfilled run of an occurrence apart from the scheduled one.
+_BACKFILL_TAG = "bacf"
 
 
 class Cron:
@@ -51,6 +55,7 @@ class Cron:
         *,
         jobs: Jobs,
         runs: Runs,
+        due: DueIndex,
         clock: Clock,
         messages: Callable[[], Messages],
         default_timezone: str,
@@ -58,6 +63,7 @@ class Cron:
     ) -> None:
         self.jobs = jobs
         self.runs = runs
+        self.due = due
         self._clock = clock
         self._messages = messages
         self._default_timezone = default_timezone
@@ -121,6 +127,14 @@ class Cron:
         """Let a job's schedule go on from now. Raises JobError for a one-shot that lies behind."""
         return self._changed(reference, lambda job: _resumed(job, now=self.now))
 
+    def pause_all(self, *, note: str = "") -> None:
+        """Dispatch nothing any more, of any job; runs that were dispatched go on."""
+        self.due.pause_all(note=note, now_ms=self._clock.now_ms())
+
+    def resume_all(self) -> None:
+        """Go on from now; occurrences since the pause are recorded as skipped, one-shots run."""
+        self.due.resume_all(now_ms=self._clock.now_ms())
+
     def remove(self, reference: str) -> Job:
         """Remove a job and return what it was; its runs stay as history."""
         for _ in range(_RETRIES):
@@ -141,15 +155,70 @@ class Cron:
         now_ms = self._clock.now_ms()
         occurrence = Occurrence(job_id=job.id, due_ms=now_ms, manual=secrets.token_hex(2))
         messages = self._messages()
-        return self.runs.trigger(
+        (run_id,) = self.runs.trigger(
             job.spec,
-            run_id=occurrence.run_id,
-            due_ms=now_ms,
+            [_asked(job.spec, occurrence, messages)],
+            trigger=Trigger.MANUAL,
             now_ms=now_ms,
             queue=messages.queue(job.spec),
-            message=messages.message(job.spec, run_id=occurrence.run_id, due_ms=now_ms),
             key=f"{job.id}:{key}" if key else occurrence.run_id,
         )
+        return run_id
+
+    def backfill(
+        self,
+        reference: str,
+        *,
+        start: datetime,
+        end: datetime,
+        one_by_one: bool = True,
+        per_minute: int = 60,
+    ) -> list[str]:
+        """Make a run for each occurrence from `start` up to `end`, both aware, oldest first.
+
+        They run one after the other, or beside each other and `per_minute` of them a minute. The
+        ids of the runs that were made come back; an occurrence that was backfilled before, or that
+        ran on schedule, is left out. Raises JobError for more than 1,000 occurrences.
+        """
+        job = self.jobs.find(reference)
+        if not 1 <= per_minute <= _MAX_PER_MINUTE:
+            raise JobError(f"per_minute is {per_minute}; it must be 1 to {_MAX_PER_MINUTE:,}")
+        instants = self._backfilled(job, start=start, end=end)
+        messages, now_ms = self._messages(), self._clock.now_ms()
+        asked = []
+        for position, instant in enumerate(instants):
+            occurrence = Occurrence(job_id=job.id, due_ms=to_ms(instant), manual=_BACKFILL_TAG)
+            one = _asked(job.spec, occurrence, messages)
+            if one_by_one:
+                asked.append(msgspec.structs.replace(one, held=True))
+            else:
+                push_at_ms = now_ms + position * 60_000 // per_minute
+                asked.append(msgspec.structs.replace(one, push_at_ms=push_at_ms))
+        if not asked:
+            return []
+        return self.runs.trigger(
+            job.spec,
+            asked,
+            trigger=Trigger.BACKFILL,
+            now_ms=now_ms,
+            queue=messages.queue(job.spec),
+            key=f"backfill:{secrets.token_hex(8)}",
+        )
+
+    def _backfilled(self, job: Job, *, start: datetime, end: datetime) -> list[datetime]:
+        if end > self.now:
+            raise JobError(f"{iso(end)} lies ahead; a backfill ends now at the latest")
+        instants = list(job.spec.compiled().between(start, end, limit=_MAX_BACKFILL + 1))
+        if len(instants) > _MAX_BACKFILL:
+            raise JobError(
+                f"more than {_MAX_BACKFILL:,} occurrences from {iso(start)} to {iso(end)}; "
+                "backfill a shorter range, then the next"
+            )
+        return [
+            instant
+            for instant in instants
+            if not self.runs.has_run(occurrence_at(job.id, instant).run_id)
+        ]
 
     def cancel(self, run_id: str, *, reason: str = "cancelled by hand") -> str:
         """Ask for a run's end: `cancelled`, `asked` (it runs; within a second) or `over`."""
@@ -216,4 +285,13 @@ def _edited(job: Job, changes: Mapping[str, Any], *, now: datetime, default_time
     completed = 0 if job.state is JobState.COMPLETED else job.completed
     return msgspec.structs.replace(
         job, state=JobState.SCHEDULED, next_run_at=first, completed=completed
+    )
+
+
+def _asked(spec: JobSpec, occurrence: Occurrence, messages: Messages) -> Asked:
+    run_id, due_ms = occurrence.run_id, occurrence.due_ms
+    return Asked(
+        run_id=run_id,
+        due_ms=due_ms,
+        message=messages.message(spec, run_id=run_id, due_ms=due_ms),
     )

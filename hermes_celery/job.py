@@ -21,7 +21,21 @@ import msgspec
 
 from hermes_celery.errors import JobError, ScheduleError, ScriptError
 from hermes_celery.instant import from_ms, iso, to_ms
+from hermes_celery.policy import Policy, checked_policy
+from hermes_celery.prompt_scan import check_prompt
 from hermes_celery.schedule import Kind, Schedule, parse
+from hermes_celery.work import (
+    HttpCall,
+    TaskCall,
+    check_one_kind,
+    checked_http,
+    checked_interpreter,
+    checked_limits,
+    checked_task,
+    checked_word,
+)
+from hermes_celery.work import Kind as WorkKind
+from hermes_celery.work import kind_of as work_kind_of
 
 #: How far in the past a one-shot may lie and still be taken (Hermes' ONESHOT_GRACE_SECONDS).
 ONE_SHOT_GRACE_MS = 120_000
@@ -55,8 +69,18 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str = ""
     session_key: str = ""
     session_id: str = ""
+    ui_session_id: str = ""
     message_id: str = ""
     profile: str = ""
+
+
+class SessionSource(StrEnum):
+    """What the session of a job's runs is made of."""
+
+    #: The job's origin: who and where it was made for.
+    ORIGIN = "origin"
+    #: Nothing: every session variable is "", so that a run never passes for a live chat.
+    NONE = "none"
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +103,20 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     workdir: str | None = None
     enabled_toolsets: Sequence[str] | None = None
     attach_to_session: bool = False
+    http: HttpCall | None = None
+    task: TaskCall | None = None
+    interpreter: str | None = None
+    reasoning: str | None = None
+    session: str | None = None
+    queue: str | None = None
+    priority: int | None = None
+    timeout_seconds: float | None = None
+    idle_timeout_seconds: float | None = None
+    max_active: int | None = None
+    group: str | None = None
+    token_budget: int | None = None
+    cost_budget: float | None = None
+    policy: Policy = Policy()
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,6 +145,34 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     enabled_toolsets: tuple[str, ...] | None = None
     repeat_times: int | None = None
     attach_to_session: bool = False
+    #: The work, where it is an HTTP request or a Celery task.
+    http: HttpCall | None = None
+    task: TaskCall | None = None
+    #: What runs the script instead of bash or Python.
+    interpreter: str | None = None
+    reasoning: str | None = None
+    #: None: as HERMES_CELERY_SESSION says.
+    session: SessionSource | None = None
+    #: The Celery queue of its runs; None: the namespace's own.
+    queue: str | None = None
+    #: As Celery has it on Redis: 0 is taken first, 9 last; None: as the app's configuration says.
+    priority: int | None = None
+    timeout_seconds: float | None = None
+    idle_timeout_seconds: float | None = None
+    #: How many runs of its group (or of itself) may run at once.
+    max_active: int | None = None
+    group: str | None = None
+    #: Per day (UTC): what its runs may use before the job pauses.
+    token_budget: int | None = None
+    cost_budget: float | None = None
+    #: Who keeps this job in step with a configuration; None: people.
+    managed_by: str | None = None
+    policy: Policy = Policy()
+
+    @property
+    def kind(self) -> WorkKind:
+        """What performs the job's runs."""
+        return work_kind_of(http=self.http, task=self.task, no_agent=self.no_agent)
 
     def compiled(self) -> Schedule:
         """The schedule, ready to be asked for instants."""
@@ -248,10 +314,11 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
     skills = _clean(request.skills)
     script = _stripped(request.script)
     prompt = _checked_prompt(request.prompt or "")
-    _check_has_work(prompt, script=script, skills=skills, no_agent=request.no_agent)
+    fields = msgspec.structs.asdict(request)
+    check_one_kind({**fields, "prompt": prompt.strip(), "script": script, "skills": skills})
     check_script_path(script)
     return {
-        "name": _checked_name(request.name, prompt=prompt, script=script, skills=skills),
+        "name": _checked_name(request, prompt=prompt, script=script, skills=skills),
         "prompt": prompt,
         "script": script,
         "no_agent": request.no_agent,
@@ -265,6 +332,7 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
         "origin": request.origin,
         "enabled_toolsets": _optional_clean(request.enabled_toolsets),
         "attach_to_session": request.attach_to_session,
+        "policy": checked_policy(request.policy),
     }
 
 
@@ -343,16 +411,14 @@ def checked_workdir(workdir: str | None) -> str | None:
     return text or None
 
 
-def _check_has_work(
-    prompt: str, *, script: str | None, skills: tuple[str, ...], no_agent: bool
-) -> None:
-    if no_agent and not script:
-        raise JobError(
-            "no_agent=True requires a script — with no agent and no script there is nothing for "
-            "the job to run."
-        )
-    if not (prompt.strip() or script or skills):
-        raise JobError("the job has nothing to run: give a prompt, a script or a skill")
+def _checked_session(text: str | None) -> SessionSource | None:
+    word = _stripped(text)
+    if word is None:
+        return None
+    try:
+        return SessionSource(word)
+    except ValueError:
+        raise JobError(f"session {text!r} must be 'origin' or 'none'") from None
 
 
 def _checked_prompt(prompt: str) -> str:
@@ -361,6 +427,7 @@ def _checked_prompt(prompt: str) -> str:
             f"the prompt has {len(prompt):,} characters, more than {MAX_PROMPT:,}; "
             "put the bulk into a script or a skill"
         )
+    check_prompt(prompt)
     if _GATEWAY_COMMAND.search(prompt):
         raise JobError(
             "Blocked: cron job contains a gateway lifecycle command (restart/stop/kill). This is "
@@ -372,11 +439,12 @@ def _checked_prompt(prompt: str) -> str:
 
 
 def _checked_name(
-    name: str | None, *, prompt: str, script: str | None, skills: tuple[str, ...]
+    request: JobRequest, *, prompt: str, script: str | None, skills: tuple[str, ...]
 ) -> str:
-    given = (name or "").strip()
+    given = (request.name or "").strip()
     if not given:
-        source = prompt.strip() or (skills[0] if skills else "") or script or "cron job"
+        call = request.task.name if request.task else request.http.url if request.http else ""
+        source = prompt.strip() or (skills[0] if skills else "") or script or call or "cron job"
         given = " ".join(source.split())[:_DEFAULT_NAME_LENGTH].strip()
     check_name(given)
     return given

@@ -35,6 +35,12 @@ class Keys:
     queued: str = field(init=False)
     #: Sorted set: running run id by when its claim dies, Unix ms.
     heartbeats: str = field(init=False)
+    #: Sorted set: completed job id by when, Unix ms; after a while they are removed.
+    completed: str = field(init=False)
+    #: Set: job ids whose history grew since it was last trimmed.
+    grown: str = field(init=False)
+    #: Hash: whether everything is paused, since when and why, and when it was resumed.
+    switch: str = field(init=False)
     #: Sorted set: worker name by when it was last seen, Unix ms.
     workers: str = field(init=False)
     #: Hash: what the leader says of itself, for `status`.
@@ -62,8 +68,12 @@ class Keys:
         return f"{self.prefix}run:{run_id}"
 
     def active(self, job_id: str) -> str:
-        """Set: the job's runs that are queued or running."""
+        """Hash: the job's runs that are `queued`, `running` or `retrying`."""
         return f"{self.prefix}active:{job_id}"
+
+    def held(self, job_id: str) -> str:
+        """List: runs that wait for an active one to end, each "<run id>\\0<message>"."""
+        return f"{self.prefix}held:{job_id}"
 
     def output(self, run_id: str) -> str:
         """String: what one run printed."""
@@ -88,6 +98,9 @@ _SINGLE = (
     "job_runs",
     "queued",
     "heartbeats",
+    "completed",
+    "grown",
+    "switch",
     "workers",
     "leader",
     "wake",

@@ -1,12 +1,13 @@
 """What one tick decides, before anything is written.
 
-`plan` looks at a job and an instant and says which occurrence to dispatch and where the schedule
-stands afterwards. It reads no clock and touches no store, so every rule about lateness can be
-tested with plain values.
+`plan` looks at a job and an instant and says which occurrences to dispatch or skip, and where the
+schedule stands afterwards. It reads no clock and touches no store, so every rule about lateness can
+be tested with plain values.
 
-A job that was not ticked in time runs once for any number of missed occurrences, and its schedule
-goes on from now (Hermes: "at most one run per tick, then fast-forward"). The occurrence that runs
-is the latest one, because that is the one a later tick would not see again.
+Occurrences that nobody ticked in time are caught up with as the job's policy says; those that are
+not run leave one record for all of them, with their number and their span. A plan is a chain of
+steps, each of which moves the schedule from where the one before left it: so whatever part of it is
+written, the rest is still due.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from enum import StrEnum
 
 import msgspec
 
+from hermes_celery.instant import from_ms, iso
 from hermes_celery.job import JobSpec
+from hermes_celery.policy import CatchUp
 from hermes_celery.schedule import Kind, Schedule
 
 _MIN_GRACE_MS = 120_000
 _MAX_GRACE_MS = 7_200_000
 #: Later than this a run is called late (Hermes' dispatch kinds).
 _ON_TIME_MS = 300_000
+#: Missed occurrences are counted so far, for the record; then it says "more than".
+_MAX_COUNTED = 1000
 
 
 class DueJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,52 +47,61 @@ class Lateness(StrEnum):
     CATCH_UP = "catch_up"
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision for one job. Instants are Unix milliseconds."""
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One occurrence to dispatch, or to record as skipped. Instants are Unix milliseconds."""
 
-    due: DueJob
-    #: The occurrence to dispatch.
+    #: Where the schedule stands before.
+    seen_ms: int
     occurrence_ms: int
-    #: Where the schedule stands if the run is dispatched; None when that was the last one.
+    #: Where it stands if the run is admitted; None when that was the last one.
     next_run_ms: int | None
     #: Where it stands if the run is skipped: a skipped run does not count against `repeat`.
     next_if_skipped_ms: int | None
+    #: Why it is skipped whatever the active runs are; "" to dispatch it.
+    skip: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision for one job."""
+
+    due: DueJob
+    steps: tuple[Step, ...]
     lateness: Lateness
 
 
-def plan(due: DueJob, *, now_ms: int) -> Plan:
+def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> Plan:
     """Decide what happens to a job that is due at `now_ms`.
 
-    Raises ScheduleError when the stored schedule cannot be read.
+    Occurrences up to `resumed_ms`, when a pause of everything ended, are skipped. Raises
+    ScheduleError when the stored schedule cannot be read.
     """
     schedule = due.spec.compiled()
     if schedule.kind is Kind.ONCE:
-        occurrence_ms, upcoming = due.next_run_ms, None
+        steps: tuple[Step, ...] = (_single(due, following=None),)
     else:
-        occurrence_ms = _latest_occurrence(schedule, due.next_run_ms, now_ms)
-        upcoming = schedule.next_after_ms(now_ms)
-    times = due.spec.repeat_times
-    is_last = times is not None and due.completed + 1 >= times
-    return Plan(
-        due=due,
-        occurrence_ms=occurrence_ms,
-        next_run_ms=None if is_last else upcoming,
-        next_if_skipped_ms=upcoming,
-        lateness=lateness(schedule, late_ms=now_ms - due.next_run_ms, now_ms=now_ms),
-    )
+        following = schedule.next_after_ms(due.next_run_ms)
+        in_time = due.next_run_ms > resumed_ms and (following is None or following > now_ms)
+        if in_time and not _is_skipped(schedule, due, due.next_run_ms, now_ms):
+            steps = (_single(due, following=following),)
+        else:
+            steps = _caught_up(schedule, due, now_ms=now_ms, resumed_ms=resumed_ms)
+    return Plan(due=due, steps=steps, lateness=lateness(schedule, due, now_ms=now_ms))
 
 
-def lateness(schedule: Schedule, *, late_ms: int, now_ms: int) -> Lateness:
+def lateness(schedule: Schedule, due: DueJob, *, now_ms: int) -> Lateness:
     """Name a delay (Hermes' dispatch kinds): on time up to 300 s, late up to the grace."""
-    if late_ms <= _MIN_GRACE_MS:
+    late_ms = now_ms - due.next_run_ms
+    if due.spec.policy.grace_seconds is None and late_ms <= _MIN_GRACE_MS:
         return Lateness.ON_TIME
-    if late_ms > grace_ms(schedule, now_ms=now_ms):
+    if late_ms > grace_ms(schedule, due.spec, now_ms=now_ms):
         return Lateness.CATCH_UP
     return Lateness.ON_TIME if late_ms <= _ON_TIME_MS else Lateness.LATE
 
 
-def grace_ms(schedule: Schedule, *, now_ms: int) -> int:
-    """How late is still on time: half a period, within 120 s and 2 h, as in Hermes."""
+def grace_ms(schedule: Schedule, spec: JobSpec, *, now_ms: int) -> int:
+    """How late is still on time: the job's own grace, else half a period within 120 s and 2 h."""
+    if spec.policy.grace_seconds is not None:
+        return spec.policy.grace_seconds * 1000
     if schedule.kind is Kind.ONCE:
         return _MIN_GRACE_MS
     if schedule.period_seconds is not None:
@@ -101,10 +115,106 @@ def grace_ms(schedule: Schedule, *, now_ms: int) -> int:
     return min(max(period_ms // 2, _MIN_GRACE_MS), _MAX_GRACE_MS)
 
 
-def _latest_occurrence(schedule: Schedule, stored_ms: int, now_ms: int) -> int:
-    """The last instant up to now; the stored one where the schedule itself has none since."""
-    following = schedule.next_after_ms(stored_ms)
-    if following is None or following > now_ms:
-        return stored_ms
+def _single(due: DueJob, *, following: int | None) -> Step:
+    """The usual case: one occurrence is due, in time."""
+    return Step(
+        seen_ms=due.next_run_ms,
+        occurrence_ms=due.next_run_ms,
+        next_run_ms=None if _is_last(due, earlier=0) else following,
+        next_if_skipped_ms=following,
+    )
+
+
+def _caught_up(
+    schedule: Schedule, due: DueJob, *, now_ms: int, resumed_ms: int
+) -> tuple[Step, ...]:
+    """The steps for a job with missed occurrences."""
+    occurrences = _missed(schedule, due.next_run_ms, now_ms)
+    upcoming = schedule.next_after_ms(now_ms)
+    paused = [ms for ms in occurrences if ms <= resumed_ms]
+    rest = [ms for ms in occurrences if ms > resumed_ms]
+    wanted = _wanted(schedule, due, rest, now_ms=now_ms)
+    dropped = rest[: len(rest) - len(wanted)]
+    marks: list[tuple[int, str]] = []
+    if paused:
+        marks.append((paused[-1], _span("paused", paused)))
+    if dropped:
+        marks.append((dropped[-1], _span("missed", dropped)))
+    marks += [(ms, "") for ms in wanted]
+    return _chain(due, marks, upcoming=upcoming)
+
+
+def _wanted(schedule: Schedule, due: DueJob, missed: list[int], *, now_ms: int) -> list[int]:
+    """Which of the missed occurrences run, oldest first: always the latest of them, or none."""
+    policy = due.spec.policy
+    if policy.catch_up is CatchUp.ALL:
+        return missed[-policy.catch_up_limit :]
+    latest = missed[-1:]
+    if latest and _is_skipped(schedule, due, latest[0], now_ms):
+        return []
+    return latest
+
+
+def _is_skipped(schedule: Schedule, due: DueJob, occurrence_ms: int, now_ms: int) -> bool:
+    """Whether an occurrence is too late for a job that does not catch up."""
+    if due.spec.policy.catch_up is not CatchUp.SKIP:
+        return False
+    return now_ms - occurrence_ms > grace_ms(schedule, due.spec, now_ms=now_ms)
+
+
+def _missed(schedule: Schedule, first_ms: int, now_ms: int) -> list[int]:
+    """All occurrences up to now, oldest first; of very many the first and the latest."""
+    found = [first_ms]
+    while len(found) < _MAX_COUNTED:
+        following = schedule.next_after_ms(found[-1])
+        if following is None or following > now_ms:
+            return found
+        found.append(following)
+    return found + _latest(schedule, after_ms=found[-1], now_ms=now_ms)
+
+
+def _latest(schedule: Schedule, *, after_ms: int, now_ms: int) -> list[int]:
+    """The latest occurrences up to now, so many that a catch-up of all has enough; oldest first."""
+    found: list[int] = []
     latest = schedule.latest_until_ms(now_ms)
-    return stored_ms if latest is None or latest < stored_ms else latest
+    while latest is not None and latest > after_ms and len(found) < _MAX_COUNTED:
+        found.append(latest)
+        latest = schedule.latest_until_ms(latest - 1)
+    return found[::-1]
+
+
+def _chain(due: DueJob, marks: list[tuple[int, str]], *, upcoming: int | None) -> tuple[Step, ...]:
+    """Each step begins where the one before it leaves the schedule."""
+    steps: list[Step] = []
+    seen_ms, admitted = due.next_run_ms, 0
+    for position, (occurrence_ms, skip) in enumerate(marks):
+        following = marks[position + 1][0] if position + 1 < len(marks) else upcoming
+        is_last = not skip and _is_last(due, earlier=admitted)
+        steps.append(
+            Step(
+                seen_ms=seen_ms,
+                occurrence_ms=occurrence_ms,
+                next_run_ms=None if is_last else following,
+                next_if_skipped_ms=following,
+                skip=skip,
+            )
+        )
+        if is_last or following is None:
+            break
+        seen_ms, admitted = following, admitted + (not skip)
+    return tuple(steps)
+
+
+def _is_last(due: DueJob, *, earlier: int) -> bool:
+    """Whether the next dispatched run is the last one that `repeat` allows."""
+    times = due.spec.repeat_times
+    return times is not None and due.completed + earlier + 1 >= times
+
+
+def _span(word: str, occurrences: list[int]) -> str:
+    """Why occurrences are skipped, how many, and from when to when."""
+    first, last = iso(from_ms(occurrences[0])), iso(from_ms(occurrences[-1]))
+    if len(occurrences) == 1:
+        return f"{word}: 1 occurrence, {first}"
+    number = f"{len(occurrences):,}" if len(occurrences) < _MAX_COUNTED else "more than 1,000"
+    return f"{word}: {number} occurrences, {first} to {last}"

@@ -2,7 +2,9 @@
 
 A message can vanish (a worker dies with it in hand, a failover forgets it): a run that stays queued
 is pushed again, each time after twice the wait; the claim makes a second copy harmless. A worker
-can vanish: a run whose heartbeat stopped becomes `lost`, so that its job is free again.
+can vanish: a run whose heartbeat stopped becomes `lost`, so that its job is free again, or queued
+for its next attempt if its job wants `on_lost: retry`. Waits between attempts are deadlines of the
+same kind, so a retry is just a run that is pushed later.
 
 Only the leader rescues, with its fencing token, and only some seconds after it took over: workers
 that were cut off together with it first get the chance to say that they are alive.
@@ -11,12 +13,15 @@ that were cut off together with it first get the chance to say that they are ali
 from __future__ import annotations
 
 import logging
+import random
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from hermes_celery.errors import JobNotFound
+from hermes_celery.instant import to_ms
 from hermes_celery.log import event
+from hermes_celery.policy import retries_loss, retry_wait_ms
 
 if TYPE_CHECKING:
     from hermes_celery.store import Jobs, Runs
@@ -53,7 +58,10 @@ def _redeliver(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms
         except JobNotFound:
             runs.cancel(run.id, reason="the job was removed", now_ms=now_ms)
             continue
-        due_ms = int(run.due_at.timestamp() * 1000)
+        if run.expires_at is not None and to_ms(run.expires_at) < now_ms:
+            runs.expire(run.id, now_ms=now_ms)
+            continue
+        due_ms = to_ms(run.due_at)
         message = messages.message(spec, run_id=run.id, due_ms=due_ms, attempt=run.attempt)
         if runs.redeliver(
             run,
@@ -71,7 +79,13 @@ def _redeliver(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms
 def _give_up_silent(runs: Runs, *, token: int, now_ms: int) -> int:
     lost = 0
     for run_id in runs.silent_since(now_ms, limit=_BATCH):
-        if runs.lose(run_id, error=LOST, token=token, now_ms=now_ms):
-            event(_log, "run.lost", level=logging.WARNING, run=run_id)
+        policy, attempt = runs.policy_of(run_id)
+        retry_at_ms = None
+        if retries_loss(policy, attempt=attempt):
+            wait = retry_wait_ms(policy, attempt=attempt, jitter=random.random())
+            retry_at_ms = now_ms + wait
+        answer = runs.lose(run_id, error=LOST, token=token, now_ms=now_ms, retry_at_ms=retry_at_ms)
+        if answer != "alive":
+            event(_log, "run.lost", level=logging.WARNING, run=run_id, then=answer)
             lost += 1
     return lost

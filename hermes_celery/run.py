@@ -48,6 +48,8 @@ class Trigger(StrEnum):
     SCHEDULE = "schedule"
     #: A person or program asked for it now.
     MANUAL = "manual"
+    #: Somebody asked for the runs of a range of time.
+    BACKFILL = "backfill"
 
 
 class Delivery(StrEnum):
@@ -82,11 +84,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     delivery: Delivery = Delivery.NONE
     #: Bytes of output stored; None before the run ended.
     output_bytes: int | None = None
+    #: After that no worker starts it any more.
+    expires_at: datetime | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The stable names of `--json`; instants in ISO 8601, UTC."""
         record = msgspec.structs.asdict(self)
-        for name in ("due_at", "queued_at", "started_at", "finished_at"):
+        for name in ("due_at", "queued_at", "started_at", "finished_at", "expires_at"):
             record[name] = iso(record[name])
         return record
 

@@ -7,15 +7,17 @@ twice, late, or after its run was cancelled ends here without a trace.
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from hermes_celery.errors import HermesCeleryError, SessionError, StoreUnavailable
+from hermes_celery.errors import HermesCeleryError, SessionError, StoreError
 from hermes_celery.job import JobSpec
 from hermes_celery.log import event
+from hermes_celery.policy import retries_failure, retry_wait_ms
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import Session, bound
@@ -96,17 +98,30 @@ class Runner:
             return Outcome(state=RunState.FAILED, error=f"{type(error).__name__}: {error}")
 
     def _finish(self, claim: Claim, outcome: Outcome) -> str:
-        """Record the outcome, and keep trying while Redis is away: the work cannot be repeated."""
+        """Record the outcome, and keep trying while Redis is away or full: work is not repeated."""
         deadline = self._clock.monotonic() + _FINISH_PATIENCE_SECONDS
         while True:
             try:
-                kept = self._runs.finish(claim, outcome, now_ms=self._clock.now_ms())
-                return outcome.state.value if kept else "late"
-            except StoreUnavailable as error:
+                return self._finish_once(claim, outcome)
+            except StoreError as error:
                 if self._clock.monotonic() > deadline:
                     raise
                 event(_log, "run.finish_waits", level=logging.WARNING, run=claim.run_id, why=error)
                 self._pause(_FINISH_RETRY_SECONDS)
+
+    def _finish_once(self, claim: Claim, outcome: Outcome) -> str:
+        now_ms = self._clock.now_ms()
+        retry_at_ms = None
+        if _may_retry(claim, outcome):
+            wait = retry_wait_ms(claim.spec.policy, attempt=claim.attempt, jitter=random.random())
+            retry_at_ms = now_ms + wait
+        answer = self._runs.finish(claim, outcome, now_ms=now_ms, retry_at_ms=retry_at_ms)
+        return outcome.state.value if answer == "ok" else answer
+
+
+def _may_retry(claim: Claim, outcome: Outcome) -> bool:
+    failed = outcome.state in (RunState.FAILED, RunState.TIMED_OUT)
+    return failed and retries_failure(claim.spec.policy, attempt=claim.attempt)
 
 
 def _entered(session: Session | SessionError) -> AbstractContextManager[Session]:

@@ -16,9 +16,11 @@ from typing import Protocol
 
 import msgspec
 
+from hermes_celery.errors import HermesCeleryError
 from hermes_celery.job import JobSpec
 from hermes_celery.log import event
 from hermes_celery.planning import DueJob, Plan, plan
+from hermes_celery.policy import Overlap
 from hermes_celery.run import Occurrence
 from hermes_celery.store import Advance, Answer, BrokenJob, DueIndex
 
@@ -43,14 +45,20 @@ class TickReport(msgspec.Struct, frozen=True, kw_only=True):
 
     now_ms: int
     dispatched: int = 0
+    #: Recorded, and waiting for an earlier run of their job to end.
+    held: int = 0
     #: Recorded as skipped because an earlier run of the job was not over.
     overlapping: int = 0
+    #: Recorded as skipped because they were missed or paused.
+    skipped: int = 0
     #: Edited or removed while we planned; still due if they are.
     moved: int = 0
     #: Their occurrence had its run already.
     ran: int = 0
     #: Taken off the schedule because they cannot be planned.
     broken: int = 0
+    #: Everything is paused, so nothing was looked at.
+    paused: bool = False
     #: The earliest instant that a job is due after this tick.
     next_due_ms: int | None = None
 
@@ -61,18 +69,28 @@ def tick(due_index: DueIndex, messages: Messages, *, token: int, now_ms: int) ->
     Raises LeaseLost when a younger leader has taken over, and StoreError when Redis fails; either
     way nothing is half written.
     """
+    switch = due_index.switch()
+    if switch.paused_ms is not None:
+        return TickReport(now_ms=now_ms, paused=True)
     rows = due_index.due(now_ms, limit=BATCH)
-    batch, faults = _planned(rows, messages, now_ms=now_ms)
+    plans, faults = _planned(rows, now_ms=now_ms, resumed_ms=switch.resumed_ms)
+    batch: list[Advance] = []
+    for decision in plans:
+        try:
+            batch += _prepared(decision, messages)
+        except HermesCeleryError as error:
+            faults.append(BrokenJob(job_id=decision.due.spec.id, error=str(error)))
     for fault in faults:
         due_index.fault(fault.job_id, error=fault.error, token=token)
         event(_log, "job.broken", level=logging.ERROR, job=fault.job_id, error=fault.error)
-    answers = due_index.advance(batch, token=token, now_ms=now_ms) if batch else []
-    _report(batch, answers)
+    answers = _written(due_index, batch, token=token, now_ms=now_ms)
     counts = Counter(answers)
     return TickReport(
         now_ms=now_ms,
         dispatched=counts[Answer.OK],
+        held=counts[Answer.HELD],
         overlapping=counts[Answer.OVERLAP],
+        skipped=counts[Answer.SKIPPED],
         moved=counts[Answer.MOVED],
         ran=counts[Answer.RAN],
         broken=len(faults),
@@ -80,46 +98,70 @@ def tick(due_index: DueIndex, messages: Messages, *, token: int, now_ms: int) ->
     )
 
 
+def _written(due_index: DueIndex, batch: list[Advance], *, token: int, now_ms: int) -> list[Answer]:
+    """Write all steps, in calls of bounded size: a chain of catch-ups may be long."""
+    answers: list[Answer] = []
+    for start in range(0, len(batch), BATCH):
+        part = batch[start : start + BATCH]
+        for step in part:
+            if step.due.spec.policy.overlap is Overlap.REPLACE and not step.step.skip:
+                # Before the step is written: killed in between, the job is still due, and the
+                # tick after this one finds room.
+                due_index.make_room(
+                    step.due.spec, run_id=step.run_id, queue=step.queue, now_ms=now_ms
+                )
+        words = due_index.advance(part, token=token, now_ms=now_ms)
+        _report(part, words)
+        answers += words
+    return answers
+
+
 def _planned(
-    rows: Iterable[DueJob | BrokenJob], messages: Messages, *, now_ms: int
-) -> tuple[list[Advance], list[BrokenJob]]:
+    rows: Iterable[DueJob | BrokenJob], *, now_ms: int, resumed_ms: int
+) -> tuple[list[Plan], list[BrokenJob]]:
     """The plans that could be made, and the jobs for which none could."""
-    batch: list[Advance] = []
+    plans: list[Plan] = []
     faults: list[BrokenJob] = []
     for row in rows:
         if isinstance(row, BrokenJob):
             faults.append(row)
             continue
         try:
-            batch.append(_prepared(plan(row, now_ms=now_ms), messages))
+            plans.append(plan(row, now_ms=now_ms, resumed_ms=resumed_ms))
         except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
             faults.append(BrokenJob(job_id=row.spec.id, error=f"{type(error).__name__}: {error}"))
-    return batch, faults
+    return plans, faults
 
 
-def _prepared(decision: Plan, messages: Messages) -> Advance:
-    spec, due_ms = decision.due.spec, decision.occurrence_ms
-    run_id = Occurrence(job_id=spec.id, due_ms=due_ms).run_id
-    return Advance(
-        plan=decision,
-        run_id=run_id,
-        queue=messages.queue(spec),
-        message=messages.message(spec, run_id=run_id, due_ms=due_ms),
-    )
+def _prepared(decision: Plan, messages: Messages) -> list[Advance]:
+    """A plan's steps with their runs and messages. Raises SessionError."""
+    due, spec = decision.due, decision.due.spec
+    prepared = []
+    for step in decision.steps:
+        run_id = Occurrence(job_id=spec.id, due_ms=step.occurrence_ms).run_id
+        message = messages.message(spec, run_id=run_id, due_ms=step.occurrence_ms)
+        prepared.append(
+            Advance(due=due, step=step, run_id=run_id, queue=messages.queue(spec), message=message)
+        )
+    return prepared
+
+
+_EVENTS = {
+    Answer.OK: "run.dispatched",
+    Answer.HELD: "run.held",
+    Answer.OVERLAP: "run.skipped",
+    Answer.SKIPPED: "run.skipped",
+    Answer.MOVED: "job.moved",
+    Answer.RAN: "run.known",
+}
 
 
 def _report(batch: list[Advance], answers: list[Answer]) -> None:
-    for step, answer in zip(batch, answers, strict=True):
-        word = {
-            Answer.OK: "run.dispatched",
-            Answer.OVERLAP: "run.skipped",
-            Answer.MOVED: "job.moved",
-            Answer.RAN: "run.known",
-        }[answer]
+    for advance, answer in zip(batch, answers, strict=True):
         event(
             _log,
-            word,
-            run=step.run_id,
-            job=step.plan.due.spec.name,
-            lateness=step.plan.lateness.value,
+            _EVENTS[answer],
+            run=advance.run_id,
+            job=advance.due.spec.name,
+            why=advance.step.skip or None,
         )

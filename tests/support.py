@@ -75,6 +75,7 @@ class Store:
         self.cron = Cron(
             jobs=self.jobs,
             runs=self.runs,
+            due=self.due,
             clock=clock,
             messages=lambda: self.messages,
             default_timezone="UTC",

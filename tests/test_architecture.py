@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "hermes_celery"
 
 #: From the bottom up; a module may import its own layer and those below.
 LAYERS = {
-    "core": ("errors", "instant", "schedule", "job", "run", "planning"),
+    "core": ("errors", "instant", "schedule", "policy", "job", "run", "planning", "work", "prompt_scan", "prompting", "redaction"),
     "adapters": (
         "settings", "clock", "keys", "lua", "log", "store", "lease", "session", "dispatch",
         "output", "embedded", "runners", "pulse", "parent_death", "workers",

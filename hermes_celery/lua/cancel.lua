@@ -1,7 +1,9 @@
 -- Ask for a run's end: at once if it waits, by its runner's next heartbeat if it runs.
 --
--- KEYS  1 run hash   2 job hash   3 active runs of the job   4 queued runs
--- ARGV  1 run id   2 now_ms   3 reason
+-- KEYS  1 run hash   2 job hash   3 active runs of the job   4 queued runs   5 held runs of the job
+--       6 due index   7 completed jobs   8 Celery queue
+-- ARGV  1 run id   2 now_ms   3 reason   4 state that a waiting run ends in
+--       5 when to push a run again that is queued now, ms
 -- Answers  'cancelled' (it never started), 'asked' (its runner ends it), 'over' (it had ended),
 --          'gone' (no such run)
 --#include _end_run
@@ -14,7 +16,18 @@ elseif state == 'running' then
 elseif state ~= 'queued' then
   return 'over'
 end
-redis.call('HSET', KEYS[1], 'state', 'cancelled', 'finished_ms', ARGV[2], 'reason', ARGV[3])
+redis.call('HSET', KEYS[1], 'state', ARGV[4], 'finished_ms', ARGV[2], 'reason', ARGV[3])
 redis.call('ZREM', KEYS[4], ARGV[1])
-end_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], 'cancelled', '')
+if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then
+  -- It was held back behind another run, so nobody waits for its end.
+  for _, held in ipairs(redis.call('LRANGE', KEYS[5], 0, -1)) do
+    if string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .. '\0' then
+      redis.call('LREM', KEYS[5], 1, held)
+    end
+  end
+  return 'cancelled'
+end
+end_run({run = KEYS[1], job = KEYS[2], active = KEYS[3], held = KEYS[5], due = KEYS[6],
+  queued = KEYS[4], completed = KEYS[7], queue = KEYS[8]},
+  {id = ARGV[1], now = ARGV[2], status = ARGV[4], problem = '', redeliver_at = ARGV[5]})
 return 'cancelled'

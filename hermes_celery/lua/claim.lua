@@ -3,11 +3,13 @@
 -- KEYS  1 run hash   2 job hash   3 active runs of the job   4 queued runs   5 heartbeats
 -- ARGV  1 claim token   2 now_ms   3 when the claim dies without a heartbeat, ms
 --       4 worker name   5 run id
--- Answers  'ok', the job's spec, attempt, due_ms
+-- Answers  'ok', the job's spec, attempt, due_ms, queue ('' = the default one)
 --          'taken' and the run's state (somebody runs it or has run it)
+--          'expired' (its lateness deadline passed: the caller ends it, see cancel.lua)
 --          'removed' (the job is gone: the run is recorded as cancelled)
 --          'gone' (no such run)
-local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'attempt', 'due_ms')
+local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'attempt', 'due_ms', 'expires_ms',
+  'queue')
 if not run[1] then
   return {'gone'}
 end
@@ -16,15 +18,19 @@ local again = run[1] == 'running' and run[2] == ARGV[1]
 if run[1] ~= 'queued' and not again then
   return {'taken', run[1]}
 end
+if run[5] and not again and tonumber(run[5]) < tonumber(ARGV[2]) then
+  return {'expired'}
+end
 redis.call('ZREM', KEYS[4], ARGV[5])
 local spec = redis.call('HGET', KEYS[2], 'spec')
 if not spec then
   redis.call('HSET', KEYS[1], 'state', 'cancelled', 'finished_ms', ARGV[2],
     'reason', 'the job was removed')
-  redis.call('SREM', KEYS[3], ARGV[5])
+  redis.call('HDEL', KEYS[3], ARGV[5])
   return {'removed'}
 end
 redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', ARGV[2],
   'worker', ARGV[4])
+redis.call('HSET', KEYS[3], ARGV[5], 'running')
 redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
-return {'ok', spec, run[3], run[4]}
+return {'ok', spec, run[3], run[4], run[6] or ''}

@@ -1,24 +1,49 @@
--- Record and push one run that somebody asked for now; the job's schedule stays as it is.
+-- Record runs that somebody asked for by hand; the job's schedule stays as it is.
 --
--- KEYS  1 job hash   2 run hash   3 active runs of the job   4 Celery queue   5 queued runs
---       6 all runs   7 runs by job   8 idempotency key
--- ARGV  1 run id   2 job id   3 job name   4 due_ms   5 now_ms   6 when to push it again, ms
---       7 message   8 seconds that the idempotency key is kept
--- Answers  'ok' and the run id, 'again' and the run id that the same key made before,
---          'gone' (no such job)
-local before = redis.call('GET', KEYS[8])
+-- KEYS  1 job hash   2 active runs of the job   3 held runs of the job   4 Celery queue
+--       5 queued runs   6 all runs   7 runs by job   8 jobs whose history grew
+--       9 idempotency key, then the run hash of each run
+-- ARGV  1 job id   2 job name   3 now_ms   4 when to push a queued run again, ms
+--       5 seconds that the idempotency key is kept   6 trigger   7 the default queue
+--       then for each run: 1 run id   2 due_ms   3 message   4 when to push it, ms ('' = now,
+--       'held' = when the run before it ends)
+-- Answers  'again' and the run id that the same key made before, 'gone' (no such job), else 'ok'
+--          and the ids of the runs that were made: those that had a record already are left out
+local before = redis.call('GET', KEYS[9])
 if before then
   return {'again', before}
 end
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  return {'gone', ''}
+  return {'gone'}
 end
-redis.call('HSET', KEYS[2], 'job_id', ARGV[2], 'job_name', ARGV[3], 'due_ms', ARGV[4],
-  'queued_ms', ARGV[5], 'state', 'queued', 'attempt', '1', 'trigger', 'manual')
-redis.call('SADD', KEYS[3], ARGV[1])
-redis.call('ZADD', KEYS[5], ARGV[6], ARGV[1])
-redis.call('ZADD', KEYS[6], ARGV[5], ARGV[1])
-redis.call('ZADD', KEYS[7], 0, ARGV[1])
-redis.call('SET', KEYS[8], ARGV[1], 'EX', ARGV[8])
-redis.call('LPUSH', KEYS[4], ARGV[7])
-return {'ok', ARGV[1]}
+local made = {'ok'}
+for i = 1, #KEYS - 9 do
+  local a, run = 7 + (i - 1) * 4, KEYS[9 + i]
+  local id, due_ms, message, push_at = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
+  if redis.call('EXISTS', run) == 0 then
+    made[#made + 1] = id
+    redis.call('HSET', run, 'job_id', ARGV[1], 'job_name', ARGV[2], 'due_ms', due_ms,
+      'queued_ms', ARGV[3], 'state', 'queued', 'attempt', '1', 'trigger', ARGV[6])
+    if KEYS[4] ~= ARGV[7] then
+      redis.call('HSET', run, 'queue', KEYS[4])
+    end
+    redis.call('ZADD', KEYS[6], ARGV[3], id)
+    redis.call('ZADD', KEYS[7], 0, id)
+    if push_at == 'held' and redis.call('EXISTS', KEYS[2]) == 1 then
+      redis.call('RPUSH', KEYS[3], id .. '\0' .. message)
+    else
+      redis.call('HSET', KEYS[2], id, 'queued')
+      if push_at == '' or push_at == 'held' then
+        redis.call('ZADD', KEYS[5], ARGV[4], id)
+        redis.call('LPUSH', KEYS[4], message)
+      else
+        redis.call('ZADD', KEYS[5], push_at, id)
+      end
+    end
+  end
+end
+if #made > 1 then
+  redis.call('SADD', KEYS[8], ARGV[1])
+  redis.call('SET', KEYS[9], made[2], 'EX', ARGV[5])
+end
+return made

@@ -297,9 +297,17 @@ def _read_cron(text: str, timezone: str) -> _Reading:
     if words == 1 or (words < 5 and expression[0].isalpha()):
         raise refuse(text)
     if has_spread(expression):
-        compile_cron(resolve(expression, ""))
+        _check_spread(expression)
         return _Spread(text=expression, timezone=timezone)
     return _cron(expression, timezone, display=expression)
+
+
+def _check_spread(expression: str) -> None:
+    resolved = resolve(expression, "")
+    try:
+        compile_cron(resolved)
+    except ScheduleError as error:
+        raise ScheduleError(str(error).replace(repr(resolved), repr(expression))) from None
 
 
 def _cron(expression: str, timezone: str, *, display: str) -> _Whole:

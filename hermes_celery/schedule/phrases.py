@@ -77,8 +77,7 @@ def cron_of(text: str) -> tuple[str, ...]:
 
     Raises ScheduleError with examples when the phrase is unknown or ambiguous.
     """
-    lowered = " ".join(text.lower().split())
-    lowered = _daily(lowered)
+    lowered = _daily(" ".join(text.lower().split()))
     if _PERIOD_AT_TIME.match(lowered):
         raise refuse(text, "mixes a period with a time of day, which do not fit each other")
     match = _DAYS_TIMES.fullmatch(lowered)
@@ -141,7 +140,7 @@ def _time(text: str, word: str, *, after_at: bool) -> _Time:
         raise refuse(text, f"has {word!r} where a time of day should be")
     hour, minute, half = int(match[1]), int(match[2] or 0), match[3]
     if half is None and match[2] is None and not after_at:
-        raise refuse(text, f"leaves open what {word!r} is; write 'at {word}', '{word}am' or")
+        raise refuse(text, f"leaves open what {word!r} is ('at {word}' is a time)")
     if minute > 59 or not (1 <= hour <= 12 if half else hour <= 23):
         raise refuse(text, f"has {word!r}, and there is no such time of day")
     if half:

@@ -5,13 +5,14 @@ A warning about a clock change names its date, so it needs the present time; the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from hermes_celery.schedule.bounds import Bounded, Excluding, Jittered
 from hermes_celery.schedule.compiling import CronText, read_text
 from hermes_celery.schedule.cron import Cron
-from hermes_celery.schedule.fields import HOUR, MINUTE, SECOND, Column
+from hermes_celery.schedule.fields import Column
 from hermes_celery.schedule.interval import Interval
 from hermes_celery.schedule.local import Zone
 from hermes_celery.schedule.moments import local_iso
@@ -22,6 +23,7 @@ from hermes_celery.schedule.union import Union
 
 # One spring and one autumn, wherever in the year one looks from.
 _AHEAD_SECONDS: Final = 360 * DAY_SECONDS
+_STAR_STEP: Final = re.compile(r"[*]/(\d+)", re.ASCII)
 _MOST_TIMES: Final = 3
 
 
@@ -66,18 +68,18 @@ def _about_fields(text: CronText) -> Iterator[str]:
 
 
 def _about_step(column: Column) -> Iterator[str]:
-    size = {MINUTE.name: 60, HOUR.name: 24, SECOND.name: 60}[column.field.name]
-    name = column.field.name
-    star, slash, step = column.text.partition("/")
-    if star != "*" or not slash or size % int(step) == 0:
+    match = _STAR_STEP.fullmatch(column.text)
+    name, size = column.field.name, column.field.high + 1
+    if match is None or size % int(match[1]) == 0:
         return
-    if int(step) >= size:
+    step = int(match[1])
+    if step >= size:
         yield f"{name} {column.text} is only {name} 0: the step is not smaller than the field"
     else:
-        last = (size - 1) // int(step) * int(step)
+        last = (size - 1) // step * step
         yield (
             f"{name} {column.text} starts over at 0: between {last} and 0 it is {size - last}, "
-            f"not {int(step)}; 'every {step}{name[0]}' keeps its period"
+            f"not {step}; 'every {step}{name[0]}' keeps its period"
         )
 
 

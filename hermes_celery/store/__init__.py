@@ -9,20 +9,22 @@ No raw field of Redis leaves this package.
 """
 
 from hermes_celery.store.database import Database, connect
-from hermes_celery.store.due import Advance, Answer, BrokenJob, DueIndex
+from hermes_celery.store.due import Advance, Answer, BrokenJob, DueIndex, Switch
 from hermes_celery.store.jobs import Jobs
-from hermes_celery.store.runs import Claim, Runs, check_run_id
+from hermes_celery.store.runs import Asked, Claim, Runs, check_run_id
 from hermes_celery.store.waker import Waker
 
 __all__ = [
     "Advance",
     "Answer",
+    "Asked",
     "BrokenJob",
     "Claim",
     "Database",
     "DueIndex",
     "Jobs",
     "Runs",
+    "Switch",
     "Waker",
     "check_run_id",
     "connect",

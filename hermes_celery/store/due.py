@@ -8,17 +8,24 @@ from enum import StrEnum
 import msgspec
 
 from hermes_celery.errors import LeaseLost, StoreError
-from hermes_celery.planning import DueJob, Plan
+from hermes_celery.job import JobSpec
+from hermes_celery.planning import DueJob, Step
+from hermes_celery.run import RunState
+from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database
 from hermes_celery.store.jobs import spec_from_json
 
 
 class Answer(StrEnum):
-    """What became of one planned occurrence."""
+    """What became of one step of a plan."""
 
     OK = "ok"
-    #: Recorded as skipped: an earlier run of the job is queued or running.
+    #: Recorded; its message is pushed when the run before it ends.
+    HELD = "held"
+    #: Recorded as skipped: as many runs of the job as may be are queued or running.
     OVERLAP = "overlap"
+    #: Recorded as skipped, for the reason that the plan gave.
+    SKIPPED = "skipped"
     #: The job was edited or removed since it was read; the next tick looks again.
     MOVED = "moved"
     #: The occurrence has its run already; the schedule moved on.
@@ -26,12 +33,22 @@ class Answer(StrEnum):
 
 
 class Advance(msgspec.Struct, frozen=True, kw_only=True):
-    """One plan together with its run and message, ready to be written."""
+    """One step together with its run and message, ready to be written."""
 
-    plan: Plan
+    due: DueJob
+    step: Step
     run_id: str
     queue: str
     message: bytes
+
+
+class Switch(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether everything is paused; instants are Unix milliseconds."""
+
+    paused_ms: int | None = None
+    note: str = ""
+    #: When the last pause of everything ended.
+    resumed_ms: int = 0
 
 
 class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,37 +88,88 @@ class DueIndex:
         Raises LeaseLost when a younger leader's token is known; then nothing was written.
         """
         keys = self._keys
-        script_keys = [keys.term, keys.due, keys.queued, keys.runs, keys.job_runs]
+        script_keys = [
+            keys.term,
+            keys.due,
+            keys.queued,
+            keys.runs,
+            keys.job_runs,
+            keys.completed,
+            keys.grown,
+        ]
         args: list[str | int | bytes] = [
             token,
             now_ms,
             now_ms + self._redeliver_after_ms,
             len(batch),
+            keys.default_queue,
         ]
-        for step in batch:
-            due = step.plan.due
-            job_id = due.spec.id
+        for advance in batch:
+            spec, step = advance.due.spec, advance.step
             script_keys += (
-                keys.job(job_id),
-                keys.run(step.run_id),
-                keys.active(job_id),
-                step.queue,
+                keys.job(spec.id),
+                keys.run(advance.run_id),
+                keys.active(spec.id),
+                keys.held(spec.id),
+                advance.queue,
             )
+            expires = spec.policy.expires_seconds
             args += (
-                job_id,
-                due.revision,
-                due.next_run_ms,
-                _or_empty(step.plan.next_run_ms),
-                _or_empty(step.plan.next_if_skipped_ms),
-                step.run_id,
-                step.plan.occurrence_ms,
-                due.spec.name,
-                step.message,
+                spec.id,
+                advance.due.revision,
+                step.seen_ms,
+                _or_empty(step.next_run_ms),
+                _or_empty(step.next_if_skipped_ms),
+                advance.run_id,
+                step.occurrence_ms,
+                spec.name,
+                advance.message,
+                spec.policy.most_active,
+                spec.policy.most_held,
+                "" if expires is None else step.occurrence_ms + expires * 1000,
+                step.skip,
             )
         answers = self._database.run("advance", keys=script_keys, args=args)
         if answers == ["fenced"]:
             raise LeaseLost("a younger leader has taken over; this one stops writing")
         return [Answer(word) for word in answers]
+
+    def make_room(self, spec: JobSpec, *, run_id: str, queue: str, now_ms: int) -> None:
+        """Cancel the job's active and held runs, because a later one replaces them."""
+        keys = self._keys
+        held = self._database.call("LRANGE", keys.held(spec.id), 0, -1)
+        active = self._database.call("HKEYS", keys.active(spec.id))
+        for old in [*(entry.partition("\0")[0] for entry in held), *active]:
+            if old != run_id:
+                cancel_run(
+                    self._database,
+                    old,
+                    reason=f"replaced by {run_id}",
+                    state=RunState.CANCELLED,
+                    queue=queue,
+                    now_ms=now_ms,
+                    redeliver_at_ms=now_ms + self._redeliver_after_ms,
+                )
+
+    def switch(self) -> Switch:
+        """Whether everything is paused."""
+        (fields,) = self._database.hashes([self._keys.switch])
+        paused = fields.get("paused_ms")
+        return Switch(
+            paused_ms=int(paused) if paused else None,
+            note=fields.get("note", ""),
+            resumed_ms=int(fields.get("resumed_ms", 0)),
+        )
+
+    def pause_all(self, *, note: str, now_ms: int) -> None:
+        """Let no beat dispatch anything until `resume_all`."""
+        self._database.call("HSET", self._keys.switch, "paused_ms", now_ms, "note", note)
+
+    def resume_all(self, *, now_ms: int) -> None:
+        """Let the beats go on from now; what was missed since the pause is skipped."""
+        with_values = ("resumed_ms", now_ms, "paused_ms", "", "note", "")
+        self._database.call("HSET", self._keys.switch, *with_values)
+        self._database.call("PUBLISH", self._keys.wake, "switch")
 
     def fault(self, job_id: str, *, error: str, token: int) -> None:
         """Take a job that cannot be planned off the schedule and record why.

@@ -108,6 +108,9 @@ class Jobs:
             "completed": job.completed,
             "paused_ms": "" if job.paused_at is None else to_ms(job.paused_at),
             "paused_reason": job.paused_reason or "",
+            "pause_after": job.spec.policy.pause_after or "",
+            # A change by a person starts the count of failures anew.
+            "failures": "",
         }
         if expected_revision is None:
             fields |= _history_fields(job)

@@ -10,7 +10,9 @@ import msgspec
 from hermes_celery.errors import JobNotFound, LeaseLost, RunNotFound
 from hermes_celery.instant import from_ms, optional_from_ms, to_ms
 from hermes_celery.job import JobSpec
+from hermes_celery.policy import Policy
 from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, is_run_id, job_id_of
+from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database
 from hermes_celery.store.jobs import spec_from_json
 
@@ -27,6 +29,20 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     spec: JobSpec
     attempt: int
     due_ms: int
+    #: Where the job's next run goes that this one holds back.
+    queue: str
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that somebody asks for by hand."""
+
+    run_id: str
+    due_ms: int
+    message: bytes
+    #: When its message is pushed, Unix ms; None: at once.
+    push_at_ms: int | None = None
+    #: Pushed when the active runs of its job have ended, one after the other.
+    held: bool = False
 
 
 class Runs:
@@ -47,51 +63,55 @@ class Runs:
     def trigger(
         self,
         spec: JobSpec,
+        asked: Sequence[Asked],
         *,
-        run_id: str,
-        due_ms: int,
+        trigger: Trigger,
         now_ms: int,
         queue: str,
-        message: bytes,
         key: str,
-    ) -> str:
-        """Record and push one manual run; the same `key` again gives the same run.
+    ) -> list[str]:
+        """Record runs that somebody asked for, and push them when each wants to be pushed.
 
-        Returns the run's id. Raises JobNotFound when the job was removed meanwhile.
+        Returns the ids of those that were made; an occurrence with a record is left out, and the
+        same `key` within a day gives the run that it gave before. Raises JobNotFound when the job
+        was removed meanwhile.
         """
         keys = self._keys
-        word, made = self._database.run(
-            "trigger",
-            keys=[
-                keys.job(spec.id),
-                keys.run(run_id),
-                keys.active(spec.id),
-                queue,
-                keys.queued,
-                keys.runs,
-                keys.job_runs,
-                keys.idempotency(key),
-            ],
-            args=[
-                run_id,
-                spec.id,
-                spec.name,
-                due_ms,
-                now_ms,
-                now_ms + self._redeliver_after_ms,
-                message,
-                _TRIGGER_KEY_SECONDS,
-            ],
-        )
+        script_keys = [
+            keys.job(spec.id),
+            keys.active(spec.id),
+            keys.held(spec.id),
+            queue,
+            keys.queued,
+            keys.runs,
+            keys.job_runs,
+            keys.grown,
+            keys.idempotency(key),
+            *(keys.run(one.run_id) for one in asked),
+        ]
+        args: list[str | int | bytes] = [
+            spec.id,
+            spec.name,
+            now_ms,
+            now_ms + self._redeliver_after_ms,
+            _TRIGGER_KEY_SECONDS,
+            trigger.value,
+            keys.default_queue,
+        ]
+        for one in asked:
+            push_at = "held" if one.held else one.push_at_ms
+            args += (one.run_id, one.due_ms, one.message, "" if push_at is None else push_at)
+        word, *made = self._database.run("trigger", keys=script_keys, args=args)
         if word == "gone":
             raise JobNotFound(spec.id)
-        return str(made)
+        return [str(run_id) for run_id in made]
 
     def claim(self, run_id: str, *, token: str, now_ms: int, worker: str) -> Claim | str:
         """Take the right to perform a run, or say in one word why not.
 
         The words: `taken` (performed already or by somebody else), `removed` (its job is gone; the
-        run is recorded as cancelled), `gone` (no such run).
+        run is recorded as cancelled), `expired` (too late; recorded as skipped), `gone` (no such
+        run).
         """
         keys = self._keys
         answer = self._database.run(
@@ -105,6 +125,8 @@ class Runs:
             ],
             args=[token, now_ms, now_ms + self._heartbeat_timeout_ms, worker, run_id],
         )
+        if answer[0] == "expired":
+            self.expire(run_id, now_ms=now_ms)
         if answer[0] != "ok":
             return str(answer[0])
         return Claim(
@@ -113,6 +135,7 @@ class Runs:
             spec=spec_from_json(job_id_of(run_id), answer[1]),
             attempt=int(answer[2]),
             due_ms=int(answer[3]),
+            queue=answer[4] or self._keys.default_queue,
         )
 
     def heartbeat(self, claims: Mapping[str, str], *, now_ms: int) -> dict[str, str]:
@@ -124,8 +147,13 @@ class Runs:
         answers = self._database.run("heartbeat", keys=keys, args=args)
         return dict(zip(claims, answers, strict=True))
 
-    def finish(self, claim: Claim, outcome: Outcome, *, now_ms: int) -> bool:
-        """Record how a run ended; False when the claim is no longer ours and nothing changed."""
+    def finish(
+        self, claim: Claim, outcome: Outcome, *, now_ms: int, retry_at_ms: int | None = None
+    ) -> str:
+        """Record how a run ended, or with `retry_at_ms` put it back in line until then.
+
+        Answers `ok`, `retry`, or `late`: the claim is no longer ours and nothing changed.
+        """
         keys, run_id = self._keys, claim.run_id
         delivery = Delivery.SILENT if outcome.silent else Delivery.NONE
         answer = self._database.run(
@@ -137,6 +165,11 @@ class Runs:
                 keys.heartbeats,
                 keys.output(run_id),
                 keys.stderr(run_id),
+                keys.held(claim.spec.id),
+                keys.due,
+                keys.queued,
+                keys.completed,
+                claim.queue,
             ],
             args=[
                 claim.token,
@@ -149,21 +182,43 @@ class Runs:
                 delivery.value,
                 outcome.output,
                 outcome.stderr,
+                "" if retry_at_ms is None else retry_at_ms,
+                now_ms + self._redeliver_after_ms,
             ],
         )
-        return bool(answer == "ok")
+        return str(answer)
 
     def cancel(self, run_id: str, *, reason: str, now_ms: int) -> str:
         """Ask for a run's end: `cancelled`, `asked` or `over`. Raises RunNotFound."""
-        keys, job_id = self._keys, job_id_of(run_id)
-        answer = self._database.run(
-            "cancel",
-            keys=[keys.run(run_id), keys.job(job_id), keys.active(job_id), keys.queued],
-            args=[run_id, now_ms, reason],
-        )
+        answer = self._end(run_id, state=RunState.CANCELLED, reason=reason, now_ms=now_ms)
         if answer == "gone":
             raise RunNotFound(run_id)
-        return str(answer)
+        return answer
+
+    def expire(self, run_id: str, *, now_ms: int) -> None:
+        """Drop a waiting run whose lateness deadline has passed."""
+        self._end(
+            run_id,
+            state=RunState.SKIPPED,
+            reason="expired: no worker took it in time",
+            now_ms=now_ms,
+        )
+
+    def _end(self, run_id: str, *, state: RunState, reason: str, now_ms: int) -> str:
+        return cancel_run(
+            self._database,
+            run_id,
+            reason=reason,
+            state=state,
+            queue=self._queue_of(run_id),
+            now_ms=now_ms,
+            redeliver_at_ms=now_ms + self._redeliver_after_ms,
+        )
+
+    def _queue_of(self, run_id: str) -> str:
+        """The queue that a run's message was pushed to."""
+        queue = self._database.call("HGET", self._keys.run(run_id), "queue")
+        return str(queue or self._keys.default_queue)
 
     def get(self, run_id: str) -> Run:
         """One run. Raises RunNotFound."""
@@ -171,6 +226,11 @@ class Runs:
         if not fields:
             raise RunNotFound(run_id)
         return _run(run_id, fields)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether an occurrence has a run that was not skipped."""
+        state = self._database.call("HGET", self._keys.run(run_id), "state")
+        return state not in (None, RunState.SKIPPED.value)
 
     def output(self, run_id: str) -> bytes:
         """What a run printed, as far as it is stored."""
@@ -212,12 +272,31 @@ class Runs:
         rows = self._database.hashes([self._keys.run(run_id) for run_id in ids], "worker")
         return [i for i, row in zip(ids, rows, strict=True) if row.get("worker") == worker]
 
+    def policy_of(self, run_id: str) -> tuple[Policy, int]:
+        """What its job wants when a run is lost, and the number of its attempt."""
+        (job,) = self._database.hashes([self._keys.job(job_id_of(run_id))], "spec")
+        (run,) = self._database.hashes([self._keys.run(run_id)], "attempt")
+        attempt = int(run.get("attempt", 1))
+        if "spec" not in job:
+            return Policy(), attempt
+        return spec_from_json(job_id_of(run_id), job["spec"]).policy, attempt
+
     def silent_since(self, now_ms: int, *, limit: int) -> list[str]:
         """The ids of running runs whose claim died at `now_ms` or earlier."""
         return self._overdue(self._keys.heartbeats, now_ms, limit)
 
-    def lose(self, run_id: str, *, error: str, token: int, now_ms: int) -> bool:
-        """Give up a run whose heartbeat stopped; False when it turned out to be alive.
+    def lose(
+        self,
+        run_id: str,
+        *,
+        error: str,
+        token: int,
+        now_ms: int,
+        retry_at_ms: int | None = None,
+    ) -> str:
+        """Give up a run whose heartbeat stopped, or with `retry_at_ms` put it back in line.
+
+        Answers `ok`, `retry`, or `alive`: it turned out to be, and nothing changed.
 
         Raises LeaseLost when a younger leader's token is known.
         """
@@ -230,8 +309,20 @@ class Runs:
                 keys.job(job_id),
                 keys.active(job_id),
                 keys.heartbeats,
+                keys.held(job_id),
+                keys.due,
+                keys.queued,
+                keys.completed,
+                self._queue_of(run_id),
             ],
-            args=[token, now_ms, run_id, error],
+            args=[
+                token,
+                now_ms,
+                run_id,
+                error,
+                "" if retry_at_ms is None else retry_at_ms,
+                now_ms + self._redeliver_after_ms,
+            ],
         )
 
     def undelivered_since(self, now_ms: int, *, limit: int) -> list[tuple[Run, int]]:
@@ -254,17 +345,18 @@ class Runs:
         """
         # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
         next_wait_ms = seen_ms - to_ms(run.queued_at) + self._redeliver_after_ms
-        return self._fenced(
+        answer = self._fenced(
             "redeliver",
             keys=[self._keys.term, self._keys.run(run.id), self._keys.queued, queue],
             args=[token, run.id, seen_ms, now_ms + next_wait_ms, message],
         )
+        return answer == "ok"
 
-    def _fenced(self, script: str, *, keys: list[str], args: list[str | int | bytes]) -> bool:
+    def _fenced(self, script: str, *, keys: list[str], args: list[str | int | bytes]) -> str:
         answer = self._database.run(script, keys=keys, args=args)
         if answer == "fenced":
             raise LeaseLost("a younger leader has taken over; this one stops writing")
-        return bool(answer == "ok")
+        return str(answer)
 
     def _overdue(self, key: str, now_ms: int, limit: int) -> list[str]:
         return list(self._database.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit))
@@ -325,4 +417,5 @@ def _run(run_id: str, fields: Mapping[str, str]) -> Run:
         exit_code=number("exit_code"),
         delivery=Delivery(fields.get("delivery", Delivery.NONE)),
         output_bytes=number("output_bytes"),
+        expires_at=optional_from_ms(number("expires_ms")),
     )

@@ -8,7 +8,8 @@ import pytest
 
 from hermes_celery.errors import LeaseLost
 from hermes_celery.job import JobRequest, JobState
-from hermes_celery.run import Outcome, RunState
+from hermes_celery.planning import DueJob, plan
+from hermes_celery.run import Occurrence, Outcome, RunState
 from hermes_celery.store import Advance, Answer
 from hermes_celery.tick import TickReport, tick
 from tests.support import NOON, Store, replaced
@@ -114,7 +115,8 @@ def test_an_overlapping_occurrence_is_skipped_and_says_why(store: Store) -> None
     report = ticked(store)
     assert (report.dispatched, report.overlapping) == (0, 1)
     (skipped,) = store.cron.latest_runs(state=RunState.SKIPPED)
-    assert (skipped.reason, skipped.due_at) == ("overlap", NOON + timedelta(hours=2))
+    assert skipped.due_at == NOON + timedelta(hours=2)
+    assert skipped.reason == "overlap: an earlier run still waits for a worker"
     after = store.cron.show(job.id)
     assert (after.next_run_at, after.completed) == (NOON + timedelta(hours=3), 1)
 
@@ -123,8 +125,12 @@ def test_many_missed_occurrences_make_one_run_on_the_grid(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     store.clock.advance(5 * 3600 + 900)
     assert ticked(store).dispatched == 1
-    (run,) = store.cron.latest_runs()
+    (run,) = store.cron.latest_runs(state=RunState.QUEUED)
     assert run.due_at == NOON + timedelta(hours=5)
+    (missed,) = store.cron.latest_runs(state=RunState.SKIPPED)
+    assert missed.reason == (
+        "missed: 4 occurrences, 2026-06-22T13:00:00+00:00 to 2026-06-22T16:00:00+00:00"
+    )
     assert store.cron.show(job.id).next_run_at == NOON + timedelta(hours=6)
 
 
@@ -194,13 +200,14 @@ def test_a_batch_larger_than_one_call_takes_several_ticks_and_loses_nothing(stor
 
 def prepared(store: Store) -> Advance:
     """The next due job, planned but not written."""
-    from hermes_celery.planning import DueJob, plan
-    from hermes_celery.run import Occurrence
-
     (due,) = store.due.due(store.clock.ms, limit=1)
     assert isinstance(due, DueJob)
-    decision = plan(due, now_ms=store.clock.ms)
-    run_id = Occurrence(job_id=due.spec.id, due_ms=decision.occurrence_ms).run_id
+    (step,) = plan(due, now_ms=store.clock.ms).steps
+    run_id = Occurrence(job_id=due.spec.id, due_ms=step.occurrence_ms).run_id
     return Advance(
-        plan=decision, run_id=run_id, queue=store.messages.queue(due.spec), message=run_id.encode()
+        due=due,
+        step=step,
+        run_id=run_id,
+        queue=store.messages.queue(due.spec),
+        message=run_id.encode(),
     )

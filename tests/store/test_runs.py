@@ -11,7 +11,7 @@ from hermes_celery.job import JobRequest
 from hermes_celery.rescue import LOST, RescueReport, rescue
 from hermes_celery.run import Delivery, Outcome, RunState, Trigger
 from hermes_celery.store import check_run_id
-from tests.support import NOON, Store
+from tests.support import NOON, Store, replaced
 
 TOKEN = 7
 
@@ -71,7 +71,7 @@ def test_finishing_keeps_output_and_tells_the_job(store: Store, run_id: str) -> 
     outcome = Outcome(
         state=RunState.FAILED, output=b"\xff\x00out", stderr=b"err", error="boom", exit_code=3
     )
-    assert store.runs.finish(claim, outcome, now_ms=store.clock.ms)
+    assert store.runs.finish(claim, outcome, now_ms=store.clock.ms) == "ok"
     run = store.runs.get(run_id)
     assert (run.state, run.error, run.exit_code, run.worker) == (
         RunState.FAILED,
@@ -101,9 +101,11 @@ def test_a_success_clears_the_last_error(store: Store, run_id: str) -> None:
 
 def test_a_final_state_never_changes(store: Store, run_id: str) -> None:
     claim = store.claim(run_id)
-    assert store.runs.finish(claim, Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)
+    store.runs.finish(claim, Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)
+    other = replaced(claim, token="other")
     again = Outcome(state=RunState.FAILED, error="no")
-    assert not store.runs.finish(claim, again, now_ms=store.clock.ms)
+    assert store.runs.finish(other, again, now_ms=store.clock.ms) == "late"
+    store.runs.finish(claim, again, now_ms=store.clock.ms)
     assert store.runs.get(run_id).state is RunState.SUCCEEDED
     assert store.cron.cancel(run_id) == "over"
     assert store.runs.get(run_id).state is RunState.SUCCEEDED
@@ -112,14 +114,16 @@ def test_a_final_state_never_changes(store: Store, run_id: str) -> None:
 def test_finishing_twice_with_the_same_answer_is_no_error(store: Store, run_id: str) -> None:
     claim = store.claim(run_id)
     outcome = Outcome(state=RunState.SUCCEEDED)
-    assert store.runs.finish(claim, outcome, now_ms=store.clock.ms)
-    assert store.runs.finish(claim, outcome, now_ms=store.clock.ms)
+    assert store.runs.finish(claim, outcome, now_ms=store.clock.ms) == "ok"
+    assert store.runs.finish(claim, outcome, now_ms=store.clock.ms) == "ok"
+    assert store.cron.show("n").last_run_at == NOON
 
 
 def test_somebody_without_the_claim_cannot_finish(store: Store, run_id: str) -> None:
     claim = store.claim(run_id, token="a")
     store.database.call("HSET", store.database.keys.run(run_id), "claim", "b")
-    assert not store.runs.finish(claim, Outcome(state=RunState.FAILED), now_ms=store.clock.ms)
+    failed = Outcome(state=RunState.FAILED)
+    assert store.runs.finish(claim, failed, now_ms=store.clock.ms) == "late"
     assert store.runs.get(run_id).state is RunState.RUNNING
 
 
@@ -160,7 +164,7 @@ def test_a_run_whose_heartbeat_stopped_is_lost_and_frees_its_job(store: Store, r
     assert store.database.call("EXISTS", store.database.keys.active(run.job_id)) == 0
     assert store.cron.show("n").last_error == LOST
     late = Outcome(state=RunState.SUCCEEDED, output=b"late")
-    assert not store.runs.finish(claim, late, now_ms=store.clock.ms)
+    assert store.runs.finish(claim, late, now_ms=store.clock.ms) == "late"
     assert store.runs.get(run_id).state is RunState.LOST
     assert store.runs.output(run_id) == b""
 

@@ -83,7 +83,7 @@ def test_a_claim_says_which_worker_may_run_it(store: Store) -> None:
     assert isinstance(claim, Claim)
     assert store.runs.claim(run_id, token="b", now_ms=store.clock.ms, worker="two") == "taken"
     outcome = Outcome(state=RunState.SUCCEEDED, output=b"all is well")
-    assert store.runs.finish(claim, outcome, now_ms=store.clock.ms)
+    assert store.runs.finish(claim, outcome, now_ms=store.clock.ms) == "ok"
     assert store.runs.output(run_id) == b"all is well"
 
 

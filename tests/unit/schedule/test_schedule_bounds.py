@@ -65,9 +65,10 @@ def test_hours_can_be_excluded() -> None:
 
     found = schedule.between(NOW, NOW + timedelta(hours=24))
 
-    assert [f"{instant:%H:%M}" for instant in found][:2] == ["12:30", "13:00"]
-    assert {instant.hour for instant in found} == set(range(7, 20))
-    assert f"{found[-1]:%H:%M}" == "11:30"
+    assert [f"{instant:%H:%M}" for instant in found] == [
+        *("12:30", *(f"{hour}:{minute}" for hour in range(13, 20) for minute in ("00", "30"))),
+        *(f"{hour:02}:{minute}" for hour in range(7, 12) for minute in ("00", "30")),
+    ]
 
 
 def test_an_iso_time_excludes_its_minute() -> None:
@@ -90,13 +91,21 @@ def test_exclusions_hold_backwards_too() -> None:
     assert len(forwards) == 28 * 24 + 1 - 3 * 24
 
 
-def test_an_exclusion_crosses_a_clock_change() -> None:
+@pytest.mark.parametrize(
+    ("midnight", "first"),
+    [
+        ("2026-10-25T00:00:00+02:00", "2026-10-25T03:30:00+01:00"),
+        ("2027-03-28T00:00:00+01:00", "2027-03-28T03:30:00+02:00"),
+    ],
+)
+def test_an_exclusion_crosses_a_clock_change(midnight: str, first: str) -> None:
     schedule = parse("30 * * * *", timezone="Europe/Berlin", exclude=["* 0-2 * * *"])
-    midnight = datetime.fromisoformat("2026-10-25T00:00:00+02:00")
+    instant = datetime.fromisoformat(first)
 
-    found = schedule.next_after(midnight)
-
-    assert found == datetime.fromisoformat("2026-10-25T03:30:00+01:00")
+    assert schedule.next_after(datetime.fromisoformat(midnight)) == instant
+    assert schedule.latest_until(instant - timedelta(minutes=1)) == datetime.fromisoformat(
+        midnight
+    ) - timedelta(minutes=30)
 
 
 @pytest.mark.parametrize(

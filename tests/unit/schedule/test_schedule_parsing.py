@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 
 import pytest
 
@@ -245,6 +245,16 @@ def test_croniter_expands_ranges_with_steps_as_crontab_says(
     assert [instant.minute for instant in found] == list(range(start, 60, step))
 
 
+@pytest.mark.parametrize(("low", "high"), [*combinations_with_replacement(range(8), 2)])
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_weekday_ranges_with_steps_are_as_crontab_says(low: int, high: int, step: int) -> None:
+    expected = {number % 7 for number in range(low, high + 1, step)}
+
+    found = parse(f"0 0 * * {low}-{high}/{step}").between(NOW, NOW + timedelta(days=7))
+
+    assert {instant.isoweekday() % 7 for instant in found} == expected
+
+
 def test_the_sixth_field_is_seconds_and_the_seventh_years() -> None:
     schedule = parse("59 23 31 12 * 50/5 2026-2027")
 
@@ -301,6 +311,8 @@ def test_h_with_a_step_keeps_the_step() -> None:
     found = parse("H/15 * * * *", spread="x").between(NOW, NOW + timedelta(hours=3))
 
     assert {b - a for a, b in pairwise(found)} == {timedelta(minutes=15)}
+    firsts = {parse("H/15 * * * *", spread=str(n)).next_after(NOW) for n in range(200)}
+    assert len(firsts) == 15
 
 
 def test_several_expressions_are_one_schedule() -> None:
@@ -362,6 +374,7 @@ def test_an_interval_counts_from_whole_milliseconds() -> None:
     [
         ("2027-03-28T02:30", "2027-03-28T03:00:00+02:00"),
         ("2027-10-31T02:30", "2027-10-31T02:30:00+02:00"),
+        ("2027-03-28T02:30:00.5", "2027-03-28T03:00:00+02:00"),
         ("2027-03-28T01:59:59.5", "2027-03-28T01:59:59.500+01:00"),
     ],
 )
@@ -385,6 +398,7 @@ def test_nothing_is_before_1970_or_after_2099() -> None:
 
     assert yearly.next_after(early) == datetime(1970, 1, 1, 5, tzinfo=UTC)
     assert yearly.latest_until(early) is None
+    assert parse("@hourly").next_after(early) == datetime(1970, 1, 1, tzinfo=UTC)
     assert yearly.next_after(late) is None
     assert yearly.latest_until(late) == datetime(2099, 1, 1, 5, tzinfo=UTC)
     assert parse("every 99d").next_after(late) is None

@@ -1,0 +1,176 @@
+"""What a job can be: an agent, a script, an HTTP request or a Celery task; exactly one of them.
+
+The values that describe the last two, and the rules that need nothing but the request itself.
+Whether a script exists or a host may be called is decided where it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hermes_celery.errors import JobError
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TASK_NAME = re.compile(r"[\w.:\-]+")
+_WORD = re.compile(r"[\w.:@\-]{1,100}")
+_SHARED_NAME = "1 to 100 letters, digits, or any of . : @ _ -"
+#: A day: no single run is meant to last longer.
+_MAX_SECONDS = 86_400.0
+#: Options of `apply_async` that a schedule or our own record decides.
+_OUR_OPTIONS = ("eta", "countdown", "task_id", "connection", "producer", "headers", "shadow")
+
+
+class Kind(StrEnum):
+    """What performs a run."""
+
+    AGENT = "agent"
+    SCRIPT = "script"
+    HTTP = "http"
+    TASK = "task"
+
+
+class HttpCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One HTTP request."""
+
+    url: str
+    method: str = "GET"
+    headers: dict[str, str] = {}
+    body: str | None = None
+    #: Statuses that mean success; empty: every 2xx.
+    expect: tuple[int, ...] = ()
+
+
+class TaskCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One call of a Celery task of the user's own."""
+
+    name: str
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    #: For `apply_async`, such as `expires`, `serializer` or `routing_key`.
+    options: dict[str, Any] = {}
+
+
+def kind_of(*, http: HttpCall | None, task: TaskCall | None, no_agent: bool) -> Kind:
+    """Which kind of work these fields of a job mean."""
+    if http is not None:
+        return Kind.HTTP
+    if task is not None:
+        return Kind.TASK
+    return Kind.SCRIPT if no_agent else Kind.AGENT
+
+
+def check_one_kind(fields: Mapping[str, Any]) -> None:
+    """Refuse a job with no work, or with more than one kind of it. Raises JobError.
+
+    `fields` are those of a request: prompt, script, skills, no_agent, http, task, interpreter.
+    """
+    calls = [name for name in ("http", "task") if fields[name] is not None]
+    others = [name for name in ("prompt", "script", "skills", "no_agent") if fields[name]]
+    if len(calls) > 1 or (calls and others):
+        given = ", ".join(calls + others)
+        raise JobError(f"a job is one kind of work, but {given} were given; make it several jobs")
+    if calls:
+        return
+    if fields["no_agent"] and not fields["script"]:
+        raise JobError(
+            "no_agent=True requires a script — with no agent and no script there is nothing for "
+            "the job to run."
+        )
+    if not others:
+        raise JobError(
+            "the job has nothing to run: give a prompt, a script, a skill, an HTTP request or a "
+            "Celery task"
+        )
+
+
+def checked_http(call: HttpCall | None) -> HttpCall | None:
+    """The request, its method in capitals. Raises JobError."""
+    if call is None:
+        return None
+    method = call.method.strip().upper()
+    if method not in _METHODS:
+        raise JobError(f"{call.method!r} is no HTTP method; use one of {', '.join(_METHODS)}")
+    parts = urlsplit(call.url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise JobError(f"{call.url!r} is no URL to call; use http://host/path or https://host/path")
+    if parts.username or parts.password:
+        raise JobError("a URL with a user or password in it would be shown; use a header instead")
+    for name, value in call.headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
+            raise JobError(f"the header {name!r} is not a name and a value in one line")
+    if any(not 100 <= status <= 599 for status in call.expect):
+        raise JobError(f"expected statuses {list(call.expect)} must lie within 100 to 599")
+    return msgspec.structs.replace(call, method=method, url=call.url.strip())
+
+
+def checked_task(call: TaskCall | None) -> TaskCall | None:
+    """The call, its values as JSON has them. Raises JobError."""
+    if call is None:
+        return None
+    if not _TASK_NAME.fullmatch(call.name):
+        raise JobError(f"{call.name!r} is no task's name; use one like package.module.task")
+    ours = sorted(set(call.options) & set(_OUR_OPTIONS))
+    if ours:
+        raise JobError(f"the option {', '.join(ours)} is decided by the schedule; leave it out")
+    try:
+        return msgspec.json.decode(msgspec.json.encode(call), type=TaskCall)
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise JobError(f"arguments of {call.name} cannot be written as JSON: {error}") from None
+
+
+def checked_word(text: str | None, *, field: str) -> str | None:
+    """A queue's or group's name, stripped; None where there is none. Raises JobError."""
+    word = (text or "").strip()
+    if word and not _WORD.fullmatch(word):
+        raise JobError(f"{field} {text!r} must be {_SHARED_NAME}")
+    return word or None
+
+
+def checked_number(value: float | None, *, field: str, least: float, most: float) -> float | None:
+    """A number within its limits. Raises JobError."""
+    if value is not None and not least <= value <= most:
+        raise JobError(f"{field} {value:g} must lie within {least:g} and {most:g}")
+    return value
+
+
+def checked_limits(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked numbers of a request that limit its runs. Raises JobError."""
+    largest = 2.0**53
+    limits = {
+        "priority": (0, 9),
+        "timeout_seconds": (0.1, _MAX_SECONDS),
+        "idle_timeout_seconds": (0.0, _MAX_SECONDS),
+        "max_active": (1, 10_000),
+        "token_budget": (1, largest),
+        "cost_budget": (1e-6, largest),
+    }
+    if fields["group"] and fields["max_active"] is None:
+        raise JobError(
+            f"the group {fields['group']!r} needs max_active: how many of its runs may run at once"
+        )
+    return {
+        name: checked_number(fields[name], field=name, least=least, most=most)
+        for name, (least, most) in limits.items()
+    }
+
+
+def checked_interpreter(text: str | None, *, script: str | None) -> str | None:
+    """A program's name, or its absolute path. Raises JobError; which places are allowed is the
+    worker's to say."""
+    program = (text or "").strip()
+    if not program:
+        return None
+    if not script:
+        raise JobError(f"interpreter {program!r} is for scripts, and the job has none")
+    if not program.isprintable() or ("/" in program and not program.startswith("/")):
+        raise JobError(f"interpreter {program!r} must be a program's name or its absolute path")
+    if " " in program or ".." in program.split("/"):
+        raise JobError(f"interpreter {program!r} must be a program alone, without arguments or '..'")
+    return program

@@ -1,0 +1,311 @@
+"""Policies in the store: overlap, retries, loss, expiry, pauses, backfill; each skip says why."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from hermes_celery.errors import JobError
+from hermes_celery.job import Job, JobRequest, JobState
+from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
+from hermes_celery.rescue import RescueReport, rescue
+from hermes_celery.run import Outcome, Run, RunState, Trigger
+from hermes_celery.tick import TickReport, tick
+from tests.support import NOON, Store
+
+TOKEN = 1
+FAILED = Outcome(state=RunState.FAILED, error="boom", exit_code=1)
+SUCCEEDED = Outcome(state=RunState.SUCCEEDED)
+
+
+@pytest.fixture(autouse=True)
+def _a_leader(store: Store) -> None:
+    store.database.call("SET", store.database.keys.term, TOKEN)
+
+
+def hourly(store: Store, **policy: object) -> Job:
+    """A job that runs each hour."""
+    chosen = Policy(**policy)  # type: ignore[arg-type]
+    return store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n", policy=chosen))
+
+
+def an_hour_later(store: Store) -> TickReport:
+    store.clock.advance(3600)
+    return ticked(store)
+
+
+def ticked(store: Store) -> TickReport:
+    return tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+
+
+def rescued(store: Store) -> RescueReport:
+    return rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+
+
+def newest(store: Store, state: RunState | None = None) -> Run:
+    return store.cron.latest_runs(state=state)[0]
+
+
+def finish(store: Store, run_id: str, outcome: Outcome = SUCCEEDED, *, token: str = "t") -> str:
+    return store.runs.finish(store.claim(run_id, token), outcome, now_ms=store.clock.ms)
+
+
+def test_a_skip_says_whether_the_earlier_run_waits_or_runs(store: Store) -> None:
+    hourly(store)
+    an_hour_later(store)
+    an_hour_later(store)
+    assert newest(store).reason == "overlap: an earlier run still waits for a worker"
+    store.claim(store.queue()[0])
+    an_hour_later(store)
+    assert newest(store).reason == "overlap: an earlier run still runs"
+
+
+def test_allow_runs_side_by_side_up_to_its_number(store: Store) -> None:
+    hourly(store, overlap=Overlap.ALLOW, max_active=2)
+    assert [an_hour_later(store).dispatched for _ in range(3)] == [1, 1, 0]
+    assert len(store.queue()) == 2
+    finish(store, store.queue()[0])
+    assert an_hour_later(store).dispatched == 1
+
+
+def test_queue_one_holds_one_back_and_pushes_it_when_the_other_ends(store: Store) -> None:
+    hourly(store, overlap=Overlap.QUEUE_ONE)
+    reports = [an_hour_later(store) for _ in range(3)]
+    assert [(r.dispatched, r.held, r.overlapping) for r in reports] == [
+        (1, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+    ]
+    (first,) = store.queue()
+    held = store.cron.latest_runs(state=RunState.QUEUED)[0]
+    assert held.id != first
+    finish(store, first, FAILED)
+    assert store.queue() == [first, held.id]
+    finish(store, held.id)
+    assert an_hour_later(store).dispatched == 1
+
+
+@pytest.mark.parametrize("end", ["cancelled", "lost"])
+def test_a_held_run_is_pushed_however_the_other_ends(store: Store, end: str) -> None:
+    hourly(store, overlap=Overlap.QUEUE_ONE)
+    an_hour_later(store)
+    an_hour_later(store)
+    (first,) = store.queue()
+    if end == "cancelled":
+        store.cron.cancel(first)
+    else:
+        store.claim(first)
+        store.clock.advance(16)
+        rescued(store)
+    assert len(store.queue()) == 2
+
+
+def test_a_held_run_can_be_cancelled(store: Store) -> None:
+    hourly(store, overlap=Overlap.QUEUE_ONE)
+    an_hour_later(store)
+    an_hour_later(store)
+    (first,) = store.queue()
+    assert store.cron.cancel(newest(store).id) == "cancelled"
+    finish(store, first)
+    assert store.queue() == [first]
+
+
+def test_replace_cancels_the_earlier_one_first(store: Store) -> None:
+    hourly(store, overlap=Overlap.REPLACE)
+    an_hour_later(store)
+    (first,) = store.queue()
+    claim = store.claim(first)
+    assert an_hour_later(store).held == 1
+    assert store.runs.heartbeat({first: claim.token}, now_ms=store.clock.ms) == {first: "cancel"}
+    store.runs.finish(claim, Outcome(state=RunState.CANCELLED), now_ms=store.clock.ms)
+    replaced_by = store.queue()[1]
+    assert store.runs.get(first).reason == f"replaced by {replaced_by}"
+    assert an_hour_later(store).dispatched == 1
+    assert store.runs.get(replaced_by).state is RunState.CANCELLED
+
+
+def test_catching_up_with_all_runs_them_one_after_the_other(store: Store) -> None:
+    hourly(store, catch_up=CatchUp.ALL)
+    store.clock.advance(4 * 3600)
+    report = ticked(store)
+    assert (report.dispatched, report.held) == (1, 3)
+    for number in range(4):
+        assert len(store.queue()) == number + 1
+        finish(store, store.queue()[number])
+    ran = store.cron.latest_runs(state=RunState.SUCCEEDED)
+    assert [run.due_at for run in ran[::-1]] == [NOON + timedelta(hours=n) for n in range(1, 5)]
+
+
+def test_a_failed_run_is_tried_again_with_back_off_and_then_fails(store: Store) -> None:
+    hourly(store, retries=2)
+    an_hour_later(store)
+    (run_id,) = store.queue()
+    for attempt in (1, 2):
+        claim = store.claim(run_id, token=f"t{attempt}")
+        assert claim.attempt == attempt
+        retry_at_ms = store.clock.ms + 30_000
+        answers = [
+            store.runs.finish(claim, FAILED, now_ms=store.clock.ms, retry_at_ms=retry_at_ms)
+            for _ in range(2)
+        ]
+        assert answers == ["retry", "retry"]
+        run = store.runs.get(run_id)
+        assert (run.state, run.attempt, run.error) == (RunState.QUEUED, attempt + 1, "boom")
+        store.clock.advance(29)
+        assert rescued(store).redelivered == 0
+        store.clock.advance(2)
+        assert rescued(store).redelivered == 1
+    assert finish(store, run_id, FAILED, token="t3") == "ok"
+    assert store.runs.get(run_id).state is RunState.FAILED
+    assert store.queue() == [run_id] * 3
+
+
+def test_a_run_that_waits_for_its_next_attempt_still_counts_as_active(store: Store) -> None:
+    hourly(store, retries=2)
+    an_hour_later(store)
+    claim = store.claim(store.queue()[0])
+    later = store.clock.ms + 7_200_000
+    store.runs.finish(claim, FAILED, now_ms=store.clock.ms, retry_at_ms=later)
+    an_hour_later(store)
+    assert newest(store).reason == "overlap: an earlier run waits for its next attempt"
+
+
+def test_a_cancelled_run_is_not_tried_again(store: Store) -> None:
+    hourly(store, retries=2)
+    an_hour_later(store)
+    (run_id,) = store.queue()
+    claim = store.claim(run_id)
+    store.cron.cancel(run_id, reason="enough")
+    failed = Outcome(state=RunState.CANCELLED)
+    answer = store.runs.finish(claim, failed, now_ms=store.clock.ms, retry_at_ms=store.clock.ms + 1)
+    assert (answer, store.runs.get(run_id).state) == ("ok", RunState.CANCELLED)
+
+
+def test_a_lost_run_starts_again_only_if_its_job_wants_that(store: Store) -> None:
+    hourly(store, on_lost=OnLost.RETRY)
+    an_hour_later(store)
+    (run_id,) = store.queue()
+    old = store.claim(run_id)
+    store.clock.advance(16)
+    assert rescued(store).lost == 1
+    run = store.runs.get(run_id)
+    assert (run.state, run.attempt) == (RunState.QUEUED, 2)
+    assert store.runs.finish(old, SUCCEEDED, now_ms=store.clock.ms) == "late"
+    beat = {run_id: old.token}
+    assert store.runs.heartbeat(beat, now_ms=store.clock.ms) == {run_id: "lost"}
+    store.clock.advance(31)
+    assert rescued(store).redelivered == 1
+    assert finish(store, run_id, token="t2") == "ok"
+    assert store.runs.get(run_id).state is RunState.SUCCEEDED
+
+
+def test_a_run_that_kills_every_worker_is_given_up(store: Store) -> None:
+    hourly(store, on_lost=OnLost.RETRY)
+    an_hour_later(store)
+    (run_id,) = store.queue()
+    attempts = 0
+    while store.runs.get(run_id).state is not RunState.LOST:
+        attempts = store.claim(run_id, token=f"t{attempts}").attempt
+        store.clock.advance(16)
+        rescued(store)
+    assert attempts == 5
+
+
+def test_a_run_that_no_worker_took_in_time_is_dropped_as_expired(store: Store) -> None:
+    hourly(store, expires_seconds=300)
+    an_hour_later(store)
+    (run_id,) = store.queue()
+    store.clock.advance(300.001)
+    answer = store.runs.claim(run_id, token="t", now_ms=store.clock.ms, worker="w")
+    run = store.runs.get(run_id)
+    assert (answer, run.state) == ("expired", RunState.SKIPPED)
+    assert run.reason == "expired: no worker took it in time"
+    assert store.database.call("EXISTS", store.database.keys.active(run.job_id)) == 0
+
+
+def test_without_any_worker_rescue_drops_what_expired(store: Store) -> None:
+    hourly(store, expires_seconds=30)
+    an_hour_later(store)
+    store.clock.advance(61)
+    assert rescued(store).redelivered == 0
+    assert newest(store).state is RunState.SKIPPED
+
+
+def test_failures_in_a_row_pause_a_job_and_a_success_starts_the_count_anew(store: Store) -> None:
+    job = hourly(store, pause_after=3)
+    for outcome in (FAILED, FAILED, SUCCEEDED, FAILED, FAILED):
+        an_hour_later(store)
+        finish(store, store.queue()[-1], outcome)
+    assert store.cron.show("n").state is JobState.SCHEDULED
+    an_hour_later(store)
+    finish(store, store.queue()[-1], FAILED)
+    paused = store.cron.show("n")
+    assert (paused.state, paused.paused_reason) == (JobState.PAUSED, "3 failures in a row")
+    assert paused.paused_at == store.cron.now
+    assert an_hour_later(store).dispatched == 0
+    store.cron.resume(job.id)
+    an_hour_later(store)
+    finish(store, store.queue()[-1], FAILED)
+    assert store.cron.show("n").state is JobState.SCHEDULED
+
+
+def test_pausing_everything_stops_every_job_and_resuming_goes_on_from_now(store: Store) -> None:
+    hourly(store)
+    store.cron.pause_all(note="upgrade")
+    for _ in range(3):
+        report = an_hour_later(store)
+        assert (report.paused, report.dispatched) == (True, 0)
+    assert store.due.switch().note == "upgrade"
+    store.clock.advance(60)
+    store.cron.resume_all()
+    assert ticked(store).skipped == 1
+    assert (newest(store).reason or "").startswith("paused: 3 occurrences")
+    assert an_hour_later(store).dispatched == 1
+
+
+def test_a_backfill_runs_a_range_one_after_the_other_and_once(store: Store) -> None:
+    hourly(store)
+    store.clock.advance(6 * 3600 + 60)
+    end = NOON + timedelta(hours=3)
+    made = store.cron.backfill("n", start=NOON, end=end)
+    assert len(made) == 3
+    assert store.queue() == made[:1]
+    assert store.cron.backfill("n", start=NOON, end=end) == []
+    finish(store, made[0])
+    assert store.queue() == made[:2]
+    assert {store.runs.get(run_id).trigger for run_id in made} == {Trigger.BACKFILL}
+    assert store.cron.show("n").completed == 0
+
+
+def test_a_backfill_at_a_rate_spreads_its_runs(store: Store) -> None:
+    hourly(store)
+    store.clock.advance(6 * 3600 + 60)
+    made = store.cron.backfill(
+        "n", start=NOON, end=NOON + timedelta(hours=5), one_by_one=False, per_minute=30
+    )
+    pushed = []
+    for _ in range(10):
+        pushed.append(rescued(store).redelivered)
+        store.clock.advance(1)
+    assert sum(pushed) == 5
+    assert pushed[:9:2] == [1, 1, 1, 1, 1]
+    assert store.queue() == made
+
+
+def test_what_ran_on_schedule_is_not_backfilled_but_what_was_skipped_is(store: Store) -> None:
+    hourly(store)
+    an_hour_later(store)
+    an_hour_later(store)
+    store.clock.advance(60)
+    made = store.cron.backfill("n", start=NOON, end=store.cron.now)
+    assert [store.runs.get(run_id).due_at for run_id in made] == [NOON + timedelta(hours=2)]
+
+
+def test_a_backfill_too_large_or_ahead_is_refused(store: Store) -> None:
+    store.cron.add(JobRequest(schedule="* * * * *", prompt="x", name="often"))
+    store.clock.advance(86_400)
+    with pytest.raises(JobError, match="more than 1,000 occurrences"):
+        store.cron.backfill("often", start=NOON, end=store.cron.now)
+    with pytest.raises(JobError, match="lies ahead"):
+        store.cron.backfill("often", start=NOON, end=store.cron.now + timedelta(seconds=1))
