@@ -21,13 +21,13 @@ from celery.beat import Scheduler
 
 from hermes_celery.errors import HermesCeleryError, LeaseLost, StoreError
 from hermes_celery.lease import RENEW_SECONDS, Lease
-from hermes_celery.log import event
+from hermes_celery.log import Seldom, event
 from hermes_celery.rescue import rescue
 from hermes_celery.tick import Messages, TickReport, tick
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.store import DueIndex, Jobs, Runs, Waker
+    from hermes_celery.store import DueIndex, History, Jobs, Runs, Waker
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ _RESCUE_EVERY_SECONDS = 1.0
 #: Workers that lost Redis together with us get this long to say that they are alive.
 _RESCUE_AFTER_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
-#: While Redis is away, one line a minute says so.
-_COMPLAIN_EVERY_SECONDS = 60.0
+#: Neither leading nor standing by yet.
+_UNKNOWN = -1
 
 
 def owner_name() -> str:
@@ -54,23 +54,27 @@ class Beat:
         due_index: DueIndex,
         jobs: Jobs,
         runs: Runs,
+        history: History,
         messages: Messages,
         waker: Waker,
         clock: Clock,
+        on_lead: Callable[[], None] = lambda: None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._lease = lease
         self._due_index = due_index
         self._jobs = jobs
         self._runs = runs
+        self._history = history
+        self._on_lead = on_lead
         self._messages = messages
         self._waker = waker
         self._clock = clock
         self._pause = pause
-        self._token: int | None = None
+        self._token: int | None = _UNKNOWN
         self._leads_since = 0.0
         self._rescued_at = 0.0
-        self._complained_at: float | None = None
+        self._complaint = Seldom()
 
     def step(self) -> TickReport | None:
         """Tick if we lead and something is due, then sleep for at most a quarter of a second.
@@ -88,9 +92,8 @@ class Beat:
             self._leads_since = self._clock.monotonic()
             self._pause(_RETRY_SECONDS)
             return None
-        if self._complained_at is not None:
+        if self._complaint.over():
             event(_log, "beat.recovered")
-            self._complained_at = None
         return report
 
     def stop(self) -> None:
@@ -141,7 +144,10 @@ class Beat:
         if now - self._rescued_at < _RESCUE_EVERY_SECONDS:
             return
         self._rescued_at = now
-        rescue(self._jobs, self._runs, self._messages, token=token, now_ms=self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        rescue(self._jobs, self._runs, self._messages, token=token, now_ms=now_ms)
+        self._history.trim(now_ms)
+        self._history.remove_completed(self._jobs, now_ms)
 
     def _note_leadership(self, token: int | None) -> None:
         if token == self._token:
@@ -149,11 +155,11 @@ class Beat:
         self._token = token
         self._leads_since = self._clock.monotonic()
         event(_log, "beat.leads" if token else "beat.stands_by", term=token)
+        if token:
+            self._on_lead()
 
     def _complain(self, error: StoreError) -> None:
-        now = self._clock.monotonic()
-        if self._complained_at is None or now - self._complained_at > _COMPLAIN_EVERY_SECONDS:
-            self._complained_at = now
+        if self._complaint.may_say(self._clock.monotonic()):
             event(_log, "beat.store_failed", level=logging.ERROR, why=error)
 
 

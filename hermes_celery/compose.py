@@ -5,18 +5,30 @@ Celery is imported only by what needs it, so that commands which only read Redis
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermes_celery import embedded
 from hermes_celery.clock import ServerClock
 from hermes_celery.cron import Cron
-from hermes_celery.errors import JobError, StoreUnavailable
+from hermes_celery.errors import JobError, StoreUnavailable, StoreUnsuitable
+from hermes_celery.instant import from_ms, iso
 from hermes_celery.job import JobSpec
 from hermes_celery.keys import Keys
+from hermes_celery.log import event
 from hermes_celery.runners.script import locate
 from hermes_celery.settings import Settings, read_settings, without_password
-from hermes_celery.store import Database, DueIndex, Jobs, Runs, connect
+from hermes_celery.store import (
+    Database,
+    DueIndex,
+    History,
+    Jobs,
+    Retention,
+    Runs,
+    connect,
+)
+from hermes_celery.witness import Witness
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -24,6 +36,8 @@ if TYPE_CHECKING:
     from hermes_celery.beat import Beat
     from hermes_celery.runner import Runner
     from hermes_celery.tick import Messages
+
+_log = logging.getLogger(__name__)
 
 
 def redis_url(settings: Settings) -> str:
@@ -46,6 +60,9 @@ def reachable_database(settings: Settings) -> Database:
         database.check()
     except StoreUnavailable as error:
         raise StoreUnavailable(unreachable(settings, error)) from None
+    except StoreUnsuitable as error:
+        shown = without_password(redis_url(settings))
+        raise StoreUnsuitable(f"the server at {shown} does not serve: {error}") from None
     return database
 
 
@@ -97,17 +114,46 @@ def make_beat(app: Celery, *, owner: str) -> Beat:
     from hermes_celery.lease import Lease
     from hermes_celery.store import Waker
 
-    database = open_database(app.conf.hermes_settings)
+    settings: Settings = app.conf.hermes_settings
+    database = open_database(settings)
+    witness = Witness(settings.state_dir, database)
     clock = ServerClock(database.now_ms)
     return Beat(
         lease=Lease(database, owner=owner, clock=clock),
         due_index=DueIndex(database),
         jobs=Jobs(database),
         runs=Runs(database),
+        history=make_history(settings, database),
         messages=Dispatch(app),
         waker=Waker(database),
         clock=clock,
+        on_lead=lambda: _look_for_loss(witness),
     )
+
+
+def make_history(settings: Settings, database: Database) -> History:
+    """What forgets runs and completed jobs."""
+    retention = Retention(
+        runs_per_job=settings.keep_runs,
+        run_days=settings.keep_days,
+        completed_job_days=settings.keep_completed_days,
+    )
+    return History(database, retention=retention)
+
+
+def _look_for_loss(witness: Witness) -> None:
+    """Say loudly that a server came back without its memory."""
+    seen = witness.missing()
+    if seen is not None:
+        event(
+            _log,
+            "jobs.gone",
+            level=logging.ERROR,
+            jobs=seen.jobs,
+            seen_at=iso(from_ms(seen.at_ms)),
+            why="the server lost its memory: turn its append-only file on, or restore a copy",
+        )
+    witness.note()
 
 
 def make_runner(settings: Settings) -> Runner:

@@ -20,22 +20,17 @@ from typing import Any
 import msgspec
 
 from hermes_celery.errors import JobError, ScheduleError, ScriptError
-from hermes_celery.instant import from_ms, iso, to_ms
+from hermes_celery.instant import from_ms, iso, optional_from_ms, to_ms
 from hermes_celery.policy import Policy, checked_policy
 from hermes_celery.prompt_scan import check_prompt
 from hermes_celery.schedule import Kind, Schedule, parse
 from hermes_celery.work import (
     HttpCall,
     TaskCall,
+    WorkKind,
     check_one_kind,
-    checked_http,
-    checked_interpreter,
-    checked_limits,
-    checked_task,
-    checked_word,
+    work_kind,
 )
-from hermes_celery.work import Kind as WorkKind
-from hermes_celery.work import kind_of as work_kind_of
 
 #: How far in the past a one-shot may lie and still be taken (Hermes' ONESHOT_GRACE_SECONDS).
 ONE_SHOT_GRACE_MS = 120_000
@@ -117,6 +112,11 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     token_budget: int | None = None
     cost_budget: float | None = None
     policy: Policy = Policy()
+    #: Bounds of the schedule: aware instants, dates or cron expressions to leave out, spread.
+    start: datetime | None = None
+    end: datetime | None = None
+    exclude: Sequence[str] = ()
+    jitter_seconds: int = 0
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -168,16 +168,27 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Who keeps this job in step with a configuration; None: people.
     managed_by: str | None = None
     policy: Policy = Policy()
+    start_ms: int | None = None
+    end_ms: int | None = None
+    exclude: tuple[str, ...] = ()
+    jitter_seconds: int = 0
 
     @property
     def kind(self) -> WorkKind:
         """What performs the job's runs."""
-        return work_kind_of(http=self.http, task=self.task, no_agent=self.no_agent)
+        return work_kind(http=self.http, task=self.task, no_agent=self.no_agent)
 
     def compiled(self) -> Schedule:
         """The schedule, ready to be asked for instants."""
         return parse(
-            self.schedule, timezone=self.timezone, now=from_ms(self.anchor_ms), spread=self.id
+            self.schedule,
+            timezone=self.timezone,
+            now=from_ms(self.anchor_ms),
+            spread=self.id,
+            start=optional_from_ms(self.start_ms),
+            end=optional_from_ms(self.end_ms),
+            exclude=self.exclude,
+            jitter_seconds=self.jitter_seconds,
         )
 
 
@@ -223,6 +234,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             "state": self.state.value,
             "revision": self.revision,
             "created_at": iso(from_ms(spec.created_ms)),
+            "start_at": iso(optional_from_ms(spec.start_ms)),
+            "end_at": iso(optional_from_ms(spec.end_ms)),
             "next_run_at": iso(self.next_run_at),
             "paused_at": iso(self.paused_at),
             "paused_reason": self.paused_reason,
@@ -244,7 +257,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 _SHOWN = tuple(
     name
     for name in JobSpec.__struct_fields__
-    if name not in ("anchor_ms", "created_ms", "repeat_times", "schedule")
+    if name not in ("anchor_ms", "created_ms", "repeat_times", "schedule", "start_ms", "end_ms")
 )
 
 
@@ -272,7 +285,14 @@ def define(
     """
     content = checked_content(request)
     schedule = parse(
-        request.schedule, timezone=request.timezone or default_timezone, now=now, spread=job_id
+        request.schedule,
+        timezone=request.timezone or default_timezone,
+        now=now,
+        spread=job_id,
+        start=request.start,
+        end=request.end,
+        exclude=request.exclude,
+        jitter_seconds=request.jitter_seconds,
     )
     first = first_instant(schedule, now=now)
     spec = JobSpec(
@@ -283,6 +303,10 @@ def define(
         anchor_ms=to_ms(now),
         created_ms=to_ms(now),
         repeat_times=repeat_times(request.repeat, schedule),
+        start_ms=None if request.start is None else to_ms(request.start),
+        end_ms=None if request.end is None else to_ms(request.end),
+        exclude=tuple(request.exclude),
+        jitter_seconds=request.jitter_seconds,
         **content,
     )
     return spec, first
@@ -294,19 +318,27 @@ def redefine(
     """Check changes (fields as in JobRequest) and return the new spec.
 
     With it comes the first instant of a new schedule, or None where the schedule goes on as it was:
-    only a change of `schedule` or `timezone` starts it anew. Raises JobError or ScheduleError.
+    only a change of the schedule, its zone or its bounds starts it anew. Raises JobError or ScheduleError.
     """
     names = JobRequest.__struct_fields__
     unknown = sorted(set(changes) - set(names))
     if unknown:
         raise JobError(f"a job has no field {', '.join(unknown)}; fields are {', '.join(names)}")
     given = {name: getattr(old, name) for name in names if hasattr(old, name)}
-    request = JobRequest(**{**given, "repeat": old.repeat_times, **changes})
-    if "schedule" in changes or "timezone" in changes:
+    given |= {
+        "repeat": old.repeat_times,
+        "start": optional_from_ms(old.start_ms),
+        "end": optional_from_ms(old.end_ms),
+    }
+    request = JobRequest(**{**given, **changes})
+    if not _TIMING.isdisjoint(changes):
         spec, first = define(request, job_id=old.id, now=now, default_timezone=default_timezone)
         return msgspec.structs.replace(spec, created_ms=old.created_ms), first
     times = repeat_times(request.repeat, old.compiled())
     return msgspec.structs.replace(old, repeat_times=times, **checked_content(request)), None
+
+
+_TIMING = frozenset(("schedule", "timezone", "start", "end", "exclude", "jitter_seconds"))
 
 
 def checked_content(request: JobRequest) -> dict[str, Any]:

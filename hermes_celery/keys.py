@@ -39,6 +39,8 @@ class Keys:
     completed: str = field(init=False)
     #: Set: job ids whose history grew since it was last trimmed.
     grown: str = field(init=False)
+    #: String: a random mark that the first job leaves; a server without memory has another.
+    mark: str = field(init=False)
     #: Hash: whether everything is paused, since when and why, and when it was resumed.
     switch: str = field(init=False)
     #: Sorted set: worker name by when it was last seen, Unix ms.
@@ -83,6 +85,10 @@ class Keys:
         """String: what one run printed to its standard error."""
         return f"{self.prefix}stderr:{run_id}"
 
+    def group(self, name: str) -> str:
+        """Sorted set: running run id of a concurrency group by when its claim dies, Unix ms."""
+        return f"{self.prefix}group:{name}"
+
     def idempotency(self, key: str) -> str:
         """String: the run id that a trigger with this key made."""
         return f"{self.prefix}trigger:{key}"
@@ -100,6 +106,7 @@ _SINGLE = (
     "heartbeats",
     "completed",
     "grown",
+    "mark",
     "switch",
     "workers",
     "leader",

@@ -48,3 +48,23 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line).decode()
+
+
+class Seldom:
+    """Lets a complaint through at once and then once a minute, as long as it is repeated."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._said_at: float | None = None
+
+    def may_say(self, now: float) -> bool:
+        """Whether it is time to say it (again); `now` is monotonic, in seconds."""
+        if self._said_at is not None and now - self._said_at < self._seconds:
+            return False
+        self._said_at = now
+        return True
+
+    def over(self) -> bool:
+        """The cause has gone; True if there was a complaint."""
+        was, self._said_at = self._said_at is not None, None
+        return was

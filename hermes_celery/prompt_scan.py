@@ -13,54 +13,53 @@ A tripwire, not a wall: who may write jobs may run scripts as well.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from hermes_celery.errors import JobError
 
 _SECRET = r"\$\{?\w*(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|API)\w*\}?"
-_CURL = r"\bcurl\s[^\n]*"
-_WGET = r"\bwget\s[^\n]*"
+_AUTHORIZATION = rf"(?:-H|--header)\s+[\"']Authorization:\s*(?:Bearer|token)\s+{_SECRET}[\"']"
 
 
-def _rules(rows: dict[str, str]) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    return tuple((name, re.compile(rule, re.IGNORECASE)) for name, rule in rows.items())
+def _steps(*patterns: str) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
 
 
 #: Directives to the model: their wording does not survive ordinary prose.
-_DIRECTIVES = _rules(
-    {
-        "prompt_injection": (
-            r"\bignore\s(?:[^\n.]{0,200}\s)?(?:previous|all|above|prior)\s"
-            r"(?:[^\n.]{0,200}\s)?instructions"
-        ),
-        "deception_hide": r"do\s+not\s+tell\s+the\s+user",
-        "sys_prompt_override": r"system\s+prompt\s+override",
-        "disregard_rules": r"disregard\s+(?:your|all|any)\s+(?:instructions|rules|guidelines)",
-    }
-)
-#: Commands that have no business in a prompt.
-_COMMANDS = _rules(
-    {
-        "read_secrets": r"\bcat\s[^\n]*(?:\.env|credentials|\.netrc|\.pgpass)",
-        "ssh_backdoor": r"authorized_keys",
-        "sudoers_mod": r"/etc/sudoers|\bvisudo\b",
-        "destructive_root_rm": r"\brm\s+-rf\s+/",
-        "exfil_curl_url": rf"{_CURL}https?://[^\s\"'`]*{_SECRET}",
-        "exfil_wget_url": rf"{_WGET}https?://[^\s\"'`]*{_SECRET}",
-        "exfil_curl_data": (
-            rf"{_CURL}(?:--data(?:-raw|-binary|-urlencode)?|-d|--form|-F)\s[^\n]*{_SECRET}"
-        ),
-        "exfil_wget_post": rf"{_WGET}--post-(?:data|file)=[^\n]*{_SECRET}",
-        "exfil_curl_auth_header": (
-            rf"{_CURL}(?:-H|--header)\s+[\"']Authorization:\s*(?:Bearer|token)\s+{_SECRET}[\"']"
-        ),
-    }
-)
+_DIRECTIVES = {
+    "prompt_injection": _steps(
+        r"\bignore\s(?:[^\n.]{0,100}\s)?(?:previous|all|above|prior)\s"
+        r"(?:[^\n.]{0,100}\s)?instructions"
+    ),
+    "deception_hide": _steps(r"do\s+not\s+tell\s+the\s+user"),
+    "sys_prompt_override": _steps(r"system\s+prompt\s+override"),
+    "disregard_rules": _steps(r"disregard\s+(?:your|all|any)\s+(?:instructions|rules|guidelines)"),
+}
+#: Commands that have no business in a prompt: what must follow what in one line. Steps instead of
+#: one pattern, because a pattern with two `.*` takes minutes on a prompt made for that.
+_COMMANDS = {
+    "read_secrets": _steps(r"\bcat\s", r"\.env|credentials|\.netrc|\.pgpass"),
+    "ssh_backdoor": _steps(r"authorized_keys"),
+    "sudoers_mod": _steps(r"/etc/sudoers|\bvisudo\b"),
+    "destructive_root_rm": _steps(r"\brm\s+-rf\s+/"),
+    "exfil_curl_data": _steps(
+        r"\bcurl\s", r"\s(?:--data(?:-raw|-binary|-urlencode)?|-d|--form|-F)\s", _SECRET
+    ),
+    "exfil_wget_post": _steps(r"\bwget\s", r"--post-(?:data|file)=", _SECRET),
+    "exfil_curl_auth_header": _steps(r"\bcurl\s", _AUTHORIZATION),
+}
+#: The same within the one word that a URL is.
+_URLS = {
+    "exfil_curl_url": (re.compile(r"\bcurl\s", re.IGNORECASE), *_steps(r"https?://", _SECRET)),
+    "exfil_wget_url": (re.compile(r"\bwget\s", re.IGNORECASE), *_steps(r"https?://", _SECRET)),
+}
 #: GitHub's own API is the one place that a token may be sent to.
 _GITHUB = re.compile(
-    rf"{_CURL}(?:-H|--header)\s+[\"']Authorization:\s*token\s+{_SECRET}[\"']"
+    rf"\bcurl\s[^\n]{{0,500}}?{_AUTHORIZATION.replace('Bearer|', '')}"
     r"\s+[\"']?https://api\.github\.com(?:/|\b)",
     re.IGNORECASE,
 )
+_WORD_END = re.compile(r"[\s\"'`]+")
 _INVISIBLE = re.compile("[\u200b-\u200d\u2060\u2062-\u2064\ufeff\u202a-\u202e\u2066-\u2069]")
 _JOINER = "\u200d"
 _VARIATION = "\ufe0f"
@@ -76,7 +75,16 @@ def check_prompt(prompt: str) -> None:
                 f"Blocked: prompt contains invisible unicode U+{ord(match.group()):04X} "
                 "(possible injection)."
             )
-    _refuse(prompt, _DIRECTIVES + _COMMANDS)
+    _refuse_directives(prompt)
+    for line in prompt.splitlines():
+        for name, steps in _COMMANDS.items():
+            if _in_order(line, steps):
+                raise _blocked(name)
+        for name, (command, *url) in _URLS.items():
+            found = command.search(line)
+            words = _WORD_END.split(line[found.end() :]) if found else ()
+            if any(_in_order(word, url) for word in words):
+                raise _blocked(name)
 
 
 def checked_assembled(prompt: str) -> str:
@@ -84,26 +92,45 @@ def checked_assembled(prompt: str) -> str:
     cleaned = _INVISIBLE.sub(
         lambda match: match.group() if _joins_emoji(prompt, match.start()) else "", prompt
     )
-    _refuse(cleaned, _DIRECTIVES)
+    _refuse_directives(cleaned)
     return cleaned
 
 
-def _refuse(prompt: str, rules: tuple[tuple[str, re.Pattern[str]], ...]) -> None:
-    for name, rule in rules:
-        if rule.search(prompt):
-            raise JobError(
-                f"Blocked: prompt matches threat pattern '{name}'. Cron prompts must not contain "
-                "injection or exfiltration payloads."
-            )
+def _refuse_directives(prompt: str) -> None:
+    for name, steps in _DIRECTIVES.items():
+        if _in_order(prompt, steps):
+            raise _blocked(name)
+
+
+def _blocked(name: str) -> JobError:
+    return JobError(
+        f"Blocked: prompt matches threat pattern '{name}'. Cron prompts must not contain "
+        "injection or exfiltration payloads."
+    )
+
+
+def _in_order(text: str, steps: Sequence[re.Pattern[str]]) -> bool:
+    """Whether the patterns are found one after the other."""
+    position = 0
+    for step in steps:
+        found = step.search(text, position)
+        if found is None:
+            return False
+        # Two steps may share the blank between them.
+        position = max(found.end() - 1, found.start() + 1)
+    return True
 
 
 def _joins_emoji(text: str, index: int) -> bool:
     """Whether this is a joiner inside an emoji, such as a family or a flag."""
     if text[index] != _JOINER:
         return False
-    before = text[:index].rstrip(_VARIATION)[-1:]
-    after = text[index + 1 :].lstrip(_VARIATION)[:1]
-    return _is_emoji(before) and _is_emoji(after)
+    before, after = index - 1, index + 1
+    while before >= 0 and text[before] == _VARIATION:
+        before -= 1
+    while after < len(text) and text[after] == _VARIATION:
+        after += 1
+    return _is_emoji(text[max(before, 0)]) and _is_emoji(text[after : after + 1])
 
 
 def _is_emoji(character: str) -> bool:

@@ -1,5 +1,7 @@
 """The heartbeat of all runs in one process: one thread, one script call each half second.
 
+Each heartbeat also carries what its run has printed since the last one.
+
 The answer says for each run whether it should go on. A run that is asked to stop, or whose claim is
 no longer ours, finds its `RunningRun` set; ending the work is the runner's business. While Redis
 does not answer the runs go on: whether a claim is still theirs is decided when they finish.
@@ -9,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hermes_celery.errors import StoreError
-from hermes_celery.log import event
+from hermes_celery.live import LiveOutput
+from hermes_celery.log import Seldom, event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -26,16 +29,25 @@ INTERVAL_SECONDS = 0.5
 
 
 class RunningRun:
-    """One run's stop signal: `is_set` and why."""
+    """One run's stop signal (`is_set`, and why) and what it prints."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._on_stop: Callable[[], None] | None = None
         self.reason: str | None = None
+        self.live = LiveOutput()
 
     def set(self, reason: str) -> None:
         """Ask the run to stop; the first reason stays."""
+        is_first = not self._event.is_set()
         self.reason = self.reason or reason
         self._event.set()
+        if is_first and self._on_stop is not None:
+            self._on_stop()
+
+    def on_stop(self, react: Callable[[], None]) -> None:
+        """Call this, from the pulse's thread, when the run is asked to stop."""
+        self._on_stop = react
 
     def is_set(self) -> bool:
         """Whether the run should end now."""
@@ -48,17 +60,18 @@ class Pulse:
     def __init__(self, runs: Runs, *, clock: Clock) -> None:
         self._runs = runs
         self._clock = clock
-        self._running: dict[str, tuple[str, RunningRun]] = {}
+        self._running: dict[str, tuple[Claim, RunningRun]] = {}
         self._lock = threading.Lock()
         self._busy = threading.Event()
         self._thread: threading.Thread | None = None
+        self._complaint = Seldom()
 
     @contextmanager
     def beating(self, claim: Claim) -> Iterator[RunningRun]:
         """Give heartbeats for a claimed run as long as the block lasts."""
         running = RunningRun()
         with self._lock:
-            self._running[claim.run_id] = (claim.token, running)
+            self._running[claim.run_id] = (claim, running)
             self._ensure_thread()
         self._busy.set()
         try:
@@ -86,13 +99,21 @@ class Pulse:
             else:
                 self._busy.wait()
 
-    def _beat(self, running: dict[str, tuple[str, RunningRun]]) -> None:
-        claims = {run_id: token for run_id, (token, _) in running.items()}
+    def _beat(self, running: dict[str, tuple[Claim, RunningRun]]) -> None:
+        claims = {run_id: claim.token for run_id, (claim, _) in running.items()}
+        printed = {run_id: run.live.take() for run_id, (_, run) in running.items()}
+        groups = {run_id: claim.group for run_id, (claim, _) in running.items()}
         try:
-            answers = self._runs.heartbeat(claims, now_ms=self._clock.now_ms())
+            answers = self._runs.heartbeat(
+                claims, now_ms=self._clock.now_ms(), printed=printed, groups=groups
+            )
         except StoreError as error:
-            event(_log, "heartbeat.failed", level=logging.WARNING, error=error)
+            for run_id, (_, run) in running.items():
+                run.live.give_back(printed[run_id])
+            if self._complaint.may_say(self._clock.monotonic()):
+                event(_log, "heartbeat.failed", level=logging.WARNING, error=error)
             return
+        self._complaint.over()
         for run_id, answer in answers.items():
             if answer != "ok":
                 event(_log, "run.stopping", run=run_id, reason=answer)

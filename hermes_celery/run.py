@@ -86,6 +86,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int | None = None
     #: After that no worker starts it any more.
     expires_at: datetime | None = None
+    #: What an agent used, over all attempts.
+    tokens: int | None = None
+    cost_usd: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The stable names of `--json`; instants in ISO 8601, UTC."""
@@ -143,6 +146,13 @@ def occurrence_at(job_id: str, instant: datetime) -> Occurrence:
     return Occurrence(job_id=job_id, due_ms=to_ms(instant))
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent's run used."""
+
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended, as the runner tells the store."""
 
@@ -154,3 +164,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     #: It succeeded and has nothing to say to anybody.
     silent: bool = False
+    usage: Usage | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hermes_celery.errors import HermesCeleryError, SessionError, StoreError
 from hermes_celery.job import JobSpec
-from hermes_celery.log import event
+from hermes_celery.log import Seldom, event
 from hermes_celery.policy import retries_failure, retry_wait_ms
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState
@@ -100,13 +100,17 @@ class Runner:
     def _finish(self, claim: Claim, outcome: Outcome) -> str:
         """Record the outcome, and keep trying while Redis is away or full: work is not repeated."""
         deadline = self._clock.monotonic() + _FINISH_PATIENCE_SECONDS
+        complaint = Seldom()
         while True:
             try:
                 return self._finish_once(claim, outcome)
             except StoreError as error:
                 if self._clock.monotonic() > deadline:
                     raise
-                event(_log, "run.finish_waits", level=logging.WARNING, run=claim.run_id, why=error)
+                if complaint.may_say(self._clock.monotonic()):
+                    event(
+                        _log, "run.finish_waits", level=logging.WARNING, run=claim.run_id, why=error
+                    )
                 self._pause(_FINISH_RETRY_SECONDS)
 
     def _finish_once(self, claim: Claim, outcome: Outcome) -> str:

@@ -7,7 +7,7 @@ cannot see each other's session, under any pool.
 
 Reading follows Hermes' own rule (`gateway/session_context.py`): inside a session every session
 variable is set, if only to "", and wins; outside one, the environment answers, then the default.
-Child tasks that a run publishes inherit its session (`tasks.py` adds the header).
+Celery tasks that a run publishes inherit its session (`carrying.py` adds the header and binds it).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 from hermes_celery.errors import SessionError
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.job import JobSpec, Origin
+from hermes_celery.job import JobSpec, Origin, SessionSource
 
 #: The one header: the names of Celery's own protocol fields stay untouched.
 HEADER = "hermes"
@@ -49,6 +49,9 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str = ""
     due_ms: int | None = None
     attempt: int | None = None
+    #: Whether somebody still listens after the run's end. Nobody does: a run that promised to
+    #: report later would report to no one.
+    async_delivery: bool = False
 
     def variables(self) -> dict[str, str]:
         """Every session variable with its value, "" where there is none."""
@@ -65,6 +68,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "HERMES_SESSION_ID": origin.session_id,
             "HERMES_SESSION_MESSAGE_ID": origin.message_id,
             "HERMES_SESSION_PROFILE": origin.profile,
+            "HERMES_SESSION_ASYNC_DELIVERY": "1" if self.async_delivery else "",
+            "HERMES_UI_SESSION_ID": origin.ui_session_id,
             "HERMES_CRON_AUTO_DELIVER_PLATFORM": target.platform,
             "HERMES_CRON_AUTO_DELIVER_CHAT_ID": target.chat_id,
             "HERMES_CRON_AUTO_DELIVER_THREAD_ID": target.thread_id,
@@ -104,6 +109,12 @@ def get_session_env(name: str, default: str = "") -> str:
     return os.environ.get(name, default)
 
 
+def async_delivery_supported() -> bool:
+    """Whether a result that comes later would reach anybody; true outside of runs, as in Hermes."""
+    session = _current.get()
+    return session is None or session.async_delivery
+
+
 @contextmanager
 def bound(session: Session) -> Iterator[Session]:
     """Make `session` the current one, and what was current before afterwards."""
@@ -114,10 +125,22 @@ def bound(session: Session) -> Iterator[Session]:
         _current.reset(token)
 
 
-def session_of(spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> Session:
-    """The session of one run: its job's origin and first delivery target, and its occurrence."""
+def session_of(
+    spec: JobSpec,
+    *,
+    run_id: str,
+    due_ms: int,
+    attempt: int = 1,
+    default: SessionSource = SessionSource.ORIGIN,
+) -> Session:
+    """The session of one run: its job's origin and first delivery target, and its occurrence.
+
+    `default` is what a job that does not say means by its session. Without a session the delivery
+    target stays: it is where the output goes, not who asks.
+    """
+    hides_origin = (spec.session or default) is SessionSource.NONE
     return Session(
-        origin=spec.origin or Origin(),
+        origin=Origin() if hides_origin else spec.origin or Origin(),
         deliver_to=first_target(spec.deliver, spec.origin),
         job_id=spec.id,
         run_id=run_id,

@@ -18,6 +18,7 @@ from hermes_celery.errors import SettingsError
 _T = TypeVar("_T")
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _DEFAULT_SCRIPT_TIMEOUT = 3600
+_INTERPRETERS = "/usr/bin:/bin:/usr/local/bin:/opt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,26 @@ class Settings:
     events: bool
     #: HERMES_CELERY_LOG: "text" or "json".
     log_format: str
+    #: HERMES_CELERY_KEEP_RUNS: how many ended runs of a job are kept, with their output.
+    keep_runs: int = 100
+    #: HERMES_CELERY_KEEP_DAYS: for how many days they are kept.
+    keep_days: int = 30
+    #: HERMES_CELERY_KEEP_COMPLETED_DAYS: for how many days a completed job is kept.
+    keep_completed_days: int = 7
+    #: HERMES_CELERY_SESSION: "origin", or "none" to keep jobs' origins out of their runs' sessions.
+    session: str = "origin"
+    #: HERMES_CRON_TIMEOUT: seconds without a sign of activity until an agent is ended; 0: never.
+    idle_timeout_seconds: float = 600.0
+    #: HERMES_CELERY_AGENT_TIMEOUT: seconds until an agent is ended however busy it is; 0: never.
+    agent_timeout_seconds: float = 0.0
+    #: HERMES_CELERY_AGENT_COMMAND: the command line of agents; "" means Hermes' own.
+    agent_command: str = ""
+    #: HERMES_CELERY_INTERPRETERS: the directories that scripts' interpreters may lie in.
+    interpreter_dirs: tuple[Path, ...] = ()
+    #: HERMES_CELERY_HTTP_ALLOW_PRIVATE: hosts of private networks that may be called; "on": all.
+    http_allow_private: frozenset[str] = frozenset()
+    #: HERMES_REDACT_SECRETS: whether secrets are masked in what is stored of a run.
+    redact: bool = True
 
     @property
     def scripts_dir(self) -> Path:
@@ -75,6 +96,16 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         ),
         events=reader.read("HERMES_CELERY_EVENTS", _switch, "on"),
         log_format=reader.read("HERMES_CELERY_LOG", _log_format, "text"),
+        session=reader.read("HERMES_CELERY_SESSION", _session, "origin"),
+        idle_timeout_seconds=reader.read("HERMES_CRON_TIMEOUT", _seconds, "600"),
+        agent_timeout_seconds=reader.read("HERMES_CELERY_AGENT_TIMEOUT", _seconds, "0"),
+        agent_command=reader.read("HERMES_CELERY_AGENT_COMMAND", str, ""),
+        interpreter_dirs=reader.read("HERMES_CELERY_INTERPRETERS", _directories, _INTERPRETERS),
+        http_allow_private=_names(reader.environ.get("HERMES_CELERY_HTTP_ALLOW_PRIVATE", "")),
+        redact=reader.read("HERMES_REDACT_SECRETS", _switch, "on"),
+        keep_runs=reader.read("HERMES_CELERY_KEEP_RUNS", _count, "100"),
+        keep_days=reader.read("HERMES_CELERY_KEEP_DAYS", _count, "30"),
+        keep_completed_days=reader.read("HERMES_CELERY_KEEP_COMPLETED_DAYS", _count, "7"),
     )
     if reader.faults:
         raise SettingsError(reader.faults)
@@ -154,6 +185,12 @@ def _max_workers(text: str) -> int:
     return workers
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise ValueError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -202,6 +239,24 @@ def _switch(text: str) -> bool:
         ]
     except KeyError:
         raise ValueError(f"{text!r} must be on or off") from None
+
+
+def _session(text: str) -> str:
+    if text not in ("origin", "none"):
+        raise ValueError(f"{text!r} must be origin or none")
+    return text
+
+
+def _directories(text: str) -> tuple[Path, ...]:
+    paths = tuple(Path(part) for part in text.split(os.pathsep) if part)
+    for path in paths:
+        if not path.is_absolute():
+            raise ValueError(f"{str(path)!r} must be an absolute directory")
+    return paths
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.lower().replace(",", " ").split())
 
 
 def _log_format(text: str) -> str:

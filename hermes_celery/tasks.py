@@ -15,6 +15,7 @@ from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import SessionError, StoreError
 from hermes_celery.log import JsonFormatter, event
 from hermes_celery.parent_death import die_with_parent
+from hermes_celery.run import RunState
 from hermes_celery.session import HEADER, Session, from_header
 from hermes_celery.store import Runs
 from hermes_celery.workers import Presence
@@ -32,17 +33,34 @@ def register(app: Celery) -> None:
     _Hooks(app).connect()
 
 
+_FAILED_STATES = frozenset((RunState.FAILED, RunState.TIMED_OUT, RunState.CANCELLED))
+
+
+class RunFailed(Exception):
+    """A run ended otherwise than well; its record has the details."""
+
+
 class RunTask(Task):  # type: ignore[misc]  # Celery carries no types
     """The task of every run. Its runner is made once per process, after any fork."""
 
     abstract = True
+    #: A failed run is a failed task for Celery and Flower, but no traceback in the log.
+    throws = (RunFailed,)
+    #: Name of the worker with its main process: unique also where two share a node name.
+    worker = ""
     _runner: tuple[int, Runner] | None = None
 
     def perform(self, run_id: str) -> str:
-        """Perform one run; the return value shows in Flower."""
-        return self._runner_here().perform(
-            run_id, session=self._session(), worker=str(self.request.hostname)
+        """Perform one run; what it returns or raises shows in Flower.
+
+        Raises RunFailed when the run ended otherwise than well.
+        """
+        state = self._runner_here().perform(
+            run_id, session=self._session(), worker=self.worker or str(self.request.hostname)
         )
+        if state in _FAILED_STATES:
+            raise RunFailed(f"{state}; see `hermes-celery logs {run_id}`")
+        return state
 
     def _session(self) -> Session | SessionError:
         headers = self.request.headers or {}
@@ -80,7 +98,7 @@ class _Hooks:
 
     def on_worker_init(self, sender: str, **_: Any) -> None:
         """Refuse to start without a server that can carry us."""
-        self._name = str(sender)
+        self._name = RunTask.worker = f"{sender}:{os.getpid()}"
         self._check_server()
 
     def on_beat_init(self, **_: Any) -> None:

@@ -27,7 +27,7 @@ _MAX_SECONDS = 86_400.0
 _OUR_OPTIONS = ("eta", "countdown", "task_id", "connection", "producer", "headers", "shadow")
 
 
-class Kind(StrEnum):
+class WorkKind(StrEnum):
     """What performs a run."""
 
     AGENT = "agent"
@@ -57,13 +57,13 @@ class TaskCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: dict[str, Any] = {}
 
 
-def kind_of(*, http: HttpCall | None, task: TaskCall | None, no_agent: bool) -> Kind:
+def work_kind(*, http: HttpCall | None, task: TaskCall | None, no_agent: bool) -> WorkKind:
     """Which kind of work these fields of a job mean."""
     if http is not None:
-        return Kind.HTTP
+        return WorkKind.HTTP
     if task is not None:
-        return Kind.TASK
-    return Kind.SCRIPT if no_agent else Kind.AGENT
+        return WorkKind.TASK
+    return WorkKind.SCRIPT if no_agent else WorkKind.AGENT
 
 
 def check_one_kind(fields: Mapping[str, Any]) -> None:
@@ -172,5 +172,5 @@ def checked_interpreter(text: str | None, *, script: str | None) -> str | None:
     if not program.isprintable() or ("/" in program and not program.startswith("/")):
         raise JobError(f"interpreter {program!r} must be a program's name or its absolute path")
     if " " in program or ".." in program.split("/"):
-        raise JobError(f"interpreter {program!r} must be a program alone, without arguments or '..'")
+        raise JobError(f"interpreter {program!r} must be a program alone, without arguments and ..")
     return program

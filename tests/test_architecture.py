@@ -14,7 +14,7 @@ LAYERS = {
     "core": ("errors", "instant", "schedule", "policy", "job", "run", "planning", "work", "prompt_scan", "prompting", "redaction"),
     "adapters": (
         "settings", "clock", "keys", "lua", "log", "store", "lease", "session", "dispatch",
-        "output", "embedded", "runners", "pulse", "parent_death", "workers",
+        "output", "witness", "embedded", "runners", "pulse", "parent_death", "workers",
     ),
     "use cases": ("tick", "rescue", "runner", "cron", "hermes_home"),
     "processes": ("compose", "app", "tasks", "beat", "supervisor", "cli", "__init__", "__main__"),
@@ -24,10 +24,10 @@ LAYERS = {
 DOORS = {
     "redis": {"store.database"},
     "celery": {"app", "tasks", "beat", "dispatch", "compose", "__init__"},
-    "kombu": {"dispatch"},
+    "kombu": {"app", "dispatch"},
     "croniter": {"schedule"},
     "cron_descriptor": {"schedule"},
-    "zoneinfo": {"schedule", "settings", "cli.screen", "cli.schedules", "hermes_home"},
+    "zoneinfo": {"schedule", "settings", "cli", "hermes_home"},
     "click": {"cli", "app"},
     "rich": {"cli"},
     "subprocess": {"runners", "supervisor"},

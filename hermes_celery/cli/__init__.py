@@ -29,6 +29,7 @@ _COMMANDS = {
     "run": ("runs:run", "Run a job now, beside its schedule."),
     "runs": ("runs:runs", "List the latest runs."),
     "logs": ("runs:logs", "Print what a run printed."),
+    "backfill": ("runs:backfill", "Run a job for a range of time in the past."),
     "cancel": ("runs:cancel", "End a run that waits or runs."),
     "next": ("schedules:next_command", "Print the next instants of a schedule."),
     "explain": ("schedules:explain_command", "Say in words what a schedule means."),

@@ -7,6 +7,12 @@ from typing import Any
 
 import click
 
+from hermes_celery.cli.options import (
+    bound_options,
+    changed_policy,
+    policy_options,
+    taken_policy,
+)
 from hermes_celery.cli.screen import (
     JOB_COLUMNS,
     job_details,
@@ -17,6 +23,7 @@ from hermes_celery.cli.screen import (
 )
 from hermes_celery.compose import open_cron
 from hermes_celery.job import Job, JobRequest, JobState, parse_repeat
+from hermes_celery.policy import Policy
 from hermes_celery.settings import default_timezone, read_settings
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
@@ -58,7 +65,7 @@ def _job_options(command: Any) -> Any:
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that were typed, as JobRequest names them."""
+    """The fields that were typed, as JobRequest names them; the policy apart."""
     given = {name: value for name, value in fields.items() if value not in (None, ())}
     if "repeat" in given:
         given["repeat"] = parse_repeat(given["repeat"])
@@ -69,6 +76,8 @@ def _given(fields: dict[str, Any]) -> dict[str, Any]:
 @click.argument("schedule")
 @click.argument("prompt", required=False)
 @_job_options
+@bound_options
+@policy_options
 @click.option("--paused", is_flag=True, help="Add it without starting its schedule.")
 @_json
 def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
@@ -79,7 +88,8 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
     hermes-celery add "every 5m" --script disk.sh --no-agent --name "disk watchdog"
     hermes-celery add "in 30m" --script backup.sh --no-agent
     """
-    request = JobRequest(**_given(fields))
+    policy = Policy(**taken_policy(fields))
+    request = JobRequest(policy=policy, **_given(fields))
     job = open_cron().add(request, paused=paused, check_files=not elsewhere)
     if as_json:
         print_json(job.as_json())
@@ -93,16 +103,24 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
 @click.option("--schedule", help="A new schedule; it begins now.")
 @click.option("--prompt", help="A new prompt.")
 @_job_options
+@bound_options
+@policy_options
 @click.option(
     "--revision", type=int, help="Refuse if the job is no longer at this revision (see `show`)."
 )
 @_json
 def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **fields: Any) -> None:
     """Change JOB: only what is given changes; '' clears a text."""
+    policy = taken_policy(fields)
     changes = _given(fields)
-    if not changes:
+    if not changes and not policy:
         raise click.UsageError("nothing to change; give at least one option")
-    changed = open_cron().edit(job, changes, expected_revision=revision, check_files=not elsewhere)
+    cron = open_cron()
+    if policy:
+        current = cron.show(job)
+        changes["policy"] = changed_policy(current.spec.policy, policy)
+        revision = current.revision if revision is None else revision
+    changed = cron.edit(job, changes, expected_revision=revision, check_files=not elsewhere)
     if as_json:
         print_json(changed.as_json())
         return
@@ -139,21 +157,43 @@ def show(job: str, as_json: bool) -> None:
         click.echo(f"{label + ':':<14}{text}")
 
 
+_everything = click.option("--all", "everything", is_flag=True, help="Every job, by one switch.")
+
+
 @click.command()
-@click.argument("job")
+@click.argument("job", required=False)
+@_everything
 @click.option("--reason", help="A note for whoever wonders.")
 @_json
-def pause(job: str, reason: str | None, as_json: bool) -> None:
-    """Stop the schedule of JOB; runs that were dispatched go on."""
-    _confirm(open_cron().pause(job, reason=reason), verb="paused", as_json=as_json)
+def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) -> None:
+    """Stop the schedule of JOB, or with --all of every job; dispatched runs go on."""
+    if _is_one_job(job, everything=everything):
+        _confirm(open_cron().pause(job or "", reason=reason), verb="paused", as_json=as_json)
+        return
+    open_cron().pause_all(note=reason or "")
+    click.echo("paused everything; `hermes-celery resume --all` goes on")
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", required=False)
+@_everything
 @_json
-def resume(job: str, as_json: bool) -> None:
-    """Let the schedule of JOB go on from now; what was missed stays missed."""
-    _confirm(open_cron().resume(job), verb="resumed", as_json=as_json)
+def resume(job: str | None, everything: bool, as_json: bool) -> None:
+    """Let the schedule of JOB go on from now; what was missed stays missed.
+
+    With --all the switch of `pause --all`; jobs that were paused one by one stay paused.
+    """
+    if _is_one_job(job, everything=everything):
+        _confirm(open_cron().resume(job or ""), verb="resumed", as_json=as_json)
+        return
+    open_cron().resume_all()
+    click.echo("resumed everything that was not paused by itself")
+
+
+def _is_one_job(job: str | None, *, everything: bool) -> bool:
+    if everything == (job is not None):
+        raise click.UsageError("give either a job or --all")
+    return not everything
 
 
 @click.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hermes_celery.cli.screen import print_json, shown
+from hermes_celery.cli.status import Status, read_status
 from hermes_celery.compose import open_cron, open_database, reachable_database, redis_url
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
@@ -28,24 +29,35 @@ def up(demo: bool) -> None:
 
 
 @click.command()
+@click.option("--check", is_flag=True, help="Exit with 1 when no beat leads or no worker is there.")
 @_json
-def status(as_json: bool) -> None:
+def status(check: bool, as_json: bool) -> None:
     """Say who leads, what waits and what runs."""
-    from hermes_celery.cli.status import read_status
-
     settings = read_settings()
     database = reachable_database(settings)
     state = read_status(database)
     if as_json:
         print_json(state)
-        return
+    else:
+        _print_status(state, url=without_password(redis_url(settings)))
+    if check and not (state.leader and state.workers):
+        raise SystemExit(1)
+
+
+def _print_status(state: Status, *, url: str) -> None:
     zone = default_timezone()
-    click.echo(f"server    {database.version} at {without_password(redis_url(settings))}")
+    click.echo(f"server    {state.server} at {url}")
     click.echo(f"beat      {state.leader or 'none: nothing is dispatched; start `celery beat`'}")
     click.echo(f"workers   {', '.join(state.workers) or 'none: nothing runs; start a worker'}")
     due = optional_from_ms(state.next_due_ms)
     click.echo(f"jobs      {state.jobs}, next due {shown(due, zone=zone, missing='never')}")
     click.echo(f"runs      {state.queued} queued, {state.running} running")
+    if state.paused_ms is not None:
+        since = shown(optional_from_ms(state.paused_ms), zone=zone)
+        note = f": {state.pause_note}" if state.pause_note else ""
+        click.echo(
+            f"paused    everything since {since}{note}; `hermes-celery resume --all` goes on"
+        )
 
 
 @click.command("tick")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 
+from hermes_celery.cli.options import Instant, Since
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
 from hermes_celery.compose import open_cron
 from hermes_celery.cron import Cron
@@ -17,31 +18,6 @@ from hermes_celery.settings import default_timezone
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _POLL_SECONDS = 0.1
-
-
-class _Since(click.ParamType[datetime]):
-    """An ISO time, or how long ago: `2h`, `30m`, `1d`."""
-
-    name = "time"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        """The instant, aware."""
-        from hermes_celery.errors import ScheduleError
-        from hermes_celery.schedule import parse
-
-        now = datetime.now(UTC)
-        try:
-            if value[:4].isdigit():
-                instant = datetime.fromisoformat(value)
-                return instant if instant.tzinfo else instant.astimezone()
-            ahead = parse(f"in {value}", now=now).next_after(now)
-        except (ScheduleError, ValueError):
-            ahead = None
-        if ahead is None:
-            self.fail(f"{value!r} is neither an ISO time nor a duration like 2h", param, ctx)
-        return now - (ahead - now)
 
 
 @click.command()
@@ -74,7 +50,7 @@ def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
 @click.argument("job", required=False)
 @click.option("--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @click.option("--state", type=click.Choice([state.value for state in RunState]))
-@click.option("--since", type=_Since(), metavar="TIME", help="ISO time, or how long ago: 2h.")
+@click.option("--since", type=Since(), metavar="TIME", help="ISO time, or how long ago: 2h.")
 @_json
 def runs(
     job: str | None, limit: int, state: str | None, since: datetime | None, as_json: bool
@@ -130,6 +106,34 @@ def cancel(run_id: str) -> None:
     click.echo(
         f"cancelled {run_id}" if answer == "cancelled" else f"asked {run_id} to end; see `runs`"
     )
+
+
+@click.command()
+@click.argument("job")
+@click.option("--from", "start", type=Instant(), required=True, metavar="TIME")
+@click.option("--to", "end", type=Instant(), metavar="TIME", help="Default: now.")
+@click.option(
+    "--beside", is_flag=True, help="Let them run beside each other instead of one after the other."
+)
+@click.option(
+    "--per-minute", type=int, default=60, show_default=True, help="With --beside: how many start."
+)
+@_json
+def backfill(
+    job: str, start: datetime, end: datetime | None, beside: bool, per_minute: int, as_json: bool
+) -> None:
+    """Run JOB for each occurrence of a range of time that has no run yet.
+
+    At most 1,000 occurrences; doing it again makes no second run of any.
+    """
+    cron = open_cron()
+    made = cron.backfill(
+        job, start=start, end=end or cron.now, one_by_one=not beside, per_minute=per_minute
+    )
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(f"{len(made)} runs queued" if made else "nothing to do: each has its run")
 
 
 def _run_or_latest(cron: Cron, reference: str) -> Run:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import click
 import msgspec
 
+from hermes_celery.instant import optional_from_ms
 from hermes_celery.job import Job, JobState
 from hermes_celery.run import Run, RunState
 
@@ -130,6 +131,8 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("workdir", spec.workdir),
         ("deliver", spec.deliver),
         ("origin", _origin(job)),
+        ("bounds", _bounds(job, zone=zone)),
+        ("policy", _policy(job)),
         ("repeat", f"{job.completed} of {spec.repeat_times}" if spec.repeat_times else None),
         ("paused", shown(job.paused_at, zone=zone, missing="")),
         ("reason", job.paused_reason),
@@ -139,6 +142,23 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("revision", str(job.revision)),
     ]
     return [(label, str(text)) for label, text in rows if text]
+
+
+def _bounds(job: Job, *, zone: str) -> str:
+    spec = job.spec
+    parts = [
+        f"from {shown(optional_from_ms(spec.start_ms), zone=zone)}" if spec.start_ms else "",
+        f"until {shown(optional_from_ms(spec.end_ms), zone=zone)}" if spec.end_ms else "",
+        f"except {' | '.join(spec.exclude)}" if spec.exclude else "",
+        f"jitter {spec.jitter_seconds} s" if spec.jitter_seconds else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _policy(job: Job) -> str:
+    """The choices that differ from the defaults."""
+    chosen: dict[str, Any] = msgspec.to_builtins(job.spec.policy)
+    return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 
 def _origin(job: Job) -> str:

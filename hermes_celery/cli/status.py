@@ -21,19 +21,26 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     next_due_ms: int | None
     queued: int
     running: int
+    #: When everything was paused, and why; None when it is not.
+    paused_ms: int | None
+    pause_note: str
 
 
 def read_status(database: Database) -> Status:
     """Look. Raises StoreError."""
     keys = database.keys
     counts = Runs(database).counts()
+    due = DueIndex(database)
+    switch = due.switch()
     return Status(
         server=database.version,
         leader=database.call("GET", keys.lease),
         term=int(database.call("GET", keys.term) or 0),
         workers=alive(database, now_ms=database.now_ms()),
         jobs=Jobs(database).count(),
-        next_due_ms=DueIndex(database).next_due_ms(),
+        next_due_ms=due.next_due_ms(),
         queued=counts["queued"],
         running=counts["running"],
+        paused_ms=switch.paused_ms,
+        pause_note=switch.note,
     )

@@ -1,6 +1,7 @@
 -- Take the right to run one queued run.
 --
 -- KEYS  1 run hash   2 job hash   3 active runs of the job   4 queued runs   5 heartbeats
+--       6 stdout   7 stderr (what an earlier attempt left there goes)
 -- ARGV  1 claim token   2 now_ms   3 when the claim dies without a heartbeat, ms
 --       4 worker name   5 run id
 -- Answers  'ok', the job's spec, attempt, due_ms, queue ('' = the default one)
@@ -33,4 +34,7 @@ redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', 
   'worker', ARGV[4])
 redis.call('HSET', KEYS[3], ARGV[5], 'running')
 redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
+if tonumber(run[3]) > 1 then
+  redis.call('DEL', KEYS[6], KEYS[7])
+end
 return {'ok', spec, run[3], run[4], run[6] or ''}

@@ -1,8 +1,8 @@
 -- Write a job: create it, or change it if nobody else did meanwhile.
 --
--- KEYS  1 job hash   2 due index   3 all jobs   4 names
+-- KEYS  1 job hash   2 due index   3 all jobs   4 names   5 mark of the namespace
 -- ARGV  1 job id   2 expected revision ('' = must not exist)   3 created_ms   4 name index entry
---       5 next_ms ('' = none)   6 state   7 wake channel   8.. more fields of the hash and their
+--       5 next_ms ('' = none)   6 state   7 wake channel   8 mark, if there is none yet   9.. more fields of the hash and their
 --       values; a value '' removes the field
 -- Answers  'ok' and the new revision, 'conflict' (another revision, or exists, or is gone)
 local revision = redis.call('HGET', KEYS[1], 'revision')
@@ -16,7 +16,8 @@ if old_name and old_name ~= ARGV[4] then
 end
 local following = tostring((tonumber(revision) or 0) + 1)
 redis.call('HSET', KEYS[1], 'revision', following, 'state', state, 'name_entry', ARGV[4])
-for i = 8, #ARGV, 2 do
+redis.call('SETNX', KEYS[5], ARGV[8])
+for i = 9, #ARGV, 2 do
   if ARGV[i + 1] == '' then
     redis.call('HDEL', KEYS[1], ARGV[i])
   else

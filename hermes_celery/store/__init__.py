@@ -10,7 +10,9 @@ No raw field of Redis leaves this package.
 
 from hermes_celery.store.database import Database, connect
 from hermes_celery.store.due import Advance, Answer, BrokenJob, DueIndex, Switch
+from hermes_celery.store.history import History, Retention
 from hermes_celery.store.jobs import Jobs
+from hermes_celery.store.places import Places
 from hermes_celery.store.runs import Asked, Claim, Runs, check_run_id
 from hermes_celery.store.waker import Waker
 
@@ -22,7 +24,10 @@ __all__ = [
     "Claim",
     "Database",
     "DueIndex",
+    "History",
     "Jobs",
+    "Retention",
+    "Places",
     "Runs",
     "Switch",
     "Waker",

@@ -137,7 +137,9 @@ def wrapped() -> Iterator[None]:
         yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         if isinstance(error, redis.exceptions.AuthenticationError):
-            raise StoreUnsuitable(_text(error)) from error
+            raise StoreUnsuitable(
+                f"{_text(error).rstrip('.')}; give user and password in HERMES_REDIS_URL"
+            ) from error
         raise StoreUnavailable(_text(error)) from error
     except redis.exceptions.RedisError as error:
         raise StoreError(_text(error)) from error

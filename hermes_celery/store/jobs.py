@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -116,7 +117,7 @@ class Jobs:
             fields |= _history_fields(job)
         answer = self._database.run(
             "put_job",
-            keys=self._job_keys(job.id),
+            keys=[*self._job_keys(job.id), self._keys.mark],
             args=[
                 job.id,
                 "" if expected_revision is None else expected_revision,
@@ -125,6 +126,7 @@ class Jobs:
                 "" if job.next_run_at is None else to_ms(job.next_run_at),
                 job.state.value,
                 self._keys.wake,
+                secrets.token_hex(8),
                 *(part for pair in fields.items() for part in pair),
             ],
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 import msgspec
 
 from hermes_celery.errors import JobNotFound, LeaseLost, RunNotFound
 from hermes_celery.instant import from_ms, optional_from_ms, to_ms
 from hermes_celery.job import JobSpec
+from hermes_celery.live import Printed
 from hermes_celery.policy import Policy
 from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, is_run_id, job_id_of
 from hermes_celery.store.cancelling import cancel_run
@@ -31,6 +33,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     due_ms: int
     #: Where the job's next run goes that this one holds back.
     queue: str
+
+    @property
+    def group(self) -> str:
+        """Whose runs are counted together: the job's group, or the job itself."""
+        return self.spec.group or self.spec.id
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +129,8 @@ class Runs:
                 keys.active(job_id_of(run_id)),
                 keys.queued,
                 keys.heartbeats,
+                keys.output(run_id),
+                keys.stderr(run_id),
             ],
             args=[token, now_ms, now_ms + self._heartbeat_timeout_ms, worker, run_id],
         )
@@ -138,12 +147,28 @@ class Runs:
             queue=answer[4] or self._keys.default_queue,
         )
 
-    def heartbeat(self, claims: Mapping[str, str], *, now_ms: int) -> dict[str, str]:
-        """Say that runs (id to claim token) still run; answers `ok`, `cancel` or `lost` each."""
-        keys = [self._keys.heartbeats, *(self._keys.run(run_id) for run_id in claims)]
-        args: list[str | int] = [now_ms + self._heartbeat_timeout_ms]
+    def heartbeat(
+        self,
+        claims: Mapping[str, str],
+        *,
+        now_ms: int,
+        printed: Mapping[str, Printed] = MappingProxyType({}),
+        groups: Mapping[str, str] = MappingProxyType({}),
+    ) -> dict[str, str]:
+        """Say that runs (id to claim token) still run; answers `ok`, `cancel` or `lost` each.
+
+        With it goes what they printed since the last time, and the concurrency group of each.
+        """
+        keys, args = [self._keys.heartbeats], _arguments(now_ms + self._heartbeat_timeout_ms)
         for run_id, token in claims.items():
-            args += (run_id, token)
+            new = printed.get(run_id, Printed())
+            keys += (
+                self._keys.run(run_id),
+                self._keys.output(run_id),
+                self._keys.stderr(run_id),
+                self._keys.group(groups.get(run_id) or job_id_of(run_id)),
+            )
+            args += (run_id, token, new.stdout, new.stderr)
         answers = self._database.run("heartbeat", keys=keys, args=args)
         return dict(zip(claims, answers, strict=True))
 
@@ -389,6 +414,10 @@ class Runs:
         return page
 
 
+def _arguments(*first: str | int | bytes) -> list[str | int | bytes]:
+    return list(first)
+
+
 def check_run_id(text: str) -> str:
     """The text, if it can be a run's id at all. Raises RunNotFound."""
     if not is_run_id(text):
@@ -417,5 +446,7 @@ def _run(run_id: str, fields: Mapping[str, str]) -> Run:
         exit_code=number("exit_code"),
         delivery=Delivery(fields.get("delivery", Delivery.NONE)),
         output_bytes=number("output_bytes"),
+        tokens=number("tokens"),
+        cost_usd=float(fields["cost_usd"]) if "cost_usd" in fields else None,
         expires_at=optional_from_ms(number("expires_ms")),
     )

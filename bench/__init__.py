@@ -1,0 +1,1 @@
+"""Where the measured numbers come from: one command per benchmark. No part of the package."""

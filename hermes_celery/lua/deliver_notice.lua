@@ -1,0 +1,14 @@
+-- Record a message that belongs to no run, and the incident that it tells of as told.
+--
+-- KEYS  1 delivery hash   2 deliveries   3 incident hash
+-- ARGV  1 id   2 now_ms   3 text   4 deliver   5 job id   6 count of the incident
+-- Answers  'ok', 'known' (recorded already)
+if redis.call('HEXISTS', KEYS[1], 'text') == 1 then
+  return 'known'
+end
+redis.call('HSET', KEYS[1], 'text', ARGV[3], 'deliver', ARGV[4], 'job_id', ARGV[5])
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  redis.call('HSET', KEYS[3], 'told', ARGV[6])
+end
+return 'ok'

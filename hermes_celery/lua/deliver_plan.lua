@@ -1,0 +1,32 @@
+-- Record where a message goes, one part for each target, unless that is recorded already.
+--
+-- KEYS  1 delivery hash   2 run hash   3 job hash   4 deliveries   5 incident hash
+-- ARGV  1 id   2 now_ms   3 seconds that the record is kept when all is done   4 the parts, as JSON
+--       5 warning ('' = none)   6 count of the incident that is told with it ('' = none)
+--       then for each part: 1 '1' if the run's delivery depends on it, else '0'   2 state   3 error
+-- Answers  'ok' and where the delivery stands as a whole, 'known' (planned already)
+--#include _settle
+local known = redis.call('HMGET', KEYS[1], 'parts', 'again')
+if known[1] and not known[2] then
+  return {'known', ''}
+end
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.find(field, '^%d+:') then
+    redis.call('HDEL', KEYS[1], field)
+  end
+end
+redis.call('HDEL', KEYS[1], 'again')
+redis.call('HSET', KEYS[1], 'parts', ARGV[4], 'size', (#ARGV - 6) / 3)
+for i = 7, #ARGV, 3 do
+  local part = (i - 7) / 3
+  redis.call('HSET', KEYS[1], part .. ':counts', ARGV[i], part .. ':state', ARGV[i + 1],
+    part .. ':error', ARGV[i + 2])
+end
+if ARGV[5] ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then
+  redis.call('HSET', KEYS[2], 'delivery_warning', ARGV[5])
+end
+if ARGV[6] ~= '' and redis.call('EXISTS', KEYS[5]) == 1 then
+  redis.call('HSET', KEYS[5], 'told', ARGV[6])
+end
+return {'ok', settle({delivery = KEYS[1], run = KEYS[2], job = KEYS[3], deliveries = KEYS[4]},
+  {id = ARGV[1], now = ARGV[2], keep_seconds = ARGV[3]})}

@@ -1,0 +1,32 @@
+-- Count one trouble; the same one of the same run is counted once, however often it is noted, and
+-- one that belongs to no run once until it is over.
+--
+-- KEYS  1 incident hash   2 open incidents   3 open incidents of the job   4 delivery hash of the run
+-- ARGV  1 id   2 now_ms   3 kind   4 job id   5 job name   6 text   7 run id ('' = none)
+--       8 seconds that the mark on the run is kept
+-- Answers  count, how many there were when it was told last, '1' if somebody acknowledged it
+local is_open = redis.call('ZSCORE', KEYS[2], ARGV[1])
+local mark = 'noted:' .. ARGV[1]
+local is_known = is_open
+if ARGV[7] ~= '' then
+  is_known = redis.call('HEXISTS', KEYS[4], mark) == 1
+end
+if not is_known then
+  if not is_open then
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[1], 'first_ms', ARGV[2], 'told', 0)
+  end
+  if ARGV[7] ~= '' then
+    redis.call('HSET', KEYS[4], mark, 1)
+    if redis.call('TTL', KEYS[4]) < 0 then
+      redis.call('EXPIRE', KEYS[4], ARGV[8])
+    end
+  end
+  redis.call('HINCRBY', KEYS[1], 'count', 1)
+  redis.call('HSET', KEYS[1], 'kind', ARGV[3], 'job_id', ARGV[4], 'job_name', ARGV[5],
+    'text', ARGV[6], 'last_ms', ARGV[2], 'last_run_id', ARGV[7])
+  redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+  redis.call('SADD', KEYS[3], ARGV[1])
+end
+local incident = redis.call('HMGET', KEYS[1], 'count', 'told', 'acked_ms')
+return {incident[1] or '0', incident[2] or '0', incident[3] and '1' or '0'}

@@ -1,0 +1,212 @@
+"""Masks secrets in what a run printed, before any of it is stored or shown.
+
+Known by their value (the environment's own credentials), by their form (the prefixes that issuers
+give their keys, bearer tokens, PEM blocks, passwords in URLs) or by what stands before them
+(`token=`, `"api_key": `). Every secret becomes `***`. Works on bytes, because output may be in any
+encoding; nothing but a PEM block spans lines, so that a stream can be masked line by line.
+
+Fixed strings are looked for first and patterns only where one is found: a megabyte that holds no
+secret takes some milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+MASK = b"***"
+#: Shorter values would mask ordinary words.
+_MIN_KNOWN = 8
+#: What issuers put before their keys, and how long a key is at least after it.
+_PREFIXES = {
+    b"sk-": 10,
+    b"sk_": 16,
+    b"rk_live_": 10,
+    b"gsk_": 16,
+    b"hsk-": 10,
+    b"ghp_": 10,
+    b"gho_": 10,
+    b"ghu_": 10,
+    b"ghs_": 10,
+    b"ghr_": 10,
+    b"github_pat_": 10,
+    b"glpat-": 10,
+    b"xoxb-": 8,
+    b"xoxa-": 8,
+    b"xoxp-": 8,
+    b"xoxr-": 8,
+    b"xoxs-": 8,
+    b"xapp-": 8,
+    b"AKIA": 16,
+    b"ASIA": 16,
+    b"AIza": 30,
+    b"ya29.": 20,
+    b"hf_": 16,
+    b"npm_": 20,
+    b"pypi-": 20,
+    b"dop_v1_": 20,
+    b"whsec_": 16,
+    b"SG.": 20,
+    b"eyJ": 30,
+}
+_KEY = re.compile(rb"[A-Za-z0-9_.+/=-]+")
+_NAMES = (
+    b"token",
+    b"secret",
+    b"password",
+    b"passwd",
+    b"passphrase",
+    b"api_key",
+    b"apikey",
+    b"api-key",
+    b"access_key",
+    b"private_key",
+    b"credential",
+    b"authorization",
+)
+_ASSIGNED = re.compile(
+    rb"(?P<before>[\"']?[ \t]{0,4}(?P<sign>[=:])[ \t]{0,4}(?:(?:basic|token)[ \t]+)?[\"']?)"
+    rb"(?P<value>[^\s\"'`,;&<>(){}\[\]$*\x00][^\s\"'`,;&<>\x00]*)",
+    re.IGNORECASE,
+)
+_PLAIN = re.compile(rb"(?:[0-9.]+|true|false|none|null|yes|no|bearer)", re.IGNORECASE)
+_BEARER = re.compile(rb"[ \t]+(?P<value>[A-Za-z0-9_.~+/=-]{8,})")
+_USER_INFO = re.compile(rb"[^\s/@:\"'<>]*(?::(?P<password>[^\s/@\"'<>]+)|(?<=\S{16}))@")
+_PEM = re.compile(
+    rb"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)",
+    re.DOTALL,
+)
+_PEM_BEGIN, _PEM_END = b"-----BEGIN ", b"PRIVATE KEY-----"
+_TELEGRAM = re.compile(rb"(?<![0-9])[0-9]{8,10}:[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])")
+_WORD = re.compile(rb"[A-Za-z0-9]")
+_CREDENTIAL_NAME = re.compile(
+    r"(^|_)(API_?KEYS?|ACCESS_?KEY(_ID)?|SECRET(_?KEY)?S?|SECRET_ACCESS_KEY|PRIVATE_?KEY|TOKENS?|"
+    r"PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)$",
+    re.IGNORECASE,
+)
+_URL_WITH_PASSWORD = re.compile(r"://[^/@\s]*:([^/@\s]+)@")
+
+#: What masks: bytes in, bytes out.
+Redact = Callable[[bytes], bytes]
+_Span = tuple[int, int]
+
+
+def is_credential(name: str, value: str) -> bool:
+    """Whether a variable holds a credential: by its name, or as a URL with a password in it."""
+    return bool(_CREDENTIAL_NAME.search(name) or _URL_WITH_PASSWORD.search(value))
+
+
+def known_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The values in an environment that must never be shown."""
+    found: list[str] = []
+    for name, value in environment.items():
+        if _CREDENTIAL_NAME.search(name):
+            found.append(value)
+        found += _URL_WITH_PASSWORD.findall(value)
+    return tuple(found)
+
+
+def redactor(secrets: Iterable[str] = ()) -> Redact:
+    """What masks these values and everything that has the form of a secret."""
+    known = sorted(
+        {text.encode(errors="surrogateescape") for text in secrets if len(text) >= _MIN_KNOWN},
+        key=len,
+        reverse=True,
+    )
+
+    def redact(content: bytes) -> bytes:
+        for value in known:
+            if value in content:
+                content = content.replace(value, MASK)
+        if _PEM_BEGIN in content:
+            content = _PEM.sub(MASK, content)
+        return _masked(content, [*_by_prefix(content), *_by_name(content), *_in_urls(content)])
+
+    return redact
+
+
+def unredacted(content: bytes) -> bytes:
+    """What masks nothing."""
+    return content
+
+
+def redact_text(redact: Redact, text: str) -> str:
+    """The same for text."""
+    return redact(text.encode(errors="surrogatepass")).decode(errors="replace")
+
+
+def opens_pem(content: bytes) -> bool:
+    """Whether a private key begins here and does not end: what follows belongs to it."""
+    begin = content.rfind(_PEM_BEGIN)
+    if begin < 0:
+        return False
+    return content.find(b"-----END ", begin) < 0 and _PEM_END in content[begin:]
+
+
+def _by_prefix(content: bytes) -> Iterable[_Span]:
+    for prefix, least in _PREFIXES.items():
+        # What a match has covered is not looked at again, or a hostile line would take for ever.
+        covered = 0
+        for start in _occurrences(content, prefix):
+            if start < covered or (start and _WORD.match(content, start - 1)):
+                continue
+            key = _KEY.match(content, start + len(prefix))
+            if key is not None and key.end() - key.start() >= least:
+                covered = key.end()
+                yield start, covered
+    yield from (found.span() for found in _TELEGRAM.finditer(content))
+
+
+def _by_name(content: bytes) -> Iterable[_Span]:
+    lowered = content.lower()
+    for name in _NAMES:
+        covered = 0
+        for start in _occurrences(lowered, name):
+            found = _ASSIGNED.match(content, start + len(name)) if start >= covered else None
+            if found is not None and _is_secret(found):
+                covered = found.end()
+                yield found.span("value")
+    for start in _occurrences(lowered, b"bearer"):
+        found = _BEARER.match(content, start + len(b"bearer"))
+        if found is not None:
+            yield found.span("value")
+
+
+def _is_secret(found: re.Match[bytes]) -> bool:
+    """Whether what is assigned looks like a value and not like a word of a sentence."""
+    value = found["value"]
+    if _PLAIN.fullmatch(value):
+        return False
+    if found["sign"] == b"=":
+        return len(value) >= 4
+    return len(value) >= 8 and any(digit in value for digit in b"0123456789")
+
+
+def _in_urls(content: bytes) -> Iterable[_Span]:
+    for start in _occurrences(content, b"://"):
+        found = _USER_INFO.match(content, start + 3)
+        if found is None:
+            continue
+        if found["password"]:
+            yield found.span("password")
+        else:
+            yield start + 3, found.end() - 1
+
+
+def _occurrences(content: bytes, needle: bytes) -> Iterable[int]:
+    start = content.find(needle)
+    while start >= 0:
+        yield start
+        start = content.find(needle, start + len(needle))
+
+
+def _masked(content: bytes, spans: Iterable[_Span]) -> bytes:
+    pieces: list[bytes] = []
+    position = 0
+    for start, end in sorted(spans):
+        if end <= position:
+            continue
+        if start >= position:
+            pieces += (content[position:start], MASK)
+        position = end
+    return b"".join((*pieces, content[position:])) if pieces else content

@@ -1,0 +1,132 @@
+"""Forgetting by number and age, and a server that comes back with nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.job import JobRequest, JobState
+from hermes_celery.run import Outcome, RunState
+from hermes_celery.store import History, Retention
+from hermes_celery.tick import tick
+from hermes_celery.witness import Witness
+from tests.support import Store
+
+DAY = 86_400
+
+
+@pytest.fixture
+def history(store: Store) -> History:
+    """What keeps three runs a job, for two days, and completed jobs for seven."""
+    return History(store.database, retention=Retention(runs_per_job=3, run_days=2))
+
+
+def run_once(store: Store, name: str, output: bytes = b"x") -> str:
+    store.clock.advance(1)
+    run_id = store.cron.run(name)
+    outcome = Outcome(state=RunState.SUCCEEDED, output=output, stderr=b"e")
+    store.runs.finish(store.claim(run_id), outcome, now_ms=store.clock.ms)
+    return run_id
+
+
+def test_of_each_job_the_latest_runs_are_kept(store: Store, history: History) -> None:
+    for name in "ab":
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
+    ran = {name: [run_once(store, name) for _ in range(n)] for name, n in (("a", 5), ("b", 2))}
+    assert history.trim(store.clock.ms) == 2
+    assert [run.id for run in store.cron.latest_runs("a")] == ran["a"][:1:-1]
+    assert len(store.cron.latest_runs("b")) == 2
+    for run_id in ran["a"][:2]:
+        left = store.database.call("KEYS", f"*{run_id}")
+        assert [key for key in left if ":trigger:" not in key] == []
+    assert history.trim(store.clock.ms) == 0
+
+
+def test_many_runs_are_forgotten_in_small_steps(store: Store, history: History) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="a"))
+    for _ in range(120):
+        run_once(store, "a")
+    steps = []
+    while step := history.trim(store.clock.ms):
+        steps.append(step)
+    assert steps == [50, 50, 17]
+
+
+def test_old_runs_go_whatever_their_number(store: Store, history: History) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="a"))
+    run_once(store, "a")
+    store.clock.advance(2 * DAY + 2)
+    fresh = run_once(store, "a")
+    history.trim(store.clock.ms)
+    assert [run.id for run in store.cron.latest_runs()] == [fresh]
+
+
+def test_a_run_that_is_not_over_is_never_forgotten(store: Store, history: History) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="a"))
+    waiting = store.cron.run("a")
+    running = store.claim(store.cron.run("a")).run_id
+    store.clock.advance(3 * DAY)
+    history.trim(store.clock.ms)
+    assert {run.id for run in store.cron.latest_runs()} == {waiting, running}
+
+
+def test_memory_stays_flat_however_many_runs_there_were(store: Store, history: History) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="a"))
+    sizes = []
+    for _ in range(4):
+        for _ in range(25):
+            run_once(store, "a")
+        while history.trim(store.clock.ms):
+            pass
+        keys = store.database.call("KEYS", f"{store.database.keys.prefix}*")
+        sizes.append(len([key for key in keys if ":trigger:" not in key]))
+    assert len(set(sizes)) == 1
+
+
+def test_completed_jobs_are_kept_for_a_week(store: Store, history: History) -> None:
+    store.database.call("SET", store.database.keys.term, 1)
+    job = store.cron.add(JobRequest(schedule="in 1h", prompt="x"))
+    store.clock.advance(3600)
+    tick(store.due, store.messages, token=1, now_ms=store.clock.ms)
+    done = Outcome(state=RunState.SUCCEEDED)
+    store.runs.finish(store.claim(store.queue()[0]), done, now_ms=store.clock.ms)
+    store.clock.advance(7 * DAY - 1)
+    assert history.remove_completed(store.jobs, store.clock.ms) == 0
+    assert store.cron.show(job.id).state is JobState.COMPLETED
+    store.clock.advance(2)
+    assert history.remove_completed(store.jobs, store.clock.ms) == 1
+    assert store.jobs.count() == 0
+
+
+def test_a_completed_job_that_was_set_anew_is_kept(store: Store, history: History) -> None:
+    store.database.call("SET", store.database.keys.term, 1)
+    job = store.cron.add(JobRequest(schedule="in 1h", prompt="x"))
+    store.clock.advance(3600)
+    tick(store.due, store.messages, token=1, now_ms=store.clock.ms)
+    done = Outcome(state=RunState.SUCCEEDED)
+    store.runs.finish(store.claim(store.queue()[0]), done, now_ms=store.clock.ms)
+    store.cron.edit(job.id, {"schedule": "every 1h"})
+    store.clock.advance(8 * DAY)
+    assert history.remove_completed(store.jobs, store.clock.ms) == 0
+    assert store.cron.show(job.id).state is JobState.SCHEDULED
+
+
+def test_a_server_that_lost_its_memory_is_noticed(store: Store, tmp_path: Path) -> None:
+    witness = Witness(tmp_path, store.database)
+    assert witness.missing() is None
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    assert witness.missing() is None
+    witness.note()
+    assert witness.missing() is None
+    for key in store.database.call("KEYS", f"{store.database.keys.prefix}*"):
+        store.database.call("DEL", key)
+    for _ in range(2):
+        seen = Witness(tmp_path, store.database).missing()
+        assert seen is not None
+        assert seen.jobs == 1
+        witness.note()
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    assert witness.missing() is not None
+    witness.note()
+    assert witness.missing() is None

@@ -1,0 +1,90 @@
+"""The proof is proved: each planted bug turns it red, at the call where one would look for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.policy import OnLost, Policy
+from tests.proof.crashing import Fate
+from tests.proof.every_point import Enumeration
+from tests.proof.planted import Plant
+from tests.proof.scene import beat_scene, worker_scene
+from tests.proof.stage import server, starts, zygote  # noqa: F401 - fixtures
+from tests.proof.zygote import Act, Zygote
+
+pytestmark = pytest.mark.system
+
+Starts = Callable[[], Path]
+
+
+def first_fault(enumeration: Enumeration) -> tuple[str, str]:
+    """The first call at which something goes wrong, and what."""
+    return next(((call, what) for call, what in enumeration.faults() if what), ("", ""))
+
+
+def beat(zygote: Zygote, server: str, starts: Starts, plant: Plant, fate: Fate) -> Enumeration:
+    """A beat of the package with a bug in it."""
+    return Enumeration(
+        zygote,
+        act=Act.BEAT,
+        fate=fate,
+        make_scene=lambda: beat_scene(server, starts(), plant=plant, cancels=False),
+        late_after=timedelta(seconds=30),
+    )
+
+
+def worker(zygote: Zygote, server: str, starts: Starts, plant: Plant, policy: Policy) -> Enumeration:
+    """A worker of the package with a bug in it, frozen for longer than its heartbeat may stop."""
+    return Enumeration(
+        zygote,
+        act=Act.WORKER,
+        fate=Fate.FREEZES,
+        make_scene=lambda: worker_scene(server, starts(), plant=plant, policy=policy),
+        late_after=timedelta(seconds=200),
+    )
+
+
+def test_moving_the_schedule_before_publishing_loses_occurrences(
+    zygote: Zygote, server: str, starts: Starts
+) -> None:
+    call, what = first_fault(beat(zygote, server, starts, Plant.SCHEDULE_FIRST, Fate.DIES))
+    assert "HSET" in call or "ZADD" in call
+    assert "has no record" in what
+
+
+def test_publishing_outside_the_script_makes_runs_late(
+    zygote: Zygote, server: str, starts: Starts
+) -> None:
+    # Recorded in the script, published after it: the rescue finds them, but only much later.
+    call, what = first_fault(beat(zygote, server, starts, Plant.PUBLISH_OUTSIDE, Fate.DIES))
+    assert call.endswith("after EVALSHA ?") or "LPUSH" in call
+    assert " s late" in what
+
+
+def test_running_without_a_claim_starts_twice(
+    zygote: Zygote, server: str, starts: Starts
+) -> None:
+    call, what = first_fault(worker(zygote, server, starts, Plant.NO_CLAIM, Policy()))
+    assert "before EVALSHA" in call
+    assert "started 2 times" in what
+
+
+def test_without_a_fence_a_frozen_leader_writes(
+    zygote: Zygote, server: str, starts: Starts
+) -> None:
+    call, what = first_fault(beat(zygote, server, starts, Plant.NO_FENCE, Fate.FREEZES))
+    assert "EVALSHA" in call
+    assert "woke up and changed" in what
+
+
+def test_without_a_claim_token_a_run_that_was_given_up_is_overwritten(
+    zygote: Zygote, server: str, starts: Starts
+) -> None:
+    policy = Policy(on_lost=OnLost.FAIL)
+    call, what = first_fault(worker(zygote, server, starts, Plant.NO_CLAIM_TOKEN, policy))
+    assert "EVALSHA" in call
+    assert "woke up and changed" in what

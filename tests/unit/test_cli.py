@@ -1,0 +1,211 @@
+"""The command line as a user types it, right and wrong: exit codes, one sentence, stable JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hermes_celery.cli import main
+from tests.support import eventually
+
+
+@pytest.fixture
+def home(tmp_path: Path, valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of this test's own on the real server."""
+    scripts = tmp_path / "scripts"
+    (scripts / "adir").mkdir(parents=True)
+    (scripts / "hi.sh").write_text("echo hi")
+    for name, value in {
+        "HERMES_HOME": str(tmp_path),
+        "HERMES_REDIS_URL": valkey_url,
+        "HERMES_CELERY_NAMESPACE": namespace,
+        "HERMES_TIMEZONE": "Europe/Berlin",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def typed(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def added(*arguments: str) -> dict[str, object]:
+    result = typed("add", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    record: dict[str, object] = json.loads(result.stdout)
+    return record
+
+
+@pytest.mark.usefixtures("home")
+def test_a_job_is_added_shown_changed_paused_resumed_and_removed() -> None:
+    job = added("every 2h", "--script", "hi.sh", "--no-agent", "--name", "Greeting")
+    assert (job["script"], job["timezone"], job["state"]) == ("hi.sh", "Europe/Berlin", "scheduled")
+    assert "Greeting" in typed("list").stdout
+    assert typed("edit", "greeting", "--retries", "3", "--overlap", "allow").exit_code == 0
+    shown = typed("show", "greeting").stdout
+    assert "policy:       overlap allow, retries 3" in shown
+    assert typed("edit", "greeting", "--overlap", "queue_one").exit_code == 0
+    record = json.loads(typed("show", "greeting", "--json").stdout)
+    assert record["policy"] == {"overlap": "queue_one", "retries": 3}
+    assert record["revision"] == 3
+    assert "paused" in typed("pause", "greeting", "--reason", "later").stdout
+    assert json.loads(typed("show", "greeting", "--json").stdout)["paused_reason"] == "later"
+    assert "next run" in typed("resume", "greeting").stdout
+    assert typed("remove", "greeting").exit_code == 0
+    assert "no jobs yet" in typed("list").stdout
+
+
+@pytest.mark.usefixtures("home")
+def test_bounds_are_kept_with_the_job() -> None:
+    job = added(
+        "0 9 * * *", "--script", "hi.sh", "--no-agent", "--start", "2027-12-20T00:00",
+        "--end", "2028-01-10", "--except", "* * 24-26 12 *", "--jitter", "60",
+    )  # fmt: skip
+    assert job["start_at"] == "2027-12-19T23:00:00+00:00"
+    assert job["exclude"] == ["* * 24-26 12 *"]
+    assert str(job["next_run_at"]).startswith("2027-12-20T08:0")
+    shown = typed("show", str(job["id"])).stdout
+    assert "until 2028-01-10" in shown
+    assert "except * * 24-26 12 *" in shown
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("add", "61 * * * *", "x"), "minute"),
+        (("add", "every 5m"), "nothing to run"),
+        (("add", "every 5m", "x", "--tz", "Europe/Atlantis"), "Europe/Atlantis"),
+        (("add", "every 5m", "--script", "no.sh", "--no-agent"), "Script not found"),
+        (("add", "every 5m", "--script", "adir", "--no-agent"), "not a file"),
+        (("add", "every 5m", "--script", "../x", "--no-agent"), "escapes the scripts directory"),
+        (("add", "every 5m", "--no-agent"), "requires a script"),
+        (("add", "every 5m", "x", "--repeat", "banana"), "Invalid repeat"),
+        (("add", "every 5m", "x", "--workdir", "/no/such"), "does not exist"),
+        (("add", "every 5m", "x", "--retries", "-1"), "retries is -1"),
+        (("show", "../../x"), "no job has the id or name"),
+        (("run", "nobody"), "no job has the id or name"),
+        (("logs", "nobody"), "no run has the id"),
+        (("cancel", "nobody"), "no run has the id"),
+        (("import", "/no/such/home"), "does not exist"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, tuple) else "",
+)
+def test_what_is_refused_is_one_sentence_and_exit_code_1(
+    arguments: tuple[str, ...], says: str
+) -> None:
+    result = typed(*arguments)
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert result.stdout == ""
+    assert json.loads(typed("list", "--json").stdout) == []
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("ad",),
+        ("add",),
+        ("add", "every 5m", "x", "--colour", "red"),
+        ("add", "every 5m", "x", "--overlap", "perhaps"),
+        ("pause",),
+        ("pause", "x", "--all"),
+        ("edit", "x"),
+        ("runs", "--limit", "0"),
+        ("runs", "--state", "lazy"),
+        ("runs", "--since", "yesterday"),
+        ("backfill", "x"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
+    assert typed(*arguments).exit_code == 2
+
+
+@pytest.mark.usefixtures("home")
+def test_an_ambiguous_name_is_refused_with_the_ids() -> None:
+    ids = [added("every 5m", "x", "--name", "twin")["id"] for _ in range(2)]
+    result = typed("show", "TWIN")
+    assert result.exit_code == 1
+    assert all(str(job_id) in result.stderr for job_id in ids)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_stale_revision_is_a_conflict() -> None:
+    job = str(added("every 5m", "x")["id"])
+    assert typed("edit", job, "--prompt", "mine", "--revision", "1").exit_code == 0
+    result = typed("edit", job, "--prompt", "theirs", "--revision", "1")
+    assert (result.exit_code, "no longer at revision 1" in result.stderr) == (1, True)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_run_is_recorded_at_once_with_stable_names() -> None:
+    job = added("every 5m", "--script", "hi.sh", "--no-agent")
+    run = json.loads(typed("run", str(job["id"]), "--json").stdout)
+    assert {
+        "id", "job_id", "job_name", "due_at", "queued_at", "started_at", "finished_at", "state",
+        "attempt", "worker", "error", "reason",
+    } <= set(run)  # fmt: skip
+    assert (run["state"], run["job_id"]) == ("queued", job["id"])
+    assert [r["id"] for r in json.loads(typed("runs", "--json", "--since", "1h").stdout)] == [
+        run["id"]
+    ]
+    again = typed("run", str(job["id"]), "--key", "k").stdout
+    assert typed("run", str(job["id"]), "--key", "k").stdout == again
+    assert typed("cancel", run["id"]).stdout == f"cancelled {run['id']}\n"
+    assert typed("cancel", run["id"]).exit_code == 1
+
+
+@pytest.mark.usefixtures("home")
+def test_everything_can_be_paused_by_one_switch() -> None:
+    assert typed("pause", "--all", "--reason", "upgrade").exit_code == 0
+    assert "everything since" in typed("status").stdout
+    assert ": upgrade" in typed("status").stdout
+    assert typed("resume", "--all").exit_code == 0
+    assert "everything since" not in typed("status").stdout
+
+
+@pytest.mark.usefixtures("home")
+def test_status_can_be_a_check() -> None:
+    assert typed("status").exit_code == 0
+    assert typed("status", "--check").exit_code == 1
+
+
+@pytest.mark.usefixtures("home")
+def test_a_tick_by_hand_dispatches_what_is_due() -> None:
+    added("in 1s", "x")
+
+    def dispatched() -> bool:
+        return bool(json.loads(typed("tick", "--json").stdout)["dispatched"])
+
+    eventually(dispatched, what="a due job")
+    assert json.loads(typed("runs", "--json").stdout)[0]["state"] == "queued"
+
+
+def test_every_command_has_help_that_the_list_repeats() -> None:
+    from hermes_celery.cli import _COMMANDS
+
+    listed = typed("--help").stdout
+    for name in _COMMANDS:
+        assert name in listed
+        result = typed(name, "--help")
+        assert result.exit_code == 0
+        assert result.stdout.startswith("Usage:")
+
+
+def test_an_environment_that_makes_no_sense_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HERMES_CRON_MAX_WORKERS", "none")
+    result = typed("list")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: HERMES_CRON_MAX_WORKERS: 'none' must be a whole number of at least 1 "
+        "(1 means serial)\n"
+    )
