@@ -50,6 +50,8 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     #: Here already, left as they are.
     kept: list[str]
     refused: list[Refused]
+    #: What somebody should look at, though nothing was refused for it.
+    notes: list[str] = []
 
     def lines(self) -> list[str]:
         """For people."""
@@ -57,6 +59,7 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
             *(f"imported {job}" for job in self.imported),
             *(f"kept     {job} (already here)" for job in self.kept),
             *(f"refused  {item.job}: {item.reason}" for item in self.refused),
+            *(f"note     {note}" for note in self.notes),
             f"{len(self.imported)} imported, {len(self.kept)} already here, "
             f"{len(self.refused)} refused",
         ]
@@ -68,8 +71,11 @@ def import_jobs(cron: Cron, path: Path, *, timezone: str) -> ImportReport:
     `timezone` is the zone that Hermes' naive times and cron expressions are meant in. Raises
     ImportFault when there is no such file or it cannot be read at all; then nothing was written.
     """
-    report = ImportReport(imported=[], kept=[], refused=[])
-    for position, record in enumerate(read_records(path)):
+    records = read_records(path)
+    report = ImportReport(
+        imported=[], kept=[], refused=[], notes=_foreign_offsets(records, timezone=timezone)
+    )
+    for position, record in enumerate(records):
         label = _label(record, position)
         try:
             job = job_from_record(record, timezone=timezone, now=cron.now)
@@ -83,6 +89,28 @@ def import_jobs(cron: Cron, path: Path, *, timezone: str) -> ImportReport:
         except HermesCeleryError as error:
             report.refused.append(Refused(job=label, reason=str(error)))
     return report
+
+
+def _foreign_offsets(records: list[Any], *, timezone: str) -> list[str]:
+    """A note when Hermes wrote its times in another zone than its expressions now are read in."""
+    zone = ZoneInfo(timezone)
+    for record in records:
+        text = _object(record).get("next_run_at")
+        try:
+            written = datetime.fromisoformat(text) if isinstance(text, str) else None
+        except ValueError:
+            continue
+        is_cron = _object(_object(record).get("schedule")).get("kind") == "cron"
+        if not is_cron or written is None or written.utcoffset() is None:
+            continue
+        here = written.astimezone(zone)
+        if here.utcoffset() != written.utcoffset():
+            return [
+                f"Hermes wrote its times at UTC{written:%z}, but {timezone} is at UTC{here:%z} "
+                "then: cron expressions are read in that zone from now on. If Hermes meant "
+                "another, remove the jobs and import again with --timezone"
+            ]
+    return []
 
 
 def read_records(path: Path) -> list[Any]:

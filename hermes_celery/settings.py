@@ -123,6 +123,14 @@ def default_timezone() -> str:
         raise SettingsError([f"HERMES_TIMEZONE: {error}"]) from None
 
 
+def checked_timezone(name: str) -> str:
+    """The name of a zone, if it is one. Raises SettingsError."""
+    try:
+        return _timezone(name)
+    except ValueError as error:
+        raise SettingsError([str(error)]) from None
+
+
 def process_environment() -> dict[str, str]:
     """A copy of the environment, for the child processes of runs."""
     return dict(os.environ)

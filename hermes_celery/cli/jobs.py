@@ -24,7 +24,7 @@ from hermes_celery.cli.screen import (
 from hermes_celery.compose import open_cron
 from hermes_celery.job import Job, JobRequest, JobState, parse_repeat
 from hermes_celery.policy import Policy
-from hermes_celery.settings import default_timezone, read_settings
+from hermes_celery.settings import checked_timezone, default_timezone, read_settings
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 
@@ -206,8 +206,11 @@ def remove(job: str, as_json: bool) -> None:
 
 @click.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--timezone", "--tz", metavar="ZONE", help="What Hermes' cron expressions are meant in."
+)
 @_json
-def import_home(path: Path, as_json: bool) -> None:
+def import_home(path: Path, timezone: str | None, as_json: bool) -> None:
     """Take over the jobs of PATH, a Hermes home or a jobs.json.
 
     Ids, names, schedules, paused state, origin and counts are kept. Doing it again changes nothing.
@@ -215,7 +218,8 @@ def import_home(path: Path, as_json: bool) -> None:
     from hermes_celery.hermes_home import import_jobs
 
     settings = read_settings()
-    report = import_jobs(open_cron(settings), path, timezone=settings.timezone)
+    zone = checked_timezone(timezone) if timezone else settings.timezone
+    report = import_jobs(open_cron(settings), path, timezone=zone)
     if as_json:
         print_json(report)
     else:

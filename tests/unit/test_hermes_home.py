@@ -57,6 +57,13 @@ def test_importing_twice_changes_nothing(store: Store) -> None:
     assert list(store.cron.all_jobs()) == before
 
 
+def test_a_home_from_another_zone_is_noted(store: Store) -> None:
+    report = import_jobs(store.cron, HOME, timezone="America/New_York")
+    (note,) = report.notes
+    assert "UTC+0100, but America/New_York is at UTC-0500" in note
+    assert import_jobs(store.cron, HOME, timezone="Europe/Berlin").notes == []
+
+
 def test_an_interval_keeps_the_grid_that_hermes_planned(store: Store) -> None:
     import_jobs(store.cron, HOME, timezone="Europe/Berlin")
     heartbeat = store.cron.show("heartbeat")

@@ -1,0 +1,150 @@
+"""A server that is full, restarted, or gone for a while: refused whole, told, and made up for."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hermes_celery import embedded
+from hermes_celery.compose import open_cron
+from hermes_celery.cron import Cron
+from hermes_celery.errors import StoreError
+from hermes_celery.job import JobRequest
+from hermes_celery.run import RunState
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database
+from hermes_celery.tick import tick
+from tests.conftest import await_server
+from tests.support import HandClock, Store, eventually
+from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
+
+pytestmark = pytest.mark.system
+
+
+@contextmanager
+def full(database: Database) -> Iterator[None]:
+    """The server has no memory left for anything new."""
+    database.call("CONFIG", "SET", "maxmemory", "1")
+    try:
+        yield
+    finally:
+        database.call("CONFIG", "SET", "maxmemory", "0")
+
+
+def keys_and_values(database: Database) -> dict[str, object]:
+    """Everything in the namespace, to compare."""
+    keys = database.call("KEYS", f"{database.keys.prefix}*")
+    return {key: database.raw("DUMP", key) for key in keys}
+
+
+def test_a_full_server_refuses_whole_and_says_so(valkey: Database) -> None:
+    store = Store(valkey, HandClock())
+    valkey.call("SET", valkey.keys.term, 1)
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
+    store.clock.advance(3600)
+    before = keys_and_values(valkey)
+    with full(valkey):
+        for attempt in (
+            lambda: store.cron.add(JobRequest(schedule="every 1h", prompt="x")),
+            lambda: store.cron.edit(job.id, {"prompt": "y"}),
+            lambda: store.cron.run(job.id),
+            lambda: tick(store.due, store.messages, token=1, now_ms=store.clock.ms),
+        ):
+            with pytest.raises(StoreError, match="maxmemory"):
+                attempt()
+            assert keys_and_values(valkey) == before
+    assert tick(store.due, store.messages, token=1, now_ms=store.clock.ms).dispatched == 1
+
+
+def test_a_result_is_offered_again_until_a_full_server_has_room(
+    processes: Processes, valkey: Database, cron: Cron, home: Path
+) -> None:
+    worker = processes.celery("worker")
+    await_worker(valkey)
+    script(home, "slow.sh", "touch begun; while [ ! -e go ]; do sleep 0.05; done; echo done")
+    run_id = cron.run(cron.add(script_job("every 1h", "slow.sh")).id)
+    eventually(lambda: (home / "scripts" / "begun").exists(), what="the run")
+    with full(valkey):
+        told = processes.hermes("add", "every 1h", "x")
+        assert told.returncode == 1
+        assert "maxmemory" in told.stderr
+        (home / "scripts" / "go").touch()
+        eventually(lambda: "run.finish_waits" in processes.log(worker), what="a refused result")
+        assert cron.runs.get(run_id).state is RunState.RUNNING
+    eventually(lambda: cron.runs.get(run_id).state is RunState.SUCCEEDED, what="the result")
+    assert cron.runs.output(run_id) == b"done\n"
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A server that the test may stop and start."""
+    with tempfile.TemporaryDirectory(prefix="hc-") as directory:
+        server = Server(Path(directory))
+        server.start()
+        yield server
+        server.stop(kill=True)
+
+
+class Server:
+    """A Valkey with its append-only file on."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.url = embedded.url(directory)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait for its answer."""
+        self._process = subprocess.Popen(
+            embedded.server_command(self._directory),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        await_server(self.url)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Stop it and wait for its end."""
+        if self._process is not None:
+            self._process.kill() if kill else self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+
+def test_after_a_restart_of_the_server_everything_goes_on(
+    own_server: Server, environment: dict[str, str], tmp_path: Path, home: Path
+) -> None:
+    environment = {**environment, "HERMES_REDIS_URL": own_server.url}
+    processes = Processes(environment, tmp_path)
+    cron = open_cron(read_settings(environment))
+    database = cron.jobs._database
+    try:
+        beat, worker = processes.celery("beat"), processes.celery("worker")
+        await_leader(database)
+        await_worker(database)
+        script(home, "hi.sh", "echo hi")
+        job = cron.add(script_job("every 1s", "hi.sh"))
+        eventually(lambda: cron.latest_runs(state=RunState.SUCCEEDED), what="a run")
+        own_server.stop()
+        eventually(lambda: "beat.store_failed" in processes.log(beat), what="the beat's complaint")
+        own_server.start()
+        before = cron.show(job.id)
+        assert before.revision == 1
+        known = {run.id for run in cron.latest_runs(limit=1000)}
+        eventually(
+            lambda: [
+                run
+                for run in cron.latest_runs(state=RunState.SUCCEEDED, limit=1000)
+                if run.id not in known
+            ],
+            what="a run after the restart",
+        )
+        assert processes.log(beat).count("beat.store_failed") == 1
+        assert beat.poll() is None
+        assert worker.poll() is None
+    finally:
+        processes.end_all()
