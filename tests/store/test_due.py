@@ -193,8 +193,8 @@ def test_a_batch_larger_than_one_call_takes_several_ticks_and_loses_nothing(stor
     for number in range(450):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=f"n{number}"))
     store.clock.advance(3600)
-    counts = [ticked(store).dispatched for _ in range(4)]
-    assert counts == [200, 200, 50, 0]
+    counts = [ticked(store).dispatched for _ in range(6)]
+    assert counts == [100, 100, 100, 100, 50, 0]
     assert len(set(store.queue())) == 450
 
 
