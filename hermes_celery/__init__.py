@@ -11,8 +11,8 @@
        beat (leads)                 worker: claim -> session -> runner -> output
        beat (stands by)
 
-`open_cron()` gives the verbs on jobs and runs; `app` is the Celery app, found lazily so that
-`celery -A hermes_celery` works and everything else starts fast.
+`open_cron()` gives the verbs on jobs and runs; `Cron(app)` makes a Celery app of one's own a cron;
+`app` is ours, found lazily so that `celery -A hermes_celery` works and everything else starts fast.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.compose import open_cron
-    from hermes_celery.cron import Cron
     from hermes_celery.job import JobRequest
+    from hermes_celery.project import Cron
 
     app: Celery
 
 __all__ = ["Cron", "JobRequest", "app", "open_cron"]
 
 _HOMES = {
-    "Cron": "hermes_celery.cron",
+    "Cron": "hermes_celery.project",
     "JobRequest": "hermes_celery.job",
     "open_cron": "hermes_celery.compose",
 }

@@ -13,8 +13,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import click
 from celery import Celery
 from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
 
 from hermes_celery.compose import redis_url
+from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.errors import SettingsError
 from hermes_celery.keys import Keys
 from hermes_celery.settings import Settings, read_settings
@@ -26,6 +28,7 @@ def make_app(settings: Settings) -> Celery:
     from hermes_celery.tasks import register
 
     url = redis_url(settings)
+    keys = Keys(namespace=settings.namespace)
     app = Celery("hermes_celery", broker=broker_url(url), set_as_current=False)
     app.amqp.Connection = _QuickConnection
     app.conf.update(
@@ -37,7 +40,11 @@ def make_app(settings: Settings) -> Celery:
         # The run's record is its result.
         task_ignore_result=True,
         result_backend=None,
-        task_default_queue=Keys(namespace=settings.namespace).default_queue,
+        task_default_queue=keys.default_queue,
+        # Deliveries are short, and somebody waits for them: a queue of their own, which a worker
+        # looks into as often as into that of the runs.
+        task_queues=[_queue(keys.default_queue), _queue(keys.delivery_queue)],
+        task_routes={DELIVER_TASK: {"queue": keys.delivery_queue}},
         # The claim protects a run, not the acknowledgement: DESIGN of redelivery in rescue.py.
         task_acks_late=False,
         worker_concurrency=settings.max_workers,
@@ -77,6 +84,10 @@ class _QuickConnection(Connection):
         """As kombu's, with shorter waits."""
         waits = {"interval_start": 1, "interval_step": 1, "interval_max": 2}
         return super().ensure_connection(*args, **{**waits, **kwargs})  # type: ignore[no-untyped-call]
+
+
+def _queue(name: str) -> Queue:
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
 def broker_url(url: str) -> str:

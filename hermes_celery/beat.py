@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _RESCUE_EVERY_SECONDS = 1.0
+#: The pause between two passes while there is more to do: ticks come first.
+_NEXT_RESCUE_SECONDS = 0.05
 #: Workers that lost Redis together with us get this long to say that they are alive.
 _RESCUE_AFTER_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
@@ -59,6 +61,7 @@ class Beat:
         waker: Waker,
         clock: Clock,
         on_lead: Callable[[], None] = lambda: None,
+        on_rescue: Callable[[int, int], None] = lambda token, now_ms: None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._lease = lease
@@ -67,6 +70,7 @@ class Beat:
         self._runs = runs
         self._history = history
         self._on_lead = on_lead
+        self._on_rescue = on_rescue
         self._messages = messages
         self._waker = waker
         self._clock = clock
@@ -123,11 +127,13 @@ class Beat:
         event(
             _log,
             "tick.done",
-            level=logging.DEBUG,
-            dispatched=report.dispatched,
-            overlapping=report.overlapping,
-            moved=report.moved,
-            broken=report.broken,
+            dispatched=report.dispatched or None,
+            held=report.held or None,
+            overlapping=report.overlapping or None,
+            skipped=report.skipped or None,
+            moved=report.moved or None,
+            broken=report.broken or None,
+            paused=report.paused or None,
         )
         return report
 
@@ -145,18 +151,22 @@ class Beat:
             return
         self._rescued_at = now
         now_ms = self._clock.now_ms()
-        rescue(self._jobs, self._runs, self._messages, token=token, now_ms=now_ms)
+        report = rescue(self._jobs, self._runs, self._messages, token=token, now_ms=now_ms)
+        if report.has_more:
+            self._rescued_at = now - _RESCUE_EVERY_SECONDS + _NEXT_RESCUE_SECONDS
+        self._on_rescue(token, now_ms)
         self._history.trim(now_ms)
         self._history.remove_completed(self._jobs, now_ms)
 
     def _note_leadership(self, token: int | None) -> None:
         if token == self._token:
             return
-        self._token = token
         self._leads_since = self._clock.monotonic()
         event(_log, "beat.leads" if token else "beat.stands_by", term=token)
         if token:
+            # Before it is noted: what fails here for lack of Redis is done again at the next step.
             self._on_lead()
+        self._token = token
 
     def _complain(self, error: StoreError) -> None:
         if self._complaint.may_say(self._clock.monotonic()):

@@ -11,19 +11,31 @@ from typing import TYPE_CHECKING
 
 from hermes_celery import embedded
 from hermes_celery.clock import ServerClock
-from hermes_celery.cron import Cron
-from hermes_celery.errors import JobError, StoreUnavailable, StoreUnsuitable
+from hermes_celery.cron import Crontab
+from hermes_celery.errors import (
+    AmbiguousJobReference,
+    JobError,
+    JobNotFound,
+    StoreUnavailable,
+    StoreUnsuitable,
+)
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.job import JobSpec
+from hermes_celery.job import JobSpec, SessionSource
 from hermes_celery.keys import Keys
 from hermes_celery.log import event
 from hermes_celery.runners.script import locate
-from hermes_celery.settings import Settings, read_settings, without_password
+from hermes_celery.settings import (
+    Settings,
+    read_settings,
+    with_broker,
+    without_password,
+)
 from hermes_celery.store import (
     Database,
     DueIndex,
     History,
     Jobs,
+    Places,
     Retention,
     Runs,
     connect,
@@ -77,18 +89,35 @@ def unreachable(settings: Settings, error: StoreUnavailable) -> str:
     return f"no Redis at {shown} ({error}); {advice}"
 
 
-def open_cron(settings: Settings | None = None) -> Cron:
-    """The verbs on jobs and runs, from the environment. Raises SettingsError or StoreError."""
+def app_settings(app: Celery) -> Settings:
+    """The settings of an app: those it was made with, else the environment's with its broker.
+
+    Raises SettingsError when the broker is no Redis, or another one than HERMES_REDIS_URL.
+    """
+    settings: Settings | None = app.conf.get("hermes_settings")
+    if settings is None:
+        settings = with_broker(read_settings(), str(app.conf.broker_write_url or ""))
+        app.conf.hermes_settings = settings
+    return settings
+
+
+def open_cron(settings: Settings | None = None, *, app: Celery | None = None) -> Crontab:
+    """The verbs on jobs and runs, from the environment. Raises SettingsError or StoreError.
+
+    `app` is the Celery app whose workers perform the runs; ours, if none is given.
+    """
     settings = settings or read_settings()
     database = reachable_database(settings)
-    return Cron(
+    return Crontab(
         jobs=Jobs(database),
         runs=Runs(database),
         due=DueIndex(database),
         clock=ServerClock(database.now_ms),
-        messages=lambda: _messages(settings),
+        messages=lambda: _messages(settings, app=app),
         default_timezone=settings.timezone,
         check_files=lambda spec: check_files(spec, scripts_dir=settings.scripts_dir),
+        check_delivery=lambda spec: _check_delivery(settings, spec),
+        routes_tasks=app is not None,
     )
 
 
@@ -107,27 +136,40 @@ def check_files(spec: JobSpec, *, scripts_dir: Path) -> None:
             raise JobError(f"Cron workdir is not a directory: {path}")
 
 
+def _check_delivery(settings: Settings, spec: JobSpec) -> None:
+    from hermes_celery.compose_delivery import check_delivery
+
+    check_delivery(settings, spec)
+
+
 def make_beat(app: Celery, *, owner: str) -> Beat:
     """A beat for this app's namespace."""
     from hermes_celery.beat import Beat
+    from hermes_celery.compose_delivery import make_delivery_rescue
     from hermes_celery.dispatch import Dispatch
     from hermes_celery.lease import Lease
     from hermes_celery.store import Waker
 
-    settings: Settings = app.conf.hermes_settings
+    settings = app_settings(app)
     database = open_database(settings)
     witness = Witness(settings.state_dir, database)
     clock = ServerClock(database.now_ms)
+
+    def on_lead() -> None:
+        _look_for_loss(witness)
+        _keep_in_step(app, database, clock)
+
     return Beat(
         lease=Lease(database, owner=owner, clock=clock),
         due_index=DueIndex(database),
         jobs=Jobs(database),
         runs=Runs(database),
         history=make_history(settings, database),
-        messages=Dispatch(app),
+        messages=Dispatch(app, session=SessionSource(settings.session)),
         waker=Waker(database),
         clock=clock,
-        on_lead=lambda: _look_for_loss(witness),
+        on_lead=on_lead,
+        on_rescue=make_delivery_rescue(settings, database, Dispatch(app)),
     )
 
 
@@ -156,8 +198,11 @@ def _look_for_loss(witness: Witness) -> None:
     witness.note()
 
 
-def make_runner(settings: Settings) -> Runner:
+def make_runner(settings: Settings, *, app: Celery) -> Runner:
     """What performs runs in this worker process."""
+    from hermes_celery.announcing import Announcer
+    from hermes_celery.dispatch import Dispatch
+    from hermes_celery.ping import Pinger
     from hermes_celery.pulse import Pulse
     from hermes_celery.runner import Runner
     from hermes_celery.runners import make_work
@@ -165,16 +210,55 @@ def make_runner(settings: Settings) -> Runner:
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
     runs = Runs(database)
-    return Runner(runs, pulse=Pulse(runs, clock=clock), work_for=make_work(settings), clock=clock)
+    jobs = Jobs(database)
+    return Runner(
+        runs,
+        pulse=Pulse(runs, clock=clock),
+        work_for=make_work(
+            settings, outputs=lambda name, run: latest_output(jobs, runs, name, run)
+        ),
+        places=Places(database),
+        after=Announcer(
+            Dispatch(app), pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds)
+        ),
+        clock=clock,
+    )
+
+
+def latest_output(jobs: Jobs, runs: Runs, reference: str, besides: str) -> str | None:
+    """What the job of that id or name printed last, in any run but `besides`; None if nothing."""
+    try:
+        job = jobs.find(reference)
+    except (JobNotFound, AmbiguousJobReference):
+        return None
+    return runs.latest_output(job.id, besides=besides)
 
 
 def shown_url(app: Celery) -> str:
     """The server of an app, without its password."""
-    return without_password(redis_url(app.conf.hermes_settings))
+    return without_password(redis_url(app_settings(app)))
 
 
-def _messages(settings: Settings) -> Messages:
+def _messages(settings: Settings, *, app: Celery | None = None) -> Messages:
     from hermes_celery.app import make_app
     from hermes_celery.dispatch import Dispatch
 
-    return Dispatch(make_app(settings))
+    return Dispatch(app or make_app(settings), session=SessionSource(settings.session))
+
+
+def _keep_in_step(app: Celery, database: Database, clock: ServerClock) -> None:
+    """Write what a project declares, and take away what it no longer declares."""
+    from hermes_celery.beat_schedule import requests_of
+    from hermes_celery.managed import synchronise
+
+    taken, refused = requests_of(app)
+    for name, why in refused.items():
+        event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
+    zone = str(app.timezone) if app.conf.timezone else app_settings(app).timezone
+    synchronise(
+        Jobs(database),
+        {**taken, **getattr(app, "_hermes_celery_declared", {})},
+        manager=f"project:{app.main or 'celery'}",
+        now=from_ms(clock.now_ms()),
+        default_timezone=zone,
+    )

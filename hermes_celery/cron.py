@@ -47,7 +47,11 @@ _MAX_PER_MINUTE = 60_000
 _BACKFILL_TAG = "bacf"
 
 
-class Cron:
+#: What a job says about delivery; a change of anything else does not check it again.
+_DELIVERY = frozenset(("deliver", "failure_deliver", "template", "ping"))
+
+
+class Crontab:
     """The jobs and runs of one namespace."""
 
     def __init__(
@@ -60,7 +64,13 @@ class Cron:
         messages: Callable[[], Messages],
         default_timezone: str,
         check_files: Callable[[JobSpec], None],
+        check_delivery: Callable[[JobSpec], None] = lambda _: None,
+        routes_tasks: bool = True,
     ) -> None:
+        """`routes_tasks`: whether `messages` knows the queues of the project's own tasks.
+
+        Where it does not, as on the command line, the leader builds and pushes their messages.
+        """
         self.jobs = jobs
         self.runs = runs
         self.due = due
@@ -68,6 +78,8 @@ class Cron:
         self._messages = messages
         self._default_timezone = default_timezone
         self._check_files = check_files
+        self._check_delivery = check_delivery
+        self._routes_tasks = routes_tasks
 
     @property
     def now(self) -> datetime:
@@ -86,6 +98,7 @@ class Cron:
         )
         if check_files:
             self._check_files(spec)
+        self._check_delivery(spec)
         job = Job(spec=spec, next_run_at=first)
         if paused:
             job = msgspec.structs.replace(job, state=JobState.PAUSED, paused_at=now)
@@ -111,7 +124,9 @@ class Cron:
         changed = _edited(job, changes, now=now, default_timezone=self._default_timezone)
         if check_files:
             self._check_files(changed.spec)
-        return self.jobs.change(changed)
+        if not _DELIVERY.isdisjoint(changes):
+            self._check_delivery(changed.spec)
+        return self.jobs.change(changed, was=job)
 
     def pause(self, reference: str, *, reason: str | None = None) -> Job:
         """Stop a job's schedule; runs that were dispatched go on."""
@@ -153,11 +168,14 @@ class Cron:
         """
         job = self.jobs.find(reference)
         now_ms = self._clock.now_ms()
-        occurrence = Occurrence(job_id=job.id, due_ms=now_ms, manual=secrets.token_hex(2))
+        occurrence = Occurrence(job_id=job.id, due_ms=now_ms, manual=secrets.token_hex(4))
         messages = self._messages()
+        asked = _asked(job.spec, occurrence, messages)
+        if job.spec.task is not None and not self._routes_tasks:
+            asked = msgspec.structs.replace(asked, push_at_ms=now_ms)
         (run_id,) = self.runs.trigger(
             job.spec,
-            [_asked(job.spec, occurrence, messages)],
+            [asked],
             trigger=Trigger.MANUAL,
             now_ms=now_ms,
             queue=messages.queue(job.spec),
@@ -248,7 +266,7 @@ class Cron:
         for _ in range(_RETRIES):
             job = self.jobs.find(reference)
             try:
-                return self.jobs.change(change(job))
+                return self.jobs.change(change(job), was=job)
             except Conflict:
                 continue
         raise Conflict(job.id, expected_revision=job.revision)

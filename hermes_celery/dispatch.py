@@ -1,63 +1,134 @@
 """One occurrence -> one Celery message, field by field what `apply_async` puts on the wire.
 
 `apply_async` costs 400 µs a message, most of it the same every time. So Celery and kombu build one
-message per queue as a template, published into kombu's in-memory transport with marks where the
-values of one run belong; here the marks are filled in. What is in a message stays Celery's
-decision: a new Celery with a new header changes the template, not this file. The message is pushed
-by a script, not by kombu, so that schedule, record and message are one atomic step.
+message per queue as a template, published into an in-memory transport with marks where the values
+of one run belong; here the marks are filled in. What is in a message stays Celery's decision: a new
+Celery with a new header changes the template, not this file. The message is pushed by a script, not
+by kombu, so that schedule, record and message are one atomic step.
+
+A job that calls a Celery task of the user's own gets that task's own message, with its arguments,
+its routing and its options; what makes it a run is its id and our header (`carrying.py`). A message
+whose options hold an instant (`expires`) is built anew each time.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-from typing import TYPE_CHECKING, Any
+from bisect import bisect
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from kombu.connection import Connection
+from kombu.transport import memory, virtual
 from kombu.utils.json import dumps
 
-from hermes_celery.job import JobSpec
+from hermes_celery.errors import JobError
+from hermes_celery.job import JobSpec, SessionSource
 from hermes_celery.session import HEADER, Session, session_of, to_header
+from hermes_celery.work import TaskCall
 
 if TYPE_CHECKING:
     from celery import Celery
 
 RUN_TASK = "hermes_celery.run"
+DELIVER_TASK = "hermes_celery.deliver"
 _RUN_ID, _SHADOW, _TAG, _BODY, _SESSION = (
     f"hermes-celery-mark-{name}" for name in ("run-id", "shadow", "tag", "body", "session")
 )
+#: kombu's own, where the app's transport options do not say otherwise.
+_PRIORITY_STEPS = (0, 3, 6, 9)
+_PRIORITY_SEPARATOR = "\x06\x16"
+_MAX_TEMPLATES = 1_000
 _encode = msgspec.json.Encoder().encode
+_NOBODY = Session()
 
 
 class Dispatch:
     """Builds the messages of runs for one Celery app."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, *, session: SessionSource = SessionSource.ORIGIN) -> None:
         self._app = app
-        self._templates: dict[str, _Template] = {}
+        self._session = session
+        self._templates: dict[bytes, _Template] = {}
 
     def queue(self, spec: JobSpec) -> str:
-        """The Celery queue that a job's runs go to."""
-        return str(self._app.conf.task_default_queue)
+        """The Redis list that a job's messages go to: its queue, and its priority's part of it."""
+        return self._template(spec).key
 
     def message(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> bytes:
-        """The message of one run. Raises SessionError when the job's session is too large."""
-        queue = self.queue(spec)
-        template = self._templates.get(queue)
-        if template is None:
-            template = self._templates[queue] = _Template(self._app, queue=queue)
-        session = session_of(spec, run_id=run_id, due_ms=due_ms, attempt=attempt)
+        """The message of one run.
+
+        Raises SessionError when the job's session is too large, and JobError when its task cannot
+        be called like that.
+        """
+        session = session_of(
+            spec, run_id=run_id, due_ms=due_ms, attempt=attempt, default=self._session
+        )
+        template = self._template(spec)
+        if spec.task is not None and "expires" in spec.task.options:
+            template = self._built(spec)
         return template.fill(run_id=run_id, shadow=spec.name, session=session)
+
+    def delivery_queue(self) -> str:
+        """The Redis list that deliveries go to."""
+        return self._delivery_template().key
+
+    def delivery_message(self, delivery_id: str, *, label: str) -> bytes:
+        """The message of one delivery; `label` is what Flower shows."""
+        return self._delivery_template().fill(run_id=delivery_id, shadow=label, session=_NOBODY)
+
+    def _delivery_template(self) -> _Template:
+        template = self._templates.get(b"")
+        if template is None:
+            # A run's own message has its id already.
+            call = TaskCall(name=DELIVER_TASK, args=[_RUN_ID], options={"shadow": _SHADOW})
+            queue, message = _published(self._app, call, task_id=f"deliver-{_RUN_ID}")
+            template = _Template(message, key=self._redis_key(queue, message))
+            self._templates[b""] = template
+        return template
+
+    def _template(self, spec: JobSpec) -> _Template:
+        key = _encode((spec.queue, spec.priority, spec.task))
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) >= _MAX_TEMPLATES:
+                self._templates.clear()
+            template = self._templates[key] = self._built(spec)
+        return template
+
+    def _built(self, spec: JobSpec) -> _Template:
+        options = {
+            name: value
+            for name, value in (("queue", spec.queue), ("priority", spec.priority))
+            if value is not None
+        }
+        if spec.task is None:
+            queue, message = _published(
+                self._app,
+                TaskCall(name=RUN_TASK, args=[_RUN_ID], options={**options, "shadow": _SHADOW}),
+            )
+        else:
+            call = msgspec.structs.replace(spec.task, options={**spec.task.options, **options})
+            queue, message = _published(self._app, call)
+        return _Template(message, key=self._redis_key(queue, message))
+
+    def _redis_key(self, queue: str, message: dict[str, Any]) -> str:
+        """kombu keeps a list per queue, and one more for each lower priority."""
+        options = self._app.conf.broker_transport_options
+        steps = tuple(options.get("priority_steps") or _PRIORITY_STEPS)
+        priority = message["properties"].get("priority") or 0
+        step = steps[bisect(steps, priority) - 1]
+        suffix = f"{options.get('sep') or _PRIORITY_SEPARATOR}{step}" if step else ""
+        return f"{options.get('global_keyprefix') or ''}{queue}{suffix}"
 
 
 class _Template:
     """One message with marks in it, cut into the pieces between them."""
 
-    def __init__(self, app: Celery, *, queue: str) -> None:
-        message = _published(app, queue=queue)
-        body = base64.b64decode(message["body"])
-        self._body_before, self._body_after = body.split(_RUN_ID.encode())
+    def __init__(self, message: dict[str, Any], *, key: str) -> None:
+        self.key = key
+        self._body = base64.b64decode(message["body"]).split(_RUN_ID.encode())
         message["body"] = _BODY
         message["properties"]["delivery_tag"] = _TAG
         marks = (_RUN_ID, _SHADOW, _TAG, _BODY, f'"{_SESSION}"')
@@ -73,7 +144,7 @@ class _Template:
             _SHADOW: _encode(shadow)[1:-1],
             # kombu draws a random tag per message; a run's id is as unique.
             _TAG: run_id_bytes,
-            _BODY: base64.b64encode(self._body_before + run_id_bytes + self._body_after),
+            _BODY: base64.b64encode(run_id_bytes.join(self._body)),
             f'"{_SESSION}"': _encode(to_header(session)),
         }
         parts = [self._texts[0]]
@@ -82,16 +153,45 @@ class _Template:
         return b"".join(parts)
 
 
-def _published(app: Celery, *, queue: str) -> dict[str, Any]:
-    """The message as it lies on a queue after `apply_async`, with marks for the run's values."""
-    with Connection("memory://") as connection:
-        app.tasks[RUN_TASK].apply_async(
-            args=(_RUN_ID,),
-            task_id=_RUN_ID,
-            shadow=_SHADOW,
+class _CatchingChannel(memory.Channel):
+    """Keeps what is published instead of queueing it."""
+
+    caught: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        self.caught.append((queue, message))
+
+
+class _CatchingTransport(memory.Transport):
+    Channel = _CatchingChannel
+    global_state = virtual.BrokerState()
+
+
+def _published(
+    app: Celery, call: TaskCall, *, task_id: str = _RUN_ID
+) -> tuple[str, dict[str, Any]]:
+    """The queue and the message that `apply_async` makes of a call, marks for the run's values.
+
+    Raises JobError when it goes to no queue, or to several.
+    """
+    caught = _CatchingChannel.caught
+    caught.clear()
+    with Connection(transport=_CatchingTransport) as connection:
+        task = app.tasks.get(call.name)
+        send = app.send_task if task is None else task.apply_async
+        send(
+            *((call.name,) if task is None else ()),
+            args=tuple(call.args),
+            kwargs=call.kwargs,
+            task_id=task_id,
             headers={HEADER: _SESSION},
-            queue=queue,
             connection=connection,
+            **call.options,
         )
-        message: dict[str, Any] = connection.default_channel._get(queue)
-        return message
+    if len(caught) != 1:
+        queues = ", ".join(queue for queue, _ in caught) or "no queue"
+        raise JobError(
+            f"a message of the task {call.name} goes to {queues}, and a run needs exactly one; "
+            "route it to one queue with a direct exchange"
+        )
+    return caught.pop()

@@ -15,6 +15,9 @@
     |   +-- StoreUnsuitable             wrong server, version or configuration: it will not
     +-- LeaseLost                       this beat leads no longer: stop writing, step down
     +-- SessionError (ValueError)       a session header that cannot be read
+    +-- DeliveryFault                   a message that did not reach its target: try again
+    |   +-- DeliveryRefused             one that cannot: trying again does not help
+    +-- PutBack                         a run that shall wait in line again
     +-- AlreadyRunning                  a second `up` on the same home
 
 Every message says what was given, what is wrong and what to do.
@@ -111,6 +114,29 @@ class LeaseLost(HermesCeleryError):
 
 class SessionError(HermesCeleryError, ValueError):
     """A session header that cannot be read: malformed, too large, or from a newer version."""
+
+
+class DeliveryFault(HermesCeleryError):
+    """A message that did not reach its target; trying again can help.
+
+    With `slow_down` the far end asked for fewer messages. The text holds no secret.
+    """
+
+    def __init__(self, message: str, *, slow_down: bool = False) -> None:
+        self.slow_down = slow_down
+        super().__init__(message)
+
+
+class DeliveryRefused(DeliveryFault):
+    """A target that cannot be reached as things are; trying again does not help."""
+
+
+class PutBack(HermesCeleryError):
+    """A run that shall wait in line again; raised by its work, nothing has failed."""
+
+    def __init__(self, *, wait_seconds: float) -> None:
+        self.wait_seconds = wait_seconds
+        super().__init__(f"the run waits {wait_seconds:g} s for its next try")
 
 
 class AlreadyRunning(HermesCeleryError):

@@ -33,7 +33,7 @@ from hermes_celery.job import (
 from hermes_celery.schedule import Kind, Schedule, from_hermes
 
 if TYPE_CHECKING:
-    from hermes_celery.cron import Cron
+    from hermes_celery.cron import Crontab
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def import_jobs(cron: Cron, path: Path, *, timezone: str) -> ImportReport:
+def import_jobs(cron: Crontab, path: Path, *, timezone: str) -> ImportReport:
     """Take over the jobs of a Hermes home or a jobs.json.
 
     `timezone` is the zone that Hermes' naive times and cron expressions are meant in. Raises

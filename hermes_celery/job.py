@@ -21,6 +21,7 @@ import msgspec
 
 from hermes_celery.errors import JobError, ScheduleError, ScriptError
 from hermes_celery.instant import from_ms, iso, optional_from_ms, to_ms
+from hermes_celery.masking import masked, masked_path
 from hermes_celery.policy import Policy, checked_policy
 from hermes_celery.prompt_scan import check_prompt
 from hermes_celery.schedule import Kind, Schedule, parse
@@ -29,6 +30,11 @@ from hermes_celery.work import (
     TaskCall,
     WorkKind,
     check_one_kind,
+    checked_http,
+    checked_interpreter,
+    checked_limits,
+    checked_task,
+    checked_word,
     work_kind,
 )
 
@@ -89,6 +95,9 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     timezone: str | None = None
     repeat: int | None = None
     deliver: str | None = None
+    failure_deliver: str | None = None
+    template: str | None = None
+    ping: str | None = None
     origin: Origin | None = None
     context_from: Sequence[str] | str | None = None
     skills: Sequence[str] = ()
@@ -107,7 +116,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int | None = None
     timeout_seconds: float | None = None
     idle_timeout_seconds: float | None = None
-    max_active: int | None = None
+    group_limit: int | None = None
     group: str | None = None
     token_budget: int | None = None
     cost_budget: float | None = None
@@ -141,6 +150,12 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     base_url: str | None = None
     workdir: str | None = None
     deliver: str = "local"
+    #: Where failures are told; None: where the output goes.
+    failure_deliver: str | None = None
+    #: Jinja2, for the message; None: Hermes' header and footer.
+    template: str | None = None
+    #: A dead-man switch that hears of each run's start and end.
+    ping: str | None = None
     origin: Origin | None = None
     enabled_toolsets: tuple[str, ...] | None = None
     repeat_times: int | None = None
@@ -159,9 +174,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: int | None = None
     timeout_seconds: float | None = None
     idle_timeout_seconds: float | None = None
-    #: How many runs of its group (or of itself) may run at once.
-    max_active: int | None = None
+    #: A named concurrency group, and how many runs of all its jobs may run at once.
     group: str | None = None
+    group_limit: int | None = None
     #: Per day (UTC): what its runs may use before the job pauses.
     token_budget: int | None = None
     cost_budget: float | None = None
@@ -226,6 +241,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(shown))
         return {
             **content,
+            "deliver": masked(spec.deliver),
+            "failure_deliver": masked(spec.failure_deliver) if spec.failure_deliver else None,
+            "ping": masked_path(spec.ping) if spec.ping else None,
             "skill": spec.skills[0] if spec.skills else None,
             "context_from": list(spec.context_from) or None,
             "schedule": self._stored_schedule(),
@@ -318,7 +336,9 @@ def redefine(
     """Check changes (fields as in JobRequest) and return the new spec.
 
     With it comes the first instant of a new schedule, or None where the schedule goes on as it was:
-    only a change of the schedule, its zone or its bounds starts it anew. Raises JobError or ScheduleError.
+    only a change of the schedule, its zone or its bounds starts it anew.
+
+    Raises JobError or ScheduleError.
     """
     names = JobRequest.__struct_fields__
     unknown = sorted(set(changes) - set(names))
@@ -333,7 +353,8 @@ def redefine(
     request = JobRequest(**{**given, **changes})
     if not _TIMING.isdisjoint(changes):
         spec, first = define(request, job_id=old.id, now=now, default_timezone=default_timezone)
-        return msgspec.structs.replace(spec, created_ms=old.created_ms), first
+        kept = {"created_ms": old.created_ms, "managed_by": old.managed_by}
+        return msgspec.structs.replace(spec, **kept), first
     times = repeat_times(request.repeat, old.compiled())
     return msgspec.structs.replace(old, repeat_times=times, **checked_content(request)), None
 
@@ -361,10 +382,21 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
         "base_url": (_stripped(request.base_url) or "").rstrip("/") or None,
         "workdir": checked_workdir(request.workdir),
         "deliver": _stripped(request.deliver) or ("origin" if request.origin else "local"),
+        "failure_deliver": _stripped(request.failure_deliver),
+        "template": request.template or None,
+        "ping": _stripped(request.ping),
         "origin": request.origin,
         "enabled_toolsets": _optional_clean(request.enabled_toolsets),
         "attach_to_session": request.attach_to_session,
         "policy": checked_policy(request.policy),
+        "http": checked_http(request.http),
+        "task": checked_task(request.task),
+        "interpreter": checked_interpreter(request.interpreter, script=script),
+        "reasoning": _stripped(request.reasoning),
+        "session": _checked_session(request.session),
+        "queue": checked_word(request.queue, field="queue"),
+        "group": checked_word(request.group, field="group"),
+        **checked_limits(fields),
     }
 
 
@@ -477,7 +509,8 @@ def _checked_name(
     if not given:
         call = request.task.name if request.task else request.http.url if request.http else ""
         source = prompt.strip() or (skills[0] if skills else "") or script or call or "cron job"
-        given = " ".join(source.split())[:_DEFAULT_NAME_LENGTH].strip()
+        shown = "".join(filter(str.isprintable, " ".join(source.split())))
+        given = shown[:_DEFAULT_NAME_LENGTH].strip() or "cron job"
     check_name(given)
     return given
 

@@ -43,6 +43,10 @@ class Keys:
     mark: str = field(init=False)
     #: Hash: whether everything is paused, since when and why, and when it was resumed.
     switch: str = field(init=False)
+    #: Sorted set: run or notice id by when somebody looks at its delivery again, Unix ms.
+    deliveries: str = field(init=False)
+    #: Sorted set: open incident by when it happened last, Unix ms.
+    incidents: str = field(init=False)
     #: Sorted set: worker name by when it was last seen, Unix ms.
     workers: str = field(init=False)
     #: Hash: what the leader says of itself, for `status`.
@@ -60,6 +64,11 @@ class Keys:
     def default_queue(self) -> str:
         """The Celery queue of jobs that name none."""
         return self.namespace
+
+    @property
+    def delivery_queue(self) -> str:
+        """The Celery queue of deliveries."""
+        return f"{self.prefix}deliver"
 
     def job(self, job_id: str) -> str:
         """Hash: one job."""
@@ -85,9 +94,25 @@ class Keys:
         """String: what one run printed to its standard error."""
         return f"{self.prefix}stderr:{run_id}"
 
+    def managed(self, manager: str) -> str:
+        """Set: the ids of the jobs that a configuration manages."""
+        return f"{self.prefix}managed:{manager}"
+
     def group(self, name: str) -> str:
         """Sorted set: running run id of a concurrency group by when its claim dies, Unix ms."""
         return f"{self.prefix}group:{name}"
+
+    def delivery(self, delivery_id: str) -> str:
+        """Hash: where the output of a run, or a notice, is on its way to people."""
+        return f"{self.prefix}delivery:{delivery_id}"
+
+    def incident(self, incident_id: str) -> str:
+        """Hash: one trouble, however often it happened."""
+        return f"{self.prefix}incident:{incident_id}"
+
+    def troubles(self, job_id: str) -> str:
+        """Set: the open incidents of a job, or with "" those of none."""
+        return f"{self.prefix}troubles:{job_id}"
 
     def idempotency(self, key: str) -> str:
         """String: the run id that a trigger with this key made."""
@@ -108,6 +133,8 @@ _SINGLE = (
     "grown",
     "mark",
     "switch",
+    "deliveries",
+    "incidents",
     "workers",
     "leader",
     "wake",

@@ -46,8 +46,10 @@ class RunningRun:
             self._on_stop()
 
     def on_stop(self, react: Callable[[], None]) -> None:
-        """Call this, from the pulse's thread, when the run is asked to stop."""
+        """Call this, from the pulse's thread, when the run is asked to stop; at once if it was."""
         self._on_stop = react
+        if self._event.is_set():
+            react()
 
     def is_set(self) -> bool:
         """Whether the run should end now."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.errors import JobNotFound
 from hermes_celery.instant import to_ms
 from hermes_celery.log import event
 from hermes_celery.policy import retries_loss, retry_wait_ms
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from hermes_celery.tick import Messages
 
 _log = logging.getLogger(__name__)
-_BATCH = 100
+#: Each costs the beat a tenth of a millisecond, in which it cannot dispatch.
+_BATCH = 50
 LOST = "the worker died or was cut off: its heartbeat stopped"
 
 
@@ -38,9 +38,14 @@ class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
     redelivered: int = 0
     lost: int = 0
 
+    @property
+    def has_more(self) -> bool:
+        """Whether another pass at once would find more."""
+        return max(self.redelivered, self.lost) >= _BATCH
+
 
 def rescue(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms: int) -> RescueReport:
-    """One pass over overdue runs, up to 100 of each kind.
+    """One pass over overdue runs, up to 50 of each kind.
 
     Raises LeaseLost when a younger leader has taken over.
     """
@@ -52,10 +57,11 @@ def rescue(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms: in
 
 def _redeliver(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms: int) -> int:
     pushed = 0
-    for run, seen_ms in runs.undelivered_since(now_ms, limit=_BATCH):
-        try:
-            spec = jobs.get(run.job_id).spec
-        except JobNotFound:
+    overdue = runs.undelivered_since(now_ms, limit=_BATCH)
+    specs = jobs.specs({run.job_id for run, _ in overdue})
+    for run, seen_ms in overdue:
+        spec = specs.get(run.job_id)
+        if spec is None:
             runs.cancel(run.id, reason="the job was removed", now_ms=now_ms)
             continue
         if run.expires_at is not None and to_ms(run.expires_at) < now_ms:

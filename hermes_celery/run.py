@@ -82,6 +82,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     exit_code: int | None = None
     delivery: Delivery = Delivery.NONE
+    #: What could not be delivered as its job wants, although the rest was.
+    delivery_warning: str | None = None
     #: Bytes of output stored; None before the run ended.
     output_bytes: int | None = None
     #: After that no worker starts it any more.

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from hermes_celery.errors import HermesCeleryError, SessionError, StoreError
+from hermes_celery.errors import HermesCeleryError, PutBack, SessionError, StoreError
 from hermes_celery.job import JobSpec
 from hermes_celery.log import Seldom, event
 from hermes_celery.policy import retries_failure, retry_wait_ms
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import Session, bound
-from hermes_celery.store import Claim, Runs
+from hermes_celery.store import Claim, FollowUp, Places, Runs
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -40,6 +40,16 @@ class Work(Protocol):
         """Do it, and say how it went."""
 
 
+class After(Protocol):
+    """Who hears of runs, such as `announcing.Announcer`."""
+
+    def started(self, claim: Claim) -> None:
+        """A run begins."""
+
+    def follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp:
+        """What its end brings along, written in the same step as the end."""
+
+
 class Runner:
     """Performs runs in one worker process."""
 
@@ -50,19 +60,35 @@ class Runner:
         pulse: Pulse,
         work_for: Callable[[JobSpec], Work],
         clock: Clock,
+        places: Places | None = None,
+        after: After | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
+        """Without `places` there are neither concurrency groups nor budgets.
+
+        Without `after` nobody hears of a run's start and end.
+        """
         self._runs = runs
         self._pulse = pulse
         self._work_for = work_for
+        self._places = places
+        self._after = after
         self._clock = clock
         self._pause = pause
 
-    def perform(self, run_id: str, *, session: Session | SessionError, worker: str) -> str:
+    def perform(
+        self,
+        run_id: str,
+        *,
+        session: Session | SessionError,
+        worker: str,
+        work: Work | None = None,
+    ) -> str:
         """Perform one run and return its final state, or why it was not ours to perform.
 
-        A session that could not be read fails the run with that error. Raises StoreUnavailable
-        when Redis cannot even be asked for the claim; then nothing has happened.
+        A session that could not be read fails the run with that error. `work` stands in place of
+        what the job's kind means here. Raises StoreUnavailable when Redis cannot even be asked for
+        the claim; then nothing has happened.
         """
         claim = self._runs.claim(
             run_id, token=secrets.token_hex(8), now_ms=self._clock.now_ms(), worker=worker
@@ -70,10 +96,22 @@ class Runner:
         if isinstance(claim, str):
             event(_log, "run.not_claimed", run=run_id, reason=claim)
             return claim
+        if self._places is not None:
+            answer = self._places.enter(claim, now_ms=self._clock.now_ms())
+            if answer != "ok":
+                event(_log, "run.waits", run=run_id, group=claim.group, reason=answer)
+                return answer
         event(_log, "run.started", run=run_id, job=claim.spec.name, attempt=claim.attempt)
+        if self._after is not None:
+            self._after.started(claim)
         with self._pulse.beating(claim) as running:
-            outcome = self._outcome(claim, session, running)
-            state = self._finish(claim, outcome)
+            try:
+                outcome = self._outcome(claim, work or self._work_for(claim.spec), session, running)
+            except PutBack as error:
+                return self._put_back(claim, error)
+            self._book(claim, outcome)
+            state = self._persistently(claim, lambda: self._finish(claim, outcome))
+        self._leave(claim)
         event(
             _log,
             "run.finished",
@@ -86,24 +124,56 @@ class Runner:
         return state
 
     def _outcome(
-        self, claim: Claim, session: Session | SessionError, running: RunningRun
+        self, claim: Claim, work: Work, session: Session | SessionError, running: RunningRun
     ) -> Outcome:
         try:
             with _entered(session) as current:
-                return self._work_for(claim.spec).perform(claim.spec, current, running)
+                return work.perform(claim.spec, current, running)
+        except PutBack:
+            raise
         except HermesCeleryError as error:
             return Outcome(state=RunState.FAILED, error=str(error))
         except Exception as error:  # noqa: BLE001 - one bad run must not stop the worker
             _log.exception("run.crashed run=%s", claim.run_id)
             return Outcome(state=RunState.FAILED, error=f"{type(error).__name__}: {error}")
 
-    def _finish(self, claim: Claim, outcome: Outcome) -> str:
-        """Record the outcome, and keep trying while Redis is away or full: work is not repeated."""
+    def _put_back(self, claim: Claim, error: PutBack) -> str:
+        """Let the run wait in line again."""
+        ready_at_ms = self._clock.now_ms() + int(error.wait_seconds * 1000)
+        answer = self._persistently(
+            claim, lambda: self._runs.put_back(claim, ready_at_ms=ready_at_ms)
+        )
+        self._leave(claim)
+        event(_log, "run.waits", run=claim.run_id, seconds=error.wait_seconds, reason=answer)
+        return answer
+
+    def _book(self, claim: Claim, outcome: Outcome) -> None:
+        """Book what the run used before it is finished: a crash between counts it, not loses it."""
+        usage, places = outcome.usage, self._places
+        if usage is None or places is None:
+            return
+
+        def book() -> str:
+            return places.spend(claim, usage, now_ms=self._clock.now_ms())
+
+        if self._persistently(claim, book) == "paused":
+            event(_log, "job.budget_spent", level=logging.WARNING, job=claim.spec.name)
+
+    def _leave(self, claim: Claim) -> None:
+        try:
+            if self._places is not None:
+                self._places.leave(claim)
+        except StoreError as error:
+            # The place ends with the heartbeat anyway.
+            event(_log, "run.place_kept", level=logging.WARNING, run=claim.run_id, why=error)
+
+    def _persistently(self, claim: Claim, write: Callable[[], str]) -> str:
+        """Write, and keep trying while Redis is away or full: the work is not repeated."""
         deadline = self._clock.monotonic() + _FINISH_PATIENCE_SECONDS
         complaint = Seldom()
         while True:
             try:
-                return self._finish_once(claim, outcome)
+                return write()
             except StoreError as error:
                 if self._clock.monotonic() > deadline:
                     raise
@@ -113,13 +183,19 @@ class Runner:
                     )
                 self._pause(_FINISH_RETRY_SECONDS)
 
-    def _finish_once(self, claim: Claim, outcome: Outcome) -> str:
+    def _finish(self, claim: Claim, outcome: Outcome) -> str:
         now_ms = self._clock.now_ms()
         retry_at_ms = None
         if _may_retry(claim, outcome):
             wait = retry_wait_ms(claim.spec.policy, attempt=claim.attempt, jitter=random.random())
             retry_at_ms = now_ms + wait
-        answer = self._runs.finish(claim, outcome, now_ms=now_ms, retry_at_ms=retry_at_ms)
+        answer = self._runs.finish(
+            claim,
+            outcome,
+            now_ms=now_ms,
+            retry_at_ms=retry_at_ms,
+            follow_up=self._after.follow_up(claim, outcome) if self._after else None,
+        )
         return outcome.state.value if answer == "ok" else answer
 
 

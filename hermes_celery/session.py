@@ -154,7 +154,8 @@ def first_target(deliver: str, origin: Origin | None) -> Target:
     first = deliver.split(",")[0].strip()
     if first == "origin" and origin is not None:
         return Target(platform=origin.platform, chat_id=origin.chat_id, thread_id=origin.thread_id)
-    if first in ("", "local", "origin", "all"):
+    # A URL may hold tokens, and is no chat.
+    if first in ("", "local", "origin", "all") or "://" in first:
         return Target()
     platform, _, rest = first.partition(":")
     chat_id, _, thread_id = rest.partition(":")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from zoneinfo import ZoneInfo
 
 from hermes_celery.errors import SettingsError
@@ -51,6 +51,16 @@ class Settings:
     keep_days: int = 30
     #: HERMES_CELERY_KEEP_COMPLETED_DAYS: for how many days a completed job is kept.
     keep_completed_days: int = 7
+    #: HERMES_CELERY_WRAP: whether messages carry Hermes' header and footer.
+    wrap: bool = True
+    #: HERMES_CELERY_ALERTS: where troubles of no single job are told, as a job's `deliver`.
+    alerts: str = "local"
+    #: HERMES_CELERY_PING_URL: a dead-man switch that the leading beat pings once a minute.
+    ping_url: str = field(default="", repr=False)
+    #: HERMES_CELERY_DELIVERY_WAIT: seconds until a failed delivery is tried again first.
+    delivery_wait_seconds: float = 10.0
+    #: HERMES_CELERY_DELIVERY_TIMEOUT: seconds that a target may take to connect, and to answer.
+    delivery_timeout_seconds: float = 20.0
     #: HERMES_CELERY_SESSION: "origin", or "none" to keep jobs' origins out of their runs' sessions.
     session: str = "origin"
     #: HERMES_CRON_TIMEOUT: seconds without a sign of activity until an agent is ended; 0: never.
@@ -70,6 +80,16 @@ class Settings:
     def scripts_dir(self) -> Path:
         """The only place that scripts are run from."""
         return self.home / "scripts"
+
+    @property
+    def targets_path(self) -> Path:
+        """Named delivery targets, with their tokens."""
+        return self.state_dir / "targets.toml"
+
+    @property
+    def output_dir(self) -> Path:
+        """Where `file://` targets lie."""
+        return self.home / "cron" / "output"
 
     @property
     def state_dir(self) -> Path:
@@ -106,6 +126,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         keep_runs=reader.read("HERMES_CELERY_KEEP_RUNS", _count, "100"),
         keep_days=reader.read("HERMES_CELERY_KEEP_DAYS", _count, "30"),
         keep_completed_days=reader.read("HERMES_CELERY_KEEP_COMPLETED_DAYS", _count, "7"),
+        wrap=reader.read("HERMES_CELERY_WRAP", _switch, "on"),
+        alerts=reader.read("HERMES_CELERY_ALERTS", str, "local"),
+        ping_url=reader.read("HERMES_CELERY_PING_URL", _http_url, ""),
+        delivery_wait_seconds=reader.read("HERMES_CELERY_DELIVERY_WAIT", _seconds, "10"),
+        delivery_timeout_seconds=reader.read("HERMES_CELERY_DELIVERY_TIMEOUT", _seconds, "20"),
     )
     if reader.faults:
         raise SettingsError(reader.faults)
@@ -134,6 +159,44 @@ def checked_timezone(name: str) -> str:
 def process_environment() -> dict[str, str]:
     """A copy of the environment, for the child processes of runs."""
     return dict(os.environ)
+
+
+def with_broker(settings: Settings, broker: str) -> Settings:
+    """The settings with an app's broker as the server. Raises SettingsError unless it is one.
+
+    kombu's `redis+socket:///path?virtual_host=1` is `unix:///path?db=1` here.
+    """
+    parts = urlsplit(broker)
+    if ";" in broker or parts.scheme not in ("redis", "rediss", "redis+socket"):
+        shown = without_password(broker.split(";")[0]) or "not set"
+        raise SettingsError(
+            [
+                f"the app's broker is {shown}: hermes-celery keeps its schedules in the broker, so "
+                "that a schedule and its message are one step, and needs one Redis or Valkey; set "
+                "broker_url to redis://host:6379/0"
+            ]
+        )
+    url = broker
+    if parts.scheme == "redis+socket":
+        database = dict(parse_qsl(parts.query)).get("virtual_host")
+        url = f"unix://{parts.path}" + (f"?db={database}" if database else "")
+    if settings.redis_url is not None and _server(settings.redis_url) != _server(url):
+        raise SettingsError(
+            [
+                f"the app's broker is {without_password(url)} and HERMES_REDIS_URL names "
+                f"{without_password(settings.redis_url)}: both must be one server; unset the latter"
+            ]
+        )
+    return replace(settings, redis_url=url)
+
+
+def _server(url: str) -> tuple[str, int, str]:
+    """What makes two URLs mean the same database of the same server."""
+    parts = urlsplit(url)
+    database = dict(parse_qsl(parts.query)).get("db", "")
+    if parts.scheme == "unix":
+        return parts.path, 0, database or "0"
+    return parts.hostname or "localhost", parts.port or 6379, database or parts.path[1:] or "0"
 
 
 def without_password(url: str) -> str:
@@ -247,6 +310,12 @@ def _switch(text: str) -> bool:
         ]
     except KeyError:
         raise ValueError(f"{text!r} must be on or off") from None
+
+
+def _http_url(text: str) -> str:
+    if text and urlsplit(text).scheme not in ("http", "https"):
+        raise ValueError("it must be an http(s) URL")
+    return text
 
 
 def _session(text: str) -> str:

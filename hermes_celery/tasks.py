@@ -8,15 +8,25 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import billiard.pool
 from celery import Celery, Task, signals
 
-from hermes_celery.compose import make_runner, open_database, reachable_database
+from hermes_celery import carrying, delivery_task
+from hermes_celery.compose import (
+    app_settings,
+    make_runner,
+    open_database,
+    reachable_database,
+)
+from hermes_celery.compose_delivery import make_beat_watch
 from hermes_celery.dispatch import RUN_TASK
-from hermes_celery.errors import SessionError, StoreError
+from hermes_celery.errors import SessionError, SettingsError, StoreError
 from hermes_celery.log import JsonFormatter, event
 from hermes_celery.parent_death import die_with_parent
+from hermes_celery.redaction import known_secrets, redactor, unredacted
 from hermes_celery.run import RunState
 from hermes_celery.session import HEADER, Session, from_header
+from hermes_celery.settings import process_environment
 from hermes_celery.store import Runs
 from hermes_celery.workers import Presence
 
@@ -26,10 +36,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# A pool process that is told to stop waits up to 30 s for its results to be read, by a parent that
+# reads no longer (300 looks of 0.1 s). Ours are in Redis before a task returns.
+billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 5
+
 
 def register(app: Celery) -> None:
     """Put our tasks and process hooks on an app."""
     app.task(RunTask.perform, name=RUN_TASK, base=RunTask, bind=True, ignore_result=True)
+    delivery_task.register(app)
+    carrying.connect()
     _Hooks(app).connect()
 
 
@@ -55,7 +71,7 @@ class RunTask(Task):  # type: ignore[misc]  # Celery carries no types
 
         Raises RunFailed when the run ended otherwise than well.
         """
-        state = self._runner_here().perform(
+        state = self.runner_here().perform(
             run_id, session=self._session(), worker=self.worker or str(self.request.hostname)
         )
         if state in _FAILED_STATES:
@@ -69,10 +85,11 @@ class RunTask(Task):  # type: ignore[misc]  # Celery carries no types
         except SessionError as error:
             return error
 
-    def _runner_here(self) -> Runner:
+    def runner_here(self) -> Runner:
+        """What performs runs in this process."""
         cls = type(self)
         if cls._runner is None or cls._runner[0] != os.getpid():
-            cls._runner = (os.getpid(), make_runner(self.app.conf.hermes_settings))
+            cls._runner = (os.getpid(), make_runner(app_settings(self.app), app=self.app))
         return cls._runner[1]
 
 
@@ -80,14 +97,20 @@ class _Hooks:
     """What happens around the life of a worker or beat process of one app."""
 
     def __init__(self, app: Celery) -> None:
-        self._settings: Settings = app.conf.hermes_settings
+        self._app = app
         self._presence: Presence | None = None
         self._name = ""
+
+    @property
+    def _settings(self) -> Settings:
+        # Read late: a project configures its app after it has made it.
+        return app_settings(self._app)
 
     def connect(self) -> None:
         """Listen to Celery's signals; they are global, so this app's own are told by settings."""
         for signal, receiver in (
             (signals.celeryd_init, self.on_worker_init),
+            (signals.worker_init, self.on_tasks_known),
             (signals.beat_init, self.on_beat_init),
             (signals.worker_ready, self.on_worker_ready),
             (signals.worker_shutting_down, self.on_worker_shutting_down),
@@ -105,10 +128,23 @@ class _Hooks:
         """The same for a beat."""
         self._check_server()
 
+    def on_tasks_known(self, sender: Any, **_: Any) -> None:
+        """Every task of this app's worker carries the session from here on."""
+        if sender.app is not self._app:
+            return
+        secrets = known_secrets(process_environment())
+        carrying.carry_all(
+            self._app,
+            runner=self._app.tasks[RUN_TASK].runner_here,
+            worker=self._name,
+            redact=redactor(secrets) if self._settings.redact else unredacted,
+        )
+
     def on_worker_ready(self, **_: Any) -> None:
         """Say that this worker is there, every few seconds."""
         self._presence = Presence(open_database(self._settings), name=self._name)
         self._presence.start()
+        make_beat_watch(self._settings).start()
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
         """A warm shutdown waits for its runs, but not for ever."""
@@ -143,7 +179,7 @@ class _Hooks:
     def _check_server(self) -> None:
         try:
             reachable_database(self._settings).close()
-        except StoreError as error:
+        except (StoreError, SettingsError) as error:
             _exit(str(error))
 
 

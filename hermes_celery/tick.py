@@ -79,9 +79,9 @@ def tick(due_index: DueIndex, messages: Messages, *, token: int, now_ms: int) ->
         try:
             batch += _prepared(decision, messages)
         except HermesCeleryError as error:
-            faults.append(BrokenJob(job_id=decision.due.spec.id, error=str(error)))
+            faults.append(_broken(decision.due, str(error)))
     for fault in faults:
-        due_index.fault(fault.job_id, error=fault.error, token=token)
+        due_index.fault(fault, token=token)
         event(_log, "job.broken", level=logging.ERROR, job=fault.job_id, error=fault.error)
     answers = _written(due_index, batch, token=token, now_ms=now_ms)
     counts = Counter(answers)
@@ -129,8 +129,12 @@ def _planned(
         try:
             plans.append(plan(row, now_ms=now_ms, resumed_ms=resumed_ms))
         except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
-            faults.append(BrokenJob(job_id=row.spec.id, error=f"{type(error).__name__}: {error}"))
+            faults.append(_broken(row, f"{type(error).__name__}: {error}"))
     return plans, faults
+
+
+def _broken(due: DueJob, error: str) -> BrokenJob:
+    return BrokenJob(job_id=due.spec.id, revision=str(due.revision), error=error)
 
 
 def _prepared(decision: Plan, messages: Messages) -> list[Advance]:
@@ -147,20 +151,23 @@ def _prepared(decision: Plan, messages: Messages) -> list[Advance]:
 
 
 _EVENTS = {
-    Answer.OK: "run.dispatched",
-    Answer.HELD: "run.held",
-    Answer.OVERLAP: "run.skipped",
-    Answer.SKIPPED: "run.skipped",
-    Answer.MOVED: "job.moved",
-    Answer.RAN: "run.known",
+    # One line per tick says how many; one per run only on request, at a thousand in a tick.
+    Answer.OK: ("run.dispatched", logging.DEBUG),
+    Answer.HELD: ("run.held", logging.INFO),
+    Answer.OVERLAP: ("run.skipped", logging.INFO),
+    Answer.SKIPPED: ("run.skipped", logging.INFO),
+    Answer.MOVED: ("job.moved", logging.DEBUG),
+    Answer.RAN: ("run.known", logging.INFO),
 }
 
 
 def _report(batch: list[Advance], answers: list[Answer]) -> None:
     for advance, answer in zip(batch, answers, strict=True):
+        name, level = _EVENTS[answer]
         event(
             _log,
-            _EVENTS[answer],
+            name,
+            level=level,
             run=advance.run_id,
             job=advance.due.spec.name,
             why=advance.step.skip or None,

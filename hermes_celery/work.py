@@ -147,13 +147,14 @@ def checked_limits(fields: Mapping[str, Any]) -> dict[str, Any]:
         "priority": (0, 9),
         "timeout_seconds": (0.1, _MAX_SECONDS),
         "idle_timeout_seconds": (0.0, _MAX_SECONDS),
-        "max_active": (1, 10_000),
+        "group_limit": (1, 10_000),
         "token_budget": (1, largest),
         "cost_budget": (1e-6, largest),
     }
-    if fields["group"] and fields["max_active"] is None:
+    if bool(fields["group"]) != (fields["group_limit"] is not None):
         raise JobError(
-            f"the group {fields['group']!r} needs max_active: how many of its runs may run at once"
+            "group and group_limit go together: whose runs are counted, and how many of them may "
+            "run at once"
         )
     return {
         name: checked_number(fields[name], field=name, least=least, most=most)

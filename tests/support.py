@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from hermes_celery.clock import ServerClock
-from hermes_celery.cron import Cron
+from hermes_celery.cron import Crontab
 from hermes_celery.instant import to_ms
 from hermes_celery.job import Job, JobRequest, JobSpec, define
 from hermes_celery.store import Claim, Database, DueIndex, Jobs, Runs
@@ -72,7 +72,7 @@ class Store:
         self.runs = Runs(database)
         self.due = DueIndex(database)
         self.messages = PlainMessages(database.keys.default_queue)
-        self.cron = Cron(
+        self.cron = Crontab(
             jobs=self.jobs,
             runs=self.runs,
             due=self.due,
@@ -105,7 +105,7 @@ def a_job(schedule: str = "every 1h", *, now: datetime = NOON, **fields: Any) ->
     return Job(spec=spec, next_run_at=spec.compiled().next_after(now))
 
 
-def eventually(look: Callable[[], _T], *, seconds: float = 20.0, what: str = "the state") -> _T:
+def eventually(look: Callable[[], _T], *, seconds: float = 40.0, what: str = "the state") -> _T:
     """Look again and again until it is true, and return it; fail at the deadline."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

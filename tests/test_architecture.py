@@ -11,26 +11,45 @@ PACKAGE = Path(__file__).parent.parent / "hermes_celery"
 
 #: From the bottom up; a module may import its own layer and those below.
 LAYERS = {
-    "core": ("errors", "instant", "schedule", "policy", "job", "run", "planning", "work", "prompt_scan", "prompting", "redaction"),
+    "core": (
+        "errors", "instant", "schedule", "policy", "job", "run", "planning", "work", "prompt_scan",
+        "prompting", "redaction", "masking", "incidents"),
     "adapters": (
         "settings", "clock", "keys", "lua", "log", "store", "lease", "session", "dispatch",
-        "output", "witness", "embedded", "runners", "pulse", "parent_death", "workers",
+        "interrupt",
+        "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "workers",
+        "delivery", "ping",
     ),
-    "use cases": ("tick", "rescue", "runner", "cron", "hermes_home"),
-    "processes": ("compose", "app", "tasks", "beat", "supervisor", "cli", "__init__", "__main__"),
+    "use cases": (
+        "announcing", "delivering", "sending", "scanner", "tick", "rescue", "runner", "carrying",
+        "managed", "cron", "hermes_home",
+    ),
+    "processes": (
+        "compose", "compose_delivery", "delivery_task", "project", "beat_schedule", "app",
+        "tasks", "beat", "supervisor", "cli", "__init__", "__main__",
+    ),
 }  # fmt: skip
 
 #: Third-party package (or module) -> the only modules that may import it.
 DOORS = {
     "redis": {"store.database"},
-    "celery": {"app", "tasks", "beat", "dispatch", "compose", "__init__"},
-    "kombu": {"app", "dispatch"},
+    "celery": {
+        "app", "tasks", "delivery_task", "beat", "dispatch", "compose", "__init__", "carrying",
+        "project", "beat_schedule", "interrupt",
+    },
+    "kombu": {"app", "dispatch", "carrying"},
+    "billiard": {"tasks", "interrupt"},
     "croniter": {"schedule"},
     "cron_descriptor": {"schedule"},
     "zoneinfo": {"schedule", "settings", "cli", "hermes_home"},
     "click": {"cli", "app"},
+    "dotenv": {"runners"},
+    "requests": {"runners"},
+    "requests_hardened": {"runners"},
     "rich": {"cli"},
-    "subprocess": {"runners", "supervisor"},
+    "apprise": {"delivery"},
+    "jinja2": {"delivery"},
+    "subprocess": {"runners", "supervisor", "delivery"},
 }
 
 

@@ -1,4 +1,4 @@
-"""The `hermes-celery` command: a thin skin over `cron.Cron`.
+"""The `hermes-celery` command: a thin skin over `cron.Crontab`.
 
 Commands are imported when they are called, so that each starts as fast as it can. Errors go to
 stderr as one sentence that says what to do. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
@@ -16,6 +16,7 @@ from hermes_celery.errors import HermesCeleryError
 #: Command -> where it is and what `--help` says of it without importing it.
 _COMMANDS = {
     "up": ("processes:up", "Start everything on this machine: server, beat and worker."),
+    "doctor": ("doctor:doctor", "Look at everything that must be in order."),
     "status": ("processes:status", "Say who leads, what waits and what runs."),
     "tick": ("processes:tick_command", "Dispatch what is due now, once, unless a beat does."),
     "add": ("jobs:add", "Add a job."),
@@ -30,6 +31,8 @@ _COMMANDS = {
     "runs": ("runs:runs", "List the latest runs."),
     "logs": ("runs:logs", "Print what a run printed."),
     "backfill": ("runs:backfill", "Run a job for a range of time in the past."),
+    "redeliver": ("delivery:redeliver", "Deliver a run's output once more."),
+    "incidents": ("delivery:incidents", "List open troubles; `incidents ack ID` quiets one."),
     "cancel": ("runs:cancel", "End a run that waits or runs."),
     "next": ("schedules:next_command", "Print the next instants of a schedule."),
     "explain": ("schedules:explain_command", "Say in words what a schedule means."),

@@ -21,6 +21,7 @@ from hermes_celery.cli.screen import (
     print_table,
     shown,
 )
+from hermes_celery.cli.work_options import take_work, work_options
 from hermes_celery.compose import open_cron
 from hermes_celery.job import Job, JobRequest, JobState, parse_repeat
 from hermes_celery.policy import Policy
@@ -42,6 +43,9 @@ def _job_options(command: Any) -> Any:
             ),
             click.option("--timezone", "--tz", metavar="ZONE", help="Such as Europe/Berlin."),
             click.option("--deliver", help="Where the output goes: local, origin, telegram, ..."),
+            click.option("--failure-deliver", help="Where failures go; else as --deliver."),
+            click.option("--template", help="The message, in Jinja2: job, run, output."),
+            click.option("--ping", metavar="URL", help="A dead-man switch (healthchecks.io)."),
             click.option("--repeat", metavar="N", help="How often: a number, once or forever."),
             click.option("--workdir", metavar="DIR", help="Where it runs; absolute."),
             click.option("--skill", "skills", multiple=True, help="May be given several times."),
@@ -66,6 +70,7 @@ def _job_options(command: Any) -> Any:
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that were typed, as JobRequest names them; the policy apart."""
+    take_work(fields)
     given = {name: value for name, value in fields.items() if value not in (None, ())}
     if "repeat" in given:
         given["repeat"] = parse_repeat(given["repeat"])
@@ -76,6 +81,7 @@ def _given(fields: dict[str, Any]) -> dict[str, Any]:
 @click.argument("schedule")
 @click.argument("prompt", required=False)
 @_job_options
+@work_options
 @bound_options
 @policy_options
 @click.option("--paused", is_flag=True, help="Add it without starting its schedule.")
@@ -87,6 +93,8 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
     hermes-celery add "0 9 * * 1-5" "Summarise the news" --tz Europe/Berlin
     hermes-celery add "every 5m" --script disk.sh --no-agent --name "disk watchdog"
     hermes-celery add "in 30m" --script backup.sh --no-agent
+    hermes-celery add "@hourly" --http POST https://example.com/hook --expect 202
+    hermes-celery add "0 2 * * *" --task shop.report --kwargs '{"full": true}' --queue slow
     """
     policy = Policy(**taken_policy(fields))
     request = JobRequest(policy=policy, **_given(fields))
@@ -94,6 +102,7 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
     if as_json:
         print_json(job.as_json())
         return
+    _warn_of_tokens(job)
     click.echo(f"added {job.id}  {job.name}  ({job.spec.schedule_display})")
     click.echo(_upcoming(job))
 
@@ -103,6 +112,7 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
 @click.option("--schedule", help="A new schedule; it begins now.")
 @click.option("--prompt", help="A new prompt.")
 @_job_options
+@work_options
 @bound_options
 @policy_options
 @click.option(
@@ -124,6 +134,7 @@ def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **field
     if as_json:
         print_json(changed.as_json())
         return
+    _warn_of_tokens(changed)
     click.echo(f"changed {changed.id}  {changed.name}  (revision {changed.revision})")
     click.echo(_upcoming(changed))
 
@@ -227,6 +238,17 @@ def import_home(path: Path, timezone: str | None, as_json: bool) -> None:
             click.echo(line)
     if report.refused:
         raise SystemExit(1)
+
+
+def _warn_of_tokens(job: Job) -> None:
+    """A URL in a job is read by whoever can read the job's store."""
+    given = f"{job.spec.deliver},{job.spec.failure_deliver or ''}".replace("file://", "")
+    if "://" in given:
+        click.echo(
+            "Note: the job holds a URL with its tokens. A name from targets.toml keeps them out: "
+            f"{read_settings().targets_path}",
+            err=True,
+        )
 
 
 def _confirm(job: Job, *, verb: str, as_json: bool) -> None:

@@ -52,6 +52,8 @@ def _print_status(state: Status, *, url: str) -> None:
     due = optional_from_ms(state.next_due_ms)
     click.echo(f"jobs      {state.jobs}, next due {shown(due, zone=zone, missing='never')}")
     click.echo(f"runs      {state.queued} queued, {state.running} running")
+    if state.incidents:
+        click.echo(f"incidents {state.incidents} open; `hermes-celery incidents` lists them")
     if state.paused_ms is not None:
         since = shown(optional_from_ms(state.paused_ms), zone=zone)
         note = f": {state.pause_note}" if state.pause_note else ""

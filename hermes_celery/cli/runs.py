@@ -8,10 +8,11 @@ from datetime import datetime
 
 import click
 
+from hermes_celery.cli.delivery import delivery_lines, delivery_states
 from hermes_celery.cli.options import Instant, Since
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
 from hermes_celery.compose import open_cron
-from hermes_celery.cron import Cron
+from hermes_celery.cron import Crontab
 from hermes_celery.errors import JobNotFound, RunNotFound
 from hermes_celery.run import Run, RunState, is_run_id
 from hermes_celery.settings import default_timezone
@@ -73,14 +74,20 @@ def runs(
 
 @click.command()
 @click.argument("run_or_job")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends, line by line.")
 @_json
-def logs(run_or_job: str, as_json: bool) -> None:
+def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
     """Print what a run printed: of that run, or of a job's latest run.
 
     Its standard error goes to standard error.
     """
     cron = open_cron()
     item = _run_or_latest(cron, run_or_job)
+    if follow and not as_json:
+        from hermes_celery.cli.following import follow as follow_run
+
+        click.echo(_ending(follow_run(cron.runs, item.id)), err=True)
+        return
     if as_json:
         from hermes_celery.output import as_text
 
@@ -89,11 +96,14 @@ def logs(run_or_job: str, as_json: bool) -> None:
                 **item.as_json(),
                 "output": as_text(cron.runs.output(item.id)),
                 "stderr": as_text(cron.runs.stderr(item.id)),
+                "deliveries": delivery_states(item.id),
             }
         )
         return
     _print_output(cron, item.id)
     click.echo(_ending(item), err=True)
+    for line in delivery_lines(item):
+        click.echo(line, err=True)
 
 
 @click.command()
@@ -136,7 +146,7 @@ def backfill(
         click.echo(f"{len(made)} runs queued" if made else "nothing to do: each has its run")
 
 
-def _run_or_latest(cron: Cron, reference: str) -> Run:
+def _run_or_latest(cron: Crontab, reference: str) -> Run:
     if is_run_id(reference):
         return cron.runs.get(reference)
     try:
@@ -148,13 +158,13 @@ def _run_or_latest(cron: Cron, reference: str) -> Run:
     return latest[0]
 
 
-def _followed(cron: Cron, run_id: str) -> Run:
+def _followed(cron: Crontab, run_id: str) -> Run:
     while not (item := cron.runs.get(run_id)).state.is_final:
         time.sleep(_POLL_SECONDS)
     return item
 
 
-def _print_output(cron: Cron, run_id: str) -> None:
+def _print_output(cron: Crontab, run_id: str) -> None:
     for stream, content in (
         (sys.stdout, cron.runs.output(run_id)),
         (sys.stderr, cron.runs.stderr(run_id)),

@@ -12,7 +12,8 @@ import click
 import msgspec
 
 from hermes_celery.instant import optional_from_ms
-from hermes_celery.job import Job, JobState
+from hermes_celery.job import Job, JobSpec, JobState
+from hermes_celery.masking import masked, masked_path
 from hermes_celery.run import Run, RunState
 
 _STATE_STYLES = {
@@ -22,6 +23,7 @@ _STATE_STYLES = {
     "queued": "cyan",
     "failed": "red",
     "error": "red",
+    "delivery_failed": "red",
     "timed_out": "red",
     "lost": "red",
     "cancelled": "yellow",
@@ -106,7 +108,8 @@ def summary(run: Run, output: bytes) -> str:
         lines = as_text(output).strip().splitlines()
         if run.delivery == "silent" and not lines:
             return "(silent)"
-        return lines[0][:100] if lines else ""
+        said = lines[0][:100] if lines else ""
+        return f"(not delivered) {said}" if run.delivery == "failed" else said
     text = run.error or run.reason or ""
     return " / ".join(text.split("\n"))[:100]
 
@@ -129,7 +132,18 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("provider", spec.provider),
         ("toolsets", ", ".join(spec.enabled_toolsets or ())),
         ("workdir", spec.workdir),
-        ("deliver", spec.deliver),
+        ("request", f"{spec.http.method} {spec.http.url}" if spec.http else None),
+        ("task", spec.task.name if spec.task else None),
+        ("interpreter", spec.interpreter),
+        ("queue", spec.queue),
+        ("priority", spec.priority),
+        ("limits", _limits(spec)),
+        ("session", spec.session.value if spec.session else None),
+        ("managed by", spec.managed_by),
+        ("deliver", masked(spec.deliver)),
+        ("on failure", masked(spec.failure_deliver or "")),
+        ("template", spec.template),
+        ("ping", masked_path(spec.ping) if spec.ping else None),
         ("origin", _origin(job)),
         ("bounds", _bounds(job, zone=zone)),
         ("policy", _policy(job)),
@@ -139,6 +153,7 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("last run", shown(job.last_run_at, zone=zone, missing="")),
         ("last status", job.last_status),
         ("last error", job.last_error),
+        ("undelivered", job.last_delivery_error),
         ("revision", str(job.revision)),
     ]
     return [(label, str(text)) for label, text in rows if text]
@@ -159,6 +174,19 @@ def _policy(job: Job) -> str:
     """The choices that differ from the defaults."""
     chosen: dict[str, Any] = msgspec.to_builtins(job.spec.policy)
     return ", ".join(f"{name} {value}" for name, value in chosen.items())
+
+
+def _limits(spec: JobSpec) -> str:
+    """What ends its runs, or keeps them waiting."""
+    limits = (
+        ("timeout {:g} s", spec.timeout_seconds),
+        ("idle {:g} s", spec.idle_timeout_seconds),
+        ("group {}", spec.group),
+        ("{} at once in it", spec.group_limit),
+        ("{:,} tokens a day", spec.token_budget),
+        ("{:g} USD a day", spec.cost_budget),
+    )
+    return ", ".join(text.format(value) for text, value in limits if value is not None)
 
 
 def _origin(job: Job) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hermes_celery.store import Database, DueIndex, Jobs, Runs
+from hermes_celery.store import Database, DueIndex, Incidents, Jobs, Runs
 from hermes_celery.workers import alive
 
 
@@ -21,6 +21,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     next_due_ms: int | None
     queued: int
     running: int
+    #: Open incidents, acknowledged ones included.
+    incidents: int
     #: When everything was paused, and why; None when it is not.
     paused_ms: int | None
     pause_note: str
@@ -41,6 +43,7 @@ def read_status(database: Database) -> Status:
         next_due_ms=due.next_due_ms(),
         queued=counts["queued"],
         running=counts["running"],
+        incidents=Incidents(database).count(),
         paused_ms=switch.paused_ms,
         pause_note=switch.note,
     )

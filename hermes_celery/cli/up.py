@@ -19,7 +19,7 @@ from hermes_celery import embedded
 from hermes_celery.cli.screen import summary, took
 from hermes_celery.cli.status import read_status
 from hermes_celery.compose import open_cron, open_database, redis_url, unreachable
-from hermes_celery.cron import Cron
+from hermes_celery.cron import Crontab
 from hermes_celery.errors import (
     AlreadyRunning,
     HermesCeleryError,
@@ -62,7 +62,7 @@ def bring_up(settings: Settings, *, demo: bool) -> int:
 
 def _start(
     settings: Settings, supervisor: Supervisor, *, stop: threading.Event, demo: bool
-) -> Cron | None:
+) -> Crontab | None:
     """Start all parts and wait until they are ready; None when stopped before."""
     began = time.monotonic()
     if settings.redis_url is None:
@@ -83,7 +83,7 @@ def _start(
     return cron
 
 
-def _watch(cron: Cron, supervisor: Supervisor, *, stop: threading.Event) -> None:
+def _watch(cron: Crontab, supervisor: Supervisor, *, stop: threading.Event) -> None:
     """Show what ends, and keep the parts running, until stopped."""
     seen = _Seen(cron)
     while not stop.wait(_LOOK_SECONDS):
@@ -96,7 +96,7 @@ def _watch(cron: Cron, supervisor: Supervisor, *, stop: threading.Event) -> None
 class _Seen:
     """Which runs have been shown already."""
 
-    def __init__(self, cron: Cron) -> None:
+    def __init__(self, cron: Crontab) -> None:
         self._cron = cron
         self._since = cron.now
         self._shown: set[str] = set()
@@ -214,7 +214,7 @@ def _greet(settings: Settings, supervisor: Supervisor, *, seconds: float) -> Non
     click.echo("Ctrl-C stops everything in order. Runs as they end:")
 
 
-def _add_demo(cron: Cron, settings: Settings) -> None:
+def _add_demo(cron: Crontab, settings: Settings) -> None:
     settings.scripts_dir.mkdir(parents=True, exist_ok=True)
     script = settings.scripts_dir / "hello.sh"
     if not script.exists():

@@ -2,7 +2,7 @@
 --
 -- `at` names the keys: run, active, queued, heartbeats.
 local function put_back(at, id, ready_at)
-  redis.call('HSET', at.run, 'state', 'queued')
+  redis.call('HSET', at.run, 'state', 'queued', 'unpushed', '1')
   redis.call('HDEL', at.run, 'claim', 'started_ms', 'worker')
   redis.call('HSET', at.active, id, 'queued')
   redis.call('ZREM', at.heartbeats, id)

@@ -5,7 +5,8 @@
 local function settle(at, what)
   local parts = tonumber(redis.call('HGET', at.delivery, 'size') or 0)
   local counting, pending, failed, problem, due = 0, false, false, '', math.huge
-  for i = 0, parts - 1 do
+  for number = 0, parts - 1 do
+    local i = string.format('%d', number)
     local part = redis.call('HMGET', at.delivery, i .. ':state', i .. ':counts', i .. ':error',
       i .. ':next', i .. ':until')
     counting = counting + tonumber(part[2])
@@ -20,7 +21,8 @@ local function settle(at, what)
   end
   local state = 'pending'
   if pending then
-    redis.call('ZADD', at.deliveries, math.max(due, tonumber(what.now)), what.id)
+    redis.call('ZADD', at.deliveries,
+      string.format('%.0f', math.max(due, tonumber(what.now))), what.id)
   else
     state = failed and 'failed' or (counting > 0 and 'delivered' or 'none')
     redis.call('ZREM', at.deliveries, what.id)

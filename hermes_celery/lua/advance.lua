@@ -108,6 +108,10 @@ for i = 1, n do
       grown[#grown + 1] = id
     end
   end
+  if answer == 'moved' and seen[3] ~= 'scheduled' then
+    -- Paused or removed jobs are off the index already; one that is not would be read for ever.
+    gone[#gone + 1] = id
+  end
   answers[i] = answer
 end
 

@@ -7,7 +7,7 @@
 -- Answers  'ok', the job's spec, attempt, due_ms, queue ('' = the default one)
 --          'taken' and the run's state (somebody runs it or has run it)
 --          'expired' (its lateness deadline passed: the caller ends it, see cancel.lua)
---          'removed' (the job is gone: the run is recorded as cancelled)
+--          'removed' (the job is gone: the caller ends it, see cancel.lua)
 --          'gone' (no such run)
 local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'attempt', 'due_ms', 'expires_ms',
   'queue')
@@ -22,14 +22,11 @@ end
 if run[5] and not again and tonumber(run[5]) < tonumber(ARGV[2]) then
   return {'expired'}
 end
-redis.call('ZREM', KEYS[4], ARGV[5])
 local spec = redis.call('HGET', KEYS[2], 'spec')
 if not spec then
-  redis.call('HSET', KEYS[1], 'state', 'cancelled', 'finished_ms', ARGV[2],
-    'reason', 'the job was removed')
-  redis.call('HDEL', KEYS[3], ARGV[5])
   return {'removed'}
 end
+redis.call('ZREM', KEYS[4], ARGV[5])
 redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', ARGV[2],
   'worker', ARGV[4])
 redis.call('HSET', KEYS[3], ARGV[5], 'running')

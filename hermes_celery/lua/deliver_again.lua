@@ -14,5 +14,5 @@ redis.call('HSET', KEYS[2], 'again', ARGV[2])
 redis.call('HDEL', KEYS[2], 'pushes')
 redis.call('HSET', KEYS[1], 'delivery', 'pending')
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
-redis.call('RPUSH', KEYS[4], ARGV[4])
+redis.call('LPUSH', KEYS[4], ARGV[4])
 return 'ok'

@@ -2,8 +2,10 @@
 --
 -- KEYS  1 delivery hash   2 deliveries   3 incident hash
 -- ARGV  1 id   2 now_ms   3 text   4 deliver   5 job id   6 count of the incident
--- Answers  'ok', 'known' (recorded already)
-if redis.call('HEXISTS', KEYS[1], 'text') == 1 then
+-- Answers  'ok', 'known' (recorded already, or somebody else tells of it)
+local told = redis.call('HGET', KEYS[3], 'told')
+if redis.call('HEXISTS', KEYS[1], 'text') == 1 or
+    (told and tonumber(told) >= tonumber(ARGV[6])) then
   return 'known'
 end
 redis.call('HSET', KEYS[1], 'text', ARGV[3], 'deliver', ARGV[4], 'job_id', ARGV[5])

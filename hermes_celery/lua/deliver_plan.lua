@@ -3,6 +3,7 @@
 -- KEYS  1 delivery hash   2 run hash   3 job hash   4 deliveries   5 incident hash
 -- ARGV  1 id   2 now_ms   3 seconds that the record is kept when all is done   4 the parts, as JSON
 --       5 warning ('' = none)   6 count of the incident that is told with it ('' = none)
+--       7 text ('' = as it was)
 --       then for each part: 1 '1' if the run's delivery depends on it, else '0'   2 state   3 error
 -- Answers  'ok' and where the delivery stands as a whole, 'known' (planned already)
 --#include _settle
@@ -16,11 +17,15 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   end
 end
 redis.call('HDEL', KEYS[1], 'again')
-redis.call('HSET', KEYS[1], 'parts', ARGV[4], 'size', (#ARGV - 6) / 3)
-for i = 7, #ARGV, 3 do
-  local part = (i - 7) / 3
+redis.call('HSET', KEYS[1], 'parts', ARGV[4], 'size',
+  string.format('%d', (#ARGV - 7) / 3))
+for i = 8, #ARGV, 3 do
+  local part = string.format('%d', (i - 8) / 3)
   redis.call('HSET', KEYS[1], part .. ':counts', ARGV[i], part .. ':state', ARGV[i + 1],
     part .. ':error', ARGV[i + 2])
+end
+if ARGV[7] ~= '' then
+  redis.call('HSET', KEYS[1], 'text', ARGV[7])
 end
 if ARGV[5] ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then
   redis.call('HSET', KEYS[2], 'delivery_warning', ARGV[5])

@@ -14,7 +14,6 @@ end
 -- While no worker takes it, the copies become rarer.
 local pushes = redis.call('HINCRBY', KEYS[3], 'pushes', 1)
 local wait = math.min(tonumber(ARGV[5]) * 2 ^ math.min(pushes - 1, 20), tonumber(ARGV[6]))
-redis.call('ZADD', KEYS[2], tonumber(ARGV[4]) + wait, ARGV[2])
--- To the front: it is short, and somebody waits for it.
-redis.call('RPUSH', KEYS[4], ARGV[7])
+redis.call('ZADD', KEYS[2], string.format('%.0f', tonumber(ARGV[4]) + wait), ARGV[2])
+redis.call('LPUSH', KEYS[4], ARGV[7])
 return 'ok'

@@ -2,6 +2,7 @@
 --
 -- KEYS  1 term counter   2 run hash   3 job hash   4 active runs of the job   5 heartbeats
 --       6 held runs of the job   7 due index   8 queued runs   9 completed jobs   10 Celery queue
+--       11 deliveries
 -- ARGV  1 fencing token   2 now_ms   3 run id   4 error   5 when to try again, ms ('' = never)
 --       6 when to push a run again that is queued now, ms
 -- Answers  'ok', 'retry' (queued for its next attempt),
@@ -22,13 +23,17 @@ end
 -- Whoever ran it and comes back late holds a claim that is worth nothing now.
 redis.call('HDEL', KEYS[2], 'claim')
 if ARGV[5] ~= '' and not run[2] then
-  redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_ms', ARGV[2], 'error', ARGV[4])
+  redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_ms', ARGV[2], 'error', ARGV[4],
+    'unpushed', '1')
   redis.call('HINCRBY', KEYS[2], 'attempt', 1)
   redis.call('HSET', KEYS[4], ARGV[3], 'retrying')
   redis.call('ZADD', KEYS[8], ARGV[5], ARGV[3])
   return 'retry'
 end
-redis.call('HSET', KEYS[2], 'state', 'lost', 'finished_ms', ARGV[2], 'error', ARGV[4])
+redis.call('HSET', KEYS[2], 'state', 'lost', 'finished_ms', ARGV[2], 'error', ARGV[4],
+  'delivery', 'pending')
+-- The next pass of rescue pushes its message.
+redis.call('ZADD', KEYS[11], ARGV[2], ARGV[3])
 end_run({run = KEYS[2], job = KEYS[3], active = KEYS[4], held = KEYS[6], due = KEYS[7],
   queued = KEYS[8], completed = KEYS[9], queue = KEYS[10]},
   {id = ARGV[3], now = ARGV[2], status = 'error', problem = ARGV[4], redeliver_at = ARGV[6]})

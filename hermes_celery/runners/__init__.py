@@ -3,43 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec
+from hermes_celery.pulse import RunningRun
 from hermes_celery.run import Outcome
-from hermes_celery.runners.child import Stop
+from hermes_celery.runners.agent import AgentRunner, Outputs
+from hermes_celery.runners.http import HttpRunner
 from hermes_celery.runners.reaper import Reaper
 from hermes_celery.runners.script import ScriptRunner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, process_environment
+from hermes_celery.work import WorkKind
 
 
-class Refusal:
-    """Work that this version cannot do: it fails the run and says so."""
+class Work(Protocol):
+    """One kind of work on this machine."""
 
-    def __init__(self, why: str) -> None:
-        self._why = why
+    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
+        """Do it, and say how it went."""
 
-    def perform(self, spec: JobSpec, session: Session, stop: Stop) -> Outcome:
+
+class StrayTask:
+    """A Celery task's run whose message came to a worker that does not know the task."""
+
+    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Raise JobError."""
-        raise JobError(self._why)
+        raise JobError(
+            f"the job calls the Celery task {spec.task.name if spec.task else '?'}, which only its "
+            "own project's workers can run"
+        )
 
 
-def make_work(settings: Settings) -> Callable[[JobSpec], ScriptRunner | Refusal]:
-    """Which work a job is, on this machine."""
+def make_work(settings: Settings, *, outputs: Outputs) -> Callable[[JobSpec], Work]:
+    """Which work a job is, on this machine. `outputs` finds what other jobs said last."""
+    reaper = Reaper()
+    environment = process_environment()
     script = ScriptRunner(
         home=settings.home,
-        environment=process_environment(),
+        environment=environment,
         passthrough=settings.env_passthrough,
         timeout_seconds=settings.script_timeout_seconds,
-        reaper=Reaper(),
+        reaper=reaper,
+        interpreter_dirs=settings.interpreter_dirs,
+        redact=settings.redact,
     )
-    agent = Refusal(
-        "agent jobs cannot run yet: this version performs script jobs (no_agent) only. "
-        "Leave the job with Hermes, or make it a script job"
+    agent = AgentRunner(
+        home=settings.home,
+        environment=environment,
+        template=settings.agent_command,
+        scripts=script,
+        outputs=outputs,
+        timeout_seconds=settings.agent_timeout_seconds,
+        idle_seconds=settings.idle_timeout_seconds,
+        reaper=reaper,
+        redact=settings.redact,
     )
+    http = HttpRunner(allow_private=settings.http_allow_private, redact=settings.redact)
+    kinds: dict[WorkKind, Work] = {
+        WorkKind.AGENT: agent,
+        WorkKind.SCRIPT: script,
+        WorkKind.HTTP: http,
+        WorkKind.TASK: StrayTask(),
+    }
 
-    def work_for(spec: JobSpec) -> ScriptRunner | Refusal:
-        return script if spec.no_agent else agent
+    def work_for(spec: JobSpec) -> Work:
+        return kinds[spec.kind]
 
     return work_for

@@ -7,8 +7,11 @@ it, so that a run is over when it is over (`setsid` leaves the group for what sh
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import time
@@ -27,6 +30,9 @@ _POLL_SECONDS = 0.1
 #: How long output may trickle in from its group after the child itself has exited.
 _DRAIN_SECONDS = 0.5
 _CHUNK = 65_536
+#: The child becomes the command only when its group is watched: a worker that is killed in between
+#: leaves nothing behind. Costs a millisecond.
+_GATE = 'read -r _ && exec "$@" </dev/null'
 
 
 class Ending(StrEnum):
@@ -34,6 +40,8 @@ class Ending(StrEnum):
 
     EXITED = "exited"
     TIMEOUT = "timeout"
+    #: It showed no activity for too long.
+    IDLE = "idle"
     #: Its run was asked to stop.
     STOPPED = "stopped"
 
@@ -43,6 +51,23 @@ class Stop(Protocol):
 
     def is_set(self) -> bool:
         """Whether the run should end now."""
+
+
+class Listening(Protocol):
+    """Who hears what a child prints while it prints: `live.LiveOutput`."""
+
+    def write(self, chunk: bytes, *, is_error: bool = False) -> None:
+        """Take what was read."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a child may run."""
+
+    timeout_seconds: float = math.inf
+    #: Without output, or a change of the watched files.
+    idle_seconds: float = math.inf
+    #: Files whose change counts as activity.
+    watched: tuple[Path, ...] = ()
 
 
 class Reaping(Protocol):
@@ -70,27 +95,31 @@ def run_child(
     *,
     cwd: Path,
     environment: Mapping[str, str],
-    timeout_seconds: float,
+    limits: Limits,
     stop: Stop,
     reaper: Reaping,
+    listener: Listening | None = None,
 ) -> Ended:
-    """Run a command to its end, its time limit, or until `stop` is set.
+    """Run a command to its end, one of its limits, or until `stop` is set.
 
     Raises OSError when it cannot be started.
     """
+    if shutil.which(argv[0], path=environment.get("PATH", os.defpath)) is None:
+        raise FileNotFoundError(f"command not found: {argv[0]}")
     process = subprocess.Popen(
-        argv,
+        ["/bin/sh", "-c", _GATE, "sh", *argv],
         cwd=cwd,
         env=dict(environment),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
     reaper.watch(process.pid)
+    _open_gate(process)
     try:
-        with _Streams(process) as streams:
-            ending = _wait(process, streams, timeout_seconds=timeout_seconds, stop=stop)
+        with _Streams(process, listener=listener) as streams:
+            ending = _wait(process, streams, limits=limits, stop=stop)
             if ending is not Ending.EXITED:
                 _terminate(process, streams)
             streams.drain(_DRAIN_SECONDS)
@@ -106,11 +135,20 @@ def run_child(
         reaper.release(process.pid)
 
 
+def _open_gate(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(b"\n")
+            process.stdin.close()
+
+
 class _Streams:
     """A child's stdout and stderr, read as they come."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], *, listener: Listening | None) -> None:
         self.stdout, self.stderr = Capture(), Capture()
+        self._listener = listener
+        self.last_read_at = time.monotonic()
         self._selector = selectors.DefaultSelector()
         for pipe, capture in ((process.stdout, self.stdout), (process.stderr, self.stderr)):
             if pipe is not None:
@@ -140,10 +178,16 @@ class _Streams:
             if chunk is None:
                 continue
             if chunk:
-                key.data.write(chunk)
+                self._take(chunk, key.data)
             else:
                 self._selector.unregister(key.fileobj)
         return bool(ready)
+
+    def _take(self, chunk: bytes, capture: Capture) -> None:
+        self.last_read_at = time.monotonic()
+        capture.write(chunk)
+        if self._listener is not None:
+            self._listener.write(chunk, is_error=capture is self.stderr)
 
     def drain(self, seconds: float) -> None:
         """Read until nobody can write any more, or until the time is over."""
@@ -160,20 +204,43 @@ def _read(descriptor: int) -> bytes | None:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], streams: _Streams, *, timeout_seconds: float, stop: Stop
+    process: subprocess.Popen[bytes], streams: _Streams, *, limits: Limits, stop: Stop
 ) -> Ending:
-    deadline = time.monotonic() + timeout_seconds
+    deadline = time.monotonic() + limits.timeout_seconds
     while True:
-        if stop.is_set():
-            return Ending.STOPPED
-        if time.monotonic() >= deadline:
-            return Ending.TIMEOUT
+        ending = _limit_reached(streams, deadline=deadline, limits=limits, stop=stop)
+        if ending is not None:
+            return ending
         if streams.open:
             streams.read(min(_POLL_SECONDS, max(deadline - time.monotonic(), 0)))
             if streams.open and process.poll() is None:
                 continue
         if _exited(process):
             return Ending.EXITED
+
+
+def _limit_reached(
+    streams: _Streams, *, deadline: float, limits: Limits, stop: Stop
+) -> Ending | None:
+    now = time.monotonic()
+    if stop.is_set():
+        return Ending.STOPPED
+    if now >= deadline:
+        return Ending.TIMEOUT
+    silent_for = now - streams.last_read_at
+    if silent_for >= limits.idle_seconds:
+        age = min(map(_age_seconds, limits.watched), default=math.inf)
+        if age >= limits.idle_seconds:
+            return Ending.IDLE
+    return None
+
+
+def _age_seconds(path: Path) -> float:
+    """How long ago a file changed, by the clock that stamped it; for ever, if there is none."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def _exited(process: subprocess.Popen[bytes]) -> bool:

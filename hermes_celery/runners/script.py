@@ -8,27 +8,27 @@ silent success. Unlike there the time limit ends the whole process group.
 from __future__ import annotations
 
 import json
-import re
+import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from hermes_celery.errors import ScriptError
 from hermes_celery.job import JobSpec
 from hermes_celery.output import as_text
+from hermes_celery.pulse import RunningRun
+from hermes_celery.redaction import Redact, is_credential, known_secrets, redactor, unredacted
 from hermes_celery.run import Outcome, RunState
-from hermes_celery.runners.child import Ended, Ending, Reaping, Stop, run_child
+from hermes_celery.runners.child import Ended, Ending, Limits, Reaping, run_child
+from hermes_celery.runners.dotenv_files import dotenv
 from hermes_celery.session import Session, child_environment
 
 _SHELL_SUFFIXES = (".sh", ".bash")
 #: An error is shown in lists and messages; the streams themselves are kept apart, whole.
 _MAX_ERROR = 4_000
-_CREDENTIAL = re.compile(
-    r"(^|_)(API_?KEYS?|ACCESS_?KEY(_ID)?|SECRET(_?KEY)?S?|SECRET_ACCESS_KEY|PRIVATE_?KEY|TOKENS?|"
-    r"PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)$",
-    re.IGNORECASE,
-)
-_URL_WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 def locate(scripts_dir: Path, script: str) -> Path:
@@ -47,10 +47,28 @@ def locate(scripts_dir: Path, script: str) -> Path:
     return path
 
 
-def command(path: Path) -> list[str]:
-    """What runs the script: bash by its suffix, else this Python; a `#!` line is ignored."""
-    interpreter = "bash" if path.suffix.lower() in _SHELL_SUFFIXES else sys.executable
-    return [interpreter, str(path)]
+def command(
+    path: Path, *, interpreter: str | None = None, allowed: Sequence[Path] = ()
+) -> list[str]:
+    """What runs the script: bash by its suffix, else this Python; a `#!` line is ignored.
+
+    A job's own `interpreter` must lie in one of the `allowed` directories. Raises ScriptError.
+    """
+    if interpreter is not None:
+        return [_found(interpreter, allowed), str(path)]
+    return ["bash" if path.suffix.lower() in _SHELL_SUFFIXES else sys.executable, str(path)]
+
+
+def _found(interpreter: str, allowed: Sequence[Path]) -> str:
+    # Links stay as they are: a virtual environment's Python is one, and is not what it points to.
+    places = os.pathsep.join(map(str, allowed))
+    found = shutil.which(interpreter, path=places)
+    if found is None or not any(Path(found).is_relative_to(place) for place in allowed):
+        raise ScriptError(
+            f"the interpreter {interpreter!r} is not in the places that this worker allows "
+            f"({places}); install it there, or set HERMES_CELERY_INTERPRETERS"
+        )
+    return found
 
 
 def without_credentials(
@@ -64,7 +82,7 @@ def without_credentials(
     return {
         name: value
         for name, value in environment.items()
-        if name in passthrough or not (_CREDENTIAL.search(name) or _URL_WITH_PASSWORD.search(value))
+        if name in passthrough or not is_credential(name, value)
     }
 
 
@@ -91,6 +109,8 @@ class ScriptRunner:
         passthrough: frozenset[str],
         timeout_seconds: float,
         reaper: Reaping,
+        interpreter_dirs: Sequence[Path] = (),
+        redact: bool = True,
     ) -> None:
         self._home = home
         self._scripts_dir = home / "scripts"
@@ -98,40 +118,83 @@ class ScriptRunner:
         self._passthrough = passthrough
         self._timeout_seconds = timeout_seconds
         self._reaper = reaper
+        self._interpreter_dirs = interpreter_dirs
+        self._redact = redact
 
-    def perform(self, spec: JobSpec, session: Session, stop: Stop) -> Outcome:
+    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Run the job's script and say how it went. Raises ScriptError or OSError."""
+        path, ended, limits = self._run(spec, session, stop)
+        return _outcome(ended, path=path, limits=limits)
+
+    def collect(self, spec: JobSpec, session: Session, stop: RunningRun) -> Ended | ScriptError:
+        """Run the script that collects data for an agent; one that cannot run is its error."""
+        try:
+            return self._run(spec, session, stop)[1]
+        except ScriptError as error:
+            return error
+
+    def _run(self, spec: JobSpec, session: Session, stop: RunningRun) -> tuple[Path, Ended, Limits]:
         if not spec.script:
             raise ScriptError("no_agent=True but no script is set for this job")
         path = locate(self._scripts_dir, spec.script)
         cwd = Path(spec.workdir) if spec.workdir else path.parent
         if not cwd.is_dir():
             raise ScriptError(f"Cron workdir does not exist on this worker: {cwd}")
+        files = dotenv(self._home, profile=_profile(spec))
+        redact = self._redactor(files)
+        stop.live.mask_with(redact)
+        limits = self._limits(spec)
         ended = run_child(
-            command(path),
+            command(path, interpreter=spec.interpreter, allowed=self._interpreter_dirs),
             cwd=cwd,
-            environment=self._child_environment(session),
-            timeout_seconds=self._timeout_seconds,
+            environment=self._child_environment(files, session),
+            limits=limits,
             stop=stop,
             reaper=self._reaper,
+            listener=stop.live,
         )
-        return _outcome(ended, path=path, timeout_seconds=self._timeout_seconds)
+        return path, masked(ended, redact), limits
 
-    def _child_environment(self, session: Session) -> dict[str, str]:
-        kept = without_credentials(self._environment, passthrough=self._passthrough)
+    def _limits(self, spec: JobSpec) -> Limits:
+        own = spec.timeout_seconds if spec.no_agent else None
+        idle = spec.idle_timeout_seconds if spec.no_agent else None
+        return Limits(
+            timeout_seconds=own or self._timeout_seconds, idle_seconds=idle or float("inf")
+        )
+
+    def _redactor(self, files: Mapping[str, str]) -> Redact:
+        if not self._redact:
+            return unredacted
+        return redactor(known_secrets({**files, **self._environment}))
+
+    def _child_environment(self, files: Mapping[str, str], session: Session) -> dict[str, str]:
+        merged = {**self._environment, **files}
+        kept = without_credentials(merged, passthrough=self._passthrough)
         return {**kept, "HERMES_HOME": str(self._home), **child_environment(session)}
 
 
-def _outcome(ended: Ended, *, path: Path, timeout_seconds: float) -> Outcome:
+def masked(ended: Ended, redact: Redact) -> Ended:
+    """The same, without the secrets in what was printed."""
+    return msgspec.structs.replace(ended, stdout=redact(ended.stdout), stderr=redact(ended.stderr))
+
+
+def _profile(spec: JobSpec) -> str:
+    return spec.origin.profile if spec.origin else ""
+
+
+def _outcome(ended: Ended, *, path: Path, limits: Limits) -> Outcome:
     stdout = as_text(ended.stdout).strip()
     state, error = RunState.SUCCEEDED, None
     if ended.ending is Ending.STOPPED:
         state = RunState.CANCELLED
     elif ended.ending is Ending.TIMEOUT:
         state = RunState.TIMED_OUT
-        error = f"Script timed out after {timeout_seconds:g}s: {path}"
+        error = f"Script timed out after {limits.timeout_seconds:g}s: {path}"
+    elif ended.ending is Ending.IDLE:
+        state = RunState.TIMED_OUT
+        error = f"Script printed nothing for {limits.idle_seconds:g}s: {path}"
     elif ended.exit_code != 0:
-        state, error = RunState.FAILED, _failure(ended)
+        state, error = RunState.FAILED, failure(ended)
     return Outcome(
         state=state,
         output=ended.stdout,
@@ -142,7 +205,7 @@ def _outcome(ended: Ended, *, path: Path, timeout_seconds: float) -> Outcome:
     )
 
 
-def _failure(ended: Ended) -> str:
+def failure(ended: Ended) -> str:
     """Hermes' wording: code, then stderr, then stdout, where there is any."""
     parts = [f"Script exited with code {ended.exit_code}"]
     for name, content in (("stderr", ended.stderr), ("stdout", ended.stdout)):

@@ -4,16 +4,21 @@
     Jobs       what people write: add, change, remove, find, list
     DueIndex   what a tick does: read what is due, advance it
     Runs       what happens to a run: trigger, claim, heartbeat, finish, cancel; and reading them
+    Deliveries what is on its way to people
+    Incidents  troubles, counted
 
 No raw field of Redis leaves this package.
 """
 
 from hermes_celery.store.database import Database, connect
+from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, What
 from hermes_celery.store.due import Advance, Answer, BrokenJob, DueIndex, Switch
 from hermes_celery.store.history import History, Retention
+from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import Jobs
 from hermes_celery.store.places import Places
-from hermes_celery.store.runs import Asked, Claim, Runs, check_run_id
+from hermes_celery.store.runs import Asked, Claim, FollowUp, Runs, check_run_id
+from hermes_celery.store.signs import Signs
 from hermes_celery.store.waker import Waker
 
 __all__ = [
@@ -23,14 +28,22 @@ __all__ = [
     "BrokenJob",
     "Claim",
     "Database",
+    "Deliveries",
     "DueIndex",
+    "FollowUp",
     "History",
+    "Incidents",
     "Jobs",
-    "Retention",
+    "Part",
+    "PartState",
     "Places",
+    "Record",
+    "Retention",
     "Runs",
+    "Signs",
     "Switch",
     "Waker",
+    "What",
     "check_run_id",
     "connect",
 ]

@@ -130,6 +130,14 @@ class Database:
         self.client.close()
 
 
+def scored(answer: Sequence[Any]) -> list[tuple[str, float]]:
+    """A WITHSCORES answer as pairs; it has two shapes (RESP2 and RESP3)."""
+    if answer and isinstance(answer[0], (list, tuple)):
+        return [(str(member), float(score)) for member, score in answer]
+    members, scores = answer[::2], answer[1::2]
+    return [(str(m), float(score)) for m, score in zip(members, scores, strict=True)]
+
+
 @contextmanager
 def wrapped() -> Iterator[None]:
     """Turn Redis' exceptions into ours, without passwords."""

@@ -12,7 +12,7 @@ from hermes_celery.job import JobSpec
 from hermes_celery.planning import DueJob, Step
 from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
-from hermes_celery.store.database import Database
+from hermes_celery.store.database import Database, scored
 from hermes_celery.store.jobs import spec_from_json
 
 
@@ -55,6 +55,8 @@ class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
     """A due job that cannot be read."""
 
     job_id: str
+    #: As it was read; "" where there was none.
+    revision: str = ""
     error: str
 
 
@@ -69,7 +71,7 @@ class DueIndex:
     def next_due_ms(self) -> int | None:
         """The earliest instant that any job is due, Unix ms; None when no job is scheduled."""
         first = self._database.call("ZRANGE", self._keys.due, 0, 0, "WITHSCORES")
-        return int(float(_score(first))) if first else None
+        return int(scored(first)[0][1]) if first else None
 
     def due(self, now_ms: int, *, limit: int) -> list[DueJob | BrokenJob]:
         """Up to `limit` jobs whose next_run_at is `now_ms` or earlier, earliest first."""
@@ -171,14 +173,17 @@ class DueIndex:
         self._database.call("HSET", self._keys.switch, *with_values)
         self._database.call("PUBLISH", self._keys.wake, "switch")
 
-    def fault(self, job_id: str, *, error: str, token: int) -> None:
+    def fault(self, job: BrokenJob, *, token: int) -> None:
         """Take a job that cannot be planned off the schedule and record why.
 
-        Raises LeaseLost when a younger leader's token is known.
+        Unless it was changed since it was read. Raises LeaseLost when a younger leader's token is
+        known.
         """
         keys = self._keys
         answer = self._database.run(
-            "fault", keys=[keys.term, keys.job(job_id), keys.due], args=[token, job_id, error]
+            "fault",
+            keys=[keys.term, keys.job(job.job_id), keys.due],
+            args=[token, job.job_id, job.revision, job.error],
         )
         if answer == "fenced":
             raise LeaseLost("a younger leader has taken over; this one stops writing")
@@ -193,14 +198,9 @@ def _due_job(job_id: str, fields: dict[str, str]) -> DueJob | BrokenJob:
             completed=int(fields.get("completed", 0)),
         )
     except (StoreError, KeyError, ValueError) as error:
-        return BrokenJob(job_id=job_id, error=str(error) or repr(error))
+        revision = fields.get("revision", "")
+        return BrokenJob(job_id=job_id, revision=revision, error=str(error) or repr(error))
 
 
 def _or_empty(ms: int | None) -> str | int:
     return "" if ms is None else ms
-
-
-def _score(pairs: Sequence[object]) -> str:
-    """The score of a WITHSCORES answer with one member, which has two shapes (RESP2, RESP3)."""
-    first = pairs[0]
-    return str(first[1] if isinstance(first, (list, tuple)) else pairs[1])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 
 import msgspec
 
@@ -19,6 +20,7 @@ from hermes_celery.job import Job, JobSpec, JobState, is_job_id, name_key
 from hermes_celery.store.database import Database
 
 _PAGE = 200
+_Fields = dict[str, str | int | bytes]
 #: A job is read at every one of its runs; what is larger belongs into a file.
 _MAX_SPEC_BYTES = 256 * 1024
 _encode = msgspec.json.Encoder().encode
@@ -34,14 +36,21 @@ class Jobs:
 
     def add(self, job: Job) -> Job:
         """Store a new job. Raises Conflict when its id is taken."""
-        return self._put(job, expected_revision=None)
+        fields = {**_spec_fields(job), **_standing_fields(job), **_history_fields(job)}
+        return self._put(job, fields, expected_revision=None)
 
-    def change(self, job: Job) -> Job:
-        """Store a changed job, if nobody changed it since its `revision` was read.
+    def change(self, job: Job, *, was: Job) -> Job:
+        """Store a changed job, if nobody changed it since `was` was read.
 
-        Raises Conflict otherwise; then nothing was written.
+        Where it stands (state, next run, counts) is written only as far as it differs from `was`:
+        ticks and runs may have moved on meanwhile. Raises Conflict when somebody changed or removed
+        it; then nothing was written.
         """
-        return self._put(job, expected_revision=job.revision)
+        standing, before = _standing_fields(job), _standing_fields(was)
+        moved = {name: value for name, value in standing.items() if value != before[name]}
+        # A change by a person starts the count of failures anew.
+        fields = {**_spec_fields(job), **moved, "failures": ""}
+        return self._put(job, fields, expected_revision=was.revision)
 
     def remove(self, job: Job) -> None:
         """Remove a job; its runs stay as history. Raises Conflict if it changed meanwhile."""
@@ -50,6 +59,8 @@ class Jobs:
         )
         if answer != "ok":
             raise Conflict(job.id, expected_revision=job.revision)
+        if job.spec.managed_by is not None:
+            self._database.call("SREM", self._keys.managed(job.spec.managed_by), job.id)
 
     def get(self, job_id: str) -> Job:
         """The job of that id. Raises JobNotFound."""
@@ -57,6 +68,15 @@ class Jobs:
         if not fields:
             raise JobNotFound(job_id)
         return job_from_fields(job_id, fields)
+
+    def specs(self, ids: Collection[str]) -> dict[str, JobSpec]:
+        """The specs of those jobs that exist, in one round trip."""
+        rows = self._database.hashes([self._keys.job(job_id) for job_id in ids], "spec")
+        return {
+            job_id: spec_from_json(job_id, fields["spec"])
+            for job_id, fields in zip(ids, rows, strict=True)
+            if "spec" in fields
+        }
 
     def find(self, reference: str) -> Job:
         """The job of that id, or else of that whole name, whatever its case.
@@ -83,6 +103,10 @@ class Jobs:
         )
         return [str(entry)[len(prefix) :] for entry in entries]
 
+    def managed_by(self, manager: str) -> list[str]:
+        """The ids of the jobs that a configuration manages, or managed."""
+        return sorted(self._database.call("SMEMBERS", self._keys.managed(manager)))
+
     def count(self) -> int:
         """How many jobs there are."""
         return int(self._database.call("ZCARD", self._keys.jobs))
@@ -97,24 +121,17 @@ class Jobs:
                     yield job_from_fields(job_id, fields)
             start += _PAGE
 
-    def _put(self, job: Job, *, expected_revision: int | None) -> Job:
-        spec = _encode(job.spec)
-        if len(spec) > _MAX_SPEC_BYTES:
+    def _put(self, job: Job, fields: _Fields, *, expected_revision: int | None) -> Job:
+        size = len(fields["spec"]) if isinstance(fields["spec"], bytes) else 0
+        if size > _MAX_SPEC_BYTES:
             raise JobError(
-                f"the job takes {len(spec):,} bytes, more than {_MAX_SPEC_BYTES:,}; "
+                f"the job takes {size:,} bytes, more than {_MAX_SPEC_BYTES:,}; "
                 "put the bulk into a script or a skill"
             )
-        fields: dict[str, str | int | bytes] = {
-            "spec": spec,
-            "completed": job.completed,
-            "paused_ms": "" if job.paused_at is None else to_ms(job.paused_at),
-            "paused_reason": job.paused_reason or "",
-            "pause_after": job.spec.policy.pause_after or "",
-            # A change by a person starts the count of failures anew.
-            "failures": "",
-        }
-        if expected_revision is None:
-            fields |= _history_fields(job)
+        if job.spec.managed_by is not None:
+            # First, so that a managed job is never without its entry; an entry without a job is
+            # passed over.
+            self._database.call("SADD", self._keys.managed(job.spec.managed_by), job.id)
         answer = self._database.run(
             "put_job",
             keys=[*self._job_keys(job.id), self._keys.mark],
@@ -123,8 +140,6 @@ class Jobs:
                 "" if expected_revision is None else expected_revision,
                 job.spec.created_ms,
                 f"{name_key(job.name)}\0{job.id}",
-                "" if job.next_run_at is None else to_ms(job.next_run_at),
-                job.state.value,
                 self._keys.wake,
                 secrets.token_hex(8),
                 *(part for pair in fields.items() for part in pair),
@@ -167,10 +182,26 @@ def spec_from_json(job_id: str, text: str) -> JobSpec:
         ) from None
 
 
-def _history_fields(job: Job) -> dict[str, str | int | bytes]:
+def _spec_fields(job: Job) -> _Fields:
+    """What was asked for."""
+    return {"spec": _encode(job.spec), "pause_after": job.spec.policy.pause_after or ""}
+
+
+def _standing_fields(job: Job) -> _Fields:
+    """Where the job stands."""
+    return {
+        "state": job.state.value,
+        "next_ms": _or_empty(job.next_run_at),
+        "completed": job.completed,
+        "paused_ms": _or_empty(job.paused_at),
+        "paused_reason": job.paused_reason or "",
+    }
+
+
+def _history_fields(job: Job) -> _Fields:
     """What only an imported job brings along; a changed job's is the scripts' business."""
     return {
-        "last_run_ms": "" if job.last_run_at is None else to_ms(job.last_run_at),
+        "last_run_ms": _or_empty(job.last_run_at),
         "last_status": job.last_status or "",
         "last_error": job.last_error or "",
         "last_delivery_error": job.last_delivery_error or "",
@@ -180,3 +211,7 @@ def _history_fields(job: Job) -> dict[str, str | int | bytes]:
 def _ms(fields: Mapping[str, str], name: str) -> int | None:
     text = fields.get(name)
     return int(text) if text else None
+
+
+def _or_empty(instant: datetime | None) -> str | int:
+    return "" if instant is None else to_ms(instant)

@@ -12,15 +12,18 @@ from hermes_celery.errors import JobNotFound, LeaseLost, RunNotFound
 from hermes_celery.instant import from_ms, optional_from_ms, to_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.live import Printed
+from hermes_celery.output import as_text
 from hermes_celery.policy import Policy
 from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, is_run_id, job_id_of
 from hermes_celery.store.cancelling import cancel_run
-from hermes_celery.store.database import Database
+from hermes_celery.store.database import Database, scored
 from hermes_celery.store.jobs import spec_from_json
 
 _PAGE = 200
 #: How long a trigger's idempotency key is remembered.
 _TRIGGER_KEY_SECONDS = 86_400
+#: Behind a backlog of hours a lost message must not wait for hours more.
+_LONGEST_WAIT_MS = 600_000
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +41,17 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     def group(self) -> str:
         """Whose runs are counted together: the job's group, or the job itself."""
         return self.spec.group or self.spec.id
+
+
+class FollowUp(msgspec.Struct, frozen=True, kw_only=True):
+    """What the end of a run brings along."""
+
+    delivery: Delivery
+    #: Where the delivery's message goes, and the message; b"" for none.
+    queue: str
+    message: bytes = b""
+    #: Whether it is pushed in any case, or only if the job has incidents that may be over.
+    is_needed: bool = False
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +150,8 @@ class Runs:
         )
         if answer[0] == "expired":
             self.expire(run_id, now_ms=now_ms)
+        elif answer[0] == "removed":
+            self.cancel(run_id, reason="the job was removed", now_ms=now_ms)
         if answer[0] != "ok":
             return str(answer[0])
         return Claim(
@@ -173,14 +189,23 @@ class Runs:
         return dict(zip(claims, answers, strict=True))
 
     def finish(
-        self, claim: Claim, outcome: Outcome, *, now_ms: int, retry_at_ms: int | None = None
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        *,
+        now_ms: int,
+        retry_at_ms: int | None = None,
+        follow_up: FollowUp | None = None,
     ) -> str:
         """Record how a run ended, or with `retry_at_ms` put it back in line until then.
 
-        Answers `ok`, `retry`, or `late`: the claim is no longer ours and nothing changed.
+        With `follow_up` the end and the beginning of its delivery are one step. Answers `ok`,
+        `retry`, or `late`: the claim is no longer ours and nothing changed.
         """
         keys, run_id = self._keys, claim.run_id
-        delivery = Delivery.SILENT if outcome.silent else Delivery.NONE
+        if follow_up is None:
+            silent = Delivery.SILENT if outcome.silent else Delivery.NONE
+            follow_up = FollowUp(delivery=silent, queue=claim.queue)
         answer = self._database.run(
             "finish",
             keys=[
@@ -195,6 +220,9 @@ class Runs:
                 keys.queued,
                 keys.completed,
                 claim.queue,
+                keys.deliveries,
+                keys.troubles(claim.spec.id),
+                follow_up.queue,
             ],
             args=[
                 claim.token,
@@ -204,12 +232,32 @@ class Runs:
                 outcome.error or "",
                 outcome.reason or "",
                 "" if outcome.exit_code is None else outcome.exit_code,
-                delivery.value,
+                follow_up.delivery.value,
                 outcome.output,
                 outcome.stderr,
                 "" if retry_at_ms is None else retry_at_ms,
                 now_ms + self._redeliver_after_ms,
+                follow_up.message,
+                int(follow_up.is_needed),
             ],
+        )
+        return str(answer)
+
+    def put_back(self, claim: Claim, *, ready_at_ms: int) -> str:
+        """Give a claim back: the run is queued, and its message pushed at that instant at latest.
+
+        Answers `ok`, or `late`: the claim is no longer ours and nothing changed.
+        """
+        keys = self._keys
+        answer = self._database.run(
+            "put_back",
+            keys=[
+                keys.run(claim.run_id),
+                keys.active(claim.spec.id),
+                keys.queued,
+                keys.heartbeats,
+            ],
+            args=[claim.token, claim.run_id, ready_at_ms],
         )
         return str(answer)
 
@@ -261,9 +309,22 @@ class Runs:
         """What a run printed, as far as it is stored."""
         return self._database.raw("GET", self._keys.output(run_id)) or b""
 
+    def printed_since(self, run_id: str, start: int, *, is_error: bool) -> tuple[bytes, int]:
+        """What a run printed from that byte on, also while it runs, and how much it is in all."""
+        key = self._keys.stderr(run_id) if is_error else self._keys.output(run_id)
+        new = self._database.raw("GETRANGE", key, start, -1) or b""
+        return new, start + len(new) if new else int(self._database.call("STRLEN", key))
+
     def stderr(self, run_id: str) -> bytes:
         """What a run printed to its standard error, as far as it is stored."""
         return self._database.raw("GET", self._keys.stderr(run_id)) or b""
+
+    def latest_output(self, job_id: str, *, besides: str) -> str | None:
+        """What a job's last run with any output printed, as text; `besides` is a run left out."""
+        for run in self.latest(job_id=job_id, limit=_PAGE):
+            if run.id != besides and run.state.is_final and run.output_bytes:
+                return as_text(self.output(run.id))
+        return None
 
     def latest(
         self,
@@ -339,6 +400,7 @@ class Runs:
                 keys.queued,
                 keys.completed,
                 self._queue_of(run_id),
+                keys.deliveries,
             ],
             args=[
                 token,
@@ -352,13 +414,22 @@ class Runs:
 
     def undelivered_since(self, now_ms: int, *, limit: int) -> list[tuple[Run, int]]:
         """Queued runs that no worker took in time, each with the deadline that passed."""
-        ids = self._overdue(self._keys.queued, now_ms, limit)
-        rows = self._database.hashes([self._keys.run(run_id) for run_id in ids])
-        scores = [self._database.call("ZSCORE", self._keys.queued, run_id) for run_id in ids]
+        answer = self._database.call(
+            "ZRANGEBYSCORE",
+            self._keys.queued,
+            "-inf",
+            now_ms,
+            "WITHSCORES",
+            "LIMIT",
+            0,
+            limit,
+        )
+        overdue = scored(answer)
+        rows = self._database.hashes([self._keys.run(run_id) for run_id, _ in overdue])
         return [
-            (_run(run_id, fields), int(float(score)))
-            for run_id, fields, score in zip(ids, rows, scores, strict=True)
-            if fields and score is not None
+            (_run(run_id, fields), int(score))
+            for (run_id, score), fields in zip(overdue, rows, strict=True)
+            if fields
         ]
 
     def redeliver(
@@ -369,7 +440,9 @@ class Runs:
         False when it was claimed meanwhile. Raises LeaseLost when a younger leader is known.
         """
         # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
-        next_wait_ms = seen_ms - to_ms(run.queued_at) + self._redeliver_after_ms
+        next_wait_ms = min(
+            seen_ms - to_ms(run.queued_at) + self._redeliver_after_ms, _LONGEST_WAIT_MS
+        )
         answer = self._fenced(
             "redeliver",
             keys=[self._keys.term, self._keys.run(run.id), self._keys.queued, queue],
@@ -445,6 +518,7 @@ def _run(run_id: str, fields: Mapping[str, str]) -> Run:
         reason=fields.get("reason"),
         exit_code=number("exit_code"),
         delivery=Delivery(fields.get("delivery", Delivery.NONE)),
+        delivery_warning=fields.get("delivery_warning"),
         output_bytes=number("output_bytes"),
         tokens=number("tokens"),
         cost_usd=float(fields["cost_usd"]) if "cost_usd" in fields else None,

@@ -101,7 +101,7 @@ def test_an_occurrence_with_a_record_is_never_run_again(store: Store) -> None:
     )
     # Somebody restores an older state of the job: the schedule stands on the same instant again.
     current = store.cron.show(job.id)
-    store.jobs.change(replaced(current, next_run_at=NOON + timedelta(hours=1)))
+    store.jobs.change(replaced(current, next_run_at=NOON + timedelta(hours=1)), was=current)
     report = ticked(store)
     assert (report.ran, report.dispatched) == (1, 0)
     assert store.cron.show(job.id).next_run_at == NOON + timedelta(hours=2)
@@ -211,3 +211,13 @@ def prepared(store: Store) -> Advance:
         queue=store.messages.queue(due.spec),
         message=run_id.encode(),
     )
+
+
+def test_an_index_entry_of_a_job_that_is_not_scheduled_is_dropped_not_read_for_ever(
+    store: Store,
+) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    store.database.call("HSET", store.database.keys.job(job.id), "state", "paused")
+    assert ticked(store).moved == 1
+    assert store.due.next_due_ms() is None

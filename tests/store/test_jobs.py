@@ -69,7 +69,7 @@ def test_two_people_editing_one_job_get_a_conflict_not_a_lost_update(store: Stor
     assert "Nothing was written" in str(error.value)
     assert store.cron.show(job.id) == mine
     with pytest.raises(Conflict):
-        store.jobs.change(job)
+        store.jobs.change(job, was=job)
     assert store.cron.show(job.id) == mine
 
 

@@ -1,4 +1,4 @@
-"""Every schedule that must be refused is refused by `add`, by name of the field, without a trace."""
+"""What must be refused is refused by `add`, with the name of the field, and leaves no trace."""
 
 from __future__ import annotations
 

@@ -214,3 +214,18 @@ def test_what_is_no_run_id_is_refused_before_redis_is_asked(text: str) -> None:
 
 def rescued(store: Store) -> RescueReport:
     return rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+
+
+def test_behind_a_backlog_nothing_is_pushed_again(store: Store, run_id: str) -> None:
+    for _ in range(110):
+        store.cron.run("n")
+    store.clock.advance(61)
+    assert rescued(store).redelivered == 0
+    assert len(store.queue()) == 111
+    # All messages vanish: the queue is shorter than it should be, until each is there again.
+    store.database.call("DEL", store.messages.queue(store.cron.show("n").spec))
+    store.clock.advance(121)
+    while rescued(store).has_more:
+        pass
+    assert run_id in store.queue()
+    assert len(store.queue()) == len(set(store.queue())) == 111

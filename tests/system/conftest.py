@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.compose import open_cron
-from hermes_celery.cron import Cron
+from hermes_celery.cron import Crontab
 from hermes_celery.job import JobRequest
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database
@@ -105,7 +105,7 @@ def processes(environment: dict[str, str], tmp_path: Path) -> Iterator[Processes
 
 
 @pytest.fixture
-def cron(environment: dict[str, str]) -> Cron:
+def cron(environment: dict[str, str]) -> Crontab:
     """The verbs, in this test's namespace."""
     return open_cron(read_settings(environment))
 

@@ -12,7 +12,7 @@ import pytest
 
 from hermes_celery import embedded
 from hermes_celery.compose import open_cron
-from hermes_celery.cron import Cron
+from hermes_celery.cron import Crontab
 from hermes_celery.errors import StoreError
 from hermes_celery.job import JobRequest
 from hermes_celery.run import RunState
@@ -62,7 +62,7 @@ def test_a_full_server_refuses_whole_and_says_so(valkey: Database) -> None:
 
 
 def test_a_result_is_offered_again_until_a_full_server_has_room(
-    processes: Processes, valkey: Database, cron: Cron, home: Path
+    processes: Processes, valkey: Database, cron: Crontab, home: Path
 ) -> None:
     worker = processes.celery("worker")
     await_worker(valkey)

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from celery import Celery
 from kombu.connection import Connection
 
 from hermes_celery.app import make_app
@@ -14,6 +15,7 @@ from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.job import Origin
 from hermes_celery.session import session_of, to_header
 from hermes_celery.settings import read_settings
+from hermes_celery.work import TaskCall
 from tests.support import a_spec
 
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"
@@ -58,3 +60,72 @@ def _sent(app: Any, *, spec_name: str, header: dict[str, Any]) -> dict[str, Any]
         )
         message: dict[str, Any] = connection.default_channel._get("hermes")
         return message
+
+
+def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
+    app = Celery("shop", broker="redis://nowhere", set_as_current=False)
+    app.conf.task_routes = {"shop.report": {"queue": "far", "priority": 5}}
+
+    @app.task(name="shop.report")  # type: ignore[untyped-decorator]
+    def report(day: str, *, full: bool = False) -> None:
+        raise AssertionError("a message is built, nothing is executed")
+
+    call = TaskCall(name="shop.report", args=["mon"], kwargs={"full": True})
+    spec = a_spec(prompt=None, task=call)
+    dispatch = Dispatch(app)
+    ours = json.loads(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
+    header = to_header(session_of(spec, run_id=RUN_ID, due_ms=1))
+    with Connection("memory://") as connection:
+        report.apply_async(
+            args=("mon",),
+            kwargs={"full": True},
+            task_id=RUN_ID,
+            headers={"hermes": header},
+            connection=connection,
+        )
+        theirs = connection.default_channel._get("far")
+    assert ours["properties"].pop("delivery_tag") == RUN_ID
+    assert theirs["properties"].pop("delivery_tag")
+    assert ours == theirs
+    # kombu on Redis keeps a list per priority step: 5 falls to 3.
+    assert dispatch.queue(spec) == "far\x06\x163"
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({}, "hermes"),
+        ({"queue": "gpu"}, "gpu"),
+        ({"priority": 2}, "hermes"),
+        ({"queue": "gpu", "priority": 9}, "gpu\x06\x169"),
+    ],
+)
+def test_queue_and_priority_decide_the_list(fields: dict[str, Any], key: str) -> None:
+    dispatch = Dispatch(make_app(read_settings({})))
+    spec = a_spec(**fields)
+    assert dispatch.queue(spec) == key
+    properties = json.loads(dispatch.message(spec, run_id=RUN_ID, due_ms=1))["properties"]
+    assert properties["priority"] == fields.get("priority", 0)
+
+
+def test_an_expiry_counts_from_the_message_not_from_the_first_one() -> None:
+    dispatch = Dispatch(Celery("shop", broker="redis://nowhere", set_as_current=False))
+    spec = a_spec(prompt=None, task=TaskCall(name="shop.x", options={"expires": 60}))
+
+    def expires() -> str:
+        message = json.loads(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
+        return str(message["headers"]["expires"])
+
+    assert expires() < expires()
+
+
+def test_arguments_that_a_task_does_not_take_are_refused_when_its_message_is_built() -> None:
+    app = Celery("shop", broker="redis://nowhere", set_as_current=False)
+
+    @app.task(name="shop.none")  # type: ignore[untyped-decorator]
+    def none() -> None:
+        raise AssertionError("a message is built, nothing is executed")
+
+    spec = a_spec(prompt=None, task=TaskCall(name="shop.none", args=[1]))
+    with pytest.raises(TypeError):
+        Dispatch(app).message(spec, run_id=RUN_ID, due_ms=1)

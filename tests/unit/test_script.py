@@ -29,6 +29,7 @@ _SCRIPTS = {
     "shebang.rb": '#!/usr/bin/env ruby\nprint("run by python, shebang ignored")',
     "err_only.sh": "echo x >&2",
     "cwd.sh": "pwd",
+    "tok.sh": "echo token=ghp_A1b2C3d4E5f6G7h8I9j0",
 }
 
 
@@ -81,7 +82,7 @@ def write(home: Path, name: str, text: str) -> str:
 
 
 def _scripts_of(area: str) -> list[dict[str, Any]]:
-    return [case for case in cases(area) if case["input"]["script"] not in ("tok.sh", "env.sh")]
+    return [case for case in cases(area) if case["input"]["script"] != "env.sh"]
 
 
 @pytest.mark.parametrize(

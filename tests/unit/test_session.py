@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import os
 import threading
@@ -11,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.errors import SessionError
-from hermes_celery.job import Origin
+from hermes_celery.errors import JobError, SessionError
+from hermes_celery.job import Origin, SessionSource
 from hermes_celery.session import (
     MAX_HEADER_BYTES,
     Session,
     Target,
+    async_delivery_supported,
     bound,
     child_environment,
     current_session,
@@ -168,3 +170,108 @@ def test_the_first_target_is_where_output_goes_first(deliver: str, target: Targe
 
 def test_an_origin_that_is_missing_gives_no_target() -> None:
     assert first_target("origin", None) == Target()
+
+
+def test_a_job_without_a_session_hides_who_it_was_made_for_but_not_where_it_delivers() -> None:
+    for spec, default in (
+        (a_spec(origin=TELEGRAM, deliver="origin", session="none"), SessionSource.ORIGIN),
+        (SPEC, SessionSource.NONE),
+    ):
+        read = session_of(spec, run_id="r", due_ms=0, default=default).variables()
+        for name, value in read.items():
+            if name.startswith(("HERMES_SESSION_", "HERMES_UI_")):
+                assert value == "", name
+        assert read["HERMES_CRON_AUTO_DELIVER_CHAT_ID"] == "-1001"
+        assert read["HERMES_CRON_SESSION"] == "1"
+    own = a_spec(origin=TELEGRAM, session="origin")
+    kept = session_of(own, run_id="r", due_ms=0, default=SessionSource.NONE)
+    assert kept.origin == TELEGRAM
+
+
+def test_a_session_that_is_neither_origin_nor_none_is_refused() -> None:
+    with pytest.raises(JobError, match="must be 'origin' or 'none'"):
+        a_spec(session="mine")
+
+
+def test_nobody_waits_for_what_a_run_would_say_later() -> None:
+    assert async_delivery_supported()
+    with bound(SESSION):
+        assert not async_delivery_supported()
+        assert get_session_env("HERMES_SESSION_ASYNC_DELIVERY", "1") == ""
+    with bound(Session(async_delivery=True)):
+        assert async_delivery_supported()
+
+
+def test_every_variable_of_hermes_is_there() -> None:
+    names = set(SESSION.variables())
+    assert {
+        *(f"HERMES_SESSION_{name}" for name in (
+            "PLATFORM", "SOURCE", "CHAT_ID", "CHAT_NAME", "THREAD_ID", "USER_ID", "USER_NAME",
+            "KEY", "ID", "MESSAGE_ID", "PROFILE", "ASYNC_DELIVERY")),
+        "HERMES_UI_SESSION_ID",
+        *(f"HERMES_CRON_AUTO_DELIVER_{name}" for name in ("PLATFORM", "CHAT_ID", "THREAD_ID")),
+        *(f"HERMES_CRON_{name}" for name in ("SESSION", "JOB_ID", "RUN_ID", "DUE_AT", "ATTEMPT")),
+    } == names  # fmt: skip
+
+
+@pytest.mark.parametrize("case", cases("session.env@main"), ids=lambda c: str(c["input"])[:60])
+def test_reading_follows_the_newest_rules(
+    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, expected = case["input"], case["expected"]
+    name = "HERMES_SESSION_PLATFORM"
+    if "nothing_set" in given:
+        assert get_session_env(name, given["default"]) == expected["read"]
+    elif "steps" in given:
+        for variable, value in given["os.environ"].items():
+            monkeypatch.setenv(variable, value)
+        reads = [get_session_env(name)]
+        with bound(Session(origin=Origin(platform="telegram"))):
+            reads.append(get_session_env(name))
+        with bound(Session()):
+            reads.append(get_session_env(name))
+        assert reads == expected["reads"]
+    else:
+        before = dict(os.environ)
+        origin = Origin(**{key: value or "" for key, value in given["set"].items()})
+        with bound(Session(origin=origin)):
+            for variable, value in expected["read"].items():
+                assert get_session_env(variable, "default") == value
+        assert dict(os.environ) == before
+
+
+def test_runs_side_by_side_read_their_own_as_recorded() -> None:
+    (case,) = cases("session.isolation")
+    barrier = threading.Barrier(len(case["input"]["jobs"]))
+
+    def run(job: dict[str, str]) -> tuple[str, list[str]]:
+        with bound(Session(origin=Origin(**job))):
+            barrier.wait(10)
+            names = ("HERMES_SESSION_PLATFORM", "HERMES_SESSION_CHAT_ID")
+            return job["chat_id"], [get_session_env(name) for name in names]
+
+    with ThreadPoolExecutor(len(case["input"]["jobs"])) as pool:
+        assert dict(pool.map(run, case["input"]["jobs"])) == case["expected"]
+
+
+def test_tasks_of_one_event_loop_and_their_executors_read_their_own() -> None:
+    # The two cases of `session.isolation@main`.
+    async def task(key: str, *, begin: asyncio.Event, end: asyncio.Event) -> tuple[str, str]:
+        await begin.wait()
+        with bound(Session(origin=Origin(session_key=key))):
+            end.set()
+            await asyncio.sleep(0)
+            inside = await asyncio.to_thread(get_session_env, "HERMES_SESSION_KEY")
+            return get_session_env("HERMES_SESSION_KEY"), inside
+
+    async def both() -> list[tuple[str, str]]:
+        first, second = asyncio.Event(), asyncio.Event()
+        first.set()
+        tasks = (
+            task("session-A", begin=first, end=second),
+            task("session-B", begin=second, end=first),
+        )
+        return list(await asyncio.gather(*tasks))
+
+    assert len(cases("session.isolation@main")) == 2
+    assert asyncio.run(both()) == [("session-A",) * 2, ("session-B",) * 2]

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from hermes_celery.schedule import parse
+from hermes_celery.schedule import ScheduleError, parse
 from hermes_celery.schedule.local import find_zone
 
 ZONES = sorted(available_timezones() - {"localtime"})
@@ -393,9 +393,21 @@ def test_days_are_those_of_the_calendar(days: Days, weekdays: Days, year: int) -
         for day in [(start + timedelta(days=number)).date()]
         if (days.has(day) and weekdays.has(day) if both else days.has(day) or weekdays.has(day))
     ]
-    schedule = parse(f"0 7 {days.text} * {weekdays.text}")
+    text = f"0 7 {days.text} * {weekdays.text}"
+    if not expected and both and _is_never(text):
+        return  # such as the last workday of the month *and* a Saturday or Sunday
+    schedule = parse(text)
 
     assert list(schedule.between(start, start + timedelta(days=730))) == expected
+
+
+def _is_never(text: str) -> bool:
+    """Whether the text is refused because it can never run."""
+    try:
+        parse(text)
+    except ScheduleError as error:
+        return "can never run" in str(error)
+    return False
 
 
 @pytest.mark.slow

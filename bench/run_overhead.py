@@ -1,0 +1,137 @@
+"""What a run costs beside its work: a script through the runner against a bare `subprocess.run`.
+
+    python -m bench.run_overhead [--runs N]
+
+Three ways to run the same empty bash script, taken in turns so that a noisy machine hits them all:
+`subprocess.run` alone, the script runner (process group, reaper, capture, masking), and a whole run
+(claim, heartbeat, runner, output and record kept in a Valkey of its own). Then claim and finish on
+their own. Medians and 99th percentiles, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.server import valkey
+from hermes_celery.clock import ServerClock
+from hermes_celery.compose import open_cron, open_database
+from hermes_celery.job import JobRequest, JobSpec
+from hermes_celery.pulse import Pulse, RunningRun
+from hermes_celery.run import Outcome, RunState
+from hermes_celery.runner import Runner
+from hermes_celery.runners.reaper import Reaper
+from hermes_celery.runners.script import ScriptRunner
+from hermes_celery.session import Session
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Claim, Places, Runs
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=300)
+    count: int = parser.parse_args().runs
+    with tempfile.TemporaryDirectory() as directory, valkey() as url:
+        bed = _Bed(Path(directory), url)
+        rows = _in_turns(
+            {
+                "subprocess.run": bed.bare,
+                "script runner": bed.script,
+                "whole run": bed.whole,
+                "claim + finish": bed.claim_and_finish,
+            },
+            count,
+        )
+    bare = statistics.median(rows["subprocess.run"])
+    print(f"{count} runs each, ms{'':<12}median      p99   over bare")
+    for name, times in rows.items():
+        median, p99 = statistics.median(times), statistics.quantiles(times, n=100)[98]
+        over = f"{median - bare:9.2f}" if name in ("script runner", "whole run") else ""
+        print(f"{name:<24}{median:9.2f}{p99:9.2f}   {over}")
+
+
+class _Bed:
+    """A home with one empty script, and its cron on a server of its own."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        (home / "scripts").mkdir()
+        self._path = home / "scripts" / "empty.sh"
+        self._path.write_text("")
+        settings = read_settings({"HERMES_HOME": str(home), "HERMES_REDIS_URL": url})
+        self._cron = open_cron(settings)
+        self._job = self._cron.add(
+            JobRequest(schedule="every 1d", script="empty.sh", no_agent=True)
+        )
+        self._runs: Runs = self._cron.runs
+        database = open_database(settings)
+        self._clock = ServerClock(database.now_ms)
+        self._script = ScriptRunner(
+            home=home,
+            environment=dict(os.environ),
+            passthrough=frozenset(),
+            timeout_seconds=60,
+            reaper=Reaper(),
+        )
+        self._runner = Runner(
+            self._runs,
+            pulse=Pulse(self._runs, clock=self._clock),
+            work_for=self._work,
+            places=Places(database),
+            clock=self._clock,
+        )
+
+    def bare(self) -> Callable[[], object]:
+        """The script alone, its output caught."""
+        command = ["bash", str(self._path)]
+        return lambda: subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+
+    def script(self) -> Callable[[], object]:
+        """The runner without a store."""
+        return lambda: self._script.perform(self._job.spec, Session(), RunningRun())
+
+    def whole(self) -> Callable[[], object]:
+        """From the claim to the kept record."""
+        run_id = self._cron.run(self._job.id)
+        return lambda: self._runner.perform(run_id, session=Session(), worker="bench@host")
+
+    def claim_and_finish(self) -> Callable[[], object]:
+        """The two steps in Redis that a run cannot do without."""
+        run_id = self._cron.run(self._job.id)
+
+        def both() -> None:
+            claim = self._runs.claim(run_id, token="t", now_ms=self._clock.now_ms(), worker="w")
+            if not isinstance(claim, Claim):
+                raise SystemExit(f"the run could not be claimed: {claim}")
+            outcome = Outcome(state=RunState.SUCCEEDED, silent=True)
+            self._runs.finish(claim, outcome, now_ms=self._clock.now_ms())
+
+        return both
+
+    def _work(self, _: JobSpec) -> ScriptRunner:
+        return self._script
+
+
+def _in_turns(
+    ways: dict[str, Callable[[], Callable[[], object]]], count: int
+) -> dict[str, list[float]]:
+    rows: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(count):
+        for name, prepare in ways.items():
+            act = prepare()
+            began = time.perf_counter()
+            act()
+            rows[name].append((time.perf_counter() - began) * 1000)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What a benchmark starts: a Valkey server in a directory of its own, and other child processes.
+
+Everything here ends what it started, whatever happens in between: each child is in a session of its
+own, is ended as a group by its id, and dies with us (Linux). The server is started by the very
+command line that the package uses for its embedded one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import redis
+
+from hermes_celery import embedded
+from hermes_celery.parent_death import die_with_parent
+
+#: How long anything may take until it answers.
+READY_SECONDS = 20.0
+_POLL_SECONDS = 0.005
+_STOP_SECONDS = 10.0
+
+
+class BenchError(Exception):
+    """A measurement that cannot be trusted: something did not start, finish or succeed."""
+
+
+@contextmanager
+def valkey(*, aof: bool = True, tcp: bool = False) -> Iterator[str]:
+    """A Valkey of our own on a unix socket, or with `tcp` on a loopback port; yields its URL.
+
+    With `aof` it appends to a file that is synced every second, as the embedded server does.
+    """
+    with tempfile.TemporaryDirectory(prefix="hermes-bench-") as directory:
+        home = Path(directory)
+        port = _free_port() if tcp else 0
+        command = [
+            *embedded.server_command(home),
+            *("--bind", "127.0.0.1", "--port", str(port)),
+            *("--appendonly", "yes" if aof else "no"),
+        ]
+        url = f"redis://127.0.0.1:{port}/0" if tcp else embedded.url(home)
+        with child(command, environment=os.environ, log=home / "valkey.log") as process:
+            wait_until(lambda: _answers(url, process), what="the Valkey server answers")
+            yield url
+
+
+@contextmanager
+def child(
+    command: Sequence[str], *, environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs as long as the block does; what it prints goes to `log`."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def wait_until(
+    holds: Callable[[], bool], *, what: str, seconds: float = READY_SECONDS, poll: float = 0.0
+) -> None:
+    """Wait for a condition. Raises BenchError when it does not hold in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise BenchError(f"waited {seconds:g} s in vain: {what}")
+        time.sleep(poll or _POLL_SECONDS)
+
+
+def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    if process.poll() is not None:
+        raise BenchError(f"the Valkey server ended with exit code {process.returncode}")
+    client = redis.Redis.from_url(url)
+    try:
+        return bool(client.ping())
+    except redis.exceptions.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, some patience, then SIGKILL for whatever is left of its group."""
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,114 @@
+"""The beginning of a delivery: with a run's end, and again when it is due.
+
+What a run brings along is decided before its end is written, so that end and delivery begin in one
+step. The leader's rescue pushes the message of every delivery that is due (again): those of runs
+that were lost, of attempts that failed, and of senders that died.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from hermes_celery.errors import JobError
+from hermes_celery.incidents import FAILED
+from hermes_celery.job import JobSpec
+from hermes_celery.log import event
+from hermes_celery.output import as_text
+from hermes_celery.ping import Ping, Pinger, Signal
+from hermes_celery.prompting import is_silent
+from hermes_celery.run import Delivery, Outcome, Run, RunState, is_run_id, job_id_of
+from hermes_celery.store import Claim, FollowUp
+
+if TYPE_CHECKING:
+    from hermes_celery.store import Deliveries
+
+_log = logging.getLogger(__name__)
+_BATCH = 100
+
+
+class DeliveryMessages(Protocol):
+    """What builds the Celery messages of deliveries, such as `dispatch.Dispatch`."""
+
+    def delivery_queue(self) -> str:
+        """The queue that deliveries go to."""
+
+    def delivery_message(self, delivery_id: str, *, label: str) -> bytes:
+        """The message of one delivery."""
+
+
+class Announcer:
+    """Tells of a run's start, and begins the delivery with its end; for `runner.Runner`."""
+
+    def __init__(self, messages: DeliveryMessages, *, pinger: Pinger) -> None:
+        self._messages = messages
+        self._pinger = pinger
+
+    def started(self, claim: Claim) -> None:
+        """Ping the job's dead-man switch, if it has one; waits for nothing."""
+        if claim.spec.ping:
+            self._pinger.send(Ping(url=claim.spec.ping, signal=Signal.START, run_id=claim.run_id))
+
+    def follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp:
+        """The first delivery state, and the message to push."""
+        state = first_state(claim.spec, outcome)
+        return FollowUp(
+            delivery=state,
+            is_needed=state is Delivery.PENDING or claim.spec.ping is not None,
+            queue=self._messages.delivery_queue(),
+            message=self._messages.delivery_message(claim.run_id, label=claim.spec.name),
+        )
+
+
+def first_state(spec: JobSpec, outcome: Outcome) -> Delivery:
+    """Where delivery stands when the run ends: a failure is always told, silence never."""
+    if outcome.state in FAILED:
+        return Delivery.PENDING
+    if outcome.state is not RunState.SUCCEEDED:
+        return Delivery.NONE
+    if outcome.silent or is_silent(as_text(outcome.output)):
+        return Delivery.SILENT
+    if spec.deliver == "local" or not outcome.output.strip():
+        return Delivery.NONE
+    return Delivery.PENDING
+
+
+def push_due(deliveries: Deliveries, messages: DeliveryMessages, *, token: int, now_ms: int) -> int:
+    """Push the messages of deliveries that are due, up to 100; returns how many.
+
+    Raises LeaseLost when a younger leader has taken over.
+    """
+    pushed = 0
+    for delivery_id, seen_ms in deliveries.due(now_ms, limit=_BATCH):
+        label = job_id_of(delivery_id) if is_run_id(delivery_id) else "notice"
+        if deliveries.push(
+            delivery_id,
+            seen_ms=seen_ms,
+            now_ms=now_ms,
+            token=token,
+            queue=messages.delivery_queue(),
+            message=messages.delivery_message(delivery_id, label=label),
+        ):
+            event(_log, "delivery.pushed", id=delivery_id)
+            pushed += 1
+    return pushed
+
+
+def redeliver(
+    run: Run, deliveries: Deliveries, messages: DeliveryMessages, *, everywhere: bool, now_ms: int
+) -> None:
+    """Deliver a run's output once more, to the targets that it has now.
+
+    Unless it goes `everywhere`, what reached its target before is left out. Raises JobError when
+    there is nothing to deliver.
+    """
+    if run.state is RunState.SUCCEEDED and not run.output_bytes:
+        raise JobError(f"run {run.id} printed nothing, so there is nothing to deliver")
+    if run.state not in (RunState.SUCCEEDED, *FAILED) or not deliveries.again(
+        run.id,
+        mode="all" if everywhere else "failed",
+        now_ms=now_ms,
+        queue=messages.delivery_queue(),
+        message=messages.delivery_message(run.id, label=run.job_name),
+    ):
+        raise JobError(f"run {run.id} is {run.state.value}; only what ran to an end is delivered")

@@ -1,0 +1,97 @@
+"""`redeliver incidents`: what people do about deliveries and troubles."""
+
+from __future__ import annotations
+
+import click
+
+from hermes_celery.cli.screen import print_json, print_table, shown
+from hermes_celery.compose import reachable_database
+from hermes_celery.run import Run
+from hermes_celery.settings import default_timezone, read_settings
+from hermes_celery.store import Deliveries, Incidents, PartState
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
+_COLUMNS = ("ID", "COUNT", "FIRST", "LAST", "ACK", "WHAT")
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--all", "everywhere", is_flag=True, help="Also to the targets that it reached.")
+def redeliver(run_id: str, everywhere: bool) -> None:
+    """Deliver the output of RUN once more, to the targets that its job has now.
+
+    The job does not run again.
+    """
+    from hermes_celery.compose_delivery import redeliver as deliver_again
+
+    deliver_again(read_settings(), run_id, everywhere=everywhere)
+    click.echo(f"delivering {run_id} again; `hermes-celery logs {run_id}` says how it goes")
+
+
+@click.group(invoke_without_command=True)
+@_json
+@click.pass_context
+def incidents(ctx: click.Context, as_json: bool) -> None:
+    """List open troubles: failures, late and missed runs, no beat, no workers."""
+    if ctx.invoked_subcommand is not None:
+        return
+    found = Incidents(reachable_database(read_settings())).open()
+    if as_json:
+        print_json([incident.as_json() for incident in found])
+        return
+    zone = default_timezone()
+    print_table(
+        _COLUMNS,
+        (
+            (
+                incident.id,
+                str(incident.count),
+                shown(incident.first_at, zone=zone),
+                shown(incident.last_at, zone=zone),
+                "yes" if incident.acked_at else "-",
+                incident.text,
+            )
+            for incident in found
+        ),
+        empty="no open incidents",
+    )
+
+
+@incidents.command("ack")
+@click.argument("incident_id", metavar="ID")
+def ack(incident_id: str) -> None:
+    """Acknowledge incident ID: it is told no more until it is over."""
+    database = reachable_database(read_settings())
+    if not Incidents(database).ack(incident_id, now_ms=database.now_ms()):
+        raise click.ClickException(
+            f"no open incident has the id {incident_id!r}; `hermes-celery incidents` lists them"
+        )
+    click.echo(f"acknowledged {incident_id}")
+
+
+def delivery_states(run_id: str) -> list[dict[str, object]]:
+    """Where each target of a run stands, under stable names and without tokens."""
+    return [
+        {
+            "what": state.part.what.value,
+            "target": state.part.label,
+            "state": state.state.value,
+            "attempts": state.attempts,
+            "error": state.error,
+        }
+        for state in _states(run_id)
+    ]
+
+
+def delivery_lines(run: Run) -> list[str]:
+    """The same for people; nothing where nothing is to be delivered."""
+    lines = [
+        f"{state.part.what.value} to {state.part.label}: {state.state.value}"
+        + (f" after {state.attempts} attempts: {state.error}" if state.error else "")
+        for state in _states(run.id)
+    ]
+    return [*lines, f"warning: {run.delivery_warning}"] if run.delivery_warning else lines
+
+
+def _states(run_id: str) -> tuple[PartState, ...]:
+    return Deliveries(reachable_database(read_settings())).get(run_id).parts or ()

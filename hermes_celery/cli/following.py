@@ -1,0 +1,46 @@
+"""`logs -f`: what a run prints, as it prints it, from any machine that reaches the server."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import BinaryIO
+
+from hermes_celery.run import Run
+from hermes_celery.store import Runs
+
+_POLL_SECONDS = 0.1
+
+
+class _Stream:
+    """How far one stream of a run was shown."""
+
+    def __init__(self, sink: BinaryIO, *, is_error: bool) -> None:
+        self._sink = sink
+        self._is_error = is_error
+        self._shown = 0
+
+    def show_new(self, runs: Runs, run_id: str) -> None:
+        new, size = runs.printed_since(run_id, self._shown, is_error=self._is_error)
+        if size < self._shown:
+            # Another attempt began: it has an output of its own.
+            self._shown = 0
+            new, size = runs.printed_since(run_id, 0, is_error=self._is_error)
+        self._sink.write(new)
+        self._sink.flush()
+        self._shown += len(new)
+
+
+def follow(runs: Runs, run_id: str) -> Run:
+    """Print a run's output until it ends, and return it as it ended. Raises RunNotFound."""
+    streams = (
+        _Stream(sys.stdout.buffer, is_error=False),
+        _Stream(sys.stderr.buffer, is_error=True),
+    )
+    while True:
+        run = runs.get(run_id)
+        for stream in streams:
+            stream.show_new(runs, run_id)
+        if run.state.is_final:
+            return run
+        time.sleep(_POLL_SECONDS)

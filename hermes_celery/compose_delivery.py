@@ -1,0 +1,152 @@
+"""The composition root of deliveries: settings in, collaborators out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hermes_celery.announcing import push_due
+from hermes_celery.announcing import redeliver as begin_again
+from hermes_celery.clock import ServerClock
+from hermes_celery.compose import open_database, reachable_database
+from hermes_celery.delivering import Deliverer
+from hermes_celery.delivery.book import AddressBook
+from hermes_celery.delivery.channels import Channels
+from hermes_celery.delivery.rendering import check_template
+from hermes_celery.job import JobSpec
+from hermes_celery.ping import Pinger, check_url
+from hermes_celery.runners.dotenv_files import dotenv
+from hermes_celery.scanner import BeatWatch, Scanner, Teller
+from hermes_celery.settings import Settings, process_environment
+from hermes_celery.store import (
+    Database,
+    Deliveries,
+    DueIndex,
+    Incidents,
+    Jobs,
+    Runs,
+    Signs,
+    check_run_id,
+)
+
+if TYPE_CHECKING:
+    from hermes_celery.announcing import DeliveryMessages
+
+
+def make_deliverer(settings: Settings) -> Deliverer:
+    """What delivers in this process."""
+    database = open_database(settings)
+    book = make_book(settings)
+    return Deliverer(
+        deliveries=Deliveries(database),
+        incidents=Incidents(database),
+        jobs=Jobs(database),
+        runs=Runs(database),
+        book=book,
+        channels=Channels(
+            environment=delivery_environment(settings),
+            names=book.names,
+            files_dir=settings.output_dir,
+            timeout_seconds=settings.delivery_timeout_seconds,
+        ),
+        clock=ServerClock(database.now_ms),
+        wrap=settings.wrap,
+        first_wait_seconds=settings.delivery_wait_seconds,
+        timeout_seconds=settings.delivery_timeout_seconds,
+    )
+
+
+def make_book(settings: Settings) -> AddressBook:
+    """What `deliver` means on this machine."""
+    return AddressBook(
+        environment=delivery_environment(settings),
+        names_path=settings.targets_path,
+        home=settings.home,
+        files_dir=settings.output_dir,
+    )
+
+
+def delivery_environment(settings: Settings) -> dict[str, str]:
+    """The variables with tokens and home channels: Hermes' `.env`, and over it the environment."""
+    return {**dotenv(settings.home, profile=""), **process_environment()}
+
+
+def check_delivery(settings: Settings, spec: JobSpec) -> None:
+    """Refuse a job whose targets, template or ping URL make no sense, as far as can be known here.
+
+    Raises JobError, or SettingsError when targets.toml cannot be read.
+    """
+    for deliver in (spec.deliver, spec.failure_deliver):
+        if deliver and deliver not in ("local", "origin"):
+            make_book(settings).check(deliver)
+    if spec.template:
+        check_template(spec.template)
+    if spec.ping:
+        check_url(spec.ping)
+
+
+def redeliver(settings: Settings, run_id: str, *, everywhere: bool) -> None:
+    """Deliver a run's output once more. Raises RunNotFound or JobError."""
+    from hermes_celery.app import make_app
+    from hermes_celery.dispatch import Dispatch
+
+    database = reachable_database(settings)
+    begin_again(
+        Runs(database).get(check_run_id(run_id)),
+        Deliveries(database),
+        Dispatch(make_app(settings)),
+        everywhere=everywhere,
+        now_ms=database.now_ms(),
+    )
+
+
+def make_delivery_rescue(
+    settings: Settings, database: Database, messages: DeliveryMessages
+) -> Callable[[int, int], None]:
+    """What a leader does for deliveries in each pass of rescue: push what is due, and scan."""
+    deliveries, scanner = Deliveries(database), make_scanner(settings, database)
+
+    def pass_once(token: int, now_ms: int) -> None:
+        scanner.scan(now_ms)
+        push_due(deliveries, messages, token=token, now_ms=now_ms)
+
+    return pass_once
+
+
+def make_scanner(settings: Settings, database: Database) -> Scanner:
+    """What looks for troubles that no run reports."""
+    return Scanner(
+        signs=Signs(database),
+        due_index=DueIndex(database),
+        jobs=Jobs(database),
+        incidents=Incidents(database),
+        teller=make_teller(settings, database),
+        pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
+        ping_url=settings.ping_url,
+    )
+
+
+def make_beat_watch(settings: Settings) -> BeatWatch:
+    """What watches from a worker that some beat ticks."""
+    database = open_database(settings)
+    return BeatWatch(
+        Signs(database),
+        make_teller(settings, database),
+        clock=ServerClock(database.now_ms),
+    )
+
+
+def make_teller(settings: Settings, database: Database) -> Teller:
+    """What tells of troubles; a notice that no worker would send goes out from a thread here."""
+
+    def send_now(notice: str) -> None:
+        deliver = make_deliverer(settings).deliver
+        threading.Thread(target=deliver, args=(notice,), name="hermes-notice", daemon=True).start()
+
+    return Teller(
+        incidents=Incidents(database),
+        deliveries=Deliveries(database),
+        alerts=settings.alerts,
+        send_now=send_now,
+    )

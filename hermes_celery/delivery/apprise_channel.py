@@ -1,0 +1,130 @@
+"""Telegram, Slack, e-mail, JSON and a hundred more through apprise (the extra `notify`).
+
+Apprise answers True or False and logs why; what it logs while it sends for us becomes the error,
+without the tokens of its URL, and reaches no log of ours. Its own retries and splitting stay off:
+attempts are counted where they survive a restart, and pieces are sent one by one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hermes_celery.delivery.splitting import pieces, utf16_length
+from hermes_celery.errors import DeliveryFault, DeliveryRefused
+from hermes_celery.masking import secrets_of, without
+
+_log = logging.getLogger("apprise")
+#: Hermes' own limits, where they are lower than apprise's.
+_LIMITS = {"signal": 8000, "matrix": 16_000, "ntfy": 4096}
+#: Numbers that these servers answer when they are asked too often (HTTP 429).
+_TOO_MANY = ("429", "too many requests", "rate limit")
+
+
+class AppriseChannel:
+    """One apprise URL."""
+
+    INSTALL = "this target needs apprise; install it: pip install 'hermes-celery[notify]'"
+
+    def __init__(self, url: str, *, platform: str = "", timeout_seconds: float) -> None:
+        self._secrets = secrets_of([url])
+        self._plugin = _plugin(url, timeout_seconds)
+        self._platform = platform
+        # Connecting and reading each have the whole timeout.
+        self.seconds = 2 * timeout_seconds
+
+    @staticmethod
+    def is_installed() -> bool:
+        """Whether apprise is here; does not import it."""
+        return importlib.util.find_spec("apprise") is not None
+
+    @classmethod
+    def check(cls, url: str) -> None:
+        """Raise DeliveryRefused for a URL that apprise cannot use."""
+        if not cls.is_installed():
+            raise DeliveryRefused(cls.INSTALL)
+        _plugin(url, 1.0)
+
+    def pieces(self, text: str) -> list[str]:
+        """The text in pieces of at most the platform's limit."""
+        most = int(self._plugin.body_maxlen) or 32_768
+        limit = min(most, _LIMITS.get(self._platform, most))
+        is_telegram = self._plugin.__class__.__name__ == "NotifyTelegram"
+        return pieces(text, limit=limit, length=utf16_length if is_telegram else len)
+
+    def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
+        """Send one piece; a chat gets no title. Raises DeliveryFault."""
+        attach = [str(path) for path in files] or None
+        with _said() as lines:
+            try:
+                sent = self._plugin.notify(
+                    body=piece, title="" if self._platform not in ("", "email") else title,
+                    attach=_attachments(attach),
+                )  # fmt: skip
+            except Exception as error:  # noqa: BLE001 - a plugin may raise whatever it likes
+                raise DeliveryFault(without(str(error), self._secrets)) from None
+        if not sent:
+            why = without("; ".join(lines) or "apprise says no more", self._secrets)
+            raise DeliveryFault(
+                f"delivery error: {why}", slow_down=any(mark in why.lower() for mark in _TOO_MANY)
+            )
+
+
+def _plugin(url: str, timeout_seconds: float) -> Any:
+    """Apprise's object for a URL. Raises DeliveryRefused without the URL's tokens."""
+    import apprise
+
+    # What these say may hold what the URL holds, and would go to the process's log.
+    _log.propagate = False
+    _log.setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.INFO)
+    with _said() as lines:
+        plugin = apprise.Apprise.instantiate(url, suppress_exceptions=True)
+    if plugin is None:
+        scheme = url.partition("://")[0]
+        why = without("; ".join(lines), secrets_of([url]))
+        raise DeliveryRefused(
+            f"{scheme}://*** is no URL that apprise can use"
+            + (f" ({why})" if why else "")
+            + "; its form is at https://github.com/caronc/apprise/wiki"
+        )
+    plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout_seconds
+    return plugin
+
+
+def _attachments(paths: list[str] | None) -> Any:
+    if not paths:
+        return None
+    import apprise
+
+    return apprise.AppriseAttachment(paths=paths)
+
+
+class _Lines(logging.Handler):
+    """What apprise says in one thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        if threading.get_ident() == self._thread:
+            self.lines.append(record.getMessage())
+
+
+@contextmanager
+def _said() -> Iterator[list[str]]:
+    """Collect what apprise says in this thread meanwhile."""
+    handler = _Lines()
+    _log.addHandler(handler)
+    try:
+        yield handler.lines
+    finally:
+        _log.removeHandler(handler)

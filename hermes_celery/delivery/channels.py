@@ -1,0 +1,77 @@
+"""The ways out: apprise, `hermes send`, a local file. One message goes through exactly one of them.
+
+`Channels.way_to` says which, or why none does; its faults are those that no further attempt mends.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from hermes_celery.delivery.addresses import apprise_url
+from hermes_celery.delivery.apprise_channel import AppriseChannel
+from hermes_celery.delivery.file_channel import FileChannel, is_file_url
+from hermes_celery.delivery.hermes_send import HermesSend
+from hermes_celery.delivery.targets import PLATFORMS, Target
+from hermes_celery.errors import DeliveryRefused
+
+
+class Channel(Protocol):
+    """One way to one target."""
+
+    #: The longest that sending one piece takes.
+    seconds: float
+
+    def pieces(self, text: str) -> list[str]:
+        """The text in pieces that the far end takes."""
+
+    def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
+        """Send one piece. Raises DeliveryFault."""
+
+
+class Channels:
+    """Finds the way to a target on this machine."""
+
+    def __init__(
+        self,
+        *,
+        environment: Mapping[str, str],
+        names: Callable[[], Mapping[str, str]],
+        files_dir: Path,
+        timeout_seconds: float,
+        hermes_command: str = "hermes",
+    ) -> None:
+        self._environment = environment
+        self._names = names
+        self._files_dir = files_dir
+        self._timeout_seconds = timeout_seconds
+        self._hermes_command = hermes_command
+
+    def way_to(self, target: Target) -> Channel:
+        """The channel of a target. Raises DeliveryRefused when there is none."""
+        if target.platform and target.platform.lower() not in PLATFORMS:
+            raise DeliveryRefused(f"unknown platform {target.platform!r}")
+        url = target.url or self._named(target)
+        if url and is_file_url(url):
+            return FileChannel(url, root=self._files_dir)
+        url = url or apprise_url(target, self._environment) or ""
+        if url and AppriseChannel.is_installed():
+            return AppriseChannel(url, platform=target.platform,
+                                  timeout_seconds=self._timeout_seconds)  # fmt: skip
+        hermes = shutil.which(self._hermes_command) if target.platform else None
+        if hermes:
+            return HermesSend(hermes, target, timeout_seconds=self._timeout_seconds,
+                              environment=self._environment)  # fmt: skip
+        if url:
+            raise DeliveryRefused(AppriseChannel.INSTALL)
+        raise DeliveryRefused(f"platform {target.platform!r} not configured/enabled")
+
+    def _named(self, target: Target) -> str:
+        if not target.name:
+            return ""
+        names = self._names()
+        if target.name not in names:
+            raise DeliveryRefused(f"targets.toml on this worker has no {target.name!r}")
+        return names[target.name]

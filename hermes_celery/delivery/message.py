@@ -1,0 +1,54 @@
+"""What one message says: title, text and files, and how it is cut into pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from hermes_celery.delivery.channels import Channel
+from hermes_celery.delivery.media import Extracted
+from hermes_celery.delivery.rendering import render
+from hermes_celery.job import Job
+from hermes_celery.run import Run
+
+#: More would be a flood; the whole output stays with the run.
+_MAX_PIECES = 20
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sent."""
+
+    title: str
+    text: str
+    files: tuple[Path, ...] = ()
+    #: One sentence for each thing that could not be sent as the job wants.
+    warnings: tuple[str, ...] = ()
+    #: Where the rest of a text is that is too long.
+    more_at: str = ""
+
+    def pieces(self, channel: Channel) -> list[str]:
+        """The text as the channel takes it: at most 20 pieces, at least one."""
+        found = channel.pieces(self.text)
+        if len(found) > _MAX_PIECES:
+            cut = len(found) - _MAX_PIECES + 1
+            found = [*found[: _MAX_PIECES - 1], f"[... {cut} more messages: {self.more_at}]"]
+        return found or [", ".join(path.name for path in self.files) or "(no text)"]
+
+
+def message_of(
+    job: Job, run: Run, output: str, *, wrap: bool, attachments: Callable[[str], Extracted]
+) -> Message:
+    """The message of a run's output."""
+    rendered = render(job, run, output, wrap=wrap)
+    extracted = attachments(rendered.text)
+    warnings = (*((rendered.warning,) if rendered.warning else ()), *extracted.refused)
+    notes = "".join(f"\n({fault})" for fault in extracted.refused)
+    return Message(
+        title=job.name,
+        text=(extracted.text + notes).strip(),
+        files=extracted.files,
+        warnings=warnings,
+        more_at=f"hermes-celery logs {run.id}",
+    )

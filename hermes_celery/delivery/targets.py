@@ -1,0 +1,220 @@
+"""From `deliver` as somebody wrote it to targets, by Hermes' rules (hermes-agent 0.19).
+
+    local                    nowhere: the output stays with the run
+    origin                   where the job was made, else the first home channel
+    telegram                 that platform's home channel, or the origin if it is there
+    telegram:-100123:17      a chat, and a thread in it
+    all                      every home channel there is when it is sent
+    ops                      a name from targets.toml
+    json://host/path         any apprise URL; a comma in it is written %2C
+    file://daily.md          a file under $HERMES_HOME/cron/output
+
+Several are separated by commas. Pure: the environment and the named targets are arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from hermes_celery.job import Origin
+from hermes_celery.masking import masked
+
+LOCAL, ORIGIN, ALL = "local", "origin", "all"
+
+#: Platform -> the variable with its home channel, in the order in which Hermes tries them.
+HOME_VARIABLES: Mapping[str, str] = {
+    "matrix": "MATRIX_HOME_ROOM",
+    "telegram": "TELEGRAM_HOME_CHANNEL",
+    "discord": "DISCORD_HOME_CHANNEL",
+    "slack": "SLACK_HOME_CHANNEL",
+    "signal": "SIGNAL_HOME_CHANNEL",
+    "mattermost": "MATTERMOST_HOME_CHANNEL",
+    "sms": "SMS_HOME_CHANNEL",
+    "email": "EMAIL_HOME_ADDRESS",
+    "dingtalk": "DINGTALK_HOME_CHANNEL",
+    "feishu": "FEISHU_HOME_CHANNEL",
+    "wecom": "WECOM_HOME_CHANNEL",
+    "weixin": "WEIXIN_HOME_CHANNEL",
+    "bluebubbles": "BLUEBUBBLES_HOME_CHANNEL",
+    "qqbot": "QQBOT_HOME_CHANNEL",
+    "whatsapp": "WHATSAPP_HOME_CHANNEL",
+    "whatsapp_cloud": "WHATSAPP_CLOUD_HOME_CHANNEL",
+    # Hermes has these as plugins.
+    "ntfy": "NTFY_HOME_CHANNEL",
+    "homeassistant": "HASS_HOME_CHANNEL",
+}
+_OLD_NAMES = {"QQBOT_HOME_CHANNEL": "QQ_HOME_CHANNEL"}
+PLATFORMS = frozenset(HOME_VARIABLES) | {
+    "wecom_callback", "webhook", "yuanbao", "teams", "google_chat", "irc", "line", "photon",
+}  # fmt: skip
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z][\w.-]*")
+#: Platforms whose chat ids may hold a colon, so that none of it is a thread (Matrix: `!room:host`).
+_COLON_IDS = frozenset({"matrix", "email", "homeassistant"})
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One place that a message goes to: a chat of a platform, a URL, or a name for one."""
+
+    platform: str = ""
+    chat_id: str = ""
+    thread_id: str | None = None
+    #: An apprise or file URL, as it was given.
+    url: str = ""
+    #: A name from targets.toml; its URL is looked up when it is sent.
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """The target as it may be shown and logged."""
+        if self.url:
+            return masked(self.url)
+        if self.name:
+            return self.name
+        return ":".join(part for part in (self.platform, self.chat_id, self.thread_id) if part)
+
+
+class UnknownTarget(ValueError):
+    """A part of `deliver` that means nothing."""
+
+
+def normalised(deliver: object) -> str:
+    """`deliver` as one text, as Hermes stores it: lists are joined, nothing means `local`."""
+    if deliver is None or deliver == "":
+        return LOCAL
+    if isinstance(deliver, (list, tuple)):
+        return ",".join(part for part in (str(item).strip() for item in deliver) if part) or LOCAL
+    return str(deliver)
+
+
+def resolve(
+    deliver: str,
+    *,
+    origin: Origin | None,
+    environment: Mapping[str, str],
+    names: Mapping[str, str],
+) -> list[Target]:
+    """Every place that `deliver` means now, each once.
+
+    What resolves to nothing is left out, as in Hermes; `check` is what refuses it beforehand.
+    """
+    found: dict[tuple[str, ...], Target] = {}
+    for part in _expanded(deliver, environment):
+        target = _resolved(part, origin=_usable(origin), environment=environment, names=names)
+        if target is not None:
+            key = (target.platform.lower(), target.chat_id, target.thread_id or "", target.url,
+                   target.name)  # fmt: skip
+            found.setdefault(key, target)
+    return list(found.values())
+
+
+def parts_of(deliver: str) -> list[str]:
+    """The parts of `deliver`, as they were written."""
+    return [part for part in (piece.strip() for piece in deliver.split(",")) if part]
+
+
+def is_url(part: str) -> bool:
+    """Whether a part of `deliver` is a URL."""
+    return _SCHEME.match(part) is not None
+
+
+def is_reserved(part: str) -> bool:
+    """Whether a part means something without any name in targets.toml."""
+    return part in (LOCAL, ORIGIN) or part.lower() == ALL or part in PLATFORMS
+
+
+def check(part: str, *, names: Mapping[str, str]) -> None:
+    """Raise UnknownTarget for a part that cannot mean anything; URLs are checked elsewhere."""
+    if is_url(part) or is_reserved(part) or part in names:
+        return
+    platform, colon, chat = part.partition(":")
+    if colon:
+        if platform.lower() not in PLATFORMS:
+            raise UnknownTarget(f"unknown platform {platform!r}; platforms are {_listed()}")
+        if not chat.strip(":"):
+            raise UnknownTarget(f"{part!r} names no chat; write {platform}:CHAT or {platform}")
+        return
+    if not _WORD.fullmatch(part):
+        raise UnknownTarget(
+            f"{part!r} is no target; write local, origin, all, PLATFORM[:CHAT[:THREAD]], a name "
+            "from targets.toml or a URL (in a URL, write a comma as %2C)"
+        )
+    raise UnknownTarget(
+        f"{part!r} is neither a platform nor a name in targets.toml; platforms are {_listed()}"
+    )
+
+
+def home_of(platform: str, environment: Mapping[str, str]) -> Target | None:
+    """A platform's home channel, if it has one."""
+    variable = HOME_VARIABLES.get(platform.lower())
+    if variable is None:
+        return None
+    chat_id = _read(variable, environment)
+    if not chat_id:
+        return None
+    thread_id = _read(variable, environment, suffix="_THREAD_ID").strip()
+    if platform.lower() == "telegram":
+        thread_id = environment.get("TELEGRAM_CRON_THREAD_ID", "").strip() or thread_id
+    return Target(platform=platform, chat_id=chat_id, thread_id=thread_id or None)
+
+
+def _read(variable: str, environment: Mapping[str, str], *, suffix: str = "") -> str:
+    old = _OLD_NAMES.get(variable)
+    value = environment.get(variable + suffix, "")
+    return value or (environment.get(old + suffix, "") if old else "")
+
+
+def _expanded(deliver: str, environment: Mapping[str, str]) -> Iterator[str]:
+    for part in parts_of(deliver):
+        if part.lower() == ALL:
+            yield from (name for name in HOME_VARIABLES if home_of(name, environment))
+        else:
+            yield part
+
+
+def _usable(origin: Origin | None) -> Origin | None:
+    return origin if origin is not None and origin.platform and origin.chat_id else None
+
+
+def _resolved(
+    part: str, *, origin: Origin | None, environment: Mapping[str, str], names: Mapping[str, str]
+) -> Target | None:
+    if part == LOCAL:
+        return None
+    if is_url(part):
+        return Target(url=part)
+    if part == ORIGIN:
+        return _of_origin(origin) if origin else _first_home(environment)
+    if part in names and part not in PLATFORMS:
+        return Target(name=part)
+    if ":" in part:
+        return _explicit(part)
+    if origin is not None and origin.platform == part:
+        return _of_origin(origin)
+    return home_of(part, environment)
+
+
+def _of_origin(origin: Origin) -> Target:
+    return Target(
+        platform=origin.platform, chat_id=origin.chat_id, thread_id=origin.thread_id or None
+    )
+
+
+def _first_home(environment: Mapping[str, str]) -> Target | None:
+    homes = (home_of(name, environment) for name in HOME_VARIABLES)
+    return next((home for home in homes if home is not None), None)
+
+
+def _explicit(part: str) -> Target:
+    platform, _, rest = part.partition(":")
+    if platform.lower() in _COLON_IDS:
+        return Target(platform=platform, chat_id=rest)
+    chat_id, _, thread_id = rest.partition(":")
+    return Target(platform=platform, chat_id=chat_id, thread_id=thread_id or None)
+
+
+def _listed(names: Sequence[str] = tuple(sorted(PLATFORMS))) -> str:
+    return ", ".join(names)

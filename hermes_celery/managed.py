@@ -1,0 +1,119 @@
+"""Jobs that a configuration describes: added, changed and removed with it.
+
+The leader compares what its project declares with what is stored, each time that it takes the lead.
+Jobs that people made are left alone; a managed job that somebody paused stays paused. A managed
+job's id follows from its name, so that every beat means the same job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import msgspec
+
+from hermes_celery.errors import Conflict, HermesCeleryError, JobNotFound
+from hermes_celery.job import Job, JobRequest, JobState, define
+from hermes_celery.log import event
+from hermes_celery.store import Jobs
+
+_log = logging.getLogger(__name__)
+#: What a job remembers of its beginning; not a difference.
+_BEGINNINGS = ("anchor_ms", "created_ms")
+
+
+class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done, by the jobs' names."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+def managed_id(manager: str, name: str) -> str:
+    """The id of a managed job."""
+    return hashlib.sha256(f"{manager}\0{name}".encode()).hexdigest()[:12]
+
+
+def synchronise(
+    jobs: Jobs,
+    declared: Mapping[str, JobRequest],
+    *,
+    manager: str,
+    now: datetime,
+    default_timezone: str,
+) -> SyncReport:
+    """Make the jobs of `manager` what is declared. One that cannot be made is logged, not fatal.
+
+    Raises StoreError.
+    """
+    wanted = {managed_id(manager, name): request for name, request in declared.items()}
+    new: list[Job] = []
+    for job_id, request in wanted.items():
+        try:
+            new.append(
+                _job(request, job_id, manager=manager, now=now, default_timezone=default_timezone)
+            )
+        except HermesCeleryError as error:
+            event(_log, "job.refused", level=logging.ERROR, job=request.name, why=error)
+    done = {job.name: _put(jobs, job) for job in new}
+    gone = [job_id for job_id in jobs.managed_by(manager) if job_id not in wanted]
+    report = SyncReport(
+        added=tuple(name for name, word in done.items() if word == "added"),
+        changed=tuple(name for name, word in done.items() if word == "changed"),
+        removed=tuple(filter(None, (_remove(jobs, job_id) for job_id in gone))),
+    )
+    for word, names in msgspec.structs.asdict(report).items():
+        for name in names:
+            event(_log, f"job.{word}", job=name, manager=manager)
+    return report
+
+
+def _job(
+    request: JobRequest, job_id: str, *, manager: str, now: datetime, default_timezone: str
+) -> Job:
+    spec, first = define(request, job_id=job_id, now=now, default_timezone=default_timezone)
+    return Job(spec=msgspec.structs.replace(spec, managed_by=manager), next_run_at=first)
+
+
+def _put(jobs: Jobs, new: Job) -> str:
+    try:
+        old = jobs.get(new.id)
+    except JobNotFound:
+        return _tried(lambda: jobs.add(new), "added")
+    changed = _changed(old, new)
+    return "kept" if changed is None else _tried(lambda: jobs.change(changed, was=old), "changed")
+
+
+def _changed(old: Job, new: Job) -> Job | None:
+    """The stored job with what is declared now; None where nothing differs."""
+    beginning = {name: getattr(old.spec, name) for name in _BEGINNINGS}
+    same_beginning = msgspec.structs.replace(new.spec, **beginning)
+    if same_beginning == old.spec:
+        return None
+    timing = ("schedule", "timezone", "repeat_times")
+    if all(getattr(old.spec, name) == getattr(new.spec, name) for name in timing):
+        return msgspec.structs.replace(old, spec=same_beginning)
+    spec = msgspec.structs.replace(new.spec, created_ms=old.spec.created_ms)
+    state = old.state if old.state is JobState.PAUSED else JobState.SCHEDULED
+    return msgspec.structs.replace(old, spec=spec, state=state, next_run_at=new.next_run_at)
+
+
+def _remove(jobs: Jobs, job_id: str) -> str | None:
+    try:
+        job = jobs.get(job_id)
+        jobs.remove(job)
+    except (JobNotFound, Conflict):
+        return None
+    return job.name
+
+
+def _tried(write: Callable[[], Job], word: str) -> str:
+    """A conflict means that somebody did the same at this moment."""
+    try:
+        write()
+    except Conflict:
+        return "kept"
+    return word

@@ -1,0 +1,115 @@
+"""Dead-man switches, by healthchecks.io's protocol (https://healthchecks.io/docs/http_api/).
+
+A URL is asked for when a run starts (`/start`), when it succeeded (the URL itself) and when it
+failed (its exit code, or `/fail`); `rid` ties a run's start to its end. The end's ping goes the way
+of a delivery and is tried again; a start's and the scheduler's own ping must not hold anything up:
+`Pinger` sends them from a thread, once.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import queue
+import threading
+import uuid
+from enum import StrEnum
+from urllib.error import HTTPError
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import Request, urlopen
+
+import msgspec
+
+from hermes_celery.errors import DeliveryFault, JobError
+from hermes_celery.log import event
+from hermes_celery.masking import masked_path
+
+_log = logging.getLogger(__name__)
+#: healthchecks.io keeps the first 100 kB.
+_MAX_BODY = 100_000
+_WAITING = 1000
+
+
+class Signal(StrEnum):
+    """What a ping says, as the end of its path."""
+
+    START = "start"
+    SUCCESS = ""
+    FAIL = "fail"
+
+
+class Ping(msgspec.Struct, frozen=True, kw_only=True):
+    """One request."""
+
+    url: str
+    signal: Signal
+    #: Of the run; ties start and end together.
+    run_id: str = ""
+    exit_code: int | None = None
+    body: bytes = b""
+
+    @property
+    def address(self) -> str:
+        """Where it goes."""
+        parts = urlsplit(self.url)
+        end = self.signal.value
+        if self.signal is Signal.FAIL and self.exit_code is not None and 0 < self.exit_code < 256:
+            end = str(self.exit_code)
+        path = parts.path.rstrip("/") + (f"/{end}" if end else "")
+        rid = f"rid={uuid.uuid5(uuid.NAMESPACE_URL, self.run_id)}" if self.run_id else ""
+        return urlunsplit(
+            parts._replace(path=path, query="&".join(filter(None, (parts.query, rid))))
+        )
+
+
+def check_url(url: str) -> None:
+    """Raise JobError for what is no http(s) URL; the message does not show it."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
+        raise JobError("the ping URL must be an http(s) URL, such as https://hc-ping.com/UUID")
+
+
+def send(ping: Ping, *, timeout_seconds: float) -> None:
+    """Ask for the URL. Raises DeliveryFault."""
+    request = Request(ping.address, data=ping.body[-_MAX_BODY:], method="POST")
+    request.add_header("User-Agent", "hermes-celery")
+    where = masked_path(ping.url)
+    try:
+        with urlopen(request, timeout=timeout_seconds):
+            return
+    except HTTPError as error:
+        with error:
+            raise DeliveryFault(
+                f"delivery error: {where} answered {error.code}", slow_down=error.code == 429
+            ) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise DeliveryFault(f"delivery to {where} failed: {type(error).__name__}") from None
+
+
+class Pinger:
+    """Sends pings from one thread that starts with the first; never waits, never raises."""
+
+    def __init__(self, *, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._waiting: queue.Queue[Ping] = queue.Queue(_WAITING)
+        self._thread: threading.Thread | None = None
+
+    def send(self, ping: Ping) -> None:
+        """Send a ping soon; dropped when a thousand wait already."""
+        try:
+            self._waiting.put_nowait(ping)
+        except queue.Full:
+            event(_log, "ping.dropped", level=logging.WARNING, to=masked_path(ping.url))
+            return
+        # A thread does not survive a fork, so one that was inherited counts as dead.
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._loop, name="hermes-ping", daemon=True)
+            self._thread.start()
+
+    def _loop(self) -> None:
+        while True:
+            ping = self._waiting.get()
+            try:
+                send(ping, timeout_seconds=self._timeout_seconds)
+            except DeliveryFault as error:
+                event(_log, "ping.failed", level=logging.WARNING, why=error)

@@ -1,0 +1,93 @@
+"""A Celery project of one's own: `Cron(app)` makes its app a cron.
+
+    app = Celery("shop", broker="redis://...")
+    cron = Cron(app)
+    cron.add("nightly", "0 2 * * *", task="shop.tasks.report", timezone="Europe/Berlin")
+
+and `celery -A shop beat -S hermes_celery.beat:CronScheduler` beside the workers that are there
+already. What is declared with `add`, and what stands in `app.conf.beat_schedule`, is written to
+Redis when a beat takes the lead, and removed when it is declared no more; importing the module
+connects to nothing. Jobs for the moment are made with `cron.crontab`, whose verbs are those of the
+command line.
+
+Store and broker are one Redis: that of the app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from celery import Celery
+
+from hermes_celery.beat_schedule import text_of
+from hermes_celery.compose import app_settings, open_cron
+from hermes_celery.cron import Crontab
+from hermes_celery.errors import JobError
+from hermes_celery.job import JobRequest, checked_content
+from hermes_celery.schedule import parse
+from hermes_celery.settings import Settings
+from hermes_celery.tasks import register
+from hermes_celery.work import TaskCall
+
+
+class Cron:
+    """The cron of one Celery app."""
+
+    def __init__(self, app: Celery, *, settings: Settings | None = None) -> None:
+        """Hook the app; `settings` stand in place of the environment's. Connects to nothing."""
+        self.app = app
+        if settings is not None:
+            app.conf.hermes_settings = settings
+        if not hasattr(app, _DECLARED):
+            setattr(app, _DECLARED, {})
+            register(app)
+        self._declared: dict[str, JobRequest] = getattr(app, _DECLARED)
+
+    def add(
+        self,
+        name: str,
+        schedule: Any,
+        *,
+        task: Any = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        timezone: str | None = None,
+        **fields: Any,
+    ) -> None:
+        """Declare a job that this project has, under a name of its own.
+
+        `schedule` is a text as on the command line, or a crontab, timedelta or number of seconds as
+        in `beat_schedule`. `task` is a task or its name; `options` go to its `apply_async`. Further
+        fields are those of JobRequest, so that scripts, prompts and requests can be declared too.
+        Raises JobError or ScheduleError.
+        """
+        if name in self._declared:
+            raise JobError(f"the project declares two jobs named {name!r}; give one another name")
+        call = None
+        if task is not None:
+            call = TaskCall(
+                name=str(getattr(task, "name", task)),
+                args=list(args),
+                kwargs=dict(kwargs or {}),
+                options=dict(options or {}),
+            )
+        request = JobRequest(
+            name=name, schedule=text_of(schedule), task=call, timezone=timezone, **fields
+        )
+        checked_content(request)
+        parse(request.schedule, timezone=timezone or "UTC", now=_ANY_TIME)
+        self._declared[name] = request
+
+    @cached_property
+    def crontab(self) -> Crontab:
+        """The verbs on all jobs and runs. Raises SettingsError or StoreError."""
+        return open_cron(app_settings(self.app), app=self.app)
+
+
+#: A schedule is only read here, to refuse one that cannot be.
+_ANY_TIME = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
+_DECLARED = "_hermes_celery_declared"

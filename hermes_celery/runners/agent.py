@@ -1,0 +1,316 @@
+"""Agent runs: `hermes -z` in a child process of its own, one per run.
+
+hermes-agent lives in an environment of its own, because it pins versions that we cannot share; any
+other agent's command line can stand in its place (HERMES_CELERY_AGENT_COMMAND). Its exit code says
+little (0 after an HTTP 401 of the provider), so the usage file decides where the command writes
+one. What the agent prints is its answer.
+
+The child gets our environment, over it the `.env` of the home and of the job's profile, over that
+the session. Credentials stay: it needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hermes_celery.errors import JobError, ScriptError
+from hermes_celery.job import JobSpec
+from hermes_celery.output import as_text
+from hermes_celery.prompting import (
+    EMPTY_ANSWER,
+    Collected,
+    Context,
+    Skill,
+    assembled,
+    is_silent,
+)
+from hermes_celery.pulse import RunningRun
+from hermes_celery.redaction import known_secrets, redactor, unredacted
+from hermes_celery.run import Outcome, RunState, Usage
+from hermes_celery.runners.child import Ended, Ending, Limits, Reaping, run_child
+from hermes_celery.runners.dotenv_files import dotenv, profile_home
+from hermes_celery.runners.script import ScriptRunner, failure, masked, wakes_agent
+from hermes_celery.session import Session, child_environment
+
+#: Verified with hermes-agent 0.19.0. What is in brackets is left out where its value is empty.
+#: `-z` takes no skills (they are put into the prompt) and neither reasoning nor a base URL.
+HERMES_COMMAND = (
+    "hermes -z {prompt} [--usage-file {usage_file}] [-m {model}] [--provider {provider}] "
+    "[-t {toolsets}]"
+)
+INSTALL_HINT = (
+    "install it in an environment of its own (python3 -m venv ~/hermes-venv && "
+    "~/hermes-venv/bin/pip install hermes-agent) and put its `hermes` on the worker's PATH, or "
+    "name another agent in HERMES_CELERY_AGENT_COMMAND"
+)
+#: The longest single argument that Linux passes on (MAX_ARG_STRLEN of execve(2)).
+_MAX_ARGUMENT = 131_071
+_GROUP = re.compile(r"\[[^\[\]]*\]|[^\[\]]+")
+_FIELD = re.compile(r"\{(\w+)\}")
+_FIELDS = frozenset(
+    ("prompt", "model", "provider", "base_url", "toolsets", "skills", "reasoning", "usage_file")
+)
+_MAX_SKILL = 200_000
+#: What hermes-agent 0.19.0 prints, as a success, when the model said nothing several times.
+_NO_REPLY = "⚠️ No reply:"
+
+#: Finds the latest output of a job by its reference; None where there is none.
+Outputs = Callable[[str, str], str | None]
+
+
+def command_line(template: str, values: Mapping[str, str]) -> list[str]:
+    """The template's words with values in them; bracketed parts with an empty value are left out.
+
+    Raises JobError for a template that cannot be read, or that has no place for a value that the
+    job sets.
+    """
+    named = set(_FIELD.findall(template))
+    if "prompt" not in named or named - _FIELDS:
+        raise JobError(
+            f"the agent command {template!r} must contain {{prompt}} and may contain "
+            f"{', '.join(sorted(_FIELDS))}; mend HERMES_CELERY_AGENT_COMMAND"
+        )
+    unheard = [name for name in ("base_url", "reasoning") if values[name] and name not in named]
+    if unheard:
+        raise JobError(
+            f"the job sets {', '.join(unheard)}, and the agent command has no place for it; leave "
+            "it to the agent's own configuration, or add it to HERMES_CELERY_AGENT_COMMAND"
+        )
+    words: list[str] = []
+    for part in _GROUP.findall(template):
+        optional = part.startswith("[")
+        if optional and not all(values[name] for name in _FIELD.findall(part)):
+            continue
+        words += shlex.split(part.strip("[]"))
+    return [_FIELD.sub(lambda match: values[match[1]], word) for word in words]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent writes into its usage file (hermes-agent 0.19.0)."""
+
+    total_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    estimated_cost_usd: float | None = None
+    completed: bool | None = None
+    failed: bool = False
+    failure: str | None = None
+
+    def usage(self) -> Usage:
+        """Tokens and cost; what is not known counts as nothing."""
+        tokens = self.total_tokens or (self.input_tokens or 0) + (self.output_tokens or 0)
+        return Usage(tokens=tokens, cost_usd=self.estimated_cost_usd or 0.0)
+
+
+class AgentRunner:
+    """Runs agents of one Hermes home on this machine."""
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        environment: Mapping[str, str],
+        template: str,
+        scripts: ScriptRunner,
+        outputs: Outputs,
+        timeout_seconds: float,
+        idle_seconds: float,
+        reaper: Reaping,
+        redact: bool = True,
+    ) -> None:
+        self._home = home
+        self._environment = environment
+        self._template = template or HERMES_COMMAND
+        self._scripts = scripts
+        self._outputs = outputs
+        self._timeout_seconds = timeout_seconds
+        self._idle_seconds = idle_seconds
+        self._reaper = reaper
+        self._redact = redact
+
+    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
+        """Collect, ask, and say how it went. Raises JobError or OSError."""
+        collected = None
+        if spec.script:
+            ended = self._scripts.collect(spec, session, stop)
+            early = _nothing_to_ask(ended)
+            if early is not None:
+                return early
+            collected = _collected(ended)
+        home = profile_home(self._home, session.origin.profile or _profile(spec))
+        prompt = assembled(
+            spec.prompt,
+            collected=collected,
+            contexts=self._contexts(spec, session),
+            skills=[Skill(name=name, content=skill(home, name)) for name in spec.skills],
+        )
+        return self._ask(prompt, home, spec, session, stop)
+
+    def _ask(
+        self, prompt: str, home: Path, spec: JobSpec, session: Session, stop: RunningRun
+    ) -> Outcome:
+        files = dotenv(self._home, profile=_profile(spec))
+        environment = {
+            **self._environment,
+            **files,
+            "HERMES_HOME": str(home),
+            **child_environment(session),
+        }
+        redact = redactor(known_secrets(environment)) if self._redact else unredacted
+        stop.live.mask_with(redact)
+        limits = self._limits(spec, home)
+        with tempfile.TemporaryDirectory(prefix="hermes-celery-") as directory:
+            usage_file = Path(directory) / "usage.json"
+            argv = self._argv(prompt, usage_file, spec, environment)
+            ended = run_child(
+                argv,
+                cwd=_working_directory(spec, home),
+                environment=environment,
+                limits=limits,
+                stop=stop,
+                reaper=self._reaper,
+                listener=stop.live,
+            )
+            return _outcome(masked(ended, redact), report=_report(usage_file), limits=limits)
+
+    def _argv(
+        self, prompt: str, usage_file: Path, spec: JobSpec, environment: Mapping[str, str]
+    ) -> list[str]:
+        size = len(prompt.encode())
+        if size > _MAX_ARGUMENT:
+            raise JobError(
+                f"the prompt with everything that was put into it takes {size:,} bytes, more than "
+                f"one argument of a command may have ({_MAX_ARGUMENT:,}); print less in its script"
+            )
+        values = {
+            "prompt": prompt,
+            "model": spec.model or "",
+            "provider": spec.provider or "",
+            "base_url": spec.base_url or "",
+            "toolsets": ",".join(spec.enabled_toolsets or ()),
+            "skills": ",".join(spec.skills),
+            "reasoning": spec.reasoning or "",
+            "usage_file": str(usage_file),
+        }
+        program, *arguments = command_line(self._template, values)
+        found = shutil.which(os.path.expanduser(program), path=environment.get("PATH"))
+        if found is None:
+            raise JobError(f"the agent's program {program!r} is not on this worker; {INSTALL_HINT}")
+        return [found, *arguments]
+
+    def _limits(self, spec: JobSpec, home: Path) -> Limits:
+        idle = spec.idle_timeout_seconds
+        idle = self._idle_seconds if idle is None else idle
+        return Limits(
+            timeout_seconds=spec.timeout_seconds or self._timeout_seconds or float("inf"),
+            idle_seconds=idle or float("inf"),
+            # `hermes -z` prints its answer at the end; while it works it writes its session here.
+            watched=tuple(home / name for name in ("state.db", "state.db-wal")),
+        )
+
+    def _contexts(self, spec: JobSpec, session: Session) -> list[Context]:
+        found = [(name, self._outputs(name, session.run_id)) for name in spec.context_from]
+        return [Context(reference=name, text=text) for name, text in found if text]
+
+
+def skill(home: Path, name: str) -> str | None:
+    """The text of an installed skill, by its name or path in the home; None if there is none."""
+    root = (home / "skills").resolve()
+    wanted = Path(name.lstrip("/"))
+    if ".." in wanted.parts or not wanted.parts:
+        return None
+    for file in (root / wanted / "SKILL.md", *sorted(root.rglob(f"{wanted.name}/SKILL.md"))):
+        inside = file.resolve().is_relative_to(root)
+        if inside and file.is_file() and file.parent.parts[-len(wanted.parts) :] == wanted.parts:
+            return file.read_text(encoding="utf-8", errors="replace")[:_MAX_SKILL]
+    return None
+
+
+def _profile(spec: JobSpec) -> str:
+    return spec.origin.profile if spec.origin else ""
+
+
+def _working_directory(spec: JobSpec, home: Path) -> Path:
+    directory = Path(spec.workdir) if spec.workdir else home
+    if not directory.is_dir():
+        raise JobError(f"the working directory {directory} does not exist on this worker")
+    return directory
+
+
+def _nothing_to_ask(ended: Ended | ScriptError) -> Outcome | None:
+    """The end of the run, where its pre-run script says that the agent need not wake."""
+    if isinstance(ended, ScriptError):
+        return None
+    if ended.ending is Ending.STOPPED:
+        return Outcome(state=RunState.CANCELLED, output=ended.stdout, stderr=ended.stderr)
+    stdout = as_text(ended.stdout)
+    if ended.exit_code == 0 and (not stdout.strip() or not wakes_agent(stdout)):
+        return Outcome(state=RunState.SUCCEEDED, output=ended.stdout, exit_code=0, silent=True)
+    return None
+
+
+def _collected(ended: Ended | ScriptError) -> Collected:
+    if isinstance(ended, ScriptError):
+        return Collected(text=str(ended), failed=True)
+    if ended.ending is Ending.TIMEOUT:
+        return Collected(text="Script timed out", failed=True)
+    if ended.exit_code != 0:
+        return Collected(text=failure(ended), failed=True)
+    return Collected(text=as_text(ended.stdout).strip())
+
+
+def _report(usage_file: Path) -> Report | None:
+    """What the agent says of itself; None where it said nothing that can be read."""
+    try:
+        content: Any = msgspec.json.decode(usage_file.read_bytes())
+        return msgspec.convert(content, Report, strict=False)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _outcome(ended: Ended, *, report: Report | None, limits: Limits) -> Outcome:
+    answer = as_text(ended.stdout).strip()
+    state, error = _judged(ended, answer, report, limits)
+    return Outcome(
+        state=state,
+        output=ended.stdout,
+        stderr=ended.stderr,
+        error=error,
+        exit_code=ended.exit_code,
+        silent=state is RunState.SUCCEEDED and is_silent(answer),
+        usage=report.usage() if report else None,
+    )
+
+
+def _judged(
+    ended: Ended, answer: str, report: Report | None, limits: Limits
+) -> tuple[RunState, str | None]:
+    if ended.ending is Ending.STOPPED:
+        return RunState.CANCELLED, None
+    if ended.ending is Ending.TIMEOUT:
+        return RunState.TIMED_OUT, f"Agent timed out after {limits.timeout_seconds:g}s"
+    if ended.ending is Ending.IDLE:
+        return RunState.TIMED_OUT, (
+            f"Agent showed no activity for {limits.idle_seconds:g}s (HERMES_CRON_TIMEOUT)"
+        )
+    if report is not None and (report.failed or report.failure):
+        return RunState.FAILED, report.failure or answer or _said(ended)
+    if ended.exit_code != 0:
+        return RunState.FAILED, _said(ended)
+    if not answer or answer.startswith(_NO_REPLY):
+        return RunState.FAILED, EMPTY_ANSWER
+    return RunState.SUCCEEDED, None
+
+
+def _said(ended: Ended) -> str:
+    complaint = as_text(ended.stderr).strip() or as_text(ended.stdout).strip()
+    return complaint[-4_000:] or f"Agent exited with code {ended.exit_code} and said nothing"

@@ -1,0 +1,318 @@
+"""Troubles that no run reports of itself: late, missed, no beat, no workers.
+
+    late       a run waits for a worker, longer than its job's grace
+    missed     an occurrence was dropped, or a job is overdue although a beat leads
+    beat       no beat ticked for 30 s
+    workers    there is work on the queue and no worker for 30 s
+
+The leader scans after its rescue pass, at most every ten seconds, over indexes and a bounded number
+of entries. While no beat leads, every worker watches for that (`watch_beat`). Each trouble is an
+incident: told once, told when it is over, quiet when somebody acknowledged it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hermes_celery.delivering import failure_target
+from hermes_celery.errors import JobNotFound, ScheduleError, StoreError
+from hermes_celery.incidents import Incident, Kind, incident_id, is_worth_telling
+from hermes_celery.instant import from_ms
+from hermes_celery.log import event
+from hermes_celery.ping import Ping, Pinger, Signal
+from hermes_celery.planning import grace_ms
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.job import JobSpec
+    from hermes_celery.store import Deliveries, DueIndex, Incidents, Jobs, Signs
+
+_log = logging.getLogger(__name__)
+
+EVERY_MS = 10_000
+#: So long without a beat, or with work and no worker, is trouble.
+TROUBLE_MS = 30_000
+_PING_EVERY_MS = 60_000
+#: Nothing is called overdue before; a leader that has just come back needs some seconds.
+_OVERDUE_MS = 120_000
+_WAITING, _SKIPPED, _TOLD_AT_ONCE = 100, 500, 20
+#: An incident that nobody heard of for so long is over.
+_FORGOTTEN_MS = 30 * 86_400_000
+
+
+class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one scan found."""
+
+    late: int = 0
+    missed: int = 0
+    is_beat_back: bool = False
+    are_workers_gone: bool = False
+
+
+class Teller:
+    """Turns a trouble into an incident and, when it is worth it, into a notice."""
+
+    def __init__(
+        self,
+        *,
+        incidents: Incidents,
+        deliveries: Deliveries,
+        alerts: str,
+        send_now: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`send_now` delivers a notice from here, where no worker would."""
+        self._incidents = incidents
+        self._deliveries = deliveries
+        self._alerts = alerts
+        self._send_now = send_now
+
+    def tell(
+        self,
+        kind: Kind,
+        subject: str,
+        text: str,
+        *,
+        now_ms: int,
+        spec: JobSpec | None = None,
+        run_id: str = "",
+        from_here: bool = False,
+    ) -> bool:
+        """Count a trouble, and have it told if that is due; whether it is told now."""
+        incident = incident_id(kind, subject)
+        noted = self._incidents.note(
+            incident,
+            kind,
+            text,
+            now_ms=now_ms,
+            job_id=spec.id if spec else "",
+            job_name=spec.name if spec else "",
+            run_id=run_id,
+        )
+        if not is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked):
+            return False
+        event(_log, "incident.told", level=logging.WARNING, incident=incident, count=noted.count)
+        return self._notice(
+            incident, f"⚠️ {text}", spec=spec, count=noted.count, now_ms=now_ms, now=from_here
+        )
+
+    def over(self, incidents: list[Incident], text: str, *, now_ms: int) -> None:
+        """End incidents of no single job, and tell that, if they were told."""
+        for incident in incidents:
+            closed = self._incidents.close([incident], job_id="", now_ms=now_ms, worked_ms=now_ms)
+            if closed and incident.told:
+                # The closed incident's count is past what was told, so that this is told too.
+                self._notice(
+                    incident.id, f"✅ {text}", spec=None, count=incident.told + 1, now_ms=now_ms
+                )
+
+    def _notice(
+        self,
+        incident: str,
+        text: str,
+        *,
+        spec: JobSpec | None,
+        count: int,
+        now_ms: int,
+        now: bool = False,
+    ) -> bool:
+        notice = f"notice-{incident}-{count}-{now_ms}"
+        made = self._deliveries.notice(
+            notice,
+            text,
+            deliver=failure_target(spec) if spec else self._alerts,
+            job_id=spec.id if spec else "",
+            incident=incident,
+            count=count,
+            now_ms=now_ms,
+        )
+        if made and now:
+            self._send_now(notice)
+        return made
+
+
+class Scanner:
+    """The leader's scan."""
+
+    def __init__(
+        self,
+        *,
+        signs: Signs,
+        due_index: DueIndex,
+        jobs: Jobs,
+        incidents: Incidents,
+        teller: Teller,
+        pinger: Pinger,
+        ping_url: str = "",
+    ) -> None:
+        self._signs = signs
+        self._due_index = due_index
+        self._jobs = jobs
+        self._incidents = incidents
+        self._teller = teller
+        self._pinger = pinger
+        self._ping_url = ping_url
+        self._scanned_ms = 0
+        self._pinged_ms = 0
+        self._looked_ms = 0
+        self._no_worker_since_ms: int | None = None
+
+    def scan(self, now_ms: int) -> ScanReport | None:
+        """Look once; None when the last scan is less than ten seconds ago. Raises StoreError."""
+        if now_ms - self._scanned_ms < EVERY_MS:
+            return None
+        self._scanned_ms = now_ms
+        self._ping(now_ms)
+        is_paused = self._due_index.switch().paused_ms is not None
+        report = ScanReport(
+            late=self._late(now_ms),
+            missed=self._skipped(now_ms) + (0 if is_paused else self._overdue(now_ms)),
+            is_beat_back=self._beat_is_back(now_ms),
+            are_workers_gone=self._workers_are_gone(now_ms),
+        )
+        self._forget(now_ms)
+        return report
+
+    def _ping(self, now_ms: int) -> None:
+        if self._ping_url and now_ms - self._pinged_ms >= _PING_EVERY_MS:
+            self._pinged_ms = now_ms
+            self._pinger.send(Ping(url=self._ping_url, signal=Signal.SUCCESS))
+
+    def _late(self, now_ms: int) -> int:
+        found = 0
+        for run in self._signs.waiting(limit=_WAITING):
+            spec = self._spec(run.job_id)
+            if spec is None or now_ms - run.due_ms <= _grace(spec, now_ms):
+                continue
+            found += 1
+            seconds = (now_ms - run.due_ms) // 1000
+            text = (
+                f"Cron '{spec.name}' is late: no worker has taken it from queue {run.queue!r} "
+                f"for {seconds} s → hermes-celery status"
+            )
+            self._teller.tell(Kind.LATE, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id)
+            if found >= _TOLD_AT_ONCE:
+                break
+        return found
+
+    def _skipped(self, now_ms: int) -> int:
+        """Occurrences that were dropped since the last scan; the first scan only begins to look."""
+        since_ms = self._looked_ms or now_ms - EVERY_MS
+        skipped, self._looked_ms = self._signs.skipped_since(since_ms, limit=_SKIPPED)
+        # Rather than fall behind a flood of runs, look at the latest.
+        self._looked_ms = max(self._looked_ms, now_ms - 6 * EVERY_MS)
+        found = 0
+        for run in skipped:
+            spec = self._spec(run.job_id)
+            if spec is None or not run.reason.startswith(("missed", "expired")):
+                continue
+            found += 1
+            text = f"Cron '{spec.name}' did not run: {run.reason} → hermes-celery runs {spec.id}"
+            self._teller.tell(Kind.MISSED, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id)
+        return found
+
+    def _overdue(self, now_ms: int) -> int:
+        found = self._signs.overdue(now_ms - _OVERDUE_MS, limit=_TOLD_AT_ONCE)
+        for job_id in found:
+            spec = self._spec(job_id)
+            if spec is not None:
+                text = (
+                    f"Cron '{spec.name}' should have run and did not → hermes-celery show {job_id}"
+                )
+                self._teller.tell(Kind.MISSED, job_id, text, now_ms=now_ms, spec=spec)
+        return len(found)
+
+    def _beat_is_back(self, now_ms: int) -> bool:
+        seen_ms = self._signs.leader_seen(now_ms)
+        if seen_ms is None or now_ms - seen_ms < TROUBLE_MS + EVERY_MS:
+            self._teller.over(self._open(Kind.BEAT), "a beat ticks again", now_ms=now_ms)
+            return False
+        told = self._open(Kind.BEAT)
+        if told:
+            self._teller.over(told, "a beat ticks again", now_ms=now_ms)
+        else:
+            # Nobody noticed in time, so one notice says both that it was so and that it is over.
+            text = f"{beat_text(seen_ms, now_ms)}; one does again"
+            self._teller.tell(Kind.BEAT, "", text, now_ms=now_ms)
+            self._incidents.close(self._open(Kind.BEAT), job_id="", now_ms=now_ms, worked_ms=now_ms)
+        return True
+
+    def _workers_are_gone(self, now_ms: int) -> bool:
+        if self._signs.workers(now_ms):
+            self._no_worker_since_ms = None
+            self._teller.over(self._open(Kind.WORKERS), "there are workers again", now_ms=now_ms)
+            return False
+        left = self._signs.work_left()
+        if not left:
+            self._no_worker_since_ms = None
+            return False
+        since_ms = self._no_worker_since_ms = self._no_worker_since_ms or now_ms
+        if now_ms - since_ms < TROUBLE_MS:
+            return False
+        text = f"{left} runs wait and there is no worker → celery -A hermes_celery worker"
+        self._teller.tell(Kind.WORKERS, "", text, now_ms=now_ms, from_here=True)
+        return True
+
+    def _forget(self, now_ms: int) -> None:
+        for old in self._incidents.quiet_since(now_ms - _FORGOTTEN_MS, limit=_TOLD_AT_ONCE):
+            self._incidents.close([old], job_id=old.job_id, now_ms=now_ms, worked_ms=now_ms)
+
+    def _open(self, kind: Kind) -> list[Incident]:
+        return [i for i in self._incidents.of_job("") if i.kind is kind]
+
+    def _spec(self, job_id: str) -> JobSpec | None:
+        try:
+            return self._jobs.get(job_id).spec
+        except JobNotFound:
+            return None
+
+
+def watch_beat(signs: Signs, teller: Teller, *, now_ms: int) -> bool:
+    """For workers: tell when there are jobs and no beat ticks; whether that is so."""
+    seen_ms = signs.leader_seen_at()
+    if seen_ms is None or now_ms - seen_ms < TROUBLE_MS + EVERY_MS or not signs.has_jobs():
+        return False
+    text = beat_text(seen_ms, now_ms) + " → celery -A hermes_celery beat"
+    teller.tell(Kind.BEAT, "", text, now_ms=now_ms, from_here=True)
+    return True
+
+
+class BeatWatch:
+    """`watch_beat` every ten seconds, from a thread of a worker."""
+
+    def __init__(self, signs: Signs, teller: Teller, *, clock: Clock) -> None:
+        self._signs = signs
+        self._teller = teller
+        self._clock = clock
+
+    def start(self) -> None:
+        """Begin; it ends with the process."""
+        threading.Thread(target=self._loop, name="hermes-watch", daemon=True).start()
+
+    def _loop(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(EVERY_MS / 1000)
+            try:
+                watch_beat(self._signs, self._teller, now_ms=self._clock.now_ms())
+            except StoreError as error:
+                event(_log, "watch.failed", level=logging.WARNING, why=error)
+
+
+def beat_text(seen_ms: int, now_ms: int) -> str:
+    """For how long no beat ticked."""
+    minutes, seconds = divmod((now_ms - seen_ms) // 1000, 60)
+    return (
+        f"no beat has ticked for {minutes} min {seconds} s, since {from_ms(seen_ms):%H:%M:%S} UTC"
+    )
+
+
+def _grace(spec: JobSpec, now_ms: int) -> int:
+    try:
+        return grace_ms(spec.compiled(), spec, now_ms=now_ms)
+    except ScheduleError:
+        return _OVERDUE_MS

@@ -1,0 +1,296 @@
+"""What is on its way to people: one record for each run or notice, one part for each target.
+
+A run's end and the beginning of its delivery are one step (`finish.lua`, `lose.lua`). From then on
+its id stands in the index of deliveries, by when somebody has to look at it, until every part is
+delivered or given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+from hermes_celery.delivery.targets import Target
+from hermes_celery.errors import LeaseLost, RunNotFound
+from hermes_celery.masking import masked_path
+from hermes_celery.run import Delivery, is_run_id, job_id_of
+from hermes_celery.store.database import Database
+
+#: The record outlives the run's, so that a late copy of a message finds it.
+KEEP_SECONDS = 40 * 86_400
+_FIRST_PUSH_MS = 60_000
+_LAST_PUSH_MS = 3_600_000
+
+
+class What(StrEnum):
+    """What a part tells."""
+
+    #: What the run printed.
+    OUTPUT = "output"
+    #: That the run failed, in one line.
+    FAILURE = "failure"
+    #: That the job works again.
+    RECOVERY = "recovery"
+    #: The text of a notice.
+    NOTICE = "notice"
+    #: How the run ended, for a dead-man switch.
+    PING = "ping"
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One message to one target, as planned."""
+
+    what: What
+    target: Target
+    #: Why it cannot be sent; such a part is given up before its first attempt.
+    fault: str = ""
+    #: An earlier plan's attempt reached it.
+    was_delivered: bool = False
+
+    @property
+    def state(self) -> Delivery:
+        """Where it stands when it is planned."""
+        if self.was_delivered:
+            return Delivery.DELIVERED
+        return Delivery.FAILED if self.fault else Delivery.PENDING
+
+    @property
+    def label(self) -> str:
+        """The target as it may be shown and logged."""
+        is_ping = self.what is What.PING
+        return masked_path(self.target.url) if is_ping else self.target.label
+
+    @property
+    def counts(self) -> bool:
+        """Whether the run is delivered only when this part is."""
+        return self.what in (What.OUTPUT, What.FAILURE)
+
+
+class PartState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one part stands."""
+
+    part: Part
+    state: Delivery
+    attempts: int = 0
+    error: str | None = None
+    next_ms: int | None = None
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One delivery."""
+
+    id: str
+    #: None: not planned yet.
+    parts: tuple[PartState, ...] | None = None
+    #: "" or, when somebody asked to deliver again, `failed` or `all`.
+    again: str = ""
+    recovery: str = ""
+    #: Of a notice: what it says, where it goes and which job it is about.
+    text: str = ""
+    deliver: str = ""
+    job_id: str = ""
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """The right to send one part once."""
+
+    id: str
+    part: int
+    token: str
+    attempt: int
+    #: Pieces of the message that earlier attempts have sent.
+    sent: int
+
+
+class Deliveries:
+    """The deliveries of one namespace. All times are the server's, Unix milliseconds."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys = database.keys
+
+    def get(self, delivery_id: str) -> Record:
+        """What is known of a delivery; an empty record when that is nothing."""
+        (fields,) = self._database.hashes([self._keys.delivery(delivery_id)])
+        parts = None
+        if "parts" in fields:
+            planned = msgspec.json.decode(fields["parts"], type=tuple[Part, ...])
+            parts = tuple(_part_state(part, i, fields) for i, part in enumerate(planned))
+        return Record(
+            id=delivery_id,
+            parts=parts,
+            again=fields.get("again", ""),
+            recovery=fields.get("recovery", ""),
+            text=fields.get("text", ""),
+            deliver=fields.get("deliver", ""),
+            job_id=fields.get("job_id", ""),
+        )
+
+    def plan(
+        self,
+        delivery_id: str,
+        parts: Sequence[Part],
+        *,
+        now_ms: int,
+        text: str = "",
+        warning: str = "",
+        incident: str = "",
+        told: int | None = None,
+    ) -> None:
+        """Record where a message goes, unless that is recorded already.
+
+        `text` is what it says where that does not follow from the run's output. With it the
+        `told`-th time of an incident counts as told.
+        """
+        args: list[str | int | bytes] = [
+            delivery_id,
+            now_ms,
+            KEEP_SECONDS,
+            msgspec.json.encode(parts),
+            warning,
+            "" if told is None else told,
+            text,
+        ]
+        for part in parts:
+            args += (int(part.counts), part.state.value, part.fault)
+        keys = [*self._record_keys(delivery_id), self._keys.incident(incident)]
+        self._database.run("deliver_plan", keys=keys, args=args)
+
+    def claim(
+        self, delivery_id: str, part: int, *, token: str, now_ms: int, until_ms: int
+    ) -> Turn | str:
+        """Take the right to send one part until `until_ms`, or say why not.
+
+        The words: `taken` (somebody sends it), `later` (not due), `over`.
+        """
+        answer = self._database.run(
+            "deliver_claim",
+            keys=[self._keys.delivery(delivery_id), self._keys.deliveries],
+            args=[delivery_id, part, token, now_ms, until_ms],
+        )
+        if answer[0] != "ok":
+            return str(answer[0])
+        return Turn(
+            id=delivery_id, part=part, token=token, attempt=int(answer[1]), sent=int(answer[2])
+        )
+
+    def done(
+        self,
+        turn: Turn,
+        state: Delivery,
+        *,
+        now_ms: int,
+        error: str = "",
+        next_ms: int = 0,
+        sent: int = 0,
+    ) -> str:
+        """Record how an attempt went; `pending` is tried again at `next_ms`.
+
+        Returns where the delivery stands as a whole, or `late`: the claim was no longer ours.
+        """
+        word, standing = self._database.run(
+            "deliver_done",
+            keys=self._record_keys(turn.id),
+            args=[
+                turn.id,
+                now_ms,
+                KEEP_SECONDS,
+                turn.part,
+                turn.token,
+                state.value,
+                error,
+                next_ms,
+                sent,
+            ],
+        )
+        return str(standing if word == "ok" else word)
+
+    def again(self, run_id: str, *, mode: str, now_ms: int, queue: str, message: bytes) -> bool:
+        """Deliver a run once more, `failed` parts or `all`; False when it has not ended.
+
+        Raises RunNotFound.
+        """
+        keys = self._keys
+        answer = self._database.run(
+            "deliver_again",
+            keys=[keys.run(run_id), keys.delivery(run_id), keys.deliveries, queue],
+            args=[run_id, mode, now_ms + _FIRST_PUSH_MS, message],
+        )
+        if answer == "gone":
+            raise RunNotFound(run_id)
+        return bool(answer == "ok")
+
+    def notice(
+        self,
+        notice_id: str,
+        text: str,
+        *,
+        deliver: str,
+        job_id: str,
+        incident: str,
+        count: int,
+        now_ms: int,
+    ) -> bool:
+        """Record a message of no run, due now; False when it was recorded before."""
+        keys = self._keys
+        answer = self._database.run(
+            "deliver_notice",
+            keys=[keys.delivery(notice_id), keys.deliveries, keys.incident(incident)],
+            args=[notice_id, now_ms, text, deliver, job_id, count],
+        )
+        return bool(answer == "ok")
+
+    def forget(self, delivery_id: str) -> None:
+        """Look at a delivery no more: there is nothing left to deliver."""
+        self._database.call("ZREM", self._keys.deliveries, delivery_id)
+
+    def due(self, now_ms: int, *, limit: int) -> list[tuple[str, int]]:
+        """Deliveries that somebody has to look at, each with the deadline that passed."""
+        key = self._keys.deliveries
+        ids = self._database.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit)
+        scores = [self._database.call("ZSCORE", key, delivery_id) for delivery_id in ids]
+        return [
+            (delivery_id, int(float(score)))
+            for delivery_id, score in zip(ids, scores, strict=True)
+            if score is not None
+        ]
+
+    def push(
+        self, delivery_id: str, *, seen_ms: int, now_ms: int, token: int, queue: str, message: bytes
+    ) -> bool:
+        """Push the message of a delivery that is due; False when it was looked after meanwhile.
+
+        Raises LeaseLost when a younger leader is known.
+        """
+        keys = self._keys
+        answer = self._database.run(
+            "deliver_push",
+            keys=[keys.term, keys.deliveries, keys.delivery(delivery_id), queue],
+            args=[token, delivery_id, seen_ms, now_ms, _FIRST_PUSH_MS, _LAST_PUSH_MS, message],
+        )
+        if answer == "fenced":
+            raise LeaseLost("a younger leader has taken over; this one stops writing")
+        return bool(answer == "ok")
+
+    def _record_keys(self, delivery_id: str) -> list[str]:
+        keys = self._keys
+        job_id = job_id_of(delivery_id) if is_run_id(delivery_id) else ""
+        return [
+            keys.delivery(delivery_id),
+            keys.run(delivery_id),
+            keys.job(job_id),
+            keys.deliveries,
+        ]
+
+
+def _part_state(part: Part, number: int, fields: dict[str, str]) -> PartState:
+    next_ms = fields.get(f"{number}:next")
+    return PartState(
+        part=part,
+        state=Delivery(fields.get(f"{number}:state", Delivery.PENDING)),
+        attempts=int(fields.get(f"{number}:attempts", 0)),
+        error=fields.get(f"{number}:error") or None,
+        next_ms=int(next_ms) if next_ms and next_ms != "0" else None,
+    )

@@ -1,0 +1,153 @@
+"""Troubles, counted: open ones by when they happened last, and each job's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from hermes_celery.incidents import Incident, Kind
+from hermes_celery.instant import from_ms, optional_from_ms
+from hermes_celery.store.database import Database
+
+_KEEP_SECONDS = 30 * 86_400
+
+
+class Noted(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an incident stands after it was noted."""
+
+    id: str
+    count: int
+    told: int
+    is_acked: bool
+
+
+class Incidents:
+    """The incidents of one namespace. All times are the server's, Unix milliseconds."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys = database.keys
+
+    def note(
+        self,
+        incident_id: str,
+        kind: Kind,
+        text: str,
+        *,
+        now_ms: int,
+        job_id: str = "",
+        job_name: str = "",
+        run_id: str = "",
+    ) -> Noted:
+        """Count a trouble: once for each run, or once until it is over where it is no run's."""
+        keys = self._keys
+        count, told, acked = self._database.run(
+            "incident_note",
+            keys=[
+                keys.incident(incident_id),
+                keys.incidents,
+                keys.troubles(job_id),
+                keys.delivery(run_id),
+            ],
+            args=[
+                incident_id,
+                now_ms,
+                kind.value,
+                job_id,
+                job_name,
+                text,
+                run_id,
+                _KEEP_SECONDS,
+            ],
+        )
+        return Noted(id=incident_id, count=int(count), told=int(told), is_acked=acked == "1")
+
+    def close(
+        self,
+        incidents: Sequence[Incident],
+        *,
+        job_id: str,
+        now_ms: int,
+        worked_ms: int,
+        delivery_id: str = "",
+        recovery: str = "",
+    ) -> int:
+        """End those that happened last before `worked_ms`; returns how many were open until now.
+
+        If any was, `recovery` is left with the delivery, to be told.
+        """
+        if not incidents:
+            return 0
+        keys = self._keys
+        return int(
+            self._database.run(
+                "incident_close",
+                keys=[
+                    keys.incidents,
+                    keys.troubles(job_id),
+                    keys.delivery(delivery_id),
+                    *(keys.incident(incident.id) for incident in incidents),
+                ],
+                args=[
+                    now_ms,
+                    worked_ms,
+                    _KEEP_SECONDS,
+                    recovery,
+                    *(incident.id for incident in incidents),
+                ],
+            )
+        )
+
+    def ack(self, incident_id: str, *, now_ms: int) -> bool:
+        """Note that somebody knows of it; False when no such incident is open."""
+        answer = self._database.run(
+            "incident_ack",
+            keys=[self._keys.incident(incident_id), self._keys.incidents],
+            args=[incident_id, now_ms],
+        )
+        return bool(answer == "ok")
+
+    def of_job(self, job_id: str) -> list[Incident]:
+        """The open incidents of a job ("" for those of none), oldest first."""
+        ids = self._database.call("SMEMBERS", self._keys.troubles(job_id))
+        return sorted(self._read(list(ids)), key=lambda incident: incident.first_at)
+
+    def open(self, *, limit: int = 1000) -> list[Incident]:
+        """The open incidents, the latest first."""
+        return self._read(self._database.call("ZREVRANGE", self._keys.incidents, 0, limit - 1))
+
+    def count(self) -> int:
+        """How many are open."""
+        return int(self._database.call("ZCARD", self._keys.incidents))
+
+    def quiet_since(self, before_ms: int, *, limit: int) -> list[Incident]:
+        """Open ones that did not happen again since `before_ms`."""
+        key = self._keys.incidents
+        return self._read(
+            self._database.call("ZRANGEBYSCORE", key, "-inf", before_ms, "LIMIT", 0, limit)
+        )
+
+    def _read(self, ids: Sequence[str]) -> list[Incident]:
+        rows = self._database.hashes([self._keys.incident(incident_id) for incident_id in ids])
+        return [_incident(i, fields) for i, fields in zip(ids, rows, strict=True) if fields]
+
+
+def _incident(incident_id: str, fields: Mapping[str, str]) -> Incident:
+    def instant(name: str) -> int | None:
+        return int(fields[name]) if name in fields else None
+
+    return Incident(
+        id=incident_id,
+        kind=Kind(fields["kind"]),
+        job_id=fields["job_id"],
+        job_name=fields["job_name"],
+        text=fields["text"],
+        count=int(fields["count"]),
+        told=int(fields["told"]),
+        first_at=from_ms(int(fields["first_ms"])),
+        last_at=from_ms(int(fields["last_ms"])),
+        last_run_id=fields.get("last_run_id") or None,
+        acked_at=optional_from_ms(instant("acked_ms")),
+        closed_at=optional_from_ms(instant("closed_ms")),
+    )

@@ -1,0 +1,123 @@
+"""The far ends of deliveries: an HTTP server and an SMTP server on the loopback, with manners."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from aiosmtpd.controller import Controller
+
+
+class HttpReceiver:
+    """Keeps what it gets; answers what it is told to, in that order, then 200."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, bytes]] = []
+        #: Each is a status, or None: no answer until `release` is set.
+        self.answers: list[int | None] = []
+        self.release = threading.Event()
+        self.got_one = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def url(self) -> str:
+        """An apprise URL that ends here; the path plays the token."""
+        return f"json://{self.address}/secret-token"
+
+    @property
+    def messages(self) -> list[str]:
+        """The texts that came as apprise's JSON."""
+        return [json.loads(body)["message"] for _, body in self.requests]
+
+    def close(self) -> None:
+        """Stop."""
+        self.release.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                receiver.requests.append((self.path, body))
+                receiver.got_one.set()
+                status = receiver.answers.pop(0) if receiver.answers else 200
+                if status is None:
+                    receiver.release.wait(60)
+                    status = 200
+                self.send_response(status)
+                if status == 429:
+                    self.send_header("Retry-After", "1")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        return Handler
+
+
+class SmtpReceiver:
+    """Keeps the mails it gets; refuses while `refusal` is set."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.refusal = ""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        self._controller = Controller(self, hostname="127.0.0.1", port=self._port)
+        self._controller.start()
+
+    @property
+    def url(self) -> str:
+        """An apprise URL that ends here."""
+        query = "from=bot@example.com&to=ops@example.com&mode=insecure"
+        return f"mailto://127.0.0.1:{self._port}?{query}"
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        """aiosmtpd's hook for a mail."""
+        if self.refusal:
+            return self.refusal
+        parsed = message_from_bytes(envelope.content, policy=policy.default)
+        self.mails.append(parsed)
+        return "250 taken"
+
+    def close(self) -> None:
+        """Stop."""
+        self._controller.stop()
+
+
+@contextmanager
+def http_receiver() -> Iterator[HttpReceiver]:
+    """An HTTP server for one test."""
+    receiver = HttpReceiver()
+    try:
+        yield receiver
+    finally:
+        receiver.close()
+
+
+@contextmanager
+def smtp_receiver() -> Iterator[SmtpReceiver]:
+    """An SMTP server for one test."""
+    receiver = SmtpReceiver()
+    try:
+        yield receiver
+    finally:
+        receiver.close()

@@ -1,0 +1,117 @@
+"""One machine that delivers, without processes: real Valkey, real receivers, a clock by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hermes_celery.announcing import Announcer, push_due
+from hermes_celery.delivering import Deliverer
+from hermes_celery.delivery.book import AddressBook
+from hermes_celery.delivery.channels import Channels
+from hermes_celery.job import Job, JobRequest
+from hermes_celery.ping import Pinger
+from hermes_celery.run import Delivery, Outcome, Run, RunState
+from hermes_celery.store import Database, Deliveries, Incidents
+from tests.support import HandClock, Store
+
+TOKEN = 7
+
+
+class PlainDeliveryMessages:
+    """Messages without Celery: the delivery's id alone."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+
+    def delivery_queue(self) -> str:
+        return self._queue
+
+    def delivery_message(self, delivery_id: str, *, label: str) -> bytes:
+        return delivery_id.encode()
+
+
+class Place:
+    """One machine that delivers, with a home of its own."""
+
+    def __init__(self, store: Store, home: Path, **environment: str) -> None:
+        self.store = store
+        self.home = home
+        self.environment = environment
+        self.deliveries = Deliveries(store.database)
+        self.incidents = Incidents(store.database)
+        self.messages = PlainDeliveryMessages(store.database.keys.default_queue + ":deliveries")
+        self.pinger = Pinger(timeout_seconds=2)
+        self.wrap = False
+
+    @property
+    def targets_toml(self) -> Path:
+        return self.home / "targets.toml"
+
+    def deliverer(self) -> Deliverer:
+        book = AddressBook(
+            environment=self.environment,
+            names_path=self.targets_toml,
+            home=self.home,
+            files_dir=self.home / "output",
+        )
+        return Deliverer(
+            deliveries=self.deliveries,
+            incidents=self.incidents,
+            jobs=self.store.jobs,
+            runs=self.store.runs,
+            book=book,
+            channels=Channels(
+                environment=self.environment,
+                names=book.names,
+                files_dir=self.home / "output",
+                timeout_seconds=0.5,
+                hermes_command=str(self.home / "hermes"),
+            ),
+            clock=self.store.clock,
+            wrap=self.wrap,
+            first_wait_seconds=10,
+            timeout_seconds=0.5,
+            jitter=lambda: 1.0,
+        )
+
+    def job(self, deliver: str, **fields: Any) -> Job:
+        request = JobRequest(schedule="every 1h", script="s.sh", no_agent=True, name="disks",
+                             deliver=deliver, **fields)  # fmt: skip
+        return self.store.cron.add(request)
+
+    def end(self, *, output: str = "", error: str | None = None, **fields: Any) -> Run:
+        """A run of the job `disks` that has ended."""
+        store = self.store
+        run_id = store.cron.run("disks")
+        state = RunState.FAILED if error else RunState.SUCCEEDED
+        outcome = Outcome(state=state, output=output.encode(), error=error, **fields)
+        claim = store.claim(run_id)
+        announcer = Announcer(self.messages, pinger=self.pinger)
+        announcer.started(claim)
+        store.clock.advance(1)
+        store.runs.finish(claim, outcome, now_ms=store.clock.ms,
+                          follow_up=announcer.follow_up(claim, outcome))  # fmt: skip
+        return store.runs.get(run_id)
+
+    def work_off(self) -> list[str]:
+        """Do what a worker does with the messages on the queue."""
+        answers = []
+        while delivery_id := self.store.database.call("RPOP", self.messages.delivery_queue()):
+            answers.append(self.deliverer().deliver(delivery_id))
+        return answers
+
+    def send_now(self, notice: str) -> None:
+        self.deliverer().deliver(notice)
+
+    def rescue(self) -> int:
+        return push_due(self.deliveries, self.messages, token=TOKEN, now_ms=self.store.clock.ms)
+
+    def standing(self, run: Run) -> Delivery:
+        return self.store.runs.get(run.id).delivery
+
+
+def at(database: Database, clock: HandClock, home: Path) -> Place:
+    """A machine with a home, in a namespace of a real server."""
+    database.call("SET", database.keys.term, TOKEN)
+    return Place(Store(database, clock), home, HERMES_HOME=str(home), PATH="/usr/bin:/bin")

@@ -1,0 +1,354 @@
+"""A delivery in the store: begun with the run's end, claimed part by part, settled, counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from hermes_celery.delivery.targets import Target
+from hermes_celery.errors import LeaseLost, RunNotFound
+from hermes_celery.incidents import Kind
+from hermes_celery.job import JobRequest
+from hermes_celery.run import Delivery, Outcome, RunState
+from hermes_celery.store import Deliveries, FollowUp, Incidents, Part, What
+from hermes_celery.store.deliveries import Turn
+from tests.support import Store
+
+TOKEN = 7
+OPS = Part(what=What.OUTPUT, target=Target(name="ops"))
+CHAT = Part(what=What.OUTPUT, target=Target(platform="telegram", chat_id="1"))
+QUEUE = "deliveries"
+
+
+@pytest.fixture
+def deliveries(store: Store) -> Deliveries:
+    """The deliveries of the store's namespace."""
+    return Deliveries(store.database)
+
+
+@pytest.fixture
+def incidents(store: Store) -> Incidents:
+    """The incidents of the store's namespace."""
+    return Incidents(store.database)
+
+
+@pytest.fixture
+def run_id(store: Store) -> str:
+    """A run that succeeded and is to be delivered."""
+    store.database.call("SET", store.database.keys.term, TOKEN)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
+    return ended(store)
+
+
+def ended(
+    store: Store, state: RunState = RunState.SUCCEEDED, delivery: Delivery = Delivery.PENDING
+) -> str:
+    run_id = store.cron.run("n")
+    outcome = Outcome(state=state, output=b"hi")
+    queue = store.database.keys.default_queue + QUEUE
+    follow_up = FollowUp(delivery=delivery, queue=queue, message=run_id.encode(),
+                         is_needed=delivery is Delivery.PENDING)  # fmt: skip
+    store.runs.finish(store.claim(run_id), outcome, now_ms=store.clock.ms, follow_up=follow_up)
+    return run_id
+
+
+def pushed(store: Store) -> list[str]:
+    return list(store.database.call("LRANGE", store.database.keys.default_queue + QUEUE, 0, -1))[
+        ::-1
+    ]
+
+
+def turn(store: Store, deliveries: Deliveries, run_id: str, part: int = 0) -> Turn:
+    found = deliveries.claim(
+        run_id, part, token="t", now_ms=store.clock.ms, until_ms=store.clock.ms + 30_000
+    )
+    assert isinstance(found, Turn), found
+    return found
+
+
+def test_the_end_of_a_run_and_the_beginning_of_its_delivery_are_one_step(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    assert store.runs.get(run_id).delivery is Delivery.PENDING
+    assert pushed(store) == [run_id]
+    assert deliveries.get(run_id).parts is None
+    assert deliveries.due(store.clock.ms, limit=9) == []
+    assert deliveries.due(store.clock.ms + 60_000, limit=9) == [(run_id, store.clock.ms + 60_000)]
+
+
+def test_a_finish_that_is_asked_twice_begins_one_delivery(store: Store, run_id: str) -> None:
+    again = store.cron.run("n")
+    claim = store.claim(again)
+    follow_up = FollowUp(delivery=Delivery.PENDING, is_needed=True, message=b"m",
+                         queue=store.database.keys.default_queue + QUEUE)  # fmt: skip
+    for _ in range(2):
+        outcome = Outcome(state=RunState.SUCCEEDED)
+        store.runs.finish(claim, outcome, now_ms=store.clock.ms, follow_up=follow_up)
+    assert pushed(store) == [run_id, "m"]
+
+
+def test_a_run_that_is_tried_again_is_not_delivered_yet(store: Store, run_id: str) -> None:
+    again = store.cron.run("n")
+    follow_up = FollowUp(delivery=Delivery.PENDING, is_needed=True, message=b"m",
+                         queue=store.database.keys.default_queue + QUEUE)  # fmt: skip
+    answer = store.runs.finish(
+        store.claim(again),
+        Outcome(state=RunState.FAILED, error="boom"),
+        now_ms=store.clock.ms,
+        retry_at_ms=store.clock.ms + 1000,
+        follow_up=follow_up,
+    )
+    assert (answer, pushed(store)) == ("retry", [run_id])
+    assert store.runs.get(again).delivery is Delivery.NONE
+
+
+def test_a_lost_run_is_delivered_by_the_next_rescue(store: Store, deliveries: Deliveries) -> None:
+    store.database.call("SET", store.database.keys.term, TOKEN)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
+    run_id = store.cron.run("n")
+    store.claim(run_id)
+    store.clock.advance(20)
+    assert store.runs.lose(run_id, error="gone", token=TOKEN, now_ms=store.clock.ms) == "ok"
+    assert deliveries.due(store.clock.ms, limit=9) == [(run_id, store.clock.ms)]
+    assert store.runs.get(run_id).delivery is Delivery.PENDING
+
+
+def test_a_delivery_is_planned_once(store: Store, deliveries: Deliveries, run_id: str) -> None:
+    deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
+    deliveries.plan(run_id, [CHAT, OPS], now_ms=store.clock.ms)
+    parts = deliveries.get(run_id).parts
+    assert parts is not None
+    assert [part.part for part in parts] == [OPS]
+
+
+def test_a_part_is_sent_by_one_at_a_time(store: Store, deliveries: Deliveries, run_id: str) -> None:
+    deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
+    assert turn(store, deliveries, run_id).attempt == 1
+    until_ms = store.clock.ms + 30_000
+
+    def second(part: int) -> Turn | str:
+        return deliveries.claim(run_id, part, token="u", now_ms=store.clock.ms, until_ms=until_ms)
+
+    assert second(0) == "taken"
+    assert isinstance(second(1), Turn)
+
+
+def test_the_claim_of_a_sender_that_died_dies_too(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
+    first = turn(store, deliveries, run_id)
+    assert deliveries.due(store.clock.ms + 29_999, limit=9) == []
+    store.clock.advance(30)
+    assert [due for due, _ in deliveries.due(store.clock.ms, limit=9)] == [run_id]
+    assert turn(store, deliveries, run_id).attempt == 2
+    late = replace_token(first, "somebody else's")
+    assert deliveries.done(late, Delivery.DELIVERED, now_ms=store.clock.ms) == "late"
+
+
+def replace_token(one: Turn, token: str) -> Turn:
+    return Turn(id=one.id, part=one.part, token=token, attempt=one.attempt, sent=one.sent)
+
+
+def test_all_parts_delivered_means_delivered(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
+    now_ms = store.clock.ms
+    assert deliveries.done(turn(store, deliveries, run_id), Delivery.DELIVERED, now_ms=now_ms) == (
+        "pending"
+    )
+    one = turn(store, deliveries, run_id, 1)
+    assert deliveries.done(one, Delivery.DELIVERED, now_ms=now_ms) == "delivered"
+    assert store.runs.get(run_id).delivery is Delivery.DELIVERED
+    assert deliveries.due(now_ms + 10**9, limit=9) == []
+    assert deliveries.claim(run_id, 0, token="x", now_ms=now_ms, until_ms=now_ms) == "over"
+
+
+def test_one_part_given_up_means_failed_and_the_job_says_so(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
+    now_ms = store.clock.ms
+    deliveries.done(turn(store, deliveries, run_id), Delivery.DELIVERED, now_ms=now_ms)
+    one = turn(store, deliveries, run_id, 1)
+    deliveries.done(one, Delivery.PENDING, now_ms=now_ms, error="502", next_ms=now_ms + 1000)
+    job = store.cron.show("n")
+    assert (job.last_status, job.last_delivery_error) == ("ok", "502")
+    assert deliveries.claim(run_id, 1, token="x", now_ms=now_ms, until_ms=now_ms) == "later"
+    store.clock.advance(1)
+    one = turn(store, deliveries, run_id, 1)
+    assert deliveries.done(one, Delivery.FAILED, now_ms=store.clock.ms, error="502") == "failed"
+    job, run = store.cron.show("n"), store.runs.get(run_id)
+    assert (job.last_status, job.last_delivery_error) == ("delivery_failed", "502")
+    assert (run.state, run.delivery) == (RunState.SUCCEEDED, Delivery.FAILED)
+
+
+def test_delivering_again_mends_what_the_job_says(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
+    now_ms = store.clock.ms
+    deliveries.done(turn(store, deliveries, run_id), Delivery.DELIVERED, now_ms=now_ms)
+    one = turn(store, deliveries, run_id, 1)
+    deliveries.done(one, Delivery.FAILED, now_ms=now_ms, error="502")
+    assert deliveries.again(run_id, mode="failed", now_ms=now_ms, queue="q", message=b"m")
+    assert deliveries.get(run_id).again == "failed"
+    reached = Part(what=What.OUTPUT, target=OPS.target, was_delivered=True)
+    deliveries.plan(run_id, [reached, CHAT], now_ms=now_ms)
+    assert deliveries.claim(run_id, 0, token="x", now_ms=now_ms, until_ms=now_ms) == "over"
+    one = turn(store, deliveries, run_id, 1)
+    assert deliveries.done(one, Delivery.DELIVERED, now_ms=now_ms) == "delivered"
+    job = store.cron.show("n")
+    assert (job.last_status, job.last_delivery_error) == ("ok", None)
+
+
+def test_a_late_delivery_says_nothing_of_the_job_s_next_run(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
+    one = turn(store, deliveries, run_id)
+    store.clock.advance(5)
+    ended(store, delivery=Delivery.NONE)
+    deliveries.done(one, Delivery.FAILED, now_ms=store.clock.ms, error="502")
+    job = store.cron.show("n")
+    assert (job.last_status, job.last_delivery_error) == ("ok", None)
+    assert store.runs.get(run_id).delivery is Delivery.FAILED
+
+
+def test_a_target_that_means_nothing_is_recorded_as_failed(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    lost = Part(what=What.OUTPUT, target=Target(name="x"), fault="no delivery target resolved")
+    deliveries.plan(run_id, [lost], now_ms=store.clock.ms)
+    assert store.runs.get(run_id).delivery is Delivery.FAILED
+    assert store.cron.show("n").last_delivery_error == "no delivery target resolved"
+
+
+def test_no_target_at_all_is_no_failure(store: Store, deliveries: Deliveries, run_id: str) -> None:
+    deliveries.plan(run_id, [], now_ms=store.clock.ms, warning="w")
+    run = store.runs.get(run_id)
+    assert (run.delivery, run.delivery_warning) == (Delivery.NONE, "w")
+    assert store.cron.show("n").last_status == "ok"
+
+
+def test_a_run_that_runs_cannot_be_delivered_again(store: Store, deliveries: Deliveries) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
+    run_id = store.cron.run("n")
+    assert not deliveries.again(run_id, mode="all", now_ms=0, queue="q", message=b"m")
+    with pytest.raises(RunNotFound):
+        deliveries.again("aaaaaaaaaaaa-20260622T120000Z", mode="all", now_ms=0, queue="q",
+                         message=b"m")  # fmt: skip
+
+
+def test_a_message_that_nobody_takes_is_pushed_ever_more_rarely(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    times = []
+    start_ms = store.clock.ms
+    for _ in range(5):
+        ((_, seen_ms),) = deliveries.due(store.clock.ms + 10**9, limit=9)
+        store.clock.ms = seen_ms
+        assert deliveries.push(run_id, seen_ms=seen_ms, now_ms=seen_ms, token=TOKEN,
+                               queue=store.database.keys.default_queue + QUEUE,
+                               message=b"again")  # fmt: skip
+        times.append((seen_ms - start_ms) // 1000)
+    assert times == [60, 120, 240, 480, 960]
+    assert not deliveries.push(run_id, seen_ms=1, now_ms=1, token=TOKEN, queue="q", message=b"m")
+
+
+def test_an_older_leader_pushes_nothing(store: Store, deliveries: Deliveries, run_id: str) -> None:
+    with pytest.raises(LeaseLost):
+        deliveries.push(run_id, seen_ms=1, now_ms=1, token=TOKEN - 1, queue="q", message=b"m")
+
+
+def note(store: Store, incidents: Incidents, run_id: str) -> tuple[int, int, bool]:
+    noted = incidents.note(
+        "failure-a-1", Kind.FAILURE, "boom", now_ms=store.clock.ms, job_id="a", job_name="n",
+        run_id=run_id,
+    )  # fmt: skip
+    return noted.count, noted.told, noted.is_acked
+
+
+def test_a_run_is_counted_once_however_often_it_is_noted(
+    store: Store, incidents: Incidents
+) -> None:
+    assert note(store, incidents, "r1") == (1, 0, False)
+    assert note(store, incidents, "r1") == (1, 0, False)
+    assert note(store, incidents, "r2") == (2, 0, False)
+    (found,) = incidents.of_job("a")
+    assert (found.count, found.last_run_id, found.text) == (2, "r2", "boom")
+    assert incidents.open() == [found]
+
+
+def test_an_incident_of_no_run_is_counted_once_until_it_is_over(
+    store: Store, incidents: Incidents
+) -> None:
+    for _ in range(3):
+        assert note(store, incidents, "") == (1, 0, False)
+    found = incidents.of_job("a")
+
+    def close(*, worked_ms: int) -> int:
+        return incidents.close(found, job_id="a", now_ms=store.clock.ms, worked_ms=worked_ms)
+
+    assert close(worked_ms=store.clock.ms - 1) == 0
+    assert close(worked_ms=store.clock.ms) == 1
+    assert (incidents.open(), incidents.of_job("a"), incidents.count()) == ([], [], 0)
+    assert note(store, incidents, "") == (1, 0, False)
+
+
+def test_an_incident_that_is_acknowledged_says_so_until_it_is_over(
+    store: Store, incidents: Incidents
+) -> None:
+    note(store, incidents, "r1")
+    assert incidents.ack("failure-a-1", now_ms=store.clock.ms)
+    assert note(store, incidents, "r2") == (2, 0, True)
+    incidents.close(incidents.of_job("a"), job_id="a", now_ms=store.clock.ms,
+                    worked_ms=store.clock.ms)  # fmt: skip
+    assert not incidents.ack("failure-a-1", now_ms=store.clock.ms)
+    assert note(store, incidents, "r3") == (1, 0, False)
+
+
+def test_a_recovery_is_left_with_the_delivery_that_closed_the_incident(
+    store: Store, deliveries: Deliveries, incidents: Incidents
+) -> None:
+    note(store, incidents, "r1")
+    found = incidents.of_job("a")
+    for _ in range(2):
+        incidents.close(found, job_id="a", now_ms=store.clock.ms, worked_ms=store.clock.ms,
+                        delivery_id="r2", recovery="works again")  # fmt: skip
+    assert deliveries.get("r2").recovery == "works again"
+
+
+def test_a_success_pushes_a_message_if_there_is_an_incident_to_end(
+    store: Store, incidents: Incidents, run_id: str
+) -> None:
+    job_id = store.runs.get(run_id).job_id
+    quiet = ended(store, delivery=Delivery.NONE)
+    assert pushed(store) == [run_id]
+    incidents.note("i", Kind.FAILURE, "t", now_ms=1, job_id=job_id, run_id="r")
+    told = ended(store, delivery=Delivery.NONE)
+    assert pushed(store) == [run_id, told]
+    assert quiet not in pushed(store)
+
+
+def test_a_notice_is_recorded_once_for_each_telling(
+    store: Store, deliveries: Deliveries, incidents: Incidents
+) -> None:
+    note(store, incidents, "r1")
+
+    def notice(notice_id: str, *, count: int) -> bool:
+        return deliveries.notice(
+            notice_id,
+            "text",
+            deliver="ops",
+            job_id="a",
+            incident="failure-a-1",
+            count=count,
+            now_ms=store.clock.ms,
+        )
+
+    assert notice("n1", count=1)
+    assert not notice("n2", count=1)
+    assert notice("n3", count=3)
+    assert [due for due, _ in deliveries.due(store.clock.ms, limit=9)] == ["n1", "n3"]
+    assert (deliveries.get("n1").text, deliveries.get("n1").deliver) == ("text", "ops")

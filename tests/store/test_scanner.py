@@ -1,0 +1,207 @@
+"""Troubles that no run reports of itself are found, told once, and told to be over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.announcing import Announcer
+from hermes_celery.incidents import Kind
+from hermes_celery.run import Outcome, RunState
+from hermes_celery.scanner import Scanner, Teller, watch_beat
+from hermes_celery.store import Database, DueIndex, Signs
+from tests.receivers import HttpReceiver, http_receiver
+from tests.store.place import Place, at
+from tests.support import HandClock, Store, eventually
+
+
+@pytest.fixture
+def place(valkey: Database, clock: HandClock, tmp_path: Path) -> Place:
+    """A machine that delivers."""
+    return at(valkey, clock, tmp_path)
+
+
+@pytest.fixture
+def http() -> Iterator[HttpReceiver]:
+    """A web server that gets messages."""
+    with http_receiver() as receiver:
+        yield receiver
+
+
+def scanner(place: Place, *, alerts: str = "local", ping_url: str = "") -> Scanner:
+    store = place.store
+    return Scanner(
+        signs=Signs(store.database),
+        due_index=DueIndex(store.database),
+        jobs=store.jobs,
+        incidents=place.incidents,
+        teller=teller(place, alerts=alerts),
+        pinger=place.pinger,
+        ping_url=ping_url,
+    )
+
+
+def teller(place: Place, *, alerts: str) -> Teller:
+    return Teller(
+        incidents=place.incidents,
+        deliveries=place.deliveries,
+        alerts=alerts,
+        send_now=place.send_now,
+    )
+
+
+def worker_seen(store: Store) -> None:
+    store.database.call("ZADD", store.database.keys.workers, store.clock.ms, "w@host")
+
+
+def test_a_run_that_nobody_takes_is_told_when_its_grace_is_over_and_when_it_ran(
+    place: Place, http: HttpReceiver
+) -> None:
+    place.job(http.url)
+    run_id = place.store.cron.run("disks")
+    scan = scanner(place)
+    for seconds in (100, 1000, 700):
+        place.store.clock.advance(seconds)
+        worker_seen(place.store)
+        scan.scan(place.store.clock.ms)
+        place.rescue()
+        place.work_off()
+    assert http.messages == []
+    place.store.clock.advance(10)
+    worker_seen(place.store)
+    report = scan.scan(place.store.clock.ms)
+    assert report is not None
+    assert report.late == 1
+    place.rescue()
+    place.work_off()
+    assert "⚠️ Cron 'disks' is late: no worker has taken it" in http.messages[0]
+    for _ in range(3):
+        place.store.clock.advance(10)
+        worker_seen(place.store)
+        scan.scan(place.store.clock.ms)
+        place.rescue()
+        place.work_off()
+    assert len(http.messages) == 1
+    claim = place.store.claim(run_id)
+    outcome = Outcome(state=RunState.SUCCEEDED, output=b"at last")
+    place.store.runs.finish(
+        claim, outcome, now_ms=place.store.clock.ms,
+        follow_up=Announcer(place.messages, pinger=place.pinger).follow_up(claim, outcome),
+    )  # fmt: skip
+    place.work_off()
+    assert http.messages[1] == "at last"
+    assert "works again; it was late once" in http.messages[2]
+
+
+def test_a_scan_comes_at_most_every_ten_seconds(place: Place) -> None:
+    scan = scanner(place)
+    assert scan.scan(place.store.clock.ms) is not None
+    assert scan.scan(place.store.clock.ms + 9_999) is None
+    assert scan.scan(place.store.clock.ms + 10_000) is not None
+
+
+def test_a_job_that_is_overdue_is_told(place: Place, http: HttpReceiver) -> None:
+    job = place.job(http.url)
+    place.store.clock.advance(3600 + 121)
+    report = scanner(place).scan(place.store.clock.ms)
+    assert report is not None
+    assert report.missed == 1
+    place.rescue()
+    place.work_off()
+    assert http.messages == [
+        f"⚠️ Cron 'disks' should have run and did not → hermes-celery show {job.id}"
+    ]
+
+
+def test_an_occurrence_that_was_dropped_is_told(place: Place, http: HttpReceiver) -> None:
+    place.job(http.url)
+    scan = scanner(place)
+    scan.scan(place.store.clock.ms)
+    run_id = place.store.cron.run("disks")
+    place.store.clock.advance(10)
+    place.store.runs.expire(run_id, now_ms=place.store.clock.ms)
+    report = scan.scan(place.store.clock.ms)
+    assert report is not None
+    assert report.missed == 1
+    place.rescue()
+    place.work_off()
+    assert "did not run: expired" in http.messages[0]
+
+
+def test_a_beat_that_did_not_tick_is_told_by_the_next_leader(
+    place: Place, http: HttpReceiver
+) -> None:
+    scanner(place, alerts=http.url).scan(place.store.clock.ms)
+    place.store.clock.advance(125)
+    report = scanner(place, alerts=http.url).scan(place.store.clock.ms)
+    assert report is not None
+    assert report.is_beat_back
+    place.rescue()
+    place.work_off()
+    assert http.messages == [
+        "⚠️ no beat has ticked for 2 min 5 s, since 12:00:00 UTC; one does again"
+    ]
+    assert place.incidents.open() == []
+
+
+def test_workers_tell_of_a_missing_beat_at_once_and_only_one_of_them(
+    place: Place, http: HttpReceiver
+) -> None:
+    place.job("local")
+    scanner(place).scan(place.store.clock.ms)
+    signs = Signs(place.store.database)
+    place.store.clock.advance(39)
+    assert not watch_beat(signs, teller(place, alerts=http.url), now_ms=place.store.clock.ms)
+    place.store.clock.advance(1)
+    for _ in range(3):
+        assert watch_beat(signs, teller(place, alerts=http.url), now_ms=place.store.clock.ms)
+    assert len(http.messages) == 1
+    assert "→ celery -A hermes_celery beat" in http.messages[0]
+    scanner(place, alerts=http.url).scan(place.store.clock.ms)
+    place.rescue()
+    place.work_off()
+    assert http.messages[1:] == ["✅ a beat ticks again"]
+
+
+def test_work_without_workers_is_told_from_the_beat_itself(
+    place: Place, http: HttpReceiver
+) -> None:
+    place.job("local")
+    place.store.cron.run("disks")
+    scan = scanner(place, alerts=http.url)
+    for seconds in (0, 10, 19):
+        place.store.clock.advance(seconds)
+        scan.scan(place.store.clock.ms)
+    assert http.messages == []
+    place.store.clock.advance(11)
+    report = scan.scan(place.store.clock.ms)
+    assert report is not None
+    assert report.are_workers_gone
+    assert http.messages == [
+        "⚠️ 1 runs wait and there is no worker → celery -A hermes_celery worker"
+    ]
+    place.store.clock.advance(10)
+    worker_seen(place.store)
+    scan.scan(place.store.clock.ms)
+    place.rescue()
+    place.work_off()
+    assert http.messages[1:] == ["✅ there are workers again"]
+
+
+def test_the_scheduler_has_a_dead_man_switch_of_its_own(place: Place, http: HttpReceiver) -> None:
+    scan = scanner(place, ping_url=f"http://{http.address}/beat")
+    for _ in range(7):
+        scan.scan(place.store.clock.ms)
+        place.store.clock.advance(10)
+    eventually(lambda: len(http.requests) == 2, what="two pings in a minute")
+    assert [path for path, _ in http.requests] == ["/beat", "/beat"]
+
+
+def test_an_old_incident_is_forgotten(place: Place) -> None:
+    place.incidents.note("late-x", Kind.LATE, "t", now_ms=place.store.clock.ms, job_id="x")
+    place.store.clock.ms += int(timedelta(days=31).total_seconds() * 1000)
+    scanner(place).scan(place.store.clock.ms)
+    assert place.incidents.open() == []

@@ -1,0 +1,124 @@
+"""Several beats: killed, frozen, cut off. One leads, the others take over, nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections import Counter
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.cron import Crontab
+from hermes_celery.run import Run, RunState
+from hermes_celery.store import Database
+from tests.support import eventually
+from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def beats(processes: Processes, valkey: Database) -> list[subprocess.Popen[bytes]]:
+    """Two beats, the leader first."""
+    pair = [processes.celery("beat") for _ in range(2)]
+    leader = await_leader(valkey)
+    wake = valkey.keys.wake
+    eventually(lambda: valkey.call("PUBSUB", "NUMSUB", wake)[1] == 2, what="both beats")
+    return sorted(pair, key=lambda beat: f":{beat.pid}:" not in leader)
+
+
+def ticking(cron: Crontab, home: Path) -> str:
+    """A job that notes each of its starts, once a second."""
+    script(home, "note.sh", 'echo "$HERMES_CRON_RUN_ID" >> starts')
+    return cron.add(script_job("every 1s", "note.sh")).id
+
+
+def succeeded(cron: Crontab, job_id: str) -> list[Run]:
+    return cron.latest_runs(job_id, state=RunState.SUCCEEDED, limit=1000)
+
+
+def another_leads(valkey: Database, old: subprocess.Popen[bytes]) -> bool:
+    leader = valkey.call("GET", valkey.keys.lease)
+    return leader is not None and f":{old.pid}:" not in leader
+
+
+def gaps(runs: list[Run]) -> list[timedelta]:
+    """Between the instants of runs that followed each other."""
+    instants = sorted(run.due_at for run in runs)
+    return [later - earlier for earlier, later in pairwise(instants)]
+
+
+def none_twice(home: Path) -> bool:
+    starts = (home / "scripts" / "starts").read_text().split()
+    return max(Counter(starts).values()) == 1
+
+
+def test_killed_a_leader_is_followed_within_a_lease(
+    processes: Processes,
+    valkey: Database,
+    cron: Crontab,
+    home: Path,
+    beats: list[subprocess.Popen[bytes]],
+) -> None:
+    processes.celery("worker")
+    await_worker(valkey)
+    job_id = ticking(cron, home)
+    eventually(lambda: len(succeeded(cron, job_id)) >= 2, what="two runs")
+    os.kill(beats[0].pid, signal.SIGKILL)
+    eventually(lambda: another_leads(valkey, beats[0]), what="another leader")
+    seen = len(succeeded(cron, job_id))
+    eventually(lambda: len(succeeded(cron, job_id)) >= seen + 2, what="two more runs")
+    assert none_twice(home)
+    # A lease lasts 0.9 s: at most one occurrence can have waited for its end.
+    assert max(gaps(cron.latest_runs(job_id, limit=1000))) <= timedelta(seconds=1)
+
+
+def test_frozen_past_its_term_a_leader_wakes_and_changes_nothing(
+    processes: Processes,
+    valkey: Database,
+    cron: Crontab,
+    home: Path,
+    beats: list[subprocess.Popen[bytes]],
+) -> None:
+    processes.celery("worker")
+    await_worker(valkey)
+    job_id = ticking(cron, home)
+    eventually(lambda: succeeded(cron, job_id), what="a run")
+    term = int(valkey.call("GET", valkey.keys.term))
+    os.kill(beats[0].pid, signal.SIGSTOP)
+    eventually(lambda: another_leads(valkey, beats[0]), what="another leader")
+    seen = len(succeeded(cron, job_id))
+    os.kill(beats[0].pid, signal.SIGCONT)
+    eventually(lambda: len(succeeded(cron, job_id)) >= seen + 2, what="two more runs")
+    assert int(valkey.call("GET", valkey.keys.term)) == term + 1
+    assert another_leads(valkey, beats[0])
+    assert none_twice(home)
+
+
+def test_every_occurrence_has_its_record_whatever_happens_to_beats(
+    processes: Processes,
+    valkey: Database,
+    cron: Crontab,
+    home: Path,
+    beats: list[subprocess.Popen[bytes]],
+) -> None:
+    processes.celery("worker")
+    await_worker(valkey)
+    job_id = ticking(cron, home)
+    for round_number in range(3):
+        old = beats[-1] if round_number else beats[0]
+        eventually(lambda: len(succeeded(cron, job_id)) > 2, what="some runs")
+        os.kill(old.pid, signal.SIGKILL)
+        beats.append(processes.celery("beat"))
+        await_leader(valkey)
+    count = len(cron.latest_runs(job_id, limit=1000))
+    eventually(lambda: len(cron.latest_runs(job_id, limit=1000)) > count, what="a new record")
+    runs = cron.latest_runs(job_id, limit=1000)
+    spans = [run.reason for run in runs if (run.reason or "").startswith("missed")]
+    if not spans:
+        assert set(gaps(runs)) == {timedelta(seconds=1)}
+    assert none_twice(home)

@@ -1,0 +1,218 @@
+"""Deliveries with real workers and real far ends: sent, tried again, told of, never lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermes_celery.cron import Crontab
+from hermes_celery.run import Delivery, RunState
+from hermes_celery.store import Database
+from tests.receivers import HttpReceiver, http_receiver, smtp_receiver
+from tests.support import eventually, replaced
+from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def http() -> Iterator[HttpReceiver]:
+    """A web server that gets messages."""
+    with http_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def targets_toml(home: Path) -> Path:
+    """Where named targets are written."""
+    path = home / "cron" / "hermes-celery" / "targets.toml"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def delivered(cron: Crontab, run_id: str, state: Delivery = Delivery.DELIVERED) -> None:
+    eventually(
+        lambda: cron.runs.get(run_id).delivery is state, seconds=40, what=f"{run_id} {state.value}"
+    )
+
+
+def told(processes: Processes, *arguments: str) -> Any:
+    done = processes.hermes(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_output_and_failures_reach_people_and_commands_say_so(
+    processes: Processes,
+    valkey: Database,
+    cron: Crontab,
+    home: Path,
+    http: HttpReceiver,
+    targets_toml: Path,
+) -> None:
+    processes.celery("worker", HERMES_CELERY_WRAP="off")
+    await_worker(valkey)
+    with smtp_receiver() as smtp:
+        targets_toml.write_text(f'ops = "{http.url}"\nmail = "{smtp.url}"\n', encoding="utf-8")
+        script(home, "hi.sh", "echo hello")
+        run_id = cron.run(
+            cron.add(replaced(script_job("every 1h", "hi.sh"), deliver="ops,mail")).id
+        )
+        delivered(cron, run_id)
+        assert http.messages == ["hello"]
+        assert len(smtp.mails) == 1
+    parts = told(processes, "logs", run_id)["deliveries"]
+    assert [(part["target"], part["state"]) for part in parts] == [
+        ("ops", "delivered"), ("mail", "delivered"),
+    ]  # fmt: skip
+
+    script(home, "bad.sh", "echo disk full >&2; exit 3")
+    job = cron.add(replaced(script_job("every 1h", "bad.sh"), failure_deliver="ops"))
+    failed = cron.run(job.id)
+    delivered(cron, failed)
+    assert "disk full" in http.messages[-1]
+    assert f"→ hermes-celery logs {failed}" in http.messages[-1]
+    (incident,) = told(processes, "incidents")
+    assert (incident["count"], incident["job_name"]) == (1, "bad.sh")
+    assert processes.hermes("incidents", "ack", incident["id"]).returncode == 0
+    assert told(processes, "incidents")[0]["acked_at"] is not None
+    assert processes.hermes("incidents", "ack", "no-such").returncode == 1
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_other_pools_deliver_too(
+    processes: Processes,
+    valkey: Database,
+    cron: Crontab,
+    home: Path,
+    http: HttpReceiver,
+    pool: str,
+) -> None:
+    processes.celery("worker", "--pool", pool, HERMES_CELERY_WRAP="off")
+    await_worker(valkey)
+    script(home, "hi.sh", "echo hello")
+    job = cron.add(replaced(script_job("every 1h", "hi.sh"), deliver=http.url))
+    runs = [cron.run(job.id) for _ in range(4)]
+    for run_id in runs:
+        delivered(cron, run_id)
+    assert http.messages == ["hello"] * 4
+
+
+def test_what_was_not_delivered_is_tried_again_and_can_be_sent_by_hand(
+    processes: Processes, valkey: Database, cron: Crontab, home: Path, http: HttpReceiver
+) -> None:
+    environment = {"HERMES_CELERY_DELIVERY_WAIT": "0.5", "HERMES_CELERY_WRAP": "off"}
+    processes.celery("worker", **environment)
+    processes.celery("beat", **environment)
+    await_worker(valkey)
+    await_leader(valkey)
+    script(home, "hi.sh", "echo hello")
+    http.answers = [500, 429]
+    job = cron.add(replaced(script_job("every 1h", "hi.sh"), deliver=http.url))
+    run_id = cron.run(job.id)
+    delivered(cron, run_id)
+    assert http.messages == ["hello"] * 3
+    assert len(cron.latest_runs(job.id)) == 1
+    assert cron.show(job.id).last_status == "ok"
+
+    script(home, "hi.sh", "echo unreachable")
+    cron.edit(job.id, {"deliver": "telegram"})
+    lost = cron.run(job.id)
+    delivered(cron, lost, Delivery.FAILED)
+    shown = told(processes, "show", job.id)
+    assert (shown["last_status"], shown["last_delivery_error"]) == (
+        "delivery_failed",
+        "no delivery target resolved for deliver=telegram",
+    )
+    assert cron.runs.get(lost).state is RunState.SUCCEEDED
+    assert "(not delivered)" in processes.hermes("runs", job.id).stdout
+    assert "delivery_failed" in processes.hermes("list").stdout
+    cron.edit(job.id, {"deliver": http.url})
+    again = processes.hermes("redeliver", lost)
+    assert again.returncode == 0, again.stderr
+    delivered(cron, lost)
+    assert http.messages[-1] == "unreachable"
+    assert told(processes, "show", job.id)["last_status"] == "ok"
+
+
+def test_a_worker_killed_between_sending_and_recording_makes_at_most_one_duplicate(
+    processes: Processes, valkey: Database, cron: Crontab, home: Path, http: HttpReceiver
+) -> None:
+    environment = {"HERMES_CELERY_DELIVERY_TIMEOUT": "3", "HERMES_CELERY_WRAP": "off"}
+    worker = processes.celery("worker", **environment)
+    await_worker(valkey)
+    script(home, "hi.sh", "echo hello")
+    http.answers = [None]
+    run_id = cron.run(cron.add(replaced(script_job("every 1h", "hi.sh"), deliver=http.url)).id)
+    assert http.got_one.wait(20)
+    # The far end has the message, and nobody has written that down.
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait(10)
+    http.release.set()
+    assert cron.runs.get(run_id).delivery is Delivery.PENDING
+    processes.celery("worker", "-B", **environment)
+    delivered(cron, run_id)
+    assert http.messages == ["hello", "hello"]
+    assert len(cron.latest_runs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--deliver", "telegrm"], "neither a platform nor a name in targets.toml"),
+        (["--deliver", "nosuch://tok-en-secret"], "nosuch://*** is no URL that apprise can use"),
+        (["--failure-deliver", "bogus:1"], "unknown platform 'bogus'"),
+        (["--template", "{% if %}"], "the template cannot be read: line 1"),
+        (["--ping", "ftp://tok-en-secret/x"], "the ping URL must be an http(s) URL"),
+        (["--deliver", "file://../x"], "does not name a file under"),
+    ],
+)
+def test_what_cannot_be_delivered_to_is_refused_when_the_job_is_written(
+    processes: Processes, home: Path, options: list[str], why: str
+) -> None:
+    script(home, "hi.sh", "echo hello")
+    add = ["add", "every 1h", "--script", "hi.sh", "--no-agent"]
+    refused = processes.hermes(*add, *options)
+    assert refused.returncode == 1
+    assert why in refused.stderr
+    assert "tok-en-secret" not in refused.stderr
+    assert told(processes, "list") == []
+
+
+def test_a_url_in_a_job_is_warned_of_and_shown_nowhere(processes: Processes, home: Path) -> None:
+    script(home, "hi.sh", "echo hello")
+    made = processes.hermes(
+        "add", "every 1h", "--script", "hi.sh", "--no-agent", "--name", "n", "--json",
+        "--deliver", "json://user:tok-en-secret@127.0.0.1/x",
+        "--ping", "https://hc.example/tok-en-secret",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    shown = [processes.hermes(*words) for words in (["list"], ["list", "--json"], ["show", "n"],
+                                                    ["show", "n", "--json"])]  # fmt: skip
+    for done in (made, *shown):
+        assert done.returncode == 0, done.stderr
+        assert "tok-en-secret" not in done.stdout + done.stderr
+    assert "json://***" in made.stdout
+
+
+@pytest.mark.slow
+def test_work_without_a_worker_is_told_by_the_beat_itself(
+    processes: Processes, valkey: Database, cron: Crontab, home: Path, http: HttpReceiver
+) -> None:
+    script(home, "hi.sh", "echo hello")
+    cron.run(cron.add(script_job("every 1h", "hi.sh")).id)
+    processes.celery("beat", HERMES_CELERY_ALERTS=http.url, HERMES_CELERY_WRAP="off")
+    await_leader(valkey)
+    eventually(
+        lambda: any("there is no worker" in message for message in http.messages),
+        seconds=60,
+        what="the notice",
+    )
+    (incident,) = told(processes, "incidents")
+    assert incident["kind"] == "workers"

@@ -1,0 +1,104 @@
+"""What `add` and `edit` understand of requests, tasks and limits."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hermes_celery.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _environment(
+    valkey_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("HERMES_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
+    monkeypatch.setenv("HERMES_CELERY_NAMESPACE", namespace)
+    monkeypatch.setenv("HERMES_HOME", str(tmp_path))
+
+
+def typed(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def added(*arguments: str) -> dict[str, Any]:
+    result = typed("add", "every 1h", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_a_request_is_typed_as_it_is_sent() -> None:
+    job = added(
+        *("--http", "post", "https://example.com/hook", "--header", "X-Key: a:b"),
+        *("--body", '{"a": 1}', "--expect", "202,204", "--name", "hook"),
+    )
+    assert job["http"] == {
+        "url": "https://example.com/hook",
+        "method": "POST",
+        "headers": {"X-Key": "a:b"},
+        "body": '{"a": 1}',
+        "expect": [202, 204],
+    }
+    assert "POST https://example.com/hook" in typed("show", "hook").stdout
+
+
+def test_a_task_is_typed_with_its_arguments_as_json() -> None:
+    job = added("--task", "shop.report", "--args", "[1]", "--kwargs", '{"full": true}')
+    assert job["task"] == {"name": "shop.report", "args": [1], "kwargs": {"full": True}}
+    assert job["name"] == "shop.report"
+
+
+def test_limits_are_shown_and_changed() -> None:
+    job = added(
+        *("prompt", "--timeout", "60", "--idle-timeout", "5.5", "--queue", "gpu", "--priority"),
+        *("3", "--group", "gpu", "--group-limit", "2", "--token-budget", "5000"),
+        *("--cost-budget", "1.5", "--session", "none"),
+    )
+    shown = typed("show", job["id"]).stdout
+    for text in ("timeout 60 s", "idle 5.5 s", "group gpu", "2 at once", "5,000 tokens", "1.5 USD"):
+        assert text in shown
+    assert typed("edit", job["id"], "--timeout", "30").exit_code == 0
+    changed = json.loads(typed("show", job["id"], "--json").stdout)
+    assert (changed["timeout_seconds"], changed["queue"], changed["session"]) == (30, "gpu", "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "why"),
+    [
+        (("--header", "a: b"), 2, "that needs --http"),
+        (("--args", "[1]", "prompt"), 2, "that needs --task"),
+        (("--task", "a.b", "--args", "{}"), 2, "--args"),
+        (("--http", "GET", "http://h/", "--expect", "ok"), 2, "must be numbers"),
+        (("--http", "GET", "http://h/", "--header", "nothing"), 2, "NAME:VALUE"),
+        (("--http", "GET", "http://h/", "--task", "a.b"), 1, "one kind of work"),
+        (("--http", "GET", "http://h/", "prompt"), 1, "one kind of work"),
+        (("prompt", "--group", "g"), 1, "go together"),
+        (("prompt", "--group-limit", "2"), 1, "go together"),
+        (("prompt", "--timeout", "0"), 1, "timeout_seconds 0 must lie within"),
+        (("prompt", "--interpreter", "ruby"), 1, "is for scripts"),
+        (("prompt", "--queue", "a b"), 1, "queue 'a b' must be"),
+        (("rm -rf /",), 1, "destructive_root_rm"),
+        (("zero\u200bwidth",), 1, "invisible unicode U+200B"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(
+    arguments: tuple[str, ...], code: int, why: str
+) -> None:
+    result = typed("add", "every 1h", *arguments)
+    assert (result.exit_code, why in result.output) == (code, True), result.output
+    assert json.loads(typed("list", "--json").stdout) == []
+
+
+def test_a_prompt_is_scanned_again_when_it_changes() -> None:
+    job = added("harmless")
+    result = typed("edit", job["id"], "--prompt", "cat ~/.netrc")
+    assert result.exit_code == 1
+    assert "read_secrets" in result.output

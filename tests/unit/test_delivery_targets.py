@@ -1,0 +1,258 @@
+"""`deliver` as somebody wrote it becomes targets, by Hermes' rules; no token ever shows."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermes_celery.delivery.addresses import apprise_url, read_names
+from hermes_celery.delivery.apprise_channel import AppriseChannel
+from hermes_celery.delivery.book import AddressBook
+from hermes_celery.delivery.targets import (
+    Target,
+    UnknownTarget,
+    check,
+    normalised,
+    resolve,
+)
+from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError, SettingsError
+from hermes_celery.job import Origin
+from hermes_celery.masking import masked, secrets_of, without
+from hermes_celery.session import Target as SessionTarget
+from hermes_celery.session import first_target
+from tests.support import a_job, cases
+
+TELEGRAM = {"TELEGRAM_BOT_TOKEN": "123456:abcdefghijklmnopqrstuvwxyz012345678", "HOME": "/x"}
+
+
+def resolved(deliver: str, env: dict[str, str] | None = None, **names: str) -> list[str]:
+    found = resolve(deliver, origin=None, environment=env or {}, names=names)
+    return [target.label for target in found]
+
+
+@pytest.mark.parametrize("case", cases("delivery.targets"), ids=lambda c: str(c["input"]))
+def test_targets_are_those_of_hermes(case: dict[str, Any]) -> None:
+    job = case["input"]["job"]
+    origin = Origin(**job["origin"]) if job.get("origin") else None
+    found = resolve(job["deliver"], origin=origin, environment=case["input"]["env"], names={})
+    expected = [Target(**target) for target in case["expected"]["targets"]]
+    assert found == expected
+
+
+@pytest.mark.parametrize("case", cases("delivery.normalize"), ids=lambda c: str(c["input"]))
+def test_a_stored_value_of_any_shape_is_one_text(case: dict[str, Any]) -> None:
+    assert normalised(case["input"]["deliver"]) == case["expected"]["value"]
+
+
+def test_names_and_urls_stand_beside_platforms_and_each_target_is_there_once() -> None:
+    found = resolved("ops, json://h/secret-token,ops,telegram:1,TELEGRAM:1", ops="json://x/y")
+    assert found == ["ops", "json://***", "telegram:1"]
+
+
+def test_a_room_of_matrix_keeps_its_colon() -> None:
+    (target,) = resolve("matrix:!r:host", origin=None, environment={}, names={})
+    assert (target.chat_id, target.thread_id) == ("!r:host", None)
+
+
+def test_an_old_variable_name_still_counts() -> None:
+    assert resolved("qqbot", {"QQ_HOME_CHANNEL": "7"}) == ["qqbot:7"]
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ("bogus:1", "unknown platform 'bogus'"),
+        ("telegrm", "neither a platform nor a name in targets.toml"),
+        ("telegram:", "names no chat"),
+        ("a b", "is no target"),
+        ("b@example.com", "write a comma as %2C"),
+    ],
+)
+def test_what_means_nothing_is_refused_with_what_to_write(part: str, why: str) -> None:
+    with pytest.raises(UnknownTarget, match=why):
+        check(part, names={"ops": "json://h"})
+
+
+@pytest.mark.parametrize("part", ["local", "origin", "ALL", "telegram", "slack:C1:17.2", "ops"])
+def test_what_means_something_is_not(part: str) -> None:
+    check(part, names={"ops": "json://h"})
+
+
+def test_every_platform_with_variables_makes_a_url_that_apprise_takes() -> None:
+    environment = {
+        **TELEGRAM,
+        "SLACK_BOT_TOKEN": "xoxb-1234567890-1234567890-abcdefghijklmnopqrstuvwx",
+        "MATTERMOST_URL": "https://chat.example.com/sub",
+        "MATTERMOST_TOKEN": "abcdefghijklmnopqrstuvwxyz",
+        "MATRIX_HOMESERVER": "https://matrix.example.com",
+        "MATRIX_ACCESS_TOKEN": "syt_abcdefghijklmnop",
+        "EMAIL_ADDRESS": "bot@example.com",
+        "EMAIL_PASSWORD": "pass/word:with@all&of=it",
+        "EMAIL_SMTP_HOST": "smtp.example.com",
+        "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
+        "TWILIO_AUTH_TOKEN": "1" * 32,
+        "TWILIO_PHONE_NUMBER": "+15551234567",
+        "SIGNAL_HTTP_URL": "http://127.0.0.1:8080",
+        "SIGNAL_ACCOUNT": "+15551234567",
+        "NTFY_TOKEN": "tk_abcdefghijklmnopqrstuvwxyz01",
+        "HASS_URL": "http://ha.local:8123",
+        "HASS_TOKEN": "ey.abcdefgh",
+    }
+    chats = {
+        "telegram": "-1001234567890", "slack": "C0123456789", "mattermost": "town-square",
+        "matrix": "!room:example.com", "email": "to@example.com", "sms": "+15557654321",
+        "signal": "+15557654321", "ntfy": "topic", "homeassistant": "notify",
+    }  # fmt: skip
+    for platform, chat in chats.items():
+        url = apprise_url(Target(platform=platform, chat_id=chat, thread_id="17"), environment)
+        assert url is not None, platform
+        AppriseChannel.check(url)
+        assert apprise_url(Target(platform=platform, chat_id=chat), {"NTFY_SERVER_URL": ""}) in (
+            None,
+            "ntfys:///topic",
+        )
+
+
+def test_a_password_with_every_sign_reaches_the_server_as_it_is() -> None:
+    environment = {
+        "EMAIL_ADDRESS": "bot@example.com",
+        "EMAIL_PASSWORD": "p&w/d:w@i=h#%2C",
+        "EMAIL_SMTP_HOST": "smtp.example.com",
+    }
+    url = apprise_url(Target(platform="email", chat_id="to@example.com"), environment)
+    assert url is not None
+    plugin: Any = AppriseChannel(url, timeout_seconds=1)._plugin
+    assert (plugin.user, plugin.password) == ("bot@example.com", "p&w/d:w@i=h#%2C")
+    assert plugin.smtp_host == "smtp.example.com"
+
+
+def test_named_targets_are_urls_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "targets.toml"
+    assert read_names(path) == {}
+    path.write_text('ops = "json://h/t"\n', encoding="utf-8")
+    assert read_names(path) == {"ops": "json://h/t"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("ops = 1", "must be a URL in quotes"),
+        ('telegram = "json://secret"', "means something already"),
+        ('"a,b" = "json://secret"', "cannot be a name"),
+        ("ops = json://secret", "is no TOML"),
+    ],
+)
+def test_a_faulty_file_is_refused_without_its_values(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "targets.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=why) as error:
+        read_names(path)
+    assert "secret" not in str(error.value)
+
+
+def book(tmp_path: Path, environment: dict[str, str] | None = None) -> AddressBook:
+    return AddressBook(
+        environment=environment or {},
+        names_path=tmp_path / "targets.toml",
+        home=tmp_path,
+        files_dir=tmp_path / "output",
+    )
+
+
+@pytest.mark.parametrize(
+    "deliver",
+    [
+        "nosuchscheme://token-that-is-secret",
+        "tgram://token-that-is-secret",
+        "file://../../etc/passwd",
+        "file:///etc/passwd",
+        "file://",
+        "bogus:1",
+    ],
+)
+def test_a_job_with_a_target_that_cannot_be_is_refused_without_its_tokens(
+    tmp_path: Path, deliver: str
+) -> None:
+    with pytest.raises(JobError) as error:
+        book(tmp_path).check(f"local,{deliver}")
+    assert "token-that" not in str(error.value)
+
+
+def test_good_targets_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "targets.toml").write_text('ops = "json://127.0.0.1/x"', encoding="utf-8")
+    book(tmp_path).check("ops,telegram:1,all,origin,mailto://u:p@h.example?to=a@b.c,file://a/b.md")
+
+
+def test_what_means_no_place_now_is_named_but_origin_is_no_fault(tmp_path: Path) -> None:
+    found = book(tmp_path, {"SLACK_HOME_CHANNEL": "C1"})
+    assert found.without_target("origin,telegram,slack,local", None) == ["telegram"]
+    assert book(tmp_path).without_target("all", None) == ["all"]
+
+
+def test_a_url_never_shows() -> None:
+    job = a_job(deliver="slack://tokA/tokB,telegram:1", failure_deliver="json://u:pw@h/x",
+                ping="https://hc.example/uuid-uuid")  # fmt: skip
+    shown = str(job.as_json())
+    for secret in ("tokA", "tokB", "pw", "uuid-uuid"):
+        assert secret not in shown
+    assert job.as_json()["deliver"] == "slack://***,telegram:1"
+    assert job.as_json()["ping"] == "https://hc.example/***"
+
+
+def test_an_error_loses_the_tokens_of_its_url() -> None:
+    secrets = secrets_of(["json://user:pa%20ssword@host.example/token123"])
+    text = "POST host.example/token123 as pa ssword failed: http://other/thing"
+    assert without(text, secrets) == "POST ***/*** as *** failed: http://***"
+    assert masked("none here") == "none here"
+
+
+def test_a_bad_url_is_told_without_its_token() -> None:
+    with pytest.raises(DeliveryRefused) as error:
+        AppriseChannel.check("tgram://not-a-token/1")
+    assert "not-a-token" not in str(error.value)
+
+
+class Chatty:
+    """A plugin that tells its URL to the log and fails."""
+
+    def notify(self, **_: object) -> bool:
+        logging.getLogger("apprise").warning("POST http://h/token123 gave 502")
+        return False
+
+
+class Heard(logging.Handler):
+    """What reaches the process's log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def test_what_a_plugin_tells_becomes_the_error_without_tokens_and_reaches_no_log() -> None:
+    channel = AppriseChannel("json://h.example/token123", timeout_seconds=1)
+    channel._plugin = Chatty()
+    heard = Heard()
+    logging.getLogger().addHandler(heard)
+    try:
+        with pytest.raises(DeliveryFault) as error:
+            channel.send("x", title="", files=())
+    finally:
+        logging.getLogger().removeHandler(heard)
+    assert heard.lines == []
+    assert str(error.value) == "delivery error: POST http://*** gave 502"
+
+
+def test_a_url_is_no_chat_of_the_session() -> None:
+    assert first_target("slack://tokA/tokB", None) == SessionTarget()
+
+
+def test_a_faulty_file_of_names_stops_no_other_target(tmp_path: Path) -> None:
+    (tmp_path / "targets.toml").write_text("ops = 1")
+    found = book(tmp_path).targets("ops,telegram:1", None)
+    assert [target.label for target in found] == ["telegram:1"]

@@ -1,0 +1,92 @@
+"""`doctor` says one line for each thing, and what to do where it is not in order."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hermes_celery.cli import main
+from hermes_celery.cli.doctor import Verdict, _jobs
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database, Jobs
+from hermes_celery.witness import Witness
+from tests.support import a_job
+
+
+def findings(*, exit_code: int) -> dict[str, tuple[str, str]]:
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    assert result.exit_code == exit_code, result.output
+    return {row["check"]: (row["verdict"], row["text"]) for row in json.loads(result.stdout)}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("HERMES_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HERMES_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_everything_in_order(
+    home: Path, valkey_url: str, valkey: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = valkey.keys
+    monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
+    monkeypatch.setenv("HERMES_CELERY_NAMESPACE", keys.namespace)
+    monkeypatch.setenv("HERMES_CELERY_AGENT_COMMAND", "bash -c {prompt}")
+    (home / "scripts").mkdir()
+    (home / "scripts" / "hi.sh").touch()
+    valkey.call("SET", keys.lease, "beat:1")
+    valkey.call("ZADD", keys.workers, valkey.now_ms(), "worker@host")
+    found = findings(exit_code=0)
+    assert {verdict for verdict, _ in found.values()} == {"ok"}
+    assert found["workers"][1] == "1: worker@host"
+    assert found["agent"][1].endswith("/bash")
+    assert found["scripts"][1].endswith("scripts, 1 files")
+
+
+def test_nothing_in_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(home))
+    found = findings(exit_code=1)
+    assert found["server"][0] == "fail"
+    assert "start one with `hermes-celery up`" in found["server"][1]
+    assert found["agent"][0] == "warn"
+    assert "pip install hermes-agent" in found["agent"][1]
+    assert found["scripts"][0] == "warn"
+
+
+def test_without_beat_and_worker_nothing_would_run(
+    home: Path, valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
+    monkeypatch.setenv("HERMES_CELERY_NAMESPACE", namespace)
+    found = findings(exit_code=1)
+    assert (found["beat"][0], found["workers"][0]) == ("fail", "fail")
+
+
+def test_settings_that_make_no_sense_are_all_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_CELERY_SESSION", "mine")
+    monkeypatch.setenv("HERMES_CELERY_INTERPRETERS", "bin")
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert result.stdout.count("fail  settings") == 2
+
+
+def test_jobs_that_a_beat_saw_and_that_are_gone_are_a_failure(
+    valkey: Database, tmp_path: Path
+) -> None:
+    settings = read_settings({"HERMES_HOME": str(tmp_path)})
+    Jobs(valkey).add(a_job())
+    Witness(settings.state_dir, valkey).note()
+    assert _jobs(settings, valkey).verdict is Verdict.OK
+    for key in valkey.call("KEYS", f"{valkey.keys.prefix}*"):
+        valkey.call("DEL", key)
+    finding = _jobs(settings, valkey)
+    assert finding.verdict is Verdict.FAIL
+    assert "1 jobs that were here" in finding.text
