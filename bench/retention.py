@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from bench.server import valkey
+from hermes_celery.defining import define
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobRequest, define
+from hermes_celery.job import Job, JobRequest
 from hermes_celery.keys import Keys
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, connect

@@ -37,9 +37,10 @@ from hermes_celery.app import broker_url, make_app
 from hermes_celery.beat import owner_name
 from hermes_celery.clock import ServerClock
 from hermes_celery.compose import make_beat, open_database
+from hermes_celery.defining import define
 from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.instant import from_ms
-from hermes_celery.job import Job, JobRequest, JobSpec, define, new_job_id
+from hermes_celery.job import Job, JobRequest, JobSpec, new_job_id
 from hermes_celery.lease import RENEW_SECONDS, Lease
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState, run_id_of

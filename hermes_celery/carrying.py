@@ -13,6 +13,7 @@ swallowed, and the task would run without its session and without its claim.
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 #: When the leader sends a task's message again whose own retry did not come.
 _RETRY_PATIENCE_SECONDS = 60.0
+#: A task publishes its retry before it gives its run back, so the retry may come first.
+_RETRY_TRIES = 50
+_RETRY_PAUSE_SECONDS = 0.1
 _OURS = ("hermes_celery.", "celery.")
 _MARK = "_carries_session"
 
@@ -79,7 +83,11 @@ def _carried(
         if isinstance(session, SessionError) and not _is_run(header, request.id):
             raise session
         call = _Call(lambda: run(*args, **kwargs), redact=redact)
-        runner().perform(request.id, session=session, worker=worker, work=call)
+        for _ in range(_RETRY_TRIES if request.retries else 1):
+            state = runner().perform(request.id, session=session, worker=worker, work=call)
+            if state != "taken":
+                break
+            time.sleep(_RETRY_PAUSE_SECONDS)
         return call.result()
 
     return carried

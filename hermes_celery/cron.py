@@ -18,19 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hermes_celery.defining import ONE_SHOT_GRACE_MS, define, first_instant, redefine
 from hermes_celery.errors import Conflict, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
-from hermes_celery.job import (
-    ONE_SHOT_GRACE_MS,
-    Job,
-    JobRequest,
-    JobSpec,
-    JobState,
-    define,
-    first_instant,
-    new_job_id,
-    redefine,
-)
+from hermes_celery.job import Job, JobRequest, JobSpec, JobState, new_job_id
 from hermes_celery.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.schedule import Kind
 from hermes_celery.store import Asked, DueIndex, Jobs, Runs, check_run_id

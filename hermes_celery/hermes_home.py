@@ -19,17 +19,10 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from hermes_celery.defining import checked_content, repeat_times
 from hermes_celery.errors import HermesCeleryError, ImportFault, JobError, JobNotFound
 from hermes_celery.instant import to_ms
-from hermes_celery.job import (
-    Job,
-    JobRequest,
-    JobSpec,
-    JobState,
-    checked_content,
-    is_job_id,
-    repeat_times,
-)
+from hermes_celery.job import Job, JobRequest, JobSpec, JobState, is_job_id
 from hermes_celery.schedule import Kind, Schedule, from_hermes
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from datetime import datetime
 
 import msgspec
 
+from hermes_celery.defining import define
 from hermes_celery.errors import Conflict, HermesCeleryError, JobNotFound
-from hermes_celery.job import Job, JobRequest, JobState, define
+from hermes_celery.job import Job, JobRequest, JobState
 from hermes_celery.log import event
 from hermes_celery.store import Jobs
 

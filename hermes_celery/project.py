@@ -25,8 +25,9 @@ from celery import Celery
 from hermes_celery.beat_schedule import text_of
 from hermes_celery.compose import app_settings, open_cron
 from hermes_celery.cron import Crontab
+from hermes_celery.defining import checked_content
 from hermes_celery.errors import JobError
-from hermes_celery.job import JobRequest, checked_content
+from hermes_celery.job import JobRequest
 from hermes_celery.schedule import parse
 from hermes_celery.settings import Settings
 from hermes_celery.tasks import register

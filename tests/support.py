@@ -13,8 +13,9 @@ import msgspec
 
 from hermes_celery.clock import ServerClock
 from hermes_celery.cron import Crontab
+from hermes_celery.defining import define
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobRequest, JobSpec, define
+from hermes_celery.job import Job, JobRequest, JobSpec
 from hermes_celery.store import Claim, Database, DueIndex, Jobs, Runs
 
 DATA = Path(__file__).parent / "data"

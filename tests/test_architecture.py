@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "hermes_celery"
 #: From the bottom up; a module may import its own layer and those below.
 LAYERS = {
     "core": (
-        "errors", "instant", "schedule", "policy", "job", "run", "planning", "work", "prompt_scan",
+        "errors", "instant", "schedule", "policy", "job", "defining", "run", "planning", "work",
+        "prompt_scan",
         "prompting", "redaction", "masking", "incidents"),
     "adapters": (
         "settings", "clock", "keys", "lua", "log", "store", "lease", "session", "dispatch",
@@ -34,8 +35,17 @@ LAYERS = {
 DOORS = {
     "redis": {"store.database"},
     "celery": {
-        "app", "tasks", "delivery_task", "beat", "dispatch", "compose", "__init__", "carrying",
-        "project", "beat_schedule", "interrupt",
+        "app",
+        "tasks",
+        "delivery_task",
+        "beat",
+        "dispatch",
+        "compose",
+        "__init__",
+        "carrying",
+        "project",
+        "beat_schedule",
+        "interrupt",
     },
     "kombu": {"app", "dispatch", "carrying"},
     "billiard": {"tasks", "interrupt"},

@@ -23,7 +23,8 @@ from hermes_celery.cli.screen import (
 )
 from hermes_celery.cli.work_options import take_work, work_options
 from hermes_celery.compose import open_cron
-from hermes_celery.job import Job, JobRequest, JobState, parse_repeat
+from hermes_celery.defining import parse_repeat
+from hermes_celery.job import Job, JobRequest, JobState
 from hermes_celery.policy import Policy
 from hermes_celery.settings import checked_timezone, default_timezone, read_settings
 

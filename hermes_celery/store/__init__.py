@@ -17,7 +17,8 @@ from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import Jobs
 from hermes_celery.store.places import Places
-from hermes_celery.store.runs import Asked, Claim, FollowUp, Runs, check_run_id
+from hermes_celery.store.records import check_run_id
+from hermes_celery.store.runs import Asked, Claim, FollowUp, Runs
 from hermes_celery.store.signs import Signs
 from hermes_celery.store.waker import Waker
 

@@ -1,23 +1,22 @@
-"""What happens to a run: trigger, claim, heartbeat, finish, cancel, lose; and reading them."""
+"""What happens to a run: trigger, claim, heartbeat, finish, cancel, lose, redeliver."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
 
 from hermes_celery.errors import JobNotFound, LeaseLost, RunNotFound
-from hermes_celery.instant import from_ms, optional_from_ms, to_ms
+from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.live import Printed
-from hermes_celery.output import as_text
 from hermes_celery.policy import Policy
-from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, is_run_id, job_id_of
+from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, job_id_of
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, scored
 from hermes_celery.store.jobs import spec_from_json
+from hermes_celery.store.records import RunRecords, run_from_fields
 
 _PAGE = 200
 #: How long a trigger's idempotency key is remembered.
@@ -66,7 +65,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
 
 
-class Runs:
+class Runs(RunRecords):
     """The runs of one namespace. All times are the server's, Unix milliseconds."""
 
     def __init__(
@@ -76,8 +75,7 @@ class Runs:
         redeliver_after_ms: int = 60_000,
         heartbeat_timeout_ms: int = 15_000,
     ) -> None:
-        self._database = database
-        self._keys = database.keys
+        super().__init__(database)
         self._redeliver_after_ms = redeliver_after_ms
         self._heartbeat_timeout_ms = heartbeat_timeout_ms
 
@@ -293,71 +291,6 @@ class Runs:
         queue = self._database.call("HGET", self._keys.run(run_id), "queue")
         return str(queue or self._keys.default_queue)
 
-    def get(self, run_id: str) -> Run:
-        """One run. Raises RunNotFound."""
-        (fields,) = self._database.hashes([self._keys.run(run_id)])
-        if not fields:
-            raise RunNotFound(run_id)
-        return _run(run_id, fields)
-
-    def has_run(self, run_id: str) -> bool:
-        """Whether an occurrence has a run that was not skipped."""
-        state = self._database.call("HGET", self._keys.run(run_id), "state")
-        return state not in (None, RunState.SKIPPED.value)
-
-    def output(self, run_id: str) -> bytes:
-        """What a run printed, as far as it is stored."""
-        return self._database.raw("GET", self._keys.output(run_id)) or b""
-
-    def printed_since(self, run_id: str, start: int, *, is_error: bool) -> tuple[bytes, int]:
-        """What a run printed from that byte on, also while it runs, and how much it is in all."""
-        key = self._keys.stderr(run_id) if is_error else self._keys.output(run_id)
-        new = self._database.raw("GETRANGE", key, start, -1) or b""
-        return new, start + len(new) if new else int(self._database.call("STRLEN", key))
-
-    def stderr(self, run_id: str) -> bytes:
-        """What a run printed to its standard error, as far as it is stored."""
-        return self._database.raw("GET", self._keys.stderr(run_id)) or b""
-
-    def latest_output(self, job_id: str, *, besides: str) -> str | None:
-        """What a job's last run with any output printed, as text; `besides` is a run left out."""
-        for run in self.latest(job_id=job_id, limit=_PAGE):
-            if run.id != besides and run.state.is_final and run.output_bytes:
-                return as_text(self.output(run.id))
-        return None
-
-    def latest(
-        self,
-        *,
-        job_id: str | None = None,
-        state: RunState | None = None,
-        since: datetime | None = None,
-        limit: int,
-    ) -> list[Run]:
-        """The latest runs, newest first: of one job, in one state, recorded since an instant."""
-        found: list[Run] = []
-        for run in self._newest_first(job_id):
-            if since is not None and run.queued_at < since:
-                break
-            if state is None or run.state is state:
-                found.append(run)
-            if len(found) >= limit:
-                break
-        return found
-
-    def counts(self) -> dict[str, int]:
-        """How many runs are queued and running."""
-        return {
-            "queued": int(self._database.call("ZCARD", self._keys.queued)),
-            "running": int(self._database.call("ZCARD", self._keys.heartbeats)),
-        }
-
-    def running_on(self, worker: str) -> list[str]:
-        """The ids of the runs that a worker performs now."""
-        ids = self._database.call("ZRANGE", self._keys.heartbeats, 0, -1)
-        rows = self._database.hashes([self._keys.run(run_id) for run_id in ids], "worker")
-        return [i for i, row in zip(ids, rows, strict=True) if row.get("worker") == worker]
-
     def policy_of(self, run_id: str) -> tuple[Policy, int]:
         """What its job wants when a run is lost, and the number of its attempt."""
         (job,) = self._database.hashes([self._keys.job(job_id_of(run_id))], "spec")
@@ -427,7 +360,7 @@ class Runs:
         overdue = scored(answer)
         rows = self._database.hashes([self._keys.run(run_id) for run_id, _ in overdue])
         return [
-            (_run(run_id, fields), int(score))
+            (run_from_fields(run_id, fields), int(score))
             for (run_id, score), fields in zip(overdue, rows, strict=True)
             if fields
         ]
@@ -459,68 +392,6 @@ class Runs:
     def _overdue(self, key: str, now_ms: int, limit: int) -> list[str]:
         return list(self._database.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit))
 
-    def _newest_first(self, job_id: str | None) -> Iterator[Run]:
-        page = self._page_of_all if job_id is None else self._page_of_job(job_id)
-        start = 0
-        while ids := page(start):
-            rows = self._database.hashes([self._keys.run(run_id) for run_id in ids])
-            yield from (_run(i, fields) for i, fields in zip(ids, rows, strict=True) if fields)
-            start += _PAGE
-
-    def _page_of_all(self, start: int) -> Sequence[str]:
-        return list(self._database.call("ZREVRANGE", self._keys.runs, start, start + _PAGE - 1))
-
-    def _page_of_job(self, job_id: str) -> Callable[[int], Sequence[str]]:
-        def page(start: int) -> Sequence[str]:
-            return list(
-                self._database.call(
-                    "ZREVRANGEBYLEX",
-                    self._keys.job_runs,
-                    f"[{job_id}.",
-                    f"[{job_id}-",
-                    "LIMIT",
-                    start,
-                    _PAGE,
-                )
-            )
-
-        return page
-
 
 def _arguments(*first: str | int | bytes) -> list[str | int | bytes]:
     return list(first)
-
-
-def check_run_id(text: str) -> str:
-    """The text, if it can be a run's id at all. Raises RunNotFound."""
-    if not is_run_id(text):
-        raise RunNotFound(text)
-    return text
-
-
-def _run(run_id: str, fields: Mapping[str, str]) -> Run:
-    def number(name: str) -> int | None:
-        return int(fields[name]) if name in fields else None
-
-    return Run(
-        id=run_id,
-        job_id=fields["job_id"],
-        job_name=fields["job_name"],
-        due_at=from_ms(int(fields["due_ms"])),
-        queued_at=from_ms(int(fields["queued_ms"])),
-        started_at=optional_from_ms(number("started_ms")),
-        finished_at=optional_from_ms(number("finished_ms")),
-        state=RunState(fields["state"]),
-        trigger=Trigger(fields.get("trigger", Trigger.SCHEDULE)),
-        attempt=int(fields.get("attempt", 1)),
-        worker=fields.get("worker"),
-        error=fields.get("error"),
-        reason=fields.get("reason"),
-        exit_code=number("exit_code"),
-        delivery=Delivery(fields.get("delivery", Delivery.NONE)),
-        delivery_warning=fields.get("delivery_warning"),
-        output_bytes=number("output_bytes"),
-        tokens=number("tokens"),
-        cost_usd=float(fields["cost_usd"]) if "cost_usd" in fields else None,
-        expires_at=optional_from_ms(number("expires_ms")),
-    )

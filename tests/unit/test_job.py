@@ -9,17 +9,10 @@ from typing import Any
 import pytest
 
 from hermes_celery.compose import check_files
+from hermes_celery.defining import check_script_path, define, parse_repeat
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.instant import iso
-from hermes_celery.job import (
-    Job,
-    JobRequest,
-    check_script_path,
-    define,
-    is_job_id,
-    new_job_id,
-    parse_repeat,
-)
+from hermes_celery.job import Job, JobRequest, is_job_id, new_job_id
 from tests.support import DATA, NOON, a_spec, cases
 
 #: Cases that differ on purpose, with the reason.

@@ -1,0 +1,151 @@
+"""Reading runs: one by one, the latest of all or of one job, and what they printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+
+from hermes_celery.errors import RunNotFound
+from hermes_celery.instant import from_ms, optional_from_ms
+from hermes_celery.output import as_text
+from hermes_celery.run import Delivery, Run, RunState, Trigger, is_run_id
+from hermes_celery.store.database import Database
+
+_PAGE = 200
+
+
+class RunRecords:
+    """The runs of one namespace, to look at."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys = database.keys
+
+    def get(self, run_id: str) -> Run:
+        """One run. Raises RunNotFound."""
+        (fields,) = self._database.hashes([self._keys.run(run_id)])
+        if not fields:
+            raise RunNotFound(run_id)
+        return run_from_fields(run_id, fields)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether an occurrence has a run that was not skipped."""
+        state = self._database.call("HGET", self._keys.run(run_id), "state")
+        return state not in (None, RunState.SKIPPED.value)
+
+    def output(self, run_id: str) -> bytes:
+        """What a run printed, as far as it is stored."""
+        return self._database.raw("GET", self._keys.output(run_id)) or b""
+
+    def printed_since(self, run_id: str, start: int, *, is_error: bool) -> tuple[bytes, int]:
+        """What a run printed from that byte on, also while it runs, and how much it is in all."""
+        key = self._keys.stderr(run_id) if is_error else self._keys.output(run_id)
+        new = self._database.raw("GETRANGE", key, start, -1) or b""
+        return new, start + len(new) if new else int(self._database.call("STRLEN", key))
+
+    def stderr(self, run_id: str) -> bytes:
+        """What a run printed to its standard error, as far as it is stored."""
+        return self._database.raw("GET", self._keys.stderr(run_id)) or b""
+
+    def latest_output(self, job_id: str, *, besides: str) -> str | None:
+        """What a job's last run with any output printed, as text; `besides` is a run left out."""
+        for run in self.latest(job_id=job_id, limit=_PAGE):
+            if run.id != besides and run.state.is_final and run.output_bytes:
+                return as_text(self.output(run.id))
+        return None
+
+    def latest(
+        self,
+        *,
+        job_id: str | None = None,
+        state: RunState | None = None,
+        since: datetime | None = None,
+        limit: int,
+    ) -> list[Run]:
+        """The latest runs, newest first: of one job, in one state, recorded since an instant."""
+        found: list[Run] = []
+        for run in self._newest_first(job_id):
+            if since is not None and run.queued_at < since:
+                break
+            if state is None or run.state is state:
+                found.append(run)
+            if len(found) >= limit:
+                break
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """How many runs are queued and running."""
+        return {
+            "queued": int(self._database.call("ZCARD", self._keys.queued)),
+            "running": int(self._database.call("ZCARD", self._keys.heartbeats)),
+        }
+
+    def running_on(self, worker: str) -> list[str]:
+        """The ids of the runs that a worker performs now."""
+        ids = self._database.call("ZRANGE", self._keys.heartbeats, 0, -1)
+        rows = self._database.hashes([self._keys.run(run_id) for run_id in ids], "worker")
+        return [i for i, row in zip(ids, rows, strict=True) if row.get("worker") == worker]
+
+    def _newest_first(self, job_id: str | None) -> Iterator[Run]:
+        page = self._page_of_all if job_id is None else self._page_of_job(job_id)
+        start = 0
+        while ids := page(start):
+            rows = self._database.hashes([self._keys.run(run_id) for run_id in ids])
+            yield from (
+                run_from_fields(i, fields) for i, fields in zip(ids, rows, strict=True) if fields
+            )
+            start += _PAGE
+
+    def _page_of_all(self, start: int) -> Sequence[str]:
+        return list(self._database.call("ZREVRANGE", self._keys.runs, start, start + _PAGE - 1))
+
+    def _page_of_job(self, job_id: str) -> Callable[[int], Sequence[str]]:
+        def page(start: int) -> Sequence[str]:
+            return list(
+                self._database.call(
+                    "ZREVRANGEBYLEX",
+                    self._keys.job_runs,
+                    f"[{job_id}.",
+                    f"[{job_id}-",
+                    "LIMIT",
+                    start,
+                    _PAGE,
+                )
+            )
+
+        return page
+
+
+def check_run_id(text: str) -> str:
+    """The text, if it can be a run's id at all. Raises RunNotFound."""
+    if not is_run_id(text):
+        raise RunNotFound(text)
+    return text
+
+
+def run_from_fields(run_id: str, fields: Mapping[str, str]) -> Run:
+    def number(name: str) -> int | None:
+        return int(fields[name]) if name in fields else None
+
+    return Run(
+        id=run_id,
+        job_id=fields["job_id"],
+        job_name=fields["job_name"],
+        due_at=from_ms(int(fields["due_ms"])),
+        queued_at=from_ms(int(fields["queued_ms"])),
+        started_at=optional_from_ms(number("started_ms")),
+        finished_at=optional_from_ms(number("finished_ms")),
+        state=RunState(fields["state"]),
+        trigger=Trigger(fields.get("trigger", Trigger.SCHEDULE)),
+        attempt=int(fields.get("attempt", 1)),
+        worker=fields.get("worker"),
+        error=fields.get("error"),
+        reason=fields.get("reason"),
+        exit_code=number("exit_code"),
+        delivery=Delivery(fields.get("delivery", Delivery.NONE)),
+        delivery_warning=fields.get("delivery_warning"),
+        output_bytes=number("output_bytes"),
+        tokens=number("tokens"),
+        cost_usd=float(fields["cost_usd"]) if "cost_usd" in fields else None,
+        expires_at=optional_from_ms(number("expires_ms")),
+    )
