@@ -10,7 +10,7 @@ run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -62,10 +62,10 @@ def _redeliver(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms
     for run, seen_ms in overdue:
         spec = specs.get(run.job_id)
         if spec is None:
-            runs.cancel(run.id, reason="the job was removed", now_ms=now_ms)
+            runs.cancel(run.id, reason="the job was removed", now_ms=now_ms, token=token)
             continue
         if run.expires_at is not None and to_ms(run.expires_at) < now_ms:
-            runs.expire(run.id, now_ms=now_ms)
+            runs.expire(run.id, now_ms=now_ms, token=token)
             continue
         due_ms = to_ms(run.due_at)
         message = messages.message(spec, run_id=run.id, due_ms=due_ms, attempt=run.attempt)

@@ -108,7 +108,11 @@ def _written(due_index: DueIndex, batch: list[Advance], *, token: int, now_ms: i
                 # Before the step is written: killed in between, the job is still due, and the
                 # tick after this one finds room.
                 due_index.make_room(
-                    step.due.spec, run_id=step.run_id, queue=step.queue, now_ms=now_ms
+                    step.due.spec,
+                    run_id=step.run_id,
+                    queue=step.queue,
+                    token=token,
+                    now_ms=now_ms,
                 )
         words = due_index.advance(part, token=token, now_ms=now_ms)
         _report(part, words)

@@ -1,12 +1,16 @@
 -- Ask for a run's end: at once if it waits, by its runner's next heartbeat if it runs.
 --
 -- KEYS  1 run hash   2 job hash   3 active runs of the job   4 queued runs   5 held runs of the job
---       6 due index   7 completed jobs   8 Celery queue
+--       6 due index   7 completed jobs   8 Celery queue   9 term counter
 -- ARGV  1 run id   2 now_ms   3 reason   4 state that a waiting run ends in
 --       5 when to push a run again that is queued now, ms
+--       6 fencing token of the leader that asks ('' = a person or a worker does)
 -- Answers  'cancelled' (it never started), 'asked' (its runner ends it), 'over' (it had ended),
---          'gone' (no such run)
+--          'gone' (no such run), 'fenced' (an older leader)
 --#include _end_run
+if ARGV[6] ~= '' and redis.call('GET', KEYS[9]) ~= ARGV[6] then
+  return 'fenced'
+end
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then
   return 'gone'

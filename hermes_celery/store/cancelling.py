@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hermes_celery.errors import LeaseLost
 from hermes_celery.run import RunState, job_id_of
 from hermes_celery.store.database import Database
 
@@ -15,11 +16,13 @@ def cancel_run(
     queue: str,
     now_ms: int,
     redeliver_at_ms: int,
+    token: int | None = None,
 ) -> str:
     """End a waiting run in `state`, or ask a running one's runner to end it.
 
-    `queue` is where a run that was held behind it goes. Answers `cancelled`, `asked`, `over` or
-    `gone`.
+    `queue` is where a run that was held behind it goes; `token` is the fencing token of a leader
+    that asks. Answers `cancelled`, `asked`, `over` or `gone`. Raises LeaseLost when a younger
+    leader's token is known.
     """
     keys, job_id = database.keys, job_id_of(run_id)
     answer = database.run(
@@ -33,7 +36,17 @@ def cancel_run(
             keys.due,
             keys.completed,
             queue,
+            keys.term,
         ],
-        args=[run_id, now_ms, reason, state.value, redeliver_at_ms],
+        args=[
+            run_id,
+            now_ms,
+            reason,
+            state.value,
+            redeliver_at_ms,
+            "" if token is None else token,
+        ],
     )
+    if answer == "fenced":
+        raise LeaseLost("a younger leader has taken over; this one stops writing")
     return str(answer)

@@ -136,8 +136,11 @@ class DueIndex:
             raise LeaseLost("a younger leader has taken over; this one stops writing")
         return [Answer(word) for word in answers]
 
-    def make_room(self, spec: JobSpec, *, run_id: str, queue: str, now_ms: int) -> None:
-        """Cancel the job's active and held runs, because a later one replaces them."""
+    def make_room(self, spec: JobSpec, *, run_id: str, queue: str, token: int, now_ms: int) -> None:
+        """Cancel the job's active and held runs, because a later one replaces them.
+
+        Raises LeaseLost when a younger leader's token is known.
+        """
         keys = self._keys
         held = self._database.call("LRANGE", keys.held(spec.id), 0, -1)
         active = self._database.call("HKEYS", keys.active(spec.id))
@@ -151,6 +154,7 @@ class DueIndex:
                     queue=queue,
                     now_ms=now_ms,
                     redeliver_at_ms=now_ms + self._redeliver_after_ms,
+                    token=token,
                 )
 
     def switch(self) -> Switch:

@@ -259,23 +259,32 @@ class Runs(RunRecords):
         )
         return str(answer)
 
-    def cancel(self, run_id: str, *, reason: str, now_ms: int) -> str:
-        """Ask for a run's end: `cancelled`, `asked` or `over`. Raises RunNotFound."""
-        answer = self._end(run_id, state=RunState.CANCELLED, reason=reason, now_ms=now_ms)
+    def cancel(self, run_id: str, *, reason: str, now_ms: int, token: int | None = None) -> str:
+        """Ask for a run's end: `cancelled`, `asked` or `over`.
+
+        A leader gives its `token`. Raises RunNotFound, and LeaseLost when a younger leader's token
+        is known.
+        """
+        answer = self._end(
+            run_id, state=RunState.CANCELLED, reason=reason, now_ms=now_ms, token=token
+        )
         if answer == "gone":
             raise RunNotFound(run_id)
         return answer
 
-    def expire(self, run_id: str, *, now_ms: int) -> None:
-        """Drop a waiting run whose lateness deadline has passed."""
+    def expire(self, run_id: str, *, now_ms: int, token: int | None = None) -> None:
+        """Drop a waiting run whose lateness deadline has passed; a leader gives its `token`."""
         self._end(
             run_id,
             state=RunState.SKIPPED,
             reason="expired: no worker took it in time",
             now_ms=now_ms,
+            token=token,
         )
 
-    def _end(self, run_id: str, *, state: RunState, reason: str, now_ms: int) -> str:
+    def _end(
+        self, run_id: str, *, state: RunState, reason: str, now_ms: int, token: int | None
+    ) -> str:
         return cancel_run(
             self._database,
             run_id,
@@ -284,6 +293,7 @@ class Runs(RunRecords):
             queue=self._queue_of(run_id),
             now_ms=now_ms,
             redeliver_at_ms=now_ms + self._redeliver_after_ms,
+            token=token,
         )
 
     def _queue_of(self, run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""A process is killed, or frozen, before and after every Redis call it makes: all points, no sample.
+"""A process is killed, or frozen, before and after every Redis call it makes: all points.
 
 Each point is the same scene again: set up, a child that meets its fate at the n-th call, a clean
 beat and worker that settle what it left, one more hour, and the verdict. The enumeration ends when
@@ -17,9 +17,9 @@ from hermes_celery.policy import OnLost, Overlap, Policy
 from tests.proof.crashing import Fate
 from tests.proof.every_point import Enumeration
 from tests.proof.scene import Scene, beat_scene, worker_scene
-from tests.proof.stage import server, starts, zygote  # noqa: F401 - fixtures
 from tests.proof.zygote import Act, Zygote
 
+pytest_plugins = ("tests.proof.stage",)
 pytestmark = pytest.mark.system
 
 POLICIES = {
@@ -32,9 +32,7 @@ POLICIES = {
 REDELIVERED = timedelta(seconds=200)
 
 
-def test_a_beat_killed_at_any_call(
-    zygote: Zygote, server: str, starts: Callable[[], Path]
-) -> None:
+def test_a_beat_killed_at_any_call(zygote: Zygote, server: str, starts: Callable[[], Path]) -> None:
     assert_clean(beat(zygote, Fate.DIES, lambda: beat_scene(server, starts())), at_least=80)
 
 
@@ -45,7 +43,6 @@ def test_a_beat_frozen_at_any_call_wakes_up_and_changes_nothing(
     assert_clean(enumeration, at_least=80)
 
 
-@pytest.mark.xfail(reason="cancel.lua is not fenced: replacing and expiring go past the term")
 def test_a_beat_frozen_while_it_cancels_wakes_up_and_changes_nothing(
     zygote: Zygote, server: str, starts: Callable[[], Path]
 ) -> None:
@@ -82,6 +79,26 @@ def test_a_worker_that_gives_heartbeats_at_any_call(
         heartbeats=True,
     )
     assert_clean(enumeration, at_least=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("pool", "threads"), [("solo", "main"), ("threads", "main"), ("threads", "pool")]
+)
+def test_a_celery_worker_killed_at_any_call(
+    zygote: Zygote, server: str, starts: Callable[[], Path], pool: str, threads: str
+) -> None:
+    enumeration = Enumeration(
+        zygote,
+        act=Act.CELERY,
+        fate=Fate.DIES,
+        make_scene=lambda: worker_scene(server, starts(), policy=Policy()),
+        late_after=REDELIVERED,
+        pool=pool,
+        threads=threads,
+    )
+    assert_clean(enumeration, at_least=10)
 
 
 def beat(zygote: Zygote, fate: Fate, make_scene: Callable[[], Scene]) -> Enumeration:

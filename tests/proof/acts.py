@@ -1,0 +1,227 @@
+"""What a child process does until it dies there, put together as `compose` does.
+
+Only what would cost real time is replaced: the clock is set by hand, and nobody sleeps. Queue,
+messages and scripts are the real ones; the work of a run is to write down that it started.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from hermes_celery.app import make_app
+from hermes_celery.beat import Beat
+from hermes_celery.clock import Clock
+from hermes_celery.dispatch import Dispatch
+from hermes_celery.instant import from_ms
+from hermes_celery.job import JobSpec
+from hermes_celery.keys import Keys
+from hermes_celery.lease import Lease
+from hermes_celery.pulse import Pulse, RunningRun
+from hermes_celery.run import Outcome, RunState
+from hermes_celery.runner import Runner
+from hermes_celery.session import HEADER, Session, from_header
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database, DueIndex, History, Jobs, Retention, Runs, Waker
+from tests.proof.crashing import Calls, watch
+from tests.proof.history import note_start
+from tests.proof.planted import Plant, TwoSteps, open_planted
+from tests.proof.zygote import Act, Orders
+from tests.support import HandClock
+
+NAMESPACE = "proof"
+KEYS = Keys(namespace=NAMESPACE)
+REDELIVER_AFTER_MS = 90_000
+HEARTBEAT_TIMEOUT_MS = 3_000
+#: More than a beat waits after it began to lead, until it rescues.
+RESCUE_SECONDS = 6.0
+_HEARTBEAT_PATIENCE_SECONDS = 5.0
+
+
+def warm_up() -> None:
+    """Do what every child would have to do first."""
+    Dispatch(celery_app()).message(
+        JobSpec(id="a" * 12, name="", schedule="", schedule_display="", anchor_ms=0, created_ms=0),
+        run_id="",
+        due_ms=0,
+    )
+
+
+@cache
+def celery_app() -> Celery:
+    """An app with our configuration; nothing here ever uses its broker's address."""
+    return make_app(
+        read_settings(
+            {"HERMES_REDIS_URL": "redis://127.0.0.1:1", "HERMES_CELERY_NAMESPACE": NAMESPACE}
+        )
+    )
+
+
+class Impatient(Waker):
+    """Looks whether a wake-up call came, and never waits for one."""
+
+    def wait(self, seconds: float) -> bool:
+        """Look."""
+        return super().wait(0)
+
+
+def make_beat(database: Database, *, owner: str, clock: Clock, plant: Plant = Plant.NONE) -> Beat:
+    """A beat on hand-set time."""
+    return assembled_beat(
+        database,
+        owner=owner,
+        clock=clock,
+        due_index=TwoSteps(database, redeliver_after_ms=REDELIVER_AFTER_MS, plant=plant),
+        runs=make_runs(database),
+        messages=Dispatch(celery_app()),
+        waker=Impatient(database),
+    )
+
+
+def assembled_beat(
+    database: Database,
+    *,
+    owner: str,
+    clock: Clock,
+    due_index: DueIndex,
+    runs: Runs,
+    messages: Dispatch,
+    waker: Waker,
+    pause: Callable[[float], None] = lambda _: None,
+) -> Beat:
+    """A beat put together as `compose.make_beat` does, from given parts; it forgets nothing."""
+    return Beat(
+        lease=Lease(database, owner=owner, clock=clock),
+        due_index=due_index,
+        jobs=Jobs(database),
+        runs=runs,
+        history=History(database, retention=Retention(runs_per_job=1_000_000)),
+        messages=messages,
+        waker=waker,
+        clock=clock,
+        pause=pause,
+    )
+
+
+def make_runs(database: Database) -> Runs:
+    """Runs with short patience."""
+    return Runs(
+        database,
+        redeliver_after_ms=REDELIVER_AFTER_MS,
+        heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS,
+    )
+
+
+class _HeartbeatsSeen(Runs):
+    """Tells when a heartbeat was given."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(
+            database,
+            redeliver_after_ms=REDELIVER_AFTER_MS,
+            heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS,
+        )
+        self.given = threading.Event()
+
+    def heartbeat(self, claims: Mapping[str, str], *, now_ms: int, **more: Any) -> dict[str, str]:
+        """Give it, and tell."""
+        try:
+            return super().heartbeat(claims, now_ms=now_ms, **more)
+        finally:
+            self.given.set()
+
+
+class NotedWork:
+    """Work that writes down that it started, and then waits for what it is told to."""
+
+    def __init__(self, starts: Path, *, awaits: threading.Event | None = None) -> None:
+        self._starts = starts
+        self._awaits = awaits
+
+    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
+        """Start, and succeed; a job called `fails` fails in its first attempt."""
+        note_start(self._starts, session.run_id, session.attempt or 0)
+        if self._awaits is not None:
+            self._awaits.wait(_HEARTBEAT_PATIENCE_SECONDS)
+        failed = spec.name == "fails" and session.attempt == 1
+        return Outcome(state=RunState.FAILED if failed else RunState.SUCCEEDED, output=b"done\n")
+
+
+class Consumer:
+    """A worker without Celery around it: takes messages and performs their runs."""
+
+    def __init__(self, database: Database, runs: Runs, work: NotedWork, clock: Clock) -> None:
+        self._database = database
+        self._runner = Runner(
+            runs,
+            pulse=Pulse(runs, clock=clock),
+            work_for=lambda _: work,
+            clock=clock,
+            pause=lambda _: None,
+        )
+
+    def take_one(self) -> bool:
+        """Perform the run of the oldest message; False when there is none."""
+        raw = self._database.call("RPOP", KEYS.default_queue)
+        if raw is None:
+            return False
+        run_id, session = unpacked(str(raw))
+        self._runner.perform(run_id, session=session, worker="w@host")
+        return True
+
+
+def unpacked(message: str) -> tuple[str, Session]:
+    """The run and the session that a Celery message on the queue speaks of."""
+    envelope = json.loads(message)
+    (run_id,), *_ = json.loads(base64.b64decode(envelope["body"]))
+    return run_id, from_header(envelope["headers"][HEADER])
+
+
+def perform(orders: Orders, report: Callable[[str], None]) -> None:
+    """Do what the orders say, in this very process."""
+    calls = Calls(orders.point, report=report, counts=lambda t: _counts(orders.threads, t))
+    if orders.act is Act.CELERY:
+        from tests.proof.celery_act import work_as_celery  # it stands on this module
+
+        work_as_celery(orders, calls)
+        return
+    clock = HandClock(from_ms(orders.now_ms))
+    plant = Plant(orders.plant)
+    database = watch(open_planted(orders.url, KEYS, plant), calls)
+    if orders.act is Act.BEAT:
+        _lead(make_beat(database, owner="child", clock=clock, plant=plant), clock, calls)
+    else:
+        _consume(database, clock, orders, calls)
+
+
+def _counts(threads: str, thread: threading.Thread) -> bool:
+    """Whether the calls of a thread count, in a process whose threads are `threads`."""
+    is_main = thread is threading.main_thread()
+    is_ours = thread.name.startswith("hermes-")
+    return {"all": True, "main": is_main, "pool": not (is_main or is_ours)}[threads]
+
+
+def _lead(beat: Beat, clock: HandClock, calls: Calls) -> None:
+    """Tick, then rescue, then stop; frozen once, it goes on to the end of its step."""
+    for _ in range(2):
+        beat.step()
+        if calls.resumed:
+            break
+        clock.advance(RESCUE_SECONDS)
+    beat.stop()
+
+
+def _consume(database: Database, clock: HandClock, orders: Orders, calls: Calls) -> None:
+    """Perform what is on the queue."""
+    runs = _HeartbeatsSeen(database)
+    work = NotedWork(Path(orders.starts), awaits=runs.given if orders.heartbeats else None)
+    consumer = Consumer(database, runs, work, clock)
+    while consumer.take_one() and not calls.resumed:
+        runs.given.clear()

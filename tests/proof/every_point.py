@@ -1,0 +1,98 @@
+"""All points of an act, one scene each: what a child left behind is settled and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+from tests.proof.acts import HEARTBEAT_TIMEOUT_MS, RESCUE_SECONDS
+from tests.proof.checker import Verdict
+from tests.proof.crashing import Fate, Moment, Point
+from tests.proof.scene import Scene
+from tests.proof.zygote import Act, Ending, Report, Resume, Zygote
+
+#: More would mean that an act does not come to its end.
+_MOST_CALLS = 500
+#: After what a frozen worker slept, its runs are silent.
+_SLEEP_SECONDS = HEARTBEAT_TIMEOUT_MS / 1000 + 1
+
+
+def points(fate: Fate) -> Iterator[Point]:
+    """Before and after the first call, the second, and so on."""
+    for call in count(1):
+        assert call < _MOST_CALLS, "the act makes calls for ever"
+        for moment in Moment:
+            yield Point(call=call, moment=moment, fate=fate)
+
+
+class Enumeration:
+    """Meets every point of one act with one fate."""
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        *,
+        act: Act,
+        fate: Fate,
+        make_scene: Callable[[], Scene],
+        late_after: timedelta,
+        **orders: Any,
+    ) -> None:
+        """`orders` are further fields of the child's orders."""
+        self._zygote = zygote
+        self._act = act
+        self._fate = fate
+        self._make_scene = make_scene
+        self._late_after = late_after
+        self._orders = orders
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """For every point, the call it is at and what is wrong afterwards ("" if nothing is).
+
+        The last one is the act that nothing happened to.
+        """
+        for point in points(self._fate):
+            scene = self._make_scene()
+            report = self._zygote.run(scene.orders(self._act, point, **self._orders))
+            problems = list(self._aftermath(scene, report))
+            scene.close()
+            if report.ending is Ending.EXITED:
+                yield "undisturbed", "\n".join(problems)
+                return
+            yield f"call {point.call}, {report.call}", "\n".join(problems)
+
+    def _aftermath(self, scene: Scene, report: Report) -> Iterator[str]:
+        if report.ending is Ending.FROZEN:
+            yield from self._thawed(scene, report)
+        scene.clock.advance(RESCUE_SECONDS)
+        yield from judged(scene, late_after=self._late_after)
+
+    def _thawed(self, scene: Scene, report: Report) -> Iterator[str]:
+        """Others go on while the child is frozen; then it wakes up and knows nothing of that."""
+        scene.elect()
+        if self._act is not Act.BEAT:
+            scene.clock.advance(_SLEEP_SECONDS)
+            scene.settle()
+        before = scene.snapshot()
+        woken = self._zygote.run(Resume(pid=report.pid))
+        assert woken.ending is Ending.EXITED
+        after = scene.snapshot()
+        if before != after:
+            changed = [k for k in before.keys() | after.keys() if before.get(k) != after.get(k)]
+            yield f"the frozen {self._act.value} woke up and changed {sorted(changed)}"
+
+
+def judged(scene: Scene, *, late_after: timedelta) -> Iterator[str]:
+    """What is wrong after everything has settled, and one more hour has passed."""
+    scene.settle()
+    scene.next_hour()
+    scene.settle()
+    verdict: Verdict = scene.verdict(late_after=late_after)
+    if not verdict.valid:
+        yield verdict.faults()
+    if leftovers := scene.leftovers():
+        yield f"left over: {leftovers}"
+    if stopped := scene.stopped_schedules():
+        yield f"schedules that stopped: {stopped}"

@@ -1,0 +1,112 @@
+"""The package with a bug in it, for the tests of the tests: the proof has to turn red on each.
+
+A plant changes the text of a script, or splits one step into two, in this process only. The text
+that is replaced must be there: a plant that no longer fits says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from hermes_celery import lua
+from hermes_celery.keys import Keys
+from hermes_celery.store import Advance, Answer, Database, DueIndex, connect
+from hermes_celery.store.database import wrapped
+from tests.support import replaced
+
+
+class Plant(StrEnum):
+    """Which bug."""
+
+    NONE = ""
+    #: Move the schedule first, then record and publish: what celery beat and RedBeat do.
+    SCHEDULE_FIRST = "schedule first"
+    #: Record and move the schedule in one step, publish the message in a second one.
+    PUBLISH_OUTSIDE = "publish outside"
+    #: A worker runs whatever message it gets.
+    NO_CLAIM = "no claim"
+    #: Scripts believe any leader.
+    NO_FENCE = "no fence"
+    #: A run that was given up may still be finished by whoever comes back.
+    NO_CLAIM_TOKEN = "no claim token"
+
+
+#: For each plant: script, the text to replace, and what by.
+_CHANGES: dict[Plant, tuple[tuple[str, str, str], ...]] = {
+    Plant.PUBLISH_OUTSIDE: (("advance", "  redis.call('LPUSH', queue, unpack(messages))\n", ""),),
+    Plant.NO_CLAIM: (("claim", "if run[1] ~= 'queued' and not again then", "if false then"),),
+    Plant.NO_FENCE: tuple(
+        (script, "if redis.call('GET', KEYS[1]) ~= ARGV[1] then", "if false then")
+        for script in ("advance", "fault", "redeliver", "lose")
+    ),
+    Plant.NO_CLAIM_TOKEN: (
+        (
+            "finish",
+            "if run[1] ~= 'running' or run[2] ~= ARGV[1] then",
+            "if run[1] == 'succeeded' then",
+        ),
+    ),
+}
+
+
+class PlantedDatabase(Database):
+    """A database that runs changed scripts."""
+
+    def __init__(self, client: Any, *, keys: Keys, plant: Plant) -> None:
+        super().__init__(client, keys=keys)
+        self._changed = {
+            script: self.client.register_script(_replaced(lua.source(script), old, new))
+            for script, old, new in _CHANGES.get(plant, ())
+        }
+
+    def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
+        """As the package does, but the changed text where there is one."""
+        changed = self._changed.get(script)
+        if changed is None:
+            return super().run(script, keys=keys, args=args)
+        with wrapped():
+            return changed(keys=keys, args=args)
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    assert old in text, f"the plant no longer fits: {old!r} is not in the script"
+    return text.replace(old, new)
+
+
+class TwoSteps(DueIndex):
+    """Writes a batch in two steps where the package needs one."""
+
+    def __init__(self, database: Database, *, redeliver_after_ms: int, plant: Plant) -> None:
+        super().__init__(database, redeliver_after_ms=redeliver_after_ms)
+        self._plant = plant
+
+    def advance(self, batch: Sequence[Advance], *, token: int, now_ms: int) -> list[Answer]:
+        """The step of the plant, before or after the real one."""
+        if self._plant is Plant.SCHEDULE_FIRST:
+            steps = Counter(advance.due.spec.id for advance in batch)
+            batch = [self._moved(a) if steps[a.due.spec.id] == 1 else a for a in batch]
+        answers = super().advance(batch, token=token, now_ms=now_ms)
+        if self._plant is Plant.PUBLISH_OUTSIDE:
+            for advance, answer in zip(batch, answers, strict=True):
+                if answer is Answer.OK:
+                    self._database.call("LPUSH", advance.queue, advance.message)
+        return answers
+
+    def _moved(self, advance: Advance) -> Advance:
+        """Move the schedule on, then let the real step find it there."""
+        step, job_id = advance.step, advance.due.spec.id
+        if step.next_run_ms is None:
+            return advance
+        keys = self._keys
+        self._database.call("HSET", keys.job(job_id), "next_ms", step.next_run_ms)
+        self._database.call("ZADD", keys.due, step.next_run_ms, job_id)
+        moved: Advance = replaced(advance, step=replaced(step, seen_ms=step.next_run_ms))
+        return moved
+
+
+def open_planted(url: str, keys: Keys, plant: Plant) -> Database:
+    """The store, with the bug."""
+    return PlantedDatabase(connect(url), keys=keys, plant=plant)

@@ -1,0 +1,321 @@
+"""Beats, workers, people and faults for minutes; then the checker.
+
+One round is a fresh server, real child processes, and a loop that throws dice: kill -9, freeze,
+restart the server, cut or swallow connections, edit, pause, trigger. Then the faults stop, all jobs
+are paused, what waits is worked off, and the checker judges the whole history.
+
+On the server: with `appendfsync everysec` Redis may forget the last second when it is killed, as
+its documentation says, so there it is restarted by SIGTERM; with `always` it is killed (-9), too.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+
+from bench.server import wait_until
+from hermes_celery.clock import ServerClock
+from hermes_celery.compose import open_database
+from hermes_celery.cron import Crontab
+from hermes_celery.dispatch import Dispatch
+from hermes_celery.errors import StoreError
+from hermes_celery.settings import Settings, read_settings
+from hermes_celery.store import Database, DueIndex, Jobs
+from tests.proof.checker import Verdict, check
+from tests.proof.history import History, all_records, starts_in
+from tests.proof.people import Figures, People
+from tests.proof.proxy import Proxy
+from tests.proof.soak_children import make_runs, make_soak_app
+from tests.proof.soak_members import Member, Server, wait_for
+
+#: A run that starts later than this was forgotten. What is late by less is told, not judged: it is
+#: the price of messages that vanish again and again, of a server that is away, and of a backlog.
+LATE_AFTER = timedelta(minutes=5)
+_SETTLE_SECONDS = 120.0
+_CALM_SECONDS = 3.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round is made of."""
+
+    seconds: float
+    jobs: int = 100
+    beats: int = 3
+    consumers: int = 3
+    #: Celery workers, with two threads each.
+    workers: int = 1
+    #: Mean time between two faults, and between two deeds of people.
+    fault_seconds: float = 1.5
+    deed_seconds: float = 0.2
+    #: Which faults: names of `Round`'s, without the underscore; none means all.
+    faults: tuple[str, ...] = ()
+    #: appendfsync: `everysec` or `always`.
+    fsync: str = "everysec"
+    seed: int = 0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round showed."""
+
+    verdict: Verdict
+    figures: Figures
+    edits: int
+    #: By how much the next occurrences were dispatched late, after each leader's sudden end.
+    takeovers: tuple[timedelta, ...]
+
+
+class Round:
+    """One round of the soak."""
+
+    def __init__(self, plan: Plan, home: Path, stack: ExitStack) -> None:
+        self._plan = plan
+        self._dice = random.Random(plan.seed)
+        self._starts = home / "starts"
+        self._starts.mkdir()
+        self._server = Server(home, fsync=plan.fsync)
+        stack.callback(self._server.stop)
+        self._proxy = stack.enter_context(Proxy(self._server.port))
+        self._settings = _settings(self._server.port, home)
+        self._database = open_database(self._settings)
+        stack.callback(self._database.close)
+        wait_until(self._answers, what="the server answers")
+        self._beats = [self._member(i, "beat", home) for i in range(plan.beats)]
+        self._workers = [self._member(i, "consumer", home) for i in range(plan.consumers)]
+        self._workers += [self._celery(i, home) for i in range(plan.workers)]
+        stack.callback(self._end_all)
+        self._people = People(_cron(self._database, self._settings), dice=self._dice)
+        self._figures = Figures()
+        self._proxy_opens_at: float | None = None
+
+    def run(self) -> Result:
+        """All of it."""
+        self._people.add_jobs(self._plan.jobs)
+        self._disturb()
+        self._calm()
+        self._people.stop_everything()
+        self._settle()
+        self._end_all()
+        history = History(
+            spans=tuple(self._people.spans),
+            records=all_records(make_runs(self._database)),
+            starts=starts_in(self._starts),
+            asked=frozenset(self._people.asked),
+        )
+        return Result(
+            verdict=check(history, late_after=LATE_AFTER),
+            figures=self._figures,
+            edits=self._people.edits,
+            takeovers=tuple(_takeovers(history, self._figures)),
+        )
+
+    def _disturb(self) -> None:
+        """Throw dice until the time is over."""
+        deadline = time.monotonic() + self._plan.seconds
+        next_fault = time.monotonic() + _CALM_SECONDS
+        while time.monotonic() < deadline:
+            self._look_after()
+            if time.monotonic() >= next_fault:
+                self._fault()
+                next_fault = time.monotonic() + self._dice.expovariate(1 / self._plan.fault_seconds)
+            self._people.do_something()
+            wait_for(self._plan.deed_seconds)
+
+    def _fault(self) -> None:
+        faults: list[tuple[Callable[[], None], int]] = [
+            (self._kill_leader, 3),
+            (self._kill_beat, 2),
+            (self._kill_worker, 4),
+            (self._freeze_leader, 2),
+            (self._freeze_worker, 2),
+            (self._restart_server, 1),
+            (self._cut, 2),
+            (self._swallow, 1),
+        ]
+        wanted = self._plan.faults
+        faults = [(f, w) for f, w in faults if not wanted or f.__name__[1:] in wanted]
+        fault = self._dice.choices([f for f, _ in faults], [w for _, w in faults])[0]
+        fault()
+
+    def _kill_leader(self) -> None:
+        leader = self._leader()
+        if leader is not None:
+            self._figures.kills += 1
+            self._figures.leaderless_ms.append(self._database.now_ms())
+            leader.kill(back_after=self._dice.uniform(0, 2))
+
+    def _kill_beat(self) -> None:
+        self._kill(self._dice.choice(self._beats))
+
+    def _kill_worker(self) -> None:
+        self._kill(self._dice.choice(self._workers))
+
+    def _kill(self, member: Member) -> None:
+        if member.well and member is not self._leader():
+            self._figures.kills += 1
+            member.kill(back_after=self._dice.uniform(0, 2))
+
+    def _freeze_leader(self) -> None:
+        leader = self._leader()
+        if leader is not None:
+            self._figures.freezes += 1
+            self._figures.leaderless_ms.append(self._database.now_ms())
+            leader.freeze(self._dice.uniform(1.0, 5.0))
+
+    def _freeze_worker(self) -> None:
+        member = self._dice.choice(self._workers)
+        if member.well:
+            self._figures.freezes += 1
+            member.freeze(self._dice.uniform(0.5, 8.0))
+
+    def _restart_server(self) -> None:
+        self._figures.restarts += 1
+        self._figures.disturbed_ms.append(self._database.now_ms())
+        self._server.restart(away_seconds=self._dice.uniform(0, 2))
+        wait_until(self._answers, what="the server answers again")
+
+    def _cut(self) -> None:
+        self._figures.cuts += 1
+        self._figures.disturbed_ms.append(self._database.now_ms())
+        self._proxy.cut()
+
+    def _swallow(self) -> None:
+        if self._proxy_opens_at is None:
+            self._figures.swallowings += 1
+            self._figures.disturbed_ms.append(self._database.now_ms())
+            self._proxy.swallow()
+            self._proxy_opens_at = time.monotonic() + self._dice.uniform(1, 8)
+
+    def _look_after(self, *, at_once: bool = False) -> None:
+        for member in (*self._beats, *self._workers):
+            member.look_after(at_once=at_once)
+        if self._proxy_opens_at is not None and (
+            at_once or time.monotonic() >= self._proxy_opens_at
+        ):
+            self._figures.disturbed_ms.append(self._database.now_ms())
+            self._proxy.pass_on()
+            self._proxy_opens_at = None
+
+    def _calm(self) -> None:
+        """Everything is well again, and has been for a moment."""
+        self._look_after(at_once=True)
+        due = DueIndex(self._database)
+
+        def in_time() -> bool:
+            self._look_after(at_once=True)
+            first = due.next_due_ms()
+            return first is None or first > self._database.now_ms() - 1000
+
+        wait_for(_CALM_SECONDS)
+        wait_until(in_time, what="the schedules are in time", seconds=_SETTLE_SECONDS, poll=0.1)
+
+    def _settle(self) -> None:
+        runs = make_runs(self._database)
+
+        def idle() -> bool:
+            self._look_after(at_once=True)
+            return not any(runs.counts().values())
+
+        wait_until(idle, what="all runs are over", seconds=_SETTLE_SECONDS, poll=0.1)
+
+    def _leader(self) -> Member | None:
+        """The beat that holds the lease now, if it is well."""
+        owner = str(self._database.call("GET", self._database.keys.lease) or "")
+        return next((b for b in self._beats if b.well and f":{b.process.pid}:" in owner), None)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._database.call("PING"))
+        except StoreError:
+            return False
+
+    def _member(self, number: int, role: str, home: Path) -> Member:
+        command = [sys.executable, "-m", "tests.proof.soak_children", role]
+        return Member(command, self._environment(number), home / "children.log")
+
+    def _celery(self, number: int, home: Path) -> Member:
+        options = ("--pool", "threads", "--concurrency", "2", "--loglevel", "WARNING")
+        node = ("--hostname", f"w{number}@soak")
+        command = [sys.executable, "-m", "celery", "-A", "tests.proof.soak_children:app", "worker"]
+        return Member([*command, *options, *node], self._environment(number), home / "children.log")
+
+    def _environment(self, number: int) -> dict[str, str]:
+        """Every second one goes through the proxy; every one's clock is wrong by other minutes."""
+        port = self._proxy.port if number % 2 else self._server.port
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        return {
+            **kept,
+            **_variables(port, self._settings.home),
+            "SOAK_STARTS": str(self._starts),
+            "SOAK_CLOCK_OFFSET": str((number - 1) * 420),
+        }
+
+    def _end_all(self) -> None:
+        for member in (*self._beats, *self._workers):
+            if member.process.poll() is None:
+                member.kill(back_after=1e9)
+
+
+def _takeovers(history: History, figures: Figures) -> Iterator[timedelta]:
+    """After each sudden end of a leader that nothing else disturbed: the latest dispatch."""
+    dispatched = [
+        (run.queued_at.timestamp() * 1000, run.queued_at - run.due_at)
+        for run in history.scheduled
+        if run.attempt <= 1
+    ]
+    for at_ms in figures.leaderless_ms:
+        others = [t for t in figures.leaderless_ms if t != at_ms]
+        if any(at_ms - 2_000 < t < at_ms + 3_000 for t in others) or any(
+            at_ms - 6_000 < t < at_ms + 3_000 for t in figures.disturbed_ms
+        ):
+            continue
+        after = [late for ms, late in dispatched if at_ms <= ms <= at_ms + 3_000]
+        if after:
+            yield max(after)
+
+
+def _variables(port: int, home: Path) -> dict[str, str]:
+    return {
+        "HERMES_HOME": str(home),
+        "HERMES_REDIS_URL": f"redis://127.0.0.1:{port}/0",
+        "HERMES_TIMEZONE": "UTC",
+        "HERMES_CELERY_EVENTS": "off",
+    }
+
+
+def _settings(port: int, home: Path) -> Settings:
+    return read_settings(_variables(port, home))
+
+
+def _cron(database: Database, settings: Settings) -> Crontab:
+    app = make_soak_app(settings)
+    return Crontab(
+        jobs=Jobs(database),
+        runs=make_runs(database),
+        due=DueIndex(database),
+        clock=ServerClock(database.now_ms),
+        messages=lambda: Dispatch(app),
+        default_timezone="UTC",
+        check_files=lambda _: None,
+    )
+
+
+@contextmanager
+def fresh_round(plan: Plan) -> Iterator[Round]:
+    """A round that leaves no process and no file behind."""
+    with tempfile.TemporaryDirectory(prefix="hermes-soak-") as home, ExitStack() as stack:
+        yield Round(plan, Path(home), stack)
+
+
+def run_round(plan: Plan) -> Result:
+    """One round, from a fresh server to the verdict."""
+    with fresh_round(plan) as one:
+        return one.run()

@@ -1,0 +1,55 @@
+"""What the proof found, and what has been mended since."""
+
+from __future__ import annotations
+
+import pytest
+
+from hermes_celery.job import JobRequest, JobState
+from hermes_celery.policy import Overlap, Policy
+from hermes_celery.store import BrokenJob, Database
+from hermes_celery.tick import TickReport, tick
+from tests.support import HandClock, Store, replaced
+
+
+@pytest.fixture
+def store(database: Database, clock: HandClock) -> Store:
+    store = Store(database, clock)
+    database.call("SET", database.keys.term, 1)
+    return store
+
+
+def ticked(store: Store) -> TickReport:
+    return tick(store.due, store.messages, token=1, now_ms=store.clock.ms)
+
+
+def test_an_edit_that_crosses_a_tick_does_not_take_back_the_count_of_runs(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", repeat=2))
+    store.clock.advance(3600)
+    read = store.cron.show(job.id)
+    assert ticked(store).dispatched == 1
+    store.jobs.change(replaced(read, spec=replaced(read.spec, prompt="y")), was=read)
+    assert store.cron.show(job.id).completed == 1
+
+
+def test_a_run_that_is_held_back_ends_when_its_job_is_removed(store: Store) -> None:
+    policy = Policy(overlap=Overlap.QUEUE_ONE)
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", policy=policy))
+    store.cron.run(job.id)
+    store.clock.advance(3600)
+    assert ticked(store).held == 1
+    store.cron.remove(job.id)
+    for _ in range(2):
+        for run_id in store.queue():
+            store.runs.claim(run_id, token="t", now_ms=store.clock.ms, worker="w")
+    assert [run.state.is_final for run in store.runs.latest(limit=9)] == [True, True]
+
+
+def test_a_job_that_was_mended_since_it_was_read_is_not_taken_off_the_schedule(
+    store: Store,
+) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    # A tick has read something broken, and goes on after the job was mended.
+    store.cron.edit(job.id, {"prompt": "mended"})
+    store.due.fault(BrokenJob(job_id=job.id, revision=str(job.revision), error="broken"), token=1)
+    assert store.cron.show(job.id).state is JobState.SCHEDULED

