@@ -196,24 +196,12 @@ def _messages() -> Dispatch:
     return Dispatch(celery_app())
 
 
-def beat_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE, cancels: bool = True) -> Scene:
-    """A beat's next two steps have one of everything to do: each kind of due job and of rescue.
-
-    `cancels`: among them runs that it has to cancel, replaced or expired.
-    """
+def beat_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE) -> Scene:
+    """A beat's next two steps have one of everything to do: each kind of due job and of rescue."""
     scene = Scene(url, starts, plant=plant)
     _due_jobs(scene)
-    overlaps = [o for o in Overlap if cancels or o is not Overlap.REPLACE]
-    busy = [scene.add(name=f"overlap {o}", policy=Policy(overlap=o)) for o in overlaps]
+    busy = [scene.add(name=f"overlap {o}", policy=Policy(overlap=o)) for o in Overlap]
     _rescues(scene)
-    if cancels:
-        scene.add("in 10s", name="expires", policy=Policy(expires_seconds=60))
-        removed = scene.cron.add(JobRequest(schedule="every 1d", prompt="p", name="removed"))
-        scene.run(removed)
-        scene.cron.remove(removed.id)
-    scene.clock.advance(10)
-    scene.beat_once()
-    scene.take_messages()
     scene.clock.advance(58 * 60 - 10)
     # These wait for a worker when their job is due; their messages will be doubled.
     for job in busy:
@@ -242,6 +230,13 @@ def _rescues(scene: Scene) -> None:
     again = scene.add("every 1d", name="wants another start", policy=Policy(on_lost=OnLost.RETRY))
     for run_id in (scene.run(silent), scene.run(again)):
         scene.runs.claim(run_id, token="dead", now_ms=scene.clock.ms, worker="w@gone")
+    removed = scene.cron.add(JobRequest(schedule="every 1d", prompt="p", name="removed"))
+    scene.run(removed)
+    scene.cron.remove(removed.id)
+    scene.add("in 10s", name="expires", policy=Policy(expires_seconds=60))
+    scene.clock.advance(10)
+    scene.beat_once()
+    scene.take_messages()
 
 
 def worker_scene(

@@ -39,15 +39,7 @@ def test_a_beat_killed_at_any_call(zygote: Zygote, server: str, starts: Callable
 def test_a_beat_frozen_at_any_call_wakes_up_and_changes_nothing(
     zygote: Zygote, server: str, starts: Callable[[], Path]
 ) -> None:
-    enumeration = beat(zygote, Fate.FREEZES, lambda: beat_scene(server, starts(), cancels=False))
-    assert_clean(enumeration, at_least=80)
-
-
-def test_a_beat_frozen_while_it_cancels_wakes_up_and_changes_nothing(
-    zygote: Zygote, server: str, starts: Callable[[], Path]
-) -> None:
-    enumeration = beat(zygote, Fate.FREEZES, lambda: beat_scene(server, starts()))
-    assert_clean(enumeration, at_least=80)
+    assert_clean(beat(zygote, Fate.FREEZES, lambda: beat_scene(server, starts())), at_least=80)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

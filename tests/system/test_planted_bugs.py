@@ -32,7 +32,7 @@ def beat(zygote: Zygote, server: str, starts: Starts, plant: Plant, fate: Fate) 
         zygote,
         act=Act.BEAT,
         fate=fate,
-        make_scene=lambda: beat_scene(server, starts(), plant=plant, cancels=False),
+        make_scene=lambda: beat_scene(server, starts(), plant=plant),
         late_after=timedelta(seconds=30),
     )
 
