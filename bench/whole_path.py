@@ -559,7 +559,7 @@ class StubTask(RunTask):
 
     abstract = True
 
-    def _runner_here(self) -> Runner:
+    def runner_here(self) -> Runner:
         cls = type(self)
         if cls._runner is None or cls._runner[0] != os.getpid():
             cls._runner = (os.getpid(), _stub_runner(self.app.conf.hermes_settings))

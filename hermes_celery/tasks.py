@@ -119,14 +119,17 @@ class _Hooks:
         ):
             signal.connect(receiver, weak=False)
 
-    def on_worker_init(self, sender: str, **_: Any) -> None:
-        """Refuse to start without a server that can carry us."""
+    def on_worker_init(self, sender: str, instance: Any, **_: Any) -> None:
+        """Refuse to start without a server that can carry us; other apps' workers are not ours."""
+        if instance.app is not self._app:
+            return
         self._name = RunTask.worker = f"{sender}:{os.getpid()}"
         self._check_server()
 
-    def on_beat_init(self, **_: Any) -> None:
+    def on_beat_init(self, sender: Any, **_: Any) -> None:
         """The same for a beat."""
-        self._check_server()
+        if sender.app is self._app:
+            self._check_server()
 
     def on_tasks_known(self, sender: Any, **_: Any) -> None:
         """Every task of this app's worker carries the session from here on."""
@@ -142,6 +145,8 @@ class _Hooks:
 
     def on_worker_ready(self, **_: Any) -> None:
         """Say that this worker is there, every few seconds."""
+        if not self._name:
+            return
         self._presence = Presence(open_database(self._settings), name=self._name)
         self._presence.start()
         make_beat_watch(self._settings).start()
@@ -150,7 +155,7 @@ class _Hooks:
         """A warm shutdown waits for its runs, but not for ever."""
         if self._presence is not None:
             self._presence.stop()
-        if how == "Warm":
+        if how == "Warm" and self._name:
             timer = threading.Timer(self._settings.grace_seconds, self._cancel_running)
             timer.daemon = True
             timer.start()
