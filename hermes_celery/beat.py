@@ -127,6 +127,8 @@ class Beat:
         event(
             _log,
             "tick.done",
+            # Paused, it is asked four times a second.
+            level=logging.DEBUG if report.paused else logging.INFO,
             dispatched=report.dispatched or None,
             held=report.held or None,
             overlapping=report.overlapping or None,

@@ -62,13 +62,21 @@ def _redeliver(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms
     for run, seen_ms in overdue:
         spec = specs.get(run.job_id)
         if spec is None:
-            runs.cancel(run.id, reason="the job was removed", now_ms=now_ms, token=token)
+            runs.cancel(
+                run.id, reason="the job was removed, or cannot be read", now_ms=now_ms, token=token
+            )
             continue
         if run.expires_at is not None and to_ms(run.expires_at) < now_ms:
             runs.expire(run.id, now_ms=now_ms, token=token)
             continue
         due_ms = to_ms(run.due_at)
-        message = messages.message(spec, run_id=run.id, due_ms=due_ms, attempt=run.attempt)
+        try:
+            message = messages.message(spec, run_id=run.id, due_ms=due_ms, attempt=run.attempt)
+        except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
+            why = f"its message cannot be built: {error}"
+            runs.cancel(run.id, reason=why, now_ms=now_ms, token=token)
+            event(_log, "run.cancelled", level=logging.ERROR, run=run.id, why=why)
+            continue
         if runs.redeliver(
             run,
             seen_ms=seen_ms,

@@ -16,7 +16,6 @@ from typing import Protocol
 
 import msgspec
 
-from hermes_celery.errors import HermesCeleryError
 from hermes_celery.job import JobSpec
 from hermes_celery.log import event
 from hermes_celery.planning import DueJob, Plan, plan
@@ -73,13 +72,7 @@ def tick(due_index: DueIndex, messages: Messages, *, token: int, now_ms: int) ->
     if switch.paused_ms is not None:
         return TickReport(now_ms=now_ms, paused=True)
     rows = due_index.due(now_ms, limit=BATCH)
-    plans, faults = _planned(rows, now_ms=now_ms, resumed_ms=switch.resumed_ms)
-    batch: list[Advance] = []
-    for decision in plans:
-        try:
-            batch += _prepared(decision, messages)
-        except HermesCeleryError as error:
-            faults.append(_broken(decision.due, str(error)))
+    batch, faults = _planned(rows, messages, now_ms=now_ms, resumed_ms=switch.resumed_ms)
     for fault in faults:
         due_index.fault(fault, token=token)
         event(_log, "job.broken", level=logging.ERROR, job=fault.job_id, error=fault.error)
@@ -121,20 +114,20 @@ def _written(due_index: DueIndex, batch: list[Advance], *, token: int, now_ms: i
 
 
 def _planned(
-    rows: Iterable[DueJob | BrokenJob], *, now_ms: int, resumed_ms: int
-) -> tuple[list[Plan], list[BrokenJob]]:
-    """The plans that could be made, and the jobs for which none could."""
-    plans: list[Plan] = []
+    rows: Iterable[DueJob | BrokenJob], messages: Messages, *, now_ms: int, resumed_ms: int
+) -> tuple[list[Advance], list[BrokenJob]]:
+    """The steps that could be planned and prepared, and the jobs for which none could."""
+    batch: list[Advance] = []
     faults: list[BrokenJob] = []
     for row in rows:
         if isinstance(row, BrokenJob):
             faults.append(row)
             continue
         try:
-            plans.append(plan(row, now_ms=now_ms, resumed_ms=resumed_ms))
+            batch += _prepared(plan(row, now_ms=now_ms, resumed_ms=resumed_ms), messages)
         except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
             faults.append(_broken(row, f"{type(error).__name__}: {error}"))
-    return plans, faults
+    return batch, faults
 
 
 def _broken(due: DueJob, error: str) -> BrokenJob:
@@ -142,7 +135,7 @@ def _broken(due: DueJob, error: str) -> BrokenJob:
 
 
 def _prepared(decision: Plan, messages: Messages) -> list[Advance]:
-    """A plan's steps with their runs and messages. Raises SessionError."""
+    """A plan's steps with their runs and messages."""
     due, spec = decision.due, decision.due.spec
     prepared = []
     for step in decision.steps:

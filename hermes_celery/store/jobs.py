@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 
 import msgspec
@@ -70,13 +71,13 @@ class Jobs:
         return job_from_fields(job_id, fields)
 
     def specs(self, ids: Collection[str]) -> dict[str, JobSpec]:
-        """The specs of those jobs that exist, in one round trip."""
+        """The specs of those jobs that exist and can be read, in one round trip."""
         rows = self._database.hashes([self._keys.job(job_id) for job_id in ids], "spec")
-        return {
-            job_id: spec_from_json(job_id, fields["spec"])
-            for job_id, fields in zip(ids, rows, strict=True)
-            if "spec" in fields
-        }
+        specs = {}
+        for job_id, fields in zip(ids, rows, strict=True):
+            with suppress(StoreError):
+                specs[job_id] = spec_from_json(job_id, fields.get("spec", ""))
+        return specs
 
     def find(self, reference: str) -> Job:
         """The job of that id, or else of that whole name, whatever its case.

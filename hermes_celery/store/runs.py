@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from hermes_celery.errors import JobNotFound, LeaseLost, RunNotFound
+from hermes_celery.errors import JobNotFound, LeaseLost, RunNotFound, StoreError
 from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.live import Printed
@@ -308,7 +308,10 @@ class Runs(RunRecords):
         attempt = int(run.get("attempt", 1))
         if "spec" not in job:
             return Policy(), attempt
-        return spec_from_json(job_id_of(run_id), job["spec"]).policy, attempt
+        try:
+            return spec_from_json(job_id_of(run_id), job["spec"]).policy, attempt
+        except StoreError:
+            return Policy(), attempt  # what cannot be read has no wishes
 
     def silent_since(self, now_ms: int, *, limit: int) -> list[str]:
         """The ids of running runs whose claim died at `now_ms` or earlier."""

@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 
 from hermes_celery.errors import LeaseLost
-from hermes_celery.job import JobRequest, JobState
+from hermes_celery.job import JobRequest, JobSpec, JobState
 from hermes_celery.planning import DueJob, plan
+from hermes_celery.rescue import rescue
 from hermes_celery.run import Occurrence, Outcome, RunState
 from hermes_celery.store import Advance, Answer
 from hermes_celery.tick import TickReport, tick
-from tests.support import NOON, Store, replaced
+from tests.support import NOON, PlainMessages, Store, replaced
 
 TOKEN = 1
 
@@ -221,3 +222,38 @@ def test_an_index_entry_of_a_job_that_is_not_scheduled_is_dropped_not_read_for_e
     store.database.call("HSET", store.database.keys.job(job.id), "state", "paused")
     assert ticked(store).moved == 1
     assert store.due.next_due_ms() is None
+
+
+class OneCannotBeBuilt(PlainMessages):
+    """Fails for one job with an error that nobody foresaw."""
+
+    def message(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> bytes:
+        if spec.name == "bad":
+            raise RuntimeError("unforeseen")
+        return super().message(spec, run_id=run_id, due_ms=due_ms, attempt=attempt)
+
+
+def test_a_message_that_cannot_be_built_stops_no_other_job(store: Store) -> None:
+    for name in ("bad", "good"):
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
+    bad_run = store.cron.run("bad")
+    store.clock.advance(3600)
+    messages = OneCannotBeBuilt(store.database.keys.default_queue)
+    report = tick(store.due, messages, token=TOKEN, now_ms=store.clock.ms)
+    assert (report.dispatched, report.broken) == (1, 1)
+    assert "unforeseen" in (store.cron.show("bad").last_error or "")
+    rescue(store.jobs, store.runs, messages, token=TOKEN, now_ms=store.clock.ms)
+    assert store.runs.get(bad_run).state is RunState.CANCELLED
+
+
+def test_a_job_that_cannot_be_read_does_not_stop_the_rescue_of_others(store: Store) -> None:
+    runs = {}
+    for name in ("torn", "good"):
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
+        runs[name] = store.cron.run(name)
+    torn = store.cron.show("torn")
+    store.database.call("HSET", store.database.keys.job(torn.id), "spec", "{")
+    store.clock.advance(61)
+    report = rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    assert report.redelivered == 1
+    assert store.runs.get(runs["torn"]).state is RunState.CANCELLED
