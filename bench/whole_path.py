@@ -43,7 +43,7 @@ from hermes_celery.instant import from_ms
 from hermes_celery.job import Job, JobRequest, JobSpec, new_job_id
 from hermes_celery.lease import RENEW_SECONDS, Lease
 from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState, run_id_of
+from hermes_celery.run import Outcome, RunState, due_ms_of, run_id_of
 from hermes_celery.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
@@ -172,7 +172,13 @@ def run_times(bed: Bed, run_ids: Sequence[str]) -> list[dict[str, int]]:
         bad = [row.get("error", row) for row in rows if row.get("state") != RunState.SUCCEEDED]
         if bad or kept != len(page):
             raise BenchError(f"{len(bad)} runs went wrong, {kept} outputs kept; first: {bad[:1]}")
-        found += [{k: int(v) for k, v in row.items() if k.endswith("_ms")} for row in rows]
+        found += [
+            {
+                "due_ms": due_ms_of(run_id),
+                **{k: int(v) for k, v in row.items() if k.endswith("_ms")},
+            }
+            for run_id, row in zip(page, rows, strict=True)
+        ]
     return found
 
 

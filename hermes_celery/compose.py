@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.beat import Beat
+    from hermes_celery.preparing import Messages
     from hermes_celery.runner import Runner
-    from hermes_celery.tick import Messages
 
 _log = logging.getLogger(__name__)
 

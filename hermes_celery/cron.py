@@ -28,7 +28,7 @@ from hermes_celery.store import Asked, DueIndex, Jobs, Runs, check_run_id
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.tick import Messages
+    from hermes_celery.preparing import Messages
 
 #: Races that a pause, resume or removal repeats when lost: they do not depend on what changed.
 _RETRIES = 5
@@ -301,6 +301,5 @@ def _asked(spec: JobSpec, occurrence: Occurrence, messages: Messages) -> Asked:
     run_id, due_ms = occurrence.run_id, occurrence.due_ms
     return Asked(
         run_id=run_id,
-        due_ms=due_ms,
         message=messages.message(spec, run_id=run_id, due_ms=due_ms),
     )

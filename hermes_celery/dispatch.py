@@ -13,10 +13,11 @@ whose options hold an instant (`expires`) is built anew each time.
 
 from __future__ import annotations
 
-import base64
 import re
+from base64 import b64decode, b64encode
 from bisect import bisect
-from typing import TYPE_CHECKING, Any, ClassVar
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 from kombu.connection import Connection
@@ -25,7 +26,7 @@ from kombu.utils.json import dumps
 
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec, SessionSource
-from hermes_celery.session import HEADER, Session, session_of, to_header
+from hermes_celery.session import HEADER, Session, header_json, session_of
 from hermes_celery.work import TaskCall
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ _PRIORITY_SEPARATOR = "\x06\x16"
 _MAX_TEMPLATES = 1_000
 _encode = msgspec.json.Encoder().encode
 _NOBODY = Session()
+#: What messages that share a template have in common: queue, priority, call.
+_Likeness = tuple[str | None, int | None, bytes]
+_DELIVERY: _Likeness = (None, None, DELIVER_TASK.encode())
 
 
 class Dispatch:
@@ -50,7 +54,7 @@ class Dispatch:
     def __init__(self, app: Celery, *, session: SessionSource = SessionSource.ORIGIN) -> None:
         self._app = app
         self._session = session
-        self._templates: dict[bytes, _Template] = {}
+        self._templates: dict[_Likeness, _Template] = {}
 
     def queue(self, spec: JobSpec) -> str:
         """The Redis list that a job's messages go to: its queue, and its priority's part of it."""
@@ -79,17 +83,18 @@ class Dispatch:
         return self._delivery_template().fill(run_id=delivery_id, shadow=label, session=_NOBODY)
 
     def _delivery_template(self) -> _Template:
-        template = self._templates.get(b"")
+        template = self._templates.get(_DELIVERY)
         if template is None:
             # A run's own message has its id already.
             call = TaskCall(name=DELIVER_TASK, args=[_RUN_ID], options={"shadow": _SHADOW})
             queue, message = _published(self._app, call, task_id=f"deliver-{_RUN_ID}")
             template = _Template(message, key=self._redis_key(queue, message))
-            self._templates[b""] = template
+            self._templates[_DELIVERY] = template
         return template
 
     def _template(self, spec: JobSpec) -> _Template:
-        key = _encode((spec.queue, spec.priority, spec.task))
+        task = b"" if spec.task is None else _encode(spec.task)
+        key = (spec.queue, spec.priority, task)
         template = self._templates.get(key)
         if template is None:
             if len(self._templates) >= _MAX_TEMPLATES:
@@ -128,29 +133,22 @@ class _Template:
 
     def __init__(self, message: dict[str, Any], *, key: str) -> None:
         self.key = key
-        self._body = base64.b64decode(message["body"]).split(_RUN_ID.encode())
+        self._body = b64decode(message["body"]).split(_RUN_ID.encode())
         message["body"] = _BODY
         message["properties"]["delivery_tag"] = _TAG
-        marks = (_RUN_ID, _SHADOW, _TAG, _BODY, f'"{_SESSION}"')
+        # In the order of what `fill` puts in their place. kombu draws a random tag per message; a
+        # run's id is as unique.
+        marks = (_RUN_ID, _TAG, _SHADOW, _BODY, f'"{_SESSION}"')
         pieces = re.split("(" + "|".join(map(re.escape, marks)) + ")", dumps(message))
-        self._texts = [piece.encode() for piece in pieces[::2]]
-        self._marks = pieces[1::2]
+        self._format = b"%b".join(piece.replace("%", "%%").encode() for piece in pieces[::2])
+        self._pick = itemgetter(*(marks.index(mark) for mark in pieces[1::2]))
 
     def fill(self, *, run_id: str, shadow: str, session: Session) -> bytes:
         """The message of one run."""
-        run_id_bytes = run_id.encode()
-        values = {
-            _RUN_ID: run_id_bytes,
-            _SHADOW: _encode(shadow)[1:-1],
-            # kombu draws a random tag per message; a run's id is as unique.
-            _TAG: run_id_bytes,
-            _BODY: base64.b64encode(run_id_bytes.join(self._body)),
-            f'"{_SESSION}"': _encode(to_header(session)),
-        }
-        parts = [self._texts[0]]
-        for mark, text in zip(self._marks, self._texts[1:], strict=True):
-            parts += (values[mark], text)
-        return b"".join(parts)
+        run = run_id.encode()
+        body = b64encode(run.join(self._body))
+        values = (run, run, _encode(shadow)[1:-1], body, header_json(session))
+        return self._format % cast(tuple[bytes, ...], self._pick(values))
 
 
 class _CatchingChannel(memory.Channel):

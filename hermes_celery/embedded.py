@@ -52,6 +52,9 @@ def server_command(state_dir: Path) -> list[str]:
         *("--dir", str(data)),
         *("--appendonly", "yes"),
         *("--appendfsync", "everysec"),
+        # Messages and ended runs make most of the file and are soon gone: rewriting it at 64 MB
+        # already, the default, would fork a busy server every few thousand runs.
+        *("--auto-aof-rewrite-min-size", "256mb"),
         *("--save", ""),
         *("--maxmemory-policy", "noeviction"),
         *("--daemonize", "no"),

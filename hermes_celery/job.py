@@ -19,7 +19,7 @@ from hermes_celery.errors import ScheduleError
 from hermes_celery.instant import from_ms, iso, optional_from_ms
 from hermes_celery.masking import masked, masked_path
 from hermes_celery.policy import Policy
-from hermes_celery.schedule import Schedule, parse
+from hermes_celery.schedule import Schedule, bind
 from hermes_celery.work import (
     HttpCall,
     TaskCall,
@@ -178,13 +178,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def compiled(self) -> Schedule:
         """The schedule, ready to be asked for instants."""
-        return parse(
+        return bind(
             self.schedule,
             timezone=self.timezone,
-            now=from_ms(self.anchor_ms),
+            anchor_ms=self.anchor_ms,
             spread=self.id,
-            start=optional_from_ms(self.start_ms),
-            end=optional_from_ms(self.end_ms),
+            start_ms=self.start_ms,
+            end_ms=self.end_ms,
             exclude=self.exclude,
             jitter_seconds=self.jitter_seconds,
         )

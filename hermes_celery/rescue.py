@@ -23,8 +23,8 @@ from hermes_celery.log import event
 from hermes_celery.policy import retries_loss, retry_wait_ms
 
 if TYPE_CHECKING:
+    from hermes_celery.preparing import Messages
     from hermes_celery.store import Jobs, Runs
-    from hermes_celery.tick import Messages
 
 _log = logging.getLogger(__name__)
 #: Each costs the beat a tenth of a millisecond, in which it cannot dispatch.

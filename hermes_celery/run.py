@@ -10,6 +10,7 @@ import re
 import time
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -109,10 +110,14 @@ def run_id_of(job_id: str, due_ms: int, *, manual: str = "") -> str:
     `due_ms` is Unix milliseconds; `manual` keeps a manual run apart from a scheduled one, or from
     another manual one, of the same instant.
     """
-    seconds, ms = divmod(due_ms, 1000)
-    instant = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
-    fraction = f".{ms:03d}" if ms else ""
-    return f"{job_id}-{instant}{fraction}Z" + (f"-{manual}" if manual else "")
+    return f"{job_id}-{_instant(due_ms)}" + (f"-{manual}" if manual else "")
+
+
+@lru_cache(maxsize=256)  # many jobs are due at the same instant
+def _instant(ms: int) -> str:
+    seconds, fraction = divmod(ms, 1000)
+    text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
+    return f"{text}.{fraction:03d}Z" if fraction else f"{text}Z"
 
 
 def is_run_id(text: str) -> bool:
@@ -123,6 +128,13 @@ def is_run_id(text: str) -> bool:
 def job_id_of(run_id: str) -> str:
     """The job that a run belongs to."""
     return run_id[:12]
+
+
+def due_ms_of(run_id: str) -> int:
+    """The nominal instant of a run, Unix milliseconds."""
+    seconds, _, fraction = run_id.split("-")[1].rstrip("Z").partition(".")
+    instant = datetime.strptime(f"{seconds}+0000", "%Y%m%dT%H%M%S%z")
+    return to_ms(instant) + int(fraction or 0)
 
 
 class Occurrence(msgspec.Struct, frozen=True, kw_only=True):

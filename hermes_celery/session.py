@@ -40,11 +40,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     thread_id: str = ""
 
 
+_NO_ORIGIN = Origin()
+_NO_TARGET = Target()
+
+
 class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who and where a run is for, and which occurrence it executes."""
 
-    origin: Origin = Origin()
-    deliver_to: Target = Target()
+    origin: Origin = _NO_ORIGIN
+    deliver_to: Target = _NO_TARGET
     job_id: str = ""
     run_id: str = ""
     due_ms: int | None = None
@@ -90,6 +94,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
 
 _current: ContextVar[Session | None] = ContextVar("hermes_celery_session", default=None)
 _NAMES = frozenset(Session().variables())
+_encode = msgspec.json.Encoder().encode
 
 
 def current_session() -> Session | None:
@@ -140,7 +145,7 @@ def session_of(
     """
     hides_origin = (spec.session or default) is SessionSource.NONE
     return Session(
-        origin=Origin() if hides_origin else spec.origin or Origin(),
+        origin=_NO_ORIGIN if hides_origin else spec.origin or _NO_ORIGIN,
         deliver_to=first_target(spec.deliver, spec.origin),
         job_id=spec.id,
         run_id=run_id,
@@ -151,12 +156,14 @@ def session_of(
 
 def first_target(deliver: str, origin: Origin | None) -> Target:
     """The first chat that `deliver` names: `origin`, `platform:chat[:thread]` or a platform."""
+    if deliver == "local":
+        return _NO_TARGET
     first = deliver.split(",")[0].strip()
     if first == "origin" and origin is not None:
         return Target(platform=origin.platform, chat_id=origin.chat_id, thread_id=origin.thread_id)
     # A URL may hold tokens, and is no chat.
     if first in ("", "local", "origin", "all") or "://" in first:
-        return Target()
+        return _NO_TARGET
     platform, _, rest = first.partition(":")
     chat_id, _, thread_id = rest.partition(":")
     return Target(platform=platform, chat_id=chat_id, thread_id=thread_id)
@@ -167,15 +174,19 @@ def to_header(session: Session) -> dict[str, Any]:
 
     Raises SessionError when it is larger than 16 KiB.
     """
-    header = _Header(version=VERSION, session=session)
-    size = len(msgspec.json.encode(header))
-    if size > MAX_HEADER_BYTES:
-        raise SessionError(
-            f"the session of job {session.job_id} takes {size:,} bytes in the message's header, "
-            f"more than {MAX_HEADER_BYTES:,}; shorten the names in its origin"
-        )
-    built: dict[str, Any] = msgspec.to_builtins(header)
+    built: dict[str, Any] = msgspec.json.decode(header_json(session))
     return built
+
+
+def header_json(session: Session) -> bytes:
+    """The header's value as JSON. Raises SessionError when it is larger than 16 KiB."""
+    text = _encode(_Header(version=VERSION, session=session))
+    if len(text) > MAX_HEADER_BYTES:
+        raise SessionError(
+            f"the session of job {session.job_id} takes {len(text):,} bytes in the message's "
+            f"header, more than {MAX_HEADER_BYTES:,}; shorten the names in its origin"
+        )
+    return text
 
 
 def from_header(value: object) -> Session:

@@ -1,42 +1,43 @@
-"""One tick: a single pass over one batch of what is due. No sleep, no loop.
+"""One tick: a single pass over what is due, up to 2,000 jobs. No sleep, no loop without an end.
 
-Order matters: the lease's token is read before anything is planned, `now` is taken once, and the
-batch is written in one atomic step. A tick that is killed anywhere has written all of its batch or
-nothing: what was not written is still due, and the next tick, here or on another machine, does it.
-A job that cannot be planned is taken off the schedule with its fault on record, and never stops the
-others.
+Order matters: the lease's token is read before anything is planned, `now` is taken once, and each
+batch is written in one atomic step. A tick that is killed anywhere has written all of a batch or
+nothing of it: what was not written is still due, and the next tick, here or on another machine,
+does it. A job that cannot be planned is taken off the schedule with its fault on record, and never
+stops the others.
+
+What was planned ahead is written first; then the index says what else is due. Server and beat work
+at the same time: while Redis writes one batch the next one, whose jobs were asked for before, is
+planned.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable
-from typing import Protocol
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.job import JobSpec
+from hermes_celery.errors import HermesCeleryError
 from hermes_celery.log import event
-from hermes_celery.planning import DueJob, Plan, plan
 from hermes_celery.policy import Overlap
-from hermes_celery.run import Occurrence
+from hermes_celery.preparing import Messages, Prepared, prepare
 from hermes_celery.store import Advance, Answer, BrokenJob, DueIndex
+
+if TYPE_CHECKING:
+    from hermes_celery.ahead import Ahead
 
 _log = logging.getLogger(__name__)
 
-#: So many jobs in one script call stall Redis for about 3 ms.
+#: So many jobs in one script call stall Redis for about 2 ms.
 BATCH = 100
-
-
-class Messages(Protocol):
-    """What builds messages: `dispatch.Dispatch`, or a stand-in where no Celery is at hand."""
-
-    def queue(self, spec: JobSpec) -> str:
-        """The queue that a job's runs go to."""
-
-    def message(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> bytes:
-        """The message of one run."""
+#: So many jobs in one tick take a tenth of a second, a fraction of the lease.
+MOST = 2_000
+#: Batches that are on their way to the server at once: while one is written the next one waits.
+_IN_FLIGHT = 2
 
 
 class TickReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,22 +63,46 @@ class TickReport(msgspec.Struct, frozen=True, kw_only=True):
     next_due_ms: int | None = None
 
 
-def tick(due_index: DueIndex, messages: Messages, *, token: int, now_ms: int) -> TickReport:
-    """Dispatch what is due at `now_ms` (Unix ms, the server's time), up to one batch.
+def tick(
+    due_index: DueIndex,
+    messages: Messages,
+    *,
+    token: int,
+    now_ms: int,
+    ahead: Ahead | None = None,
+) -> TickReport:
+    """Dispatch what is due at `now_ms` (Unix ms, the server's time), up to 2,000 jobs.
 
-    Raises LeaseLost when a younger leader has taken over, and StoreError when Redis fails; either
-    way nothing is half written.
+    `ahead` holds what was planned while nothing was due. Raises LeaseLost when a younger leader has
+    taken over, and StoreError when Redis fails; either way nothing is half written.
     """
     switch = due_index.switch()
     if switch.paused_ms is not None:
         return TickReport(now_ms=now_ms, paused=True)
-    rows = due_index.due(now_ms, limit=BATCH)
-    batch, faults = _planned(rows, messages, now_ms=now_ms, resumed_ms=switch.resumed_ms)
-    for fault in faults:
-        due_index.fault(fault, token=token)
-        event(_log, "job.broken", level=logging.ERROR, job=fault.job_id, error=fault.error)
-    answers = _written(due_index, batch, token=token, now_ms=now_ms)
-    counts = Counter(answers)
+    broken = 0
+    with _Writing(due_index, token=token, now_ms=now_ms) as writing:
+        taken = ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=MOST) if ahead else []
+        writing.write(taken)
+        # What is written is off the index, and not read again.
+        writing.settle()
+        for prepared in _read(
+            due_index,
+            messages,
+            limit=MOST - len(taken),
+            now_ms=now_ms,
+            resumed_ms=switch.resumed_ms,
+        ):
+            broken += _take_off(due_index, prepared.faults, token=token)
+            writing.write(prepared.steps)
+        writing.settle()
+    return _report_of(
+        writing.counts, broken=broken, now_ms=now_ms, next_due_ms=due_index.next_due_ms()
+    )
+
+
+def _report_of(
+    counts: Counter[Answer], *, broken: int, now_ms: int, next_due_ms: int | None
+) -> TickReport:
     return TickReport(
         now_ms=now_ms,
         dispatched=counts[Answer.OK],
@@ -86,65 +111,90 @@ def tick(due_index: DueIndex, messages: Messages, *, token: int, now_ms: int) ->
         skipped=counts[Answer.SKIPPED],
         moved=counts[Answer.MOVED],
         ran=counts[Answer.RAN],
-        broken=len(faults),
-        next_due_ms=due_index.next_due_ms(),
+        broken=broken,
+        next_due_ms=next_due_ms,
     )
 
 
-def _written(due_index: DueIndex, batch: list[Advance], *, token: int, now_ms: int) -> list[Answer]:
-    """Write all steps, in calls of bounded size: a chain of catch-ups may be long."""
-    answers: list[Answer] = []
-    for start in range(0, len(batch), BATCH):
-        part = batch[start : start + BATCH]
-        for step in part:
-            if step.due.spec.policy.overlap is Overlap.REPLACE and not step.step.skip:
-                # Before the step is written: killed in between, the job is still due, and the
-                # tick after this one finds room.
-                due_index.make_room(
-                    step.due.spec,
-                    run_id=step.run_id,
-                    queue=step.queue,
-                    token=token,
-                    now_ms=now_ms,
-                )
-        words = due_index.advance(part, token=token, now_ms=now_ms)
+def _read(
+    due_index: DueIndex, messages: Messages, *, limit: int, now_ms: int, resumed_ms: int
+) -> Iterator[Prepared]:
+    """What is due, batch by batch; each is asked for before the one before it is planned."""
+    if not limit:
+        return
+    ids = due_index.due_ids(now_ms, limit=limit)
+    slices = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
+    asked = [due_index.begin_read(part) for part in slices[:1]]
+    for part in [*slices[1:], []]:
+        if not asked:
+            return
+        rows = asked.pop()()
+        if part:
+            asked.append(due_index.begin_read(part))
+        yield prepare(rows, messages, now_ms=now_ms, resumed_ms=resumed_ms)
+
+
+def _take_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int) -> int:
+    """Take jobs that cannot be planned off the schedule; returns how many."""
+    for fault in faults:
+        due_index.fault(fault, token=token)
+        event(_log, "job.broken", level=logging.ERROR, job=fault.job_id, error=fault.error)
+    return len(faults)
+
+
+class _Writing:
+    """The batches of one tick on their way to the server, two of them at once."""
+
+    def __init__(self, due_index: DueIndex, *, token: int, now_ms: int) -> None:
+        self._due_index = due_index
+        self._token = token
+        self._now_ms = now_ms
+        self._sent: deque[tuple[Sequence[Advance], Callable[[], list[Answer]]]] = deque()
+        self.counts: Counter[Answer] = Counter()
+
+    def __enter__(self) -> _Writing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # After an error: what was sent was sent, and its connections are needed again.
+        while self._sent:
+            with suppress(HermesCeleryError):
+                self._sent.popleft()[1]()
+
+    def write(self, steps: Sequence[Advance]) -> None:
+        """Send steps, in calls of bounded size: a chain of catch-ups may be long."""
+        for start in range(0, len(steps), BATCH):
+            part = steps[start : start + BATCH]
+            for step in part:
+                self._make_room(step)
+            if len(self._sent) == _IN_FLIGHT:
+                self._answered()
+            answers = self._due_index.begin_advance(part, token=self._token, now_ms=self._now_ms)
+            self._sent.append((part, answers))
+
+    def settle(self) -> None:
+        """Wait for all that was sent."""
+        while self._sent:
+            self._answered()
+
+    def _answered(self) -> None:
+        part, answers = self._sent.popleft()
+        words = answers()
+        self.counts.update(words)
         _report(part, words)
-        answers += words
-    return answers
 
-
-def _planned(
-    rows: Iterable[DueJob | BrokenJob], messages: Messages, *, now_ms: int, resumed_ms: int
-) -> tuple[list[Advance], list[BrokenJob]]:
-    """The steps that could be planned and prepared, and the jobs for which none could."""
-    batch: list[Advance] = []
-    faults: list[BrokenJob] = []
-    for row in rows:
-        if isinstance(row, BrokenJob):
-            faults.append(row)
-            continue
-        try:
-            batch += _prepared(plan(row, now_ms=now_ms, resumed_ms=resumed_ms), messages)
-        except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
-            faults.append(_broken(row, f"{type(error).__name__}: {error}"))
-    return batch, faults
-
-
-def _broken(due: DueJob, error: str) -> BrokenJob:
-    return BrokenJob(job_id=due.spec.id, revision=str(due.revision), error=error)
-
-
-def _prepared(decision: Plan, messages: Messages) -> list[Advance]:
-    """A plan's steps with their runs and messages."""
-    due, spec = decision.due, decision.due.spec
-    prepared = []
-    for step in decision.steps:
-        run_id = Occurrence(job_id=spec.id, due_ms=step.occurrence_ms).run_id
-        message = messages.message(spec, run_id=run_id, due_ms=step.occurrence_ms)
-        prepared.append(
-            Advance(due=due, step=step, run_id=run_id, queue=messages.queue(spec), message=message)
-        )
-    return prepared
+    def _make_room(self, step: Advance) -> None:
+        # Before the step is written: killed in between, the job is still due, and the tick after
+        # this one finds room. After those before it, which may be of the same job.
+        if step.due.spec.policy.overlap is Overlap.REPLACE and not step.step.skip:
+            self.settle()
+            self._due_index.make_room(
+                step.due.spec,
+                run_id=step.run_id,
+                queue=step.queue,
+                token=self._token,
+                now_ms=self._now_ms,
+            )
 
 
 _EVENTS = {
@@ -158,14 +208,15 @@ _EVENTS = {
 }
 
 
-def _report(batch: list[Advance], answers: list[Answer]) -> None:
+def _report(batch: Sequence[Advance], answers: Sequence[Answer]) -> None:
     for advance, answer in zip(batch, answers, strict=True):
         name, level = _EVENTS[answer]
-        event(
-            _log,
-            name,
-            level=level,
-            run=advance.run_id,
-            job=advance.due.spec.name,
-            why=advance.step.skip or None,
-        )
+        if _log.isEnabledFor(level):
+            event(
+                _log,
+                name,
+                level=level,
+                run=advance.run_id,
+                job=advance.due.spec.name,
+                why=advance.step.skip or None,
+            )

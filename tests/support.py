@@ -100,9 +100,11 @@ def a_spec(schedule: str = "every 1h", *, now: datetime = NOON, **fields: Any) -
     return define(request, job_id="aaaaaaaaaaaa", now=now, default_timezone="UTC")[0]
 
 
-def a_job(schedule: str = "every 1h", *, now: datetime = NOON, **fields: Any) -> Job:
+def a_job(
+    schedule: str = "every 1h", *, now: datetime = NOON, id: str = "a" * 12, **fields: Any
+) -> Job:
     """A job that is not stored yet."""
-    spec = a_spec(schedule, now=now, **fields)
+    spec = replaced(a_spec(schedule, now=now, **fields), id=id)
     return Job(spec=spec, next_run_at=spec.compiled().next_after(now))
 
 

@@ -22,7 +22,8 @@ LAYERS = {
         "delivery", "ping",
     ),
     "use cases": (
-        "announcing", "delivering", "sending", "scanner", "tick", "rescue", "runner", "carrying",
+        "announcing", "delivering", "sending", "scanner", "preparing", "ahead", "tick", "rescue",
+        "runner", "carrying",
         "managed", "cron", "hermes_home",
     ),
     "processes": (

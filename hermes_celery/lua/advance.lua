@@ -2,14 +2,16 @@
 --
 -- KEYS  1 term counter   2 due index   3 queued runs   4 all runs   5 runs by job
 --       6 completed jobs   7 jobs whose history grew
---       then for each step: job hash, run hash, active runs of the job, held runs of the job,
---       Celery queue
+--       then the Celery queues of the batch
+--       then for each step: job hash, run hash, active runs of the job, and where its choices have
+--       `held`: held runs of the job
 -- ARGV  1 fencing token   2 now_ms   3 when to push a queued run again, ms   4 number of steps
---       5 the default queue
---       then for each step: 1 job id   2 revision seen   3 next_ms seen   4 next_ms if admitted
---       5 next_ms if skipped ('' = none)   6 run id   7 due_ms   8 job name   9 message
---       10 most runs at once   11 most held   12 expires_ms ('' = never)   13 reason to skip ('' =
---       none)
+--       5 number of Celery queues; the first one is the default queue
+--       then for each step: 1 revision seen   2 next_ms seen   3 next_ms if admitted ('' = none)
+--       4 run id (it begins with the job's id)   5 job name   6 message
+--       7 choices: '' for a job with none, or JSON, its numbers as text: `queue` which of the
+--       queues, `active` most runs at once, `held` most held, `expires` ms, `skip` reason to skip,
+--       `skipped` next_ms if skipped (where it is not that of 3)
 -- Answers  'fenced' for all (an older leader), else one word for each step:
 --          'ok'       dispatched
 --          'held'     recorded; its message is pushed when the run before it ends
@@ -20,8 +22,9 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'fenced'}
 end
-local now, n = ARGV[2], tonumber(ARGV[4])
+local now, n, queues = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local answers, due, gone, queued, runs, by_job, grown, pushes = {}, {}, {}, {}, {}, {}, {}, {}
+local none = {}
 
 -- Why an occurrence is skipped that the active runs leave no room for.
 local function overlap_reason(active)
@@ -35,70 +38,75 @@ local function overlap_reason(active)
   return 'overlap: an earlier run still waits for a worker'
 end
 
-local function admit(reason, run, active, held, most_active, most_held)
+local function admit(run, active, held, choices)
   if redis.call('EXISTS', run) == 1 then
     return 'ran'
-  elseif reason ~= '' then
+  elseif choices.skip then
     return 'skipped'
-  elseif redis.call('HLEN', active) < most_active then
+  elseif redis.call('HLEN', active) < tonumber(choices.active or 1) then
     return 'ok'
-  elseif redis.call('LLEN', held) < most_held then
+  elseif held and redis.call('LLEN', held) < tonumber(choices.held) then
     return 'held'
   end
   return 'overlap'
 end
 
+local k = 7 + queues
 for i = 1, n do
-  local a, k = 5 + (i - 1) * 13, 7 + (i - 1) * 5
-  local id, run_id, reason, next_ms = ARGV[a + 1], ARGV[a + 6], ARGV[a + 13], ARGV[a + 4]
-  local job, run, active, held, queue =
-    KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], KEYS[k + 5]
-  local seen = redis.call('HMGET', job, 'revision', 'next_ms', 'state')
+  local a = 5 + (i - 1) * 7
+  local next_ms, run_id, message = ARGV[a + 3], ARGV[a + 4], ARGV[a + 6]
+  local id = string.sub(run_id, 1, 12)
+  local choices = ARGV[a + 7] == '' and none or cjson.decode(ARGV[a + 7])
+  local job, run, active, held = KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], nil
+  k = k + 3
+  if choices.held then
+    k = k + 1
+    held = KEYS[k]
+  end
+  local seen = redis.call('HMGET', job, 'revision', 'next_ms', 'state', 'completed')
   local answer = 'moved'
-  if seen[1] == ARGV[a + 2] and seen[2] == ARGV[a + 3] and seen[3] == 'scheduled' then
-    answer = admit(reason, run, active, held, tonumber(ARGV[a + 10]), tonumber(ARGV[a + 11]))
+  if seen[1] == ARGV[a + 1] and seen[2] == ARGV[a + 2] and seen[3] == 'scheduled' then
+    answer = admit(run, active, held, choices)
     local admitted = answer == 'ok' or answer == 'held'
-    if not admitted then
-      next_ms = ARGV[a + 5]
+    local completed = tonumber(seen[4] or 0) + (admitted and 1 or 0)
+    if not admitted and choices.skipped then
+      next_ms = choices.skipped
     end
-    if next_ms == '' then
+    if next_ms ~= '' then
+      due[#due + 1] = next_ms
+      due[#due + 1] = id
+      redis.call('HSET', job, 'next_ms', next_ms, 'completed', completed)
+    else
       gone[#gone + 1] = id
       redis.call('HDEL', job, 'next_ms')
+      redis.call('HSET', job, 'completed', completed)
       if not admitted and redis.call('EXISTS', active) == 0 then
         redis.call('HSET', job, 'state', 'completed')
         redis.call('ZADD', KEYS[6], now, id)
       end
-    else
-      due[#due + 1] = next_ms
-      due[#due + 1] = id
-      redis.call('HSET', job, 'next_ms', next_ms)
     end
+    local queue = tonumber(choices.queue or 1)
     if admitted then
-      redis.call('HINCRBY', job, 'completed', 1)
-      redis.call('HSET', run, 'job_id', id, 'job_name', ARGV[a + 8], 'due_ms', ARGV[a + 7],
-        'queued_ms', now, 'state', 'queued', 'attempt', '1')
-      if ARGV[a + 12] ~= '' then
-        redis.call('HSET', run, 'expires_ms', ARGV[a + 12])
+      redis.call('HSET', run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'state', 'queued',
+        'attempt', '1')
+      if choices.expires then
+        redis.call('HSET', run, 'expires_ms', choices.expires)
       end
-      if queue ~= ARGV[5] then
-        redis.call('HSET', run, 'queue', queue)
+      if queue > 1 then
+        redis.call('HSET', run, 'queue', KEYS[7 + queue])
       end
     elseif answer ~= 'ran' then
-      if answer == 'overlap' then
-        reason = overlap_reason(active)
-      end
-      redis.call('HSET', run, 'job_id', id, 'job_name', ARGV[a + 8], 'due_ms', ARGV[a + 7],
-        'queued_ms', now, 'finished_ms', now, 'state', 'skipped', 'attempt', '0',
-        'reason', reason)
+      redis.call('HSET', run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'finished_ms', now,
+        'state', 'skipped', 'attempt', '0', 'reason', choices.skip or overlap_reason(active))
     end
     if answer == 'ok' then
       redis.call('HSET', active, run_id, 'queued')
       queued[#queued + 1] = ARGV[3]
       queued[#queued + 1] = run_id
       pushes[queue] = pushes[queue] or {}
-      table.insert(pushes[queue], ARGV[a + 9])
+      table.insert(pushes[queue], message)
     elseif answer == 'held' then
-      redis.call('RPUSH', held, run_id .. '\0' .. ARGV[a + 9])
+      redis.call('RPUSH', held, run_id .. '\0' .. message)
     end
     if answer ~= 'ran' then
       runs[#runs + 1] = now
@@ -124,6 +132,6 @@ if #runs > 0 then
   redis.call('SADD', KEYS[7], unpack(grown))
 end
 for queue, messages in pairs(pushes) do
-  redis.call('LPUSH', queue, unpack(messages))
+  redis.call('LPUSH', KEYS[7 + queue], unpack(messages))
 end
 return answers

@@ -4,13 +4,12 @@
 --       6 stdout   7 stderr (what an earlier attempt left there goes)
 -- ARGV  1 claim token   2 now_ms   3 when the claim dies without a heartbeat, ms
 --       4 worker name   5 run id
--- Answers  'ok', the job's spec, attempt, due_ms, queue ('' = the default one)
+-- Answers  'ok', the job's spec, attempt, queue ('' = the default one)
 --          'taken' and the run's state (somebody runs it or has run it)
 --          'expired' (its lateness deadline passed: the caller ends it, see cancel.lua)
 --          'removed' (the job is gone: the caller ends it, see cancel.lua)
 --          'gone' (no such run)
-local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'attempt', 'due_ms', 'expires_ms',
-  'queue')
+local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'attempt', 'expires_ms', 'queue')
 if not run[1] then
   return {'gone'}
 end
@@ -19,7 +18,7 @@ local again = run[1] == 'running' and run[2] == ARGV[1]
 if run[1] ~= 'queued' and not again then
   return {'taken', run[1]}
 end
-if run[5] and not again and tonumber(run[5]) < tonumber(ARGV[2]) then
+if run[4] and not again and tonumber(run[4]) < tonumber(ARGV[2]) then
   return {'expired'}
 end
 local spec = redis.call('HGET', KEYS[2], 'spec')
@@ -34,4 +33,4 @@ redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
 if tonumber(run[3]) > 1 then
   redis.call('DEL', KEYS[6], KEYS[7])
 end
-return {'ok', spec, run[3], run[4], run[6] or ''}
+return {'ok', spec, run[3], run[5] or ''}

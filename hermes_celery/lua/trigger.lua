@@ -5,8 +5,8 @@
 --       9 idempotency key, then the run hash of each run
 -- ARGV  1 job id   2 job name   3 now_ms   4 when to push a queued run again, ms
 --       5 seconds that the idempotency key is kept   6 trigger   7 the default queue
---       then for each run: 1 run id   2 due_ms   3 message   4 when to push it, ms ('' = now,
---       'held' = when the run before it ends)
+--       then for each run: 1 run id   2 message   3 when to push it, ms ('' = now, 'held' = when
+--       the run before it ends)
 -- Answers  'again' and the run id that the same key made before, 'gone' (no such job), else 'ok'
 --          and the ids of the runs that were made: those that had a record already are left out
 local before = redis.call('GET', KEYS[9])
@@ -18,12 +18,12 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 local made = {'ok'}
 for i = 1, #KEYS - 9 do
-  local a, run = 7 + (i - 1) * 4, KEYS[9 + i]
-  local id, due_ms, message, push_at = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
+  local a, run = 7 + (i - 1) * 3, KEYS[9 + i]
+  local id, message, push_at = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   if redis.call('EXISTS', run) == 0 then
     made[#made + 1] = id
-    redis.call('HSET', run, 'job_id', ARGV[1], 'job_name', ARGV[2], 'due_ms', due_ms,
-      'queued_ms', ARGV[3], 'state', 'queued', 'attempt', '1', 'trigger', ARGV[6])
+    redis.call('HSET', run, 'job_name', ARGV[2], 'queued_ms', ARGV[3], 'state', 'queued',
+      'attempt', '1', 'trigger', ARGV[6])
     if KEYS[4] ~= ARGV[7] then
       redis.call('HSET', run, 'queue', KEYS[4])
     end

@@ -10,8 +10,17 @@ zones matter only inside. croniter and cron-descriptor are imported when they ar
 from __future__ import annotations
 
 from hermes_celery.errors import ScheduleError
-from hermes_celery.schedule.parsing import MAX_LENGTH, parse
+from hermes_celery.schedule.parsing import MAX_LENGTH, bind, parse
 from hermes_celery.schedule.schedule import Explanation, Kind, Schedule
 from hermes_celery.schedule.stored import from_hermes
 
-__all__ = ["MAX_LENGTH", "Explanation", "Kind", "Schedule", "ScheduleError", "from_hermes", "parse"]
+__all__ = [
+    "MAX_LENGTH",
+    "Explanation",
+    "Kind",
+    "Schedule",
+    "ScheduleError",
+    "bind",
+    "from_hermes",
+    "parse",
+]

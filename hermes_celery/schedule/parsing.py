@@ -75,15 +75,38 @@ def parse(
     """
     if not isinstance(text, str):
         raise refuse(text, "is not a text")
-    anchor_ms = None if now is None else instant_ms(now)
-    schedule = _read(text, timezone or "UTC").bind(anchor_ms=anchor_ms, spread=spread)
-    if start is None and end is None and not exclude and not jitter_seconds:
-        return schedule
-    return restrict(
-        schedule,
+    return bind(
+        text,
+        timezone=timezone or "UTC",
+        anchor_ms=None if now is None else instant_ms(now),
+        spread=spread,
         start_ms=None if start is None else instant_ms(start),
         end_ms=None if end is None else instant_ms(end),
         exclude=tuple(exclude),
+        jitter_seconds=jitter_seconds,
+    )
+
+
+def bind(
+    text: str,
+    *,
+    timezone: str,
+    anchor_ms: int | None,
+    spread: str,
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+    exclude: tuple[str, ...] = (),
+    jitter_seconds: int = 0,
+) -> Schedule:
+    """As `parse`, with instants in Unix milliseconds: what a tick does for every job."""
+    schedule = _read(text, timezone).bind(anchor_ms=anchor_ms, spread=spread)
+    if start_ms is None and end_ms is None and not exclude and not jitter_seconds:
+        return schedule
+    return restrict(
+        schedule,
+        start_ms=start_ms,
+        end_ms=end_ms,
+        exclude=exclude,
         jitter_seconds=jitter_seconds,
         spread=spread,
     )

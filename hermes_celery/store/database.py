@@ -7,10 +7,11 @@ script here may be run twice.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import redis
@@ -24,6 +25,12 @@ from hermes_celery.keys import Keys
 SOCKET_TIMEOUT_SECONDS = 5
 HEALTH_CHECK_SECONDS = 10
 _OLDEST_REDIS = (6, 2)
+#: What a script that was sent may come back with, and still do its work when it is run again.
+_RUN_AGAIN = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.NoScriptError,
+)
 _SECRET = re.compile(r"://[^@/]*@")
 
 
@@ -61,6 +68,36 @@ class Database:
             registered = self._scripts[script] = self.client.register_script(lua.source(script))
         with wrapped():
             return registered(keys=keys, args=args)
+
+    def begin(
+        self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
+    ) -> Callable[[], Any]:
+        """Send one script and wait for nothing; what comes back waits for its answer.
+
+        Meanwhile the server works and so can we. The answer must be asked for, once: until then
+        the connection belongs to it. Where the connection fails, or the server has never seen the
+        script, it is run as `run` does, when the answer is asked for.
+        """
+        again = partial(self.run, script, keys=keys, args=args)
+        with wrapped():
+            pool = self.client.connection_pool
+            connection = pool.get_connection()
+            try:
+                connection.send_command("EVALSHA", _digest(script), len(keys), *keys, *args)
+            except _RUN_AGAIN:
+                pool.release(connection)
+                return again
+
+        def answer() -> Any:
+            with wrapped():
+                try:
+                    return connection.read_response()
+                except _RUN_AGAIN:
+                    return again()
+                finally:
+                    pool.release(connection)
+
+        return answer
 
     def call(self, *command: str | int | bytes) -> Any:
         """Run one plain command and return its answer."""
@@ -151,6 +188,11 @@ def wrapped() -> Iterator[None]:
         raise StoreUnavailable(_text(error)) from error
     except redis.exceptions.RedisError as error:
         raise StoreError(_text(error)) from error
+
+
+@cache
+def _digest(script: str) -> str:
+    return hashlib.sha1(lua.source(script).encode(), usedforsecurity=False).hexdigest()
 
 
 def _text(error: Exception) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 import msgspec
 
 from hermes_celery.errors import LeaseLost, StoreError
 from hermes_celery.job import JobSpec
+from hermes_celery.keys import Keys
 from hermes_celery.planning import DueJob, Step
 from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
@@ -30,6 +31,10 @@ class Answer(StrEnum):
     MOVED = "moved"
     #: The occurrence has its run already; the schedule moved on.
     RAN = "ran"
+
+
+_ANSWERS = {answer.value: answer for answer in Answer}
+_encode = msgspec.json.Encoder().encode
 
 
 class Advance(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,68 +78,74 @@ class DueIndex:
         first = self._database.call("ZRANGE", self._keys.due, 0, 0, "WITHSCORES")
         return int(scored(first)[0][1]) if first else None
 
+    def due_ids(self, until_ms: int, *, limit: int, after_ms: int | None = None) -> list[str]:
+        """Up to `limit` jobs whose next_run_at is `until_ms` or earlier, earliest first.
+
+        With `after_ms` only those that are due later than that.
+        """
+        first = "-inf" if after_ms is None else f"({after_ms}"
+        return list(
+            self._database.call("ZRANGEBYSCORE", self._keys.due, first, until_ms, "LIMIT", 0, limit)
+        )
+
+    def begin_read(self, ids: Sequence[str]) -> Callable[[], list[DueJob | BrokenJob]]:
+        """Ask for what a tick needs of some jobs; what comes back waits for the answer."""
+        answer = self._database.begin(
+            "read_due", keys=[self._keys.job(job_id) for job_id in ids], args=[]
+        )
+
+        def rows() -> list[DueJob | BrokenJob]:
+            values = answer()
+            return [_due_job(job_id, *values[i * 4 : i * 4 + 4]) for i, job_id in enumerate(ids)]
+
+        return rows
+
     def due(self, now_ms: int, *, limit: int) -> list[DueJob | BrokenJob]:
         """Up to `limit` jobs whose next_run_at is `now_ms` or earlier, earliest first."""
+        ids = self.due_ids(now_ms, limit=limit)
+        return self.begin_read(ids)() if ids else []
+
+    def begin_advance(
+        self, batch: Sequence[Advance], *, token: int, now_ms: int
+    ) -> Callable[[], list[Answer]]:
+        """Send a batch, to be written all in one atomic step; what comes back waits for the answer.
+
+        That is one word for each; it raises LeaseLost when a younger leader's token is known, and
+        then nothing was written.
+        """
         keys = self._keys
-        ids = self._database.call("ZRANGEBYSCORE", keys.due, "-inf", now_ms, "LIMIT", 0, limit)
-        if not ids:
-            return []
-        rows = self._database.hashes(
-            [keys.job(job_id) for job_id in ids], "spec", "revision", "next_ms", "completed"
+        packed = _Packed(keys)
+        for advance in batch:
+            packed.add(advance)
+        head = [keys.term, keys.due, keys.queued, keys.runs, keys.job_runs, keys.completed,
+                keys.grown, *packed.queues]  # fmt: skip
+        answer = self._database.begin(
+            "advance",
+            keys=head + packed.keys,
+            args=[
+                token,
+                now_ms,
+                now_ms + self._redeliver_after_ms,
+                len(batch),
+                len(packed.queues),
+                *packed.args,
+            ],
         )
-        return [_due_job(job_id, fields) for job_id, fields in zip(ids, rows, strict=True)]
+
+        def answers() -> list[Answer]:
+            words = answer()
+            if words == ["fenced"]:
+                raise LeaseLost("a younger leader has taken over; this one stops writing")
+            return [_ANSWERS[word] for word in words]
+
+        return answers
 
     def advance(self, batch: Sequence[Advance], *, token: int, now_ms: int) -> list[Answer]:
         """Write a batch, all in one atomic step, and return one answer for each.
 
         Raises LeaseLost when a younger leader's token is known; then nothing was written.
         """
-        keys = self._keys
-        script_keys = [
-            keys.term,
-            keys.due,
-            keys.queued,
-            keys.runs,
-            keys.job_runs,
-            keys.completed,
-            keys.grown,
-        ]
-        args: list[str | int | bytes] = [
-            token,
-            now_ms,
-            now_ms + self._redeliver_after_ms,
-            len(batch),
-            keys.default_queue,
-        ]
-        for advance in batch:
-            spec, step = advance.due.spec, advance.step
-            script_keys += (
-                keys.job(spec.id),
-                keys.run(advance.run_id),
-                keys.active(spec.id),
-                keys.held(spec.id),
-                advance.queue,
-            )
-            expires = spec.policy.expires_seconds
-            args += (
-                spec.id,
-                advance.due.revision,
-                step.seen_ms,
-                _or_empty(step.next_run_ms),
-                _or_empty(step.next_if_skipped_ms),
-                advance.run_id,
-                step.occurrence_ms,
-                spec.name,
-                advance.message,
-                spec.policy.most_active,
-                spec.policy.most_held,
-                "" if expires is None else step.occurrence_ms + expires * 1000,
-                step.skip,
-            )
-        answers = self._database.run("advance", keys=script_keys, args=args)
-        if answers == ["fenced"]:
-            raise LeaseLost("a younger leader has taken over; this one stops writing")
-        return [Answer(word) for word in answers]
+        return self.begin_advance(batch, token=token, now_ms=now_ms)()
 
     def make_room(self, spec: JobSpec, *, run_id: str, queue: str, token: int, now_ms: int) -> None:
         """Cancel the job's active and held runs, because a later one replaces them.
@@ -193,17 +204,65 @@ class DueIndex:
             raise LeaseLost("a younger leader has taken over; this one stops writing")
 
 
-def _due_job(job_id: str, fields: dict[str, str]) -> DueJob | BrokenJob:
+class _Packed:
+    """A batch as the keys and arguments of `advance.lua`."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self.keys: list[str] = []
+        self.args: list[str | int | bytes] = []
+        #: The number of each Celery queue, counted from one.
+        self.queues = {keys.default_queue: 1}
+
+    def add(self, advance: Advance) -> None:
+        """One step more."""
+        spec, step, run_id, keys = advance.due.spec, advance.step, advance.run_id, self._keys
+        self.keys += (keys.job(spec.id), keys.run(run_id), keys.active(spec.id))
+        choices = self._choices(advance)
+        if "held" in choices:
+            self.keys.append(keys.held(spec.id))
+        self.args += (
+            advance.due.revision,
+            step.seen_ms,
+            _or_empty(step.next_run_ms),
+            run_id,
+            spec.name,
+            advance.message,
+            _encode(choices) if choices else "",
+        )
+
+    def _choices(self, advance: Advance) -> dict[str, str]:
+        """What differs from a plain job; most have nothing."""
+        step, policy = advance.step, advance.due.spec.policy
+        choices: dict[str, str] = {}
+        if advance.queue != self._keys.default_queue:
+            number = self.queues.setdefault(advance.queue, len(self.queues) + 1)
+            choices["queue"] = str(number)
+        if policy.most_active != 1:
+            choices["active"] = str(policy.most_active)
+        if policy.most_held:
+            choices["held"] = str(policy.most_held)
+        if policy.expires_seconds is not None:
+            choices["expires"] = str(step.occurrence_ms + policy.expires_seconds * 1000)
+        if step.skip:
+            choices["skip"] = step.skip
+        if step.next_if_skipped_ms != step.next_run_ms:
+            choices["skipped"] = str(_or_empty(step.next_if_skipped_ms))
+        return choices
+
+
+def _due_job(
+    job_id: str, spec: str | None, revision: str | None, next_ms: str | None, completed: str | None
+) -> DueJob | BrokenJob:
     try:
         return DueJob(
-            spec=spec_from_json(job_id, fields.get("spec", "")),
-            revision=int(fields["revision"]),
-            next_run_ms=int(fields["next_ms"]),
-            completed=int(fields.get("completed", 0)),
+            spec=spec_from_json(job_id, spec or ""),
+            revision=int(revision or ""),
+            next_run_ms=int(next_ms or ""),
+            completed=int(completed or 0),
         )
-    except (StoreError, KeyError, ValueError) as error:
-        revision = fields.get("revision", "")
-        return BrokenJob(job_id=job_id, revision=revision, error=str(error) or repr(error))
+    except (StoreError, ValueError) as error:
+        return BrokenJob(job_id=job_id, revision=revision or "", error=str(error) or repr(error))
 
 
 def _or_empty(ms: int | None) -> str | int:

@@ -8,7 +8,7 @@ from datetime import datetime
 from hermes_celery.errors import RunNotFound
 from hermes_celery.instant import from_ms, optional_from_ms
 from hermes_celery.output import as_text
-from hermes_celery.run import Delivery, Run, RunState, Trigger, is_run_id
+from hermes_celery.run import Delivery, Run, RunState, Trigger, due_ms_of, is_run_id, job_id_of
 from hermes_celery.store.database import Database
 
 _PAGE = 200
@@ -129,9 +129,9 @@ def run_from_fields(run_id: str, fields: Mapping[str, str]) -> Run:
 
     return Run(
         id=run_id,
-        job_id=fields["job_id"],
+        job_id=job_id_of(run_id),
         job_name=fields["job_name"],
-        due_at=from_ms(int(fields["due_ms"])),
+        due_at=from_ms(due_ms_of(run_id)),
         queued_at=from_ms(int(fields["queued_ms"])),
         started_at=optional_from_ms(number("started_ms")),
         finished_at=optional_from_ms(number("finished_ms")),

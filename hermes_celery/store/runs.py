@@ -12,7 +12,7 @@ from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.live import Printed
 from hermes_celery.policy import Policy
-from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, job_id_of
+from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, due_ms_of, job_id_of
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, scored
 from hermes_celery.store.jobs import spec_from_json
@@ -57,7 +57,6 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A run that somebody asks for by hand."""
 
     run_id: str
-    due_ms: int
     message: bytes
     #: When its message is pushed, Unix ms; None: at once.
     push_at_ms: int | None = None
@@ -119,7 +118,7 @@ class Runs(RunRecords):
         ]
         for one in asked:
             push_at = "held" if one.held else one.push_at_ms
-            args += (one.run_id, one.due_ms, one.message, "" if push_at is None else push_at)
+            args += (one.run_id, one.message, "" if push_at is None else push_at)
         word, *made = self._database.run("trigger", keys=script_keys, args=args)
         if word == "gone":
             raise JobNotFound(spec.id)
@@ -157,8 +156,8 @@ class Runs(RunRecords):
             token=token,
             spec=spec_from_json(job_id_of(run_id), answer[1]),
             attempt=int(answer[2]),
-            due_ms=int(answer[3]),
-            queue=answer[4] or self._keys.default_queue,
+            due_ms=due_ms_of(run_id),
+            queue=answer[3] or self._keys.default_queue,
         )
 
     def heartbeat(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hermes_celery.run import RunState, Trigger
+from hermes_celery.run import RunState, Trigger, due_ms_of, job_id_of
 from hermes_celery.store.database import Database
 
 _ALIVE_MS = 10_000
@@ -43,9 +43,9 @@ class Signs:
         return [
             WaitingRun(
                 id=run_id,
-                job_id=row["job_id"],
+                job_id=job_id_of(run_id),
                 job_name=row["job_name"],
-                due_ms=int(row["due_ms"]),
+                due_ms=due_ms_of(run_id),
                 queue=row.get("queue", self._keys.default_queue),
             )
             for run_id, row in zip(ids, rows, strict=True)
@@ -69,12 +69,14 @@ class Signs:
         pairs = _pairs(rows)
         found = self._database.hashes(
             [self._keys.run(run_id) for run_id, _ in pairs],
-            "state", "reason", "job_id", "job_name",
-        )  # fmt: skip
+            "state",
+            "reason",
+            "job_name",
+        )
         skipped = [
             SkippedRun(
                 id=run_id,
-                job_id=row["job_id"],
+                job_id=job_id_of(run_id),
                 job_name=row["job_name"],
                 reason=row.get("reason", ""),
             )

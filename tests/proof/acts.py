@@ -209,12 +209,15 @@ def _counts(threads: str, thread: threading.Thread) -> bool:
 
 
 def _lead(beat: Beat, clock: HandClock, calls: Calls) -> None:
-    """Tick, then rescue, then stop; frozen once, it goes on to the end of its step."""
-    for _ in range(2):
+    """Tick, write what was planned ahead, rescue, then stop.
+
+    Frozen once, it goes on to the end of its step.
+    """
+    for seconds in (1, RESCUE_SECONDS, 0):
         beat.step()
         if calls.resumed:
             break
-        clock.advance(RESCUE_SECONDS)
+        clock.advance(seconds)
     beat.stop()
 
 

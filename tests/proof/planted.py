@@ -7,7 +7,7 @@ that is replaced must be there: a plant that no longer fits says so.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -36,7 +36,9 @@ class Plant(StrEnum):
 
 #: For each plant: script, the text to replace, and what by.
 _CHANGES: dict[Plant, tuple[tuple[str, str, str], ...]] = {
-    Plant.PUBLISH_OUTSIDE: (("advance", "  redis.call('LPUSH', queue, unpack(messages))\n", ""),),
+    Plant.PUBLISH_OUTSIDE: (
+        ("advance", "  redis.call('LPUSH', KEYS[7 + queue], unpack(messages))\n", ""),
+    ),
     Plant.NO_CLAIM: (("claim", "if run[1] ~= 'queued' and not again then", "if false then"),),
     Plant.NO_FENCE: tuple(
         (script, "if redis.call('GET', KEYS[1]) ~= ARGV[1] then", "if false then")
@@ -70,6 +72,15 @@ class PlantedDatabase(Database):
         with wrapped():
             return changed(keys=keys, args=args)
 
+    def begin(
+        self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
+    ) -> Callable[[], Any]:
+        """As the package does; a changed text is run at once."""
+        if script not in self._changed:
+            return super().begin(script, keys=keys, args=args)
+        answer = self.run(script, keys=keys, args=args)
+        return lambda: answer
+
 
 def _replaced(text: str, old: str, new: str) -> str:
     assert old in text, f"the plant no longer fits: {old!r} is not in the script"
@@ -83,16 +94,23 @@ class TwoSteps(DueIndex):
         super().__init__(database, redeliver_after_ms=redeliver_after_ms)
         self._plant = plant
 
-    def advance(self, batch: Sequence[Advance], *, token: int, now_ms: int) -> list[Answer]:
+    def begin_advance(
+        self, batch: Sequence[Advance], *, token: int, now_ms: int
+    ) -> Callable[[], list[Answer]]:
         """The step of the plant, before or after the real one."""
         if self._plant is Plant.SCHEDULE_FIRST:
             steps = Counter(advance.due.spec.id for advance in batch)
             batch = [self._moved(a) if steps[a.due.spec.id] == 1 else a for a in batch]
-        answers = super().advance(batch, token=token, now_ms=now_ms)
-        if self._plant is Plant.PUBLISH_OUTSIDE:
-            for advance, answer in zip(batch, answers, strict=True):
-                if answer is Answer.OK:
-                    self._database.call("LPUSH", advance.queue, advance.message)
+        written = super().begin_advance(batch, token=token, now_ms=now_ms)
+
+        def answers() -> list[Answer]:
+            words = written()
+            if self._plant is Plant.PUBLISH_OUTSIDE:
+                for advance, answer in zip(batch, words, strict=True):
+                    if answer is Answer.OK:
+                        self._database.call("LPUSH", advance.queue, advance.message)
+            return words
+
         return answers
 
     def _moved(self, advance: Advance) -> Advance:

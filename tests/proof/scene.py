@@ -197,12 +197,16 @@ def _messages() -> Dispatch:
 
 
 def beat_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE) -> Scene:
-    """A beat's next two steps have one of everything to do: each kind of due job and of rescue."""
+    """A beat's next steps have one of everything to do: each kind of due job and of rescue."""
     scene = Scene(url, starts, plant=plant)
     _due_jobs(scene)
+    scene.clock.advance(1)
+    # Due a second after the others: planned while the beat waits for them.
+    scene.add(name="planned ahead")
+    scene.add(name="planned ahead, for the last time", repeat=1)
     busy = [scene.add(name=f"overlap {o}", policy=Policy(overlap=o)) for o in Overlap]
     _rescues(scene)
-    scene.clock.advance(58 * 60 - 10)
+    scene.clock.advance(58 * 60 - 11)
     # These wait for a worker when their job is due; their messages will be doubled.
     for job in busy:
         scene.run(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from hermes_celery.rescue import rescue
 from hermes_celery.run import Occurrence, Outcome, RunState
 from hermes_celery.store import Advance, Answer
 from hermes_celery.tick import TickReport, tick
-from tests.support import NOON, PlainMessages, Store, replaced
+from tests.support import NOON, PlainMessages, Store, a_job, replaced
 
 TOKEN = 1
 
@@ -190,13 +191,42 @@ def test_one_broken_job_never_stops_the_others(store: Store) -> None:
     )
 
 
-def test_a_batch_larger_than_one_call_takes_several_ticks_and_loses_nothing(store: Store) -> None:
+def test_a_batch_larger_than_one_call_goes_in_several_and_loses_nothing(store: Store) -> None:
     for number in range(450):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=f"n{number}"))
     store.clock.advance(3600)
-    counts = [ticked(store).dispatched for _ in range(6)]
-    assert counts == [100, 100, 100, 100, 50, 0]
+    assert [ticked(store).dispatched for _ in range(2)] == [450, 0]
     assert len(set(store.queue())) == 450
+
+
+def test_a_tick_ends_after_two_thousand_jobs_and_the_next_one_goes_on(store: Store) -> None:
+    for number in range(2_030):
+        store.jobs.add(a_job(id=f"{number:012x}"))
+    store.clock.advance(3600)
+    assert [ticked(store).dispatched for _ in range(3)] == [2_000, 30, 0]
+    assert len(set(store.queue())) == 2_030
+
+
+def test_when_a_younger_leader_appears_between_two_calls_the_rest_is_not_written(
+    store: Store,
+) -> None:
+    """Whatever is on its way then is refused too, and the connections can be used again."""
+    for number in range(450):
+        store.jobs.add(a_job(id=f"{number:012x}"))
+    store.clock.advance(3600)
+
+    class Overtaken(PlainMessages):
+        def message(self, spec: JobSpec, **_: Any) -> bytes:
+            if spec.id == f"{250:012x}":
+                store.database.call("INCR", store.database.keys.term)
+            return b"message"
+
+    messages = Overtaken(store.database.keys.default_queue)
+    with pytest.raises(LeaseLost):
+        tick(store.due, messages, token=TOKEN, now_ms=store.clock.ms)
+    written = len(store.queue())
+    assert written <= 200
+    assert ticked(store, token=TOKEN + 1).dispatched == 450 - written
 
 
 def prepared(store: Store) -> Advance:

@@ -1,0 +1,101 @@
+"""What is due soon, planned while the beat waits, so that at the instant only the scripts run.
+
+The due index says what comes within the next two seconds. Each of those jobs is read, planned for
+the moment at which it is due, and its message is built; `take` hands out what its time has come
+for. That is safe because the script compares: a job that was edited, paused or removed meanwhile
+answers `moved`, and the tick, which looks at the index afterwards, plans it anew. It plans anew as
+well whatever cannot be foreseen here, and what was foreseen and is late.
+
+It keeps at most 10,000 jobs; the leader holds no copy of the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from hermes_celery.planning import DueJob
+from hermes_celery.policy import CatchUp
+from hermes_celery.preparing import Messages, steps_of
+
+if TYPE_CHECKING:
+    from hermes_celery.store import Advance, BrokenJob, DueIndex
+
+#: How far ahead is looked: 10,000 jobs take about a fifth of a second to prepare.
+HORIZON_MS = 2_000
+#: The index is asked again when so much of the horizon has become unknown.
+_LOOK_EVERY_MS = 500
+_MOST = 10_000
+#: Jobs of one step: so long a due job may have to wait, about 2 ms.
+_SLICE = 50
+#: Later than this a plan that was made ahead is not trusted: there may be something to catch up.
+_FRESH_MS = 1_000
+
+
+class Ahead:
+    """The coming steps of one leader. Instants are Unix milliseconds, the server's time."""
+
+    def __init__(self, due_index: DueIndex, messages: Messages) -> None:
+        self._due_index = due_index
+        self._messages = messages
+        self._ids: deque[str] = deque()
+        self._steps: deque[Advance] = deque()
+        self._known_until_ms = 0
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def forget(self) -> None:
+        """Drop everything: somebody else may lead, or has led."""
+        self._ids.clear()
+        self._steps.clear()
+        self._known_until_ms = 0
+
+    def look(self, now_ms: int) -> bool:
+        """Prepare one slice of what is coming; False when there is nothing left to do.
+
+        Raises StoreError.
+        """
+        if not self._ids and not self._ask(now_ms):
+            return False
+        ids = [self._ids.popleft() for _ in range(min(_SLICE, len(self._ids)))]
+        for row in self._due_index.begin_read(ids)():
+            self._prepare(row)
+        return True
+
+    def take(self, now_ms: int, *, resumed_ms: int, limit: int) -> list[Advance]:
+        """Hand out up to `limit` steps that are due, as long as they mean what was planned."""
+        taken: list[Advance] = []
+        while len(taken) < limit and self._steps and self._steps[0].step.seen_ms <= now_ms:
+            advance = self._steps.popleft()
+            if _still_holds(advance, now_ms=now_ms, resumed_ms=resumed_ms):
+                taken.append(advance)
+        return taken
+
+    def _ask(self, now_ms: int) -> bool:
+        until_ms, room = now_ms + HORIZON_MS, _MOST - len(self._steps)
+        if until_ms - self._known_until_ms < _LOOK_EVERY_MS or room <= 0:
+            return False
+        after_ms = max(self._known_until_ms, now_ms)
+        self._ids.extend(self._due_index.due_ids(until_ms, limit=room, after_ms=after_ms))
+        self._known_until_ms = until_ms
+        return bool(self._ids)
+
+    def _prepare(self, row: DueJob | BrokenJob) -> None:
+        """What cannot be prepared is the tick's to report when it is due."""
+        # Whether it is skipped is known only when it is dispatched.
+        if not isinstance(row, DueJob) or row.spec.policy.catch_up is CatchUp.SKIP:
+            return
+        with suppress(Exception):
+            (advance,) = steps_of(row, self._messages, now_ms=row.next_run_ms, resumed_ms=0)
+            # A job that was edited since the index was asked may be due out of order.
+            if not self._steps or advance.step.seen_ms >= self._steps[-1].step.seen_ms:
+                self._steps.append(advance)
+
+
+def _still_holds(advance: Advance, *, now_ms: int, resumed_ms: int) -> bool:
+    step = advance.step
+    following = step.next_if_skipped_ms
+    is_late = now_ms - step.seen_ms > _FRESH_MS or (following is not None and following <= now_ms)
+    return not is_late and step.seen_ms > resumed_ms

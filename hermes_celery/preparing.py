@@ -1,0 +1,67 @@
+"""From a job that is due to steps that can be written: planned, with run and message.
+
+A job that cannot be planned, or whose message cannot be built, becomes a fault of its own and never
+stops the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+from hermes_celery.job import JobSpec
+from hermes_celery.planning import DueJob, plan
+from hermes_celery.run import run_id_of
+from hermes_celery.store import Advance, BrokenJob
+
+
+class Messages(Protocol):
+    """What builds messages: `dispatch.Dispatch`, or a stand-in where no Celery is at hand."""
+
+    def queue(self, spec: JobSpec) -> str:
+        """The queue that a job's runs go to."""
+
+    def message(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> bytes:
+        """The message of one run."""
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of some jobs."""
+
+    steps: list[Advance]
+    faults: list[BrokenJob]
+
+
+def prepare(
+    rows: Iterable[DueJob | BrokenJob], messages: Messages, *, now_ms: int, resumed_ms: int
+) -> Prepared:
+    """Plan jobs that are due at `now_ms` and build their messages."""
+    steps: list[Advance] = []
+    faults: list[BrokenJob] = []
+    for row in rows:
+        if isinstance(row, BrokenJob):
+            faults.append(row)
+            continue
+        try:
+            steps += steps_of(row, messages, now_ms=now_ms, resumed_ms=resumed_ms)
+        except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
+            faults.append(_broken(row, f"{type(error).__name__}: {error}"))
+    return Prepared(steps=steps, faults=faults)
+
+
+def steps_of(due: DueJob, messages: Messages, *, now_ms: int, resumed_ms: int) -> list[Advance]:
+    """The steps of one job's plan. Raises whatever planning or building a message raises."""
+    spec = due.spec
+    queue = messages.queue(spec)
+    steps = []
+    for step in plan(due, now_ms=now_ms, resumed_ms=resumed_ms).steps:
+        run_id = run_id_of(spec.id, step.occurrence_ms)
+        message = messages.message(spec, run_id=run_id, due_ms=step.occurrence_ms)
+        steps.append(Advance(due=due, step=step, run_id=run_id, queue=queue, message=message))
+    return steps
+
+
+def _broken(due: DueJob, error: str) -> BrokenJob:
+    return BrokenJob(job_id=due.spec.id, revision=str(due.revision), error=error)
