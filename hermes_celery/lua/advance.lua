@@ -22,13 +22,14 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'fenced'}
 end
+local call = redis.call
 local now, n, queues = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local answers, due, gone, queued, runs, by_job, grown, pushes = {}, {}, {}, {}, {}, {}, {}, {}
 local none = {}
 
 -- Why an occurrence is skipped that the active runs leave no room for.
 local function overlap_reason(active)
-  for _, state in ipairs(redis.call('HVALS', active)) do
+  for _, state in ipairs(call('HVALS', active)) do
     if state == 'running' then
       return 'overlap: an earlier run still runs'
     elseif state == 'retrying' then
@@ -39,13 +40,13 @@ local function overlap_reason(active)
 end
 
 local function admit(run, active, held, choices)
-  if redis.call('EXISTS', run) == 1 then
+  if call('EXISTS', run) == 1 then
     return 'ran'
   elseif choices.skip then
     return 'skipped'
-  elseif redis.call('HLEN', active) < tonumber(choices.active or 1) then
+  elseif call('HLEN', active) < tonumber(choices.active or 1) then
     return 'ok'
-  elseif held and redis.call('LLEN', held) < tonumber(choices.held) then
+  elseif held and call('LLEN', held) < tonumber(choices.held) then
     return 'held'
   end
   return 'overlap'
@@ -63,7 +64,7 @@ for i = 1, n do
     k = k + 1
     held = KEYS[k]
   end
-  local seen = redis.call('HMGET', job, 'revision', 'next_ms', 'state', 'completed')
+  local seen = call('HMGET', job, 'revision', 'next_ms', 'state', 'completed')
   local answer = 'moved'
   if seen[1] == ARGV[a + 1] and seen[2] == ARGV[a + 2] and seen[3] == 'scheduled' then
     answer = admit(run, active, held, choices)
@@ -75,38 +76,37 @@ for i = 1, n do
     if next_ms ~= '' then
       due[#due + 1] = next_ms
       due[#due + 1] = id
-      redis.call('HSET', job, 'next_ms', next_ms, 'completed', completed)
+      call('HSET', job, 'next_ms', next_ms, 'completed', completed)
     else
       gone[#gone + 1] = id
-      redis.call('HDEL', job, 'next_ms')
-      redis.call('HSET', job, 'completed', completed)
-      if not admitted and redis.call('EXISTS', active) == 0 then
-        redis.call('HSET', job, 'state', 'completed')
-        redis.call('ZADD', KEYS[6], now, id)
+      call('HDEL', job, 'next_ms')
+      call('HSET', job, 'completed', completed)
+      if not admitted and call('EXISTS', active) == 0 then
+        call('HSET', job, 'state', 'completed')
+        call('ZADD', KEYS[6], now, id)
       end
     end
     local queue = tonumber(choices.queue or 1)
     if admitted then
-      redis.call('HSET', run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'state', 'queued',
-        'attempt', '1')
+      call('HSET', run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'state', 'queued')
       if choices.expires then
-        redis.call('HSET', run, 'expires_ms', choices.expires)
+        call('HSET', run, 'expires_ms', choices.expires)
       end
       if queue > 1 then
-        redis.call('HSET', run, 'queue', KEYS[7 + queue])
+        call('HSET', run, 'queue', KEYS[7 + queue])
       end
     elseif answer ~= 'ran' then
-      redis.call('HSET', run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'finished_ms', now,
+      call('HSET', run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'finished_ms', now,
         'state', 'skipped', 'attempt', '0', 'reason', choices.skip or overlap_reason(active))
     end
     if answer == 'ok' then
-      redis.call('HSET', active, run_id, 'queued')
+      call('HSET', active, run_id, 'queued')
       queued[#queued + 1] = ARGV[3]
       queued[#queued + 1] = run_id
       pushes[queue] = pushes[queue] or {}
       table.insert(pushes[queue], message)
     elseif answer == 'held' then
-      redis.call('RPUSH', held, run_id .. '\0' .. message)
+      call('RPUSH', held, run_id .. '\0' .. message)
     end
     if answer ~= 'ran' then
       runs[#runs + 1] = now
@@ -123,15 +123,15 @@ for i = 1, n do
   answers[i] = answer
 end
 
-if #due > 0 then redis.call('ZADD', KEYS[2], unpack(due)) end
-if #gone > 0 then redis.call('ZREM', KEYS[2], unpack(gone)) end
-if #queued > 0 then redis.call('ZADD', KEYS[3], unpack(queued)) end
+if #due > 0 then call('ZADD', KEYS[2], unpack(due)) end
+if #gone > 0 then call('ZREM', KEYS[2], unpack(gone)) end
+if #queued > 0 then call('ZADD', KEYS[3], unpack(queued)) end
 if #runs > 0 then
-  redis.call('ZADD', KEYS[4], unpack(runs))
-  redis.call('ZADD', KEYS[5], unpack(by_job))
-  redis.call('SADD', KEYS[7], unpack(grown))
+  call('ZADD', KEYS[4], unpack(runs))
+  call('ZADD', KEYS[5], unpack(by_job))
+  call('SADD', KEYS[7], unpack(grown))
 end
 for queue, messages in pairs(pushes) do
-  redis.call('LPUSH', KEYS[7 + queue], unpack(messages))
+  call('LPUSH', KEYS[7 + queue], unpack(messages))
 end
 return answers

@@ -30,7 +30,9 @@ redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', 
   'worker', ARGV[4])
 redis.call('HSET', KEYS[3], ARGV[5], 'running')
 redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
-if tonumber(run[3]) > 1 then
+-- The first attempt is not on record.
+local attempt = run[3] or '1'
+if attempt ~= '1' then
   redis.call('DEL', KEYS[6], KEYS[7])
 end
-return {'ok', spec, run[3], run[5] or ''}
+return {'ok', spec, attempt, run[5] or ''}

@@ -10,7 +10,7 @@
 -- Answers  'ok', 'retry' (queued for its next attempt),
 --          'late' (the claim is no longer ours: nothing changed)
 --#include _end_run
-local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'cancel', 'finished_by')
+local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'cancel', 'finished_by', 'attempt')
 if run[4] == ARGV[1] then
   -- Finished by this very claim, whose answer was lost on the way.
   return run[1] == 'queued' and 'retry' or 'ok'
@@ -36,7 +36,7 @@ end
 redis.call('ZREM', KEYS[4], ARGV[3])
 if ARGV[11] ~= '' and not run[3] then
   redis.call('HSET', KEYS[1], 'state', 'queued', 'queued_ms', ARGV[2], 'unpushed', '1')
-  redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+  redis.call('HSET', KEYS[1], 'attempt', tonumber(run[5] or 1) + 1)
   redis.call('HDEL', KEYS[1], 'claim')
   redis.call('HSET', KEYS[3], ARGV[3], 'retrying')
   redis.call('ZADD', KEYS[9], ARGV[11], ARGV[3])

@@ -16,7 +16,7 @@ if deadline and tonumber(deadline) > tonumber(ARGV[2]) then
   return 'alive'
 end
 redis.call('ZREM', KEYS[5], ARGV[3])
-local run = redis.call('HMGET', KEYS[2], 'state', 'cancel')
+local run = redis.call('HMGET', KEYS[2], 'state', 'cancel', 'attempt')
 if run[1] ~= 'running' then
   return 'alive'
 end
@@ -25,7 +25,7 @@ redis.call('HDEL', KEYS[2], 'claim')
 if ARGV[5] ~= '' and not run[2] then
   redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_ms', ARGV[2], 'error', ARGV[4],
     'unpushed', '1')
-  redis.call('HINCRBY', KEYS[2], 'attempt', 1)
+  redis.call('HSET', KEYS[2], 'attempt', tonumber(run[3] or 1) + 1)
   redis.call('HSET', KEYS[4], ARGV[3], 'retrying')
   redis.call('ZADD', KEYS[8], ARGV[5], ARGV[3])
   return 'retry'

@@ -23,7 +23,7 @@ for i = 1, #KEYS - 9 do
   if redis.call('EXISTS', run) == 0 then
     made[#made + 1] = id
     redis.call('HSET', run, 'job_name', ARGV[2], 'queued_ms', ARGV[3], 'state', 'queued',
-      'attempt', '1', 'trigger', ARGV[6])
+      'trigger', ARGV[6])
     if KEYS[4] ~= ARGV[7] then
       redis.call('HSET', run, 'queue', KEYS[4])
     end

@@ -37,7 +37,7 @@ class Plant(StrEnum):
 #: For each plant: script, the text to replace, and what by.
 _CHANGES: dict[Plant, tuple[tuple[str, str, str], ...]] = {
     Plant.PUBLISH_OUTSIDE: (
-        ("advance", "  redis.call('LPUSH', KEYS[7 + queue], unpack(messages))\n", ""),
+        ("advance", "  call('LPUSH', KEYS[7 + queue], unpack(messages))\n", ""),
     ),
     Plant.NO_CLAIM: (("claim", "if run[1] ~= 'queued' and not again then", "if false then"),),
     Plant.NO_FENCE: tuple(
