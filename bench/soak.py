@@ -32,6 +32,7 @@ _LEADERS = ("kill_leader", "freeze_leader")
 @click.option("--occurrences", type=int, help="Stop when there were so many.")
 @click.option("--jobs", type=int, default=300, show_default=True, help="Most are due each second.")
 @click.option("--beats", type=int, default=3, show_default=True)
+@click.option("--shards", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--consumers", type=int, default=3, show_default=True, help="Workers without Celery.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Celery workers.")
 @click.option("--fault-seconds", type=float, default=1.5, show_default=True)
@@ -42,6 +43,7 @@ def main(
     occurrences: int | None,
     jobs: int,
     beats: int,
+    shards: int,
     consumers: int,
     workers: int,
     fault_seconds: float,
@@ -57,6 +59,7 @@ def main(
             seconds=min(_ROUND_SECONDS, max(deadline - time.monotonic(), 10.0)),
             jobs=jobs,
             beats=beats,
+            shards=shards,
             consumers=consumers,
             workers=workers,
             fault_seconds=fault_seconds,

@@ -14,22 +14,24 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
 
-from hermes_celery.ahead import Ahead
 from hermes_celery.errors import HermesCeleryError, LeaseLost, StoreError
-from hermes_celery.lease import RENEW_SECONDS, Lease
+from hermes_celery.lease import RENEW_SECONDS
 from hermes_celery.log import Seldom, event
 from hermes_celery.preparing import Messages
 from hermes_celery.rescue import rescue
-from hermes_celery.tick import TickReport, tick
+from hermes_celery.tick import MOST, TickReport, merged
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.store import DueIndex, History, Jobs, Runs, Waker
+    from hermes_celery.members import Members
+    from hermes_celery.shard import Shard
+    from hermes_celery.store import History, Jobs, Runs, Waker
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +43,6 @@ _RESCUE_AFTER_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 #: So long at a time it plans ahead without hearing that something earlier became due.
 _LOOK_AHEAD_MS = 10
-#: So long before something is due it stops planning ahead: a slice takes about 2 ms.
-_GUARD_MS = 3
-#: Neither leading nor standing by yet.
-_UNKNOWN = -1
 
 
 def owner_name() -> str:
@@ -53,13 +51,13 @@ def owner_name() -> str:
 
 
 class Beat:
-    """One beat of possibly many: leads or stands by."""
+    """One beat of possibly many: leads its shards or stands by for them."""
 
     def __init__(
         self,
         *,
-        lease: Lease,
-        due_index: DueIndex,
+        members: Members,
+        make_shard: Callable[[int], Shard],
         jobs: Jobs,
         runs: Runs,
         history: History,
@@ -70,37 +68,36 @@ class Beat:
         on_rescue: Callable[[int, int], None] = lambda token, now_ms: None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._lease = lease
-        self._due_index = due_index
+        """`make_shard` gives this beat's part in a shard, by its number.
+
+        What belongs to no shard (rescue, `on_lead`, `on_rescue`) is done by whoever leads number 0.
+        """
+        self._members = members
+        self._make_shard = make_shard
+        self._shards: list[Shard] = []
         self._jobs = jobs
         self._runs = runs
         self._history = history
         self._on_lead = on_lead
         self._on_rescue = on_rescue
         self._messages = messages
-        self._ahead = Ahead(due_index, messages)
         self._waker = waker
         self._clock = clock
         self._pause = pause
-        self._token: int | None = _UNKNOWN
-        self._leads_since = 0.0
         self._rescued_at = 0.0
         self._complaint = Seldom()
 
     def step(self) -> TickReport | None:
-        """Tick if we lead and something is due, then sleep for at most a quarter of a second.
+        """Tick what we lead and is due, then sleep for at most a quarter of a second.
 
-        Returns what the tick did; None when nothing was due, we stand by, or Redis is away.
+        Returns what the ticks did; None when nothing was due, we stand by, or Redis is away.
         """
         try:
             report = self._lead_or_stand_by()
-        except LeaseLost as error:
-            event(_log, "tick.fenced", level=logging.WARNING, why=error)
-            self._lease.forget()
-            return None
         except StoreError as error:
             self._complain(error)
-            self._leads_since = self._clock.monotonic()
+            for shard in self._shards:
+                shard.leads_since = self._clock.monotonic()
             self._pause(_RETRY_SECONDS)
             return None
         if self._complaint.over():
@@ -108,50 +105,67 @@ class Beat:
         return report
 
     def stop(self) -> None:
-        """Give the lease back, so that a standby takes over at once."""
+        """Give the leases back, so that a standby takes over at once."""
         try:
-            self._lease.release()
+            self._members.leave()
+            for shard in self._shards:
+                shard.leave()
             self._waker.close()
         except HermesCeleryError as error:
             event(_log, "beat.release_failed", level=logging.WARNING, why=error)
 
     def _lead_or_stand_by(self) -> TickReport | None:
-        token = self._lease.hold()
-        self._note_leadership(token)
-        if token is None:
-            self._waker.wait(min(max(self._lease.free_in_seconds, 0.001), RENEW_SECONDS))
-            return None
-        report, next_due_ms = None, self._due_index.next_due_ms()
-        if next_due_ms is not None and next_due_ms <= self._clock.now_ms():
-            report = self._tick(token)
-            next_due_ms = None if report.paused else report.next_due_ms
-        self._rescue(token)
-        has_more = False if report and report.paused else self._look_ahead(next_due_ms)
-        self._waker.wait(0 if has_more else self._seconds_until(next_due_ms))
-        return report
+        if not self._shards:
+            self._split(self._members.count())
+        self._take_share()
+        leading = [shard for shard in self._shards if shard.token is not None]
+        reports = self._tick(leading)
+        self._rescue(self._shards[0])
+        is_paused = any(report.paused for report in reports)
+        has_more = not is_paused and self._look_ahead(leading)
+        self._waker.wait(0 if has_more else self._seconds(leading, is_paused=is_paused))
+        return merged(reports)
 
-    def _look_ahead(self, next_due_ms: int | None) -> bool:
-        """Prepare what is coming while nothing is due; whether there is more to prepare."""
-        now_ms = self._clock.now_ms()
-        until_ms = now_ms + _LOOK_AHEAD_MS
-        if next_due_ms is not None:
-            until_ms = min(until_ms, next_due_ms - _GUARD_MS)
-        while now_ms < until_ms:
-            if not self._ahead.look(now_ms):
-                return False
-            now_ms = self._clock.now_ms()
-        return next_due_ms is None or now_ms < next_due_ms - _GUARD_MS
+    def _split(self, count: int) -> None:
+        """Begin with so many shards, leading none of them."""
+        for shard in self._shards:
+            shard.leave()
+        self._shards = [self._make_shard(number) for number in range(count)]
 
-    def _tick(self, token: int) -> TickReport:
-        report = tick(
-            self._due_index,
-            self._messages,
-            token=token,
-            now_ms=self._clock.now_ms(),
-            ahead=self._ahead,
-        )
-        if report.paused:
-            self._ahead.forget()
+    def _take_share(self) -> None:
+        """Hold the leases of the shards that are ours, and leave the others."""
+        share = self._members.share(len(self._shards))
+        for shard in self._shards:
+            if shard.number not in share:
+                shard.leave()
+            elif shard.hold() and not self._begin(shard):
+                return
+            shard.note()
+
+    def _begin(self, shard: Shard) -> bool:
+        """What the new leader of a shard does first; False if the number of shards has changed.
+
+        It is noted afterwards: what fails here for lack of Redis is done again at the next step.
+        """
+        count = self._members.count()
+        if count != len(self._shards):
+            self._split(count)
+            return False
+        if shard.number == 0:
+            self._on_lead()
+        return True
+
+    def _tick(self, leading: Sequence[Shard]) -> list[TickReport]:
+        reports = []
+        for shard in leading:
+            with _fenced(shard):
+                report = shard.tick(most=MOST // len(leading))
+                if report is not None:
+                    self._tell(report)
+                    reports.append(report)
+        return reports
+
+    def _tell(self, report: TickReport) -> None:
         event(
             _log,
             "tick.done",
@@ -165,21 +179,32 @@ class Beat:
             broken=report.broken or None,
             paused=report.paused or None,
         )
-        return report
 
-    def _seconds_until(self, next_due_ms: int | None) -> float:
-        """Until the next due instant, but never past the next renewal."""
-        if next_due_ms is None:
-            return RENEW_SECONDS
-        return min(max((next_due_ms - self._clock.now_ms()) / 1000, 0.0), RENEW_SECONDS)
+    def _look_ahead(self, leading: Sequence[Shard]) -> bool:
+        """Prepare what is coming while nothing is due; whether there is more to prepare."""
+        until_ms = self._clock.now_ms() + _LOOK_AHEAD_MS
+        return any([shard.look_ahead(until_ms=until_ms) for shard in leading])
 
-    def _rescue(self, token: int) -> None:
-        now = self._clock.monotonic()
-        if now - self._leads_since < _RESCUE_AFTER_SECONDS:
+    def _seconds(self, leading: Sequence[Shard], *, is_paused: bool) -> float:
+        """How long there is nothing to do, but never past the next renewal."""
+        seconds = [RENEW_SECONDS, self._members.asks_in_seconds]
+        if not is_paused:
+            seconds += [shard.seconds_until_due for shard in leading]
+        if not leading:
+            seconds += [max(shard.free_in_seconds, 0.001) for shard in self._shards]
+        return min(seconds)
+
+    def _rescue(self, first: Shard) -> None:
+        token, now = first.token, self._clock.monotonic()
+        if token is None or now - first.leads_since < _RESCUE_AFTER_SECONDS:
             return
         if now - self._rescued_at < _RESCUE_EVERY_SECONDS:
             return
         self._rescued_at = now
+        with _fenced(first):
+            self._rescue_once(token, now)
+
+    def _rescue_once(self, token: int, now: float) -> None:
         now_ms = self._clock.now_ms()
         report = rescue(self._jobs, self._runs, self._messages, token=token, now_ms=now_ms)
         if report.has_more:
@@ -188,20 +213,19 @@ class Beat:
         self._history.trim(now_ms)
         self._history.remove_completed(self._jobs, now_ms)
 
-    def _note_leadership(self, token: int | None) -> None:
-        if token == self._token:
-            return
-        self._leads_since = self._clock.monotonic()
-        self._ahead.forget()
-        event(_log, "beat.leads" if token else "beat.stands_by", term=token)
-        if token:
-            # Before it is noted: what fails here for lack of Redis is done again at the next step.
-            self._on_lead()
-        self._token = token
-
     def _complain(self, error: StoreError) -> None:
         if self._complaint.may_say(self._clock.monotonic()):
             event(_log, "beat.store_failed", level=logging.ERROR, why=error)
+
+
+@contextmanager
+def _fenced(shard: Shard) -> Iterator[None]:
+    """A lost lease is no error: stop writing, step down."""
+    try:
+        yield
+    except LeaseLost as error:
+        event(_log, "tick.fenced", level=logging.WARNING, why=error)
+        shard.forget()
 
 
 class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types

@@ -148,7 +148,9 @@ def make_beat(app: Celery, *, owner: str) -> Beat:
     from hermes_celery.compose_delivery import make_delivery_rescue
     from hermes_celery.dispatch import Dispatch
     from hermes_celery.lease import Lease
-    from hermes_celery.store import Waker
+    from hermes_celery.members import Members
+    from hermes_celery.shard import Shard
+    from hermes_celery.store import Shards, Waker
 
     settings = app_settings(app)
     database = open_database(settings)
@@ -159,13 +161,24 @@ def make_beat(app: Celery, *, owner: str) -> Beat:
         _look_for_loss(witness)
         _keep_in_step(app, database, clock)
 
+    messages = Dispatch(app, session=SessionSource(settings.session))
+
+    def make_shard(number: int) -> Shard:
+        return Shard(
+            number,
+            lease=Lease(database, owner=owner, clock=clock, shard=number),
+            due_index=DueIndex(database, shard=number),
+            messages=messages,
+            clock=clock,
+        )
+
     return Beat(
-        lease=Lease(database, owner=owner, clock=clock),
-        due_index=DueIndex(database),
+        members=Members(Shards(database), owner=owner, clock=clock),
+        make_shard=make_shard,
         jobs=Jobs(database),
         runs=Runs(database),
         history=make_history(settings, database),
-        messages=Dispatch(app, session=SessionSource(settings.session)),
+        messages=messages,
         waker=Waker(database),
         clock=clock,
         on_lead=on_lead,

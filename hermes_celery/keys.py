@@ -4,6 +4,12 @@ All keys of a namespace carry the hash tag `{namespace}`, so that in a cluster t
 and one script may touch them together. The default Celery queue is named exactly like the
 namespace: a key without braces is hashed whole, so the queue falls into the same slot as
 `{namespace}:...` and `advance.lua` may push to it.
+
+Redis Cluster, on paper: because of that tag a whole namespace, its default queue included, lives on
+one node; several namespaces spread over several nodes, the shards of one do not. kombu 5.7 has no
+transport for a cluster (it reads several queues with one BRPOP, and keeps its `unacked` and
+`_kombu.binding.*` under names of other slots), so workers could not consume there, and nothing here
+claims to serve on one.
 """
 
 from __future__ import annotations
@@ -17,12 +23,18 @@ class Keys:
 
     namespace: str = "hermes"
     prefix: str = field(init=False)
-    #: String: who leads, with an expiry.
+    #: String: into how many shards the due index is split; absent: one.
+    shards: str = field(init=False)
+    #: Sorted set: beat by when it is taken for dead, Unix ms; only where there are several shards.
+    beats: str = field(init=False)
+    #: String: who leads, with an expiry. This and the next three are those of shard 0.
     lease: str = field(init=False)
     #: Counter: one more at each change of leader; its value is the fencing token.
     term: str = field(init=False)
     #: Sorted set: job id by next_run_at, Unix ms.
     due: str = field(init=False)
+    #: Hash: what the leader says of itself, for `status`.
+    leader: str = field(init=False)
     #: Sorted set: job id by creation, Unix ms; what `list` pages through.
     jobs: str = field(init=False)
     #: Sorted set, all scores 0: "<case-folded name>\0<job id>", searched by prefix.
@@ -49,8 +61,6 @@ class Keys:
     incidents: str = field(init=False)
     #: Sorted set: worker name by when it was last seen, Unix ms.
     workers: str = field(init=False)
-    #: Hash: what the leader says of itself, for `status`.
-    leader: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
 
@@ -59,6 +69,22 @@ class Keys:
         object.__setattr__(self, "prefix", prefix)
         for name in _SINGLE:
             object.__setattr__(self, name, prefix + name.replace("_", "-"))
+
+    def lease_of(self, shard: int) -> str:
+        """String: who leads a shard."""
+        return _of_shard(self.lease, shard)
+
+    def term_of(self, shard: int) -> str:
+        """Counter: a shard's fencing token."""
+        return _of_shard(self.term, shard)
+
+    def due_of(self, shard: int) -> str:
+        """Sorted set: the jobs of a shard by next_run_at."""
+        return _of_shard(self.due, shard)
+
+    def leader_of(self, shard: int) -> str:
+        """Hash: what a shard's leader says of itself."""
+        return _of_shard(self.leader, shard)
 
     @property
     def default_queue(self) -> str:
@@ -119,7 +145,13 @@ class Keys:
         return f"{self.prefix}trigger:{key}"
 
 
+def _of_shard(key: str, shard: int) -> str:
+    return f"{key}:{shard}" if shard else key
+
+
 _SINGLE = (
+    "shards",
+    "beats",
     "lease",
     "term",
     "due",

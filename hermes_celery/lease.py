@@ -1,4 +1,4 @@
-"""Leadership: which one of many beats ticks.
+"""Leadership: which one of many beats ticks; where the due index is split, a shard of it.
 
 The lease is a key with an owner and an expiry of about a second. Taking it raises the term, a
 counter that only rises; the term is the fencing token, and every script that a tick runs compares
@@ -35,9 +35,11 @@ _TRUSTED = 0.9
 class Lease:
     """One beat's view of the leadership."""
 
-    def __init__(self, database: Database, *, owner: str, clock: Clock) -> None:
+    def __init__(self, database: Database, *, owner: str, clock: Clock, shard: int = 0) -> None:
+        keys = database.keys
         self._database = database
-        self._keys = database.keys
+        self._lease, self._term = keys.lease_of(shard), keys.term_of(shard)
+        self._leader, self._wake = keys.leader_of(shard), keys.wake
         self._clock = clock
         self._owner = owner
         self._token: int | None = None
@@ -83,15 +85,13 @@ class Lease:
         if self._token is None:
             return
         self._token = None
-        keys = self._keys
-        self._database.run("lease_release", keys=[keys.lease], args=[self._owner, keys.wake])
+        self._database.run("lease_release", keys=[self._lease], args=[self._owner, self._wake])
 
     def _renew(self) -> bool:
         sent_at = self._clock.monotonic()
-        keys = self._keys
         answer = self._database.run(
             "lease_renew",
-            keys=[keys.lease, keys.term],
+            keys=[self._lease, self._term],
             args=[self._owner, LEASE_MS, self._token or 0],
         )
         if answer == "ok":
@@ -102,10 +102,9 @@ class Lease:
 
     def _take(self) -> None:
         sent_at = self._clock.monotonic()
-        keys = self._keys
         word, value, free_in_ms = self._database.run(
             "lease_take",
-            keys=[keys.lease, keys.term, keys.leader],
+            keys=[self._lease, self._term, self._leader],
             args=[self._owner, LEASE_MS, self._clock.now_ms()],
         )
         if word == "ok":

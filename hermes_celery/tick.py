@@ -70,8 +70,9 @@ def tick(
     token: int,
     now_ms: int,
     ahead: Ahead | None = None,
+    most: int = MOST,
 ) -> TickReport:
-    """Dispatch what is due at `now_ms` (Unix ms, the server's time), up to 2,000 jobs.
+    """Dispatch what is due at `now_ms` (Unix ms, the server's time), up to `most` jobs.
 
     `ahead` holds what was planned while nothing was due. Raises LeaseLost when a younger leader has
     taken over, and StoreError when Redis fails; either way nothing is half written.
@@ -81,14 +82,14 @@ def tick(
         return TickReport(now_ms=now_ms, paused=True)
     broken = 0
     with _Writing(due_index, token=token, now_ms=now_ms) as writing:
-        taken = ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=MOST) if ahead else []
+        taken = ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=most) if ahead else []
         writing.write(taken)
         # What is written is off the index, and not read again.
         writing.settle()
         for prepared in _read(
             due_index,
             messages,
-            limit=MOST - len(taken),
+            limit=most - len(taken),
             now_ms=now_ms,
             resumed_ms=switch.resumed_ms,
         ):
@@ -97,6 +98,25 @@ def tick(
         writing.settle()
     return _report_of(
         writing.counts, broken=broken, now_ms=now_ms, next_due_ms=due_index.next_due_ms()
+    )
+
+
+def merged(reports: Sequence[TickReport]) -> TickReport | None:
+    """What several shards' ticks did together; None where there was none."""
+    if len(reports) <= 1:
+        return reports[0] if reports else None
+    due = [report.next_due_ms for report in reports if report.next_due_ms is not None]
+    return TickReport(
+        now_ms=reports[-1].now_ms,
+        dispatched=sum(report.dispatched for report in reports),
+        held=sum(report.held for report in reports),
+        overlapping=sum(report.overlapping for report in reports),
+        skipped=sum(report.skipped for report in reports),
+        moved=sum(report.moved for report in reports),
+        ran=sum(report.ran for report in reports),
+        broken=sum(report.broken for report in reports),
+        paused=any(report.paused for report in reports),
+        next_due_ms=min(due, default=None),
     )
 
 

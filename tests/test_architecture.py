@@ -16,13 +16,14 @@ LAYERS = {
         "prompt_scan",
         "prompting", "redaction", "masking", "incidents"),
     "adapters": (
-        "settings", "clock", "keys", "lua", "log", "store", "lease", "session", "dispatch",
-        "interrupt",
+        "settings", "clock", "keys", "lua", "log", "store", "lease", "members", "session",
+        "dispatch", "interrupt",
         "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "workers",
         "delivery", "ping",
     ),
     "use cases": (
-        "announcing", "delivering", "sending", "scanner", "preparing", "ahead", "tick", "rescue",
+        "announcing", "delivering", "sending", "scanner", "preparing", "ahead", "tick", "shard",
+        "resharding", "rescue",
         "runner", "carrying",
         "managed", "cron", "hermes_home",
     ),

@@ -19,6 +19,7 @@ _COMMANDS = {
     "doctor": ("doctor:doctor", "Look at everything that must be in order."),
     "status": ("processes:status", "Say who leads, what waits and what runs."),
     "tick": ("processes:tick_command", "Dispatch what is due now, once, unless a beat does."),
+    "shards": ("processes:shards", "Split the due index, so that several beats tick at once."),
     "add": ("jobs:add", "Add a job."),
     "edit": ("jobs:edit", "Change a job."),
     "list": ("jobs:list_jobs", "List all jobs."),

@@ -109,7 +109,11 @@ def _jobs(settings: Settings, database: Database) -> Finding:
 
 def _processes(state: Status) -> Iterator[Finding]:
     if state.leader:
-        yield _ok("beat", f"{state.leader} leads")
+        shards = f" {state.shards} shards" if state.shards > 1 else ""
+        yield _ok("beat", f"{state.leader} leads{shards}")
+    elif len(state.unled) < state.shards:
+        yield _fail("beat", f"none leads shard {', '.join(map(str, state.unled))}; see the beats' "
+                    "logs, or start one more `celery beat`")  # fmt: skip
     else:
         yield _fail("beat", "none leads, so nothing is dispatched; start `celery beat` or `up`")
     if state.workers:

@@ -10,6 +10,7 @@ from hermes_celery.compose import open_cron, open_database, reachable_database, 
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.settings import default_timezone, read_settings, without_password
+from hermes_celery.store import Shards
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 
@@ -47,7 +48,7 @@ def status(check: bool, as_json: bool) -> None:
 def _print_status(state: Status, *, url: str) -> None:
     zone = default_timezone()
     click.echo(f"server    {state.server} at {url}")
-    click.echo(f"beat      {state.leader or 'none: nothing is dispatched; start `celery beat`'}")
+    click.echo(f"beat      {state.leader or _unled(state)}")
     click.echo(f"workers   {', '.join(state.workers) or 'none: nothing runs; start a worker'}")
     due = optional_from_ms(state.next_due_ms)
     click.echo(f"jobs      {state.jobs}, next due {shown(due, zone=zone, missing='never')}")
@@ -62,6 +63,47 @@ def _print_status(state: Status, *, url: str) -> None:
         )
 
 
+def _unled(state: Status) -> str:
+    if len(state.unled) == state.shards:
+        return "none: nothing is dispatched; start `celery beat`"
+    missing = ", ".join(map(str, state.unled))
+    return f"none for shard {missing} of {state.shards}; a beat takes over within a second"
+
+
+@click.command()
+@click.argument("count", type=int, required=False)
+@_json
+def shards(count: int | None, as_json: bool) -> None:
+    """Say into how many shards the due index is split, or split it into COUNT (1 to 64).
+
+    Each shard is ticked by one beat, and the beats share them evenly: worth it where planning keeps
+    one beat busy. Stop every beat first; jobs and workers stay as they are.
+    """
+    from hermes_celery.beat import owner_name
+    from hermes_celery.clock import ServerClock
+    from hermes_celery.lease import Lease
+    from hermes_celery.resharding import reshard
+
+    database = reachable_database(read_settings())
+    moved = 0
+    if count is not None:
+        clock, owner = ServerClock(database.now_ms), owner_name()
+        moved = reshard(
+            Shards(database),
+            count,
+            lease_of=lambda shard: Lease(database, owner=owner, clock=clock, shard=shard),
+        )
+    state = read_status(database)
+    if as_json:
+        print_json({"shards": state.shards, "moved": moved, "unled": state.unled})
+        return
+    if count is not None:
+        click.echo(f"split into {state.shards}; {moved:,} jobs moved. Start the beats again")
+    else:
+        click.echo(f"shards    {state.shards}")
+        click.echo(f"beat      {state.leader or _unled(state)}")
+
+
 @click.command("tick")
 @_json
 def tick_command(as_json: bool) -> None:
@@ -72,26 +114,29 @@ def tick_command(as_json: bool) -> None:
     from hermes_celery.dispatch import Dispatch
     from hermes_celery.lease import Lease
     from hermes_celery.store import DueIndex
-    from hermes_celery.tick import tick
+    from hermes_celery.tick import merged, tick
 
     settings = read_settings()
     open_cron(settings)
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
-    lease = Lease(database, owner=owner_name(), clock=clock)
-    token = lease.hold()
-    if token is None:
+    messages, owner, reports = Dispatch(make_app(settings)), owner_name(), []
+    for shard in range(database.shards):
+        lease = Lease(database, owner=owner, clock=clock, shard=shard)
+        token = lease.hold()
+        if token is None:
+            continue
+        due_index = DueIndex(database, shard=shard)
+        try:
+            reports.append(tick(due_index, messages, token=token, now_ms=clock.now_ms()))
+        except LeaseLost as error:
+            raise HermesCeleryError(str(error)) from None
+        finally:
+            lease.release()
+    report = merged(reports)
+    if report is None:
         click.echo("a beat leads and ticks by itself; nothing was done", err=True)
-        return
-    try:
-        report = tick(
-            DueIndex(database), Dispatch(make_app(settings)), token=token, now_ms=clock.now_ms()
-        )
-    except LeaseLost as error:
-        raise HermesCeleryError(str(error)) from None
-    finally:
-        lease.release()
-    if as_json:
+    elif as_json:
         print_json(report)
     else:
         click.echo(

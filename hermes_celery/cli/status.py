@@ -12,10 +12,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a namespace."""
 
     server: str
-    #: Who holds the lease: host, process id and a random part.
+    #: Who leads: host, process id and a random part; several names where the due index is split.
+    #: None where nobody leads, or a shard has no leader.
     leader: str | None
-    #: The leader's term, its fencing token; it counts changes of leadership.
+    #: The leader's term, its fencing token; it counts changes of leadership (of shard 0).
     term: int
+    #: Into how many shards the due index is split, and which of them nobody leads.
+    shards: int
+    unled: list[int]
     workers: list[str]
     jobs: int
     next_due_ms: int | None
@@ -32,15 +36,20 @@ def read_status(database: Database) -> Status:
     """Look. Raises StoreError."""
     keys = database.keys
     counts = Runs(database).counts()
-    due = DueIndex(database)
-    switch = due.switch()
+    shards = range(database.shards)
+    leases = [database.call("GET", keys.lease_of(shard)) for shard in shards]
+    unled = [shard for shard, owner in zip(shards, leases, strict=True) if owner is None]
+    due = [DueIndex(database, shard=shard).next_due_ms() for shard in shards]
+    switch = DueIndex(database).switch()
     return Status(
         server=database.version,
-        leader=database.call("GET", keys.lease),
+        leader=None if unled else ", ".join(sorted(set(leases))),
         term=int(database.call("GET", keys.term) or 0),
+        shards=len(shards),
+        unled=unled,
         workers=alive(database, now_ms=database.now_ms()),
         jobs=Jobs(database).count(),
-        next_due_ms=due.next_due_ms(),
+        next_due_ms=min((ms for ms in due if ms is not None), default=None),
         queued=counts["queued"],
         running=counts["running"],
         incidents=Incidents(database).count(),

@@ -3,6 +3,7 @@
     Database   the connection, the keys and the scripts; turns Redis' exceptions into ours
     Jobs       what people write: add, change, remove, find, list
     DueIndex   what a tick does: read what is due, advance it
+    Shards     into how many parts the due index is split, and which beats live
     Runs       what happens to a run: trigger, claim, heartbeat, finish, cancel; and reading them
     Deliveries what is on its way to people
     Incidents  troubles, counted
@@ -19,6 +20,7 @@ from hermes_celery.store.jobs import Jobs
 from hermes_celery.store.places import Places
 from hermes_celery.store.records import check_run_id
 from hermes_celery.store.runs import Asked, Claim, FollowUp, Runs
+from hermes_celery.store.shards import Shards
 from hermes_celery.store.signs import Signs
 from hermes_celery.store.waker import Waker
 
@@ -41,6 +43,7 @@ __all__ = [
     "Record",
     "Retention",
     "Runs",
+    "Shards",
     "Signs",
     "Switch",
     "Waker",

@@ -17,12 +17,13 @@ def cancel_run(
     now_ms: int,
     redeliver_at_ms: int,
     token: int | None = None,
+    shard: int = 0,
 ) -> str:
     """End a waiting run in `state`, or ask a running one's runner to end it.
 
-    `queue` is where a run that was held behind it goes; `token` is the fencing token of a leader
-    that asks. Answers `cancelled`, `asked`, `over` or `gone`. Raises LeaseLost when a younger
-    leader's token is known.
+    `queue` is where a run that was held behind it goes; `token` is the fencing token of the leader
+    of a shard that asks. Answers `cancelled`, `asked`, `over` or `gone`. Raises LeaseLost when a
+    younger leader's token is known.
     """
     keys, job_id = database.keys, job_id_of(run_id)
     answer = database.run(
@@ -33,10 +34,10 @@ def cancel_run(
             keys.active(job_id),
             keys.queued,
             keys.held(job_id),
-            keys.due,
+            database.due_key(job_id),
             keys.completed,
             queue,
-            keys.term,
+            keys.term_of(shard),
         ],
         args=[
             run_id,

@@ -126,6 +126,19 @@ class Database:
             for values in answers
         ]
 
+    @cached_property
+    def shards(self) -> int:
+        """Into how many shards the due index is split; read once."""
+        return int(self.call("GET", self.keys.shards) or 1)
+
+    def forget_shards(self) -> None:
+        """Read their number anew when it is needed next."""
+        self.__dict__.pop("shards", None)
+
+    def due_key(self, job_id: str) -> str:
+        """The due index that a job belongs to."""
+        return self.keys.due_of(shard_of(job_id, shards=self.shards))
+
     def now_ms(self) -> int:
         """The server's time, Unix milliseconds."""
         seconds, microseconds = self.call("TIME")
@@ -165,6 +178,11 @@ class Database:
     def close(self) -> None:
         """Give back all connections."""
         self.client.close()
+
+
+def shard_of(job_id: str, *, shards: int) -> int:
+    """The shard of a job: its id is random, or a digest."""
+    return int(job_id[-4:], 16) % shards if shards > 1 else 0
 
 
 def scored(answer: Sequence[Any]) -> list[tuple[str, float]]:

@@ -15,6 +15,7 @@ from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, scored
 from hermes_celery.store.jobs import spec_from_json
+from hermes_celery.store.shards import send_home
 
 
 class Answer(StrEnum):
@@ -66,16 +67,21 @@ class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DueIndex:
-    """When which job is due, in one namespace."""
+    """When which job is due, in one shard of a namespace."""
 
-    def __init__(self, database: Database, *, redeliver_after_ms: int = 60_000) -> None:
+    def __init__(
+        self, database: Database, *, shard: int = 0, redeliver_after_ms: int = 60_000
+    ) -> None:
         self._database = database
         self._keys = database.keys
+        self._shard = shard
+        self._key = database.keys.due_of(shard)
+        self._term = database.keys.term_of(shard)
         self._redeliver_after_ms = redeliver_after_ms
 
     def next_due_ms(self) -> int | None:
         """The earliest instant that any job is due, Unix ms; None when no job is scheduled."""
-        first = self._database.call("ZRANGE", self._keys.due, 0, 0, "WITHSCORES")
+        first = self._database.call("ZRANGE", self._key, 0, 0, "WITHSCORES")
         return int(scored(first)[0][1]) if first else None
 
     def due_ids(self, until_ms: int, *, limit: int, after_ms: int | None = None) -> list[str]:
@@ -84,9 +90,8 @@ class DueIndex:
         With `after_ms` only those that are due later than that.
         """
         first = "-inf" if after_ms is None else f"({after_ms}"
-        return list(
-            self._database.call("ZRANGEBYSCORE", self._keys.due, first, until_ms, "LIMIT", 0, limit)
-        )
+        ids = self._database.call("ZRANGEBYSCORE", self._key, first, until_ms, "LIMIT", 0, limit)
+        return send_home(self._database, ids, shard=self._shard, shards=self._database.shards)
 
     def begin_read(self, ids: Sequence[str]) -> Callable[[], list[DueJob | BrokenJob]]:
         """Ask for what a tick needs of some jobs; what comes back waits for the answer."""
@@ -117,7 +122,7 @@ class DueIndex:
         packed = _Packed(keys)
         for advance in batch:
             packed.add(advance)
-        head = [keys.term, keys.due, keys.queued, keys.runs, keys.job_runs, keys.completed,
+        head = [self._term, self._key, keys.queued, keys.runs, keys.job_runs, keys.completed,
                 keys.grown, *packed.queues]  # fmt: skip
         answer = self._database.begin(
             "advance",
@@ -166,6 +171,7 @@ class DueIndex:
                     now_ms=now_ms,
                     redeliver_at_ms=now_ms + self._redeliver_after_ms,
                     token=token,
+                    shard=self._shard,
                 )
 
     def switch(self) -> Switch:
@@ -197,7 +203,7 @@ class DueIndex:
         keys = self._keys
         answer = self._database.run(
             "fault",
-            keys=[keys.term, keys.job(job.job_id), keys.due],
+            keys=[self._term, keys.job(job.job_id), self._key],
             args=[token, job.job_id, job.revision, job.error],
         )
         if answer == "fenced":

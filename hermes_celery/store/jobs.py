@@ -152,7 +152,7 @@ class Jobs:
 
     def _job_keys(self, job_id: str) -> list[str]:
         keys = self._keys
-        return [keys.job(job_id), keys.due, keys.jobs, keys.names]
+        return [keys.job(job_id), self._database.due_key(job_id), keys.jobs, keys.names]
 
 
 def job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:

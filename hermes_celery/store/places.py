@@ -64,7 +64,7 @@ class Places:
         keys, spec = self._keys, claim.spec
         answer = self._database.run(
             "spend",
-            keys=[keys.run(claim.run_id), keys.job(spec.id), keys.due],
+            keys=[keys.run(claim.run_id), keys.job(spec.id), self._database.due_key(spec.id)],
             args=[
                 claim.token,
                 spec.id,

@@ -87,15 +87,16 @@ class Signs:
 
     def overdue(self, before_ms: int, *, limit: int) -> list[str]:
         """Jobs that are due since `before_ms` or longer and were not ticked."""
-        return list(
-            self._database.call(
-                "ZRANGEBYSCORE", self._keys.due, "-inf", before_ms, "LIMIT", 0, limit
+        overdue: list[str] = []
+        for key in self._due_keys():
+            overdue += self._database.call(
+                "ZRANGEBYSCORE", key, "-inf", before_ms, "LIMIT", 0, limit - len(overdue)
             )
-        )
+        return overdue
 
     def has_jobs(self) -> bool:
         """Whether any job is scheduled."""
-        return bool(self._database.call("ZCARD", self._keys.due))
+        return any(self._database.call("ZCARD", key) for key in self._due_keys())
 
     def work_left(self) -> int:
         """How many messages wait on the default queue."""
@@ -104,6 +105,9 @@ class Signs:
     def workers(self, now_ms: int) -> int:
         """How many workers said within ten seconds that they are there."""
         return int(self._database.call("ZCOUNT", self._keys.workers, now_ms - _ALIVE_MS, "+inf"))
+
+    def _due_keys(self) -> list[str]:
+        return [self._keys.due_of(shard) for shard in range(self._database.shards)]
 
     def leader_seen(self, now_ms: int) -> int | None:
         """When a leader was last seen here, before now; it is now."""

@@ -24,12 +24,14 @@ from hermes_celery.instant import from_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.keys import Keys
 from hermes_celery.lease import Lease
+from hermes_celery.members import Members
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.runner import Runner
 from hermes_celery.session import HEADER, Session, from_header
 from hermes_celery.settings import read_settings
-from hermes_celery.store import Database, DueIndex, History, Jobs, Retention, Runs, Waker
+from hermes_celery.shard import Shard
+from hermes_celery.store import Database, DueIndex, History, Jobs, Retention, Runs, Shards, Waker
 from tests.proof.crashing import Calls, watch
 from tests.proof.history import note_start
 from tests.proof.planted import Plant, TwoSteps, open_planted
@@ -78,7 +80,9 @@ def make_beat(database: Database, *, owner: str, clock: Clock, plant: Plant = Pl
         database,
         owner=owner,
         clock=clock,
-        due_index=TwoSteps(database, redeliver_after_ms=REDELIVER_AFTER_MS, plant=plant),
+        make_due_index=lambda shard: TwoSteps(
+            database, shard=shard, redeliver_after_ms=REDELIVER_AFTER_MS, plant=plant
+        ),
         runs=make_runs(database),
         messages=Dispatch(celery_app()),
         waker=Impatient(database),
@@ -90,7 +94,7 @@ def assembled_beat(
     *,
     owner: str,
     clock: Clock,
-    due_index: DueIndex,
+    make_due_index: Callable[[int], DueIndex],
     runs: Runs,
     messages: Dispatch,
     waker: Waker,
@@ -98,8 +102,14 @@ def assembled_beat(
 ) -> Beat:
     """A beat put together as `compose.make_beat` does, from given parts; it forgets nothing."""
     return Beat(
-        lease=Lease(database, owner=owner, clock=clock),
-        due_index=due_index,
+        members=Members(Shards(database), owner=owner, clock=clock),
+        make_shard=lambda number: Shard(
+            number,
+            lease=Lease(database, owner=owner, clock=clock, shard=number),
+            due_index=make_due_index(number),
+            messages=messages,
+            clock=clock,
+        ),
         jobs=Jobs(database),
         runs=runs,
         history=History(database, retention=Retention(runs_per_job=1_000_000)),

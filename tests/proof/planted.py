@@ -90,8 +90,10 @@ def _replaced(text: str, old: str, new: str) -> str:
 class TwoSteps(DueIndex):
     """Writes a batch in two steps where the package needs one."""
 
-    def __init__(self, database: Database, *, redeliver_after_ms: int, plant: Plant) -> None:
-        super().__init__(database, redeliver_after_ms=redeliver_after_ms)
+    def __init__(
+        self, database: Database, *, shard: int = 0, redeliver_after_ms: int, plant: Plant
+    ) -> None:
+        super().__init__(database, shard=shard, redeliver_after_ms=redeliver_after_ms)
         self._plant = plant
 
     def begin_advance(
@@ -120,7 +122,7 @@ class TwoSteps(DueIndex):
             return advance
         keys = self._keys
         self._database.call("HSET", keys.job(job_id), "next_ms", step.next_run_ms)
-        self._database.call("ZADD", keys.due, step.next_run_ms, job_id)
+        self._database.call("ZADD", self._key, step.next_run_ms, job_id)
         moved: Advance = replaced(advance, step=replaced(step, seen_ms=step.next_run_ms))
         return moved
 

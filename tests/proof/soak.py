@@ -29,7 +29,7 @@ from hermes_celery.cron import Crontab
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.settings import Settings, read_settings
-from hermes_celery.store import Database, DueIndex, Jobs
+from hermes_celery.store import Database, DueIndex, Jobs, Shards
 from tests.proof.checker import Verdict, check
 from tests.proof.history import History, all_records, starts_in
 from tests.proof.people import Figures, People
@@ -58,6 +58,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     deed_seconds: float = 0.2
     #: Which faults: names of `Round`'s, without the underscore; none means all.
     faults: tuple[str, ...] = ()
+    #: Into how many the due index is split.
+    shards: int = 1
     #: appendfsync: `everysec` or `always`.
     fsync: str = "everysec"
     seed: int = 0
@@ -88,6 +90,7 @@ class Round:
         self._database = open_database(self._settings)
         stack.callback(self._database.close)
         wait_until(self._answers, what="the server answers")
+        Shards(self._database).set_count(plan.shards)
         self._beats = [self._member(i, "beat", home) for i in range(plan.beats)]
         self._workers = [self._member(i, "consumer", home) for i in range(plan.consumers)]
         self._workers += [self._celery(i, home) for i in range(plan.workers)]
@@ -207,12 +210,12 @@ class Round:
     def _calm(self) -> None:
         """Everything is well again, and has been for a moment."""
         self._look_after(at_once=True)
-        due = DueIndex(self._database)
+        indexes = [DueIndex(self._database, shard=n) for n in range(self._plan.shards)]
 
         def in_time() -> bool:
             self._look_after(at_once=True)
-            first = due.next_due_ms()
-            return first is None or first > self._database.now_ms() - 1000
+            due = [ms for index in indexes if (ms := index.next_due_ms()) is not None]
+            return min(due, default=None) is None or min(due) > self._database.now_ms() - 1000
 
         wait_for(_CALM_SECONDS)
         wait_until(in_time, what="the schedules are in time", seconds=_SETTLE_SECONDS, poll=0.1)
@@ -227,8 +230,9 @@ class Round:
         wait_until(idle, what="all runs are over", seconds=_SETTLE_SECONDS, poll=0.1)
 
     def _leader(self) -> Member | None:
-        """The beat that holds the lease now, if it is well."""
-        owner = str(self._database.call("GET", self._database.keys.lease) or "")
+        """The beat that holds the lease of a shard now, if it is well."""
+        lease = self._database.keys.lease_of(self._dice.randrange(self._plan.shards))
+        owner = str(self._database.call("GET", lease) or "")
         return next((b for b in self._beats if b.well and f":{b.process.pid}:" in owner), None)
 
     def _answers(self) -> bool:

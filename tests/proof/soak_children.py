@@ -83,7 +83,9 @@ def beat(settings: Settings) -> None:
         database,
         owner=owner_name(),
         clock=ServerClock(database.now_ms),
-        due_index=DueIndex(database, redeliver_after_ms=REDELIVER_AFTER_MS),
+        make_due_index=lambda shard: DueIndex(
+            database, shard=shard, redeliver_after_ms=REDELIVER_AFTER_MS
+        ),
         runs=make_runs(database),
         messages=Dispatch(make_app(settings)),
         waker=Waker(database),

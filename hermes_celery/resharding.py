@@ -1,0 +1,59 @@
+"""Changing the number of shards, while no beat leads.
+
+Three steps, each of which may be repeated: what lies in shards that will be no more goes home, then
+the number is written, then everything else goes home. The leases of all shards are held meanwhile,
+so that a beat which starts in between stands by, and reads the new number when it leads. Killed
+anywhere, it is done again by the same command; what lies in a wrong shard then is sent home when it
+is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from hermes_celery.errors import StoreError
+
+if TYPE_CHECKING:
+    from hermes_celery.lease import Lease
+    from hermes_celery.store import Shards
+
+MOST = 64
+
+
+def reshard(shards: Shards, count: int, *, lease_of: Callable[[int], Lease]) -> int:
+    """Split the due index into `count` shards; returns how many jobs moved.
+
+    Raises StoreError for a number outside 1 to 64, and while a beat leads.
+    """
+    if not 1 <= count <= MOST:
+        raise StoreError(f"{count} shards: it must be 1 to {MOST}")
+    before = shards.count()
+    leases = [lease_of(shard) for shard in range(max(before, count))]
+    with ExitStack() as stack:
+        for lease in leases:
+            stack.callback(lease.release)
+        _hold(shards, leases)
+        moved = sum(_sorted(shards, s, count=count, leases=leases) for s in range(count, before))
+        shards.set_count(count)
+        moved += sum(_sorted(shards, s, count=count, leases=leases) for s in range(before))
+    return moved
+
+
+def _sorted(shards: Shards, shard: int, *, count: int, leases: Sequence[Lease]) -> int:
+    moved = stayed = 0
+    while True:
+        _hold(shards, leases)
+        went, kept = shards.sort(shard, shards=count, start=stayed)
+        if not went and not kept:
+            return moved
+        moved, stayed = moved + went, stayed + kept
+
+
+def _hold(shards: Shards, leases: Sequence[Lease]) -> None:
+    if any(lease.hold() is None for lease in leases):
+        raise StoreError(
+            f"{', '.join(shards.leaders()) or 'a beat'} leads; stop every beat before the number "
+            "of shards is changed, and start them again afterwards"
+        )

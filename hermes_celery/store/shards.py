@@ -1,0 +1,74 @@
+"""Shards: the due index split by job id, so that several beats tick at once, each its own part.
+
+A job belongs to one shard by its id. An entry that lies in another one (somebody wrote it with an
+older number of shards in mind) is sent home by the tick that finds it; until then nothing is lost
+and nothing runs twice, for whoever advances a job compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hermes_celery.store.database import Database, scored, shard_of
+
+_PAGE = 500
+
+
+class Shards:
+    """Into how many shards a namespace's due index is split, and which beats live."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys = database.keys
+
+    def count(self) -> int:
+        """How many there are now. This process writes by that number from here on."""
+        self._database.forget_shards()
+        return self._database.shards
+
+    def set_count(self, shards: int) -> None:
+        """Write their number; for `resharding`, which keeps beats away meanwhile."""
+        self._database.call("SET", self._keys.shards, shards)
+        self._database.forget_shards()
+
+    def leaders(self) -> list[str]:
+        """Who leads a shard now, each name once."""
+        leases = [self._keys.lease_of(shard) for shard in range(self._database.shards)]
+        owners = [self._database.call("GET", lease) for lease in leases]
+        return sorted({str(owner) for owner in owners if owner})
+
+    def join(self, owner: str, *, now_ms: int, dead_ms: int) -> dict[str, int]:
+        """Say that a beat lives until `dead_ms`; every living beat with that instant of its own."""
+        answer = self._database.run(
+            "join_beats", keys=[self._keys.beats], args=[owner, now_ms, dead_ms]
+        )
+        return {name: int(ms) for name, ms in scored(answer)}
+
+    def leave(self, owner: str) -> None:
+        """Say that a beat is gone."""
+        self._database.call("ZREM", self._keys.beats, owner)
+
+    def sort(self, shard: int, *, shards: int, start: int) -> tuple[int, int]:
+        """Send home what lies in a shard and belongs elsewhere: one page, from a rank on.
+
+        Returns how many entries went and how many stayed; none of both at the end.
+        """
+        key = self._keys.due_of(shard)
+        ids = self._database.call("ZRANGE", key, start, start + _PAGE - 1)
+        staying = send_home(self._database, ids, shard=shard, shards=shards)
+        return len(ids) - len(staying), len(staying)
+
+
+def send_home(database: Database, ids: Sequence[str], *, shard: int, shards: int) -> list[str]:
+    """Of jobs that lie in a shard, those that belong there; the others go where they do."""
+    if shards == 1 and shard == 0:
+        return list(ids)
+    staying, keys = [], database.keys
+    for job_id in ids:
+        home = shard_of(job_id, shards=shards)
+        if home == shard:
+            staying.append(job_id)
+        else:
+            indexes = [keys.due_of(shard), keys.due_of(home)]
+            database.run("send_home", keys=[keys.job(job_id), *indexes], args=[job_id])
+    return staying
