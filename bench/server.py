@@ -73,6 +73,24 @@ def child(
         _end(process)
 
 
+def run_to_end(
+    command: Sequence[str], *, environment: Mapping[str, str], log: Path, seconds: float
+) -> None:
+    """Run a process that ends by itself. Raises BenchError when it fails or takes too long."""
+    with child(command, environment=environment, log=log) as process:
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{command[-1]} took longer than {seconds:g} s") from None
+    if code:
+        raise BenchError(f"{command[-1]} ended with exit code {code}: {last_lines(log)}")
+
+
+def last_lines(log: Path, count: int = 3) -> str:
+    """The end of a log, to say why something went wrong."""
+    return " | ".join(log.read_text(errors="replace").splitlines()[-count:])
+
+
 def wait_until(
     holds: Callable[[], bool], *, what: str, seconds: float = READY_SECONDS, poll: float = 0.0
 ) -> None:

@@ -13,57 +13,50 @@ Times of runs come from their records, which carry the server's clock in whole m
 from __future__ import annotations
 
 import gc
-import logging
-import os
 import random
-import signal
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from statistics import median, quantiles
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import click
 import msgspec
 from celery import Celery
 from rich.console import Console
-from rich.table import Table
 
-from bench.server import BenchError, child, valkey, wait_until
+from bench.bed import (
+    DONE_SECONDS,
+    SLOTS,
+    Bed,
+    celery_process,
+    fresh_bed,
+    run_times,
+    store_jobs,
+    wait_until_done,
+)
+from bench.idle import idle_steps
+from bench.server import BenchError, wait_until
+from bench.show import new_table, spread, stop_in_order
 from hermes_celery.app import broker_url, make_app
 from hermes_celery.beat import owner_name
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose import make_beat, open_database
-from hermes_celery.defining import define
-from hermes_celery.dispatch import RUN_TASK, Dispatch
-from hermes_celery.instant import from_ms
-from hermes_celery.job import Job, JobRequest, JobSpec, new_job_id
-from hermes_celery.lease import RENEW_SECONDS, Lease
-from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState, due_ms_of, run_id_of
-from hermes_celery.runner import Runner
-from hermes_celery.session import Session
-from hermes_celery.settings import Settings, read_settings
-from hermes_celery.store import Database, DueIndex, Jobs, Runs, Waker
-from hermes_celery.tasks import RunTask
+from hermes_celery.dispatch import Dispatch
+from hermes_celery.job import new_job_id
+from hermes_celery.lease import Lease
+from hermes_celery.run import run_id_of
+from hermes_celery.settings import read_settings
+from hermes_celery.store import DueIndex
 from hermes_celery.tick import tick
 
-SLOTS = 4
 #: Enough for every pool process to have made its runner.
 _WARM_UP_JOBS = 40
-_DONE_SECONDS = 600.0
 #: More than any clock here can be wrong by, so that all jobs are due at the first tick.
 _OVERDUE_MS = 1_000
-_IDLE_STEPS = 24
 _IDLE_SECONDS = 5.0
 _LAG_JOBS = 200
 _LAG_SPREAD_SECONDS = 20.0
-_PAGE = 1000
 _PIPELINE = 200
-_SCRIPT = "#!/bin/sh\necho done\n"
 _BARE_QUEUE = "bare"
 _BARE_TASK = "bench.noop"
 
@@ -78,119 +71,6 @@ for i = 1, #ARGV, 4 do
   redis.call('LPUSH', KEYS[1], ARGV[i + 3])
 end
 """
-
-
-# --- the ground everything stands on ---------------------------------------------------------
-
-
-class Bed(msgspec.Struct, frozen=True, kw_only=True):
-    """A fresh server and home, and the environment of whoever works there."""
-
-    home: Path
-    url: str
-    environment: Mapping[str, str]
-    settings: Settings
-    database: Database
-
-    @property
-    def log(self) -> Path:
-        """Where the processes of this bed write."""
-        return self.home / "bench.log"
-
-
-@contextmanager
-def fresh_bed() -> Iterator[Bed]:
-    """A server, a home with one script in it, and settings that mean both."""
-    with ExitStack() as stack:
-        url = stack.enter_context(valkey())
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-bench-")))
-        (home / "scripts").mkdir()
-        (home / "scripts" / "noop.sh").write_text(_SCRIPT)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("HERMES_")}
-        ours = {
-            "HERMES_HOME": str(home),
-            "HERMES_REDIS_URL": url,
-            "HERMES_CRON_MAX_WORKERS": str(SLOTS),
-            "HERMES_TIMEZONE": "UTC",
-        }
-        settings = read_settings(ours)
-        database = open_database(settings)
-        stack.callback(database.close)
-        stack.enter_context(_events_logged(home / "beat.log"))
-        yield Bed(
-            home=home,
-            url=url,
-            environment={**kept, **ours},
-            settings=settings,
-            database=database,
-        )
-
-
-@contextmanager
-def _events_logged(path: Path) -> Iterator[None]:
-    """Our own ticks log as a beat's do: the lines are part of the cost."""
-    logger, handler = logging.getLogger("hermes_celery"), logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("[%(asctime)s: %(levelname)s/%(process)d] %(message)s"))
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-        logger.removeHandler(handler)
-        handler.close()
-
-
-def celery_process(bed: Bed, app: str, *arguments: str) -> AbstractContextManager[object]:
-    """A Celery process as its user would start it."""
-    command = [sys.executable, "-m", "celery", "-A", app, *arguments]
-    return child(command, environment=bed.environment, log=bed.log)
-
-
-def store_jobs(bed: Bed, due_ms: Sequence[int]) -> list[str]:
-    """Store one hourly script job for each instant, first due then; returns their ids."""
-    jobs, now = Jobs(bed.database), from_ms(bed.database.now_ms())
-    request = JobRequest(schedule="every 1h", script="noop.sh", no_agent=True, name="no-op")
-    ids = []
-    for at_ms in due_ms:
-        spec, _ = define(request, job_id=new_job_id(), now=now, default_timezone="UTC")
-        ids.append(jobs.add(Job(spec=spec, next_run_at=from_ms(at_ms))).id)
-    return ids
-
-
-def run_times(bed: Bed, run_ids: Sequence[str]) -> list[dict[str, int]]:
-    """The times in the records of finished runs, server's clock, Unix ms.
-
-    Raises BenchError unless every run has succeeded and its output is kept.
-    """
-    keys, found = bed.database.keys, []
-    for start in range(0, len(run_ids), _PAGE):
-        page = run_ids[start : start + _PAGE]
-        rows = bed.database.hashes([keys.run(run_id) for run_id in page])
-        kept = bed.database.call("EXISTS", *(keys.output(run_id) for run_id in page))
-        bad = [row.get("error", row) for row in rows if row.get("state") != RunState.SUCCEEDED]
-        if bad or kept != len(page):
-            raise BenchError(f"{len(bad)} runs went wrong, {kept} outputs kept; first: {bad[:1]}")
-        found += [
-            {
-                "due_ms": due_ms_of(run_id),
-                **{k: int(v) for k, v in row.items() if k.endswith("_ms")},
-            }
-            for run_id, row in zip(page, rows, strict=True)
-        ]
-    return found
-
-
-def wait_until_done(bed: Bed) -> None:
-    """Wait until no run is queued or running."""
-    runs = Runs(bed.database)
-    wait_until(
-        lambda: not any(runs.counts().values()),
-        what="all runs are over",
-        seconds=_DONE_SECONDS,
-        poll=0.02,
-    )
 
 
 # --- part 1: N due jobs, from the tick to the last finished run -------------------------------
@@ -287,7 +167,7 @@ def _server_ms(bed: Bed) -> float:
 @contextmanager
 def hermes_celery(*, stubbed: bool) -> Iterator[HermesCelery]:
     """Ours, warm; `stubbed`: the whole run path, but no process for the script."""
-    app = "bench.whole_path:stub_app" if stubbed else "hermes_celery"
+    app = "bench.stub:app" if stubbed else "hermes_celery"
     name = "run path, work stubbed" if stubbed else "script jobs (bash, echo)"
     with fresh_bed() as bed, celery_process(bed, app, "worker"):
         contender = HermesCelery(name, bed)
@@ -303,7 +183,7 @@ CONTENDERS: Sequence[Callable[[], AbstractContextManager[Contender]]] = (
 
 def part_path(console: Console, *, counts: Sequence[int], rounds: int) -> None:
     """Print the way of N due jobs."""
-    table = _table("Due jobs to finished runs: ms since the tick began, median (min..max)")
+    table = new_table("Due jobs to finished runs: ms since the tick began, median (min..max)")
     for name in ("system", "jobs", "all dispatched", "first start", "all done"):
         table.add_column(name, justify="left" if name == "system" else "right")
     for start in CONTENDERS:
@@ -313,9 +193,9 @@ def part_path(console: Console, *, counts: Sequence[int], rounds: int) -> None:
                 table.add_row(
                     contender.name,
                     f"{count:,}",
-                    _spread([t.dispatched_ms for t in times]),
-                    _spread([t.first_start_ms for t in times]),
-                    _spread([t.all_done_ms for t in times]),
+                    spread([t.dispatched_ms for t in times]),
+                    spread([t.first_start_ms for t in times]),
+                    spread([t.all_done_ms for t in times]),
                 )
     console.print(table)
 
@@ -323,17 +203,9 @@ def part_path(console: Console, *, counts: Sequence[int], rounds: int) -> None:
 # --- part 2: a beat that has nothing to do ----------------------------------------------------
 
 
-class _NoSleep(Waker):
-    """The beat's sleep, left out."""
-
-    def wait(self, seconds: float) -> bool:
-        """Return at once."""
-        return False
-
-
 def part_idle(console: Console, *, stored: Sequence[int]) -> None:
     """Print what an idle beat costs."""
-    table = _table("An idle beat, one step each 250 ms")
+    table = new_table("An idle beat, one step each 250 ms")
     for name in ("stored jobs", "one step, ms", "Redis commands/s", "Redis µs/s"):
         table.add_column(name, justify="right")
     with fresh_bed() as bed:
@@ -342,27 +214,12 @@ def part_idle(console: Console, *, stored: Sequence[int]) -> None:
             far_ms = bed.database.now_ms() + 86_400_000
             store_jobs(bed, range(far_ms, far_ms + count - present))
             present = count
-            steps = _idle_steps(bed)
+            steps = idle_steps(bed)
             commands, busy_us = _idle_commands(bed)
             table.add_row(
-                f"{count:,}", _spread(steps, digits=2), f"{commands:.1f}", f"{busy_us:.0f}"
+                f"{count:,}", spread(steps, digits=2), f"{commands:.1f}", f"{busy_us:.0f}"
             )
     console.print(table)
-
-
-def _idle_steps(bed: Bed) -> list[float]:
-    """Milliseconds of single idle steps, as far apart as a beat makes them."""
-    beat = make_beat(make_app(bed.settings), owner=owner_name())
-    # The composition root builds beats; only the sleep is exchanged.
-    beat._waker = _NoSleep(bed.database)
-    steps = []
-    for _ in range(_IDLE_STEPS):
-        began = time.perf_counter()
-        beat.step()
-        steps.append((time.perf_counter() - began) * 1000)
-        time.sleep(RENEW_SECONDS)
-    beat.stop()
-    return steps[1:]
 
 
 def _idle_commands(bed: Bed) -> tuple[float, float]:
@@ -409,7 +266,7 @@ def part_lag(console: Console) -> None:
         time.sleep(max(due[-1] - bed.database.now_ms(), 0) / 1000 + 1.0)
         wait_until_done(bed)
         rows = run_times(bed, [run_id_of(i, at) for i, at in zip(ids, due, strict=True)])
-    table = _table(f"Lateness of {_LAG_JOBS} jobs over {_LAG_SPREAD_SECONDS:g} s, ms")
+    table = new_table(f"Lateness of {_LAG_JOBS} jobs over {_LAG_SPREAD_SECONDS:g} s, ms")
     for name in ("from due to", "p50", "p99", "max"):
         table.add_column(name, justify="right")
     for name, field in (("queued", "queued_ms"), ("started", "started_ms")):
@@ -483,13 +340,13 @@ def _print_ratios(
     ours: list[float],
     count: int,
 ) -> None:
-    table = _table(title)
+    table = new_table(title)
     for name in ("what", "median (min..max)", "µs each", "ours / this"):
         table.add_column(name, justify="left" if name == "what" else "right")
     each = 1000 / count
     for name, times in {**bare, "ours": ours}.items():
         ratio = median(ours) / median(times)
-        table.add_row(name, _spread(times), f"{median(times) * each:.0f}", f"{ratio:.2f}")
+        table.add_row(name, spread(times), f"{median(times) * each:.0f}", f"{ratio:.2f}")
     console.print(table)
 
 
@@ -554,46 +411,10 @@ def _wait_until_consumed(bed: Bed) -> None:
         waiting = bed.database.call("LLEN", _BARE_QUEUE)
         return not waiting and not bed.database.call("HLEN", "unacked")
 
-    wait_until(consumed, what="the bare worker has taken all messages", seconds=_DONE_SECONDS)
+    wait_until(consumed, what="the bare worker has taken all messages", seconds=DONE_SECONDS)
 
 
-# --- the apps that the workers of this benchmark serve ------------------------------------------
-
-
-class StubTask(RunTask):
-    """The task of every run with work that does nothing; claim, session, finish are real."""
-
-    abstract = True
-
-    def runner_here(self) -> Runner:
-        cls = type(self)
-        if cls._runner is None or cls._runner[0] != os.getpid():
-            cls._runner = (os.getpid(), _stub_runner(self.app.conf.hermes_settings))
-        return cls._runner[1]
-
-
-class _NoWork:
-    """What a script would have printed, without the script."""
-
-    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Succeed at once."""
-        return Outcome(state=RunState.SUCCEEDED, output=b"done\n", exit_code=0)
-
-
-def _stub_runner(settings: Settings) -> Runner:
-    database = open_database(settings)
-    clock, runs = ServerClock(database.now_ms), Runs(database)
-    pulse, work = Pulse(runs, clock=clock), _NoWork()
-    return Runner(runs, pulse=pulse, work_for=lambda spec: work, clock=clock)
-
-
-def make_stub_app(settings: Settings) -> Celery:
-    """Our app, its run task replaced by the stub."""
-    app = make_app(settings)
-    app.finalize()
-    app.tasks.pop(RUN_TASK)
-    app.task(StubTask.perform, name=RUN_TASK, base=StubTask, bind=True, ignore_result=True)
-    return app
+# --- the bare apps that the workers of this benchmark serve -----------------------------------
 
 
 def make_bare_app(url: str, *, as_ours: bool = False) -> Celery:
@@ -618,9 +439,7 @@ def _nothing(run_id: str) -> str:
 
 
 def __getattr__(name: str) -> Celery:
-    """The apps, made when a worker asks for them: `celery -A bench.whole_path:stub_app`."""
-    if name == "stub_app":
-        return make_stub_app(read_settings())
+    """The bare apps, made when a worker asks: `celery -A bench.whole_path:bare_app`."""
     if name in ("bare_app", "bare_app_as_ours"):
         url = read_settings().redis_url
         return make_bare_app(str(url), as_ours=name.endswith("ours"))
@@ -628,22 +447,6 @@ def __getattr__(name: str) -> Celery:
 
 
 # --- the command --------------------------------------------------------------------------------
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold")
-
-
-def _spread(values: Sequence[float], *, digits: int = 0) -> str:
-    middle, low, high = median(values), min(values), max(values)
-    return f"{middle:,.{digits}f} ({low:,.{digits}f}..{high:,.{digits}f})"
-
-
-def _interrupted(*_: object) -> NoReturn:
-    """End in order, once: a second signal must not cut the cleaning up short."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 PARTS = ("path", "idle", "lag", "limit")
@@ -658,8 +461,7 @@ def main(
     jobs: tuple[int, ...], stored: tuple[int, ...], rounds: int, only: tuple[str, ...]
 ) -> None:
     """Measure the whole path, part by part, and print one table for each."""
-    signal.signal(signal.SIGINT, _interrupted)
-    signal.signal(signal.SIGTERM, _interrupted)
+    stop_in_order()
     console = Console(width=110)
     parts: Mapping[str, Callable[[], None]] = {
         "path": lambda: part_path(console, counts=jobs, rounds=rounds),

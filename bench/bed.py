@@ -1,0 +1,141 @@
+"""What every whole-path benchmark stands on: a fresh server and home, jobs in it, its runs' times.
+
+Nothing here measures; see `bench.whole_path` and `bench.peers`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from bench.server import BenchError, child, valkey, wait_until
+from hermes_celery.compose import open_database
+from hermes_celery.defining import define
+from hermes_celery.instant import from_ms
+from hermes_celery.job import Job, JobRequest, new_job_id
+from hermes_celery.run import RunState, due_ms_of
+from hermes_celery.settings import Settings, read_settings
+from hermes_celery.store import Database, Jobs, Runs
+
+SLOTS = 4
+#: How long runs may take to end.
+DONE_SECONDS = 600.0
+_PAGE = 1000
+_SCRIPT = "#!/bin/sh\necho done\n"
+
+
+class Bed(msgspec.Struct, frozen=True, kw_only=True):
+    """A fresh server and home, and the environment of whoever works there."""
+
+    home: Path
+    url: str
+    environment: Mapping[str, str]
+    settings: Settings
+    database: Database
+
+    @property
+    def log(self) -> Path:
+        """Where the processes of this bed write."""
+        return self.home / "bench.log"
+
+
+@contextmanager
+def fresh_bed() -> Iterator[Bed]:
+    """A server, a home with one script in it, and settings that mean both."""
+    with ExitStack() as stack:
+        url = stack.enter_context(valkey())
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-bench-")))
+        (home / "scripts").mkdir()
+        (home / "scripts" / "noop.sh").write_text(_SCRIPT)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("HERMES_")}
+        ours = {
+            "HERMES_HOME": str(home),
+            "HERMES_REDIS_URL": url,
+            "HERMES_CRON_MAX_WORKERS": str(SLOTS),
+            "HERMES_TIMEZONE": "UTC",
+        }
+        settings = read_settings(ours)
+        database = open_database(settings)
+        stack.callback(database.close)
+        stack.enter_context(_events_logged(home / "beat.log"))
+        yield Bed(
+            home=home,
+            url=url,
+            environment={**kept, **ours},
+            settings=settings,
+            database=database,
+        )
+
+
+@contextmanager
+def _events_logged(path: Path) -> Iterator[None]:
+    """Our own ticks log as a beat's do: the lines are part of the cost."""
+    logger, handler = logging.getLogger("hermes_celery"), logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("[%(asctime)s: %(levelname)s/%(process)d] %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def celery_process(bed: Bed, app: str, *arguments: str) -> AbstractContextManager[object]:
+    """A Celery process as its user would start it."""
+    command = [sys.executable, "-m", "celery", "-A", app, *arguments]
+    return child(command, environment=bed.environment, log=bed.log)
+
+
+def store_jobs(bed: Bed, due_ms: Sequence[int]) -> list[str]:
+    """Store one hourly script job for each instant, first due then; returns their ids."""
+    jobs, now = Jobs(bed.database), from_ms(bed.database.now_ms())
+    request = JobRequest(schedule="every 1h", script="noop.sh", no_agent=True, name="no-op")
+    ids = []
+    for at_ms in due_ms:
+        spec, _ = define(request, job_id=new_job_id(), now=now, default_timezone="UTC")
+        ids.append(jobs.add(Job(spec=spec, next_run_at=from_ms(at_ms))).id)
+    return ids
+
+
+def run_times(bed: Bed, run_ids: Sequence[str]) -> list[dict[str, int]]:
+    """The times in the records of finished runs, server's clock, Unix ms.
+
+    Raises BenchError unless every run has succeeded and its output is kept.
+    """
+    keys, found = bed.database.keys, []
+    for start in range(0, len(run_ids), _PAGE):
+        page = run_ids[start : start + _PAGE]
+        rows = bed.database.hashes([keys.run(run_id) for run_id in page])
+        kept = bed.database.call("EXISTS", *(keys.output(run_id) for run_id in page))
+        bad = [row.get("error", row) for row in rows if row.get("state") != RunState.SUCCEEDED]
+        if bad or kept != len(page):
+            raise BenchError(f"{len(bad)} runs went wrong, {kept} outputs kept; first: {bad[:1]}")
+        found += [
+            {
+                "due_ms": due_ms_of(run_id),
+                **{k: int(v) for k, v in row.items() if k.endswith("_ms")},
+            }
+            for run_id, row in zip(page, rows, strict=True)
+        ]
+    return found
+
+
+def wait_until_done(bed: Bed) -> None:
+    """Wait until no run is queued or running."""
+    runs = Runs(bed.database)
+    wait_until(
+        lambda: not any(runs.counts().values()),
+        what="all runs are over",
+        seconds=DONE_SECONDS,
+        poll=0.02,
+    )

@@ -1,0 +1,38 @@
+"""What one step of our beat costs when nothing is due."""
+
+from __future__ import annotations
+
+import time
+
+from bench.bed import Bed
+from hermes_celery.app import make_app
+from hermes_celery.beat import owner_name
+from hermes_celery.compose import make_beat
+from hermes_celery.lease import RENEW_SECONDS
+from hermes_celery.store import Waker
+
+#: The first is thrown away: it takes the lease and opens the connections.
+_STEPS = 24
+
+
+class _NoSleep(Waker):
+    """The beat's sleep, left out."""
+
+    def wait(self, seconds: float) -> bool:
+        """Return at once."""
+        return False
+
+
+def idle_steps(bed: Bed) -> list[float]:
+    """Milliseconds of single idle steps, as far apart as a beat makes them."""
+    beat = make_beat(make_app(bed.settings), owner=owner_name())
+    # The composition root builds beats; only the sleep is exchanged.
+    beat._waker = _NoSleep(bed.database)
+    steps = []
+    for _ in range(_STEPS):
+        began = time.perf_counter()
+        beat.step()
+        steps.append((time.perf_counter() - began) * 1000)
+        time.sleep(RENEW_SECONDS)
+    beat.stop()
+    return steps[1:]

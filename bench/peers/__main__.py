@@ -1,0 +1,133 @@
+"""Ours and its peers, side by side, in one go: the command.
+
+    python -m bench.peers
+
+Two parts: N no-op jobs due at one instant, followed to the last message and to the last finished
+run; and a tick with nothing due. What is measured how, and what is unfair to whom, is said in
+`bench/README.md`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench.peers.celery_peers import KINDS, CeleryPeer
+from bench.peers.hermes_agent import HermesAgent
+from bench.peers.install import HERMES, Package, install
+from bench.peers.measure import Contender, Times
+from bench.peers.ours import Ours
+from bench.peers.report import Fault, Idle, Measured, Report, as_json, print_report
+from bench.server import BenchError
+from bench.show import stop_in_order
+
+PARTS = ("due", "idle")
+SYSTEMS = ("celery", "celery-redbeat", "django-celery-beat", "hermes-agent")
+
+
+@click.command()
+@click.option("--jobs", multiple=True, type=int, default=(10, 100, 1000, 10_000), show_default=True)
+@click.option("--stored", multiple=True, type=int, default=(1000, 10_000), show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--limit-seconds",
+    type=float,
+    default=120.0,
+    show_default=True,
+    help="A system that needs longer is left, and its cell says how far it came.",
+)
+@click.option("--only", multiple=True, type=click.Choice(PARTS), default=PARTS, show_default=True)
+@click.option("--peer", multiple=True, type=click.Choice(SYSTEMS), default=SYSTEMS)
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
+def main(
+    jobs: tuple[int, ...],
+    stored: tuple[int, ...],
+    rounds: int,
+    limit_seconds: float,
+    only: tuple[str, ...],
+    peer: tuple[str, ...],
+    json_path: Path | None,
+) -> None:
+    """Install the peers if need be, measure them and ours by turns, and print tables."""
+    stop_in_order()
+    console = Console(width=130)
+    report = Report(limit_seconds=limit_seconds, ours=Ours.name, load=os.getloadavg()[0])
+    contenders = [Ours(), *_installed(peer, report)]
+    try:
+        for count in jobs if "due" in only else ():
+            _due(contenders, count, rounds=rounds, report=report)
+        for count in stored if "idle" in only else ():
+            _idle(contenders, count, report=report)
+    finally:
+        # What was measured until Ctrl-C took long enough.
+        print_report(console, report)
+    if json_path is not None:
+        json_path.write_bytes(as_json(report) + b"\n")
+
+
+def _installed(wanted: Sequence[str], report: Report) -> list[Contender]:
+    """The peers that can be had; the others are said to be missing."""
+    makers: list[tuple[Package, Callable[[str], Contender]]] = [
+        *(
+            (kind.package, lambda version, kind=kind: CeleryPeer(kind, version=version))
+            for kind in KINDS
+        ),
+        (HERMES, lambda version: HermesAgent(version=version)),
+    ]
+    contenders = []
+    for package, make in makers:
+        if package.name not in wanted:
+            continue
+        try:
+            contenders.append(make(install(package)))
+        except BenchError as error:
+            report.faults.append(Fault(system=package.name, what="installing", why=str(error)))
+    return contenders
+
+
+def _due(contenders: Sequence[Contender], count: int, *, rounds: int, report: Report) -> None:
+    """All rounds with one number of jobs, in turns; one round for who hits the limit."""
+    found: dict[str, list[Times]] = {contender.name: [] for contender in contenders}
+    racing = list(contenders)
+    for _ in range(rounds):
+        for contender in list(racing):
+            times = _measure(contender, count, report=report)
+            if times is not None:
+                found[contender.name].append(times)
+            if times is None or not times.within_limit:
+                racing.remove(contender)
+    report.due += [
+        Measured(system=name, jobs=count, rounds=times) for name, times in found.items() if times
+    ]
+
+
+def _measure(contender: Contender, count: int, *, report: Report) -> Times | None:
+    click.echo(f"{count:,} jobs: {contender.name}", err=True)
+    try:
+        return contender.measure(count, limit_seconds=report.limit_seconds)
+    except BenchError as error:
+        what = f"{count:,} jobs"
+        report.faults.append(Fault(system=contender.name, what=what, why=str(error)))
+        return None
+
+
+def _idle(contenders: Sequence[Contender], stored: int, *, report: Report) -> None:
+    for contender in contenders:
+        click.echo(f"{stored:,} stored: {contender.name}", err=True)
+        try:
+            ticks = contender.idle_ticks(stored)
+        except BenchError as error:
+            what = f"{stored:,} stored"
+            report.faults.append(Fault(system=contender.name, what=what, why=str(error)))
+            continue
+        report.idle.append(
+            Idle(system=contender.name, stored=stored, every=contender.idles, ticks_ms=ticks)
+        )
+
+
+if __name__ == "__main__":
+    main()

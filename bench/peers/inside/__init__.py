@@ -1,0 +1,1 @@
+"""What runs inside the peers' environments: it imports the peer, never hermes_celery."""

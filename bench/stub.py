@@ -1,0 +1,66 @@
+"""Our app with work that does nothing: `celery -A bench.stub:app worker`.
+
+Claim, session, finish and the kept output are real; only the process for the script is missing.
+"""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+from hermes_celery.app import make_app
+from hermes_celery.clock import ServerClock
+from hermes_celery.compose import open_database
+from hermes_celery.dispatch import RUN_TASK
+from hermes_celery.job import JobSpec
+from hermes_celery.pulse import Pulse, RunningRun
+from hermes_celery.run import Outcome, RunState
+from hermes_celery.runner import Runner
+from hermes_celery.session import Session
+from hermes_celery.settings import Settings, read_settings
+from hermes_celery.store import Runs
+from hermes_celery.tasks import RunTask
+
+
+class StubTask(RunTask):
+    """The task of every run with work that does nothing; claim, session, finish are real."""
+
+    abstract = True
+
+    def runner_here(self) -> Runner:
+        cls = type(self)
+        if cls._runner is None or cls._runner[0] != os.getpid():
+            cls._runner = (os.getpid(), _stub_runner(self.app.conf.hermes_settings))
+        return cls._runner[1]
+
+
+class _NoWork:
+    """What a script would have printed, without the script."""
+
+    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
+        """Succeed at once."""
+        return Outcome(state=RunState.SUCCEEDED, output=b"done\n", exit_code=0)
+
+
+def _stub_runner(settings: Settings) -> Runner:
+    database = open_database(settings)
+    clock, runs = ServerClock(database.now_ms), Runs(database)
+    pulse, work = Pulse(runs, clock=clock), _NoWork()
+    return Runner(runs, pulse=pulse, work_for=lambda spec: work, clock=clock)
+
+
+def make_stub_app(settings: Settings) -> Celery:
+    """Our app, its run task replaced by the stub."""
+    app = make_app(settings)
+    app.finalize()
+    app.tasks.pop(RUN_TASK)
+    app.task(StubTask.perform, name=RUN_TASK, base=StubTask, bind=True, ignore_result=True)
+    return app
+
+
+def __getattr__(name: str) -> Celery:
+    """The app, made when a worker asks for it."""
+    if name == "app":
+        return make_stub_app(read_settings())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
