@@ -19,7 +19,7 @@ from hermes_celery.dispatch import Dispatch
 from hermes_celery.instant import from_ms
 from hermes_celery.job import Job, JobRequest, JobState
 from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
-from hermes_celery.store import DueIndex, Jobs
+from hermes_celery.store import DueIndex, Jobs, Shards
 from tests.proof.acts import (
     KEYS,
     RESCUE_SECONDS,
@@ -43,14 +43,18 @@ _A_DAY = timedelta(days=1)
 class Scene:
     """Everything of one namespace, and the time in it."""
 
-    def __init__(self, url: str, starts: Path, *, plant: Plant = Plant.NONE) -> None:
+    def __init__(
+        self, url: str, starts: Path, *, plant: Plant = Plant.NONE, shards: int = 1
+    ) -> None:
         self.url = url
+        self.shards = range(shards)
         self.starts = starts
         self.plant = plant
         self.clock = HandClock()
         self.database = open_planted(url, KEYS, plant)
         self.database.call("FLUSHDB")
         self.database.call("SCRIPT", "FLUSH")
+        Shards(self.database).set_count(shards)
         self.runs = make_runs(self.database)
         self.cron = Crontab(
             jobs=Jobs(self.database),
@@ -83,7 +87,7 @@ class Scene:
 
     def beat_once(self) -> None:
         """Let a beat that nothing happens to do one step."""
-        self.database.call("DEL", KEYS.lease)
+        self.end_leases()
         beat = self._beat()
         beat.step()
         beat.stop()
@@ -105,15 +109,20 @@ class Scene:
         self.clock.advance(3600 - self.clock.ms % 3_600_000 / 1000)
 
     def elect(self) -> None:
-        """Another beat takes the lease, whose holder is dead or frozen, and keeps it."""
-        self.database.call("DEL", KEYS.lease)
-        term = self.database.call("INCR", KEYS.term)
-        self.database.call("SET", KEYS.lease, "successor")
-        self.database.call("HSET", KEYS.leader, "owner", "successor", "term", term)
+        """Another beat takes the leases, whose holder is dead or frozen, and keeps them."""
+        self.end_leases()
+        for shard in self.shards:
+            term = self.database.call("INCR", KEYS.term_of(shard))
+            self.database.call("SET", KEYS.lease_of(shard), "successor")
+            self.database.call("HSET", KEYS.leader_of(shard), "owner", "successor", "term", term)
+
+    def end_leases(self) -> None:
+        """Whoever led is heard of no more."""
+        self.database.call("DEL", KEYS.beats, *(KEYS.lease_of(shard) for shard in self.shards))
 
     def settle(self) -> None:
         """Let a beat and a worker that nothing happens to do all there is to do now."""
-        self.database.call("DEL", KEYS.lease)
+        self.end_leases()
         beat = self._beat()
         for _ in range(_MAX_ROUNDS):
             beat.step()
@@ -129,8 +138,8 @@ class Scene:
         return make_beat(self.database, owner=owner, clock=self.clock, plant=self.plant)
 
     def _unsettled(self) -> bool:
-        first = DueIndex(self.database).next_due_ms()
-        due = first is not None and first <= self.clock.ms
+        firsts = [DueIndex(self.database, shard=shard).next_due_ms() for shard in self.shards]
+        due = any(first is not None and first <= self.clock.ms for first in firsts)
         return due or any(self.runs.counts().values())
 
     def history(self) -> History:
@@ -182,10 +191,11 @@ class Scene:
     def snapshot(self) -> Mapping[str, object]:
         """Every key with its content.
 
-        Except the hints of which history to trim: what is too old may go, whoever lets it go.
+        Except the hints of which history to trim (what is too old may go, whoever lets it go), and
+        which beats live: one that wakes up says so.
         """
-        client = self.database.client
-        return {str(k): client.dump(k) for k in client.scan_iter() if k != KEYS.grown}
+        client, left_out = self.database.client, (KEYS.grown, KEYS.beats)
+        return {str(k): client.dump(k) for k in client.scan_iter() if k not in left_out}
 
     def close(self) -> None:
         """Give the connections back."""
@@ -196,9 +206,9 @@ def _messages() -> Dispatch:
     return Dispatch(celery_app())
 
 
-def beat_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE) -> Scene:
+def beat_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE, shards: int = 1) -> Scene:
     """A beat's next steps have one of everything to do: each kind of due job and of rescue."""
-    scene = Scene(url, starts, plant=plant)
+    scene = Scene(url, starts, plant=plant, shards=shards)
     _due_jobs(scene)
     scene.clock.advance(1)
     # Due a second after the others: planned while the beat waits for them.

@@ -42,6 +42,15 @@ def test_a_beat_frozen_at_any_call_wakes_up_and_changes_nothing(
     assert_clean(beat(zygote, Fate.FREEZES, lambda: beat_scene(server, starts())), at_least=80)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fate", Fate)
+def test_a_beat_of_eight_shards_at_any_call(
+    zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate
+) -> None:
+    assert_clean(beat(zygote, fate, lambda: beat_scene(server, starts(), shards=8)), at_least=120)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("fate", Fate)
 def test_a_worker_at_any_call(

@@ -9,9 +9,19 @@ from tests.proof.soak import Plan, run_round
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize("fsync", ["everysec", "always"])
-def test_nothing_is_lost_and_nothing_starts_twice_while_everything_breaks(fsync: str) -> None:
-    plan = Plan(seconds=15, jobs=100, fault_seconds=0.6, deed_seconds=0.05, fsync=fsync, seed=1)
+@pytest.mark.parametrize(("shards", "fsync"), [(1, "everysec"), (8, "always")])
+def test_nothing_is_lost_and_nothing_starts_twice_while_everything_breaks(
+    shards: int, fsync: str
+) -> None:
+    plan = Plan(
+        seconds=15,
+        jobs=100,
+        shards=shards,
+        fault_seconds=0.6,
+        deed_seconds=0.05,
+        fsync=fsync,
+        seed=1,
+    )
     result = run_round(plan)
     print(result)
     assert result.verdict.valid, result.verdict.faults()
