@@ -142,6 +142,13 @@ class Database:
             answer = self.client.execute_command(*command, NEVER_DECODE=True)
         return answer if answer is None else bytes(answer)
 
+    def raw_many(self, commands: Sequence[Sequence[str | int]]) -> list[bytes]:
+        """Run plain commands whose answers are bytes in one round trip."""
+        with wrapped(), self.client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command, NEVER_DECODE=True)
+            return [bytes(answer) for answer in pipe.execute()]
+
     def hashes(self, keys: Sequence[str], *fields: str) -> list[dict[str, str]]:
         """Read many hashes (or `fields` of them) in one round trip; a missing one is empty."""
         with wrapped(), self.client.pipeline(transaction=False) as pipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from hermes_celery.errors import RunNotFound
@@ -14,6 +14,8 @@ from hermes_celery.store.pages import Order, lex_pages, pages, place_of
 
 #: The latest runs of a job among which its last output is looked for.
 _LATEST = 200
+#: Bytes of an output that are enough for its first line.
+_BEGINNING = 4096
 
 
 class RunRecords:
@@ -38,6 +40,12 @@ class RunRecords:
     def output(self, run_id: str) -> bytes:
         """What a run printed, as far as it is stored."""
         return self._database.raw("GET", self._keys.output(run_id)) or b""
+
+    def beginnings(self, run_ids: Sequence[str]) -> list[bytes]:
+        """The first 4 KiB of what each run printed, in one round trip."""
+        return self._database.raw_many(
+            [("GETRANGE", self._keys.output(run_id), 0, _BEGINNING - 1) for run_id in run_ids]
+        )
 
     def printed_since(self, run_id: str, start: int, *, is_error: bool) -> tuple[bytes, int]:
         """What a run printed from that byte on, also while it runs, and how much it is in all."""

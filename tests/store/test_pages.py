@@ -134,6 +134,16 @@ def test_runs_are_listed_after_a_run_of_all_or_of_one_job(store: Store) -> None:
         store.cron.latest_runs(after=f"{ids[0]}0")
 
 
+def test_the_beginnings_of_many_outputs_are_bytes_as_they_were(store: Store) -> None:
+    store.jobs.add(a_job())
+    ids = [store.cron.run("aaaaaaaaaaaa") for _ in range(3)]
+    for run_id, output in zip(ids, (b"\xff\xfe\0", b"y" * 5_000), strict=False):
+        outcome = Outcome(state=RunState.SUCCEEDED, output=output)
+        store.runs.finish(store.claim(run_id), outcome, now_ms=store.clock.ms)
+    assert store.runs.beginnings(ids) == [b"\xff\xfe\0", b"y" * 4096, b""]
+    assert store.runs.beginnings([]) == []
+
+
 def test_of_one_job_more_runs_than_a_page_are_listed(store: Store) -> None:
     store.jobs.add(a_job())
     ids = run_many(store, PAGE + 3)
