@@ -110,6 +110,8 @@ class Database:
 
         Returns the answers in order; a call that the server refused has a StoreError in its place.
         """
+        if not calls:
+            return []
         registered = self._script(script)
         with wrapped():
             answers = self._evaluated(registered.sha, calls)
@@ -126,6 +128,8 @@ class Database:
 
     def call_many(self, commands: Sequence[Sequence[str | int | bytes]]) -> list[Any]:
         """Run plain commands in one round trip and return their answers."""
+        if not commands:
+            return []
         with wrapped(), self.client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
