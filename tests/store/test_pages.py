@@ -149,6 +149,9 @@ def test_of_one_job_more_runs_than_a_page_are_listed(store: Store) -> None:
     ids = run_many(store, PAGE + 3)
     for reference in (None, "aaaaaaaaaaaa"):
         assert [run.id for run in store.cron.latest_runs(reference, limit=9_999)] == ids
+    for order in Order:
+        found = pages(store.database, store.database.keys.runs, order=order)
+        assert [len(page) for page in found] == [PAGE, 3]
     history = History(store.database, retention=Retention(runs_per_job=PAGE + 1))
     history.trim(store.clock.ms)
     assert len(store.cron.latest_runs("aaaaaaaaaaaa", limit=9_999)) == PAGE + 1
