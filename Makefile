@@ -20,6 +20,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.whole_path
 	$(BIN)/python -m bench.next_instant
+	$(BIN)/python -m bench.million
 
 clean:
 	rm -rf $(VENV) $(DEMO_HOME)

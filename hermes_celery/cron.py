@@ -2,6 +2,7 @@
 
     cron = open_cron()                        # from the environment, as the commands do
     job = cron.add(JobRequest(schedule="every 2h", prompt="..."))
+    jobs = cron.add_many(requests)            # all of them or, when one is refused, none
     cron.pause(job.id, reason="holiday")
     run_id = cron.run(job.id)
 
@@ -12,19 +13,19 @@ trace. Changes are compare-and-set on the job's revision.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hermes_celery.defining import ONE_SHOT_GRACE_MS, define, first_instant, redefine
-from hermes_celery.errors import Conflict, JobError
+from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
 from hermes_celery.job import Job, JobRequest, JobSpec, JobState, new_job_id
 from hermes_celery.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.schedule import Kind
-from hermes_celery.store import Asked, DueIndex, Jobs, Runs, check_run_id
+from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, check_run_id
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -83,17 +84,66 @@ class Crontab:
         Raises JobError, ScriptError or ScheduleError when the request makes no sense. With
         `check_files` its script and working directory must exist on this machine.
         """
-        now = self.now
+        job = self._new(request, now=self.now, paused=paused)
+        if check_files:
+            self._check_files(job.spec)
+        self._check_delivery(job.spec)
+        return self.jobs.add(job)
+
+    def add_many(
+        self, requests: Iterable[JobRequest], *, paused: bool = False, check_files: bool = True
+    ) -> list[Job]:
+        """Store many new jobs, some hundreds in one round trip, and return them in order.
+
+        All are checked first: when one is refused, nothing is written, and the JobError says which
+        it is and why. Each is stored in one atomic step; raises StoreError when the server refuses
+        one, and the others may have been written.
+        """
+        asked, now = list(requests), self.now
+        jobs = self._checked(asked, now=now, paused=paused, check_files=check_files)
+        written = self.jobs.write_many([Write(job=job) for job in jobs])
+        return [
+            self._stored(outcome, request, now=now, paused=paused)
+            for outcome, request in zip(written, asked, strict=True)
+        ]
+
+    def _new(self, request: JobRequest, *, now: datetime, paused: bool) -> Job:
         spec, first = define(
             request, job_id=new_job_id(), now=now, default_timezone=self._default_timezone
         )
-        if check_files:
-            self._check_files(spec)
-        self._check_delivery(spec)
         job = Job(spec=spec, next_run_at=first)
         if paused:
             job = msgspec.structs.replace(job, state=JobState.PAUSED, paused_at=now)
-        return self.jobs.add(job)
+        return job
+
+    def _checked(
+        self, requests: list[JobRequest], *, now: datetime, paused: bool, check_files: bool
+    ) -> list[Job]:
+        jobs, delivered = [], set()
+        for number, request in enumerate(requests, start=1):
+            try:
+                job = self._new(request, now=now, paused=paused)
+                if check_files:
+                    self._check_files(job.spec)
+                # The targets of many jobs are few, and checking them reads a file.
+                targets = tuple(getattr(job.spec, name) for name in sorted(_DELIVERY))
+                if targets not in delivered:
+                    self._check_delivery(job.spec)
+                    delivered.add(targets)
+            except HermesCeleryError as error:
+                name = request.name or request.schedule
+                which = f"job {number:,} of {len(requests):,} ({name!r})"
+                raise JobError(f"{which}: {error}; nothing was written") from error
+            jobs.append(job)
+        return jobs
+
+    def _stored(self, written: Written, request: JobRequest, *, now: datetime, paused: bool) -> Job:
+        if isinstance(written, Conflict):
+            # Its random id was taken: one chance in thousands for 100,000 jobs beside a million.
+            return self.jobs.add(self._new(request, now=now, paused=paused))
+        if isinstance(written, HermesCeleryError):
+            raise written
+        return written
 
     def edit(
         self,
@@ -237,6 +287,17 @@ class Crontab:
         """Every job, oldest first."""
         return self.jobs.all()
 
+    def find_jobs(
+        self, *, name: str = "", state: JobState | None = None, after: str | None = None
+    ) -> Iterator[Job]:
+        """The jobs in a state whose names begin with `name`, whatever its case, page by page.
+
+        Oldest first, or with a `name` by their names; `after` is the id or name of a job: what
+        follows it. Raises JobNotFound or AmbiguousJobReference.
+        """
+        after_id = None if after is None else self.jobs.find(after).id
+        return self.jobs.matching(name=name, state=state, after=after_id)
+
     def show(self, reference: str) -> Job:
         """One job, by id or name."""
         return self.jobs.find(reference)
@@ -247,11 +308,15 @@ class Crontab:
         *,
         state: RunState | None = None,
         since: datetime | None = None,
+        after: str | None = None,
         limit: int = 20,
     ) -> list[Run]:
-        """The latest runs, newest first."""
+        """The latest runs, newest first; `after` is the id of a run: what follows it, older ones.
+
+        Raises JobNotFound, AmbiguousJobReference or RunNotFound.
+        """
         job_id = None if reference is None else self.jobs.find(reference).id
-        return self.runs.latest(job_id=job_id, state=state, since=since, limit=limit)
+        return self.runs.latest(job_id=job_id, state=state, since=since, after=after, limit=limit)
 
     def _changed(self, reference: str, change: Callable[[Job], Job]) -> Job:
         for _ in range(_RETRIES):

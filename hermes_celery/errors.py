@@ -49,7 +49,9 @@ class JobNotFound(HermesCeleryError, LookupError):
 
     def __init__(self, reference: str) -> None:
         self.reference = reference
-        super().__init__(f"no job has the id or name {reference!r}; `hermes-celery list` shows all")
+        super().__init__(
+            f"no job has the id or name {reference!r}; `hermes-celery list --all` shows them"
+        )
 
 
 class AmbiguousJobReference(HermesCeleryError, LookupError):

@@ -20,10 +20,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from hermes_celery.defining import checked_content, repeat_times
-from hermes_celery.errors import HermesCeleryError, ImportFault, JobError, JobNotFound
+from hermes_celery.errors import Conflict, HermesCeleryError, ImportFault, JobError
 from hermes_celery.instant import to_ms
 from hermes_celery.job import Job, JobRequest, JobSpec, JobState, is_job_id
 from hermes_celery.schedule import Kind, Schedule, from_hermes
+from hermes_celery.store import WRITES, Jobs, Write
 
 if TYPE_CHECKING:
     from hermes_celery.cron import Crontab
@@ -68,20 +69,55 @@ def import_jobs(cron: Crontab, path: Path, *, timezone: str) -> ImportReport:
     report = ImportReport(
         imported=[], kept=[], refused=[], notes=_foreign_offsets(records, timezone=timezone)
     )
-    for position, record in enumerate(records):
+    for start in range(0, len(records), WRITES):
+        _import_page(cron, records[start : start + WRITES], start, report, timezone=timezone)
+    return report
+
+
+class _Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that makes sense, and what it is called in the report."""
+
+    label: str
+    job: Job
+
+
+def _import_page(
+    cron: Crontab, records: list[Any], start: int, report: ImportReport, *, timezone: str
+) -> None:
+    """Write the jobs of some records that are new, in one round trip, and report on each."""
+    taken: list[_Taken] = []
+    for position, record in enumerate(records, start):
         label = _label(record, position)
         try:
             job = job_from_record(record, timezone=timezone, now=cron.now)
-            try:
-                cron.jobs.get(job.id)
-            except JobNotFound:
-                cron.jobs.add(job)
-                report.imported.append(label)
-            else:
-                report.kept.append(label)
         except HermesCeleryError as error:
             report.refused.append(Refused(job=label, reason=str(error)))
-    return report
+        else:
+            taken.append(_Taken(label=label, job=job))
+    try:
+        _store(cron.jobs, taken, report)
+    except HermesCeleryError as error:
+        report.refused.extend(Refused(job=one.label, reason=str(error)) for one in taken)
+
+
+def _store(jobs: Jobs, taken: list[_Taken], report: ImportReport) -> None:
+    here = jobs.stored([one.job.id for one in taken])
+    new: dict[str, int] = {}
+    for position, one in enumerate(taken):
+        if one.job.id not in here:
+            # Of two records with one id the first counts.
+            new.setdefault(one.job.id, position)
+    written = jobs.write_many([Write(job=taken[position].job) for position in new.values()])
+    outcomes = dict(zip(new.values(), written, strict=True))
+    for position, one in enumerate(taken):
+        outcome = outcomes.get(position)
+        if outcome is None or isinstance(outcome, Conflict):
+            # It is here, or somebody added it since we looked.
+            report.kept.append(one.label)
+        elif isinstance(outcome, HermesCeleryError):
+            report.refused.append(Refused(job=one.label, reason=str(outcome)))
+        else:
+            report.imported.append(one.label)
 
 
 def _foreign_offsets(records: list[Any], *, timezone: str) -> list[str]:

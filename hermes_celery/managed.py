@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import msgspec
 
 from hermes_celery.defining import define
-from hermes_celery.errors import Conflict, HermesCeleryError, JobNotFound
+from hermes_celery.errors import Conflict, HermesCeleryError, StoreError
 from hermes_celery.job import Job, JobRequest, JobState
 from hermes_celery.log import event
-from hermes_celery.store import Jobs
+from hermes_celery.store import WRITES, Jobs, Write
 
 _log = logging.getLogger(__name__)
 #: What a job remembers of its beginning; not a difference.
@@ -59,12 +60,12 @@ def synchronise(
             )
         except HermesCeleryError as error:
             event(_log, "job.refused", level=logging.ERROR, job=request.name, why=error)
-    done = {job.name: _put(jobs, job) for job in new}
     gone = [job_id for job_id in jobs.managed_by(manager) if job_id not in wanted]
+    done = _put(jobs, new)
     report = SyncReport(
         added=tuple(name for name, word in done.items() if word == "added"),
         changed=tuple(name for name, word in done.items() if word == "changed"),
-        removed=tuple(filter(None, (_remove(jobs, job_id) for job_id in gone))),
+        removed=_remove(jobs, gone),
     )
     for word, names in msgspec.structs.asdict(report).items():
         for name in names:
@@ -79,13 +80,34 @@ def _job(
     return Job(spec=msgspec.structs.replace(spec, managed_by=manager), next_run_at=first)
 
 
-def _put(jobs: Jobs, new: Job) -> str:
-    try:
-        old = jobs.get(new.id)
-    except JobNotFound:
-        return _tried(lambda: jobs.add(new), "added")
+def _put(jobs: Jobs, new: Sequence[Job]) -> dict[str, str]:
+    """Write what is new or differs, page by page; the name of each written job, and the word."""
+    done: dict[str, str] = {}
+    for start in range(0, len(new), WRITES):
+        done |= _put_page(jobs, new[start : start + WRITES])
+    return done
+
+
+def _put_page(jobs: Jobs, new: Sequence[Job]) -> dict[str, str]:
+    stored = jobs.get_many([job.id for job in new])
+    writes = [write for job in new if (write := _write(stored.get(job.id), job))]
+    done: dict[str, str] = {}
+    for write, outcome in zip(writes, jobs.write_many(writes), strict=True):
+        if isinstance(outcome, Job):
+            done[outcome.name] = "added" if write.was is None else "changed"
+        elif isinstance(outcome, StoreError):
+            raise outcome
+        elif not isinstance(outcome, Conflict):
+            # A conflict means that somebody did the same at this moment.
+            event(_log, "job.refused", level=logging.ERROR, job=write.job.name, why=outcome)
+    return done
+
+
+def _write(old: Job | None, new: Job) -> Write | None:
+    if old is None:
+        return Write(job=new)
     changed = _changed(old, new)
-    return "kept" if changed is None else _tried(lambda: jobs.change(changed, was=old), "changed")
+    return None if changed is None else Write(job=changed, was=old)
 
 
 def _changed(old: Job, new: Job) -> Job | None:
@@ -102,19 +124,12 @@ def _changed(old: Job, new: Job) -> Job | None:
     return msgspec.structs.replace(old, spec=spec, state=state, next_run_at=new.next_run_at)
 
 
-def _remove(jobs: Jobs, job_id: str) -> str | None:
-    try:
-        job = jobs.get(job_id)
-        jobs.remove(job)
-    except (JobNotFound, Conflict):
-        return None
-    return job.name
-
-
-def _tried(write: Callable[[], Job], word: str) -> str:
-    """A conflict means that somebody did the same at this moment."""
-    try:
-        write()
-    except Conflict:
-        return "kept"
-    return word
+def _remove(jobs: Jobs, ids: Sequence[str]) -> tuple[str, ...]:
+    """Remove jobs, and return the names of those that were there."""
+    removed: list[str] = []
+    for start in range(0, len(ids), WRITES):
+        for job in jobs.get_many(ids[start : start + WRITES]).values():
+            with suppress(Conflict):
+                jobs.remove(job)
+                removed.append(job.name)
+    return tuple(removed)

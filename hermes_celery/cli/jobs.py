@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from hermes_celery.cli.screen import (
     job_details,
     job_row,
     print_json,
-    print_table,
+    print_json_list,
+    print_tables,
     shown,
 )
 from hermes_celery.cli.work_options import take_work, work_options
@@ -29,6 +32,8 @@ from hermes_celery.policy import Policy
 from hermes_celery.settings import checked_timezone, default_timezone, read_settings
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
+_TABLE_LIMIT = 100
+_NO_JOBS = 'no jobs yet; add one: hermes-celery add "every 5m" --script NAME --no-agent'
 
 
 def _job_options(command: Any) -> Any:
@@ -141,19 +146,47 @@ def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **field
 
 
 @click.command("list")
+@click.option("--name", default="", metavar="START", help="Names that begin so, by name.")
+@click.option("--state", type=click.Choice([state.value for state in JobState]))
+@click.option("--after", metavar="JOB", help="What follows that job.")
+@click.option(
+    "--limit",
+    "-n",
+    type=click.IntRange(0),
+    help=f"0: all. Default: {_TABLE_LIMIT} in the table, all as JSON.",
+)
+@click.option("--all", "limit", flag_value=0, type=int, help="As --limit 0.")
 @_json
-def list_jobs(as_json: bool) -> None:
-    """List all jobs, oldest first."""
-    jobs = open_cron().all_jobs()
+def list_jobs(
+    name: str, state: str | None, after: str | None, limit: int | None, as_json: bool
+) -> None:
+    """List jobs, oldest first."""
+    cron = open_cron()
+    found = cron.find_jobs(name=name, state=JobState(state) if state else None, after=after)
     if as_json:
-        print_json([job.as_json() for job in jobs])
+        print_json_list(job.as_json() for job in islice(found, limit or None))
         return
+    limit = _TABLE_LIMIT if limit is None else limit
+    jobs = list(islice(found, limit)) if limit else found
     zone = default_timezone()
-    print_table(
+    print_tables(
         JOB_COLUMNS,
         (job_row(job, zone=zone) for job in jobs),
-        empty='no jobs yet; add one: hermes-celery add "every 5m" --script NAME --no-agent',
+        empty="no job is like that" if name or state or after else _NO_JOBS,
     )
+    if isinstance(jobs, list) and next(found, None) is not None:
+        count = None if state else cron.jobs.count_after(jobs[-1], name=name)
+        click.echo(_more(jobs[-1], count, name=name, state=state, limit=limit), err=True)
+
+
+def _more(last: Job, count: int | None, **options: str | int | None) -> str:
+    """How many jobs follow the last that was shown, and what to type to see them."""
+    words = ["hermes-celery", "list"]
+    for option, value in options.items():
+        if value and (option, value) != ("limit", _TABLE_LIMIT):
+            words += [f"--{option}", str(value)]
+    number = "more" if count is None else f"{count:,} more"
+    return f"{number}: {shlex.join([*words, '--after', last.id])}  (--all: everything)"
 
 
 @click.command()

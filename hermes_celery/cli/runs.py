@@ -52,22 +52,29 @@ def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
 @click.option("--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @click.option("--state", type=click.Choice([state.value for state in RunState]))
 @click.option("--since", type=Since(), metavar="TIME", help="ISO time, or how long ago: 2h.")
+@click.option("--after", metavar="RUN", help="What follows that run: older ones.")
 @_json
 def runs(
-    job: str | None, limit: int, state: str | None, since: datetime | None, as_json: bool
+    job: str | None,
+    limit: int,
+    state: str | None,
+    since: datetime | None,
+    after: str | None,
+    as_json: bool,
 ) -> None:
     """List the latest runs, of all jobs or of JOB, newest first."""
     cron = open_cron()
     found = cron.latest_runs(
-        job, state=RunState(state) if state else None, since=since, limit=limit
+        job, state=RunState(state) if state else None, since=since, after=after, limit=limit
     )
     if as_json:
         print_json([item.as_json() for item in found])
         return
     zone = default_timezone()
+    said = map(summary, found, cron.runs.beginnings([item.id for item in found]))
     print_table(
         RUN_COLUMNS,
-        (run_row(item, zone=zone, said=summary(item, cron.runs.output(item.id))) for item in found),
+        [run_row(item, zone=zone, said=line) for item, line in zip(found, said, strict=True)],
         empty="no runs yet; `hermes-celery list` shows when jobs are due",
     )
 

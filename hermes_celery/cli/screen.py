@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,8 @@ from hermes_celery.job import Job, JobSpec, JobState
 from hermes_celery.masking import masked, masked_path
 from hermes_celery.run import Run, RunState
 
+#: Rows whose columns are aligned: a wider table is drawn at its end only.
+_TABLE_ROWS = 1000
 _STATE_STYLES = {
     "succeeded": "green",
     "ok": "green",
@@ -36,6 +39,29 @@ _STATE_STYLES = {
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_json_list(values: Iterable[object]) -> None:
+    """Print values as one indented JSON list, each as it comes: they may be a million."""
+    before = "[\n  "
+    for value in values:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        click.echo(before + text.replace("\n", "\n  "), nl=False)
+        before = ",\n  "
+    click.echo("[]" if before == "[\n  " else "\n]")
+
+
+def print_tables(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """Print rows as they come, with the headings again before each thousand."""
+    pages = _pages(iter(rows))
+    print_table(columns, next(pages, ()), empty=empty)
+    for page in pages:
+        print_table(columns, page, empty=empty)
+
+
+def _pages(rows: Iterator[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+    while page := list(islice(rows, _TABLE_ROWS)):
+        yield page
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:

@@ -3,36 +3,56 @@
 --
 -- KEYS  1 job hash   2 due index   3 all jobs   4 names   5 mark of the namespace
 -- ARGV  1 job id   2 expected revision ('' = must not exist)   3 created_ms   4 name index entry
---       5 wake channel   6 mark, if there is none yet   7.. fields of the hash and their values,
---       `state` and `next_ms` among them where they change; a value '' removes the field
+--       5 name index entry until now ('' = none)   6 wake channel   7 mark, if there is none yet
+--       8.. fields of the hash and their values, `state` and `next_ms` among them where they
+--       change; a value '' removes the field
 -- Answers  'ok' and the new revision, 'conflict' (another revision, or exists, or is gone)
-local revision = redis.call('HGET', KEYS[1], 'revision')
-if (revision or '') ~= ARGV[2] then
+local id, following = ARGV[1], tostring((tonumber(ARGV[2]) or 0) + 1)
+
+-- Whether the job stands as this very call would leave it: then this is a call whose answer was
+-- lost on the way. What ticks and runs write may have gone on since.
+local function is_done()
+  local ours = {spec = true, state = true, paused_ms = true, paused_reason = true}
+  for i = 8, #ARGV, 2 do
+    if ours[ARGV[i]] and (redis.call('HGET', KEYS[1], ARGV[i]) or '') ~= ARGV[i + 1] then
+      return false
+    end
+  end
+  return true
+end
+
+local revision = redis.call('HGET', KEYS[1], 'revision') or ''
+if revision ~= ARGV[2] then
+  if revision == following and is_done() then
+    return {'ok', following}
+  end
   return {'conflict'}
 end
-local id = ARGV[1]
-local old_name = redis.call('HGET', KEYS[1], 'name_entry')
-local following = tostring((tonumber(revision) or 0) + 1)
-redis.call('HSET', KEYS[1], 'revision', following, 'name_entry', ARGV[4])
-if old_name and old_name ~= ARGV[4] then
-  redis.call('ZREM', KEYS[4], old_name)
-end
-redis.call('SETNX', KEYS[5], ARGV[6])
-for i = 7, #ARGV, 2 do
+local set, gone = {'revision', following}, {}
+for i = 8, #ARGV, 2 do
   if ARGV[i + 1] == '' then
-    redis.call('HDEL', KEYS[1], ARGV[i])
+    gone[#gone + 1] = ARGV[i]
   else
-    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    set[#set + 1] = ARGV[i]
+    set[#set + 1] = ARGV[i + 1]
   end
 end
+redis.call('HSET', KEYS[1], unpack(set))
+if #gone > 0 then
+  redis.call('HDEL', KEYS[1], unpack(gone))
+end
+redis.call('SETNX', KEYS[5], ARGV[7])
 redis.call('ZADD', KEYS[3], ARGV[3], id)
+if ARGV[5] ~= '' and ARGV[5] ~= ARGV[4] then
+  redis.call('ZREM', KEYS[4], ARGV[5])
+end
 redis.call('ZADD', KEYS[4], 0, ARGV[4])
 local job = redis.call('HMGET', KEYS[1], 'state', 'next_ms')
 if job[1] == 'scheduled' and job[2] then
   redis.call('ZADD', KEYS[2], job[2], id)
   -- The beat sleeps until the earliest instant it knows: tell it of an earlier one.
   if redis.call('ZRANK', KEYS[2], id) == 0 then
-    redis.call('PUBLISH', ARGV[5], id)
+    redis.call('PUBLISH', ARGV[6], id)
   end
 else
   redis.call('ZREM', KEYS[2], id)

@@ -16,7 +16,7 @@ from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, 
 from hermes_celery.store.due import Advance, Answer, BrokenJob, DueIndex, Switch
 from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
-from hermes_celery.store.jobs import Jobs
+from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
 from hermes_celery.store.places import Places
 from hermes_celery.store.records import check_run_id
 from hermes_celery.store.runs import Asked, Claim, FollowUp, Runs
@@ -25,6 +25,7 @@ from hermes_celery.store.signs import Signs
 from hermes_celery.store.waker import Waker
 
 __all__ = [
+    "WRITES",
     "Advance",
     "Answer",
     "Asked",
@@ -48,6 +49,8 @@ __all__ = [
     "Switch",
     "Waker",
     "What",
+    "Write",
+    "Written",
     "check_run_id",
     "connect",
 ]

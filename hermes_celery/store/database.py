@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cache, cached_property, partial
 from typing import Any
 
+import msgspec
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
@@ -49,6 +50,13 @@ def connect(url: str) -> redis.Redis:
         raise StoreUnsuitable(f"this is no Redis URL: {error}") from None
 
 
+class ScriptCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a script."""
+
+    keys: Sequence[str]
+    args: Sequence[str | int | bytes]
+
+
 class Database:
     """One Redis or Valkey server, one namespace.
 
@@ -63,9 +71,7 @@ class Database:
 
     def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
         """Run one script of `hermes_celery.lua` and return its answer."""
-        registered = self._scripts.get(script)
-        if registered is None:
-            registered = self._scripts[script] = self.client.register_script(lua.source(script))
+        registered = self._script(script)
         with wrapped():
             return registered(keys=keys, args=args)
 
@@ -99,6 +105,36 @@ class Database:
 
         return answer
 
+    def run_many(self, script: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run one script many times in one round trip; each call is atomic, all of them are not.
+
+        Returns the answers in order; a call that the server refused has a StoreError in its place.
+        """
+        if not calls:
+            return []
+        registered = self._script(script)
+        with wrapped():
+            answers = self._evaluated(registered.sha, calls)
+            missing = [i for i, answer in enumerate(answers) if _is_unknown_script(answer)]
+            if missing:
+                self.client.script_load(registered.script)
+                again = self._evaluated(registered.sha, [calls[i] for i in missing])
+                for i, answer in zip(missing, again, strict=True):
+                    answers[i] = answer
+        return [
+            StoreError(_text(answer)) if isinstance(answer, Exception) else answer
+            for answer in answers
+        ]
+
+    def call_many(self, commands: Sequence[Sequence[str | int | bytes]]) -> list[Any]:
+        """Run plain commands in one round trip and return their answers."""
+        if not commands:
+            return []
+        with wrapped(), self.client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return list(pipe.execute())
+
     def call(self, *command: str | int | bytes) -> Any:
         """Run one plain command and return its answer."""
         with wrapped():
@@ -109,6 +145,13 @@ class Database:
         with wrapped():
             answer = self.client.execute_command(*command, NEVER_DECODE=True)
         return answer if answer is None else bytes(answer)
+
+    def raw_many(self, commands: Sequence[Sequence[str | int]]) -> list[bytes]:
+        """Run plain commands whose answers are bytes in one round trip."""
+        with wrapped(), self.client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command, NEVER_DECODE=True)
+            return [bytes(answer) for answer in pipe.execute()]
 
     def hashes(self, keys: Sequence[str], *fields: str) -> list[dict[str, str]]:
         """Read many hashes (or `fields` of them) in one round trip; a missing one is empty."""
@@ -138,6 +181,18 @@ class Database:
     def due_key(self, job_id: str) -> str:
         """The due index that a job belongs to."""
         return self.keys.due_of(shard_of(job_id, shards=self.shards))
+
+    def _script(self, name: str) -> Any:
+        registered = self._scripts.get(name)
+        if registered is None:
+            registered = self._scripts[name] = self.client.register_script(lua.source(name))
+        return registered
+
+    def _evaluated(self, digest: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        with self.client.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(digest, len(call.keys), *call.keys, *call.args)
+            return list(pipe.execute(raise_on_error=False))
 
     def now_ms(self) -> int:
         """The server's time, Unix milliseconds."""
@@ -211,6 +266,11 @@ def wrapped() -> Iterator[None]:
 @cache
 def _digest(script: str) -> str:
     return hashlib.sha1(lua.source(script).encode(), usedforsecurity=False).hexdigest()
+
+
+def _is_unknown_script(answer: object) -> bool:
+    """The server does not know the script: it is new there, or the server was restarted."""
+    return isinstance(answer, redis.exceptions.NoScriptError)
 
 
 def _text(error: Exception) -> str:

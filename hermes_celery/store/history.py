@@ -5,20 +5,24 @@ The scripts note which jobs got new runs, so only those are counted; nothing her
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import msgspec
 
-from hermes_celery.errors import Conflict, JobNotFound
+from hermes_celery.errors import Conflict, JobNotFound, StoreError
 from hermes_celery.job import JobState
-from hermes_celery.store.database import Database
+from hermes_celery.store.database import Database, ScriptCall
 from hermes_celery.store.jobs import Jobs
 
 _DAY_MS = 86_400_000
-#: Runs that one script call forgets: far below a millisecond of Redis' time.
+#: Runs that one script call forgets, and runs of one job that one step forgets: far below a
+#: millisecond of the server's time.
 _STEP = 50
-#: Jobs that one pass counts.
+#: Jobs that one step counts.
 _JOBS = 50
+#: Runs that one step forgets: the beat waits for it, some 10 ms.
+_MOST = 1000
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +42,10 @@ class History:
         self._retention = retention
 
     def trim(self, now_ms: int) -> int:
-        """One small step: forget what is beyond number or age; returns how many runs went."""
+        """One small step: forget what is beyond number or age; returns how many runs went.
+
+        Whatever the backlog, it is five round trips and about a thousand runs.
+        """
         return self._trim_old(now_ms) + self._trim_grown()
 
     def remove_completed(self, jobs: Jobs, now_ms: int) -> int:
@@ -70,26 +77,50 @@ class History:
 
     def _trim_grown(self) -> int:
         """Forget the oldest runs of jobs that have more than they may."""
-        forgotten = 0
-        for job_id in self._database.call("SPOP", self._keys.grown, _JOBS):
-            first, last = f"[{job_id}-", f"[{job_id}."
-            count = int(self._database.call("ZLEXCOUNT", self._keys.job_runs, first, last))
-            excess = min(count - self._retention.runs_per_job, _STEP)
-            if excess <= 0:
-                continue
-            ids = self._database.call(
-                "ZRANGEBYLEX", self._keys.job_runs, first, last, "LIMIT", 0, excess
-            )
-            if self._forget(ids) == _STEP:
-                # There may be more of them: look again in the next pass.
-                self._database.call("SADD", self._keys.grown, job_id)
-            forgotten += len(ids)
+        jobs = list(self._database.call("SPOP", self._keys.grown, _JOBS))
+        excess = dict(zip(jobs, self._excess(jobs), strict=True))
+        steps = {job_id: min(count, _STEP) for job_id, count in excess.items() if count > 0}
+        now = dict(islice(steps.items(), _MOST // _STEP))
+        forgotten = self._forget(self._oldest(now))
+        # Those that have still more are looked at again in a later step.
+        left = [job_id for job_id in steps if excess[job_id] > now.get(job_id, 0)]
+        if left:
+            self._database.call("SADD", self._keys.grown, *left)
         return forgotten
 
+    def _excess(self, jobs: Sequence[str]) -> list[int]:
+        """How many runs each of the jobs has beyond what is kept; less than none: still room."""
+        counts = self._database.call_many(
+            [("ZLEXCOUNT", self._keys.job_runs, *_range(job_id)) for job_id in jobs]
+        )
+        return [int(count) - self._retention.runs_per_job for count in counts]
+
+    def _oldest(self, steps: Mapping[str, int]) -> list[str]:
+        """The ids of so many oldest runs of each job."""
+        answers = self._database.call_many(
+            [
+                ("ZRANGEBYLEX", self._keys.job_runs, *_range(job_id), "LIMIT", 0, count)
+                for job_id, count in steps.items()
+            ]
+        )
+        return [run_id for ids in answers for run_id in ids]
+
     def _forget(self, ids: Sequence[str]) -> int:
-        if not ids:
-            return 0
+        calls = [self._call(ids[start : start + _STEP]) for start in range(0, len(ids), _STEP)]
+        forgotten = 0
+        for answer in self._database.run_many("forget", calls):
+            if isinstance(answer, StoreError):
+                raise answer
+            forgotten += int(answer)
+        return forgotten
+
+    def _call(self, ids: Sequence[str]) -> ScriptCall:
         keys = [self._keys.runs, self._keys.job_runs]
         for run_id in ids:
             keys += (self._keys.run(run_id), self._keys.output(run_id), self._keys.stderr(run_id))
-        return int(self._database.run("forget", keys=keys, args=list(ids)))
+        return ScriptCall(keys=keys, args=list(ids))
+
+
+def _range(job_id: str) -> tuple[str, str]:
+    """The bounds of a job's runs in the index of runs by job."""
+    return f"[{job_id}-", f"[{job_id}."

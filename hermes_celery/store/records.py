@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from hermes_celery.errors import RunNotFound
@@ -10,8 +10,12 @@ from hermes_celery.instant import from_ms, optional_from_ms
 from hermes_celery.output import as_text
 from hermes_celery.run import Delivery, Run, RunState, Trigger, due_ms_of, is_run_id, job_id_of
 from hermes_celery.store.database import Database
+from hermes_celery.store.pages import Order, lex_pages, pages, place_of
 
-_PAGE = 200
+#: The latest runs of a job among which its last output is looked for.
+_LATEST = 200
+#: Bytes of an output that are enough for its first line.
+_BEGINNING = 4096
 
 
 class RunRecords:
@@ -37,6 +41,12 @@ class RunRecords:
         """What a run printed, as far as it is stored."""
         return self._database.raw("GET", self._keys.output(run_id)) or b""
 
+    def beginnings(self, run_ids: Sequence[str]) -> list[bytes]:
+        """The first 4 KiB of what each run printed, in one round trip."""
+        return self._database.raw_many(
+            [("GETRANGE", self._keys.output(run_id), 0, _BEGINNING - 1) for run_id in run_ids]
+        )
+
     def printed_since(self, run_id: str, start: int, *, is_error: bool) -> tuple[bytes, int]:
         """What a run printed from that byte on, also while it runs, and how much it is in all."""
         key = self._keys.stderr(run_id) if is_error else self._keys.output(run_id)
@@ -49,7 +59,7 @@ class RunRecords:
 
     def latest_output(self, job_id: str, *, besides: str) -> str | None:
         """What a job's last run with any output printed, as text; `besides` is a run left out."""
-        for run in self.latest(job_id=job_id, limit=_PAGE):
+        for run in self.latest(job_id=job_id, limit=_LATEST):
             if run.id != besides and run.state.is_final and run.output_bytes:
                 return as_text(self.output(run.id))
         return None
@@ -60,11 +70,15 @@ class RunRecords:
         job_id: str | None = None,
         state: RunState | None = None,
         since: datetime | None = None,
+        after: str | None = None,
         limit: int,
     ) -> list[Run]:
-        """The latest runs, newest first: of one job, in one state, recorded since an instant."""
+        """The latest runs, newest first: of one job, in one state, recorded since an instant.
+
+        `after` is the id of a run: what follows it in that order. Raises RunNotFound.
+        """
         found: list[Run] = []
-        for run in self._newest_first(job_id):
+        for run in self._newest_first(job_id, after):
             if since is not None and run.queued_at < since:
                 break
             if state is None or run.state is state:
@@ -86,34 +100,31 @@ class RunRecords:
         rows = self._database.hashes([self._keys.run(run_id) for run_id in ids], "worker")
         return [i for i, row in zip(ids, rows, strict=True) if row.get("worker") == worker]
 
-    def _newest_first(self, job_id: str | None) -> Iterator[Run]:
-        page = self._page_of_all if job_id is None else self._page_of_job(job_id)
-        start = 0
-        while ids := page(start):
+    def _newest_first(self, job_id: str | None, after: str | None) -> Iterator[Run]:
+        found = self._of_all(after) if job_id is None else self._of_job(job_id, after)
+        for ids in found:
             rows = self._database.hashes([self._keys.run(run_id) for run_id in ids])
-            yield from (
-                run_from_fields(i, fields) for i, fields in zip(ids, rows, strict=True) if fields
-            )
-            start += _PAGE
+            for run_id, fields in zip(ids, rows, strict=True):
+                if fields:
+                    yield run_from_fields(run_id, fields)
 
-    def _page_of_all(self, start: int) -> Sequence[str]:
-        return list(self._database.call("ZREVRANGE", self._keys.runs, start, start + _PAGE - 1))
+    def _of_all(self, after: str | None) -> Iterator[list[str]]:
+        place = None if after is None else place_of(self._database, self._keys.runs, after)
+        if after is not None and place is None:
+            raise RunNotFound(after)
+        return pages(self._database, self._keys.runs, order=Order.DOWN, after=place)
 
-    def _page_of_job(self, job_id: str) -> Callable[[int], Sequence[str]]:
-        def page(start: int) -> Sequence[str]:
-            return list(
-                self._database.call(
-                    "ZREVRANGEBYLEX",
-                    self._keys.job_runs,
-                    f"[{job_id}.",
-                    f"[{job_id}-",
-                    "LIMIT",
-                    start,
-                    _PAGE,
-                )
-            )
-
-        return page
+    def _of_job(self, job_id: str, after: str | None) -> Iterator[list[str]]:
+        if after is not None and not (is_run_id(after) and job_id_of(after) == job_id):
+            raise RunNotFound(after)
+        last = f"[{job_id}." if after is None else f"({after}"
+        return lex_pages(
+            self._database,
+            self._keys.job_runs,
+            low=f"[{job_id}-".encode(),
+            high=last.encode(),
+            order=Order.DOWN,
+        )
 
 
 def check_run_id(text: str) -> str:

@@ -53,6 +53,32 @@ def test_many_runs_are_forgotten_in_small_steps(store: Store, history: History) 
     assert steps == [50, 50, 17]
 
 
+def pile_up(store: Store, *, jobs: int, runs: int) -> None:
+    """Records of runs that are over, as the scripts leave them."""
+    keys, ms = store.database.keys, store.clock.ms
+    commands: list[tuple[str | int, ...]] = []
+    for job_id in (f"{number:012x}" for number in range(jobs)):
+        commands.append(("SADD", keys.grown, job_id))
+        for run_id in (f"{job_id}-20260622T1100{number:02d}Z" for number in range(runs)):
+            commands.append(("HSET", keys.run(run_id), "state", "succeeded"))
+            commands.append(("ZADD", keys.runs, ms, run_id))
+            commands.append(("ZADD", keys.job_runs, 0, run_id))
+    store.database.call_many(commands)
+
+
+def test_a_step_is_small_however_many_jobs_have_too_many_runs(
+    store: Store, history: History
+) -> None:
+    pile_up(store, jobs=45, runs=3 + 50)
+    steps = []
+    while step := history.trim(store.clock.ms):
+        steps.append(step)
+    assert steps == [1000, 1000, 250]
+    assert store.database.call("ZCARD", store.database.keys.job_runs) == 45 * 3
+    assert store.database.call("ZCARD", store.database.keys.runs) == 45 * 3
+    assert store.database.call("SCARD", store.database.keys.grown) == 0
+
+
 def test_old_runs_go_whatever_their_number(store: Store, history: History) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="a"))
     run_once(store, "a")

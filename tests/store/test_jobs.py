@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from hermes_celery.errors import (
     JobNotFound,
 )
 from hermes_celery.job import JobRequest, JobState
+from hermes_celery.store import Database, Jobs
 from tests.support import NOON, Store, a_job, replaced
 
 
@@ -190,3 +192,16 @@ def test_listing_reads_page_by_page_in_the_order_of_creation(store: Store) -> No
         spec = replaced(job.spec, id=f"{number:012x}", created_ms=number)
         store.jobs.add(replaced(job, spec=spec))
     assert [found.id for found in store.cron.all_jobs()] == [f"{n:012x}" for n in range(450)]
+
+
+@pytest.mark.skipif(
+    "HERMES_CELERY_TEST_REDIS_URL" in os.environ, reason="it is the embedded server's configuration"
+)
+def test_a_job_on_the_embedded_server_is_stored_in_one_piece(valkey: Database) -> None:
+    key = valkey.keys.job(Jobs(valkey).add(a_job(prompt="x" * 1_500)).id)
+    assert valkey.call("OBJECT", "ENCODING", key) == "listpack"
+
+
+def test_a_job_stores_nothing_twice_and_nothing_empty(store: Store) -> None:
+    key = store.database.keys.job(store.jobs.add(a_job()).id)
+    assert set(store.database.call("HKEYS", key)) == {"spec", "revision", "state", "next_ms"}

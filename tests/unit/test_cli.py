@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
+from hermes_celery.compose import open_cron
+from hermes_celery.job import JobRequest
 from tests.support import eventually
 
 
@@ -58,6 +60,63 @@ def test_a_job_is_added_shown_changed_paused_resumed_and_removed() -> None:
     assert "no jobs yet" in typed("list").stdout
 
 
+def listed(*arguments: str) -> list[object]:
+    return [job["name"] for job in json.loads(typed("list", "--json", *arguments).stdout)]
+
+
+@pytest.mark.usefixtures("home")
+def test_the_list_goes_on_where_it_ended() -> None:
+    jobs = [added("every 5m", "x", "--name", f"{word} {n}") for word in "ab" for n in (1, 2)]
+    names = [job["name"] for job in jobs]
+    first = typed("list", "--limit", "3")
+    assert [name for name in names if str(name) in first.stdout] == names[:3]
+    assert first.stderr == (
+        f"1 more: hermes-celery list --limit 3 --after {jobs[2]['id']}  (--all: everything)\n"
+    )
+    rest = typed("list", "--after", str(jobs[2]["id"]))
+    assert [name for name in names if str(name) in rest.stdout] == names[3:]
+    assert rest.stderr == ""
+    assert typed("list", "--limit", "4").stderr == ""
+    assert listed() == listed("--all") == listed("--limit", "0") == names
+    assert listed("--limit", "1", "--after", "a 2") == names[2:3]
+    assert listed("--after", str(jobs[3]["id"])) == []
+
+
+@pytest.mark.usefixtures("home")
+def test_the_list_is_narrowed_by_name_and_state() -> None:
+    for name in ("beta 2", "alpha", "Beta 1"):
+        added("every 5m", "x", "--name", name)
+    assert typed("pause", "beta 2").exit_code == 0
+    assert listed("--name", "BETA") == ["Beta 1", "beta 2"]
+    assert listed("--state", "paused") == ["beta 2"]
+    assert "no job is like that" in typed("list", "--name", "beta", "--state", "error").stdout
+    more = typed("list", "--state", "scheduled", "--name", "", "-n", "1").stderr
+    assert more.startswith("more: hermes-celery list --state scheduled --limit 1 --after ")
+
+
+@pytest.mark.usefixtures("home")
+def test_the_table_shows_a_hundred_jobs_unless_all_are_asked_for() -> None:
+    job = JobRequest(schedule="every 5m", prompt="x", name="it's")
+    open_cron().add_many([job] * 1_203)
+    lines = typed("list", "--name", "it's").stdout.splitlines()
+    assert len(lines) == 1 + 100
+    more = typed("list", "--name", "it's").stderr
+    assert more.startswith("1,103 more: hermes-celery list --name 'it'\"'\"'s' --after ")
+    lines = typed("list", "--all").stdout.splitlines()
+    assert len(lines) == 2 + 1_203
+    assert [i for i, line in enumerate(lines) if line.startswith("ID")] == [0, 1_001]
+    assert len(json.loads(typed("list", "--json").stdout)) == 1_203
+
+
+@pytest.mark.usefixtures("home")
+def test_a_list_of_json_looks_like_one_value() -> None:
+    job = added("every 5m", "a\nb", "--name", "n")
+    expected = json.dumps([job], indent=2, ensure_ascii=False) + "\n"
+    assert json.loads(typed("list", "--json").stdout) == [job]
+    assert typed("list", "--json").stdout.count("\n") == expected.count("\n")
+    assert typed("list", "--json").stdout.startswith('[\n  {\n    "id"')
+
+
 @pytest.mark.usefixtures("home")
 def test_bounds_are_kept_with_the_job() -> None:
     job = added(
@@ -90,6 +149,8 @@ def test_bounds_are_kept_with_the_job() -> None:
         (("run", "nobody"), "no job has the id or name"),
         (("logs", "nobody"), "no run has the id"),
         (("cancel", "nobody"), "no run has the id"),
+        (("list", "--after", "nobody"), "no job has the id or name"),
+        (("runs", "--after", "nobody"), "no run has the id"),
         (("import", "/no/such/home"), "does not exist"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, tuple) else "",
@@ -117,6 +178,8 @@ def test_what_is_refused_is_one_sentence_and_exit_code_1(
         ("pause",),
         ("pause", "x", "--all"),
         ("edit", "x"),
+        ("list", "--limit", "-1"),
+        ("list", "--state", "lazy"),
         ("runs", "--limit", "0"),
         ("runs", "--state", "lazy"),
         ("runs", "--since", "yesterday"),

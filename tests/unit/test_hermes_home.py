@@ -15,7 +15,7 @@ from hermes_celery.hermes_home import import_jobs, job_from_record, read_records
 from hermes_celery.instant import to_ms
 from hermes_celery.job import Job, JobState
 from hermes_celery.planning import DueJob, plan
-from hermes_celery.store import Database
+from hermes_celery.store import WRITES, Database
 from tests.support import DATA, NOON, HandClock, Store, cases
 
 HOME = DATA / "hermes-home"
@@ -55,6 +55,38 @@ def test_importing_twice_changes_nothing(store: Store) -> None:
     report = import_jobs(store.cron, HOME, timezone="Europe/Berlin")
     assert (report.imported, len(report.kept), report.refused) == ([], 10, [])
     assert list(store.cron.all_jobs()) == before
+
+
+def test_of_two_records_with_one_id_the_first_counts(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "jobs.json"
+    records = [{**_RECORD, "name": name} for name in ("first", "second")]
+    file.write_text(json.dumps({"jobs": [*records, {**_RECORD, "id": "bbbbbbbbbbbb"}]}))
+    report = import_jobs(store.cron, file, timezone="UTC")
+    assert report.imported == ["aaaaaaaaaaaa first", "bbbbbbbbbbbb n"]
+    assert report.kept == ["aaaaaaaaaaaa second"]
+    assert store.cron.show("aaaaaaaaaaaa").name == "first"
+
+
+def test_more_records_than_go_into_one_round_trip_are_imported(
+    store: Store, tmp_path: Path
+) -> None:
+    file = tmp_path / "jobs.json"
+    records = [{**_RECORD, "id": f"{number:012x}"} for number in range(WRITES + 2)]
+    file.write_text(json.dumps([*records[: WRITES - 1], {**_RECORD, "id": "x"}, *records]))
+    report = import_jobs(store.cron, file, timezone="UTC")
+    assert [label.split()[0] for label in report.imported] == [record["id"] for record in records]
+    assert (len(report.kept), len(report.refused)) == (WRITES - 1, 1)
+    assert store.jobs.count() == WRITES + 2
+
+
+def test_a_job_that_the_server_refuses_stops_no_other(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "jobs.json"
+    store.database.call("SET", store.database.keys.job("aaaaaaaaaaaa"), "not a hash")
+    file.write_text(json.dumps([_RECORD, {**_RECORD, "id": "bbbbbbbbbbbb"}]))
+    report = import_jobs(store.cron, file, timezone="UTC")
+    assert ([r.job for r in report.refused], report.imported) == (
+        ["aaaaaaaaaaaa n"], ["bbbbbbbbbbbb n"],
+    )  # fmt: skip
 
 
 def test_a_home_from_another_zone_is_noted(store: Store) -> None:
