@@ -278,7 +278,7 @@ def _trim(database: Database) -> list[float]:
     now_ms, steps, forgotten = to_ms(_START + timedelta(hours=2)), [], 0
     while True:
         began = time.perf_counter()
-        step = history.trim(now_ms)
+        step = history.trim(now_ms).runs
         if not step:
             break
         steps.append((time.perf_counter() - began) * 1000)

@@ -192,6 +192,9 @@ class Beat:
             seconds += [shard.seconds_until_due for shard in leading]
         if not leading:
             seconds += [max(shard.free_in_seconds, 0.001) for shard in self._shards]
+        elif self._rescued_at:
+            again_at = self._rescued_at + _RESCUE_EVERY_SECONDS
+            seconds.append(max(again_at - self._clock.monotonic(), 0.001))
         return min(seconds)
 
     def _rescue(self, first: Shard) -> None:
@@ -207,11 +210,11 @@ class Beat:
     def _rescue_once(self, token: int, now: float) -> None:
         now_ms = self._clock.now_ms()
         report = rescue(self._jobs, self._runs, self._messages, token=token, now_ms=now_ms)
-        if report.has_more:
-            self._rescued_at = now - _RESCUE_EVERY_SECONDS + _NEXT_RESCUE_SECONDS
         self._on_rescue(token, now_ms)
-        self._history.trim(now_ms)
+        trimmed = self._history.trim(now_ms)
         self._history.remove_completed(self._jobs, now_ms)
+        if report.has_more or trimmed.has_more:
+            self._rescued_at = now - _RESCUE_EVERY_SECONDS + _NEXT_RESCUE_SECONDS
 
     def _complain(self, error: StoreError) -> None:
         if self._complaint.may_say(self._clock.monotonic()):

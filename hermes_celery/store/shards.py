@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hermes_celery.store.database import Database, scored, shard_of
+from hermes_celery.errors import StoreError
+from hermes_celery.store.database import Database, ScriptCall, scored, shard_of
 
 _PAGE = 500
 
@@ -63,12 +64,15 @@ def send_home(database: Database, ids: Sequence[str], *, shard: int, shards: int
     """Of jobs that lie in a shard, those that belong there; the others go where they do."""
     if shards == 1 and shard == 0:
         return list(ids)
-    staying, keys = [], database.keys
+    staying, calls, keys = [], [], database.keys
     for job_id in ids:
         home = shard_of(job_id, shards=shards)
         if home == shard:
             staying.append(job_id)
         else:
             indexes = [keys.due_of(shard), keys.due_of(home)]
-            database.run("send_home", keys=[keys.job(job_id), *indexes], args=[job_id])
+            calls.append(ScriptCall(keys=[keys.job(job_id), *indexes], args=[job_id]))
+    for answer in database.run_many("send_home", calls):
+        if isinstance(answer, StoreError):
+            raise answer
     return staying

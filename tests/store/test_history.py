@@ -34,13 +34,13 @@ def test_of_each_job_the_latest_runs_are_kept(store: Store, history: History) ->
     for name in "ab":
         store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
     ran = {name: [run_once(store, name) for _ in range(n)] for name, n in (("a", 5), ("b", 2))}
-    assert history.trim(store.clock.ms) == 2
+    assert history.trim(store.clock.ms).runs == 2
     assert [run.id for run in store.cron.latest_runs("a")] == ran["a"][:1:-1]
     assert len(store.cron.latest_runs("b")) == 2
     for run_id in ran["a"][:2]:
         left = store.database.call("KEYS", f"*{run_id}")
         assert [key for key in left if ":trigger:" not in key] == []
-    assert history.trim(store.clock.ms) == 0
+    assert history.trim(store.clock.ms).runs == 0
 
 
 def test_many_runs_are_forgotten_in_small_steps(store: Store, history: History) -> None:
@@ -48,7 +48,7 @@ def test_many_runs_are_forgotten_in_small_steps(store: Store, history: History) 
     for _ in range(120):
         run_once(store, "a")
     steps = []
-    while step := history.trim(store.clock.ms):
+    while step := history.trim(store.clock.ms).runs:
         steps.append(step)
     assert steps == [50, 50, 17]
 
@@ -71,9 +71,9 @@ def test_a_step_is_small_however_many_jobs_have_too_many_runs(
 ) -> None:
     pile_up(store, jobs=45, runs=3 + 50)
     steps = []
-    while step := history.trim(store.clock.ms):
+    while step := history.trim(store.clock.ms).runs:
         steps.append(step)
-    assert steps == [1000, 1000, 250]
+    assert steps == [250] * 9
     assert store.database.call("ZCARD", store.database.keys.job_runs) == 45 * 3
     assert store.database.call("ZCARD", store.database.keys.runs) == 45 * 3
     assert store.database.call("SCARD", store.database.keys.grown) == 0
@@ -103,7 +103,7 @@ def test_memory_stays_flat_however_many_runs_there_were(store: Store, history: H
     for _ in range(4):
         for _ in range(25):
             run_once(store, "a")
-        while history.trim(store.clock.ms):
+        while history.trim(store.clock.ms).runs:
             pass
         keys = store.database.call("KEYS", f"{store.database.keys.prefix}*")
         sizes.append(len([key for key in keys if ":trigger:" not in key]))
@@ -123,6 +123,29 @@ def test_completed_jobs_are_kept_for_a_week(store: Store, history: History) -> N
     store.clock.advance(2)
     assert history.remove_completed(store.jobs, store.clock.ms) == 1
     assert store.jobs.count() == 0
+
+
+def test_a_step_says_whether_there_is_more_to_forget(store: Store, history: History) -> None:
+    pile_up(store, jobs=6, runs=3 + 50)
+    assert [history.trim(store.clock.ms).has_more for _ in range(3)] == [True, False, False]
+
+
+def test_a_completed_job_that_cannot_be_read_stops_nobody(store: Store, history: History) -> None:
+    store.database.call("SET", store.database.keys.term, 1)
+    for name in ("torn", "whole"):
+        store.cron.add(JobRequest(schedule="in 1h", prompt="x", name=name))
+    torn = store.cron.show("torn")
+    store.clock.advance(3600)
+    tick(store.due, store.messages, token=1, now_ms=store.clock.ms)
+    for run_id in store.queue():
+        store.runs.finish(
+            store.claim(run_id), Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms
+        )
+    store.database.call("HSET", store.database.keys.job(torn.id), "spec", "{")
+    store.clock.advance(7 * DAY + 1)
+    assert history.remove_completed(store.jobs, store.clock.ms) == 1
+    assert history.remove_completed(store.jobs, store.clock.ms) == 0
+    assert store.jobs.count() == 1
 
 
 def test_a_completed_job_that_was_set_anew_is_kept(store: Store, history: History) -> None:
