@@ -18,9 +18,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m bench.whole_path
-	$(BIN)/python -m bench.next_instant
-	$(BIN)/python -m bench.million
+	$(BIN)/python -m bench
 
 clean:
 	rm -rf $(VENV) $(DEMO_HOME)

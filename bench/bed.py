@@ -22,7 +22,7 @@ from hermes_celery.instant import from_ms
 from hermes_celery.job import Job, JobRequest, new_job_id
 from hermes_celery.run import RunState, due_ms_of
 from hermes_celery.settings import Settings, read_settings
-from hermes_celery.store import Database, Jobs, Runs
+from hermes_celery.store import Database, Jobs, Runs, Write
 
 SLOTS = 4
 #: How long runs may take to end.
@@ -47,10 +47,10 @@ class Bed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def fresh_bed() -> Iterator[Bed]:
+def fresh_bed(*, fsync: str = "everysec") -> Iterator[Bed]:
     """A server, a home with one script in it, and settings that mean both."""
     with ExitStack() as stack:
-        url = stack.enter_context(valkey())
+        url = stack.enter_context(valkey(fsync=fsync))
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-bench-")))
         (home / "scripts").mkdir()
         (home / "scripts" / "noop.sh").write_text(_SCRIPT)
@@ -98,12 +98,20 @@ def celery_process(bed: Bed, app: str, *arguments: str) -> AbstractContextManage
 
 def store_jobs(bed: Bed, due_ms: Sequence[int]) -> list[str]:
     """Store one hourly script job for each instant, first due then; returns their ids."""
-    jobs, now = Jobs(bed.database), from_ms(bed.database.now_ms())
+    now = from_ms(bed.database.now_ms())
     request = JobRequest(schedule="every 1h", script="noop.sh", no_agent=True, name="no-op")
-    ids = []
-    for at_ms in due_ms:
-        spec, _ = define(request, job_id=new_job_id(), now=now, default_timezone="UTC")
-        ids.append(jobs.add(Job(spec=spec, next_run_at=from_ms(at_ms))).id)
+    spec, _ = define(request, job_id=new_job_id(), now=now, default_timezone="UTC")
+    jobs = Jobs(bed.database)
+    ids: list[str] = []
+    for start in range(0, len(due_ms), _PAGE):
+        page = [
+            Job(spec=msgspec.structs.replace(spec, id=new_job_id()), next_run_at=from_ms(at_ms))
+            for at_ms in due_ms[start : start + _PAGE]
+        ]
+        written = jobs.write_many([Write(job=job) for job in page])
+        if refused := [job for job in written if not isinstance(job, Job)]:
+            raise BenchError(f"{len(refused)} jobs were not stored: {refused[0]}")
+        ids += [job.id for job in page]
     return ids
 
 

@@ -33,10 +33,11 @@ class BenchError(Exception):
 
 
 @contextmanager
-def valkey(*, aof: bool = True, tcp: bool = False) -> Iterator[str]:
+def valkey(*, aof: bool = True, tcp: bool = False, fsync: str = "everysec") -> Iterator[str]:
     """A Valkey of our own on a unix socket, or with `tcp` on a loopback port; yields its URL.
 
-    With `aof` it appends to a file that is synced every second, as the embedded server does.
+    With `aof` it appends to a file that is synced every second, as the embedded server does, or
+    with another `fsync` as that says.
     """
     with tempfile.TemporaryDirectory(prefix="hermes-bench-") as directory:
         home = Path(directory)
@@ -45,6 +46,7 @@ def valkey(*, aof: bool = True, tcp: bool = False) -> Iterator[str]:
             *embedded.server_command(home),
             *("--bind", "127.0.0.1", "--port", str(port)),
             *("--appendonly", "yes" if aof else "no"),
+            *("--appendfsync", fsync),
         ]
         url = f"redis://127.0.0.1:{port}/0" if tcp else embedded.url(home)
         with child(command, environment=os.environ, log=home / "valkey.log") as process:

@@ -3,9 +3,10 @@
     python -m bench.whole_path
 
 Four parts, each on a fresh Valkey (unix socket, AOF synced every second): the way of N due jobs to
-their finished runs, the cost of a beat that has nothing to do, how late a beat and a worker are,
-and the same work done bare (plain pushes, one Lua loop, plain Celery), all in one go on one
-machine, so that the ratios mean something where the absolute numbers do not travel.
+their finished runs, the cost of a beat that has nothing to do, the same work done bare (plain
+pushes, one Lua loop, plain Celery), and the start of a worker. All in one go on one machine, so
+that the ratios mean something where the absolute numbers do not travel. How late a beat and a
+worker are is measured by `bench.lag`.
 
 Times of runs come from their records, which carry the server's clock in whole milliseconds.
 """
@@ -13,11 +14,10 @@ Times of runs come from their records, which carry the server's clock in whole m
 from __future__ import annotations
 
 import gc
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from statistics import median, quantiles
+from statistics import median
 from typing import Any, Protocol
 
 import click
@@ -54,8 +54,6 @@ _WARM_UP_JOBS = 40
 #: More than any clock here can be wrong by, so that all jobs are due at the first tick.
 _OVERDUE_MS = 1_000
 _IDLE_SECONDS = 5.0
-_LAG_JOBS = 200
-_LAG_SPREAD_SECONDS = 20.0
 _PIPELINE = 200
 _BARE_QUEUE = "bare"
 _BARE_TASK = "bench.noop"
@@ -250,59 +248,16 @@ def _command_stats(bed: Bed) -> dict[str, tuple[float, float]]:
     }
 
 
-# --- part 3: how late ---------------------------------------------------------------------------
-
-
-def part_lag(console: Console) -> None:
-    """Print how late a real beat and a real worker are."""
-    with (
-        fresh_bed() as bed,
-        celery_process(bed, "hermes_celery", "worker"),
-        celery_process(bed, "hermes_celery", "beat"),
-    ):
-        _warm_up(bed)
-        due = _spread_instants(bed.database.now_ms() + 1_000)
-        ids = store_jobs(bed, due)
-        time.sleep(max(due[-1] - bed.database.now_ms(), 0) / 1000 + 1.0)
-        wait_until_done(bed)
-        rows = run_times(bed, [run_id_of(i, at) for i, at in zip(ids, due, strict=True)])
-    table = new_table(f"Lateness of {_LAG_JOBS} jobs over {_LAG_SPREAD_SECONDS:g} s, ms")
-    for name in ("from due to", "p50", "p99", "max"):
-        table.add_column(name, justify="right")
-    for name, field in (("queued", "queued_ms"), ("started", "started_ms")):
-        lags = [float(row[field] - row["due_ms"]) for row in rows]
-        p99 = quantiles(lags, n=100, method="inclusive")[98]
-        table.add_row(name, f"{median(lags):.1f}", f"{p99:.1f}", f"{max(lags):.0f}")
-    console.print(table)
-
-
-def _warm_up(bed: Bed) -> None:
-    """Wait until beat and worker do what they are for."""
-    store_jobs(bed, [bed.database.now_ms()] * _WARM_UP_JOBS)
-    wait_until(
-        lambda: int(bed.database.call("ZCARD", bed.database.keys.runs)) == _WARM_UP_JOBS,
-        what="the beat dispatches",
-    )
-    wait_until_done(bed)
-
-
-def _spread_instants(begin_ms: int) -> list[int]:
-    # The same instants in every measurement, none of them on a round figure.
-    chance = random.Random(20_261_122)
-    span = int(_LAG_SPREAD_SECONDS * 1000)
-    return sorted(begin_ms + chance.randrange(span) for _ in range(_LAG_JOBS))
-
-
-# --- part 4: what it cannot be faster than ------------------------------------------------------
+# --- part 3: what it cannot be faster than ------------------------------------------------------
 
 
 def part_limit(console: Console, *, count: int, rounds: int) -> None:
     """Print the same work done bare, and how many times as long ours takes."""
     with fresh_bed() as bed:
         app = make_bare_app(bed.url)
-        apply_async = [_apply_async(bed, app, count) for _ in range(rounds)]
-        messages = _take_messages(bed)[:count]
-        pushes = [_push(bed, messages) for _ in range(rounds)]
+        one_by_one = [apply_async(bed, app, count) for _ in range(rounds)]
+        messages = take_messages(bed)[:count]
+        pushes = [push(bed, messages) for _ in range(rounds)]
         loops = [_lua_loop(bed, messages) for _ in range(rounds)]
         ours = HermesCelery("", bed)
         ours.dispatch_only(_WARM_UP_JOBS)
@@ -313,7 +268,7 @@ def part_limit(console: Console, *, count: int, rounds: int) -> None:
         {
             "bare: LPUSH of the messages, pipelined": pushes,
             "bare: Lua loop, HSET x2 ZADD x2 LPUSH": loops,
-            "bare: apply_async, one by one": apply_async,
+            "bare: apply_async, one by one": one_by_one,
         },
         ours=ticks,
         count=count,
@@ -350,7 +305,8 @@ def _print_ratios(
     console.print(table)
 
 
-def _apply_async(bed: Bed, app: Celery, count: int) -> float:
+def apply_async(bed: Bed, app: Celery, count: int) -> float:
+    """Milliseconds to publish so many messages in a loop."""
     task = app.tasks[_BARE_TASK]
     bed.database.call("DEL", _BARE_QUEUE)
     task.apply_async(args=("warm up",))
@@ -361,13 +317,15 @@ def _apply_async(bed: Bed, app: Celery, count: int) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def _take_messages(bed: Bed) -> list[str]:
+def take_messages(bed: Bed) -> list[str]:
+    """The messages that were published bare; the queue is empty afterwards."""
     messages: list[str] = bed.database.call("LRANGE", _BARE_QUEUE, 0, -1)
     bed.database.call("DEL", _BARE_QUEUE)
     return messages
 
 
-def _push(bed: Bed, messages: Sequence[str]) -> float:
+def push(bed: Bed, messages: Sequence[str]) -> float:
+    """Milliseconds to push messages in pipelined commands."""
     began = time.perf_counter()
     for start in range(0, len(messages), _PIPELINE):
         with bed.database.client.pipeline(transaction=False) as pipe:
@@ -395,12 +353,12 @@ def _lua_loop(bed: Bed, messages: Sequence[str]) -> float:
 def _consume(messages: Sequence[str], app: str, rounds: int) -> list[float]:
     """Milliseconds from the first push until a bare worker has taken the last message."""
     with fresh_bed() as bed, celery_process(bed, f"bench.whole_path:{app}", "worker"):
-        _push(bed, messages[:_WARM_UP_JOBS])
+        push(bed, messages[:_WARM_UP_JOBS])
         _wait_until_consumed(bed)
         times = []
         for _ in range(rounds):
             began = time.perf_counter()
-            _push(bed, messages)
+            push(bed, messages)
             _wait_until_consumed(bed)
             times.append((time.perf_counter() - began) * 1000)
         return times
@@ -412,6 +370,40 @@ def _wait_until_consumed(bed: Bed) -> None:
         return not waiting and not bed.database.call("HLEN", "unacked")
 
     wait_until(consumed, what="the bare worker has taken all messages", seconds=DONE_SECONDS)
+
+
+# --- part 4: how long a worker takes to be there -----------------------------------------------
+
+
+def part_start(console: Console, *, rounds: int) -> None:
+    """Print how long it takes from starting a worker until it has done its first message."""
+    with fresh_bed() as bed:
+        apply_async(bed, make_bare_app(bed.url), 1)
+        message = take_messages(bed)
+        bare = [_started_bare(bed, message) for _ in range(rounds)]
+        ours = [_started_ours(bed) for _ in range(rounds)]
+    table = new_table("From starting a worker of 4 slots to its first finished task, s")
+    for name in ("what", "median (min..max)"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    table.add_row("bare: Celery worker, our settings", spread(bare, digits=2))
+    table.add_row("ours, work stubbed", spread(ours, digits=2))
+    console.print(table)
+
+
+def _started_bare(bed: Bed, message: Sequence[str]) -> float:
+    push(bed, message)
+    began = time.perf_counter()
+    with celery_process(bed, "bench.whole_path:bare_app_as_ours", "worker"):
+        _wait_until_consumed(bed)
+        return time.perf_counter() - began
+
+
+def _started_ours(bed: Bed) -> float:
+    HermesCelery("", bed).dispatch_only(1)
+    began = time.perf_counter()
+    with celery_process(bed, "bench.stub:app", "worker"):
+        wait_until_done(bed)
+        return time.perf_counter() - began
 
 
 # --- the bare apps that the workers of this benchmark serve -----------------------------------
@@ -449,7 +441,7 @@ def __getattr__(name: str) -> Celery:
 # --- the command --------------------------------------------------------------------------------
 
 
-PARTS = ("path", "idle", "lag", "limit")
+PARTS = ("path", "idle", "limit", "start")
 
 
 @click.command()
@@ -466,8 +458,8 @@ def main(
     parts: Mapping[str, Callable[[], None]] = {
         "path": lambda: part_path(console, counts=jobs, rounds=rounds),
         "idle": lambda: part_idle(console, stored=stored),
-        "lag": lambda: part_lag(console),
         "limit": lambda: part_limit(console, count=max(jobs), rounds=rounds),
+        "start": lambda: part_start(console, rounds=rounds),
     }
     for name in only:
         try:
