@@ -2,8 +2,9 @@
 
     python -m bench [--quick] [--keep DIRECTORY]
 
-Each part is a command of its own, prints its own tables, and says in a file what the summary needs.
-About an hour, most of it waiting for peers; `--quick` takes ten minutes, with fewer jobs and rounds.
+Each part is a command of its own, prints its own tables, and says in a file what the summary
+needs. About an hour, most of it waiting for peers; `--quick` takes ten minutes, with fewer jobs and
+rounds.
 """
 
 from __future__ import annotations
