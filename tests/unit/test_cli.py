@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 from hermes_celery.cli import main
 from hermes_celery.compose import open_cron
 from hermes_celery.job import JobRequest
+from hermes_celery.keys import Keys
+from hermes_celery.store import Database, connect
 from tests.support import eventually
 
 
@@ -272,3 +274,34 @@ def test_an_environment_that_makes_no_sense_is_one_sentence(
         "Error: HERMES_CRON_MAX_WORKERS: 'none' must be a whole number of at least 1 "
         "(1 means serial)\n"
     )
+
+
+@pytest.mark.usefixtures("home")
+def test_the_due_index_is_split_and_every_shard_is_seen(valkey_url: str, namespace: str) -> None:
+    for number in range(12):
+        added("every 1h", "x", "--name", f"job {number}")
+    assert typed("shards").stdout.startswith("shards    1\n")
+    assert "split into 4" in typed("shards", "4").stdout
+    record = json.loads(typed("shards", "--json").stdout)
+    assert (record["shards"], record["unled"]) == (4, [0, 1, 2, 3])
+    assert "12, next due 20" in typed("status").stdout
+    database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
+    for shard in (0, 1, 3):
+        database.call("SET", database.keys.lease_of(shard), f"beat-{shard}")
+    assert "none for shard 2 of 4" in typed("status").stdout
+    refused = typed("shards", "2")
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        "Error: beat-0, beat-1, beat-3 leads; stop every beat before the number of shards is "
+        "changed, and start them again afterwards\n",
+    )
+    database.close()
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(("given", "code"), [("0", 1), ("65", 1), ("many", 2)])
+def test_a_number_of_shards_that_makes_no_sense_is_refused(given: str, code: int) -> None:
+    result = typed("shards", given)
+    assert result.exit_code == code
+    assert given in result.stderr
+    assert json.loads(typed("shards", "--json").stdout)["shards"] == 1
