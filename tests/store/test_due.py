@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 
 from hermes_celery.errors import LeaseLost
 from hermes_celery.job import JobRequest, JobSpec, JobState
@@ -91,6 +92,35 @@ def test_the_same_step_twice_dispatches_once(store: Store) -> None:
     second = store.due.advance([step], token=TOKEN, now_ms=store.clock.ms)
     assert (first, second) == ([Answer.OK], [Answer.MOVED])
     assert len(store.queue()) == 1
+
+
+def test_a_batch_whose_answer_is_lost_on_the_way_is_sent_again_and_dispatches_once(
+    store: Store,
+) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    step = prepared(store)
+    assert store.due.advance([], token=TOKEN, now_ms=store.clock.ms) == []
+    answers = store.due.begin_advance([step], token=TOKEN, now_ms=store.clock.ms)
+    (connection,) = store.database.client.connection_pool._in_use_connections
+    whole = connection.read_response()
+    assert whole == ["ok"]
+
+    def lost(**_: object) -> None:
+        del connection.read_response
+        raise redis.exceptions.ConnectionError("reset by peer")
+
+    connection.read_response = lost
+    assert answers() == [Answer.MOVED]
+    assert len(store.queue()) == 1
+    assert ticked(store).dispatched == 0
+
+
+def test_a_script_that_the_server_has_forgotten_is_loaded_again(store: Store) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    store.database.call("SCRIPT", "FLUSH")
+    assert ticked(store).dispatched == 1
 
 
 def test_an_occurrence_with_a_record_is_never_run_again(store: Store) -> None:
