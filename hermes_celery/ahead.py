@@ -1,10 +1,11 @@
 """What is due soon, planned while the beat waits, so that at the instant only the scripts run.
 
-The due index says what comes within the next two seconds. Each of those jobs is read, planned for
-the moment at which it is due, and its message is built; `take` hands out what its time has come
-for. That is safe because the script compares: a job that was edited, paused or removed meanwhile
-answers `moved`, and the tick, which looks at the index afterwards, plans it anew. It plans anew as
-well whatever cannot be foreseen here, and what was foreseen and is late.
+The due index says what comes within the next two seconds, and the tick which jobs come again within
+them. Each of those jobs is read, planned for the moment at which it is due, and its message is
+built; `take` hands out what its time has come for. That is safe because the script compares: a job
+that was edited, paused or removed meanwhile answers `moved`, and the tick, which looks at the index
+afterwards, plans it anew. It plans anew as well whatever cannot be foreseen here, and what was
+foreseen and is late.
 
 It keeps at most 10,000 jobs; the leader holds no copy of the others.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING
 
 from hermes_celery.planning import DueJob
@@ -20,6 +23,8 @@ from hermes_celery.policy import CatchUp
 from hermes_celery.preparing import Messages, steps_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hermes_celery.store import Advance, BrokenJob, DueIndex
 
 #: How far ahead is looked: 10,000 jobs take about a fifth of a second to prepare.
@@ -40,7 +45,9 @@ class Ahead:
         self._due_index = due_index
         self._messages = messages
         self._ids: deque[str] = deque()
-        self._steps: deque[Advance] = deque()
+        #: A heap: when it is due, a number that differs, and the step.
+        self._steps: list[tuple[int, int, Advance]] = []
+        self._counter = count()
         self._known_until_ms = 0
 
     def __len__(self) -> int:
@@ -67,11 +74,19 @@ class Ahead:
     def take(self, now_ms: int, *, resumed_ms: int, limit: int) -> list[Advance]:
         """Hand out up to `limit` steps that are due, as long as they mean what was planned."""
         taken: list[Advance] = []
-        while len(taken) < limit and self._steps and self._steps[0].step.seen_ms <= now_ms:
-            advance = self._steps.popleft()
+        while len(taken) < limit and self._steps and self._steps[0][0] <= now_ms:
+            _, _, advance = heappop(self._steps)
             if _still_holds(advance, now_ms=now_ms, resumed_ms=resumed_ms):
                 taken.append(advance)
         return taken
+
+    def expect(self, steps: Iterable[Advance]) -> None:
+        """Jobs that are being advanced: those that come again so soon are to be prepared again."""
+        for advance in steps:
+            next_ms = advance.step.next_run_ms
+            is_soon = next_ms is not None and next_ms <= self._known_until_ms
+            if is_soon and len(self._ids) < _MOST:
+                self._ids.append(advance.due.spec.id)
 
     def _ask(self, now_ms: int) -> bool:
         until_ms, room = now_ms + HORIZON_MS, _MOST - len(self._steps)
@@ -87,11 +102,12 @@ class Ahead:
         # Whether it is skipped is known only when it is dispatched.
         if not isinstance(row, DueJob) or row.spec.policy.catch_up is CatchUp.SKIP:
             return
+        # One that was moved since is found when its time comes nearer.
+        if row.next_run_ms > self._known_until_ms or len(self._steps) >= _MOST:
+            return
         with suppress(Exception):
             (advance,) = steps_of(row, self._messages, now_ms=row.next_run_ms, resumed_ms=0)
-            # A job that was edited since the index was asked may be due out of order.
-            if not self._steps or advance.step.seen_ms >= self._steps[-1].step.seen_ms:
-                self._steps.append(advance)
+            heappush(self._steps, (row.next_run_ms, next(self._counter), advance))
 
 
 def _still_holds(advance: Advance, *, now_ms: int, resumed_ms: int) -> bool:

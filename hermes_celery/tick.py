@@ -81,7 +81,7 @@ def tick(
     if switch.paused_ms is not None:
         return TickReport(now_ms=now_ms, paused=True)
     broken = 0
-    with _Writing(due_index, token=token, now_ms=now_ms) as writing:
+    with _Writing(due_index, token=token, now_ms=now_ms, ahead=ahead) as writing:
         taken = ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=most) if ahead else []
         writing.write(taken)
         # What is written is off the index, and not read again.
@@ -165,8 +165,11 @@ def _take_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int) -
 class _Writing:
     """The batches of one tick on their way to the server, two of them at once."""
 
-    def __init__(self, due_index: DueIndex, *, token: int, now_ms: int) -> None:
+    def __init__(
+        self, due_index: DueIndex, *, token: int, now_ms: int, ahead: Ahead | None
+    ) -> None:
         self._due_index = due_index
+        self._ahead = ahead
         self._token = token
         self._now_ms = now_ms
         self._sent: deque[tuple[Sequence[Advance], Callable[[], list[Answer]]]] = deque()
@@ -201,6 +204,8 @@ class _Writing:
         part, answers = self._sent.popleft()
         words = answers()
         self.counts.update(words)
+        if self._ahead is not None:
+            self._ahead.expect(part)
         _report(part, words)
 
     def _make_room(self, step: Advance) -> None:

@@ -95,6 +95,24 @@ def test_the_index_is_asked_again_only_when_there_is_more_of_the_future_to_know(
     assert leader.tick().dispatched == 1, "the tick finds it all the same"
 
 
+def test_a_job_that_comes_again_within_the_horizon_is_prepared_again(
+    store: Store, leader: Leader
+) -> None:
+    """Also one whose first occurrence was not prepared, and before others that are due later."""
+    add(store, schedule="* * * * * *", policy=Policy(overlap=Overlap.ALLOW))
+    add(store, schedule="in 2s")
+    store.clock.advance(1)
+    assert leader.tick().dispatched == 1
+    assert leader.look() == 2
+    read = leader.due.jobs_read
+    store.clock.advance(1)
+    assert (leader.tick().dispatched, leader.due.jobs_read) == (2, read)
+    assert leader.look() == 1
+    read = leader.due.jobs_read
+    store.clock.advance(1)
+    assert (leader.tick().dispatched, leader.due.jobs_read) == (1, read)
+
+
 def test_a_job_that_was_edited_since_is_planned_anew_in_the_same_tick(
     store: Store, leader: Leader
 ) -> None:
