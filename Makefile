@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= $(CURDIR)/.demo
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint guard bench clean
 
 run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
@@ -16,6 +16,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+guard: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.guard
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench

@@ -58,7 +58,7 @@ _PIPELINE = 200
 _BARE_QUEUE = "bare"
 _BARE_TASK = "bench.noop"
 
-_BARE_LUA = """
+BARE_LUA = """
 -- KEYS  1 queue   2 due index   3 all runs    ARGV  for each job: id, run id, instant, message
 for i = 1, #ARGV, 4 do
   redis.call('HSET', 'bare:run:' .. ARGV[i + 1], 'job_id', ARGV[i], 'due_ms', ARGV[i + 2],
@@ -336,7 +336,7 @@ def push(bed: Bed, messages: Sequence[str]) -> float:
 
 
 def _lua_loop(bed: Bed, messages: Sequence[str]) -> float:
-    script = bed.database.client.register_script(_BARE_LUA)
+    script = bed.database.client.register_script(BARE_LUA)
     keys = [_BARE_QUEUE, "bare:due", "bare:runs"]
     now_ms = bed.database.now_ms()
     script(keys=keys, args=[])

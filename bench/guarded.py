@@ -1,0 +1,253 @@
+"""What the guard measures: pairs of a cost of ours and a bare loop of the same nature.
+
+Each side is a function that works one round and says what CPU time that took, ours and the
+server's. The bare loops do what anybody would write who had to do the like once: `json`, one plain
+Lua script, integers and a table. They are a measure, not a rival: what counts is that their speed
+hangs on the same interpreter, client and server as ours.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+
+import msgspec
+
+from bench.next_instant import EXPRESSIONS, START, ZONES, ours_ms
+from bench.server import BenchError
+from bench.whole_path import BARE_LUA, Bed, fresh_bed, store_jobs
+from hermes_celery.ahead import Ahead
+from hermes_celery.app import make_app
+from hermes_celery.clock import ServerClock
+from hermes_celery.dispatch import Dispatch
+from hermes_celery.lease import Lease
+from hermes_celery.run import Outcome, RunState, run_id_of
+from hermes_celery.store import Claim, DueIndex, Runs
+from hermes_celery.tick import tick
+
+_DUE_JOBS = 500
+_RUNS = 100
+_STEPS = 100
+_BATCH = 100
+#: So long before the jobs are due the leader looks ahead.
+_AHEAD_MS = 1_000
+
+#: As many keys and arguments as `claim.lua` and `finish.lua` take.
+_BARE_SIZES = {"running": (7, 5), "succeeded": (14, 14)}
+_BARE_STEP = """
+-- KEYS  1 record   2 job   3 sorted set   4 output ...   ARGV  1 state   2 instant   3 output ...
+redis.call('HSET', KEYS[1], 'state', ARGV[1], 'changed_ms', ARGV[2], 'attempt', '1')
+redis.call('ZADD', KEYS[3], ARGV[2], KEYS[1])
+redis.call('ZREM', KEYS[3], KEYS[1])
+redis.call('SET', KEYS[4], ARGV[3])
+return redis.call('HGET', KEYS[2], 'spec')
+"""
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU seconds of one round of work."""
+
+    client: float
+    #: 0 where no server takes part.
+    server: float = 0.0
+
+
+#: One round: makes ready, works, clears away. Only the work is counted.
+Way = Callable[[], Cost]
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """A cost of ours and its bare loop, for the same number of units."""
+
+    ours: Way
+    bare: Way
+
+
+def _client_cost(work: Callable[[], object]) -> Cost:
+    # The garbage of others is not this work's, its own is.
+    gc.collect()
+    began = time.process_time()
+    work()
+    return Cost(client=time.process_time() - began)
+
+
+class _Ground:
+    """A server with jobs that are all due once an hour, and a leader that need not wait for it."""
+
+    def __init__(self, bed: Bed, *, jobs: int) -> None:
+        self.database = bed.database
+        self.job_ids = store_jobs(bed, [bed.database.now_ms()] * jobs)
+        self._due_index = DueIndex(bed.database)
+        self._messages = Dispatch(make_app(bed.settings))
+        self._ahead = Ahead(self._due_index, self._messages)
+        lease = Lease(bed.database, owner="guard", clock=ServerClock(bed.database.now_ms))
+        lease.hold()
+        self._token = lease.require()
+        self._ticked_ms = 0
+        self.tick()
+        keys = bed.database.keys
+        self.message: str = bed.database.call("LINDEX", keys.default_queue, 0)
+        self.spec: str = bed.database.call("HGET", keys.job(self.job_ids[0]), "spec")
+        self._clear()
+
+    def tick(self, ahead: Ahead | None = None) -> None:
+        """Dispatch all jobs at their next instant."""
+        now_ms = self._ticked_ms = self._due_index.next_due_ms() or 0
+        report = tick(
+            self._due_index, self._messages, token=self._token, now_ms=now_ms, ahead=ahead
+        )
+        if report.dispatched != len(self.job_ids):
+            raise BenchError(f"the tick did not dispatch all {len(self.job_ids)} jobs: {report}")
+
+    def run_ids(self) -> list[str]:
+        """The runs of the last tick."""
+        return [run_id_of(job_id, self._ticked_ms) for job_id in self.job_ids]
+
+    def look_ahead(self) -> Ahead:
+        """Plan all that the next tick has to do."""
+        now_ms = (self._due_index.next_due_ms() or 0) - _AHEAD_MS
+        while self._ahead.look(now_ms):
+            pass
+        if len(self._ahead) != len(self.job_ids):
+            raise BenchError(f"{len(self._ahead)} of {len(self.job_ids)} jobs were planned ahead")
+        return self._ahead
+
+    def cost(self, work: Callable[[], object]) -> Cost:
+        """What some work costs; its traces are cleared away afterwards."""
+        began = self._server_seconds()
+        client = _client_cost(work).client
+        cost = Cost(client=client, server=self._server_seconds() - began)
+        self._clear()
+        return cost
+
+    def _server_seconds(self) -> float:
+        """CPU time of the thread that runs commands."""
+        info: Mapping[str, float] = self.database.call("INFO", "cpu")
+        return info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"]
+
+    def _clear(self) -> None:
+        """Forget all but the jobs, so that every round finds what the one before it found."""
+        keys, client = self.database.keys, self.database.client
+        kept = {keys.due, keys.term, *(keys.job(job_id) for job_id in self.job_ids)}
+        client.unlink(*(key for key in client.scan_iter(count=1_000) if key not in kept))
+
+
+@contextmanager
+def _ground(jobs: int) -> Iterator[_Ground]:
+    with fresh_bed() as bed:
+        yield _Ground(bed, jobs=jobs)
+
+
+@contextmanager
+def _tick() -> Iterator[Pair]:
+    with _ground(_DUE_JOBS) as ground:
+        yield Pair(ours=lambda: ground.cost(ground.tick), bare=_bare_dispatch(ground))
+
+
+@contextmanager
+def _tick_planned_ahead() -> Iterator[Pair]:
+    with _ground(_DUE_JOBS) as ground:
+
+        def ours() -> Cost:
+            ahead = ground.look_ahead()
+            return ground.cost(lambda: ground.tick(ahead))
+
+        yield Pair(ours=ours, bare=_bare_dispatch(ground))
+
+
+def _bare_dispatch(ground: _Ground) -> Way:
+    """Decode a job, encode a message, give a batch of them to a plain Lua loop."""
+    script = ground.database.client.register_script(BARE_LUA)
+    message, keys = json.loads(ground.message), ["bare:queue", "bare:due", "bare:runs"]
+
+    def send(batch: Sequence[str]) -> None:
+        args: list[str] = []
+        for job_id in batch:
+            due_ms = json.loads(ground.spec)["created_ms"]
+            args += (job_id, f"{job_id}-{due_ms}", str(due_ms), json.dumps(message))
+        script(keys=keys, args=args)
+
+    def work() -> None:
+        for start in range(0, len(ground.job_ids), _BATCH):
+            send(ground.job_ids[start : start + _BATCH])
+
+    return lambda: ground.cost(work)
+
+
+@contextmanager
+def _claim_and_finish() -> Iterator[Pair]:
+    with _ground(_RUNS) as ground:
+        runs = Runs(ground.database)
+        outcome = Outcome(state=RunState.SUCCEEDED, output=b"done\n", exit_code=0)
+
+        def perform_all(run_ids: Sequence[str]) -> None:
+            for run_id in run_ids:
+                claim = runs.claim(run_id, token="token", now_ms=1, worker="guard")
+                if not isinstance(claim, Claim):
+                    raise BenchError(f"the run {run_id} could not be claimed: {claim}")
+                runs.finish(claim, outcome, now_ms=2)
+
+        def ours() -> Cost:
+            ground.tick()
+            run_ids = ground.run_ids()
+            return ground.cost(lambda: perform_all(run_ids))
+
+        yield Pair(ours=ours, bare=_bare_steps(ground))
+
+
+def _bare_steps(ground: _Ground) -> Way:
+    """Two calls of a plain script for each run."""
+    script = ground.database.client.register_script(_BARE_STEP)
+
+    def call(job_id: str, state: str, keys: int, args: int) -> None:
+        names = [f"bare:{job_id}", ground.database.keys.job(job_id)]
+        names += [f"bare:{job_id}:{number}" for number in range(2, keys)]
+        json.loads(script(keys=names, args=[state, *range(1, args)]))
+
+    def work() -> None:
+        for job_id in ground.job_ids:
+            for state, (keys, args) in _BARE_SIZES.items():
+                call(job_id, state, keys, args)
+
+    return lambda: ground.cost(work)
+
+
+@contextmanager
+def _next_instant() -> Iterator[Pair]:
+    steps = [ours_ms(expression, zone) for zone in ZONES for expression in EXPRESSIONS]
+
+    def ours() -> None:
+        for step in steps:
+            for _ in range(_STEPS):
+                step()
+
+    def bare() -> None:
+        at_ms = int(START.timestamp() * 1000)
+        for _ in range(_STEPS * len(steps)):
+            at_ms = _bare_instant(at_ms)
+
+    yield Pair(ours=lambda: _client_cost(ours), bare=lambda: _client_cost(bare))
+
+
+_MINUTES = tuple(range(0, 60, 10))
+
+
+def _bare_instant(at_ms: int) -> int:
+    """The next tenth minute, as one would write it down: fields, a table, and back."""
+    at = datetime.fromtimestamp(at_ms // 1000, tz=UTC)
+    hours, index = divmod(bisect_right(_MINUTES, at.minute), len(_MINUTES))
+    midnight_ms = at_ms - at_ms % 86_400_000
+    return midnight_ms + (at.hour + hours) * 3_600_000 + _MINUTES[index] * 60_000
+
+
+PAIRS: Mapping[str, Callable[[], AbstractContextManager[Pair]]] = {
+    "tick": _tick,
+    "tick planned ahead": _tick_planned_ahead,
+    "claim + finish": _claim_and_finish,
+    "next instant": _next_instant,
+}
