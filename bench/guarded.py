@@ -18,9 +18,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from bench.bed import Bed, fresh_bed, store_jobs
 from bench.next_instant import EXPRESSIONS, START, ZONES, ours_ms
 from bench.server import BenchError
-from bench.whole_path import BARE_LUA, Bed, fresh_bed, store_jobs
+from bench.whole_path import BARE_LUA
 from hermes_celery.ahead import Ahead
 from hermes_celery.app import make_app
 from hermes_celery.clock import ServerClock

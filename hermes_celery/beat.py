@@ -85,6 +85,7 @@ class Beat:
         self._clock = clock
         self._pause = pause
         self._rescued_at = 0.0
+        self._rescue_wait = _RESCUE_EVERY_SECONDS
         self._complaint = Seldom()
 
     def step(self) -> TickReport | None:
@@ -120,7 +121,7 @@ class Beat:
         self._take_share()
         leading = [shard for shard in self._shards if shard.token is not None]
         reports = self._tick(leading)
-        self._rescue(self._shards[0])
+        self._rescue(self._shards[0], is_busy=any(shard.is_due for shard in leading))
         is_paused = any(report.paused for report in reports)
         has_more = not is_paused and self._look_ahead(leading)
         self._waker.wait(0 if has_more else self._seconds(leading, is_paused=is_paused))
@@ -193,28 +194,31 @@ class Beat:
         if not leading:
             seconds += [max(shard.free_in_seconds, 0.001) for shard in self._shards]
         elif self._rescued_at:
-            again_at = self._rescued_at + _RESCUE_EVERY_SECONDS
+            again_at = self._rescued_at + self._rescue_wait
             seconds.append(max(again_at - self._clock.monotonic(), 0.001))
         return min(seconds)
 
-    def _rescue(self, first: Shard) -> None:
+    def _rescue(self, first: Shard, *, is_busy: bool) -> None:
         token, now = first.token, self._clock.monotonic()
         if token is None or now - first.leads_since < _RESCUE_AFTER_SECONDS:
             return
-        if now - self._rescued_at < _RESCUE_EVERY_SECONDS:
+        # Whatever there is more to rescue, what is due comes first.
+        wait = _RESCUE_EVERY_SECONDS if is_busy else self._rescue_wait
+        if now - self._rescued_at < wait:
             return
         self._rescued_at = now
         with _fenced(first):
-            self._rescue_once(token, now)
+            has_more = self._rescue_once(token)
+            self._rescue_wait = _NEXT_RESCUE_SECONDS if has_more else _RESCUE_EVERY_SECONDS
 
-    def _rescue_once(self, token: int, now: float) -> None:
+    def _rescue_once(self, token: int) -> bool:
+        """One pass; whether there is more to do."""
         now_ms = self._clock.now_ms()
         report = rescue(self._jobs, self._runs, self._messages, token=token, now_ms=now_ms)
         self._on_rescue(token, now_ms)
         trimmed = self._history.trim(now_ms)
         self._history.remove_completed(self._jobs, now_ms)
-        if report.has_more or trimmed.has_more:
-            self._rescued_at = now - _RESCUE_EVERY_SECONDS + _NEXT_RESCUE_SECONDS
+        return report.has_more or trimmed.has_more
 
     def _complain(self, error: StoreError) -> None:
         if self._complaint.may_say(self._clock.monotonic()):

@@ -105,6 +105,11 @@ class Shard:
             return float("inf")
         return max((self.next_due_ms - self._clock.now_ms()) / 1000, 0.0)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether something is due, as far as is known."""
+        return self.seconds_until_due == 0.0
+
     def forget(self) -> None:
         """Believe no longer to lead."""
         self._lease.forget()

@@ -302,7 +302,8 @@ def _fields(write: Write) -> _Fields:
     """What is to be written; "" takes a field away."""
     job, was = write.job, write.was
     if was is None:
-        fields = {**_spec_fields(job), **_standing_fields(job), **_history_fields(job)}
+        # What ticks read and write comes first: a listpack is searched from its beginning.
+        fields = {**_standing_fields(job), **_spec_fields(job), **_history_fields(job)}
         return {name: value for name, value in fields.items() if value != ""}
     standing, before = _standing_fields(job), _standing_fields(was)
     moved = {name: value for name, value in standing.items() if value != before[name]}
@@ -320,7 +321,8 @@ def _standing_fields(job: Job) -> _Fields:
     return {
         "state": job.state.value,
         "next_ms": _or_empty(job.next_run_at),
-        "completed": job.completed or "",
+        # A tick writes over what has a place already; to make one it would copy the job.
+        "completed": job.completed,
         "paused_ms": _or_empty(job.paused_at),
         "paused_reason": job.paused_reason or "",
     }

@@ -204,4 +204,5 @@ def test_a_job_on_the_embedded_server_is_stored_in_one_piece(valkey: Database) -
 
 def test_a_job_stores_nothing_twice_and_nothing_empty(store: Store) -> None:
     key = store.database.keys.job(store.jobs.add(a_job()).id)
-    assert set(store.database.call("HKEYS", key)) == {"spec", "revision", "state", "next_ms"}
+    expected = {"spec", "revision", "state", "next_ms", "completed"}
+    assert set(store.database.call("HKEYS", key)) == expected
