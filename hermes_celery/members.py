@@ -40,6 +40,7 @@ class Members:
         Raises StoreUnavailable.
         """
         if count == 1:
+            self.leave()
             return range(1)
         if not self._names or self._clock.monotonic() >= self._ask_at:
             self._join()

@@ -82,7 +82,9 @@ def tick(
         return TickReport(now_ms=now_ms, paused=True)
     broken = 0
     with _Writing(due_index, token=token, now_ms=now_ms, ahead=ahead) as writing:
-        taken = ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=most) if ahead else []
+        taken: list[Advance] = []
+        if ahead is not None:
+            taken = ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=most)
         writing.write(taken)
         # What is written is off the index, and not read again.
         writing.settle()
@@ -145,13 +147,17 @@ def _read(
     ids = due_index.due_ids(now_ms, limit=limit)
     slices = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
     asked = [due_index.begin_read(part) for part in slices[:1]]
-    for part in [*slices[1:], []]:
-        if not asked:
-            return
-        rows = asked.pop()()
-        if part:
-            asked.append(due_index.begin_read(part))
-        yield prepare(rows, messages, now_ms=now_ms, resumed_ms=resumed_ms)
+    try:
+        for following in [*slices[1:], None] if asked else []:
+            rows = asked.pop()()
+            if following is not None:
+                asked.append(due_index.begin_read(following))
+            yield prepare(rows, messages, now_ms=now_ms, resumed_ms=resumed_ms)
+    finally:
+        # Nobody wants the rest after an error, but its connection is needed again.
+        for rows_of in asked:
+            with suppress(HermesCeleryError):
+                rows_of()
 
 
 def _take_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int) -> int:

@@ -77,7 +77,7 @@ def shards(count: int | None, as_json: bool) -> None:
     """Say into how many shards the due index is split, or split it into COUNT (1 to 64).
 
     Each shard is ticked by one beat, and the beats share them evenly: worth it where planning keeps
-    one beat busy. Stop every beat first; jobs and workers stay as they are.
+    one beat busy, on a Redis of your own. Stop every beat first; jobs and workers stay as they are.
     """
     from hermes_celery.beat import owner_name
     from hermes_celery.clock import ServerClock

@@ -256,6 +256,7 @@ def test_when_a_younger_leader_appears_between_two_calls_the_rest_is_not_written
         tick(store.due, messages, token=TOKEN, now_ms=store.clock.ms)
     written = len(store.queue())
     assert written <= 200
+    assert not store.database.client.connection_pool._in_use_connections
     assert ticked(store, token=TOKEN + 1).dispatched == 450 - written
 
 

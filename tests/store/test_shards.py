@@ -31,7 +31,7 @@ def lease(store: Store, owner: str, shard: int) -> Lease:
     return Lease(store.database, owner=owner, clock=store.clock, shard=shard)
 
 
-def beat(store: Store, owner: str) -> Beat:
+def beat(store: Store, owner: str, *, waker: Waker | None = None) -> Beat:
     database, clock = store.database, store.clock
     return Beat(
         members=Members(Shards(database), owner=owner, clock=clock),
@@ -46,7 +46,7 @@ def beat(store: Store, owner: str) -> Beat:
         runs=store.runs,
         history=History(database, retention=Retention()),
         messages=store.messages,
-        waker=Impatient(database),
+        waker=waker or Impatient(database),
         clock=clock,
     )
 
@@ -211,6 +211,29 @@ def test_a_beat_reads_the_number_anew_when_it_begins_to_lead(store: Store) -> No
     dispatched = [waiting.step() for _ in range(3)]
     assert sum(report.dispatched for report in dispatched if report) == JOBS
     assert leaders(store, 4) == ["a"] * 4
+
+
+def test_a_beat_sleeps_also_after_the_shards_were_put_together_again(store: Store) -> None:
+    split(store, 4)
+    naps: list[float] = []
+
+    class Noting(Impatient):
+        def wait(self, seconds: float) -> bool:
+            naps.append(seconds)
+            return super().wait(seconds)
+
+    one = beat(store, "a", waker=Noting(store.database))
+    one.step()
+    # It is cut off for a while, in which nobody leads and the number is changed.
+    store.clock.advance(LEASE_MS / 1000 + 0.1)
+    store.database.call("DEL", *(store.database.keys.lease_of(shard) for shard in range(4)))
+    split(store, 1)
+    for _ in range(4):
+        store.clock.advance(RENEW_SECONDS + 0.01)
+        one.step()
+    assert leaders(store, 1) == ["a"]
+    assert naps[-1] == RENEW_SECONDS
+    assert store.database.call("ZCARD", store.database.keys.beats) == 0
 
 
 def test_an_edit_a_pause_and_a_removal_find_the_job_in_its_shard(store: Store) -> None:
