@@ -2,18 +2,25 @@
 -- somebody edits, so what an edit does not touch stays as it is now, not as it was read.
 --
 -- KEYS  1 job hash   2 due index   3 all jobs   4 names   5 mark of the namespace
+--       6 number of shards
 -- ARGV  1 job id   2 expected revision ('' = must not exist)   3 created_ms   4 name index entry
 --       5 name index entry until now ('' = none)   6 wake channel   7 mark, if there is none yet
---       8.. fields of the hash and their values, `state` and `next_ms` among them where they
---       change; a value '' removes the field
--- Answers  'ok' and the new revision, 'conflict' (another revision, or exists, or is gone)
+--       8 number of shards that the due index was chosen by   9.. fields of the hash and their
+--       values, `state` and `next_ms` among them where they change; a value '' removes the field
+-- Answers  'ok' and the new revision, 'conflict' (another revision, or exists, or is gone),
+--          'resharded' (there are so many shards now: choose the index anew; nothing changed)
+local shards = redis.call('GET', KEYS[6]) or '1'
+if shards ~= ARGV[8] then
+  -- Nobody may tick the index that this call has in mind.
+  return {'resharded', shards}
+end
 local id, following = ARGV[1], tostring((tonumber(ARGV[2]) or 0) + 1)
 
 -- Whether the job stands as this very call would leave it: then this is a call whose answer was
 -- lost on the way. What ticks and runs write may have gone on since.
 local function is_done()
   local ours = {spec = true, state = true, paused_ms = true, paused_reason = true}
-  for i = 8, #ARGV, 2 do
+  for i = 9, #ARGV, 2 do
     if ours[ARGV[i]] and (redis.call('HGET', KEYS[1], ARGV[i]) or '') ~= ARGV[i + 1] then
       return false
     end
@@ -29,7 +36,7 @@ if revision ~= ARGV[2] then
   return {'conflict'}
 end
 local set, gone = {'revision', following}, {}
-for i = 8, #ARGV, 2 do
+for i = 9, #ARGV, 2 do
   if ARGV[i + 1] == '' then
     gone[#gone + 1] = ARGV[i]
   else

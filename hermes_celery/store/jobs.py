@@ -26,6 +26,8 @@ from hermes_celery.store.pages import Order, lex_pages, pages, place_of
 #: Jobs that are written in one round trip: each takes the server some 20 microseconds, and it
 #: serves others between them.
 WRITES = 250
+#: How often the number of shards may change while somebody writes.
+_RESHARDINGS = 3
 _Fields = dict[str, str | int | bytes]
 #: A job is read at every one of its runs; what is larger belongs into a file.
 _MAX_SPEC_BYTES = 256 * 1024
@@ -200,10 +202,16 @@ class Jobs:
         return written
 
     def _write_page(self, writes: Sequence[Write]) -> list[Written]:
-        calls = [self._call(write) for write in writes]
-        fit = [call for call in calls if isinstance(call, ScriptCall)]
         self._enter_managed(writes)
-        answers = iter(self._database.run_many("put_job", fit))
+        for _ in range(_RESHARDINGS):
+            calls = [self._call(write) for write in writes]
+            fit = [call for call in calls if isinstance(call, ScriptCall)]
+            found = self._database.run_many("put_job", fit)
+            if not any(answer[:1] == ["resharded"] for answer in found if isinstance(answer, list)):
+                break
+            # Those that were written before the number changed answer as they did.
+            self._database.forget_shards()
+        answers = iter(found)
         return [
             call if isinstance(call, JobError) else _written(write, next(answers))
             for write, call in zip(writes, calls, strict=True)
@@ -231,7 +239,7 @@ class Jobs:
                 "put the bulk into a script or a skill"
             )
         return ScriptCall(
-            keys=[*self._job_keys(job.id), self._keys.mark],
+            keys=[*self._job_keys(job.id), self._keys.mark, self._keys.shards],
             args=[
                 job.id,
                 "" if was is None else was.revision,
@@ -240,6 +248,7 @@ class Jobs:
                 "" if was is None else _name_entry(was),
                 self._keys.wake,
                 secrets.token_hex(8),
+                self._database.shards,
                 *(part for pair in fields.items() for part in pair),
             ],
         )

@@ -9,11 +9,12 @@ import pytest
 from hermes_celery.beat import Beat
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import to_ms
+from hermes_celery.job import Job
 from hermes_celery.lease import LEASE_MS, RENEW_SECONDS, Lease
 from hermes_celery.members import Members
 from hermes_celery.resharding import reshard
 from hermes_celery.shard import Shard
-from hermes_celery.store import DueIndex, History, Retention, Shards, Waker
+from hermes_celery.store import Database, DueIndex, History, Jobs, Retention, Shards, Waker, Write
 from hermes_celery.store.database import shard_of
 from tests.support import NOON, Store, a_job, replaced
 
@@ -211,6 +212,21 @@ def test_a_beat_reads_the_number_anew_when_it_begins_to_lead(store: Store) -> No
     dispatched = [waiting.step() for _ in range(3)]
     assert sum(report.dispatched for report in dispatched if report) == JOBS
     assert leaders(store, 4) == ["a"] * 4
+
+
+def test_a_program_that_remembers_an_older_number_writes_where_the_job_is_ticked(
+    store: Store,
+) -> None:
+    """It was started before the number was lowered; nobody ticks the shards of then any more."""
+    split(store, 8)
+    other = Database(store.database.client, keys=store.database.keys)
+    assert other.shards == 8
+    split(store, 1)
+    jobs = [a_job(id=f"{number:012x}") for number in range(JOBS)]
+    written = Jobs(other).write_many([Write(job=job) for job in jobs])
+    assert all(isinstance(job, Job) for job in written)
+    assert len(standings(store)[0]) == JOBS
+    assert sum(map(len, standings(store).values())) == JOBS
 
 
 def test_a_beat_sleeps_also_after_the_shards_were_put_together_again(store: Store) -> None:
