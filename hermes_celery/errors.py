@@ -13,6 +13,7 @@
     +-- StoreError                      Redis is unreachable, refuses, or cannot do what is needed
     |   +-- StoreUnavailable            no connection: it may come back
     |   +-- StoreUnsuitable             wrong server, version or configuration: it will not
+    |   +-- RecordBroken                one record or key is not as it should be: the others are
     +-- LeaseLost                       this beat leads no longer: stop writing, step down
     +-- SessionError (ValueError)       a session header that cannot be read
     +-- DeliveryFault                   a message that did not reach its target: try again
@@ -108,6 +109,15 @@ class StoreUnavailable(StoreError):
 
 class StoreUnsuitable(StoreError):
     """A server of the wrong version, kind or configuration; trying again cannot help."""
+
+
+class RecordBroken(StoreError):
+    """One stored record or key is not as it should be; nothing was written for it."""
+
+    def __init__(self, key: str, what: str) -> None:
+        self.key = key
+        self.what = what
+        super().__init__(f"{key} {what}; `hermes-celery fsck` looks at all records")
 
 
 class LeaseLost(HermesCeleryError):

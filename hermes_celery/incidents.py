@@ -44,7 +44,20 @@ class Kind(StrEnum):
     BEAT = "beat"
     #: There is work on the queue and no worker.
     WORKERS = "workers"
+    #: A stored record or key was not as it should be.
+    BROKEN = "broken"
 
+    @property
+    def stored(self) -> str:
+        """The word of the field `kind`.
+
+        Version 0.1.0 ends at a word that it does not know, so a kind that it lacks is stored as
+        the nearest one that it never closes by itself; the exact word stands in the field `sort`.
+        """
+        return self.value if self in _FIRST_KINDS else Kind.MISSED.value
+
+
+_FIRST_KINDS = frozenset((Kind.FAILURE, Kind.LATE, Kind.MISSED, Kind.BEAT, Kind.WORKERS))
 
 _OVER = {Kind.FAILURE: "failed", Kind.LATE: "was late", Kind.MISSED: "was missed"}
 

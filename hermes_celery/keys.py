@@ -144,6 +144,10 @@ class Keys:
         """String: the run id that a trigger with this key made."""
         return f"{self.prefix}trigger:{key}"
 
+    def quarantine(self, key: str, *, at_ms: int) -> str:
+        """Any type: a key that was moved out of the way because its value could not be used."""
+        return f"{self.prefix}quarantine:{at_ms}:{key.removeprefix(self.prefix)}"
+
 
 def _of_shard(key: str, shard: int) -> str:
     return f"{key}:{shard}" if shard else key

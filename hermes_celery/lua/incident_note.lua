@@ -3,7 +3,7 @@
 --
 -- KEYS  1 incident hash   2 open incidents   3 open incidents of the job   4 delivery hash of the run
 -- ARGV  1 id   2 now_ms   3 kind   4 job id   5 job name   6 text   7 run id ('' = none)
---       8 seconds that the mark on the run is kept
+--       8 seconds that the mark on the run is kept   9 exact kind (3 is one that 0.1.0 knows)
 -- Answers  count, how many there were when it was told last, '1' if somebody acknowledged it
 local is_open = redis.call('ZSCORE', KEYS[2], ARGV[1])
 local mark = 'noted:' .. ARGV[1]
@@ -23,7 +23,7 @@ if not is_known then
     end
   end
   redis.call('HINCRBY', KEYS[1], 'count', 1)
-  redis.call('HSET', KEYS[1], 'kind', ARGV[3], 'job_id', ARGV[4], 'job_name', ARGV[5],
+  redis.call('HSET', KEYS[1], 'kind', ARGV[3], 'sort', ARGV[9], 'job_id', ARGV[4], 'job_name', ARGV[5],
     'text', ARGV[6], 'last_ms', ARGV[2], 'last_run_id', ARGV[7])
   redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
   redis.call('SADD', KEYS[3], ARGV[1])

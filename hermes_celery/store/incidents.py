@@ -53,12 +53,13 @@ class Incidents:
             args=[
                 incident_id,
                 now_ms,
-                kind.value,
+                kind.stored,
                 job_id,
                 job_name,
                 text,
                 run_id,
                 _KEEP_SECONDS,
+                kind.value,
             ],
         )
         return Noted(id=incident_id, count=int(count), told=int(told), is_acked=acked == "1")
@@ -139,7 +140,7 @@ def _incident(incident_id: str, fields: Mapping[str, str]) -> Incident:
 
     return Incident(
         id=incident_id,
-        kind=Kind(fields["kind"]),
+        kind=Kind(fields.get("sort", fields["kind"])),
         job_id=fields["job_id"],
         job_name=fields["job_name"],
         text=fields["text"],
