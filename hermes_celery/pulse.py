@@ -117,6 +117,9 @@ class Pulse:
             return
         self._complaint.over()
         for run_id, answer in answers.items():
-            if answer != "ok":
+            if answer == "broken":
+                # What stands in the way is mended by the leader; the work is not to blame.
+                running[run_id][1].live.give_back(printed[run_id])
+            elif answer != "ok":
                 event(_log, "run.stopping", run=run_id, reason=answer)
                 running[run_id][1].set(answer)

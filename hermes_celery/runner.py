@@ -12,14 +12,20 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from hermes_celery.errors import HermesCeleryError, PutBack, SessionError, StoreError
+from hermes_celery.errors import (
+    HermesCeleryError,
+    PutBack,
+    RecordBroken,
+    SessionError,
+    StoreError,
+)
 from hermes_celery.job import JobSpec
 from hermes_celery.log import Seldom, event
 from hermes_celery.policy import retries_failure, retry_wait_ms
 from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState
+from hermes_celery.run import Outcome, RunState, job_id_of
 from hermes_celery.session import Session, bound
 from hermes_celery.store import Claim, FollowUp, Places, Runs
 
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from hermes_celery.clock import Clock
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 #: How long the result of a finished run is offered to a Redis that does not answer.
 _FINISH_PATIENCE_SECONDS = 300.0
@@ -62,17 +69,20 @@ class Runner:
         clock: Clock,
         places: Places | None = None,
         after: After | None = None,
+        mend: Callable[[str, RecordBroken], None] = lambda job_id, error: None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Without `places` there are neither concurrency groups nor budgets.
 
-        Without `after` nobody hears of a run's start and end.
+        Without `after` nobody hears of a run's start and end. `mend` is told of a job with a key
+        that is not as it should be, before what needs that key is tried again.
         """
         self._runs = runs
         self._pulse = pulse
         self._work_for = work_for
         self._places = places
         self._after = after
+        self._mend = mend
         self._clock = clock
         self._pause = pause
 
@@ -90,14 +100,19 @@ class Runner:
         what the job's kind means here. Raises StoreUnavailable when Redis cannot even be asked for
         the claim; then nothing has happened.
         """
-        claim = self._runs.claim(
-            run_id, token=secrets.token_hex(8), now_ms=self._clock.now_ms(), worker=worker
+        token = secrets.token_hex(8)
+        claim = self._mended(
+            run_id,
+            lambda: self._runs.claim(
+                run_id, token=token, now_ms=self._clock.now_ms(), worker=worker
+            ),
         )
         if isinstance(claim, str):
             event(_log, "run.not_claimed", run=run_id, reason=claim)
             return claim
-        if self._places is not None:
-            answer = self._places.enter(claim, now_ms=self._clock.now_ms())
+        places = self._places
+        if places is not None:
+            answer = self._mended(run_id, lambda: places.enter(claim, now_ms=self._clock.now_ms()))
             if answer != "ok":
                 event(_log, "run.waits", run=run_id, group=claim.group, reason=answer)
                 return answer
@@ -177,11 +192,21 @@ class Runner:
             except StoreError as error:
                 if self._clock.monotonic() > deadline:
                     raise
+                if isinstance(error, RecordBroken):
+                    self._mend(job_id_of(claim.run_id), error)
                 if complaint.may_say(self._clock.monotonic()):
                     event(
                         _log, "run.finish_waits", level=logging.WARNING, run=claim.run_id, why=error
                     )
                 self._pause(_FINISH_RETRY_SECONDS)
+
+    def _mended(self, run_id: str, ask: Callable[[], _T]) -> _T:
+        """Ask, and once more after what stood in the way was mended."""
+        try:
+            return ask()
+        except RecordBroken as error:
+            self._mend(job_id_of(run_id), error)
+            return ask()
 
     def _finish(self, claim: Claim, outcome: Outcome) -> str:
         now_ms = self._clock.now_ms()

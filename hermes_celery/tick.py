@@ -3,8 +3,8 @@
 Order matters: the lease's token is read before anything is planned, `now` is taken once, and each
 batch is written in one atomic step. A tick that is killed anywhere has written all of a batch or
 nothing of it: what was not written is still due, and the next tick, here or on another machine,
-does it. A job that cannot be planned is taken off the schedule with its fault on record, and never
-stops the others.
+does it. A job that cannot be planned is taken off the schedule with its fault on record, one whose
+keys are not as they should be is put off; neither stops the others.
 
 What was planned ahead is written first; then the index says what else is due. Server and beat work
 at the same time: while Redis writes one batch the next one, whose jobs were asked for before, is
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.errors import HermesCeleryError
+from hermes_celery.errors import HermesCeleryError, RecordBroken
 from hermes_celery.log import event
 from hermes_celery.policy import Overlap
 from hermes_celery.preparing import Messages, Prepared, prepare
-from hermes_celery.store import Advance, Answer, BrokenJob, DueIndex
+from hermes_celery.store import Advance, Advanced, Answer, BrokenJob, DueIndex
 
 if TYPE_CHECKING:
     from hermes_celery.ahead import Ahead
@@ -38,6 +38,8 @@ BATCH = 100
 MOST = 2_000
 #: Batches that are on their way to the server at once: while one is written the next one waits.
 _IN_FLIGHT = 2
+#: When a job that could not be dispatched is looked at again.
+_AGAIN_MS = 10_000
 
 
 class TickReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,12 +57,18 @@ class TickReport(msgspec.Struct, frozen=True, kw_only=True):
     moved: int = 0
     #: Their occurrence had its run already.
     ran: int = 0
-    #: Taken off the schedule because they cannot be planned.
-    broken: int = 0
+    #: Jobs that were taken off the schedule because they cannot be planned, and, with a `key`,
+    #: those that were put off because that key is not as it should be.
+    faults: tuple[BrokenJob, ...] = ()
     #: Everything is paused, so nothing was looked at.
     paused: bool = False
     #: The earliest instant that a job is due after this tick.
     next_due_ms: int | None = None
+
+    @property
+    def broken(self) -> int:
+        """How many jobs could not be planned or dispatched."""
+        return len(self.faults)
 
 
 def tick(
@@ -80,7 +88,7 @@ def tick(
     switch = due_index.switch()
     if switch.paused_ms is not None:
         return TickReport(now_ms=now_ms, paused=True)
-    broken = 0
+    faults: list[BrokenJob] = []
     with _Writing(due_index, token=token, now_ms=now_ms, ahead=ahead) as writing:
         taken: list[Advance] = []
         if ahead is not None:
@@ -95,11 +103,16 @@ def tick(
             now_ms=now_ms,
             resumed_ms=switch.resumed_ms,
         ):
-            broken += _take_off(due_index, prepared.faults, token=token)
+            _take_off(due_index, prepared.faults, token=token)
+            faults += prepared.faults
             writing.write(prepared.steps)
         writing.settle()
+    _put_off(due_index, writing.faults, token=token, now_ms=now_ms)
     return _report_of(
-        writing.counts, broken=broken, now_ms=now_ms, next_due_ms=due_index.next_due_ms()
+        writing.counts,
+        faults=(*faults, *writing.faults),
+        now_ms=now_ms,
+        next_due_ms=due_index.next_due_ms(),
     )
 
 
@@ -116,14 +129,18 @@ def merged(reports: Sequence[TickReport]) -> TickReport | None:
         skipped=sum(report.skipped for report in reports),
         moved=sum(report.moved for report in reports),
         ran=sum(report.ran for report in reports),
-        broken=sum(report.broken for report in reports),
+        faults=tuple(fault for report in reports for fault in report.faults),
         paused=any(report.paused for report in reports),
         next_due_ms=min(due, default=None),
     )
 
 
 def _report_of(
-    counts: Counter[Answer], *, broken: int, now_ms: int, next_due_ms: int | None
+    counts: Counter[Answer],
+    *,
+    faults: tuple[BrokenJob, ...],
+    now_ms: int,
+    next_due_ms: int | None,
 ) -> TickReport:
     return TickReport(
         now_ms=now_ms,
@@ -133,7 +150,7 @@ def _report_of(
         skipped=counts[Answer.SKIPPED],
         moved=counts[Answer.MOVED],
         ran=counts[Answer.RAN],
-        broken=broken,
+        faults=faults,
         next_due_ms=next_due_ms,
     )
 
@@ -160,12 +177,21 @@ def _read(
                 rows_of()
 
 
-def _take_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int) -> int:
-    """Take jobs that cannot be planned off the schedule; returns how many."""
+def _take_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int) -> None:
+    """Take jobs that cannot be planned off the schedule."""
     for fault in faults:
-        due_index.fault(fault, token=token)
+        with suppress(RecordBroken):  # a hash of another type: whoever hears of the fault mends it
+            due_index.fault(fault, token=token)
         event(_log, "job.broken", level=logging.ERROR, job=fault.job_id, error=fault.error)
-    return len(faults)
+
+
+def _put_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int, now_ms: int) -> None:
+    """Let jobs that cannot be dispatched now wait, so that they do not fail at every tick."""
+    if faults:
+        ids = [fault.job_id for fault in faults]
+        due_index.defer(ids, until_ms=now_ms + _AGAIN_MS, token=token, now_ms=now_ms)
+    for fault in faults:
+        event(_log, "job.put_off", level=logging.ERROR, job=fault.job_id, error=fault.error)
 
 
 class _Writing:
@@ -178,8 +204,10 @@ class _Writing:
         self._ahead = ahead
         self._token = token
         self._now_ms = now_ms
-        self._sent: deque[tuple[Sequence[Advance], Callable[[], list[Answer]]]] = deque()
+        self._sent: deque[tuple[Sequence[Advance], Callable[[], list[Advanced]]]] = deque()
         self.counts: Counter[Answer] = Counter()
+        #: Jobs with a step that needs a key which is not as it should be.
+        self.faults: list[BrokenJob] = []
 
     def __enter__(self) -> _Writing:
         return self
@@ -193,9 +221,7 @@ class _Writing:
     def write(self, steps: Sequence[Advance]) -> None:
         """Send steps, in calls of bounded size: a chain of catch-ups may be long."""
         for start in range(0, len(steps), BATCH):
-            part = steps[start : start + BATCH]
-            for step in part:
-                self._make_room(step)
+            part = [step for step in steps[start : start + BATCH] if self._has_room(step)]
             if len(self._sent) == _IN_FLIGHT:
                 self._answered()
             answers = self._due_index.begin_advance(part, token=self._token, now_ms=self._now_ms)
@@ -209,16 +235,19 @@ class _Writing:
     def _answered(self) -> None:
         part, answers = self._sent.popleft()
         words = answers()
-        self.counts.update(words)
+        self.counts.update(word for word in words if isinstance(word, Answer))
         if self._ahead is not None:
             self._ahead.expect(part)
-        _report(part, words)
+        self.faults += _report(part, words)
 
-    def _make_room(self, step: Advance) -> None:
+    def _has_room(self, step: Advance) -> bool:
+        """Make room for a step that replaces what its job runs; False where that cannot be done."""
+        if step.due.spec.policy.overlap is not Overlap.REPLACE or step.step.skip:
+            return True
         # Before the step is written: killed in between, the job is still due, and the tick after
         # this one finds room. After those before it, which may be of the same job.
-        if step.due.spec.policy.overlap is Overlap.REPLACE and not step.step.skip:
-            self.settle()
+        self.settle()
+        try:
             self._due_index.make_room(
                 step.due.spec,
                 run_id=step.run_id,
@@ -226,6 +255,10 @@ class _Writing:
                 token=self._token,
                 now_ms=self._now_ms,
             )
+        except RecordBroken as error:
+            self.faults.append(_fault(step, error))
+            return False
+        return True
 
 
 _EVENTS = {
@@ -239,8 +272,13 @@ _EVENTS = {
 }
 
 
-def _report(batch: Sequence[Advance], answers: Sequence[Answer]) -> None:
+def _report(batch: Sequence[Advance], answers: Sequence[Advanced]) -> list[BrokenJob]:
+    """Log what became of each step, and return the jobs of those that could not be taken."""
+    faults = []
     for advance, answer in zip(batch, answers, strict=True):
+        if isinstance(answer, RecordBroken):
+            faults.append(_fault(advance, answer))
+            continue
         name, level = _EVENTS[answer]
         if _log.isEnabledFor(level):
             event(
@@ -251,3 +289,8 @@ def _report(batch: Sequence[Advance], answers: Sequence[Answer]) -> None:
                 job=advance.due.spec.name,
                 why=advance.step.skip or None,
             )
+    return faults
+
+
+def _fault(advance: Advance, error: RecordBroken) -> BrokenJob:
+    return BrokenJob(job_id=advance.due.spec.id, error=str(error), key=error.key)

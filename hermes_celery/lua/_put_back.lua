@@ -1,6 +1,14 @@
--- A claimed run goes back into line until an instant, when its message is pushed again.
+-- A claimed run goes back into line until an instant, when its message is pushed again. Read and
+-- check its keys first: the caller does, with `check_put_back`.
 --
 -- `at` names the keys: run, active, queued, heartbeats.
+--#include _checked
+
+local function check_put_back(at)
+  check('HLEN', at.active)
+  check('ZCARD', at.queued, at.heartbeats)
+end
+
 local function put_back(at, id, ready_at)
   redis.call('HSET', at.run, 'state', 'queued', 'unpushed', '1')
   redis.call('HDEL', at.run, 'claim', 'started_ms', 'worker')

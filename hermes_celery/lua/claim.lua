@@ -9,8 +9,16 @@
 --          'expired' (its lateness deadline passed: the caller ends it, see cancel.lua)
 --          'removed' (the job is gone: the caller ends it, see cancel.lua)
 --          'gone' (no such run)
-local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'attempt', 'expires_ms', 'queue')
-if not run[1] then
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+local run = fields(KEYS[1], 'state', 'claim', 'attempt', 'expires_ms', 'queue')
+if broken then
+  return broken_answer()
+elseif not run[1] then
+  if redis.call('EXISTS', KEYS[1]) == 1 then
+    is_broken(KEYS[1], 'has no state')
+    return broken_answer()
+  end
   return {'gone'}
 end
 -- A claim whose answer was lost on the way is asked for again: same token, same answer.
@@ -18,21 +26,28 @@ local again = run[1] == 'running' and run[2] == ARGV[1]
 if run[1] ~= 'queued' and not again then
   return {'taken', run[1]}
 end
-if run[4] and not again and tonumber(run[4]) < tonumber(ARGV[2]) then
+local attempt = whole(KEYS[1], 'attempt', run[3], 1)
+local expires_ms = whole(KEYS[1], 'expires_ms', run[4])
+if not broken and expires_ms and not again and expires_ms < tonumber(ARGV[2]) then
   return {'expired'}
 end
-local spec = redis.call('HGET', KEYS[2], 'spec')
-if not spec then
+local spec = ask('HGET', KEYS[2], 'spec')
+if not broken and not spec then
   return {'removed'}
 end
+check('HLEN', KEYS[3])
+check('ZCARD', KEYS[4], KEYS[5])
+if broken then
+  return broken_answer()
+end
+
 redis.call('ZREM', KEYS[4], ARGV[5])
 redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', ARGV[2],
   'worker', ARGV[4])
 redis.call('HSET', KEYS[3], ARGV[5], 'running')
 redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
 -- The first attempt is not on record.
-local attempt = run[3] or '1'
-if attempt ~= '1' then
+if attempt ~= 1 then
   redis.call('DEL', KEYS[6], KEYS[7])
 end
-return {'ok', spec, attempt, run[5] or ''}
+return {'ok', spec, string.format('%d', attempt), run[5] or ''}

@@ -3,18 +3,25 @@
 -- KEYS  1 run hash   2 active runs of the job   3 queued runs   4 heartbeats   5 group
 -- ARGV  1 claim token   2 run id   3 now_ms   4 when the claim dies without a heartbeat, ms
 --       5 places   6 when to try again if there is none, ms
--- Answers  'ok', 'full' (waits in line), 'late' (the claim is no longer ours: nothing changed)
+-- Answers  'ok', 'full' (waits in line), 'late' (the claim is no longer ours: nothing changed),
+--          'broken', a key and what is wrong with it (nothing changed)
 --#include _put_back
-local run = redis.call('HMGET', KEYS[1], 'state', 'claim')
-if run[1] ~= 'running' or run[2] ~= ARGV[1] then
+local run = fields(KEYS[1], 'state', 'claim')
+if not broken and (run[1] ~= 'running' or run[2] ~= ARGV[1]) then
   return 'late'
 end
+local at = {run = KEYS[1], active = KEYS[2], queued = KEYS[3], heartbeats = KEYS[4]}
+check_put_back(at)
+check('ZCARD', KEYS[5])
+if broken then
+  return broken_answer()
+end
+
 -- Whoever died in the group is not counted longer than its heartbeat lasts.
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. ARGV[3])
 redis.call('ZREM', KEYS[5], ARGV[2])
 if redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[5]) then
-  put_back({run = KEYS[1], active = KEYS[2], queued = KEYS[3], heartbeats = KEYS[4]}, ARGV[2],
-    ARGV[6])
+  put_back(at, ARGV[2], ARGV[6])
   return 'full'
 end
 redis.call('ZADD', KEYS[5], ARGV[4], ARGV[2])

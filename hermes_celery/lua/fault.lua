@@ -3,15 +3,24 @@
 -- KEYS  1 term counter   2 job hash   3 due index
 -- ARGV  1 fencing token   2 job id   3 revision seen ('' = it has none)   4 error
 -- Answers  'ok', 'gone' (no such job: its entry in the due index is removed),
---          'moved' (it was changed since it was read: the next tick looks again), 'fenced'
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+--          'moved' (it was changed since it was read: the next tick looks again), 'fenced',
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+local token = ask('GET', KEYS[1])
+if not broken and token ~= ARGV[1] then
   return 'fenced'
 end
+check('ZCARD', KEYS[3])
+local job = fields(KEYS[2], 'revision')
+if broken then
+  return broken_answer()
+end
+
 if redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('ZREM', KEYS[3], ARGV[2])
   return 'gone'
 end
-if (redis.call('HGET', KEYS[2], 'revision') or '') ~= ARGV[3] then
+if (job[1] or '') ~= ARGV[3] then
   return 'moved'
 end
 redis.call('ZREM', KEYS[3], ARGV[2])

@@ -8,50 +8,84 @@
 --       attempt)   12 when to push a run again that is queued now, ms   13 message of its delivery
 --       ('' = none)   14 '1' if that is needed whatever else, '0' if to end incidents only
 -- Answers  'ok', 'retry' (queued for its next attempt),
---          'late' (the claim is no longer ours: nothing changed)
+--          'late' (the claim is no longer ours: nothing changed),
+--          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
-local run = redis.call('HMGET', KEYS[1], 'state', 'claim', 'cancel', 'finished_by', 'attempt')
-if run[4] == ARGV[1] then
+local run = fields(KEYS[1], 'state', 'claim', 'cancel', 'finished_by', 'attempt')
+if not broken and run[4] == ARGV[1] then
   -- Finished by this very claim, whose answer was lost on the way.
   return run[1] == 'queued' and 'retry' or 'ok'
 end
-if run[1] ~= 'running' or run[2] ~= ARGV[1] then
+if not broken and (run[1] ~= 'running' or run[2] ~= ARGV[1]) then
   return 'late'
 end
-redis.call('HSET', KEYS[1], 'finished_by', ARGV[1], 'output_bytes', #ARGV[9])
-for i, field in ipairs({'error', 'reason', 'exit_code'}) do
-  if ARGV[4 + i] ~= '' then
-    redis.call('HSET', KEYS[1], field, ARGV[4 + i])
-  else
-    redis.call('HDEL', KEYS[1], field)
+local attempt = whole(KEYS[1], 'attempt', run[5], 1)
+local at = {run = KEYS[1], job = KEYS[2], active = KEYS[3], held = KEYS[7], due = KEYS[8],
+  queued = KEYS[9], completed = KEYS[10], queue = KEYS[11]}
+local is_retry = ARGV[11] ~= '' and not run[3]
+local found, delivers = nil, false
+check('ZCARD', KEYS[4])
+if is_retry then
+  check('HLEN', KEYS[3])
+  check('ZCARD', KEYS[9])
+else
+  found = look_at_end(at)
+  if ARGV[13] ~= '' then
+    delivers = ARGV[14] == '1' or
+      (ARGV[4] == 'succeeded' and redis.call('EXISTS', KEYS[13]) == 1)
+    if delivers then
+      check('ZCARD', KEYS[12])
+      check('LLEN', KEYS[14])
+    end
   end
 end
+if broken then
+  return broken_answer()
+end
+
+local set = {'finished_by', ARGV[1], 'output_bytes', #ARGV[9]}
+local gone = {}
+for i, field in ipairs({'error', 'reason', 'exit_code'}) do
+  if ARGV[4 + i] ~= '' then
+    set[#set + 1] = field
+    set[#set + 1] = ARGV[4 + i]
+  elseif attempt > 1 then
+    gone[#gone + 1] = field
+  end
+end
+local empty = {}
 for i = 9, 10 do
   if ARGV[i] ~= '' then
     redis.call('SET', KEYS[i - 4], ARGV[i])
   else
-    redis.call('DEL', KEYS[i - 4])
+    empty[#empty + 1] = KEYS[i - 4]
   end
 end
+if #empty > 0 then
+  redis.call('DEL', unpack(empty))
+end
 redis.call('ZREM', KEYS[4], ARGV[3])
-if ARGV[11] ~= '' and not run[3] then
-  redis.call('HSET', KEYS[1], 'state', 'queued', 'queued_ms', ARGV[2], 'unpushed', '1')
-  redis.call('HSET', KEYS[1], 'attempt', tonumber(run[5] or 1) + 1)
-  redis.call('HDEL', KEYS[1], 'claim')
+if is_retry then
+  gone[#gone + 1] = 'claim'
+  redis.call('HSET', KEYS[1], 'state', 'queued', 'queued_ms', ARGV[2], 'unpushed', '1',
+    'attempt', string.format('%d', attempt + 1), unpack(set))
+  redis.call('HDEL', KEYS[1], unpack(gone))
   redis.call('HSET', KEYS[3], ARGV[3], 'retrying')
   redis.call('ZADD', KEYS[9], ARGV[11], ARGV[3])
   return 'retry'
 end
-redis.call('HSET', KEYS[1], 'state', ARGV[4], 'finished_ms', ARGV[2], 'delivery', ARGV[8])
 if ARGV[4] == 'cancelled' and run[3] then
-  redis.call('HSET', KEYS[1], 'reason', run[3])
+  set[#set + 1] = 'reason'
+  set[#set + 1] = run[3]
 end
-end_run({run = KEYS[1], job = KEYS[2], active = KEYS[3], held = KEYS[7], due = KEYS[8],
-  queued = KEYS[9], completed = KEYS[10], queue = KEYS[11]},
-  {id = ARGV[3], now = ARGV[2], problem = ARGV[5], redeliver_at = ARGV[12],
-  status = ({succeeded = 'ok', cancelled = 'cancelled'})[ARGV[4]] or 'error'})
-if ARGV[13] ~= '' and (ARGV[14] == '1' or
-    (ARGV[4] == 'succeeded' and redis.call('EXISTS', KEYS[13]) == 1)) then
+if #gone > 0 then
+  redis.call('HDEL', KEYS[1], unpack(gone))
+end
+redis.call('HSET', KEYS[1], 'state', ARGV[4], 'finished_ms', ARGV[2], 'delivery', ARGV[8],
+  unpack(set))
+end_run(at, {id = ARGV[3], now = ARGV[2], problem = ARGV[5], redeliver_at = ARGV[12],
+  status = ({succeeded = 'ok', cancelled = 'cancelled'})[ARGV[4]] or 'error'}, found)
+if delivers then
   redis.call('ZADD', KEYS[12], ARGV[12], ARGV[3])
   redis.call('LPUSH', KEYS[14], ARGV[13])
 end

@@ -1,12 +1,19 @@
--- Forget runs that are over: record, output and index entries. A run that is not over stays.
+-- Forget runs that are over: record, output and index entries. A run that is not over stays; what is
+-- no record of a run is forgotten as well.
 --
 -- KEYS  1 all runs   2 runs by job, then for each run: run hash, stdout, stderr
 -- ARGV  the id of each run
--- Answers  how many were forgotten
+-- Answers  how many were forgotten, or 'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+check('ZCARD', KEYS[1], KEYS[2])
+if broken then
+  return broken_answer()
+end
 local over, keys = {}, {}
 for i, id in ipairs(ARGV) do
   local k = 2 + (i - 1) * 3
-  local state = redis.call('HGET', KEYS[k + 1], 'state')
+  local state = fields(KEYS[k + 1], 'state')[1]
+  broken = nil
   if state ~= 'queued' and state ~= 'running' then
     over[#over + 1] = id
     for j = 1, 3 do
@@ -14,6 +21,7 @@ for i, id in ipairs(ARGV) do
     end
   end
 end
+
 if #over > 0 then
   redis.call('ZREM', KEYS[1], unpack(over))
   redis.call('ZREM', KEYS[2], unpack(over))

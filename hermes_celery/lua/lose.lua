@@ -6,26 +6,44 @@
 -- ARGV  1 fencing token   2 now_ms   3 run id   4 error   5 when to try again, ms ('' = never)
 --       6 when to push a run again that is queued now, ms
 -- Answers  'ok', 'retry' (queued for its next attempt),
---          'alive' (it gave a heartbeat, or ended, meanwhile), 'fenced' (an older leader)
+--          'alive' (it gave a heartbeat, or ended, meanwhile), 'fenced' (an older leader),
+--          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+local token = ask('GET', KEYS[1])
+if not broken and token ~= ARGV[1] then
   return 'fenced'
 end
-local deadline = redis.call('ZSCORE', KEYS[5], ARGV[3])
+local deadline = ask('ZSCORE', KEYS[5], ARGV[3])
 if deadline and tonumber(deadline) > tonumber(ARGV[2]) then
   return 'alive'
 end
-redis.call('ZREM', KEYS[5], ARGV[3])
-local run = redis.call('HMGET', KEYS[2], 'state', 'cancel', 'attempt')
-if run[1] ~= 'running' then
+local run = fields(KEYS[2], 'state', 'cancel', 'attempt')
+if not broken and run[1] ~= 'running' then
+  redis.call('ZREM', KEYS[5], ARGV[3])
   return 'alive'
 end
+local attempt = whole(KEYS[2], 'attempt', run[3], 1)
+local at = {run = KEYS[2], job = KEYS[3], active = KEYS[4], held = KEYS[6], due = KEYS[7],
+  queued = KEYS[8], completed = KEYS[9], queue = KEYS[10]}
+local is_retry = ARGV[5] ~= '' and not run[2]
+local found
+if is_retry then
+  check('HLEN', KEYS[4])
+  check('ZCARD', KEYS[8])
+else
+  found = look_at_end(at)
+  check('ZCARD', KEYS[11])
+end
+if broken then
+  return broken_answer()
+end
+
+redis.call('ZREM', KEYS[5], ARGV[3])
 -- Whoever ran it and comes back late holds a claim that is worth nothing now.
 redis.call('HDEL', KEYS[2], 'claim')
-if ARGV[5] ~= '' and not run[2] then
+if is_retry then
   redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_ms', ARGV[2], 'error', ARGV[4],
-    'unpushed', '1')
-  redis.call('HSET', KEYS[2], 'attempt', tonumber(run[3] or 1) + 1)
+    'unpushed', '1', 'attempt', string.format('%d', attempt + 1))
   redis.call('HSET', KEYS[4], ARGV[3], 'retrying')
   redis.call('ZADD', KEYS[8], ARGV[5], ARGV[3])
   return 'retry'
@@ -34,7 +52,6 @@ redis.call('HSET', KEYS[2], 'state', 'lost', 'finished_ms', ARGV[2], 'error', AR
   'delivery', 'pending')
 -- The next pass of rescue pushes its message.
 redis.call('ZADD', KEYS[11], ARGV[2], ARGV[3])
-end_run({run = KEYS[2], job = KEYS[3], active = KEYS[4], held = KEYS[6], due = KEYS[7],
-  queued = KEYS[8], completed = KEYS[9], queue = KEYS[10]},
-  {id = ARGV[3], now = ARGV[2], status = 'error', problem = ARGV[4], redeliver_at = ARGV[6]})
+end_run(at, {id = ARGV[3], now = ARGV[2], status = 'error', problem = ARGV[4],
+  redeliver_at = ARGV[6]}, found)
 return 'ok'

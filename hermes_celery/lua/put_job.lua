@@ -8,13 +8,17 @@
 --       8 number of shards that the due index was chosen by   9.. fields of the hash and their
 --       values, `state` and `next_ms` among them where they change; a value '' removes the field
 -- Answers  'ok' and the new revision, 'conflict' (another revision, or exists, or is gone),
---          'resharded' (there are so many shards now: choose the index anew; nothing changed)
-local shards = redis.call('GET', KEYS[6]) or '1'
-if shards ~= ARGV[8] then
+--          'resharded' (there are so many shards now: choose the index anew; nothing changed),
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+local shards = ask('GET', KEYS[6]) or '1'
+if not broken and shards ~= ARGV[8] then
   -- Nobody may tick the index that this call has in mind.
   return {'resharded', shards}
 end
-local id, following = ARGV[1], tostring((tonumber(ARGV[2]) or 0) + 1)
+local id = ARGV[1]
+local following = string.format('%.0f', (tonumber(ARGV[2]) or 0) + 1)
+local job = fields(KEYS[1], 'revision', 'state', 'next_ms')
 
 -- Whether the job stands as this very call would leave it: then this is a call whose answer was
 -- lost on the way. What ticks and runs write may have gone on since.
@@ -28,22 +32,34 @@ local function is_done()
   return true
 end
 
-local revision = redis.call('HGET', KEYS[1], 'revision') or ''
-if revision ~= ARGV[2] then
-  if revision == following and is_done() then
+if not broken and (job[1] or '') ~= ARGV[2] then
+  if job[1] == following and is_done() then
     return {'ok', following}
   end
   return {'conflict'}
 end
+check('ZCARD', KEYS[2], KEYS[3], KEYS[4])
 local set, gone = {'revision', following}, {}
+local state, next_ms = job[2], job[3]
 for i = 9, #ARGV, 2 do
-  if ARGV[i + 1] == '' then
-    gone[#gone + 1] = ARGV[i]
+  local name, value = ARGV[i], ARGV[i + 1]
+  if name == 'state' then
+    state = value
+  elseif name == 'next_ms' then
+    next_ms = value ~= '' and value
+  end
+  if value == '' then
+    gone[#gone + 1] = name
   else
-    set[#set + 1] = ARGV[i]
-    set[#set + 1] = ARGV[i + 1]
+    set[#set + 1] = name
+    set[#set + 1] = value
   end
 end
+next_ms = whole(KEYS[1], 'next_ms', next_ms)
+if broken then
+  return broken_answer()
+end
+
 redis.call('HSET', KEYS[1], unpack(set))
 if #gone > 0 then
   redis.call('HDEL', KEYS[1], unpack(gone))
@@ -54,9 +70,8 @@ if ARGV[5] ~= '' and ARGV[5] ~= ARGV[4] then
   redis.call('ZREM', KEYS[4], ARGV[5])
 end
 redis.call('ZADD', KEYS[4], 0, ARGV[4])
-local job = redis.call('HMGET', KEYS[1], 'state', 'next_ms')
-if job[1] == 'scheduled' and job[2] then
-  redis.call('ZADD', KEYS[2], job[2], id)
+if state == 'scheduled' and next_ms then
+  redis.call('ZADD', KEYS[2], string.format('%.0f', next_ms), id)
   -- The beat sleeps until the earliest instant it knows: tell it of an earlier one.
   if redis.call('ZRANK', KEYS[2], id) == 0 then
     redis.call('PUBLISH', ARGV[6], id)

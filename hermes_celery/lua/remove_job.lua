@@ -1,12 +1,27 @@
 -- Remove a job and every trace of it in the indexes; its runs stay, as history.
 --
 -- KEYS  1 job hash   2 due index   3 all jobs   4 names
--- ARGV  1 job id   2 expected revision   3 name index entry
--- Answers  'ok', 'conflict' (another revision, or gone already)
-if redis.call('HGET', KEYS[1], 'revision') ~= ARGV[2] then
+-- ARGV  1 job id   2 expected revision ('*' = whatever it is, also where the hash is none)
+--       3 name index entry ('' = not known)
+-- Answers  'ok', 'conflict' (another revision, or gone already),
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+if ARGV[2] ~= '*' then
+  local revision = ask('HGET', KEYS[1], 'revision')
+  if not broken and revision ~= ARGV[2] then
+    return 'conflict'
+  end
+elseif redis.call('EXISTS', KEYS[1]) == 0 then
   return 'conflict'
 end
-redis.call('ZREM', KEYS[4], ARGV[3])
+check('ZCARD', KEYS[2], KEYS[3], KEYS[4])
+if broken then
+  return broken_answer()
+end
+
+if ARGV[3] ~= '' then
+  redis.call('ZREM', KEYS[4], ARGV[3])
+end
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('DEL', KEYS[1])

@@ -8,14 +8,25 @@
 --       then for each run: 1 run id   2 message   3 when to push it, ms ('' = now, 'held' = when
 --       the run before it ends)
 -- Answers  'again' and the run id that the same key made before, 'gone' (no such job), else 'ok'
---          and the ids of the runs that were made: those that had a record already are left out
-local before = redis.call('GET', KEYS[9])
+--          and the ids of the runs that were made: those that had a record already are left out;
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+local before = ask('GET', KEYS[9])
 if before then
   return {'again', before}
 end
-if redis.call('EXISTS', KEYS[1]) == 0 then
+local spec = ask('HGET', KEYS[1], 'spec')
+if not broken and not spec then
   return {'gone'}
 end
+check('HLEN', KEYS[2])
+check('LLEN', KEYS[3], KEYS[4])
+check('ZCARD', KEYS[5], KEYS[6], KEYS[7])
+check('SCARD', KEYS[8])
+if broken then
+  return broken_answer()
+end
+
 local made = {'ok'}
 for i = 1, #KEYS - 9 do
   local a, run = 7 + (i - 1) * 3, KEYS[9 + i]

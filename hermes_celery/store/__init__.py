@@ -13,7 +13,7 @@ No raw field of Redis leaves this package.
 
 from hermes_celery.store.database import Database, connect
 from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, What
-from hermes_celery.store.due import Advance, Answer, BrokenJob, DueIndex, Switch
+from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
 from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
@@ -27,6 +27,7 @@ from hermes_celery.store.waker import Waker
 __all__ = [
     "WRITES",
     "Advance",
+    "Advanced",
     "Answer",
     "Asked",
     "BrokenJob",

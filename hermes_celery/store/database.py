@@ -20,7 +20,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from hermes_celery import lua
-from hermes_celery.errors import StoreError, StoreUnavailable, StoreUnsuitable
+from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable, StoreUnsuitable
 from hermes_celery.keys import Keys
 
 SOCKET_TIMEOUT_SECONDS = 5
@@ -70,10 +70,16 @@ class Database:
         self._scripts: dict[str, Any] = {}
 
     def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
-        """Run one script of `hermes_celery.lua` and return its answer."""
+        """Run one script of `hermes_celery.lua` and return its answer.
+
+        Raises RecordBroken when a key that it needs is not as it should be; nothing was written.
+        """
         registered = self._script(script)
         with wrapped():
-            return registered(keys=keys, args=args)
+            answer = registered(keys=keys, args=args)
+        if is_broken(answer):
+            raise broken(answer)
+        return answer
 
     def begin(
         self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
@@ -97,18 +103,22 @@ class Database:
         def answer() -> Any:
             with wrapped():
                 try:
-                    return connection.read_response()
+                    found = connection.read_response()
                 except _RUN_AGAIN:
                     return again()
                 finally:
                     pool.release(connection)
+            if is_broken(found):
+                raise broken(found)
+            return found
 
         return answer
 
     def run_many(self, script: str, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run one script many times in one round trip; each call is atomic, all of them are not.
 
-        Returns the answers in order; a call that the server refused has a StoreError in its place.
+        Returns the answers in order; a call that the server refused has a StoreError in its place,
+        one that needs a key which is not as it should be a RecordBroken.
         """
         if not calls:
             return []
@@ -121,10 +131,7 @@ class Database:
                 again = self._evaluated(registered.sha, [calls[i] for i in missing])
                 for i, answer in zip(missing, again, strict=True):
                     answers[i] = answer
-        return [
-            StoreError(_text(answer)) if isinstance(answer, Exception) else answer
-            for answer in answers
-        ]
+        return [_as_value(answer) for answer in answers]
 
     def call_many(self, commands: Sequence[Sequence[str | int | bytes]]) -> list[Any]:
         """Run plain commands in one round trip and return their answers."""
@@ -136,13 +143,19 @@ class Database:
             return list(pipe.execute())
 
     def call(self, *command: str | int | bytes) -> Any:
-        """Run one plain command and return its answer."""
-        with wrapped():
+        """Run one plain command and return its answer.
+
+        Raises RecordBroken when its key is of another type.
+        """
+        with wrapped(key=str(command[1]) if len(command) > 1 else ""):
             return self.client.execute_command(*command)
 
     def raw(self, *command: str | int) -> bytes | None:
-        """Run one plain command whose answer is bytes."""
-        with wrapped():
+        """Run one plain command whose answer is bytes.
+
+        Raises RecordBroken when its key is of another type.
+        """
+        with wrapped(key=str(command[1])):
             answer = self.client.execute_command(*command, NEVER_DECODE=True)
         return answer if answer is None else bytes(answer)
 
@@ -240,6 +253,22 @@ def shard_of(job_id: str, *, shards: int) -> int:
     return int(job_id[-4:], 16) % shards if shards > 1 else 0
 
 
+def is_broken(answer: object) -> bool:
+    """Whether a script answers that a key is not as it should be."""
+    return isinstance(answer, list) and len(answer) == 3 and answer[0] == "broken"
+
+
+def broken(answer: Sequence[Any]) -> RecordBroken:
+    """Such an answer as an error."""
+    return RecordBroken(str(answer[1]), str(answer[2]))
+
+
+def _as_value(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        return StoreError(_text(answer))
+    return broken(answer) if is_broken(answer) else answer
+
+
 def scored(answer: Sequence[Any]) -> list[tuple[str, float]]:
     """A WITHSCORES answer as pairs; it has two shapes (RESP2 and RESP3)."""
     if answer and isinstance(answer[0], (list, tuple)):
@@ -249,8 +278,8 @@ def scored(answer: Sequence[Any]) -> list[tuple[str, float]]:
 
 
 @contextmanager
-def wrapped() -> Iterator[None]:
-    """Turn Redis' exceptions into ours, without passwords."""
+def wrapped(*, key: str = "") -> Iterator[None]:
+    """Turn Redis' exceptions into ours, without passwords; `key` is the only one that is used."""
     try:
         yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
@@ -260,6 +289,8 @@ def wrapped() -> Iterator[None]:
             ) from error
         raise StoreUnavailable(_text(error)) from error
     except redis.exceptions.RedisError as error:
+        if key and str(error).startswith("WRONGTYPE"):
+            raise RecordBroken(key, "is of another type than it must be") from error
         raise StoreError(_text(error)) from error
 
 

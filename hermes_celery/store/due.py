@@ -7,13 +7,13 @@ from enum import StrEnum
 
 import msgspec
 
-from hermes_celery.errors import LeaseLost, StoreError
+from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
 from hermes_celery.job import JobSpec
 from hermes_celery.keys import Keys
 from hermes_celery.planning import DueJob, Step
 from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
-from hermes_celery.store.database import Database, scored
+from hermes_celery.store.database import Database, broken, is_broken, scored
 from hermes_celery.store.jobs import spec_from_json
 from hermes_celery.store.shards import send_home
 
@@ -34,6 +34,9 @@ class Answer(StrEnum):
     RAN = "ran"
 
 
+#: What became of a step; RecordBroken: a key that it needs is not as it should be, and nothing
+#: changed for it.
+Advanced = Answer | RecordBroken
 _ANSWERS = {answer.value: answer for answer in Answer}
 _encode = msgspec.json.Encoder().encode
 
@@ -58,12 +61,14 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A due job that cannot be read."""
+    """A due job that cannot be read, planned or dispatched."""
 
     job_id: str
     #: As it was read; "" where there was none.
     revision: str = ""
     error: str
+    #: The key that is not as it should be, where it is not the job's own definition.
+    key: str = ""
 
 
 class DueIndex:
@@ -112,11 +117,11 @@ class DueIndex:
 
     def begin_advance(
         self, batch: Sequence[Advance], *, token: int, now_ms: int
-    ) -> Callable[[], list[Answer]]:
+    ) -> Callable[[], list[Advanced]]:
         """Send a batch, to be written all in one atomic step; what comes back waits for the answer.
 
-        That is one word for each; it raises LeaseLost when a younger leader's token is known, and
-        then nothing was written.
+        That is one word for each. It raises LeaseLost when a younger leader's token is known, and
+        RecordBroken when an index that all need is not as it should be; then nothing was written.
         """
         keys = self._keys
         packed = _Packed(keys)
@@ -137,20 +142,31 @@ class DueIndex:
             ],
         )
 
-        def answers() -> list[Answer]:
+        def answers() -> list[Advanced]:
             words = answer()
             if words == ["fenced"]:
                 raise LeaseLost("a younger leader has taken over; this one stops writing")
-            return [_ANSWERS[word] for word in words]
+            return [broken(word) if is_broken(word) else _ANSWERS[word] for word in words]
 
         return answers
 
-    def advance(self, batch: Sequence[Advance], *, token: int, now_ms: int) -> list[Answer]:
+    def advance(self, batch: Sequence[Advance], *, token: int, now_ms: int) -> list[Advanced]:
         """Write a batch, all in one atomic step, and return one answer for each.
 
-        Raises LeaseLost when a younger leader's token is known; then nothing was written.
+        Raises LeaseLost and RecordBroken as `begin_advance`'s answer does.
         """
         return self.begin_advance(batch, token=token, now_ms=now_ms)()
+
+    def defer(self, ids: Sequence[str], *, until_ms: int, token: int, now_ms: int) -> None:
+        """Look at due jobs again at `until_ms`, because they cannot be dispatched now.
+
+        Raises LeaseLost when a younger leader's token is known.
+        """
+        answer = self._database.run(
+            "defer", keys=[self._term, self._key], args=[token, now_ms, until_ms, *ids]
+        )
+        if answer == "fenced":
+            raise LeaseLost("a younger leader has taken over; this one stops writing")
 
     def make_room(self, spec: JobSpec, *, run_id: str, queue: str, token: int, now_ms: int) -> None:
         """Cancel the job's active and held runs, because a later one replaces them.

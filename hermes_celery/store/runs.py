@@ -129,7 +129,8 @@ class Runs(RunRecords):
 
         The words: `taken` (performed already or by somebody else), `removed` (its job is gone; the
         run is recorded as cancelled), `expired` (too late; recorded as skipped), `gone` (no such
-        run).
+        run), `failed` (its job's definition cannot be read; recorded with that error). Raises
+        RecordBroken.
         """
         keys = self._keys
         answer = self._database.run(
@@ -151,13 +152,21 @@ class Runs(RunRecords):
             self.cancel(run_id, reason="the job was removed", now_ms=now_ms)
         if answer[0] != "ok":
             return str(answer[0])
+        queue = answer[3] or self._keys.default_queue
+        try:
+            spec = spec_from_json(job_id_of(run_id), answer[1])
+        except StoreError as error:
+            failed = Outcome(state=RunState.FAILED, error=str(error))
+            follow_up = FollowUp(delivery=Delivery.NONE, queue=queue)
+            self._finish(run_id, token, queue, failed, now_ms=now_ms, follow_up=follow_up)
+            return failed.state.value
         return Claim(
             run_id=run_id,
             token=token,
-            spec=spec_from_json(job_id_of(run_id), answer[1]),
+            spec=spec,
             attempt=int(answer[2]),
             due_ms=due_ms_of(run_id),
-            queue=answer[3] or self._keys.default_queue,
+            queue=queue,
         )
 
     def heartbeat(
@@ -170,7 +179,8 @@ class Runs(RunRecords):
     ) -> dict[str, str]:
         """Say that runs (id to claim token) still run; answers `ok`, `cancel` or `lost` each.
 
-        With it goes what they printed since the last time, and the concurrency group of each.
+        `broken`: a key of the run is not as it should be, and what it printed was not kept. With
+        them goes what they printed since the last time, and the concurrency group of each.
         """
         keys, args = [self._keys.heartbeats], _arguments(now_ms + self._heartbeat_timeout_ms)
         for run_id, token in claims.items():
@@ -197,32 +207,53 @@ class Runs(RunRecords):
         """Record how a run ended, or with `retry_at_ms` put it back in line until then.
 
         With `follow_up` the end and the beginning of its delivery are one step. Answers `ok`,
-        `retry`, or `late`: the claim is no longer ours and nothing changed.
+        `retry`, or `late`: the claim is no longer ours and nothing changed. Raises RecordBroken.
         """
-        keys, run_id = self._keys, claim.run_id
         if follow_up is None:
             silent = Delivery.SILENT if outcome.silent else Delivery.NONE
             follow_up = FollowUp(delivery=silent, queue=claim.queue)
+        return self._finish(
+            claim.run_id,
+            claim.token,
+            claim.queue,
+            outcome,
+            now_ms=now_ms,
+            retry_at_ms=retry_at_ms,
+            follow_up=follow_up,
+        )
+
+    def _finish(
+        self,
+        run_id: str,
+        token: str,
+        queue: str,
+        outcome: Outcome,
+        *,
+        now_ms: int,
+        retry_at_ms: int | None = None,
+        follow_up: FollowUp,
+    ) -> str:
+        keys, job_id = self._keys, job_id_of(run_id)
         answer = self._database.run(
             "finish",
             keys=[
                 keys.run(run_id),
-                keys.job(claim.spec.id),
-                keys.active(claim.spec.id),
+                keys.job(job_id),
+                keys.active(job_id),
                 keys.heartbeats,
                 keys.output(run_id),
                 keys.stderr(run_id),
-                keys.held(claim.spec.id),
-                self._database.due_key(claim.spec.id),
+                keys.held(job_id),
+                self._database.due_key(job_id),
                 keys.queued,
                 keys.completed,
-                claim.queue,
+                queue,
                 keys.deliveries,
-                keys.troubles(claim.spec.id),
+                keys.troubles(job_id),
                 follow_up.queue,
             ],
             args=[
-                claim.token,
+                token,
                 now_ms,
                 run_id,
                 outcome.state.value,

@@ -13,7 +13,7 @@ from typing import Any
 
 from hermes_celery import lua
 from hermes_celery.keys import Keys
-from hermes_celery.store import Advance, Answer, Database, DueIndex, connect
+from hermes_celery.store import Advance, Advanced, Answer, Database, DueIndex, connect
 from hermes_celery.store.database import wrapped
 from tests.support import replaced
 
@@ -98,14 +98,14 @@ class TwoSteps(DueIndex):
 
     def begin_advance(
         self, batch: Sequence[Advance], *, token: int, now_ms: int
-    ) -> Callable[[], list[Answer]]:
+    ) -> Callable[[], list[Advanced]]:
         """The step of the plant, before or after the real one."""
         if self._plant is Plant.SCHEDULE_FIRST:
             steps = Counter(advance.due.spec.id for advance in batch)
             batch = [self._moved(a) if steps[a.due.spec.id] == 1 else a for a in batch]
         written = super().begin_advance(batch, token=token, now_ms=now_ms)
 
-        def answers() -> list[Answer]:
+        def answers() -> list[Advanced]:
             words = written()
             if self._plant is Plant.PUBLISH_OUTSIDE:
                 for advance, answer in zip(batch, words, strict=True):

@@ -57,7 +57,7 @@ def test_of_many_writes_each_conflict_is_told_and_the_others_are_done(store: Sto
 def test_one_that_the_server_refuses_leaves_the_others_alone(store: Store) -> None:
     store.database.call("SET", store.database.keys.job(f"{1:012x}"), "not a hash")
     outcomes = store.jobs.write_many([Write(job=numbered(number)) for number in range(3)])
-    assert words(outcomes) == ["Job", "StoreError", "Job"]
+    assert words(outcomes) == ["Job", "RecordBroken", "Job"]
     assert [job.id for job in store.jobs.all()] == [f"{0:012x}", f"{2:012x}"]
 
 

@@ -217,7 +217,7 @@ def test_one_broken_job_never_stops_the_others(store: Store) -> None:
     assert (faulty.state, faulty.last_status) == (JobState.ERROR, "error")
     assert "every blue moon" in (faulty.last_error or "")
     assert ticked(store) == replaced(
-        ticked(store), dispatched=0, broken=0, next_due_ms=store.clock.ms + 3_600_000
+        ticked(store), dispatched=0, faults=(), next_due_ms=store.clock.ms + 3_600_000
     )
 
 

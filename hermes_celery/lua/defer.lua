@@ -1,0 +1,22 @@
+-- Look at a due job later: something that its dispatch needs is not as it should be. Its schedule
+-- stays as it is, and what it missed is caught up with then.
+--
+-- KEYS  1 term counter   2 due index
+-- ARGV  1 fencing token   2 now_ms   3 when to look again, ms   then the id of each job
+-- Answers  'ok', 'fenced' (an older leader), 'broken', a key and what is wrong with it
+--#include _checked
+local token = ask('GET', KEYS[1])
+if not broken and token ~= ARGV[1] then
+  return 'fenced'
+end
+check('ZCARD', KEYS[2])
+if broken then
+  return broken_answer()
+end
+for i = 4, #ARGV do
+  local due = redis.call('ZSCORE', KEYS[2], ARGV[i])
+  if due and tonumber(due) <= tonumber(ARGV[2]) then
+    redis.call('ZADD', KEYS[2], ARGV[3], ARGV[i])
+  end
+end
+return 'ok'
