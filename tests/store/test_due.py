@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from hermes_celery.errors import LeaseLost
+from hermes_celery.errors import LeaseLost, RecordBroken
 from hermes_celery.job import JobRequest, JobSpec, JobState
 from hermes_celery.planning import DueJob, plan
+from hermes_celery.policy import Overlap, Policy
 from hermes_celery.rescue import rescue
 from hermes_celery.run import Occurrence, Outcome, RunState
 from hermes_celery.store import Advance, Answer
@@ -219,6 +220,49 @@ def test_one_broken_job_never_stops_the_others(store: Store) -> None:
     assert ticked(store) == replaced(
         ticked(store), dispatched=0, faults=(), next_due_ms=store.clock.ms + 3_600_000
     )
+
+
+def test_a_job_with_a_key_of_the_wrong_type_is_put_off_and_the_others_run(store: Store) -> None:
+    jobs = [
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=f"job {number}"))
+        for number in range(6)
+    ]
+    active = store.database.keys.active(jobs[2].id)
+    store.database.call("SET", active, "x")
+    store.clock.advance(3600)
+    report = ticked(store)
+    assert report.dispatched == 5
+    assert [(fault.job_id, fault.key) for fault in report.faults] == [(jobs[2].id, active)]
+    # It does not fail at every tick.
+    assert report.next_due_ms == store.clock.ms + 10_000
+    assert (ticked(store).dispatched, ticked(store).faults) == (0, ())
+    store.database.call("DEL", active)
+    store.clock.advance(10)
+    assert ticked(store).dispatched == 1
+    assert {run.job_id for run in store.cron.latest_runs()} == {job.id for job in jobs}
+
+
+def test_a_job_that_replaces_what_cannot_be_read_costs_only_itself(store: Store) -> None:
+    replacing = store.cron.add(
+        JobRequest(schedule="every 1h", prompt="x", policy=Policy(overlap=Overlap.REPLACE))
+    )
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.database.call("SET", store.database.keys.held(replacing.id), "x")
+    store.clock.advance(3600)
+    report = ticked(store)
+    assert (report.dispatched, report.broken) == (1, 1)
+
+
+def test_an_index_of_the_wrong_type_is_named_and_nothing_is_written(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(3600)
+    store.database.call("SET", store.database.keys.queued, "x")
+    with pytest.raises(RecordBroken) as caught:
+        ticked(store)
+    assert caught.value.key == store.database.keys.queued
+    assert store.cron.show(job.id) == job
+    store.database.call("DEL", store.database.keys.queued)
+    assert ticked(store).dispatched == 1
 
 
 def test_a_batch_larger_than_one_call_goes_in_several_and_loses_nothing(store: Store) -> None:

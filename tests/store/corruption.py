@@ -1,0 +1,236 @@
+"""Every call of every script, with every key that it touches spoilt in turn.
+
+`recorded_calls` lets a namespace live once and keeps, of each script, calls with the state of the
+server before them. `spoilt` lists what can be wrong with a key. A call is then made again on that
+state with one thing wrong; `test_corruption` judges what it answers and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import product
+from typing import Any
+
+import msgspec
+
+from hermes_celery import lua
+from hermes_celery.job import Job, JobRequest
+from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
+from hermes_celery.rescue import rescue
+from hermes_celery.run import Delivery, Outcome, RunState, Usage
+from hermes_celery.store import Claim, Database, FollowUp, History, Places, Retention
+from hermes_celery.store.database import ScriptCall
+from hermes_celery.tick import tick
+from tests.support import HandClock, Store
+
+TOKEN = 1
+#: Calls of one script that differ in what they find are worth looking at; more only repeat.
+_CALLS = 6
+State = dict[str, bytes]
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a script, and what the server held before it."""
+
+    script: str
+    keys: tuple[str, ...]
+    args: tuple[str | int | bytes, ...]
+    before: State
+
+
+class RecordingDatabase(Database):
+    """Keeps the calls of scripts that go through it."""
+
+    calls: list[Call]
+    _is_on = False
+
+    def record(self) -> None:
+        """Begin."""
+        self.calls, self._is_on = [], True
+
+    def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
+        self._note(script, keys, args)
+        return super().run(script, keys=keys, args=args)
+
+    def begin(
+        self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
+    ) -> Callable[[], Any]:
+        self._note(script, keys, args)
+        return super().begin(script, keys=keys, args=args)
+
+    def run_many(self, script: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        for call in calls:
+            self._note(script, call.keys, call.args)
+        return super().run_many(script, calls)
+
+    def _note(self, script: str, keys: Sequence[str], args: Sequence[str | int | bytes]) -> None:
+        if self._is_on and sum(call.script == script for call in self.calls) < _CALLS:
+            before = state_of(self)
+            self.calls.append(
+                Call(script=script, keys=tuple(keys), args=tuple(args), before=before)
+            )
+
+
+def state_of(database: Database) -> State:
+    """Everything in the namespace, its queues included, as the server would dump it."""
+    keys = [str(key) for key in database.client.scan_iter(f"*{database.keys.namespace}*")]
+    dumps = database.raw_many([("DUMP", key) for key in keys]) if keys else []
+    return dict(zip(keys, dumps, strict=True))
+
+
+def restore(database: Database, state: State) -> None:
+    """Make the namespace hold just that."""
+    keys = list(database.client.scan_iter(f"*{database.keys.namespace}*"))
+    commands: list[Sequence[str | int | bytes]] = [("DEL", key) for key in keys]
+    commands += [("RESTORE", key, 0, dump) for key, dump in state.items()]
+    database.call_many(commands)
+
+
+def answer_of(database: Database, call: Call) -> Any:
+    """What the script answers now. Raises redis.ResponseError when it fails in the middle."""
+    return database.client.eval(lua.source(call.script), len(call.keys), *call.keys, *call.args)
+
+
+#: A value of each type, as the command that writes it.
+TYPES: dict[str, tuple[str, ...]] = {
+    "string": ("SET", "x"),
+    "hash": ("HSET", "f", "x"),
+    "list": ("RPUSH", "x"),
+    "set": ("SADD", "x"),
+    "zset": ("ZADD", "1", "x"),
+    "stream": ("XADD", "*", "f", "x"),
+}
+GARBAGE = ("", "abc", "-1", "1.5", "1e400", "nan", "9" * 40, "\x00\x01", "{not json", "é" * 50)
+
+
+def wrong_types(kind: str) -> dict[str, tuple[str, ...]]:
+    """The types that a key of one type must not have."""
+    return {name: command for name, command in TYPES.items() if name != kind}
+
+
+def spoilt(database: Database, key: str) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """What can be wrong with a key as it is now: a name, and the commands that bring it about."""
+    kind = str(database.call("TYPE", key))
+    yield "absent", [("DEL", key)]
+    for name, (command, *values) in wrong_types(kind).items():
+        yield name, [("DEL", key), (command, key, *values)]
+    if kind == "hash":
+        for field in sorted(database.call("HKEYS", key)):
+            yield f"{field} gone", [("HDEL", key, field)]
+    for name, write in garbage_in(database, key, kind):
+        yield name, [write]
+
+
+def garbage_in(database: Database, key: str, kind: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Values that make no sense, in a key of the right type."""
+    if kind == "hash":
+        for field, garbage in product(sorted(database.call("HKEYS", key)), GARBAGE):
+            yield f"{field}={garbage[:12]!r}", ("HSET", key, field, garbage)
+    elif kind == "zset":
+        for score, member in product(("-inf", "inf", "0.5"), database.call("ZRANGE", key, 0, 1)):
+            yield f"{member[:12]} at {score}", ("ZADD", key, score, member)
+    elif kind in ("string", "list"):
+        head = ("SET", key) if kind == "string" else ("LSET", key, "0")
+        for garbage in GARBAGE:
+            yield f"{garbage[:12]!r}", (*head, garbage)
+
+
+def recorded_calls(database: RecordingDatabase, clock: HandClock) -> list[Call]:
+    """Let jobs be written, ticked, run, lost, retried, held, cancelled, removed and forgotten."""
+    database.call("SET", database.keys.term, TOKEN)
+    store = Store(database, clock)
+    database.record()
+    _lives(store)
+    return database.calls
+
+
+def _lives(store: Store) -> None:
+    cron, runs, clock = store.cron, store.runs, store.clock
+    places = Places(store.database)
+    plain = cron.add(_request("plain"))
+    waiting = cron.add(_request("waiting", policy=Policy(overlap=Overlap.QUEUE_ONE)))
+    failing = cron.add(_request("failing", policy=Policy(retries=1, pause_after=1)))
+    dying = cron.add(_request("dying", policy=Policy(on_lost=OnLost.RETRY)))
+    grouped = cron.add(
+        _request("grouped", group="g", group_limit=1, token_budget=10, cost_budget=1.0)
+    )
+    chain = cron.add(_request("chain", policy=Policy(catch_up=CatchUp.ALL, expires_seconds=9_000)))
+    once = cron.add(JobRequest(schedule="in 30m", script="s.sh", no_agent=True, name="once"))
+    _hour(store)
+    _hour(store)
+    for job in (plain, waiting, failing, dying, grouped, chain, once):
+        _work(store, places, job)
+    clock.advance(20)
+    for _ in range(3):
+        rescue(store.jobs, runs, store.messages, token=TOKEN, now_ms=clock.ms)
+        clock.advance(61)
+    cron.run(plain.id, key="k")
+    cron.backfill(waiting.id, start=_past(store, 5), end=_past(store, 1))
+    for run in cron.latest_runs(limit=50):
+        if run.state is RunState.QUEUED:
+            cron.cancel(run.id)
+    cron.edit(plain.id, {"name": "renamed", "schedule": "every 2h"})
+    cron.pause(plain.id)
+    cron.resume(plain.id)
+    store.database.call("HSET", store.database.keys.job(dying.id), "spec", "{not json")
+    _hour(store)
+    cron.remove(once.id)
+    store.due.defer([chain.id], until_ms=clock.ms + 1, token=TOKEN, now_ms=clock.ms)
+    _forget(store)
+
+
+def _request(name: str, **fields: Any) -> JobRequest:
+    return JobRequest(schedule="every 1h", script="s.sh", no_agent=True, name=name, **fields)
+
+
+def _past(store: Store, hours: int) -> datetime:
+    return store.cron.now - timedelta(hours=hours)
+
+
+def _hour(store: Store) -> None:
+    store.clock.advance(3600)
+    tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+
+
+def _work(store: Store, places: Places, job: Job) -> None:
+    """Let a worker take what waits of a job, and each job's run end in its own way."""
+    ids = [run.id for run in store.cron.latest_runs(job.id) if run.state is RunState.QUEUED]
+    for run_id in ids:
+        claim = store.runs.claim(run_id, token=f"t-{run_id}", now_ms=store.clock.ms, worker="w")
+        if isinstance(claim, str):
+            continue
+        places.enter(claim, now_ms=store.clock.ms)
+        store.runs.heartbeat({run_id: claim.token}, now_ms=store.clock.ms)
+        if job.name in ("dying", "chain"):
+            continue
+        places.spend(claim, Usage(tokens=20, cost_usd=0.5), now_ms=store.clock.ms)
+        _end(store, claim, job)
+
+
+def _end(store: Store, claim: Claim, job: Job) -> None:
+    failed = job.name == "failing"
+    outcome = Outcome(
+        state=RunState.FAILED if failed else RunState.SUCCEEDED,
+        output=b"out",
+        error="boom" if failed else None,
+    )
+    store.runs.finish(
+        claim,
+        outcome,
+        now_ms=store.clock.ms,
+        retry_at_ms=store.clock.ms + 10 if failed and claim.attempt == 1 else None,
+        follow_up=FollowUp(
+            delivery=Delivery.PENDING,
+            queue=store.database.keys.delivery_queue,
+            message=b"m",
+            is_needed=True,
+        ),
+    )
+
+
+def _forget(store: Store) -> None:
+    history = History(store.database, retention=Retention(runs_per_job=1, run_days=1))
+    store.clock.advance(2 * 86_400)
+    history.trim(store.clock.ms)
+    history.trim(store.clock.ms)
