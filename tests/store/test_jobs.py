@@ -17,7 +17,7 @@ from hermes_celery.errors import (
 )
 from hermes_celery.job import JobRequest, JobState
 from hermes_celery.store import Database, Jobs
-from tests.support import NOON, Store, a_job, replaced
+from tests.support import NOON, HandClock, Store, a_job, replaced
 
 
 def test_a_job_is_read_as_it_was_written(store: Store) -> None:
@@ -206,3 +206,10 @@ def test_a_job_stores_nothing_twice_and_nothing_empty(store: Store) -> None:
     key = store.database.keys.job(store.jobs.add(a_job()).id)
     expected = {"spec", "revision", "state", "next_ms", "completed"}
     assert set(store.database.call("HKEYS", key)) == expected
+
+
+def test_bytes_that_are_no_text_spoil_no_answer(valkey: Database, clock: HandClock) -> None:
+    store = Store(valkey, clock)
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
+    valkey.call("HSET", valkey.keys.job(job.id), "last_error", b"caf\xe9 \xff")
+    assert store.cron.show(job.id).last_error == "caf\ufffd \ufffd"
