@@ -49,8 +49,9 @@ end
 
 -- Whether a key that is only written to can be written to: `count` is the command that counts what a
 -- key of its type holds (ZCARD, HLEN, LLEN, SCARD, STRLEN).
-local function check(count, ...)
-  for _, key in ipairs({...}) do
+local function check(count, key)
+  local answer = redis.pcall(count, key)
+  if type(answer) ~= 'number' then
     ask(count, key)
   end
 end

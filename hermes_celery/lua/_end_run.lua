@@ -20,22 +20,27 @@ local function first_held(key)
   return {id = string.sub(entry, 1, cut - 1), message = string.sub(entry, cut + 1)}
 end
 
+-- What is read of the job, a list in this order, with the held run as `held`.
+local STATE, NEXT_MS, PAUSE_AFTER, FAILURES, LAST_ERROR, JOB_REVISION = 1, 2, 3, 4, 5, 6
+
 local function look_at_end(at)
-  local job = fields(at.job, 'state', 'next_ms', 'pause_after', 'failures', 'last_error', 'spec')
-  local found = {
-    held = first_held(at.held),
-    is_stored = job[1] or job[6],
-    state = job[1],
-    next_ms = job[2],
-    pause_after = whole(at.job, 'pause_after', job[3]),
-    failures = whole(at.job, 'failures', job[4], 0),
-    had_failures = job[4],
-    had_error = job[5],
-  }
+  local found = fields(at.job, 'state', 'next_ms', 'pause_after', 'failures', 'last_error',
+    'revision')
+  found.held = first_held(at.held)
+  if found[PAUSE_AFTER] then
+    found[PAUSE_AFTER] = whole(at.job, 'pause_after', found[PAUSE_AFTER])
+    check('ZCARD', at.due)
+  end
+  if found[FAILURES] then
+    found[FAILURES] = whole(at.job, 'failures', found[FAILURES], 0)
+  end
   check('HLEN', at.active)
-  check('ZCARD', at.queued, at.due, at.completed)
   if found.held then
+    check('ZCARD', at.queued)
     check('LLEN', at.queue)
+  end
+  if not found[NEXT_MS] then
+    check('ZCARD', at.completed)
   end
   return found
 end
@@ -48,35 +53,32 @@ local function end_run(at, what, found)
     redis.call('ZADD', at.queued, what.redeliver_at, found.held.id)
     redis.call('LPUSH', at.queue, found.held.message)
   end
-  if not found.is_stored then
+  if not (found[STATE] or found[JOB_REVISION]) then
     return
   end
   local failures = 0
   local set, gone = {'last_run_ms', what.now, 'last_status', what.status}, {}
   if what.problem ~= '' then
-    set[#set + 1] = 'last_error'
-    set[#set + 1] = what.problem
-  elseif found.had_error then
-    gone[#gone + 1] = 'last_error'
+    set[5], set[6] = 'last_error', what.problem
+  elseif found[LAST_ERROR] then
+    gone[1] = 'last_error'
   end
   if what.status == 'error' then
-    failures = found.failures + 1
+    failures = (found[FAILURES] or 0) + 1
     set[#set + 1] = 'failures'
     set[#set + 1] = string.format('%d', failures)
-  elseif what.status == 'ok' and found.had_failures then
+  elseif what.status == 'ok' and found[FAILURES] then
     gone[#gone + 1] = 'failures'
   end
-  local job_id = string.sub(what.id, 1, 12)
-  if found.state == 'scheduled' then
-    if not found.next_ms and redis.call('EXISTS', at.active) == 0 then
+  if found[STATE] == 'scheduled' then
+    local job_id, next_ms = string.sub(what.id, 1, 12), found[NEXT_MS]
+    if not next_ms and redis.call('EXISTS', at.active) == 0 then
       set[#set + 1] = 'state'
       set[#set + 1] = 'completed'
       redis.call('ZADD', at.completed, what.now, job_id)
-    elseif found.next_ms and found.pause_after and failures >= found.pause_after then
-      for _, part in ipairs({'state', 'paused', 'paused_ms', what.now,
-        'paused_reason', failures .. ' failures in a row'}) do
-        set[#set + 1] = part
-      end
+    elseif next_ms and found[PAUSE_AFTER] and failures >= found[PAUSE_AFTER] then
+      redis.call('HSET', at.job, 'state', 'paused', 'paused_ms', what.now,
+        'paused_reason', failures .. ' failures in a row')
       redis.call('ZREM', at.due, job_id)
     end
   end

@@ -6,7 +6,8 @@
 
 local function check_put_back(at)
   check('HLEN', at.active)
-  check('ZCARD', at.queued, at.heartbeats)
+  check('ZCARD', at.queued)
+  check('ZCARD', at.heartbeats)
 end
 
 local function put_back(at, id, ready_at)

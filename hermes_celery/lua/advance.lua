@@ -30,7 +30,11 @@ local token = ask('GET', KEYS[1])
 if not broken and token ~= ARGV[1] then
   return {'fenced'}
 end
-check('ZCARD', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+check('ZCARD', KEYS[2])
+check('ZCARD', KEYS[3])
+check('ZCARD', KEYS[4])
+check('ZCARD', KEYS[5])
+check('ZCARD', KEYS[6])
 check('SCARD', KEYS[7])
 if broken then
   return broken_answer()
@@ -44,20 +48,10 @@ for number = 1, queues do
   bad_queues[number] = broken
   broken = nil
 end
--- Where a job stands after its earlier steps in this batch, by the key of its hash; and the runs that
--- they record.
-local standings, recorded = {}, {}
-
-local function standing_of(job)
-  local seen = fields(job, 'revision', 'next_ms', 'state', 'completed')
-  return {
-    revision = seen[1],
-    next_ms = seen[2],
-    state = seen[3],
-    completed = whole(job, 'completed', seen[4], 0),
-    -- `active` and `held`, how many runs are, are read when they are needed.
-  }
-end
+-- Where a job stands after its earlier steps in this batch, by the key of its hash; a list of
+-- revision, next_ms, state, completed, and how many runs are active and held once that was asked.
+local REVISION, NEXT_MS, STATE, COMPLETED, ACTIVE, HELD = 1, 2, 3, 4, 5, 6
+local standings = {}
 
 -- Why an occurrence is skipped that the active runs leave no room for.
 local function overlap_reason(active)
@@ -73,31 +67,34 @@ end
 
 -- What becomes of a step whose job still stands where it was seen.
 local function admit(standing, run, active, held, choices)
-  if recorded[run] or call('EXISTS', run) == 1 then
+  if call('EXISTS', run) == 1 then
     check('HLEN', run)
     return 'ran'
   elseif choices.skip then
     return 'skipped'
   end
-  standing.active = standing.active or ask('HLEN', active) or 0
-  if standing.active < tonumber(choices.active or 1) then
+  local actives = standing[ACTIVE] or ask('HLEN', active) or 0
+  standing[ACTIVE] = actives
+  if actives < tonumber(choices.active or 1) then
     return 'ok'
   elseif held then
-    standing.held = standing.held or ask('LLEN', held) or 0
-    if standing.held < tonumber(choices.held) then
+    standing[HELD] = standing[HELD] or ask('LLEN', held) or 0
+    if standing[HELD] < tonumber(choices.held) then
       return 'held'
     end
   end
   return 'overlap'
 end
 
-local answers, steps = {}, {}
+-- The first phase. For each step: where its keys begin, its choices, and what is decided.
+local answers, places, choices_of, next_of, completed_of, reason_of = {}, {}, {}, {}, {}, {}
 local k = 7 + queues
 for i = 1, n do
   local a = 5 + (i - 1) * 7
-  local next_ms, run_id = ARGV[a + 3], ARGV[a + 4]
+  local next_ms = ARGV[a + 3]
   local choices = ARGV[a + 7] == '' and none or cjson.decode(ARGV[a + 7])
   local job, run, active, held = KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], nil
+  places[i], choices_of[i] = k, choices
   k = k + 3
   if choices.held then
     k = k + 1
@@ -105,103 +102,100 @@ for i = 1, n do
   end
   local standing = standings[job]
   if not standing then
-    standing = standing_of(job)
+    standing = fields(job, 'revision', 'next_ms', 'state', 'completed')
+    standing[COMPLETED] = whole(job, 'completed', standing[COMPLETED], 0)
     standings[job] = standing
   end
-  local step = {id = string.sub(run_id, 1, 12), job = job, run = run, run_id = run_id,
-    active = active, held = held, choices = choices, a = a, queue = tonumber(choices.queue or 1)}
   local answer = 'moved'
-  if not broken and standing.revision == ARGV[a + 1] and standing.next_ms == ARGV[a + 2] and
-      standing.state == 'scheduled' then
+  if not broken and standing[REVISION] == ARGV[a + 1] and standing[NEXT_MS] == ARGV[a + 2] and
+      standing[STATE] == 'scheduled' then
     answer = admit(standing, run, active, held, choices)
     local admitted = answer == 'ok' or answer == 'held'
     if admitted then
-      broken = broken or bad_queues[step.queue]
-    elseif answer == 'overlap' then
-      step.reason = overlap_reason(active)
-    elseif next_ms == '' then
-      -- Whether the job is completed now is asked of them.
-      check('HLEN', active)
+      broken = broken or bad_queues[tonumber(choices.queue or 1)]
+    else
+      if answer == 'overlap' then
+        reason_of[i] = overlap_reason(active)
+      end
+      next_ms = choices.skipped or next_ms
+      if next_ms == '' then
+        -- Whether the job is completed now is asked of them.
+        check('HLEN', active)
+      end
     end
-    if not admitted and choices.skipped then
-      next_ms = choices.skipped
-    end
-    step.next_ms, step.admitted = next_ms, admitted
     if not broken then
-      standing.next_ms = next_ms ~= '' and next_ms
-      standing.completed = standing.completed + (admitted and 1 or 0)
-      step.completed = standing.completed
-      if answer == 'ok' then
-        standing.active = standing.active + 1
-      elseif answer == 'held' then
-        standing.held = standing.held + 1
+      standing[NEXT_MS] = next_ms
+      if admitted then
+        standing[COMPLETED] = standing[COMPLETED] + 1
+        local count = answer == 'ok' and ACTIVE or HELD
+        standing[count] = standing[count] + 1
       end
-      if answer ~= 'ran' then
-        recorded[run] = true
-      end
+      next_of[i], completed_of[i] = next_ms, standing[COMPLETED]
     end
   end
   if broken then
-    answers[i] = broken_answer()
+    answer = broken_answer()
     -- The steps of this job that build on this one find it moved.
-    standing.revision = false
+    standing[REVISION], standing[STATE] = false, 'scheduled'
     broken = nil
-  else
-    answers[i] = answer
-    step.answer = answer
-    -- Paused or removed jobs are off the index already; one that is not would be read for ever.
-    step.is_gone = answer == 'moved' and standing.revision ~= false and standing.state ~= 'scheduled'
-    steps[#steps + 1] = step
   end
+  answers[i] = answer
 end
 
+-- The second phase: nothing in it can fail.
 local due, gone, queued, runs, by_job, grown, pushes = {}, {}, {}, {}, {}, {}, {}
-for _, step in ipairs(steps) do
-  local answer, id, a = step.answer, step.id, step.a
-  if step.is_gone then
-    gone[#gone + 1] = id
-  elseif answer ~= 'moved' then
-    if step.next_ms ~= '' then
-      due[#due + 1] = step.next_ms
+for i = 1, n do
+  local a, answer = 5 + (i - 1) * 7, answers[i]
+  local job, run, active = KEYS[places[i] + 1], KEYS[places[i] + 2], KEYS[places[i] + 3]
+  local run_id, next_ms = ARGV[a + 4], next_of[i]
+  local id = string.sub(run_id, 1, 12)
+  if answer == 'moved' then
+    if standings[job][STATE] ~= 'scheduled' then
+      -- Paused or removed jobs are off the index already; one that is not would be read for ever.
+      gone[#gone + 1] = id
+    end
+  elseif next_ms then
+    local choices, admitted = choices_of[i], answer == 'ok' or answer == 'held'
+    if next_ms ~= '' then
+      due[#due + 1] = next_ms
       due[#due + 1] = id
-      call('HSET', step.job, 'next_ms', step.next_ms, 'completed', step.completed)
+      call('HSET', job, 'next_ms', next_ms, 'completed', completed_of[i])
     else
       gone[#gone + 1] = id
-      call('HDEL', step.job, 'next_ms')
-      if not step.admitted and call('EXISTS', step.active) == 0 then
-        call('HSET', step.job, 'completed', step.completed, 'state', 'completed')
+      call('HDEL', job, 'next_ms')
+      call('HSET', job, 'completed', completed_of[i])
+      if not admitted and call('EXISTS', active) == 0 then
+        call('HSET', job, 'state', 'completed')
         call('ZADD', KEYS[6], now, id)
-      else
-        call('HSET', step.job, 'completed', step.completed)
       end
     end
-    local choices, queue = step.choices, step.queue
-    if step.admitted then
-      call('HSET', step.run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'state', 'queued')
+    local queue = tonumber(choices.queue or 1)
+    if admitted then
+      call('HSET', run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'state', 'queued')
       if choices.expires then
-        call('HSET', step.run, 'expires_ms', choices.expires)
+        call('HSET', run, 'expires_ms', choices.expires)
       end
       if queue > 1 then
-        call('HSET', step.run, 'queue', KEYS[7 + queue])
+        call('HSET', run, 'queue', KEYS[7 + queue])
       end
     elseif answer ~= 'ran' then
-      call('HSET', step.run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'finished_ms', now,
-        'state', 'skipped', 'attempt', '0', 'reason', choices.skip or step.reason)
+      call('HSET', run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'finished_ms', now,
+        'state', 'skipped', 'attempt', '0', 'reason', choices.skip or reason_of[i])
     end
     if answer == 'ok' then
-      call('HSET', step.active, step.run_id, 'queued')
+      call('HSET', active, run_id, 'queued')
       queued[#queued + 1] = ARGV[3]
-      queued[#queued + 1] = step.run_id
+      queued[#queued + 1] = run_id
       pushes[queue] = pushes[queue] or {}
       table.insert(pushes[queue], ARGV[a + 6])
     elseif answer == 'held' then
-      call('RPUSH', step.held, step.run_id .. '\0' .. ARGV[a + 6])
+      call('RPUSH', KEYS[places[i] + 4], run_id .. '\0' .. ARGV[a + 6])
     end
     if answer ~= 'ran' then
       runs[#runs + 1] = now
-      runs[#runs + 1] = step.run_id
+      runs[#runs + 1] = run_id
       by_job[#by_job + 1] = '0'
-      by_job[#by_job + 1] = step.run_id
+      by_job[#by_job + 1] = run_id
       grown[#grown + 1] = id
     end
   end

@@ -31,10 +31,10 @@ local at = {run = KEYS[1], job = KEYS[2], active = KEYS[3], held = KEYS[5], due 
 local is_active = ask('HEXISTS', KEYS[3], ARGV[1])
 -- What was held back behind another run is waited for by nobody.
 local found, held = nil, {}
+check('ZCARD', KEYS[4])
 if is_active == 1 then
   found = look_at_end(at)
 else
-  check('ZCARD', KEYS[4])
   for _, entry in ipairs(ask('LRANGE', KEYS[5], 0, -1) or {}) do
     if string.sub(entry, 1, #ARGV[1] + 1) == ARGV[1] .. '\0' then
       held[#held + 1] = entry

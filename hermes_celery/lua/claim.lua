@@ -36,7 +36,8 @@ if not broken and not spec then
   return {'removed'}
 end
 check('HLEN', KEYS[3])
-check('ZCARD', KEYS[4], KEYS[5])
+check('ZCARD', KEYS[4])
+check('ZCARD', KEYS[5])
 if broken then
   return broken_answer()
 end
@@ -50,4 +51,4 @@ redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
 if attempt ~= 1 then
   redis.call('DEL', KEYS[6], KEYS[7])
 end
-return {'ok', spec, string.format('%d', attempt), run[5] or ''}
+return {'ok', spec, run[3] or '1', run[5] or ''}

@@ -5,7 +5,8 @@
 -- ARGV  the id of each run
 -- Answers  how many were forgotten, or 'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
-check('ZCARD', KEYS[1], KEYS[2])
+check('ZCARD', KEYS[1])
+check('ZCARD', KEYS[2])
 if broken then
   return broken_answer()
 end

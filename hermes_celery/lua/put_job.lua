@@ -38,7 +38,9 @@ if not broken and (job[1] or '') ~= ARGV[2] then
   end
   return {'conflict'}
 end
-check('ZCARD', KEYS[2], KEYS[3], KEYS[4])
+check('ZCARD', KEYS[2])
+check('ZCARD', KEYS[3])
+check('ZCARD', KEYS[4])
 local set, gone = {'revision', following}, {}
 local state, next_ms = job[2], job[3]
 for i = 9, #ARGV, 2 do

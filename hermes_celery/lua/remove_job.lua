@@ -14,7 +14,9 @@ if ARGV[2] ~= '*' then
 elseif redis.call('EXISTS', KEYS[1]) == 0 then
   return 'conflict'
 end
-check('ZCARD', KEYS[2], KEYS[3], KEYS[4])
+check('ZCARD', KEYS[2])
+check('ZCARD', KEYS[3])
+check('ZCARD', KEYS[4])
 if broken then
   return broken_answer()
 end

@@ -20,8 +20,11 @@ if not broken and not spec then
   return {'gone'}
 end
 check('HLEN', KEYS[2])
-check('LLEN', KEYS[3], KEYS[4])
-check('ZCARD', KEYS[5], KEYS[6], KEYS[7])
+check('LLEN', KEYS[3])
+check('LLEN', KEYS[4])
+check('ZCARD', KEYS[5])
+check('ZCARD', KEYS[6])
+check('ZCARD', KEYS[7])
 check('SCARD', KEYS[8])
 if broken then
   return broken_answer()

@@ -41,13 +41,13 @@ _CHANGES: dict[Plant, tuple[tuple[str, str, str], ...]] = {
     ),
     Plant.NO_CLAIM: (("claim", "if run[1] ~= 'queued' and not again then", "if false then"),),
     Plant.NO_FENCE: tuple(
-        (script, "if redis.call('GET', KEYS[1]) ~= ARGV[1] then", "if false then")
+        (script, "if not broken and token ~= ARGV[1] then", "if false then")
         for script in ("advance", "fault", "redeliver", "lose")
     ),
     Plant.NO_CLAIM_TOKEN: (
         (
             "finish",
-            "if run[1] ~= 'running' or run[2] ~= ARGV[1] then",
+            "if not broken and (run[1] ~= 'running' or run[2] ~= ARGV[1]) then",
             "if run[1] == 'succeeded' then",
         ),
     ),
