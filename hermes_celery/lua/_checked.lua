@@ -31,7 +31,12 @@ end
 
 -- Fields of a hash; an empty table where the key is no hash.
 local function fields(key, ...)
-  return ask('HMGET', key, ...) or {}
+  local answer = redis.pcall('HMGET', key, ...)
+  if answer.err then
+    ask('HMGET', key, ...)
+    return {}
+  end
+  return answer
 end
 
 -- A stored whole number; `default` where there is none.

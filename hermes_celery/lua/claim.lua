@@ -26,10 +26,13 @@ local again = run[1] == 'running' and run[2] == ARGV[1]
 if run[1] ~= 'queued' and not again then
   return {'taken', run[1]}
 end
-local attempt = whole(KEYS[1], 'attempt', run[3], 1)
-local expires_ms = whole(KEYS[1], 'expires_ms', run[4])
-if not broken and expires_ms and not again and expires_ms < tonumber(ARGV[2]) then
-  return {'expired'}
+-- The first attempt is not on record.
+local attempt = run[3] and whole(KEYS[1], 'attempt', run[3]) or 1
+if run[4] and not again then
+  local expires_ms = whole(KEYS[1], 'expires_ms', run[4])
+  if not broken and expires_ms < tonumber(ARGV[2]) then
+    return {'expired'}
+  end
 end
 local spec = ask('HGET', KEYS[2], 'spec')
 if not broken and not spec then
@@ -47,7 +50,6 @@ redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', 
   'worker', ARGV[4])
 redis.call('HSET', KEYS[3], ARGV[5], 'running')
 redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
--- The first attempt is not on record.
 if attempt ~= 1 then
   redis.call('DEL', KEYS[6], KEYS[7])
 end
