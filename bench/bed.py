@@ -123,7 +123,7 @@ def run_times(bed: Bed, run_ids: Sequence[str]) -> list[dict[str, int]]:
     keys, found = bed.database.keys, []
     for start in range(0, len(run_ids), _PAGE):
         page = run_ids[start : start + _PAGE]
-        rows = bed.database.hashes([keys.run(run_id) for run_id in page])
+        rows = [bed.database.hash(keys.run(run_id)) for run_id in page]
         kept = bed.database.call("EXISTS", *(keys.output(run_id) for run_id in page))
         bad = [row.get("error", row) for row in rows if row.get("state") != RunState.SUCCEEDED]
         if bad or kept != len(page):

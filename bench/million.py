@@ -32,7 +32,7 @@ from hermes_celery.cron import Crontab
 from hermes_celery.defining import define
 from hermes_celery.hermes_home import import_jobs
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobRequest
+from hermes_celery.job import Job, JobRequest, UnreadableJob
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, Write
@@ -152,7 +152,7 @@ def with_stored(stored: int) -> list[Row]:
     return [Row(what=w, count=stored, value=value, unit=unit) for w, value, unit in rows]
 
 
-def _listing(matching: Callable[[], Iterator[Job]]) -> float:
+def _listing(matching: Callable[[], Iterator[Job | UnreadableJob]]) -> float:
     return median(_us(lambda: list(islice(matching(), _LISTED))) for _ in range(_LISTS)) / 1000
 
 

@@ -21,8 +21,16 @@ import msgspec
 
 from hermes_celery.defining import ONE_SHOT_GRACE_MS, define, first_instant, redefine
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
+from hermes_celery.foreign import is_known
 from hermes_celery.instant import from_ms, iso, to_ms
-from hermes_celery.job import Job, JobRequest, JobSpec, JobState, new_job_id
+from hermes_celery.job import (
+    Job,
+    JobRequest,
+    JobSpec,
+    JobState,
+    UnreadableJob,
+    new_job_id,
+)
 from hermes_celery.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.schedule import Kind
 from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, check_run_id
@@ -191,16 +199,22 @@ class Crontab:
         """Go on from now; occurrences since the pause are recorded as skipped, one-shots run."""
         self.due.resume_all(now_ms=self._clock.now_ms())
 
-    def remove(self, reference: str) -> Job:
-        """Remove a job and return what it was; its runs stay as history."""
+    def remove(self, reference: str) -> Job | UnreadableJob:
+        """Remove a job, readable or not, and return what it was; its runs stay as history.
+
+        The record of one that cannot be read is moved out of the way, not deleted.
+        """
         for _ in range(_RETRIES):
-            job = self.jobs.find(reference)
+            job = self.jobs.look_up(reference)
             try:
-                self.jobs.remove(job)
+                if isinstance(job, Job):
+                    self.jobs.remove(job)
+                else:
+                    self.jobs.remove_unreadable(job, now_ms=self._clock.now_ms())
             except Conflict:
                 continue
             return job
-        raise Conflict(job.id, expected_revision=job.revision)
+        raise Conflict(job.id, expected_revision=job.revision if isinstance(job, Job) else 0)
 
     def run(self, reference: str, *, key: str | None = None) -> str:
         """Dispatch one run of a job now, beside its schedule, and return the run's id.
@@ -284,22 +298,23 @@ class Crontab:
         return self.runs.cancel(check_run_id(run_id), reason=reason, now_ms=self._clock.now_ms())
 
     def all_jobs(self) -> Iterator[Job]:
-        """Every job, oldest first."""
+        """Every job that can be read, oldest first; `find_jobs` gives the others too."""
         return self.jobs.all()
 
     def find_jobs(
         self, *, name: str = "", state: JobState | None = None, after: str | None = None
-    ) -> Iterator[Job]:
+    ) -> Iterator[Job | UnreadableJob]:
         """The jobs in a state whose names begin with `name`, whatever its case, page by page.
 
-        Oldest first, or with a `name` by their names; `after` is the id or name of a job: what
-        follows it. Raises JobNotFound or AmbiguousJobReference.
+        One that cannot be read comes in its place as an UnreadableJob. Oldest first, or with a
+        `name` by their names; `after` is the id or name of a job: what follows it.
+        Raises JobNotFound or AmbiguousJobReference.
         """
-        after_id = None if after is None else self.jobs.find(after).id
+        after_id = None if after is None else self.jobs.look_up(after).id
         return self.jobs.matching(name=name, state=state, after=after_id)
 
     def show(self, reference: str) -> Job:
-        """One job, by id or name."""
+        """One job, by id or name. Raises RecordBroken when it cannot be read."""
         return self.jobs.find(reference)
 
     def latest_runs(
@@ -315,12 +330,17 @@ class Crontab:
 
         Raises JobNotFound, AmbiguousJobReference or RunNotFound.
         """
-        job_id = None if reference is None else self.jobs.find(reference).id
+        job_id = None if reference is None else self.jobs.look_up(reference).id
         return self.runs.latest(job_id=job_id, state=state, since=since, after=after, limit=limit)
 
     def _changed(self, reference: str, change: Callable[[Job], Job]) -> Job:
         for _ in range(_RETRIES):
             job = self.jobs.find(reference)
+            if not is_known(job.state):
+                raise JobError(
+                    f"job {job.id} is {job.state.value!r}, a state of a newer version of "
+                    "hermes-celery; use that version to change it"
+                )
             try:
                 return self.jobs.change(change(job), was=job)
             except Conflict:
@@ -354,7 +374,7 @@ def _resumed(job: Job, *, now: datetime) -> Job:
 def _edited(job: Job, changes: Mapping[str, Any], *, now: datetime, default_timezone: str) -> Job:
     spec, first = redefine(job.spec, changes, now=now, default_timezone=default_timezone)
     job = msgspec.structs.replace(job, spec=spec)
-    if first is None or job.state is JobState.PAUSED:
+    if first is None or job.state is JobState.PAUSED or not is_known(job.state):
         return job
     completed = 0 if job.state is JobState.COMPLETED else job.completed
     return msgspec.structs.replace(

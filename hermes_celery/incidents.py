@@ -80,6 +80,8 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     last_run_id: str | None = None
     acked_at: datetime | None = None
     closed_at: datetime | None = None
+    #: What of its record cannot be read, in one line; stand-ins are in its place.
+    fault: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The stable names of `--json`; instants in ISO 8601, UTC."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hermes_celery.errors import ScheduleError
+from hermes_celery.foreign import UNREADABLE
 from hermes_celery.instant import from_ms, iso, optional_from_ms
 from hermes_celery.masking import masked, masked_path
 from hermes_celery.policy import Policy
@@ -206,6 +206,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     last_status: str | None = None
     last_error: str | None = None
     last_delivery_error: str | None = None
+    #: The definition as it is stored, where this version would write it otherwise: what a newer one
+    #: wrote into it and this one does not know goes with every change.
+    stored_spec: str = ""
+    #: Fields of its record that cannot be read, each with what is wrong.
+    faults: dict[str, str] = {}
+
+    @property
+    def fault(self) -> str | None:
+        """What of its record cannot be read, in one line; None when all can."""
+        return ", ".join(f"{name} {what}" for name, what in self.faults.items()) or None
 
     @property
     def id(self) -> str:
@@ -244,14 +254,52 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             "last_status": self.last_status,
             "last_error": self.last_error,
             "last_delivery_error": self.last_delivery_error,
+            "fault": self.fault,
         }
 
     def _stored_schedule(self) -> dict[str, object]:
         """The schedule in Hermes' form; one that cannot be read (any more) is shown as its text."""
         try:
             return self.spec.compiled().to_hermes()
-        except ScheduleError as error:
-            return {"kind": "unreadable", "expr": self.spec.schedule, "error": str(error)}
+        except (ValueError, OverflowError) as error:
+            return {"kind": UNREADABLE, "expr": self.spec.schedule, "error": str(error)}
+
+
+class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored job that this version cannot read, with as much of it as can be shown.
+
+    It is never planned. What is there stays as it is until somebody mends or removes it.
+    """
+
+    id: str
+    #: Its key in Redis, and one phrase: "is a string, not a hash".
+    key: str
+    what: str
+    name: str = ""
+    schedule_display: str = ""
+    #: The stored word of its state.
+    state: str = UNREADABLE
+    #: A newer version wrote it, and can read it.
+    is_newer: bool = False
+
+    @property
+    def fault(self) -> str:
+        """What is wrong and what to do, in one line."""
+        if self.is_newer:
+            return f"from a newer version of hermes-celery, not planned by this one: {self.what}"
+        return f"unreadable: {self.key} {self.what}; `hermes-celery remove {self.id}` removes it"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same names as a readable job's, as far as they are known."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "state": self.state,
+            "schedule_display": self.schedule_display,
+            "enabled": False,
+            "next_run_at": None,
+            "fault": self.fault,
+        }
 
 
 _SHOWN = tuple(

@@ -11,19 +11,27 @@ it first. So:
   kill -9 one does as soon as the key expires.
 - Redis restarted without its memory counts terms from one again; a leader of before finds another
   number, or its own lease missing, and stands by.
+- A value that is no lease, no term or no leader, and a lease without an expiry (somebody wrote it
+  by hand), would keep everybody from leading for ever. Whoever wants to lead mends it: nobody can
+  hold such a lease, and a term that begins anew begins at a number that was never reached.
 
 Redlock is not used: one Redis holds the schedules, so the lease cannot be safer than they are.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from hermes_celery.errors import LeaseLost
+from hermes_celery.log import event
+from hermes_celery.reporting import OnBroken, ignored
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.store.database import Database
+
+_log = logging.getLogger(__name__)
 
 LEASE_MS = 900
 #: Three tries fit into one lease.
@@ -35,8 +43,19 @@ _TRUSTED = 0.9
 class Lease:
     """One beat's view of the leadership."""
 
-    def __init__(self, database: Database, *, owner: str, clock: Clock, shard: int = 0) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        owner: str,
+        clock: Clock,
+        shard: int = 0,
+        on_broken: OnBroken = ignored,
+    ) -> None:
+        """`on_broken` hears of what was no lease, term or leader, and was mended."""
         keys = database.keys
+        self._quarantine = keys.quarantine
+        self._on_broken = on_broken
         self._database = database
         self._lease, self._term = keys.lease_of(shard), keys.term_of(shard)
         self._leader, self._wake = keys.leader_of(shard), keys.wake
@@ -101,12 +120,16 @@ class Lease:
         return False
 
     def _take(self) -> None:
-        sent_at = self._clock.monotonic()
-        word, value, free_in_ms = self._database.run(
+        sent_at, now_ms = self._clock.monotonic(), self._clock.now_ms()
+        keys = [self._lease, self._term, self._leader]
+        word, value, free_in_ms, *mended = self._database.run(
             "lease_take",
-            keys=[self._lease, self._term, self._leader],
-            args=[self._owner, LEASE_MS, self._clock.now_ms()],
+            keys=[*keys, *(self._quarantine(key, at_ms=now_ms) for key in keys)],
+            args=[self._owner, LEASE_MS, now_ms],
         )
+        for key, what in zip(mended[::2], mended[1::2], strict=True):
+            event(_log, "lease.mended", level=logging.WARNING, key=key, what=what)
+            self._on_broken("", key, f"{what}; that is mended")
         if word == "ok":
             self._token, self._sent_at = int(value), sent_at
         else:

@@ -17,7 +17,7 @@ import msgspec
 
 from hermes_celery.defining import define
 from hermes_celery.errors import Conflict, HermesCeleryError, StoreError
-from hermes_celery.job import Job, JobRequest, JobState
+from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.log import event
 from hermes_celery.store import WRITES, Jobs, Write
 
@@ -90,7 +90,13 @@ def _put(jobs: Jobs, new: Sequence[Job]) -> dict[str, str]:
 
 def _put_page(jobs: Jobs, new: Sequence[Job]) -> dict[str, str]:
     stored = jobs.get_many([job.id for job in new])
-    writes = [write for job in new if (write := _write(stored.get(job.id), job))]
+    writes = []
+    for job in new:
+        was = stored.get(job.id)
+        if isinstance(was, UnreadableJob):
+            event(_log, "job.refused", level=logging.ERROR, job=job.name, why=was.fault)
+        elif write := _write(was, job):
+            writes.append(write)
     done: dict[str, str] = {}
     for write, outcome in zip(writes, jobs.write_many(writes), strict=True):
         if isinstance(outcome, Job):
@@ -129,6 +135,9 @@ def _remove(jobs: Jobs, ids: Sequence[str]) -> tuple[str, ...]:
     removed: list[str] = []
     for start in range(0, len(ids), WRITES):
         for job in jobs.get_many(ids[start : start + WRITES]).values():
+            if isinstance(job, UnreadableJob):
+                event(_log, "job.not_removed", level=logging.ERROR, job=job.id, why=job.fault)
+                continue
             with suppress(Conflict):
                 jobs.remove(job)
                 removed.append(job.name)

@@ -34,6 +34,11 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[BrokenJob]
 
 
+#: A job whose record is none, or a newer version's, is looked at so much later again: somebody may
+#: have mended it, or a newer version may lead.
+_AGAIN_MS = 30_000
+
+
 def prepare(
     rows: Iterable[DueJob | BrokenJob], messages: Messages, *, now_ms: int, resumed_ms: int
 ) -> Prepared:
@@ -41,14 +46,32 @@ def prepare(
     steps: list[Advance] = []
     faults: list[BrokenJob] = []
     for row in rows:
-        if isinstance(row, BrokenJob):
-            faults.append(row)
+        fault = _not_now(row, now_ms=now_ms)
+        if fault is not None or isinstance(row, BrokenJob):
+            faults += [fault] if fault else []
             continue
         try:
             steps += steps_of(row, messages, now_ms=now_ms, resumed_ms=resumed_ms)
         except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
             faults.append(_broken(row, f"{type(error).__name__}: {error}"))
     return Prepared(steps=steps, faults=faults)
+
+
+def _not_now(row: DueJob | BrokenJob, *, now_ms: int) -> BrokenJob | None:
+    """Why a job that the due index names is not to be planned; None for one that is."""
+    if isinstance(row, BrokenJob):
+        # There is no record of it to write a fault into, or it is no fault.
+        is_left = row.is_newer or row.key
+        return msgspec.structs.replace(row, again_ms=now_ms + _AGAIN_MS) if is_left else row
+    if row.next_run_ms > now_ms:
+        # The job itself says when it is due; the index is only where that is looked up.
+        return BrokenJob(
+            job_id=row.spec.id,
+            revision=str(row.revision),
+            error=f"the due index named it before it was due; moved to {row.next_run_ms}",
+            again_ms=row.next_run_ms,
+        )
+    return None
 
 
 def steps_of(due: DueJob, messages: Messages, *, now_ms: int, resumed_ms: int) -> list[Advance]:

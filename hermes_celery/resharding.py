@@ -14,12 +14,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from hermes_celery.errors import StoreError
+from hermes_celery.store.database import MOST_SHARDS
 
 if TYPE_CHECKING:
     from hermes_celery.lease import Lease
     from hermes_celery.store import Shards
-
-MOST = 64
 
 
 def reshard(shards: Shards, count: int, *, lease_of: Callable[[int], Lease]) -> int:
@@ -27,8 +26,8 @@ def reshard(shards: Shards, count: int, *, lease_of: Callable[[int], Lease]) -> 
 
     Raises StoreError for a number outside 1 to 64, and while a beat leads.
     """
-    if not 1 <= count <= MOST:
-        raise StoreError(f"{count} shards: it must be 1 to {MOST}")
+    if not 1 <= count <= MOST_SHARDS:
+        raise StoreError(f"{count} shards: it must be 1 to {MOST_SHARDS}")
     before = shards.count()
     leases = [lease_of(shard) for shard in range(max(before, count))]
     with ExitStack() as stack:

@@ -92,6 +92,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     #: What an agent used, over all attempts.
     tokens: int | None = None
     cost_usd: float | None = None
+    #: What of its record cannot be read, in one line; stand-ins are in its place.
+    fault: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The stable names of `--json`; instants in ISO 8601, UTC."""

@@ -103,7 +103,7 @@ def tick(
             now_ms=now_ms,
             resumed_ms=switch.resumed_ms,
         ):
-            _take_off(due_index, prepared.faults, token=token)
+            _take_off(due_index, prepared.faults, token=token, now_ms=now_ms)
             faults += prepared.faults
             writing.write(prepared.steps)
         writing.settle()
@@ -177,12 +177,23 @@ def _read(
                 rows_of()
 
 
-def _take_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int) -> None:
-    """Take jobs that cannot be planned off the schedule."""
+def _take_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int, now_ms: int) -> None:
+    """Take jobs that cannot be planned off the schedule; some only until a later instant."""
     for fault in faults:
-        with suppress(RecordBroken):  # a hash of another type: whoever hears of the fault mends it
-            due_index.fault(fault, token=token)
+        again_ms = fault.again_ms
+        if again_ms is not None:
+            due_index.defer([fault.job_id], until_ms=again_ms, token=token, now_ms=now_ms)
+        else:
+            _fault_or_defer(due_index, fault, token=token, now_ms=now_ms)
         event(_log, "job.broken", level=logging.ERROR, job=fault.job_id, error=fault.error)
+
+
+def _fault_or_defer(due_index: DueIndex, fault: BrokenJob, *, token: int, now_ms: int) -> None:
+    try:
+        due_index.fault(fault, token=token)
+    except RecordBroken:
+        # Its hash became one of another type: whoever hears of the fault mends it.
+        due_index.defer([fault.job_id], until_ms=now_ms + _AGAIN_MS, token=token, now_ms=now_ms)
 
 
 def _put_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int, now_ms: int) -> None:

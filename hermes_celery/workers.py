@@ -6,6 +6,7 @@ import threading
 
 from hermes_celery.errors import StoreError
 from hermes_celery.store import Database
+from hermes_celery.store.reading import readable
 
 INTERVAL_SECONDS = 3.0
 #: A worker that has said nothing for so long is not shown as alive.
@@ -50,4 +51,5 @@ class Presence:
 
 def alive(database: Database, *, now_ms: int) -> list[str]:
     """The names of the workers that were seen in the last ten seconds."""
-    return sorted(database.call("ZRANGEBYSCORE", database.keys.workers, now_ms - ALIVE_MS, "+inf"))
+    found = database.call("ZRANGEBYSCORE", database.keys.workers, now_ms - ALIVE_MS, "+inf")
+    return sorted(readable(name) for name in found)

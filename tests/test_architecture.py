@@ -14,7 +14,7 @@ LAYERS = {
     "core": (
         "errors", "instant", "schedule", "policy", "job", "defining", "run", "planning", "work",
         "prompt_scan",
-        "prompting", "redaction", "masking", "incidents"),
+        "prompting", "redaction", "masking", "incidents", "foreign", "reporting"),
     "adapters": (
         "settings", "clock", "keys", "lua", "log", "store", "lease", "members", "session",
         "dispatch", "interrupt",

@@ -6,6 +6,8 @@ import click
 
 from hermes_celery.cli.screen import print_json, print_table, shown
 from hermes_celery.compose import reachable_database
+from hermes_celery.errors import RecordBroken
+from hermes_celery.foreign import UNREADABLE
 from hermes_celery.run import Run
 from hermes_celery.settings import default_timezone, read_settings
 from hermes_celery.store import Deliveries, Incidents, PartState
@@ -49,7 +51,7 @@ def incidents(ctx: click.Context, as_json: bool) -> None:
                 shown(incident.first_at, zone=zone),
                 shown(incident.last_at, zone=zone),
                 "yes" if incident.acked_at else "-",
-                incident.text,
+                f"{UNREADABLE}: {incident.fault}" if incident.fault else incident.text,
             )
             for incident in found
         ),
@@ -71,6 +73,10 @@ def ack(incident_id: str) -> None:
 
 def delivery_states(run_id: str) -> list[dict[str, object]]:
     """Where each target of a run stands, under stable names and without tokens."""
+    try:
+        states = _states(run_id)
+    except RecordBroken as error:
+        return [{"state": UNREADABLE, "error": str(error)}]
     return [
         {
             "what": state.part.what.value,
@@ -79,16 +85,20 @@ def delivery_states(run_id: str) -> list[dict[str, object]]:
             "attempts": state.attempts,
             "error": state.error,
         }
-        for state in _states(run_id)
+        for state in states
     ]
 
 
 def delivery_lines(run: Run) -> list[str]:
     """The same for people; nothing where nothing is to be delivered."""
+    try:
+        states = _states(run.id)
+    except RecordBroken as error:
+        return [f"its delivery is {UNREADABLE}: {error}"]
     lines = [
         f"{state.part.what.value} to {state.part.label}: {state.state.value}"
         + (f" after {state.attempts} attempts: {state.error}" if state.error else "")
-        for state in _states(run.id)
+        for state in states
     ]
     return [*lines, f"warning: {run.delivery_warning}"] if run.delivery_warning else lines
 

@@ -14,11 +14,13 @@ import msgspec
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
 from hermes_celery.compose import open_database, redis_url, unreachable
-from hermes_celery.errors import SettingsError, StoreError, StoreUnavailable
+from hermes_celery.errors import RecordBroken, SettingsError, StoreError, StoreUnavailable
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.settings import Settings, process_environment, read_settings, without_password
 from hermes_celery.store import Database, Jobs
 from hermes_celery.witness import Witness
+
+_REPAIR = "`hermes-celery fsck --repair` mends it"
 
 
 class Verdict(StrEnum):
@@ -99,15 +101,20 @@ def _memory(database: Database) -> Iterator[Finding]:
 
 def _jobs(settings: Settings, database: Database) -> Finding:
     """Whether the jobs are there that a beat of this machine saw last."""
-    seen = Witness(settings.state_dir, database).missing()
-    if seen is None:
-        return _ok("jobs", f"{Jobs(database).count()} stored")
+    try:
+        seen = Witness(settings.state_dir, database).missing()
+        if seen is None:
+            return _ok("jobs", f"{Jobs(database).count()} stored")
+    except RecordBroken as error:
+        return _fail("jobs", f"{error.key} {error.what}; {_REPAIR}")
     return _fail("jobs", f"{seen.jobs} jobs that were here at {iso(from_ms(seen.at_ms))} are gone: "
                  "the server lost its memory; turn its append-only file on, then restore a copy of "
                  "its data or add the jobs again")  # fmt: skip
 
 
 def _processes(state: Status) -> Iterator[Finding]:
+    for text in state.broken:
+        yield _fail("records", f"{text}; {_REPAIR}")
     if state.leader:
         shards = f" {state.shards} shards" if state.shards > 1 else ""
         yield _ok("beat", f"{state.leader} leads{shards}")

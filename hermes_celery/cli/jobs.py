@@ -27,12 +27,13 @@ from hermes_celery.cli.screen import (
 from hermes_celery.cli.work_options import take_work, work_options
 from hermes_celery.compose import open_cron
 from hermes_celery.defining import parse_repeat
-from hermes_celery.job import Job, JobRequest, JobState
+from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.policy import Policy
 from hermes_celery.settings import checked_timezone, default_timezone, read_settings
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _TABLE_LIMIT = 100
+_KEPT = "quarantine:* of the namespace"
 _NO_JOBS = 'no jobs yet; add one: hermes-celery add "every 5m" --script NAME --no-agent'
 
 
@@ -179,7 +180,7 @@ def list_jobs(
         click.echo(_more(jobs[-1], count, name=name, state=state, limit=limit), err=True)
 
 
-def _more(last: Job, count: int | None, **options: str | int | None) -> str:
+def _more(last: Job | UnreadableJob, count: int | None, **options: str | int | None) -> str:
     """How many jobs follow the last that was shown, and what to type to see them."""
     words = ["hermes-celery", "list"]
     for option, value in options.items():
@@ -194,10 +195,12 @@ def _more(last: Job, count: int | None, **options: str | int | None) -> str:
 @_json
 def show(job: str, as_json: bool) -> None:
     """Show everything about JOB."""
-    found = open_cron().show(job)
+    found = open_cron().jobs.look_up(job)
     if as_json:
         print_json(found.as_json())
         return
+    if isinstance(found, UnreadableJob):
+        raise click.ClickException(f"job {found.id} {found.name} is {found.fault}")
     for label, text in job_details(found, zone=default_timezone()):
         click.echo(f"{label + ':':<14}{text}")
 
@@ -285,12 +288,14 @@ def _warn_of_tokens(job: Job) -> None:
         )
 
 
-def _confirm(job: Job, *, verb: str, as_json: bool) -> None:
+def _confirm(job: Job | UnreadableJob, *, verb: str, as_json: bool) -> None:
     if as_json:
         print_json(job.as_json())
         return
-    click.echo(f"{verb} {job.id}  {job.name}")
-    if verb == "resumed":
+    click.echo(f"{verb} {job.id}  {job.name}".rstrip())
+    if isinstance(job, UnreadableJob):
+        click.echo(f"It could not be read; what was stored is kept under {_KEPT}", err=True)
+    elif verb == "resumed":
         click.echo(_upcoming(job))
 
 

@@ -55,6 +55,8 @@ def _print_status(state: Status, *, url: str) -> None:
     click.echo(f"runs      {state.queued} queued, {state.running} running")
     if state.incidents:
         click.echo(f"incidents {state.incidents} open; `hermes-celery incidents` lists them")
+    for text in state.broken:
+        click.echo(f"broken    {text}; `hermes-celery fsck --repair` mends it")
     if state.paused_ms is not None:
         since = shown(optional_from_ms(state.paused_ms), zone=zone)
         note = f": {state.pause_note}" if state.pause_note else ""

@@ -183,6 +183,8 @@ def _print_output(cron: Crontab, run_id: str) -> None:
 
 def _ending(item: Run) -> str:
     """In one line, how a run stands."""
+    if item.fault:
+        return f"{item.id}: its record cannot be read: {item.fault}"
     if item.state is RunState.SUCCEEDED:
         return f"{item.job_name}: succeeded" + (" (silent)" if item.delivery == "silent" else "")
     why = (item.error or item.reason or "").split("\n")[0]

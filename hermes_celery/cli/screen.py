@@ -12,10 +12,12 @@ from zoneinfo import ZoneInfo
 import click
 import msgspec
 
+from hermes_celery.foreign import UNREADABLE
 from hermes_celery.instant import optional_from_ms
-from hermes_celery.job import Job, JobSpec, JobState
+from hermes_celery.job import Job, JobSpec, JobState, UnreadableJob
 from hermes_celery.masking import masked, masked_path
 from hermes_celery.run import Run, RunState
+from hermes_celery.store.reading import readable
 
 #: Rows whose columns are aligned: a wider table is drawn at its end only.
 _TABLE_ROWS = 1000
@@ -33,19 +35,38 @@ _STATE_STYLES = {
     "skipped": "yellow",
     "paused": "yellow",
     "completed": "dim",
+    UNREADABLE: "red",
 }
 
 
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    click.echo(_json_of(value))
+
+
+def _json_of(value: object) -> str:
+    try:
+        text = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        # Bytes in Redis that are no UTF-8.
+        text = msgspec.json.encode(_readable(msgspec.to_builtins(value)))
+    return msgspec.json.format(text, indent=2).decode()
+
+
+def _readable(value: Any) -> Any:
+    """Plain values, every text in them such that it can be shown."""
+    if isinstance(value, dict):
+        return {_readable(name): _readable(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_readable(inner) for inner in value]
+    return readable(value) if isinstance(value, str) else value
 
 
 def print_json_list(values: Iterable[object]) -> None:
     """Print values as one indented JSON list, each as it comes: they may be a million."""
     before = "[\n  "
     for value in values:
-        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        text = _json_of(value)
         click.echo(before + text.replace("\n", "\n  "), nl=False)
         before = ",\n  "
     click.echo("[]" if before == "[\n  " else "\n]")
@@ -78,7 +99,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     for column in columns:
         table.add_column(column, no_wrap=column in _NEVER_WRAPPED, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style=_STATE_STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(readable(cell), style=_STATE_STYLES.get(cell, "")) for cell in row))
     # A pipe has no width: there, nothing is wrapped.
     console = Console(width=None if sys.stdout.isatty() else 500)
     console.print(table)
@@ -94,8 +115,11 @@ def shown(instant: datetime | None, *, zone: str, missing: str = "-") -> str:
     return instant.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def job_row(job: Job, *, zone: str) -> list[str]:
-    """A job in `list`."""
+def job_row(job: Job | UnreadableJob, *, zone: str) -> list[str]:
+    """A job in `list`; one that cannot be read, or only in part, says so."""
+    if isinstance(job, UnreadableJob):
+        word = "newer version" if job.is_newer else UNREADABLE
+        return [job.id, job.name or "-", job.schedule_display or "-", word, "-", job.fault, "-"]
     repeat = "" if job.spec.repeat_times is None else f"{job.completed}/{job.spec.repeat_times}"
     upcoming = job.next_run_at if job.state is JobState.SCHEDULED else None
     return [
@@ -104,7 +128,7 @@ def job_row(job: Job, *, zone: str) -> list[str]:
         job.spec.schedule_display,
         job.state.value,
         shown(upcoming, zone=zone),
-        job.last_status or "-",
+        f"{UNREADABLE}: {job.fault}" if job.fault else job.last_status or "-",
         repeat or "-",
     ]
 
@@ -128,6 +152,8 @@ def took(run: Run) -> str:
 
 def summary(run: Run, output: bytes) -> str:
     """In one line, what a run said, or why it said nothing."""
+    if run.fault:
+        return f"{UNREADABLE}: {run.fault}"
     if run.state is RunState.SUCCEEDED:
         from hermes_celery.output import as_text
 
@@ -180,6 +206,7 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("last status", job.last_status),
         ("last error", job.last_error),
         ("undelivered", job.last_delivery_error),
+        ("unreadable", job.fault),
         ("revision", str(job.revision)),
     ]
     return [(label, str(text)) for label, text in rows if text]

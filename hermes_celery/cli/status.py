@@ -1,11 +1,21 @@
-"""What `status` reads: a few numbers, none of which costs more with more jobs."""
+"""What `status` reads: a few numbers, none of which costs more with more jobs.
+
+A key that cannot be read costs its own number and is named; the rest is shown.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import msgspec
 
-from hermes_celery.store import Database, DueIndex, Incidents, Jobs, Runs
+from hermes_celery.errors import RecordBroken
+from hermes_celery.store import Database, DueIndex, Incidents, Jobs
+from hermes_celery.store.reading import readable
 from hermes_celery.workers import alive
+
+_T = TypeVar("_T")
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,29 +40,75 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: When everything was paused, and why; None when it is not.
     paused_ms: int | None
     pause_note: str
+    #: Keys that cannot be read, each with what is wrong; the numbers above leave them out.
+    broken: list[str] = []
+
+
+class _Look:
+    """What is read one thing after the other, and the troubles on the way."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.broken: list[str] = []
+
+    def at(self, read: Callable[[], _T], default: _T) -> _T:
+        try:
+            return read()
+        except RecordBroken as error:
+            self.note(error)
+            return default
+
+    def size(self, key: str) -> int:
+        return self.at(lambda: int(self.database.call("ZCARD", key)), 0)
+
+    def note(self, trouble: RecordBroken | None) -> None:
+        if trouble is not None:
+            text = f"{trouble.key} {trouble.what}"
+            self.broken += [] if text in self.broken else [text]
+
+    def owners(self, leases: list[str]) -> list[str | None]:
+        """Who holds each lease; one without an expiry is held by nobody who lives."""
+        found: list[Any] = self.database.call_many([("GET", lease) for lease in leases])
+        left = self.database.call_many([("PTTL", lease) for lease in leases])
+        for lease, owner, left_ms in zip(leases, found, left, strict=True):
+            if isinstance(owner, RecordBroken):
+                self.note(owner)
+            elif left_ms == -1:
+                self.note(RecordBroken(lease, "has no expiry; the next beat gives it one"))
+        return [readable(owner) if isinstance(owner, str) else None for owner in found]
+
+    def term(self, key: str) -> int:
+        text = self.at(lambda: str(self.database.call("GET", key) or 0), "0")
+        if text.isdecimal() and len(text) <= 15:
+            return int(text)
+        self.note(RecordBroken(key, f"is {text[:20]!r}, no count of terms"))
+        return 0
 
 
 def read_status(database: Database) -> Status:
-    """Look. Raises StoreError."""
-    keys = database.keys
-    counts = Runs(database).counts()
+    """Look. Raises StoreError when Redis fails, never because of one key."""
+    keys, look = database.keys, _Look(database)
     shards = range(database.shards)
-    leases = [database.call("GET", keys.lease_of(shard)) for shard in shards]
+    look.note(database.shards_fault())
+    leases = look.owners([keys.lease_of(shard) for shard in shards])
     unled = [shard for shard, owner in zip(shards, leases, strict=True) if owner is None]
-    due = [DueIndex(database, shard=shard).next_due_ms() for shard in shards]
+    due = [look.at(DueIndex(database, shard=shard).next_due_ms, None) for shard in shards]
     switch = DueIndex(database).switch()
+    look.note(switch.fault)
+    workers: list[str] = look.at(lambda: alive(database, now_ms=database.now_ms()), [])
     return Status(
         server=database.version,
-        leader=None if unled else ", ".join(sorted(set(leases))),
-        term=int(database.call("GET", keys.term) or 0),
+        leader=None if unled else ", ".join(sorted({owner for owner in leases if owner})),
+        term=look.term(keys.term),
         shards=len(shards),
         unled=unled,
-        workers=alive(database, now_ms=database.now_ms()),
-        jobs=Jobs(database).count(),
+        workers=workers,
+        jobs=look.at(Jobs(database).count, 0),
         next_due_ms=min((ms for ms in due if ms is not None), default=None),
-        queued=counts["queued"],
-        running=counts["running"],
-        incidents=Incidents(database).count(),
+        queued=look.size(keys.queued),
+        running=look.size(keys.heartbeats),
+        incidents=look.at(Incidents(database).count, 0),
         paused_ms=switch.paused_ms,
         pause_note=switch.note,
+        broken=look.broken,
     )

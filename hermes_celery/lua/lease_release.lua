@@ -2,8 +2,9 @@
 --
 -- KEYS  1 lease
 -- ARGV  1 owner   2 wake channel
--- Answers  'ok', 'lost' (it was no longer ours)
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+-- Answers  'ok', 'lost' (it was no longer ours, or is no lease any more)
+-- A value of another type answers with an error, which is no owner either.
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then
   return 'lost'
 end
 redis.call('DEL', KEYS[1])

@@ -1,14 +1,73 @@
--- Become the leader if nobody is.
+-- Become the leader if nobody is. What would keep everybody from leading for ever is mended first:
+-- a lease without an expiry gets one, and a value that is no lease, term or leader is moved out of
+-- the way, where somebody can look at it.
 --
--- KEYS  1 lease   2 term counter   3 leader hash
+-- KEYS  1 lease   2 term counter   3 leader hash   4-6 where each of them is moved to
 -- ARGV  1 owner   2 lease_ms   3 now_ms
 -- Answers  'ok', the new term (the fencing token), 0
 --          'held', the owner, milliseconds until the lease expires
-local owner = redis.call('GET', KEYS[1])
-if owner then
-  return {'held', owner, redis.call('PTTL', KEYS[1])}
+--          and in both cases, for each thing that was mended, its key and what was wrong
+local mended = {}
+
+local function note(key, what)
+  mended[#mended + 1] = key
+  mended[#mended + 1] = what
 end
-local term = redis.call('INCR', KEYS[2])
+
+local function answer(word, value, ms)
+  return {word, value, ms, unpack(mended)}
+end
+
+-- What is wrong with a key; nothing where it is absent or as it should be.
+local function fault(key, wanted)
+  local kind = redis.call('TYPE', key)['ok']
+  if kind ~= 'none' and kind ~= wanted then
+    return 'is a ' .. kind .. ', not a ' .. wanted
+  end
+end
+
+local function term_fault()
+  local wrong = fault(KEYS[2], 'string')
+  if wrong then
+    return wrong
+  end
+  local term = redis.call('GET', KEYS[2])
+  -- Fifteen digits are counted exactly everywhere.
+  if term and not (string.match(term, '^%d+$') and #term <= 15) then
+    return 'is no count of terms'
+  end
+end
+
+local wrong_lease, wrong_term = fault(KEYS[1], 'string'), term_fault()
+local wrong_leader = fault(KEYS[3], 'hash')
+local owner = not wrong_lease and redis.call('GET', KEYS[1])
+if owner and not wrong_term then
+  local left_ms = redis.call('PTTL', KEYS[1])
+  if left_ms == -1 then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    left_ms = tonumber(ARGV[2])
+    note(KEYS[1], 'had no expiry, so that nobody could take over')
+  end
+  return answer('held', owner, left_ms)
+end
+if wrong_lease then
+  redis.call('RENAME', KEYS[1], KEYS[4])
+  note(KEYS[1], wrong_lease)
+end
+if wrong_leader then
+  redis.call('RENAME', KEYS[3], KEYS[6])
+  note(KEYS[3], wrong_leader)
+end
+local term
+if wrong_term then
+  redis.call('RENAME', KEYS[2], KEYS[5])
+  note(KEYS[2], wrong_term)
+  -- No count of terms has come so far, so no leader of before can mistake this one for its own.
+  term = ARGV[3]
+  redis.call('SET', KEYS[2], term)
+else
+  term = tostring(redis.call('INCR', KEYS[2]))
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('HSET', KEYS[3], 'owner', ARGV[1], 'term', term, 'since_ms', ARGV[3])
-return {'ok', tostring(term), 0}
+return answer('ok', term, 0)

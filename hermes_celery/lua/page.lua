@@ -5,6 +5,11 @@
 -- ARGV  1 score of the place ('' = the beginning)   2 member of the place   3 how many
 --       4 'up' (ascending) or 'down'
 -- Answers  member, score, member, score ...
+--          or 'broken', the key, what is wrong (three values, so that it is no page)
+local kind = redis.call('TYPE', KEYS[1])['ok']
+if kind ~= 'zset' and kind ~= 'none' then
+  return {'broken', KEYS[1], 'is a ' .. kind .. ', not a sorted set'}
+end
 local index, score, member, count = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 -- By bytes, as the set is ordered: Lua's own comparison follows the server's locale.

@@ -3,10 +3,13 @@
 -- KEYS  the job hashes
 -- ARGV  none
 -- Answers  for each job four values: its spec, revision, next_ms and count of runs (false where it
---          has none)
+--          has none); or, where the key is no hash: 'broken', false, what is wrong, false
 local answer = {}
 for i, job in ipairs(KEYS) do
-  local row = redis.call('HMGET', job, 'spec', 'revision', 'next_ms', 'completed')
+  local row = redis.pcall('HMGET', job, 'spec', 'revision', 'next_ms', 'completed')
+  if row['err'] then
+    row = {'broken', false, 'is a ' .. redis.call('TYPE', job)['ok'] .. ', not a hash', false}
+  end
   for field = 1, 4 do
     answer[(i - 1) * 4 + field] = row[field]
   end

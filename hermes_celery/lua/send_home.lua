@@ -2,10 +2,25 @@
 --
 -- KEYS  1 job hash   2 the index that it is in   3 the index that it belongs to
 -- ARGV  1 job id
--- Answers  'ok'
+-- Answers  'ok', or 'broken', a key and what is wrong with it (nothing changed)
+local function broken(key, wanted)
+  local kind = redis.call('TYPE', key)['ok']
+  if kind ~= wanted and kind ~= 'none' then
+    return {'broken', key, 'is a ' .. kind .. ', not a ' .. wanted}
+  end
+end
+
+local trouble = broken(KEYS[1], 'hash') or broken(KEYS[2], 'zset') or broken(KEYS[3], 'zset')
+if trouble then
+  return trouble
+end
 local job = redis.call('HMGET', KEYS[1], 'state', 'next_ms')
+local next_ms = job[1] == 'scheduled' and job[2]
+if next_ms and not string.match(next_ms, '^%-?%d+$') then
+  return {'broken', KEYS[1], 'has a next_ms that is no number'}
+end
 redis.call('ZREM', KEYS[2], ARGV[1])
-if job[1] == 'scheduled' and job[2] then
-  redis.call('ZADD', KEYS[3], job[2], ARGV[1])
+if next_ms then
+  redis.call('ZADD', KEYS[3], next_ms, ARGV[1])
 end
 return 'ok'

@@ -25,6 +25,8 @@ from hermes_celery.keys import Keys
 
 SOCKET_TIMEOUT_SECONDS = 5
 HEALTH_CHECK_SECONDS = 10
+#: No number of shards above is believed, or set.
+MOST_SHARDS = 64
 _OLDEST_REDIS = (6, 2)
 #: What a script that was sent may come back with, and still do its work when it is run again.
 _RUN_AGAIN = (
@@ -41,8 +43,8 @@ def connect(url: str) -> redis.Redis:
         return redis.Redis.from_url(
             url,
             decode_responses=True,
-            # One value that is no text must not keep the others of its answer from being read.
-            encoding_errors="replace",
+            # What is no UTF-8 is read all the same, and goes back as the bytes that it was.
+            encoding_errors="surrogateescape",
             socket_timeout=SOCKET_TIMEOUT_SECONDS,
             socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
             health_check_interval=HEALTH_CHECK_SECONDS,
@@ -136,13 +138,12 @@ class Database:
         return [_as_value(answer) for answer in answers]
 
     def call_many(self, commands: Sequence[Sequence[str | int | bytes]]) -> list[Any]:
-        """Run plain commands in one round trip and return their answers."""
-        if not commands:
-            return []
-        with wrapped(), self.client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return list(pipe.execute())
+        """Run plain commands in one round trip and return their answers.
+
+        A command that the server refused, such as one on a key of the wrong type, has a StoreError
+        in its place; the others go on.
+        """
+        return self._piped(commands)
 
     def call(self, *command: str | int | bytes) -> Any:
         """Run one plain command and return its answer.
@@ -161,37 +162,90 @@ class Database:
             answer = self.client.execute_command(*command, NEVER_DECODE=True)
         return answer if answer is None else bytes(answer)
 
-    def raw_many(self, commands: Sequence[Sequence[str | int]]) -> list[bytes]:
-        """Run plain commands whose answers are bytes in one round trip."""
+    def raw_many(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
+        """Run plain commands whose answers are bytes in one round trip; troubles as `call_many`."""
+        answers = self._piped(commands, NEVER_DECODE=True)
+        return [one if isinstance(one, StoreError) else bytes(one) for one in answers]
+
+    def hashes(self, keys: Sequence[str], *fields: str) -> list[dict[str, str] | RecordBroken]:
+        """Read many hashes (or `fields` of them) in one round trip; a missing one is empty.
+
+        A key of another type has its RecordBroken in its place.
+        """
+        if fields:
+            answers = self._piped([("HMGET", key, *fields) for key in keys])
+        else:
+            answers = self._piped([("HGETALL", key) for key in keys])
+        return [_record(answer, fields) for answer in answers]
+
+    def hash(self, key: str, *fields: str) -> dict[str, str]:
+        """Read one hash (or `fields` of it). Raises RecordBroken when it is none."""
+        (record,) = self.hashes([key], *fields)
+        if isinstance(record, RecordBroken):
+            raise record
+        return record
+
+    def _piped(self, commands: Sequence[Sequence[str | int | bytes]], **options: Any) -> list[Any]:
+        """Answers in order; in the place of one that was refused, the StoreError that says why."""
+        if not commands:
+            return []
         with wrapped(), self.client.pipeline(transaction=False) as pipe:
             for command in commands:
-                pipe.execute_command(*command, NEVER_DECODE=True)
-            return [bytes(answer) for answer in pipe.execute()]
-
-    def hashes(self, keys: Sequence[str], *fields: str) -> list[dict[str, str]]:
-        """Read many hashes (or `fields` of them) in one round trip; a missing one is empty."""
-        with wrapped(), self.client.pipeline(transaction=False) as pipe:
-            for key in keys:
-                if fields:
-                    pipe.hmget(key, fields)
-                else:
-                    pipe.hgetall(key)
-            answers = pipe.execute()
-        if not fields:
-            return list(answers)
+                pipe.execute_command(*command, **options)
+            answers = list(pipe.execute(raise_on_error=False))
         return [
-            {name: value for name, value in zip(fields, values, strict=True) if value is not None}
-            for values in answers
+            self._trouble(answer, command) if isinstance(answer, Exception) else answer
+            for answer, command in zip(answers, commands, strict=True)
         ]
+
+    def _trouble(self, error: Exception, command: Sequence[str | int | bytes]) -> StoreError:
+        """Our error for one that a command was answered with."""
+        if not str(error).startswith("WRONGTYPE"):
+            return _translated(error)
+        key = str(command[1])
+        with wrapped():
+            found = self.client.execute_command("TYPE", key)
+        return RecordBroken(key, f"is a {found}, which {command[0]!s} cannot read")
 
     @cached_property
     def shards(self) -> int:
-        """Into how many shards the due index is split; read once."""
-        return int(self.call("GET", self.keys.shards) or 1)
+        """Into how many shards the due index is split; read once.
+
+        Where the stored number is none, or above 64, it is as many as ever had a leader: every job
+        lies in one of those.
+        """
+        text = self.shards_as_stored
+        count = int(text) if text.isdecimal() and len(text) <= 2 else 0
+        return count if 1 <= count <= MOST_SHARDS else self._shards_ever_led()
+
+    @cached_property
+    def shards_as_stored(self) -> str:
+        """The stored number of shards as it is written there, "1" for none; "" when unreadable."""
+        try:
+            text = self.call("GET", self.keys.shards)
+        except RecordBroken:
+            return ""
+        return "1" if text is None else str(text)
+
+    def shards_fault(self) -> RecordBroken | None:
+        """What is wrong with the stored number of shards."""
+        if self.shards_as_stored == str(self.shards):
+            return None
+        found = repr(self.shards_as_stored[:20]) if self.shards_as_stored else "not a string"
+        return RecordBroken(
+            self.keys.shards,
+            f"is {found}, no number from 1 to {MOST_SHARDS}; {self.shards} is taken for it",
+        )
+
+    def _shards_ever_led(self) -> int:
+        terms = [("EXISTS", self.keys.term_of(shard)) for shard in range(MOST_SHARDS)]
+        led = [shard for shard, found in enumerate(self._piped(terms)) if found == 1]
+        return max(led, default=0) + 1
 
     def forget_shards(self) -> None:
         """Read their number anew when it is needed next."""
         self.__dict__.pop("shards", None)
+        self.__dict__.pop("shards_as_stored", None)
 
     def due_key(self, job_id: str) -> str:
         """The due index that a job belongs to."""
@@ -251,8 +305,13 @@ class Database:
 
 
 def shard_of(job_id: str, *, shards: int) -> int:
-    """The shard of a job: its id is random, or a digest."""
-    return int(job_id[-4:], 16) % shards if shards > 1 else 0
+    """The shard of a job: its id is random, or a digest. What is no job's id belongs to shard 0."""
+    if shards == 1:
+        return 0
+    try:
+        return int(job_id[-4:], 16) % shards
+    except ValueError:
+        return 0
 
 
 def is_broken(answer: object) -> bool:
@@ -277,6 +336,36 @@ def scored(answer: Sequence[Any]) -> list[tuple[str, float]]:
         return [(str(member), float(score)) for member, score in answer]
     members, scores = answer[::2], answer[1::2]
     return [(str(m), float(score)) for m, score in zip(members, scores, strict=True)]
+
+
+def _translated(error: Exception) -> StoreError:
+    """Our error for one of Redis' that was an answer. Raises StoreUnavailable."""
+    try:
+        with wrapped():
+            raise error
+    except StoreUnavailable:
+        raise
+    except StoreError as ours:
+        return ours
+
+
+def _record(answer: Any, fields: Sequence[str]) -> dict[str, str] | RecordBroken:
+    """The answer of HGETALL, or of HMGET for `fields`, as a hash."""
+    if isinstance(answer, RecordBroken):
+        return answer
+    if isinstance(answer, StoreError):
+        raise answer
+    if isinstance(answer, dict):
+        return answer
+    if not fields:
+        return dict(zip(answer[::2], answer[1::2], strict=True))
+    found = zip(fields, answer, strict=True)
+    return {name: value for name, value in found if value is not None}
+
+
+def whole(score: float) -> int:
+    """A score as whole milliseconds; 0 for one that is no instant, such as `-inf`."""
+    return int(score) if abs(score) < 2.0**53 else 0
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from enum import StrEnum
 import msgspec
 
 from hermes_celery.delivery.targets import Target
-from hermes_celery.errors import LeaseLost, RunNotFound
+from hermes_celery.errors import LeaseLost, RecordBroken, RunNotFound
 from hermes_celery.masking import masked_path
 from hermes_celery.run import Delivery, is_run_id, job_id_of
-from hermes_celery.store.database import Database
+from hermes_celery.store.database import Database, scored
+from hermes_celery.store.reading import Fields
 
 #: The record outlives the run's, so that a late copy of a message finds it.
 KEEP_SECONDS = 40 * 86_400
@@ -112,20 +113,26 @@ class Deliveries:
         self._keys = database.keys
 
     def get(self, delivery_id: str) -> Record:
-        """What is known of a delivery; an empty record when that is nothing."""
-        (fields,) = self._database.hashes([self._keys.delivery(delivery_id)])
-        parts = None
-        if "parts" in fields:
-            planned = msgspec.json.decode(fields["parts"], type=tuple[Part, ...])
+        """What is known of a delivery; an empty record when that is nothing.
+
+        Raises RecordBroken when it cannot be read.
+        """
+        key = self._keys.delivery(delivery_id)
+        row = self._database.hash(key)
+        fields, parts = Fields(row), None
+        if "parts" in row:
+            planned = _planned(key, row["parts"])
             parts = tuple(_part_state(part, i, fields) for i, part in enumerate(planned))
+        if fields.fault:
+            raise RecordBroken(key, fields.fault)
         return Record(
             id=delivery_id,
             parts=parts,
-            again=fields.get("again", ""),
-            recovery=fields.get("recovery", ""),
-            text=fields.get("text", ""),
-            deliver=fields.get("deliver", ""),
-            job_id=fields.get("job_id", ""),
+            again=fields.text("again") or "",
+            recovery=fields.text("recovery") or "",
+            text=fields.text("text") or "",
+            deliver=fields.text("deliver") or "",
+            job_id=fields.text("job_id") or "",
         )
 
     def plan(
@@ -249,13 +256,15 @@ class Deliveries:
     def due(self, now_ms: int, *, limit: int) -> list[tuple[str, int]]:
         """Deliveries that somebody has to look at, each with the deadline that passed."""
         key = self._keys.deliveries
-        ids = self._database.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit)
-        scores = [self._database.call("ZSCORE", key, delivery_id) for delivery_id in ids]
-        return [
-            (delivery_id, int(float(score)))
-            for delivery_id, score in zip(ids, scores, strict=True)
-            if score is not None
-        ]
+        answer = self._database.call(
+            "ZRANGEBYSCORE", key, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, limit
+        )
+        found = scored(answer)
+        endless = [delivery_id for delivery_id, score in found if score == float("-inf")]
+        if endless:
+            # No deadline that a script could compare; from the next look on it has one.
+            self._database.call("ZADD", key, "XX", *(x for i in endless for x in (0, i)))
+        return [(delivery_id, int(score)) for delivery_id, score in found if score != float("-inf")]
 
     def push(
         self, delivery_id: str, *, seen_ms: int, now_ms: int, token: int, queue: str, message: bytes
@@ -285,12 +294,18 @@ class Deliveries:
         ]
 
 
-def _part_state(part: Part, number: int, fields: dict[str, str]) -> PartState:
-    next_ms = fields.get(f"{number}:next")
+def _planned(key: str, text: str) -> tuple[Part, ...]:
+    try:
+        return msgspec.json.decode(text, type=tuple[Part, ...])
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise RecordBroken(key, f"has parts that cannot be read ({error})") from None
+
+
+def _part_state(part: Part, number: int, fields: Fields) -> PartState:
     return PartState(
         part=part,
-        state=Delivery(fields.get(f"{number}:state", Delivery.PENDING)),
-        attempts=int(fields.get(f"{number}:attempts", 0)),
-        error=fields.get(f"{number}:error") or None,
-        next_ms=int(next_ms) if next_ms and next_ms != "0" else None,
+        state=fields.word(Delivery, f"{number}:state", Delivery.PENDING),
+        attempts=fields.number(f"{number}:attempts") or 0,
+        error=fields.text(f"{number}:error") or None,
+        next_ms=fields.number(f"{number}:next") or None,
     )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
+from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.keys import Keys
 from hermes_celery.planning import DueJob, Step
 from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
-from hermes_celery.store.database import Database, broken, is_broken, scored
-from hermes_celery.store.jobs import spec_from_json
+from hermes_celery.store.database import Database, broken, is_broken, scored, whole
+from hermes_celery.store.reading import Fields
 from hermes_celery.store.shards import send_home
+from hermes_celery.store.specs import NewerRecord, spec_from_json
 
 
 class Answer(StrEnum):
@@ -37,6 +40,8 @@ class Answer(StrEnum):
 #: What became of a step; RecordBroken: a key that it needs is not as it should be, and nothing
 #: changed for it.
 Advanced = Answer | RecordBroken
+#: The year 9999: what is due later never is.
+_NEVER_MS = 253_370_764_800_000
 _ANSWERS = {answer.value: answer for answer in Answer}
 _encode = msgspec.json.Encoder().encode
 
@@ -58,6 +63,8 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     #: When the last pause of everything ended.
     resumed_ms: int = 0
+    #: What cannot be read of the switch; then nothing is paused by it.
+    fault: RecordBroken | None = None
 
 
 class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +76,10 @@ class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     #: The key that is not as it should be, where it is not the job's own definition.
     key: str = ""
+    #: Look at it again at that instant, Unix ms, and leave it as it is: the job is not at fault.
+    again_ms: int | None = None
+    #: A newer version wrote it and can read it.
+    is_newer: bool = False
 
 
 class DueIndex:
@@ -86,8 +97,9 @@ class DueIndex:
 
     def next_due_ms(self) -> int | None:
         """The earliest instant that any job is due, Unix ms; None when no job is scheduled."""
-        first = self._database.call("ZRANGE", self._key, 0, 0, "WITHSCORES")
-        return int(scored(first)[0][1]) if first else None
+        first = scored(self._database.call("ZRANGE", self._key, 0, 0, "WITHSCORES"))
+        # An entry that is never due (`inf`) is no instant; one that always is (`-inf`) is due.
+        return whole(first[0][1]) if first and first[0][1] < _NEVER_MS else None
 
     def due_ids(self, until_ms: int, *, limit: int, after_ms: int | None = None) -> list[str]:
         """Up to `limit` jobs whose next_run_at is `until_ms` or earlier, earliest first.
@@ -100,13 +112,15 @@ class DueIndex:
 
     def begin_read(self, ids: Sequence[str]) -> Callable[[], list[DueJob | BrokenJob]]:
         """Ask for what a tick needs of some jobs; what comes back waits for the answer."""
-        answer = self._database.begin(
-            "read_due", keys=[self._keys.job(job_id) for job_id in ids], args=[]
-        )
+        keys = [self._keys.job(job_id) for job_id in ids]
+        answer = self._database.begin("read_due", keys=keys, args=[])
 
         def rows() -> list[DueJob | BrokenJob]:
             values = answer()
-            return [_due_job(job_id, *values[i * 4 : i * 4 + 4]) for i, job_id in enumerate(ids)]
+            return [
+                _due_job(job_id, key, *values[i * 4 : i * 4 + 4])
+                for i, (job_id, key) in enumerate(zip(ids, keys, strict=True))
+            ]
 
         return rows
 
@@ -191,14 +205,18 @@ class DueIndex:
                 )
 
     def switch(self) -> Switch:
-        """Whether everything is paused."""
-        (fields,) = self._database.hashes([self._keys.switch])
-        paused = fields.get("paused_ms")
-        return Switch(
-            paused_ms=int(paused) if paused else None,
-            note=fields.get("note", ""),
-            resumed_ms=int(fields.get("resumed_ms", 0)),
+        """Whether everything is paused. A switch that cannot be read pauses nothing."""
+        (row,) = self._database.hashes([self._keys.switch])
+        fields = Fields(row)
+        switch = Switch(
+            paused_ms=_ms(fields.instant("paused_ms")),
+            note=fields.text("note") or "",
+            resumed_ms=_ms(fields.instant("resumed_ms")) or 0,
         )
+        if fields.fault is None:
+            return switch
+        fault = RecordBroken(self._keys.switch, f"{fields.fault}; it pauses nothing")
+        return msgspec.structs.replace(switch, fault=fault)
 
     def pause_all(self, *, note: str, now_ms: int) -> None:
         """Let no beat dispatch anything until `resume_all`."""
@@ -274,17 +292,32 @@ class _Packed:
 
 
 def _due_job(
-    job_id: str, spec: str | None, revision: str | None, next_ms: str | None, completed: str | None
+    job_id: str,
+    key: str,
+    spec: str | None,
+    revision: str | None,
+    next_ms: str | None,
+    completed: str | None,
 ) -> DueJob | BrokenJob:
+    if spec == "broken" and not revision:
+        return BrokenJob(job_id=job_id, error=f"{key} {next_ms}", key=key)
     try:
         return DueJob(
-            spec=spec_from_json(job_id, spec or ""),
+            spec=spec_from_json(job_id, spec or "", key=key),
             revision=int(revision or ""),
             next_run_ms=int(next_ms or ""),
             completed=int(completed or 0),
         )
+    except NewerRecord as error:
+        return BrokenJob(
+            job_id=job_id, revision=revision or "", error=f"{key} {error.what}", is_newer=True
+        )
     except (StoreError, ValueError) as error:
         return BrokenJob(job_id=job_id, revision=revision or "", error=str(error) or repr(error))
+
+
+def _ms(instant: datetime | None) -> int | None:
+    return None if instant is None else to_ms(instant)
 
 
 def _or_empty(ms: int | None) -> str | int:

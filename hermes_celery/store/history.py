@@ -7,11 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import msgspec
 
-from hermes_celery.errors import Conflict, JobNotFound, StoreError, StoreUnavailable
+from hermes_celery.errors import (
+    Conflict,
+    JobNotFound,
+    RecordBroken,
+    StoreError,
+    StoreUnavailable,
+)
 from hermes_celery.job import JobState
+from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.store.database import Database, ScriptCall
 from hermes_celery.store.jobs import Jobs
 
@@ -45,7 +53,15 @@ class Trimmed(msgspec.Struct, frozen=True, kw_only=True):
 class History:
     """What is over, in one namespace."""
 
-    def __init__(self, database: Database, *, retention: Retention) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        retention: Retention,
+        on_broken: OnBroken = ignored,
+    ) -> None:
+        """`on_broken` hears of what cannot be forgotten."""
+        self._on_broken = on_broken
         self._database = database
         self._keys = database.keys
         self._retention = retention
@@ -55,7 +71,8 @@ class History:
 
         Whatever the backlog, it is five round trips and some hundred runs.
         """
-        old, grown = self._trim_old(now_ms), self._trim_grown()
+        old = self._trim_old(now_ms)
+        grown = self._trim_grown()
         return Trimmed(runs=old + grown.runs, has_more=old == _STEP or grown.has_more)
 
     def remove_completed(self, jobs: Jobs, now_ms: int) -> int:
@@ -90,6 +107,15 @@ class History:
     def _trim_grown(self) -> Trimmed:
         """Forget the oldest runs of jobs that have more than they may."""
         jobs = list(self._database.call("SPOP", self._keys.grown, _JOBS))
+        try:
+            return self._trim_jobs(jobs)
+        except StoreError:
+            # They are counted another time.
+            if jobs:
+                self._database.call("SADD", self._keys.grown, *jobs)
+            raise
+
+    def _trim_jobs(self, jobs: Sequence[str]) -> Trimmed:
         excess = dict(zip(jobs, self._excess(jobs), strict=True))
         steps = {job_id: min(count, _STEP) for job_id, count in excess.items() if count > 0}
         now = dict(islice(steps.items(), _MOST // _STEP))
@@ -105,7 +131,7 @@ class History:
         counts = self._database.call_many(
             [("ZLEXCOUNT", self._keys.job_runs, *_range(job_id)) for job_id in jobs]
         )
-        return [int(count) - self._retention.runs_per_job for count in counts]
+        return [int(count) - self._retention.runs_per_job for count in _checked(counts)]
 
     def _oldest(self, steps: Mapping[str, int]) -> list[str]:
         """The ids of so many oldest runs of each job."""
@@ -115,22 +141,58 @@ class History:
                 for job_id, count in steps.items()
             ]
         )
-        return [run_id for ids in answers for run_id in ids]
+        return [run_id for ids in _checked(answers) for run_id in ids]
 
     def _forget(self, ids: Sequence[str]) -> int:
+        """Forget runs; of a call that fails for one of them, the others one by one."""
         calls = [self._call(ids[start : start + _STEP]) for start in range(0, len(ids), _STEP)]
-        forgotten = 0
-        for answer in self._database.run_many("forget", calls):
-            if isinstance(answer, StoreError):
+        forgotten, failed = self._forgotten(calls)
+        if not failed:
+            return forgotten
+        singles = [self._call([str(run_id)]) for call in failed for run_id in call.args]
+        more, left = self._forgotten(singles)
+        for call in left:
+            self._put_aside(str(call.args[0]))
+        return forgotten + more
+
+    def _forgotten(self, calls: Sequence[ScriptCall]) -> tuple[int, list[ScriptCall]]:
+        """How many runs were forgotten, and the calls that failed."""
+        forgotten, failed = 0, []
+        for call, answer in zip(calls, self._database.run_many("forget", calls), strict=True):
+            if isinstance(answer, StoreUnavailable):
                 raise answer
-            forgotten += int(answer)
-        return forgotten
+            if isinstance(answer, int):
+                forgotten += answer
+            else:
+                failed.append(call)
+        return forgotten, failed
+
+    def _put_aside(self, run_id: str) -> None:
+        """Take a run whose record is none off the indexes: it would be met for ever."""
+        keys, key = self._keys, self._keys.run(run_id)
+        if self._database.call("TYPE", key) in ("hash", "none"):
+            self._on_broken("", key, "cannot be forgotten")
+            return
+        self._on_broken("", key, "is no run's record; it was taken off the list of runs")
+        for index in (keys.runs, keys.job_runs):
+            try:
+                self._database.call("ZREM", index, run_id)
+            except RecordBroken as error:
+                self._on_broken("", error.key, error.what)
 
     def _call(self, ids: Sequence[str]) -> ScriptCall:
         keys = [self._keys.runs, self._keys.job_runs]
         for run_id in ids:
             keys += (self._keys.run(run_id), self._keys.output(run_id), self._keys.stderr(run_id))
         return ScriptCall(keys=keys, args=list(ids))
+
+
+def _checked(answers: Sequence[Any]) -> Sequence[Any]:
+    """The answers. Raises the StoreError among them, if there is any."""
+    for answer in answers:
+        if isinstance(answer, StoreError):
+            raise answer
+    return answers
 
 
 def _range(job_id: str) -> tuple[str, str]:

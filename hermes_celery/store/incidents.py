@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from hermes_celery.errors import RecordBroken
 from hermes_celery.incidents import Incident, Kind
-from hermes_celery.instant import from_ms, optional_from_ms
+from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
+from hermes_celery.store.reading import Fields
 
 _KEEP_SECONDS = 30 * 86_400
 
@@ -134,21 +136,22 @@ class Incidents:
         return [_incident(i, fields) for i, fields in zip(ids, rows, strict=True) if fields]
 
 
-def _incident(incident_id: str, fields: Mapping[str, str]) -> Incident:
-    def instant(name: str) -> int | None:
-        return int(fields[name]) if name in fields else None
-
-    return Incident(
+def _incident(incident_id: str, row: Mapping[str, str] | RecordBroken) -> Incident:
+    """A stored incident as a value; what cannot be read is replaced, and said in its `fault`."""
+    fields = Fields(row)
+    never = from_ms(0)
+    incident = Incident(
         id=incident_id,
-        kind=Kind(fields.get("sort", fields["kind"])),
-        job_id=fields["job_id"],
-        job_name=fields["job_name"],
-        text=fields["text"],
-        count=int(fields["count"]),
-        told=int(fields["told"]),
-        first_at=from_ms(int(fields["first_ms"])),
-        last_at=from_ms(int(fields["last_ms"])),
-        last_run_id=fields.get("last_run_id") or None,
-        acked_at=optional_from_ms(instant("acked_ms")),
-        closed_at=optional_from_ms(instant("closed_ms")),
+        kind=fields.word(Kind, "sort", fields.word(Kind, "kind")),
+        job_id=fields.text("job_id") or "",
+        job_name=fields.text("job_name") or "",
+        text=fields.required("text"),
+        count=fields.number("count") or 0,
+        told=fields.number("told") or 0,
+        first_at=fields.required_instant("first_ms", stand_in=never),
+        last_at=fields.required_instant("last_ms", stand_in=never),
+        last_run_id=fields.text("last_run_id") or None,
+        acked_at=fields.instant("acked_ms"),
+        closed_at=fields.instant("closed_ms"),
     )
+    return msgspec.structs.replace(incident, fault=fields.fault) if fields.faults else incident

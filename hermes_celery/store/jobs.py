@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,12 +15,38 @@ from hermes_celery.errors import (
     HermesCeleryError,
     JobError,
     JobNotFound,
+    RecordBroken,
     StoreError,
 )
-from hermes_celery.instant import optional_from_ms, to_ms
-from hermes_celery.job import Job, JobSpec, JobState, is_job_id, name_key
+from hermes_celery.instant import to_ms
+from hermes_celery.job import (
+    Job,
+    JobSpec,
+    JobState,
+    UnreadableJob,
+    is_job_id,
+    name_key,
+)
 from hermes_celery.store.database import Database, ScriptCall
 from hermes_celery.store.pages import Order, lex_pages, pages, place_of
+from hermes_celery.store.reading import Fields
+from hermes_celery.store.specs import (
+    NewerRecord,
+    check_instants,
+    spec_from_json,
+    spec_to_json,
+    unreadable_job,
+)
+
+__all__ = [
+    "WRITES",
+    "Jobs",
+    "NewerRecord",
+    "Write",
+    "Written",
+    "job_from_fields",
+    "spec_from_json",
+]
 
 #: Jobs that are written in one round trip: each takes the server some 20 microseconds, and it
 #: serves others between them.
@@ -31,8 +56,7 @@ _RESHARDINGS = 3
 _Fields = dict[str, str | int | bytes]
 #: A job is read at every one of its runs; what is larger belongs into a file.
 _MAX_SPEC_BYTES = 256 * 1024
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(JobSpec).decode
+_Row = dict[str, str] | RecordBroken
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,18 +114,39 @@ class Jobs:
         if job.spec.managed_by is not None:
             self._database.call("SREM", self._keys.managed(job.spec.managed_by), job.id)
 
-    def get(self, job_id: str) -> Job:
-        """The job of that id. Raises JobNotFound."""
-        (fields,) = self._database.hashes([self._keys.job(job_id)])
-        if not fields:
-            raise JobNotFound(job_id)
-        return job_from_fields(job_id, fields)
+    def remove_unreadable(self, job: UnreadableJob, *, now_ms: int) -> str:
+        """Remove a job that cannot be read; returns the key under which its record is kept.
 
-    def get_many(self, ids: Collection[str]) -> dict[str, Job]:
+        Raises Conflict if it changed meanwhile, and RecordBroken when an index is no index.
+        """
+        keys, kept = self._keys, self._keys.quarantine(job.key, at_ms=now_ms)
+        shards = range(self._database.shards)
+        kind = str(self._database.call("TYPE", job.key))
+        spec = self._database.call("HGET", job.key, "spec") if kind == "hash" else None
+        answer = self._database.run(
+            "remove_unreadable",
+            keys=[job.key, keys.jobs, keys.names, kept, *map(keys.due_of, shards)],
+            args=[job.id, kind, spec or "", *self._entries_of(job.id)],
+        )
+        if answer != "ok":
+            raise Conflict(job.id, expected_revision=0)
+        return kept
+
+    def get(self, job_id: str) -> Job:
+        """The job of that id. Raises JobNotFound, and RecordBroken when it cannot be read."""
+        return _readable(self._get(job_id))
+
+    def _get(self, job_id: str) -> Job | UnreadableJob:
+        rows = self.get_many([job_id])
+        if job_id not in rows:
+            raise JobNotFound(job_id)
+        return rows[job_id]
+
+    def get_many(self, ids: Collection[str]) -> dict[str, Job | UnreadableJob]:
         """Those of the jobs that exist, by id, in one round trip."""
-        rows = self._database.hashes([self._keys.job(job_id) for job_id in ids])
-        found = zip(ids, rows, strict=True)
-        return {job_id: job_from_fields(job_id, fields) for job_id, fields in found if fields}
+        keys = [self._keys.job(job_id) for job_id in ids]
+        found = zip(ids, keys, self._database.hashes(keys), strict=True)
+        return {job_id: job_from_fields(job_id, row, key=key) for job_id, key, row in found if row}
 
     def stored(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that jobs have, in one round trip."""
@@ -111,31 +156,48 @@ class Jobs:
         found = zip(ids, scores, strict=True)
         return {job_id for job_id, score in found if score is not None}
 
-    def specs(self, ids: Collection[str]) -> dict[str, JobSpec]:
-        """The specs of those jobs that exist and can be read, in one round trip."""
-        rows = self._database.hashes([self._keys.job(job_id) for job_id in ids], "spec")
+    def specs(
+        self,
+        ids: Collection[str],
+        *,
+        on_broken: Callable[[str, RecordBroken], None] = lambda job_id, trouble: None,
+    ) -> dict[str, JobSpec]:
+        """The specs of those jobs that exist and can be read, in one round trip.
+
+        `on_broken` hears of each that exists and cannot be read, with its id.
+        """
+        keys = [self._keys.job(job_id) for job_id in ids]
+        rows = self._database.hashes(keys, "spec", "revision")
         specs = {}
-        for job_id, fields in zip(ids, rows, strict=True):
-            with suppress(StoreError):
-                specs[job_id] = spec_from_json(job_id, fields.get("spec", ""))
+        for job_id, key, row in zip(ids, keys, rows, strict=True):
+            try:
+                if row:
+                    specs[job_id] = spec_from_json(job_id, _spec_text(row), key=key)
+            except RecordBroken as error:
+                on_broken(job_id, error)
         return specs
 
     def find(self, reference: str) -> Job:
         """The job of that id, or else of that whole name, whatever its case.
 
-        Raises JobNotFound, or AmbiguousJobReference when several jobs share the name.
+        Raises JobNotFound, AmbiguousJobReference when several jobs share the name, and RecordBroken
+        when it cannot be read.
         """
+        return _readable(self.look_up(reference))
+
+    def look_up(self, reference: str) -> Job | UnreadableJob:
+        """The job as `find` finds it, also one that cannot be read."""
         reference = reference.strip()
         if is_job_id(reference):
-            (fields,) = self._database.hashes([self._keys.job(reference)])
-            if fields:
-                return job_from_fields(reference, fields)
+            found = self.get_many([reference])
+            if found:
+                return found[reference]
         ids = self.ids_named(reference)
         if not ids:
             raise JobNotFound(reference)
         if len(ids) > 1:
             raise AmbiguousJobReference(reference, ids)
-        return self.get(ids[0])
+        return self._get(ids[0])
 
     def ids_named(self, name: str) -> list[str]:
         """The ids of all jobs with that name, whatever its case."""
@@ -154,26 +216,39 @@ class Jobs:
         return int(self._database.call("ZCARD", self._keys.jobs))
 
     def all(self) -> Iterator[Job]:
-        """Every job, oldest first, read page by page."""
-        return self.matching()
+        """Every job that can be read, oldest first, read page by page."""
+        return (job for job in self.matching() if isinstance(job, Job))
 
     def matching(
         self, *, name: str = "", state: JobState | None = None, after: str | None = None
-    ) -> Iterator[Job]:
+    ) -> Iterator[Job | UnreadableJob]:
         """The jobs in a state whose names begin with `name`, whatever its case, page by page.
 
         Oldest first, or with a `name` by their names. `after` is the id of a job: what follows it.
-        Raises JobNotFound.
+        A job that cannot be read comes in its place as an UnreadableJob. Raises JobNotFound.
         """
         found = self._by_name(name, after) if name else self._by_creation(after)
         return (job for ids in found for job in self._in_state(ids, state))
 
-    def count_after(self, job: Job, *, name: str = "") -> int:
+    def count_after(self, job: Job | UnreadableJob, *, name: str = "") -> int:
         """How many jobs follow a job, in the order of `matching`; 0 when it is gone."""
         if not name:
             return int(self._database.call("ZREVRANK", self._keys.jobs, job.id) or 0)
-        low, high = _name_range(name, _name_entry(job))
+        low, high = _name_range(name, self._entry_of(job))
         return int(self._database.call("ZLEXCOUNT", self._keys.names, low, high))
+
+    def _entry_of(self, job: Job | UnreadableJob) -> str:
+        """A job's member of the index of names; "" where an unreadable one has none."""
+        if isinstance(job, Job):
+            return _name_entry(job)
+        return next(iter(self._entries_of(job.id)), "")
+
+    def _entries_of(self, job_id: str) -> list[str]:
+        """What the index of names holds of a job whose name is unknown: looks at all of it."""
+        everything = lex_pages(
+            self._database, self._keys.names, low=b"-", high=b"+", order=Order.UP
+        )
+        return [entry for page in everything for entry in page if entry.endswith(f"\0{job_id}")]
 
     def _by_creation(self, after: str | None) -> Iterator[list[str]]:
         place = None if after is None else place_of(self._database, self._keys.jobs, after)
@@ -182,17 +257,19 @@ class Jobs:
         return pages(self._database, self._keys.jobs, order=Order.UP, after=place)
 
     def _by_name(self, name: str, after: str | None) -> Iterator[list[str]]:
-        low, high = _name_range(name, "" if after is None else _name_entry(self.get(after)))
+        low, high = _name_range(name, "" if after is None else self._entry_of(self._get(after)))
         found = lex_pages(self._database, self._keys.names, low=low, high=high, order=Order.UP)
         return ([entry.rpartition("\0")[2] for entry in page] for page in found)
 
-    def _in_state(self, ids: Sequence[str], state: JobState | None) -> Iterator[Job]:
+    def _in_state(
+        self, ids: Sequence[str], state: JobState | None
+    ) -> Iterator[Job | UnreadableJob]:
         if state is not None:
             keys = [self._keys.job(job_id) for job_id in ids]
             rows = zip(ids, self._database.hashes(keys, "state"), strict=True)
-            ids = [job_id for job_id, row in rows if row.get("state") == state.value]
+            ids = [job_id for job_id, row in rows if _state_word(row) == state.value]
         for job in self.get_many(ids).values():
-            if state is None or job.state is state:
+            if state is None or job.state == state:
                 yield job
 
     def _write(self, write: Write) -> Job:
@@ -248,7 +325,7 @@ class Jobs:
                 "" if was is None else _name_entry(was),
                 self._keys.wake,
                 secrets.token_hex(8),
-                self._database.shards,
+                self._database.shards_as_stored,
                 *(part for pair in fields.items() for part in pair),
             ],
         )
@@ -258,32 +335,54 @@ class Jobs:
         return [keys.job(job_id), self._database.due_key(job_id), keys.jobs, keys.names]
 
 
-def job_from_fields(job_id: str, fields: Mapping[str, str]) -> Job:
-    """A stored job as a value. Raises StoreError when the hash cannot be read."""
-    return Job(
-        spec=spec_from_json(job_id, fields.get("spec", "")),
-        revision=int(fields.get("revision", 0)),
-        state=JobState(fields.get("state", JobState.ERROR)),
-        next_run_at=optional_from_ms(_ms(fields, "next_ms")),
-        completed=int(fields.get("completed", 0)),
-        paused_at=optional_from_ms(_ms(fields, "paused_ms")),
-        paused_reason=fields.get("paused_reason"),
-        last_run_at=optional_from_ms(_ms(fields, "last_run_ms")),
-        last_status=fields.get("last_status"),
-        last_error=fields.get("last_error"),
-        last_delivery_error=fields.get("last_delivery_error"),
-    )
-
-
-def spec_from_json(job_id: str, text: str) -> JobSpec:
-    """A stored spec as a value. Raises StoreError when it cannot be read."""
+def job_from_fields(job_id: str, row: _Row, *, key: str) -> Job | UnreadableJob:
+    """A stored job as a value, or what can be shown of one that cannot be read."""
+    fields = Fields(row)
+    text = "" if isinstance(row, RecordBroken) else row.get("spec", "")
     try:
-        return _decode(text)
-    except msgspec.DecodeError as error:
-        raise StoreError(
-            f"the stored definition of job {job_id} cannot be read ({error}); "
-            "remove the job and add it again"
-        ) from None
+        spec = spec_from_json(job_id, _spec_text(row), key=key)
+        check_instants(key, spec)
+        revision = fields.number("revision")
+        if revision is None:
+            raise RecordBroken(key, fields.fault or "has no revision")
+    except RecordBroken as error:
+        return unreadable_job(job_id, fields, text, error)
+    job = Job(
+        spec=spec,
+        revision=revision,
+        state=fields.word(JobState, "state", JobState.ERROR),
+        next_run_at=fields.instant("next_ms"),
+        completed=fields.number("completed") or 0,
+        paused_at=fields.instant("paused_ms"),
+        paused_reason=fields.text("paused_reason"),
+        last_run_at=fields.instant("last_run_ms"),
+        last_status=fields.text("last_status"),
+        last_error=fields.text("last_error"),
+        last_delivery_error=fields.text("last_delivery_error"),
+        stored_spec="" if spec_to_json(spec, stored="") == text.encode() else text,
+    )
+    return msgspec.structs.replace(job, faults=fields.faults) if fields.faults else job
+
+
+def _spec_text(row: _Row) -> str:
+    """The stored definition. Raises RecordBroken where the record is no hash."""
+    if isinstance(row, RecordBroken):
+        raise row
+    return row.get("spec", "")
+
+
+def _state_word(row: _Row) -> str | None:
+    return None if isinstance(row, RecordBroken) else row.get("state")
+
+
+def _readable(job: Job | UnreadableJob) -> Job:
+    """The job. Raises RecordBroken when it cannot be read."""
+    if isinstance(job, Job):
+        return job
+    advice = f"`hermes-celery remove {job.id}` removes it"
+    if job.is_newer:
+        raise NewerRecord(job.key, f"{job.what}: a newer version of hermes-celery wrote it")
+    raise RecordBroken(job.key, f"{job.what}; {advice}")
 
 
 def _written(write: Write, answer: Any) -> Written:
@@ -291,7 +390,7 @@ def _written(write: Write, answer: Any) -> Written:
         return answer
     if answer[0] != "ok":
         return Conflict(write.job.id, expected_revision=write.was.revision if write.was else 0)
-    return msgspec.structs.replace(write.job, revision=int(answer[1]))
+    return msgspec.structs.replace(write.job, revision=int(answer[1]), faults={})
 
 
 def _name_entry(job: Job) -> str:
@@ -315,14 +414,19 @@ def _fields(write: Write) -> _Fields:
         fields = {**_standing_fields(job), **_spec_fields(job), **_history_fields(job)}
         return {name: value for name, value in fields.items() if value != ""}
     standing, before = _standing_fields(job), _standing_fields(was)
-    moved = {name: value for name, value in standing.items() if value != before[name]}
+    moved = {
+        name: value
+        for name, value in standing.items()
+        if value != before[name] or name in was.faults
+    }
     # A change by a person starts the count of failures anew.
     return {**_spec_fields(job), **moved, "failures": ""}
 
 
 def _spec_fields(job: Job) -> _Fields:
     """What was asked for."""
-    return {"spec": _encode(job.spec), "pause_after": job.spec.policy.pause_after or ""}
+    spec = spec_to_json(job.spec, stored=job.stored_spec)
+    return {"spec": spec, "pause_after": job.spec.policy.pause_after or ""}
 
 
 def _standing_fields(job: Job) -> _Fields:
@@ -345,11 +449,6 @@ def _history_fields(job: Job) -> _Fields:
         "last_error": job.last_error or "",
         "last_delivery_error": job.last_delivery_error or "",
     }
-
-
-def _ms(fields: Mapping[str, str], name: str) -> int | None:
-    text = fields.get(name)
-    return int(text) if text else None
 
 
 def _or_empty(instant: datetime | None) -> str | int:

@@ -41,7 +41,7 @@ def place_of(database: Database, index: str, member: str) -> Place | None:
 def pages(
     database: Database, index: str, *, order: Order, after: Place | None = None
 ) -> Iterator[list[str]]:
-    """The members behind a place, or all of them."""
+    """The members behind a place, or all of them. Raises RecordBroken where the key is no set."""
     while True:
         score, member = ("", "") if after is None else (after.score, after.member)
         answer = database.run("page", keys=[index], args=[score, member, PAGE, order.value])
@@ -67,5 +67,5 @@ def lex_pages(
         if not page:
             return
         yield list(page)
-        edge = b"(" + str(page[-1]).encode()
+        edge = b"(" + str(page[-1]).encode("utf-8", "surrogateescape")
         low, high = (edge, high) if order is Order.UP else (low, edge)

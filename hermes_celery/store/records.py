@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from hermes_celery.errors import RunNotFound
-from hermes_celery.instant import from_ms, optional_from_ms
+import msgspec
+
+from hermes_celery.errors import RecordBroken, RunNotFound, StoreError
+from hermes_celery.instant import from_ms
 from hermes_celery.output import as_text
 from hermes_celery.run import Delivery, Run, RunState, Trigger, due_ms_of, is_run_id, job_id_of
 from hermes_celery.store.database import Database
 from hermes_celery.store.pages import Order, lex_pages, pages, place_of
+from hermes_celery.store.reading import Fields, readable
 
 #: The latest runs of a job among which its last output is looked for.
 _LATEST = 200
@@ -26,7 +29,7 @@ class RunRecords:
         self._keys = database.keys
 
     def get(self, run_id: str) -> Run:
-        """One run. Raises RunNotFound."""
+        """One run; what of it cannot be read is said in its `fault`. Raises RunNotFound."""
         (fields,) = self._database.hashes([self._keys.run(run_id)])
         if not fields:
             raise RunNotFound(run_id)
@@ -42,10 +45,19 @@ class RunRecords:
         return self._database.raw("GET", self._keys.output(run_id)) or b""
 
     def beginnings(self, run_ids: Sequence[str]) -> list[bytes]:
-        """The first 4 KiB of what each run printed, in one round trip."""
-        return self._database.raw_many(
+        """The first 4 KiB of what each run printed, in one round trip.
+
+        In the place of what cannot be read stands what is wrong with it.
+        """
+        found = self._database.raw_many(
             [("GETRANGE", self._keys.output(run_id), 0, _BEGINNING - 1) for run_id in run_ids]
         )
+        return [
+            f"(unreadable: {one})".encode("utf-8", "replace")
+            if isinstance(one, StoreError)
+            else one
+            for one in found
+        ]
 
     def printed_since(self, run_id: str, start: int, *, is_error: bool) -> tuple[bytes, int]:
         """What a run printed from that byte on, also while it runs, and how much it is in all."""
@@ -79,7 +91,7 @@ class RunRecords:
         """
         found: list[Run] = []
         for run in self._newest_first(job_id, after):
-            if since is not None and run.queued_at < since:
+            if since is not None and run.queued_at < since and run.fault is None:
                 break
             if state is None or run.state is state:
                 found.append(run)
@@ -98,7 +110,11 @@ class RunRecords:
         """The ids of the runs that a worker performs now."""
         ids = self._database.call("ZRANGE", self._keys.heartbeats, 0, -1)
         rows = self._database.hashes([self._keys.run(run_id) for run_id in ids], "worker")
-        return [i for i, row in zip(ids, rows, strict=True) if row.get("worker") == worker]
+        return [
+            run_id
+            for run_id, row in zip(ids, rows, strict=True)
+            if not isinstance(row, RecordBroken) and row.get("worker") == worker
+        ]
 
     def _newest_first(self, job_id: str | None, after: str | None) -> Iterator[Run]:
         found = self._of_all(after) if job_id is None else self._of_job(job_id, after)
@@ -134,29 +150,43 @@ def check_run_id(text: str) -> str:
     return text
 
 
-def run_from_fields(run_id: str, fields: Mapping[str, str]) -> Run:
-    def number(name: str) -> int | None:
-        return int(fields[name]) if name in fields else None
-
-    return Run(
+def run_from_fields(run_id: str, row: Mapping[str, str] | RecordBroken) -> Run:
+    """A stored run as a value; what cannot be read is replaced, and said in its `fault`."""
+    fields = Fields(row)
+    due_at = _due_at(run_id, fields)
+    run = Run(
         id=run_id,
         job_id=job_id_of(run_id),
-        job_name=fields["job_name"],
-        due_at=from_ms(due_ms_of(run_id)),
-        queued_at=from_ms(int(fields["queued_ms"])),
-        started_at=optional_from_ms(number("started_ms")),
-        finished_at=optional_from_ms(number("finished_ms")),
-        state=RunState(fields["state"]),
-        trigger=Trigger(fields.get("trigger", Trigger.SCHEDULE)),
-        attempt=int(fields.get("attempt", 1)),
-        worker=fields.get("worker"),
-        error=fields.get("error"),
-        reason=fields.get("reason"),
-        exit_code=number("exit_code"),
-        delivery=Delivery(fields.get("delivery", Delivery.NONE)),
-        delivery_warning=fields.get("delivery_warning"),
-        output_bytes=number("output_bytes"),
-        tokens=number("tokens"),
-        cost_usd=float(fields["cost_usd"]) if "cost_usd" in fields else None,
-        expires_at=optional_from_ms(number("expires_ms")),
+        job_name=fields.required("job_name"),
+        due_at=due_at,
+        queued_at=fields.required_instant("queued_ms", stand_in=due_at),
+        started_at=fields.instant("started_ms"),
+        finished_at=fields.instant("finished_ms"),
+        state=fields.word(RunState, "state"),
+        trigger=fields.word(Trigger, "trigger", Trigger.SCHEDULE),
+        attempt=_or(fields.number("attempt"), 1),
+        worker=fields.text("worker"),
+        error=fields.text("error"),
+        reason=fields.text("reason"),
+        exit_code=fields.number("exit_code"),
+        delivery=fields.word(Delivery, "delivery", Delivery.NONE),
+        delivery_warning=fields.text("delivery_warning"),
+        output_bytes=fields.number("output_bytes"),
+        tokens=fields.number("tokens"),
+        cost_usd=fields.amount("cost_usd"),
+        expires_at=fields.instant("expires_ms"),
     )
+    return msgspec.structs.replace(run, fault=fields.fault) if fields.faults else run
+
+
+def _due_at(run_id: str, fields: Fields) -> datetime:
+    """The nominal instant, which is in the id."""
+    try:
+        return from_ms(due_ms_of(run_id))
+    except (ValueError, IndexError, OverflowError):
+        fields.note("id", f"is {readable(run_id)[:60]!r}, no run's id")
+        return from_ms(0)
+
+
+def _or(number: int | None, default: int) -> int:
+    return default if number is None else number

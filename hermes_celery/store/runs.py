@@ -7,15 +7,16 @@ from types import MappingProxyType
 
 import msgspec
 
-from hermes_celery.errors import JobNotFound, LeaseLost, RunNotFound, StoreError
+from hermes_celery.errors import JobNotFound, LeaseLost, RecordBroken, RunNotFound
 from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.live import Printed
 from hermes_celery.policy import Policy
 from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, due_ms_of, job_id_of
 from hermes_celery.store.cancelling import cancel_run
-from hermes_celery.store.database import Database, scored
+from hermes_celery.store.database import Database, scored, whole
 from hermes_celery.store.jobs import spec_from_json
+from hermes_celery.store.reading import Fields
 from hermes_celery.store.records import RunRecords, run_from_fields
 
 _PAGE = 200
@@ -155,7 +156,7 @@ class Runs(RunRecords):
         queue = answer[3] or self._keys.default_queue
         try:
             spec = spec_from_json(job_id_of(run_id), answer[1])
-        except StoreError as error:
+        except RecordBroken as error:
             failed = Outcome(state=RunState.FAILED, error=str(error))
             follow_up = FollowUp(delivery=Delivery.NONE, queue=queue)
             self._finish(run_id, token, queue, failed, now_ms=now_ms, follow_up=follow_up)
@@ -333,15 +334,13 @@ class Runs(RunRecords):
 
     def policy_of(self, run_id: str) -> tuple[Policy, int]:
         """What its job wants when a run is lost, and the number of its attempt."""
-        (job,) = self._database.hashes([self._keys.job(job_id_of(run_id))], "spec")
         (run,) = self._database.hashes([self._keys.run(run_id)], "attempt")
-        attempt = int(run.get("attempt", 1))
-        if "spec" not in job:
-            return Policy(), attempt
+        attempt = Fields(run).number("attempt") or 1
         try:
+            job = self._database.hash(self._keys.job(job_id_of(run_id)), "spec")
             return spec_from_json(job_id_of(run_id), job["spec"]).policy, attempt
-        except StoreError:
-            return Policy(), attempt  # what cannot be read has no wishes
+        except (RecordBroken, KeyError):
+            return Policy(), attempt  # an unreadable definition uses the default policy
 
     def silent_since(self, now_ms: int, *, limit: int) -> list[str]:
         """The ids of running runs whose claim died at `now_ms` or earlier."""
@@ -389,7 +388,10 @@ class Runs(RunRecords):
         )
 
     def undelivered_since(self, now_ms: int, *, limit: int) -> list[tuple[Run, int]]:
-        """Queued runs that no worker took in time, each with the deadline that passed."""
+        """Queued runs that no worker took in time, each with the deadline that passed.
+
+        One that cannot be read has a `fault`; a deadline that is no number counts as 0.
+        """
         answer = self._database.call(
             "ZRANGEBYSCORE",
             self._keys.queued,
@@ -403,7 +405,7 @@ class Runs(RunRecords):
         overdue = scored(answer)
         rows = self._database.hashes([self._keys.run(run_id) for run_id, _ in overdue])
         return [
-            (run_from_fields(run_id, fields), int(score))
+            (run_from_fields(run_id, fields), whole(score))
             for (run_id, score), fields in zip(overdue, rows, strict=True)
             if fields
         ]

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hermes_celery.errors import StoreError
-from hermes_celery.store.database import Database, ScriptCall, scored, shard_of
+from hermes_celery.errors import RecordBroken, StoreError
+from hermes_celery.store.database import Database, ScriptCall, scored, shard_of, whole
 
 _PAGE = 500
+#: No beat says that it lives for longer; whoever seems to is no beat.
+_LONGEST_MS = 60_000
 
 
 class Shards:
@@ -35,15 +37,21 @@ class Shards:
     def leaders(self) -> list[str]:
         """Who leads a shard now, each name once."""
         leases = [self._keys.lease_of(shard) for shard in range(self._database.shards)]
-        owners = [self._database.call("GET", lease) for lease in leases]
-        return sorted({str(owner) for owner in owners if owner})
+        owners = self._database.call_many([("GET", lease) for lease in leases])
+        return sorted({owner for owner in owners if isinstance(owner, str)})
+
+    def fault(self) -> RecordBroken | None:
+        """What is wrong with the stored number of shards, as it was read last."""
+        return self._database.shards_fault()
 
     def join(self, owner: str, *, now_ms: int, dead_ms: int) -> dict[str, int]:
         """Say that a beat lives until `dead_ms`; every living beat with that instant of its own."""
         answer = self._database.run(
-            "join_beats", keys=[self._keys.beats], args=[owner, now_ms, dead_ms]
+            "join_beats",
+            keys=[self._keys.beats, self._keys.quarantine(self._keys.beats, at_ms=now_ms)],
+            args=[owner, now_ms, dead_ms, now_ms + _LONGEST_MS],
         )
-        return {name: int(ms) for name, ms in scored(answer)}
+        return {name: whole(ms) for name, ms in scored(answer)}
 
     def leave(self, owner: str) -> None:
         """Say that a beat is gone."""
@@ -61,7 +69,10 @@ class Shards:
 
 
 def send_home(database: Database, ids: Sequence[str], *, shard: int, shards: int) -> list[str]:
-    """Of jobs that lie in a shard, those that belong there; the others go where they do."""
+    """Of jobs that lie in a shard, those that belong there; the others go where they do.
+
+    One that cannot be read stays where it is.
+    """
     if shards == 1 and shard == 0:
         return list(ids)
     staying, calls, keys = [], [], database.keys
@@ -72,7 +83,10 @@ def send_home(database: Database, ids: Sequence[str], *, shard: int, shards: int
         else:
             indexes = [keys.due_of(shard), keys.due_of(home)]
             calls.append(ScriptCall(keys=[keys.job(job_id), *indexes], args=[job_id]))
-    for answer in database.run_many("send_home", calls):
-        if isinstance(answer, StoreError):
+    for call, answer in zip(calls, database.run_many("send_home", calls), strict=True):
+        if isinstance(answer, RecordBroken):
+            # Whoever reads it here learns what is wrong with it.
+            staying.append(str(call.args[0]))
+        elif isinstance(answer, StoreError):
             raise answer
     return staying

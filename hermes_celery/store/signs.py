@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-from hermes_celery.run import RunState, Trigger, due_ms_of, job_id_of
-from hermes_celery.store.database import Database
+from hermes_celery.errors import RecordBroken, StoreError
+from hermes_celery.run import RunState, Trigger, due_ms_of, is_run_id, job_id_of
+from hermes_celery.store.database import Database, scored, whole
+from hermes_celery.store.reading import Fields, readable
 
 _ALIVE_MS = 10_000
+#: The year 9999: a run that was recorded later was not.
+_NEVER_MS = 253_370_764_800_000
 
 
 class WaitingRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +50,13 @@ class Signs:
             WaitingRun(
                 id=run_id,
                 job_id=job_id_of(run_id),
-                job_name=row["job_name"],
+                job_name=readable(row.get("job_name", "")),
                 due_ms=due_ms_of(run_id),
-                queue=row.get("queue", self._keys.default_queue),
+                queue=readable(row.get("queue", self._keys.default_queue)),
             )
             for run_id, row in zip(ids, rows, strict=True)
-            if row.get("state") == RunState.QUEUED
-            and row.get("attempt", "1") == "1"
-            and row.get("trigger") != Trigger.BACKFILL
+            # What cannot be read is the rescue's to report.
+            if is_run_id(run_id) and not isinstance(row, RecordBroken) and _waits(row)
         ]
 
     def skipped_since(self, since_ms: int, *, limit: int) -> tuple[list[SkippedRun], int]:
@@ -66,7 +71,7 @@ class Signs:
             0,
             limit,
         )
-        pairs = _pairs(rows)
+        pairs = [(run_id, whole(score)) for run_id, score in scored(rows) if score < _NEVER_MS]
         found = self._database.hashes(
             [self._keys.run(run_id) for run_id, _ in pairs],
             "state",
@@ -77,26 +82,30 @@ class Signs:
             SkippedRun(
                 id=run_id,
                 job_id=job_id_of(run_id),
-                job_name=row["job_name"],
-                reason=row.get("reason", ""),
+                job_name=readable(row.get("job_name", "")),
+                reason=readable(row.get("reason", "")),
             )
             for (run_id, _), row in zip(pairs, found, strict=True)
-            if row.get("state") == RunState.SKIPPED
+            if not isinstance(row, RecordBroken) and row.get("state") == RunState.SKIPPED
         ]
         return skipped, max((score for _, score in pairs), default=since_ms)
 
     def overdue(self, before_ms: int, *, limit: int) -> list[str]:
         """Jobs that are due since `before_ms` or longer and were not ticked."""
-        overdue: list[str] = []
-        for key in self._due_keys():
-            overdue += self._database.call(
-                "ZRANGEBYSCORE", key, "-inf", before_ms, "LIMIT", 0, limit - len(overdue)
-            )
-        return overdue
+        pages = self._database.call_many(
+            [
+                ("ZRANGEBYSCORE", key, "-inf", before_ms, "LIMIT", 0, limit)
+                for key in self._due_keys()
+            ]
+        )
+        # An index that cannot be read is told by the beat that ticks it.
+        found = [job_id for page in pages if not isinstance(page, StoreError) for job_id in page]
+        return found[:limit]
 
     def has_jobs(self) -> bool:
         """Whether any job is scheduled."""
-        return any(self._database.call("ZCARD", key) for key in self._due_keys())
+        counts = self._database.call_many([("ZCARD", key) for key in self._due_keys()])
+        return any(count for count in counts if not isinstance(count, StoreError))
 
     def work_left(self) -> int:
         """How many messages wait on the default queue."""
@@ -116,14 +125,14 @@ class Signs:
         return before
 
     def leader_seen_at(self) -> int | None:
-        """When a leader was last seen here."""
-        seen = self._database.call("HGET", self._keys.leader, "seen_ms")
-        return int(seen) if seen else None
+        """When a leader was last seen here; None where that cannot be read."""
+        return Fields(self._database.hashes([self._keys.leader])[0]).number("seen_ms")
 
 
-def _pairs(rows: list[object]) -> list[tuple[str, int]]:
-    """Members and scores of a WITHSCORES answer, which has two shapes (RESP2, RESP3)."""
-    if rows and isinstance(rows[0], (list, tuple)):
-        return [(str(row[0]), int(float(row[1]))) for row in rows if isinstance(row, (list, tuple))]
-    flat = [str(row) for row in rows]
-    return [(m, int(float(s))) for m, s in zip(flat[::2], flat[1::2], strict=True)]
+def _waits(row: Mapping[str, str]) -> bool:
+    """Whether a run waits for a worker in its first attempt, and somebody expects it."""
+    return (
+        row.get("state") == RunState.QUEUED
+        and row.get("attempt", "1") == "1"
+        and row.get("trigger") != Trigger.BACKFILL
+    )

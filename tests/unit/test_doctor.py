@@ -40,7 +40,7 @@ def test_everything_in_order(
     monkeypatch.setenv("HERMES_CELERY_AGENT_COMMAND", "bash -c {prompt}")
     (home / "scripts").mkdir()
     (home / "scripts" / "hi.sh").touch()
-    valkey.call("SET", keys.lease, "beat:1")
+    valkey.call("SET", keys.lease, "beat:1", "PX", 60_000)
     valkey.call("ZADD", keys.workers, valkey.now_ms(), "worker@host")
     found = findings(exit_code=0)
     assert {verdict for verdict, _ in found.values()} == {"ok"}

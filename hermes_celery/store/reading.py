@@ -1,0 +1,120 @@
+"""One record's fields, read one by one: a bad one costs itself, not the record.
+
+What cannot be read is replaced by a stand-in and noted as a fault, so that the rest can be shown,
+and whoever looks learns what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeVar
+
+from hermes_celery.errors import RecordBroken
+from hermes_celery.foreign import UNREADABLE, stored_word
+from hermes_celery.instant import from_ms
+
+_Kind = TypeVar("_Kind", bound=StrEnum)
+
+#: The years 2 to 9998: every zone's local time of such an instant exists.
+_FIRST_MS, _LAST_MS = -62_104_060_800_000, 253_339_228_800_000
+_MAX_SHOWN = 40
+
+
+class Fields:
+    """The fields of one hash, or the trouble with it."""
+
+    def __init__(self, record: Mapping[str, str] | RecordBroken) -> None:
+        self._fields: Mapping[str, str] = {} if isinstance(record, RecordBroken) else record
+        #: Field name ("" for the record as a whole) and what is wrong with it.
+        self.faults: dict[str, str] = {"": record.what} if isinstance(record, RecordBroken) else {}
+
+    @property
+    def fault(self) -> str | None:
+        """Everything that is wrong, in one line; None when nothing is."""
+        return ", ".join(f"{name} {what}".strip() for name, what in self.faults.items()) or None
+
+    def text(self, name: str) -> str | None:
+        """A text, with what is no UTF-8 replaced; None where there is none."""
+        value = self._fields.get(name)
+        return None if value is None else readable(value)
+
+    def required(self, name: str) -> str:
+        """A text that each record has."""
+        value = self.text(name)
+        if value is None:
+            self._missing(name)
+        return value or ""
+
+    def number(self, name: str) -> int | None:
+        """A whole number; None where there is none."""
+        value = self._fields.get(name)
+        if not value:
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            self._wrong(name, value, "no whole number")
+            return None
+
+    def amount(self, name: str) -> float | None:
+        """A number; None where there is none."""
+        value = self._fields.get(name)
+        if not value:
+            return None
+        try:
+            return float(value)
+        except ValueError:
+            self._wrong(name, value, "no number")
+            return None
+
+    def instant(self, name: str) -> datetime | None:
+        """An instant that is stored as Unix milliseconds; None where there is none."""
+        ms = self.number(name)
+        if ms is None:
+            return None
+        if not is_instant(ms):
+            self._wrong(name, str(ms), "no instant")
+            return None
+        return from_ms(ms)
+
+    def required_instant(self, name: str, *, stand_in: datetime) -> datetime:
+        """An instant that each record has."""
+        if name not in self._fields:
+            self._missing(name)
+        return self.instant(name) or stand_in
+
+    def word(self, kind: type[_Kind], name: str, default: _Kind | None = None) -> _Kind:
+        """A word of an enum, one of a newer version included; without a default it must be."""
+        value = self.text(name)
+        if value is not None:
+            return stored_word(kind, value)
+        if default is not None:
+            return default
+        self._missing(name)
+        return stored_word(kind, UNREADABLE)
+
+    def note(self, name: str, what: str) -> None:
+        """Note what is wrong with a field, in words that follow its name."""
+        self.faults.setdefault(name, what)
+
+    def _wrong(self, name: str, value: str, why: str) -> None:
+        self.note(name, f"is {readable(value)[:_MAX_SHOWN]!r}, {why}")
+
+    def _missing(self, name: str) -> None:
+        if "" not in self.faults:
+            self.note(name, "is missing")
+
+
+def is_instant(ms: int) -> bool:
+    """Whether Unix milliseconds are an instant that can be shown in every zone."""
+    return _FIRST_MS <= ms <= _LAST_MS
+
+
+def readable(text: str) -> str:
+    """A text as it may be shown: bytes that were no UTF-8 become replacement characters."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
