@@ -113,7 +113,7 @@ class Scene:
         self.end_leases()
         for shard in self.shards:
             term = self.database.call("INCR", KEYS.term_of(shard))
-            self.database.call("SET", KEYS.lease_of(shard), "successor")
+            self.database.call("SET", KEYS.lease_of(shard), "successor", "PX", 3_600_000)
             self.database.call("HSET", KEYS.leader_of(shard), "owner", "successor", "term", term)
 
     def end_leases(self) -> None:
