@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from hermes_celery.errors import JobError
+from hermes_celery.errors import JobError, RecordBroken
 from hermes_celery.incidents import FAILED
 from hermes_celery.job import JobSpec
 from hermes_celery.log import event
 from hermes_celery.output import as_text
 from hermes_celery.ping import Ping, Pinger, Signal
 from hermes_celery.prompting import is_silent
+from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.run import Delivery, Outcome, Run, RunState, is_run_id, job_id_of
 from hermes_celery.store import Claim, FollowUp
 
@@ -73,22 +74,39 @@ def first_state(spec: JobSpec, outcome: Outcome) -> Delivery:
     return Delivery.PENDING
 
 
-def push_due(deliveries: Deliveries, messages: DeliveryMessages, *, token: int, now_ms: int) -> int:
+def push_due(
+    deliveries: Deliveries,
+    messages: DeliveryMessages,
+    *,
+    token: int,
+    now_ms: int,
+    on_broken: OnBroken = ignored,
+) -> int:
     """Push the messages of deliveries that are due, up to 100; returns how many.
 
+    One that cannot be pushed is told to `on_broken`, and looked at no more where its id is none.
     Raises LeaseLost when a younger leader has taken over.
     """
     pushed = 0
     for delivery_id, seen_ms in deliveries.due(now_ms, limit=_BATCH):
+        if not delivery_id.isprintable():
+            on_broken("", f"delivery {delivery_id!r}", "is no delivery; it is looked at no more")
+            deliveries.forget(delivery_id)
+            continue
         label = job_id_of(delivery_id) if is_run_id(delivery_id) else "notice"
-        if deliveries.push(
-            delivery_id,
-            seen_ms=seen_ms,
-            now_ms=now_ms,
-            token=token,
-            queue=messages.delivery_queue(),
-            message=messages.delivery_message(delivery_id, label=label),
-        ):
+        try:
+            is_pushed = deliveries.push(
+                delivery_id,
+                seen_ms=seen_ms,
+                now_ms=now_ms,
+                token=token,
+                queue=messages.delivery_queue(),
+                message=messages.delivery_message(delivery_id, label=label),
+            )
+        except RecordBroken as error:
+            on_broken("", error.key, error.what)
+            continue
+        if is_pushed:
             event(_log, "delivery.pushed", id=delivery_id)
             pushed += 1
     return pushed

@@ -16,15 +16,19 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
 
+from hermes_celery.duty import Duty
 from hermes_celery.errors import HermesCeleryError, LeaseLost, StoreError
 from hermes_celery.lease import RENEW_SECONDS
 from hermes_celery.log import Seldom, event
 from hermes_celery.preparing import Messages
-from hermes_celery.rescue import rescue
+from hermes_celery.reporting import OnBroken, ignored
+from hermes_celery.rescue import RescueReport, rescue
+from hermes_celery.store.history import Trimmed
 from hermes_celery.tick import MOST, TickReport, merged
 
 if TYPE_CHECKING:
@@ -41,6 +45,8 @@ _NEXT_RESCUE_SECONDS = 0.05
 #: Workers that lost Redis together with us get this long to say that they are alive.
 _RESCUE_AFTER_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
+#: The longest pause after an error that nobody foresaw.
+_LONGEST_CRASH_SECONDS = 30.0
 #: So long at a time it plans ahead without hearing that something earlier became due.
 _LOOK_AHEAD_MS = 10
 
@@ -67,10 +73,12 @@ class Beat:
         on_lead: Callable[[], None] = lambda: None,
         on_rescue: Callable[[int, int], None] = lambda token, now_ms: None,
         pause: Callable[[float], None] = time.sleep,
+        on_broken: OnBroken = ignored,
     ) -> None:
         """`make_shard` gives this beat's part in a shard, by its number.
 
         What belongs to no shard (rescue, `on_lead`, `on_rescue`) is done by whoever leads number 0.
+        `on_broken` hears of each record that cannot be read.
         """
         self._members = members
         self._make_shard = make_shard
@@ -87,11 +95,19 @@ class Beat:
         self._rescued_at = 0.0
         self._rescue_wait = _RESCUE_EVERY_SECONDS
         self._complaint = Seldom()
+        self._crash_wait = 0.0
+        self._on_broken = on_broken
+        self._must_begin = False
+        self._duties = {
+            name: Duty(name, clock=clock, on_broken=on_broken)
+            for name in ("begin", "share", "rescue", "deliveries", "trim", "remove completed")
+        }
 
     def step(self) -> TickReport | None:
         """Tick what we lead and is due, then sleep for at most a quarter of a second.
 
-        Returns what the ticks did; None when nothing was due, we stand by, or Redis is away.
+        Returns what the ticks did; None when nothing was due, we stand by, Redis is away, or an
+        error came that nobody foresaw. Such an error ends this step, not the process.
         """
         try:
             report = self._lead_or_stand_by()
@@ -101,9 +117,22 @@ class Beat:
                 shard.leads_since = self._clock.monotonic()
             self._pause(_RETRY_SECONDS)
             return None
+        except Exception as error:  # noqa: BLE001 - the beat goes on, whatever a step ran into
+            self._crashed(error)
+            return None
+        self._crash_wait = 0.0
         if self._complaint.over():
             event(_log, "beat.recovered")
         return report
+
+    def _crashed(self, error: Exception) -> None:
+        """Say so with the traceback, and wait, each time longer, so that a standby can lead."""
+        wait = min(max(self._crash_wait * 2, _RETRY_SECONDS), _LONGEST_CRASH_SECONDS)
+        self._crash_wait = wait
+        if self._complaint.may_say(self._clock.monotonic()):
+            event(_log, "beat.step_failed", level=logging.ERROR, exc_info=error,
+                  why=f"{type(error).__name__}: {error}", again_in=f"{wait:g} s")  # fmt: skip
+        self._pause(wait)
 
     def stop(self) -> None:
         """Give the leases back, so that a standby takes over at once."""
@@ -119,6 +148,7 @@ class Beat:
         if not self._shards:
             self._split(self._members.count())
         self._take_share()
+        self._begin_once()
         leading = [shard for shard in self._shards if shard.token is not None]
         reports = self._tick(leading)
         self._rescue(self._shards[0], is_busy=any(shard.is_due for shard in leading))
@@ -134,14 +164,26 @@ class Beat:
         self._shards = [self._make_shard(number) for number in range(count)]
 
     def _take_share(self) -> None:
-        """Hold the leases of the shards that are ours, and leave the others."""
-        share = self._members.share(len(self._shards))
+        """Hold the leases of the shards that are ours, and leave the others.
+
+        A shard whose lease cannot be had for what its keys hold costs itself.
+        """
+        count = len(self._shards)
+        # Whoever does not know the other beats tries for all: each shard has one lease.
+        share = self._duties["share"].attempt(lambda: self._members.share(count), range(count))
         for shard in self._shards:
-            if shard.number not in share:
-                shard.leave()
-            elif shard.hold() and not self._begin(shard):
+            is_same = shard.leading.attempt(partial(self._hold, shard, share), True)
+            if not is_same:
                 return
-            shard.note()
+
+    def _hold(self, shard: Shard, share: range) -> bool:
+        """Lead a shard or leave it, as is our share; False if the number of shards has changed."""
+        if shard.number not in share:
+            shard.leave()
+        elif shard.hold() and not self._begin(shard):
+            return False
+        shard.note()
+        return True
 
     def _begin(self, shard: Shard) -> bool:
         """What the new leader of a shard does first; False if the number of shards has changed.
@@ -153,14 +195,28 @@ class Beat:
             self._split(count)
             return False
         if shard.number == 0:
-            self._on_lead()
+            self._must_begin = True
+            self._begin_once()
+        return True
+
+    def _begin_once(self) -> None:
+        """Do what whoever leads shard 0 does first, once; again and again where it fails."""
+        if self._must_begin and self._shards[0].token is not None:
+            self._must_begin = not self._duties["begin"].attempt(self._begun, False)
+
+    def _begun(self) -> bool:
+        trouble = self._members.fault()
+        if trouble is not None:
+            self._on_broken("", trouble.key, trouble.what)
+        self._on_lead()
         return True
 
     def _tick(self, leading: Sequence[Shard]) -> list[TickReport]:
         reports = []
         for shard in leading:
             with _fenced(shard):
-                report = shard.tick(most=MOST // len(leading))
+                most = MOST // len(leading)
+                report = shard.ticking.attempt(partial(shard.tick, most=most), None)
                 if report is not None:
                     self._tell(report)
                     reports.append(report)
@@ -184,7 +240,12 @@ class Beat:
     def _look_ahead(self, leading: Sequence[Shard]) -> bool:
         """Prepare what is coming while nothing is due; whether there is more to prepare."""
         until_ms = self._clock.now_ms() + _LOOK_AHEAD_MS
-        return any([shard.look_ahead(until_ms=until_ms) for shard in leading])
+        return any(
+            [
+                shard.looking.attempt(partial(shard.look_ahead, until_ms=until_ms), False)
+                for shard in leading
+            ]
+        )
 
     def _seconds(self, leading: Sequence[Shard], *, is_paused: bool) -> float:
         """How long there is nothing to do, but never past the next renewal."""
@@ -192,7 +253,10 @@ class Beat:
         if not is_paused:
             seconds += [shard.seconds_until_due for shard in leading]
         if not leading:
-            seconds += [max(shard.free_in_seconds, 0.001) for shard in self._shards]
+            seconds += [
+                max(shard.free_in_seconds, shard.leading.waits_seconds, 0.001)
+                for shard in self._shards
+            ]
         elif self._rescued_at:
             again_at = self._rescued_at + self._rescue_wait
             seconds.append(max(again_at - self._clock.monotonic(), 0.001))
@@ -212,13 +276,27 @@ class Beat:
             self._rescue_wait = _NEXT_RESCUE_SECONDS if has_more else _RESCUE_EVERY_SECONDS
 
     def _rescue_once(self, token: int) -> bool:
-        """One pass; whether there is more to do."""
-        now_ms = self._clock.now_ms()
-        report = rescue(self._jobs, self._runs, self._messages, token=token, now_ms=now_ms)
-        self._on_rescue(token, now_ms)
-        trimmed = self._history.trim(now_ms)
-        self._history.remove_completed(self._jobs, now_ms)
-        return report.has_more or trimmed.has_more
+        """One pass; whether there is more to do. A part of it that fails keeps no other back."""
+        now_ms, duties = self._clock.now_ms(), self._duties
+        rescued = duties["rescue"].attempt(
+            lambda: rescue(
+                self._jobs,
+                self._runs,
+                self._messages,
+                token=token,
+                now_ms=now_ms,
+                on_broken=self._on_broken,
+            ),
+            RescueReport(),
+        )
+        duties["deliveries"].attempt(lambda: self._on_rescue(token, now_ms), None)
+        trimmed = duties["trim"].attempt(
+            lambda: self._history.trim(now_ms), Trimmed(runs=0, has_more=False)
+        )
+        duties["remove completed"].attempt(
+            lambda: self._history.remove_completed(self._jobs, now_ms), 0
+        )
+        return rescued.has_more or trimmed.has_more
 
     def _complain(self, error: StoreError) -> None:
         if self._complaint.may_say(self._clock.monotonic()):

@@ -16,6 +16,7 @@ from hermes_celery.errors import (
     AmbiguousJobReference,
     JobError,
     JobNotFound,
+    RecordBroken,
     StoreUnavailable,
     StoreUnsuitable,
 )
@@ -23,6 +24,7 @@ from hermes_celery.instant import from_ms, iso
 from hermes_celery.job import JobSpec, SessionSource
 from hermes_celery.keys import Keys
 from hermes_celery.log import event
+from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.runners.script import locate
 from hermes_celery.settings import (
     Settings,
@@ -145,7 +147,7 @@ def _check_delivery(settings: Settings, spec: JobSpec) -> None:
 def make_beat(app: Celery, *, owner: str) -> Beat:
     """A beat for this app's namespace."""
     from hermes_celery.beat import Beat
-    from hermes_celery.compose_delivery import make_delivery_rescue
+    from hermes_celery.compose_delivery import make_broken_records, make_delivery_rescue
     from hermes_celery.dispatch import Dispatch
     from hermes_celery.lease import Lease
     from hermes_celery.members import Members
@@ -156,9 +158,13 @@ def make_beat(app: Celery, *, owner: str) -> Beat:
     database = open_database(settings)
     witness = Witness(settings.state_dir, database)
     clock = ServerClock(database.now_ms)
+    on_broken = make_broken_records(settings, database, clock)
 
     def on_lead() -> None:
-        _look_for_loss(witness)
+        try:
+            _look_for_loss(witness)
+        except RecordBroken as error:
+            on_broken("", error.key, error.what)
         _keep_in_step(app, database, clock)
 
     messages = Dispatch(app, session=SessionSource(settings.session))
@@ -166,10 +172,11 @@ def make_beat(app: Celery, *, owner: str) -> Beat:
     def make_shard(number: int) -> Shard:
         return Shard(
             number,
-            lease=Lease(database, owner=owner, clock=clock, shard=number),
+            lease=Lease(database, owner=owner, clock=clock, shard=number, on_broken=on_broken),
             due_index=DueIndex(database, shard=number),
             messages=messages,
             clock=clock,
+            on_broken=on_broken,
         )
 
     return Beat(
@@ -177,23 +184,28 @@ def make_beat(app: Celery, *, owner: str) -> Beat:
         make_shard=make_shard,
         jobs=Jobs(database),
         runs=Runs(database),
-        history=make_history(settings, database),
+        history=make_history(settings, database, on_broken=on_broken),
         messages=messages,
         waker=Waker(database),
         clock=clock,
         on_lead=on_lead,
-        on_rescue=make_delivery_rescue(settings, database, Dispatch(app)),
+        on_rescue=make_delivery_rescue(
+            settings, database, Dispatch(app), clock=clock, on_broken=on_broken
+        ),
+        on_broken=on_broken,
     )
 
 
-def make_history(settings: Settings, database: Database) -> History:
+def make_history(
+    settings: Settings, database: Database, *, on_broken: OnBroken = ignored
+) -> History:
     """What forgets runs and completed jobs."""
     retention = Retention(
         runs_per_job=settings.keep_runs,
         run_days=settings.keep_days,
         completed_job_days=settings.keep_completed_days,
     )
-    return History(database, retention=retention)
+    return History(database, retention=retention, on_broken=on_broken)
 
 
 def _look_for_loss(witness: Witness) -> None:

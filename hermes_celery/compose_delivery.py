@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.announcing import push_due
 from hermes_celery.announcing import redeliver as begin_again
-from hermes_celery.clock import ServerClock
+from hermes_celery.broken import BrokenRecords
+from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.compose import open_database, reachable_database
 from hermes_celery.delivering import Deliverer
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
 from hermes_celery.delivery.rendering import check_template
+from hermes_celery.duty import Duty
 from hermes_celery.job import JobSpec
 from hermes_celery.ping import Pinger, check_url
 from hermes_celery.runners.dotenv_files import dotenv
@@ -102,19 +104,37 @@ def redeliver(settings: Settings, run_id: str, *, everywhere: bool) -> None:
 
 
 def make_delivery_rescue(
-    settings: Settings, database: Database, messages: DeliveryMessages
+    settings: Settings,
+    database: Database,
+    messages: DeliveryMessages,
+    *,
+    clock: Clock,
+    on_broken: BrokenRecords,
 ) -> Callable[[int, int], None]:
     """What a leader does for deliveries in each pass of rescue: push what is due, and scan."""
-    deliveries, scanner = Deliveries(database), make_scanner(settings, database)
+    deliveries = Deliveries(database)
+    scanner = make_scanner(settings, database, clock=clock, on_broken=on_broken)
+    scanning = Duty("scan", clock=clock, on_broken=on_broken)
+    pushing = Duty("push deliveries", clock=clock, on_broken=on_broken)
 
     def pass_once(token: int, now_ms: int) -> None:
-        scanner.scan(now_ms)
-        push_due(deliveries, messages, token=token, now_ms=now_ms)
+        scanning.attempt(lambda: scanner.scan(now_ms), None)
+        pushing.attempt(
+            lambda: push_due(deliveries, messages, token=token, now_ms=now_ms, on_broken=on_broken),
+            0,
+        )
 
     return pass_once
 
 
-def make_scanner(settings: Settings, database: Database) -> Scanner:
+def make_broken_records(settings: Settings, database: Database, clock: Clock) -> BrokenRecords:
+    """What makes incidents of records that cannot be read."""
+    return BrokenRecords(make_teller(settings, database), Incidents(database), clock=clock)
+
+
+def make_scanner(
+    settings: Settings, database: Database, *, clock: Clock, on_broken: BrokenRecords
+) -> Scanner:
     """What looks for troubles that no run reports."""
     return Scanner(
         signs=Signs(database),
@@ -124,6 +144,9 @@ def make_scanner(settings: Settings, database: Database) -> Scanner:
         teller=make_teller(settings, database),
         pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
         ping_url=settings.ping_url,
+        clock=clock,
+        on_broken=on_broken,
+        end_broken=on_broken.end_those_over,
     )
 
 

@@ -13,13 +13,20 @@ from typing import Any
 import msgspec
 
 
-def event(log: logging.Logger, name: str, *, level: int = logging.INFO, **fields: object) -> None:
-    """Write one event; a field that is None is left out."""
+def event(
+    log: logging.Logger,
+    name: str,
+    *,
+    level: int = logging.INFO,
+    exc_info: BaseException | None = None,
+    **fields: object,
+) -> None:
+    """Write one event; a field that is None is left out. `exc_info` adds its traceback."""
     if not log.isEnabledFor(level):
         return
     shown = {key: value for key, value in fields.items() if value is not None}
     text = " ".join([name, *(f"{key}={_quoted(value)}" for key, value in shown.items())])
-    log.log(level, "%s", text, extra={"event": name, "fields": shown})
+    log.log(level, "%s", text, exc_info=exc_info, extra={"event": name, "fields": shown})
 
 
 def _quoted(value: object) -> str:

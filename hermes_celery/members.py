@@ -17,6 +17,7 @@ from hermes_celery.lease import LEASE_MS, RENEW_SECONDS
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
+    from hermes_celery.errors import RecordBroken
     from hermes_celery.store import Shards
 
 
@@ -33,6 +34,10 @@ class Members:
     def count(self) -> int:
         """How many shards there are now, asked for anew. Raises StoreUnavailable."""
         return self._shards.count()
+
+    def fault(self) -> RecordBroken | None:
+        """What is wrong with the stored number of shards."""
+        return self._shards.fault()
 
     def share(self, count: int) -> range:
         """The numbers of the shards, of `count`, that this beat is to lead now.
@@ -60,7 +65,8 @@ class Members:
     def _join(self) -> None:
         asked_at, now_ms = self._clock.monotonic(), self._clock.now_ms()
         living = self._shards.join(self._owner, now_ms=now_ms, dead_ms=now_ms + LEASE_MS)
-        self._names = sorted(living)
+        # Ours is among them, whatever somebody else's clock or hand removed meanwhile.
+        self._names = sorted({*living, self._owner})
         # Asked again when the next of the others is taken for dead, if not before.
         first_ms = min(living.values()) - now_ms + 1
         self._ask_at = asked_at + min(RENEW_SECONDS, max(first_ms, 1) / 1000)

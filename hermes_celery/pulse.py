@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hermes_celery.errors import StoreError
-from hermes_celery.live import LiveOutput
+from hermes_celery.live import LiveOutput, Printed
 from hermes_celery.log import Seldom, event
 
 if TYPE_CHECKING:
@@ -103,13 +102,13 @@ class Pulse:
 
     def _beat(self, running: dict[str, tuple[Claim, RunningRun]]) -> None:
         claims = {run_id: claim.token for run_id, (claim, _) in running.items()}
-        printed = {run_id: run.live.take() for run_id, (_, run) in running.items()}
+        printed = {run_id: self._printed(run_id, run) for run_id, (_, run) in running.items()}
         groups = {run_id: claim.group for run_id, (claim, _) in running.items()}
         try:
             answers = self._runs.heartbeat(
                 claims, now_ms=self._clock.now_ms(), printed=printed, groups=groups
             )
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - without this thread every run here is lost
             for run_id, (_, run) in running.items():
                 run.live.give_back(printed[run_id])
             if self._complaint.may_say(self._clock.monotonic()):
@@ -121,5 +120,19 @@ class Pulse:
                 # What stands in the way is mended by the leader; the work is not to blame.
                 running[run_id][1].live.give_back(printed[run_id])
             elif answer != "ok":
-                event(_log, "run.stopping", run=run_id, reason=answer)
-                running[run_id][1].set(answer)
+                self._stop(run_id, running[run_id][1], answer)
+
+    def _printed(self, run_id: str, run: RunningRun) -> Printed:
+        """What a run printed; what goes wrong with one is no other run's trouble."""
+        try:
+            return run.live.take()
+        except Exception as error:  # noqa: BLE001 - its heartbeat matters more than what it prints
+            event(_log, "run.print_lost", level=logging.ERROR, exc_info=error, run=run_id)
+            return Printed()
+
+    def _stop(self, run_id: str, run: RunningRun, reason: str) -> None:
+        event(_log, "run.stopping", run=run_id, reason=reason)
+        try:
+            run.set(reason)
+        except Exception as error:  # noqa: BLE001 - the others still want their heartbeats
+            event(_log, "run.not_stopped", level=logging.ERROR, exc_info=error, run=run_id)

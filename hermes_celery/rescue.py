@@ -14,15 +14,21 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.instant import to_ms
 from hermes_celery.log import event
 from hermes_celery.policy import retries_loss, retry_wait_ms
+from hermes_celery.reporting import OnBroken, ignored
+from hermes_celery.run import Run, is_run_id, job_id_of
 
 if TYPE_CHECKING:
+    from hermes_celery.job import JobSpec
     from hermes_celery.preparing import Messages
     from hermes_celery.store import Jobs, Runs
 
@@ -44,62 +50,128 @@ class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
         return max(self.redelivered, self.lost) >= _BATCH
 
 
-def rescue(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms: int) -> RescueReport:
+def rescue(
+    jobs: Jobs,
+    runs: Runs,
+    messages: Messages,
+    *,
+    token: int,
+    now_ms: int,
+    on_broken: OnBroken = ignored,
+) -> RescueReport:
     """One pass over overdue runs, up to 50 of each kind.
 
-    Raises LeaseLost when a younger leader has taken over.
+    A run that cannot be rescued is told to `on_broken`, and keeps none of the others back. Raises
+    LeaseLost when a younger leader has taken over, and StoreError when Redis fails.
     """
-    return RescueReport(
-        redelivered=_redeliver(jobs, runs, messages, token=token, now_ms=now_ms),
-        lost=_give_up_silent(runs, token=token, now_ms=now_ms),
-    )
+    passed = _Pass(jobs, runs, messages, token=token, now_ms=now_ms, on_broken=on_broken)
+    return RescueReport(redelivered=passed.redeliver(), lost=passed.give_up_silent())
 
 
-def _redeliver(jobs: Jobs, runs: Runs, messages: Messages, *, token: int, now_ms: int) -> int:
-    pushed = 0
-    overdue = runs.undelivered_since(now_ms, limit=_BATCH)
-    specs = jobs.specs({run.job_id for run, _ in overdue})
-    for run, seen_ms in overdue:
-        spec = specs.get(run.job_id)
+class _Pass:
+    """One pass, and what all of its steps need."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        runs: Runs,
+        messages: Messages,
+        *,
+        token: int,
+        now_ms: int,
+        on_broken: OnBroken,
+    ) -> None:
+        self._jobs = jobs
+        self._runs = runs
+        self._messages = messages
+        self._token = token
+        self._now_ms = now_ms
+        self._on_broken = on_broken
+
+    def redeliver(self) -> int:
+        """Push again what no worker took in time; returns how many."""
+        overdue = self._runs.undelivered_since(self._now_ms, limit=_BATCH)
+
+        def note(job_id: str, error: RecordBroken) -> None:
+            self._on_broken(job_id, error.key, error.what)
+
+        specs = self._jobs.specs({run.job_id for run, _ in overdue}, on_broken=note)
+        return sum(
+            self._guarded(run.id, partial(self._redeliver_one, run, seen_ms, specs.get(run.job_id)))
+            for run, seen_ms in overdue
+        )
+
+    def give_up_silent(self) -> int:
+        """Give up runs whose heartbeat stopped; returns how many."""
+        silent = self._runs.silent_since(self._now_ms, limit=_BATCH)
+        return sum(self._guarded(run_id, partial(self._lose, run_id)) for run_id in silent)
+
+    def _guarded(self, run_id: str, work: Callable[[], bool]) -> bool:
+        """Whether it was done; what goes wrong with one run is told, and is no other run's."""
+        try:
+            return work()
+        except (LeaseLost, StoreUnavailable):
+            raise
+        except RecordBroken as error:
+            self._on_broken(_job_of(run_id), error.key, error.what)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad record must not stop the others
+            what = f"cannot be rescued ({type(error).__name__}: {error})"
+            self._on_broken(_job_of(run_id), f"run {run_id!r}", what)
+        return False
+
+    def _redeliver_one(self, run: Run, seen_ms: int, spec: JobSpec | None) -> bool:
+        if run.fault is not None:
+            self._on_broken(_job_of(run.id), f"run {run.id!r}", f"cannot be read: {run.fault}")
         if spec is None:
-            runs.cancel(
-                run.id, reason="the job was removed, or cannot be read", now_ms=now_ms, token=token
-            )
-            continue
-        if run.expires_at is not None and to_ms(run.expires_at) < now_ms:
-            runs.expire(run.id, now_ms=now_ms, token=token)
-            continue
+            why = "the job was removed, or cannot be read"
+            self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
+            return False
+        if run.expires_at is not None and to_ms(run.expires_at) < self._now_ms:
+            self._runs.expire(run.id, now_ms=self._now_ms, token=self._token)
+            return False
+        return self._push(run, seen_ms, spec)
+
+    def _push(self, run: Run, seen_ms: int, spec: JobSpec) -> bool:
         due_ms = to_ms(run.due_at)
         try:
-            message = messages.message(spec, run_id=run.id, due_ms=due_ms, attempt=run.attempt)
+            message = self._messages.message(
+                spec, run_id=run.id, due_ms=due_ms, attempt=run.attempt
+            )
+            queue = self._messages.queue(spec)
         except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
             why = f"its message cannot be built: {error}"
-            runs.cancel(run.id, reason=why, now_ms=now_ms, token=token)
+            self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
             event(_log, "run.cancelled", level=logging.ERROR, run=run.id, why=why)
-            continue
-        if runs.redeliver(
+            return False
+        pushed = self._runs.redeliver(
             run,
             seen_ms=seen_ms,
-            now_ms=now_ms,
-            token=token,
-            queue=messages.queue(spec),
+            now_ms=self._now_ms,
+            token=self._token,
+            queue=queue,
             message=message,
-        ):
+        )
+        if pushed:
             event(_log, "run.redelivered", run=run.id, job=run.job_name)
-            pushed += 1
-    return pushed
+        return pushed
 
-
-def _give_up_silent(runs: Runs, *, token: int, now_ms: int) -> int:
-    lost = 0
-    for run_id in runs.silent_since(now_ms, limit=_BATCH):
-        policy, attempt = runs.policy_of(run_id)
+    def _lose(self, run_id: str) -> bool:
+        policy, attempt = self._runs.policy_of(run_id)
         retry_at_ms = None
         if retries_loss(policy, attempt=attempt):
             wait = retry_wait_ms(policy, attempt=attempt, jitter=random.random())
-            retry_at_ms = now_ms + wait
-        answer = runs.lose(run_id, error=LOST, token=token, now_ms=now_ms, retry_at_ms=retry_at_ms)
-        if answer != "alive":
-            event(_log, "run.lost", level=logging.WARNING, run=run_id, then=answer)
-            lost += 1
-    return lost
+            retry_at_ms = self._now_ms + wait
+        answer = self._runs.lose(
+            run_id, error=LOST, token=self._token, now_ms=self._now_ms, retry_at_ms=retry_at_ms
+        )
+        if answer == "alive":
+            return False
+        event(_log, "run.lost", level=logging.WARNING, run=run_id, then=answer)
+        return True
+
+
+def _job_of(run_id: str) -> str:
+    """The job that a run belongs to; "" for what is no run's id."""
+    return job_id_of(run_id) if is_run_id(run_id) else ""

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hermes_celery.delivering import failure_target
-from hermes_celery.errors import JobNotFound, ScheduleError, StoreError
+from hermes_celery.duty import Duty
+from hermes_celery.errors import JobNotFound, RecordBroken, StoreError
 from hermes_celery.incidents import Incident, Kind, incident_id, is_worth_telling
 from hermes_celery.instant import from_ms
 from hermes_celery.log import event
 from hermes_celery.ping import Ping, Pinger, Signal
 from hermes_celery.planning import grace_ms
+from hermes_celery.reporting import OnBroken, ignored
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -81,15 +83,19 @@ class Teller:
         spec: JobSpec | None = None,
         run_id: str = "",
         from_here: bool = False,
+        job_id: str = "",
     ) -> bool:
-        """Count a trouble, and have it told if that is due; whether it is told now."""
+        """Count a trouble, and have it told if that is due; whether it is told now.
+
+        `job_id` is for a job without a `spec`, since it cannot be read.
+        """
         incident = incident_id(kind, subject)
         noted = self._incidents.note(
             incident,
             kind,
             text,
             now_ms=now_ms,
-            job_id=spec.id if spec else "",
+            job_id=spec.id if spec else job_id,
             job_name=spec.name if spec else "",
             run_id=run_id,
         )
@@ -101,9 +107,11 @@ class Teller:
         )
 
     def over(self, incidents: list[Incident], text: str, *, now_ms: int) -> None:
-        """End incidents of no single job, and tell that, if they were told."""
+        """End incidents, and tell that to whoever hears alerts, if they were told."""
         for incident in incidents:
-            closed = self._incidents.close([incident], job_id="", now_ms=now_ms, worked_ms=now_ms)
+            closed = self._incidents.close(
+                [incident], job_id=incident.job_id, now_ms=now_ms, worked_ms=now_ms
+            )
             if closed and incident.told:
                 # The closed incident's count is past what was told, so that this is told too.
                 self._notice(
@@ -147,8 +155,21 @@ class Scanner:
         incidents: Incidents,
         teller: Teller,
         pinger: Pinger,
+        clock: Clock,
         ping_url: str = "",
+        on_broken: OnBroken = ignored,
+        end_broken: Callable[[int], int] = lambda now_ms: 0,
     ) -> None:
+        """`on_broken` hears of what cannot be read; `end_broken` ends what it made of that."""
+        self._on_broken = on_broken
+        self._end_broken = end_broken
+        self._duties = {
+            name: Duty(f"look for {name}", clock=clock, on_broken=on_broken)
+            for name in (
+                "late runs", "missed runs", "overdue jobs", "a beat that was away",
+                "missing workers", "a broken switch", "incidents that are over",
+            )
+        }  # fmt: skip
         self._signs = signs
         self._due_index = due_index
         self._jobs = jobs
@@ -167,15 +188,29 @@ class Scanner:
             return None
         self._scanned_ms = now_ms
         self._ping(now_ms)
-        is_paused = self._due_index.switch().paused_ms is not None
+        duties = self._duties
+        is_paused = duties["a broken switch"].attempt(self._is_paused, False)
+        missed = duties["missed runs"].attempt(lambda: self._skipped(now_ms), 0)
+        if not is_paused:
+            missed += duties["overdue jobs"].attempt(lambda: self._overdue(now_ms), 0)
         report = ScanReport(
-            late=self._late(now_ms),
-            missed=self._skipped(now_ms) + (0 if is_paused else self._overdue(now_ms)),
-            is_beat_back=self._beat_is_back(now_ms),
-            are_workers_gone=self._workers_are_gone(now_ms),
+            late=duties["late runs"].attempt(lambda: self._late(now_ms), 0),
+            missed=missed,
+            is_beat_back=duties["a beat that was away"].attempt(
+                lambda: self._beat_is_back(now_ms), False
+            ),
+            are_workers_gone=duties["missing workers"].attempt(
+                lambda: self._workers_are_gone(now_ms), False
+            ),
         )
-        self._forget(now_ms)
+        duties["incidents that are over"].attempt(lambda: self._forget(now_ms), None)
         return report
+
+    def _is_paused(self) -> bool:
+        switch = self._due_index.switch()
+        if switch.fault is not None:
+            self._on_broken("", switch.fault.key, switch.fault.what)
+        return switch.paused_ms is not None
 
     def _ping(self, now_ms: int) -> None:
         if self._ping_url and now_ms - self._pinged_ms >= _PING_EVERY_MS:
@@ -260,6 +295,7 @@ class Scanner:
     def _forget(self, now_ms: int) -> None:
         for old in self._incidents.quiet_since(now_ms - _FORGOTTEN_MS, limit=_TOLD_AT_ONCE):
             self._incidents.close([old], job_id=old.job_id, now_ms=now_ms, worked_ms=now_ms)
+        self._end_broken(now_ms)
 
     def _open(self, kind: Kind) -> list[Incident]:
         return [i for i in self._incidents.of_job("") if i.kind is kind]
@@ -268,6 +304,9 @@ class Scanner:
         try:
             return self._jobs.get(job_id).spec
         except JobNotFound:
+            return None
+        except RecordBroken as error:
+            self._on_broken(job_id, error.key, error.what)
             return None
 
 
@@ -301,6 +340,8 @@ class BeatWatch:
                 watch_beat(self._signs, self._teller, now_ms=self._clock.now_ms())
             except StoreError as error:
                 event(_log, "watch.failed", level=logging.WARNING, why=error)
+            except Exception as error:  # noqa: BLE001 - the thread must outlive what it ran into
+                event(_log, "watch.failed", level=logging.ERROR, exc_info=error, why=error)
 
 
 def beat_text(seen_ms: int, now_ms: int) -> str:
@@ -314,5 +355,5 @@ def beat_text(seen_ms: int, now_ms: int) -> str:
 def _grace(spec: JobSpec, now_ms: int) -> int:
     try:
         return grace_ms(spec.compiled(), spec, now_ms=now_ms)
-    except ScheduleError:
+    except (ValueError, OverflowError):
         return _OVERDUE_MS

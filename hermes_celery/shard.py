@@ -9,7 +9,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from hermes_celery.ahead import Ahead
+from hermes_celery.duty import Duty
 from hermes_celery.log import event
+from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.tick import TickReport, tick
 
 if TYPE_CHECKING:
@@ -29,7 +31,14 @@ class Shard:
     """A beat's part in one shard."""
 
     def __init__(
-        self, number: int, *, lease: Lease, due_index: DueIndex, messages: Messages, clock: Clock
+        self,
+        number: int,
+        *,
+        lease: Lease,
+        due_index: DueIndex,
+        messages: Messages,
+        clock: Clock,
+        on_broken: OnBroken = ignored,
     ) -> None:
         self.number = number
         self._lease = lease
@@ -37,6 +46,14 @@ class Shard:
         self._messages = messages
         self._clock = clock
         self._ahead = Ahead(due_index, messages)
+        self._on_broken = on_broken
+        #: A shard whose keys, or whose jobs, make a tick fail waits; the others go on.
+        self.leading = Duty(f"lead shard {number}", clock=clock, on_broken=on_broken,
+                            lets_refusals_pass=True)  # fmt: skip
+        self.ticking = Duty(f"tick shard {number}", clock=clock, on_broken=on_broken,
+                            lets_refusals_pass=True)  # fmt: skip
+        self.looking = Duty(f"plan shard {number} ahead", clock=clock, on_broken=on_broken,
+                            lets_refusals_pass=True)  # fmt: skip
         self._noted: int | None = _UNKNOWN
         #: The earliest instant that is known to be due, Unix ms; None: nothing is.
         self.next_due_ms: int | None = None
@@ -94,16 +111,19 @@ class Shard:
             most=most,
         )
         self.next_due_ms = report.next_due_ms
+        for fault in report.faults:
+            self._on_broken(fault.job_id, fault.key or f"job {fault.job_id}", fault.error)
         if report.paused:
             self._ahead.forget()
         return report
 
     @property
     def seconds_until_due(self) -> float:
-        """How long nothing is due, as far as is known."""
+        """How long there is nothing to tick, as far as is known."""
         if self.next_due_ms is None:
             return float("inf")
-        return max((self.next_due_ms - self._clock.now_ms()) / 1000, 0.0)
+        due_in = (self.next_due_ms - self._clock.now_ms()) / 1000
+        return max(due_in, self.ticking.waits_seconds, 0.0)
 
     @property
     def is_due(self) -> bool:

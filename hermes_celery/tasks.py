@@ -20,7 +20,7 @@ from hermes_celery.compose import (
 )
 from hermes_celery.compose_delivery import make_beat_watch
 from hermes_celery.dispatch import RUN_TASK
-from hermes_celery.errors import SessionError, SettingsError, StoreError
+from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
 from hermes_celery.log import JsonFormatter, event
 from hermes_celery.parent_death import die_with_parent
 from hermes_celery.redaction import known_secrets, redactor, unredacted
@@ -175,11 +175,16 @@ class _Hooks:
         database = open_database(self._settings)
         runs = Runs(database)
         try:
-            for run_id in runs.running_on(self._name):
-                runs.cancel(run_id, reason="its worker shut down", now_ms=database.now_ms())
-                event(_log, "run.cancelled", run=run_id, reason="shutdown")
+            running = runs.running_on(self._name)
         except StoreError as error:
             event(_log, "worker.cancel_failed", level=logging.WARNING, why=error)
+            return
+        for run_id in running:
+            try:
+                runs.cancel(run_id, reason="its worker shut down", now_ms=database.now_ms())
+                event(_log, "run.cancelled", run=run_id, reason="shutdown")
+            except HermesCeleryError as error:
+                event(_log, "worker.cancel_failed", level=logging.WARNING, run=run_id, why=error)
 
     def _check_server(self) -> None:
         try:

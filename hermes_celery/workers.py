@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
+from collections.abc import Callable
 
-from hermes_celery.errors import StoreError
+from hermes_celery.errors import StoreUnavailable
+from hermes_celery.log import Seldom, event
 from hermes_celery.store import Database
 from hermes_celery.store.reading import readable
+
+_log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 3.0
 #: A worker that has said nothing for so long is not shown as alive.
@@ -20,6 +26,7 @@ class Presence:
         self._database = database
         self._name = name
         self._stopped = threading.Event()
+        self._complaint = Seldom()
         self._thread = threading.Thread(target=self._loop, name="hermes-presence", daemon=True)
 
     def start(self) -> None:
@@ -31,22 +38,25 @@ class Presence:
         self._stopped.set()
 
     def _loop(self) -> None:
+        keys = self._database.keys
         while not self._stopped.is_set():
-            self._say("ZADD", self._database.keys.workers, self._safe_now(), self._name)
+            self._safely(
+                lambda: self._database.call(
+                    "ZADD", keys.workers, self._database.now_ms(), self._name
+                )
+            )
             self._stopped.wait(INTERVAL_SECONDS)
-        self._say("ZREM", self._database.keys.workers, self._name)
+        self._safely(lambda: self._database.call("ZREM", keys.workers, self._name))
 
-    def _say(self, *command: str | int) -> None:
+    def _safely(self, say: Callable[[], object]) -> None:
+        """Say it, if that can be done; the next sign of life is seconds away."""
         try:
-            self._database.call(*command)
-        except StoreError:
-            return  # the next sign of life is seconds away
-
-    def _safe_now(self) -> int:
-        try:
-            return self._database.now_ms()
-        except StoreError:
-            return 0
+            say()
+        except StoreUnavailable:
+            return
+        except Exception as error:  # noqa: BLE001 - the thread must outlive what it ran into
+            if self._complaint.may_say(time.monotonic()):
+                event(_log, "presence.failed", level=logging.WARNING, why=error)
 
 
 def alive(database: Database, *, now_ms: int) -> list[str]:

@@ -1,4 +1,9 @@
-"""`hermes-celery up`: server, beat and worker of one machine under one supervisor."""
+"""`hermes-celery up`: server, beat and worker of one machine under one supervisor.
+
+At the first start, with somebody watching, what does not come up within some seconds ends it with
+one sentence: a wrong setting does not heal. Once it is up it ends only when it is asked to; a part
+that ends, however often, is started again.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +32,10 @@ from hermes_celery.errors import (
     StoreUnavailable,
 )
 from hermes_celery.job import JobRequest
+from hermes_celery.log import Seldom
 from hermes_celery.run import Run
 from hermes_celery.settings import Settings, process_environment, without_password
-from hermes_celery.supervisor import GaveUp, Part, Supervisor
+from hermes_celery.supervisor import Part, Supervisor
 
 _READY_SECONDS = 20.0
 _SERVER_SECONDS = 10.0
@@ -52,9 +58,6 @@ def bring_up(settings: Settings, *, demo: bool) -> int:
             cron = _start(settings, supervisor, stop=stop, demo=demo)
             if cron is not None:
                 _watch(cron, supervisor, stop=stop)
-        except GaveUp as error:
-            _say(f"stopping: {error}")
-            return 1
         finally:
             _shut_down(settings, supervisor)
     return 0
@@ -84,13 +87,19 @@ def _start(
 
 
 def _watch(cron: Crontab, supervisor: Supervisor, *, stop: threading.Event) -> None:
-    """Show what ends, and keep the parts running, until stopped."""
-    seen = _Seen(cron)
+    """Show what ends, and keep the parts running, until stopped; nothing else ends it."""
+    seen, complaint = _Seen(cron), Seldom()
     while not stop.wait(_LOOK_SECONDS):
         supervisor.check()
-        for run in seen.newly_ended():
-            text = summary(run, cron.runs.output(run.id))
-            _say(f"{run.job_name}: {run.state.value} in {took(run)}  {text}".rstrip())
+        try:
+            for run in seen.newly_ended():
+                text = summary(run, cron.runs.output(run.id))
+                _say(f"{run.job_name}: {run.state.value} in {took(run)}  {text}".rstrip())
+        except Exception as error:  # noqa: BLE001 - what is shown matters less than what runs
+            if complaint.may_say(time.monotonic()):
+                _say(f"runs cannot be shown: {error}")
+        else:
+            complaint.over()
 
 
 class _Seen:
@@ -104,9 +113,11 @@ class _Seen:
     def newly_ended(self) -> list[Run]:
         """Runs that ended since the last look, oldest first."""
         try:
-            runs = self._cron.runs.latest(since=self._since, limit=1000)
+            found = self._cron.runs.latest(since=self._since, limit=1000)
         except StoreError:
             return []
+        # What cannot be read would come again at each look; `runs` shows it.
+        runs = [run for run in found if run.fault is None]
         ended = [run for run in reversed(runs) if run.state.is_final and run.id not in self._shown]
         self._shown |= {run.id for run in ended}
         waiting = [run.queued_at for run in runs if not run.state.is_final]

@@ -263,7 +263,8 @@ class Deliveries:
         endless = [delivery_id for delivery_id, score in found if score == float("-inf")]
         if endless:
             # No deadline that a script could compare; from the next look on it has one.
-            self._database.call("ZADD", key, "XX", *(x for i in endless for x in (0, i)))
+            ends = (part for delivery_id in endless for part in (0, delivery_id))
+            self._database.call("ZADD", key, "XX", *ends)
         return [(delivery_id, int(score)) for delivery_id, score in found if score != float("-inf")]
 
     def push(

@@ -403,6 +403,11 @@ class Runs(RunRecords):
             limit,
         )
         overdue = scored(answer)
+        endless = [run_id for run_id, score in overdue if score == float("-inf")]
+        if endless:
+            # No deadline that a script could compare; from the next look on it has one.
+            ends = (part for run_id in endless for part in (0, run_id))
+            self._database.call("ZADD", self._keys.queued, "XX", *ends)
         rows = self._database.hashes([self._keys.run(run_id) for run_id, _ in overdue])
         return [
             (run_from_fields(run_id, fields), whole(score))
@@ -418,9 +423,8 @@ class Runs(RunRecords):
         False when it was claimed meanwhile. Raises LeaseLost when a younger leader is known.
         """
         # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
-        next_wait_ms = min(
-            seen_ms - to_ms(run.queued_at) + self._redeliver_after_ms, _LONGEST_WAIT_MS
-        )
+        waited_ms = max(seen_ms - to_ms(run.queued_at), 0)
+        next_wait_ms = min(waited_ms + self._redeliver_after_ms, _LONGEST_WAIT_MS)
         answer = self._fenced(
             "redeliver",
             keys=[self._keys.term, self._keys.run(run.id), self._keys.queued, queue],

@@ -40,6 +40,7 @@ def scanner(place: Place, *, alerts: str = "local", ping_url: str = "") -> Scann
         incidents=place.incidents,
         teller=teller(place, alerts=alerts),
         pinger=place.pinger,
+        clock=store.clock,
         ping_url=ping_url,
     )
 

@@ -1,0 +1,87 @@
+"""Records that cannot be read become incidents, and those end when nobody meets them any more.
+
+One of a kind is one incident, however often a tick or a pass of rescue stumbles over it: what was
+told within the last minute is not even counted again, so that a thousand bad records cost a beat
+nothing. Telling never fails whoever stumbled: a trouble while it is told is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from hermes_celery.errors import StoreError
+from hermes_celery.incidents import Kind, incident_id
+from hermes_celery.log import event
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.scanner import Teller
+    from hermes_celery.store import Incidents
+
+_log = logging.getLogger(__name__)
+_COUNT_EVERY_SECONDS = 60.0
+#: Nobody stumbled over it for so long: it was mended, or removed.
+_OVER_SECONDS = 300.0
+#: So many are remembered; what comes beyond them is logged.
+_MOST = 1000
+#: Incidents of ours, among those of the same kind.
+_MARK = "record:"
+
+
+class BrokenRecords:
+    """One process's troubles with records; an `OnBroken`."""
+
+    def __init__(self, teller: Teller, incidents: Incidents, *, clock: Clock) -> None:
+        self._teller = teller
+        self._incidents = incidents
+        self._clock = clock
+        #: Incident id -> when somebody stumbled over it last, and when it was told, monotonic.
+        self._met: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+
+    def __call__(self, job_id: str, key: str, what: str) -> None:
+        """Tell of a record: its job's id or "", its key, and what is wrong with it."""
+        now, subject = self._clock.monotonic(), f"{_MARK}{key}"
+        incident = incident_id(Kind.BROKEN, subject)
+        is_new = incident not in self._met
+        if is_new and len(self._met) >= _MOST:
+            return
+        self._met[incident] = now
+        if not is_new and now - self._told.get(incident, -_OVER_SECONDS) < _COUNT_EVERY_SECONDS:
+            return
+        self._told[incident] = now
+        event(_log, "record.broken", level=logging.ERROR, job=job_id or None, key=key, what=what)
+        try:
+            self._teller.tell(
+                Kind.BROKEN, subject, _text(job_id, key, what), now_ms=self._clock.now_ms(),
+                job_id=job_id,
+            )  # fmt: skip
+        except StoreError as error:
+            self._told.pop(incident, None)
+            event(_log, "record.not_told", level=logging.WARNING, key=key, why=error)
+
+    def end_those_over(self, now_ms: int) -> int:
+        """End the incidents of records that nobody met for five minutes; returns how many.
+
+        Those that another process met count from the first look here. Raises StoreError.
+        """
+        now, over = self._clock.monotonic(), []
+        for incident in self._incidents.open(limit=_MOST):
+            if not incident.id.startswith(incident_id(Kind.BROKEN, _MARK)):
+                continue
+            if now - self._met.setdefault(incident.id, now) >= _OVER_SECONDS:
+                over.append(incident)
+                self._met.pop(incident.id)
+                self._told.pop(incident.id, None)
+        for incident in over:
+            text = f"no more trouble with {incident.id.partition(_MARK)[2]}"
+            self._teller.over([incident], text, now_ms=now_ms)
+        return len(over)
+
+
+def _text(job_id: str, key: str, what: str) -> str:
+    advice = "hermes-celery fsck --repair"
+    if job_id:
+        return f"job {job_id}: {key} {what} → hermes-celery remove {job_id}, or {advice}"
+    return f"{key} {what} → {advice}"

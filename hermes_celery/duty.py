@@ -1,0 +1,94 @@
+"""What a process does again and again, kept apart from its other duties.
+
+A duty that fails costs itself: it is tried again, each time after twice the wait, up to a minute,
+while the others go on. It says so loudly: at once, then once a minute, with the traceback where
+nobody foresaw the error. A lost connection and a lost lease are no failure of a duty; they pass
+through, for whoever leads or stands by.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable
+from hermes_celery.log import Seldom, event
+from hermes_celery.reporting import OnBroken, ignored
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+FIRST_WAIT_SECONDS = 0.5
+MOST_WAIT_SECONDS = 60.0
+
+
+class Duty:
+    """One duty of one process."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        clock: Clock,
+        on_broken: OnBroken = ignored,
+        lets_refusals_pass: bool = False,
+    ) -> None:
+        """With `lets_refusals_pass` a refusal of the server as a whole (out of memory, read-only)
+        passes through as a lost connection does.
+        """
+        self._name = name
+        self._clock = clock
+        self._on_broken = on_broken
+        self._passing = (LeaseLost, StoreError if lets_refusals_pass else StoreUnavailable)
+        self._complaint = Seldom()
+        self._wait_seconds = 0.0
+        self._again_at = 0.0
+
+    @property
+    def waits_seconds(self) -> float:
+        """How long it waits after it failed; 0 when it may be done."""
+        if not self._wait_seconds:
+            return 0.0
+        return max(self._again_at - self._clock.monotonic(), 0.0)
+
+    def attempt(self, work: Callable[[], _T], otherwise: _T) -> _T:
+        """What `work` returns; `otherwise` where it fails, or waits because it failed before.
+
+        Raises what is no failure of the duty: StoreUnavailable and LeaseLost.
+        """
+        if self.waits_seconds:
+            return otherwise
+        try:
+            done = work()
+        except RecordBroken as error:
+            self._on_broken("", error.key, error.what)
+            self._failed(error)
+            return otherwise
+        except self._passing:
+            raise
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw ends this duty's turn only
+            self._failed(error)
+            return otherwise
+        self._wait_seconds = 0.0
+        if self._complaint.over():
+            event(_log, "duty.recovered", duty=self._name)
+        return done
+
+    def _failed(self, error: Exception) -> None:
+        doubled = max(self._wait_seconds * 2, FIRST_WAIT_SECONDS)
+        self._wait_seconds = min(doubled, MOST_WAIT_SECONDS)
+        self._again_at = self._clock.monotonic() + self._wait_seconds
+        if self._complaint.may_say(self._clock.monotonic()):
+            event(
+                _log,
+                "duty.failed",
+                level=logging.ERROR,
+                exc_info=None if isinstance(error, StoreError) else error,
+                duty=self._name,
+                why=f"{type(error).__name__}: {error}",
+                again_in=f"{self._wait_seconds:g} s",
+            )
