@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from hermes_celery.errors import JobError, RecordBroken
+from hermes_celery.errors import JobError, RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.incidents import FAILED
 from hermes_celery.job import JobSpec
 from hermes_celery.log import event
@@ -85,9 +85,11 @@ def push_due(
     """Push the messages of deliveries that are due, up to 100; returns how many.
 
     One that cannot be pushed is told to `on_broken`, and looked at no more where its id is none.
-    Raises LeaseLost when a younger leader has taken over.
+    Raises LeaseLost when a younger leader has taken over, and StoreError, after the others were
+    pushed, when Redis refuses one.
     """
     pushed = 0
+    trouble: StoreError | None = None
     for delivery_id, seen_ms in deliveries.due(now_ms, limit=_BATCH):
         if not delivery_id.isprintable():
             on_broken("", f"delivery {delivery_id!r}", "is no delivery; it is looked at no more")
@@ -106,9 +108,17 @@ def push_due(
         except RecordBroken as error:
             on_broken("", error.key, error.what)
             continue
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            trouble = trouble or error
+            continue
         if is_pushed:
             event(_log, "delivery.pushed", id=delivery_id)
             pushed += 1
+    if trouble is not None:
+        # The others were pushed.
+        raise trouble
     return pushed
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.errors import StoreError
 from hermes_celery.incidents import Kind, incident_id
+from hermes_celery.job import is_job_id
 from hermes_celery.log import event
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _OVER_SECONDS = 300.0
 _MOST = 1000
 #: Incidents of ours, among those of the same kind.
 _MARK = "record:"
+_LONGEST = 300
 
 
 class BrokenRecords:
@@ -42,7 +44,7 @@ class BrokenRecords:
 
     def __call__(self, job_id: str, key: str, what: str) -> None:
         """Tell of a record: its job's id or "", its key, and what is wrong with it."""
-        now, subject = self._clock.monotonic(), f"{_MARK}{key}"
+        now, subject = self._clock.monotonic(), _MARK + _shown(key or job_id)
         incident = incident_id(Kind.BROKEN, subject)
         is_new = incident not in self._met
         if is_new and len(self._met) >= _MOST:
@@ -55,7 +57,7 @@ class BrokenRecords:
         try:
             self._teller.tell(
                 Kind.BROKEN, subject, _text(job_id, key, what), now_ms=self._clock.now_ms(),
-                job_id=job_id,
+                job_id=job_id if is_job_id(job_id) else "",
             )  # fmt: skip
         except StoreError as error:
             self._told.pop(incident, None)
@@ -82,6 +84,12 @@ class BrokenRecords:
 
 def _text(job_id: str, key: str, what: str) -> str:
     advice = "hermes-celery fsck --repair"
-    if job_id:
-        return f"job {job_id}: {key} {what} → hermes-celery remove {job_id}, or {advice}"
-    return f"{key} {what} → {advice}"
+    trouble = _shown(f"{key} {what}".strip())
+    if is_job_id(job_id):
+        return f"job {job_id}: {trouble} → hermes-celery remove {job_id}, or {advice}"
+    return f"{trouble} → {advice}"
+
+
+def _shown(text: str) -> str:
+    """A text from Redis as a part of an id and of a message: short, and fit to be shown."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:_LONGEST]

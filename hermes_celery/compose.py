@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermes_celery import embedded
-from hermes_celery.clock import ServerClock
+from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import (
     AmbiguousJobReference,
@@ -40,6 +40,7 @@ from hermes_celery.store import (
     Places,
     Retention,
     Runs,
+    Waker,
     connect,
 )
 from hermes_celery.witness import Witness
@@ -144,20 +145,22 @@ def _check_delivery(settings: Settings, spec: JobSpec) -> None:
     check_delivery(settings, spec)
 
 
-def make_beat(app: Celery, *, owner: str) -> Beat:
-    """A beat for this app's namespace."""
+def make_beat(
+    app: Celery, *, owner: str, clock: Clock | None = None, waker: Waker | None = None
+) -> Beat:
+    """A beat for this app's namespace; by the server's clock unless another is given."""
     from hermes_celery.beat import Beat
     from hermes_celery.compose_delivery import make_broken_records, make_delivery_rescue
     from hermes_celery.dispatch import Dispatch
     from hermes_celery.lease import Lease
     from hermes_celery.members import Members
     from hermes_celery.shard import Shard
-    from hermes_celery.store import Shards, Waker
+    from hermes_celery.store import Shards
 
     settings = app_settings(app)
     database = open_database(settings)
     witness = Witness(settings.state_dir, database)
-    clock = ServerClock(database.now_ms)
+    clock = clock or ServerClock(database.now_ms)
     on_broken = make_broken_records(settings, database, clock)
 
     def on_lead() -> None:
@@ -186,7 +189,7 @@ def make_beat(app: Celery, *, owner: str) -> Beat:
         runs=Runs(database),
         history=make_history(settings, database, on_broken=on_broken),
         messages=messages,
-        waker=Waker(database),
+        waker=waker or Waker(database),
         clock=clock,
         on_lead=on_lead,
         on_rescue=make_delivery_rescue(
@@ -271,7 +274,7 @@ def _messages(settings: Settings, *, app: Celery | None = None) -> Messages:
     return Dispatch(app or make_app(settings), session=SessionSource(settings.session))
 
 
-def _keep_in_step(app: Celery, database: Database, clock: ServerClock) -> None:
+def _keep_in_step(app: Celery, database: Database, clock: Clock) -> None:
     """Write what a project declares, and take away what it no longer declares."""
     from hermes_celery.beat_schedule import requests_of
     from hermes_celery.managed import synchronise

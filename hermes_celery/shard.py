@@ -112,7 +112,8 @@ class Shard:
         )
         self.next_due_ms = report.next_due_ms
         for fault in report.faults:
-            self._on_broken(fault.job_id, fault.key or f"job {fault.job_id}", fault.error)
+            if not fault.is_gone:
+                self._on_broken(fault.job_id, "", fault.error)
         if report.paused:
             self._ahead.forget()
         return report

@@ -22,7 +22,8 @@ LAYERS = {
         "delivery", "ping",
     ),
     "use cases": (
-        "duty", "broken", "announcing", "delivering", "sending", "scanner", "preparing", "ahead", "tick", "shard",
+        "duty", "broken",
+        "announcing", "delivering", "sending", "scanner", "preparing", "ahead", "tick", "shard",
         "resharding", "rescue",
         "runner", "carrying",
         "managed", "cron", "hermes_home",

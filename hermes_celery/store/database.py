@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.connection import HiredisRespSerializer
 from redis.retry import Retry
+from redis.utils import HIREDIS_AVAILABLE
 
 from hermes_celery import lua
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable, StoreUnsuitable
@@ -45,6 +47,7 @@ def connect(url: str) -> redis.Redis:
             decode_responses=True,
             # What is no UTF-8 is read all the same, and goes back as the bytes that it was.
             encoding_errors="surrogateescape",
+            command_packer=_BytesPacker() if HIREDIS_AVAILABLE else None,
             socket_timeout=SOCKET_TIMEOUT_SECONDS,
             socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
             health_check_interval=HEALTH_CHECK_SECONDS,
@@ -52,6 +55,24 @@ def connect(url: str) -> redis.Redis:
         )
     except ValueError as error:
         raise StoreUnsuitable(f"this is no Redis URL: {error}") from None
+
+
+class _BytesPacker(HiredisRespSerializer):
+    """Sends a text that was read from bytes which are no UTF-8 as those bytes.
+
+    redis-py does so by itself where hiredis is not installed.
+    """
+
+    def pack(self, *args: Any) -> Any:
+        """The command as it goes onto the wire."""
+        try:
+            return super().pack(*args)
+        except UnicodeEncodeError:
+            return super().pack(*map(_as_bytes, args))
+
+
+def _as_bytes(part: Any) -> Any:
+    return part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
 
 
 class ScriptCall(msgspec.Struct, frozen=True, kw_only=True):

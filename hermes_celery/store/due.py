@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
+from hermes_celery.errors import LeaseLost, RecordBroken
 from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.keys import Keys
@@ -16,7 +16,7 @@ from hermes_celery.planning import DueJob, Step
 from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, broken, is_broken, scored, whole
-from hermes_celery.store.reading import Fields
+from hermes_celery.store.reading import Fields, readable
 from hermes_celery.store.shards import send_home
 from hermes_celery.store.specs import NewerRecord, spec_from_json
 
@@ -80,6 +80,8 @@ class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
     again_ms: int | None = None
     #: A newer version wrote it and can read it.
     is_newer: bool = False
+    #: There is nothing but its entry in the index.
+    is_gone: bool = False
 
 
 class DueIndex:
@@ -301,6 +303,8 @@ def _due_job(
 ) -> DueJob | BrokenJob:
     if spec == "broken" and not revision:
         return BrokenJob(job_id=job_id, error=f"{key} {next_ms}", key=key)
+    if spec is None and revision is None and next_ms is None:
+        return BrokenJob(job_id=job_id, error="there is no such job", is_gone=True)
     try:
         return DueJob(
             spec=spec_from_json(job_id, spec or "", key=key),
@@ -312,8 +316,11 @@ def _due_job(
         return BrokenJob(
             job_id=job_id, revision=revision or "", error=f"{key} {error.what}", is_newer=True
         )
-    except (StoreError, ValueError) as error:
-        return BrokenJob(job_id=job_id, revision=revision or "", error=str(error) or repr(error))
+    except RecordBroken as error:
+        return BrokenJob(job_id=job_id, revision=revision or "", error=f"{error.key} {error.what}")
+    except ValueError as error:
+        what = f"{key} has a number that is none ({readable(str(error))})"
+        return BrokenJob(job_id=job_id, revision=revision or "", error=what)
 
 
 def _ms(instant: datetime | None) -> int | None:

@@ -1,0 +1,180 @@
+"""No record ends a beat, none keeps another job from running, and all of them can be looked at."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from click.testing import CliRunner, Result
+
+from hermes_celery.app import make_app
+from hermes_celery.beat import Beat
+from hermes_celery.cli import main
+from hermes_celery.compose import make_beat
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database, Incidents, Jobs, Runs, Waker
+from tests.store.bad_values import BAD_VALUES, due_at_once, plant
+from tests.support import HandClock, a_job, eventually
+
+#: By the clock set by hand: rescue begins five seconds after the lead, scans come every ten.
+STEP_SECONDS, STEPS = 0.3, 60
+#: What nobody has to be told of: nothing is lost by it, or another part of a beat removes it.
+_UNTOLD = {
+    "job's state is unknown", "job's numbers are words",
+    "due score is -inf", "due score is inf", "due score is absurd",
+    "due ids are none", "due ids are none, and due for ever", "jobs' ids are none",
+    "names are none", "queued ids are none", "queued score is -inf",
+    # Such a delivery is logged by the duty that pushes deliveries.
+    "delivery's numbers are words", "delivery is a list",
+    "run's output is a list", "run's words are unknown",
+    "heartbeat ids are none", "runs' ids are none",
+    "runs' ids are none, and recorded for ever", "runs by job are none", "old run is a list",
+    "completed ids are none", "completed job is unreadable", "grown ids are none",
+    "delivery's parts are no JSON", "delivery's parts are unknown",
+    "incident of an unknown kind", "incident without fields", "incident's numbers are words",
+    "incident is a list", "workers are none", "leader was seen at no instant",
+    # With one shard nobody looks at the list of beats.
+    "beats are a string",
+}  # fmt: skip
+
+
+class Impatient(Waker):
+    """Looks whether a wake-up call came, and never waits for one."""
+
+    def wait(self, seconds: float) -> bool:
+        return super().wait(0)
+
+
+@pytest.fixture
+def app(
+    tmp_path: Path, valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Celery]:
+    for name, value in {
+        "HERMES_HOME": str(tmp_path),
+        "HERMES_REDIS_URL": valkey_url,
+        "HERMES_CELERY_NAMESPACE": namespace,
+        "HERMES_TIMEZONE": "UTC",
+        "HERMES_CELERY_AGENT": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    app = make_app(read_settings())
+    yield app
+    app.close()
+
+
+class Stage:
+    """A beat with a clock set by hand, and one healthy job."""
+
+    def __init__(self, app: Celery, database: Database) -> None:
+        self.database = database
+        self.clock = HandClock()
+        self.clock.ms = database.now_ms()
+        self.beat: Beat = make_beat(app, owner="beat", clock=self.clock, waker=Impatient(database))
+        self.healthy = Jobs(database).add(a_job(id="aaaaaaaaaaaa", name="healthy"))
+        due_at_once(database, self.healthy, self.clock.ms)
+
+    def steps(self, count: int = STEPS) -> None:
+        for _ in range(count):
+            self.beat.step()
+            self.clock.advance(STEP_SECONDS)
+
+    def runs_of_healthy(self) -> int:
+        return len(Runs(self.database).latest(job_id=self.healthy.id, limit=10))
+
+    def has_run_after(self, steps: int) -> bool:
+        self.steps(steps)
+        return self.runs_of_healthy() == 1
+
+    def due_again(self) -> None:
+        """The healthy job is due once more, and the run that it had is over."""
+        database = self.database
+        database.call("DEL", database.keys.active(self.healthy.id))
+        database.call("HSET", database.keys.job(self.healthy.id), "next_ms", self.clock.ms)
+        # Where it lies depends on how many shards the beat believes in.
+        database.call("ZADD", database.keys.due_of(0), self.clock.ms, self.healthy.id)
+
+
+@pytest.fixture
+def stage(app: Celery, valkey: Database) -> Iterator[Stage]:
+    stage = Stage(app, valkey)
+    yield stage
+    stage.beat.stop()
+
+
+def typed(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def unforeseen(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What ended a step, or a duty, with an error of Python's own."""
+    return [record.getMessage() for record in caplog.records if record.exc_info]
+
+
+def test_there_are_many() -> None:
+    assert len(BAD_VALUES) >= 25
+    assert set(BAD_VALUES) >= _UNTOLD
+
+
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_a_bad_value_costs_no_other_job_a_run(
+    stage: Stage, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    plant(stage.database, name, now_ms=stage.clock.ms)
+    # A lease that was given an expiry ends by the server's own clock.
+    eventually(lambda: stage.has_run_after(1), what="the healthy job's run")
+    stage.steps()
+    stage.due_again()
+    stage.steps(5)
+    assert stage.runs_of_healthy() == 2, caplog.text[-3000:]
+    assert unforeseen(caplog) == []
+    told = [one for one in Incidents(stage.database).open() if one.kind == "broken"]
+    assert told or name in _UNTOLD, caplog.text[-3000:]
+    shown()
+
+
+def test_where_nothing_is_bad_nobody_is_told(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    stage.steps()
+    assert stage.runs_of_healthy() == 1
+    assert Incidents(stage.database).open() == []
+    assert caplog.text == ""
+
+
+def test_all_bad_values_together_cost_no_other_job_a_run(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    places = [plant(stage.database, name, now_ms=stage.clock.ms) for name in BAD_VALUES]
+    eventually(lambda: stage.has_run_after(1), what="the healthy job's run")
+    stage.steps(100)
+    assert unforeseen(caplog) == []
+    shown()
+    for place in places:
+        if stage.database.call("ZSCORE", stage.database.keys.jobs, place.job_id) is not None:
+            assert place.job_id in typed("list", "--all").stdout
+            removed = typed("remove", place.job_id)
+            assert removed.exit_code == 0, (place.job_id, removed.output)
+            assert place.job_id not in typed("list", "--all").stdout
+
+
+def shown() -> None:
+    """Every command that looks ends with its answer."""
+    for command in (
+        ("list", "--all"), ("list", "--json"), ("list", "--name", "bad"), ("runs",),
+        ("runs", "--json"), ("status",), ("status", "--json"), ("incidents",),
+        ("incidents", "--json"), ("shards",), ("logs", "healthy"), ("show", "healthy"),
+    ):  # fmt: skip
+        result = typed(*command)
+        assert result.exit_code == 0, (command, result.output, result.exception)
+    assert "healthy" in typed("list", "--all").stdout
+    assert any(job["name"] == "healthy" for job in json.loads(typed("list", "--json").stdout))
+    doctor = typed("doctor")
+    assert isinstance(doctor.exception, SystemExit | None), doctor.exception
+    assert "beat" in doctor.stdout

@@ -1,0 +1,110 @@
+"""A duty that fails costs itself, says so, and is tried again after growing waits."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from hermes_celery.duty import FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS, Duty
+from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable
+from tests.support import HandClock
+
+
+class Work:
+    """Does what it is told, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.error: Exception | None = None
+
+    def __call__(self) -> str:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return "done"
+
+
+def test_what_works_is_done_each_time(clock: HandClock) -> None:
+    work, duty = Work(), Duty("try", clock=clock)
+    assert [duty.attempt(work, "not") for _ in range(3)] == ["done"] * 3
+    assert duty.waits_seconds == 0
+
+
+def test_what_fails_waits_twice_as_long_each_time_up_to_a_minute(clock: HandClock) -> None:
+    work, duty = Work(), Duty("try", clock=clock)
+    work.error = ZeroDivisionError("oops")
+    waits = []
+    for _ in range(10):
+        assert duty.attempt(work, "not") == "not"
+        waits.append(duty.waits_seconds)
+        asked = work.asked
+        assert duty.attempt(work, "not") == "not"
+        assert work.asked == asked, "it is not tried while it waits"
+        clock.advance(waits[-1])
+    assert waits[:4] == [FIRST_WAIT_SECONDS * 2**n for n in range(4)]
+    assert waits[-1] == MOST_WAIT_SECONDS
+
+
+def test_what_works_again_forgets_its_waits(
+    clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    work, duty = Work(), Duty("try", clock=clock)
+    work.error = ZeroDivisionError("oops")
+    for _ in range(5):
+        duty.attempt(work, "not")
+        clock.advance(duty.waits_seconds)
+    work.error = None
+    assert duty.attempt(work, "not") == "done"
+    assert "duty.recovered" in caplog.text
+    work.error = ZeroDivisionError("oops")
+    duty.attempt(work, "not")
+    assert duty.waits_seconds == FIRST_WAIT_SECONDS
+
+
+def test_an_unforeseen_error_is_logged_with_its_traceback_once_a_minute(
+    clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    work, duty = Work(), Duty("try", clock=clock)
+    work.error = ZeroDivisionError("oops")
+    for _ in range(4):
+        duty.attempt(work, "not")
+        clock.advance(duty.waits_seconds)
+    assert len(caplog.records) == 1
+    assert "ZeroDivisionError: oops" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("error", [LeaseLost("x"), StoreUnavailable("x")])
+def test_a_lost_lease_and_a_lost_connection_are_no_failure(
+    clock: HandClock, error: Exception
+) -> None:
+    work, duty = Work(), Duty("try", clock=clock)
+    work.error = error
+    with pytest.raises(type(error)):
+        duty.attempt(work, "not")
+    assert duty.waits_seconds == 0
+
+
+def test_a_refusal_of_the_server_passes_only_where_that_is_wanted(clock: HandClock) -> None:
+    work = Work()
+    work.error = StoreError("OOM")
+    assert Duty("try", clock=clock).attempt(work, "not") == "not"
+    with pytest.raises(StoreError):
+        Duty("try", clock=clock, lets_refusals_pass=True).attempt(work, "not")
+
+
+@pytest.mark.parametrize("lets_pass", [True, False])
+def test_a_broken_record_is_told(clock: HandClock, *, lets_pass: bool) -> None:
+    told: list[tuple[str, str, str]] = []
+    duty = Duty(
+        "try",
+        clock=clock,
+        on_broken=lambda *trouble: told.append(trouble),
+        lets_refusals_pass=lets_pass,
+    )
+    work = Work()
+    work.error = RecordBroken("{x}:due", "is a string")
+    assert duty.attempt(work, "not") == "not"
+    assert told == [("", "{x}:due", "is a string")]
