@@ -8,6 +8,7 @@ that were lost, of attempts that failed, and of senders that died.
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Protocol
 
 from hermes_celery.errors import JobError, RecordBroken, StoreError, StoreUnavailable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _BATCH = 100
+#: What stands in no delivery's id, and must not come into the JSON of a message.
+_NO_ID = re.compile(r"""["\\\x00-\x1f\x7f\ud800-\udfff]""")
 
 
 class DeliveryMessages(Protocol):
@@ -91,7 +94,7 @@ def push_due(
     pushed = 0
     trouble: StoreError | None = None
     for delivery_id, seen_ms in deliveries.due(now_ms, limit=_BATCH):
-        if not delivery_id.isprintable():
+        if _NO_ID.search(delivery_id):
             on_broken("", f"delivery {delivery_id!r}", "is no delivery; it is looked at no more")
             deliveries.forget(delivery_id)
             continue

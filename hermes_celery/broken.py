@@ -8,6 +8,7 @@ nothing. Telling never fails whoever stumbled: a trouble while it is told is log
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from hermes_celery.errors import StoreError
@@ -29,6 +30,7 @@ _MOST = 1000
 #: Incidents of ours, among those of the same kind.
 _MARK = "record:"
 _LONGEST = 300
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9{}:._@-]")
 
 
 class BrokenRecords:
@@ -44,7 +46,7 @@ class BrokenRecords:
 
     def __call__(self, job_id: str, key: str, what: str) -> None:
         """Tell of a record: its job's id or "", its key, and what is wrong with it."""
-        now, subject = self._clock.monotonic(), _MARK + _shown(key or job_id)
+        now, subject = self._clock.monotonic(), _MARK + _plain(key or job_id)
         incident = incident_id(Kind.BROKEN, subject)
         is_new = incident not in self._met
         if is_new and len(self._met) >= _MOST:
@@ -90,6 +92,11 @@ def _text(job_id: str, key: str, what: str) -> str:
     return f"{trouble} → {advice}"
 
 
+def _plain(text: str) -> str:
+    """A text from Redis as a part of ids, which stand in keys, messages and commands."""
+    return _NOT_PLAIN.sub("_", text)[:_LONGEST]
+
+
 def _shown(text: str) -> str:
-    """A text from Redis as a part of an id and of a message: short, and fit to be shown."""
+    """A text from Redis as a part of a sentence: short, and fit to be shown."""
     return "".join(c if c.isprintable() else "?" for c in text)[:_LONGEST]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 #: Told of what cannot be read: the job's id where it is one job's, else ""; the key in Redis, ""
-#: where it is said in what follows; and what is wrong, a phrase that follows the key: "is a string".
+#: where it is said in what follows; and what is wrong, a phrase that follows it: "is a string".
 OnBroken = Callable[[str, str, str], None]
 
 

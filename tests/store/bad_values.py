@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import msgspec
 
-from hermes_celery.instant import to_ms
 from hermes_celery.job import Job
 from hermes_celery.run import run_id_of
 from hermes_celery.store import Database, Jobs
@@ -146,7 +145,9 @@ def _output_is_a_list(p: Plant) -> None:
 def _id_without_a_meaning(index: str, score: int | str = _LONG_AGO_MS) -> Callable[[Plant], None]:
     def plant(p: Plant) -> None:
         key = getattr(p.keys, index)
-        for bad in ("rubbish", "", b"\xff\xfe-x", "x" * 300):
+        if p.call("TYPE", key) != "zset":
+            p.call("DEL", key)
+        for bad in ("rubbish", "", b"\xff\xfe-x", '"\\udcff', "x" * 300):
             p.call("ZADD", key, score, bad)
 
     return plant
@@ -302,14 +303,8 @@ def due_at_once(database: Database, job: Job, now_ms: int) -> None:
     database.call("ZADD", database.keys.due_of(0), now_ms - 1000, job.id)
 
 
-def plant(database: Database, name: str, *, now_ms: int) -> Plant:
-    """Plant one bad value."""
-    place = Plant(database, list(BAD_VALUES).index(name), now_ms)
+def plant(database: Database, name: str, *, now_ms: int, wave: int = 0) -> Plant:
+    """Plant one bad value; in another wave with a job and a run of its own."""
+    place = Plant(database, list(BAD_VALUES).index(name) + wave * 0x1000, now_ms)
     BAD_VALUES[name](place)
     return place
-
-
-def ms(job: Job) -> int:
-    """When a job is due next, Unix ms."""
-    assert job.next_run_at is not None
-    return to_ms(job.next_run_at)

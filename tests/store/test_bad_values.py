@@ -89,6 +89,15 @@ class Stage:
         self.steps(steps)
         return self.runs_of_healthy() == 1
 
+    def messages(self) -> list[object]:
+        """All that was pushed; a worker's main process ends at what is no JSON or no UTF-8."""
+        keys = self.database.keys
+        return [
+            json.loads(json.dumps(json.loads(message), ensure_ascii=False).encode())
+            for queue in (keys.default_queue, keys.delivery_queue)
+            for message in self.database.call("LRANGE", queue, 0, -1)
+        ]
+
     def due_again(self) -> None:
         """The healthy job is due once more, and the run that it had is over."""
         database = self.database
@@ -132,6 +141,7 @@ def test_a_bad_value_costs_no_other_job_a_run(
     stage.steps(5)
     assert stage.runs_of_healthy() == 2, caplog.text[-3000:]
     assert unforeseen(caplog) == []
+    assert stage.messages()
     told = [one for one in Incidents(stage.database).open() if one.kind == "broken"]
     assert told or name in _UNTOLD, caplog.text[-3000:]
     shown()
@@ -169,7 +179,7 @@ def shown() -> None:
     for command in (
         ("list", "--all"), ("list", "--json"), ("list", "--name", "bad"), ("runs",),
         ("runs", "--json"), ("status",), ("status", "--json"), ("incidents",),
-        ("incidents", "--json"), ("shards",), ("logs", "healthy"), ("show", "healthy"),
+        ("incidents", "--json"), ("shards",), ("tick",), ("logs", "healthy"), ("show", "healthy"),
     ):  # fmt: skip
         result = typed(*command)
         assert result.exit_code == 0, (command, result.output, result.exception)

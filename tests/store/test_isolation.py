@@ -1,0 +1,333 @@
+"""One failing part of a beat keeps none of the others from their work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from hermes_celery.beat import Beat
+from hermes_celery.errors import RecordBroken, StoreError
+from hermes_celery.job import JobSpec
+from hermes_celery.lease import LEASE_MS, Lease
+from hermes_celery.members import Members
+from hermes_celery.pulse import Pulse
+from hermes_celery.rescue import rescue
+from hermes_celery.resharding import reshard
+from hermes_celery.shard import Shard
+from hermes_celery.store import Database, DueIndex, History, Retention, Shards, Waker
+from hermes_celery.store.database import shard_of
+from tests.store.test_bad_values import Impatient
+from tests.support import HandClock, PlainMessages, Store, a_job, eventually, replaced
+
+TOKEN = 7
+
+
+class Failing(DueIndex):
+    """A due index with an error that nobody foresaw."""
+
+    def next_due_ms(self) -> int | None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+
+class Parts:
+    """What a beat of a test is made of; some of it made to fail."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.index: Callable[[int], DueIndex] = lambda n: DueIndex(store.database, shard=n)
+        self.on_rescue: Callable[[int, int], None] = lambda token, now_ms: None
+        self.on_lead: Callable[[], None] = lambda: None
+        self.waker: Waker = Impatient(store.database)
+        self.told: list[tuple[str, str, str]] = []
+        self.paused: list[float] = []
+
+    def beat(self) -> Beat:
+        store, database, clock = self.store, self.store.database, self.store.clock
+        return Beat(
+            members=Members(Shards(database), owner="b", clock=clock),
+            make_shard=lambda number: Shard(
+                number,
+                lease=Lease(database, owner="b", clock=clock, shard=number, on_broken=self.tell),
+                due_index=self.index(number),
+                messages=store.messages,
+                clock=clock,
+                on_broken=self.tell,
+            ),
+            jobs=store.jobs,
+            runs=store.runs,
+            history=History(database, retention=Retention()),
+            messages=store.messages,
+            waker=self.waker,
+            clock=clock,
+            on_lead=self.on_lead,
+            on_rescue=self.on_rescue,
+            pause=self.paused.append,
+            on_broken=self.tell,
+        )
+
+    def tell(self, job_id: str, key: str, what: str) -> None:
+        self.told.append((job_id, key, what))
+
+
+@pytest.fixture
+def parts(store: Store) -> Parts:
+    return Parts(store)
+
+
+def due_jobs(store: Store, count: int) -> None:
+    for number in range(count):
+        job = replaced(a_job(id=f"{number:012x}"), next_run_at=store.cron.now)
+        store.jobs.add(job)
+
+
+def steps(beat: Beat, clock: HandClock, count: int) -> int:
+    """Take steps; returns how many runs they dispatched."""
+    dispatched = 0
+    for _ in range(count):
+        report = beat.step()
+        dispatched += report.dispatched if report else 0
+        clock.advance(0.3)
+    return dispatched
+
+
+def test_an_error_that_nobody_foresaw_ends_a_step_and_not_the_beat(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Crashing(Impatient):
+        crashes = 3
+
+        def wait(self, seconds: float) -> bool:
+            self.crashes -= 1
+            if self.crashes >= 0:
+                raise ZeroDivisionError("nobody foresaw this")
+            return super().wait(seconds)
+
+    parts.waker = Crashing(parts.store.database)
+    due_jobs(parts.store, 2)
+    beat = parts.beat()
+    for _ in range(3):
+        assert beat.step() is None
+    assert parts.paused == [0.5, 1.0, 2.0]
+    assert [r.getMessage().split()[0] for r in caplog.records if r.exc_info] == ["beat.step_failed"]
+    due_jobs(parts.store, 0)
+    assert len(parts.store.queue()) == 2, "what came before the error was done"
+    beat.step()
+    assert parts.paused == [0.5, 1.0, 2.0]
+
+
+def test_a_shard_that_fails_keeps_no_other_from_ticking(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = parts.store
+    due_jobs(store, 40)
+    reshard(
+        Shards(store.database), 4,
+        lease_of=lambda n: Lease(store.database, owner="r", clock=store.clock, shard=n),
+    )  # fmt: skip
+    parts.index = lambda n: (Failing if n == 1 else DueIndex)(store.database, shard=n)
+    others = sum(shard_of(f"{n:012x}", shards=4) != 1 for n in range(40))
+    assert steps(parts.beat(), store.clock, 8) == others
+    assert "nobody foresaw this" in caplog.text
+
+
+def test_a_shard_whose_index_is_none_keeps_no_other_from_ticking(parts: Parts) -> None:
+    store = parts.store
+    due_jobs(store, 40)
+    reshard(
+        Shards(store.database), 4,
+        lease_of=lambda n: Lease(store.database, owner="r", clock=store.clock, shard=n),
+    )  # fmt: skip
+    key = store.database.keys.due_of(2)
+    store.database.call("DEL", key)
+    store.database.call("SET", key, "x")
+    others = sum(shard_of(f"{n:012x}", shards=4) != 2 for n in range(40))
+    assert steps(parts.beat(), store.clock, 8) == others
+    assert {told[1] for told in parts.told} == {key}
+
+
+def test_a_failing_rescue_keeps_nobody_from_ticking_and_is_tried_again(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+
+    def fail(token: int, now_ms: int) -> None:
+        asked.append(now_ms)
+        raise ZeroDivisionError("nobody foresaw this")
+
+    parts.on_rescue = fail
+    beat = parts.beat()
+    steps(beat, parts.store.clock, 30)
+    due_jobs(parts.store, 2)
+    assert steps(beat, parts.store.clock, 60) == 2
+    gaps = [(b - a) / 1000 for a, b in pairwise(asked)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 5
+    assert caplog.text.count("duty.failed") == 1
+
+
+def test_what_a_new_leader_does_first_is_tried_again_until_it_is_done(parts: Parts) -> None:
+    asked = []
+
+    def fail_twice() -> None:
+        asked.append(1)
+        if len(asked) < 3:
+            raise ZeroDivisionError("nobody foresaw this")
+
+    parts.on_lead = fail_twice
+    due_jobs(parts.store, 1)
+    assert steps(parts.beat(), parts.store.clock, 30) == 1
+    assert len(asked) == 3
+
+
+def test_an_error_in_one_run_keeps_no_other_from_rescue(store: Store) -> None:
+    class Choking(PlainMessages):
+        def queue(self, spec: JobSpec) -> str:
+            if spec.name == "bad":
+                raise ZeroDivisionError("nobody foresaw this")
+            return super().queue(spec)
+
+    database = store.database
+    database.call("SET", database.keys.term, TOKEN)
+    for name in ("bad", "good"):
+        store.jobs.add(a_job(id={"bad": "b", "good": "a"}[name] * 12, name=name))
+        store.cron.run(name)
+    database.call("DEL", database.keys.default_queue)
+    store.clock.advance(61)
+    told: list[str] = []
+    report = rescue(
+        store.jobs, store.runs, Choking(database.keys.default_queue), token=TOKEN,
+        now_ms=store.clock.ms, on_broken=lambda job_id, key, what: told.append(job_id),
+    )  # fmt: skip
+    assert report.redelivered == 1
+    assert [run_id[:12] for run_id in store.queue()] == ["a" * 12]
+
+
+def test_a_run_that_cannot_be_read_is_told_and_the_next_is_pushed(store: Store) -> None:
+    database = store.database
+    database.call("SET", database.keys.term, TOKEN)
+    for letter in "ba":
+        store.jobs.add(a_job(id=letter * 12, name=letter))
+    bad, good = store.cron.run("b"), store.cron.run("a")
+    database.call("HDEL", database.keys.run(bad), "job_name")
+    database.call("DEL", database.keys.default_queue)
+    store.clock.advance(61)
+    told: list[str] = []
+    rescue(
+        store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms,
+        on_broken=lambda job_id, key, what: told.append(f"{job_id} {what}"),
+    )  # fmt: skip
+    assert told == [f"{'b' * 12} cannot be read: job_name is missing"]
+    assert good in store.queue()
+
+
+def mended(store: Store) -> tuple[int | None, list[tuple[str, str]]]:
+    """What a beat gets that asks for the lease, and what it says that it mended."""
+    told: list[tuple[str, str]] = []
+    lease = Lease(
+        store.database, owner="new", clock=store.clock,
+        on_broken=lambda _, key, what: told.append((key, what)),
+    )  # fmt: skip
+    return lease.hold(), told
+
+
+def test_a_lease_without_an_expiry_gets_one(store: Store) -> None:
+    keys = store.database.keys
+    store.database.call("SET", keys.lease, "by hand")
+    token, told = mended(store)
+    assert token is None
+    assert told == [(keys.lease, "had no expiry, so that nobody could take over; that is mended")]
+    assert 0 < store.database.call("PTTL", keys.lease) <= LEASE_MS
+    eventually(lambda: mended(store)[0], what="a lease that can be taken")
+
+
+@pytest.mark.parametrize("name", ["lease", "term", "leader"])
+def test_a_value_of_another_type_is_moved_out_of_the_way(store: Store, name: str) -> None:
+    keys, key = store.database.keys, getattr(store.database.keys, name)
+    store.database.call("SADD", key, "x")
+    token, told = mended(store)
+    assert token is not None
+    assert [one for one, _ in told] == [key]
+    kept = keys.quarantine(key, at_ms=store.clock.ms)
+    assert list(store.database.call("SMEMBERS", kept)) == ["x"]
+    assert store.database.call("HGET", keys.leader, "owner") == "new"
+
+
+@pytest.mark.parametrize("word", ["abc", "-5", "1" * 30, ""])
+def test_a_term_that_is_no_count_begins_anew_where_none_has_been(store: Store, word: str) -> None:
+    old = Lease(store.database, owner="old", clock=store.clock)
+    assert old.hold() == 1
+    store.database.call("SET", store.database.keys.term, word)
+    token, told = mended(store)
+    assert token == store.clock.ms
+    assert [key for key, _ in told] == [store.database.keys.term]
+    store.clock.advance(0.3)
+    assert old.hold() is None
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "65", "1000000000", "1e3", " 2", "٢٢٢"])
+def test_a_number_of_shards_that_is_none_is_not_believed(store: Store, value: str) -> None:
+    database = store.database
+    for shard in range(3):
+        database.call("SET", database.keys.term_of(shard), 5)
+    database.call("SET", database.keys.shards, value)
+    shards = Shards(database)
+    assert shards.count() == 3, "as many as ever had a leader"
+    fault = shards.fault()
+    assert isinstance(fault, RecordBroken)
+    assert "no number from 1 to 64; 3 is taken for it" in str(fault)
+    # Who writes a job chooses its index by the same number.
+    store.jobs.add(a_job(id="0000000000ff"))
+    assert database.call("ZCARD", database.keys.due_of(0xFF % 3)) == 1
+
+
+def test_a_ghost_among_the_beats_gets_no_share(store: Store) -> None:
+    database = store.database
+    database.call("ZADD", database.keys.beats, "inf", "ghost", store.clock.ms + 10**9, "another")
+    living = Shards(database).join("me", now_ms=store.clock.ms, dead_ms=store.clock.ms + 900)
+    assert living == {"me": store.clock.ms + 900}
+
+
+def test_the_heartbeats_of_others_go_on_when_one_run_cannot_say_what_it_printed(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And they go on after an error that nobody foresaw."""
+    for letter in "ba":
+        store.jobs.add(a_job(id=letter * 12, name=letter))
+    claims = [store.claim(store.cron.run(name), token=name) for name in "ba"]
+    pulse = Pulse(store.runs, clock=store.clock)
+
+    def choke() -> Any:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    heartbeats = store.database.keys.heartbeats
+
+    def beat_on() -> bool:
+        return all(
+            float(store.database.call("ZSCORE", heartbeats, claim.run_id)) > first + 1000
+            for claim in claims
+        )
+
+    first = float(store.database.call("ZSCORE", heartbeats, claims[0].run_id))
+    with pulse.beating(claims[0]) as bad, pulse.beating(claims[1]):
+        bad.live.take = choke  # type: ignore[method-assign]
+        store.clock.advance(5)
+        eventually(beat_on, what="heartbeats of both")
+    assert "run.print_lost" in caplog.text
+
+
+def test_one_that_is_refused_does_not_keep_the_others_from_being_read(store: Store) -> None:
+    database: Database = store.database
+    keys = [database.keys.job(letter) for letter in "abc"]
+    database.call("HSET", keys[0], "x", "1")
+    database.call("RPUSH", keys[1], "x")
+    first, second, third = database.hashes(keys)
+    assert (first, third) == ({"x": "1"}, {})
+    assert isinstance(second, RecordBroken)
+    assert second.key == keys[1]
+    answers = database.call_many([("HGET", key, "x") for key in keys])
+    assert answers[0] == "1"
+    assert isinstance(answers[1], StoreError)
+    assert answers[2] is None
