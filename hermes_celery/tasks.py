@@ -167,7 +167,11 @@ class _Hooks:
     def on_logger(self, logger: logging.Logger, **_: Any) -> None:
         """Our events show at the level INFO; every line is JSON on request."""
         logging.getLogger("hermes_celery").setLevel(logging.INFO)
-        if self._settings.log_format == "json":
+        try:
+            settings = self._settings
+        except SettingsError:
+            return  # settings that are wrong end the process when it starts its work
+        if settings.log_format == "json":
             for handler in logger.handlers:
                 handler.setFormatter(JsonFormatter())
 
@@ -189,5 +193,6 @@ class _Hooks:
 
 
 def _exit(message: str) -> NoReturn:
-    print(f"Error: {message}", file=sys.stderr)
+    # Celery may have made a logger of sys.stderr by now.
+    print(f"Error: {message}", file=sys.__stderr__ or sys.stderr)
     raise SystemExit(1)

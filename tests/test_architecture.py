@@ -16,7 +16,8 @@ LAYERS = {
         "prompt_scan",
         "prompting", "redaction", "masking", "incidents"),
     "adapters": (
-        "settings", "clock", "keys", "lua", "log", "store", "lease", "members", "session",
+        "server_url", "settings", "broker", "clock", "keys", "lua", "log", "store", "lease",
+        "members", "session",
         "dispatch", "interrupt",
         "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "workers",
         "delivery", "ping",
@@ -43,6 +44,7 @@ DOORS = {
         "beat",
         "dispatch",
         "compose",
+        "broker",
         "__init__",
         "carrying",
         "project",

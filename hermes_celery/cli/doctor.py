@@ -13,10 +13,11 @@ import msgspec
 
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
-from hermes_celery.compose import open_database, redis_url, unreachable
+from hermes_celery.compose import check_broker, open_database, redis_url, unreachable
 from hermes_celery.errors import SettingsError, StoreError, StoreUnavailable
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.settings import Settings, process_environment, read_settings, without_password
+from hermes_celery.server_url import without_password
+from hermes_celery.settings import Settings, process_environment, read_settings
 from hermes_celery.store import Database, Jobs
 from hermes_celery.witness import Witness
 
@@ -62,9 +63,19 @@ def examine() -> Iterator[Finding]:
             yield _fail("settings", fault)
         return
     yield _ok("settings", f"home {settings.home}, namespace {settings.namespace}")
+    yield from _broker(settings)
     yield from _server(settings)
     yield _scripts(settings)
     yield _agent(settings)
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    """Whether Celery's variables let beats and workers of this environment start."""
+    try:
+        check_broker(settings)
+    except SettingsError as error:
+        for fault in error.faults:
+            yield _fail("broker", fault)
 
 
 def _server(settings: Settings) -> Iterator[Finding]:

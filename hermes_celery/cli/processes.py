@@ -9,7 +9,8 @@ from hermes_celery.cli.status import Status, read_status
 from hermes_celery.compose import open_cron, open_database, reachable_database, redis_url
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
-from hermes_celery.settings import default_timezone, read_settings, without_password
+from hermes_celery.server_url import without_password
+from hermes_celery.settings import default_timezone, read_settings
 from hermes_celery.store import Shards
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
