@@ -5,6 +5,8 @@
     beat       no beat ticked for 30 s
     workers    there is work on the queue and no worker for 30 s
 
+and what `overload` looks at.
+
 The leader scans after its rescue pass, at most every ten seconds, over indexes and a bounded number
 of entries. While no beat leads, every worker watches for that (`watch_beat`). Each trouble is an
 incident: told once, told when it is over, quiet when somebody acknowledged it.
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hermes_celery.delivering import failure_target
-from hermes_celery.errors import JobNotFound, ScheduleError, StoreError
+from hermes_celery.errors import JobNotFound, ScheduleError, StoreError, StoreUnavailable
 from hermes_celery.incidents import Incident, Kind, incident_id, is_worth_telling
 from hermes_celery.instant import from_ms
 from hermes_celery.log import event
@@ -30,6 +32,7 @@ from hermes_celery.planning import grace_ms
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.job import JobSpec
+    from hermes_celery.overload import Overload
     from hermes_celery.store import Deliveries, DueIndex, Incidents, Jobs, Signs
 
 _log = logging.getLogger(__name__)
@@ -148,7 +151,9 @@ class Scanner:
         teller: Teller,
         pinger: Pinger,
         ping_url: str = "",
+        overload: Overload | None = None,
     ) -> None:
+        self._overload = overload
         self._signs = signs
         self._due_index = due_index
         self._jobs = jobs
@@ -175,7 +180,18 @@ class Scanner:
             are_workers_gone=self._workers_are_gone(now_ms),
         )
         self._forget(now_ms)
+        self._look_at_load(now_ms)
         return report
+
+    def _look_at_load(self, now_ms: int) -> None:
+        if self._overload is None:
+            return
+        try:
+            self._overload.scan(now_ms)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            event(_log, "overload.failed", level=logging.WARNING, why=error)
 
     def _ping(self, now_ms: int) -> None:
         if self._ping_url and now_ms - self._pinged_ms >= _PING_EVERY_MS:

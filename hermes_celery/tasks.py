@@ -19,6 +19,7 @@ from hermes_celery.compose import (
     reachable_database,
 )
 from hermes_celery.compose_delivery import make_beat_watch
+from hermes_celery.consuming import looking, prove
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import SessionError, SettingsError, StoreError
 from hermes_celery.log import JsonFormatter, event
@@ -99,6 +100,7 @@ class _Hooks:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._presence: Presence | None = None
+        self._proof = prove(app)
         self._name = ""
 
     @property
@@ -147,9 +149,14 @@ class _Hooks:
         """Say that this worker is there, every few seconds."""
         if not self._name:
             return
-        self._presence = Presence(open_database(self._settings), name=self._name)
+        settings = self._settings
+        self._presence = Presence(
+            open_database(settings),
+            name=self._name,
+            look=looking(self._proof, home=settings.home),
+        )
         self._presence.start()
-        make_beat_watch(self._settings).start()
+        make_beat_watch(settings).start()
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
         """A warm shutdown waits for its runs, but not for ever."""

@@ -1,23 +1,35 @@
-"""Which workers are there: each says so every few seconds, so that `status` needs no broadcast."""
+"""Which workers are there, and what they consume: each says so every few seconds.
+
+So `status` needs no broadcast. That a worker lives and that it consumes are two things: its thread
+can go on while its main loop asks for nothing (a broken pair of libraries, a wrong broker, a
+deadlock). Hence a worker names its queues together with the instant at which its main loop last
+asked for messages and was answered.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from hermes_celery.errors import StoreError
-from hermes_celery.store import Database
+from hermes_celery.store import Database, Load, WorkerSign
 
 INTERVAL_SECONDS = 3.0
 #: A worker that has said nothing for so long is not shown as alive.
 ALIVE_MS = 10_000
 
+#: What a worker says of itself at an instant (Unix ms), and when it took messages of which queue.
+Look = Callable[[int], tuple[WorkerSign, dict[str, int]]]
+
 
 class Presence:
     """One worker's sign of life, from a thread of its own."""
 
-    def __init__(self, database: Database, *, name: str) -> None:
+    def __init__(self, database: Database, *, name: str, look: Look) -> None:
         self._database = database
+        self._load = Load(database)
         self._name = name
+        self._look = look
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="hermes-presence", daemon=True)
 
@@ -31,21 +43,21 @@ class Presence:
 
     def _loop(self) -> None:
         while not self._stopped.is_set():
-            self._say("ZADD", self._database.keys.workers, self._safe_now(), self._name)
+            self._try(self.say)
             self._stopped.wait(INTERVAL_SECONDS)
-        self._say("ZREM", self._database.keys.workers, self._name)
+        self._try(lambda: self._load.say_goodbye(self._name))
 
-    def _say(self, *command: str | int) -> None:
+    def say(self) -> None:
+        """Say once what there is to say. Raises StoreError."""
+        now_ms = self._database.now_ms()
+        sign, taken = self._look(now_ms)
+        self._load.say(self._name, sign, taken=taken, now_ms=now_ms)
+
+    def _try(self, what: Callable[[], None]) -> None:
         try:
-            self._database.call(*command)
+            what()
         except StoreError:
             return  # the next sign of life is seconds away
-
-    def _safe_now(self) -> int:
-        try:
-            return self._database.now_ms()
-        except StoreError:
-            return 0
 
 
 def alive(database: Database, *, now_ms: int) -> list[str]:

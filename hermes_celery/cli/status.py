@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
+from hermes_celery.queue_state import QueueLook, crew, look_at_queues
 from hermes_celery.store import Database, DueIndex, Incidents, Jobs, Runs
-from hermes_celery.workers import alive
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a namespace."""
 
     server: str
+    #: The server's time, Unix milliseconds.
+    now_ms: int
     #: Who leads: host, process id and a random part; several names where the due index is split.
     #: None where nobody leads, or a shard has no leader.
     leader: str | None
@@ -21,6 +23,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     unled: list[int]
     workers: list[str]
+    #: Those of them whose main loop asks for no messages.
+    silent_workers: list[str]
+    #: Each Celery queue that is known, and whether somebody takes what waits on it.
+    queues: list[QueueLook]
     jobs: int
     next_due_ms: int | None
     queued: int
@@ -35,6 +41,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 def read_status(database: Database) -> Status:
     """Look. Raises StoreError."""
     keys = database.keys
+    now_ms = database.now_ms()
+    who = crew(database, now_ms=now_ms)
     counts = Runs(database).counts()
     shards = range(database.shards)
     leases = [database.call("GET", keys.lease_of(shard)) for shard in shards]
@@ -43,11 +51,14 @@ def read_status(database: Database) -> Status:
     switch = DueIndex(database).switch()
     return Status(
         server=database.version,
+        now_ms=now_ms,
         leader=None if unled else ", ".join(sorted(set(leases))),
         term=int(database.call("GET", keys.term) or 0),
         shards=len(shards),
         unled=unled,
-        workers=alive(database, now_ms=database.now_ms()),
+        workers=list(who.names),
+        silent_workers=who.silent(now_ms=now_ms),
+        queues=look_at_queues(database, who, now_ms=now_ms),
         jobs=Jobs(database).count(),
         next_due_ms=min((ms for ms in due if ms is not None), default=None),
         queued=counts["queued"],
