@@ -6,6 +6,7 @@ Celery is imported only by what needs it, so that commands which only read Redis
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ from hermes_celery.store import (
     Retention,
     Runs,
     connect,
+    refuse_missing,
 )
 from hermes_celery.witness import Witness
 
@@ -59,13 +61,15 @@ def open_database(settings: Settings) -> Database:
     return Database(connect(redis_url(settings)), keys=Keys(namespace=settings.namespace))
 
 
-def reachable_database(settings: Settings) -> Database:
-    """The store's server, checked.
+def reachable_database(settings: Settings, *, queues: Collection[str] | None = None) -> Database:
+    """The store's server, checked; with `queues`, the user's permissions as well.
 
     Raises StoreUnavailable or StoreUnsuitable that say what to do.
     """
     database = open_database(settings)
     try:
+        if queues is not None:
+            refuse_missing(database, queues=queues)
         database.check()
     except StoreUnavailable as error:
         raise StoreUnavailable(unreachable(settings, error)) from None
@@ -100,6 +104,12 @@ def app_settings(app: Celery) -> Settings:
         return following_broker(settings, app)
     refuse_another_broker(app, redis_url(settings))
     return settings
+
+
+def queues_of(app: Celery) -> set[str]:
+    """The Redis lists that an app's workers read, and ours."""
+    prefix = app.conf.broker_transport_options.get("global_keyprefix") or ""
+    return {f"{prefix}{name}" for name in app.amqp.queues}
 
 
 def check_broker(settings: Settings) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.pool
@@ -16,6 +17,7 @@ from hermes_celery.compose import (
     app_settings,
     make_runner,
     open_database,
+    queues_of,
     reachable_database,
 )
 from hermes_celery.compose_delivery import make_beat_watch
@@ -121,12 +123,14 @@ class _Hooks:
         ):
             signal.connect(receiver, weak=False)
 
-    def on_worker_init(self, sender: str, instance: Any, **_: Any) -> None:
+    def on_worker_init(
+        self, sender: str, instance: Any, options: Mapping[str, Any] | None = None, **_: Any
+    ) -> None:
         """Refuse to start without a server that can carry us; other apps' workers are not ours."""
         if instance.app is not self._app:
             return
         self._name = RunTask.worker = f"{sender}:{os.getpid()}"
-        self._check_server()
+        self._check_server(queues=(options or {}).get("queues") or ())
 
     def on_beat_init(self, sender: Any, **_: Any) -> None:
         """The same for a beat."""
@@ -192,9 +196,11 @@ class _Hooks:
         except StoreError as error:
             event(_log, "worker.cancel_failed", level=logging.WARNING, why=error)
 
-    def _check_server(self) -> None:
+    def _check_server(self, *, queues: Collection[str] = ()) -> None:
+        """`queues` are those of `-Q`."""
         try:
-            reachable_database(self._settings).close()
+            wanted = queues_of(self._app).union(queues)
+            reachable_database(self._settings, queues=wanted).close()
         except (StoreError, SettingsError) as error:
             _exit(str(error))
 

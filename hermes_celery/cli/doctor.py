@@ -21,7 +21,7 @@ from hermes_celery.instant import from_ms, iso
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.server_url import without_password
 from hermes_celery.settings import Settings, process_environment, read_settings
-from hermes_celery.store import Database, Incidents, Jobs, Load
+from hermes_celery.store import Database, Incidents, Jobs, Load, refuse_missing
 from hermes_celery.witness import Witness
 
 
@@ -68,7 +68,9 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 
 def _server(settings: Settings) -> Iterator[Finding]:
     database = open_database(settings)
+    keys = database.keys
     try:
+        refuse_missing(database, queues=(keys.default_queue, keys.delivery_queue))
         database.check()
         yield ok("server", f"{database.version} at {without_password(redis_url(settings))}")
         yield from _memory(database)

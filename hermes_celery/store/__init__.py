@@ -19,6 +19,7 @@ from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
 from hermes_celery.store.load import Load, WorkerSign
+from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.places import Places
 from hermes_celery.store.records import check_run_id
 from hermes_celery.store.runs import Asked, Claim, FollowUp, Runs
@@ -58,4 +59,5 @@ __all__ = [
     "Written",
     "check_run_id",
     "connect",
+    "refuse_missing",
 ]

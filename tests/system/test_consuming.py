@@ -30,11 +30,10 @@ app = app_from_environment()
 def sign_of(database: Database, *, after_ms: int = 0) -> WorkerSign:
     """What the only worker says of itself, later than at that instant."""
 
-    def newer() -> WorkerSign | None:
-        signs = Load(database).signs().values()
-        return next((sign for sign in signs if sign.seen_ms > after_ms), None)
+    def newer() -> list[WorkerSign]:
+        return [sign for sign in Load(database).signs().values() if sign.seen_ms > after_ms]
 
-    return eventually(newer, what="a worker's sign")
+    return eventually(newer, what="a worker's sign")[0]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
