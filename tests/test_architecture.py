@@ -38,7 +38,7 @@ LAYERS = {
 
 #: Third-party package (or module) -> the only modules that may import it.
 DOORS = {
-    "redis": {"store.database"},
+    "redis": {"store.database", "store.permissions"},
     "celery": {
         "app",
         "tasks",
