@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,8 @@ class Overload:
         self._home = home
         self._queues = QueueWatch(database)
         self._overlaps = OverlapWatch(self._load)
+        #: Those whose disks were looked at; of another one nothing is known.
+        self._hosts: set[str] = set()
         self._began_ms = 0
         self._looked_ms = 0
 
@@ -83,7 +85,7 @@ class Overload:
         troubles, who = self._queues.look(now_ms)
         troubles += self._overlaps.look(now_ms)
         troubles += self._memory(is_open)
-        troubles += self._disks(dict(who.signs))
+        troubles += self._disks(who.signs.values())
         self._forget_workers(now_ms)
         for trouble in troubles:
             self._teller.tell(trouble.kind, trouble.subject, trouble.text, now_ms=now_ms)
@@ -93,11 +95,10 @@ class Overload:
         self, is_open: dict[str, Incident], troubles: list[Trouble], now_ms: int
     ) -> list[str]:
         lasting = {incident_id(trouble.kind, trouble.subject) for trouble in troubles}
-        sees = now_ms - self._began_ms >= _SEES_MS
         over = [
             incident
             for incident in is_open.values()
-            if incident.id not in lasting and (sees or incident.kind in (Kind.MEMORY, Kind.DISK))
+            if incident.id not in lasting and self._sees(incident, now_ms)
         ]
         for incident in over:
             subject = incident.id.removeprefix(f"{incident.kind.value}-")
@@ -105,18 +106,28 @@ class Overload:
             self._teller.over([incident], text, now_ms=now_ms)
         return [incident.id for incident in over]
 
+    def _sees(self, incident: Incident, now_ms: int) -> bool:
+        """Whether enough was seen to say that something is over."""
+        if incident.kind is Kind.MEMORY:
+            return True
+        if incident.kind is Kind.DISK:
+            return any(incident.id == incident_id(Kind.DISK, host) for host in self._hosts)
+        return now_ms - self._began_ms >= _SEES_MS
+
     def _memory(self, is_open: dict[str, Incident]) -> Iterator[Trouble]:
         used, most = self._load.memory()
         limit = _ROOMY if incident_id(Kind.MEMORY, "") in is_open else NEARLY_FULL
         if most and used / most > limit:
             yield Trouble(kind=Kind.MEMORY, subject="", text=memory_text(used, most))
 
-    def _disks(self, signs: dict[str, WorkerSign]) -> Iterator[Trouble]:
-        disks = {sign.host: (sign.disk_free, sign.disk_total) for sign in signs.values()}
-        disks[socket.gethostname()] = disk_of(self._home)
-        for host, (free, total) in sorted(disks.items()):
-            if is_nearly_full(free, total):
-                yield Trouble(kind=Kind.DISK, subject=host, text=disk_text(host, free, total))
+    def _disks(self, signs: Collection[WorkerSign]) -> Iterator[Trouble]:
+        """One for each host, of which several homes may be known."""
+        disks = [(sign.host, sign.disk_free, sign.disk_total) for sign in signs]
+        disks.append((socket.gethostname(), *disk_of(self._home)))
+        self._hosts = {host for host, _, _ in disks}
+        full = {host: (free, total) for host, free, total in disks if is_nearly_full(free, total)}
+        for host, (free, total) in sorted(full.items()):
+            yield Trouble(kind=Kind.DISK, subject=host, text=disk_text(host, free, total))
 
     def _forget_workers(self, now_ms: int) -> None:
         signs = self._load.signs()

@@ -270,3 +270,34 @@ def test_workers_that_are_long_gone_are_forgotten(place: Place, overload: Overlo
     place.store.clock.advance(3601)
     overload.scan(place.store.clock.ms)
     assert Load(place.store.database).signs() == {}
+
+
+def test_a_burst_after_a_longer_one_was_worked_off_is_no_backlog(
+    place: Place, overload: Overload
+) -> None:
+    queue = place.store.database.keys.default_queue
+    push(place, queue)
+    place.store.database.call("LPUSH", queue, *(f"first {n}" for n in range(40)))
+    for _ in range(6):
+        assert scans(place, overload, 1, queues=(queue,)) == []
+        place.store.database.call("RPOP", queue, 6)
+    place.store.database.call("LPUSH", queue, *(f"second {n}" for n in range(60)))
+    assert scans(place, overload, 2, queues=(queue,)) == []
+
+
+def test_the_latest_taking_counts_whoever_tells_of_it_last(place: Place) -> None:
+    load, now = Load(place.store.database), place.store.clock.ms
+    sign = WorkerSign(seen_ms=now, queues={"q": now})
+    for taken_ms in (now - 5, now - 1, now - 9):
+        load.say("w@host", sign, taken={"q": taken_ms}, now_ms=now)
+    assert load.taken() == {"q": now - 1}
+
+
+def test_a_full_disk_is_not_called_over_because_its_worker_is_gone(
+    place: Place, overload: Overload
+) -> None:
+    told = scans(place, overload, 1, queues=(), host="far", disk_free=1, disk_total=GB)
+    assert len(told) == 1
+    place.store.clock.advance(20)
+    overload.scan(place.store.clock.ms)
+    assert texts(place) == told
