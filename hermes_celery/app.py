@@ -15,10 +15,11 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
-from hermes_celery.compose import redis_url
+from hermes_celery.compose import app_settings, redis_url
 from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.errors import SettingsError
 from hermes_celery.keys import Keys
+from hermes_celery.server_url import userinfo_of
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store.database import HEALTH_CHECK_SECONDS, SOCKET_TIMEOUT_SECONDS
 
@@ -33,6 +34,8 @@ def make_app(settings: Settings) -> Celery:
     app.amqp.Connection = _QuickConnection
     app.conf.update(
         hermes_settings=settings,
+        # Its broker is made of the settings; that of a project makes them.
+        hermes_is_own_app=True,
         # Nothing but JSON is ever unpickled from the broker.
         accept_content=["json"],
         task_serializer="json",
@@ -99,10 +102,14 @@ def broker_url(url: str) -> str:
     parts = urlsplit(url)
     query = {name: value for name, value in parse_qsl(parts.query) if not name.startswith("ssl_")}
     database = query.pop("db", None)
+    user = userinfo_of(url)
     if parts.scheme == "unix":
         # `urlunsplit` would drop the slashes of a scheme that it does not know.
         virtual_host = "" if database is None else f"?virtual_host={database}"
-        return f"redis+socket://{parts.path}{virtual_host}"
+        return f"redis+socket://{user}{parts.path}{virtual_host}"
+    for name in ("username", "password"):
+        query.pop(name, None)
+    parts = parts._replace(netloc=user + parts.netloc.rpartition("@")[2])
     if database is not None:
         parts = parts._replace(path=f"/{database}")
     return urlunsplit(parts._replace(query=urlencode(query)))
@@ -133,7 +140,9 @@ def app_from_environment() -> Celery:
     of two screens, it is one sentence on stderr and exit code 1.
     """
     try:
-        return make_app(read_settings())
+        app = make_app(read_settings())
+        app_settings(app)
+        return app
     except SettingsError as error:
         if click.get_current_context(silent=True) is None:
             raise

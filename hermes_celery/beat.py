@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from celery.beat import Scheduler
 
 from hermes_celery.duty import Duty
-from hermes_celery.errors import HermesCeleryError, LeaseLost, StoreError
+from hermes_celery.errors import HermesCeleryError, LeaseLost, SettingsError, StoreError
 from hermes_celery.lease import RENEW_SECONDS
 from hermes_celery.log import Seldom, event
 from hermes_celery.preparing import Messages
@@ -329,7 +329,10 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         """A line of the banner."""
         from hermes_celery.compose import shown_url
 
-        return f"    . schedules -> {shown_url(self.app)}"
+        try:
+            return f"    . schedules -> {shown_url(self.app)}"
+        except SettingsError:
+            return ""  # the next step of the start refuses, in one sentence
 
     def tick(self, *_: Any, **__: Any) -> float:
         """One step; it sleeps by itself, so Celery calls again at once."""

@@ -6,10 +6,12 @@ Celery is imported only by what needs it, so that commands which only read Redis
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermes_celery import embedded
+from hermes_celery.broker import following_broker, refuse_another_broker
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import (
@@ -26,12 +28,8 @@ from hermes_celery.keys import Keys
 from hermes_celery.log import event
 from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.runners.script import locate
-from hermes_celery.settings import (
-    Settings,
-    read_settings,
-    with_broker,
-    without_password,
-)
+from hermes_celery.server_url import without_password
+from hermes_celery.settings import Settings, broker_variables, read_settings
 from hermes_celery.store import (
     Database,
     DueIndex,
@@ -42,6 +40,7 @@ from hermes_celery.store import (
     Runs,
     Waker,
     connect,
+    refuse_missing,
 )
 from hermes_celery.witness import Witness
 
@@ -65,13 +64,15 @@ def open_database(settings: Settings) -> Database:
     return Database(connect(redis_url(settings)), keys=Keys(namespace=settings.namespace))
 
 
-def reachable_database(settings: Settings) -> Database:
-    """The store's server, checked.
+def reachable_database(settings: Settings, *, queues: Collection[str] | None = None) -> Database:
+    """The store's server, checked; with `queues`, the user's permissions as well.
 
     Raises StoreUnavailable or StoreUnsuitable that say what to do.
     """
     database = open_database(settings)
     try:
+        if queues is not None:
+            refuse_missing(database, queues=queues)
         database.check()
     except StoreUnavailable as error:
         raise StoreUnavailable(unreachable(settings, error)) from None
@@ -93,15 +94,33 @@ def unreachable(settings: Settings, error: StoreUnavailable) -> str:
 
 
 def app_settings(app: Celery) -> Settings:
-    """The settings of an app: those it was made with, else the environment's with its broker.
+    """The settings of an app: those it was made with, else the environment's.
 
-    Raises SettingsError when the broker is no Redis, or another one than HERMES_REDIS_URL.
+    A project's store is its broker. Celery's command line may still change the broker after the app
+    was made, so it is looked at each time. Raises SettingsError when the broker is no Redis, or
+    another server, database or user than the store.
     """
     settings: Settings | None = app.conf.get("hermes_settings")
     if settings is None:
-        settings = with_broker(read_settings(), str(app.conf.broker_write_url or ""))
-        app.conf.hermes_settings = settings
+        settings = app.conf.hermes_settings = read_settings()
+    if not app.conf.get("hermes_is_own_app"):
+        return following_broker(settings, app)
+    refuse_another_broker(app, redis_url(settings))
     return settings
+
+
+def queues_of(app: Celery) -> set[str]:
+    """The Redis lists that an app's workers read, and ours."""
+    prefix = app.conf.broker_transport_options.get("global_keyprefix") or ""
+    return {f"{prefix}{name}" for name in app.amqp.queues}
+
+
+def check_broker(settings: Settings) -> None:
+    """Refuse variables that would lead our own app to another server. Raises SettingsError."""
+    if broker_variables():
+        from hermes_celery.app import make_app
+
+        app_settings(make_app(settings))
 
 
 def open_cron(settings: Settings | None = None, *, app: Celery | None = None) -> Crontab:

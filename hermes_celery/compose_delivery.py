@@ -17,6 +17,7 @@ from hermes_celery.delivery.channels import Channels
 from hermes_celery.delivery.rendering import check_template
 from hermes_celery.duty import Duty
 from hermes_celery.job import JobSpec
+from hermes_celery.overload import Overload
 from hermes_celery.ping import Pinger, check_url
 from hermes_celery.runners.dotenv_files import dotenv
 from hermes_celery.scanner import BeatWatch, Scanner, Teller
@@ -136,17 +137,19 @@ def make_scanner(
     settings: Settings, database: Database, *, clock: Clock, on_broken: BrokenRecords
 ) -> Scanner:
     """What looks for troubles that no run reports."""
+    incidents, teller = Incidents(database), make_teller(settings, database)
     return Scanner(
         signs=Signs(database),
         due_index=DueIndex(database),
         jobs=Jobs(database),
-        incidents=Incidents(database),
-        teller=make_teller(settings, database),
+        incidents=incidents,
+        teller=teller,
         pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
         ping_url=settings.ping_url,
         clock=clock,
         on_broken=on_broken,
         end_broken=on_broken.end_those_over,
+        overload=Overload(database, incidents=incidents, teller=teller, home=settings.home),
     )
 
 

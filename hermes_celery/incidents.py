@@ -46,6 +46,16 @@ class Kind(StrEnum):
     WORKERS = "workers"
     #: A stored record or key was not as it should be.
     BROKEN = "broken"
+    #: Runs wait on a queue that nobody consumes, or from which nobody takes any more.
+    QUEUE = "queue"
+    #: A queue grows, or its oldest run waits too long.
+    BACKLOG = "backlog"
+    #: Most occurrences of a job are lost because the one before still runs.
+    OVERLAP = "overlap"
+    #: The server's memory is nearly full.
+    MEMORY = "memory"
+    #: The disk of a Hermes home is nearly full.
+    DISK = "disk"
 
     @property
     def stored(self) -> str:

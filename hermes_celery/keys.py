@@ -61,6 +61,12 @@ class Keys:
     incidents: str = field(init=False)
     #: Sorted set: worker name by when it was last seen, Unix ms.
     workers: str = field(init=False)
+    #: Hash: worker name to what it says of itself, JSON; workers of 0.1.0 say nothing here.
+    consumers: str = field(init=False)
+    #: Sorted set: queue by when a worker last took a message from it, Unix ms.
+    taken: str = field(init=False)
+    #: Set: the Celery queues that runs were pushed to.
+    queues: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
 
@@ -172,6 +178,9 @@ _SINGLE = (
     "deliveries",
     "incidents",
     "workers",
+    "consumers",
+    "taken",
+    "queues",
     "leader",
     "wake",
 )

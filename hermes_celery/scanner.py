@@ -5,6 +5,8 @@
     beat       no beat ticked for 30 s
     workers    there is work on the queue and no worker for 30 s
 
+and what `overload` looks at.
+
 The leader scans after its rescue pass, at most every ten seconds, over indexes and a bounded number
 of entries. While no beat leads, every worker watches for that (`watch_beat`). Each trouble is an
 incident: told once, told when it is over, quiet when somebody acknowledged it.
@@ -32,6 +34,7 @@ from hermes_celery.reporting import OnBroken, ignored
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.job import JobSpec
+    from hermes_celery.overload import Overload
     from hermes_celery.store import Deliveries, DueIndex, Incidents, Jobs, Signs
 
 _log = logging.getLogger(__name__)
@@ -157,17 +160,19 @@ class Scanner:
         pinger: Pinger,
         clock: Clock,
         ping_url: str = "",
+        overload: Overload | None = None,
         on_broken: OnBroken = ignored,
         end_broken: Callable[[int], int] = lambda now_ms: 0,
     ) -> None:
         """`on_broken` hears of what cannot be read; `end_broken` ends what it made of that."""
+        self._overload = overload
         self._on_broken = on_broken
         self._end_broken = end_broken
         self._duties = {
             name: Duty(f"look for {name}", clock=clock, on_broken=on_broken)
             for name in (
                 "late runs", "missed runs", "overdue jobs", "a beat that was away",
-                "missing workers", "a broken switch", "incidents that are over",
+                "missing workers", "overload", "a broken switch", "incidents that are over",
             )
         }  # fmt: skip
         self._signs = signs
@@ -204,6 +209,7 @@ class Scanner:
             ),
         )
         duties["incidents that are over"].attempt(lambda: self._forget(now_ms), None)
+        duties["overload"].attempt(lambda: self._look_at_load(now_ms), None)
         return report
 
     def _is_paused(self) -> bool:
@@ -211,6 +217,10 @@ class Scanner:
         if switch.fault is not None:
             self._on_broken("", switch.fault.key, switch.fault.what)
         return switch.paused_ms is not None
+
+    def _look_at_load(self, now_ms: int) -> None:
+        if self._overload is not None:
+            self._overload.scan(now_ms)
 
     def _ping(self, now_ms: int) -> None:
         if self._ping_url and now_ms - self._pinged_ms >= _PING_EVERY_MS:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from hermes_celery.errors import SettingsError
+from hermes_celery.server_url import without_password
 
 _T = TypeVar("_T")
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
@@ -161,51 +162,11 @@ def process_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def with_broker(settings: Settings, broker: str) -> Settings:
-    """The settings with an app's broker as the server. Raises SettingsError unless it is one.
-
-    kombu's `redis+socket:///path?virtual_host=1` is `unix:///path?db=1` here.
-    """
-    parts = urlsplit(broker)
-    if ";" in broker or parts.scheme not in ("redis", "rediss", "redis+socket"):
-        shown = without_password(broker.split(";")[0]) or "not set"
-        raise SettingsError(
-            [
-                f"the app's broker is {shown}: hermes-celery keeps its schedules in the broker, so "
-                "that a schedule and its message are one step, and needs one Redis or Valkey; set "
-                "broker_url to redis://host:6379/0"
-            ]
-        )
-    url = broker
-    if parts.scheme == "redis+socket":
-        database = dict(parse_qsl(parts.query)).get("virtual_host")
-        url = f"unix://{parts.path}" + (f"?db={database}" if database else "")
-    if settings.redis_url is not None and _server(settings.redis_url) != _server(url):
-        raise SettingsError(
-            [
-                f"the app's broker is {without_password(url)} and HERMES_REDIS_URL names "
-                f"{without_password(settings.redis_url)}: both must be one server; unset the latter"
-            ]
-        )
-    return replace(settings, redis_url=url)
-
-
-def _server(url: str) -> tuple[str, int, str]:
-    """What makes two URLs mean the same database of the same server."""
-    parts = urlsplit(url)
-    database = dict(parse_qsl(parts.query)).get("db", "")
-    if parts.scheme == "unix":
-        return parts.path, 0, database or "0"
-    return parts.hostname or "localhost", parts.port or 6379, database or parts.path[1:] or "0"
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown: its password replaced by `***`."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user_host = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
-    return urlunsplit(parts._replace(netloc=user_host))
+def broker_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Celery's variables that set a broker, those that are set."""
+    given = os.environ if environ is None else environ
+    names = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+    return {name: given[name] for name in names if given.get(name)}
 
 
 class _Reader:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.pool
@@ -16,9 +17,11 @@ from hermes_celery.compose import (
     app_settings,
     make_runner,
     open_database,
+    queues_of,
     reachable_database,
 )
 from hermes_celery.compose_delivery import make_beat_watch
+from hermes_celery.consuming import looking, prove
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
 from hermes_celery.log import JsonFormatter, event
@@ -99,6 +102,7 @@ class _Hooks:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._presence: Presence | None = None
+        self._proof = prove(app)
         self._name = ""
 
     @property
@@ -119,12 +123,14 @@ class _Hooks:
         ):
             signal.connect(receiver, weak=False)
 
-    def on_worker_init(self, sender: str, instance: Any, **_: Any) -> None:
+    def on_worker_init(
+        self, sender: str, instance: Any, options: Mapping[str, Any] | None = None, **_: Any
+    ) -> None:
         """Refuse to start without a server that can carry us; other apps' workers are not ours."""
         if instance.app is not self._app:
             return
         self._name = RunTask.worker = f"{sender}:{os.getpid()}"
-        self._check_server()
+        self._check_server(queues=(options or {}).get("queues") or ())
 
     def on_beat_init(self, sender: Any, **_: Any) -> None:
         """The same for a beat."""
@@ -147,9 +153,14 @@ class _Hooks:
         """Say that this worker is there, every few seconds."""
         if not self._name:
             return
-        self._presence = Presence(open_database(self._settings), name=self._name)
+        settings = self._settings
+        self._presence = Presence(
+            open_database(settings),
+            name=self._name,
+            look=looking(self._proof, home=settings.home),
+        )
         self._presence.start()
-        make_beat_watch(self._settings).start()
+        make_beat_watch(settings).start()
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
         """A warm shutdown waits for its runs, but not for ever."""
@@ -167,7 +178,11 @@ class _Hooks:
     def on_logger(self, logger: logging.Logger, **_: Any) -> None:
         """Our events show at the level INFO; every line is JSON on request."""
         logging.getLogger("hermes_celery").setLevel(logging.INFO)
-        if self._settings.log_format == "json":
+        try:
+            settings = self._settings
+        except SettingsError:
+            return  # settings that are wrong end the process when it starts its work
+        if settings.log_format == "json":
             for handler in logger.handlers:
                 handler.setFormatter(JsonFormatter())
 
@@ -186,13 +201,16 @@ class _Hooks:
             except HermesCeleryError as error:
                 event(_log, "worker.cancel_failed", level=logging.WARNING, run=run_id, why=error)
 
-    def _check_server(self) -> None:
+    def _check_server(self, *, queues: Collection[str] = ()) -> None:
+        """`queues` are those of `-Q`."""
         try:
-            reachable_database(self._settings).close()
+            wanted = queues_of(self._app).union(queues)
+            reachable_database(self._settings, queues=wanted).close()
         except (StoreError, SettingsError) as error:
             _exit(str(error))
 
 
 def _exit(message: str) -> NoReturn:
-    print(f"Error: {message}", file=sys.stderr)
+    # Celery may have made a logger of sys.stderr by now.
+    print(f"Error: {message}", file=sys.__stderr__ or sys.stderr)
     raise SystemExit(1)

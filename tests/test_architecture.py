@@ -16,14 +16,17 @@ LAYERS = {
         "prompt_scan",
         "prompting", "redaction", "masking", "incidents", "foreign", "reporting"),
     "adapters": (
-        "settings", "clock", "keys", "lua", "log", "store", "lease", "members", "session",
+        "server_url", "settings", "broker", "clock", "keys", "lua", "log", "store", "lease",
+        "members", "session",
         "dispatch", "interrupt",
-        "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "workers",
+        "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "disk",
+        "workers", "consuming",
         "delivery", "ping",
     ),
     "use cases": (
         "duty", "broken",
-        "announcing", "delivering", "sending", "scanner", "preparing", "ahead", "tick", "shard",
+        "announcing", "delivering", "sending", "queue_state", "queue_watch", "overload", "scanner",
+        "preparing", "ahead", "tick", "shard",
         "resharding", "rescue",
         "runner", "carrying",
         "managed", "cron", "hermes_home",
@@ -36,7 +39,7 @@ LAYERS = {
 
 #: Third-party package (or module) -> the only modules that may import it.
 DOORS = {
-    "redis": {"store.database"},
+    "redis": {"store.database", "store.permissions"},
     "celery": {
         "app",
         "tasks",
@@ -44,11 +47,14 @@ DOORS = {
         "beat",
         "dispatch",
         "compose",
+        "broker",
         "__init__",
         "carrying",
         "project",
         "beat_schedule",
         "interrupt",
+        "workers",
+        "consuming",
     },
     "kombu": {"app", "dispatch", "carrying"},
     "billiard": {"tasks", "interrupt"},

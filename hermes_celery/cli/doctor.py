@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
-from enum import StrEnum
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import msgspec
 
+from hermes_celery.cli.finding import Finding, Verdict, fail, ok, warn
+from hermes_celery.cli.queues import queue_findings, worker_finding
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
-from hermes_celery.compose import open_database, redis_url, unreachable
+from hermes_celery.compose import check_broker, open_database, redis_url, unreachable
+from hermes_celery.disk import disk_of
 from hermes_celery.errors import RecordBroken, SettingsError, StoreError, StoreUnavailable
+from hermes_celery.incidents import Kind
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.settings import Settings, process_environment, read_settings, without_password
-from hermes_celery.store import Database, Jobs
+from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
+from hermes_celery.server_url import without_password
+from hermes_celery.settings import Settings, process_environment, read_settings
+from hermes_celery.store import Database, Incidents, Jobs, Load, refuse_missing
 from hermes_celery.witness import Witness
 
 _REPAIR = "`hermes-celery fsck --repair` mends it"
-
-
-class Verdict(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line."""
-
-    check: str
-    verdict: Verdict
-    text: str
 
 
 @click.command()
@@ -61,41 +49,58 @@ def examine() -> Iterator[Finding]:
         settings = read_settings()
     except SettingsError as error:
         for fault in error.faults:
-            yield _fail("settings", fault)
+            yield fail("settings", fault)
         return
-    yield _ok("settings", f"home {settings.home}, namespace {settings.namespace}")
+    yield ok("settings", f"home {settings.home}, namespace {settings.namespace}")
+    yield from _broker(settings)
     yield from _server(settings)
+    yield _disk(settings)
     yield _scripts(settings)
     yield _agent(settings)
 
 
+def _broker(settings: Settings) -> Iterator[Finding]:
+    """Whether Celery's variables let beats and workers of this environment start."""
+    try:
+        check_broker(settings)
+    except SettingsError as error:
+        for fault in error.faults:
+            yield fail("broker", fault)
+
+
 def _server(settings: Settings) -> Iterator[Finding]:
     database = open_database(settings)
+    keys = database.keys
     try:
+        refuse_missing(database, queues=(keys.default_queue, keys.delivery_queue))
         database.check()
-        yield _ok("server", f"{database.version} at {without_password(redis_url(settings))}")
+        yield ok("server", f"{database.version} at {without_password(redis_url(settings))}")
         yield from _memory(database)
         yield _jobs(settings, database)
         yield from _processes(read_status(database))
+        yield from _overload(database)
     except StoreUnavailable as error:
-        yield _fail("server", unreachable(settings, error))
+        yield fail("server", unreachable(settings, error))
     except StoreError as error:
-        yield _fail("server", str(error))
+        yield fail("server", str(error))
 
 
 def _memory(database: Database) -> Iterator[Finding]:
     persistence = database.call("INFO", "persistence")
     if str(persistence.get("aof_enabled")) == "1":
-        yield _ok("persistence", "append-only file is on")
+        yield ok("persistence", "append-only file is on")
     else:
-        yield _warn("persistence", "append-only file is off: a crash of the server loses jobs and "
+        yield warn("persistence", "append-only file is off: a crash of the server loses jobs and "
                     "runs since its last snapshot; CONFIG SET appendonly yes")  # fmt: skip
+    used, most = Load(database).memory()
+    if most and used / most > NEARLY_FULL:
+        yield fail("memory", memory_text(used, most))
     memory = database.call("INFO", "memory")
     policy = str(memory.get("maxmemory_policy", "noeviction"))
     if policy == "noeviction" or str(memory.get("maxmemory", "0")) == "0":
-        yield _ok("memory", f"{memory.get('used_memory_human')} used, nothing is evicted")
+        yield ok("memory", f"{memory.get('used_memory_human')} used, nothing is evicted")
     else:
-        yield _fail("memory", f"maxmemory-policy is {policy}: the server may throw jobs away; "
+        yield fail("memory", f"maxmemory-policy is {policy}: the server may throw jobs away; "
                     "CONFIG SET maxmemory-policy noeviction")  # fmt: skip
 
 
@@ -104,37 +109,49 @@ def _jobs(settings: Settings, database: Database) -> Finding:
     try:
         seen = Witness(settings.state_dir, database).missing()
         if seen is None:
-            return _ok("jobs", f"{Jobs(database).count()} stored")
+            return ok("jobs", f"{Jobs(database).count()} stored")
     except RecordBroken as error:
-        return _fail("jobs", f"{error.key} {error.what}; {_REPAIR}")
-    return _fail("jobs", f"{seen.jobs} jobs that were here at {iso(from_ms(seen.at_ms))} are gone: "
+        return fail("jobs", f"{error.key} {error.what}; {_REPAIR}")
+    return fail("jobs", f"{seen.jobs} jobs that were here at {iso(from_ms(seen.at_ms))} are gone: "
                  "the server lost its memory; turn its append-only file on, then restore a copy of "
                  "its data or add the jobs again")  # fmt: skip
 
 
 def _processes(state: Status) -> Iterator[Finding]:
     for text in state.broken:
-        yield _fail("records", f"{text}; {_REPAIR}")
+        yield fail("records", f"{text}; {_REPAIR}")
     if state.leader:
         shards = f" {state.shards} shards" if state.shards > 1 else ""
-        yield _ok("beat", f"{state.leader} leads{shards}")
+        yield ok("beat", f"{state.leader} leads{shards}")
     elif len(state.unled) < state.shards:
-        yield _fail("beat", f"none leads shard {', '.join(map(str, state.unled))}; see the beats' "
+        yield fail("beat", f"none leads shard {', '.join(map(str, state.unled))}; see the beats' "
                     "logs, or start one more `celery beat`")  # fmt: skip
     else:
-        yield _fail("beat", "none leads, so nothing is dispatched; start `celery beat` or `up`")
-    if state.workers:
-        yield _ok("workers", f"{len(state.workers)}: {', '.join(state.workers)}")
-    else:
-        yield _fail("workers", "none, so nothing runs; start `celery worker` or `up`")
+        yield fail("beat", "none leads, so nothing is dispatched; start `celery beat` or `up`")
+    yield worker_finding(state)
+    yield from queue_findings(state)
+
+
+def _overload(database: Database) -> Iterator[Finding]:
+    """What the leader's scan found and has not seen end, unless it was looked at here."""
+    for incident in Incidents(database).of_job(""):
+        if incident.kind in (Kind.BACKLOG, Kind.OVERLAP, Kind.QUEUE):
+            yield warn(incident.kind.value, incident.text)
+
+
+def _disk(settings: Settings) -> Finding:
+    free, total = disk_of(settings.home)
+    if is_nearly_full(free, total):
+        return fail("disk", disk_text("this machine", free, total))
+    return ok("disk", f"{free / 2**30:.1f} GB free")
 
 
 def _scripts(settings: Settings) -> Finding:
     directory = settings.scripts_dir
     if not directory.is_dir():
-        return _warn("scripts", f"{directory} does not exist; script jobs need their files there")
+        return warn("scripts", f"{directory} does not exist; script jobs need their files there")
     count = sum(1 for path in directory.rglob("*") if path.is_file())
-    return _ok("scripts", f"{directory}, {count} files")
+    return ok("scripts", f"{directory}, {count} files")
 
 
 def _agent(settings: Settings) -> Finding:
@@ -146,8 +163,8 @@ def _agent(settings: Settings) -> Finding:
     environment = {**process_environment(), **dotenv(settings.home, profile="")}
     found = shutil.which(str(Path(program).expanduser()), path=environment.get("PATH"))
     if found is None:
-        return _warn("agent", f"{program!r} is not on PATH, so agent jobs fail; {INSTALL_HINT}")
-    return _ok("agent", f"{found}{_version(found, environment)}")
+        return warn("agent", f"{program!r} is not on PATH, so agent jobs fail; {INSTALL_HINT}")
+    return ok("agent", f"{found}{_version(found, environment)}")
 
 
 def _version(program: str, environment: dict[str, str]) -> str:
@@ -173,10 +190,3 @@ def _version(program: str, environment: dict[str, str]) -> str:
         reaper.close()
     lines = ended.stdout.decode(errors="replace").strip().splitlines()
     return f", {lines[0]}" if lines else ""
-
-
-def _finding(verdict: Verdict) -> Callable[[str, str], Finding]:
-    return lambda check, text: Finding(check=check, verdict=verdict, text=text)
-
-
-_ok, _warn, _fail = (_finding(verdict) for verdict in Verdict)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import click
 
+from hermes_celery.cli.finding import Verdict
+from hermes_celery.cli.queues import queue_findings
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.status import Status, read_status
 from hermes_celery.compose import open_cron, open_database, reachable_database, redis_url
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
-from hermes_celery.settings import default_timezone, read_settings, without_password
+from hermes_celery.queue_state import QueueLook
+from hermes_celery.server_url import without_password
+from hermes_celery.settings import default_timezone, read_settings
 from hermes_celery.store import Shards
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
@@ -30,7 +34,11 @@ def up(demo: bool) -> None:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Exit with 1 when no beat leads or no worker is there.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 1 when no beat leads, no worker is there, or nobody takes what waits.",
+)
 @_json
 def status(check: bool, as_json: bool) -> None:
     """Say who leads, what waits and what runs."""
@@ -41,7 +49,8 @@ def status(check: bool, as_json: bool) -> None:
         print_json(state)
     else:
         _print_status(state, url=without_password(redis_url(settings)))
-    if check and not (state.leader and state.workers):
+    is_stuck = any(finding.verdict is Verdict.FAIL for finding in queue_findings(state))
+    if check and (not (state.leader and state.workers) or is_stuck):
         raise SystemExit(1)
 
 
@@ -50,6 +59,11 @@ def _print_status(state: Status, *, url: str) -> None:
     click.echo(f"server    {state.server} at {url}")
     click.echo(f"beat      {state.leader or _unled(state)}")
     click.echo(f"workers   {', '.join(state.workers) or 'none: nothing runs; start a worker'}")
+    for look in state.queues:
+        if look.waiting:
+            click.echo(f"queue     {_queue_line(look, zone=zone)}")
+    for finding in queue_findings(state):
+        click.echo(f"{finding.verdict.value:<9} {finding.text}")
     due = optional_from_ms(state.next_due_ms)
     click.echo(f"jobs      {state.jobs}, next due {shown(due, zone=zone, missing='never')}")
     click.echo(f"runs      {state.queued} queued, {state.running} running")
@@ -63,6 +77,12 @@ def _print_status(state: Status, *, url: str) -> None:
         click.echo(
             f"paused    everything since {since}{note}; `hermes-celery resume --all` goes on"
         )
+
+
+def _queue_line(look: QueueLook, *, zone: str) -> str:
+    oldest = shown(optional_from_ms(look.oldest_ms), zone=zone, missing="")
+    since = f", the oldest since {oldest}" if oldest else ""
+    return f"{look.name}: {look.waiting} messages wait{since}; {len(look.workers)} workers"
 
 
 def _unled(state: Status) -> str:

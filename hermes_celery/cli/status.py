@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from hermes_celery.errors import RecordBroken
+from hermes_celery.queue_state import Crew, QueueLook, crew, look_at_queues
 from hermes_celery.store import Database, DueIndex, Incidents, Jobs
 from hermes_celery.store.reading import readable
-from hermes_celery.workers import alive
 
 _T = TypeVar("_T")
 
@@ -22,6 +22,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a namespace."""
 
     server: str
+    #: The server's time, Unix milliseconds.
+    now_ms: int
     #: Who leads: host, process id and a random part; several names where the due index is split.
     #: None where nobody leads, or a shard has no leader.
     leader: str | None
@@ -31,6 +33,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     unled: list[int]
     workers: list[str]
+    #: Those of them whose main loop asks for no messages.
+    silent_workers: list[str]
+    #: Each Celery queue that is known, and whether somebody takes what waits on it.
+    queues: list[QueueLook]
     jobs: int
     next_due_ms: int | None
     queued: int
@@ -87,7 +93,7 @@ class _Look:
 
 def read_status(database: Database) -> Status:
     """Look. Raises StoreError when Redis fails, never because of one key."""
-    keys, look = database.keys, _Look(database)
+    keys, look, now_ms = database.keys, _Look(database), database.now_ms()
     shards = range(database.shards)
     look.note(database.shards_fault())
     leases = look.owners([keys.lease_of(shard) for shard in shards])
@@ -95,14 +101,17 @@ def read_status(database: Database) -> Status:
     due = [look.at(DueIndex(database, shard=shard).next_due_ms, None) for shard in shards]
     switch = DueIndex(database).switch()
     look.note(switch.fault)
-    workers: list[str] = look.at(lambda: alive(database, now_ms=database.now_ms()), [])
+    who = look.at(lambda: crew(database, now_ms=now_ms), Crew(names=[], signs={}))
     return Status(
         server=database.version,
+        now_ms=now_ms,
         leader=None if unled else ", ".join(sorted({owner for owner in leases if owner})),
         term=look.term(keys.term),
         shards=len(shards),
         unled=unled,
-        workers=workers,
+        workers=list(who.names),
+        silent_workers=who.silent(now_ms=now_ms),
+        queues=look.at(lambda: look_at_queues(database, who, now_ms=now_ms), []),
         jobs=look.at(Jobs(database).count, 0),
         next_due_ms=min((ms for ms in due if ms is not None), default=None),
         queued=look.size(keys.queued),

@@ -23,7 +23,13 @@ import click
 from hermes_celery import embedded
 from hermes_celery.cli.screen import summary, took
 from hermes_celery.cli.status import read_status
-from hermes_celery.compose import open_cron, open_database, redis_url, unreachable
+from hermes_celery.compose import (
+    check_broker,
+    open_cron,
+    open_database,
+    redis_url,
+    unreachable,
+)
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import (
     AlreadyRunning,
@@ -34,7 +40,8 @@ from hermes_celery.errors import (
 from hermes_celery.job import JobRequest
 from hermes_celery.log import Seldom
 from hermes_celery.run import Run
-from hermes_celery.settings import Settings, process_environment, without_password
+from hermes_celery.server_url import without_password
+from hermes_celery.settings import Settings, process_environment
 from hermes_celery.supervisor import Part, Supervisor
 
 _READY_SECONDS = 20.0
@@ -49,8 +56,10 @@ _DEMO_SCRIPT = '#!/usr/bin/env bash\necho "hello from $(hostname) at $(date +%T)
 def bring_up(settings: Settings, *, demo: bool) -> int:
     """Run until Ctrl-C or SIGTERM; returns the exit code.
 
-    Raises AlreadyRunning for a second one on the same home.
+    Raises AlreadyRunning for a second one on the same home, and SettingsError when Celery's
+    variables mean another server than ours.
     """
+    check_broker(settings)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     with _only_one(settings), _stop_signal() as stop:
         supervisor = Supervisor(environment=_environment(settings), say=_say)

@@ -7,6 +7,7 @@
     Runs       what happens to a run: trigger, claim, heartbeat, finish, cancel; and reading them
     Deliveries what is on its way to people
     Incidents  troubles, counted
+    Load       what workers say of themselves, and how long the queues are
 
 No raw field of Redis leaves this package.
 """
@@ -17,6 +18,8 @@ from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueInd
 from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
+from hermes_celery.store.load import Load, WorkerSign
+from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.places import Places
 from hermes_celery.store.records import check_run_id
 from hermes_celery.store.runs import Asked, Claim, FollowUp, Runs
@@ -39,6 +42,7 @@ __all__ = [
     "History",
     "Incidents",
     "Jobs",
+    "Load",
     "Part",
     "PartState",
     "Places",
@@ -50,8 +54,10 @@ __all__ = [
     "Switch",
     "Waker",
     "What",
+    "WorkerSign",
     "Write",
     "Written",
     "check_run_id",
     "connect",
+    "refuse_missing",
 ]

@@ -93,6 +93,8 @@ class Database:
         self.client: Any = client
         self.keys = keys or Keys()
         self._scripts: dict[str, Any] = {}
+        #: Queues that this process has noted in the store.
+        self.noted_queues: set[str] = set()
 
     def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
         """Run one script of `hermes_celery.lua` and return its answer.
@@ -165,6 +167,19 @@ class Database:
         in its place; the others go on.
         """
         return self._piped(commands)
+
+    def call_each(
+        self, commands: Sequence[Sequence[str | int | bytes]], *, decoded: bool = True
+    ) -> list[Any]:
+        """Run plain commands in one round trip; one that the server refused answers None."""
+        if not commands:
+            return []
+        options = {} if decoded else {"NEVER_DECODE": True}
+        with wrapped(), self.client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command, **options)
+            answers = pipe.execute(raise_on_error=False)
+        return [None if isinstance(answer, Exception) else answer for answer in answers]
 
     def call(self, *command: str | int | bytes) -> Any:
         """Run one plain command and return its answer.

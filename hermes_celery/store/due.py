@@ -16,6 +16,7 @@ from hermes_celery.planning import DueJob, Step
 from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, broken, is_broken, scored, whole
+from hermes_celery.store.load import note_queues
 from hermes_celery.store.reading import Fields, readable
 from hermes_celery.store.shards import send_home
 from hermes_celery.store.specs import NewerRecord, spec_from_json
@@ -143,6 +144,7 @@ class DueIndex:
         packed = _Packed(keys)
         for advance in batch:
             packed.add(advance)
+        note_queues(self._database, {advance.queue for advance in batch})
         head = [self._term, self._key, keys.queued, keys.runs, keys.job_runs, keys.completed,
                 keys.grown, *packed.queues]  # fmt: skip
         answer = self._database.begin(

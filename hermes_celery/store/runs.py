@@ -16,6 +16,7 @@ from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, due_ms_
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, scored, whole
 from hermes_celery.store.jobs import spec_from_json
+from hermes_celery.store.load import note_queues
 from hermes_celery.store.reading import Fields
 from hermes_celery.store.records import RunRecords, run_from_fields
 
@@ -95,6 +96,7 @@ class Runs(RunRecords):
         same `key` within a day gives the run that it gave before. Raises JobNotFound when the job
         was removed meanwhile.
         """
+        note_queues(self._database, [queue])
         keys = self._keys
         script_keys = [
             keys.job(spec.id),

@@ -10,12 +10,12 @@ import pytest
 from celery import Celery
 
 from hermes_celery.cron import Crontab
-from hermes_celery.errors import JobError, SettingsError
+from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest, JobState
 from hermes_celery.managed import managed_id
 from hermes_celery.project import Cron
 from hermes_celery.run import Delivery, Run, RunState
-from hermes_celery.settings import read_settings, with_broker
+from hermes_celery.settings import read_settings
 from hermes_celery.store import Database
 from hermes_celery.work import TaskCall
 from tests.support import eventually
@@ -241,19 +241,6 @@ def test_a_running_task_is_cancelled_under_every_pool(
     run = ended(shop, run_id)
     assert (run.state, run.reason) == (RunState.CANCELLED, "enough")
     assert asked(shop, "report", args=[3]).state is RunState.SUCCEEDED
-
-
-def test_another_broker_is_refused_with_the_reason() -> None:
-    settings = read_settings({})
-    for broker in ("amqp://guest:guest@localhost//", "", "redis://a:1/0;redis://b:1/0"):
-        with pytest.raises(SettingsError, match="needs one Redis or Valkey"):
-            with_broker(settings, broker)
-    with pytest.raises(SettingsError, match="both must be one server"):
-        with_broker(read_settings({"HERMES_REDIS_URL": "redis://a/1"}), "redis://a:6379/0")
-    same = read_settings({"HERMES_REDIS_URL": "redis://a/0"})
-    assert with_broker(same, "redis://a:6379").redis_url == "redis://a:6379"
-    url = with_broker(settings, "redis+socket:///run/v.sock?virtual_host=2").redis_url
-    assert url == "unix:///run/v.sock?db=2"
 
 
 def test_a_declaration_that_makes_no_sense_is_refused_where_it_stands() -> None:

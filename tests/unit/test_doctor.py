@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from hermes_celery.cli import main
-from hermes_celery.cli.doctor import Verdict, _jobs
+from hermes_celery.cli.doctor import _jobs
+from hermes_celery.cli.finding import Verdict
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs
 from hermes_celery.witness import Witness

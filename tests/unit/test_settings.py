@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from hermes_celery.errors import SettingsError
-from hermes_celery.settings import read_settings, without_password
+from hermes_celery.server_url import without_password
+from hermes_celery.settings import read_settings
 from tests.support import cases
 
 

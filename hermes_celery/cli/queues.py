@@ -1,0 +1,51 @@
+"""What `doctor` and `status` say of workers and queues: who lives, and who takes what waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hermes_celery.cli.finding import Finding, fail, ok, warn
+from hermes_celery.cli.status import Status
+from hermes_celery.queue_state import SILENT_MS, QueueLook, QueueState
+
+
+def worker_finding(state: Status) -> Finding:
+    """Whether there are workers that ask for messages; to live alone is not enough."""
+    if not state.workers:
+        return fail("workers", "none, so nothing runs; start `celery worker` or `up`")
+    asking = [name for name in state.workers if name not in state.silent_workers]
+    if not asking:
+        return fail("workers", f"{', '.join(state.workers)} alive and asking for no messages; see "
+                    "the logs, and restart them")  # fmt: skip
+    return ok("workers", f"{len(asking)}: {', '.join(asking)}")
+
+
+def queue_findings(state: Status) -> Iterator[Finding]:
+    """Each queue with which something is wrong."""
+    for look in state.queues:
+        if look.state is QueueState.SILENT:
+            yield fail("queue", f"no worker has taken a message from queue {look.name} "
+                       f"{look.since}, {look.waiting} wait, and {', '.join(look.workers)} asks for "
+                       "none; see its log, and restart it")  # fmt: skip
+        elif look.waiting:
+            yield from _waits(look, has_workers=bool(state.workers), now_ms=state.now_ms)
+
+
+def _waits(look: QueueLook, *, has_workers: bool, now_ms: int) -> Iterator[Finding]:
+    """What is wrong with a queue on which messages wait."""
+    if look.state is QueueState.NOBODY and has_workers:
+        yield fail("queue", f"queue {look.name}: nobody consumes it and {look.waiting} messages "
+                   f"wait; start `celery -A hermes_celery worker -Q {look.name}`")  # fmt: skip
+    elif look.state is QueueState.BUSY and _is_old(look, now_ms=now_ms):
+        yield warn("queue", f"no worker has taken a message from queue {look.name} {look.since} "
+                   f"and {look.waiting} wait: all slots are taken; start more workers, or raise "
+                   "HERMES_CRON_MAX_WORKERS")  # fmt: skip
+    elif look.state is QueueState.UNKNOWN and _is_old(look, now_ms=now_ms):
+        yield warn("queue", f"{look.waiting} messages wait on queue {look.name}; whether somebody "
+                   "consumes it is unknown, since a worker of version 0.1.0 lives")  # fmt: skip
+
+
+def _is_old(look: QueueLook, *, now_ms: int) -> bool:
+    """Whether something waits, and nothing was taken, for a while."""
+    known = [at for at in (look.taken_ms, look.oldest_ms) if at is not None]
+    return bool(known) and now_ms - max(known) > SILENT_MS

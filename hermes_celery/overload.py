@@ -1,0 +1,202 @@
+"""Overload, told while it lasts: more work than is done, less room than is needed.
+
+    queue      runs wait on a queue that nobody consumes, or from which nobody takes any more
+    backlog    a queue grows for a minute, or a run waits for five
+    overlap    a job loses more than half of its occurrences, because the one before still runs
+    memory     the server uses more than nine tenths of the memory that it may use
+    disk       the disk of a Hermes home, a worker's or this beat's, is nearly full
+
+The leader looks at every scan, at a bounded number of entries. Each trouble is an incident of no
+single job, and is closed here when it is over.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hermes_celery.disk import disk_of
+from hermes_celery.incidents import Incident, Kind, incident_id
+from hermes_celery.queue_watch import QueueWatch, Trouble
+from hermes_celery.store import Load, WorkerSign
+
+if TYPE_CHECKING:
+    from hermes_celery.scanner import Teller
+    from hermes_celery.store import Database, Incidents
+    from hermes_celery.store.load import Recorded
+
+KINDS = {
+    Kind.QUEUE: "messages are taken again from queue '{subject}'",
+    Kind.BACKLOG: "queue '{subject}' grows no more, and nothing waits long on it",
+    Kind.OVERLAP: "Cron {subject} loses fewer occurrences than it runs",
+    Kind.MEMORY: "the server has memory left again",
+    Kind.DISK: "the disk of the Hermes home on {subject} has room again",
+}
+#: What is over is judged by what was seen in this time; a new leader has seen nothing.
+_SEES_MS = 90_000
+#: What was seen before a pause of so long says nothing.
+_BLIND_MS = 60_000
+_WINDOW_MS = 600_000
+_FEWEST_LOST, _RECORDS, _REMEMBERED, _JOBS = 5, 500, 20_000, 20
+#: Of the memory that a server may use.
+NEARLY_FULL, _ROOMY = 0.9, 0.85
+_DISK_SHARE, _DISK_LEAST, _DISK_MOST = 0.05, 100 * 2**20, 10 * 2**30
+#: A worker that was not seen for so long is not coming back.
+_GONE_MS = 3_600_000
+
+
+class OverloadReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong at one look."""
+
+    troubles: list[Trouble]
+    #: The incidents that were closed.
+    over: list[str]
+
+
+class Overload:
+    """The leader's look at how much there is to do, and at what room there is for it."""
+
+    def __init__(
+        self, database: Database, *, incidents: Incidents, teller: Teller, home: Path
+    ) -> None:
+        self._load = Load(database)
+        self._incidents = incidents
+        self._teller = teller
+        self._home = home
+        self._queues = QueueWatch(database)
+        self._overlaps = OverlapWatch(self._load)
+        #: Those whose disks were looked at; of another one nothing is known.
+        self._hosts: set[str] = set()
+        self._began_ms = 0
+        self._looked_ms = 0
+
+    def scan(self, now_ms: int) -> OverloadReport:
+        """Look, tell what is wrong, and close what is over. Raises StoreError."""
+        if now_ms - self._looked_ms > _BLIND_MS:
+            self._began_ms = now_ms
+            self._queues.forget()
+        self._looked_ms = now_ms
+        is_open = {i.id: i for i in self._incidents.of_job("") if i.kind in KINDS}
+        troubles, who = self._queues.look(now_ms)
+        troubles += self._overlaps.look(now_ms)
+        troubles += self._memory(is_open)
+        troubles += self._disks(who.signs.values())
+        self._forget_workers(now_ms)
+        for trouble in troubles:
+            self._teller.tell(trouble.kind, trouble.subject, trouble.text, now_ms=now_ms)
+        return OverloadReport(troubles=troubles, over=self._close(is_open, troubles, now_ms))
+
+    def _close(
+        self, is_open: dict[str, Incident], troubles: list[Trouble], now_ms: int
+    ) -> list[str]:
+        lasting = {incident_id(trouble.kind, trouble.subject) for trouble in troubles}
+        over = [
+            incident
+            for incident in is_open.values()
+            if incident.id not in lasting and self._sees(incident, now_ms)
+        ]
+        for incident in over:
+            subject = incident.id.removeprefix(f"{incident.kind.value}-")
+            text = KINDS[incident.kind].format(subject=subject)
+            self._teller.over([incident], text, now_ms=now_ms)
+        return [incident.id for incident in over]
+
+    def _sees(self, incident: Incident, now_ms: int) -> bool:
+        """Whether enough was seen to say that something is over."""
+        if incident.kind is Kind.MEMORY:
+            return True
+        if incident.kind is Kind.DISK:
+            return any(incident.id == incident_id(Kind.DISK, host) for host in self._hosts)
+        return now_ms - self._began_ms >= _SEES_MS
+
+    def _memory(self, is_open: dict[str, Incident]) -> Iterator[Trouble]:
+        used, most = self._load.memory()
+        limit = _ROOMY if incident_id(Kind.MEMORY, "") in is_open else NEARLY_FULL
+        if most and used / most > limit:
+            yield Trouble(kind=Kind.MEMORY, subject="", text=memory_text(used, most))
+
+    def _disks(self, signs: Collection[WorkerSign]) -> Iterator[Trouble]:
+        """One for each host, of which several homes may be known."""
+        disks = [(sign.host, sign.disk_free, sign.disk_total) for sign in signs]
+        disks.append((socket.gethostname(), *disk_of(self._home)))
+        self._hosts = {host for host, _, _ in disks}
+        full = {host: (free, total) for host, free, total in disks if is_nearly_full(free, total)}
+        for host, (free, total) in sorted(full.items()):
+            yield Trouble(kind=Kind.DISK, subject=host, text=disk_text(host, free, total))
+
+    def _forget_workers(self, now_ms: int) -> None:
+        signs = self._load.signs()
+        gone = [name for name, sign in signs.items() if now_ms - sign.seen_ms > _GONE_MS]
+        self._load.forget_workers(gone)
+
+
+class OverlapWatch:
+    """How many of each job's occurrences of the last ten minutes were lost to overlap."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._seen: deque[Recorded] = deque(maxlen=_REMEMBERED)
+        self._until_ms = 0
+
+    def look(self, now_ms: int) -> list[Trouble]:
+        """The jobs that lose more than half, those that lose most first. Raises StoreError."""
+        since_ms = max(self._until_ms, now_ms - _WINDOW_MS)
+        # Of a flood, the latest say how it stands.
+        new = self._load.recorded_since(since_ms, limit=_RECORDS)
+        self._seen.extend(reversed(new))
+        self._until_ms = max((record.at_ms for record in new), default=since_ms)
+        while self._seen and self._seen[0].at_ms < now_ms - _WINDOW_MS:
+            self._seen.popleft()
+        lost = Counter(record.job_id for record in self._seen if record.is_overlap)
+        often = {job_id: n for job_id, n in lost.most_common() if n >= _FEWEST_LOST}
+        if not often:
+            return []
+        total = Counter(record.job_id for record in self._seen if record.job_id in often)
+        names = {record.job_id: record.job_name for record in self._seen}
+        worst = [job_id for job_id, n in often.items() if n * 2 > total[job_id]][:_JOBS]
+        return [
+            Trouble(
+                kind=Kind.OVERLAP,
+                subject=job_id,
+                text=_overlap_text(job_id, names[job_id], often[job_id], total[job_id]),
+            )
+            for job_id in worst
+        ]
+
+
+def _overlap_text(job_id: str, name: str, lost: int, total: int) -> str:
+    return (
+        f"Cron '{name}' lost {lost} of its last {total} occurrences, because an earlier run was "
+        "not over → run it less often or make it faster; or hermes-celery edit "
+        f"{job_id} --overlap allow"
+    )
+
+
+def memory_text(used: int, most: int) -> str:
+    """What to tell of a server whose memory is nearly full."""
+    return (
+        f"the server uses {used * 100 // most} % of the {most / 2**20:.0f} MB that it may use; "
+        "when it is full, nothing can be queued → raise maxmemory, or keep fewer runs "
+        "(HERMES_CELERY_KEEP_RUNS)"
+    )
+
+
+def is_nearly_full(free: int, total: int) -> bool:
+    """Whether less than 5 % of a disk is free (of a large one, 10 GB), or less than 100 MB."""
+    if not total:
+        return False
+    return free < max(_DISK_LEAST, min(total * _DISK_SHARE, _DISK_MOST))
+
+
+def disk_text(host: str, free: int, total: int) -> str:
+    """What to tell of a disk that is nearly full."""
+    return (
+        f"the disk of the Hermes home on {host} has {free / 2**20:.0f} MB free of "
+        f"{total / 2**30:.0f} GB → make room: runs that write files, and file:// deliveries, will "
+        "fail"
+    )

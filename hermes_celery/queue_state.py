@@ -1,0 +1,138 @@
+"""Whether somebody takes what waits on a queue: a judgement on what workers say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from hermes_celery.instant import from_ms
+from hermes_celery.store import Database, Load, WorkerSign
+from hermes_celery.store.load import Waiting
+from hermes_celery.workers import alive
+
+#: A main loop asks every second; one that has not asked for so long is not consuming.
+SILENT_MS = 30_000
+#: So many runs are looked at for the one that waits longest.
+_OLDEST_OF = 50
+
+
+class QueueState(StrEnum):
+    """What becomes of the messages on a queue."""
+
+    #: A worker with a free slot asks for them.
+    OK = "ok"
+    #: All slots of its workers are taken.
+    BUSY = "busy"
+    #: Living workers say that they consume it, and ask for nothing.
+    SILENT = "silent"
+    #: No living worker consumes it.
+    NOBODY = "nobody"
+    #: A worker lives that does not say what it consumes: version 0.1.0.
+    UNKNOWN = "unknown"
+
+
+class QueueLook(msgspec.Struct, frozen=True, kw_only=True):
+    """One queue at one instant. Instants are the server's, Unix milliseconds."""
+
+    name: str
+    state: QueueState
+    waiting: int
+    #: The living workers that say that they consume it.
+    workers: list[str]
+    #: When a worker last took a message from it; None if none is known to have.
+    taken_ms: int | None = None
+    #: Since when the run waits that waits longest, of some that are looked at.
+    oldest_ms: int | None = None
+
+    @property
+    def since(self) -> str:
+        """Since when nothing was taken, as the end of a sentence that says so."""
+        if self.taken_ms is None:
+            return "as far as is known"
+        return f"since {from_ms(self.taken_ms):%Y-%m-%d %H:%M:%S} UTC"
+
+
+class Crew(msgspec.Struct, frozen=True, kw_only=True):
+    """The living workers, and what each says of itself."""
+
+    names: Sequence[str]
+    signs: Mapping[str, WorkerSign]
+
+    def consumers(self, queue: str) -> dict[str, WorkerSign]:
+        """Those that say that they consume a queue."""
+        return {name: sign for name, sign in self.signs.items() if queue in sign.queues}
+
+    @property
+    def has_older(self) -> bool:
+        """Whether one of them does not say what it consumes."""
+        return any(name not in self.signs for name in self.names)
+
+    def silent(self, *, now_ms: int) -> list[str]:
+        """Those that live and ask for no messages of any queue."""
+        return [
+            name
+            for name, sign in self.signs.items()
+            if not sign.is_full
+            and not any(is_asking(sign, queue, now_ms=now_ms) for queue in sign.queues)
+        ]
+
+
+def crew(database: Database, *, now_ms: int) -> Crew:
+    """Who works. Raises StoreError."""
+    names = alive(database, now_ms=now_ms)
+    signs = Load(database).signs()
+    return Crew(names=names, signs={name: signs[name] for name in names if name in signs})
+
+
+def look_at_queues(database: Database, who: Crew, *, now_ms: int) -> list[QueueLook]:
+    """Every queue that is known, and how it stands. Raises StoreError."""
+    load = Load(database)
+    taken, oldest = load.taken(), load.oldest(limit=_OLDEST_OF)
+    names = load.queues() | set(oldest) | {q for s in who.signs.values() for q in s.queues}
+    waiting = load.waiting(names)
+    return [
+        judge(name, waiting[name], who, taken=taken, oldest=oldest, now_ms=now_ms)
+        for name in sorted(names)
+    ]
+
+
+def judge(
+    queue: str,
+    waiting: Waiting,
+    who: Crew,
+    *,
+    taken: Mapping[str, int],
+    oldest: Mapping[str, int],
+    now_ms: int,
+) -> QueueLook:
+    """How one queue stands."""
+    consumers = who.consumers(queue)
+    return QueueLook(
+        name=queue,
+        state=_state(queue, consumers, has_older=who.has_older, now_ms=now_ms),
+        waiting=waiting.length,
+        workers=sorted(consumers),
+        taken_ms=taken.get(queue),
+        oldest_ms=oldest.get(queue),
+    )
+
+
+def _state(
+    queue: str, consumers: Mapping[str, WorkerSign], *, has_older: bool, now_ms: int
+) -> QueueState:
+    if any(
+        not sign.is_full and is_asking(sign, queue, now_ms=now_ms) for sign in consumers.values()
+    ):
+        return QueueState.OK
+    if any(sign.is_full for sign in consumers.values()):
+        return QueueState.BUSY
+    if has_older:
+        return QueueState.UNKNOWN
+    return QueueState.SILENT if consumers else QueueState.NOBODY
+
+
+def is_asking(sign: WorkerSign, queue: str, *, now_ms: int) -> bool:
+    """Whether a worker's main loop asked for messages of a queue a moment ago."""
+    return now_ms - sign.queues.get(queue, 0) <= SILENT_MS

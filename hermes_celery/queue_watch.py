@@ -1,0 +1,154 @@
+"""Queues from which nobody takes, and queues that grow.
+
+A queue whose next message is the same at every look is one from which nobody takes, whoever
+consumes it and whatever workers say; that is the proof. What workers say (`queue_state`) decides in
+which words it is told, and that nothing is told where it is not known.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from hermes_celery.incidents import Kind
+from hermes_celery.queue_state import Crew, QueueLook, QueueState, crew, look_at_queues
+from hermes_celery.store import Database
+from hermes_celery.store.load import Load
+
+#: So long the same message is next, before that is trouble.
+_STUCK_MS = 30_000
+_GROWS_MS = 60_000
+#: A queue that grew by less in a minute is not worth a word.
+_GROWN_BY = 10
+_LONG_WAIT_MS = 300_000
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to tell."""
+
+    kind: Kind
+    #: Whose it is: a queue, a job, a host.
+    subject: str
+    text: str
+
+
+class _Sample(msgspec.Struct, frozen=True, kw_only=True):
+    at_ms: int
+    length: int
+    next_up: str
+
+
+class QueueWatch:
+    """What one leader remembers of the queues."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._load = Load(database)
+        self._samples: dict[str, deque[_Sample]] = {}
+
+    def forget(self) -> None:
+        """Begin anew: what is remembered is too old to be compared with."""
+        self._samples.clear()
+
+    def look(self, now_ms: int) -> tuple[list[Trouble], Crew]:
+        """The queues' troubles now, and who works. Raises StoreError."""
+        who = crew(self._database, now_ms=now_ms)
+        looks = look_at_queues(self._database, who, now_ms=now_ms)
+        waiting = self._load.waiting([look.name for look in looks if look.waiting])
+        self._samples = {
+            look.name: self._sampled(look, waiting[look.name].next_up, now_ms=now_ms)
+            for look in looks
+            if look.waiting
+        }
+        found = []
+        for look in looks:
+            samples = self._samples.get(look.name, ())
+            trouble = self._stuck(look, samples, who, now_ms)
+            if trouble is None and look.state not in (QueueState.NOBODY, QueueState.SILENT):
+                trouble = _grows(look, samples, now_ms)
+            if trouble is not None:
+                found.append(trouble)
+        return found, who
+
+    def _sampled(self, look: QueueLook, next_up: str, *, now_ms: int) -> deque[_Sample]:
+        samples = self._samples.get(look.name) or deque()
+        samples.append(_Sample(at_ms=now_ms, length=look.waiting, next_up=next_up))
+        # The first one that is kept is the last one that is a minute old.
+        while len(samples) > 1 and now_ms - samples[1].at_ms >= _GROWS_MS:
+            samples.popleft()
+        return samples
+
+    def _stuck(
+        self, look: QueueLook, samples: Sequence[_Sample], who: Crew, now_ms: int
+    ) -> Trouble | None:
+        if not who.names and look.name == self._database.keys.default_queue:
+            return None  # that there are no workers at all is told as such
+        since_ms = _unchanged_since(samples)
+        if since_ms is None or now_ms - since_ms < _STUCK_MS:
+            return None
+        text = _STUCK.get(look.state)
+        if text is None:
+            return None
+        told = text.format(
+            queue=look.name,
+            waiting=look.waiting,
+            since=look.since,
+            workers=", ".join(look.workers),
+        )
+        return Trouble(kind=Kind.QUEUE, subject=look.name, text=told)
+
+
+#: Nothing is said of a queue whose workers have no slot free, or may be of version 0.1.0.
+_STUCK: Mapping[QueueState, str] = {
+    QueueState.NOBODY: (
+        "{waiting} messages wait on queue '{queue}' and no worker consumes it"
+        " → celery -A hermes_celery worker -Q {queue}"
+    ),
+    QueueState.SILENT: (
+        "no worker has taken a message from queue '{queue}' {since}, {waiting} wait, and {workers}"
+        " asks for none → see its log, and restart it"
+    ),
+    QueueState.OK: (
+        "no worker has taken a message from queue '{queue}' {since} and {waiting} wait, although"
+        " {workers} asks for them → restart it; is its broker this server?"
+    ),
+}
+
+
+def _unchanged_since(samples: Sequence[_Sample]) -> int | None:
+    """Since when the message that is next is the same."""
+    since_ms = None
+    for sample in reversed(samples):
+        if sample.next_up != samples[-1].next_up:
+            break
+        since_ms = sample.at_ms
+    return since_ms
+
+
+def _grows(look: QueueLook, samples: Sequence[_Sample], now_ms: int) -> Trouble | None:
+    """Whether a queue grew during the last minute, or a run on it waits too long."""
+    waited_s = 0 if look.oldest_ms is None else (now_ms - look.oldest_ms) // 1000
+    if samples and _has_grown(samples, now_ms):
+        text = (
+            f"queue '{look.name}' grew from {samples[0].length} to {look.waiting} messages in "
+            f"{(now_ms - samples[0].at_ms) // 1000} s, the oldest waits {waited_s} s"
+        )
+    elif samples and waited_s * 1000 >= _LONG_WAIT_MS:
+        text = (
+            f"a run waits {waited_s} s on queue '{look.name}', with {look.waiting} messages on it"
+        )
+    else:
+        return None
+    advice = " → start more workers, or raise HERMES_CRON_MAX_WORKERS"
+    return Trouble(kind=Kind.BACKLOG, subject=look.name, text=text + advice)
+
+
+def _has_grown(samples: Sequence[_Sample], now_ms: int) -> bool:
+    first, last = samples[0], samples[-1]
+    return (
+        now_ms - first.at_ms >= _GROWS_MS
+        and last.length - first.length >= _GROWN_BY
+        and all(first.length <= sample.length <= last.length for sample in samples)
+    )

@@ -1,0 +1,321 @@
+"""Every command, key and channel that is used, and whether this user may use them.
+
+Redis does not roll a script back, so a user without one of the commands would leave a job without
+message or index, in silence. Beat, worker and `doctor` therefore try every command at start and
+refuse what is missing, all of it at once.
+
+A server looks at permissions before it looks at arguments. So each command is tried on one scratch
+string that expires by itself, where it is refused for its type or changes nothing: that needs no
+right to the ACL commands, works on Redis 6.2 as on Valkey 9, and leaves nothing behind even where
+DEL is what is missing. The keys themselves are tried with a GET and a ZREM of a member that none
+has.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import msgspec
+import redis
+
+from hermes_celery.errors import StoreUnsuitable
+from hermes_celery.keys import Keys
+from hermes_celery.store.database import Database, wrapped
+
+#: In a probe: the scratch string, a key that does not exist, and the wake channel.
+_KEY, _NO_KEY, _CHANNEL = "<key>", "<no key>", "<channel>"
+_TTL_SECONDS = "60"
+_SHA = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"  # of "return 1"
+
+#: Command -> the arguments with which it is tried. Ours, in scripts and in Python; then kombu's.
+PROBES: Mapping[str, tuple[str, ...]] = {
+    "APPEND": (_KEY, ""),
+    "DEL": (_NO_KEY,),
+    "EVAL": ("return 1", "0"),
+    "EVALSHA": (_SHA, "0"),
+    "EXISTS": (_KEY,),
+    "EXPIRE": (_KEY, _TTL_SECONDS),
+    "GET": (_KEY,),
+    "GETRANGE": (_KEY, "0", "0"),
+    "HDEL": (_KEY, "f"),
+    "HEXISTS": (_KEY, "f"),
+    "HGET": (_KEY, "f"),
+    "HGETALL": (_KEY,),
+    "HINCRBY": (_KEY, "f", "1"),
+    "HKEYS": (_KEY,),
+    "HLEN": (_KEY,),
+    "HMGET": (_KEY, "f"),
+    "HSET": (_KEY, "f", "v"),
+    "HSETNX": (_KEY, "f", "v"),
+    "HSTRLEN": (_KEY, "f"),
+    "HVALS": (_KEY,),
+    "INCR": (_KEY,),
+    "INFO": ("server",),
+    "LINDEX": (_KEY, "0"),
+    "LLEN": (_KEY,),
+    "LPOP": (_KEY,),
+    "LPUSH": (_KEY, "v"),
+    "LRANGE": (_KEY, "0", "0"),
+    "LREM": (_KEY, "0", "v"),
+    "LTRIM": (_KEY, "0", "0"),
+    "PERSIST": (_NO_KEY,),
+    "PEXPIRE": (_KEY, f"{_TTL_SECONDS}000"),
+    "PING": (),
+    "PTTL": (_KEY,),
+    "PUBLISH": (_CHANNEL, "selftest"),
+    "RENAME": (_NO_KEY, _NO_KEY),
+    "RPUSH": (_KEY, "v"),
+    "SADD": (_KEY, "m"),
+    "SCAN": ("0", "COUNT", "1"),
+    "SCARD": (_KEY,),
+    "SCRIPT EXISTS": (_SHA,),
+    "SCRIPT LOAD": ("return 1",),
+    "SET": (_KEY, "x", "EX", _TTL_SECONDS),
+    "SETNX": (_KEY, "x"),
+    "SMEMBERS": (_KEY,),
+    "SPOP": (_KEY,),
+    "SRANDMEMBER": (_KEY,),
+    "SREM": (_KEY, "m"),
+    "STRLEN": (_KEY,),
+    "TIME": (),
+    "TTL": (_KEY,),
+    "TYPE": (_KEY,),
+    "ZADD": (_KEY, "0", "m"),
+    "ZCARD": (_KEY,),
+    "ZCOUNT": (_KEY, "0", "0"),
+    "ZLEXCOUNT": (_KEY, "-", "+"),
+    "ZMSCORE": (_KEY, "m"),
+    "ZRANGE": (_KEY, "0", "0"),
+    "ZRANGEBYLEX": (_KEY, "-", "+"),
+    "ZRANGEBYSCORE": (_KEY, "0", "0"),
+    "ZRANK": (_KEY, "m"),
+    "ZREM": (_KEY, "m"),
+    "ZREMRANGEBYSCORE": (_KEY, "0", "0"),
+    "ZREVRANGE": (_KEY, "0", "0"),
+    "ZREVRANGEBYLEX": (_KEY, "+", "-"),
+    "ZREVRANGEBYSCORE": (_KEY, "0", "0"),
+    "ZREVRANK": (_KEY, "m"),
+    "ZSCORE": (_KEY, "m"),
+    # kombu's.
+    "BRPOP": (_KEY, "0.01"),
+    "RPOP": (_KEY,),
+    "WATCH": (_KEY,),
+    "UNWATCH": (),
+    "EXEC": (),
+    "MULTI": (),
+}
+#: Tried by subscribing, which no pipeline can.
+SUBSCRIBING = ("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE")
+#: All that a user needs; `PROBES` in words.
+COMMANDS = frozenset((*PROBES, *SUBSCRIBING))
+#: What would make a new key where the scratch string could not be made.
+_MAKES = frozenset(
+    ("APPEND", "HINCRBY", "HSET", "HSETNX", "INCR", "LPUSH", "RPUSH", "SADD", "SETNX", "ZADD")
+)
+#: kombu's keys: an example of each, and the pattern that allows it.
+_KOMBU_KEYS: Mapping[str, str] = {
+    "_kombu.binding_deadlines": "~_kombu.binding*",
+    "unacked": "~unacked*",
+    "unacked_index": "~unacked*",
+    "unacked_mutex": "~unacked*",
+    "selftest.reply.celery.pidbox": "~*.celery.pidbox*",
+    "celeryev.selftest": "~celeryev.*",
+}
+#: kombu's channels behind the number of the database, and how they are subscribed to. A pattern
+#: must stand in the ACL word by word.
+_KOMBU_CHANNELS: Sequence[tuple[str, str]] = (
+    ("PSUBSCRIBE", ".celery.pidbox"),
+    ("PSUBSCRIBE", ".celeryev/worker.*"),
+    ("SUBSCRIBE", ".celeryev/task.multi"),
+)
+_COMMAND = re.compile(r"run the '([\w|]+)'")
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user may not do, in the words of `ACL SETUSER`."""
+
+    user: str
+    commands: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    channels: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.commands or self.keys or self.channels)
+
+    def __str__(self) -> str:
+        lacks = [
+            f"{what} {', '.join(names)}"
+            for what, names in (
+                ("run", [command.upper() for command in self.commands]),
+                ("use keys", self.keys),
+                ("use channels", self.channels),
+            )
+            if names
+        ]
+        rule = " ".join((*(_as_rule(name) for name in self.commands), *self.keys, *self.channels))
+        return (
+            f"the server's user {self.user!r} may not {' nor '.join(lacks)}, and all of that is "
+            f"needed; let an administrator of the server give it: ACL SETUSER {self.user} {rule}"
+        )
+
+
+def refuse_missing(database: Database, *, queues: Iterable[str]) -> None:
+    """Try everything that beats and workers of this namespace and these queues do.
+
+    Raises StoreUnsuitable that names all that is missing.
+    """
+    missing = look_for_missing(database, queues=queues)
+    if missing:
+        raise StoreUnsuitable(str(missing))
+
+
+def look_for_missing(database: Database, *, queues: Iterable[str]) -> Missing:
+    """What this user may not do. Raises StoreUnavailable."""
+    client = database.client
+    settings = client.connection_pool.connection_kwargs
+    with wrapped():
+        try:
+            commands = _commands(database)
+            keys = _keys(database, queues)
+            channels, subscribing = _channels(database, number=settings.get("db") or 0)
+        except redis.exceptions.NoPermissionError as error:
+            # Of what redis-py says by itself when it connects: SELECT.
+            named = _COMMAND.search(str(error))
+            commands, keys, channels, subscribing = (
+                [named[1] if named else "@connection"],
+                [],
+                [],
+                [],
+            )
+    return Missing(
+        user=str(settings.get("username") or "default"),
+        commands=sorted((*commands, *subscribing)),
+        keys=keys,
+        channels=channels,
+    )
+
+
+def _commands(database: Database) -> list[str]:
+    scratch = f"{database.keys.prefix}selftest:{secrets.token_hex(8)}"
+    known = {_KEY: scratch, _NO_KEY: f"{scratch}:none", _CHANNEL: database.keys.wake}
+
+    def tried(names: Iterable[str]) -> list[str]:
+        wanted = list(names)
+        probes = [
+            (*name.split(), *(known.get(part, part) for part in PROBES[name])) for name in wanted
+        ]
+        answers = _answers(database, probes)
+        return [
+            name
+            for name, answer in zip(wanted, answers, strict=True)
+            if answer is not None and _is_of_command(answer)
+        ]
+
+    if tried(["SET"]):
+        missing = ["SET", *tried(name for name in PROBES if name not in _MAKES | {"SET"})]
+    else:
+        missing = tried(PROBES)
+    _answers(database, [("DEL", scratch)])
+    return missing
+
+
+def _keys(database: Database, queues: Iterable[str]) -> list[str]:
+    """The patterns of keys that this user may not read and write."""
+    allowing = dict(_KOMBU_KEYS)
+    for queue in queues:
+        is_ours = queue.startswith(database.keys.prefix)
+        allowing[queue] = f"~{database.keys.prefix}*" if is_ours else f"~{queue}*"
+        allowing[f"_kombu.binding.{queue}"] = "~_kombu.binding*"
+    allowing.update(dict.fromkeys(_stored(database.keys), f"~{database.keys.prefix}*"))
+    names, nobody = list(allowing), secrets.token_hex(8)
+    probes = [probe for name in names for probe in (("GET", name), ("ZREM", name, nobody))]
+    answers = _answers(database, probes)
+    refused = [
+        allowing[name]
+        for number, name in enumerate(names)
+        if any(
+            answer is not None and not _is_of_command(answer)
+            for answer in answers[2 * number : 2 * number + 2]
+        )
+    ]
+    return list(dict.fromkeys(refused))
+
+
+def _stored(keys: Keys) -> list[str]:
+    """One key of each sort that we store."""
+    single = [getattr(keys, field.name) for field in fields(keys) if not field.init]
+    of_one: list[Callable[[str], str]] = [
+        keys.job, keys.run, keys.active, keys.held, keys.output, keys.stderr, keys.managed,
+        keys.group, keys.delivery, keys.incident, keys.troubles, keys.idempotency,
+    ]  # fmt: skip
+    return [*(name for name in single if name != keys.prefix), *(one("selftest") for one in of_one)]
+
+
+def _channels(database: Database, *, number: int) -> tuple[list[str], list[str]]:
+    """The channels, and the subscribing commands, that this user may not use."""
+    wanted = [("SUBSCRIBE", database.keys.wake)]
+    wanted += [(command, f"/{number}{name}") for command, name in _KOMBU_CHANNELS]
+    channels, commands = [], []
+    for command, channel in wanted:
+        for answer, tried in _subscribed(database, command, channel):
+            if _is_of_command(answer):
+                commands.append(tried)
+            else:
+                channels.append(f"&{channel}")
+    if any(channel.startswith(f"&/{number}.celeryev/task") for channel in channels):
+        channels = [c for c in channels if "celeryev/task" not in c] + [f"&/{number}.celeryev/*"]
+    return list(dict.fromkeys(channels)), list(dict.fromkeys(commands))
+
+
+def _subscribed(database: Database, command: str, channel: str) -> list[tuple[str, str]]:
+    """Subscribe and unsubscribe; what the server refused, and the command that it was."""
+    subscription = database.client.pubsub()
+    refused = []
+    for name in (command, command.replace("SUBSCRIBE", "UNSUBSCRIBE")):
+        try:
+            getattr(subscription, name.lower())(channel)
+            subscription.get_message(timeout=1)
+        except redis.exceptions.NoPermissionError as error:
+            refused.append((str(error), name))
+            break
+    subscription.close()
+    return refused
+
+
+def _answers(database: Database, commands: Sequence[Sequence[str]]) -> list[str | None]:
+    """Run commands in one round trip; what the server says of those that are not permitted.
+
+    The connection is closed afterwards: it may be inside a transaction.
+    """
+    pool = database.client.connection_pool
+    connection = pool.get_connection()
+    try:
+        connection.send_packed_command(connection.pack_commands(commands))
+        return [_refusal(connection) for _ in commands]
+    finally:
+        connection.disconnect()
+        pool.release(connection)
+
+
+def _refusal(connection: Any) -> str | None:
+    try:
+        connection.read_response()
+    except redis.exceptions.NoPermissionError as error:
+        return str(error)
+    except redis.exceptions.ResponseError as error:
+        # EXEC wraps it; whatever else is refused for its arguments is permitted.
+        return str(error) if "NOPERM" in str(error) else None
+    return None
+
+
+def _is_of_command(refusal: str) -> bool:
+    """Whether a refusal is of the command, not of a key or channel."""
+    return _COMMAND.search(refusal) is not None
+
+
+def _as_rule(command: str) -> str:
+    return "+" + command.lower().replace(" ", "|")

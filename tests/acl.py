@@ -1,0 +1,38 @@
+"""Users of a server that may do all that is needed, or all but something."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hermes_celery.store import Database, connect
+
+_README = Path(__file__).parents[1] / "deploy" / "README.md"
+
+
+def documented_rules(namespace: str) -> list[str]:
+    """The rules of deploy/README.md, for another namespace."""
+    (line,) = re.findall(r"^ACL SETUSER hermes on >PASSWORD (.*)$", _README.read_text(), re.M)
+    return [
+        rule if rule.startswith("+") else rule.replace("hermes", namespace) for rule in line.split()
+    ]
+
+
+@contextmanager
+def user(url: str, rules: list[str]) -> Iterator[str]:
+    """A user with these rules; yields the URL that logs in as that user."""
+    admin, name, password = Database(connect(url)), f"u{secrets.token_hex(4)}", secrets.token_hex(8)
+    admin.call("ACL", "SETUSER", name, "on", f">{password}", *rules)
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    try:
+        yield f"{parts.scheme}://{name}:{password}@{host}{parts.path}" + (
+            f"?{parts.query}" if parts.query else ""
+        )
+    finally:
+        admin.call("ACL", "DELUSER", name)
+        admin.close()

@@ -1,0 +1,303 @@
+"""Overload is told once, with what to do, and told to be over."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.incidents import Kind
+from hermes_celery.job import JobRequest
+from hermes_celery.overload import Overload
+from hermes_celery.run import Trigger, run_id_of
+from hermes_celery.scanner import Teller
+from hermes_celery.store import Asked, Database, Load, WorkerSign
+from tests.store.place import Place, at
+from tests.support import HandClock
+
+GB = 2**30
+
+
+@pytest.fixture
+def place(valkey: Database, clock: HandClock, tmp_path: Path) -> Place:
+    """A machine."""
+    return at(valkey, clock, tmp_path)
+
+
+@pytest.fixture
+def overload(place: Place) -> Overload:
+    """The leader's look, from its first one on."""
+    teller = Teller(incidents=place.incidents, deliveries=place.deliveries, alerts="local")
+    return Overload(place.store.database, incidents=place.incidents, teller=teller, home=place.home)
+
+
+def worker_says(
+    place: Place, *, queues: tuple[str, ...], asked_before_ms: int = 0, **fields: object
+) -> None:
+    now = place.store.clock.ms
+    sign = WorkerSign(
+        seen_ms=now,
+        queues={queue: now - asked_before_ms for queue in queues},
+        **fields,  # type: ignore[arg-type]
+    )
+    Load(place.store.database).say("w@host", sign, taken={}, now_ms=now)
+
+
+def scans(place: Place, overload: Overload, times: int, **worker: object) -> list[str]:
+    """Scan every ten seconds beside a living worker; the texts of what is open then."""
+    for _ in range(times):
+        place.store.clock.advance(10)
+        worker_says(place, **worker)  # type: ignore[arg-type]
+        overload.scan(place.store.clock.ms)
+    return texts(place)
+
+
+def texts(place: Place) -> list[str]:
+    return [incident.text for incident in place.incidents.of_job("")]
+
+
+def push(place: Place, queue: str) -> None:
+    """A run on that queue, that waits from now on."""
+    store = place.store
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.runs.trigger(
+        job.spec,
+        [Asked(run_id=run_id_of(job.id, store.clock.ms), message=f"m {job.id}".encode())],
+        trigger=Trigger.MANUAL,
+        now_ms=store.clock.ms,
+        queue=queue,
+        key=job.id,
+    )
+
+
+def test_runs_on_a_queue_that_nobody_consumes_are_told_and_told_to_be_taken(
+    place: Place, overload: Overload
+) -> None:
+    default = place.store.database.keys.default_queue
+    gpu = f"{default}-gpu"
+    push(place, gpu)
+    assert scans(place, overload, 3, queues=(default,)) == []
+    (text,) = scans(place, overload, 1, queues=(default,))
+    assert f"1 messages wait on queue '{gpu}' and no worker consumes it" in text
+    assert f"worker -Q {gpu}" in text
+    # A leader that has just begun to look does not call it over.
+    assert scans(place, overload, 10, queues=(default,)) == [text]
+    place.store.database.call("RPOP", gpu)
+    assert scans(place, overload, 1, queues=(default, gpu)) == []
+
+
+def test_a_new_leader_does_not_call_over_what_it_has_not_watched(
+    place: Place, overload: Overload
+) -> None:
+    push(place, "gpu")
+    told = scans(place, overload, 4, queues=("x",))
+    assert len(told) == 1
+    place.store.clock.advance(100)
+    assert scans(place, overload, 2, queues=("x",)) == told
+
+
+def test_nothing_is_claimed_beside_a_worker_that_does_not_say_what_it_consumes(
+    place: Place, overload: Overload
+) -> None:
+    push(place, "gpu")
+    database, clock = place.store.database, place.store.clock
+    for _ in range(6):
+        clock.advance(10)
+        database.call("ZADD", database.keys.workers, clock.ms, "old@host")
+        overload.scan(clock.ms)
+    assert texts(place) == []
+
+
+@pytest.mark.parametrize(
+    ("worker", "words"),
+    [
+        ({"asked_before_ms": 60_000}, "w@host asks for none"),
+        ({"asked_before_ms": 0}, "although w@host asks for them"),
+        ({"asked_before_ms": 0, "is_full": True}, None),
+    ],
+)
+def test_a_queue_from_which_its_workers_take_nothing_is_told_unless_they_are_full(
+    place: Place, overload: Overload, worker: dict[str, object], words: str | None
+) -> None:
+    push(place, "q")
+    told = scans(place, overload, 5, queues=("q",), **worker)
+    assert [words in text for text in told if words] == ([] if words is None else [True])
+
+
+def test_a_queue_from_which_somebody_takes_is_none_of_it(place: Place, overload: Overload) -> None:
+    """A worker without our hooks takes from it, and says nothing of itself."""
+    for _ in range(8):
+        push(place, "theirs")
+    for _ in range(6):
+        place.store.database.call("RPOP", "theirs")
+        assert scans(place, overload, 1, queues=("other",)) == []
+
+
+def test_a_queue_that_grows_for_a_minute_is_told_until_it_does_no_more(
+    place: Place, overload: Overload
+) -> None:
+    queue = place.store.database.keys.default_queue
+    push(place, queue)
+    for number in range(6):
+        place.store.database.call("LPUSH", queue, *(f"{number} {n}" for n in range(4)))
+        place.store.database.call("RPOP", queue)
+        assert scans(place, overload, 1, queues=(queue,)) == []
+    place.store.database.call("LPUSH", queue, *(f"more {n}" for n in range(4)))
+    place.store.database.call("RPOP", queue)
+    (text,) = scans(place, overload, 1, queues=(queue,))
+    assert f"queue '{queue}' grew from 4 to 22 messages in 60 s" in text
+    assert "raise HERMES_CRON_MAX_WORKERS" in text
+    for _ in range(10):
+        place.store.database.call("RPOP", queue)
+        left = scans(place, overload, 1, queues=(queue,))
+    assert left == []
+
+
+def test_a_burst_that_is_worked_off_is_no_backlog(place: Place, overload: Overload) -> None:
+    queue = place.store.database.keys.default_queue
+    push(place, queue)
+    for minute in range(3):
+        place.store.database.call("LPUSH", queue, *(f"{minute} {n}" for n in range(60)))
+        for _ in range(6):
+            place.store.database.call("RPOP", queue, 11)
+            assert scans(place, overload, 1, queues=(queue,)) == []
+
+
+def test_a_run_that_waits_for_five_minutes_is_told(place: Place, overload: Overload) -> None:
+    queue = place.store.database.keys.default_queue
+    push(place, queue)
+    busy = {"queues": (queue,), "is_full": True}
+    assert scans(place, overload, 29, **busy) == []
+    (text,) = scans(place, overload, 1, **busy)
+    assert f"a run waits 300 s on queue '{queue}'" in text
+
+
+def recorded(place: Place, job_id: str, number: int, *, reason: str = "") -> None:
+    """An occurrence, that ran or was skipped."""
+    database = place.store.database
+    run_id = run_id_of(job_id, place.store.clock.ms + number)
+    state = "skipped" if reason else "succeeded"
+    database.call("HSET", database.keys.run(run_id), "state", state, "reason", reason,
+                  "job_name", f"job {job_id[:2]}")  # fmt: skip
+    database.call("ZADD", database.keys.runs, place.store.clock.ms, run_id)
+
+
+def test_a_job_that_loses_most_of_its_occurrences_to_overlap_is_told(
+    place: Place, overload: Overload
+) -> None:
+    bad, fair, missed = "aa" * 6, "bb" * 6, "cc" * 6
+    for number in range(9):
+        recorded(place, bad, number, reason="overlap: an earlier run still runs" * (number < 6))
+        recorded(place, fair, number, reason="overlap: an earlier run still runs" * (number < 4))
+        recorded(place, missed, number, reason="missed")
+    (text,) = scans(place, overload, 1, queues=())
+    assert text.startswith("Cron 'job aa' lost 6 of its last 9 occurrences")
+    assert f"hermes-celery edit {bad} --overlap allow" in text
+    assert [i.kind for i in place.incidents.of_job("")] == [Kind.OVERLAP]
+    for number in range(20, 24):
+        recorded(place, bad, number)
+    assert scans(place, overload, 9, queues=()) == []
+
+
+def test_few_occurrences_are_no_rate(place: Place, overload: Overload) -> None:
+    for number in range(4):
+        recorded(place, "aa" * 6, number, reason="overlap: an earlier run still runs")
+    assert scans(place, overload, 1, queues=()) == []
+
+
+def test_a_server_near_its_maxmemory_is_told_until_it_has_room(
+    place: Place, overload: Overload
+) -> None:
+    database = place.store.database
+    used, _ = Load(database).memory()
+    try:
+        database.call("CONFIG", "SET", "maxmemory", int(used / 0.95))
+        (text,) = scans(place, overload, 1, queues=())
+        assert "that it may use" in text
+        assert "raise maxmemory" in text
+        database.call("CONFIG", "SET", "maxmemory", used * 2)
+        assert scans(place, overload, 1, queues=()) == []
+    finally:
+        database.call("CONFIG", "SET", "maxmemory", 0)
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "is_full"),
+    [
+        (99 * 2**20, GB, True),
+        (99 * 2**20, 20 * GB, True),
+        (101 * 2**20, GB, False),
+        (4 * GB, 100 * GB, True),
+        (6 * GB, 100 * GB, False),
+        (11 * GB, 4000 * GB, False),
+        (0, 0, False),
+    ],
+)
+def test_a_nearly_full_disk_of_a_worker_is_told(
+    place: Place, overload: Overload, free: int, total: int, is_full: bool
+) -> None:
+    disk = {"host": "far", "disk_free": free, "disk_total": total}
+    told = scans(place, overload, 1, queues=(), **disk)
+    assert ["the disk of the Hermes home on far" in text for text in told] == [True] * is_full
+    assert scans(place, overload, 1, queues=(), host="far", disk_free=GB, disk_total=GB) == []
+
+
+def test_this_machines_disk_is_looked_at_too(
+    place: Place, overload: Overload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type(shutil.disk_usage(place.home))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(GB, GB, 0))
+    (text,) = scans(place, overload, 1, queues=())
+    assert f"on {socket.gethostname()} has 0 MB free of 1 GB" in text
+
+
+def test_a_record_of_the_wrong_kind_is_left_out(place: Place, overload: Overload) -> None:
+    database = place.store.database
+    push(place, "gpu")
+    database.call("HSET", database.keys.consumers, "broken@host", "{not json")
+    database.call("SADD", database.keys.queues, database.keys.consumers)
+    for run_id in database.call("ZRANGE", database.keys.queued, 0, -1):
+        database.call("DEL", database.keys.run(run_id))
+        database.call("SET", database.keys.run(run_id), "x")
+    (text,) = scans(place, overload, 4, queues=("x",))
+    assert "no worker consumes it" in text
+
+
+def test_workers_that_are_long_gone_are_forgotten(place: Place, overload: Overload) -> None:
+    worker_says(place, queues=("q",))
+    place.store.clock.advance(3601)
+    overload.scan(place.store.clock.ms)
+    assert Load(place.store.database).signs() == {}
+
+
+def test_a_burst_after_a_longer_one_was_worked_off_is_no_backlog(
+    place: Place, overload: Overload
+) -> None:
+    queue = place.store.database.keys.default_queue
+    push(place, queue)
+    place.store.database.call("LPUSH", queue, *(f"first {n}" for n in range(40)))
+    for _ in range(6):
+        assert scans(place, overload, 1, queues=(queue,)) == []
+        place.store.database.call("RPOP", queue, 6)
+    place.store.database.call("LPUSH", queue, *(f"second {n}" for n in range(60)))
+    assert scans(place, overload, 2, queues=(queue,)) == []
+
+
+def test_the_latest_taking_counts_whoever_tells_of_it_last(place: Place) -> None:
+    load, now = Load(place.store.database), place.store.clock.ms
+    sign = WorkerSign(seen_ms=now, queues={"q": now})
+    for taken_ms in (now - 5, now - 1, now - 9):
+        load.say("w@host", sign, taken={"q": taken_ms}, now_ms=now)
+    assert load.taken() == {"q": now - 1}
+
+
+def test_a_full_disk_is_not_called_over_because_its_worker_is_gone(
+    place: Place, overload: Overload
+) -> None:
+    told = scans(place, overload, 1, queues=(), host="far", disk_free=1, disk_total=GB)
+    assert len(told) == 1
+    place.store.clock.advance(20)
+    overload.scan(place.store.clock.ms)
+    assert texts(place) == told

@@ -1,0 +1,113 @@
+"""A worker proves that it consumes: to live is not enough."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.cron import Crontab
+from hermes_celery.job import JobRequest
+from hermes_celery.run import RunState
+from hermes_celery.store import Database, Load, WorkerSign
+from tests.support import eventually
+from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
+
+pytestmark = pytest.mark.system
+
+#: Our app under another name, whose kombu asks the server for nothing, as some versions did.
+_DEAF = """
+from kombu.transport.redis import Channel
+from hermes_celery.app import app_from_environment
+Channel._brpop_start = lambda self, timeout=None: None
+app = app_from_environment()
+"""
+
+
+def sign_of(database: Database, *, after_ms: int = 0) -> WorkerSign:
+    """What the only worker says of itself, later than at that instant."""
+
+    def newer() -> list[WorkerSign]:
+        return [sign for sign in Load(database).signs().values() if sign.seen_ms > after_ms]
+
+    return eventually(newer, what="a worker's sign")[0]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_workers_loop_proves_that_it_asks_and_takes(
+    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+) -> None:
+    processes.celery("worker", "--pool", pool)
+    queue, load = valkey.keys.default_queue, Load(valkey)
+    first = sign_of(valkey)
+    assert set(first.queues) == {queue, valkey.keys.delivery_queue}
+    assert first.disk_total > first.disk_free > 0
+    eventually(
+        lambda: sign_of(valkey).queues[queue] > first.queues[queue] + 1000, what="a later proof"
+    )
+    assert load.taken() == {}
+    script(home, "hi.sh", "echo hi")
+    run_id = cron.run(cron.add(script_job("every 1h", "hi.sh")).id)
+    eventually(lambda: cron.runs.get(run_id).state is RunState.SUCCEEDED, what="the run")
+    taken = eventually(load.taken, what="the time when it was taken")
+    assert abs(taken[queue] - valkey.now_ms()) < 60_000
+    assert load.queues() == {queue, valkey.keys.delivery_queue}
+
+
+def test_a_worker_that_asks_for_nothing_proves_nothing(
+    processes: Processes, valkey: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "deaf.py").write_text(_DEAF, encoding="utf-8")
+    processes.start(
+        [sys.executable, "-m", "celery", "-A", "deaf", "worker"], PYTHONPATH=str(tmp_path)
+    )
+    first = sign_of(valkey)
+    later = sign_of(valkey, after_ms=first.seen_ms + 5000)
+    # What it says of its queues is the instant of its start, give or take a rounding.
+    for queue, asked_ms in later.queues.items():
+        assert abs(asked_ms - first.queues[queue]) < 1000
+
+
+def test_a_worker_of_another_queue_is_no_worker_of_ours(
+    processes: Processes, valkey: Database, cron: Crontab
+) -> None:
+    processes.celery("beat")
+    processes.celery("worker", "-Q", "other")
+    await_worker(valkey)
+    await_leader(valkey)
+    assert processes.hermes("status", "--check").returncode == 0
+    gpu = f"{valkey.keys.namespace}-gpu"
+    for queue in (None, gpu):
+        cron.run(cron.add(JobRequest(schedule="every 1h", prompt="x", queue=queue)).id)
+    told = processes.hermes("doctor").stdout
+    for queue in (valkey.keys.default_queue, gpu):
+        assert f"fail  queue      queue {queue}: nobody consumes it and 1 messages wait" in told
+        assert f"celery -A hermes_celery worker -Q {queue}`" in told
+    status = processes.hermes("status", "--check")
+    assert status.returncode == 1
+    assert f"queue     {gpu}: 1 messages wait, the oldest since" in status.stdout
+
+
+def test_a_worker_that_is_frozen_is_not_counted(processes: Processes, valkey: Database) -> None:
+    worker = processes.celery("worker")
+    await_worker(valkey)
+    assert "ok    workers    1: " in processes.hermes("doctor").stdout
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        eventually(
+            lambda: "fail  workers    none" in processes.hermes("doctor").stdout,
+            what="the frozen worker's end",
+        )
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+
+
+def test_a_worker_that_stops_takes_its_sign_away(processes: Processes, valkey: Database) -> None:
+    worker = processes.celery("worker")
+    sign_of(valkey)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    eventually(lambda: Load(valkey).signs() == {}, what="no sign")

@@ -1,0 +1,156 @@
+"""Celery's broker and our server are one: compared as kombu and redis-py read their URLs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from hermes_celery.app import make_app
+from hermes_celery.compose import app_settings
+from hermes_celery.errors import SettingsError
+from hermes_celery.project import Cron
+from hermes_celery.server_url import server_of
+from hermes_celery.settings import read_settings
+
+VARIABLES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of those of the machine."""
+    for name in (*VARIABLES, "HERMES_REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def own_app(url: str) -> Celery:
+    return make_app(read_settings({"HERMES_REDIS_URL": url}))
+
+
+def project(broker: str | list[str] | None, **conf: object) -> Celery:
+    app = Celery("shop", broker=broker, set_as_current=False)
+    app.conf.update(conf)
+    Cron(app)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("ours", "celerys"),
+    [
+        ("redis://h/0", "redis://H"),
+        ("redis://h", "redis://h:6379/0"),
+        ("redis://:secret@h/2", "redis://:other@h:6379/2"),
+        ("redis://default:s@h", "redis://:s@h"),
+        ("redis://h/1?db=2", "redis://h/2"),
+        ("redis://a@h?username=b", "redis://a@h"),
+        ("unix:///run/x.sock", "redis+socket:///run/./x.sock"),
+        ("unix:///run/x.sock?db=3", "redis+socket:///run/x.sock?virtual_host=3"),
+        ("unix://u:p@/run/x.sock", "redis+socket://u:p@/run/x.sock"),
+    ],
+)
+def test_the_same_server_in_other_words_is_the_same(
+    ours: str, celerys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, celerys)
+    settings = app_settings(own_app(ours))
+    assert settings.redis_url == ours
+    # And the app's own spelling of it is the same too.
+    for name in VARIABLES:
+        monkeypatch.delenv(name)
+    app_settings(own_app(ours))
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize(
+    "celerys",
+    [
+        "redis://other/0",
+        "redis://h:6380/0",
+        "redis://h/1",
+        "redis://bob:secret@h/0",
+        "redis://127.0.0.1/0",
+        "redis+socket:///run/x.sock",
+        "amqp://guest:secret@h//",
+        "redis://h/0;redis://other/0",
+        "sentinel://h:26379/0",
+        "redis://h/0?db=1",
+        "memory://",
+    ],
+)
+def test_another_server_database_or_user_is_refused_in_one_sentence(
+    name: str, celerys: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, celerys)
+    app = own_app("redis://h/0")
+    with pytest.raises(SettingsError, match=f"unset {name}, or set") as error:
+        app_settings(app)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_the_embedded_server_is_one_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = read_settings({"HERMES_HOME": str(tmp_path)})
+    socket = tmp_path / "cron" / "hermes-celery" / "valkey.sock"
+    monkeypatch.setenv("CELERY_BROKER_URL", f"redis+socket://{socket}")
+    assert app_settings(make_app(settings)) == settings
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://localhost:6379/0")
+    with pytest.raises(SettingsError, match="the schedules of this cron are on unix://"):
+        app_settings(make_app(settings))
+
+
+def test_a_project_follows_what_celery_really_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = project("redis://code/1")
+    assert app_settings(app).redis_url == "redis://code/1"
+    # `celery -b` sets this after the app was made, and it counts more than the code.
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis+socket://u:p@/run/v.sock?virtual_host=2")
+    assert app_settings(app).redis_url == "unix://u:p@/run/v.sock?db=2"
+
+
+def test_a_project_follows_the_parts_that_stand_outside_the_url() -> None:
+    app = project("redis://h", broker_vhost="3", broker_port=7000, broker_user="bob")
+    assert server_of(app_settings(app).redis_url or "") == server_of("redis://bob@h:7000/3")
+
+
+def test_a_projects_tls_is_the_stores() -> None:
+    app = project("redis://h:1/0", broker_use_ssl={"ssl_ca_certs": "/ca.pem"})
+    assert app_settings(app).redis_url == "rediss://h:1/0?ssl_ca_certs=%2Fca.pem"
+    app = project("rediss://h:1/0?ssl_cert_reqs=none")
+    assert app_settings(app).redis_url == "rediss://h:1/0?ssl_cert_reqs=none"
+
+
+@pytest.mark.parametrize("given_in_code", [True, False])
+def test_a_project_whose_variable_differs_is_refused(
+    given_in_code: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Celery("shop", broker="redis://h/0", set_as_current=False)
+    if given_in_code:
+        Cron(app, settings=read_settings({"HERMES_REDIS_URL": "redis://h/1"}))
+    else:
+        monkeypatch.setenv("HERMES_REDIS_URL", "redis://h/1")
+        Cron(app)
+    with pytest.raises(SettingsError, match="unset HERMES_REDIS_URL to follow the broker"):
+        app_settings(app)
+
+
+def test_a_project_that_reads_elsewhere_than_it_writes_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(SettingsError, match=r"broker_url means .* and broker_read_url means"):
+        app_settings(project("redis://h/0", broker_read_url="redis://h/1"))
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", "redis://h/2")
+    with pytest.raises(SettingsError, match="CELERY_BROKER_WRITE_URL means redis://h/2"):
+        app_settings(project("redis://h/0"))
+
+
+@pytest.mark.parametrize(
+    "broker",
+    ["amqp://guest:guest@localhost//", "", None, "redis://a:1/0;redis://b:1/0",
+     ["redis://a:1/0", "redis://b:1/0"]],
+)  # fmt: skip
+def test_a_project_on_another_broker_is_refused(broker: str | list[str] | None) -> None:
+    with pytest.raises(SettingsError, match="needs one Redis or Valkey"):
+        app_settings(project(broker))

@@ -1,0 +1,91 @@
+"""Whether somebody takes what waits on a queue, by what workers say of themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from hermes_celery.cli.finding import Verdict
+from hermes_celery.cli.queues import queue_findings, worker_finding
+from hermes_celery.cli.status import Status
+from hermes_celery.queue_state import Crew, QueueLook, QueueState, judge
+from hermes_celery.store import WorkerSign
+from hermes_celery.store.load import Waiting
+
+NOW = 1_800_000_000_000
+JUST_NOW, LONG_AGO = NOW - 1000, NOW - 31_000
+
+
+def worker(asked_ms: int = JUST_NOW, *, queue: str = "q", is_full: bool = False) -> WorkerSign:
+    return WorkerSign(seen_ms=NOW, queues={queue: asked_ms}, is_full=is_full)
+
+
+def look(who: Crew, *, waiting: int = 3, taken_ms: int | None = None) -> QueueLook:
+    return judge(
+        "q",
+        Waiting(length=waiting, next_up="x"),
+        who,
+        taken={} if taken_ms is None else {"q": taken_ms},
+        oldest={"q": LONG_AGO} if waiting else {},
+        now_ms=NOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "signs"),
+    [
+        (QueueState.OK, [worker()]),
+        (QueueState.OK, [worker(LONG_AGO), worker()]),
+        (QueueState.SILENT, [worker(LONG_AGO)]),
+        (QueueState.BUSY, [worker(LONG_AGO, is_full=True)]),
+        (QueueState.BUSY, [worker(is_full=True), worker(LONG_AGO)]),
+        (QueueState.NOBODY, [worker(queue="other")]),
+        (QueueState.NOBODY, []),
+    ],
+)
+def test_a_queue_stands_as_its_workers_do(state: QueueState, signs: list[WorkerSign]) -> None:
+    named = {f"w{number}": sign for number, sign in enumerate(signs)}
+    assert look(Crew(names=list(named), signs=named)).state is state
+
+
+def test_beside_a_worker_that_says_nothing_nobody_is_not_claimed() -> None:
+    assert look(Crew(names=["old"], signs={})).state is QueueState.UNKNOWN
+    both = Crew(names=["old", "w"], signs={"w": worker(LONG_AGO)})
+    assert look(both).state is QueueState.UNKNOWN
+    assert look(Crew(names=["old", "w"], signs={"w": worker()})).state is QueueState.OK
+
+
+def state_of(who: Crew, one: QueueLook) -> Status:
+    return Status(
+        server="s", now_ms=NOW, leader="b", term=1, shards=1, unled=[], workers=list(who.names),
+        silent_workers=who.silent(now_ms=NOW), queues=[one], jobs=1, next_due_ms=None, queued=0,
+        running=0, incidents=0, paused_ms=None, pause_note="",
+    )  # fmt: skip
+
+
+def test_a_worker_that_asks_for_nothing_is_not_counted_and_its_queue_named() -> None:
+    who = Crew(names=["w"], signs={"w": worker(LONG_AGO)})
+    state = state_of(who, look(who, taken_ms=LONG_AGO))
+    assert worker_finding(state).verdict is Verdict.FAIL
+    (finding,) = queue_findings(state)
+    assert finding.verdict is Verdict.FAIL
+    assert "no worker has taken a message from queue q since 2027-01-15 07:59:29 UTC" in (
+        finding.text
+    )
+
+
+def test_a_queue_that_nobody_consumes_is_named_when_something_waits_on_it() -> None:
+    who = Crew(names=["w"], signs={"w": worker(queue="other")})
+    assert worker_finding(state_of(who, look(who))).verdict is Verdict.OK
+    (finding,) = queue_findings(state_of(who, look(who)))
+    assert "queue q: nobody consumes it and 3 messages wait" in finding.text
+    assert list(queue_findings(state_of(who, look(who, waiting=0)))) == []
+
+
+def test_an_older_worker_makes_it_unknown_and_full_ones_a_warning() -> None:
+    who = Crew(names=["old"], signs={})
+    (finding,) = queue_findings(state_of(who, look(who)))
+    assert (finding.verdict, "is unknown" in finding.text) == (Verdict.WARN, True)
+    who = Crew(names=["w"], signs={"w": worker(is_full=True)})
+    (finding,) = queue_findings(state_of(who, look(who)))
+    assert (finding.verdict, "all slots are taken" in finding.text) == (Verdict.WARN, True)
+    assert list(queue_findings(state_of(who, look(who, taken_ms=JUST_NOW)))) == []
