@@ -15,16 +15,16 @@ _NOWHERE = {"HERMES_REDIS_URL": "redis://127.0.0.1:1/0"}
 
 
 def test_the_server_is_checked_for_the_apps_own_processes_only(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     app = make_app(read_settings(_NOWHERE))
     hooks, other = _Hooks(app), Celery("other")
     hooks.on_worker_init("celery@host", instance=SimpleNamespace(app=other))
     hooks.on_beat_init(SimpleNamespace(app=other))
     hooks.on_worker_ready()
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
     with pytest.raises(SystemExit):
         hooks.on_worker_init("celery@host", instance=SimpleNamespace(app=app))
     with pytest.raises(SystemExit):
         hooks.on_beat_init(SimpleNamespace(app=app))
-    assert "no Redis at redis://127.0.0.1:1/0" in capsys.readouterr().err
+    assert "no Redis at redis://127.0.0.1:1/0" in capfd.readouterr().err

@@ -183,12 +183,19 @@ def test_what_a_script_leaves_behind_ends_with_it(home: Path, reaper: Reaper) ->
 
 
 def test_a_stop_ends_a_script_that_ignores_sigterm(home: Path, reaper: Reaper) -> None:
+    deaf = home / "deaf"
     write(home, "deaf.py", "import signal, time\nsignal.signal(15, signal.SIG_IGN)\n"
-          "print('deaf', flush=True)\ntime.sleep(600)")  # fmt: skip
+          f"open({str(deaf)!r}, 'w').close()\ntime.sleep(600)")  # fmt: skip
     stop = RunningRun()
-    timer = threading.Timer(0.3, stop.set, ["cancel"])
-    timer.start()
+
+    def ask() -> None:
+        eventually(deaf.exists, what="the script's deafness")
+        stop.set("cancel")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
     outcome = perform(home, "deaf.py", reaper, stop=stop)
+    asking.join()
     assert (outcome.state, outcome.exit_code) == (RunState.CANCELLED, -signal.SIGKILL)
 
 
