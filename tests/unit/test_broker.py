@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
+from hermes_celery import embedded
 from hermes_celery.app import make_app
 from hermes_celery.compose import app_settings
 from hermes_celery.errors import SettingsError
@@ -94,7 +95,7 @@ def test_the_embedded_server_is_one_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = read_settings({"HERMES_HOME": str(tmp_path)})
-    socket = tmp_path / "cron" / "hermes-celery" / "valkey.sock"
+    socket = embedded.socket_path(settings.state_dir)
     monkeypatch.setenv("CELERY_BROKER_URL", f"redis+socket://{socket}")
     assert app_settings(make_app(settings)) == settings
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://localhost:6379/0")
