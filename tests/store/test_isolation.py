@@ -331,3 +331,16 @@ def test_one_that_is_refused_does_not_keep_the_others_from_being_read(store: Sto
     assert answers[0] == "1"
     assert isinstance(answers[1], StoreError)
     assert answers[2] is None
+
+
+def test_a_job_that_is_none_keeps_no_other_from_going_home(store: Store) -> None:
+    database = store.database
+    for number in range(4):
+        store.jobs.add(a_job(id=f"{number:012x}"))
+    bad = f"{1:012x}"
+    database.call("DEL", database.keys.job(bad))
+    database.call("SET", database.keys.job(bad), "x")
+    shards = Shards(database)
+    assert shards.sort(0, shards=4, start=0) == (2, 2)
+    assert list(database.call("ZRANGE", database.keys.due, 0, -1)) == [f"{0:012x}", bad]
+    assert all(database.call("ZCARD", database.keys.due_of(n)) == 1 for n in (2, 3))

@@ -1,0 +1,101 @@
+"""A record that cannot be read is one incident, which ends when nobody meets it any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.broken import BrokenRecords
+from hermes_celery.incidents import Incident, Kind
+from hermes_celery.scanner import Teller
+from hermes_celery.store import Database
+from tests.store.place import Place, at
+from tests.support import HandClock
+
+JOB = "a" * 12
+
+
+@pytest.fixture
+def place(valkey: Database, clock: HandClock, tmp_path: Path) -> Place:
+    return at(valkey, clock, tmp_path)
+
+
+@pytest.fixture
+def broken(place: Place) -> BrokenRecords:
+    return records(place)
+
+
+def records(place: Place) -> BrokenRecords:
+    teller = Teller(incidents=place.incidents, deliveries=place.deliveries, alerts="local")
+    return BrokenRecords(teller, place.incidents, clock=place.store.clock)
+
+
+def open_ones(place: Place) -> list[Incident]:
+    return [one for one in place.incidents.open() if one.kind is Kind.BROKEN]
+
+
+def test_however_often_it_is_met_it_is_one_incident(place: Place, broken: BrokenRecords) -> None:
+    for _ in range(100):
+        broken(JOB, "", "{x}:job:a is a string")
+        place.store.clock.advance(10)
+    (incident,) = open_ones(place)
+    assert (incident.count, incident.job_id) == (1, JOB)
+    assert incident.text == (
+        f"job {JOB}: {{x}}:job:a is a string → hermes-celery remove {JOB}, or "
+        "hermes-celery fsck --repair"
+    )
+
+
+def test_another_key_is_another_incident(place: Place, broken: BrokenRecords) -> None:
+    for key in ("{x}:due", "{x}:switch"):
+        broken("", key, "is a string")
+    assert {one.text for one in open_ones(place)} == {
+        "{x}:due is a string → hermes-celery fsck --repair",
+        "{x}:switch is a string → hermes-celery fsck --repair",
+    }
+
+
+def test_it_ends_when_nobody_met_it_for_five_minutes(place: Place, broken: BrokenRecords) -> None:
+    clock = place.store.clock
+    for key in ("{x}:due", "{x}:switch"):
+        broken("", key, "is a string")
+    for _ in range(6):
+        clock.advance(60)
+        broken("", "{x}:due", "is a string")
+        broken.end_those_over(clock.ms)
+    assert ["{x}:due" in one.text for one in open_ones(place)] == [True]
+
+
+def test_the_next_leader_ends_what_the_last_one_met(place: Place, broken: BrokenRecords) -> None:
+    clock = place.store.clock
+    broken(JOB, "", "is a string")
+    place.incidents.note("broken-of-another-sort", Kind.BROKEN, "t", now_ms=clock.ms)
+    following = records(place)
+    assert following.end_those_over(clock.ms) == 0
+    clock.advance(301)
+    assert following.end_those_over(clock.ms) == 1
+    assert [one.id for one in open_ones(place)] == ["broken-of-another-sort"]
+    assert place.incidents.of_job(JOB) == []
+
+
+def test_a_trouble_while_it_is_told_is_nobodys_who_met_it(
+    place: Place, broken: BrokenRecords
+) -> None:
+    database = place.store.database
+    database.call("SET", database.keys.incidents, "x")
+    broken("", "{x}:due", "is a string")
+    database.call("DEL", database.keys.incidents)
+    broken("", "{x}:due", "is a string")
+    assert len(open_ones(place)) == 1
+
+
+@pytest.mark.parametrize("key", ['{x}:"\\', "{x}:\udcff", "{x}:\n", "{x}:" + "y" * 5000])
+def test_its_id_is_plain_whatever_the_key_holds(
+    place: Place, broken: BrokenRecords, key: str
+) -> None:
+    broken("", key, "is a string")
+    (incident,) = open_ones(place)
+    assert incident.id.isascii()
+    assert not set(incident.id) & set('"\\\n')
+    assert len(incident.id) < 400
