@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.members import Members
     from hermes_celery.shard import Shard
-    from hermes_celery.store import History, Jobs, Runs, Waker
+    from hermes_celery.store import BrokenJob, History, Jobs, Runs, Waker
 
 _log = logging.getLogger(__name__)
 
@@ -72,13 +72,16 @@ class Beat:
         clock: Clock,
         on_lead: Callable[[], None] = lambda: None,
         on_rescue: Callable[[int, int], None] = lambda token, now_ms: None,
+        sweep: Callable[[int, int], bool] = lambda token, now_ms: False,
+        on_fault: Callable[[BrokenJob], None] = lambda fault: None,
         pause: Callable[[float], None] = time.sleep,
         on_broken: OnBroken = ignored,
     ) -> None:
         """`make_shard` gives this beat's part in a shard, by its number.
 
-        What belongs to no shard (rescue, `on_lead`, `on_rescue`) is done by whoever leads number 0.
-        `on_broken` hears of each record that cannot be read.
+        What belongs to no shard (rescue, `on_lead`, `on_rescue`, `sweep`) is done by whoever leads
+        number 0. `sweep` says whether there is more to do at once; `on_fault` hears of each job
+        that a tick could not plan or dispatch, `on_broken` of each record that cannot be read.
         """
         self._members = members
         self._make_shard = make_shard
@@ -88,6 +91,8 @@ class Beat:
         self._history = history
         self._on_lead = on_lead
         self._on_rescue = on_rescue
+        self._sweep = sweep
+        self._on_fault = on_fault
         self._messages = messages
         self._waker = waker
         self._clock = clock
@@ -100,7 +105,16 @@ class Beat:
         self._must_begin = False
         self._duties = {
             name: Duty(name, clock=clock, on_broken=on_broken)
-            for name in ("begin", "share", "rescue", "deliveries", "trim", "remove completed")
+            for name in (
+                "begin",
+                "share",
+                "rescue",
+                "deliveries",
+                "trim",
+                "remove completed",
+                "sweep",
+                "faults",
+            )
         }
 
     def step(self) -> TickReport | None:
@@ -220,6 +234,8 @@ class Beat:
                 if report is not None:
                     self._tell(report)
                     reports.append(report)
+                    for fault in report.faults:
+                        self._duties["faults"].attempt(partial(self._on_fault, fault), None)
         return reports
 
     def _tell(self, report: TickReport) -> None:
@@ -278,6 +294,8 @@ class Beat:
     def _rescue_once(self, token: int) -> bool:
         """One pass; whether there is more to do. A part of it that fails keeps no other back."""
         now_ms, duties = self._clock.now_ms(), self._duties
+        # First: what nothing stands behind must not fill the view of the others.
+        is_sweeping = duties["sweep"].attempt(lambda: self._sweep(token, now_ms), False)
         rescued = duties["rescue"].attempt(
             lambda: rescue(
                 self._jobs,
@@ -296,7 +314,7 @@ class Beat:
         duties["remove completed"].attempt(
             lambda: self._history.remove_completed(self._jobs, now_ms), 0
         )
-        return rescued.has_more or trimmed.has_more
+        return is_sweeping or rescued.has_more or trimmed.has_more
 
     def _complain(self, error: StoreError) -> None:
         if self._complaint.may_say(self._clock.monotonic()):

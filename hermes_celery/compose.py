@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from hermes_celery.runners.script import locate
 from hermes_celery.server_url import without_password
 from hermes_celery.settings import Settings, broker_variables, read_settings
 from hermes_celery.store import (
+    BrokenJob,
     Database,
     DueIndex,
     History,
@@ -169,7 +171,11 @@ def make_beat(
 ) -> Beat:
     """A beat for this app's namespace; by the server's clock unless another is given."""
     from hermes_celery.beat import Beat
-    from hermes_celery.compose_delivery import make_broken_records, make_delivery_rescue
+    from hermes_celery.compose_delivery import (
+        make_broken_records,
+        make_delivery_rescue,
+        make_sweep,
+    )
     from hermes_celery.dispatch import Dispatch
     from hermes_celery.lease import Lease
     from hermes_celery.members import Members
@@ -190,6 +196,13 @@ def make_beat(
         _keep_in_step(app, database, clock)
 
     messages = Dispatch(app, session=SessionSource(settings.session))
+    sweep = make_sweep(settings)
+
+    def on_fault(fault: BrokenJob) -> None:
+        if fault.key:
+            sweep.broken(fault.job_id, fault.key, now_ms=clock.now_ms())
+        else:
+            sweep.taken_off(fault.job_id, fault.error, now_ms=clock.now_ms())
 
     def make_shard(number: int) -> Shard:
         return Shard(
@@ -215,6 +228,8 @@ def make_beat(
             settings, database, Dispatch(app), clock=clock, on_broken=on_broken
         ),
         on_broken=on_broken,
+        sweep=sweep.step,
+        on_fault=on_fault,
     )
 
 
@@ -248,6 +263,7 @@ def _look_for_loss(witness: Witness) -> None:
 def make_runner(settings: Settings, *, app: Celery) -> Runner:
     """What performs runs in this worker process."""
     from hermes_celery.announcing import Announcer
+    from hermes_celery.compose_delivery import make_sweep
     from hermes_celery.dispatch import Dispatch
     from hermes_celery.ping import Pinger
     from hermes_celery.pulse import Pulse
@@ -258,6 +274,12 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
     clock = ServerClock(database.now_ms)
     runs = Runs(database)
     jobs = Jobs(database)
+
+    sweep = cache(lambda: make_sweep(settings))
+
+    def mend(job_id: str, error: RecordBroken) -> None:
+        sweep().broken(job_id, error.key, now_ms=clock.now_ms())
+
     return Runner(
         runs,
         pulse=Pulse(runs, clock=clock),
@@ -268,6 +290,7 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
         after=Announcer(
             Dispatch(app), pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds)
         ),
+        mend=mend,
         clock=clock,
     )
 

@@ -28,10 +28,15 @@ from hermes_celery.store import (
     DueIndex,
     Incidents,
     Jobs,
+    Records,
+    Repairs,
     Runs,
+    SharedKeys,
     Signs,
+    SweepNotes,
     check_run_id,
 )
+from hermes_celery.sweep import Examiner, Sweep
 
 if TYPE_CHECKING:
     from hermes_celery.announcing import DeliveryMessages
@@ -126,6 +131,25 @@ def make_delivery_rescue(
         )
 
     return pass_once
+
+
+def make_examiner(database: Database) -> Examiner:
+    """What compares and mends records."""
+    return Examiner(
+        repairs=Repairs(database), shared=SharedKeys(database), records=Records(database)
+    )
+
+
+def make_sweep(settings: Settings) -> Sweep:
+    """What compares all records in small steps, through a connection of its own."""
+    database = open_database(settings)
+    return Sweep(
+        make_examiner(database),
+        jobs=Jobs(database),
+        incidents=Incidents(database),
+        teller=make_teller(settings, database),
+        notes=SweepNotes(database),
+    )
 
 
 def make_broken_records(settings: Settings, database: Database, clock: Clock) -> BrokenRecords:

@@ -56,6 +56,8 @@ class Kind(StrEnum):
     MEMORY = "memory"
     #: The disk of a Hermes home is nearly full.
     DISK = "disk"
+    #: A job had no next run, for no reason.
+    STOPPED = "stopped"
 
     @property
     def stored(self) -> str:
@@ -69,7 +71,13 @@ class Kind(StrEnum):
 
 _FIRST_KINDS = frozenset((Kind.FAILURE, Kind.LATE, Kind.MISSED, Kind.BEAT, Kind.WORKERS))
 
-_OVER = {Kind.FAILURE: "failed", Kind.LATE: "was late", Kind.MISSED: "was missed"}
+_OVER = {
+    Kind.FAILURE: "failed",
+    Kind.LATE: "was late",
+    Kind.MISSED: "was missed",
+    Kind.BROKEN: "had a broken record",
+    Kind.STOPPED: "had stopped",
+}
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,8 @@ class Keys:
     taken: str = field(init=False)
     #: Set: the Celery queues that runs were pushed to.
     queues: str = field(init=False)
+    #: Hash: what the leader's last look at all records found, for `doctor`.
+    sweep: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
 
@@ -182,5 +184,6 @@ _SINGLE = (
     "taken",
     "queues",
     "leader",
+    "sweep",
     "wake",
 )

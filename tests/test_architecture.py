@@ -14,7 +14,8 @@ LAYERS = {
     "core": (
         "errors", "instant", "schedule", "policy", "job", "defining", "run", "planning", "work",
         "prompt_scan",
-        "prompting", "redaction", "masking", "incidents", "foreign", "reporting"),
+        "prompting", "redaction", "masking", "incidents", "foreign", "reporting",
+        "reconciling", "reconciling_jobs", "reconciling_runs"),
     "adapters": (
         "server_url", "settings", "broker", "clock", "keys", "lua", "log", "store", "lease",
         "members", "session",
@@ -27,7 +28,7 @@ LAYERS = {
         "duty", "broken",
         "announcing", "delivering", "sending", "queue_state", "queue_watch", "overload", "scanner",
         "preparing", "ahead", "tick", "shard",
-        "resharding", "rescue",
+        "resharding", "rescue", "sweep",
         "runner", "carrying",
         "managed", "cron", "hermes_home",
     ),

@@ -17,6 +17,7 @@ from hermes_celery.errors import HermesCeleryError
 _COMMANDS = {
     "up": ("processes:up", "Start everything on this machine: server, beat and worker."),
     "doctor": ("doctor:doctor", "Look at everything that must be in order."),
+    "fsck": ("fsck:fsck", "Compare all stored records; `--repair` mends what it can."),
     "status": ("processes:status", "Say who leads, what waits and what runs."),
     "tick": ("processes:tick_command", "Dispatch what is due now, once, unless a beat does."),
     "shards": ("processes:shards", "Split the due index, so that several beats tick at once."),

@@ -21,7 +21,17 @@ from hermes_celery.instant import from_ms, iso
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.server_url import without_password
 from hermes_celery.settings import Settings, process_environment, read_settings
-from hermes_celery.store import Database, Incidents, Jobs, Load, refuse_missing
+from hermes_celery.store import (
+    Database,
+    How,
+    Incidents,
+    Jobs,
+    Load,
+    Repairs,
+    SharedKeys,
+    SweepNotes,
+    refuse_missing,
+)
 from hermes_celery.witness import Witness
 
 _REPAIR = "`hermes-celery fsck --repair` mends it"
@@ -77,6 +87,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield ok("server", f"{database.version} at {without_password(redis_url(settings))}")
         yield from _memory(database)
         yield _jobs(settings, database)
+        yield _records(database)
         yield from _processes(read_status(database))
         yield from _overload(database)
     except StoreUnavailable as error:
@@ -115,6 +126,25 @@ def _jobs(settings: Settings, database: Database) -> Finding:
     return fail("jobs", f"{seen.jobs} jobs that were here at {iso(from_ms(seen.at_ms))} are gone: "
                  "the server lost its memory; turn its append-only file on, then restore a copy of "
                  "its data or add the jobs again")  # fmt: skip
+
+
+def _records(database: Database) -> Finding:
+    """Whether the keys that all share can be used, and what the leader's last look found."""
+    shared = SharedKeys(database).check(
+        How(now_ms=database.now_ms(), mends=False), shards=Repairs(database).count_shards()
+    )
+    if shared:
+        return fail("records", f"{shared[0].text.split(';')[0]}"
+                     f"{f', and {len(shared) - 1} more' if shared[1:] else ''}; "
+                     "`hermes-celery fsck --repair` mends that")  # fmt: skip
+    note = SweepNotes(database).read()
+    if note.left:
+        return warn("records", f"{note.left} disagree and could not be mended; "
+                     "`hermes-celery fsck` lists them")  # fmt: skip
+    if not note.ended_ms:
+        return ok("records", "not compared yet; a beat does so, and `hermes-celery fsck`")
+    mended = f", {note.mended} mended" if note.mended else ""
+    return ok("records", f"{note.jobs} jobs compared by {iso(from_ms(note.ended_ms))}{mended}")
 
 
 def _processes(state: Status) -> Iterator[Finding]:

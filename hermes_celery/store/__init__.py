@@ -8,6 +8,9 @@
     Deliveries what is on its way to people
     Incidents  troubles, counted
     Load       what workers say of themselves, and how long the queues are
+    Records    all records, page by page
+    Repairs    what must agree, looked at and mended
+    SharedKeys the keys that all jobs share, looked at and mended
 
 No raw field of Redis leaves this package.
 """
@@ -21,10 +24,14 @@ from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
 from hermes_celery.store.load import Load, WorkerSign
 from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.places import Places
+from hermes_celery.store.record_pages import Page, Records
 from hermes_celery.store.records import check_run_id
+from hermes_celery.store.repairs import How, Repairs, Work
 from hermes_celery.store.runs import Asked, Claim, FollowUp, Runs
 from hermes_celery.store.shards import Shards
+from hermes_celery.store.shared_keys import SharedKeys
 from hermes_celery.store.signs import Signs
+from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
 from hermes_celery.store.waker import Waker
 
 __all__ = [
@@ -40,20 +47,28 @@ __all__ = [
     "DueIndex",
     "FollowUp",
     "History",
+    "How",
     "Incidents",
     "Jobs",
     "Load",
+    "Page",
     "Part",
     "PartState",
     "Places",
     "Record",
+    "Records",
+    "Repairs",
     "Retention",
     "Runs",
     "Shards",
+    "SharedKeys",
     "Signs",
+    "SweepNote",
+    "SweepNotes",
     "Switch",
     "Waker",
     "What",
+    "Work",
     "WorkerSign",
     "Write",
     "Written",

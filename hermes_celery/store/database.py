@@ -141,6 +141,23 @@ class Database:
 
         return answer
 
+    def run_raw(
+        self, script: str, *, keys: Sequence[str | bytes], args: Sequence[str | int | bytes]
+    ) -> Any:
+        """Run one script and return its answer as bytes: it may be no text at all."""
+        command = ("EVALSHA", _digest(script), len(keys), *keys, *args)
+        with wrapped():
+            try:
+                return self.client.execute_command(*command, NEVER_DECODE=True)
+            except redis.exceptions.NoScriptError:
+                self.client.script_load(lua.source(script))
+                return self.client.execute_command(*command, NEVER_DECODE=True)
+
+    def call_raw(self, *command: str | int | bytes) -> Any:
+        """Run one plain command and return its answer as bytes, or lists of them."""
+        with wrapped():
+            return self.client.execute_command(*command, NEVER_DECODE=True)
+
     def run_many(self, script: str, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run one script many times in one round trip; each call is atomic, all of them are not.
 

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from hermes_celery.cli import main
-from hermes_celery.cli.doctor import _jobs
+from hermes_celery.cli.doctor import _jobs, _records
 from hermes_celery.cli.finding import Verdict
 from hermes_celery.settings import read_settings
-from hermes_celery.store import Database, Jobs
+from hermes_celery.store import Database, Jobs, SweepNote, SweepNotes
 from hermes_celery.witness import Witness
 from tests.support import a_job
 
@@ -77,6 +77,18 @@ def test_settings_that_make_no_sense_are_all_named(
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert result.stdout.count("fail  settings") == 2
+
+
+def test_records_that_cannot_be_used_are_a_failure_with_what_to_do(valkey: Database) -> None:
+    assert _records(valkey).verdict is Verdict.OK
+    SweepNotes(valkey).write(SweepNote(ended_ms=5, jobs=7, mended=2))
+    assert _records(valkey).text == "7 jobs compared by 1970-01-01T00:00:00.005+00:00, 2 mended"
+    SweepNotes(valkey).write(SweepNote(ended_ms=5, jobs=7, left=3))
+    assert _records(valkey).verdict is Verdict.WARN
+    valkey.call("SET", valkey.keys.due, "x")
+    found = _records(valkey)
+    assert found.verdict is Verdict.FAIL
+    assert "due' is a string, not a zset; `hermes-celery fsck --repair`" in found.text
 
 
 def test_jobs_that_a_beat_saw_and_that_are_gone_are_a_failure(

@@ -1,0 +1,143 @@
+"""`fsck`: compare all stored records at once, and mend what disagrees.
+
+Without `--repair` it only reads. With it, it may run beside beats and workers: each mend is one
+script that first compares everything the decision was made from, and changes nothing where that has
+changed meanwhile; so it needs neither a lease nor a fencing token. What a beat and workers do at
+the same time is therefore no finding, and nothing that is healthy is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import msgspec
+
+from hermes_celery.cli.screen import print_json
+from hermes_celery.compose import reachable_database
+from hermes_celery.compose_delivery import make_examiner
+from hermes_celery.errors import StoreError, StoreUnavailable
+from hermes_celery.reconciling import Finding, Trouble
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database, How, Page
+from hermes_celery.sweep import Examiner
+
+#: What a mend brings to light is found by another pass; more than that goes round in circles.
+_PASSES = 3
+
+
+class Summary(msgspec.Struct):
+    """What was looked at and found."""
+
+    jobs: int = 0
+    runs: int = 0
+    found: int = 0
+    mended: int = 0
+    left: int = 0
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended; what cannot stays.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fsck(repair: bool, as_json: bool) -> None:
+    """Compare all stored records: jobs, runs and their indexes.
+
+    Prints one line for each thing that is wrong. Exits with 0 when nothing is, or everything was
+    mended, else with 1. A value that cannot be used is moved to a key `...quarantine:...`, never
+    deleted. Beats and workers may go on.
+    """
+    database = reachable_database(read_settings())
+    findings, summary = examine(database, repair=repair)
+    if as_json:
+        print_json({"findings": [_as_json(one) for one in findings], "summary": summary})
+    else:
+        for finding in findings:
+            click.echo(_line(finding))
+        click.echo(_closing(summary, repair=repair))
+    if summary.left:
+        raise SystemExit(1)
+
+
+def examine(database: Database, *, repair: bool) -> tuple[list[Finding], Summary]:
+    """Look at everything, once or until nothing more is mended."""
+    examiner, summary = make_examiner(database), Summary()
+    found: dict[tuple[str, str], Finding] = {}
+    for _ in range(_PASSES if repair else 1):
+        how = How(now_ms=database.now_ms(), mends=repair, is_deep=True)
+        once = _pass(examiner, how, summary)
+        left = {(one.subject, one.text) for one in once if not one.is_mended}
+        found = {key: one for key, one in found.items() if one.is_mended or key in left} | {
+            (one.subject, one.text): one for one in once
+        }
+        if not any(one.is_mended for one in once):
+            break
+    findings = list(found.values())
+    summary.found = len(findings)
+    summary.mended = sum(one.is_mended for one in findings)
+    summary.left = summary.found - summary.mended
+    return findings, summary
+
+
+def _pass(examiner: Examiner, how: How, summary: Summary) -> list[Finding]:
+    summary.jobs = summary.runs = 0
+    jobs: set[str] = set()
+    found = examiner.keys(how)
+    pages = examiner.records.everything(shards=examiner.repairs.shards)
+    for page in _shown(pages):
+        jobs.update(page.work.jobs)
+        summary.runs += len(page.work.runs)
+        found += _of_page(examiner, page, how)
+    summary.jobs = len(jobs)
+    return found
+
+
+def _of_page(examiner: Examiner, page: Page, how: How) -> list[Finding]:
+    try:
+        return examiner.page(page, how)
+    except StoreUnavailable:
+        raise
+    except StoreError as error:
+        text = f"a page of {len(page.work.jobs)} jobs could not be looked at: {error}"
+        return [Finding(trouble=Trouble.BROKEN, subject="page", text=text)]
+
+
+def _shown(pages: Iterator[Page]) -> Iterator[Page]:
+    """Pages as they come; on a terminal their records are counted."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("reading the records")
+        records = 0
+        for page in pages:
+            records += len(page.work.jobs) + len(page.work.runs)
+            progress.update(task, description=f"{records:,} records looked at")
+            yield page
+
+
+def _line(finding: Finding) -> str:
+    word, color = ("mended", "yellow") if finding.is_mended else ("wrong", "red")
+    text = finding.text.encode("utf-8", "backslashreplace").decode()
+    return f"{click.style(f'{word:<6}', fg=color)} {text}"
+
+
+def _closing(summary: Summary, *, repair: bool) -> str:
+    looked = f"{summary.jobs:,} jobs and {summary.runs:,} entries of runs looked at"
+    if not summary.found:
+        return f"{looked}: all agree"
+    advice = "" if repair else "; `hermes-celery fsck --repair` mends what it can"
+    return f"{looked}: {summary.mended:,} mended, {summary.left:,} left{advice}"
+
+
+def _as_json(finding: Finding) -> dict[str, object]:
+    return {
+        "trouble": finding.trouble.value,
+        "subject": finding.subject.encode("utf-8", "backslashreplace").decode(),
+        "job_id": finding.job_id or None,
+        "text": finding.text.encode("utf-8", "backslashreplace").decode(),
+        "mended": finding.is_mended,
+    }

@@ -1,0 +1,71 @@
+-- Write what was decided about one job, run or key, if all that was seen of it is still so.
+--
+-- The types of all keys are among what was seen, so no write can fail.
+--
+-- KEYS  1 term counter, then the keys of the subject (`_facts.lua` lists those of a job and of a
+--       run; that of a key is itself), then where keys are moved to that are out of order
+-- ARGV  1 fencing token ('' = a person mends)   2 'job', 'run' or 'key'   3 digest of the facts seen
+--       4 number of the subject's arguments, then these, then for each write: number of its
+--       arguments, command, number of its key among those of the subject, arguments. Two commands
+--       are ours: RENAME takes the number of the new key, UNHOLD takes entries of a run (or with ''
+--       those of none) out of the list of held runs
+-- Answers  'ok', 'moved' (something has changed: nothing is written), 'fenced' (an older leader)
+--#include _facts
+if ARGV[1] ~= '' then
+  local term = redis.pcall('GET', KEYS[1])
+  if is_wrong(term) or term ~= ARGV[1] then
+    return 'fenced'
+  end
+end
+local k, args = {}, {}
+for i = 2, #KEYS do
+  k[i - 1] = KEYS[i]
+end
+local n = tonumber(ARGV[4])
+for i = 1, n do
+  args[i] = ARGV[4 + i]
+end
+local facts
+if ARGV[2] == 'job' then
+  facts = job_facts(k, args)
+elseif ARGV[2] == 'run' then
+  facts = run_facts(k, args)
+else
+  facts = key_facts(k, args)
+end
+if digest(facts) ~= ARGV[3] then
+  return 'moved'
+end
+
+local function unhold(key, id)
+  for _, entry in ipairs(redis.call('LRANGE', key, 0, -1)) do
+    local cut = string.find(entry, '\0', 1, true)
+    if (cut and string.sub(entry, 1, cut - 1) or '') == id then
+      redis.call('LREM', key, 1, entry)
+    end
+  end
+end
+
+-- What may be written.
+local WRITES = {
+  HSET = function(key, ...) redis.call('HSET', key, ...) end,
+  HDEL = function(key, ...) redis.call('HDEL', key, ...) end,
+  ZADD = function(key, ...) redis.call('ZADD', key, ...) end,
+  ZREM = function(key, ...) redis.call('ZREM', key, ...) end,
+  SET = function(key, ...) redis.call('SET', key, ...) end,
+  PEXPIRE = function(key, ...) redis.call('PEXPIRE', key, ...) end,
+  RENAME = function(key, number) redis.call('RENAME', key, k[tonumber(number)]) end,
+  UNHOLD = unhold,
+}
+
+local at = 5 + n
+while at <= #ARGV do
+  local count, command, key = tonumber(ARGV[at]), ARGV[at + 1], k[tonumber(ARGV[at + 2])]
+  local rest = {}
+  for i = 1, count do
+    rest[i] = ARGV[at + 2 + i]
+  end
+  WRITES[command](key, unpack(rest))
+  at = at + 3 + count
+end
+return 'ok'

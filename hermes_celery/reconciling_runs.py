@@ -1,0 +1,241 @@
+"""What must agree about one run: its record, and the indexes that say whether it is under way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from hermes_celery.job import is_job_id
+from hermes_celery.reconciling import (
+    Deadlines,
+    Fact,
+    Finding,
+    Op,
+    Role,
+    Trouble,
+    Wrong,
+    is_fine,
+    op,
+    score,
+    shown,
+    whole,
+)
+from hermes_celery.run import Delivery, RunState, is_run_id, job_id_of
+
+
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored about one run."""
+
+    id: str
+    #: Whose active or held runs it was found among.
+    job_id: str
+    kind: str
+    fields: Mapping[str, Fact]
+    active_kind: str = "none"
+    #: What the job's active runs say of it: `queued`, `running` or `retrying`.
+    word: Fact = None
+    #: How many runs of the job are active.
+    active_count: int = 0
+    #: Its place among the held runs of its job, from 1.
+    held: Fact = None
+    queued: Fact = None
+    heartbeat: Fact = None
+    delivery_due: Fact = None
+    recorded: Fact = None
+    by_job: Fact = None
+    delivery_kind: str = "none"
+
+    @property
+    def state(self) -> RunState | None:
+        """Its state; None where that is no word we know."""
+        found = self.fields.get("state")
+        return RunState(found) if found in set(RunState) else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether anything says that it is under way."""
+        return any(isinstance(fact, str) for fact in (self.word, self.queued, self.heartbeat))
+
+
+def judge_run(facts: RunFacts, *, at: Deadlines) -> list[Finding]:
+    """What is wrong with a run."""
+    if facts.job_id != job_id_of(facts.id):
+        return list(_another_jobs(facts))
+    if facts.kind == "none":
+        return [*_gone_run(facts), *_broken_delivery(facts)]
+    if facts.kind != "hash":
+        ops = [one for finding in _gone_run(facts) for one in finding.ops]
+        text = f"is stored as a {facts.kind}, not a hash; moved to quarantine"
+        return [_about_run(facts, Trouble.BROKEN, text, op("RENAME", Role.RUN), *ops)]
+    if facts.state is None or not is_run_id(facts.id):
+        return list(_unreadable_run(facts, at))
+    found = [*_run_fields(facts, at), *_broken_delivery(facts), *_recorded(facts, at)]
+    if facts.state is RunState.QUEUED:
+        found += _waiting(facts, at)
+    elif facts.state is RunState.RUNNING:
+        found += _running(facts, at)
+    else:
+        found += _over(facts, at)
+    return found
+
+
+def _another_jobs(facts: RunFacts) -> Iterator[Finding]:
+    """A run among those of a job that is not its own."""
+    ops = _off_job(facts)
+    if ops:
+        text = f"was among the runs of job {facts.job_id}; removed there"
+        yield _about_run(facts, Trouble.GHOST, text, *ops)
+
+
+def _off_job(facts: RunFacts) -> list[Op]:
+    ops = []
+    if isinstance(facts.word, str):
+        ops.append(op("HDEL", Role.ACTIVE, facts.id))
+    if isinstance(facts.held, str):
+        ops.append(op("UNHOLD", Role.HELD, facts.id))
+    return ops
+
+
+def _off_indexes(facts: RunFacts) -> list[Op]:
+    """What takes a run off everything that says it is under way."""
+    places = ((Role.QUEUED, facts.queued), (Role.HEARTBEATS, facts.heartbeat))
+    ops = [op("ZREM", role, facts.id) for role, fact in places if isinstance(fact, str)]
+    return [*ops, *_off_job(facts)]
+
+
+def _gone_run(facts: RunFacts) -> Iterator[Finding]:
+    ops = _off_indexes(facts)
+    places = [(Role.RUNS, facts.recorded), (Role.JOB_RUNS, facts.by_job)]
+    if facts.delivery_kind != "hash":
+        places.append((Role.DELIVERIES, facts.delivery_due))
+    ops += [op("ZREM", role, facts.id) for role, fact in places if isinstance(fact, str)]
+    if ops:
+        where = ", ".join(one.role.value for one in ops)
+        text = f"has entries ({where}) and no record; removed"
+        yield _about_run(facts, Trouble.GHOST, text, *ops)
+
+
+def _unreadable_run(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+    """A run that nobody can go on with, but which blocks others: its end is recorded."""
+    if not facts.is_live and facts.held is None:
+        return
+    why = f"its record could not be read: state {shown(facts.fields.get('state'))}"
+    if facts.state is not None:
+        why = "its id is none that a run can have"
+    ops = [
+        op("HSET", Role.RUN, "state", RunState.LOST, "finished_ms", at.now_ms, "error", why),
+        op("HDEL", Role.RUN, "claim"),
+        *_off_indexes(facts),
+    ]
+    yield _about_run(facts, Trouble.BROKEN, f"was ended as lost: {why}", *ops)
+
+
+def _run_fields(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+    needed = {"queued_ms": str(at.now_ms), "job_name": job_id_of(facts.id)}
+    words = {"state", "job_name", "delivery", "trigger"}
+    for name, fact in facts.fields.items():
+        is_missing = name in needed and fact is None
+        if not is_missing and (name in words or fact is None or is_fine(name, fact)):
+            continue
+        if name in needed:
+            one, becomes = op("HSET", Role.RUN, name, needed[name]), f"set to {needed[name]}"
+        else:
+            one, becomes = op("HDEL", Role.RUN, name), "removed"
+        yield _about_run(facts, Trouble.BROKEN, f"has {name} {shown(fact)}; {becomes}", one)
+
+
+def _broken_delivery(facts: RunFacts) -> Iterator[Finding]:
+    if facts.delivery_kind not in ("none", "hash"):
+        text = f"has its delivery stored as a {facts.delivery_kind}; moved to quarantine"
+        yield _about_run(facts, Trouble.BROKEN, text, op("RENAME", Role.DELIVERY))
+
+
+def _recorded(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+    queued_ms = whole(facts.fields.get("queued_ms")) or at.now_ms
+    places = ((Role.RUNS, facts.recorded, queued_ms), (Role.JOB_RUNS, facts.by_job, 0))
+    ops = [op("ZADD", role, score, facts.id) for role, fact, score in places if fact is None]
+    if ops:
+        yield _about_run(facts, Trouble.DISAGREES, "was in no list of runs; put in", *ops)
+
+
+def _waiting(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+    if isinstance(facts.heartbeat, str):
+        one = op("ZREM", Role.HEARTBEATS, facts.id)
+        yield _about_run(facts, Trouble.GHOST, "waits, and had a heartbeat; removed", one)
+    if isinstance(facts.word, str):
+        yield from _active(facts, at)
+    elif facts.active_kind in ("none", "hash") and facts.queued is not Wrong.TYPE:
+        yield from _inactive(facts, at)
+
+
+def _is_off_line(facts: RunFacts) -> bool:
+    """Whether nothing would ever push its message again."""
+    return facts.queued is not Wrong.TYPE and score(facts.queued) is None
+
+
+def _active(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+    if facts.word not in ("queued", "retrying"):
+        one = op("HSET", Role.ACTIVE, facts.id, "queued")
+        yield _about_run(
+            facts, Trouble.DISAGREES, f"waits, and was called {shown(facts.word)}", one
+        )
+    if _is_off_line(facts):
+        one = op("ZADD", Role.QUEUED, at.redeliver_ms, facts.id)
+        yield _about_run(facts, Trouble.DISAGREES, "waited for nothing; put in line", one)
+
+
+def _inactive(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+    if isinstance(facts.queued, str) and facts.held is None:
+        ops = [op("HSET", Role.ACTIVE, facts.id, "queued")]
+        if _is_off_line(facts):
+            ops.append(op("ZADD", Role.QUEUED, at.redeliver_ms, facts.id))
+        yield _about_run(facts, Trouble.DISAGREES, "waits, and was not active; put in", *ops)
+    elif facts.active_count == 0 and facts.held in (None, "1"):
+        # The end of no run would push it: rescue does, at its next pass.
+        ops = [
+            op("HSET", Role.ACTIVE, facts.id, "queued"),
+            op("HSET", Role.RUN, "unpushed", "1"),
+            op("ZADD", Role.QUEUED, at.now_ms, facts.id),
+        ]
+        if facts.held is not None:
+            ops.append(op("UNHOLD", Role.HELD, facts.id))
+        yield _about_run(facts, Trouble.DISAGREES, "waited for no other run; pushed", *ops)
+
+
+def _running(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+    ops = []
+    if facts.word != "running" and facts.active_kind in ("none", "hash"):
+        ops.append(op("HSET", Role.ACTIVE, facts.id, "running"))
+    if isinstance(facts.queued, str):
+        ops.append(op("ZREM", Role.QUEUED, facts.id))
+    if isinstance(facts.held, str):
+        ops.append(op("UNHOLD", Role.HELD, facts.id))
+    if ops:
+        yield _about_run(facts, Trouble.DISAGREES, "runs, and its indexes did not say so", *ops)
+    # A heartbeat reaches seconds ahead: one that reaches further would never be missed.
+    longest_ms = at.now_ms + 10 * (at.heartbeat_ms - at.now_ms)
+    last_ms = None if facts.heartbeat is Wrong.TYPE else score(facts.heartbeat)
+    if facts.heartbeat is not Wrong.TYPE and (last_ms is None or last_ms > longest_ms):
+        one = op("ZADD", Role.HEARTBEATS, at.heartbeat_ms, facts.id)
+        yield _about_run(facts, Trouble.DISAGREES, "runs without a heartbeat; given one", one)
+
+
+def _over(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+    ops = _off_indexes(facts)
+    if ops:
+        where = ", ".join(one.role.value for one in ops)
+        text = f"is over and was still called under way ({where}); removed"
+        yield _about_run(facts, Trouble.GHOST, text, *ops)
+    if facts.fields.get("delivery") == Delivery.PENDING and facts.delivery_due is None:
+        one = op("ZADD", Role.DELIVERIES, at.now_ms, facts.id)
+        yield _about_run(
+            facts, Trouble.DISAGREES, "was to be delivered by nobody; put in line", one
+        )
+
+
+def _about_run(facts: RunFacts, trouble: Trouble, text: str, *ops: Op) -> Finding:
+    owner = facts.job_id if is_job_id(facts.job_id) else ""
+    return Finding(
+        trouble=trouble, subject=facts.id, job_id=owner, text=f"run {facts.id} {text}", ops=ops
+    )

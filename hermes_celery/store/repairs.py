@@ -1,0 +1,463 @@
+"""Look at what must agree, and mend it: the reading and writing side of `reconciling`.
+
+A look is one script call for some hundred jobs or runs, and answers only for those that do not
+plainly agree. A mend is one script call for one job or run; it compares all that the decision was
+made from, and changes nothing where that has changed. So mends need no lock: they may go on beside
+ticks, claims and finishes, and a person may repair beside a beat that leads. A beat gives its
+fencing token all the same, because it must stop writing when it leads no longer.
+
+Values that are no text are kept as they are (surrogate escapes), from the look to the mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+import msgspec
+
+from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
+from hermes_celery.job import JobSpec, is_job_id
+from hermes_celery.keys import Keys
+from hermes_celery.reconciling import Deadlines, Fact, Finding, Op, Role, Trouble, Wrong
+from hermes_celery.reconciling_jobs import JobFacts, judge_job, name_entry, wants_spec
+from hermes_celery.reconciling_runs import RunFacts, judge_run
+from hermes_celery.store.database import Database, ScriptCall, shard_of
+from hermes_celery.store.jobs import spec_from_json
+
+#: Jobs and runs in one script call: about 1 ms of the server's time.
+_JOBS, _RUNS = 250, 200
+#: The same where each is answered for.
+_ALL = 100
+#: Definitions in one call: one may have 256 KiB.
+_SPECS = 50
+#: A mend can bring another one within reach: a ghost is removed, then the held run behind it goes.
+_ROUNDS = 4
+#: The latest runs of a job whose set of active runs was lost.
+_LATEST = 50
+#: More shards than that there cannot be.
+_MOST_SHARDS = 64
+_JOB_ROLES = (Role.JOB, Role.DUE, Role.STRAY, Role.ACTIVE, Role.HELD, Role.JOBS, Role.NAMES,
+              Role.COMPLETED)  # fmt: skip
+_RUN_ROLES = (Role.RUN, Role.ACTIVE, Role.HELD, Role.QUEUED, Role.HEARTBEATS, Role.DELIVERIES,
+              Role.RUNS, Role.JOB_RUNS, Role.DELIVERY)  # fmt: skip
+_JOB_FIELDS = ("state", "next_ms", "revision", "completed", "paused_ms", "last_run_ms",
+               "failures", "pause_after", "spent_tokens", "spent_cost")  # fmt: skip
+_RUN_FIELDS = ("state", "queued_ms", "started_ms", "finished_ms", "attempt", "expires_ms",
+               "exit_code", "output_bytes", "tokens", "cost_usd", "job_name", "delivery",
+               "trigger")  # fmt: skip
+_F = TypeVar("_F", JobFacts, RunFacts)
+
+
+class How(msgspec.Struct, frozen=True, kw_only=True):
+    """In which way records are looked at."""
+
+    now_ms: int
+    #: The leader's fencing token; None: a person looks, or mends.
+    token: int | None = None
+    #: Whether to write, or to find only.
+    mends: bool = True
+    #: Whether definitions and names are read too.
+    is_deep: bool = False
+    #: Whether the index of completed jobs was lost.
+    fills_completed: bool = False
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs and runs to look at."""
+
+    jobs: Sequence[str] = ()
+    #: Run id to the job among whose runs it was found.
+    runs: Mapping[str, str] = {}
+    #: Job id to the due index, or the entry of the index of names, that it was found by.
+    strays: Mapping[str, str] = {}
+    entries: Mapping[str, str] = {}
+    #: Whether the list of jobs has the jobs.
+    is_listed: bool = False
+    #: Whether the runs are history, most of which is over for good.
+    is_history: bool = False
+
+
+class _Seen(msgspec.Struct, Generic[_F]):
+    """What was seen of one job or run, by which digest, and what is wrong."""
+
+    facts: _F
+    digest: str
+    findings: list[Finding]
+
+
+class _Outcome(msgspec.Struct):
+    """What became of the mends of one round."""
+
+    findings: list[Finding]
+    moved: list[str]
+    mended: list[str]
+
+
+class Repairs:
+    """Looks at the records of one namespace, and mends them."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        redeliver_after_ms: int = 60_000,
+        heartbeat_timeout_ms: int = 15_000,
+    ) -> None:
+        self._database = database
+        self._keys = database.keys
+        self._redeliver_after_ms = redeliver_after_ms
+        self._heartbeat_timeout_ms = heartbeat_timeout_ms
+        self._shards = 1
+
+    def job(self, job_id: str, *, now_ms: int, token: int | None) -> list[Finding]:
+        """Look at one job and its latest runs, and mend them at once.
+
+        Raises LeaseLost when a younger leader's token is known.
+        """
+        self.count_shards()
+        how = How(now_ms=now_ms, token=token, is_deep=True)
+        return self.check(Work(jobs=[job_id], runs=self._latest_runs([job_id])), how)
+
+    def count_shards(self) -> int:
+        """Read anew into how many shards the due index is split; one where that makes no sense."""
+        self._database.forget_shards()
+        try:
+            count = self._database.shards
+        except StoreUnavailable:
+            raise
+        except (StoreError, ValueError):
+            count = 1
+        self._shards = count if 1 <= count <= _MOST_SHARDS else 1
+        return self._shards
+
+    @property
+    def shards(self) -> int:
+        """Their number, as it was read last."""
+        return self._shards
+
+    def check(self, work: Work, how: How) -> list[Finding]:
+        """Look at jobs and runs, with all runs of these jobs that are under way.
+
+        Returns what is wrong, and whether it was mended. What changes while it is looked at is no
+        finding. Raises LeaseLost when a younger leader's token is known.
+        """
+        if work.entries and not how.is_deep:
+            how = msgspec.structs.replace(how, is_deep=True)
+        found: dict[tuple[str, str], Finding] = {}
+        jobs, runs, is_history = list(work.jobs), dict(work.runs), work.is_history
+        for _ in range(_ROUNDS if how.mends else 1):
+            seen = self._look_jobs(jobs, work, how)
+            outcome = self._settled(seen, how, "job")
+            runs |= _under_way([one.facts for one in seen])
+            seen_runs = self._look_runs(runs, how, is_all=how.is_deep or not is_history)
+            run_outcome = self._settled(seen_runs, how, "run")
+            for finding in (*outcome.findings, *run_outcome.findings):
+                key = (finding.subject, finding.text)
+                found[key] = max(found.get(key, finding), finding, key=lambda one: one.is_mended)
+            touched = [runs[run_id] for run_id in run_outcome.mended]
+            jobs = list(dict.fromkeys([*outcome.moved, *outcome.mended, *touched]))
+            runs = {run_id: runs[run_id] for run_id in run_outcome.moved}
+            runs |= self._latest_runs(_without_runs(outcome.findings))
+            is_history = False
+            if not jobs and not runs:
+                break
+        return list(found.values())
+
+    def _at(self, how: How) -> Deadlines:
+        return Deadlines(
+            now_ms=how.now_ms,
+            redeliver_ms=how.now_ms + self._redeliver_after_ms,
+            heartbeat_ms=how.now_ms + self._heartbeat_timeout_ms,
+        )
+
+    def _look_jobs(self, ids: Sequence[str], work: Work, how: How) -> list[_Seen[JobFacts]]:
+        seen: list[_Seen[JobFacts]] = []
+        step = _ALL if how.is_deep else _JOBS
+        for start in range(0, len(ids), step):
+            seen += self._look_jobs_once(ids[start : start + step], work, how)
+        return seen
+
+    def _look_jobs_once(self, ids: Sequence[str], work: Work, how: How) -> list[_Seen[JobFacts]]:
+        specs = self._specs(ids) if how.is_deep else {}
+        entries = {job_id: name_entry(spec) for job_id, spec in specs.items() if spec}
+        keys: list[bytes] = [raw_of(key) for key in self._job_indexes()]
+        few = b"listed" if work.is_listed else b"some"
+        args: list[bytes] = [b"all" if how.is_deep else few]
+        for job_id in ids:
+            keys += map(raw_of, self._job_keys(job_id, work.strays.get(job_id, ""))[:5])
+            args += map(raw_of, (job_id, entries.get(job_id, ""), work.entries.get(job_id, "")))
+        answers = self._database.run_raw("look_jobs", keys=keys, args=args)
+        found = []
+        for job_id, answer in zip(ids, answers, strict=True):
+            if answer:
+                facts = _job_facts(
+                    job_id,
+                    answer[1:],
+                    entry=entries.get(job_id, ""),
+                    found=work.entries.get(job_id, ""),
+                    stray_index=work.strays.get(job_id, ""),
+                )
+                found.append((text_of(answer[0]), facts))
+        if not how.is_deep:
+            specs = self._specs([facts.id for _, facts in found if wants_spec(facts)])
+        return [
+            _Seen(facts=facts, digest=digest, findings=self._judged_job(facts, specs, how))
+            for digest, facts in found
+        ]
+
+    def _judged_job(
+        self, facts: JobFacts, specs: Mapping[str, JobSpec | None], how: How
+    ) -> list[Finding]:
+        def judged() -> list[Finding]:
+            found = judge_job(
+                facts,
+                at=self._at(how),
+                spec=specs.get(facts.id),
+                fills_completed=how.fills_completed,
+            )
+            if how.is_deep and facts.kind == "hash" and specs.get(facts.id) is None:
+                text = f"job {facts.id} cannot be read: remove it and add it again"
+                found.append(
+                    Finding(trouble=Trouble.BROKEN, subject=facts.id, job_id=facts.id, text=text)
+                )
+            return found
+
+        return _judged(judged, facts.id, facts.id)
+
+    def _look_runs(
+        self, owners: Mapping[str, str], how: How, *, is_all: bool
+    ) -> list[_Seen[RunFacts]]:
+        seen: list[_Seen[RunFacts]] = []
+        ids, step = list(owners), _ALL if is_all else _RUNS
+        for start in range(0, len(ids), step):
+            part = ids[start : start + step]
+            keys: list[bytes] = [raw_of(key) for key in self._run_indexes()]
+            args: list[bytes] = [b"all" if is_all else b"some", *map(raw_of, part)]
+            for run_id in part:
+                own = self._run_keys(run_id, owners[run_id])
+                keys += map(raw_of, (*own[:3], own[8]))
+            answers = self._database.run_raw("look_runs", keys=keys, args=args)
+            for run_id, answer in zip(part, answers, strict=True):
+                if answer:
+                    facts = _run_facts(run_id, owners[run_id], answer[1:])
+                    wrong = self._judged_run(facts, how)
+                    seen.append(_Seen(facts=facts, digest=text_of(answer[0]), findings=wrong))
+        return seen
+
+    def _judged_run(self, facts: RunFacts, how: How) -> list[Finding]:
+        return _judged(lambda: judge_run(facts, at=self._at(how)), facts.id, facts.job_id)
+
+    def _settled(self, seen: Sequence[_Seen[_F]], how: How, kind: str) -> _Outcome:
+        """Mend what can be, or say what is wrong where nothing is to be written."""
+        outcome = _Outcome(findings=[], moved=[], mended=[])
+        wrong = [one for one in seen if one.findings]
+        mendable = [one for one in wrong if how.mends and any(f.ops for f in one.findings)]
+        answers = self._database.run_many(
+            "mend", [self._mend_call(one, how, kind) for one in mendable]
+        )
+        words = {one.facts.id: answer for one, answer in zip(mendable, answers, strict=True)}
+        for one in wrong:
+            word = words.get(one.facts.id)
+            if word == "fenced":
+                raise LeaseLost("a younger leader has taken over; this one stops mending")
+            if word == "moved":
+                outcome.moved.append(one.facts.id)
+                continue
+            if word == "ok":
+                outcome.mended.append(one.facts.id)
+            outcome.findings += [
+                msgspec.structs.replace(f, is_mended=word == "ok" and bool(f.ops))
+                for f in one.findings
+            ]
+        return outcome
+
+    def _mend_call(self, one: _Seen[_F], how: How, kind: str) -> ScriptCall:
+        facts = one.facts
+        if isinstance(facts, JobFacts):
+            names, roles = self._job_keys(facts.id, facts.stray_index), _JOB_ROLES
+            args = [facts.id, facts.entry, facts.found]
+        else:
+            names, roles = self._run_keys(facts.id, facts.job_id), _RUN_ROLES
+            args = [facts.id]
+        return mend_call(
+            kind,
+            dict(zip(roles, names, strict=True)),
+            digest=one.digest,
+            args=args,
+            ops=[op for finding in one.findings for op in finding.ops],
+            at_ms=how.now_ms,
+            keys=self._keys,
+            token=how.token,
+        )
+
+    def _specs(self, ids: Sequence[str]) -> dict[str, JobSpec | None]:
+        """Definitions; None for one that is missing or cannot be read."""
+        specs: dict[str, JobSpec | None] = {}
+        for start in range(0, len(ids), _SPECS):
+            part = ids[start : start + _SPECS]
+            keys = [raw_of(self._keys.job(job_id)) for job_id in part]
+            texts = self._database.run_raw("read_specs", keys=keys, args=[])
+            for job_id, text in zip(part, texts, strict=True):
+                specs[job_id] = _spec(job_id, text)
+        return specs
+
+    def _latest_runs(self, ids: Sequence[str]) -> dict[str, str]:
+        """The latest runs of some jobs, as far as the index of runs by job can be read."""
+        found: dict[str, str] = {}
+        for job_id in ids:
+            last, first = f"[{job_id}.", f"[{job_id}-"
+            with suppress(StoreError):
+                found |= dict.fromkeys(
+                    self._database.call(
+                        "ZREVRANGEBYLEX", self._keys.job_runs, last, first, "LIMIT", 0, _LATEST
+                    ),
+                    job_id,
+                )
+        return found
+
+    def _job_keys(self, job_id: str, stray: str = "") -> list[str]:
+        keys = self._keys
+        shard = shard_of(job_id, shards=self._shards) if is_job_id(job_id) else 0
+        home = keys.due_of(shard)
+        own = [keys.job(job_id), home, stray or home, keys.active(job_id), keys.held(job_id)]
+        return [*own, *self._job_indexes()]
+
+    def _job_indexes(self) -> list[str]:
+        return [self._keys.jobs, self._keys.names, self._keys.completed]
+
+    def _run_keys(self, run_id: str, job_id: str) -> list[str]:
+        keys = self._keys
+        own = [keys.run(run_id), keys.active(job_id), keys.held(job_id)]
+        return [*own, *self._run_indexes(), keys.delivery(run_id)]
+
+    def _run_indexes(self) -> list[str]:
+        keys = self._keys
+        return [keys.queued, keys.heartbeats, keys.deliveries, keys.runs, keys.job_runs]
+
+
+def mend_call(
+    kind: str,
+    names: Mapping[Role, str],
+    *,
+    digest: str,
+    args: Sequence[str],
+    ops: Sequence[Op],
+    at_ms: int,
+    keys: Keys,
+    token: int | None,
+) -> ScriptCall:
+    """One call of `mend.lua`: `names` are the keys of the subject, in the order of its facts."""
+    moved = [op.role for op in ops if op.command == "RENAME"]
+    places = {role: number for number, role in enumerate(names, start=1)}
+    new = {role: len(names) + number for number, role in enumerate(moved, start=1)}
+    script_keys = [keys.term, *names.values()]
+    script_keys += [keys.quarantine(names[role], at_ms=at_ms) for role in moved]
+    script_args: list[str | int | bytes] = [
+        "" if token is None else token, kind, digest, len(args), *map(raw_of, args),
+    ]  # fmt: skip
+    for op in ops:
+        values: list[str | int] = [new[op.role]] if op.command == "RENAME" else [*op.args]
+        script_args += (len(values), op.command, places[op.role])
+        script_args += [value if isinstance(value, int) else raw_of(value) for value in values]
+    # The client takes keys as bytes too, so that those of no text are found.
+    return ScriptCall(keys=[raw_of(key) for key in script_keys], args=script_args)  # type: ignore[misc]
+
+
+def fact_of(raw: bytes) -> Fact:
+    """A fact as `_facts.lua` writes it."""
+    if not raw:
+        return None
+    return Wrong.TYPE if raw == b"!" else text_of(raw[1:])
+
+
+def text_of(raw: bytes) -> str:
+    """Bytes as text that turns into the same bytes again."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def raw_of(text: str) -> bytes:
+    """Text that `text_of` made, as the bytes that it was."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _job_facts(
+    job_id: str, row: Sequence[bytes], *, entry: str, found: str, stray_index: str
+) -> JobFacts:
+    size = len(_JOB_FIELDS)
+    spec, due, stray, listed, completed, named, misnamed = map(fact_of, row[1 + size : 8 + size])
+    rest = [text_of(value) for value in row[8 + size :]]
+    active_kind, held_kind, count = rest[0], rest[1], int(rest[2])
+    active, held = rest[3 : 3 + 2 * count], rest[3 + 2 * count :]
+    return JobFacts(
+        id=job_id,
+        kind=text_of(row[0]),
+        fields=dict(zip(_JOB_FIELDS, map(fact_of, row[1 : 1 + size]), strict=True)),
+        spec_bytes=spec,
+        due=due,
+        stray=stray,
+        listed=listed,
+        completed=completed,
+        entry=entry,
+        found=found,
+        named=named,
+        misnamed=misnamed,
+        active_kind=active_kind,
+        held_kind=held_kind,
+        active=dict(zip(active[::2], active[1::2], strict=True)),
+        held=tuple(held),
+        stray_index=stray_index,
+    )
+
+
+def _run_facts(run_id: str, job_id: str, row: Sequence[bytes]) -> RunFacts:
+    size = len(_RUN_FIELDS)
+    active_kind, word, count, *places, delivery_kind = row[1 + size :]
+    held, queued, heartbeat, delivery_due, recorded, by_job = map(fact_of, places)
+    return RunFacts(
+        id=run_id,
+        job_id=job_id,
+        kind=text_of(row[0]),
+        fields=dict(zip(_RUN_FIELDS, map(fact_of, row[1 : 1 + size]), strict=True)),
+        active_kind=text_of(active_kind),
+        word=fact_of(word),
+        active_count=int(count),
+        held=held,
+        queued=queued,
+        heartbeat=heartbeat,
+        delivery_due=delivery_due,
+        recorded=recorded,
+        by_job=by_job,
+        delivery_kind=text_of(delivery_kind),
+    )
+
+
+def _spec(job_id: str, text: bytes | None) -> JobSpec | None:
+    try:
+        return spec_from_json(job_id, text_of(text or b""))
+    except (StoreError, UnicodeError):
+        return None
+
+
+def _judged(judge: Callable[[], list[Finding]], subject: str, job_id: str) -> list[Finding]:
+    try:
+        return judge()
+    except Exception as error:  # noqa: BLE001 - one record must not keep the others from being looked at
+        text = f"{subject} could not be looked at: {type(error).__name__}: {error}"
+        return [Finding(trouble=Trouble.BROKEN, subject=subject, job_id=job_id, text=text)]
+
+
+def _under_way(facts: Sequence[JobFacts]) -> dict[str, str]:
+    """The runs of jobs that are active or held, with their jobs."""
+    return {run_id: one.id for one in facts for run_id in (*one.active, *one.held) if run_id}
+
+
+def _without_runs(findings: Sequence[Finding]) -> list[str]:
+    """Jobs whose set of active or held runs was moved away."""
+    return [
+        finding.subject
+        for finding in findings
+        if finding.is_mended
+        and any(op.command == "RENAME" and op.role is not Role.JOB for op in finding.ops)
+    ]

@@ -1,0 +1,251 @@
+"""The keys that all jobs share, and the types that keys must have: looked at, and mended.
+
+A key of the wrong type is moved into quarantine, where a person can look at it; what belongs in its
+place follows from the records (`Records.everything`). What a value says is checked where a wrong
+one would stop everything: the term, the number of shards, a lease without an end, the switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from hermes_celery.errors import LeaseLost, StoreError
+from hermes_celery.keys import Keys
+from hermes_celery.reconciling import Finding, Op, Role, Trouble, op, shown, whole
+from hermes_celery.store.database import Database
+from hermes_celery.store.repairs import How, fact_of, mend_call, text_of
+
+#: A lease is never longer: one without an end gets this one, and whoever holds it renews it.
+_LEASE_MS = 1_000
+_MANY = 200
+#: Type by the first word of a key's name, for keys that there is one of for each job, run ...
+TYPES = {
+    "job": "hash",
+    "run": "hash",
+    "active": "hash",
+    "held": "list",
+    "output": "string",
+    "stderr": "string",
+    "managed": "set",
+    "group": "zset",
+    "delivery": "hash",
+    "incident": "hash",
+    "troubles": "set",
+    "trigger": "string",
+}
+#: Type by name, for keys that there is one of for each shard.
+_SHARDED = {"lease": "string", "term": "string", "due": "zset", "leader": "hash"}
+_NUMBERS = ("paused_ms", "resumed_ms")
+#: Indexes that are filled again from the records where they were moved away.
+FILLED = ("due", "jobs", "names", "runs", "job_runs", "queued", "heartbeats", "completed",
+          "deliveries", "incidents")  # fmt: skip
+
+
+class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored in one key."""
+
+    key: str
+    digest: str
+    kind: str
+    #: The beginning of a string.
+    value: str = ""
+    is_forever: bool = False
+    fields: Mapping[str, str | None] = {}
+
+
+def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
+    """The keys that all jobs share, and what type each must have."""
+    found = {
+        keys.shards: "string",
+        keys.beats: "zset",
+        keys.jobs: "zset",
+        keys.names: "zset",
+        keys.runs: "zset",
+        keys.job_runs: "zset",
+        keys.queued: "zset",
+        keys.heartbeats: "zset",
+        keys.completed: "zset",
+        keys.grown: "set",
+        keys.mark: "string",
+        keys.switch: "hash",
+        keys.deliveries: "zset",
+        keys.incidents: "zset",
+        keys.workers: "zset",
+        keys.consumers: "hash",
+        keys.taken: "zset",
+        keys.queues: "set",
+        keys.sweep: "hash",
+        keys.default_queue: "list",
+        keys.delivery_queue: "list",
+    }
+    for shard in range(shards):
+        found |= {
+            keys.lease_of(shard): "string",
+            keys.term_of(shard): "string",
+            keys.due_of(shard): "zset",
+            keys.leader_of(shard): "hash",
+        }
+    return found
+
+
+class SharedKeys:
+    """Looks at the types of keys, and moves away what is of the wrong one."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys = database.keys
+
+    def check(self, how: How, *, shards: int) -> list[Finding]:
+        """Look at the keys that all jobs share. Raises LeaseLost as `Repairs.check`."""
+        types = shared_types(self._keys, shards=shards)
+        facts = self._look(list(types))
+        found = []
+        for one in facts:
+            if one.kind not in ("none", types[one.key]):
+                found.append(self._settled(one, self._wrong_type(one, types[one.key]), how))
+            else:
+                found += [
+                    self._settled(one, wrong, how) for wrong in self._values(one, how, shards)
+                ]
+        terms = [self._keys.term_of(shard) for shard in range(shards)]
+        for shard, term in enumerate(self._look(terms)):
+            was_moved = any(f and f.subject == term.key and is_moved(f) for f in found)
+            wrong_terms = self._term(term, shard, how, was_moved=was_moved)
+            found += [self._settled(term, wrong, how) for wrong in wrong_terms]
+        return [finding for finding in found if finding is not None]
+
+    def check_types(self, types: Mapping[str, str], how: How) -> list[Finding]:
+        """Look at some keys, each with the type that it must have."""
+        found = []
+        names = list(types)
+        for start in range(0, len(names), _MANY):
+            for one in self._look(names[start : start + _MANY]):
+                if one.kind not in ("none", types[one.key]):
+                    found.append(self._settled(one, self._wrong_type(one, types[one.key]), how))
+        return [finding for finding in found if finding is not None]
+
+    def type_of(self, key: str) -> str:
+        """The type that a key must have; "" where nothing is known of it."""
+        if not key.startswith(self._keys.prefix):
+            return "list"  # a Celery queue: nothing else of ours has such a name
+        name = key.removeprefix(self._keys.prefix)
+        shared = shared_types(self._keys, shards=1)
+        first, _, rest = name.partition(":")
+        if key in shared:
+            return shared[key]
+        return _SHARDED.get(first, "") if rest.isdecimal() else TYPES.get(first, "")
+
+    def _look(self, names: Sequence[str]) -> list[KeyFacts]:
+        args: list[str | int] = []
+        for name in names:
+            fields = self._fields(name)
+            args += (len(fields), *fields)
+        keys = [name.encode("utf-8", "surrogateescape") for name in names]
+        answers = self._database.run_raw("look_keys", keys=keys, args=args)
+        return [
+            _key_facts(name, self._fields(name), answer)
+            for name, answer in zip(names, answers, strict=True)
+        ]
+
+    def _fields(self, name: str) -> tuple[str, ...]:
+        if name == self._keys.switch:
+            return _NUMBERS
+        return ("term",) if name.startswith(self._keys.leader) else ()
+
+    def _wrong_type(self, one: KeyFacts, wanted: str) -> Finding:
+        return Finding(
+            trouble=Trouble.BROKEN,
+            subject=one.key,
+            text=f"key {shown(one.key)} is a {one.kind}, not a {wanted}; moved to quarantine",
+            ops=(op("RENAME", Role.KEY),),
+        )
+
+    def _values(self, one: KeyFacts, how: How, shards: int) -> Iterator[Finding]:
+        if one.key == self._keys.shards and one.kind == "string" and one.value != str(shards):
+            yield _about(one, f"is {shown(one.value)}, no number of shards; set to {shards}",
+                         op("SET", Role.KEY, shards))  # fmt: skip
+        is_lease = one.key == self._keys.lease or one.key.startswith(self._keys.lease + ":")
+        if is_lease and one.kind == "string" and one.is_forever:
+            yield _about(one, "never ends, so that no beat could follow; given an end",
+                         op("PEXPIRE", Role.KEY, _LEASE_MS))  # fmt: skip
+        if one.key == self._keys.switch:
+            yield from _switch(one, how)
+
+    def _term(self, one: KeyFacts, shard: int, how: How, *, was_moved: bool) -> Iterator[Finding]:
+        """A term must never go down: it is the fencing token."""
+        (leader,) = self._look([self._keys.leader_of(shard)])
+        known = whole(leader.fields.get("term")) or 0
+        term = whole(one.value)
+        is_fine = term is not None and str(term) == one.value and term >= max(known, 0)
+        if (one.kind == "none" and not known and not was_moved) or (
+            one.kind == "string" and is_fine
+        ):
+            return
+        if one.kind not in ("none", "string"):
+            return  # moved away first; without --repair that is told already
+        new = max(known, term or 0) + 1 if known or term else how.now_ms // 1000
+        what = "is missing" if one.kind == "none" else f"is {shown(one.value)}"
+        yield _about(one, f"{what}, and a term must never go down; set to {new}",
+                     op("SET", Role.KEY, new))  # fmt: skip
+
+    def _settled(self, one: KeyFacts, finding: Finding, how: How) -> Finding | None:
+        """Mend a finding; None where the key has changed meanwhile."""
+        if not how.mends or not finding.ops:
+            return finding
+        call = mend_call(
+            "key",
+            {Role.KEY: one.key},
+            digest=one.digest,
+            args=self._fields(one.key),
+            ops=finding.ops,
+            at_ms=how.now_ms,
+            keys=self._keys,
+            token=how.token,
+        )
+        (answer,) = self._database.run_many("mend", [call])
+        if isinstance(answer, StoreError):
+            return finding
+        if answer == "fenced":
+            raise LeaseLost("a younger leader has taken over; this one stops mending")
+        return msgspec.structs.replace(finding, is_mended=True) if answer == "ok" else None
+
+
+def is_moved(finding: Finding) -> bool:
+    """Whether a mend moved a key into quarantine."""
+    return finding.is_mended and any(one.command == "RENAME" for one in finding.ops)
+
+
+def _switch(one: KeyFacts, how: How) -> Iterator[Finding]:
+    paused, resumed = (one.fields.get(name) for name in _NUMBERS)
+    if paused and whole(paused) is None:
+        # Somebody paused everything: it stays so until somebody resumes.
+        yield _about(one, f"says paused since {shown(paused)}; paused since now",
+                     op("HSET", Role.KEY, "paused_ms", how.now_ms))  # fmt: skip
+    if resumed is not None and whole(resumed) is None:
+        yield _about(one, f"says resumed at {shown(resumed)}; removed",
+                     op("HDEL", Role.KEY, "resumed_ms"))  # fmt: skip
+
+
+def _about(one: KeyFacts, text: str, write: Op) -> Finding:
+    return Finding(
+        trouble=Trouble.BROKEN, subject=one.key, text=f"key {shown(one.key)} {text}", ops=(write,)
+    )
+
+
+def _key_facts(key: str, fields: Sequence[str], answer: Sequence[bytes]) -> KeyFacts:
+    digest, kind, value, forever, *values = answer
+    text = fact_of(value)
+    facts = [fact_of(one) for one in values] or [None] * len(fields)
+    return KeyFacts(
+        key=key,
+        digest=text_of(digest),
+        kind=text_of(kind),
+        value=text if isinstance(text, str) else "",
+        is_forever=bool(forever),
+        fields={
+            name: fact if isinstance(fact, str) else None
+            for name, fact in zip(fields, facts, strict=True)
+        },
+    )

@@ -1,0 +1,310 @@
+"""The leader's look at all records, in small steps: what must agree is compared all the time.
+
+A step looks at what rescue would see first, at a page of jobs, a page of runs that wait or run, and
+every fifth time at a page of everything else. There is one step a second, twenty while something is
+wrong or when a new leader begins; so 10,000 jobs are looked at within a minute, and a fault is
+followed at 5,000 jobs a second. Each of the three goes round and round, at most every ten seconds.
+A step costs about six commands and 1 ms of the server's time where there are thousands of jobs.
+
+What is wrong is mended where that is safe, and told: a job that had stopped for no reason as one
+kind of incident, everything else as another. A step does not raise for what one record holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hermes_celery.errors import StoreError, StoreUnavailable
+from hermes_celery.incidents import Kind
+from hermes_celery.log import event
+from hermes_celery.reconciling import Finding, Trouble
+from hermes_celery.store import How, Page, Records, Repairs, SharedKeys, SweepNote, SweepNotes, Work
+from hermes_celery.store.shared_keys import is_moved
+
+if TYPE_CHECKING:
+    from hermes_celery.job import JobSpec
+    from hermes_celery.scanner import Teller
+    from hermes_celery.store import Incidents, Jobs
+
+_log = logging.getLogger(__name__)
+
+EVERY_MS = 10_000
+#: Incidents that one round tells of one by one, and lines that one step logs.
+_TOLD, _LOGGED = 20, 20
+_KNOWN = 10_000
+#: The round of what neither stops a job nor hides a run, and at which steps it is its turn.
+_REST, _SELDOM = 2, 5
+#: Incidents of ours, of no single job; they are over when a round finds nothing.
+_SUBJECT = "stored:"
+#: Ids of incidents stand in keys, messages and commands.
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9{}:._@-]")
+_LONGEST = 200
+
+
+class Round(msgspec.Struct):
+    """Pages that are read one after the other, again and again."""
+
+    make: Callable[[], Iterator[Page]]
+    pages: Iterator[Page] | None = None
+    began_ms: int = 0
+
+    def is_resting(self, now_ms: int) -> bool:
+        """Whether the last round is over and the next one not due."""
+        return self.pages is None and now_ms - self.began_ms < EVERY_MS
+
+    def next(self, now_ms: int) -> Page | None:
+        """The next page; None at the end of a round, and between two of them."""
+        if self.is_resting(now_ms):
+            return None
+        if self.pages is None:
+            self.pages, self.began_ms = self.make(), now_ms
+        page = next(self.pages, None)
+        if page is None:
+            self.pages = None
+        return page
+
+
+class Examiner:
+    """Looks at pages of records, whoever asks for them."""
+
+    def __init__(self, *, repairs: Repairs, shared: SharedKeys, records: Records) -> None:
+        self.repairs = repairs
+        self.shared = shared
+        self.records = records
+
+    def keys(self, how: How) -> list[Finding]:
+        """Look at the keys that all jobs share."""
+        return self.shared.check(how, shards=self.repairs.count_shards())
+
+    def page(self, page: Page, how: How) -> list[Finding]:
+        """Look at a page of records."""
+        found = self.shared.check_types(page.types, how) if page.types else []
+        found += self.repairs.check(page.work, how)
+        return found + self.records.refill(page, now_ms=how.now_ms, mends=how.mends)
+
+
+class Sweep:
+    """The leader's part; also what a tick or a worker calls for a job whose key is broken."""
+
+    def __init__(
+        self,
+        examiner: Examiner,
+        *,
+        jobs: Jobs,
+        incidents: Incidents,
+        teller: Teller,
+        notes: SweepNotes,
+    ) -> None:
+        self._examiner = examiner
+        self._jobs = jobs
+        self._incidents = incidents
+        self._teller = teller
+        self._notes = notes
+        records, repairs = examiner.records, examiner.repairs
+        self._rounds = [
+            Round(records.jobs),
+            Round(records.live),
+            Round(lambda: records.rest(shards=repairs.shards)),
+        ]
+        self._everything: Iterator[Page] | None = None
+        self._token: int | None = None
+        self._steps = 0
+        #: Rounds that are to be ended without a pause.
+        self._hurried: set[int] = set()
+        self._note = SweepNote()
+        self._told = 0
+        self._known: set[tuple[str, str]] = set()
+
+    def step(self, token: int, now_ms: int) -> bool:
+        """One step; whether the next one should follow without a pause.
+
+        Raises LeaseLost when a younger leader has taken over, and StoreUnavailable.
+        """
+        if token != self._token:
+            self._token = token
+            self._begin_anew()
+        how = How(now_ms=now_ms, token=token)
+        found: list[Finding] = []
+        if self._rounds[0].pages is None and not self._rounds[0].is_resting(now_ms):
+            found += self._guarded(lambda: self._examiner.keys(how))
+            self._follow(found)
+        if self._everything is not None:
+            # An index was lost: what belongs there is read from the definitions.
+            how = msgspec.structs.replace(how, is_deep=True)
+        for page in self._pages(now_ms):
+            found += self._guarded(lambda page=page: self._examiner.page(page, how))  # type: ignore[misc]
+        self._account(found, now_ms)
+        if any(finding.is_mended for finding in found):
+            self._hurry()
+        return bool(self._hurried) or self._everything is not None
+
+    def taken_off(self, job_id: str, error: str, *, now_ms: int) -> None:
+        """Tell of a job that a tick took off the schedule, because it cannot be planned."""
+        text = f"job {job_id} was taken off the schedule: {error}"
+        self._tell(
+            [Finding(trouble=Trouble.BROKEN, subject=job_id, job_id=job_id, text=text)], now_ms
+        )
+
+    def broken(self, job_id: str, key: str, *, now_ms: int) -> list[Finding]:
+        """Mend what a script found broken: a key, and with it the job ("" for none).
+
+        Not fenced: every mend compares what it was decided from. Raises StoreUnavailable.
+        """
+        how = How(now_ms=now_ms, is_deep=True)
+        found = self._guarded(lambda: self._of_key(key, how))
+        if job_id:
+            found += self._guarded(
+                lambda: self._examiner.repairs.job(job_id, now_ms=now_ms, token=None)
+            )
+        self._follow(found)
+        self._tell(found, now_ms)
+        return found
+
+    def _of_key(self, key: str, how: How) -> list[Finding]:
+        examiner = self._examiner
+        family, _, rest = examiner.records.family_of(key)
+        if family == "run":
+            work = Work(runs={rest: rest[:12]})
+            return examiner.repairs.check(work, how)
+        if family in ("job", "active", "held"):
+            return []
+        kind = examiner.shared.type_of(key)
+        found = examiner.shared.check_types({key: kind}, how) if kind else []
+        return found or examiner.keys(how)
+
+    def _begin_anew(self) -> None:
+        for one in self._rounds:
+            one.pages, one.began_ms = None, 0
+        self._everything = None
+        self._note = SweepNote()
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Go round all jobs and all that is under way without a pause, beginning now."""
+        self._hurried = {0, 1}
+        for number in self._hurried:
+            if self._rounds[number].pages is None:
+                self._rounds[number].began_ms = 0
+
+    def _follow(self, found: Sequence[Finding]) -> None:
+        """Where an index was moved away, all records are read, whatever the indexes say."""
+        if any(is_moved(finding) and not finding.job_id for finding in found):
+            examiner = self._examiner
+            self._everything = examiner.records.everything(shards=examiner.repairs.shards)
+
+    def _pages(self, now_ms: int) -> Iterator[Page]:
+        first = self._examiner.records.overdue(now_ms)
+        if first is not None:
+            yield first
+        if self._everything is not None:
+            page = next(self._everything, None)
+            if page is None:
+                self._everything = None
+            else:
+                yield page
+        else:
+            yield from self._of_rounds(now_ms)
+
+    def _of_rounds(self, now_ms: int) -> Iterator[Page]:
+        self._steps += 1
+        for number, one in enumerate(self._rounds):
+            if number == _REST and self._steps % _SELDOM:
+                continue
+            was_reading = not one.is_resting(now_ms)
+            page = one.next(now_ms)
+            if page is not None:
+                self._note.jobs += len(page.work.jobs) if number == 0 else 0
+                yield page
+            elif was_reading:
+                self._hurried.discard(number)
+                if number == 0:
+                    self._end_round(now_ms)
+
+    def _guarded(self, look: Callable[[], list[Finding]]) -> list[Finding]:
+        with _logged():
+            return look()
+        return []
+
+    def _end_round(self, now_ms: int) -> None:
+        note, self._note = self._note, SweepNote()
+        note.ended_ms = now_ms
+        with _logged():
+            self._notes.write(note)
+        self._told = 0
+        if not note.mended and not note.left:
+            mine = f"{Kind.BROKEN.value}-{_SUBJECT}"
+            over = [one for one in self._incidents.of_job("") if one.id.startswith(mine)]
+            self._teller.over(over, "all stored records agree again", now_ms=now_ms)
+
+    def _account(self, found: Sequence[Finding], now_ms: int) -> None:
+        self._note.mended += sum(finding.is_mended for finding in found)
+        self._note.left += sum(not finding.is_mended for finding in found)
+        self._note.stopped += sum(finding.trouble is Trouble.STOPPED for finding in found)
+        self._tell(found, now_ms)
+
+    def _tell(self, found: Sequence[Finding], now_ms: int) -> None:
+        new = [one for one in found if one.is_mended or (one.subject, one.text) not in self._known]
+        self._log_all(new)
+        if len(self._known) > _KNOWN:
+            self._known.clear()
+        self._known |= {(one.subject, one.text) for one in new if not one.is_mended}
+        ghosts = [one for one in new if one.trouble is Trouble.GHOST]
+        if ghosts:
+            text = f"{len(ghosts)} entries that nothing stood behind were removed"
+            self._incident("ghosts", f"{text}, such as: {ghosts[0].text}", "", now_ms)
+        # A job that stopped comes first: there may be more findings than are told.
+        rest = [one for one in new if one.trouble is not Trouble.GHOST]
+        for finding in sorted(rest, key=lambda one: one.trouble is not Trouble.STOPPED):
+            self._told += 1
+            if self._told > _TOLD:
+                self._incident("many", f"{finding.text}; and there is more of this", "", now_ms)
+                return
+            self._incident(finding.subject, finding.text, finding.job_id, now_ms,
+                           kind=_kind(finding))  # fmt: skip
+
+    def _incident(
+        self, subject: str, text: str, job_id: str, now_ms: int, *, kind: Kind = Kind.BROKEN
+    ) -> None:
+        spec = self._spec(job_id) if job_id else None
+        if spec is not None:
+            subject, text = spec.id, f"Cron '{spec.name}': {text}"
+        else:
+            subject = f"{_SUBJECT}{_NOT_PLAIN.sub('_', subject)[:_LONGEST]}"
+        shown = text.encode("utf-8", "backslashreplace").decode()
+        with _logged():
+            self._teller.tell(
+                kind, subject, f"{shown} → hermes-celery fsck", now_ms=now_ms, spec=spec
+            )
+
+    def _log_all(self, found: Sequence[Finding]) -> None:
+        for finding in found[:_LOGGED]:
+            name = "repair.mended" if finding.is_mended else "repair.found"
+            event(_log, name, level=logging.WARNING, what=finding.text, sort=finding.trouble.value)
+        if len(found) > _LOGGED:
+            event(_log, "repair.more", level=logging.WARNING, count=len(found) - _LOGGED)
+
+    def _spec(self, job_id: str) -> JobSpec | None:
+        with _logged():
+            return self._jobs.specs([job_id]).get(job_id)
+        return None
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Go on after what the server refuses; a server that is away is another matter."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except StoreError as error:
+        event(_log, "repair.failed", level=logging.ERROR, why=error)
+
+
+def _kind(finding: Finding) -> Kind:
+    return Kind.STOPPED if finding.trouble is Trouble.STOPPED else Kind.BROKEN

@@ -1,0 +1,179 @@
+"""`fsck` finds what is wrong with a whole namespace, and `--repair` lets everything run again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hermes_celery.cli import main
+from hermes_celery.lease import Lease
+from hermes_celery.store import Database, DueIndex
+from hermes_celery.store.shared_keys import shared_types
+from tests.store.disorder import World
+from tests.support import HandClock
+
+SHARED = ("shards", "beats", "lease", "term", "leader", "due", "jobs", "names", "runs", "job_runs",
+          "queued", "heartbeats", "completed", "grown", "mark", "switch", "deliveries",
+          "incidents", "workers", "consumers", "taken", "queues", "sweep", "default_queue", "delivery_queue")  # fmt: skip
+
+
+@pytest.fixture
+def world(
+    valkey: Database, valkey_url: str, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> World:
+    """Something of everything, and a command line that looks at it."""
+    monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
+    monkeypatch.setenv("HERMES_CELERY_NAMESPACE", valkey.keys.namespace)
+    # The command goes by the server's time: nothing here may be over by then.
+    clock.ms = (valkey.now_ms() // 60_000 - 120) * 60_000
+    return World(valkey, clock)
+
+
+def fsck(*options: str) -> Result:
+    return CliRunner().invoke(main, ["fsck", *options])
+
+
+def test_nothing_is_wrong(world: World) -> None:
+    before = world.dump()
+    for options in ([], ["--repair"]):
+        result = fsck(*options)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("9 jobs and ")
+        assert result.stdout.endswith(": all agree\n")
+    assert world.dump() == before
+
+
+def test_it_only_reads_until_it_is_told_to_repair(world: World) -> None:
+    world.call("ZREM", world.keys.due, world.idle.id)
+    before = world.dump()
+    result = fsck()
+    assert result.exit_code == 1
+    assert f"wrong  job {world.idle.id} was not in the due index" in result.stdout
+    assert "0 mended, 1 left; `hermes-celery fsck --repair` mends what it can" in result.stdout
+    assert world.dump() == before
+    result = fsck("--repair")
+    assert result.exit_code == 0
+    assert f"mended job {world.idle.id} was not in the due index" in result.stdout
+    assert fsck().exit_code == 0
+
+
+def test_what_only_a_person_can_mend_is_left(world: World) -> None:
+    world.call("HSET", world.keys.job(world.idle.id), "spec", "{")
+    result = fsck("--repair", "--json")
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)
+    assert [one["mended"] for one in said["findings"]] == [False]
+    assert said["summary"]["left"] == 1
+    assert said["findings"][0]["job_id"] == world.idle.id
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_after_a_repair_everything_runs_again(world: World, name: str) -> None:
+    """Each shared key of another type: what belongs there follows from the records."""
+    key, before = str(getattr(world.keys, name)), world.dump()
+    wrong: tuple[Any, ...] = ("SET", key, "x")
+    if shared_types(world.keys, shards=1)[key] == "string":
+        wrong = ("RPUSH", key, "x")
+    world.call("DEL", key)
+    world.call(*wrong)
+    assert fsck().exit_code == 1
+    assert fsck("--repair").exit_code == 0
+    assert fsck().exit_code == 0
+    assert world.quarantined() == [key.removeprefix(world.keys.prefix)]
+    after = world.dump()
+    index = {world.keys.due, world.keys.jobs, world.keys.names, world.keys.job_runs}
+    assert {key: after.get(key) for key in index} == {key: before[key] for key in index}
+    for members in (world.keys.queued, world.keys.heartbeats, world.keys.runs):
+        assert {row[0] for row in after[members]} == {row[0] for row in before[members]}
+    runs_again(world)
+
+
+def runs_again(world: World) -> None:
+    """A beat leads with a term that is higher than any before, and ticks what is due."""
+    world.call("DEL", world.keys.lease)
+    term = Lease(world.database, owner="another", clock=world.clock).hold()
+    assert term is not None
+    assert term > 7
+    world.call("SET", world.keys.term, 7)
+    world.clock.ms += 3_600_000
+    next_ms = DueIndex(world.database).next_due_ms()
+    assert next_ms is not None
+    assert next_ms <= world.clock.ms
+    world.tick()
+    assert world.store.due.due_ids(world.clock.ms, limit=9) == []
+
+
+@pytest.mark.parametrize("term", ["abc", "-3", "", "3"])
+def test_a_term_never_goes_down(world: World, term: str) -> None:
+    world.call("SET", world.keys.term, term)
+    assert fsck("--repair").exit_code == 0
+    assert int(world.call("GET", world.keys.term)) >= 8
+
+
+def test_a_term_that_nobody_knows_is_higher_than_any_before(world: World) -> None:
+    world.call("DEL", world.keys.leader, world.keys.term)
+    world.call("RPUSH", world.keys.term, "x")
+    now_ms = world.database.now_ms()
+    assert fsck("--repair").exit_code == 0
+    assert int(world.call("GET", world.keys.term)) >= now_ms // 1000
+
+
+@pytest.mark.parametrize("shards", ["1000000000", "none", "0", "-1", ""])
+def test_an_absurd_number_of_shards_becomes_one_and_all_jobs_go_home(
+    world: World, shards: str
+) -> None:
+    due = world.call("ZRANGE", world.keys.due, 0, -1)
+    world.call("RENAME", world.keys.due, world.keys.due_of(5))
+    world.call("SET", world.keys.shards, shards)
+    assert fsck("--repair").exit_code == 0
+    assert world.call("GET", world.keys.shards) == "1"
+    assert world.call("ZRANGE", world.keys.due, 0, -1) == due
+    assert world.call("EXISTS", world.keys.due_of(5)) == 0
+    runs_again(world)
+
+
+def test_a_lease_without_an_end_is_given_one(world: World) -> None:
+    world.call("SET", world.keys.lease, "a beat that died")
+    assert fsck("--repair").exit_code == 0
+    assert 0 <= int(world.call("PTTL", world.keys.lease)) <= 1000
+
+
+def test_a_pause_that_cannot_be_read_stays_a_pause(world: World) -> None:
+    world.call("HSET", world.keys.switch, "paused_ms", "abc")
+    assert fsck("--repair").exit_code == 0
+    assert world.store.due.switch().paused_ms is not None
+
+
+def test_open_incidents_and_notices_are_found_again(world: World) -> None:
+    keys = world.keys
+    world.call("HSET", keys.incident("broken-x"), "last_ms", 5, "kind", "missed")
+    world.call("HSET", keys.incident("closed"), "last_ms", 5, "closed_ms", 6)
+    world.call("HSET", keys.delivery("notice-1"), "text", "hear")
+    world.call("HSET", keys.delivery("notice-2"), "text", "heard")
+    world.call("EXPIRE", keys.delivery("notice-2"), 100)
+    assert fsck("--repair").exit_code == 0
+    assert world.call("ZRANGE", keys.incidents, 0, -1) == ["broken-x"]
+    assert world.call("ZSCORE", keys.deliveries, "notice-1") is not None
+    assert world.call("ZSCORE", keys.deliveries, "notice-2") is None
+
+
+@pytest.mark.parametrize("family", ["group", "troubles", "incident", "managed", "output"])
+def test_other_keys_of_another_type_are_moved_away(world: World, family: str) -> None:
+    key = str(getattr(world.keys, family)("x"))
+    world.call(*(("RPUSH", key, "x") if family == "output" else ("SET", key, "x")))
+    assert fsck("--repair").exit_code == 0
+    assert world.quarantined() == [f"{family}:x"]
+
+
+def test_everything_at_once(world: World) -> None:
+    for name in SHARED:
+        key = str(getattr(world.keys, name))
+        world.call("DEL", key)
+        # A list is none of them but the queues, a set none of all.
+        world.call("GEOADD", key, 1, 1, "x") if name == "grown" else world.call("SADD", key, "x")
+    assert fsck("--repair").exit_code == 0
+    assert fsck().exit_code == 0
+    runs_again(world)

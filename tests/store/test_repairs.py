@@ -1,0 +1,389 @@
+"""What disagrees is found and mended; what is healthy is never touched. On a real Valkey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hermes_celery.errors import LeaseLost, StoreError
+from hermes_celery.reconciling import Trouble
+from hermes_celery.run import Outcome, RunState
+from hermes_celery.store import Database, Repairs, Work, connect
+from tests.store.disorder import TOKEN, World
+from tests.support import HandClock
+
+Plant = Callable[[World], None]
+
+
+@pytest.fixture
+def world(valkey: Database, clock: HandClock) -> World:
+    """Something of everything, all as it should be."""
+    return World(valkey, clock)
+
+
+def _ghosts(key: str) -> Plant:
+    def plant(world: World) -> None:
+        for number in range(60):
+            world.call("ZADD", key_of(world, key), number, f"{number:012x}-20260622T120000Z")
+
+    return plant
+
+
+def key_of(world: World, name: str) -> str:
+    """A shared key by its attribute's name, or one of a job or run of the world: `active:once`."""
+    family, _, who = name.partition(":")
+    if not who:
+        return str(getattr(world.keys, family))
+    subject = world.run_of[who] if family in ("run", "delivery") else getattr(world, who).id
+    return str(getattr(world.keys, family)(subject))
+
+
+def does(*command: Any) -> Plant:
+    """Run a command; `{...}` in it is a key (see `key_of`), `<...>` an id or run id."""
+
+    def plant(world: World) -> None:
+        def filled(part: Any) -> Any:
+            if isinstance(part, str) and part.startswith("{"):
+                return key_of(world, part[1:-1])
+            if isinstance(part, str) and part.startswith("<run "):
+                return world.run_of[part[5:-1]]
+            if isinstance(part, str) and part.startswith("<"):
+                return getattr(world, part[1:-1]).id
+            return part
+
+        world.call(*map(filled, command))
+
+    return plant
+
+
+#: What is planted; when it was mended everything is exactly as it was before.
+RESTORED: dict[str, Plant] = {
+    "no due entry": does("ZREM", "{due}", "<idle>"),
+    "another due instant": does("ZADD", "{due}", 99, "<idle>"),
+    "a due entry without an end": does("ZADD", "{due}", "-inf", "<idle>"),
+    "a paused job in the due index": does("ZADD", "{due}", 5, "<paused>"),
+    "a completed job in the due index": does("ZADD", "{due}", 5, "<over>"),
+    "a due entry of no job": does("ZADD", "{due}", 5, "f" * 12),
+    "a due entry that is no id": does("ZADD", "{due}", 5, "no id"),
+    "a due entry of no text": does("ZADD", "{due}", 5, b"\xff\xfe"),
+    "not in the list of jobs": does("ZREM", "{jobs}", "<idle>"),
+    "a listed job that is none": does("ZADD", "{jobs}", 5, "f" * 12),
+    "a completed entry of no job": does("ZADD", "{completed}", 5, "f" * 12),
+    "a name of no job": does("ZADD", "{names}", 0, "idle\0" + "f" * 12),
+    "active runs: a ghost": does("HSET", "{active:idle}", "a" * 12 + "-20260622T120000Z", "queued"),
+    "active runs: one that is over": does("HSET", "{active:over}", "<run over>", "running"),
+    "active runs: garbage": does("HSET", "{active:idle}", b"\xff", b"\xfe"),
+    "active runs: another job's": does("HSET", "{active:idle}", "<run waiting>", "queued"),
+    "active runs: one is missing": does("HDEL", "{active:waiting}", "<run waiting>"),
+    "active runs: gone": does("DEL", "{active:running}"),
+    "active runs: another word": does("HSET", "{active:running}", "<run running>", "queued"),
+    "queued: one that runs": does("ZADD", "{queued}", 5, "<run running>"),
+    "queued: one that is over": does("ZADD", "{queued}", 5, "<run over>"),
+    "queued: sixty ghosts": _ghosts("queued"),
+    "heartbeats: one that is over": does("ZADD", "{heartbeats}", 5, "<run over>"),
+    "heartbeats: one that waits": does("ZADD", "{heartbeats}", 5, "<run waiting>"),
+    "heartbeats: sixty ghosts": _ghosts("heartbeats"),
+    "deliveries: of nothing": does("ZADD", "{deliveries}", 5, "notice-broken-1"),
+    "runs: of nothing": does("ZADD", "{runs}", 5, "a" * 12 + "-20260622T120000Z"),
+    "runs: one is missing": does("ZREM", "{runs}", "<run over>"),
+    "runs by job: of nothing": does("ZADD", "{job_runs}", 0, "a" * 12 + "-20260622T120000Z"),
+    "runs by job: one is missing": does("ZREM", "{job_runs}", "<run over>"),
+    "held: one that is over": does("RPUSH", "{held:holding}", "a" * 12 + "-20260622T120000Z\0m"),
+    "held: garbage": does("RPUSH", "{held:holding}", b"\xff no run"),
+    "a number of a job": does("HSET", "{job:idle}", "failures", "many"),
+    "an instant of a job": does("HSET", "{job:idle}", "last_run_ms", "then"),
+    "an instant of a run": does("HSET", "{run:waiting}", "expires_ms", "then"),
+    "an attempt of a run": does("HSET", "{run:waiting}", "attempt", "x"),
+    "a delivery of another type": does("SET", "{delivery:waiting}", "x"),
+    "another value of the switch": does("HSET", "{switch}", "resumed_ms", "then"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESTORED)
+def test_what_disagrees_is_mended_and_everything_else_stays(world: World, name: str) -> None:
+    before = world.dump()
+    RESTORED[name](world)
+    planted = world.dump()
+    assert planted != before
+    found = world.look(mends=False)
+    assert found
+    assert not any(finding.is_mended for finding in found)
+    assert world.dump() == planted
+    assert all(finding.is_mended for finding in world.look())
+    after = world.dump()
+    for key, member in (("queued", "waiting"), ("heartbeats", "running"), ("runs", "over")):
+        assert world.call("ZSCORE", key_of(world, key), world.run_of[member]) is not None
+    assert _without_scores(after, world) == _without_scores(before, world)
+    assert world.look() == []
+
+
+def _without_scores(dump: dict[str, Any], world: World) -> dict[str, Any]:
+    """Without the instants at which something is looked at again: a mend sets them anew."""
+    free = {world.keys.queued, world.keys.heartbeats, world.keys.runs, world.keys.jobs}
+    return {
+        key: sorted(str(row[0]) for row in value) if key in free else value
+        for key, value in dump.items()
+    }
+
+
+def test_all_disagreements_at_once_are_mended(world: World) -> None:
+    before = world.dump()
+    for plant in RESTORED.values():
+        plant(world)
+    for _ in range(3):
+        world.look()
+    assert world.look() == []
+    assert _without_scores(world.dump(), world) == _without_scores(before, world)
+
+
+#: What is planted, and the state in which the job or run is then.
+CHANGED: dict[str, tuple[Plant, str]] = {
+    "a job of another type": (does("SET", "{job:idle}", "x"), "job"),
+    "a run of another type": (does("SET", "{run:waiting}", "x"), "run"),
+    "active runs of another type": (does("SET", "{active:idle}", "x"), "active"),
+    "held runs of another type": (does("SET", "{held:idle}", "x"), "held"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_has_another_type_is_moved_away(world: World, name: str) -> None:
+    plant, family = CHANGED[name]
+    others = world.dump()
+    world.call("DEL", key_of(world, f"{family}:{'waiting' if family == 'run' else 'idle'}"))
+    plant(world)
+    assert all(finding.is_mended for finding in world.look())
+    assert [one.split(":")[0] for one in world.quarantined()] == [family]
+    assert world.look() == []
+    mine = (world.idle.id, world.waiting.id)
+    shared = {world.keys.due, world.keys.jobs, world.keys.names, world.keys.queued,
+              world.keys.runs, world.keys.job_runs}  # fmt: skip
+    assert {k: v for k, v in world.dump().items() if k not in shared and not _is_of(k, mine)} == {
+        k: v for k, v in others.items() if k not in shared and not _is_of(k, mine)
+    }
+
+
+def _is_of(key: str, ids: tuple[str, ...]) -> bool:
+    return any(one in key for one in ids)
+
+
+def test_a_job_without_a_next_instant_is_planned_anew_and_told(world: World) -> None:
+    for plant in ({"DEL"}, {"garbage"}):
+        if plant == {"DEL"}:
+            world.call("HDEL", world.keys.job(world.idle.id), "next_ms")
+        else:
+            world.call("HSET", world.keys.job(world.idle.id), "next_ms", "soon")
+        world.call("ZREM", world.keys.due, world.idle.id)
+        found = world.look()
+        assert [(one.trouble, one.job_id) for one in found] == [(Trouble.STOPPED, world.idle.id)]
+        job = world.store.jobs.get(world.idle.id)
+        assert job.next_run_at == world.idle.spec.compiled().next_after(world.store.cron.now)
+        assert int(world.call("ZSCORE", world.keys.due, world.idle.id)) > world.clock.ms
+
+
+def test_a_job_that_its_last_run_completed_too_early_goes_on(world: World) -> None:
+    """Its next instant went missing while a run was under way."""
+    world.call("HDEL", world.keys.job(world.running.id), "next_ms")
+    world.call("ZREM", world.keys.due, world.running.id)
+    claim = world.store.runs.claim(
+        world.run_of["running"], token="running", now_ms=world.clock.ms, worker="w@host"
+    )
+    assert not isinstance(claim, str)
+    world.store.runs.finish(claim, Outcome(state=RunState.SUCCEEDED), now_ms=world.clock.ms)
+    assert world.store.jobs.get(world.running.id).state == "completed"
+    (found,) = world.look()
+    assert (found.trouble, found.job_id) == (Trouble.STOPPED, world.running.id)
+    assert world.store.jobs.get(world.running.id).state == "scheduled"
+    assert world.call("ZSCORE", world.keys.completed, world.running.id) is None
+
+
+def test_a_last_run_that_vanished_ends_its_job(world: World) -> None:
+    world.call("DEL", world.keys.run(world.run_of["once"]))
+    assert {one.trouble for one in world.look()} == {Trouble.GHOST, Trouble.STOPPED}
+    assert world.store.jobs.get(world.once.id).state == "completed"
+
+
+def test_a_held_run_goes_on_when_the_one_before_it_is_gone(world: World) -> None:
+    first = world.run_of["holding"]
+    world.call("DEL", world.keys.run(first))
+    world.examiner.repairs.job(world.holding.id, now_ms=world.clock.ms, token=None)
+    assert world.call("HGETALL", world.keys.active(world.holding.id)) == {world.held: "queued"}
+    assert world.call("EXISTS", world.keys.held(world.holding.id)) == 0
+    pushed = world.store.runs.undelivered_since(world.clock.ms, limit=9)
+    assert world.held in [run.id for run, _ in pushed]
+
+
+def test_runs_whose_set_of_active_runs_was_spoilt_are_still_followed(world: World) -> None:
+    """Another beginning of the job would be a second one at the same time."""
+    key = world.keys.active(world.running.id)
+    world.call("SET", key, "x")
+    world.look()
+    assert world.call("HGETALL", key) == {world.run_of["running"]: "running"}
+
+
+@pytest.mark.parametrize("state", [None, "waiting for godot", b"\xff"])
+def test_a_run_that_cannot_be_read_ends_as_lost(world: World, state: Any) -> None:
+    key = world.keys.run(world.run_of["waiting"])
+    world.call("HDEL", key, "state") if state is None else world.call("HSET", key, "state", state)
+    assert {one.is_mended for one in world.look()} == {True}
+    run = world.store.runs.get(world.run_of["waiting"])
+    assert run.state is RunState.LOST
+    assert (run.error or "").startswith("its record could not be read")
+    assert world.call("EXISTS", world.keys.active(world.waiting.id)) == 0
+    assert world.call("ZSCORE", world.keys.queued, run.id) is None
+
+
+def test_an_unknown_word_of_history_is_kept(world: World) -> None:
+    """A newer version wrote it; nothing waits for it."""
+    key = world.keys.run(world.run_of["over"])
+    world.call("HSET", key, "state", "evaporated", "delivery", "carved")
+    before = world.dump()
+    assert world.look() == []
+    assert world.dump() == before
+
+
+def test_a_definition_that_cannot_be_read_is_told_and_kept(world: World) -> None:
+    key = world.keys.job(world.idle.id)
+    world.call("HSET", key, "spec", b"\xff{")
+    before = world.dump()
+    (found,) = world.look()
+    assert not found.is_mended
+    assert "remove it and add it again" in found.text
+    after = world.dump()
+    assert after == before
+
+
+def test_an_occurrence_that_was_put_off_is_no_disagreement(world: World) -> None:
+    next_ms = int(world.call("HGET", world.keys.job(world.idle.id), "next_ms"))
+    world.clock.ms = next_ms + 5
+    world.store.due.defer([world.idle.id], until_ms=next_ms + 10_000, token=TOKEN,
+                          now_ms=world.clock.ms)  # fmt: skip
+    assert [one for one in world.look() if one.job_id == world.idle.id] == []
+    world.clock.ms += 3_600_000
+    world.call("ZADD", world.keys.due, world.clock.ms + 3_600_000, world.idle.id)
+    assert [one.trouble for one in world.look() if one.job_id == world.idle.id] == [
+        Trouble.DISAGREES
+    ]
+
+
+def test_what_changed_between_look_and_mend_is_left_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decision from facts that are out of date writes nothing, whatever the new facts are."""
+    job, key = world.idle.id, world.keys.job(world.idle.id)
+    world.call("ZREM", world.keys.due, job)
+    run_many, moved = world.database.run_many, iter([True])
+
+    def legally_changed_first(script: str, calls: Any) -> Any:
+        if script == "mend" and next(moved, False):
+            world.store.cron.pause("idle")
+        return run_many(script, calls)
+
+    monkeypatch.setattr(world.database, "run_many", legally_changed_first)
+    assert world.look() == []
+    assert world.call("HGET", key, "state") == "paused"
+    assert world.call("ZSCORE", world.keys.due, job) is None
+
+
+def test_a_finish_between_look_and_mend_wins(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = world.run_of["running"]
+    world.call("ZREM", world.keys.heartbeats, run_id)
+    run_many, first = world.database.run_many, iter([True])
+
+    def finished_first(script: str, calls: Any) -> Any:
+        if script == "mend" and next(first, False):
+            claim = world.store.runs.claim(
+                run_id, token="running", now_ms=world.clock.ms, worker="w@host"
+            )
+            assert not isinstance(claim, str)
+            world.store.runs.finish(claim, Outcome(state=RunState.FAILED), now_ms=world.clock.ms)
+        return run_many(script, calls)
+
+    monkeypatch.setattr(world.database, "run_many", finished_first)
+    assert world.look() == []
+    assert world.store.runs.get(run_id).state is RunState.FAILED
+    assert world.call("ZSCORE", world.keys.heartbeats, run_id) is None
+
+
+def test_an_older_leader_mends_nothing(world: World) -> None:
+    world.call("ZREM", world.keys.due, world.idle.id)
+    before = world.dump()
+    with pytest.raises(LeaseLost):
+        world.look(token=TOKEN - 1)
+    assert world.dump() == before
+    assert [one.is_mended for one in world.look(token=TOKEN)] == [True]
+
+
+def test_one_job_is_looked_at_and_mended_at_once(world: World) -> None:
+    world.call("SET", world.keys.active(world.waiting.id), "x")
+    world.call("ZREM", world.keys.due, world.idle.id)
+    found = world.examiner.repairs.job(world.waiting.id, now_ms=world.clock.ms, token=TOKEN)
+    assert {one.job_id for one in found} == {world.waiting.id}
+    assert world.call("HGETALL", world.keys.active(world.waiting.id)) == {
+        world.run_of["waiting"]: "queued"
+    }
+    assert world.call("ZSCORE", world.keys.due, world.idle.id) is None
+
+
+def test_a_quick_look_finds_what_a_whole_one_finds(world: World) -> None:
+    """The script answers for suspects only; no disagreement may pass for none."""
+    quick = world.how(mends=False, is_deep=False)
+    world.examiner.repairs.count_shards()
+    of_jobs = ("active runs: a ghost", "active runs: garbage", "active runs: another", "held",
+               "no due", "another due", "a due entry without", "a paused", "a completed job",
+               "a number", "not in the list", "an instant of a job")  # fmt: skip
+    for name in [name for name in RESTORED if name.startswith(of_jobs)]:
+        RESTORED[name](world)
+        jobs = (world.idle, world.paused, world.over, world.holding, world.running)
+        ids = [job.id for job in jobs]
+        assert world.examiner.repairs.check(Work(jobs=ids), quick), name
+        world.look()
+
+
+def test_a_user_who_may_not_read_is_refused_and_nothing_is_mended(
+    world: World, valkey_url: str
+) -> None:
+    """What cannot be read must not pass for missing."""
+    before, user = world.dump(), f"reader-{world.keys.namespace}"
+    world.call("ACL", "SETUSER", user, "on", ">p", "~*", "&*", "+@all", "-hmget")
+    url = valkey_url.replace("unix://", f"unix://{user}:p@").replace(
+        "redis://", f"redis://{user}:p@"
+    )
+    restricted = Database(connect(url), keys=world.keys)
+    try:
+        with pytest.raises(StoreError, match="hmget"):
+            Repairs(restricted).job(world.idle.id, now_ms=world.clock.ms, token=None)
+    finally:
+        restricted.close()
+        world.call("ACL", "DELUSER", user)
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("kind", ["string", "list", "set"])
+def test_whatever_key_is_of_another_type_no_mend_fails_and_all_agree_afterwards(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A script that fails in the middle would leave half of a mend."""
+    run_many = world.database.run_many
+    failed: list[StoreError] = []
+
+    def noting(script: str, calls: Any) -> Any:
+        answers = run_many(script, calls)
+        failed.extend(answer for answer in answers if isinstance(answer, StoreError))
+        return answers
+
+    monkeypatch.setattr(world.database, "run_many", noting)
+    commands = {"string": "SET", "list": "RPUSH", "set": "SADD"}
+    healthy = {key: world.database.call_raw("DUMP", key) for key in world.dump()}
+    for key in healthy:
+        world.call("DEL", key)
+        world.call(commands[kind], key, "x")
+        for _ in range(3):
+            world.look()
+        assert [one for one in world.look() if one.ops] == [], key
+        for stored in world.call("KEYS", f"*{world.keys.namespace}*"):
+            world.call("DEL", stored)
+        for stored, dumped in healthy.items():
+            world.call("RESTORE", stored, 0, dumped)
+    assert failed == []

@@ -1,0 +1,231 @@
+"""The leader looks at all records in small steps, mends them, and tells of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from hermes_celery.errors import LeaseLost
+from hermes_celery.incidents import Kind
+from hermes_celery.rescue import rescue
+from hermes_celery.scanner import Teller
+from hermes_celery.store import Database, Deliveries, Incidents, Jobs, SweepNotes
+from hermes_celery.store.jobs import Write
+from hermes_celery.sweep import EVERY_MS, Sweep
+from tests.store.disorder import TOKEN, World
+from tests.support import HandClock, a_job
+
+
+@pytest.fixture
+def world(valkey: Database, clock: HandClock) -> World:
+    """Something of everything, all as it should be."""
+    return World(valkey, clock)
+
+
+@pytest.fixture
+def sweep(world: World) -> Sweep:
+    """What a leader has."""
+    return make_sweep(world)
+
+
+def make_sweep(world: World) -> Sweep:
+    database = world.database
+    return Sweep(
+        world.examiner,
+        jobs=Jobs(database),
+        incidents=Incidents(database),
+        teller=Teller(
+            incidents=Incidents(database), deliveries=Deliveries(database), alerts="local"
+        ),
+        notes=SweepNotes(database),
+    )
+
+
+def go_round(sweep: Sweep, world: World, *, most: int = 50) -> int:
+    """Step without a pause until there is no hurry; how many steps that took."""
+    for count in range(1, most + 1):
+        if not sweep.step(TOKEN, world.clock.ms):
+            return count
+    raise AssertionError(f"there was more to do after {most} steps")
+
+
+def told(world: World) -> list[tuple[Kind, str]]:
+    return sorted((one.kind, one.job_id) for one in Incidents(world.database).open())
+
+
+def test_while_all_agree_nothing_is_written_and_nobody_is_told(sweep: Sweep, world: World) -> None:
+    before = world.dump()
+    go_round(sweep, world)
+    after = world.dump()
+    assert after.pop(world.keys.sweep)["mended"] == "0"
+    assert after == before
+
+
+def test_a_stopped_job_is_planned_anew_and_its_incident_is_told(sweep: Sweep, world: World) -> None:
+    world.call("HDEL", world.keys.job(world.idle.id), "next_ms")
+    world.call("ZREM", world.keys.due, world.idle.id)
+    go_round(sweep, world)
+    assert world.store.jobs.get(world.idle.id).next_run_at is not None
+    (incident,) = Incidents(world.database).open()
+    assert (incident.kind, incident.job_id) == (Kind.STOPPED, world.idle.id)
+    assert incident.text.startswith("Cron 'idle': job ")
+    assert incident.told == 1
+
+
+def test_ten_thousand_jobs_are_looked_at_within_a_minute_of_steps(
+    sweep: Sweep, world: World
+) -> None:
+    jobs = [a_job(now=world.store.cron.now, id=f"{number:012x}") for number in range(10_000)]
+    world.store.jobs.write_many([Write(job=job) for job in jobs])
+    go_round(sweep, world)
+    world.clock.ms += EVERY_MS
+    last = max(world.call("ZRANGE", world.keys.jobs, 0, -1), key=lambda one: world.call(
+        "ZRANK", world.keys.jobs, one))  # fmt: skip
+    world.call("HDEL", world.keys.job(last), "next_ms")
+    for _ in range(50):
+        sweep.step(TOKEN, world.clock.ms)
+        world.clock.ms += 1000
+        if told(world):
+            break
+    assert told(world) == [(Kind.STOPPED, last)]
+
+
+def test_an_idle_step_asks_the_server_for_little(sweep: Sweep, world: World) -> None:
+    """Scripts count as one; what they read inside is bounded by their pages."""
+    go_round(sweep, world)
+
+    def asked() -> int:
+        stats = world.call("INFO", "commandstats")
+        names = ("evalsha", "eval", "zrangebyscore", "hset", "get", "scan")
+        return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in names)
+
+    world.clock.ms += EVERY_MS
+    before = asked()
+    for _ in range(10):
+        sweep.step(TOKEN, world.clock.ms)
+        world.clock.ms += 1000
+    assert asked() - before <= 100
+
+
+def test_dead_entries_do_not_blind_rescue(sweep: Sweep, world: World) -> None:
+    for number in range(200):
+        ghost = f"{number:012x}-20260622T120000Z"
+        world.call("ZADD", world.keys.queued, number, ghost)
+        world.call("ZADD", world.keys.heartbeats, number, ghost)
+    world.call("ZADD", world.keys.heartbeats, 1000, world.run_of["running"])
+    lost = world.run_of["waiting"]
+    world.call("ZADD", world.keys.queued, 1000, lost)
+    world.call("DEL", world.keys.default_queue)
+    store = world.store
+    for _ in range(5):
+        sweep.step(TOKEN, world.clock.ms)
+        rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=world.clock.ms)
+    assert lost in store.queue()
+    assert store.runs.get(world.run_of["running"]).state == "lost"
+    assert world.call("ZCOUNT", world.keys.queued, "-inf", 200) == 0
+
+
+def test_what_rescue_sees_first_is_looked_at_in_every_step(sweep: Sweep, world: World) -> None:
+    """A round over a long backlog takes minutes; the next one begins at the front again."""
+    go_round(sweep, world)
+    for number in range(60):
+        world.call("ZADD", world.keys.queued, number, f"{number:012x}-20260622T120000Z")
+    sweep.step(TOKEN, world.clock.ms)
+    assert world.call("ZCOUNT", world.keys.queued, 0, 60) == 0
+
+
+def test_many_troubles_of_one_kind_are_few_incidents(
+    sweep: Sweep, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [a_job(now=world.store.cron.now, id=f"{number:012x}") for number in range(300)]
+    world.store.jobs.write_many([Write(job=job) for job in jobs])
+    for job in jobs:
+        world.call("ZREM", world.keys.due, job.id)
+    caplog.set_level(logging.WARNING)
+    go_round(sweep, world)
+    assert world.call("ZCARD", world.keys.due) >= 300
+    assert 20 <= len(told(world)) <= 22
+    lines = [line for line in caplog.messages if line.startswith("repair.")]
+    assert 20 <= len(lines) <= 50
+
+
+def test_an_index_that_was_moved_away_is_filled_again(sweep: Sweep, world: World) -> None:
+    before = world.dump()
+    for key in (world.keys.jobs, world.keys.due, world.keys.names, world.keys.job_runs):
+        world.call("SET", key, "x")
+    go_round(sweep, world)
+    after = world.dump()
+    for key in (world.keys.jobs, world.keys.due, world.keys.names, world.keys.job_runs):
+        assert after[key] == before[key]
+    assert len(world.quarantined()) == 4
+
+
+def test_it_is_told_when_all_agree_again(sweep: Sweep, world: World) -> None:
+    world.call("SET", world.keys.completed, "x")
+    go_round(sweep, world)
+    assert (Kind.BROKEN, "") in told(world)
+    for _ in range(3):
+        world.clock.ms += EVERY_MS
+        go_round(sweep, world)
+        sweep.step(TOKEN, world.clock.ms)
+    assert told(world) == []
+
+
+def test_what_cannot_be_mended_is_told_once(sweep: Sweep, world: World) -> None:
+    world.call("HSET", world.keys.job(world.idle.id), "state", "levitating")
+    for _ in range(3):
+        for _ in range(10):
+            sweep.step(TOKEN, world.clock.ms)
+        world.clock.ms += EVERY_MS
+    (incident,) = Incidents(world.database).open()
+    assert (incident.kind, incident.job_id, incident.count) == (Kind.BROKEN, world.idle.id, 1)
+
+
+def test_an_older_leader_stops(sweep: Sweep, world: World) -> None:
+    world.call("ZREM", world.keys.due, world.idle.id)
+    before = world.dump()
+    with pytest.raises(LeaseLost):
+        sweep.step(TOKEN - 1, world.clock.ms)
+    assert world.dump() == before
+
+
+def test_what_a_round_found_is_left_for_doctor(sweep: Sweep, world: World) -> None:
+    world.call("ZREM", world.keys.due, world.idle.id)
+    sweep.step(TOKEN, world.clock.ms)
+    sweep.step(TOKEN, world.clock.ms)
+    note = SweepNotes(world.database).read()
+    assert (note.jobs, note.mended, note.left) == (9, 1, 0)
+    assert note.ended_ms == world.clock.ms
+
+
+@pytest.mark.parametrize(
+    ("family", "subject"),
+    [("active", "idle"), ("held", "idle"), ("group", "g"), ("run", "waiting"), ("due", "")],
+)
+def test_a_key_that_a_script_could_not_use_is_mended_at_once(
+    sweep: Sweep, world: World, family: str, subject: str
+) -> None:
+    names: dict[str, Any] = {
+        "active": world.keys.active(world.idle.id),
+        "held": world.keys.held(world.idle.id),
+        "group": world.keys.group("g"),
+        "run": world.keys.run(world.run_of["waiting"]),
+        "due": world.keys.due,
+    }
+    key, owner = names[family], world.waiting if family == "run" else world.idle
+    world.call("SET", key, "x")
+    assert sweep.broken(owner.id, key, now_ms=world.clock.ms)
+    assert world.call("TYPE", key) != "string"
+    assert len(world.quarantined()) == 1
+    assert world.call("ZSCORE", world.keys.due, owner.id) is not None
+    assert told(world)
+
+
+def test_a_job_that_was_taken_off_the_schedule_is_told(sweep: Sweep, world: World) -> None:
+    for _ in range(2):
+        sweep.taken_off(world.idle.id, "its task cannot be called", now_ms=world.clock.ms)
+    (incident,) = Incidents(world.database).open()
+    assert (incident.kind, incident.job_id, incident.count) == (Kind.BROKEN, world.idle.id, 1)
+    assert "taken off the schedule: its task cannot be called" in incident.text

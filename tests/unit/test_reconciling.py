@@ -1,0 +1,185 @@
+"""What must agree, as plain values: facts in, findings out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hermes_celery.reconciling import Deadlines, Finding, Role, Trouble, Wrong
+from hermes_celery.reconciling_jobs import JobFacts, judge_job, name_entry, plan_anew, wants_spec
+from hermes_celery.reconciling_runs import RunFacts, judge_run
+from tests.support import NOON, a_spec, replaced
+
+NOW = int(NOON.timestamp() * 1000)
+AT = Deadlines(now_ms=NOW, redeliver_ms=NOW + 60_000, heartbeat_ms=NOW + 15_000)
+JOB, RUN = "a" * 12, "a" * 12 + "-20260622T120000Z"
+
+
+def job(fields: dict[str, Any] | None = None, **changes: Any) -> JobFacts:
+    """A scheduled job as it should be, but for what is said."""
+    stored = {"state": "scheduled", "next_ms": "5", "revision": "1", "completed": "0"}
+    facts: dict[str, Any] = {
+        "id": JOB, "kind": "hash", "fields": {**stored, **(fields or {})}, "spec_bytes": "99",
+        "due": "5", "listed": "1",
+    }  # fmt: skip
+    return JobFacts(**{**facts, **changes})
+
+
+def run(fields: dict[str, Any] | None = None, **changes: Any) -> RunFacts:
+    """A run that waits as it should, but for what is said."""
+    stored = {"state": "queued", "queued_ms": "5", "job_name": "n"}
+    facts: dict[str, Any] = {
+        "id": RUN, "job_id": JOB, "kind": "hash", "fields": {**stored, **(fields or {})},
+        "active_kind": "hash", "word": "queued", "active_count": 1, "queued": "7",
+        "recorded": "5", "by_job": "0",
+    }  # fmt: skip
+    return RunFacts(**{**facts, **changes})
+
+
+def writes(found: list[Finding]) -> list[tuple[str, ...]]:
+    return [(op.command, op.role.value, *op.args) for one in found for op in one.ops]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        job(),
+        job({"state": "paused", "next_ms": "5"}, due=None),
+        job({"state": "error"}, due=None),
+        job({"state": "completed", "next_ms": None}, due=None, completed="9"),
+        job({"state": "completed", "next_ms": None}, due=None, completed=None),
+        job({"next_ms": None}, due=None, active={RUN: "running"}),
+        job(due=str(NOW + 10_000)),
+        job(due="5.0"),
+        job({"spent_cost": "0.25", "failures": "3"}),
+    ],
+)
+def test_a_healthy_job_is_left_alone(facts: JobFacts) -> None:
+    assert judge_job(facts, at=AT, spec=a_spec("in 1h")) == []
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        run(),
+        run(word="retrying"),
+        run(word=None, held="2", queued=None),
+        run({"state": "running"}, word="running", queued=None, heartbeat=str(NOW + 15_000)),
+        run({"state": "succeeded"}, word=None, queued=None),
+        run({"state": "failed", "delivery": "pending"}, word=None, queued=None, delivery_due="9"),
+        run({"state": "evaporated"}, word=None, queued=None),
+        run({"attempt": "2", "expires_ms": "77", "cost_usd": "1.5"}),
+    ],
+)
+def test_a_healthy_run_is_left_alone(facts: RunFacts) -> None:
+    assert judge_run(facts, at=AT) == []
+
+
+@pytest.mark.parametrize("name", ["completed", "failures", "paused_ms", "spent_tokens"])
+@pytest.mark.parametrize("value", ["", "x", "1.5", "1e3", "9" * 30])
+def test_a_field_that_is_no_number_is_replaced(name: str, value: str) -> None:
+    (found,) = judge_job(job({name: value}), at=AT)
+    assert found.trouble is Trouble.BROKEN
+    gone = ("HDEL", "job", name)
+    assert writes([found]) == [gone if name != "completed" else ("HSET", "job", name, "0")]
+
+
+def test_a_job_without_a_next_instant_stopped() -> None:
+    facts = job({"next_ms": None}, due=None)
+    assert wants_spec(facts)
+    (found,) = judge_job(facts, at=AT, spec=a_spec("every 1h"))
+    assert found.trouble is Trouble.STOPPED
+    assert ("ZADD", "due", str(NOW + 3_600_000), JOB) in writes([found])
+
+
+def test_a_recurring_job_that_lost_its_next_instant_while_it_runs_stopped_too() -> None:
+    facts = job({"next_ms": None, "completed": "3"}, due=None, active={RUN: "running"})
+    (found,) = judge_job(facts, at=AT, spec=a_spec("every 1h"))
+    assert found.trouble is Trouble.STOPPED
+
+
+def test_a_job_that_stopped_and_cannot_be_planned_says_why() -> None:
+    facts = job({"next_ms": "soon"}, due=None)
+    (found,) = judge_job(facts, at=AT, spec=None)
+    assert found.trouble is Trouble.STOPPED
+    assert writes([found])[0][:4] == ("HSET", "job", "state", "error")
+    assert "its definition cannot be read" in writes([found])[0][-1]
+
+
+def test_nothing_is_written_to_an_index_of_another_type() -> None:
+    for facts in (
+        job({"next_ms": None}, due=Wrong.TYPE, completed=Wrong.TYPE),
+        job(due=Wrong.TYPE, listed=Wrong.TYPE),
+    ):
+        roles = {op.role for one in judge_job(facts, at=AT, spec=a_spec()) for op in one.ops}
+        assert not roles & {Role.DUE, Role.JOBS, Role.COMPLETED}
+    for waiting in (
+        run(queued=Wrong.TYPE, heartbeat=Wrong.TYPE, recorded=Wrong.TYPE, by_job=Wrong.TYPE),
+        run({"state": "running"}, queued=Wrong.TYPE, heartbeat=Wrong.TYPE, word="running"),
+        run({"state": "failed", "delivery": "pending"}, queued=Wrong.TYPE, word=None,
+            delivery_due=Wrong.TYPE),
+        run(active_kind="string", word=None),
+    ):  # fmt: skip
+        assert judge_run(waiting, at=AT) == []
+
+
+@pytest.mark.parametrize(
+    ("schedule", "completed", "expected"),
+    [
+        ("every 1h", 0, NOW + 3_600_000),
+        ("every 1h", 99, NOW + 3_600_000),
+        ("in 1h", 0, NOW + 3_600_000),
+        ("in 1h", 1, None),
+    ],
+)
+def test_a_job_is_planned_anew_from_its_schedule_alone(
+    schedule: str, completed: int, expected: int | None
+) -> None:
+    assert plan_anew(a_spec(schedule), completed=completed, now_ms=NOW).next_ms == expected
+
+
+def test_a_single_instant_that_passed_is_still_due_and_a_repeat_that_is_used_up_is_not() -> None:
+    once = a_spec("in 1h")
+    later = NOW + 7_200_000
+    assert plan_anew(once, completed=0, now_ms=later).next_ms == NOW + 3_600_000
+    thrice = replaced(a_spec("every 1h"), repeat_times=3)
+    assert plan_anew(thrice, completed=2, now_ms=NOW).next_ms is not None
+    assert plan_anew(thrice, completed=3, now_ms=NOW).next_ms is None
+
+
+def test_a_completed_job_goes_on_only_if_scripts_completed_it() -> None:
+    """One that was imported as completed stays so."""
+    fields = {"state": "completed", "next_ms": None, "last_run_ms": "7"}
+    by_scripts, imported = (job(fields, due=None, completed=c) for c in ("9", None))
+    (found,) = judge_job(by_scripts, at=AT, spec=a_spec("every 1h"))
+    assert found.trouble is Trouble.STOPPED
+    assert judge_job(imported, at=AT, spec=a_spec("every 1h")) == []
+    assert judge_job(by_scripts, at=AT, spec=a_spec("in 1h")) == []
+
+
+def test_a_name_is_corrected() -> None:
+    spec = a_spec(name="backup")
+    entry = name_entry(spec)
+    facts = job(entry=entry, found=f"old\0{JOB}", named=None, misnamed="0")
+    assert writes(judge_job(facts, at=AT, spec=spec)) == [
+        ("ZADD", "names", "0", entry),
+        ("ZREM", "names", f"old\0{JOB}"),
+    ]
+
+
+@pytest.mark.parametrize("heartbeat", [None, "inf", str(NOW + 3_600_000)])
+def test_a_running_run_is_given_a_heartbeat_that_can_be_missed(heartbeat: str | None) -> None:
+    facts = run({"state": "running"}, word="running", queued=None, heartbeat=heartbeat)
+    assert writes(judge_run(facts, at=AT)) == [("ZADD", "heartbeats", str(NOW + 15_000), RUN)]
+
+
+def test_a_held_run_waits_while_another_is_active() -> None:
+    held: dict[str, Any] = {"word": None, "queued": None, "held": "1"}
+    assert judge_run(run(active_count=1, **held), at=AT) == []
+    assert ("UNHOLD", "held", RUN) in writes(judge_run(run(active_count=0, **held), at=AT))
+
+
+def test_a_delivery_that_nobody_looks_at_is_put_in_line() -> None:
+    facts = run({"state": "failed", "delivery": "pending"}, word=None, queued=None)
+    assert writes(judge_run(facts, at=AT)) == [("ZADD", "deliveries", str(NOW), RUN)]
