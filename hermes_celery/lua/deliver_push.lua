@@ -4,8 +4,7 @@
 -- ARGV  1 fencing token   2 id   3 deadline seen, ms   4 now_ms   5 first wait, ms
 --       6 longest wait, ms   7 message
 -- Answers  'ok', 'moved' (looked after meanwhile), 'fenced' (an older leader);
---          'broken', a key and what is wrong with it (nothing changed, but that a delivery
---          whose own record is broken is put off by the longest wait)
+--          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local term = ask('GET', KEYS[1])
 if not broken and term ~= ARGV[1] then
@@ -18,11 +17,6 @@ elseif not deadline or tonumber(deadline) ~= tonumber(ARGV[3]) then
   return 'moved'
 end
 local pushes = whole(KEYS[3], 'pushes', fields(KEYS[3], 'pushes')[1], 0) + 1
-if broken then
-  -- It must not stand in the way of those that are due after it.
-  redis.call('ZADD', KEYS[2], string.format('%.0f', tonumber(ARGV[4]) + tonumber(ARGV[6])), ARGV[2])
-  return broken_answer()
-end
 check('LLEN', KEYS[4])
 if broken then
   return broken_answer()

@@ -315,6 +315,12 @@ class Deliveries:
             raise LeaseLost("a younger leader has taken over; this one stops writing")
         return bool(answer == "ok")
 
+    def put_off(self, delivery_id: str, *, now_ms: int) -> None:
+        """Look at a delivery again in an hour: it must not stand before those that are due then."""
+        self._database.call(
+            "ZADD", self._keys.deliveries, "XX", now_ms + _LAST_PUSH_MS, delivery_id
+        )
+
     def _record_keys(self, delivery_id: str) -> list[str]:
         keys = self._keys
         job_id = job_id_of(delivery_id) if is_run_id(delivery_id) else ""
