@@ -22,11 +22,12 @@ LAYERS = {
         "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "disk",
         "workers", "consuming",
         "delivery", "ping", "bounded",
+        "last_resort", "last_resort_child",
     ),
     "use cases": (
         "duty", "broken",
-        "announcing", "delivering", "delivery_plan", "sending", "queue_state", "queue_watch", "overload",
-        "scanner", "preparing", "ahead", "tick", "shard",
+        "announcing", "delivering", "delivery_plan", "sending", "queue_state", "queue_watch",
+        "overload", "scanner", "preparing", "ahead", "tick", "shard",
         "resharding", "rescue",
         "runner", "carrying",
         "managed", "cron", "hermes_home",
@@ -68,7 +69,7 @@ DOORS = {
     "rich": {"cli"},
     "apprise": {"delivery"},
     "jinja2": {"delivery"},
-    "subprocess": {"runners", "supervisor", "delivery"},
+    "subprocess": {"runners", "supervisor", "delivery", "last_resort"},
 }
 
 
