@@ -19,7 +19,8 @@ def main() -> None:
         (resource.RLIMIT_CPU, request["cpu_seconds"]),
         (resource.RLIMIT_AS, request["memory_bytes"]),
     ):
-        resource.setrlimit(limit, (value, value))
+        # At the first of the two the kernel says why (SIGXCPU), at the second it kills.
+        resource.setrlimit(limit, (value, value + (limit == resource.RLIMIT_CPU)))
     sys.path[:] = request["path"]
     try:
         answer = _answer(request)
