@@ -1,9 +1,16 @@
 """From a run's end to people: plan, claim, send, record; one pass over one delivery.
 
 A delivery is planned once: which targets there are is decided when it is sent, not when the job was
-written. Then each part is claimed, sent and recorded by itself. A message that comes twice finds
-the parts claimed or over; a sender that dies between sending and recording leaves a claim that dies
-too, and the part is sent again: at most one duplicate for each such death, never a loss.
+written. Then each part is claimed, made, sent and recorded by itself. Planners and senders hold a
+claim from before they begin, so that one who dies of it has been counted: a delivery that was begun
+five times and never planned, and a part that was tried ten times, are given up. All of it has an
+end in time; what takes longer is left behind (`bounded`) and counts as an attempt that failed.
+
+A part is sent twice only where its sender dies between sending and recording, or is cut off from a
+Redis that others reach for half a minute: at most one duplicate for each such event, never a loss.
+A message that comes twice finds the parts claimed or over. A sender whose claim has run out is
+given ten seconds more (`store.deliveries.GRACE_MS`), because after a server that stood still all
+claims have run out; and its result is offered to Redis for five minutes.
 
 Delivering never touches the run: its state is final. What fails is tried again with growing,
 jittered waits through the index of deliveries; what cannot succeed is given up at once.
@@ -14,41 +21,31 @@ from __future__ import annotations
 import logging
 import random
 import secrets
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from hermes_celery.bounded import Overdue, within
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
-from hermes_celery.delivery.message import Message, message_of
 from hermes_celery.delivery.targets import Target
+from hermes_celery.delivery_plan import Plan, Planner, Subject, note_trouble
 from hermes_celery.errors import (
     DeliveryFault,
     DeliveryRefused,
     HermesCeleryError,
     JobNotFound,
+    RecordBroken,
     RunNotFound,
     StoreError,
 )
-from hermes_celery.incidents import (
-    FAILED,
-    Kind,
-    failure_line,
-    incident_id,
-    is_worth_telling,
-    recovery,
-    with_next_step,
-)
-from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobSpec
-from hermes_celery.log import event
-from hermes_celery.output import as_text
+from hermes_celery.incidents import FAILED
+from hermes_celery.log import Seldom, event
 from hermes_celery.ping import Ping, Signal
 from hermes_celery.run import Delivery, Run, RunState, is_run_id
 from hermes_celery.sending import MessageSender, NoWay, PingSender, Sender
 from hermes_celery.store import Deliveries, Incidents, Jobs, Part, Record, Runs, What
-from hermes_celery.work import WorkKind
+from hermes_celery.store.deliveries import MAX_PLANNINGS, Turn
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -59,18 +56,19 @@ MAX_ATTEMPTS = 10
 _MAX_WAIT_SECONDS = 3600.0
 #: A far end that was asked too often gets more time.
 _SLOW_DOWN = 4
-#: What a claim lasts beyond the time that sending may take.
+#: What a claim lasts without being renewed, and how often a sender renews it.
+_CLAIM_SECONDS, _RENEW_SECONDS = 15.0, 5.0
+#: What planning, or making one message, may take: a template has 20 s of it.
+PREPARE_SECONDS = 60.0
+#: What sending may take beyond what its channel allows for each piece.
 _MARGIN_SECONDS = 5.0
+#: How long the result of an attempt is offered to a Redis that does not answer.
+_DONE_PATIENCE_SECONDS = 300.0
+_DONE_RETRY_SECONDS = 1.0
 
 
-class _Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a delivery consists of."""
-
-    parts: tuple[Part, ...] = ()
-    text: str = ""
-    warning: str = ""
-    incident: str = ""
-    told: int | None = None
+class _ClaimLost(Exception):
+    """Somebody else sends the part now."""
 
 
 def wait_seconds(attempt: int, *, first: float, jitter: float, slow_down: bool = False) -> float:
@@ -82,6 +80,15 @@ def wait_seconds(attempt: int, *, first: float, jitter: float, slow_down: bool =
     if slow_down:
         wait = min(wait * _SLOW_DOWN, _MAX_WAIT_SECONDS)
     return wait * (1 + jitter) / 2
+
+
+def state_after(attempt: int, fault: DeliveryFault | None) -> Delivery:
+    """What becomes of a part after attempt number `attempt`."""
+    if fault is None:
+        return Delivery.DELIVERED
+    if isinstance(fault, DeliveryRefused) or attempt >= MAX_ATTEMPTS:
+        return Delivery.FAILED
+    return Delivery.PENDING
 
 
 class Deliverer:
@@ -100,7 +107,9 @@ class Deliverer:
         wrap: bool,
         first_wait_seconds: float,
         timeout_seconds: float,
+        prepare_seconds: float = PREPARE_SECONDS,
         jitter: Callable[[], float] = random.random,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._deliveries = deliveries
         self._incidents = incidents
@@ -112,42 +121,75 @@ class Deliverer:
         self._wrap = wrap
         self._first_wait_seconds = first_wait_seconds
         self._timeout_seconds = timeout_seconds
+        self._prepare_seconds = prepare_seconds
         self._jitter = jitter
+        self._pause = pause
+        self._planner = Planner(incidents=incidents, book=book, clock=clock)
 
     def deliver(self, delivery_id: str) -> str:
         """Send what is due of one delivery, and say in one word where it stands.
 
-        Raises StoreError when Redis fails; what was not recorded is done again.
+        Raises StoreError when Redis fails; what was not recorded is done again. A record that is
+        broken is told as an incident, and looked at again in an hour.
         """
+        try:
+            return self._deliver(delivery_id)
+        except RecordBroken as error:
+            now_ms = self._clock.now_ms()
+            note_trouble(self._incidents, delivery_id, str(error), now_ms=now_ms)
+            self._deliveries.put_off(delivery_id, now_ms=now_ms)
+            return "broken"
+
+    def _deliver(self, delivery_id: str) -> str:
         record = self._deliveries.get(delivery_id)
-        run, job = self._subject(delivery_id, record)
-        if is_run_id(delivery_id) and run is None:
-            self._deliveries.forget(delivery_id)
-            return "gone"
+        turn = "planned"
         if record.parts is None or record.again:
-            self._write_plan(record, run, job)
-            record = self._deliveries.get(delivery_id)
+            now_ms = self._clock.now_ms()
+            turn = self._deliveries.begin(
+                delivery_id,
+                token=secrets.token_hex(8),
+                now_ms=now_ms,
+                until_ms=now_ms + int((self._prepare_seconds + _MARGIN_SECONDS) * 1000),
+            )
+            if turn == "taken":
+                return turn
+        subject = self._subject(delivery_id, record)
+        if is_run_id(delivery_id) and subject.run is None:
+            self._deliveries.forget(delivery_id)
+            self._deliveries.expire(delivery_id)
+            return "gone"
+        if turn != "planned" and not self._write_plan(record, subject, is_spent=turn == "spent"):
+            return "overdue"
+        if turn == "spent":
+            return Delivery.FAILED.value
+        record = self._deliveries.get(delivery_id) if turn != "planned" else record
         standing = "over"
         for number, part in enumerate(record.parts or ()):
             if part.state is Delivery.PENDING:
-                standing = self._send_part(record, number, run, job)
+                standing = self._send_part(record, number, subject)
         return standing
 
-    def _subject(self, delivery_id: str, record: Record) -> tuple[Run | None, Job | None]:
-        run = None
-        if is_run_id(delivery_id):
-            try:
-                run = self._runs.get(delivery_id)
-            except RunNotFound:
-                return None, None
-        job_id = run.job_id if run else record.job_id
+    def _subject(self, delivery_id: str, record: Record) -> Subject:
+        run, job = None, None
         try:
-            return run, self._jobs.get(job_id) if job_id else None
-        except JobNotFound:
-            return run, None
+            run = self._runs.get(delivery_id) if is_run_id(delivery_id) else None
+            job_id = run.job_id if run else record.job_id
+            job = self._jobs.get(job_id) if job_id else None
+        except (RunNotFound, JobNotFound):
+            pass
+        return Subject(run, job, runs=self._runs, book=self._book, wrap=self._wrap)
 
-    def _write_plan(self, record: Record, run: Run | None, job: Job | None) -> None:
-        plan = self._planned(record, run, job)
+    def _write_plan(self, record: Record, subject: Subject, *, is_spent: bool) -> bool:
+        """Plan, and record that; False when planning took too long."""
+        if is_spent:
+            plan = self._given_up(record, subject)
+        else:
+            try:
+                plan = within(self._prepare_seconds, lambda: self._planner.planned(record, subject))
+            except Overdue as error:
+                # It was counted when it began, and its next turn comes with the next push.
+                event(_log, "delivery.overdue", level=logging.ERROR, id=record.id, why=error)
+                return False
         self._deliveries.plan(
             record.id,
             plan.parts,
@@ -157,120 +199,50 @@ class Deliverer:
             incident=plan.incident,
             told=plan.told,
         )
+        return True
 
-    def _planned(self, record: Record, run: Run | None, job: Job | None) -> _Plan:
-        if run is None:
-            return _Plan(parts=self._parts(What.NOTICE, record.deliver, job))
-        if job is None:
-            # Whoever removed the job does not wait for its output.
-            return _Plan()
-        plan = self._of_failure(record, run, job) if run.state in FAILED else None
-        plan = plan or self._of_success(record, run, job)
-        if record.again == "failed":
-            plan = msgspec.structs.replace(plan, parts=_kept(plan.parts, record))
-        if job.spec.ping and not record.again:
-            ping = Part(what=What.PING, target=Target(url=job.spec.ping))
-            plan = msgspec.structs.replace(plan, parts=(*plan.parts, ping))
-        return plan
-
-    def _of_success(self, record: Record, run: Run, job: Job) -> _Plan:
-        if run.state is not RunState.SUCCEEDED:
-            return _Plan()
-        told = () if record.again else self._recovery_parts(record, run, job)
-        if run.delivery is not Delivery.PENDING:
-            return _Plan(parts=told)
-        message = self._message(What.OUTPUT, record, run, job)
-        return _Plan(
-            parts=(*self._parts(What.OUTPUT, job.spec.deliver, job), *told),
-            warning="; ".join(message.warnings),
+    def _given_up(self, record: Record, subject: Subject) -> Plan:
+        """The plan of a delivery that nobody lives to plan: one part, which has failed."""
+        why = (
+            f"it was begun {MAX_PLANNINGS} times and never planned: each time the worker died, or "
+            "took too long (a template, an attachment, too little memory?)"
         )
-
-    def _of_failure(self, record: Record, run: Run, job: Job) -> _Plan:
-        error = run.error or run.state.value
-        incident = incident_id(Kind.FAILURE, job.id, error=error)
-        summary = failure_line(job.name, error, is_agent=job.spec.kind is WorkKind.AGENT)
-        noted = self._incidents.note(
-            incident,
-            Kind.FAILURE,
-            summary,
-            now_ms=self._clock.now_ms(),
-            job_id=job.id,
-            job_name=job.name,
-            run_id=run.id,
-        )
-        is_new = is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked)
-        if not (is_new or record.again):
-            event(_log, "failure.not_told", run=run.id, incident=incident, count=noted.count)
-            return _Plan()
-        return _Plan(
-            parts=self._parts(What.FAILURE, failure_target(job.spec), job),
-            text=with_next_step(summary, run.id, count=noted.count),
-            incident=incident,
-            told=noted.count,
-        )
-
-    def _recovery_parts(self, record: Record, run: Run, job: Job) -> tuple[Part, ...]:
-        """Close the job's incidents; what was told of them is told to be over."""
-        worked_ms = to_ms(run.finished_at or run.queued_at)
-        over = [i for i in self._incidents.of_job(job.id) if to_ms(i.last_at) <= worked_ms]
-        told = [incident for incident in over if incident.told]
-        text = recovery(told) if told else ""
-        closed = self._incidents.close(
-            over,
-            job_id=job.id,
-            now_ms=self._clock.now_ms(),
-            worked_ms=worked_ms,
-            delivery_id=run.id,
-            recovery=text,
-        )
-        # An earlier attempt may have closed them, and died before it planned.
-        if not (record.recovery or (closed and text)):
-            return ()
-        return self._parts(What.RECOVERY, failure_target(job.spec), job)
-
-    def _parts(self, what: What, deliver: str, job: Job | None) -> tuple[Part, ...]:
-        origin = job.spec.origin if job else None
-        sent = [Part(what=what, target=target) for target in self._book.targets(deliver, origin)]
-        lost = [
-            Part(
-                what=what,
-                target=Target(name=name),
-                fault=f"no delivery target resolved for deliver={name}",
-            )
-            for name in self._book.without_target(deliver, origin)
-        ]
-        return (*sent, *lost)
-
-    def _send_part(self, record: Record, number: int, run: Run | None, job: Job | None) -> str:
-        part = (record.parts or ())[number].part
-        try:
-            send = self._sender(part, record, run, job)
-        except DeliveryFault as error:
-            send = NoWay(error)
-        except StoreError:
-            raise
-        except HermesCeleryError as error:
-            send = NoWay(DeliveryFault(str(error)))
-        now_ms = self._clock.now_ms()
-        turn = self._deliveries.claim(
+        note_trouble(
+            self._incidents,
             record.id,
-            number,
-            token=secrets.token_hex(8),
-            now_ms=now_ms,
-            until_ms=now_ms + int((send.seconds + _MARGIN_SECONDS) * 1000),
+            why,
+            now_ms=self._clock.now_ms(),
+            job_name=subject.job.name if subject.job else "",
         )
+        run = subject.run
+        what = What.NOTICE if run is None else What.OUTPUT
+        if run is not None and run.state in FAILED:
+            what = What.FAILURE
+        return Plan(parts=(Part(what=what, target=Target(name="(not planned)"), fault=why),))
+
+    def _send_part(self, record: Record, number: int, subject: Subject) -> str:
+        part = (record.parts or ())[number].part
+        turn = self._claim(record.id, number, token=secrets.token_hex(8))
         if isinstance(turn, str):
             return turn
-        sent, fault = send.run(turn.sent)
-        state, next_ms = self._after(turn.attempt, fault)
-        standing = self._deliveries.done(
-            turn,
-            state,
-            now_ms=self._clock.now_ms(),
-            error=str(fault) if fault else "",
-            next_ms=next_ms,
-            sent=sent,
-        )
+        try:
+            sent, fault = self._attempt(turn, part, record, subject)
+        except _ClaimLost as error:
+            event(_log, "delivery.claim_lost", level=logging.WARNING, id=record.id, why=error)
+            return "taken"
+        state = state_after(turn.attempt, fault)
+
+        def record_end() -> str:
+            return self._deliveries.done(
+                turn,
+                state,
+                now_ms=self._clock.now_ms(),
+                error=str(fault) if fault else "",
+                next_ms=self._next_ms(turn.attempt, fault) if state is Delivery.PENDING else 0,
+                sent=sent,
+            )
+
+        standing = self._persistently(record_end, delivery_id=record.id)
         event(
             _log,
             f"delivery.{'retrying' if state is Delivery.PENDING else state.value}",
@@ -282,25 +254,104 @@ class Deliverer:
         )
         return standing
 
-    def _after(self, attempt: int, fault: DeliveryFault | None) -> tuple[Delivery, int]:
-        """What becomes of a part after an attempt, and when it is due again."""
-        if fault is None:
-            return Delivery.DELIVERED, 0
-        if isinstance(fault, DeliveryRefused) or attempt >= MAX_ATTEMPTS:
-            return Delivery.FAILED, 0
+    def _claim(self, delivery_id: str, number: int, *, token: str) -> Turn | str:
+        now_ms = self._clock.now_ms()
+        return self._deliveries.claim(
+            delivery_id,
+            number,
+            token=token,
+            now_ms=now_ms,
+            until_ms=now_ms + int(_CLAIM_SECONDS * 1000),
+        )
+
+    def _attempt(
+        self, turn: Turn, part: Part, record: Record, subject: Subject
+    ) -> tuple[int, DeliveryFault | None]:
+        """Make the message and send it, and keep the claim meanwhile. Raises StoreError."""
+        if turn.attempt > MAX_ATTEMPTS:
+            return turn.sent, DeliveryRefused(
+                f"given up: {MAX_ATTEMPTS} attempts began, and the last ended without a word"
+            )
+
+        def renew() -> None:
+            self._renew(turn)
+
+        send: Sender | None = None
+        try:
+            send = within(
+                self._prepare_seconds,
+                lambda: self._sender_or_why(part, record, subject),
+                every_seconds=_RENEW_SECONDS,
+                meanwhile=renew,
+            )
+            run = send.run
+            return within(
+                send.seconds + _MARGIN_SECONDS,
+                lambda: run(turn.sent),
+                every_seconds=_RENEW_SECONDS,
+                meanwhile=renew,
+            )
+        except Overdue as error:
+            return send.sent if send else turn.sent, DeliveryFault(f"delivery error: {error}")
+        finally:
+            if send is not None:
+                send.stop()
+
+    def _renew(self, turn: Turn) -> None:
+        try:
+            answer = self._claim(turn.id, turn.part, token=turn.token)
+        except RecordBroken:
+            raise
+        except StoreError as error:
+            # Whether the claim is still ours is decided when the attempt is recorded.
+            event(_log, "delivery.not_renewed", level=logging.WARNING, id=turn.id, why=error)
+            return
+        if isinstance(answer, str):
+            raise _ClaimLost(f"the claim on part {turn.part} was not renewed: {answer}")
+
+    def _persistently(self, write: Callable[[], str], *, delivery_id: str) -> str:
+        """Write, and keep trying while Redis is away or full: what was sent is not sent again."""
+        deadline = self._clock.monotonic() + _DONE_PATIENCE_SECONDS
+        complaint = Seldom()
+        while True:
+            try:
+                return write()
+            except RecordBroken:
+                raise
+            except StoreError as error:
+                if self._clock.monotonic() > deadline:
+                    raise
+                if complaint.may_say(self._clock.monotonic()):
+                    event(_log, "delivery.done_waits", level=logging.WARNING, id=delivery_id,
+                          why=error)  # fmt: skip
+                self._pause(_DONE_RETRY_SECONDS)
+
+    def _next_ms(self, attempt: int, fault: DeliveryFault | None) -> int:
+        """When a part is due again after an attempt that failed."""
         wait = wait_seconds(
             attempt,
             first=self._first_wait_seconds,
             jitter=self._jitter(),
-            slow_down=fault.slow_down,
+            slow_down=fault.slow_down if fault else False,
         )
-        return Delivery.PENDING, self._clock.now_ms() + int(wait * 1000)
+        return self._clock.now_ms() + int(wait * 1000)
 
-    def _sender(self, part: Part, record: Record, run: Run | None, job: Job | None) -> Sender:
-        """What sends a part. Raises DeliveryRefused when nothing does."""
+    def _sender_or_why(self, part: Part, record: Record, subject: Subject) -> Sender:
+        """What sends a part, or says why nothing does. Raises StoreError."""
+        try:
+            return self._sender(part, record, subject)
+        except DeliveryFault as error:
+            return NoWay(error)
+        except StoreError:
+            raise
+        except HermesCeleryError as error:
+            return NoWay(DeliveryFault(str(error)))
+
+    def _sender(self, part: Part, record: Record, subject: Subject) -> Sender:
         if part.what is What.PING:
-            return PingSender(self._ping(part, run), timeout_seconds=self._timeout_seconds)
-        message = self._message(part.what, record, run, job)
+            ping = self._ping(part, subject.run)
+            return PingSender(ping, timeout_seconds=self._timeout_seconds)
+        message = subject.message(part.what, record)
         return MessageSender(message, self._channels.way_to(part.target), label=part.target.label)
 
     def _ping(self, part: Part, run: Run | None) -> Ping:
@@ -314,29 +365,3 @@ class Deliverer:
             exit_code=run.exit_code,
             body=(run.error or "").encode() if has_failed else self._runs.output(run.id),
         )
-
-    def _message(self, what: What, record: Record, run: Run | None, job: Job | None) -> Message:
-        if what is What.RECOVERY:
-            return Message(title=job.name if job else "", text=record.recovery)
-        if what is not What.OUTPUT or run is None or job is None:
-            return Message(title=job.name if job else "hermes-celery", text=record.text)
-        output = as_text(self._runs.output(run.id)).strip()
-        return message_of(job, run, output, wrap=self._wrap, attachments=self._book.attachments)
-
-
-def failure_target(spec: JobSpec) -> str:
-    """Where a job's troubles are told: its own place for them, else where its output goes."""
-    return spec.failure_deliver or spec.deliver
-
-
-def _kept(parts: tuple[Part, ...], record: Record) -> tuple[Part, ...]:
-    """A new plan in which what reached its target before counts as delivered."""
-    reached = [
-        (state.part.what, state.part.target)
-        for state in record.parts or ()
-        if state.state is Delivery.DELIVERED
-    ]
-    return tuple(
-        msgspec.structs.replace(part, was_delivered=(part.what, part.target) in reached)
-        for part in parts
-    )

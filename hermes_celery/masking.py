@@ -7,10 +7,15 @@ everything behind the scheme is hidden. Nothing here knows any platform.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
-_URL = re.compile(r"\b([a-z][a-z0-9+.-]*)://[^\s,]+", re.IGNORECASE)
+#: What a scheme consists of; the last four are letters to a pattern that ignores case.
+_SCHEME_CHARACTERS = "".join(map(chr, (*range(97, 123), *range(65, 91), *range(48, 58)))) + (
+    "+.-\u0130\u0131\u017f\u212a"
+)
+_SCHEME_START = re.compile(r"\b[a-z]", re.IGNORECASE)
+_BEHIND = re.compile(r"[^\s,]+")
 _SEPARATORS = re.compile(r"[/:@?&=,#]+")
 #: Shorter pieces of a URL are ports and words, and hiding them would make errors unreadable.
 _MIN_SECRET = 6
@@ -18,7 +23,12 @@ _MIN_SECRET = 6
 
 def masked(text: str) -> str:
     """The text with everything behind the scheme of each URL in it replaced by `***`."""
-    return _URL.sub(r"\1://***", text)
+    pieces: list[str] = []
+    position = 0
+    for start, end in _behind_schemes(text):
+        pieces += (text[position:start], "***")
+        position = end
+    return "".join((*pieces, text[position:]))
 
 
 def masked_path(url: str) -> str:
@@ -40,3 +50,22 @@ def without(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return masked(text)
+
+
+def _behind_schemes(text: str) -> Iterator[tuple[int, int]]:
+    """Where what is behind the scheme of each URL begins and ends.
+
+    Looks for `://` first and then back for the scheme: from the front, each letter of a long word
+    would be tried as the beginning of one.
+    """
+    seen = 0
+    colon = text.find("://")
+    while colon >= 0:
+        word = seen + len(text[seen:colon].rstrip(_SCHEME_CHARACTERS))
+        seen = colon + 3
+        has_scheme = _SCHEME_START.search(text, word, colon) is not None
+        behind = _BEHIND.match(text, seen) if has_scheme else None
+        if behind is not None:
+            yield behind.span()
+            seen = behind.end()
+        colon = text.find("://", seen)

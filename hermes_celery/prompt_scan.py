@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from hermes_celery.errors import JobError
 
-_SECRET = r"\$\{?\w*(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|API)\w*\}?"
+#: Possessive, or a name of many KEYs would be split in every possible way.
+_SECRET = r"\$\{?(?=\w*(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|API))\w*+\}?"
 _AUTHORIZATION = rf"(?:-H|--header)\s+[\"']Authorization:\s*(?:Bearer|token)\s+{_SECRET}[\"']"
 
 

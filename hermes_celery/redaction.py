@@ -64,11 +64,14 @@ _NAMES = (
     b"credential",
     b"authorization",
 )
+#: What stands between a name and its value, up to the value's first byte.
 _ASSIGNED = re.compile(
-    rb"(?P<before>[\"']?[ \t]{0,4}(?P<sign>[=:])[ \t]{0,4}(?:(?:basic|token)[ \t]+)?[\"']?)"
-    rb"(?P<value>[^\s\"'`,;&<>(){}\[\]$*\x00][^\s\"'`,;&<>\x00]*)",
+    rb"[\"']?[ \t]{0,4}(?P<sign>[=:])[ \t]{0,4}(?:(?:basic|token)[ \t]+)?[\"']?"
+    rb"(?=[^\s\"'`,;&<>(){}\[\]$*\x00])",
     re.IGNORECASE,
 )
+_VALUE_END = re.compile(rb"[\s\"'`,;&<>\x00]|\Z")
+_DIGIT = re.compile(rb"[0-9]|\Z")
 _PLAIN = re.compile(rb"(?:[0-9.]+|true|false|none|null|yes|no|bearer)", re.IGNORECASE)
 _BEARER = re.compile(rb"[ \t]+(?P<value>[A-Za-z0-9_.~+/=-]{8,})")
 _USER_INFO = re.compile(rb"[^\s/@:\"'<>]*(?::(?P<password>[^\s/@\"'<>]+)|(?<=\S{16}))@")
@@ -84,7 +87,7 @@ _CREDENTIAL_NAME = re.compile(
     r"PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)$",
     re.IGNORECASE,
 )
-_URL_WITH_PASSWORD = re.compile(r"://[^/@\s]*:([^/@\s]+)@")
+_URL_WITH_PASSWORD = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
 
 #: What masks: bytes in, bytes out.
 Redact = Callable[[bytes], bytes]
@@ -161,25 +164,47 @@ def _by_name(content: bytes) -> Iterable[_Span]:
     lowered = content.lower()
     for name in _NAMES:
         covered = 0
+        value_end, digit = _Next(_VALUE_END, content), _Next(_DIGIT, content)
         for start in _occurrences(lowered, name):
             found = _ASSIGNED.match(content, start + len(name)) if start >= covered else None
-            if found is not None and _is_secret(found):
-                covered = found.end()
-                yield found.span("value")
+            if found is None:
+                continue
+            span = found.end(), value_end.at_or_after(found.end())
+            if _is_secret(content, span, sign=found["sign"], digit=digit):
+                covered = span[1]
+                yield span
     for start in _occurrences(lowered, b"bearer"):
         found = _BEARER.match(content, start + len(b"bearer"))
         if found is not None:
             yield found.span("value")
 
 
-def _is_secret(found: re.Match[bytes]) -> bool:
+class _Next:
+    """The next match of a pattern, remembered: a line of one name over and over asks for the same
+    end of its value again and again.
+    """
+
+    def __init__(self, pattern: re.Pattern[bytes], content: bytes) -> None:
+        self._pattern = pattern
+        self._content = content
+        self._found = -1
+
+    def at_or_after(self, position: int) -> int:
+        """Where it is; positions must not fall. The pattern must match at the end."""
+        if self._found < position:
+            found = self._pattern.search(self._content, position)
+            self._found = found.start() if found else len(self._content)
+        return self._found
+
+
+def _is_secret(content: bytes, span: _Span, *, sign: bytes, digit: _Next) -> bool:
     """Whether what is assigned looks like a value and not like a word of a sentence."""
-    value = found["value"]
-    if _PLAIN.fullmatch(value):
+    start, end = span
+    if _PLAIN.fullmatch(content, start, end):
         return False
-    if found["sign"] == b"=":
-        return len(value) >= 4
-    return len(value) >= 8 and any(digit in value for digit in b"0123456789")
+    if sign == b"=":
+        return end - start >= 4
+    return end - start >= 8 and digit.at_or_after(start) < end
 
 
 def _in_urls(content: bytes) -> Iterable[_Span]:

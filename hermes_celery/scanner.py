@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.delivering import failure_target
+from hermes_celery.delivery_plan import failure_target
 from hermes_celery.duty import Duty
 from hermes_celery.errors import JobNotFound, RecordBroken, StoreError
 from hermes_celery.incidents import Incident, Kind, incident_id, is_worth_telling

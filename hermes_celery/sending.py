@@ -1,6 +1,7 @@
 """One attempt to send one part of a delivery: a message, a ping, or no way at all.
 
-An attempt never raises: what stopped it is a value, beside how far it came.
+An attempt never raises: what stopped it is a value, beside how far it came. One that takes too long
+is left behind, and told to send nothing more.
 """
 
 from __future__ import annotations
@@ -18,21 +19,30 @@ class Sender(Protocol):
     """One attempt to send one part."""
 
     seconds: float
+    #: How many pieces this attempt has sent, or found sent.
+    sent: int
 
     def run(self, sent: int) -> tuple[int, DeliveryFault | None]:
         """Send from piece `sent` on; how many pieces are sent now, and what stopped it."""
+
+    def stop(self) -> None:
+        """Begin no further piece: nobody waits for this attempt any more."""
 
 
 class NoWay:
     """What stopped it before anything was sent."""
 
     seconds = 0.0
+    sent = 0
 
     def __init__(self, error: DeliveryFault) -> None:
         self._error = error
 
     def run(self, sent: int) -> tuple[int, DeliveryFault | None]:
         return sent, self._error
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
 
 
 class PingSender:
@@ -42,6 +52,10 @@ class PingSender:
         self._ping = ping
         self._timeout_seconds = timeout_seconds
         self.seconds = 2 * timeout_seconds
+        self.sent = 0
+
+    def stop(self) -> None:
+        """It is one request."""
 
     def run(self, sent: int) -> tuple[int, DeliveryFault | None]:
         try:
@@ -60,10 +74,19 @@ class MessageSender:
         self._label = label
         self._pieces = message.pieces(channel)
         self.seconds = channel.seconds * max(len(self._pieces), 1)
+        self.sent = 0
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Begin no further piece."""
+        self._is_stopped = True
 
     def run(self, sent: int) -> tuple[int, DeliveryFault | None]:
         for number in range(sent, len(self._pieces)):
+            self.sent = number
             is_last = number + 1 == len(self._pieces)
+            if self._is_stopped:
+                return number, DeliveryFault("it took too long")
             try:
                 self._channel.send(
                     self._pieces[number],

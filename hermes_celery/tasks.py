@@ -24,6 +24,7 @@ from hermes_celery.compose_delivery import make_beat_watch
 from hermes_celery.consuming import looking, prove
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
+from hermes_celery.last_resort import LastResort
 from hermes_celery.log import JsonFormatter, event
 from hermes_celery.parent_death import die_with_parent
 from hermes_celery.redaction import known_secrets, redactor, unredacted
@@ -103,6 +104,7 @@ class _Hooks:
         self._app = app
         self._presence: Presence | None = None
         self._proof = prove(app)
+        self._last_resort: LastResort | None = None
         self._name = ""
 
     @property
@@ -161,6 +163,11 @@ class _Hooks:
         )
         self._presence.start()
         make_beat_watch(settings).start()
+        self._last_resort = LastResort(grace_seconds=settings.grace_seconds)
+        try:
+            self._last_resort.start()
+        except OSError as error:
+            event(_log, "worker.unwatched", level=logging.WARNING, why=error)
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
         """A warm shutdown waits for its runs, but not for ever."""
@@ -173,6 +180,8 @@ class _Hooks:
 
     def on_pool_process_init(self, **_: Any) -> None:
         """A pool process must not outlive its worker, or its run would go on unseen."""
+        if self._last_resort is not None:
+            self._last_resort.leave()
         die_with_parent()
 
     def on_logger(self, logger: logging.Logger, **_: Any) -> None:

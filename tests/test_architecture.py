@@ -22,12 +22,13 @@ LAYERS = {
         "dispatch", "interrupt",
         "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "disk",
         "workers", "consuming",
-        "delivery", "ping",
+        "delivery", "ping", "bounded",
+        "last_resort", "last_resort_child",
     ),
     "use cases": (
         "duty", "broken",
-        "announcing", "delivering", "sending", "queue_state", "queue_watch", "overload", "scanner",
-        "preparing", "ahead", "tick", "shard",
+        "announcing", "delivering", "delivery_plan", "sending", "queue_state", "queue_watch",
+        "overload", "scanner", "preparing", "ahead", "tick", "shard",
         "resharding", "rescue", "sweep",
         "runner", "carrying",
         "managed", "cron", "hermes_home",
@@ -69,7 +70,7 @@ DOORS = {
     "rich": {"cli"},
     "apprise": {"delivery"},
     "jinja2": {"delivery"},
-    "subprocess": {"runners", "supervisor", "delivery"},
+    "subprocess": {"runners", "supervisor", "delivery", "last_resort"},
 }
 
 

@@ -17,6 +17,8 @@ from hermes_celery.job import Origin
 from hermes_celery.log import event
 
 _log = logging.getLogger(__name__)
+#: Each is a part of every delivery, sent by itself.
+_MAX_TARGETS = 100
 
 
 class AddressBook:
@@ -36,22 +38,19 @@ class AddressBook:
 
     def targets(self, deliver: str, origin: Origin | None) -> list[Target]:
         """Every place that `deliver` means now; without names while their file is at fault."""
-        try:
-            names = self.names()
-        except SettingsError as error:
-            event(_log, "targets.unreadable", level=logging.ERROR, why=error)
-            names = {}
-        return targets.resolve(deliver, origin=origin, environment=self._environment, names=names)
+        return self._resolved(deliver, origin, self._names())
 
     def without_target(self, deliver: str, origin: Origin | None) -> list[str]:
         """The parts of `deliver` that should mean a place and mean none now.
 
         Hermes takes it for no fault when `origin` means nothing.
         """
+        names = self._names()
         return [
             part
-            for part in targets.parts_of(deliver)
-            if part not in (targets.LOCAL, targets.ORIGIN) and not self.targets(part, origin)
+            for part in dict.fromkeys(targets.parts_of(deliver))
+            if part not in (targets.LOCAL, targets.ORIGIN)
+            and not self._resolved(part, origin, names)
         ]
 
     def attachments(self, text: str) -> Extracted:
@@ -61,7 +60,13 @@ class AddressBook:
     def check(self, deliver: str) -> None:
         """Raise JobError for what cannot be delivered to, as far as this machine can know."""
         names = self.names()
-        for part in targets.parts_of(deliver):
+        parts = targets.parts_of(deliver)
+        if len(parts) > _MAX_TARGETS:
+            raise JobError(
+                f"cannot deliver to {len(parts):,} targets; {_MAX_TARGETS} are the most; name "
+                "one that passes the message on"
+            )
+        for part in parts:
             try:
                 targets.check(part, names=names)
                 if is_file_url(part):
@@ -70,3 +75,15 @@ class AddressBook:
                     AppriseChannel.check(names.get(part, part))
             except (UnknownTarget, DeliveryRefused) as error:
                 raise JobError(f"cannot deliver to that: {error}") from None
+
+    def _names(self) -> Mapping[str, str]:
+        try:
+            return self.names()
+        except SettingsError as error:
+            event(_log, "targets.unreadable", level=logging.ERROR, why=error)
+            return {}
+
+    def _resolved(
+        self, deliver: str, origin: Origin | None, names: Mapping[str, str]
+    ) -> list[Target]:
+        return targets.resolve(deliver, origin=origin, environment=self._environment, names=names)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-_LINE = re.compile(r"^\s*MEDIA:\s*(?P<path>\S.*?)\s*$", re.MULTILINE)
+_MARK = "MEDIA:"
+_NOT_BLANK = re.compile(r"\S")
 _DIRECTIVE = re.compile(r"\[\[(?:audio_as_voice|as_document)\]\]")
 _CACHES = (
     *(f"{kind}_cache" for kind in ("image", "audio", "video", "document")),
@@ -23,6 +24,10 @@ _CACHES = (
 )
 #: Together; more is refused by every platform.
 _MAX_FILES = 10
+#: More lines than these are taken out without a look at the disk.
+_MAX_LINES = 200
+#: PATH_MAX of Linux; resolving a longer path takes time and finds nothing.
+_MAX_PATH = 4096
 
 
 class Extracted(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,21 +48,83 @@ def allowed_dirs(home: Path, environment: Mapping[str, str]) -> tuple[Path, ...]
 
 def extract(text: str, *, allowed: tuple[Path, ...]) -> Extracted:
     """Take the `MEDIA:` lines out of a text and say which files may be sent."""
+    lines = list(_lines(text))
     files: list[Path] = []
     refused: list[str] = []
-    for match in _LINE.finditer(text):
-        given = match["path"].strip("`\"'")
+    for line in lines[:_MAX_LINES]:
+        given = line.path.strip("`\"'")
         path, fault = _checked(given, allowed)
         if path is None:
-            refused.append(f"attachment {given!r} was not sent: {fault}")
+            refused.append(f"attachment {_shown(given)!r} was not sent: {fault}")
         elif path not in files:
             files.append(path)
     refused += [f"attachment {str(p)!r} was not sent: too many" for p in files[_MAX_FILES:]]
-    rest = _DIRECTIVE.sub("", _LINE.sub("", text)) if files or refused else text
+    if len(lines) > _MAX_LINES:
+        refused.append(f"{len(lines) - _MAX_LINES:,} more attachments were not sent: too many")
+    rest = _DIRECTIVE.sub("", _without(text, lines)) if lines else text
     return Extracted(text=rest.strip(), files=tuple(files[:_MAX_FILES]), refused=tuple(refused))
 
 
+class _Line(msgspec.Struct, frozen=True):
+    """A `MEDIA:` line, with the blank lines around it."""
+
+    start: int
+    end: int
+    path: str
+
+
+def _lines(text: str) -> Iterator[_Line]:
+    r"""What `^\s*MEDIA:\s*(\S.*?)\s*$` finds line by line, in time that grows with the text.
+
+    The pattern itself tries each blank line before a mark as a beginning of its own.
+    """
+    position = 0
+    mark = text.find(_MARK)
+    while mark >= 0:
+        start = _start_of(text, position, mark)
+        found = None if start is None else _line_at(text, start, mark)
+        if found is not None:
+            yield found
+            position = found.end
+        else:
+            # Nothing else in this line begins it.
+            position = text.find("\n", mark)
+        mark = text.find(_MARK, position) if position >= 0 else -1
+
+
+def _start_of(text: str, position: int, mark: int) -> int | None:
+    """Where the blanks before a mark begin a line, at `position` or later; None: they do not."""
+    blank = position + len(text[position:mark].rstrip())
+    if blank == position and (position == 0 or text[position - 1] == "\n"):
+        return position
+    newline = text.find("\n", blank, mark)
+    return newline + 1 if newline >= 0 else None
+
+
+def _line_at(text: str, start: int, mark: int) -> _Line | None:
+    path = _NOT_BLANK.search(text, mark + len(_MARK))
+    if path is None:
+        return None
+    newline = text.find("\n", path.start())
+    line = text[path.start() : newline if newline >= 0 else len(text)].rstrip()
+    after = _NOT_BLANK.search(text, path.start() + len(line))
+    end = len(text) if after is None else text.rfind("\n", newline, after.start())
+    return _Line(start, end, line)
+
+
+def _without(text: str, lines: Sequence[_Line]) -> str:
+    starts = [*(line.start for line in lines), len(text)]
+    ends = [0, *(line.end for line in lines)]
+    return "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+
+
+def _shown(given: str) -> str:
+    return given if len(given) <= _MAX_PATH else given[:_MAX_PATH] + "..."
+
+
 def _checked(given: str, allowed: tuple[Path, ...]) -> tuple[Path | None, str]:
+    if len(given) > _MAX_PATH:
+        return None, "its path is too long"
     try:
         path = Path(given).expanduser()
         if not path.is_absolute():

@@ -1,11 +1,18 @@
 """From a run's output to the text of a message: the job's template, or Hermes' header and footer.
 
 A template is Jinja2 in its sandbox, with `job`, `run` and `output`; one that cannot be rendered
-falls back to the plain text and says so. Jinja2 is imported by templates only.
+falls back to the plain text and says so. It is rendered in a process of its own with an end to its
+time and its memory (`template_child`), because nothing inside a process can stop
+`{{ 'x' * 10**9 }}` or a loop of a loop. A job without a template pays nothing for that.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +23,15 @@ from hermes_celery.run import Run
 
 #: What a template may produce; a loop can multiply.
 _MAX_CHARACTERS = 1_000_000
+#: What a template may consist of.
+_MAX_TEMPLATE = 100_000
+#: Of a processor; a large table takes a tenth of one.
+_CPU_SECONDS = 5
+#: By the clock, on a machine that is busy with other things.
+RENDER_SECONDS = 20.0
+#: Python and Jinja2 take 40 MB of address space.
+_MEMORY_BYTES = 256 * 1024 * 1024
+_CHILD = Path(__file__).with_name("template_child.py")
 _INSTALL = "templates need Jinja2; install it: pip install 'hermes-celery[notify]'"
 
 
@@ -32,10 +48,10 @@ def render(job: Job, run: Run, output: str, *, wrap: bool) -> Rendered:
     if template is None:
         return Rendered(text=wrapped(job, output) if wrap else output)
     try:
-        return Rendered(text=_filled(template, job=job, run=run, output=output))
-    except Exception as error:  # noqa: BLE001 - a template may raise whatever it likes
-        warning = f"the template failed ({type(error).__name__}: {error}); plain text was sent"
-        return Rendered(text=output, warning=warning)
+        values = {"job": job.as_json(), "run": run.as_json(), "output": output}
+        return Rendered(text=_asked(template, values, seconds=RENDER_SECONDS))
+    except TemplateFault as error:
+        return Rendered(text=output, warning=f"the template failed ({error}); plain text was sent")
 
 
 def wrapped(job: Job, output: str) -> str:
@@ -49,30 +65,88 @@ def wrapped(job: Job, output: str) -> str:
 
 def check_template(template: str) -> None:
     """Raise JobError for a template that cannot be read, or if Jinja2 is not here."""
-    jinja2 = _jinja2()
     try:
-        jinja2.sandbox.ImmutableSandboxedEnvironment().parse(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise JobError(f"the template cannot be read: line {error.lineno}: {error}") from None
+        _asked(template, None, seconds=RENDER_SECONDS)
+    except TemplateFault as error:
+        raise JobError(f"the template cannot be read: {error}") from None
 
 
-def _filled(template: str, *, job: Job, run: Run, output: str) -> str:
-    jinja2 = _jinja2()
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
-    size, parts = 0, []
-    values = {"job": job.as_json(), "run": run.as_json(), "output": output}
-    for part in environment.from_string(template).generate(values):
-        size += len(part)
-        if size > _MAX_CHARACTERS:
-            raise ValueError(f"it produces more than {_MAX_CHARACTERS:,} characters")
-        parts.append(part)
-    return "".join(parts)
+class TemplateFault(Exception):
+    """Why a template gave no text."""
 
 
-def _jinja2() -> Any:
+def _asked(template: str, values: dict[str, Any] | None, *, seconds: float) -> str:
+    """What the child makes of a template; without values it only reads it.
+
+    Raises TemplateFault, or JobError if Jinja2 is not here.
+    """
+    if len(template) > _MAX_TEMPLATE:
+        raise TemplateFault(
+            f"it has {len(template):,} characters, and {_MAX_TEMPLATE:,} are the most"
+        )
+    request = {
+        "template": template,
+        "values": values,
+        "path": sys.path,
+        "most": _MAX_CHARACTERS,
+        "cpu_seconds": _CPU_SECONDS,
+        "memory_bytes": _MEMORY_BYTES,
+    }
+    code, said = _run_child(msgspec.json.encode(request), seconds=seconds)
     try:
-        import jinja2
-        import jinja2.sandbox
-    except ImportError:
-        raise JobError(_INSTALL) from None
-    return jinja2
+        answer = msgspec.json.decode(said, type=_Answer)
+    except msgspec.MsgspecError:
+        raise TemplateFault(_why_ended(code)) from None
+    if answer.is_missing:
+        raise JobError(_INSTALL) if values is None else TemplateFault(_INSTALL)
+    if answer.error:
+        raise TemplateFault(answer.error)
+    return answer.text
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child says."""
+
+    text: str = ""
+    error: str = ""
+    is_missing: bool = False
+
+
+def _run_child(request: bytes, *, seconds: float) -> tuple[int, bytes]:
+    """The child's exit code and answer. Raises TemplateFault when it takes too long."""
+    try:
+        # No variable of ours: a template that broke out of its sandbox would find no secret.
+        child = subprocess.Popen(
+            [sys.executable, "-I", str(_CHILD)],
+            env={},
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise TemplateFault(f"its process cannot be started: {error.strerror}") from None
+    try:
+        said, _ = child.communicate(request, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise TemplateFault(f"it took longer than {seconds:g} s") from None
+    finally:
+        _end(child)
+    return child.returncode, said
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of it behind, however this ends."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _why_ended(code: int) -> str:
+    if code == -signal.SIGXCPU:
+        return f"it took more than {_CPU_SECONDS} s of a processor"
+    return f"its process ended with code {code}; it may use {_MEMORY_BYTES // 1024**2} MB"

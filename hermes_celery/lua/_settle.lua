@@ -1,50 +1,95 @@
 -- Where a delivery stands as a whole, from its parts: written to its run and job, and into the index
 -- of deliveries that somebody has to look at again.
 --
--- `at` names the keys: delivery, run, job, deliveries; `what` the values: id, now, keep_seconds.
-local function settle(at, what)
-  local parts = tonumber(redis.call('HGET', at.delivery, 'size') or 0)
-  local counting, pending, failed, problem, due = 0, false, false, '', math.huge
-  for number = 0, parts - 1 do
-    local i = string.format('%d', number)
-    local part = redis.call('HMGET', at.delivery, i .. ':state', i .. ':counts', i .. ':error',
-      i .. ':next', i .. ':until')
-    counting = counting + tonumber(part[2])
-    if part[1] == 'pending' then
-      pending = true
-      due = math.min(due, math.max(tonumber(part[4] or 0), tonumber(part[5] or 0)))
-    end
-    if part[2] == '1' and part[1] ~= 'delivered' and part[3] and part[3] ~= '' then
-      failed = failed or part[1] == 'failed'
-      problem = part[3]
-    end
+-- Two phases: `look_at_parts` and `look_at_subject` read and check (see `_checked`), `settle` writes
+-- what follows from them. `at` names the keys: delivery, run, job, deliveries; `what` the values: id,
+-- now, keep_seconds. A part is {state=, counts=, error=, due=}.
+--#include _checked
+
+-- More is no plan of ours, and would be walked through here.
+local MOST_PARTS = 10000
+
+local function look_at_parts(at)
+  local size = whole(at.delivery, 'size', fields(at.delivery, 'size')[1], 0)
+  if size < 0 or size > MOST_PARTS then
+    is_broken(at.delivery, 'has ' .. size .. ' parts')
+    return {}
   end
+  local parts = {}
+  for number = 0, size - 1 do
+    local i = string.format('%d', number)
+    local part = fields(at.delivery, i .. ':state', i .. ':counts', i .. ':error', i .. ':next',
+      i .. ':until')
+    if not part[1] then
+      is_broken(at.delivery, 'has no state of part ' .. i)
+    end
+    parts[number] = {
+      state = part[1],
+      counts = whole(at.delivery, i .. ':counts', part[2], 0) == 1,
+      error = part[3] or '',
+      due = math.max(whole(at.delivery, i .. ':next', part[4], 0),
+        whole(at.delivery, i .. ':until', part[5], 0)),
+    }
+  end
+  return parts
+end
+
+local function look_at_subject(at)
+  check('HLEN', at.delivery)
+  check('ZCARD', at.deliveries)
+  local run = fields(at.run, 'delivery', 'finished_ms')
+  local job = fields(at.job, 'last_run_ms', 'last_status')
+  return {delivery = run[1], finished_ms = run[2], last_run_ms = job[1], last_status = job[2]}
+end
+
+-- Counts of the parts, and when somebody has to look at them next.
+local function summed(parts)
+  local sum = {counting = 0, pending = false, failed = false, problem = '', due = math.huge}
+  local number = 0
+  while parts[number] do
+    local part = parts[number]
+    if part.counts then
+      sum.counting = sum.counting + 1
+    end
+    if part.state == 'pending' then
+      sum.pending = true
+      sum.due = math.min(sum.due, part.due)
+    end
+    if part.counts and part.state ~= 'delivered' and part.error ~= '' then
+      sum.failed = sum.failed or part.state == 'failed'
+      sum.problem = part.error
+    end
+    number = number + 1
+  end
+  return sum
+end
+
+local function settle(at, what, parts, subject)
+  local sum = summed(parts)
   local state = 'pending'
-  if pending then
+  if sum.pending then
     redis.call('ZADD', at.deliveries,
-      string.format('%.0f', math.max(due, tonumber(what.now))), what.id)
+      string.format('%.0f', math.max(sum.due, tonumber(what.now))), what.id)
   else
-    state = failed and 'failed' or (counting > 0 and 'delivered' or 'none')
+    state = sum.failed and 'failed' or (sum.counting > 0 and 'delivered' or 'none')
     redis.call('ZREM', at.deliveries, what.id)
     redis.call('EXPIRE', at.delivery, what.keep_seconds)
   end
-  local run = redis.call('HMGET', at.run, 'delivery', 'finished_ms')
-  if run[1] == 'pending' then
+  if subject.delivery == 'pending' then
     redis.call('HSET', at.run, 'delivery', state)
   end
-  local job = redis.call('HMGET', at.job, 'last_run_ms', 'last_status')
   -- A job tells of its latest run only.
-  if counting == 0 or not run[2] or job[1] ~= run[2] then
+  if sum.counting == 0 or not subject.finished_ms or subject.last_run_ms ~= subject.finished_ms then
     return state
   end
-  if problem ~= '' then
-    redis.call('HSET', at.job, 'last_delivery_error', problem)
+  if sum.problem ~= '' then
+    redis.call('HSET', at.job, 'last_delivery_error', sum.problem)
   else
     redis.call('HDEL', at.job, 'last_delivery_error')
   end
-  if state == 'failed' and job[2] == 'ok' then
+  if state == 'failed' and subject.last_status == 'ok' then
     redis.call('HSET', at.job, 'last_status', 'delivery_failed')
-  elseif state == 'delivered' and job[2] == 'delivery_failed' then
+  elseif state == 'delivered' and subject.last_status == 'delivery_failed' then
     redis.call('HSET', at.job, 'last_status', 'ok')
   end
   return state

@@ -2,16 +2,24 @@
 --
 -- KEYS  1 run hash   2 delivery hash   3 deliveries   4 Celery queue
 -- ARGV  1 run id   2 'failed' or 'all'   3 when to push it again, ms   4 message
--- Answers  'ok', 'gone' (no such run), 'running' (it has not ended)
-local state = redis.call('HGET', KEYS[1], 'state')
-if not state then
+-- Answers  'ok', 'gone' (no such run), 'running' (it has not ended),
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+local state = fields(KEYS[1], 'state')[1]
+check('HLEN', KEYS[2])
+check('ZCARD', KEYS[3])
+check('LLEN', KEYS[4])
+if broken then
+  return broken_answer()
+elseif not state then
   return 'gone'
 elseif state == 'queued' or state == 'running' then
   return 'running'
 end
+
 redis.call('PERSIST', KEYS[2])
 redis.call('HSET', KEYS[2], 'again', ARGV[2])
-redis.call('HDEL', KEYS[2], 'pushes')
+redis.call('HDEL', KEYS[2], 'pushes', 'planner', 'planner_until', 'plannings')
 redis.call('HSET', KEYS[1], 'delivery', 'pending')
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
 redis.call('LPUSH', KEYS[4], ARGV[4])

@@ -4,14 +4,30 @@
 -- ARGV  1 id   2 now_ms   3 seconds that the record is kept when all is done   4 part
 --       5 claim token   6 state ('pending' = to be tried again)   7 error   8 next attempt, ms
 --       9 pieces sent so far
--- Answers  'ok' and where the delivery stands as a whole, 'late' (the claim is no longer ours)
+-- Answers  'ok' and where the delivery stands as a whole, 'late' (the claim is no longer ours);
+--          'broken', a key and what is wrong with it (nothing changed)
 --#include _settle
-local at = ARGV[4]
-if redis.call('HGET', KEYS[1], at .. ':claim') ~= ARGV[5] then
+local at, where = ARGV[4], {delivery = KEYS[1], run = KEYS[2], job = KEYS[3], deliveries = KEYS[4]}
+local mine = fields(KEYS[1], at .. ':claim', at .. ':ended_by')
+-- Recorded by this very claim, whose answer was lost on the way.
+local was_recorded = mine[1] ~= ARGV[5] and mine[2] == ARGV[5]
+if not broken and mine[1] ~= ARGV[5] and not was_recorded then
   return {'late', ''}
 end
-redis.call('HSET', KEYS[1], at .. ':state', ARGV[6], at .. ':error', ARGV[7], at .. ':next', ARGV[8],
-  at .. ':sent', ARGV[9])
-redis.call('HDEL', KEYS[1], at .. ':claim', at .. ':until')
-return {'ok', settle({delivery = KEYS[1], run = KEYS[2], job = KEYS[3], deliveries = KEYS[4]},
-  {id = ARGV[1], now = ARGV[2], keep_seconds = ARGV[3]})}
+local parts = look_at_parts(where)
+local subject = look_at_subject(where)
+local part = parts[tonumber(at)]
+if not part then
+  is_broken(KEYS[1], 'has no part ' .. at)
+end
+if broken then
+  return broken_answer()
+end
+
+if not was_recorded then
+  part.state, part.error, part.due = ARGV[6], ARGV[7], tonumber(ARGV[8])
+  redis.call('HSET', KEYS[1], at .. ':state', ARGV[6], at .. ':error', ARGV[7],
+    at .. ':next', ARGV[8], at .. ':sent', ARGV[9], at .. ':ended_by', ARGV[5])
+  redis.call('HDEL', KEYS[1], at .. ':claim', at .. ':until', at .. ':doubt')
+end
+return {'ok', settle(where, {id = ARGV[1], now = ARGV[2], keep_seconds = ARGV[3]}, parts, subject)}

@@ -2,12 +2,18 @@
 --
 -- KEYS  1 delivery hash   2 deliveries   3 incident hash
 -- ARGV  1 id   2 now_ms   3 text   4 deliver   5 job id   6 count of the incident
--- Answers  'ok', 'known' (recorded already, or somebody else tells of it)
-local told = redis.call('HGET', KEYS[3], 'told')
-if redis.call('HEXISTS', KEYS[1], 'text') == 1 or
-    (told and tonumber(told) >= tonumber(ARGV[6])) then
+-- Answers  'ok', 'known' (recorded already, or somebody else tells of it),
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+local text = fields(KEYS[1], 'text')[1]
+local told = whole(KEYS[3], 'told', fields(KEYS[3], 'told')[1])
+check('ZCARD', KEYS[2])
+if broken then
+  return broken_answer()
+elseif text or (told and told >= tonumber(ARGV[6])) then
   return 'known'
 end
+
 redis.call('HSET', KEYS[1], 'text', ARGV[3], 'deliver', ARGV[4], 'job_id', ARGV[5])
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
 if redis.call('EXISTS', KEYS[3]) == 1 then

@@ -3,17 +3,29 @@
 -- KEYS  1 term counter   2 deliveries   3 delivery hash   4 Celery queue
 -- ARGV  1 fencing token   2 id   3 deadline seen, ms   4 now_ms   5 first wait, ms
 --       6 longest wait, ms   7 message
--- Answers  'ok', 'moved' (looked after meanwhile), 'fenced' (an older leader)
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+-- Answers  'ok', 'moved' (looked after meanwhile), 'fenced' (an older leader);
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+local term = ask('GET', KEYS[1])
+if not broken and term ~= ARGV[1] then
   return 'fenced'
 end
-local deadline = redis.call('ZSCORE', KEYS[2], ARGV[2])
-if not deadline or tonumber(deadline) ~= tonumber(ARGV[3]) then
+local deadline = ask('ZSCORE', KEYS[2], ARGV[2])
+if broken then
+  return broken_answer()
+elseif not deadline or tonumber(deadline) ~= tonumber(ARGV[3]) then
   return 'moved'
 end
+local pushes = whole(KEYS[3], 'pushes', fields(KEYS[3], 'pushes')[1], 0) + 1
+check('LLEN', KEYS[4])
+if broken then
+  return broken_answer()
+end
+
 -- While no worker takes it, the copies become rarer.
-local pushes = redis.call('HINCRBY', KEYS[3], 'pushes', 1)
-local wait = math.min(tonumber(ARGV[5]) * 2 ^ math.min(pushes - 1, 20), tonumber(ARGV[6]))
+redis.call('HSET', KEYS[3], 'pushes', string.format('%d', pushes))
+local wait = math.min(tonumber(ARGV[5]) * 2 ^ math.min(math.max(pushes - 1, 0), 20),
+  tonumber(ARGV[6]))
 redis.call('ZADD', KEYS[2], string.format('%.0f', tonumber(ARGV[4]) + wait), ARGV[2])
 redis.call('LPUSH', KEYS[4], ARGV[7])
 return 'ok'

@@ -2,9 +2,16 @@
 --
 -- KEYS  1 incident hash   2 open incidents
 -- ARGV  1 id   2 now_ms
--- Answers  'ok', 'gone' (no such incident is open)
-if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
+-- Answers  'ok', 'gone' (no such incident is open),
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+local is_open = ask('ZSCORE', KEYS[2], ARGV[1])
+check('HLEN', KEYS[1])
+if broken then
+  return broken_answer()
+elseif not is_open then
   return 'gone'
 end
+
 redis.call('HSETNX', KEYS[1], 'acked_ms', ARGV[2])
 return 'ok'

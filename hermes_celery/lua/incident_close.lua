@@ -3,20 +3,38 @@
 -- KEYS  1 open incidents   2 open incidents of the job   3 delivery hash   then the incident hashes
 -- ARGV  1 now_ms   2 when it worked, ms   3 seconds that closed incidents are kept
 --       4 what to tell ('' = nothing)   then the id of each incident
--- Answers  how many were open until now
-local closed = 0
+-- Answers  how many were open until now (one whose record is no hash is ended all the same, and its
+--          record left as it is);
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+check('ZCARD', KEYS[1])
+check('SCARD', KEYS[2])
+if ARGV[4] ~= '' then
+  check('HLEN', KEYS[3])
+end
+if broken then
+  return broken_answer()
+end
+local over, is_readable = {}, {}
 for i = 5, #ARGV do
-  local key, id = KEYS[i - 1], ARGV[i]
-  local last = redis.call('ZSCORE', KEYS[1], id)
+  local last = redis.call('ZSCORE', KEYS[1], ARGV[i])
   if last and tonumber(last) <= tonumber(ARGV[2]) then
-    closed = closed + 1
-    redis.call('ZREM', KEYS[1], id)
-    redis.call('SREM', KEYS[2], id)
-    redis.call('HSET', key, 'closed_ms', ARGV[1])
-    redis.call('EXPIRE', key, ARGV[3])
+    over[#over + 1] = i
+    check('HLEN', KEYS[i - 1])
+    is_readable[i] = not broken
+    broken = nil
   end
 end
-if closed > 0 and ARGV[4] ~= '' then
+
+for _, i in ipairs(over) do
+  redis.call('ZREM', KEYS[1], ARGV[i])
+  redis.call('SREM', KEYS[2], ARGV[i])
+  if is_readable[i] then
+    redis.call('HSET', KEYS[i - 1], 'closed_ms', ARGV[1])
+    redis.call('EXPIRE', KEYS[i - 1], ARGV[3])
+  end
+end
+if #over > 0 and ARGV[4] ~= '' then
   redis.call('HSET', KEYS[3], 'recovery', ARGV[4])
 end
-return closed
+return #over

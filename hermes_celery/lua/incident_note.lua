@@ -4,17 +4,29 @@
 -- KEYS  1 incident hash   2 open incidents   3 open incidents of the job   4 delivery hash of the run
 -- ARGV  1 id   2 now_ms   3 kind   4 job id   5 job name   6 text   7 run id ('' = none)
 --       8 seconds that the mark on the run is kept   9 exact kind (3 is one that 0.1.0 knows)
--- Answers  count, how many there were when it was told last, '1' if somebody acknowledged it
-local is_open = redis.call('ZSCORE', KEYS[2], ARGV[1])
+-- Answers  count, how many there were when it was told last, '1' if somebody acknowledged it;
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
 local mark = 'noted:' .. ARGV[1]
-local is_known = is_open
+local is_open = ask('ZSCORE', KEYS[2], ARGV[1])
+local incident = fields(KEYS[1], 'count', 'told', 'acked_ms')
+local count = whole(KEYS[1], 'count', incident[1], 0)
+local told = whole(KEYS[1], 'told', incident[2], 0)
+local is_known, is_acked = is_open, incident[3]
+check('SCARD', KEYS[3])
 if ARGV[7] ~= '' then
-  is_known = redis.call('HEXISTS', KEYS[4], mark) == 1
+  is_known = ask('HEXISTS', KEYS[4], mark) == 1
 end
+if broken then
+  -- Three values, as the answer has: the word tells them apart.
+  return broken_answer()
+end
+
 if not is_known then
   if not is_open then
     redis.call('DEL', KEYS[1])
     redis.call('HSET', KEYS[1], 'first_ms', ARGV[2], 'told', 0)
+    count, told, is_acked = 0, 0, nil
   end
   if ARGV[7] ~= '' then
     redis.call('HSET', KEYS[4], mark, 1)
@@ -22,11 +34,11 @@ if not is_known then
       redis.call('EXPIRE', KEYS[4], ARGV[8])
     end
   end
-  redis.call('HINCRBY', KEYS[1], 'count', 1)
-  redis.call('HSET', KEYS[1], 'kind', ARGV[3], 'sort', ARGV[9], 'job_id', ARGV[4], 'job_name', ARGV[5],
-    'text', ARGV[6], 'last_ms', ARGV[2], 'last_run_id', ARGV[7])
+  count = count + 1
+  redis.call('HSET', KEYS[1], 'count', string.format('%d', count), 'kind', ARGV[3],
+    'sort', ARGV[9], 'job_id', ARGV[4], 'job_name', ARGV[5], 'text', ARGV[6],
+    'last_ms', ARGV[2], 'last_run_id', ARGV[7])
   redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
   redis.call('SADD', KEYS[3], ARGV[1])
 end
-local incident = redis.call('HMGET', KEYS[1], 'count', 'told', 'acked_ms')
-return {incident[1] or '0', incident[2] or '0', incident[3] and '1' or '0'}
+return {string.format('%d', count), string.format('%d', told), is_acked and '1' or '0'}

@@ -93,7 +93,7 @@ def wakes_agent(stdout: str) -> bool:
         return True
     try:
         gate = json.loads(lines[-1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return not (isinstance(gate, dict) and gate.get("wakeAgent", True) is False)
 

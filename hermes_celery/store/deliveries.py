@@ -23,6 +23,10 @@ from hermes_celery.store.reading import Fields
 KEEP_SECONDS = 40 * 86_400
 _FIRST_PUSH_MS = 60_000
 _LAST_PUSH_MS = 3_600_000
+#: What a sender whose claim has run out is given to speak up, before somebody takes its part over.
+GRACE_MS = 10_000
+#: A delivery that was begun so often and never planned is given up.
+MAX_PLANNINGS = 5
 
 
 class What(StrEnum):
@@ -135,6 +139,20 @@ class Deliveries:
             job_id=fields.text("job_id") or "",
         )
 
+    def begin(self, delivery_id: str, *, token: str, now_ms: int, until_ms: int) -> str:
+        """Take the right to plan a delivery until `until_ms`, and count it, or say why not.
+
+        The words: `ok`, `taken` (somebody plans it), `planned`, and `spent`: it was begun five
+        times and never planned, so whoever asks is to end it.
+        """
+        return str(
+            self._database.run(
+                "deliver_begin",
+                keys=[self._keys.delivery(delivery_id), self._keys.deliveries],
+                args=[delivery_id, token, now_ms, until_ms, MAX_PLANNINGS],
+            )
+        )
+
     def plan(
         self,
         delivery_id: str,
@@ -170,12 +188,14 @@ class Deliveries:
     ) -> Turn | str:
         """Take the right to send one part until `until_ms`, or say why not.
 
-        The words: `taken` (somebody sends it), `later` (not due), `over`.
+        The same token asks again to keep its claim for longer. A claim that has run out is dead
+        only ten seconds after somebody else has asked for it. The words: `taken` (somebody sends
+        it), `later` (not due), `over`.
         """
         answer = self._database.run(
             "deliver_claim",
             keys=[self._keys.delivery(delivery_id), self._keys.deliveries],
-            args=[delivery_id, part, token, now_ms, until_ms],
+            args=[delivery_id, part, token, now_ms, until_ms, GRACE_MS],
         )
         if answer[0] != "ok":
             return str(answer[0])
@@ -253,6 +273,10 @@ class Deliveries:
         """Look at a delivery no more: there is nothing left to deliver."""
         self._database.call("ZREM", self._keys.deliveries, delivery_id)
 
+    def expire(self, delivery_id: str) -> None:
+        """Keep the record of a delivery no longer than that of one that is over."""
+        self._database.call("EXPIRE", self._keys.delivery(delivery_id), KEEP_SECONDS)
+
     def due(self, now_ms: int, *, limit: int) -> list[tuple[str, int]]:
         """Deliveries that somebody has to look at, each with the deadline that passed."""
         key = self._keys.deliveries
@@ -272,17 +296,30 @@ class Deliveries:
     ) -> bool:
         """Push the message of a delivery that is due; False when it was looked after meanwhile.
 
-        Raises LeaseLost when a younger leader is known.
+        Raises LeaseLost when a younger leader is known, and RecordBroken: where it is the
+        delivery's own record that is broken, it is due again in an hour.
         """
         keys = self._keys
-        answer = self._database.run(
-            "deliver_push",
-            keys=[keys.term, keys.deliveries, keys.delivery(delivery_id), queue],
-            args=[token, delivery_id, seen_ms, now_ms, _FIRST_PUSH_MS, _LAST_PUSH_MS, message],
-        )
+        record = keys.delivery(delivery_id)
+        try:
+            answer = self._database.run(
+                "deliver_push",
+                keys=[keys.term, keys.deliveries, record, queue],
+                args=[token, delivery_id, seen_ms, now_ms, _FIRST_PUSH_MS, _LAST_PUSH_MS, message],
+            )
+        except RecordBroken as error:
+            if error.key == record:
+                self.put_off(delivery_id, now_ms=now_ms)
+            raise
         if answer == "fenced":
             raise LeaseLost("a younger leader has taken over; this one stops writing")
         return bool(answer == "ok")
+
+    def put_off(self, delivery_id: str, *, now_ms: int) -> None:
+        """Look at a delivery again in an hour: it must not stand before those that are due then."""
+        self._database.call(
+            "ZADD", self._keys.deliveries, "XX", now_ms + _LAST_PUSH_MS, delivery_id
+        )
 
     def _record_keys(self, delivery_id: str) -> list[str]:
         keys = self._keys

@@ -15,12 +15,26 @@ from typing import Any
 import msgspec
 
 from hermes_celery import lua
+from hermes_celery.delivery.targets import Target
+from hermes_celery.incidents import Kind
 from hermes_celery.job import Job, JobRequest
 from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.rescue import rescue
 from hermes_celery.run import Delivery, Outcome, RunState, Usage
-from hermes_celery.store import Claim, Database, FollowUp, History, Places, Retention
+from hermes_celery.store import (
+    Claim,
+    Database,
+    Deliveries,
+    FollowUp,
+    History,
+    Incidents,
+    Part,
+    Places,
+    Retention,
+    What,
+)
 from hermes_celery.store.database import ScriptCall
+from hermes_celery.store.deliveries import Turn
 from hermes_celery.tick import tick
 from tests.support import HandClock, Store
 
@@ -161,6 +175,7 @@ def _lives(store: Store) -> None:
     _hour(store)
     for job in (plain, waiting, failing, dying, grouped, chain, once):
         _work(store, places, job)
+    _deliver(store)
     clock.advance(20)
     for _ in range(3):
         rescue(store.jobs, runs, store.messages, token=TOKEN, now_ms=clock.ms)
@@ -178,6 +193,45 @@ def _lives(store: Store) -> None:
     cron.remove(once.id)
     store.due.defer([chain.id], until_ms=clock.ms + 1, token=TOKEN, now_ms=clock.ms)
     _forget(store)
+
+
+def _deliver(store: Store) -> None:
+    """Let a run's output go to two places, be tried again, and be told of as a trouble."""
+    deliveries, incidents = Deliveries(store.database), Incidents(store.database)
+    run = next(run for run in store.cron.latest_runs() if run.delivery is Delivery.PENDING)
+    queue, now_ms = store.database.keys.delivery_queue, store.clock.ms
+    parts = [Part(what=What.OUTPUT, target=Target(name=name)) for name in ("ops", "dev")]
+    deliveries.push(
+        run.id, seen_ms=_deadline(deliveries, run.id), now_ms=now_ms, token=TOKEN, queue=queue,
+        message=b"m",
+    )  # fmt: skip
+    deliveries.begin(run.id, token="p", now_ms=now_ms, until_ms=now_ms + 1000)
+    told = {"job_id": run.job_id, "job_name": run.job_name}
+    for incident in ("one", "other"):
+        incidents.note(incident, Kind.FAILURE, "t", now_ms=now_ms, run_id=run.id, **told)
+    deliveries.plan(
+        run.id, parts, now_ms=now_ms, text="t", warning="w", incident="one", told=1,
+    )  # fmt: skip
+    for number, state in ((0, Delivery.PENDING), (1, Delivery.DELIVERED), (0, Delivery.FAILED)):
+        turn = deliveries.claim(
+            run.id, number, token=f"{state}", now_ms=now_ms, until_ms=now_ms + 1000
+        )
+        assert isinstance(turn, Turn)
+        error = "" if state is Delivery.DELIVERED else "502"
+        deliveries.done(turn, state, now_ms=now_ms, error=error)
+    deliveries.again(run.id, mode="failed", now_ms=now_ms, queue=queue, message=b"m")
+    deliveries.notice(
+        "notice", "t", deliver="ops", job_id=run.job_id, incident="other", count=1, now_ms=now_ms,
+    )  # fmt: skip
+    incidents.ack("one", now_ms=now_ms)
+    incidents.close(
+        incidents.of_job(run.job_id), job_id=run.job_id, now_ms=now_ms, worked_ms=now_ms,
+        delivery_id=run.id, recovery="works again",
+    )  # fmt: skip
+
+
+def _deadline(deliveries: Deliveries, run_id: str) -> int:
+    return dict(deliveries.due(10**15, limit=1000))[run_id]
 
 
 def _request(name: str, **fields: Any) -> JobRequest:

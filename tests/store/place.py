@@ -43,13 +43,19 @@ class Place:
         self.messages = PlainDeliveryMessages(store.database.keys.default_queue + ":deliveries")
         self.pinger = Pinger(timeout_seconds=2)
         self.wrap = False
+        #: What other tests put in place of the real ones.
+        self.book: type[AddressBook] = AddressBook
+        self.channels: type[Channels] = Channels
+        self.limits: dict[str, Any] = {}
+        #: What rescue was told of: job, key, what is wrong.
+        self.broken: list[tuple[str, str, str]] = []
 
     @property
     def targets_toml(self) -> Path:
         return self.home / "targets.toml"
 
     def deliverer(self) -> Deliverer:
-        book = AddressBook(
+        book = self.book(
             environment=self.environment,
             names_path=self.targets_toml,
             home=self.home,
@@ -61,7 +67,7 @@ class Place:
             jobs=self.store.jobs,
             runs=self.store.runs,
             book=book,
-            channels=Channels(
+            channels=self.channels(
                 environment=self.environment,
                 names=book.names,
                 files_dir=self.home / "output",
@@ -73,6 +79,7 @@ class Place:
             first_wait_seconds=10,
             timeout_seconds=0.5,
             jitter=lambda: 1.0,
+            **self.limits,
         )
 
     def job(self, deliver: str, **fields: Any) -> Job:
@@ -105,7 +112,13 @@ class Place:
         self.deliverer().deliver(notice)
 
     def rescue(self) -> int:
-        return push_due(self.deliveries, self.messages, token=TOKEN, now_ms=self.store.clock.ms)
+        return push_due(
+            self.deliveries,
+            self.messages,
+            token=TOKEN,
+            now_ms=self.store.clock.ms,
+            on_broken=lambda *what: self.broken.append(what),
+        )
 
     def standing(self, run: Run) -> Delivery:
         return self.store.runs.get(run.id).delivery

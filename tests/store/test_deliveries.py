@@ -10,7 +10,7 @@ from hermes_celery.incidents import Kind
 from hermes_celery.job import JobRequest
 from hermes_celery.run import Delivery, Outcome, RunState
 from hermes_celery.store import Deliveries, FollowUp, Incidents, Part, What
-from hermes_celery.store.deliveries import Turn
+from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS, Turn
 from tests.support import Store
 
 TOKEN = 7
@@ -140,9 +140,86 @@ def test_the_claim_of_a_sender_that_died_dies_too(
     assert deliveries.due(store.clock.ms + 29_999, limit=9) == []
     store.clock.advance(30)
     assert [due for due, _ in deliveries.due(store.clock.ms, limit=9)] == [run_id]
-    assert turn(store, deliveries, run_id).attempt == 2
+    assert asked(store, deliveries, run_id, token="u") == "taken"
+    assert deliveries.due(store.clock.ms + GRACE_MS - 1, limit=9) == []
+    store.clock.advance(GRACE_MS / 1000 - 0.001)
+    assert asked(store, deliveries, run_id, token="u") == "taken"
+    store.clock.advance(0.001)
+    assert [due for due, _ in deliveries.due(store.clock.ms, limit=9)] == [run_id]
+    second = asked(store, deliveries, run_id, token="u")
+    assert isinstance(second, Turn)
+    assert second.attempt == 2
     late = replace_token(first, "somebody else's")
     assert deliveries.done(late, Delivery.DELIVERED, now_ms=store.clock.ms) == "late"
+
+
+def asked(store: Store, deliveries: Deliveries, run_id: str, *, token: str) -> Turn | str:
+    now_ms = store.clock.ms
+    return deliveries.claim(run_id, 0, token=token, now_ms=now_ms, until_ms=now_ms + 30_000)
+
+
+def test_a_sender_that_speaks_up_in_the_grace_keeps_its_part(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
+    first = turn(store, deliveries, run_id)
+    # The server stood still, and others come to it before the sender does.
+    store.clock.advance(3600)
+    assert asked(store, deliveries, run_id, token="u") == "taken"
+    again = asked(store, deliveries, run_id, token="t")
+    assert again == first
+    store.clock.advance(29)
+    assert asked(store, deliveries, run_id, token="u") == "taken"
+    assert deliveries.done(first, Delivery.DELIVERED, now_ms=store.clock.ms) == "delivered"
+    assert asked(store, deliveries, run_id, token="u") == "over"
+
+
+def test_an_answer_that_was_lost_is_asked_for_again_and_nothing_is_counted_twice(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
+    first = turn(store, deliveries, run_id)
+    assert turn(store, deliveries, run_id) == first
+    for _ in range(2):
+        state = deliveries.done(first, Delivery.PENDING, now_ms=store.clock.ms, error="502",
+                                next_ms=store.clock.ms + 1000, sent=1)  # fmt: skip
+        assert state == "pending"
+    (part,) = deliveries.get(run_id).parts or ()
+    assert (part.attempts, part.error, part.next_ms) == (1, "502", store.clock.ms + 1000)
+
+
+def begun(store: Store, deliveries: Deliveries, run_id: str, *, token: str) -> str:
+    now_ms = store.clock.ms
+    return deliveries.begin(run_id, token=token, now_ms=now_ms, until_ms=now_ms + 30_000)
+
+
+def test_a_delivery_is_planned_by_one_at_a_time_and_that_is_counted(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    for number in range(MAX_PLANNINGS):
+        for _ in range(2):
+            assert begun(store, deliveries, run_id, token=str(number)) == "ok"
+        assert begun(store, deliveries, run_id, token="other") == "taken"
+        store.clock.advance(30)
+    assert begun(store, deliveries, run_id, token="last") == "spent"
+    assert begun(store, deliveries, run_id, token="last") == "spent"
+    assert begun(store, deliveries, run_id, token="other") == "taken"
+    deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
+    assert begun(store, deliveries, run_id, token="other") == "planned"
+    deliveries.again(run_id, mode="all", now_ms=store.clock.ms, queue="q", message=b"m")
+    assert begun(store, deliveries, run_id, token="another") == "ok"
+
+
+def test_a_planning_that_dies_is_looked_at_as_rarely_as_its_pushes(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
+    ((_, seen_ms),) = deliveries.due(store.clock.ms + 60_000, limit=9)
+    begun(store, deliveries, run_id, token="a")
+    assert deliveries.due(seen_ms, limit=9) == [(run_id, seen_ms)]
+    store.clock.ms = seen_ms - 1000
+    begun(store, deliveries, run_id, token="b")
+    assert deliveries.due(seen_ms, limit=9) == []
+    assert deliveries.due(seen_ms + 29_000, limit=9) == [(run_id, seen_ms + 29_000)]
 
 
 def replace_token(one: Turn, token: str) -> Turn:

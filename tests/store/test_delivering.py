@@ -19,6 +19,7 @@ from hermes_celery.delivery.targets import Target
 from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError
 from hermes_celery.run import Delivery, RunState
 from hermes_celery.store import Database, Deliveries
+from hermes_celery.store.deliveries import GRACE_MS
 from tests.receivers import HttpReceiver, SmtpReceiver, http_receiver, smtp_receiver
 from tests.store.place import Place, at
 from tests.support import HandClock, cases, eventually
@@ -177,6 +178,10 @@ def test_a_sender_that_dies_between_sending_and_recording_makes_one_duplicate(
     place.deliveries = whole
     assert place.work_off() == ["taken"]
     place.store.clock.advance(60)
+    assert place.rescue() == 1
+    # Its claim has run out, and it is given the time to speak up.
+    assert place.work_off() == ["taken"]
+    place.store.clock.advance(GRACE_MS / 1000)
     assert place.rescue() == 1
     assert place.work_off() == ["delivered"]
     assert len(http.requests) == 2

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hermes_celery.announcing import first_state
 from hermes_celery.delivering import wait_seconds
+from hermes_celery.delivery import rendering
 from hermes_celery.delivery.media import allowed_dirs, extract
 from hermes_celery.delivery.message import Message, message_of
 from hermes_celery.delivery.rendering import check_template, render, wrapped
@@ -77,9 +78,63 @@ def test_a_template_that_fails_falls_back_to_the_plain_text_with_a_warning(templ
     assert "the template failed" in (rendered.warning or "")
 
 
+HOSTILE = [
+    "{{ 'x'|center(10**9) }}",
+    "{% set x = ['x' * 10**6] * 10**4 %}{{ x|join }}",
+    "{{ (output * 10**6)|indent(10**6) }}",
+    "{{ 9**(9**9) }}",
+    "{{ 7 ** (10**8) % 3 }}",
+    "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(1) }}",
+    "{% set ns = namespace(x='x') %}{% for i in range(99) %}{% set ns.x = ns.x * 9 %}{% endfor %}",
+    "{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}",
+    "{{ 'a'|" + "|".join(["upper"] * 5_000) + " }}",
+    "{% for i in range(99999) %}" * 50 + "{% endfor %}" * 50,
+    "{{ output|wordwrap(1)|replace('p', 'p' * 10**6)|replace('p', 'p' * 10**6) }}",
+    "{{ '%*d' % (10**9, 1) }}",
+    "{{ '{:>1000000000}'.format(1) }}",
+    "x" * 5_000_000,
+]
+
+
+@pytest.mark.parametrize("template", HOSTILE, ids=lambda text: text[:40])
+def test_a_hostile_template_is_ended_and_the_plain_text_sent(template: str) -> None:
+    # That it ends at all is the point: in this process most of these would run for ever, or take
+    # the machine's memory.
+    rendered = render(templated(template), RUN, "plain", wrap=True)
+    assert rendered.text == "plain"
+    assert "the template failed" in (rendered.warning or "")
+
+
+def test_what_a_template_used_too_much_of_is_said() -> None:
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    # More than 5 s of a processor, or on a busy machine more than 20 s by the clock.
+    assert "it took " in (render(templated(loop), RUN, "o", wrap=True).warning or "")
+    memory = render(templated("{{ 'x' * 10**9 }}"), RUN, "o", wrap=True)
+    assert "MemoryError" in (memory.warning or "")
+
+
+def test_a_template_that_only_waits_is_ended_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "RENDER_SECONDS", 0.0)
+    rendered = render(templated("fine"), RUN, "plain", wrap=True)
+    assert (rendered.text, "longer than 0 s" in (rendered.warning or "")) == ("plain", True)
+
+
 def test_a_template_that_cannot_be_read_is_refused_with_its_line() -> None:
     with pytest.raises(JobError, match="line 2"):
         check_template("fine\n{% if %}")
+
+
+@pytest.mark.parametrize("template", ["x" * 100_001, "{{ " + "(" * 40_000, "{%" * 40_000])
+def test_a_template_of_endless_length_or_depth_is_refused(template: str) -> None:
+    with pytest.raises(JobError, match="the template cannot be read: "):
+        check_template(template)
+
+
+def test_a_template_that_does_much_within_reason_is_rendered() -> None:
+    template = "{% for i in range(20000) %}{{ i * 2 }} {{ output|upper }}\n{% endfor %}"
+    rendered = render(templated(template), RUN, "row", wrap=True)
+    assert rendered.warning is None
+    assert rendered.text.count("ROW") == 20_000
 
 
 def test_a_text_is_cut_at_line_ends() -> None:

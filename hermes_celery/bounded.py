@@ -1,0 +1,70 @@
+"""An end to work that calls other people's code: done in a thread, and left behind when late.
+
+A thread cannot be ended from outside. What is left behind holds no slot and no claim, and its
+result is dropped; whoever starts such work gives it a way to notice that it is too late.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+class Overdue(Exception):
+    """The work took longer than it may."""
+
+
+def within(
+    seconds: float,
+    work: Callable[[], _T],
+    *,
+    every_seconds: float = float("inf"),
+    meanwhile: Callable[[], None] = lambda: None,
+) -> _T:
+    """Do `work` and return or raise what it does. Raises Overdue when that takes too long.
+
+    While it goes on, `meanwhile` is called again and again from this thread; what it raises ends
+    the waiting too. Works under every pool: under gevent the thread is a greenlet.
+    """
+    done = threading.Event()
+    call = _Call(work, done)
+    deadline = time.monotonic() + seconds
+    context = contextvars.copy_context()
+    threading.Thread(
+        target=context.run, args=(call.make,), name="hermes-bounded", daemon=True
+    ).start()
+    while not done.wait(max(min(every_seconds, deadline - time.monotonic()), 0)):
+        if time.monotonic() >= deadline:
+            raise Overdue(f"it took longer than {seconds:g} s")
+        meanwhile()
+    return call.result()
+
+
+class _Call(Generic[_T]):
+    """One call, and how it ended."""
+
+    def __init__(self, work: Callable[[], _T], done: threading.Event) -> None:
+        self._work = work
+        self._done = done
+        self._values: list[_T] = []
+        self._error: BaseException | None = None
+
+    def make(self) -> None:
+        """Call; nothing is raised in this thread."""
+        try:
+            self._values.append(self._work())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            self._error = error
+        finally:
+            self._done.set()
+
+    def result(self) -> _T:
+        """What came of it."""
+        if self._error is not None:
+            raise self._error
+        return self._values[0]

@@ -1,0 +1,221 @@
+"""What a delivery consists of: which parts go where, decided when it is sent.
+
+An outcome is worth telling or not; a failure is counted as an incident first, a success may end
+one. Nothing is sent here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hermes_celery.delivery.book import AddressBook
+from hermes_celery.delivery.message import Message, message_of
+from hermes_celery.delivery.targets import Target
+from hermes_celery.errors import RecordBroken
+from hermes_celery.incidents import (
+    FAILED,
+    Kind,
+    failure_line,
+    incident_id,
+    is_worth_telling,
+    recovery,
+    with_next_step,
+)
+from hermes_celery.instant import to_ms
+from hermes_celery.job import Job, JobSpec
+from hermes_celery.log import event
+from hermes_celery.output import as_text
+from hermes_celery.run import Delivery, Run, RunState, is_run_id, job_id_of
+from hermes_celery.store import Incidents, Part, Record, Runs, What
+from hermes_celery.store.incidents import Noted
+from hermes_celery.work import WorkKind
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+
+_log = logging.getLogger(__name__)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a delivery consists of."""
+
+    parts: tuple[Part, ...] = ()
+    text: str = ""
+    warning: str = ""
+    incident: str = ""
+    told: int | None = None
+
+
+class Subject:
+    """What one pass over a delivery is about: its run and job, and what the run has to say."""
+
+    def __init__(
+        self, run: Run | None, job: Job | None, *, runs: Runs, book: AddressBook, wrap: bool
+    ) -> None:
+        self.run = run
+        self.job = job
+        self._runs = runs
+        self._book = book
+        self._wrap = wrap
+        self._output: Message | None = None
+
+    def message(self, what: What, record: Record) -> Message:
+        """The message of a part. Raises StoreError."""
+        run, job = self.run, self.job
+        if what is What.RECOVERY:
+            return Message(title=job.name if job else "", text=record.recovery)
+        if what is not What.OUTPUT or run is None or job is None:
+            return Message(title=job.name if job else "hermes-celery", text=record.text)
+        # Rendering may take seconds, so one pass does it once.
+        if self._output is None:
+            output = as_text(self._runs.output(run.id)).strip()
+            self._output = message_of(
+                job, run, output, wrap=self._wrap, attachments=self._book.attachments
+            )
+        return self._output
+
+
+class Planner:
+    """Plans deliveries; everything it needs is an argument."""
+
+    def __init__(self, *, incidents: Incidents, book: AddressBook, clock: Clock) -> None:
+        self._incidents = incidents
+        self._book = book
+        self._clock = clock
+
+    def planned(self, record: Record, subject: Subject) -> Plan:
+        """What the delivery consists of now. Raises StoreError."""
+        run, job = subject.run, subject.job
+        if run is None:
+            return Plan(parts=self._parts(What.NOTICE, record.deliver, job))
+        if job is None:
+            # Whoever removed the job does not wait for its output.
+            return Plan()
+        plan = self._of_failure(record, run, job) if run.state in FAILED else None
+        plan = plan or self._of_success(record, run, job, subject)
+        if record.again == "failed":
+            plan = msgspec.structs.replace(plan, parts=_kept(plan.parts, record))
+        if job.spec.ping and not record.again:
+            ping = Part(what=What.PING, target=Target(url=job.spec.ping))
+            plan = msgspec.structs.replace(plan, parts=(*plan.parts, ping))
+        return plan
+
+    def _of_success(self, record: Record, run: Run, job: Job, subject: Subject) -> Plan:
+        if run.state is not RunState.SUCCEEDED:
+            return Plan()
+        told = () if record.again else self._recovery_parts(record, run, job)
+        if run.delivery is not Delivery.PENDING:
+            return Plan(parts=told)
+        message = subject.message(What.OUTPUT, record)
+        return Plan(
+            parts=(*self._parts(What.OUTPUT, job.spec.deliver, job), *told),
+            warning="; ".join(message.warnings),
+        )
+
+    def _of_failure(self, record: Record, run: Run, job: Job) -> Plan:
+        error = run.error or run.state.value
+        incident = incident_id(Kind.FAILURE, job.id, error=error)
+        summary = failure_line(job.name, error, is_agent=job.spec.kind is WorkKind.AGENT)
+        noted = self._noted(incident, summary, run, job)
+        is_new = is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked)
+        if not (is_new or record.again):
+            event(_log, "failure.not_told", run=run.id, incident=incident, count=noted.count)
+            return Plan()
+        return Plan(
+            parts=self._parts(What.FAILURE, failure_target(job.spec), job),
+            text=with_next_step(summary, run.id, count=noted.count),
+            incident=incident,
+            told=noted.count,
+        )
+
+    def _noted(self, incident: str, summary: str, run: Run, job: Job) -> Noted:
+        try:
+            return self._incidents.note(
+                incident,
+                Kind.FAILURE,
+                summary,
+                now_ms=self._clock.now_ms(),
+                job_id=job.id,
+                job_name=job.name,
+                run_id=run.id,
+            )
+        except RecordBroken as error:
+            # Told too often is better than never.
+            event(_log, "incident.broken", level=logging.ERROR, incident=incident, why=error)
+            return Noted(id=incident, count=1, told=0, is_acked=False)
+
+    def _recovery_parts(self, record: Record, run: Run, job: Job) -> tuple[Part, ...]:
+        """Close the job's incidents; what was told of them is told to be over."""
+        worked_ms = to_ms(run.finished_at or run.queued_at)
+        try:
+            over = [i for i in self._incidents.of_job(job.id) if to_ms(i.last_at) <= worked_ms]
+            told = [incident for incident in over if incident.told]
+            text = recovery(told) if told else ""
+            closed = self._incidents.close(
+                over,
+                job_id=job.id,
+                now_ms=self._clock.now_ms(),
+                worked_ms=worked_ms,
+                delivery_id=run.id,
+                recovery=text,
+            )
+        except RecordBroken as error:
+            event(_log, "incident.broken", level=logging.ERROR, job=job.id, why=error)
+            return ()
+        # An earlier attempt may have closed them, and died before it planned.
+        if not (record.recovery or (closed and text)):
+            return ()
+        return self._parts(What.RECOVERY, failure_target(job.spec), job)
+
+    def _parts(self, what: What, deliver: str, job: Job | None) -> tuple[Part, ...]:
+        origin = job.spec.origin if job else None
+        sent = [Part(what=what, target=target) for target in self._book.targets(deliver, origin)]
+        lost = [
+            Part(
+                what=what,
+                target=Target(name=name),
+                fault=f"no delivery target resolved for deliver={name}",
+            )
+            for name in self._book.without_target(deliver, origin)
+        ]
+        return (*sent, *lost)
+
+
+def note_trouble(
+    incidents: Incidents, delivery_id: str, why: str, *, now_ms: int, job_name: str = ""
+) -> None:
+    """Log that a delivery cannot go on, and note it as an incident of its job."""
+    event(_log, "delivery.broken", level=logging.ERROR, id=delivery_id, why=why)
+    is_of_run = is_run_id(delivery_id)
+    try:
+        incidents.note(
+            incident_id(Kind.BROKEN, job_id_of(delivery_id) if is_of_run else "", error=why),
+            Kind.BROKEN,
+            f"the delivery {delivery_id} cannot go on: {why}",
+            now_ms=now_ms,
+            job_id=job_id_of(delivery_id) if is_of_run else "",
+            job_name=job_name,
+        )
+    except RecordBroken as error:
+        event(_log, "delivery.not_noted", level=logging.ERROR, id=delivery_id, why=error)
+
+
+def failure_target(spec: JobSpec) -> str:
+    """Where a job's troubles are told: its own place for them, else where its output goes."""
+    return spec.failure_deliver or spec.deliver
+
+
+def _kept(parts: tuple[Part, ...], record: Record) -> tuple[Part, ...]:
+    """A new plan in which what reached its target before counts as delivered."""
+    reached = [
+        (state.part.what, state.part.target)
+        for state in record.parts or ()
+        if state.state is Delivery.DELIVERED
+    ]
+    return tuple(
+        msgspec.structs.replace(part, was_delivered=(part.what, part.target) in reached)
+        for part in parts
+    )

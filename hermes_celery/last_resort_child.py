@@ -1,0 +1,53 @@
+"""Kills one worker that was told to stop and does not; `last_resort` starts it with each worker.
+
+It hears of a signal by the byte that the C part of Python's handler writes, so it hears of it also
+where no line of Python runs any more. Run by its path, without this package and without a site.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+
+#: Celery's warm shutdown, its spelling from a terminal, and the cold one.
+_STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+
+
+def main(worker: int, seconds: float) -> None:
+    """Wait for the worker's end, or for a signal and then for its end or the deadline."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    if not _was_told():
+        return
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not _is_there(worker, min(0.2, deadline - time.monotonic())):
+            return
+    if os.getppid() == worker:
+        print(
+            f"CRITICAL worker.killed: process {worker} was told to stop {seconds:g} s ago and has "
+            "not ended, so it is killed with all that it runs; runs that had not ended become lost",
+            file=sys.stderr,
+            flush=True,
+        )
+        os.kill(worker, signal.SIGKILL)
+
+
+def _was_told() -> bool:
+    """Wait for one of the signals; False when the worker has ended without."""
+    while byte := os.read(0, 1):
+        if byte[0] in _STOPPING:
+            return True
+    return False
+
+
+def _is_there(worker: int, seconds: float) -> bool:
+    ready, _, _ = select.select([0], [], [], max(seconds, 0))
+    if ready and not os.read(0, 4096):
+        return False
+    return os.getppid() == worker
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,232 @@
+"""A delivery that hangs, dies or loses its server: counted, bounded, never sent twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermes_celery.delivering import MAX_ATTEMPTS
+from hermes_celery.delivery.book import AddressBook
+from hermes_celery.delivery.channels import Channels
+from hermes_celery.delivery.media import Extracted
+from hermes_celery.delivery.targets import Target
+from hermes_celery.errors import StoreUnavailable
+from hermes_celery.incidents import Kind
+from hermes_celery.run import Delivery, Run
+from hermes_celery.store import Database, Deliveries
+from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS
+from tests.receivers import HttpReceiver, http_receiver
+from tests.store.place import Place, at
+from tests.support import HandClock
+
+
+class Died(BaseException):
+    """The worker's process is gone."""
+
+
+@pytest.fixture
+def place(valkey: Database, clock: HandClock, tmp_path: Path) -> Place:
+    """A machine that delivers."""
+    return at(valkey, clock, tmp_path)
+
+
+@pytest.fixture
+def http() -> Iterator[HttpReceiver]:
+    """A web server that gets messages."""
+    with http_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What hangs goes on when this is set, at the end of the test at the latest."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class DeadlyBook(AddressBook):
+    """Whoever looks for attachments dies."""
+
+    def attachments(self, text: str) -> Extracted:
+        raise Died
+
+
+def next_push(place: Place) -> None:
+    """Go on to when the delivery is due, and push it."""
+    ((_, due_ms),) = place.deliveries.due(place.store.clock.ms + 10**9, limit=9)
+    place.store.clock.ms = max(due_ms, place.store.clock.ms)
+    assert place.rescue() == 1
+
+
+def test_a_delivery_that_kills_whoever_plans_it_is_given_up_and_told(
+    place: Place, http: HttpReceiver
+) -> None:
+    place.book = DeadlyBook
+    job = place.job(http.url)
+    run = place.end(output="x")
+    for _ in range(MAX_PLANNINGS):
+        with pytest.raises(Died):
+            place.work_off()
+        next_push(place)
+    assert place.work_off() == ["failed"]
+    assert place.standing(run) is Delivery.FAILED
+    shown = place.store.cron.show(job.id)
+    assert shown.last_status == "delivery_failed"
+    assert "begun 5 times and never planned" in (shown.last_delivery_error or "")
+    (incident,) = place.incidents.of_job(job.id)
+    assert incident.kind is Kind.BROKEN
+    assert run.id in incident.text
+    assert place.deliveries.due(place.store.clock.ms + 10**9, limit=9) == []
+    assert http.requests == []
+
+
+def test_planning_that_hangs_holds_no_slot_and_is_given_up(
+    place: Place, http: HttpReceiver, release: threading.Event
+) -> None:
+    class HangingBook(AddressBook):
+        def attachments(self, text: str) -> Extracted:
+            release.wait(60)
+            return super().attachments(text)
+
+    place.book, place.limits = HangingBook, {"prepare_seconds": 0.02}
+    place.job(http.url)
+    run = place.end(output="x")
+    for _ in range(MAX_PLANNINGS):
+        assert place.work_off() == ["overdue"]
+        next_push(place)
+    assert place.work_off() == ["failed"]
+    assert place.standing(run) is Delivery.FAILED
+    assert http.requests == []
+
+
+class HangingChannels(Channels):
+    """A far end that takes a piece and never comes back, for `release`."""
+
+    release: threading.Event
+    began = 0
+
+    def way_to(self, target: Target) -> Any:
+        outer = type(self)
+
+        class Hanging:
+            #: With its margin, what is waited for is a moment.
+            seconds = -4.99
+
+            def pieces(self, text: str) -> list[str]:
+                return text.split()
+
+            def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
+                outer.began += 1
+                outer.release.wait(60)
+
+        return Hanging()
+
+
+def attempts(place: Place, run: Run) -> int:
+    (part,) = place.deliveries.get(run.id).parts or ()
+    return part.attempts
+
+
+def test_sending_that_hangs_is_tried_again_and_then_given_up(
+    place: Place, release: threading.Event
+) -> None:
+    class Hanging(HangingChannels):
+        pass
+
+    Hanging.release = release
+    place.channels = Hanging
+    place.job("telegram:1")
+    run = place.end(output="one")
+    assert place.work_off() == ["pending"]
+    for _ in range(MAX_ATTEMPTS - 1):
+        next_push(place)
+        place.work_off()
+    assert (place.standing(run), attempts(place, run)) == (Delivery.FAILED, MAX_ATTEMPTS)
+    assert Hanging.began == MAX_ATTEMPTS
+    assert "took longer than" in (place.store.cron.show("disks").last_delivery_error or "")
+
+
+def test_a_part_that_kills_whoever_sends_it_is_given_up(place: Place, http: HttpReceiver) -> None:
+    class Mortal(Deliveries):
+        def done(self, *_: Any, **__: Any) -> str:
+            raise Died
+
+    place.job(http.url)
+    run = place.end(output="x")
+    whole, place.deliveries = place.deliveries, Mortal(place.store.database)
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(Died):
+            place.work_off()
+        next_push(place)
+        assert place.work_off() == ["taken"]
+        next_push(place)
+    place.deliveries = whole
+    assert place.work_off() == ["failed"]
+    assert place.standing(run) is Delivery.FAILED
+    assert len(http.requests) == MAX_ATTEMPTS
+
+
+def test_a_result_waits_for_a_server_that_stands_still_and_nobody_sends_again(
+    place: Place, http: HttpReceiver
+) -> None:
+    class Away(Deliveries):
+        """The server takes no result for a minute."""
+
+        times = 3
+
+        def done(self, *given: Any, **named: Any) -> str:
+            if Away.times:
+                Away.times -= 1
+                raise StoreUnavailable("timed out")
+            return super().done(*given, **named)
+
+    others: list[str] = []
+    whole = place.deliveries
+
+    def meanwhile(_: float) -> None:
+        # It comes back, all claims have run out, and somebody else is there first.
+        place.store.clock.advance(60 if Away.times == 2 else 1)
+        mine, place.deliveries = place.deliveries, whole
+        place.rescue()
+        others.extend(place.work_off())
+        place.deliveries = mine
+
+    place.deliveries = Away(place.store.database)
+    place.limits = {"pause": meanwhile}
+    place.job(http.url)
+    run = place.end(output="x")
+    assert place.work_off() == ["delivered"]
+    assert (others, Away.times) == (["taken"], 0)
+    place.store.clock.advance(GRACE_MS / 1000)
+    place.rescue()
+    place.work_off()
+    assert http.messages == ["x"]
+    assert (place.standing(run), attempts(place, run)) == (Delivery.DELIVERED, 1)
+
+
+def test_a_record_that_is_broken_is_told_and_stands_in_nobody_s_way(
+    place: Place, http: HttpReceiver
+) -> None:
+    place.job(http.url)
+    broken, sound = place.end(output="x"), place.end(output="y")
+    place.store.database.call("DEL", place.messages.delivery_queue())
+    key = place.store.database.keys.delivery(broken.id)
+    place.store.database.call("DEL", key)
+    place.store.database.call("SET", key, "no hash")
+    place.store.clock.advance(60)
+    assert place.rescue() == 1
+    assert place.work_off() == ["delivered"]
+    assert place.standing(sound) is Delivery.DELIVERED
+    assert place.broken == [("", key, "is a string, which it must not be")]
+    assert place.store.database.call("GET", key) == "no hash"
+    # A worker that has its message tells of it too.
+    assert place.deliverer().deliver(broken.id) == "broken"
+    (incident,) = place.incidents.open()
+    assert (incident.kind, broken.id in incident.text) == (Kind.BROKEN, True)
+    # It is looked at again, an hour later, and still harms nobody.
+    assert place.rescue() == 0

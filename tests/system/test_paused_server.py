@@ -1,0 +1,80 @@
+"""A server that stands still while deliveries are on their way makes none of them come twice."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hermes_celery import embedded
+from hermes_celery.keys import Keys
+from hermes_celery.run import Delivery
+from hermes_celery.store import Database, Deliveries, Runs, connect
+from tests.conftest import await_server
+from tests.receivers import http_receiver
+from tests.support import eventually
+from tests.system.conftest import Processes, await_leader, await_worker, script
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A Valkey of this test's own, which may be stopped."""
+    process = subprocess.Popen(
+        embedded.server_command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    await_server(embedded.url(tmp_path))
+    yield process
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_was_sent_before_the_server_stood_still_is_not_sent_again(
+    server: subprocess.Popen[bytes], processes: Processes, home: Path, tmp_path: Path,
+    namespace: str, pool: str,
+) -> None:  # fmt: skip
+    url = embedded.url(tmp_path)
+    database = Database(connect(url), keys=Keys(namespace=namespace))
+    runs, deliveries = Runs(database), Deliveries(database)
+    processes.environment |= {"HERMES_REDIS_URL": url, "HERMES_CELERY_WRAP": "off"}
+    worker = processes.celery(
+        "worker", "--pool", pool,
+        HERMES_CELERY_DELIVERY_TIMEOUT="30", HERMES_CRON_MAX_WORKERS="4",
+    )  # fmt: skip
+    processes.celery("beat")
+    await_worker(database)
+    await_leader(database)
+    script(home, "hi.sh", 'echo "$HERMES_CRON_RUN_ID"')
+    with http_receiver() as http:
+        http.answers = [None] * 3
+        for number in range(6):
+            made = processes.hermes(
+                "add", "every 1h", "--script", "hi.sh", "--no-agent", "--name", f"n{number}",
+                "--deliver", http.url,
+            )  # fmt: skip
+            assert made.returncode == 0, made.stderr
+            begun = processes.hermes("run", f"n{number}")
+            assert begun.returncode == 0, begun.stderr
+        # The far end has three messages, and nobody has written that down.
+        eventually(lambda: len(http.requests) >= 3, what="three messages")
+        server.send_signal(signal.SIGSTOP)
+        http.release.set()
+        # By then every claim has run out.
+        eventually(lambda: "delivery.done_waits" in processes.log(worker), seconds=90,
+                   what="a result that waits")  # fmt: skip
+        server.send_signal(signal.SIGCONT)
+        ids = [run.id for run in runs.latest(limit=20)]
+        eventually(
+            lambda: all(runs.get(run_id).delivery is Delivery.DELIVERED for run_id in ids),
+            seconds=90,
+            what="all deliveries",
+        )
+        assert deliveries.due(10**15, limit=10) == []
+        assert sorted(http.messages) == sorted(ids)
+    database.close()

@@ -1,0 +1,168 @@
+"""A worker that is told to stop ends, whatever runs, and what it ran has its end on record."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from hermes_celery.cron import Crontab
+from hermes_celery.job import JobRequest
+from hermes_celery.project import Cron
+from hermes_celery.run import Delivery, RunState
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database
+from hermes_celery.work import TaskCall
+from tests.support import eventually, replaced
+from tests.system.conftest import Processes, await_worker, script, script_job
+
+pytestmark = pytest.mark.system
+
+
+def pools(*common: str) -> list[Any]:
+    """Every pool; those that are not named are left to the long proof."""
+    return [
+        pytest.param(pool, marks=() if pool in common else pytest.mark.slow)
+        for pool in ("prefork", "threads", "solo", "gevent")
+    ]
+
+
+_PROJECT = """
+import os, re, time
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+from hermes_celery import Cron
+
+app = Celery("stubborn", broker=os.environ["BROKER"])
+app.conf.task_default_queue = os.environ["HERMES_CELERY_NAMESPACE"]
+cron = Cron(app)
+
+@app.task
+def swallows():
+    while True:
+        try:
+            time.sleep(1)
+        except SoftTimeLimitExceeded:
+            print("no")
+
+@app.task
+def calculates():
+    # One call to C that lets nothing else run.
+    re.match("(a|a)*b", "a" * 60)
+"""
+
+
+@pytest.fixture
+def stubborn(processes: Processes, tmp_path: Path, valkey_url: str) -> Crontab:
+    """The project in `stubborn.py`, and the verbs on its jobs."""
+    (tmp_path / "stubborn.py").write_text(_PROJECT, encoding="utf-8")
+    processes.environment |= {
+        "BROKER": valkey_url.replace("unix://", "redis+socket://"),
+        "PYTHONPATH": str(tmp_path),
+        "HERMES_CELERY_GRACE": "1",
+    }
+    del processes.environment["HERMES_REDIS_URL"]
+    app = Celery("stubborn", broker=processes.environment["BROKER"], set_as_current=False)
+    app.conf.task_default_queue = processes.environment["HERMES_CELERY_NAMESPACE"]
+    settings = read_settings({**processes.environment, "HERMES_REDIS_URL": valkey_url})
+    return Cron(app, settings=settings).crontab
+
+
+def running(cron: Crontab, request: JobRequest) -> str:
+    """A run that has begun."""
+    run_id = cron.run(cron.add(request).id)
+    eventually(lambda: cron.runs.get(run_id).state is RunState.RUNNING, what="the run")
+    return run_id
+
+
+@pytest.mark.parametrize("task", ["swallows", "calculates"])
+@pytest.mark.parametrize("pool", pools("prefork", "gevent"))
+def test_a_task_that_will_not_end_is_killed_with_its_worker(
+    processes: Processes, valkey: Database, stubborn: Crontab, pool: str, task: str
+) -> None:
+    command = [sys.executable, "-B", "-m", "celery", "-A", "stubborn"]
+    worker = processes.start([*command, "worker", "--pool", pool, "--concurrency", "2"])
+    await_worker(valkey)
+    call = TaskCall(name=f"stubborn.{task}")
+    run_id = running(stubborn, JobRequest(schedule="every 1h", name="n", task=call))
+    worker.terminate()
+    assert worker.wait(40) == -signal.SIGKILL
+    assert "worker.killed: process" in processes.log(worker)
+    processes.start([*command, "beat", "-S", "hermes_celery.beat:CronScheduler"])
+    eventually(lambda: stubborn.runs.get(run_id).state.is_final, seconds=60, what="its end")
+    run = stubborn.runs.get(run_id)
+    assert run.state is RunState.LOST
+    assert "the worker died or was cut off" in (run.error or "")
+
+
+@pytest.mark.parametrize("pool", pools("prefork"))
+def test_a_script_that_ignores_its_signal_is_killed_and_the_worker_ends_well(
+    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+) -> None:
+    worker = processes.celery("worker", "--pool", pool, HERMES_CELERY_GRACE="1")
+    await_worker(valkey)
+    script(home, "deaf.sh", "trap '' TERM; while :; do sleep 0.1; done")
+    run_id = running(cron, script_job("every 1h", "deaf.sh"))
+    worker.terminate()
+    assert worker.wait(40) == 0, processes.log(worker)
+    run = cron.runs.get(run_id)
+    assert (run.state, run.reason) == (RunState.CANCELLED, "its worker shut down")
+
+
+@pytest.mark.parametrize("pool", pools("threads"))
+def test_a_delivery_that_hangs_keeps_no_worker(
+    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+) -> None:
+    # It takes connections, and nobody ever reads what comes.
+    with socket.create_server(("127.0.0.1", 0)) as far_end:
+        url = f"json://127.0.0.1:{far_end.getsockname()[1]}/x"
+        worker = processes.celery(
+            "worker", "--pool", pool, HERMES_CELERY_GRACE="1", HERMES_CELERY_DELIVERY_TIMEOUT="300"
+        )
+        await_worker(valkey)
+        script(home, "hi.sh", "echo hi")
+        job = cron.add(replaced(script_job("every 1h", "hi.sh"), deliver=url))
+        run_id = cron.run(job.id)
+        connection, _ = far_end.accept()
+        worker.terminate()
+        # Killed, or ended by itself where nothing waits for a sender that is left behind.
+        worker.wait(40)
+        connection.close()
+    assert cron.runs.get(run_id).delivery is Delivery.PENDING
+    (part,) = cron_part(valkey, run_id)
+    assert part == "1"
+
+
+def cron_part(database: Database, run_id: str) -> list[str]:
+    """How often the one part of a delivery was tried."""
+    return [database.call("HGET", database.keys.delivery(run_id), "0:attempts")]
+
+
+def test_a_worker_with_nothing_to_do_ends_at_once_and_leaves_nobody(
+    processes: Processes, valkey: Database
+) -> None:
+    worker = processes.celery("worker")
+    await_worker(valkey)
+    watching = f"last_resort_child.py {worker.pid} "
+    assert eventually(lambda: commands(watching), what="what watches it")
+    worker.terminate()
+    assert worker.wait(20) == 0
+    eventually(lambda: not commands(watching), what="its end")
+
+
+def commands(part: str) -> list[str]:
+    """The command lines on this machine that hold a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if part in line:
+            found.append(line)
+    return found

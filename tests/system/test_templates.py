@@ -1,0 +1,57 @@
+"""Templates are rendered in a process of their own, under every pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermes_celery.cron import Crontab
+from hermes_celery.run import Delivery
+from hermes_celery.store import Database
+from tests.receivers import http_receiver
+from tests.support import eventually, replaced
+from tests.system.conftest import Processes, await_worker, script, script_job
+
+pytestmark = pytest.mark.system
+
+
+def pools(*common: str) -> list[Any]:
+    """Every pool; those that are not named are left to the long proof."""
+    return [
+        pytest.param(pool, marks=() if pool in common else pytest.mark.slow)
+        for pool in ("prefork", "threads", "solo", "gevent")
+    ]
+
+
+@pytest.mark.parametrize("pool", pools("prefork", "gevent"))
+def test_a_template_is_filled_in_and_a_hostile_one_harms_nobody(
+    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+) -> None:
+    processes.celery("worker", "--pool", pool, HERMES_CELERY_WRAP="off")
+    await_worker(valkey)
+    script(home, "hi.sh", "echo hello")
+    with http_receiver() as http:
+        hostile, endless, good = (
+            cron.run(
+                cron.add(
+                    replaced(script_job("every 1h", "hi.sh"), deliver=http.url, template=template)
+                ).id
+            )
+            for template in (
+                "{{ 'x' * 10**9 }}",
+                "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+                "{{ job.name }} said {{ output }}",
+            )
+        )
+        for run_id in (good, hostile, endless):
+            eventually(
+                lambda i=run_id: cron.runs.get(i).delivery is Delivery.DELIVERED,  # type: ignore[misc]
+                what="its delivery",
+            )
+        assert sorted(http.messages) == ["hello", "hello", "hi.sh said hello"]
+    assert cron.runs.get(good).delivery_warning is None
+    assert "MemoryError" in (cron.runs.get(hostile).delivery_warning or "")
+    # More than 5 s of a processor, or on a busy machine more than 20 s by the clock.
+    assert "it took " in (cron.runs.get(endless).delivery_warning or "")
