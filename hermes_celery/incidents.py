@@ -56,6 +56,8 @@ class Kind(StrEnum):
     MEMORY = "memory"
     #: The disk of a Hermes home is nearly full.
     DISK = "disk"
+    #: Messages on a queue that nobody can read.
+    LETTERS = "letters"
 
     @property
     def stored(self) -> str:

@@ -67,6 +67,10 @@ class Keys:
     taken: str = field(init=False)
     #: Set: the Celery queues that runs were pushed to.
     queues: str = field(init=False)
+    #: List: messages that nobody can read, the newest first; a thousand at most.
+    letters: str = field(init=False)
+    #: Counter: how many such messages there ever were.
+    letters_total: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
 
@@ -181,6 +185,8 @@ _SINGLE = (
     "consumers",
     "taken",
     "queues",
+    "letters",
+    "letters_total",
     "leader",
     "wake",
 )

@@ -8,6 +8,7 @@
     Deliveries what is on its way to people
     Incidents  troubles, counted
     Load       what workers say of themselves, and how long the queues are
+    Letters    messages that nobody can read
 
 No raw field of Redis leaves this package.
 """
@@ -18,6 +19,7 @@ from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueInd
 from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
+from hermes_celery.store.letters import Letters
 from hermes_celery.store.load import Load, WorkerSign
 from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.places import Places
@@ -42,6 +44,7 @@ __all__ = [
     "History",
     "Incidents",
     "Jobs",
+    "Letters",
     "Load",
     "Part",
     "PartState",

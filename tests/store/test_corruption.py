@@ -99,8 +99,9 @@ def test_every_script_that_writes_is_among_the_calls(
     """Deliveries, incidents, leases and mends have tests of their own."""
     called = {call.script for call in recorded_calls(recording, clock)}
     assert called >= {
-        "advance", "cancel", "claim", "defer", "enter_group", "fault", "finish", "forget",
-        "heartbeat", "lose", "put_job", "redeliver", "remove_job", "spend", "trigger",
+        "advance", "bury_letter", "cancel", "claim", "defer", "enter_group", "fault", "finish",
+        "forget", "heartbeat", "lose", "put_job", "redeliver", "refuse_run", "remove_job",
+        "spend", "trigger",
     }  # fmt: skip
 
 
