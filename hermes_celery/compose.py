@@ -37,6 +37,7 @@ from hermes_celery.store import (
     DueIndex,
     History,
     Jobs,
+    Letters,
     Places,
     Retention,
     Runs,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from hermes_celery.beat import Beat
     from hermes_celery.preparing import Messages
     from hermes_celery.runner import Runner
+    from hermes_celery.safe_consumer import DeadLetters
 
 _log = logging.getLogger(__name__)
 
@@ -231,6 +233,14 @@ def make_beat(
         sweep=sweep.step,
         on_fault=on_fault,
     )
+
+
+def make_dead_letters(settings: Settings, *, worker: str) -> DeadLetters:
+    """Where this worker puts messages that it cannot read."""
+    from hermes_celery.safe_consumer import DeadLetters
+
+    database = open_database(settings)
+    return DeadLetters(Letters(database), clock=ServerClock(database.now_ms), worker=worker)
 
 
 def make_history(

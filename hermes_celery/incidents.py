@@ -58,6 +58,8 @@ class Kind(StrEnum):
     DISK = "disk"
     #: A job had no next run, for no reason.
     STOPPED = "stopped"
+    #: Messages on a queue that nobody can read.
+    LETTERS = "letters"
 
     @property
     def stored(self) -> str:

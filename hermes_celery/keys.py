@@ -69,6 +69,10 @@ class Keys:
     queues: str = field(init=False)
     #: Hash: what the leader's last look at all records found, for `doctor`.
     sweep: str = field(init=False)
+    #: List: messages that nobody can read, the newest first; a thousand at most.
+    letters: str = field(init=False)
+    #: Counter: how many such messages there ever were.
+    letters_total: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
 
@@ -183,6 +187,8 @@ _SINGLE = (
     "consumers",
     "taken",
     "queues",
+    "letters",
+    "letters_total",
     "leader",
     "sweep",
     "wake",

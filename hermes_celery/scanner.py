@@ -1,9 +1,10 @@
-"""Troubles that no run reports of itself: late, missed, no beat, no workers.
+"""Troubles that no run reports of itself: late, missed, no beat, no workers, dead letters.
 
     late       a run waits for a worker, longer than its job's grace
     missed     an occurrence was dropped, or a job is overdue although a beat leads
     beat       no beat ticked for 30 s
     workers    there is work on the queue and no worker for 30 s
+    letters    a message that nobody can read, in the last 15 minutes
 
 and what `overload` looks at.
 
@@ -26,6 +27,7 @@ from hermes_celery.duty import Duty
 from hermes_celery.errors import JobNotFound, RecordBroken, StoreError
 from hermes_celery.incidents import Incident, Kind, incident_id, is_worth_telling
 from hermes_celery.instant import from_ms
+from hermes_celery.letters import QUIET_MS
 from hermes_celery.log import event
 from hermes_celery.ping import Ping, Pinger, Signal
 from hermes_celery.planning import grace_ms
@@ -57,6 +59,7 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     missed: int = 0
     is_beat_back: bool = False
     are_workers_gone: bool = False
+    are_there_letters: bool = False
 
 
 class Teller:
@@ -173,6 +176,7 @@ class Scanner:
             for name in (
                 "late runs", "missed runs", "overdue jobs", "a beat that was away",
                 "missing workers", "overload", "a broken switch", "incidents that are over",
+                "unreadable messages",
             )
         }  # fmt: skip
         self._signs = signs
@@ -206,6 +210,9 @@ class Scanner:
             ),
             are_workers_gone=duties["missing workers"].attempt(
                 lambda: self._workers_are_gone(now_ms), False
+            ),
+            are_there_letters=duties["unreadable messages"].attempt(
+                lambda: self._are_there_letters(now_ms), False
             ),
         )
         duties["incidents that are over"].attempt(lambda: self._forget(now_ms), None)
@@ -300,6 +307,19 @@ class Scanner:
             return False
         text = f"{left} runs wait and there is no worker → celery -A hermes_celery worker"
         self._teller.tell(Kind.WORKERS, "", text, now_ms=now_ms, from_here=True)
+        return True
+
+    def _are_there_letters(self, now_ms: int) -> bool:
+        newest = self._signs.newest_letter()
+        if newest is None or now_ms - newest.at_ms > QUIET_MS:
+            text = "no more messages that nobody can read"
+            self._teller.over(self._open(Kind.LETTERS), text, now_ms=now_ms)
+            return False
+        text = (
+            f"a worker could not read a message on queue {newest.queue!r} ({newest.why}) "
+            "→ hermes-celery letters"
+        )
+        self._teller.tell(Kind.LETTERS, "", text, now_ms=now_ms)
         return True
 
     def _forget(self, now_ms: int) -> None:

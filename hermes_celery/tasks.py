@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.pool
 from celery import Celery, Task, signals
+from celery.concurrency import get_implementation, prefork
 
-from hermes_celery import carrying, delivery_task
+from hermes_celery import carrying, delivery_task, descriptors, safe_consumer
 from hermes_celery.compose import (
     app_settings,
+    make_dead_letters,
     make_runner,
     open_database,
     queues_of,
@@ -133,6 +135,8 @@ class _Hooks:
             return
         self._name = RunTask.worker = f"{sender}:{os.getpid()}"
         self._check_server(queues=(options or {}).get("queues") or ())
+        dead_letters = make_dead_letters(self._settings, worker=self._name)
+        safe_consumer.install(self._app, dead_letters)
 
     def on_beat_init(self, sender: Any, **_: Any) -> None:
         """The same for a beat."""
@@ -140,9 +144,13 @@ class _Hooks:
             self._check_server()
 
     def on_tasks_known(self, sender: Any, **_: Any) -> None:
-        """Every task of this app's worker carries the session from here on."""
+        """Every task of this app's worker carries the session from here on.
+
+        The worker knows its size by now, and has opened nothing yet.
+        """
         if sender.app is not self._app:
             return
+        _make_room(sender)
         secrets = known_secrets(process_environment())
         carrying.carry_all(
             self._app,
@@ -217,6 +225,19 @@ class _Hooks:
             reachable_database(self._settings, queues=wanted).close()
         except (StoreError, SettingsError) as error:
             _exit(str(error))
+
+
+def _make_room(worker: Any) -> None:
+    """Refuse to start where there are too few descriptors for the pool's processes."""
+    largest = max(worker.options.get("autoscale") or (worker.concurrency,))
+    slots = largest if isinstance(largest, int) else os.cpu_count() or 1
+    shortage = descriptors.make_room(slots)
+    if shortage is None:
+        return
+    if issubclass(get_implementation(worker.pool_cls), prefork.TaskPool):
+        _exit(str(shortage))
+    # Other pools open what a run needs when it runs.
+    event(_log, "worker.few_files", level=logging.WARNING, why=shortage)
 
 
 def _exit(message: str) -> NoReturn:

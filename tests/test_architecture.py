@@ -14,7 +14,7 @@ LAYERS = {
     "core": (
         "errors", "instant", "schedule", "policy", "job", "defining", "run", "planning", "work",
         "prompt_scan",
-        "prompting", "redaction", "masking", "incidents", "foreign", "reporting",
+        "prompting", "redaction", "masking", "incidents", "foreign", "reporting", "letters",
         "reconciling", "reconciling_jobs", "reconciling_runs"),
     "adapters": (
         "server_url", "settings", "broker", "clock", "keys", "lua", "log", "store", "lease",
@@ -22,7 +22,7 @@ LAYERS = {
         "dispatch", "interrupt",
         "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "disk",
         "workers", "consuming",
-        "delivery", "ping", "bounded",
+        "delivery", "ping", "bounded", "descriptors",
         "last_resort", "last_resort_child",
     ),
     "use cases": (
@@ -30,7 +30,7 @@ LAYERS = {
         "announcing", "delivering", "delivery_plan", "sending", "queue_state", "queue_watch",
         "overload", "scanner", "preparing", "ahead", "tick", "shard",
         "resharding", "rescue", "sweep",
-        "runner", "carrying",
+        "runner", "carrying", "safe_consumer",
         "managed", "cron", "hermes_home",
     ),
     "processes": (
@@ -57,8 +57,9 @@ DOORS = {
         "interrupt",
         "workers",
         "consuming",
+        "safe_consumer",
     },
-    "kombu": {"app", "dispatch", "carrying"},
+    "kombu": {"app", "dispatch", "carrying", "safe_consumer"},
     "billiard": {"tasks", "interrupt"},
     "croniter": {"schedule"},
     "cron_descriptor": {"schedule"},

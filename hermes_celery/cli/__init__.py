@@ -35,6 +35,7 @@ _COMMANDS = {
     "backfill": ("runs:backfill", "Run a job for a range of time in the past."),
     "redeliver": ("delivery:redeliver", "Deliver a run's output once more."),
     "incidents": ("delivery:incidents", "List open troubles; `incidents ack ID` quiets one."),
+    "letters": ("letters:letters", "List messages that no worker could read."),
     "cancel": ("runs:cancel", "End a run that waits or runs."),
     "next": ("schedules:next_command", "Print the next instants of a schedule."),
     "explain": ("schedules:explain_command", "Say in words what a schedule means."),

@@ -18,6 +18,7 @@ from hermes_celery.disk import disk_of
 from hermes_celery.errors import RecordBroken, SettingsError, StoreError, StoreUnavailable
 from hermes_celery.incidents import Kind
 from hermes_celery.instant import from_ms, iso
+from hermes_celery.letters import QUIET_MS
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.server_url import without_password
 from hermes_celery.settings import Settings, process_environment, read_settings
@@ -26,6 +27,7 @@ from hermes_celery.store import (
     How,
     Incidents,
     Jobs,
+    Letters,
     Load,
     Repairs,
     SharedKeys,
@@ -90,6 +92,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield _records(database)
         yield from _processes(read_status(database))
         yield from _overload(database)
+        yield _letters(database)
     except StoreUnavailable as error:
         yield fail("server", unreachable(settings, error))
     except StoreError as error:
@@ -174,6 +177,17 @@ def _disk(settings: Settings) -> Finding:
     if is_nearly_full(free, total):
         return fail("disk", disk_text("this machine", free, total))
     return ok("disk", f"{free / 2**30:.1f} GB free")
+
+
+def _letters(database: Database) -> Finding:
+    """Whether workers lately got messages that they could not read."""
+    letters = Letters(database)
+    newest = next(iter(letters.latest(limit=1)), None)
+    if newest is None or database.now_ms() - newest.at_ms > QUIET_MS:
+        return ok("letters", f"no message was unreadable lately, {letters.total()} ever")
+    return warn("letters", f"workers could not read messages, the last one from queue "
+                 f"{newest.queue!r} at {iso(newest.at)}; find who sends them: "
+                 "hermes-celery letters")  # fmt: skip
 
 
 def _scripts(settings: Settings) -> Finding:

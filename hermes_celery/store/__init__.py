@@ -8,6 +8,7 @@
     Deliveries what is on its way to people
     Incidents  troubles, counted
     Load       what workers say of themselves, and how long the queues are
+    Letters    messages that nobody can read
     Records    all records, page by page
     Repairs    what must agree, looked at and mended
     SharedKeys the keys that all jobs share, looked at and mended
@@ -21,6 +22,7 @@ from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueInd
 from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
+from hermes_celery.store.letters import Letters
 from hermes_celery.store.load import Load, WorkerSign
 from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.places import Places
@@ -50,6 +52,7 @@ __all__ = [
     "How",
     "Incidents",
     "Jobs",
+    "Letters",
     "Load",
     "Page",
     "Part",

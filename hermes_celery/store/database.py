@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property, partial
 from typing import Any
@@ -36,6 +36,16 @@ _RUN_AGAIN = (
     redis.exceptions.TimeoutError,
     redis.exceptions.NoScriptError,
 )
+#: What a server answers that is changing its role, starting, or waiting for others. The error of a
+#: script has the word in its text only.
+_PASSING = (
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+)
+_PASSING_WORD = re.compile(
+    r"\b(READONLY|LOADING|MASTERDOWN|UNBLOCKED|TRYAGAIN|CLUSTERDOWN|NOREPLICAS)\b"
+)
 _SECRET = re.compile(r"://[^@/]*@")
 
 
@@ -52,6 +62,8 @@ def connect(url: str) -> redis.Redis:
             socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
             health_check_interval=HEALTH_CHECK_SECONDS,
             retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 3),
+            # After a failover its name may mean another server: connect anew.
+            retry_on_error=[redis.exceptions.ReadOnlyError],
         )
     except ValueError as error:
         raise StoreUnsuitable(f"this is no Redis URL: {error}") from None
@@ -334,13 +346,14 @@ class Database:
 
         Raises StoreUnavailable or StoreUnsuitable.
         """
-        info = self.call("INFO", "server")
+        info = self.call("INFO")
         number = str(info.get("valkey_version") or info.get("redis_version") or "0")
         if tuple(int(part) for part in re.findall(r"\d+", number)[:2]) < _OLDEST_REDIS:
             raise StoreUnsuitable(
                 f"the server is {self.version}; hermes-celery needs Redis 6.2 or Valkey 7.2, or "
                 "newer. Upgrade it, or unset HERMES_REDIS_URL to use the embedded Valkey"
             )
+        _check_role(info)
         try:
             with wrapped():
                 self.client.eval("return redis.call('TTL', KEYS[1])", 1, self.keys.lease)
@@ -379,7 +392,7 @@ def broken(answer: Sequence[Any]) -> RecordBroken:
 
 def _as_value(answer: Any) -> Any:
     if isinstance(answer, Exception):
-        return StoreError(_text(answer))
+        return _of_answer(answer)
     return broken(answer) if is_broken(answer) else answer
 
 
@@ -435,7 +448,28 @@ def wrapped(*, key: str = "") -> Iterator[None]:
     except redis.exceptions.RedisError as error:
         if key and str(error).startswith("WRONGTYPE"):
             raise RecordBroken(key, "is of another type than it must be") from error
-        raise StoreError(_text(error)) from error
+        raise _of_answer(error) from error
+
+
+def _check_role(info: Mapping[str, Any]) -> None:
+    """Refuse a server that takes no writes, or that holds a part of the keys only."""
+    if str(info.get("role")) == "slave":
+        primary = f"{info.get('master_host', '?')}:{info.get('master_port', '?')}"
+        raise StoreUnsuitable(
+            f"it is a replica of {primary} and takes no writes; name the primary, or promote it"
+        )
+    if str(info.get("cluster_enabled", "0")) == "1":
+        raise StoreUnsuitable(
+            "it is part of a cluster, in which Celery's queues and our scripts cannot work; use a "
+            "server of its own (cluster-enabled no)"
+        )
+
+
+def _of_answer(error: Exception) -> StoreError:
+    """What a server's refusal means: it serves again later, or it refuses for good."""
+    text = _text(error)
+    is_passing = isinstance(error, _PASSING) or _PASSING_WORD.search(text) is not None
+    return StoreUnavailable(text) if is_passing else StoreError(text)
 
 
 @cache

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import msgspec
 
 from hermes_celery.errors import RecordBroken, StoreError
+from hermes_celery.letters import Letter
 from hermes_celery.run import RunState, Trigger, due_ms_of, is_run_id, job_id_of
 from hermes_celery.store.database import Database, scored, whole
+from hermes_celery.store.letters import Letters
 from hermes_celery.store.reading import Fields, readable
 
 _ALIVE_MS = 10_000
@@ -114,6 +116,10 @@ class Signs:
     def workers(self, now_ms: int) -> int:
         """How many workers said within ten seconds that they are there."""
         return int(self._database.call("ZCOUNT", self._keys.workers, now_ms - _ALIVE_MS, "+inf"))
+
+    def newest_letter(self) -> Letter | None:
+        """The last message that nobody could read, if it is kept."""
+        return next(iter(Letters(self._database).latest(limit=1)), None)
 
     def _due_keys(self) -> list[str]:
         return [self._keys.due_of(shard) for shard in range(self._database.shards)]

@@ -7,6 +7,7 @@ state with one thing wrong; `test_corruption` judges what it answers and writes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import product
@@ -18,6 +19,7 @@ from hermes_celery import lua
 from hermes_celery.delivery.targets import Target
 from hermes_celery.incidents import Kind
 from hermes_celery.job import Job, JobRequest
+from hermes_celery.letters import PATIENCE, letter
 from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.rescue import rescue
 from hermes_celery.run import Delivery, Outcome, RunState, Usage
@@ -28,6 +30,7 @@ from hermes_celery.store import (
     FollowUp,
     History,
     Incidents,
+    Letters,
     Part,
     Places,
     Retention,
@@ -185,6 +188,10 @@ def _lives(store: Store) -> None:
     for run in cron.latest_runs(limit=50):
         if run.state is RunState.QUEUED:
             cron.cancel(run.id)
+    unreadable = json.dumps({"id": cron.run(waiting.id)}).encode()
+    for _ in range(PATIENCE):
+        dead = letter(unreadable, queue="q", why="junk", worker="w", at_ms=clock.ms)
+        Letters(store.database).bury(dead)
     cron.edit(plain.id, {"name": "renamed", "schedule": "every 2h"})
     cron.pause(plain.id)
     cron.resume(plain.id)

@@ -30,7 +30,7 @@ from tests.support import HandClock, Store
 _OTHERS = {
     # These look at what is spoilt (tests/store/test_repairs.py).
     "look_jobs", "look_keys", "look_runs", "mend", "read_specs", "refill",
-    # These mend what they find, or answer as if it were somebody else's (tests/store/test_lease.py).
+    # These mend what they find (tests/store/test_lease.py, test_shards.py).
     "join_beats", "lease_take", "lease_renew", "lease_release",
 }  # fmt: skip
 
@@ -100,8 +100,9 @@ def test_every_script_that_writes_is_among_the_calls(
     """Leases and mends have tests of their own."""
     called = {call.script for call in recorded_calls(recording, clock)}
     assert called >= {
-        "advance", "cancel", "claim", "defer", "enter_group", "fault", "finish", "forget",
-        "heartbeat", "lose", "put_job", "redeliver", "remove_job", "spend", "trigger",
+        "advance", "bury_letter", "cancel", "claim", "defer", "enter_group", "fault", "finish",
+        "forget", "heartbeat", "lose", "put_job", "redeliver", "refuse_run", "remove_job",
+        "spend", "trigger",
         "deliver_again", "deliver_begin", "deliver_claim", "deliver_done", "deliver_notice",
         "deliver_plan", "deliver_push", "incident_ack", "incident_close", "incident_note",
     }  # fmt: skip

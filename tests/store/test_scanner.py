@@ -10,9 +10,10 @@ import pytest
 
 from hermes_celery.announcing import Announcer
 from hermes_celery.incidents import Kind
+from hermes_celery.letters import letter
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.scanner import Scanner, Teller, watch_beat
-from hermes_celery.store import Database, DueIndex, Signs
+from hermes_celery.store import Database, DueIndex, Letters, Signs
 from tests.receivers import HttpReceiver, http_receiver
 from tests.store.place import Place, at
 from tests.support import HandClock, Store, eventually
@@ -56,6 +57,32 @@ def teller(place: Place, *, alerts: str) -> Teller:
 
 def worker_seen(store: Store) -> None:
     store.database.call("ZADD", store.database.keys.workers, store.clock.ms, "w@host")
+
+
+def test_a_message_that_nobody_can_read_is_told_once_and_is_over_after_a_quiet_while(
+    place: Place, http: HttpReceiver
+) -> None:
+    letters, scan = Letters(place.store.database), scanner(place, alerts=http.url)
+    for _ in range(3):
+        dead = letter(b"x", queue="q", why="it is junk", worker="w", at_ms=place.store.clock.ms)
+        letters.bury(dead)
+        report = scan.scan(place.store.clock.ms)
+        assert report is not None
+        assert report.are_there_letters
+        place.rescue()
+        place.work_off()
+        place.store.clock.advance(20)
+        worker_seen(place.store)
+    (told,) = http.messages
+    assert "could not read a message on queue 'q' (it is junk) → hermes-celery letters" in told
+    (incident,) = place.incidents.open()
+    assert (incident.kind, incident.count) == (Kind.LETTERS, 1)
+    place.store.clock.advance(900)
+    worker_seen(place.store)
+    report = scan.scan(place.store.clock.ms)
+    assert report is not None
+    assert not report.are_there_letters
+    assert place.incidents.open() == []
 
 
 def test_a_run_that_nobody_takes_is_told_when_its_grace_is_over_and_when_it_ran(

@@ -16,8 +16,9 @@ from hermes_celery.managed import managed_id
 from hermes_celery.project import Cron
 from hermes_celery.run import Delivery, Run, RunState
 from hermes_celery.settings import read_settings
-from hermes_celery.store import Database
+from hermes_celery.store import Database, Letters
 from hermes_celery.work import TaskCall
+from tests.letters import SELECTION, corpus
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker
 
@@ -241,6 +242,18 @@ def test_a_running_task_is_cancelled_under_every_pool(
     run = ended(shop, run_id)
     assert (run.state, run.reason) == (RunState.CANCELLED, "enough")
     assert asked(shop, "report", args=[3]).state is RunState.SUCCEEDED
+
+
+def test_malformed_messages_do_not_end_a_projects_worker(
+    processes: Processes, valkey: Database, shop: Crontab, tmp_path: Path
+) -> None:
+    process = processes.start([sys.executable, "-B", "-m", "celery", "-A", "shop", "worker"])
+    await_worker(valkey)
+    for name in SELECTION:
+        valkey.call("LPUSH", processes.environment["HERMES_CELERY_NAMESPACE"], corpus()[name])
+    assert asked(shop, "report", args=[3]).state is RunState.SUCCEEDED
+    assert process.poll() is None
+    assert Letters(valkey).total() == len(SELECTION)
 
 
 def test_a_declaration_that_makes_no_sense_is_refused_where_it_stands() -> None:

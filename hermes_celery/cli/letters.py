@@ -1,0 +1,57 @@
+"""`letters`: messages that no worker could read."""
+
+from __future__ import annotations
+
+import click
+
+from hermes_celery.cli.screen import print_json, print_table, shown
+from hermes_celery.compose import reachable_database
+from hermes_celery.letters import KEPT
+from hermes_celery.settings import default_timezone, read_settings
+from hermes_celery.store import Letters
+
+_COLUMNS = ("WHEN", "QUEUE", "SIZE", "RUN", "WHY", "BEGINS")
+_SHOWN_BYTES = 60
+
+
+@click.group(invoke_without_command=True)
+@click.option("--limit", type=click.IntRange(1, KEPT), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
+@click.pass_context
+def letters(ctx: click.Context, limit: int, as_json: bool) -> None:
+    """List messages that no worker could read, the newest first; the last thousand are kept.
+
+    Nothing in a message reaches the terminal as it is: control characters are escaped. `--json`
+    has the first 4 KiB of each in base64.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    found = Letters(reachable_database(read_settings())).latest(limit=limit)
+    if as_json:
+        print_json([letter.as_json() for letter in found])
+        return
+    zone = default_timezone()
+    rows = (
+        (
+            shown(letter.at, zone=zone),
+            _escaped(letter.queue),
+            str(letter.size),
+            letter.run_id or "-",
+            _escaped(letter.why),
+            _escaped(letter.raw()[:_SHOWN_BYTES].decode("latin-1")),
+        )
+        for letter in found
+    )
+    print_table(_COLUMNS, rows, empty="no message was unreadable")
+
+
+@letters.command()
+def clear() -> None:
+    """Throw the kept messages away; how many there ever were stays known."""
+    count = Letters(reachable_database(read_settings())).clear()
+    click.echo(f"{count} letters thrown away")
+
+
+def _escaped(text: str) -> str:
+    """Printable ASCII as it is, everything else as in a Python string."""
+    return ascii(text)[1:-1]

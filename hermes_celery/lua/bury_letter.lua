@@ -1,0 +1,27 @@
+-- Keep a message that nobody can read, and count it for the run that it was meant for.
+--
+-- KEYS  1 letters (list, newest first)   2 how many there ever were   3 run hash
+-- ARGV  1 the letter   2 how many letters are kept   3 run id ('' = none that could be read)
+-- Answers  how many letters the run has got while it waits (0 = none, or it does not wait), or
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+check('LLEN', KEYS[1])
+whole(KEYS[2], 'a value', ask('GET', KEYS[2]), 0)
+local run, is_waiting = {}, false
+if ARGV[3] ~= '' then
+  run = fields(KEYS[3], 'state', 'letters')
+  is_waiting = run[1] == 'queued'
+end
+local letters = whole(KEYS[3], 'letters', run[2], 0)
+if broken then
+  return broken_answer()
+end
+
+redis.call('LPUSH', KEYS[1], ARGV[1])
+redis.call('LTRIM', KEYS[1], 0, tonumber(ARGV[2]) - 1)
+redis.call('INCR', KEYS[2])
+if not is_waiting then
+  return 0
+end
+redis.call('HSET', KEYS[3], 'letters', string.format('%d', letters + 1))
+return letters + 1

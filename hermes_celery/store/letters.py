@@ -1,0 +1,84 @@
+"""Messages that nobody can read: kept, counted, and what they mean for the run they were for."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hermes_celery.letters import KEPT, PATIENCE, Letter
+from hermes_celery.run import job_id_of
+from hermes_celery.store.database import Database
+
+_decode = msgspec.json.Decoder(Letter).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Letters:
+    """The dead letters of one namespace. All times are the server's, Unix milliseconds."""
+
+    def __init__(self, database: Database, *, redeliver_after_ms: int = 60_000) -> None:
+        self._database = database
+        self._keys = database.keys
+        self._redeliver_after_ms = redeliver_after_ms
+
+    def bury(self, letter: Letter) -> str | None:
+        """Keep a letter; the id of the run that ended by it, if one did.
+
+        The first letters of a waiting run change nothing: rescue pushes its message again. With the
+        third it ends as failed. A run that does not wait is never touched.
+        """
+        keys = self._keys
+        number = int(
+            self._database.run(
+                "bury_letter",
+                keys=[keys.letters, keys.letters_total, keys.run(letter.run_id)],
+                args=[_encode(letter), KEPT, letter.run_id],
+            )
+        )
+        if number < PATIENCE:
+            return None
+        return letter.run_id if self._refuse(letter, number) == "ok" else None
+
+    def _refuse(self, letter: Letter, number: int) -> str:
+        keys, run_id, job_id = self._keys, letter.run_id, job_id_of(letter.run_id)
+        queue = self._database.call("HGET", keys.run(run_id), "queue")
+        error = (
+            f"workers could not read its message {number} times: {letter.why}; "
+            "see `hermes-celery letters`"
+        )
+        answer = self._database.run(
+            "refuse_run",
+            keys=[
+                keys.run(run_id),
+                keys.job(job_id),
+                keys.active(job_id),
+                keys.queued,
+                keys.held(job_id),
+                self._database.due_key(job_id),
+                keys.completed,
+                str(queue or keys.default_queue),
+                keys.deliveries,
+            ],
+            args=[run_id, letter.at_ms, error, letter.at_ms + self._redeliver_after_ms],
+        )
+        return str(answer)
+
+    def latest(self, *, limit: int = KEPT) -> list[Letter]:
+        """What is kept, the newest first; an entry that is no letter is left out."""
+        found: list[Letter] = []
+        for entry in self._database.call("LRANGE", self._keys.letters, 0, limit - 1):
+            try:
+                found.append(_decode(entry))
+            except msgspec.MsgspecError:
+                continue
+        return found
+
+    def total(self) -> int:
+        """How many there ever were; 0 where the counter is no number."""
+        text = str(self._database.call("GET", self._keys.letters_total) or "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 16 else 0
+
+    def clear(self) -> int:
+        """Throw away what is kept; returns how many. The count of all stays."""
+        kept = int(self._database.call("LLEN", self._keys.letters))
+        self._database.call("DEL", self._keys.letters)
+        return kept

@@ -1,0 +1,279 @@
+"""No message, and no answer of a server, ends a worker; one that cannot start says why."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from hermes_celery import embedded
+from hermes_celery.compose import open_cron
+from hermes_celery.cron import Crontab
+from hermes_celery.keys import Keys
+from hermes_celery.run import RunState
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database, Letters, connect
+from tests.conftest import await_server
+from tests.letters import SELECTION, corpus, good
+from tests.support import eventually
+from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
+
+pytestmark = pytest.mark.system
+
+_POOLS = ["prefork", "threads", "gevent", "solo"]
+#: What Celery takes for a message, and ends without trouble.
+_HARMLESS = {"a session that is a number", "an eta beyond the calendar",
+             "an unknown encoding"}  # fmt: skip
+
+
+class Bench:
+    """A worker, a job, and the queue between them."""
+
+    def __init__(self, processes: Processes, database: Database, cron: Crontab, home: Path) -> None:
+        script(home, "hi.sh", "echo hi")
+        self.database = database
+        self.letters = Letters(database)
+        self._cron = cron
+        self._processes = processes
+        self._job_id = cron.add(script_job("every 1h", "hi.sh")).id
+
+    def worker(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A worker that is there."""
+        process = self._processes.celery("worker", "-l", "INFO", *arguments)
+        await_worker(self.database)
+        return process
+
+    def push(self, raw: bytes) -> None:
+        """One more message on the queue."""
+        self.database.call("LPUSH", self.database.keys.default_queue, raw)
+
+    def works(self, worker: subprocess.Popen[bytes], after: object = None) -> None:
+        """The same worker process still performs a run."""
+        run_id = self._cron.run(self._job_id)
+
+        def is_over() -> bool:
+            assert worker.poll() is None, (after, self._processes.log(worker)[-3000:])
+            return self._cron.runs.get(run_id).state.is_final
+
+        eventually(is_over, what=f"a run after {after}")
+        assert self._cron.runs.get(run_id).state is RunState.SUCCEEDED, after
+
+
+@pytest.fixture
+def bench(processes: Processes, valkey: Database, cron: Crontab, home: Path) -> Bench:
+    return Bench(processes, valkey, cron, home)
+
+
+@pytest.mark.parametrize("pool", _POOLS)
+def test_a_worker_goes_on_after_malformed_messages(bench: Bench, pool: str) -> None:
+    worker = bench.worker("--pool", pool)
+    for _ in range(3):
+        for name in SELECTION:
+            bench.push(corpus()[name])
+    bench.works(worker, "the selection")
+    assert bench.letters.total() == 3 * len(SELECTION)
+    whys = [letter.why for letter in bench.letters.latest(limit=len(SELECTION))]
+    assert whys[0] == "its task 'no.such.task' is not registered on this worker"
+    assert all(letter.worker.endswith(f":{worker.pid}") for letter in bench.letters.latest())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("pool", _POOLS)
+def test_a_worker_goes_on_after_each_malformed_message(bench: Bench, pool: str) -> None:
+    worker = bench.worker("--pool", pool)
+    harmless = set()
+    for name, raw in corpus().items():
+        before = bench.letters.total()
+        bench.push(raw)
+        bench.works(worker, name)
+        if bench.letters.total() == before:
+            harmless.add(name)
+    assert harmless == _HARMLESS
+    for raw in corpus().values():
+        bench.push(raw)
+    bench.works(worker, "all of them together")
+    assert bench.letters.total() == 2 * (len(corpus()) - len(harmless))
+    unacked = bench.database.call("HVALS", "unacked")
+    assert not [raw for raw in unacked if bench.database.keys.namespace in raw]
+
+
+def test_malformed_messages_cost_no_pause(bench: Bench) -> None:
+    """One look of Celery at a lost connection would be a line in the log, and a second each."""
+    worker = bench.worker()
+    for name in SELECTION * 20:
+        bench.push(corpus()[name])
+    bench.works(worker, "many")
+    log = bench._processes.log(worker)
+    assert "Connection to broker lost" not in log
+    assert log.count("letter.kept") == 1
+
+
+def test_malformed_broadcasts_end_no_worker(bench: Bench) -> None:
+    worker = bench.worker()
+    exchanges = ("celery.pidbox", "celeryev/worker.heartbeat")
+    for exchange in exchanges:
+        for name in (*SELECTION, "null", "deep nesting", "properties are null"):
+            bench.database.call("PUBLISH", f"/0.{exchange}", corpus()[name])
+    bench.works(worker, "broadcasts")
+    assert "(broadcast) celery.pidbox" in {letter.queue for letter in bench.letters.latest()}
+
+
+def test_a_run_whose_message_is_broken_again_and_again_fails_with_the_reason(
+    bench: Bench, cron: Crontab, valkey: Database
+) -> None:
+    run_id = cron.run(bench._job_id)
+    queue = valkey.keys.default_queue
+    message = json.loads(valkey.call("LPOP", queue))
+    message["headers"]["timelimit"] = "soon"
+    worker = bench.worker()
+    for _ in range(2):
+        bench.push(json.dumps(message).encode())
+    bench.works(worker, "two broken messages")
+    assert cron.runs.get(run_id).state is RunState.QUEUED
+    bench.push(json.dumps(message).encode())
+    eventually(lambda: cron.runs.get(run_id).state.is_final, what="its end")
+    run = cron.runs.get(run_id)
+    assert run.state is RunState.FAILED
+    assert "its header timelimit is 'soon'" in (run.error or "")
+
+
+# Servers that refuse.
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, environment: dict[str, str]) -> Iterator[Database]:
+    """A server of this test's own, which its processes use."""
+    state_dir = tmp_path / "server"
+    state_dir.mkdir()
+    process = subprocess.Popen(
+        embedded.server_command(state_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    url = environment["HERMES_REDIS_URL"] = embedded.url(state_dir)
+    try:
+        await_server(url)
+        database = Database(
+            connect(url), keys=Keys(namespace=environment["HERMES_CELERY_NAMESPACE"])
+        )
+        yield database
+        database.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def own_bench(
+    own_server: Database, processes: Processes, environment: Mapping[str, str], home: Path
+) -> Bench:
+    return Bench(processes, own_server, open_cron(read_settings(dict(environment))), home)
+
+
+@pytest.mark.parametrize("stale", ["yes", "no"])
+def test_beat_and_worker_go_on_after_their_server_was_a_replica_for_a_while(
+    own_bench: Bench, own_server: Database, processes: Processes, cron: Crontab, stale: str
+) -> None:
+    """With stale data it answers READONLY, without MASTERDOWN; BRPOP ends with UNBLOCKED."""
+    beat, worker = processes.celery("beat"), own_bench.worker()
+    await_leader(own_server)
+    job_id = cron.add(script_job("every 1s", "hi.sh")).id
+    eventually(lambda: cron.latest_runs(job_id, state=RunState.SUCCEEDED), what="a run")
+    own_server.call("CONFIG", "SET", "replica-serve-stale-data", stale)
+    own_server.call("REPLICAOF", "127.0.0.1", 1)
+    eventually(lambda: "Connection to broker lost" in processes.log(worker), what="a lost server")
+    eventually(lambda: "beat.store_failed" in processes.log(beat), what="a beat without server")
+    refused = processes.hermes("list")
+    assert refused.returncode == 1
+    assert "replica" in refused.stderr
+    own_server.call("REPLICAOF", "NO", "ONE")
+    now = cron.now
+    eventually(
+        lambda: [
+            run
+            for run in cron.latest_runs(job_id, state=RunState.SUCCEEDED, limit=3)
+            if run.due_at > now
+        ],
+        what="the next occurrence",
+    )
+    assert (beat.poll(), worker.poll()) == (None, None)
+
+
+def test_a_worker_goes_on_after_its_blocking_read_was_refused(
+    own_bench: Bench, own_server: Database, processes: Processes
+) -> None:
+    worker = own_bench.worker()
+    lost = "Connection to broker lost"
+
+    def unblock() -> bool:
+        for client in own_server.client.client_list():
+            if client["cmd"] == "brpop":
+                own_server.call("CLIENT", "UNBLOCK", client["id"], "ERROR")
+        return lost in processes.log(worker)
+
+    eventually(unblock, what="a read that was ended with an error")
+    own_bench.works(worker, "UNBLOCKED")
+    own_server.call("SET", own_server.keys.delivery_queue, "no list")
+    eventually(lambda: processes.log(worker).count(lost) >= 2, what="a refused read")
+    own_server.call("DEL", own_server.keys.delivery_queue)
+    own_bench.works(worker, "WRONGTYPE")
+
+
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_a_replica_is_refused_at_start_in_one_sentence(
+    own_server: Database, processes: Processes, command: str
+) -> None:
+    own_server.call("REPLICAOF", "127.0.0.1", 1)
+    process = processes.celery(command)
+    assert process.wait(30) == 1
+    log = processes.log(process)
+    assert "it is a replica of 127.0.0.1:1 and takes no writes; name the primary" in log
+    assert "Traceback" not in log
+
+
+# Too few files.
+
+
+def limited(processes: Processes, limit: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """A worker whose shell was told so."""
+    command = [sys.executable, "-m", "celery", "-A", "hermes_celery", "worker", *arguments]
+    return processes.start(["bash", "-c", f'ulimit {limit}; exec "$@"', "bash", *command])
+
+
+def test_a_worker_with_too_few_files_for_its_slots_says_so_and_ends(processes: Processes) -> None:
+    worker = limited(processes, "-n 60", "--concurrency", "8")
+    assert worker.wait(30) == 1
+    log = processes.log(worker)
+    assert "Error: this process may open 60 files and a worker with 8 slots needs about 128" in log
+    assert "Traceback" not in log
+
+
+def test_a_soft_limit_is_raised_as_far_as_is_needed(
+    processes: Processes, bench: Bench, valkey: Database
+) -> None:
+    worker = limited(processes, "-Sn 60", "--concurrency", "8")
+    await_worker(valkey)
+    bench.works(worker)
+    limits = Path(f"/proc/{worker.pid}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert line.split()[3] == "128"
+
+
+def test_a_worker_that_runs_out_of_files_does_not_end_as_if_all_were_well(
+    processes: Processes,
+) -> None:
+    worker = limited(processes, "-n 20", "--pool", "threads", "--concurrency", "8")
+    assert worker.wait(60) == 1
+    assert "it may open no more files" in processes.log(worker)
+
+
+def test_messages_of_the_corpus_are_broken_by_their_one_change_only(
+    bench: Bench, valkey: Database
+) -> None:
+    worker = bench.worker()
+    bench.push(json.dumps(good()).encode())
+    bench.works(worker, "a good message")
+    assert bench.letters.total() == 0
