@@ -14,7 +14,7 @@ from typing import Any
 from hermes_celery import lua
 from hermes_celery.keys import Keys
 from hermes_celery.store import Advance, Advanced, Answer, Database, DueIndex, connect
-from hermes_celery.store.database import wrapped
+from hermes_celery.store.database import broken, is_broken, wrapped
 from tests.support import replaced
 
 
@@ -70,7 +70,10 @@ class PlantedDatabase(Database):
         if changed is None:
             return super().run(script, keys=keys, args=args)
         with wrapped():
-            return changed(keys=keys, args=args)
+            answer = changed(keys=keys, args=args)
+        if is_broken(answer):
+            raise broken(answer)
+        return answer
 
     def begin(
         self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]

@@ -12,7 +12,7 @@ from hermes_celery.policy import OnLost, Policy
 from tests.proof.crashing import Fate
 from tests.proof.every_point import Enumeration
 from tests.proof.planted import Plant
-from tests.proof.scene import beat_scene, worker_scene
+from tests.proof.scenes import beat_scene, worker_scene
 from tests.proof.zygote import Act, Zygote
 
 pytest_plugins = ("tests.proof.stage",)
