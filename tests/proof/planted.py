@@ -32,6 +32,12 @@ class Plant(StrEnum):
     NO_FENCE = "no fence"
     #: A run that was given up may still be finished by whoever comes back.
     NO_CLAIM_TOKEN = "no claim token"
+    #: The end of a run pushes the message of its delivery, and keeps no note of it.
+    DELIVERY_UNNOTED = "delivery unnoted"
+    #: A group takes everybody.
+    NO_PLACES = "no places"
+    #: Spending a budget pauses nothing.
+    NO_PAUSE = "no pause"
 
 
 #: For each plant: script, the text to replace, and what by.
@@ -51,6 +57,11 @@ _CHANGES: dict[Plant, tuple[tuple[str, str, str], ...]] = {
             "if run[1] == 'succeeded' then",
         ),
     ),
+    Plant.DELIVERY_UNNOTED: (
+        ("finish", "  redis.call('ZADD', KEYS[12], ARGV[12], ARGV[3])\n", ""),
+    ),
+    Plant.NO_PLACES: (("enter_group", ">= tonumber(ARGV[5])", "< 0"),),
+    Plant.NO_PAUSE: (("spend", "if not why or job[1] ~= 'scheduled' then", "if true then"),),
 }
 
 

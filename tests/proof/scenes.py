@@ -77,18 +77,18 @@ def worker_scene(
     return scene
 
 
-def delivery_scene(url: str, starts: Path) -> Scene:
+def delivery_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE) -> Scene:
     """A run waits for a worker; its output goes to two targets, one of them busy at first."""
-    scene = Scene(url, starts, delivers=True)
+    scene = Scene(url, starts, plant=plant, delivers=True)
     scene.add(name="tells", deliver=f"json://{BUSY}/x, json://free/x")
     scene.next_hour()
     scene.beat_once()
     return scene
 
 
-def delivered_scene(url: str, starts: Path) -> Scene:
+def delivered_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE) -> Scene:
     """The same, and the run has ended: its delivery waits for somebody to plan and send it."""
-    scene = delivery_scene(url, starts)
+    scene = delivery_scene(url, starts, plant=plant)
     scene.perform()
     return scene
 
@@ -101,9 +101,9 @@ def due_delivery_scene(url: str, starts: Path) -> Scene:
     return scene
 
 
-def group_scene(url: str, starts: Path, *, full: bool) -> Scene:
+def group_scene(url: str, starts: Path, *, full: bool, plant: Plant = Plant.NONE) -> Scene:
     """Two runs of one group, which takes one at a time; it is full if a dead worker's run is in."""
-    scene = Scene(url, starts)
+    scene = Scene(url, starts, plant=plant)
     shared: dict[str, Any] = {"group": _GROUP, "group_limit": 1}
     for name in ("first", "second"):
         scene.add(name=name, **shared)
@@ -121,9 +121,9 @@ def group_scene(url: str, starts: Path, *, full: bool) -> Scene:
     return scene
 
 
-def budget_scene(url: str, starts: Path) -> Scene:
+def budget_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE) -> Scene:
     """One run spends its job's budget, one spends a part of it, and one is tried twice."""
-    scene = Scene(url, starts)
+    scene = Scene(url, starts, plant=plant)
     scene.add(name="spends all", token_budget=TOKENS)
     scene.add(name="spends some", token_budget=100 * TOKENS)
     scene.add(name="fails", token_budget=100 * TOKENS, policy=Policy(retries=1))
