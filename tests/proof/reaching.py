@@ -28,7 +28,8 @@ from hermes_celery.store import Database, Deliveries, Incidents, Jobs, Runs
 
 #: The host of a target whose first message is turned away.
 BUSY = "busy"
-_RUN_ID = re.compile(r"[0-9a-f]{12}-\d{8}T[\d.]+Z(?:-[0-9a-f]+)?")
+#: A run, named in a text.
+RUN_ID = re.compile(r"[0-9a-f]{12}-\d{8}T[\d.]+Z(?:-[0-9a-f]+)?")
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +43,7 @@ def receipts_in(directory: Path) -> list[Receipt]:
     """Every message that reached a target and tells of a run."""
     found = []
     for path in sorted(directory.glob("*.message")):
-        run_id = _RUN_ID.search(path.read_text(encoding="utf-8"))
+        run_id = RUN_ID.search(path.read_text(encoding="utf-8"))
         if run_id:
             found.append(Receipt(target=path.name.split(".")[0], run_id=run_id[0]))
     return found

@@ -19,6 +19,7 @@ from tests.proof.scenes import (
     group_scene,
     worker_scene,
 )
+from tests.proof.soak import Plan, run_round
 from tests.proof.zygote import Act, Zygote
 
 pytest_plugins = ("tests.proof.stage",)
@@ -138,3 +139,13 @@ def test_a_budget_that_pauses_nothing_is_overspent(
     )
     _, what = first_fault(enumeration)
     assert "has spent 20 of 10 and is scheduled" in what
+
+
+def test_a_job_that_a_dead_entry_holds_back_for_ever_has_silently_stopped() -> None:
+    plan = Plan(
+        seconds=6, jobs=20, beats=1, consumers=1, workers=0, fault_seconds=0.5, faults=("haunt",)
+    )
+    result = run_round(plan)
+    assert result.stopped
+    assert "silently stopped" in result.faults()
+    assert not result.valid
