@@ -1,7 +1,7 @@
 #!/bin/sh
 # Check the model exhaustively, then check that each planted bug makes the checker find a fault.
 #
-#     proof/check.sh            everything (8 minutes, 2.5 GB of memory)
+#     proof/check.sh            everything (7 minutes, 2.5 GB of memory)
 #     proof/check.sh --quick    without the largest searches (two minutes)
 #
 # Needs spin and a C compiler: apt-get install spin gcc. Installs nothing, leaves nothing behind.
