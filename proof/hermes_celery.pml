@@ -2,8 +2,9 @@
  *
  * Each Lua script is one atomic step here, as it is on the server; between any two steps of a
  * process anything may happen: it is killed, its lease or its heartbeat runs out while it is frozen
- * (it is simply not scheduled for a while), a message vanishes or arrives twice. What is not
- * modelled: the schedule's arithmetic, policies of overlap and catch-up, edits.
+ * (it is simply not scheduled for a while), a message vanishes or arrives twice. With ERRORS a script
+ * may also fail on the server, which keeps what it has written by then. What is not modelled: the
+ * schedule's arithmetic, policies of overlap and catch-up, edits.
  *
  * Checked by ./check.sh, which also checks that each mutant below is caught:
  *     NO_FENCE         the scripts of a tick do not compare the term
@@ -12,7 +13,10 @@
  *     NO_CLAIM_TOKEN   whoever comes back may finish a run that was given up
  *     NO_REDELIVERY    nobody pushes a vanished message again
  *     NO_LOSING        nobody gives up a run whose worker died
- * RETRY is `on_lost: retry`; without it a run that is lost stays lost.
+ *     ONE_PHASE        scripts check each key when they come to it, and may fail between two writes
+ *     NO_MEND_QUEUED, NO_MEND_RUNNING, NO_MEND_ACTIVE   one kind that RECONCILE forgets
+ * RETRY is `on_lost: retry`; without it a run that is lost stays lost. RECONCILE is the part of rescue
+ * that compares what must agree; with it a job runs again even after a script of one phase failed.
  */
 
 #ifndef BEATS
@@ -40,6 +44,9 @@
 #ifndef VANISHED
 #define VANISHED 1
 #endif
+#ifndef ERRORS
+#define ERRORS 0
+#endif
 #define ATTEMPTS 2
 #define COPIES 2
 #define NOBODY 255
@@ -53,6 +60,9 @@ byte next_due = 0;               /* the schedule: occurrences before it have bee
 mtype state[OCCURRENCES] = none; /* the record of each occurrence's run */
 byte claim[OCCURRENCES] = 0;     /* whose finish counts; 0: nobody's */
 byte attempt[OCCURRENCES] = 0;   /* further ones after the first */
+bool counted[OCCURRENCES];        /* in the job's active runs: its next occurrence waits or is skipped */
+bool indexed[OCCURRENCES];       /* in the index of queued runs, where redeliver finds it */
+bool watched[OCCURRENCES];       /* in the index of heartbeats, where lose finds it */
 bool beating[OCCURRENCES];       /* its heartbeat has not run out */
 byte messages[OCCURRENCES] = 0;  /* copies on the Celery queue */
 
@@ -60,7 +70,7 @@ byte messages[OCCURRENCES] = 0;  /* copies on the Celery queue */
 byte leading[BEATS] = 0;         /* the term that a beat believes in; 0: it stands by or is dead */
 bool performed[OCCURRENCES];     /* the worker with the claim lives and is at it */
 byte starts[OCCURRENCES] = 0;    /* of the present attempt */
-byte beat_crashes = 0, worker_crashes = 0, freezes = 0, silences = 0, vanished = 0;
+byte beat_crashes = 0, worker_crashes = 0, freezes = 0, silences = 0, vanished = 0, errors = 0;
 
 #define final(o) (state[o] == succeeded || state[o] == lost)
 
@@ -68,6 +78,19 @@ byte beat_crashes = 0, worker_crashes = 0, freezes = 0, silences = 0, vanished =
 #define fenced(b) false
 #else
 #define fenced(b) (leading[b] != term)
+#endif
+
+/* A script that fails: its caller goes on at `back`. With two phases all that can fail comes before
+ * the first write; with one, each further write can.
+ *     checked(back, first; then(back, second))
+ */
+#define failed(back) errors < ERRORS -> errors++; goto back
+#ifdef ONE_PHASE
+#define checked(back, writes) writes
+#define then(back, writes) if :: failed(back) :: writes fi
+#else
+#define checked(back, writes) if :: failed(back) :: writes fi
+#define then(back, writes) writes
 #endif
 
 /* kill -9, instead of the step that is one choice with it */
@@ -89,7 +112,7 @@ inline advance(b, seen) {
     atomic {
         if
         :: killed(b)
-        :: state[seen] = queued; messages[seen]++
+        :: state[seen] = queued; counted[seen] = true; indexed[seen] = true; messages[seen]++
         fi
     }
 }
@@ -105,9 +128,11 @@ inline advance(b, seen) {
             :: next_due != seen -> skip                               /* moved */
             :: next_due == seen && state[seen] != none -> next_due++  /* ran */
             :: next_due == seen && state[seen] == none ->             /* ok */
-                next_due++;
-                state[seen] = queued;
-                messages[seen]++
+                checked(tick, next_due++;
+                    then(tick, state[seen] = queued;
+                        then(tick, counted[seen] = true;
+                            then(tick, indexed[seen] = true;
+                                then(tick, messages[seen]++)))))
             fi
         fi
     }
@@ -119,7 +144,7 @@ inline advance(b, seen) {
 #ifdef NO_REDELIVERY
 #define overdue(o) false
 #else
-#define overdue(o) (state[o] == queued && messages[o] < COPIES)
+#define overdue(o) (state[o] == queued && indexed[o] && messages[o] < COPIES)
 #endif
 #define redeliver(o) overdue(o) -> assert(leading[b] == term); messages[o]++
 
@@ -127,19 +152,52 @@ inline advance(b, seen) {
 #ifdef NO_LOSING
 #define silent(o) false
 #else
-#define silent(o) (state[o] == running && !beating[o])
+#define silent(o) (state[o] == running && watched[o] && !beating[o])
 #endif
+#define gives_up(o) state[o] = lost; then(tick, counted[o] = false)
 #ifdef RETRY
 #define again(o) \
     if \
-    :: attempt[o] < ATTEMPTS - 1 -> attempt[o]++; starts[o] = 0; state[o] = queued \
-    :: else -> state[o] = lost \
+    :: attempt[o] < ATTEMPTS - 1 -> \
+        attempt[o]++; starts[o] = 0; state[o] = queued; then(tick, indexed[o] = true) \
+    :: else -> gives_up(o) \
     fi
 #else
-#define again(o) state[o] = lost
+#define again(o) gives_up(o)
 #endif
-#define lose(o) silent(o) -> assert(leading[b] == term); claim[o] = 0; \
-    beating[o] = false; performed[o] = false; again(o)
+#define lose(o) silent(o) -> assert(leading[b] == term); \
+    checked(tick, watched[o] = false; \
+        then(tick, claim[o] = 0; beating[o] = false; performed[o] = false; again(o)))
+
+/* Reconciliation: what does not agree with the record of the run is put right, each in a script of
+ * its own. What has no record at all cannot be found. */
+#ifndef RECONCILE
+#define NO_MEND_QUEUED
+#define NO_MEND_RUNNING
+#define NO_MEND_ACTIVE
+#endif
+#ifdef NO_MEND_QUEUED
+#define unindexed(o) false
+#else
+#define unindexed(o) (state[o] == queued && !indexed[o])
+#endif
+#ifdef NO_MEND_RUNNING
+#define unwatched(o) false
+#else
+#define unwatched(o) (state[o] == running && !watched[o])
+#endif
+#ifdef NO_MEND_ACTIVE
+#define ghost(o) false
+#else
+#define ghost(o) (counted[o] && state[o] != queued && state[o] != running)
+#endif
+#define astray(o) (unindexed(o) || unwatched(o) || ghost(o))
+#define mend(o) astray(o) -> assert(leading[b] == term); \
+    if \
+    :: unindexed(o) -> indexed[o] = true; counted[o] = true \
+    :: unwatched(o) -> watched[o] = true; counted[o] = true \
+    :: ghost(o) -> counted[o] = false \
+    fi
 
 proctype Beat(byte b) {
     byte seen = 0;
@@ -160,7 +218,7 @@ tick:
     }
     if
     :: seen < OCCURRENCES -> advance(b, seen)
-    :: seen == OCCURRENCES || overdue(0) || silent(0) ->
+    :: seen == OCCURRENCES || overdue(0) || silent(0) || astray(0) ->
         /* rescue: one run at a time, each a script of its own */
         atomic {
             if
@@ -172,6 +230,8 @@ tick:
                 :: redeliver(OCCURRENCES - 1)
                 :: lose(0)
                 :: lose(OCCURRENCES - 1)
+                :: mend(0)
+                :: mend(OCCURRENCES - 1)
                 :: else
                 fi
             fi
@@ -206,7 +266,9 @@ end:
 #else
         :: state[o] == queued ->
 #endif
-            claim[o] = me; state[o] = running; beating[o] = true; performed[o] = true
+            checked(idle, indexed[o] = false;
+                then(idle, claim[o] = me; state[o] = running;
+                    then(idle, watched[o] = true; beating[o] = true; performed[o] = true)))
         :: state[o] != queued -> goto idle                  /* taken, or gone */
         fi
     }
@@ -219,9 +281,11 @@ end:
         :: claim[o] != me
         fi
     }
+performing:
     do
     :: atomic {                                             /* heartbeat.lua */
-        state[o] == running && claim[o] == me && !beating[o] -> beating[o] = true
+        state[o] == running && claim[o] == me && !(beating[o] && watched[o]) ->
+            beating[o] = true; watched[o] = true
         }
     :: atomic {                                             /* finish.lua */
         if
@@ -232,7 +296,9 @@ end:
         :: state[o] == running && claim[o] == me ->
 #endif
             assert(!final(o));
-            state[o] = succeeded; claim[o] = 0; beating[o] = false; performed[o] = false
+            checked(performing, watched[o] = false;
+                then(performing, state[o] = succeeded; claim[o] = 0; beating[o] = false;
+                    performed[o] = false; then(performing, counted[o] = false)))
         :: !(state[o] == running && claim[o] == me) -> skip /* late: nothing changes */
         fi;
         goto idle
@@ -303,3 +369,8 @@ init {
 
 /* Once the faults are over, every occurrence is dispatched and every run comes to its end. */
 ltl ends { <> (next_due == OCCURRENCES && final(0) && final(OCCURRENCES - 1)) }
+
+/* Nobody waits for a run in vain, and the job's next occurrence will not either: it has had all its
+ * occurrences, and none of them holds it back. */
+#define free(o) (!counted[o] && state[o] != queued && state[o] != running)
+ltl runs_again { <> (next_due == OCCURRENCES && free(0) && free(OCCURRENCES - 1)) }

@@ -10,6 +10,7 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,34 @@ from hermes_celery.app import make_app
 from hermes_celery.beat import Beat
 from hermes_celery.clock import Clock
 from hermes_celery.dispatch import Dispatch
+from hermes_celery.errors import StoreError
 from hermes_celery.instant import from_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.keys import Keys
 from hermes_celery.lease import Lease
 from hermes_celery.members import Members
 from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState
+from hermes_celery.run import Outcome, RunState, Usage
 from hermes_celery.runner import Runner
 from hermes_celery.session import HEADER, Session, from_header
 from hermes_celery.settings import read_settings
 from hermes_celery.shard import Shard
-from hermes_celery.store import Database, DueIndex, History, Jobs, Retention, Runs, Shards, Waker
+from hermes_celery.store import (
+    Database,
+    DueIndex,
+    History,
+    Jobs,
+    Places,
+    Retention,
+    Runs,
+    Shards,
+    Waker,
+)
 from tests.proof.crashing import Calls, watch
 from tests.proof.history import note_start
 from tests.proof.planted import Plant, TwoSteps, open_planted
+from tests.proof.reaching import far_end, make_announcer, make_deliverer, push_deliveries
+from tests.proof.sharing import TOKENS, Crowds
 from tests.proof.zygote import Act, Orders
 from tests.support import HandClock
 
@@ -74,8 +88,16 @@ class Impatient(Waker):
         return super().wait(0)
 
 
-def make_beat(database: Database, *, owner: str, clock: Clock, plant: Plant = Plant.NONE) -> Beat:
+def make_beat(
+    database: Database,
+    *,
+    owner: str,
+    clock: Clock,
+    plant: Plant = Plant.NONE,
+    delivers: bool = False,
+) -> Beat:
     """A beat on hand-set time."""
+    messages = Dispatch(celery_app())
     return assembled_beat(
         database,
         owner=owner,
@@ -84,8 +106,11 @@ def make_beat(database: Database, *, owner: str, clock: Clock, plant: Plant = Pl
             database, shard=shard, redeliver_after_ms=REDELIVER_AFTER_MS, plant=plant
         ),
         runs=make_runs(database),
-        messages=Dispatch(celery_app()),
+        messages=messages,
         waker=Impatient(database),
+        on_rescue=lambda token, now_ms: (
+            push_deliveries(database, messages, token=token, now_ms=now_ms) if delivers else None
+        ),
     )
 
 
@@ -99,6 +124,7 @@ def assembled_beat(
     messages: Dispatch,
     waker: Waker,
     pause: Callable[[float], None] = lambda _: None,
+    on_rescue: Callable[[int, int], None] = lambda token, now_ms: None,
 ) -> Beat:
     """A beat put together as `compose.make_beat` does, from given parts; it forgets nothing."""
     return Beat(
@@ -117,6 +143,7 @@ def assembled_beat(
         waker=waker,
         clock=clock,
         pause=pause,
+        on_rescue=on_rescue,
     )
 
 
@@ -151,30 +178,55 @@ class _HeartbeatsSeen(Runs):
 class NotedWork:
     """Work that writes down that it started, and then waits for what it is told to."""
 
-    def __init__(self, starts: Path, *, awaits: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        starts: Path,
+        *,
+        awaits: threading.Event | None = None,
+        crowds: Crowds | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._starts = starts
         self._awaits = awaits
+        self._crowds = crowds
+        self._clock = clock
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Start, and succeed; a job called `fails` fails in its first attempt."""
         note_start(self._starts, session.run_id, session.attempt or 0)
+        if self._crowds is not None and self._clock is not None:
+            self._crowds.look(spec, now_ms=self._clock.now_ms())
         if self._awaits is not None:
             self._awaits.wait(_HEARTBEAT_PATIENCE_SECONDS)
         failed = spec.name == "fails" and session.attempt == 1
-        return Outcome(state=RunState.FAILED if failed else RunState.SUCCEEDED, output=b"done\n")
+        return Outcome(
+            state=RunState.FAILED if failed else RunState.SUCCEEDED,
+            output=f"{session.run_id}\n".encode(),
+            usage=None if spec.token_budget is None else Usage(tokens=TOKENS),
+        )
 
 
 class Consumer:
     """A worker without Celery around it: takes messages and performs their runs."""
 
-    def __init__(self, database: Database, runs: Runs, work: NotedWork, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        runs: Runs,
+        work: NotedWork,
+        clock: HandClock,
+        *,
+        delivers: bool = False,
+    ) -> None:
         self._database = database
         self._runner = Runner(
             runs,
             pulse=Pulse(runs, clock=clock),
             work_for=lambda _: work,
             clock=clock,
-            pause=lambda _: None,
+            places=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
+            after=make_announcer(Dispatch(celery_app())) if delivers else None,
+            pause=clock.advance,
         )
 
     def take_one(self) -> bool:
@@ -183,7 +235,27 @@ class Consumer:
         if raw is None:
             return False
         run_id, session = unpacked(str(raw))
-        self._runner.perform(run_id, session=session, worker="w@host")
+        # Celery's worker goes on after a task that raised.
+        with suppress(StoreError):
+            self._runner.perform(run_id, session=session, worker="w@host")
+        return True
+
+
+class Postman:
+    """The same for deliveries."""
+
+    def __init__(self, database: Database, clock: Clock, starts: Path) -> None:
+        self._database = database
+        self._deliverer = make_deliverer(database, clock, far_end(starts))
+
+    def take_one(self) -> bool:
+        """Deliver what the oldest message speaks of; False when there is none."""
+        raw = self._database.call("RPOP", KEYS.delivery_queue)
+        if raw is None:
+            return False
+        delivery_id, _ = unpacked(str(raw))
+        with suppress(StoreError):
+            self._deliverer.deliver(delivery_id)
         return True
 
 
@@ -196,7 +268,9 @@ def unpacked(message: str) -> tuple[str, Session]:
 
 def perform(orders: Orders, report: Callable[[str], None]) -> None:
     """Do what the orders say, in this very process."""
-    calls = Calls(orders.point, report=report, counts=lambda t: _counts(orders.threads, t))
+    calls = Calls(
+        orders.point, url=orders.url, report=report, counts=lambda t: _counts(orders.threads, t)
+    )
     if orders.act is Act.CELERY:
         from tests.proof.celery_act import work_as_celery  # it stands on this module
 
@@ -206,7 +280,14 @@ def perform(orders: Orders, report: Callable[[str], None]) -> None:
     plant = Plant(orders.plant)
     database = watch(open_planted(orders.url, KEYS, plant), calls)
     if orders.act is Act.BEAT:
-        _lead(make_beat(database, owner="child", clock=clock, plant=plant), clock, calls)
+        beat = make_beat(
+            database, owner="child", clock=clock, plant=plant, delivers=orders.delivers
+        )
+        _lead(beat, clock, calls)
+    elif orders.act is Act.POSTMAN:
+        postman = Postman(database, clock, Path(orders.starts))
+        while postman.take_one() and not calls.resumed:
+            pass
     else:
         _consume(database, clock, orders, calls)
 
@@ -233,8 +314,13 @@ def _lead(beat: Beat, clock: HandClock, calls: Calls) -> None:
 
 def _consume(database: Database, clock: HandClock, orders: Orders, calls: Calls) -> None:
     """Perform what is on the queue."""
-    runs = _HeartbeatsSeen(database)
-    work = NotedWork(Path(orders.starts), awaits=runs.given if orders.heartbeats else None)
-    consumer = Consumer(database, runs, work, clock)
+    runs, starts = _HeartbeatsSeen(database), Path(orders.starts)
+    work = NotedWork(
+        starts,
+        awaits=runs.given if orders.heartbeats else None,
+        crowds=Crowds.of(database, orders.url, starts),
+        clock=clock,
+    )
+    consumer = Consumer(database, runs, work, clock, delivers=orders.delivers)
     while consumer.take_one() and not calls.resumed:
         runs.given.clear()

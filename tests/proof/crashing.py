@@ -1,4 +1,4 @@
-"""Redis connections that kill or freeze their own process at the n-th call.
+"""Redis connections that kill or freeze their own process at the n-th call, or spoil a key of it.
 
 Counted where bytes leave the process: every command that a connection sends, the handshake of a new
 connection and the loading of a script included. A pipeline is one call. `BEFORE` means that the
@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import redis
 
 from hermes_celery import lua
 from hermes_celery.store.database import Database
 
-#: Shown instead of the digest that EVALSHA sends.
-_SCRIPTS = (
-    "advance", "cancel", "claim", "fault", "finish", "heartbeat", "lease_release", "lease_renew",
-    "lease_take", "lose", "put_job", "redeliver", "remove_job", "trigger",
-)  # fmt: skip
+#: A key that belongs to one job or run; group 1 is the job.
+_OF_A_JOB = re.compile(r":[a-z]+:([0-9a-f]{12})\b")
+#: Keys that are strings where they exist: another type for them is a list, for others a string.
+_STRINGS = ("output:", "stderr:")
+#: Commands whose keys are the arguments after the first.
+_ALL_KEYS = ("DEL", "EXISTS", "UNLINK")
+#: A call has no key (left) to spoil.
+NO_KEY = "no key"
 
 
 class Moment(StrEnum):
@@ -42,6 +48,8 @@ class Fate(StrEnum):
     DIES = "dies"
     #: SIGSTOP: it goes on when somebody says so, and knows nothing of the time between.
     FREEZES = "freezes"
+    #: Nothing, but a key that the call touches is suddenly of another type.
+    SPOILS = "spoils"
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +58,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     call: int
     moment: Moment
     fate: Fate = Fate.DIES
+    #: Which of the call's keys is spoilt; only those count that belong to one job.
+    key: int = 0
 
 
 class Calls:
@@ -59,10 +69,12 @@ class Calls:
         self,
         point: Point | None,
         *,
+        url: str,
         report: Callable[[str], None],
         counts: Callable[[threading.Thread], bool] = lambda _: True,
     ) -> None:
         self._point = point
+        self._url = url
         self._report = report
         self._counts = counts
         self._lock = threading.Lock()
@@ -88,11 +100,22 @@ class Calls:
         point = self._point
         if point is None or (number, moment) != (point.call, point.moment):
             return
+        if point.fate is Fate.SPOILS:
+            self._spoil(command, point.key)
+            return
         self._report(f"{moment.value} {_words(command)}")
         if point.fate is Fate.DIES:
             os.kill(os.getpid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGSTOP)
         self.resumed = True
+
+    def _spoil(self, command: object, number: int) -> None:
+        keys = [key for key in _keys(_parts(command)) if _OF_A_JOB.search(key)]
+        if number >= len(keys):
+            self._report(NO_KEY)
+            os._exit(os.EX_OK)
+        spoil(self._url, keys[number])
+        self._report(f"{_words(command)} spoils {keys[number]}")
 
 
 def watch(database: Database, calls: Calls) -> Database:
@@ -133,11 +156,44 @@ def _methods(connection_class: type[Any], calls: Calls) -> dict[str, Any]:
     return {"send_packed_command": send_packed_command, "read_response": read_response}
 
 
-def _words(command: object) -> str:
-    """A packed command's name, and for a script the script's, for people."""
+def spoil(url: str, key: str) -> None:
+    """Put a value of another type where a key is, or would be."""
+    client = redis.Redis.from_url(url)
+    kind = client.type(key)
+    client.delete(key)
+    if kind == b"string" or any(f":{word}" in key for word in _STRINGS):
+        client.rpush(key, "spoilt")
+    else:
+        client.set(key, "spoilt")
+    client.close()
+
+
+def spoilt_job(call: str) -> str:
+    """The job that a spoilt key belongs to, of a report."""
+    found = _OF_A_JOB.search(call)
+    assert found is not None, call
+    return found[1]
+
+
+def _parts(command: object) -> list[str]:
+    """The words of the first command that was packed."""
     packed = command if isinstance(command, list) else [command]
     whole = b"".join(part if isinstance(part, bytes) else str(part).encode() for part in packed)
-    words = [word.decode(errors="replace") for word in whole.split(b"\r\n")[2:6:2]]
+    count, *lines = whole.split(b"\r\n")
+    return [line.decode(errors="replace") for line in lines[1 : 2 * int(count[1:]) : 2]]
+
+
+def _keys(words: list[str]) -> list[str]:
+    """The keys that a command names."""
+    name, *rest = words
+    if name in ("EVALSHA", "EVAL"):
+        return rest[2 : 2 + int(rest[1])]
+    return rest if name in _ALL_KEYS else rest[:1]
+
+
+def _words(command: object) -> str:
+    """A packed command's name, and for a script the script's, for people."""
+    words = _parts(command)[:2]
     if words and words[0] == "EVALSHA":
         return f"EVALSHA {_digests().get(words[1], words[1])}"
     return words[0] if words else "?"
@@ -145,4 +201,7 @@ def _words(command: object) -> str:
 
 @cache
 def _digests() -> dict[str, str]:
-    return {hashlib.sha1(lua.source(name).encode()).hexdigest(): name for name in _SCRIPTS}
+    """Shown instead of the digest that EVALSHA sends."""
+    folder = Path(lua.__file__).parent
+    names = [path.stem for path in folder.glob("*.lua") if not path.stem.startswith("_")]
+    return {hashlib.sha1(lua.source(name).encode()).hexdigest(): name for name in names}

@@ -7,12 +7,14 @@ from datetime import timedelta
 from itertools import count
 from typing import Any
 
-from tests.proof.acts import HEARTBEAT_TIMEOUT_MS, RESCUE_SECONDS
+from tests.proof.acts import HEARTBEAT_TIMEOUT_MS, KEYS, RESCUE_SECONDS
 from tests.proof.checker import Verdict
-from tests.proof.crashing import Fate, Moment, Point
+from tests.proof.crashing import NO_KEY, Fate, Moment, Point, spoilt_job
 from tests.proof.scene import Scene
 from tests.proof.zygote import Act, Ending, Report, Resume, Zygote
 
+#: Whether what was spoilt is mended, so that the job itself is judged, too.
+VICTIMS_COME_BACK = False
 #: More would mean that an act does not come to its end.
 _MOST_CALLS = 500
 #: After what a frozen worker slept, its runs are silent.
@@ -63,6 +65,31 @@ class Enumeration:
                 return
             yield f"call {point.call}, {report.call}", "\n".join(problems)
 
+    def spoils(self) -> Iterator[tuple[str, str]]:
+        """The same for `Fate.SPOILS`: each key that a call touches is spoilt before it, in turn.
+
+        Only keys that belong to one job: the others must not be harmed by it.
+        """
+        call, key = 1, 0
+        while True:
+            assert call < _MOST_CALLS, "the act makes calls for ever"
+            point = Point(call=call, moment=Moment.BEFORE, fate=Fate.SPOILS, key=key)
+            scene = self._make_scene()
+            report = self._zygote.run(scene.orders(self._act, point, **self._orders))
+            if report.call in ("", NO_KEY):
+                scene.close()
+                if not report.call:
+                    return
+                call, key = call + 1, 0
+                continue
+            scene.clock.advance(RESCUE_SECONDS)
+            victim = spoilt_job(report.call)
+            problems = list(judged(scene, late_after=self._late_after, without=victim))
+            problems += _victim(scene, victim, report.call)
+            scene.close()
+            yield f"call {call}, {report.call}", "\n".join(problems)
+            key += 1
+
     def _aftermath(self, scene: Scene, report: Report) -> Iterator[str]:
         if report.ending is Ending.FROZEN:
             yield from self._thawed(scene, report)
@@ -84,15 +111,29 @@ class Enumeration:
             yield f"the frozen {self._act.value} woke up and changed {sorted(changed)}"
 
 
-def judged(scene: Scene, *, late_after: timedelta) -> Iterator[str]:
-    """What is wrong after everything has settled, and one more hour has passed."""
+def _victim(scene: Scene, job_id: str, call: str) -> Iterator[str]:
+    """What is wrong with a job one of whose keys was spoilt.
+
+    One whose own record is gone cannot run; every other runs again, or its record says why not.
+    """
+    if VICTIMS_COME_BACK and KEYS.job(job_id) not in call and not scene.has_come_back(job_id):
+        yield f"{job_id} does not run any more, and nothing says why"
+
+
+def judged(scene: Scene, *, late_after: timedelta, without: str = "") -> Iterator[str]:
+    """What is wrong after everything has settled, and one more hour has passed.
+
+    `without` is a job that is left out.
+    """
     scene.settle()
     scene.next_hour()
     scene.settle()
-    verdict: Verdict = scene.verdict(late_after=late_after)
+    verdict: Verdict = scene.verdict(late_after=late_after, without=without)
     if not verdict.valid:
         yield verdict.faults()
-    if leftovers := scene.leftovers():
+    if leftovers := scene.leftovers(without=without):
         yield f"left over: {leftovers}"
-    if stopped := scene.stopped_schedules():
+    if stopped := scene.stopped_schedules(without=without):
         yield f"schedules that stopped: {stopped}"
+    # One that is right, and one for the one process that died or slept.
+    yield from scene.other_faults(without=without, most_messages=2)

@@ -11,6 +11,7 @@ import random
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -23,14 +24,20 @@ from tests.proof.history import Span
 from tests.proof.soak_children import FAILS
 
 _MOMENT = timedelta(milliseconds=1)
-#: Recurring jobs of each kind, in turn. Intervals are short, so that many occurrences fit.
-_KINDS = (
-    ("works", Policy()),
-    ("works", Policy(on_lost=OnLost.RETRY, retry_wait_seconds=1)),
-    ("works", Policy(catch_up=CatchUp.ALL)),
-    ("works", Policy(overlap=Overlap.ALLOW)),
-    ("works", Policy(overlap=Overlap.QUEUE_ONE)),
-    (FAILS, Policy(retries=1, retry_wait_seconds=1)),
+#: More than any run uses.
+_BUDGET = 1_000_000_000
+#: Recurring jobs of each kind, in turn, as fields of a request. Intervals are short, so that many
+#: occurrences fit.
+_KINDS: tuple[dict[str, Any], ...] = (
+    {},
+    {"policy": Policy(on_lost=OnLost.RETRY, retry_wait_seconds=1)},
+    {"policy": Policy(catch_up=CatchUp.ALL)},
+    {"policy": Policy(overlap=Overlap.ALLOW)},
+    {"policy": Policy(overlap=Overlap.QUEUE_ONE)},
+    {"name": FAILS, "policy": Policy(retries=1, retry_wait_seconds=1)},
+    {"group": "soak", "group_limit": 3},
+    {"token_budget": _BUDGET},
+    {"deliver": "URL"},
 )
 _SCHEDULES = ("every 1s", "every 2s", "every 3s")
 
@@ -38,22 +45,45 @@ _SCHEDULES = ("every 1s", "every 2s", "every 3s")
 class People:
     """Everybody who has access to one namespace."""
 
-    def __init__(self, cron: Crontab, *, dice: random.Random) -> None:
+    def __init__(self, cron: Crontab, *, dice: random.Random, deliver_url: str) -> None:
         self._cron = cron
         self._dice = dice
+        self._deliver_url = deliver_url
         self._open: dict[str, Job] = {}
         self._paused: list[str] = []
         self.spans: list[Span] = []
         self.asked: set[str] = set()
         self.edits = 0
+        #: Ids of the jobs whose runs are delivered, and of those with a budget, and that.
+        self.delivering: set[str] = set()
+        self.budgets: dict[str, int] = {}
+
+    @property
+    def enabled(self) -> tuple[str, ...]:
+        """The ids of the jobs that should run."""
+        return tuple(self._open)
 
     def add_jobs(self, count: int) -> None:
         """Jobs of every kind, each due every second."""
         for number in range(count):
-            name, policy = _KINDS[number % len(_KINDS)]
-            request = JobRequest(schedule="every 1s", prompt="p", name=name, policy=policy)
-            job = self._cron.add(request)
+            fields = {"name": "works", **_KINDS[number % len(_KINDS)]}
+            if "deliver" in fields:
+                fields["deliver"] = self._deliver_url
+            job = self._cron.add(JobRequest(schedule="every 1s", prompt="p", **fields))
             self._open[job.id] = job
+            if job.spec.token_budget is not None:
+                self.budgets[job.id] = job.spec.token_budget
+            if "deliver" in fields:
+                self.delivering.add(job.id)
+
+    def forget(self, job_id: str) -> None:
+        """Nobody asks for this job any more: something was done to it that may cost it runs."""
+        self._open.pop(job_id, None)
+        self._paused = [one for one in self._paused if one != job_id]
+        self.spans = [span for span in self.spans if span.job_id != job_id]
+        self.asked = {run_id for run_id in self.asked if not run_id.startswith(job_id)}
+        self.delivering.discard(job_id)
+        self.budgets.pop(job_id, None)
 
     def do_something(self) -> None:
         """One change, of some job."""
@@ -134,6 +164,13 @@ class Figures(msgspec.Struct, kw_only=True):
     restarts: int = 0
     cuts: int = 0
     swallowings: int = 0
+    #: Times that the server answered nobody for a while (CLIENT PAUSE).
+    pauses: int = 0
+    #: Keys that were given another type, and messages that nobody can read.
+    spoilt: int = 0
+    letters: int = 0
+    #: Processes that ended although nobody killed them.
+    ended: int = 0
     #: Server's time at which a leader was killed or frozen, Unix ms.
     leaderless_ms: list[int] = msgspec.field(default_factory=list)
     #: Server's time of what disturbs dispatching in other ways.

@@ -14,7 +14,7 @@ from typing import Any
 from hermes_celery import lua
 from hermes_celery.keys import Keys
 from hermes_celery.store import Advance, Advanced, Answer, Database, DueIndex, connect
-from hermes_celery.store.database import wrapped
+from hermes_celery.store.database import broken, is_broken, wrapped
 from tests.support import replaced
 
 
@@ -32,6 +32,12 @@ class Plant(StrEnum):
     NO_FENCE = "no fence"
     #: A run that was given up may still be finished by whoever comes back.
     NO_CLAIM_TOKEN = "no claim token"
+    #: The end of a run pushes the message of its delivery, and keeps no note of it.
+    DELIVERY_UNNOTED = "delivery unnoted"
+    #: A group takes everybody.
+    NO_PLACES = "no places"
+    #: Spending a budget pauses nothing.
+    NO_PAUSE = "no pause"
 
 
 #: For each plant: script, the text to replace, and what by.
@@ -51,6 +57,11 @@ _CHANGES: dict[Plant, tuple[tuple[str, str, str], ...]] = {
             "if run[1] == 'succeeded' then",
         ),
     ),
+    Plant.DELIVERY_UNNOTED: (
+        ("finish", "  redis.call('ZADD', KEYS[12], ARGV[12], ARGV[3])\n", ""),
+    ),
+    Plant.NO_PLACES: (("enter_group", ">= tonumber(ARGV[5])", "< 0"),),
+    Plant.NO_PAUSE: (("spend", "if not why or job[1] ~= 'scheduled' then", "if true then"),),
 }
 
 
@@ -70,7 +81,10 @@ class PlantedDatabase(Database):
         if changed is None:
             return super().run(script, keys=keys, args=args)
         with wrapped():
-            return changed(keys=keys, args=args)
+            answer = changed(keys=keys, args=args)
+        if is_broken(answer):
+            raise broken(answer)
+        return answer
 
     def begin(
         self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]

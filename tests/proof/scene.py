@@ -1,14 +1,14 @@
-"""One namespace of a server: what is set up before a child acts in it, and what settles it after.
+"""One namespace of a server: what happens in it around a child's act, and what settles it after.
 
 A scene's clock is set by hand, hours at a time, so that whatever has to wait waits no real time.
-The end is judged three times: by the checker, by what is left over in the indexes, and by the
-schedules, which must have gone on.
+The end is judged by the checker, by what is left over in the indexes, by the schedules, which must
+have gone on, and by what reached people, groups and budgets where the scene has such.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,25 @@ from hermes_celery.cron import Crontab
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.instant import from_ms
 from hermes_celery.job import Job, JobRequest, JobState
-from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
+from hermes_celery.policy import CatchUp, OnLost
+from hermes_celery.run import Run, due_ms_of
 from hermes_celery.store import DueIndex, Jobs, Shards
 from tests.proof.acts import (
     KEYS,
     RESCUE_SECONDS,
     Consumer,
     NotedWork,
+    Postman,
     celery_app,
     make_beat,
     make_runs,
 )
 from tests.proof.checker import Verdict, check
 from tests.proof.crashing import Point
-from tests.proof.history import History, Span, all_records, starts_in
+from tests.proof.history import History, Span, starts_in
 from tests.proof.planted import Plant, open_planted
+from tests.proof.reaching import delivery_faults, far_end, receipts_in
+from tests.proof.sharing import Crowds, budget_faults, crowds_in
 from tests.proof.zygote import Act, Orders
 from tests.support import HandClock
 
@@ -44,12 +48,20 @@ class Scene:
     """Everything of one namespace, and the time in it."""
 
     def __init__(
-        self, url: str, starts: Path, *, plant: Plant = Plant.NONE, shards: int = 1
+        self,
+        url: str,
+        starts: Path,
+        *,
+        plant: Plant = Plant.NONE,
+        shards: int = 1,
+        delivers: bool = False,
     ) -> None:
+        """With `delivers` output is delivered, and a beat pushes what is due of that."""
         self.url = url
         self.shards = range(shards)
         self.starts = starts
         self.plant = plant
+        self.delivers = delivers
         self.clock = HandClock()
         self.database = open_planted(url, KEYS, plant)
         self.database.call("FLUSHDB")
@@ -67,7 +79,10 @@ class Scene:
         )
         self._watched: list[Job] = []
         self._asked: set[str] = set()
-        self._consumer = Consumer(self.database, self.runs, NotedWork(starts), self.clock)
+        self._crowds = Crowds.of(self.database, url, starts)
+        work = NotedWork(starts, crowds=self._crowds, clock=self.clock)
+        self._consumer = Consumer(self.database, self.runs, work, self.clock, delivers=delivers)
+        self._postman = Postman(self.database, self.clock, starts)
 
     def add(self, schedule: str = "every 1h", **fields: Any) -> Job:
         """A job that the checker will ask for."""
@@ -80,6 +95,11 @@ class Scene:
         run_id = self.cron.run(job.id)
         self._asked.add(run_id)
         return run_id
+
+    def perform(self) -> None:
+        """Let a worker that nothing happens to perform what waits, and deliver nothing."""
+        while self._consumer.take_one():
+            pass
 
     def take_messages(self) -> None:
         """Lose every message there is."""
@@ -101,6 +121,7 @@ class Scene:
             starts=str(self.starts),
             point=point,
             plant=self.plant.value,
+            delivers=self.delivers,
             **more,
         )
 
@@ -126,7 +147,8 @@ class Scene:
         beat = self._beat()
         for _ in range(_MAX_ROUNDS):
             beat.step()
-            while self._consumer.take_one():
+            self.perform()
+            while self.delivers and self._postman.take_one():
                 pass
             if not self._unsettled():
                 break
@@ -135,132 +157,132 @@ class Scene:
 
     def _beat(self) -> Beat:
         owner = secrets.token_hex(4)
-        return make_beat(self.database, owner=owner, clock=self.clock, plant=self.plant)
+        return make_beat(
+            self.database, owner=owner, clock=self.clock, plant=self.plant, delivers=self.delivers
+        )
 
     def _unsettled(self) -> bool:
         firsts = [DueIndex(self.database, shard=shard).next_due_ms() for shard in self.shards]
         due = any(first is not None and first <= self.clock.ms for first in firsts)
-        return due or any(self.runs.counts().values())
+        delivering = self.delivers and self.database.call("ZCARD", KEYS.deliveries) > 0
+        return due or delivering or any(self.runs.counts().values())
 
-    def history(self) -> History:
-        """All that happened until now."""
+    def history(self, *, without: str = "") -> History:
+        """All that happened until now; `without` is a job that is left out."""
         return History(
-            spans=tuple(self._span(job) for job in self._watched),
-            records=all_records(self.runs),
-            starts=starts_in(self.starts),
-            asked=frozenset(self._asked),
+            spans=tuple(self._span(job) for job in self._watched if job.id != without),
+            records=self._records(without=without),
+            starts=tuple(s for s in starts_in(self.starts) if s.run_id[:12] != (without or None)),
+            asked=frozenset(run_id for run_id in self._asked if run_id[:12] != (without or None)),
         )
+
+    def _records(self, *, without: str) -> tuple[Run, ...]:
+        ids = self.database.call("ZRANGE", KEYS.runs, 0, -1)
+        return tuple(self.runs.get(run_id) for run_id in ids if run_id[:12] != without)
 
     def _span(self, job: Job) -> Span:
         policy = job.spec.policy
+        paused_at = self.cron.show(job.id).paused_at if job.spec.token_budget else None
         return Span(
             job_id=job.id,
             schedule=job.spec.compiled(),
             start=from_ms(job.spec.created_ms),
-            end=self.cron.now,
+            end=paused_at or self.cron.now,
             limit=job.spec.repeat_times,
             late_after=_A_DAY if policy.catch_up is CatchUp.ALL else None,
             may_repeat=policy.on_lost is OnLost.RETRY or policy.retries > 0,
         )
 
-    def verdict(self, *, late_after: timedelta) -> Verdict:
+    def verdict(self, *, late_after: timedelta, without: str = "") -> Verdict:
         """What the checker says."""
-        return check(self.history(), late_after=late_after)
+        return check(self.history(without=without), late_after=late_after)
 
-    def leftovers(self) -> list[str]:
+    def leftovers(self, *, without: str = "") -> list[str]:
         """What should be gone when everything has come to rest."""
-        patterns = ("active:*", "held:*", "queued", "heartbeats")
-        found = [
-            str(key)
-            for pattern in patterns
-            for key in self.database.client.scan_iter(KEYS.prefix.replace("{", "[{]") + pattern)
+        found = [key for pattern in ("active:*", "held:*") for key in self._keys_like(pattern)]
+        entries = [
+            *self.database.call("ZRANGE", KEYS.queued, 0, -1),
+            *self.database.call("ZRANGE", KEYS.heartbeats, 0, -1),
         ]
+        for group in self._keys_like("group:*"):
+            if without not in group or not without:
+                inside = self.database.call("ZRANGEBYSCORE", group, f"({self.clock.ms}", "+inf")
+                entries += inside
+        if self.delivers:
+            entries += self.database.call("ZRANGE", KEYS.deliveries, 0, -1)
         waiting = self.database.call("LLEN", KEYS.default_queue)
-        return found + [f"{waiting} messages"] * bool(waiting)
+        kept = [one for one in (*found, *entries) if not without or without not in one]
+        return kept + [f"{waiting} messages"] * bool(waiting)
 
-    def stopped_schedules(self) -> list[str]:
-        """The recurring jobs whose schedule does not go on."""
-        now = self.cron.now
+    def _keys_like(self, pattern: str) -> list[str]:
+        prefix = KEYS.prefix.replace("{", "[{]")
+        return [str(key) for key in self.database.client.scan_iter(prefix + pattern)]
+
+    def stopped_schedules(self, *, without: str = "") -> list[str]:
+        """The recurring jobs whose schedule does not go on, although no budget is spent."""
+        jobs = [self.cron.show(watched.id) for watched in self._watched if watched.id != without]
         return [
-            job.name
-            for job in (self.cron.show(watched.id) for watched in self._watched)
-            if job.spec.repeat_times is None
-            and not (job.state is JobState.SCHEDULED and job.next_run_at and job.next_run_at > now)
+            job.name for job in jobs if job.spec.repeat_times is None and not self._goes_on(job)
         ]
+
+    def _goes_on(self, job: Job) -> bool:
+        if job.spec.token_budget and job.state is JobState.PAUSED:
+            return True
+        is_planned = job.next_run_at is not None and job.next_run_at > self.cron.now
+        return job.state is JobState.SCHEDULED and is_planned
+
+    def other_faults(self, *, without: str = "", most_messages: int) -> Iterator[str]:
+        """What is wrong with deliveries, groups and budgets.
+
+        Whatever is delivered may reach its target `most_messages` times.
+        """
+        runs = self._records(without=without)
+        jobs = [job for job in self._watched if job.id != without]
+        yield from delivery_faults(
+            runs,
+            receipts_in(far_end(self.starts)),
+            targets={job.id: _hosts(job.spec.deliver) for job in jobs} if self.delivers else {},
+            most=most_messages,
+        )
+        yield from crowds_in(self.starts)
+        budgets = {job.id: job.spec.token_budget for job in jobs if job.spec.token_budget}
+        yield from budget_faults(runs, budgets, self._hashes(budgets))
+
+    def _hashes(self, job_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+        return {i: self.database.client.hgetall(KEYS.job(i)) for i in job_ids}
+
+    def has_come_back(self, job_id: str) -> bool:
+        """Whether a job ran within the last hour, or says itself why it does not."""
+        begun_ms = self.clock.ms - 3_600_000
+        starts = [s.run_id for s in starts_in(self.starts) if s.run_id.startswith(job_id)]
+        if any(due_ms_of(run_id) > begun_ms for run_id in starts):
+            return True
+        fields = self._hashes([job_id])[job_id]
+        return fields.get("state") not in (None, "scheduled") and bool(fields)
 
     def snapshot(self) -> Mapping[str, object]:
         """Every key with its content.
 
-        Except the hints of which history to trim (what is too old may go, whoever lets it go), and
-        which beats live: one that wakes up says so.
+        Except the hints of which history to trim (what is too old may go, whoever lets it go),
+        which beats live (one that wakes up says so), and places in groups whose time is over.
         """
         client, left_out = self.database.client, (KEYS.grown, KEYS.beats)
-        return {str(k): client.dump(k) for k in client.scan_iter() if k not in left_out}
+        found = {str(k): client.dump(k) for k in client.scan_iter() if k not in left_out}
+        for group in self._keys_like("group:*"):
+            found[group] = self.database.call("ZRANGEBYSCORE", group, f"({self.clock.ms}", "+inf")
+        return {key: content for key, content in found.items() if content}
 
     def close(self) -> None:
         """Give the connections back."""
+        self._crowds.close()
         self.database.close()
+
+
+def _hosts(deliver: str) -> tuple[str, ...]:
+    """The hosts of the URLs that a job delivers to."""
+    urls = deliver.split(",") if "://" in deliver else []
+    return tuple(url.strip().partition("://")[2].partition("/")[0] for url in urls)
 
 
 def _messages() -> Dispatch:
     return Dispatch(celery_app())
-
-
-def beat_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE, shards: int = 1) -> Scene:
-    """A beat's next steps have one of everything to do: each kind of due job and of rescue."""
-    scene = Scene(url, starts, plant=plant, shards=shards)
-    _due_jobs(scene)
-    scene.clock.advance(1)
-    # Due a second after the others: planned while the beat waits for them.
-    scene.add(name="planned ahead")
-    scene.add(name="planned ahead, for the last time", repeat=1)
-    busy = [scene.add(name=f"overlap {o}", policy=Policy(overlap=o)) for o in Overlap]
-    _rescues(scene)
-    scene.clock.advance(58 * 60 - 11)
-    # These wait for a worker when their job is due; their messages will be doubled.
-    for job in busy:
-        scene.run(job)
-    scene.clock.advance(120)
-    return scene
-
-
-def _due_jobs(scene: Scene) -> None:
-    """Jobs that will be due in an hour, or were in between."""
-    scene.add(name="plain")
-    scene.add("in 1h", name="once")
-    scene.add(name="for the last time", repeat=1)
-    scene.add(name="fails", policy=Policy(retries=1))
-    scene.add("every 20m", name="catches up with the latest")
-    scene.add("every 30m", name="catches up with all", policy=Policy(catch_up=CatchUp.ALL))
-    scene.add("every 20m", name="does not catch up", policy=Policy(catch_up=CatchUp.SKIP))
-    broken = scene.cron.add(JobRequest(schedule="every 1h", prompt="p", name="broken"))
-    scene.database.call("HSET", KEYS.job(broken.id), "spec", "{not json")
-
-
-def _rescues(scene: Scene) -> None:
-    """Runs that somebody will have to care for, of jobs that are not due any more today."""
-    scene.run(scene.add("every 1d", name="its message vanished"))
-    silent = scene.add("every 1d", name="its worker died")
-    again = scene.add("every 1d", name="wants another start", policy=Policy(on_lost=OnLost.RETRY))
-    for run_id in (scene.run(silent), scene.run(again)):
-        scene.runs.claim(run_id, token="dead", now_ms=scene.clock.ms, worker="w@gone")
-    removed = scene.cron.add(JobRequest(schedule="every 1d", prompt="p", name="removed"))
-    scene.run(removed)
-    scene.cron.remove(removed.id)
-    scene.add("in 10s", name="expires", policy=Policy(expires_seconds=60))
-    scene.clock.advance(10)
-    scene.beat_once()
-    scene.take_messages()
-
-
-def worker_scene(
-    url: str, starts: Path, *, policy: Policy, name: str = "works", plant: Plant = Plant.NONE
-) -> Scene:
-    """One run waits for a worker, and its job has another one held behind it."""
-    scene = Scene(url, starts, plant=plant)
-    job = scene.add(name=name, policy=policy)
-    scene.next_hour()
-    scene.beat_once()
-    if policy.overlap is Overlap.QUEUE_ONE:
-        scene.run(job)
-    return scene

@@ -15,7 +15,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -28,14 +28,20 @@ from hermes_celery.compose import open_database
 from hermes_celery.cron import Crontab
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import StoreError
+from hermes_celery.run import Run, job_id_of
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Jobs, Shards
 from tests.proof.checker import Verdict, check
 from tests.proof.history import History, all_records, starts_in
 from tests.proof.people import Figures, People
 from tests.proof.proxy import Proxy
+from tests.proof.reaching import RUN_ID, Receipt
+from tests.proof.sharing import budget_faults, crowds_in
 from tests.proof.soak_children import make_runs, make_soak_app
+from tests.proof.soak_faults import Vandal
 from tests.proof.soak_members import Member, Server, wait_for
+from tests.proof.soak_verdict import cared_for, delivery_counts, silently_stopped
+from tests.receivers import http_receiver
 
 #: A run that starts later than this was forgotten. What is late by less is told, not judged: it is
 #: the price of messages that vanish again and again, of a server that is away, and of a backlog.
@@ -56,6 +62,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: Mean time between two faults, and between two deeds of people.
     fault_seconds: float = 1.5
     deed_seconds: float = 0.2
+    #: At the end nothing is disturbed for so long, and every job that is due has to run.
+    quiet_seconds: float = 5.0
     #: Which faults: names of `Round`'s, without the underscore; none means all.
     faults: tuple[str, ...] = ()
     #: Into how many the due index is split.
@@ -73,6 +81,25 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     edits: int
     #: By how much the next occurrences were dispatched late, after each leader's sudden end.
     takeovers: tuple[timedelta, ...]
+    #: Jobs that should have run at the end and did not, without a reason on record.
+    stopped: tuple[str, ...] = ()
+    #: What is wrong with deliveries, groups and budgets.
+    others: tuple[str, ...] = ()
+    delivered: int = 0
+    delivered_twice: int = 0
+
+    @property
+    def valid(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.verdict.valid and not self.stopped and not self.others
+
+    def faults(self) -> str:
+        """What is wrong, for people; the first few of each kind."""
+        kinds = {"silently stopped": self.stopped, "others": self.others}
+        found = [
+            f"{kind} {len(all_)}: " + "; ".join(all_[:5]) for kind, all_ in kinds.items() if all_
+        ]
+        return "\n".join([self.verdict.faults(), *found]).strip()
 
 
 class Round:
@@ -95,7 +122,11 @@ class Round:
         self._workers = [self._member(i, "consumer", home) for i in range(plan.consumers)]
         self._workers += [self._celery(i, home) for i in range(plan.workers)]
         stack.callback(self._end_all)
-        self._people = People(_cron(self._database, self._settings), dice=self._dice)
+        self._receiver = stack.enter_context(http_receiver())
+        self._cron = _cron(self._database, self._settings)
+        self._people = People(self._cron, dice=self._dice, deliver_url=self._receiver.url)
+        self._vandal = Vandal(self._database, dice=self._dice)
+        self._begun = self._cron.now
         self._figures = Figures()
         self._proxy_opens_at: float | None = None
 
@@ -104,21 +135,67 @@ class Round:
         self._people.add_jobs(self._plan.jobs)
         self._disturb()
         self._calm()
+        stopped = tuple(self._stopped())
         self._people.stop_everything()
         self._settle()
         self._end_all()
-        history = History(
-            spans=tuple(self._people.spans),
-            records=all_records(make_runs(self._database)),
-            starts=starts_in(self._starts),
-            asked=frozenset(self._people.asked),
-        )
+        records = all_records(make_runs(self._database))
+        history = self._history(records)
+        receipts = [
+            Receipt(target="", run_id=found[0])
+            for text in self._receiver.messages
+            if (found := RUN_ID.search(text))
+        ]
+        missing, twice = delivery_counts(records, receipts, frozenset(self._people.delivering))
         return Result(
             verdict=check(history, late_after=LATE_AFTER),
             figures=self._figures,
             edits=self._people.edits,
             takeovers=tuple(_takeovers(history, self._figures)),
+            stopped=stopped,
+            others=tuple(self._others(records, missing, twice)),
+            delivered=len(receipts),
+            delivered_twice=twice,
         )
+
+    def _history(self, records: Sequence[Run]) -> History:
+        """Without what was done to jobs on purpose."""
+        known = {span.job_id for span in self._people.spans}
+        return History(
+            spans=tuple(self._people.spans),
+            records=tuple(run for run in records if run.job_id in known),
+            starts=tuple(s for s in starts_in(self._starts) if job_id_of(s.run_id) in known),
+            asked=frozenset(self._people.asked),
+        )
+
+    def _stopped(self) -> Iterator[str]:
+        """Leave everything alone for a while; the jobs that have not run by then."""
+        begun = self._cron.now
+        wait_for(self._plan.quiet_seconds)
+        # What is due this very moment may be on its way.
+        until = self._cron.now - timedelta(seconds=2)
+        yield from silently_stopped(
+            [self._cron.show(job_id) for job_id in self._people.enabled],
+            all_records(make_runs(self._database)),
+            begun=begun,
+            until=until,
+            cared_for=cared_for(self._database),
+        )
+
+    def _others(self, records: Sequence[Run], missing: list[str], twice: int) -> Iterator[str]:
+        figures = self._figures
+        yield from (f"{run_id} was delivered to nobody" for run_id in missing)
+        # Each kill or freeze, and each time that the server was away, may cost one duplicate.
+        excuses = figures.kills + figures.freezes + len(figures.disturbed_ms)
+        if twice > excuses:
+            yield f"{twice} messages came twice, after {excuses} disturbances"
+        yield from crowds_in(self._starts)
+        if self._begun.date() == self._cron.now.date():
+            budgets = self._people.budgets
+            stored = {i: self._database.client.hgetall(self._database.keys.job(i)) for i in budgets}
+            yield from budget_faults(
+                records, budgets, {i: {**f, "state": "scheduled"} for i, f in stored.items()}
+            )
 
     def _disturb(self) -> None:
         """Throw dice until the time is over."""
@@ -142,8 +219,12 @@ class Round:
             (self._restart_server, 1),
             (self._cut, 2),
             (self._swallow, 1),
+            (self._pause_server, 1),
+            (self._malform, 2),
+            (self._spoil, 1),
         ]
         wanted = self._plan.faults
+        faults += [(self._haunt, 1)] if "haunt" in wanted else []
         faults = [(f, w) for f, w in faults if not wanted or f.__name__[1:] in wanted]
         fault = self._dice.choices([f for f, _ in faults], [w for _, w in faults])[0]
         fault()
@@ -197,6 +278,26 @@ class Round:
             self._proxy.swallow()
             self._proxy_opens_at = time.monotonic() + self._dice.uniform(1, 8)
 
+    def _pause_server(self) -> None:
+        """The server takes connections and answers nobody."""
+        self._figures.pauses += 1
+        self._figures.disturbed_ms.append(self._database.now_ms())
+        self._database.call("CLIENT", "PAUSE", self._dice.randrange(200, 2_500), "ALL")
+
+    def _malform(self) -> None:
+        self._figures.letters += 1
+        self._vandal.malform()
+
+    def _spoil(self) -> None:
+        spoilt = self._vandal.spoil()
+        if spoilt is not None:
+            self._figures.spoilt += 1
+            self._people.forget(spoilt.job_id)
+
+    def _haunt(self) -> None:
+        """The job itself is judged, so this is a fault only where somebody mends it."""
+        self._vandal.haunt(self._dice.choice(self._people.enabled))
+
     def _look_after(self, *, at_once: bool = False) -> None:
         for member in (*self._beats, *self._workers):
             member.look_after(at_once=at_once)
@@ -225,7 +326,8 @@ class Round:
 
         def idle() -> bool:
             self._look_after(at_once=True)
-            return not any(runs.counts().values())
+            waiting = self._database.call("ZCARD", self._database.keys.deliveries)
+            return not waiting and not any(runs.counts().values())
 
         wait_until(idle, what="all runs are over", seconds=_SETTLE_SECONDS, poll=0.1)
 
@@ -263,7 +365,9 @@ class Round:
         }
 
     def _end_all(self) -> None:
-        for member in (*self._beats, *self._workers):
+        members = (*self._beats, *self._workers)
+        self._figures.ended = sum(member.ended for member in members)
+        for member in members:
             if member.process.poll() is None:
                 member.kill(back_after=1e9)
 
@@ -292,6 +396,9 @@ def _variables(port: int, home: Path) -> dict[str, str]:
         "HERMES_REDIS_URL": f"redis://127.0.0.1:{port}/0",
         "HERMES_TIMEZONE": "UTC",
         "HERMES_CELERY_EVENTS": "off",
+        "HERMES_CELERY_WRAP": "off",
+        "HERMES_CELERY_DELIVERY_TIMEOUT": "2",
+        "HERMES_CELERY_DELIVERY_WAIT": "1",
     }
 
 

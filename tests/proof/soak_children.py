@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from celery import Celery
@@ -24,39 +25,52 @@ from hermes_celery.app import make_app
 from hermes_celery.beat import owner_name
 from hermes_celery.clock import ServerClock
 from hermes_celery.compose import app_settings, open_database
+from hermes_celery.compose_delivery import make_deliverer
 from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.job import JobSpec
 from hermes_celery.parent_death import die_with_parent
 from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState
+from hermes_celery.run import Outcome, RunState, Usage
 from hermes_celery.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
-from hermes_celery.store import Database, DueIndex, Runs, Waker
+from hermes_celery.store import Database, DueIndex, Places, Runs, Waker
 from hermes_celery.tasks import RunTask
 from tests.proof.acts import assembled_beat, unpacked
 from tests.proof.history import StartLog
+from tests.proof.reaching import make_announcer, push_deliveries
+from tests.proof.sharing import TOKENS, Crowds, crowds_path
 
 REDELIVER_AFTER_MS = 5_000
 HEARTBEAT_TIMEOUT_MS = 4_000
 #: The name of jobs whose first attempt fails.
 FAILS = "fails"
 _RETRY_SECONDS = 0.2
+#: What taking a message apart raises that is none.
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class LineWork:
     """Work that is a line in this process's file."""
 
-    def __init__(self, starts: Path) -> None:
+    def __init__(self, starts: Path, crowds: Crowds, clock: ServerClock) -> None:
         self._log = StartLog(starts)
+        self._crowds = crowds
+        self._clock = clock
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Write it, and succeed; or fail, where that is the job."""
         attempt = session.attempt or 0
         self._log.note(session.run_id, attempt)
+        if spec.group_limit is not None:
+            self._crowds.look(spec, now_ms=self._clock.now_ms())
         failed = spec.name == FAILS and attempt == 1
-        return Outcome(state=RunState.FAILED if failed else RunState.SUCCEEDED)
+        return Outcome(
+            state=RunState.FAILED if failed else RunState.SUCCEEDED,
+            output=b"" if spec.deliver == "local" else session.run_id.encode(),
+            usage=None if spec.token_budget is None else Usage(tokens=TOKENS),
+        )
 
 
 def make_runs(database: Database) -> Runs:
@@ -72,13 +86,21 @@ def make_runner(settings: Settings) -> Runner:
     """What performs runs in this process."""
     database = open_database(settings)
     clock, runs = ServerClock(database.now_ms), make_runs(database)
-    work = LineWork(Path(os.environ["SOAK_STARTS"]))
-    return Runner(runs, pulse=Pulse(runs, clock=clock), work_for=lambda _: work, clock=clock)
+    starts = Path(os.environ["SOAK_STARTS"])
+    work = LineWork(starts, Crowds(open_database(settings), crowds_path(starts)), clock)
+    return Runner(
+        runs,
+        pulse=Pulse(runs, clock=clock),
+        work_for=lambda _: work,
+        places=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
+        after=make_announcer(Dispatch(make_app(settings))),
+        clock=clock,
+    )
 
 
 def beat(settings: Settings) -> None:
     """Lead or stand by, for ever."""
-    database = open_database(settings)
+    database, messages = open_database(settings), Dispatch(make_app(settings))
     beat = assembled_beat(
         database,
         owner=owner_name(),
@@ -87,24 +109,33 @@ def beat(settings: Settings) -> None:
             database, shard=shard, redeliver_after_ms=REDELIVER_AFTER_MS
         ),
         runs=make_runs(database),
-        messages=Dispatch(make_app(settings)),
+        messages=messages,
         waker=Waker(database),
         pause=time.sleep,
+        on_rescue=lambda token, now_ms: push_deliveries(
+            database, messages, token=token, now_ms=now_ms
+        ),
     )
     while True:
         beat.step()
 
 
 def consumer(settings: Settings) -> None:
-    """Perform what comes, for ever."""
+    """Perform and deliver what comes, for ever; what is no message is dropped."""
     database, runner = open_database(settings), make_runner(settings)
+    deliverer, keys = make_deliverer(settings), database.keys
     name = f"consumer@{os.getpid()}"
     while True:
         try:
-            answer = database.call("BRPOP", database.keys.default_queue, 1)
-            if answer:
-                run_id, session = unpacked(answer[1])
-                runner.perform(run_id, session=session, worker=name)
+            answer = database.call("BRPOP", keys.default_queue, keys.delivery_queue, 1)
+            if not answer:
+                continue
+            with suppress(*_MALFORMED):
+                identity, session = unpacked(answer[1])
+                if answer[0] == keys.delivery_queue:
+                    deliverer.deliver(identity)
+                else:
+                    runner.perform(identity, session=session, worker=name)
         except StoreError:
             time.sleep(_RETRY_SECONDS)
 

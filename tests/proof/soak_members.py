@@ -22,6 +22,9 @@ class Member:
         self._log = log
         self._back_at = 0.0
         self._wakes_at: float | None = None
+        self._was_killed = False
+        #: How often it ended although nobody killed it.
+        self.ended = 0
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -41,6 +44,7 @@ class Member:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._wakes_at = None
+        self._was_killed = True
         self._back_at = time.monotonic() + back_after
 
     def freeze(self, seconds: float) -> None:
@@ -60,6 +64,8 @@ class Member:
             os.killpg(self.process.pid, signal.SIGCONT)
             self._wakes_at = None
         if self.process.poll() is not None and (at_once or now >= self._back_at):
+            self.ended += not self._was_killed
+            self._was_killed = False
             self.process = self._start()
 
 

@@ -37,6 +37,8 @@ class Act(StrEnum):
     BEAT = "beat"
     #: Take messages and perform their runs until the queue is empty.
     WORKER = "worker"
+    #: Take messages of deliveries and deliver until the queue is empty.
+    POSTMAN = "postman"
     #: Be a Celery worker, until one run is over.
     CELERY = "celery worker"
 
@@ -54,6 +56,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     plant: str = ""
     #: Whether a worker's runs last until a heartbeat was given.
     heartbeats: bool = False
+    #: Whether runs' output is delivered: by workers' messages, and by a beat's rescue.
+    delivers: bool = False
     #: Celery's pool.
     pool: str = "solo"
     #: Whose calls count, so that their order is the same each time: `all`, `main` or `pool`.

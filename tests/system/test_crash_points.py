@@ -9,14 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from hermes_celery.policy import OnLost, Overlap, Policy
 from tests.proof.crashing import Fate
-from tests.proof.every_point import Enumeration
-from tests.proof.scene import Scene, beat_scene, worker_scene
+from tests.proof.every_point import VICTIMS_COME_BACK, Enumeration
+from tests.proof.scene import Scene
+from tests.proof.scenes import (
+    beat_scene,
+    budget_scene,
+    delivered_scene,
+    delivery_scene,
+    due_delivery_scene,
+    group_scene,
+    neighbours_scene,
+    worker_scene,
+)
 from tests.proof.zygote import Act, Zygote
 
 pytest_plugins = ("tests.proof.stage",)
@@ -28,8 +39,11 @@ POLICIES = {
     "with retries": Policy(retries=1),
     "with another run held back": Policy(overlap=Overlap.QUEUE_ONE),
 }
+DIES_OR_FREEZES = (Fate.DIES, Fate.FREEZES)
 #: Hand-set time: what a message that vanished with its worker costs.
 REDELIVERED = timedelta(seconds=200)
+#: The one worker of a scene offers a result for five minutes to a record that takes none.
+PATIENCE = timedelta(seconds=660)
 
 
 def test_a_beat_killed_at_any_call(zygote: Zygote, server: str, starts: Callable[[], Path]) -> None:
@@ -44,7 +58,7 @@ def test_a_beat_frozen_at_any_call_wakes_up_and_changes_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("fate", Fate)
+@pytest.mark.parametrize("fate", DIES_OR_FREEZES)
 def test_a_beat_of_eight_shards_at_any_call(
     zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate
 ) -> None:
@@ -52,7 +66,7 @@ def test_a_beat_of_eight_shards_at_any_call(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("fate", Fate)
+@pytest.mark.parametrize("fate", DIES_OR_FREEZES)
 def test_a_worker_at_any_call(
     zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate, policy: str
 ) -> None:
@@ -67,7 +81,7 @@ def test_a_worker_at_any_call(
     assert_clean(enumeration, at_least=20)
 
 
-@pytest.mark.parametrize("fate", Fate)
+@pytest.mark.parametrize("fate", DIES_OR_FREEZES)
 def test_a_worker_that_gives_heartbeats_at_any_call(
     zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate
 ) -> None:
@@ -80,6 +94,68 @@ def test_a_worker_that_gives_heartbeats_at_any_call(
         heartbeats=True,
     )
     assert_clean(enumeration, at_least=30)
+
+
+#: A scene, who acts in it, and the fewest calls that it makes.
+SHARED: dict[str, tuple[Callable[[str, Path], Scene], Act, int]] = {
+    "a run that is delivered": (delivery_scene, Act.WORKER, 20),
+    "a delivery": (delivered_scene, Act.POSTMAN, 20),
+    "a delivery that is due": (due_delivery_scene, Act.BEAT, 20),
+    "a full group": (partial(group_scene, full=True), Act.WORKER, 20),
+    "a group": (partial(group_scene, full=False), Act.WORKER, 20),
+    "budgets": (budget_scene, Act.WORKER, 20),
+}
+
+#: The same for keys that are spoilt.
+SPOILT: dict[str, tuple[Callable[[str, Path], Scene], Act, int]] = {
+    "a run": (neighbours_scene, Act.WORKER, 0),
+    "a beat": (beat_scene, Act.BEAT, 0),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("fate", DIES_OR_FREEZES)
+def test_deliveries_groups_and_budgets_at_any_call(
+    zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate, name: str
+) -> None:
+    make_scene, act, at_least = SHARED[name]
+    enumeration = Enumeration(
+        zygote,
+        act=act,
+        fate=fate,
+        make_scene=lambda: make_scene(server, starts()),
+        late_after=REDELIVERED,
+    )
+    assert_clean(enumeration, at_least=at_least)
+
+
+#: Those that are tried in every run of the tests; the others take a minute each.
+SPOILT_OFTEN = ("a run", "a delivery", "a delivery that is due", "a full group")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in SPOILT_OFTEN else pytest.mark.slow)
+        for name in (*SHARED, *SPOILT)
+    ],
+)
+def test_a_key_that_is_spoilt_between_two_calls_harms_no_other_job(
+    zygote: Zygote, server: str, starts: Callable[[], Path], name: str
+) -> None:
+    make_scene, act, _ = {**SHARED, **SPOILT}[name]
+    enumeration = Enumeration(
+        zygote,
+        act=act,
+        fate=Fate.SPOILS,
+        make_scene=lambda: make_scene(server, starts()),
+        late_after=REDELIVERED if VICTIMS_COME_BACK else PATIENCE,
+    )
+    met = list(enumeration.spoils())
+    print(f"{len(met)} points")
+    assert "\n".join(f"{call}: {problem}" for call, problem in met if problem) == ""
+    assert len(met) > 1
 
 
 @pytest.mark.slow

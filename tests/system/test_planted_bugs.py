@@ -12,7 +12,14 @@ from hermes_celery.policy import OnLost, Policy
 from tests.proof.crashing import Fate
 from tests.proof.every_point import Enumeration
 from tests.proof.planted import Plant
-from tests.proof.scene import beat_scene, worker_scene
+from tests.proof.scenes import (
+    beat_scene,
+    budget_scene,
+    delivered_scene,
+    group_scene,
+    worker_scene,
+)
+from tests.proof.soak import Plan, run_round
 from tests.proof.zygote import Act, Zygote
 
 pytest_plugins = ("tests.proof.stage",)
@@ -88,3 +95,57 @@ def test_without_a_claim_token_a_run_that_was_given_up_is_overwritten(
     call, what = first_fault(worker(zygote, server, starts, Plant.NO_CLAIM_TOKEN, policy))
     assert "EVALSHA" in call
     assert "woke up and changed" in what
+
+
+def test_a_delivery_that_is_not_noted_is_lost_with_its_message(
+    zygote: Zygote, server: str, starts: Starts
+) -> None:
+    enumeration = Enumeration(
+        zygote,
+        act=Act.POSTMAN,
+        fate=Fate.DIES,
+        make_scene=lambda: delivered_scene(server, starts(), plant=Plant.DELIVERY_UNNOTED),
+        late_after=timedelta(seconds=200),
+    )
+    call, what = first_fault(enumeration)
+    assert "after RPOP" in call
+    assert "is pending for ever" in what
+    assert "reached free 0 times" in what
+
+
+def test_a_group_that_takes_everybody_is_over_its_limit(
+    zygote: Zygote, server: str, starts: Starts
+) -> None:
+    enumeration = Enumeration(
+        zygote,
+        act=Act.WORKER,
+        fate=Fate.DIES,
+        make_scene=lambda: group_scene(server, starts(), full=True, plant=Plant.NO_PLACES),
+        late_after=timedelta(seconds=200),
+    )
+    _, what = first_fault(enumeration)
+    assert "2 runs in group g, which takes 1" in what
+
+
+def test_a_budget_that_pauses_nothing_is_overspent(
+    zygote: Zygote, server: str, starts: Starts
+) -> None:
+    enumeration = Enumeration(
+        zygote,
+        act=Act.WORKER,
+        fate=Fate.DIES,
+        make_scene=lambda: budget_scene(server, starts(), plant=Plant.NO_PAUSE),
+        late_after=timedelta(seconds=200),
+    )
+    _, what = first_fault(enumeration)
+    assert "has spent 20 of 10 and is scheduled" in what
+
+
+def test_a_job_that_a_dead_entry_holds_back_for_ever_has_silently_stopped() -> None:
+    plan = Plan(
+        seconds=6, jobs=20, beats=1, consumers=1, workers=0, fault_seconds=0.5, faults=("haunt",)
+    )
+    result = run_round(plan)
+    assert result.stopped
+    assert "silently stopped" in result.faults()
+    assert not result.valid
