@@ -69,6 +69,10 @@ class Keys:
     queues: str = field(init=False)
     #: Hash: what the leader's last look at all records found, for `doctor`.
     sweep: str = field(init=False)
+    #: String, JSON: the stored format and the oldest program that can read it; absent: 0.1.0's.
+    format: str = field(init=False)
+    #: Sorted set: "<format> <beat or worker> <name>" by when it was last seen, Unix ms.
+    programs: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
 
@@ -185,5 +189,7 @@ _SINGLE = (
     "queues",
     "leader",
     "sweep",
+    "format",
+    "programs",
     "wake",
 )

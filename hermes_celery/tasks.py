@@ -16,6 +16,7 @@ from hermes_celery import carrying, delivery_task
 from hermes_celery.compose import (
     app_settings,
     make_runner,
+    make_sign,
     open_database,
     queues_of,
     reachable_database,
@@ -160,6 +161,7 @@ class _Hooks:
             look=looking(self._proof, home=settings.home),
         )
         self._presence.start()
+        make_sign(settings, name=f"worker {self._name}").start()
         make_beat_watch(settings).start()
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
