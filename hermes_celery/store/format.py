@@ -106,16 +106,19 @@ class Formats:
         """The living programs that write an older format, for people; those of 0.1.0 included.
 
         0.1.0 says nothing of its format: its workers are those without an entry, its beats those
-        that wait for a wake-up call and have none.
+        that wait for a wake-up call and have none. A worker that stops is there to its last run.
         """
         keys, since = self._keys, now_ms - ALIVE_MS
-        entries, workers, (_, waiting) = self._database.call_many(
+        entries, present, running, (_, waiting) = self._database.call_many(
             [
                 ("ZRANGEBYSCORE", keys.programs, since, "+inf"),
                 ("ZRANGEBYSCORE", keys.workers, since, "+inf"),
+                ("ZRANGEBYSCORE", keys.heartbeats, now_ms, "+inf"),
                 ("PUBSUB", "NUMSUB", keys.wake),
             ]
         )
+        runs = self._database.hashes([keys.run(run_id) for run_id in running], "worker")
+        workers = {*present, *(run["worker"] for run in runs if "worker" in run)}
         living = dict(_program(entry) for entry in entries)
         older = [name for name, format in living.items() if format < number]
         if number > 1:

@@ -16,7 +16,7 @@ from hermes_celery.errors import (
 from hermes_celery.incidents import Kind
 from hermes_celery.job import JobRequest, JobState
 from hermes_celery.programs import ProgramSign
-from hermes_celery.run import RunState
+from hermes_celery.run import Outcome, RunState
 from hermes_celery.store import FORMAT, Database, Deliveries, Formats, Incidents, Migrator
 from hermes_celery.store.format import StoredFormat
 from hermes_celery.store.migrating import MIGRATIONS, Migration
@@ -125,6 +125,17 @@ def test_an_older_leader_migrates_nothing(formats: Formats, database: Database) 
     assert formats.read() == StoredFormat()
 
 
+def test_a_term_that_makes_no_sense_is_told_and_nothing_is_migrated(
+    formats: Formats, database: Database
+) -> None:
+    database.call("DEL", database.keys.term)
+    database.call("RPUSH", database.keys.term, "x")
+    with pytest.raises(RecordBroken) as error:
+        Migrator(database).step(token=TOKEN, now_ms=0)
+    assert error.value.key == database.keys.term
+    assert formats.read() == StoredFormat()
+
+
 def test_two_leaders_do_not_write_over_each_other(formats: Formats, database: Database) -> None:
     seen = formats.read()
     put(database, format=9, needs=1)
@@ -223,6 +234,16 @@ def test_workers_and_beats_of_0_1_0_are_known_by_their_silence(
     subscriptions[1].close()
     assert formats.older_than(FORMAT + 1, now_ms=clock.ms) == ["worker celery@new:2"]
     assert formats.older_than(FORMAT + 1, now_ms=clock.ms + 10_001) == []
+
+
+def test_a_worker_that_stops_is_there_to_its_last_run(store: Store) -> None:
+    formats = Formats(store.database)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
+    claim = store.claim(store.cron.run("n"))
+    assert formats.older_than(FORMAT, now_ms=store.clock.ms) == ["worker w@host"]
+    outcome = Outcome(state=RunState.SUCCEEDED)
+    store.runs.finish(claim, outcome, now_ms=store.clock.ms)
+    assert formats.older_than(FORMAT, now_ms=store.clock.ms) == []
 
 
 def sign(database: Database, clock: HandClock, stopped: list[str]) -> ProgramSign:
