@@ -48,6 +48,12 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
             if entry.ttl_ms is not None:
                 database.call("PEXPIRE", entry.key, entry.ttl_ms)
 
+    def unload(self, database: Database) -> None:
+        """Leave nothing behind: other tests look through the whole server."""
+        left = database.call("KEYS", f"*{database.keys.namespace}*")
+        for key in (*left, *(entry.key for entry in self.entries)):
+            database.call("DEL", key)
+
 
 def recording(version: str, *, shards: int, namespace: str) -> Recording:
     """What a version stored with so many shards, moved to a namespace."""

@@ -117,7 +117,8 @@ class Formats:
                 ("PUBSUB", "NUMSUB", keys.wake),
             ]
         )
-        runs = self._database.hashes([keys.run(run_id) for run_id in running], "worker")
+        rows = self._database.hashes([keys.run(run_id) for run_id in running], "worker")
+        runs = [row for row in rows if not isinstance(row, RecordBroken)]
         workers = {*present, *(run["worker"] for run in runs if "worker" in run)}
         living = dict(_program(entry) for entry in entries)
         older = [name for name, format in living.items() if format < number]

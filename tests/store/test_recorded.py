@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,13 @@ def message_id(message: str) -> str:
 
 
 @pytest.fixture(params=[1, 4], ids=["one shard", "four shards"])
-def recorded(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> Recorded:
+def recorded(
+    request: pytest.FixtureRequest, database: Database, tmp_path: Path
+) -> Iterator[Recorded]:
     """The recording, loaded."""
-    return Recorded(database, tmp_path, shards=request.param)
+    recorded = Recorded(database, tmp_path, shards=request.param)
+    yield recorded
+    recorded.was.unload(database)
 
 
 def spec_of(fields: dict[str, str]) -> Any:
@@ -167,7 +172,7 @@ def test_an_edit_loses_nothing(recorded: Recorded) -> None:
         if was["state"] == JobState.ERROR:
             changes["schedule"] = "every 3h"
         store.cron.edit(job_id, changes)
-        (now,) = recorded.database.hashes([recorded.keys.job(job_id)])
+        now = recorded.database.call("HGETALL", recorded.keys.job(job_id))
         assert int(now["revision"]) == int(was["revision"]) + 1
         assert spec_of(now)["name"] == changes["name"]
         changed = {"name", "schedule", "schedule_display", "anchor_ms"} if len(changes) > 1 else {
@@ -300,3 +305,4 @@ def test_the_commands_show_all_of_it(
         typed("logs", run_id)
     assert len(json.loads(typed("incidents", "--json"))) == Incidents(valkey).count()
     assert json.loads(typed("status", "--json"))["jobs"] == len(recorded.jobs)
+    recorded.was.unload(valkey)

@@ -305,7 +305,7 @@ class Everything:
                 assert starts[run.id] == run.attempt, (name, run)
 
     def _kept_its_future(self, name: str) -> None:
-        fields = self._valkey.hashes([self._valkey.keys.job(self.ids[name])])[0]
+        fields = self._valkey.call("HGETALL", self._valkey.keys.job(self.ids[name]))
         spec = json.loads(fields["spec"])
         assert (spec["colour"], spec["policy"]["mood"], fields["shape"]) == (
             "green",
