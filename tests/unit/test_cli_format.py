@@ -119,7 +119,7 @@ def test_a_format_that_makes_no_sense_stops_nobody(
 
 @pytest.mark.usefixtures("home")
 def test_beats_and_workers_do_not_start(
-    valkey: Database, capsys: pytest.CaptureFixture[str]
+    valkey: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hooks = _Hooks(make_app(read_settings()))
     hooks._check_server()
@@ -127,7 +127,7 @@ def test_beats_and_workers_do_not_start(
     with pytest.raises(SystemExit) as exit:
         hooks._check_server()
     assert exit.value.code == 1
-    assert capsys.readouterr().err.startswith("Error: what is stored in namespace ")
+    assert capfd.readouterr().err.startswith("Error: what is stored in namespace ")
 
 
 @pytest.mark.usefixtures("home")
