@@ -77,6 +77,8 @@ def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
         keys.taken: "zset",
         keys.queues: "set",
         keys.sweep: "hash",
+        keys.format: "string",
+        keys.programs: "zset",
         keys.default_queue: "list",
         keys.delivery_queue: "list",
     }

@@ -305,4 +305,8 @@ def test_the_commands_show_all_of_it(
         typed("logs", run_id)
     assert len(json.loads(typed("incidents", "--json"))) == Incidents(valkey).count()
     assert json.loads(typed("status", "--json"))["jobs"] == len(recorded.jobs)
+    before = {key: valkey.call("HGETALL", recorded.keys.job(key)) for key in recorded.jobs}
+    assert typed("fsck").endswith(": all agree\n")
+    typed("fsck", "--repair")
+    assert before == {key: valkey.call("HGETALL", recorded.keys.job(key)) for key in recorded.jobs}
     recorded.was.unload(valkey)

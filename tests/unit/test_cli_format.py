@@ -23,6 +23,7 @@ READING = (
     "status",
     "incidents",
     "shards",
+    "fsck",
 )
 WRITING = (
     "add 5m hello",
@@ -40,6 +41,7 @@ WRITING = (
     "cancel aaaaaaaaaaaa.2026-06-22T12:00:00Z",
     "tick",
     "shards 2",
+    "fsck --repair",
     "up",
 )
 
@@ -99,6 +101,17 @@ def test_writing_is_refused_and_changes_nothing(valkey: Database, line: str) -> 
     assert result.stderr.startswith("Error: what is stored in namespace ")
     assert f"needs a program that reads format {FORMAT + 1}, as hermes-celery 9.0" in result.stderr
     assert all_keys(valkey) == before
+
+
+@pytest.mark.usefixtures("home")
+def test_a_repair_leaves_records_alone_that_newer_programs_read(valkey: Database) -> None:
+    key = valkey.keys.job(a_job().id)
+    spec = json.loads(valkey.call("HGET", key, "spec"))
+    newer = json.dumps(spec | {"needs": FORMAT + 1, "prompt": {"of": "another shape"}})
+    valkey.call("HSET", key, "spec", newer)
+    before = valkey.call("HGETALL", key)
+    typed("fsck --repair")
+    assert valkey.call("HGETALL", key) == before
 
 
 @pytest.mark.usefixtures("home")
