@@ -34,6 +34,7 @@ from hermes_celery.tick import MOST, TickReport, merged
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.members import Members
+    from hermes_celery.programs import ProgramSign
     from hermes_celery.shard import Shard
     from hermes_celery.store import BrokenJob, History, Jobs, Runs, Waker
 
@@ -336,6 +337,7 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._beat: Beat | None = None
+        self._sign: ProgramSign | None = None
         self._ticking = False
         super().__init__(*args, **kwargs)
 
@@ -357,9 +359,12 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         self._ticking = True
         try:
             if self._beat is None:
-                from hermes_celery.compose import make_beat
+                from hermes_celery.compose import app_settings, make_beat, make_sign
 
-                self._beat = make_beat(self.app, owner=owner_name())
+                owner = owner_name()
+                self._sign = make_sign(app_settings(self.app), name=f"beat {owner}")
+                self._sign.start()
+                self._beat = make_beat(self.app, owner=owner)
             self._beat.step()
         finally:
             self._ticking = False
@@ -370,6 +375,8 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         if self._beat is not None and not self._ticking:
             beat, self._beat = self._beat, None
             beat.stop()
+            if self._sign is not None:
+                self._sign.stop()
 
     def sync(self) -> None:
         """Nothing is kept back, so there is nothing to write."""

@@ -6,7 +6,9 @@ Celery is imported only by what needs it, so that commands which only read Redis
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import os
+import signal
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import (
     AmbiguousJobReference,
+    FormatTooNew,
     JobError,
     JobNotFound,
     RecordBroken,
@@ -27,6 +30,7 @@ from hermes_celery.instant import from_ms, iso
 from hermes_celery.job import JobSpec, SessionSource
 from hermes_celery.keys import Keys
 from hermes_celery.log import event
+from hermes_celery.programs import ProgramSign
 from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.runners.script import locate
 from hermes_celery.server_url import without_password
@@ -35,9 +39,11 @@ from hermes_celery.store import (
     BrokenJob,
     Database,
     DueIndex,
+    Formats,
     History,
     Jobs,
     Letters,
+    Migrator,
     Places,
     Retention,
     Runs,
@@ -69,10 +75,33 @@ def open_database(settings: Settings) -> Database:
 
 
 def reachable_database(settings: Settings, *, queues: Collection[str] | None = None) -> Database:
-    """The store's server, checked; with `queues`, the user's permissions as well.
+    """The store's server, checked, to read and to write; with `queues`, the permissions as well.
 
-    Raises StoreUnavailable or StoreUnsuitable that say what to do.
+    Raises StoreUnavailable or StoreUnsuitable that say what to do, FormatTooNew among them.
     """
+    database = _serving_database(settings, queues=queues)
+    try:
+        Formats(database).require()
+    except RecordBroken as error:
+        # One key that makes no sense stops nobody; the leader moves it out of the way.
+        event(_log, "format.broken", level=logging.WARNING, why=error)
+    return database
+
+
+def readable_database(settings: Settings) -> Database:
+    """The store's server to read only: what this program is too old for is shown with a warning.
+
+    Raises StoreUnavailable or StoreUnsuitable.
+    """
+    database = _serving_database(settings, queues=None)
+    try:
+        Formats(database).require()
+    except (FormatTooNew, RecordBroken) as error:
+        event(_log, "format.unsure", level=logging.WARNING, why=error)
+    return database
+
+
+def _serving_database(settings: Settings, *, queues: Collection[str] | None) -> Database:
     database = open_database(settings)
     try:
         if queues is not None:
@@ -133,7 +162,19 @@ def open_cron(settings: Settings | None = None, *, app: Celery | None = None) ->
     `app` is the Celery app whose workers perform the runs; ours, if none is given.
     """
     settings = settings or read_settings()
-    database = reachable_database(settings)
+    return _crontab(settings, reachable_database(settings), app=app)
+
+
+def open_cron_to_read() -> Crontab:
+    """The verbs from the environment, for those that only read. Raises SettingsError, StoreError.
+
+    They work beside what a newer program has stored, with a warning.
+    """
+    settings = read_settings()
+    return _crontab(settings, readable_database(settings), app=None)
+
+
+def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> Crontab:
     return Crontab(
         jobs=Jobs(database),
         runs=Runs(database),
@@ -226,8 +267,11 @@ def make_beat(
         waker=waker or Waker(database),
         clock=clock,
         on_lead=on_lead,
-        on_rescue=make_delivery_rescue(
-            settings, database, Dispatch(app), clock=clock, on_broken=on_broken
+        on_rescue=_with_migration(
+            database,
+            make_delivery_rescue(
+                settings, database, Dispatch(app), clock=clock, on_broken=on_broken
+            ),
         ),
         on_broken=on_broken,
         sweep=sweep.step,
@@ -241,6 +285,30 @@ def make_dead_letters(settings: Settings, *, worker: str) -> DeadLetters:
 
     database = open_database(settings)
     return DeadLetters(Letters(database), clock=ServerClock(database.now_ms), worker=worker)
+
+
+def make_sign(settings: Settings, *, name: str) -> ProgramSign:
+    """What says that this beat or worker is there; one that has become too old stops warmly."""
+    database = open_database(settings)
+    return ProgramSign(
+        Formats(database),
+        name=name,
+        clock=ServerClock(database.now_ms),
+        stop_program=lambda: os.kill(os.getpid(), signal.SIGTERM),
+    )
+
+
+def _with_migration(
+    database: Database, on_rescue: Callable[[int, int], None]
+) -> Callable[[int, int], None]:
+    """What a leader does in each pass of rescue, and a step of a migration before it."""
+    migrator = Migrator(database)
+
+    def pass_once(token: int, now_ms: int) -> None:
+        migrator.step(token=token, now_ms=now_ms)
+        on_rescue(token, now_ms)
+
+    return pass_once
 
 
 def make_history(

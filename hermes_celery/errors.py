@@ -13,6 +13,7 @@
     +-- StoreError                      Redis is unreachable, refuses, or cannot do what is needed
     |   +-- StoreUnavailable            no connection: it may come back
     |   +-- StoreUnsuitable             wrong server, version or configuration: it will not
+    |   |   +-- FormatTooNew            what is stored needs a newer hermes-celery
     |   +-- RecordBroken                one record or key is not as it should be: the others are
     +-- LeaseLost                       this beat leads no longer: stop writing, step down
     +-- SessionError (ValueError)       a session header that cannot be read
@@ -109,6 +110,19 @@ class StoreUnavailable(StoreError):
 
 class StoreUnsuitable(StoreError):
     """A server of the wrong version, kind or configuration; trying again cannot help."""
+
+
+class FormatTooNew(StoreUnsuitable):
+    """What is stored can be read by newer programs only; this one writes nothing."""
+
+    def __init__(self, namespace: str, *, needs: int, reads: int, program: str) -> None:
+        self.needs = needs
+        self.reads = reads
+        by = f", as hermes-celery {program} wrote it" if program else ""
+        super().__init__(
+            f"what is stored in namespace {namespace!r} needs a program that reads format {needs}"
+            f"{by}; this one reads up to format {reads}: upgrade hermes-celery on this machine"
+        )
 
 
 class RecordBroken(StoreError):

@@ -170,6 +170,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     end_ms: int | None = None
     exclude: tuple[str, ...] = ()
     jitter_seconds: int = 0
+    #: The oldest stored format whose programs can read this job.
+    needs: int = 1
 
     @property
     def kind(self) -> WorkKind:
@@ -305,7 +307,16 @@ class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
 _SHOWN = tuple(
     name
     for name in JobSpec.__struct_fields__
-    if name not in ("anchor_ms", "created_ms", "repeat_times", "schedule", "start_ms", "end_ms")
+    if name
+    not in (
+        "anchor_ms",
+        "created_ms",
+        "needs",
+        "repeat_times",
+        "schedule",
+        "start_ms",
+        "end_ms",
+    )
 )
 
 

@@ -73,6 +73,10 @@ class Keys:
     letters: str = field(init=False)
     #: Counter: how many such messages there ever were.
     letters_total: str = field(init=False)
+    #: String, JSON: the stored format and the oldest program that can read it; absent: 0.1.0's.
+    format: str = field(init=False)
+    #: Sorted set: "<format> <beat or worker> <name>" by when it was last seen, Unix ms.
+    programs: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
 
@@ -191,5 +195,7 @@ _SINGLE = (
     "letters_total",
     "leader",
     "sweep",
+    "format",
+    "programs",
     "wake",
 )

@@ -18,6 +18,7 @@ from hermes_celery.compose import (
     app_settings,
     make_dead_letters,
     make_runner,
+    make_sign,
     open_database,
     queues_of,
     reachable_database,
@@ -170,6 +171,7 @@ class _Hooks:
             look=looking(self._proof, home=settings.home),
         )
         self._presence.start()
+        make_sign(settings, name=f"worker {self._name}").start()
         make_beat_watch(settings).start()
         self._last_resort = LastResort(grace_seconds=settings.grace_seconds)
         try:

@@ -18,7 +18,7 @@ LAYERS = {
         "reconciling", "reconciling_jobs", "reconciling_runs"),
     "adapters": (
         "server_url", "settings", "broker", "clock", "keys", "lua", "log", "store", "lease",
-        "members", "session",
+        "members", "programs", "session",
         "dispatch", "interrupt",
         "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "disk",
         "workers", "consuming",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hermes_celery.cli.screen import print_json, print_table, shown
-from hermes_celery.compose import reachable_database
+from hermes_celery.compose import reachable_database, readable_database
 from hermes_celery.errors import RecordBroken
 from hermes_celery.foreign import UNREADABLE
 from hermes_celery.run import Run
@@ -37,7 +37,7 @@ def incidents(ctx: click.Context, as_json: bool) -> None:
     """List open troubles: failures, late and missed runs, no beat, no workers."""
     if ctx.invoked_subcommand is not None:
         return
-    found = Incidents(reachable_database(read_settings())).open()
+    found = Incidents(readable_database(read_settings())).open()
     if as_json:
         print_json([incident.as_json() for incident in found])
         return
@@ -104,4 +104,4 @@ def delivery_lines(run: Run) -> list[str]:
 
 
 def _states(run_id: str) -> tuple[PartState, ...]:
-    return Deliveries(reachable_database(read_settings())).get(run_id).parts or ()
+    return Deliveries(readable_database(read_settings())).get(run_id).parts or ()

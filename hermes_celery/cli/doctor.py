@@ -15,7 +15,13 @@ from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
 from hermes_celery.compose import check_broker, open_database, redis_url, unreachable
 from hermes_celery.disk import disk_of
-from hermes_celery.errors import RecordBroken, SettingsError, StoreError, StoreUnavailable
+from hermes_celery.errors import (
+    FormatTooNew,
+    RecordBroken,
+    SettingsError,
+    StoreError,
+    StoreUnavailable,
+)
 from hermes_celery.incidents import Kind
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.letters import QUIET_MS
@@ -23,7 +29,9 @@ from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memor
 from hermes_celery.server_url import without_password
 from hermes_celery.settings import Settings, process_environment, read_settings
 from hermes_celery.store import (
+    FORMAT,
     Database,
+    Formats,
     How,
     Incidents,
     Jobs,
@@ -34,6 +42,7 @@ from hermes_celery.store import (
     SweepNotes,
     refuse_missing,
 )
+from hermes_celery.store.reading import readable
 from hermes_celery.witness import Witness
 
 _REPAIR = "`hermes-celery fsck --repair` mends it"
@@ -87,6 +96,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         refuse_missing(database, queues=(keys.default_queue, keys.delivery_queue))
         database.check()
         yield ok("server", f"{database.version} at {without_password(redis_url(settings))}")
+        yield _format(database)
         yield from _memory(database)
         yield _jobs(settings, database)
         yield _records(database)
@@ -97,6 +107,25 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield fail("server", unreachable(settings, error))
     except StoreError as error:
         yield fail("server", str(error))
+
+
+def _format(database: Database) -> Finding:
+    """Whether this program can read what is stored, and which older programs live beside it."""
+    formats = Formats(database)
+    try:
+        stored = formats.require()
+    except FormatTooNew as error:
+        return fail("format", str(error))
+    except RecordBroken as error:
+        return fail("format", f"{error.key} {error.what}; a beat that leads moves it out of the "
+                     "way and writes it anew, start one")  # fmt: skip
+    text = f"{stored.format} is stored, this program writes {FORMAT}"
+    if stored.to is not None:
+        text += f"; on its way to {stored.to}"
+    older = formats.older_than(FORMAT, now_ms=database.now_ms())
+    return ok(
+        "format", f"{text}; older programs: {', '.join(map(readable, older))}" if older else text
+    )
 
 
 def _memory(database: Database) -> Iterator[Finding]:

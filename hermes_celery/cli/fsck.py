@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from hermes_celery.cli.screen import print_json
-from hermes_celery.compose import reachable_database
+from hermes_celery.compose import reachable_database, readable_database
 from hermes_celery.compose_delivery import make_examiner
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.reconciling import Finding, Trouble
@@ -46,7 +46,8 @@ def fsck(repair: bool, as_json: bool) -> None:
     mended, else with 1. A value that cannot be used is moved to a key `...quarantine:...`, never
     deleted. Beats and workers may go on.
     """
-    database = reachable_database(read_settings())
+    opened = reachable_database if repair else readable_database
+    database = opened(read_settings())
     findings, summary = examine(database, repair=repair)
     if as_json:
         print_json({"findings": [_as_json(one) for one in findings], "summary": summary})

@@ -25,7 +25,7 @@ from hermes_celery.cli.screen import (
     shown,
 )
 from hermes_celery.cli.work_options import take_work, work_options
-from hermes_celery.compose import open_cron
+from hermes_celery.compose import open_cron, open_cron_to_read
 from hermes_celery.defining import parse_repeat
 from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.policy import Policy
@@ -162,7 +162,7 @@ def list_jobs(
     name: str, state: str | None, after: str | None, limit: int | None, as_json: bool
 ) -> None:
     """List jobs, oldest first."""
-    cron = open_cron()
+    cron = open_cron_to_read()
     found = cron.find_jobs(name=name, state=JobState(state) if state else None, after=after)
     if as_json:
         print_json_list(job.as_json() for job in islice(found, limit or None))
@@ -195,7 +195,7 @@ def _more(last: Job | UnreadableJob, count: int | None, **options: str | int | N
 @_json
 def show(job: str, as_json: bool) -> None:
     """Show everything about JOB."""
-    found = open_cron().jobs.look_up(job)
+    found = open_cron_to_read().jobs.look_up(job)
     if as_json:
         print_json(found.as_json())
         return

@@ -8,7 +8,13 @@ from hermes_celery.cli.finding import Verdict
 from hermes_celery.cli.queues import queue_findings
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.status import Status, read_status
-from hermes_celery.compose import open_cron, open_database, reachable_database, redis_url
+from hermes_celery.compose import (
+    open_cron,
+    open_database,
+    reachable_database,
+    readable_database,
+    redis_url,
+)
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.queue_state import QueueLook
@@ -43,7 +49,7 @@ def up(demo: bool) -> None:
 def status(check: bool, as_json: bool) -> None:
     """Say who leads, what waits and what runs."""
     settings = read_settings()
-    database = reachable_database(settings)
+    database = readable_database(settings)
     state = read_status(database)
     if as_json:
         print_json(state)
@@ -106,7 +112,8 @@ def shards(count: int | None, as_json: bool) -> None:
     from hermes_celery.lease import Lease
     from hermes_celery.resharding import reshard
 
-    database = reachable_database(read_settings())
+    opened = readable_database if count is None else reachable_database
+    database = opened(read_settings())
     moved = 0
     if count is not None:
         clock, owner = ServerClock(database.now_ms), owner_name()

@@ -11,7 +11,7 @@ import click
 from hermes_celery.cli.delivery import delivery_lines, delivery_states
 from hermes_celery.cli.options import Instant, Since
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
-from hermes_celery.compose import open_cron
+from hermes_celery.compose import open_cron, open_cron_to_read
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import JobNotFound, RunNotFound
 from hermes_celery.run import Run, RunState, is_run_id
@@ -63,7 +63,7 @@ def runs(
     as_json: bool,
 ) -> None:
     """List the latest runs, of all jobs or of JOB, newest first."""
-    cron = open_cron()
+    cron = open_cron_to_read()
     found = cron.latest_runs(
         job, state=RunState(state) if state else None, since=since, after=after, limit=limit
     )
@@ -88,7 +88,7 @@ def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
 
     Its standard error goes to standard error.
     """
-    cron = open_cron()
+    cron = open_cron_to_read()
     item = _run_or_latest(cron, run_or_job)
     if follow and not as_json:
         from hermes_celery.cli.following import follow as follow_run

@@ -12,6 +12,7 @@
     Records    all records, page by page
     Repairs    what must agree, looked at and mended
     SharedKeys the keys that all jobs share, looked at and mended
+    Formats    which programs can read what is stored, and which programs live; Migrator changes it
 
 No raw field of Redis leaves this package.
 """
@@ -19,11 +20,13 @@ No raw field of Redis leaves this package.
 from hermes_celery.store.database import Database, connect
 from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, What
 from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
+from hermes_celery.store.format import FORMAT, Formats, StoredFormat
 from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
 from hermes_celery.store.letters import Letters
 from hermes_celery.store.load import Load, WorkerSign
+from hermes_celery.store.migrating import Migrator
 from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.places import Places
 from hermes_celery.store.record_pages import Page, Records
@@ -37,6 +40,7 @@ from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
 from hermes_celery.store.waker import Waker
 
 __all__ = [
+    "FORMAT",
     "WRITES",
     "Advance",
     "Advanced",
@@ -48,12 +52,14 @@ __all__ = [
     "Deliveries",
     "DueIndex",
     "FollowUp",
+    "Formats",
     "History",
     "How",
     "Incidents",
     "Jobs",
     "Letters",
     "Load",
+    "Migrator",
     "Page",
     "Part",
     "PartState",
@@ -66,6 +72,7 @@ __all__ = [
     "Shards",
     "SharedKeys",
     "Signs",
+    "StoredFormat",
     "SweepNote",
     "SweepNotes",
     "Switch",

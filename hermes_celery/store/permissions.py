@@ -67,6 +67,7 @@ PROBES: Mapping[str, tuple[str, ...]] = {
     "PING": (),
     "PTTL": (_KEY,),
     "PUBLISH": (_CHANNEL, "selftest"),
+    "PUBSUB NUMSUB": (_CHANNEL,),
     "RENAME": (_NO_KEY, _NO_KEY),
     "RPUSH": (_KEY, "v"),
     "SADD": (_KEY, "m"),

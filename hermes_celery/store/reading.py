@@ -14,6 +14,7 @@ from typing import TypeVar
 from hermes_celery.errors import RecordBroken
 from hermes_celery.foreign import UNREADABLE, stored_word
 from hermes_celery.instant import from_ms
+from hermes_celery.store.format import too_new
 
 _Kind = TypeVar("_Kind", bound=StrEnum)
 
@@ -29,6 +30,9 @@ class Fields:
         self._fields: Mapping[str, str] = {} if isinstance(record, RecordBroken) else record
         #: Field name ("" for the record as a whole) and what is wrong with it.
         self.faults: dict[str, str] = {"": record.what} if isinstance(record, RecordBroken) else {}
+        needs = self._fields.get("needs", "1")
+        if len(needs) < 10 and needs.isdecimal() and (what := too_new(int(needs))):
+            self.faults[""] = what
 
     @property
     def fault(self) -> str | None:

@@ -19,6 +19,7 @@ from hermes_celery.store.jobs import spec_from_json
 from hermes_celery.store.load import note_queues
 from hermes_celery.store.reading import Fields
 from hermes_celery.store.records import RunRecords, run_from_fields
+from hermes_celery.store.specs import NewerRecord
 
 _PAGE = 200
 #: How long a trigger's idempotency key is remembered.
@@ -132,8 +133,10 @@ class Runs(RunRecords):
 
         The words: `taken` (performed already or by somebody else), `removed` (its job is gone; the
         run is recorded as cancelled), `expired` (too late; recorded as skipped), `gone` (no such
-        run), `failed` (its job's definition cannot be read; recorded with that error). Raises
-        RecordBroken.
+        run), `failed` (its job's definition cannot be read; recorded with that error), `newer`
+        (only newer programs can read its job: it waits for one of their workers).
+
+        Raises RecordBroken.
         """
         keys = self._keys
         answer = self._database.run(
@@ -158,6 +161,9 @@ class Runs(RunRecords):
         queue = answer[3] or self._keys.default_queue
         try:
             spec = spec_from_json(job_id_of(run_id), answer[1])
+        except NewerRecord:
+            self._put_back(run_id, token=token, ready_at_ms=now_ms + self._redeliver_after_ms)
+            return "newer"
         except RecordBroken as error:
             failed = Outcome(state=RunState.FAILED, error=str(error))
             follow_up = FollowUp(delivery=Delivery.NONE, queue=queue)
@@ -279,16 +285,19 @@ class Runs(RunRecords):
 
         Answers `ok`, or `late`: the claim is no longer ours and nothing changed.
         """
+        return self._put_back(claim.run_id, token=claim.token, ready_at_ms=ready_at_ms)
+
+    def _put_back(self, run_id: str, *, token: str, ready_at_ms: int) -> str:
         keys = self._keys
         answer = self._database.run(
             "put_back",
             keys=[
-                keys.run(claim.run_id),
-                keys.active(claim.spec.id),
+                keys.run(run_id),
+                keys.active(job_id_of(run_id)),
                 keys.queued,
                 keys.heartbeats,
             ],
-            args=[claim.token, claim.run_id, ready_at_ms],
+            args=[token, run_id, ready_at_ms],
         )
         return str(answer)
 

@@ -79,6 +79,8 @@ def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
         keys.sweep: "hash",
         keys.letters: "list",
         keys.letters_total: "string",
+        keys.format: "string",
+        keys.programs: "zset",
         keys.default_queue: "list",
         keys.delivery_queue: "list",
     }
@@ -222,9 +224,9 @@ def is_moved(finding: Finding) -> bool:
 def _switch(one: KeyFacts, how: How) -> Iterator[Finding]:
     paused, resumed = (one.fields.get(name) for name in _NUMBERS)
     if paused and whole(paused) is None:
-        # Somebody paused everything: it stays so until somebody resumes.
-        yield _about(one, f"says paused since {shown(paused)}; paused since now",
-                     op("HSET", Role.KEY, "paused_ms", how.now_ms))  # fmt: skip
+        # As beats read it: a value that is no instant stops no job.
+        yield _about(one, f"says paused since {shown(paused)}, which pauses nothing; removed",
+                     op("HDEL", Role.KEY, "paused_ms"))  # fmt: skip
     if resumed is not None and whole(resumed) is None:
         yield _about(one, f"says resumed at {shown(resumed)}; removed",
                      op("HDEL", Role.KEY, "resumed_ms"))  # fmt: skip

@@ -17,6 +17,7 @@ import msgspec
 from hermes_celery.errors import RecordBroken
 from hermes_celery.foreign import UNREADABLE
 from hermes_celery.job import JobSpec, UnreadableJob
+from hermes_celery.store.format import too_new
 from hermes_celery.store.reading import Fields, is_instant, readable
 
 _encode = msgspec.json.Encoder().encode
@@ -38,6 +39,8 @@ def spec_from_json(job_id: str, text: str, *, key: str = "") -> JobSpec:
         spec = _decode(text)
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise _refusal(key, text, readable(str(error))) from None
+    if what := too_new(spec.needs):
+        raise NewerRecord(key, what)
     if spec.id != job_id:
         raise RecordBroken(key, f"holds the definition of another job, {spec.id!r}")
     if not (spec.prompt or spec.script or spec.skills or spec.http or spec.task):
@@ -83,6 +86,9 @@ def _refusal(key: str, text: str, why: str) -> RecordBroken:
     if not text:
         return RecordBroken(key, "has no definition (field spec)")
     stored = _mapping(text)
+    needs = stored.get("needs")
+    if isinstance(needs, int) and (what := too_new(needs)):
+        return NewerRecord(key, what)
     if "Invalid enum value" in why and {"id", "name", "schedule"} <= stored.keys():
         return NewerRecord(key, f"has a word that this version does not know ({why})")
     return RecordBroken(key, f"has a definition (field spec) that cannot be read ({why})")

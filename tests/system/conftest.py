@@ -35,7 +35,9 @@ class Processes:
         return self.start([sys.executable, "-m", "celery", "-A", "hermes_celery", *arguments],
                           **environment)  # fmt: skip
 
-    def start(self, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, command: list[str], cwd: Path | None = None, /, **environment: str
+    ) -> subprocess.Popen[bytes]:
         """A command in a session of its own; what it prints is in `log`."""
         path = self._logs / f"{len(self._running)}.log"
         with path.open("wb") as log:
@@ -46,6 +48,7 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                cwd=cwd,
             )
         self._running.append(process)
         return process

@@ -40,8 +40,8 @@ class Spy:
             self._ready.set()
             while not self._ended.is_set():
                 words = monitor.next_command()["command"].upper().split(" ")
-                is_script = words[0] == "SCRIPT"
-                self.commands.add(" ".join(words[:2]) if is_script else words[0])
+                has_subcommand = words[0] in ("SCRIPT", "PUBSUB")
+                self.commands.add(" ".join(words[:2]) if has_subcommand else words[0])
 
     def end(self, database: Database) -> set[str]:
         """Stop listening; one more command wakes the listener."""

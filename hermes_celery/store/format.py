@@ -1,0 +1,164 @@
+"""The stored format: which programs can read what lies in a namespace.
+
+Formats are numbered. 1 is that of version 0.1.0, which wrote no number; 2 is 1 with more keys and
+fields, and with the number. Three places say what is stored:
+
+    {namespace}:format     JSON: the format of the newest program that wrote here, and the oldest
+                           that can still read everything (`needs`); absent: 1 and 1
+    {namespace}:programs   which programs live, and the format that each of them writes
+    `needs` of a record    the oldest format that can read that one record; absent: 1
+
+A program refuses to start where `needs` is above its own format; a record whose `needs` is above it
+is left alone, and only that one. While `needs` is 1, programs of 0.1.0 may write at any time, also
+after the number has risen: so whatever they write must be read for as long.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from hermes_celery.errors import FormatTooNew, LeaseLost, RecordBroken
+from hermes_celery.store.database import Database
+
+#: The format that this program writes, and the newest that it reads.
+FORMAT = 2
+#: A program that has said nothing for so long is not there any more.
+ALIVE_MS = 10_000
+_Number = Annotated[int, msgspec.Meta(ge=1)]
+_encode = msgspec.json.Encoder().encode
+
+
+class StoredFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What `{namespace}:format` says."""
+
+    #: The format of the newest program that wrote here.
+    format: _Number = 1
+    #: The oldest format whose programs can read everything here.
+    needs: _Number = 1
+    #: The version of hermes-celery that wrote this, for people.
+    program: str = ""
+    #: The migration that is under way leads to this format; None: there is none.
+    to: _Number | None = None
+    #: How far it has come; "": its beginning.
+    cursor: str = ""
+
+
+class Formats:
+    """The stored format of one namespace, and the programs that live in it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys = database.keys
+
+    def read(self) -> StoredFormat:
+        """What is stored now. Raises RecordBroken when the key holds something else."""
+        return self._decoded(*self._look())
+
+    def require(self) -> StoredFormat:
+        """What is stored. Raises FormatTooNew where this program is too old, and RecordBroken."""
+        return _checked(self.read(), namespace=self._keys.namespace)
+
+    def note(
+        self, new: StoredFormat, *, seen: StoredFormat | None, token: int, now_ms: int
+    ) -> bool:
+        """Write the format; with `seen` None, move what cannot be read out of the way first.
+
+        False when somebody else changed it meanwhile. Raises LeaseLost when a younger leader is
+        known.
+        """
+        kind, text = self._look()
+        if seen is not None and self._decoded(kind, text) != seen:
+            return False
+        answer = self._database.run(
+            "note_format",
+            keys=[
+                self._keys.term,
+                self._keys.format,
+                self._keys.quarantine(self._keys.format, at_ms=now_ms),
+            ],
+            args=[token, kind, text, _encode(new), "keep" if seen is not None else "aside"],
+        )
+        if answer == "fenced":
+            raise LeaseLost("a younger leader has taken over; this one stops writing")
+        return bool(answer == "ok")
+
+    def say_here(self, name: str, *, now_ms: int) -> StoredFormat:
+        """Say that a program is there, and hear what is stored.
+
+        Raises FormatTooNew and RecordBroken, as `require` does.
+        """
+        programs = self._keys.programs
+        self._database.call_many(
+            [
+                ("ZADD", programs, now_ms, f"{FORMAT} {name}"),
+                ("ZREMRANGEBYSCORE", programs, "-inf", now_ms - ALIVE_MS),
+            ]
+        )
+        return self.require()
+
+    def say_gone(self, name: str) -> None:
+        """Say that a program is gone."""
+        self._database.call("ZREM", self._keys.programs, f"{FORMAT} {name}")
+
+    def older_than(self, number: int, *, now_ms: int) -> list[str]:
+        """The living programs that write an older format, for people; those of 0.1.0 included.
+
+        0.1.0 says nothing of its format: its workers are those without an entry, its beats those
+        that wait for a wake-up call and have none. A worker that stops is there to its last run.
+        """
+        keys, since = self._keys, now_ms - ALIVE_MS
+        entries, present, running, (_, waiting) = self._database.call_many(
+            [
+                ("ZRANGEBYSCORE", keys.programs, since, "+inf"),
+                ("ZRANGEBYSCORE", keys.workers, since, "+inf"),
+                ("ZRANGEBYSCORE", keys.heartbeats, now_ms, "+inf"),
+                ("PUBSUB", "NUMSUB", keys.wake),
+            ]
+        )
+        rows = self._database.hashes([keys.run(run_id) for run_id in running], "worker")
+        runs = [row for row in rows if not isinstance(row, RecordBroken)]
+        workers = {*present, *(run["worker"] for run in runs if "worker" in run)}
+        living = dict(_program(entry) for entry in entries)
+        older = [name for name, format in living.items() if format < number]
+        if number > 1:
+            older += [f"worker {name}" for name in workers if f"worker {name}" not in living]
+            silent = int(waiting) - sum(name.startswith("beat ") for name in living)
+            older += ["a beat"] * max(silent, 0)
+        return sorted(older)
+
+    def _look(self) -> tuple[str, bytes]:
+        """The type of the key and, where it is a string, what it holds."""
+        kind = str(self._database.call("TYPE", self._keys.format))
+        text = self._database.raw("GET", self._keys.format) if kind == "string" else None
+        return kind, text or b""
+
+    def _decoded(self, kind: str, text: bytes) -> StoredFormat:
+        if kind not in ("string", "none"):
+            raise RecordBroken(self._keys.format, f"is a {kind}, not a string")
+        if not text:
+            return StoredFormat()
+        try:
+            return msgspec.json.decode(text, type=StoredFormat)
+        except msgspec.DecodeError:
+            shown = text[:40].decode(errors="backslashreplace")
+            raise RecordBroken(self._keys.format, f"holds {shown!r}, no stored format") from None
+
+
+def too_new(needs: int) -> str | None:
+    """What is wrong with a record that `needs` a format; None where this program reads it."""
+    if needs <= FORMAT:
+        return None
+    return f"needs a program that reads format {needs}: upgrade hermes-celery on this machine"
+
+
+def _program(entry: Any) -> tuple[str, int]:
+    number, _, name = str(entry).partition(" ")
+    return name, int(number) if number.isdecimal() else 1
+
+
+def _checked(stored: StoredFormat, *, namespace: str) -> StoredFormat:
+    if stored.needs > FORMAT:
+        raise FormatTooNew(namespace, needs=stored.needs, reads=FORMAT, program=stored.program)
+    return stored

@@ -1,0 +1,110 @@
+"""Migrations: what is stored becomes what this program writes, while everything goes on.
+
+The leader takes one small step in each pass of rescue, with its fencing token. A step reads and
+changes a bounded number of records and says where the next one begins; that is written down, so
+that the next leader goes on from there. A leader that is killed between a step and its note does
+that step again: what a step does must be harmless to do twice, and beside programs that still write
+the older shape.
+
+A format that older programs cannot read (its `needs` is above theirs) is not begun before they are
+gone, all of them, for some seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib import metadata
+
+import msgspec
+
+from hermes_celery.errors import RecordBroken
+from hermes_celery.log import Seldom, event
+from hermes_celery.store.database import Database
+from hermes_celery.store.format import FORMAT, Formats, StoredFormat
+
+_log = logging.getLogger(__name__)
+#: So long no older program may be seen: one that was cut off comes back within a few seconds.
+_QUIET_MS = 15_000
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
+    """How what is stored becomes one format from the one before it."""
+
+    to: int
+    #: The oldest format whose programs can read the result.
+    needs: int
+    #: Change some records from a cursor on ("": the beginning) and return the next; None: done.
+    step: Callable[[Database, str], str | None]
+
+
+def _nothing_to_change(_: Database, cursor: str) -> None:
+    """Format 2 adds keys and fields; each may be absent."""
+
+
+#: One for each format above the first.
+MIGRATIONS = (Migration(to=FORMAT, needs=1, step=_nothing_to_change),)
+
+
+class Migrator:
+    """A leader's part in migrations."""
+
+    def __init__(self, database: Database, *, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+        self._database = database
+        self._formats = Formats(database)
+        self._migrations = {migration.to: migration for migration in migrations}
+        self._newest = max(self._migrations)
+        #: When an older program was seen last, or we began to look.
+        self._older_at_ms: int | None = None
+        self._complaint = Seldom()
+
+    def step(self, *, token: int, now_ms: int) -> bool:
+        """Take one step; False when there is nothing to do, or older programs are in the way.
+
+        Raises StoreError, and LeaseLost when a younger leader is known.
+        """
+        try:
+            stored = self._formats.read()
+        except RecordBroken as error:
+            event(_log, "format.broken", level=logging.ERROR, why=error)
+            # Nobody can have written the format of a newer program there.
+            self._formats.note(StoredFormat(), seen=None, token=token, now_ms=now_ms)
+            return True
+        if stored.format >= self._newest:
+            return False
+        migration = self._migrations[stored.format + 1]
+        if migration.needs > stored.needs:
+            return self._shut_out(migration, stored, token=token, now_ms=now_ms)
+        cursor = migration.step(self._database, stored.cursor if stored.to == migration.to else "")
+        self._formats.note(_after(migration, stored, cursor), seen=stored,
+                           token=token, now_ms=now_ms)  # fmt: skip
+        if cursor is None:
+            event(_log, "format.migrated", format=migration.to)
+        return True
+
+    def _shut_out(
+        self, migration: Migration, stored: StoredFormat, *, token: int, now_ms: int
+    ) -> bool:
+        """Let no older program start any more, once none has been seen for a while."""
+        older = self._formats.older_than(migration.needs, now_ms=now_ms)
+        if older or self._older_at_ms is None:
+            self._older_at_ms = now_ms
+        if older and self._complaint.may_say(now_ms / 1000):
+            event(_log, "format.waits", level=logging.WARNING, older=", ".join(older))
+        if now_ms - self._older_at_ms < _QUIET_MS:
+            return False
+        needs = msgspec.structs.replace(stored, needs=migration.needs, program=_version())
+        return self._formats.note(needs, seen=stored, token=token, now_ms=now_ms)
+
+
+def _after(migration: Migration, stored: StoredFormat, cursor: str | None) -> StoredFormat:
+    if cursor is None:
+        return StoredFormat(format=migration.to, needs=stored.needs, program=_version())
+    return msgspec.structs.replace(stored, to=migration.to, cursor=cursor)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("hermes-celery")
+    except metadata.PackageNotFoundError:
+        return ""
