@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= $(CURDIR)/.demo
 
-.PHONY: run test lint guard bench clean
+.PHONY: run test test-long lint guard bench clean
 
 run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
+
+# Every bad value, malformed message, hostile megabyte and old version there is; half an hour and more.
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow tests/store tests/system tests/unit/test_linear.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
