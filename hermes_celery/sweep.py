@@ -22,6 +22,7 @@ import msgspec
 
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.incidents import Kind
+from hermes_celery.instant import to_ms
 from hermes_celery.log import event
 from hermes_celery.reconciling import Finding, Trouble
 from hermes_celery.store import How, Page, Records, Repairs, SharedKeys, SweepNote, SweepNotes, Work
@@ -40,8 +41,10 @@ _TOLD, _LOGGED = 20, 20
 _KNOWN = 10_000
 #: The round of what neither stops a job nor hides a run, and at which steps it is its turn.
 _REST, _SELDOM = 2, 5
-#: Incidents of ours, of no single job; they are over when a round finds nothing.
+#: Incidents of ours, of no single job; they are over when a round finds nothing, but stay for a
+#: while, so that a person who looks sees them.
 _SUBJECT = "stored:"
+_OVER_MS = 300_000
 #: Ids of incidents stand in keys, messages and commands.
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9{}:._@-]")
 _LONGEST = 200
@@ -239,7 +242,11 @@ class Sweep:
         self._told = 0
         if not note.mended and not note.left:
             mine = f"{Kind.BROKEN.value}-{_SUBJECT}"
-            over = [one for one in self._incidents.of_job("") if one.id.startswith(mine)]
+            over = [
+                one
+                for one in self._incidents.of_job("")
+                if one.id.startswith(mine) and to_ms(one.last_at) <= now_ms - _OVER_MS
+            ]
             self._teller.over(over, "all stored records agree again", now_ms=now_ms)
 
     def _account(self, found: Sequence[Finding], now_ms: int) -> None:

@@ -165,7 +165,10 @@ def test_an_index_that_was_moved_away_is_filled_again(sweep: Sweep, world: World
 def test_it_is_told_when_all_agree_again(sweep: Sweep, world: World) -> None:
     world.call("SET", world.keys.completed, "x")
     go_round(sweep, world)
+    world.clock.ms += EVERY_MS
+    go_round(sweep, world)
     assert (Kind.BROKEN, "") in told(world)
+    world.clock.ms += 300_000
     for _ in range(3):
         world.clock.ms += EVERY_MS
         go_round(sweep, world)
