@@ -10,7 +10,7 @@ run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Every bad value, malformed message, hostile megabyte and old version there is; half an hour and more.
 test-long: $(VENV)/.installed-dev

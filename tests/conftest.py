@@ -64,6 +64,9 @@ def valkey(valkey_url: str, namespace: str) -> Iterator[Database]:
     """A namespace of the real server."""
     database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
     yield database
+    # What one test leaves must not be in the way of those that look at all keys.
+    for key in database.client.scan_iter(f"*{namespace}*", count=1000):
+        database.client.unlink(key)
     database.close()
 
 
