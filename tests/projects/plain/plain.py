@@ -1,0 +1,18 @@
+"""The smallest project: one task, one entry of `beat_schedule`, two lines of ours."""
+
+import os
+
+from celery import Celery
+from notes import note
+
+from hermes_celery import Cron
+
+app = Celery("plain", broker=os.environ["BROKER"])
+cron = Cron(app)
+app.conf.beat_schedule = {"tick": {"task": "plain.tick", "schedule": 1.0}}
+
+
+@app.task
+def tick():
+    """Say that it ran."""
+    note("tick")
