@@ -69,6 +69,8 @@ class Keys:
     queues: str = field(init=False)
     #: Hash: what the leader's last look at all records found, for `doctor`.
     sweep: str = field(init=False)
+    #: String: a random mark, another one each time an index was moved away and must be filled.
+    refill: str = field(init=False)
     #: List: messages that nobody can read, the newest first; a thousand at most.
     letters: str = field(init=False)
     #: Counter: how many such messages there ever were.
@@ -195,6 +197,7 @@ _SINGLE = (
     "letters_total",
     "leader",
     "sweep",
+    "refill",
     "format",
     "programs",
     "wake",

@@ -51,6 +51,8 @@ class Role(StrEnum):
     DELIVERY = "delivery"
     #: A key that is looked at by itself.
     KEY = "key"
+    #: The mark by which the leader's sweep knows that all records are to be read.
+    REFILL = "refill"
 
 
 class Op(msgspec.Struct, frozen=True, kw_only=True):

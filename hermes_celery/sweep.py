@@ -6,6 +6,9 @@ wrong or when a new leader begins; so 10,000 jobs are looked at within a minute,
 followed at 5,000 jobs a second. Each of the three goes round and round, at most every ten seconds.
 A step costs about six commands and 1 ms of the server's time where there are thousands of jobs.
 
+Where an index was moved away, whoever did that, all records are read as fast, until every one of
+them has been looked at: `Refill`.
+
 What is wrong is mended where that is safe, and told: a job that had stopped for no reason as one
 kind of incident, everything else as another. A step does not raise for what one record holds.
 """
@@ -20,13 +23,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.errors import StoreError, StoreUnavailable
+from hermes_celery.errors import HermesCeleryError, StoreError, StoreUnavailable
 from hermes_celery.incidents import Kind
 from hermes_celery.instant import to_ms
 from hermes_celery.log import event
 from hermes_celery.reconciling import Finding, Trouble
 from hermes_celery.store import How, Page, Records, Repairs, SharedKeys, SweepNote, SweepNotes, Work
-from hermes_celery.store.shared_keys import is_moved
 
 if TYPE_CHECKING:
     from hermes_celery.job import JobSpec
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EVERY_MS = 10_000
+#: Until all records are read again, where some of them could not be mended.
+REFILL_AGAIN_MS = 60_000
 #: Incidents that one round tells of one by one, and lines that one step logs.
 _TOLD, _LOGGED = 20, 20
 _KNOWN = 10_000
@@ -65,12 +69,68 @@ class Round(msgspec.Struct):
         """The next page; None at the end of a round, and between two of them."""
         if self.is_resting(now_ms):
             return None
-        if self.pages is None:
-            self.pages, self.began_ms = self.make(), now_ms
-        page = next(self.pages, None)
-        if page is None:
-            self.pages = None
+        pages = self.pages
+        if pages is None:
+            pages, self.began_ms = self.make(), now_ms
+        # A generator that raised would look as if it had come to its end.
+        self.pages = None
+        page = next(pages, None)
+        if page is not None:
+            self.pages = pages
         return page
+
+
+class Refill:
+    """All records, read once for each mark that the move of an index has left.
+
+    The mark is noted as done only after the last page, by the leader that has read them all: one
+    that dies, or whose server is away, leaves it to be done again.
+    """
+
+    def __init__(self, notes: SweepNotes, make: Callable[[], Iterator[Page]]) -> None:
+        self._notes = notes
+        self._make = make
+        self._pages: Iterator[Page] | None = None
+        self._mark = ""
+        #: None: not read yet.
+        self._done: str | None = None
+        self._is_whole = True
+        self._not_before_ms = 0
+
+    @property
+    def is_going(self) -> bool:
+        """Whether there is more to read."""
+        return self._pages is not None
+
+    def forget(self) -> None:
+        """Begin anew, by what is stored."""
+        self._pages, self._done, self._not_before_ms = None, None, 0
+
+    def begin(self, now_ms: int) -> None:
+        """Begin where a mark asks for it. Raises StoreError."""
+        if self._pages is not None or now_ms < self._not_before_ms:
+            return
+        if self._done is None:
+            self._done = self._notes.refilled()
+        mark = self._notes.refill_asked()
+        if mark != self._done:
+            self._mark, self._pages, self._is_whole = mark, self._make(), True
+
+    def next(self) -> Page | None:
+        """The next page; None after the last one."""
+        return next(self._pages, None) if self._pages is not None else None
+
+    def miss(self) -> None:
+        """Something could not be read or mended: all of this is to be done again, later."""
+        self._is_whole = False
+
+    def end(self, now_ms: int) -> None:
+        """All was read. Raises StoreError."""
+        self._pages = None
+        self._not_before_ms = now_ms + REFILL_AGAIN_MS
+        if self._is_whole:
+            self._notes.note_refilled(self._mark)
+            self._done, self._not_before_ms = self._mark, 0
 
 
 class Examiner:
@@ -115,7 +175,7 @@ class Sweep:
             Round(records.live),
             Round(lambda: records.rest(shards=repairs.shards)),
         ]
-        self._everything: Iterator[Page] | None = None
+        self._refill = Refill(notes, lambda: records.everything(shards=repairs.shards))
         self._token: int | None = None
         self._steps = 0
         #: Rounds that are to be ended without a pause.
@@ -132,20 +192,32 @@ class Sweep:
         if token != self._token:
             self._token = token
             self._begin_anew()
-        how = How(now_ms=now_ms, token=token)
-        found: list[Finding] = []
-        if self._rounds[0].pages is None and not self._rounds[0].is_resting(now_ms):
-            found += self._guarded(lambda: self._examiner.keys(how))
-            self._follow(found)
-        if self._everything is not None:
-            # An index was lost: what belongs there is read from the definitions.
-            how = msgspec.structs.replace(how, is_deep=True)
-        for page in self._pages(now_ms):
-            found += self._guarded(lambda page=page: self._examiner.page(page, how))  # type: ignore[misc]
+        try:
+            found = self._look(How(now_ms=now_ms, token=token))
+        except HermesCeleryError:
+            # The page that was being looked at would be missing.
+            self._refill.forget()
+            raise
         self._account(found, now_ms)
         if any(finding.is_mended for finding in found):
             self._hurry()
-        return bool(self._hurried) or self._everything is not None
+        return bool(self._hurried) or self._refill.is_going
+
+    def _look(self, how: How) -> list[Finding]:
+        found: list[Finding] = []
+        if self._rounds[0].pages is None and not self._rounds[0].is_resting(how.now_ms):
+            found += self._guarded(lambda: self._examiner.keys(how))
+        with _logged():
+            self._refill.begin(how.now_ms)
+        if self._refill.is_going:
+            # An index was lost: what belongs there is read from the definitions.
+            how = msgspec.structs.replace(how, is_deep=True)
+        for page in self._pages(how.now_ms):
+            once = self._guarded(lambda page=page: self._examiner.page(page, how))  # type: ignore[misc]
+            if any(finding.ops and not finding.is_mended for finding in once):
+                self._refill.miss()
+            found += once
+        return found
 
     def taken_off(self, job_id: str, error: str, *, now_ms: int) -> None:
         """Tell of a job that a tick took off the schedule, because it cannot be planned."""
@@ -165,7 +237,6 @@ class Sweep:
             found += self._guarded(
                 lambda: self._examiner.repairs.job(job_id, now_ms=now_ms, token=None)
             )
-        self._follow(found)
         self._tell(found, now_ms)
         return found
 
@@ -184,7 +255,7 @@ class Sweep:
     def _begin_anew(self) -> None:
         for one in self._rounds:
             one.pages, one.began_ms = None, 0
-        self._everything = None
+        self._refill.forget()
         self._note = SweepNote()
         self._hurry()
 
@@ -195,24 +266,22 @@ class Sweep:
             if self._rounds[number].pages is None:
                 self._rounds[number].began_ms = 0
 
-    def _follow(self, found: Sequence[Finding]) -> None:
-        """Where an index was moved away, all records are read, whatever the indexes say."""
-        if any(is_moved(finding) and not finding.job_id for finding in found):
-            examiner = self._examiner
-            self._everything = examiner.records.everything(shards=examiner.repairs.shards)
-
     def _pages(self, now_ms: int) -> Iterator[Page]:
         first = self._examiner.records.overdue(now_ms)
         if first is not None:
             yield first
-        if self._everything is not None:
-            page = next(self._everything, None)
-            if page is None:
-                self._everything = None
-            else:
-                yield page
+        if self._refill.is_going:
+            yield from self._of_refill(now_ms)
         else:
             yield from self._of_rounds(now_ms)
+
+    def _of_refill(self, now_ms: int) -> Iterator[Page]:
+        page = self._refill.next()
+        if page is not None:
+            yield page
+            return
+        with _logged():
+            self._refill.end(now_ms)
 
     def _of_rounds(self, now_ms: int) -> Iterator[Page]:
         self._steps += 1
@@ -232,6 +301,7 @@ class Sweep:
     def _guarded(self, look: Callable[[], list[Finding]]) -> list[Finding]:
         with _logged():
             return look()
+        self._refill.miss()
         return []
 
     def _end_round(self, now_ms: int) -> None:

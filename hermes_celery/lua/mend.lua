@@ -3,7 +3,7 @@
 -- The types of all keys are among what was seen, so no write can fail.
 --
 -- KEYS  1 term counter, then the keys of the subject (`_facts.lua` lists those of a job and of a
---       run; that of a key is itself), then where keys are moved to that are out of order
+--       run; that of a key is itself, and the mark for a refill), then where keys are moved to that are out of order
 -- ARGV  1 fencing token ('' = a person mends)   2 'job', 'run' or 'key'   3 digest of the facts seen
 --       4 number of the subject's arguments, then these, then for each write: number of its
 --       arguments, command, number of its key among those of the subject, arguments. Two commands

@@ -1,12 +1,15 @@
 """The keys that all jobs share, and the types that keys must have: looked at, and mended.
 
 A key of the wrong type is moved into quarantine, where a person can look at it; what belongs in its
-place follows from the records (`Records.everything`). What a value says is checked where a wrong
-one would stop everything: the term, the number of shards, a lease without an end, the switch.
+place follows from the records (`Records.everything`). The step that moves it also leaves a mark
+(`Keys.refill`), so that the leader reads all records, whoever moved the key and whatever becomes of
+that process. What a value says is checked where a wrong one would stop everything: the term, the
+number of shards, a lease without an end, the switch.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -38,9 +41,6 @@ TYPES = {
 #: Type by name, for keys that there is one of for each shard.
 _SHARDED = {"lease": "string", "term": "string", "due": "zset", "leader": "hash"}
 _NUMBERS = ("paused_ms", "resumed_ms")
-#: Indexes that are filled again from the records where they were moved away.
-FILLED = ("due", "jobs", "names", "runs", "job_runs", "queued", "heartbeats", "completed",
-          "deliveries", "incidents")  # fmt: skip
 
 
 class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +77,7 @@ def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
         keys.taken: "zset",
         keys.queues: "set",
         keys.sweep: "hash",
+        keys.refill: "string",
         keys.letters: "list",
         keys.letters_total: "string",
         keys.format: "string",
@@ -163,7 +164,8 @@ class SharedKeys:
             trouble=Trouble.BROKEN,
             subject=one.key,
             text=f"key {shown(one.key)} is a {one.kind}, not a {wanted}; moved to quarantine",
-            ops=(op("RENAME", Role.KEY),),
+            # In this order: the mark itself may be the key that is moved.
+            ops=(op("RENAME", Role.KEY), op("SET", Role.REFILL, secrets.token_hex(8))),
         )
 
     def _values(self, one: KeyFacts, how: How, shards: int) -> Iterator[Finding]:
@@ -200,7 +202,7 @@ class SharedKeys:
             return finding
         call = mend_call(
             "key",
-            {Role.KEY: one.key},
+            {Role.KEY: one.key, Role.REFILL: self._keys.refill},
             digest=one.digest,
             args=self._fields(one.key),
             ops=finding.ops,

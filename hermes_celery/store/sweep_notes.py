@@ -1,4 +1,9 @@
-"""What the leader's last round over all jobs found, for `doctor`."""
+"""What the leader's last round over all jobs found, for `doctor`, and which refill is still due.
+
+Where an index was moved away, the same step leaves a mark in `Keys.refill`. The leader reads all
+records until it has done so for the mark that stands there, and only then notes the mark as done.
+So a leader that dies meanwhile is followed by one that begins again.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +27,17 @@ class SweepNote(msgspec.Struct):
     stopped: int = 0
 
 
+#: The field that holds the mark which all records were read for.
+_REFILLED = "refilled"
+
+
 class SweepNotes:
-    """The note in one namespace."""
+    """The notes in one namespace."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._key = database.keys.sweep
+        self._refill = database.keys.refill
 
     def write(self, note: SweepNote) -> None:
         """Leave the note. Raises StoreError."""
@@ -42,3 +52,15 @@ class SweepNotes:
         names = SweepNote.__struct_fields__
         values = self._database.call("HMGET", self._key, *names)
         return SweepNote(**{name: whole(v) or 0 for name, v in zip(names, values, strict=True)})
+
+    def refill_asked(self) -> str:
+        """The mark that the last move of an index left; "" for none. Raises StoreError."""
+        return str(self._database.call("GET", self._refill) or "")
+
+    def refilled(self) -> str:
+        """The mark that all records were read for last; "" for none. Raises StoreError."""
+        return str(self._database.call("HGET", self._key, _REFILLED) or "")
+
+    def note_refilled(self, mark: str) -> None:
+        """All records were read for this mark. Raises StoreError."""
+        self._database.call("HSET", self._key, _REFILLED, mark)

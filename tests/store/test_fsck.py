@@ -17,8 +17,8 @@ from tests.support import HandClock
 
 SHARED = ("shards", "beats", "lease", "term", "leader", "due", "jobs", "names", "runs", "job_runs",
           "queued", "heartbeats", "completed", "grown", "mark", "switch", "deliveries",
-          "incidents", "workers", "consumers", "taken", "queues", "sweep", "format", "programs",
-          "letters", "letters_total", "default_queue", "delivery_queue")  # fmt: skip
+          "incidents", "workers", "consumers", "taken", "queues", "sweep", "refill", "format",
+          "programs", "letters", "letters_total", "default_queue", "delivery_queue")  # fmt: skip
 
 
 @pytest.fixture

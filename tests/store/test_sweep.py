@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from hermes_celery.errors import LeaseLost
+from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.incidents import Kind
+from hermes_celery.reconciling import Finding
 from hermes_celery.rescue import rescue
 from hermes_celery.scanner import Teller
-from hermes_celery.store import Database, Deliveries, Incidents, Jobs, SweepNotes
+from hermes_celery.store import (
+    Database,
+    Deliveries,
+    How,
+    Incidents,
+    Jobs,
+    Page,
+    Records,
+    Repairs,
+    SharedKeys,
+    SweepNotes,
+)
 from hermes_celery.store.jobs import Write
-from hermes_celery.sweep import EVERY_MS, Sweep
+from hermes_celery.sweep import EVERY_MS, REFILL_AGAIN_MS, Examiner, Sweep
 from tests.store.disorder import TOKEN, World
 from tests.support import HandClock, a_job
 
@@ -30,10 +43,10 @@ def sweep(world: World) -> Sweep:
     return make_sweep(world)
 
 
-def make_sweep(world: World) -> Sweep:
+def make_sweep(world: World, examiner: Examiner | None = None) -> Sweep:
     database = world.database
     return Sweep(
-        world.examiner,
+        examiner or world.examiner,
         jobs=Jobs(database),
         incidents=Incidents(database),
         teller=Teller(
@@ -43,10 +56,10 @@ def make_sweep(world: World) -> Sweep:
     )
 
 
-def go_round(sweep: Sweep, world: World, *, most: int = 50) -> int:
+def go_round(sweep: Sweep, world: World, *, most: int = 50, token: int = TOKEN) -> int:
     """Step without a pause until there is no hurry; how many steps that took."""
     for count in range(1, most + 1):
-        if not sweep.step(TOKEN, world.clock.ms):
+        if not sweep.step(token, world.clock.ms):
             return count
     raise AssertionError(f"there was more to do after {most} steps")
 
@@ -160,6 +173,114 @@ def test_an_index_that_was_moved_away_is_filled_again(sweep: Sweep, world: World
     for key in (world.keys.jobs, world.keys.due, world.keys.names, world.keys.job_runs):
         assert after[key] == before[key]
     assert len(world.quarantined()) == 4
+
+
+class FailingOnce(Examiner):
+    """Cannot look at one page, the first time; keeps the jobs whose keys' names were read."""
+
+    def __init__(self, database: Database, error: StoreError, *, at: int) -> None:
+        super().__init__(
+            repairs=Repairs(database), shared=SharedKeys(database), records=Records(database)
+        )
+        self.error, self.at, self.pages = error, at, 0
+        self.missed: set[str] = set()
+        self.read: set[str] = set()
+
+    def page(self, page: Page, how: How) -> list[Finding]:
+        self.pages += 1
+        if self.pages == self.at:
+            self.missed = set(page.work.jobs)
+            raise self.error
+        self.read |= set(page.work.jobs) if page.work.is_history else set()
+        return super().page(page, how)
+
+
+def many_jobs(world: World, count: int = 1500) -> None:
+    """More than a page of everything."""
+    jobs = [a_job(now=world.store.cron.now, id=f"{number:012x}") for number in range(count)]
+    world.store.jobs.write_many([Write(job=job) for job in jobs])
+
+
+def move_by_a_worker(world: World, key: str) -> None:
+    """What a worker does whose script found the key broken: its own sweep takes no steps."""
+    make_sweep(world).broken("", key, now_ms=world.clock.ms)
+
+
+def move_by_hand(world: World, _: str) -> None:
+    """`fsck --repair` that is ended after its first step."""
+    world.examiner.keys(How(now_ms=world.clock.ms, is_deep=True))
+
+
+@pytest.mark.parametrize("move", [move_by_a_worker, move_by_hand])
+@pytest.mark.parametrize("name", ["due", "names", "jobs", "job_runs"])
+def test_an_index_is_filled_again_whoever_moved_it_away(
+    sweep: Sweep, world: World, name: str, move: Callable[[World, str], None]
+) -> None:
+    many_jobs(world)
+    go_round(sweep, world)
+    before, key = world.dump(), str(getattr(world.keys, name))
+    world.call("SET", key, "x")
+    move(world, key)
+    assert len(world.quarantined()) == 1
+    go_round(sweep, world)
+    assert world.dump()[key] == before[key]
+
+
+@pytest.mark.parametrize("name", ["names", "job_runs"])
+def test_a_leader_that_dies_before_an_index_is_full_is_followed_by_one_that_goes_on(
+    sweep: Sweep, world: World, name: str
+) -> None:
+    many_jobs(world)
+    go_round(sweep, world)
+    before, key = world.dump(), str(getattr(world.keys, name))
+    world.call("SET", key, "x")
+    move_by_hand(world, key)
+    for _ in range(3):
+        assert sweep.step(TOKEN, world.clock.ms)
+    assert SweepNotes(world.database).refilled() == ""
+    world.call("SET", world.keys.term, TOKEN + 1)
+    go_round(make_sweep(world), world, token=TOKEN + 1)
+    assert world.dump()[key] == before[key]
+    notes = SweepNotes(world.database)
+    assert notes.refilled() == notes.refill_asked() != ""
+
+
+def test_what_was_read_for_a_mark_is_not_read_again(sweep: Sweep, world: World) -> None:
+    world.call("SET", world.keys.completed, "x")
+    go_round(sweep, world)
+    assert sweep.step(TOKEN, world.clock.ms) is False
+    follower = make_sweep(world)
+    world.call("DEL", world.keys.names)
+    go_round(follower, world)
+    assert not world.call("EXISTS", world.keys.names), "only a refill reads the definitions"
+
+
+def test_a_server_that_was_away_meanwhile_leaves_no_gap_in_what_is_filled(world: World) -> None:
+    many_jobs(world)
+    # A step looks at what is overdue first, and then at one page.
+    examiner = FailingOnce(world.database, StoreUnavailable("away"), at=4)
+    sweep = make_sweep(world, examiner)
+    before = world.dump()
+    world.call("SET", world.keys.names, "x")
+    with pytest.raises(StoreUnavailable):
+        go_round(sweep, world)
+    assert SweepNotes(world.database).refilled() == ""
+    go_round(sweep, world)
+    assert world.dump()[world.keys.names] == before[world.keys.names]
+    assert examiner.missed
+    assert examiner.missed <= examiner.read
+
+
+def test_a_page_that_could_not_be_looked_at_is_read_once_more_a_minute_later(world: World) -> None:
+    many_jobs(world)
+    examiner = FailingOnce(world.database, StoreError("refused"), at=3)
+    sweep, notes = make_sweep(world, examiner), SweepNotes(world.database)
+    world.call("SET", world.keys.names, "x")
+    go_round(sweep, world)
+    assert notes.refilled() == ""
+    world.clock.ms += REFILL_AGAIN_MS
+    go_round(sweep, world)
+    assert notes.refilled() == notes.refill_asked() != ""
 
 
 def test_it_is_told_when_all_agree_again(sweep: Sweep, world: World) -> None:
