@@ -43,6 +43,8 @@ _RETRY_TRIES = 50
 _RETRY_PAUSE_SECONDS = 0.1
 _OURS = ("hermes_celery.", "celery.")
 _MARK = "_carries_session"
+#: In our header: the run ended as `sent`, so whoever takes the message asks for no claim.
+_UNFOLLOWED = "unfollowed"
 
 
 def inherit(headers: dict[str, Any] | None = None, **_: Any) -> None:
@@ -77,7 +79,9 @@ def _carried(
         if header is None or request.called_directly:
             return run(*args, **kwargs)
         session = _read(header)
-        if isinstance(session, Session) and session.run_id != request.id:
+        if isinstance(session, Session) and (
+            session.run_id != request.id or header.get(_UNFOLLOWED)
+        ):
             with bound(session):
                 return run(*args, **kwargs)
         if isinstance(session, SessionError) and not _is_run(header, request.id):
@@ -88,6 +92,11 @@ def _carried(
             if state != "taken":
                 break
             time.sleep(_RETRY_PAUSE_SECONDS)
+        if state == RunState.SENT and isinstance(session, Session):
+            # Its own retries, which inherit the headers, are nobody's run either.
+            request.headers = {**(request.headers or {}), HEADER: {**header, _UNFOLLOWED: True}}
+            with bound(session):
+                return run(*args, **kwargs)
         return call.result()
 
     return carried

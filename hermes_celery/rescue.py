@@ -145,7 +145,7 @@ class _Pass:
             self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
             event(_log, "run.cancelled", level=logging.ERROR, run=run.id, why=why)
             return False
-        pushed = self._runs.redeliver(
+        answer = self._runs.redeliver(
             run,
             seen_ms=seen_ms,
             now_ms=self._now_ms,
@@ -153,9 +153,9 @@ class _Pass:
             queue=queue,
             message=message,
         )
-        if pushed:
+        if answer == "ok":
             event(_log, "run.redelivered", run=run.id, job=run.job_name)
-        return pushed
+        return answer == "ok"
 
     def _lose(self, run_id: str) -> bool:
         policy, attempt = self._runs.policy_of(run_id)

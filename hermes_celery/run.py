@@ -35,11 +35,22 @@ class RunState(StrEnum):
     LOST = "lost"
     #: Never queued; the reason says why.
     SKIPPED = "skipped"
+    #: Published, not followed: its queue's workers do not report (no `Cron(app)` there).
+    SENT = "sent"
 
     @property
     def is_final(self) -> bool:
         """Whether nothing can change this state any more."""
         return self not in (RunState.QUEUED, RunState.RUNNING)
+
+    @property
+    def stored(self) -> str:
+        """The word of the field `state`; the exact one stands in `sort` where they differ.
+
+        Version 0.1.0 cannot list a run in a state that it does not know, and must not take the
+        occurrence for one that has not run.
+        """
+        return RunState.SUCCEEDED.value if self is RunState.SENT else self.value
 
 
 class Trigger(StrEnum):

@@ -192,6 +192,6 @@ def _ending(item: Run) -> str:
 
 
 def _exit_code(item: Run) -> int:
-    if item.state is RunState.SUCCEEDED:
+    if item.state in (RunState.SUCCEEDED, RunState.SENT):
         return 0
     return item.exit_code if item.exit_code is not None and 0 < item.exit_code < 256 else 1

@@ -26,6 +26,7 @@ _STATE_STYLES = {
     "ok": "green",
     "running": "cyan",
     "queued": "cyan",
+    "sent": "blue",
     "failed": "red",
     "error": "red",
     "delivery_failed": "red",

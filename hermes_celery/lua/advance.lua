@@ -14,7 +14,8 @@
 --       4 run id (it begins with the job's id)   5 job name   6 message
 --       7 choices: '' for a job with none, or JSON, its numbers as text: `queue` which of the
 --       queues, `active` most runs at once, `held` most held, `expires` ms, `skip` reason to skip,
---       `skipped` next_ms if skipped (where it is not that of 3)
+--       `skipped` next_ms if skipped (where it is not that of 3), `sent` why the run is over as soon
+--       as it is dispatched (only workers that do not report consume its queue)
 -- Answers  'fenced' for all (an older leader); 'broken', a key and what is wrong with it, for all (an
 --          index that all of them need; nothing changed); else one for each step:
 --          'ok'       dispatched
@@ -25,6 +26,7 @@
 --          'ran'      this occurrence has its record already: the schedule moved on, no second run
 --          {'broken', a key, what is wrong with it}   nothing changed for this step
 --#include _checked
+--#include _sent
 local call = redis.call
 local token = ask('GET', KEYS[1])
 if not broken and token ~= ARGV[1] then
@@ -113,6 +115,9 @@ for i = 1, n do
     local admitted = answer == 'ok' or answer == 'held'
     if admitted then
       broken = broken or bad_queues[tonumber(choices.queue or 1)]
+      if choices.sent and next_ms == '' then
+        check('HLEN', active)
+      end
     else
       if answer == 'overlap' then
         reason_of[i] = overlap_reason(active)
@@ -128,7 +133,9 @@ for i = 1, n do
       if admitted then
         standing[COMPLETED] = standing[COMPLETED] + 1
         local count = answer == 'ok' and ACTIVE or HELD
-        standing[count] = standing[count] + 1
+        if not (answer == 'ok' and choices.sent) then
+          standing[count] = standing[count] + 1
+        end
       end
       next_of[i], completed_of[i] = next_ms, standing[COMPLETED]
     end
@@ -156,6 +163,7 @@ for i = 1, n do
     end
   elseif next_ms then
     local choices, admitted = choices_of[i], answer == 'ok' or answer == 'held'
+    local sent = answer == 'ok' and choices.sent
     if next_ms ~= '' then
       due[#due + 1] = next_ms
       due[#due + 1] = id
@@ -164,7 +172,7 @@ for i = 1, n do
       gone[#gone + 1] = id
       call('HDEL', job, 'next_ms')
       call('HSET', job, 'completed', completed_of[i])
-      if not admitted and call('EXISTS', active) == 0 then
+      if (sent or not admitted) and call('EXISTS', active) == 0 then
         call('HSET', job, 'state', 'completed')
         call('ZADD', KEYS[6], now, id)
       end
@@ -182,10 +190,16 @@ for i = 1, n do
       call('HSET', run, 'job_name', ARGV[a + 5], 'queued_ms', now, 'finished_ms', now,
         'state', 'skipped', 'attempt', '0', 'reason', choices.skip or reason_of[i])
     end
-    if answer == 'ok' then
+    if sent then
+      set_sent(run, now, sent)
+      call('HSET', job, 'last_run_ms', now, 'last_status', JOB_SENT)
+      call('HDEL', job, 'last_error')
+    elseif answer == 'ok' then
       call('HSET', active, run_id, 'queued')
       queued[#queued + 1] = ARGV[3]
       queued[#queued + 1] = run_id
+    end
+    if answer == 'ok' then
       pushes[queue] = pushes[queue] or {}
       table.insert(pushes[queue], ARGV[a + 6])
     elseif answer == 'held' then

@@ -6,12 +6,15 @@
 --       4 worker name   5 run id
 -- Answers  'ok', the job's spec, attempt, queue ('' = the default one)
 --          'taken' and the run's state (somebody runs it or has run it)
+--          'sent' (published and over for us; this message is the first one that is not executed
+--          elsewhere: the caller executes it, and reports nothing)
 --          'expired' (its lateness deadline passed: the caller ends it, see cancel.lua)
 --          'removed' (the job is gone: the caller ends it, see cancel.lua)
 --          'gone' (no such run)
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
-local run = fields(KEYS[1], 'state', 'claim', 'attempt', 'expires_ms', 'queue')
+local run = fields(KEYS[1], 'state', 'claim', 'attempt', 'expires_ms', 'queue',
+  'sort')
 if broken then
   return broken_answer()
 elseif not run[1] then
@@ -23,6 +26,10 @@ elseif not run[1] then
 end
 -- A claim whose answer was lost on the way is asked for again: same token, same answer.
 local again = run[1] == 'running' and run[2] == ARGV[1]
+if run[6] == 'sent' and (not run[2] or run[2] == ARGV[1]) then
+  redis.call('HSET', KEYS[1], 'claim', ARGV[1], 'worker', ARGV[4])
+  return {'sent'}
+end
 if run[1] ~= 'queued' and not again then
   return {'taken', run[1]}
 end

@@ -1,12 +1,19 @@
 -- Push the message of a queued run again: the first one may have vanished. The claim makes a
--- second copy harmless.
+-- second copy harmless, where the workers of its queue ask for one.
 --
--- KEYS  1 term counter   2 run hash   3 queued runs   4 Celery queue
+-- KEYS  1 term counter   2 run hash   3 queued runs   4 Celery queue   5 job hash
+--       6 active runs of the job   7 held runs of the job   8 due index   9 completed jobs
 -- ARGV  1 fencing token   2 run id   3 deadline seen, ms   4 next deadline, ms   5 message
--- Answers  'ok', 'waiting' (every queued run has its message on the queue: only the deadline moves),
---          'moved' (claimed, ended or pushed meanwhile), 'fenced' (an older leader),
+--       ('' = push none)   6 now_ms   7 when to push a run again that is queued now, ms
+--       8 '1' to look whether the message is still on the queue, '' to push another copy
+--       9 why the run ends as sent where its message has left the queue, '' = it is pushed again
+--       10 why it ends as sent where its message is pushed now for the first time, '' = it waits
+-- Answers  'ok', 'waiting' (its message, or that of every queued run, is on the queue: only the
+--          deadline moves), 'sent' (over: nobody reports of it), 'moved' (claimed, ended or pushed
+--          meanwhile), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)
---#include _checked
+--#include _end_run
+--#include _sent
 local token = ask('GET', KEYS[1])
 if not broken and token ~= ARGV[1] then
   return 'fenced'
@@ -17,19 +24,56 @@ if not broken and (not deadline or tonumber(deadline) ~= tonumber(ARGV[3])) then
 end
 local run = fields(KEYS[2], 'state', 'unpushed')
 local backlog = ask('LLEN', KEYS[4])
+local sent, found = run[2] and ARGV[10] or ARGV[9], nil
+local at = {run = KEYS[2], job = KEYS[5], active = KEYS[6], held = KEYS[7], due = KEYS[8],
+  queued = KEYS[3], completed = KEYS[9], queue = KEYS[4]}
+if sent ~= '' then
+  found = look_at_end(at)
+end
 if broken then
   return broken_answer()
+end
+
+-- More messages are not looked through: behind them nothing is called vanished.
+local MOST_LOOKED_AT, PAGE = 1000, 100
+
+-- Whether the run's message waits on the queue; it names the run in its headers.
+local function is_there()
+  if backlog > MOST_LOOKED_AT then
+    return true
+  end
+  for first = 0, backlog - 1, PAGE do
+    for _, message in ipairs(redis.call('LRANGE', KEYS[4], first, first + PAGE - 1)) do
+      if string.find(message, ARGV[2], 1, true) then
+        return true
+      end
+    end
+  end
+  return false
 end
 
 if run[1] ~= 'queued' then
   redis.call('ZREM', KEYS[3], ARGV[2])
   return 'moved'
 end
-redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
--- Behind a long backlog nothing has vanished; more copies would only make it longer.
-if not run[2] and backlog > 100 and backlog >= redis.call('ZCARD', KEYS[3]) then
+if ARGV[5] == '' and (run[2] or sent == '') then
   return 'waiting'
 end
-redis.call('HDEL', KEYS[2], 'unpushed')
-redis.call('LPUSH', KEYS[4], ARGV[5])
-return 'ok'
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
+-- Behind a long backlog nothing has vanished; more copies would only make it longer.
+if not run[2] and ((backlog > 100 and backlog >= redis.call('ZCARD', KEYS[3])) or
+    (ARGV[8] ~= '' and is_there())) then
+  return 'waiting'
+end
+if run[2] or sent == '' then
+  redis.call('HDEL', KEYS[2], 'unpushed')
+  redis.call('LPUSH', KEYS[4], ARGV[5])
+end
+if sent == '' then
+  return 'ok'
+end
+redis.call('ZREM', KEYS[3], ARGV[2])
+set_sent(KEYS[2], ARGV[6], sent)
+end_run(at, {id = ARGV[2], now = ARGV[6], status = JOB_SENT, problem = '',
+  redeliver_at = ARGV[7]}, found)
+return 'sent'

@@ -5,12 +5,14 @@
 --       9 idempotency key, then the run hash of each run
 -- ARGV  1 job id   2 job name   3 now_ms   4 when to push a queued run again, ms
 --       5 seconds that the idempotency key is kept   6 trigger   7 the default queue
+--       8 why a run is over as soon as it is pushed ('' = it is not: its workers report)
 --       then for each run: 1 run id   2 message   3 when to push it, ms ('' = now, 'held' = when
 --       the run before it ends)
 -- Answers  'again' and the run id that the same key made before, 'gone' (no such job), else 'ok'
 --          and the ids of the runs that were made: those that had a record already are left out;
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
+--#include _sent
 local before = ask('GET', KEYS[9])
 if before then
   return {'again', before}
@@ -32,7 +34,7 @@ end
 
 local made = {'ok'}
 for i = 1, #KEYS - 9 do
-  local a, run = 7 + (i - 1) * 3, KEYS[9 + i]
+  local a, run = 8 + (i - 1) * 3, KEYS[9 + i]
   local id, message, push_at = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   if redis.call('EXISTS', run) == 0 then
     made[#made + 1] = id
@@ -45,6 +47,11 @@ for i = 1, #KEYS - 9 do
     redis.call('ZADD', KEYS[7], 0, id)
     if push_at == 'held' and redis.call('EXISTS', KEYS[2]) == 1 then
       redis.call('RPUSH', KEYS[3], id .. '\0' .. message)
+    elseif ARGV[8] ~= '' and (push_at == '' or push_at == 'held') then
+      set_sent(run, ARGV[3], ARGV[8])
+      redis.call('HSET', KEYS[1], 'last_run_ms', ARGV[3], 'last_status', JOB_SENT)
+      redis.call('HDEL', KEYS[1], 'last_error')
+      redis.call('LPUSH', KEYS[4], message)
     else
       redis.call('HSET', KEYS[2], id, 'queued')
       if push_at == '' or push_at == 'held' then

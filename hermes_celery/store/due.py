@@ -89,8 +89,15 @@ class DueIndex:
     """When which job is due, in one shard of a namespace."""
 
     def __init__(
-        self, database: Database, *, shard: int = 0, redeliver_after_ms: int = 60_000
+        self,
+        database: Database,
+        *,
+        shard: int = 0,
+        redeliver_after_ms: int = 60_000,
+        why_sent: Callable[[JobSpec, str], str] = lambda spec, queue: "",
     ) -> None:
+        """`why_sent` says of a job and its queue why nobody follows its runs; "": workers do."""
+        self._why_sent = why_sent
         self._database = database
         self._keys = database.keys
         self._shard = shard
@@ -141,7 +148,7 @@ class DueIndex:
         RecordBroken when an index that all need is not as it should be; then nothing was written.
         """
         keys = self._keys
-        packed = _Packed(keys)
+        packed = _Packed(keys, why_sent=self._why_sent)
         for advance in batch:
             packed.add(advance)
         note_queues(self._database, {advance.queue for advance in batch})
@@ -251,8 +258,9 @@ class DueIndex:
 class _Packed:
     """A batch as the keys and arguments of `advance.lua`."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, *, why_sent: Callable[[JobSpec, str], str]) -> None:
         self._keys = keys
+        self._why_sent = why_sent
         self.keys: list[str] = []
         self.args: list[str | int | bytes] = []
         #: The number of each Celery queue, counted from one.
@@ -290,6 +298,8 @@ class _Packed:
             choices["expires"] = str(step.occurrence_ms + policy.expires_seconds * 1000)
         if step.skip:
             choices["skip"] = step.skip
+        if advance.due.spec.task and (why := self._why_sent(advance.due.spec, advance.queue)):
+            choices["sent"] = why
         if step.next_if_skipped_ms != step.next_run_ms:
             choices["skipped"] = str(_or_empty(step.next_if_skipped_ms))
         return choices

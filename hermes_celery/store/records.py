@@ -162,7 +162,7 @@ def run_from_fields(run_id: str, row: Mapping[str, str] | RecordBroken) -> Run:
         queued_at=fields.required_instant("queued_ms", stand_in=due_at),
         started_at=fields.instant("started_ms"),
         finished_at=fields.instant("finished_ms"),
-        state=fields.word(RunState, "state"),
+        state=fields.word(RunState, "sort", fields.word(RunState, "state")),
         trigger=fields.word(Trigger, "trigger", Trigger.SCHEDULE),
         attempt=_or(fields.number("attempt"), 1),
         worker=fields.text("worker"),

@@ -67,6 +67,20 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = False
 
 
+class Fate(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a queued run on whose queue there may be workers that do not report."""
+
+    #: Whether to look for its message on the queue, rather than to push another copy.
+    looks: bool = False
+    #: Why it ends as sent where its message has left the queue; "": it is pushed again.
+    when_gone: str = ""
+    #: Why it ends as sent where its message is pushed for the first time; "": it waits.
+    when_pushed: str = ""
+
+
+_FOLLOWED = Fate()
+
+
 class Runs(RunRecords):
     """The runs of one namespace. All times are the server's, Unix milliseconds."""
 
@@ -90,9 +104,11 @@ class Runs(RunRecords):
         now_ms: int,
         queue: str,
         key: str,
+        why_sent: str = "",
     ) -> list[str]:
         """Record runs that somebody asked for, and push them when each wants to be pushed.
 
+        With `why_sent`, those that are pushed at once end as sent, for that reason.
         Returns the ids of those that were made; an occurrence with a record is left out, and the
         same `key` within a day gives the run that it gave before. Raises JobNotFound when the job
         was removed meanwhile.
@@ -119,6 +135,7 @@ class Runs(RunRecords):
             _TRIGGER_KEY_SECONDS,
             trigger.value,
             keys.default_queue,
+            why_sent,
         ]
         for one in asked:
             push_at = "held" if one.held else one.push_at_ms
@@ -131,10 +148,11 @@ class Runs(RunRecords):
     def claim(self, run_id: str, *, token: str, now_ms: int, worker: str) -> Claim | str:
         """Take the right to perform a run, or say in one word why not.
 
-        The words: `taken` (performed already or by somebody else), `removed` (its job is gone; the
-        run is recorded as cancelled), `expired` (too late; recorded as skipped), `gone` (no such
-        run), `failed` (its job's definition cannot be read; recorded with that error), `newer`
-        (only newer programs can read its job: it waits for one of their workers).
+        The words: `taken` (performed already or by somebody else), `sent` (published and over for
+        the store; whoever hears this executes the task and reports nothing), `removed` (its job is
+        gone; the run is recorded as cancelled), `expired` (too late; recorded as skipped), `gone`
+        (no such run), `failed` (its job's definition cannot be read; recorded with that error),
+        `newer` (only newer programs can read its job: it waits for one of their workers).
 
         Raises RecordBroken.
         """
@@ -427,21 +445,93 @@ class Runs(RunRecords):
         ]
 
     def redeliver(
-        self, run: Run, *, seen_ms: int, now_ms: int, token: int, queue: str, message: bytes
-    ) -> bool:
+        self,
+        run: Run,
+        *,
+        seen_ms: int,
+        now_ms: int,
+        token: int,
+        queue: str,
+        message: bytes,
+        fate: Fate = _FOLLOWED,
+    ) -> str:
         """Push a queued run's message again; waits twice as long until the next time.
 
-        False when it was claimed meanwhile. Raises LeaseLost when a younger leader is known.
+        Answers `ok`, `waiting` (its message is on the queue still), `sent` (over, by its `fate`) or
+        `moved` (claimed meanwhile). Raises LeaseLost when a younger leader is known.
         """
         # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
         waited_ms = max(seen_ms - to_ms(run.queued_at), 0)
         next_wait_ms = min(waited_ms + self._redeliver_after_ms, _LONGEST_WAIT_MS)
-        answer = self._fenced(
-            "redeliver",
-            keys=[self._keys.term, self._keys.run(run.id), self._keys.queued, queue],
-            args=[token, run.id, seen_ms, now_ms + next_wait_ms, message],
+        return self._redeliver(
+            run,
+            seen_ms=seen_ms,
+            next_ms=now_ms + next_wait_ms,
+            now_ms=now_ms,
+            token=token,
+            queue=queue,
+            message=message,
+            fate=fate,
         )
-        return answer == "ok"
+
+    def end_sent(
+        self, run: Run, *, seen_ms: int, now_ms: int, token: int, queue: str, why: str
+    ) -> bool:
+        """End a queued run as sent, if its message was pushed and has left the queue.
+
+        `seen_ms` is its deadline. Raises LeaseLost when a younger leader is known.
+        """
+        answer = self._redeliver(
+            run,
+            seen_ms=seen_ms,
+            next_ms=seen_ms,
+            now_ms=now_ms,
+            token=token,
+            queue=queue,
+            message=b"",
+            fate=Fate(looks=True, when_gone=why),
+        )
+        return answer == "sent"
+
+    def _redeliver(
+        self,
+        run: Run,
+        *,
+        seen_ms: int,
+        next_ms: int,
+        now_ms: int,
+        token: int,
+        queue: str,
+        message: bytes,
+        fate: Fate,
+    ) -> str:
+        keys, job_id = self._keys, job_id_of(run.id)
+        return self._fenced(
+            "redeliver",
+            keys=[
+                keys.term,
+                keys.run(run.id),
+                keys.queued,
+                queue,
+                keys.job(job_id),
+                keys.active(job_id),
+                keys.held(job_id),
+                self._database.due_key(job_id),
+                keys.completed,
+            ],
+            args=[
+                token,
+                run.id,
+                seen_ms,
+                next_ms,
+                message,
+                now_ms,
+                now_ms + self._redeliver_after_ms,
+                "1" if fate.looks else "",
+                fate.when_gone,
+                fate.when_pushed,
+            ],
+        )
 
     def _fenced(self, script: str, *, keys: list[str], args: list[str | int | bytes]) -> str:
         answer = self._database.run(script, keys=keys, args=args)
