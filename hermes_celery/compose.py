@@ -31,6 +31,7 @@ from hermes_celery.job import JobSpec, SessionSource
 from hermes_celery.keys import Keys
 from hermes_celery.log import event
 from hermes_celery.programs import ProgramSign
+from hermes_celery.project_app import with_namespace
 from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.runners.script import locate
 from hermes_celery.server_url import without_password
@@ -129,15 +130,16 @@ def unreachable(settings: Settings, error: StoreUnavailable) -> str:
 def app_settings(app: Celery) -> Settings:
     """The settings of an app: those it was made with, else the environment's.
 
-    A project's store is its broker. Celery's command line may still change the broker after the app
-    was made, so it is looked at each time. Raises SettingsError when the broker is no Redis, or
-    another server, database or user than the store.
+    A project's store is its broker, and its namespace the name of its app. Celery's command line
+    may still change the broker after the app was made, so it is looked at each time. Raises
+    SettingsError when the broker is no Redis, or another server, database or user than the store,
+    and when the app's name cannot be a namespace.
     """
     settings: Settings | None = app.conf.get("hermes_settings")
     if settings is None:
         settings = app.conf.hermes_settings = read_settings()
     if not app.conf.get("hermes_is_own_app"):
-        return following_broker(settings, app)
+        return following_broker(with_namespace(settings, app), app)
     refuse_another_broker(app, redis_url(settings))
     return settings
 
@@ -165,13 +167,12 @@ def open_cron(settings: Settings | None = None, *, app: Celery | None = None) ->
     return _crontab(settings, reachable_database(settings), app=app)
 
 
-def open_cron_to_read() -> Crontab:
-    """The verbs from the environment, for those that only read. Raises SettingsError, StoreError.
+def open_cron_to_read(settings: Settings, *, app: Celery | None = None) -> Crontab:
+    """The verbs for those that only read. Raises SettingsError, StoreError.
 
     They work beside what a newer program has stored, with a warning.
     """
-    settings = read_settings()
-    return _crontab(settings, readable_database(settings), app=None)
+    return _crontab(settings, readable_database(settings), app=app)
 
 
 def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> Crontab:

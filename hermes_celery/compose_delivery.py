@@ -39,6 +39,8 @@ from hermes_celery.store import (
 from hermes_celery.sweep import Examiner, Sweep
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from hermes_celery.announcing import DeliveryMessages
 
 
@@ -94,16 +96,15 @@ def check_delivery(settings: Settings, spec: JobSpec) -> None:
         check_url(spec.ping)
 
 
-def redeliver(settings: Settings, run_id: str, *, everywhere: bool) -> None:
+def redeliver(settings: Settings, run_id: str, *, everywhere: bool, app: Celery) -> None:
     """Deliver a run's output once more. Raises RunNotFound or JobError."""
-    from hermes_celery.app import make_app
     from hermes_celery.dispatch import Dispatch
 
     database = reachable_database(settings)
     begin_again(
         Runs(database).get(check_run_id(run_id)),
         Deliveries(database),
-        Dispatch(make_app(settings)),
+        Dispatch(app),
         everywhere=everywhere,
         now_ms=database.now_ms(),
     )

@@ -28,8 +28,9 @@ from hermes_celery.cron import Crontab
 from hermes_celery.defining import checked_content
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest
+from hermes_celery.project_app import DECLARED, NAMESPACE
 from hermes_celery.schedule import parse
-from hermes_celery.settings import Settings
+from hermes_celery.settings import Settings, checked_namespace
 from hermes_celery.tasks import register
 from hermes_celery.work import TaskCall
 
@@ -37,15 +38,25 @@ from hermes_celery.work import TaskCall
 class Cron:
     """The cron of one Celery app."""
 
-    def __init__(self, app: Celery, *, settings: Settings | None = None) -> None:
-        """Hook the app; `settings` stand in place of the environment's. Connects to nothing."""
+    def __init__(
+        self, app: Celery, *, namespace: str | None = None, settings: Settings | None = None
+    ) -> None:
+        """Hook the app. Connects to nothing, and reads the app's configuration only when needed.
+
+        `namespace` keeps the project's jobs apart from others on the same Redis; by default it is
+        the app's name, and where HERMES_CELERY_NAMESPACE is set, what that says. `settings` stand
+        in place of the environment's. A second `Cron` on one app is the same cron. Raises JobError
+        for a namespace that cannot be, or another than the first `Cron` of the app was given.
+        """
         self.app = app
+        if namespace is not None:
+            _choose_namespace(app, namespace)
         if settings is not None:
             app.conf.hermes_settings = settings
-        if not hasattr(app, _DECLARED):
-            setattr(app, _DECLARED, {})
+        if not hasattr(app, DECLARED):
+            setattr(app, DECLARED, {})
             register(app)
-        self._declared: dict[str, JobRequest] = getattr(app, _DECLARED)
+        self._declared: dict[str, JobRequest] = getattr(app, DECLARED)
 
     def add(
         self,
@@ -91,4 +102,17 @@ class Cron:
 
 #: A schedule is only read here, to refuse one that cannot be.
 _ANY_TIME = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
-_DECLARED = "_hermes_celery_declared"
+
+
+def _choose_namespace(app: Celery, namespace: str) -> None:
+    try:
+        checked_namespace(namespace)
+    except ValueError as error:
+        raise JobError(f"Cron(app, namespace=...): {error}") from None
+    before = getattr(app, NAMESPACE, namespace)
+    if before != namespace:
+        raise JobError(
+            f"the app has a Cron with namespace {before!r} already, so this one cannot have "
+            f"{namespace!r}; give both the same"
+        )
+    setattr(app, NAMESPACE, namespace)

@@ -6,6 +6,7 @@ Names that Hermes already uses keep their name and meaning; ours begin with `HER
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from hermes_celery.errors import SettingsError
 from hermes_celery.server_url import without_password
 
 _T = TypeVar("_T")
+#: That of our own app, and of every project that version 0.1.0 served.
+DEFAULT_NAMESPACE = "hermes"
+_NAMESPACE = re.compile(r"[^\W_][\w.-]{0,39}")
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _DEFAULT_SCRIPT_TIMEOUT = 3600
 _INTERPRETERS = "/usr/bin:/bin:/usr/local/bin:/opt"
@@ -30,7 +34,8 @@ class Settings:
     home: Path
     #: HERMES_REDIS_URL: store and broker in one; None means the embedded server.
     redis_url: str | None
-    #: HERMES_CELERY_NAMESPACE: keeps several crons on one Redis apart.
+    #: HERMES_CELERY_NAMESPACE: keeps several crons on one Redis apart. Default `hermes`; a
+    #: project's is the name of its app.
     namespace: str
     #: HERMES_CRON_MAX_WORKERS: how many runs one worker performs at once; 1 means serial.
     max_workers: int
@@ -76,6 +81,8 @@ class Settings:
     http_allow_private: frozenset[str] = frozenset()
     #: HERMES_REDACT_SECRETS: whether secrets are masked in what is stored of a run.
     redact: bool = True
+    #: Whether the namespace was chosen, so that a project's app does not choose its own.
+    is_namespace_given: bool = True
 
     @property
     def scripts_dir(self) -> Path:
@@ -107,7 +114,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     settings = Settings(
         home=reader.read("HERMES_HOME", _home, "~/.hermes"),
         redis_url=reader.read("HERMES_REDIS_URL", _redis_url, ""),
-        namespace=reader.read("HERMES_CELERY_NAMESPACE", _namespace, "hermes"),
+        namespace=reader.read("HERMES_CELERY_NAMESPACE", checked_namespace, DEFAULT_NAMESPACE),
+        is_namespace_given=bool(reader.environ.get("HERMES_CELERY_NAMESPACE", "").strip()),
         max_workers=reader.read("HERMES_CRON_MAX_WORKERS", _max_workers, "4"),
         grace_seconds=reader.read("HERMES_CELERY_GRACE", _seconds, "30"),
         script_timeout_seconds=_script_timeout(reader.environ.get("HERMES_CRON_SCRIPT_TIMEOUT")),
@@ -201,9 +209,12 @@ def _redis_url(text: str) -> str | None:
     return text
 
 
-def _namespace(text: str) -> str:
-    if not text.replace("-", "").replace("_", "").isalnum() or len(text) > 40:
-        raise ValueError(f"{text!r} must be 1 to 40 letters, digits, '-' or '_'")
+def checked_namespace(text: str) -> str:
+    """The name of a namespace, if it can be one. Raises ValueError."""
+    if not _NAMESPACE.fullmatch(text):
+        raise ValueError(
+            f"{text!r} must be 1 to 40 letters, digits, '-', '_' or '.', a letter or digit first"
+        )
     return text
 
 

@@ -17,7 +17,8 @@ LAYERS = {
         "prompting", "redaction", "masking", "incidents", "foreign", "reporting", "letters",
         "reconciling", "reconciling_jobs", "reconciling_runs"),
     "adapters": (
-        "server_url", "settings", "broker", "clock", "keys", "lua", "log", "store", "lease",
+        "server_url", "settings", "broker", "project_app", "clock", "keys", "lua", "log",
+        "store", "lease",
         "members", "programs", "session",
         "dispatch", "interrupt",
         "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "disk",
@@ -53,6 +54,8 @@ DOORS = {
         "__init__",
         "carrying",
         "project",
+        "project_app",
+        "cli",
         "beat_schedule",
         "interrupt",
         "workers",

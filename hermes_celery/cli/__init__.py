@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from hermes_celery.errors import HermesCeleryError
+from hermes_celery.settings import checked_namespace
 
 #: Command -> where it is and what `--help` says of it without importing it.
 _COMMANDS = {
@@ -70,11 +71,37 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from None
 
 
+def _checked_namespace(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else checked_namespace(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-N",
+    "--namespace",
+    metavar="NAME",
+    callback=_checked_namespace,
+    help="Whose jobs: a project's app name, or as HERMES_CELERY_NAMESPACE. Default: hermes.",
+)
+@click.option(
+    "-A",
+    "--app",
+    metavar="APP",
+    envvar="HERMES_CELERY_APP",
+    help="The Celery app of a project, as `celery -A` takes it: its broker, namespace and tasks.",
+)
 @click.version_option(package_name="hermes-celery", prog_name="hermes-celery")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context, namespace: str | None, app: str | None) -> None:
     """Cron for many machines, on Celery and Redis.
 
     Jobs are named by their id or their whole name. Times are shown in your zone (HERMES_TIMEZONE,
-    else the host's); `--json` gives them in UTC.
+    else the host's); `--json` gives them in UTC. `-N shop` and `-A shop`, before the command, are
+    about the jobs of the project `shop`.
     """
+    from hermes_celery.cli.target import Target
+
+    ctx.obj = Target(namespace=namespace, app=app or None)

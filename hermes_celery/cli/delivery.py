@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from hermes_celery.cli.screen import print_json, print_table, shown
+from hermes_celery.cli.target import app_for, read_settings
 from hermes_celery.compose import reachable_database, readable_database
 from hermes_celery.errors import RecordBroken
 from hermes_celery.foreign import UNREADABLE
 from hermes_celery.run import Run
-from hermes_celery.settings import default_timezone, read_settings
+from hermes_celery.settings import default_timezone
 from hermes_celery.store import Deliveries, Incidents, PartState
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
@@ -26,7 +27,8 @@ def redeliver(run_id: str, everywhere: bool) -> None:
     """
     from hermes_celery.compose_delivery import redeliver as deliver_again
 
-    deliver_again(read_settings(), run_id, everywhere=everywhere)
+    settings = read_settings()
+    deliver_again(settings, run_id, everywhere=everywhere, app=app_for(settings))
     click.echo(f"delivering {run_id} again; `hermes-celery logs {run_id}` says how it goes")
 
 

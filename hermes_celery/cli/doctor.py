@@ -13,6 +13,7 @@ from hermes_celery.cli.finding import Finding, Verdict, fail, ok, warn
 from hermes_celery.cli.queues import queue_findings, worker_finding
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
+from hermes_celery.cli.target import read_settings
 from hermes_celery.compose import check_broker, open_database, redis_url, unreachable
 from hermes_celery.disk import disk_of
 from hermes_celery.errors import (
@@ -27,7 +28,7 @@ from hermes_celery.instant import from_ms, iso
 from hermes_celery.letters import QUIET_MS
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.server_url import without_password
-from hermes_celery.settings import Settings, process_environment, read_settings
+from hermes_celery.settings import Settings, process_environment
 from hermes_celery.store import (
     FORMAT,
     Database,

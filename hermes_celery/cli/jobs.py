@@ -24,12 +24,12 @@ from hermes_celery.cli.screen import (
     print_tables,
     shown,
 )
+from hermes_celery.cli.target import open_cron, open_cron_to_read, read_settings
 from hermes_celery.cli.work_options import take_work, work_options
-from hermes_celery.compose import open_cron, open_cron_to_read
 from hermes_celery.defining import parse_repeat
 from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.policy import Policy
-from hermes_celery.settings import checked_timezone, default_timezone, read_settings
+from hermes_celery.settings import checked_timezone, default_timezone
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _TABLE_LIMIT = 100

@@ -8,18 +8,13 @@ from hermes_celery.cli.finding import Verdict
 from hermes_celery.cli.queues import queue_findings
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.status import Status, read_status
-from hermes_celery.compose import (
-    open_cron,
-    open_database,
-    reachable_database,
-    readable_database,
-    redis_url,
-)
+from hermes_celery.cli.target import app_for, open_cron, project, read_settings
+from hermes_celery.compose import open_database, reachable_database, readable_database, redis_url
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.queue_state import QueueLook
 from hermes_celery.server_url import without_password
-from hermes_celery.settings import default_timezone, read_settings
+from hermes_celery.settings import default_timezone
 from hermes_celery.store import Shards
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
@@ -36,6 +31,11 @@ def up(demo: bool) -> None:
     """
     from hermes_celery.cli.up import bring_up
 
+    if project() is not None:
+        raise click.UsageError(
+            "`up` starts our own app, not a project's; start `celery -A APP worker` and "
+            "`celery -A APP beat -S hermes_celery.beat:CronScheduler`"
+        )
     raise SystemExit(bring_up(read_settings(), demo=demo))
 
 
@@ -137,7 +137,6 @@ def shards(count: int | None, as_json: bool) -> None:
 @_json
 def tick_command(as_json: bool) -> None:
     """Dispatch what is due now, once; a beat that leads does so by itself."""
-    from hermes_celery.app import make_app
     from hermes_celery.beat import owner_name
     from hermes_celery.clock import ServerClock
     from hermes_celery.dispatch import Dispatch
@@ -149,7 +148,7 @@ def tick_command(as_json: bool) -> None:
     open_cron(settings)
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
-    messages, owner, reports = Dispatch(make_app(settings)), owner_name(), []
+    messages, owner, reports = Dispatch(app_for(settings)), owner_name(), []
     for shard in range(database.shards):
         lease = Lease(database, owner=owner, clock=clock, shard=shard)
         token = lease.hold()

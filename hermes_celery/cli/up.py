@@ -173,8 +173,9 @@ def _celery(settings: Settings, name: str, *arguments: str, stop_seconds: float)
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """Ours, with the home made absolute: children may start elsewhere."""
-    return {**process_environment(), "HERMES_HOME": str(settings.home)}
+    """Ours, with the home made absolute, since children may start elsewhere, and `-N`."""
+    given = {"HERMES_HOME": str(settings.home), "HERMES_CELERY_NAMESPACE": settings.namespace}
+    return {**process_environment(), **given}
 
 
 def _await_server(settings: Settings, supervisor: Supervisor, *, stop: threading.Event) -> None:

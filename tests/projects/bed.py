@@ -88,8 +88,8 @@ class Bed:
             "HERMES_HOME": str(self.home),
             "HERMES_TIMEZONE": "UTC",
         }
-        #: Where the project keeps its jobs.
-        self.namespace = "hermes"
+        #: Where the project keeps its jobs: under the name of its app.
+        self.namespace = name
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._databases: list[Database] = []
 
@@ -98,13 +98,17 @@ class Bed:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+        self.server.end()
+
+    def end(self) -> None:
+        """Kill what still runs of the project; the server stays."""
         for process, _path in self._running:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         for database in self._databases:
             database.close()
-        self.server.end()
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
         """A command in the project's folder, in a session of its own; see `log`."""
@@ -142,7 +146,11 @@ class Bed:
         self.await_leader()
 
     def hermes(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`hermes-celery ...` to its end, in the project's folder."""
+        """`hermes-celery -N <namespace> ...` to its end, in the project's folder."""
+        return self.command("-N", self.namespace, *arguments)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`hermes-celery ...`, with nothing before these arguments."""
         return subprocess.run(
             [sys.executable, "-m", "hermes_celery", *arguments],
             env={**self.environment, "HERMES_REDIS_URL": self.server.url},

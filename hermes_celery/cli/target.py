@@ -1,0 +1,89 @@
+"""What `-N/--namespace` and `-A/--app` before a verb mean: whose jobs the verb is about.
+
+Without them it is the environment's namespace, `hermes` where that names none. `-A` imports a
+Celery app as `celery -A` does, with the working directory on the path, and takes its broker, its
+namespace and its tasks' queues.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import click
+
+from hermes_celery import compose, project_app
+from hermes_celery.cron import Crontab
+from hermes_celery.settings import Settings
+from hermes_celery.settings import read_settings as settings_of_environment
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was given before the verb; nothing is imported before a verb asks for it."""
+
+    #: None: as the app or the environment says.
+    namespace: str | None = None
+    #: As `celery -A` takes it; None: no project's.
+    app: str | None = None
+
+    @cached_property
+    def project(self) -> Celery | None:
+        """The project's app. Raises SettingsError where there is none of that name."""
+        return project_app.find(self.app) if self.app else None
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings. Raises SettingsError."""
+        settings = settings_of_environment()
+        if self.namespace is not None:
+            settings = replace(settings, namespace=self.namespace, is_namespace_given=True)
+        if self.project is None:
+            return settings
+        self.project.conf.hermes_settings = settings
+        return compose.app_settings(self.project)
+
+
+def _target() -> Target:
+    context = click.get_current_context(silent=True)
+    found = context.find_root().obj if context is not None else None
+    return found if isinstance(found, Target) else Target()
+
+
+def read_settings() -> Settings:
+    """The settings of what the command is about. Raises SettingsError."""
+    return _target().settings
+
+
+def project() -> Celery | None:
+    """The app of `-A`. Raises SettingsError."""
+    return _target().project
+
+
+def app_for(settings: Settings) -> Celery:
+    """The app of `-A`, else ours."""
+    from hermes_celery.app import make_app
+
+    return project() or make_app(settings)
+
+
+def open_cron(settings: Settings | None = None) -> Crontab:
+    """The verbs. Raises SettingsError or StoreError."""
+    return compose.open_cron(settings or read_settings(), app=project())
+
+
+def open_cron_to_read() -> Crontab:
+    """The verbs for those that only read. Raises SettingsError or StoreError."""
+    return compose.open_cron_to_read(read_settings(), app=project())
+
+
+def shown_command(words: str) -> str:
+    """A command to type, with what was given before the verb of this one."""
+    target = _target()
+    given = f" -A {target.app}" if target.app else ""
+    given += f" -N {target.namespace}" if target.namespace else ""
+    return f"hermes-celery{given} {words}"

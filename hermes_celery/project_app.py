@@ -1,0 +1,94 @@
+"""A project's Celery app, seen from outside: found by its name, and the namespace that it means.
+
+celery -A shop ...    hermes-celery -A shop ...    the same app, found the same way
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from hermes_celery.errors import SettingsError
+from hermes_celery.settings import Settings, checked_namespace
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: On an app that has a cron: what it declares, and the namespace that `Cron(app)` was given.
+DECLARED = "_hermes_celery_declared"
+NAMESPACE = "_hermes_celery_namespace"
+_OURS = "hermes_celery"
+
+
+def find(name: str) -> Celery | None:
+    """The app that `celery -A name` means; None where that is our own.
+
+    Adds the working directory to the path, as Celery does. Raises SettingsError where no app of
+    that name can be imported, or it has no cron.
+    """
+    from celery import Celery  # costs 0.2 s that most commands need not pay
+
+    if name.partition(":")[0].partition(".")[0] == _OURS:
+        return None
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    app = _imported(name)
+    if not isinstance(app, Celery):
+        raise SettingsError(
+            [f"--app {name} is a {type(app).__name__}, no Celery app; name the app: MODULE:NAME"]
+        )
+    if not hasattr(app, DECLARED):
+        raise SettingsError(
+            [
+                f"the app of --app {name} has no cron: write `from hermes_celery import Cron` and "
+                "`Cron(app)` below the line that makes the app"
+            ]
+        )
+    return app
+
+
+def _imported(name: str) -> Any:
+    from celery.app.utils import find_app
+
+    try:
+        return find_app(name)
+    except Exception as error:
+        raise SettingsError(
+            [
+                f"--app {name} cannot be imported ({type(error).__name__}: {error}); name it as "
+                f"`celery -A` does, such as shop, shop.celery or shop:app, in the directory that "
+                f"holds it (this is {os.getcwd()})"
+            ]
+        ) from error
+
+
+def with_namespace(settings: Settings, app: Celery) -> Settings:
+    """The settings of a project's app with its namespace: the name of the app, unless told.
+
+    What HERMES_CELERY_NAMESPACE says comes first, then `Cron(app, namespace=...)`. Raises
+    SettingsError where the app's name cannot be a namespace.
+    """
+    if settings.is_namespace_given:
+        return settings
+    given = getattr(app, NAMESPACE, None)
+    if given is not None:
+        return replace(settings, namespace=given)
+    if not app.main or app.main == "__main__":
+        raise SettingsError(
+            [
+                "the Celery app has no name, and a project's jobs are kept under the name of its "
+                'app: write Celery("shop", ...), or Cron(app, namespace="shop")'
+            ]
+        )
+    try:
+        return replace(settings, namespace=checked_namespace(app.main))
+    except ValueError as error:
+        raise SettingsError(
+            [
+                f"the name of the Celery app cannot be the namespace of its jobs: {error}; "
+                'write Cron(app, namespace="shop")'
+            ]
+        ) from None

@@ -1,0 +1,5 @@
+"""An app that has no cron."""
+
+from celery import Celery
+
+app = Celery("bare")

@@ -1,0 +1,26 @@
+"""A shop on the Redis that a blog is on as well: its own queue, one entry, one declared job."""
+
+import os
+
+from celery import Celery
+from notes import note
+
+from hermes_celery import Cron
+
+app = Celery("shop", broker=os.environ["BROKER"])
+app.conf.task_default_queue = "shop-work"
+cron = Cron(app)
+app.conf.beat_schedule = {"stock": {"task": "shop.stock", "schedule": 1.0}}
+cron.add("nightly", "0 2 * * *", task="shop.report")
+
+
+@app.task
+def stock():
+    """Say that it ran."""
+    note("stock")
+
+
+@app.task
+def report():
+    """Say that it ran."""
+    note("report")

@@ -1,0 +1,46 @@
+"""Two projects on one Redis: each has its own jobs, and nobody stands by for the other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.run import RunState
+from tests.projects.bed import Bed
+
+pytestmark = pytest.mark.system
+
+
+def test_two_projects_on_one_database_run_beside_each_other(tmp_path: Path) -> None:
+    with Bed("shop", tmp_path / "shop") as shop:
+        blog = Bed("blog", tmp_path / "blog", server=shop.server)
+        try:
+            for bed in (shop, blog):
+                bed.worker()
+                bed.beat()
+            shop.await_notes("stock", 3)
+            blog.await_notes("digest", 3)
+            shop.await_run("stock", lambda run: run.state is RunState.SUCCEEDED)
+            blog.await_run("digest", lambda run: run.state is RunState.SUCCEEDED)
+            listed = json.loads(shop.hermes("list", "--json").stdout)
+            assert {job["name"] for job in listed} == {"stock", "nightly"}
+            _by_app(blog)
+            shop.hermes("-A", "shop", "run", "nightly")
+            shop.await_notes("report")
+        finally:
+            blog.end()
+
+
+def _by_app(blog: Bed) -> None:
+    """`-A` finds the project as Celery does, in the working directory."""
+    listed = blog.command("-A", "blog", "list", "--json")
+    assert {job["name"] for job in json.loads(listed.stdout)} == {"digest"}, listed.stderr
+    for name in ("blog:app", "blog.app"):
+        assert "digest" in blog.command("-A", name, "list").stdout
+    missing = blog.command("-A", "blogg", "list")
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("Error: --app blogg cannot be imported (ModuleNotFoundError")
+    bare = blog.command("-A", "bare", "list")
+    assert bare.stderr.startswith("Error: the app of --app bare has no cron: write ")
