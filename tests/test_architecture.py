@@ -50,6 +50,7 @@ DOORS = {
         "beat",
         "dispatch",
         "compose",
+        "compose_delivery",
         "broker",
         "__init__",
         "carrying",

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from celery import Celery
 
-from hermes_celery.errors import SettingsError
+from hermes_celery.errors import JobError, SettingsError
+from hermes_celery.project import Cron
+from hermes_celery.project_app import with_namespace
 from hermes_celery.server_url import without_password
 from hermes_celery.settings import read_settings
 from tests.support import cases
@@ -57,3 +60,25 @@ def test_passwords_never_show() -> None:
     assert without_password("redis://u:p@h:1/0") == "redis://u:***@h:1/0"
     assert without_password("redis://:p@h:1/0") == "redis://:***@h:1/0"
     assert without_password("redis://h:1/0") == "redis://h:1/0"
+
+
+@pytest.mark.parametrize("name", ["shop", "shop.tasks", "Shop-2", "a" * 40])
+def test_a_project_is_kept_under_the_name_of_its_app(name: str) -> None:
+    app = Celery(name, set_as_current=False)
+    assert with_namespace(read_settings({}), app).namespace == name
+    chosen = read_settings({"HERMES_CELERY_NAMESPACE": "hermes"})
+    assert with_namespace(chosen, app).namespace == "hermes"
+
+
+@pytest.mark.parametrize("name", [None, "", "__main__", "my shop", "{shop}", ".shop", "a" * 41])
+def test_an_app_without_a_usable_name_is_refused_with_the_line_to_write(name: str | None) -> None:
+    app = Celery(name, set_as_current=False)
+    with pytest.raises(SettingsError, match=r'Cron\(app, namespace="shop"\)'):
+        with_namespace(read_settings({}), app)
+    Cron(app, namespace="shop")
+    Cron(app)
+    assert with_namespace(read_settings({}), app).namespace == "shop"
+    with pytest.raises(JobError, match="give both the same"):
+        Cron(app, namespace="blog")
+    with pytest.raises(JobError, match="must be 1 to 40 letters"):
+        Cron(app, namespace="no blanks")
