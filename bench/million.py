@@ -228,7 +228,9 @@ class _Plain:
         """One list."""
         return "bench"
 
-    def message(self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1) -> bytes:
+    def message(
+        self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> bytes:
         """The run's id."""
         return run_id.encode()
 

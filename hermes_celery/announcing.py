@@ -37,8 +37,8 @@ class DeliveryMessages(Protocol):
     def delivery_queue(self) -> str:
         """The queue that deliveries go to."""
 
-    def delivery_message(self, delivery_id: str, *, label: str) -> bytes:
-        """The message of one delivery."""
+    def delivery_message(self, delivery_id: str, *, label: str, push: int = 0) -> bytes:
+        """The message of one delivery; a number that `push` never was gives it an id of its own."""
 
 
 class Announcer:
@@ -106,7 +106,7 @@ def push_due(
                 now_ms=now_ms,
                 token=token,
                 queue=messages.delivery_queue(),
-                message=messages.delivery_message(delivery_id, label=label),
+                message=messages.delivery_message(delivery_id, label=label, push=seen_ms),
             )
         except RecordBroken as error:
             on_broken("", error.key, error.what)
@@ -140,6 +140,6 @@ def redeliver(
         mode="all" if everywhere else "failed",
         now_ms=now_ms,
         queue=messages.delivery_queue(),
-        message=messages.delivery_message(run.id, label=run.job_name),
+        message=messages.delivery_message(run.id, label=run.job_name, push=now_ms),
     ):
         raise JobError(f"run {run.id} is {run.state.value}; only what ran to an end is delivered")

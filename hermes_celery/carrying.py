@@ -1,10 +1,10 @@
 """Carries the session through Celery: into the messages that a run publishes, and around the tasks
 that carry it.
 
-A task of the user's own that a job calls is a run like any other: its message carries our header
-and its id is the run's. So the claim is taken before the user's code and the outcome recorded after
-it; a message that comes twice never executes it. A task that merely inherited a session from the
-run that published it only gets it bound.
+A task of the user's own that a job calls is a run like any other: its message carries our header,
+which names that message as the run's. So the claim is taken before the user's code and the outcome
+recorded after it; a message that comes twice never executes it. A task that merely inherited a
+session from the run that published it only gets it bound.
 
 Tasks are wrapped where Celery's own automatic retries wrap them: at the instance's `run`, before a
 worker traces it. Celery's signals would not do: an exception in a handler of `task_prerun` is
@@ -31,7 +31,15 @@ from hermes_celery.output import CAP_BYTES
 from hermes_celery.pulse import RunningRun
 from hermes_celery.redaction import Redact
 from hermes_celery.run import Outcome, RunState
-from hermes_celery.session import HEADER, Session, bound, current_session, from_header, to_header
+from hermes_celery.session import (
+    HEADER,
+    Session,
+    bound,
+    current_session,
+    from_header,
+    run_carried_by,
+    to_header,
+)
 
 if TYPE_CHECKING:
     from hermes_celery.runner import Runner
@@ -79,16 +87,15 @@ def _carried(
         if header is None or request.called_directly:
             return run(*args, **kwargs)
         session = _read(header)
-        if isinstance(session, Session) and (
-            session.run_id != request.id or header.get(_UNFOLLOWED)
-        ):
+        run_id = run_carried_by(header, message_id=request.id)
+        if run_id is None or header.get(_UNFOLLOWED):
+            if isinstance(session, SessionError):
+                raise session
             with bound(session):
                 return run(*args, **kwargs)
-        if isinstance(session, SessionError) and not _is_run(header, request.id):
-            raise session
         call = _Call(lambda: run(*args, **kwargs), redact=redact)
         for _ in range(_RETRY_TRIES if request.retries else 1):
-            state = runner().perform(request.id, session=session, worker=worker, work=call)
+            state = runner().perform(run_id, session=session, worker=worker, work=call)
             if state != "taken":
                 break
             time.sleep(_RETRY_PAUSE_SECONDS)
@@ -107,14 +114,6 @@ def _read(header: object) -> Session | SessionError:
         return from_header(header)
     except SessionError as error:
         return error
-
-
-def _is_run(header: Any, task_id: str) -> bool:
-    """Whether a header that cannot be read belongs to a run, so that the run fails by it."""
-    try:
-        return bool(header["session"]["run_id"] == task_id)
-    except (KeyError, TypeError):
-        return False
 
 
 class _Call:

@@ -26,6 +26,7 @@ from kombu.utils.json import dumps
 
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec, SessionSource
+from hermes_celery.run import message_id_of
 from hermes_celery.session import HEADER, Session, header_json, session_of
 from hermes_celery.work import TaskCall
 
@@ -34,15 +35,16 @@ if TYPE_CHECKING:
 
 RUN_TASK = "hermes_celery.run"
 DELIVER_TASK = "hermes_celery.deliver"
-_RUN_ID, _SHADOW, _TAG, _BODY, _SESSION = (
-    f"hermes-celery-mark-{name}" for name in ("run-id", "shadow", "tag", "body", "session")
+_RUN_ID, _MESSAGE_ID, _SHADOW, _TAG, _BODY, _SESSION = (
+    f"hermes-celery-mark-{name}"
+    for name in ("run-id", "message-id", "shadow", "tag", "body", "session")
 )
 #: kombu's own, where the app's transport options do not say otherwise.
 _PRIORITY_STEPS = (0, 3, 6, 9)
 _PRIORITY_SEPARATOR = "\x06\x16"
 _MAX_TEMPLATES = 1_000
 _encode = msgspec.json.Encoder().encode
-_NOBODY = Session()
+_NOBODY = header_json(Session())
 #: What messages that share a template have in common: queue, priority, call.
 _Likeness = tuple[str | None, int | None, bytes]
 _DELIVERY: _Likeness = (None, None, DELIVER_TASK.encode())
@@ -60,8 +62,10 @@ class Dispatch:
         """The Redis list that a job's messages go to: its queue, and its priority's part of it."""
         return self._template(spec).key
 
-    def message(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> bytes:
-        """The message of one run.
+    def message(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> bytes:
+        """The message of one run; `push` counts those that were pushed before it.
 
         Raises SessionError when the job's session is too large, and JobError when its task cannot
         be called like that.
@@ -72,22 +76,36 @@ class Dispatch:
         template = self._template(spec)
         if spec.task is not None and "expires" in spec.task.options:
             template = self._built(spec)
-        return template.fill(run_id=run_id, shadow=spec.name, session=session)
+        message_id = message_id_of(run_id, push=push)
+        # The claim of our own task does not look at the header, so older readers may have it.
+        is_child_to_old_readers = push and spec.task is not None
+        header = header_json(
+            session, message=message_id, needs_version=2 if is_child_to_old_readers else 1
+        )
+        return template.fill(run_id=run_id, message_id=message_id, shadow=spec.name, header=header)
 
     def delivery_queue(self) -> str:
         """The Redis list that deliveries go to."""
         return self._delivery_template().key
 
-    def delivery_message(self, delivery_id: str, *, label: str) -> bytes:
-        """The message of one delivery; `label` is what Flower shows."""
-        return self._delivery_template().fill(run_id=delivery_id, shadow=label, session=_NOBODY)
+    def delivery_message(self, delivery_id: str, *, label: str, push: int = 0) -> bytes:
+        """The message of one delivery; `label` is what Flower shows.
+
+        `push` tells it from those before it.
+        """
+        return self._delivery_template().fill(
+            run_id=delivery_id,
+            message_id=message_id_of(delivery_id, push=push),
+            shadow=label,
+            header=_NOBODY,
+        )
 
     def _delivery_template(self) -> _Template:
         template = self._templates.get(_DELIVERY)
         if template is None:
             # A run's own message has its id already.
             call = TaskCall(name=DELIVER_TASK, args=[_RUN_ID], options={"shadow": _SHADOW})
-            queue, message = _published(self._app, call, task_id=f"deliver-{_RUN_ID}")
+            queue, message = _published(self._app, call, task_id=f"deliver-{_MESSAGE_ID}")
             template = _Template(message, key=self._redis_key(queue, message))
             self._templates[_DELIVERY] = template
         return template
@@ -137,17 +155,17 @@ class _Template:
         message["body"] = _BODY
         message["properties"]["delivery_tag"] = _TAG
         # In the order of what `fill` puts in their place. kombu draws a random tag per message; a
-        # run's id is as unique.
-        marks = (_RUN_ID, _TAG, _SHADOW, _BODY, f'"{_SESSION}"')
+        # message's id is as unique.
+        marks = (_RUN_ID, _MESSAGE_ID, _TAG, _SHADOW, _BODY, f'"{_SESSION}"')
         pieces = re.split("(" + "|".join(map(re.escape, marks)) + ")", dumps(message))
         self._format = b"%b".join(piece.replace("%", "%%").encode() for piece in pieces[::2])
         self._pick = itemgetter(*(marks.index(mark) for mark in pieces[1::2]))
 
-    def fill(self, *, run_id: str, shadow: str, session: Session) -> bytes:
+    def fill(self, *, run_id: str, message_id: str, shadow: str, header: bytes) -> bytes:
         """The message of one run."""
-        run = run_id.encode()
+        run, own = run_id.encode(), message_id.encode()
         body = b64encode(run.join(self._body))
-        values = (run, run, _encode(shadow)[1:-1], body, header_json(session))
+        values = (run, own, own, _encode(shadow)[1:-1], body, header)
         return self._format % cast(tuple[bytes, ...], self._pick(values))
 
 
@@ -166,7 +184,7 @@ class _CatchingTransport(memory.Transport):
 
 
 def _published(
-    app: Celery, call: TaskCall, *, task_id: str = _RUN_ID
+    app: Celery, call: TaskCall, *, task_id: str = _MESSAGE_ID
 ) -> tuple[str, dict[str, Any]]:
     """The queue and the message that `apply_async` makes of a call, marks for the run's values.
 

@@ -30,7 +30,11 @@ _MAX_ID = 1_000
 _MAX_LIMIT_SECONDS = 10 * 365 * 86_400
 #: Pickling a message for a pool process needs one level of C's stack for each of these.
 _MAX_DEPTH = 100
-_RUN_ID = re.compile(rb'"id":\s{0,8}"([0-9a-f]{12}-\d{8}T\d{6}(?:\.\d{3})?Z(?:-[0-9a-f]{4,16})?)"')
+_RUN_ID = re.compile(
+    rb'"id":\s{0,8}"([0-9a-f]{12}-\d{8}T\d{6}(?:\.\d{3})?Z(?:-[0-9a-f]{4,16})?)'
+    # The number of a message that was pushed again.
+    rb'(?:\.\d{1,9})?"'
+)
 #: Where in a message its id is looked for when it cannot be decoded.
 _SEARCHED_BYTES = 65_536
 

@@ -23,8 +23,10 @@ class Messages(Protocol):
     def queue(self, spec: JobSpec) -> str:
         """The queue that a job's runs go to."""
 
-    def message(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> bytes:
-        """The message of one run."""
+    def message(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> bytes:
+        """The message of one run; `push` counts those that were pushed before it."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,12 +25,12 @@ from hermes_celery.instant import to_ms
 from hermes_celery.log import event
 from hermes_celery.policy import retries_loss, retry_wait_ms
 from hermes_celery.reporting import OnBroken, ignored
-from hermes_celery.run import Run, is_run_id, job_id_of
+from hermes_celery.run import is_run_id, job_id_of
 
 if TYPE_CHECKING:
     from hermes_celery.job import JobSpec
     from hermes_celery.preparing import Messages
-    from hermes_celery.store import Jobs, Runs
+    from hermes_celery.store import Jobs, Overdue, Runs
 
 _log = logging.getLogger(__name__)
 #: Each costs the beat a tenth of a millisecond, in which it cannot dispatch.
@@ -95,10 +95,10 @@ class _Pass:
         def note(job_id: str, error: RecordBroken) -> None:
             self._on_broken(job_id, error.key, error.what)
 
-        specs = self._jobs.specs({run.job_id for run, _ in overdue}, on_broken=note)
+        specs = self._jobs.specs({one.run.job_id for one in overdue}, on_broken=note)
         return sum(
-            self._guarded(run.id, partial(self._redeliver_one, run, seen_ms, specs.get(run.job_id)))
-            for run, seen_ms in overdue
+            self._guarded(one.run.id, partial(self._redeliver_one, one, specs.get(one.run.job_id)))
+            for one in overdue
         )
 
     def give_up_silent(self) -> int:
@@ -121,7 +121,8 @@ class _Pass:
             self._on_broken(_job_of(run_id), f"run {run_id!r}", what)
         return False
 
-    def _redeliver_one(self, run: Run, seen_ms: int, spec: JobSpec | None) -> bool:
+    def _redeliver_one(self, overdue: Overdue, spec: JobSpec | None) -> bool:
+        run = overdue.run
         if run.fault is not None:
             self._on_broken(_job_of(run.id), f"run {run.id!r}", f"cannot be read: {run.fault}")
         if spec is None:
@@ -131,13 +132,17 @@ class _Pass:
         if run.expires_at is not None and to_ms(run.expires_at) < self._now_ms:
             self._runs.expire(run.id, now_ms=self._now_ms, token=self._token)
             return False
-        return self._push(run, seen_ms, spec)
+        return self._push(overdue, spec)
 
-    def _push(self, run: Run, seen_ms: int, spec: JobSpec) -> bool:
-        due_ms = to_ms(run.due_at)
+    def _push(self, overdue: Overdue, spec: JobSpec) -> bool:
+        run = overdue.run
         try:
             message = self._messages.message(
-                spec, run_id=run.id, due_ms=due_ms, attempt=run.attempt
+                spec,
+                run_id=run.id,
+                due_ms=to_ms(run.due_at),
+                attempt=run.attempt,
+                push=overdue.push,
             )
             queue = self._messages.queue(spec)
         except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
@@ -147,11 +152,12 @@ class _Pass:
             return False
         answer = self._runs.redeliver(
             run,
-            seen_ms=seen_ms,
+            seen_ms=overdue.seen_ms,
             now_ms=self._now_ms,
             token=self._token,
             queue=queue,
             message=message,
+            push=overdue.push,
         )
         if answer == "ok":
             event(_log, "run.redelivered", run=run.id, job=run.job_name)

@@ -1,7 +1,8 @@
 """Occurrences and runs: what should happen once, and the record that it did.
 
 A run's id is derived from its occurrence, so that the same occurrence makes the same run wherever
-and however often it is computed. The id is also the id of the Celery message.
+and however often it is computed. The first Celery message that carries it has that id too; those
+that are pushed later have their number behind it (`message_id_of`).
 """
 
 from __future__ import annotations
@@ -131,6 +132,14 @@ def _instant(ms: int) -> str:
     seconds, fraction = divmod(ms, 1000)
     text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
     return f"{text}.{fraction:03d}Z" if fraction else f"{text}Z"
+
+
+def message_id_of(run_id: str, *, push: int = 0) -> str:
+    """The Celery id of a run's message: the run's own, and with its number from the first re-push.
+
+    Celery's workers remember revoked and expired ids for hours, and drop what has such an id.
+    """
+    return f"{run_id}.{push}" if push else run_id
 
 
 def is_run_id(text: str) -> bool:

@@ -8,6 +8,7 @@ cannot see each other's session, under any pool.
 Reading follows Hermes' own rule (`gateway/session_context.py`): inside a session every session
 variable is set, if only to "", and wins; outside one, the environment answers, then the default.
 Celery tasks that a run publishes inherit its session (`carrying.py` adds the header and binds it).
+Only the message that the header names by its Celery id is the run itself (`run_carried_by`).
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from hermes_celery.job import JobSpec, Origin, SessionSource
 
 #: The one header: the names of Celery's own protocol fields stay untouched.
 HEADER = "hermes"
-#: Raised when a reader of the version before could misunderstand.
-VERSION = 1
+#: The newest that is read here. Version 2 is written for a message that carries a run and has
+#: another id than the run: a reader of version 1 would take it for a child of the run, and perform
+#: it without a claim.
+VERSION = 2
+_FIRST_VERSION = 1
 #: Far above what a platform's names need; a message is copied with it several times.
 MAX_HEADER_BYTES = 16_384
 
@@ -85,11 +89,14 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         }
 
 
-class _Header(msgspec.Struct, frozen=True, kw_only=True):
+class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What stands in the message."""
 
     version: int
     session: Session
+    #: The Celery id of the one message that carries the run; "" in messages that inherited the
+    #: session, and in those of older programs.
+    message: str = ""
 
 
 _current: ContextVar[Session | None] = ContextVar("hermes_celery_session", default=None)
@@ -169,18 +176,28 @@ def first_target(deliver: str, origin: Origin | None) -> Target:
     return Target(platform=platform, chat_id=chat_id, thread_id=thread_id)
 
 
-def to_header(session: Session) -> dict[str, Any]:
+def to_header(
+    session: Session, *, message: str = "", needs_version: int = _FIRST_VERSION
+) -> dict[str, Any]:
     """The header's value: plain JSON types, as Celery's serializer wants them.
 
-    Raises SessionError when it is larger than 16 KiB.
+    `message` and `needs_version` as for `header_json`. Raises SessionError when it is larger than
+    16 KiB.
     """
-    built: dict[str, Any] = msgspec.json.decode(header_json(session))
+    text = header_json(session, message=message, needs_version=needs_version)
+    built: dict[str, Any] = msgspec.json.decode(text)
     return built
 
 
-def header_json(session: Session) -> bytes:
-    """The header's value as JSON. Raises SessionError when it is larger than 16 KiB."""
-    text = _encode(_Header(version=VERSION, session=session))
+def header_json(
+    session: Session, *, message: str = "", needs_version: int = _FIRST_VERSION
+) -> bytes:
+    """The header's value as JSON.
+
+    `message` is the Celery id of the message, if it carries the session's run; readers older than
+    `needs_version` refuse it. Raises SessionError when it is larger than 16 KiB.
+    """
+    text = _encode(_Header(version=needs_version, session=session, message=message))
     if len(text) > MAX_HEADER_BYTES:
         raise SessionError(
             f"the session of job {session.job_id} takes {len(text):,} bytes in the message's "
@@ -207,6 +224,19 @@ def from_header(value: object) -> Session:
         return msgspec.convert(value, _Header).session
     except msgspec.ValidationError as error:
         raise SessionError(f"the {HEADER!r} header cannot be read: {error}") from None
+
+
+def run_carried_by(value: object, *, message_id: str) -> str | None:
+    """The id of the run that the message of that Celery id carries; None if it carries none.
+
+    Also of a header that cannot be read as a whole, so that the run can fail by it. A header that
+    names no message is an older program's: there the run's message has the run's own id.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("session"), Mapping):
+        return None
+    run_id = value["session"].get("run_id")
+    carrier = value.get("message") or run_id
+    return run_id if isinstance(run_id, str) and run_id and carrier == message_id else None
 
 
 def child_environment(session: Session) -> dict[str, str]:

@@ -59,7 +59,9 @@ class PlainMessages:
     def queue(self, spec: JobSpec) -> str:
         return self._queue
 
-    def message(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> bytes:
+    def message(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> bytes:
         return run_id.encode()
 
 

@@ -8,6 +8,7 @@
 --       8 '1' to look whether the message is still on the queue, '' to push another copy
 --       9 why the run ends as sent where its message has left the queue, '' = it is pushed again
 --       10 why it ends as sent where its message is pushed now for the first time, '' = it waits
+--       11 how many of the run's messages were pushed before this one
 -- Answers  'ok', 'waiting' (its message, or that of every queued run, is on the queue: only the
 --          deadline moves), 'sent' (over: nobody reports of it), 'moved' (claimed, ended or pushed
 --          meanwhile), 'fenced' (an older leader),
@@ -67,6 +68,10 @@ if not run[2] and ((backlog > 100 and backlog >= redis.call('ZCARD', KEYS[3])) o
 end
 if run[2] or sent == '' then
   redis.call('HDEL', KEYS[2], 'unpushed')
+  if ARGV[11] ~= '0' then
+    -- The next message has another id.
+    redis.call('HSET', KEYS[2], 'pushes', ARGV[11])
+  end
   redis.call('LPUSH', KEYS[4], ARGV[5])
 end
 if sent == '' then

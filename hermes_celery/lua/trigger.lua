@@ -58,7 +58,7 @@ for i = 1, #KEYS - 9 do
         redis.call('ZADD', KEYS[5], ARGV[4], id)
         redis.call('LPUSH', KEYS[4], message)
       else
-        redis.call('HSET', run, 'unpushed', '1')
+        redis.call('HSET', run, 'unpushed', 'new')
         redis.call('ZADD', KEYS[5], push_at, id)
       end
     end

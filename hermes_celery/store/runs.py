@@ -22,6 +22,8 @@ from hermes_celery.store.records import RunRecords, run_from_fields
 from hermes_celery.store.specs import NewerRecord
 
 _PAGE = 200
+#: A run whose first message is still to be pushed, in its field `unpushed`; else that is '1'.
+NEVER_PUSHED = "new"
 #: How long a trigger's idempotency key is remembered.
 _TRIGGER_KEY_SECONDS = 86_400
 #: Behind a backlog of hours a lost message must not wait for hours more.
@@ -65,6 +67,16 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     push_at_ms: int | None = None
     #: Pushed when the active runs of its job have ended, one after the other.
     held: bool = False
+
+
+class Overdue(msgspec.Struct, frozen=True, kw_only=True):
+    """A queued run whose message is to be pushed (again)."""
+
+    run: Run
+    #: The deadline that passed, Unix ms.
+    seen_ms: int
+    #: How many of its messages were pushed before this one.
+    push: int
 
 
 class Fate(msgspec.Struct, frozen=True, kw_only=True):
@@ -416,8 +428,8 @@ class Runs(RunRecords):
             ],
         )
 
-    def undelivered_since(self, now_ms: int, *, limit: int) -> list[tuple[Run, int]]:
-        """Queued runs that no worker took in time, each with the deadline that passed.
+    def undelivered_since(self, now_ms: int, *, limit: int) -> list[Overdue]:
+        """Queued runs that no worker took in time.
 
         One that cannot be read has a `fault`; a deadline that is no number counts as 0.
         """
@@ -439,7 +451,9 @@ class Runs(RunRecords):
             self._database.call("ZADD", self._keys.queued, "XX", *ends)
         rows = self._database.hashes([self._keys.run(run_id) for run_id, _ in overdue])
         return [
-            (run_from_fields(run_id, fields), whole(score))
+            Overdue(
+                run=run_from_fields(run_id, fields), seen_ms=whole(score), push=_next_push(fields)
+            )
             for (run_id, score), fields in zip(overdue, rows, strict=True)
             if fields
         ]
@@ -453,9 +467,10 @@ class Runs(RunRecords):
         token: int,
         queue: str,
         message: bytes,
+        push: int = 0,
         fate: Fate = _FOLLOWED,
     ) -> str:
-        """Push a queued run's message again; waits twice as long until the next time.
+        """Push a queued run's message (again); waits twice as long until the next time.
 
         Answers `ok`, `waiting` (its message is on the queue still), `sent` (over, by its `fate`) or
         `moved` (claimed meanwhile). Raises LeaseLost when a younger leader is known.
@@ -471,6 +486,7 @@ class Runs(RunRecords):
             token=token,
             queue=queue,
             message=message,
+            push=push,
             fate=fate,
         )
 
@@ -489,6 +505,7 @@ class Runs(RunRecords):
             token=token,
             queue=queue,
             message=b"",
+            push=0,
             fate=Fate(looks=True, when_gone=why),
         )
         return answer == "sent"
@@ -503,6 +520,7 @@ class Runs(RunRecords):
         token: int,
         queue: str,
         message: bytes,
+        push: int,
         fate: Fate,
     ) -> str:
         keys, job_id = self._keys, job_id_of(run.id)
@@ -530,6 +548,7 @@ class Runs(RunRecords):
                 "1" if fate.looks else "",
                 fate.when_gone,
                 fate.when_pushed,
+                push,
             ],
         )
 
@@ -541,6 +560,14 @@ class Runs(RunRecords):
 
     def _overdue(self, key: str, now_ms: int, limit: int) -> list[str]:
         return list(self._database.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit))
+
+
+def _next_push(row: Mapping[str, str] | RecordBroken) -> int:
+    """How many messages of a run were pushed before the next one; 0 where that cannot be told."""
+    if isinstance(row, RecordBroken) or row.get("unpushed") == NEVER_PUSHED:
+        return 0
+    pushes = row.get("pushes", "")
+    return (int(pushes) if pushes.isascii() and pushes.isdigit() and len(pushes) < 10 else 0) + 1
 
 
 def _arguments(*first: str | int | bytes) -> list[str | int | bytes]:

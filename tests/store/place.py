@@ -27,7 +27,7 @@ class PlainDeliveryMessages:
     def delivery_queue(self) -> str:
         return self._queue
 
-    def delivery_message(self, delivery_id: str, *, label: str) -> bytes:
+    def delivery_message(self, delivery_id: str, *, label: str, push: int = 0) -> bytes:
         return delivery_id.encode()
 
 

@@ -332,7 +332,9 @@ def test_an_index_entry_of_a_job_that_is_not_scheduled_is_dropped_not_read_for_e
 class OneCannotBeBuilt(PlainMessages):
     """Fails for one job with an error that nobody foresaw."""
 
-    def message(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1) -> bytes:
+    def message(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> bytes:
         if spec.name == "bad":
             raise RuntimeError("unforeseen")
         return super().message(spec, run_id=run_id, due_ms=due_ms, attempt=attempt)

@@ -48,8 +48,8 @@ def test_a_run_that_found_no_place_is_pushed_again_soon(store: Store, places: Pl
     places.enter(first, now_ms=store.clock.ms)
     places.enter(second, now_ms=store.clock.ms)
     assert store.runs.undelivered_since(store.clock.ms + 999, limit=9) == []
-    ((run, _),) = store.runs.undelivered_since(store.clock.ms + 1000, limit=9)
-    assert run.id == second.run_id
+    (overdue,) = store.runs.undelivered_since(store.clock.ms + 1000, limit=9)
+    assert overdue.run.id == second.run_id
 
 
 def test_the_place_of_a_dead_run_is_free_when_its_heartbeat_is_over(

@@ -7,12 +7,12 @@ from datetime import timedelta
 import pytest
 
 from hermes_celery.errors import JobError
-from hermes_celery.job import Job, JobRequest, JobState
+from hermes_celery.job import Job, JobRequest, JobSpec, JobState
 from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.rescue import RescueReport, rescue
-from hermes_celery.run import Outcome, Run, RunState, Trigger
+from hermes_celery.run import Outcome, Run, RunState, Trigger, message_id_of
 from hermes_celery.tick import TickReport, tick
-from tests.support import NOON, Store
+from tests.support import NOON, PlainMessages, Store, a_spec
 
 TOKEN = 1
 FAILED = Outcome(state=RunState.FAILED, error="boom", exit_code=1)
@@ -159,6 +159,44 @@ def test_a_failed_run_is_tried_again_with_back_off_and_then_fails(store: Store) 
     assert finish(store, run_id, FAILED, token="t3") == "ok"
     assert store.runs.get(run_id).state is RunState.FAILED
     assert store.queue() == [run_id] * 3
+
+
+class _Numbered(PlainMessages):
+    """Messages that are their own Celery id."""
+
+    def message(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> bytes:
+        return message_id_of(run_id, push=push).encode()
+
+
+def test_every_message_of_a_run_after_the_first_has_an_id_of_its_own(store: Store) -> None:
+    """Celery's workers drop what has an id that was revoked or expired before."""
+    store.messages = _Numbered(store.messages.queue(a_spec()))
+    hourly(store, retries=1)
+    an_hour_later(store)
+    (run_id,) = store.queue()
+    for _ in range(2):
+        store.clock.advance(300)
+        assert rescued(store).redelivered == 1
+    claim = store.claim(run_id)
+    store.runs.finish(claim, FAILED, now_ms=store.clock.ms, retry_at_ms=store.clock.ms + 1)
+    store.clock.advance(1)
+    assert rescued(store).redelivered == 1
+    assert store.queue() == [run_id, f"{run_id}.1", f"{run_id}.2", f"{run_id}.3"]
+
+
+def test_the_first_message_of_a_run_that_the_leader_pushes_has_the_runs_own_id(
+    store: Store,
+) -> None:
+    store.messages = _Numbered(store.messages.queue(a_spec()))
+    job = hourly(store)
+    store.clock.advance(2.5 * 3600)
+    end = NOON + timedelta(hours=2, minutes=1)
+    made = store.cron.backfill(job.id, start=NOON, end=end, one_by_one=False, per_minute=60_000)
+    store.clock.advance(1)
+    assert rescued(store).redelivered == len(made) > 0
+    assert store.queue() == made
 
 
 def test_a_run_that_waits_for_its_next_attempt_still_counts_as_active(store: Store) -> None:

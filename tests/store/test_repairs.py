@@ -211,7 +211,7 @@ def test_a_held_run_goes_on_when_the_one_before_it_is_gone(world: World) -> None
     assert world.call("HGETALL", world.keys.active(world.holding.id)) == {world.held: "queued"}
     assert world.call("EXISTS", world.keys.held(world.holding.id)) == 0
     pushed = world.store.runs.undelivered_since(world.clock.ms, limit=9)
-    assert world.held in [run.id for run, _ in pushed]
+    assert world.held in [one.run.id for one in pushed]
 
 
 def test_runs_whose_set_of_active_runs_was_spoilt_are_still_followed(world: World) -> None:

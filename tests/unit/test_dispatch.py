@@ -12,7 +12,7 @@ from kombu.connection import Connection
 
 from hermes_celery.app import make_app
 from hermes_celery.dispatch import RUN_TASK, Dispatch
-from hermes_celery.job import Origin
+from hermes_celery.job import JobSpec, Origin
 from hermes_celery.session import session_of, to_header
 from hermes_celery.settings import read_settings
 from hermes_celery.work import TaskCall
@@ -27,7 +27,7 @@ def test_a_message_is_what_apply_async_would_send(name: str) -> None:
     app = make_app(read_settings({}))
     spec = a_spec(name=name, origin=Origin(platform="telegram", chat_name=AWKWARD))
     ours = json.loads(Dispatch(app).message(spec, run_id=RUN_ID, due_ms=1))
-    theirs = _sent(app, spec_name=name, header=to_header(session_of(spec, run_id=RUN_ID, due_ms=1)))
+    theirs = _sent(app, spec_name=name, header=_header_of(spec))
     assert json.loads(base64.b64decode(ours["body"])) == json.loads(
         base64.b64decode(theirs["body"])
     )
@@ -46,6 +46,35 @@ def test_every_message_has_a_tag_of_its_own() -> None:
         for run_id in ("r1", "r2", "r3")
     }
     assert len(tags) == 3
+
+
+def test_a_message_that_is_pushed_again_has_an_id_of_its_own_and_names_the_run() -> None:
+    dispatch = Dispatch(make_app(read_settings({})))
+    message = json.loads(dispatch.message(a_spec(), run_id=RUN_ID, due_ms=1, push=2))
+    headers = message["headers"]
+    assert headers["id"] == message["properties"]["correlation_id"] == f"{RUN_ID}.2"
+    assert headers["hermes"]["message"] == f"{RUN_ID}.2"
+    assert headers["hermes"]["session"]["run_id"] == RUN_ID
+    assert json.loads(base64.b64decode(message["body"]))[0] == [RUN_ID]
+    assert headers["argsrepr"] == f"('{RUN_ID}',)"
+    # The claim of our own task does not look at the header: older workers may have it.
+    assert headers["hermes"]["version"] == 1
+
+
+def test_an_older_worker_refuses_a_tasks_message_that_it_would_take_for_a_child() -> None:
+    dispatch = Dispatch(Celery("shop", broker="redis://nowhere", set_as_current=False))
+    spec = a_spec(prompt=None, task=TaskCall(name="shop.x"))
+    versions = [
+        json.loads(dispatch.message(spec, run_id=RUN_ID, due_ms=1, push=push))["headers"]["hermes"][
+            "version"
+        ]
+        for push in (0, 1)
+    ]
+    assert versions == [1, 2]
+
+
+def _header_of(spec: JobSpec) -> dict[str, Any]:
+    return to_header(session_of(spec, run_id=RUN_ID, due_ms=1), message=RUN_ID)
 
 
 def _sent(app: Any, *, spec_name: str, header: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +103,7 @@ def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
     spec = a_spec(prompt=None, task=call)
     dispatch = Dispatch(app)
     ours = json.loads(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
-    header = to_header(session_of(spec, run_id=RUN_ID, due_ms=1))
+    header = _header_of(spec)
     with Connection("memory://") as connection:
         report.apply_async(
             args=("mon",),

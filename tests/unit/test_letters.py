@@ -77,6 +77,7 @@ def test_the_corpus_has_enough_cases_and_one_of_each_class() -> None:
     ("raw", "run_id"),
     [
         (with_header("id", _RUN), _RUN),
+        (with_header("id", _RUN + ".12"), _RUN),
         (with_header("id", _RUN)[:500], _RUN),
         (with_header("root_id", _RUN), ""),
         (b"\xff" * 70_000 + with_header("id", _RUN), ""),

@@ -25,6 +25,7 @@ from hermes_celery.session import (
     first_target,
     from_header,
     get_session_env,
+    run_carried_by,
     session_of,
     to_header,
 )
@@ -137,7 +138,7 @@ def test_two_sessions_side_by_side_never_see_each_other() -> None:
         ("x", "not an object"),
         ({}, "no version"),
         ({"version": "1"}, "no version"),
-        ({"version": 2, "session": {}}, "upgrade the worker"),
+        ({"version": 3, "session": {}}, "upgrade the worker"),
         ({"version": 1}, "cannot be read"),
         ({"version": 1, "session": {"origin": {"platform": 5}}}, "cannot be read"),
         ({"version": 1, "session": {"job_id": "x" * MAX_HEADER_BYTES}}, "larger than"),
@@ -275,3 +276,23 @@ def test_tasks_of_one_event_loop_and_their_executors_read_their_own() -> None:
 
     assert len(cases("session.isolation@main")) == 2
     assert asyncio.run(both()) == [("session-A",) * 2, ("session-B",) * 2]
+
+
+@pytest.mark.parametrize(
+    ("header", "run_id"),
+    [
+        ({"session": {"run_id": "r"}, "message": "r.2"}, "r"),
+        ({"session": {"run_id": "r"}, "message": "r"}, None),
+        # An older program's: there the run's message has the run's own id.
+        ({"session": {"run_id": "r.2"}}, "r.2"),
+        ({"session": {"run_id": "r"}}, None),
+        ({"session": {}, "message": "r.2"}, None),
+        ({"session": {"run_id": 5}, "message": "r.2"}, None),
+        ({"message": "r.2"}, None),
+        (None, None),
+    ],
+)
+def test_only_the_message_that_the_header_names_is_the_run(
+    header: object, run_id: str | None
+) -> None:
+    assert run_carried_by(header, message_id="r.2") == run_id
