@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
+from hermes_celery.answer_limits import limited
 from hermes_celery.errors import DeliveryFault, JobError
 from hermes_celery.log import event
 from hermes_celery.masking import masked_path
@@ -75,7 +76,7 @@ def send(ping: Ping, *, timeout_seconds: float) -> None:
     request.add_header("User-Agent", "hermes-celery")
     where = masked_path(ping.url)
     try:
-        with urlopen(request, timeout=timeout_seconds):
+        with limited(timeout_seconds), urlopen(request, timeout=timeout_seconds):
             return
     except HTTPError as error:
         with error:

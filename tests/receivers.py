@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,3 +121,54 @@ def smtp_receiver() -> Iterator[SmtpReceiver]:
         yield receiver
     finally:
         receiver.close()
+
+
+class Flood:
+    """A server that answers each connection without end; stops by itself after `MOST` bytes."""
+
+    MOST = 50_000_000
+
+    def __init__(self, head: bytes, again: bytes, *, pause_seconds: float = 0.0) -> None:
+        self.sent = 0
+        self.connections = 0
+        self._head, self._again, self._pause_seconds = head, again, pause_seconds
+        self._stop = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def close(self) -> None:
+        """Stop."""
+        self._stop.set()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._flood, args=(connection,), daemon=True).start()
+
+    def _flood(self, connection: socket.socket) -> None:
+        connection.settimeout(60)
+        with connection, suppress(OSError):
+            connection.sendall(self._head)
+            while self.sent < self.MOST and not self._stop.wait(self._pause_seconds):
+                connection.sendall(self._again)
+                self.sent += len(self._again)
+
+
+@contextmanager
+def flood(head: bytes, again: bytes, *, pause_seconds: float = 0.0) -> Iterator[Flood]:
+    """A server without an end for one test."""
+    server = Flood(head, again, pause_seconds=pause_seconds)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -23,7 +23,7 @@ LAYERS = {
         "dispatch", "interrupt",
         "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "disk",
         "workers", "consuming",
-        "delivery", "ping", "bounded", "descriptors",
+        "delivery", "ping", "bounded", "answer_limits", "descriptors",
         "last_resort", "last_resort_child",
     ),
     "use cases": (
@@ -70,7 +70,7 @@ DOORS = {
     "zoneinfo": {"schedule", "settings", "cli", "hermes_home"},
     "click": {"cli", "app"},
     "dotenv": {"runners"},
-    "requests": {"runners"},
+    "requests": {"runners", "answer_limits"},
     "requests_hardened": {"runners"},
     "rich": {"cli"},
     "apprise": {"delivery"},

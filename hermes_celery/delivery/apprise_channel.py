@@ -2,7 +2,8 @@
 
 Apprise answers True or False and logs why; what it logs while it sends for us becomes the error,
 without the tokens of its URL, and reaches no log of ours. Its own retries and splitting stay off:
-attempts are counted where they survive a restart, and pieces are sent one by one.
+attempts are counted where they survive a restart, and pieces are sent one by one. Its plugins read
+answers to their end, so `answer_limits` cuts them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hermes_celery.answer_limits import limit_requests, limited
 from hermes_celery.delivery.splitting import pieces, utf16_length
 from hermes_celery.errors import DeliveryFault, DeliveryRefused
 from hermes_celery.masking import secrets_of, without
@@ -60,7 +62,7 @@ class AppriseChannel:
     def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
         """Send one piece; a chat gets no title. Raises DeliveryFault."""
         attach = [str(path) for path in files] or None
-        with _said() as lines:
+        with _said() as lines, limited(self.seconds):
             try:
                 sent = self._plugin.notify(
                     body=piece, title="" if self._platform not in ("", "email") else title,
@@ -93,6 +95,7 @@ def _plugin(url: str, timeout_seconds: float) -> Any:
             + (f" ({why})" if why else "")
             + "; its form is at https://github.com/caronc/apprise/wiki"
         )
+    limit_requests()
     plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout_seconds
     return plugin
 

@@ -1,12 +1,19 @@
 """`hermes send`: the platforms of a Hermes that is installed beside us.
 
 It reads Hermes' own configuration, so it reaches what apprise does not (Discord's bot, WhatsApp,
-plugins). The text goes by standard input and never appears in the list of processes.
+plugins). The text goes by standard input and never appears in the list of processes. Of what it
+prints the end is kept, however much it prints; at the end of its time its whole process group ends.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import selectors
+import signal
 import subprocess
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +30,11 @@ _LIMITS = {
 _DEFAULT_LIMIT = 4096
 #: It starts a Python of its own and imports much.
 _START_SECONDS = 20.0
+#: Of what it prints, the end says why.
+_KEPT_BYTES = 64 * 1024
+_CHUNK = 16_384
+#: Characters of its last line.
+_SHOWN = 2000
 
 
 class HermesSend:
@@ -50,22 +62,59 @@ class HermesSend:
         """Send one piece. Raises DeliveryFault with what Hermes said."""
         text = "\n".join([piece, *(f"MEDIA:{path}" for path in files)])
         try:
-            ended = subprocess.run(
-                [self._command, "send", "--to", self._target.label],
-                input=text,
-                env=dict(self._environment),
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=self.seconds,
-                check=False,
-                start_new_session=True,
-            )
+            code, said = self._run([self._command, "send", "--to", self._target.label], text)
         except subprocess.TimeoutExpired:
             raise DeliveryFault(f"`hermes send` took over {self.seconds:g} s") from None
         except OSError as error:
             raise DeliveryFault(f"`hermes send` cannot be started: {error.strerror}") from None
-        if ended.returncode != 0:
-            said = (ended.stderr or ended.stdout).strip().splitlines()
-            why = said[-1] if said else f"`hermes send` ended with exit code {ended.returncode}"
+        if code != 0:
+            lines = said.strip().splitlines()
+            why = lines[-1][-_SHOWN:] if lines else f"`hermes send` ended with exit code {code}"
             raise DeliveryFault(f"delivery error: {why.removeprefix('hermes send: ')}")
+
+    def _run(self, argv: list[str], text: str) -> tuple[int, str]:
+        """The exit code, and the end of what it printed to its error output, else its output.
+
+        Raises OSError and subprocess.TimeoutExpired.
+        """
+        deadline = time.monotonic() + self.seconds
+        with tempfile.TemporaryFile() as given:
+            given.write(text.encode(errors="replace"))
+            given.seek(0)
+            process = subprocess.Popen(
+                argv,
+                stdin=given,
+                env=dict(self._environment),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        with process:
+            try:
+                output, errors = _ends_of(process, deadline)
+                code = process.wait(max(deadline - time.monotonic(), 0))
+            finally:
+                # Also what it left behind, which would hold its output open.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        return code, (errors.strip() or output).decode(errors="replace")
+
+
+def _ends_of(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:
+    """The ends of its output and its error output. Raises subprocess.TimeoutExpired."""
+    kept: dict[object, bytes] = {process.stdout: b"", process.stderr: b""}
+    with selectors.DefaultSelector() as selector:
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            ready = selector.select(max(left, 0))
+            if left <= 0:
+                raise subprocess.TimeoutExpired(process.args, 0)
+            for key, _ in ready:
+                chunk = os.read(key.fd, _CHUNK)
+                kept[key.fileobj] = (kept[key.fileobj] + chunk)[-_KEPT_BYTES:]
+                if not chunk:
+                    selector.unregister(key.fileobj)
+    return kept[process.stdout], kept[process.stderr]

@@ -1,0 +1,167 @@
+"""A far end that answers without end costs neither memory nor time without end."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.answer_limits import ALL_BYTES, BODY_BYTES, limit_requests, limited
+from hermes_celery.delivery.apprise_channel import AppriseChannel
+from hermes_celery.delivery.hermes_send import HermesSend
+from hermes_celery.delivery.targets import Target
+from hermes_celery.errors import DeliveryFault
+from hermes_celery.ping import Ping, Signal, send
+from tests.receivers import flood, http_receiver, smtp_receiver
+from tests.support import eventually
+
+OK = b"HTTP/1.1 200 OK\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+#: What the sockets' buffers on both sides take before a sender notices that nobody reads.
+BUFFERS = 12_000_000
+
+
+def deliver(url: str, *, timeout_seconds: float = 5.0) -> None:
+    AppriseChannel(url, timeout_seconds=timeout_seconds).send("text", title="", files=())
+
+
+@pytest.mark.parametrize(
+    ("head", "again"),
+    [
+        (OK, b"x" * 65_536),
+        (CHUNKED, b"10000\r\n" + b"x" * 65_536 + b"\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", b"x" * 65_536),
+    ],
+    ids=["until closed", "chunked", "announced"],
+)
+def test_a_message_that_was_taken_is_delivered_however_much_is_said_about_it(
+    head: bytes, again: bytes
+) -> None:
+    with flood(head, again) as server:
+        deliver(f"json://{server.address}/")
+        assert server.connections == 1
+        assert server.sent < BUFFERS
+
+
+@pytest.mark.parametrize(
+    ("head", "again"),
+    [(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000), (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000)],
+    ids=["informational answers", "headers"],
+)
+def test_an_answer_that_never_comes_to_its_body_is_cut_off(head: bytes, again: bytes) -> None:
+    with flood(head, again) as server:
+        with pytest.raises(DeliveryFault):
+            deliver(f"json://{server.address}/")
+        assert server.sent < BUFFERS
+
+
+def test_a_mail_server_that_greets_without_end_is_cut_off() -> None:
+    with flood(b"220-hello\r\n", b"220-and again\r\n" * 1000) as server:
+        with pytest.raises(DeliveryFault):
+            deliver(f"mailto://{server.address}?from=a@example.com&to=b@example.com&mode=insecure")
+        assert server.sent < BUFFERS
+
+
+def test_an_answer_is_measured_after_it_was_unpacked() -> None:
+    import requests
+
+    bomb = gzip.compress(bytes(50_000_000))
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
+    limit_requests()
+    with flood(head, bomb) as server, limited(10):
+        answer = requests.get(f"http://{server.address}/", timeout=5)
+        assert (answer.status_code, len(answer.content)) == (200, BODY_BYTES)
+
+
+def test_an_answer_of_ordinary_size_is_whole() -> None:
+    import requests
+
+    body = gzip.compress(b'{"ok": true}')
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    limit_requests()
+    with flood(head + body, b"") as server, limited(10):
+        assert requests.get(f"http://{server.address}/", timeout=5).json() == {"ok": True}
+
+
+def test_outside_of_deliveries_nothing_is_cut() -> None:
+    import requests
+
+    size = 2 * ALL_BYTES
+    limit_requests()
+    with limited(1):
+        pass
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+    with flood(head, b"x" * 65_536) as server:
+        assert len(requests.get(f"http://{server.address}/", timeout=5).content) == size
+
+
+@pytest.mark.parametrize(
+    ("head", "scheme"),
+    [(b"", "json"), (b"HTTP/1.1 200 OK\r\nA: ", "json"), (OK, "json"), (b"220-", "mailto")],
+    ids=["status", "header", "body", "mail"],
+)
+def test_a_trickle_ends_with_the_time_of_the_delivery(head: bytes, scheme: str) -> None:
+    query = "?from=a@example.com&to=b@example.com&mode=insecure" if scheme == "mailto" else ""
+    with flood(head, b"H", pause_seconds=0.05) as server:
+        began = time.monotonic()
+        with pytest.raises(DeliveryFault):
+            deliver(f"{scheme}://{server.address}/{query}", timeout_seconds=0.3)
+        assert time.monotonic() - began < 3
+
+
+def test_a_ping_whose_answer_trickles_ends_in_time() -> None:
+    with flood(b"HTTP/1.1 200 OK\r\nA: ", b"H", pause_seconds=0.05) as server:
+        began = time.monotonic()
+        with pytest.raises(DeliveryFault):
+            send(Ping(url=f"http://{server.address}/x", signal=Signal.START), timeout_seconds=0.5)
+        assert time.monotonic() - began < 3
+
+
+def test_messages_still_arrive(tmp_path: Path) -> None:
+    attached = tmp_path / "chart.txt"
+    attached.write_text("x" * 100_000)
+    with http_receiver() as http, smtp_receiver() as smtp:
+        channel = AppriseChannel(http.url, timeout_seconds=5)
+        channel.send("text", title="", files=(attached,))
+        assert http.messages == ["text"]
+        deliver(smtp.url)
+        assert len(smtp.mails) == 1
+
+
+def hermes(tmp_path: Path, script: str, *, timeout_seconds: float = 5.0) -> HermesSend:
+    command = tmp_path / "hermes"
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    target = Target(platform="discord", chat_id="1")
+    environment = {"PATH": os.environ["PATH"]}
+    return HermesSend(
+        str(command), target, timeout_seconds=timeout_seconds, environment=environment
+    )
+
+
+def test_of_what_hermes_send_prints_the_end_is_kept(tmp_path: Path) -> None:
+    way = hermes(tmp_path, "head -c 50000000 /dev/zero; echo 'no such channel'; exit 1")
+    tracemalloc.start()
+    with pytest.raises(DeliveryFault, match=r"no such channel$") as fault:
+        way.send("text", title="", files=())
+    assert len(str(fault.value)) < 3000
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 5_000_000
+
+
+def test_hermes_send_ends_in_time_with_all_that_it_started(tmp_path: Path) -> None:
+    way = hermes(tmp_path, f"sleep 60 & echo $! > {tmp_path / 'c'}; wait")
+    way.seconds = 0.5
+    began = time.monotonic()
+    with pytest.raises(DeliveryFault, match="took over"):
+        way.send("text", title="", files=())
+    assert time.monotonic() - began < 5
+    child = int((tmp_path / "c").read_text())
+    eventually(lambda: not Path(f"/proc/{child}/stat").exists() or "Z" in
+               Path(f"/proc/{child}/stat").read_text().split(")")[1].split()[0],
+               what="the end of what it started")  # fmt: skip
