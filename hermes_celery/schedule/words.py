@@ -113,7 +113,10 @@ def _times_of_day(pattern: Pattern) -> list[str]:
 def _descriptor_words(text: CronText) -> str:
     from cron_descriptor import ExpressionDescriptor, Options  # 25 ms: only for explanations
 
-    options = Options(use_24hour_time_format=True, locale_code="en_US")
+    # Version 1, which django-celery-beat wants, takes them as attributes only.
+    options = Options()
+    options.use_24hour_time_format = True
+    options.locale_code = "en_US"
     seconds = "" if text.seconds == {0} else f"{_plain(SECOND, text.seconds)} "
     fields = f"{seconds}{_plain(MINUTE, text.minutes)} {_plain(HOUR, text.hours)} * * *"
     return str(ExpressionDescriptor(fields, options).get_description())

@@ -5,7 +5,6 @@ from notes import note
 
 from hermes_celery import Cron
 
-
 app = Celery("legacy", config_source="oldsettings")
 cron = Cron(app)
 
