@@ -6,31 +6,34 @@ Settings that cannot be right end the command with one sentence.
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import click
 from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
-from hermes_celery.compose import app_settings, redis_url
+from hermes_celery.address import Address, parse_address
+from hermes_celery.compose import address_of, app_settings
 from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.errors import SettingsError
 from hermes_celery.keys import Keys
-from hermes_celery.server_url import userinfo_of
+from hermes_celery.server_url import userinfo
 from hermes_celery.settings import Settings, read_settings
-from hermes_celery.store.database import HEALTH_CHECK_SECONDS, SOCKET_TIMEOUT_SECONDS
+from hermes_celery.store.connecting import (
+    HEALTH_CHECK_SECONDS,
+    SOCKET_TIMEOUT_SECONDS,
+    sentinel_options,
+)
 
 
 def make_app(settings: Settings) -> Celery:
     """A Celery app for these settings, with our tasks on it."""
     from hermes_celery.tasks import register
 
-    url = redis_url(settings)
+    address = address_of(settings)
     keys = Keys(namespace=settings.namespace)
-    app = Celery("hermes_celery", broker=broker_url(url), set_as_current=False)
+    app = Celery("hermes_celery", broker=broker_url(address), set_as_current=False)
     app.amqp.Connection = _QuickConnection
     app.conf.update(
         hermes_settings=settings,
@@ -59,18 +62,11 @@ def make_app(settings: Settings) -> Celery:
         worker_send_task_events=settings.events,
         task_send_sent_event=False,
         beat_scheduler="hermes_celery.beat:CronScheduler",
-        broker_use_ssl=broker_ssl(url),
+        broker_use_ssl=broker_ssl(address),
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # A connection that is half open is noticed in 11 s, not in minutes.
-        broker_transport_options={
-            "socket_timeout": SOCKET_TIMEOUT_SECONDS,
-            "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
-            "socket_keepalive": True,
-            "health_check_interval": HEALTH_CHECK_SECONDS,
-            "retry_on_timeout": True,
-        },
+        broker_transport_options=_transport_options(address),
         # Ours run in UTC and are converted for display only.
         enable_utc=True,
         timezone="UTC",
@@ -93,44 +89,55 @@ def _queue(name: str) -> Queue:
     return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
-def broker_url(url: str) -> str:
+def broker_url(where: str | Address) -> str:
     """The same server and database in kombu's spelling.
 
-    There a unix socket is `redis+socket://` with a `virtual_host`, and the database of a host is
-    its path.
+    There a unix socket is `redis+socket://` with a `virtual_host`, and each Sentinel has a URL.
     """
-    parts = urlsplit(url)
-    query = {name: value for name, value in parse_qsl(parts.query) if not name.startswith("ssl_")}
-    database = query.pop("db", None)
-    user = userinfo_of(url)
-    if parts.scheme == "unix":
-        # `urlunsplit` would drop the slashes of a scheme that it does not know.
-        virtual_host = "" if database is None else f"?virtual_host={database}"
-        return f"redis+socket://{user}{parts.path}{virtual_host}"
-    for name in ("username", "password"):
-        query.pop(name, None)
-    parts = parts._replace(netloc=user + parts.netloc.rpartition("@")[2])
-    if database is not None:
-        parts = parts._replace(path=f"/{database}")
-    return urlunsplit(parts._replace(query=urlencode(query)))
+    address = _parsed(where)
+    user = userinfo(address.username, address.password)
+    if address.path:
+        virtual_host = f"?virtual_host={address.database}" if address.database else ""
+        return f"redis+socket://{user}{address.path}{virtual_host}"
+    scheme = "sentinel" if address.master_name else "redis" if address.tls is None else "rediss"
+    return ";".join(
+        f"{scheme}://{user}{f'[{host}]' if ':' in host else host}:{port}/{address.database}"
+        for host, port in address.servers
+    )
 
 
-def broker_ssl(url: str) -> dict[str, Any] | None:
+def broker_ssl(where: str | Address) -> dict[str, Any] | None:
     """How kombu speaks TLS to a rediss:// server; None for any other.
 
     Certificates are checked unless the URL says `ssl_cert_reqs=none`; kombu alone would not.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "rediss":
-        return None
-    given = {name: value for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
-    reqs = given.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_")
+    tls = _parsed(where).tls
+    return None if tls is None else dict(tls)
+
+
+def _transport_options(address: Address) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        # A connection that is half open is noticed in 11 s, not in minutes.
+        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+        "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
+        "socket_keepalive": True,
+        "health_check_interval": HEALTH_CHECK_SECONDS,
+        "retry_on_timeout": True,
+        **address.options,
+    }
+    if address.master_name:
+        options["master_name"] = address.master_name
+        options["sentinel_kwargs"] = sentinel_options(address.sentinel_options)
+    return options
+
+
+def _parsed(where: str | Address) -> Address:
+    if isinstance(where, Address):
+        return where
     try:
-        return {**given, "ssl_cert_reqs": ssl.VerifyMode[f"CERT_{reqs.upper()}"]}
-    except KeyError:
-        raise SettingsError(
-            [f"HERMES_REDIS_URL: ssl_cert_reqs is {reqs!r}; use required, optional or none"]
-        ) from None
+        return parse_address(where)
+    except ValueError as error:
+        raise SettingsError([f"HERMES_REDIS_URL: {error}"]) from None
 
 
 def app_from_environment() -> Celery:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
 
+from hermes_celery.bounded import Overdue, within
 from hermes_celery.duty import Duty
 from hermes_celery.errors import HermesCeleryError, LeaseLost, SettingsError, StoreError
 from hermes_celery.lease import RENEW_SECONDS
@@ -32,6 +33,8 @@ from hermes_celery.store.history import Trimmed
 from hermes_celery.tick import MOST, TickReport, merged
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from hermes_celery.clock import Clock
     from hermes_celery.members import Members
     from hermes_celery.programs import ProgramSign
@@ -46,6 +49,8 @@ _NEXT_RESCUE_SECONDS = 0.05
 #: Workers that lost Redis together with us get this long to say that they are alive.
 _RESCUE_AFTER_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
+#: A server that does not answer must not keep a beat that stops; its lease expires by itself.
+_GOODBYE_SECONDS = 3.0
 #: The longest pause after an error that nobody foresaw.
 _LONGEST_CRASH_SECONDS = 30.0
 #: So long at a time it plans ahead without hearing that something earlier became due.
@@ -340,6 +345,9 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         self._sign: ProgramSign | None = None
         self._ticking = False
         super().__init__(*args, **kwargs)
+        if kwargs.get("lazy"):
+            # Celery's banner comes next, and a broker that it cannot read would be a traceback.
+            _refuse_broker(self.app)
 
     def setup_schedule(self) -> None:
         """Nothing: the schedules are in Redis."""
@@ -349,10 +357,7 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         """A line of the banner."""
         from hermes_celery.compose import shown_url
 
-        try:
-            return f"    . schedules -> {shown_url(self.app)}"
-        except SettingsError:
-            return ""  # the next step of the start refuses, in one sentence
+        return f"    . schedules -> {shown_url(self.app)}"
 
     def tick(self, *_: Any, **__: Any) -> float:
         """One step; it sleeps by itself, so Celery calls again at once."""
@@ -374,9 +379,24 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         """Stop leading. Ignored inside a tick: Celery calls again when the tick is torn down."""
         if self._beat is not None and not self._ticking:
             beat, self._beat = self._beat, None
-            beat.stop()
-            if self._sign is not None:
-                self._sign.stop()
+            try:
+                within(_GOODBYE_SECONDS, partial(self._say_goodbye, beat))
+            except Overdue as error:
+                event(_log, "beat.release_failed", level=logging.WARNING, why=error)
+
+    def _say_goodbye(self, beat: Beat) -> None:
+        beat.stop()
+        if self._sign is not None:
+            self._sign.stop()
 
     def sync(self) -> None:
         """Nothing is kept back, so there is nothing to write."""
+
+
+def _refuse_broker(app: Celery) -> None:
+    from hermes_celery.compose import app_settings
+
+    try:
+        app_settings(app)
+    except SettingsError as error:
+        raise SystemExit(f"Error: {error}") from None

@@ -1,26 +1,51 @@
-"""Which server Celery really talks to, and that it is the one that holds the schedules.
+"""Which server Celery really talks to, how it gets there, and that the schedules are there too.
 
 Celery takes its broker from `-b`, `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`,
 `CELERY_BROKER_WRITE_URL` and the app's configuration, in an order of its own; what counts is the
 connection that it makes of all that. A worker that reads from another server, database or user than
 the one that runs are queued on looks alive and performs nothing, so it does not start.
+
+A project's store is its broker, reached as Celery reaches it: with the TLS of `broker_use_ssl` or
+of the URL, with the time limits, names and Sentinels of `broker_transport_options`. What Celery's
+Redis transport makes of each of them is in kombu 5.7, `kombu.transport.redis`, `_connparams` and
+`_sentinel_managed_pool`.
 """
 
 from __future__ import annotations
 
-import ssl
+import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
+from celery.utils.imports import symbol_by_name
+
+from hermes_celery.address import Address, parse_address
 from hermes_celery.errors import SettingsError
-from hermes_celery.server_url import server_of, userinfo, without_password
+from hermes_celery.log import event
+from hermes_celery.server_url import urls_of, without_password
 from hermes_celery.settings import Settings, broker_variables
 
 if TYPE_CHECKING:
     from celery import Celery
 
+_log = logging.getLogger(__name__)
 _SOCKET = "socket://"
+_TRANSPORTS = ("redis", "rediss", "sentinel")
+_REDIS_URL = re.compile(r"(rediss?|sentinel|redis\+socket)://")
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument ('\w+')")
+#: What kombu tells each of its connections; where it says nothing, our own time limits hold.
+_OPTIONS = (
+    "socket_timeout",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "socket_keepalive_options",
+    "health_check_interval",
+    "client_name",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,25 +54,24 @@ class _Broker:
 
     #: Where its URL was found: a variable, or a name of Celery's configuration.
     named: str
-    #: Our spelling of its URL.
-    url: str
+    address: Address
 
     @property
     def shown(self) -> str:
-        return f"{self.named} means {without_password(self.url)}"
+        return f"{self.named} means {self.address.shown}"
 
 
-def refuse_another_broker(app: Celery, url: str) -> None:
-    """Refuse to let our own app talk to another server than `url`.
+def refuse_another_broker(app: Celery, address: Address) -> None:
+    """Refuse to let our own app talk to another server than this one.
 
     Raises SettingsError.
     """
     for broker in (_broker(app, "write"), _broker(app, "read")):
-        if server_of(broker.url) != server_of(url):
+        if not broker.address.is_same_as(address):
             raise SettingsError(
                 [
                     f"{broker.shown}, but the schedules of this cron are on "
-                    f"{without_password(url)}, so that runs would be queued where no worker looks: "
+                    f"{address.shown}, so that runs would be queued where no worker looks: "
                     f"unset {broker.named}, or set HERMES_REDIS_URL to the same server, database "
                     "and user"
                 ]
@@ -60,7 +84,7 @@ def following_broker(settings: Settings, app: Celery) -> Settings:
     Raises SettingsError unless that is one Redis, and the one of HERMES_REDIS_URL if that is set.
     """
     writes, reads = _broker(app, "write"), _broker(app, "read")
-    if server_of(writes.url) != server_of(reads.url):
+    if not writes.address.is_same_as(reads.address):
         raise SettingsError(
             [
                 f"{writes.shown} and {reads.shown}: hermes-celery queues runs where it keeps its "
@@ -68,40 +92,74 @@ def following_broker(settings: Settings, app: Celery) -> Settings:
                 "two"
             ]
         )
-    if settings.redis_url is not None and server_of(settings.redis_url) != server_of(writes.url):
+    given = settings.redis_url
+    if given is not None and not parse_address(given).is_same_as(writes.address):
         raise SettingsError(
             [
                 f"the app's broker is another than HERMES_REDIS_URL: {writes.shown} and "
-                f"HERMES_REDIS_URL {without_password(settings.redis_url)}, and both must be one "
+                f"HERMES_REDIS_URL {without_password(given)}, and both must be one "
                 "server, database and user; unset HERMES_REDIS_URL to follow the broker"
             ]
         )
-    return replace(settings, redis_url=writes.url)
+    return replace(settings, redis_url=writes.address.url, address=writes.address)
 
 
 def _broker(app: Celery, use: str) -> _Broker:
     """The broker that an app reads from or writes to. Raises SettingsError."""
     named = _named(app, use)
     connect = app.connection_for_read if use == "read" else app.connection_for_write
+    given = _as_text(getattr(app.conf, f"broker_{use}_url"))
+    if given and not _REDIS_URL.match(given):
+        # Looked at before kombu looks for libraries that such a broker needs.
+        raise SettingsError([_no_redis(named, given)])
     try:
         connection = connect()
-        url = _our_url(connection)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        if connection.transport_cls not in _TRANSPORTS:
+            raise SettingsError([_no_redis(named, given)])
+        address = _address_of(app, connection, named)
+        others = [] if address.master_name else list(connection.alt or ())
+        for url in others:
+            _refuse_several_servers(address, _address_of(app, connect(url), named), named)
+    except SettingsError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         # What kombu raises of a URL that it cannot read, which it does not quote.
         raise SettingsError(
-            [f"{named} cannot be read by Celery ({error}); {_advice(named)}"]
+            [f"{named} cannot be read by Celery ({_plain(error)}); {_advice(named)}"]
         ) from None
-    if not url:
-        given = str(getattr(app.conf, f"broker_{use}_url") or "")
-        shown = without_password(given.split(";")[0]) if given else "not set"
+    return _Broker(named=named, address=address)
+
+
+def _as_text(urls: str | list[str] | None) -> str:
+    return urls or "" if isinstance(urls, str) or urls is None else ";".join(urls)
+
+
+def _plain(error: Exception) -> str:
+    """kombu's words; an option of the URL that it does not know is an argument there."""
+    unknown = _UNKNOWN_OPTION.search(str(error))
+    return f"its option {unknown[1]} is unknown" if unknown else str(error)
+
+
+def _no_redis(named: str, given: str) -> str:
+    shown = without_password(urls_of(given)[0]) if given else "not set"
+    return (
+        f"the app's broker, of {named}, is {shown}: hermes-celery keeps its schedules in "
+        "the broker, so that a schedule and its message are one step, and needs one Redis "
+        f"or Valkey; {_advice(named)}"
+    )
+
+
+def _refuse_several_servers(first: Address, other: Address, named: str) -> None:
+    if not other.is_same_as(first):
         raise SettingsError(
             [
-                f"the app's broker, of {named}, is {shown}: hermes-celery keeps its schedules in "
-                "the broker, so that a schedule and its message are one step, and needs one Redis "
-                f"or Valkey; {_advice(named)}"
+                f"{named} lists {first.shown} and {other.shown}, and needs one Redis or Valkey: "
+                "when Celery goes to the next of the list it leaves the schedules behind; "
+                f"{_unset(named)}set {named} to one server, or to Redis Sentinels in front of "
+                "them: sentinel://host:26379;sentinel://host:26379/0 with "
+                'broker_transport_options = {"master_name": NAME}'
             ]
         )
-    return _Broker(named=named, url=url)
 
 
 def _named(app: Celery, use: str) -> str:
@@ -116,42 +174,144 @@ def _named(app: Celery, use: str) -> str:
 
 
 def _advice(named: str) -> str:
-    unset = f"unset {named}, or " if named in broker_variables() else ""
-    return f"{unset}set {named} to redis://host:6379/0"
+    return f"{_unset(named)}set {named} to redis://host:6379/0"
 
 
-def _our_url(connection: Any) -> str:
-    """A kombu connection as a redis://, rediss:// or unix:// URL; "" if it is no single Redis."""
-    if connection.alt or connection.transport_cls not in ("redis", "rediss"):
-        return ""
-    host = connection.hostname or "localhost"
-    database = str(connection.virtual_host or "").strip("/")
-    if host.startswith(_SOCKET):
-        return _socket_url(host, database)
-    known = userinfo(connection.userid, connection.password)
-    is_safe = bool(connection.ssl) or connection.transport_cls == "rediss"
-    name = f"[{host}]" if ":" in host else host
-    port = f":{connection.port}" if connection.port else ""
-    options = f"?{urlencode(_tls(connection.ssl))}" if _tls(connection.ssl) else ""
-    return f"{'rediss' if is_safe else 'redis'}://{known}{name}{port}/{database or 0}{options}"
+def _unset(named: str) -> str:
+    return f"unset {named}, or " if named in broker_variables() else ""
 
 
-def _socket_url(host: str, database: str) -> str:
-    """kombu's `socket:///path?virtual_host=1` is `unix:///path?db=1` here."""
-    parts = urlsplit(host)
-    number = dict(parse_qsl(parts.query)).get("virtual_host", database)
-    known = userinfo(parts.username, parts.password)
-    return f"unix://{known}{parts.path}" + (f"?db={number}" if number else "")
-
-
-def _tls(options: Any) -> dict[str, str]:
-    """kombu's options of TLS as those of redis-py's URL."""
-    if not isinstance(options, dict):
-        return {}
-    return {
-        name: value.name.lower().removeprefix("cert_")
-        if isinstance(value, ssl.VerifyMode)
-        else str(value)
-        for name, value in options.items()
-        if value is not None
+def _address_of(app: Celery, connection: Any, named: str) -> Address:
+    """A kombu connection as an address. Raises SettingsError or ValueError."""
+    options = connection.transport_options or {}
+    is_setting = bool(connection.ssl) and connection.ssl == app.conf.broker_use_ssl
+    tls_named = "broker_use_ssl" if is_setting else named
+    common: dict[str, Any] = {
+        "tls": _tls(connection, tls_named),
+        "options": {name: options[name] for name in _OPTIONS if options.get(name) is not None},
+        "named": named,
+        "tls_named": tls_named,
     }
+    host = connection.hostname or "localhost"
+    if host.startswith(_SOCKET):
+        return _socket_address(host, connection, common)
+    common |= _login(connection.userid, connection.password, connection.credential_provider)
+    common["database"] = _database(connection.virtual_host)
+    if connection.transport_cls == "sentinel":
+        return _sentinel_address(connection, options, common)
+    return Address(hosts=((host, connection.port and int(connection.port)),), **common)
+
+
+def _socket_address(host: str, connection: Any, common: Mapping[str, Any]) -> Address:
+    """kombu's `socket:///path?virtual_host=1`."""
+    parts = urlsplit(host)
+    query = dict(parse_qsl(parts.query))
+    provider = query.get("credential_provider") or connection.credential_provider
+    return Address(
+        path=parts.path,
+        database=_database(query.get("virtual_host", connection.virtual_host)),
+        **_login(unquote(parts.username or ""), unquote(parts.password or ""), provider),
+        **common,
+    )
+
+
+def _sentinel_address(
+    connection: Any, options: Mapping[str, Any], common: Mapping[str, Any]
+) -> Address:
+    """Sentinels: kombu goes to the next of the list after each lost connection, and takes over
+    its database, user and password, so that all must have the same.
+    """
+    urls = list(connection.alt or ())
+    parts = [urlsplit(url) for url in urls]
+    logins = {(one.username, one.password) for one in parts}
+    databases = {_database(unquote(one.path)) for one in parts}
+    if any(one.scheme != "sentinel" for one in parts) or len(logins) > 1 or len(databases) > 1:
+        raise SettingsError(
+            [
+                f"{common['named']} is {without_password(';'.join(urls))}: Celery goes through the "
+                "list and takes what it finds in each, so that all of them must be sentinel:// "
+                "with the same login before the @ and the same database at the end"
+            ]
+        )
+    name = options.get("master_name")
+    if not name:
+        raise SettingsError(
+            [
+                f"{common['named']} names Sentinels, and broker_transport_options does not say "
+                f"what they call the server; {_unset(str(common['named']))}set "
+                'broker_transport_options = {"master_name": NAME}'
+            ]
+        )
+    hosts = [(unquote(one.hostname or "localhost"), one.port) for one in parts]
+    if not hosts:
+        hosts = [(connection.hostname or "localhost", connection.port)]
+    given = options.get("sentinel_kwargs")
+    if given is None:
+        # redis-py takes those of the server then.
+        given = {name: value for name, value in common["options"].items() if "socket_" in name}
+    return Address(
+        hosts=tuple(hosts),
+        master_name=str(name),
+        sentinel_options=given,
+        min_other_sentinels=int(options.get("min_other_sentinels") or 0),
+        **common,
+    )
+
+
+def _login(username: str | None, password: Any, provider: Any) -> dict[str, Any]:
+    if not provider:
+        return {"username": username or "", "password": password or ""}
+    if isinstance(provider, str):
+        provider = symbol_by_name(provider)()
+    return {"credential_provider": provider}
+
+
+def _database(virtual_host: object) -> int:
+    text = str(virtual_host or "").removeprefix("/")
+    try:
+        return int(text or 0)
+    except ValueError:
+        raise ValueError(f"its database is {text!r}, which is no number") from None
+
+
+def _tls(connection: Any, named: str) -> Mapping[str, Any] | None:
+    """The options of TLS as kombu takes them: a dict, else none."""
+    given = connection.ssl
+    if isinstance(given, Mapping):
+        return _checked_tls(given, named) if given else None
+    if given and connection.transport_cls == "rediss":
+        raise SettingsError([f"broker_use_ssl is {given!r}, {_TLS_ADVICE}"])
+    if given:
+        _warn_once(f"broker_use_ssl is {given!r}, so that nothing is encrypted: {_TLS_ADVICE}")
+    return None
+
+
+_TLS_ADVICE = (
+    "and Celery speaks TLS with Redis only where it is a dict: "
+    'set broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": FILE}'
+)
+
+
+def _checked_tls(given: Mapping[str, Any], named: str) -> Mapping[str, Any]:
+    unknown = [name for name in given if not str(name).startswith("ssl_")]
+    if unknown:
+        raise SettingsError(
+            [
+                f"{named} has {unknown[0]!r}, which is for another broker; for Redis all begin "
+                "with ssl_: ssl_cert_reqs, ssl_ca_certs, ssl_certfile, ssl_keyfile"
+            ]
+        )
+    reqs = given.get("ssl_cert_reqs")
+    if isinstance(reqs, str) and reqs not in ("none", "optional", "required"):
+        raise SettingsError(
+            [
+                f"{named}: ssl_cert_reqs is {reqs!r}, which Celery cannot read; use "
+                "ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL or ssl.CERT_NONE (import ssl)"
+            ]
+        )
+    return given
+
+
+@cache
+def _warn_once(text: str) -> None:
+    event(_log, "broker.unsafe", level=logging.WARNING, why=text)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermes_celery import embedded
+from hermes_celery.address import Address, parse_address
 from hermes_celery.broker import following_broker, refuse_another_broker
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.cron import Crontab
@@ -23,6 +24,7 @@ from hermes_celery.errors import (
     JobError,
     JobNotFound,
     RecordBroken,
+    SettingsError,
     StoreUnavailable,
     StoreUnsuitable,
 )
@@ -70,9 +72,19 @@ def redis_url(settings: Settings) -> str:
     return settings.redis_url or embedded.url(settings.state_dir)
 
 
+def address_of(settings: Settings) -> Address:
+    """Where the server of these settings is, and how it is reached. Raises SettingsError."""
+    if settings.address is not None:
+        return settings.address
+    try:
+        return parse_address(redis_url(settings))
+    except ValueError as error:
+        raise SettingsError([f"HERMES_REDIS_URL: {error}"]) from None
+
+
 def open_database(settings: Settings) -> Database:
-    """The store's server; connects when first used."""
-    return Database(connect(redis_url(settings)), keys=Keys(namespace=settings.namespace))
+    """The store's server; connects when first used. Raises StoreUnsuitable or SettingsError."""
+    return Database(connect(address_of(settings)), keys=Keys(namespace=settings.namespace))
 
 
 def reachable_database(settings: Settings, *, queues: Collection[str] | None = None) -> Database:
@@ -111,20 +123,28 @@ def _serving_database(settings: Settings, *, queues: Collection[str] | None) -> 
     except StoreUnavailable as error:
         raise StoreUnavailable(unreachable(settings, error)) from None
     except StoreUnsuitable as error:
-        shown = without_password(redis_url(settings))
-        raise StoreUnsuitable(f"the server at {shown} does not serve: {error}") from None
+        address = address_of(settings)
+        named = " and ".join(dict.fromkeys((address.named, address.tls_named)))
+        of = f", of {named}," if settings.address else ""
+        raise StoreUnsuitable(
+            f"the server at {address.shown}{of} does not serve: {error}"
+        ) from None
     return database
 
 
 def unreachable(settings: Settings, error: StoreUnavailable) -> str:
     """What to tell a person when there is no server."""
-    shown = without_password(redis_url(settings))
-    advice = (
-        "start it, or unset HERMES_REDIS_URL to use the embedded Valkey of `hermes-celery up`"
-        if settings.redis_url
-        else "start one with `hermes-celery up`, or set HERMES_REDIS_URL to a Redis of yours"
-    )
-    return f"no Redis at {shown} ({error}); {advice}"
+    address = address_of(settings)
+    if settings.address is not None:
+        named = " and ".join(dict.fromkeys((address.named, address.tls_named)))
+        advice = f"start it, or correct {named}"
+    elif settings.redis_url:
+        advice = (
+            "start it, or unset HERMES_REDIS_URL to use the embedded Valkey of `hermes-celery up`"
+        )
+    else:
+        advice = "start one with `hermes-celery up`, or set HERMES_REDIS_URL to a Redis of yours"
+    return f"no Redis at {address.shown} ({error}); {advice}"
 
 
 def app_settings(app: Celery) -> Settings:
@@ -140,7 +160,7 @@ def app_settings(app: Celery) -> Settings:
         settings = app.conf.hermes_settings = read_settings()
     if not app.conf.get("hermes_is_own_app"):
         return following_broker(with_namespace(settings, app), app)
-    refuse_another_broker(app, redis_url(settings))
+    refuse_another_broker(app, address_of(settings))
     return settings
 
 

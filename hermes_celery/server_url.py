@@ -1,54 +1,9 @@
-"""Which server, database and user a Redis URL means, as redis-py reads it.
-
-Two URLs mean the same only where that is certain: `localhost` and `127.0.0.1` may be two servers
-(the first can be `::1`), so they differ here. Passwords do not count, users do.
-"""
+"""URLs as text: logins in them, lists of them, and what of them may be shown."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
-
-_DEFAULT_PORT = 6379
-#: The user that Redis logs in who gives a password and no name.
-_DEFAULT_USER = "default"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """One user on one database of one server."""
-
-    #: A host's name in lower case, or the path of a socket.
-    host: str
-    #: 0 for a socket.
-    port: int
-    database: str
-    user: str
-
-
-def server_of(url: str) -> Server:
-    """What a redis://, rediss:// or unix:// URL means."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    path = unquote(parts.path)
-    is_socket = parts.scheme == "unix"
-    database = query.get("db") or ("" if is_socket else path.strip("/"))
-    return Server(
-        host=os.path.realpath(path) if is_socket else unquote(parts.hostname or "localhost"),
-        port=0 if is_socket else parts.port or _DEFAULT_PORT,
-        database=str(int(database)) if database.isdecimal() else database or "0",
-        user=unquote(parts.username or query.get("username", "")) or _DEFAULT_USER,
-    )
-
-
-def userinfo_of(url: str) -> str:
-    """What stands before the host, `user:password@`, wherever the URL has it; "" without."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    user = unquote(parts.username or "") or query.get("username", "")
-    password = unquote(parts.password or "") or query.get("password", "")
-    return userinfo(user, password)
+import re
+from urllib.parse import quote, urlsplit, urlunsplit
 
 
 def userinfo(user: str | None, password: str | None) -> str:
@@ -59,10 +14,26 @@ def userinfo(user: str | None, password: str | None) -> str:
     return f"{quote(user or '', safe='')}{secret}@"
 
 
-def without_password(url: str) -> str:
-    """The URL as it may be shown: its password replaced by `***`."""
+def urls_of(text: str) -> list[str]:
+    """The URLs of a list that is separated by `;`."""
+    return [url for url in _BETWEEN.split(text) if url] or [""]
+
+
+def without_password(text: str) -> str:
+    """A URL, or a list of them, as it may be shown, each password in it replaced by `***`."""
+    return ";".join(_shown(url) for url in urls_of(text))
+
+
+def _shown(url: str) -> str:
+    url = _PASSWORD.sub(r"\1***", url)
     parts = urlsplit(url)
     if parts.password is None:
         return url
     user_host = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
     return urlunsplit(parts._replace(netloc=user_host))
+
+
+#: A password may hold a `;` of its own.
+_BETWEEN = re.compile(r";(?=[\w+]+://|$)")
+#: In a query: `password=`, `sentinel_password=`, `ssl_password=`.
+_PASSWORD = re.compile(r"([?&]\w*password=)[^&;]*")

@@ -14,6 +14,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from hermes_celery.address import Address, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.server_url import without_password
 
@@ -21,7 +22,7 @@ _T = TypeVar("_T")
 #: That of our own app, and of every project that version 0.1.0 served.
 DEFAULT_NAMESPACE = "hermes"
 _NAMESPACE = re.compile(r"[^\W_][\w.-]{0,39}")
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
 _DEFAULT_SCRIPT_TIMEOUT = 3600
 _INTERPRETERS = "/usr/bin:/bin:/usr/local/bin:/opt"
 
@@ -83,6 +84,9 @@ class Settings:
     redact: bool = True
     #: Whether the namespace was chosen, so that a project's app does not choose its own.
     is_namespace_given: bool = True
+    #: Where a project's broker is and how it is reached; `redis_url` says the same as far as a URL
+    #: can.
+    address: Address | None = None
 
     @property
     def scripts_dir(self) -> Path:
@@ -204,8 +208,13 @@ def _redis_url(text: str) -> str | None:
     if scheme not in _REDIS_SCHEMES:
         raise ValueError(
             f"{without_password(text)!r} does not name a Redis server, and nothing else can be "
-            "store and broker in one; use redis://host:6379/0, rediss:// or unix:///path.sock"
+            "store and broker in one; use redis://host:6379/0, rediss://, unix:///path.sock or "
+            "sentinel://host:26379,host:26379/0?master_name=NAME"
         )
+    try:
+        parse_address(text)
+    except ValueError as error:
+        raise ValueError(f"{without_password(text)!r}: {error}") from None
     return text
 
 

@@ -34,6 +34,7 @@ from hermes_celery.redaction import known_secrets, redactor, unredacted
 from hermes_celery.run import RunState
 from hermes_celery.session import HEADER, Session, from_header
 from hermes_celery.settings import process_environment
+from hermes_celery.startup import patience_seconds, until_it_answers
 from hermes_celery.store import Runs
 from hermes_celery.workers import Presence
 
@@ -224,7 +225,11 @@ class _Hooks:
         """`queues` are those of `-Q`."""
         try:
             wanted = queues_of(self._app).union(queues)
-            reachable_database(self._settings, queues=wanted).close()
+            until_it_answers(
+                lambda: reachable_database(self._settings, queues=wanted).close(),
+                seconds=patience_seconds(self._app),
+                say=_say,
+            )
         except (StoreError, SettingsError) as error:
             _exit(str(error))
 
@@ -243,6 +248,10 @@ def _make_room(worker: Any) -> None:
 
 
 def _exit(message: str) -> NoReturn:
-    # Celery may have made a logger of sys.stderr by now.
-    print(f"Error: {message}", file=sys.__stderr__ or sys.stderr)
+    _say(f"Error: {message}")
     raise SystemExit(1)
+
+
+def _say(message: str) -> None:
+    # Celery may have made a logger of sys.stderr by now.
+    print(message, file=sys.__stderr__ or sys.stderr, flush=True)

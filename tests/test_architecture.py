@@ -17,8 +17,8 @@ LAYERS = {
         "prompting", "redaction", "masking", "incidents", "foreign", "reporting", "letters",
         "reconciling", "reconciling_jobs", "reconciling_runs"),
     "adapters": (
-        "server_url", "settings", "broker", "project_app", "clock", "keys", "lua", "log",
-        "store", "lease",
+        "server_url", "address", "settings", "broker", "project_app", "clock", "keys", "lua",
+        "log", "store", "lease",
         "members", "programs", "session",
         "dispatch", "interrupt",
         "output", "live", "witness", "embedded", "runners", "pulse", "parent_death", "disk",
@@ -36,13 +36,13 @@ LAYERS = {
     ),
     "processes": (
         "compose", "compose_delivery", "delivery_task", "project", "beat_schedule", "app",
-        "tasks", "beat", "supervisor", "cli", "__init__", "__main__",
+        "tasks", "startup", "beat", "supervisor", "cli", "__init__", "__main__",
     ),
 }  # fmt: skip
 
 #: Third-party package (or module) -> the only modules that may import it.
 DOORS = {
-    "redis": {"store.database", "store.permissions"},
+    "redis": {"store.connecting", "store.database", "store.permissions"},
     "celery": {
         "app",
         "tasks",
@@ -59,6 +59,7 @@ DOORS = {
         "cli",
         "beat_schedule",
         "interrupt",
+        "startup",
         "workers",
         "consuming",
         "safe_consumer",

@@ -91,9 +91,9 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 
 
 def _server(settings: Settings) -> Iterator[Finding]:
-    database = open_database(settings)
-    keys = database.keys
     try:
+        database = open_database(settings)
+        keys = database.keys
         refuse_missing(database, queues=(keys.default_queue, keys.delivery_queue))
         database.check()
         yield ok("server", f"{database.version} at {without_password(redis_url(settings))}")

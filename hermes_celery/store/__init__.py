@@ -1,6 +1,7 @@
 """Jobs, due index and runs in Redis: the only caller of the scripts in `hermes_celery.lua`.
 
-    Database   the connection, the keys and the scripts; turns Redis' exceptions into ours
+    connect    a client for an address: one server, or that which Sentinels name
+    Database   the keys and the scripts of a namespace; turns Redis' exceptions into ours
     Jobs       what people write: add, change, remove, find, list
     DueIndex   what a tick does: read what is due, advance it
     Shards     into how many parts the due index is split, and which beats live
@@ -17,7 +18,8 @@
 No raw field of Redis leaves this package.
 """
 
-from hermes_celery.store.database import Database, connect
+from hermes_celery.store.connecting import connect
+from hermes_celery.store.database import Database
 from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, What
 from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
 from hermes_celery.store.format import FORMAT, Formats, StoredFormat

@@ -1,14 +1,13 @@
-"""The connection to Redis, its keys and its scripts; Redis' exceptions end here.
+"""One namespace on a server, its keys and its scripts; Redis' exceptions end here.
 
-Redis (6.2 or newer) and Valkey both serve. A connection that says nothing for 5 s counts as dead,
-and a command that failed for lack of a connection is tried three times within a second: every
-script here may be run twice.
+Redis (6.2 or newer) and Valkey both serve.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property, partial
@@ -16,17 +15,11 @@ from typing import Any
 
 import msgspec
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.connection import HiredisRespSerializer
-from redis.retry import Retry
-from redis.utils import HIREDIS_AVAILABLE
 
 from hermes_celery import lua
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable, StoreUnsuitable
 from hermes_celery.keys import Keys
 
-SOCKET_TIMEOUT_SECONDS = 5
-HEALTH_CHECK_SECONDS = 10
 #: No number of shards above is believed, or set.
 MOST_SHARDS = 64
 _OLDEST_REDIS = (6, 2)
@@ -47,44 +40,6 @@ _PASSING_WORD = re.compile(
     r"\b(READONLY|LOADING|MASTERDOWN|UNBLOCKED|TRYAGAIN|CLUSTERDOWN|NOREPLICAS)\b"
 )
 _SECRET = re.compile(r"://[^@/]*@")
-
-
-def connect(url: str) -> redis.Redis:
-    """A client for a redis://, rediss:// or unix:// URL; connects when first used."""
-    try:
-        return redis.Redis.from_url(
-            url,
-            decode_responses=True,
-            # What is no UTF-8 is read all the same, and goes back as the bytes that it was.
-            encoding_errors="surrogateescape",
-            command_packer=_BytesPacker() if HIREDIS_AVAILABLE else None,
-            socket_timeout=SOCKET_TIMEOUT_SECONDS,
-            socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
-            health_check_interval=HEALTH_CHECK_SECONDS,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 3),
-            # After a failover its name may mean another server: connect anew.
-            retry_on_error=[redis.exceptions.ReadOnlyError],
-        )
-    except ValueError as error:
-        raise StoreUnsuitable(f"this is no Redis URL: {error}") from None
-
-
-class _BytesPacker(HiredisRespSerializer):
-    """Sends a text that was read from bytes which are no UTF-8 as those bytes.
-
-    redis-py does so by itself where hiredis is not installed.
-    """
-
-    def pack(self, *args: Any) -> Any:
-        """The command as it goes onto the wire."""
-        try:
-            return super().pack(*args)
-        except UnicodeEncodeError:
-            return super().pack(*map(_as_bytes, args))
-
-
-def _as_bytes(part: Any) -> Any:
-    return part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
 
 
 class ScriptCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -351,9 +306,9 @@ class Database:
         if tuple(int(part) for part in re.findall(r"\d+", number)[:2]) < _OLDEST_REDIS:
             raise StoreUnsuitable(
                 f"the server is {self.version}; hermes-celery needs Redis 6.2 or Valkey 7.2, or "
-                "newer. Upgrade it, or unset HERMES_REDIS_URL to use the embedded Valkey"
+                "newer. Upgrade it, or use the embedded Valkey of `hermes-celery up`"
             )
-        _check_role(info)
+        _check_role(info, is_changing=self._sentinels is not None)
         try:
             with wrapped():
                 self.client.eval("return redis.call('TTL', KEYS[1])", 1, self.keys.lease)
@@ -368,6 +323,13 @@ class Database:
     def close(self) -> None:
         """Give back all connections."""
         self.client.close()
+        if self._sentinels is not None:
+            self._sentinels.close()
+
+    @property
+    def _sentinels(self) -> Any:
+        """Who says where the server is; None where its address is fixed."""
+        return getattr(self.client.connection_pool, "sentinel_manager", None)
 
 
 def shard_of(job_id: str, *, shards: int) -> int:
@@ -442,8 +404,10 @@ def wrapped(*, key: str = "") -> Iterator[None]:
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         if isinstance(error, redis.exceptions.AuthenticationError):
             raise StoreUnsuitable(
-                f"{_text(error).rstrip('.')}; give user and password in HERMES_REDIS_URL"
+                f"{_text(error).rstrip('.')}; give its user and password, before the @ of its URL"
             ) from error
+        if _is_certificates(error):
+            raise StoreUnsuitable(_text(error)) from error
         raise StoreUnavailable(_text(error)) from error
     except redis.exceptions.RedisError as error:
         if key and str(error).startswith("WRONGTYPE"):
@@ -451,8 +415,23 @@ def wrapped(*, key: str = "") -> Iterator[None]:
         raise _of_answer(error) from error
 
 
-def _check_role(info: Mapping[str, Any]) -> None:
-    """Refuse a server that takes no writes, or that holds a part of the keys only."""
+def _is_certificates(error: Exception) -> bool:
+    """Whether client and server cannot agree on TLS, however often it is tried."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return not isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _check_role(info: Mapping[str, Any], *, is_changing: bool) -> None:
+    """Refuse a server that takes no writes, or that holds a part of the keys only.
+
+    Where roles change by themselves, a server that takes no writes is a failover that goes on.
+    """
+    if is_changing and str(info.get("role")) == "slave":
+        raise StoreUnavailable("the Sentinels name a replica, as they do during a failover")
     if str(info.get("role")) == "slave":
         primary = f"{info.get('master_host', '?')}:{info.get('master_port', '?')}"
         raise StoreUnsuitable(

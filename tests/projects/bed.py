@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from hermes_celery import embedded
 from hermes_celery.keys import Keys
@@ -57,6 +58,11 @@ class Server:
         )
         await_server(self.url)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def end(self) -> None:
         """Kill it."""
         if self._process is not None:
@@ -65,14 +71,30 @@ class Server:
             self._process = None
 
 
+class AServer(Protocol):
+    """What a bed needs of its server."""
+
+    url: str
+    port: int
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+
+    def end(self) -> None:
+        """Kill it."""
+
+
 class Bed:
     """One project on a server of its own."""
 
-    def __init__(self, name: str, place: Path, *, server: Server | None = None) -> None:
+    def __init__(self, name: str, place: Path, *, server: AServer | None = None) -> None:
         """`name` is its folder here and what `-A` names; `place` is the test's own directory."""
         self.name = name
         self.place = place
-        self.server = server or Server(place / "server")
+        self.server: AServer = server or Server(place / "server")
         self.home = place / "home"
         (self.home / "scripts").mkdir(parents=True, exist_ok=True)
         library = place / "library"

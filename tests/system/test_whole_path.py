@@ -240,19 +240,6 @@ def test_a_warm_shutdown_gives_a_running_job_its_grace_and_then_cancels_it(
     assert (run.state, run.reason) == (RunState.CANCELLED, "its worker shut down")
 
 
-@pytest.mark.parametrize("command", ["worker", "beat"])
-def test_without_a_server_a_process_says_where_it_looked_and_ends(
-    processes: Processes, command: str
-) -> None:
-    url = "redis://:secret@127.0.0.1:1/0"
-    process = processes.celery(command, HERMES_REDIS_URL=url)
-    assert process.wait(30) == 1
-    log = processes.log(process)
-    assert "no Redis at redis://:***@127.0.0.1:1/0" in log
-    assert "start it, or unset HERMES_REDIS_URL" in log
-    assert "Traceback" not in log
-
-
 def test_a_setting_that_makes_no_sense_is_one_sentence(processes: Processes) -> None:
     process = processes.celery("worker", HERMES_CRON_MAX_WORKERS="0")
     assert process.wait(30) != 0

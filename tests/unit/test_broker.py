@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import ssl
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 
 from hermes_celery import embedded
+from hermes_celery.address import parse_address
 from hermes_celery.app import make_app
 from hermes_celery.compose import app_settings
 from hermes_celery.errors import SettingsError
 from hermes_celery.project import Cron
-from hermes_celery.server_url import server_of
 from hermes_celery.settings import read_settings
+from hermes_celery.store import connect
 
 VARIABLES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 
@@ -113,7 +119,9 @@ def test_a_project_follows_what_celery_really_uses(monkeypatch: pytest.MonkeyPat
 
 def test_a_project_follows_the_parts_that_stand_outside_the_url() -> None:
     app = project("redis://h", broker_vhost="3", broker_port=7000, broker_user="bob")
-    assert server_of(app_settings(app).redis_url or "") == server_of("redis://bob@h:7000/3")
+    assert parse_address(app_settings(app).redis_url or "").is_same_as(
+        parse_address("redis://bob@h:7000/3")
+    )
 
 
 def test_a_projects_tls_is_the_stores() -> None:
@@ -121,6 +129,123 @@ def test_a_projects_tls_is_the_stores() -> None:
     assert app_settings(app).redis_url == "rediss://h:1/0?ssl_ca_certs=%2Fca.pem"
     app = project("rediss://h:1/0?ssl_cert_reqs=none")
     assert app_settings(app).redis_url == "rediss://h:1/0?ssl_cert_reqs=none"
+
+
+class Provider(redis.CredentialProvider):
+    """As a cloud's library has one."""
+
+    def get_credentials(self) -> tuple[str, str]:
+        return "u", "p"
+
+
+def celerys(app: Celery) -> dict[str, Any]:
+    """What kombu tells each connection of an app, without making one."""
+    connection = app.connection_for_write()
+    transport: Any = connection.transport
+    channel = object.__new__(transport.Channel)
+    channel.connection = SimpleNamespace(client=connection, default_port=transport.default_port)
+    for name in transport.Channel.from_transport_options:
+        if name in connection.transport_options:
+            setattr(channel, name, connection.transport_options[name])
+    return dict(channel._connparams())
+
+
+@pytest.mark.parametrize(
+    ("broker", "conf"),
+    [
+        ("redis://bob:s%40@h:1/2", {}),
+        ("redis://h", {"broker_user": "bob", "broker_password": "s", "broker_vhost": "/4"}),
+        ("rediss://h/0", {}),
+        ("rediss://h/0?ssl_cert_reqs=CERT_OPTIONAL&ssl_check_hostname=false", {}),
+        ("rediss://h/0?ssl_cert_reqs=none", {"broker_use_ssl": {"ssl_ciphers": "HIGH"}}),
+        ("redis://h/0", {"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_NONE}}),
+        ("redis://h/0", {"broker_use_ssl": {"ssl_cert_reqs": "optional"}}),
+        ("redis://h/0", {"broker_use_ssl": {"ssl_min_version": ssl.TLSVersion.TLSv1_3}}),
+        ("redis://h/0", {"broker_use_ssl": True}),
+        ("redis://h/0", {"broker_use_ssl": {}}),
+        ("redis+socket:///run/x.sock?virtual_host=3", {}),
+        ("redis+socket://u:p@/run/x.sock", {}),
+        ("redis://h/0", {"broker_transport_options": {
+            "socket_timeout": 7, "socket_connect_timeout": 8, "socket_keepalive": True,
+            "client_name": "shop", "health_check_interval": 3, "retry_on_timeout": True,
+            "visibility_timeout": 60, "max_connections": 4}}),
+        (f"redis://h/0?credential_provider={__name__}.Provider", {}),
+        ("sentinel://:p@a:1;sentinel://:p@b:2", {"broker_transport_options": {"master_name": "m"}}),
+        ("sentinel://a:1;sentinel://b:2/0", {"broker_transport_options": {"master_name": "m"},
+                                            "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_NONE}}),
+    ],
+)  # fmt: skip
+def test_the_store_is_reached_as_celery_reaches_the_broker(
+    broker: str, conf: dict[str, object]
+) -> None:
+    app = project(broker, **conf)
+    wanted = {name: value for name, value in celerys(app).items() if value is not None}
+    address = app_settings(app).address
+    assert address is not None
+    with connect(address) as client:
+        pool = client.connection_pool
+        # These are how kombu pools connections, not how one is made.
+        for name in ("max_connections", "retry_on_timeout"):
+            wanted.pop(name, None)
+        if "health_check_interval" not in conf.get("broker_transport_options", {}):  # type: ignore[operator]
+            wanted.pop("health_check_interval", None)
+        is_tls = issubclass(wanted.pop("connection_class"), redis.SSLConnection)
+        assert issubclass(pool.connection_class, redis.SSLConnection) is is_tls
+        if address.master_name:
+            wanted.pop("host")
+            wanted.pop("port")
+        provider = wanted.pop("credential_provider", None)
+        assert type(pool.connection_kwargs.get("credential_provider")) is type(provider)
+        ours = {**pool.connection_kwargs}
+        # redis-py takes "" and None for no login.
+        assert {name: value or None for name, value in wanted.items()} == {
+            name: ours.get(name) or None for name in wanted
+        }
+
+
+def test_sentinels_of_a_project_are_those_of_its_list() -> None:
+    options = {"master_name": "m", "sentinel_kwargs": {"password": "q"}, "min_other_sentinels": 1}
+    app = project("sentinel://a:1;sentinel://b/0", broker_transport_options=options)
+    address = app_settings(app).address
+    assert address is not None
+    assert address.servers == [("a", 1), ("b", 26379)]
+    assert address.sentinel_options == {"password": "q"}
+    assert address.min_other_sentinels == 1
+
+
+@pytest.mark.parametrize(
+    ("broker", "conf", "why"),
+    [
+        ("sentinel://a/0", {}, 'set broker_transport_options = {"master_name": NAME}'),
+        ("sentinel://:p@a;sentinel://b", {"broker_transport_options": {"master_name": "m"}},
+         "the same login before the @"),
+        ("sentinel://a/0;sentinel://b/1", {"broker_transport_options": {"master_name": "m"}},
+         "the same database at the end"),
+        ("redis://h/0", {"broker_use_ssl": {"ssl_cert_reqs": "CERT_NONE"}},
+         "broker_use_ssl: ssl_cert_reqs is 'CERT_NONE', which Celery cannot read"),
+        ("redis://h/0", {"broker_use_ssl": {"keyfile": "/k"}}, "broker_use_ssl has 'keyfile'"),
+        ("rediss://h/0", {"broker_use_ssl": True}, "broker_use_ssl is True"),
+        ("redis://h/0?foo=bar", {}, "broker_url cannot be read by Celery (its option 'foo'"),
+        ("redis://h/x", {}, "its database is 'x'"),
+        ("sqs://key:s3cret@", {}, "needs one Redis or Valkey"),
+        ("rediscluster://h", {}, "needs one Redis or Valkey"),
+        ("redis+cluster://h", {}, "needs one Redis or Valkey"),
+        ("filesystem://", {}, "needs one Redis or Valkey"),
+    ],
+)  # fmt: skip
+def test_what_a_project_cannot_have_is_refused_by_the_name_of_its_setting(
+    broker: str, conf: dict[str, object], why: str
+) -> None:
+    with pytest.raises(SettingsError, match=re.escape(why)) as error:
+        app_settings(project(broker, **conf))
+    assert "\n" not in str(error.value)
+    assert "s3cret" not in str(error.value)
+    assert "HERMES_REDIS_URL" not in str(error.value)
+
+
+def test_a_list_of_one_server_in_several_spellings_is_one_server() -> None:
+    app = project("redis://h:6379/0;redis://H")
+    assert app_settings(app).redis_url == "redis://h:6379/0"
 
 
 @pytest.mark.parametrize("given_in_code", [True, False])

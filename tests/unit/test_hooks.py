@@ -18,6 +18,7 @@ def test_the_server_is_checked_for_the_apps_own_processes_only(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     app = make_app(read_settings(_NOWHERE))
+    app.conf.broker_connection_retry_on_startup = False
     hooks, other = _Hooks(app), Celery("other")
     hooks.on_worker_init("celery@host", instance=SimpleNamespace(app=other))
     hooks.on_beat_init(SimpleNamespace(app=other))

@@ -1,0 +1,325 @@
+"""Where the store is and how it is reached: all that a connection is made of.
+
+A URL says most of it; a Celery project says the rest in `broker_use_ssl` and
+`broker_transport_options`, and some of that is no text (a provider of credentials, a constant of
+`ssl`). So an address is a value of its own. `parse_address` reads the URLs of HERMES_REDIS_URL:
+
+    redis://USER:PASSWORD@HOST:6379/0
+    rediss://HOST/0?ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem
+    unix:///run/redis.sock?db=0
+    sentinel://USER:PASSWORD@HOST:26379,HOST:26379,HOST:26379/0?master_name=NAME
+
+What stands before the hosts of `sentinel://` is for the server; `sentinel_username` and
+`sentinel_password` are for the Sentinels. Celery's spelling, `sentinel://A:26379;sentinel://B:26379`,
+is read too. `ssl=true` speaks TLS to the server behind Sentinels, `sentinel_ssl=true` to them; both
+use the certificates of the `ssl_` options.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from hermes_celery.server_url import urls_of, userinfo, without_password
+
+REDIS_PORT = 6379
+SENTINEL_PORT = 26379
+_URL = "HERMES_REDIS_URL"
+#: The user that Redis logs in who gives a password and no name.
+_DEFAULT_USER = "default"
+#: What a URL may say of certificates, in Celery's words and in those of redis-py.
+_CERTIFICATE_REQUIREMENTS: Mapping[str, ssl.VerifyMode] = {
+    **{mode.name.removeprefix("CERT_").lower(): mode for mode in ssl.VerifyMode},
+    **{mode.name.lower(): mode for mode in ssl.VerifyMode},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """One user on one database of one server, and the way there."""
+
+    #: The server; with `master_name` the Sentinels that know it; none with `path`. A port that was
+    #: not given is None: see `servers`.
+    hosts: Sequence[tuple[str, int | None]] = ()
+    #: The socket of a server on this machine.
+    path: str = ""
+    #: What the Sentinels call the server.
+    master_name: str = ""
+    database: int = 0
+    username: str = ""
+    password: str = field(default="", repr=False)
+    #: In place of both: an object of redis-py that provides them.
+    credential_provider: Any = field(default=None, repr=False)
+    #: The `ssl_...` options of redis-py; None without TLS.
+    tls: Mapping[str, Any] | None = field(default=None, repr=False)
+    #: Further options of a connection, as redis-py calls them.
+    options: Mapping[str, Any] = field(default_factory=dict)
+    #: Those of the connections to the Sentinels.
+    sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    min_other_sentinels: int = 0
+    #: The setting that names the server, and the one that says how it is reached.
+    named: str = _URL
+    tls_named: str = _URL
+
+    @property
+    def user(self) -> str:
+        """Who is logged in."""
+        return self.username or _DEFAULT_USER
+
+    @property
+    def servers(self) -> list[tuple[str, int]]:
+        """`hosts` with all ports."""
+        default = SENTINEL_PORT if self.master_name else REDIS_PORT
+        return [(host, port or default) for host, port in self.hosts]
+
+    def is_same_as(self, other: Address) -> bool:
+        """Whether both mean one user on one database of one server, as far as that is certain.
+
+        `localhost` and `127.0.0.1` may be two servers, so they differ. Passwords do not count.
+        Sentinels that share one member and the server's name know the same server.
+        """
+        if (self.database, self.user) != (other.database, other.user):
+            return False
+        if self.path or other.path:
+            return os.path.realpath(self.path) == os.path.realpath(other.path)
+        if self.master_name or other.master_name:
+            is_known = not set(_known(self)).isdisjoint(_known(other))
+            return self.master_name == other.master_name and is_known
+        return _known(self) == _known(other)
+
+    @property
+    def url(self) -> str:
+        """The address as a URL, with its password; what is no text is missing there."""
+        known = userinfo(self.username, self.password)
+        if self.path:
+            return f"unix://{known}{self.path}" + (f"?db={self.database}" if self.database else "")
+        options = _as_text(self.tls or {})
+        scheme = "redis" if self.tls is None else "rediss"
+        if self.master_name:
+            scheme = "sentinel"
+            options = {"master_name": self.master_name, **options}
+        hosts = ",".join(_host_text(host, port) for host, port in self.hosts)
+        query = f"?{urlencode(options)}" if options else ""
+        return f"{scheme}://{known}{hosts}/{self.database}{query}"
+
+    @property
+    def shown(self) -> str:
+        """The address as it may be shown, without any secret."""
+        return without_password(self.url)
+
+
+def _known(address: Address) -> list[tuple[str, int]]:
+    return [(host.lower(), port) for host, port in address.servers]
+
+
+def _host_text(host: str, port: int | None) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"{name}:{port}" if port else name
+
+
+def _as_text(tls: Mapping[str, Any]) -> dict[str, str]:
+    """The options of TLS in the words of redis-py's URL."""
+    return {
+        name: value.name.lower().removeprefix("cert_")
+        if isinstance(value, ssl.VerifyMode)
+        else str(value)
+        for name, value in tls.items()
+        if value is not None
+    }
+
+
+def parse_address(url: str, *, named: str = _URL) -> Address:
+    """Read a URL; `named` is the setting that it comes from. Raises ValueError."""
+    first, *others = urls_of(url)
+    parts = urlsplit(first)
+    if parts.scheme == "sentinel":
+        return _sentinel_address([first, *others], named=named)
+    if others or "," in parts.netloc.rpartition("@")[2]:
+        raise ValueError(
+            "it names several servers, and schedules are on one: put Redis Sentinel in front of "
+            "them and use sentinel://host:26379,host:26379/0?master_name=NAME"
+        )
+    query = _Query(parts.query)
+    username, password = _login(parts.username, parts.password, query)
+    address: dict[str, Any] = {
+        "username": username,
+        "password": password,
+        "database": _database(unquote(parts.path) if parts.scheme != "unix" else "", query),
+        "tls": _tls(query, is_on=parts.scheme == "rediss"),
+        "options": query.take_options(),
+        "named": named,
+        "tls_named": named,
+    }
+    query.refuse_the_rest()
+    if parts.scheme == "unix":
+        return Address(**address, path=unquote(parts.path))
+    host = unquote(parts.hostname or "localhost")
+    return Address(**address, hosts=((host, parts.port),))
+
+
+def _sentinel_address(urls: Sequence[str], *, named: str) -> Address:
+    """Sentinels: one URL with several hosts, or several URLs whose last one has the options."""
+    last = urlsplit(urls[-1])
+    hosts: list[tuple[str, int | None]] = []
+    logins = set()
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme != "sentinel":
+            raise ValueError(f"it names Sentinels and a {parts.scheme}:// server; name Sentinels")
+        before, _, names = parts.netloc.rpartition("@")
+        logins.add(before)
+        hosts += [_host_and_port(name) for name in names.split(",") if name]
+    if len(logins) > 1:
+        raise ValueError("its Sentinels have several logins before the @; give all of them one")
+    query = _Query(last.query)
+    name = query.take("master_name")
+    if not name:
+        raise ValueError(
+            "it lacks the name that the Sentinels give to the server; add ?master_name=NAME"
+        )
+    login = urlsplit(f"//{logins.pop()}@")
+    username, password = _login(login.username, login.password, query)
+    tls_of_server = query.take("ssl").lower() in _TRUE
+    tls_of_sentinels = query.take("sentinel_ssl").lower() in _TRUE
+    certificates = _tls(query, is_on=tls_of_server or tls_of_sentinels) or {}
+    of_sentinels = {
+        name.removeprefix("sentinel_"): query.take(name)
+        for name in ("sentinel_username", "sentinel_password")
+        if name in query
+    }
+    address = Address(
+        hosts=tuple(hosts),
+        master_name=name,
+        database=_database(unquote(last.path), query),
+        username=username,
+        password=password,
+        tls=certificates if tls_of_server else None,
+        options=query.take_options(),
+        sentinel_options={
+            **of_sentinels,
+            **({"ssl": True, **certificates} if tls_of_sentinels else {}),
+        },
+        named=named,
+        tls_named=named,
+    )
+    query.refuse_the_rest()
+    return address
+
+
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    parts = urlsplit(f"//{text}")
+    return unquote(parts.hostname or "localhost"), parts.port
+
+
+def _login(username: str | None, password: str | None, query: _Query) -> tuple[str, str]:
+    given = query.take("username"), query.take("password")
+    return unquote(username or "") or given[0], unquote(password or "") or given[1]
+
+
+def _database(path: str, query: _Query) -> int:
+    text = query.take("db") or path.strip("/") or "0"
+    if not text.isdecimal():
+        raise ValueError(f"{text!r} is no number of a database; it ends with /0")
+    return int(text)
+
+
+_TRUE = frozenset(("1", "true", "yes", "on"))
+_FALSE = frozenset(("0", "false", "no", "off"))
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise ValueError(f"{text!r} must be true or false")
+    return text.lower() in _TRUE
+
+
+def certificate_requirement(text: str) -> ssl.VerifyMode:
+    """`CERT_NONE` or `none`, and so on, as a constant of `ssl`. Raises ValueError."""
+    try:
+        return _CERTIFICATE_REQUIREMENTS[text.lower()]
+    except KeyError:
+        raise ValueError(f"{text!r}; use required, optional or none") from None
+
+
+def _tls_version(text: str) -> ssl.TLSVersion:
+    name = text.replace(".", "_")
+    try:
+        return ssl.TLSVersion[name]
+    except KeyError:
+        raise ValueError(f"{text!r} is no version such as TLSv1.2") from None
+
+
+_TLS: Mapping[str, Callable[[str], object]] = {
+    "ssl_cert_reqs": certificate_requirement,
+    "ssl_ca_certs": str,
+    "ssl_ca_path": str,
+    "ssl_ca_data": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "ssl_password": str,
+    "ssl_ciphers": str,
+    "ssl_check_hostname": _switch,
+    "ssl_min_version": _tls_version,
+}
+#: Options of a connection.
+_OPTIONS: Mapping[str, Callable[[str], object]] = {
+    "socket_timeout": float,
+    "socket_connect_timeout": float,
+    "socket_keepalive": _switch,
+    "health_check_interval": int,
+    "client_name": str,
+}
+#: Options of redis-py that are ours to decide.
+_IGNORED = ("retry_on_timeout", "max_connections", "protocol", "decode_responses", "encoding")
+
+
+def _tls(query: _Query, *, is_on: bool) -> dict[str, Any] | None:
+    """The options of TLS; certificates are checked unless they say otherwise."""
+    given = {name: query.taken(name, convert) for name, convert in _TLS.items() if name in query}
+    if is_on:
+        return {"ssl_cert_reqs": ssl.CERT_REQUIRED, **given}
+    if given:
+        raise ValueError(f"{', '.join(given)} is for TLS, which needs rediss:// (or ssl=true)")
+    return None
+
+
+class _Query:
+    """The options behind the question mark, each taken once."""
+
+    def __init__(self, text: str) -> None:
+        self._rest = dict(parse_qsl(text))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rest
+
+    def take(self, name: str) -> str:
+        """One option; "" without."""
+        return self._rest.pop(name, "")
+
+    def taken(self, name: str, convert: Callable[[str], object]) -> object:
+        """One option that is there, as a value."""
+        try:
+            return convert(self.take(name))
+        except ValueError as error:
+            raise ValueError(f"{name} is wrong: {error}") from None
+
+    def take_options(self) -> dict[str, Any]:
+        """The options of a connection."""
+        for name in _IGNORED:
+            self.take(name)
+        return {
+            name: self.taken(name, convert) for name, convert in _OPTIONS.items() if name in self
+        }
+
+    def refuse_the_rest(self) -> None:
+        """Raises ValueError that names an option which nobody knows."""
+        if self._rest:
+            known = ("db", "username", "password", *_OPTIONS, *_TLS, "master_name",
+                     "sentinel_username", "sentinel_password")  # fmt: skip
+            raise ValueError(
+                f"its option {next(iter(self._rest))!r} is unknown; there are {', '.join(known)}"
+            )

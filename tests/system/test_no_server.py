@@ -1,0 +1,139 @@
+"""Processes that start while their server is away, or meet one that never answers."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.projects.bed import Bed, Server
+from tests.support import eventually
+from tests.system.conftest import Processes
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def early(tmp_path: Path) -> Iterator[Bed]:
+    """A project whose server is not there."""
+    bed = Bed("early", tmp_path)
+    yield bed
+    bed.__exit__()
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """The URL of a server that accepts connections and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+def await_word(bed: Bed, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has said that it waits."""
+    eventually(lambda: "Waiting: no Redis at" in bed.log(process), what="a word")
+
+
+def test_a_project_that_is_started_before_its_server_says_so_once_and_then_runs(
+    early: Bed,
+) -> None:
+    started = [early.worker(), early.beat()]
+    for process in started:
+        await_word(early, process)
+    early.server.start()
+    early.await_notes("tick")
+    for process in started:
+        said = early.log(process)
+        assert said.count("Waiting: ") == 1
+        assert "(broker_connection_retry_on_startup)" in said
+        assert "The server answers; going on" in said
+        assert "start it, or correct broker_url" in said
+        assert "Traceback" not in said
+
+
+def test_one_that_shall_not_wait_ends_with_one_sentence(early: Bed) -> None:
+    for process in [early.worker(PATIENT="no"), early.beat(PATIENT="no")]:
+        assert process.wait(40) == 1
+        said = early.log(process)
+        assert "Traceback" not in said
+        (sentence,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+        assert f"no Redis at redis://127.0.0.1:{early.server.port}/0" in sentence
+        assert "HERMES_REDIS_URL" not in sentence
+
+
+def test_one_that_waits_can_be_ended(early: Bed) -> None:
+    for process in [early.worker(), early.beat()]:
+        await_word(early, process)
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+        assert "Traceback" not in early.log(process)
+
+
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_our_own_app_waits_too(processes: Processes, tmp_path: Path, command: str) -> None:
+    server = Server(tmp_path / "server")
+    url = server.url.replace("//", "//:secret@")
+    process = processes.celery(command, HERMES_REDIS_URL=url)
+    eventually(lambda: "Waiting: " in processes.log(process), what="a word")
+    said = processes.log(process)
+    assert f"no Redis at redis://:***@127.0.0.1:{server.port}/0" in said
+    assert "start it, or unset HERMES_REDIS_URL" in said
+    assert process.poll() is None
+
+
+def test_what_waiting_does_not_help_ends_the_start(processes: Processes, tmp_path: Path) -> None:
+    server = Server(tmp_path / "server", "--requirepass", "other")
+    with_secret = server.url.replace("//", "//:secret@")
+    server.url = server.url.replace("//", "//:other@")
+    server.start()
+    try:
+        process = processes.celery("worker", HERMES_REDIS_URL=with_secret)
+        assert process.wait(40) == 1
+        (sentence,) = [
+            line for line in processes.log(process).splitlines() if line.startswith("Error: ")
+        ]
+        assert "give its user and password, before the @ of its URL" in sentence
+        assert "secret" not in sentence
+    finally:
+        server.end()
+
+
+def test_a_server_that_never_answers_is_given_up_in_ten_seconds(
+    processes: Processes, black_hole: str
+) -> None:
+    processes.environment["HERMES_REDIS_URL"] = black_hole
+    began = time.monotonic()
+    told = processes.hermes("list")
+    took = time.monotonic() - began
+    assert told.returncode == 1
+    assert "no Redis at" in told.stderr
+    assert told.stderr.count("\n") == 1
+    assert took < 20, "connecting once takes 5 s, twice 10 s, and Python its time to start"
+
+
+@pytest.mark.parametrize("command", [("list",), ("doctor",), ("status",)], ids="".join)
+def test_an_option_that_nobody_knows_is_one_sentence(
+    processes: Processes, command: tuple[str, ...]
+) -> None:
+    processes.environment["HERMES_REDIS_URL"] = "redis://127.0.0.1:1/0?foo=bar"
+    told = processes.hermes(*command)
+    assert told.returncode == 1
+    assert "its option 'foo' is unknown" in told.stderr + told.stdout
+    assert "Traceback" not in told.stderr
+
+
+def test_a_beat_whose_server_stands_still_ends_within_seconds(early: Bed) -> None:
+    early.server.start()
+    beat = early.beat()
+    early.await_leader()
+    early.server.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    beat.terminate()
+    assert beat.wait(30) == 0
+    assert time.monotonic() - began < 8, early.log(beat)
