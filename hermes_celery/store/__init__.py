@@ -13,6 +13,7 @@
     Records    all records, page by page
     Repairs    what must agree, looked at and mended
     SharedKeys the keys that all jobs share, looked at and mended
+    Mover      jobs on their way to another namespace
     Formats    which programs can read what is stored, and which programs live; Migrator changes it
 
 No raw field of Redis leaves this package.
@@ -29,6 +30,7 @@ from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
 from hermes_celery.store.letters import Letters
 from hermes_celery.store.load import Load, WorkerSign
 from hermes_celery.store.migrating import Migrator
+from hermes_celery.store.moving import Moved, Mover
 from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.places import Places
 from hermes_celery.store.record_pages import Page, Records
@@ -64,6 +66,8 @@ __all__ = [
     "Load",
     "Migrator",
     "Overdue",
+    "Moved",
+    "Mover",
     "Page",
     "Part",
     "PartState",

@@ -107,7 +107,7 @@ class Jobs:
         answer = self._database.run(
             "remove_job",
             keys=self._job_keys(job.id),
-            args=[job.id, job.revision, _name_entry(job)],
+            args=[job.id, job.revision, name_entry(job)],
         )
         if answer != "ok":
             raise Conflict(job.id, expected_revision=job.revision)
@@ -240,7 +240,7 @@ class Jobs:
     def _entry_of(self, job: Job | UnreadableJob) -> str:
         """A job's member of the index of names; "" where an unreadable one has none."""
         if isinstance(job, Job):
-            return _name_entry(job)
+            return name_entry(job)
         return next(iter(self._entries_of(job.id)), "")
 
     def _entries_of(self, job_id: str) -> list[str]:
@@ -321,8 +321,8 @@ class Jobs:
                 job.id,
                 "" if was is None else was.revision,
                 job.spec.created_ms,
-                _name_entry(job),
-                "" if was is None else _name_entry(was),
+                name_entry(job),
+                "" if was is None else name_entry(was),
                 self._keys.wake,
                 secrets.token_hex(8),
                 self._database.shards_as_stored,
@@ -393,7 +393,7 @@ def _written(write: Write, answer: Any) -> Written:
     return msgspec.structs.replace(write.job, revision=int(answer[1]), faults={})
 
 
-def _name_entry(job: Job) -> str:
+def name_entry(job: Job) -> str:
     """A job's member of the index of names."""
     return f"{name_key(job.name)}\0{job.id}"
 

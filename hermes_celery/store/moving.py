@@ -1,0 +1,157 @@
+"""Jobs on their way from one namespace to another of the same server.
+
+A job moves in one atomic step, with the runs that are not over; before that, its runs that are over
+move page by page. Killed in between, it is moved by whoever goes on: until that one step the job
+is where it was. A run's id follows from its job's, so it stays the same, and a message that is on a
+Celery queue finds its run where the job is.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+
+from hermes_celery.job import Job
+from hermes_celery.store.database import Database
+from hermes_celery.store.due import DueIndex
+from hermes_celery.store.jobs import name_entry
+
+#: Runs of a page: each is eight keys, so a call takes the server about a millisecond.
+_PAGE = 100
+#: How often a job may change while it is looked at.
+_TRIES = 5
+#: So long a program of 0.1.0 that comes back finds its jobs paused.
+_KEPT_SECONDS = 30 * 86_400
+
+
+class Moved(StrEnum):
+    """What became of a job that was to be moved."""
+
+    OK = "ok"
+    #: A worker performs one of its runs: it moves when that is over.
+    RUNNING = "running"
+    #: The other namespace has this job already; here it is no more.
+    THERE = "there"
+    #: Somebody changed it all the time.
+    BUSY = "moved"
+
+
+class Mover:
+    """Moves jobs of one namespace to another."""
+
+    def __init__(self, source: Database, target: Database) -> None:
+        self._source = source
+        self._target = target
+
+    def move(self, job: Job, *, now_ms: int) -> Moved:
+        """Move a job with everything that belongs to it.
+
+        Raises RecordBroken where one of its keys is not as it should be; the job stays then.
+        """
+        if self._is_running(job.id, now_ms=now_ms):
+            return Moved.RUNNING
+        for _ in range(_TRIES):
+            self._move_history(job.id)
+            answer = Moved(self._step(job, now_ms=now_ms))
+            if answer is not Moved.BUSY:
+                return answer
+            self._source.forget_shards()
+            self._target.forget_shards()
+        return Moved.BUSY
+
+    def follow_switch(self, *, now_ms: int) -> bool:
+        """Pause everything there where everything is paused here; whether that was to be done."""
+        here, there = DueIndex(self._source).switch(), DueIndex(self._target)
+        if here.paused_ms is None or there.switch().paused_ms is not None:
+            return False
+        there.pause_all(note=here.note, now_ms=now_ms)
+        return True
+
+    def _is_running(self, job_id: str, *, now_ms: int) -> bool:
+        keys = self._source.keys
+        active = self._source.hash(keys.active(job_id))
+        running = [run_id for run_id, word in active.items() if word == "running"]
+        if not running:
+            return False
+        scores = self._source.call("ZMSCORE", keys.heartbeats, *running)
+        return any(score is not None and float(score) > now_ms for score in scores)
+
+    def _move_history(self, job_id: str) -> None:
+        here, there = self._source.keys, self._target.keys
+        indexes = [
+            index for keys in (here, there)
+            for index in (keys.runs, keys.job_runs, keys.deliveries, keys.grown)
+        ]  # fmt: skip
+        for ids in self._pages(job_id):
+            keys = [*indexes, *(key for run_id in ids for key in self._run_keys(run_id))]
+            self._source.run("move_runs", keys=keys, args=[job_id, *ids])
+
+    def _pages(self, job_id: str) -> Iterator[Sequence[str]]:
+        ids = self._run_ids(job_id)
+        return (ids[start : start + _PAGE] for start in range(0, len(ids), _PAGE))
+
+    def _run_ids(self, job_id: str) -> list[str]:
+        index = self._source.keys.job_runs
+        return list(self._source.call("ZRANGEBYLEX", index, f"[{job_id}-", f"[{job_id}."))
+
+    def _run_keys(self, run_id: str) -> list[str]:
+        return [
+            key
+            for keys in (self._source.keys, self._target.keys)
+            for key in (
+                keys.run(run_id), keys.output(run_id), keys.stderr(run_id), keys.delivery(run_id)
+            )
+        ]  # fmt: skip
+
+    def _step(self, job: Job, *, now_ms: int) -> str:
+        runs = self._run_ids(job.id)
+        here, there = self._source.keys, self._target.keys
+        incidents = sorted(self._source.call("SMEMBERS", here.troubles(job.id)))
+        keys = [
+            *self._keys_of(self._source, job),
+            *self._keys_of(self._target, job),
+            there.mark,
+            *(key for run_id in runs for key in self._run_keys(run_id)),
+            *(key for one in incidents for key in (here.incident(one), there.incident(one))),
+        ]
+        args: list[str | int | bytes] = [
+            job.id,
+            job.revision,
+            name_entry(job),
+            now_ms,
+            there.wake,
+            self._source.shards_as_stored,
+            self._target.shards_as_stored,
+            here.default_queue,
+            "" if job.spec.managed_by is None else "1",
+            f"moved to namespace {there.namespace}",
+            _KEPT_SECONDS,
+            secrets.token_hex(8),
+            len(runs),
+            *runs,
+            *incidents,
+        ]
+        return str(self._source.run("move_job", keys=keys, args=args))
+
+    def _keys_of(self, database: Database, job: Job) -> list[str]:
+        keys = database.keys
+        return [
+            keys.job(job.id),
+            database.due_key(job.id),
+            keys.jobs,
+            keys.names,
+            keys.completed,
+            keys.grown,
+            keys.shards,
+            keys.active(job.id),
+            keys.held(job.id),
+            keys.runs,
+            keys.job_runs,
+            keys.queued,
+            keys.heartbeats,
+            keys.deliveries,
+            keys.incidents,
+            keys.troubles(job.id),
+            keys.managed(job.spec.managed_by or ""),
+        ]

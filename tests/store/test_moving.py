@@ -1,0 +1,217 @@
+"""A job moves to another namespace with all that belongs to it, in one step or not at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hermes_celery.errors import RecordBroken
+from hermes_celery.incidents import Kind
+from hermes_celery.job import Job, JobState, UnreadableJob
+from hermes_celery.keys import Keys
+from hermes_celery.run import RunState, job_id_of
+from hermes_celery.store import Database, How, Incidents, Jobs, Moved, Mover, Records, Repairs
+from tests.recorded import recording
+from tests.support import HandClock, Store, a_job, replaced
+
+_OVER = {"lease", "leader", "term", "workers", "mark", "shards", "beats", "switch", "grown"}
+
+
+@pytest.fixture
+def other(database: Database, namespace: str) -> Database:
+    """Another namespace of the same server."""
+    return Database(database.client, keys=Keys(namespace=f"{namespace}-z"))
+
+
+@pytest.fixture
+def there(other: Database, clock: HandClock) -> Store:
+    return Store(other, clock)
+
+
+def declared(schedule: str) -> Job:
+    job = a_job(schedule)
+    return Job(spec=replaced(job.spec, managed_by="project:shop"), next_run_at=job.next_run_at)
+
+
+def move(store: Store, there: Store, job_id: str) -> Moved:
+    job = store.jobs.get(job_id)
+    return Mover(store.database, there.database).move(job, now_ms=store.clock.ms)
+
+
+def dump(database: Database) -> dict[str, Any]:
+    """Everything of a namespace, by the names without it."""
+    prefix, found = database.keys.prefix, {}
+    for key in database.client.scan_iter(f"{prefix}*", count=1000):
+        found[str(key).removeprefix(prefix)] = value_of(database, str(key))
+    return found
+
+
+def value_of(database: Database, key: str) -> Any:
+    read = {
+        "string": ("GET",),
+        "hash": ("HGETALL",),
+        "list": ("LRANGE", 0, -1),
+        "set": ("SMEMBERS",),
+        "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+    }[database.call("TYPE", key)]
+    found = database.client.execute_command(read[0], key, *read[1:])
+    return sorted(map(str, found)) if isinstance(found, (set, list)) else found
+
+
+def test_a_job_is_there_as_it_was_here_and_runs_on_there(store: Store, there: Store) -> None:
+    store.jobs.add(declared("every 1h"))
+    run_id = store.cron.run("a" * 12)
+    Incidents(store.database).note("failure-x", Kind.FAILURE, "t", now_ms=1, job_id="a" * 12)
+    was = store.jobs.get("a" * 12)
+    assert move(store, there, was.id) is Moved.OK
+    assert there.jobs.get(was.id) == was
+    assert list(store.jobs.all()) == []
+    assert store.due.next_due_ms() is None
+    assert there.due.next_due_ms() is not None
+    assert (store.jobs.managed_by("project:shop"), there.jobs.managed_by("project:shop")) == (
+        [],
+        [was.id],
+    )
+    assert [one.id for one in Incidents(there.database).of_job(was.id)] == ["failure-x"]
+    assert Incidents(store.database).count() == 0
+    there.claim(run_id)
+    assert there.runs.get(run_id).state is RunState.RUNNING
+    assert store.runs.latest(limit=9) == []
+
+
+def test_what_stays_behind_is_paused_and_in_no_index(store: Store, there: Store) -> None:
+    """Version 0.1.0, which declares the job again, finds it there and changes nothing."""
+    store.jobs.add(a_job("every 1h"))
+    move(store, there, "a" * 12)
+    left = store.jobs.get("a" * 12)
+    assert (left.state, left.next_run_at) == (JobState.PAUSED, None)
+    assert left.paused_reason == f"moved to namespace {there.database.keys.namespace}"
+    assert store.jobs.count() == 0
+    assert store.jobs.ids_named("p") == []
+    store.clock.advance(7200)
+    assert store.due.due_ids(store.clock.ms, limit=9) == []
+
+
+def test_a_job_waits_for_the_run_that_a_worker_performs(store: Store, there: Store) -> None:
+    store.jobs.add(a_job("every 1h"))
+    run_id = store.cron.run("a" * 12)
+    store.claim(run_id)
+    before = dump(store.database)
+    assert move(store, there, "a" * 12) is Moved.RUNNING
+    assert dump(store.database) == before
+    store.clock.advance(16)
+    assert move(store, there, "a" * 12) is Moved.OK
+    assert there.runs.silent_since(store.clock.ms, limit=9) == [run_id]
+
+
+def test_many_runs_move_page_by_page_and_going_on_is_harmless(store: Store, there: Store) -> None:
+    store.jobs.add(a_job("every 1h"))
+    ids = []
+    for _ in range(230):
+        ids.append(store.cron.run("a" * 12))
+        store.runs.cancel(ids[-1], reason="x", now_ms=store.clock.ms)
+        store.clock.advance(1)
+    waiting = store.cron.run("a" * 12)
+    mover = Mover(store.database, there.database)
+    # A mover that was killed before its last step.
+    mover._move_history("a" * 12)
+    assert [run.id for run in store.runs.latest(limit=999)] == [waiting]
+    assert len(there.runs.latest(limit=999)) == 230
+    assert mover.move(store.jobs.get("a" * 12), now_ms=store.clock.ms) is Moved.OK
+    assert {run.id for run in there.runs.latest(job_id="a" * 12, limit=999)} == {*ids, waiting}
+    assert mover.move(store.jobs.get("a" * 12), now_ms=store.clock.ms) is Moved.THERE
+
+
+def test_a_job_that_was_declared_anew_is_taken_off_here(store: Store, there: Store) -> None:
+    store.jobs.add(declared("every 1h"))
+    there.jobs.add(declared("every 2h"))
+    assert move(store, there, "a" * 12) is Moved.THERE
+    assert store.due.next_due_ms() is None
+    assert store.jobs.managed_by("project:shop") == []
+    assert there.jobs.get("a" * 12).spec.schedule == "every 2h"
+
+
+def test_a_job_that_somebody_changed_meanwhile_is_looked_at_again(
+    store: Store, there: Store
+) -> None:
+    seen = store.jobs.add(a_job("every 1h"))
+    store.cron.pause(seen.id)
+    mover = Mover(store.database, there.database)
+    assert mover.move(seen, now_ms=store.clock.ms) is Moved.BUSY
+    assert there.jobs.count() == 0
+
+
+@pytest.mark.parametrize("name", ["due", "runs", "deliveries"])
+def test_nothing_has_changed_where_a_key_is_not_as_it_should_be(
+    store: Store, there: Store, name: str
+) -> None:
+    store.jobs.add(a_job("every 1h"))
+    store.cron.run("a" * 12)
+    before = dump(store.database)
+    there.database.call("SET", getattr(there.database.keys, name), "x")
+    with pytest.raises(RecordBroken):
+        move(store, there, "a" * 12)
+    assert dump(store.database) == before
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_what_0_1_0_has_stored_moves_whole(valkey: Database, namespace: str, shards: int) -> None:
+    recorded = recording("0.1.0", shards=shards, namespace=namespace)
+    recorded.load(valkey)
+    other = Database(valkey.client, keys=Keys(namespace=f"{namespace}-z"))
+    before, now_ms = dump(valkey), recorded.now_ms + 3_600_000
+    try:
+        jobs = list(Jobs(valkey).matching())
+        assert not any(isinstance(job, UnreadableJob) for job in jobs)
+        for job in jobs:
+            assert isinstance(job, Job)
+            assert Mover(valkey, other).move(job, now_ms=now_ms) is Moved.OK
+        after, ids = dump(other), {job.id for job in jobs}
+        for name, value in before.items():
+            first = name.split(":")[0]
+            if first in ("due", *_OVER) or not _belongs(name, ids):
+                continue
+            if first in ("run", "job"):
+                assert after[name] | {"queue": ""} == value | {"queue": ""}, name
+            elif ":" in name:
+                assert after[name] == value, name
+        for name in ("jobs", "names", "completed", "job-runs", "queued", "heartbeats"):
+            kept = [row for row in before.get(name, []) if any(one in row for one in ids)]
+            assert [row for row in after.get(name, []) if any(one in row for one in ids)] == kept
+        due = [row for name, rows in before.items() if name.split(":")[0] == "due" for row in rows]
+        assert sorted(after["due"]) == sorted(due)
+        assert _troubles(other, now_ms) == []
+    finally:
+        recorded.unload(valkey)
+
+
+def _belongs(name: str, ids: set[str]) -> bool:
+    """Whether a key is that of a job, or of a run of one that is not removed."""
+    first, _, rest = name.partition(":")
+    if first in ("job", "active", "held"):
+        return rest in ids
+    return first in ("run", "output", "stderr") and job_id_of(rest) in ids
+
+
+def _troubles(database: Database, now_ms: int) -> list[str]:
+    """What a look at all records finds."""
+    repairs, records = Repairs(database), Records(database)
+    how = How(now_ms=now_ms, mends=False)
+    return [one.text for page in records.jobs() for one in repairs.check(page.work, how)]
+
+
+def test_a_pause_of_everything_goes_along(store: Store, there: Store) -> None:
+    mover = Mover(store.database, there.database)
+    assert not mover.follow_switch(now_ms=store.clock.ms)
+    store.cron.pause_all(note="holiday")
+    assert mover.follow_switch(now_ms=store.clock.ms)
+    assert there.due.switch().note == "holiday"
+    assert not mover.follow_switch(now_ms=store.clock.ms)
+
+
+def test_a_job_without_a_next_run_is_not_due_there(store: Store, there: Store) -> None:
+    job = replaced(a_job("every 1h"), state=JobState.PAUSED, next_run_at=None)
+    store.jobs.add(job)
+    assert move(store, there, job.id) is Moved.OK
+    assert there.due.next_due_ms() is None
