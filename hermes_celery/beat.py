@@ -80,6 +80,7 @@ class Beat:
         on_rescue: Callable[[int, int], None] = lambda token, now_ms: None,
         sweep: Callable[[int, int], bool] = lambda token, now_ms: False,
         on_fault: Callable[[BrokenJob], None] = lambda fault: None,
+        on_stop: Callable[[], None] = lambda: None,
         pause: Callable[[float], None] = time.sleep,
         on_broken: OnBroken = ignored,
     ) -> None:
@@ -99,6 +100,7 @@ class Beat:
         self._on_rescue = on_rescue
         self._sweep = sweep
         self._on_fault = on_fault
+        self._on_stop = on_stop
         self._messages = messages
         self._waker = waker
         self._clock = clock
@@ -157,6 +159,7 @@ class Beat:
     def stop(self) -> None:
         """Give the leases back, so that a standby takes over at once."""
         try:
+            self._on_stop()
             self._members.leave()
             for shard in self._shards:
                 shard.leave()

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from hermes_celery.address import Address, parse_address
 from hermes_celery.broker import following_broker, refuse_another_broker
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.cron import Crontab
+from hermes_celery.duty import Duty
 from hermes_celery.errors import (
     AmbiguousJobReference,
     FormatTooNew,
@@ -37,7 +39,7 @@ from hermes_celery.project_app import with_namespace
 from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.runners.script import locate
 from hermes_celery.server_url import without_password
-from hermes_celery.settings import Settings, broker_variables, read_settings
+from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, broker_variables, read_settings
 from hermes_celery.store import (
     BrokenJob,
     Database,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.beat import Beat
+    from hermes_celery.declaring import Declares
     from hermes_celery.preparing import Messages
     from hermes_celery.runner import Runner
     from hermes_celery.safe_consumer import DeadLetters
@@ -234,6 +237,28 @@ def make_beat(
     app: Celery, *, owner: str, clock: Clock | None = None, waker: Waker | None = None
 ) -> Beat:
     """A beat for this app's namespace; by the server's clock unless another is given."""
+    from hermes_celery.compose_project import make_declaring
+
+    settings = app_settings(app)
+    database = open_database(settings)
+    clock = clock or ServerClock(database.now_ms)
+    declaring = make_declaring(app, settings, database, owner=owner, clock=clock)
+    return beat_of(
+        app, settings, database, owner=owner, clock=clock, waker=waker, declaring=declaring
+    )
+
+
+def beat_of(
+    app: Celery,
+    settings: Settings,
+    database: Database,
+    *,
+    owner: str,
+    clock: Clock,
+    waker: Waker | None = None,
+    declaring: Declares,
+) -> Beat:
+    """A beat for one namespace."""
     from hermes_celery.beat import Beat
     from hermes_celery.compose_delivery import (
         make_broken_records,
@@ -246,10 +271,7 @@ def make_beat(
     from hermes_celery.shard import Shard
     from hermes_celery.store import Shards
 
-    settings = app_settings(app)
-    database = open_database(settings)
     witness = Witness(settings.state_dir, database)
-    clock = clock or ServerClock(database.now_ms)
     on_broken = make_broken_records(settings, database, clock)
 
     def on_lead() -> None:
@@ -257,7 +279,9 @@ def make_beat(
             _look_for_loss(witness)
         except RecordBroken as error:
             on_broken("", error.key, error.what)
-        _keep_in_step(app, database, clock)
+        declaring.begin(clock.now_ms())
+
+    keeping_in_step = Duty("declare", clock=clock, on_broken=on_broken)
 
     messages = Dispatch(app, session=SessionSource(settings.session))
     sweep = make_sweep(settings)
@@ -293,11 +317,25 @@ def make_beat(
             make_delivery_rescue(
                 settings, database, Dispatch(app), clock=clock, on_broken=on_broken
             ),
+            lambda now_ms: keeping_in_step.attempt(lambda: declaring.step(now_ms), None),
         ),
         on_broken=on_broken,
         sweep=sweep.step,
         on_fault=on_fault,
+        on_stop=declaring.stop,
     )
+
+
+def shared_settings(app: Celery) -> Settings | None:
+    """The settings for the namespace in which version 0.1.0 kept an app's jobs.
+
+    None where that is the app's namespace, today as then. Raises SettingsError.
+    """
+    settings = app_settings(app)
+    is_own = bool(app.conf.get("hermes_is_own_app"))
+    if is_own or settings.is_namespace_given or settings.namespace == DEFAULT_NAMESPACE:
+        return None
+    return replace(settings, namespace=DEFAULT_NAMESPACE)
 
 
 def make_dead_letters(settings: Settings, *, worker: str) -> DeadLetters:
@@ -320,13 +358,16 @@ def make_sign(settings: Settings, *, name: str) -> ProgramSign:
 
 
 def _with_migration(
-    database: Database, on_rescue: Callable[[int, int], None]
+    database: Database,
+    on_rescue: Callable[[int, int], None],
+    keep_in_step: Callable[[int], None],
 ) -> Callable[[int, int], None]:
-    """What a leader does in each pass of rescue, and a step of a migration before it."""
+    """What a leader does in each pass of rescue, and steps of migrations before it."""
     migrator = Migrator(database)
 
     def pass_once(token: int, now_ms: int) -> None:
         migrator.step(token=token, now_ms=now_ms)
+        keep_in_step(now_ms)
         on_rescue(token, now_ms)
 
     return pass_once
@@ -413,21 +454,3 @@ def _messages(settings: Settings, *, app: Celery | None = None) -> Messages:
     from hermes_celery.dispatch import Dispatch
 
     return Dispatch(app or make_app(settings), session=SessionSource(settings.session))
-
-
-def _keep_in_step(app: Celery, database: Database, clock: Clock) -> None:
-    """Write what a project declares, and take away what it no longer declares."""
-    from hermes_celery.beat_schedule import requests_of
-    from hermes_celery.managed import synchronise
-
-    taken, refused = requests_of(app)
-    for name, why in refused.items():
-        event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
-    zone = str(app.timezone) if app.conf.timezone else app_settings(app).timezone
-    synchronise(
-        Jobs(database),
-        {**taken, **getattr(app, "_hermes_celery_declared", {})},
-        manager=f"project:{app.main or 'celery'}",
-        now=from_ms(clock.now_ms()),
-        default_timezone=zone,
-    )

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from celery import Celery, Task
 
-from hermes_celery.compose import app_settings
+from hermes_celery.compose import app_settings, shared_settings
 from hermes_celery.compose_delivery import make_deliverer
 from hermes_celery.dispatch import DELIVER_TASK
+from hermes_celery.errors import StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from hermes_celery.delivering import Deliverer
@@ -30,14 +31,29 @@ class DeliverTask(Task):  # type: ignore[misc]  # Celery carries no types
     """The task of every delivery. Its deliverer is made once per process, after any fork."""
 
     abstract = True
-    _deliverer: tuple[int, Deliverer] | None = None
+    _deliverers: tuple[int, Deliverer, Deliverer | None] | None = None
 
     def perform(self, delivery_id: str) -> str:
         """Send what is due; the return value shows in Flower."""
-        return self._deliverer_here().deliver(delivery_id)
+        here, shared = self._deliverers_here()
+        answer = here.deliver(delivery_id)
+        if answer != "gone" or shared is None:
+            return answer
+        try:
+            return shared.deliver(delivery_id)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return answer  # this user has no right there, so nothing of ours is there
 
-    def _deliverer_here(self) -> Deliverer:
+    def _deliverers_here(self) -> tuple[Deliverer, Deliverer | None]:
+        """That of the app's namespace, and that of the one in which 0.1.0 kept everything."""
         cls = type(self)
-        if cls._deliverer is None or cls._deliverer[0] != os.getpid():
-            cls._deliverer = (os.getpid(), make_deliverer(app_settings(self.app)))
-        return cls._deliverer[1]
+        if cls._deliverers is None or cls._deliverers[0] != os.getpid():
+            shared = shared_settings(self.app)
+            cls._deliverers = (
+                os.getpid(),
+                make_deliverer(app_settings(self.app)),
+                None if shared is None else make_deliverer(shared),
+            )
+        return cls._deliverers[1:]

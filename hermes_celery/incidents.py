@@ -60,6 +60,10 @@ class Kind(StrEnum):
     STOPPED = "stopped"
     #: Messages on a queue that nobody can read.
     LETTERS = "letters"
+    #: A project shares its namespace with another one, or its jobs are in another namespace.
+    NAMESPACE = "namespace"
+    #: What a project declares cannot be a job, or not one that works.
+    DECLARED = "declared"
 
     @property
     def stored(self) -> str:

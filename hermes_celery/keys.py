@@ -79,6 +79,8 @@ class Keys:
     format: str = field(init=False)
     #: Sorted set: "<format> <beat or worker> <name>" by when it was last seen, Unix ms.
     programs: str = field(init=False)
+    #: Hash: the namespaces of projects that know this one, "moved" where their jobs were here.
+    projects: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
 
@@ -200,5 +202,6 @@ _SINGLE = (
     "refill",
     "format",
     "programs",
+    "projects",
     "wake",
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -46,12 +46,17 @@ def synchronise(
     manager: str,
     now: datetime,
     default_timezone: str,
+    left: Collection[str] = (),
 ) -> SyncReport:
     """Make the jobs of `manager` what is declared. One that cannot be made is logged, not fatal.
+
+    The ids in `left` are left alone: their jobs are on their way from another namespace.
 
     Raises StoreError.
     """
     wanted = {managed_id(manager, name): request for name, request in declared.items()}
+    for job_id in left:
+        wanted.pop(job_id, None)
     new: list[Job] = []
     for job_id, request in wanted.items():
         try:
@@ -60,7 +65,8 @@ def synchronise(
             )
         except HermesCeleryError as error:
             event(_log, "job.refused", level=logging.ERROR, job=request.name, why=error)
-    gone = [job_id for job_id in jobs.managed_by(manager) if job_id not in wanted]
+    kept = {*wanted, *left}
+    gone = [job_id for job_id in jobs.managed_by(manager) if job_id not in kept]
     done = _put(jobs, new)
     report = SyncReport(
         added=tuple(name for name, word in done.items() if word == "added"),

@@ -65,6 +65,11 @@ def _imported(name: str) -> Any:
         ) from error
 
 
+def manager_of(app: Celery) -> str:
+    """Who the jobs that an app declares belong to."""
+    return f"project:{app.main or 'celery'}"
+
+
 def with_namespace(settings: Settings, app: Celery) -> Settings:
     """The settings of a project's app with its namespace: the name of the app, unless told.
 

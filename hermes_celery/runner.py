@@ -20,6 +20,7 @@ from hermes_celery.errors import (
     RecordBroken,
     SessionError,
     StoreError,
+    StoreUnavailable,
 )
 from hermes_celery.job import JobSpec
 from hermes_celery.log import Seldom, event
@@ -85,6 +86,8 @@ class Runner:
         self._mend = mend
         self._clock = clock
         self._pause = pause
+        #: Who may know a run that is not here: the runner of another namespace. None: nobody.
+        self.elsewhere: Callable[[], Runner] | None = None
 
     def perform(
         self,
@@ -107,6 +110,8 @@ class Runner:
                 run_id, token=token, now_ms=self._clock.now_ms(), worker=worker
             ),
         )
+        if claim == "gone" and self.elsewhere is not None:
+            return self._performed_elsewhere(run_id, session=session, worker=worker, work=work)
         if isinstance(claim, str):
             event(_log, "run.not_claimed", run=run_id, reason=claim)
             return claim
@@ -137,6 +142,24 @@ class Runner:
             error=outcome.error,
         )
         return state
+
+    def _performed_elsewhere(
+        self,
+        run_id: str,
+        *,
+        session: Session | SessionError,
+        worker: str,
+        work: Work | None,
+    ) -> str:
+        assert self.elsewhere is not None
+        try:
+            return self.elsewhere().perform(run_id, session=session, worker=worker, work=work)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            # This user may have no right there; then nothing of ours is there.
+            event(_log, "run.not_claimed", run=run_id, reason="gone", why=error)
+            return "gone"
 
     def _outcome(
         self, claim: Claim, work: Work, session: Session | SessionError, running: RunningRun

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.pool
@@ -22,6 +23,7 @@ from hermes_celery.compose import (
     open_database,
     queues_of,
     reachable_database,
+    shared_settings,
 )
 from hermes_celery.compose_delivery import make_beat_watch
 from hermes_celery.consuming import looking, prove
@@ -97,8 +99,17 @@ class RunTask(Task):  # type: ignore[misc]  # Celery carries no types
         """What performs runs in this process."""
         cls = type(self)
         if cls._runner is None or cls._runner[0] != os.getpid():
-            cls._runner = (os.getpid(), make_runner(app_settings(self.app), app=self.app))
+            cls._runner = (os.getpid(), _runner_of(self.app))
         return cls._runner[1]
+
+
+def _runner_of(app: Celery) -> Runner:
+    """The runner of an app, which also knows the runs that 0.1.0 left in the shared namespace."""
+    shared = shared_settings(app)
+    runner = make_runner(app_settings(app), app=app)
+    if shared is not None:
+        runner.elsewhere = cache(lambda: make_runner(shared, app=app))
+    return runner
 
 
 class _Hooks:

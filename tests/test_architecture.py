@@ -32,10 +32,11 @@ LAYERS = {
         "overload", "scanner", "preparing", "ahead", "tick", "shard",
         "resharding", "rescue", "sweep",
         "runner", "carrying", "safe_consumer",
-        "managed", "cron", "hermes_home",
+        "managed", "moving_in", "cron", "hermes_home",
     ),
     "processes": (
-        "compose", "compose_delivery", "delivery_task", "project", "beat_schedule", "app",
+        "declaring", "compose", "compose_delivery", "compose_project", "delivery_task", "project",
+        "beat_schedule", "app",
         "tasks", "startup", "beat", "supervisor", "cli", "__init__", "__main__",
     ),
 }  # fmt: skip
@@ -56,6 +57,8 @@ DOORS = {
         "carrying",
         "project",
         "project_app",
+        "declaring",
+        "compose_project",
         "cli",
         "beat_schedule",
         "interrupt",

@@ -29,6 +29,7 @@ _COMMANDS = {
     "pause": ("jobs:pause", "Stop a job's schedule."),
     "resume": ("jobs:resume", "Let a job's schedule go on from now."),
     "remove": ("jobs:remove", "Remove a job; its runs stay as history."),
+    "move": ("moving:move", "Move jobs here from another namespace."),
     "import": ("jobs:import_home", "Take over the jobs of a Hermes home."),
     "run": ("runs:run", "Run a job now, beside its schedule."),
     "runs": ("runs:runs", "List the latest runs."),

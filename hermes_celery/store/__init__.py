@@ -30,7 +30,7 @@ from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
 from hermes_celery.store.letters import Letters
 from hermes_celery.store.load import Load, WorkerSign
 from hermes_celery.store.migrating import Migrator
-from hermes_celery.store.moving import Moved, Mover
+from hermes_celery.store.moving import Moved, Mover, Neighbours, namespaces_beside
 from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.places import Places
 from hermes_celery.store.record_pages import Page, Records
@@ -65,9 +65,10 @@ __all__ = [
     "Letters",
     "Load",
     "Migrator",
-    "Overdue",
     "Moved",
     "Mover",
+    "Neighbours",
+    "Overdue",
     "Page",
     "Part",
     "PartState",
@@ -92,5 +93,6 @@ __all__ = [
     "Written",
     "check_run_id",
     "connect",
+    "namespaces_beside",
     "refuse_missing",
 ]

@@ -102,6 +102,12 @@ class Formats:
         """Say that a program is gone."""
         self._database.call("ZREM", self._keys.programs, f"{FORMAT} {name}")
 
+    def living(self, *, now_ms: int) -> dict[str, int]:
+        """The programs that live and have said so, each with the format that it writes."""
+        since = now_ms - ALIVE_MS
+        found = self._database.call("ZRANGEBYSCORE", self._keys.programs, since, "+inf")
+        return dict(_program(entry) for entry in found)
+
     def older_than(self, number: int, *, now_ms: int) -> list[str]:
         """The living programs that write an older format, for people; those of 0.1.0 included.
 

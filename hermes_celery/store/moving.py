@@ -155,3 +155,27 @@ class Mover:
             keys.troubles(job.id),
             keys.managed(job.spec.managed_by or ""),
         ]
+
+
+class Neighbours:
+    """Which projects have namespaces of their own, as the namespace that they shared knows it."""
+
+    def __init__(self, shared: Database, *, namespace: str) -> None:
+        """`namespace` is that of one of them."""
+        self._shared = shared
+        self._namespace = namespace
+
+    def enter(self) -> bool:
+        """Enter it there; whether jobs of it have moved out of there."""
+        key = self._shared.keys.projects
+        self._shared.call("HSETNX", key, self._namespace, "")
+        return bool(self._shared.call("HGET", key, self._namespace))
+
+    def note_moved(self) -> None:
+        """Note that jobs of it have moved out of there."""
+        self._shared.call("HSET", self._shared.keys.projects, self._namespace, "moved")
+
+
+def namespaces_beside(shared: Database) -> list[str]:
+    """The namespaces of projects that a shared one knows."""
+    return sorted(shared.hash(shared.keys.projects))

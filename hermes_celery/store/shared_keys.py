@@ -82,6 +82,7 @@ def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
         keys.letters_total: "string",
         keys.format: "string",
         keys.programs: "zset",
+        keys.projects: "hash",
         keys.default_queue: "list",
         keys.delivery_queue: "list",
     }

@@ -112,6 +112,8 @@ class Bed:
         }
         #: Where the project keeps its jobs: under the name of its app.
         self.namespace = name
+        #: What a program of version 0.1.0 is told besides; see `tests.old`.
+        self.old: dict[str, str] = {}
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._databases: list[Database] = []
 

@@ -14,10 +14,10 @@ app.conf.beat_schedule = {"stock": {"task": "shop.stock", "schedule": 1.0}}
 cron.add("nightly", "0 2 * * *", task="shop.report")
 
 
-@app.task
-def stock():
-    """Say that it ran."""
-    note("stock")
+@app.task(bind=True)
+def stock(self):
+    """Say that it ran, and as which run."""
+    note("stock", self.request.id)
 
 
 @app.task

@@ -1,0 +1,105 @@
+"""The composition root of what a project declares, and of its way into a namespace of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_celery.compose import beat_of, open_database, shared_settings
+from hermes_celery.compose_delivery import make_teller
+from hermes_celery.declaring import Declaring, NothingDeclared
+from hermes_celery.incidents import Kind, incident_id
+from hermes_celery.moving_in import MovingIn, SecondBeat
+from hermes_celery.programs import ProgramSign
+from hermes_celery.project_app import manager_of
+from hermes_celery.store import Formats, Incidents, Jobs
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from hermes_celery.beat import Beat
+    from hermes_celery.clock import Clock
+    from hermes_celery.settings import Settings
+    from hermes_celery.store import Database
+
+
+def make_declaring(
+    app: Celery, settings: Settings, database: Database, *, owner: str, clock: Clock
+) -> Declaring:
+    """A leader's part in what an app declares."""
+    return Declaring(
+        app,
+        Jobs(database),
+        default_timezone=settings.timezone,
+        moving=_make_moving_in(app, settings, database, owner=owner, clock=clock),
+    )
+
+
+class _SignedBeat:
+    """A beat of the namespace that all projects shared, and the sign that it is no 0.1.0."""
+
+    def __init__(self, beat: Beat, sign: ProgramSign) -> None:
+        self._beat = beat
+        self._sign = sign
+
+    def step(self) -> object:
+        return self._beat.step()
+
+    def stop(self) -> None:
+        self._beat.stop()
+        self._sign.stop()
+
+
+def _make_moving_in(
+    app: Celery, settings: Settings, database: Database, *, owner: str, clock: Clock
+) -> MovingIn | None:
+    """What brings a project's jobs along from the namespace that all shared; None: nothing can.
+
+    A namespace that the environment names was that of version 0.1.0 too.
+    """
+    shared = shared_settings(app)
+    if shared is None:
+        return None
+    source = open_database(shared)
+    teller, incidents = make_teller(settings, database), Incidents(database)
+
+    def second() -> _SignedBeat:
+        sign = ProgramSign(
+            Formats(source),
+            name=f"beat {owner}",
+            clock=clock,
+            stop_program=beside.stop,
+        )
+        # Before it waits for wake-up calls: who does so without a sign is taken for a 0.1.0.
+        sign.say()
+        sign.start()
+        return _SignedBeat(
+            beat_of(
+                app,
+                shared,
+                open_database(shared),
+                owner=owner,
+                clock=clock,
+                declaring=NothingDeclared(),
+            ),
+            sign,
+        )
+
+    beside = SecondBeat(second, clock=clock)
+
+    def tell(text: str) -> None:
+        teller.tell(Kind.NAMESPACE, "moving", text, now_ms=clock.now_ms())
+
+    def over(text: str) -> None:
+        mine = incident_id(Kind.NAMESPACE, "moving")
+        found = [one for one in incidents.of_job("") if one.id == mine]
+        teller.over(found, text, now_ms=clock.now_ms())
+
+    return MovingIn(
+        source,
+        database,
+        manager=manager_of(app),
+        knows_task=lambda name: name in app.tasks,
+        tell=tell,
+        over=over,
+        second=beside,
+    )

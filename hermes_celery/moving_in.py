@@ -1,0 +1,318 @@
+"""A project moves out of the namespace that all shared: what 0.1.0 kept in `hermes` comes along.
+
+Version 0.1.0 kept the jobs of every project in `hermes`. The leader of a project's own namespace
+looks there: jobs that this project declared move, and jobs that were made at run time whose task
+only this project has. What is nobody's for sure stays, and is told.
+
+Nothing moves while programs of 0.1.0 are there: their beats would declare the jobs anew, and their
+workers would throw away messages whose runs they cannot find. Until they are stopped, and as long
+as anything of the project is there, a second beat of this process ticks `hermes` as before, so that
+nothing stands still; what the project declares is written once its jobs have moved. A job whose run
+a worker performs moves when that has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
+from hermes_celery.job import Job, UnreadableJob
+from hermes_celery.log import Seldom, event
+from hermes_celery.store import FORMAT, Formats, Jobs, Moved, Mover, Neighbours
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.store import Database
+
+_log = logging.getLogger(__name__)
+#: So long no program of 0.1.0 may be seen: one that restarts comes back within a few seconds.
+_QUIET_MS = 5_000
+#: Jobs that one step looks at, and moves.
+_LOOKS, _MOVES = 1_000, 100
+#: Names in one sentence.
+_NAMED = 5
+#: The second beat goes on for so long after nobody asked for it any more.
+_WANTED_SECONDS = 15.0
+_OURS = ("celery.", "hermes_celery.")
+
+
+class OldBeat(Protocol):
+    """A beat of the old namespace: `Beat`, and its sign."""
+
+    def step(self) -> object:
+        """Tick what is due, and sleep."""
+
+    def stop(self) -> None:
+        """Give the lease back."""
+
+
+class SecondBeat:
+    """A second beat of this process, in a thread of its own, for as long as it is wanted."""
+
+    def __init__(self, make: Callable[[], OldBeat], *, clock: Clock) -> None:
+        self._make = make
+        self._clock = clock
+        self._until = 0.0
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def want(self) -> None:
+        """Let it tick, for some seconds from now."""
+        self._until = self._clock.monotonic() + _WANTED_SECONDS
+        if not self._stopped.is_set() and (self._thread is None or not self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._loop, name="hermes-old-beat", daemon=True)
+            self._thread.start()
+
+    def rest(self) -> None:
+        """Let it end after its step; it may be wanted again."""
+        self._until = 0.0
+
+    def stop(self) -> None:
+        """End it for good, so that another beat can lead there at once."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2)
+
+    def _loop(self) -> None:
+        beat = self._make()
+        try:
+            while not self._stopped.is_set() and self._clock.monotonic() < self._until:
+                beat.step()
+        finally:
+            beat.stop()
+
+
+class MovingIn:
+    """One project's way from the namespace that all shared into its own."""
+
+    def __init__(
+        self,
+        source: Database,
+        target: Database,
+        *,
+        manager: str,
+        knows_task: Callable[[str], bool],
+        tell: Callable[[str], None],
+        over: Callable[[str], None],
+        second: SecondBeat,
+    ) -> None:
+        """`manager` is who declares the project's jobs; `tell` and `over` make an incident."""
+        self._source, self._target = source, target
+        self._jobs = Jobs(source)
+        self._mover = Mover(source, target)
+        self._neighbours = Neighbours(source, namespace=target.keys.namespace)
+        self._manager = manager
+        self._knows_task = knows_task
+        self._tell, self._over = tell, over
+        self._second = second
+        self._complaint = Seldom()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._lived_there = False
+        self._declared: dict[str, None] = {}
+        self._made: dict[str, str] = {}
+        self._foreign_tasks: set[str] = set()
+        self._unclear: dict[str, str] = {}
+        self._scan: Iterator[Job | UnreadableJob] | None = None
+        self._is_scanned = False
+        self._older_at_ms: int | None = None
+        self._said = ""
+        self._moved = 0
+
+    @property
+    def left(self) -> frozenset[str]:
+        """The ids of declared jobs that are still in the old namespace."""
+        return frozenset(self._declared)
+
+    def begin(self, now_ms: int) -> bool:
+        """Look anew; whether what the project declares may be written now. For a new leader."""
+        self._begin_anew()
+        return self.step(now_ms)
+
+    def step(self, now_ms: int) -> bool:
+        """Take one step; whether what the project declares may be written now.
+
+        Raises StoreUnavailable. Where this user may not look into the old namespace nothing of the
+        project can be there.
+        """
+        try:
+            return self._step(now_ms)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            if self._complaint.may_say(now_ms / 1000):
+                event(_log, "project.not_moved", level=logging.WARNING, why=error)
+            return not self._declared
+
+    def stop(self) -> None:
+        """Stop the second beat."""
+        self._second.stop()
+
+    def _step(self, now_ms: int) -> bool:
+        self._look()
+        if not self._declared and not self._movable():
+            self._settle(now_ms)
+            return True
+        older = self._older(now_ms)
+        if older or self._is_fresh(now_ms):
+            self._second.want()
+            self._say(self._waiting_text(older))
+            return not self._declared
+        if self._mover.follow_switch(now_ms=now_ms):
+            event(_log, "project.paused", level=logging.WARNING, why="everything was, in hermes")
+        self._move(now_ms)
+        if self._declared or self._movable():
+            self._second.want()
+        return True
+
+    def _look(self) -> None:
+        """Read what is there: the declared jobs at once, the others page by page."""
+        if self._scan is None:
+            self._lived_there = self._neighbours.enter()
+            ids = self._jobs.managed_by(self._manager)
+            self._declared = dict.fromkeys(sorted(self._jobs.stored(ids)))
+            self._lived_there = self._lived_there or bool(self._declared)
+            self._scan = self._jobs.matching()
+        for _ in range(_LOOKS):
+            if self._is_scanned:
+                return
+            job = next(self._scan, None)
+            if job is None:
+                self._is_scanned = True
+            else:
+                self._note(job)
+
+    def _note(self, job: Job | UnreadableJob) -> None:
+        if isinstance(job, UnreadableJob):
+            self._keep(job.id, job.name or job.id)
+            return
+        spec = job.spec
+        task = spec.task.name if spec.task else ""
+        if spec.managed_by == self._manager:
+            self._declared[job.id] = None
+            self._lived_there = True
+        elif spec.managed_by is not None:
+            self._foreign_tasks.add(task)
+        elif task and not task.startswith(_OURS) and self._knows_task(task):
+            self._made[job.id] = task
+        else:
+            self._keep(job.id, job.name)
+
+    def _movable(self) -> list[str]:
+        """Jobs made at run time that can only be this project's, once all jobs were looked at."""
+        if not self._is_scanned:
+            return []
+        return [one for one, task in self._made.items() if task not in self._foreign_tasks]
+
+    def _older(self, now_ms: int) -> list[str]:
+        """Programs of 0.1.0 that live there. Our own workers, which finish runs there, are none."""
+        older = Formats(self._source).older_than(FORMAT, now_ms=now_ms)
+        ours = Formats(self._target).living(now_ms=now_ms)
+        older = [name for name in older if name not in ours]
+        if older:
+            self._older_at_ms = now_ms
+        return older
+
+    def _is_fresh(self, now_ms: int) -> bool:
+        return self._older_at_ms is not None and now_ms - self._older_at_ms < _QUIET_MS
+
+    def _move(self, now_ms: int) -> None:
+        ids = [*self._declared, *self._movable()][:_MOVES]
+        for job_id, job in self._jobs.get_many(ids).items():
+            if isinstance(job, UnreadableJob):
+                self._forget(job_id)
+                self._keep(job_id, job.name or job_id)
+            else:
+                self._move_one(job, now_ms)
+        for job_id in set(ids) - self._jobs.stored(ids):
+            self._forget(job_id)
+
+    def _move_one(self, job: Job, now_ms: int) -> None:
+        try:
+            answer = self._mover.move(job, now_ms=now_ms)
+        except RecordBroken as error:
+            # It stays where it is, and so does its name among what is told.
+            self._forget(job.id)
+            self._keep(job.id, job.name)
+            event(_log, "job.not_moved", level=logging.ERROR, job=job.name, why=error)
+            return
+        if answer in (Moved.OK, Moved.THERE):
+            self._forget(job.id)
+            self._moved += 1
+            event(_log, "job.moved", job=job.name, from_=self._here, to=self._there)
+        elif answer is Moved.RUNNING:
+            self._say(f"job {job.name!r} moves from namespace {self._here!r} to "
+                      f"{self._there!r} when its run there has ended")  # fmt: skip
+
+    def _keep(self, job_id: str, name: str) -> None:
+        if len(self._unclear) < _LOOKS:
+            self._unclear[job_id] = name
+
+    def _forget(self, job_id: str) -> None:
+        self._declared.pop(job_id, None)
+        self._made.pop(job_id, None)
+
+    def _settle(self, now_ms: int) -> None:
+        """Nothing is left to move: say what stays, or that all is well."""
+        if self._moved:
+            self._neighbours.note_moved()
+            event(_log, "project.moved", jobs=self._moved, from_=self._here, to=self._there)
+            self._moved = 0
+        unclear = self._leftovers(now_ms)
+        if unclear:
+            self._second.want()
+            self._say(unclear)
+            return
+        self._second.rest()
+        if self._is_scanned and self._said is not None:
+            self._over(f"all jobs of this project are in namespace {self._there!r}")
+            self._said = ""
+
+    def _leftovers(self, now_ms: int) -> str:
+        """What to say of jobs that may be ours, where nobody else takes care of them."""
+        if not self._lived_there or not self._is_scanned:
+            return ""
+        for job_id, task in self._made.items():
+            if task in self._foreign_tasks:
+                self._keep(job_id, job_id)
+        there = self._jobs.stored(list(self._unclear))
+        names = [name for job_id, name in self._unclear.items() if job_id in there]
+        if not names:
+            return ""
+        others = Formats(self._source).living(now_ms=now_ms)
+        mine = Formats(self._target).living(now_ms=now_ms)
+        if set(others) - set(mine):
+            return ""
+        shown = ", ".join(names[:_NAMED]) + (", ..." if names[_NAMED:] else "")
+        return (
+            f"{len(names)} jobs in namespace {self._here!r} may be of this project, or of nobody: "
+            f"{shown}; they run on from there; take them along with `hermes-celery -N "
+            f"{self._there} move JOB`, or remove them with `hermes-celery remove JOB`"
+        )
+
+    def _waiting_text(self, older: list[str]) -> str:
+        count = len(self._declared) + len(self._movable())
+        who = ", ".join(older) or "seen a few seconds ago"
+        return (
+            f"{count} jobs of this project are in namespace {self._here!r} and run on from there, "
+            f"because programs of version 0.1.0 are there ({who}); when they are stopped, the jobs "
+            f"move to namespace {self._there!r} and what the project declares is written"
+        )
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            event(_log, "project.moves", level=logging.WARNING, why=text)
+            self._tell(text)
+
+    @property
+    def _here(self) -> str:
+        return self._source.keys.namespace
+
+    @property
+    def _there(self) -> str:
+        return self._target.keys.namespace
