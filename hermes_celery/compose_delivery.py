@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,11 +13,15 @@ from hermes_celery.broken import BrokenRecords
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.compose import open_database, reachable_database
 from hermes_celery.delivering import Deliverer
+from hermes_celery.delivery.apprise_channel import AppriseChannel
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
 from hermes_celery.delivery.rendering import check_template
+from hermes_celery.delivery.targets import LOCAL, ORIGIN, parts_of
 from hermes_celery.duty import Duty
+from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.job import JobSpec
+from hermes_celery.log import event
 from hermes_celery.overload import Overload
 from hermes_celery.ping import Pinger, check_url
 from hermes_celery.runners.dotenv_files import dotenv
@@ -42,6 +47,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.announcing import DeliveryMessages
+
+
+_log = logging.getLogger(__name__)
 
 
 def make_deliverer(settings: Settings) -> Deliverer:
@@ -94,6 +102,30 @@ def check_delivery(settings: Settings, spec: JobSpec) -> None:
         check_template(spec.template)
     if spec.ping:
         check_url(spec.ping)
+
+
+def check_alerts(settings: Settings, *, delivers_here: bool = True) -> None:
+    """Refuse alerts that would reach nobody. Raises SettingsError.
+
+    Where another machine delivers, what only that one must have is not missed here: apprise, and
+    the names of targets.toml.
+    """
+    if settings.alerts == LOCAL:
+        return
+    try:
+        if ORIGIN in parts_of(settings.alerts):
+            raise JobError("alerts are about no job, so they have no origin")
+        make_book(settings).check(settings.alerts)
+    except JobError as error:
+        text = f"HERMES_CELERY_ALERTS: {error}"
+        if delivers_here or (AppriseChannel.is_installed() and settings.targets_path.exists()):
+            raise SettingsError([text]) from None
+        event(_log, "alerts.unsure", level=logging.WARNING, why=text)
+
+
+def alerts_without_target(settings: Settings) -> list[str]:
+    """What of the alerts means a place, and means none on this machine now."""
+    return make_book(settings).without_target(settings.alerts, None)
 
 
 def redeliver(settings: Settings, run_id: str, *, everywhere: bool, app: Celery) -> None:

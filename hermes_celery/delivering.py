@@ -190,6 +190,8 @@ class Deliverer:
                 # It was counted when it began, and its next turn comes with the next push.
                 event(_log, "delivery.overdue", level=logging.ERROR, id=record.id, why=error)
                 return False
+        for part in plan.parts:
+            self._note_lost(record, part, part.fault)
         self._deliveries.plan(
             record.id,
             plan.parts,
@@ -243,6 +245,8 @@ class Deliverer:
             )
 
         standing = self._persistently(record_end, delivery_id=record.id)
+        if state is Delivery.FAILED:
+            self._note_lost(record, part, str(fault))
         event(
             _log,
             f"delivery.{'retrying' if state is Delivery.PENDING else state.value}",
@@ -253,6 +257,12 @@ class Deliverer:
             error=fault,
         )
         return standing
+
+    def _note_lost(self, record: Record, part: Part, why: str) -> None:
+        """Note that a notice reaches nobody: no run and no job would show that."""
+        if part.what is What.NOTICE and why:
+            text = f"nobody was told at {part.label}: {why}"
+            note_trouble(self._incidents, record.id, text, now_ms=self._clock.now_ms())
 
     def _claim(self, delivery_id: str, number: int, *, token: str) -> Turn | str:
         now_ms = self._clock.now_ms()

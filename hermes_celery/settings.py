@@ -1,14 +1,18 @@
 """The only reader of the environment; reports every fault at once.
 
-Names that Hermes already uses keep their name and meaning; ours begin with `HERMES_CELERY_`.
+Names that Hermes already uses keep their name and meaning; ours begin with `HERMES_CELERY_`. A
+value that makes no sense is refused; where Hermes reads such a value as its default, so is it read
+here, and `ignored` says so.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +28,14 @@ DEFAULT_NAMESPACE = "hermes"
 _NAMESPACE = re.compile(r"[^\W_][\w.-]{0,39}")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
 _DEFAULT_SCRIPT_TIMEOUT = 3600
+#: One process or thread for each; beyond that it is a slip, and more workers serve better.
+_MOST_WORKERS = 1000
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HOST = re.compile(r"[\w.:-]+")
+#: Words for "all" that would be read as the name of a host.
+_NO_HOSTS = frozenset({"1", "true", "yes", "all", "any"})
+#: Read by the command line.
+_ELSEWHERE = frozenset({"HERMES_CELERY_APP"})
 _INTERPRETERS = "/usr/bin:/bin:/usr/local/bin:/opt"
 
 
@@ -82,6 +94,8 @@ class Settings:
     http_allow_private: frozenset[str] = frozenset()
     #: HERMES_REDACT_SECRETS: whether secrets are masked in what is stored of a run.
     redact: bool = True
+    #: Values that have no effect, one sentence each.
+    ignored: tuple[str, ...] = ()
     #: Whether the namespace was chosen, so that a project's app does not choose its own.
     is_namespace_given: bool = True
     #: Where a project's broker is and how it is reached; `redis_url` says the same as far as a URL
@@ -115,26 +129,31 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     Raises SettingsError that lists every variable at fault.
     """
     reader = _Reader(os.environ if environ is None else environ)
-    settings = Settings(
+    settings = _read_all(reader)
+    if reader.faults:
+        raise SettingsError(reader.faults)
+    return settings
+
+
+def _read_all(reader: _Reader) -> Settings:
+    return Settings(
         home=reader.read("HERMES_HOME", _home, "~/.hermes"),
         redis_url=reader.read("HERMES_REDIS_URL", _redis_url, ""),
         namespace=reader.read("HERMES_CELERY_NAMESPACE", checked_namespace, DEFAULT_NAMESPACE),
         is_namespace_given=bool(reader.environ.get("HERMES_CELERY_NAMESPACE", "").strip()),
         max_workers=reader.read("HERMES_CRON_MAX_WORKERS", _max_workers, "4"),
         grace_seconds=reader.read("HERMES_CELERY_GRACE", _seconds, "30"),
-        script_timeout_seconds=_script_timeout(reader.environ.get("HERMES_CRON_SCRIPT_TIMEOUT")),
+        script_timeout_seconds=_script_timeout(reader),
         timezone=reader.read("HERMES_TIMEZONE", _timezone, ""),
-        env_passthrough=frozenset(
-            reader.environ.get("HERMES_CRON_ENV_PASSTHROUGH", "").replace(",", " ").split()
-        ),
+        env_passthrough=reader.read("HERMES_CRON_ENV_PASSTHROUGH", _variables, ""),
         events=reader.read("HERMES_CELERY_EVENTS", _switch, "on"),
         log_format=reader.read("HERMES_CELERY_LOG", _log_format, "text"),
         session=reader.read("HERMES_CELERY_SESSION", _session, "origin"),
         idle_timeout_seconds=reader.read("HERMES_CRON_TIMEOUT", _seconds, "600"),
         agent_timeout_seconds=reader.read("HERMES_CELERY_AGENT_TIMEOUT", _seconds, "0"),
-        agent_command=reader.read("HERMES_CELERY_AGENT_COMMAND", str, ""),
+        agent_command=reader.read("HERMES_CELERY_AGENT_COMMAND", _command, ""),
         interpreter_dirs=reader.read("HERMES_CELERY_INTERPRETERS", _directories, _INTERPRETERS),
-        http_allow_private=_names(reader.environ.get("HERMES_CELERY_HTTP_ALLOW_PRIVATE", "")),
+        http_allow_private=reader.read("HERMES_CELERY_HTTP_ALLOW_PRIVATE", _hosts, ""),
         redact=reader.read("HERMES_REDACT_SECRETS", _switch, "on"),
         keep_runs=reader.read("HERMES_CELERY_KEEP_RUNS", _count, "100"),
         keep_days=reader.read("HERMES_CELERY_KEEP_DAYS", _count, "30"),
@@ -143,11 +162,24 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         alerts=reader.read("HERMES_CELERY_ALERTS", str, "local"),
         ping_url=reader.read("HERMES_CELERY_PING_URL", _http_url, ""),
         delivery_wait_seconds=reader.read("HERMES_CELERY_DELIVERY_WAIT", _seconds, "10"),
-        delivery_timeout_seconds=reader.read("HERMES_CELERY_DELIVERY_TIMEOUT", _seconds, "20"),
+        delivery_timeout_seconds=reader.read("HERMES_CELERY_DELIVERY_TIMEOUT", _some_seconds, "20"),
+        ignored=tuple(reader.ignored),
     )
-    if reader.faults:
-        raise SettingsError(reader.faults)
-    return settings
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables that look like ours and mean nothing, each with the one that is meant, or ""."""
+    reader = _Reader({})
+    _read_all(reader)
+    known = reader.names | _ELSEWHERE
+    found: dict[str, str] = {}
+    for name in sorted(set(os.environ if environ is None else environ) - known):
+        # Hermes has variables of its own that begin with HERMES_CRON_.
+        is_ours = name.startswith("HERMES_CELERY_")
+        meant = next(iter(get_close_matches(name, known, n=1, cutoff=0.8 if is_ours else 0.9)), "")
+        if is_ours or (meant and name.startswith("HERMES_CRON_")):
+            found[name] = meant
+    return found
 
 
 def default_timezone() -> str:
@@ -187,8 +219,11 @@ class _Reader:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
         self.faults: list[str] = []
+        self.ignored: list[str] = []
+        self.names: set[str] = set()
 
     def read(self, name: str, convert: Callable[[str], _T], default: str) -> _T:
+        self.names.add(name)
         text = self.environ.get(name, "").strip() or default
         try:
             return convert(text)
@@ -198,7 +233,10 @@ class _Reader:
 
 
 def _home(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{text!r}: there is no such user; give an absolute path") from None
 
 
 def _redis_url(text: str) -> str | None:
@@ -234,12 +272,16 @@ def _max_workers(text: str) -> int:
         workers = 0
     if workers < 1:
         raise ValueError(f"{text!r} must be a whole number of at least 1 (1 means serial)")
+    if workers > _MOST_WORKERS:
+        raise ValueError(
+            f"{text!r} must be at most {_MOST_WORKERS:,}; start more workers for more slots"
+        )
     return workers
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise ValueError(f"{text!r} must be a whole number of at least 1")
+        raise ValueError(f"{text!r} must be a whole number from 1 to 1,000,000")
     return int(text)
 
 
@@ -249,17 +291,33 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e6:
-        raise ValueError(f"{text!r} must be a number of seconds, 0 or more")
+        raise ValueError(f"{text!r} must be a number of seconds, 0 or more and below 1,000,000")
     return seconds
 
 
-def _script_timeout(text: str | None) -> int:
+def _some_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    if not seconds:
+        raise ValueError(f"{text!r} must be a number of seconds above 0")
+    return seconds
+
+
+def _script_timeout(reader: _Reader) -> int:
     """As Hermes reads it: fractions are cut, what is no positive number means the default."""
+    name = "HERMES_CRON_SCRIPT_TIMEOUT"
+    text = reader.read(name, str, "")
     try:
-        seconds = int(float(text or ""))
+        seconds = int(float(text))
     except (ValueError, OverflowError):
-        return _DEFAULT_SCRIPT_TIMEOUT
-    return seconds if seconds > 0 else _DEFAULT_SCRIPT_TIMEOUT
+        seconds = 0
+    if seconds > 0:
+        return seconds
+    if text:
+        reader.ignored.append(
+            f"{name}: {text!r} is no number of seconds of at least 1; as in Hermes, the default of "
+            f"{_DEFAULT_SCRIPT_TIMEOUT} s holds"
+        )
+    return _DEFAULT_SCRIPT_TIMEOUT
 
 
 def _timezone(text: str) -> str:
@@ -294,9 +352,31 @@ def _switch(text: str) -> bool:
 
 
 def _http_url(text: str) -> str:
-    if text and urlsplit(text).scheme not in ("http", "https"):
-        raise ValueError("it must be an http(s) URL")
+    if not text:
+        return text
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not text.isprintable():
+        raise ValueError("it must be an http(s) URL, such as https://hc-ping.com/UUID")
     return text
+
+
+def _command(text: str) -> str:
+    if text:
+        try:
+            words = shlex.split(text.replace("[", " ").replace("]", " "))
+        except ValueError as error:
+            raise ValueError(f"{text!r} is no command line: {error}") from None
+        if not words or "{prompt}" not in text:
+            raise ValueError(f"{text!r} must name a program and contain {{prompt}}")
+    return text
+
+
+def _variables(text: str) -> frozenset[str]:
+    names = frozenset(text.replace(",", " ").split())
+    for name in sorted(names):
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a variable; list names, without values")
+    return names
 
 
 def _session(text: str) -> str:
@@ -313,8 +393,12 @@ def _directories(text: str) -> tuple[Path, ...]:
     return paths
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.lower().replace(",", " ").split())
+def _hosts(text: str) -> frozenset[str]:
+    names = frozenset(text.lower().replace(",", " ").split())
+    for name in sorted(names):
+        if not _HOST.fullmatch(name) or name in _NO_HOSTS:
+            raise ValueError(f"{name!r} is no host; list names or addresses, or write on for all")
+    return names
 
 
 def _log_format(text: str) -> str:

@@ -25,10 +25,11 @@ from hermes_celery.compose import (
     reachable_database,
     shared_settings,
 )
-from hermes_celery.compose_delivery import make_beat_watch
+from hermes_celery.compose_delivery import check_alerts, make_beat_watch
 from hermes_celery.consuming import looking, prove
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
+from hermes_celery.keys import Keys
 from hermes_celery.last_resort import LastResort
 from hermes_celery.log import JsonFormatter, event
 from hermes_celery.parent_death import die_with_parent
@@ -213,6 +214,8 @@ class _Hooks:
             settings = self._settings
         except SettingsError:
             return  # settings that are wrong end the process when it starts its work
+        for text in settings.ignored:
+            event(_log, "setting.ignored", level=logging.WARNING, why=text)
         if settings.log_format == "json":
             for handler in logger.handlers:
                 handler.setFormatter(JsonFormatter())
@@ -236,6 +239,7 @@ class _Hooks:
         """`queues` are those of `-Q`."""
         try:
             wanted = queues_of(self._app).union(queues)
+            check_alerts(self._settings, delivers_here=self._delivers(queues))
             until_it_answers(
                 lambda: reachable_database(self._settings, queues=wanted).close(),
                 seconds=patience_seconds(self._app),
@@ -243,6 +247,11 @@ class _Hooks:
             )
         except (StoreError, SettingsError) as error:
             _exit(str(error))
+
+    def _delivers(self, queues: Collection[str]) -> bool:
+        # A beat has no name here, and a worker of other queues leaves deliveries to others.
+        own = Keys(namespace=self._settings.namespace).delivery_queue
+        return bool(self._name) and (not queues or own in queues)
 
 
 def _make_room(worker: Any) -> None:

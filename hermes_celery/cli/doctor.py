@@ -26,9 +26,10 @@ from hermes_celery.errors import (
 from hermes_celery.incidents import Kind
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.letters import QUIET_MS
+from hermes_celery.masking import masked
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.server_url import without_password
-from hermes_celery.settings import Settings, process_environment
+from hermes_celery.settings import Settings, process_environment, unknown_variables
 from hermes_celery.store import (
     FORMAT,
     Database,
@@ -74,11 +75,40 @@ def examine() -> Iterator[Finding]:
             yield fail("settings", fault)
         return
     yield ok("settings", f"home {settings.home}, namespace {settings.namespace}")
+    yield from _unheard(settings)
     yield from _broker(settings)
+    yield _alerts(settings)
     yield from _server(settings)
     yield _disk(settings)
     yield _scripts(settings)
     yield _agent(settings)
+
+
+def _unheard(settings: Settings) -> Iterator[Finding]:
+    """What is set and has no effect."""
+    for text in settings.ignored:
+        yield warn("settings", text)
+    for name, meant in unknown_variables().items():
+        advice = f"; is {meant} meant?" if meant else ""
+        yield warn("settings", f"{name} is no setting, so it has no effect{advice}")
+
+
+def _alerts(settings: Settings) -> Finding:
+    """Whether troubles of no single job reach anybody."""
+    from hermes_celery.compose_delivery import alerts_without_target, check_alerts
+
+    try:
+        check_alerts(settings)
+        lost = alerts_without_target(settings)
+    except SettingsError as error:
+        return fail("alerts", "; ".join(error.faults))
+    if lost:
+        return fail("alerts", f"HERMES_CELERY_ALERTS: {', '.join(lost)} means no place on this "
+                     "machine; name a chat, or set the platform's home channel")  # fmt: skip
+    if settings.alerts == "local":
+        return ok("alerts", "troubles of no single job are kept here only: `hermes-celery "
+                   "incidents`; HERMES_CELERY_ALERTS sends them to people")  # fmt: skip
+    return ok("alerts", f"sent to {masked(settings.alerts)}")
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:

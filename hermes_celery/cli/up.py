@@ -30,6 +30,7 @@ from hermes_celery.compose import (
     redis_url,
     unreachable,
 )
+from hermes_celery.compose_delivery import check_alerts
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import (
     AlreadyRunning,
@@ -60,6 +61,9 @@ def bring_up(settings: Settings, *, demo: bool) -> int:
     variables mean another server than ours.
     """
     check_broker(settings)
+    check_alerts(settings)
+    for text in settings.ignored:
+        _say(text)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     with _only_one(settings), _stop_signal() as stop:
         supervisor = Supervisor(environment=_environment(settings), say=_say)

@@ -421,3 +421,17 @@ def test_a_removed_job_s_output_is_not_delivered(place: Place, http: HttpReceive
     place.work_off()
     assert place.standing(run) is Delivery.NONE
     assert place.deliveries.due(place.store.clock.ms + 10**9, limit=1) == []
+
+
+@pytest.mark.parametrize("deliver", ["garbage", "telegram:1"])
+def test_an_alert_that_reaches_nobody_is_logged_and_an_incident(
+    place: Place, caplog: pytest.LogCaptureFixture, deliver: str
+) -> None:
+    now_ms = place.store.clock.ms
+    place.deliveries.notice("notice-x-1", "⚠️ no beat", deliver=deliver, incident="x", count=1,
+                            now_ms=now_ms, job_id="")  # fmt: skip
+    place.rescue()
+    place.work_off()
+    (incident,) = place.incidents.of_job("")
+    assert f"nobody was told at {deliver}: " in incident.text
+    assert any("delivery.broken" in line for line in caplog.messages)

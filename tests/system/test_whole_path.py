@@ -246,3 +246,11 @@ def test_a_setting_that_makes_no_sense_is_one_sentence(processes: Processes) -> 
     log = processes.log(process)
     assert "HERMES_CRON_MAX_WORKERS: '0' must be a whole number of at least 1" in log
     assert "Traceback" not in log
+
+
+def test_a_worker_does_not_start_with_alerts_that_nobody_would_hear(processes: Processes) -> None:
+    process = processes.celery("worker", HERMES_CELERY_ALERTS="garbage")
+    assert process.wait(30) == 1
+    log = processes.log(process)
+    assert "Error: HERMES_CELERY_ALERTS: cannot deliver to that: 'garbage' is neither" in log
+    assert "Traceback" not in log

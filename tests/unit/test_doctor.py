@@ -103,3 +103,42 @@ def test_jobs_that_a_beat_saw_and_that_are_gone_are_a_failure(
     finding = _jobs(settings, valkey)
     assert finding.verdict is Verdict.FAIL
     assert "1 jobs that were here" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("alerts", "verdict", "why"),
+    [
+        ("local", "ok", "kept here only"),
+        ("json://example.com/secret", "ok", "sent to json://***"),
+        ("garbage", "fail", "HERMES_CELERY_ALERTS: cannot deliver to that: 'garbage' is neither"),
+        ("nonsense://x", "fail", "HERMES_CELERY_ALERTS: cannot deliver to that"),
+        ("origin", "fail", "alerts are about no job, so they have no origin"),
+        ("telegram", "fail", "HERMES_CELERY_ALERTS: telegram means no place on this machine"),
+    ],
+)
+def test_where_alerts_go_is_looked_at(
+    home: Path, monkeypatch: pytest.MonkeyPatch, alerts: str, verdict: str, why: str
+) -> None:
+    monkeypatch.setenv("HERMES_CELERY_ALERTS", alerts)
+    found = findings(exit_code=1)
+    assert found["alerts"][0] == verdict
+    assert why in found["alerts"][1]
+
+
+def test_what_is_set_without_effect_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERMES_CELERY_NAMESAPCE", "x")
+    result = CliRunner().invoke(main, ["doctor"])
+    assert "HERMES_CELERY_NAMESAPCE is no setting, so it has no effect; is HERMES_CELERY_N" in (
+        result.stdout
+    )
+    monkeypatch.setenv("HERMES_CRON_SCRIPT_TIMEOUT", "soon")
+    assert "'soon' is no number of seconds" in CliRunner().invoke(main, ["doctor"]).stdout
+
+
+def test_up_does_not_start_with_alerts_that_nobody_would_hear(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_CELERY_ALERTS", "garbage")
+    result = CliRunner().invoke(main, ["up"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: HERMES_CELERY_ALERTS: cannot deliver to that")

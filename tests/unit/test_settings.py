@@ -11,7 +11,7 @@ from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.project import Cron
 from hermes_celery.project_app import with_namespace
 from hermes_celery.server_url import without_password
-from hermes_celery.settings import read_settings
+from hermes_celery.settings import read_settings, unknown_variables
 from tests.support import cases
 
 
@@ -82,3 +82,47 @@ def test_an_app_without_a_usable_name_is_refused_with_the_line_to_write(name: st
         Cron(app, namespace="blog")
     with pytest.raises(JobError, match="must be 1 to 40 letters"):
         Cron(app, namespace="no blanks")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("HERMES_CRON_MAX_WORKERS", "1001", "at most 1,000; start more workers"),
+        ("HERMES_CELERY_DELIVERY_TIMEOUT", "0", "above 0"),
+        ("HERMES_CELERY_PING_URL", "http://", "must be an http"),
+        ("HERMES_CELERY_AGENT_COMMAND", "hermes -z", "contain {prompt}"),
+        ("HERMES_CELERY_AGENT_COMMAND", "hermes '{prompt}", "No closing quotation"),
+        ("HERMES_CRON_ENV_PASSTHROUGH", "TOKEN=abc", "list names, without values"),
+        ("HERMES_CELERY_HTTP_ALLOW_PRIVATE", "10.0.0.0/8", "is no host"),
+        ("HERMES_CELERY_HTTP_ALLOW_PRIVATE", "true", "write on for all"),
+        ("HERMES_CELERY_KEEP_RUNS", "2000000", "from 1 to 1,000,000"),
+        ("HERMES_HOME", "~nobody-of-that-name/h", "no such user"),
+    ],
+)
+def test_a_value_without_effect_is_refused(name: str, text: str, why: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        read_settings({name: text})
+    (fault,) = error.value.faults
+    assert fault.startswith(f"{name}: ")
+    assert why in fault
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-3", "0.5", "inf", "nan"])
+def test_a_value_that_hermes_ignores_is_ignored_and_said(text: str) -> None:
+    settings = read_settings({"HERMES_CRON_SCRIPT_TIMEOUT": text})
+    assert settings.script_timeout_seconds == 3600
+    (said,) = settings.ignored
+    assert said.startswith(f"HERMES_CRON_SCRIPT_TIMEOUT: {text!r} is no number of seconds")
+    assert read_settings({"HERMES_CRON_SCRIPT_TIMEOUT": "5"}).ignored == ()
+
+
+def test_a_misspelt_variable_is_found() -> None:
+    given = dict.fromkeys(
+        ["HERMES_CELERY_NAMESAPCE", "HERMES_CRON_MAX_WORKER", "HERMES_CRON_RUN_ID", "HOME",
+         "HERMES_CELERY_APP", "HERMES_CELERY_GRACE", "HERMES_CELERY_XYZZY"], "1",
+    )  # fmt: skip
+    assert unknown_variables(given) == {
+        "HERMES_CELERY_NAMESAPCE": "HERMES_CELERY_NAMESPACE",
+        "HERMES_CELERY_XYZZY": "",
+        "HERMES_CRON_MAX_WORKER": "HERMES_CRON_MAX_WORKERS",
+    }
