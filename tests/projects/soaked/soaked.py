@@ -1,0 +1,124 @@
+"""A project whose tasks write down that they start, for the soak; every way of going on is there.
+
+Each start is one line in a file of the process: run id, attempt, what started, the retry's number.
+A line is one write(2), so that a killed process leaves whole lines.
+"""
+
+import os
+import secrets
+import time
+
+from celery import Celery, Task
+
+from hermes_celery import Cron
+from hermes_celery.policy import OnLost, Overlap, Policy
+from hermes_celery.session import get_session_env
+
+app = Celery("soaked", broker=os.environ["BROKER"])
+app.conf.broker_transport_options = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "health_check_interval": 10,
+}
+app.conf.worker_disable_prefetch = True
+cron = Cron(app)
+_SECOND = "every 1s"
+
+
+class Stamped(Task):
+    """A base class of the project's own: what it does happens for each message."""
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Publish with a header of the project's own."""
+        headers = {**(options.pop("headers", None) or {}), "correlation": secrets.token_hex(8)}
+        return super().apply_async(args, kwargs, headers=headers, **options)
+
+
+class _Starts:
+    """The file of this process; a pool process that was forked has one of its own."""
+
+    pid, file = 0, -1
+
+    def note(self, what, number=0):
+        """Write one line."""
+        if self.pid != os.getpid():
+            name = f"{os.getpid()}-{secrets.token_hex(4)}.lines"
+            path = os.path.join(os.environ["SOAK_STARTS"], name)
+            self.pid = os.getpid()
+            self.file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND)
+        run_id = get_session_env("HERMES_CRON_RUN_ID")
+        attempt = get_session_env("HERMES_CRON_ATTEMPT") or "1"
+        os.write(self.file, f"{run_id} {attempt} {what} {number} {time.time_ns()}\n".encode())
+
+
+starts = _Starts()
+
+
+@app.task
+def plain():
+    """Start, and end."""
+    starts.note("plain")
+
+
+@app.task(expires=3)
+def fresh():
+    """Only while its message is fresh."""
+    starts.note("fresh")
+
+
+@app.task(base=Stamped, bind=True)
+def stamped(self):
+    """Its message was made by the project's own code."""
+    assert self.request.get("correlation"), "the project's header is missing"
+    starts.note("stamped")
+
+
+@app.task(bind=True, max_retries=3)
+def again(self):
+    """Hand itself back twice."""
+    starts.note("again", self.request.retries)
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+
+
+@app.task
+def rest():
+    """The second half of `handed`."""
+    starts.note("rest")
+
+
+@app.task(bind=True)
+def handed(self):
+    """Hand itself on."""
+    starts.note("handed")
+    raise self.replace(rest.s())
+
+
+@app.task
+def busy():
+    """Hold a slot for a moment, so that others wait."""
+    starts.note("busy")
+    time.sleep(0.4)
+
+
+@app.task
+def grouped():
+    """One at a time, over all workers."""
+    starts.note("grouped")
+    time.sleep(0.05)
+
+
+#: Of each kind several: enough that some wait when somebody is killed.
+for number in range(int(os.environ.get("SOAK_JOBS", "3"))):
+    for task in (plain, fresh, stamped, again, handed, busy):
+        word = task.name.rpartition(".")[2]
+        cron.add(f"{word}-{number}", _SECOND, task=task)
+    cron.add(
+        f"retried-{number}",
+        _SECOND,
+        task=plain,
+        policy=Policy(on_lost=OnLost.RETRY, retry_wait_seconds=1),
+    )
+    cron.add(f"many-{number}", _SECOND, task=stamped, policy=Policy(overlap=Overlap.ALLOW))
+    cron.add(f"held-{number}", _SECOND, task=stamped, policy=Policy(overlap=Overlap.QUEUE_ONE))
+    cron.add(f"grouped-{number}", _SECOND, task=grouped, group="one", group_limit=1)

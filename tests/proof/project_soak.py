@@ -1,0 +1,369 @@
+"""A real Celery project while everything breaks: its own tasks, Celery's own commands, no stand-in.
+
+    python -m tests.proof.project_soak --minutes 10
+
+Two beats and three workers (prefork and threads) of `tests/projects/soaked` on a server of their
+own; they are killed, frozen and cut off from a server that restarts, while queued runs are revoked.
+Its tasks are plain ones, ones with a lifetime, with code per message, that retry, that replace
+themselves, that share a group. Then nothing is disturbed, every job has to run, and the whole
+history is judged: what the project's tasks wrote down on disk against what is on record.
+
+Waits are the real ones: a message that vanished is pushed again after a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+import msgspec
+from celery import Celery
+
+from bench.server import wait_until
+from hermes_celery.compose import open_cron
+from hermes_celery.errors import StoreError
+from hermes_celery.job import Job, JobState
+from hermes_celery.keys import Keys
+from hermes_celery.policy import OnLost
+from hermes_celery.run import Run, RunState
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database, Jobs, Runs, connect
+from tests.proof.checker import Verdict, check
+from tests.proof.history import History, Span, Start, all_records
+from tests.proof.soak_members import Member, Server, wait_for
+from tests.proof.soak_verdict import cared_for, silently_stopped
+
+_PROJECT = "soaked"
+_FOLDER = Path(__file__).parent.parent / "projects" / _PROJECT
+_ROOT = Path(__file__).parent.parent.parent
+_CALM_SECONDS = 8.0
+#: A message that vanishes twice is pushed again after three minutes.
+_SETTLE_SECONDS = 400.0
+_LATE_AFTER = timedelta(minutes=8)
+_MOMENT = timedelta(milliseconds=1)
+#: Tasks that start a run; what a run starts later is counted apart.
+_FIRST = frozenset({"plain", "fresh", "stamped", "handed", "busy", "grouped"})
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round is made of."""
+
+    seconds: float
+    #: Jobs of each kind, each due every second.
+    jobs: int = 3
+    fault_seconds: float = 2.0
+    quiet_seconds: float = 10.0
+    fsync: str = "everysec"
+    seed: int = 1
+
+
+class Figures(msgspec.Struct, kw_only=True):
+    """What was done."""
+
+    kills: int = 0
+    freezes: int = 0
+    restarts: int = 0
+    revoked: int = 0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round showed."""
+
+    verdict: Verdict
+    figures: Figures
+    starts: int
+    #: Later halves of runs: retries of their own, replacements.
+    continued: int
+    stopped: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.verdict.valid and not self.stopped and not self.others
+
+    def faults(self) -> str:
+        """What is wrong, for people; the first few of each kind."""
+        lines = [self.verdict.faults()]
+        for kind, found in (("silently stopped", self.stopped), ("others", self.others)):
+            if found:
+                lines.append(f"{kind} {len(found)}: " + "; ".join(found[:8]))
+        return "\n".join(line for line in lines if line)
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One start, as a task of the project wrote it down."""
+
+    run_id: str
+    attempt: int
+    what: str
+    number: int
+
+
+class Round:
+    """One round."""
+
+    def __init__(self, plan: Plan, home: Path, stack: ExitStack) -> None:
+        self._plan = plan
+        self._dice = random.Random(plan.seed)
+        self._starts = home / "starts"
+        self._starts.mkdir()
+        self._server = Server(home, fsync=plan.fsync)
+        stack.callback(self._server.stop)
+        self._url = f"redis://127.0.0.1:{self._server.port}/0"
+        self._database = Database(connect(self._url), keys=Keys(namespace=_PROJECT))
+        stack.callback(self._database.close)
+        wait_until(self._answers, what="the server answers")
+        self._jobs, self._runs = Jobs(self._database), Runs(self._database)
+        self._cron = open_cron(read_settings(
+            {"HERMES_REDIS_URL": self._url, "HERMES_CELERY_NAMESPACE": _PROJECT,
+             "HERMES_HOME": str(home)}
+        ))  # fmt: skip
+        self._control = Celery(_PROJECT, broker=self._url, set_as_current=False).control
+        self._log = home / "children.log"
+        self._home = home
+        self._beats = [self._member("beat", f"b{i}") for i in range(2)]
+        self._workers = [
+            self._member("worker", "w0", "--pool", "prefork", "-c", "3"),
+            self._member("worker", "w1", "--pool", "threads", "-c", "3"),
+            self._member("worker", "w2", "--pool", "prefork", "-c", "2"),
+        ]
+        stack.callback(self._end_all)
+        self._figures = Figures()
+        self._revoked: set[str] = set()
+
+    def run(self) -> Result:
+        """All of it."""
+        wait_until(self._is_declared, what="the project's jobs", seconds=60, poll=0.1)
+        first = {job.id: job for job in self._all_jobs()}
+        self._disturb()
+        self._calm()
+        stopped = tuple(self._stopped())
+        spans = [self._paused(job) for job in first.values()]
+        self._settle()
+        self._end_all()
+        records = all_records(self._runs)
+        lines = list(self._lines())
+        return Result(
+            verdict=check(_history(spans, records, lines), late_after=_LATE_AFTER),
+            figures=self._figures,
+            starts=len(lines),
+            continued=sum(not _is_first(line) for line in lines),
+            stopped=stopped,
+            others=tuple(_others(records, lines, self._revoked)),
+        )
+
+    def _disturb(self) -> None:
+        deadline = time.monotonic() + self._plan.seconds
+        next_fault = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            self._look_after()
+            if time.monotonic() >= next_fault:
+                self._fault()
+                next_fault = time.monotonic() + self._dice.expovariate(1 / self._plan.fault_seconds)
+            wait_for(0.1)
+
+    def _fault(self) -> None:
+        faults: list[tuple[Callable[[], None], int]] = [
+            (lambda: self._kill(self._beats), 3),
+            (lambda: self._kill(self._workers), 4),
+            (lambda: self._freeze(self._beats), 2),
+            (lambda: self._freeze(self._workers), 2),
+            (self._restart, 1),
+            (self._revoke, 5),
+        ]
+        self._dice.choices([f for f, _ in faults], [w for _, w in faults])[0]()
+
+    def _kill(self, members: list[Member]) -> None:
+        member = self._dice.choice(members)
+        if member.well:
+            self._figures.kills += 1
+            member.kill(back_after=self._dice.uniform(0, 2))
+
+    def _freeze(self, members: list[Member]) -> None:
+        member = self._dice.choice(members)
+        if member.well:
+            self._figures.freezes += 1
+            member.freeze(self._dice.uniform(0.5, 6.0))
+
+    def _restart(self) -> None:
+        self._figures.restarts += 1
+        self._server.restart(away_seconds=self._dice.uniform(0, 2))
+        wait_until(self._answers, what="the server answers again")
+
+    def _revoke(self) -> None:
+        """As a person would, by its id, what waits now."""
+        waiting = self._database.call("ZRANGE", self._database.keys.queued, 0, 20)
+        if waiting:
+            run_id = self._dice.choice([str(one) for one in waiting])
+            self._control.revoke(run_id)
+            self._revoked.add(run_id)
+            self._figures.revoked += 1
+
+    def _look_after(self, *, at_once: bool = False) -> None:
+        for member in (*self._beats, *self._workers):
+            member.look_after(at_once=at_once)
+
+    def _calm(self) -> None:
+        self._look_after(at_once=True)
+        wait_for(_CALM_SECONDS)
+        wait_until(self._in_time, what="the schedules are in time", seconds=120, poll=0.2)
+
+    def _in_time(self) -> bool:
+        self._look_after(at_once=True)
+        due = [job.next_run_at for job in self._all_jobs() if job.next_run_at is not None]
+        return min(due) > self._now() - timedelta(seconds=2)
+
+    def _stopped(self) -> Iterator[str]:
+        begun = self._now()
+        wait_for(self._plan.quiet_seconds)
+        yield from silently_stopped(
+            self._all_jobs(),
+            all_records(self._runs),
+            begun=begun,
+            until=self._now() - timedelta(seconds=2),
+            cared_for=cared_for(self._database),
+        )
+
+    def _paused(self, first: Job) -> Span:
+        """End the observation of one job; what was due since it was declared must be on record."""
+        job = self._jobs.find(first.id)
+        assert job.state is JobState.SCHEDULED, f"{job.name} is {job.state}"
+        assert job.next_run_at is not None
+        self._cron.pause(job.id)
+        return Span(
+            job_id=job.id,
+            schedule=job.spec.compiled(),
+            start=datetime.fromtimestamp(first.spec.anchor_ms / 1000, UTC),
+            end=self._now(),
+            settled_until=job.next_run_at - _MOMENT,
+            may_repeat=job.spec.policy.on_lost is OnLost.RETRY,
+        )
+
+    def _settle(self) -> None:
+        def idle() -> bool:
+            self._look_after(at_once=True)
+            return not any(self._runs.counts().values())
+
+        wait_until(idle, what="all runs are over", seconds=_SETTLE_SECONDS, poll=0.2)
+
+    def _all_jobs(self) -> list[Job]:
+        return [job for job in self._jobs.all() if isinstance(job, Job)]
+
+    def _is_declared(self) -> bool:
+        return len(self._all_jobs()) >= self._plan.jobs * 10
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._database.now_ms() / 1000, UTC)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._database.call("PING"))
+        except StoreError:
+            return False
+
+    def _lines(self) -> Iterator[_Line]:
+        for path in sorted(self._starts.iterdir()):
+            for line in path.read_text().splitlines():
+                run_id, attempt, what, number, _ = line.split()
+                yield _Line(run_id=run_id, attempt=int(attempt), what=what, number=int(number))
+
+    def _member(self, role: str, name: str, *options: str) -> Member:
+        command = [sys.executable, "-m", "celery", "--workdir", str(_FOLDER), "-A", _PROJECT, role]
+        if role == "beat":
+            options = ("-S", "hermes_celery.beat:CronScheduler", "--pidfile", "", *options)
+        else:
+            options = ("--hostname", f"{name}@soak", *options)
+        return Member([*command, "-l", "WARNING", *options], self._environment(), self._log)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        return {
+            **kept,
+            "PYTHONPATH": f"{_FOLDER}{os.pathsep}{_ROOT}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "BROKER": self._url,
+            "HERMES_HOME": str(self._home),
+            "HERMES_TIMEZONE": "UTC",
+            "SOAK_STARTS": str(self._starts),
+            "SOAK_JOBS": str(self._plan.jobs),
+        }
+
+    def _end_all(self) -> None:
+        for member in (*self._beats, *self._workers):
+            if member.process.poll() is None:
+                member.kill(back_after=1e9)
+
+
+def _is_first(line: _Line) -> bool:
+    return line.what in _FIRST or (line.what == "again" and line.number == 0)
+
+
+def _history(spans: list[Span], records: tuple[Run, ...], lines: list[_Line]) -> History:
+    """What the checker judges: the first start of each attempt."""
+    starts = (Start(run_id=x.run_id, attempt=x.attempt) for x in lines if _is_first(x))
+    return History(spans=tuple(spans), records=records, starts=tuple(starts))
+
+
+def _others(records: tuple[Run, ...], lines: list[_Line], revoked: set[str]) -> Iterator[str]:
+    """What the checker does not know: parts that ran twice, successes without their last part."""
+    counted = Counter((x.run_id, x.attempt, x.what, x.number) for x in lines)
+    for (run_id, attempt, what, number), count in counted.items():
+        if count > 1:
+            yield f"{run_id} {what} {number} started {count} times (attempt {attempt})"
+    seen = {(line.run_id, line.what, line.number) for line in lines}
+    for run in records:
+        last = {"handed": ("rest", 0), "again": ("again", 2)}.get(run.job_name.partition("-")[0])
+        if run.state is RunState.SUCCEEDED and last is not None and (run.id, *last) not in seen:
+            yield f"{run.id} of {run.job_name} succeeded without its last part"
+        if run.state is RunState.FAILED:
+            yield f"{run.id} of {run.job_name} failed: {run.error}"
+        if run.id in revoked and run.state is RunState.QUEUED:
+            yield f"{run.id} was revoked and still waits"
+
+
+def run_round(plan: Plan) -> Result:
+    """One round, from a fresh server to the verdict."""
+    with tempfile.TemporaryDirectory(prefix="hermes-soak-") as home, ExitStack() as stack:
+        return Round(plan, Path(home), stack).run()
+
+
+@click.command()
+@click.option("--minutes", type=float, default=5.0, show_default=True)
+@click.option("--jobs", type=int, default=3, show_default=True, help="Of each of ten kinds.")
+@click.option("--fault-seconds", type=float, default=2.0, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+def main(minutes: float, jobs: int, fault_seconds: float, seed: int) -> None:
+    """Disturb, settle, check; round after round, until a round shows a fault."""
+    deadline = time.monotonic() + minutes * 60
+    number = 0
+    while number == 0 or time.monotonic() < deadline:
+        plan = Plan(
+            seconds=min(90.0, max(deadline - time.monotonic(), 10.0)),
+            jobs=jobs,
+            fault_seconds=fault_seconds,
+            fsync=("everysec", "always")[number % 2],
+            seed=seed + number,
+        )
+        result = run_round(plan)
+        number += 1
+        click.echo(
+            f"{number}: {result.verdict.targets} occurrences, {result.starts} starts "
+            f"({result.continued} of them continued a run), {result.figures}, "
+            f"told {dict(result.verdict.told)}, {'valid' if result.valid else 'NOT VALID'}"
+        )
+        if not result.valid:
+            raise SystemExit(result.faults())
+
+
+if __name__ == "__main__":
+    main()
