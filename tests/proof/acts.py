@@ -34,6 +34,7 @@ from hermes_celery.session import HEADER, Session, from_header
 from hermes_celery.settings import read_settings
 from hermes_celery.shard import Shard
 from hermes_celery.store import (
+    BrokenJob,
     Database,
     DueIndex,
     History,
@@ -44,6 +45,7 @@ from hermes_celery.store import (
     Shards,
     Waker,
 )
+from hermes_celery.sweep import Sweep
 from tests.proof.crashing import Calls, watch
 from tests.proof.history import note_start
 from tests.proof.planted import Plant, TwoSteps, open_planted
@@ -125,8 +127,17 @@ def assembled_beat(
     waker: Waker,
     pause: Callable[[float], None] = lambda _: None,
     on_rescue: Callable[[int, int], None] = lambda token, now_ms: None,
+    sweep: Sweep | None = None,
 ) -> Beat:
-    """A beat put together as `compose.make_beat` does, from given parts; it forgets nothing."""
+    """A beat put together as `compose.make_beat` does, from given parts; it forgets nothing.
+
+    With a `sweep` it compares all records and mends, as every real one does.
+    """
+
+    def on_fault(fault: BrokenJob) -> None:
+        if sweep is not None and fault.key:
+            sweep.broken(fault.job_id, fault.key, now_ms=clock.now_ms())
+
     return Beat(
         members=Members(Shards(database), owner=owner, clock=clock),
         make_shard=lambda number: Shard(
@@ -144,6 +155,8 @@ def assembled_beat(
         clock=clock,
         pause=pause,
         on_rescue=on_rescue,
+        sweep=(lambda token, now_ms: False) if sweep is None else sweep.step,
+        on_fault=on_fault,
     )
 
 

@@ -70,6 +70,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shards: int = 1
     #: appendfsync: `everysec` or `always`.
     fsync: str = "everysec"
+    #: Whether beats compare all records and mend, as real ones do.
+    mends: bool = True
     seed: int = 0
 
 
@@ -362,6 +364,7 @@ class Round:
             **_variables(port, self._settings.home),
             "SOAK_STARTS": str(self._starts),
             "SOAK_CLOCK_OFFSET": str((number - 1) * 420),
+            "SOAK_MENDS": "on" if self._plan.mends else "off",
         }
 
     def _end_all(self) -> None:

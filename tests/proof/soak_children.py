@@ -7,7 +7,8 @@
 
 Work is a line in a file, so that a million runs fit into minutes. Waiting is cut short (a message
 is pushed again after 5 s, a silent run is lost after 4 s), nothing else differs from `compose`.
-`SOAK_CLOCK_OFFSET` puts this process's clock wrong by so many seconds.
+`SOAK_MENDS=off` takes reconciliation out of the beats. `SOAK_CLOCK_OFFSET` puts this process's
+clock wrong by so many seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hermes_celery.app import make_app
 from hermes_celery.beat import owner_name
 from hermes_celery.clock import ServerClock
 from hermes_celery.compose import app_settings, open_database
-from hermes_celery.compose_delivery import make_deliverer
+from hermes_celery.compose_delivery import make_deliverer, make_sweep
 from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.job import JobSpec
@@ -115,6 +116,7 @@ def beat(settings: Settings) -> None:
         on_rescue=lambda token, now_ms: push_deliveries(
             database, messages, token=token, now_ms=now_ms
         ),
+        sweep=None if os.environ.get("SOAK_MENDS") == "off" else make_sweep(settings),
     )
     while True:
         beat.step()

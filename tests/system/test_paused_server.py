@@ -34,7 +34,7 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.slow)])
 def test_what_was_sent_before_the_server_stood_still_is_not_sent_again(
     server: subprocess.Popen[bytes], processes: Processes, home: Path, tmp_path: Path,
     namespace: str, pool: str,

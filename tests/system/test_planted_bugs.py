@@ -143,7 +143,14 @@ def test_a_budget_that_pauses_nothing_is_overspent(
 
 def test_a_job_that_a_dead_entry_holds_back_for_ever_has_silently_stopped() -> None:
     plan = Plan(
-        seconds=6, jobs=20, beats=1, consumers=1, workers=0, fault_seconds=0.5, faults=("haunt",)
+        seconds=6,
+        jobs=20,
+        beats=1,
+        consumers=1,
+        workers=0,
+        fault_seconds=0.5,
+        faults=("haunt",),
+        mends=False,
     )
     result = run_round(plan)
     assert result.stopped

@@ -9,7 +9,10 @@ from tests.proof.soak import Plan, run_round
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize(("shards", "fsync"), [(1, "everysec"), (8, "always")])
+@pytest.mark.parametrize(
+    ("shards", "fsync"),
+    [pytest.param(1, "everysec", marks=pytest.mark.slow), (8, "always")],
+)
 def test_nothing_is_lost_and_nothing_starts_twice_while_everything_breaks(
     shards: int, fsync: str
 ) -> None:

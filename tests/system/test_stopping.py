@@ -80,8 +80,8 @@ def running(cron: Crontab, request: JobRequest) -> str:
     return run_id
 
 
-@pytest.mark.parametrize("task", ["swallows", "calculates"])
-@pytest.mark.parametrize("pool", pools("prefork", "gevent"))
+@pytest.mark.parametrize("task", ["swallows", pytest.param("calculates", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pool", pools("prefork"))
 def test_a_task_that_will_not_end_is_killed_with_its_worker(
     processes: Processes, valkey: Database, stubborn: Crontab, pool: str, task: str
 ) -> None:

@@ -25,7 +25,7 @@ def pools(*common: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("pool", pools("prefork", "gevent"))
+@pytest.mark.parametrize("pool", pools("prefork"))
 def test_a_template_is_filled_in_and_a_hostile_one_harms_nobody(
     processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
 ) -> None:
