@@ -182,6 +182,30 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> dict[str, str
     return found
 
 
+def check_home(settings: Settings) -> None:
+    """Refuse a home whose files cannot be read; one that is not there yet is fine.
+
+    Raises SettingsError.
+    """
+    home = settings.home
+    for read in (lambda: os.listdir(home), lambda: (home / ".env").read_bytes()):
+        try:
+            read()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unusable_home(settings, error) from None
+
+
+def unusable_home(settings: Settings, error: OSError) -> SettingsError:
+    """What to tell a person whose home refuses: which file, why, and what to do."""
+    where = error.filename or settings.home
+    return SettingsError([
+        f"HERMES_HOME is {settings.home}, and {where} cannot be used: {error.strerror or error}; "
+        "name a directory that is yours, or make this one yours"
+    ])  # fmt: skip
+
+
 def default_timezone() -> str:
     """The zone of jobs that name none: HERMES_TIMEZONE, else the host's.
 

@@ -36,7 +36,7 @@ from hermes_celery.parent_death import die_with_parent
 from hermes_celery.redaction import known_secrets, redactor, unredacted
 from hermes_celery.run import RunState
 from hermes_celery.session import HEADER, Session, from_header
-from hermes_celery.settings import process_environment
+from hermes_celery.settings import check_home, process_environment
 from hermes_celery.startup import patience_seconds, until_it_answers
 from hermes_celery.store import Runs
 from hermes_celery.workers import Presence
@@ -239,6 +239,7 @@ class _Hooks:
         """`queues` are those of `-Q`."""
         try:
             wanted = queues_of(self._app).union(queues)
+            check_home(self._settings)
             check_alerts(self._settings, delivers_here=self._delivers(queues))
             until_it_answers(
                 lambda: reachable_database(self._settings, queues=wanted).close(),

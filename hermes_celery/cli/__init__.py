@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from hermes_celery.errors import HermesCeleryError
-from hermes_celery.settings import checked_namespace
+from hermes_celery.settings import checked_namespace, read_settings
 
 #: Command -> where it is and what `--help` says of it without importing it.
 _COMMANDS = {
@@ -65,11 +65,24 @@ class _Commands(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; our own errors become one sentence on stderr and exit code 1."""
+        """Run a command; our own errors become one sentence on stderr and exit code 1.
+
+        So does a file or directory that the system refuses: nearly all are below the home.
+        """
         try:
             return super().invoke(ctx)
         except HermesCeleryError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise click.ClickException(_refused(error)) from None
+
+
+def _refused(error: OSError) -> str:
+    home = read_settings().home
+    advice = f"; HERMES_HOME is {home}" if str(error.filename).startswith(str(home)) else ""
+    return f"{error.filename} cannot be used: {error.strerror}{advice}"
 
 
 def _checked_namespace(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -29,7 +29,7 @@ from hermes_celery.letters import QUIET_MS
 from hermes_celery.masking import masked
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.server_url import without_password
-from hermes_celery.settings import Settings, process_environment, unknown_variables
+from hermes_celery.settings import Settings, check_home, process_environment, unknown_variables
 from hermes_celery.store import (
     FORMAT,
     Database,
@@ -76,12 +76,30 @@ def examine() -> Iterator[Finding]:
         return
     yield ok("settings", f"home {settings.home}, namespace {settings.namespace}")
     yield from _unheard(settings)
+    yield from _home(settings)
     yield from _broker(settings)
-    yield _alerts(settings)
+    yield _of_files("alerts", lambda: _alerts(settings))
     yield from _server(settings)
     yield _disk(settings)
-    yield _scripts(settings)
-    yield _agent(settings)
+    yield _of_files("scripts", lambda: _scripts(settings))
+    yield _of_files("agent", lambda: _agent(settings))
+
+
+def _of_files(check: str, look: Callable[[], Finding]) -> Finding:
+    """A look at files, each of which the system may refuse to show."""
+    try:
+        return look()
+    except OSError as error:
+        return fail(check, f"{error.filename or ''}: {error.strerror or error}")
+
+
+def _home(settings: Settings) -> Iterator[Finding]:
+    """Whether beats and workers of this environment can read their files."""
+    try:
+        check_home(settings)
+    except SettingsError as error:
+        for fault in error.faults:
+            yield fail("home", fault)
 
 
 def _unheard(settings: Settings) -> Iterator[Finding]:

@@ -42,7 +42,7 @@ from hermes_celery.job import JobRequest
 from hermes_celery.log import Seldom
 from hermes_celery.run import Run
 from hermes_celery.server_url import without_password
-from hermes_celery.settings import Settings, process_environment
+from hermes_celery.settings import Settings, check_home, process_environment, unusable_home
 from hermes_celery.supervisor import Part, Supervisor
 
 _READY_SECONDS = 20.0
@@ -61,10 +61,10 @@ def bring_up(settings: Settings, *, demo: bool) -> int:
     variables mean another server than ours.
     """
     check_broker(settings)
+    _make_home(settings)
     check_alerts(settings)
     for text in settings.ignored:
         _say(text)
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
     with _only_one(settings), _stop_signal() as stop:
         supervisor = Supervisor(environment=_environment(settings), say=_say)
         try:
@@ -74,6 +74,16 @@ def bring_up(settings: Settings, *, demo: bool) -> int:
         finally:
             _shut_down(settings, supervisor)
     return 0
+
+
+def _make_home(settings: Settings) -> None:
+    check_home(settings)
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        with (settings.state_dir / "up.lock").open("a"):
+            pass
+    except OSError as error:
+        raise unusable_home(settings, error) from None
 
 
 def _start(

@@ -23,8 +23,9 @@ def is_file_url(url: str) -> bool:
 def located(url: str, *, root: Path) -> Path:
     """The file that a URL names. Raises DeliveryRefused unless it lies under `root`."""
     name = url[len(_SCHEME) :]
-    path = (root / name).resolve()
-    if not name or not path.is_relative_to(root.resolve()) or path == root.resolve():
+    # Not `Path.resolve`, which raises where links go in a circle.
+    path, real_root = Path(os.path.realpath(root / name)), Path(os.path.realpath(root))
+    if not name or not path.is_relative_to(real_root) or path == real_root:
         raise DeliveryRefused(
             f"{url!r} does not name a file under {root}; write file://NAME or file://DIR/NAME"
         )

@@ -42,8 +42,13 @@ class Extracted(msgspec.Struct, frozen=True, kw_only=True):
 def allowed_dirs(home: Path, environment: Mapping[str, str]) -> tuple[Path, ...]:
     """Where files may be sent from."""
     extra = environment.get("HERMES_MEDIA_ALLOW_DIRS", "")
-    named = [Path(text).expanduser() for text in re.split(rf"[{os.pathsep},]", extra) if text]
-    return tuple(path.resolve() for path in (*(home / name for name in _CACHES), *named))
+    named = [
+        Path(os.path.expanduser(text)) for text in re.split(rf"[{os.pathsep},]", extra) if text
+    ]
+    # `Path` raises for links in a circle, and for a user that is not there; these do not.
+    return tuple(
+        Path(os.path.realpath(path)) for path in (*(home / name for name in _CACHES), *named)
+    )
 
 
 def extract(text: str, *, allowed: tuple[Path, ...]) -> Extracted:

@@ -33,6 +33,15 @@ _MAX_ERROR = 4_000
 
 def locate(scripts_dir: Path, script: str) -> Path:
     """The script's file, links resolved. Raises ScriptError unless it lies in `scripts_dir`."""
+    try:
+        return _located(scripts_dir, script)
+    except (OSError, RuntimeError) as error:
+        # A directory that is not ours, a name that is too long, links that go in a circle.
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ScriptError(f"Script cannot be read: {scripts_dir / script}: {why}") from None
+
+
+def _located(scripts_dir: Path, script: str) -> Path:
     root = scripts_dir.resolve()
     path = (root / Path(script)).resolve()
     if script.startswith("~") or not path.is_relative_to(root):

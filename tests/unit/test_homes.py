@@ -1,0 +1,111 @@
+"""A home that cannot be used: one sentence in every command, and no process that starts with it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hermes_celery.cli import main
+from hermes_celery.errors import SettingsError
+from hermes_celery.settings import check_home, read_settings
+
+JOB = ("add", "every 5m", "--name", "x")
+COMMANDS: list[tuple[str, ...]] = [
+    ("up",),
+    ("up", "--demo"),
+    ("doctor",),
+    ("status",),
+    ("fsck",),
+    ("tick",),
+    ("list",),
+    ("runs",),
+    ("incidents",),
+    ("letters",),
+    ("show", "x"),
+    ("run", "x"),
+    ("next", "every 5m"),
+    (*JOB, "say hi"),
+    (*JOB, "--script", "hi.sh", "--no-agent"),
+    (*JOB, "--deliver", "telegram:1", "say hi"),
+    (*JOB, "--workdir", "WORKDIR", "say hi"),
+    (*JOB, "--template", "{{ output }}", "--deliver", "file://x", "say hi"),
+    ("import", "HOME"),
+]
+
+
+@pytest.fixture(params=["a file", "below a file", "a name that is too long", "a loop", "not ours"])
+def home(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    valkey_url: str,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A home that the system refuses."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "theirs").mkdir(mode=0)
+    if request.param == "not ours" and os.access(tmp_path / "theirs", os.R_OK):
+        pytest.skip("to root every directory is its own")
+    path = {
+        "a file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "home",
+        "a name that is too long": tmp_path / ("x" * 300),
+        "a loop": tmp_path / "loop",
+        "not ours": tmp_path / "theirs",
+    }[request.param]
+    for name in [name for name in os.environ if name.startswith("HERMES_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HERMES_HOME", str(path))
+    monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
+    monkeypatch.setenv("HERMES_CELERY_NAMESPACE", namespace)
+    return path
+
+
+def typed(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_no_command_ends_with_a_traceback(home: Path, arguments: tuple[str, ...]) -> None:
+    result = typed(*(one.replace("HOME", str(home)).replace("WORKDIR", str(home / "w"))
+                     for one in arguments))  # fmt: skip
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    if result.exit_code and arguments[0] != "doctor":
+        assert result.stderr.startswith(("Error: ", "Usage: ")), result.output
+
+
+def test_up_says_what_to_do(home: Path) -> None:
+    result = typed("up")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: HERMES_HOME is {home}, and {home}")
+    assert "cannot be used: " in result.stderr
+    assert result.stderr.rstrip().endswith("name a directory that is yours, or make this one yours")
+
+
+def test_doctor_says_it_and_goes_on(home: Path) -> None:
+    result = typed("doctor", "--json")
+    found = {row["check"]: row["verdict"] for row in json.loads(result.stdout)}
+    assert found["home"] == "fail"
+    assert {"server", "disk", "scripts", "agent"} <= set(found)
+
+
+def test_a_beat_or_worker_does_not_start_there(home: Path) -> None:
+    with pytest.raises(SettingsError, match="HERMES_HOME is "):
+        check_home(read_settings())
+
+
+def test_a_home_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
+    check_home(read_settings({"HERMES_HOME": str(tmp_path / "new")}))
+    check_home(read_settings({"HERMES_HOME": str(tmp_path)}))
+
+
+def test_an_env_file_that_cannot_be_read_is_no_home_to_start_in(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(SettingsError, match=r"\.env cannot be used: Is a directory"):
+        check_home(read_settings({"HERMES_HOME": str(tmp_path)}))
