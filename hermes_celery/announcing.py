@@ -93,12 +93,16 @@ def push_due(
     """
     pushed = 0
     trouble: StoreError | None = None
-    for delivery_id, seen_ms in deliveries.due(now_ms, limit=_BATCH):
+    due = deliveries.due(now_ms, limit=_BATCH)
+    names = deliveries.job_names([delivery_id for delivery_id, _ in due])
+    for delivery_id, seen_ms in due:
         if _NO_ID.search(delivery_id):
             on_broken("", f"delivery {delivery_id!r}", "is no delivery; it is looked at no more")
             deliveries.forget(delivery_id)
             continue
-        label = job_id_of(delivery_id) if is_run_id(delivery_id) else "notice"
+        label = names.get(delivery_id) or (
+            job_id_of(delivery_id) if is_run_id(delivery_id) else "notice"
+        )
         try:
             is_pushed = deliveries.push(
                 delivery_id,

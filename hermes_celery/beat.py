@@ -81,6 +81,7 @@ class Beat:
         sweep: Callable[[int, int], bool] = lambda token, now_ms: False,
         on_fault: Callable[[BrokenJob], None] = lambda fault: None,
         on_stop: Callable[[], None] = lambda: None,
+        on_lost: Callable[[Sequence[str]], None] = lambda run_ids: None,
         pause: Callable[[float], None] = time.sleep,
         on_broken: OnBroken = ignored,
     ) -> None:
@@ -88,7 +89,8 @@ class Beat:
 
         What belongs to no shard (rescue, `on_lead`, `on_rescue`, `sweep`) is done by whoever leads
         number 0. `sweep` says whether there is more to do at once; `on_fault` hears of each job
-        that a tick could not plan or dispatch, `on_broken` of each record that cannot be read.
+        that a tick could not plan or dispatch, `on_lost` of runs that were given up as lost,
+        `on_broken` of each record that cannot be read.
         """
         self._members = members
         self._make_shard = make_shard
@@ -101,6 +103,7 @@ class Beat:
         self._sweep = sweep
         self._on_fault = on_fault
         self._on_stop = on_stop
+        self._on_lost = on_lost
         self._messages = messages
         self._waker = waker
         self._clock = clock
@@ -117,6 +120,7 @@ class Beat:
                 "begin",
                 "share",
                 "rescue",
+                "lost",
                 "deliveries",
                 "trim",
                 "remove completed",
@@ -316,6 +320,8 @@ class Beat:
             ),
             RescueReport(),
         )
+        if rescued.given_up:
+            duties["lost"].attempt(lambda: self._on_lost(rescued.given_up), None)
         duties["deliveries"].attempt(lambda: self._on_rescue(token, now_ms), None)
         trimmed = duties["trim"].attempt(
             lambda: self._history.trim(now_ms), Trimmed(runs=0, has_more=False)

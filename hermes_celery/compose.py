@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -270,6 +270,7 @@ def beat_of(
     from hermes_celery.members import Members
     from hermes_celery.shard import Shard
     from hermes_celery.store import Shards
+    from hermes_celery.telling import LossTeller
 
     witness = Witness(settings.state_dir, database)
     on_broken = make_broken_records(settings, database, clock)
@@ -283,6 +284,7 @@ def beat_of(
 
     keeping_in_step = Duty("declare", clock=clock, on_broken=on_broken)
 
+    runs = Runs(database)
     messages = Dispatch(app, session=SessionSource(settings.session))
     sweep = make_sweep(settings)
 
@@ -291,6 +293,11 @@ def beat_of(
             sweep.broken(fault.job_id, fault.key, now_ms=clock.now_ms())
         else:
             sweep.taken_off(fault.job_id, fault.error, now_ms=clock.now_ms())
+
+    teller = LossTeller(app)
+
+    def on_lost(run_ids: Sequence[str]) -> None:
+        teller.tell([(run.id, run.job_name, f"lost: {run.error}") for run in runs.known(run_ids)])
 
     def make_shard(number: int) -> Shard:
         return Shard(
@@ -306,7 +313,7 @@ def beat_of(
         members=Members(Shards(database), owner=owner, clock=clock),
         make_shard=make_shard,
         jobs=Jobs(database),
-        runs=Runs(database),
+        runs=runs,
         history=make_history(settings, database, on_broken=on_broken),
         messages=messages,
         waker=waker or Waker(database),
@@ -323,6 +330,7 @@ def beat_of(
         sweep=sweep.step,
         on_fault=on_fault,
         on_stop=declaring.stop,
+        on_lost=on_lost,
     )
 
 

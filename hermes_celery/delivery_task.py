@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from celery import Celery, Task
+from celery import Celery
 
 from hermes_celery.compose import app_settings, shared_settings
 from hermes_celery.compose_delivery import make_deliverer
 from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.errors import StoreError, StoreUnavailable
+from hermes_celery.run import Delivery
+from hermes_celery.telling import RunFailed, TellingTask
 
 if TYPE_CHECKING:
     from hermes_celery.delivering import Deliverer
@@ -27,14 +29,28 @@ def register(app: Celery) -> None:
     )
 
 
-class DeliverTask(Task):  # type: ignore[misc]  # Celery carries no types
+class DeliverTask(TellingTask):
     """The task of every delivery. Its deliverer is made once per process, after any fork."""
 
     abstract = True
     _deliverers: tuple[int, Deliverer, Deliverer | None] | None = None
 
     def perform(self, delivery_id: str) -> str:
-        """Send what is due; the return value shows in Flower."""
+        """Send what is due; the return value shows in Flower.
+
+        Raises RunFailed when it cannot be delivered, Retry when it is tried again, and Ignore when
+        it is another message's.
+        """
+        answer = self._delivered(delivery_id)
+        if answer == Delivery.FAILED:
+            raise RunFailed(f"not delivered; see `hermes-celery runs --json`, run {delivery_id}")
+        if answer == Delivery.PENDING:
+            self.comes_again("not delivered yet")
+        if answer == "taken":
+            self.not_executed(answer)
+        return answer
+
+    def _delivered(self, delivery_id: str) -> str:
         here, shared = self._deliverers_here()
         answer = here.deliver(delivery_id)
         if answer != "gone" or shared is None:

@@ -20,6 +20,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
+from celery import Task
 from kombu.connection import Connection
 from kombu.transport import memory, virtual
 from kombu.utils.json import dumps
@@ -89,14 +90,15 @@ class Dispatch:
         return self._delivery_template().key
 
     def delivery_message(self, delivery_id: str, *, label: str, push: int = 0) -> bytes:
-        """The message of one delivery; `label` is what Flower shows.
+        """The message of one delivery; Flower shows it as that of `label`, the job's name.
 
-        `push` tells it from those before it.
+        It never has the job's own name there: that would count it as a run of the job. `push` tells
+        it from those before it.
         """
         return self._delivery_template().fill(
             run_id=delivery_id,
             message_id=message_id_of(delivery_id, push=push),
-            shadow=label,
+            shadow=f"deliver: {label}",
             header=_NOBODY,
         )
 
@@ -132,7 +134,10 @@ class Dispatch:
                 TaskCall(name=RUN_TASK, args=[_RUN_ID], options={**options, "shadow": _SHADOW}),
             )
         else:
-            call = msgspec.structs.replace(spec.task, options={**spec.task.options, **options})
+            shown = _shown_as(self._app.tasks.get(spec.task.name))
+            call = msgspec.structs.replace(
+                spec.task, options={**shown, **spec.task.options, **options}
+            )
             queue, message = _published(self._app, call)
         return _Template(message, key=self._redis_key(queue, message))
 
@@ -144,6 +149,12 @@ class Dispatch:
         step = steps[bisect(steps, priority) - 1]
         suffix = f"{options.get('sep') or _PRIORITY_SEPARATOR}{step}" if step else ""
         return f"{options.get('global_keyprefix') or ''}{queue}{suffix}"
+
+
+def _shown_as(task: Any) -> dict[str, str]:
+    """The option that makes Flower show the job's name; none where the task names itself."""
+    own = getattr(type(task), "shadow_name", Task.shadow_name)
+    return {"shadow": _SHADOW} if own is Task.shadow_name else {}
 
 
 class _Template:

@@ -43,6 +43,8 @@ class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
 
     redelivered: int = 0
     lost: int = 0
+    #: Those of the lost ones that are not tried again.
+    given_up: tuple[str, ...] = ()
 
     @property
     def has_more(self) -> bool:
@@ -65,7 +67,8 @@ def rescue(
     LeaseLost when a younger leader has taken over, and StoreError when Redis fails.
     """
     passed = _Pass(jobs, runs, messages, token=token, now_ms=now_ms, on_broken=on_broken)
-    return RescueReport(redelivered=passed.redeliver(), lost=passed.give_up_silent())
+    redelivered, lost = passed.redeliver(), passed.give_up_silent()
+    return RescueReport(redelivered=redelivered, lost=lost, given_up=tuple(passed.given_up))
 
 
 class _Pass:
@@ -87,6 +90,7 @@ class _Pass:
         self._token = token
         self._now_ms = now_ms
         self._on_broken = on_broken
+        self.given_up: list[str] = []
 
     def redeliver(self) -> int:
         """Push again what no worker took in time; returns how many."""
@@ -175,6 +179,8 @@ class _Pass:
         if answer == "alive":
             return False
         event(_log, "run.lost", level=logging.WARNING, run=run_id, then=answer)
+        if answer == "ok":
+            self.given_up.append(run_id)
         return True
 
 

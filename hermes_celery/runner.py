@@ -96,12 +96,13 @@ class Runner:
         session: Session | SessionError,
         worker: str,
         work: Work | None = None,
+        hear: Callable[[Outcome], None] = lambda outcome: None,
     ) -> str:
         """Perform one run and return its final state, or why it was not ours to perform.
 
         A session that could not be read fails the run with that error. `work` stands in place of
-        what the job's kind means here. Raises StoreUnavailable when Redis cannot even be asked for
-        the claim; then nothing has happened.
+        what the job's kind means here; `hear` is told how it ended. Raises
+        StoreUnavailable when Redis cannot even be asked for the claim; then nothing has happened.
         """
         token = secrets.token_hex(8)
         claim = self._mended(
@@ -129,6 +130,7 @@ class Runner:
                 outcome = self._outcome(claim, work or self._work_for(claim.spec), session, running)
             except PutBack as error:
                 return self._put_back(claim, error)
+            hear(outcome)
             self._book(claim, outcome)
             state = self._persistently(claim, lambda: self._finish(claim, outcome))
         self._leave(claim)

@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.pool
-from celery import Celery, Task, signals
+from celery import Celery, signals
 from celery.concurrency import get_implementation, prefork
 
 from hermes_celery import carrying, delivery_task, descriptors, safe_consumer
@@ -34,11 +34,12 @@ from hermes_celery.last_resort import LastResort
 from hermes_celery.log import JsonFormatter, event
 from hermes_celery.parent_death import die_with_parent
 from hermes_celery.redaction import known_secrets, redactor, unredacted
-from hermes_celery.run import RunState
+from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import HEADER, Session, from_header
 from hermes_celery.settings import check_home, process_environment
 from hermes_celery.startup import patience_seconds, until_it_answers
 from hermes_celery.store import Runs
+from hermes_celery.telling import RunFailed, TellingTask, text_of
 from hermes_celery.workers import Presence
 
 if TYPE_CHECKING:
@@ -60,19 +61,10 @@ def register(app: Celery) -> None:
     _Hooks(app).connect()
 
 
-_FAILED_STATES = frozenset((RunState.FAILED, RunState.TIMED_OUT, RunState.CANCELLED))
-
-
-class RunFailed(Exception):
-    """A run ended otherwise than well; its record has the details."""
-
-
-class RunTask(Task):  # type: ignore[misc]  # Celery carries no types
+class RunTask(TellingTask):
     """The task of every run. Its runner is made once per process, after any fork."""
 
     abstract = True
-    #: A failed run is a failed task for Celery and Flower, but no traceback in the log.
-    throws = (RunFailed,)
     #: Name of the worker with its main process: unique also where two share a node name.
     worker = ""
     _runner: tuple[int, Runner] | None = None
@@ -80,14 +72,31 @@ class RunTask(Task):  # type: ignore[misc]  # Celery carries no types
     def perform(self, run_id: str) -> str:
         """Perform one run; what it returns or raises shows in Flower.
 
-        Raises RunFailed when the run ended otherwise than well.
+        Raises RunFailed when the run failed or timed out, Retry when it comes again, and Ignore
+        when it was cancelled or was not this message's to perform.
         """
-        state = self.runner_here().perform(
-            run_id, session=self._session(), worker=self.worker or str(self.request.hostname)
+        heard: list[Outcome] = []
+        answer = self.runner_here().perform(
+            run_id,
+            session=self._session(),
+            worker=self.worker or str(self.request.hostname),
+            hear=heard.append,
         )
-        if state in _FAILED_STATES:
-            raise RunFailed(f"{state}; see `hermes-celery logs {run_id}`")
-        return state
+        if answer == "full":
+            self.comes_again("it waits for a place in its group")
+        if not heard:
+            self.not_executed(answer)
+        return self._ended(answer, heard[-1])
+
+    def _ended(self, answer: str, outcome: Outcome) -> str:
+        if answer == RunState.SUCCEEDED:
+            return answer
+        text = text_of(outcome)
+        if answer == "retry":
+            self.comes_again(text)
+        if answer == RunState.CANCELLED:
+            self.not_executed(text)
+        raise RunFailed(text if answer == outcome.state else f"{answer}: {text}")
 
     def _session(self) -> Session | SessionError:
         headers = self.request.headers or {}

@@ -31,7 +31,7 @@ LAYERS = {
         "announcing", "delivering", "delivery_plan", "sending", "queue_state", "queue_watch",
         "overload", "scanner", "preparing", "ahead", "tick", "shard",
         "resharding", "rescue", "sweep",
-        "runner", "carrying", "safe_consumer",
+        "runner", "telling", "carrying", "safe_consumer",
         "managed", "moving_in", "cron", "hermes_home",
     ),
     "processes": (
@@ -66,6 +66,7 @@ DOORS = {
         "workers",
         "consuming",
         "safe_consumer",
+        "telling",
     },
     "kombu": {"app", "dispatch", "carrying", "safe_consumer"},
     "billiard": {"tasks", "interrupt"},

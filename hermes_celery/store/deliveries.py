@@ -291,6 +291,14 @@ class Deliveries:
             self._database.call("ZADD", key, "XX", *ends)
         return [(delivery_id, int(score)) for delivery_id, score in found if score != float("-inf")]
 
+    def job_names(self, delivery_ids: Sequence[str]) -> dict[str, str]:
+        """The names of the jobs whose runs these deliveries are of, where they can be read."""
+        answers = self._database.call_each(
+            [("HGET", self._keys.run(delivery_id), "job_name") for delivery_id in delivery_ids]
+        )
+        found = zip(delivery_ids, answers, strict=True)
+        return {delivery_id: name for delivery_id, name in found if isinstance(name, str) and name}
+
     def push(
         self, delivery_id: str, *, seen_ms: int, now_ms: int, token: int, queue: str, message: bytes
     ) -> bool:

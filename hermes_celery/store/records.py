@@ -35,6 +35,15 @@ class RunRecords:
             raise RunNotFound(run_id)
         return run_from_fields(run_id, fields)
 
+    def known(self, run_ids: Sequence[str]) -> list[Run]:
+        """Those of these runs that are there, in one round trip."""
+        rows = self._database.hashes([self._keys.run(run_id) for run_id in run_ids])
+        return [
+            run_from_fields(run_id, fields)
+            for run_id, fields in zip(run_ids, rows, strict=True)
+            if fields
+        ]
+
     def has_run(self, run_id: str) -> bool:
         """Whether an occurrence has a run that was not skipped."""
         state = self._database.call("HGET", self._keys.run(run_id), "state")

@@ -110,6 +110,8 @@ def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
             kwargs={"full": True},
             task_id=RUN_ID,
             headers={"hermes": header},
+            # What Flower shows is the job.
+            shadow=spec.name,
             connection=connection,
         )
         theirs = connection.default_channel._get("far")
