@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.clock import Clock
+    from hermes_celery.foreign_workers import ForeignWorkers
     from hermes_celery.members import Members
     from hermes_celery.programs import ProgramSign
     from hermes_celery.shard import Shard
@@ -84,6 +85,7 @@ class Beat:
         on_lost: Callable[[Sequence[str]], None] = lambda run_ids: None,
         pause: Callable[[float], None] = time.sleep,
         on_broken: OnBroken = ignored,
+        foreign: ForeignWorkers | None = None,
     ) -> None:
         """`make_shard` gives this beat's part in a shard, by its number.
 
@@ -91,6 +93,7 @@ class Beat:
         number 0. `sweep` says whether there is more to do at once; `on_fault` hears of each job
         that a tick could not plan or dispatch, `on_lost` of runs that were given up as lost,
         `on_broken` of each record that cannot be read.
+        `foreign` knows the queues whose workers do not report.
         """
         self._members = members
         self._make_shard = make_shard
@@ -113,6 +116,7 @@ class Beat:
         self._complaint = Seldom()
         self._crash_wait = 0.0
         self._on_broken = on_broken
+        self._foreign = foreign
         self._must_begin = False
         self._duties = {
             name: Duty(name, clock=clock, on_broken=on_broken)
@@ -317,6 +321,7 @@ class Beat:
                 token=token,
                 now_ms=now_ms,
                 on_broken=self._on_broken,
+                foreign=self._foreign,
             ),
             RescueReport(),
         )

@@ -44,6 +44,7 @@ from hermes_celery.store import (
     BrokenJob,
     Database,
     DueIndex,
+    ForeignQueues,
     Formats,
     History,
     Jobs,
@@ -56,6 +57,7 @@ from hermes_celery.store import (
     connect,
     refuse_missing,
 )
+from hermes_celery.store.load import base_of
 from hermes_celery.witness import Witness
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 
     from hermes_celery.beat import Beat
     from hermes_celery.declaring import Declares
+    from hermes_celery.foreign_workers import ForeignWorkers
     from hermes_celery.preparing import Messages
     from hermes_celery.runner import Runner
     from hermes_celery.safe_consumer import DeadLetters
@@ -209,7 +212,22 @@ def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> C
         check_files=lambda spec: check_files(spec, scripts_dir=settings.scripts_dir),
         check_delivery=lambda spec: _check_delivery(settings, spec),
         routes_tasks=app is not None,
+        why_sent=_why_sent(database, app),
     )
+
+
+def _why_sent(database: Database, app: Celery | None) -> Callable[[JobSpec, str], str]:
+    """What is stored of queues whose workers do not report."""
+    options = {} if app is None else app.conf.broker_transport_options
+    prefix = str(options.get("global_keyprefix") or "")
+
+    def why_sent(spec: JobSpec, queue: str) -> str:
+        if spec.task is None:
+            return ""
+        name = base_of(queue).removeprefix(prefix)
+        return ForeignQueues(database).why_sent(name, now_ms=database.now_ms())
+
+    return why_sent
 
 
 def check_files(spec: JobSpec, *, scripts_dir: Path) -> None:
@@ -299,11 +317,13 @@ def beat_of(
     def on_lost(run_ids: Sequence[str]) -> None:
         teller.tell([(run.id, run.job_name, f"lost: {run.error}") for run in runs.known(run_ids)])
 
+    foreign = make_foreign_workers(app, settings)
+
     def make_shard(number: int) -> Shard:
         return Shard(
             number,
             lease=Lease(database, owner=owner, clock=clock, shard=number, on_broken=on_broken),
-            due_index=DueIndex(database, shard=number),
+            due_index=DueIndex(database, shard=number, why_sent=foreign.why_sent),
             messages=messages,
             clock=clock,
             on_broken=on_broken,
@@ -331,6 +351,22 @@ def beat_of(
         on_fault=on_fault,
         on_stop=declaring.stop,
         on_lost=on_lost,
+        foreign=foreign,
+    )
+
+
+def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:
+    """What finds out, in a thread of its own, which queues have consumers without our hooks."""
+    from hermes_celery.dispatch import RUN_TASK
+    from hermes_celery.foreign_workers import ForeignWorkers
+    from hermes_celery.inspecting import Inspection
+
+    database = open_database(settings)
+    return ForeignWorkers(
+        database,
+        asking=Inspection(app, run_task=RUN_TASK),
+        clock=ServerClock(database.now_ms),
+        key_prefix=app.conf.broker_transport_options.get("global_keyprefix") or "",
     )
 
 

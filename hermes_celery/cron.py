@@ -66,8 +66,11 @@ class Crontab:
         check_files: Callable[[JobSpec], None],
         check_delivery: Callable[[JobSpec], None] = lambda _: None,
         routes_tasks: bool = True,
+        why_sent: Callable[[JobSpec, str], str] = lambda spec, queue: "",
     ) -> None:
-        """`routes_tasks`: whether `messages` knows the queues of the project's own tasks.
+        """`why_sent` says of a job and its queue why nobody follows its runs; "": workers do.
+
+        `routes_tasks`: whether `messages` knows the queues of the project's own tasks.
 
         Where it does not, as on the command line, the leader builds and pushes their messages.
         """
@@ -80,6 +83,7 @@ class Crontab:
         self._check_files = check_files
         self._check_delivery = check_delivery
         self._routes_tasks = routes_tasks
+        self._why_sent = why_sent
 
     @property
     def now(self) -> datetime:
@@ -228,12 +232,14 @@ class Crontab:
         asked = _asked(job.spec, occurrence, messages)
         if job.spec.task is not None and not self._routes_tasks:
             asked = msgspec.structs.replace(asked, push_at_ms=now_ms)
+        queue = messages.queue(job.spec)
         (run_id,) = self.runs.trigger(
             job.spec,
             [asked],
             trigger=Trigger.MANUAL,
             now_ms=now_ms,
-            queue=messages.queue(job.spec),
+            queue=queue,
+            why_sent=self._why_sent(job.spec, queue),
             key=f"{job.id}:{key}" if key else occurrence.run_id,
         )
         return run_id
@@ -269,12 +275,14 @@ class Crontab:
                 asked.append(msgspec.structs.replace(one, push_at_ms=push_at_ms))
         if not asked:
             return []
+        queue = messages.queue(job.spec)
         return self.runs.trigger(
             job.spec,
             asked,
             trigger=Trigger.BACKFILL,
             now_ms=now_ms,
-            queue=messages.queue(job.spec),
+            queue=queue,
+            why_sent=self._why_sent(job.spec, queue),
             key=f"backfill:{secrets.token_hex(8)}",
         )
 

@@ -48,6 +48,8 @@ class Kind(StrEnum):
     BROKEN = "broken"
     #: Runs wait on a queue that nobody consumes, or from which nobody takes any more.
     QUEUE = "queue"
+    #: A queue is consumed by workers that do not report; runs there are sent.
+    UNFOLLOWED = "unfollowed"
     #: A queue grows, or its oldest run waits too long.
     BACKLOG = "backlog"
     #: Most occurrences of a job are lost because the one before still runs.

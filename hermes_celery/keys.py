@@ -67,6 +67,8 @@ class Keys:
     taken: str = field(init=False)
     #: Set: the Celery queues that runs were pushed to.
     queues: str = field(init=False)
+    #: Hash: queue to its consumers without our hooks, JSON.
+    foreign: str = field(init=False)
     #: Hash: what the leader's last look at all records found, for `doctor`.
     sweep: str = field(init=False)
     #: String: a random mark, another one each time an index was moved away and must be filled.
@@ -195,6 +197,7 @@ _SINGLE = (
     "consumers",
     "taken",
     "queues",
+    "foreign",
     "letters",
     "letters_total",
     "leader",

@@ -1,6 +1,7 @@
 """Overload, told while it lasts: more work than is done, less room than is needed.
 
     queue      runs wait on a queue that nobody consumes, or from which nobody takes any more
+    unfollowed a queue is consumed by workers without our hooks; told once, for it may be meant
     backlog    a queue grows for a minute, or a run waits for five
     overlap    a job loses more than half of its occurrences, because the one before still runs
     memory     the server uses more than nine tenths of the memory that it may use
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     Kind.QUEUE: "messages are taken again from queue '{subject}'",
+    Kind.UNFOLLOWED: "queue '{subject}' has no consumers without Cron(app) any more",
     Kind.BACKLOG: "queue '{subject}' grows no more, and nothing waits long on it",
     Kind.OVERLAP: "Cron {subject} loses fewer occurrences than it runs",
     Kind.MEMORY: "the server has memory left again",
@@ -88,6 +90,8 @@ class Overload:
         troubles += self._disks(who.signs.values())
         self._forget_workers(now_ms)
         for trouble in troubles:
+            if trouble.is_news and incident_id(trouble.kind, trouble.subject) in is_open:
+                continue
             self._teller.tell(trouble.kind, trouble.subject, trouble.text, now_ms=now_ms)
         return OverloadReport(troubles=troubles, over=self._close(is_open, troubles, now_ms))
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from hermes_celery.instant import from_ms
-from hermes_celery.store import Database, Load, WorkerSign
+from hermes_celery.store import Database, ForeignQueue, ForeignQueues, Load, WorkerSign
 from hermes_celery.store.load import Waiting
 from hermes_celery.workers import alive
 
@@ -27,6 +27,8 @@ class QueueState(StrEnum):
     BUSY = "busy"
     #: Living workers say that they consume it, and ask for nothing.
     SILENT = "silent"
+    #: Only workers without our hooks consume it; they said so a moment ago.
+    FOREIGN = "foreign"
     #: No living worker consumes it.
     NOBODY = "nobody"
     #: A worker lives that does not say what it consumes: version 0.1.0.
@@ -43,8 +45,19 @@ class QueueLook(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[str]
     #: When a worker last took a message from it; None if none is known to have.
     taken_ms: int | None = None
+    #: The workers without our hooks that consume it, or did within a day.
+    foreign: list[str] = []
     #: Since when the run waits that waits longest, of some that are looked at.
     oldest_ms: int | None = None
+
+    @property
+    def told_foreign(self) -> str:
+        """What to tell of consumers that do not report."""
+        who = ", ".join(self.foreign)
+        return (
+            f"queue '{self.name}' is consumed by {who} without Cron(app): the runs of tasks that "
+            "these execute are sent, not followed"
+        )
 
     @property
     def since(self) -> str:
@@ -90,10 +103,24 @@ def look_at_queues(database: Database, who: Crew, *, now_ms: int) -> list[QueueL
     """Every queue that is known, and how it stands. Raises StoreError."""
     load = Load(database)
     taken, oldest = load.taken(), load.oldest(limit=_OLDEST_OF)
-    names = load.queues() | set(oldest) | {q for s in who.signs.values() for q in s.queues}
+    foreign = ForeignQueues(database).read()
+    names = (
+        load.queues()
+        | foreign.keys()
+        | set(oldest)
+        | {q for s in who.signs.values() for q in s.queues}
+    )
     waiting = load.waiting(names)
     return [
-        judge(name, waiting[name], who, taken=taken, oldest=oldest, now_ms=now_ms)
+        judge(
+            name,
+            waiting[name],
+            who,
+            taken=taken,
+            oldest=oldest,
+            now_ms=now_ms,
+            foreign=foreign.get(name),
+        )
         for name in sorted(names)
     ]
 
@@ -106,12 +133,19 @@ def judge(
     taken: Mapping[str, int],
     oldest: Mapping[str, int],
     now_ms: int,
+    foreign: ForeignQueue | None = None,
 ) -> QueueLook:
     """How one queue stands."""
     consumers = who.consumers(queue)
+    state = _state(queue, consumers, has_older=who.has_older, now_ms=now_ms)
+    if foreign is not None and not foreign.is_sure:
+        foreign = None
+    if state is QueueState.NOBODY and foreign is not None and foreign.is_fresh(now_ms):
+        state = QueueState.FOREIGN
     return QueueLook(
         name=queue,
-        state=_state(queue, consumers, has_older=who.has_older, now_ms=now_ms),
+        state=state,
+        foreign=[] if foreign is None else foreign.workers,
         waiting=waiting.length,
         workers=sorted(consumers),
         taken_ms=taken.get(queue),

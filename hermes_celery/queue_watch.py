@@ -14,8 +14,8 @@ import msgspec
 
 from hermes_celery.incidents import Kind
 from hermes_celery.queue_state import Crew, QueueLook, QueueState, crew, look_at_queues
-from hermes_celery.store import Database
-from hermes_celery.store.load import Load
+from hermes_celery.store import Database, Jobs, Signs
+from hermes_celery.store.load import Load, base_of
 
 #: So long the same message is next, before that is trouble.
 _STUCK_MS = 30_000
@@ -23,6 +23,8 @@ _GROWS_MS = 60_000
 #: A queue that grew by less in a minute is not worth a word.
 _GROWN_BY = 10
 _LONG_WAIT_MS = 300_000
+#: Waiting runs among which those are looked for that lie on the wrong queue.
+_LOOKED_AT = 100
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +34,8 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     #: Whose it is: a queue, a job, a host.
     subject: str
     text: str
+    #: Told once while it lasts: it is as somebody wants it.
+    is_news: bool = False
 
 
 class _Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +50,8 @@ class QueueWatch:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._load = Load(database)
+        self._signs = Signs(database)
+        self._jobs = Jobs(database)
         self._samples: dict[str, deque[_Sample]] = {}
 
     def forget(self) -> None:
@@ -70,7 +76,27 @@ class QueueWatch:
                 trouble = _grows(look, samples, now_ms)
             if trouble is not None:
                 found.append(trouble)
-        return found, who
+            if look.foreign:
+                found.append(_news(look))
+        return found + self._misplaced(looks), who
+
+    def _misplaced(self, looks: Sequence[QueueLook]) -> list[Trouble]:
+        """Runs of our own kinds on queues whose consumers do not know what that is."""
+        foreign = {look.name: look for look in looks if look.state is QueueState.FOREIGN}
+        waiting = self._signs.waiting(limit=_LOOKED_AT) if foreign else []
+        first = {base_of(run.queue): run for run in reversed(waiting)}
+        specs = self._jobs.specs([run.job_id for run in first.values()])
+        return [
+            Trouble(
+                kind=Kind.QUEUE,
+                subject=name,
+                text=_MISPLACED.format(
+                    job=run.job_name, queue=name, workers=", ".join(foreign[name].foreign)
+                ),
+            )
+            for name, run in sorted(first.items())
+            if name in foreign and run.job_id in specs and specs[run.job_id].task is None
+        ]
 
     def _sampled(self, look: QueueLook, next_up: str, *, now_ms: int) -> deque[_Sample]:
         samples = self._samples.get(look.name) or deque()
@@ -115,6 +141,17 @@ _STUCK: Mapping[QueueState, str] = {
         " {workers} asks for them → restart it; is its broker this server?"
     ),
 }
+
+
+_MISPLACED = (
+    "a run of Cron '{job}' waits on queue '{queue}', which only {workers} without Cron(app) "
+    "consumes; it cannot perform it → give the job another queue, or start a worker with Cron(app) "
+    "there"
+)
+
+
+def _news(look: QueueLook) -> Trouble:
+    return Trouble(kind=Kind.UNFOLLOWED, subject=look.name, text=look.told_foreign, is_news=True)
 
 
 def _unchanged_since(samples: Sequence[_Sample]) -> int | None:

@@ -6,6 +6,9 @@ can vanish: a run whose heartbeat stopped becomes `lost`, so that its job is fre
 for its next attempt if its job wants `on_lost: retry`. Waits between attempts are deadlines of the
 same kind, so a retry is just a run that is pushed later.
 
+Where a queue has consumers that do not report (`foreign_workers`), a message that is gone may have
+been executed: it is not pushed again, and its run ends as sent.
+
 Only the leader rescues, with its fencing token, and only some seconds after it took over: workers
 that were cut off together with it first get the chance to say that they are alive.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,9 +28,11 @@ from hermes_celery.instant import to_ms
 from hermes_celery.log import event
 from hermes_celery.policy import retries_loss, retry_wait_ms
 from hermes_celery.reporting import OnBroken, ignored
-from hermes_celery.run import is_run_id, job_id_of
+from hermes_celery.run import Run, is_run_id, job_id_of
+from hermes_celery.store import Fate
 
 if TYPE_CHECKING:
+    from hermes_celery.foreign_workers import ForeignWorkers
     from hermes_celery.job import JobSpec
     from hermes_celery.preparing import Messages
     from hermes_celery.store import Jobs, Overdue, Runs
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 #: Each costs the beat a tenth of a millisecond, in which it cannot dispatch.
 _BATCH = 50
+#: Runs that are overdue within so long are looked at whether they were taken.
+_AHEAD_MS = 86_400_000
 LOST = "the worker died or was cut off: its heartbeat stopped"
 
 
@@ -45,6 +52,8 @@ class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
     lost: int = 0
     #: Those of the lost ones that are not tried again.
     given_up: tuple[str, ...] = ()
+    #: Over, since they were executed where nobody reports.
+    sent: int = 0
 
     @property
     def has_more(self) -> bool:
@@ -60,15 +69,21 @@ def rescue(
     token: int,
     now_ms: int,
     on_broken: OnBroken = ignored,
+    foreign: ForeignWorkers | None = None,
 ) -> RescueReport:
     """One pass over overdue runs, up to 50 of each kind.
 
+    `foreign` knows the queues whose workers do not report; without it, all of them do.
     A run that cannot be rescued is told to `on_broken`, and keeps none of the others back. Raises
     LeaseLost when a younger leader has taken over, and StoreError when Redis fails.
     """
-    passed = _Pass(jobs, runs, messages, token=token, now_ms=now_ms, on_broken=on_broken)
-    redelivered, lost = passed.redeliver(), passed.give_up_silent()
-    return RescueReport(redelivered=redelivered, lost=lost, given_up=tuple(passed.given_up))
+    passed = _Pass(
+        jobs, runs, messages, token=token, now_ms=now_ms, on_broken=on_broken, foreign=foreign
+    )
+    sent, redelivered, lost = passed.end_taken(), passed.redeliver(), passed.give_up_silent()
+    return RescueReport(
+        redelivered=redelivered, lost=lost, given_up=tuple(passed.given_up), sent=sent
+    )
 
 
 class _Pass:
@@ -83,7 +98,9 @@ class _Pass:
         token: int,
         now_ms: int,
         on_broken: OnBroken,
+        foreign: ForeignWorkers | None,
     ) -> None:
+        self._foreign = foreign
         self._jobs = jobs
         self._runs = runs
         self._messages = messages
@@ -92,14 +109,45 @@ class _Pass:
         self._on_broken = on_broken
         self.given_up: list[str] = []
 
-    def redeliver(self) -> int:
-        """Push again what no worker took in time; returns how many."""
-        overdue = self._runs.undelivered_since(self._now_ms, limit=_BATCH)
+    def end_taken(self) -> int:
+        """End runs whose messages were taken by workers that do not report; returns how many.
 
+        So they keep no later run of their job waiting until they are overdue.
+        """
+        if self._foreign is None or not self._foreign.has_any:
+            return 0
+        waiting = self._runs.undelivered_since(self._now_ms + _AHEAD_MS, limit=_BATCH)
+        specs = self._specs(waiting)
+        queues = self._runs.queues_of([one.run.id for one in waiting])
+        ended = 0
+        for one, queue in zip(waiting, queues, strict=True):
+            spec = specs.get(one.run.job_id)
+            why = self._foreign.only_foreign(queue) if spec and spec.task else ""
+            if why:
+                end = partial(self._end_one, one, queue, why)
+                ended += self._guarded(one.run.id, end)
+        return ended
+
+    def _end_one(self, overdue: Overdue, queue: str, why: str) -> bool:
+        return self._runs.end_sent(
+            overdue.run,
+            seen_ms=overdue.seen_ms,
+            now_ms=self._now_ms,
+            token=self._token,
+            queue=queue,
+            why=why,
+        )
+
+    def _specs(self, found: Sequence[Overdue]) -> dict[str, JobSpec]:
         def note(job_id: str, error: RecordBroken) -> None:
             self._on_broken(job_id, error.key, error.what)
 
-        specs = self._jobs.specs({one.run.job_id for one in overdue}, on_broken=note)
+        return self._jobs.specs({one.run.job_id for one in found}, on_broken=note)
+
+    def redeliver(self) -> int:
+        """Push again what no worker took in time; returns how many."""
+        overdue = self._runs.undelivered_since(self._now_ms, limit=_BATCH)
+        specs = self._specs(overdue)
         return sum(
             self._guarded(one.run.id, partial(self._redeliver_one, one, specs.get(one.run.job_id)))
             for one in overdue
@@ -141,14 +189,18 @@ class _Pass:
     def _push(self, overdue: Overdue, spec: JobSpec) -> bool:
         run = overdue.run
         try:
-            message = self._messages.message(
-                spec,
-                run_id=run.id,
-                due_ms=to_ms(run.due_at),
-                attempt=run.attempt,
-                push=overdue.push,
-            )
             queue = self._messages.queue(spec)
+            fate = self._fate(run, spec, queue)
+            message = b""
+            # The user's own code may run when one is built, and may take a lock.
+            if overdue.is_unpushed or not (fate.hesitates or fate.when_gone):
+                message = self._messages.message(
+                    spec,
+                    run_id=run.id,
+                    due_ms=to_ms(run.due_at),
+                    attempt=run.attempt,
+                    push=overdue.push,
+                )
         except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
             why = f"its message cannot be built: {error}"
             self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
@@ -162,10 +214,18 @@ class _Pass:
             queue=queue,
             message=message,
             push=overdue.push,
+            fate=fate,
         )
+        if answer == "gone" and self._foreign is not None:
+            self._foreign.is_gone(run, now_ms=self._now_ms)
         if answer == "ok":
             event(_log, "run.redelivered", run=run.id, job=run.job_name)
         return answer == "ok"
+
+    def _fate(self, run: Run, spec: JobSpec, queue: str) -> Fate:
+        if self._foreign is None:
+            return Fate()
+        return self._foreign.fate(run, spec, queue=queue, now_ms=self._now_ms)
 
     def _lose(self, run_id: str) -> bool:
         policy, attempt = self._runs.policy_of(run_id)

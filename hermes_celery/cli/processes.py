@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hermes_celery.cli.finding import Verdict
-from hermes_celery.cli.queues import queue_findings
+from hermes_celery.cli.queues import has_workers, no_workers, queue_findings
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.status import Status, read_status
 from hermes_celery.cli.target import app_for, open_cron, project, read_settings
@@ -56,7 +56,7 @@ def status(check: bool, as_json: bool) -> None:
     else:
         _print_status(state, url=without_password(redis_url(settings)))
     is_stuck = any(finding.verdict is Verdict.FAIL for finding in queue_findings(state))
-    if check and (not (state.leader and state.workers) or is_stuck):
+    if check and (not (state.leader and has_workers(state)) or is_stuck):
         raise SystemExit(1)
 
 
@@ -64,7 +64,7 @@ def _print_status(state: Status, *, url: str) -> None:
     zone = default_timezone()
     click.echo(f"server    {state.server} at {url}")
     click.echo(f"beat      {state.leader or _unled(state)}")
-    click.echo(f"workers   {', '.join(state.workers) or 'none: nothing runs; start a worker'}")
+    click.echo(f"workers   {', '.join(state.workers) or no_workers(state)}")
     for look in state.queues:
         if look.waiting:
             click.echo(f"queue     {_queue_line(look, zone=zone)}")

@@ -11,6 +11,9 @@ from hermes_celery.queue_state import SILENT_MS, QueueLook, QueueState
 
 def worker_finding(state: Status) -> Finding:
     """Whether there are workers that ask for messages; to live alone is not enough."""
+    foreign = sorted({worker for look in _foreign(state) for worker in look.foreign})
+    if not state.workers and foreign:
+        return ok("workers", f"none with Cron(app); without it: {', '.join(foreign)}")
     if not state.workers:
         return fail("workers", "none, so nothing runs; start `celery worker` or `up`")
     asking = [name for name in state.workers if name not in state.silent_workers]
@@ -20,15 +23,34 @@ def worker_finding(state: Status) -> Finding:
     return ok("workers", f"{len(asking)}: {', '.join(asking)}")
 
 
+def no_workers(state: Status) -> str:
+    """What `status` says where no worker reports."""
+    if _foreign(state):
+        return "none with Cron(app)"
+    return "none: nothing runs; start a worker"
+
+
 def queue_findings(state: Status) -> Iterator[Finding]:
-    """Each queue with which something is wrong."""
+    """Each queue with which something is wrong, or whose workers do not report."""
+    for look in _foreign(state):
+        yield ok("queue", look.told_foreign)
     for look in state.queues:
         if look.state is QueueState.SILENT:
             yield fail("queue", f"no worker has taken a message from queue {look.name} "
                        f"{look.since}, {look.waiting} wait, and {', '.join(look.workers)} asks for "
                        "none; see its log, and restart it")  # fmt: skip
         elif look.waiting:
-            yield from _waits(look, has_workers=bool(state.workers), now_ms=state.now_ms)
+            yield from _waits(look, has_workers=has_workers(state), now_ms=state.now_ms)
+
+
+def has_workers(state: Status) -> bool:
+    """Whether anybody takes work, of those that report or of the others."""
+    return bool(state.workers or _foreign(state))
+
+
+def _foreign(state: Status) -> list[QueueLook]:
+    """The queues that only workers without our hooks consume."""
+    return [look for look in state.queues if look.state is QueueState.FOREIGN]
 
 
 def _waits(look: QueueLook, *, has_workers: bool, now_ms: int) -> Iterator[Finding]:

@@ -5,13 +5,14 @@
 --       6 active runs of the job   7 held runs of the job   8 due index   9 completed jobs
 -- ARGV  1 fencing token   2 run id   3 deadline seen, ms   4 next deadline, ms   5 message
 --       ('' = push none)   6 now_ms   7 when to push a run again that is queued now, ms
---       8 '1' to look whether the message is still on the queue, '' to push another copy
+--       8 '' to push another copy, 'look' to do so unless the message is on the queue still,
+--       'hesitate' to say only that it has left the queue
 --       9 why the run ends as sent where its message has left the queue, '' = it is pushed again
 --       10 why it ends as sent where its message is pushed now for the first time, '' = it waits
 --       11 how many of the run's messages were pushed before this one
 -- Answers  'ok', 'waiting' (its message, or that of every queued run, is on the queue: only the
---          deadline moves), 'sent' (over: nobody reports of it), 'moved' (claimed, ended or pushed
---          meanwhile), 'fenced' (an older leader),
+--          deadline moves), 'gone' (it has left the queue; nothing changed), 'sent' (over: nobody
+--          reports of it), 'moved' (claimed, ended or pushed meanwhile), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
 --#include _sent
@@ -57,13 +58,14 @@ if run[1] ~= 'queued' then
   redis.call('ZREM', KEYS[3], ARGV[2])
   return 'moved'
 end
-if ARGV[5] == '' and (run[2] or sent == '') then
-  return 'waiting'
+-- Behind a long backlog nothing has vanished; more copies would only make it longer.
+local waits = not run[2] and ((backlog > 100 and backlog >= redis.call('ZCARD', KEYS[3])) or
+  (ARGV[8] ~= '' and is_there()))
+if not waits and sent == '' and (ARGV[5] == '' or (ARGV[8] == 'hesitate' and not run[2])) then
+  return 'gone'
 end
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
--- Behind a long backlog nothing has vanished; more copies would only make it longer.
-if not run[2] and ((backlog > 100 and backlog >= redis.call('ZCARD', KEYS[3])) or
-    (ARGV[8] ~= '' and is_there())) then
+if waits then
   return 'waiting'
 end
 if run[2] or sent == '' then

@@ -8,6 +8,7 @@
     Runs       what happens to a run: trigger, claim, heartbeat, finish, cancel; and reading them
     Deliveries what is on its way to people
     Incidents  troubles, counted
+    ForeignQueues  queues that workers without our hooks consume
     Load       what workers say of themselves, and how long the queues are
     Letters    messages that nobody can read
     Records    all records, page by page
@@ -23,6 +24,7 @@ from hermes_celery.store.connecting import connect
 from hermes_celery.store.database import Database
 from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, What
 from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
+from hermes_celery.store.foreign_queues import ForeignQueue, ForeignQueues
 from hermes_celery.store.format import FORMAT, Formats, StoredFormat
 from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
@@ -57,6 +59,8 @@ __all__ = [
     "DueIndex",
     "Fate",
     "FollowUp",
+    "ForeignQueue",
+    "ForeignQueues",
     "Formats",
     "History",
     "How",

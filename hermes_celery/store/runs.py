@@ -77,6 +77,8 @@ class Overdue(msgspec.Struct, frozen=True, kw_only=True):
     seen_ms: int
     #: How many of its messages were pushed before this one.
     push: int
+    #: Whether the message is meant to be pushed now, and was not yet.
+    is_unpushed: bool = False
 
 
 class Fate(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +86,8 @@ class Fate(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Whether to look for its message on the queue, rather than to push another copy.
     looks: bool = False
+    #: Whether to say that it has left the queue, rather than to push it again at once.
+    hesitates: bool = False
     #: Why it ends as sent where its message has left the queue; "": it is pushed again.
     when_gone: str = ""
     #: Why it ends as sent where its message is pushed for the first time; "": it waits.
@@ -373,6 +377,16 @@ class Runs(RunRecords):
         queue = self._database.call("HGET", self._keys.run(run_id), "queue")
         return str(queue or self._keys.default_queue)
 
+    def queues_of(self, run_ids: Sequence[str]) -> list[str]:
+        """The Redis list that each run's message was pushed to."""
+        rows = self._database.hashes([self._keys.run(run_id) for run_id in run_ids], "queue")
+        return [
+            self._keys.default_queue
+            if isinstance(row, RecordBroken)
+            else row.get("queue") or self._keys.default_queue
+            for row in rows
+        ]
+
     def policy_of(self, run_id: str) -> tuple[Policy, int]:
         """What its job wants when a run is lost, and the number of its attempt."""
         (run,) = self._database.hashes([self._keys.run(run_id)], "attempt")
@@ -452,7 +466,10 @@ class Runs(RunRecords):
         rows = self._database.hashes([self._keys.run(run_id) for run_id, _ in overdue])
         return [
             Overdue(
-                run=run_from_fields(run_id, fields), seen_ms=whole(score), push=_next_push(fields)
+                run=run_from_fields(run_id, fields),
+                seen_ms=whole(score),
+                push=_next_push(fields),
+                is_unpushed=not isinstance(fields, RecordBroken) and "unpushed" in fields,
             )
             for (run_id, score), fields in zip(overdue, rows, strict=True)
             if fields
@@ -472,8 +489,9 @@ class Runs(RunRecords):
     ) -> str:
         """Push a queued run's message (again); waits twice as long until the next time.
 
-        Answers `ok`, `waiting` (its message is on the queue still), `sent` (over, by its `fate`) or
-        `moved` (claimed meanwhile). Raises LeaseLost when a younger leader is known.
+        Answers `ok`, `waiting` (its message is on the queue still), `gone` (it is not, and nothing
+        was pushed), `sent` (over, by its `fate`) or `moved` (claimed meanwhile). Raises LeaseLost
+        when a younger leader is known.
         """
         # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
         waited_ms = max(seen_ms - to_ms(run.queued_at), 0)
@@ -545,7 +563,7 @@ class Runs(RunRecords):
                 message,
                 now_ms,
                 now_ms + self._redeliver_after_ms,
-                "1" if fate.looks else "",
+                _manner(fate),
                 fate.when_gone,
                 fate.when_pushed,
                 push,
@@ -568,6 +586,13 @@ def _next_push(row: Mapping[str, str] | RecordBroken) -> int:
         return 0
     pushes = row.get("pushes", "")
     return (int(pushes) if pushes.isascii() and pushes.isdigit() and len(pushes) < 10 else 0) + 1
+
+
+def _manner(fate: Fate) -> str:
+    """How a message that may have vanished is pushed again."""
+    if fate.hesitates:
+        return "hesitate"
+    return "look" if fate.looks else ""
 
 
 def _arguments(*first: str | int | bytes) -> list[str | int | bytes]:

@@ -76,6 +76,7 @@ def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
         keys.consumers: "hash",
         keys.taken: "zset",
         keys.queues: "set",
+        keys.foreign: "hash",
         keys.sweep: "hash",
         keys.refill: "string",
         keys.letters: "list",

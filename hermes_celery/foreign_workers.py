@@ -1,0 +1,292 @@
+"""Workers without our hooks, on queues that our task jobs go to: found out, and what follows.
+
+Celery's workers without `Cron(app)` execute a task and report nothing. That a queue has such
+consumers is known from what they answer to Celery's own question for the queues that they consume,
+never guessed from the absence of others. A thread of the leader asks, so that a tick never waits:
+as soon as a task goes to a queue that no worker with hooks consumes, from time to time while that
+is so, and before a run of a task is pushed again. What it heard is stored, for other processes and
+for the next leader, and is true for a minute.
+
+    only such consumers            a run is over when it is pushed: `sent`
+    some, and workers with hooks   a run is followed; where its message has left the queue and
+                                   nobody claimed it, it ends as sent: one of them may have run it
+    none since the run was queued  its message was lost, and is pushed again
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from hermes_celery.instant import to_ms
+from hermes_celery.log import Seldom, event
+from hermes_celery.queue_state import Crew, crew
+from hermes_celery.store import Fate, ForeignQueue, ForeignQueues
+from hermes_celery.store.load import base_of
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.job import JobSpec
+    from hermes_celery.run import Run
+    from hermes_celery.store import Database
+
+_log = logging.getLogger(__name__)
+
+_ASK_EVERY_MS = 15_000
+#: While nobody at all is known to consume a queue.
+_ASK_SOON_MS = 5_000
+#: How often the thread looks whether there is something to ask.
+_LOOK_SECONDS = 3.0
+#: So long an answer is waited for before a run is pushed again; an asker that hangs stops nobody.
+_PATIENCE_MS = 20_000
+#: A worker with our tasks that answers for so long without a sign is no worker of ours.
+_STRANGE_MS = 60_000
+_MOST_GONE = 10_000
+#: What was not seen for so long is forgotten.
+_FORGET_MS = 86_400_000
+
+
+def _begin_thread(loop: Callable[[], None]) -> None:
+    threading.Thread(target=loop, name="hermes-foreign-workers", daemon=True).start()
+
+
+class Asking(Protocol):
+    """What asks Celery's workers: `inspecting.Inspection`, or a stand-in."""
+
+    def queues(self) -> Sequence[tuple[str, Collection[str]]]:
+        """Each answer: a worker and the queues that it consumes; several may have one name."""
+
+    def with_hooks(self, workers: Collection[str]) -> Collection[str]:
+        """Which of some workers have our tasks."""
+
+
+class _Consumer(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker on a queue, named by no sign of ours."""
+
+    worker: str
+    queue: str
+    #: Whether it is no worker of ours for certain.
+    is_sure: bool
+
+
+class ForeignWorkers:
+    """What one leader knows of them. Every method but `look` returns at once."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        asking: Asking,
+        clock: Clock,
+        key_prefix: str = "",
+        begin: Callable[[Callable[[], None]], None] = _begin_thread,
+    ) -> None:
+        """`database` is this object's own; `key_prefix` stands before each queue's key in Redis.
+
+        `begin` has the loop done that asks.
+        """
+        self._begin = begin
+        self._has_begun = False
+        self._database = database
+        self._stored = ForeignQueues(database)
+        self._asking = asking
+        self._clock = clock
+        self._key_prefix = key_prefix
+        self._complaint = Seldom()
+        self._wanted = threading.Event()
+        #: Queues that tasks went to.
+        self._task_queues: set[str] = set()
+        self._known: Mapping[str, ForeignQueue] = {}
+        #: Those that have no other consumers now, and why a run there is sent.
+        self._only: Mapping[str, str] = {}
+        #: When the last question was asked that is answered, and the last one.
+        self._heard_ms = 0
+        self._asked_ms = 0
+        #: By run: since when its message is known to have left its queue.
+        self._gone: dict[str, int] = {}
+        #: Workers and queues that no sign of ours names, and since when they answer.
+        self._unsigned: Mapping[tuple[str, str], int] = {}
+
+    def why_sent(self, spec: JobSpec, queue: str) -> str:
+        """Why a run that is pushed to that Redis list now is over; "" where it is followed."""
+        if spec.task is None:
+            return ""
+        name = self._name(queue)
+        if name not in self._task_queues:
+            self._task_queues.add(name)
+            self._want()
+        return self._only.get(name, "")
+
+    def fate(self, run: Run, spec: JobSpec, *, queue: str, now_ms: int) -> Fate:
+        """What becomes of a run that nobody claimed in time."""
+        if spec.task is None:
+            return Fate()
+        why = self.why_sent(spec, queue)
+        one = self._known.get(self._name(queue))
+        # Those that answered at any time since may have taken it, and may be gone by now.
+        is_taken = one is not None and one.seen_ms >= to_ms(run.queued_at)
+        return Fate(
+            looks=True,
+            hesitates=not self._was_asked(run, now_ms=now_ms),
+            when_gone=one.why_taken if one and is_taken else "",
+            when_pushed=why,
+        )
+
+    def is_gone(self, run: Run, *, now_ms: int) -> None:
+        """Hear that a run's message has left its queue: who took it must be asked before more."""
+        if len(self._gone) > _MOST_GONE:
+            self._gone.clear()
+        if self._gone.setdefault(run.id, now_ms) == now_ms:
+            self._want()
+
+    def _was_asked(self, run: Run, *, now_ms: int) -> bool:
+        """Whether it was asked who consumes what, since its message was seen to be gone."""
+        gone_ms = self._gone.get(run.id)
+        if gone_ms is None:
+            return False
+        if self._heard_ms < gone_ms and now_ms - gone_ms < _PATIENCE_MS:
+            return False
+        del self._gone[run.id]
+        return True
+
+    def only_foreign(self, queue: str) -> str:
+        """Why a run whose message has left that Redis list is over; "" where it may be claimed."""
+        name = self._name(queue)
+        return self._known[name].why_taken if name in self._only else ""
+
+    @property
+    def has_any(self) -> bool:
+        """Whether any queue is known that only such workers consume."""
+        return bool(self._only)
+
+    def look(self, now_ms: int) -> None:
+        """Ask if there is reason to, and note what follows. Raises what the asking raises."""
+        who = crew(self._database, now_ms=now_ms)
+        if not self._asked_ms:
+            self._remember()
+        if self._wanted.is_set() or self._is_due(who, now_ms):
+            self._wanted.clear()
+            self._asked_ms = now_ms
+            try:
+                self._note(self._foreign(who, now_ms), who, now_ms=now_ms)
+            finally:
+                # An answer that cannot be had must not keep a lost message back for ever.
+                self._heard_ms = now_ms
+        self._judge(who, now_ms=now_ms)
+
+    def _is_due(self, who: Crew, now_ms: int) -> bool:
+        lacking = {name for name in self._task_queues if not who.consumers(name)}
+        if not lacking:
+            return False
+        wait_ms = _ASK_EVERY_MS if lacking <= self._only.keys() else _ASK_SOON_MS
+        return now_ms - self._asked_ms >= wait_ms
+
+    def _remember(self) -> None:
+        """What a leader before this one stored."""
+        self._known = self._stored.read()
+        self._task_queues |= self._known.keys()
+
+    def _foreign(self, who: Crew, now_ms: int) -> list[_Consumer]:
+        """Who consumes our tasks' queues and is named by no sign of ours."""
+        before = self._unsigned
+        found = _unsigned(self._asking.queues(), who, self._task_queues)
+        self._unsigned = {one: before.get(one, now_ms) for one in found}
+        # A worker that starts answers before it gives its first sign, one that cannot write gives
+        # none. Whoever has our tasks and gives no sign for long belongs to another namespace.
+        workers = {worker for worker, _ in found}
+        hooked = self._asking.with_hooks(workers) if workers else ()
+        return [
+            _Consumer(
+                worker=worker,
+                queue=queue,
+                is_sure=worker not in hooked or now_ms - since_ms >= _STRANGE_MS,
+            )
+            for (worker, queue), since_ms in sorted(self._unsigned.items())
+        ]
+
+    def _note(self, foreign: Sequence[_Consumer], who: Crew, *, now_ms: int) -> None:
+        new = {
+            name: ForeignQueue(
+                name=name,
+                workers=[one.worker for one in foreign if one.queue == name],
+                seen_ms=now_ms,
+                is_shared=_has_hooks(who, name),
+                is_sure=any(one.is_sure for one in foreign if one.queue == name),
+            )
+            for name in sorted({one.queue for one in foreign})
+        }
+        old = [name for name, one in self._known.items() if now_ms - one.seen_ms > _FORGET_MS]
+        kept = {name: one for name, one in self._known.items() if name not in old}
+        self._known = {**kept, **new}
+        self._task_queues -= set(old)
+        self._stored.write(new)
+        self._stored.forget(old)
+
+    def _judge(self, who: Crew, *, now_ms: int) -> None:
+        before = self._only
+        self._only = {
+            name: one.why_sent
+            for name, one in self._known.items()
+            if one.is_sure and one.is_fresh(now_ms) and not _has_hooks(who, name)
+        }
+        for name in self._only.keys() - before.keys():
+            event(_log, "queue.foreign", queue=name, workers=self._known[name].who)
+        for name in before.keys() - self._only.keys():
+            event(_log, "queue.foreign_no_more", queue=name)
+
+    def _name(self, queue: str) -> str:
+        return base_of(queue).removeprefix(self._key_prefix)
+
+    def _want(self) -> None:
+        """Have the thread ask soon; it begins with the first wish, after any fork."""
+        self._wanted.set()
+        if not self._has_begun:
+            self._has_begun = True
+            self._begin(self._loop)
+
+    def _loop(self) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                self.look(self._clock.now_ms())
+                self._complaint.over()
+            except Exception as error:  # noqa: BLE001 - the thread must outlive what it ran into
+                if self._complaint.may_say(self._clock.monotonic()):
+                    event(_log, "queue.unasked", level=logging.WARNING, why=error)
+                pause.wait(_LOOK_SECONDS)
+            self._wanted.wait(_LOOK_SECONDS)
+
+
+def _has_hooks(who: Crew, queue: str) -> bool:
+    """Whether a worker that reports consumes a queue, or may: 0.1.0 does not say what it does."""
+    return who.has_older or bool(who.consumers(queue))
+
+
+def _unsigned(
+    answers: Sequence[tuple[str, Collection[str]]], who: Crew, queues: Collection[str]
+) -> set[tuple[str, str]]:
+    """The workers and queues among the answers that no sign of ours explains.
+
+    Two workers on one host have the same name where nobody gave them one; so more answers than
+    signs, or a queue that no sign names, are those of another.
+    """
+    found = set()
+    older = {_node(name) for name in who.names if name not in who.signs}
+    for worker in {name for name, _ in answers} - older:
+        given = [consumed for name, consumed in answers if name == worker]
+        signs = [sign for name, sign in who.signs.items() if _node(name) == worker]
+        signed = {queue for sign in signs for queue in sign.queues}
+        for consumed in given:
+            left = set(consumed) if len(given) > len(signs) else set(consumed) - signed
+            found |= {(worker, queue) for queue in left.intersection(queues)}
+    return found
+
+
+def _node(name: str) -> str:
+    """The node name of a worker with hooks, whose own name ends with its process id."""
+    node, _, pid = name.rpartition(":")
+    return node if pid.isdecimal() else name

@@ -1,0 +1,131 @@
+"""Tasks of code bases that know nothing of ours: each occurrence is executed once, and never again.
+
+What depends on minutes is in `tests/store/test_foreign_workers.py`; here are real workers.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.run import Run, RunState
+from tests.projects.bed import Bed
+from tests.support import eventually
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Iterator[Bed]:
+    with Bed("foreign", tmp_path) as bed:
+        yield bed
+
+
+def plain(
+    bed: Bed, *queues: str, app: str = "svc", name: str = "svc@host"
+) -> subprocess.Popen[bytes]:
+    """A worker without a word of ours."""
+    return bed.start(
+        sys.executable, "-m", "celery", "-A", app, "worker", "-l", "INFO", "-c", "2",
+        "-n", name, "--without-mingle", "-Q", ",".join(queues),
+    )  # fmt: skip
+
+
+def sent(bed: Bed, job: str) -> list[Run]:
+    bed.await_run(job, lambda run: True)
+    return [run for run in bed.runs(job) if run.state is RunState.SENT]
+
+
+def make_due(bed: Bed, run: Run) -> None:
+    """Let a queued run be overdue, as it is a minute after it was pushed."""
+    database = bed.database()
+    database.call("ZADD", database.keys.queued, "XX", database.now_ms() - 1, run.id)
+
+
+@pytest.mark.parametrize("app", ["svc", "without"])
+def test_a_worker_without_our_hooks_executes_each_occurrence_once(bed: Bed, app: str) -> None:
+    """Another service, and the same project whose worker module lacks the line of ours."""
+    plain(bed, "svc", app=app)
+    bed.beat()
+    bed.await_leader()
+    bed.await_notes("tick", 6)
+    first = bed.await_run("tick", lambda run: "taken from queue" in (run.reason or ""))
+    assert first.state is RunState.SENT
+    eventually(lambda: len(sent(bed, "tick")) >= 6, what="six runs that were sent")
+    ids = [note[1] for note in bed.notes("tick")]
+    assert len(ids) == len(set(ids))
+    assert {run.state for run in bed.runs("tick")} <= {RunState.SENT, RunState.SKIPPED}
+    listed = bed.hermes("list").stdout
+    assert "sent" in next(line for line in listed.splitlines() if " tick " in line)
+    status = bed.hermes("status").stdout
+    assert "queue 'svc' is consumed by svc@host without Cron(app)" in status
+    told = bed.hermes("doctor").stdout
+    assert "none with Cron(app); without it: svc@host" in told
+    assert "queue 'svc' is consumed by svc@host without Cron(app)" in told
+    database = bed.database()
+    eventually(
+        lambda: "unfollowed-svc" in database.call("ZRANGE", database.keys.incidents, 0, -1),
+        what="an incident",
+    )
+    by_hand = bed.hermes("run", "tick", "--wait")
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert "tick: sent" in by_hand.stderr
+
+
+def test_a_worker_of_ours_executes_what_was_sent_once_and_its_retry(bed: Bed) -> None:
+    theirs = plain(bed, "svc", "both")
+    bed.beat()
+    bed.await_leader()
+    eventually(lambda: len(sent(bed, "both")) >= 2, what="runs that were sent")
+    theirs.send_signal(signal.SIGTERM)
+    theirs.wait(timeout=30)
+    ours = bed.worker("-Q", "both", "-n", "ours@host")
+    # What was sent while nobody of ours was there, a try and a retry of it.
+    bed.await_notes("ours", 2)
+    run = bed.await_run("both", lambda run: run.state is RunState.SENT and bool(run.worker))
+    assert "ours@host" in (run.worker or "")
+    tries = eventually(
+        lambda: [[*note[1:4]] for note in bed.notes("ours") if note[2] == run.id] or None
+    )
+    eventually(
+        lambda: sorted(note[3] for note in bed.notes("ours") if note[2] == run.id) == ["0", "1"],
+        what=f"a try and a retry of {run.id} ({tries})",
+    )
+    # And from now on they are followed.
+    followed = bed.await_run("both", lambda run: run.state is RunState.SUCCEEDED)
+    assert "ours@host" in (followed.worker or ""), bed.log(ours)
+
+
+def test_what_a_foreign_worker_took_beside_ours_is_not_pushed_again(bed: Bed) -> None:
+    bed.worker("-Q", "both", "-n", "ours@host")
+    plain(bed, "both")
+    bed.beat()
+    bed.await_worker()
+    bed.await_leader()
+    bed.await_notes("theirs", 1)
+    (note, *_) = bed.notes("theirs")
+    run = bed.await_run("both", lambda run: run.state is RunState.QUEUED and run.id in note[1])
+    make_due(bed, run)
+    ended = bed.await_run("both", lambda one: one.id == run.id and one.state is RunState.SENT)
+    assert "taken from queue 'both'" in (ended.reason or "")
+    assert len([1 for note in bed.notes("theirs") if run.id in note[1]]) == 1
+    assert not [1 for note in bed.notes("ours") if note[2] == run.id]
+
+
+def test_a_list_that_was_deleted_is_pushed_again_and_executed_once(bed: Bed) -> None:
+    bed.beat()
+    bed.await_leader()
+    run = bed.await_run("tick", lambda run: run.state is RunState.QUEUED)
+    database = bed.database()
+    eventually(lambda: database.call("DEL", "svc"), what="a message on the queue")
+    make_due(bed, run)
+    eventually(lambda: database.call("LLEN", "svc"), what="its message on the queue again")
+    assert bed.await_run("tick", lambda one: one.id == run.id).state is RunState.QUEUED
+    plain(bed, "svc")
+    bed.await_run("tick", lambda one: one.id == run.id and one.state is RunState.SENT)
+    assert len([1 for note in bed.notes("tick") if run.id in note[1]]) == 1
