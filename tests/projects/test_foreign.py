@@ -47,18 +47,20 @@ def make_due(bed: Bed, run: Run) -> None:
     database.call("ZADD", database.keys.queued, "XX", database.now_ms() - 1, run.id)
 
 
-@pytest.mark.parametrize("app", ["svc", "without"])
-def test_a_worker_without_our_hooks_executes_each_occurrence_once(bed: Bed, app: str) -> None:
+def test_a_worker_without_our_hooks_executes_each_occurrence_once(bed: Bed) -> None:
     """Another service, and the same project whose worker module lacks the line of ours."""
-    plain(bed, "svc", app=app)
+    plain(bed, "svc")
+    plain(bed, "shop", app="without", name="shop@host")
     bed.beat()
     bed.await_leader()
     bed.await_notes("tick", 6)
     first = bed.await_run("tick", lambda run: "taken from queue" in (run.reason or ""))
     assert first.state is RunState.SENT
     eventually(lambda: len(sent(bed, "tick")) >= 6, what="six runs that were sent")
-    ids = [note[1] for note in bed.notes("tick")]
+    bed.await_notes("forgotten", 6)
+    ids = [note[1] for note in bed.notes() if note[0] in ("tick", "forgotten")]
     assert len(ids) == len(set(ids))
+    assert sent(bed, "forgotten")
     assert {run.state for run in bed.runs("tick")} <= {RunState.SENT, RunState.SKIPPED}
     listed = bed.hermes("list").stdout
     assert "sent" in next(line for line in listed.splitlines() if " tick " in line)

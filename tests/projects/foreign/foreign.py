@@ -10,11 +10,11 @@ from hermes_celery.session import get_session_env
 
 app = Celery("foreign", broker=os.environ["BROKER"])
 cron = Cron(app)
-SECONDS = float(os.environ.get("EVERY", "1"))
-#: A service of its own, and a queue that this project's workers may consume as well.
+#: For a service of its own, for this project's workers as well, for one that lacks the lines above.
 app.conf.beat_schedule = {
-    "tick": {"task": "svc.tick", "schedule": SECONDS, "options": {"queue": "svc"}},
-    "both": {"task": "svc.both", "schedule": SECONDS, "options": {"queue": "both"}},
+    "tick": {"task": "svc.tick", "schedule": 1.0, "options": {"queue": "svc"}},
+    "both": {"task": "svc.both", "schedule": 1.0, "options": {"queue": "both"}},
+    "forgotten": {"task": "foreign.forgotten", "schedule": 1.0, "options": {"queue": "shop"}},
 }
 
 

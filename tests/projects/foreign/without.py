@@ -6,10 +6,9 @@ from celery import Celery
 from notes import note
 
 app = Celery("foreign", broker=os.environ["BROKER"])
-app.conf.task_default_queue = "svc"
 
 
-@app.task(name="svc.tick", bind=True)
-def tick(self):
+@app.task(name="foreign.forgotten", bind=True)
+def forgotten(self):
     """Say that it ran."""
-    note("tick", self.request.id)
+    note("forgotten", self.request.id)
