@@ -67,7 +67,7 @@ def test_a_worker_without_our_hooks_executes_each_occurrence_once(bed: Bed) -> N
     status = bed.hermes("status").stdout
     assert "queue 'svc' is consumed by svc@host without Cron(app)" in status
     told = bed.hermes("doctor").stdout
-    assert "none with Cron(app); without it: svc@host" in told
+    assert "none with Cron(app); without it: shop@host, svc@host" in told
     assert "queue 'svc' is consumed by svc@host without Cron(app)" in told
     database = bed.database()
     eventually(
