@@ -3,13 +3,15 @@
 A child that ends by itself is started again: after a second, and while it keeps ending after twice
 the wait each time, up to a minute, since what cannot run must not spin. Nobody gives up on it: the
 server, the disk or the setting that it ended for may be mended at any time. One that ran for a
-minute begins again at a second. Children are in sessions of their own,
-so that Ctrl-C reaches only us; and each dies with us, however we die (Linux).
+minute begins again at a second. What a child said last of an error is told with its end. Children
+are in sessions of their own, so that Ctrl-C reaches only us; and each dies with us, however we die
+(Linux).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -24,6 +26,10 @@ _RESTART_SECONDS = 1.0
 _LONGEST_RESTART_SECONDS = 60.0
 #: One that ran for so long works; its next ending is a new trouble.
 _WORKS_SECONDS = 60.0
+#: Our own sentence, Celery's, or the last line of a traceback.
+_ERROR = re.compile(r"^(?:[\w.]+)?(?:Error|Exception): \S.*", re.MULTILINE)
+#: How much of what a part has logged is looked at, and how much of a line is told.
+_LOOKED_BYTES, _TOLD = 65_536, 500
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +42,15 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     stop_seconds: float
     #: What the kernel sends it when we die without a word.
     death_signal: int = signal.SIGKILL
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """A part that ended by itself."""
+
+    name: str
+    exit_code: int
+    #: The last error that it logged; "": none.
+    why: str
 
 
 class Supervisor:
@@ -55,11 +70,14 @@ class Supervisor:
         #: By part: when it was started, and how long it waited for that.
         self._started: dict[str, float] = {}
         self._waited: dict[str, float] = {}
+        #: By part: how long its log was when it was started.
+        self._logged: dict[str, int] = {}
         self._due: list[tuple[float, Part]] = []
 
     def start(self, part: Part) -> None:
         """Start a part; its output goes to its log."""
         with part.log.open("ab") as log:
+            self._logged[part.name] = log.tell()
             process = subprocess.Popen(
                 part.command,
                 env=self._environment,
@@ -80,12 +98,13 @@ class Supervisor:
         """How a part ended, if it has; None while it runs."""
         return next((p.poll() for part, p in self._running if part.name == name), None)
 
-    def check(self) -> None:
-        """Start parts again that ended by themselves, each after its wait."""
+    def check(self) -> list[Ending]:
+        """Start parts again that ended by themselves, each after its wait; which have ended now."""
+        endings = []
         for part, process in list(self._running):
             if process.poll() is not None:
                 self._running.remove((part, process))
-                self._ended(part, process.returncode)
+                endings.append(self._ended(part, process.returncode))
         now = self._monotonic()
         ready = [part for at, part in self._due if at <= now]
         self._due = [(at, part) for at, part in self._due if at > now]
@@ -95,6 +114,7 @@ class Supervisor:
             except OSError as error:
                 # No process, no file or no room left: that may pass.
                 self._again(part, f"{part.name} cannot be started ({error})")
+        return endings
 
     def stop(self, *names: str) -> None:
         """End parts one after the other, each before the next; without names, all, last first."""
@@ -103,10 +123,24 @@ class Supervisor:
                 self._running.remove((part, process))
                 _end(process, seconds=part.stop_seconds)
 
-    def _ended(self, part: Part, code: int) -> None:
+    def why(self, part: Part) -> str:
+        """The last error that a part has logged since it was started; "": none."""
+        try:
+            with part.log.open("rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(self._logged.get(part.name, 0), end - _LOOKED_BYTES))
+                text = log.read(_LOOKED_BYTES).decode(errors="replace")
+        except OSError:
+            return ""
+        errors = _ERROR.findall(text)
+        return errors[-1].strip()[:_TOLD] if errors else ""
+
+    def _ended(self, part: Part, code: int) -> Ending:
         if self._monotonic() - self._started[part.name] >= _WORKS_SECONDS:
             self._waited.pop(part.name, None)
-        self._again(part, f"{part.name} ended (exit {code})")
+        why = self.why(part)
+        self._again(part, f"{part.name} ended (exit {code}{f': {why}' if why else ''})")
+        return Ending(name=part.name, exit_code=code, why=why)
 
     def _again(self, part: Part, what: str) -> None:
         wait = min(self._waited.get(part.name, _RESTART_SECONDS / 2) * 2, _LONGEST_RESTART_SECONDS)

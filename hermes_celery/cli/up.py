@@ -1,8 +1,9 @@
 """`hermes-celery up`: server, beat and worker of one machine under one supervisor.
 
-At the first start, with somebody watching, what does not come up within some seconds ends it with
-one sentence: a wrong setting does not heal. Once it is up it ends only when it is asked to; a part
-that ends, however often, is started again.
+At the first start, with somebody watching, a part that ends with an error, or does not come up
+within some seconds, ends it with one sentence: a wrong setting does not heal. Once it is up it ends
+only when it is asked to; a part that ends, however often, is started again, and what it said is
+shown.
 """
 
 from __future__ import annotations
@@ -205,8 +206,19 @@ def _await_server(settings: Settings, supervisor: Supervisor, *, stop: threading
                 raise StoreUnavailable(unreachable(settings, error)) from None
         if supervisor.exit_code("server") is not None or time.monotonic() > deadline:
             log = settings.state_dir / "server.log"
-            raise HermesCeleryError(f"the embedded server did not start; its log is {log}")
+            raise HermesCeleryError(
+                f"the embedded server did not start{_last_line(log)}; its log is {log}"
+            )
         stop.wait(0.02)
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    said = [line.strip() for line in lines if line.strip()]
+    return f" ({said[-1][-300:]})" if said else ""
 
 
 def _await_ready(settings: Settings, supervisor: Supervisor, *, stop: threading.Event) -> None:
@@ -221,7 +233,13 @@ def _await_ready(settings: Settings, supervisor: Supervisor, *, stop: threading.
                 f"beat or worker did not start in {_READY_SECONDS:g} s; see their logs in "
                 f"{settings.state_dir}"
             )
-        supervisor.check()
+        for ending in supervisor.check():
+            if ending.why:
+                log = settings.state_dir / f"{ending.name}.log"
+                raise HermesCeleryError(
+                    f"the {ending.name} does not start: {ending.why.removeprefix('Error: ')} (its "
+                    f"log is {log})"
+                )
         stop.wait(0.05)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,3 +152,41 @@ def test_without_a_server_a_command_says_how_to_start_one(processes: Processes) 
     assert told.returncode == 1
     assert told.stderr.count("\n") == 1
     assert "start one with `hermes-celery up`" in told.stderr
+
+
+def test_a_part_that_cannot_start_ends_the_first_start_with_its_reason(
+    processes: Processes, home: Path
+) -> None:
+    """The worker finds that its slots need more files than its limit allows."""
+    began = time.monotonic()
+    limited = ["/bin/sh", "-c", 'ulimit -n 400 && exec "$@"', "sh"]
+    up = processes.start(
+        [*limited, sys.executable, "-m", "hermes_celery", "up"], HERMES_CRON_MAX_WORKERS="900"
+    )
+    assert up.wait(30) == 1
+    log = processes.log(up)
+    assert "Error: the worker does not start: this process may open 400 files" in log
+    assert "fewer slots" in log
+    assert "worker.log" in log
+    assert "Traceback" not in log
+    assert time.monotonic() - began < 20, "it does not wait until nothing can come any more"
+    assert below(home) == []
+
+
+def test_a_part_that_ran_is_started_again_and_its_reason_is_shown(
+    processes: Processes, home: Path
+) -> None:
+    up = brought_up(processes)
+    (home / ".env").mkdir()
+    beat = int(re.findall(r"beat    process (\d+)", processes.log(up))[0])
+    os.kill(beat, signal.SIGKILL)
+    eventually(
+        lambda: "beat ended (exit 1: Error: HERMES_HOME is" in processes.log(up),
+        what="the reason why the beat does not start any more",
+    )
+    assert up.poll() is None
+    (home / ".env").rmdir()
+    eventually(
+        lambda: json.loads(processes.hermes("status", "--json").stdout)["leader"],
+        what="a beat that leads again",
+    )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hermes_celery.supervisor import Part, Supervisor
@@ -87,3 +88,33 @@ def test_one_that_cannot_be_started_is_tried_again(stand: Stand, tmp_path: Path)
     stand.clock.advance(2.1)
     stand.supervisor.check()
     assert stand.supervisor.pid("beat") is not None
+
+
+def ended_with(stand: Stand, code: str) -> str:
+    """What is said of a part that ends after this code; its log is one that goes on."""
+    stand.ended(1)
+    command = [sys.executable, "-c", code]
+    stand.supervisor.start(msgspec.structs.replace(stand.part, name="worker", command=command))
+    stand.ended(2)
+    return stand.said[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("print('Error: no room'); print('bye'); raise SystemExit(1)", "(exit 1: Error: no room)"),
+        ("import nonsense_of_no_name", "(exit 1: ModuleNotFoundError: No module named 'nonsense"),
+        ("print('Error: old'); print('Error: new')", "(exit 0: Error: new)"),
+        ("print('all is well'); print('no Error: here')", "worker ended (exit 0), starting"),
+        ("print('Error: ' + 'x' * 9999)", "(exit 0: Error: " + "x" * 493 + ")"),
+    ],
+)
+def test_what_a_part_said_of_an_error_is_told_with_its_end(
+    stand: Stand, code: str, said: str
+) -> None:
+    assert said in ended_with(stand, code)
+
+
+def test_an_error_of_an_earlier_start_is_not_told_again(stand: Stand) -> None:
+    stand.part.log.write_text("Error: of yesterday\n")
+    assert "yesterday" not in ended_with(stand, "print('hello')")
