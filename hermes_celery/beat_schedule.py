@@ -1,9 +1,9 @@
 """Celery's own `beat_schedule`, read as jobs.
 
 A `crontab` becomes a cron expression in the app's zone, a `timedelta` or a number of seconds an
-interval. What cannot be said here is refused with the reason, entry by entry: `solar`, a `crontab`
-with both days limited (Celery runs it where both match, cron where either does), schedules of the
-user's own classes.
+interval; runs of an entry overlap as those of Celery's beat do (`celery_ways`). What cannot be said
+here is refused with the reason, entry by entry: `solar`, a `crontab` with both days limited (Celery
+runs it where both match, cron where either does), schedules of the user's own classes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from celery import Celery
 from celery.schedules import crontab, schedule
 
+from hermes_celery.celery_ways import policy_of, with_defaults
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.work import TaskCall
@@ -24,7 +25,7 @@ def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
     """The app's entries as requests by name, and the reasons of those that cannot be taken."""
     taken: dict[str, JobRequest] = {}
     refused: dict[str, str] = {}
-    for name, entry in (app.conf.beat_schedule or {}).items():
+    for name, entry in with_defaults(app).items():
         try:
             taken[str(name)] = _request(str(name), entry, timezone=str(app.timezone))
         except JobError as error:
@@ -34,11 +35,13 @@ def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
 
 def _request(name: str, entry: Mapping[str, Any], *, timezone: str) -> JobRequest:
     options = dict(entry.get("options") or {})
+    policy = policy_of(options)
     queue = options.pop("queue", None)
     return JobRequest(
         schedule=text_of(entry["schedule"]),
         timezone=timezone,
         name=name,
+        policy=policy,
         queue=None if queue is None else str(getattr(queue, "name", queue)),
         priority=options.pop("priority", None),
         task=TaskCall(

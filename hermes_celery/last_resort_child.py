@@ -14,11 +14,15 @@ import time
 _STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 
 
-def main(worker: int, seconds: float) -> None:
-    """Wait for the worker's end, or for a signal and then for its end or the deadline."""
+def main(worker: int, seconds: float, warm: int) -> None:
+    """Wait for the worker's end, or for a signal and then for its end or the deadline.
+
+    `warm` says what may take as long as it likes: 0 nothing, 1 the shutdown of a first SIGINT,
+    2 that of any SIGTERM as well.
+    """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    if not _was_told():
+    if not _was_told(warm):
         return
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -34,10 +38,16 @@ def main(worker: int, seconds: float) -> None:
         os.kill(worker, signal.SIGKILL)
 
 
-def _was_told() -> bool:
-    """Wait for one of the signals; False when the worker has ended without."""
+def _was_told(warm: int) -> bool:
+    """Wait for one of the signals that count; False when the worker has ended without."""
+    interrupts = 0
     while byte := os.read(0, 1):
-        if byte[0] in _STOPPING:
+        number = byte[0]
+        interrupts += number == signal.SIGINT
+        is_warm = (number == signal.SIGTERM and warm > 1) or (
+            number == signal.SIGINT and warm > 0 and interrupts == 1
+        )
+        if number in _STOPPING and not is_warm:
             return True
     return False
 
@@ -50,4 +60,4 @@ def _is_there(worker: int, seconds: float) -> bool:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

@@ -13,6 +13,8 @@ from hermes_celery.errors import JobError
 
 #: `overlap: allow` without a number of its own.
 _ALLOWED_AT_ONCE = 10
+#: The most that may be asked for.
+MAX_ACTIVE = 1000
 _MAX_WAIT_SECONDS = 86_400
 #: A run that kills its worker each time must not do so for ever.
 MAX_LOST_ATTEMPTS = 5
@@ -93,7 +95,7 @@ def checked_policy(policy: Policy) -> Policy:
         ("catch_up_limit", 1, 1000),
         ("grace_seconds", 0, 31 * _MAX_WAIT_SECONDS),
         ("expires_seconds", 1, 31 * _MAX_WAIT_SECONDS),
-        ("max_active", 1, 1000),
+        ("max_active", 1, MAX_ACTIVE),
         ("retries", 0, 100),
         ("retry_wait_seconds", 1, _MAX_WAIT_SECONDS),
         ("retry_max_seconds", 1, _MAX_WAIT_SECONDS),

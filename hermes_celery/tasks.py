@@ -137,6 +137,10 @@ class _Hooks:
         # Read late: a project configures its app after it has made it.
         return app_settings(self._app)
 
+    @property
+    def _is_own(self) -> bool:
+        return bool(self._app.conf.get("hermes_is_own_app"))
+
     def connect(self) -> None:
         """Listen to Celery's signals; they are global, so this app's own are told by settings."""
         for signal, receiver in (
@@ -195,17 +199,22 @@ class _Hooks:
         self._presence.start()
         make_sign(settings, name=f"worker {self._name}").start()
         make_beat_watch(settings).start()
-        self._last_resort = LastResort(grace_seconds=settings.grace_seconds)
+        soft_seconds = self._app.conf.get("worker_soft_shutdown_timeout") or 0
+        self._last_resort = LastResort(
+            grace_seconds=settings.grace_seconds + soft_seconds,
+            waits_when_warm=not self._is_own,
+            is_remapped=process_environment().get("REMAP_SIGTERM") == "SIGQUIT",
+        )
         try:
             self._last_resort.start()
         except OSError as error:
             event(_log, "worker.unwatched", level=logging.WARNING, why=error)
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
-        """A warm shutdown waits for its runs, but not for ever."""
+        """A warm shutdown of ours waits for its runs, but not for ever; a project's as Celery's."""
         if self._presence is not None:
             self._presence.stop()
-        if how == "Warm" and self._name:
+        if how == "Warm" and self._name and self._is_own:
             timer = threading.Timer(self._settings.grace_seconds, self._cancel_running)
             timer.daemon = True
             timer.start()

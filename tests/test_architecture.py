@@ -37,7 +37,7 @@ LAYERS = {
     ),
     "processes": (
         "declaring", "compose", "compose_delivery", "compose_project", "delivery_task", "project",
-        "beat_schedule", "app",
+        "beat_schedule", "celery_ways", "app",
         "tasks", "startup", "beat", "supervisor", "cli", "__init__", "__main__",
     ),
 }  # fmt: skip
@@ -59,6 +59,7 @@ DOORS = {
         "project",
         "project_app",
         "declaring",
+        "celery_ways",
         "compose_project",
         "cli",
         "beat_schedule",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from celery import Celery
 
 from hermes_celery.cron import Crontab
 from hermes_celery.job import JobRequest
+from hermes_celery.last_resort import PATIENCE_SECONDS
 from hermes_celery.project import Cron
 from hermes_celery.run import Delivery, RunState
 from hermes_celery.settings import read_settings
@@ -32,6 +34,7 @@ def pools(*common: str) -> list[Any]:
     ]
 
 
+_GRACE_SECONDS = 1
 _PROJECT = """
 import os, re, time
 from celery import Celery
@@ -64,7 +67,7 @@ def stubborn(processes: Processes, tmp_path: Path, valkey_url: str) -> Crontab:
     processes.environment |= {
         "BROKER": valkey_url.replace("unix://", "redis+socket://"),
         "PYTHONPATH": str(tmp_path),
-        "HERMES_CELERY_GRACE": "1",
+        "HERMES_CELERY_GRACE": str(_GRACE_SECONDS),
     }
     del processes.environment["HERMES_REDIS_URL"]
     app = Celery("stubborn", broker=processes.environment["BROKER"], set_as_current=False)
@@ -90,9 +93,13 @@ def test_a_task_that_will_not_end_is_killed_with_its_worker(
     await_worker(valkey)
     call = TaskCall(name=f"stubborn.{task}")
     run_id = running(stubborn, JobRequest(schedule="every 1h", name="n", task=call))
+    # A project's warm shutdown waits as long as its tasks take, the cold one does not.
     worker.terminate()
-    assert worker.wait(40) == -signal.SIGKILL
-    assert "worker.killed: process" in processes.log(worker)
+    eventually(lambda: "Warm shutdown" in processes.log(worker), what="its warm shutdown")
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(_GRACE_SECONDS + PATIENCE_SECONDS + 2)
+    worker.send_signal(signal.SIGQUIT)
+    worker.wait(40)
     processes.start([*command, "beat", "-S", "hermes_celery.beat:CronScheduler"])
     eventually(lambda: stubborn.runs.get(run_id).state.is_final, seconds=60, what="its end")
     run = stubborn.runs.get(run_id)

@@ -1,0 +1,73 @@
+"""What `celery beat` does with a `beat_schedule` without being told, done here as well.
+
+Its occurrences know nothing of each other, so runs of an entry may overlap; a job of ours skips an
+occurrence while an earlier run is under way. An entry says otherwise among its options, where
+`celery beat` passes over it:
+
+    "options": {"hermes": {"overlap": "skip"}}
+
+and it adds an entry that cleans the result backend, where that does not do so by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from celery import Celery
+from celery.schedules import crontab
+
+from hermes_celery.errors import JobError
+from hermes_celery.policy import MAX_ACTIVE, Overlap, Policy
+
+#: What an entry says of ours, among its options.
+OPTION = "hermes"
+#: Celery sets no limit; so many runs of one job are a fault, and told as occurrences that are lost.
+AS_CELERY = Policy(overlap=Overlap.ALLOW, max_active=MAX_ACTIVE)
+_CLEANUP = "celery.backend_cleanup"
+
+
+def policy_of(options: dict[str, Any]) -> Policy:
+    """What an entry's options say of its runs, taken out of them. Raises JobError."""
+    given = options.pop(OPTION, None)
+    if given is None:
+        return AS_CELERY
+    names = ", ".join(Policy.__struct_fields__)
+    if not isinstance(given, Mapping):
+        raise JobError(f"its option {OPTION!r} is {given!r}; give a dict of {names}")
+    unknown = sorted(str(name) for name in given if name not in Policy.__struct_fields__)
+    if unknown:
+        raise JobError(f"its option {OPTION!r} has {', '.join(unknown)}; known are {names}")
+    asked = dict(given)
+    if asked.setdefault("overlap", Overlap.ALLOW) == Overlap.ALLOW:
+        asked.setdefault("max_active", MAX_ACTIVE)
+    try:
+        return msgspec.convert(asked, Policy)
+    except msgspec.ValidationError as error:
+        raise JobError(f"its option {OPTION!r} is {dict(given)!r}: {error}") from None
+
+
+def with_defaults(app: Celery) -> dict[str, Any]:
+    """The app's entries, with those that Celery's beat adds by itself.
+
+    As celery.beat.Scheduler.install_default_entries does; without a result backend there is nothing
+    to clean.
+    """
+    entries = dict(app.conf.beat_schedule or {})
+    if app.conf.result_expires and _CLEANUP not in entries and _needs_cleanup(app):
+        entries[_CLEANUP] = {
+            "task": _CLEANUP,
+            "schedule": crontab("0", "4", "*"),
+            "options": {"expires": 12 * 3600},
+        }
+    return entries
+
+
+def _needs_cleanup(app: Celery) -> bool:
+    if not app.conf.result_backend or app.conf.result_backend == "disabled://":
+        return False
+    try:
+        return not app.backend.supports_autoexpire
+    except Exception:  # noqa: BLE001 - a backend that cannot be made fails the tasks, not the beat
+        return False
