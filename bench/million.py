@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.server import BenchError, valkey
+from hermes_celery.built import Built
 from hermes_celery.compose import open_cron, open_database
 from hermes_celery.cron import Crontab
 from hermes_celery.defining import define
@@ -233,6 +234,12 @@ class _Plain:
     ) -> bytes:
         """The run's id."""
         return run_id.encode()
+
+    def build(
+        self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> Built:
+        """The same."""
+        return Built(queue="bench", message=run_id.encode())
 
 
 def kept_runs() -> list[Row]:

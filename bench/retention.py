@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from bench.server import valkey
+from hermes_celery.built import Built
 from hermes_celery.defining import define
 from hermes_celery.instant import to_ms
 from hermes_celery.job import Job, JobRequest
@@ -38,6 +39,12 @@ class _Plain:
     ) -> bytes:
         """The run's id."""
         return run_id.encode()
+
+    def build(
+        self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> Built:
+        """The same."""
+        return Built(queue="bench", message=run_id.encode())
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from celery.beat import Scheduler
 
 from hermes_celery.bounded import Overdue, within
 from hermes_celery.duty import Duty
+from hermes_celery.entries import BeatEntries
 from hermes_celery.errors import HermesCeleryError, LeaseLost, SettingsError, StoreError
 from hermes_celery.lease import RENEW_SECONDS
 from hermes_celery.log import Seldom, event
@@ -373,6 +374,10 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
 
         return f"    . schedules -> {shown_url(self.app)}"
 
+    def apply_async(self, entry: Any, producer: Any = None, **_: Any) -> Any:
+        """Send one occurrence; `apply_entry` calls it, where somebody watches that."""
+        return entry.publish()
+
     def tick(self, *_: Any, **__: Any) -> float:
         """One step; it sleeps by itself, so Celery calls again at once."""
         self._ticking = True
@@ -383,7 +388,7 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
                 owner = owner_name()
                 self._sign = make_sign(app_settings(self.app), name=f"beat {owner}")
                 self._sign.start()
-                self._beat = make_beat(self.app, owner=owner)
+                self._beat = make_beat(self.app, owner=owner, entries=BeatEntries(self))
             self._beat.step()
         finally:
             self._ticking = False

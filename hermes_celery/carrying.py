@@ -40,6 +40,7 @@ from hermes_celery.session import (
     run_carried_by,
     to_header,
 )
+from hermes_celery.user_code import INHERIT_UID
 
 if TYPE_CHECKING:
     from hermes_celery.runner import Runner
@@ -64,7 +65,7 @@ def inherit(headers: dict[str, Any] | None = None, **_: Any) -> None:
 
 def connect() -> None:
     """Let every message that is published in a session inherit it."""
-    signals.before_task_publish.connect(inherit, dispatch_uid="hermes-celery-inherit", weak=False)
+    signals.before_task_publish.connect(inherit, dispatch_uid=INHERIT_UID, weak=False)
 
 
 def carry_all(app: Celery, *, runner: Callable[[], Runner], worker: str, redact: Redact) -> None:

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
     from hermes_celery.beat import Beat
     from hermes_celery.declaring import Declares
+    from hermes_celery.dispatch import Entries
     from hermes_celery.foreign_workers import ForeignWorkers
     from hermes_celery.preparing import Messages
     from hermes_celery.runner import Runner
@@ -252,9 +253,17 @@ def _check_delivery(settings: Settings, spec: JobSpec) -> None:
 
 
 def make_beat(
-    app: Celery, *, owner: str, clock: Clock | None = None, waker: Waker | None = None
+    app: Celery,
+    *,
+    owner: str,
+    clock: Clock | None = None,
+    waker: Waker | None = None,
+    entries: Entries | None = None,
 ) -> Beat:
-    """A beat for this app's namespace; by the server's clock unless another is given."""
+    """A beat for this app's namespace; by the server's clock unless another is given.
+
+    `entries` tells whoever watches Celery's beat of each scheduled occurrence.
+    """
     from hermes_celery.compose_project import make_declaring
 
     settings = app_settings(app)
@@ -262,7 +271,14 @@ def make_beat(
     clock = clock or ServerClock(database.now_ms)
     declaring = make_declaring(app, settings, database, owner=owner, clock=clock)
     return beat_of(
-        app, settings, database, owner=owner, clock=clock, waker=waker, declaring=declaring
+        app,
+        settings,
+        database,
+        owner=owner,
+        clock=clock,
+        waker=waker,
+        declaring=declaring,
+        entries=entries,
     )
 
 
@@ -275,6 +291,7 @@ def beat_of(
     clock: Clock,
     waker: Waker | None = None,
     declaring: Declares,
+    entries: Entries | None = None,
 ) -> Beat:
     """A beat for one namespace."""
     from hermes_celery.beat import Beat
@@ -303,7 +320,7 @@ def beat_of(
     keeping_in_step = Duty("declare", clock=clock, on_broken=on_broken)
 
     runs = Runs(database)
-    messages = Dispatch(app, session=SessionSource(settings.session))
+    messages = Dispatch(app, session=SessionSource(settings.session), entries=entries)
     sweep = make_sweep(settings)
 
     def on_fault(fault: BrokenJob) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hermes_celery.built import Way, is_stand_in
 from hermes_celery.defining import ONE_SHOT_GRACE_MS, define, first_instant, redefine
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.foreign import is_known
@@ -31,6 +32,7 @@ from hermes_celery.job import (
     UnreadableJob,
     new_job_id,
 )
+from hermes_celery.late import built_of, ending_of
 from hermes_celery.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.schedule import Kind
 from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, check_run_id
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 _RETRIES = 5
 _MAX_BACKFILL = 1000
 _MAX_PER_MINUTE = 60_000
+#: How long a message that is built by whoever asks for the run may take, before the leader does it.
+_BUILDING_MS = 20_000
 #: Keeps the backfilled run of an occurrence apart from the scheduled one.
 _BACKFILL_TAG = "bacf"
 
@@ -230,8 +234,13 @@ class Crontab:
         occurrence = Occurrence(job_id=job.id, due_ms=now_ms, manual=secrets.token_hex(4))
         messages = self._messages()
         asked = _asked(job.spec, occurrence, messages)
+        is_late = is_stand_in(asked.message)
         if job.spec.task is not None and not self._routes_tasks:
             asked = msgspec.structs.replace(asked, push_at_ms=now_ms)
+            is_late = False
+        elif is_late:
+            # Who asks for it builds it, below; if that fails, the leader does.
+            asked = msgspec.structs.replace(asked, push_at_ms=now_ms + _BUILDING_MS)
         queue = messages.queue(job.spec)
         (run_id,) = self.runs.trigger(
             job.spec,
@@ -242,7 +251,27 @@ class Crontab:
             why_sent=self._why_sent(job.spec, queue),
             key=f"{job.id}:{key}" if key else occurrence.run_id,
         )
+        if is_late and run_id == occurrence.run_id:
+            self._build_and_push(job.spec, occurrence, messages, seen_ms=now_ms + _BUILDING_MS)
         return run_id
+
+    def _build_and_push(
+        self, spec: JobSpec, occurrence: Occurrence, messages: Messages, *, seen_ms: int
+    ) -> None:
+        run_id = occurrence.run_id
+        built = built_of(messages, spec, run_id=run_id, due_ms=occurrence.due_ms)
+        now_ms = self._clock.now_ms()
+        if built.way in (Way.FAILED, Way.NOWHERE):
+            state, reason, error = ending_of(built)
+            self.runs.end_waiting(run_id, state=state, reason=reason, error=error, now_ms=now_ms)
+        else:
+            self.runs.push_asked(
+                run_id,
+                built,
+                seen_ms=seen_ms,
+                now_ms=now_ms,
+                why_sent=self._why_sent(spec, built.queue),
+            )
 
     def backfill(
         self,

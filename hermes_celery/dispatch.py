@@ -1,14 +1,21 @@
 """One occurrence -> one Celery message, field by field what `apply_async` puts on the wire.
 
 `apply_async` costs 400 µs a message, most of it the same every time. So Celery and kombu build one
-message per queue as a template, published into an in-memory transport with marks where the values
-of one run belong; here the marks are filled in. What is in a message stays Celery's decision: a new
-Celery with a new header changes the template, not this file. The message is pushed by a script, not
-by kombu, so that schedule, record and message are one atomic step.
+message per queue as a template, with marks where the values of one run belong; here the marks are
+filled in. What is in a message stays Celery's decision: a new Celery with a new header changes the
+template, not this file. The message is pushed by a script, not by kombu, so that schedule, record
+and message are one atomic step.
 
-A job that calls a Celery task of the user's own gets that task's own message, with its arguments,
-its routing and its options; what makes it a run is its id and our header (`carrying.py`). A message
-whose options hold an instant (`expires`) is built anew each time.
+Two kinds of messages come from templates:
+
+- Ours, of runs and deliveries. They are built without `apply_async`: JSON and uncompressed,
+  protocol 2, whatever the project's settings are, and the project's receivers of publish signals do
+  not hear of them. They say nothing but an id, and belong to no task of the project's.
+- Those of a project's tasks whose publishing runs none of the project's code (`user_code.py`).
+
+Any other is built by the task's own `apply_async` (`publishing.py`), once, when its occurrence was
+admitted; until then a stand-in takes its place, which begins with a space. `message` never runs the
+project's code, `build` may.
 """
 
 from __future__ import annotations
@@ -16,19 +23,22 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from bisect import bisect
+from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 from celery import Task
-from kombu.connection import Connection
-from kombu.transport import memory, virtual
+from celery.app.amqp import AMQP
 from kombu.utils.json import dumps
 
+from hermes_celery.built import STAND_IN, Built, Way
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec, SessionSource
-from hermes_celery.run import message_id_of
-from hermes_celery.session import HEADER, Session, header_json, session_of
+from hermes_celery.publishing import Published, Send, catching_connection, listen, publish
+from hermes_celery.run import is_scheduled, message_id_of
+from hermes_celery.session import HEADER, Session, header_json, session_of, to_header
+from hermes_celery.user_code import UserCode
 from hermes_celery.work import TaskCall
 
 if TYPE_CHECKING:
@@ -49,41 +59,89 @@ _NOBODY = header_json(Session())
 #: What messages that share a template have in common: queue, priority, call.
 _Likeness = tuple[str | None, int | None, bytes]
 _DELIVERY: _Likeness = (None, None, DELIVER_TASK.encode())
+#: What says where a task's messages go, of what can be set on a task.
+_ROUTING = ("queue", "exchange", "routing_key", "priority", "delivery_mode")
+
+
+class Entries(Protocol):
+    """Who hears of each scheduled occurrence before it is sent, as of an entry of Celery's beat."""
+
+    def is_watched(self) -> bool:
+        """Whether anybody wants to hear."""
+
+    def apply(self, spec: JobSpec, send: Send, options: dict[str, Any]) -> Any:
+        """Let whoever hears of it change the options, send it, and return what that returns."""
 
 
 class Dispatch:
     """Builds the messages of runs for one Celery app."""
 
-    def __init__(self, app: Celery, *, session: SessionSource = SessionSource.ORIGIN) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        *,
+        session: SessionSource = SessionSource.ORIGIN,
+        entries: Entries | None = None,
+    ) -> None:
         self._app = app
         self._session = session
+        self._entries = entries
+        self._user_code = UserCode(app)
         self._templates: dict[_Likeness, _Template] = {}
+        listen()
 
     def queue(self, spec: JobSpec) -> str:
-        """The Redis list that a job's messages go to: its queue, and its priority's part of it."""
-        return self._template(spec).key
+        """The Redis list that a job's messages go to: its queue, and its priority's part of it.
+
+        Where only its building tells, or it cannot be told, that of the app's messages otherwise.
+        """
+        try:
+            if not self._runs_user_code(spec):
+                return self._template(spec).key
+        except Exception:  # noqa: BLE001 - told of the occurrence, when its message is built
+            pass
+        prefix = self._app.conf.broker_transport_options.get("global_keyprefix") or ""
+        return f"{prefix}{self._app.conf.task_default_queue}"
 
     def message(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:
         """The message of one run; `push` counts those that were pushed before it.
 
-        Raises SessionError when the job's session is too large, and JobError when its task cannot
-        be called like that.
+        A stand-in, which begins with a space, where it is to be built once the run was admitted.
         """
-        session = session_of(
-            spec, run_id=run_id, due_ms=due_ms, attempt=attempt, default=self._session
-        )
-        template = self._template(spec)
-        if spec.task is not None and "expires" in spec.task.options:
-            template = self._built(spec)
+        try:
+            if not self._runs_user_code(spec):
+                return self._filled(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
+        except Exception:  # noqa: BLE001 - told of the occurrence, when its message is built
+            pass
+        # Older programs push it when a run that was held back is let go: to them it is the message
+        # of a delivery that there is not. The leader's rescue pushes the real one.
+        return STAND_IN + self.delivery_message("none", label=spec.name)
+
+    def build(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> Built:
+        """The message of one run that was admitted, and its queue; runs the project's code.
+
+        Raises whatever publishing a task raises, SessionError when the job's session is too large,
+        and JobError when the message goes to no queue, or to several.
+        """
+        if not self._runs_user_code(spec):
+            message = self._filled(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
+            return Built(queue=self._template(spec).key, message=message)
+        if self._app.conf.task_always_eager:
+            raise JobError(f"task_always_eager is on: {spec.name} would run here, not on a worker")
         message_id = message_id_of(run_id, push=push)
-        # The claim of our own task does not look at the header, so older readers may have it.
-        is_child_to_old_readers = push and spec.task is not None
-        header = header_json(
-            session, message=message_id, needs_version=2 if is_child_to_old_readers else 1
+        session = self._session_of(spec, run_id=run_id, due_ms=due_ms, attempt=attempt)
+        published = publish(
+            self._app,
+            self._call_of(spec, shown=spec.name),
+            message_id=message_id,
+            header=to_header(session, message=message_id, needs_version=2 if push else 1),
+            through=None if push or not is_scheduled(run_id) else self._through_entries(spec),
         )
-        return template.fill(run_id=run_id, message_id=message_id, shadow=spec.name, header=header)
+        return self._built(spec, published, message_id=message_id)
 
     def delivery_queue(self) -> str:
         """The Redis list that deliveries go to."""
@@ -102,13 +160,70 @@ class Dispatch:
             header=_NOBODY,
         )
 
+    def _runs_user_code(self, spec: JobSpec) -> bool:
+        if spec.task is None:
+            return False
+        if self._entries is not None and self._entries.is_watched():
+            return True
+        return self._user_code.runs_for(spec.task)
+
+    def _session_of(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int) -> Session:
+        return session_of(
+            spec, run_id=run_id, due_ms=due_ms, attempt=attempt, default=self._session
+        )
+
+    def _filled(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int, push: int) -> bytes:
+        session = self._session_of(spec, run_id=run_id, due_ms=due_ms, attempt=attempt)
+        message_id = message_id_of(run_id, push=push)
+        # The claim of our own task does not look at the header, so older readers may have it.
+        is_child_to_old_readers = push and spec.task is not None
+        header = header_json(
+            session, message=message_id, needs_version=2 if is_child_to_old_readers else 1
+        )
+        return self._template(spec).fill(
+            run_id=run_id, message_id=message_id, shadow=spec.name, header=header
+        )
+
+    def _through_entries(self, spec: JobSpec) -> Callable[[Send, dict[str, Any]], Any] | None:
+        entries = self._entries
+        if entries is None or not entries.is_watched():
+            return None
+        return lambda send, options: entries.apply(spec, send, options)
+
+    def _call_of(self, spec: JobSpec, *, shown: str) -> TaskCall:
+        """The task of a job, with what its job says of its message among the options."""
+        assert spec.task is not None
+        named = _shown_as(self._app.tasks.get(spec.task.name), shown)
+        return msgspec.structs.replace(
+            spec.task, options={**named, **spec.task.options, **_routing_of(spec)}
+        )
+
+    def _built(self, spec: JobSpec, published: Published, *, message_id: str) -> Built:
+        name = "" if spec.task is None else spec.task.name
+        if published.message is not None:
+            queue, message = published.message
+            message["properties"]["delivery_tag"] = message_id
+            key = self._redis_key(queue, message)
+            return Built(queue=key, message=dumps(message).encode())
+        if not published.elsewhere:
+            return Built(
+                way=Way.NOWHERE, why=f"not published: apply_async of {name} sent no message"
+            )
+        if published.carries_run:
+            return Built(way=Way.ELSEWHERE)
+        return Built(
+            way=Way.UNFOLLOWED,
+            why=(
+                f"apply_async of {name} published it under the id {published.elsewhere}, without "
+                "the options that it was given (task_id, headers), so nobody reports how it ends"
+            ),
+        )
+
     def _delivery_template(self) -> _Template:
         template = self._templates.get(_DELIVERY)
         if template is None:
             # A run's own message has its id already.
-            call = TaskCall(name=DELIVER_TASK, args=[_RUN_ID], options={"shadow": _SHADOW})
-            queue, message = _published(self._app, call, task_id=f"deliver-{_MESSAGE_ID}")
-            template = _Template(message, key=self._redis_key(queue, message))
+            template = self._own(DELIVER_TASK, task_id=f"deliver-{_MESSAGE_ID}", routing={})
             self._templates[_DELIVERY] = template
         return template
 
@@ -119,26 +234,48 @@ class Dispatch:
         if template is None:
             if len(self._templates) >= _MAX_TEMPLATES:
                 self._templates.clear()
-            template = self._templates[key] = self._built(spec)
+            template = self._templates[key] = self._new_template(spec)
         return template
 
-    def _built(self, spec: JobSpec) -> _Template:
-        options = {
-            name: value
-            for name, value in (("queue", spec.queue), ("priority", spec.priority))
-            if value is not None
-        }
+    def _new_template(self, spec: JobSpec) -> _Template:
         if spec.task is None:
-            queue, message = _published(
-                self._app,
-                TaskCall(name=RUN_TASK, args=[_RUN_ID], options={**options, "shadow": _SHADOW}),
+            return self._own(RUN_TASK, task_id=_MESSAGE_ID, routing=_routing_of(spec))
+        published = publish(
+            self._app,
+            self._call_of(spec, shown=_SHADOW),
+            message_id=_MESSAGE_ID,
+            header=_SESSION,
+        )
+        if published.message is None:
+            raise JobError(f"apply_async of {spec.task.name} published no message")
+        queue, message = published.message
+        return _Template(message, key=self._redis_key(queue, message))
+
+    def _own(self, name: str, *, task_id: str, routing: Mapping[str, Any]) -> _Template:
+        """A template of a task of ours, as `apply_async` would make it, but for the codec."""
+        app, task = self._app, self._app.tasks.get(name)
+        amqp = app.amqp
+        set_on_task = {
+            option: value
+            for option in _ROUTING
+            if (value := getattr(task, option, None)) is not None
+        }
+        route = dict(amqp.router.route({**set_on_task, **routing}, name, (_RUN_ID,), {}, task))
+        place, declared = _place_of(amqp, route)
+        made = AMQP.as_task_v2(
+            amqp, task_id, name, args=(_RUN_ID,), kwargs={}, shadow=_SHADOW, ignore_result=True,
+            reply_to=app.thread_oid,
+        )  # fmt: skip
+        with catching_connection() as connection:
+            AMQP.Producer(connection, auto_declare=False).publish(
+                made.body,
+                headers={**made.headers, HEADER: _SESSION},
+                serializer="json",
+                declare=declared,
+                **place,
+                **{**made.properties, **route},
             )
-        else:
-            shown = _shown_as(self._app.tasks.get(spec.task.name))
-            call = msgspec.structs.replace(
-                spec.task, options={**shown, **spec.task.options, **options}
-            )
-            queue, message = _published(self._app, call)
+            queue, message = connection.transport.caught[0]
         return _Template(message, key=self._redis_key(queue, message))
 
     def _redis_key(self, queue: str, message: dict[str, Any]) -> str:
@@ -151,10 +288,42 @@ class Dispatch:
         return f"{options.get('global_keyprefix') or ''}{queue}{suffix}"
 
 
-def _shown_as(task: Any) -> dict[str, str]:
+def _routing_of(spec: JobSpec) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in (("queue", spec.queue), ("priority", spec.priority))
+        if value is not None
+    }
+
+
+def _shown_as(task: Any, name: str) -> dict[str, str]:
     """The option that makes Flower show the job's name; none where the task names itself."""
     own = getattr(type(task), "shadow_name", Task.shadow_name)
-    return {"shadow": _SHADOW} if own is Task.shadow_name else {}
+    return {"shadow": name} if own is Task.shadow_name else {}
+
+
+def _place_of(amqp: Any, route: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Where `send_task_message` publishes to, and what it declares; takes that out of the route."""
+    queue, exchange = route.pop("queue", None), route.pop("exchange", None)
+    routing_key = route.pop("routing_key", None)
+    mode = route.pop("delivery_mode", None)
+    if queue is None and exchange is None:
+        queue = amqp.default_queue
+    queue = amqp.queues[queue] if isinstance(queue, str) else queue
+    target = queue.exchange if queue is not None else exchange
+    kind = route.pop("exchange_type", None) or getattr(target, "type", None) or "direct"
+    if (not exchange or not routing_key) and kind == "direct":
+        exchange, routing_key = "", queue.name
+    elif exchange is None:
+        exchange = queue.exchange.name or amqp.default_exchange
+        routing_key = routing_key or queue.routing_key or amqp.app.conf.task_default_routing_key
+    mode = mode or getattr(target, "delivery_mode", None)
+    place = {
+        "exchange": exchange,
+        "routing_key": routing_key,
+        "delivery_mode": mode or amqp.app.conf.task_default_delivery_mode,
+    }
+    return place, [] if queue is None else [queue]
 
 
 class _Template:
@@ -178,47 +347,3 @@ class _Template:
         body = b64encode(run.join(self._body))
         values = (run, own, own, _encode(shadow)[1:-1], body, header)
         return self._format % cast(tuple[bytes, ...], self._pick(values))
-
-
-class _CatchingChannel(memory.Channel):
-    """Keeps what is published instead of queueing it."""
-
-    caught: ClassVar[list[tuple[str, dict[str, Any]]]] = []
-
-    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
-        self.caught.append((queue, message))
-
-
-class _CatchingTransport(memory.Transport):
-    Channel = _CatchingChannel
-    global_state = virtual.BrokerState()
-
-
-def _published(
-    app: Celery, call: TaskCall, *, task_id: str = _MESSAGE_ID
-) -> tuple[str, dict[str, Any]]:
-    """The queue and the message that `apply_async` makes of a call, marks for the run's values.
-
-    Raises JobError when it goes to no queue, or to several.
-    """
-    caught = _CatchingChannel.caught
-    caught.clear()
-    with Connection(transport=_CatchingTransport) as connection:
-        task = app.tasks.get(call.name)
-        send = app.send_task if task is None else task.apply_async
-        send(
-            *((call.name,) if task is None else ()),
-            args=tuple(call.args),
-            kwargs=call.kwargs,
-            task_id=task_id,
-            headers={HEADER: _SESSION},
-            connection=connection,
-            **call.options,
-        )
-    if len(caught) != 1:
-        queues = ", ".join(queue for queue, _ in caught) or "no queue"
-        raise JobError(
-            f"a message of the task {call.name} goes to {queues}, and a run needs exactly one; "
-            "route it to one queue with a direct exchange"
-        )
-    return caught.pop()

@@ -1,7 +1,7 @@
 """From a job that is due to steps that can be written: planned, with run and message.
 
-A job that cannot be planned, or whose message cannot be built, becomes a fault of its own and never
-stops the others.
+A job that cannot be planned becomes a fault of its own and never stops the others. A message that
+cannot be built costs the occurrence that it is for (`late.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from hermes_celery.built import Built
 from hermes_celery.job import JobSpec
 from hermes_celery.planning import DueJob, plan
 from hermes_celery.run import run_id_of
@@ -18,15 +19,25 @@ from hermes_celery.store import Advance, BrokenJob
 
 
 class Messages(Protocol):
-    """What builds messages: `dispatch.Dispatch`, or a stand-in where no Celery is at hand."""
+    """What builds messages: `dispatch.Dispatch`, or a stand-in where no Celery is at hand.
+
+    A message whose building runs code of the project's is built once, when its run was admitted:
+    until then `message` gives a stand-in for it, which begins with a space (`built.STAND_IN`), and
+    so it does for one that cannot be built, so that building it can fail with the run on record.
+    """
 
     def queue(self, spec: JobSpec) -> str:
-        """The queue that a job's runs go to."""
+        """The queue that a job's runs go to, as far as that is known before one is built."""
 
     def message(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:
-        """The message of one run; `push` counts those that were pushed before it."""
+        """The message of one run, or a stand-in; `push` counts those pushed before it."""
+
+    def build(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> Built:
+        """The message of a run that was admitted. Raises whatever building it raises."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +88,7 @@ def _not_now(row: DueJob | BrokenJob, *, now_ms: int) -> BrokenJob | None:
 
 
 def steps_of(due: DueJob, messages: Messages, *, now_ms: int, resumed_ms: int) -> list[Advance]:
-    """The steps of one job's plan. Raises whatever planning or building a message raises."""
+    """The steps of one job's plan. Raises whatever planning raises."""
     spec = due.spec
     queue = messages.queue(spec)
     steps = []

@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hermes_celery.built import Built, Way
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.instant import to_ms
+from hermes_celery.late import built_of, ending_of, tell_ended
 from hermes_celery.log import event
 from hermes_celery.policy import retries_loss, retry_wait_ms
 from hermes_celery.reporting import OnBroken, ignored
@@ -42,6 +44,9 @@ _log = logging.getLogger(__name__)
 _BATCH = 50
 #: Runs that are overdue within so long are looked at whether they were taken.
 _AHEAD_MS = 86_400_000
+#: How long a message that was pushed may take to reach a worker: Celery's own gives one back that
+#: an hour long was not acknowledged.
+_PATIENCE_MS = 3_700_000
 LOST = "the worker died or was cut off: its heartbeat stopped"
 
 
@@ -188,33 +193,19 @@ class _Pass:
 
     def _push(self, overdue: Overdue, spec: JobSpec) -> bool:
         run = overdue.run
-        try:
-            queue = self._messages.queue(spec)
-            fate = self._fate(run, spec, queue)
-            message = b""
-            # The user's own code may run when one is built, and may take a lock.
-            if overdue.is_unpushed or not (fate.hesitates or fate.when_gone):
-                message = self._messages.message(
-                    spec,
-                    run_id=run.id,
-                    due_ms=to_ms(run.due_at),
-                    attempt=run.attempt,
-                    push=overdue.push,
-                )
-        except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
-            why = f"its message cannot be built: {error}"
-            self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
-            event(_log, "run.cancelled", level=logging.ERROR, run=run.id, why=why)
+        built, fate = self._built(overdue, spec)
+        if built.way in (Way.FAILED, Way.NOWHERE):
+            self._end(overdue, built)
             return False
         answer = self._runs.redeliver(
             run,
             seen_ms=overdue.seen_ms,
             now_ms=self._now_ms,
             token=self._token,
-            queue=queue,
-            message=message,
+            queue=built.queue,
+            message=built.message,
             push=overdue.push,
-            fate=fate,
+            fate=_decided(fate, built),
         )
         if answer == "gone" and self._foreign is not None:
             self._foreign.is_gone(run, now_ms=self._now_ms)
@@ -226,6 +217,49 @@ class _Pass:
         if self._foreign is None:
             return Fate()
         return self._foreign.fate(run, spec, queue=queue, now_ms=self._now_ms)
+
+    def _built(self, overdue: Overdue, spec: JobSpec) -> tuple[Built, Fate]:
+        """The message to push, if any, and what becomes of the run.
+
+        The project's own code may run when one is built, and may take a lock.
+        """
+        run = overdue.run
+        build = partial(
+            built_of,
+            self._messages,
+            spec,
+            run_id=run.id,
+            due_ms=to_ms(run.due_at),
+            attempt=run.attempt,
+            push=overdue.push,
+        )
+        if overdue.is_unpushed:
+            built = build()
+            return built, self._fate(run, spec, built.queue)
+        (queue,) = self._runs.queues_of([run.id])
+        fate = self._fate(run, spec, queue)
+        is_needed = not (fate.hesitates or fate.when_gone)
+        return build() if is_needed else Built(queue=queue), fate
+
+    def _end(self, overdue: Overdue, built: Built) -> None:
+        """End a run that got no message, unless an earlier one may still reach a worker.
+
+        Where a lock says that the task is queued already, it may be.
+        """
+        waits_ms = self._now_ms - to_ms(overdue.run.queued_at)
+        if not overdue.is_unsent and waits_ms < _PATIENCE_MS:
+            self._runs.put_off(overdue, now_ms=self._now_ms)
+            return
+        state, reason, error = ending_of(built)
+        self._runs.end_waiting(
+            overdue.run.id,
+            state=state,
+            reason=reason,
+            error=error,
+            now_ms=self._now_ms,
+            token=self._token,
+        )
+        tell_ended(overdue.run.id, built)
 
     def _lose(self, run_id: str) -> bool:
         policy, attempt = self._runs.policy_of(run_id)
@@ -242,6 +276,18 @@ class _Pass:
         if answer == "ok":
             self.given_up.append(run_id)
         return True
+
+
+def _decided(fate: Fate, built: Built) -> Fate:
+    """A run's fate, and what the project's own code has decided by publishing its message."""
+    if built.way not in (Way.ELSEWHERE, Way.UNFOLLOWED):
+        return fate
+    return msgspec.structs.replace(
+        fate,
+        when_gone=built.why_sent or fate.when_gone,
+        when_pushed=built.why_sent or fate.when_pushed,
+        is_elsewhere=True,
+    )
 
 
 def _job_of(run_id: str) -> str:

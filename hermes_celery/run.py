@@ -142,6 +142,11 @@ def message_id_of(run_id: str, *, push: int = 0) -> str:
     return f"{run_id}.{push}" if push else run_id
 
 
+def is_scheduled(run_id: str) -> bool:
+    """Whether a run's id says that its job's schedule made it, and nobody by hand."""
+    return run_id.count("-") == 1
+
+
 def is_run_id(text: str) -> bool:
     """Whether this can be a run's id at all."""
     return _RUN_ID.fullmatch(text) is not None

@@ -61,6 +61,13 @@ def register(app: Celery) -> None:
     _Hooks(app).connect()
 
 
+_EAGER = (
+    "task_always_eager is on: tasks would run inside the process that publishes them, and no "
+    "worker would ever see one; write task_always_eager = False (in Django's settings "
+    "CELERY_TASK_ALWAYS_EAGER = False), and turn it on in the settings of your tests only"
+)
+
+
 class RunTask(TellingTask):
     """The task of every run. Its runner is made once per process, after any fork."""
 
@@ -255,6 +262,8 @@ class _Hooks:
 
     def _check_server(self, *, queues: Collection[str] = ()) -> None:
         """`queues` are those of `-Q`."""
+        if self._app.conf.task_always_eager:
+            _exit(_EAGER)
         try:
             wanted = queues_of(self._app).union(queues)
             check_home(self._settings)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from hermes_celery.built import Built
 from hermes_celery.clock import ServerClock
 from hermes_celery.cron import Crontab
 from hermes_celery.defining import define
@@ -63,6 +64,12 @@ class PlainMessages:
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:
         return run_id.encode()
+
+    def build(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> Built:
+        message = self.message(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
+        return Built(queue=self.queue(spec), message=message)
 
 
 class Store:

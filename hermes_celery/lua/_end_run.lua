@@ -45,13 +45,22 @@ local function look_at_end(at)
   return found
 end
 
+-- Whether a message is a stand-in: it begins with a space, and rescue builds the real one.
+local function is_stand_in(message)
+  return string.byte(message) == 32
+end
+
 local function end_run(at, what, found)
   redis.call('HDEL', at.active, what.id)
   if found.held then
     redis.call('LPOP', at.held)
     redis.call('HSET', at.active, found.held.id, 'queued')
-    redis.call('ZADD', at.queued, what.redeliver_at, found.held.id)
-    redis.call('LPUSH', at.queue, found.held.message)
+    if is_stand_in(found.held.message) then
+      redis.call('ZADD', at.queued, what.now, found.held.id)
+    else
+      redis.call('ZADD', at.queued, what.redeliver_at, found.held.id)
+      redis.call('LPUSH', at.queue, found.held.message)
+    end
   end
   if not (found[STATE] or found[JOB_REVISION]) then
     return

@@ -15,10 +15,11 @@
 --       7 choices: '' for a job with none, or JSON, its numbers as text: `queue` which of the
 --       queues, `active` most runs at once, `held` most held, `expires` ms, `skip` reason to skip,
 --       `skipped` next_ms if skipped (where it is not that of 3), `sent` why the run is over as soon
---       as it is dispatched (only workers that do not report consume its queue)
+--       as it is dispatched (only workers that do not report consume its queue), `late` when
+--       rescue builds and pushes the message, ms, if whoever asks for this does not do it before
 -- Answers  'fenced' for all (an older leader); 'broken', a key and what is wrong with it, for all (an
 --          index that all of them need; nothing changed); else one for each step:
---          'ok'       dispatched
+--          'ok'       dispatched; with `late` recorded as queued, its message still to be built
 --          'held'     recorded; its message is pushed when the run before it ends
 --          'overlap'  as many runs of the job as may be are active: recorded as skipped
 --          'skipped'  recorded as skipped, for the reason given
@@ -196,13 +197,16 @@ for i = 1, n do
       call('HDEL', job, 'last_error')
     elseif answer == 'ok' then
       call('HSET', active, run_id, 'queued')
-      queued[#queued + 1] = ARGV[3]
+      queued[#queued + 1] = choices.late or ARGV[3]
       queued[#queued + 1] = run_id
     end
-    if answer == 'ok' then
+    if admitted and choices.late then
+      call('HSET', run, 'unpushed', 'new')
+    elseif answer == 'ok' then
       pushes[queue] = pushes[queue] or {}
       table.insert(pushes[queue], ARGV[a + 6])
-    elseif answer == 'held' then
+    end
+    if answer == 'held' then
       call('RPUSH', KEYS[places[i] + 4], run_id .. '\0' .. ARGV[a + 6])
     end
     if answer ~= 'ran' then

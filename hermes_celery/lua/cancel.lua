@@ -1,12 +1,16 @@
--- Ask for a run's end: at once if it waits, by its runner's next heartbeat if it runs.
+-- End a run before its time: at once if it waits, by its runner's next heartbeat if it runs.
 --
 -- KEYS  1 run hash   2 job hash   3 active runs of the job   4 queued runs   5 held runs of the job
---       6 due index   7 completed jobs   8 Celery queue   9 term counter
--- ARGV  1 run id   2 now_ms   3 reason   4 state that a waiting run ends in
+--       6 due index   7 completed jobs   8 Celery queue   9 term counter   10 deliveries
+-- ARGV  1 run id   2 now_ms   3 reason ('' = none)   4 state that a waiting run ends in
 --       5 when to push a run again that is queued now, ms
 --       6 fencing token of the leader that asks ('' = a person or a worker does)
--- Answers  'cancelled' (it never started), 'asked' (its runner ends it), 'over' (it had ended),
---          'gone' (no such run), 'fenced' (an older leader),
+--       7 error ('' = none; with one it is told to people)
+--       8 what becomes of a run that runs: 'ask' (its runner ends it), 'leave'
+--       9 attempt whose message went nowhere ('' = the run is meant, whatever its messages do): a
+--         run that waits for another message since then is left alone
+-- Answers  'cancelled' (it waited, and is over), 'asked' (its runner ends it),
+--          'over' (it had ended, or is left alone), 'gone' (no such run), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
 if ARGV[6] ~= '' then
@@ -15,15 +19,18 @@ if ARGV[6] ~= '' then
     return 'fenced'
   end
 end
-local state = ask('HGET', KEYS[1], 'state')
+local run = fields(KEYS[1], 'state', 'attempt', 'unpushed')
+local state = run[1]
 if broken then
   return broken_answer()
 elseif not state then
   return 'gone'
-elseif state == 'running' then
+elseif state == 'running' and ARGV[8] == 'ask' then
   redis.call('HSETNX', KEYS[1], 'cancel', ARGV[3])
   return 'asked'
 elseif state ~= 'queued' then
+  return 'over'
+elseif ARGV[9] ~= '' and (run[3] or (run[2] or '1') ~= ARGV[9]) then
   return 'over'
 end
 local at = {run = KEYS[1], job = KEYS[2], active = KEYS[3], held = KEYS[5], due = KEYS[6],
@@ -32,6 +39,9 @@ local is_active = ask('HEXISTS', KEYS[3], ARGV[1])
 -- What was held back behind another run is waited for by nobody.
 local found, held = nil, {}
 check('ZCARD', KEYS[4])
+if ARGV[7] ~= '' then
+  check('ZCARD', KEYS[10])
+end
 if is_active == 1 then
   found = look_at_end(at)
 else
@@ -45,10 +55,20 @@ if broken then
   return broken_answer()
 end
 
-redis.call('HSET', KEYS[1], 'state', ARGV[4], 'finished_ms', ARGV[2], 'reason', ARGV[3])
+redis.call('HSET', KEYS[1], 'state', ARGV[4], 'finished_ms', ARGV[2])
+if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[1], 'reason', ARGV[3])
+end
 redis.call('ZREM', KEYS[4], ARGV[1])
+local status = ARGV[4]
+if ARGV[7] ~= '' then
+  status = 'error'
+  redis.call('HSET', KEYS[1], 'error', ARGV[7], 'delivery', 'pending')
+  -- The next pass of rescue pushes its message.
+  redis.call('ZADD', KEYS[10], ARGV[2], ARGV[1])
+end
 if found then
-  end_run(at, {id = ARGV[1], now = ARGV[2], status = ARGV[4], problem = '',
+  end_run(at, {id = ARGV[1], now = ARGV[2], status = status, problem = ARGV[7],
     redeliver_at = ARGV[5]}, found)
 end
 for _, entry in ipairs(held) do

@@ -67,7 +67,7 @@ end
 redis.call('ZREM', KEYS[4], ARGV[3])
 if is_retry then
   gone[#gone + 1] = 'claim'
-  redis.call('HSET', KEYS[1], 'state', 'queued', 'queued_ms', ARGV[2], 'unpushed', '1',
+  redis.call('HSET', KEYS[1], 'state', 'queued', 'queued_ms', ARGV[2], 'unpushed', 'next',
     'attempt', string.format('%d', attempt + 1), unpack(set))
   redis.call('HDEL', KEYS[1], unpack(gone))
   redis.call('HSET', KEYS[3], ARGV[3], 'retrying')

@@ -43,7 +43,7 @@ redis.call('ZREM', KEYS[5], ARGV[3])
 redis.call('HDEL', KEYS[2], 'claim')
 if is_retry then
   redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_ms', ARGV[2], 'error', ARGV[4],
-    'unpushed', '1', 'attempt', string.format('%d', attempt + 1))
+    'unpushed', 'next', 'attempt', string.format('%d', attempt + 1))
   redis.call('HSET', KEYS[4], ARGV[3], 'retrying')
   redis.call('ZADD', KEYS[8], ARGV[5], ARGV[3])
   return 'retry'

@@ -3,22 +3,25 @@
 --
 -- KEYS  1 term counter   2 run hash   3 queued runs   4 Celery queue   5 job hash
 --       6 active runs of the job   7 held runs of the job   8 due index   9 completed jobs
--- ARGV  1 fencing token   2 run id   3 deadline seen, ms   4 next deadline, ms   5 message
+-- ARGV  1 fencing token ('' = a person asks)   2 run id   3 deadline seen, ms   4 next deadline, ms   5 message
 --       ('' = push none)   6 now_ms   7 when to push a run again that is queued now, ms
 --       8 '' to push another copy, 'look' to do so unless the message is on the queue still,
 --       'hesitate' to say only that it has left the queue
 --       9 why the run ends as sent where its message has left the queue, '' = it is pushed again
 --       10 why it ends as sent where its message is pushed now for the first time, '' = it waits
 --       11 how many of the run's messages were pushed before this one
+--       12 '1' if the project's own code has published the message, so that there is none to push
 -- Answers  'ok', 'waiting' (its message, or that of every queued run, is on the queue: only the
 --          deadline moves), 'gone' (it has left the queue; nothing changed), 'sent' (over: nobody
 --          reports of it), 'moved' (claimed, ended or pushed meanwhile), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
 --#include _sent
-local token = ask('GET', KEYS[1])
-if not broken and token ~= ARGV[1] then
-  return 'fenced'
+if ARGV[1] ~= '' then
+  local token = ask('GET', KEYS[1])
+  if not broken and token ~= ARGV[1] then
+    return 'fenced'
+  end
 end
 local deadline = ask('ZSCORE', KEYS[3], ARGV[2])
 if not broken and (not deadline or tonumber(deadline) ~= tonumber(ARGV[3])) then
@@ -61,7 +64,8 @@ end
 -- Behind a long backlog nothing has vanished; more copies would only make it longer.
 local waits = not run[2] and ((backlog > 100 and backlog >= redis.call('ZCARD', KEYS[3])) or
   (ARGV[8] ~= '' and is_there()))
-if not waits and sent == '' and (ARGV[5] == '' or (ARGV[8] == 'hesitate' and not run[2])) then
+if not waits and sent == '' and ((ARGV[5] == '' and ARGV[12] ~= '1') or
+    (ARGV[8] == 'hesitate' and not run[2])) then
   return 'gone'
 end
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
@@ -74,7 +78,13 @@ if run[2] or sent == '' then
     -- The next message has another id.
     redis.call('HSET', KEYS[2], 'pushes', ARGV[11])
   end
-  redis.call('LPUSH', KEYS[4], ARGV[5])
+  if ARGV[12] ~= '1' then
+    redis.call('LPUSH', KEYS[4], ARGV[5])
+  end
+  if run[2] then
+    -- Where a message goes may be known only when it is built.
+    redis.call('HSET', KEYS[2], 'queue', KEYS[4])
+  end
 end
 if sent == '' then
   return 'ok'

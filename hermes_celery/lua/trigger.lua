@@ -6,8 +6,9 @@
 -- ARGV  1 job id   2 job name   3 now_ms   4 when to push a queued run again, ms
 --       5 seconds that the idempotency key is kept   6 trigger   7 the default queue
 --       8 why a run is over as soon as it is pushed ('' = it is not: its workers report)
---       then for each run: 1 run id   2 message   3 when to push it, ms ('' = now, 'held' = when
---       the run before it ends)
+--       then for each run: 1 run id   2 message (a stand-in, which begins with a space, is not
+--       pushed: rescue builds the real one)   3 when to push it, ms ('' = now, 'held' = when the
+--       run before it ends)
 -- Answers  'again' and the run id that the same key made before, 'gone' (no such job), else 'ok'
 --          and the ids of the runs that were made: those that had a record already are left out;
 --          'broken', a key and what is wrong with it (nothing changed)
@@ -45,8 +46,15 @@ for i = 1, #KEYS - 9 do
     end
     redis.call('ZADD', KEYS[6], ARGV[3], id)
     redis.call('ZADD', KEYS[7], 0, id)
+    local is_late = string.byte(message) == 32
+    if is_late then
+      redis.call('HSET', run, 'unpushed', 'new')
+    end
     if push_at == 'held' and redis.call('EXISTS', KEYS[2]) == 1 then
       redis.call('RPUSH', KEYS[3], id .. '\0' .. message)
+    elseif is_late and (push_at == '' or push_at == 'held') then
+      redis.call('HSET', KEYS[2], id, 'queued')
+      redis.call('ZADD', KEYS[5], ARGV[3], id)
     elseif ARGV[8] ~= '' and (push_at == '' or push_at == 'held') then
       set_sent(run, ARGV[3], ARGV[8])
       redis.call('HSET', KEYS[1], 'last_run_ms', ARGV[3], 'last_status', JOB_SENT)

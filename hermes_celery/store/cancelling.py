@@ -18,12 +18,16 @@ def cancel_run(
     redeliver_at_ms: int,
     token: int | None = None,
     shard: int = 0,
+    error: str = "",
+    leaves_running: bool = False,
+    attempt: int | None = None,
 ) -> str:
     """End a waiting run in `state`, or ask a running one's runner to end it.
 
     `queue` is where a run that was held behind it goes; `token` is the fencing token of the leader
-    of a shard that asks. Answers `cancelled`, `asked`, `over` or `gone`. Raises LeaseLost when a
-    younger leader's token is known.
+    of a shard that asks. With an `error` its end is told to people. A run that runs may be left
+    alone, and so may one that waits for another message than that of `attempt`. Answers
+    `cancelled`, `asked`, `over` or `gone`. Raises LeaseLost when a younger leader's token is known.
     """
     keys, job_id = database.keys, job_id_of(run_id)
     answer = database.run(
@@ -38,6 +42,7 @@ def cancel_run(
             keys.completed,
             queue,
             keys.term_of(shard),
+            keys.deliveries,
         ],
         args=[
             run_id,
@@ -46,6 +51,9 @@ def cancel_run(
             state.value,
             redeliver_at_ms,
             "" if token is None else token,
+            error,
+            "leave" if leaves_running else "ask",
+            "" if attempt is None else attempt,
         ],
     )
     if answer == "fenced":

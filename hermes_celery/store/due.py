@@ -8,7 +8,8 @@ from enum import StrEnum
 
 import msgspec
 
-from hermes_celery.errors import LeaseLost, RecordBroken
+from hermes_celery.built import Built, Way, is_stand_in
+from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
 from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.keys import Keys
@@ -17,6 +18,7 @@ from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, broken, is_broken, scored, whole
 from hermes_celery.store.load import note_queues
+from hermes_celery.store.pushing import push_call
 from hermes_celery.store.reading import Fields, readable
 from hermes_celery.store.shards import send_home
 from hermes_celery.store.specs import NewerRecord, spec_from_json
@@ -41,6 +43,9 @@ class Answer(StrEnum):
 #: What became of a step; RecordBroken: a key that it needs is not as it should be, and nothing
 #: changed for it.
 Advanced = Answer | RecordBroken
+#: When rescue builds and pushes the message of a run whose leader was to do that and did not. It
+#: does so by itself, in the same tick.
+LATE_MS = 2_000
 #: The year 9999: what is due later never is.
 _NEVER_MS = 253_370_764_800_000
 _ANSWERS = {answer.value: answer for answer in Answer}
@@ -54,7 +59,13 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True):
     step: Step
     run_id: str
     queue: str
+    #: A stand-in where the message is built once the step was taken.
     message: bytes
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its message is still to be built."""
+        return is_stand_in(self.message) and not self.step.skip
 
 
 class Switch(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +159,7 @@ class DueIndex:
         RecordBroken when an index that all need is not as it should be; then nothing was written.
         """
         keys = self._keys
-        packed = _Packed(keys, why_sent=self._why_sent)
+        packed = _Packed(keys, why_sent=self._why_sent, late_ms=now_ms + LATE_MS)
         for advance in batch:
             packed.add(advance)
         note_queues(self._database, {advance.queue for advance in batch})
@@ -181,6 +192,58 @@ class DueIndex:
         Raises LeaseLost and RecordBroken as `begin_advance`'s answer does.
         """
         return self.begin_advance(batch, token=token, now_ms=now_ms)()
+
+    def push_built(
+        self, pushes: Sequence[tuple[Advance, Built]], *, token: int, now_ms: int
+    ) -> list[str | StoreError]:
+        """Push the messages of late steps that were taken at `now_ms`, in one round trip.
+
+        Answers `ok`, `sent` (over: nobody follows it) or `moved` each, or what the server said
+        against it. Raises LeaseLost when a younger leader's token is known.
+        """
+        note_queues(self._database, {built.queue for _, built in pushes if built.queue})
+        calls = [
+            push_call(
+                self._database,
+                advance.run_id,
+                seen_ms=now_ms + LATE_MS,
+                next_ms=now_ms + self._redeliver_after_ms,
+                now_ms=now_ms,
+                redeliver_at_ms=now_ms + self._redeliver_after_ms,
+                token=token,
+                term=self._term,
+                queue=built.queue,
+                message=built.message,
+                when_pushed=built.why_sent or self._why_sent(advance.due.spec, built.queue),
+                is_elsewhere=built.way is not Way.PUSH,
+            )
+            for advance, built in pushes
+        ]
+        answers = self._database.run_many("redeliver", calls)
+        if "fenced" in answers:
+            raise LeaseLost("a younger leader has taken over; this one stops writing")
+        return answers
+
+    def end_late(
+        self, run_id: str, *, state: RunState, reason: str, error: str, token: int, now_ms: int
+    ) -> None:
+        """End a run that was admitted and has no message; with an `error` people are told.
+
+        Raises LeaseLost when a younger leader's token is known.
+        """
+        cancel_run(
+            self._database,
+            run_id,
+            reason=reason,
+            state=state,
+            queue=self._keys.default_queue,
+            now_ms=now_ms,
+            redeliver_at_ms=now_ms + self._redeliver_after_ms,
+            token=token,
+            shard=self._shard,
+            error=error,
+            leaves_running=True,
+        )
 
     def defer(self, ids: Sequence[str], *, until_ms: int, token: int, now_ms: int) -> None:
         """Look at due jobs again at `until_ms`, because they cannot be dispatched now.
@@ -258,8 +321,11 @@ class DueIndex:
 class _Packed:
     """A batch as the keys and arguments of `advance.lua`."""
 
-    def __init__(self, keys: Keys, *, why_sent: Callable[[JobSpec, str], str]) -> None:
+    def __init__(
+        self, keys: Keys, *, why_sent: Callable[[JobSpec, str], str], late_ms: int
+    ) -> None:
         self._keys = keys
+        self._late_ms = late_ms
         self._why_sent = why_sent
         self.keys: list[str] = []
         self.args: list[str | int | bytes] = []
@@ -298,11 +364,18 @@ class _Packed:
             choices["expires"] = str(step.occurrence_ms + policy.expires_seconds * 1000)
         if step.skip:
             choices["skip"] = step.skip
-        if advance.due.spec.task and (why := self._why_sent(advance.due.spec, advance.queue)):
-            choices["sent"] = why
+        choices |= self._publishing(advance)
         if step.next_if_skipped_ms != step.next_run_ms:
             choices["skipped"] = str(_or_empty(step.next_if_skipped_ms))
         return choices
+
+    def _publishing(self, advance: Advance) -> dict[str, str]:
+        """What differs in the way of its message."""
+        if advance.is_late:
+            return {"late": str(self._late_ms)}
+        if advance.due.spec.task and (why := self._why_sent(advance.due.spec, advance.queue)):
+            return {"sent": why}
+        return {}
 
 
 def _due_job(

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from hermes_celery.built import Built, Way
 from hermes_celery.errors import JobNotFound, LeaseLost, RecordBroken, RunNotFound
 from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
@@ -17,13 +18,15 @@ from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, scored, whole
 from hermes_celery.store.jobs import spec_from_json
 from hermes_celery.store.load import note_queues
+from hermes_celery.store.pushing import push_call
 from hermes_celery.store.reading import Fields
 from hermes_celery.store.records import RunRecords, run_from_fields
 from hermes_celery.store.specs import NewerRecord
 
 _PAGE = 200
-#: A run whose first message is still to be pushed, in its field `unpushed`; else that is '1'.
-NEVER_PUSHED = "new"
+#: In a run's field `unpushed`: its first message is still to be pushed, or that of its next
+#: attempt. It is '1' where a message of the task's own may be on its way.
+NEVER_PUSHED, _NEXT_ATTEMPT = "new", "next"
 #: How long a trigger's idempotency key is remembered.
 _TRIGGER_KEY_SECONDS = 86_400
 #: Behind a backlog of hours a lost message must not wait for hours more.
@@ -79,6 +82,8 @@ class Overdue(msgspec.Struct, frozen=True, kw_only=True):
     push: int
     #: Whether the message is meant to be pushed now, and was not yet.
     is_unpushed: bool = False
+    #: Whether none of its messages can be on its way to a worker.
+    is_unsent: bool = False
 
 
 class Fate(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +97,8 @@ class Fate(msgspec.Struct, frozen=True, kw_only=True):
     when_gone: str = ""
     #: Why it ends as sent where its message is pushed for the first time; "": it waits.
     when_pushed: str = ""
+    #: Whether the project's own code has published its message, so that none is pushed.
+    is_elsewhere: bool = False
 
 
 _FOLLOWED = Fate()
@@ -358,8 +365,44 @@ class Runs(RunRecords):
             token=token,
         )
 
+    def end_waiting(
+        self,
+        run_id: str,
+        *,
+        state: RunState,
+        now_ms: int,
+        reason: str = "",
+        error: str = "",
+        attempt: int | None = None,
+        token: int | None = None,
+    ) -> str:
+        """End a run that waits, whose message went nowhere; one that runs is left alone.
+
+        With an `error` its end is told to people. With an `attempt` only if that attempt's message
+        is the one that it waits for. Answers `cancelled`, `over` or `gone`. Raises LeaseLost.
+        """
+        return self._end(
+            run_id,
+            state=state,
+            reason=reason,
+            now_ms=now_ms,
+            token=token,
+            error=error,
+            leaves_running=True,
+            attempt=attempt,
+        )
+
     def _end(
-        self, run_id: str, *, state: RunState, reason: str, now_ms: int, token: int | None
+        self,
+        run_id: str,
+        *,
+        state: RunState,
+        reason: str,
+        now_ms: int,
+        token: int | None,
+        error: str = "",
+        leaves_running: bool = False,
+        attempt: int | None = None,
     ) -> str:
         return cancel_run(
             self._database,
@@ -370,6 +413,9 @@ class Runs(RunRecords):
             now_ms=now_ms,
             redeliver_at_ms=now_ms + self._redeliver_after_ms,
             token=token,
+            error=error,
+            leaves_running=leaves_running,
+            attempt=attempt,
         )
 
     def _queue_of(self, run_id: str) -> str:
@@ -470,6 +516,7 @@ class Runs(RunRecords):
                 seen_ms=whole(score),
                 push=_next_push(fields),
                 is_unpushed=not isinstance(fields, RecordBroken) and "unpushed" in fields,
+                is_unsent=_is_unsent(fields),
             )
             for (run_id, score), fields in zip(overdue, rows, strict=True)
             if fields
@@ -493,13 +540,10 @@ class Runs(RunRecords):
         was pushed), `sent` (over, by its `fate`) or `moved` (claimed meanwhile). Raises LeaseLost
         when a younger leader is known.
         """
-        # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
-        waited_ms = max(seen_ms - to_ms(run.queued_at), 0)
-        next_wait_ms = min(waited_ms + self._redeliver_after_ms, _LONGEST_WAIT_MS)
         return self._redeliver(
             run,
             seen_ms=seen_ms,
-            next_ms=now_ms + next_wait_ms,
+            next_ms=now_ms + self._next_wait_ms(run, seen_ms=seen_ms),
             now_ms=now_ms,
             token=token,
             queue=queue,
@@ -541,34 +585,56 @@ class Runs(RunRecords):
         push: int,
         fate: Fate,
     ) -> str:
-        keys, job_id = self._keys, job_id_of(run.id)
-        return self._fenced(
-            "redeliver",
-            keys=[
-                keys.term,
-                keys.run(run.id),
-                keys.queued,
-                queue,
-                keys.job(job_id),
-                keys.active(job_id),
-                keys.held(job_id),
-                self._database.due_key(job_id),
-                keys.completed,
-            ],
-            args=[
-                token,
-                run.id,
-                seen_ms,
-                next_ms,
-                message,
-                now_ms,
-                now_ms + self._redeliver_after_ms,
-                _manner(fate),
-                fate.when_gone,
-                fate.when_pushed,
-                push,
-            ],
+        call = push_call(
+            self._database,
+            run.id,
+            seen_ms=seen_ms,
+            next_ms=next_ms,
+            now_ms=now_ms,
+            redeliver_at_ms=now_ms + self._redeliver_after_ms,
+            token=token,
+            queue=queue,
+            message=message,
+            push=push,
+            manner=_manner(fate),
+            when_gone=fate.when_gone,
+            when_pushed=fate.when_pushed,
+            is_elsewhere=fate.is_elsewhere,
         )
+        return self._fenced("redeliver", keys=list(call.keys), args=list(call.args))
+
+    def push_asked(
+        self, run_id: str, built: Built, *, seen_ms: int, now_ms: int, why_sent: str = ""
+    ) -> str:
+        """Push the message of a run that somebody asked for, for the first time.
+
+        `seen_ms` is its deadline. Answers as `redeliver`.
+        """
+        redeliver_at_ms = now_ms + self._redeliver_after_ms
+        call = push_call(
+            self._database,
+            run_id,
+            seen_ms=seen_ms,
+            next_ms=redeliver_at_ms,
+            now_ms=now_ms,
+            redeliver_at_ms=redeliver_at_ms,
+            token=None,
+            queue=built.queue,
+            message=built.message,
+            when_pushed=built.why_sent or why_sent,
+            is_elsewhere=built.way is not Way.PUSH,
+        )
+        return str(self._database.run("redeliver", keys=call.keys, args=call.args))
+
+    def put_off(self, overdue: Overdue, *, now_ms: int) -> None:
+        """Look at a queued run again later, each time after twice the wait, and push nothing."""
+        until_ms = now_ms + self._next_wait_ms(overdue.run, seen_ms=overdue.seen_ms)
+        self._database.call("ZADD", self._keys.queued, "XX", until_ms, overdue.run.id)
+
+    def _next_wait_ms(self, run: Run, *, seen_ms: int) -> int:
+        # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
+        waited_ms = max(seen_ms - to_ms(run.queued_at), 0)
+        return min(waited_ms + self._redeliver_after_ms, _LONGEST_WAIT_MS)
 
     def _fenced(self, script: str, *, keys: list[str], args: list[str | int | bytes]) -> str:
         answer = self._database.run(script, keys=keys, args=args)
@@ -593,6 +659,13 @@ def _manner(fate: Fate) -> str:
     if fate.hesitates:
         return "hesitate"
     return "look" if fate.looks else ""
+
+
+def _is_unsent(row: Mapping[str, str] | RecordBroken) -> bool:
+    return not isinstance(row, RecordBroken) and row.get("unpushed") in (
+        NEVER_PUSHED,
+        _NEXT_ATTEMPT,
+    )
 
 
 def _arguments(*first: str | int | bytes) -> list[str | int | bytes]:

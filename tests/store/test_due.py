@@ -329,30 +329,6 @@ def test_an_index_entry_of_a_job_that_is_not_scheduled_is_dropped_not_read_for_e
     assert store.due.next_due_ms() is None
 
 
-class OneCannotBeBuilt(PlainMessages):
-    """Fails for one job with an error that nobody foresaw."""
-
-    def message(
-        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
-    ) -> bytes:
-        if spec.name == "bad":
-            raise RuntimeError("unforeseen")
-        return super().message(spec, run_id=run_id, due_ms=due_ms, attempt=attempt)
-
-
-def test_a_message_that_cannot_be_built_stops_no_other_job(store: Store) -> None:
-    for name in ("bad", "good"):
-        store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
-    bad_run = store.cron.run("bad")
-    store.clock.advance(3600)
-    messages = OneCannotBeBuilt(store.database.keys.default_queue)
-    report = tick(store.due, messages, token=TOKEN, now_ms=store.clock.ms)
-    assert (report.dispatched, report.broken) == (1, 1)
-    assert "unforeseen" in (store.cron.show("bad").last_error or "")
-    rescue(store.jobs, store.runs, messages, token=TOKEN, now_ms=store.clock.ms)
-    assert store.runs.get(bad_run).state is RunState.CANCELLED
-
-
 def test_a_job_that_cannot_be_read_does_not_stop_the_rescue_of_others(store: Store) -> None:
     runs = {}
     for name in ("torn", "good"):

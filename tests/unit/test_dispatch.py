@@ -11,6 +11,7 @@ from celery import Celery
 from kombu.connection import Connection
 
 from hermes_celery.app import make_app
+from hermes_celery.built import is_stand_in
 from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.job import JobSpec, Origin
 from hermes_celery.session import session_of, to_header
@@ -109,7 +110,7 @@ def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
             args=("mon",),
             kwargs={"full": True},
             task_id=RUN_ID,
-            headers={"hermes": header},
+            headers={"hermes": header, "celery_beat_task": True},
             # What Flower shows is the job.
             shadow=spec.name,
             connection=connection,
@@ -144,7 +145,7 @@ def test_an_expiry_counts_from_the_message_not_from_the_first_one() -> None:
     spec = a_spec(prompt=None, task=TaskCall(name="shop.x", options={"expires": 60}))
 
     def expires() -> str:
-        message = json.loads(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
+        message = json.loads(dispatch.build(spec, run_id=RUN_ID, due_ms=1).message)
         return str(message["headers"]["expires"])
 
     assert expires() < expires()
@@ -158,5 +159,7 @@ def test_arguments_that_a_task_does_not_take_are_refused_when_its_message_is_bui
         raise AssertionError("a message is built, nothing is executed")
 
     spec = a_spec(prompt=None, task=TaskCall(name="shop.none", args=[1]))
+    # That costs the occurrence that it is built for, so a stand-in has its place until then.
+    assert is_stand_in(Dispatch(app).message(spec, run_id=RUN_ID, due_ms=1))
     with pytest.raises(TypeError):
-        Dispatch(app).message(spec, run_id=RUN_ID, due_ms=1)
+        Dispatch(app).build(spec, run_id=RUN_ID, due_ms=1)

@@ -1,0 +1,103 @@
+"""Scheduled occurrences as entries of Celery's beat, for those who watch it.
+
+Monitoring libraries replace `celery.beat.Scheduler.apply_entry` to hear of each occurrence: they
+read the entry's name and schedule, add headers to its options, and let the original send it. Where
+somebody does that, each occurrence of a project's task goes through our scheduler's `apply_entry`
+once, with its real id; where nobody does, nothing of this is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery.beat import ScheduleEntry
+from celery.schedules import BaseSchedule, crontab, maybe_schedule, schedule
+
+from hermes_celery.schedule import Kind
+from hermes_celery.user_code import is_library_code
+
+if TYPE_CHECKING:
+    from celery.beat import Scheduler
+
+    from hermes_celery.job import JobSpec
+    from hermes_celery.publishing import Send
+
+_ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class BeatEntries:
+    """The occurrences of one scheduler of Celery's beat."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._seen: Any = None
+        self._is_watched = False
+
+    def is_watched(self) -> bool:
+        """Whether `apply_entry` is another than Celery's own."""
+        kind = type(self._scheduler)
+        apply_entry = kind.apply_entry
+        if apply_entry is not self._seen:
+            self._seen = apply_entry
+            self._is_watched = not is_library_code(kind, "apply_entry")
+        return self._is_watched or "apply_entry" in vars(self._scheduler)
+
+    def apply(self, spec: JobSpec, send: Send, options: dict[str, Any]) -> Any:
+        """Send one occurrence through `apply_entry`; what publishing raises is raised here too."""
+        app, call = self._scheduler.app, spec.task
+        assert call is not None
+        entry = Occurring(
+            name=spec.name,
+            task=call.name,
+            schedule=celery_schedule(spec, app),
+            args=tuple(call.args),
+            kwargs=dict(call.kwargs),
+            options=options,
+            app=app,
+        )
+        entry.send = send
+        # It swallows what is raised, and logs it.
+        self._scheduler.apply_entry(entry, producer=None)
+        if entry.error is not None:
+            raise entry.error
+        return entry.result
+
+
+class Occurring(ScheduleEntry):  # type: ignore[misc]  # Celery carries no types
+    """One occurrence as an entry, and what came of sending it."""
+
+    send: Send
+    error: Exception | None = None
+    result: Any = None
+
+    def publish(self) -> Any:
+        """Send it with the options that it has by now. Raises what `apply_async` raises."""
+        try:
+            self.result = self.send(self.options)
+        except Exception as error:
+            self.error = error
+            raise
+        return self.result
+
+
+def celery_schedule(spec: JobSpec, app: Any) -> BaseSchedule:
+    """The project's own schedule object where the job comes from `beat_schedule`; else one like it.
+
+    What Celery has no schedule for has the distance of its next two occurrences.
+    """
+    entry = (app.conf.beat_schedule or {}).get(spec.name)
+    given = entry.get("schedule") if isinstance(entry, Mapping) else None
+    if given is not None and not isinstance(given, str):
+        return maybe_schedule(given, app=app)
+    compiled = spec.compiled()
+    if compiled.kind is Kind.CRON:
+        with suppress(Exception):
+            return crontab.from_string(compiled.text)
+    if compiled.period_seconds:
+        return schedule(timedelta(seconds=compiled.period_seconds), app=app)
+    first = compiled.next_after(_ANY_TIME)
+    second = compiled.next_after(first) if first else None
+    return schedule(second - first if first and second else timedelta(0), app=app)

@@ -1,0 +1,110 @@
+"""Messages that are built when their run was admitted: built and pushed, or the run ended.
+
+Building one runs code of the project's: it may raise (a lock as celery-once takes it, a router, a
+broker that is away), publish nothing, or publish by itself. Whatever it does costs this run and no
+other, and never the job's schedule. A run whose leader is killed before the push is queued without
+a message; the next pass of rescue builds it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hermes_celery.built import Built, Way
+from hermes_celery.errors import StoreError
+from hermes_celery.log import event
+from hermes_celery.run import RunState
+
+if TYPE_CHECKING:
+    from hermes_celery.job import JobSpec
+    from hermes_celery.preparing import Messages
+    from hermes_celery.store import Advance, DueIndex
+
+_log = logging.getLogger(__name__)
+#: Pushed in one round trip: the first of them waits for the last one to be built, about 10 ms.
+_AT_ONCE = 25
+_MOST_ERROR = 1_000
+
+
+def built_of(
+    messages: Messages, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+) -> Built:
+    """Build a run's message; what it raises becomes the reason why there is none."""
+    try:
+        return messages.build(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
+    except Exception as error:  # noqa: BLE001 - the project's own code costs its own run only
+        text = f"{type(error).__name__}: {error}".rstrip(": ")
+        return Built(
+            way=Way.FAILED, why=f"its message could not be published: {text}"[:_MOST_ERROR]
+        )
+
+
+def build_and_push(
+    due_index: DueIndex,
+    messages: Messages,
+    admitted: Sequence[Advance],
+    *,
+    token: int,
+    now_ms: int,
+) -> None:
+    """Build and push the messages of late steps that were taken at `now_ms`.
+
+    What the server refuses is pushed by rescue. Raises LeaseLost when a younger leader is known,
+    and StoreUnavailable.
+    """
+    for start in range(0, len(admitted), _AT_ONCE):
+        pushes = []
+        for advance in admitted[start : start + _AT_ONCE]:
+            built = built_of(
+                messages,
+                advance.due.spec,
+                run_id=advance.run_id,
+                due_ms=advance.step.occurrence_ms,
+            )
+            if built.way in (Way.FAILED, Way.NOWHERE):
+                _end(due_index, advance, built, token=token, now_ms=now_ms)
+            else:
+                pushes.append((advance, built))
+        answers = due_index.push_built(pushes, token=token, now_ms=now_ms)
+        for (advance, _), answer in zip(pushes, answers, strict=True):
+            if isinstance(answer, StoreError):
+                event(_log, "run.push_failed", level=logging.ERROR, run=advance.run_id, why=answer)
+
+
+def _end(due_index: DueIndex, advance: Advance, built: Built, *, token: int, now_ms: int) -> None:
+    ending = ending_of(built)
+    try:
+        due_index.end_late(
+            advance.run_id,
+            state=ending[0],
+            reason=ending[1],
+            error=ending[2],
+            token=token,
+            now_ms=now_ms,
+        )
+    except StoreError as error:
+        # Rescue builds it once more, and ends it then.
+        event(_log, "run.end_failed", level=logging.ERROR, run=advance.run_id, why=error)
+        return
+    tell_ended(advance.run_id, built)
+
+
+def ending_of(built: Built) -> tuple[RunState, str, str]:
+    """How a run ends that got no message: its state, reason and error."""
+    if built.way is Way.FAILED:
+        return RunState.FAILED, "", built.why
+    return RunState.SKIPPED, built.why, ""
+
+
+def tell_ended(run_id: str, built: Built) -> None:
+    """Log that a run ended without a message."""
+    is_failed = built.way is Way.FAILED
+    event(
+        _log,
+        "run.not_published",
+        level=logging.ERROR if is_failed else logging.WARNING,
+        run=run_id,
+        why=built.why,
+    )

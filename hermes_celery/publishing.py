@@ -1,0 +1,197 @@
+"""Celery's own `apply_async`, into a channel that nobody but this one call has.
+
+Whatever a project does when a message is published happens here as it happens anywhere: signals,
+overrides of `apply_async`, routers, patches of a monitoring library. What comes out is the message
+on the wire, and which queue it goes to. Nothing of it is kept, and nothing is shared between
+threads: two that publish at once have a channel each.
+
+What the project's own code publishes elsewhere meanwhile is noted by its id, so that a message
+which went another way is told from one that was never published (a lock like celery-once's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from celery import signals
+from kombu.connection import Connection
+from kombu.transport import virtual
+
+from hermes_celery.errors import JobError
+from hermes_celery.session import HEADER
+from hermes_celery.work import TaskCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+
+#: What publishes one message; it is given `apply_async`'s options, and raises what that raises.
+Send = Callable[[Mapping[str, Any]], Any]
+NOTE_UID = "hermes-celery-note"
+#: The exchange of Celery's events; what goes there is no task's message.
+_EVENTS = "celeryev"
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call of `apply_async` put on the wire."""
+
+    #: The queue, and the message as kombu has it; None where it went elsewhere, or nowhere.
+    message: tuple[str, dict[str, Any]] | None = None
+    #: The Celery id of what was published elsewhere instead.
+    elsewhere: str = ""
+    #: Whether that carries our header, so that it is the run all the same.
+    carries_run: bool = False
+
+
+class _Noted(msgspec.Struct, frozen=True):
+    message_id: str
+    carries_run: bool
+
+
+_noted: ContextVar[list[_Noted] | None] = ContextVar("hermes_celery_published", default=None)
+
+
+def listen() -> None:
+    """Hear of what is published; the signal is global, so once per process is enough."""
+    signals.after_task_publish.connect(_note, dispatch_uid=NOTE_UID, weak=False)
+
+
+def publish(
+    app: Celery,
+    call: TaskCall,
+    *,
+    message_id: str,
+    header: object,
+    through: Callable[[Send, dict[str, Any]], Any] | None = None,
+) -> Published:
+    """Publish a call under a Celery id, with our `header`, into a channel of its own.
+
+    `through` is given what publishes and its options, and calls it with options that it may have
+    changed. Raises whatever `apply_async` raises, and JobError where the message goes to no queue
+    or to several.
+    """
+    # As Celery's own beat marks what it sends.
+    ours = {"celery_beat_task": True, HEADER: header}
+    task = app.tasks.get(call.name)
+    apply = app.send_task if task is None else task.apply_async
+    with _listening() as noted, Connection(transport=_CatchingTransport) as connection:
+
+        def send(options: Mapping[str, Any]) -> Any:
+            headers = {**(options.get("headers") or {}), **ours}
+            return apply(
+                *((call.name,) if task is None else ()),
+                args=tuple(call.args),
+                kwargs=call.kwargs,
+                **{
+                    **options,
+                    "headers": headers,
+                    "task_id": message_id,
+                    "connection": connection,
+                },
+            )
+
+        options = dict(call.options)
+        result = send(options) if through is None else through(send, options)
+        transport = connection.transport
+        return _outcome(call, transport, result=result, noted=noted)
+
+
+def _outcome(call: TaskCall, transport: Any, *, result: Any, noted: list[_Noted]) -> Published:
+    caught = transport.caught
+    if len(caught) == 1:
+        return Published(message=caught[0])
+    if transport.published:
+        places = ", ".join([*(queue for queue, _ in caught), *transport.fanned]) or "no queue"
+        raise JobError(
+            f"a message of the task {call.name} goes to {places}, and a run needs exactly one "
+            "queue; route it to one queue with a direct exchange"
+        )
+    result_id = str(getattr(result, "id", "") or "")
+    for note in noted:
+        if note.message_id == result_id:
+            return Published(elsewhere=result_id, carries_run=note.carries_run)
+    return Published()
+
+
+class _CatchingChannel(virtual.Channel):
+    """Keeps what is published, in its connection's transport, instead of queueing it."""
+
+    supports_fanout = True
+    do_restore = False
+
+    def basic_publish(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        """Note that something was published, wherever it goes."""
+        if exchange == _EVENTS:
+            return None
+        self.connection.published = True
+        return super().basic_publish(message, exchange, routing_key, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        self.connection.caught.append((queue, message))
+
+    def _put_fanout(self, exchange: str, message: Any, routing_key: str = "", **_: Any) -> None:
+        self.connection.fanned.append(f"the fan-out exchange {exchange}")
+
+    def _new_queue(self, queue: str, **_: Any) -> None:
+        """There is nothing to make."""
+
+    def _queue_bind(self, *_: Any) -> None:
+        """The table of bindings is the transport's own."""
+
+    def _has_queue(self, queue: str, **_: Any) -> bool:
+        return True
+
+    def _size(self, queue: str) -> int:
+        return 0
+
+
+class _CatchingTransport(virtual.Transport):
+    """A transport to nowhere; what exchanges and queues there are is known to it alone."""
+
+    Channel = _CatchingChannel
+    driver_type = driver_name = "hermes-celery"
+    implements = virtual.Transport.implements.extend(
+        exchange_type=frozenset(["direct", "topic", "fanout", "headers"])
+    )
+
+    def __init__(self, client: Any, **options: Any) -> None:
+        super().__init__(client, **options)  # type: ignore[no-untyped-call]
+        self.caught: list[tuple[str, dict[str, Any]]] = []
+        self.fanned: list[str] = []
+        self.published = False
+
+    def driver_version(self) -> str:
+        """There is no driver."""
+        return "N/A"
+
+
+def catching_connection() -> Connection:
+    """A connection whose `transport.caught` holds what is published on it."""
+    return Connection(transport=_CatchingTransport)
+
+
+@contextmanager
+def _listening() -> Iterator[list[_Noted]]:
+    noted: list[_Noted] = []
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+
+
+def _note(headers: Any = None, body: Any = None, **_: Any) -> None:
+    """What was published, for whoever listens in this context; for `after_task_publish`."""
+    noted = _noted.get()
+    if noted is None:
+        return
+    named = headers if isinstance(headers, Mapping) else {}
+    message_id = named.get("id") or (body.get("id") if isinstance(body, Mapping) else None)
+    header = named.get(HEADER)
+    carries = isinstance(header, Mapping) and header.get("message") == message_id
+    noted.append(_Noted(str(message_id or ""), carries))

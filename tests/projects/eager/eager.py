@@ -1,0 +1,11 @@
+"""A project with the settings of its tests."""
+
+import os
+
+from celery import Celery
+
+from hermes_celery import Cron
+
+app = Celery("eager", broker=os.environ["BROKER"])
+cron = Cron(app)
+app.conf.task_always_eager = True

@@ -1,0 +1,167 @@
+"""A project whose own code runs whenever a task is published, in all the ways that are in use."""
+
+import os
+import time
+import uuid
+
+from celery import Celery, Task, signals
+from notes import note
+from redis import Redis
+
+from hermes_celery import Cron
+
+redis = Redis.from_url(os.environ["BROKER"])
+
+
+class AlreadyQueued(Exception):
+    """The lock of a task is held."""
+
+
+class QueueOnce(Task):
+    """A task that is queued once at a time, as celery-once does it."""
+
+    abstract = True
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Take the lock, or refuse."""
+        note("once", options["task_id"])
+        if not redis.set("once:" + self.name, "1", nx=True, ex=60):
+            raise AlreadyQueued(self.name)
+        return super().apply_async(args, kwargs, **options)
+
+    def after_return(self, *args):
+        """Give the lock back."""
+        redis.delete("once:" + self.name)
+
+
+class Singleton(Task):
+    """A task that gives the result of one that is queued already, as celery-singleton does it."""
+
+    abstract = True
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Publish nothing."""
+        return self.AsyncResult("one-that-is-queued-already")
+
+
+class Hiccup(Task):
+    """A task whose broker cannot be reached, once."""
+
+    abstract = True
+
+    def apply_async(self, *args, **kwargs):
+        """Raise at the first call."""
+        if redis.incr("hiccups") == 1:
+            raise ConnectionError("the broker is away")
+        return super().apply_async(*args, **kwargs)
+
+
+class Dropping(Task):
+    """A task whose options are decided by itself."""
+
+    abstract = True
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Drop them all."""
+        return super().apply_async(args, kwargs)
+
+
+def route(name, args, kwargs, options, task=None, **kw):
+    """A router that is called; it sends every second message of one task to a second queue."""
+    if name == "publishing.unroutable":
+        raise LookupError("no route for it")
+    if name == "publishing.routed":
+        return {"queue": ("celery", "second")[redis.incr("routed") % 2]}
+    return None
+
+
+app = Celery("publishing", broker=os.environ["BROKER"])
+cron = Cron(app)
+app.conf.task_routes = (route,)
+app.conf.task_annotations = {"publishing.annotated": {"expires": 5}}
+EVERY = {
+    "expiring": 2.0,
+    "annotated": 2.0,
+    "correlated": 2.0,
+    "once": 2.0,
+    "singleton": 3.0,
+    "hiccup": 2.0,
+    "dropping": 3.0,
+    "unroutable": 3.0,
+    "routed": 2.0,
+}
+app.conf.beat_schedule = {
+    name: {"task": f"publishing.{name}", "schedule": seconds} for name, seconds in EVERY.items()
+}
+app.conf.beat_schedule["mistaken"] = {
+    "task": "publishing.correlated", "schedule": 3.0, "args": ["too", "many"],
+}  # fmt: skip
+
+
+@signals.before_task_publish.connect
+def stamp(sender=None, headers=None, **kwargs):
+    """Give each message a correlation id and its time."""
+    headers["correlation"] = uuid.uuid4().hex
+    headers["sent_at"] = time.time()
+    note("before", sender, headers["id"])
+
+
+@signals.after_task_publish.connect
+def count(sender=None, headers=None, **kwargs):
+    """Count what is published."""
+    note("after", sender, headers["id"])
+
+
+@app.task(expires=5)
+def expiring():
+    """Say that it ran."""
+    note("expiring")
+
+
+@app.task
+def annotated():
+    """Say that it ran."""
+    note("annotated")
+
+
+@app.task(bind=True)
+def correlated(self):
+    """Say what came with the message."""
+    get = self.request.get
+    note("correlated", get("correlation"), time.time() - get("sent_at"), get("celery_beat_task"))
+
+
+@app.task(base=QueueOnce)
+def once():
+    """Say that it ran."""
+    note("once-ran")
+
+
+@app.task(base=Singleton)
+def singleton():
+    """Never run."""
+    note("singleton")
+
+
+@app.task(base=Hiccup)
+def hiccup():
+    """Say that it ran."""
+    note("hiccup")
+
+
+@app.task(base=Dropping)
+def dropping():
+    """Say that it ran."""
+    note("dropping")
+
+
+@app.task
+def unroutable():
+    """Never run."""
+    note("unroutable")
+
+
+@app.task(bind=True)
+def routed(self):
+    """Say where it came from."""
+    note("routed", self.request.delivery_info["routing_key"])

@@ -1,0 +1,216 @@
+"""Messages that are built when their run was admitted: once, and whatever that runs into."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from hermes_celery.built import STAND_IN, Built, Way
+from hermes_celery.job import JobRequest, JobSpec, JobState
+from hermes_celery.policy import Overlap, Policy
+from hermes_celery.rescue import RescueReport, rescue
+from hermes_celery.run import Delivery, Outcome, RunState, message_id_of
+from hermes_celery.tick import BATCH, MOST_BUILT, TickReport, tick
+from tests.support import NOON, PlainMessages, Store, a_job
+
+TOKEN = 1
+
+
+@pytest.fixture(autouse=True)
+def _a_leader(store: Store) -> None:
+    store.database.call("SET", store.database.keys.term, TOKEN)
+
+
+def ticked(store: Store) -> TickReport:
+    return tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+
+
+def rescued(store: Store) -> RescueReport:
+    return rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+
+
+class BuiltLate(PlainMessages):
+    """Messages that are built when their run was admitted; that of one job cannot be."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.built: list[str] = []
+        self.way = Way.PUSH
+        self.place = f"{queue}:elsewhere"
+
+    def pushed(self, store: Store) -> list[str]:
+        """What is on the queue that building them chose, the newest first."""
+        return list(store.database.call("LRANGE", self.place, 0, -1))
+
+    def message(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> bytes:
+        return STAND_IN + b"stand-in"
+
+    def build(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> Built:
+        self.built.append(run_id)
+        if spec.name == "bad":
+            raise RuntimeError("unforeseen")
+        if self.way is not Way.PUSH:
+            return Built(way=self.way, why="its own code did it")
+        return Built(queue=self.place, message=message_id_of(run_id, push=push).encode())
+
+
+@pytest.fixture
+def late(store: Store) -> BuiltLate:
+    store.messages = BuiltLate(store.database.keys.default_queue)
+    return store.messages
+
+
+def test_a_message_that_cannot_be_built_costs_its_occurrence_and_nothing_else(
+    store: Store, late: BuiltLate
+) -> None:
+    for name in ("bad", "good"):
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
+    for _ in range(2):
+        store.clock.advance(3600)
+        report = ticked(store)
+        assert report.broken == 0
+    bad = store.cron.show("bad")
+    assert (bad.state, bad.next_run_at) == (JobState.SCHEDULED, NOON + timedelta(hours=3))
+    runs = store.cron.latest_runs("bad")
+    assert [run.state for run in runs] == [RunState.FAILED, RunState.FAILED]
+    assert runs[0].error == "its message could not be published: RuntimeError: unforeseen"
+    # People are told, as of any other failure.
+    assert runs[0].delivery is Delivery.PENDING
+    (good, _) = store.cron.latest_runs("good")
+    assert good.reason == "overlap: an earlier run still waits for a worker"
+
+
+def test_a_message_with_code_of_the_projects_is_built_once_and_only_for_what_runs(
+    store: Store, late: BuiltLate
+) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good"))
+    store.clock.advance(3600)
+    ticked(store)
+    store.clock.advance(59)
+    assert rescued(store).redelivered == 0
+    store.clock.advance(3541)
+    ticked(store)
+    skipped, run = store.cron.latest_runs("good")
+    assert late.built == [run.id]
+    assert skipped.state is RunState.SKIPPED
+    assert late.pushed(store) == [run.id]
+    assert store.queue() == []
+    # A lost message is pushed again to where it went.
+    assert rescued(store).redelivered == 1
+    assert late.pushed(store) == [f"{run.id}.1", run.id]
+
+
+def test_a_leader_that_died_before_the_push_leaves_the_message_to_rescue(
+    store: Store, late: BuiltLate
+) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good"))
+    store.clock.advance(3600)
+
+    class Dies(BuiltLate):
+        def build(self, spec: JobSpec, **_: Any) -> Built:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        tick(store.due, Dies("q"), token=TOKEN, now_ms=store.clock.ms)
+    (run,) = store.cron.latest_runs()
+    assert (run.state, store.queue()) == (RunState.QUEUED, [])
+    store.clock.advance(2.1)
+    assert rescued(store).redelivered == 1
+    assert late.pushed(store) == [run.id]
+
+
+@pytest.mark.parametrize(
+    ("way", "state"),
+    [
+        (Way.NOWHERE, RunState.SKIPPED),
+        (Way.UNFOLLOWED, RunState.SENT),
+        (Way.ELSEWHERE, RunState.QUEUED),
+    ],
+)
+def test_what_the_projects_own_code_did_with_a_message_is_on_record(
+    store: Store, late: BuiltLate, way: Way, state: RunState
+) -> None:
+    late.way = way
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good"))
+    store.clock.advance(3600)
+    ticked(store)
+    (run,) = store.cron.latest_runs("good")
+    assert run.state is state
+    if state is not RunState.QUEUED:
+        assert run.reason == "its own code did it"
+    assert late.pushed(store) == []
+    assert rescued(store).redelivered == 0
+
+
+def test_a_held_run_is_built_when_the_one_before_it_ends(store: Store, late: BuiltLate) -> None:
+    policy = Policy(overlap=Overlap.QUEUE_ONE)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good", policy=policy))
+    for _ in range(2):
+        store.clock.advance(3600)
+        ticked(store)
+    held, first = store.cron.latest_runs("good")
+    assert late.built == [first.id]
+    store.runs.finish(
+        store.claim(first.id), Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms
+    )
+    assert store.queue() == []
+    assert rescued(store).redelivered == 1
+    assert late.built == [first.id, held.id]
+    assert late.pushed(store) == [held.id, first.id]
+
+
+def test_a_run_by_hand_is_built_once_by_whoever_asks_for_it(store: Store, late: BuiltLate) -> None:
+    for name in ("good", "bad"):
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
+    run_id = store.cron.run("good")
+    failed_id = store.cron.run("bad")
+    assert late.built == [run_id, failed_id]
+    assert late.pushed(store) == [run_id]
+    assert store.runs.get(failed_id).state is RunState.FAILED
+    store.clock.advance(21)
+    assert rescued(store).redelivered == 0
+
+
+def test_a_backfill_is_built_one_after_the_other(store: Store, late: BuiltLate) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good"))
+    store.clock.advance(2.5 * 3600)
+    end = NOON + timedelta(hours=2, minutes=1)
+    made = store.cron.backfill("good", start=NOON, end=end)
+    assert (len(made), late.built) == (2, [])
+    assert rescued(store).redelivered == 1
+    assert late.built == made[:1]
+
+
+def test_a_message_that_may_be_on_its_way_is_not_given_up_for_a_lock(
+    store: Store, late: BuiltLate
+) -> None:
+    """A lock as celery-once takes it says so of a message that waits behind a backlog."""
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="bad"))
+    store.messages = PlainMessages(store.database.keys.default_queue)
+    run_id = store.cron.run(job.id)
+    store.messages = late
+    store.clock.advance(61)
+    assert rescued(store).redelivered == 0
+    assert store.runs.get(run_id).state is RunState.QUEUED
+    store.clock.advance(62)
+    rescued(store)
+    assert late.built == [run_id]
+    # Celery itself gives up after an hour.
+    store.clock.advance(3_700)
+    rescued(store)
+    assert store.runs.get(run_id).state is RunState.FAILED
+
+
+def test_a_tick_builds_so_many_messages_at_most(store: Store, late: BuiltLate) -> None:
+    for number in range(MOST_BUILT + BATCH):
+        store.jobs.add(a_job(id=f"{number:012x}"))
+    store.clock.advance(3600)
+    assert ticked(store).dispatched == MOST_BUILT
+    assert ticked(store).dispatched == BATCH
+    assert len(late.built) == MOST_BUILT + BATCH
