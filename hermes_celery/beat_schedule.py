@@ -1,95 +1,170 @@
 """Celery's own `beat_schedule`, read as jobs.
 
-A `crontab` becomes a cron expression in the app's zone, a `timedelta` or a number of seconds an
-interval; runs of an entry overlap as those of Celery's beat do (`celery_ways`). What cannot be said
-here is refused with the reason, entry by entry: `solar`, a `crontab` with both days limited (Celery
-runs it where both match, cron where either does), schedules of the user's own classes.
+Each entry becomes a request with the schedule, the task and the options that Celery's beat would
+take; runs of an entry overlap as those of Celery's beat do (`celery_ways`). What cannot be taken is
+refused with the reason and what to write instead, entry by entry: the others run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
-from typing import Any
+from hashlib import sha256
+from typing import Any, Final
 
+import msgspec
 from celery import Celery
-from celery.schedules import crontab, schedule
+from celery.beat import ScheduleEntry
+from celery.schedules import schedule
 
 from hermes_celery.celery_ways import policy_of, with_defaults
-from hermes_celery.errors import JobError
+from hermes_celery.defining import MAX_NAME
+from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.job import JobRequest
+from hermes_celery.project_app import DECLARED
+from hermes_celery.schedule_text import text_of, zone_name
+from hermes_celery.task_call import checked_priority, queue_name
 from hermes_celery.work import TaskCall
+
+__all__ = ["declared_of", "requests_of", "text_of", "zone_of"]
+
+#: What `celery beat` knows in an entry; the last three are its own notes, which nobody needs.
+_KEYS: Final = ("task", "schedule", "args", "kwargs", "options", "relative")
+_NOTES: Final = ("name", "last_run_at", "total_run_count")
+_WHOLE = "app.conf.beat_schedule"
 
 
 def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
     """The app's entries as requests by name, and the reasons of those that cannot be taken."""
     taken: dict[str, JobRequest] = {}
     refused: dict[str, str] = {}
+    entries = app.conf.beat_schedule or {}
+    if not isinstance(entries, Mapping):
+        kind = type(entries).__name__
+        return {}, {_WHOLE: f"{_WHOLE} is a {kind}; make it a dict of entries by their names"}
     for name, entry in with_defaults(app).items():
         try:
-            taken[str(name)] = _request(str(name), entry, timezone=str(app.timezone))
-        except JobError as error:
+            taken[str(name)] = _request(str(name), entry, app=app)
+        except HermesCeleryError as error:
             refused[str(name)] = str(error)
+        except Exception as error:  # noqa: BLE001 - objects of the user's own; costs this entry
+            refused[str(name)] = f"it cannot be read: {type(error).__name__}: {error}"
     return taken, refused
 
 
-def _request(name: str, entry: Mapping[str, Any], *, timezone: str) -> JobRequest:
-    options = dict(entry.get("options") or {})
+def declared_of(
+    app: Celery, *, default_timezone: str
+) -> tuple[dict[str, JobRequest], dict[str, str]]:
+    """What the app declares with `Cron.add`, as `requests_of` gives its entries.
+
+    A job that names no zone is in the app's, where that is set, else in the default one.
+    """
+    declared: dict[str, JobRequest] = getattr(app, DECLARED, {})
+    if not app.conf.timezone:
+        zone = default_timezone
+    else:
+        try:
+            zone = zone_of(app)
+        except JobError as error:
+            zoned = {name: one for name, one in declared.items() if one.timezone}
+            return zoned, {name: str(error) for name in declared if name not in zoned}
+    return {
+        name: msgspec.structs.replace(one, timezone=one.timezone or zone)
+        for name, one in declared.items()
+    }, {}
+
+
+def zone_of(app: Celery) -> str:
+    """The zone that an app's schedules are in, as Celery takes it. Raises JobError."""
+    try:
+        zone = app.timezone
+    except Exception as error:  # noqa: BLE001 - zoneinfo raises many; the setting is the user's
+        raise JobError(
+            f"app.conf.timezone is {app.conf.timezone!r}, no time zone ({error}); use a name such "
+            "as 'Europe/Berlin' or 'UTC'"
+        ) from None
+    return zone_name(zone)
+
+
+def _request(name: str, entry: Any, *, app: Celery) -> JobRequest:
+    fields = _fields(entry)
+    options = _mapping(fields, "options")
     policy = policy_of(options)
-    queue = options.pop("queue", None)
+    queue = queue_name(options.pop("queue", None))
+    priority = checked_priority(options.pop("priority", None))
     return JobRequest(
-        schedule=text_of(entry["schedule"]),
-        timezone=timezone,
-        name=name,
+        schedule=_schedule(fields, app=app),
+        timezone=zone_of(app),
+        name=shown_name(name),
         policy=policy,
-        queue=None if queue is None else str(getattr(queue, "name", queue)),
-        priority=options.pop("priority", None),
+        queue=queue,
+        priority=priority,
         task=TaskCall(
-            name=str(entry["task"]),
-            args=list(entry.get("args") or ()),
-            kwargs=dict(entry.get("kwargs") or {}),
+            name=_task(fields),
+            args=_args(fields),
+            kwargs=_mapping(fields, "kwargs"),
             options=options,
         ),
     )
 
 
-def text_of(given: Any) -> str:
-    """A Celery schedule as a schedule's text here. Raises JobError."""
-    if isinstance(given, crontab):
-        return _cron_text(given)
-    period = given.run_every if type(given) is schedule else given
-    if isinstance(period, (int, float)) and not isinstance(period, bool):
-        period = timedelta(seconds=period)
-    if isinstance(period, str):
-        return period
-    if not isinstance(period, timedelta):
-        raise JobError(f"{given!r} is not understood; use a crontab, a timedelta or seconds")
-    seconds = period.total_seconds()
-    if seconds < 1 or seconds != int(seconds):
-        raise JobError(f"an interval of {seconds:g} s is not a whole number of seconds")
-    return f"every {int(seconds)}s"
+def _fields(entry: Any) -> Mapping[str, Any]:
+    """An entry's keys and values; what it may be is what Celery's beat takes."""
+    if isinstance(entry, ScheduleEntry):
+        names = ("task", "schedule", "args", "kwargs", "options")
+        return {name: getattr(entry, name) for name in names}
+    if not isinstance(entry, Mapping):
+        raise JobError(f"it is a {type(entry).__name__}; make it a dict with task and schedule")
+    unknown = [str(key) for key in entry if key not in (*_KEYS, *_NOTES)]
+    if unknown:
+        raise JobError(f"it has the key {', '.join(unknown)}; known are {', '.join(_KEYS)}")
+    missing = [key for key in ("task", "schedule") if entry.get(key) in (None, "")]
+    if missing:
+        raise JobError(f"it has no {' and no '.join(missing)}; give it one")
+    return entry
 
 
-def _cron_text(given: crontab) -> str:
-    days = (given._orig_day_of_month, given._orig_day_of_week)
-    if all(_field(day) != "*" for day in days):
-        raise JobError(
-            "its crontab limits both day_of_month and day_of_week, which Celery reads as 'and' and "
-            "cron as 'or'; make it two entries, or check the day in the task"
-        )
-    return " ".join(
-        _field(part)
-        for part in (
-            given._orig_minute,
-            given._orig_hour,
-            given._orig_day_of_month,
-            given._orig_month_of_year,
-            given._orig_day_of_week,
-        )
-    )
+def _schedule(fields: Mapping[str, Any], *, app: Celery) -> str:
+    given = fields["schedule"]
+    if fields.get("relative") and not isinstance(given, str) and not hasattr(given, "is_due"):
+        # As celery.schedules.maybe_schedule reads it.
+        given = schedule(given, relative=True, app=app)
+    return text_of(given)
 
 
-def _field(part: Any) -> str:
-    if isinstance(part, (set, frozenset, list, tuple)):
-        return ",".join(str(value) for value in sorted(part))
-    return str(part).replace(" ", "")
+def _task(fields: Mapping[str, Any]) -> str:
+    task = fields["task"]
+    name = task if isinstance(task, str) else getattr(task, "name", None)
+    if not isinstance(name, str):
+        raise JobError(f"its task is {task!r}; give the task's name")
+    return name
+
+
+def _args(fields: Mapping[str, Any]) -> list[Any]:
+    args = fields.get("args")
+    if args is None:
+        return []
+    if not isinstance(args, list | tuple):
+        raise JobError(f"its args are {args!r}; give a list, such as [{args!r}]")
+    return list(args)
+
+
+def _mapping(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    given = fields.get(name)
+    # celery.Signature's default for kwargs is (), and so is that of add_periodic_task.
+    if given is None or given == ():
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise JobError(f"its {name} are {given!r}; give a dict with texts as keys")
+    return dict(given)
+
+
+def shown_name(name: str) -> str:
+    """A name as a job may have it: printable, and shortened with a mark that stays the same.
+
+    `add_periodic_task` names entries after the whole call, arguments and all.
+    """
+    shown = "".join(letter if letter.isprintable() else " " for letter in name).strip()
+    if shown == name and len(name) <= MAX_NAME:
+        return name
+    mark = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{shown[: MAX_NAME - 12]}... {mark}" if len(shown) > MAX_NAME - 9 else f"{shown} {mark}"

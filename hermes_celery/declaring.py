@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from hermes_celery.beat_schedule import requests_of
+from hermes_celery.beat_schedule import declared_of, requests_of
 from hermes_celery.instant import from_ms
 from hermes_celery.log import event
 from hermes_celery.managed import synchronise
-from hermes_celery.project_app import DECLARED, manager_of
+from hermes_celery.project_app import manager_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -85,14 +85,14 @@ class Declaring:
 
     def _write(self, now_ms: int, *, left: frozenset[str]) -> None:
         taken, refused = requests_of(self._app)
-        for name, why in refused.items():
+        declared, unzoned = declared_of(self._app, default_timezone=self._default_timezone)
+        for name, why in {**refused, **unzoned}.items():
             event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
-        is_zone_set = bool(self._app.conf.timezone)
         synchronise(
             self._jobs,
-            {**taken, **getattr(self._app, DECLARED, {})},
+            {**taken, **declared},
             manager=manager_of(self._app),
             now=from_ms(now_ms),
-            default_timezone=str(self._app.timezone) if is_zone_set else self._default_timezone,
+            default_timezone=self._default_timezone,
             left=left,
         )

@@ -21,12 +21,14 @@ from hermes_celery.job import JobRequest, JobSpec, SessionSource
 from hermes_celery.policy import checked_policy
 from hermes_celery.prompt_scan import check_prompt
 from hermes_celery.schedule import Kind, Schedule, parse
+from hermes_celery.schedule_text import text_of, zone_name
+from hermes_celery.task_call import checked_task
 from hermes_celery.work import (
     check_one_kind,
     checked_http,
     checked_interpreter,
     checked_limits,
-    checked_task,
+    checked_queue,
     checked_word,
 )
 
@@ -47,8 +49,8 @@ def define(
     """
     content = checked_content(request)
     schedule = parse(
-        request.schedule,
-        timezone=request.timezone or default_timezone,
+        text_of(request.schedule),
+        timezone=zone_name(request.timezone or default_timezone),
         now=now,
         spread=job_id,
         start=request.start,
@@ -138,7 +140,7 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
         "interpreter": checked_interpreter(request.interpreter, script=script),
         "reasoning": _stripped(request.reasoning),
         "session": _checked_session(request.session),
-        "queue": checked_word(request.queue, field="queue"),
+        "queue": checked_queue(request.queue),
         "group": checked_word(request.group, field="group"),
         **checked_limits(fields),
     }

@@ -38,6 +38,7 @@ from hermes_celery.job import JobSpec, SessionSource
 from hermes_celery.publishing import Published, Send, catching_connection, listen, publish
 from hermes_celery.run import is_scheduled, message_id_of
 from hermes_celery.session import HEADER, Session, header_json, session_of, to_header
+from hermes_celery.task_call import live_call
 from hermes_celery.user_code import UserCode
 from hermes_celery.work import TaskCall
 
@@ -52,6 +53,7 @@ _RUN_ID, _MESSAGE_ID, _SHADOW, _TAG, _BODY, _SESSION = (
 )
 #: kombu's own, where the app's transport options do not say otherwise.
 _PRIORITY_STEPS = (0, 3, 6, 9)
+_MAX_PRIORITY = 9
 _PRIORITY_SEPARATOR = "\x06\x16"
 _MAX_TEMPLATES = 1_000
 _encode = msgspec.json.Encoder().encode
@@ -194,9 +196,8 @@ class Dispatch:
         """The task of a job, with what its job says of its message among the options."""
         assert spec.task is not None
         named = _shown_as(self._app.tasks.get(spec.task.name), shown)
-        return msgspec.structs.replace(
-            spec.task, options={**named, **spec.task.options, **_routing_of(spec)}
-        )
+        call = live_call(spec.task)
+        return msgspec.structs.replace(call, options={**named, **call.options, **_routing_of(spec)})
 
     def _built(self, spec: JobSpec, published: Published, *, message_id: str) -> Built:
         name = "" if spec.task is None else spec.task.name
@@ -282,7 +283,8 @@ class Dispatch:
         """kombu keeps a list per queue, and one more for each lower priority."""
         options = self._app.conf.broker_transport_options
         steps = tuple(options.get("priority_steps") or _PRIORITY_STEPS)
-        priority = message["properties"].get("priority") or 0
+        # kombu takes what lies beyond its limits for the limit.
+        priority = min(max(message["properties"].get("priority") or 0, 0), _MAX_PRIORITY)
         step = steps[bisect(steps, priority) - 1]
         suffix = f"{options.get('sep') or _PRIORITY_SEPARATOR}{step}" if step else ""
         return f"{options.get('global_keyprefix') or ''}{queue}{suffix}"

@@ -70,12 +70,14 @@ class SessionSource(StrEnum):
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody asked for, unchecked."""
 
-    schedule: str
+    #: A text as on the command line, or a crontab, timedelta or number of seconds as in Celery.
+    schedule: Any
     prompt: str | None = None
     name: str | None = None
     script: str | None = None
     no_agent: bool = False
-    timezone: str | None = None
+    #: A name, or a `tzinfo` that has one; None: as the settings say.
+    timezone: Any = None
     repeat: int | None = None
     deliver: str | None = None
     failure_deliver: str | None = None

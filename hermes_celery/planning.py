@@ -105,7 +105,7 @@ def grace_ms(schedule: Schedule, spec: JobSpec, *, now_ms: int) -> int:
     if schedule.kind is Kind.ONCE:
         return _MIN_GRACE_MS
     if schedule.period_seconds is not None:
-        period_ms = schedule.period_seconds * 1000
+        period_ms = round(schedule.period_seconds * 1000)
     else:
         first = schedule.next_after_ms(now_ms)
         second = schedule.next_after_ms(first) if first is not None else None

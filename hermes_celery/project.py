@@ -16,13 +16,12 @@ Store and broker are one Redis: that of the app.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import cached_property
 from typing import Any
 
 from celery import Celery
 
-from hermes_celery.beat_schedule import text_of
 from hermes_celery.compose import app_settings, open_cron
 from hermes_celery.cron import Crontab
 from hermes_celery.defining import checked_content
@@ -30,6 +29,7 @@ from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.project_app import DECLARED, NAMESPACE
 from hermes_celery.schedule import parse
+from hermes_celery.schedule_text import text_of, zone_name
 from hermes_celery.settings import Settings, checked_namespace
 from hermes_celery.tasks import register
 from hermes_celery.work import TaskCall
@@ -67,7 +67,7 @@ class Cron:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-        timezone: str | None = None,
+        timezone: str | tzinfo | None = None,
         **fields: Any,
     ) -> None:
         """Declare a job that this project has, under a name of its own.
@@ -88,10 +88,14 @@ class Cron:
                 options=dict(options or {}),
             )
         request = JobRequest(
-            name=name, schedule=text_of(schedule), task=call, timezone=timezone, **fields
+            name=name,
+            schedule=text_of(schedule),
+            task=call,
+            timezone=None if timezone is None else zone_name(timezone),
+            **fields,
         )
         checked_content(request)
-        parse(request.schedule, timezone=timezone or "UTC", now=_ANY_TIME)
+        parse(request.schedule, timezone=zone_name(timezone or "UTC"), now=_ANY_TIME)
         self._declared[name] = request
 
     @cached_property

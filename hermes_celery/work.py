@@ -18,13 +18,14 @@ from hermes_celery.errors import JobError
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_TASK_NAME = re.compile(r"[\w.:\-]+")
 _WORD = re.compile(r"[\w.:@\-]{1,100}")
 _SHARED_NAME = "1 to 100 letters, digits, or any of . : @ _ -"
+#: As long as AMQP has them; a comma parts the queues of `celery worker -Q`.
+_QUEUE = re.compile(r"[^\s,]{1,255}")
 #: A day: no single run is meant to last longer.
 _MAX_SECONDS = 86_400.0
-#: Options of `apply_async` that a schedule or our own record decides.
-_OUR_OPTIONS = ("eta", "countdown", "task_id", "connection", "producer", "headers", "shadow")
+#: RabbitMQ's; a Redis sorts its messages into the steps that the app has, by default up to 9.
+MAX_PRIORITY = 255
 
 
 class WorkKind(StrEnum):
@@ -55,6 +56,8 @@ class TaskCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kwargs: dict[str, Any] = {}
     #: For `apply_async`, such as `expires`, `serializer` or `routing_key`.
     options: dict[str, Any] = {}
+    #: Those of the three above that JSON changes, as they are; see `task_call`.
+    exact: dict[str, Any] | None = None
 
 
 def work_kind(*, http: HttpCall | None, task: TaskCall | None, no_agent: bool) -> WorkKind:
@@ -110,23 +113,19 @@ def checked_http(call: HttpCall | None) -> HttpCall | None:
     return msgspec.structs.replace(call, method=method, url=call.url.strip())
 
 
-def checked_task(call: TaskCall | None) -> TaskCall | None:
-    """The call, its values as JSON has them. Raises JobError."""
-    if call is None:
+def checked_queue(text: str | None) -> str | None:
+    """A queue's name as it is; None where there is none. Raises JobError."""
+    if not text:
         return None
-    if not _TASK_NAME.fullmatch(call.name):
-        raise JobError(f"{call.name!r} is no task's name; use one like package.module.task")
-    ours = sorted(set(call.options) & set(_OUR_OPTIONS))
-    if ours:
-        raise JobError(f"the option {', '.join(ours)} is decided by the schedule; leave it out")
-    try:
-        return msgspec.json.decode(msgspec.json.encode(call), type=TaskCall)
-    except (TypeError, msgspec.MsgspecError) as error:
-        raise JobError(f"arguments of {call.name} cannot be written as JSON: {error}") from None
+    if not text.isprintable() or not _QUEUE.fullmatch(text):
+        raise JobError(
+            f"queue {text[:100]!r} must be 1 to 255 printable characters without blanks and commas"
+        )
+    return text
 
 
 def checked_word(text: str | None, *, field: str) -> str | None:
-    """A queue's or group's name, stripped; None where there is none. Raises JobError."""
+    """A group's name, stripped; None where there is none. Raises JobError."""
     word = (text or "").strip()
     if word and not _WORD.fullmatch(word):
         raise JobError(f"{field} {text!r} must be {_SHARED_NAME}")
@@ -144,7 +143,7 @@ def checked_limits(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The checked numbers of a request that limit its runs. Raises JobError."""
     largest = 2.0**53
     limits = {
-        "priority": (0, 9),
+        "priority": (0, MAX_PRIORITY),
         "timeout_seconds": (0.1, _MAX_SECONDS),
         "idle_timeout_seconds": (0.0, _MAX_SECONDS),
         "group_limit": (1, 10_000),

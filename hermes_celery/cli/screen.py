@@ -18,6 +18,7 @@ from hermes_celery.job import Job, JobSpec, JobState, UnreadableJob
 from hermes_celery.masking import masked, masked_path
 from hermes_celery.run import Run, RunState
 from hermes_celery.store.reading import readable
+from hermes_celery.task_call import call_text
 
 #: Rows whose columns are aligned: a wider table is drawn at its end only.
 _TABLE_ROWS = 1000
@@ -186,7 +187,7 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("toolsets", ", ".join(spec.enabled_toolsets or ())),
         ("workdir", spec.workdir),
         ("request", f"{spec.http.method} {spec.http.url}" if spec.http else None),
-        ("task", spec.task.name if spec.task else None),
+        ("task", call_text(spec.task) if spec.task else None),
         ("interpreter", spec.interpreter),
         ("queue", spec.queue),
         ("priority", spec.priority),

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from hermes_celery.job import SessionSource
-from hermes_celery.work import HttpCall, TaskCall
+from hermes_celery.work import MAX_PRIORITY, HttpCall, TaskCall
 
 _OPTIONS = (
     click.option("--http", nargs=2, metavar="METHOD URL", help="Send this request."),
@@ -27,7 +27,11 @@ _OPTIONS = (
         help="Whether its runs see who it was made for.",
     ),
     click.option("--queue", help="The Celery queue of its runs: `celery worker -Q NAME`."),
-    click.option("--priority", type=click.IntRange(0, 9), help="0 is taken first, 9 last."),
+    click.option(
+        "--priority",
+        type=click.IntRange(0, MAX_PRIORITY),
+        help="0 is taken first, 9 and more last.",
+    ),
     click.option(
         "--timeout", "timeout_seconds", type=float, metavar="SECONDS", help="Then it is ended."
     ),

@@ -10,6 +10,8 @@ zones matter only inside. croniter and cron-descriptor are imported when they ar
 from __future__ import annotations
 
 from hermes_celery.errors import ScheduleError
+from hermes_celery.schedule.durations import duration_text
+from hermes_celery.schedule.local import find_zone
 from hermes_celery.schedule.parsing import MAX_LENGTH, bind, parse
 from hermes_celery.schedule.schedule import Explanation, Kind, Schedule
 from hermes_celery.schedule.stored import from_hermes
@@ -21,6 +23,8 @@ __all__ = [
     "Schedule",
     "ScheduleError",
     "bind",
+    "duration_text",
+    "find_zone",
     "from_hermes",
     "parse",
 ]

@@ -31,11 +31,14 @@ class CronText(msgspec.Struct, frozen=True, kw_only=True):
     seconds: frozenset[int]
     #: None when the expression has no such field.
     years: frozenset[int] | None
+    #: Whether the weekday is written with `+`: `1-7 * +sat` is the month's first Saturday.
+    both: bool = False
 
     @property
     def either(self) -> bool:
         """Whether day *or* weekday must match: crontab(5) wants both if one starts with `*`."""
-        return not (self.fields[2].starts_with_star or self.fields[4].starts_with_star)
+        stars = self.fields[2].starts_with_star or self.fields[4].starts_with_star
+        return not (self.both or stars)
 
     @property
     def fixed_time(self) -> bool:
@@ -53,6 +56,9 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
 def read_text(expression: str) -> CronText:
     """Read an expression of five to seven fields; raises ScheduleError."""
     fields = columns(expression)
+    both = fields[4].text.startswith("+")
+    if both:
+        fields = (*fields[:4], _without_plus(fields[4]), *fields[5:])
     minute, hour, day, month, weekday = fields[:5]
     return CronText(
         fields=fields,
@@ -63,6 +69,7 @@ def read_text(expression: str) -> CronText:
         weekdays=read_weekdays(weekday, weekday.items()),
         seconds=_values(fields[5]) if len(fields) > 5 else frozenset({0}),
         years=_values(fields[6]) if len(fields) > 6 else None,
+        both=both,
     )
 
 
@@ -86,6 +93,12 @@ def compile_cron(expression: str) -> Compiled:
     )
     _refuse_never(pattern, text.fields)
     return Compiled(pattern=pattern, fixed_time=text.fixed_time)
+
+
+def _without_plus(weekday: Column) -> Column:
+    if len(weekday.text) == 1:
+        weekday.fail("has '+' but no weekday after it; '+sat' wants the day and a Saturday")
+    return msgspec.structs.replace(weekday, text=weekday.text[1:])
 
 
 def _values(column: Column) -> frozenset[int]:

@@ -1,7 +1,8 @@
 """Which days of a month a cron expression means, for every shape that a month can have.
 
 Debian's crontab(5): a day matches when day-of-month *or* day-of-week does; when one of the two
-fields starts with `*`, both must.
+fields starts with `*`, both must; and also, which crontab(5) has not, when the weekday field starts
+with `+`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Durations as people write them: `30m`, `1h30m`, `90s`, `2w`, `1 hour 30 minutes`."""
+"""Durations as people write them: `30m`, `1h30m`, `90s`, `0.5s`, `2w`, `1 hour 30 minutes`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from typing import Final
 
 from hermes_celery.errors import ScheduleError
 
-#: Seconds in each unit, the longest first.
-_UNITS: Final = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+#: Milliseconds in each unit, the longest first.
+_UNITS: Final = {
+    "w": 604_800_000,
+    "d": 86_400_000,
+    "h": 3_600_000,
+    "m": 60_000,
+    "s": 1_000,
+}
 _SPELLINGS: Final = {
     spelling: unit
     for unit, spellings in {
@@ -21,10 +27,12 @@ _SPELLINGS: Final = {
     for spelling in spellings.split()
 }
 _WORDS: Final = {"w": "week", "d": "day", "h": "hour", "m": "minute", "s": "second"}
-_LONGEST_SECONDS: Final = 100 * 366 * 86_400
-_PART = r"(\d+)\s*([a-z]+)"
+_LONGEST_MS: Final = 100 * 366 * 86_400_000
+#: Ten runs a second of one job; more are no matter of a schedule.
+_SHORTEST_MS: Final = 100
+_PART = r"(\d+(?:\.\d+)?)\s*([a-z]+)"
 _DURATION = re.compile(rf"{_PART}(?:(?:\s|,|\band\b)*{_PART})*", re.ASCII)
-_EXAMPLES: Final = "use for example 30m, 1h30m, 90s, 2 days or 1w"
+_EXAMPLES: Final = "use for example 30m, 1h30m, 90s, 0.5s, 2 days or 1w"
 
 
 def is_duration(text: str) -> bool:
@@ -32,46 +40,62 @@ def is_duration(text: str) -> bool:
     return text in _SPELLINGS or _DURATION.fullmatch(text) is not None
 
 
-def read_duration(text: str) -> int:
-    """A duration in whole seconds; a unit alone counts as one of it.
+def read_duration_ms(text: str) -> int:
+    """A duration in milliseconds; a unit alone counts as one of it, seconds may have a fraction.
 
-    Raises ScheduleError for unknown, repeated or unordered units, for zero, and beyond a century.
+    Raises ScheduleError for unknown, repeated or unordered units, below a tenth of a second, and
+    beyond a century.
     """
     lowered = text.strip().lower()
     if lowered in _SPELLINGS:
         return _UNITS[_SPELLINGS[lowered]]
     if _DURATION.fullmatch(lowered) is None:
         raise ScheduleError(f"{text!r} is not a duration; {_EXAMPLES}")
-    parts = [(int(number), _unit(text, unit)) for number, unit in re.findall(_PART, lowered)]
+    parts = [(number, _unit(text, unit)) for number, unit in re.findall(_PART, lowered)]
     sizes = [_UNITS[unit] for _, unit in parts]
     if sizes != sorted(set(sizes), reverse=True):
         raise ScheduleError(f"{text!r} must name each unit once, the longest first; {_EXAMPLES}")
-    seconds = sum(number * _UNITS[unit] for number, unit in parts)
-    if not 0 < seconds <= _LONGEST_SECONDS:
-        fault = "longer than a century" if seconds else "no time at all"
-        raise ScheduleError(f"{text!r} is {fault}; {_EXAMPLES}")
-    return seconds
+    ms = sum(_part_ms(text, number, unit) for number, unit in parts)
+    if not _SHORTEST_MS <= ms <= _LONGEST_MS:
+        short = f"shorter than {_SHORTEST_MS / 1000:g} s" if ms else "no time at all"
+        raise ScheduleError(
+            f"{text!r} is {'longer than a century' if ms > _LONGEST_MS else short}; {_EXAMPLES}"
+        )
+    return ms
 
 
-def duration_text(seconds: int) -> str:
-    """The shortest usual way to write a duration: `1h30m`, `90s` becomes `1m30s`."""
-    text = ""
-    for unit, size in _UNITS.items():
-        count, seconds = divmod(seconds, size)
-        if count:
-            text += f"{count}{unit}"
-    return text
+def duration_text(ms: int) -> str:
+    """The shortest usual way to write a duration: `1h30m`; `90s` becomes `1m30s`."""
+    return "".join(f"{count}{unit}" for count, unit in _counts(ms))
 
 
-def duration_words(seconds: int) -> str:
+def duration_words(ms: int) -> str:
     """A duration in words: `1 hour 30 minutes`; `hour` where there is just one."""
-    parts = []
-    for unit, size in _UNITS.items():
-        count, seconds = divmod(seconds, size)
-        if count:
-            parts.append(f"{count} {_WORDS[unit]}{'s' if count > 1 else ''}")
+    parts = [f"{count} {_WORDS[unit]}{'' if count == '1' else 's'}" for count, unit in _counts(ms)]
     words = " ".join(parts)
     return words.removeprefix("1 ") if len(parts) == 1 else words
+
+
+def _counts(ms: int) -> list[tuple[str, str]]:
+    """How many of each unit; the fraction is the seconds'."""
+    counts = []
+    for unit, size in _UNITS.items():
+        count, rest = divmod(ms, size)
+        if unit == "s" and rest:
+            counts.append((f"{count}.{rest:03}".rstrip("0"), unit))
+        elif count:
+            counts.append((str(count), unit))
+        ms = rest
+    return counts
+
+
+def _part_ms(text: str, number: str, unit: str) -> int:
+    whole, _, fraction = number.partition(".")
+    if fraction and unit != "s":
+        raise ScheduleError(f"{text!r} has a fraction, which only seconds may have; {_EXAMPLES}")
+    if len(fraction) > 3:
+        raise ScheduleError(f"{text!r} is finer than a millisecond; {_EXAMPLES}")
+    return int(whole) * _UNITS[unit] + int(fraction.ljust(3, "0"))
 
 
 def _unit(text: str, spelling: str) -> str:

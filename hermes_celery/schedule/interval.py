@@ -27,8 +27,8 @@ class Interval(Schedule, frozen=True, kw_only=True):
 
     def to_hermes(self) -> dict[str, object]:
         """Hermes counts in whole minutes; another period keeps its seconds beside them."""
-        minutes, seconds = divmod(self.period_ms // 1000, 60)
+        minutes, rest_ms = divmod(self.period_ms, 60_000)
         stored: dict[str, object] = {"kind": self.kind.value, "minutes": minutes}
-        if seconds:
-            stored["seconds"] = self.period_ms // 1000
+        if rest_ms:
+            stored["seconds"] = self.period_seconds
         return {**stored, "display": self.display}

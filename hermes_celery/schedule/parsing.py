@@ -2,7 +2,7 @@
 
     0 9 * * 1-5          cron, five to seven fields; @daily and its like; CRON_TZ=Zone before it
     every monday 9am     a phrase: days and times of the wall clock
-    every 1h30m, 30m     an interval, anchored at `now`
+    every 1h30m, 0.5s    an interval, anchored at `now`
     in 45m               once, from `now`
     2027-03-28T14:00     once; local time unless it has an offset
     ... | ...            several for one job
@@ -25,7 +25,7 @@ from hermes_celery.errors import ScheduleError
 from hermes_celery.schedule.bounds import restrict
 from hermes_celery.schedule.compiling import compile_cron
 from hermes_celery.schedule.cron import Cron
-from hermes_celery.schedule.durations import duration_text, is_duration, read_duration
+from hermes_celery.schedule.durations import duration_text, is_duration, read_duration_ms
 from hermes_celery.schedule.fields import columns, split_fields
 from hermes_celery.schedule.interval import Interval
 from hermes_celery.schedule.local import find_zone
@@ -128,19 +128,19 @@ def cron_schedule(text: str, *, expression: str, timezone: str, display: str) ->
 
 
 def interval(
-    period_seconds: int, *, anchor_ms: int | None, timezone: str, display: str | None = None
+    period_ms: int, *, anchor_ms: int | None, timezone: str, display: str | None = None
 ) -> Interval:
     """The schedule of a period; without an anchor, its grid starts at the Unix epoch."""
-    minutes, seconds = divmod(period_seconds, 60)
-    text = f"every {duration_text(period_seconds)}"
+    minutes, rest_ms = divmod(period_ms, 60_000)
+    text = f"every {duration_text(period_ms)}"
     return Interval(
         text=text,
         kind=Kind.INTERVAL,
         timezone=timezone,
-        display=display or (text if seconds else f"every {minutes}m"),
-        period_seconds=period_seconds,
+        display=display or (text if rest_ms else f"every {minutes}m"),
+        period_seconds=period_ms / 1000 if period_ms % 1000 else period_ms // 1000,
         anchor_ms=anchor_ms or 0,
-        period_ms=period_seconds * 1000,
+        period_ms=period_ms,
     )
 
 
@@ -197,7 +197,7 @@ class _In(_Reading, frozen=True, kw_only=True):
     """A duration from `now`."""
 
     text: str
-    seconds: int
+    after_ms: int
     timezone: str
 
     def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
@@ -207,9 +207,9 @@ class _In(_Reading, frozen=True, kw_only=True):
                 "pass now=... or write an ISO time"
             )
         return once_ms(
-            anchor_ms + self.seconds * 1000,
+            anchor_ms + self.after_ms,
             timezone=self.timezone,
-            display=f"once in {duration_text(self.seconds)}",
+            display=f"once in {duration_text(self.after_ms)}",
         )
 
 
@@ -281,7 +281,7 @@ def _read_one(text: str, timezone: str) -> _Reading:
         return _Whole(schedule=once_at(read_moment(text), timezone=timezone))
     words = lowered.partition(" ")
     if words[0] == "in" and words[2]:
-        return _In(text=text, seconds=read_duration(words[2]), timezone=timezone)
+        return _In(text=text, after_ms=read_duration_ms(words[2]), timezone=timezone)
     if is_duration(lowered) or (words[0] in ("every", "each") and is_duration(words[2])):
         return _every(lowered if is_duration(lowered) else words[2], timezone)
     if starts_like_a_phrase(lowered):
@@ -290,8 +290,8 @@ def _read_one(text: str, timezone: str) -> _Reading:
 
 
 def _every(duration: str, timezone: str) -> _Every:
-    seconds = read_duration(duration)
-    return _Every(template=interval(seconds, anchor_ms=None, timezone=timezone))
+    period_ms = read_duration_ms(duration)
+    return _Every(template=interval(period_ms, anchor_ms=None, timezone=timezone))
 
 
 def _read_alias(text: str, lowered: str, timezone: str) -> _Reading:

@@ -51,7 +51,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     #: As Hermes shows it: the phrase as typed, `every 120m`, `once in 1h`.
     display: str
     #: The period of an interval; None for all other schedules.
-    period_seconds: int | None = None
+    period_seconds: float | None = None
 
     def next_after_ms(self, ms: int) -> int | None:
         """The first occurrence strictly after an instant, both in Unix milliseconds."""

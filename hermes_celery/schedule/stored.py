@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from math import isfinite
 from typing import Final
 
 import msgspec
@@ -36,7 +37,7 @@ def from_hermes(
     if kind == Kind.INTERVAL:
         anchor_ms = None if now is None else instant_ms(now)
         return interval(
-            _period_seconds(stored),
+            _period_ms(stored),
             anchor_ms=anchor_ms,
             timezone=timezone or "UTC",
             display=display,
@@ -61,20 +62,19 @@ def _text(stored: Mapping[str, object], kind: object) -> str:
     return text
 
 
-def _period_seconds(stored: Mapping[str, object]) -> int:
+def _period_ms(stored: Mapping[str, object]) -> int:
     minutes, seconds = stored.get("minutes"), stored.get("seconds")
-    period = seconds if seconds is not None else minutes
-    if not isinstance(period, int | float) or not _is_whole(period):
-        raise ScheduleError(f"{dict(stored)!r}: minutes must be a whole number; {_SHAPES}")
-    period = int(period) * (60 if seconds is None else 1)
-    if not 0 < period <= _LONGEST_MINUTES * 60:
-        raise ScheduleError(f"{dict(stored)!r}: minutes must be 1 or more, up to a century")
-    return period
-
-
-def _is_whole(number: float) -> bool:
+    unit, count = ("minutes", minutes) if seconds is None else ("seconds", seconds)
+    unit_ms = 60_000 if unit == "minutes" else 1000
     # JSON may say 30.0; True counts as 1 for Python only.
-    return not isinstance(number, bool) and (isinstance(number, int) or number.is_integer())
+    if not isinstance(count, int | float) or isinstance(count, bool) or not isfinite(count):
+        raise ScheduleError(f"{dict(stored)!r}: {unit} must be a number; {_SHAPES}")
+    ms = round(count * unit_ms)
+    if unit == "minutes" and ms % unit_ms:
+        raise ScheduleError(f"{dict(stored)!r}: minutes must be a whole number; {_SHAPES}")
+    if not 0 < ms <= _LONGEST_MINUTES * 60_000:
+        raise ScheduleError(f"{dict(stored)!r}: minutes must be 1 or more, up to a century")
+    return ms
 
 
 def _displayed(schedule: Schedule, display: str | None) -> Schedule:

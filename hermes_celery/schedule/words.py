@@ -57,7 +57,7 @@ def words_of(schedule: Schedule) -> str:
             return _cron_words(schedule)
         case Interval():
             anchor = local_iso(schedule.anchor_ms, timezone=schedule.timezone)
-            every = duration_words(schedule.period_ms // 1000)
+            every = duration_words(schedule.period_ms)
             return f"Every {every}, counted from {anchor}"
         case Once():
             return f"Once, at {schedule.text}"
@@ -73,7 +73,7 @@ def _restriction(schedule: Excluding | Bounded | Jittered) -> str:
     if isinstance(schedule, Excluding):
         return f"except {_listed([exclusion.text for exclusion in schedule.exclusions])}"
     if isinstance(schedule, Jittered):
-        return f"delayed by up to {duration_words(schedule.jitter_seconds)}"
+        return f"delayed by up to {duration_words(schedule.jitter_seconds * 1000)}"
     words = []
     if schedule.start_ms is not None:
         words.append(f"from {local_iso(schedule.start_ms, timezone=schedule.timezone)}")
@@ -141,7 +141,8 @@ def _day_words(days: MonthDays, weekdays: WeekDays, *, either: bool) -> str:
     if either:
         return f"{by_day} or {by_weekday}" if by_day and by_weekday else "every day"
     if by_day and by_weekday:
-        return f"{by_day} if that is {by_weekday.removeprefix('on ')}"
+        which = by_weekday.removeprefix("on ").replace(" and ", " or ")
+        return f"{by_day} if that is {which}"
     return by_day or by_weekday or ""
 
 

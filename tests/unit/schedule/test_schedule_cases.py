@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from hermes_celery.schedule import Schedule, ScheduleError, from_hermes, parse
-from hermes_celery.schedule.durations import read_duration
+from hermes_celery.schedule.durations import read_duration_ms
 
 CASES = Path(__file__).parents[2] / "data" / "cases"
 NOW = datetime(2026, 6, 22, 12, tzinfo=UTC)
@@ -112,11 +112,11 @@ def test_durations_are_as_long_as_in_hermes(row: dict[str, Any]) -> None:
     text, expected = row["input"]["text"], row["expected"]
     if "error_type" in expected:
         with pytest.raises(ScheduleError):
-            read_duration(text)
+            read_duration_ms(text)
         with pytest.raises(ScheduleError):
             parse(text, now=NOW)
         return
-    assert read_duration(text) == expected["minutes"] * 60
+    assert read_duration_ms(text) == expected["minutes"] * 60_000
     assert parse(text, now=NOW).period_seconds == expected["minutes"] * 60
 
 

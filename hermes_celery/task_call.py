@@ -1,0 +1,188 @@
+"""The call of a Celery task: what of it is taken, and how it is stored and read back.
+
+Arguments and options are stored as Celery's JSON has them (`typed_values`), so that programs of an
+older version read them too; `TaskCall.exact` holds what that form loses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from math import isfinite
+from typing import Any, Final
+
+import msgspec
+
+from hermes_celery.errors import JobError
+from hermes_celery.typed_values import exact, live, plain
+from hermes_celery.work import MAX_PRIORITY, TaskCall, checked_number
+
+_PARTS: Final = ("args", "kwargs", "options")
+_MAX_TASK_NAME: Final = 1_000
+_MAX_SHOWN: Final = 200
+#: The header that makes a message a run's.
+_OUR_HEADER: Final = "hermes"
+#: Options of `apply_async` that a schedule or our own record decides, and what to do instead.
+_REFUSED: Final = {
+    "eta": "a schedule has many instants; give the job a start, or one ISO time as its schedule",
+    "countdown": (
+        "a run starts when it is due; move the schedule by as much, or let the task call another "
+        "one with countdown"
+    ),
+    "task_id": "each run has an id of its own; leave it out",
+    "connection": "runs go through the app's own broker; leave it out",
+    "producer": "runs go through the app's own broker; leave it out",
+}
+#: Headers of Celery's protocol: another value would make it another message.
+_CELERYS_HEADERS: Final = frozenset(
+    (
+        *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries"),
+        *("timelimit", "root_id", "parent_id", "ignore_result", "replaced_task_nesting"),
+        *("stamped_headers", "stamps"),
+    )
+)
+
+
+def checked_task(call: TaskCall | None) -> TaskCall | None:
+    """The call as it is stored. Raises JobError that names what cannot be taken."""
+    if call is None:
+        return None
+    name = call.name
+    if not name.strip() or not name.isprintable() or len(name) > _MAX_TASK_NAME:
+        raise JobError(f"{name[:100]!r} is no task's name; use one like package.module.task")
+    try:
+        call = live_call(_as_lists(call))
+        options = _checked_options(dict(call.options))
+        return _stored(msgspec.structs.replace(call, options=options))
+    except (TypeError, ValueError, RecursionError, UnicodeError, msgspec.MsgspecError) as error:
+        if isinstance(error, JobError):
+            raise
+        raise JobError(f"arguments of {name} cannot be written as JSON: {error}") from None
+
+
+def live_call(call: TaskCall) -> TaskCall:
+    """A stored call with its arguments and options as objects. Raises ValueError."""
+    parts = {part: _live_part(call, part) for part in _PARTS}
+    return msgspec.structs.replace(call, **parts, exact=None)
+
+
+def call_text(call: TaskCall) -> str:
+    """The call as Python would write it, cut short."""
+    with suppress(ValueError):
+        call = live_call(call)
+    words = [repr(value) for value in call.args]
+    words += [f"{name}={value!r}" for name, value in call.kwargs.items()]
+    text = f"{call.name}({', '.join(words)})"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def _as_lists(call: TaskCall) -> TaskCall:
+    return msgspec.structs.replace(call, args=list(call.args), kwargs=dict(call.kwargs))
+
+
+def _live_part(call: TaskCall, part: str) -> Any:
+    stored = getattr(call, part)
+    if call.exact is not None and part in call.exact:
+        whole = live(call.exact[part])
+        # A program that does not know the exact form may have changed the other one.
+        if plain(whole, place=part) == stored:
+            return whole
+    return live(stored)
+
+
+def _stored(call: TaskCall) -> TaskCall:
+    written = {part: plain(getattr(call, part), place=part) for part in _PARTS}
+    whole = {part: exact(getattr(call, part), place=part) for part in _PARTS}
+    more = {part: whole[part] for part in _PARTS if whole[part] != written[part]}
+    call = msgspec.structs.replace(call, **written, exact=more or None)
+    # As it will be read: what is stored and what is declared can be compared.
+    return msgspec.json.decode(msgspec.json.encode(call), type=TaskCall)
+
+
+def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
+    for name, instead in _REFUSED.items():
+        if options.get(name) is not None:
+            raise JobError(f"the option {name} is not taken: {instead}")
+        options.pop(name, None)
+    if "expires" in options:
+        options["expires"] = _checked_expires(options["expires"])
+    if "headers" in options:
+        options["headers"] = _checked_headers(options["headers"])
+    if "priority" in options:
+        options["priority"] = checked_priority(options["priority"])
+    if "queue" in options:
+        options["queue"] = queue_name(options["queue"])
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def queue_name(queue: Any) -> str | None:
+    """The name of a queue, given by name or as kombu's Queue. Raises JobError."""
+    if queue is None:
+        return None
+    name = getattr(queue, "name", queue)
+    kind = getattr(getattr(queue, "exchange", None), "type", "direct")
+    if not isinstance(name, str):
+        raise JobError(f"the queue {queue!r} has no name; give the name alone")
+    if kind != "direct":
+        raise JobError(
+            f"the queue {name} has a {kind} exchange; a run needs exactly one queue: declare it in "
+            "task_queues with a direct exchange and give its name"
+        )
+    return name
+
+
+def checked_priority(priority: Any) -> int | None:
+    """A message's priority. Raises JobError."""
+    if priority is None:
+        return None
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise JobError(f"priority {priority!r} is not a whole number of 0 to {MAX_PRIORITY}")
+    checked_number(priority, field="priority", least=0, most=MAX_PRIORITY)
+    return int(priority)
+
+
+def _checked_expires(expires: Any) -> float | str | None:
+    """Seconds, or an instant as Celery writes it into a message."""
+    if expires is None:
+        return None
+    if isinstance(expires, datetime):
+        return expires.isoformat()
+    if isinstance(expires, int | float) and not isinstance(expires, bool):
+        if isfinite(expires) and expires > 0:
+            return expires
+        raise JobError(f"the option expires is {expires!r}; give more than 0 seconds")
+    if isinstance(expires, str) and _is_instant(expires):
+        return expires
+    seconds = f", here {expires.total_seconds():g}" if isinstance(expires, timedelta) else ""
+    raise JobError(
+        f"the option expires is {expires!r}, which apply_async does not take; give a number of "
+        f"seconds{seconds}, or a datetime"
+    )
+
+
+def _is_instant(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return len(text) > len("2024-01-01")
+
+
+def _checked_headers(headers: Any) -> Mapping[str, Any] | None:
+    if headers is None:
+        return None
+    if not isinstance(headers, Mapping) or not all(isinstance(name, str) for name in headers):
+        raise JobError(f"the option headers is {headers!r}; give a dict with texts as keys")
+    if _OUR_HEADER in headers:
+        raise JobError(
+            f"the option headers has the key {_OUR_HEADER!r}, under which a run carries its "
+            "session; use another name"
+        )
+    celerys = sorted(_CELERYS_HEADERS.intersection(headers))
+    if celerys:
+        raise JobError(
+            f"the option headers has the key {', '.join(celerys)}, which is Celery's own; use "
+            "another name"
+        )
+    return dict(headers)
