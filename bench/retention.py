@@ -34,6 +34,10 @@ class _Plain:
         """One list."""
         return "bench"
 
+    def runs_again(self, spec: object) -> bool:
+        """No task is at hand."""
+        return False
+
     def message(
         self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:

@@ -13,20 +13,31 @@ swallowed, and the task would run without its session and without its claim.
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery, signals
+from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.utils.json import dumps
 
 from hermes_celery.errors import PutBack, SessionError
+from hermes_celery.handing_on import (
+    PATIENCE_SECONDS,
+    UNFOLLOWED,
+    Carrier,
+    hop_of,
+    noting_replace,
+    performing,
+)
 from hermes_celery.interrupt import Interruption
 from hermes_celery.job import JobSpec
+from hermes_celery.log import event
 from hermes_celery.output import CAP_BYTES
 from hermes_celery.pulse import RunningRun
 from hermes_celery.redaction import Redact
@@ -35,12 +46,9 @@ from hermes_celery.session import (
     HEADER,
     Session,
     bound,
-    current_session,
     from_header,
     run_carried_by,
-    to_header,
 )
-from hermes_celery.user_code import INHERIT_UID
 
 if TYPE_CHECKING:
     from hermes_celery.runner import Runner
@@ -50,30 +58,20 @@ _RETRY_PATIENCE_SECONDS = 60.0
 #: A task publishes its retry before it gives its run back, so the retry may come first.
 _RETRY_TRIES = 50
 _RETRY_PAUSE_SECONDS = 0.1
-_OURS = ("hermes_celery.", "celery.")
+_OURS = ("hermes_celery.",)
 _MARK = "_carries_session"
-#: In our header: the run ended as `sent`, so whoever takes the message asks for no claim.
-_UNFOLLOWED = "unfollowed"
-
-
-def inherit(headers: dict[str, Any] | None = None, **_: Any) -> None:
-    """Give a message that a run publishes the run's session; for `before_task_publish`."""
-    session = current_session()
-    if session is not None and headers is not None and HEADER not in headers:
-        headers[HEADER] = to_header(session)
-
-
-def connect() -> None:
-    """Let every message that is published in a session inherit it."""
-    signals.before_task_publish.connect(inherit, dispatch_uid=INHERIT_UID, weak=False)
+#: How a run may have ended that has a message left which Celery would execute.
+_LEFT_OPEN = (RunState.SUCCEEDED, RunState.FAILED, RunState.LOST)
+_log = logging.getLogger(__name__)
 
 
 def carry_all(app: Celery, *, runner: Callable[[], Runner], worker: str, redact: Redact) -> None:
-    """Wrap every task of an app; before its worker starts, once all tasks are known."""
+    """Wrap every task of an app that is not wrapped yet; before its worker traces them."""
     for name, task in app.tasks.items():
         if not name.startswith(_OURS) and not hasattr(task, _MARK):
             setattr(task, _MARK, True)
             task.run = _carried(task, runner=runner, worker=worker, redact=redact)
+            task.replace = noting_replace(task)
 
 
 def _carried(
@@ -89,25 +87,64 @@ def _carried(
             return run(*args, **kwargs)
         session = _read(header)
         run_id = run_carried_by(header, message_id=request.id)
-        if run_id is None or header.get(_UNFOLLOWED):
+        if run_id is None or header.get(UNFOLLOWED):
             if isinstance(session, SessionError):
                 raise session
-            with bound(session):
-                return run(*args, **kwargs)
-        call = _Call(lambda: run(*args, **kwargs), redact=redact)
-        for _ in range(_RETRY_TRIES if request.retries else 1):
-            state = runner().perform(run_id, session=session, worker=worker, work=call)
-            if state != "taken":
-                break
-            time.sleep(_RETRY_PAUSE_SECONDS)
+            return _beside(header, session, lambda: run(*args, **kwargs))
+        carrier = Carrier(header, session) if isinstance(session, Session) else None
+        call = _Call(lambda: run(*args, **kwargs), task=task, carrier=carrier, redact=redact)
+        state = _performed(runner(), call, run_id, session=session, worker=worker)
         if state == RunState.SENT and isinstance(session, Session):
             # Its own retries, which inherit the headers, are nobody's run either.
-            request.headers = {**(request.headers or {}), HEADER: {**header, _UNFOLLOWED: True}}
-            with bound(session):
-                return run(*args, **kwargs)
-        return call.result()
+            header = {**header, UNFOLLOWED: True}
+            request.headers = {**(request.headers or {}), HEADER: header}
+        elif state != "taken" or not _is_meant(task, runner(), run_id, header):
+            return call.result()
+        if isinstance(session, SessionError):
+            raise session
+        return _beside(header, session, lambda: run(*args, **kwargs))
 
     return carried
+
+
+def _beside(header: Any, session: Session, call: Callable[[], Any]) -> Any:
+    """Call what is no run, in the session of the run that published it."""
+    with bound(session), performing(Carrier(header, session)):
+        return call()
+
+
+def _performed(
+    runner: Runner, call: _Call, run_id: str, *, session: Session | SessionError, worker: str
+) -> str:
+    """Perform a run; what was sent on waits a moment for the message that sent it."""
+    request = call.task.request
+    hop = 0 if call.carrier is None else call.carrier.hop
+    state = "taken"
+    for _ in range(_RETRY_TRIES if request.retries or hop else 1):
+        state = runner.perform(
+            run_id, session=session, worker=worker, work=call, message=request.id, hop=hop
+        )
+        if state != "taken":
+            break
+        time.sleep(_RETRY_PAUSE_SECONDS)
+    return state
+
+
+def _is_meant(task: Any, runner: Runner, run_id: str, header: Any) -> bool:
+    """Whether a message that finds its run taken is to be executed all the same.
+
+    Raises Ignore where it is to come again: the run's message before it is still performed.
+    """
+    found, hop = runner.look(run_id), hop_of(header)
+    if found is None or hop <= found.hop or found.message != task.request.id:
+        return False
+    if found.state is RunState.RUNNING:
+        task.signature_from_request(task.request).apply_async()
+        raise Ignore
+    if found.state not in _LEFT_OPEN:
+        return False
+    event(_log, "run.beside", run=run_id, state=found.state, hop=hop)
+    return True
 
 
 def _read(header: object) -> Session | SessionError:
@@ -120,31 +157,63 @@ def _read(header: object) -> Session | SessionError:
 class _Call:
     """One call of a user's task, as the work of a run."""
 
-    def __init__(self, call: Callable[[], Any], *, redact: Redact) -> None:
+    def __init__(
+        self, call: Callable[[], Any], *, task: Any, carrier: Carrier | None, redact: Redact
+    ) -> None:
         self._call = call
         self._redact = redact
+        self.task = task
+        self.carrier = carrier
         #: Celery hears of neither success nor failure of what was not executed.
         self._error: BaseException | None = Ignore()
         self._value: Any = None
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Call it, and say how it went. Raises PutBack when the task asks for its own retry."""
+        """Call it, and say how it went. Raises PutBack when the run goes on with a message."""
+        carrier = self.carrier
+        with nullcontext() if carrier is None else performing(carrier):
+            outcome = self._outcome(stop)
+        if carrier is not None and carrier.is_handed_on and not stop.is_set():
+            hop = carrier.hop + 1
+            raise PutBack(
+                wait_seconds=PATIENCE_SECONDS, handed_on=carrier.message, hop=hop
+            ) from None
+        return outcome
+
+    def _outcome(self, stop: RunningRun) -> Outcome:
         try:
             with Interruption() as interruption:
                 stop.on_stop(interruption.fire)
                 self._value = self._call()
         except Retry as error:
             self._error = error
-            raise PutBack(wait_seconds=_seconds_until(error.when)) from None
-        except (Ignore, Reject) as error:
+            # A copy of its message that comes after the run is over is none to execute.
+            hop = 0 if self.carrier is None else self.carrier.hop + 1
+            raise PutBack(wait_seconds=_seconds_until(error.when), hop=hop) from None
+        except Reject as error:
             self._error = error
-            return Outcome(state=RunState.SUCCEEDED, reason=type(error).__name__, silent=True)
+            return self._rejected(error)
+        except Ignore as error:
+            self._error = error
+            return Outcome(state=RunState.SUCCEEDED, reason="Ignore", silent=True)
         except Exception as error:  # noqa: BLE001 - recorded on the run, raised again for Celery
             self._error = error
             return self._failed(error, stop)
         self._error = None
         output = self._redact(_shown(self._value))
         return Outcome(state=RunState.SUCCEEDED, output=output, silent=not output)
+
+    def _rejected(self, error: Reject) -> Outcome:
+        """Its message is thrown away, or comes again where Celery puts it back on the queue."""
+        if error.requeue and self.task.acks_late and self.carrier is not None:
+            raise PutBack(
+                wait_seconds=PATIENCE_SECONDS,
+                handed_on=self.carrier.message,
+                hop=self.carrier.hop,
+            ) from None
+        why = "" if error.reason is None else f": {error.reason}"
+        text = f"its task rejected the message{why}".encode(errors="replace")
+        return Outcome(state=RunState.FAILED, error=self._redact(text).decode(errors="replace"))
 
     def result(self) -> Any:
         """What the task returned. Raises what it raised, or Ignore where it was not executed."""

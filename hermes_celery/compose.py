@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from hermes_celery.beat import Beat
     from hermes_celery.declaring import Declares
     from hermes_celery.dispatch import Entries
+    from hermes_celery.endings import Endings
     from hermes_celery.foreign_workers import ForeignWorkers
     from hermes_celery.preparing import Messages
     from hermes_celery.runner import Runner
@@ -405,6 +406,21 @@ def make_dead_letters(settings: Settings, *, worker: str) -> DeadLetters:
 
     database = open_database(settings)
     return DeadLetters(Letters(database), clock=ServerClock(database.now_ms), worker=worker)
+
+
+def make_endings(settings: Settings) -> Endings:
+    """What ends runs whose messages Celery deals with by itself, in this process."""
+    from hermes_celery.compose_delivery import make_deliverer
+    from hermes_celery.endings import Endings
+    from hermes_celery.errands import Errands
+
+    database = open_database(settings)
+    return Endings(
+        Runs(database),
+        deliveries=cache(lambda: make_deliverer(settings)),
+        errands=Errands(),
+        clock=ServerClock(database.now_ms),
+    )
 
 
 def make_sign(settings: Settings, *, name: str) -> ProgramSign:

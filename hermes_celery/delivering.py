@@ -65,6 +65,10 @@ _MARGIN_SECONDS = 5.0
 #: How long the result of an attempt is offered to a Redis that does not answer.
 _DONE_PATIENCE_SECONDS = 300.0
 _DONE_RETRY_SECONDS = 1.0
+_NEVER_PLANNED = (
+    f"it was begun {MAX_PLANNINGS} times and never planned: each time the worker died, or took too "
+    "long (a template, an attachment, too little memory?)"
+)
 
 
 class _ClaimLost(Exception):
@@ -140,6 +144,29 @@ class Deliverer:
             self._deliveries.put_off(delivery_id, now_ms=now_ms)
             return "broken"
 
+    def give_up(self, delivery_id: str, why: str) -> None:
+        """End what is left of a delivery as failed, and tell of it. Raises StoreError.
+
+        A part that somebody sends now, or that waits for its next attempt, is left to that.
+        """
+        record, now_ms = self._deliveries.get(delivery_id), self._clock.now_ms()
+        subject = self._subject(delivery_id, record)
+        if record.parts is None or record.again:
+            token = secrets.token_hex(8)
+            turn = self._deliveries.begin(delivery_id, token=token, now_ms=now_ms, until_ms=now_ms)
+            if turn in ("ok", "spent"):
+                plan = self._given_up(record, subject, why)
+                self._deliveries.plan(delivery_id, plan.parts, now_ms=now_ms)
+            return
+        for number, part in enumerate(record.parts):
+            found = part.state is Delivery.PENDING and self._claim(
+                delivery_id, number, token=secrets.token_hex(8)
+            )
+            if isinstance(found, Turn):
+                self._deliveries.done(found, Delivery.FAILED, now_ms=now_ms, error=why)
+                name = subject.job.name if subject.job else ""
+                note_trouble(self._incidents, delivery_id, why, now_ms=now_ms, job_name=name)
+
     def _deliver(self, delivery_id: str) -> str:
         record = self._deliveries.get(delivery_id)
         turn = "planned"
@@ -182,7 +209,7 @@ class Deliverer:
     def _write_plan(self, record: Record, subject: Subject, *, is_spent: bool) -> bool:
         """Plan, and record that; False when planning took too long."""
         if is_spent:
-            plan = self._given_up(record, subject)
+            plan = self._given_up(record, subject, _NEVER_PLANNED)
         else:
             try:
                 plan = within(self._prepare_seconds, lambda: self._planner.planned(record, subject))
@@ -203,12 +230,8 @@ class Deliverer:
         )
         return True
 
-    def _given_up(self, record: Record, subject: Subject) -> Plan:
-        """The plan of a delivery that nobody lives to plan: one part, which has failed."""
-        why = (
-            f"it was begun {MAX_PLANNINGS} times and never planned: each time the worker died, or "
-            "took too long (a template, an attachment, too little memory?)"
-        )
+    def _given_up(self, record: Record, subject: Subject, why: str) -> Plan:
+        """The plan of a delivery that nobody is to plan: one part, which has failed."""
         note_trouble(
             self._incidents,
             record.id,

@@ -145,6 +145,11 @@ class Dispatch:
         )
         return self._built(spec, published, message_id=message_id)
 
+    def runs_again(self, spec: JobSpec) -> bool:
+        """Whether the job's task is to run again when its worker is lost, as the project says."""
+        task = None if spec.task is None else self._app.tasks.get(spec.task.name)
+        return task is not None and bool(task.acks_late and task.reject_on_worker_lost)
+
     def delivery_queue(self) -> str:
         """The Redis list that deliveries go to."""
         return self._delivery_template().key

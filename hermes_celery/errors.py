@@ -158,10 +158,16 @@ class DeliveryRefused(DeliveryFault):
 
 
 class PutBack(HermesCeleryError):
-    """A run that shall wait in line again; raised by its work, nothing has failed."""
+    """A run that shall wait in line again; raised by its work, nothing has failed.
 
-    def __init__(self, *, wait_seconds: float) -> None:
+    With `handed_on` it goes on with the Celery message of that id, which was sent on `hop` times
+    at least, and with no other.
+    """
+
+    def __init__(self, *, wait_seconds: float, handed_on: str = "", hop: int = 0) -> None:
         self.wait_seconds = wait_seconds
+        self.handed_on = handed_on
+        self.hop = hop
         super().__init__(f"the run waits {wait_seconds:g} s for its next try")
 
 

@@ -71,7 +71,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_wait_seconds: int = 30
     #: The longest wait between two attempts.
     retry_max_seconds: int = 3600
-    on_lost: OnLost = OnLost.FAIL
+    #: None: as its Celery task says it (`acks_late` with `reject_on_worker_lost`), else `fail`.
+    on_lost: OnLost | None = None
     #: The job is paused after so many failed runs in a row.
     pause_after: int | None = None
 
@@ -124,6 +125,10 @@ def retries_failure(policy: Policy, *, attempt: int) -> bool:
     return attempt <= policy.retries
 
 
-def retries_loss(policy: Policy, *, attempt: int) -> bool:
-    """Whether a run that was lost in attempt number `attempt` gets another."""
-    return policy.on_lost is OnLost.RETRY and attempt < max(MAX_LOST_ATTEMPTS, policy.retries + 1)
+def retries_loss(policy: Policy, *, attempt: int, task_wants_it: bool = False) -> bool:
+    """Whether a run that was lost in attempt number `attempt` gets another.
+
+    `task_wants_it` where the job does not say: whether its Celery task is to run again.
+    """
+    wants_it = task_wants_it if policy.on_lost is None else policy.on_lost is OnLost.RETRY
+    return wants_it and attempt < max(MAX_LOST_ATTEMPTS, policy.retries + 1)

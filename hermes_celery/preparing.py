@@ -39,6 +39,9 @@ class Messages(Protocol):
     ) -> Built:
         """The message of a run that was admitted. Raises whatever building it raises."""
 
+    def runs_again(self, spec: JobSpec) -> bool:
+        """Whether the job's task is to run again when its worker is lost, as the project says."""
+
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What became of some jobs."""

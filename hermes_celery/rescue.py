@@ -28,9 +28,9 @@ from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnava
 from hermes_celery.instant import to_ms
 from hermes_celery.late import built_of, ending_of, tell_ended
 from hermes_celery.log import event
-from hermes_celery.policy import retries_loss, retry_wait_ms
+from hermes_celery.policy import Policy, retries_loss, retry_wait_ms
 from hermes_celery.reporting import OnBroken, ignored
-from hermes_celery.run import Run, is_run_id, job_id_of
+from hermes_celery.run import Run, RunState, is_run_id, job_id_of
 from hermes_celery.store import Fate
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ _AHEAD_MS = 86_400_000
 #: an hour long was not acknowledged.
 _PATIENCE_MS = 3_700_000
 LOST = "the worker died or was cut off: its heartbeat stopped"
+NEVER_CAME = (
+    "its task handed it on (self.replace, or a message with its own id), and the message that ends "
+    "it never came"
+)
 
 
 class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +190,16 @@ class _Pass:
             why = "the job was removed, or cannot be read"
             self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
             return False
+        if run.handed_on:
+            self._runs.end_waiting(
+                run.id,
+                state=RunState.LOST,
+                error=NEVER_CAME,
+                now_ms=self._now_ms,
+                token=self._token,
+            )
+            event(_log, "run.lost", level=logging.WARNING, run=run.id, why=NEVER_CAME)
+            return False
         if run.expires_at is not None and to_ms(run.expires_at) < self._now_ms:
             self._runs.expire(run.id, now_ms=self._now_ms, token=self._token)
             return False
@@ -262,9 +276,11 @@ class _Pass:
         tell_ended(overdue.run.id, built)
 
     def _lose(self, run_id: str) -> bool:
-        policy, attempt = self._runs.policy_of(run_id)
+        spec, attempt = self._runs.spec_of(run_id)
+        policy = Policy() if spec is None else spec.policy
+        wants_it = spec is not None and self._messages.runs_again(spec)
         retry_at_ms = None
-        if retries_loss(policy, attempt=attempt):
+        if retries_loss(policy, attempt=attempt, task_wants_it=wants_it):
             wait = retry_wait_ms(policy, attempt=attempt, jitter=random.random())
             retry_at_ms = self._now_ms + wait
         answer = self._runs.lose(

@@ -104,6 +104,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     #: What an agent used, over all attempts.
     tokens: int | None = None
     cost_usd: float | None = None
+    #: The Celery id of the message that it goes on with, since its task has handed it on.
+    handed_on: str | None = None
     #: What of its record cannot be read, in one line; stand-ins are in its place.
     fault: str | None = None
 

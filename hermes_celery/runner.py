@@ -7,12 +7,15 @@ twice, late, or after its run was cancelled ends here without a trace.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
 
 from hermes_celery.errors import (
     HermesCeleryError,
@@ -28,7 +31,7 @@ from hermes_celery.policy import retries_failure, retry_wait_ms
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState, job_id_of
 from hermes_celery.session import Session, bound
-from hermes_celery.store import Claim, FollowUp, Places, Runs
+from hermes_celery.store import Claim, FollowUp, Performed, Places, Runs
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -97,22 +100,33 @@ class Runner:
         worker: str,
         work: Work | None = None,
         hear: Callable[[Outcome], None] = lambda outcome: None,
+        message: str = "",
+        hop: int = 0,
     ) -> str:
         """Perform one run and return its final state, or why it was not ours to perform.
 
         A session that could not be read fails the run with that error. `work` stands in place of
-        what the job's kind means here; `hear` is told how it ended. Raises
+        what the job's kind means here; `hear` is told how it ended. `message` is the Celery id of
+        the message that asks, which the run's own tasks have sent on `hop` times. Raises
         StoreUnavailable when Redis cannot even be asked for the claim; then nothing has happened.
         """
-        token = secrets.token_hex(8)
+        # It begins with the process, so that whoever sees that end knows which claims were its own.
+        token = f"{os.getpid()}-{secrets.token_hex(8)}"
         claim = self._mended(
             run_id,
             lambda: self._runs.claim(
-                run_id, token=token, now_ms=self._clock.now_ms(), worker=worker
+                run_id,
+                token=token,
+                now_ms=self._clock.now_ms(),
+                worker=worker,
+                message=message,
+                hop=hop,
             ),
         )
         if claim == "gone" and self.elsewhere is not None:
-            return self._performed_elsewhere(run_id, session=session, worker=worker, work=work)
+            return self._performed_elsewhere(
+                run_id, session=session, worker=worker, work=work, message=message, hop=hop
+            )
         if isinstance(claim, str):
             event(_log, "run.not_claimed", run=run_id, reason=claim)
             return claim
@@ -152,10 +166,14 @@ class Runner:
         session: Session | SessionError,
         worker: str,
         work: Work | None,
+        message: str,
+        hop: int,
     ) -> str:
         assert self.elsewhere is not None
         try:
-            return self.elsewhere().perform(run_id, session=session, worker=worker, work=work)
+            return self.elsewhere().perform(
+                run_id, session=session, worker=worker, work=work, message=message, hop=hop
+            )
         except StoreUnavailable:
             raise
         except StoreError as error:
@@ -163,11 +181,18 @@ class Runner:
             event(_log, "run.not_claimed", run=run_id, reason="gone", why=error)
             return "gone"
 
+    def look(self, run_id: str) -> Performed | None:
+        """Which message of a run was performed last; None where there is no such run.
+
+        Raises StoreError.
+        """
+        return self._runs.performed(run_id)
+
     def _outcome(
         self, claim: Claim, work: Work, session: Session | SessionError, running: RunningRun
     ) -> Outcome:
         try:
-            with _entered(session) as current:
+            with _entered(session, attempt=claim.attempt) as current:
                 return work.perform(claim.spec, current, running)
         except PutBack:
             raise
@@ -181,10 +206,17 @@ class Runner:
         """Let the run wait in line again."""
         ready_at_ms = self._clock.now_ms() + int(error.wait_seconds * 1000)
         answer = self._persistently(
-            claim, lambda: self._runs.put_back(claim, ready_at_ms=ready_at_ms)
+            claim,
+            lambda: self._runs.put_back(
+                claim,
+                ready_at_ms=ready_at_ms,
+                handed_on=error.handed_on,
+                handed_hop=error.hop,
+            ),
         )
         self._leave(claim)
-        event(_log, "run.waits", run=claim.run_id, seconds=error.wait_seconds, reason=answer)
+        name = "run.handed_on" if error.handed_on else "run.waits"
+        event(_log, name, run=claim.run_id, seconds=error.wait_seconds, reason=answer)
         return answer
 
     def _book(self, claim: Claim, outcome: Outcome) -> None:
@@ -254,7 +286,10 @@ def _may_retry(claim: Claim, outcome: Outcome) -> bool:
     return failed and retries_failure(claim.spec.policy, attempt=claim.attempt)
 
 
-def _entered(session: Session | SessionError) -> AbstractContextManager[Session]:
+def _entered(session: Session | SessionError, *, attempt: int) -> AbstractContextManager[Session]:
+    """The session, with the attempt that the claim counts: a message that came back is older."""
     if isinstance(session, SessionError):
         raise session
+    if session.run_id and session.attempt != attempt:
+        session = msgspec.structs.replace(session, attempt=attempt)
     return bound(session)

@@ -28,9 +28,10 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, bootsteps
-from celery.exceptions import WorkerTerminate
+from celery.exceptions import InvalidTaskError, WorkerTerminate
 from celery.platforms import EX_FAILURE
 from celery.worker import state
+from kombu.exceptions import ContentDisallowed
 from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 
@@ -49,6 +50,7 @@ else:
 
 _log = logging.getLogger(__name__)
 _ATTRIBUTE = "_hermes_celery_dead_letters"
+_BEFORE_TRACING = "_hermes_celery_before_tracing"
 _BROADCAST = "(broadcast)"
 #: What says that there is no message, or that the server is the trouble. kombu counts every
 #: KeyError as a lost connection; here it is a part that a message lacks.
@@ -74,6 +76,10 @@ class _Unreadable(Exception):
     """A message that must not go on; the text says why."""
 
 
+class _Refused(_Unreadable):
+    """One that Celery refuses for good: no worker like this one would take another copy."""
+
+
 class DeadLetters:
     """Where a worker's consumer puts what it cannot read. Never raises: the worker goes on."""
 
@@ -91,13 +97,16 @@ class DeadLetters:
         if request is not None:
             state.task_ready(request)
 
-    def put(self, raw: bytes, *, queue: str, why: str) -> None:
-        """Keep a message; the log hears of the first, and then of one a minute."""
+    def put(self, raw: bytes, *, queue: str, why: str, is_final: bool = False) -> None:
+        """Keep a message; the log hears of the first, and then of one a minute.
+
+        Its run ends at once where it `is_final`: no copy of it would be taken.
+        """
         try:
             dead = letter(
                 raw, queue=queue, why=why, worker=self._worker, at_ms=self._clock.now_ms()
             )
-            ended = self._letters.bury(dead)
+            ended = self._letters.bury(dead, is_final=is_final)
         except StoreError as error:
             event(_log, "letter.not_kept", level=logging.ERROR, queue=queue, why=why, error=error)
             return
@@ -121,6 +130,11 @@ def install(app: Celery, dead_letters: DeadLetters) -> None:
     )
     app.steps["consumer"].add(_Refusals)
     app.conf.broker_channel_error_retry = True
+
+
+def before_tracing(app: Celery, act: Callable[[], None]) -> None:
+    """Act before each time that a consumer of this app makes what traces its tasks."""
+    setattr(app, _BEFORE_TRACING, act)
 
 
 class _SafeConnection(_Above):  # type: ignore[misc]  # kombu carries no types
@@ -209,7 +223,9 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
 
     def _bury(self, raw: bytes, *, queue: str, error: Exception) -> None:
         why = str(error) if isinstance(error, _Unreadable) else f"{type(error).__name__}: {error}"
-        self.connection.client.dead_letters.put(raw, queue=queue, why=why)
+        self.connection.client.dead_letters.put(
+            raw, queue=queue, why=why, is_final=isinstance(error, _Refused)
+        )
         tag = _delivery_tag(raw)
         if tag is not None:
             # kombu may have noted it as delivered, and would restore it to its queue.
@@ -240,6 +256,17 @@ class _Refusals(bootsteps.Step):  # type: ignore[misc]  # Celery carries no type
         for name in ("on_connection_error_before_connected", "on_connection_error_after_connected"):
             setattr(consumer, name, _unhurried(consumer, getattr(consumer, name)))
         consumer.start = _honest(consumer, consumer.start)
+        act = getattr(consumer.app, _BEFORE_TRACING, None)
+        if act is not None:
+            consumer.update_strategies = _after(act, consumer.update_strategies)
+
+
+def _after(act: Callable[[], None], update: Callable[[], None]) -> Callable[[], None]:
+    def act_and_update() -> None:
+        act()
+        update()
+
+    return act_and_update
 
 
 def _unhurried(consumer: Any, note: Callable[..., None]) -> Callable[[Exception], None]:
@@ -274,10 +301,11 @@ def _reported(refuse: Callable[..., Any], position: int | None) -> Callable[...,
         refuse(*args)
         error = None if position is None else args[position]
         if isinstance(error, KeyError):
-            raise _Unreadable(f"its task {error} is not registered on this worker")
+            raise _Refused(f"its task {error} is not registered on this worker")
         if error is None:
             raise _Unreadable("it names no task")
-        raise _Unreadable(f"{type(error).__name__}: {error}")
+        kind = _Refused if isinstance(error, (InvalidTaskError, ContentDisallowed)) else _Unreadable
+        raise kind(f"{type(error).__name__}: {error}")
 
     return refuse_and_report
 

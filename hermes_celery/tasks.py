@@ -7,17 +7,25 @@ import os
 import sys
 import threading
 from collections.abc import Collection, Mapping
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.pool
 from celery import Celery, signals
 from celery.concurrency import get_implementation, prefork
 
-from hermes_celery import carrying, delivery_task, descriptors, safe_consumer
+from hermes_celery import (
+    carrying,
+    delivery_task,
+    descriptors,
+    ended_requests,
+    handing_on,
+    safe_consumer,
+)
 from hermes_celery.compose import (
     app_settings,
     make_dead_letters,
+    make_endings,
     make_runner,
     make_sign,
     open_database,
@@ -33,7 +41,7 @@ from hermes_celery.keys import Keys
 from hermes_celery.last_resort import LastResort
 from hermes_celery.log import JsonFormatter, event
 from hermes_celery.parent_death import die_with_parent
-from hermes_celery.redaction import known_secrets, redactor, unredacted
+from hermes_celery.redaction import Redact, known_secrets, redactor, unredacted
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import HEADER, Session, from_header
 from hermes_celery.settings import check_home, process_environment
@@ -43,6 +51,7 @@ from hermes_celery.telling import RunFailed, TellingTask, text_of
 from hermes_celery.workers import Presence
 
 if TYPE_CHECKING:
+    from hermes_celery.endings import Endings
     from hermes_celery.runner import Runner
     from hermes_celery.settings import Settings
 
@@ -57,7 +66,7 @@ def register(app: Celery) -> None:
     """Put our tasks and process hooks on an app."""
     app.task(RunTask.perform, name=RUN_TASK, base=RunTask, bind=True, ignore_result=True)
     delivery_task.register(app)
-    carrying.connect()
+    handing_on.connect()
     _Hooks(app).connect()
 
 
@@ -66,6 +75,8 @@ _EAGER = (
     "worker would ever see one; write task_always_eager = False (in Django's settings "
     "CELERY_TASK_ALWAYS_EAGER = False), and turn it on in the settings of your tests only"
 )
+#: How long a worker that stops waits for a Redis that does not answer.
+_DRAIN_SECONDS = 5.0
 
 
 class RunTask(TellingTask):
@@ -88,6 +99,7 @@ class RunTask(TellingTask):
             session=self._session(),
             worker=self.worker or str(self.request.hostname),
             hear=heard.append,
+            message=str(self.request.id or ""),
         )
         if answer == "full":
             self.comes_again("it waits for a place in its group")
@@ -137,6 +149,7 @@ class _Hooks:
         self._presence: Presence | None = None
         self._proof = prove(app)
         self._last_resort: LastResort | None = None
+        self._endings: Endings | None = None
         self._name = ""
 
     @property
@@ -156,6 +169,8 @@ class _Hooks:
             (signals.beat_init, self.on_beat_init),
             (signals.worker_ready, self.on_worker_ready),
             (signals.worker_shutting_down, self.on_worker_shutting_down),
+            (signals.worker_shutdown, self.on_worker_shutdown),
+            (signals.worker_before_create_process, self.on_tasks_traced),
             (signals.worker_process_init, self.on_pool_process_init),
             (signals.after_setup_logger, self.on_logger),
         ):
@@ -171,6 +186,8 @@ class _Hooks:
         self._check_server(queues=(options or {}).get("queues") or ())
         dead_letters = make_dead_letters(self._settings, worker=self._name)
         safe_consumer.install(self._app, dead_letters)
+        self._endings = make_endings(self._settings)
+        ended_requests.install(self._app, self._endings)
 
     def on_beat_init(self, sender: Any, **_: Any) -> None:
         """The same for a beat."""
@@ -185,13 +202,28 @@ class _Hooks:
         if sender.app is not self._app:
             return
         _make_room(sender)
-        secrets = known_secrets(process_environment())
+        safe_consumer.before_tracing(self._app, self.on_tasks_traced)
+        self.on_tasks_traced()
+
+    def on_tasks_traced(self, **_: Any) -> None:
+        """The same for each that is there by now: a task may be registered late.
+
+        It is traced when a pool process begins, and when the main process begins to consume.
+        """
+        if self._endings is None:
+            return
+        ended_requests.watch_all(self._app, self._endings)
         carrying.carry_all(
             self._app,
             runner=self._app.tasks[RUN_TASK].runner_here,
             worker=self._name,
-            redact=redactor(secrets) if self._settings.redact else unredacted,
+            redact=self._redact,
         )
+
+    @cached_property
+    def _redact(self) -> Redact:
+        secrets = known_secrets(process_environment())
+        return redactor(secrets) if self._settings.redact else unredacted
 
     def on_worker_ready(self, **_: Any) -> None:
         """Say that this worker is there, every few seconds."""
@@ -225,6 +257,11 @@ class _Hooks:
             timer = threading.Timer(self._settings.grace_seconds, self._cancel_running)
             timer.daemon = True
             timer.start()
+
+    def on_worker_shutdown(self, **_: Any) -> None:
+        """What Celery ended last is still to be written."""
+        if self._endings is not None:
+            self._endings.drain(_DRAIN_SECONDS)
 
     def on_pool_process_init(self, **_: Any) -> None:
         """A pool process must not outlive its worker, or its run would go on unseen."""

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
 INHERIT_UID = "hermes-celery-inherit"
-_OURS = frozenset((NOTE_UID, INHERIT_UID))
+SENT_UID = "hermes-celery-sent"
+_OURS = frozenset((NOTE_UID, INHERIT_UID, SENT_UID))
 _LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (celery, kombu))
 _BEFORE, _AFTER, _SENT = signals.before_task_publish, signals.after_task_publish, signals.task_sent
 #: Options that mean an instant, and count from the message.

@@ -60,6 +60,10 @@ class PlainMessages:
     def queue(self, spec: JobSpec) -> str:
         return self._queue
 
+    def runs_again(self, spec: JobSpec) -> bool:
+        """No task is at hand."""
+        return False
+
     def message(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:

@@ -1,25 +1,37 @@
--- Give up a running run whose heartbeat stopped, or put it back in line if its job wants that.
+-- Give up a running run whose worker is gone, or put it back in line if its job wants that.
+--
+-- Rescue says so of a run whose heartbeat stopped; a worker of one whose process it has seen end.
 --
 -- KEYS  1 term counter   2 run hash   3 job hash   4 active runs of the job   5 heartbeats
 --       6 held runs of the job   7 due index   8 queued runs   9 completed jobs   10 Celery queue
 --       11 deliveries
--- ARGV  1 fencing token   2 now_ms   3 run id   4 error   5 when to try again, ms ('' = never)
---       6 when to push a run again that is queued now, ms
+-- ARGV  1 fencing token ('' = its worker says so)   2 now_ms   3 run id   4 error
+--       5 when to try again, ms ('' = never)   6 when to push a run again that is queued now, ms
+--       7 with what its claim begins ('' = rescue says so: its deadline must have passed)
+--       8 state that it ends in   9 '1' if its message is on a queue again when it is tried again,
+--         else '0': it is pushed then
 -- Answers  'ok', 'retry' (queued for its next attempt),
 --          'alive' (it gave a heartbeat, or ended, meanwhile), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
-local token = ask('GET', KEYS[1])
-if not broken and token ~= ARGV[1] then
-  return 'fenced'
+if ARGV[1] ~= '' then
+  local token = ask('GET', KEYS[1])
+  if not broken and token ~= ARGV[1] then
+    return 'fenced'
+  end
 end
 local deadline = ask('ZSCORE', KEYS[5], ARGV[3])
-if deadline and tonumber(deadline) > tonumber(ARGV[2]) then
+if ARGV[7] == '' and deadline and tonumber(deadline) > tonumber(ARGV[2]) then
   return 'alive'
 end
-local run = fields(KEYS[2], 'state', 'cancel', 'attempt')
+local run = fields(KEYS[2], 'state', 'cancel', 'attempt', 'claim')
 if not broken and run[1] ~= 'running' then
-  redis.call('ZREM', KEYS[5], ARGV[3])
+  if ARGV[7] == '' then
+    redis.call('ZREM', KEYS[5], ARGV[3])
+  end
+  return 'alive'
+end
+if ARGV[7] ~= '' and string.sub(run[4] or '', 1, #ARGV[7]) ~= ARGV[7] then
   return 'alive'
 end
 local attempt = whole(KEYS[2], 'attempt', run[3], 1)
@@ -27,6 +39,7 @@ local at = {run = KEYS[2], job = KEYS[3], active = KEYS[4], held = KEYS[6], due 
   queued = KEYS[8], completed = KEYS[9], queue = KEYS[10]}
 local is_retry = ARGV[5] ~= '' and not run[2]
 local found
+check('ZCARD', KEYS[5])
 if is_retry then
   check('HLEN', KEYS[4])
   check('ZCARD', KEYS[8])
@@ -43,12 +56,23 @@ redis.call('ZREM', KEYS[5], ARGV[3])
 redis.call('HDEL', KEYS[2], 'claim')
 if is_retry then
   redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_ms', ARGV[2], 'error', ARGV[4],
-    'unpushed', 'next', 'attempt', string.format('%d', attempt + 1))
+    'attempt', string.format('%d', attempt + 1))
+  if ARGV[9] ~= '1' then
+    redis.call('HSET', KEYS[2], 'unpushed', 'next')
+  end
   redis.call('HSET', KEYS[4], ARGV[3], 'retrying')
   redis.call('ZADD', KEYS[8], ARGV[5], ARGV[3])
   return 'retry'
 end
-redis.call('HSET', KEYS[2], 'state', 'lost', 'finished_ms', ARGV[2], 'error', ARGV[4],
+local is_asked = run[2] and ARGV[7] ~= ''
+if is_asked then
+  -- Its end was asked for, and its worker saw to it.
+  redis.call('HSET', KEYS[2], 'state', 'cancelled', 'finished_ms', ARGV[2], 'reason', run[2])
+  end_run(at, {id = ARGV[3], now = ARGV[2], status = 'cancelled', problem = '',
+    redeliver_at = ARGV[6]}, found)
+  return 'ok'
+end
+redis.call('HSET', KEYS[2], 'state', ARGV[8], 'finished_ms', ARGV[2], 'error', ARGV[4],
   'delivery', 'pending')
 -- The next pass of rescue pushes its message.
 redis.call('ZADD', KEYS[11], ARGV[2], ARGV[3])

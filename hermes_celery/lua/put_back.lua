@@ -2,6 +2,8 @@
 --
 -- KEYS  1 run hash   2 active runs of the job   3 queued runs   4 heartbeats
 -- ARGV  1 claim token   2 run id   3 when its message is pushed again, ms
+--       4 Celery id of the message that the run was handed on with ('' = it was not): none is pushed
+--       5 how often the message that it goes on with was sent on, at least
 -- Answers  'ok', 'late' (the claim is no longer ours: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _put_back
@@ -16,4 +18,10 @@ if broken then
 end
 
 put_back(at, ARGV[2], ARGV[3])
+if ARGV[4] ~= '' then
+  redis.call('HSET', KEYS[1], 'handed_on', ARGV[4], 'handed_hop', ARGV[5])
+  redis.call('HDEL', KEYS[1], 'unpushed')
+elseif ARGV[5] ~= '0' then
+  redis.call('HSET', KEYS[1], 'hop', ARGV[5])
+end
 return 'ok'

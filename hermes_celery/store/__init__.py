@@ -38,7 +38,7 @@ from hermes_celery.store.places import Places
 from hermes_celery.store.record_pages import Page, Records
 from hermes_celery.store.records import check_run_id
 from hermes_celery.store.repairs import How, Repairs, Work
-from hermes_celery.store.runs import Asked, Claim, Fate, FollowUp, Overdue, Runs
+from hermes_celery.store.runs import Asked, Claim, Fate, FollowUp, Overdue, Performed, Runs
 from hermes_celery.store.shards import Shards
 from hermes_celery.store.shared_keys import SharedKeys
 from hermes_celery.store.signs import Signs
@@ -76,6 +76,7 @@ __all__ = [
     "Page",
     "Part",
     "PartState",
+    "Performed",
     "Places",
     "Record",
     "Records",

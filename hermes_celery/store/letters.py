@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from hermes_celery.letters import KEPT, PATIENCE, Letter
-from hermes_celery.run import job_id_of
+from hermes_celery.run import RunState
+from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database
 
 _decode = msgspec.json.Decoder(Letter).decode
@@ -20,11 +21,12 @@ class Letters:
         self._keys = database.keys
         self._redeliver_after_ms = redeliver_after_ms
 
-    def bury(self, letter: Letter) -> str | None:
+    def bury(self, letter: Letter, *, is_final: bool = False) -> str | None:
         """Keep a letter; the id of the run that ended by it, if one did.
 
         The first letters of a waiting run change nothing: rescue pushes its message again. With the
-        third it ends as failed. A run that does not wait is never touched.
+        third it ends as failed, and at once where it `is_final`: no worker would take another one.
+        A run that does not wait is never touched.
         """
         keys = self._keys
         number = int(
@@ -34,33 +36,24 @@ class Letters:
                 args=[_encode(letter), KEPT, letter.run_id],
             )
         )
-        if number < PATIENCE:
+        if number < (1 if is_final else PATIENCE):
             return None
-        return letter.run_id if self._refuse(letter, number) == "ok" else None
+        times = "" if is_final else f"workers could not read its message {number} times: "
+        return letter.run_id if self._refuse(letter, times + letter.why) == "cancelled" else None
 
-    def _refuse(self, letter: Letter, number: int) -> str:
-        keys, run_id, job_id = self._keys, letter.run_id, job_id_of(letter.run_id)
-        queue = self._database.call("HGET", keys.run(run_id), "queue")
-        error = (
-            f"workers could not read its message {number} times: {letter.why}; "
-            "see `hermes-celery letters`"
+    def _refuse(self, letter: Letter, why: str) -> str:
+        queue = self._database.call("HGET", self._keys.run(letter.run_id), "queue")
+        return cancel_run(
+            self._database,
+            letter.run_id,
+            reason="",
+            error=f"{why}; see `hermes-celery letters`",
+            state=RunState.FAILED,
+            queue=str(queue or self._keys.default_queue),
+            now_ms=letter.at_ms,
+            redeliver_at_ms=letter.at_ms + self._redeliver_after_ms,
+            leaves_running=True,
         )
-        answer = self._database.run(
-            "refuse_run",
-            keys=[
-                keys.run(run_id),
-                keys.job(job_id),
-                keys.active(job_id),
-                keys.queued,
-                keys.held(job_id),
-                self._database.due_key(job_id),
-                keys.completed,
-                str(queue or keys.default_queue),
-                keys.deliveries,
-            ],
-            args=[run_id, letter.at_ms, error, letter.at_ms + self._redeliver_after_ms],
-        )
-        return str(answer)
 
     def latest(self, *, limit: int = KEPT) -> list[Letter]:
         """What is kept, the newest first; an entry that is no letter is left out."""

@@ -184,6 +184,7 @@ def run_from_fields(run_id: str, row: Mapping[str, str] | RecordBroken) -> Run:
         tokens=fields.number("tokens"),
         cost_usd=fields.amount("cost_usd"),
         expires_at=fields.instant("expires_ms"),
+        handed_on=fields.text("handed_on"),
     )
     return msgspec.structs.replace(run, fault=fields.fault) if fields.faults else run
 

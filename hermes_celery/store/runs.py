@@ -12,7 +12,6 @@ from hermes_celery.errors import JobNotFound, LeaseLost, RecordBroken, RunNotFou
 from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
 from hermes_celery.live import Printed
-from hermes_celery.policy import Policy
 from hermes_celery.run import Delivery, Outcome, Run, RunState, Trigger, due_ms_of, job_id_of
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, scored, whole
@@ -104,6 +103,16 @@ class Fate(msgspec.Struct, frozen=True, kw_only=True):
 _FOLLOWED = Fate()
 
 
+class Performed(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of a run's messages was performed last."""
+
+    state: RunState
+    #: Its Celery id.
+    message: str
+    #: How often the run's own tasks had sent it on.
+    hop: int
+
+
 class Runs(RunRecords):
     """The runs of one namespace. All times are the server's, Unix milliseconds."""
 
@@ -168,8 +177,20 @@ class Runs(RunRecords):
             raise JobNotFound(spec.id)
         return [str(run_id) for run_id in made]
 
-    def claim(self, run_id: str, *, token: str, now_ms: int, worker: str) -> Claim | str:
+    def claim(
+        self,
+        run_id: str,
+        *,
+        token: str,
+        now_ms: int,
+        worker: str,
+        message: str = "",
+        hop: int = 0,
+    ) -> Claim | str:
         """Take the right to perform a run, or say in one word why not.
+
+        `message` is the Celery id of the message that asks, and `hop` how often the run's own tasks
+        have sent it on: a run that was handed on goes on with one message only.
 
         The words: `taken` (performed already or by somebody else), `sent` (published and over for
         the store; whoever hears this executes the task and reports nothing), `removed` (its job is
@@ -191,7 +212,7 @@ class Runs(RunRecords):
                 keys.output(run_id),
                 keys.stderr(run_id),
             ],
-            args=[token, now_ms, now_ms + self._heartbeat_timeout_ms, worker, run_id],
+            args=[token, now_ms, now_ms + self._heartbeat_timeout_ms, worker, run_id, message, hop],
         )
         if answer[0] == "expired":
             self.expire(run_id, now_ms=now_ms)
@@ -217,6 +238,18 @@ class Runs(RunRecords):
             attempt=int(answer[2]),
             due_ms=due_ms_of(run_id),
             queue=queue,
+        )
+
+    def performed(self, run_id: str) -> Performed | None:
+        """Which message of a run was performed last; None where there is no such run."""
+        (row,) = self._database.hashes([self._keys.run(run_id)], "state", "message", "hop")
+        if not row:
+            return None
+        fields = Fields(row)
+        return Performed(
+            state=fields.word(RunState, "state"),
+            message=fields.text("message") or run_id,
+            hop=fields.number("hop") or 0,
         )
 
     def heartbeat(
@@ -321,14 +354,32 @@ class Runs(RunRecords):
         )
         return str(answer)
 
-    def put_back(self, claim: Claim, *, ready_at_ms: int) -> str:
+    def put_back(
+        self, claim: Claim, *, ready_at_ms: int, handed_on: str = "", handed_hop: int = 0
+    ) -> str:
         """Give a claim back: the run is queued, and its message pushed at that instant at latest.
 
-        Answers `ok`, or `late`: the claim is no longer ours and nothing changed.
+        `handed_on` is the Celery id of the message that the run goes on with, and `handed_hop` how
+        often that was sent on at least: no other one may claim it, none is pushed, and at that
+        instant it is over. Answers `ok`, or `late`: the claim is no longer ours, nothing changed.
         """
-        return self._put_back(claim.run_id, token=claim.token, ready_at_ms=ready_at_ms)
+        return self._put_back(
+            claim.run_id,
+            token=claim.token,
+            ready_at_ms=ready_at_ms,
+            handed_on=handed_on,
+            handed_hop=handed_hop,
+        )
 
-    def _put_back(self, run_id: str, *, token: str, ready_at_ms: int) -> str:
+    def _put_back(
+        self,
+        run_id: str,
+        *,
+        token: str,
+        ready_at_ms: int,
+        handed_on: str = "",
+        handed_hop: int = 0,
+    ) -> str:
         keys = self._keys
         answer = self._database.run(
             "put_back",
@@ -338,7 +389,7 @@ class Runs(RunRecords):
                 keys.queued,
                 keys.heartbeats,
             ],
-            args=[token, run_id, ready_at_ms],
+            args=[token, run_id, ready_at_ms, handed_on, handed_hop],
         )
         return str(answer)
 
@@ -433,15 +484,15 @@ class Runs(RunRecords):
             for row in rows
         ]
 
-    def policy_of(self, run_id: str) -> tuple[Policy, int]:
-        """What its job wants when a run is lost, and the number of its attempt."""
+    def spec_of(self, run_id: str) -> tuple[JobSpec | None, int]:
+        """A run's job, None where it is gone or unreadable, and the number of its attempt."""
         (run,) = self._database.hashes([self._keys.run(run_id)], "attempt")
         attempt = Fields(run).number("attempt") or 1
         try:
             job = self._database.hash(self._keys.job(job_id_of(run_id)), "spec")
-            return spec_from_json(job_id_of(run_id), job["spec"]).policy, attempt
+            return spec_from_json(job_id_of(run_id), job["spec"]), attempt
         except (RecordBroken, KeyError):
-            return Policy(), attempt  # an unreadable definition uses the default policy
+            return None, attempt
 
     def silent_since(self, now_ms: int, *, limit: int) -> list[str]:
         """The ids of running runs whose claim died at `now_ms` or earlier."""
@@ -452,8 +503,8 @@ class Runs(RunRecords):
         run_id: str,
         *,
         error: str,
-        token: int,
         now_ms: int,
+        token: int | None = None,
         retry_at_ms: int | None = None,
     ) -> str:
         """Give up a run whose heartbeat stopped, or with `retry_at_ms` put it back in line.
@@ -462,6 +513,55 @@ class Runs(RunRecords):
 
         Raises LeaseLost when a younger leader's token is known.
         """
+        return self._lose(
+            run_id,
+            error=error,
+            now_ms=now_ms,
+            token=token,
+            retry_at_ms=retry_at_ms,
+            state=RunState.LOST,
+        )
+
+    def give_up(
+        self,
+        run_id: str,
+        *,
+        pid: int,
+        state: RunState,
+        error: str,
+        now_ms: int,
+        retry_at_ms: int | None = None,
+        is_requeued: bool = False,
+    ) -> str:
+        """End a run at once in `state`, because the process that ran it has ended.
+
+        `pid` is that process; a run that another one runs by now is left alone. With `retry_at_ms`
+        it is put back in line for its next attempt, whose message is on the queue already where
+        it `is_requeued`. A run whose end was asked for is cancelled. Answers as `lose`.
+        """
+        return self._lose(
+            run_id,
+            error=error,
+            now_ms=now_ms,
+            token=None,
+            retry_at_ms=retry_at_ms,
+            state=state,
+            claimed=f"{pid}-",
+            is_requeued=is_requeued,
+        )
+
+    def _lose(
+        self,
+        run_id: str,
+        *,
+        error: str,
+        now_ms: int,
+        token: int | None,
+        retry_at_ms: int | None,
+        state: RunState,
+        claimed: str = "",
+        is_requeued: bool = False,
+    ) -> str:
         keys, job_id = self._keys, job_id_of(run_id)
         return self._fenced(
             "lose",
@@ -479,12 +579,15 @@ class Runs(RunRecords):
                 keys.deliveries,
             ],
             args=[
-                token,
+                "" if token is None else token,
                 now_ms,
                 run_id,
                 error,
                 "" if retry_at_ms is None else retry_at_ms,
                 now_ms + self._redeliver_after_ms,
+                claimed,
+                state.value,
+                int(is_requeued),
             ],
         )
 

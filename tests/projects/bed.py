@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Protocol
 
 from hermes_celery import embedded
+from hermes_celery.compose import open_cron
+from hermes_celery.cron import Crontab
 from hermes_celery.keys import Keys
 from hermes_celery.run import Run
+from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, Runs, connect
 from hermes_celery.workers import alive
 from tests.conftest import await_server
@@ -181,6 +184,29 @@ class Bed:
             cwd=_HERE / self.name, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=60, check=False,
         )  # fmt: skip
+
+    def run(self, job: str) -> str:
+        """Ask for a run of a job, as soon as there is one of that name; its id."""
+        eventually(lambda: self._is_there(job), what=f"the job {job}")
+        return self.cron().run(job)
+
+    def cron(self) -> Crontab:
+        """The verbs on the project's jobs and runs, as the command line has them."""
+        return open_cron(
+            read_settings(
+                {
+                    **self.environment,
+                    "HERMES_REDIS_URL": self.server.url,
+                    "HERMES_CELERY_NAMESPACE": self.namespace,
+                }
+            )
+        )
+
+    def _is_there(self, job: str) -> bool:
+        try:
+            return bool(Jobs(self.database()).find(job))
+        except LookupError:
+            return False
 
     def log(self, process: subprocess.Popen[bytes]) -> str:
         """What a process has printed so far."""

@@ -1,0 +1,251 @@
+"""Hears of each end that Celery itself brings to a message, in a worker's main process.
+
+- `task_revoked` (Celery's signal) comes for what is expired or revoked when a worker takes it, and
+  for what is terminated.
+- `Request.on_timeout` and `on_failure` are called for a hard time limit, a process that died, and a
+  task that failed before our code was called. Each task of the app gets a request class of its own,
+  in front of the one that it has, so that a project's own class stays.
+- A revoke is heard of when it comes, by every worker that gets it, not when its message is taken:
+  by then the run might have been pushed again.
+
+What a message means for a run is in our header; `endings` decides and writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import Celery, bootsteps, signals
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.imports import symbol_by_name
+from celery.worker.consumer.control import Control
+
+from hermes_celery.dispatch import DELIVER_TASK
+from hermes_celery.endings import REVOKED, Endings, RunMessage, run_message
+from hermes_celery.errors import HermesCeleryError
+from hermes_celery.handing_on import leads_to
+from hermes_celery.run import RunState, is_run_id
+from hermes_celery.session import HEADER, run_carried_by
+
+if TYPE_CHECKING:
+    # The class below stands in front of a class that is known at run time only.
+    from typing import Any as _Above
+else:
+    _Above = object
+
+_MARK = "_hermes_celery_watched"
+_DELIVERY_ID = "deliver-"
+_PUSH = re.compile(r"\.\d{1,15}$")
+#: Raised by our own code, or by a task that our own code has called and reported.
+_REPORTED = (Ignore, Reject, Retry, HermesCeleryError)
+_DIED = (WorkerLostError, SystemExit, KeyboardInterrupt)
+
+
+def delivery_of(task_id: str) -> str | None:
+    """The delivery whose message has this Celery id."""
+    if not task_id.startswith(_DELIVERY_ID):
+        return None
+    return _PUSH.sub("", task_id.removeprefix(_DELIVERY_ID))
+
+
+def run_of(task_id: str) -> str | None:
+    """The run that a message with this Celery id carries, where that alone says so."""
+    run_id = _PUSH.sub("", task_id)
+    for found in (task_id, run_id):
+        if is_run_id(found):
+            return found
+    return None
+
+
+def install(app: Celery, endings: Endings) -> None:
+    """Let the worker of this app, and of no other, hear of ends; before the worker is made."""
+
+    def on_revoked(sender: Any = None, request: Any = None, **given: Any) -> None:
+        if getattr(sender, "app", None) is app and request is not None:
+            _revoked(endings, request, given)
+
+    signals.task_revoked.connect(on_revoked, weak=False)
+
+    class Revokes(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+        """Hears of revokes when they come."""
+
+        requires = (Control,)
+
+        def start(self, consumer: Any) -> None:
+            """Celery's own mailbox is there."""
+            for step in consumer.steps:
+                if isinstance(step, Control):
+                    _hear_revokes(step.box.node, endings)
+
+    app.steps["consumer"].add(Revokes)
+
+
+def watch_all(app: Celery, endings: Endings) -> None:
+    """Give every task that has none a request class that tells of its end."""
+    for task in app.tasks.values():
+        if not hasattr(task, _MARK):
+            setattr(task, _MARK, True)
+            above = symbol_by_name(task.Request)
+            task.Request = type("WatchedRequest", (_WatchedRequest, above), {"endings": endings})
+
+
+def _hear_revokes(node: Any, endings: Endings) -> None:
+    handlers = node.handlers
+    revoke = handlers.get("revoke")
+    if revoke is None or getattr(revoke, _MARK, False):
+        return
+
+    def revoke_and_tell(state: Any, task_id: Any = None, **given: Any) -> Any:
+        answer = revoke(state, task_id, **given)
+        for one in _ids(task_id):
+            _revoked_id(endings, one)
+        return answer
+
+    setattr(revoke_and_tell, _MARK, True)
+    # Celery's own table is that of all apps of the process.
+    node.handlers = {**handlers, "revoke": revoke_and_tell}
+
+
+def _ids(given: Any) -> Iterable[str]:
+    many = given if isinstance(given, (list, tuple, set, frozenset)) else [given]
+    return [one for one in many if isinstance(one, str)]
+
+
+def _revoked_id(endings: Endings, task_id: str) -> None:
+    delivery_id, run_id = delivery_of(task_id), run_of(task_id)
+    if delivery_id is not None:
+        endings.delivery_ended(delivery_id, "its message was revoked")
+    elif run_id is not None:
+        endings.cancelled(run_id, reason=REVOKED)
+
+
+def _revoked(endings: Endings, request: Any, given: Mapping[str, Any]) -> None:
+    """Celery threw a message away, or terminates what runs it."""
+    header = (request.headers or {}).get(HEADER, getattr(request, HEADER, None))
+    is_expired = bool(given.get("expired"))
+    why = "expired" if is_expired else "revoked"
+    if request.task == DELIVER_TASK:
+        delivery_id = delivery_of(str(request.id))
+        if delivery_id is not None and not given.get("terminated"):
+            endings.delivery_ended(delivery_id, f"its message was {why}")
+        return
+    message = _message(header, str(request.id))
+    if message is None:
+        _tell_of_child(endings, header, request, f"was {why}")
+    elif given.get("terminated"):
+        endings.terminated(message.run_id)
+    elif is_expired:
+        endings.expired(message)
+    else:
+        endings.cancelled(message.run_id, reason=REVOKED)
+
+
+def _message(header: Any, task_id: str) -> RunMessage | None:
+    run_id = run_carried_by(header, message_id=task_id)
+    return None if run_id is None else run_message(run_id, header)
+
+
+def _tell_of_child(endings: Endings, header: Any, request: Any, what: str) -> None:
+    """A task of a chain or chord that a run was handed on to is over, and what follows never is."""
+    if not isinstance(header, Mapping) or not isinstance(header.get("message"), str):
+        return
+    chain, chord = getattr(request, "chain", None), getattr(request, "chord", None)
+    if leads_to(header["message"], chain=chain, chord=chord):
+        run_id = run_carried_by(header, message_id=header["message"])
+        if run_id is not None:
+            error = f"its task handed it on, and the task {request.task} {what}"
+            endings.handed_on_failed(run_id, error)
+
+
+class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
+    """In front of a task's own class of request."""
+
+    endings: Endings
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """The pool ends it for the time that it took; a soft limit is the task's own matter."""
+        error = TimeLimitExceeded(timeout)
+        if not soft and not self._comes_again(error):
+            self._tell(error)
+        super().on_timeout(soft, timeout)
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> Any:
+        """It raised, or its process is gone."""
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        is_told = self._comes_again(error)
+        try:
+            return super().on_failure(
+                exc_info, send_failed_event=send_failed_event, return_ok=return_ok
+            )
+        finally:
+            if not is_told:
+                self._tell(error)
+
+    def _header(self) -> Any:
+        return self.request_dict.get(HEADER)
+
+    def _comes_again(self, error: BaseException) -> bool:
+        """Whether Celery sends it again by itself; then that is on record before it does."""
+        message = _message(self._header(), self.id)
+        wait_seconds = None if message is None else _wait_for_copy(self, error)
+        if message is None or wait_seconds is None:
+            return False
+        self.endings.comes_again(
+            message,
+            pid=self.worker_pid or 0,
+            state=RunState.TIMED_OUT if isinstance(error, TimeLimitExceeded) else RunState.LOST,
+            error=_text(error),
+            wait_seconds=wait_seconds,
+        )
+        return True
+
+    def _tell(self, error: BaseException) -> None:
+        header = self._header()
+        message = _message(header, self.id)
+        if message is None:
+            if not isinstance(error, (Ignore, Retry)):
+                _tell_of_child(self.endings, header, self._context, f"failed: {_text(error)}")
+            return
+        pid, text = self.worker_pid or 0, _text(error)
+        if isinstance(error, TimeLimitExceeded):
+            self.endings.timed_out(message, pid=pid, error=text)
+        elif isinstance(error, (*_DIED, Terminated)):
+            self.endings.lost(message, pid=pid, error=text, task_wants_it=_runs_again(self.task))
+        elif not isinstance(error, _REPORTED) and not self.task.name.startswith("hermes_celery."):
+            self.endings.failed(message, text)
+
+
+def _runs_again(task: Any) -> bool:
+    return bool(task.acks_late and task.reject_on_worker_lost)
+
+
+def _wait_for_copy(request: Any, error: BaseException) -> float | None:
+    """In how many seconds Celery sends a message again after that error; None: it does not."""
+    task = request.task
+    if isinstance(error, TimeLimitExceeded):
+        return 0.0 if task.acks_late and not task.acks_on_timeout else None
+    if not isinstance(error, _DIED) or request._already_revoked or request._already_cancelled:
+        return None
+    if getattr(task, "retry_on_worker_lost", False):
+        return float(task.default_retry_delay)
+    return 0.0 if _runs_again(task) else None
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, TimeLimitExceeded):
+        return f"Celery's hard time limit of {error.args[0]:g} s was over"
+    if isinstance(error, SystemExit):
+        return f"the worker's process ended: SystemExit {error.code}"
+    if isinstance(error, _DIED):
+        return f"the worker's process died: {error}"
+    if isinstance(error, Terminated):
+        return "the worker's process was terminated"
+    return f"{type(error).__name__}: {error}".rstrip(": ")

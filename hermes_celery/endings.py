@@ -1,0 +1,248 @@
+"""What becomes of a run whose message Celery dealt with by itself, without calling our code.
+
+    expired                     the run is `skipped`
+    revoked, purged             `cancelled`; what runs is asked to end, if it is terminated
+    refused, failed before the body, thrown away   `failed`, with what Celery said
+    hard time limit             `timed_out`, or its next attempt
+    its process died            `lost`, or its next attempt
+
+Decided by the state that the run is in when it is told: a run that somebody performs meanwhile is
+never touched, except by the end of the very process that performed it. Deliveries have ends of the
+same kinds. Everything is written by errands, so that the worker's main loop waits for nothing; only
+what Celery is about to put back on its queue is written at once, before it can be taken again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from hermes_celery.errors import RunNotFound, StoreError
+from hermes_celery.log import event
+from hermes_celery.policy import Policy, retries_failure, retries_loss, retry_wait_ms
+from hermes_celery.run import RunState
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.errands import Errands
+    from hermes_celery.store import Runs
+
+_log = logging.getLogger(__name__)
+
+EXPIRED = "expired: its message was older than its `expires` when a worker took it"
+REVOKED = "revoked"
+PURGED = "purged"
+#: A run that a task hands on is still running for a moment when what it was handed on to fails.
+_HANDED_ON_TRIES, _HANDED_ON_PAUSE_SECONDS = 25, 0.2
+
+
+class RunMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that carries a run."""
+
+    run_id: str
+    #: The number of the attempt that it was pushed for.
+    attempt: int = 1
+
+
+class EndsDeliveries(Protocol):
+    """What ends deliveries, such as `delivering.Deliverer`."""
+
+    def give_up(self, delivery_id: str, why: str) -> None:
+        """End a delivery, and tell of it."""
+
+
+def run_message(run_id: str, header: Mapping[str, Any]) -> RunMessage:
+    """The message of a run, from our header."""
+    attempt = header["session"].get("attempt", 1)
+    return RunMessage(run_id=run_id, attempt=attempt if isinstance(attempt, int) else 1)
+
+
+class Endings:
+    """Ends runs and deliveries in one process. Never raises: its callers are Celery's own loops."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        *,
+        deliveries: Callable[[], EndsDeliveries],
+        errands: Errands,
+        clock: Clock,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._runs = runs
+        self._deliveries = deliveries
+        self._errands = errands
+        self._clock = clock
+        self._pause = pause
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until all is written, so long at most; whether it is."""
+        return self._errands.drain(seconds)
+
+    def expired(self, message: RunMessage) -> None:
+        """Its message was too old."""
+        self._end(message.run_id, state=RunState.SKIPPED, reason=EXPIRED, attempt=message.attempt)
+
+    def cancelled(self, run_id: str, *, reason: str) -> None:
+        """Nobody is to run it; if it runs, it goes on."""
+        self._end(run_id, state=RunState.CANCELLED, reason=reason)
+
+    def terminated(self, run_id: str) -> None:
+        """Nobody is to run it, and who runs it is killed just now."""
+
+        def cancel() -> None:
+            answer = self._runs.cancel(run_id, reason=REVOKED, now_ms=self._clock.now_ms())
+            _tell(run_id, RunState.CANCELLED, REVOKED, answer)
+
+        self._errands.later(f"the end of run {run_id}", _unless_gone(cancel))
+
+    def failed(self, message: RunMessage, error: str) -> None:
+        """It failed before anybody claimed it."""
+        self._end(message.run_id, state=RunState.FAILED, error=error, attempt=message.attempt)
+
+    def handed_on_failed(self, run_id: str, error: str) -> None:
+        """What it was handed on to has failed, so that the message that ends it never comes."""
+
+        def fail() -> None:
+            for _ in range(_HANDED_ON_TRIES):
+                answer = self._runs.end_waiting(
+                    run_id, state=RunState.FAILED, error=error, now_ms=self._clock.now_ms()
+                )
+                found = self._runs.performed(run_id) if answer == "over" else None
+                if found is None or found.state.is_final:
+                    _tell(run_id, RunState.FAILED, error, answer)
+                    return
+                self._pause(_HANDED_ON_PAUSE_SECONDS)
+
+        self._errands.later(f"the end of run {run_id}", fail)
+
+    def timed_out(self, message: RunMessage, *, pid: int, error: str) -> None:
+        """Its process is killed for the time that it took."""
+
+        def end() -> None:
+            policy, attempt = self._policy(message.run_id)
+            again = retries_failure(policy, attempt=attempt)
+            self._give_up(message, pid, RunState.TIMED_OUT, error, policy, attempt, again=again)
+
+        self._errands.later(f"the end of run {message.run_id}", end)
+
+    def lost(self, message: RunMessage, *, pid: int, error: str, task_wants_it: bool) -> None:
+        """Its process is gone; `task_wants_it`: its task is to run again, as the project says."""
+
+        def end() -> None:
+            policy, attempt = self._policy(message.run_id)
+            again = retries_loss(policy, attempt=attempt, task_wants_it=task_wants_it)
+            self._give_up(message, pid, RunState.LOST, error, policy, attempt, again=again)
+
+        self._errands.later(f"the end of run {message.run_id}", end)
+
+    def comes_again(
+        self, message: RunMessage, *, pid: int, state: RunState, error: str, wait_seconds: float
+    ) -> None:
+        """Its process is gone, and Celery is about to put its message back, in so many seconds.
+
+        Written at once, unless Redis cannot be reached: the message must not come before.
+        """
+        try:
+            policy, attempt = self._policy(message.run_id)
+            again = retries_loss(policy, attempt=attempt, task_wants_it=True)
+            self._give_up(
+                message, pid, state, error, policy, attempt, again=again, wait_seconds=wait_seconds
+            )
+        except StoreError as failure:
+            # Its heartbeat stops, and the leader sees to it.
+            event(_log, "run.not_ended", level=logging.ERROR, run=message.run_id, why=failure)
+
+    def delivery_ended(self, delivery_id: str, why: str) -> None:
+        """Nobody performs the message of a delivery."""
+
+        def end() -> None:
+            self._deliveries().give_up(delivery_id, why)
+
+        self._errands.later(f"the end of delivery {delivery_id}", end)
+
+    def _policy(self, run_id: str) -> tuple[Policy, int]:
+        spec, attempt = self._runs.spec_of(run_id)
+        return (Policy() if spec is None else spec.policy), attempt
+
+    def _give_up(
+        self,
+        message: RunMessage,
+        pid: int,
+        state: RunState,
+        error: str,
+        policy: Policy,
+        attempt: int,
+        *,
+        again: bool,
+        wait_seconds: float | None = None,
+    ) -> None:
+        now_ms, retry_at_ms = self._clock.now_ms(), None
+        if again and wait_seconds is None:
+            wait_ms = retry_wait_ms(policy, attempt=attempt, jitter=random.random())
+            retry_at_ms = now_ms + wait_ms
+        elif again:
+            retry_at_ms = now_ms + int(((wait_seconds or 0) + _COMES_AGAIN_SECONDS) * 1000)
+        answer = self._runs.give_up(
+            message.run_id,
+            pid=pid,
+            state=state,
+            error=error,
+            now_ms=now_ms,
+            retry_at_ms=retry_at_ms,
+            is_requeued=again and wait_seconds is not None,
+        )
+        if answer == "alive" and state is RunState.TIMED_OUT:
+            # It was killed before it could claim its run.
+            answer = self._runs.end_waiting(
+                message.run_id, state=state, error=error, attempt=message.attempt, now_ms=now_ms
+            )
+        _tell(message.run_id, state, error, answer)
+
+    def _end(
+        self,
+        run_id: str,
+        *,
+        state: RunState,
+        reason: str = "",
+        error: str = "",
+        attempt: int | None = None,
+    ) -> None:
+        def end() -> None:
+            answer = self._runs.end_waiting(
+                run_id,
+                state=state,
+                reason=reason,
+                error=error,
+                attempt=attempt,
+                now_ms=self._clock.now_ms(),
+            )
+            _tell(run_id, state, error or reason, answer)
+
+        self._errands.later(f"the end of run {run_id}", end)
+
+
+#: When the leader pushes the message of a run whose own did not come back.
+_COMES_AGAIN_SECONDS = 60.0
+
+
+def _unless_gone(errand: Callable[[], None]) -> Callable[[], None]:
+    def do_it() -> None:
+        try:
+            errand()
+        except RunNotFound:
+            return
+
+    return do_it
+
+
+def _tell(run_id: str, state: RunState, why: str, answer: str) -> None:
+    if answer in ("over", "gone", "alive"):
+        return
+    level = logging.INFO if state in (RunState.SKIPPED, RunState.CANCELLED) else logging.WARNING
+    event(_log, "run.ended", level=level, run=run_id, state=state, why=why, then=answer)

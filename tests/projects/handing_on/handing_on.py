@@ -1,0 +1,191 @@
+"""Tasks that hand themselves on, in each way in which Celery lets them."""
+
+import os
+import time
+
+from celery import Celery, chain, chord, group
+from kombu import Queue
+from notes import note
+
+from hermes_celery import Cron
+
+app = Celery("handing_on", broker=os.environ["BROKER"])
+app.conf.result_backend = os.environ.get("RESULTS") or None
+app.conf.task_queues = [Queue("celery"), Queue("other")]
+app.conf.task_default_queue = "celery"
+cron = Cron(app)
+
+
+@app.task
+def leaf(name):
+    """What a task is replaced by."""
+    note("leaf", name)
+    return f"leaf {name}"
+
+
+@app.task
+def step(name, seconds=0):
+    """A step before the last one."""
+    time.sleep(seconds)
+    note("step", name)
+
+
+@app.task
+def bad(name):
+    """A step that fails."""
+    note("bad", name)
+    raise ValueError(f"{name} does not work")
+
+
+@app.task
+def linked(*_):
+    """A callback: no run of anybody."""
+    note("linked")
+
+
+@app.task(bind=True)
+def single(self):
+    """Replaced by another task."""
+    note("body", "single")
+    raise self.replace(leaf.s("single"))
+
+
+@app.task(bind=True)
+def immutable(self):
+    """Replaced by a task that takes nothing of this one."""
+    note("body", "immutable")
+    raise self.replace(leaf.si("immutable"))
+
+
+@app.task(bind=True)
+def pages(self, page=0):
+    """Replaced by itself, for the next page."""
+    note("body", "pages", page)
+    if page < 2:
+        raise self.replace(self.s(page + 1))
+    return f"page {page}"
+
+
+@app.task(bind=True)
+def elsewhere(self):
+    """Replaced by a task on another queue."""
+    note("body", "elsewhere")
+    raise self.replace(leaf.s("elsewhere").set(queue="other"))
+
+
+@app.task(bind=True)
+def one_link(self):
+    """Replaced by a chain of one."""
+    note("body", "one_link")
+    raise self.replace(chain(leaf.s("one_link")))
+
+
+@app.task(bind=True)
+def long_chain(self):
+    """Replaced by a chain, whose last task ends the run."""
+    note("body", "long_chain")
+    raise self.replace(
+        chain(step.si("long_chain"), step.si("long_chain", 2), leaf.si("long_chain"))
+    )
+
+
+@app.task(bind=True)
+def broken_chain(self):
+    """Replaced by a chain that breaks."""
+    note("body", "broken_chain")
+    raise self.replace(chain(step.si("broken_chain"), bad.si("broken_chain"), leaf.si("broken")))
+
+
+@app.task(bind=True)
+def many(self):
+    """Replaced by a group."""
+    note("body", "many")
+    raise self.replace(group(leaf.si("many-1"), leaf.si("many-2")))
+
+
+@app.task(bind=True)
+def crowd(self):
+    """Replaced by a chord."""
+    note("body", "crowd")
+    raise self.replace(chord([step.si("crowd"), step.si("crowd")], leaf.si("crowd")))
+
+
+@app.task(bind=True)
+def bad_crowd(self):
+    """Replaced by a chord, a part of which fails."""
+    note("body", "bad_crowd")
+    raise self.replace(chord([step.si("bad_crowd"), bad.si("bad_crowd")], leaf.si("bad_crowd")))
+
+
+@app.task(bind=True)
+def again(self):
+    """Sends itself once more, and returns."""
+    note("body", "again", self.request.id)
+    if self.request.retries == 0:
+        self.retry(countdown=0, throw=False)
+    return f"retry {self.request.retries}"
+
+
+@app.task(bind=True)
+def own_id(self, turn=0):
+    """Sends a message with its own id."""
+    note("body", "own_id", turn)
+    if turn == 0:
+        self.apply_async(args=(1,), task_id=self.request.id)
+    return f"turn {turn}"
+
+
+@app.task(bind=True, acks_late=True, max_retries=2)
+def retried(self):
+    """Tried again on another queue, with other arguments."""
+    note("body", "retried", self.request.retries)
+    if self.request.retries < 2:
+        raise self.retry(countdown=0, queue="other")
+    return "retried"
+
+
+@app.task(bind=True, max_retries=1)
+def in_vain(self):
+    """Tried again until its limit."""
+    note("body", "in_vain", self.request.retries)
+    raise self.retry(exc=KeyError("in vain"), countdown=0)
+
+
+@app.task(autoretry_for=(ZeroDivisionError,), retry_kwargs={"max_retries": 1, "countdown": 0})
+def automatic():
+    """Tried again by Celery."""
+    note("body", "automatic")
+    return 1 / 0
+
+
+@app.task
+def parent():
+    """Publishes a task of its own, which is nobody's run."""
+    note("body", "parent")
+    leaf.delay("child")
+    return "parent"
+
+
+@app.task(bind=True)
+def after_its_end(self):
+    """Fails, and is sent again by its own handler for failures."""
+    note("body", "after_its_end", self.request.retries)
+    if self.request.retries == 0:
+        raise ValueError("fails once")
+
+
+def _send_again(self, exc, task_id, args, kwargs, einfo):
+    self.apply_async(task_id=task_id, retries=1, headers=self.request.headers)
+
+
+after_its_end.on_failure = _send_again.__get__(after_its_end)
+
+ALL = (
+    single, immutable, pages, elsewhere, one_link, long_chain, broken_chain, again, own_id,
+    retried, in_vain, automatic, parent, after_its_end,
+)  # fmt: skip
+WITH_RESULTS = (many, crowd, bad_crowd)
+for task in (*ALL, *(WITH_RESULTS if app.conf.result_backend else ())):
+    name = task.name.rpartition(".")[2]
+    options = {"link": [linked.si()]} if name == "immutable" else {}
+    cron.add(name, "0 0 1 1 *", task=task, options=options)

@@ -1,0 +1,155 @@
+"""Every message that Celery ends by itself ends its run, with what Celery said."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.run import Delivery, Run, RunState
+from tests.projects.bed import Bed
+from tests.support import eventually
+
+pytestmark = pytest.mark.system
+
+_ASKED = ("die_once", "die", "exits", "hang", "hang_as_the_job_says", "reject", "reject_once",
+          "unknown", "careful")  # fmt: skip
+_REVOKE = (
+    "import sys, endings; endings.app.control.revoke(sys.argv[1], terminate=len(sys.argv) > 2)"
+)
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    with Bed("endings", tmp_path_factory.mktemp("endings")) as bed:
+        bed.up("-c", "4")
+        for job in _ASKED:
+            bed.run(job)
+        yield bed
+
+
+def ended(bed: Bed, job: str) -> Run:
+    """The end of the run of a job that was asked for."""
+    return bed.await_run(job, lambda run: run.state.is_final)
+
+
+def is_told(bed: Bed, run: Run) -> bool:
+    """Whether people hear of a run's end: it is delivered, or nobody is there to hear."""
+    found = bed.runs(run.job_name)[0].delivery
+    return found is not Delivery.PENDING
+
+
+def test_a_rejected_message_is_a_failed_run(bed: Bed) -> None:
+    run = ended(bed, "reject")
+    assert (run.state, run.error) == (RunState.FAILED, "its task rejected the message: not today")
+    eventually(lambda: is_told(bed, run), what="its incident")
+    assert "not today" in bed.hermes("incidents").stdout
+
+
+def test_a_message_that_is_put_back_goes_on_with_its_run(bed: Bed) -> None:
+    run = ended(bed, "reject_once")
+    assert run.state is RunState.SUCCEEDED, run
+    assert len(bed.notes("reject_once")) == 2
+
+
+def test_a_task_that_no_worker_knows_fails_at_once_by_its_name(bed: Bed) -> None:
+    run = ended(bed, "unknown")
+    assert run.state is RunState.FAILED
+    assert "its task 'endings.is_nowhere' is not registered on this worker" in (run.error or "")
+
+
+@pytest.mark.parametrize("job", ["hang", "hang_as_the_job_says"])
+def test_a_hard_time_limit_is_timed_out_at_once(bed: Bed, job: str) -> None:
+    run = ended(bed, job)
+    assert run.state is RunState.TIMED_OUT
+    assert run.error == "Celery's hard time limit of 2 s was over"
+    assert took(run) < 6
+
+
+def took(run: Run) -> float:
+    """Seconds from a run's beginning to its end."""
+    assert run.started_at is not None
+    assert run.finished_at is not None
+    return (run.finished_at - run.started_at).total_seconds()
+
+
+@pytest.mark.parametrize(
+    ("job", "error"),
+    [("die", "signal 9 (SIGKILL)"), ("exits", "SystemExit 3")],
+)
+def test_a_process_that_died_is_lost_at_once(bed: Bed, job: str, error: str) -> None:
+    run = ended(bed, job)
+    assert run.state is RunState.LOST
+    assert error in (run.error or "")
+    assert took(run) < 13, "not by its heartbeat"
+
+
+def test_a_task_that_asks_for_it_runs_again_when_its_process_died(bed: Bed) -> None:
+    run = ended(bed, "die_once")
+    assert (run.state, run.attempt) == (RunState.SUCCEEDED, 2), run
+    assert len(bed.notes("die_once")) == 2
+
+
+def test_a_task_that_fails_before_its_body_is_a_failed_run(bed: Bed) -> None:
+    run = ended(bed, "careful")
+    assert (run.state, run.error) == (RunState.FAILED, "RuntimeError: no licence")
+
+
+def test_a_task_of_celerys_own_runs_at_every_tick(bed: Bed) -> None:
+    def succeeded() -> bool:
+        return sum(run.state is RunState.SUCCEEDED for run in bed.runs("cleanup")) >= 3
+
+    eventually(succeeded, what="three runs of celery.backend_cleanup")
+
+
+def test_a_task_that_is_registered_late_is_a_run_too(bed: Bed) -> None:
+    bed.await_notes("late", 2)
+    eventually(
+        lambda: sum(run.state is RunState.SUCCEEDED for run in bed.runs("late")) >= 2,
+        what="two runs of the late task",
+    )
+
+
+def is_stale(run: Run) -> bool:
+    """Whether a run's message is older than it may be."""
+    return datetime.now(UTC) - run.queued_at > timedelta(seconds=3.5)
+
+
+def revoke(bed: Bed, run_id: str, *how: str) -> None:
+    """`app.control.revoke`, as a person types it."""
+    assert bed.start(sys.executable, "-c", _REVOKE, run_id, *how).wait(timeout=30) == 0
+
+
+def test_what_is_stale_or_revoked_behind_a_long_run_ends_and_never_runs(tmp_path: Path) -> None:
+    with Bed("endings", tmp_path) as bed:
+        worker = bed.worker("-c", "1")
+        bed.await_worker()
+        bed.beat()
+        bed.await_leader()
+        bed.run("block")
+        bed.await_notes("block")
+        revoked, forgotten = bed.run("plain"), bed.run("reject")
+        revoke(bed, revoked)
+        run = bed.await_run("plain", lambda run: run.state.is_final, seconds=10)
+        assert (run.state, run.reason) == (RunState.CANCELLED, "revoked")
+        eventually(lambda: is_stale(bed.runs("short")[-1]), what="a run of short that is stale")
+        revoke(bed, bed.runs("block")[0].id, "terminate")
+        run = bed.await_run("block", lambda run: run.state.is_final, seconds=10)
+        assert (run.state, run.reason) == (RunState.CANCELLED, "revoked")
+        run = bed.await_run("short", lambda run: (run.reason or "").startswith("expired"))
+        assert run.state is RunState.SKIPPED
+        assert (
+            run.reason == "expired: its message was older than its `expires` when a worker took it"
+        )
+        bed.await_notes("short")
+        bed.await_notes("reject")
+        assert forgotten in {run.id for run in bed.runs("reject")}
+        worker.terminate()
+        worker.wait(timeout=30)
+        bed.worker("-c", "1")
+        before = len(bed.notes("short"))
+        bed.await_notes("short", before + 2)
+        assert not bed.notes("plain")

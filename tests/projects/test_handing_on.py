@@ -1,0 +1,124 @@
+"""A task that hands itself on continues its run, in each way in which Celery lets it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hermes_celery.run import Run, RunState
+from tests.projects.bed import Bed
+from tests.support import eventually
+
+pytestmark = pytest.mark.system
+
+_PLAIN = ("single", "immutable", "pages", "elsewhere", "one_link", "long_chain", "broken_chain",
+          "again", "own_id", "retried", "in_vain", "automatic", "parent",
+          "after_its_end")  # fmt: skip
+_WITH_RESULTS = (*_PLAIN, "many", "crowd", "bad_crowd")
+
+
+@pytest.fixture(scope="module", params=["without a result backend", "with one"])
+def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    with Bed("handing_on", tmp_path_factory.mktemp("handing_on")) as bed:
+        has_results = request.param == "with one"
+        if has_results:
+            bed.environment["RESULTS"] = bed.server.url
+        bed.up("-c", "3", "-Q", "celery,other")
+        for job in _WITH_RESULTS if has_results else _PLAIN:
+            bed.run(job)
+        yield bed
+
+
+def ended(bed: Bed, job: str) -> Run:
+    """The end of a job's run, of which there is one."""
+    run = bed.await_run(job, lambda run: run.state.is_final)
+    assert len(bed.runs(job)) == 1
+    return run
+
+
+def output(bed: Bed, run: Run) -> str:
+    """What a run's last task returned."""
+    return bed.cron().runs.output(run.id).decode()
+
+
+@pytest.mark.parametrize("job", ["single", "immutable", "elsewhere", "one_link", "long_chain"])
+def test_what_replaces_a_task_ends_its_run(bed: Bed, job: str) -> None:
+    run = ended(bed, job)
+    assert (run.state, output(bed, run), run.attempt) == (RunState.SUCCEEDED, f"leaf {job}", 1)
+    assert len(bodies(bed, job)) == 1
+    assert len([note for note in bed.notes("leaf") if note[1] == job]) == 1
+    assert len([note for note in bed.notes("step") if note[1] == job]) == 2 * (job == "long_chain")
+
+
+def bodies(bed: Bed, job: str) -> list[list[str]]:
+    """How often a task's own body ran."""
+    return [note for note in bed.notes("body") if note[1] == job]
+
+
+def test_a_callback_of_the_job_is_called_when_the_replacement_is_done(bed: Bed) -> None:
+    ended(bed, "immutable")
+    bed.await_notes("linked", 1)
+    assert len(bed.notes("linked")) == 1
+
+
+def test_a_task_that_is_replaced_by_itself_is_one_run(bed: Bed) -> None:
+    run = ended(bed, "pages")
+    assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, "page 2")
+    assert [note[2] for note in bodies(bed, "pages")] == ["0", "1", "2"]
+
+
+def test_a_chain_that_breaks_fails_the_run_that_was_handed_on_to_it(bed: Bed) -> None:
+    run = ended(bed, "broken_chain")
+    assert run.state is RunState.FAILED
+    assert run.error == (
+        "its task handed it on, and the task handing_on.bad failed: "
+        "ValueError: broken_chain does not work"
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "last"), [("again", "retry 1"), ("own_id", "turn 1"), ("retried", "retried")]
+)
+def test_a_task_that_sends_itself_again_ends_with_its_last_message(
+    bed: Bed, job: str, last: str
+) -> None:
+    run = ended(bed, job)
+    assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, last)
+    assert len(bodies(bed, job)) == (3 if job == "retried" else 2)
+
+
+@pytest.mark.parametrize(
+    ("job", "error"), [("in_vain", "KeyError: 'in vain'"), ("automatic", "ZeroDivisionError")]
+)
+def test_a_task_whose_retries_are_used_up_is_a_failed_run(bed: Bed, job: str, error: str) -> None:
+    run = ended(bed, job)
+    assert run.state is RunState.FAILED
+    assert error in (run.error or "")
+    assert len(bodies(bed, job)) == 2
+
+
+def test_a_task_that_a_run_publishes_is_no_run(bed: Bed) -> None:
+    run = ended(bed, "parent")
+    assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, "parent")
+    eventually(lambda: ["leaf", "child"] in [note[:2] for note in bed.notes()], what="the child")
+
+
+def test_what_is_sent_again_after_the_end_is_executed_beside_the_record(bed: Bed) -> None:
+    run = ended(bed, "after_its_end")
+    assert (run.state, run.error) == (RunState.FAILED, "ValueError: fails once")
+    eventually(lambda: len(bodies(bed, "after_its_end")) == 2, what="the second time")
+    assert ended(bed, "after_its_end") == run
+
+
+def test_what_replaces_a_task_in_parallel_ends_its_run(bed: Bed) -> None:
+    if "RESULTS" not in bed.environment:
+        return  # Celery needs results for groups and chords
+    run = ended(bed, "many")
+    assert run.state is RunState.SUCCEEDED
+    assert sorted(output(bed, run).strip("[]").split(", ")) == ['"leaf many-1"', '"leaf many-2"']
+    run = ended(bed, "crowd")
+    assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, "leaf crowd")
+    run = ended(bed, "bad_crowd")
+    assert run.state is RunState.FAILED
+    assert "ValueError: bad_crowd does not work" in (run.error or "")
