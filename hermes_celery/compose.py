@@ -58,6 +58,7 @@ from hermes_celery.store import (
     refuse_missing,
 )
 from hermes_celery.store.load import base_of
+from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat
 from hermes_celery.witness import Witness
 
 if TYPE_CHECKING:
@@ -176,6 +177,34 @@ def queues_of(app: Celery) -> set[str]:
     """The Redis lists that an app's workers read, and ours."""
     prefix = app.conf.broker_transport_options.get("global_keyprefix") or ""
     return {f"{prefix}{name}" for name in app.amqp.queues}
+
+
+def open_redbeat(
+    settings: Settings, *, app: Celery | None, prefix: str | None = None, url: str | None = None
+) -> RedBeat:
+    """RedBeat's entries: of an app, as its settings say, else in our store under its usual prefix.
+
+    Raises SettingsError.
+    """
+    from hermes_celery import from_redbeat
+
+    if app is not None:
+        prefix = prefix or from_redbeat.prefix_of(app)
+        url = url or from_redbeat.url_of(app)
+    database = open_database(settings)
+    if url is not None:
+        try:
+            database = Database(connect(parse_address(url)), keys=database.keys)
+        except ValueError as error:
+            raise SettingsError([f"RedBeat's Redis: {error}"]) from None
+    return RedBeat(database, prefix=prefix or DEFAULT_PREFIX)
+
+
+def left_by_others(settings: Settings, *, app: Celery | None) -> list[str]:
+    """What other beats have left where this app has them; a sentence each. Raises SettingsError."""
+    from hermes_celery.left_behind import left_behind
+
+    return left_behind(Jobs(open_database(settings)), open_redbeat(settings, app=app))
 
 
 def check_broker(settings: Settings) -> None:
@@ -303,6 +332,7 @@ def beat_of(
     )
     from hermes_celery.dispatch import Dispatch
     from hermes_celery.lease import Lease
+    from hermes_celery.left_behind import tell_soon
     from hermes_celery.members import Members
     from hermes_celery.shard import Shard
     from hermes_celery.store import Shards
@@ -317,6 +347,8 @@ def beat_of(
         except RecordBroken as error:
             on_broken("", error.key, error.what)
         declaring.begin(clock.now_ms())
+        if not app.conf.get("hermes_is_own_app"):
+            tell_soon(lambda: left_by_others(settings, app=app))
 
     keeping_in_step = Duty("declare", clock=clock, on_broken=on_broken)
 

@@ -30,7 +30,7 @@ _COMMANDS = {
     "resume": ("jobs:resume", "Let a job's schedule go on from now."),
     "remove": ("jobs:remove", "Remove a job; its runs stay as history."),
     "move": ("moving:move", "Move jobs here from another namespace."),
-    "import": ("jobs:import_home", "Take over the jobs of a Hermes home."),
+    "import": ("importing:import_jobs", "Take over jobs: of a Hermes home, RedBeat, Django."),
     "run": ("runs:run", "Run a job now, beside its schedule."),
     "runs": ("runs:runs", "List the latest runs."),
     "logs": ("runs:logs", "Print what a run printed."),

@@ -13,8 +13,14 @@ from hermes_celery.cli.finding import Finding, Verdict, fail, ok, warn
 from hermes_celery.cli.queues import queue_findings, worker_finding
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
-from hermes_celery.cli.target import read_settings
-from hermes_celery.compose import check_broker, open_database, redis_url, unreachable
+from hermes_celery.cli.target import project, read_settings
+from hermes_celery.compose import (
+    check_broker,
+    left_by_others,
+    open_database,
+    redis_url,
+    unreachable,
+)
 from hermes_celery.disk import disk_of
 from hermes_celery.errors import (
     FormatTooNew,
@@ -152,6 +158,8 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield from _processes(read_status(database))
         yield from _overload(database)
         yield _letters(database)
+        for text in left_by_others(settings, app=project()):
+            yield warn("schedules", text)
     except StoreUnavailable as error:
         yield fail("server", unreachable(settings, error))
     except StoreError as error:

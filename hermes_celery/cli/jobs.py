@@ -1,10 +1,9 @@
-"""`add edit list show pause resume remove import`: what people do with jobs."""
+"""`add edit list show pause resume remove`: what people do with jobs."""
 
 from __future__ import annotations
 
 import shlex
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import click
@@ -29,7 +28,7 @@ from hermes_celery.cli.work_options import take_work, work_options
 from hermes_celery.defining import parse_repeat
 from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.policy import Policy
-from hermes_celery.settings import checked_timezone, default_timezone
+from hermes_celery.settings import default_timezone
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _TABLE_LIMIT = 100
@@ -250,31 +249,6 @@ def _is_one_job(job: str | None, *, everything: bool) -> bool:
 def remove(job: str, as_json: bool) -> None:
     """Remove JOB; its runs stay as history."""
     _confirm(open_cron().remove(job), verb="removed", as_json=as_json)
-
-
-@click.command("import")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--timezone", "--tz", metavar="ZONE", help="What Hermes' cron expressions are meant in."
-)
-@_json
-def import_home(path: Path, timezone: str | None, as_json: bool) -> None:
-    """Take over the jobs of PATH, a Hermes home or a jobs.json.
-
-    Ids, names, schedules, paused state, origin and counts are kept. Doing it again changes nothing.
-    """
-    from hermes_celery.hermes_home import import_jobs
-
-    settings = read_settings()
-    zone = checked_timezone(timezone) if timezone else settings.timezone
-    report = import_jobs(open_cron(settings), path, timezone=zone)
-    if as_json:
-        print_json(report)
-    else:
-        for line in report.lines():
-            click.echo(line)
-    if report.refused:
-        raise SystemExit(1)
 
 
 def _warn_of_tokens(job: Job) -> None:

@@ -1,0 +1,171 @@
+"""django-celery-beat's entries as jobs, read from the file that Django itself writes of them:
+
+    python manage.py dumpdata django_celery_beat > beat.json
+
+A file needs neither Django nor its database here, and can be looked at. An interval and a crontab
+in its own zone are taken, a clocked time becomes a job that runs once. `one_off`, `start_time`,
+`expires`, `expire_seconds`, `enabled`, queue, priority, headers, exchange and routing key keep
+their meaning; a solar schedule is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from celery.schedules import crontab
+
+from hermes_celery.beat_schedule import text_of
+from hermes_celery.celery_ways import AS_CELERY
+from hermes_celery.errors import HermesCeleryError, ImportFault, JobError
+from hermes_celery.job import JobRequest
+from hermes_celery.taking_over import Entry
+from hermes_celery.work import TaskCall
+
+SOURCE = "django-celery-beat"
+_APP = "django_celery_beat"
+_TASK = f"{_APP}.periodictask"
+_FIELDS = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
+_CLEANUP = "celery.backend_cleanup"
+_PERIODS = ("days", "hours", "minutes", "seconds", "microseconds")
+_DUMP = f"python manage.py dumpdata {_APP} > beat.json"
+
+#: Every record of the file by its model and key.
+_Records = Mapping[tuple[str, Any], Mapping[str, Any]]
+
+
+def entries_of(path: Path) -> list[Entry]:
+    """The periodic tasks of a file, in its order. Raises ImportFault when it is none."""
+    records = _records(path)
+    tasks = [fields for (model, _), fields in records.items() if model == _TASK]
+    return [_entry(fields, records) for fields in tasks]
+
+
+def _records(path: Path) -> _Records:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ImportFault(
+            f"{path} cannot be read: {error.strerror}; write it with: {_DUMP}"
+        ) from None
+    except ValueError as error:
+        raise ImportFault(f"{path} is no JSON ({error}); write it with: {_DUMP}") from None
+    if not isinstance(content, list):
+        raise ImportFault(f"{path} holds no list of records; write it with: {_DUMP}")
+    return dict(_each(content))
+
+
+def _each(content: list[Any]) -> Iterator[tuple[tuple[str, Any], Mapping[str, Any]]]:
+    for number, one in enumerate(content):
+        if isinstance(one, dict) and isinstance(one.get("fields"), dict):
+            # With --natural-primary a record has no key; then nothing refers to it by one.
+            key = one.get("pk")
+            yield (
+                (str(one.get("model")).lower(), f"#{number}" if key is None else key),
+                one["fields"],
+            )
+
+
+def _entry(fields: Mapping[str, Any], records: _Records) -> Entry:
+    name = str(fields.get("name") or "")
+    if name == fields.get("task") == _CLEANUP:
+        return Entry(name=name, kept="django-celery-beat adds it by itself, and so does this beat")
+    try:
+        return _read(name, fields, records)
+    except HermesCeleryError as error:
+        return Entry(name=name, refused=str(error))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        return Entry(name=name, refused=f"it cannot be read: {type(error).__name__}: {error}")
+
+
+def _read(name: str, fields: Mapping[str, Any], records: _Records) -> Entry:
+    runs = int(fields.get("total_run_count") or 0)
+    if fields.get("one_off") and runs:
+        raise JobError("it is one_off and ran already")
+    timing = _timing(fields, records)
+    is_once = fields.get("one_off") and not fields.get("clocked")
+    return Entry(
+        name=name,
+        is_enabled=bool(fields.get("enabled", True)),
+        last_run_at=_time(fields.get("last_run_at")),
+        request=JobRequest(
+            name=name,
+            queue=fields.get("queue") or None,
+            priority=fields.get("priority"),
+            start=_time(fields.get("start_time")),
+            end=_time(fields.get("expires")),
+            repeat=1 if is_once else None,
+            task=TaskCall(
+                name=str(fields["task"]),
+                args=_json(fields, "args", list),
+                kwargs=_json(fields, "kwargs", dict),
+                options=_options(fields),
+            ),
+            policy=AS_CELERY,
+            **timing,
+        ),
+    )
+
+
+def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    options = {
+        "exchange": fields.get("exchange"),
+        "routing_key": fields.get("routing_key"),
+        "expires": fields.get("expire_seconds"),
+        "headers": _json(fields, "headers", dict),
+    }
+    return {name: value for name, value in options.items() if value not in (None, "", {})}
+
+
+def _json(fields: Mapping[str, Any], name: str, kind: type) -> Any:
+    text = fields.get(name)
+    try:
+        value = json.loads(text) if isinstance(text, str) and text else kind()
+    except ValueError as error:
+        raise JobError(f"its {name} {text!r} is no JSON: {error}") from None
+    if not isinstance(value, kind):
+        raise JobError(f"its {name} {text!r} is no {kind.__name__}")
+    return value
+
+
+def _time(text: Any) -> datetime | None:
+    if not text:
+        return None
+    moment = datetime.fromisoformat(str(text))
+    if moment.tzinfo is None:
+        raise JobError(f"the time {text} has no zone; set USE_TZ=True and write the file again")
+    return moment
+
+
+def _timing(fields: Mapping[str, Any], records: _Records) -> dict[str, Any]:
+    for kind, read in (("interval", _interval), ("crontab", _crontab), ("clocked", _clocked)):
+        key = fields.get(kind)
+        if key is not None:
+            record = records.get((f"{_APP}.{kind}schedule", key))
+            if record is None:
+                raise JobError(f"its {kind} {key!r} is not in the file; write it with: {_DUMP}")
+            return read(record)
+    if fields.get("solar") is not None:
+        raise JobError("it follows the sun, which is not computed here; add it by hand as a "
+                       "crontab for the earliest such time")  # fmt: skip
+    raise JobError("it has no schedule")
+
+
+def _interval(record: Mapping[str, Any]) -> dict[str, Any]:
+    period = str(record["period"])
+    if period not in _PERIODS:
+        raise JobError(f"its period {period!r} is none of {', '.join(_PERIODS)}")
+    return {"schedule": text_of(timedelta(**{period: int(record["every"])}))}
+
+
+def _crontab(record: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: str(record.get(name, "*")) for name in _FIELDS}
+    return {"schedule": text_of(crontab(**given)), "timezone": record.get("timezone") or None}
+
+
+def _clocked(record: Mapping[str, Any]) -> dict[str, Any]:
+    moment = _time(record["clocked_time"])
+    return {"schedule": "" if moment is None else moment.isoformat()}

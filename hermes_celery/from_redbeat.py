@@ -1,0 +1,154 @@
+"""RedBeat's entries as jobs.
+
+A crontab and an interval are taken as `beat_schedule` has them. An rrule that is nothing but a
+period becomes an interval with its start, its end and its number of runs; any other is refused, as
+its rules by day and position are cron's to say. Types that RedBeat writes in its own way come back
+as what they were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from celery import Celery
+from celery.schedules import crontab, schedule
+
+from hermes_celery.beat_schedule import text_of
+from hermes_celery.celery_ways import AS_CELERY
+from hermes_celery.errors import HermesCeleryError, JobError
+from hermes_celery.job import JobRequest
+from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeatRecord
+from hermes_celery.taking_over import Entry
+from hermes_celery.work import TaskCall
+
+SOURCE = "RedBeat"
+_STATIC = "declared in beat_schedule, which the beat takes over by itself"
+#: dateutil's frequencies of a fixed length, in seconds.
+_PERIODS = {2: 604_800, 3: 86_400, 4: 3_600, 5: 60, 6: 1}
+
+
+def prefix_of(app: Celery) -> str:
+    """The prefix of the keys that RedBeat has for an app."""
+    return str(app.conf.get("redbeat_key_prefix") or DEFAULT_PREFIX)
+
+
+def url_of(app: Celery) -> str | None:
+    """The Redis that RedBeat has for an app; None: its broker."""
+    url = app.conf.get("redbeat_redis_url")
+    return str(url) if url else None
+
+
+def entries_of(records: Iterable[RedBeatRecord]) -> list[Entry]:
+    """Records as entries; one that cannot be read says why, and is no other's trouble."""
+    return [_entry(record) for record in records]
+
+
+def _entry(record: RedBeatRecord) -> Entry:
+    if record.is_static or record.fault:
+        return Entry(
+            name=record.name, refused=record.fault, kept=_STATIC if record.is_static else ""
+        )
+    try:
+        return _read(record)
+    except HermesCeleryError as error:
+        return Entry(name=record.name, refused=str(error))
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        why = f"its definition cannot be read: {type(error).__name__}: {error}"
+        return Entry(name=record.name, refused=why)
+
+
+def _read(record: RedBeatRecord) -> Entry:
+    given = _object(json.loads(record.definition or "null"), "its definition")
+    options = _object(_value(given.get("options")) or {}, "its options")
+    queue = options.pop("queue", None)
+    timing = _timing(_object(given.get("schedule"), "its schedule"))
+    return Entry(
+        name=record.name,
+        is_enabled=bool(given.get("enabled", True)),
+        last_run_at=_last_run(record.meta),
+        request=JobRequest(
+            name=str(given.get("name") or record.name),
+            queue=None if queue is None else str(queue),
+            priority=options.pop("priority", None),
+            task=TaskCall(
+                name=str(given["task"]),
+                args=list(_value(given.get("args")) or ()),
+                kwargs=_object(_value(given.get("kwargs")) or {}, "its kwargs"),
+                options=options,
+            ),
+            policy=AS_CELERY,
+            **timing,
+        ),
+    )
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise JobError(f"{what} is {type(value).__name__}, not an object")
+    return dict(value)
+
+
+def _last_run(meta: str) -> datetime | None:
+    if not meta:
+        return None
+    last = _value(_object(json.loads(meta), "its meta").get("last_run_at"))
+    return last if isinstance(last, datetime) else None
+
+
+def _value(value: Any) -> Any:
+    """A value as it was before RedBeat wrote it."""
+    if isinstance(value, list):
+        return [_value(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("__type__") == "datetime":
+        return _datetime(value)
+    return {name: _value(one) for name, one in value.items()}
+
+
+def _datetime(value: Mapping[str, Any]) -> datetime:
+    fields = {name: one for name, one in value.items() if name not in ("__type__", "timezone")}
+    zone = value.get("timezone", "UTC")
+    seconds = zone if isinstance(zone, (int, float)) else None
+    tzinfo = ZoneInfo(zone) if seconds is None else timezone(timedelta(seconds=seconds))
+    return datetime(**fields, tzinfo=tzinfo)
+
+
+def _timing(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The schedule of a request, and what bounds it."""
+    fields = {name: one for name, one in given.items() if name != "__type__"}
+    match given.get("__type__"):
+        case "interval":
+            every = schedule(float(fields["every"]), relative=bool(fields.get("relative")))
+            return {"schedule": text_of(every)}
+        case "crontab":
+            return {"schedule": text_of(crontab(**fields))}
+        case "rrule":
+            return _rule(fields)
+    raise JobError(
+        f"its schedule is a {given.get('__type__')!r}; known are interval, crontab and rrule"
+    )
+
+
+def _rule(rule: Mapping[str, Any]) -> dict[str, Any]:
+    by = sorted(name for name, value in rule.items() if name.startswith("by") and value is not None)
+    period = _PERIODS.get(rule.get("freq", -1))
+    if by or period is None:
+        what = f"rules by {', '.join(by)}" if by else "months or years as its period"
+        raise JobError(f"its rrule has {what}; add it by hand as a cron expression, such as "
+                       "'0 9 * * fri#L'")  # fmt: skip
+    seconds = period * int(rule.get("interval") or 1)
+    return {
+        "schedule": f"every {seconds}s",
+        "start": _instant(rule.get("dtstart")),
+        "end": _instant(rule.get("until")),
+        "repeat": rule.get("count"),
+    }
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, tz=UTC)

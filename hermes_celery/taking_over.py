@@ -1,0 +1,160 @@
+"""Takes over jobs from other people's schedulers: each entry whole, or not at all with the reason.
+
+An entry becomes an ordinary job of the moment, which can be edited and removed. Its id follows from
+where it came from and its name, so that taking it over again makes no second job; a job that is
+here already stays as it is.
+
+When an entry ran last is kept, since the old beat counted from there: an interval goes on from that
+instant, and what became due meanwhile runs once, as it would have there. Runs of such a job may
+overlap, as they do with Celery's beat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hermes_celery.defining import define
+from hermes_celery.errors import Conflict, HermesCeleryError
+from hermes_celery.instant import iso, to_ms
+from hermes_celery.job import Job, JobRequest, JobState
+from hermes_celery.store import WRITES, Jobs, Write
+
+if TYPE_CHECKING:
+    from hermes_celery.cron import Crontab
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of another scheduler."""
+
+    name: str
+    #: None where it cannot be taken; then `refused` says why.
+    request: JobRequest | None = None
+    refused: str = ""
+    #: Why it need not be taken over; empty: it is to be.
+    kept: str = ""
+    is_enabled: bool = True
+    last_run_at: datetime | None = None
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one entry."""
+
+    name: str
+    #: The id of its job; None where it is none.
+    job: str | None = None
+    #: What it does, or why it was refused.
+    text: str = ""
+
+
+class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done, or would be, entry by entry."""
+
+    is_dry_run: bool
+    imported: list[Line]
+    #: Here already, or declared by the project; left as they are.
+    kept: list[Line]
+    refused: list[Line]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        verb = "would import" if self.is_dry_run else "imported"
+        done = "nothing was written: " if self.is_dry_run else ""
+        return [
+            *(f"{verb} {one.job} {one.name}: {one.text}" for one in self.imported),
+            *(f"kept     {one.job or ''} {one.name}: {one.text}" for one in self.kept),
+            *(f"refused  {one.name}: {one.text}" for one in self.refused),
+            f"{done}{len(self.imported)} {'to import' if self.is_dry_run else 'imported'}, "
+            f"{len(self.kept)} kept as they are, {len(self.refused)} refused",
+        ]
+
+
+def id_of(source: str, name: str) -> str:
+    """The id of the job that an entry becomes."""
+    return hashlib.sha256(f"{source}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def missing(jobs: Jobs, source: str, names: Sequence[str]) -> list[str]:
+    """Those of these entries that have not been taken over. Raises StoreError."""
+    ids = {id_of(source, name): name for name in names}
+    here = jobs.stored(list(ids))
+    return [name for job_id, name in ids.items() if job_id not in here]
+
+
+def take_over(
+    cron: Crontab, entries: Sequence[Entry], *, source: str, timezone: str, dry_run: bool = False
+) -> TakeOver:
+    """Make jobs of entries, or with `dry_run` only say what would be made.
+
+    `timezone` is the zone of those that name none. Raises StoreError; what was written before stays
+    written, and the next call goes on.
+    """
+    report = TakeOver(is_dry_run=dry_run, imported=[], kept=[], refused=[])
+    new: list[Job] = []
+    for entry in entries:
+        if entry.kept:
+            report.kept.append(Line(name=entry.name, text=entry.kept))
+            continue
+        try:
+            new.append(_job(entry, source=source, now=cron.now, timezone=timezone))
+        except HermesCeleryError as error:
+            report.refused.append(Line(name=entry.name, text=str(error)))
+    for start in range(0, len(new), WRITES):
+        _put(cron.jobs, new[start : start + WRITES], report)
+    return report
+
+
+def _job(entry: Entry, *, source: str, now: datetime, timezone: str) -> Job:
+    if entry.request is None:
+        raise HermesCeleryError(entry.refused)
+    last = entry.last_run_at if entry.is_enabled else None
+    since = now if last is None or last > now else last
+    spec, first = define(
+        entry.request, job_id=id_of(source, entry.name), now=since, default_timezone=timezone
+    )
+    spec = msgspec.structs.replace(spec, created_ms=to_ms(now))
+    if entry.is_enabled:
+        return Job(spec=spec, next_run_at=first, last_run_at=entry.last_run_at)
+    return Job(
+        spec=spec,
+        state=JobState.PAUSED,
+        next_run_at=first,
+        last_run_at=entry.last_run_at,
+        paused_at=now,
+        paused_reason=f"it was disabled in {source}",
+    )
+
+
+def _put(jobs: Jobs, page: Sequence[Job], report: TakeOver) -> None:
+    here = jobs.stored([job.id for job in page])
+    for job in page:
+        if job.id in here:
+            report.kept.append(_kept(job))
+    new = [job for job in page if job.id not in here]
+    if report.is_dry_run:
+        report.imported.extend(map(_line, new))
+        return
+    written = jobs.write_many([Write(job=job) for job in new])
+    for job, outcome in zip(new, written, strict=True):
+        if isinstance(outcome, Conflict):
+            # Somebody added it since we looked.
+            report.kept.append(_kept(job))
+        elif isinstance(outcome, HermesCeleryError):
+            report.refused.append(Line(name=job.name, text=str(outcome)))
+        else:
+            report.imported.append(_line(job))
+
+
+def _kept(job: Job) -> Line:
+    return Line(name=job.name, job=job.id, text="already here")
+
+
+def _line(job: Job) -> Line:
+    task = "" if job.spec.task is None else f", {job.spec.task.name}"
+    state = "paused" if job.state is JobState.PAUSED else f"next {iso(job.next_run_at)}"
+    text = f"{job.spec.schedule} ({job.spec.timezone}){task}, {state}"
+    return Line(name=job.name, job=job.id, text=text)
