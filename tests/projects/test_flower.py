@@ -107,8 +107,9 @@ def test_a_success_is_one_under_the_jobs_name(bed: Bed, flower: Flower) -> None:
 
 
 def test_a_task_that_names_itself_keeps_its_name(bed: Bed, flower: Flower) -> None:
-    run = run_of(bed, "named report")
-    assert flower.task(run.id, "SUCCESS")["name"] == "own name of c1"
+    for job, shown in (("named report", "own name of c1"), ("asked report", "asked name")):
+        run = run_of(bed, job)
+        assert flower.task(run.id, "SUCCESS")["name"] == shown
 
 
 def test_a_failure_is_its_exit_code_and_last_line_and_its_delivery_is_no_success_of_the_job(

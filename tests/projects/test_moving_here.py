@@ -73,7 +73,8 @@ def test_entries_of_redbeat_are_told_shown_and_taken_over_once(tmp_path: Path) -
         # Both are overdue since 2020: one run for all that was missed, as Celery's beat does.
         for job in ("ran-before", "with-a-date"):
             bed.await_run(job, lambda run: run.state is RunState.SUCCEEDED)
-        bed.await_notes("dated")
+        # With the type that it had there.
+        assert bed.await_notes("dated")[0][:2] == ["dated", "datetime"]
 
         again = app(bed, "import", "redbeat")[1]
         assert "0 imported, 9 kept as they are, 2 refused" in again
@@ -95,7 +96,7 @@ def test_entries_of_django_are_taken_over_from_its_own_file(tmp_path: Path) -> N
         found = re.search(r"nothing was written: (\d+) to import, 1 kept as they are", shown)
         assert found is not None
         count = int(found[1])
-        assert count >= 9
+        assert count == 11
         done = app(bed, "import", "django-celery-beat", str(file))[1]
         assert f"{count} imported, 1 kept as they are" in done
         again = app(bed, "import", "django-celery-beat", str(file))[1]
@@ -106,7 +107,7 @@ def test_entries_of_django_are_taken_over_from_its_own_file(tmp_path: Path) -> N
         report = bed.command("-A", "moved", "run", "Poll the bank")
         assert report.returncode == 0, report.stderr
         bed.await_run("Poll the bank", lambda run: run.state is RunState.SUCCEEDED)
-        assert bed.notes("poll")[-1][:3] == ["poll", "1", "two"]
+        assert ["poll", "1", "two"] in [row[:3] for row in bed.notes("poll")]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def endless():
 cron.add("nightly report", NEVER, task=fine)
 cron.add("bad report", NEVER, task=bad)
 cron.add("named report", NEVER, task=named, args=["c1"])
+cron.add("asked report", NEVER, task=fine, options={"shadow": "asked name"})
 cron.add("late report", NEVER, task=fine, options={"expires": 600})
 cron.add("task hangs", NEVER, task=endless)
 
