@@ -383,10 +383,11 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         self._ticking = True
         try:
             if self._beat is None:
-                from hermes_celery.compose import app_settings, make_beat, make_sign
+                from hermes_celery.compose import make_beat
+                from hermes_celery.compose_project import make_beat_sign
 
                 owner = owner_name()
-                self._sign = make_sign(app_settings(self.app), name=f"beat {owner}")
+                self._sign = make_beat_sign(self.app, owner=owner)
                 self._sign.start()
                 self._beat = make_beat(self.app, owner=owner, entries=BeatEntries(self))
             self._beat.step()

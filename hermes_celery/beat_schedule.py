@@ -25,12 +25,13 @@ from hermes_celery.schedule_text import text_of, zone_name
 from hermes_celery.task_call import checked_priority, queue_name
 from hermes_celery.work import TaskCall
 
-__all__ = ["declared_of", "requests_of", "text_of", "zone_of"]
+__all__ = ["WHOLE", "declared_of", "requests_of", "text_of", "zone_of"]
 
 #: What `celery beat` knows in an entry; the last three are its own notes, which nobody needs.
 _KEYS: Final = ("task", "schedule", "args", "kwargs", "options", "relative")
 _NOTES: Final = ("name", "last_run_at", "total_run_count")
-_WHOLE = "app.conf.beat_schedule"
+#: What is refused where all entries are.
+WHOLE: Final = "app.conf.beat_schedule"
 
 
 def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
@@ -40,7 +41,7 @@ def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
     entries = app.conf.beat_schedule or {}
     if not isinstance(entries, Mapping):
         kind = type(entries).__name__
-        return {}, {_WHOLE: f"{_WHOLE} is a {kind}; make it a dict of entries by their names"}
+        return {}, {WHOLE: f"{WHOLE} is a {kind}; make it a dict of entries by their names"}
     for name, entry in with_defaults(app).items():
         try:
             taken[str(name)] = _request(str(name), entry, app=app)

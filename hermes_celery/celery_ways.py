@@ -54,7 +54,8 @@ def with_defaults(app: Celery) -> dict[str, Any]:
     As celery.beat.Scheduler.install_default_entries does; without a result backend there is nothing
     to clean.
     """
-    entries = dict(app.conf.beat_schedule or {})
+    given = app.conf.beat_schedule
+    entries = dict(given) if isinstance(given, Mapping) else {}
     if app.conf.result_expires and _CLEANUP not in entries and _needs_cleanup(app):
         entries[_CLEANUP] = {
             "task": _CLEANUP,

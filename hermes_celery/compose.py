@@ -43,6 +43,7 @@ from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, broker_variables
 from hermes_celery.store import (
     BrokenJob,
     Database,
+    Declarations,
     DueIndex,
     ForeignQueues,
     Formats,
@@ -243,6 +244,7 @@ def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> C
         check_files=lambda spec: check_files(spec, scripts_dir=settings.scripts_dir),
         check_delivery=lambda spec: _check_delivery(settings, spec),
         routes_tasks=app is not None,
+        refusals=Declarations(database).refusals,
         why_sent=_why_sent(database, app),
     )
 
@@ -455,14 +457,25 @@ def make_endings(settings: Settings) -> Endings:
     )
 
 
-def make_sign(settings: Settings, *, name: str) -> ProgramSign:
-    """What says that this beat or worker is there; one that has become too old stops warmly."""
+def make_sign(
+    settings: Settings,
+    *,
+    name: str,
+    besides: Callable[[], None] = lambda: None,
+    at_end: Callable[[], None] = lambda: None,
+) -> ProgramSign:
+    """What says that this beat or worker is there; one that has become too old stops warmly.
+
+    `besides` says more each time, and `at_end` takes that back.
+    """
     database = open_database(settings)
     return ProgramSign(
         Formats(database),
         name=name,
         clock=ServerClock(database.now_ms),
         stop_program=lambda: os.kill(os.getpid(), signal.SIGTERM),
+        besides=besides,
+        at_end=at_end,
     )
 
 

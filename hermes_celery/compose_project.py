@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_celery.compose import beat_of, open_database, shared_settings
+from hermes_celery.clock import ServerClock
+from hermes_celery.compose import (
+    app_settings,
+    beat_of,
+    make_sign,
+    open_database,
+    shared_settings,
+)
 from hermes_celery.compose_delivery import make_teller
-from hermes_celery.declaring import Declaring, NothingDeclared
-from hermes_celery.incidents import Kind, incident_id
+from hermes_celery.declaring import Declares, Declaring, NothingDeclared, Sharing, Troubles
+from hermes_celery.incidents import Kind
 from hermes_celery.moving_in import MovingIn, SecondBeat
 from hermes_celery.programs import ProgramSign
 from hermes_celery.project_app import manager_of
-from hermes_celery.store import Formats, Incidents, Jobs
+from hermes_celery.store import Declarations, Formats, Incidents, Jobs
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -24,13 +31,36 @@ if TYPE_CHECKING:
 
 def make_declaring(
     app: Celery, settings: Settings, database: Database, *, owner: str, clock: Clock
-) -> Declaring:
-    """A leader's part in what an app declares."""
+) -> Declares:
+    """A leader's part in what an app declares; ours declares nothing."""
+    if app.conf.get("hermes_is_own_app"):
+        return NothingDeclared()
+    declarations = Declarations(database)
     return Declaring(
         app,
         Jobs(database),
+        declarations,
+        sharing=Sharing(app, declarations, owner=owner, namespace=settings.namespace),
+        troubles=Troubles(make_teller(settings, database), Incidents(database)),
         default_timezone=settings.timezone,
         moving=_make_moving_in(app, settings, database, owner=owner, clock=clock),
+    )
+
+
+def make_beat_sign(app: Celery, *, owner: str) -> ProgramSign:
+    """What says that a beat is there, and what it declares."""
+    settings = app_settings(app)
+    if app.conf.get("hermes_is_own_app"):
+        return make_sign(settings, name=f"beat {owner}")
+    database = open_database(settings)
+    clock = ServerClock(database.now_ms)
+    declarations = Declarations(database)
+    sharing = Sharing(app, declarations, owner=owner, namespace=settings.namespace)
+    return make_sign(
+        settings,
+        name=f"beat {owner}",
+        besides=lambda: sharing.say(clock.now_ms()),
+        at_end=lambda: declarations.say_gone(owner),
     )
 
 
@@ -60,7 +90,7 @@ def _make_moving_in(
     if shared is None:
         return None
     source = open_database(shared)
-    teller, incidents = make_teller(settings, database), Incidents(database)
+    troubles = Troubles(make_teller(settings, database), Incidents(database))
 
     def second() -> _SignedBeat:
         sign = ProgramSign(
@@ -86,20 +116,12 @@ def _make_moving_in(
 
     beside = SecondBeat(second, clock=clock)
 
-    def tell(text: str) -> None:
-        teller.tell(Kind.NAMESPACE, "moving", text, now_ms=clock.now_ms())
-
-    def over(text: str) -> None:
-        mine = incident_id(Kind.NAMESPACE, "moving")
-        found = [one for one in incidents.of_job("") if one.id == mine]
-        teller.over(found, text, now_ms=clock.now_ms())
-
     return MovingIn(
         source,
         database,
         manager=manager_of(app),
         knows_task=lambda name: name in app.tasks,
-        tell=tell,
-        over=over,
+        tell=lambda text: troubles.tell(Kind.NAMESPACE, "moving", text, now_ms=clock.now_ms()),
+        over=lambda text: troubles.over(Kind.NAMESPACE, "moving", text, now_ms=clock.now_ms()),
         second=beside,
     )

@@ -30,6 +30,7 @@ from hermes_celery.job import (
     JobSpec,
     JobState,
     UnreadableJob,
+    name_key,
     new_job_id,
 )
 from hermes_celery.late import built_of, ending_of
@@ -39,6 +40,7 @@ from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, che
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
+    from hermes_celery.declared import Refusal
     from hermes_celery.preparing import Messages
 
 #: Races that a pause, resume or removal repeats when lost: they do not depend on what changed.
@@ -70,6 +72,7 @@ class Crontab:
         check_files: Callable[[JobSpec], None],
         check_delivery: Callable[[JobSpec], None] = lambda _: None,
         routes_tasks: bool = True,
+        refusals: Callable[[], list[Refusal]] = list,
         why_sent: Callable[[JobSpec, str], str] = lambda spec, queue: "",
     ) -> None:
         """`why_sent` says of a job and its queue why nobody follows its runs; "": workers do.
@@ -77,6 +80,7 @@ class Crontab:
         `routes_tasks`: whether `messages` knows the queues of the project's own tasks.
 
         Where it does not, as on the command line, the leader builds and pushes their messages.
+        `refusals` reads which declared jobs were refused.
         """
         self.jobs = jobs
         self.runs = runs
@@ -87,6 +91,7 @@ class Crontab:
         self._check_files = check_files
         self._check_delivery = check_delivery
         self._routes_tasks = routes_tasks
+        self._refusals = refusals
         self._why_sent = why_sent
 
     @property
@@ -175,6 +180,7 @@ class Crontab:
         the job since `expected_revision` (default: since this call read it).
         """
         job = self.jobs.find(reference)
+        _refuse_declared(job, "change it there")
         if expected_revision is not None and job.revision != expected_revision:
             raise Conflict(job.id, expected_revision=expected_revision)
         now = self.now
@@ -207,15 +213,22 @@ class Crontab:
         """Go on from now; occurrences since the pause are recorded as skipped, one-shots run."""
         self.due.resume_all(now_ms=self._clock.now_ms())
 
-    def remove(self, reference: str) -> Job | UnreadableJob:
+    def remove(self, reference: str, *, declared: bool = False) -> Job | UnreadableJob:
         """Remove a job, readable or not, and return what it was; its runs stay as history.
 
-        The record of one that cannot be read is moved out of the way, not deleted.
+        The record of one that cannot be read is moved out of the way, not deleted. Raises JobError
+        for one that a project declares, unless `declared` says that this project is no more.
         """
         for _ in range(_RETRIES):
             job = self.jobs.look_up(reference)
             try:
                 if isinstance(job, Job):
+                    if not declared:
+                        _refuse_declared(
+                            job,
+                            "take it out there, and the beat removes it; where that project is no "
+                            f"more: hermes-celery remove --declared {job.id}",
+                        )
                     self.jobs.remove(job)
                 else:
                     self.jobs.remove_unreadable(job, now_ms=self._clock.now_ms())
@@ -350,6 +363,10 @@ class Crontab:
         after_id = None if after is None else self.jobs.look_up(after).id
         return self.jobs.matching(name=name, state=state, after=after_id)
 
+    def refusals(self, *, name: str = "") -> list[Refusal]:
+        """Declared jobs that are none, or may not work, whose names begin so; see `Refusal`."""
+        return [one for one in self._refusals() if name_key(one.name).startswith(name_key(name))]
+
     def show(self, reference: str) -> Job:
         """One job, by id or name. Raises RecordBroken when it cannot be read."""
         return self.jobs.find(reference)
@@ -383,6 +400,17 @@ class Crontab:
             except Conflict:
                 continue
         raise Conflict(job.id, expected_revision=job.revision)
+
+
+def _refuse_declared(job: Job, advice: str) -> None:
+    """Refuse to change what its project's beat would write anew. Raises JobError."""
+    manager = job.spec.managed_by
+    if manager is not None:
+        place = job.spec.declared_in or f"the project {manager.removeprefix('project:')}"
+        raise JobError(
+            f"job {job.name!r} is declared in {place}; {advice}. `pause`, `resume` and `run` work "
+            "here"
+        )
 
 
 def _resumed(job: Job, *, now: datetime) -> Job:

@@ -1,26 +1,43 @@
 """What a project declares becomes jobs: when it is written, by the leader of its namespace.
 
-Written when a beat takes the lead, and again when something changes that kept a part of it back.
+Written when a beat takes the lead, and again when something changes that kept a part of it back:
+jobs on their way from another namespace, and jobs that another living beat declares, which nobody
+removes (an older release that still runs, or another project by mistake). What is refused is kept
+where people look, until a beat starts that declares it otherwise or not at all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from hermes_celery.beat_schedule import declared_of, requests_of
+import msgspec
+
+from hermes_celery.beat_schedule import WHOLE, declared_of, requests_of
+from hermes_celery.celery_ways import with_defaults
+from hermes_celery.declared import Declaration, Refusal, additional, foreign, sharing_text
+from hermes_celery.errors import StoreError
+from hermes_celery.incidents import Kind, incident_id
 from hermes_celery.instant import from_ms
-from hermes_celery.log import event
-from hermes_celery.managed import synchronise
-from hermes_celery.project_app import manager_of
+from hermes_celery.job import JobRequest, UnreadableJob
+from hermes_celery.log import Seldom, event
+from hermes_celery.managed import managed_id, synchronise
+from hermes_celery.project_app import DECLARED, manager_of, place_of, project_of
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.moving_in import MovingIn
-    from hermes_celery.store import Jobs
+    from hermes_celery.scanner import Teller
+    from hermes_celery.store import Declarations, Incidents, Jobs
 
 _log = logging.getLogger(__name__)
+_LOOK_EVERY_MS = 3_000
+#: A beat that is being replaced says goodbye, or is silent for ten seconds.
+_PATIENCE_MS = 15_000
+_SHARING = "sharing"
 
 
 class Declares(Protocol):
@@ -49,28 +66,128 @@ class NothingDeclared:
         """Nothing."""
 
 
+def declaration_of(app: Celery) -> Declaration:
+    """What an app declares, and which project it is."""
+    names = [*map(str, with_defaults(app)), *getattr(app, DECLARED, {})]
+    manager = manager_of(app)
+    jobs = {managed_id(manager, name): name for name in names}
+    return Declaration(project=project_of(app), jobs=jobs)
+
+
+class Troubles:
+    """The incidents of what is declared."""
+
+    def __init__(self, teller: Teller, incidents: Incidents) -> None:
+        self._teller = teller
+        self._incidents = incidents
+
+    def tell(self, kind: Kind, subject: str, text: str, *, now_ms: int) -> None:
+        """Tell of one."""
+        self._teller.tell(kind, subject, text, now_ms=now_ms)
+
+    def over(self, kind: Kind, subject: str, text: str, *, now_ms: int) -> None:
+        """End it, if it is open."""
+        mine = incident_id(kind, subject)
+        found = [one for one in self._incidents.of_job("") if one.id == mine]
+        self._teller.over(found, text, now_ms=now_ms)
+
+
+class Sharing:
+    """Beats that declare something else in the same namespace, seen from one of them."""
+
+    def __init__(
+        self, app: Celery, declarations: Declarations, *, owner: str, namespace: str
+    ) -> None:
+        self._app = app
+        self._declarations = declarations
+        self._owner = owner
+        self._namespace = namespace
+        self._mine: Declaration | None = None
+        self._since_ms: int | None = None
+        self._complaint = Seldom()
+        self._others: dict[str, Declaration] = {}
+        self._looked_ms = -_LOOK_EVERY_MS
+
+    @property
+    def mine(self) -> Declaration:
+        """What this beat declares."""
+        if self._mine is None:
+            self._mine = declaration_of(self._app)
+        return self._mine
+
+    def say(self, now_ms: int) -> None:
+        """Say what this beat declares, and log whom it shares its namespace with."""
+        self._declarations.say(self._owner, self.mine)
+        text = self.text(now_ms)
+        if text and self._complaint.may_say(now_ms / 1000):
+            event(_log, "namespace.shared", level=logging.WARNING, why=text)
+
+    def others(self, now_ms: int) -> dict[str, Declaration]:
+        """The other beats, looked at every few seconds. Raises StoreError."""
+        if now_ms - self._looked_ms >= _LOOK_EVERY_MS:
+            self._looked_ms = now_ms
+            living = self._declarations.living(now_ms=now_ms)
+            self._others = {name: one for name, one in living.items() if name != self._owner}
+        return self._others
+
+    def text(self, now_ms: int) -> str:
+        """What to say of those who are no release of this project, or too long; "": nothing."""
+        others = self.others(now_ms)
+        strangers = foreign(self.mine, others)
+        more = additional(self.mine, strangers or others)
+        if not strangers and not more:
+            self._since_ms = None
+            return ""
+        if self._since_ms is None:
+            self._since_ms = now_ms
+        patience = _PATIENCE_MS if strangers else 4 * _PATIENCE_MS
+        if now_ms - self._since_ms < patience:
+            return ""
+        projects = sorted({self.mine.project, *(one.project for one in strangers.values())})
+        return sharing_text(projects, sorted(more.values()), namespace=self._namespace)
+
+
 class Declaring:
     """A leader's part in what its project declares."""
 
     def __init__(
-        self, app: Celery, jobs: Jobs, *, default_timezone: str, moving: MovingIn | None
+        self,
+        app: Celery,
+        jobs: Jobs,
+        declarations: Declarations,
+        *,
+        sharing: Sharing,
+        troubles: Troubles,
+        default_timezone: str,
+        moving: MovingIn | None,
     ) -> None:
         """`moving` brings jobs along that are in another namespace; None: there can be none."""
         self._app = app
         self._jobs = jobs
+        self._declarations = declarations
+        self._sharing = sharing
+        self._troubles = troubles
         self._default_timezone = default_timezone
         self._moving = moving
-        self._left: frozenset[str] | None = None
+        self._kept: frozenset[str] | None = None
+        self._said = ""
 
     def begin(self, now_ms: int) -> None:
         """Write it, as a new leader. Raises StoreError."""
-        self._left = None
+        self._kept = None
         self._write_if_new(self._moving is None or self._moving.begin(now_ms), now_ms)
 
     def step(self, now_ms: int) -> None:
         """Write what was kept back and may be written now. Raises StoreError."""
-        if self._moving is not None:
-            self._write_if_new(self._moving.step(now_ms), now_ms)
+        self._write_if_new(self._moving is None or self._moving.step(now_ms), now_ms)
+        text = self._sharing.text(now_ms)
+        if text and text != self._said:
+            self._troubles.tell(Kind.NAMESPACE, _SHARING, text, now_ms=now_ms)
+        elif self._said and not text:
+            self._troubles.over(
+                Kind.NAMESPACE, _SHARING, "one project is in the namespace", now_ms=now_ms
+            )
+        self._said = text
 
     def stop(self) -> None:
         """End what goes on beside."""
@@ -79,20 +196,113 @@ class Declaring:
 
     def _write_if_new(self, may_write: bool, now_ms: int) -> None:
         left = frozenset() if self._moving is None else self._moving.left
-        if may_write and left != self._left:
-            self._write(now_ms, left=left)
-            self._left = left
+        others = self._sharing.others(now_ms)
+        contested = self._contested(foreign(self._sharing.mine, others))
+        kept = left | frozenset(additional(self._sharing.mine, others)) | frozenset(contested)
+        if may_write and kept != self._kept:
+            self._write(now_ms, kept=kept, contested=contested)
+            self._kept = kept
 
-    def _write(self, now_ms: int, *, left: frozenset[str]) -> None:
+    def _contested(self, strangers: Mapping[str, Declaration]) -> dict[str, str]:
+        """Jobs of ours, by id, that a beat of another project has declared before, and its name."""
+        mine = self._sharing.mine.jobs
+        shared = {
+            job_id: one.project for one in strangers.values() for job_id in one.jobs
+            if job_id in mine
+        }  # fmt: skip
+        stored = self._jobs.get_many(list(shared)) if shared else {}
+        return {
+            job_id: shared[job_id]
+            for job_id, job in stored.items()
+            if not isinstance(job, UnreadableJob)
+            and job.spec.declared_in not in (None, place_of(self._app, mine[job_id]))
+        }
+
+    def _write(self, now_ms: int, *, kept: frozenset[str], contested: Mapping[str, str]) -> None:
         taken, refused = requests_of(self._app)
-        declared, unzoned = declared_of(self._app, default_timezone=self._default_timezone)
-        for name, why in {**refused, **unzoned}.items():
+        added, unzoned = declared_of(self._app, default_timezone=self._default_timezone)
+        reasons = {**refused, **unzoned}
+        manager = manager_of(self._app)
+        # The job of before goes on, until what stands there now can be read or is taken away.
+        unread = {managed_id(manager, name) for name in reasons}
+        if WHOLE in refused:
+            unread |= set(self._jobs.managed_by(manager)) - {managed_id(manager, n) for n in added}
+        declared = {**taken, **added}
+        for name, why in reasons.items():
             event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
-        synchronise(
+        report = synchronise(
             self._jobs,
-            {**taken, **declared},
-            manager=manager_of(self._app),
+            declared,
+            manager=manager,
             now=from_ms(now_ms),
             default_timezone=self._default_timezone,
-            left=left,
+            left=kept | unread,
+            place_of=lambda name: place_of(self._app, name),
         )
+        reasons = {**reasons, **report.refused}
+        for job_id, project in contested.items():
+            name = self._sharing.mine.jobs[job_id]
+            reasons[name] = (
+                f"{project} declares a job of that name in this namespace; give one of the two "
+                "projects a namespace of its own: Cron(app, namespace=...)"
+            )
+        warnings = {
+            name: why for name, request in declared.items()
+            if name not in reasons and (why := self._doubt(request))
+        }  # fmt: skip
+        self._note(reasons, warnings, now_ms=now_ms)
+
+    def _doubt(self, request: JobRequest) -> str:
+        """Why a job may not work, as far as this process can know; "": nothing is known."""
+        call = request.task
+        if call is None:
+            return ""
+        task = self._app.tasks.get(call.name)
+        if task is None:
+            return (
+                f"app {self._app.main!r} has no task {call.name!r}; check the name, and the "
+                "imports, unless the workers of another project have it"
+            )
+        check = getattr(task, "__header__", None) if task.typing else None
+        try:
+            if check is not None:
+                check(*call.args, **call.kwargs)
+        except TypeError as error:
+            return f"the task {call.name} does not take its arguments: {error}"
+        return ""
+
+    def _note(
+        self, reasons: Mapping[str, str], warnings: Mapping[str, str], *, now_ms: int
+    ) -> None:
+        refusals = [self._refusal(name, why) for name, why in reasons.items()]
+        doubts = [
+            msgspec.structs.replace(self._refusal(name, why), is_refused=False)
+            for name, why in warnings.items()
+        ]
+        for one in doubts:
+            event(_log, "job.doubtful", level=logging.WARNING, job=one.name, why=one.why)
+        try:
+            over = self._declarations.note_refusals([*refusals, *doubts])
+            for one in refusals:
+                self._troubles.tell(Kind.DECLARED, _subject(one), one.text, now_ms=now_ms)
+            for one in (*over, *doubts):
+                self._troubles.over(
+                    Kind.DECLARED, _subject(one), f"job {one.name!r} is refused no more",
+                    now_ms=now_ms,
+                )  # fmt: skip
+        except StoreError as error:
+            # The jobs are written; what is wrong with others stands in the log.
+            event(_log, "job.refusals_not_noted", level=logging.WARNING, why=error)
+
+    def _refusal(self, name: str, why: str) -> Refusal:
+        return Refusal(
+            name=name,
+            job_id=managed_id(manager_of(self._app), name),
+            where=place_of(self._app, name),
+            why=why,
+        )
+
+
+def _subject(refusal: Refusal) -> str:
+    """What names the incident of a refusal; a job's name may be anything."""
+    return hashlib.sha256(refusal.name.encode("utf-8", "replace")).hexdigest()[:12]

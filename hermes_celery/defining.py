@@ -99,7 +99,8 @@ def redefine(
     request = JobRequest(**{**given, **changes})
     if not _TIMING.isdisjoint(changes):
         spec, first = define(request, job_id=old.id, now=now, default_timezone=default_timezone)
-        kept = {"created_ms": old.created_ms, "managed_by": old.managed_by}
+        kept = {"created_ms": old.created_ms, "managed_by": old.managed_by,
+                "declared_in": old.declared_in}  # fmt: skip
         return msgspec.structs.replace(spec, **kept), first
     times = repeat_times(request.repeat, old.compiled())
     return msgspec.structs.replace(old, repeat_times=times, **checked_content(request)), None

@@ -167,6 +167,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost_budget: float | None = None
     #: Who keeps this job in step with a configuration; None: people.
     managed_by: str | None = None
+    #: Where it is declared, for people; None: nowhere, or version 0.1.0 wrote it.
+    declared_in: str | None = None
     policy: Policy = Policy()
     start_ms: int | None = None
     end_ms: int | None = None

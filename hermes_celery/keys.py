@@ -83,6 +83,8 @@ class Keys:
     programs: str = field(init=False)
     #: Hash: the namespaces of projects that know this one, "moved" where their jobs were here.
     projects: str = field(init=False)
+    #: Hash: the name of each declared job that was refused, and why, as JSON.
+    refused: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
 
@@ -146,6 +148,10 @@ class Keys:
         """Set: the ids of the jobs that a configuration manages."""
         return f"{self.prefix}managed:{manager}"
 
+    def declares(self, beat: str) -> str:
+        """String: what a living beat declares, as JSON; it expires with the beat."""
+        return f"{self.prefix}declares:{beat}"
+
     def group(self, name: str) -> str:
         """Sorted set: running run id of a concurrency group by when its claim dies, Unix ms."""
         return f"{self.prefix}group:{name}"
@@ -206,5 +212,6 @@ _SINGLE = (
     "format",
     "programs",
     "projects",
+    "refused",
     "wake",
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -32,6 +32,8 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    #: What could not be made or written: the name, and why.
+    refused: dict[str, str] = {}
 
 
 def managed_id(manager: str, name: str) -> str:
@@ -47,8 +49,11 @@ def synchronise(
     now: datetime,
     default_timezone: str,
     left: Collection[str] = (),
+    place_of: Callable[[str], str | None] = lambda name: None,
 ) -> SyncReport:
-    """Make the jobs of `manager` what is declared. One that cannot be made is logged, not fatal.
+    """Make the jobs of `manager` what is declared. One that cannot be made is told, not fatal.
+
+    `place_of` says where a job is declared.
 
     The ids in `left` are left alone: their jobs are on their way from another namespace.
 
@@ -57,25 +62,30 @@ def synchronise(
     wanted = {managed_id(manager, name): request for name, request in declared.items()}
     for job_id in left:
         wanted.pop(job_id, None)
+    names = {managed_id(manager, name): name for name in declared}
     new: list[Job] = []
+    refused: dict[str, str] = {}
     for job_id, request in wanted.items():
         try:
-            new.append(
-                _job(request, job_id, manager=manager, now=now, default_timezone=default_timezone)
-            )
+            job = _job(request, job_id, manager=manager, now=now, default_timezone=default_timezone)
+            new.append(_placed(job, place_of(names[job_id])))
         except HermesCeleryError as error:
-            event(_log, "job.refused", level=logging.ERROR, job=request.name, why=error)
+            refused[names[job_id]] = str(error)
     kept = {*wanted, *left}
     gone = [job_id for job_id in jobs.managed_by(manager) if job_id not in kept]
-    done = _put(jobs, new)
+    done, unwritten = _put(jobs, new)
+    refused |= {names[job_id]: why for job_id, why in unwritten.items()}
     report = SyncReport(
+        refused=refused,
         added=tuple(name for name, word in done.items() if word == "added"),
         changed=tuple(name for name, word in done.items() if word == "changed"),
         removed=_remove(jobs, gone),
     )
-    for word, names in msgspec.structs.asdict(report).items():
-        for name in names:
+    for word in ("added", "changed", "removed"):
+        for name in getattr(report, word):
             event(_log, f"job.{word}", job=name, manager=manager)
+    for name, why in refused.items():
+        event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
     return report
 
 
@@ -86,21 +96,33 @@ def _job(
     return Job(spec=msgspec.structs.replace(spec, managed_by=manager), next_run_at=first)
 
 
-def _put(jobs: Jobs, new: Sequence[Job]) -> dict[str, str]:
-    """Write what is new or differs, page by page; the name of each written job, and the word."""
+def _placed(job: Job, place: str | None) -> Job:
+    return msgspec.structs.replace(job, spec=msgspec.structs.replace(job.spec, declared_in=place))
+
+
+def _put(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str]]:
+    """Write what is new or differs, page by page.
+
+    Returns the name of each written job with the word for it, and the id of each that was not
+    written, with the reason.
+    """
     done: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for start in range(0, len(new), WRITES):
-        done |= _put_page(jobs, new[start : start + WRITES])
-    return done
+        written, unwritten = _put_page(jobs, new[start : start + WRITES])
+        done |= written
+        refused |= unwritten
+    return done, refused
 
 
-def _put_page(jobs: Jobs, new: Sequence[Job]) -> dict[str, str]:
+def _put_page(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str]]:
     stored = jobs.get_many([job.id for job in new])
     writes = []
+    refused: dict[str, str] = {}
     for job in new:
         was = stored.get(job.id)
         if isinstance(was, UnreadableJob):
-            event(_log, "job.refused", level=logging.ERROR, job=job.name, why=was.fault)
+            refused[job.id] = was.fault
         elif write := _write(was, job):
             writes.append(write)
     done: dict[str, str] = {}
@@ -111,8 +133,8 @@ def _put_page(jobs: Jobs, new: Sequence[Job]) -> dict[str, str]:
             raise outcome
         elif not isinstance(outcome, Conflict):
             # A conflict means that somebody did the same at this moment.
-            event(_log, "job.refused", level=logging.ERROR, job=write.job.name, why=outcome)
-    return done
+            refused[write.job.id] = str(outcome)
+    return done, refused
 
 
 def _write(old: Job | None, new: Job) -> Write | None:

@@ -27,13 +27,25 @@ class ProgramSign:
     """One program's sign, from a thread of its own."""
 
     def __init__(
-        self, formats: Formats, *, name: str, clock: Clock, stop_program: Callable[[], None]
+        self,
+        formats: Formats,
+        *,
+        name: str,
+        clock: Clock,
+        stop_program: Callable[[], None],
+        besides: Callable[[], None] = lambda: None,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`name` begins with what the program is, `beat` or `worker`."""
+        """`name` begins with what the program is, `beat` or `worker`.
+
+        `besides` is what else it says each time, and `at_end` takes that back.
+        """
         self._formats = formats
         self._name = name
         self._clock = clock
         self._stop_program = stop_program
+        self._besides = besides
+        self._at_end = at_end
         self._complaint = Seldom()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="hermes-program", daemon=True)
@@ -47,11 +59,13 @@ class ProgramSign:
         self._stopped.set()
         with suppress(StoreError):
             self._formats.say_gone(self._name)
+            self._at_end()
 
     def say(self) -> None:
         """Say it once; the program is stopped when what is stored has become too new for it."""
         try:
             self._formats.say_here(self._name, now_ms=self._clock.now_ms())
+            self._besides()
         except FormatTooNew as error:
             event(_log, "program.too_old", level=logging.ERROR, why=error)
             self._stopped.set()

@@ -15,6 +15,7 @@ Store and broker are one Redis: that of the app.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
 from functools import cached_property
@@ -27,7 +28,7 @@ from hermes_celery.cron import Crontab
 from hermes_celery.defining import checked_content
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest
-from hermes_celery.project_app import DECLARED, NAMESPACE
+from hermes_celery.project_app import DECLARED, MODULE, NAMESPACE, PLACES
 from hermes_celery.schedule import parse
 from hermes_celery.schedule_text import text_of, zone_name
 from hermes_celery.settings import Settings, checked_namespace
@@ -55,6 +56,8 @@ class Cron:
             app.conf.hermes_settings = settings
         if not hasattr(app, DECLARED):
             setattr(app, DECLARED, {})
+            setattr(app, PLACES, {})
+            setattr(app, MODULE, _caller())
             register(app)
         self._declared: dict[str, JobRequest] = getattr(app, DECLARED)
 
@@ -97,6 +100,7 @@ class Cron:
         checked_content(request)
         parse(request.schedule, timezone=zone_name(timezone or "UTC"), now=_ANY_TIME)
         self._declared[name] = request
+        getattr(self.app, PLACES)[name] = _caller()
 
     @cached_property
     def crontab(self) -> Crontab:
@@ -106,6 +110,11 @@ class Cron:
 
 #: A schedule is only read here, to refuse one that cannot be.
 _ANY_TIME = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
+
+
+def _caller() -> str:
+    """The module that called into this one."""
+    return str(sys._getframe(2).f_globals.get("__name__", "?"))
 
 
 def _choose_namespace(app: Celery, namespace: str) -> None:

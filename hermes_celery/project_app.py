@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: On an app that has a cron: what it declares, and the namespace that `Cron(app)` was given.
 DECLARED = "_hermes_celery_declared"
 NAMESPACE = "_hermes_celery_namespace"
+#: The module that made the app's first `Cron`, and that of each `add`.
+MODULE = "_hermes_celery_module"
+PLACES = "_hermes_celery_places"
 _OURS = "hermes_celery"
 
 
@@ -63,6 +66,19 @@ def _imported(name: str) -> Any:
                 f"holds it (this is {os.getcwd()})"
             ]
         ) from error
+
+
+def project_of(app: Celery) -> str:
+    """Which project an app is, for people: two of them may have the same name."""
+    return f"{app.main or 'celery'} (module {getattr(app, MODULE, '?')})"
+
+
+def place_of(app: Celery, name: str) -> str:
+    """Where an app declares a job."""
+    places: dict[str, str] = getattr(app, PLACES, {})
+    if name in places:
+        return f"cron.add in module {places[name]}"
+    return f"beat_schedule of app {app.main or 'celery'}"
 
 
 def manager_of(app: Celery) -> str:

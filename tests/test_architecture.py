@@ -14,8 +14,8 @@ LAYERS = {
     "core": (
         "errors", "instant", "schedule", "policy", "job", "defining", "run", "planning", "work",
         "prompt_scan",
-        "prompting", "redaction", "masking", "incidents", "foreign", "reporting", "letters",
-        "reconciling", "built", "reconciling_jobs", "reconciling_runs",
+        "prompting", "redaction", "masking", "incidents", "declared", "foreign", "reporting",
+        "letters", "reconciling", "built", "reconciling_jobs", "reconciling_runs",
         "schedule_text", "typed_values", "task_call"),
     "adapters": (
         "server_url", "address", "settings", "broker", "project_app", "clock", "keys", "lua",

@@ -39,6 +39,7 @@ from hermes_celery.settings import Settings, check_home, process_environment, un
 from hermes_celery.store import (
     FORMAT,
     Database,
+    Declarations,
     Formats,
     How,
     Incidents,
@@ -156,6 +157,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield _jobs(settings, database)
         yield _records(database)
         yield from _processes(read_status(database))
+        yield from _declared(database)
         yield from _overload(database)
         yield _letters(database)
         for text in left_by_others(settings, app=project()):
@@ -249,6 +251,15 @@ def _processes(state: Status) -> Iterator[Finding]:
         yield fail("beat", "none leads, so nothing is dispatched; start `celery beat` or `up`")
     yield worker_finding(state)
     yield from queue_findings(state)
+
+
+def _declared(database: Database) -> Iterator[Finding]:
+    """Declared jobs that are none, or may not work, and projects that are in each other's way."""
+    for one in Declarations(database).refusals():
+        yield (fail if one.is_refused else warn)("declared", one.text)
+    for incident in Incidents(database).of_job(""):
+        if incident.kind is Kind.NAMESPACE:
+            yield warn("namespace", incident.text)
 
 
 def _overload(database: Database) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import click
@@ -21,12 +21,15 @@ from hermes_celery.cli.screen import (
     print_json,
     print_json_list,
     print_tables,
+    refused_row,
     shown,
 )
 from hermes_celery.cli.target import open_cron, open_cron_to_read, read_settings
 from hermes_celery.cli.work_options import take_work, work_options
+from hermes_celery.cron import Crontab
 from hermes_celery.defining import parse_repeat
-from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob
+from hermes_celery.errors import JobNotFound
+from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob, name_key
 from hermes_celery.policy import Policy
 from hermes_celery.settings import default_timezone
 
@@ -163,15 +166,18 @@ def list_jobs(
     """List jobs, oldest first."""
     cron = open_cron_to_read()
     found = cron.find_jobs(name=name, state=JobState(state) if state else None, after=after)
+    # What is no job has neither state nor place among the jobs: it follows them all.
+    refused = [] if state or after else [r for r in cron.refusals(name=name) if r.is_refused]
     if as_json:
-        print_json_list(job.as_json() for job in islice(found, limit or None))
+        shown_jobs = (job.as_json() for job in islice(found, limit or None))
+        print_json_list(chain(shown_jobs, (one.as_json() for one in refused)))
         return
     limit = _TABLE_LIMIT if limit is None else limit
     jobs = list(islice(found, limit)) if limit else found
     zone = default_timezone()
     print_tables(
         JOB_COLUMNS,
-        (job_row(job, zone=zone) for job in jobs),
+        chain((job_row(job, zone=zone) for job in jobs), map(refused_row, refused)),
         empty="no job is like that" if name or state or after else _NO_JOBS,
     )
     if isinstance(jobs, list) and next(found, None) is not None:
@@ -194,14 +200,32 @@ def _more(last: Job | UnreadableJob, count: int | None, **options: str | int | N
 @_json
 def show(job: str, as_json: bool) -> None:
     """Show everything about JOB."""
-    found = open_cron_to_read().jobs.look_up(job)
+    cron = open_cron_to_read()
+    try:
+        found = cron.jobs.look_up(job)
+    except JobNotFound:
+        _show_refused(cron, job, as_json=as_json)
+        return
     if as_json:
         print_json(found.as_json())
         return
     if isinstance(found, UnreadableJob):
         raise click.ClickException(f"job {found.id} {found.name} is {found.fault}")
-    for label, text in job_details(found, zone=default_timezone()):
+    told = [("declared", one.text) for one in cron.refusals() if one.job_id == found.id]
+    for label, text in [*job_details(found, zone=default_timezone()), *told]:
         click.echo(f"{label + ':':<14}{text}")
+
+
+def _show_refused(cron: Crontab, reference: str, *, as_json: bool) -> None:
+    """What is known of a declared job that is none. Raises JobNotFound."""
+    key = name_key(reference)
+    for one in cron.refusals():
+        if one.is_refused and key in (name_key(one.name), one.job_id):
+            if as_json:
+                print_json(one.as_json())
+                return
+            raise click.ClickException(one.text)
+    raise JobNotFound(reference)
 
 
 _everything = click.option("--all", "everything", is_flag=True, help="Every job, by one switch.")
@@ -245,10 +269,12 @@ def _is_one_job(job: str | None, *, everything: bool) -> bool:
 
 @click.command()
 @click.argument("job")
+@click.option("--declared", is_flag=True, help="Also one that a project declares which is no more.")
 @_json
-def remove(job: str, as_json: bool) -> None:
+def remove(job: str, declared: bool, as_json: bool) -> None:
     """Remove JOB; its runs stay as history."""
-    _confirm(open_cron().remove(job), verb="removed", as_json=as_json)
+    removed = open_cron().remove(job, declared=declared)
+    _confirm(removed, verb="removed", as_json=as_json)
 
 
 def _warn_of_tokens(job: Job) -> None:

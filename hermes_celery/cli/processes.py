@@ -75,6 +75,8 @@ def _print_status(state: Status, *, url: str) -> None:
     click.echo(f"runs      {state.queued} queued, {state.running} running")
     if state.incidents:
         click.echo(f"incidents {state.incidents} open; `hermes-celery incidents` lists them")
+    for text in state.refused:
+        click.echo(f"refused   {text}")
     for text in state.broken:
         click.echo(f"broken    {text}; `hermes-celery fsck --repair` mends it")
     if state.paused_ms is not None:

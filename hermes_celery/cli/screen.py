@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import click
 import msgspec
 
+from hermes_celery.declared import Refusal
 from hermes_celery.foreign import UNREADABLE
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.job import Job, JobSpec, JobState, UnreadableJob
@@ -117,6 +118,11 @@ def shown(instant: datetime | None, *, zone: str, missing: str = "-") -> str:
     return instant.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def refused_row(refusal: Refusal) -> list[str]:
+    """A declared job in `list` that was refused."""
+    return [refusal.job_id, refusal.name, "-", "refused", "-", refusal.why, "-"]
+
+
 def job_row(job: Job | UnreadableJob, *, zone: str) -> list[str]:
     """A job in `list`; one that cannot be read, or only in part, says so."""
     if isinstance(job, UnreadableJob):
@@ -194,6 +200,7 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("limits", _limits(spec)),
         ("session", spec.session.value if spec.session else None),
         ("managed by", spec.managed_by),
+        ("declared in", spec.declared_in),
         ("deliver", masked(spec.deliver)),
         ("on failure", masked(spec.failure_deliver or "")),
         ("template", spec.template),

@@ -12,7 +12,7 @@ import msgspec
 
 from hermes_celery.errors import RecordBroken
 from hermes_celery.queue_state import Crew, QueueLook, crew, look_at_queues
-from hermes_celery.store import Database, DueIndex, Incidents, Jobs
+from hermes_celery.store import Database, Declarations, DueIndex, Incidents, Jobs
 from hermes_celery.store.reading import readable
 
 _T = TypeVar("_T")
@@ -48,6 +48,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pause_note: str
     #: Keys that cannot be read, each with what is wrong; the numbers above leave them out.
     broken: list[str] = []
+    #: Declared jobs that were refused, each with the reason.
+    refused: list[str] = []
 
 
 class _Look:
@@ -120,4 +122,5 @@ def read_status(database: Database) -> Status:
         paused_ms=switch.paused_ms,
         pause_note=switch.note,
         broken=look.broken,
+        refused=[one.text for one in Declarations(database).refusals() if one.is_refused],
     )

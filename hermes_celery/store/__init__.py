@@ -22,6 +22,7 @@ No raw field of Redis leaves this package.
 
 from hermes_celery.store.connecting import connect
 from hermes_celery.store.database import Database
+from hermes_celery.store.declarations import Declarations
 from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, What
 from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
 from hermes_celery.store.foreign_queues import ForeignQueue, ForeignQueues
@@ -55,6 +56,7 @@ __all__ = [
     "BrokenJob",
     "Claim",
     "Database",
+    "Declarations",
     "Deliveries",
     "DueIndex",
     "Fate",

@@ -32,6 +32,7 @@ TYPES = {
     "output": "string",
     "stderr": "string",
     "managed": "set",
+    "declares": "string",
     "group": "zset",
     "delivery": "hash",
     "incident": "hash",
@@ -84,6 +85,7 @@ def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
         keys.format: "string",
         keys.programs: "zset",
         keys.projects: "hash",
+        keys.refused: "hash",
         keys.default_queue: "list",
         keys.delivery_queue: "list",
     }

@@ -18,7 +18,7 @@ from tests.support import HandClock
 SHARED = ("shards", "beats", "lease", "term", "leader", "due", "jobs", "names", "runs", "job_runs",
           "queued", "heartbeats", "completed", "grown", "mark", "switch", "deliveries",
           "incidents", "workers", "consumers", "taken", "queues", "foreign", "sweep", "refill",
-          "format", "programs", "projects", "letters", "letters_total", "default_queue",
+          "format", "programs", "projects", "refused", "letters", "letters_total", "default_queue",
           "delivery_queue")  # fmt: skip
 
 

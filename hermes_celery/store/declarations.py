@@ -1,0 +1,79 @@
+"""What living beats declare, and which declared jobs were refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from hermes_celery.declared import Declaration, Refusal
+from hermes_celery.errors import RecordBroken
+from hermes_celery.store.database import Database
+from hermes_celery.store.format import Formats
+from hermes_celery.store.reading import readable
+
+#: A beat that has said nothing for so long is not there any more, as with its sign.
+_ALIVE_MS = 10_000
+_BEAT = "beat "
+_encode = msgspec.json.Encoder().encode
+
+
+class Declarations:
+    """Those of one namespace."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys = database.keys
+
+    def say(self, owner: str, declaration: Declaration) -> None:
+        """Say what a beat declares; again within ten seconds."""
+        key = self._keys.declares(owner)
+        self._database.call("SET", key, _encode(declaration), "PX", _ALIVE_MS)
+
+    def say_gone(self, owner: str) -> None:
+        """Say that a beat is gone."""
+        self._database.call("DEL", self._keys.declares(owner))
+
+    def living(self, *, now_ms: int) -> dict[str, Declaration]:
+        """What the living beats declare, by their names; what cannot be read is left out."""
+        signs = Formats(self._database).living(now_ms=now_ms)
+        owners = [sign.removeprefix(_BEAT) for sign in signs if sign.startswith(_BEAT)]
+        if not owners:
+            return {}
+        texts = self._database.call_many([("GET", self._keys.declares(owner)) for owner in owners])
+        found = {}
+        for owner, text in zip(owners, texts, strict=True):
+            try:
+                if isinstance(text, str):
+                    found[owner] = msgspec.json.decode(text, type=Declaration)
+            except msgspec.DecodeError:
+                continue
+        return found
+
+    def note_refusals(self, refusals: Sequence[Refusal]) -> list[Refusal]:
+        """Write what is refused now, in place of what was; returns what is refused no more."""
+        was = {one.name: one for one in self.refusals()}
+        now = {one.name: _encode(one) for one in refusals}
+        key = self._keys.refused
+        if now:
+            pairs = [part for pair in now.items() for part in pair]
+            self._database.call("HSET", key, *pairs)
+        over = [one for name, one in was.items() if name not in now]
+        if over:
+            self._database.call("HDEL", key, *(one.name for one in over))
+        return over
+
+    def refusals(self) -> list[Refusal]:
+        """What is refused, by name. What cannot be read is left out."""
+        try:
+            rows: Mapping[str, str] = self._database.hash(self._keys.refused)
+        except RecordBroken:
+            return []
+        found = []
+        for name in sorted(rows):
+            try:
+                found.append(msgspec.json.decode(rows[name], type=Refusal))
+            except msgspec.DecodeError:
+                found.append(Refusal(name=readable(name), job_id="", where="?",
+                                     why="what is stored of it cannot be read"))  # fmt: skip
+        return found
