@@ -20,6 +20,7 @@ from hermes_celery import (
     descriptors,
     ended_requests,
     handing_on,
+    purging,
     safe_consumer,
 )
 from hermes_celery.compose import (
@@ -67,6 +68,7 @@ def register(app: Celery) -> None:
     app.task(RunTask.perform, name=RUN_TASK, base=RunTask, bind=True, ignore_result=True)
     delivery_task.register(app)
     handing_on.connect()
+    purging.watch(app, cache(lambda: make_endings(app_settings(app))))
     _Hooks(app).connect()
 
 

@@ -34,7 +34,7 @@ LAYERS = {
         "overload", "scanner", "preparing", "late", "ahead", "tick", "shard",
         "resharding", "rescue", "sweep",
         "runner", "telling", "carrying", "safe_consumer",
-        "errands", "endings", "ended_requests",
+        "errands", "endings", "ended_requests", "purging",
         "managed", "moving_in", "cron", "hermes_home", "taking_over",
     ),
     "processes": (
@@ -79,8 +79,10 @@ DOORS = {
         "ended_requests",
         "from_redbeat",
         "from_django",
+        "purging",
     },
     "kombu": {
+        "purging",
         "app",
         "dispatch",
         "publishing",

@@ -12,6 +12,7 @@ from hermes_celery import Cron
 
 app = Celery("endings", broker=os.environ["BROKER"])
 app.conf.result_backend = os.environ.get("RESULTS") or None
+app.conf.worker_disable_prefetch = "NO_PREFETCH" in os.environ
 cron = Cron(app)
 NEVER = "0 0 1 1 *"
 app.conf.beat_schedule = {

@@ -1,0 +1,170 @@
+"""`celery purge` ends the runs whose messages it deletes, instead of losing their messages.
+
+`celery purge`, `app.control.purge()`, `celery worker --purge` and `celery amqp queue.purge` all ask
+the channel of a connection of the app's. Ours takes the messages off the queue some hundreds at a
+time, and tells of each what it was for; so what counts as purged is exactly what was deleted. A
+queue that is deleted in any other way has lost its messages, and rescue pushes them again.
+
+Nothing of kombu or Celery is patched, and nothing connects before a queue is purged.
+"""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial, wraps
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from celery.utils.imports import instantiate
+from kombu.transport import redis as redis_transport
+from kombu.utils.json import loads
+
+from hermes_celery.dispatch import DELIVER_TASK
+from hermes_celery.ended_requests import delivery_of
+from hermes_celery.endings import PURGED, Endings
+from hermes_celery.errors import HermesCeleryError
+from hermes_celery.handing_on import leads_to
+from hermes_celery.log import event
+from hermes_celery.session import HEADER, run_carried_by
+
+if TYPE_CHECKING:
+    # The classes below stand in front of a class that is known at run time only.
+    from typing import Any as _Above
+else:
+    _Above = object
+
+_log = logging.getLogger(__name__)
+_AT_ONCE = 500
+#: How long a purge waits until all is on record, while Redis does not answer.
+_PATIENCE_SECONDS = 300.0
+_ENDINGS = "_hermes_celery_purged"
+
+
+def watch(app: Celery, make: Callable[[], Endings]) -> None:
+    """Let connections of this app tell what they purge; `make` is called when they do."""
+    setattr(app, _ENDINGS, make)
+    if "amqp" in vars(app):
+        app.amqp.Connection = _watched(app.amqp.Connection, app)
+    else:
+        # Its making would read the configuration, which may come later.
+        app.amqp_cls = partial(_make_amqp, app.amqp_cls)
+    if "control" in vars(app):
+        _watch_control(app.control)
+    else:
+        app.control_cls = partial(_make_control, app.control_cls)
+
+
+def _make_control(kind: Any, app: Celery) -> Any:
+    control = instantiate(kind, app=app)
+    _watch_control(control)
+    return control
+
+
+def _watch_control(control: Any) -> None:
+    """Let `app.control.purge` use a connection of the app's; kombu's pool has its own class."""
+    purge = control.purge
+
+    @wraps(purge)
+    def purge_and_tell(connection: Any = None) -> int:
+        if isinstance(connection, _PurgingConnection):
+            return int(purge(connection=connection))
+        with control.app.connection_for_write() as own:
+            return int(purge(connection=own))
+
+    control.purge = control.discard_all = purge_and_tell
+
+
+def _make_amqp(kind: Any, app: Celery) -> Any:
+    amqp = instantiate(kind, app=app)
+    amqp.Connection = _watched(amqp.Connection, app)
+    return amqp
+
+
+def _watched(connection: Any, app: Celery) -> Any:
+    return type("PurgingConnection", (_PurgingConnection, connection), {"purging_app": app})
+
+
+class _PurgingConnection(_Above):  # type: ignore[misc]  # kombu carries no types
+    """In front of the app's own class of connection."""
+
+    purging_app: Celery
+
+    def get_transport_cls(self) -> Any:
+        """The transport that the URL means, with a channel that tells if it is Redis."""
+        transport: Any = super().get_transport_cls()
+        is_redis = issubclass(transport, redis_transport.Transport)
+        return _purging_transport(transport) if is_redis else transport
+
+
+@cache
+def _purging_transport(transport: Any) -> Any:
+    channel = type("PurgingChannel", (_PurgingChannel, transport.Channel), {})
+    return type("PurgingTransport", (transport,), {"Channel": channel})
+
+
+class _PurgingChannel(_Above):  # type: ignore[misc]  # kombu carries no types
+    """In front of a channel of the Redis transport."""
+
+    def _purge(self, queue: str) -> int:
+        app = getattr(self.connection.client, "purging_app", None)
+        make = getattr(app, _ENDINGS, None)
+        if make is None:
+            return int(super()._purge(queue))
+        try:
+            endings: Endings = make()
+        except HermesCeleryError as error:
+            event(_log, "purge.not_noted", level=logging.WARNING, queue=queue, why=error)
+            return int(super()._purge(queue))
+        with self.conn_or_acquire() as client:
+            purged = sum(
+                _purge_list(client, self._q_for_pri(queue, step), endings)
+                for step in self.priority_steps
+            )
+        if not endings.drain(_PATIENCE_SECONDS):
+            event(_log, "purge.not_noted", level=logging.ERROR, queue=queue)
+        return purged
+
+
+def _purge_list(client: Any, key: str, endings: Endings) -> int:
+    """Delete what is in a list now, and tell; how many messages it was."""
+    left, purged = int(client.llen(key)), 0
+    while left > 0:
+        raws: Sequence[bytes] = client.rpop(key, min(left, _AT_ONCE)) or ()
+        for raw in raws:
+            _tell(raw, endings)
+        purged += len(raws)
+        left = left - len(raws) if raws else 0
+    return purged
+
+
+def _tell(raw: bytes, endings: Endings) -> None:
+    """Tell what a message was for that is no more; one that cannot be read was for nobody."""
+    try:
+        message = loads(raw)
+        headers = message["headers"]
+        task_id, header = headers["id"], headers.get(HEADER)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return
+    if not isinstance(task_id, str):
+        return
+    if headers.get("task") == DELIVER_TASK:
+        delivery_id = delivery_of(task_id)
+        if delivery_id is not None:
+            endings.delivery_ended(delivery_id, "its message was purged")
+        return
+    run_id = run_carried_by(header, message_id=task_id)
+    if run_id is None and isinstance(header, Mapping) and _leads_to_run(message, header):
+        run_id = run_carried_by(header, message_id=header["message"])
+    if run_id is not None:
+        endings.cancelled(run_id, reason=PURGED)
+
+
+def _leads_to_run(message: Any, header: Mapping[str, Any]) -> bool:
+    """Whether a task that a run was handed on to was to publish the message that ends the run."""
+    try:
+        embed = loads(b64decode(message["body"]))[2]
+        return leads_to(header["message"], chain=embed.get("chain"), chord=embed.get("chord"))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return False
