@@ -17,7 +17,7 @@ if broken then
   return broken_answer()
 end
 
-put_back(at, ARGV[2], ARGV[3])
+put_back(at, ARGV[2], ARGV[3], ARGV[4] ~= '' or ARGV[5] ~= '0')
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[1], 'handed_on', ARGV[4], 'handed_hop', ARGV[5])
   redis.call('HDEL', KEYS[1], 'unpushed')

@@ -87,6 +87,17 @@ def test_a_claim_that_was_given_back_can_be_taken_again(store: Store) -> None:
     assert store.runs.finish(claim, outcome, now_ms=store.clock.ms) == "late"
 
 
+def test_a_run_that_was_handed_on_or_sent_back_by_itself_says_when_it_began(store: Store) -> None:
+    for more in ({"handed_on": "a-celery-id"}, {"handed_hop": 1}):
+        claim = claimed(store)
+        store.runs.put_back(claim, ready_at_ms=store.clock.ms + 5_000, **more)  # type: ignore[arg-type]
+        store.runs.cancel(claim.run_id, reason="revoked", now_ms=store.clock.ms)
+        assert store.runs.get(claim.run_id).started_at is not None
+    claim = claimed(store)
+    store.runs.put_back(claim, ready_at_ms=store.clock.ms + 5_000)
+    assert store.runs.get(claim.run_id).started_at is None
+
+
 def test_what_runs_use_adds_up_within_a_day_only(store: Store, places: Places) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", token_budget=100))
     for tokens, word, state in ((60, "ok", JobState.SCHEDULED), (60, "ok", JobState.SCHEDULED),
