@@ -525,7 +525,7 @@ def _look_for_loss(witness: Witness) -> None:
 def make_runner(settings: Settings, *, app: Celery) -> Runner:
     """What performs runs in this worker process."""
     from hermes_celery.announcing import Announcer
-    from hermes_celery.compose_delivery import make_sweep
+    from hermes_celery.compose_delivery import make_overstay, make_sweep
     from hermes_celery.dispatch import Dispatch
     from hermes_celery.ping import Pinger
     from hermes_celery.pulse import Pulse
@@ -553,6 +553,7 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
             Dispatch(app), pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds)
         ),
         mend=mend,
+        overstay=lambda: make_overstay(settings),
         clock=clock,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hermes_celery.announcing import push_due
@@ -23,6 +23,7 @@ from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.job import JobSpec
 from hermes_celery.log import event
 from hermes_celery.overload import Overload
+from hermes_celery.overstaying import Held, Overstay, SlotGuard
 from hermes_celery.ping import Pinger, check_url
 from hermes_celery.runners.dotenv_files import dotenv
 from hermes_celery.scanner import BeatWatch, Scanner, Teller
@@ -208,6 +209,29 @@ def make_scanner(
         end_broken=on_broken.end_those_over,
         overload=Overload(database, incidents=incidents, teller=teller, home=settings.home),
     )
+
+
+def make_overstay(settings: Settings) -> Overstay:
+    """What reacts to work that goes on although its run was stopped."""
+    database = open_database(settings)
+    return Overstay(
+        teller=make_teller(settings, database),
+        incidents=Incidents(database),
+        clock=ServerClock(database.now_ms),
+    )
+
+
+def make_slot_guard(
+    settings: Settings,
+    *,
+    worker: str,
+    held: Callable[[], Iterable[Held]],
+    kill: Callable[[int], None],
+) -> SlotGuard:
+    """What watches the slots of this worker's pool."""
+    database = open_database(settings)
+    clock = ServerClock(database.now_ms)
+    return SlotGuard(Runs(database), worker=worker, held=held, kill=kill, clock=clock)
 
 
 def make_beat_watch(settings: Settings) -> BeatWatch:

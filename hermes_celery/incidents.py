@@ -64,6 +64,8 @@ class Kind(StrEnum):
     LETTERS = "letters"
     #: A project shares its namespace with another one, or its jobs are in another namespace.
     NAMESPACE = "namespace"
+    #: A run that was stopped and goes on in a slot of its worker.
+    STUCK = "stuck"
     #: What a project declares cannot be a job, or not one that works.
     DECLARED = "declared"
 

@@ -3,8 +3,9 @@
 Each heartbeat also carries what its run has printed since the last one.
 
 The answer says for each run whether it should go on. A run that is asked to stop, or whose claim is
-no longer ours, finds its `RunningRun` set; ending the work is the runner's business. While Redis
-does not answer the runs go on: whether a claim is still theirs is decided when they finish.
+no longer ours, finds its `RunningRun` set; ending the work is the runner's business. Work that has
+not returned ten seconds later cannot be ended from inside: `on_stuck` hears of it, once. While
+Redis does not answer the runs go on: whether a claim is still theirs is decided when they finish.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.5
+#: A child gets five seconds from TERM to KILL; a task has this long to clean up.
+STUCK_SECONDS = 10.0
 
 
 class RunningRun:
@@ -35,6 +38,13 @@ class RunningRun:
         self._on_stop: Callable[[], None] | None = None
         self.reason: str | None = None
         self.live = LiveOutput()
+        #: When it was asked to stop, by the monotonic clock.
+        self.stopped_at: float | None = None
+        #: Whether the work has returned; what follows is recorded, however long that takes.
+        self.is_back = False
+        #: Whether it was found that the work goes on although it was asked to stop.
+        self.is_stuck = False
+        self.on_stuck: Callable[[RunningRun], None] = lambda run: None
 
     def set(self, reason: str) -> None:
         """Ask the run to stop; the first reason stays."""
@@ -68,9 +78,15 @@ class Pulse:
         self._complaint = Seldom()
 
     @contextmanager
-    def beating(self, claim: Claim) -> Iterator[RunningRun]:
-        """Give heartbeats for a claimed run as long as the block lasts."""
+    def beating(
+        self, claim: Claim, *, on_stuck: Callable[[RunningRun], None] = lambda run: None
+    ) -> Iterator[RunningRun]:
+        """Give heartbeats for a claimed run as long as the block lasts.
+
+        `on_stuck` is called from the pulse's thread when the work does not end that should.
+        """
         running = RunningRun()
+        running.on_stuck = on_stuck
         with self._lock:
             self._running[claim.run_id] = (claim, running)
             self._ensure_thread()
@@ -97,6 +113,7 @@ class Pulse:
                     self._busy.clear()
             if running:
                 self._beat(running)
+                self._look_for_stuck(running)
             else:
                 self._busy.wait()
 
@@ -130,7 +147,22 @@ class Pulse:
             event(_log, "run.print_lost", level=logging.ERROR, exc_info=error, run=run_id)
             return Printed()
 
+    def _look_for_stuck(self, running: dict[str, tuple[Claim, RunningRun]]) -> None:
+        now = self._clock.monotonic()
+        for run_id, (_, run) in running.items():
+            since = run.stopped_at
+            if run.is_back or run.is_stuck or since is None or now - since < STUCK_SECONDS:
+                continue
+            run.is_stuck = True
+            try:
+                run.on_stuck(run)
+            except Exception as error:  # noqa: BLE001 - the others still want their heartbeats
+                event(_log, "run.stuck_untold", level=logging.ERROR, exc_info=error, run=run_id)
+
     def _stop(self, run_id: str, run: RunningRun, reason: str) -> None:
+        if run.stopped_at is not None:
+            return
+        run.stopped_at = self._clock.monotonic()
         event(_log, "run.stopping", run=run_id, reason=reason)
         try:
             run.set(reason)

@@ -28,7 +28,7 @@ from hermes_celery.errors import (
 from hermes_celery.job import JobSpec
 from hermes_celery.log import Seldom, event
 from hermes_celery.policy import retries_failure, retry_wait_ms
-from hermes_celery.pulse import Pulse, RunningRun
+from hermes_celery.pulse import STUCK_SECONDS, Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState, job_id_of
 from hermes_celery.session import Session, bound
 from hermes_celery.store import Claim, FollowUp, Performed, Places, Runs
@@ -49,6 +49,22 @@ class Work(Protocol):
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Do it, and say how it went."""
+
+
+class Overstay(Protocol):
+    """What becomes of work that goes on although its run was stopped: `overstaying.Overstay`."""
+
+    def can_end(self, worker: str) -> bool:
+        """Whether this process can be ended without ending other runs."""
+
+    def end(self, claim: Claim) -> None:
+        """End this process, and with it the work."""
+
+    def tell(self, claim: Claim, worker: str) -> None:
+        """Tell that the work goes on."""
+
+    def over(self, claim: Claim, worker: str) -> None:
+        """Tell that it has ended after all."""
 
 
 class After(Protocol):
@@ -74,13 +90,16 @@ class Runner:
         places: Places | None = None,
         after: After | None = None,
         mend: Callable[[str, RecordBroken], None] = lambda job_id, error: None,
+        overstay: Callable[[], Overstay] | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Without `places` there are neither concurrency groups nor budgets.
 
         Without `after` nobody hears of a run's start and end. `mend` is told of a job with a key
-        that is not as it should be, before what needs that key is tried again.
+        that is not as it should be, before what needs that key is tried again. `overstay` is made
+        when work does not end that was stopped.
         """
+        self._overstay = overstay
         self._runs = runs
         self._pulse = pulse
         self._work_for = work_for
@@ -139,11 +158,15 @@ class Runner:
         event(_log, "run.started", run=run_id, job=claim.spec.name, attempt=claim.attempt)
         if self._after is not None:
             self._after.started(claim)
-        with self._pulse.beating(claim) as running:
+        with self._pulse.beating(
+            claim, on_stuck=lambda run: self._overstays(claim, worker)
+        ) as running:
             try:
                 outcome = self._outcome(claim, work or self._work_for(claim.spec), session, running)
             except PutBack as error:
                 return self._put_back(claim, error)
+            finally:
+                self._returned(claim, worker, running)
             hear(outcome)
             self._book(claim, outcome)
             state = self._persistently(claim, lambda: self._finish(claim, outcome))
@@ -201,6 +224,32 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - one bad run must not stop the worker
             _log.exception("run.crashed run=%s", claim.run_id)
             return Outcome(state=RunState.FAILED, error=f"{type(error).__name__}: {error}")
+
+    def _overstays(self, claim: Claim, worker: str) -> None:
+        """The work was asked to stop and goes on; called from the pulse's thread."""
+        event(_log, "run.stuck", level=logging.WARNING, run=claim.run_id, job=claim.spec.name)
+        if self._overstay is None:
+            return
+        overstay = self._overstay()
+        if not overstay.can_end(worker):
+            overstay.tell(claim, worker)
+            return
+        said = f"it went on for {STUCK_SECONDS:g} s after it was stopped, so its process was killed"
+        try:
+            # Where the claim is not ours any more, nothing changes.
+            self._finish(claim, Outcome(state=RunState.CANCELLED, stderr=said.encode()))
+        except StoreError as error:
+            # Without heartbeats it is `lost` soon.
+            event(_log, "run.end_lost", level=logging.WARNING, run=claim.run_id, why=error)
+        overstay.end(claim)
+
+    def _returned(self, claim: Claim, worker: str, running: RunningRun) -> None:
+        running.is_back = True
+        if running.is_stuck and self._overstay is not None:
+            try:
+                self._overstay().over(claim, worker)
+            except StoreError as error:
+                event(_log, "run.stuck_untold", level=logging.WARNING, run=claim.run_id, why=error)
 
     def _put_back(self, claim: Claim, error: PutBack) -> str:
         """Let the run wait in line again."""

@@ -176,7 +176,7 @@ class Scanner:
             for name in (
                 "late runs", "missed runs", "overdue jobs", "a beat that was away",
                 "missing workers", "overload", "a broken switch", "incidents that are over",
-                "unreadable messages",
+                "unreadable messages", "slots that are free again",
             )
         }  # fmt: skip
         self._signs = signs
@@ -216,6 +216,7 @@ class Scanner:
             ),
         )
         duties["incidents that are over"].attempt(lambda: self._forget(now_ms), None)
+        duties["slots that are free again"].attempt(lambda: self._end_stuck(now_ms), None)
         duties["overload"].attempt(lambda: self._look_at_load(now_ms), None)
         return report
 
@@ -326,6 +327,14 @@ class Scanner:
         for old in self._incidents.quiet_since(now_ms - _FORGOTTEN_MS, limit=_TOLD_AT_ONCE):
             self._incidents.close([old], job_id=old.job_id, now_ms=now_ms, worked_ms=now_ms)
         self._end_broken(now_ms)
+
+    def _end_stuck(self, now_ms: int) -> None:
+        """What went on in a slot of a worker has ended with that worker at the latest."""
+        for incident in self._open(Kind.STUCK):
+            worker = self._signs.worker_of(incident.last_run_id or "")
+            if not self._signs.is_worker_there(worker, now_ms):
+                text = f"worker {worker} has gone, and with it run {incident.last_run_id}"
+                self._teller.over([incident], text, now_ms=now_ms)
 
     def _open(self, kind: Kind) -> list[Incident]:
         return [i for i in self._incidents.of_job("") if i.kind is kind]

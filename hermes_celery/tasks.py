@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Collection, Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import billiard.pool
 from celery import Celery, signals
 from celery.concurrency import get_implementation, prefork
+from celery.worker import state as worker_state
 
 from hermes_celery import (
     carrying,
@@ -34,17 +36,18 @@ from hermes_celery.compose import (
     reachable_database,
     shared_settings,
 )
-from hermes_celery.compose_delivery import check_alerts, make_beat_watch
+from hermes_celery.compose_delivery import check_alerts, make_beat_watch, make_slot_guard
 from hermes_celery.consuming import looking, prove
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
 from hermes_celery.keys import Keys
 from hermes_celery.last_resort import LastResort
 from hermes_celery.log import JsonFormatter, event
+from hermes_celery.overstaying import Held
 from hermes_celery.parent_death import die_with_parent
 from hermes_celery.redaction import Redact, known_secrets, redactor, unredacted
 from hermes_celery.run import Outcome, RunState
-from hermes_celery.session import HEADER, Session, from_header
+from hermes_celery.session import HEADER, Session, from_header, run_carried_by
 from hermes_celery.settings import check_home, process_environment
 from hermes_celery.startup import patience_seconds, until_it_answers
 from hermes_celery.store import Runs
@@ -165,7 +168,7 @@ class _Hooks:
 
     def connect(self) -> None:
         """Listen to Celery's signals; they are global, so this app's own are told by settings."""
-        for signal, receiver in (
+        for heard, receiver in (
             (signals.celeryd_init, self.on_worker_init),
             (signals.worker_init, self.on_tasks_known),
             (signals.beat_init, self.on_beat_init),
@@ -176,7 +179,7 @@ class _Hooks:
             (signals.worker_process_init, self.on_pool_process_init),
             (signals.after_setup_logger, self.on_logger),
         ):
-            signal.connect(receiver, weak=False)
+            heard.connect(receiver, weak=False)
 
     def on_worker_init(
         self, sender: str, instance: Any, options: Mapping[str, Any] | None = None, **_: Any
@@ -227,7 +230,7 @@ class _Hooks:
         secrets = known_secrets(process_environment())
         return redactor(secrets) if self._settings.redact else unredacted
 
-    def on_worker_ready(self, **_: Any) -> None:
+    def on_worker_ready(self, sender: Any = None, **_: Any) -> None:
         """Say that this worker is there, every few seconds."""
         if not self._name:
             return
@@ -240,6 +243,7 @@ class _Hooks:
         self._presence.start()
         make_sign(settings, name=f"worker {self._name}").start()
         make_beat_watch(settings).start()
+        self._guard_slots(getattr(sender, "pool", None))
         soft_seconds = self._app.conf.get("worker_soft_shutdown_timeout") or 0
         self._last_resort = LastResort(
             grace_seconds=settings.grace_seconds + soft_seconds,
@@ -250,6 +254,16 @@ class _Hooks:
             self._last_resort.start()
         except OSError as error:
             event(_log, "worker.unwatched", level=logging.WARNING, why=error)
+
+    def _guard_slots(self, pool: Any) -> None:
+        if not isinstance(pool, prefork.TaskPool):
+            return
+
+        def kill(pid: int) -> None:
+            if any(process.pid == pid for process in pool._pool._pool):
+                os.kill(pid, signal.SIGKILL)
+
+        make_slot_guard(self._settings, worker=self._name, held=held_by_pool, kill=kill).start()
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
         """A warm shutdown of ours waits for its runs, but not for ever; a project's as Celery's."""
@@ -319,6 +333,18 @@ class _Hooks:
         # A beat has no name here, and a worker of other queues leaves deliveries to others.
         own = Keys(namespace=self._settings.namespace).delivery_queue
         return bool(self._name) and (not queues or own in queues)
+
+
+def held_by_pool() -> list[Held]:
+    """The messages with a run that pool processes of this worker have accepted."""
+    found = []
+    for request in list(worker_state.active_requests):
+        header = request.request_dict.get(HEADER)
+        run_id = run_carried_by(header, message_id=str(request.id))
+        if run_id is not None and request.worker_pid:
+            held = Held(run_id=run_id, pid=request.worker_pid, since=request.time_start or 0.0)
+            found.append(held)
+    return found
 
 
 def _make_room(worker: Any) -> None:

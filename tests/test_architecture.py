@@ -33,7 +33,7 @@ LAYERS = {
         "foreign_workers",
         "overload", "scanner", "preparing", "late", "ahead", "tick", "shard",
         "resharding", "rescue", "sweep",
-        "runner", "telling", "carrying", "safe_consumer",
+        "runner", "overstaying", "telling", "carrying", "safe_consumer",
         "errands", "endings", "ended_requests", "purging",
         "managed", "moving_in", "cron", "hermes_home", "taking_over",
     ),

@@ -49,6 +49,16 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         return self.spec.group or self.spec.id
 
 
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a run is, as far as its record says so."""
+
+    worker: str = ""
+    #: The claim that is worth something now.
+    claim: str = ""
+    #: The claim that recorded an end.
+    finished_by: str = ""
+
+
 class FollowUp(msgspec.Struct, frozen=True, kw_only=True):
     """What the end of a run brings along."""
 
@@ -251,6 +261,16 @@ class Runs(RunRecords):
             message=fields.text("message") or run_id,
             hop=fields.number("hop") or 0,
         )
+
+    def holders(self, run_ids: Sequence[str]) -> dict[str, Holder]:
+        """Who performs some runs, or has; without those that are gone or cannot be read."""
+        fields = ("worker", "claim", "finished_by")
+        rows = self._database.hashes([self._keys.run(run_id) for run_id in run_ids], *fields)
+        return {
+            run_id: Holder(**{name: row.get(name) or "" for name in fields})
+            for run_id, row in zip(run_ids, rows, strict=True)
+            if not isinstance(row, RecordBroken) and any(row.values())
+        }
 
     def heartbeat(
         self,

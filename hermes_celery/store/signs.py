@@ -117,6 +117,15 @@ class Signs:
         """How many workers said within ten seconds that they are there."""
         return int(self._database.call("ZCOUNT", self._keys.workers, now_ms - _ALIVE_MS, "+inf"))
 
+    def worker_of(self, run_id: str) -> str:
+        """Who performed a run last; "" where that is not known."""
+        return str(self._database.call("HGET", self._keys.run(run_id), "worker") or "")
+
+    def is_worker_there(self, worker: str, now_ms: int) -> bool:
+        """Whether a worker said within ten seconds that it is there."""
+        seen = self._database.call("ZSCORE", self._keys.workers, worker)
+        return seen is not None and float(seen) >= now_ms - _ALIVE_MS
+
     def newest_letter(self) -> Letter | None:
         """The last message that nobody could read, if it is kept."""
         return next(iter(Letters(self._database).latest(limit=1)), None)

@@ -1,0 +1,63 @@
+"""A task that cannot be interrupted does not keep its slot, or somebody hears of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.incidents import Incident, Kind
+from hermes_celery.run import RunState
+from hermes_celery.store import Incidents, Runs
+from tests.projects.bed import Bed
+from tests.support import eventually
+
+pytestmark = pytest.mark.system
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_a_slot_comes_back_whatever_the_task_does(tmp_path: Path) -> None:
+    """Two slots: one task swallows its interruption, the other holds Python's lock."""
+    release = tmp_path / "release"
+    with Bed("stubborn", tmp_path) as bed:
+        worker = bed.worker("-c", "2", "-n", "pool@%h", "-Q", "celery", RELEASE=str(release))
+        bed.worker("-P", "threads", "-n", "threads@%h", "-Q", "threads", RELEASE=str(release))
+        bed.beat()
+        bed.await_worker(2)
+        bed.await_leader()
+        for job in ("swallow", "hold", "thread"):
+            eventually(lambda job=job: bed.hermes("run", job).returncode == 0, what=job)  # type: ignore[misc]
+        pids = [int(bed.await_notes(word)[0][1]) for word in ("swallow", "hold")]
+        bed.await_notes("thread")
+        for job in ("swallow", "thread"):
+            assert bed.hermes("cancel", bed.runs(job)[0].id).returncode == 0
+        # What swallows ends by its own process, and its record says how.
+        ended = bed.await_run("swallow", lambda run: run.state is RunState.CANCELLED)
+        eventually(lambda: is_gone(pids[0]), what="the end of the process that swallows")
+        assert b"so its process was killed" in Runs(bed.database()).stderr(ended.id)
+        assert bed.hermes("run", "quick").returncode == 0
+        bed.await_notes("quick")
+        # What nothing can end is told, with its run, its job and its worker.
+        incidents = Incidents(bed.database())
+        (told,) = eventually(lambda: stuck(incidents), what="the incident of the thread")
+        thread = bed.runs("thread")[0]
+        assert thread.worker is not None
+        for word in ("Cron 'thread'", thread.id, thread.worker, "restart that worker"):
+            assert word in told.text
+        release.touch()
+        bed.await_run("thread", lambda run: run.state.is_final)
+        eventually(lambda: not stuck(incidents), what="the end of the incident")
+        # What holds the lock gives no heartbeat, is lost, and is ended from outside.
+        bed.await_run("hold", lambda run: run.state is RunState.LOST)
+        eventually(lambda: is_gone(pids[1]), seconds=60, what="the end of what holds the lock")
+        assert bed.runs("hold")[0].state is RunState.LOST
+        assert len(bed.runs("hold")) == len(bed.runs("swallow")) == 1
+        assert len(bed.notes("hold")) == len(bed.notes("swallow")) == 1
+        assert worker.poll() is None
+
+
+def stuck(incidents: Incidents) -> list[Incident]:
+    return [one for one in incidents.of_job("") if one.kind is Kind.STUCK]

@@ -1,0 +1,230 @@
+"""Work that goes on although its run was stopped or is over: its process ends, or it is told."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from hermes_celery.incidents import Kind
+from hermes_celery.job import JobRequest, JobSpec
+from hermes_celery.overstaying import PATIENCE_SECONDS, Held, Overstay, SlotGuard
+from hermes_celery.pulse import STUCK_SECONDS, Pulse, RunningRun
+from hermes_celery.run import Outcome, RunState
+from hermes_celery.runner import Runner
+from hermes_celery.session import Session
+from hermes_celery.store import Claim, Signs
+from tests.store.place import Place, at
+from tests.store.test_scanner import scanner, teller
+from tests.support import HandClock, Store, eventually
+
+WORKER = "w@host"
+
+
+class Pool:
+    """A worker's pool: what its processes hold, and which were killed."""
+
+    def __init__(self, store: Store) -> None:
+        self.held: list[Held] = []
+        self.killed: list[int] = []
+        self.guard = SlotGuard(
+            store.runs,
+            worker=WORKER,
+            held=lambda: list(self.held),
+            kill=self.killed.append,
+            clock=store.clock,
+        )
+
+
+@pytest.fixture
+def pool(store: Store) -> Pool:
+    return Pool(store)
+
+
+def claimed(store: Store, pool: Pool, **fields: object) -> tuple[str, Claim]:
+    """A run that a process of the pool performs, as the guard has seen."""
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", **fields))  # type: ignore[arg-type]
+    run_id = store.cron.run(job.id)
+    claim = store.claim(run_id)
+    pool.held = [Held(run_id=run_id, pid=7, since=1.0)]
+    assert pool.guard.look() == []
+    return run_id, claim
+
+
+def looks(store: Store, pool: Pool, seconds: float) -> list[int]:
+    for _ in range(int(seconds)):
+        pool.guard.look()
+        store.clock.advance(1)
+    return pool.killed
+
+
+def taken_away(store: Store, run_id: str) -> None:
+    """The claim is worth nothing any more, as when its heartbeat stopped."""
+    key = store.database.keys.run(run_id)
+    store.database.call("HDEL", key, "claim")
+    store.database.call("HSET", key, "state", "lost")
+
+
+def test_a_process_whose_run_is_lost_is_killed_after_a_while(store: Store, pool: Pool) -> None:
+    run_id, _ = claimed(store, pool)
+    assert looks(store, pool, 60) == []
+    taken_away(store, run_id)
+    assert looks(store, pool, PATIENCE_SECONDS) == []
+    assert looks(store, pool, 2)[:1] == [7]
+
+
+def test_a_process_whose_run_goes_on_elsewhere_is_killed_too(store: Store, pool: Pool) -> None:
+    run_id, _ = claimed(store, pool)
+    store.database.call("HSET", store.database.keys.run(run_id), "claim", "another's")
+    assert looks(store, pool, PATIENCE_SECONDS + 2)[:1] == [7]
+
+
+def test_a_process_that_recorded_the_end_itself_may_tidy_up_for_long(
+    store: Store, pool: Pool
+) -> None:
+    _, claim = claimed(store, pool)
+    store.runs.finish(claim, Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)
+    assert looks(store, pool, 100) == []
+
+
+def test_what_came_back_and_what_is_gone_are_left_alone(store: Store, pool: Pool) -> None:
+    run_id, _ = claimed(store, pool)
+    key = store.database.keys.run(run_id)
+    taken_away(store, run_id)
+    looks(store, pool, PATIENCE_SECONDS - 2)
+    store.database.call("HSET", key, "claim", "t1")
+    looks(store, pool, 2)
+    taken_away(store, run_id)
+    assert looks(store, pool, PATIENCE_SECONDS - 2) == []
+    store.database.call("DEL", key)
+    assert looks(store, pool, 60) == []
+
+
+def test_the_next_message_in_the_same_process_begins_anew(store: Store, pool: Pool) -> None:
+    run_id, _ = claimed(store, pool)
+    store.database.call("HSET", store.database.keys.run(run_id), "claim", "t2")
+    looks(store, pool, 10)
+    pool.held = [Held(run_id=run_id, pid=7, since=2.0)]
+    assert looks(store, pool, 60) == []
+
+
+class Deaf:
+    """Work that returns when `release` is set, whatever it is told."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
+        self.release.wait(30)
+        return Outcome(state=RunState.SUCCEEDED)
+
+
+class Heard:
+    """A reaction that only notes what it is asked to do."""
+
+    def __init__(self, *, can_end: bool) -> None:
+        self._can_end = can_end
+        self.said: list[str] = []
+
+    def can_end(self, worker: str) -> bool:
+        return self._can_end
+
+    def end(self, claim: Claim) -> None:
+        self.said.append("end")
+
+    def tell(self, claim: Claim, worker: str) -> None:
+        self.said.append("tell")
+
+    def over(self, claim: Claim, worker: str) -> None:
+        self.said.append("over")
+
+
+@pytest.mark.parametrize("can_end", [True, False])
+def test_deaf_work_is_ended_or_told_ten_seconds_after_it_was_stopped(
+    store: Store, can_end: bool
+) -> None:
+    deaf, heard = Deaf(), Heard(can_end=can_end)
+    runner = Runner(
+        store.runs,
+        pulse=Pulse(store.runs, clock=store.clock),
+        work_for=lambda _: deaf,
+        clock=store.clock,
+        overstay=lambda: heard,
+    )
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    run_id = store.cron.run(job.id)
+    states: list[str] = []
+    thread = threading.Thread(
+        target=lambda: states.append(runner.perform(run_id, session=Session(), worker=WORKER)),
+        daemon=True,
+    )
+    thread.start()
+    try:
+        eventually(lambda: store.runs.get(run_id).state is RunState.RUNNING, what="the start")
+        store.cron.cancel(run_id)
+        eventually(lambda: stepped(store, heard), what="the reaction")
+    finally:
+        deaf.release.set()
+    thread.join(10)
+    if can_end:
+        assert heard.said[0] == "end"
+        run = store.runs.get(run_id)
+        assert run.state is RunState.CANCELLED
+        assert b"so its process was killed" in store.runs.stderr(run_id)
+    else:
+        assert heard.said == ["tell", "over"]
+
+
+def stepped(store: Store, heard: Heard) -> bool:
+    """Half a second of the clock for each look; whether something was done."""
+    store.clock.advance(0.5)
+    return bool(heard.said)
+
+
+@pytest.fixture
+def place(valkey: object, clock: HandClock, tmp_path: object) -> Place:
+    return at(valkey, clock, tmp_path)  # type: ignore[arg-type]
+
+
+def test_the_incident_names_the_run_and_ends_with_it(place: Place) -> None:
+    store = place.store
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="slow"))
+    claim = store.claim(store.cron.run(job.id))
+    overstay = Overstay(
+        teller=teller(place, alerts="local"), incidents=place.incidents, clock=store.clock
+    )
+    overstay.tell(claim, WORKER)
+    (incident,) = place.incidents.open()
+    assert incident.kind is Kind.STUCK
+    for word in ("Cron 'slow'", claim.run_id, WORKER, "restart that worker"):
+        assert word in incident.text
+    overstay.over(claim, WORKER)
+    assert place.incidents.open() == []
+
+
+def test_the_incident_ends_with_its_worker_too(place: Place) -> None:
+    store, keys = place.store, place.store.database.keys
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="slow"))
+    claim = store.claim(store.cron.run(job.id))
+    Overstay(
+        teller=teller(place, alerts="local"), incidents=place.incidents, clock=store.clock
+    ).tell(claim, WORKER)
+    scan = scanner(place)
+    store.database.call("ZADD", keys.workers, store.clock.ms, WORKER)
+    scan.scan(store.clock.ms)
+    assert len(place.incidents.open()) == 1
+    store.clock.advance(11)
+    scan.scan(store.clock.ms)
+    assert place.incidents.open() == []
+    assert not Signs(store.database).is_worker_there(WORKER, store.clock.ms)
+
+
+def test_only_a_pool_process_may_end_itself(place: Place) -> None:
+    overstay = Overstay(
+        teller=teller(place, alerts="local"), incidents=place.incidents, clock=place.store.clock
+    )
+    assert overstay.can_end(f"w@host:{os.getppid()}")
+    assert not overstay.can_end(f"w@host:{os.getpid()}")
+    assert not overstay.can_end("w@host")
+    assert STUCK_SECONDS < PATIENCE_SECONDS
