@@ -46,10 +46,11 @@ _PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
          "--stored", "1000000"),
         ("--jobs", "300", "--rounds", "1", "--stored", "1000"),
     ),
+    "messages": ((), ()),
     "next_instant": ((), ()),
 }  # fmt: skip
 #: Parts that write no file: their tables say it all.
-_SILENT = ("whole_path", "next_instant")
+_SILENT = ("whole_path", "messages", "next_instant")
 
 
 @click.command(help=__doc__)

@@ -15,10 +15,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from typing import cast
 
 import msgspec
 
 from bench.bed import Bed, fresh_bed, store_jobs
+from bench.messages import OWN_CODE, PLAIN, RUN_ID, applying, building, project
 from bench.next_instant import EXPRESSIONS, START, ZONES, ours_ms
 from bench.server import BenchError
 from bench.whole_path import BARE_LUA
@@ -35,6 +37,7 @@ _DUE_JOBS = 500
 _RUNS = 100
 _STEPS = 100
 _BATCH = 100
+_MESSAGES = 100
 #: So long before the jobs are due the leader looks ahead.
 _AHEAD_MS = 1_000
 
@@ -235,6 +238,40 @@ def _next_instant() -> Iterator[Pair]:
     yield Pair(ours=lambda: _client_cost(ours), bare=lambda: _client_cost(bare))
 
 
+@contextmanager
+def _plain_message() -> Iterator[Pair]:
+    """A message of a project's plain task, from its template."""
+    build = building(project(), PLAIN)
+    fields = json.loads(cast(bytes, build()))
+
+    def bare() -> None:
+        for number in range(_MESSAGES):
+            fields["headers"]["id"] = f"{RUN_ID}-{number}"
+            json.dumps(fields)
+
+    yield Pair(ours=lambda: _client_cost(_often(build)), bare=lambda: _client_cost(bare))
+
+
+@contextmanager
+def _built_message() -> Iterator[Pair]:
+    """One with code of the project's, beside `apply_async` with a producer that is there."""
+    app = project()
+    with applying(app, OWN_CODE) as apply_async:
+        build = building(app, OWN_CODE)
+        yield Pair(
+            ours=lambda: _client_cost(_often(build)),
+            bare=lambda: _client_cost(_often(apply_async)),
+        )
+
+
+def _often(work: Callable[[], object]) -> Callable[[], None]:
+    def all_of_them() -> None:
+        for _ in range(_MESSAGES):
+            work()
+
+    return all_of_them
+
+
 _MINUTES = tuple(range(0, 60, 10))
 
 
@@ -251,4 +288,6 @@ PAIRS: Mapping[str, Callable[[], AbstractContextManager[Pair]]] = {
     "tick planned ahead": _tick_planned_ahead,
     "claim + finish": _claim_and_finish,
     "next instant": _next_instant,
+    "plain task's message": _plain_message,
+    "message with own code": _built_message,
 }

@@ -355,7 +355,9 @@ def beat_of(
     keeping_in_step = Duty("declare", clock=clock, on_broken=on_broken)
 
     runs = Runs(database)
-    messages = Dispatch(app, session=SessionSource(settings.session), entries=entries)
+    messages = Dispatch(
+        app, session=SessionSource(settings.session), entries=entries, in_tasks=False
+    )
     sweep = make_sweep(settings)
 
     def on_fault(fault: BrokenJob) -> None:

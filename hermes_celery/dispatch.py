@@ -20,6 +20,7 @@ project's code, `build` may.
 
 from __future__ import annotations
 
+import logging
 import re
 from base64 import b64decode, b64encode
 from bisect import bisect
@@ -35,6 +36,7 @@ from kombu.utils.json import dumps
 from hermes_celery.built import STAND_IN, Built, Way
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec, SessionSource
+from hermes_celery.log import event
 from hermes_celery.publishing import Published, Send, catching_connection, listen, publish
 from hermes_celery.run import is_scheduled, message_id_of
 from hermes_celery.session import HEADER, Session, header_json, session_of, to_header
@@ -44,6 +46,8 @@ from hermes_celery.work import TaskCall
 
 if TYPE_CHECKING:
     from celery import Celery
+
+_log = logging.getLogger(__name__)
 
 RUN_TASK = "hermes_celery.run"
 DELIVER_TASK = "hermes_celery.deliver"
@@ -84,11 +88,13 @@ class Dispatch:
         *,
         session: SessionSource = SessionSource.ORIGIN,
         entries: Entries | None = None,
+        in_tasks: bool = True,
     ) -> None:
+        """`in_tasks`: whether a task of the project's may be running where messages are built."""
         self._app = app
         self._session = session
         self._entries = entries
-        self._user_code = UserCode(app)
+        self._user_code = UserCode(app, in_tasks=in_tasks)
         self._templates: dict[_Likeness, _Template] = {}
         listen()
 
@@ -100,8 +106,8 @@ class Dispatch:
         try:
             if not self._runs_user_code(spec):
                 return self._template(spec).key
-        except Exception:  # noqa: BLE001 - told of the occurrence, when its message is built
-            pass
+        except Exception as error:  # noqa: BLE001 - told of the occurrence, when it is built
+            _put_off(spec, error)
         prefix = self._app.conf.broker_transport_options.get("global_keyprefix") or ""
         return f"{prefix}{self._app.conf.task_default_queue}"
 
@@ -115,8 +121,8 @@ class Dispatch:
         try:
             if not self._runs_user_code(spec):
                 return self._filled(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
-        except Exception:  # noqa: BLE001 - told of the occurrence, when its message is built
-            pass
+        except Exception as error:  # noqa: BLE001 - told of the occurrence, when it is built
+            _put_off(spec, error)
         # Older programs push it when a run that was held back is let go: to them it is the message
         # of a delivery that there is not. The leader's rescue pushes the real one.
         return STAND_IN + self.delivery_message("none", label=spec.name)
@@ -293,6 +299,10 @@ class Dispatch:
         step = steps[bisect(steps, priority) - 1]
         suffix = f"{options.get('sep') or _PRIORITY_SEPARATOR}{step}" if step else ""
         return f"{options.get('global_keyprefix') or ''}{queue}{suffix}"
+
+
+def _put_off(spec: JobSpec, error: Exception) -> None:
+    event(_log, "message.put_off", level=logging.DEBUG, job=spec.name, why=error)
 
 
 def _routing_of(spec: JobSpec) -> dict[str, Any]:

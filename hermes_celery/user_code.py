@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import celery
 import kombu
 from celery import signals
+from celery._state import get_current_worker_task
 from celery.app.routes import MapRoute
 from kombu.messaging import Producer
 
@@ -36,7 +37,7 @@ _OURS = frozenset((NOTE_UID, INHERIT_UID, SENT_UID))
 _LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (celery, kombu))
 _BEFORE, _AFTER, _SENT = signals.before_task_publish, signals.after_task_publish, signals.task_sent
 #: Options that mean an instant, and count from the message.
-_INSTANTS = ("expires", "countdown", "eta")
+_INSTANTS = frozenset(("expires", "countdown", "eta"))
 _AMQP = ("as_task_v2", "_create_task_sender", "Producer")
 _PROTOCOL = 2
 
@@ -44,22 +45,28 @@ _PROTOCOL = 2
 class UserCode:
     """What an app's tasks run when they are published."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, *, in_tasks: bool) -> None:
+        """`in_tasks`: whether a task may be running here, which is the parent of what it sends."""
         self._app = app
+        self._in_tasks = in_tasks
+        self._tasks: Any = None
         #: By task: what the answer rests on, and the answer.
         self._known: dict[str, tuple[tuple[Any, ...], bool]] = {}
 
     def runs_for(self, call: TaskCall) -> bool:
         """Whether a message of this call has to be built by itself."""
-        if any(name in call.options for name in _INSTANTS):
+        if call.options and not _INSTANTS.isdisjoint(call.options):
             return True
-        task = self._app.tasks.get(call.name)
+        tasks = self._tasks
+        if tasks is None:
+            # Finalizes the app, once.
+            tasks = self._tasks = self._app.tasks
+        task = tasks.get(call.name)
         rests_on = self._rests_on(task)
         known = self._known.get(call.name)
         if known is None or known[0] != rests_on:
             known = self._known[call.name] = (rests_on, self._runs_for(call.name, task))
-        # A task that publishes is the parent of what it publishes.
-        return known[1] or self._app.current_worker_task is not None
+        return known[1] or (self._in_tasks and get_current_worker_task() is not None)
 
     def _rests_on(self, task: Any) -> tuple[Any, ...]:
         kind, app = type(task), self._app
@@ -67,11 +74,10 @@ class UserCode:
             len(_BEFORE.receivers),
             len(_AFTER.receivers),
             len(_SENT.receivers),
-            getattr(kind, "apply_async", None),
-            getattr(task, "expires", None),
+            None if task is None else kind.apply_async,
+            None if task is None else task.expires,
             type(app).send_task,
             Producer.publish,
-            len(app.amqp.router.routes),
         )
 
     def _runs_for(self, name: str, task: Any) -> bool:
