@@ -47,6 +47,7 @@ _PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
         ("--jobs", "300", "--rounds", "1", "--stored", "1000"),
     ),
     "messages": ((), ()),
+    "pools": ((), ("--rounds", "1", "--runs", "100")),
     "next_instant": ((), ()),
 }  # fmt: skip
 #: Parts that write no file: their tables say it all.
@@ -83,7 +84,7 @@ def _summary(console: Console, directory: Path) -> None:
     for name in ("what", "ours", "others"):
         table.add_column(name)
     for rows, part in ((_due, "peers"), (_idle, "peers"), (_rates, "sustained"), (_lags, "lag"),
-                       (_costs, "million")):  # fmt: skip
+                       (_costs, "million"), (_shares, "pools")):  # fmt: skip
         path = directory / f"{part}.json"
         if path.exists():
             for row in rows(msgspec.json.decode(path.read_bytes())):
@@ -137,6 +138,13 @@ def _costs(found: Any) -> Iterator[tuple[str, str, str]]:
     for row in found:
         value = f"{row['value']:,.0f}" if row["value"] >= 100 else f"{row['value']:,.2f}"
         yield f"{row['what']} ({row['count']:,})", f"{value} {row['unit']}", ""
+
+
+def _shares(found: Any) -> Iterator[tuple[str, str, str]]:
+    for pool in dict.fromkeys(row["pool"] for row in found):
+        rows = [row for row in found if row["pool"] == pool]
+        text = ", ".join(f"{row['app']} {row['share']:.0%}" for row in rows if not row["events"])
+        yield f"naps of 50 ms under {pool}, of what its slots allow", text, ""
 
 
 def _ms(value: float) -> str:

@@ -6,6 +6,7 @@ Claim, session, finish and the kept output are real; only the process for the sc
 from __future__ import annotations
 
 import os
+import time
 
 from celery import Celery
 
@@ -39,7 +40,9 @@ class _NoWork:
     """What a script would have printed, without the script."""
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Succeed at once."""
+        """Succeed at once, or after `BENCH_NAP` seconds."""
+        if seconds := float(os.environ.get("BENCH_NAP", 0)):
+            time.sleep(seconds)
         return Outcome(state=RunState.SUCCEEDED, output=b"done\n", exit_code=0)
 
 

@@ -52,6 +52,7 @@ from hermes_celery.settings import check_home, process_environment
 from hermes_celery.startup import patience_seconds, until_it_answers
 from hermes_celery.store import Runs
 from hermes_celery.telling import RunFailed, TellingTask, text_of
+from hermes_celery.waking import wake
 from hermes_celery.workers import Presence
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class _Hooks:
         self._app = app
         self._presence: Presence | None = None
         self._proof = prove(app)
+        wake(app)
         self._last_resort: LastResort | None = None
         self._endings: Endings | None = None
         self._name = ""

@@ -1,0 +1,44 @@
+"""Apps whose work takes a slot for a while: `celery -A bench.napping:own worker`, `...:project`.
+
+`own` is our app with its work stubbed, `project` somebody's app with `Cron(app)`; both take a
+message only when a slot is free. Claim, session, finish and record are real.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from celery import Celery
+
+from bench.stub import make_stub_app
+from hermes_celery import Cron
+from hermes_celery.app import broker_url
+from hermes_celery.settings import read_settings
+
+SECONDS = 0.05
+#: Read by `bench.stub`.
+ENVIRONMENT = {"BENCH_NAP": str(SECONDS)}
+TASK = "bench.nap"
+
+
+def nap() -> None:
+    """Take a slot for a while."""
+    time.sleep(SECONDS)
+
+
+def make_project(url: str) -> tuple[Celery, Cron]:
+    """A project on that server, with one task."""
+    app = Celery("napping", broker=broker_url(url), set_as_current=False)
+    app.conf.worker_disable_prefetch = True
+    app.task(nap, name=TASK)
+    return app, Cron(app)
+
+
+def __getattr__(name: str) -> Celery:
+    """The apps, made when a worker asks for one."""
+    if name == "own":
+        return make_stub_app(read_settings())
+    if name == "project":
+        return make_project(os.environ["HERMES_REDIS_URL"])[0]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

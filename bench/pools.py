@@ -1,0 +1,121 @@
+"""Does every pool take what it has room for? Naps of 50 ms on four slots (one under `solo`).
+
+    python -m bench.pools [--rounds N] [--runs N] [--json FILE]
+
+The runs wait before the worker starts. From the start of the first one to that of the last one, by
+their records: how many started in a second, and what share that is of what the slots allow, 20 a
+second each. In our own app and in a project, with task events and without.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import click
+import msgspec
+from rich.console import Console
+
+from bench.bed import SLOTS, Bed, fresh_bed, wait_until_done
+from bench.napping import ENVIRONMENT, SECONDS, TASK, make_project
+from bench.server import child
+from bench.show import new_table, stop_in_order
+from hermes_celery.compose import open_cron
+from hermes_celery.cron import Crontab
+from hermes_celery.job import JobRequest
+from hermes_celery.run import RunState
+from hermes_celery.store import Database
+from hermes_celery.work import TaskCall
+
+_POOLS = ("prefork", "threads", "gevent", "solo")
+_APPS = ("own", "project")
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run, over some rounds."""
+
+    pool: str
+    app: str
+    events: bool
+    per_second: float
+    #: Of what the slots allow.
+    share: float
+
+
+@click.command(help=__doc__)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--runs", default=200, show_default=True, help="Under solo, a quarter.")
+@click.option("--pool", "pools", type=click.Choice(_POOLS), multiple=True, default=_POOLS)
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path))
+def main(rounds: int, runs: int, pools: tuple[str, ...], path: Path | None) -> None:
+    """Measure by turns and print."""
+    stop_in_order()
+    ways = [(pool, app, events) for pool in pools for app in _APPS for events in (False, True)]
+    rates: dict[tuple[str, str, bool], list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for pool, app, events in ways:
+            rates[pool, app, events].append(_rate(pool, app, events, runs))
+    rows = [
+        Row(
+            pool=pool, app=app, events=events, per_second=median(found),
+            share=median(found) * SECONDS / _slots(pool),
+        )
+        for (pool, app, events), found in rates.items()
+    ]  # fmt: skip
+    table = new_table(f"naps of {SECONDS * 1000:.0f} ms, median of {rounds}")
+    for name in ("pool", "app", "events", "starts a second", "of what its slots allow"):
+        table.add_column(name)
+    for row in rows:
+        on = "on" if row.events else "off"
+        table.add_row(row.pool, row.app, on, f"{row.per_second:.1f}", f"{row.share:.0%}")
+    Console(width=100).print(table)
+    if path is not None:
+        path.write_bytes(msgspec.json.encode(rows))
+
+
+def _slots(pool: str) -> int:
+    return 1 if pool == "solo" else SLOTS
+
+
+def _rate(pool: str, app: str, events: bool, runs: int) -> float:
+    """How many runs started in a second, on a server of their own."""
+    count = runs // 4 if pool == "solo" else runs
+    with fresh_bed() as bed:
+        cron, database = _OPEN[app](bed)
+        task = TaskCall(name=TASK) if app == "project" else None
+        prompt = None if task else "nap"
+        job = cron.add(JobRequest(schedule="every 1d", name="nap", prompt=prompt, task=task))
+        for _ in range(count):
+            cron.run(job.id)
+        environment = {
+            **bed.environment, **ENVIRONMENT, "HERMES_CELERY_EVENTS": "on" if events else "off"
+        }  # fmt: skip
+        command = [
+            sys.executable, "-m", "celery", "-A", f"bench.napping:{app}", "worker", "-P", pool,
+            "-c", str(_slots(pool)), "--without-mingle", *(["-E"] if events else []),
+        ]  # fmt: skip
+        with child(command, environment=environment, log=bed.log):
+            wait_until_done(msgspec.structs.replace(bed, database=database))
+        found = cron.latest_runs(job.id, state=RunState.SUCCEEDED, limit=count)
+    starts = sorted(run.started_at.timestamp() for run in found if run.started_at)
+    if len(starts) != count:
+        raise click.ClickException(f"{len(starts)} of {count} runs succeeded under {pool}")
+    return (count - _slots(pool)) / (starts[-1] - starts[0])
+
+
+def _own(bed: Bed) -> tuple[Crontab, Database]:
+    return open_cron(bed.settings), bed.database
+
+
+def _project(bed: Bed) -> tuple[Crontab, Database]:
+    crontab = make_project(bed.url)[1].crontab
+    return crontab, crontab.runs._database
+
+
+_OPEN: dict[str, Callable[[Bed], tuple[Crontab, Database]]] = {"own": _own, "project": _project}
+
+
+if __name__ == "__main__":
+    main()
