@@ -143,8 +143,8 @@ def _costs(found: Any) -> Iterator[tuple[str, str, str]]:
 def _shares(found: Any) -> Iterator[tuple[str, str, str]]:
     for pool in dict.fromkeys(row["pool"] for row in found):
         rows = [row for row in found if row["pool"] == pool]
-        text = ", ".join(f"{row['app']} {row['share']:.0%}" for row in rows if not row["events"])
-        yield f"naps of 50 ms under {pool}, of what its slots allow", text, ""
+        text = ", ".join(f"{row['app']} {row['busy']:.0%}" for row in rows if not row["events"])
+        yield f"naps of 50 ms under {pool}, slots busy", text, ""
 
 
 def _ms(value: float) -> str:

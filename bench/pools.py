@@ -2,9 +2,10 @@
 
     python -m bench.pools [--rounds N] [--runs N] [--json FILE]
 
-The runs wait before the worker starts. From the start of the first one to that of the last one, by
-their records: how many started in a second, and what share that is of what the slots allow, 20 a
-second each. In our own app and in a project, with task events and without.
+The runs wait before the worker starts. By their records, from the start of the first one: how many
+started in a second (the slots allow 20 each, if a run were nothing but its nap), and what share of
+their time the slots were busy, from claim to finish. In our own app and in a project, with task
+events and without.
 """
 
 from __future__ import annotations
@@ -40,8 +41,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     app: str
     events: bool
     per_second: float
-    #: Of what the slots allow.
-    share: float
+    #: Of the slots' time, from the first claim to the last finish, in which they had a run.
+    busy: float
+
+
+class _Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """One round."""
+
+    per_second: float
+    busy: float
 
 
 @click.command(help=__doc__)
@@ -53,23 +61,27 @@ def main(rounds: int, runs: int, pools: tuple[str, ...], path: Path | None) -> N
     """Measure by turns and print."""
     stop_in_order()
     ways = [(pool, app, events) for pool in pools for app in _APPS for events in (False, True)]
-    rates: dict[tuple[str, str, bool], list[float]] = {way: [] for way in ways}
+    paces: dict[tuple[str, str, bool], list[_Pace]] = {way: [] for way in ways}
     for _ in range(rounds):
         for pool, app, events in ways:
-            rates[pool, app, events].append(_rate(pool, app, events, runs))
+            paces[pool, app, events].append(_pace(pool, app, events, runs))
     rows = [
         Row(
-            pool=pool, app=app, events=events, per_second=median(found),
-            share=median(found) * SECONDS / _slots(pool),
+            pool=pool, app=app, events=events,
+            per_second=median(pace.per_second for pace in found),
+            busy=median(pace.busy for pace in found),
         )
-        for (pool, app, events), found in rates.items()
+        for (pool, app, events), found in paces.items()
     ]  # fmt: skip
     table = new_table(f"naps of {SECONDS * 1000:.0f} ms, median of {rounds}")
-    for name in ("pool", "app", "events", "starts a second", "of what its slots allow"):
+    for name in ("pool", "app", "events", "starts a second", "of naps alone", "slots busy"):
         table.add_column(name)
     for row in rows:
         on = "on" if row.events else "off"
-        table.add_row(row.pool, row.app, on, f"{row.per_second:.1f}", f"{row.share:.0%}")
+        naps = row.per_second * SECONDS / _slots(row.pool)
+        table.add_row(
+            row.pool, row.app, on, f"{row.per_second:.1f}", f"{naps:.0%}", f"{row.busy:.0%}"
+        )
     Console(width=100).print(table)
     if path is not None:
         path.write_bytes(msgspec.json.encode(rows))
@@ -79,8 +91,8 @@ def _slots(pool: str) -> int:
     return 1 if pool == "solo" else SLOTS
 
 
-def _rate(pool: str, app: str, events: bool, runs: int) -> float:
-    """How many runs started in a second, on a server of their own."""
+def _pace(pool: str, app: str, events: bool, runs: int) -> _Pace:
+    """One round, on a server of its own."""
     count = runs // 4 if pool == "solo" else runs
     with fresh_bed() as bed:
         cron, database = _OPEN[app](bed)
@@ -99,10 +111,19 @@ def _rate(pool: str, app: str, events: bool, runs: int) -> float:
         with child(command, environment=environment, log=bed.log):
             wait_until_done(msgspec.structs.replace(bed, database=database))
         found = cron.latest_runs(job.id, state=RunState.SUCCEEDED, limit=count)
-    starts = sorted(run.started_at.timestamp() for run in found if run.started_at)
-    if len(starts) != count:
-        raise click.ClickException(f"{len(starts)} of {count} runs succeeded under {pool}")
-    return (count - _slots(pool)) / (starts[-1] - starts[0])
+    spans = [
+        (run.started_at.timestamp(), run.finished_at.timestamp())
+        for run in found
+        if run.started_at and run.finished_at
+    ]
+    if len(spans) != count:
+        raise click.ClickException(f"{len(spans)} of {count} runs succeeded under {pool}")
+    starts, ends = sorted(began for began, _ in spans), [end for _, end in spans]
+    slots = _slots(pool)
+    return _Pace(
+        per_second=(count - slots) / (starts[-1] - starts[0]),
+        busy=sum(end - began for began, end in spans) / (slots * (max(ends) - starts[0])),
+    )
 
 
 def _own(bed: Bed) -> tuple[Crontab, Database]:

@@ -21,7 +21,7 @@ from tests.system.conftest import script, script_job
 pytestmark = pytest.mark.system
 
 _MESSAGES, _SLOTS = 40, 4
-_BUSY = 0.4
+_BUSY = 0.3
 
 
 def busy(spans: list[tuple[float, float]], *, slots: int) -> float:
