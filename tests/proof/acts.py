@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 
 from hermes_celery.app import make_app
 from hermes_celery.beat import Beat
@@ -46,6 +47,7 @@ from hermes_celery.store import (
     Waker,
 )
 from hermes_celery.sweep import Sweep
+from hermes_celery.work import TaskCall
 from tests.proof.crashing import Calls, watch
 from tests.proof.history import note_start
 from tests.proof.planted import Plant, TwoSteps, open_planted
@@ -55,6 +57,8 @@ from tests.proof.zygote import Act, Orders
 from tests.support import HandClock
 
 NAMESPACE = "proof"
+#: A task with code of the project's for each message.
+LATE = TaskCall(name="proof.late")
 KEYS = Keys(namespace=NAMESPACE)
 REDELIVER_AFTER_MS = 90_000
 HEARTBEAT_TIMEOUT_MS = 3_000
@@ -72,14 +76,27 @@ def warm_up() -> None:
     )
 
 
+class _Stamped(Task):  # type: ignore[misc]  # Celery carries no types
+    """A base class of a project's own: its messages are built one by one, when they are due."""
+
+    abstract = True
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Publish with a header of the project's own."""
+        headers = {**(options.pop("headers", None) or {}), "correlation": secrets.token_hex(4)}
+        return super().apply_async(*args, headers=headers, **options)
+
+
 @cache
 def celery_app() -> Celery:
     """An app with our configuration; nothing here ever uses its broker's address."""
-    return make_app(
+    app = make_app(
         read_settings(
             {"HERMES_REDIS_URL": "redis://127.0.0.1:1", "HERMES_CELERY_NAMESPACE": NAMESPACE}
         )
     )
+    app.task(lambda: None, name=LATE.name, base=_Stamped)
+    return app
 
 
 class Impatient(Waker):
@@ -275,8 +292,11 @@ class Postman:
 def unpacked(message: str) -> tuple[str, Session]:
     """The run and the session that a Celery message on the queue speaks of."""
     envelope = json.loads(message)
+    session = from_header(envelope["headers"][HEADER])
+    if envelope["headers"]["task"] == LATE.name:
+        return session.run_id, session
     (run_id,), *_ = json.loads(base64.b64decode(envelope["body"]))
-    return run_id, from_header(envelope["headers"][HEADER])
+    return run_id, session
 
 
 def perform(orders: Orders, report: Callable[[str], None]) -> None:

@@ -226,12 +226,11 @@ class Round:
     def _stopped(self) -> Iterator[str]:
         begun = self._now()
         wait_for(self._plan.quiet_seconds)
+        until = self._now() - timedelta(seconds=2)
+        # Before the records: a run that ends meanwhile is on record as one that started.
+        waiting = cared_for(self._database)
         yield from silently_stopped(
-            self._all_jobs(),
-            all_records(self._runs),
-            begun=begun,
-            until=self._now() - timedelta(seconds=2),
-            cared_for=cared_for(self._database),
+            self._all_jobs(), all_records(self._runs), begun=begun, until=until, cared_for=waiting
         )
 
     def _paused(self, first: Job) -> Span:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hermes_celery.job import JobRequest
+from hermes_celery.job import Job, JobRequest
 from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.store import Claim, Places
-from tests.proof.acts import HEARTBEAT_TIMEOUT_MS, KEYS
+from tests.proof.acts import HEARTBEAT_TIMEOUT_MS, KEYS, LATE
 from tests.proof.planted import Plant
 from tests.proof.reaching import BUSY
 from tests.proof.scene import Scene
@@ -62,6 +62,30 @@ def _rescues(scene: Scene) -> None:
     scene.clock.advance(10)
     scene.beat_once()
     scene.take_messages()
+
+
+def late_scene(url: str, starts: Path, *, plant: Plant = Plant.NONE) -> Scene:
+    """Messages with code of the project's in them: due now, held back, vanished, to run again."""
+    scene = Scene(url, starts, plant=plant)
+
+    def late(schedule: str = "every 1h", **fields: Any) -> Job:
+        return scene.add(schedule, prompt=None, task=LATE, **fields)
+
+    late(name="plain")
+    late("in 1h", name="once")
+    late("every 30m", name="catches up with all", policy=Policy(catch_up=CatchUp.ALL))
+    scene.add(name="beside them")
+    busy = [late(name=f"overlap {o}", policy=Policy(overlap=o)) for o in Overlap]
+    scene.run(late("every 1d", name="its message vanished"))
+    again = late("every 1d", name="wants another start", policy=Policy(on_lost=OnLost.RETRY))
+    scene.runs.claim(scene.run(again), token="dead", now_ms=scene.clock.ms, worker="w@gone")
+    scene.beat_once()
+    scene.take_messages()
+    scene.clock.advance(58 * 60)
+    for job in busy:
+        scene.run(job)
+    scene.clock.advance(120)
+    return scene
 
 
 def worker_scene(

@@ -176,12 +176,14 @@ class Round:
         wait_for(self._plan.quiet_seconds)
         # What is due this very moment may be on its way.
         until = self._cron.now - timedelta(seconds=2)
+        # Before the records: a run that ends meanwhile is on record as one that started.
+        waiting = cared_for(self._database)
         yield from silently_stopped(
             [self._cron.show(job_id) for job_id in self._people.enabled],
             all_records(make_runs(self._database)),
             begun=begun,
             until=until,
-            cared_for=cared_for(self._database),
+            cared_for=waiting,
         )
 
     def _others(self, records: Sequence[Run], missing: list[str], twice: int) -> Iterator[str]:

@@ -90,7 +90,7 @@ def test_a_claim_that_was_given_back_can_be_taken_again(store: Store) -> None:
 def test_a_run_that_was_handed_on_or_sent_back_by_itself_says_when_it_began(store: Store) -> None:
     for more in ({"handed_on": "a-celery-id"}, {"handed_hop": 1}):
         claim = claimed(store)
-        store.runs.put_back(claim, ready_at_ms=store.clock.ms + 5_000, **more)  # type: ignore[arg-type]
+        store.runs.put_back(claim, ready_at_ms=store.clock.ms + 5_000, **more)
         store.runs.cancel(claim.run_id, reason="revoked", now_ms=store.clock.ms)
         assert store.runs.get(claim.run_id).started_at is not None
     claim = claimed(store)

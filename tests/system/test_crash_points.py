@@ -25,6 +25,7 @@ from tests.proof.scenes import (
     delivery_scene,
     due_delivery_scene,
     group_scene,
+    late_scene,
     neighbours_scene,
     worker_scene,
 )
@@ -54,6 +55,13 @@ def test_a_beat_frozen_at_any_call_wakes_up_and_changes_nothing(
     zygote: Zygote, server: str, starts: Callable[[], Path]
 ) -> None:
     assert_clean(beat(zygote, Fate.FREEZES, lambda: beat_scene(server, starts())), at_least=80)
+
+
+@pytest.mark.parametrize("fate", DIES_OR_FREEZES)
+def test_a_beat_whose_messages_run_a_projects_code_at_any_call(
+    zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate
+) -> None:
+    assert_clean(beat(zygote, fate, lambda: late_scene(server, starts())), at_least=60)
 
 
 @pytest.mark.slow
