@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import wraps
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -49,6 +50,7 @@ from hermes_celery.session import (
     from_header,
     run_carried_by,
 )
+from hermes_celery.telling import tell_revoked
 
 if TYPE_CHECKING:
     from hermes_celery.runner import Runner
@@ -99,12 +101,29 @@ def _carried(
             header = {**header, UNFOLLOWED: True}
             request.headers = {**(request.headers or {}), HEADER: header}
         elif state != "taken" or not _is_meant(task, runner(), run_id, header):
-            return call.result()
+            return _ended(task, call, state)
         if isinstance(session, SessionError):
             raise session
         return _beside(header, session, lambda: run(*args, **kwargs))
 
     return carried
+
+
+def _ended(task: Any, call: _Call, state: str) -> Any:
+    """What Celery hears of a run: what its task returned or raised.
+
+    A message that was not performed, or whose run was cancelled, is a revoked one.
+    """
+    if call.was_called and state != RunState.CANCELLED:
+        if call.error is not None:
+            raise call.error
+        return call.value
+    request = task.request
+    tell_revoked(task, state)
+    if state == RunState.CANCELLED:
+        keeps = not (request.ignore_result or task.ignore_result)
+        task.backend.mark_as_revoked(request.id, state, request=request, store_result=keeps)
+    raise Ignore(state)
 
 
 def _beside(header: Any, session: Session, call: Callable[[], Any]) -> Any:
@@ -165,8 +184,9 @@ class _Call:
         self.task = task
         self.carrier = carrier
         #: Celery hears of neither success nor failure of what was not executed.
-        self._error: BaseException | None = Ignore()
-        self._value: Any = None
+        self.error: BaseException | None = Ignore()
+        self.was_called = False
+        self.value: Any = None
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Call it, and say how it went. Raises PutBack when the run goes on with a message."""
@@ -182,25 +202,26 @@ class _Call:
 
     def _outcome(self, stop: RunningRun) -> Outcome:
         try:
+            self.was_called = True
             with Interruption() as interruption:
                 stop.on_stop(interruption.fire)
-                self._value = self._call()
+                self.value = self._call()
         except Retry as error:
-            self._error = error
+            self.error = error
             # A copy of its message that comes after the run is over is none to execute.
             hop = 0 if self.carrier is None else self.carrier.hop + 1
             raise PutBack(wait_seconds=_seconds_until(error.when), hop=hop) from None
         except Reject as error:
-            self._error = error
+            self.error = error
             return self._rejected(error)
         except Ignore as error:
-            self._error = error
+            self.error = error
             return Outcome(state=RunState.SUCCEEDED, reason="Ignore", silent=True)
         except Exception as error:  # noqa: BLE001 - recorded on the run, raised again for Celery
-            self._error = error
+            self.error = error.with_traceback(_theirs(error.__traceback__))
             return self._failed(error, stop)
-        self._error = None
-        output = self._redact(_shown(self._value))
+        self.error = None
+        output = self._redact(_shown(self.value))
         return Outcome(state=RunState.SUCCEEDED, output=output, silent=not output)
 
     def _rejected(self, error: Reject) -> Outcome:
@@ -215,12 +236,6 @@ class _Call:
         text = f"its task rejected the message{why}".encode(errors="replace")
         return Outcome(state=RunState.FAILED, error=self._redact(text).decode(errors="replace"))
 
-    def result(self) -> Any:
-        """What the task returned. Raises what it raised, or Ignore where it was not executed."""
-        if self._error is not None:
-            raise self._error
-        return self._value
-
     def _failed(self, error: Exception, stop: RunningRun) -> Outcome:
         state = RunState.FAILED
         if isinstance(error, SoftTimeLimitExceeded):
@@ -233,6 +248,13 @@ class _Call:
             error=None if is_asked else self._redact(text).decode(errors="replace"),
             stderr=self._redact(trace),
         )
+
+
+def _theirs(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback from where the user's own code begins."""
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+        trace = trace.tb_next
+    return trace
 
 
 def _shown(value: Any) -> bytes:

@@ -369,7 +369,12 @@ def beat_of(
     teller = LossTeller(app)
 
     def on_lost(run_ids: Sequence[str]) -> None:
-        teller.tell([(run.id, run.job_name, f"lost: {run.error}") for run in runs.known(run_ids)])
+        teller.tell(
+            [
+                (runs.message_of(run.id), run.job_name, f"lost: {run.error}")
+                for run in runs.known(run_ids)
+            ]
+        )
 
     foreign = make_foreign_workers(app, settings)
 

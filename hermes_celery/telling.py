@@ -59,12 +59,18 @@ class TellingTask(Task):  # type: ignore[misc]  # Celery carries no types
 
     def not_executed(self, text: str) -> NoReturn:
         """Say that this message executes nothing (any more), and end it."""
-        if _are_wanted(self.app):
-            try:
-                self.send_event("task-revoked", retry=False, terminated=False, exception=text)
-            except Exception as error:  # noqa: BLE001 - what monitors hear costs no run
-                event(_log, "monitors.not_told", level=logging.WARNING, why=error)
+        tell_revoked(self, text)
         raise Ignore(text)
+
+
+def tell_revoked(task: Any, text: str) -> None:
+    """Tell the monitors that a task's message executes nothing (any more)."""
+    if not _are_wanted(task.app):
+        return
+    try:
+        task.send_event("task-revoked", retry=False, terminated=False, exception=text)
+    except Exception as error:  # noqa: BLE001 - what monitors hear costs no run
+        event(_log, "monitors.not_told", level=logging.WARNING, why=error)
 
 
 def text_of(outcome: Outcome) -> str:

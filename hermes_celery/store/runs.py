@@ -272,6 +272,10 @@ class Runs(RunRecords):
             if not isinstance(row, RecordBroken) and any(row.values())
         }
 
+    def message_of(self, run_id: str) -> str:
+        """The Celery id of the message that was performed last, else that of its first one."""
+        return self._database.call("HGET", self._keys.run(run_id), "message") or run_id
+
     def heartbeat(
         self,
         claims: Mapping[str, str],

@@ -140,6 +140,9 @@ def test_a_failed_task_of_the_project_has_its_own_text(bed: Bed, flower: Flower)
     shown = flower.task(run.id, "FAILURE")
     assert shown["name"] == "bad report"
     assert shown["exception"] == "ValueError('no such customer')"
+    # Between Celery and the project's code stand the lines that raise it again, and no others.
+    assert "in bad" in shown["traceback"]
+    assert shown["traceback"].count("carrying.py") == 2
 
 
 def test_a_time_out_is_a_failure_that_says_so(bed: Bed, flower: Flower) -> None:
@@ -159,6 +162,15 @@ def test_what_was_cancelled_is_revoked_and_no_success(bed: Bed, flower: Flower) 
     shown = flower.task(run.id, "REVOKED")
     assert shown["name"] == "script is cancelled"
     assert "cancelled" in shown["exception"]
+
+
+def test_a_task_that_was_cancelled_is_revoked(bed: Bed, flower: Flower) -> None:
+    run = run_of(bed, "task waits")
+    bed.await_notes("endless")
+    ended(bed, "task waits", run, RunState.RUNNING)
+    assert bed.hermes("cancel", run.id).returncode == 0
+    assert flower.task(run.id, "REVOKED")["exception"] == "cancelled"
+    ended(bed, "task waits", run, RunState.CANCELLED)
 
 
 def test_what_is_tried_again_is_a_retry_and_then_what_it_becomes(bed: Bed, flower: Flower) -> None:

@@ -35,10 +35,16 @@ def named(customer):
     note("named", customer)
 
 
+@app.task
+def waiting():
+    """Hang, and be cancelled."""
+    note("endless")
+    time.sleep(60)
+
+
 @app.task(soft_time_limit=2, time_limit=20)
 def endless():
     """Hang."""
-    note("endless")
     time.sleep(60)
 
 
@@ -48,6 +54,7 @@ cron.add("named report", NEVER, task=named, args=["c1"])
 cron.add("asked report", NEVER, task=fine, options={"shadow": "asked name"})
 cron.add("late report", NEVER, task=fine, options={"expires": 600})
 cron.add("task hangs", NEVER, task=endless)
+cron.add("task waits", NEVER, task=waiting)
 
 for name, fields in {
     "script succeeds": {"script": "ok.sh"},
