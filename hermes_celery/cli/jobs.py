@@ -24,14 +24,19 @@ from hermes_celery.cli.screen import (
     refused_row,
     shown,
 )
-from hermes_celery.cli.target import open_cron, open_cron_to_read, read_settings
+from hermes_celery.cli.target import (
+    open_cron,
+    open_cron_to_read,
+    other_namespaces,
+    read_settings,
+)
 from hermes_celery.cli.work_options import take_work, work_options
 from hermes_celery.cron import Crontab
 from hermes_celery.defining import parse_repeat
 from hermes_celery.errors import JobNotFound
 from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob, name_key
 from hermes_celery.policy import Policy
-from hermes_celery.settings import default_timezone
+from hermes_celery.settings import DEFAULT_NAMESPACE, default_timezone
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _TABLE_LIMIT = 100
@@ -178,11 +183,23 @@ def list_jobs(
     print_tables(
         JOB_COLUMNS,
         chain((job_row(job, zone=zone) for job in jobs), map(refused_row, refused)),
-        empty="no job is like that" if name or state or after else _NO_JOBS,
+        empty="no job is like that" if name or state or after else _no_jobs(cron),
     )
     if isinstance(jobs, list) and next(found, None) is not None:
         count = None if state else cron.jobs.count_after(jobs[-1], name=name)
         click.echo(_more(jobs[-1], count, name=name, state=state, limit=limit), err=True)
+
+
+def _no_jobs(cron: Crontab) -> str:
+    """What to say where there is none; the jobs that somebody looks for may be a project's."""
+    others = [] if cron.jobs.count() else other_namespaces()
+    if others in ([], [DEFAULT_NAMESPACE]):
+        return _NO_JOBS
+    named = read_settings().namespace
+    return (
+        f"no jobs in namespace {named!r}; others on this server are {', '.join(others)}: "
+        f"hermes-celery -N {others[-1]} list"
+    )
 
 
 def _more(last: Job | UnreadableJob, count: int | None, **options: str | int | None) -> str:

@@ -15,8 +15,10 @@ import click
 
 from hermes_celery import compose, project_app
 from hermes_celery.cron import Crontab
-from hermes_celery.settings import Settings
+from hermes_celery.errors import StoreError
+from hermes_celery.settings import DEFAULT_NAMESPACE, Settings
 from hermes_celery.settings import read_settings as settings_of_environment
+from hermes_celery.store import namespaces_beside
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -81,9 +83,12 @@ def open_cron_to_read() -> Crontab:
     return compose.open_cron_to_read(read_settings(), app=project())
 
 
-def shown_command(words: str) -> str:
-    """A command to type, with what was given before the verb of this one."""
-    target = _target()
-    given = f" -A {target.app}" if target.app else ""
-    given += f" -N {target.namespace}" if target.namespace else ""
-    return f"hermes-celery{given} {words}"
+def other_namespaces() -> list[str]:
+    """The namespaces of projects on the same server, but for the one that this is about."""
+    settings = read_settings()
+    shared = compose.open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
+    try:
+        found = {DEFAULT_NAMESPACE, *namespaces_beside(shared)}
+    except StoreError:
+        return []  # a user of one namespace alone
+    return sorted(found - {settings.namespace})

@@ -1,7 +1,8 @@
 -- Move a job to another namespace, all of it in one step: its record and where it stands, its
 -- entries in the indexes, the runs that are not over, its incidents. What stays behind is a record
 -- in no index, paused, that expires: a program of version 0.1.0 which comes back finds its job
--- there, paused, and does not begin it anew.
+-- there, paused, and does not begin it anew. Its field `moved` holds the revision; whoever writes the
+-- job again raises that, and then the job is one like any other.
 --
 -- KEYS  1 job hash   2 due index   3 all jobs   4 names   5 completed jobs   6 jobs whose history grew
 --       7 number of shards   8 active runs   9 held runs   10 all runs   11 runs by job
@@ -40,6 +41,7 @@ for _, first in ipairs({0, other}) do
   check('HLEN', KEYS[first + 8])
   check('LLEN', KEYS[first + 9])
 end
+local there = fields(KEYS[other + 1], 'revision', 'moved')
 local runs = tonumber(ARGV[13])
 local incidents = #ARGV - 13 - runs
 local active = {}
@@ -73,12 +75,12 @@ local function leave_behind()
     redis.call('SREM', KEYS[17], id)
   end
   redis.call('HSET', KEYS[1], 'spec', job[4], 'revision', job[1], 'state', 'paused',
-    'paused_ms', ARGV[4], 'paused_reason', ARGV[10])
+    'paused_ms', ARGV[4], 'paused_reason', ARGV[10], 'moved', job[1])
   redis.call('HDEL', KEYS[1], 'next_ms')
   redis.call('EXPIRE', KEYS[1], ARGV[11])
 end
 
-if redis.call('EXISTS', KEYS[other + 1]) == 1 then
+if there[1] and there[1] ~= there[2] then
   leave_behind()
   return 'there'
 end

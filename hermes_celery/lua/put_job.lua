@@ -18,7 +18,12 @@ if not broken and shards ~= ARGV[8] then
 end
 local id = ARGV[1]
 local following = string.format('%.0f', (tonumber(ARGV[2]) or 0) + 1)
-local job = fields(KEYS[1], 'revision', 'state', 'next_ms')
+local job = fields(KEYS[1], 'revision', 'state', 'next_ms', 'moved')
+-- What is left of a job that moved to another namespace is no job.
+local moved = job[4] and job[4] == job[1]
+if moved then
+  job = {}
+end
 
 -- Whether the job stands as this very call would leave it: then this is a call whose answer was
 -- lost on the way. What ticks and runs write may have gone on since.
@@ -62,6 +67,9 @@ if broken then
   return broken_answer()
 end
 
+if moved then
+  redis.call('DEL', KEYS[1])
+end
 redis.call('HSET', KEYS[1], unpack(set))
 if #gone > 0 then
   redis.call('HDEL', KEYS[1], unpack(gone))

@@ -146,7 +146,11 @@ class Jobs:
         """Those of the jobs that exist, by id, in one round trip."""
         keys = [self._keys.job(job_id) for job_id in ids]
         found = zip(ids, keys, self._database.hashes(keys), strict=True)
-        return {job_id: job_from_fields(job_id, row, key=key) for job_id, key, row in found if row}
+        return {
+            job_id: job_from_fields(job_id, row, key=key)
+            for job_id, key, row in found
+            if row and not has_moved(row)
+        }
 
     def stored(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that jobs have, in one round trip."""
@@ -333,6 +337,13 @@ class Jobs:
     def _job_keys(self, job_id: str) -> list[str]:
         keys = self._keys
         return [keys.job(job_id), self._database.due_key(job_id), keys.jobs, keys.names]
+
+
+def has_moved(row: _Row) -> bool:
+    """Whether this is what is left of a job that moved to another namespace; see `move_job.lua`."""
+    if isinstance(row, RecordBroken):
+        return False
+    return "moved" in row and row["moved"] == row.get("revision")
 
 
 def job_from_fields(job_id: str, row: _Row, *, key: str) -> Job | UnreadableJob:

@@ -16,6 +16,7 @@ from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.reconciling import Finding, Trouble
 from hermes_celery.run import is_run_id, job_id_of
 from hermes_celery.store.database import Database
+from hermes_celery.store.jobs import has_moved
 from hermes_celery.store.repairs import Work, raw_of, text_of
 from hermes_celery.store.shared_keys import TYPES
 
@@ -147,8 +148,20 @@ class Records:
                 page.incidents.append(rest)
             elif family == "delivery":
                 page.notices.append(rest)
-        work = Work(jobs=list(dict.fromkeys(jobs)), runs=runs, is_history=True)
+        work = Work(jobs=self._staying(dict.fromkeys(jobs)), runs=runs, is_history=True)
         return msgspec.structs.replace(page, work=work)
+
+    def _staying(self, ids: Iterable[str]) -> list[str]:
+        """Those that did not move to another namespace: what is left of the others is in no index
+        on purpose (`move_job.lua`)."""
+        asked = list(ids)
+        rows = self._database.hashes(
+            [self._keys.job(job_id) for job_id in asked], "moved", "revision"
+        )
+        return [
+            job_id for job_id, row in zip(asked, rows, strict=True)
+            if not has_moved(row)
+        ]  # fmt: skip
 
     def _scan(self, *, pattern: str = "", kind: str = "") -> Iterator[list[str]]:
         """The names of our keys; some may come twice."""

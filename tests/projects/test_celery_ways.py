@@ -28,6 +28,8 @@ def test_runs_of_an_entry_overlap_and_a_warm_shutdown_waits_for_them(tmp_path: P
         assert len(bed.notes("ours")) <= 4
         jobs = {job["name"]: job for job in json.loads(bed.hermes("list", "--json").stdout)}
         assert jobs["celery.backend_cleanup"]["schedule"]["expr"] == "0 4 * * *"
+        assert bed.hermes("run", "celery.backend_cleanup").returncode == 0
+        bed.await_run("celery.backend_cleanup", lambda run: run.state is RunState.SUCCEEDED)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(timeout=40) == 0, bed.log(worker)
         for word in ("busy", "calm", "ours"):

@@ -27,6 +27,12 @@ def test_two_projects_on_one_database_run_beside_each_other(tmp_path: Path) -> N
             listed = json.loads(shop.hermes("list", "--json").stdout)
             assert {job["name"] for job in listed} == {"stock", "nightly"}
             _by_app(blog)
+            hint = "no jobs in namespace 'hermes'; others on this server are blog, shop: "
+            assert hint in shop.command("list").stdout
+            assert (
+                "others on this server are blog, hermes, shop"
+                in shop.command("-N", "shpo", "list").stdout
+            )
             shop.hermes("-A", "shop", "run", "nightly")
             shop.await_notes("report")
         finally:

@@ -84,11 +84,20 @@ def test_what_stays_behind_is_paused_and_in_no_index(store: Store, there: Store)
     """Version 0.1.0, which declares the job again, finds it there and changes nothing."""
     store.jobs.add(a_job("every 1h"))
     move(store, there, "a" * 12)
-    left = store.jobs.get("a" * 12)
-    assert (left.state, left.next_run_at) == (JobState.PAUSED, None)
-    assert left.paused_reason == f"moved to namespace {there.database.keys.namespace}"
+    left = store.database.hash(store.database.keys.job("a" * 12))
+    assert (left["state"], left.get("next_ms")) == ("paused", None)
+    assert left["paused_reason"] == f"moved to namespace {there.database.keys.namespace}"
+    assert store.jobs.get_many(["a" * 12]) == {}
     assert store.jobs.count() == 0
     assert store.jobs.ids_named("p") == []
+    repairs, records = Repairs(store.database), Records(store.database)
+    found = [
+        finding
+        for page in records.everything(shards=1)
+        for finding in repairs.check(page.work, How(now_ms=store.clock.ms, mends=True))
+    ]
+    assert found == []
+    assert store.jobs.count() == 0
     store.clock.advance(7200)
     assert store.due.due_ids(store.clock.ms, limit=9) == []
 
@@ -120,7 +129,26 @@ def test_many_runs_move_page_by_page_and_going_on_is_harmless(store: Store, ther
     assert len(there.runs.latest(limit=999)) == 230
     assert mover.move(store.jobs.get("a" * 12), now_ms=store.clock.ms) is Moved.OK
     assert {run.id for run in there.runs.latest(job_id="a" * 12, limit=999)} == {*ids, waiting}
-    assert mover.move(store.jobs.get("a" * 12), now_ms=store.clock.ms) is Moved.THERE
+
+
+def test_a_job_moves_back_and_can_be_made_anew_where_it_was(store: Store, there: Store) -> None:
+    was = store.jobs.add(a_job("every 1h"))
+    move(store, there, was.id)
+    assert move(there, store, was.id) is Moved.OK
+    assert (store.jobs.get(was.id), store.jobs.count(), there.jobs.count()) == (was, 1, 0)
+    assert store.database.call("TTL", store.database.keys.job(was.id)) == -1
+    move(store, there, was.id)
+    new = store.jobs.add(a_job("every 2h"))
+    assert (new.revision, store.jobs.get(new.id).spec.schedule) == (1, "every 2h")
+    assert store.due.next_due_ms() is not None
+
+
+def test_a_job_that_0_1_0_resumes_is_one_again(store: Store, there: Store) -> None:
+    was = store.jobs.add(a_job("every 1h"))
+    move(store, there, was.id)
+    key = store.database.keys.job(was.id)
+    store.database.call("HSET", key, "revision", was.revision + 1, "state", "scheduled")
+    assert store.jobs.get(was.id).state is JobState.SCHEDULED
 
 
 def test_a_job_that_was_declared_anew_is_taken_off_here(store: Store, there: Store) -> None:

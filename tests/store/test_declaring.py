@@ -1,0 +1,137 @@
+"""What is written of a project's declarations, and what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from hermes_celery.compose_project import make_beat_sign, make_declaring
+from hermes_celery.declared import Declaration
+from hermes_celery.declaring import Declares
+from hermes_celery.managed import managed_id
+from hermes_celery.policy import Overlap, Policy
+from hermes_celery.project import Cron
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database, Declarations, Formats, Jobs
+from tests.support import replaced, server_clock
+
+_Beat = Callable[[Celery, str], Declares]
+
+
+@pytest.fixture
+def make_project(valkey_url: str, namespace: str, tmp_path: Path) -> Callable[..., Celery]:
+    """An app with a cron, with these entries in its `beat_schedule`."""
+
+    def make(name: str = "shop", **entries: object) -> Celery:
+        broker = valkey_url.replace("unix://", "redis+socket://")
+        app = Celery(name, broker=broker, set_as_current=False)
+        app.conf.beat_schedule = {
+            entry: {"task": "shop.work", "schedule": given} for entry, given in entries.items()
+        }
+        environment = {
+            "HERMES_REDIS_URL": valkey_url,
+            "HERMES_CELERY_NAMESPACE": namespace,
+            "HERMES_HOME": str(tmp_path),
+        }
+        Cron(app, settings=read_settings(environment))
+        return app
+
+    return make
+
+
+@pytest.fixture
+def beat(valkey: Database) -> _Beat:
+    """A leader's part of an app's beat, which has said what it declares."""
+
+    def make(app: Celery, owner: str) -> Declares:
+        make_beat_sign(app, owner=owner).say()
+        clock = server_clock(valkey)
+        return make_declaring(app, app.conf.hermes_settings, valkey, owner=owner, clock=clock)
+
+    return make
+
+
+def names(database: Database) -> set[str]:
+    return {job.name for job in Jobs(database).all()}
+
+
+def gone(database: Database, owner: str) -> None:
+    """A beat that has stopped."""
+    Formats(database).say_gone(f"beat {owner}")
+    Declarations(database).say_gone(owner)
+
+
+def test_an_entry_that_0_1_0_stored_with_skip_overlaps_from_the_first_sync_on(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    leader, jobs = beat(make_project(stock=3.0), "a"), Jobs(valkey)
+    leader.begin(valkey.now_ms())
+    job = jobs.find("stock")
+    old = replaced(job, spec=replaced(job.spec, policy=Policy(), declared_in=None))
+    jobs.change(old, was=job)
+    leader.begin(valkey.now_ms())
+    now = jobs.find("stock")
+    assert now.spec.policy.overlap is Overlap.ALLOW
+    assert (now.next_run_at, now.spec.anchor_ms) == (job.next_run_at, job.spec.anchor_ms)
+
+
+def test_a_job_that_another_living_beat_declares_is_not_removed(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    older = beat(make_project(stock=3.0, gone=60.0), "a")
+    older.begin(valkey.now_ms())
+    newer = beat(make_project(stock=3.0, new=60.0), "b")
+    newer.begin(valkey.now_ms())
+    assert names(valkey) == {"stock", "gone", "new"}
+    gone(valkey, "a")
+    newer.step(valkey.now_ms() + 3_001)
+    assert names(valkey) == {"stock", "new"}
+
+
+def test_a_job_that_another_project_declared_is_not_changed(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    """Both apps have one name, and both declare `stock`."""
+    first = make_project(stock=3.0)
+    beat(first, "a").begin(valkey.now_ms())
+    stranger = Declaration(
+        project="shop (module other)", jobs={managed_id("project:shop", "stock"): "stock"}
+    )
+    jobs = Jobs(valkey)
+    job = jobs.find("stock")
+    jobs.change(replaced(job, spec=replaced(job.spec, declared_in="module other")), was=job)
+    make_beat_sign(first, owner="c").say()
+    Declarations(valkey).say("c", stranger)
+    second = beat(make_project(stock=60.0), "b")
+    gone(valkey, "a")
+    second.begin(valkey.now_ms())
+    assert jobs.find("stock").spec.schedule == "every 3s"
+    (refusal,) = [one for one in Declarations(valkey).refusals() if one.is_refused]
+    assert refusal.name == "stock"
+    assert "shop (module other) declares a job of that name" in refusal.why
+
+
+def test_entries_that_cannot_be_read_at_all_remove_nothing(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    beat(make_project(stock=3.0), "a").begin(valkey.now_ms())
+    gone(valkey, "a")
+    app = make_project()
+    app.conf.beat_schedule = ["stock"]
+    beat(app, "b").begin(valkey.now_ms())
+    assert names(valkey) == {"stock"}
+    assert [one.name for one in Declarations(valkey).refusals()] == ["app.conf.beat_schedule"]
+
+
+def test_our_own_app_declares_nothing(valkey: Database) -> None:
+    app = Celery("hermes_celery", set_as_current=False)
+    app.conf.hermes_is_own_app = True
+    app.conf.hermes_settings = read_settings({})
+    make = make_declaring(
+        app, app.conf.hermes_settings, valkey, owner="a", clock=server_clock(valkey)
+    )
+    make.begin(valkey.now_ms())
+    assert names(valkey) == set()
