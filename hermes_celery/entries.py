@@ -17,6 +17,7 @@ from celery.beat import ScheduleEntry
 from celery.schedules import BaseSchedule, crontab, maybe_schedule, schedule
 
 from hermes_celery.schedule import Kind
+from hermes_celery.task_call import live_call
 from hermes_celery.user_code import is_library_code
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class BeatEntries:
 
     def apply(self, spec: JobSpec, send: Send, options: dict[str, Any]) -> Any:
         """Send one occurrence through `apply_entry`; what publishing raises is raised here too."""
-        app, call = self._scheduler.app, spec.task
-        assert call is not None
+        assert spec.task is not None
+        app, call = self._scheduler.app, live_call(spec.task)
         entry = Occurring(
             name=spec.name,
             task=call.name,
@@ -88,7 +89,8 @@ def celery_schedule(spec: JobSpec, app: Any) -> BaseSchedule:
 
     What Celery has no schedule for has the distance of its next two occurrences.
     """
-    entry = (app.conf.beat_schedule or {}).get(spec.name)
+    entries = app.conf.beat_schedule
+    entry = entries.get(spec.name) if isinstance(entries, Mapping) else None
     given = entry.get("schedule") if isinstance(entry, Mapping) else None
     if given is not None and not isinstance(given, str):
         return maybe_schedule(given, app=app)

@@ -80,6 +80,7 @@ def publish(
     task = app.tasks.get(call.name)
     apply = app.send_task if task is None else task.apply_async
     with _listening() as noted, Connection(transport=_CatchingTransport) as connection:
+        connection.transport.bound = app.amqp.queues.values
 
         def send(options: Mapping[str, Any]) -> Any:
             headers = {**(options.get("headers") or {}), **ours}
@@ -131,6 +132,19 @@ class _CatchingChannel(virtual.Channel):
         self.connection.published = True
         return super().basic_publish(message, exchange, routing_key, **kwargs)  # type: ignore[no-untyped-call]
 
+    def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> list[str]:
+        """The queues that are bound to an exchange, those included that the app has.
+
+        A message with an exchange and no queue declares none; on a broker they are there already.
+        """
+        found = super()._lookup(exchange, routing_key, default)  # type: ignore[no-untyped-call]
+        if not found and self.connection.bound is not None:
+            bound, self.connection.bound = self.connection.bound(), None
+            for queue in [one for one in bound if one.exchange and one.exchange.name == exchange]:
+                queue(self).declare()
+            found = super()._lookup(exchange, routing_key, default)  # type: ignore[no-untyped-call]
+        return list(found)
+
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         self.connection.caught.append((queue, message))
 
@@ -164,6 +178,8 @@ class _CatchingTransport(virtual.Transport):
         self.caught: list[tuple[str, dict[str, Any]]] = []
         self.fanned: list[str] = []
         self.published = False
+        #: What gives the queues of the app, until they are asked for.
+        self.bound: Callable[[], Any] | None = None
 
     def driver_version(self) -> str:
         """There is no driver."""

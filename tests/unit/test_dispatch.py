@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 from celery import Celery
 from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.transport.redis import Channel
+from kombu.utils.json import dumps
 
 from hermes_celery.app import make_app
 from hermes_celery.built import is_stand_in
@@ -16,6 +20,7 @@ from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.job import JobSpec, Origin
 from hermes_celery.session import session_of, to_header
 from hermes_celery.settings import read_settings
+from hermes_celery.task_call import checked_task
 from hermes_celery.work import TaskCall
 from tests.support import a_spec
 
@@ -163,3 +168,92 @@ def test_arguments_that_a_task_does_not_take_are_refused_when_its_message_is_bui
     assert is_stand_in(Dispatch(app).message(spec, run_id=RUN_ID, due_ms=1))
     with pytest.raises(TypeError):
         Dispatch(app).build(spec, run_id=RUN_ID, due_ms=1)
+
+
+_AFTER = Celery("x", set_as_current=False).signature("shop.after", (date(2024, 1, 2),))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"tenant": "a", "since": date(2024, 1, 2)}},
+        {"link": _AFTER, "link_error": [_AFTER, _AFTER]},
+        {"serializer": "pickle"},
+        {"serializer": "yaml", "compression": "gzip"},
+        {"priority": 10, "queue": "{celery}"},
+        {"time_limit": 5, "soft_time_limit": 2.5, "ignore_result": True},
+        {"routing_key": "off", "exchange": "wide"},
+        {"expires": datetime(2030, 1, 1, tzinfo=UTC)},
+        {"argsrepr": "(hidden)", "shadow": "shown", "retry_policy": {"max_retries": 1}},
+        {"stamped_headers": ["by"], "by": "me"},
+    ],
+)
+def test_options_and_values_are_in_the_message_as_apply_async_puts_them(
+    options: dict[str, Any],
+) -> None:
+    app = Celery("shop", broker="redis://nowhere", set_as_current=False)
+    app.conf.task_queues = [Queue("celery"), Queue("far", Exchange("wide"), routing_key="off")]
+
+    @app.task(name="shop.kept", shared=False)  # type: ignore[untyped-decorator]
+    def report(*_: object, **__: object) -> None:
+        raise AssertionError("a message is built, nothing is executed")
+
+    args, kwargs = [b"x", date(2024, 1, 2)], {"at": datetime(2024, 1, 2, tzinfo=UTC)}
+    call = TaskCall(name="shop.kept", args=args, kwargs=kwargs, options=options)
+    spec = a_spec(prompt=None, task=checked_task(call))
+    ours = json.loads(Dispatch(app).build(spec, run_id=RUN_ID, due_ms=1).message)
+    with Connection("memory://") as connection:
+        for declared in app.amqp.queues.values():
+            declared(connection.default_channel).declare()
+        report.apply_async(
+            args=tuple(args),
+            kwargs=kwargs,
+            task_id=RUN_ID,
+            connection=connection,
+            **{
+                "shadow": spec.name,
+                **options,
+                "headers": {
+                    **options.get("headers", {}),
+                    "hermes": _header_of(spec),
+                    "celery_beat_task": True,
+                },
+            },
+        )
+        queue = options.get("queue") or ("far" if "exchange" in options else "celery")
+        theirs = connection.default_channel._get(queue)
+    assert ours["properties"].pop("delivery_tag") == RUN_ID
+    assert theirs["properties"].pop("delivery_tag")
+    # Milliseconds that are left until then.
+    assert ("expiration" in ours["properties"]) == ("expires" in options)
+    for message in (ours, theirs):
+        message["properties"].pop("expiration", None)
+    assert ours == json.loads(dumps(theirs))
+
+
+@pytest.mark.parametrize("steps", [None, [0, 3, 6, 9], [0], list(range(10)), [0, 5, 100, 200]])
+@pytest.mark.parametrize("priority", [0, 1, 3, 5, 9, 10, 100, 255])
+def test_a_priority_falls_into_the_list_that_kombu_has_for_it(
+    steps: list[int] | None, priority: int
+) -> None:
+    app = Celery("shop", broker="redis://nowhere", set_as_current=False)
+    app.conf.broker_transport_options = {} if steps is None else {"priority_steps": steps}
+    spec = a_spec(prompt=None, priority=priority, task=TaskCall(name="shop.x"))
+    assert Dispatch(app).queue(spec) == _KombuChannel(steps).list_for("celery", priority)
+
+
+class _KombuChannel(Channel):
+    """kombu's own choice of a list, without a connection."""
+
+    def __init__(self, steps: list[int] | None) -> None:
+        if steps is not None:
+            self.priority_steps = steps
+
+    def list_for(self, queue: str, priority: int) -> str:
+        """Where a message of that priority is pushed."""
+        message = {"properties": {"priority": priority}}
+        limited = self._get_message_priority(message)  # type: ignore[no-untyped-call]
+        return str(self._q_for_pri(queue, limited))  # type: ignore[no-untyped-call]
+
+    def __del__(self) -> None:
+        """There is nothing to close."""
