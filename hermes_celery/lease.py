@@ -10,7 +10,9 @@ it first. So:
 - A clean stop deletes the lease and wakes the standbys, so that one takes over at once; after a
   kill -9 one does as soon as the key expires.
 - Redis restarted without its memory counts terms from one again; a leader of before finds another
-  number, or its own lease missing, and stands by.
+  number, or its own lease missing, and stands by. A server that was restarted or promoted may have
+  forgotten the latest terms only: the first leader there leaves a thousand numbers out, so that its
+  token is never that of a leader which the server forgot.
 - A value that is no lease, no term or no leader, and a lease without an expiry (somebody wrote it
   by hand), would keep everybody from leading for ever. Whoever wants to lead mends it: nobody can
   hold such a lease, and a term that begins anew begins at a number that was never reached.

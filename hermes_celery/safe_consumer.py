@@ -5,6 +5,8 @@ theirs; an error there ends the process with all its runs. So an app of ours con
 connection of its own class, whose channel
 
 - looks at each message before Celery does (`letters.fault_of`);
+- asks the Sentinels, where there are any, each time it connects;
+- never waits for a broadcast;
 - takes whatever kombu or Celery raise over a message, from its first byte until the pool has it,
   for that message's fault: it becomes a dead letter, and the next one is taken.
 
@@ -23,7 +25,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ from kombu.utils.json import dumps, loads
 from hermes_celery.errors import StoreError
 from hermes_celery.letters import fault_of, fault_of_call, letter
 from hermes_celery.log import Seldom, event
+from hermes_celery.store.connecting import MasterConnection, MasterTlsConnection
 
 if TYPE_CHECKING:
     # The classes below stand in front of a class that is known at run time only.
@@ -152,7 +155,13 @@ class _SafeConnection(_Above):  # type: ignore[misc]  # kombu carries no types
 @cache
 def _safe_transport(transport: Any) -> Any:
     """A transport class like this one (plain or Sentinel) with a safe channel."""
-    channel = type("SafeChannel", (_SafeChannel, transport.Channel), {})
+    classes = {}
+    if issubclass(transport.Channel, redis_transport.SentinelChannel):
+        classes = {
+            "connection_class": MasterConnection,
+            "connection_class_ssl": MasterTlsConnection,
+        }
+    channel = type("SafeChannel", (_SafeChannel, transport.Channel), classes)
     return type("SafeTransport", (_SafeTransport, transport), {"Channel": channel})
 
 
@@ -177,6 +186,19 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
         if asynchronous:
             client.parse_response = partial(self._answer, client.parse_response)
         return client
+
+    @cached_property
+    def subclient(self) -> Any:
+        """The subscription to broadcasts, read without waiting.
+
+        kombu reads when there is something to read. Where that is the end of the connection,
+        redis-py connects again and then waits for the next broadcast, which may be for ever: a
+        worker whose subscription alone was closed (`CLIENT KILL TYPE pubsub`, a limit of the
+        server's buffers, a failover) took no message any more.
+        """
+        subscription: Any = self._create_client(asynchronous=True).pubsub()
+        subscription.parse_response = partial(subscription.parse_response, block=False, timeout=0)
+        return subscription
 
     def _answer(self, parse: Callable[..., Any], connection: Any, command: str, **kw: Any) -> Any:
         """What the server answers; what BRPOP brings is kept as it came."""

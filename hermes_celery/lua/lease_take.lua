@@ -2,6 +2,10 @@
 -- a lease without an expiry gets one, and a value that is no lease, term or leader is moved out of
 -- the way, where somebody can look at it.
 --
+-- A server that is another than the one where the last leader began (a replica that was promoted, the
+-- same one restarted) may have forgotten the latest terms: its count goes on so far ahead that no
+-- leader of before can hold the same number. Then two leaders never have one token.
+--
 -- KEYS  1 lease   2 term counter   3 leader hash   4-6 where each of them is moved to
 -- ARGV  1 owner   2 lease_ms   3 now_ms
 -- Answers  'ok', the new term (the fencing token), 0
@@ -38,6 +42,14 @@ local function term_fault()
   end
 end
 
+local TERMS_FORGOTTEN_AT_MOST = 1000
+
+-- The server that runs this, by a name that it draws at each start; '' where it does not tell.
+local function server_id()
+  local info = redis.pcall('INFO', 'server')
+  return type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+end
+
 local wrong_lease, wrong_term = fault(KEYS[1], 'string'), term_fault()
 local wrong_leader = fault(KEYS[3], 'hash')
 local owner = not wrong_lease and redis.call('GET', KEYS[1])
@@ -58,6 +70,7 @@ if wrong_leader then
   redis.call('RENAME', KEYS[3], KEYS[6])
   note(KEYS[3], wrong_leader)
 end
+local server, before = server_id(), redis.call('HGET', KEYS[3], 'server')
 local term
 if wrong_term then
   redis.call('RENAME', KEYS[2], KEYS[5])
@@ -66,8 +79,15 @@ if wrong_term then
   term = ARGV[3]
   redis.call('SET', KEYS[2], term)
 else
-  term = tostring(redis.call('INCR', KEYS[2]))
+  local is_another = before and server ~= '' and before ~= server
+  term = redis.call('INCR', KEYS[2])
+  if is_another then
+    term = term + TERMS_FORGOTTEN_AT_MOST
+  end
+  term = string.format('%d', term)
+  redis.call('SET', KEYS[2], term)
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('HSET', KEYS[3], 'owner', ARGV[1], 'term', term, 'since_ms', ARGV[3])
+redis.call('HSET', KEYS[3], 'owner', ARGV[1], 'term', term, 'since_ms', ARGV[3],
+  'server', server)
 return answer('ok', term, 0)

@@ -17,16 +17,12 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.connection import HiredisRespSerializer
 from redis.retry import Retry
-from redis.sentinel import (
-    Sentinel,
-    SentinelConnectionPool,
-    SentinelManagedConnection,
-    SentinelManagedSSLConnection,
-)
+from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from redis.utils import HIREDIS_AVAILABLE
 
 from hermes_celery.address import Address, parse_address
 from hermes_celery.errors import StoreUnsuitable
+from hermes_celery.store.master_watch import watch_master
 
 SOCKET_TIMEOUT_SECONDS = 5
 HEALTH_CHECK_SECONDS = 10
@@ -129,11 +125,36 @@ def _sentinel_pool(address: Address, options: Mapping[str, Any]) -> redis.Connec
         )
     except TypeError as error:
         raise StoreUnsuitable(f"the options of the Sentinels cannot be used: {error}") from None
-    kind = SentinelManagedConnection if address.tls is None else SentinelManagedSSLConnection
+    kind = MasterConnection if address.tls is None else MasterTlsConnection
     pool: redis.ConnectionPool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
         address.master_name, sentinels, connection_class=kind, **options
     )
     return pool
+
+
+class MasterConnection(SentinelManagedConnection):
+    """A connection that asks the Sentinels whenever it connects.
+
+    redis-py 8 connects again inside a command without asking, to the server that it knew: to one
+    that stands still, or is a replica by now, again and again.
+    """
+
+    def connect_check_health(
+        self, check_health: bool = True, retry_socket_connect: bool = True
+    ) -> None:
+        """Connect to the server that is the master now; as redis-py's in all else."""
+        if self._sock is None:
+            self.host, self.port = self.connection_pool.get_master_address()
+            # Before it says hello: that may be to a server that stands still.
+            watch_master(self)
+        super().connect_check_health(check_health=check_health, retry_socket_connect=False)
+
+    def _connect_retry(self) -> None:
+        self.connect_check_health(check_health=self.connection_pool.check_connection)
+
+
+class MasterTlsConnection(MasterConnection, redis.SSLConnection):
+    """The same with TLS."""
 
 
 def _check_files(address: Address) -> None:

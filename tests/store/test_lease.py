@@ -6,6 +6,7 @@ import pytest
 
 from hermes_celery.errors import LeaseLost
 from hermes_celery.lease import LEASE_MS, RENEW_SECONDS, Lease
+from hermes_celery.store import Database
 from tests.support import HandClock, Store
 
 
@@ -82,3 +83,40 @@ def test_tokens_only_rise(store: Store) -> None:
         tokens.append(mine.hold())
         mine.release()
     assert tokens == [1, 2, 3, 4, 5]
+
+
+def test_a_token_that_the_server_forgot_is_never_given_again(
+    valkey: Database, clock: HandClock
+) -> None:
+    """As after a failover: the replica that was promoted has not heard of the last term."""
+    store, keys = Store(valkey, clock), valkey.keys
+    first, second = lease(store, "a"), lease(store, "b")
+    first.hold()
+    first.release()
+    assert first.hold() == 2
+    valkey.call("SET", keys.term, 1)
+    valkey.call("HSET", keys.leader, "server", "the one before")
+    valkey.call("DEL", keys.lease)
+    assert second.hold() == 1002
+    # The first one still trusts its own clock; what it does is fenced, and it stands by.
+    assert first.token == 2
+    with pytest.raises(LeaseLost):
+        store.due.advance([], token=2, now_ms=clock.ms)
+    clock.advance(RENEW_SECONDS + 0.01)
+    assert first.hold() is None
+    assert second.hold() == 1002
+
+
+def test_a_leader_whose_token_is_greater_than_the_count_does_not_block_the_others(
+    valkey: Database, clock: HandClock
+) -> None:
+    store = Store(valkey, clock)
+    first, second = lease(store, "a"), lease(store, "b")
+    first.hold()
+    valkey.call("SET", valkey.keys.term, 0)
+    clock.advance(RENEW_SECONDS + 0.01)
+    # Its lease was remembered, its term was not: it must ask anew, and is not let in by itself.
+    assert first.hold() is None
+    valkey.call("DEL", valkey.keys.lease)
+    assert second.hold() == 1
+    assert first.hold() is None

@@ -111,3 +111,19 @@ def test_a_worker_that_stops_takes_its_sign_away(processes: Processes, valkey: D
     worker.terminate()
     assert worker.wait(30) == 0
     eventually(lambda: Load(valkey).signs() == {}, what="no sign")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_a_worker_whose_subscription_is_closed_goes_on(
+    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+) -> None:
+    """The server closes it by itself where a worker is slow to read its broadcasts."""
+    processes.celery("worker", "--pool", pool)
+    await_worker(valkey)
+    script(home, "hi.sh", "echo hi")
+    job_id = cron.add(script_job("every 1h", "hi.sh")).id
+    for _ in range(3):
+        eventually(lambda: valkey.client.client_kill_filter(_type="pubsub"), what="a subscription")
+        run_id = cron.run(job_id)
+        eventually(lambda one=run_id: cron.runs.get(one).state.is_final, what="the run")  # type: ignore[misc]
+    assert processes.celery("inspect", "ping").wait(30) == 0

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import redis
-from redis.sentinel import SentinelConnectionPool, SentinelManagedSSLConnection
+from redis.sentinel import SentinelConnectionPool
 
 from hermes_celery.address import Address, parse_address
 from hermes_celery.errors import SettingsError, StoreUnsuitable
 from hermes_celery.settings import read_settings
 from hermes_celery.store import connect
+from hermes_celery.store.connecting import MasterTlsConnection
 
 
 def options_of(where: str | Address) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def test_sentinels_have_a_login_and_tls_of_their_own() -> None:
     )
     with connect(url) as client:
         pool = client.connection_pool
-        assert pool.connection_class is SentinelManagedSSLConnection
+        assert pool.connection_class is MasterTlsConnection
         (one,) = pool.sentinel_manager.sentinels
         known = one.connection_pool.connection_kwargs
         assert (known["username"], known["password"]) == ("s", "q")
