@@ -29,6 +29,7 @@ from hermes_celery.runners.dotenv_files import dotenv
 from hermes_celery.scanner import BeatWatch, Scanner, Teller
 from hermes_celery.settings import Settings, process_environment
 from hermes_celery.store import (
+    Breakers,
     Database,
     Deliveries,
     DueIndex,
@@ -69,6 +70,7 @@ def make_deliverer(settings: Settings) -> Deliverer:
             files_dir=settings.output_dir,
             timeout_seconds=settings.delivery_timeout_seconds,
         ),
+        breakers=Breakers(database),
         clock=ServerClock(database.now_ms),
         wrap=settings.wrap,
         first_wait_seconds=settings.delivery_wait_seconds,

@@ -12,6 +12,10 @@ A message that comes twice finds the parts claimed or over. A sender whose claim
 given ten seconds more (`store.deliveries.GRACE_MS`), because after a server that stood still all
 claims have run out; and its result is offered to Redis for five minutes.
 
+A far end that took its whole time and did not answer is let alone for a while (`store.breakers`): a
+delivery whose turn comes meanwhile counts that as its attempt, and holds no slot for it. So its ten
+attempts end when they would have ended, and dead far ends do not take all slots.
+
 Delivering never touches the run: its state is final. What fails is tried again with growing,
 jittered waits through the index of deliveries; what cannot succeed is given up at once.
 """
@@ -44,7 +48,7 @@ from hermes_celery.log import Seldom, event
 from hermes_celery.ping import Ping, Signal
 from hermes_celery.run import Delivery, Run, RunState, is_run_id
 from hermes_celery.sending import MessageSender, NoWay, PingSender, Sender
-from hermes_celery.store import Deliveries, Incidents, Jobs, Part, Record, Runs, What
+from hermes_celery.store import Breakers, Deliveries, Incidents, Jobs, Part, Record, Runs, What
 from hermes_celery.store.deliveries import MAX_PLANNINGS, Turn
 
 if TYPE_CHECKING:
@@ -69,6 +73,10 @@ _NEVER_PLANNED = (
     f"it was begun {MAX_PLANNINGS} times and never planned: each time the worker died, or took too "
     "long (a template, an attachment, too little memory?)"
 )
+
+
+#: A fault after so much of the time that an answer may take is one of a far end that is silent.
+_SILENT = 0.9
 
 
 class _ClaimLost(Exception):
@@ -107,6 +115,7 @@ class Deliverer:
         runs: Runs,
         book: AddressBook,
         channels: Channels,
+        breakers: Breakers,
         clock: Clock,
         wrap: bool,
         first_wait_seconds: float,
@@ -121,6 +130,7 @@ class Deliverer:
         self._runs = runs
         self._book = book
         self._channels = channels
+        self._breakers = breakers
         self._clock = clock
         self._wrap = wrap
         self._first_wait_seconds = first_wait_seconds
@@ -251,7 +261,7 @@ class Deliverer:
         if isinstance(turn, str):
             return turn
         try:
-            sent, fault = self._attempt(turn, part, record, subject)
+            sent, fault = self._attempt_unless_silent(turn, part, record, subject)
         except _ClaimLost as error:
             event(_log, "delivery.claim_lost", level=logging.WARNING, id=record.id, why=error)
             return "taken"
@@ -296,6 +306,30 @@ class Deliverer:
             now_ms=now_ms,
             until_ms=now_ms + int(_CLAIM_SECONDS * 1000),
         )
+
+    def _attempt_unless_silent(
+        self, turn: Turn, part: Part, record: Record, subject: Subject
+    ) -> tuple[int, DeliveryFault | None]:
+        """An attempt, or what it would have come to at a far end that is silent now.
+
+        Raises StoreError.
+        """
+        far_end = part.target.far_end
+        longest_ms = int((2 * self._timeout_seconds + 2 * _MARGIN_SECONDS) * 1000)
+        wait_ms = self._breakers.wait_ms(
+            far_end, now_ms=self._clock.now_ms(), attempt_ms=longest_ms
+        )
+        if wait_ms:
+            text = f"not tried: {part.label} did not answer lately, and is let alone for now"
+            return turn.sent, DeliveryFault(text)
+        began = time.monotonic()
+        sent, fault = self._attempt(turn, part, record, subject)
+        took = time.monotonic() - began
+        if not isinstance(fault, DeliveryRefused):
+            is_silent = fault is not None and took >= _SILENT * self._timeout_seconds
+            tell = self._breakers.timed_out if is_silent else self._breakers.answered
+            tell(far_end, now_ms=self._clock.now_ms())
+        return sent, fault
 
     def _attempt(
         self, turn: Turn, part: Part, record: Record, subject: Subject

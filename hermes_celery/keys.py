@@ -168,6 +168,10 @@ class Keys:
         """Set: the open incidents of a job, or with "" those of none."""
         return f"{self.prefix}troubles:{job_id}"
 
+    def breaker(self, digest: str) -> str:
+        """Hash: a far end that did not answer lately, and how long others let it alone."""
+        return f"{self.prefix}breaker:{digest}"
+
     def idempotency(self, key: str) -> str:
         """String: the run id that a trigger with this key made."""
         return f"{self.prefix}trigger:{key}"

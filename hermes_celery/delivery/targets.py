@@ -51,6 +51,7 @@ PLATFORMS = frozenset(HOME_VARIABLES) | {
     "wecom_callback", "webhook", "yuanbao", "teams", "google_chat", "irc", "line", "photon",
 }  # fmt: skip
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_HOST_END = re.compile(r"[/?#]")
 _WORD = re.compile(r"[A-Za-z][\w.-]*")
 #: Platforms whose chat ids may hold a colon, so that none of it is a thread (Matrix: `!room:host`).
 _COLON_IDS = frozenset({"matrix", "email", "homeassistant"})
@@ -66,6 +67,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str = ""
     #: A name from targets.toml; its URL is looked up when it is sent.
     name: str = ""
+
+    @property
+    def far_end(self) -> str:
+        """What answers there, or does not, whichever chat or path is meant; may hold a token."""
+        if not self.url:
+            return f"name {self.name}" if self.name else f"platform {self.platform.lower()}"
+        scheme, _, rest = self.url.partition("://")
+        return f"{scheme}://{_HOST_END.split(rest, maxsplit=1)[0].rpartition('@')[2]}".lower()
 
     @property
     def label(self) -> str:

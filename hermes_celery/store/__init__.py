@@ -20,6 +20,7 @@
 No raw field of Redis leaves this package.
 """
 
+from hermes_celery.store.breakers import Breakers
 from hermes_celery.store.connecting import connect
 from hermes_celery.store.database import Database
 from hermes_celery.store.declarations import Declarations
@@ -53,6 +54,7 @@ __all__ = [
     "Advanced",
     "Answer",
     "Asked",
+    "Breakers",
     "BrokenJob",
     "Claim",
     "Database",

@@ -37,6 +37,7 @@ TYPES = {
     "delivery": "hash",
     "incident": "hash",
     "troubles": "set",
+    "breaker": "hash",
     "trigger": "string",
 }
 #: Type by name, for keys that there is one of for each shard.

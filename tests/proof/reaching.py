@@ -24,7 +24,7 @@ from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import DeliveryFault
 from hermes_celery.ping import Pinger
 from hermes_celery.run import Delivery, Run, RunState
-from hermes_celery.store import Database, Deliveries, Incidents, Jobs, Runs
+from hermes_celery.store import Breakers, Database, Deliveries, Incidents, Jobs, Runs
 
 #: The host of a target whose first message is turned away.
 BUSY = "busy"
@@ -98,6 +98,7 @@ def make_announcer(messages: Dispatch) -> Announcer:
 def make_deliverer(database: Database, clock: Clock, directory: Path) -> Deliverer:
     """What delivers, to far ends in a directory."""
     return Deliverer(
+        breakers=Breakers(database),
         deliveries=Deliveries(database),
         incidents=Incidents(database),
         jobs=Jobs(database),

@@ -24,6 +24,7 @@ from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.rescue import rescue
 from hermes_celery.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.store import (
+    Breakers,
     Claim,
     Database,
     Deliveries,
@@ -219,6 +220,12 @@ def _deliver(store: Store) -> None:
     deliveries.plan(
         run.id, parts, now_ms=now_ms, text="t", warning="w", incident="one", told=1,
     )  # fmt: skip
+    breakers = Breakers(store.database)
+    breakers.wait_ms("there", now_ms=now_ms, attempt_ms=1000)
+    breakers.timed_out("there", now_ms=now_ms)
+    breakers.wait_ms("there", now_ms=now_ms + 9_000, attempt_ms=1000)
+    breakers.timed_out("there", now_ms=now_ms)
+    breakers.answered("there", now_ms=now_ms)
     for number, state in ((0, Delivery.PENDING), (1, Delivery.DELIVERED), (0, Delivery.FAILED)):
         turn = deliveries.claim(
             run.id, number, token=f"{state}", now_ms=now_ms, until_ms=now_ms + 1000

@@ -12,7 +12,7 @@ from hermes_celery.delivery.channels import Channels
 from hermes_celery.job import Job, JobRequest
 from hermes_celery.ping import Pinger
 from hermes_celery.run import Delivery, Outcome, Run, RunState
-from hermes_celery.store import Database, Deliveries, Incidents
+from hermes_celery.store import Breakers, Database, Deliveries, Incidents
 from tests.support import HandClock, Store
 
 TOKEN = 7
@@ -74,6 +74,7 @@ class Place:
                 timeout_seconds=0.5,
                 hermes_command=str(self.home / "hermes"),
             ),
+            breakers=Breakers(self.store.database),
             clock=self.store.clock,
             wrap=self.wrap,
             first_wait_seconds=10,

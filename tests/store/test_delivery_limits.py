@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hermes_celery.announcing import Announcer
 from hermes_celery.delivering import MAX_ATTEMPTS
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
@@ -16,8 +19,9 @@ from hermes_celery.delivery.media import Extracted
 from hermes_celery.delivery.targets import Target
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.incidents import Kind
-from hermes_celery.run import Delivery, Run
-from hermes_celery.store import Database, Deliveries
+from hermes_celery.job import JobRequest
+from hermes_celery.run import Delivery, Outcome, Run, RunState
+from hermes_celery.store import Breakers, Database, Deliveries
 from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS
 from tests.receivers import HttpReceiver, http_receiver
 from tests.store.place import Place, at
@@ -230,3 +234,114 @@ def test_a_record_that_is_broken_is_told_and_stands_in_nobody_s_way(
     assert (incident.kind, broken.id in incident.text) == (Kind.BROKEN, True)
     # It is looked at again, an hour later, and still harms nobody.
     assert place.rescue() == 0
+
+
+def to_many_paths(place: Place, http: HttpReceiver, count: int) -> list[Run]:
+    """Runs whose outputs go to one web server, each to a path of its own."""
+    runs = []
+    for number in range(count):
+        request = JobRequest(schedule="every 1h", script="s.sh", no_agent=True, name=f"j{number}",
+                             deliver=f"{http.url}/{number}")  # fmt: skip
+        place.store.cron.add(request)
+        run_id = place.store.cron.run(f"j{number}")
+        claim = place.store.claim(run_id)
+        outcome = Outcome(state=RunState.SUCCEEDED, output=b"x")
+        follow_up = Announcer(place.messages, pinger=place.pinger).follow_up(claim, outcome)
+        place.store.runs.finish(claim, outcome, now_ms=place.store.clock.ms, follow_up=follow_up)
+        runs.append(place.store.runs.get(run_id))
+    return runs
+
+
+def test_a_far_end_that_is_silent_is_asked_by_one_delivery_at_a_time(
+    place: Place, http: HttpReceiver
+) -> None:
+    http.answers = [None] * 100
+    runs = to_many_paths(place, http, 12)
+    began = time.monotonic()
+    assert place.work_off() == ["pending"] * 12
+    assert len(http.requests) == 1
+    assert time.monotonic() - began < 5, "the others do not wait for it"
+    place.store.clock.advance(10)
+    place.rescue()
+    assert place.work_off() == ["pending"] * 12
+    assert len(http.requests) == 2
+    states = [(place.deliveries.get(run.id).parts or ())[0] for run in runs]
+    assert {state.attempts for state in states} == {2}, "its attempts end as they always did"
+    assert sum("did not answer lately" in (state.error or "") for state in states) == 11
+    http.answers = []
+    place.store.clock.advance(20)
+    place.rescue()
+    assert place.work_off() == ["delivered"] * 12
+    assert len(http.requests) == 14
+
+
+def test_a_far_end_that_stays_silent_is_given_up_when_it_always_was(
+    place: Place, http: HttpReceiver
+) -> None:
+    http.answers = [None] * 100
+    runs = to_many_paths(place, http, 3)
+    place.work_off()
+    for _ in range(MAX_ATTEMPTS - 1):
+        due = place.deliveries.due(place.store.clock.ms + 10**9, limit=9)
+        place.store.clock.ms = max(at for _, at in due)
+        place.rescue()
+        place.work_off()
+    assert {place.standing(run) for run in runs} == {Delivery.FAILED}
+    for job in place.store.jobs.all():
+        assert job.last_status == "delivery_failed"
+
+
+def test_a_silent_far_end_holds_up_no_other(place: Place, http: HttpReceiver) -> None:
+    http.answers = [None] * 9
+    with http_receiver() as other:
+        to_many_paths(place, http, 2)
+        place.job(other.url)
+        place.end(output="x")
+        assert sorted(place.work_off()) == ["delivered", "pending", "pending"]
+        assert len(other.requests) == 1
+
+
+def test_a_far_end_that_refuses_is_asked_by_all(place: Place, http: HttpReceiver) -> None:
+    http.answers = [500] * 9
+    to_many_paths(place, http, 3)
+    assert place.work_off() == ["pending"] * 3
+    assert len(http.requests) == 3
+
+
+@pytest.mark.parametrize("value", [("SET", "x"), ("HSET", "fails", "x", "until_ms", "y")])
+def test_a_broken_memory_of_a_far_end_lets_everybody_try(
+    place: Place, http: HttpReceiver, value: tuple[str, ...]
+) -> None:
+    far_end = Target(url=http.url).far_end
+    digest = hashlib.sha256(far_end.encode()).hexdigest()[:16]
+    command, *rest = value
+    place.store.database.call(command, place.store.database.keys.breaker(digest), *rest)
+    to_many_paths(place, http, 1)
+    assert place.work_off() == ["delivered"]
+
+
+def test_the_waits_for_a_far_end_grow_to_a_minute(valkey: Database) -> None:
+    breakers = Breakers(valkey)
+    waits = []
+    for _ in range(6):
+        breakers.timed_out("there", now_ms=0)
+        waits.append(breakers.wait_ms("there", now_ms=0, attempt_ms=1000))
+    assert waits == [5_000, 10_000, 20_000, 40_000, 60_000, 60_000]
+    assert breakers.wait_ms("there", now_ms=60_000, attempt_ms=1000) == 0
+    assert breakers.wait_ms("there", now_ms=60_000, attempt_ms=1000) == 1000, "one at a time"
+    assert breakers.wait_ms("elsewhere", now_ms=60_000, attempt_ms=1000) == 0
+    breakers.answered("there", now_ms=60_500)
+    assert breakers.wait_ms("there", now_ms=60_500, attempt_ms=1000) == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "far_end"),
+    [
+        (Target(url="json://User:pw@Host.example:8080/path?x=1"), "json://host.example:8080"),
+        (Target(url="mailto://u:p@mail.example?to=x"), "mailto://mail.example"),
+        (Target(platform="Telegram", chat_id="1"), "platform telegram"),
+        (Target(name="ops"), "name ops"),
+    ],
+)
+def test_a_far_end_is_what_answers_there(target: Target, far_end: str) -> None:
+    assert target.far_end == far_end
