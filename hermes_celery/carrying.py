@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import wraps
@@ -48,6 +48,7 @@ from hermes_celery.session import (
     Session,
     bound,
     from_header,
+    namespace_of,
     run_carried_by,
 )
 from hermes_celery.telling import tell_revoked
@@ -67,24 +68,42 @@ _LEFT_OPEN = (RunState.SUCCEEDED, RunState.FAILED, RunState.LOST)
 _log = logging.getLogger(__name__)
 
 
-def carry_all(app: Celery, *, runner: Callable[[], Runner], worker: str, redact: Redact) -> None:
-    """Wrap every task of an app that is not wrapped yet; before its worker traces them."""
+def carry_all(
+    app: Celery,
+    *,
+    runner: Callable[[], Runner],
+    worker: str,
+    redact: Redact,
+    namespaces: Collection[str],
+) -> None:
+    """Wrap every task of an app that is not wrapped yet; before its worker traces them.
+
+    A run of another namespace than `namespaces` is followed there, or by nobody: its task is
+    called, and nothing is reported.
+    """
     for name, task in app.tasks.items():
         if not name.startswith(_OURS) and not hasattr(task, _MARK):
             setattr(task, _MARK, True)
-            task.run = _carried(task, runner=runner, worker=worker, redact=redact)
+            task.run = _carried(
+                task, runner=runner, worker=worker, redact=redact, namespaces=namespaces
+            )
             task.replace = noting_replace(task)
 
 
 def _carried(
-    task: Any, *, runner: Callable[[], Runner], worker: str, redact: Redact
+    task: Any,
+    *,
+    runner: Callable[[], Runner],
+    worker: str,
+    redact: Redact,
+    namespaces: Collection[str],
 ) -> Callable[..., Any]:
     run = task.run
 
     @wraps(run)
     def carried(*args: Any, **kwargs: Any) -> Any:
         request = task.request
-        header = (request.headers or {}).get(HEADER, getattr(request, HEADER, None))
+        header = _header_of(request, namespaces)
         if header is None or request.called_directly:
             return run(*args, **kwargs)
         session = _read(header)
@@ -124,6 +143,14 @@ def _ended(task: Any, call: _Call, state: str) -> Any:
         keeps = not (request.ignore_result or task.ignore_result)
         task.backend.mark_as_revoked(request.id, state, request=request, store_result=keeps)
     raise Ignore(state)
+
+
+def _header_of(request: Any, namespaces: Collection[str]) -> Any:
+    """Our header of a message, None where it has none; of another namespace's run, unfollowed."""
+    header: Any = (request.headers or {}).get(HEADER, getattr(request, HEADER, None))
+    if (namespace := namespace_of(header)) and namespace not in namespaces:
+        return {**header, UNFOLLOWED: True}
+    return header
 
 
 def _beside(header: Any, session: Session, call: Callable[[], Any]) -> Any:

@@ -356,7 +356,11 @@ def beat_of(
 
     runs = Runs(database)
     messages = Dispatch(
-        app, session=SessionSource(settings.session), entries=entries, in_tasks=False
+        app,
+        session=SessionSource(settings.session),
+        entries=entries,
+        in_tasks=False,
+        namespace=settings.namespace,
     )
     sweep = make_sweep(settings)
 
@@ -376,13 +380,16 @@ def beat_of(
             ]
         )
 
-    foreign = make_foreign_workers(app, settings)
+    # The workers of a project sign in its own namespace, not in that which it leaves.
+    is_home = settings.namespace == app_settings(app).namespace
+    foreign = make_foreign_workers(app, settings) if is_home else None
+    why_sent = foreign.why_sent if foreign is not None else _all_followed
 
     def make_shard(number: int) -> Shard:
         return Shard(
             number,
             lease=Lease(database, owner=owner, clock=clock, shard=number, on_broken=on_broken),
-            due_index=DueIndex(database, shard=number, why_sent=foreign.why_sent),
+            due_index=DueIndex(database, shard=number, why_sent=why_sent),
             messages=messages,
             clock=clock,
             on_broken=on_broken,
@@ -414,6 +421,10 @@ def beat_of(
     )
 
 
+def _all_followed(spec: JobSpec, queue: str) -> str:
+    return ""
+
+
 def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:
     """What finds out, in a thread of its own, which queues have consumers without our hooks."""
     from hermes_celery.dispatch import RUN_TASK
@@ -439,6 +450,13 @@ def shared_settings(app: Celery) -> Settings | None:
     if is_own or settings.is_namespace_given or settings.namespace == DEFAULT_NAMESPACE:
         return None
     return replace(settings, namespace=DEFAULT_NAMESPACE)
+
+
+def namespaces_of(app: Celery) -> frozenset[str]:
+    """The namespaces whose runs an app's workers perform: its own, and the one that it leaves."""
+    shared = shared_settings(app)
+    own = app_settings(app).namespace
+    return frozenset((own,) if shared is None else (own, shared.namespace))
 
 
 def make_dead_letters(settings: Settings, *, worker: str) -> DeadLetters:
@@ -583,4 +601,8 @@ def _messages(settings: Settings, *, app: Celery | None = None) -> Messages:
     from hermes_celery.app import make_app
     from hermes_celery.dispatch import Dispatch
 
-    return Dispatch(app or make_app(settings), session=SessionSource(settings.session))
+    return Dispatch(
+        app or make_app(settings),
+        session=SessionSource(settings.session),
+        namespace=settings.namespace,
+    )

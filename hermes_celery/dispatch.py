@@ -89,10 +89,14 @@ class Dispatch:
         session: SessionSource = SessionSource.ORIGIN,
         entries: Entries | None = None,
         in_tasks: bool = True,
+        namespace: str = "",
     ) -> None:
-        """`in_tasks`: whether a task of the project's may be running where messages are built."""
+        """`namespace` is where the runs are on record.
+
+        `in_tasks`: whether a task of the project's may be running where messages are built."""
         self._app = app
         self._session = session
+        self._namespace = namespace
         self._entries = entries
         self._user_code = UserCode(app, in_tasks=in_tasks)
         self._templates: dict[_Likeness, _Template] = {}
@@ -146,7 +150,12 @@ class Dispatch:
             self._app,
             self._call_of(spec, shown=spec.name),
             message_id=message_id,
-            header=to_header(session, message=message_id, needs_version=2 if push else 1),
+            header=to_header(
+                session,
+                message=message_id,
+                needs_version=2 if push else 1,
+                namespace=self._namespace,
+            ),
             through=None if push or not is_scheduled(run_id) else self._through_entries(spec),
         )
         return self._built(spec, published, message_id=message_id)
@@ -191,7 +200,10 @@ class Dispatch:
         # The claim of our own task does not look at the header, so older readers may have it.
         is_child_to_old_readers = push and spec.task is not None
         header = header_json(
-            session, message=message_id, needs_version=2 if is_child_to_old_readers else 1
+            session,
+            message=message_id,
+            needs_version=2 if is_child_to_old_readers else 1,
+            namespace="" if spec.task is None else self._namespace,
         )
         return self._template(spec).fill(
             run_id=run_id, message_id=message_id, shadow=spec.name, header=header

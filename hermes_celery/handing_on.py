@@ -26,7 +26,14 @@ from typing import Any
 from celery import current_task, signals
 from celery.exceptions import Ignore
 
-from hermes_celery.session import HEADER, Session, current_session, run_carried_by, to_header
+from hermes_celery.session import (
+    HEADER,
+    Session,
+    current_session,
+    namespace_of,
+    run_carried_by,
+    to_header,
+)
 from hermes_celery.user_code import INHERIT_UID, SENT_UID
 
 #: How long a run that was handed on waits for its message.
@@ -48,6 +55,7 @@ class Carrier:
         #: The Celery id of the message that carries the run.
         self.message = str(header.get("message") or session.run_id)
         self.hop = hop_of(header)
+        self.namespace = namespace_of(header)
         self.is_unfollowed = bool(header.get(UNFOLLOWED))
         #: Whether the run goes on with another message.
         self.is_handed_on = False
@@ -114,7 +122,12 @@ class _Giver:
         carrier, session = self._carrier, self._session
         # An older reader takes a message with another id than the run's for a child of the run.
         version = _RUNS_OWN_ID if is_own and carrier.message != session.run_id else 1
-        header = to_header(session, message=carrier.message, needs_version=version)
+        header = to_header(
+            session,
+            message=carrier.message,
+            needs_version=version,
+            namespace=carrier.namespace,
+        )
         if carrier.hop + is_own:
             header[_HOP] = carrier.hop + is_own
         if carrier.is_unfollowed:

@@ -97,6 +97,8 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: The Celery id of the one message that carries the run; "" in messages that inherited the
     #: session, and in those of older programs.
     message: str = ""
+    #: Where the run is on record; "" in messages of older programs.
+    namespace: str = ""
 
 
 _current: ContextVar[Session | None] = ContextVar("hermes_celery_session", default=None)
@@ -177,27 +179,36 @@ def first_target(deliver: str, origin: Origin | None) -> Target:
 
 
 def to_header(
-    session: Session, *, message: str = "", needs_version: int = _FIRST_VERSION
+    session: Session,
+    *,
+    message: str = "",
+    needs_version: int = _FIRST_VERSION,
+    namespace: str = "",
 ) -> dict[str, Any]:
     """The header's value: plain JSON types, as Celery's serializer wants them.
 
-    `message` and `needs_version` as for `header_json`. Raises SessionError when it is larger than
-    16 KiB.
+    All as for `header_json`. Raises SessionError when it is larger than 16 KiB.
     """
-    text = header_json(session, message=message, needs_version=needs_version)
+    text = header_json(session, message=message, needs_version=needs_version, namespace=namespace)
     built: dict[str, Any] = msgspec.json.decode(text)
     return built
 
 
 def header_json(
-    session: Session, *, message: str = "", needs_version: int = _FIRST_VERSION
+    session: Session,
+    *,
+    message: str = "",
+    needs_version: int = _FIRST_VERSION,
+    namespace: str = "",
 ) -> bytes:
     """The header's value as JSON.
 
     `message` is the Celery id of the message, if it carries the session's run; readers older than
-    `needs_version` refuse it. Raises SessionError when it is larger than 16 KiB.
+    `needs_version` refuse it. `namespace` is where that run is on record. Raises SessionError when
+    it is larger than 16 KiB.
     """
-    text = _encode(_Header(version=needs_version, session=session, message=message))
+    header = _Header(version=needs_version, session=session, message=message, namespace=namespace)
+    text = _encode(header)
     if len(text) > MAX_HEADER_BYTES:
         raise SessionError(
             f"the session of job {session.job_id} takes {len(text):,} bytes in the message's "
@@ -237,6 +248,15 @@ def run_carried_by(value: object, *, message_id: str) -> str | None:
     run_id = value["session"].get("run_id")
     carrier = value.get("message") or run_id
     return run_id if isinstance(run_id, str) and run_id and carrier == message_id else None
+
+
+def namespace_of(header: object) -> str:
+    """Where the run is on record that a message with this header carries; "" where it is not said.
+
+    Whatever is in the header, this raises nothing.
+    """
+    named = header.get("namespace") if isinstance(header, Mapping) else None
+    return named if isinstance(named, str) else ""
 
 
 def child_environment(session: Session) -> dict[str, str]:

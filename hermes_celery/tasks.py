@@ -31,6 +31,7 @@ from hermes_celery.compose import (
     make_endings,
     make_runner,
     make_sign,
+    namespaces_of,
     open_database,
     queues_of,
     reachable_database,
@@ -225,6 +226,7 @@ class _Hooks:
             runner=self._app.tasks[RUN_TASK].runner_here,
             worker=self._name,
             redact=self._redact,
+            namespaces=namespaces_of(self._app),
         )
 
     @cached_property

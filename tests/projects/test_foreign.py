@@ -126,8 +126,24 @@ def test_a_list_that_was_deleted_is_pushed_again_and_executed_once(bed: Bed) -> 
     database = bed.database()
     eventually(lambda: database.call("DEL", "svc"), what="a message on the queue")
     make_due(bed, run)
-    eventually(lambda: database.call("LLEN", "svc"), what="its message on the queue again")
+    eventually(
+        lambda: any(run.id in message for message in database.call("LRANGE", "svc", 0, -1)),
+        what="its message on the queue again",
+    )
     assert bed.await_run("tick", lambda one: one.id == run.id).state is RunState.QUEUED
     plain(bed, "svc")
     bed.await_run("tick", lambda one: one.id == run.id and one.state is RunState.SENT)
     assert len([1 for note in bed.notes("tick") if run.id in note[1]]) == 1
+
+
+def test_a_project_with_schedules_of_its_own_executes_what_another_one_sends(bed: Bed) -> None:
+    """Its workers report, but in another namespace, where such a run is not on record."""
+    theirs = plain(bed, "svc", app="neighbour", name="neighbour@host")
+    bed.beat()
+    bed.await_leader()
+    bed.await_notes("tick", 2)
+    (note, *_) = bed.notes("tick")
+    run = bed.await_run("tick", lambda run: run.id in note[1])
+    make_due(bed, run)
+    bed.await_run("tick", lambda one: one.id == run.id and one.state is RunState.SENT)
+    assert len([1 for note in bed.notes("tick") if run.id in note[1]]) == 1, bed.log(theirs)
