@@ -196,6 +196,7 @@ class _Hooks:
         safe_consumer.install(self._app, dead_letters)
         self._endings = make_endings(self._settings)
         ended_requests.install(self._app, self._endings)
+        _accept_ours(self._app)
 
     def on_beat_init(self, sender: Any, **_: Any) -> None:
         """The same for a beat."""
@@ -349,6 +350,13 @@ def held_by_pool() -> list[Held]:
             held = Held(run_id=run_id, pid=request.worker_pid, since=request.time_start or 0.0)
             found.append(held)
     return found
+
+
+def _accept_ours(app: Celery) -> None:
+    """Our own messages are JSON, whatever the project's are and its workers accept."""
+    accepted = list(app.conf.accept_content or ())
+    if not {"json", "application/json"} & set(accepted):
+        app.conf.accept_content = [*accepted, "json"]
 
 
 def _make_room(worker: Any) -> None:

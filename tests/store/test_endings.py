@@ -1,0 +1,243 @@
+"""What the scripts make of the ends that Celery brings about: decided by the state of the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.endings import EXPIRED, PURGED, Endings, RunMessage
+from hermes_celery.errands import Errands
+from hermes_celery.job import JobRequest
+from hermes_celery.policy import OnLost, Policy
+from hermes_celery.rescue import NEVER_CAME, RescueReport, rescue
+from hermes_celery.run import Delivery, Outcome, Run, RunState
+from hermes_celery.store import Claim, Database
+from hermes_celery.tick import tick
+from tests.receivers import http_receiver
+from tests.store.place import at
+from tests.support import HandClock, PlainMessages, Store
+
+TOKEN = 1
+DAY = 86_400
+SUCCEEDED = Outcome(state=RunState.SUCCEEDED)
+
+
+class Untold:
+    """Deliveries that nobody is told of."""
+
+    def give_up(self, delivery_id: str, why: str) -> None:
+        raise AssertionError(delivery_id)
+
+
+class Bench:
+    """One run that is queued, and what ends it."""
+
+    def __init__(self, store: Store, **policy: object) -> None:
+        self.store = store
+        store.database.call("SET", store.database.keys.term, TOKEN)
+        chosen = Policy(**policy)  # type: ignore[arg-type]
+        job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n", policy=chosen))
+        store.clock.advance(3600)
+        tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+        (self.id,) = store.queue()
+        self.job_id = job.id
+        self._endings = Endings(store.runs, deliveries=Untold, errands=Errands(), clock=store.clock)
+        self.message = RunMessage(run_id=self.id)
+
+    @property
+    def endings(self) -> Endings:
+        """What ends it; `run` waits until it has."""
+        return self._endings
+
+    @property
+    def run(self) -> Run:
+        """The run as it is when all is written."""
+        assert self._endings.drain(10)
+        return self.store.runs.get(self.id)
+
+    def claim(self, token: str = "7-abc") -> Claim:
+        """Claim it from the process 7."""
+        return self.store.claim(self.id, token)
+
+    def asks(self, token: str, *, message: str, hop: int = 0) -> Claim | str:
+        """What a message hears that asks for the run."""
+        return self.store.runs.claim(
+            self.id, token=token, now_ms=self.store.clock.ms, worker="w", message=message, hop=hop
+        )
+
+    def rescued(self) -> RescueReport:
+        """A pass of the leader's."""
+        store = self.store
+        return rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+
+    def is_job_free(self) -> bool:
+        """Whether the next occurrence would be dispatched."""
+        return not self.store.database.call("EXISTS", self.store.database.keys.active(self.job_id))
+
+
+@pytest.fixture
+def bench(store: Store) -> Bench:
+    return Bench(store)
+
+
+def test_an_expired_message_skips_its_run_and_nothing_pushes_it_again(bench: Bench) -> None:
+    bench.endings.expired(bench.message)
+    assert (bench.run.state, bench.run.reason) == (RunState.SKIPPED, EXPIRED)
+    assert bench.is_job_free()
+    bench.store.clock.advance(DAY)
+    assert bench.rescued().redelivered == 0
+
+
+def test_the_message_of_an_attempt_before_ends_nothing(bench: Bench) -> None:
+    failed = Outcome(state=RunState.FAILED, error="boom")
+    now_ms = bench.store.clock.ms
+    bench.store.runs.finish(bench.claim(), failed, now_ms=now_ms, retry_at_ms=now_ms + 1)
+    bench.endings.expired(bench.message)
+    bench.endings.failed(bench.message, "boom")
+    assert (bench.run.state, bench.run.attempt) == (RunState.QUEUED, 2)
+
+
+@pytest.mark.parametrize("reason", ["revoked", PURGED])
+def test_what_runs_is_not_cancelled_by_a_message_that_goes_away(bench: Bench, reason: str) -> None:
+    claim = bench.claim()
+    bench.endings.cancelled(bench.id, reason=reason)
+    bench.endings.expired(bench.message)
+    assert bench.run.state is RunState.RUNNING
+    assert bench.store.runs.finish(claim, SUCCEEDED, now_ms=bench.store.clock.ms) == "ok"
+
+
+def test_a_process_that_died_ends_only_what_it_ran_itself(bench: Bench) -> None:
+    bench.claim("7-abc")
+    bench.endings.lost(bench.message, pid=70, error="gone", task_wants_it=False)
+    assert bench.run.state is RunState.RUNNING
+    bench.endings.lost(bench.message, pid=7, error="signal 9", task_wants_it=False)
+    assert (bench.run.state, bench.run.error) == (RunState.LOST, "signal 9")
+    assert bench.run.delivery is Delivery.PENDING
+    assert bench.is_job_free()
+
+
+def test_what_was_to_end_and_was_killed_is_cancelled(bench: Bench) -> None:
+    bench.claim()
+    bench.endings.terminated(bench.id)
+    bench.endings.lost(bench.message, pid=7, error="signal 15", task_wants_it=True)
+    assert (bench.run.state, bench.run.reason) == (RunState.CANCELLED, "revoked")
+
+
+def test_a_time_limit_uses_the_jobs_retries(store: Store) -> None:
+    bench = Bench(store, retries=1)
+    for pid, state in ((7, RunState.QUEUED), (8, RunState.TIMED_OUT)):
+        bench.claim(f"{pid}-abc")
+        bench.endings.timed_out(bench.message, pid=pid, error="too long")
+        # Celery tells of it twice.
+        bench.endings.timed_out(bench.message, pid=pid, error="too long")
+        assert bench.run.state is state
+        store.clock.advance(60)
+        bench.rescued()
+    assert bench.run.attempt == 2
+
+
+def test_a_message_that_celery_puts_back_is_the_next_attempt_and_the_only_one(bench: Bench) -> None:
+    bench.claim()
+    bench.endings.comes_again(
+        bench.message, pid=7, state=RunState.LOST, error="signal 9", wait_seconds=0
+    )
+    assert (bench.run.state, bench.run.attempt) == (RunState.QUEUED, 2)
+    bench.store.clock.advance(30)
+    assert bench.rescued().redelivered == 0
+    assert isinstance(bench.asks("8-abc", message=bench.id), Claim)
+
+
+def test_a_job_that_says_so_is_lost_although_its_task_asks_for_more(store: Store) -> None:
+    bench = Bench(store, on_lost=OnLost.FAIL)
+    bench.claim()
+    bench.endings.comes_again(
+        bench.message, pid=7, state=RunState.LOST, error="signal 9", wait_seconds=0
+    )
+    assert bench.run.state is RunState.LOST
+
+
+def test_a_task_that_kills_its_process_each_time_is_given_up(bench: Bench) -> None:
+    for _ in range(5):
+        bench.claim()
+        bench.endings.comes_again(
+            bench.message, pid=7, state=RunState.LOST, error="signal 9", wait_seconds=0
+        )
+    assert (bench.run.state, bench.run.attempt) == (RunState.LOST, 5)
+
+
+def test_a_task_whose_worker_died_runs_again_if_its_project_wants_that(store: Store) -> None:
+    class Wanted(PlainMessages):
+        def runs_again(self, spec: object) -> bool:
+            return True
+
+    store.messages = Wanted(store.database.keys.default_queue)
+    bench = Bench(store)
+    bench.claim()
+    store.clock.advance(16)
+    assert bench.rescued().lost == 1
+    assert (bench.run.state, bench.run.attempt) == (RunState.QUEUED, 2)
+
+
+def handed_on(bench: Bench) -> None:
+    """The run's task has handed it on: its next message has the same id."""
+    bench.store.runs.put_back(
+        bench.claim(),
+        ready_at_ms=bench.store.clock.ms + DAY * 1000,
+        handed_on=bench.id,
+        handed_hop=1,
+    )
+
+
+def test_a_run_that_was_handed_on_waits_for_one_message_and_no_copy_of_another(
+    bench: Bench,
+) -> None:
+    handed_on(bench)
+    bench.store.clock.advance(DAY - 1)
+    assert bench.rescued().redelivered == 0
+    assert bench.asks("8", message=bench.id) == "taken", "the message that handed it on"
+    assert bench.asks("8", message=f"{bench.id}.1") == "taken", "one that was pushed again"
+    claim = bench.asks("8", message=bench.id, hop=1)
+    assert isinstance(claim, Claim)
+    assert bench.store.runs.finish(claim, SUCCEEDED, now_ms=bench.store.clock.ms) == "ok"
+
+
+def test_a_run_whose_last_message_never_comes_is_lost_after_a_day(bench: Bench) -> None:
+    handed_on(bench)
+    bench.store.clock.advance(DAY + 1)
+    bench.rescued()
+    assert (bench.run.state, bench.run.error) == (RunState.LOST, NEVER_CAME)
+    assert bench.is_job_free()
+
+
+def test_what_a_run_was_handed_on_to_may_fail_it_before_it_is_put_back(store: Store) -> None:
+    bench = Bench(store)
+    claim = bench.claim()
+    pauses: list[float] = []
+
+    def put_back(seconds: float) -> None:
+        pauses.append(seconds)
+        store.runs.put_back(claim, ready_at_ms=0, handed_on=bench.id, handed_hop=1)
+
+    endings = Endings(
+        store.runs, deliveries=Untold, errands=Errands(), clock=store.clock, pause=put_back
+    )
+    endings.handed_on_failed(bench.id, "a step failed")
+    assert endings.drain(10)
+    assert (bench.run.state, bench.run.error) == (RunState.FAILED, "a step failed")
+    assert len(pauses) == 1
+
+
+def test_a_delivery_whose_message_goes_away_fails_and_is_told(
+    valkey: Database, clock: HandClock, tmp_path: Path
+) -> None:
+    place = at(valkey, clock, tmp_path)
+    with http_receiver() as http:
+        place.job(http.url)
+        run = place.end(output="said")
+        place.deliverer().give_up(run.id, "its message was revoked")
+        assert place.standing(run) is Delivery.FAILED
+        assert place.work_off() in ([], ["over"])
+        assert http.messages == []
+    (incident,) = place.incidents.open()
+    assert "its message was revoked" in incident.text
