@@ -71,6 +71,11 @@ class Bench:
         store = self.store
         return rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
 
+    def is_unpushed(self) -> bool:
+        """Whether the run counts as one whose message is on no queue."""
+        database = self.store.database
+        return bool(database.call("HEXISTS", database.keys.run(self.id), "unpushed"))
+
     def is_job_free(self) -> bool:
         """Whether the next occurrence would be dispatched."""
         return not self.store.database.call("EXISTS", self.store.database.keys.active(self.job_id))
@@ -143,6 +148,7 @@ def test_a_message_that_celery_puts_back_is_the_next_attempt_and_the_only_one(be
         bench.message, pid=7, state=RunState.LOST, error="signal 9", wait_seconds=0
     )
     assert (bench.run.state, bench.run.attempt) == (RunState.QUEUED, 2)
+    assert not bench.is_unpushed()
     bench.store.clock.advance(30)
     assert bench.rescued().redelivered == 0
     assert isinstance(bench.asks("8-abc", message=bench.id), Claim)
@@ -193,6 +199,7 @@ def test_a_run_that_was_handed_on_waits_for_one_message_and_no_copy_of_another(
     bench: Bench,
 ) -> None:
     handed_on(bench)
+    assert not bench.is_unpushed()
     bench.store.clock.advance(DAY - 1)
     assert bench.rescued().redelivered == 0
     assert bench.asks("8", message=bench.id) == "taken", "the message that handed it on"
