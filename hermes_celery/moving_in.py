@@ -289,8 +289,8 @@ class MovingIn:
             return ""
         shown = ", ".join(names[:_NAMED]) + (", ..." if names[_NAMED:] else "")
         return (
-            f"{len(names)} jobs in namespace {self._here!r} may be of this project, or of nobody: "
-            f"{shown}; they run on from there; take them along with `hermes-celery -N "
+            f"{_counted(len(names))} in namespace {self._here!r} may be of this project, or of "
+            f"nobody: {shown}; they run on from there; take them along with `hermes-celery -N "
             f"{self._there} move JOB`, or remove them with `hermes-celery remove JOB`"
         )
 
@@ -298,7 +298,7 @@ class MovingIn:
         count = len(self._declared) + len(self._movable())
         who = ", ".join(older) or "seen a few seconds ago"
         return (
-            f"{count} jobs of this project are in namespace {self._here!r} and run on from there, "
+            f"{_counted(count)} of this project in namespace {self._here!r} go on from there, "
             f"because programs of version 0.1.0 are there ({who}); when they are stopped, the jobs "
             f"move to namespace {self._there!r} and what the project declares is written"
         )
@@ -316,3 +316,7 @@ class MovingIn:
     @property
     def _there(self) -> str:
         return self._target.keys.namespace
+
+
+def _counted(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from hermes_celery.errors import HermesCeleryError
-from hermes_celery.settings import checked_namespace, read_settings
+from hermes_celery.errors import HermesCeleryError, JobNotFound
+from hermes_celery.settings import DEFAULT_NAMESPACE, checked_namespace, read_settings
 
 #: Command -> where it is and what `--help` says of it without importing it.
 _COMMANDS = {
@@ -71,12 +71,25 @@ class _Commands(click.Group):
         """
         try:
             return super().invoke(ctx)
+        except JobNotFound as error:
+            raise click.ClickException(f"{error}{_elsewhere()}") from None
         except HermesCeleryError as error:
             raise click.ClickException(str(error)) from None
         except OSError as error:
             if error.filename is None:
                 raise
             raise click.ClickException(_refused(error)) from None
+
+
+def _elsewhere() -> str:
+    """Where else a job may be that is not here; "" where there are no other namespaces."""
+    from hermes_celery.cli.target import other_namespaces
+    from hermes_celery.cli.target import read_settings as settings_of_command
+
+    named, others = settings_of_command().namespace, other_namespaces()
+    if others in ([], [DEFAULT_NAMESPACE]):
+        return ""
+    return f". This is namespace {named!r}; others on this server are {', '.join(others)} (-N NAME)"
 
 
 def _refused(error: OSError) -> str:

@@ -13,7 +13,7 @@ from hermes_celery.cli.finding import Finding, Verdict, fail, ok, warn
 from hermes_celery.cli.queues import queue_findings, worker_finding
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
-from hermes_celery.cli.target import project, read_settings
+from hermes_celery.cli.target import other_namespaces, project, read_settings
 from hermes_celery.compose import (
     check_broker,
     left_by_others,
@@ -35,7 +35,13 @@ from hermes_celery.letters import QUIET_MS
 from hermes_celery.masking import masked
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.server_url import without_password
-from hermes_celery.settings import Settings, check_home, process_environment, unknown_variables
+from hermes_celery.settings import (
+    DEFAULT_NAMESPACE,
+    Settings,
+    check_home,
+    process_environment,
+    unknown_variables,
+)
 from hermes_celery.store import (
     FORMAT,
     Database,
@@ -156,6 +162,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield from _memory(database)
         yield _jobs(settings, database)
         yield _records(database)
+        yield from _neighbours(settings)
         yield from _processes(read_status(database))
         yield from _declared(database)
         yield from _overload(database)
@@ -251,6 +258,14 @@ def _processes(state: Status) -> Iterator[Finding]:
         yield fail("beat", "none leads, so nothing is dispatched; start `celery beat` or `up`")
     yield worker_finding(state)
     yield from queue_findings(state)
+
+
+def _neighbours(settings: Settings) -> Iterator[Finding]:
+    """Whose jobs this is not about."""
+    others = other_namespaces()
+    if others not in ([], [DEFAULT_NAMESPACE]):
+        yield ok("namespace", f"this is {settings.namespace!r}; others on this server are "
+                 f"{', '.join(others)}: hermes-celery -N {others[-1]} doctor")  # fmt: skip
 
 
 def _declared(database: Database) -> Iterator[Finding]:

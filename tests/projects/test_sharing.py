@@ -29,6 +29,9 @@ def test_two_projects_on_one_database_run_beside_each_other(tmp_path: Path) -> N
             _by_app(blog)
             hint = "no jobs in namespace 'hermes'; others on this server are blog, shop: "
             assert hint in shop.command("list").stdout
+            lost = shop.command("run", "nightly").stderr
+            assert "namespace 'hermes'; others on this server are blog, shop (-N NAME)" in lost
+            assert "hermes-celery -N shop doctor" in shop.command("doctor").stdout
             assert (
                 "others on this server are blog, hermes, shop"
                 in shop.command("-N", "shpo", "list").stdout

@@ -1,0 +1,141 @@
+"""Which jobs of the shared namespace are a project's, and when they move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hermes_celery.job import Job
+from hermes_celery.keys import Keys
+from hermes_celery.moving_in import MovingIn, SecondBeat
+from hermes_celery.store import Database, Formats, Neighbours, connect
+from hermes_celery.work import TaskCall
+from tests.acl import documented_rules, user
+from tests.support import HandClock, Store, a_job, replaced
+
+_MANAGER = "project:shop"
+
+
+class World:
+    """A shared namespace, that of the project, and what is said."""
+
+    def __init__(self, shared: Database, own: Database, clock: HandClock) -> None:
+        self.shared, self.own, self.clock = Store(shared, clock), Store(own, clock), clock
+        self.said: list[str] = []
+        self.over: list[str] = []
+        self.second = SecondBeat(lambda: _Idle(), clock=clock)
+        self.moving = MovingIn(
+            shared,
+            own,
+            manager=_MANAGER,
+            knows_task=lambda name: name in ("shop.work", "both.work"),
+            tell=self.said.append,
+            over=self.over.append,
+            second=self.second,
+        )
+
+    def add(self, letter: str, *, task: str = "", manager: str | None = None) -> Job:
+        call = TaskCall(name=task) if task else None
+        job = a_job(id=letter * 12, task=call, prompt=None if task else "p", name=letter)
+        return self.shared.jobs.add(replaced(job, spec=replaced(job.spec, managed_by=manager)))
+
+    def moved(self) -> set[str]:
+        return {job.name for job in self.own.jobs.all()}
+
+    def left(self) -> set[str]:
+        return {job.name for job in self.shared.jobs.all()}
+
+
+class _Idle:
+    def step(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def world(valkey: Database, namespace: str, clock: HandClock) -> Iterator[World]:
+    clock.ms = valkey.now_ms()
+    own = Database(valkey.client, keys=Keys(namespace=f"{namespace}-z"))
+    world = World(valkey, own, clock)
+    yield world
+    world.moving.stop()
+
+
+def test_declared_jobs_move_and_those_made_of_its_tasks(world: World) -> None:
+    world.add("a", task="shop.work", manager=_MANAGER)
+    world.add("b", task="shop.work")
+    world.add("c", task="mail.send")
+    world.add("d")
+    world.add("e", task="both.work")
+    world.add("f", task="both.work", manager="project:blog")
+    world.add("0", task="celery.backend_cleanup")
+    assert world.moving.begin(world.clock.ms)
+    world.moving.step(world.clock.ms)
+    assert world.moved() == {"a", "b"}
+    assert world.left() == {"c", "d", "e", "f", "0"}
+    assert world.said[-1].startswith("4 jobs in namespace ")
+    Formats(world.shared.database).say_here("beat own", now_ms=world.clock.ms)
+    # Somebody takes care of them.
+    world.moving.step(world.clock.ms)
+    assert world.over
+
+
+def test_nothing_moves_while_a_program_of_0_1_0_is_there(world: World) -> None:
+    world.add("a", task="shop.work", manager=_MANAGER)
+    keys = world.shared.database.keys
+    world.shared.database.call("ZADD", keys.workers, world.clock.ms, "old@host")
+    assert not world.moving.begin(world.clock.ms)
+    assert world.moved() == set()
+    assert "programs of version 0.1.0 are there (worker old@host)" in world.said[-1]
+    world.shared.database.call("ZREM", keys.workers, "old@host")
+    # It may restart.
+    assert not world.moving.step(world.clock.ms + 4_999)
+    assert world.moving.step(world.clock.ms + 5_001)
+    assert world.moved() == {"a"}
+    assert world.moving.left == frozenset()
+
+
+def test_what_cannot_move_yet_is_named_and_moves_later(world: World) -> None:
+    world.add("a", task="shop.work", manager=_MANAGER)
+    run_id = world.shared.cron.run("a" * 12)
+    claim = world.shared.claim(run_id)
+    # A worker of this version, which can finish what it began there.
+    Formats(world.own.database).say_here("worker w@host", now_ms=world.clock.ms)
+    assert world.moving.begin(world.clock.ms)
+    assert world.moving.left == {"a" * 12}
+    assert "when its run there has ended" in world.said[-1]
+    assert claim.run_id == run_id
+    world.clock.advance(16)
+    world.moving.step(world.clock.ms)
+    assert world.moved() == {"a"}
+
+
+def test_a_project_that_was_never_there_minds_nobody(world: World) -> None:
+    world.add("d")
+    assert world.moving.begin(world.clock.ms)
+    world.moving.step(world.clock.ms)
+    assert world.said == []
+    assert world.left() == {"d"}
+    assert not Neighbours(world.shared.database, namespace="other").enter()
+
+
+def test_a_user_of_one_namespace_alone_is_not_kept_back(
+    world: World, valkey_url: str, clock: HandClock
+) -> None:
+    """Redis' rights may end at the project's own keys."""
+    own = world.own.database.keys.namespace
+    rules = [rule for rule in documented_rules("hermes") if not rule.startswith("~")]
+    with user(valkey_url, [*rules, f"~{{{own}}}:*"]) as url:
+        client = connect(url)
+        shut_out = World(
+            Database(client, keys=world.shared.database.keys),
+            Database(client, keys=world.own.database.keys),
+            clock,
+        )
+        assert shut_out.moving.begin(clock.ms)
+        assert shut_out.moving.step(clock.ms)
+        assert shut_out.said == []
+        client.close()
