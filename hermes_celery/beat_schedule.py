@@ -22,7 +22,7 @@ from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.project_app import DECLARED
 from hermes_celery.schedule_text import text_of, zone_name
-from hermes_celery.task_call import checked_priority, queue_name
+from hermes_celery.task_call import argument_list, checked_priority, queue_name, text_mapping
 from hermes_celery.work import TaskCall
 
 __all__ = ["WHOLE", "declared_of", "requests_of", "text_of", "zone_of"]
@@ -88,7 +88,7 @@ def zone_of(app: Celery) -> str:
 
 def _request(name: str, entry: Any, *, app: Celery) -> JobRequest:
     fields = _fields(entry)
-    options = _mapping(fields, "options")
+    options = text_mapping(fields.get("options"), name="options")
     policy = policy_of(options)
     queue = queue_name(options.pop("queue", None))
     priority = checked_priority(options.pop("priority", None))
@@ -101,8 +101,8 @@ def _request(name: str, entry: Any, *, app: Celery) -> JobRequest:
         priority=priority,
         task=TaskCall(
             name=_task(fields),
-            args=_args(fields),
-            kwargs=_mapping(fields, "kwargs"),
+            args=argument_list(fields.get("args")),
+            kwargs=text_mapping(fields.get("kwargs"), name="kwargs"),
             options=options,
         ),
     )
@@ -138,25 +138,6 @@ def _task(fields: Mapping[str, Any]) -> str:
     if not isinstance(name, str):
         raise JobError(f"its task is {task!r}; give the task's name")
     return name
-
-
-def _args(fields: Mapping[str, Any]) -> list[Any]:
-    args = fields.get("args")
-    if args is None:
-        return []
-    if not isinstance(args, list | tuple):
-        raise JobError(f"its args are {args!r}; give a list, such as [{args!r}]")
-    return list(args)
-
-
-def _mapping(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    given = fields.get(name)
-    # celery.Signature's default for kwargs is (), and so is that of add_periodic_task.
-    if given is None or given == ():
-        return {}
-    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-        raise JobError(f"its {name} are {given!r}; give a dict with texts as keys")
-    return dict(given)
 
 
 def shown_name(name: str) -> str:

@@ -238,6 +238,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         spec = self.spec
         shown = {name: getattr(spec, name) for name in _SHOWN}
         content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(shown))
+        if content["task"] is not None:
+            # The same once more, for programs.
+            content["task"].pop("exact", None)
         return {
             **content,
             "deliver": masked(spec.deliver),

@@ -148,6 +148,11 @@ def _changed(old: Job, new: Job) -> Job | None:
     """The stored job with what is declared now; None where nothing differs."""
     beginning = {name: getattr(old.spec, name) for name in _BEGINNINGS}
     same_beginning = msgspec.structs.replace(new.spec, **beginning)
+    if old.state is JobState.ERROR:
+        # What kept it from being planned may be mended, also where nothing of it was changed.
+        return msgspec.structs.replace(
+            old, spec=new.spec, state=JobState.SCHEDULED, next_run_at=new.next_run_at
+        )
     if same_beginning == old.spec:
         return None
     timing = ("schedule", "timezone", "repeat_times")

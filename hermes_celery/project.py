@@ -32,6 +32,7 @@ from hermes_celery.project_app import DECLARED, MODULE, NAMESPACE, PLACES
 from hermes_celery.schedule import parse
 from hermes_celery.schedule_text import text_of, zone_name
 from hermes_celery.settings import Settings, checked_namespace
+from hermes_celery.task_call import argument_list, text_mapping
 from hermes_celery.tasks import register
 from hermes_celery.work import TaskCall
 
@@ -86,9 +87,9 @@ class Cron:
         if task is not None:
             call = TaskCall(
                 name=str(getattr(task, "name", task)),
-                args=list(args),
-                kwargs=dict(kwargs or {}),
-                options=dict(options or {}),
+                args=argument_list(args),
+                kwargs=text_mapping(kwargs, name="kwargs"),
+                options=text_mapping(options, name="options"),
             )
         request = JobRequest(
             name=name,

@@ -52,7 +52,7 @@ def checked_task(call: TaskCall | None) -> TaskCall | None:
     if not name.strip() or not name.isprintable() or len(name) > _MAX_TASK_NAME:
         raise JobError(f"{name[:100]!r} is no task's name; use one like package.module.task")
     try:
-        call = live_call(_as_lists(call))
+        call = live_call(_in_python(call))
         options = _checked_options(dict(call.options))
         return _stored(msgspec.structs.replace(call, options=options))
     except (TypeError, ValueError, RecursionError, UnicodeError, msgspec.MsgspecError) as error:
@@ -77,8 +77,32 @@ def call_text(call: TaskCall) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
-def _as_lists(call: TaskCall) -> TaskCall:
-    return msgspec.structs.replace(call, args=list(call.args), kwargs=dict(call.kwargs))
+def argument_list(args: Any) -> list[Any]:
+    """Positional arguments as a list. Raises JobError for what only looks like one."""
+    if args is None:
+        return []
+    if not isinstance(args, list | tuple):
+        raise JobError(f"its args are {args!r}; give a list, such as [{args!r}]")
+    return list(args)
+
+
+def text_mapping(given: Any, *, name: str) -> dict[str, Any]:
+    """Keyword arguments or options as a dict; `name` is how messages call them. Raises JobError."""
+    # celery.Signature's default for kwargs is (), and so is that of add_periodic_task.
+    if given is None or given == ():
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise JobError(f"its {name} are {given!r}; give a dict with texts as keys")
+    return dict(given)
+
+
+def _in_python(call: TaskCall) -> TaskCall:
+    return msgspec.structs.replace(
+        call,
+        args=argument_list(call.args),
+        kwargs=text_mapping(call.kwargs, name="kwargs"),
+        options=text_mapping(call.options, name="options"),
+    )
 
 
 def _live_part(call: TaskCall, part: str) -> Any:

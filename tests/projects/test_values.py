@@ -55,6 +55,9 @@ def test_arguments_options_and_names_arrive_as_they_were_written(tmp_path: Path)
         bed.await_run(long, lambda run: run.state is RunState.SUCCEEDED)
         assert jobs["function"]["fault"].startswith("kwargs['then'] is a function <lambda>")
         assert "give a number of seconds, here 300, or a datetime" in jobs["lifetime"]["fault"]
+        task = jobs["values"]["task"]
+        assert task["kwargs"]["day"] == {"__type__": "date", "__value__": "2024-01-02"}
+        assert "exact" not in task
         shown = bed.hermes("show", "values").stdout
         assert "typed.values('json', datetime.date(2024, 1, 2), instant=datetime" in shown
 

@@ -9,7 +9,7 @@ import pytest
 from hermes_celery.errors import Conflict, JobError, ScheduleError, StoreError
 from hermes_celery.job import Job, JobRequest, JobState
 from hermes_celery.managed import SyncReport, synchronise
-from hermes_celery.store import WRITES, Jobs, Write, Written
+from hermes_celery.store import WRITES, BrokenJob, Jobs, Write, Written
 from tests.support import NOON, Store, a_job, replaced
 
 _REQUEST = JobRequest(schedule="every 1h", prompt="x")
@@ -141,6 +141,21 @@ def test_a_configuration_is_followed_page_by_page(store: Store) -> None:
     assert sorted(report.removed) == names[:2]
     assert store.jobs.get(mine.id) == mine
     assert store.jobs.count() == len(names) - 1
+
+
+@pytest.mark.parametrize("mended", [_REQUEST, replaced(_REQUEST, prompt="mended")])
+def test_a_declared_job_that_could_not_be_planned_goes_on(store: Store, mended: JobRequest) -> None:
+    declare(store.jobs, replaced(_REQUEST, name="a"))
+    (job,) = store.jobs.all()
+    broken = BrokenJob(job_id=job.id, revision=str(job.revision), error="no such zone")
+    store.database.call("SET", store.database.keys.term, 1)
+    store.due.fault(broken, token=1)
+    assert [one.state for one in store.jobs.all()] == [JobState.ERROR]
+    report = declare(store.jobs, replaced(mended, name="a"), later=timedelta(hours=1))
+    assert report.changed == ("a",)
+    (job,) = store.jobs.all()
+    assert (job.state, job.next_run_at) == (JobState.SCHEDULED, NOON + timedelta(hours=2))
+    assert store.database.call("ZCARD", store.database.keys.due) == 1
 
 
 def test_a_declared_job_that_is_too_large_stops_no_other(store: Store) -> None:

@@ -10,6 +10,7 @@ from celery import Celery
 from celery.beat import ScheduleEntry
 from celery.schedules import crontab
 from kombu.entity import Queue
+from tzlocal import get_localzone_name
 
 from hermes_celery import Cron
 from hermes_celery.beat_schedule import declared_of, requests_of, shown_name
@@ -189,6 +190,8 @@ def test_a_beat_schedule_that_is_no_dict_is_refused(entries: Any) -> None:
         ({"timezone": "Asia/Tokyo"}, "Asia/Tokyo"),
         ({"timezone": timezone(timedelta(hours=8))}, "+08:00"),
         ({"timezone": "Asia/Tokyo", "enable_utc": False}, "Asia/Tokyo"),
+        # The machine's own.
+        ({"enable_utc": False}, get_localzone_name()),
     ],
 )
 def test_entries_are_in_the_zone_of_the_app(conf: dict[str, Any], zone: str) -> None:

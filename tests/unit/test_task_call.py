@@ -143,6 +143,8 @@ class Thing:
         (TaskCall(name="t", args=[timedelta(1)]), r"args\[0\] is a datetime.timedelta"),
         (TaskCall(name="t", options={"exchange": Exchange("x")}), r"\['exchange'\] is a kombu"),
         (TaskCall(name="t", args=["\ud800"]), "cannot be written as JSON"),
+        (TaskCall(name="t", args="abc"), r"its args are 'abc'; give a list, such as \['abc'\]"),  # type: ignore[arg-type]
+        (TaskCall(name="t", kwargs=[1]), r"its kwargs are \[1\]; give a dict"),  # type: ignore[arg-type]
         (TaskCall(name=" "), "no task's name"),
         (TaskCall(name="a\nb"), "no task's name"),
         (TaskCall(name="t", options={"expires": timedelta(minutes=5)}), "here 300, or a datetime"),
