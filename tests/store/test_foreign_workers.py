@@ -198,6 +198,15 @@ def test_two_workers_of_one_name_are_told_apart(world: World) -> None:
     assert "celery@here" in world.why()
 
 
+def test_a_worker_that_has_the_name_of_ours_is_known_by_its_queue(world: World) -> None:
+    """Ours does not answer, as one that performs a task under `solo`."""
+    world.foreign_worker("celery@here")
+    world.our_worker("celery@here:12", queue="mine")
+    world.why()
+    world.look()
+    assert "celery@here" in world.why()
+
+
 def test_an_error_while_asking_changes_nothing(world: World) -> None:
     world.foreign_worker()
     world.why()
@@ -306,6 +315,17 @@ def test_whoever_came_just_now_is_asked_before_a_message_is_pushed_again(world: 
     world.look(after_seconds=1)
     assert world.rescue(after_seconds=1).redelivered == 0
     assert world.store.runs.get(run.id).state is RunState.SENT
+
+
+def test_a_message_that_came_back_to_its_queue_gets_no_second_copy(world: World) -> None:
+    """As Celery gives back what a worker had in hand when it stopped."""
+    run = world.occur()
+    world.take()
+    world.rescue(after_seconds=61)
+    world.look(after_seconds=1)
+    world.store.database.call("LPUSH", world.queue, run.id)
+    assert world.rescue(after_seconds=1).redelivered == 0
+    assert world.store.queue() == [run.id]
 
 
 def test_an_asker_that_hangs_keeps_no_lost_message_back_for_ever(world: World) -> None:

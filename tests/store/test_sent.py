@@ -9,6 +9,7 @@ import pytest
 
 from hermes_celery.instant import to_ms
 from hermes_celery.job import Job, JobRequest, JobState
+from hermes_celery.policy import CatchUp, Policy
 from hermes_celery.run import Delivery, Occurrence, Run, RunState, Trigger
 from hermes_celery.store import Asked, DueIndex, Fate
 from hermes_celery.tick import TickReport, tick
@@ -72,6 +73,13 @@ def test_it_is_over_in_the_step_that_pushes_it_and_the_next_one_is_not_held_up(
     assert sending.runs.counts() == {"queued": 0, "running": 0}
     after = sending.cron.show("n")
     assert (after.last_status, after.last_run_at) == ("sent", NOON + timedelta(minutes=3))
+
+
+def test_missed_occurrences_that_are_caught_up_together_are_all_sent(sending: Store) -> None:
+    job_of(sending, policy=Policy(catch_up=CatchUp.ALL))
+    sending.clock.advance(180)
+    assert ticked(sending).dispatched == 3
+    assert {run.state for run in sending.cron.latest_runs("n")} == {RunState.SENT}
 
 
 def test_jobs_of_our_own_kinds_are_never_sent(sending: Store) -> None:
