@@ -7,7 +7,9 @@ from collections.abc import Collection, Sequence
 import pytest
 
 from hermes_celery.foreign_workers import ForeignWorkers
+from hermes_celery.incidents import Kind
 from hermes_celery.job import JobRequest, JobSpec
+from hermes_celery.queue_watch import QueueWatch
 from hermes_celery.rescue import RescueReport, rescue
 from hermes_celery.run import Run, RunState
 from hermes_celery.store import DueIndex, ForeignQueues, Load, WorkerSign
@@ -343,3 +345,18 @@ def test_a_leader_without_that_knowledge_pushes_as_before(store: Store) -> None:
     report = rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
     assert report.redelivered == 1
     assert store.queue() == [run.id, run.id]
+
+
+def test_it_is_told_once_and_work_of_our_own_kinds_there_is_trouble(world: World) -> None:
+    world.foreign_worker()
+    world.why()
+    world.look()
+    world.store.cron.add(JobRequest(schedule="every 1m", prompt="x", name="ours"))
+    world.occur()
+    watch = QueueWatch(world.store.database)
+    found, _ = watch.look(world.store.clock.ms)
+    news, trouble = sorted(found, key=lambda one: one.is_news, reverse=True)
+    assert (news.kind, news.subject) == (Kind.UNFOLLOWED, world.queue)
+    assert "svc@host without Cron(app)" in news.text
+    assert (trouble.kind, trouble.subject) == (Kind.QUEUE, world.queue)
+    assert "Cron 'ours'" in trouble.text

@@ -13,7 +13,7 @@ from hermes_celery.job import JobRequest
 from hermes_celery.overload import Overload
 from hermes_celery.run import Trigger, run_id_of
 from hermes_celery.scanner import Teller
-from hermes_celery.store import Asked, Database, Load, WorkerSign
+from hermes_celery.store import Asked, Database, ForeignQueue, ForeignQueues, Load, WorkerSign
 from tests.store.place import Place, at
 from tests.support import HandClock
 
@@ -301,3 +301,18 @@ def test_a_full_disk_is_not_called_over_because_its_worker_is_gone(
     place.store.clock.advance(20)
     overload.scan(place.store.clock.ms)
     assert texts(place) == told
+
+
+def test_consumers_that_do_not_report_are_told_once_and_over_when_they_are_forgotten(
+    place: Place,
+) -> None:
+    look, clock = overload(place), place.store.clock
+    stored = ForeignQueues(place.store.database)
+    stored.write({"svc": ForeignQueue(name="svc", workers=["svc@host"], seen_ms=clock.ms)})
+    for _ in range(12):
+        look.scan(clock.ms)
+        clock.advance(10)
+    (incident,) = place.incidents.of_job("")
+    assert (incident.id, incident.count) == ("unfollowed-svc", 1)
+    stored.forget(["svc"])
+    assert look.scan(clock.ms).over == ["unfollowed-svc"]
