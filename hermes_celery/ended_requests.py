@@ -14,20 +14,22 @@ What a message means for a run is in our header; `endings` decides and writes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import Celery, bootsteps, signals
+from celery.app.trace import task_has_custom
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.imports import symbol_by_name
 from celery.worker.consumer.control import Control
 
 from hermes_celery.dispatch import DELIVER_TASK
-from hermes_celery.endings import REVOKED, Endings, RunMessage, run_message
+from hermes_celery.endings import REVOKED, Endings, RunMessage
 from hermes_celery.errors import HermesCeleryError
-from hermes_celery.handing_on import leads_to
+from hermes_celery.handing_on import hop_of, leads_to
 from hermes_celery.run import RunState, is_run_id
 from hermes_celery.session import HEADER, run_carried_by
 
@@ -90,7 +92,8 @@ def watch_all(app: Celery, endings: Endings) -> None:
         if not hasattr(task, _MARK):
             setattr(task, _MARK, True)
             above = symbol_by_name(task.Request)
-            task.Request = type("WatchedRequest", (_WatchedRequest, above), {"endings": endings})
+            fields = {"endings": endings, "may_skip_body": task_has_custom(task, "__call__")}
+            task.Request = type("WatchedRequest", (_WatchedRequest, above), fields)
 
 
 def _hear_revokes(node: Any, endings: Endings) -> None:
@@ -146,7 +149,11 @@ def _revoked(endings: Endings, request: Any, given: Mapping[str, Any]) -> None:
 
 def _message(header: Any, task_id: str) -> RunMessage | None:
     run_id = run_carried_by(header, message_id=task_id)
-    return None if run_id is None else run_message(run_id, header)
+    if run_id is None:
+        return None
+    attempt = header["session"].get("attempt")
+    attempt = attempt if isinstance(attempt, int) else 1
+    return RunMessage(run_id=run_id, attempt=attempt, hop=hop_of(header))
 
 
 def _tell_of_child(endings: Endings, header: Any, request: Any, what: str) -> None:
@@ -165,6 +172,14 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
     """In front of a task's own class of request."""
 
     endings: Endings
+    #: Whether the task has a `__call__` of its own.
+    may_skip_body = False
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Celery puts one more class in front, whose `on_success` calls none of those behind it."""
+        super().__init_subclass__(**given)
+        if cls.may_skip_body and "on_success" in vars(cls):
+            cls.on_success = _told(cls.on_success)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """The pool ends it for the time that it took; a soft limit is the task's own matter."""
@@ -221,6 +236,20 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
             self.endings.lost(message, pid=pid, error=text, task_wants_it=_runs_again(self.task))
         elif not isinstance(error, _REPORTED) and not self.task.name.startswith("hermes_celery."):
             self.endings.failed(message, text)
+
+
+def _told(on_success: Callable[..., Any]) -> Callable[..., Any]:
+    """A task whose own `__call__` may leave out the body tells when it did."""
+
+    @wraps(on_success)
+    def on_success_and_tell(self: Any, failed__retval__runtime: Any, **given: Any) -> Any:
+        answer = on_success(self, failed__retval__runtime, **given)
+        message = _message(self.request_dict.get(HEADER), self.id)
+        if message is not None and not failed__retval__runtime[0]:
+            self.endings.not_called(message)
+        return answer
+
+    return on_success_and_tell
 
 
 def _runs_again(task: Any) -> bool:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EXPIRED = "expired: its message was older than its `expires` when a worker took it"
+NOT_CALLED = "its task returned without calling its body"
 REVOKED = "revoked"
 PURGED = "purged"
 #: A run that a task hands on is still running for a moment when what it was handed on to fails.
@@ -47,6 +48,8 @@ class RunMessage(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     #: The number of the attempt that it was pushed for.
     attempt: int = 1
+    #: How often the run's own tasks have sent it on.
+    hop: int = 0
 
 
 class EndsDeliveries(Protocol):
@@ -54,12 +57,6 @@ class EndsDeliveries(Protocol):
 
     def give_up(self, delivery_id: str, why: str) -> None:
         """End a delivery, and tell of it."""
-
-
-def run_message(run_id: str, header: Mapping[str, Any]) -> RunMessage:
-    """The message of a run, from our header."""
-    attempt = header["session"].get("attempt", 1)
-    return RunMessage(run_id=run_id, attempt=attempt if isinstance(attempt, int) else 1)
 
 
 class Endings:
@@ -86,7 +83,11 @@ class Endings:
 
     def expired(self, message: RunMessage) -> None:
         """Its message was too old."""
-        self._end(message.run_id, state=RunState.SKIPPED, reason=EXPIRED, attempt=message.attempt)
+        self._end(message.run_id, state=RunState.SKIPPED, reason=EXPIRED, message=message)
+
+    def not_called(self, message: RunMessage) -> None:
+        """Its task returned, and nobody claimed it: a `__call__` of the project's own decided."""
+        self._end(message.run_id, state=RunState.SKIPPED, reason=NOT_CALLED, message=message)
 
     def cancelled(self, run_id: str, *, reason: str) -> None:
         """Nobody is to run it; if it runs, it goes on."""
@@ -103,7 +104,7 @@ class Endings:
 
     def failed(self, message: RunMessage, error: str) -> None:
         """It failed before anybody claimed it."""
-        self._end(message.run_id, state=RunState.FAILED, error=error, attempt=message.attempt)
+        self._end(message.run_id, state=RunState.FAILED, error=error, message=message)
 
     def handed_on_failed(self, run_id: str, error: str) -> None:
         """What it was handed on to has failed, so that the message that ends it never comes."""
@@ -200,7 +201,12 @@ class Endings:
         if answer == "alive" and state is RunState.TIMED_OUT:
             # It was killed before it could claim its run.
             answer = self._runs.end_waiting(
-                message.run_id, state=state, error=error, attempt=message.attempt, now_ms=now_ms
+                message.run_id,
+                state=state,
+                error=error,
+                attempt=message.attempt,
+                hop=message.hop,
+                now_ms=now_ms,
             )
         _tell(message.run_id, state, error, answer)
 
@@ -211,7 +217,7 @@ class Endings:
         state: RunState,
         reason: str = "",
         error: str = "",
-        attempt: int | None = None,
+        message: RunMessage | None = None,
     ) -> None:
         def end() -> None:
             answer = self._runs.end_waiting(
@@ -219,7 +225,8 @@ class Endings:
                 state=state,
                 reason=reason,
                 error=error,
-                attempt=attempt,
+                attempt=None if message is None else message.attempt,
+                hop=0 if message is None else message.hop,
                 now_ms=self._clock.now_ms(),
             )
             _tell(run_id, state, error or reason, answer)

@@ -9,6 +9,7 @@
 --       8 what becomes of a run that runs: 'ask' (its runner ends it), 'leave'
 --       9 attempt whose message went nowhere ('' = the run is meant, whatever its messages do): a
 --         run that waits for another message since then is left alone
+--       10 how often the run's own tasks had sent that message on
 -- Answers  'cancelled' (it waited, and is over), 'asked' (its runner ends it),
 --          'over' (it had ended, or is left alone), 'gone' (no such run), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)
@@ -19,8 +20,22 @@ if ARGV[6] ~= '' then
     return 'fenced'
   end
 end
-local run = fields(KEYS[1], 'state', 'attempt', 'unpushed')
+local run = fields(KEYS[1], 'state', 'attempt', 'unpushed', 'handed_on', 'handed_hop', 'hop')
 local state = run[1]
+local handed_hop = whole(KEYS[1], 'handed_hop', run[5], 0)
+local hop = whole(KEYS[1], 'hop', run[6], 0)
+
+-- Whether the run waits for another message than the one that went nowhere.
+local function waits_for_another()
+  local sent_on = tonumber(ARGV[10])
+  if (run[2] or '1') ~= ARGV[9] then
+    return true
+  elseif run[4] then
+    return handed_hop > sent_on
+  end
+  return run[3] and not (sent_on > 0 and sent_on >= hop)
+end
+
 if broken then
   return broken_answer()
 elseif not state then
@@ -30,7 +45,7 @@ elseif state == 'running' and ARGV[8] == 'ask' then
   return 'asked'
 elseif state ~= 'queued' then
   return 'over'
-elseif ARGV[9] ~= '' and (run[3] or (run[2] or '1') ~= ARGV[9]) then
+elseif ARGV[9] ~= '' and waits_for_another() then
   return 'over'
 end
 local at = {run = KEYS[1], job = KEYS[2], active = KEYS[3], held = KEYS[5], due = KEYS[6],

@@ -21,13 +21,15 @@ def cancel_run(
     error: str = "",
     leaves_running: bool = False,
     attempt: int | None = None,
+    hop: int = 0,
 ) -> str:
     """End a waiting run in `state`, or ask a running one's runner to end it.
 
     `queue` is where a run that was held behind it goes; `token` is the fencing token of the leader
     of a shard that asks. With an `error` its end is told to people. A run that runs may be left
-    alone, and so may one that waits for another message than that of `attempt`. Answers
-    `cancelled`, `asked`, `over` or `gone`. Raises LeaseLost when a younger leader's token is known.
+    alone, and so may one that waits for another message than that of `attempt`, which its own tasks
+    had sent on `hop` times. Answers `cancelled`, `asked`, `over` or `gone`. Raises LeaseLost when a
+    younger leader's token is known.
     """
     keys, job_id = database.keys, job_id_of(run_id)
     answer = database.run(
@@ -54,6 +56,7 @@ def cancel_run(
             error,
             "leave" if leaves_running else "ask",
             "" if attempt is None else attempt,
+            hop,
         ],
     )
     if answer == "fenced":

@@ -134,10 +134,11 @@ class Load:
         Those whose message is pushed again last wait longest, since that pause doubles.
         """
         ids = self._database.call("ZREVRANGE", self._keys.queued, 0, limit - 1)
-        rows = self._rows(ids, "state", "queue", "queued_ms")
+        rows = self._rows(ids, "state", "queue", "queued_ms", "handed_on")
         oldest: dict[str, int] = {}
-        for state, queue, text in rows:
-            if state == RunState.QUEUED and text is not None and text.isdecimal():
+        for state, queue, text, handed_on in rows:
+            is_in_line = state == RunState.QUEUED and not handed_on
+            if is_in_line and text is not None and text.isdecimal():
                 name, queued_ms = base_of(queue or self._keys.default_queue), int(text)
                 oldest[name] = min(queued_ms, oldest.get(name, queued_ms))
         return oldest

@@ -449,12 +449,14 @@ class Runs(RunRecords):
         reason: str = "",
         error: str = "",
         attempt: int | None = None,
+        hop: int = 0,
         token: int | None = None,
     ) -> str:
         """End a run that waits, whose message went nowhere; one that runs is left alone.
 
-        With an `error` its end is told to people. With an `attempt` only if that attempt's message
-        is the one that it waits for. Answers `cancelled`, `over` or `gone`. Raises LeaseLost.
+        With an `error` its end is told to people. With an `attempt` only if that attempt's message,
+        which the run's own tasks had sent on `hop` times, is the one that it waits for. Answers
+        `cancelled`, `over` or `gone`. Raises LeaseLost.
         """
         return self._end(
             run_id,
@@ -465,6 +467,7 @@ class Runs(RunRecords):
             error=error,
             leaves_running=True,
             attempt=attempt,
+            hop=hop,
         )
 
     def _end(
@@ -478,6 +481,7 @@ class Runs(RunRecords):
         error: str = "",
         leaves_running: bool = False,
         attempt: int | None = None,
+        hop: int = 0,
     ) -> str:
         return cancel_run(
             self._database,
@@ -491,6 +495,7 @@ class Runs(RunRecords):
             error=error,
             leaves_running=leaves_running,
             attempt=attempt,
+            hop=hop,
         )
 
     def _queue_of(self, run_id: str) -> str:

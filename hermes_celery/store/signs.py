@@ -150,4 +150,6 @@ def _waits(row: Mapping[str, str]) -> bool:
         row.get("state") == RunState.QUEUED
         and row.get("attempt", "1") == "1"
         and row.get("trigger") != Trigger.BACKFILL
+        # What its task has handed it on to may take its time.
+        and "handed_on" not in row
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.system
 
 _ASKED = ("die_once", "die", "exits", "hang", "hang_as_the_job_says", "reject", "reject_once",
-          "unknown", "careful")  # fmt: skip
+          "unknown", "careful", "guarded", "called")  # fmt: skip
 _REVOKE = (
     "import sys, endings; endings.app.control.revoke(sys.argv[1], terminate=len(sys.argv) > 2)"
 )
@@ -98,6 +99,15 @@ def test_a_task_that_fails_before_its_body_is_a_failed_run(bed: Bed) -> None:
     assert (run.state, run.error) == (RunState.FAILED, "RuntimeError: no licence")
 
 
+def test_a_task_that_leaves_out_its_body_is_skipped(bed: Bed) -> None:
+    run = ended(bed, "guarded")
+    assert (run.state, run.reason) == (
+        RunState.SKIPPED,
+        "its task returned without calling its body",
+    )
+    assert ended(bed, "called").state is RunState.SUCCEEDED
+
+
 def test_a_task_of_celerys_own_runs_at_every_tick(bed: Bed) -> None:
     def succeeded() -> bool:
         return sum(run.state is RunState.SUCCEEDED for run in bed.runs("cleanup")) >= 3
@@ -153,4 +163,31 @@ def test_what_is_stale_or_revoked_behind_a_long_run_ends_and_never_runs(tmp_path
         bed.worker("-c", "1")
         before = len(bed.notes("short"))
         bed.await_notes("short", before + 2)
+        assert not bed.notes("plain")
+
+
+def test_a_revoke_ends_what_waits_for_another_worker_too(tmp_path: Path) -> None:
+    """Two workers hear of it; one has no slot, the other is frozen."""
+    with Bed("endings", tmp_path) as bed:
+        bed.worker("-c", "1", "-n", "busy@here", NO_PREFETCH="1")
+        bed.await_worker()
+        bed.beat()
+        bed.await_leader()
+        bed.run("block")
+        bed.await_notes("block")
+        frozen = bed.worker("-c", "1", "-n", "frozen@here", "--pool", "threads", NO_PREFETCH="1")
+        bed.await_worker(2)
+        frozen.send_signal(signal.SIGSTOP)
+        plain, stamped = bed.run("plain"), bed.run("stamped")
+        revoke(bed, plain)
+        run = bed.await_run("plain", lambda run: run.state.is_final, seconds=10)
+        assert (run.id, run.state) == (plain, RunState.CANCELLED)
+        revoke_stamp = (
+            "import endings; endings.app.control.revoke_by_stamped_headers({'team': 'blue'})"
+        )
+        assert bed.start(sys.executable, "-c", revoke_stamp).wait(timeout=30) == 0
+        frozen.send_signal(signal.SIGCONT)
+        run = bed.await_run("stamped", lambda run: run.state.is_final)
+        assert (run.id, run.state, run.reason) == (stamped, RunState.CANCELLED, "revoked")
+        bed.await_notes("late", len(bed.notes("late")) + 2)
         assert not bed.notes("plain")

@@ -13,7 +13,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.system
 
 _PLAIN = ("single", "immutable", "pages", "elsewhere", "one_link", "long_chain", "broken_chain",
-          "again", "own_id", "retried", "in_vain", "automatic", "parent",
+          "again", "own_id", "and_raises", "retried", "in_vain", "automatic", "parent",
           "after_its_end")  # fmt: skip
 _WITH_RESULTS = (*_PLAIN, "many", "crowd", "bad_crowd")
 
@@ -78,7 +78,8 @@ def test_a_chain_that_breaks_fails_the_run_that_was_handed_on_to_it(bed: Bed) ->
 
 
 @pytest.mark.parametrize(
-    ("job", "last"), [("again", "retry 1"), ("own_id", "turn 1"), ("retried", "retried")]
+    ("job", "last"),
+    [("again", "retry 1"), ("own_id", "turn 1"), ("and_raises", "turn 1"), ("retried", "retried")],
 )
 def test_a_task_that_sends_itself_again_ends_with_its_last_message(
     bed: Bed, job: str, last: str

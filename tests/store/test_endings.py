@@ -209,6 +209,24 @@ def test_a_run_that_was_handed_on_waits_for_one_message_and_no_copy_of_another(
     assert bench.store.runs.finish(claim, SUCCEEDED, now_ms=bench.store.clock.ms) == "ok"
 
 
+def test_the_message_that_handed_a_run_on_does_not_end_it(bench: Bench) -> None:
+    handed_on(bench)
+    for end in (bench.endings.expired, bench.endings.not_called):
+        end(bench.message)
+    bench.endings.failed(bench.message, "after it had sent itself on")
+    before = bench.run.state
+    bench.endings.expired(RunMessage(run_id=bench.id, hop=1))
+    assert [before, bench.run.state] == [RunState.QUEUED, RunState.SKIPPED]
+
+
+def test_a_retry_that_expires_skips_its_run(bench: Bench) -> None:
+    bench.store.runs.put_back(bench.claim(), ready_at_ms=bench.store.clock.ms, handed_hop=1)
+    bench.endings.expired(bench.message)
+    before = bench.run.state
+    bench.endings.expired(RunMessage(run_id=bench.id, hop=1))
+    assert [before, bench.run.state] == [RunState.QUEUED, RunState.SKIPPED]
+
+
 def test_a_run_whose_last_message_never_comes_is_lost_after_a_day(bench: Bench) -> None:
     handed_on(bench)
     bench.store.clock.advance(DAY + 1)

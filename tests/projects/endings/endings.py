@@ -100,6 +100,23 @@ def careful():
     note("careful")
 
 
+class Guarded(Task):
+    """Decides by itself whether its body is called."""
+
+    def __call__(self, *args, **kwargs):
+        """Not for this one."""
+        if kwargs.get("call"):
+            return super().__call__(*args, **kwargs)
+        note("guarded")
+        return None
+
+
+@app.task(base=Guarded)
+def guarded(call=False):
+    """Called or not."""
+    note("called")
+
+
 @app.task
 def exits():
     """Ends its pool process by itself."""
@@ -113,6 +130,9 @@ for name in (
     options = {"time_limit": 2} if name == "hang_as_the_job_says" else {}
     args = (30,) if name == "block" else ()
     cron.add(name, NEVER, task=f"endings.{name}", args=args, options=options)
+cron.add("guarded", NEVER, task=guarded)
+cron.add("called", NEVER, task=guarded, kwargs={"call": True})
+cron.add("stamped", NEVER, task=plain, options={"stamped_headers": ["team"], "team": "blue"})
 cron.add("unknown", NEVER, task="endings.is_nowhere")
 
 

@@ -135,6 +135,16 @@ def own_id(self, turn=0):
     return f"turn {turn}"
 
 
+@app.task(bind=True)
+def and_raises(self, turn=0):
+    """Sends a message with its own id, and fails."""
+    note("body", "and_raises", turn)
+    if turn == 0:
+        self.apply_async(args=(1,), task_id=self.request.id)
+        raise ValueError("after it had sent itself on")
+    return f"turn {turn}"
+
+
 @app.task(bind=True, acks_late=True, max_retries=2)
 def retried(self):
     """Tried again on another queue, with other arguments."""
@@ -182,7 +192,7 @@ after_its_end.on_failure = _send_again.__get__(after_its_end)
 
 ALL = (
     single, immutable, pages, elsewhere, one_link, long_chain, broken_chain, again, own_id,
-    retried, in_vain, automatic, parent, after_its_end,
+    and_raises, retried, in_vain, automatic, parent, after_its_end,
 )  # fmt: skip
 WITH_RESULTS = (many, crowd, bad_crowd)
 for task in (*ALL, *(WITH_RESULTS if app.conf.result_backend else ())):
