@@ -56,7 +56,12 @@ def _typed(items: dict[str, Any]) -> Any:
 
     name = items["__type__"]
     read = (_OURS.get(name) or _decoders.get(name)) if isinstance(name, str) else None
-    return items if read is None else read(items["__value__"])
+    if read is None:
+        return items
+    try:
+        return read(items["__value__"])
+    except Exception as error:  # noqa: BLE001 - each type raises its own; projects add theirs
+        raise ValueError(f"{str(items)[:200]} is no {name}: {error}") from None
 
 
 class _Writer:

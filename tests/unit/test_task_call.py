@@ -124,6 +124,27 @@ def test_a_type_that_nobody_here_knows_is_left_as_it_is() -> None:
     assert live_call(stored(TaskCall(name="t", args=[money]))).args == [money]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("datetime", "soon"),
+        ("date", 5),
+        ("decimal", "many"),
+        ("uuid", {"hex": "x"}),
+        ("uuid", None),
+        ("bytes", 5),
+        ("hermes_celery.dict", 5),
+        ("hermes_celery.float", "much"),
+    ],
+)
+def test_a_value_that_its_type_cannot_have_is_refused(name: str, value: Any) -> None:
+    call = TaskCall(name="t", args=[{"__type__": name, "__value__": value}])
+    with pytest.raises(JobError, match=f"is no {name}: "):
+        checked_task(call)
+    # Stored all the same, it is shown as it stands.
+    assert f"'__type__': '{name}'" in call_text(call)
+
+
 def func() -> None:
     """A function, which no job can keep."""
 
