@@ -26,6 +26,8 @@ class Plant(StrEnum):
     SCHEDULE_FIRST = "schedule first"
     #: Record and move the schedule in one step, publish the message in a second one.
     PUBLISH_OUTSIDE = "publish outside"
+    #: A run whose message is built when it was admitted is not noted as one that waits.
+    LATE_UNNOTED = "late unnoted"
     #: A worker runs whatever message it gets.
     NO_CLAIM = "no claim"
     #: Scripts believe any leader.
@@ -44,6 +46,13 @@ class Plant(StrEnum):
 _CHANGES: dict[Plant, tuple[tuple[str, str, str], ...]] = {
     Plant.PUBLISH_OUTSIDE: (
         ("advance", "  call('LPUSH', KEYS[7 + queue], unpack(messages))\n", ""),
+    ),
+    Plant.LATE_UNNOTED: (
+        (
+            "advance",
+            "queued[#queued + 1] = choices.late or ARGV[3]",
+            "queued[#queued + 1] = choices.late and ARGV[2] + 86400000 or ARGV[3]",
+        ),
     ),
     Plant.NO_CLAIM: (("claim", "if run[1] ~= 'queued' and not again then", "if false then"),),
     Plant.NO_FENCE: tuple(

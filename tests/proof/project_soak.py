@@ -13,6 +13,7 @@ Waits are the real ones: a message that vanished is pushed again after a minute.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,7 +29,7 @@ import click
 import msgspec
 from celery import Celery
 
-from bench.server import wait_until
+from bench.server import BenchError, wait_until
 from hermes_celery.compose import open_cron
 from hermes_celery.errors import StoreError
 from hermes_celery.job import Job, JobState
@@ -46,8 +47,6 @@ _PROJECT = "soaked"
 _FOLDER = Path(__file__).parent.parent / "projects" / _PROJECT
 _ROOT = Path(__file__).parent.parent.parent
 _CALM_SECONDS = 8.0
-#: A message that vanishes twice is pushed again after three minutes.
-_SETTLE_SECONDS = 400.0
 _LATE_AFTER = timedelta(minutes=8)
 _MOMENT = timedelta(milliseconds=1)
 #: Tasks that start a run; what a run starts later is counted apart.
@@ -63,6 +62,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fault_seconds: float = 2.0
     quiet_seconds: float = 10.0
     fsync: str = "everysec"
+    #: Which faults: names of those in `Round`; none means all.
+    faults: tuple[str, ...] = ()
+    #: How long the runs may take that wait when the faults are over.
+    settle_seconds: float = 400.0
+    #: A bug to plant: see `tests/projects/soaked/planted.py`.
+    plant: str = ""
     seed: int = 1
 
 
@@ -107,6 +112,8 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     what: str
     number: int
+    #: Unix seconds.
+    at: float
 
 
 class Round:
@@ -173,15 +180,17 @@ class Round:
             wait_for(0.1)
 
     def _fault(self) -> None:
-        faults: list[tuple[Callable[[], None], int]] = [
-            (lambda: self._kill(self._beats), 3),
-            (lambda: self._kill(self._workers), 4),
-            (lambda: self._freeze(self._beats), 2),
-            (lambda: self._freeze(self._workers), 2),
-            (self._restart, 1),
-            (self._revoke, 5),
-        ]
-        self._dice.choices([f for f, _ in faults], [w for _, w in faults])[0]()
+        faults: dict[str, tuple[Callable[[], None], int]] = {
+            "kill_beat": (lambda: self._kill(self._beats), 3),
+            "kill_worker": (lambda: self._kill(self._workers), 4),
+            "freeze_beat": (lambda: self._freeze(self._beats), 2),
+            "freeze_worker": (lambda: self._freeze(self._workers), 2),
+            "freeze_all": (self._freeze_all_workers, 1),
+            "restart": (self._restart, 1),
+            "revoke": (self._revoke, 5),
+        }
+        wanted = [faults[name] for name in self._plan.faults or faults]
+        self._dice.choices([f for f, _ in wanted], [w for _, w in wanted])[0]()
 
     def _kill(self, members: list[Member]) -> None:
         member = self._dice.choice(members)
@@ -194,6 +203,13 @@ class Round:
         if member.well:
             self._figures.freezes += 1
             member.freeze(self._dice.uniform(0.5, 6.0))
+
+    def _freeze_all_workers(self) -> None:
+        """What waits for a worker becomes older than its lifetime."""
+        self._figures.freezes += 1
+        for member in self._workers:
+            if member.well:
+                member.freeze(5.0)
 
     def _restart(self) -> None:
         self._figures.restarts += 1
@@ -249,11 +265,18 @@ class Round:
         )
 
     def _settle(self) -> None:
+        """Wait for what still runs; whoever waits for ever is on record as such, and judged.
+
+        A message that vanishes twice is pushed again after three minutes.
+        """
+
         def idle() -> bool:
             self._look_after(at_once=True)
             return not any(self._runs.counts().values())
 
-        wait_until(idle, what="all runs are over", seconds=_SETTLE_SECONDS, poll=0.2)
+        with suppress(BenchError):
+            seconds = self._plan.settle_seconds
+            wait_until(idle, what="all runs are over", seconds=seconds, poll=0.2)
 
     def _all_jobs(self) -> list[Job]:
         return [job for job in self._jobs.all() if isinstance(job, Job)]
@@ -273,8 +296,11 @@ class Round:
     def _lines(self) -> Iterator[_Line]:
         for path in sorted(self._starts.iterdir()):
             for line in path.read_text().splitlines():
-                run_id, attempt, what, number, _ = line.split()
-                yield _Line(run_id=run_id, attempt=int(attempt), what=what, number=int(number))
+                run_id, attempt, what, number, at_ns = line.split()
+                yield _Line(
+                    run_id=run_id, attempt=int(attempt), what=what, number=int(number),
+                    at=int(at_ns) / 1e9,
+                )  # fmt: skip
 
     def _member(self, role: str, name: str, *options: str) -> Member:
         command = [sys.executable, "-m", "celery", "--workdir", str(_FOLDER), "-A", _PROJECT, role]
@@ -293,8 +319,11 @@ class Round:
             "BROKER": self._url,
             "HERMES_HOME": str(self._home),
             "HERMES_TIMEZONE": "UTC",
+            # Nothing is forgotten before it was judged.
+            "HERMES_CELERY_KEEP_RUNS": "100000",
             "SOAK_STARTS": str(self._starts),
             "SOAK_JOBS": str(self._plan.jobs),
+            "SOAK_PLANT": self._plan.plant,
         }
 
     def _end_all(self) -> None:
@@ -319,11 +348,14 @@ def _others(records: tuple[Run, ...], lines: list[_Line], revoked: set[str]) -> 
     for (run_id, attempt, what, number), count in counted.items():
         if count > 1:
             yield f"{run_id} {what} {number} started {count} times (attempt {attempt})"
-    seen = {(line.run_id, line.what, line.number) for line in lines}
+    seen = {(line.run_id, line.what, line.number): line.at for line in lines}
     for run in records:
         last = {"handed": ("rest", 0), "again": ("again", 2)}.get(run.job_name.partition("-")[0])
-        if run.state is RunState.SUCCEEDED and last is not None and (run.id, *last) not in seen:
-            yield f"{run.id} of {run.job_name} succeeded without its last part"
+        # All clocks are this machine's.
+        ended = run.finished_at.timestamp() if run.finished_at else math.inf
+        began = seen.get((run.id, *last), math.inf) if last else 0.0
+        if run.state is RunState.SUCCEEDED and began > ended:
+            yield f"{run.id} of {run.job_name} succeeded before its last part began"
         if run.state is RunState.FAILED:
             yield f"{run.id} of {run.job_name} failed: {run.error}"
         if run.id in revoked and run.state is RunState.QUEUED:

@@ -57,7 +57,7 @@ def test_a_beat_frozen_at_any_call_wakes_up_and_changes_nothing(
     assert_clean(beat(zygote, Fate.FREEZES, lambda: beat_scene(server, starts())), at_least=80)
 
 
-@pytest.mark.parametrize("fate", DIES_OR_FREEZES)
+@pytest.mark.parametrize("fate", [Fate.DIES, pytest.param(Fate.FREEZES, marks=pytest.mark.slow)])
 def test_a_beat_whose_messages_run_a_projects_code_at_any_call(
     zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate
 ) -> None:

@@ -12,11 +12,14 @@ from hermes_celery.policy import OnLost, Policy
 from tests.proof.crashing import Fate
 from tests.proof.every_point import Enumeration
 from tests.proof.planted import Plant
+from tests.proof.project_soak import Plan as ProjectPlan
+from tests.proof.project_soak import run_round as run_project_round
 from tests.proof.scenes import (
     beat_scene,
     budget_scene,
     delivered_scene,
     group_scene,
+    late_scene,
     worker_scene,
 )
 from tests.proof.soak import Plan, run_round
@@ -72,6 +75,35 @@ def test_publishing_outside_the_script_makes_runs_late(
     call, what = first_fault(beat(zygote, server, starts, Plant.PUBLISH_OUTSIDE, Fate.DIES))
     assert "after EVALSHA" in call
     assert " s late" in what
+
+
+def test_a_run_that_waits_for_its_message_and_is_not_noted_is_late(
+    zygote: Zygote, server: str, starts: Starts
+) -> None:
+    enumeration = Enumeration(
+        zygote,
+        act=Act.BEAT,
+        fate=Fate.DIES,
+        make_scene=lambda: late_scene(server, starts(), plant=Plant.LATE_UNNOTED),
+        late_after=timedelta(seconds=60),
+    )
+    _, what = first_fault(enumeration)
+    assert "is queued for ever" in what
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("plant", "what"), [("expired", "is queued for ever"), ("replaced", "before its last part")]
+)
+def test_what_a_project_does_with_its_messages_is_noticed_when_it_is_not_heard_of(
+    plant: str, what: str
+) -> None:
+    plan = ProjectPlan(
+        seconds=25, jobs=1, fault_seconds=1, settle_seconds=20, plant=plant, faults=("freeze_all",)
+    )
+    result = run_project_round(plan)
+    assert what in result.faults()
 
 
 def test_running_without_a_claim_starts_twice(zygote: Zygote, server: str, starts: Starts) -> None:

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 
+import planted
 from celery import Celery, Task
 
 from hermes_celery import Cron
@@ -22,6 +23,7 @@ app.conf.broker_transport_options = {
 }
 app.conf.worker_disable_prefetch = True
 cron = Cron(app)
+planted.plant()
 _SECOND = "every 1s"
 
 
