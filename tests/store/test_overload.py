@@ -304,15 +304,15 @@ def test_a_full_disk_is_not_called_over_because_its_worker_is_gone(
 
 
 def test_consumers_that_do_not_report_are_told_once_and_over_when_they_are_forgotten(
-    place: Place,
+    place: Place, overload: Overload
 ) -> None:
-    look, clock = overload(place), place.store.clock
+    clock = place.store.clock
     stored = ForeignQueues(place.store.database)
     stored.write({"svc": ForeignQueue(name="svc", workers=["svc@host"], seen_ms=clock.ms)})
     for _ in range(12):
-        look.scan(clock.ms)
+        overload.scan(clock.ms)
         clock.advance(10)
     (incident,) = place.incidents.of_job("")
     assert (incident.id, incident.count) == ("unfollowed-svc", 1)
     stored.forget(["svc"])
-    assert look.scan(clock.ms).over == ["unfollowed-svc"]
+    assert overload.scan(clock.ms).over == ["unfollowed-svc"]
