@@ -21,10 +21,9 @@ pytestmark = pytest.mark.system
 DATA = Path(__file__).parent.parent / "data"
 
 
-def put_redbeat(bed: Bed) -> Database:
-    """What RedBeat has left; two entries ran last two hours ago, by the server's clock."""
+def put_redbeat_keys(database: Database) -> None:
+    """What RedBeat has left; two entries ran last in 2020."""
     keys: dict[str, Any] = json.loads((DATA / "redbeat/2.4.2.json").read_text(encoding="utf-8"))
-    database = Database(connect(bed.server.url), keys=Keys(namespace=bed.name))
     for key, value in keys.items():
         if isinstance(value, list):
             database.call("SADD", key, *value)
@@ -33,12 +32,11 @@ def put_redbeat(bed: Bed) -> Database:
         else:
             for member, score in value.items():
                 database.call("ZADD", key, str(score), member)
-    year_ago = json.dumps(
+    long_ago = json.dumps(
         {"last_run_at": {"__type__": "datetime", "year": 2020, "month": 1, "day": 1}}
     )
     for name in ("ran-before", "with-a-date"):
-        database.call("HSET", f"redbeat:{name}", "meta", year_ago)
-    return database
+        database.call("HSET", f"redbeat:{name}", "meta", long_ago)
 
 
 def app(bed: Bed, *arguments: str) -> tuple[int, str]:
@@ -48,7 +46,8 @@ def app(bed: Bed, *arguments: str) -> tuple[int, str]:
 
 def test_entries_of_redbeat_are_told_shown_and_taken_over_once(tmp_path: Path) -> None:
     with Bed("moved", tmp_path) as bed:
-        left = put_redbeat(bed)
+        left = Database(connect(bed.server.url), keys=Keys(namespace=bed.name))
+        put_redbeat_keys(left)
         worker, beat = bed.worker(), bed.beat()
         bed.await_worker()
         eventually(lambda: "schedule.left_behind" in bed.log(beat), what="the beat tells of them")
