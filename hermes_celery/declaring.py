@@ -37,7 +37,9 @@ _log = logging.getLogger(__name__)
 _LOOK_EVERY_MS = 3_000
 #: A beat that is being replaced says goodbye, or is silent for ten seconds.
 _PATIENCE_MS = 15_000
-_SHARING = "sharing"
+_SHARING, _MORE = "sharing", "more"
+#: Refusals that are told one by one.
+_TOLD = 20
 
 
 class Declares(Protocol):
@@ -283,8 +285,9 @@ class Declaring:
             event(_log, "job.doubtful", level=logging.WARNING, job=one.name, why=one.why)
         try:
             over = self._declarations.note_refusals([*refusals, *doubts])
-            for one in refusals:
+            for one in refusals[:_TOLD]:
                 self._troubles.tell(Kind.DECLARED, _subject(one), one.text, now_ms=now_ms)
+            self._tell_of_more(len(refusals) - _TOLD, now_ms=now_ms)
             for one in (*over, *doubts):
                 self._troubles.over(
                     Kind.DECLARED, _subject(one), f"job {one.name!r} is refused no more",
@@ -293,6 +296,15 @@ class Declaring:
         except StoreError as error:
             # The jobs are written; what is wrong with others stands in the log.
             event(_log, "job.refusals_not_noted", level=logging.WARNING, why=error)
+
+    def _tell_of_more(self, count: int, *, now_ms: int) -> None:
+        """One incident for all beyond the first ones."""
+        if count > 0:
+            text = f"{count} more declared jobs are refused; `hermes-celery doctor` lists them"
+            self._troubles.tell(Kind.DECLARED, _MORE, text, now_ms=now_ms)
+        else:
+            text = "fewer declared jobs are refused"
+            self._troubles.over(Kind.DECLARED, _MORE, text, now_ms=now_ms)
 
     def _refusal(self, name: str, why: str) -> Refusal:
         return Refusal(

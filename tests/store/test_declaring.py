@@ -15,7 +15,7 @@ from hermes_celery.managed import managed_id
 from hermes_celery.policy import Overlap, Policy
 from hermes_celery.project import Cron
 from hermes_celery.settings import read_settings
-from hermes_celery.store import Database, Declarations, Formats, Jobs
+from hermes_celery.store import Database, Declarations, Formats, Incidents, Jobs
 from tests.support import replaced, server_clock
 
 _Beat = Callable[[Celery, str], Declares]
@@ -124,6 +124,22 @@ def test_entries_that_cannot_be_read_at_all_remove_nothing(
     beat(app, "b").begin(valkey.now_ms())
     assert names(valkey) == {"stock"}
     assert [one.name for one in Declarations(valkey).refusals()] == ["app.conf.beat_schedule"]
+
+
+def test_many_refusals_are_few_incidents(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    app = make_project(**{f"e{number}": object() for number in range(30)})
+    beat(app, "a").begin(valkey.now_ms())
+    assert len(Declarations(valkey).refusals()) == 30
+    texts = [one.text for one in Incidents(valkey).of_job("")]
+    assert len(texts) == 21
+    assert any(text.startswith("10 more declared jobs are refused") for text in texts)
+    gone(valkey, "a")
+    app.conf.beat_schedule = {}
+    beat(app, "b").begin(valkey.now_ms())
+    assert Declarations(valkey).refusals() == []
+    assert Incidents(valkey).of_job("") == []
 
 
 def test_our_own_app_declares_nothing(valkey: Database) -> None:

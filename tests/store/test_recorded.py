@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from hermes_celery.cli import main
+from hermes_celery.errors import JobError
 from hermes_celery.instant import from_ms
 from hermes_celery.job import JobState
 from hermes_celery.rescue import rescue
@@ -112,7 +113,10 @@ def spec_of(fields: dict[str, str]) -> Any:
 
 def test_the_recording_holds_every_state_there_was(recorded: Recorded) -> None:
     assert {fields["state"] for fields in recorded.jobs.values()} == set(JobState)
-    assert {fields["state"] for fields in recorded.runs.values()} == set(RunState)
+    assert {fields["state"] for fields in recorded.runs.values()} == {
+        # Of later versions.
+        *set(RunState) - {RunState.SENT}
+    }
     states = {fields.get("delivery", "none") for fields in recorded.runs.values()}
     assert states == set(Delivery)
 
@@ -169,6 +173,10 @@ def test_an_edit_loses_nothing(recorded: Recorded) -> None:
     store = recorded.store
     for job_id, was in recorded.jobs.items():
         changes = {"name": f"new {job_id}"}
+        if spec_of(was).get("managed_by"):
+            with pytest.raises(JobError, match="is declared in the project "):
+                store.cron.edit(job_id, changes)
+            continue
         if was["state"] == JobState.ERROR:
             changes["schedule"] = "every 3h"
         store.cron.edit(job_id, changes)
@@ -197,7 +205,7 @@ def test_every_job_is_paused_resumed_and_removed(recorded: Recorded) -> None:
         assert cron.show(job_id).state is JobState.PAUSED
         if fields["state"] in (JobState.SCHEDULED, JobState.PAUSED):
             assert cron.resume(job_id).state is JobState.SCHEDULED
-        cron.remove(job_id)
+        cron.remove(job_id, declared=True)
     assert list(cron.all_jobs()) == []
     assert sum(recorded.database.call("ZCARD", recorded.keys.due_of(s)) for s in range(4)) == 0
 
