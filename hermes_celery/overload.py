@@ -167,16 +167,24 @@ class OverlapWatch:
             Trouble(
                 kind=Kind.OVERLAP,
                 subject=job_id,
-                text=_overlap_text(job_id, names[job_id], often[job_id], total[job_id]),
+                text=_overlap_text(
+                    job_id, names[job_id], often[job_id], total[job_id],
+                    queue=self._load.waits_on(job_id),
+                ),
             )
             for job_id in worst
-        ]
+        ]  # fmt: skip
 
 
-def _overlap_text(job_id: str, name: str, lost: int, total: int) -> str:
+def _overlap_text(job_id: str, name: str, lost: int, total: int, *, queue: str) -> str:
+    what = f"Cron '{name}' lost {lost} of its last {total} occurrences, because an earlier run"
+    if queue:
+        return (
+            f"{what} still waits on queue {queue!r} → start a worker that consumes it, or more of "
+            "them; hermes-celery status shows the queues"
+        )
     return (
-        f"Cron '{name}' lost {lost} of its last {total} occurrences, because an earlier run was "
-        "not over → run it less often or make it faster; or hermes-celery edit "
+        f"{what} was not over → run it less often or make it faster; or hermes-celery edit "
         f"{job_id} --overlap allow"
     )
 

@@ -326,6 +326,8 @@ class Scanner:
     def _forget(self, now_ms: int) -> None:
         for old in self._incidents.quiet_since(now_ms - _FORGOTTEN_MS, limit=_TOLD_AT_ONCE):
             self._incidents.close([old], job_id=old.job_id, now_ms=now_ms, worked_ms=now_ms)
+        for one in self._incidents.of_gone_jobs():
+            self._incidents.end([one], job_id=one.job_id, now_ms=now_ms)
         self._end_broken(now_ms)
 
     def _end_stuck(self, now_ms: int) -> None:

@@ -43,6 +43,7 @@ from hermes_celery.settings import (
     unknown_variables,
 )
 from hermes_celery.store import (
+    CANNOT_SAVE,
     FORMAT,
     Database,
     Declarations,
@@ -201,6 +202,8 @@ def _memory(database: Database) -> Iterator[Finding]:
     else:
         yield warn("persistence", "append-only file is off: a crash of the server loses jobs and "
                     "runs since its last snapshot; CONFIG SET appendonly yes")  # fmt: skip
+    if Load(database).cannot_save():
+        yield fail("disk", CANNOT_SAVE)
     used, most = Load(database).memory()
     if most and used / most > NEARLY_FULL:
         yield fail("memory", memory_text(used, most))

@@ -44,11 +44,13 @@ from hermes_celery.log import Seldom
 from hermes_celery.run import Run
 from hermes_celery.server_url import without_password
 from hermes_celery.settings import Settings, check_home, process_environment, unusable_home
+from hermes_celery.store import CANNOT_SAVE, Database, Load
 from hermes_celery.supervisor import Part, Supervisor
 
 _READY_SECONDS = 20.0
 _SERVER_SECONDS = 10.0
 _LOOK_SECONDS = 0.25
+_DISK_SECONDS = 5.0
 #: What a worker may take beyond its runs' grace until it is killed.
 _WORKER_EXTRA_SECONDS = 10.0
 _STOP_SECONDS = 10.0
@@ -71,7 +73,7 @@ def bring_up(settings: Settings, *, demo: bool) -> int:
         try:
             cron = _start(settings, supervisor, stop=stop, demo=demo)
             if cron is not None:
-                _watch(cron, supervisor, stop=stop)
+                _watch(cron, supervisor, open_database(settings), stop=stop)
         finally:
             _shut_down(settings, supervisor)
     return 0
@@ -110,11 +112,14 @@ def _start(
     return cron
 
 
-def _watch(cron: Crontab, supervisor: Supervisor, *, stop: threading.Event) -> None:
+def _watch(
+    cron: Crontab, supervisor: Supervisor, database: Database, *, stop: threading.Event
+) -> None:
     """Show what ends, and keep the parts running, until stopped; nothing else ends it."""
-    seen, complaint = _Seen(cron), Seldom()
+    seen, complaint, disk = _Seen(cron), Seldom(), _ServerDisk(database)
     while not stop.wait(_LOOK_SECONDS):
         supervisor.check()
+        disk.look(time.monotonic())
         try:
             for run in seen.newly_ended():
                 text = summary(run, cron.runs.output(run.id))
@@ -124,6 +129,30 @@ def _watch(cron: Crontab, supervisor: Supervisor, *, stop: threading.Event) -> N
                 _say(f"runs cannot be shown: {error}")
         else:
             complaint.over()
+
+
+class _ServerDisk:
+    """Says when the server cannot save any more: nothing would be shown, since nothing ends."""
+
+    def __init__(self, database: Database) -> None:
+        self._load = Load(database)
+        self._looked_at = 0.0
+        self._was_full = False
+
+    def look(self, now: float) -> None:
+        """Look every few seconds."""
+        if now - self._looked_at < _DISK_SECONDS:
+            return
+        self._looked_at = now
+        try:
+            is_full = self._load.cannot_save()
+        except StoreError:
+            return  # it is away; its part is started again
+        if is_full and not self._was_full:
+            _say(f"nothing is queued or recorded: {CANNOT_SAVE}")
+        if self._was_full and not is_full:
+            _say("the server saves to its disk again")
+        self._was_full = is_full
 
 
 class _Seen:

@@ -22,7 +22,7 @@ No raw field of Redis leaves this package.
 
 from hermes_celery.store.breakers import Breakers
 from hermes_celery.store.connecting import connect
-from hermes_celery.store.database import Database
+from hermes_celery.store.database import CANNOT_SAVE, Database
 from hermes_celery.store.declarations import Declarations
 from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, What
 from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
@@ -48,6 +48,7 @@ from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
 from hermes_celery.store.waker import Waker
 
 __all__ = [
+    "CANNOT_SAVE",
     "FORMAT",
     "WRITES",
     "Advance",

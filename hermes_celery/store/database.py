@@ -444,9 +444,24 @@ def _check_role(info: Mapping[str, Any], *, is_changing: bool) -> None:
         )
 
 
+CANNOT_SAVE = (
+    "the server cannot save to its disk, so it takes no writes: make room on that disk, then it "
+    "goes on by itself"
+)
+#: Refusals that people have to do something about, in their words.
+_MEANINGS = (
+    ("MISCONF", CANNOT_SAVE),
+    ("when used memory > 'maxmemory'", "the server has no memory left for anything new: raise its "
+                                       "maxmemory, or keep fewer runs (HERMES_CELERY_KEEP_RUNS)"),
+)  # fmt: skip
+
+
 def _of_answer(error: Exception) -> StoreError:
     """What a server's refusal means: it serves again later, or it refuses for good."""
     text = _text(error)
+    for mark, meaning in _MEANINGS:
+        if mark in text:
+            return StoreError(f"{meaning} ({text})")
     is_passing = isinstance(error, _PASSING) or _PASSING_WORD.search(text) is not None
     return StoreUnavailable(text) if is_passing else StoreError(text)
 

@@ -13,6 +13,8 @@ from hermes_celery.store.database import Database
 from hermes_celery.store.reading import Fields
 
 _KEEP_SECONDS = 30 * 86_400
+#: Later than anything that has happened, Unix ms.
+_EVER_MS = 10**15
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +103,19 @@ class Incidents:
                 ],
             )
         )
+
+    def end(self, incidents: Sequence[Incident], *, job_id: str, now_ms: int) -> int:
+        """End incidents of a job that is gone, whenever they happened; how many were open."""
+        return self.close(incidents, job_id=job_id, now_ms=now_ms, worked_ms=_EVER_MS)
+
+    def of_gone_jobs(self, *, limit: int = 1000) -> list[Incident]:
+        """Open ones of jobs that are no more; but not those that tell why one is no more."""
+        found = [
+            one for one in self.open(limit=limit) if one.job_id and one.kind is not Kind.BROKEN
+        ]
+        commands = [("EXISTS", self._keys.job(incident.job_id)) for incident in found]
+        answers = self._database.call_many(commands) if commands else []
+        return [one for one, is_there in zip(found, answers, strict=True) if is_there == 0]
 
     def ack(self, incident_id: str, *, now_ms: int) -> bool:
         """Note that somebody knows of it; False when no such incident is open."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +29,7 @@ from hermes_celery.job import (
     name_key,
 )
 from hermes_celery.store.database import Database, ScriptCall
+from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.pages import Order, lex_pages, pages, place_of
 from hermes_celery.store.reading import Fields
 from hermes_celery.store.specs import (
@@ -113,6 +115,7 @@ class Jobs:
             raise Conflict(job.id, expected_revision=job.revision)
         if job.spec.managed_by is not None:
             self._database.call("SREM", self._keys.managed(job.spec.managed_by), job.id)
+        self._end_incidents(job.id)
 
     def remove_unreadable(self, job: UnreadableJob, *, now_ms: int) -> str:
         """Remove a job that cannot be read; returns the key under which its record is kept.
@@ -130,7 +133,15 @@ class Jobs:
         )
         if answer != "ok":
             raise Conflict(job.id, expected_revision=0)
+        self._end_incidents(job.id)
         return kept
+
+    def _end_incidents(self, job_id: str) -> None:
+        """End the open incidents of a job that is gone; what is left of them, the leader ends."""
+        incidents = Incidents(self._database)
+        with suppress(RecordBroken):
+            found = incidents.of_job(job_id)
+            incidents.end(found, job_id=job_id, now_ms=self._database.now_ms())
 
     def get(self, job_id: str) -> Job:
         """The job of that id. Raises JobNotFound, and RecordBroken when it cannot be read."""

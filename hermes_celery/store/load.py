@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.errors import StoreError, StoreUnavailable
+from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.run import RunState, job_id_of
 from hermes_celery.store.database import Database, scored, whole
 
@@ -127,6 +127,22 @@ class Load:
                 length=before.length + int(length), next_up=before.next_up or _digest(message)
             )
         return found
+
+    def waits_on(self, job_id: str) -> str:
+        """The queue on which all active runs of a job wait; "" where one runs, or there is none."""
+        try:
+            active = self._database.hash(self._keys.active(job_id))
+        except RecordBroken:
+            return ""
+        rows = [(state, queue) for state, queue in self._rows(list(active), "state", "queue")]
+        queues = {queue or "" for state, queue in rows if state == RunState.QUEUED}
+        return max(queues) if rows and all(state == RunState.QUEUED for state, _ in rows) else ""
+
+    def cannot_save(self) -> bool:
+        """Whether the server refuses writes, because it cannot save them to its disk."""
+        found = self._database.call("INFO", "persistence")
+        is_on = str(found.get("aof_enabled")) == "1"
+        return is_on and str(found.get("aof_last_write_status", "ok")) != "ok"
 
     def oldest(self, *, limit: int) -> dict[str, int]:
         """By queue: since when its longest waiting run waits, of `limit` that wait longest.

@@ -201,6 +201,25 @@ def test_a_job_that_loses_most_of_its_occurrences_to_overlap_is_told(
     assert scans(place, overload, 9, queues=()) == []
 
 
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_where_the_earlier_run_was_never_taken_the_advice_is_a_worker(
+    place: Place, overload: Overload, is_claimed: bool
+) -> None:
+    request = JobRequest(schedule="every 1h", prompt="x", name="slow", queue="gpu")
+    job = place.store.cron.add(request)
+    run_id = place.store.cron.run(job.id)
+    place.store.database.call("HSET", place.store.database.keys.run(run_id), "queue", "gpu")
+    if is_claimed:
+        place.store.claim(run_id)
+    for number in range(9):
+        recorded(place, job.id, number, reason="overlap: an earlier run still runs")
+    text = next(text for text in scans(place, overload, 1, queues=("gpu",)) if "lost 9" in text)
+    if is_claimed:
+        assert f"hermes-celery edit {job.id} --overlap allow" in text
+    else:
+        assert "an earlier run still waits on queue 'gpu' → start a worker that consumes it" in text
+
+
 def test_few_occurrences_are_no_rate(place: Place, overload: Overload) -> None:
     for number in range(4):
         recorded(place, "aa" * 6, number, reason="overlap: an earlier run still runs")

@@ -10,6 +10,7 @@ import pytest
 
 from hermes_celery.announcing import Announcer
 from hermes_celery.incidents import Kind
+from hermes_celery.job import JobRequest
 from hermes_celery.letters import letter
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.scanner import Scanner, Teller, watch_beat
@@ -233,3 +234,30 @@ def test_an_old_incident_is_forgotten(place: Place) -> None:
     place.store.clock.ms += int(timedelta(days=31).total_seconds() * 1000)
     scanner(place).scan(place.store.clock.ms)
     assert place.incidents.open() == []
+
+
+@pytest.mark.parametrize("is_by_us", [True, False])
+def test_the_incidents_of_a_job_end_when_it_is_removed(place: Place, is_by_us: bool) -> None:
+    """Also where an older program, or a limit of completed jobs, has removed it."""
+    database, now_ms = place.store.database, place.store.clock.ms
+    gone, kept = (place.store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
+                  for name in ("gone", "kept"))  # fmt: skip
+    for job in (gone, kept):
+        for kind in (Kind.FAILURE, Kind.LATE):
+            place.incidents.note(f"{kind}-{job.id}", kind, "t", now_ms=now_ms + 5, job_id=job.id)
+    if is_by_us:
+        place.store.cron.remove("gone")
+        assert place.incidents.of_job(gone.id) == []
+    else:
+        database.call("DEL", database.keys.job(gone.id))
+        scanner(place).scan(now_ms)
+        assert place.incidents.of_job(gone.id) == []
+    assert len(place.incidents.of_job(kept.id)) == 2
+    assert {one.job_id for one in place.incidents.open()} == {kept.id}
+
+
+def test_an_incident_that_tells_why_a_job_is_gone_stays(place: Place) -> None:
+    now_ms = place.store.clock.ms
+    place.incidents.note("broken", Kind.BROKEN, "moved", now_ms=now_ms, job_id="a" * 12)
+    scanner(place).scan(now_ms)
+    assert len(place.incidents.open()) == 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 
 from hermes_celery import embedded
 from hermes_celery.compose import open_cron
@@ -17,7 +19,7 @@ from hermes_celery.errors import StoreError
 from hermes_celery.job import JobRequest
 from hermes_celery.run import RunState
 from hermes_celery.settings import read_settings
-from hermes_celery.store import Database
+from hermes_celery.store import Database, connect
 from hermes_celery.tick import tick
 from tests.conftest import await_server
 from tests.support import HandClock, Store, eventually
@@ -148,3 +150,54 @@ def test_after_a_restart_of_the_server_everything_goes_on(
         assert worker.poll() is None
     finally:
         processes.end_all()
+
+
+@contextmanager
+def server_with_a_small_disk() -> Iterator[str]:
+    """A server whose files can grow to 256 KiB: what it refuses then is what a full disk brings."""
+    with tempfile.TemporaryDirectory(prefix="hc-") as directory:
+        socket = Path(directory) / "valkey.sock"
+        binary = embedded.server_command(Path(directory))[0]
+        command = [binary, "--port", "0", "--unixsocket", str(socket), "--dir", directory,
+                   "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]  # fmt: skip
+        # It must hear of the limit as an error, not by a signal.
+        limited = ["/bin/sh", "-c", "trap '' XFSZ; ulimit -f 512; exec \"$@\"", "sh", *command]
+        process = subprocess.Popen(limited, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            await_server(f"unix://{socket}")
+            yield f"unix://{socket}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def fill(client: redis.Redis) -> None:
+    """Write more than the disk takes."""
+    for _ in range(20):
+        client.set("filler", "x" * 100_000)
+        # The server notices within a second, and only then refuses.
+        eventually(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0, what="a save")
+
+
+def test_up_says_that_the_server_cannot_save_and_when_it_can_again(processes: Processes) -> None:
+    with server_with_a_small_disk() as url:
+        processes.environment["HERMES_REDIS_URL"] = url
+        up = processes.start([sys.executable, "-m", "hermes_celery", "up"])
+        eventually(lambda: "hermes-celery is up" in processes.log(up), what="an `up` that is ready")
+        said = "nothing is queued or recorded: the server cannot save"
+        with connect(url) as client:
+            with pytest.raises(redis.RedisError):
+                fill(client)
+            eventually(lambda: said in processes.log(up), what="what is wrong")
+            refused = processes.hermes("add", "every 1h", "say hi")
+            assert refused.returncode == 1
+            assert "the server cannot save to its disk" in refused.stderr
+            assert "make room on that disk" in refused.stderr
+            looked = processes.hermes("doctor")
+            assert "the server cannot save to its disk" in looked.stdout
+            client.config_set("appendonly", "no")
+        eventually(
+            lambda: "the server saves to its disk again" in processes.log(up), what="its end"
+        )
+        up.terminate()
+        assert up.wait(30) == 0

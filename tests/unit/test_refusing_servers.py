@@ -111,3 +111,19 @@ def test_a_node_of_a_cluster_is_refused() -> None:
     database = Database(_Cluster(decode_responses=True))
     with pytest.raises(StoreUnsuitable, match="part of a cluster"):
         database.check()
+
+
+@pytest.mark.parametrize(
+    ("answer", "advice"),
+    [
+        ("MISCONF Errors writing to the AOF file: No space left", "make room on that disk"),
+        ("ERR Error running script: -MISCONF Errors writing to the AOF", "make room on that disk"),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "raise its maxmemory"),
+    ],
+)
+def test_a_server_that_takes_no_writes_is_a_sentence_with_advice(answer: str, advice: str) -> None:
+    with server(answer) as url, pytest.raises(StoreError) as error:
+        Database(connect(url)).call("SET", "x", "y")
+    assert str(error.value).startswith("the server ")
+    assert advice in str(error.value)
+    assert answer.removeprefix("OOM ").removeprefix("ERR ") in str(error.value)
