@@ -24,6 +24,7 @@ from celery import Celery, bootsteps, signals
 from celery.app.trace import task_has_custom
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.imports import symbol_by_name
+from celery.worker import state as worker_state
 from celery.worker.consumer.control import Control
 
 from hermes_celery.dispatch import DELIVER_TASK
@@ -103,10 +104,12 @@ def _hear_revokes(node: Any, endings: Endings) -> None:
         return
 
     def revoke_and_tell(state: Any, task_id: Any = None, **given: Any) -> Any:
-        answer = revoke(state, task_id, **given)
-        for one in _ids(task_id):
-            _revoked_id(endings, one)
-        return answer
+        try:
+            return revoke(state, task_id, **given)
+        finally:
+            # Not every pool can terminate; what runs is asked to end all the same.
+            for one in _ids(task_id):
+                _revoked_id(endings, one, terminates=bool(given.get("terminate")))
 
     setattr(revoke_and_tell, _MARK, True)
     # Celery's own table is that of all apps of the process.
@@ -118,9 +121,12 @@ def _ids(given: Any) -> Iterable[str]:
     return [one for one in many if isinstance(one, str)]
 
 
-def _revoked_id(endings: Endings, task_id: str) -> None:
+def _revoked_id(endings: Endings, task_id: str, *, terminates: bool) -> None:
     delivery_id, run_id = delivery_of(task_id), run_of(task_id)
-    if delivery_id is not None:
+    request = worker_state.requests.get(task_id)
+    if run_id is not None and terminates and request in worker_state.active_requests:
+        endings.terminated(run_id)
+    elif delivery_id is not None:
         endings.delivery_ended(delivery_id, "its message was revoked")
     elif run_id is not None:
         endings.cancelled(run_id, reason=REVOKED)
@@ -270,7 +276,10 @@ def _wait_for_copy(request: Any, error: BaseException) -> float | None:
 
 def _text(error: BaseException) -> str:
     if isinstance(error, TimeLimitExceeded):
-        return f"Celery's hard time limit of {error.args[0]:g} s was over"
+        # The pool's own limit (--time-limit) is not told.
+        seconds = error.args[0] if error.args else None
+        limit = f" of {seconds:g} s" if isinstance(seconds, (int, float)) else ""
+        return f"Celery's hard time limit{limit} was over"
     if isinstance(error, SystemExit):
         return f"the worker's process ended: SystemExit {error.code}"
     if isinstance(error, _DIED):

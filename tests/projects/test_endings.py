@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,8 @@ _ASKED = ("die_once", "die", "exits", "hang", "hang_as_the_job_says", "reject", 
 _REVOKE = (
     "import sys, endings; endings.app.control.revoke(sys.argv[1], terminate=len(sys.argv) > 2)"
 )
+
+_REVOKE_STAMP = "import endings; endings.app.control.revoke_by_stamped_headers({'team': 'blue'})"
 
 
 @pytest.fixture(scope="module")
@@ -166,28 +167,45 @@ def test_what_is_stale_or_revoked_behind_a_long_run_ends_and_never_runs(tmp_path
         assert not bed.notes("plain")
 
 
-def test_a_revoke_ends_what_waits_for_another_worker_too(tmp_path: Path) -> None:
-    """Two workers hear of it; one has no slot, the other is frozen."""
+def test_a_revoke_is_heard_by_workers_that_have_no_slot_free(tmp_path: Path) -> None:
     with Bed("endings", tmp_path) as bed:
-        bed.worker("-c", "1", "-n", "busy@here", NO_PREFETCH="1")
+        bed.worker("-c", "1", "-n", "first@here", NO_PREFETCH="1")
         bed.await_worker()
         bed.beat()
         bed.await_leader()
         bed.run("block")
         bed.await_notes("block")
-        frozen = bed.worker("-c", "1", "-n", "frozen@here", "--pool", "threads", NO_PREFETCH="1")
-        bed.await_worker(2)
-        frozen.send_signal(signal.SIGSTOP)
+        bed.worker("-c", "1", "-n", "second@here", "--pool", "threads", NO_PREFETCH="1")
+        slow = bed.run("slow")
+        bed.await_notes("slow")
         plain, stamped = bed.run("plain"), bed.run("stamped")
         revoke(bed, plain)
         run = bed.await_run("plain", lambda run: run.state.is_final, seconds=10)
         assert (run.id, run.state) == (plain, RunState.CANCELLED)
-        revoke_stamp = (
-            "import endings; endings.app.control.revoke_by_stamped_headers({'team': 'blue'})"
-        )
-        assert bed.start(sys.executable, "-c", revoke_stamp).wait(timeout=30) == 0
-        frozen.send_signal(signal.SIGCONT)
+        assert bed.start(sys.executable, "-c", _REVOKE_STAMP).wait(timeout=30) == 0
+        bed.cron().cancel(slow)
         run = bed.await_run("stamped", lambda run: run.state.is_final)
         assert (run.id, run.state, run.reason) == (stamped, RunState.CANCELLED, "revoked")
         bed.await_notes("late", len(bed.notes("late")) + 2)
         assert not bed.notes("plain")
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "why"),
+    [
+        (("--time-limit", "2"), RunState.TIMED_OUT, "Celery's hard time limit of 2 s was over"),
+        (("--pool", "threads"), RunState.CANCELLED, "revoked"),
+    ],
+)
+def test_a_pool_ends_what_runs_by_its_own_limit_or_when_it_is_revoked(
+    tmp_path: Path, options: tuple[str, ...], state: RunState, why: str
+) -> None:
+    with Bed("endings", tmp_path) as bed:
+        bed.up("-c", "2", *options)
+        asked = bed.run("slow")
+        bed.await_notes("slow")
+        if state is RunState.CANCELLED:
+            revoke(bed, asked, "terminate")
+        run = bed.await_run("slow", lambda run: run.state.is_final, seconds=20)
+        assert (run.id, run.state, run.error or run.reason) == (asked, state, why)
+        assert took(run) < 10

@@ -36,6 +36,14 @@ def block(seconds):
 
 
 @app.task
+def slow():
+    """Takes half a minute, in small steps."""
+    note("slow")
+    for _ in range(300):
+        time.sleep(0.1)
+
+
+@app.task
 def plain():
     """Says that it ran."""
     note("plain")
@@ -130,6 +138,7 @@ for name in (
     options = {"time_limit": 2} if name == "hang_as_the_job_says" else {}
     args = (30,) if name == "block" else ()
     cron.add(name, NEVER, task=f"endings.{name}", args=args, options=options)
+cron.add("slow", NEVER, task=slow)
 cron.add("guarded", NEVER, task=guarded)
 cron.add("called", NEVER, task=guarded, kwargs={"call": True})
 cron.add("stamped", NEVER, task=plain, options={"stamped_headers": ["team"], "team": "blue"})
