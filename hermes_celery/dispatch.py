@@ -231,7 +231,8 @@ class Dispatch:
             return Built(queue=key, message=dumps(message).encode())
         if not published.elsewhere:
             return Built(
-                way=Way.NOWHERE, why=f"not published: apply_async of {name} sent no message"
+                way=Way.NOWHERE,
+                why=f"not published: apply_async of {name} sent no message (one queued already?)",
             )
         if published.carries_run:
             return Built(way=Way.ELSEWHERE)

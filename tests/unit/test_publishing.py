@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, signals
+from celery._state import _task_stack
 from celery.app.amqp import AMQP
 from celery.app.task import Task
 from kombu.connection import Connection
@@ -24,6 +25,7 @@ from hermes_celery.built import Built, Way, is_stand_in
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec
+from hermes_celery.publishing import catching_connection
 from hermes_celery.session import session_of, to_header
 from hermes_celery.tasks import register
 from hermes_celery.work import TaskCall
@@ -382,7 +384,7 @@ class Elsewhere:
 
             def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
                 kept = {name: options[name] for name in keeps}
-                with Connection("memory://") as connection:
+                with catching_connection() as connection:
                     return super().apply_async(args, kwargs, connection=connection, **kept)
 
         app.task(_body, shared=False, name="shop.own", base=Own)
@@ -410,14 +412,36 @@ def test_a_task_that_is_queued_already_publishes_nothing() -> None:
 
         def apply_async(self, *_: Any, **__: Any) -> Any:
             # Another message in between is no message of this task.
-            with Connection("memory://") as connection:
+            with catching_connection() as connection:
                 self.app.send_task("shop.audit", connection=connection)
             return self.AsyncResult("another")
 
     app.task(_body, shared=False, name="shop.single", base=Singleton)
     built = build(app, task_spec("shop.single"))
     assert built.way is Way.NOWHERE
-    assert built.why == "not published: apply_async of shop.single sent no message"
+    assert (
+        built.why
+        == "not published: apply_async of shop.single sent no message (one queued already?)"
+    )
+
+
+def test_a_run_that_a_task_asks_for_has_that_task_as_its_parent_and_no_other_has() -> None:
+    app = an_app()
+    task, dispatch = app.tasks["shop.report"], Dispatch(app)
+
+    def parent() -> object:
+        message = dispatch.build(task_spec(), run_id=RUN_ID, due_ms=1).message
+        return json.loads(message)["headers"]["parent_id"]
+
+    assert parent() is None
+    _task_stack.push(task)
+    task.push_request(id="the-parent", called_directly=False)
+    try:
+        assert parent() == "the-parent"
+    finally:
+        task.pop_request()
+        _task_stack.pop()
+    assert parent() is None
 
 
 def test_an_eager_project_executes_nothing_where_messages_are_built() -> None:
