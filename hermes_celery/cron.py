@@ -248,7 +248,9 @@ class Crontab:
         messages = self._messages()
         asked = _asked(job.spec, occurrence, messages)
         is_late = is_stand_in(asked.message)
-        if job.spec.task is not None and not self._routes_tasks:
+        is_projects = job.spec.task is not None or job.spec.managed_by is not None
+        if is_projects and not self._routes_tasks:
+            # Its queue is the project's to say: the leader knows.
             asked = msgspec.structs.replace(asked, push_at_ms=now_ms)
             is_late = False
         elif is_late:
