@@ -349,6 +349,7 @@ def beat_of(
         except RecordBroken as error:
             on_broken("", error.key, error.what)
         declaring.begin(clock.now_ms())
+        begin_foreign()
         if not app.conf.get("hermes_is_own_app"):
             tell_soon(lambda: left_by_others(settings, app=app))
 
@@ -380,10 +381,7 @@ def beat_of(
             ]
         )
 
-    # The workers of a project sign in its own namespace, not in that which it leaves.
-    is_home = settings.namespace == app_settings(app).namespace
-    foreign = make_foreign_workers(app, settings) if is_home else None
-    why_sent = foreign.why_sent if foreign is not None else _all_followed
+    foreign, why_sent, begin_foreign = _foreign_parts(app, settings)
 
     def make_shard(number: int) -> Shard:
         return Shard(
@@ -421,8 +419,15 @@ def beat_of(
     )
 
 
-def _all_followed(spec: JobSpec, queue: str) -> str:
-    return ""
+def _foreign_parts(
+    app: Celery, settings: Settings
+) -> tuple[ForeignWorkers | None, Callable[[JobSpec, str], str], Callable[[], None]]:
+    """What knows workers that do not report, what it says of a queue, and how it begins to lead."""
+    # The workers of a project sign in its own namespace, not in that which it leaves.
+    if settings.namespace != app_settings(app).namespace:
+        return None, lambda spec, queue: "", lambda: None
+    foreign = make_foreign_workers(app, settings)
+    return foreign, foreign.why_sent, foreign.begin
 
 
 def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:

@@ -91,6 +91,7 @@ class ForeignWorkers:
         """
         self._begin = begin
         self._has_begun = False
+        self._has_read = False
         self._database = database
         self._stored = ForeignQueues(database)
         self._asking = asking
@@ -110,6 +111,12 @@ class ForeignWorkers:
         self._gone: dict[str, int] = {}
         #: Workers and queues that no sign of ours names, and since when they answer.
         self._unsigned: Mapping[tuple[str, str], int] = {}
+
+    def begin(self) -> None:
+        """Go on with what a leader before this one has stored. Raises StoreError."""
+        self._remember()
+        if self._task_queues:
+            self._want()
 
     def why_sent(self, spec: JobSpec, queue: str) -> str:
         """Why a run that is pushed to that Redis list now is over; "" where it is followed."""
@@ -166,8 +173,10 @@ class ForeignWorkers:
     def look(self, now_ms: int) -> None:
         """Ask if there is reason to, and note what follows. Raises what the asking raises."""
         who = crew(self._database, now_ms=now_ms)
-        if not self._asked_ms:
+        if not self._has_read:
             self._remember()
+        # What is known is true before the answers come, which takes a second or two.
+        self._judge(who, now_ms=now_ms)
         if self._wanted.is_set() or self._is_due(who, now_ms):
             self._wanted.clear()
             self._asked_ms = now_ms
@@ -187,8 +196,9 @@ class ForeignWorkers:
 
     def _remember(self) -> None:
         """What a leader before this one stored."""
-        self._known = self._stored.read()
+        self._known = {**self._stored.read(), **self._known}
         self._task_queues |= self._known.keys()
+        self._has_read = True
 
     def _foreign(self, who: Crew, now_ms: int) -> list[_Consumer]:
         """Who consumes our tasks' queues and is named by no sign of ours."""

@@ -227,10 +227,12 @@ def test_the_next_leader_and_whoever_runs_by_hand_know_it_too(world: World) -> N
     now_ms = world.store.clock.ms
     assert "svc@host" in stored.why_sent(world.queue, now_ms=now_ms)
     assert stored.why_sent("other", now_ms=now_ms) == "", "no task of ours goes there"
-    world.answers.queue_answers.clear()
+    world.answers.error = OSError("no answer yet")
     world.foreign = world.leader()
-    world.look()
-    assert world.why()
+    world.foreign.begin()
+    with pytest.raises(OSError, match="no answer yet"):
+        world.look()
+    assert world.occur().state is RunState.SENT
 
 
 def test_the_first_run_is_over_as_soon_as_it_is_known_who_took_it(world: World) -> None:
