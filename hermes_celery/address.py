@@ -112,6 +112,19 @@ class Address:
         return without_password(self.url)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerNames:
+    """What kombu calls its keys and channels, as an app's transport options have it."""
+
+    #: `global_keyprefix`: in front of every key and channel.
+    prefix: str = ""
+    #: `fanout_prefix`: in front of every broadcast's channel.
+    fanout: str = "/{db}."
+    unacked: Sequence[str] = ("unacked", "unacked_index", "unacked_mutex")
+    #: The lists that the app's workers read, each with its prefix.
+    queues: frozenset[str] = frozenset()
+
+
 def _known(address: Address) -> list[tuple[str, int]]:
     return [(host.lower(), port) for host, port in address.servers]
 

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from celery.utils.imports import symbol_by_name
 
-from hermes_celery.address import Address, parse_address
+from hermes_celery.address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.log import event
 from hermes_celery.server_url import urls_of, without_password
@@ -101,7 +101,22 @@ def following_broker(settings: Settings, app: Celery) -> Settings:
                 "server, database and user; unset HERMES_REDIS_URL to follow the broker"
             ]
         )
-    return replace(settings, redis_url=writes.address.url, address=writes.address)
+    return replace(
+        settings, redis_url=writes.address.url, address=writes.address, broker_names=_names(app)
+    )
+
+
+def _names(app: Celery) -> BrokerNames:
+    options, known = app.conf.broker_transport_options, BrokerNames()
+    prefix, fanout = options.get("global_keyprefix") or "", options.get("fanout_prefix", True)
+    if not isinstance(fanout, str):
+        fanout = known.fanout if fanout else ""
+    return BrokerNames(
+        prefix=prefix,
+        fanout=fanout,
+        unacked=[str(options.get(f"{name}_key") or name) for name in known.unacked],
+        queues=frozenset(f"{prefix}{name}" for name in app.amqp.queues),
+    )
 
 
 def _broker(app: Celery, use: str) -> _Broker:

@@ -128,7 +128,7 @@ def _serving_database(settings: Settings, *, queues: Collection[str] | None) -> 
     database = open_database(settings)
     try:
         if queues is not None:
-            refuse_missing(database, queues=queues)
+            refuse_missing(database, queues=queues, names=settings.broker_names)
         database.check()
     except StoreUnavailable as error:
         raise StoreUnavailable(unreachable(settings, error)) from None

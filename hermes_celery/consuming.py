@@ -19,6 +19,7 @@ from celery.worker import state
 
 from hermes_celery.disk import disk_of
 from hermes_celery.store import WorkerSign
+from hermes_celery.store.load import base_of
 from hermes_celery.workers import Look
 
 
@@ -30,6 +31,8 @@ class Proof:
         self.asked: dict[str, float] = {}
         #: By queue: when a message was last taken from it.
         self.taken: dict[str, float] = {}
+        #: By queue: what its lists are called where the app's transport options change that.
+        self.aliases: dict[str, set[str]] = {}
         self._is_full: Callable[[], bool] = lambda: False
 
     def follow(self, consumer: Any) -> None:
@@ -39,6 +42,7 @@ class Proof:
         now = time.monotonic()
         names = [str(queue.name) for queue in consumer.task_consumer.queues]
         self.asked = {name: self.asked.get(name, now) for name in names}
+        self.aliases = {name: _aliases(channel, name) for name in names}
         handlers = getattr(channel, "handlers", None)
         if handlers is not None and "BRPOP" in handlers:
             handlers["BRPOP"] = self._asking(handlers["BRPOP"], channel)
@@ -83,6 +87,18 @@ class Proof:
         return note_and_deliver
 
 
+def _aliases(channel: Any, queue: str) -> set[str]:
+    """The names of a queue's lists but its own: `global_keyprefix` stands in front of it, and `sep`
+    between it and a priority.
+    """
+    list_of = getattr(channel, "_q_for_pri", None)
+    if list_of is None:
+        return set()
+    prefix = getattr(channel, "global_keyprefix", "") or ""
+    lists = {base_of(f"{prefix}{list_of(queue, step)}") for step in channel.priority_steps}
+    return lists - {queue}
+
+
 def looking(proof: Proof, *, home: Path) -> Look:
     """What a worker with this proof says of itself; `home` is its Hermes home."""
 
@@ -90,7 +106,11 @@ def looking(proof: Proof, *, home: Path) -> Look:
         now = time.monotonic()
 
         def at(instants: Mapping[str, float]) -> dict[str, int]:
-            return {queue: now_ms - int((now - when) * 1000) for queue, when in instants.items()}
+            return {
+                name: now_ms - int((now - when) * 1000)
+                for queue, when in instants.items()
+                for name in (queue, *proof.aliases.get(queue, ()))
+            }
 
         free, total = disk_of(home)
         is_full = proof.is_full()

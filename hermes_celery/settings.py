@@ -18,7 +18,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from hermes_celery.address import Address, parse_address
+from hermes_celery.address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.server_url import without_password
 
@@ -101,6 +101,8 @@ class Settings:
     #: Where a project's broker is and how it is reached; `redis_url` says the same as far as a URL
     #: can.
     address: Address | None = None
+    #: What Celery calls its keys there.
+    broker_names: BrokerNames = field(default_factory=BrokerNames)
 
     @property
     def scripts_dir(self) -> Path:

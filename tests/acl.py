@@ -22,6 +22,23 @@ def documented_rules(namespace: str) -> list[str]:
     ]
 
 
+def project_rules(*, prefix: str = "") -> list[str]:
+    """The rules of deploy/README.md for a project that is called `shop` there."""
+    commands = [rule for rule in documented_rules("shop") if rule[0] in "+-" or rule[:5] == "reset"]
+    text = _README.read_text()
+    if prefix:
+        (given,) = re.findall(r"`(~\{shop\}:\* ~shop\* ~PREFIX:\*[^`]*)`", text)
+    else:
+        (given,) = re.findall(r"^(~\{shop\}:\* ~shop\* ~celery\*.*)$", text, re.M)
+    return [*commands, *given.replace("PREFIX:", prefix).split()]
+
+
+def sentinel_rules() -> list[str]:
+    """The rules of deploy/README.md for the user of a Sentinel."""
+    (given,) = re.findall(r"`(-@all \+ping [^`]*)`", _README.read_text())
+    return str(given).split()
+
+
 @contextmanager
 def user(url: str, rules: list[str]) -> Iterator[str]:
     """A user with these rules; yields the URL that logs in as that user."""

@@ -156,7 +156,9 @@ def _server(settings: Settings) -> Iterator[Finding]:
     try:
         database = open_database(settings)
         keys = database.keys
-        refuse_missing(database, queues=(keys.default_queue, keys.delivery_queue))
+        names = settings.broker_names
+        queues = names.queues or {keys.default_queue, keys.delivery_queue}
+        refuse_missing(database, queues=queues, names=names)
         database.check()
         yield ok("server", f"{database.version} at {without_password(redis_url(settings))}")
         yield _format(database)

@@ -110,7 +110,12 @@ class Load:
 
     def waiting(self, queues: Collection[str]) -> dict[str, Waiting]:
         """What waits on each queue. What is no list counts as empty."""
+        usual = {f"{name}{step}" for name in queues for step in _STEPS}
+        # A project may have other steps of priority.
+        known = self._database.call("SRANDMEMBER", self._keys.queues, _QUEUES)
+        others = [key for key in known if key not in usual and base_of(key) in queues]
         lists = [(name, f"{name}{step}") for name in sorted(queues) for step in _STEPS]
+        lists += [(base_of(key), key) for key in sorted(others)]
         lengths = self._database.call_each([("LLEN", key) for _, key in lists])
         full = [
             (name, key, length)

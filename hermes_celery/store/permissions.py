@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import redis
 
+from hermes_celery.address import BrokerNames
 from hermes_celery.errors import StoreUnsuitable
 from hermes_celery.keys import Keys
 from hermes_celery.store.database import Database, wrapped
@@ -119,19 +120,16 @@ _MAKES = frozenset(
 )
 #: kombu's keys: an example of each, and the pattern that allows it.
 _KOMBU_KEYS: Mapping[str, str] = {
-    "_kombu.binding_deadlines": "~_kombu.binding*",
-    "unacked": "~unacked*",
-    "unacked_index": "~unacked*",
-    "unacked_mutex": "~unacked*",
-    "selftest.reply.celery.pidbox": "~*.celery.pidbox*",
-    "celeryev.selftest": "~celeryev.*",
+    "_kombu.binding_deadlines": "_kombu.binding*",
+    "selftest.reply.celery.pidbox": "*.celery.pidbox*",
+    "celeryev.selftest": "celeryev.*",
 }
-#: kombu's channels behind the number of the database, and how they are subscribed to. A pattern
-#: must stand in the ACL word by word.
+#: kombu's channels behind the prefix of broadcasts, and how they are subscribed to. A pattern must
+#: stand in the ACL word by word.
 _KOMBU_CHANNELS: Sequence[tuple[str, str]] = (
-    ("PSUBSCRIBE", ".celery.pidbox"),
-    ("PSUBSCRIBE", ".celeryev/worker.*"),
-    ("SUBSCRIBE", ".celeryev/task.multi"),
+    ("PSUBSCRIBE", "celery.pidbox"),
+    ("PSUBSCRIBE", "celeryev/worker.*"),
+    ("SUBSCRIBE", "celeryev/task.multi"),
 )
 _COMMAND = re.compile(r"run the '([\w|]+)'")
 
@@ -140,6 +138,8 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     """What a user may not do, in the words of `ACL SETUSER`."""
 
     user: str
+    #: Whose user it is.
+    of: str = "the server"
     commands: Sequence[str] = ()
     keys: Sequence[str] = ()
     channels: Sequence[str] = ()
@@ -159,44 +159,48 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
         ]
         rule = " ".join((*(_as_rule(name) for name in self.commands), *self.keys, *self.channels))
         return (
-            f"the server's user {self.user!r} may not {' nor '.join(lacks)}, and all of that is "
-            f"needed; let an administrator of the server give it: ACL SETUSER {self.user} {rule}"
+            f"{self.of}'s user {self.user!r} may not {' nor '.join(lacks)}, and all of that is "
+            f"needed; let an administrator of {self.of} give it: ACL SETUSER {self.user} {rule}"
         )
 
 
-def refuse_missing(database: Database, *, queues: Iterable[str]) -> None:
+def refuse_missing(
+    database: Database, *, queues: Iterable[str], names: BrokerNames | None = None
+) -> None:
     """Try everything that beats and workers of this namespace and these queues do.
+
+    `names` are those of Celery's keys, where they are not the usual ones.
 
     Raises StoreUnsuitable that names all that is missing.
     """
-    missing = look_for_missing(database, queues=queues)
+    missing = look_for_missing(database, queues=queues, names=names)
     if missing:
         raise StoreUnsuitable(str(missing))
 
 
-def look_for_missing(database: Database, *, queues: Iterable[str]) -> Missing:
+def look_for_missing(
+    database: Database, *, queues: Iterable[str], names: BrokerNames | None = None
+) -> Missing:
     """What this user may not do. Raises StoreUnavailable."""
-    client = database.client
-    settings = client.connection_pool.connection_kwargs
+    names = names or BrokerNames()
+    pool = database.client.connection_pool
+    settings = pool.connection_kwargs
+    user = str(settings.get("username") or "default")
     with wrapped():
         try:
             commands = _commands(database)
-            keys = _keys(database, queues)
-            channels, subscribing = _channels(database, number=settings.get("db") or 0)
+            keys = _keys(database, queues, names)
+            channels, subscribing = _channels(database, names, number=settings.get("db") or 0)
         except redis.exceptions.NoPermissionError as error:
-            # Of what redis-py says by itself when it connects: SELECT.
+            # Of what is said when a connection is made: SELECT, and what Sentinels are asked.
             named = _COMMAND.search(str(error))
-            commands, keys, channels, subscribing = (
-                [named[1] if named else "@connection"],
-                [],
-                [],
-                [],
-            )
+            command = named[1] if named else "@connection"
+            if command.startswith("sentinel") and hasattr(pool, "sentinel_manager"):
+                asking = pool.sentinel_manager.sentinel_kwargs.get("username") or "default"
+                return Missing(user=str(asking), of="each Sentinel", commands=[command])
+            return Missing(user=user, commands=[command])
     return Missing(
-        user=str(settings.get("username") or "default"),
-        commands=sorted((*commands, *subscribing)),
-        keys=keys,
-        channels=channels,
+        user=user, commands=sorted((*commands, *subscribing)), keys=keys, channels=channels
     )
 
 
@@ -224,13 +228,25 @@ def _commands(database: Database) -> list[str]:
     return missing
 
 
-def _keys(database: Database, queues: Iterable[str]) -> list[str]:
+def _keys(database: Database, queues: Iterable[str], broker: BrokerNames) -> list[str]:
     """The patterns of keys that this user may not read and write."""
-    allowing = dict(_KOMBU_KEYS)
-    for queue in queues:
+    prefix = broker.prefix
+    allowing = {
+        f"{prefix}{name}": f"~{prefix}*" if prefix else f"~{pattern}"
+        for name, pattern in _KOMBU_KEYS.items()
+    }
+    for name in broker.unacked:
+        allowing[f"{prefix}{name}"] = f"~{prefix}*" if prefix else f"~{broker.unacked[0]}*"
+    # Every script that dispatches names the namespace's own queue, whether it is used or not.
+    for queue in (database.keys.default_queue, *queues):
         is_ours = queue.startswith(database.keys.prefix)
-        allowing[queue] = f"~{database.keys.prefix}*" if is_ours else f"~{queue}*"
-        allowing[f"_kombu.binding.{queue}"] = "~_kombu.binding*"
+        pattern = database.keys.prefix if is_ours else queue
+        if prefix and queue.startswith(prefix):
+            pattern = prefix
+        allowing[queue] = f"~{pattern}*"
+        bare = queue.removeprefix(prefix)
+        binding = f"{prefix}*" if prefix else "_kombu.binding*"
+        allowing[f"{prefix}_kombu.binding.{bare}"] = f"~{binding}"
     allowing.update(dict.fromkeys(_stored(database.keys), f"~{database.keys.prefix}*"))
     names, nobody = list(allowing), secrets.token_hex(8)
     probes = [probe for name in names for probe in (("GET", name), ("ZREM", name, nobody))]
@@ -256,10 +272,13 @@ def _stored(keys: Keys) -> list[str]:
     return [*(name for name in single if name != keys.prefix), *(one("selftest") for one in of_one)]
 
 
-def _channels(database: Database, *, number: int) -> tuple[list[str], list[str]]:
+def _channels(
+    database: Database, broker: BrokerNames, *, number: int
+) -> tuple[list[str], list[str]]:
     """The channels, and the subscribing commands, that this user may not use."""
+    before = f"{broker.prefix}{broker.fanout.replace('{db}', str(number))}"
     wanted = [("SUBSCRIBE", database.keys.wake)]
-    wanted += [(command, f"/{number}{name}") for command, name in _KOMBU_CHANNELS]
+    wanted += [(command, f"{before}{name}") for command, name in _KOMBU_CHANNELS]
     channels, commands = [], []
     for command, channel in wanted:
         for answer, tried in _subscribed(database, command, channel):
@@ -267,8 +286,8 @@ def _channels(database: Database, *, number: int) -> tuple[list[str], list[str]]
                 commands.append(tried)
             else:
                 channels.append(f"&{channel}")
-    if any(channel.startswith(f"&/{number}.celeryev/task") for channel in channels):
-        channels = [c for c in channels if "celeryev/task" not in c] + [f"&/{number}.celeryev/*"]
+    if any(channel.startswith(f"&{before}celeryev/task") for channel in channels):
+        channels = [c for c in channels if "celeryev/task" not in c] + [f"&{before}celeryev/*"]
     return list(dict.fromkeys(channels)), list(dict.fromkeys(commands))
 
 

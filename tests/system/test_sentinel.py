@@ -23,7 +23,8 @@ from hermes_celery.keys import Keys
 from hermes_celery.policy import CatchUp, Overlap, Policy
 from hermes_celery.run import RunState
 from hermes_celery.settings import read_settings
-from hermes_celery.store import Database, Shards
+from hermes_celery.store import Database, Shards, connect
+from tests.acl import sentinel_rules
 from tests.projects.bed import Bed
 from tests.redis_servers import RedisServer, needs
 from tests.sentinels import Sentinels
@@ -208,6 +209,36 @@ def test_a_project_goes_on_with_the_new_master(sentinels: Sentinels, tmp_path: P
         told = bed.command("-A", "guarded", "doctor")
         assert "at sentinel://127.0.0.1" in told.stdout
         assert not [line for line in told.stdout.splitlines() if line.startswith("fail")]
+
+
+def test_the_sentinels_user_needs_one_command_and_is_told_when_it_lacks_it(
+    tmp_path: Path, processes: Processes
+) -> None:
+    needs("redis-server")
+    right = " ".join(sentinel_rules())
+    lines = f"user asks on >s3cret {right}\nuser other on >s3cret -@all +ping\n"
+    with Sentinels(tmp_path / "sentinels", sentinel_lines=lines) as sentinels:
+        for user in ("asks", "other"):
+            login = f"&sentinel_username={user}&sentinel_password=s3cret"
+            processes.environment["HERMES_REDIS_URL"] = sentinels.url + login
+            if user == "asks":
+                processes.celery("worker")
+                processes.celery("beat")
+                database = Database(
+                    connect(sentinels.url + login),
+                    keys=Keys(namespace=processes.environment["HERMES_CELERY_NAMESPACE"]),
+                )
+                await_worker(database)
+                await_leader(database)
+                database.close()
+                continue
+            refused = processes.celery("worker")
+            assert refused.wait(40) == 1
+            said = processes.log(refused)
+            (sentence,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+            assert "each Sentinel's user 'other' may not run SENTINEL|MASTERS" in sentence
+            assert "s3cret" not in said
+            assert "Traceback" not in said
 
 
 @pytest.mark.slow

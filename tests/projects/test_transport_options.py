@@ -1,0 +1,34 @@
+"""What a project's transport options call its lists is known to whoever looks at the queues."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.projects.bed import Bed
+from tests.support import eventually
+
+pytestmark = pytest.mark.system
+
+
+@pytest.mark.parametrize("options", [{"KEYPREFIX": "front:"}, {"KEYPREFIX": "front:", "SEP": ":"}])
+def test_a_worker_is_found_for_the_lists_that_it_reads(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    with Bed("walled", tmp_path) as bed:
+        bed.namespace = "shop"
+        bed.environment |= options
+        bed.worker("-c", "1")
+        bed.beat()
+        bed.await_notes("last", 1)
+        assert bed.hermes("run", "slow").returncode == 0
+        bed.await_notes("slow")
+        # All slots are taken now, so that the lists of both priorities fill.
+        prefix, sep = options.get("KEYPREFIX", ""), options.get("SEP", "\x06\x16")
+        lists = [f"{prefix}celery", f"{prefix}celery{sep}{5 if 'SEP' in options else 9}"]
+        database = bed.database()
+        eventually(lambda: all(database.call("LLEN", key) > 0 for key in lists), what="both lists")
+        told = bed.hermes("doctor").stdout
+        assert "nobody" not in told.lower(), told
+        assert "ok    workers    1" in told
