@@ -39,18 +39,20 @@ class Stamped(Task):
 class _Starts:
     """The file of this process; a pool process that was forked has one of its own."""
 
-    pid, file = 0, -1
+    opened = (0, -1)
 
     def note(self, what, number=0):
         """Write one line."""
-        if self.pid != os.getpid():
+        pid, file = self.opened
+        if pid != os.getpid():
             name = f"{os.getpid()}-{secrets.token_hex(4)}.lines"
             path = os.path.join(os.environ["SOAK_STARTS"], name)
-            self.pid = os.getpid()
-            self.file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND)
+            file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND)
+            # Another thread may do the same: then there are two files, and both are read.
+            self.opened = (os.getpid(), file)
         run_id = get_session_env("HERMES_CRON_RUN_ID")
         attempt = get_session_env("HERMES_CRON_ATTEMPT") or "1"
-        os.write(self.file, f"{run_id} {attempt} {what} {number} {time.time_ns()}\n".encode())
+        os.write(file, f"{run_id} {attempt} {what} {number} {time.time_ns()}\n".encode())
 
 
 starts = _Starts()
