@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hermes_celery import from_django, from_redbeat
-from hermes_celery.errors import StoreError
+from hermes_celery.errors import HermesCeleryError, StoreError
 from hermes_celery.log import event
 from hermes_celery.taking_over import missing
 
@@ -35,7 +35,12 @@ def tell_soon(look: Callable[[], list[str]]) -> None:
 
 
 def _tell(look: Callable[[], list[str]]) -> None:
-    for text in look():
+    try:
+        found = look()
+    except HermesCeleryError as error:
+        event(_log, "schedule.not_looked_at", level=logging.WARNING, why=error)
+        return
+    for text in found:
         event(_log, "schedule.left_behind", level=logging.WARNING, why=text)
 
 

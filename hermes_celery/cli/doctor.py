@@ -170,12 +170,20 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield from _declared(database)
         yield from _overload(database)
         yield _letters(database)
-        for text in left_by_others(settings, app=project()):
-            yield warn("schedules", text)
+        yield from _left_behind(settings)
     except StoreUnavailable as error:
         yield fail("server", unreachable(settings, error))
     except StoreError as error:
         yield fail("server", str(error))
+
+
+def _left_behind(settings: Settings) -> Iterator[Finding]:
+    """Entries of other schedulers that nothing runs any more."""
+    try:
+        for text in left_by_others(settings, app=project()):
+            yield warn("schedules", text)
+    except SettingsError as error:
+        yield warn("schedules", "; ".join(error.faults))
 
 
 def _format(database: Database) -> Finding:
