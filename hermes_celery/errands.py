@@ -1,7 +1,7 @@
 """Small writes that a worker's main loop must not wait for: done in one thread, in their order.
 
-While Redis is away an errand is tried again for five minutes. What goes wrong with one is logged,
-and the next one is done.
+While Redis is away, or refuses, an errand is tried again for five minutes. What goes wrong with one
+is logged, and the next one is done.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from hermes_celery.errors import StoreUnavailable
+from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.log import event
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,10 @@ class Errands:
             try:
                 errand()
                 return
-            except StoreUnavailable as error:
+            except RecordBroken as error:
+                event(_log, "errand.failed", level=logging.ERROR, what=name, why=error)
+                return
+            except StoreError as error:
                 if time.monotonic() > deadline:
                     event(_log, "errand.given_up", level=logging.ERROR, what=name, why=error)
                     return

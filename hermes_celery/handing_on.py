@@ -83,7 +83,8 @@ def performing(carrier: Carrier) -> Iterator[None]:
 def inherit(headers: dict[str, Any] | None = None, body: Any = None, **_: Any) -> None:
     """Give a message that a run publishes the run's session; for `before_task_publish`.
 
-    The tasks behind it, in its chain or its chord, get it too: they are published outside of runs.
+    The tasks behind it that lead to the run's last message, in its chain or its chord, get it too:
+    they are published outside of runs.
     """
     session, carrier = current_session(), _carrier.get()
     if headers is None:
@@ -135,11 +136,11 @@ class _Giver:
         return header
 
     def behind(self, body: Any) -> None:
-        """Give it to what follows a message, in the third part of its body."""
+        """Give it to what follows a message, in the third part of its body, if it ends the run."""
         embed = body[2] if isinstance(body, tuple) and len(body) == 3 else None
         if isinstance(embed, dict):
             for name in ("chain", "chord"):
-                if embed.get(name):
+                if leads_to(self._carrier.message, chain=embed.get(name), chord=None):
                     embed[name] = self._given(embed[name], 0)
 
     def _given(self, found: Any, depth: int) -> Any:
