@@ -109,6 +109,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     #: What of its record cannot be read, in one line; stand-ins are in its place.
     fault: str | None = None
 
+    @property
+    def why(self) -> str:
+        """Why it ended as it did, or what it waits for; "" where that is plain."""
+        if self.handed_on and not self.state.is_final:
+            return f"its task has handed it on; the Celery message {self.handed_on} goes on with it"
+        return self.error or self.reason or ""
+
     def as_json(self) -> dict[str, Any]:
         """The stable names of `--json`; instants in ISO 8601, UTC."""
         record = msgspec.structs.asdict(self)

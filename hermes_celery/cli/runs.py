@@ -187,7 +187,7 @@ def _ending(item: Run) -> str:
         return f"{item.id}: its record cannot be read: {item.fault}"
     if item.state is RunState.SUCCEEDED:
         return f"{item.job_name}: succeeded" + (" (silent)" if item.delivery == "silent" else "")
-    why = (item.error or item.reason or "").split("\n")[0]
+    why = item.why.split("\n")[0]
     return f"{item.job_name}: {item.state.value}" + (f": {why}" if why else "")
 
 

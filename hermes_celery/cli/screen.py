@@ -170,8 +170,7 @@ def summary(run: Run, output: bytes) -> str:
             return "(silent)"
         said = lines[0][:100] if lines else ""
         return f"(not delivered) {said}" if run.delivery == "failed" else said
-    text = run.error or run.reason or ""
-    return " / ".join(text.split("\n"))[:100]
+    return " / ".join(run.why.split("\n"))[:100]
 
 
 def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes_celery.cli.screen import summary
 from hermes_celery.endings import EXPIRED, PURGED, Endings, RunMessage
 from hermes_celery.errands import Errands
 from hermes_celery.job import JobRequest
@@ -200,6 +201,7 @@ def test_a_run_that_was_handed_on_waits_for_one_message_and_no_copy_of_another(
 ) -> None:
     handed_on(bench)
     assert not bench.is_unpushed()
+    assert summary(bench.run, b"").startswith("its task has handed it on; the Celery message ")
     bench.store.clock.advance(DAY - 1)
     assert bench.rescued().redelivered == 0
     assert bench.asks("8", message=bench.id) == "taken", "the message that handed it on"
