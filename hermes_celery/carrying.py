@@ -34,6 +34,7 @@ from hermes_celery.handing_on import (
     Carrier,
     hop_of,
     noting_replace,
+    noting_retry,
     performing,
 )
 from hermes_celery.interrupt import Interruption
@@ -88,6 +89,7 @@ def carry_all(
                 task, runner=runner, worker=worker, redact=redact, namespaces=namespaces
             )
             task.replace = noting_replace(task)
+            task.retry = noting_retry(task)
 
 
 def _carried(
@@ -252,7 +254,12 @@ class _Call:
         return Outcome(state=RunState.SUCCEEDED, output=output, silent=not output)
 
     def _rejected(self, error: Reject) -> Outcome:
-        """Its message is thrown away, or comes again where Celery puts it back on the queue."""
+        """Its message is thrown away, or comes again where Celery puts it back on the queue.
+
+        A retry that could not be published comes by the leader, as one that got lost.
+        """
+        if self.carrier is not None and self.carrier.is_retry_lost:
+            raise PutBack(wait_seconds=_RETRY_PATIENCE_SECONDS, hop=self.carrier.hop + 1) from None
         if error.requeue and self.task.acks_late and self.carrier is not None:
             raise PutBack(
                 wait_seconds=PATIENCE_SECONDS,

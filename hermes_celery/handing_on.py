@@ -24,7 +24,7 @@ from functools import wraps
 from typing import Any
 
 from celery import current_task, signals
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 
 from hermes_celery.session import (
     HEADER,
@@ -59,6 +59,8 @@ class Carrier:
         self.is_unfollowed = bool(header.get(UNFOLLOWED))
         #: Whether the run goes on with another message.
         self.is_handed_on = False
+        #: Whether it was to be tried again, and the message of that could not be published.
+        self.is_retry_lost = False
 
 
 _carrier: ContextVar[Carrier | None] = ContextVar("hermes_celery_carrier", default=None)
@@ -203,6 +205,23 @@ def noting_replace(task: Any) -> Callable[[Any], Any]:
             raise
 
     return replace_and_note
+
+
+def noting_retry(task: Any) -> Callable[..., Any]:
+    """`task.retry`, which notes that Celery could not publish it, and rejects the task instead."""
+    retry: Callable[..., Any] = task.retry
+
+    @wraps(retry)
+    def retry_and_note(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return retry(*args, **kwargs)
+        except Reject:
+            carrier = _carrier.get()
+            if carrier is not None:
+                carrier.is_retry_lost = True
+            raise
+
+    return retry_and_note
 
 
 def leads_to(message: str, *, chain: Any, chord: Any) -> bool:

@@ -13,7 +13,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.system
 
 _PLAIN = ("single", "immutable", "pages", "elsewhere", "one_link", "long_chain", "broken_chain",
-          "again", "own_id", "and_raises", "retried", "in_vain", "automatic", "parent",
+          "again", "own_id", "and_raises", "unheard", "retried", "in_vain", "automatic", "parent",
           "after_its_end")  # fmt: skip
 _WITH_RESULTS = (*_PLAIN, "many", "crowd", "bad_crowd")
 
@@ -97,6 +97,13 @@ def test_a_task_whose_retries_are_used_up_is_a_failed_run(bed: Bed, job: str, er
     assert run.state is RunState.FAILED
     assert error in (run.error or "")
     assert len(bodies(bed, job)) == 2
+
+
+def test_a_retry_that_could_not_be_published_is_pushed_by_the_leader(bed: Bed) -> None:
+    bed.await_notes("body")
+    eventually(lambda: bodies(bed, "unheard"), what="its first try")
+    run = bed.await_run("unheard", lambda run: run.state is RunState.QUEUED)
+    assert bed.cron().cancel(run.id) == "cancelled"
 
 
 def test_a_task_that_a_run_publishes_is_no_run(bed: Bed) -> None:

@@ -154,6 +154,14 @@ def retried(self):
     return "retried"
 
 
+@app.task(bind=True)
+def unheard(self):
+    """Tried again while the broker is away, as far as it can tell."""
+    note("body", "unheard", self.request.retries)
+    raise self.retry(countdown=0, connection=app.connection("redis://127.0.0.1:1/0"),
+                     retry=False)  # fmt: skip
+
+
 @app.task(bind=True, max_retries=1)
 def in_vain(self):
     """Tried again until its limit."""
@@ -192,7 +200,7 @@ after_its_end.on_failure = _send_again.__get__(after_its_end)
 
 ALL = (
     single, immutable, pages, elsewhere, one_link, long_chain, broken_chain, again, own_id,
-    and_raises, retried, in_vain, automatic, parent, after_its_end,
+    and_raises, unheard, retried, in_vain, automatic, parent, after_its_end,
 )  # fmt: skip
 WITH_RESULTS = (many, crowd, bad_crowd)
 for task in (*ALL, *(WITH_RESULTS if app.conf.result_backend else ())):
