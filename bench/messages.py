@@ -4,8 +4,9 @@
 
 A plain task's message comes from a template; one with code of the project's (here a lifetime, which
 counts from each message) is built by `apply_async` into a channel of its own. `apply_async` itself
-is measured with a producer that is there already: into memory, and to a Valkey. `tick` is a whole
-tick of 200 due jobs, read, planned, written and pushed. In turns; medians, in microseconds.
+is measured with a producer that is there already: into memory, and to a Valkey. `tick` is what
+a leader does for 200 due jobs: read, planned, written and pushed. In turns; medians, in
+microseconds.
 """
 
 from __future__ import annotations
@@ -88,14 +89,17 @@ class _Ticking:
         Jobs(bed.database).write_many([Write(job=job) for job in jobs])
 
     def seconds(self) -> float:
-        """What one job of a tick takes, an hour after the tick before it."""
+        """What one job takes, an hour after the ticks before."""
         now_ms = self._due_index.next_due_ms() or 0
         began = time.perf_counter()
-        report = tick(self._due_index, self._messages, token=_TOKEN, now_ms=now_ms)
-        taken = time.perf_counter() - began
-        if report.dispatched != _MESSAGES:
-            raise BenchError(f"the tick did not dispatch all {_MESSAGES} jobs: {report}")
-        return taken / _MESSAGES
+        left = _MESSAGES
+        while left:
+            # One that builds for long ends, so that the lease can be renewed.
+            report = tick(self._due_index, self._messages, token=_TOKEN, now_ms=now_ms)
+            if not report.dispatched:
+                raise BenchError(f"{left} of {_MESSAGES} jobs were not dispatched: {report}")
+            left -= report.dispatched
+        return (time.perf_counter() - began) / _MESSAGES
 
 
 def _named(spec: JobSpec) -> JobSpec:

@@ -107,6 +107,9 @@ class Ahead:
             return
         with suppress(Exception):
             (advance,) = steps_of(row, self._messages, now_ms=row.next_run_ms, resumed_ms=0)
+            if advance.is_late:
+                # Nothing of it could be prepared but the plan; the tick bounds how many it builds.
+                return
             heappush(self._steps, (row.next_run_ms, next(self._counter), advance))
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from hermes_celery.store import Advance, DueIndex
 
 _log = logging.getLogger(__name__)
-#: Pushed in one round trip: the first of them waits for the last one to be built, about 10 ms.
-_AT_ONCE = 25
 _MOST_ERROR = 1_000
 
 
@@ -49,28 +47,27 @@ def build_and_push(
     token: int,
     now_ms: int,
 ) -> None:
-    """Build and push the messages of late steps that were taken at `now_ms`.
+    """Build the messages of late steps that were taken at `now_ms`, and push them together.
 
     What the server refuses is pushed by rescue. Raises LeaseLost when a younger leader is known,
     and StoreUnavailable.
     """
-    for start in range(0, len(admitted), _AT_ONCE):
-        pushes = []
-        for advance in admitted[start : start + _AT_ONCE]:
-            built = built_of(
-                messages,
-                advance.due.spec,
-                run_id=advance.run_id,
-                due_ms=advance.step.occurrence_ms,
-            )
-            if built.way in (Way.FAILED, Way.NOWHERE):
-                _end(due_index, advance, built, token=token, now_ms=now_ms)
-            else:
-                pushes.append((advance, built))
-        answers = due_index.push_built(pushes, token=token, now_ms=now_ms)
-        for (advance, _), answer in zip(pushes, answers, strict=True):
-            if isinstance(answer, StoreError):
-                event(_log, "run.push_failed", level=logging.ERROR, run=advance.run_id, why=answer)
+    pushes = []
+    for advance in admitted:
+        built = built_of(
+            messages,
+            advance.due.spec,
+            run_id=advance.run_id,
+            due_ms=advance.step.occurrence_ms,
+        )
+        if built.way in (Way.FAILED, Way.NOWHERE):
+            _end(due_index, advance, built, token=token, now_ms=now_ms)
+        else:
+            pushes.append((advance, built))
+    answers = due_index.push_built(pushes, token=token, now_ms=now_ms)
+    for (advance, _), answer in zip(pushes, answers, strict=True):
+        if isinstance(answer, StoreError):
+            event(_log, "run.push_failed", level=logging.ERROR, run=advance.run_id, why=answer)
 
 
 def _end(due_index: DueIndex, advance: Advance, built: Built, *, token: int, now_ms: int) -> None:

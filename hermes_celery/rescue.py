@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 #: Each costs the beat a tenth of a millisecond, in which it cannot dispatch.
 _BATCH = 50
+#: So long a pass lets the project's own code build messages.
+BUILDING_SECONDS = 0.25
 #: Runs that are overdue within so long are looked at whether they were taken.
 _AHEAD_MS = 86_400_000
 #: How long a message that was pushed may take to reach a worker: Celery's own gives one back that
@@ -157,10 +160,14 @@ class _Pass:
         """Push again what no worker took in time; returns how many."""
         overdue = self._runs.undelivered_since(self._now_ms, limit=_BATCH)
         specs = self._specs(overdue)
-        return sum(
-            self._guarded(one.run.id, partial(self._redeliver_one, one, specs.get(one.run.job_id)))
-            for one in overdue
-        )
+        pushed, began = 0, time.monotonic()
+        for one in overdue:
+            work = partial(self._redeliver_one, one, specs.get(one.run.job_id))
+            pushed += self._guarded(one.run.id, work)
+            if time.monotonic() - began > BUILDING_SECONDS:
+                # The project's own code is slow, and the lease is to be renewed.
+                break
+        return pushed
 
     def give_up_silent(self) -> int:
         """Give up runs whose heartbeat stopped; returns how many."""

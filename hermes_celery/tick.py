@@ -15,6 +15,7 @@ planned.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -38,8 +39,13 @@ _log = logging.getLogger(__name__)
 BATCH = 100
 #: So many jobs in one tick take a tenth of a second, a fraction of the lease.
 MOST = 2_000
-#: Messages that are built one by one in one tick; a tenth of a second of the project's own code.
-MOST_BUILT = 200
+#: So long, and for so many messages, a tick lets the project's own code build; a fraction of the
+#: lease. That of one message may take longer: nobody interrupts it.
+BUILDING_SECONDS = 0.25
+MOST_BUILT = 400
+#: Steps that are taken before their messages are built: few, so that little waits for rescue where
+#: the leader dies or loses its lease in between.
+_BUILT_AT_ONCE = 20
 #: Batches that are on their way to the server at once: while one is written the next one waits.
 _IN_FLIGHT = 2
 #: When a job that could not be dispatched is looked at again.
@@ -83,6 +89,7 @@ def tick(
     now_ms: int,
     ahead: Ahead | None = None,
     most: int = MOST,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> TickReport:
     """Dispatch what is due at `now_ms` (Unix ms, the server's time), up to `most` jobs.
 
@@ -93,14 +100,14 @@ def tick(
     if switch.paused_ms is not None:
         return TickReport(now_ms=now_ms, paused=True)
     faults: list[BrokenJob] = []
-    with _Writing(due_index, token=token, now_ms=now_ms, ahead=ahead) as writing:
+    writing = _Writing(due_index, token=token, now_ms=now_ms, ahead=ahead, monotonic=monotonic)
+    with writing:
         taken: list[Advance] = []
         if ahead is not None:
             taken = ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=most)
         writing.write(taken)
         # What is written is off the index, and not read again.
         writing.settle()
-        writing.build(messages)
         for prepared in _read(
             due_index,
             messages,
@@ -110,11 +117,7 @@ def tick(
         ):
             _take_off(due_index, prepared.faults, token=token, now_ms=now_ms)
             faults += prepared.faults
-            writing.write(prepared.steps)
-            if any(step.is_late for step in prepared.steps):
-                writing.settle()
-                writing.build(messages)
-            if writing.built >= MOST_BUILT:
+            if not writing.write_and_build(prepared.steps, messages):
                 # The rest is due still, and the lease is to be renewed.
                 break
         writing.settle()
@@ -220,8 +223,15 @@ class _Writing:
     """The batches of one tick on their way to the server, two of them at once."""
 
     def __init__(
-        self, due_index: DueIndex, *, token: int, now_ms: int, ahead: Ahead | None
+        self,
+        due_index: DueIndex,
+        *,
+        token: int,
+        now_ms: int,
+        ahead: Ahead | None,
+        monotonic: Callable[[], float],
     ) -> None:
+        self._monotonic = monotonic
         self._due_index = due_index
         self._ahead = ahead
         self._token = token
@@ -230,7 +240,8 @@ class _Writing:
         self.counts: Counter[Answer] = Counter()
         #: Steps that were taken, and whose messages are to be built now.
         self._late: list[Advance] = []
-        self.built = 0
+        self._built = 0
+        self._building_seconds = 0.0
         #: Jobs with a step that needs a key which is not as it should be.
         self.faults: list[BrokenJob] = []
 
@@ -270,11 +281,28 @@ class _Writing:
             if word is Answer.OK and step.is_late
         ]
 
-    def build(self, messages: Messages) -> None:
-        """Build and push the messages of late steps that were taken."""
+    def write_and_build(self, steps: Sequence[Advance], messages: Messages) -> bool:
+        """Send steps, and build the messages of late ones once they were taken.
+
+        False when building has taken so long that the tick must end; then steps may be left.
+        """
+        if not any(step.is_late for step in steps):
+            self.write(steps)
+            return True
+        for start in range(0, len(steps), _BUILT_AT_ONCE):
+            self.write(steps[start : start + _BUILT_AT_ONCE])
+            self.settle()
+            self._build(messages)
+            if self._building_seconds > BUILDING_SECONDS or self._built >= MOST_BUILT:
+                return False
+        return True
+
+    def _build(self, messages: Messages) -> None:
         late, self._late = self._late, []
-        self.built += len(late)
+        self._built += len(late)
+        began = self._monotonic()
         build_and_push(self._due_index, messages, late, token=self._token, now_ms=self._now_ms)
+        self._building_seconds += self._monotonic() - began
 
     def _has_room(self, step: Advance) -> bool:
         """Make room for a step that replaces what its job runs; False where that cannot be done."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.ahead import Ahead
 from hermes_celery.built import STAND_IN, Built, Way
 from hermes_celery.job import JobRequest, JobSpec, JobState
 from hermes_celery.policy import Overlap, Policy
@@ -211,6 +212,39 @@ def test_a_tick_builds_so_many_messages_at_most(store: Store, late: BuiltLate) -
     for number in range(MOST_BUILT + BATCH):
         store.jobs.add(a_job(id=f"{number:012x}"))
     store.clock.advance(3600)
-    assert ticked(store).dispatched == MOST_BUILT
-    assert ticked(store).dispatched == BATCH
+    standing = float
+    reports = [
+        tick(store.due, late, token=TOKEN, now_ms=store.clock.ms, monotonic=standing)
+        for _ in range(2)
+    ]
+    assert [report.dispatched for report in reports] == [MOST_BUILT, BATCH]
     assert len(late.built) == MOST_BUILT + BATCH
+
+
+def test_a_tick_whose_messages_take_long_to_build_ends_and_the_next_one_goes_on(
+    store: Store, late: BuiltLate
+) -> None:
+    for number in range(50):
+        store.jobs.add(a_job(id=f"{number:012x}"))
+    store.clock.advance(3600)
+
+    def reading() -> float:
+        return len(late.built) * 0.02
+
+    def once() -> TickReport:
+        return tick(store.due, late, token=TOKEN, now_ms=store.clock.ms, monotonic=reading)
+
+    reports = [once() for _ in range(4)]
+    assert [report.dispatched for report in reports] == [20, 20, 10, 0]
+    # Whatever was taken has its message.
+    assert len(late.pushed(store)) == 50
+    assert rescued(store).redelivered == 0
+
+
+def test_what_is_built_one_by_one_is_not_prepared_ahead(store: Store, late: BuiltLate) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    ahead = Ahead(store.due, late)
+    store.clock.advance(3599)
+    while ahead.look(store.clock.ms):
+        pass
+    assert len(ahead) == 0
