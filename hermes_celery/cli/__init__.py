@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from hermes_celery.errors import HermesCeleryError, JobNotFound
-from hermes_celery.settings import DEFAULT_NAMESPACE, checked_namespace, read_settings
+from hermes_celery.settings import checked_namespace, read_settings
 
 #: Command -> where it is and what `--help` says of it without importing it.
 _COMMANDS = {
@@ -87,7 +87,7 @@ def _elsewhere() -> str:
     from hermes_celery.cli.target import read_settings as settings_of_command
 
     named, others = settings_of_command().namespace, other_namespaces()
-    if others in ([], [DEFAULT_NAMESPACE]):
+    if not others:
         return ""
     return f". This is namespace {named!r}; others on this server are {', '.join(others)} (-N NAME)"
 

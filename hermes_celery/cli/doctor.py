@@ -36,7 +36,6 @@ from hermes_celery.masking import masked
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.server_url import without_password
 from hermes_celery.settings import (
-    DEFAULT_NAMESPACE,
     Settings,
     check_home,
     process_environment,
@@ -276,7 +275,7 @@ def _processes(state: Status) -> Iterator[Finding]:
 def _neighbours(settings: Settings) -> Iterator[Finding]:
     """Whose jobs this is not about."""
     others = other_namespaces()
-    if others not in ([], [DEFAULT_NAMESPACE]):
+    if others:
         yield ok("namespace", f"this is {settings.namespace!r}; others on this server are "
                  f"{', '.join(others)}: hermes-celery -N {others[-1]} doctor")  # fmt: skip
 

@@ -36,7 +36,7 @@ from hermes_celery.defining import parse_repeat
 from hermes_celery.errors import JobNotFound
 from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob, name_key
 from hermes_celery.policy import Policy
-from hermes_celery.settings import DEFAULT_NAMESPACE, default_timezone
+from hermes_celery.settings import default_timezone
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _TABLE_LIMIT = 100
@@ -193,7 +193,7 @@ def list_jobs(
 def _no_jobs(cron: Crontab) -> str:
     """What to say where there is none; the jobs that somebody looks for may be a project's."""
     others = [] if cron.jobs.count() else other_namespaces()
-    if others in ([], [DEFAULT_NAMESPACE]):
+    if not others:
         return _NO_JOBS
     named = read_settings().namespace
     return (

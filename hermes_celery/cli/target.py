@@ -18,7 +18,7 @@ from hermes_celery.cron import Crontab
 from hermes_celery.errors import StoreError
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings
 from hermes_celery.settings import read_settings as settings_of_environment
-from hermes_celery.store import namespaces_beside
+from hermes_celery.store import Jobs, namespaces_beside
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -84,11 +84,13 @@ def open_cron_to_read() -> Crontab:
 
 
 def other_namespaces() -> list[str]:
-    """The namespaces of projects on the same server, but for the one that this is about."""
+    """The namespaces with jobs on the same server, but for the one that this is about."""
     settings = read_settings()
     shared = compose.open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
     try:
-        found = {DEFAULT_NAMESPACE, *namespaces_beside(shared)}
+        found = set(namespaces_beside(shared))
+        if Jobs(shared).count():
+            found.add(DEFAULT_NAMESPACE)
     except StoreError:
         return []  # a user of one namespace alone
     return sorted(found - {settings.namespace})

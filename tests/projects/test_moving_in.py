@@ -97,6 +97,7 @@ def test_while_0_1_0_is_there_everything_runs_on_and_nothing_twice(shop: Bed) ->
     shop.up()
     eventually(lambda: "programs of version 0.1.0 are there" in incidents(shop), what="a word")
     assert listed(shop) == {}
+    assert "others on this server are hermes" in shop.hermes("list").stdout
     end(beat)
     _goes_on(shop)
     end(worker)

@@ -108,6 +108,9 @@ def test_a_job_waits_for_the_run_that_a_worker_performs(store: Store, there: Sto
     store.claim(run_id)
     before = dump(store.database)
     assert move(store, there, "a" * 12) is Moved.RUNNING
+    # A claim that comes after the look is seen by the step itself.
+    mover = Mover(store.database, there.database)
+    assert mover._step(store.jobs.get("a" * 12), now_ms=store.clock.ms) == "running"
     assert dump(store.database) == before
     store.clock.advance(16)
     assert move(store, there, "a" * 12) is Moved.OK
