@@ -31,7 +31,7 @@ VALUES = {
 def test_arguments_options_and_names_arrive_as_they_were_written(tmp_path: Path) -> None:
     with Bed("typed", tmp_path) as bed:
         worker = bed.worker("-Q", "celery,{celery}", C_FORCE_ROOT="1")
-        bed.beat()
+        beat = bed.beat()
         for word in ("json", "pickle", "linked", "told", "added", "queue", "blanks"):
             bed.await_notes(word)
         bed.await_notes("json", len(VALUES) + 1)
@@ -55,6 +55,11 @@ def test_arguments_options_and_names_arrive_as_they_were_written(tmp_path: Path)
         bed.await_run(long, lambda run: run.state is RunState.SUCCEEDED)
         assert jobs["function"]["fault"].startswith("kwargs['then'] is a function <lambda>")
         assert "give a number of seconds, here 300, or a datetime" in jobs["lifetime"]["fault"]
+        beat.terminate()
+        beat.wait(20)
+        again = bed.beat()
+        eventually(lambda: "beat.leads" in bed.log(again), what="the next leader")
+        assert "job.changed" not in bed.log(again)
         task = jobs["values"]["task"]
         assert task["kwargs"]["day"] == {"__type__": "date", "__value__": "2024-01-02"}
         assert "exact" not in task
