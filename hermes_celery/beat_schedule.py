@@ -22,7 +22,13 @@ from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.project_app import DECLARED
 from hermes_celery.schedule_text import text_of, zone_name
-from hermes_celery.task_call import argument_list, checked_priority, queue_name, text_mapping
+from hermes_celery.task_call import (
+    argument_list,
+    checked_priority,
+    late_text,
+    queue_name,
+    text_mapping,
+)
 from hermes_celery.work import TaskCall
 
 __all__ = ["WHOLE", "declared_of", "requests_of", "text_of", "zone_of"]
@@ -93,7 +99,7 @@ def _request(name: str, entry: Any, *, app: Celery) -> JobRequest:
     queue = queue_name(options.pop("queue", None))
     priority = checked_priority(options.pop("priority", None))
     return JobRequest(
-        schedule=_schedule(fields, app=app),
+        schedule=late_text(_schedule(fields, app=app), options),
         timezone=zone_of(app),
         name=shown_name(name),
         policy=policy,

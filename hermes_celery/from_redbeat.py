@@ -23,6 +23,7 @@ from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeatRecord
 from hermes_celery.taking_over import Entry
+from hermes_celery.task_call import late_text
 from hermes_celery.work import TaskCall
 
 SOURCE = "RedBeat"
@@ -66,6 +67,7 @@ def _read(record: RedBeatRecord) -> Entry:
     options = _object(_value(given.get("options")) or {}, "its options")
     queue = options.pop("queue", None)
     timing = _timing(_object(given.get("schedule"), "its schedule"))
+    timing["schedule"] = late_text(timing["schedule"], options)
     return Entry(
         name=record.name,
         is_enabled=bool(given.get("enabled", True)),

@@ -32,7 +32,7 @@ from hermes_celery.project_app import DECLARED, MODULE, NAMESPACE, PLACES
 from hermes_celery.schedule import parse
 from hermes_celery.schedule_text import text_of, zone_name
 from hermes_celery.settings import Settings, checked_namespace
-from hermes_celery.task_call import argument_list, text_mapping
+from hermes_celery.task_call import argument_list, late_text, text_mapping
 from hermes_celery.tasks import register
 from hermes_celery.work import TaskCall
 
@@ -83,17 +83,19 @@ class Cron:
         """
         if name in self._declared:
             raise JobError(f"the project declares two jobs named {name!r}; give one another name")
+        given = text_mapping(options, name="options")
+        schedule = late_text(text_of(schedule), given)
         call = None
         if task is not None:
             call = TaskCall(
                 name=str(getattr(task, "name", task)),
                 args=argument_list(args),
                 kwargs=text_mapping(kwargs, name="kwargs"),
-                options=text_mapping(options, name="options"),
+                options=given,
             )
         request = JobRequest(
             name=name,
-            schedule=text_of(schedule),
+            schedule=schedule,
             task=call,
             timezone=None if timezone is None else zone_name(timezone),
             **fields,

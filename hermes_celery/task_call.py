@@ -15,21 +15,22 @@ from typing import Any, Final
 import msgspec
 
 from hermes_celery.errors import JobError
+from hermes_celery.schedule import duration_text
 from hermes_celery.typed_values import exact, live, plain
 from hermes_celery.work import MAX_PRIORITY, TaskCall, checked_number
 
 _PARTS: Final = ("args", "kwargs", "options")
 _MAX_TASK_NAME: Final = 1_000
 _MAX_SHOWN: Final = 200
+#: Seconds; up to a year.
+MIN_COUNTDOWN: Final = 0.1
+MAX_COUNTDOWN: Final = 366 * 86_400
 #: The header that makes a message a run's.
 _OUR_HEADER: Final = "hermes"
 #: Options of `apply_async` that a schedule or our own record decides, and what to do instead.
 _REFUSED: Final = {
     "eta": "a schedule has many instants; give the job a start, or one ISO time as its schedule",
-    "countdown": (
-        "a run starts when it is due; move the schedule by as much, or let the task call another "
-        "one with countdown"
-    ),
+    "countdown": "a run starts when it is due; write it into the schedule, as in '... delayed 10s'",
     "task_id": "each run has an id of its own; leave it out",
     "connection": "runs go through the app's own broker; leave it out",
     "producer": "runs go through the app's own broker; leave it out",
@@ -138,6 +139,31 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     if "queue" in options:
         options["queue"] = queue_name(options["queue"])
     return {name: value for name, value in options.items() if value is not None}
+
+
+def late_text(schedule: str, options: dict[str, Any]) -> str:
+    """The schedule of an entry with a countdown, which is taken out of its options.
+
+    Celery's beat sends such a message when the entry is due, and the task starts that much later;
+    its lifetime counts from the sending. Raises JobError.
+    """
+    countdown = options.pop("countdown", None)
+    if not countdown:
+        return schedule
+    if isinstance(countdown, bool) or not isinstance(countdown, int | float):
+        raise JobError(f"the option countdown is {countdown!r}; give a number of seconds")
+    if not MIN_COUNTDOWN <= countdown <= MAX_COUNTDOWN:
+        raise JobError(
+            f"the option countdown is {countdown!r}; give {MIN_COUNTDOWN} s to {MAX_COUNTDOWN} s"
+        )
+    expires = options.get("expires")
+    if isinstance(expires, int | float):
+        if expires <= countdown:
+            raise JobError(f"it expires after {expires} s, before its countdown of {countdown} s")
+        options["expires"] = expires - countdown
+    parts = [part.strip() for part in schedule.split("|")]
+    late = f" delayed {duration_text(round(countdown * 1000))}"
+    return " | ".join(f"{part}{late}" for part in parts)
 
 
 def queue_name(queue: Any) -> str | None:

@@ -5,6 +5,7 @@
     every 1h30m, 0.5s    an interval, anchored at `now`
     in 45m               once, from `now`
     2027-03-28T14:00     once; local time unless it has an offset
+    ... delayed 10s      that long after each of them
     ... | ...            several for one job
 
 Reading is cached by text and zone, so that jobs which share a text share its compiled form; binding
@@ -25,6 +26,7 @@ from hermes_celery.errors import ScheduleError
 from hermes_celery.schedule.bounds import restrict
 from hermes_celery.schedule.compiling import compile_cron
 from hermes_celery.schedule.cron import Cron
+from hermes_celery.schedule.delayed import Delayed
 from hermes_celery.schedule.durations import duration_text, is_duration, read_duration_ms
 from hermes_celery.schedule.fields import columns, split_fields
 from hermes_celery.schedule.interval import Interval
@@ -47,6 +49,9 @@ _ALIASES: Final = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
+_DELAYED = re.compile(
+    r"(?P<inner>.*\S)\s+delayed\s+(?:by\s+)?(?P<by>.+)", re.ASCII | re.IGNORECASE | re.DOTALL
+)
 _ZONE_PREFIX = re.compile(r"(?:CRON_)?TZ=(\S*)\s+(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
 
 
@@ -213,6 +218,25 @@ class _In(_Reading, frozen=True, kw_only=True):
         )
 
 
+class _Late(_Reading, frozen=True, kw_only=True):
+    """A reading, and how long after its occurrences the job runs."""
+
+    inner: _Reading
+    delay_ms: int
+
+    def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
+        inner = self.inner.bind(anchor_ms=anchor_ms, spread=spread)
+        late = f" delayed {duration_text(self.delay_ms)}"
+        return Delayed(
+            text=f"{inner.text}{late}",
+            kind=inner.kind,
+            timezone=inner.timezone,
+            display=f"{inner.display}{late}",
+            inner=inner,
+            delay_ms=self.delay_ms,
+        )
+
+
 class _Several(_Reading, frozen=True, kw_only=True):
     """Several readings for one job."""
 
@@ -275,6 +299,10 @@ def _read_one(text: str, timezone: str) -> _Reading:
     lowered = " ".join(text.lower().split())
     if not lowered:
         raise refuse(text, "is empty")
+    late = _DELAYED.fullmatch(text)
+    if late:
+        inner = _read_one(late["inner"], timezone)
+        return _Late(inner=inner, delay_ms=read_duration_ms(late["by"]))
     if lowered.startswith("@"):
         return _read_alias(text, lowered, timezone)
     if looks_like_moment(text):

@@ -12,6 +12,7 @@ from typing import Final
 from hermes_celery.schedule.bounds import Bounded, Excluding, Jittered
 from hermes_celery.schedule.compiling import CronText, read_text
 from hermes_celery.schedule.cron import Cron
+from hermes_celery.schedule.delayed import Delayed
 from hermes_celery.schedule.fields import Column
 from hermes_celery.schedule.interval import Interval
 from hermes_celery.schedule.local import Zone
@@ -48,7 +49,7 @@ def _warnings(schedule: Schedule, now_ms: int | None) -> Iterator[str]:
         case Union():
             for part in schedule.parts:
                 yield from _warnings(part, now_ms)
-        case Excluding() | Bounded() | Jittered():
+        case Excluding() | Bounded() | Jittered() | Delayed():
             yield from _warnings(schedule.inner, now_ms)
 
 

@@ -15,6 +15,7 @@ from hermes_celery.schedule.bounds import Bounded, Excluding, Jittered
 from hermes_celery.schedule.compiling import CronText, read_text
 from hermes_celery.schedule.cron import Cron
 from hermes_celery.schedule.days import MonthDays, WeekDays
+from hermes_celery.schedule.delayed import Delayed
 from hermes_celery.schedule.durations import duration_words
 from hermes_celery.schedule.fields import (
     HOUR,
@@ -64,6 +65,10 @@ def words_of(schedule: Schedule) -> str:
         case Union():
             first, *more = (words_of(part) for part in schedule.parts)
             return "; and ".join([first, *(f"{words[0].lower()}{words[1:]}" for words in more)])
+        case Delayed():
+            later = duration_words(schedule.delay_ms)
+            counted = later if later[0].isdecimal() else f"1 {later}"
+            return f"{words_of(schedule.inner)}, {counted} later"
         case Excluding() | Bounded() | Jittered():
             return f"{words_of(schedule.inner)}, {_restriction(schedule)}"
     raise AssertionError(f"no words for {schedule!r}")

@@ -91,6 +91,7 @@ def test_calendars_mean_what_they_mean_to_celery(tmp_path: Path) -> None:
             "tokyo": "0 9 * * *",
             "fixed": "0 9 * * *",
             "rounded": "0 * * * *",
+            "later": "0 9 * * * delayed 10s",
             "fraction": None,
             "entry": None,
         }
@@ -99,6 +100,7 @@ def test_calendars_mean_what_they_mean_to_celery(tmp_path: Path) -> None:
         # 09:00 in Tokyo, and 09:00 eight hours east of Greenwich.
         assert next_runs["tokyo"].astimezone(UTC).time().isoformat() == "00:00:00"
         assert next_runs["fixed"].astimezone(UTC).time().isoformat() == "01:00:00"
+        assert next_runs["later"] - next_runs["fixed"] == timedelta(seconds=10)
         first = next_runs["first"] + timedelta(hours=8)
         assert (first.day <= 7, first.weekday(), first.hour) == (True, 5, 22)
         assert jobs["night"]["timezone"] == "+08:00"
@@ -121,7 +123,7 @@ REFUSED = {
     "unknown": "it has the key enabeld",
     "text": "its args are 'abc'; give a list",
     "idle": "it has no schedule; give it one",
-    "later": "the option countdown is not taken: a run starts when it is due",
+    "instant": "the option eta is not taken: a schedule has many instants",
 }
 
 

@@ -88,6 +88,22 @@ def test_a_schedule_entry_is_taken_as_a_dict_is() -> None:
     assert (spec.schedule, spec.task and spec.task.args) == ("every 30s", [1])
 
 
+def test_a_countdown_is_part_of_the_schedule() -> None:
+    entry = {"task": "shop.a", "schedule": crontab(minute=0, hour=9)}
+    spec = taken({**entry, "options": {"countdown": 10, "expires": 60}})
+    assert spec.schedule == "0 9 * * * delayed 10s"
+    assert spec.compiled().next_after(NOON) == datetime(2026, 6, 23, 9, 0, 10, tzinfo=UTC)
+    # Celery counts the lifetime from the sending.
+    assert spec.task is not None
+    assert spec.task.options == {"expires": 50}
+    assert taken({**entry, "options": {"countdown": 0}}).schedule == "0 9 * * *"
+    app = an_app()
+    Cron(app).add("late", "0 9 * * * | 0 12 * * *", task="shop.a", options={"countdown": 0.5})
+    declared, _ = declared_of(app, default_timezone="UTC")
+    late = spec_of(declared["late"])
+    assert late.schedule == "0 9 * * * delayed 0.5s | 0 12 * * * delayed 0.5s"
+
+
 def test_relative_in_an_entry_is_read_as_celery_reads_it() -> None:
     entry = {"task": "shop.a", "schedule": timedelta(hours=1), "relative": True}
     assert taken(entry).schedule == "0 * * * *"
@@ -150,7 +166,12 @@ GOOD = {"task": "shop.a", "schedule": 5}
         ({**GOOD, "task": 5}, "its task is 5"),
         ({**GOOD, "schedule": "soon"}, "'soon' is no schedule"),
         ({**GOOD, "schedule": object()}, "is no schedule; use a text, a crontab"),
-        ({**GOOD, "options": {"countdown": 10}}, "the option countdown is not taken"),
+        ({**GOOD, "options": {"countdown": "10"}}, "the option countdown is '10'; give a number"),
+        ({**GOOD, "options": {"countdown": -1}}, "countdown is -1; give 0.1 s to"),
+        (
+            {**GOOD, "options": {"countdown": 60, "expires": 30}},
+            "expires after 30 s, before its countdown of 60 s",
+        ),
         ({**GOOD, "options": {"expires": timedelta(minutes=5)}}, "number of seconds, here 300"),
         ({**GOOD, "options": {"priority": "high"}}, "priority 'high' is not a whole number"),
         ({**GOOD, "options": {"queue": "a b"}}, "queue 'a b' must be"),

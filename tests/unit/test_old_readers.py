@@ -59,7 +59,12 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     spec = a_spec(prompt=None, task=checked_task(call), queue="{celery}", priority=10)
     given = {
         "specs": [msgspec.json.encode(spec).decode()],
-        "schedules": ["0 22 1-7 * +sat", text_of(0.5), "0 0-3,22,23 * * *"],
+        "schedules": [
+            "0 22 1-7 * +sat",
+            text_of(0.5),
+            "0 0-3,22,23 * * *",
+            "0 9 * * * delayed 10s",
+        ],
     }
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM],
@@ -85,3 +90,4 @@ def test_it_refuses_schedules_that_it_would_read_as_something_else(said: list[An
     assert "0.5s" in said[2]
     assert said[2] != "taken"
     assert said[3] == "taken"
+    assert "9 * * * delayed 10s" in said[4]

@@ -173,7 +173,7 @@ class Thing:
         (TaskCall(name="t", options={"expires": "2024-01-01"}), "apply_async does not take"),
         (TaskCall(name="t", options={"expires": 0}), "more than 0 seconds"),
         (TaskCall(name="t", options={"expires": True}), "apply_async does not take"),
-        (TaskCall(name="t", options={"countdown": 10}), "countdown is not taken: a run starts"),
+        (TaskCall(name="t", options={"countdown": 10}), "write it into the schedule"),
         (TaskCall(name="t", options={"eta": 1}), "eta is not taken"),
         (TaskCall(name="t", options={"task_id": "x"}), "task_id is not taken"),
         (TaskCall(name="t", options={"headers": {"hermes": 1}}), "the key 'hermes'"),

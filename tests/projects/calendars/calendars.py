@@ -47,7 +47,12 @@ app.conf.beat_schedule = {
     "unknown": {"task": "calendars.nothing", "schedule": 60, "enabeld": True},
     "text": {"task": "calendars.nothing", "schedule": 60, "args": "abc"},
     "idle": {"task": "calendars.nothing"},
-    "later": {"task": "calendars.nothing", "schedule": 60, "options": {"countdown": 10}},
+    "later": {
+        "task": "calendars.nothing",
+        "schedule": crontab(minute=0, hour=9),
+        "options": {"countdown": 10},
+    },
+    "instant": {"task": "calendars.nothing", "schedule": 60, "options": {"eta": 5}},
 }
 
 

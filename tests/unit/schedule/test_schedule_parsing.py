@@ -442,3 +442,52 @@ def test_importing_the_package_loads_no_library_that_it_may_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "normal", "words"),
+    [
+        ("0 9 * * * delayed 10s", "0 9 * * * delayed 10s", "At 09:00, 10 seconds later"),
+        ("0 9 * * * Delayed by 1h", "0 9 * * * delayed 1h", "At 09:00, 1 hour later"),
+        ("daily at noon delayed 90s", "0 12 * * * delayed 1m30s", None),
+        ("H H * * * delayed 1m", "H H * * * delayed 1m", None),
+        ("0 9 * * 1 | 0 12 * * 2 delayed 1m", "0 9 * * 1 | 0 12 * * 2 delayed 1m", None),
+        ("every 1m delayed 10s", "every 1m delayed 10s", None),
+        ("in 5m delayed 10s", "2026-06-22T12:05:00+00:00 delayed 10s", None),
+        ("CRON_TZ=Asia/Tokyo 0 9 * * * delayed 1h", "0 9 * * * delayed 1h", None),
+    ],
+)
+def test_a_delayed_schedule_runs_so_long_after_each_occurrence(
+    text: str, normal: str, words: str | None
+) -> None:
+    now = datetime(2026, 6, 22, 12, tzinfo=UTC)
+    schedule = parse(text, now=now, spread="a")
+    assert schedule.text == normal
+    assert words in (None, schedule.explain().words)
+    again = parse(normal, now=now, timezone=schedule.timezone, spread="a")
+    assert again.between(now, now + timedelta(days=9), limit=50) == schedule.between(
+        now, now + timedelta(days=9), limit=50
+    )
+
+
+def test_a_delay_is_elapsed_time_after_the_nominal_instant() -> None:
+    schedule = parse("30 1 * * * delayed 1h", timezone="Europe/Berlin")
+    for day in ("2027-03-28", "2027-10-31", "2027-06-01"):
+        start = datetime.fromisoformat(f"{day}T00:00:00+00:00") - timedelta(hours=3)
+        (nominal, *_) = parse("30 1 * * *", timezone="Europe/Berlin").between(
+            start, start + timedelta(hours=23)
+        )
+        assert schedule.next_after(start) == nominal + timedelta(hours=1)
+        assert schedule.latest_until(nominal + timedelta(hours=2)) == nominal + timedelta(hours=1)
+        assert schedule.next_after(nominal) == nominal + timedelta(hours=1)
+
+
+def test_hermes_is_not_told_a_delayed_time_as_another_one() -> None:
+    assert parse("0 9 * * * delayed 1m").to_hermes()["expr"] == "0 9 * * * delayed 1m"
+    assert parse("every 5m delayed 1m").to_hermes()["minutes"] == 5
+
+
+@pytest.mark.parametrize("text", ["0 9 * * * delayed soon", "delayed 10s", "0 9 * * * delayed"])
+def test_a_delay_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ScheduleError, match=r"is not a duration|is no schedule|second 'delayed'"):
+        parse(text)
