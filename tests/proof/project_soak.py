@@ -353,7 +353,8 @@ def _others(records: tuple[Run, ...], lines: list[_Line], revoked: set[str]) -> 
     for run in records:
         if run.state is RunState.SUCCEEDED and run.started_at is not None:
             yield from _unfinished(run, run.started_at.timestamp(), seen)
-        if run.state is RunState.FAILED:
+        # A task that could not publish what it goes on with has failed, as it would under Celery.
+        if run.state is RunState.FAILED and "connecting to" not in (run.error or ""):
             yield f"{run.id} of {run.job_name} failed: {run.error}"
         if run.id in revoked and run.state is RunState.QUEUED:
             yield f"{run.id} was revoked and still waits"
