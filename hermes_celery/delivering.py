@@ -261,7 +261,7 @@ class Deliverer:
         if isinstance(turn, str):
             return turn
         try:
-            sent, fault = self._attempt_unless_silent(turn, part, record, subject)
+            sent, fault, has_answered = self._attempt_unless_silent(turn, part, record, subject)
         except _ClaimLost as error:
             event(_log, "delivery.claim_lost", level=logging.WARNING, id=record.id, why=error)
             return "taken"
@@ -278,6 +278,7 @@ class Deliverer:
             )
 
         standing = self._persistently(record_end, delivery_id=record.id)
+        self._remember(part, has_answered)
         if state is Delivery.FAILED:
             self._note_lost(record, part, str(fault))
         event(
@@ -309,10 +310,11 @@ class Deliverer:
 
     def _attempt_unless_silent(
         self, turn: Turn, part: Part, record: Record, subject: Subject
-    ) -> tuple[int, DeliveryFault | None]:
+    ) -> tuple[int, DeliveryFault | None, bool | None]:
         """An attempt, or what it would have come to at a far end that is silent now.
 
-        Raises StoreError.
+        The last value: whether the far end has answered; None where that is not known. Raises
+        StoreError.
         """
         far_end = part.target.far_end
         longest_ms = int((2 * self._timeout_seconds + 2 * _MARGIN_SECONDS) * 1000)
@@ -321,15 +323,23 @@ class Deliverer:
         )
         if wait_ms:
             text = f"not tried: {part.label} did not answer lately, and is let alone for now"
-            return turn.sent, DeliveryFault(text)
+            return turn.sent, DeliveryFault(text), None
         began = time.monotonic()
         sent, fault = self._attempt(turn, part, record, subject)
         took = time.monotonic() - began
-        if not isinstance(fault, DeliveryRefused):
-            is_silent = fault is not None and took >= _SILENT * self._timeout_seconds
-            tell = self._breakers.timed_out if is_silent else self._breakers.answered
-            tell(far_end, now_ms=self._clock.now_ms())
-        return sent, fault
+        if isinstance(fault, DeliveryRefused):
+            return sent, fault, None
+        return sent, fault, fault is None or took < _SILENT * self._timeout_seconds
+
+    def _remember(self, part: Part, has_answered: bool | None) -> None:
+        """Let others know how it stands with a far end; what was sent is on record by now."""
+        if has_answered is None:
+            return
+        tell = self._breakers.answered if has_answered else self._breakers.timed_out
+        try:
+            tell(part.target.far_end, now_ms=self._clock.now_ms())
+        except StoreError as error:
+            event(_log, "breaker.not_told", level=logging.WARNING, why=error)
 
     def _attempt(
         self, turn: Turn, part: Part, record: Record, subject: Subject

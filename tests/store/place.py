@@ -46,6 +46,7 @@ class Place:
         #: What other tests put in place of the real ones.
         self.book: type[AddressBook] = AddressBook
         self.channels: type[Channels] = Channels
+        self.breakers: type[Breakers] = Breakers
         self.limits: dict[str, Any] = {}
         #: What rescue was told of: job, key, what is wrong.
         self.broken: list[tuple[str, str, str]] = []
@@ -74,7 +75,7 @@ class Place:
                 timeout_seconds=0.5,
                 hermes_command=str(self.home / "hermes"),
             ),
-            breakers=Breakers(self.store.database),
+            breakers=self.breakers(self.store.database),
             clock=self.store.clock,
             wrap=self.wrap,
             first_wait_seconds=10,

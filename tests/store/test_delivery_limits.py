@@ -345,3 +345,18 @@ def test_the_waits_for_a_far_end_grow_to_a_minute(valkey: Database) -> None:
 )
 def test_a_far_end_is_what_answers_there(target: Target, far_end: str) -> None:
     assert target.far_end == far_end
+
+
+class AwayAfterSending(Breakers):
+    """The server is gone when it is to be noted how it went."""
+
+    def answered(self, far_end: str, *, now_ms: int) -> None:
+        raise StoreUnavailable("away")
+
+
+def test_a_memory_that_cannot_be_written_loses_no_result(place: Place, http: HttpReceiver) -> None:
+    """What was sent is on record first, and is not sent again."""
+    place.breakers = AwayAfterSending
+    (run,) = to_many_paths(place, http, 1)
+    assert place.work_off() == ["delivered"]
+    assert place.standing(run) is Delivery.DELIVERED
