@@ -43,4 +43,4 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_stand_in(message: bytes) -> bool:
     """Whether the message of a run is still to be built."""
-    return message.startswith(STAND_IN)
+    return message[:1] == STAND_IN

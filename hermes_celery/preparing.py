@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from hermes_celery.built import Built
+from hermes_celery.built import Built, is_stand_in
 from hermes_celery.job import JobSpec
 from hermes_celery.planning import DueJob, plan
 from hermes_celery.run import run_id_of
@@ -98,7 +98,12 @@ def steps_of(due: DueJob, messages: Messages, *, now_ms: int, resumed_ms: int) -
     for step in plan(due, now_ms=now_ms, resumed_ms=resumed_ms).steps:
         run_id = run_id_of(spec.id, step.occurrence_ms)
         message = messages.message(spec, run_id=run_id, due_ms=step.occurrence_ms)
-        steps.append(Advance(due=due, step=step, run_id=run_id, queue=queue, message=message))
+        is_late = not step.skip and is_stand_in(message)
+        steps.append(
+            Advance(
+                due=due, step=step, run_id=run_id, queue=queue, message=message, is_late=is_late
+            )
+        )
     return steps
 
 

@@ -275,18 +275,19 @@ class _Writing:
         if self._ahead is not None:
             self._ahead.expect(part)
         self.faults += _report(part, words)
-        self._late += [
-            step
-            for step, word in zip(part, words, strict=True)
-            if word is Answer.OK and step.is_late
-        ]
+        if any([step.is_late for step in part]):
+            self._late += [
+                step
+                for step, word in zip(part, words, strict=True)
+                if word is Answer.OK and step.is_late
+            ]
 
     def write_and_build(self, steps: Sequence[Advance], messages: Messages) -> bool:
         """Send steps, and build the messages of late ones once they were taken.
 
         False when building has taken so long that the tick must end; then steps may be left.
         """
-        if not any(step.is_late for step in steps):
+        if not any([step.is_late for step in steps]):
             self.write(steps)
             return True
         for start in range(0, len(steps), _BUILT_AT_ONCE):

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-from hermes_celery.built import Built, Way, is_stand_in
+from hermes_celery.built import Built, Way
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
 from hermes_celery.instant import to_ms
 from hermes_celery.job import JobSpec
@@ -61,11 +61,8 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     #: A stand-in where the message is built once the step was taken.
     message: bytes
-
-    @property
-    def is_late(self) -> bool:
-        """Whether its message is still to be built."""
-        return is_stand_in(self.message) and not self.step.skip
+    #: Whether its message is still to be built, if the step is taken.
+    is_late: bool = False
 
 
 class Switch(msgspec.Struct, frozen=True, kw_only=True):
@@ -364,7 +361,8 @@ class _Packed:
             choices["expires"] = str(step.occurrence_ms + policy.expires_seconds * 1000)
         if step.skip:
             choices["skip"] = step.skip
-        choices |= self._publishing(advance)
+        if advance.is_late or advance.due.spec.task is not None:
+            choices |= self._publishing(advance)
         if step.next_if_skipped_ms != step.next_run_ms:
             choices["skipped"] = str(_or_empty(step.next_if_skipped_ms))
         return choices
@@ -373,9 +371,8 @@ class _Packed:
         """What differs in the way of its message."""
         if advance.is_late:
             return {"late": str(self._late_ms)}
-        if advance.due.spec.task and (why := self._why_sent(advance.due.spec, advance.queue)):
-            return {"sent": why}
-        return {}
+        why = self._why_sent(advance.due.spec, advance.queue)
+        return {"sent": why} if why else {}
 
 
 def _due_job(
