@@ -1,0 +1,57 @@
+"""The project `shop` as version 0.1.0 serves it: its programs, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import pytest
+
+from hermes_celery.keys import Keys
+from hermes_celery.store import Database, connect
+from tests import old
+from tests.projects.bed import Bed
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Bed]:
+    with Bed("shop", tmp_path) as shop:
+        unpacked = old.unpack(tmp_path / "0.1.0")
+        shop.old = {"PYTHONPATH": f"{unpacked}:{shop.environment['PYTHONPATH']}"}
+        yield shop
+
+
+def as_before(shop: Bed, *arguments: str) -> None:
+    """A command of 0.1.0, to its end."""
+    command = shop.start(sys.executable, "-m", "hermes_celery", *arguments,
+                         HERMES_REDIS_URL=shop.server.url, **shop.old)  # fmt: skip
+    assert command.wait(timeout=40) == 0, shop.log(command)
+
+
+def end(process: Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=40)
+
+
+def listed(shop: Bed, namespace: str = "shop") -> dict[str, dict[str, Any]]:
+    found = json.loads(shop.command("-N", namespace, "list", "--json").stdout)
+    return {job["name"]: job for job in found}
+
+
+def incidents(shop: Bed) -> str:
+    return shop.hermes("incidents").stdout
+
+
+def started(shop: Bed) -> list[str]:
+    """The runs of `stock` that a worker began, in their order."""
+    return [row[1] for row in shop.notes("stock")]
+
+
+def hermes(shop: Bed) -> Database:
+    """The namespace of 0.1.0."""
+    return Database(connect(shop.server.url), keys=Keys())
