@@ -33,6 +33,7 @@ from celery import Celery, bootsteps
 from celery.exceptions import InvalidTaskError, WorkerTerminate
 from celery.platforms import EX_FAILURE
 from celery.worker import state
+from kombu.connection import ConnectionPool, PooledConnection
 from kombu.exceptions import ContentDisallowed
 from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
@@ -145,6 +146,12 @@ class _SafeConnection(_Above):  # type: ignore[misc]  # kombu carries no types
 
     dead_letters: DeadLetters
 
+    def Pool(self, limit: int | None = None, **options: Any) -> Any:
+        """What Celery publishes through."""
+        if self.transport_cls != "sentinel":
+            return super().Pool(limit, **options)
+        return _SafePool(self, limit, **options)  # type: ignore[no-untyped-call]
+
     def get_transport_cls(self) -> Any:
         """The transport that the URL means, with a safe channel if it is Redis."""
         transport: Any = super().get_transport_cls()
@@ -152,16 +159,37 @@ class _SafeConnection(_Above):  # type: ignore[misc]  # kombu carries no types
         return _safe_transport(transport) if is_redis else transport
 
 
+class _SafePool(ConnectionPool):
+    """A pool for Sentinels, whose connections are of a class of ours; see MasterConnection."""
+
+    def new(self) -> Any:
+        """A connection that is not made yet."""
+        given = dict(self.connection._info(resolve=False))
+        return _PooledConnection(self, **given)  # type: ignore[no-untyped-call]
+
+
+class _PooledConnection(PooledConnection):
+    def get_transport_cls(self) -> Any:
+        return _asking_transport(super().get_transport_cls())  # type: ignore[no-untyped-call]
+
+
+@cache
+def _asking_transport(transport: Any) -> Any:
+    channel = type("AskingChannel", (transport.Channel,), _asking(transport))
+    return type("AskingTransport", (transport,), {"Channel": channel})
+
+
+def _asking(transport: Any) -> dict[str, Any]:
+    """The classes of connections for a channel, where there are Sentinels to ask."""
+    if not issubclass(transport.Channel, redis_transport.SentinelChannel):
+        return {}
+    return {"connection_class": MasterConnection, "connection_class_ssl": MasterTlsConnection}
+
+
 @cache
 def _safe_transport(transport: Any) -> Any:
     """A transport class like this one (plain or Sentinel) with a safe channel."""
-    classes = {}
-    if issubclass(transport.Channel, redis_transport.SentinelChannel):
-        classes = {
-            "connection_class": MasterConnection,
-            "connection_class_ssl": MasterTlsConnection,
-        }
-    channel = type("SafeChannel", (_SafeChannel, transport.Channel), classes)
+    channel = type("SafeChannel", (_SafeChannel, transport.Channel), _asking(transport))
     return type("SafeTransport", (_SafeTransport, transport), {"Channel": channel})
 
 

@@ -23,12 +23,19 @@ class Sentinels:
     """Two servers and those who watch them; a context manager."""
 
     def __init__(
-        self, place: Path, *options: str, sentinel_lines: str = "", login: str = ""
+        self,
+        place: Path,
+        *options: str,
+        replicas: int = 1,
+        sentinel_lines: str = "",
+        login: str = "",
     ) -> None:
-        """`options` go to both servers; `sentinel_lines` into each Sentinel's file."""
+        """`options` go to all servers; `sentinel_lines` into each Sentinel's file."""
         self._place = place
         quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
-        self.servers = [RedisServer(place / name, *quick, *options) for name in "ab"]
+        self.servers = [
+            RedisServer(place / str(number), *quick, *options) for number in range(1 + replicas)
+        ]
         self.ports = [free_port() for _ in range(3)]
         self._lines = sentinel_lines
         self._running: list[subprocess.Popen[bytes]] = []
@@ -46,10 +53,11 @@ class Sentinels:
         return self
 
     def _start(self) -> None:
-        first, second = self.servers
+        first, *others = self.servers
         first.start()
-        second.start()
-        self._ask(second.port, lambda server: server.replicaof("127.0.0.1", first.port))
+        for other in others:
+            other.start()
+            self._ask(other.port, lambda server: server.replicaof("127.0.0.1", first.port))
         for port in self.ports:
             self._start_sentinel(port, first.port)
         eventually(self._is_whole, what="Sentinels that know each other and the replica")
@@ -88,9 +96,11 @@ class Sentinels:
     def _sees(self, port: int) -> bool:
         masters = self._ask(port, lambda sentinel: sentinel.sentinel_masters()) or {}
         replicas = self._ask(port, lambda sentinel: sentinel.sentinel_slaves(NAME)) or []
-        return masters.get(NAME, {}).get("num-other-sentinels") == 2 and any(
-            one["master-link-status"] == "ok" and not one["is_sdown"] for one in replicas
-        )
+        well = [
+            one for one in replicas if one["master-link-status"] == "ok" and not one["is_sdown"]
+        ]
+        knows_all = masters.get(NAME, {}).get("num-other-sentinels") == len(self.ports) - 1
+        return knows_all and len(well) == len(self.servers) - 1
 
     def _named_by(self, port: int) -> int | None:
         """The port of the master in the view of one Sentinel."""
@@ -105,13 +115,13 @@ class Sentinels:
 
     def await_failover(self, before: RedisServer) -> RedisServer:
         """Wait until another server than this one is the master, for all Sentinels."""
-        other = next(one for one in self.servers if one is not before)
 
         def is_there() -> bool:
-            return all(self._named_by(port) == other.port for port in self.ports)
+            named = {self._named_by(port) for port in self.ports}
+            return len(named) == 1 and not named & {before.port, None}
 
         eventually(is_there, what="a failover")
-        return other
+        return self.master
 
     def fail_over(self) -> None:
         """Tell a Sentinel to make the replica the master now."""

@@ -49,6 +49,10 @@ class _TimelyRetry(Retry):
         return super().call_with_retry(do, fail, is_timely, *args, **kwargs)
 
 
+def _quick_retry() -> Retry:
+    return _TimelyRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 3)
+
+
 def connect(where: str | Address) -> redis.Redis:
     """A client; connects when first used. Raises StoreUnsuitable for an address that is none."""
     address = _parsed(where) if isinstance(where, str) else where
@@ -101,7 +105,7 @@ def _options(address: Address) -> dict[str, Any]:
         "health_check_interval": HEALTH_CHECK_SECONDS,
         **address.options,
         **(address.tls or {}),
-        "retry": _TimelyRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 3),
+        "retry": _quick_retry(),
         # After a failover its name may mean another server: connect anew.
         "retry_on_error": [redis.exceptions.ReadOnlyError],
     }
@@ -136,8 +140,14 @@ class MasterConnection(SentinelManagedConnection):
     """A connection that asks the Sentinels whenever it connects.
 
     redis-py 8 connects again inside a command without asking, to the server that it knew: to one
-    that stands still, or is a replica by now, again and again.
+    that stands still, or is a replica by now, again and again. And it waits up to 15 s between its
+    tries, in the middle of kombu's loop; here it gives up in a second, and Celery connects anew.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]
+            **{"retry": _quick_retry(), **options}
+        )
 
     def connect_check_health(
         self, check_health: bool = True, retry_socket_connect: bool = True

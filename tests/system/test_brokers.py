@@ -116,3 +116,28 @@ def test_a_project_whose_variable_differs_from_its_broker_ends_at_start(
     read = {"CELERY_BROKER_READ_URL": elsewhere(valkey_url)}
     said = refusal(processes, processes.start([*shop, *command], **broker, **read))
     assert "CELERY_BROKER_READ_URL means" in said
+
+
+def test_a_project_whose_broker_cannot_be_used_is_told_so_in_one_sentence(
+    processes: Processes, shop: list[str]
+) -> None:
+    """What Celery's banner or its transports make of such a URL would be a traceback."""
+    beat = ("beat", "-S", "hermes_celery.beat:CronScheduler")
+    brokers = (
+        "amqp://guest:s3cret@localhost//", "sqs://key:s3cret@", "rediscluster://localhost/0",
+        "redis://localhost/0?foo=bar",
+    )  # fmt: skip
+    started = [
+        processes.start([*shop, *command], BROKER=broker)
+        for broker in brokers
+        for command in (("worker",), beat)
+    ]
+    for process in started:
+        said = refusal(processes, process)
+        assert "broker_url" in said
+        assert "s3cret" not in processes.log(process)
+        assert "HERMES_REDIS_URL" not in said
+    processes.environment["BROKER"] = brokers[1]
+    told = processes.hermes("-A", "shop", "list")
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (1, "", 1)
+    assert "sqs://key:***@" in told.stderr
