@@ -60,7 +60,8 @@ class Alarm:
             if fileno != self._read:
                 return handle(fileno, event)
             self.hear()
-            return None
+            # As a message: without any, kombu looks for others to restore, some round trips each.
+            return True
 
         return hear_or_handle
 
