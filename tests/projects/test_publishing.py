@@ -143,12 +143,16 @@ def test_who_watches_celerys_beat_sees_each_occurrence_once(tmp_path: Path) -> N
         assert {tuple(note[1:5]) for note in bed.notes("entry")} == {
             ("tick", "checked_in", "schedule", "2.0"),
             ("declared", "checked_in", "schedule", "3.0"),
+            ("mistaken", "checked_in", "schedule", "3.0"),
         }
+        # Celery's `apply_entry` swallows what is raised; here it ends that run.
+        failed = bed.await_run("mistaken", lambda run: run.state is RunState.FAILED)
+        assert "TypeError" in (failed.error or "")
         ids = [note[3] for note in ran]
         assert {note[2] for note in ran} == {"True"}
         # What was added to the options is in the message, and only the schedule's runs are told of.
         assert {note[1] for note in ran} == {"tick", "declared"}
-        runs = [*bed.runs("tick"), *bed.runs("declared")]
+        runs = [run for job in ("tick", "declared", "mistaken") for run in bed.runs(job)]
         assert set(ids) <= {run.id for run in runs}
         assert len(bed.notes("entry")) <= len(runs) - 1
 

@@ -15,6 +15,7 @@ app.conf.beat_schedule = {
     "tick": {"task": "checked_in.tick", "schedule": 2.0},
 }
 cron.add("declared", "every 3s", task="checked_in.tick")
+cron.add("mistaken", "every 3s", task="checked_in.tick", args=["too", "many"])
 original = Scheduler.apply_entry
 
 
