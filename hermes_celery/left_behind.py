@@ -65,9 +65,11 @@ def _of(
         return []
     shown = ", ".join(sorted(names)[:_NAMED]) + (", ..." if names[_NAMED:] else "")
     count = "1 entry" if len(names) == 1 else f"{len(names)} entries"
+    idle = "runs no more and is no job" if len(names) == 1 else "run no more and are no jobs"
+    them = "it" if len(names) == 1 else "them"
     return [
-        f"{count} of {source} {where} run no more and are no jobs here ({shown}); take them over "
-        f"with `hermes-celery -A APP {command}`, which has a --dry-run, or remove them there"
+        f"{count} of {source} {where} {idle} here ({shown}); take {them} over with "
+        f"`hermes-celery -A APP {command}`, which has a --dry-run, or remove {them} there"
     ]
 
 

@@ -163,7 +163,7 @@ def test_the_page_is_followed_word_by_word(follower: Follower) -> None:
     assert not re.search(r"^fail +(server|beat|workers?|queues?|records)\b", doctor, re.MULTILINE)
     assert "entries of RedBeat" in doctor
     assert "succeeded" in printed['hermes-celery -A shop runs "nightly report"']
-    assert "8 imported" in printed["hermes-celery -A shop import redbeat"]
+    assert "9 imported" in printed["hermes-celery -A shop import redbeat"]
     assert "11 imported" in printed["hermes-celery -A shop import django-celery-beat beat.json"]
     stock = Jobs(follower.database).find("count stock")
     eventually(
