@@ -46,6 +46,8 @@ _PATIENCE_MS = 20_000
 #: A worker with our tasks that answers for so long without a sign is no worker of ours.
 _STRANGE_MS = 60_000
 _MOST_GONE = 10_000
+#: Less than a message waits before it is pushed again: what is overdue was pushed before that.
+_EMPTY_MS = 30_000
 #: What was not seen for so long is forgotten.
 _FORGET_MS = 86_400_000
 
@@ -109,6 +111,8 @@ class ForeignWorkers:
         self._asked_ms = 0
         #: By run: since when its message is known to have left its queue.
         self._gone: dict[str, int] = {}
+        #: By Redis list: since when all messages are known to have left it that wait long.
+        self._empty: dict[str, int] = {}
         #: Workers and queues that no sign of ours names, and since when they answer.
         self._unsigned: Mapping[tuple[str, str], int] = {}
 
@@ -138,20 +142,31 @@ class ForeignWorkers:
         is_taken = one is not None and one.seen_ms >= to_ms(run.queued_at)
         return Fate(
             looks=True,
-            hesitates=not self._was_asked(run, now_ms=now_ms),
+            hesitates=not self._was_asked(run, queue, now_ms=now_ms),
             when_gone=one.why_taken if one and is_taken else "",
             when_pushed=why,
         )
 
-    def is_gone(self, run: Run, *, now_ms: int) -> None:
-        """Hear that a run's message has left its queue: who took it must be asked before more."""
+    def is_gone(self, run: Run, *, now_ms: int, empty: str = "") -> None:
+        """Hear that a run's message has left its queue: who took it must be asked before more.
+
+        `empty` is the Redis list, if all others have left it too.
+        """
         if len(self._gone) > _MOST_GONE:
             self._gone.clear()
+        if empty and now_ms - self._empty.get(empty, 0) > _EMPTY_MS:
+            self._empty[empty] = now_ms
         if self._gone.setdefault(run.id, now_ms) == now_ms:
             self._want()
 
-    def _was_asked(self, run: Run, *, now_ms: int) -> bool:
+    def _was_asked(self, run: Run, queue: str, *, now_ms: int) -> bool:
         """Whether it was asked who consumes what, since its message was seen to be gone."""
+        # Of a run that is overdue, the message was pushed before: of many that are lost at once,
+        # the first ones are asked for.
+        emptied_ms = self._empty.get(queue, 0)
+        if now_ms - emptied_ms <= _EMPTY_MS and self._heard_ms >= emptied_ms:
+            self._gone.pop(run.id, None)
+            return True
         gone_ms = self._gone.get(run.id)
         if gone_ms is None:
             return False

@@ -228,8 +228,9 @@ class _Pass:
             push=overdue.push,
             fate=_decided(fate, built),
         )
-        if answer == "gone" and self._foreign is not None:
-            self._foreign.is_gone(run, now_ms=self._now_ms)
+        if answer in ("gone", "empty") and self._foreign is not None:
+            empty = built.queue if answer == "empty" else ""
+            self._foreign.is_gone(run, now_ms=self._now_ms, empty=empty)
         if answer == "ok":
             event(_log, "run.redelivered", run=run.id, job=run.job_name)
         return answer == "ok"

@@ -12,7 +12,8 @@
 --       11 how many of the run's messages were pushed before this one
 --       12 '1' if the project's own code has published the message, so that there is none to push
 -- Answers  'ok', 'waiting' (its message, or that of every queued run, is on the queue: only the
---          deadline moves), 'gone' (it has left the queue; nothing changed), 'sent' (over: nobody
+--          deadline moves), 'gone' (it has left the queue; nothing changed), 'empty' (so
+--          have all others), 'sent' (over: nobody
 --          reports of it), 'moved' (claimed, ended or pushed meanwhile), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
@@ -66,7 +67,7 @@ local waits = not run[2] and ((backlog > 100 and backlog >= redis.call('ZCARD', 
   (ARGV[8] ~= '' and is_there()))
 if not waits and sent == '' and ((ARGV[5] == '' and ARGV[12] ~= '1') or
     (ARGV[8] == 'hesitate' and not run[2])) then
-  return 'gone'
+  return backlog == 0 and 'empty' or 'gone'
 end
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
 if waits then

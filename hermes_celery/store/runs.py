@@ -669,7 +669,7 @@ class Runs(RunRecords):
         """Push a queued run's message (again); waits twice as long until the next time.
 
         Answers `ok`, `waiting` (its message is on the queue still), `gone` (it is not, and nothing
-        was pushed), `sent` (over, by its `fate`) or `moved` (claimed meanwhile). Raises LeaseLost
+        was pushed), `empty` (so are all others), `sent` (over, by its `fate`) or `moved` (claimed meanwhile). Raises LeaseLost
         when a younger leader is known.
         """
         return self._redeliver(

@@ -309,6 +309,23 @@ def test_a_list_that_was_deleted_while_nobody_answers_is_pushed_again(world: Wor
     assert world.store.queue() == [run.id]
 
 
+def test_many_that_are_lost_at_once_are_asked_for_once(world: World) -> None:
+    """A whole list that was deleted: no batch of them waits for an answer of its own."""
+    for number in range(120):
+        call = TaskCall(name="svc.tick")
+        world.store.cron.add(JobRequest(schedule="every 1h", task=call, name=f"j{number}"))
+        world.store.cron.run(f"j{number}")
+    world.store.database.call("DEL", world.queue)
+    assert world.rescue(after_seconds=61).redelivered == 0
+    world.look(after_seconds=1)
+    asked = world.answers.asked
+    world.foreign_worker()
+    pushed = [world.rescue(after_seconds=0.05).redelivered for _ in range(3)]
+    assert pushed == [50, 50, 20]
+    assert world.answers.asked == asked
+    assert len(world.store.queue()) == 120
+
+
 def test_whoever_came_just_now_is_asked_before_a_message_is_pushed_again(world: World) -> None:
     """A worker that took it between the last question and now is not overlooked."""
     run = world.occur()
