@@ -13,8 +13,8 @@
 --       12 '1' if the project's own code has published the message, so that there is none to push
 -- Answers  'ok', 'waiting' (its message, or that of every queued run, is on the queue: only the
 --          deadline moves), 'gone' (it has left the queue; nothing changed), 'empty' (so
---          have all others), 'sent' (over: nobody
---          reports of it), 'moved' (claimed, ended or pushed meanwhile), 'fenced' (an older leader),
+--          have all others), 'sent' (over: nobody reports of it), 'moved' (claimed, ended or pushed
+--          meanwhile), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
 --#include _sent

@@ -669,8 +669,8 @@ class Runs(RunRecords):
         """Push a queued run's message (again); waits twice as long until the next time.
 
         Answers `ok`, `waiting` (its message is on the queue still), `gone` (it is not, and nothing
-        was pushed), `empty` (so are all others), `sent` (over, by its `fate`) or `moved` (claimed meanwhile). Raises LeaseLost
-        when a younger leader is known.
+        was pushed), `empty` (so are all others), `sent` (over, by its `fate`) or `moved` (claimed
+        meanwhile). Raises LeaseLost when a younger leader is known.
         """
         return self._redeliver(
             run,
