@@ -66,11 +66,13 @@ class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
     given_up: tuple[str, ...] = ()
     #: Over, since they were executed where nobody reports.
     sent: int = 0
+    #: It ended before it had seen all: building messages took too long.
+    is_cut: bool = False
 
     @property
     def has_more(self) -> bool:
         """Whether another pass at once would find more."""
-        return max(self.redelivered, self.lost) >= _BATCH
+        return self.is_cut or max(self.redelivered, self.lost) >= _BATCH
 
 
 def rescue(
@@ -82,6 +84,7 @@ def rescue(
     now_ms: int,
     on_broken: OnBroken = ignored,
     foreign: ForeignWorkers | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> RescueReport:
     """One pass over overdue runs, up to 50 of each kind.
 
@@ -90,11 +93,22 @@ def rescue(
     LeaseLost when a younger leader has taken over, and StoreError when Redis fails.
     """
     passed = _Pass(
-        jobs, runs, messages, token=token, now_ms=now_ms, on_broken=on_broken, foreign=foreign
+        jobs,
+        runs,
+        messages,
+        token=token,
+        now_ms=now_ms,
+        on_broken=on_broken,
+        foreign=foreign,
+        monotonic=monotonic,
     )
     sent, redelivered, lost = passed.end_taken(), passed.redeliver(), passed.give_up_silent()
     return RescueReport(
-        redelivered=redelivered, lost=lost, given_up=tuple(passed.given_up), sent=sent
+        redelivered=redelivered,
+        lost=lost,
+        given_up=tuple(passed.given_up),
+        sent=sent,
+        is_cut=passed.is_cut,
     )
 
 
@@ -111,7 +125,9 @@ class _Pass:
         now_ms: int,
         on_broken: OnBroken,
         foreign: ForeignWorkers | None,
+        monotonic: Callable[[], float],
     ) -> None:
+        self._monotonic = monotonic
         self._foreign = foreign
         self._jobs = jobs
         self._runs = runs
@@ -120,6 +136,7 @@ class _Pass:
         self._now_ms = now_ms
         self._on_broken = on_broken
         self.given_up: list[str] = []
+        self.is_cut = False
 
     def end_taken(self) -> int:
         """End runs whose messages were taken by workers that do not report; returns how many.
@@ -160,12 +177,13 @@ class _Pass:
         """Push again what no worker took in time; returns how many."""
         overdue = self._runs.undelivered_since(self._now_ms, limit=_BATCH)
         specs = self._specs(overdue)
-        pushed, began = 0, time.monotonic()
+        pushed, began = 0, self._monotonic()
         for one in overdue:
             work = partial(self._redeliver_one, one, specs.get(one.run.job_id))
             pushed += self._guarded(one.run.id, work)
-            if time.monotonic() - began > BUILDING_SECONDS:
+            if self._monotonic() - began > BUILDING_SECONDS:
                 # The project's own code is slow, and the lease is to be renewed.
+                self.is_cut = one is not overdue[-1]
                 break
         return pushed
 

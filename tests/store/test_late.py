@@ -248,3 +248,27 @@ def test_what_is_built_one_by_one_is_not_prepared_ahead(store: Store, late: Buil
     while ahead.look(store.clock.ms):
         pass
     assert len(ahead) == 0
+
+
+def test_a_pass_of_rescue_whose_messages_take_long_to_build_ends_and_has_more_to_do(
+    store: Store, late: BuiltLate
+) -> None:
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good"))
+    store.clock.advance(30.5 * 3600)
+    end = NOON + timedelta(hours=30, minutes=1)
+    store.cron.backfill("good", start=NOON, end=end, one_by_one=False, per_minute=60_000)
+    store.clock.advance(1)
+
+    def reading() -> float:
+        return len(late.built) * 0.02
+
+    def once() -> RescueReport:
+        return rescue(store.jobs, store.runs, late, token=TOKEN, now_ms=store.clock.ms,
+                      monotonic=reading)  # fmt: skip
+
+    reports = [once() for _ in range(3)]
+    assert [(report.redelivered, report.has_more) for report in reports] == [
+        (13, True),
+        (13, True),
+        (4, False),
+    ]
