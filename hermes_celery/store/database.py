@@ -408,6 +408,13 @@ def wrapped(*, key: str = "") -> Iterator[None]:
             ) from error
         if _is_certificates(error):
             raise StoreUnsuitable(_text(error)) from error
+        if "AuthenticationError" in str(error):
+            # redis-py reports all that its questions to the Sentinels came back with.
+            raise StoreUnsuitable(
+                "a Sentinel refuses the login; give it with sentinel_username and "
+                "sentinel_password in HERMES_REDIS_URL, or in a project with "
+                'broker_transport_options = {"sentinel_kwargs": {"username": ..., "password": ...}}'
+            ) from error
         raise StoreUnavailable(_text(error)) from error
     except redis.exceptions.RedisError as error:
         if key and str(error).startswith("WRONGTYPE"):

@@ -240,6 +240,12 @@ def test_the_sentinels_user_needs_one_command_and_is_told_when_it_lacks_it(
             assert "each Sentinel's user 'other' may not run SENTINEL|MASTERS" in sentence
             assert "s3cret" not in said
             assert "Traceback" not in said
+        login = "&sentinel_username=asks&sentinel_password=wr0ng"
+        processes.environment["HERMES_REDIS_URL"] = sentinels.url + login
+        told = processes.hermes("list")
+        assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+        assert "a Sentinel refuses the login" in told.stderr
+        assert "wr0ng" not in told.stderr
 
 
 @pytest.mark.slow
