@@ -234,6 +234,7 @@ def open_cron_to_read(settings: Settings, *, app: Celery | None = None) -> Cront
 
 
 def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> Crontab:
+    declarations = Declarations(database)
     return Crontab(
         jobs=Jobs(database),
         runs=Runs(database),
@@ -244,7 +245,9 @@ def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> C
         check_files=lambda spec: check_files(spec, scripts_dir=settings.scripts_dir),
         check_delivery=lambda spec: _check_delivery(settings, spec),
         routes_tasks=app is not None,
-        refusals=Declarations(database).refusals,
+        # Beats of our own app declare nothing.
+        is_a_projects=lambda: bool(declarations.living(now_ms=database.now_ms())),
+        refusals=declarations.refusals,
         why_sent=_why_sent(database, app),
     )
 

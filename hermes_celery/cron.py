@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hermes_celery.built import Way, is_stand_in
+from hermes_celery.built import STAND_IN, Way, is_stand_in
 from hermes_celery.defining import ONE_SHOT_GRACE_MS, define, first_instant, redefine
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.foreign import is_known
@@ -72,6 +72,7 @@ class Crontab:
         check_files: Callable[[JobSpec], None],
         check_delivery: Callable[[JobSpec], None] = lambda _: None,
         routes_tasks: bool = True,
+        is_a_projects: Callable[[], bool] = lambda: False,
         refusals: Callable[[], list[Refusal]] = list,
         why_sent: Callable[[JobSpec, str], str] = lambda spec, queue: "",
     ) -> None:
@@ -79,7 +80,9 @@ class Crontab:
 
         `routes_tasks`: whether `messages` knows the queues of the project's own tasks.
 
-        Where it does not, as on the command line, the leader builds and pushes their messages.
+        Where it does not, as on the command line, the leader builds and pushes their messages, and
+        those of every job in a namespace that is a project's (`is_a_projects`): the default queue
+        is the project's to say as well.
         `refusals` reads which declared jobs were refused.
         """
         self.jobs = jobs
@@ -91,6 +94,7 @@ class Crontab:
         self._check_files = check_files
         self._check_delivery = check_delivery
         self._routes_tasks = routes_tasks
+        self._is_a_projects = is_a_projects
         self._refusals = refusals
         self._why_sent = why_sent
 
@@ -248,8 +252,7 @@ class Crontab:
         messages = self._messages()
         asked = _asked(job.spec, occurrence, messages)
         is_late = is_stand_in(asked.message)
-        is_projects = job.spec.task is not None or job.spec.managed_by is not None
-        if is_projects and not self._routes_tasks:
+        if not self._routes_tasks and self._is_routed_by_a_project(job.spec):
             # Its queue is the project's to say: the leader knows.
             asked = msgspec.structs.replace(asked, push_at_ms=now_ms)
             is_late = False
@@ -269,6 +272,10 @@ class Crontab:
         if is_late and run_id == occurrence.run_id:
             self._build_and_push(job.spec, occurrence, messages, seen_ms=now_ms + _BUILDING_MS)
         return run_id
+
+    def _is_routed_by_a_project(self, spec: JobSpec) -> bool:
+        is_projects = spec.task is not None or spec.managed_by is not None
+        return is_projects or (spec.queue is None and self._is_a_projects())
 
     def _build_and_push(
         self, spec: JobSpec, occurrence: Occurrence, messages: Messages, *, seen_ms: int
@@ -308,10 +315,13 @@ class Crontab:
             raise JobError(f"per_minute is {per_minute}; it must be 1 to {_MAX_PER_MINUTE:,}")
         instants = self._backfilled(job, start=start, end=end)
         messages, now_ms = self._messages(), self._clock.now_ms()
+        is_left = not self._routes_tasks and self._is_routed_by_a_project(job.spec)
         asked = []
         for position, instant in enumerate(instants):
             occurrence = Occurrence(job_id=job.id, due_ms=to_ms(instant), manual=_BACKFILL_TAG)
             one = _asked(job.spec, occurrence, messages)
+            if is_left and not is_stand_in(one.message):
+                one = msgspec.structs.replace(one, message=STAND_IN + one.message)
             if one_by_one:
                 asked.append(msgspec.structs.replace(one, held=True))
             else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from hermes_celery.run import RunState
+from hermes_celery.run import Run, RunState, Trigger
 from tests.projects.bed import Bed
+from tests.support import eventually
 
 pytestmark = pytest.mark.system
 
@@ -17,3 +19,32 @@ def test_the_smallest_project_runs_at_every_tick_and_each_run_is_on_record(tmp_p
         bed.up()
         bed.await_notes("tick", 3)
         bed.await_run("tick", lambda run: run.state is RunState.SUCCEEDED)
+
+
+def test_what_is_asked_for_without_the_app_goes_to_the_projects_queue_at_once(
+    tmp_path: Path,
+) -> None:
+    with Bed("plain", tmp_path) as bed:
+        (bed.home / "scripts" / "hello.sh").write_text("echo hello\n", encoding="utf-8")
+        bed.up()
+        bed.await_notes("tick", 1)
+        for schedule, name in (("every 1h", "hi"), ("* * * * *", "each minute")):
+            added = bed.hermes(
+                "add", schedule, "--script", "hello.sh", "--no-agent", "--name", name
+            )
+            assert added.returncode == 0, added.stderr
+        # A message on a queue that nobody reads would come by rescue, after a minute.
+        bed.hermes("run", "hi")
+        bed.await_run("hi", lambda run: run.state is RunState.SUCCEEDED, seconds=20)
+        now = datetime.now(UTC)
+        since, until = (f"{now - timedelta(seconds=s):%Y-%m-%dT%H:%M:%SZ}" for s in (200, 70))
+        again = bed.hermes("backfill", "each minute", "--from", since, "--to", until)
+        assert again.returncode == 0, again.stderr
+        eventually(
+            lambda: sum(map(is_backfilled, bed.runs("each minute"))) == 2, seconds=20,
+            what="the backfilled runs",
+        )  # fmt: skip
+
+
+def is_backfilled(run: Run) -> bool:
+    return run.trigger is Trigger.BACKFILL and run.state is RunState.SUCCEEDED
