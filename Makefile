@@ -9,12 +9,13 @@ DEMO_HOME ?= $(CURDIR)/.demo
 run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
 
+# Three at once on two cores: most of the time is spent waiting for workers and beats.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Every bad value, malformed message, hostile megabyte and old version there is; half an hour and more.
 test-long: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m slow tests/store tests/system tests/unit/test_linear.py
+	$(BIN)/python -m pytest -n 2 -m slow tests/store tests/system tests/projects tests/unit/test_linear.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

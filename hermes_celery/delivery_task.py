@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 
 def register(app: Celery) -> None:
     """Put the task on an app."""
+    # Of this app alone, as the task of runs is.
     app.task(
-        DeliverTask.perform, name=DELIVER_TASK, base=DeliverTask, bind=True, ignore_result=True
+        DeliverTask.perform,
+        name=DELIVER_TASK,
+        base=DeliverTask,
+        bind=True,
+        ignore_result=True,
+        shared=False,
     )
 
 

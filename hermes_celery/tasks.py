@@ -70,7 +70,10 @@ billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 5
 
 def register(app: Celery) -> None:
     """Put our tasks and process hooks on an app."""
-    app.task(RunTask.perform, name=RUN_TASK, base=RunTask, bind=True, ignore_result=True)
+    # Of this app alone: what is shared is registered on every other app of the process as well.
+    app.task(
+        RunTask.perform, name=RUN_TASK, base=RunTask, bind=True, ignore_result=True, shared=False
+    )
     delivery_task.register(app)
     handing_on.connect()
     purging.watch(app, cache(lambda: make_endings(app_settings(app))))

@@ -113,7 +113,7 @@ def test_relative_in_an_entry_is_read_as_celery_reads_it() -> None:
 def test_what_add_periodic_task_adds_is_taken() -> None:
     app = an_app()
 
-    @app.task(name="shop.tell")  # type: ignore[untyped-decorator]  # Celery has no types
+    @app.task(name="shop.tell", shared=False)  # type: ignore[untyped-decorator]  # Celery has no types
     def tell(*_: object, **__: object) -> None:
         """Nothing."""
 

@@ -101,7 +101,7 @@ def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
     app = Celery("shop", broker="redis://nowhere", set_as_current=False)
     app.conf.task_routes = {"shop.report": {"queue": "far", "priority": 5}}
 
-    @app.task(name="shop.report")  # type: ignore[untyped-decorator]
+    @app.task(name="shop.report", shared=False)  # type: ignore[untyped-decorator]
     def report(day: str, *, full: bool = False) -> None:
         raise AssertionError("a message is built, nothing is executed")
 
@@ -159,7 +159,7 @@ def test_an_expiry_counts_from_the_message_not_from_the_first_one() -> None:
 def test_arguments_that_a_task_does_not_take_are_refused_when_its_message_is_built() -> None:
     app = Celery("shop", broker="redis://nowhere", set_as_current=False)
 
-    @app.task(name="shop.none")  # type: ignore[untyped-decorator]
+    @app.task(name="shop.none", shared=False)  # type: ignore[untyped-decorator]
     def none() -> None:
         raise AssertionError("a message is built, nothing is executed")
 
