@@ -22,14 +22,7 @@ from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.project_app import DECLARED
 from hermes_celery.schedule_text import text_of, zone_name
-from hermes_celery.task_call import (
-    argument_list,
-    checked_priority,
-    late_text,
-    queue_name,
-    text_mapping,
-)
-from hermes_celery.work import TaskCall
+from hermes_celery.task_call import call_of, checked_priority, late_text, queue_name
 
 __all__ = ["WHOLE", "declared_of", "requests_of", "text_of", "zone_of"]
 
@@ -94,7 +87,13 @@ def zone_of(app: Celery) -> str:
 
 def _request(name: str, entry: Any, *, app: Celery) -> JobRequest:
     fields = _fields(entry)
-    options = text_mapping(fields.get("options"), name="options")
+    call = call_of(
+        fields["task"],
+        args=fields.get("args"),
+        kwargs=fields.get("kwargs"),
+        options=fields.get("options"),
+    )
+    options = dict(call.options)
     policy = policy_of(options)
     queue = queue_name(options.pop("queue", None))
     priority = checked_priority(options.pop("priority", None))
@@ -105,12 +104,7 @@ def _request(name: str, entry: Any, *, app: Celery) -> JobRequest:
         policy=policy,
         queue=queue,
         priority=priority,
-        task=TaskCall(
-            name=_task(fields),
-            args=argument_list(fields.get("args")),
-            kwargs=text_mapping(fields.get("kwargs"), name="kwargs"),
-            options=options,
-        ),
+        task=msgspec.structs.replace(call, options=options),
     )
 
 
@@ -136,14 +130,6 @@ def _schedule(fields: Mapping[str, Any], *, app: Celery) -> str:
         # As celery.schedules.maybe_schedule reads it.
         given = schedule(given, relative=True, app=app)
     return text_of(given)
-
-
-def _task(fields: Mapping[str, Any]) -> str:
-    task = fields["task"]
-    name = task if isinstance(task, str) else getattr(task, "name", None)
-    if not isinstance(name, str):
-        raise JobError(f"its task is {task!r}; give the task's name")
-    return name
 
 
 def shown_name(name: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from hermes_celery.errors import JobError, ScriptError
+from hermes_celery.field_types import check_fields
 from hermes_celery.instant import from_ms, iso, optional_from_ms, to_ms
 from hermes_celery.job import JobRequest, JobSpec, SessionSource
 from hermes_celery.policy import checked_policy
@@ -24,6 +25,7 @@ from hermes_celery.schedule import Kind, Schedule, parse
 from hermes_celery.schedule_text import text_of, zone_name
 from hermes_celery.task_call import checked_task
 from hermes_celery.work import (
+    TaskCall,
     check_one_kind,
     checked_http,
     checked_interpreter,
@@ -50,7 +52,9 @@ def define(
     content = checked_content(request)
     schedule = parse(
         text_of(request.schedule),
-        timezone=zone_name(request.timezone or default_timezone),
+        timezone=zone_name(
+            default_timezone if request.timezone in (None, "") else request.timezone
+        ),
         now=now,
         spread=job_id,
         start=request.start,
@@ -102,8 +106,9 @@ def redefine(
         kept = {"created_ms": old.created_ms, "managed_by": old.managed_by,
                 "declared_in": old.declared_in}  # fmt: skip
         return msgspec.structs.replace(spec, **kept), first
+    content = checked_content(request)
     times = repeat_times(request.repeat, old.compiled())
-    return msgspec.structs.replace(old, repeat_times=times, **checked_content(request)), None
+    return msgspec.structs.replace(old, repeat_times=times, **content), None
 
 
 _TIMING = frozenset(("schedule", "timezone", "start", "end", "exclude", "jitter_seconds"))
@@ -111,6 +116,8 @@ _TIMING = frozenset(("schedule", "timezone", "start", "end", "exclude", "jitter_
 
 def checked_content(request: JobRequest) -> dict[str, Any]:
     """The checked fields of a spec that do not depend on its schedule."""
+    check_fields(request)
+    call = checked_task(request.task)
     skills = _clean(request.skills)
     script = _stripped(request.script)
     prompt = _checked_prompt(request.prompt or "")
@@ -118,7 +125,7 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
     check_one_kind({**fields, "prompt": prompt.strip(), "script": script, "skills": skills})
     check_script_path(script)
     return {
-        "name": _checked_name(request, prompt=prompt, script=script, skills=skills),
+        "name": _checked_name(request, call, prompt=prompt, script=script, skills=skills),
         "prompt": prompt,
         "script": script,
         "no_agent": request.no_agent,
@@ -137,7 +144,7 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
         "attach_to_session": request.attach_to_session,
         "policy": checked_policy(request.policy),
         "http": checked_http(request.http),
-        "task": checked_task(request.task),
+        "task": call,
         "interpreter": checked_interpreter(request.interpreter, script=script),
         "reasoning": _stripped(request.reasoning),
         "session": _checked_session(request.session),
@@ -250,11 +257,16 @@ def _checked_prompt(prompt: str) -> str:
 
 
 def _checked_name(
-    request: JobRequest, *, prompt: str, script: str | None, skills: tuple[str, ...]
+    request: JobRequest,
+    task: TaskCall | None,
+    *,
+    prompt: str,
+    script: str | None,
+    skills: tuple[str, ...],
 ) -> str:
     given = (request.name or "").strip()
     if not given:
-        call = request.task.name if request.task else request.http.url if request.http else ""
+        call = task.name if task else request.http.url if request.http else ""
         source = prompt.strip() or (skills[0] if skills else "") or script or call or "cron job"
         shown = "".join(filter(str.isprintable, " ".join(source.split())))
         given = shown[:_DEFAULT_NAME_LENGTH].strip() or "cron job"

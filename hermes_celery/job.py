@@ -93,7 +93,8 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     enabled_toolsets: Sequence[str] | None = None
     attach_to_session: bool = False
     http: HttpCall | None = None
-    task: TaskCall | None = None
+    #: A TaskCall, or the signature of a task.
+    task: Any = None
     interpreter: str | None = None
     reasoning: str | None = None
     session: str | None = None

@@ -91,7 +91,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def checked_policy(policy: Policy) -> Policy:
-    """The policy, if it makes sense. Raises JobError."""
+    """The policy, words made what they mean, if it makes sense. Raises JobError."""
+    policy = msgspec.convert(msgspec.to_builtins(policy), Policy)
     for name, low, high in (
         ("catch_up_limit", 1, 1000),
         ("grace_seconds", 0, 31 * _MAX_WAIT_SECONDS),

@@ -32,9 +32,8 @@ from hermes_celery.project_app import DECLARED, MODULE, NAMESPACE, PLACES
 from hermes_celery.schedule import parse
 from hermes_celery.schedule_text import text_of, zone_name
 from hermes_celery.settings import Settings, checked_namespace
-from hermes_celery.task_call import argument_list, late_text, text_mapping
+from hermes_celery.task_call import call_of, late_text, text_mapping
 from hermes_celery.tasks import register
-from hermes_celery.work import TaskCall
 
 
 class Cron:
@@ -77,22 +76,21 @@ class Cron:
         """Declare a job that this project has, under a name of its own.
 
         `schedule` is a text as on the command line, or a crontab, timedelta or number of seconds as
-        in `beat_schedule`. `task` is a task or its name; `options` go to its `apply_async`. Further
+        in `beat_schedule`. `task` is a task, its name or its signature, which `args`, `kwargs` and
+        `options` (they go to its `apply_async`) join as in Celery's `Signature.clone`. Further
         fields are those of JobRequest, so that scripts, prompts and requests can be declared too.
         Raises JobError or ScheduleError.
         """
+        if not isinstance(name, str):
+            raise JobError(f"name is {name!r}; it must be a text")
         if name in self._declared:
             raise JobError(f"the project declares two jobs named {name!r}; give one another name")
         given = text_mapping(options, name="options")
-        schedule = late_text(text_of(schedule), given)
         call = None
         if task is not None:
-            call = TaskCall(
-                name=str(getattr(task, "name", task)),
-                args=argument_list(args),
-                kwargs=text_mapping(kwargs, name="kwargs"),
-                options=given,
-            )
+            call = call_of(task, args=args, kwargs=kwargs, options=given)
+            given = call.options
+        schedule = late_text(text_of(schedule), given)
         request = JobRequest(
             name=name,
             schedule=schedule,
@@ -101,7 +99,7 @@ class Cron:
             **fields,
         )
         checked_content(request)
-        parse(request.schedule, timezone=zone_name(timezone or "UTC"), now=_ANY_TIME)
+        parse(request.schedule, timezone=request.timezone or "UTC", now=_ANY_TIME)
         self._declared[name] = request
         getattr(self.app, PLACES)[name] = _caller()
 

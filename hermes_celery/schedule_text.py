@@ -59,10 +59,14 @@ def text_of(given: Any) -> str:
     return _every(_period_ms(given))
 
 
-def zone_name(zone: str | tzinfo) -> str:
+def zone_name(zone: Any) -> str:
     """The name of a zone, or its fixed offset such as `+08:00`. Raises JobError."""
     if isinstance(zone, str):
         return zone
+    if not isinstance(zone, tzinfo):
+        raise JobError(
+            f"timezone is {zone!r}; it must be a name such as 'Europe/Berlin', or a ZoneInfo"
+        )
     name = getattr(zone, "key", None) or getattr(zone, "zone", None)
     if isinstance(name, str):
         try:

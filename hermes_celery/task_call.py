@@ -35,6 +35,8 @@ _REFUSED: Final = {
     "connection": "runs go through the app's own broker; leave it out",
     "producer": "runs go through the app's own broker; leave it out",
 }
+#: Names under which Celery knows its canvas, where a worker that gets them can only fail.
+_CANVAS: Final = frozenset(("celery.chain", "celery.group", "celery.chord"))
 #: Headers of Celery's protocol: another value would make it another message.
 _CELERYS_HEADERS: Final = frozenset(
     (
@@ -45,13 +47,56 @@ _CELERYS_HEADERS: Final = frozenset(
 )
 
 
-def checked_task(call: TaskCall | None) -> TaskCall | None:
-    """The call as it is stored. Raises JobError that names what cannot be taken."""
+def call_of(task: Any, *, args: Any = (), kwargs: Any = None, options: Any = None) -> TaskCall:
+    """The call of a task, its name or its signature; what is given beside a signature joins it.
+
+    They meet as in Celery's own `Signature.clone`: arguments stand before the signature's, those
+    with names replace them unless it is immutable, and so do options. Raises JobError.
+    """
+    args, given = argument_list(args), text_mapping(options, name="options")
+    kwargs = text_mapping(kwargs, name="kwargs")
+    clone = getattr(task, "clone", None)
+    if isinstance(task, Mapping) and callable(clone):
+        _check_is_one_task(task["task"])
+        whole = clone(args, kwargs)
+        return TaskCall(
+            name=whole["task"],
+            args=list(whole["args"]),
+            kwargs=dict(whole["kwargs"]),
+            options={**whole["options"], **given},
+        )
+    name = task if isinstance(task, str) else getattr(task, "name", None)
+    if not isinstance(name, str):
+        raise JobError(f"its task is {task!r}; give a task, its name or its signature")
+    _check_is_one_task(name)
+    return TaskCall(name=name, args=args, kwargs=kwargs, options=given)
+
+
+def _check_is_one_task(name: str) -> None:
+    """Refuse what Celery starts from a caller alone. Raises JobError."""
+    if name in _CANVAS:
+        kind = name.removeprefix("celery.")
+        raise JobError(
+            f"a {kind} is no single task, so no run could be followed; write a task of your own "
+            f"that starts it, as in `def start(): {kind}(...).apply_async()`, and give that one"
+        )
+
+
+def checked_task(call: Any) -> TaskCall | None:
+    """The call, or a task's signature, as it is stored.
+
+    Raises JobError that names what cannot be taken.
+    """
     if call is None:
         return None
+    if not isinstance(call, TaskCall):
+        call = call_of(call)
+    elif not isinstance(call.name, str):
+        call = call_of(call.name, args=call.args, kwargs=call.kwargs, options=call.options)
     name = call.name
     if not name.strip() or not name.isprintable() or len(name) > _MAX_TASK_NAME:
         raise JobError(f"{name[:100]!r} is no task's name; use one like package.module.task")
+    _check_is_one_task(name)
     try:
         call = live_call(_in_python(call))
         options = _checked_options(dict(call.options))

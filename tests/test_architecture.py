@@ -16,7 +16,7 @@ LAYERS = {
         "prompt_scan",
         "prompting", "redaction", "masking", "incidents", "declared", "foreign", "reporting",
         "letters", "reconciling", "built", "reconciling_jobs", "reconciling_runs",
-        "schedule_text", "typed_values", "task_call"),
+        "schedule_text", "typed_values", "field_types", "task_call"),
     "adapters": (
         "server_url", "address", "settings", "broker", "project_app", "clock", "keys", "lua",
         "log", "store", "lease",

@@ -1,0 +1,93 @@
+"""Whether the fields of a value are what they are declared to be, said one by one.
+
+Python lets `JobRequest(queue=5)` be; who writes it is told at once which field it is, and not where
+it failed later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from enum import Enum
+from functools import cache
+from types import NoneType
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from hermes_celery.errors import JobError
+
+_WORDS: Final = {
+    str: ("a text", "texts"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("True or False", "True or False"),
+    datetime: ("a datetime", "datetimes"),
+}
+_MAX_SHOWN: Final = 100
+
+
+def check_fields(value: msgspec.Struct, *, of: str = "") -> None:
+    """Refuse a field of another type than it is declared with; `of` stands before its name.
+
+    Words that an enum has are taken for it. Raises JobError.
+    """
+    for name, hint in _hints(type(value)).items():
+        given = getattr(value, name)
+        if not _fits(given, hint):
+            shown = repr(given)
+            shown = shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
+            raise JobError(f"{of}{name} is {shown}; it must be {_words(hint)}")
+        if isinstance(given, msgspec.Struct) and hint is not Any:
+            check_fields(given, of=f"{of}{name}.")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    items = get_args(hint)
+    origin = get_origin(hint)
+    if origin is None:
+        return _is_a(value, hint)
+    if issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            _fits(key, items[0]) and _fits(item, items[1]) for key, item in value.items()
+        )
+    if issubclass(origin, Collection):
+        return isinstance(value, list | tuple | set | frozenset) and all(
+            _fits(item, items[0]) for item in value
+        )
+    return any(_fits(value, item) for item in items)
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if issubclass(kind, Enum):
+        return isinstance(value, str) and value in [one.value for one in kind]
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
+
+
+def _words(hint: Any, *, many: bool = False) -> str:
+    items = get_args(hint)
+    origin = get_origin(hint)
+    if origin is None:
+        return _kind_words(hint, many=many)
+    if issubclass(origin, Mapping):
+        return "a dict with texts as keys and values"
+    if issubclass(origin, Collection):
+        return f"a list of {_words(items[0], many=True)}"
+    return " or ".join(_words(item) for item in items if item is not NoneType)
+
+
+def _kind_words(kind: type, *, many: bool) -> str:
+    if kind in _WORDS:
+        return _WORDS[kind][many]
+    if issubclass(kind, Enum):
+        return f"one of {', '.join(one.value for one in kind)}"
+    return f"{'an' if kind.__name__[0] in 'AEHIO' else 'a'} {kind.__name__}(...)"
