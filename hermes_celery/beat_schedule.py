@@ -20,11 +20,11 @@ from hermes_celery.celery_ways import policy_of, with_defaults
 from hermes_celery.defining import MAX_NAME
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.job import JobRequest
-from hermes_celery.project_app import DECLARED
+from hermes_celery.project_app import DECLARED, place_of
 from hermes_celery.schedule_text import text_of, zone_name
 from hermes_celery.task_call import call_of, checked_priority, late_text, queue_name
 
-__all__ = ["WHOLE", "declared_of", "requests_of", "text_of", "zone_of"]
+__all__ = ["WHOLE", "declared_of", "declared_twice", "requests_of", "text_of", "zone_of"]
 
 #: What `celery beat` knows in an entry; the last three are its own notes, which nobody needs.
 _KEYS: Final = ("task", "schedule", "args", "kwargs", "options", "relative")
@@ -71,6 +71,20 @@ def declared_of(
         name: msgspec.structs.replace(one, timezone=one.timezone or zone)
         for name, one in declared.items()
     }, {}
+
+
+def declared_twice(app: Celery) -> dict[str, str]:
+    """The entries whose name a job of `Cron.add` has, which runs, and what to do, by name."""
+    entries = app.conf.beat_schedule
+    names = map(str, entries) if isinstance(entries, Mapping) else ()
+    return {
+        name: (
+            f"two declarations are named {name!r}: this entry of beat_schedule does not run, but "
+            f"that of {place_of(app, name)} does; give one another name"
+        )
+        for name in names
+        if name in getattr(app, DECLARED, {})
+    }
 
 
 def zone_of(app: Celery) -> str:

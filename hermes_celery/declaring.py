@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from hermes_celery.beat_schedule import WHOLE, declared_of, requests_of
+from hermes_celery.beat_schedule import WHOLE, declared_of, declared_twice, requests_of
 from hermes_celery.celery_ways import with_defaults
 from hermes_celery.declared import Declaration, Refusal, additional, foreign, sharing_text
 from hermes_celery.errors import StoreError
@@ -24,7 +24,7 @@ from hermes_celery.instant import from_ms
 from hermes_celery.job import JobRequest, UnreadableJob
 from hermes_celery.log import Seldom, event
 from hermes_celery.managed import managed_id, synchronise
-from hermes_celery.project_app import DECLARED, manager_of, place_of, project_of
+from hermes_celery.project_app import DECLARED, entries_of, manager_of, place_of, project_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -222,6 +222,10 @@ class Declaring:
 
     def _write(self, now_ms: int, *, kept: frozenset[str], contested: Mapping[str, str]) -> None:
         taken, refused = requests_of(self._app)
+        twice = declared_twice(self._app)
+        for name in twice:
+            taken.pop(name, None)
+            refused.pop(name, None)
         added, unzoned = declared_of(self._app, default_timezone=self._default_timezone)
         reasons = {**refused, **unzoned}
         manager = manager_of(self._app)
@@ -250,9 +254,12 @@ class Declaring:
             )
         warnings = {
             name: why for name, request in declared.items()
-            if name not in reasons and (why := self._doubt(request))
+            if name not in reasons and name not in twice and (why := self._doubt(request))
         }  # fmt: skip
-        self._note(reasons, warnings, now_ms=now_ms)
+        refusals = [self._refusal(name, why) for name, why in reasons.items()]
+        # That of `cron.add` is a job; where it is none either, that is what to mend first.
+        refusals += [self._second(name, why) for name, why in twice.items() if name not in reasons]
+        self._note(refusals, warnings, now_ms=now_ms)
 
     def _doubt(self, request: JobRequest) -> str:
         """Why a job may not work, as far as this process can know; "": nothing is known."""
@@ -273,10 +280,7 @@ class Declaring:
             return f"the task {call.name} does not take its arguments: {error}"
         return ""
 
-    def _note(
-        self, reasons: Mapping[str, str], warnings: Mapping[str, str], *, now_ms: int
-    ) -> None:
-        refusals = [self._refusal(name, why) for name, why in reasons.items()]
+    def _note(self, refusals: list[Refusal], warnings: Mapping[str, str], *, now_ms: int) -> None:
         doubts = [
             msgspec.structs.replace(self._refusal(name, why), is_refused=False)
             for name, why in warnings.items()
@@ -313,6 +317,12 @@ class Declaring:
             where=place_of(self._app, name),
             why=why,
         )
+
+    def _second(self, name: str, why: str) -> Refusal:
+        """An entry whose name a job of `Cron.add` has."""
+        event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
+        where = entries_of(self._app)
+        return msgspec.structs.replace(self._refusal(name, why), where=where)
 
 
 def _subject(refusal: Refusal) -> str:

@@ -78,6 +78,11 @@ def place_of(app: Celery, name: str) -> str:
     places: dict[str, str] = getattr(app, PLACES, {})
     if name in places:
         return f"cron.add in module {places[name]}"
+    return entries_of(app)
+
+
+def entries_of(app: Celery) -> str:
+    """Where an app's entries stand."""
     return f"beat_schedule of app {app.main or 'celery'}"
 
 

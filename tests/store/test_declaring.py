@@ -126,6 +126,42 @@ def test_entries_that_cannot_be_read_at_all_remove_nothing(
     assert [one.name for one in Declarations(valkey).refusals()] == ["app.conf.beat_schedule"]
 
 
+def test_an_entry_with_the_name_of_an_added_job_is_refused_and_that_job_runs(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    app = make_project(stock=3.0, other=60.0)
+    Cron(app).add("stock", "every 5m", task="shop.elsewhere")
+    leader, jobs = beat(app, "a"), Jobs(valkey)
+    leader.begin(valkey.now_ms())
+    leader.begin(valkey.now_ms())
+    assert jobs.find("stock").spec.schedule == "every 5m"
+    assert names(valkey) == {"stock", "other"}
+    (refusal,) = [one for one in Declarations(valkey).refusals() if one.is_refused]
+    assert (refusal.name, refusal.job_id) == ("stock", jobs.find("stock").id)
+    assert refusal.text == (
+        "job 'stock' of beat_schedule of app shop is refused: two declarations are named 'stock': "
+        "this entry of beat_schedule does not run, but that of cron.add in module "
+        "tests.store.test_declaring does; give one another name"
+    )
+    assert [one.text for one in Incidents(valkey).of_job("")] == [refusal.text]
+    del app.conf.beat_schedule["stock"]
+    leader.begin(valkey.now_ms())
+    assert [one for one in Declarations(valkey).refusals() if one.is_refused] == []
+    assert Incidents(valkey).of_job("") == []
+
+
+def test_an_added_job_stands_for_an_entry_that_celery_would_install(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    app = make_project(stock=3.0)
+    app.conf.result_backend = "file:///tmp"
+    name = "celery.backend_cleanup"
+    Cron(app).add(name, "0 5 * * *", task=name)
+    beat(app, "a").begin(valkey.now_ms())
+    assert Jobs(valkey).find(name).spec.schedule == "0 5 * * *"
+    assert [one for one in Declarations(valkey).refusals() if one.is_refused] == []
+
+
 def test_many_refusals_are_few_incidents(
     make_project: Callable[..., Celery], beat: _Beat, valkey: Database
 ) -> None:
