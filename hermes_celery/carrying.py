@@ -41,6 +41,7 @@ from hermes_celery.interrupt import Interruption
 from hermes_celery.job import JobSpec
 from hermes_celery.log import event
 from hermes_celery.output import CAP_BYTES
+from hermes_celery.policy import retries_loss
 from hermes_celery.pulse import RunningRun
 from hermes_celery.redaction import Redact
 from hermes_celery.run import Outcome, RunState
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
 
 #: When the leader sends a task's message again whose own retry did not come.
 _RETRY_PATIENCE_SECONDS = 60.0
+#: When kombu gives a message of a worker that died to another, where the project does not say.
+_VISIBILITY_SECONDS = 3600.0
+#: kombu looks for such messages every 100 seconds only.
+_VISIBILITY_GRACE_SECONDS = 180.0
 #: A task publishes its retry before it gives its run back, so the retry may come first.
 _RETRY_TRIES = 50
 _RETRY_PAUSE_SECONDS = 0.1
@@ -221,15 +226,17 @@ class _Call:
         """Call it, and say how it went. Raises PutBack when the run goes on with a message."""
         carrier = self.carrier
         with nullcontext() if carrier is None else performing(carrier):
-            outcome = self._outcome(stop)
+            outcome = self._outcome(spec, session, stop)
         if carrier is not None and carrier.is_handed_on and not stop.is_set():
+            if carrier.retry is not None:
+                raise self._tried_again(carrier.retry, spec, session) from None
             hop = carrier.hop + 1
             raise PutBack(
                 wait_seconds=PATIENCE_SECONDS, handed_on=carrier.message, hop=hop
             ) from None
         return outcome
 
-    def _outcome(self, stop: RunningRun) -> Outcome:
+    def _outcome(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         try:
             self.was_called = True
             with Interruption() as interruption:
@@ -237,9 +244,7 @@ class _Call:
                 self.value = self._call()
         except Retry as error:
             self.error = error
-            # A copy of its message that comes after the run is over is none to execute.
-            hop = 0 if self.carrier is None else self.carrier.hop + 1
-            raise PutBack(wait_seconds=_seconds_until(error.when), hop=hop) from None
+            raise self._tried_again(error, spec, session) from None
         except Reject as error:
             self.error = error
             return self._rejected(error)
@@ -252,6 +257,30 @@ class _Call:
         self.error = None
         output = self._redact(_shown(self.value))
         return Outcome(state=RunState.SUCCEEDED, output=output, silent=not output)
+
+    def _tried_again(self, error: Retry, spec: JobSpec, session: Session) -> PutBack:
+        """The run goes on with the message of its retry.
+
+        A worker may die with that in its hands: the broker brings it back. Only a run that may be
+        started twice begins anew before that.
+        """
+        carrier, seconds = self.carrier, _seconds_until(error.when)
+        if carrier is None or not carrier.is_handed_on:
+            # It raised Retry without a message: the leader pushes one. A copy of its message that
+            # comes after the run is over is none to execute.
+            hop = 0 if carrier is None else carrier.hop + 1
+            return PutBack(wait_seconds=seconds + _RETRY_PATIENCE_SECONDS, hop=hop)
+        task = self.task
+        wants_it = bool(task.acks_late and task.reject_on_worker_lost)
+        again = retries_loss(spec.policy, attempt=session.attempt or 1, task_wants_it=wants_it)
+        patience = _RETRY_PATIENCE_SECONDS if again else _visibility_seconds(task.app)
+        return PutBack(
+            wait_seconds=seconds + patience,
+            handed_on=carrier.message,
+            hop=carrier.hop + 1,
+            retry_seconds=seconds,
+            starts_again=again,
+        )
 
     def _rejected(self, error: Reject) -> Outcome:
         """Its message is thrown away, or comes again where Celery puts it back on the queue.
@@ -306,5 +335,15 @@ def _shown(value: Any) -> bytes:
 def _seconds_until(when: datetime | float | None) -> float:
     if isinstance(when, datetime):
         aware = when if when.tzinfo else when.replace(tzinfo=UTC)
-        return max((aware - datetime.now(UTC)).total_seconds(), 0.0) + _RETRY_PATIENCE_SECONDS
-    return float(when or 0) + _RETRY_PATIENCE_SECONDS
+        return max((aware - datetime.now(UTC)).total_seconds(), 0.0)
+    return float(when or 0)
+
+
+def _visibility_seconds(app: Celery) -> float:
+    """How long a message may be away that a worker died with."""
+    options = app.conf.broker_transport_options or {}
+    try:
+        seconds = float(options.get("visibility_timeout") or _VISIBILITY_SECONDS)
+    except (TypeError, ValueError):
+        seconds = _VISIBILITY_SECONDS
+    return seconds + _VISIBILITY_GRACE_SECONDS

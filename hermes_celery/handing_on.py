@@ -10,9 +10,11 @@ what was performed before is a copy.
 
 A run whose task handed it on is queued, waits for that one message, and nobody pushes another
 (`claim.lua`, `put_back.lua`). If a task that leads there fails, the run has failed; if the message
-never comes, it is lost after a day. Where the run ended in the meantime, by an error after its task
-had sent itself on (in `on_failure`, say), Celery would execute the message all the same, and so it
-is: beside the record, which is final. What was cancelled or timed out is never executed again.
+never comes, it is lost after a day, and that of a retry as soon as the broker should have brought
+it back from a worker that died with it. Where the run ended in the meantime, by an error after its
+task had sent itself on (in `on_failure`, say), Celery would execute the message all the same, and
+so it is: beside the record, which is final. What was cancelled or timed out is never executed
+again.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from functools import wraps
 from typing import Any
 
 from celery import current_task, signals
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, Retry
 
 from hermes_celery.session import (
     HEADER,
@@ -59,6 +61,8 @@ class Carrier:
         self.is_unfollowed = bool(header.get(UNFOLLOWED))
         #: Whether the run goes on with another message.
         self.is_handed_on = False
+        #: The retry with which it goes on although its task went on too (`throw=False`).
+        self.retry: Retry | None = None
         #: Whether it was to be tried again, and the message of that could not be published.
         self.is_retry_lost = False
 
@@ -213,13 +217,16 @@ def noting_retry(task: Any) -> Callable[..., Any]:
 
     @wraps(retry)
     def retry_and_note(*args: Any, **kwargs: Any) -> Any:
+        carrier = _carrier.get()
         try:
-            return retry(*args, **kwargs)
+            asked = retry(*args, **kwargs)
         except Reject:
-            carrier = _carrier.get()
             if carrier is not None:
                 carrier.is_retry_lost = True
             raise
+        if carrier is not None and isinstance(asked, Retry):
+            carrier.retry = asked
+        return asked
 
     return retry_and_note
 

@@ -55,6 +55,11 @@ NEVER_CAME = (
     "its task handed it on (self.replace, or a message with its own id), and the message that ends "
     "it never came"
 )
+RETRY_NEVER_CAME = (
+    "the worker that had the message of its retry (self.retry) took it with it, and the broker did "
+    "not bring it back within its visibility timeout; it is started again where the job has "
+    "on_lost: retry"
+)
 
 
 class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,20 +220,21 @@ class _Pass:
             why = "the job was removed, or cannot be read"
             self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
             return False
-        if run.handed_on:
-            self._runs.end_waiting(
-                run.id,
-                state=RunState.LOST,
-                error=NEVER_CAME,
-                now_ms=self._now_ms,
-                token=self._token,
-            )
-            event(_log, "run.lost", level=logging.WARNING, run=run.id, why=NEVER_CAME)
+        if run.handed_on and not overdue.is_unpushed:
+            self._end_handed_on(run)
             return False
         if run.expires_at is not None and to_ms(run.expires_at) < self._now_ms:
             self._runs.expire(run.id, now_ms=self._now_ms, token=self._token)
             return False
         return self._push(overdue, spec)
+
+    def _end_handed_on(self, run: Run) -> None:
+        """The one message that a run went on with did not come."""
+        why = NEVER_CAME if run.retry_at is None else RETRY_NEVER_CAME
+        self._runs.end_waiting(
+            run.id, state=RunState.LOST, error=why, now_ms=self._now_ms, token=self._token
+        )
+        event(_log, "run.lost", level=logging.WARNING, run=run.id, why=why)
 
     def _push(self, overdue: Overdue, spec: JobSpec) -> bool:
         run = overdue.run

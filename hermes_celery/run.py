@@ -106,12 +106,19 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: float | None = None
     #: The Celery id of the message that it goes on with, since its task has handed it on.
     handed_on: str | None = None
+    #: When that message is to be performed, where it is a retry of the task's own.
+    retry_at: datetime | None = None
     #: What of its record cannot be read, in one line; stand-ins are in its place.
     fault: str | None = None
 
     @property
     def why(self) -> str:
         """Why it ended as it did, or what it waits for; "" where that is plain."""
+        if self.retry_at and not self.state.is_final:
+            return (
+                f"waits for the retry of {iso(self.retry_at)}; where that is past, a worker took "
+                "it with it, or none takes it"
+            )
         if self.handed_on and not self.state.is_final:
             return f"its task has handed it on; the Celery message {self.handed_on} goes on with it"
         return self.error or self.reason or ""
@@ -119,7 +126,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def as_json(self) -> dict[str, Any]:
         """The stable names of `--json`; instants in ISO 8601, UTC."""
         record = msgspec.structs.asdict(self)
-        for name in ("due_at", "queued_at", "started_at", "finished_at", "expires_at"):
+        for name in ("due_at", "queued_at", "started_at", "finished_at", "expires_at", "retry_at"):
             record[name] = iso(record[name])
         return record
 

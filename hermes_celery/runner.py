@@ -253,7 +253,9 @@ class Runner:
 
     def _put_back(self, claim: Claim, error: PutBack) -> str:
         """Let the run wait in line again."""
-        ready_at_ms = self._clock.now_ms() + int(error.wait_seconds * 1000)
+        now_ms, retry = self._clock.now_ms(), error.retry_seconds
+        ready_at_ms = now_ms + int(error.wait_seconds * 1000)
+        retry_at_ms = None if retry is None else now_ms + int(retry * 1000)
         answer = self._persistently(
             claim,
             lambda: self._runs.put_back(
@@ -261,6 +263,8 @@ class Runner:
                 ready_at_ms=ready_at_ms,
                 handed_on=error.handed_on,
                 handed_hop=error.hop,
+                retry_at_ms=retry_at_ms,
+                starts_again=error.starts_again,
             ),
         )
         self._leave(claim)

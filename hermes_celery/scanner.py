@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hermes_celery.job import JobSpec
     from hermes_celery.overload import Overload
     from hermes_celery.store import Deliveries, DueIndex, Incidents, Jobs, Signs
+    from hermes_celery.store.signs import WaitingRun
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ _PING_EVERY_MS = 60_000
 #: Nothing is called overdue before; a leader that has just come back needs some seconds.
 _OVERDUE_MS = 120_000
 _WAITING, _SKIPPED, _TOLD_AT_ONCE = 100, 500, 20
+#: So long a retry of a task's own may be overdue.
+_RETRY_GRACE_MS = 60_000
 #: An incident that nobody heard of for so long is over.
 _FORGOTTEN_MS = 30 * 86_400_000
 
@@ -239,14 +242,10 @@ class Scanner:
         found = 0
         for run in self._signs.waiting(limit=_WAITING):
             spec = self._spec(run.job_id)
-            if spec is None or now_ms - run.due_ms <= _grace(spec, now_ms):
+            text = "" if spec is None else _late_text(spec, run, now_ms)
+            if spec is None or not text:
                 continue
             found += 1
-            seconds = (now_ms - run.due_ms) // 1000
-            text = (
-                f"Cron '{spec.name}' is late: no worker has taken it from queue {run.queue!r} "
-                f"for {seconds} s → hermes-celery status"
-            )
             self._teller.tell(Kind.LATE, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id)
             if found >= _TOLD_AT_ONCE:
                 break
@@ -390,6 +389,24 @@ def beat_text(seen_ms: int, now_ms: int) -> str:
     minutes, seconds = divmod((now_ms - seen_ms) // 1000, 60)
     return (
         f"no beat has ticked for {minutes} min {seconds} s, since {from_ms(seen_ms):%H:%M:%S} UTC"
+    )
+
+
+def _late_text(spec: JobSpec, run: WaitingRun, now_ms: int) -> str:
+    """What is said of a run that waits too long; "" while it does not."""
+    if run.retry_ms is not None:
+        if now_ms - run.retry_ms <= _RETRY_GRACE_MS:
+            return ""
+        return (
+            f"Cron '{spec.name}' is late: for {(now_ms - run.retry_ms) // 1000} s its run waits "
+            "for the retry that a worker took with it, or that none takes; it comes again after "
+            f"the broker's visibility timeout, or the run is lost → hermes-celery runs {spec.id}"
+        )
+    if now_ms - run.due_ms <= _grace(spec, now_ms):
+        return ""
+    return (
+        f"Cron '{spec.name}' is late: no worker has taken it from queue {run.queue!r} "
+        f"for {(now_ms - run.due_ms) // 1000} s → hermes-celery status"
     )
 
 

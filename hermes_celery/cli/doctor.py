@@ -54,12 +54,15 @@ from hermes_celery.store import (
     Load,
     Repairs,
     SharedKeys,
+    Signs,
     SweepNotes,
     refuse_missing,
 )
 from hermes_celery.store.reading import readable
 from hermes_celery.witness import Witness
 
+#: How many runs are looked at, those that wait longest, and how long a retry may be overdue.
+_LOOKED_AT, _RETRY_GRACE_MS = 500, 60_000
 _REPAIR = "`hermes-celery fsck --repair` mends it"
 
 
@@ -168,6 +171,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield from _processes(read_status(database))
         yield from _declared(database)
         yield from _overload(database)
+        yield from _awaited(database)
         yield _letters(database)
         yield from _left_behind(settings)
     except StoreUnavailable as error:
@@ -294,6 +298,16 @@ def _overload(database: Database) -> Iterator[Finding]:
     for incident in Incidents(database).of_job(""):
         if incident.kind in (Kind.BACKLOG, Kind.OVERLAP, Kind.QUEUE):
             yield warn(incident.kind.value, incident.text)
+
+
+def _awaited(database: Database) -> Iterator[Finding]:
+    """Runs that wait for the retry of their own task, which is overdue."""
+    now_ms = database.now_ms()
+    for run in Signs(database).waiting(limit=_LOOKED_AT):
+        if run.retry_ms is not None and now_ms - run.retry_ms > _RETRY_GRACE_MS:
+            yield warn("retry", f"run {run.id} of {run.job_name!r} waits for the retry that a "
+                       "worker took with it, or that none takes; it comes again after the broker's "
+                       "visibility timeout, or the run is lost")  # fmt: skip
 
 
 def _disk(settings: Settings) -> Finding:

@@ -16,7 +16,7 @@
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local run = fields(KEYS[1], 'state', 'claim', 'attempt', 'expires_ms', 'queue', 'sort',
-  'handed_on', 'handed_hop', 'hop')
+  'handed_on', 'handed_hop', 'hop', 'outdated')
 local handed_on = run[7]
 if broken then
   return broken_answer()
@@ -40,6 +40,10 @@ local handed_hop = whole(KEYS[1], 'handed_hop', run[8], 0)
 local hop = whole(KEYS[1], 'hop', run[9], 0)
 if handed_on and ARGV[6] ~= '' and (handed_on ~= ARGV[6] or handed_hop > tonumber(ARGV[7])) then
   -- A copy of the message that has handed it on.
+  return {'taken', run[1]}
+end
+-- The run starts from the beginning: a retry that was given up comes after all.
+if run[10] and string.find(run[10], ' ' .. ARGV[6] .. ' ', 1, true) then
   return {'taken', run[1]}
 end
 -- The first attempt is not on record.
@@ -66,7 +70,7 @@ redis.call('ZREM', KEYS[4], ARGV[5])
 redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', ARGV[2],
   'worker', ARGV[4])
 if handed_on then
-  redis.call('HDEL', KEYS[1], 'handed_on', 'handed_hop')
+  redis.call('HDEL', KEYS[1], 'handed_on', 'handed_hop', 'retry_ms')
 end
 -- Most runs have one message, with their own id, and it is sent on by nobody.
 if ARGV[7] ~= '0' or hop > 0 then

@@ -3,7 +3,10 @@
 -- KEYS  1 run hash   2 active runs of the job   3 queued runs   4 heartbeats
 -- ARGV  1 claim token   2 run id   3 when its message is pushed again, ms
 --       4 Celery id of the message that the run was handed on with ('' = it was not): none is pushed
+--         before that instant
 --       5 how often the message that it goes on with was sent on, at least
+--       6 when that message is to be performed, ms, where it is a retry of the task's own, else ''
+--       7 '1' if another one is pushed at that instant all the same, '0' if the run is lost then
 -- Answers  'ok', 'late' (the claim is no longer ours: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _put_back
@@ -20,7 +23,12 @@ end
 put_back(at, ARGV[2], ARGV[3], ARGV[4] ~= '' or ARGV[5] ~= '0')
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[1], 'handed_on', ARGV[4], 'handed_hop', ARGV[5])
-  redis.call('HDEL', KEYS[1], 'unpushed')
+  if ARGV[6] ~= '' then
+    redis.call('HSET', KEYS[1], 'retry_ms', ARGV[6])
+  end
+  if ARGV[7] ~= '1' then
+    redis.call('HDEL', KEYS[1], 'unpushed')
+  end
 elseif ARGV[5] ~= '0' then
   redis.call('HSET', KEYS[1], 'hop', ARGV[5])
 end

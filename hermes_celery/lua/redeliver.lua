@@ -28,7 +28,7 @@ local deadline = ask('ZSCORE', KEYS[3], ARGV[2])
 if not broken and (not deadline or tonumber(deadline) ~= tonumber(ARGV[3])) then
   return 'moved'
 end
-local run = fields(KEYS[2], 'state', 'unpushed')
+local run = fields(KEYS[2], 'state', 'unpushed', 'handed_on', 'outdated')
 local backlog = ask('LLEN', KEYS[4])
 local sent, found = run[2] and ARGV[10] or ARGV[9], nil
 local at = {run = KEYS[2], job = KEYS[5], active = KEYS[6], held = KEYS[7], due = KEYS[8],
@@ -75,6 +75,11 @@ if waits then
 end
 if run[2] or sent == '' then
   redis.call('HDEL', KEYS[2], 'unpushed')
+  if run[3] then
+    -- The message that it waited for would be a second one to go on with (see claim.lua).
+    redis.call('HDEL', KEYS[2], 'handed_on', 'handed_hop', 'retry_ms')
+    redis.call('HSET', KEYS[2], 'outdated', (run[4] or ' ') .. run[3] .. ' ')
+  end
   if ARGV[11] ~= '0' then
     -- The next message has another id.
     redis.call('HSET', KEYS[2], 'pushes', ARGV[11])

@@ -185,6 +185,7 @@ def run_from_fields(run_id: str, row: Mapping[str, str] | RecordBroken) -> Run:
         cost_usd=fields.amount("cost_usd"),
         expires_at=fields.instant("expires_ms"),
         handed_on=fields.text("handed_on"),
+        retry_at=fields.instant("retry_ms"),
     )
     return msgspec.structs.replace(run, fault=fields.fault) if fields.faults else run
 

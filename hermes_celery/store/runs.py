@@ -379,13 +379,22 @@ class Runs(RunRecords):
         return str(answer)
 
     def put_back(
-        self, claim: Claim, *, ready_at_ms: int, handed_on: str = "", handed_hop: int = 0
+        self,
+        claim: Claim,
+        *,
+        ready_at_ms: int,
+        handed_on: str = "",
+        handed_hop: int = 0,
+        retry_at_ms: int | None = None,
+        starts_again: bool = False,
     ) -> str:
         """Give a claim back: the run is queued, and its message pushed at that instant at latest.
 
         `handed_on` is the Celery id of the message that the run goes on with, and `handed_hop` how
         often that was sent on at least: no other one may claim it, none is pushed, and at that
-        instant it is over. Answers `ok`, or `late`: the claim is no longer ours, nothing changed.
+        instant it is over, or with `starts_again` its message is pushed after all. `retry_at_ms`
+        says when that message is to be performed, where it is a retry. Answers `ok`, or `late`: the
+        claim is no longer ours, nothing changed.
         """
         return self._put_back(
             claim.run_id,
@@ -393,6 +402,8 @@ class Runs(RunRecords):
             ready_at_ms=ready_at_ms,
             handed_on=handed_on,
             handed_hop=handed_hop,
+            retry_at_ms=retry_at_ms,
+            starts_again=starts_again,
         )
 
     def _put_back(
@@ -403,6 +414,8 @@ class Runs(RunRecords):
         ready_at_ms: int,
         handed_on: str = "",
         handed_hop: int = 0,
+        retry_at_ms: int | None = None,
+        starts_again: bool = False,
     ) -> str:
         keys = self._keys
         answer = self._database.run(
@@ -413,7 +426,15 @@ class Runs(RunRecords):
                 keys.queued,
                 keys.heartbeats,
             ],
-            args=[token, run_id, ready_at_ms, handed_on, handed_hop],
+            args=[
+                token,
+                run_id,
+                ready_at_ms,
+                handed_on,
+                handed_hop,
+                "" if retry_at_ms is None else retry_at_ms,
+                int(starts_again),
+            ],
         )
         return str(answer)
 

@@ -19,13 +19,15 @@ _NEVER_MS = 253_370_764_800_000
 
 
 class WaitingRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run in its first attempt that no worker has taken."""
+    """A run that no worker has taken in its first attempt, or whose task's own retry is awaited."""
 
     id: str
     job_id: str
     job_name: str
     due_ms: int
     queue: str
+    #: When the retry that it waits for was to be performed; None where it waits for none.
+    retry_ms: int | None = None
 
 
 class SkippedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,7 @@ class Signs:
                 job_name=readable(row.get("job_name", "")),
                 due_ms=due_ms_of(run_id),
                 queue=readable(row.get("queue", self._keys.default_queue)),
+                retry_ms=Fields(row).number("retry_ms"),
             )
             for run_id, row in zip(ids, rows, strict=True)
             # What cannot be read is the rescue's to report.
@@ -145,7 +148,9 @@ class Signs:
 
 
 def _waits(row: Mapping[str, str]) -> bool:
-    """Whether a run waits for a worker in its first attempt, and somebody expects it."""
+    """Whether a run waits for a worker in its first attempt, or for its retry, and is expected."""
+    if row.get("state") == RunState.QUEUED and "retry_ms" in row:
+        return True
     return (
         row.get("state") == RunState.QUEUED
         and row.get("attempt", "1") == "1"

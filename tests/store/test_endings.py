@@ -11,7 +11,7 @@ from hermes_celery.endings import EXPIRED, PURGED, Endings, RunMessage
 from hermes_celery.errands import Errands
 from hermes_celery.job import JobRequest
 from hermes_celery.policy import OnLost, Policy
-from hermes_celery.rescue import NEVER_CAME, RescueReport, rescue
+from hermes_celery.rescue import NEVER_CAME, RETRY_NEVER_CAME, RescueReport, rescue
 from hermes_celery.run import Delivery, Outcome, Run, RunState
 from hermes_celery.store import Claim, Database
 from hermes_celery.tick import tick
@@ -208,6 +208,65 @@ def test_a_run_that_was_handed_on_waits_for_one_message_and_no_copy_of_another(
     assert bench.asks("8", message=f"{bench.id}.1") == "taken", "one that was pushed again"
     claim = bench.asks("8", message=bench.id, hop=1)
     assert isinstance(claim, Claim)
+    assert bench.store.runs.finish(claim, SUCCEEDED, now_ms=bench.store.clock.ms) == "ok"
+
+
+def tried_again(bench: Bench, *, seconds: int, starts_again: bool = False) -> None:
+    """The run's task is tried again in a minute, and awaited for so long."""
+    now_ms = bench.store.clock.ms
+    bench.store.runs.put_back(
+        bench.claim(),
+        ready_at_ms=now_ms + seconds * 1000,
+        handed_on=bench.id,
+        handed_hop=1,
+        retry_at_ms=now_ms + 60_000,
+        starts_again=starts_again,
+    )
+
+
+def test_a_run_goes_on_with_its_retry_only_or_is_lost(bench: Bench) -> None:
+    tried_again(bench, seconds=3700)
+    assert summary(bench.run, b"").startswith("waits for the retry of ")
+    before = bench.store.queue()
+    bench.store.clock.advance(3699)
+    assert bench.rescued().redelivered == 0
+    assert bench.asks("8", message=bench.id) == "taken", "the message that was tried again"
+    bench.store.clock.advance(2)
+    assert bench.rescued().redelivered == 0
+    assert (bench.run.state, bench.run.error) == (RunState.LOST, RETRY_NEVER_CAME)
+    assert bench.store.queue() == before, "nothing was pushed"
+    assert bench.is_job_free()
+
+
+def test_a_run_that_may_start_twice_starts_again_and_its_late_retry_is_refused(
+    bench: Bench,
+) -> None:
+    for push in (1, 2):
+        tried_again_with = bench.id if push == 1 else f"{bench.id}.1"
+        claim = bench.asks("7-abc", message=tried_again_with, hop=0)
+        assert isinstance(claim, Claim)
+        bench.store.runs.put_back(
+            claim,
+            ready_at_ms=bench.store.clock.ms + 120_000,
+            handed_on=tried_again_with,
+            handed_hop=1,
+            retry_at_ms=bench.store.clock.ms,
+            starts_again=True,
+        )
+        bench.store.clock.advance(121)
+        assert bench.rescued().redelivered == 1
+        assert bench.asks("8", message=bench.id, hop=1) == "taken", "a retry of before"
+        assert bench.asks("8", message=tried_again_with, hop=1) == "taken", "the last retry"
+    assert bench.run.retry_at is None
+    assert isinstance(bench.asks("9", message=f"{bench.id}.2"), Claim)
+
+
+def test_a_retry_that_comes_in_time_goes_on_with_a_run_that_may_start_twice(bench: Bench) -> None:
+    tried_again(bench, seconds=120, starts_again=True)
+    claim = bench.asks("8", message=bench.id, hop=1)
+    assert isinstance(claim, Claim)
+    assert bench.run.retry_at is None
+    bench.store.clock.advance(10)
     assert bench.store.runs.finish(claim, SUCCEEDED, now_ms=bench.store.clock.ms) == "ok"
 
 

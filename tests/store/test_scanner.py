@@ -125,6 +125,26 @@ def test_a_run_that_nobody_takes_is_told_when_its_grace_is_over_and_when_it_ran(
     assert "works again; it was late once" in http.messages[2]
 
 
+def test_a_retry_that_a_worker_took_with_it_is_told(place: Place, http: HttpReceiver) -> None:
+    job = place.job(http.url)
+    store = place.store
+    claim = store.claim(store.cron.run(job.id))
+    now_ms = store.clock.ms
+    store.runs.put_back(
+        claim, ready_at_ms=now_ms + 4_000_000, handed_on=claim.run_id, handed_hop=1,
+        retry_at_ms=now_ms + 30_000,
+    )  # fmt: skip
+    scan = scanner(place)
+    for seconds, late in ((89, 0), (10, 1)):
+        store.clock.advance(seconds)
+        worker_seen(store)
+        report = scan.scan(store.clock.ms)
+        assert report is not None
+        assert report.late == late
+    (told,) = [one for one in place.incidents.open() if one.kind is Kind.LATE]
+    assert "its run waits for the retry that a worker took with it" in told.text
+
+
 def test_a_scan_comes_at_most_every_ten_seconds(place: Place) -> None:
     scan = scanner(place)
     assert scan.scan(place.store.clock.ms) is not None

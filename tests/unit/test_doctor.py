@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from hermes_celery.cli import main
-from hermes_celery.cli.doctor import _jobs, _records
+from hermes_celery.cli.doctor import _awaited, _jobs, _records
 from hermes_celery.cli.finding import Verdict
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, SweepNote, SweepNotes
@@ -103,6 +103,19 @@ def test_jobs_that_a_beat_saw_and_that_are_gone_are_a_failure(
     finding = _jobs(settings, valkey)
     assert finding.verdict is Verdict.FAIL
     assert "1 jobs that were here" in finding.text
+
+
+def test_a_run_whose_retry_is_overdue_is_named(valkey: Database) -> None:
+    now_ms, keys = valkey.now_ms(), valkey.keys
+    for number, overdue_ms in enumerate((50_000, 70_000)):
+        run_id = f"0123456789ab-20260101T00000{number}Z"
+        valkey.call("ZADD", keys.queued, now_ms + 3_600_000, run_id)
+        row = {"state": "queued", "handed_on": run_id, "retry_ms": str(now_ms - overdue_ms)}
+        valkey.call("HSET", keys.run(run_id), *(part for pair in row.items() for part in pair))
+    (found,) = _awaited(valkey)
+    assert found.verdict is Verdict.WARN
+    assert "20260101T000001Z" in found.text
+    assert "waits for the retry that a worker took with it" in found.text
 
 
 @pytest.mark.parametrize(

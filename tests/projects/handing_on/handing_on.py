@@ -11,6 +11,12 @@ from hermes_celery import Cron
 
 app = Celery("handing_on", broker=os.environ["BROKER"])
 app.conf.result_backend = os.environ.get("RESULTS") or None
+if os.environ.get("VISIBILITY"):
+    app.conf.broker_transport_options = {
+        "visibility_timeout": int(os.environ["VISIBILITY"]),
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+    }
 app.conf.task_queues = [Queue("celery"), Queue("other")]
 app.conf.task_default_queue = "celery"
 cron = Cron(app)
@@ -155,6 +161,15 @@ def retried(self):
 
 
 @app.task(bind=True)
+def patient(self, word="first", number=6):
+    """Tried again with other arguments, in a while."""
+    note("body", "patient", word, self.request.retries)
+    if self.request.retries == 0:
+        raise self.retry(args=("second",), countdown=number)
+    return word
+
+
+@app.task(bind=True)
 def unheard(self):
     """Tried again while the broker is away, as far as it can tell."""
     note("body", "unheard", self.request.retries)
@@ -200,7 +215,8 @@ after_its_end.on_failure = _send_again.__get__(after_its_end)
 
 ALL = (
     single, immutable, pages, elsewhere, one_link, long_chain, broken_chain, again, own_id,
-    and_raises, unheard, retried, in_vain, automatic, parent, after_its_end,
+    and_raises, unheard, patient, retried,
+    in_vain, automatic, parent, after_its_end,
 )  # fmt: skip
 WITH_RESULTS = (many, crowd, bad_crowd)
 for task in (*ALL, *(WITH_RESULTS if app.conf.result_backend else ())):

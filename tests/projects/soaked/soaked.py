@@ -20,6 +20,9 @@ app.conf.broker_transport_options = {
     "socket_timeout": 5,
     "socket_connect_timeout": 5,
     "health_check_interval": 10,
+    # What a killed worker held comes back while the soak still waits for it.
+    "visibility_timeout": 20,
+    "unacked_restore_throttle": 1,
 }
 app.conf.worker_disable_prefetch = True
 cron = Cron(app)
