@@ -44,6 +44,7 @@ from hermes_celery.output import CAP_BYTES
 from hermes_celery.policy import retries_loss
 from hermes_celery.pulse import RunningRun
 from hermes_celery.redaction import Redact
+from hermes_celery.returned import unusable
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import (
     HEADER,
@@ -255,6 +256,9 @@ class _Call:
             self.error = error.with_traceback(_theirs(error.__traceback__))
             return self._failed(error, stop)
         self.error = None
+        if why := unusable(self.task, self.value):
+            text = self._redact(why.encode(errors="replace")).decode(errors="replace")
+            return Outcome(state=RunState.FAILED, error=text)
         output = self._redact(_shown(self.value))
         return Outcome(state=RunState.SUCCEEDED, output=output, silent=not output)
 

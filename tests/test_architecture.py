@@ -33,7 +33,7 @@ LAYERS = {
         "foreign_workers",
         "overload", "scanner", "preparing", "late", "ahead", "tick", "shard",
         "resharding", "rescue", "sweep",
-        "runner", "overstaying", "telling", "carrying", "safe_consumer",
+        "runner", "overstaying", "telling", "returned", "carrying", "safe_consumer",
         "errands", "endings", "ended_requests", "purging",
         "managed", "moving_in", "cron", "hermes_home", "taking_over",
     ),
@@ -50,6 +50,7 @@ DOORS = {
     "celery": {
         "app",
         "tasks",
+        "returned",
         "delivery_task",
         "beat",
         "dispatch",
@@ -83,6 +84,7 @@ DOORS = {
         "purging",
     },
     "kombu": {
+        "returned",
         "purging",
         "app",
         "waking",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.system
 
 _PLAIN = ("single", "immutable", "pages", "elsewhere", "one_link", "long_chain", "broken_chain",
           "again", "own_id", "and_raises", "unheard", "retried", "in_vain", "automatic", "parent",
-          "after_its_end")  # fmt: skip
+          "after_its_end", "unawaited", "unwound", "unkept", "unasked")  # fmt: skip
 _WITH_RESULTS = (*_PLAIN, "many", "crowd", "bad_crowd")
 
 
@@ -134,6 +135,26 @@ def test_a_retry_comes_back_from_the_worker_that_died_with_it(tmp_path: Path) ->
         run = ended(bed, "patient")
         assert (run.state, run.attempt, output(bed, run)) == (RunState.SUCCEEDED, 1, "second")
         assert [note[2:4] for note in bodies(bed, "patient")] == [["first", "0"], ["second", "1"]]
+
+
+@pytest.mark.parametrize("job", ["unawaited", "unwound"])
+def test_a_task_whose_body_never_ran_has_failed(bed: Bed, job: str) -> None:
+    run = ended(bed, job)
+    assert run.state is RunState.FAILED
+    assert "its body never ran" in (run.error or "")
+    assert not bodies(bed, job)
+
+
+def test_a_task_whose_result_cannot_be_kept_ends_as_celery_ends_it(bed: Bed) -> None:
+    run, unasked = ended(bed, "unkept"), ended(bed, "unasked")
+    assert unasked.state is RunState.SUCCEEDED
+    if "RESULTS" not in bed.environment:
+        assert run.state is RunState.SUCCEEDED
+        return
+    assert run.state is RunState.FAILED
+    assert (run.error or "").startswith("EncodeError: the result backend cannot keep what it ")
+    stored = json.loads(bed.database().client.get(f"celery-task-meta-{run.id}"))
+    assert (stored["status"], stored["result"]["exc_type"]) == ("FAILURE", "EncodeError")
 
 
 def test_a_task_that_a_run_publishes_is_no_run(bed: Bed) -> None:

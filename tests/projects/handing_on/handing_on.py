@@ -169,6 +169,33 @@ def patient(self, word="first", number=6):
     return word
 
 
+@app.task
+async def unawaited():
+    """Its body never runs."""
+    note("body", "unawaited")
+
+
+@app.task
+def unwound():
+    """Its body never runs either."""
+    note("body", "unwound")
+    yield 1
+
+
+@app.task
+def unkept():
+    """Returns what JSON has no word for."""
+    note("body", "unkept")
+    return {"made": object()}
+
+
+@app.task(ignore_result=True)
+def unasked():
+    """Returns what JSON has no word for, and nobody keeps it."""
+    note("body", "unasked")
+    return {"made": object()}
+
+
 @app.task(bind=True)
 def unheard(self):
     """Tried again while the broker is away, as far as it can tell."""
@@ -215,7 +242,7 @@ after_its_end.on_failure = _send_again.__get__(after_its_end)
 
 ALL = (
     single, immutable, pages, elsewhere, one_link, long_chain, broken_chain, again, own_id,
-    and_raises, unheard, patient, retried,
+    and_raises, unheard, patient, unawaited, unwound, unkept, unasked, retried,
     in_vain, automatic, parent, after_its_end,
 )  # fmt: skip
 WITH_RESULTS = (many, crowd, bad_crowd)
