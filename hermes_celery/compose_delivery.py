@@ -42,6 +42,8 @@ from hermes_celery.store import (
     Signs,
     SweepNotes,
     check_run_id,
+    worker_app,
+    worker_command,
 )
 from hermes_celery.sweep import Examiner, Sweep
 
@@ -209,6 +211,7 @@ def make_scanner(
         clock=clock,
         on_broken=on_broken,
         end_broken=on_broken.end_those_over,
+        start_worker=lambda now_ms: worker_command(worker_app(database, now_ms=now_ms)),
         overload=Overload(database, incidents=incidents, teller=teller, home=settings.home),
     )
 

@@ -51,6 +51,8 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Which project it is: the name of its app, and the module that has its `Cron(app)`.
     project: str
+    #: The module that has its `Cron(app)`, where `celery -A` finds the app; "": none can import it.
+    module: str = ""
     #: The names of the jobs by their ids.
     jobs: Mapping[str, str] = {}
 

@@ -21,10 +21,17 @@ from hermes_celery.declared import Declaration, Refusal, additional, foreign, sh
 from hermes_celery.errors import StoreError
 from hermes_celery.incidents import Kind, incident_id
 from hermes_celery.instant import from_ms
-from hermes_celery.job import JobRequest, UnreadableJob
+from hermes_celery.job import UnreadableJob
 from hermes_celery.log import Seldom, event
 from hermes_celery.managed import managed_id, synchronise
-from hermes_celery.project_app import DECLARED, entries_of, manager_of, place_of, project_of
+from hermes_celery.project_app import (
+    DECLARED,
+    entries_of,
+    manager_of,
+    module_of,
+    place_of,
+    project_of,
+)
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from hermes_celery.moving_in import MovingIn
     from hermes_celery.scanner import Teller
     from hermes_celery.store import Declarations, Incidents, Jobs
+    from hermes_celery.work import TaskCall
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_MS = 3_000
@@ -73,7 +81,26 @@ def declaration_of(app: Celery) -> Declaration:
     names = [*map(str, with_defaults(app)), *getattr(app, DECLARED, {})]
     manager = manager_of(app)
     jobs = {managed_id(manager, name): name for name in names}
-    return Declaration(project=project_of(app), jobs=jobs)
+    return Declaration(project=project_of(app), module=module_of(app), jobs=jobs)
+
+
+def call_doubt(app: Celery, call: TaskCall | None) -> str:
+    """Why a call may not work, as far as this process can know; "": nothing is known."""
+    if call is None:
+        return ""
+    task = app.tasks.get(call.name)
+    if task is None:
+        return (
+            f"app {app.main!r} has no task {call.name!r}; check the name, and the imports, unless "
+            "the workers of another project have it"
+        )
+    check = getattr(task, "__header__", None) if task.typing else None
+    try:
+        if check is not None:
+            check(*call.args, **call.kwargs)
+    except TypeError as error:
+        return f"the task {call.name} does not take its arguments: {error}"
+    return ""
 
 
 class Troubles:
@@ -254,31 +281,12 @@ class Declaring:
             )
         warnings = {
             name: why for name, request in declared.items()
-            if name not in reasons and name not in twice and (why := self._doubt(request))
+            if name not in reasons | twice and (why := call_doubt(self._app, request.task))
         }  # fmt: skip
         refusals = [self._refusal(name, why) for name, why in reasons.items()]
         # That of `cron.add` is a job; where it is none either, that is what to mend first.
         refusals += [self._second(name, why) for name, why in twice.items() if name not in reasons]
         self._note(refusals, warnings, now_ms=now_ms)
-
-    def _doubt(self, request: JobRequest) -> str:
-        """Why a job may not work, as far as this process can know; "": nothing is known."""
-        call = request.task
-        if call is None:
-            return ""
-        task = self._app.tasks.get(call.name)
-        if task is None:
-            return (
-                f"app {self._app.main!r} has no task {call.name!r}; check the name, and the "
-                "imports, unless the workers of another project have it"
-            )
-        check = getattr(task, "__header__", None) if task.typing else None
-        try:
-            if check is not None:
-                check(*call.args, **call.kwargs)
-        except TypeError as error:
-            return f"the task {call.name} does not take its arguments: {error}"
-        return ""
 
     def _note(self, refusals: list[Refusal], warnings: Mapping[str, str], *, now_ms: int) -> None:
         doubts = [

@@ -68,9 +68,24 @@ def _imported(name: str) -> Any:
         ) from error
 
 
+def import_tasks(app: Celery) -> str:
+    """Import the modules with an app's tasks, as its workers do; why that fails, else ""."""
+    try:
+        app.loader.import_default_modules()
+    except Exception as error:  # noqa: BLE001 - the user's modules may raise anything
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def project_of(app: Celery) -> str:
     """Which project an app is, for people: two of them may have the same name."""
     return f"{app.main or 'celery'} (module {getattr(app, MODULE, '?')})"
+
+
+def module_of(app: Celery) -> str:
+    """The module that has an app's `Cron(app)`; "" where nobody else can import it."""
+    module = str(getattr(app, MODULE, ""))
+    return "" if module in ("?", "__main__") else module
 
 
 def place_of(app: Celery, name: str) -> str:

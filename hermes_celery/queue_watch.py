@@ -14,7 +14,7 @@ import msgspec
 
 from hermes_celery.incidents import Kind
 from hermes_celery.queue_state import Crew, QueueLook, QueueState, crew, look_at_queues
-from hermes_celery.store import Database, Jobs, Signs
+from hermes_celery.store import Database, Jobs, Signs, worker_app, worker_command
 from hermes_celery.store.load import Load, base_of
 
 #: So long the same message is next, before that is trouble.
@@ -117,7 +117,9 @@ class QueueWatch:
         text = _STUCK.get(look.state)
         if text is None:
             return None
+        app = worker_app(self._database, now_ms=now_ms)
         told = text.format(
+            start=worker_command(app, queue=look.name),
             queue=look.name,
             waiting=look.waiting,
             since=look.since,
@@ -129,8 +131,7 @@ class QueueWatch:
 #: Nothing is said of a queue whose workers have no slot free, or may be of version 0.1.0.
 _STUCK: Mapping[QueueState, str] = {
     QueueState.NOBODY: (
-        "{waiting} messages wait on queue '{queue}' and no worker consumes it"
-        " → celery -A hermes_celery worker -Q {queue}"
+        "{waiting} messages wait on queue '{queue}' and no worker consumes it → {start}"
     ),
     QueueState.SILENT: (
         "no worker has taken a message from queue '{queue}' {since}, {waiting} wait, and {workers}"

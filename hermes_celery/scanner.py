@@ -169,8 +169,13 @@ class Scanner:
         overload: Overload | None = None,
         on_broken: OnBroken = ignored,
         end_broken: Callable[[int], int] = lambda now_ms: 0,
+        start_worker: Callable[[int], str] = lambda _: "celery -A hermes_celery worker",
     ) -> None:
-        """`on_broken` hears of what cannot be read; `end_broken` ends what it made of that."""
+        """`start_worker` says what starts a worker of this namespace.
+
+        `on_broken` hears of what cannot be read; `end_broken` ends what it made of that.
+        """
+        self._start_worker = start_worker
         self._overload = overload
         self._on_broken = on_broken
         self._end_broken = end_broken
@@ -305,7 +310,7 @@ class Scanner:
         since_ms = self._no_worker_since_ms = self._no_worker_since_ms or now_ms
         if now_ms - since_ms < TROUBLE_MS:
             return False
-        text = f"{left} runs wait and there is no worker → celery -A hermes_celery worker"
+        text = f"{left} runs wait and there is no worker → {self._start_worker(now_ms)}"
         self._teller.tell(Kind.WORKERS, "", text, now_ms=now_ms, from_here=True)
         return True
 

@@ -72,13 +72,23 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except JobNotFound as error:
-            raise click.ClickException(f"{error}{_elsewhere()}") from None
+            raise _repeating(f"{error}{_elsewhere()}") from None
         except HermesCeleryError as error:
-            raise click.ClickException(str(error)) from None
+            raise _repeating(str(error)) from None
+        except click.ClickException as error:
+            if type(error) is not click.ClickException:
+                raise  # how a command is used
+            raise _repeating(error.message) from None
         except OSError as error:
             if error.filename is None:
                 raise
             raise click.ClickException(_refused(error)) from None
+
+
+def _repeating(text: str) -> click.ClickException:
+    from hermes_celery.cli.target import repeating
+
+    return click.ClickException(repeating(text))
 
 
 def _elsewhere() -> str:

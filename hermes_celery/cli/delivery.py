@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hermes_celery.cli.screen import print_json, print_table, shown
-from hermes_celery.cli.target import app_for, read_settings
+from hermes_celery.cli.target import app_for, read_settings, repeating
 from hermes_celery.compose import reachable_database, readable_database
 from hermes_celery.errors import RecordBroken
 from hermes_celery.foreign import UNREADABLE
@@ -29,7 +29,9 @@ def redeliver(run_id: str, everywhere: bool) -> None:
 
     settings = read_settings()
     deliver_again(settings, run_id, everywhere=everywhere, app=app_for(settings))
-    click.echo(f"delivering {run_id} again; `hermes-celery logs {run_id}` says how it goes")
+    click.echo(
+        repeating(f"delivering {run_id} again; `hermes-celery logs {run_id}` says how it goes")
+    )
 
 
 @click.group(invoke_without_command=True)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import msgspec
 
 from hermes_celery.cli.finding import Finding, Verdict, fail, ok, warn
 from hermes_celery.cli.queues import queue_findings, worker_finding
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
-from hermes_celery.cli.target import other_namespaces, project, read_settings
+from hermes_celery.cli.target import given_app, other_namespaces, project, read_settings, repeating
 from hermes_celery.compose import (
     check_broker,
     left_by_others,
@@ -56,6 +57,7 @@ from hermes_celery.store import (
     SharedKeys,
     Signs,
     SweepNotes,
+    beat_command,
     refuse_missing,
 )
 from hermes_celery.store.reading import readable
@@ -70,7 +72,7 @@ _REPAIR = "`hermes-celery fsck --repair` mends it"
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
     """Look at everything that must be in order; exit 1 when something is not."""
-    findings = list(examine())
+    findings = [msgspec.structs.replace(one, text=repeating(one.text)) for one in examine()]
     if as_json:
         print_json(findings)
     else:
@@ -168,7 +170,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield _jobs(settings, database)
         yield _records(database)
         yield from _neighbours(settings)
-        yield from _processes(read_status(database))
+        yield from _processes(read_status(database, app=given_app()))
         yield from _declared(database)
         yield from _overload(database)
         yield from _awaited(database)
@@ -271,7 +273,8 @@ def _processes(state: Status) -> Iterator[Finding]:
         yield fail("beat", f"none leads shard {', '.join(map(str, state.unled))}; see the beats' "
                     "logs, or start one more `celery beat`")  # fmt: skip
     else:
-        yield fail("beat", "none leads, so nothing is dispatched; start `celery beat` or `up`")
+        start = beat_command(state.app)
+        yield fail("beat", f"none leads, so nothing is dispatched; start {start}")
     yield worker_finding(state)
     yield from queue_findings(state)
 

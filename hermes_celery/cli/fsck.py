@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from hermes_celery.cli.screen import print_json
-from hermes_celery.cli.target import read_settings
+from hermes_celery.cli.target import read_settings, repeating
 from hermes_celery.compose import reachable_database, readable_database
 from hermes_celery.compose_delivery import make_examiner
 from hermes_celery.errors import StoreError, StoreUnavailable
@@ -130,7 +130,7 @@ def _closing(summary: Summary, *, repair: bool) -> str:
     looked = f"{summary.jobs:,} jobs and {summary.runs:,} entries of runs looked at"
     if not summary.found:
         return f"{looked}: all agree"
-    advice = "" if repair else "; `hermes-celery fsck --repair` mends what it can"
+    advice = "" if repair else repeating("; `hermes-celery fsck --repair` mends what it can")
     return f"{looked}: {summary.mended:,} mended, {summary.left:,} left{advice}"
 
 

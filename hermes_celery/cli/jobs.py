@@ -28,7 +28,9 @@ from hermes_celery.cli.target import (
     open_cron,
     open_cron_to_read,
     other_namespaces,
+    project,
     read_settings,
+    repeating,
 )
 from hermes_celery.cli.work_options import take_work, work_options
 from hermes_celery.cron import Crontab
@@ -113,6 +115,7 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
     policy = Policy(**taken_policy(fields))
     request = JobRequest(policy=policy, **_given(fields))
     job = open_cron().add(request, paused=paused, check_files=not elsewhere)
+    _warn_of_call(job)
     if as_json:
         print_json(job.as_json())
         return
@@ -145,6 +148,8 @@ def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **field
         changes["policy"] = changed_policy(current.spec.policy, policy)
         revision = current.revision if revision is None else revision
     changed = cron.edit(job, changes, expected_revision=revision, check_files=not elsewhere)
+    if "task" in changes:
+        _warn_of_call(changed)
     if as_json:
         print_json(changed.as_json())
         return
@@ -183,11 +188,11 @@ def list_jobs(
     print_tables(
         JOB_COLUMNS,
         chain((job_row(job, zone=zone) for job in jobs), map(refused_row, refused)),
-        empty="no job is like that" if name or state or after else _no_jobs(cron),
+        empty="no job is like that" if name or state or after else repeating(_no_jobs(cron)),
     )
     if isinstance(jobs, list) and next(found, None) is not None:
         count = None if state else cron.jobs.count_after(jobs[-1], name=name)
-        click.echo(_more(jobs[-1], count, name=name, state=state, limit=limit), err=True)
+        click.echo(repeating(_more(jobs[-1], count, name=name, state=state, limit=limit)), err=True)
 
 
 def _no_jobs(cron: Crontab) -> str:
@@ -259,7 +264,7 @@ def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) 
         _confirm(open_cron().pause(job or "", reason=reason), verb="paused", as_json=as_json)
         return
     open_cron().pause_all(note=reason or "")
-    click.echo("paused everything; `hermes-celery resume --all` goes on")
+    click.echo(repeating("paused everything; `hermes-celery resume --all` goes on"))
 
 
 @click.command()
@@ -294,6 +299,22 @@ def remove(job: str, declared: bool, as_json: bool) -> None:
     _confirm(removed, verb="removed", as_json=as_json)
 
 
+def _warn_of_call(job: Job) -> None:
+    """A task that the app of `-A` does not have, or with other arguments, may be elsewhere."""
+    app = project()
+    if app is None or job.spec.task is None:
+        return
+    from hermes_celery.declaring import call_doubt
+    from hermes_celery.project_app import import_tasks
+
+    fault = import_tasks(app)
+    why = (
+        f"its tasks cannot be imported here ({fault})" if fault else call_doubt(app, job.spec.task)
+    )
+    if why:
+        click.echo(f"Note: job {job.name!r} may not work: {why}", err=True)
+
+
 def _warn_of_tokens(job: Job) -> None:
     """A URL in a job is read by whoever can read the job's store."""
     given = f"{job.spec.deliver},{job.spec.failure_deliver or ''}".replace("file://", "")
@@ -318,6 +339,8 @@ def _confirm(job: Job | UnreadableJob, *, verb: str, as_json: bool) -> None:
 
 def _upcoming(job: Job) -> str:
     if job.state is not JobState.SCHEDULED:
-        return f"it is {job.state.value}; `hermes-celery resume {job.id}` starts its schedule"
+        return repeating(
+            f"it is {job.state.value}; `hermes-celery resume {job.id}` starts its schedule"
+        )
     zone = default_timezone()
     return f"next run {shown(job.next_run_at, zone=zone)} ({zone})"

@@ -8,14 +8,21 @@ from hermes_celery.cli.finding import Verdict
 from hermes_celery.cli.queues import has_workers, no_workers, queue_findings
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.status import Status, read_status
-from hermes_celery.cli.target import app_for, open_cron, project, read_settings
+from hermes_celery.cli.target import (
+    app_for,
+    given_app,
+    open_cron,
+    project,
+    read_settings,
+    repeating,
+)
 from hermes_celery.compose import open_database, reachable_database, readable_database, redis_url
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.queue_state import QueueLook
 from hermes_celery.server_url import without_password
 from hermes_celery.settings import default_timezone
-from hermes_celery.store import Shards
+from hermes_celery.store import Shards, beat_command
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 
@@ -50,7 +57,7 @@ def status(check: bool, as_json: bool) -> None:
     """Say who leads, what waits and what runs."""
     settings = read_settings()
     database = readable_database(settings)
-    state = read_status(database)
+    state = read_status(database, app=given_app())
     if as_json:
         print_json(state)
     else:
@@ -62,29 +69,31 @@ def status(check: bool, as_json: bool) -> None:
 
 def _print_status(state: Status, *, url: str) -> None:
     zone = default_timezone()
-    click.echo(f"server    {state.server} at {url}")
-    click.echo(f"beat      {state.leader or _unled(state)}")
-    click.echo(f"workers   {', '.join(state.workers) or no_workers(state)}")
+    _say(f"server    {state.server} at {url}")
+    _say(f"beat      {state.leader or _unled(state)}")
+    _say(f"workers   {', '.join(state.workers) or no_workers(state)}")
     for look in state.queues:
         if look.waiting:
-            click.echo(f"queue     {_queue_line(look, zone=zone)}")
+            _say(f"queue     {_queue_line(look, zone=zone)}")
     for finding in queue_findings(state):
-        click.echo(f"{finding.verdict.value:<9} {finding.text}")
+        _say(f"{finding.verdict.value:<9} {finding.text}")
     due = optional_from_ms(state.next_due_ms)
-    click.echo(f"jobs      {state.jobs}, next due {shown(due, zone=zone, missing='never')}")
-    click.echo(f"runs      {state.queued} queued, {state.running} running")
+    _say(f"jobs      {state.jobs}, next due {shown(due, zone=zone, missing='never')}")
+    _say(f"runs      {state.queued} queued, {state.running} running")
     if state.incidents:
-        click.echo(f"incidents {state.incidents} open; `hermes-celery incidents` lists them")
+        _say(f"incidents {state.incidents} open; `hermes-celery incidents` lists them")
     for text in state.refused:
-        click.echo(f"refused   {text}")
+        _say(f"refused   {text}")
     for text in state.broken:
-        click.echo(f"broken    {text}; `hermes-celery fsck --repair` mends it")
+        _say(f"broken    {text}; `hermes-celery fsck --repair` mends it")
     if state.paused_ms is not None:
         since = shown(optional_from_ms(state.paused_ms), zone=zone)
         note = f": {state.pause_note}" if state.pause_note else ""
-        click.echo(
-            f"paused    everything since {since}{note}; `hermes-celery resume --all` goes on"
-        )
+        _say(f"paused    everything since {since}{note}; `hermes-celery resume --all` goes on")
+
+
+def _say(text: str) -> None:
+    click.echo(repeating(text))
 
 
 def _queue_line(look: QueueLook, *, zone: str) -> str:
@@ -95,7 +104,7 @@ def _queue_line(look: QueueLook, *, zone: str) -> str:
 
 def _unled(state: Status) -> str:
     if len(state.unled) == state.shards:
-        return "none: nothing is dispatched; start `celery beat`"
+        return f"none: nothing is dispatched; start {beat_command(state.app)}"
     missing = ", ".join(map(str, state.unled))
     return f"none for shard {missing} of {state.shards}; a beat takes over within a second"
 
@@ -124,7 +133,7 @@ def shards(count: int | None, as_json: bool) -> None:
             count,
             lease_of=lambda shard: Lease(database, owner=owner, clock=clock, shard=shard),
         )
-    state = read_status(database)
+    state = read_status(database, app=given_app())
     if as_json:
         print_json({"shards": state.shards, "moved": moved, "unled": state.unled})
         return

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from hermes_celery.cli.finding import Finding, fail, ok, warn
 from hermes_celery.cli.status import Status
 from hermes_celery.queue_state import SILENT_MS, QueueLook, QueueState
+from hermes_celery.store import OUR_APP, worker_command
 
 
 def worker_finding(state: Status) -> Finding:
@@ -15,7 +16,8 @@ def worker_finding(state: Status) -> Finding:
     if not state.workers and foreign:
         return ok("workers", f"none with Cron(app); without it: {', '.join(foreign)}")
     if not state.workers:
-        return fail("workers", "none, so nothing runs; start `celery worker` or `up`")
+        return fail("workers", f"none, so nothing runs; start {_start(state)}"
+                    f"{' or `up`' if state.app == OUR_APP else ''}")  # fmt: skip
     asking = [name for name in state.workers if name not in state.silent_workers]
     if not asking:
         return fail("workers", f"{', '.join(state.workers)} alive and asking for no messages; see "
@@ -40,7 +42,7 @@ def queue_findings(state: Status) -> Iterator[Finding]:
                        f"{look.since}, {look.waiting} wait, and {', '.join(look.workers)} asks for "
                        "none; see its log, and restart it")  # fmt: skip
         elif look.waiting:
-            yield from _waits(look, has_workers=has_workers(state), now_ms=state.now_ms)
+            yield from _waits(look, state)
 
 
 def has_workers(state: Status) -> bool:
@@ -53,11 +55,18 @@ def _foreign(state: Status) -> list[QueueLook]:
     return [look for look in state.queues if look.state is QueueState.FOREIGN]
 
 
-def _waits(look: QueueLook, *, has_workers: bool, now_ms: int) -> Iterator[Finding]:
+def _start(state: Status, *, queue: str = "") -> str:
+    """What to start, a command between backticks."""
+    text = worker_command(state.app, queue=queue)
+    return f"`{text}`" if state.app else text
+
+
+def _waits(look: QueueLook, state: Status) -> Iterator[Finding]:
     """What is wrong with a queue on which messages wait."""
-    if look.state is QueueState.NOBODY and has_workers:
+    now_ms = state.now_ms
+    if look.state is QueueState.NOBODY and has_workers(state):
         yield fail("queue", f"queue {look.name}: nobody consumes it and {look.waiting} messages "
-                   f"wait; start `celery -A hermes_celery worker -Q {look.name}`")  # fmt: skip
+                   f"wait; start {_start(state, queue=look.name)}")  # fmt: skip
     elif look.state is QueueState.BUSY and _is_old(look, now_ms=now_ms):
         yield warn("queue", f"no worker has taken a message from queue {look.name} {look.since} "
                    f"and {look.waiting} wait: all slots are taken; start more workers, or raise "

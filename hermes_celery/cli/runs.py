@@ -11,7 +11,7 @@ import click
 from hermes_celery.cli.delivery import delivery_lines, delivery_states
 from hermes_celery.cli.options import Instant, Since
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
-from hermes_celery.cli.target import open_cron, open_cron_to_read
+from hermes_celery.cli.target import open_cron, open_cron_to_read, repeating
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import JobNotFound, RunNotFound
 from hermes_celery.run import Run, RunState, is_run_id
@@ -75,7 +75,7 @@ def runs(
     print_table(
         RUN_COLUMNS,
         [run_row(item, zone=zone, said=line) for item, line in zip(found, said, strict=True)],
-        empty="no runs yet; `hermes-celery list` shows when jobs are due",
+        empty=repeating("no runs yet; `hermes-celery list` shows when jobs are due"),
     )
 
 

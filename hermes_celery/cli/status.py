@@ -12,7 +12,15 @@ import msgspec
 
 from hermes_celery.errors import RecordBroken
 from hermes_celery.queue_state import Crew, QueueLook, crew, look_at_queues
-from hermes_celery.store import Database, Declarations, DueIndex, Incidents, Jobs
+from hermes_celery.store import (
+    OUR_APP,
+    Database,
+    Declarations,
+    DueIndex,
+    Incidents,
+    Jobs,
+    worker_app,
+)
 from hermes_celery.store.reading import readable
 
 _T = TypeVar("_T")
@@ -46,6 +54,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: When everything was paused, and why; None when it is not.
     paused_ms: int | None
     pause_note: str
+    #: The Celery app of the workers, as `celery -A` takes it; "": a project's, not known which.
+    app: str = OUR_APP
     #: Keys that cannot be read, each with what is wrong; the numbers above leave them out.
     broken: list[str] = []
     #: Declared jobs that were refused, each with the reason.
@@ -93,8 +103,11 @@ class _Look:
         return 0
 
 
-def read_status(database: Database) -> Status:
-    """Look. Raises StoreError when Redis fails, never because of one key."""
+def read_status(database: Database, *, app: str | None = None) -> Status:
+    """Look. Raises StoreError when Redis fails, never because of one key.
+
+    `app` is the one that was named, as `celery -A` takes it.
+    """
     keys, look, now_ms = database.keys, _Look(database), database.now_ms()
     shards = range(database.shards)
     look.note(database.shards_fault())
@@ -122,5 +135,6 @@ def read_status(database: Database) -> Status:
         paused_ms=switch.paused_ms,
         pause_note=switch.note,
         broken=look.broken,
+        app=app or look.at(lambda: worker_app(database, now_ms=now_ms), ""),
         refused=[one.text for one in Declarations(database).refusals() if one.is_refused],
     )

@@ -7,6 +7,8 @@ namespace and its tasks' queues.
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -50,9 +52,14 @@ class Target:
         return compose.app_settings(self.project)
 
 
-def _target() -> Target:
+def _root() -> click.Context | None:
     context = click.get_current_context(silent=True)
-    found = context.find_root().obj if context is not None else None
+    return None if context is None else context.find_root()
+
+
+def _target() -> Target:
+    root = _root()
+    found = root.obj if root is not None else None
     return found if isinstance(found, Target) else Target()
 
 
@@ -64,6 +71,34 @@ def read_settings() -> Settings:
 def project() -> Celery | None:
     """The app of `-A`. Raises SettingsError."""
     return _target().project
+
+
+def given_app() -> str | None:
+    """What `-A` was given."""
+    return _target().app
+
+
+#: A command among the words of a sentence, and the namespace that it names itself.
+_COMMAND = re.compile(r"\bhermes-celery (-N \S+ )?(?=[a-z])")
+
+
+def repeating(text: str) -> str:
+    """A sentence whose commands begin with the `-A` and `-N` that this one was given.
+
+    What tells somebody what to type next is about the same app and namespace.
+    """
+    root = _root()
+    verbs = getattr(root.command, "list_commands", lambda _: ())(root) if root else ()
+
+    def with_options(found: re.Match[str]) -> str:
+        if re.match(r"\w+", text[found.end() :])[0] not in verbs:  # type: ignore[index]
+            return found[0]
+        target = _target()
+        app = f"-A {shlex.quote(target.app)} " if target.app else ""
+        named = f"-N {shlex.quote(target.namespace)} " if target.namespace else ""
+        return f"hermes-celery {app}{found[1] or named}"
+
+    return _COMMAND.sub(with_options, text)
 
 
 def app_for(settings: Settings) -> Celery:

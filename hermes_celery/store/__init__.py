@@ -46,10 +46,12 @@ from hermes_celery.store.shared_keys import SharedKeys
 from hermes_celery.store.signs import Signs
 from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
 from hermes_celery.store.waker import Waker
+from hermes_celery.store.worker_app import OUR_APP, beat_command, worker_app, worker_command
 
 __all__ = [
     "CANNOT_SAVE",
     "FORMAT",
+    "OUR_APP",
     "WRITES",
     "Advance",
     "Advanced",
@@ -101,8 +103,11 @@ __all__ = [
     "WorkerSign",
     "Write",
     "Written",
+    "beat_command",
     "check_run_id",
     "connect",
     "namespaces_beside",
     "refuse_missing",
+    "worker_app",
+    "worker_command",
 ]
