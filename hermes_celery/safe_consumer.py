@@ -209,6 +209,18 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
     #: Queue and message that were taken and are not with Celery yet.
     _taken: tuple[Any, Any] | None = None
 
+    def close(self) -> None:
+        """Close it, and never ask where the server is when kombu has let go of that.
+
+        After a lost connection Celery closes twice: the first time may fail, and the second time
+        kombu would give back what was taken through a connection without an address, which ends
+        the worker. What is not given back comes back by kombu's visibility timeout; runs are pushed
+        again before.
+        """
+        if self.connection is not None and self.connection.client is None:
+            self.do_restore = False
+        super().close()
+
     def _create_client(self, asynchronous: bool = False) -> Any:
         client: Any = super()._create_client(asynchronous)
         if asynchronous:

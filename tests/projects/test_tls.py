@@ -34,7 +34,7 @@ def bed(tmp_path: Path, certificates: Certificates) -> Iterator[Bed]:
 def both(bed: Bed, case: str, broker: str, use_ssl: object) -> subprocess.Popen[bytes]:
     """A worker with its beat in one process."""
     return bed.worker(
-        "-B", "-S", "hermes_celery.beat:CronScheduler", "-c", "1", "-n", f"{case}@%h",
+        "-B", "--scheduler", "hermes_celery.beat:CronScheduler", "-c", "1", "-n", f"{case}@%h",
         BROKER=broker, CASE=case, USE_SSL=json.dumps(use_ssl),
     )  # fmt: skip
 

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from hermes_celery import safe_consumer
+from hermes_celery.app import make_app
+from hermes_celery.compose import app_settings, make_dead_letters
 from hermes_celery.cron import Crontab
 from hermes_celery.job import JobRequest
 from hermes_celery.run import RunState
+from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Load, WorkerSign
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
@@ -127,3 +131,22 @@ def test_a_worker_whose_subscription_is_closed_goes_on(
         run_id = cron.run(job_id)
         eventually(lambda one=run_id: cron.runs.get(one).state.is_final, what="the run")  # type: ignore[misc]
     assert processes.celery("inspect", "ping").wait(30) == 0
+
+
+def test_a_channel_closes_when_its_connection_was_let_go_with_messages_in_hand(
+    environment: dict[str, str],
+) -> None:
+    """As Celery leaves it after a connection was lost; an error would end the worker."""
+    app = make_app(read_settings(environment))
+    letters = make_dead_letters(app_settings(app), worker="w")
+    safe_consumer.install(app, letters)
+    connection = app.amqp.Connection(app.conf.broker_url)
+    queue = app.amqp.queues[app.conf.task_default_queue](connection.default_channel)
+    queue.declare()
+    app.send_task("any", connection=connection, queue=queue.name)
+    channel = connection.default_channel
+    assert eventually(lambda: channel.basic_get(queue.name), what="the message") is not None
+    assert channel.qos._delivered
+    channel.connection.client = None
+    channel.close()
+    assert channel.closed
