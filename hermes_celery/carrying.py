@@ -28,6 +28,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.utils.json import dumps
 
 from hermes_celery.errors import PutBack, SessionError
+from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.handing_on import (
     PATIENCE_SECONDS,
     UNFOLLOWED,
@@ -54,7 +55,7 @@ from hermes_celery.session import (
     namespace_of,
     run_carried_by,
 )
-from hermes_celery.telling import tell_revoked
+from hermes_celery.telling import RunFailed, tell_revoked
 
 if TYPE_CHECKING:
     from hermes_celery.runner import Runner
@@ -82,8 +83,11 @@ def carry_all(
     worker: str,
     redact: Redact,
     namespaces: Collection[str],
+    time_limit: float | None = None,
 ) -> None:
     """Wrap every task of an app that is not wrapped yet; before its worker traces them.
+
+    `time_limit` is the worker's own hard limit, seconds, for tasks that have none.
 
     A run of another namespace than `namespaces` is followed there, or by nobody: its task is
     called, and nothing is reported.
@@ -92,7 +96,12 @@ def carry_all(
         if not name.startswith(_OURS) and not hasattr(task, _MARK):
             setattr(task, _MARK, True)
             task.run = _carried(
-                task, runner=runner, worker=worker, redact=redact, namespaces=namespaces
+                task,
+                runner=runner,
+                worker=worker,
+                redact=redact,
+                namespaces=namespaces,
+                time_limit=time_limit,
             )
             task.replace = noting_replace(task)
             task.retry = noting_retry(task)
@@ -105,6 +114,7 @@ def _carried(
     worker: str,
     redact: Redact,
     namespaces: Collection[str],
+    time_limit: float | None,
 ) -> Callable[..., Any]:
     run = task.run
 
@@ -121,7 +131,14 @@ def _carried(
                 raise session
             return _beside(header, session, lambda: run(*args, **kwargs))
         carrier = Carrier(header, session) if isinstance(session, Session) else None
-        call = _Call(lambda: run(*args, **kwargs), task=task, carrier=carrier, redact=redact)
+        call = _Call(
+            lambda: run(*args, **kwargs),
+            task=task,
+            carrier=carrier,
+            redact=redact,
+            worker=worker,
+            time_limit=_time_limit(task) or time_limit,
+        )
         state = _performed(runner(), call, run_id, session=session, worker=worker)
         if state == RunState.SENT and isinstance(session, Session):
             # Its own retries, which inherit the headers, are nobody's run either.
@@ -134,6 +151,14 @@ def _carried(
         return _beside(header, session, lambda: run(*args, **kwargs))
 
     return carried
+
+
+def _time_limit(task: Any) -> float | None:
+    """The hard limit of a message, or else of its task."""
+    limits = task.request.timelimit
+    hard = limits[0] if limits else None
+    found: float | None = hard or task.time_limit
+    return found
 
 
 def _ended(task: Any, call: _Call, state: str) -> Any:
@@ -212,8 +237,17 @@ class _Call:
     """One call of a user's task, as the work of a run."""
 
     def __init__(
-        self, call: Callable[[], Any], *, task: Any, carrier: Carrier | None, redact: Redact
+        self,
+        call: Callable[[], Any],
+        *,
+        task: Any,
+        carrier: Carrier | None,
+        redact: Redact,
+        worker: str,
+        time_limit: float | None,
     ) -> None:
+        self._worker = worker
+        self._time_limit = time_limit
         self._call = call
         self._redact = redact
         self.task = task
@@ -255,6 +289,8 @@ class _Call:
         except Exception as error:  # noqa: BLE001 - recorded on the run, raised again for Celery
             self.error = error.with_traceback(_theirs(error.__traceback__))
             return self._failed(error, stop)
+        except BaseException as error:  # noqa: BLE001 - as above, and no Exception
+            return self._escaped(error, stop)
         self.error = None
         if why := unusable(self.task, self.value):
             text = self._redact(why.encode(errors="replace")).decode(errors="replace")
@@ -303,11 +339,34 @@ class _Call:
         text = f"its task rejected the message{why}".encode(errors="replace")
         return Outcome(state=RunState.FAILED, error=self._redact(text).decode(errors="replace"))
 
+    def _escaped(self, error: BaseException, stop: RunningRun) -> Outcome:
+        """It raised no Exception; raises it again where Celery is to end the run."""
+        state = state_after(
+            error,
+            message_id=str(self.task.request.id),
+            worker=self._worker,
+            is_stopped=stop.is_set(),
+        )
+        if state is None or self._is_hard_limit(error):
+            raise error
+        # What is no Exception would end a pool's process, thread or loop, and be no task's failure.
+        self.error = RunFailed(_said(error))
+        self.error.__cause__ = error.with_traceback(_theirs(error.__traceback__))
+        return self._outcome_of(error, state)
+
+    def _is_hard_limit(self, error: BaseException) -> bool:
+        # A task may set timers of its own.
+        limit = self._time_limit
+        return limit is not None and is_green_timeout(error) and error.seconds == limit  # type: ignore[attr-defined]
+
     def _failed(self, error: Exception, stop: RunningRun) -> Outcome:
         state = RunState.FAILED
         if isinstance(error, SoftTimeLimitExceeded):
             state = RunState.CANCELLED if stop.is_set() else RunState.TIMED_OUT
-        text = f"{type(error).__name__}: {error}".rstrip(": ").encode(errors="replace")
+        return self._outcome_of(error, state)
+
+    def _outcome_of(self, error: BaseException, state: RunState) -> Outcome:
+        text = _said(error).encode(errors="replace")
         trace = "".join(traceback.format_exception(error)).encode(errors="replace")
         is_asked = state is RunState.CANCELLED
         return Outcome(
@@ -315,6 +374,10 @@ class _Call:
             error=None if is_asked else self._redact(text).decode(errors="replace"),
             stderr=self._redact(trace),
         )
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _theirs(trace: TracebackType | None) -> TracebackType | None:

@@ -13,12 +13,13 @@ What a message means for a run is in our header; `endings` decides and writes.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import Celery, bootsteps, signals
 from celery.app.trace import task_has_custom
@@ -30,6 +31,7 @@ from celery.worker.consumer.control import Control
 from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.endings import REVOKED, Endings, RunMessage
 from hermes_celery.errors import HermesCeleryError
+from hermes_celery.escaping import is_current_greenlet, terminating
 from hermes_celery.handing_on import hop_of, leads_to
 from hermes_celery.run import RunState, is_run_id
 from hermes_celery.session import HEADER, run_carried_by
@@ -184,8 +186,19 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
     def __init_subclass__(cls, **given: Any) -> None:
         """Celery puts one more class in front, whose `on_success` calls none of those behind it."""
         super().__init_subclass__(**given)
-        if cls.may_skip_body and "on_success" in vars(cls):
-            cls.on_success = _told(cls.on_success)
+        if "on_success" in vars(cls):
+            told = _told(cls.on_success) if cls.may_skip_body else cls.on_success
+            cls.on_success = _unharmed(told)
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Somebody had it revoked and ended."""
+        with terminating(self.id):
+            super().terminate(pool, signal)
+
+    def cancel(self, pool: Any, signal: Any = None, **given: Any) -> None:
+        """The worker ends it, and its message comes again."""
+        with terminating(self.id, comes_again=True):
+            super().cancel(pool, signal, **given)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """The pool ends it for the time that it took; a soft limit is the task's own matter."""
@@ -221,7 +234,7 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
             return False
         self.endings.comes_again(
             message,
-            pid=self.worker_pid or 0,
+            pid=_pid(self),
             state=RunState.TIMED_OUT if isinstance(error, TimeLimitExceeded) else RunState.LOST,
             error=_text(error),
             wait_seconds=wait_seconds,
@@ -235,13 +248,28 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
             if not isinstance(error, (Ignore, Retry)):
                 _tell_of_child(self.endings, header, self._context, f"failed: {_text(error)}")
             return
-        pid, text = self.worker_pid or 0, _text(error)
+        pid, text = _pid(self), _text(error)
         if isinstance(error, TimeLimitExceeded):
             self.endings.timed_out(message, pid=pid, error=text)
         elif isinstance(error, (*_DIED, Terminated)):
             self.endings.lost(message, pid=pid, error=text, task_wants_it=_runs_again(self.task))
         elif not isinstance(error, _REPORTED) and not self.task.name.startswith("hermes_celery."):
             self.endings.failed(message, text)
+
+
+def _unharmed(on_success: Callable[..., Any]) -> Callable[..., Any]:
+    """A pool in the worker's own process says of what is no Exception only that it was raised.
+
+    Celery fails over that, and the message would be taken for a broken one.
+    """
+
+    @wraps(on_success)
+    def on_success_or_failure(self: Any, told: Any, **given: Any) -> Any:
+        if isinstance(told, ExceptionInfo):
+            return self.on_failure(told)
+        return on_success(self, told, **given)
+
+    return on_success_or_failure
 
 
 def _told(on_success: Callable[..., Any]) -> Callable[..., Any]:
@@ -256,6 +284,12 @@ def _told(on_success: Callable[..., Any]) -> Callable[..., Any]:
         return answer
 
     return on_success_and_tell
+
+
+def _pid(request: Any) -> int:
+    """The process that performs it; under gevent Celery has the id of its greenlet, which calls."""
+    pid: int = request.worker_pid or 0
+    return os.getpid() if is_current_greenlet(pid) else pid
 
 
 def _runs_again(task: Any) -> bool:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hermes_celery.escaping import is_pool_process
 from hermes_celery.incidents import Kind, incident_id
 from hermes_celery.log import Seldom, event
 
@@ -48,8 +49,8 @@ class Overstay:
         self._clock = clock
 
     def can_end(self, worker: str) -> bool:
-        """Whether this is a pool process of the worker, whose name ends with its process id."""
-        return worker.rpartition(":")[2] == str(os.getppid())
+        """Whether this is a pool process of the worker."""
+        return is_pool_process(worker)
 
     def end(self, claim: Claim) -> None:
         """Kill this process: whatever it runs hears of nothing else."""

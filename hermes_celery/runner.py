@@ -25,6 +25,7 @@ from hermes_celery.errors import (
     StoreError,
     StoreUnavailable,
 )
+from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.job import JobSpec
 from hermes_celery.log import Seldom, event
 from hermes_celery.policy import retries_failure, retry_wait_ms
@@ -165,6 +166,8 @@ class Runner:
                 outcome = self._outcome(claim, work or self._work_for(claim.spec), session, running)
             except PutBack as error:
                 return self._put_back(claim, error)
+            except BaseException as error:  # noqa: BLE001 - raised again where it is Celery's
+                outcome = _escaped(error, message=message, worker=worker, running=running)
             finally:
                 self._returned(claim, worker, running)
             hear(outcome)
@@ -332,6 +335,14 @@ class Runner:
             follow_up=self._after.follow_up(claim, outcome) if self._after else None,
         )
         return outcome.state.value if answer == "ok" else answer
+
+
+def _escaped(error: BaseException, *, message: str, worker: str, running: RunningRun) -> Outcome:
+    """How our own work ended that raised no Exception; raises it where Celery is to end the run."""
+    state = state_after(error, message_id=message, worker=worker, is_stopped=running.is_set())
+    if state is None or is_green_timeout(error):
+        raise error
+    return Outcome(state=state, error=f"{type(error).__name__}: {error}".rstrip(": "))
 
 
 def _may_retry(claim: Claim, outcome: Outcome) -> bool:

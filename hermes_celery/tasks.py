@@ -41,6 +41,7 @@ from hermes_celery.compose_delivery import check_alerts, make_beat_watch, make_s
 from hermes_celery.consuming import looking, prove
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
+from hermes_celery.escaping import is_pool_process
 from hermes_celery.keys import Keys
 from hermes_celery.last_resort import LastResort
 from hermes_celery.log import JsonFormatter, event
@@ -162,6 +163,8 @@ class _Hooks:
         self._last_resort: LastResort | None = None
         self._endings: Endings | None = None
         self._name = ""
+        #: The worker's own hard limit, seconds (`--time-limit`).
+        self._time_limit: float | None = None
 
     @property
     def _settings(self) -> Settings:
@@ -214,6 +217,7 @@ class _Hooks:
         if sender.app is not self._app:
             return
         _make_room(sender)
+        self._time_limit = sender.time_limit
         safe_consumer.before_tracing(self._app, self.on_tasks_traced)
         self.on_tasks_traced()
 
@@ -231,6 +235,7 @@ class _Hooks:
             worker=self._name,
             redact=self._redact,
             namespaces=namespaces_of(self._app),
+            time_limit=self._time_limit,
         )
 
     @cached_property
@@ -288,7 +293,13 @@ class _Hooks:
             self._endings.drain(_DRAIN_SECONDS)
 
     def on_pool_process_init(self, **_: Any) -> None:
-        """A pool process must not outlive its worker, or its run would go on unseen."""
+        """A pool process must not outlive its worker, or its run would go on unseen.
+
+        The pool `solo` sends this signal in the worker's main process, which may well outlive what
+        started it: a shell, `nohup`, a script.
+        """
+        if not is_pool_process(self._name):
+            return
         if self._last_resort is not None:
             self._last_resort.leave()
         die_with_parent()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -29,3 +31,19 @@ def test_the_server_is_checked_for_the_apps_own_processes_only(
     with pytest.raises(SystemExit):
         hooks.on_beat_init(SimpleNamespace(app=app))
     assert "no Redis at redis://127.0.0.1:1/0" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this signal")
+def test_a_worker_in_our_own_process_does_not_bind_it_to_its_parent() -> None:
+    hooks = _Hooks(make_app(read_settings(_NOWHERE)))
+    before = _death_signal()
+    # As the pool `solo` has it, also in a worker of Celery's own test tools.
+    hooks.on_pool_process_init()
+    assert _death_signal() == before
+
+
+def _death_signal() -> int:
+    """What the kernel sends this process when its parent dies (PR_GET_PDEATHSIG)."""
+    found = ctypes.c_int()
+    ctypes.CDLL(None).prctl(2, ctypes.byref(found))
+    return found.value
