@@ -320,8 +320,10 @@ def test_many_that_are_lost_at_once_are_asked_for_once(world: World) -> None:
     world.look(after_seconds=1)
     asked = world.answers.asked
     world.foreign_worker()
-    pushed = [world.rescue(after_seconds=0.05).redelivered for _ in range(3)]
-    assert pushed == [50, 50, 20]
+    pushed = 0
+    for _ in range(20):  # three passes do it; on a busy machine each may end early
+        pushed += world.rescue(after_seconds=0.05).redelivered
+    assert pushed == 120
     assert world.answers.asked == asked
     assert len(world.store.queue()) == 120
 
