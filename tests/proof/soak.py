@@ -326,12 +326,20 @@ class Round:
         wait_until(in_time, what="the schedules are in time", seconds=_SETTLE_SECONDS, poll=0.1)
 
     def _settle(self) -> None:
-        runs = make_runs(self._database)
+        """Wait until nothing of the jobs is left that are judged.
+
+        A job that was spoilt runs on, and what is left of it may be put off for an hour.
+        """
+        keys, known = self._database.keys, {span.job_id for span in self._people.spans}
 
         def idle() -> bool:
             self._look_after(at_once=True)
-            waiting = self._database.call("ZCARD", self._database.keys.deliveries)
-            return not waiting and not any(runs.counts().values())
+            left = [
+                str(one)
+                for index in (keys.queued, keys.heartbeats, keys.deliveries)
+                for one in self._database.call("ZRANGE", index, 0, -1)
+            ]
+            return not any(job_id_of(one) in known for one in left)
 
         wait_until(idle, what="all runs are over", seconds=_SETTLE_SECONDS, poll=0.1)
 
