@@ -40,11 +40,12 @@ from hermes_celery.store.places import Places
 from hermes_celery.store.record_pages import Page, Records
 from hermes_celery.store.records import check_run_id
 from hermes_celery.store.repairs import How, Repairs, Work
-from hermes_celery.store.runs import Asked, Claim, Fate, FollowUp, Overdue, Performed, Runs
+from hermes_celery.store.runs import Asked, Claim, FollowUp, Performed, Runs
 from hermes_celery.store.shards import Shards
 from hermes_celery.store.shared_keys import SharedKeys
 from hermes_celery.store.signs import Signs
 from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
+from hermes_celery.store.waiting_runs import Fate, WaitingRun
 from hermes_celery.store.waker import Waker
 from hermes_celery.store.worker_app import OUR_APP, beat_command, worker_app, worker_command
 
@@ -79,7 +80,6 @@ __all__ = [
     "Moved",
     "Mover",
     "Neighbours",
-    "Overdue",
     "Page",
     "Part",
     "PartState",
@@ -97,6 +97,7 @@ __all__ = [
     "SweepNote",
     "SweepNotes",
     "Switch",
+    "WaitingRun",
     "Waker",
     "What",
     "Work",
