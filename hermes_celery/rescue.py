@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hermes_celery.foreign_workers import ForeignWorkers
     from hermes_celery.job import JobSpec
     from hermes_celery.preparing import Messages
-    from hermes_celery.store import Jobs, Runs, WaitingRun
+    from hermes_celery.store import Jobs, Runs, UndeliveredRun
 
 _log = logging.getLogger(__name__)
 #: Each costs the beat a tenth of a millisecond, in which it cannot dispatch.
@@ -162,7 +162,7 @@ class _Pass:
                 ended += self._guarded(one.run.id, end)
         return ended
 
-    def _end_one(self, overdue: WaitingRun, queue: str, why: str) -> bool:
+    def _end_one(self, overdue: UndeliveredRun, queue: str, why: str) -> bool:
         return self._runs.end_sent(
             overdue.run,
             seen_ms=overdue.seen_ms,
@@ -172,7 +172,7 @@ class _Pass:
             why=why,
         )
 
-    def _specs(self, found: Sequence[WaitingRun]) -> dict[str, JobSpec]:
+    def _specs(self, found: Sequence[UndeliveredRun]) -> dict[str, JobSpec]:
         def note(job_id: str, error: RecordBroken) -> None:
             self._on_broken(job_id, error.key, error.what)
 
@@ -212,7 +212,7 @@ class _Pass:
             self._on_broken(_job_of(run_id), f"run {run_id!r}", what)
         return False
 
-    def _redeliver_one(self, overdue: WaitingRun, spec: JobSpec | None) -> bool:
+    def _redeliver_one(self, overdue: UndeliveredRun, spec: JobSpec | None) -> bool:
         run = overdue.run
         if run.fault is not None:
             self._on_broken(_job_of(run.id), f"run {run.id!r}", f"cannot be read: {run.fault}")
@@ -236,7 +236,7 @@ class _Pass:
         )
         event(_log, "run.lost", level=logging.WARNING, run=run.id, why=why)
 
-    def _push(self, overdue: WaitingRun, spec: JobSpec) -> bool:
+    def _push(self, overdue: UndeliveredRun, spec: JobSpec) -> bool:
         run = overdue.run
         built, fate = self._built(overdue, spec)
         if built.way in (Way.FAILED, Way.NOWHERE):
@@ -264,7 +264,7 @@ class _Pass:
             return Fate()
         return self._foreign.fate(run, spec, queue=queue, now_ms=self._now_ms)
 
-    def _built(self, overdue: WaitingRun, spec: JobSpec) -> tuple[Built, Fate]:
+    def _built(self, overdue: UndeliveredRun, spec: JobSpec) -> tuple[Built, Fate]:
         """The message to push, if any, and what becomes of the run.
 
         The project's own code may run when one is built, and may take a lock.
@@ -287,7 +287,7 @@ class _Pass:
         is_needed = not (fate.hesitates or fate.when_gone)
         return build() if is_needed else Built(queue=queue), fate
 
-    def _end(self, overdue: WaitingRun, built: Built) -> None:
+    def _end(self, overdue: UndeliveredRun, built: Built) -> None:
         """End a run that got no message, unless an earlier one may still reach a worker.
 
         Where a lock says that the task is queued already, it may be.

@@ -52,7 +52,7 @@ class Work(Protocol):
         """Do it, and say how it went."""
 
 
-class Overstay(Protocol):
+class OnOverstay(Protocol):
     """What becomes of work that goes on although its run was stopped: `overstaying.Overstay`."""
 
     def can_end(self, worker: str) -> bool:
@@ -91,7 +91,7 @@ class Runner:
         places: Places | None = None,
         after: After | None = None,
         mend: Callable[[str, RecordBroken], None] = lambda job_id, error: None,
-        overstay: Callable[[], Overstay] | None = None,
+        overstay: Callable[[], OnOverstay] | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Without `places` there are neither concurrency groups nor budgets.

@@ -44,7 +44,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     death_signal: int = signal.SIGKILL
 
 
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
+class PartEnded(msgspec.Struct, frozen=True, kw_only=True):
     """A part that ended by itself."""
 
     name: str
@@ -98,7 +98,7 @@ class Supervisor:
         """How a part ended, if it has; None while it runs."""
         return next((p.poll() for part, p in self._running if part.name == name), None)
 
-    def check(self) -> list[Ending]:
+    def check(self) -> list[PartEnded]:
         """Start parts again that ended by themselves, each after its wait; which have ended now."""
         endings = []
         for part, process in list(self._running):
@@ -135,12 +135,12 @@ class Supervisor:
         errors = _ERROR.findall(text)
         return errors[-1].strip()[:_TOLD] if errors else ""
 
-    def _ended(self, part: Part, code: int) -> Ending:
+    def _ended(self, part: Part, code: int) -> PartEnded:
         if self._monotonic() - self._started[part.name] >= _WORKS_SECONDS:
             self._waited.pop(part.name, None)
         why = self.why(part)
         self._again(part, f"{part.name} ended (exit {code}{f': {why}' if why else ''})")
-        return Ending(name=part.name, exit_code=code, why=why)
+        return PartEnded(name=part.name, exit_code=code, why=why)
 
     def _again(self, part: Part, what: str) -> None:
         wait = min(self._waited.get(part.name, _RESTART_SECONDS / 2) * 2, _LONGEST_RESTART_SECONDS)

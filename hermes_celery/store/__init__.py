@@ -45,7 +45,7 @@ from hermes_celery.store.shards import Shards
 from hermes_celery.store.shared_keys import SharedKeys
 from hermes_celery.store.signs import Signs
 from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
-from hermes_celery.store.waiting_runs import Fate, WaitingRun
+from hermes_celery.store.waiting_runs import Fate, UndeliveredRun
 from hermes_celery.store.waker import Waker
 from hermes_celery.store.worker_app import OUR_APP, beat_command, worker_app, worker_command
 
@@ -97,7 +97,7 @@ __all__ = [
     "SweepNote",
     "SweepNotes",
     "Switch",
-    "WaitingRun",
+    "UndeliveredRun",
     "Waker",
     "What",
     "Work",

@@ -21,7 +21,7 @@ _NEVER_PUSHED, _NEXT_ATTEMPT = "new", "next"
 _LONGEST_WAIT_MS = 600_000
 
 
-class WaitingRun(msgspec.Struct, frozen=True, kw_only=True):
+class UndeliveredRun(msgspec.Struct, frozen=True, kw_only=True):
     """A queued run whose message is to be pushed (again)."""
 
     run: Run
@@ -60,7 +60,7 @@ class WaitingRuns(RunRecords):
         super().__init__(database)
         self._redeliver_after_ms = redeliver_after_ms
 
-    def undelivered_since(self, now_ms: int, *, limit: int) -> list[WaitingRun]:
+    def undelivered_since(self, now_ms: int, *, limit: int) -> list[UndeliveredRun]:
         """Queued runs that no worker took in time.
 
         One that cannot be read has a `fault`; a deadline that is no number counts as 0.
@@ -83,7 +83,7 @@ class WaitingRuns(RunRecords):
             self._database.call("ZADD", self._keys.queued, "XX", *ends)
         rows = self._database.hashes([self._keys.run(run_id) for run_id, _ in overdue])
         return [
-            WaitingRun(
+            UndeliveredRun(
                 run=run_from_fields(run_id, fields),
                 seen_ms=whole(score),
                 push=_next_push(fields),
@@ -198,7 +198,7 @@ class WaitingRuns(RunRecords):
         )
         return str(self._database.run("redeliver", keys=call.keys, args=call.args))
 
-    def put_off(self, waiting: WaitingRun, *, now_ms: int) -> None:
+    def put_off(self, waiting: UndeliveredRun, *, now_ms: int) -> None:
         """Look at a queued run again later, each time after twice the wait, and push nothing."""
         until_ms = now_ms + self._next_wait_ms(waiting.run, seen_ms=waiting.seen_ms)
         self._database.call("ZADD", self._keys.queued, "XX", until_ms, waiting.run.id)
