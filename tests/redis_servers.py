@@ -1,4 +1,4 @@
-"""Servers that the wheel's Valkey cannot be: Debian's Redis with TLS, and with Sentinels.
+"""Servers on loopback ports; with TLS those of Debian, since the wheel's Valkey has none.
 
 `needs` skips a test where the machine lacks them.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from urllib.parse import urlencode
@@ -14,7 +15,6 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.conftest import await_server
-from tests.projects.bed import free_port
 
 
 def needs(*programs: str) -> None:
@@ -63,15 +63,24 @@ class Certificates:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=self._place)
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class RedisServer:
-    """Debian's redis-server on a loopback port of its own."""
+    """A server on a loopback port of its own, Debian's redis-server unless it says otherwise."""
+
+    binary = "redis-server"
 
     def __init__(self, place: Path, *options: str, port: int = 0) -> None:
         place.mkdir(parents=True, exist_ok=True)
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._command = [
-            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(place),
+            self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(place),
             "--save", "", "--appendonly", "yes", *options,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None

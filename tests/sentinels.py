@@ -10,8 +10,7 @@ from typing import Any
 import redis
 
 from hermes_celery.store import Database, connect
-from tests.projects.bed import free_port
-from tests.redis_servers import RedisServer
+from tests.redis_servers import RedisServer, free_port
 from tests.support import eventually
 
 NAME = "mymaster"

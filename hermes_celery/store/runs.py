@@ -21,6 +21,8 @@ from hermes_celery.store.waiting_runs import WaitingRuns
 
 #: How long a trigger's idempotency key is remembered.
 _TRIGGER_KEY_SECONDS = 86_400
+#: The last arguments of `put_back.lua`.
+_NOT_HANDED_ON = ("", 0, "", 0)
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,7 +194,7 @@ class Runs(WaitingRuns):
         try:
             spec = spec_from_json(job_id_of(run_id), answer[1])
         except NewerRecord:
-            self._put_back(run_id, token=token, ready_at_ms=now_ms + self._redeliver_after_ms)
+            self._put_back(run_id, token, now_ms + self._redeliver_after_ms)
             return "newer"
         except RecordBroken as error:
             failed = Outcome(state=RunState.FAILED, error=str(error))
@@ -355,47 +357,30 @@ class Runs(WaitingRuns):
         says when that message is to be performed, where it is a retry. Answers `ok`, or `late`: the
         claim is no longer ours, nothing changed.
         """
-        return self._put_back(
-            claim.run_id,
-            token=claim.token,
-            ready_at_ms=ready_at_ms,
-            handed_on=handed_on,
-            handed_hop=handed_hop,
-            retry_at_ms=retry_at_ms,
-            starts_again=starts_again,
+        handed = (
+            handed_on,
+            handed_hop,
+            "" if retry_at_ms is None else retry_at_ms,
+            int(starts_again),
         )
+        return self._put_back(claim.run_id, claim.token, ready_at_ms, handed)
 
     def _put_back(
         self,
         run_id: str,
-        *,
         token: str,
         ready_at_ms: int,
-        handed_on: str = "",
-        handed_hop: int = 0,
-        retry_at_ms: int | None = None,
-        starts_again: bool = False,
+        handed: Sequence[str | int] = _NOT_HANDED_ON,
     ) -> str:
         keys = self._keys
-        answer = self._database.run(
-            "put_back",
-            keys=[
-                keys.run(run_id),
-                keys.active(job_id_of(run_id)),
-                keys.queued,
-                keys.heartbeats,
-            ],
-            args=[
-                token,
-                run_id,
-                ready_at_ms,
-                handed_on,
-                handed_hop,
-                "" if retry_at_ms is None else retry_at_ms,
-                int(starts_again),
-            ],
-        )
-        return str(answer)
+        script_keys = [
+            keys.run(run_id),
+            keys.active(job_id_of(run_id)),
+            keys.queued,
+            keys.heartbeats,
+        ]
+        args = [token, run_id, ready_at_ms, *handed]
+        return str(self._database.run("put_back", keys=script_keys, args=args))
 
     def cancel(self, run_id: str, *, reason: str, now_ms: int, token: int | None = None) -> str:
         """Ask for a run's end: `cancelled`, `asked` or `over`.

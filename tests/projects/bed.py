@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from hermes_celery.run import Run
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, Runs, connect
 from hermes_celery.workers import alive
-from tests.conftest import await_server
+from tests.redis_servers import RedisServer
 from tests.support import eventually
 
 _HERE = Path(__file__).parent
@@ -40,38 +39,12 @@ def note(*words):
 '''
 
 
-class Server:
+class Server(RedisServer):
     """A Valkey of its own on a loopback port; `options` go to its command line."""
 
     def __init__(self, place: Path, *options: str) -> None:
-        place.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        binary = embedded.server_command(place)[0]
-        self._command = [
-            binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(place),
-            "--save", "", "--appendonly", "yes", *options,
-        ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, or start it again, and wait until it answers."""
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        await_server(self.url)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def end(self) -> None:
-        """Kill it."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self.binary = embedded.server_command(place)[0]
+        super().__init__(place, *options)
 
 
 class AServer(Protocol):
@@ -271,10 +244,3 @@ class Bed:
         """Wait until a beat leads."""
         database = self.database()
         eventually(lambda: database.call("GET", database.keys.lease), what="a beat that leads")
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from hermes_celery.run import Run, RunState
-from tests.projects.bed import Bed, free_port
+from tests.projects.bed import Bed
+from tests.redis_servers import free_port
 from tests.support import eventually
 
 pytestmark = pytest.mark.system
