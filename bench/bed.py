@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from bench.server import BenchError, child, valkey, wait_until
-from hermes_celery.compose import open_database
+from hermes_celery.compose_store import open_database
 from hermes_celery.defining import define
 from hermes_celery.instant import from_ms
 from hermes_celery.job import Job, JobRequest, new_job_id

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from bench.server import valkey
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose import open_cron, open_database
+from hermes_celery.compose import open_cron
+from hermes_celery.compose_store import open_database
 from hermes_celery.job import JobRequest, JobSpec
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState

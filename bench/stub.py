@@ -12,7 +12,7 @@ from celery import Celery
 
 from hermes_celery.app import make_app
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose import open_database
+from hermes_celery.compose_store import open_database
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.job import JobSpec
 from hermes_celery.pulse import Pulse, RunningRun

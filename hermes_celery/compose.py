@@ -8,31 +8,33 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hermes_celery import embedded
-from hermes_celery.address import Address, parse_address
+from hermes_celery.address import parse_address
 from hermes_celery.broker import following_broker, refuse_another_broker
 from hermes_celery.clock import Clock, ServerClock
+from hermes_celery.compose_store import (
+    address_of,
+    open_database,
+    reachable_database,
+    readable_database,
+    redis_url,
+)
 from hermes_celery.cron import Crontab
 from hermes_celery.duty import Duty
 from hermes_celery.errors import (
     AmbiguousJobReference,
-    FormatTooNew,
     JobError,
     JobNotFound,
     RecordBroken,
     SettingsError,
-    StoreUnavailable,
-    StoreUnsuitable,
 )
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.job import JobSpec, SessionSource
-from hermes_celery.keys import Keys
 from hermes_celery.log import event
 from hermes_celery.programs import ProgramSign
 from hermes_celery.project_app import with_namespace
@@ -56,7 +58,6 @@ from hermes_celery.store import (
     Runs,
     Waker,
     connect,
-    refuse_missing,
 )
 from hermes_celery.store.load import base_of
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat
@@ -75,86 +76,6 @@ if TYPE_CHECKING:
     from hermes_celery.safe_consumer import DeadLetters
 
 _log = logging.getLogger(__name__)
-
-
-def redis_url(settings: Settings) -> str:
-    """The URL of the server that these settings mean."""
-    return settings.redis_url or embedded.url(settings.state_dir)
-
-
-def address_of(settings: Settings) -> Address:
-    """Where the server of these settings is, and how it is reached. Raises SettingsError."""
-    if settings.address is not None:
-        return settings.address
-    try:
-        return parse_address(redis_url(settings))
-    except ValueError as error:
-        raise SettingsError([f"HERMES_REDIS_URL: {error}"]) from None
-
-
-def open_database(settings: Settings) -> Database:
-    """The store's server; connects when first used. Raises StoreUnsuitable or SettingsError."""
-    return Database(connect(address_of(settings)), keys=Keys(namespace=settings.namespace))
-
-
-def reachable_database(settings: Settings, *, queues: Collection[str] | None = None) -> Database:
-    """The store's server, checked, to read and to write; with `queues`, the permissions as well.
-
-    Raises StoreUnavailable or StoreUnsuitable that say what to do, FormatTooNew among them.
-    """
-    database = _serving_database(settings, queues=queues)
-    try:
-        Formats(database).require()
-    except RecordBroken as error:
-        # One key that makes no sense stops nobody; the leader moves it out of the way.
-        event(_log, "format.broken", level=logging.WARNING, why=error)
-    return database
-
-
-def readable_database(settings: Settings) -> Database:
-    """The store's server to read only: what this program is too old for is shown with a warning.
-
-    Raises StoreUnavailable or StoreUnsuitable.
-    """
-    database = _serving_database(settings, queues=None)
-    try:
-        Formats(database).require()
-    except (FormatTooNew, RecordBroken) as error:
-        event(_log, "format.unsure", level=logging.WARNING, why=error)
-    return database
-
-
-def _serving_database(settings: Settings, *, queues: Collection[str] | None) -> Database:
-    database = open_database(settings)
-    try:
-        if queues is not None:
-            refuse_missing(database, queues=queues, names=settings.broker_names)
-        database.check()
-    except StoreUnavailable as error:
-        raise StoreUnavailable(unreachable(settings, error)) from None
-    except StoreUnsuitable as error:
-        address = address_of(settings)
-        named = " and ".join(dict.fromkeys((address.named, address.tls_named)))
-        of = f", of {named}," if settings.address else ""
-        raise StoreUnsuitable(
-            f"the server at {address.shown}{of} does not serve: {error}"
-        ) from None
-    return database
-
-
-def unreachable(settings: Settings, error: StoreUnavailable) -> str:
-    """What to tell a person when there is no server."""
-    address = address_of(settings)
-    if settings.address is not None:
-        named = " and ".join(dict.fromkeys((address.named, address.tls_named)))
-        advice = f"start it, or correct {named}"
-    elif settings.redis_url:
-        advice = (
-            "start it, or unset HERMES_REDIS_URL to use the embedded Valkey of `hermes-celery up`"
-        )
-    else:
-        advice = "start one with `hermes-celery up`, or set HERMES_REDIS_URL to a Redis of yours"
-    return f"no Redis at {address.shown} ({error}); {advice}"
 
 
 def app_settings(app: Celery) -> Settings:

@@ -11,7 +11,7 @@ from hermes_celery.announcing import push_due
 from hermes_celery.announcing import redeliver as begin_again
 from hermes_celery.broken import BrokenRecords
 from hermes_celery.clock import Clock, ServerClock
-from hermes_celery.compose import open_database, reachable_database
+from hermes_celery.compose_store import open_database, reachable_database
 from hermes_celery.delivering import Deliverer
 from hermes_celery.delivery.apprise_channel import AppriseChannel
 from hermes_celery.delivery.book import AddressBook

@@ -5,14 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose import (
-    app_settings,
-    beat_of,
-    make_sign,
-    open_database,
-    shared_settings,
-)
+from hermes_celery.compose import app_settings, beat_of, make_sign, shared_settings
 from hermes_celery.compose_delivery import make_teller
+from hermes_celery.compose_store import open_database
 from hermes_celery.declaring import Declares, Declaring, NothingDeclared, Sharing, Troubles
 from hermes_celery.incidents import Kind
 from hermes_celery.moving_in import MovingIn, SecondBeat

@@ -32,12 +32,11 @@ from hermes_celery.compose import (
     make_runner,
     make_sign,
     namespaces_of,
-    open_database,
     queues_of,
-    reachable_database,
     shared_settings,
 )
 from hermes_celery.compose_delivery import check_alerts, make_beat_watch, make_slot_guard
+from hermes_celery.compose_store import open_database, reachable_database
 from hermes_celery.consuming import looking, prove
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError

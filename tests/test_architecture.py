@@ -39,7 +39,8 @@ LAYERS = {
         "managed", "moving_in", "cron", "hermes_home", "taking_over",
     ),
     "processes": (
-        "declaring", "compose", "compose_delivery", "compose_project", "delivery_task", "project",
+        "declaring", "compose_store", "compose", "compose_delivery", "compose_project",
+        "delivery_task", "project",
         "beat_schedule", "celery_ways", "from_redbeat", "from_django", "left_behind", "app",
         "tasks", "startup", "beat", "supervisor", "cli", "__init__", "__main__",
     ),

@@ -6,7 +6,7 @@ import click
 
 from hermes_celery.cli.screen import print_json, print_table, shown
 from hermes_celery.cli.target import app_for, read_settings, repeating
-from hermes_celery.compose import reachable_database, readable_database
+from hermes_celery.compose_store import reachable_database, readable_database
 from hermes_celery.errors import RecordBroken
 from hermes_celery.foreign import UNREADABLE
 from hermes_celery.run import Run

@@ -15,13 +15,8 @@ from hermes_celery.cli.queues import queue_findings, worker_finding
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
 from hermes_celery.cli.target import given_app, other_namespaces, project, read_settings, repeating
-from hermes_celery.compose import (
-    check_broker,
-    left_by_others,
-    open_database,
-    redis_url,
-    unreachable,
-)
+from hermes_celery.compose import check_broker, left_by_others
+from hermes_celery.compose_store import open_database, redis_url, unreachable
 from hermes_celery.disk import disk_of
 from hermes_celery.errors import (
     FormatTooNew,

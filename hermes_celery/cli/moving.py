@@ -8,7 +8,7 @@ import click
 
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.target import read_settings
-from hermes_celery.compose import open_database, reachable_database
+from hermes_celery.compose_store import open_database, reachable_database
 from hermes_celery.settings import DEFAULT_NAMESPACE, checked_namespace
 from hermes_celery.store import Jobs, Moved, Mover
 

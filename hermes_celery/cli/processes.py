@@ -16,7 +16,12 @@ from hermes_celery.cli.target import (
     read_settings,
     repeating,
 )
-from hermes_celery.compose import open_database, reachable_database, readable_database, redis_url
+from hermes_celery.compose_store import (
+    open_database,
+    reachable_database,
+    readable_database,
+    redis_url,
+)
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.queue_state import QueueLook

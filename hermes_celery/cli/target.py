@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes_celery import compose, project_app
+from hermes_celery.compose_store import open_database
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import StoreError
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings
@@ -121,7 +122,7 @@ def open_cron_to_read() -> Crontab:
 def other_namespaces() -> list[str]:
     """The namespaces with jobs on the same server, but for the one that this is about."""
     settings = read_settings()
-    shared = compose.open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
+    shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
     try:
         found = set(namespaces_beside(shared))
         if Jobs(shared).count():

@@ -24,14 +24,9 @@ import click
 from hermes_celery import embedded
 from hermes_celery.cli.screen import summary, took
 from hermes_celery.cli.status import read_status
-from hermes_celery.compose import (
-    check_broker,
-    open_cron,
-    open_database,
-    redis_url,
-    unreachable,
-)
+from hermes_celery.compose import check_broker, open_cron
 from hermes_celery.compose_delivery import check_alerts
+from hermes_celery.compose_store import open_database, redis_url, unreachable
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import (
     AlreadyRunning,

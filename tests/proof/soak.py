@@ -24,7 +24,7 @@ import msgspec
 
 from bench.server import wait_until
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose import open_database
+from hermes_celery.compose_store import open_database
 from hermes_celery.cron import Crontab
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import StoreError

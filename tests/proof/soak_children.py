@@ -25,8 +25,9 @@ from celery import Celery
 from hermes_celery.app import make_app
 from hermes_celery.beat import owner_name
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose import app_settings, open_database
+from hermes_celery.compose import app_settings
 from hermes_celery.compose_delivery import make_deliverer, make_sweep
+from hermes_celery.compose_store import open_database
 from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.job import JobSpec
