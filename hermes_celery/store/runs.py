@@ -396,14 +396,12 @@ class Runs(WaitingRuns):
         return answer
 
     def expire(self, run_id: str, *, now_ms: int, token: int | None = None) -> None:
-        """Drop a waiting run whose lateness deadline has passed; a leader gives its `token`."""
-        self._end(
-            run_id,
-            state=RunState.SKIPPED,
-            reason="expired: no worker took it in time",
-            now_ms=now_ms,
-            token=token,
-        )
+        """Drop a waiting run whose lateness deadline has passed; a leader gives its `token`.
+
+        One that a worker claimed at the last moment is left alone.
+        """
+        reason = "expired: no worker took it in time"
+        self.end_waiting(run_id, state=RunState.SKIPPED, reason=reason, now_ms=now_ms, token=token)
 
     def end_waiting(
         self,

@@ -183,6 +183,17 @@ def test_a_queued_run_is_pushed_again_each_time_after_twice_the_wait(
     assert store.claim(run_id).attempt == 1
 
 
+def test_a_run_that_was_claimed_at_the_last_moment_does_not_expire(
+    store: Store, run_id: str
+) -> None:
+    claim = store.claim(run_id)
+    store.runs.expire(run_id, now_ms=store.clock.ms, token=TOKEN)
+    done = Outcome(state=RunState.SUCCEEDED)
+    assert not store.database.call("HEXISTS", store.database.keys.run(run_id), "cancel")
+    assert store.runs.finish(claim, done, now_ms=store.clock.ms) == "ok"
+    assert store.runs.get(run_id).state is RunState.SUCCEEDED
+
+
 def test_an_older_leader_rescues_nothing(store: Store, run_id: str) -> None:
     store.clock.advance(100)
     with pytest.raises(LeaseLost):
