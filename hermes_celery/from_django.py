@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from celery.schedules import crontab
 
 from hermes_celery.beat_schedule import text_of
 from hermes_celery.celery_ways import AS_CELERY
-from hermes_celery.errors import HermesCeleryError, ImportFault, JobError
+from hermes_celery.errors import ImportFault, JobError
 from hermes_celery.job import JobRequest
-from hermes_celery.taking_over import Entry
+from hermes_celery.taking_over import Entry, entry_or_reason
 from hermes_celery.work import TaskCall
 
 SOURCE = "django-celery-beat"
@@ -33,6 +34,15 @@ _CLEANUP = "celery.backend_cleanup"
 _PERIODS = ("days", "hours", "minutes", "seconds", "microseconds")
 _DUMP = f"python manage.py dumpdata {_APP} > beat.json"
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NoKey:
+    """Stands for the key of a record whose `pk` can be none, so that nothing refers to it."""
+
+    number: int
+    text: str
+
+
 #: Every record of the file by its model and key.
 _Records = Mapping[tuple[str, Any], Mapping[str, Any]]
 
@@ -40,8 +50,8 @@ _Records = Mapping[tuple[str, Any], Mapping[str, Any]]
 def entries_of(path: Path) -> list[Entry]:
     """The periodic tasks of a file, in its order. Raises ImportFault when it is none."""
     records = _records(path)
-    tasks = [fields for (model, _), fields in records.items() if model == _TASK]
-    return [_entry(fields, records) for fields in tasks]
+    tasks = [(key, fields) for (model, key), fields in records.items() if model == _TASK]
+    return [_entry(key, fields, records) for key, fields in tasks]
 
 
 def _records(path: Path) -> _Records:
@@ -53,6 +63,10 @@ def _records(path: Path) -> _Records:
         ) from None
     except ValueError as error:
         raise ImportFault(f"{path} is no JSON ({error}); write it with: {_DUMP}") from None
+    except RecursionError:
+        raise ImportFault(
+            f"{path} is nested too deeply to be read; write it with: {_DUMP}"
+        ) from None
     if not isinstance(content, list):
         raise ImportFault(f"{path} holds no list of records; write it with: {_DUMP}")
     return dict(_each(content))
@@ -61,24 +75,25 @@ def _records(path: Path) -> _Records:
 def _each(content: list[Any]) -> Iterator[tuple[tuple[str, Any], Mapping[str, Any]]]:
     for number, one in enumerate(content):
         if isinstance(one, dict) and isinstance(one.get("fields"), dict):
-            # With --natural-primary a record has no key; then nothing refers to it by one.
-            key = one.get("pk")
-            yield (
-                (str(one.get("model")).lower(), f"#{number}" if key is None else key),
-                one["fields"],
-            )
+            yield (str(one.get("model")).lower(), _key(one.get("pk"), number)), one["fields"]
 
 
-def _entry(fields: Mapping[str, Any], records: _Records) -> Entry:
+def _key(pk: Any, number: int) -> Any:
+    if pk is None:
+        # With --natural-primary a record has no key; then nothing refers to it by one.
+        return f"#{number}"
+    if isinstance(pk, (list, dict)):
+        return _NoKey(number=number, text=repr(pk))
+    return pk
+
+
+def _entry(key: Any, fields: Mapping[str, Any], records: _Records) -> Entry:
     name = str(fields.get("name") or "")
     if name == fields.get("task") == _CLEANUP:
         return Entry(name=name, kept="django-celery-beat adds it by itself, and so does this beat")
-    try:
-        return _read(name, fields, records)
-    except HermesCeleryError as error:
-        return Entry(name=name, refused=str(error))
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        return Entry(name=name, refused=f"it cannot be read: {type(error).__name__}: {error}")
+    if isinstance(key, _NoKey):
+        return Entry(name=name, refused=f"its pk {key.text} is neither a number nor a text")
+    return entry_or_reason(name, lambda: _read(name, fields, records))
 
 
 def _read(name: str, fields: Mapping[str, Any], records: _Records) -> Entry:
@@ -144,7 +159,9 @@ def _timing(fields: Mapping[str, Any], records: _Records) -> dict[str, Any]:
     for kind, read in (("interval", _interval), ("crontab", _crontab), ("clocked", _clocked)):
         key = fields.get(kind)
         if key is not None:
-            record = records.get((f"{_APP}.{kind}schedule", key))
+            # With --natural-foreign a reference may be a list, which is no key.
+            known = not isinstance(key, (list, dict))
+            record = records.get((f"{_APP}.{kind}schedule", key)) if known else None
             if record is None:
                 raise JobError(f"its {kind} {key!r} is not in the file; write it with: {_DUMP}")
             return read(record)

@@ -19,10 +19,10 @@ from celery.schedules import crontab, schedule
 
 from hermes_celery.beat_schedule import text_of
 from hermes_celery.celery_ways import AS_CELERY
-from hermes_celery.errors import HermesCeleryError, JobError
+from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeatRecord
-from hermes_celery.taking_over import Entry
+from hermes_celery.taking_over import Entry, entry_or_reason
 from hermes_celery.task_call import late_text
 from hermes_celery.work import TaskCall
 
@@ -53,13 +53,7 @@ def _entry(record: RedBeatRecord) -> Entry:
         return Entry(
             name=record.name, refused=record.fault, kept=_STATIC if record.is_static else ""
         )
-    try:
-        return _read(record)
-    except HermesCeleryError as error:
-        return Entry(name=record.name, refused=str(error))
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        why = f"its definition cannot be read: {type(error).__name__}: {error}"
-        return Entry(name=record.name, refused=why)
+    return entry_or_reason(record.name, lambda: _read(record), what="its definition")
 
 
 def _read(record: RedBeatRecord) -> Entry:

@@ -12,9 +12,10 @@ overlap, as they do with Celery's beat.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -26,6 +27,9 @@ from hermes_celery.store import WRITES, Jobs, Write
 
 if TYPE_CHECKING:
     from hermes_celery.cron import Crontab
+
+
+_T = TypeVar("_T")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +77,24 @@ class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
+def entry_or_reason(name: str, read: Callable[[], Entry], *, what: str = "it") -> Entry:
+    """What `read` makes of one entry; the reason why it makes nothing is no other entry's trouble.
+
+    `what` is what could not be read, for the reason.
+    """
+    made = _made_or_reason(read, what=what)
+    return Entry(name=name, refused=made) if isinstance(made, str) else made
+
+
+def _made_or_reason(make: Callable[[], _T], *, what: str) -> _T | str:
+    try:
+        return make()
+    except HermesCeleryError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - what others wrote may raise anything; told there
+        return f"{what} cannot be read: {type(error).__name__}: {error}"
+
+
 def id_of(source: str, name: str) -> str:
     """The id of the job that an entry becomes."""
     return hashlib.sha256(f"{source}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()[:12]
@@ -99,10 +121,12 @@ def take_over(
         if entry.kept:
             report.kept.append(Line(name=entry.name, text=entry.kept))
             continue
-        try:
-            new.append(_job(entry, source=source, now=cron.now, timezone=timezone))
-        except HermesCeleryError as error:
-            report.refused.append(Line(name=entry.name, text=str(error)))
+        make = partial(_job, entry, source=source, now=cron.now, timezone=timezone)
+        made = _made_or_reason(make, what="it")
+        if isinstance(made, str):
+            report.refused.append(Line(name=entry.name, text=made))
+        else:
+            new.append(made)
     for start in range(0, len(new), WRITES):
         _put(cron.jobs, new[start : start + WRITES], report)
     return report

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from hermes_celery import from_django, from_redbeat
+from hermes_celery.cron import Crontab
 from hermes_celery.errors import ImportFault
 from hermes_celery.policy import Overlap
 from hermes_celery.store.redbeat import RedBeatRecord
-from hermes_celery.taking_over import Entry, id_of
+from hermes_celery.taking_over import Entry, id_of, take_over
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -97,7 +100,9 @@ def test_what_cannot_be_taken_of_redbeat_says_why(redbeat: dict[str, Entry]) -> 
      '{"schedule": {"__type__": "interval", "every": 5}}',
      '{"task": "x", "schedule": {"__type__": "interval", "every": "soon"}}',
      '{"task": "x", "schedule": {"__type__": "crontab", "minute": 77}}',
-     '{"task": "x", "schedule": {"__type__": "interval", "every": 5}, "args": 5}'],
+     '{"task": "x", "schedule": {"__type__": "interval", "every": 5}, "args": 5}',
+     '{"task": "x", "schedule": {"__type__": "crontab", "minute": "1,,2"}}',
+     '{"task": "x", "schedule": {"__type__": "rrule", "freq": 4, "dtstart": 1e17}}'],
 )  # fmt: skip
 def test_a_definition_that_makes_no_sense_is_that_entrys_trouble(definition: str) -> None:
     bad = RedBeatRecord(name="bad", definition=definition)
@@ -152,6 +157,59 @@ def test_a_file_that_is_no_dump_says_how_to_write_one(text: str, tmp_path: Path)
         from_django.entries_of(file)
     with pytest.raises(ImportFault, match="dumpdata django_celery_beat"):
         from_django.entries_of(tmp_path / "none.json")
+
+
+def dump(tmp_path: Path, **fields: object) -> Path:
+    """Two tasks of Django, of which the first has these fields; and their schedules."""
+    good = {"name": "good", "task": "shop.x", "interval": 1, "args": "[]", "kwargs": "{}"}
+    pk = fields.pop("pk", 1)
+    records = [
+        {"model": "django_celery_beat.intervalschedule", "pk": 1,
+         "fields": {"every": 5, "period": "seconds"}},
+        {"model": "django_celery_beat.crontabschedule", "pk": 1, "fields": {"minute": "1,,2"}},
+        {"model": "django_celery_beat.periodictask", "pk": pk,
+         "fields": {**good, "name": "bad", **fields}},
+        {"model": "django_celery_beat.periodictask", "pk": 2, "fields": good},
+    ]  # fmt: skip
+    file = tmp_path / "beat.json"
+    file.write_text(json.dumps(records), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"interval": None, "crontab": 1}, "ParseException"),
+        ({"pk": [1, 2]}, "its pk [1, 2] is neither a number nor a text"),
+        ({"pk": {"a": 1}}, "neither a number nor a text"),
+        ({"interval": ["every", 5]}, "its interval ['every', 5] is not in the file"),
+    ],
+)
+def test_a_task_of_django_that_makes_no_sense_is_that_tasks_trouble(
+    fields: dict[str, object], why: str, tmp_path: Path
+) -> None:
+    bad, good = from_django.entries_of(dump(tmp_path, **fields))
+    assert (bad.name, bad.request) == ("bad", None)
+    assert why in bad.refused
+    assert good.request is not None
+
+
+def test_a_last_run_before_all_time_is_that_tasks_trouble(tmp_path: Path) -> None:
+    entries = from_django.entries_of(dump(tmp_path, last_run_at="0001-01-01T00:00:00+14:00"))
+    jobs = SimpleNamespace(stored=lambda ids: set())
+    cron = cast(Crontab, SimpleNamespace(now=datetime(2026, 1, 1, tzinfo=UTC), jobs=jobs))
+    report = take_over(cron, entries, source="Django", timezone="UTC", dry_run=True)
+    assert [line.name for line in report.imported] == ["good"]
+    ((name, text),) = [(line.name, line.text) for line in report.refused]
+    assert name == "bad"
+    assert text.startswith("it cannot be read: ValueError: ")
+
+
+def test_a_file_that_is_nested_without_end_says_how_to_write_one(tmp_path: Path) -> None:
+    file = tmp_path / "f.json"
+    file.write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(ImportFault, match=r"nested too deeply.*dumpdata django_celery_beat"):
+        from_django.entries_of(file)
 
 
 def test_the_same_name_of_two_schedulers_is_two_jobs() -> None:
