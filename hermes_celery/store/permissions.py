@@ -236,7 +236,9 @@ def _keys(database: Database, queues: Iterable[str], broker: BrokerNames) -> lis
         for name, pattern in _KOMBU_KEYS.items()
     }
     for name in broker.unacked:
-        allowing[f"{prefix}{name}"] = f"~{prefix}*" if prefix else f"~{broker.unacked[0]}*"
+        # One line for those that begin alike, as the usual ones do.
+        first = min((one for one in broker.unacked if name.startswith(one)), key=len)
+        allowing[f"{prefix}{name}"] = f"~{prefix}*" if prefix else f"~{first}*"
     # Every script that dispatches names the namespace's own queue, whether it is used or not.
     for queue in (database.keys.default_queue, *queues):
         is_ours = queue.startswith(database.keys.prefix)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from hermes_celery.address import BrokerNames
 from hermes_celery.errors import StoreUnsuitable
 from hermes_celery.keys import Keys
 from hermes_celery.store import Database, connect, refuse_missing
@@ -100,6 +101,15 @@ def test_keys_that_are_out_of_reach_are_named(
     with database_of(valkey_url, namespace, without=(pattern,)) as database:
         found = missing(database)
     assert (found.commands, found.keys) == ([], [pattern])
+
+
+def test_names_of_ones_own_are_told_one_by_one_and_suffice(valkey_url: str, namespace: str) -> None:
+    names = BrokerNames(unacked=["mine", "idx", "mtx"])
+    with database_of(valkey_url, namespace) as database:
+        found = look_for_missing(database, queues=[namespace], names=names)
+    assert found.keys == ["~mine*", "~idx*", "~mtx*"]
+    with database_of(valkey_url, namespace, extra=tuple(found.keys)) as database:
+        refuse_missing(database, queues=[namespace], names=names)
 
 
 def test_a_key_that_may_only_be_read_is_out_of_reach(
