@@ -22,9 +22,9 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
-from hermes_celery.server_url import urls_of, userinfo, without_password
+from hermes_celery.server_url import is_cut, login_advice, urls_of, userinfo, without_password
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
@@ -146,8 +146,24 @@ def _as_text(tls: Mapping[str, Any]) -> dict[str, str]:
 
 
 def parse_address(url: str, *, named: str = _URL) -> Address:
-    """Read a URL; `named` is the setting that it comes from. Raises ValueError."""
+    """Read a URL; `named` is the setting that it comes from. Raises ValueError.
+
+    What it raises quotes no password: a password that was read as a port, a path or a host is told
+    by what to write instead.
+    """
+    try:
+        return _parsed(url, named=named)
+    except ValueError:
+        advice = login_advice(url)
+        if not advice:
+            raise
+        raise ValueError(advice) from None
+
+
+def _parsed(url: str, *, named: str) -> Address:
     first, *others = urls_of(url)
+    if any(is_cut(one) for one in (first, *others)):
+        raise ValueError("its password is cut short")
     parts = urlsplit(first)
     if parts.scheme == "sentinel":
         return _sentinel_address([first, *others], named=named)
@@ -171,7 +187,7 @@ def parse_address(url: str, *, named: str = _URL) -> Address:
     if parts.scheme == "unix":
         return Address(**address, path=unquote(parts.path))
     host = unquote(parts.hostname or "localhost")
-    return Address(**address, hosts=((host, parts.port),))
+    return Address(**address, hosts=((host, _port(parts)),))
 
 
 def _sentinel_address(urls: Sequence[str], *, named: str) -> Address:
@@ -225,7 +241,15 @@ def _sentinel_address(urls: Sequence[str], *, named: str) -> Address:
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
     parts = urlsplit(f"//{text}")
-    return unquote(parts.hostname or "localhost"), parts.port
+    return unquote(parts.hostname or "localhost"), _port(parts)
+
+
+def _port(parts: SplitResult) -> int | None:
+    try:
+        return parts.port
+    except ValueError:
+        # Not quoted: without an @ behind it, it may be a password.
+        raise ValueError("its port is no number from 0 to 65535") from None
 
 
 def _login(username: str | None, password: str | None, query: _Query) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from celery.utils.imports import symbol_by_name
 from hermes_celery.address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.log import event
-from hermes_celery.server_url import urls_of, without_password
+from hermes_celery.server_url import login_advice, urls_of, without_password
 from hermes_celery.settings import Settings, broker_variables
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _SOCKET = "socket://"
 _TRANSPORTS = ("redis", "rediss", "sentinel")
 _REDIS_URL = re.compile(r"(rediss?|sentinel|redis\+socket)://")
+_PORT = re.compile(r"Port (could not be cast|out of range)")
 _UNKNOWN_OPTION = re.compile(r"unexpected keyword argument ('\w+')")
 #: What kombu tells each of its connections; where it says nothing, our own time limits hold.
 _OPTIONS = (
@@ -140,7 +141,7 @@ def _broker(app: Celery, use: str) -> _Broker:
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         # What kombu raises of a URL that it cannot read, which it does not quote.
         raise SettingsError(
-            [f"{named} cannot be read by Celery ({_plain(error)}); {_advice(named)}"]
+            [f"{named} cannot be read by Celery ({_plain(error, given)}); {_advice(named)}"]
         ) from None
     return _Broker(named=named, address=address)
 
@@ -149,8 +150,14 @@ def _as_text(urls: str | list[str] | None) -> str:
     return urls or "" if isinstance(urls, str) or urls is None else ";".join(urls)
 
 
-def _plain(error: Exception) -> str:
-    """kombu's words; an option of the URL that it does not know is an argument there."""
+def _plain(error: Exception, given: str) -> str:
+    """kombu's words; an option of the URL that it does not know is an argument there.
+
+    They may quote what was read as a port or a database and is part of a password.
+    """
+    advice = login_advice(given)
+    if advice or _PORT.match(str(error)):
+        return advice or "its port is no number from 0 to 65535"
     unknown = _UNKNOWN_OPTION.search(str(error))
     return f"its option {unknown[1]} is unknown" if unknown else str(error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 
 def userinfo(user: str | None, password: str | None) -> str:
@@ -20,20 +20,63 @@ def urls_of(text: str) -> list[str]:
 
 
 def without_password(text: str) -> str:
-    """A URL, or a list of them, as it may be shown, each password in it replaced by `***`."""
+    """A URL, or a list of them, as it may be shown, each password in it replaced by `***`.
+
+    Of a URL that cannot be read only the scheme is shown: `scheme://***`.
+    """
     return ";".join(_shown(url) for url in urls_of(text))
 
 
+def login_advice(text: str) -> str:
+    """What to do where a login holds characters that end it in a URL; "" without such a login."""
+    logins = (_split(url)[1] for url in urls_of(text))
+    return _ADVICE if any(_UNSAFE.search(login) for login in logins) else ""
+
+
+def is_cut(url: str) -> bool:
+    """Whether a reader of URLs finds a server in the midst of a login, and takes it for this one's.
+
+    `redis://:12#34@host/0` reads as port 12 of localhost.
+    """
+    login = _split(url)[1]
+    return "#" in login or (login.startswith(":") and _CUTS.search(login) is not None)
+
+
 def _shown(url: str) -> str:
-    url = _PASSWORD.sub(r"\1***", url)
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user_host = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
-    return urlunsplit(parts._replace(netloc=user_host))
+    # By text first: what a reader of URLs takes for the login is not all of it where the password
+    # holds one of / ? # [ as it is.
+    scheme, login, rest = _split(_PASSWORD.sub(r"\1***", url))
+    user, colon, _ = login.partition(":")
+    if not _is_readable(rest):
+        return f"{scheme or '***'}://***"
+    if not login:
+        return f"{scheme}://{rest}" if scheme else rest
+    shown = f"{user}:***@{rest}" if colon else f"{login}@{rest}"
+    return f"{scheme}://{shown}" if scheme else f"***@{rest}"
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """The scheme, what stands between it and the last `@`, and the rest."""
+    before, found, rest = url.partition("://")
+    scheme, rest = (before, rest) if found else ("", url)
+    login, _, rest = rest.rpartition("@")
+    return scheme, login, rest
+
+
+def _is_readable(rest: str) -> bool:
+    """Whether what follows the login begins with hosts, each with a number as its port or none."""
+    return all(_HOST.fullmatch(host) for host in _CUTS.split(rest, maxsplit=1)[0].split(","))
 
 
 #: A password may hold a `;` of its own.
 _BETWEEN = re.compile(r";(?=[\w+]+://|$)")
 #: In a query: `password=`, `sentinel_password=`, `ssl_password=`.
-_PASSWORD = re.compile(r"([?&]\w*password=)[^&;]*")
+_PASSWORD = re.compile(r"([?&]\w*password=)[^&]*")
+_HOST = re.compile(r"(\[[^][]*\]|[^][:]*)(:\d*)?")
+#: What ends a login, or is none of a URL's characters.
+_CUTS = re.compile(r"[/?#]")
+_UNSAFE = re.compile(r"[][/?#]|[^ -~]")
+_ADVICE = (
+    "its user and password end at the last @, and they cannot be read as they are; in a password "
+    "write # / ? as %23 %2F %3F, [ ] as %5B %5D, @ as %40, and what is not ASCII by its bytes, too"
+)

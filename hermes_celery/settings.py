@@ -268,7 +268,7 @@ def _home(text: str) -> Path:
 def _redis_url(text: str) -> str | None:
     if not text:
         return None
-    scheme = urlsplit(text).scheme
+    scheme = text.partition(":")[0].lower()
     if scheme not in _REDIS_SCHEMES:
         raise ValueError(
             f"{without_password(text)!r} does not name a Redis server, and nothing else can be "

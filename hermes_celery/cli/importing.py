@@ -79,7 +79,11 @@ def _zone(timezone: str | None) -> str:
     if timezone:
         return checked_timezone(timezone)
     app = project()
-    return str(app.timezone) if app is not None and app.conf.timezone else read_settings().timezone
+    if app is None or not app.conf.timezone:
+        return read_settings().timezone
+    from hermes_celery.beat_schedule import zone_of
+
+    return zone_of(app)
 
 
 def _from_home(path: Path, *, timezone: str | None) -> ImportReport:

@@ -43,6 +43,18 @@ def project(broker: str | list[str] | None, **conf: object) -> Celery:
 
 
 @pytest.mark.parametrize(
+    "broker",
+    ["amqp://u:p[ss@h//", "amqp://u:p#ss@h//", "redis://:p[ss@h/0", "redis://:p#ss@h/0",
+     "redis://:12/ss@h/0", "redis://:ss", "redis://h;redis://:p/ss@h"],
+)  # fmt: skip
+def test_a_broker_whose_login_cannot_be_read_is_refused_without_its_password(broker: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        app_settings(project(broker))
+    assert "ss" not in str(error.value).replace("password", "").replace("message", "")
+    assert "broker_url" in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("ours", "celerys"),
     [
         ("redis://h/0", "redis://H"),

@@ -60,6 +60,31 @@ def test_passwords_never_show() -> None:
     assert without_password("redis://u:p@h:1/0") == "redis://u:***@h:1/0"
     assert without_password("redis://:p@h:1/0") == "redis://:***@h:1/0"
     assert without_password("redis://h:1/0") == "redis://h:1/0"
+    assert without_password("sentinel://:p@a:1,[::1]:2/0") == "sentinel://:***@a:1,[::1]:2/0"
+    assert without_password("redis://h/0?password=a;b#c&db=1") == "redis://h/0?password=***&db=1"
+
+
+@pytest.mark.parametrize("secret", ["sec#ret", "sec/ret", "sec?ret", "12#ret", "12/ret", "12?ret",
+                                    "p[ret", "p]ret", "p[x]ret", "p℀ret"])  # fmt: skip
+def test_a_password_that_ends_the_login_never_shows_either(secret: str) -> None:
+    url = f"redis://:{secret}@host:6379/0"
+    assert without_password(url) == "redis://:***@host:6379/0"
+    assert "ret" not in without_password(url.replace("//:", "//user:"))
+    with pytest.raises(SettingsError) as error:
+        read_settings({"HERMES_REDIS_URL": url})
+    assert "ret" not in str(error.value)
+    assert "write # / ? as %23 %2F %3F" in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["redis://:secret", "redis://u:sec[ret", "redis://[secret",
+                                 "redis:/:secret@h", "u:secret@h"])  # fmt: skip
+def test_of_a_url_that_cannot_be_read_no_password_shows(url: str) -> None:
+    shown = without_password(url)
+    assert "sec" not in shown
+    assert "***" in shown
+    with pytest.raises(SettingsError) as error:
+        read_settings({"HERMES_REDIS_URL": url})
+    assert "sec" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["shop", "shop.tasks", "Shop-2", "a" * 40])
