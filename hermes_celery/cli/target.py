@@ -18,7 +18,7 @@ import click
 from hermes_celery import compose, project_app
 from hermes_celery.compose_store import open_database
 from hermes_celery.cron import Crontab
-from hermes_celery.errors import StoreError
+from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings
 from hermes_celery.settings import read_settings as settings_of_environment
 from hermes_celery.store import Jobs, namespaces_beside
@@ -130,3 +130,14 @@ def other_namespaces() -> list[str]:
     except StoreError:
         return []  # a user of one namespace alone
     return sorted(found - {settings.namespace})
+
+
+def known_namespaces(settings: Settings) -> list[str]:
+    """The namespaces of projects on that server, and the one that all shared."""
+    shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
+    try:
+        return sorted({DEFAULT_NAMESPACE, *namespaces_beside(shared)})
+    except StoreUnavailable:
+        raise
+    except StoreError:
+        return [DEFAULT_NAMESPACE]  # a user of other namespaces alone

@@ -19,17 +19,17 @@
 -- Answers  'ok'
 --          'running' (a worker performs one of its runs: nothing changed)
 --          'there' (the other namespace has this job: here it is paused and in no index any more)
---          'moved' (it is not as it was seen: look again; nothing changed)
+--          'busy' (it is not as it was seen: look again; nothing changed)
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 --#include _moving
 local id, other = ARGV[1], 17
 if (ask('GET', KEYS[7]) or '1') ~= ARGV[6] or (ask('GET', KEYS[24]) or '1') ~= ARGV[7] then
-  return broken and broken_answer() or 'moved'
+  return broken and broken_answer() or 'busy'
 end
 local job = fields(KEYS[1], 'revision', 'state', 'next_ms', 'spec')
 if not broken and (job[1] or '') ~= ARGV[2] then
-  return 'moved'
+  return 'busy'
 end
 for _, first in ipairs({0, other}) do
   for _, index in ipairs({2, 3, 4, 5, 10, 11, 12, 13, 14, 15}) do
@@ -48,7 +48,7 @@ local active = {}
 if not broken then
   if redis.call('ZLEXCOUNT', KEYS[11], '[' .. id .. '-', '[' .. id .. '.') ~= runs or
       redis.call('SCARD', KEYS[16]) ~= incidents then
-    return 'moved'
+    return 'busy'
   end
   active = redis.call('HGETALL', KEYS[8])
   for i = 1, #active, 2 do

@@ -34,7 +34,7 @@ class Moved(StrEnum):
     #: The other namespace has this job already; here it is no more.
     THERE = "there"
     #: Somebody changed it all the time.
-    BUSY = "moved"
+    BUSY = "busy"
 
 
 class Mover:

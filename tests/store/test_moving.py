@@ -169,7 +169,8 @@ def test_a_job_that_somebody_changed_meanwhile_is_looked_at_again(
     seen = store.jobs.add(a_job("every 1h"))
     store.cron.pause(seen.id)
     mover = Mover(store.database, there.database)
-    assert mover.move(seen, now_ms=store.clock.ms) is Moved.BUSY
+    answer = mover.move(seen, now_ms=store.clock.ms)
+    assert (answer, answer.value) == (Moved.BUSY, "busy")
     assert there.jobs.count() == 0
 
 

@@ -1,0 +1,137 @@
+"""`hermes-celery move`: what it refuses, and what it says of each job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hermes_celery.cli import main
+from hermes_celery.keys import Keys
+from hermes_celery.store import Database, Formats, Neighbours, namespaces_beside
+from tests.support import HandClock, Store, a_job
+
+
+class Pair:
+    """The namespace where the jobs are, and the one that they move to."""
+
+    def __init__(self, here: Store, there: Store, shared: Database) -> None:
+        self.here, self.there, self.shared = here, there, shared
+        self.source = here.database.keys.namespace
+        self.target = there.database.keys.namespace
+
+    def add(self, *letters: str) -> None:
+        for letter in letters:
+            self.here.jobs.add(a_job(id=letter * 12, name=letter))
+
+    def move(self, *arguments: str) -> Result:
+        return CliRunner().invoke(main, ["-N", self.target, "move", "--from", self.source,
+                                         *arguments])  # fmt: skip
+
+    def moved(self) -> set[str]:
+        return {job.name for job in self.there.jobs.all()}
+
+
+@pytest.fixture
+def unknown(
+    valkey: Database, valkey_url: str, clock: HandClock, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Pair]:  # fmt: skip
+    """Nothing is known of the other namespace."""
+    for name in ("HERMES_CELERY_NAMESPACE", "HERMES_CELERY_QUEUE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
+    monkeypatch.setenv("HERMES_HOME", str(tmp_path))
+    clock.ms = valkey.now_ms()
+    there = Database(valkey.client, keys=Keys(namespace=f"{valkey.keys.namespace}-z"))
+    shared = Database(valkey.client, keys=Keys())
+    pair = Pair(Store(valkey, clock), Store(there, clock), shared)
+    yield pair
+    shared.call("HDEL", shared.keys.projects, pair.target)
+
+
+@pytest.fixture
+def pair(unknown: Pair) -> Pair:
+    """The other namespace is a project's."""
+    Neighbours(unknown.shared, namespace=unknown.target).enter()
+    return unknown
+
+
+def test_a_namespace_that_nobody_knows_is_refused(unknown: Pair) -> None:
+    unknown.add("a")
+    result = unknown.move("a")
+    assert result.exit_code == 1
+    assert f"no beat serves namespace '{unknown.target}'" in result.stderr
+    assert unknown.moved() == set()
+    # Where it is meant, every list names it from then on.
+    assert unknown.move("a", "--force").exit_code == 0
+    assert unknown.moved() == {"a"}
+    assert unknown.target in namespaces_beside(unknown.shared)
+
+
+def test_a_namespace_that_a_beat_serves_is_named_from_then_on(unknown: Pair) -> None:
+    unknown.add("a")
+    Formats(unknown.there.database).say_here("beat b", now_ms=unknown.there.database.now_ms())
+    assert unknown.move("a").exit_code == 0
+    assert unknown.target in namespaces_beside(unknown.shared)
+
+
+def test_nothing_moves_while_a_program_of_0_1_0_is_there(pair: Pair) -> None:
+    pair.add("a")
+    here = pair.here.database
+    here.call("ZADD", here.keys.workers, here.now_ms(), "old@host")
+    result = pair.move("a", "--force")
+    assert result.exit_code == 1
+    assert "(worker old@host), which would throw messages of moved jobs away" in result.stderr
+    assert pair.moved() == set()
+
+
+def test_a_name_that_no_job_has_moves_nothing(pair: Pair) -> None:
+    pair.add("a")
+    result = pair.move("a", "nosuch")
+    assert result.exit_code == 1
+    assert "nosuch" in result.stderr
+    assert pair.moved() == set()
+
+
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_job_that_cannot_move_is_one_line_and_the_others_move(pair: Pair, how: list[str]) -> None:
+    pair.add("a", "b", "c")
+    broken = pair.here.database
+    broken.call("SET", broken.keys.active("a" * 12), "x")
+    broken.call("HSET", broken.keys.job("c" * 12), "spec", "x")
+    result = pair.move("a", "c", "b", "b" * 12, *how)
+    assert result.exit_code == 1, result.output
+    assert pair.moved() == {"b"}
+    if how:
+        rows = json.loads(result.stdout)
+        assert [row["moved"] for row in rows] == ["broken", "broken", "ok"]
+        assert "WRONGTYPE" not in rows[0]["why"]
+        assert broken.keys.active("a" * 12) in rows[0]["why"]
+    else:
+        first, second, third = result.stdout.splitlines()
+        assert first.startswith(f"{'a' * 12}  a  not moved: ")
+        assert second.startswith(f"{'c' * 12}  not moved: ")
+        assert third == f"{'b' * 12}  b  moved"
+
+
+def test_a_job_that_waits_says_so_in_json(pair: Pair) -> None:
+    pair.add("a")
+    run_id = pair.here.cron.run("a" * 12)
+    pair.here.claim(run_id)
+    Formats(pair.there.database).say_here("worker w@host", now_ms=pair.here.database.now_ms())
+    result = pair.move("a", "--json")
+    assert result.exit_code == 1
+    assert [row["moved"] for row in json.loads(result.stdout)] == ["running"]
+
+
+def test_a_pause_of_everything_goes_along(pair: Pair) -> None:
+    pair.add("a")
+    pair.here.cron.pause_all(note="holiday")
+    result = pair.move("a")
+    assert result.exit_code == 0
+    assert pair.there.due.switch().note == "holiday"
+    assert f"`hermes-celery -N {pair.target} resume --all` goes on" in result.stderr
