@@ -138,6 +138,11 @@ class Sharing:
         self._looked_ms = -_LOOK_EVERY_MS
 
     @property
+    def is_alone(self) -> bool:
+        """Whether the last look found nobody: neither to be told of, nor to be patient with."""
+        return self._since_ms is None
+
+    @property
     def mine(self) -> Declaration:
         """What this beat declares."""
         if self._mine is None:
@@ -199,29 +204,35 @@ class Declaring:
         self._default_timezone = default_timezone
         self._moving = moving
         self._kept: frozenset[str] | None = None
-        self._said = ""
+        #: None: an earlier leader may have said something that is over.
+        self._said: str | None = None
 
     def begin(self, now_ms: int) -> None:
         """Write it, as a new leader. Raises StoreError."""
         self._kept = None
+        self._said = None
         self._write_if_new(self._moving is None or self._moving.begin(now_ms), now_ms)
 
     def step(self, now_ms: int) -> None:
         """Write what was kept back and may be written now. Raises StoreError."""
         self._write_if_new(self._moving is None or self._moving.step(now_ms), now_ms)
-        text = self._sharing.text(now_ms)
-        if text and text != self._said:
-            self._troubles.tell(Kind.NAMESPACE, _SHARING, text, now_ms=now_ms)
-        elif self._said and not text:
-            self._troubles.over(
-                Kind.NAMESPACE, _SHARING, "one project is in the namespace", now_ms=now_ms
-            )
-        self._said = text
+        self._tell_of_sharing(now_ms)
 
     def stop(self) -> None:
         """End what goes on beside."""
         if self._moving is not None:
             self._moving.stop()
+
+    def _tell_of_sharing(self, now_ms: int) -> None:
+        text = self._sharing.text(now_ms)
+        if text and text != self._said:
+            self._troubles.tell(Kind.NAMESPACE, _SHARING, text, now_ms=now_ms)
+            self._said = text
+        elif not text and (self._said or (self._said is None and self._sharing.is_alone)):
+            self._troubles.over(
+                Kind.NAMESPACE, _SHARING, "one project is in the namespace", now_ms=now_ms
+            )
+            self._said = ""
 
     def _write_if_new(self, may_write: bool, now_ms: int) -> None:
         left = frozenset() if self._moving is None else self._moving.left

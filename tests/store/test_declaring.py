@@ -11,6 +11,7 @@ from celery import Celery
 from hermes_celery.compose_project import make_beat_sign, make_declaring
 from hermes_celery.declared import Declaration
 from hermes_celery.declaring import Declares
+from hermes_celery.incidents import Kind
 from hermes_celery.managed import managed_id
 from hermes_celery.policy import Overlap, Policy
 from hermes_celery.project import Cron
@@ -176,6 +177,23 @@ def test_many_refusals_are_few_incidents(
     beat(app, "b").begin(valkey.now_ms())
     assert Declarations(valkey).refusals() == []
     assert Incidents(valkey).of_job("") == []
+
+
+def test_a_new_leader_ends_what_an_earlier_one_told_of_sharing(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    app, incidents = make_project(stock=3.0), Incidents(valkey)
+    incidents.note("namespace-sharing", Kind.NAMESPACE, "two projects", now_ms=1)
+    make_beat_sign(app, owner="c").say()
+    Declarations(valkey).say("c", Declaration(project="blog", jobs={"b" * 12: "post"}))
+    leader, now_ms = beat(app, "a"), valkey.now_ms()
+    leader.begin(now_ms)
+    leader.step(now_ms)
+    # The other one is there, though it is too early to tell of it.
+    assert [one.text for one in incidents.of_job("")] == ["two projects"]
+    gone(valkey, "c")
+    leader.step(now_ms + 3_001)
+    assert incidents.of_job("") == []
 
 
 def test_our_own_app_declares_nothing(valkey: Database) -> None:
