@@ -8,7 +8,8 @@ Nothing moves while programs of 0.1.0 are there: their beats would declare the j
 workers would throw away messages whose runs they cannot find. Until they are stopped, and as long
 as anything of the project is there, a second beat of this process ticks `hermes` as before, so that
 nothing stands still; what the project declares is written once its jobs have moved. A job whose run
-a worker performs moves when that has ended.
+a worker performs moves when that has ended. Programs of 0.1.0 make jobs there for as long as they
+live: all is looked at again when the last of them is gone, and before the second beat ends.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 #: So long no program of 0.1.0 may be seen: one that restarts comes back within a few seconds.
 _QUIET_MS = 5_000
+#: How often programs of 0.1.0 are looked for where nothing is to be moved; one is seen for 10 s.
+_LOOK_EVERY_MS = 2_000
 #: Jobs that one step looks at, and moves.
 _LOOKS, _MOVES = 1_000, 100
 #: Names in one sentence.
@@ -85,6 +89,14 @@ class SecondBeat:
             beat.stop()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A job that was made at run time, of a task that this project has."""
+
+    name: str
+    task: str
+
+
 class MovingIn:
     """One project's way from the namespace that all shared into its own."""
 
@@ -113,15 +125,24 @@ class MovingIn:
 
     def _begin_anew(self) -> None:
         self._lived_there = False
+        self._older_at_ms: int | None = None
+        self._looked_ms: int | None = None
+        #: The second beat ticks there.
+        self._is_beside = False
+        #: Nothing was left, and everything is looked at once more before it ends.
+        self._is_last_look = False
+        #: None: an earlier leader may have said something that is over.
+        self._said: str | None = None
+        self._moved = 0
+        self._look_anew()
+
+    def _look_anew(self) -> None:
         self._declared: dict[str, None] = {}
-        self._made: dict[str, str] = {}
+        self._made: dict[str, _Made] = {}
         self._foreign_tasks: set[str] = set()
         self._unclear: dict[str, str] = {}
         self._scan: Iterator[Job | UnreadableJob] | None = None
         self._is_scanned = False
-        self._older_at_ms: int | None = None
-        self._said = ""
-        self._moved = 0
 
     @property
     def left(self) -> frozenset[str]:
@@ -154,25 +175,39 @@ class MovingIn:
 
     def _step(self, now_ms: int) -> bool:
         self._look()
-        if not self._declared and not self._movable():
-            self._settle(now_ms)
-            return True
         older = self._older(now_ms)
-        if older or self._is_fresh(now_ms):
-            self._second.want()
+        waits = bool(older) or self._is_fresh(now_ms)
+        if self._older_at_ms is not None and not waits:
+            # They may have made jobs until their end.
+            self._older_at_ms = None
+            self._look_anew()
+            self._look()
+        if not self._has_work():
+            self._settle(now_ms, waits=waits)
+            return True
+        if waits:
+            self._want()
             self._say(self._waiting_text(older))
             return not self._declared
         if self._mover.follow_switch(now_ms=now_ms):
             event(_log, "project.paused", level=logging.WARNING, why="everything was, in hermes")
         self._move(now_ms)
-        if self._declared or self._movable():
-            self._second.want()
+        if self._has_work():
+            self._want()
         return True
+
+    def _has_work(self) -> bool:
+        return bool(self._declared or self._movable())
+
+    def _want(self) -> None:
+        """Let the second beat tick; before it ends everything is looked at again."""
+        self._is_beside, self._is_last_look = True, False
+        self._second.want()
 
     def _look(self) -> None:
         """Read what is there: the declared jobs at once, the others page by page."""
         if self._scan is None:
-            self._lived_there = self._neighbours.enter()
+            self._lived_there = self._neighbours.enter() or self._lived_there
             ids = self._jobs.managed_by(self._manager)
             self._declared = dict.fromkeys(sorted(self._jobs.stored(ids)))
             self._lived_there = self._lived_there or bool(self._declared)
@@ -198,7 +233,7 @@ class MovingIn:
         elif spec.managed_by is not None:
             self._foreign_tasks.add(task)
         elif task and not task.startswith(_OURS) and self._knows_task(task):
-            self._made[job.id] = task
+            self._made[job.id] = _Made(name=job.name, task=task)
         else:
             self._keep(job.id, job.name)
 
@@ -206,16 +241,22 @@ class MovingIn:
         """Jobs made at run time that can only be this project's, once all jobs were looked at."""
         if not self._is_scanned:
             return []
-        return [one for one, task in self._made.items() if task not in self._foreign_tasks]
+        return [one for one, made in self._made.items() if made.task not in self._foreign_tasks]
 
     def _older(self, now_ms: int) -> list[str]:
         """Programs of 0.1.0 that live there. Our own workers, which finish runs there, are none."""
+        if not self._has_work() and self._has_looked(now_ms):
+            return []
+        self._looked_ms = now_ms
         older = Formats(self._source).older_than(FORMAT, now_ms=now_ms)
         ours = Formats(self._target).living(now_ms=now_ms)
         older = [name for name in older if name not in ours]
         if older:
             self._older_at_ms = now_ms
         return older
+
+    def _has_looked(self, now_ms: int) -> bool:
+        return self._looked_ms is not None and now_ms - self._looked_ms < _LOOK_EVERY_MS
 
     def _is_fresh(self, now_ms: int) -> bool:
         return self._older_at_ms is not None and now_ms - self._older_at_ms < _QUIET_MS
@@ -242,7 +283,10 @@ class MovingIn:
             return
         if answer in (Moved.OK, Moved.THERE):
             self._forget(job.id)
+            if not self._moved:
+                self._neighbours.note_moved()
             self._moved += 1
+            self._lived_there = True
             event(_log, "job.moved", job=job.name, from_=self._here, to=self._there)
         elif answer is Moved.RUNNING:
             self._say(f"job {job.name!r} moves from namespace {self._here!r} to "
@@ -256,29 +300,42 @@ class MovingIn:
         self._declared.pop(job_id, None)
         self._made.pop(job_id, None)
 
-    def _settle(self, now_ms: int) -> None:
+    def _settle(self, now_ms: int, *, waits: bool) -> None:
         """Nothing is left to move: say what stays, or that all is well."""
         if self._moved:
-            self._neighbours.note_moved()
             event(_log, "project.moved", jobs=self._moved, from_=self._here, to=self._there)
             self._moved = 0
+        if not self._is_scanned:
+            if self._is_beside:
+                self._second.want()
+            return
         unclear = self._leftovers(now_ms)
         if unclear:
-            self._second.want()
+            self._want()
             self._say(unclear)
             return
-        self._second.rest()
-        if self._is_scanned and self._said is not None:
+        if waits and self._lived_there:
+            # Programs of 0.1.0 may make jobs as long as they live.
+            self._want()
+        elif self._is_beside and not self._is_last_look:
+            self._is_last_look = True
+            self._look_anew()
+            self._step(now_ms)
+            return
+        else:
+            self._second.rest()
+            self._is_beside = False
+        if self._said != "":
             self._over(f"all jobs of this project are in namespace {self._there!r}")
             self._said = ""
 
     def _leftovers(self, now_ms: int) -> str:
         """What to say of jobs that may be ours, where nobody else takes care of them."""
-        if not self._lived_there or not self._is_scanned:
+        if not self._lived_there:
             return ""
-        for job_id, task in self._made.items():
-            if task in self._foreign_tasks:
-                self._keep(job_id, job_id)
+        for job_id, made in self._made.items():
+            if made.task in self._foreign_tasks:
+                self._keep(job_id, made.name)
         there = self._jobs.stored(list(self._unclear))
         names = [name for job_id, name in self._unclear.items() if job_id in there]
         if not names:
@@ -288,19 +345,22 @@ class MovingIn:
         if set(others) - set(mine):
             return ""
         shown = ", ".join(names[:_NAMED]) + (", ..." if names[_NAMED:] else "")
+        runs, them = ("it runs", "it") if len(names) == 1 else ("they run", "them")
         return (
             f"{_counted(len(names))} in namespace {self._here!r} may be of this project, or of "
-            f"nobody: {shown}; they run on from there; take them along with `hermes-celery -N "
-            f"{self._there} move JOB`, or remove them with `hermes-celery remove JOB`"
+            f"nobody: {shown}; {runs} on from there; take {them} along with `hermes-celery -N "
+            f"{self._there} move JOB`, or remove {them} with `hermes-celery -N {self._here} "
+            "remove JOB`"
         )
 
     def _waiting_text(self, older: list[str]) -> str:
         count = len(self._declared) + len(self._movable())
         who = ", ".join(older) or "seen a few seconds ago"
+        goes, moves = ("goes", "job moves") if count == 1 else ("go", "jobs move")
         return (
-            f"{_counted(count)} of this project in namespace {self._here!r} go on from there, "
-            f"because programs of version 0.1.0 are there ({who}); when they are stopped, the jobs "
-            f"move to namespace {self._there!r} and what the project declares is written"
+            f"{_counted(count)} of this project in namespace {self._here!r} {goes} on from there, "
+            f"because programs of version 0.1.0 are there ({who}); when they are stopped, the "
+            f"{moves} to namespace {self._there!r} and what the project declares is written"
         )
 
     def _say(self, text: str) -> None:

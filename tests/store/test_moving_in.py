@@ -24,7 +24,7 @@ class World:
         self.shared, self.own, self.clock = Store(shared, clock), Store(own, clock), clock
         self.said: list[str] = []
         self.over: list[str] = []
-        self.second = SecondBeat(lambda: _Idle(), clock=clock)
+        self.second = _Wanted(lambda: _Idle(), clock=clock)
         self.moving = MovingIn(
             shared,
             own,
@@ -40,11 +40,33 @@ class World:
         job = a_job(id=letter * 12, task=call, prompt=None if task else "p", name=letter)
         return self.shared.jobs.add(replaced(job, spec=replaced(job.spec, managed_by=manager)))
 
+    def old_worker(self, *, lives: bool) -> None:
+        """A worker of 0.1.0 in the shared namespace, or its end."""
+        shared = self.shared.database
+        if lives:
+            shared.call("ZADD", shared.keys.workers, self.clock.ms, "old@host")
+        else:
+            shared.call("ZREM", shared.keys.workers, "old@host")
+
     def moved(self) -> set[str]:
         return {job.name for job in self.own.jobs.all()}
 
     def left(self) -> set[str]:
         return {job.name for job in self.shared.jobs.all()}
+
+
+class _Wanted(SecondBeat):
+    """A second beat that says whether it is to tick."""
+
+    is_wanted = False
+
+    def want(self) -> None:
+        self.is_wanted = True
+        super().want()
+
+    def rest(self) -> None:
+        self.is_wanted = False
+        super().rest()
 
 
 class _Idle:
@@ -120,6 +142,71 @@ def test_a_project_that_was_never_there_minds_nobody(world: World) -> None:
     assert world.said == []
     assert world.left() == {"d"}
     assert not Neighbours(world.shared.database, namespace="other").enter()
+
+
+def test_a_job_that_0_1_0_makes_until_its_end_moves_too(world: World) -> None:
+    """It came after the first look at what is there."""
+    world.add("a", task="shop.work", manager=_MANAGER)
+    world.old_worker(lives=True)
+    world.moving.begin(world.clock.ms)
+    world.add("b", task="shop.work")
+    world.old_worker(lives=False)
+    world.moving.step(world.clock.ms + 5_001)
+    assert world.moved() == {"a", "b"}
+
+
+def test_a_job_made_during_the_move_moves_before_the_second_beat_ends(world: World) -> None:
+    world.add("a", task="shop.work", manager=_MANAGER)
+    world.shared.claim(world.shared.cron.run("a" * 12))
+    Formats(world.own.database).say_here("worker w@host", now_ms=world.clock.ms)
+    world.moving.begin(world.clock.ms)
+    assert world.second.is_wanted
+    world.add("b", task="shop.work")
+    world.clock.advance(16)
+    for _ in range(3):
+        world.moving.step(world.clock.ms)
+    assert world.moved() == {"a", "b"}
+    assert not world.second.is_wanted
+    assert len(world.over) == 1
+
+
+def test_what_0_1_0_makes_after_the_move_is_ticked_and_moves_when_it_is_gone(world: World) -> None:
+    world.add("a", task="shop.work", manager=_MANAGER)
+    world.moving.begin(world.clock.ms)
+    # The next leader knows it too.
+    world.moving.begin(world.clock.ms)
+    world.moving.step(world.clock.ms)
+    assert (world.moved(), world.second.is_wanted) == ({"a"}, False)
+    world.old_worker(lives=True)
+    world.clock.advance(3)
+    world.moving.step(world.clock.ms)
+    assert world.second.is_wanted
+    world.add("b", task="shop.work")
+    world.old_worker(lives=False)
+    for _ in range(3):
+        world.clock.advance(3)
+        world.moving.step(world.clock.ms)
+    assert world.moved() == {"a", "b"}
+
+
+def test_the_end_is_told_once(world: World) -> None:
+    for _ in range(3):
+        world.moving.step(world.clock.ms)
+    assert len(world.over) == 1
+
+
+def test_one_job_that_may_be_of_another_is_told_by_its_name(world: World) -> None:
+    world.add("a", task="shop.work", manager=_MANAGER)
+    world.add("e", task="both.work")
+    world.add("f", task="both.work", manager="project:blog")
+    world.moving.begin(world.clock.ms)
+    world.moving.step(world.clock.ms)
+    here, there = (one.database.keys.namespace for one in (world.shared, world.own))
+    assert world.said == [
+        f"1 job in namespace '{here}' may be of this project, or of nobody: e; it runs on from "
+        f"there; take it along with `hermes-celery -N {there} move JOB`, or remove it with "
+        f"`hermes-celery -N {here} remove JOB`"
+    ]
 
 
 def test_a_user_of_one_namespace_alone_is_not_kept_back(
