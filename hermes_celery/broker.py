@@ -103,13 +103,19 @@ def following_broker(settings: Settings, app: Celery) -> Settings:
             ]
         )
     return replace(
-        settings, redis_url=writes.address.url, address=writes.address, broker_names=_names(app)
+        settings, redis_url=writes.address.url, address=writes.address, broker_names=names_of(app)
     )
 
 
-def _names(app: Celery) -> BrokerNames:
+def key_prefix(app: Celery) -> str:
+    """What stands in front of each key that kombu has for an app; "" as a rule."""
+    return str(app.conf.broker_transport_options.get("global_keyprefix") or "")
+
+
+def names_of(app: Celery) -> BrokerNames:
+    """What kombu calls an app's keys and channels, with the queues that it knows now."""
     options, known = app.conf.broker_transport_options, BrokerNames()
-    prefix, fanout = options.get("global_keyprefix") or "", options.get("fanout_prefix", True)
+    prefix, fanout = key_prefix(app), options.get("fanout_prefix", True)
     if not isinstance(fanout, str):
         fanout = known.fanout if fanout else ""
     return BrokerNames(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermes_celery.address import parse_address
-from hermes_celery.broker import following_broker, refuse_another_broker
+from hermes_celery.broker import following_broker, key_prefix, refuse_another_broker
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.compose_store import (
     address_of,
@@ -95,12 +95,6 @@ def app_settings(app: Celery) -> Settings:
     return settings
 
 
-def queues_of(app: Celery) -> set[str]:
-    """The Redis lists that an app's workers read, and ours."""
-    prefix = app.conf.broker_transport_options.get("global_keyprefix") or ""
-    return {f"{prefix}{name}" for name in app.amqp.queues}
-
-
 def open_redbeat(
     settings: Settings, *, app: Celery | None, prefix: str | None = None, url: str | None = None
 ) -> RedBeat:
@@ -175,8 +169,7 @@ def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> C
 
 def _why_sent(database: Database, app: Celery | None) -> Callable[[JobSpec, str], str]:
     """What is stored of queues whose workers do not report."""
-    options = {} if app is None else app.conf.broker_transport_options
-    prefix = str(options.get("global_keyprefix") or "")
+    prefix = "" if app is None else key_prefix(app)
 
     def why_sent(spec: JobSpec, queue: str) -> str:
         if spec.task is None:
@@ -365,7 +358,7 @@ def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:
         database,
         asking=Inspection(app, run_task=RUN_TASK),
         clock=ServerClock(database.now_ms),
-        key_prefix=app.conf.broker_transport_options.get("global_keyprefix") or "",
+        key_prefix=key_prefix(app),
     )
 
 

@@ -33,6 +33,7 @@ from celery import Task
 from celery.app.amqp import AMQP
 from kombu.utils.json import dumps
 
+from hermes_celery.broker import key_prefix
 from hermes_celery.built import STAND_IN, Built, Way
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec, SessionSource
@@ -112,8 +113,7 @@ class Dispatch:
                 return self._template(spec).key
         except Exception as error:  # noqa: BLE001 - told of the occurrence, when it is built
             _put_off(spec, error)
-        prefix = self._app.conf.broker_transport_options.get("global_keyprefix") or ""
-        return f"{prefix}{self._app.conf.task_default_queue}"
+        return f"{key_prefix(self._app)}{self._app.conf.task_default_queue}"
 
     def message(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
@@ -311,7 +311,7 @@ class Dispatch:
         priority = min(max(message["properties"].get("priority") or 0, 0), _MAX_PRIORITY)
         step = steps[bisect(steps, priority) - 1]
         suffix = f"{options.get('sep') or _PRIORITY_SEPARATOR}{step}" if step else ""
-        return f"{options.get('global_keyprefix') or ''}{queue}{suffix}"
+        return f"{key_prefix(self._app)}{queue}{suffix}"
 
 
 def _put_off(spec: JobSpec, error: Exception) -> None:

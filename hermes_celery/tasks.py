@@ -25,6 +25,7 @@ from hermes_celery import (
     purging,
     safe_consumer,
 )
+from hermes_celery.broker import names_of
 from hermes_celery.compose import (
     app_settings,
     make_dead_letters,
@@ -32,7 +33,6 @@ from hermes_celery.compose import (
     make_runner,
     make_sign,
     namespaces_of,
-    queues_of,
     shared_settings,
 )
 from hermes_celery.compose_delivery import check_alerts, make_beat_watch, make_slot_guard
@@ -336,7 +336,7 @@ class _Hooks:
         if self._app.conf.task_always_eager:
             _exit(_EAGER)
         try:
-            wanted = queues_of(self._app).union(queues)
+            wanted = names_of(self._app).queues.union(queues)
             check_home(self._settings)
             check_alerts(self._settings, delivers_here=self._delivers(queues))
             until_it_answers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,13 @@ def test_only_the_store_and_the_lease_run_scripts() -> None:
 def test_no_script_reads_the_time() -> None:
     for path in (PACKAGE / "lua").glob("*.lua"):
         assert "'TIME'" not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_the_prefix_of_queues_is_read_once_from_the_settings_and_once_from_the_channel() -> None:
+    readers = {
+        name
+        for name, path in modules()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"""["']global_keyprefix["']""", line)
+    }
+    assert readers == {"broker", "consuming"}
