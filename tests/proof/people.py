@@ -22,6 +22,7 @@ from hermes_celery.job import Job, JobRequest
 from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from tests.proof.history import Span
 from tests.proof.soak_children import FAILS
+from tests.proof.soak_members import Disturbances
 
 _MOMENT = timedelta(milliseconds=1)
 #: More than any run uses.
@@ -156,12 +157,9 @@ def _span(job: Job, *, end: datetime, settled: datetime) -> Span:
     )
 
 
-class Figures(msgspec.Struct, kw_only=True):
-    """What was done to the processes."""
+class Figures(Disturbances, kw_only=True):
+    """What was done to the processes and to what is stored."""
 
-    kills: int = 0
-    freezes: int = 0
-    restarts: int = 0
     cuts: int = 0
     swallowings: int = 0
     #: Times that the server answered nobody for a while (CLIENT PAUSE).
@@ -169,8 +167,6 @@ class Figures(msgspec.Struct, kw_only=True):
     #: Keys that were given another type, and messages that nobody can read.
     spoilt: int = 0
     letters: int = 0
-    #: Processes that ended although nobody killed them.
-    ended: int = 0
     #: Server's time at which a leader was killed or frozen, Unix ms.
     leaderless_ms: list[int] = msgspec.field(default_factory=list)
     #: Server's time of what disturbs dispatching in other ways.

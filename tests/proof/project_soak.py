@@ -31,7 +31,7 @@ from celery import Celery
 
 from bench.server import BenchError, wait_until
 from hermes_celery.compose import open_cron
-from hermes_celery.errors import StoreError
+from hermes_celery.instant import to_ms
 from hermes_celery.job import Job, JobState
 from hermes_celery.keys import Keys
 from hermes_celery.policy import OnLost
@@ -40,7 +40,14 @@ from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, Runs, connect
 from tests.proof.checker import Verdict, check
 from tests.proof.history import History, Span, Start, all_records
-from tests.proof.soak_members import Member, Server, wait_for
+from tests.proof.soak_members import (
+    Disturbances,
+    Disturbed,
+    Member,
+    Server,
+    inherited_environment,
+    wait_for,
+)
 from tests.proof.soak_verdict import cared_for, silently_stopped
 
 _PROJECT = "soaked"
@@ -72,12 +79,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 1
 
 
-class Figures(msgspec.Struct, kw_only=True):
+class Figures(Disturbances, kw_only=True):
     """What was done."""
 
-    kills: int = 0
-    freezes: int = 0
-    restarts: int = 0
     revoked: int = 0
 
 
@@ -117,18 +121,19 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
-class Round:
+class Round(Disturbed):
     """One round."""
 
     def __init__(self, plan: Plan, home: Path, stack: ExitStack) -> None:
         self._plan = plan
-        self._dice = random.Random(plan.seed)
+        self._figures: Figures = Figures()
         self._starts = home / "starts"
         self._starts.mkdir()
-        self._server = Server(home, fsync=plan.fsync)
-        stack.callback(self._server.stop)
-        self._url = f"redis://127.0.0.1:{self._server.port}/0"
-        self._database = Database(connect(self._url), keys=Keys(namespace=_PROJECT))
+        server = Server(home, fsync=plan.fsync)
+        stack.callback(server.stop)
+        self._url = f"redis://127.0.0.1:{server.port}/0"
+        database = Database(connect(self._url), keys=Keys(namespace=_PROJECT))
+        super().__init__(server, database, random.Random(plan.seed))
         stack.callback(self._database.close)
         wait_until(self._answers, what="the server answers")
         self._jobs, self._runs = Jobs(self._database), Runs(self._database)
@@ -146,17 +151,22 @@ class Round:
             self._member("worker", "w2", "--pool", "prefork", "-c", "2"),
         ]
         stack.callback(self._end_all)
-        self._figures = Figures()
         self._revoked: set[str] = set()
 
     def run(self) -> Result:
         """All of it."""
         wait_until(self._is_declared, what="the project's jobs", seconds=60, poll=0.1)
         first = {job.id: job for job in self._all_jobs()}
-        self._disturb()
-        self._calm()
+        self._disturb(
+            self._plan.seconds,
+            first_seconds=3,
+            fault_seconds=self._plan.fault_seconds,
+            deed_seconds=0.1,
+        )
+        self._calm(calm_seconds=_CALM_SECONDS, late_ms=2000, settle_seconds=120)
         stopped = tuple(self._stopped())
-        spans = [self._paused(job) for job in first.values()]
+        # What goes on no more is told as stopped, and has no next occurrence to be judged up to.
+        spans = [span for job in first.values() if (span := self._paused(job)) is not None]
         self._settle()
         self._end_all()
         records = all_records(self._runs)
@@ -170,40 +180,22 @@ class Round:
             others=tuple(_others(records, lines, self._revoked)),
         )
 
-    def _disturb(self) -> None:
-        deadline = time.monotonic() + self._plan.seconds
-        next_fault = time.monotonic() + 3
-        while time.monotonic() < deadline:
-            self._look_after()
-            if time.monotonic() >= next_fault:
-                self._fault()
-                next_fault = time.monotonic() + self._dice.expovariate(1 / self._plan.fault_seconds)
-            wait_for(0.1)
-
     def _fault(self) -> None:
+        pick = self._dice.choice
         faults: dict[str, tuple[Callable[[], None], int]] = {
-            "kill_beat": (lambda: self._kill(self._beats), 3),
-            "kill_worker": (lambda: self._kill(self._workers), 4),
-            "freeze_beat": (lambda: self._freeze(self._beats), 2),
-            "freeze_worker": (lambda: self._freeze(self._workers), 2),
+            "kill_beat": (lambda: self._kill(pick(self._beats)), 3),
+            "kill_worker": (lambda: self._kill(pick(self._workers)), 4),
+            "freeze_beat": (lambda: self._freeze(pick(self._beats), longest=6.0), 2),
+            "freeze_worker": (
+                lambda: self._freeze(pick(self._workers), longest=6.0),
+                2,
+            ),
             "freeze_all": (self._freeze_all_workers, 1),
-            "restart": (self._restart, 1),
+            "restart": (self._restart_server, 1),
             "revoke": (self._revoke, 5),
         }
         wanted = [faults[name] for name in self._plan.faults or faults]
         self._dice.choices([f for f, _ in wanted], [w for _, w in wanted])[0]()
-
-    def _kill(self, members: list[Member]) -> None:
-        member = self._dice.choice(members)
-        if member.well:
-            self._figures.kills += 1
-            member.kill(back_after=self._dice.uniform(0, 2))
-
-    def _freeze(self, members: list[Member]) -> None:
-        member = self._dice.choice(members)
-        if member.well:
-            self._figures.freezes += 1
-            member.freeze(self._dice.uniform(0.5, 6.0))
 
     def _freeze_all_workers(self) -> None:
         """What waits for a worker becomes older than its lifetime."""
@@ -211,11 +203,6 @@ class Round:
         for member in self._workers:
             if member.well:
                 member.freeze(5.0)
-
-    def _restart(self) -> None:
-        self._figures.restarts += 1
-        self._server.restart(away_seconds=self._dice.uniform(0, 2))
-        wait_until(self._answers, what="the server answers again")
 
     def _revoke(self) -> None:
         """As a person would, by its id, what waits now."""
@@ -226,19 +213,10 @@ class Round:
             self._revoked.add(run_id)
             self._figures.revoked += 1
 
-    def _look_after(self, *, at_once: bool = False) -> None:
-        for member in (*self._beats, *self._workers):
-            member.look_after(at_once=at_once)
-
-    def _calm(self) -> None:
-        self._look_after(at_once=True)
-        wait_for(_CALM_SECONDS)
-        wait_until(self._in_time, what="the schedules are in time", seconds=120, poll=0.2)
-
-    def _in_time(self) -> bool:
-        self._look_after(at_once=True)
-        due = [job.next_run_at for job in self._all_jobs() if job.next_run_at is not None]
-        return min(due) > self._now() - timedelta(seconds=2)
+    def _next_due_ms(self) -> Iterator[float]:
+        for job in self._all_jobs():
+            if job.next_run_at is not None:
+                yield to_ms(job.next_run_at)
 
     def _stopped(self) -> Iterator[str]:
         begun = self._now()
@@ -249,12 +227,13 @@ class Round:
         yield from silently_stopped(
             self._all_jobs(), all_records(self._runs), begun=begun, until=until, cared_for=waiting
         )
+        yield from (f"{job.name} is {job.state.value}" for job in self._all_jobs() if _is_off(job))
 
-    def _paused(self, first: Job) -> Span:
+    def _paused(self, first: Job) -> Span | None:
         """End the observation of one job; what was due since it was declared must be on record."""
         job = self._jobs.find(first.id)
-        assert job.state is JobState.SCHEDULED, f"{job.name} is {job.state}"
-        assert job.next_run_at is not None
+        if job.next_run_at is None or _is_off(job):
+            return None
         self._cron.pause(job.id)
         return Span(
             job_id=job.id,
@@ -288,12 +267,6 @@ class Round:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._database.now_ms() / 1000, UTC)
 
-    def _answers(self) -> bool:
-        try:
-            return bool(self._database.call("PING"))
-        except StoreError:
-            return False
-
     def _lines(self) -> Iterator[_Line]:
         for path in sorted(self._starts.iterdir()):
             for line in path.read_text().splitlines():
@@ -312,9 +285,8 @@ class Round:
         return Member([*command, "-l", "WARNING", *options], self._environment(), self._log)
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return {
-            **kept,
+            **inherited_environment(),
             "PYTHONPATH": f"{_FOLDER}{os.pathsep}{_ROOT}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "BROKER": self._url,
@@ -327,10 +299,10 @@ class Round:
             "SOAK_PLANT": self._plan.plant,
         }
 
-    def _end_all(self) -> None:
-        for member in (*self._beats, *self._workers):
-            if member.process.poll() is None:
-                member.kill(back_after=1e9)
+
+def _is_off(job: Job) -> bool:
+    """Whether a job goes on no more, though nobody stopped it."""
+    return job.state is not JobState.SCHEDULED or job.next_run_at is None
 
 
 def _is_first(line: _Line) -> bool:

@@ -10,7 +10,6 @@ its documentation says, so there it is restarted by SIGTERM; with `always` it is
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import tempfile
@@ -27,7 +26,6 @@ from hermes_celery.clock import ServerClock
 from hermes_celery.compose_store import open_database
 from hermes_celery.cron import Crontab
 from hermes_celery.dispatch import Dispatch
-from hermes_celery.errors import StoreError
 from hermes_celery.run import Run, job_id_of
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Jobs, Shards
@@ -39,7 +37,7 @@ from tests.proof.reaching import RUN_ID, Receipt
 from tests.proof.sharing import budget_faults, crowds_in
 from tests.proof.soak_children import make_runs, make_soak_app
 from tests.proof.soak_faults import Vandal
-from tests.proof.soak_members import Member, Server, wait_for
+from tests.proof.soak_members import Disturbed, Member, Server, inherited_environment, wait_for
 from tests.proof.soak_verdict import cared_for, delivery_counts, silently_stopped
 from tests.receivers import http_receiver
 
@@ -104,19 +102,19 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return "\n".join([self.verdict.faults(), *found]).strip()
 
 
-class Round:
+class Round(Disturbed):
     """One round of the soak."""
 
     def __init__(self, plan: Plan, home: Path, stack: ExitStack) -> None:
         self._plan = plan
-        self._dice = random.Random(plan.seed)
+        self._figures: Figures = Figures()
         self._starts = home / "starts"
         self._starts.mkdir()
-        self._server = Server(home, fsync=plan.fsync)
-        stack.callback(self._server.stop)
-        self._proxy = stack.enter_context(Proxy(self._server.port))
-        self._settings = _settings(self._server.port, home)
-        self._database = open_database(self._settings)
+        server = Server(home, fsync=plan.fsync)
+        stack.callback(server.stop)
+        self._proxy = stack.enter_context(Proxy(server.port))
+        self._settings = _settings(server.port, home)
+        super().__init__(server, open_database(self._settings), random.Random(plan.seed))
         stack.callback(self._database.close)
         wait_until(self._answers, what="the server answers")
         Shards(self._database).set_count(plan.shards)
@@ -129,14 +127,19 @@ class Round:
         self._people = People(self._cron, dice=self._dice, deliver_url=self._receiver.url)
         self._vandal = Vandal(self._database, dice=self._dice)
         self._begun = self._cron.now
-        self._figures = Figures()
         self._proxy_opens_at: float | None = None
 
     def run(self) -> Result:
         """All of it."""
         self._people.add_jobs(self._plan.jobs)
-        self._disturb()
-        self._calm()
+        self._disturb(
+            self._plan.seconds,
+            first_seconds=_CALM_SECONDS,
+            fault_seconds=self._plan.fault_seconds,
+            deed_seconds=self._plan.deed_seconds,
+            deed=self._people.do_something,
+        )
+        self._calm(calm_seconds=_CALM_SECONDS, late_ms=1000, settle_seconds=_SETTLE_SECONDS)
         stopped = tuple(self._stopped())
         self._people.stop_everything()
         self._settle()
@@ -201,18 +204,6 @@ class Round:
                 records, budgets, {i: {**f, "state": "scheduled"} for i, f in stored.items()}
             )
 
-    def _disturb(self) -> None:
-        """Throw dice until the time is over."""
-        deadline = time.monotonic() + self._plan.seconds
-        next_fault = time.monotonic() + _CALM_SECONDS
-        while time.monotonic() < deadline:
-            self._look_after()
-            if time.monotonic() >= next_fault:
-                self._fault()
-                next_fault = time.monotonic() + self._dice.expovariate(1 / self._plan.fault_seconds)
-            self._people.do_something()
-            wait_for(self._plan.deed_seconds)
-
     def _fault(self) -> None:
         faults: list[tuple[Callable[[], None], int]] = [
             (self._kill_leader, 3),
@@ -236,39 +227,31 @@ class Round:
     def _kill_leader(self) -> None:
         leader = self._leader()
         if leader is not None:
-            self._figures.kills += 1
             self._figures.leaderless_ms.append(self._database.now_ms())
-            leader.kill(back_after=self._dice.uniform(0, 2))
+            self._kill(leader)
 
     def _kill_beat(self) -> None:
-        self._kill(self._dice.choice(self._beats))
+        self._kill_unless_leading(self._dice.choice(self._beats))
 
     def _kill_worker(self) -> None:
-        self._kill(self._dice.choice(self._workers))
+        self._kill_unless_leading(self._dice.choice(self._workers))
 
-    def _kill(self, member: Member) -> None:
+    def _kill_unless_leading(self, member: Member) -> None:
         if member.well and member is not self._leader():
-            self._figures.kills += 1
-            member.kill(back_after=self._dice.uniform(0, 2))
+            self._kill(member)
 
     def _freeze_leader(self) -> None:
         leader = self._leader()
         if leader is not None:
-            self._figures.freezes += 1
             self._figures.leaderless_ms.append(self._database.now_ms())
-            leader.freeze(self._dice.uniform(1.0, 5.0))
+            self._freeze(leader, shortest=1.0, longest=5.0)
 
     def _freeze_worker(self) -> None:
-        member = self._dice.choice(self._workers)
-        if member.well:
-            self._figures.freezes += 1
-            member.freeze(self._dice.uniform(0.5, 8.0))
+        self._freeze(self._dice.choice(self._workers), longest=8.0)
 
     def _restart_server(self) -> None:
-        self._figures.restarts += 1
         self._figures.disturbed_ms.append(self._database.now_ms())
-        self._server.restart(away_seconds=self._dice.uniform(0, 2))
-        wait_until(self._answers, what="the server answers again")
+        super()._restart_server()
 
     def _cut(self) -> None:
         self._figures.cuts += 1
@@ -303,8 +286,7 @@ class Round:
         self._vandal.haunt(self._dice.choice(self._people.enabled))
 
     def _look_after(self, *, at_once: bool = False) -> None:
-        for member in (*self._beats, *self._workers):
-            member.look_after(at_once=at_once)
+        super()._look_after(at_once=at_once)
         if self._proxy_opens_at is not None and (
             at_once or time.monotonic() >= self._proxy_opens_at
         ):
@@ -312,18 +294,11 @@ class Round:
             self._proxy.pass_on()
             self._proxy_opens_at = None
 
-    def _calm(self) -> None:
-        """Everything is well again, and has been for a moment."""
-        self._look_after(at_once=True)
-        indexes = [DueIndex(self._database, shard=n) for n in range(self._plan.shards)]
-
-        def in_time() -> bool:
-            self._look_after(at_once=True)
-            due = [ms for index in indexes if (ms := index.next_due_ms()) is not None]
-            return min(due, default=None) is None or min(due) > self._database.now_ms() - 1000
-
-        wait_for(_CALM_SECONDS)
-        wait_until(in_time, what="the schedules are in time", seconds=_SETTLE_SECONDS, poll=0.1)
+    def _next_due_ms(self) -> Iterator[float]:
+        for shard in range(self._plan.shards):
+            due_ms = DueIndex(self._database, shard=shard).next_due_ms()
+            if due_ms is not None:
+                yield due_ms
 
     def _settle(self) -> None:
         """Wait until nothing of the jobs is left that are judged.
@@ -349,12 +324,6 @@ class Round:
         owner = str(self._database.call("GET", lease) or "")
         return next((b for b in self._beats if b.well and f":{b.process.pid}:" in owner), None)
 
-    def _answers(self) -> bool:
-        try:
-            return bool(self._database.call("PING"))
-        except StoreError:
-            return False
-
     def _member(self, number: int, role: str, home: Path) -> Member:
         command = [sys.executable, "-m", "tests.proof.soak_children", role]
         return Member(command, self._environment(number), home / "children.log")
@@ -368,21 +337,13 @@ class Round:
     def _environment(self, number: int) -> dict[str, str]:
         """Every second one goes through the proxy; every one's clock is wrong by other minutes."""
         port = self._proxy.port if number % 2 else self._server.port
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return {
-            **kept,
+            **inherited_environment(),
             **_variables(port, self._settings.home),
             "SOAK_STARTS": str(self._starts),
             "SOAK_CLOCK_OFFSET": str((number - 1) * 420),
             "SOAK_MENDS": "on" if self._plan.mends else "off",
         }
-
-    def _end_all(self) -> None:
-        members = (*self._beats, *self._workers)
-        self._figures.ended = sum(member.ended for member in members)
-        for member in members:
-            if member.process.poll() is None:
-                member.kill(back_after=1e9)
 
 
 def _takeovers(history: History, figures: Figures) -> Iterator[timedelta]:

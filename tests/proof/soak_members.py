@@ -1,16 +1,28 @@
-"""What the soak breaks: child processes that come back, and a server that restarts."""
+"""What a soak breaks: child processes that come back, and a server that restarts.
+
+`Disturbed` is what every soak does to them; which faults there are, and how the history is judged,
+is each soak's own.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
+
+from bench.server import wait_until
 from hermes_celery import embedded
+from hermes_celery.errors import StoreError
 from hermes_celery.parent_death import die_with_parent
+from hermes_celery.store import Database
 
 
 class Member:
@@ -106,6 +118,119 @@ class Server:
         """For good."""
         self._process.kill()
         self._process.wait()
+
+
+class Disturbances(msgspec.Struct, kw_only=True):
+    """What was done to processes and server."""
+
+    kills: int = 0
+    freezes: int = 0
+    restarts: int = 0
+    #: Processes that ended although nobody killed them.
+    ended: int = 0
+
+
+class Disturbed(ABC):
+    """Beats and workers on a server, all of which are disturbed and brought back."""
+
+    _beats: list[Member]
+    _workers: list[Member]
+    _figures: Disturbances
+
+    def __init__(self, server: Server, database: Database, dice: random.Random) -> None:
+        self._server = server
+        self._database = database
+        self._dice = dice
+
+    @abstractmethod
+    def _fault(self) -> None:
+        """One of the soak's faults, by its dice."""
+
+    @abstractmethod
+    def _next_due_ms(self) -> Iterable[float]:
+        """When what is scheduled is due next, Unix ms."""
+
+    @property
+    def _members(self) -> list[Member]:
+        return [*self._beats, *self._workers]
+
+    def _disturb(
+        self,
+        seconds: float,
+        *,
+        first_seconds: float,
+        fault_seconds: float,
+        deed_seconds: float,
+        deed: Callable[[], object] | None = None,
+    ) -> None:
+        """Throw dice until the time is over.
+
+        The first fault comes after `first_seconds`, the others about `fault_seconds` apart; a
+        `deed` is what people do between them.
+        """
+        deadline = time.monotonic() + seconds
+        next_fault = time.monotonic() + first_seconds
+        while time.monotonic() < deadline:
+            self._look_after()
+            if time.monotonic() >= next_fault:
+                self._fault()
+                next_fault = time.monotonic() + self._dice.expovariate(1 / fault_seconds)
+            if deed is not None:
+                deed()
+            wait_for(deed_seconds)
+
+    def _kill(self, member: Member) -> None:
+        if member.well:
+            self._figures.kills += 1
+            member.kill(back_after=self._dice.uniform(0, 2))
+
+    def _freeze(self, member: Member, *, shortest: float = 0.5, longest: float) -> None:
+        if member.well:
+            self._figures.freezes += 1
+            member.freeze(self._dice.uniform(shortest, longest))
+
+    def _restart_server(self) -> None:
+        self._figures.restarts += 1
+        self._server.restart(away_seconds=self._dice.uniform(0, 2))
+        wait_until(self._answers, what="the server answers again")
+
+    def _look_after(self, *, at_once: bool = False) -> None:
+        for member in self._members:
+            member.look_after(at_once=at_once)
+
+    def _calm(self, *, calm_seconds: float, late_ms: float, settle_seconds: float) -> None:
+        """Everything is well again, and has been for a moment."""
+
+        def is_in_time() -> bool:
+            self._look_after(at_once=True)
+            return in_time(self._next_due_ms(), now_ms=self._database.now_ms(), late_ms=late_ms)
+
+        self._look_after(at_once=True)
+        wait_for(calm_seconds)
+        what = "the schedules are in time"
+        wait_until(is_in_time, what=what, seconds=settle_seconds, poll=0.1)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._database.call("PING"))
+        except StoreError:
+            return False
+
+    def _end_all(self) -> None:
+        self._figures.ended = sum(member.ended for member in self._members)
+        for member in self._members:
+            if member.process.poll() is None:
+                member.kill(back_after=1e9)
+
+
+def in_time(due_ms: Iterable[float], *, now_ms: float, late_ms: float) -> bool:
+    """Whether nothing is due for longer than that; so it is where nothing is due at all."""
+    return all(due > now_ms - late_ms for due in due_ms)
+
+
+def inherited_environment() -> dict[str, str]:
+    """What a child process needs of this one's environment."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 
 
 def wait_for(seconds: float) -> None:

@@ -9,6 +9,7 @@ from hermes_celery.instant import to_ms
 from hermes_celery.job import Job, JobState
 from hermes_celery.run import Run, RunState, run_id_of
 from tests.proof.reaching import Receipt
+from tests.proof.soak_members import in_time
 from tests.proof.soak_verdict import delivery_counts, silently_stopped
 from tests.support import NOON, a_job, replaced
 
@@ -73,6 +74,12 @@ def test_a_skipped_run_is_a_reason() -> None:
         stopped(every_second(), run(RunState.SKIPPED, seconds=5, reason="missed: 1 occurrence"))
         == []
     )
+
+
+def test_schedules_are_in_time_where_nothing_is_due_for_long_or_at_all() -> None:
+    assert in_time([], now_ms=5_000, late_ms=1_000)
+    assert in_time([4_001, 9_000], now_ms=5_000, late_ms=1_000)
+    assert not in_time([4_000, 9_000], now_ms=5_000, late_ms=1_000)
 
 
 def test_an_overlap_with_a_run_that_nobody_cares_for_is_none() -> None:
