@@ -36,10 +36,12 @@ def login_advice(text: str) -> str:
 def is_cut(url: str) -> bool:
     """Whether a reader of URLs finds a server in the midst of a login, and takes it for this one's.
 
-    `redis://:12#34@host/0` reads as port 12 of localhost.
+    `redis://:12#34@host/0` reads as port 12 of localhost, `unix://u:1/2@/x` as the file `/2@/x`. An
+    `@` in a path or in an option, as in `?client_name=a@b`, cuts none.
     """
-    login = _split(url)[1]
-    return "#" in login or (login.startswith(":") and _CUTS.search(login) is not None)
+    scheme, login, _ = _split(_PASSWORD.sub("", url))
+    cut = _CUT_OF_SOCKET if scheme == "unix" else _CUT
+    return cut.search(login) is not None
 
 
 def _shown(url: str) -> str:
@@ -74,6 +76,8 @@ _BETWEEN = re.compile(r";(?=[\w+]+://|$)")
 _PASSWORD = re.compile(r"([?&]\w*password=)[^&]*")
 _HOST = re.compile(r"(\[[^][]*\]|[^][:]*)(:\d*)?")
 #: What ends a login, or is none of a URL's characters.
+_CUT = re.compile(r"#|^:.*[/?]|[?][^=]*$")
+_CUT_OF_SOCKET = re.compile(r"#|^[^/]+[/?]")
 _CUTS = re.compile(r"[/?#]")
 _UNSAFE = re.compile(r"[][/?#]|[^ -~]")
 _ADVICE = (

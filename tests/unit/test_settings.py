@@ -76,6 +76,20 @@ def test_a_password_that_ends_the_login_never_shows_either(secret: str) -> None:
     assert "write # / ? as %23 %2F %3F" in str(error.value)
 
 
+@pytest.mark.parametrize("url", ["unix://u:p/ret@/run/x.sock", "redis://u:12?ret@h:6379/0"])
+def test_a_password_that_reads_as_a_place_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"write # / [?] as %23 %2F %3F") as error:
+        read_settings({"HERMES_REDIS_URL": url})
+    assert "ret" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["redis://h:6379/0?client_name=a@b", "unix:///run/a@b.sock?db=1",
+                                 "redis://h?password=a@b", "unix:///x.sock?client_name=a@b",
+                                 "redis://u:p@h/0?client_name=a@b"])  # fmt: skip
+def test_an_at_sign_behind_the_login_cuts_no_password(url: str) -> None:
+    assert read_settings({"HERMES_REDIS_URL": url}).redis_url == url
+
+
 @pytest.mark.parametrize("url", ["redis://:secret", "redis://u:sec[ret", "redis://[secret",
                                  "redis:/:secret@h", "u:secret@h"])  # fmt: skip
 def test_of_a_url_that_cannot_be_read_no_password_shows(url: str) -> None:
