@@ -28,6 +28,16 @@ if (ask('GET', KEYS[7]) or '1') ~= ARGV[6] or (ask('GET', KEYS[24]) or '1') ~= A
   return broken and broken_answer() or 'busy'
 end
 local job = fields(KEYS[1], 'revision', 'state', 'next_ms', 'spec')
+if not broken and redis.call('EXISTS', KEYS[1]) == 1 then
+  -- What stays behind, and the entry in the due index there, are written from these.
+  for place, name in pairs({[1] = 'revision', [4] = 'spec'}) do
+    if not job[place] then
+      is_broken(KEYS[1], 'has no ' .. name)
+    end
+  end
+  whole(KEYS[1], 'revision', job[1])
+  whole(KEYS[1], 'next_ms', job[3])
+end
 if not broken and (job[1] or '') ~= ARGV[2] then
   return 'busy'
 end

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
 from hermes_celery.keys import Keys
-from hermes_celery.store import Database, Formats, Neighbours, namespaces_beside
+from hermes_celery.store import Database, Formats, Neighbours, Repairs, namespaces_beside
 from tests.support import HandClock, Store, a_job
 
 
@@ -135,3 +135,20 @@ def test_a_pause_of_everything_goes_along(pair: Pair) -> None:
     assert result.exit_code == 0
     assert pair.there.due.switch().note == "holiday"
     assert f"`hermes-celery -N {pair.target} resume --all` goes on" in result.stderr
+
+
+def test_a_job_whose_next_instant_is_none_moves_once_it_is_mended(pair: Pair) -> None:
+    pair.add("a", "b")
+    here = pair.here.database
+    key = here.keys.job("a" * 12)
+    here.call("HSET", key, "next_ms", f" {here.call('HGET', key, 'next_ms')}")
+    result = pair.move("a", "b")
+    assert result.exit_code == 1
+    first, second = result.stdout.splitlines()
+    assert "not moved" in first
+    assert "next_ms" in first
+    assert second.endswith("  b  moved")
+    assert [job.name for job in pair.here.jobs.all()] == ["a"]
+    Repairs(here).job("a" * 12, now_ms=here.now_ms(), token=None)
+    assert pair.move("a").exit_code == 0
+    assert pair.moved() == {"a", "b"}

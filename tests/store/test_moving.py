@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -247,3 +248,30 @@ def test_a_job_without_a_next_run_is_not_due_there(store: Store, there: Store) -
     store.jobs.add(job)
     assert move(store, there, job.id) is Moved.OK
     assert there.due.next_due_ms() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spec", None),
+        ("revision", None),
+        *product(("revision", "next_ms"), ("", "junk", " 1789000000000", "9" * 19)),
+    ],
+)
+def test_a_job_whose_own_fields_are_broken_stays_as_it_is(
+    store: Store, there: Store, name: str, value: str | None
+) -> None:
+    job = store.jobs.add(declared("every 1h"))
+    seen = store.jobs.get(job.id)
+    key = store.database.keys.job(job.id)
+    if value is None:
+        store.database.call("HDEL", key, name)
+    else:
+        store.database.call("HSET", key, name, value)
+    before = (dump(store.database), dump(there.database))
+    mover = Mover(store.database, there.database)
+    with pytest.raises(RecordBroken) as caught:
+        mover.move(seen, now_ms=store.clock.ms)
+    assert caught.value.key == key
+    assert name in caught.value.what
+    assert (dump(store.database), dump(there.database)) == before
