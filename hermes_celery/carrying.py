@@ -30,7 +30,6 @@ from kombu.utils.json import dumps
 from hermes_celery.errors import PutBack, SessionError
 from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.handing_on import (
-    PATIENCE_SECONDS,
     UNFOLLOWED,
     Carrier,
     hop_of,
@@ -46,7 +45,7 @@ from hermes_celery.policy import retries_loss
 from hermes_celery.pulse import RunningRun
 from hermes_celery.redaction import Redact
 from hermes_celery.returned import unusable
-from hermes_celery.run import Outcome, RunState
+from hermes_celery.run import PATIENCE_SECONDS, Outcome, RunState
 from hermes_celery.session import (
     HEADER,
     Session,

@@ -38,12 +38,12 @@ from hermes_celery.session import (
 )
 from hermes_celery.user_code import INHERIT_UID, SENT_UID
 
-#: How long a run that was handed on waits for its message.
-PATIENCE_SECONDS = 86_400.0
 #: In our header: the run ended as `sent`, so whoever takes the message asks for no claim.
 UNFOLLOWED = "unfollowed"
 #: In our header: how often the run's own message was sent on.
 _HOP = "hop"
+#: It is written to the run's record as it comes: more than anybody counts to is no number of ours.
+_MOST_HOPS = 1_000_000
 _RUNS_OWN_ID = 2
 _DEEPEST = 20
 #: Where signatures hold other signatures.
@@ -71,9 +71,11 @@ _carrier: ContextVar[Carrier | None] = ContextVar("hermes_celery_carrier", defau
 
 
 def hop_of(header: Any) -> int:
-    """How often a run's message was sent on; 0 where a header does not say."""
+    """How often a run's message was sent on; 0 where a header does not say, or says nonsense."""
     hop = header.get(_HOP) if isinstance(header, Mapping) else None
-    return hop if isinstance(hop, int) and hop > 0 else 0
+    if not isinstance(hop, int) or isinstance(hop, bool):
+        return 0
+    return hop if 0 < hop < _MOST_HOPS else 0
 
 
 @contextmanager

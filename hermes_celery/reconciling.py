@@ -16,7 +16,8 @@ from enum import Enum, StrEnum
 
 import msgspec
 
-_WHOLE = re.compile(r"-?\d{1,16}")
+#: As `_checked.lua` reads it: what a script refuses must be mended.
+_WHOLE = re.compile(r"[0-9]{1,16}|-[0-9]{1,15}")
 _SHOWN = 40
 
 

@@ -21,7 +21,10 @@ from hermes_celery.reconciling import (
     shown,
     whole,
 )
-from hermes_celery.run import Delivery, RunState, is_run_id, job_id_of
+from hermes_celery.run import PATIENCE_SECONDS, Delivery, RunState, is_run_id, job_id_of
+
+#: No project asks for a retry further ahead.
+_FURTHEST_RETRY_MS = 366 * 86_400_000
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +54,11 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         """Its state; None where that is no word we know."""
         found = self.fields.get("state")
         return RunState(found) if found in set(RunState) else None
+
+    @property
+    def is_handed_on(self) -> bool:
+        """Whether it goes on with a message that was sent on, so that none is pushed."""
+        return self.fields.get("handed_on") is not None
 
     @property
     def is_live(self) -> bool:
@@ -133,7 +141,7 @@ def _unreadable_run(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
 
 def _run_fields(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
     needed = {"queued_ms": str(at.now_ms), "job_name": job_id_of(facts.id)}
-    words = {"state", "job_name", "delivery", "trigger"}
+    words = {"state", "job_name", "delivery", "trigger", "handed_on", "unpushed"}
     for name, fact in facts.fields.items():
         is_missing = name in needed and fact is None
         if not is_missing and (name in words or fact is None or is_fine(name, fact)):
@@ -174,6 +182,20 @@ def _is_off_line(facts: RunFacts) -> bool:
     return facts.queued is not Wrong.TYPE and score(facts.queued) is None
 
 
+def _deadline_ms(facts: RunFacts, at: Deadlines) -> int:
+    """When the message of a run that waits is looked for, where its entry in line is lost.
+
+    One that was handed on is lost when its patience ends: no sooner than it could have come.
+    """
+    if not facts.is_handed_on:
+        return at.redeliver_ms
+    wait_ms = at.redeliver_ms - at.now_ms
+    if facts.fields.get("unpushed") is None:
+        wait_ms = int(PATIENCE_SECONDS * 1000)
+    retry_ms = min(whole(facts.fields.get("retry_ms")) or 0, at.now_ms + _FURTHEST_RETRY_MS)
+    return max(at.now_ms, retry_ms) + wait_ms
+
+
 def _active(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
     if facts.word not in ("queued", "retrying"):
         one = op("HSET", Role.ACTIVE, facts.id, "queued")
@@ -181,15 +203,16 @@ def _active(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
             facts, Trouble.DISAGREES, f"waits, and was called {shown(facts.word)}", one
         )
     if _is_off_line(facts):
-        one = op("ZADD", Role.QUEUED, at.redeliver_ms, facts.id)
+        one = op("ZADD", Role.QUEUED, _deadline_ms(facts, at), facts.id)
         yield _about_run(facts, Trouble.DISAGREES, "waited for nothing; put in line", one)
 
 
 def _inactive(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
-    if isinstance(facts.queued, str) and facts.held is None:
+    # What was handed on has begun: it waits for its own message, and for no other run.
+    if facts.held is None and (isinstance(facts.queued, str) or facts.is_handed_on):
         ops = [op("HSET", Role.ACTIVE, facts.id, "queued")]
         if _is_off_line(facts):
-            ops.append(op("ZADD", Role.QUEUED, at.redeliver_ms, facts.id))
+            ops.append(op("ZADD", Role.QUEUED, _deadline_ms(facts, at), facts.id))
         yield _about_run(facts, Trouble.DISAGREES, "waits, and was not active; put in", *ops)
     elif facts.active_count == 0 and facts.held in (None, "1"):
         # The end of no run would push it: rescue does, at its next pass.

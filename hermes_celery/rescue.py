@@ -221,15 +221,27 @@ class _Pass:
             self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
             return False
         if run.handed_on and not overdue.is_unpushed:
-            self._end_handed_on(run)
+            self._end_handed_on(overdue)
             return False
         if run.expires_at is not None and to_ms(run.expires_at) < self._now_ms:
             self._runs.expire(run.id, now_ms=self._now_ms, token=self._token)
             return False
         return self._push(overdue, spec)
 
-    def _end_handed_on(self, run: Run) -> None:
-        """The one message that a run went on with did not come."""
+    def _end_handed_on(self, overdue: UndeliveredRun) -> None:
+        """End a run whose one message did not come, unless it may still reach a worker.
+
+        It may be on its queue, where no worker was there to take it, or with one that took it
+        since it was seen there.
+        """
+        run, now_ms = overdue.run, self._now_ms
+        (queue,) = self._runs.queues_of([run.id])
+        if self._runs.is_on_queue(overdue, now_ms=now_ms, token=self._token, queue=queue):
+            return
+        # An instant that is far ahead is none at which anybody looked.
+        if abs(now_ms - overdue.on_queue_ms) < _PATIENCE_MS:
+            self._runs.put_off(overdue, now_ms=now_ms)
+            return
         why = NEVER_CAME if run.retry_at is None else RETRY_NEVER_CAME
         self._runs.end_waiting(
             run.id, state=RunState.LOST, error=why, now_ms=self._now_ms, token=self._token

@@ -18,6 +18,9 @@ import msgspec
 
 from hermes_celery.instant import from_ms, iso, to_ms
 
+#: How long a run that was handed on waits for its message.
+PATIENCE_SECONDS = 86_400.0
+
 
 class RunState(StrEnum):
     """Where a run is in its life; everything after `running` is final."""

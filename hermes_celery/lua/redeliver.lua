@@ -71,13 +71,17 @@ if not waits and sent == '' and ((ARGV[5] == '' and ARGV[12] ~= '1') or
 end
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
 if waits then
+  if run[3] then
+    -- From now on whoever takes it has time (see rescue.py).
+    redis.call('HSET', KEYS[2], 'on_queue_ms', ARGV[6])
+  end
   return 'waiting'
 end
 if run[2] or sent == '' then
   redis.call('HDEL', KEYS[2], 'unpushed')
   if run[3] then
     -- The message that it waited for would be a second one to go on with (see claim.lua).
-    redis.call('HDEL', KEYS[2], 'handed_on', 'handed_hop', 'retry_ms')
+    redis.call('HDEL', KEYS[2], 'handed_on', 'handed_hop', 'retry_ms', 'on_queue_ms')
     redis.call('HSET', KEYS[2], 'outdated', (run[4] or ' ') .. run[3] .. ' ')
   end
   if ARGV[11] ~= '0' then

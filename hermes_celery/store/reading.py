@@ -6,6 +6,7 @@ and whoever looks learns what is wrong.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -21,6 +22,8 @@ _Kind = TypeVar("_Kind", bound=StrEnum)
 #: The years 2 to 9998: every zone's local time of such an instant exists.
 _FIRST_MS, _LAST_MS = -62_104_060_800_000, 253_339_228_800_000
 _MAX_SHOWN = 40
+#: As `_checked.lua` has it.
+_COUNTED = re.compile(r"[0-9]{1,16}|-[0-9]{1,15}")
 
 
 class Fields:
@@ -61,6 +64,16 @@ class Fields:
         except ValueError:
             self._wrong(name, value, "no whole number")
             return None
+
+    def counted(self, name: str) -> int | None:
+        """A whole number that scripts read, who are stricter; None where there is none."""
+        value = self._fields.get(name)
+        if value is None:
+            return None
+        if not _COUNTED.fullmatch(value):
+            self._wrong(name, value, "no whole number")
+            return None
+        return int(value)
 
     def amount(self, name: str) -> float | None:
         """A number; None where there is none."""

@@ -17,6 +17,8 @@ from hermes_celery.store.reading import Fields, readable
 
 #: The latest runs of a job among which its last output is looked for.
 _LATEST = 200
+#: What only scripts read: one that they refuse is a fault.
+_COUNTED = ("hop", "handed_hop", "pushes", "on_queue_ms", "retry_ms")
 #: Bytes of an output that are enough for its first line.
 _BEGINNING = 4096
 
@@ -187,6 +189,8 @@ def run_from_fields(run_id: str, row: Mapping[str, str] | RecordBroken) -> Run:
         handed_on=fields.text("handed_on"),
         retry_at=fields.instant("retry_ms"),
     )
+    for name in _COUNTED:
+        fields.counted(name)
     return msgspec.structs.replace(run, fault=fields.fault) if fields.faults else run
 
 

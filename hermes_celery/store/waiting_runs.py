@@ -12,6 +12,7 @@ from hermes_celery.instant import to_ms
 from hermes_celery.run import Run
 from hermes_celery.store.database import Database, scored, whole
 from hermes_celery.store.pushing import push_call
+from hermes_celery.store.reading import Fields
 from hermes_celery.store.records import RunRecords, run_from_fields
 
 #: In a run's field `unpushed`: its first message is still to be pushed, or that of its next
@@ -33,6 +34,8 @@ class UndeliveredRun(msgspec.Struct, frozen=True, kw_only=True):
     is_unpushed: bool = False
     #: Whether none of its messages can be on its way to a worker.
     is_unsent: bool = False
+    #: When its message was seen on its queue, after it was awaited for long enough.
+    on_queue_ms: int = 0
 
 
 class Fate(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +92,7 @@ class WaitingRuns(RunRecords):
                 push=_next_push(fields),
                 is_unpushed=not isinstance(fields, RecordBroken) and "unpushed" in fields,
                 is_unsent=_is_unsent(fields),
+                on_queue_ms=Fields(fields).counted("on_queue_ms") or 0,
             )
             for (run_id, score), fields in zip(overdue, rows, strict=True)
             if fields
@@ -123,6 +127,23 @@ class WaitingRuns(RunRecords):
             push=push,
             fate=fate,
         )
+
+    def is_on_queue(self, waiting: UndeliveredRun, *, now_ms: int, token: int, queue: str) -> bool:
+        """Whether the message that a run goes on with is on its queue; then it is put off.
+
+        Also where that cannot be told, behind a long backlog, or the run is not as it was seen.
+        Raises LeaseLost when a younger leader is known.
+        """
+        answer = self.redeliver(
+            waiting.run,
+            seen_ms=waiting.seen_ms,
+            now_ms=now_ms,
+            token=token,
+            queue=queue,
+            message=b"",
+            fate=Fate(looks=True),
+        )
+        return answer not in ("gone", "empty")
 
     def end_sent(
         self, run: Run, *, seen_ms: int, now_ms: int, token: int, queue: str, why: str

@@ -257,6 +257,14 @@ BAD_VALUES: dict[str, Callable[[Plant], None]] = {
     "queued score is -inf": _waiting_without_an_end,
     "queued run's numbers are words": _waiting(queued_ms="then", attempt="first", expires_ms="?"),
     "queued run's instants are none": _waiting(queued_ms="9" * 18, expires_ms="9" * 18),
+    "queued run was sent on junk times": _waiting(hop="junk"),
+    "queued run was sent on too often": _waiting(hop="9" * 19),
+    "queued run was handed on junk times": _waiting(handed_on="x", handed_hop="junk"),
+    "queued run was handed on too often": _waiting(handed_on="x", handed_hop="9" * 19),
+    "queued run's retry is at no instant": _waiting(
+        handed_on="x", handed_hop="1", retry_ms="soon", on_queue_ms="then"
+    ),
+    "queued run was pushed junk times": _waiting(pushes="junk"),
     "run's words are unknown": _waiting(state="dreaming", trigger="moon", delivery="pigeon"),
     "run is a list": _run_is_a_list,
     "run's output is a list": _output_is_a_list,

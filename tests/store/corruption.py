@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -19,6 +20,7 @@ from hermes_celery import lua
 from hermes_celery.delivery.targets import Target
 from hermes_celery.incidents import Kind
 from hermes_celery.job import Job, JobRequest
+from hermes_celery.keys import Keys
 from hermes_celery.letters import PATIENCE, letter
 from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.rescue import rescue
@@ -32,6 +34,7 @@ from hermes_celery.store import (
     History,
     Incidents,
     Letters,
+    Mover,
     Part,
     Places,
     Retention,
@@ -175,6 +178,7 @@ def _lives(store: Store) -> None:
     )
     chain = cron.add(_request("chain", policy=Policy(catch_up=CatchUp.ALL, expires_seconds=9_000)))
     once = cron.add(JobRequest(schedule="in 30m", script="s.sh", no_agent=True, name="once"))
+    _hand_on(store, plain)
     _hour(store)
     _hour(store)
     for job in (plain, waiting, failing, dying, grouped, chain, once):
@@ -201,6 +205,32 @@ def _lives(store: Store) -> None:
     cron.remove(once.id)
     store.due.defer([chain.id], until_ms=clock.ms + 1, token=TOKEN, now_ms=clock.ms)
     _forget(store)
+    _move(store)
+
+
+def _hand_on(store: Store, job: Job) -> None:
+    """Let a run be handed on twice, with every number that is on record then, and come again."""
+    run_id = store.cron.run(job.id)
+    asks = partial(store.runs.claim, run_id, now_ms=store.clock.ms, worker="w", message=run_id)
+    for hop in (0, 1):
+        claim = asks(token=f"hop {hop}", hop=hop)
+        assert isinstance(claim, Claim)
+        now_ms = store.clock.ms
+        handed: dict[str, Any] = {"handed_on": run_id, "handed_hop": hop + 1}
+        store.runs.put_back(claim, ready_at_ms=now_ms, retry_at_ms=now_ms, **handed)
+        (one,) = store.runs.undelivered_since(now_ms, limit=1)
+        queue = store.messages.queue(job.spec)
+        assert store.runs.is_on_queue(one, now_ms=now_ms, token=TOKEN, queue=queue)
+    store.runs.end_waiting(run_id, state=RunState.LOST, error="x", attempt=1, hop=2, now_ms=now_ms)
+
+
+def _move(store: Store) -> None:
+    """Let jobs that wait, and one that is paused, move to another namespace."""
+    database = store.database
+    there = Database(database.client, keys=Keys(namespace=f"{database.keys.namespace}-z"))
+    store.cron.pause(store.jobs.find("grouped").id)
+    for name in ("grouped", "failing", "chain"):
+        Mover(database, there).move(store.jobs.find(name), now_ms=store.clock.ms)
 
 
 def _deliver(store: Store) -> None:

@@ -9,11 +9,12 @@ import pytest
 from hermes_celery.cli.screen import summary
 from hermes_celery.endings import EXPIRED, PURGED, Endings, RunMessage
 from hermes_celery.errands import Errands
+from hermes_celery.errors import RecordBroken
 from hermes_celery.job import JobRequest
 from hermes_celery.policy import OnLost, Policy
 from hermes_celery.rescue import NEVER_CAME, RETRY_NEVER_CAME, RescueReport, rescue
 from hermes_celery.run import Delivery, Outcome, Run, RunState
-from hermes_celery.store import Claim, Database
+from hermes_celery.store import Claim, Database, Repairs
 from hermes_celery.tick import tick
 from tests.receivers import http_receiver
 from tests.store.place import at
@@ -226,6 +227,8 @@ def tried_again(bench: Bench, *, seconds: int, starts_again: bool = False) -> No
 
 def test_a_run_goes_on_with_its_retry_only_or_is_lost(bench: Bench) -> None:
     tried_again(bench, seconds=3700)
+    # A worker has taken it.
+    bench.store.database.call("DEL", bench.store.database.keys.default_queue)
     assert summary(bench.run, b"").startswith("waits for the retry of ")
     before = bench.store.queue()
     bench.store.clock.advance(3699)
@@ -290,10 +293,95 @@ def test_a_retry_that_expires_skips_its_run(bench: Bench) -> None:
 
 def test_a_run_whose_last_message_never_comes_is_lost_after_a_day(bench: Bench) -> None:
     handed_on(bench)
+    bench.store.database.call("DEL", bench.store.database.keys.default_queue)
     bench.store.clock.advance(DAY + 1)
     bench.rescued()
     assert (bench.run.state, bench.run.error) == (RunState.LOST, NEVER_CAME)
     assert bench.is_job_free()
+
+
+def passes(bench: Bench, seconds: int) -> None:
+    """So much time goes by, in which the leader looks every minute."""
+    for _ in range(seconds // 60):
+        bench.store.clock.advance(60)
+        assert bench.rescued().redelivered == 0
+
+
+def test_a_retry_that_is_on_its_queue_still_is_not_lost(bench: Bench) -> None:
+    tried_again(bench, seconds=3700)
+    assert bench.store.queue() == [bench.id], "nobody is there to take it"
+    passes(bench, 5 * 3600)
+    assert bench.run.state is RunState.QUEUED
+    # A worker has it now, and others before it.
+    bench.store.database.call("DEL", bench.store.database.keys.default_queue)
+    passes(bench, 3000)
+    assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
+
+
+def test_a_retry_that_was_taken_off_its_queue_and_never_came_is_lost(bench: Bench) -> None:
+    tried_again(bench, seconds=3700)
+    passes(bench, 2 * 3600)
+    bench.store.database.call("DEL", bench.store.database.keys.default_queue)
+    passes(bench, 2 * 3600)
+    assert (bench.run.state, bench.run.error) == (RunState.LOST, RETRY_NEVER_CAME)
+    assert bench.is_job_free()
+
+
+def test_a_retry_that_comes_forgets_where_it_was_seen(bench: Bench) -> None:
+    tried_again(bench, seconds=3700)
+    passes(bench, 2 * 3600)
+    key = bench.store.database.keys.run(bench.id)
+    assert bench.store.database.call("HEXISTS", key, "on_queue_ms")
+    assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
+    assert not bench.store.database.call("HEXISTS", key, "on_queue_ms")
+
+
+def test_a_retry_that_was_seen_at_no_instant_is_lost_all_the_same(bench: Bench) -> None:
+    tried_again(bench, seconds=3700)
+    database = bench.store.database
+    database.call("DEL", database.keys.default_queue)
+    database.call("HSET", database.keys.run(bench.id), "on_queue_ms", "9" * 16)
+    passes(bench, 3720)
+    assert bench.run.state is RunState.LOST
+
+
+def test_a_run_that_was_handed_on_and_dropped_out_of_line_is_not_lost(
+    valkey: Database, clock: HandClock
+) -> None:
+    bench = Bench(Store(valkey, clock))
+    handed_on(bench)
+    database, store = bench.store.database, bench.store
+    database.call("DEL", database.keys.default_queue)
+    for gone in (
+        [database.keys.queued],
+        [database.keys.queued, database.keys.active(bench.job_id)],
+    ):
+        database.call("DEL", *gone)
+        found = Repairs(database).job(bench.job_id, now_ms=store.clock.ms, token=TOKEN)
+        assert [finding.is_mended for finding in found] == [True]
+        passes(bench, 3 * 3600)
+        assert bench.run.state is RunState.QUEUED
+    assert store.queue() == [], "no second message"
+    assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
+
+
+@pytest.mark.parametrize("value", ["junk", "9" * 19])
+@pytest.mark.parametrize("name", ["hop", "handed_hop"])
+def test_a_count_of_a_run_that_is_none_stops_its_job_until_it_is_mended(
+    valkey: Database, clock: HandClock, name: str, value: str
+) -> None:
+    bench = Bench(Store(valkey, clock))
+    handed_on(bench)
+    database, now_ms = bench.store.database, bench.store.clock.ms
+    database.call("HSET", database.keys.run(bench.id), name, value)
+    with pytest.raises(RecordBroken, match=name):
+        bench.asks("8", message=bench.id, hop=1)
+    with pytest.raises(RecordBroken, match=name):
+        bench.store.runs.cancel(bench.id, reason="r", now_ms=now_ms)
+    assert name in (bench.run.fault or "")
+    (found,) = Repairs(database).job(bench.job_id, now_ms=now_ms, token=TOKEN)
+    assert found.is_mended
+    assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
 
 
 def test_what_a_run_was_handed_on_to_may_fail_it_before_it_is_put_back(store: Store) -> None:

@@ -96,6 +96,11 @@ RESTORED: dict[str, Plant] = {
     "an instant of a job": does("HSET", "{job:idle}", "last_run_ms", "then"),
     "an instant of a run": does("HSET", "{run:waiting}", "expires_ms", "then"),
     "an attempt of a run": does("HSET", "{run:waiting}", "attempt", "x"),
+    **{
+        f"{name} of a run: {value!r}": does("HSET", "{run:waiting}", name, value)
+        for name in ("hop", "handed_hop", "retry_ms", "pushes", "on_queue_ms")
+        for value in ("junk", "9" * 19, "-" + "9" * 16, " 1", "")
+    },
     "a delivery of another type": does("SET", "{delivery:waiting}", "x"),
     "another value of the switch": does("HSET", "{switch}", "resumed_ms", "then"),
 }  # fmt: skip

@@ -183,3 +183,31 @@ def test_a_held_run_waits_while_another_is_active() -> None:
 def test_a_delivery_that_nobody_looks_at_is_put_in_line() -> None:
     facts = run({"state": "failed", "delivery": "pending"}, word=None, queued=None)
     assert writes(judge_run(facts, at=AT)) == [("ZADD", "deliveries", str(NOW), RUN)]
+
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "deadline_ms"),
+    [
+        ({"handed_on": RUN, "handed_hop": "1"}, NOW + DAY_MS),
+        ({"handed_on": RUN, "retry_ms": str(NOW + 5_000)}, NOW + 5_000 + DAY_MS),
+        ({"handed_on": RUN, "retry_ms": str(NOW - 5_000)}, NOW + DAY_MS),
+        ({"handed_on": RUN, "retry_ms": str(NOW + 5_000), "unpushed": "1"}, NOW + 65_000),
+        ({}, NOW + 60_000),
+    ],
+)
+def test_a_run_that_was_handed_on_is_put_in_line_with_its_patience(
+    fields: dict[str, Any], deadline_ms: int
+) -> None:
+    found = judge_run(run(fields, queued=None), at=AT)
+    assert writes(found) == [("ZADD", "queued", str(deadline_ms), RUN)]
+
+
+def test_a_run_that_was_handed_on_is_not_pushed_where_nothing_knows_of_it() -> None:
+    facts = run({"handed_on": RUN, "handed_hop": "1"}, queued=None, word=None, active_count=0)
+    assert writes(judge_run(facts, at=AT)) == [
+        ("HSET", "active", RUN, "queued"),
+        ("ZADD", "queued", str(NOW + DAY_MS), RUN),
+    ]
