@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes_celery import compose, project_app
+from hermes_celery import project_app
+from hermes_celery.compose import app_settings
+from hermes_celery.compose import open_cron as _open_cron
+from hermes_celery.compose import open_cron_to_read as _open_cron_to_read
 from hermes_celery.compose_store import open_database
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import StoreError, StoreUnavailable
@@ -50,7 +53,7 @@ class Target:
         if self.project is None:
             return settings
         self.project.conf.hermes_settings = settings
-        return compose.app_settings(self.project)
+        return app_settings(self.project)
 
 
 def _root() -> click.Context | None:
@@ -111,12 +114,12 @@ def app_for(settings: Settings) -> Celery:
 
 def open_cron(settings: Settings | None = None) -> Crontab:
     """The verbs. Raises SettingsError or StoreError."""
-    return compose.open_cron(settings or read_settings(), app=project())
+    return _open_cron(settings or read_settings(), app=project())
 
 
 def open_cron_to_read() -> Crontab:
     """The verbs for those that only read. Raises SettingsError or StoreError."""
-    return compose.open_cron_to_read(read_settings(), app=project())
+    return _open_cron_to_read(read_settings(), app=project())
 
 
 def other_namespaces() -> list[str]:
