@@ -68,10 +68,9 @@ if TYPE_CHECKING:
 
     from hermes_celery.beat import Beat
     from hermes_celery.declaring import Declares
-    from hermes_celery.dispatch import Entries
+    from hermes_celery.dispatch import Dispatch, Entries
     from hermes_celery.endings import Endings
     from hermes_celery.foreign_workers import ForeignWorkers
-    from hermes_celery.preparing import Messages
     from hermes_celery.runner import Runner
     from hermes_celery.safe_consumer import DeadLetters
 
@@ -155,7 +154,7 @@ def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> C
         runs=Runs(database),
         due=DueIndex(database),
         clock=ServerClock(database.now_ms),
-        messages=lambda: _messages(settings, app=app),
+        messages=lambda: make_messages(settings, app=app),
         default_timezone=settings.timezone,
         check_files=lambda spec: check_files(spec, scripts_dir=settings.scripts_dir),
         check_delivery=lambda spec: _check_delivery(settings, spec),
@@ -163,11 +162,11 @@ def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> C
         # Beats of our own app declare nothing.
         is_a_projects=lambda: bool(declarations.living(now_ms=database.now_ms())),
         refusals=declarations.refusals,
-        why_sent=_why_sent(database, app),
+        why_sent=why_sent_of(database, app),
     )
 
 
-def _why_sent(database: Database, app: Celery | None) -> Callable[[JobSpec, str], str]:
+def why_sent_of(database: Database, app: Celery | None) -> Callable[[JobSpec, str], str]:
     """What is stored of queues whose workers do not report."""
     prefix = "" if app is None else key_prefix(app)
 
@@ -249,7 +248,6 @@ def beat_of(
         make_delivery_rescue,
         make_sweep,
     )
-    from hermes_celery.dispatch import Dispatch
     from hermes_celery.lease import Lease
     from hermes_celery.left_behind import tell_soon
     from hermes_celery.members import Members
@@ -273,13 +271,7 @@ def beat_of(
     keeping_in_step = Duty("declare", clock=clock, on_broken=on_broken)
 
     runs = Runs(database)
-    messages = Dispatch(
-        app,
-        session=SessionSource(settings.session),
-        entries=entries,
-        in_tasks=False,
-        namespace=settings.namespace,
-    )
+    messages = make_messages(settings, app=app, entries=entries, in_tasks=False)
     sweep = make_sweep(settings)
 
     def on_fault(fault: BrokenJob) -> None:
@@ -322,9 +314,7 @@ def beat_of(
         on_lead=on_lead,
         on_rescue=_with_migration(
             database,
-            make_delivery_rescue(
-                settings, database, Dispatch(app), clock=clock, on_broken=on_broken
-            ),
+            make_delivery_rescue(settings, database, messages, clock=clock, on_broken=on_broken),
             lambda now_ms: keeping_in_step.attempt(lambda: declaring.step(now_ms), None),
         ),
         on_broken=on_broken,
@@ -473,7 +463,6 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
     """What performs runs in this worker process."""
     from hermes_celery.announcing import Announcer
     from hermes_celery.compose_delivery import make_overstay, make_sweep
-    from hermes_celery.dispatch import Dispatch
     from hermes_celery.ping import Pinger
     from hermes_celery.pulse import Pulse
     from hermes_celery.runner import Runner
@@ -497,7 +486,8 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
         ),
         places=Places(database),
         after=Announcer(
-            Dispatch(app), pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds)
+            make_messages(settings, app=app),
+            pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
         ),
         mend=mend,
         overstay=lambda: make_overstay(settings),
@@ -519,7 +509,18 @@ def shown_url(app: Celery) -> str:
     return without_password(redis_url(app_settings(app)))
 
 
-def _messages(settings: Settings, *, app: Celery | None = None) -> Messages:
+def make_messages(
+    settings: Settings,
+    *,
+    app: Celery | None = None,
+    entries: Entries | None = None,
+    in_tasks: bool = True,
+) -> Dispatch:
+    """What builds the messages of an app's runs and deliveries, ours if none is given.
+
+    The only place that makes one, so that every message is built as the settings say. `entries` and
+    `in_tasks` are those of `Dispatch`.
+    """
     from hermes_celery.app import make_app
     from hermes_celery.dispatch import Dispatch
 
@@ -527,4 +528,6 @@ def _messages(settings: Settings, *, app: Celery | None = None) -> Messages:
         app or make_app(settings),
         session=SessionSource(settings.session),
         namespace=settings.namespace,
+        entries=entries,
+        in_tasks=in_tasks,
     )

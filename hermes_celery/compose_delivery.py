@@ -48,8 +48,6 @@ from hermes_celery.store import (
 from hermes_celery.sweep import Examiner, Sweep
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from hermes_celery.announcing import DeliveryMessages
 
 
@@ -133,15 +131,15 @@ def alerts_without_target(settings: Settings) -> list[str]:
     return make_book(settings).without_target(settings.alerts, None)
 
 
-def redeliver(settings: Settings, run_id: str, *, everywhere: bool, app: Celery) -> None:
+def redeliver(
+    settings: Settings, run_id: str, *, everywhere: bool, messages: DeliveryMessages
+) -> None:
     """Deliver a run's output once more. Raises RunNotFound or JobError."""
-    from hermes_celery.dispatch import Dispatch
-
     database = reachable_database(settings)
     begin_again(
         Runs(database).get(check_run_id(run_id)),
         Deliveries(database),
-        Dispatch(app),
+        messages,
         everywhere=everywhere,
         now_ms=database.now_ms(),
     )

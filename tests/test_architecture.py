@@ -205,3 +205,14 @@ def test_the_prefix_of_queues_is_read_once_from_the_settings_and_once_from_the_c
         if re.search(r"""["']global_keyprefix["']""", line)
     }
     assert readers == {"broker", "consuming"}
+
+
+def test_messages_are_built_as_the_settings_say() -> None:
+    # Whoever makes a `Dispatch` by itself forgets the session, the namespace or who listens.
+    makers = [
+        name
+        for name, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Dispatch"
+    ]
+    assert len(makers) == 1, makers

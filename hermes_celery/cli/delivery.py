@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hermes_celery.cli.screen import print_json, print_table, shown
-from hermes_celery.cli.target import app_for, read_settings, repeating
+from hermes_celery.cli.target import messages_for, read_settings, repeating
 from hermes_celery.compose_store import reachable_database, readable_database
 from hermes_celery.errors import RecordBroken
 from hermes_celery.foreign import UNREADABLE
@@ -28,7 +28,7 @@ def redeliver(run_id: str, everywhere: bool) -> None:
     from hermes_celery.compose_delivery import redeliver as deliver_again
 
     settings = read_settings()
-    deliver_again(settings, run_id, everywhere=everywhere, app=app_for(settings))
+    deliver_again(settings, run_id, everywhere=everywhere, messages=messages_for(settings))
     click.echo(
         repeating(f"delivering {run_id} again; `hermes-celery logs {run_id}` says how it goes")
     )

@@ -9,8 +9,8 @@ from hermes_celery.cli.queues import has_workers, no_workers, queue_findings
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.status import Status, read_status
 from hermes_celery.cli.target import (
-    app_for,
     given_app,
+    messages_for,
     open_cron,
     project,
     read_settings,
@@ -155,7 +155,7 @@ def tick_command(as_json: bool) -> None:
     """Dispatch what is due now, once; a beat that leads does so by itself."""
     from hermes_celery.beat import owner_name
     from hermes_celery.clock import ServerClock
-    from hermes_celery.dispatch import Dispatch
+    from hermes_celery.compose import why_sent_of
     from hermes_celery.lease import Lease
     from hermes_celery.store import DueIndex
     from hermes_celery.tick import merged, tick
@@ -164,13 +164,14 @@ def tick_command(as_json: bool) -> None:
     open_cron(settings)
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
-    messages, owner, reports = Dispatch(app_for(settings)), owner_name(), []
+    messages, owner, reports = messages_for(settings), owner_name(), []
+    why_sent = why_sent_of(database, project())
     for shard in range(database.shards):
         lease = Lease(database, owner=owner, clock=clock, shard=shard)
         token = lease.hold()
         if token is None:
             continue
-        due_index = DueIndex(database, shard=shard)
+        due_index = DueIndex(database, shard=shard, why_sent=why_sent)
         try:
             reports.append(tick(due_index, messages, token=token, now_ms=clock.now_ms()))
         except LeaseLost as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes_celery import project_app
-from hermes_celery.compose import app_settings
+from hermes_celery.compose import app_settings, make_messages
 from hermes_celery.compose import open_cron as _open_cron
 from hermes_celery.compose import open_cron_to_read as _open_cron_to_read
 from hermes_celery.compose_store import open_database
@@ -28,6 +28,8 @@ from hermes_celery.store import Jobs, namespaces_beside
 
 if TYPE_CHECKING:
     from celery import Celery
+
+    from hermes_celery.dispatch import Dispatch
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,9 @@ def repeating(text: str) -> str:
     return _COMMAND.sub(with_options, text)
 
 
-def app_for(settings: Settings) -> Celery:
-    """The app of `-A`, else ours."""
-    from hermes_celery.app import make_app
-
-    return project() or make_app(settings)
+def messages_for(settings: Settings) -> Dispatch:
+    """What builds the messages of the app of `-A`, else of ours."""
+    return make_messages(settings, app=project())
 
 
 def open_cron(settings: Settings | None = None) -> Crontab:

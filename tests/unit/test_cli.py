@@ -10,9 +10,11 @@ from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
 from hermes_celery.compose import open_cron
-from hermes_celery.job import JobRequest
+from hermes_celery.job import JobRequest, Origin
 from hermes_celery.keys import Keys
-from hermes_celery.store import Database, connect
+from hermes_celery.run import RunState
+from hermes_celery.store import Database, ForeignQueue, ForeignQueues, connect
+from hermes_celery.work import TaskCall
 from tests.support import eventually
 
 
@@ -251,6 +253,31 @@ def test_a_tick_by_hand_dispatches_what_is_due() -> None:
 
     eventually(dispatched, what="a due job")
     assert json.loads(typed("runs", "--json").stdout)[0]["state"] == "queued"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_tick_by_hand_sends_no_chat_where_sessions_are_switched_off(
+    valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_CELERY_SESSION", "none")
+    origin = Origin(platform="telegram", chat_id="-1001")
+    open_cron().add(JobRequest(schedule="in 1s", prompt="x", origin=origin, deliver="local"))
+    eventually(lambda: json.loads(typed("tick", "--json").stdout)["dispatched"], what="a due job")
+    database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
+    (message,) = database.call("LRANGE", database.keys.default_queue, 0, -1)
+    assert "-1001" not in message
+
+
+@pytest.mark.usefixtures("home")
+def test_a_tick_by_hand_follows_no_run_that_nobody_reports(valkey_url: str, namespace: str) -> None:
+    database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
+    queue = ForeignQueue(name="theirs", workers=["w@host"], seen_ms=database.now_ms(), is_sure=True)
+    ForeignQueues(database).write({"theirs": queue})
+    call = TaskCall(name="shop.report")
+    open_cron().add(JobRequest(schedule="in 1s", task=call, queue="theirs"))
+    eventually(lambda: json.loads(typed("tick", "--json").stdout)["dispatched"], what="a due job")
+    (run,) = open_cron().latest_runs()
+    assert run.state is RunState.SENT
 
 
 def test_every_command_has_help_that_the_list_repeats() -> None:
