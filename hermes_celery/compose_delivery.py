@@ -12,12 +12,12 @@ from hermes_celery.announcing import redeliver as begin_again
 from hermes_celery.broken import BrokenRecords
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.compose_store import open_database, reachable_database
+from hermes_celery.core.targets import LOCAL, ORIGIN, parts_of
 from hermes_celery.delivering import Deliverer
 from hermes_celery.delivery.apprise_channel import AppriseChannel
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
 from hermes_celery.delivery.rendering import check_template
-from hermes_celery.delivery.targets import LOCAL, ORIGIN, parts_of
 from hermes_celery.duty import Duty
 from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.job import JobSpec

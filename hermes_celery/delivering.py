@@ -30,9 +30,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hermes_celery.bounded import Overdue, within
+from hermes_celery.core.targets import Target
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
-from hermes_celery.delivery.targets import Target
 from hermes_celery.delivery_plan import Plan, Planner, Subject, note_trouble
 from hermes_celery.errors import (
     DeliveryFault,

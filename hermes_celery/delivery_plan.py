@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hermes_celery.core.targets import Target
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.message import Message, message_of
-from hermes_celery.delivery.targets import Target
 from hermes_celery.errors import RecordBroken
 from hermes_celery.incidents import (
     FAILED,

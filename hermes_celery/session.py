@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.targets import Target, first_chat
 from hermes_celery.errors import SessionError
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.job import JobSpec, Origin, SessionSource
@@ -36,14 +37,6 @@ _FIRST_VERSION = 1
 MAX_HEADER_BYTES = 16_384
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a run's output goes first, when that is a chat."""
-
-    platform: str = ""
-    chat_id: str = ""
-    thread_id: str = ""
-
-
 _NO_ORIGIN = Origin()
 _NO_TARGET = Target()
 
@@ -52,6 +45,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who and where a run is for, and which occurrence it executes."""
 
     origin: Origin = _NO_ORIGIN
+    #: The first chat that the output goes to.
     deliver_to: Target = _NO_TARGET
     job_id: str = ""
     run_id: str = ""
@@ -80,7 +74,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "HERMES_UI_SESSION_ID": origin.ui_session_id,
             "HERMES_CRON_AUTO_DELIVER_PLATFORM": target.platform,
             "HERMES_CRON_AUTO_DELIVER_CHAT_ID": target.chat_id,
-            "HERMES_CRON_AUTO_DELIVER_THREAD_ID": target.thread_id,
+            "HERMES_CRON_AUTO_DELIVER_THREAD_ID": target.thread_id or "",
             "HERMES_CRON_SESSION": "1" if self.run_id else "",
             "HERMES_CRON_JOB_ID": self.job_id,
             "HERMES_CRON_RUN_ID": self.run_id,
@@ -155,27 +149,12 @@ def session_of(
     hides_origin = (spec.session or default) is SessionSource.NONE
     return Session(
         origin=_NO_ORIGIN if hides_origin else spec.origin or _NO_ORIGIN,
-        deliver_to=first_target(spec.deliver, spec.origin),
+        deliver_to=first_chat(spec.deliver, origin=spec.origin) or _NO_TARGET,
         job_id=spec.id,
         run_id=run_id,
         due_ms=due_ms,
         attempt=attempt,
     )
-
-
-def first_target(deliver: str, origin: Origin | None) -> Target:
-    """The first chat that `deliver` names: `origin`, `platform:chat[:thread]` or a platform."""
-    if deliver == "local":
-        return _NO_TARGET
-    first = deliver.split(",")[0].strip()
-    if first == "origin" and origin is not None:
-        return Target(platform=origin.platform, chat_id=origin.chat_id, thread_id=origin.thread_id)
-    # A URL may hold tokens, and is no chat.
-    if first in ("", "local", "origin", "all") or "://" in first:
-        return _NO_TARGET
-    platform, _, rest = first.partition(":")
-    chat_id, _, thread_id = rest.partition(":")
-    return Target(platform=platform, chat_id=chat_id, thread_id=thread_id)
 
 
 def to_header(

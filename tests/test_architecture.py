@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "hermes_celery"
 #: From the bottom up; a module may import its own layer and those below.
 LAYERS = {
     "core": (
-        "errors", "instant", "schedule", "policy", "job", "defining", "run", "planning", "work",
-        "prompt_scan",
+        "core", "errors", "instant", "schedule", "policy", "job", "defining", "run", "planning",
+        "work", "prompt_scan",
         "prompting", "redaction", "masking", "incidents", "declared", "foreign", "reporting",
         "letters", "reconciling", "built", "reconciling_jobs", "reconciling_runs",
         "schedule_text", "typed_values", "field_types", "task_call"),

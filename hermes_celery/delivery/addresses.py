@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from hermes_celery.delivery.targets import Target, is_reserved
+from hermes_celery.core.targets import Target, is_reserved
 from hermes_celery.errors import SettingsError
 
 _Environment = Mapping[str, str]

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from hermes_celery.core.targets import PLATFORMS, Target
 from hermes_celery.delivery.addresses import apprise_url
 from hermes_celery.delivery.apprise_channel import AppriseChannel
 from hermes_celery.delivery.file_channel import FileChannel, is_file_url
 from hermes_celery.delivery.hermes_send import HermesSend
-from hermes_celery.delivery.targets import PLATFORMS, Target
 from hermes_celery.errors import DeliveryRefused
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
-from hermes_celery.delivery.targets import Target
+from hermes_celery.core.targets import Target
 from hermes_celery.errors import LeaseLost, RecordBroken, RunNotFound
 from hermes_celery.masking import masked_path
 from hermes_celery.run import Delivery, is_run_id, job_id_of

@@ -16,10 +16,10 @@ import msgspec
 
 from hermes_celery.announcing import Announcer, push_due
 from hermes_celery.clock import Clock
+from hermes_celery.core.targets import Target
 from hermes_celery.delivering import Deliverer
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channel, Channels
-from hermes_celery.delivery.targets import Target
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import DeliveryFault
 from hermes_celery.ping import Pinger

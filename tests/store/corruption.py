@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from hermes_celery import lua
-from hermes_celery.delivery.targets import Target
+from hermes_celery.core.targets import Target
 from hermes_celery.incidents import Kind
 from hermes_celery.job import Job, JobRequest
 from hermes_celery.keys import Keys

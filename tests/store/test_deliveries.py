@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hermes_celery.delivery.targets import Target
+from hermes_celery.core.targets import Target
 from hermes_celery.errors import LeaseLost, RunNotFound
 from hermes_celery.incidents import Kind
 from hermes_celery.job import JobRequest

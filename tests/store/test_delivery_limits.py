@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from hermes_celery.announcing import Announcer
+from hermes_celery.core.targets import Target
 from hermes_celery.delivering import MAX_ATTEMPTS
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
 from hermes_celery.delivery.media import Extracted
-from hermes_celery.delivery.targets import Target
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.incidents import Kind
 from hermes_celery.job import JobRequest

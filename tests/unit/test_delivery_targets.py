@@ -8,21 +8,19 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.delivery.addresses import apprise_url, read_names
-from hermes_celery.delivery.apprise_channel import AppriseChannel
-from hermes_celery.delivery.book import AddressBook
-from hermes_celery.delivery.targets import (
+from hermes_celery.core.targets import (
     Target,
     UnknownTarget,
     check,
     normalised,
     resolve,
 )
+from hermes_celery.delivery.addresses import apprise_url, read_names
+from hermes_celery.delivery.apprise_channel import AppriseChannel
+from hermes_celery.delivery.book import AddressBook
 from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError, SettingsError
 from hermes_celery.job import Origin
 from hermes_celery.masking import masked, secrets_of, without
-from hermes_celery.session import Target as SessionTarget
-from hermes_celery.session import first_target
 from tests.support import a_job, cases
 
 TELEGRAM = {"TELEGRAM_BOT_TOKEN": "123456:abcdefghijklmnopqrstuvwxyz012345678", "HOME": "/x"}
@@ -52,9 +50,23 @@ def test_names_and_urls_stand_beside_platforms_and_each_target_is_there_once() -
     assert found == ["ops", "json://***", "telegram:1"]
 
 
-def test_a_room_of_matrix_keeps_its_colon() -> None:
-    (target,) = resolve("matrix:!r:host", origin=None, environment={}, names={})
-    assert (target.chat_id, target.thread_id) == ("!r:host", None)
+@pytest.mark.parametrize(
+    ("part", "chat_id", "thread_id"),
+    [
+        ("matrix:!r:host", "!r:host", None),
+        ("Matrix:!r:host", "!r:host", None),
+        ("signal:group:abc", "group:abc", None),
+        ("teams:19:abc@thread.tacv2", "19:abc@thread.tacv2", None),
+        ("telegram:-100:17", "-100", "17"),
+        ("slack:C0123456789:1718.2", "C0123456789", "1718.2"),
+        ("discord: 12:34", "12", "34"),
+    ],
+)
+def test_only_platforms_with_threads_end_a_chat_at_a_colon(
+    part: str, chat_id: str, thread_id: str | None
+) -> None:
+    (target,) = resolve(part, origin=None, environment={}, names={})
+    assert (target.chat_id, target.thread_id) == (chat_id, thread_id)
 
 
 def test_an_old_variable_name_still_counts() -> None:
@@ -246,10 +258,6 @@ def test_what_a_plugin_tells_becomes_the_error_without_tokens_and_reaches_no_log
         logging.getLogger().removeHandler(heard)
     assert heard.lines == []
     assert str(error.value) == "delivery error: POST http://*** gave 502"
-
-
-def test_a_url_is_no_chat_of_the_session() -> None:
-    assert first_target("slack://tokA/tokB", None) == SessionTarget()
 
 
 def test_a_faulty_file_of_names_stops_no_other_target(tmp_path: Path) -> None:

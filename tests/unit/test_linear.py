@@ -19,8 +19,9 @@ import pytest
 
 from hermes_celery import incidents, prompt_scan, prompting
 from hermes_celery.announcing import first_state
+from hermes_celery.core import targets
 from hermes_celery.defining import define
-from hermes_celery.delivery import media, targets
+from hermes_celery.delivery import media
 from hermes_celery.delivery.message import Message
 from hermes_celery.delivery.splitting import pieces, utf16_length
 from hermes_celery.errors import HermesCeleryError

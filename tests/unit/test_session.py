@@ -12,17 +12,16 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.targets import Target
 from hermes_celery.errors import JobError, SessionError
 from hermes_celery.job import Origin, SessionSource
 from hermes_celery.session import (
     MAX_HEADER_BYTES,
     Session,
-    Target,
     async_delivery_supported,
     bound,
     child_environment,
     current_session,
-    first_target,
     from_header,
     get_session_env,
     run_carried_by,
@@ -41,6 +40,11 @@ TELEGRAM = Origin(
 )
 SPEC = a_spec(origin=TELEGRAM, deliver="origin")
 SESSION = session_of(SPEC, run_id="r", due_ms=int(NOON.timestamp() * 1000))
+
+
+def delivers_to(deliver: str, origin: Origin | None) -> Target:
+    """The chat of the session of a job that delivers there."""
+    return session_of(a_spec(origin=origin, deliver=deliver), run_id="r", due_ms=0).deliver_to
 
 
 def test_a_header_is_read_as_it_was_written() -> None:
@@ -162,15 +166,35 @@ def test_a_session_too_large_for_a_header_is_refused_when_written() -> None:
         ("telegram:-7:8", Target(platform="telegram", chat_id="-7", thread_id="8")),
         ("discord:#eng, origin", Target(platform="discord", chat_id="#eng")),
         ("slack", Target(platform="slack")),
+        ("telegram", Target(platform="telegram", chat_id="-1001", thread_id="17585")),
+        ("matrix:!room:server", Target(platform="matrix", chat_id="!room:server")),
+        ("signal:group:abc", Target(platform="signal", chat_id="group:abc")),
+        ("ops", Target()),
+        ("local, ops, file://a.md, json://h/t, slack:C1", Target(platform="slack", chat_id="C1")),
         ("all", Target()),
+        ("all, slack:C1", Target()),
     ],
 )
-def test_the_first_target_is_where_output_goes_first(deliver: str, target: Target) -> None:
-    assert first_target(deliver, TELEGRAM) == target
+def test_the_session_names_the_first_chat_that_output_goes_to(deliver: str, target: Target) -> None:
+    assert delivers_to(deliver, TELEGRAM) == target
 
 
-def test_an_origin_that_is_missing_gives_no_target() -> None:
-    assert first_target("origin", None) == Target()
+@pytest.mark.parametrize("origin", [None, Origin(platform="telegram")])
+def test_an_origin_that_is_no_chat_gives_no_target(origin: Origin | None) -> None:
+    assert delivers_to("origin, slack:C1", origin) == Target()
+
+
+@pytest.mark.parametrize("case", cases("delivery.targets"), ids=lambda c: str(c["input"]))
+def test_the_chat_of_the_session_is_the_first_that_hermes_delivers_to(case: dict[str, Any]) -> None:
+    job = case["input"]["job"]
+    origin = Origin(**job["origin"]) if job.get("origin") else None
+    found = delivers_to(job["deliver"], origin)
+    first: dict[str, Any] = next(iter(case["expected"]["targets"]), {})
+    if first.get("chat_id") in case["input"]["env"].values():
+        # The worker that delivers knows its home channels, the beat does not.
+        assert (found.chat_id, found.thread_id) == ("", None)
+    else:
+        assert found == Target(**first)
 
 
 def test_a_job_without_a_session_hides_who_it_was_made_for_but_not_where_it_delivers() -> None:

@@ -9,13 +9,15 @@
     json://host/path         any apprise URL; a comma in it is written %2C
     file://daily.md          a file under $HERMES_HOME/cron/output
 
-Several are separated by commas. Pure: the environment and the named targets are arguments.
+Several are separated by commas. `parse` is the only reader of one: delivery, the check beforehand
+and a run's session all ask it. Pure: the environment and the named targets are arguments.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 
 import msgspec
 
@@ -53,8 +55,9 @@ PLATFORMS = frozenset(HOME_VARIABLES) | {
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _HOST_END = re.compile(r"[/?#]")
 _WORD = re.compile(r"[A-Za-z][\w.-]*")
-#: Platforms whose chat ids may hold a colon, so that none of it is a thread (Matrix: `!room:host`).
-_COLON_IDS = frozenset({"matrix", "email", "homeassistant"})
+#: Platforms with `CHAT:THREAD`. Elsewhere a colon belongs to the chat's id: `matrix:!room:host`,
+#: `signal:group:ID`, `teams:19:ID@thread.tacv2`.
+_WITH_THREADS = frozenset({"telegram", "discord", "slack", "feishu"})
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,6 +89,67 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return ":".join(part for part in (self.platform, self.chat_id, self.thread_id) if part)
 
 
+class PartKind(StrEnum):
+    """What a part of `deliver` is, as far as its text says."""
+
+    LOCAL = "local"
+    ORIGIN = "origin"
+    ALL = "all"
+    URL = "url"
+    #: A chat of a platform, known or not.
+    CHAT = "chat"
+    #: A platform alone: its home channel, or the origin if it is there.
+    PLATFORM = "platform"
+    #: A word: a name from targets.toml, or nothing.
+    WORD = "word"
+
+
+class TargetPart(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of `deliver`, read."""
+
+    kind: PartKind
+    text: str
+    #: The target, where the part names it by itself: a URL or a chat.
+    target: Target | None = None
+
+
+def parse(part: str) -> TargetPart:
+    """Read one part of `deliver`; nothing is looked up, and any text is some part."""
+    if part in (LOCAL, ORIGIN):
+        return TargetPart(kind=PartKind(part), text=part)
+    if part.lower() == ALL:
+        return TargetPart(kind=PartKind.ALL, text=part)
+    if _SCHEME.match(part):
+        return TargetPart(kind=PartKind.URL, text=part, target=Target(url=part))
+    if ":" in part:
+        return TargetPart(kind=PartKind.CHAT, text=part, target=_chat(part))
+    kind = PartKind.PLATFORM if part in PLATFORMS else PartKind.WORD
+    return TargetPart(kind=kind, text=part)
+
+
+def _chat(part: str) -> Target:
+    platform, _, chat_id = (piece.strip() for piece in part.partition(":"))
+    thread_id = ""
+    if platform.lower() in _WITH_THREADS:
+        chat_id, _, thread_id = chat_id.partition(":")
+    return Target(platform=platform, chat_id=chat_id, thread_id=thread_id or None)
+
+
+def first_chat(deliver: str, *, origin: Origin | None) -> Target | None:
+    """The first chat that `deliver` names; of a home channel only its platform.
+
+    None where it names none, and where `origin` or `all` means home channels before that.
+    """
+    for part in map(parse, parts_of(deliver)):
+        if part.kind in (PartKind.ORIGIN, PartKind.ALL):
+            return _of_origin(origin) if part.kind is PartKind.ORIGIN else None
+        if part.kind is PartKind.CHAT:
+            return part.target
+        if part.kind is PartKind.PLATFORM:
+            return _origin_of_platform(part, origin) or Target(platform=part.text)
+    return None
+
+
 class UnknownTarget(ValueError):
     """A part of `deliver` that means nothing."""
 
@@ -112,7 +176,7 @@ def resolve(
     """
     found: dict[tuple[str, ...], Target] = {}
     for part in _expanded(deliver, environment):
-        target = _resolved(part, origin=_usable(origin), environment=environment, names=names)
+        target = _resolved(part, origin=origin, environment=environment, names=names)
         if target is not None:
             key = (target.platform.lower(), target.chat_id, target.thread_id or "", target.url,
                    target.name)  # fmt: skip
@@ -127,24 +191,26 @@ def parts_of(deliver: str) -> list[str]:
 
 def is_url(part: str) -> bool:
     """Whether a part of `deliver` is a URL."""
-    return _SCHEME.match(part) is not None
+    return parse(part).kind is PartKind.URL
 
 
 def is_reserved(part: str) -> bool:
     """Whether a part means something without any name in targets.toml."""
-    return part in (LOCAL, ORIGIN) or part.lower() == ALL or part in PLATFORMS
+    return parse(part).kind in (
+        PartKind.LOCAL, PartKind.ORIGIN, PartKind.ALL, PartKind.PLATFORM,
+    )  # fmt: skip
 
 
 def check(part: str, *, names: Mapping[str, str]) -> None:
     """Raise UnknownTarget for a part that cannot mean anything; URLs are checked elsewhere."""
-    if is_url(part) or is_reserved(part) or part in names:
-        return
-    platform, colon, chat = part.partition(":")
-    if colon:
+    read = parse(part)
+    if read.kind is PartKind.CHAT and read.target is not None:
+        platform = read.target.platform
         if platform.lower() not in PLATFORMS:
             raise UnknownTarget(f"unknown platform {platform!r}; platforms are {_listed()}")
-        if not chat.strip(":"):
+        if not read.target.chat_id.strip(":"):
             raise UnknownTarget(f"{part!r} names no chat; write {platform}:CHAT or {platform}")
+    if read.kind is not PartKind.WORD or part in names:
         return
     if not _WORD.fullmatch(part):
         raise UnknownTarget(
@@ -176,37 +242,43 @@ def _read(variable: str, environment: Mapping[str, str], *, suffix: str = "") ->
     return value or (environment.get(old + suffix, "") if old else "")
 
 
-def _expanded(deliver: str, environment: Mapping[str, str]) -> Iterator[str]:
-    for part in parts_of(deliver):
-        if part.lower() == ALL:
-            yield from (name for name in HOME_VARIABLES if home_of(name, environment))
+def _expanded(deliver: str, environment: Mapping[str, str]) -> Iterator[TargetPart]:
+    for part in map(parse, parts_of(deliver)):
+        if part.kind is PartKind.ALL:
+            yield from (parse(name) for name in HOME_VARIABLES if home_of(name, environment))
         else:
             yield part
 
 
-def _usable(origin: Origin | None) -> Origin | None:
-    return origin if origin is not None and origin.platform and origin.chat_id else None
-
-
 def _resolved(
-    part: str, *, origin: Origin | None, environment: Mapping[str, str], names: Mapping[str, str]
+    part: TargetPart,
+    *,
+    origin: Origin | None,
+    environment: Mapping[str, str],
+    names: Mapping[str, str],
 ) -> Target | None:
-    if part == LOCAL:
+    match part.kind:
+        case PartKind.LOCAL:
+            return None
+        case PartKind.URL | PartKind.CHAT:
+            return part.target
+        case PartKind.ORIGIN:
+            return _of_origin(origin) or _first_home(environment)
+        case PartKind.WORD if part.text in names:
+            return Target(name=part.text)
+    return _origin_of_platform(part, origin) or home_of(part.text, environment)
+
+
+def _origin_of_platform(part: TargetPart, origin: Origin | None) -> Target | None:
+    """The origin, if it is on the platform that a part names."""
+    found = _of_origin(origin)
+    return found if found is not None and found.platform == part.text else None
+
+
+def _of_origin(origin: Origin | None) -> Target | None:
+    """The chat that a job was made in; None where it was made in none."""
+    if origin is None or not (origin.platform and origin.chat_id):
         return None
-    if is_url(part):
-        return Target(url=part)
-    if part == ORIGIN:
-        return _of_origin(origin) if origin else _first_home(environment)
-    if part in names and part not in PLATFORMS:
-        return Target(name=part)
-    if ":" in part:
-        return _explicit(part)
-    if origin is not None and origin.platform == part:
-        return _of_origin(origin)
-    return home_of(part, environment)
-
-
-def _of_origin(origin: Origin) -> Target:
     return Target(
         platform=origin.platform, chat_id=origin.chat_id, thread_id=origin.thread_id or None
     )
@@ -215,14 +287,6 @@ def _of_origin(origin: Origin) -> Target:
 def _first_home(environment: Mapping[str, str]) -> Target | None:
     homes = (home_of(name, environment) for name in HOME_VARIABLES)
     return next((home for home in homes if home is not None), None)
-
-
-def _explicit(part: str) -> Target:
-    platform, _, rest = part.partition(":")
-    if platform.lower() in _COLON_IDS:
-        return Target(platform=platform, chat_id=rest)
-    chat_id, _, thread_id = rest.partition(":")
-    return Target(platform=platform, chat_id=chat_id, thread_id=thread_id or None)
 
 
 def _listed(names: Sequence[str] = tuple(sorted(PLATFORMS))) -> str:
