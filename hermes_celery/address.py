@@ -24,7 +24,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
-from hermes_celery.server_url import is_cut, login_advice, urls_of, userinfo, without_password
+from hermes_celery.masking.server_urls import (
+    is_cut,
+    login_advice,
+    urls_of,
+    userinfo,
+    without_password,
+)
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379

@@ -19,7 +19,7 @@ from hermes_celery.compose_store import address_of
 from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.errors import SettingsError
 from hermes_celery.keys import Keys
-from hermes_celery.server_url import userinfo
+from hermes_celery.masking.server_urls import userinfo
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store.connecting import (
     HEALTH_CHECK_SECONDS,

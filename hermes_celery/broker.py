@@ -26,7 +26,7 @@ from celery.utils.imports import symbol_by_name
 from hermes_celery.address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.log import event
-from hermes_celery.server_url import login_advice, urls_of, without_password
+from hermes_celery.masking.server_urls import login_advice, urls_of, without_password
 from hermes_celery.settings import Settings, broker_variables
 
 if TYPE_CHECKING:

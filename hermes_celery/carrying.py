@@ -40,10 +40,10 @@ from hermes_celery.handing_on import (
 from hermes_celery.interrupt import Interruption
 from hermes_celery.job import JobSpec
 from hermes_celery.log import event
+from hermes_celery.masking.output import Redact
 from hermes_celery.output import CAP_BYTES
 from hermes_celery.policy import retries_loss
 from hermes_celery.pulse import RunningRun
-from hermes_celery.redaction import Redact
 from hermes_celery.returned import unusable
 from hermes_celery.run import PATIENCE_SECONDS, Outcome, RunState
 from hermes_celery.session import (

@@ -36,11 +36,11 @@ from hermes_celery.errors import (
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.job import JobSpec, SessionSource
 from hermes_celery.log import event
+from hermes_celery.masking.server_urls import without_password
 from hermes_celery.programs import ProgramSign
 from hermes_celery.project_app import with_namespace
 from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.runners.script import locate
-from hermes_celery.server_url import without_password
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, broker_variables, read_settings
 from hermes_celery.store import (
     BrokenJob,

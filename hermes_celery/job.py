@@ -17,7 +17,7 @@ import msgspec
 
 from hermes_celery.foreign import UNREADABLE
 from hermes_celery.instant import from_ms, iso, optional_from_ms
-from hermes_celery.masking import masked, masked_path
+from hermes_celery.masking.urls import masked, masked_path
 from hermes_celery.policy import Policy
 from hermes_celery.schedule import Schedule, bind
 from hermes_celery.work import (

@@ -23,7 +23,7 @@ import msgspec
 from hermes_celery.answer_limits import limited
 from hermes_celery.errors import DeliveryFault, JobError
 from hermes_celery.log import event
-from hermes_celery.masking import masked_path
+from hermes_celery.masking.urls import masked_path
 
 _log = logging.getLogger(__name__)
 #: healthchecks.io keeps the first 100 kB.

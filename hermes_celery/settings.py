@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 from hermes_celery.address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
-from hermes_celery.server_url import without_password
+from hermes_celery.masking.server_urls import without_password
 
 _T = TypeVar("_T")
 #: That of our own app, and of every project that version 0.1.0 served.

@@ -44,9 +44,9 @@ from hermes_celery.escaping import is_pool_process
 from hermes_celery.keys import Keys
 from hermes_celery.last_resort import LastResort
 from hermes_celery.log import JsonFormatter, event
+from hermes_celery.masking.output import Redact, known_secrets, redactor, unredacted
 from hermes_celery.overstaying import Held
 from hermes_celery.parent_death import die_with_parent
-from hermes_celery.redaction import Redact, known_secrets, redactor, unredacted
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import HEADER, Session, from_header, run_carried_by
 from hermes_celery.settings import check_home, process_environment

@@ -15,11 +15,11 @@ LAYERS = {
     "core": (
         "core", "errors", "instant", "schedule", "policy", "job", "defining", "run", "planning",
         "work", "prompt_scan",
-        "prompting", "redaction", "masking", "incidents", "declared", "foreign", "reporting",
+        "prompting", "masking", "incidents", "declared", "foreign", "reporting",
         "letters", "reconciling", "built", "reconciling_jobs", "reconciling_runs",
         "schedule_text", "typed_values", "field_types", "task_call"),
     "adapters": (
-        "server_url", "address", "settings", "broker", "project_app", "clock", "keys", "lua",
+        "address", "settings", "broker", "project_app", "clock", "keys", "lua",
         "log", "store", "lease",
         "members", "programs", "session",
         "dispatch", "publishing", "user_code", "handing_on", "entries", "interrupt",

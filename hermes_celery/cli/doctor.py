@@ -28,9 +28,9 @@ from hermes_celery.errors import (
 from hermes_celery.incidents import Kind
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.letters import QUIET_MS
-from hermes_celery.masking import masked
+from hermes_celery.masking.server_urls import without_password
+from hermes_celery.masking.urls import masked
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
-from hermes_celery.server_url import without_password
 from hermes_celery.settings import (
     Settings,
     check_home,

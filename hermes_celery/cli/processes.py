@@ -24,8 +24,8 @@ from hermes_celery.compose_store import (
 )
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
+from hermes_celery.masking.server_urls import without_password
 from hermes_celery.queue_state import QueueLook
-from hermes_celery.server_url import without_password
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Shards, beat_command
 

@@ -16,7 +16,7 @@ from hermes_celery.declared import Refusal
 from hermes_celery.foreign import UNREADABLE
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.job import Job, JobSpec, JobState, UnreadableJob
-from hermes_celery.masking import masked, masked_path
+from hermes_celery.masking.urls import masked, masked_path
 from hermes_celery.run import Run, RunState
 from hermes_celery.store.reading import readable
 from hermes_celery.task_call import call_text

@@ -36,8 +36,8 @@ from hermes_celery.errors import (
 )
 from hermes_celery.job import JobRequest
 from hermes_celery.log import Seldom
+from hermes_celery.masking.server_urls import without_password
 from hermes_celery.run import Run
-from hermes_celery.server_url import without_password
 from hermes_celery.settings import Settings, check_home, process_environment, unusable_home
 from hermes_celery.store import CANNOT_SAVE, Database, Load
 from hermes_celery.supervisor import Part, Supervisor

@@ -22,7 +22,7 @@ from enum import StrEnum
 import msgspec
 
 from hermes_celery.job import Origin
-from hermes_celery.masking import masked
+from hermes_celery.masking.urls import masked
 
 LOCAL, ORIGIN, ALL = "local", "origin", "all"
 

@@ -19,7 +19,7 @@ from typing import Any
 from hermes_celery.answer_limits import limit_requests, limited
 from hermes_celery.delivery.splitting import pieces, utf16_length
 from hermes_celery.errors import DeliveryFault, DeliveryRefused
-from hermes_celery.masking import secrets_of, without
+from hermes_celery.masking.urls import secrets_of, without
 
 _log = logging.getLogger("apprise")
 #: Hermes' own limits, where they are lower than apprise's.

@@ -24,6 +24,7 @@ import msgspec
 
 from hermes_celery.errors import JobError, ScriptError
 from hermes_celery.job import JobSpec
+from hermes_celery.masking.output import known_secrets, redactor, unredacted
 from hermes_celery.output import as_text
 from hermes_celery.prompting import (
     EMPTY_ANSWER,
@@ -34,7 +35,6 @@ from hermes_celery.prompting import (
     is_silent,
 )
 from hermes_celery.pulse import RunningRun
-from hermes_celery.redaction import known_secrets, redactor, unredacted
 from hermes_celery.run import Outcome, RunState, Usage
 from hermes_celery.runners.child import Ended, Ending, Limits, Reaping, run_child
 from hermes_celery.runners.dotenv_files import dotenv, profile_home

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec
+from hermes_celery.masking.output import Redact, redact_text, redactor, unredacted
 from hermes_celery.output import CAP_BYTES, as_text
 from hermes_celery.pulse import RunningRun
-from hermes_celery.redaction import Redact, redact_text, redactor, unredacted
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import Session
 from hermes_celery.work import HttpCall

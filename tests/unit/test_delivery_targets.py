@@ -20,7 +20,7 @@ from hermes_celery.delivery.apprise_channel import AppriseChannel
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError, SettingsError
 from hermes_celery.job import Origin
-from hermes_celery.masking import masked, secrets_of, without
+from hermes_celery.masking.urls import masked, secrets_of, without
 from tests.support import a_job, cases
 
 TELEGRAM = {"TELEGRAM_BOT_TOKEN": "123456:abcdefghijklmnopqrstuvwxyz012345678", "HOME": "/x"}

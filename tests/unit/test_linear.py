@@ -28,9 +28,15 @@ from hermes_celery.errors import HermesCeleryError
 from hermes_celery.job import JobRequest
 from hermes_celery.live import LiveOutput
 from hermes_celery.log import JsonFormatter, event
-from hermes_celery.masking import masked, masked_path, secrets_of, without
+from hermes_celery.masking.output import (
+    is_credential,
+    known_secrets,
+    opens_pem,
+    redact_text,
+    redactor,
+)
+from hermes_celery.masking.urls import masked, masked_path, secrets_of, without
 from hermes_celery.output import Capture, as_text
-from hermes_celery.redaction import is_credential, known_secrets, opens_pem, redact_text, redactor
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.runners.child import Ended, Ending
 from hermes_celery.runners.script import failure, wakes_agent

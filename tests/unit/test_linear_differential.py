@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hermes_celery.delivery import media
 from hermes_celery.delivery.splitting import pieces, utf16_length
-from hermes_celery.masking import masked
-from hermes_celery.redaction import MASK, redactor
+from hermes_celery.masking.output import MASK, redactor
+from hermes_celery.masking.urls import masked
 
 _MEDIA = re.compile(r"^\s*MEDIA:\s*(?P<path>\S.*?)\s*$", re.MULTILINE)
 _URL = re.compile(r"\b([a-z][a-z0-9+.-]*)://[^\s,]+", re.IGNORECASE)

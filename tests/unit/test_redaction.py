@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_celery.redaction import is_credential, known_secrets, opens_pem, redactor
+from hermes_celery.masking.output import is_credential, known_secrets, opens_pem, redactor
 
 KEY = b"A1b2C3d4E5f6G7h8I9j0K1l2M3n4"
 PEM = b"-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nAKCAQ\n-----END RSA PRIVATE KEY-----"

@@ -8,9 +8,9 @@ import pytest
 from celery import Celery
 
 from hermes_celery.errors import JobError, SettingsError
+from hermes_celery.masking.server_urls import without_password
 from hermes_celery.project import Cron
 from hermes_celery.project_app import with_namespace
-from hermes_celery.server_url import without_password
 from hermes_celery.settings import read_settings, unknown_variables
 from tests.support import cases
 
