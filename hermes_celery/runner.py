@@ -2,6 +2,9 @@
 
 A message is only a hint that a run may be waiting: the claim decides. So a message that comes
 twice, late, or after its run was cancelled ends here without a trace.
+
+The work is done once, so its end is recorded whatever else fails around it: announcing, booking,
+mending. What failed there is logged, and the end is written without it.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
@@ -30,7 +33,7 @@ from hermes_celery.job import JobSpec
 from hermes_celery.log import Seldom, event
 from hermes_celery.policy import retries_failure, retry_wait_ms
 from hermes_celery.pulse import STUCK_SECONDS, Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState, job_id_of
+from hermes_celery.run import Delivery, Outcome, RunState, job_id_of
 from hermes_celery.session import Session, bound
 from hermes_celery.store import Claim, FollowUp, Performed, Places, Runs
 
@@ -158,7 +161,8 @@ class Runner:
                 return answer
         event(_log, "run.started", run=run_id, job=claim.spec.name, attempt=claim.attempt)
         if self._after is not None:
-            self._after.started(claim)
+            with _beside(claim, "run.start_untold"):
+                self._after.started(claim)
         with self._pulse.beating(
             claim, on_stuck=lambda run: self._overstays(claim, worker)
         ) as running:
@@ -170,8 +174,10 @@ class Runner:
                 outcome = _escaped(error, message=message, worker=worker, running=running)
             finally:
                 self._returned(claim, worker, running)
-            hear(outcome)
-            self._book(claim, outcome)
+            with _beside(claim, "run.end_untold"):
+                hear(outcome)
+            with _beside(claim, "run.usage_lost"):
+                self._book(claim, outcome)
             state = self._persistently(claim, lambda: self._finish(claim, outcome))
         self._leave(claim)
         event(
@@ -238,21 +244,16 @@ class Runner:
             overstay.tell(claim, worker)
             return
         said = f"it went on for {STUCK_SECONDS:g} s after it was stopped, so its process was killed"
-        try:
-            # Where the claim is not ours any more, nothing changes.
+        # Where the claim is not ours any more, nothing changes; unwritten, it is `lost` soon.
+        with _beside(claim, "run.end_lost"):
             self._finish(claim, Outcome(state=RunState.CANCELLED, stderr=said.encode()))
-        except StoreError as error:
-            # Without heartbeats it is `lost` soon.
-            event(_log, "run.end_lost", level=logging.WARNING, run=claim.run_id, why=error)
         overstay.end(claim)
 
     def _returned(self, claim: Claim, worker: str, running: RunningRun) -> None:
         running.is_back = True
         if running.is_stuck and self._overstay is not None:
-            try:
+            with _beside(claim, "run.stuck_untold"):
                 self._overstay().over(claim, worker)
-            except StoreError as error:
-                event(_log, "run.stuck_untold", level=logging.WARNING, run=claim.run_id, why=error)
 
     def _put_back(self, claim: Claim, error: PutBack) -> str:
         """Let the run wait in line again."""
@@ -288,12 +289,10 @@ class Runner:
             event(_log, "job.budget_spent", level=logging.WARNING, job=claim.spec.name)
 
     def _leave(self, claim: Claim) -> None:
-        try:
-            if self._places is not None:
+        # The place ends with the heartbeat anyway.
+        if self._places is not None:
+            with _beside(claim, "run.place_kept"):
                 self._places.leave(claim)
-        except StoreError as error:
-            # The place ends with the heartbeat anyway.
-            event(_log, "run.place_kept", level=logging.WARNING, run=claim.run_id, why=error)
 
     def _persistently(self, claim: Claim, write: Callable[[], str]) -> str:
         """Write, and keep trying while Redis is away or full: the work is not repeated."""
@@ -306,7 +305,8 @@ class Runner:
                 if self._clock.monotonic() > deadline:
                     raise
                 if isinstance(error, RecordBroken):
-                    self._mend(job_id_of(claim.run_id), error)
+                    with _beside(claim, "run.not_mended"):
+                        self._mend(job_id_of(claim.run_id), error)
                 if complaint.may_say(self._clock.monotonic()):
                     event(
                         _log, "run.finish_waits", level=logging.WARNING, run=claim.run_id, why=error
@@ -322,9 +322,18 @@ class Runner:
             return ask()
 
     def _finish(self, claim: Claim, outcome: Outcome) -> str:
+        try:
+            return self._finished(claim, outcome)
+        except StoreError:
+            raise  # it is tried again
+        except Exception as error:  # noqa: BLE001 - the end is recorded, without what failed
+            _tell_failed(claim, "run.end_failed", error)
+            return self._finished(claim, _bare(outcome, error), may_retry=False)
+
+    def _finished(self, claim: Claim, outcome: Outcome, *, may_retry: bool = True) -> str:
         now_ms = self._clock.now_ms()
         retry_at_ms = None
-        if _may_retry(claim, outcome):
+        if may_retry and _may_retry(claim, outcome):
             wait = retry_wait_ms(claim.spec.policy, attempt=claim.attempt, jitter=random.random())
             retry_at_ms = now_ms + wait
         answer = self._runs.finish(
@@ -332,9 +341,48 @@ class Runner:
             outcome,
             now_ms=now_ms,
             retry_at_ms=retry_at_ms,
-            follow_up=self._after.follow_up(claim, outcome) if self._after else None,
+            follow_up=self._follow_up(claim, outcome),
         )
         return outcome.state.value if answer == "ok" else answer
+
+    def _follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp | None:
+        """What the end brings along; the leader pushes the message of a delivery that has none."""
+        if self._after is None:
+            return None
+        with _beside(claim, "run.delivery_not_begun"):
+            return self._after.follow_up(claim, outcome)
+        is_told = outcome.state is not RunState.CANCELLED and not outcome.silent
+        state = Delivery.PENDING if is_told else Delivery.NONE
+        return FollowUp(delivery=state, queue=claim.queue, is_needed=is_told)
+
+
+@contextmanager
+def _beside(claim: Claim, name: str) -> Iterator[None]:
+    """Log as the event `name` what goes wrong beside a run, and go on: its end is recorded."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the run's end
+        _tell_failed(claim, name, error)
+
+
+def _tell_failed(claim: Claim, name: str, error: Exception) -> None:
+    is_foreseen = isinstance(error, StoreError)
+    event(
+        _log,
+        name,
+        level=logging.WARNING if is_foreseen else logging.ERROR,
+        exc_info=None if is_foreseen else error,
+        run=claim.run_id,
+        job=claim.spec.name,
+        why=f"{type(error).__name__}: {error}",
+    )
+
+
+def _bare(outcome: Outcome, error: Exception) -> Outcome:
+    """An outcome of which everything can be written, and which says what could not."""
+    said = f"{outcome.error or ''} (recording its end: {type(error).__name__}: {error})"
+    plain = said.strip().encode("utf-8", "backslashreplace").decode()
+    return msgspec.structs.replace(outcome, error=plain, reason=None)
 
 
 def _escaped(error: BaseException, *, message: str, worker: str, running: RunningRun) -> Outcome:

@@ -6,7 +6,8 @@
 -- ARGV  1 claim token   2 now_ms   3 run id   4 final state   5 error   6 reason   7 exit code
 --       8 delivery state   9 stdout   10 stderr   11 when to try again, ms ('' = this was the last
 --       attempt)   12 when to push a run again that is queued now, ms   13 message of its delivery
---       ('' = none)   14 '1' if that is needed whatever else, '0' if to end incidents only
+--       ('' = none: the leader pushes it)   14 '1' if a delivery is needed whatever else, '0' if to
+--       end incidents only, which takes a message
 -- Answers  'ok', 'retry' (queued for its next attempt),
 --          'late' (the claim is no longer ours: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
@@ -30,11 +31,11 @@ if is_retry then
   check('ZCARD', KEYS[9])
 else
   found = look_at_end(at)
-  if ARGV[13] ~= '' then
-    delivers = ARGV[14] == '1' or
-      (ARGV[4] == 'succeeded' and redis.call('EXISTS', KEYS[13]) == 1)
-    if delivers then
-      check('ZCARD', KEYS[12])
+  delivers = ARGV[14] == '1' or (ARGV[13] ~= '' and ARGV[4] == 'succeeded' and
+    redis.call('EXISTS', KEYS[13]) == 1)
+  if delivers then
+    check('ZCARD', KEYS[12])
+    if ARGV[13] ~= '' then
       check('LLEN', KEYS[14])
     end
   end
@@ -87,6 +88,8 @@ end_run(at, {id = ARGV[3], now = ARGV[2], problem = ARGV[5], redeliver_at = ARGV
   status = ({succeeded = 'ok', cancelled = 'cancelled'})[ARGV[4]] or 'error'}, found)
 if delivers then
   redis.call('ZADD', KEYS[12], ARGV[12], ARGV[3])
-  redis.call('LPUSH', KEYS[14], ARGV[13])
+  if ARGV[13] ~= '' then
+    redis.call('LPUSH', KEYS[14], ARGV[13])
+  end
 end
 return 'ok'

@@ -1,17 +1,20 @@
-"""A worker whose run has keys that are not as they should be: mended, and tried again."""
+"""A worker whose run meets faults around its work: mended, tried again, and its end recorded."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Callable
 
 import pytest
 
 from hermes_celery.errors import RecordBroken
 from hermes_celery.job import JobRequest, JobSpec
 from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState
+from hermes_celery.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.runner import Runner
 from hermes_celery.session import Session
-from hermes_celery.store import Places
-from tests.support import Store
+from hermes_celery.store import Claim, FollowUp, Places
+from tests.support import HandClock, Store
 
 
 class Counting:
@@ -94,3 +97,137 @@ def test_a_run_whose_job_cannot_be_read_fails_with_that_reason(store: Store) -> 
     run = store.runs.get(run_id)
     assert (work.done, run.state) == (0, RunState.FAILED)
     assert "cannot be read" in (run.error or "")
+
+
+class Tactless:
+    """An announcer that raises what nobody foresaw."""
+
+    def __init__(self, *, at_start: bool = False) -> None:
+        self._at_start = at_start
+
+    def started(self, claim: Claim) -> None:
+        if self._at_start:
+            raise KeyError("start")
+
+    def follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp:
+        raise LookupError("no route to the queue of deliveries")
+
+
+class Ending:
+    """Work that ends in one way."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
+        return self._outcome
+
+
+def untold(outcome: Outcome) -> None:
+    raise ValueError("nobody listens")
+
+
+def unmended(job_id: str, error: RecordBroken) -> None:
+    raise TypeError("cannot mend")
+
+
+def patient(
+    store: Store,
+    outcome: Outcome,
+    *,
+    after: Tactless | None = None,
+    mend: Callable[[str, RecordBroken], None] = unmended,
+) -> Runner:
+    return Runner(
+        store.runs,
+        pulse=Pulse(store.runs, clock=store.clock),
+        work_for=lambda _: Ending(outcome),
+        clock=store.clock,
+        places=Places(store.database),
+        after=after,
+        mend=mend,
+        pause=lambda seconds: store.clock.advance(seconds),
+    )
+
+
+_DONE = Outcome(state=RunState.SUCCEEDED, output=b"done")
+_BROKE = Outcome(state=RunState.FAILED, output=b"half", error="it broke")
+
+
+@pytest.mark.parametrize("outcome", [_DONE, _BROKE], ids=["succeeded", "failed"])
+def test_an_end_is_recorded_and_its_delivery_due_although_its_message_cannot_be_made(
+    store: Store, caplog: pytest.LogCaptureFixture, outcome: Outcome
+) -> None:
+    run_id = queued(store, deliver="telegram:1")
+    with caplog.at_level(logging.INFO):
+        answer = patient(store, outcome, after=Tactless(at_start=True)).perform(
+            run_id, session=Session(), worker="w", hear=untold
+        )
+    run = store.runs.get(run_id)
+    assert (answer, run.state, run.error) == (outcome.state, outcome.state, outcome.error)
+    assert store.runs.output(run_id) == outcome.output
+    # The leader pushes the message that is missing.
+    assert run.delivery is Delivery.PENDING
+    store.clock.advance(3600)
+    due = store.database.call("ZRANGE", store.database.keys.deliveries, 0, -1)
+    assert due == [run_id]
+    for told in ("run.start_untold", "run.end_untold", "run.delivery_not_begun"):
+        assert told in caplog.text
+    assert "no route to the queue of deliveries" in caplog.text
+
+
+def test_an_end_is_recorded_although_what_it_used_cannot_be_booked(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", token_budget=10))
+    run_id = store.cron.run(job.id)
+    usage = Usage(tokens=10, cost_usd="\udcff")  # type: ignore[arg-type]
+    outcome = Outcome(state=RunState.SUCCEEDED, output=b"done", usage=usage)
+    assert patient(store, outcome).perform(run_id, session=Session(), worker="w") == "succeeded"
+    assert store.runs.output(run_id) == b"done"
+
+
+class Stumbling(HandClock):
+    """A clock that raises what is no StoreError, once, when it is told to."""
+
+    stumbles = False
+
+    def now_ms(self) -> int:
+        if self.stumbles:
+            self.stumbles = False
+            raise OverflowError("no such time")
+        return super().now_ms()
+
+
+def test_an_end_that_cannot_be_written_as_it_is_is_written_with_what_failed(store: Store) -> None:
+    run_id, clock = queued(store), Stumbling()
+
+    def stumble(outcome: Outcome) -> None:
+        clock.stumbles = True
+
+    runner = Runner(
+        store.runs,
+        pulse=Pulse(store.runs, clock=store.clock),
+        work_for=lambda _: Ending(_BROKE),
+        clock=clock,
+    )
+    assert runner.perform(run_id, session=Session(), worker="w", hear=stumble) == "failed"
+    run = store.runs.get(run_id)
+    assert run.state is RunState.FAILED
+    assert run.error == "it broke (recording its end: OverflowError: no such time)"
+    assert store.runs.output(run_id) == b"half"
+
+
+def test_a_mend_that_fails_costs_no_result(store: Store) -> None:
+    run_id = queued(store)
+    key = store.database.keys.active(run_id[:12])
+    work = Counting(store, spoils=key)
+    tried: list[str] = []
+
+    def mend(job_id: str, error: RecordBroken) -> None:
+        tried.append(error.key)
+        if len(tried) == 1:
+            raise TypeError("cannot mend")
+        store.database.call("DEL", error.key)
+
+    patiently = patient(store, _DONE, mend=mend)
+    answer = patiently.perform(run_id, session=Session(), worker="w", work=work)
+    assert (answer, work.done, tried) == ("succeeded", 1, [key, key])
