@@ -192,8 +192,7 @@ def _parsed(url: str, *, named: str) -> Address:
     query.refuse_the_rest()
     if parts.scheme == "unix":
         return Address(**address, path=unquote(parts.path))
-    host = unquote(parts.hostname or "localhost")
-    return Address(**address, hosts=((host, _port(parts)),))
+    return Address(**address, hosts=((_host(parts), _port(parts)),))
 
 
 def _sentinel_address(urls: Sequence[str], *, named: str) -> Address:
@@ -247,7 +246,17 @@ def _sentinel_address(urls: Sequence[str], *, named: str) -> Address:
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
     parts = urlsplit(f"//{text}")
-    return unquote(parts.hostname or "localhost"), _port(parts)
+    return _host(parts), _port(parts)
+
+
+def _host(parts: SplitResult) -> str:
+    host = unquote(parts.hostname or "localhost")
+    try:
+        # As the resolver does it, which would raise this in the midst of connecting.
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("its host is not written as one, such as example.org or [::1]") from None
+    return host
 
 
 def _port(parts: SplitResult) -> int | None:

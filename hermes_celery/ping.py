@@ -24,6 +24,7 @@ from hermes_celery.answer_limits import limited
 from hermes_celery.errors import DeliveryFault, JobError
 from hermes_celery.log import event
 from hermes_celery.masking.urls import masked_path
+from hermes_celery.work import checked_url
 
 _log = logging.getLogger(__name__)
 #: healthchecks.io keeps the first 100 kB.
@@ -65,17 +66,20 @@ class Ping(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_url(url: str) -> None:
     """Raise JobError for what is no http(s) URL; the message does not show it."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise JobError("the ping URL must be an http(s) URL, such as https://hc-ping.com/UUID")
+    try:
+        checked_url(url)
+    except ValueError as error:
+        raise JobError(
+            f"the ping URL must be an http(s) URL, such as https://hc-ping.com/UUID; {error}"
+        ) from None
 
 
 def send(ping: Ping, *, timeout_seconds: float) -> None:
     """Ask for the URL. Raises DeliveryFault."""
-    request = Request(ping.address, data=ping.body[-_MAX_BODY:], method="POST")
-    request.add_header("User-Agent", "hermes-celery")
     where = masked_path(ping.url)
     try:
+        request = Request(ping.address, data=ping.body[-_MAX_BODY:], method="POST")
+        request.add_header("User-Agent", "hermes-celery")
         with limited(timeout_seconds), urlopen(request, timeout=timeout_seconds):
             return
     except HTTPError as error:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from hermes_celery.address import Address, BrokerNames, parse_address
@@ -380,9 +379,14 @@ def _switch(text: str) -> bool:
 def _http_url(text: str) -> str:
     if not text:
         return text
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not text.isprintable():
-        raise ValueError("it must be an http(s) URL, such as https://hc-ping.com/UUID")
+    from hermes_celery.work import checked_url  # most have no such URL, and start faster
+
+    try:
+        checked_url(text)
+    except ValueError as error:
+        raise ValueError(
+            f"it must be an http(s) URL, such as https://hc-ping.com/UUID; {error}"
+        ) from None
     return text
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -22,6 +22,7 @@ _WORD = re.compile(r"[\w.:@\-]{1,100}")
 _SHARED_NAME = "1 to 100 letters, digits, or any of . : @ _ -"
 #: As long as AMQP has them; a comma parts the queues of `celery worker -Q`.
 _QUEUE = re.compile(r"[^\s,]{1,255}")
+_NO_HOST = "its host is not written as one, such as example.org or [::1]"
 #: A day: no single run is meant to last longer.
 _MAX_SECONDS = 86_400.0
 #: RabbitMQ's; a Redis sorts its messages into the steps that the app has, by default up to 9.
@@ -100,9 +101,12 @@ def checked_http(call: HttpCall | None) -> HttpCall | None:
     method = call.method.strip().upper()
     if method not in _METHODS:
         raise JobError(f"{call.method!r} is no HTTP method; use one of {', '.join(_METHODS)}")
-    parts = urlsplit(call.url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise JobError(f"{call.url!r} is no URL to call; use http://host/path or https://host/path")
+    try:
+        parts = checked_url(call.url.strip())
+    except ValueError as error:
+        raise JobError(
+            f"{call.url!r} is no URL to call: {error}; use http://host/path or https://host/path"
+        ) from None
     if parts.username or parts.password:
         raise JobError("a URL with a user or password in it would be shown; use a header instead")
     for name, value in call.headers.items():
@@ -111,6 +115,40 @@ def checked_http(call: HttpCall | None) -> HttpCall | None:
     if any(not 100 <= status <= 599 for status in call.expect):
         raise JobError(f"expected statuses {list(call.expect)} must lie within 100 to 599")
     return msgspec.structs.replace(call, method=method, url=call.url.strip())
+
+
+def checked_url(text: str) -> SplitResult:
+    """The parts of an http(s) URL.
+
+    Raises ValueError that says what is wrong and quotes nothing: the URL may be a secret.
+    """
+    parts = _split(text)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("it does not begin with http:// or https://")
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    if not text.isprintable() or " " in parts.netloc:
+        raise ValueError("it has a blank or another character that is not printed")
+    try:
+        # As the resolver does it, which would raise this in the midst of connecting.
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise ValueError(_NO_HOST) from None
+    return parts
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ValueError(_NO_HOST) from None
+    if parts.netloc.rpartition("]")[2][:1] not in ("", ":") and "]" in parts.netloc:
+        raise ValueError(_NO_HOST)
+    try:
+        parts.port  # noqa: B018 - it is read here, and may be none
+    except ValueError:
+        raise ValueError("its port is no number from 0 to 65535") from None
+    return parts
 
 
 def checked_queue(text: str | None) -> str | None:

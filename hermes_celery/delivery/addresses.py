@@ -9,10 +9,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from hermes_celery.core.targets import Target, is_reserved
-from hermes_celery.errors import SettingsError
+from hermes_celery.errors import DeliveryRefused, SettingsError
+from hermes_celery.work import checked_url
 
 _Environment = Mapping[str, str]
 
@@ -75,7 +76,7 @@ def _mattermost(target: Target, environment: _Environment) -> str | None:
     url, token = environment.get("MATTERMOST_URL"), environment.get("MATTERMOST_TOKEN")
     if not (url and token):
         return None
-    schema, host, path = _server(url, plain="mmost", secure="mmosts")
+    schema, host, path = _server(url, "MATTERMOST_URL", plain="mmost", secure="mmosts")
     return f"{schema}://{host}{path}/{_quoted(token)}?mode=bot&to={_quoted(target.chat_id)}"
 
 
@@ -83,7 +84,7 @@ def _matrix(target: Target, environment: _Environment) -> str | None:
     url, token = environment.get("MATRIX_HOMESERVER"), environment.get("MATRIX_ACCESS_TOKEN")
     if not (url and token):
         return None
-    schema, host, _ = _server(url, plain="matrix", secure="matrixs")
+    schema, host, _ = _server(url, "MATRIX_HOMESERVER", plain="matrix", secure="matrixs")
     return f"{schema}://{_quoted(token)}@{host}/{_quoted(target.chat_id)}"
 
 
@@ -112,14 +113,14 @@ def _signal(target: Target, environment: _Environment) -> str | None:
     url, account = environment.get("SIGNAL_HTTP_URL"), environment.get("SIGNAL_ACCOUNT")
     if not (url and account):
         return None
-    schema, host, _ = _server(url, plain="signal", secure="signals")
+    schema, host, _ = _server(url, "SIGNAL_HTTP_URL", plain="signal", secure="signals")
     return f"{schema}://{host}/{_quoted(account)}/{_quoted(target.chat_id)}"
 
 
 def _ntfy(target: Target, environment: _Environment) -> str | None:
-    url = environment.get("NTFY_SERVER_URL", "https://ntfy.sh")
+    url = environment.get("NTFY_SERVER_URL") or "https://ntfy.sh"
     token = environment.get("NTFY_TOKEN")
-    schema, host, _ = _server(url, plain="ntfy", secure="ntfys")
+    schema, host, _ = _server(url, "NTFY_SERVER_URL", plain="ntfy", secure="ntfys")
     login = f"{_quoted(token)}@" if token else ""
     return f"{schema}://{login}{host}/{_quoted(target.chat_id)}"
 
@@ -128,7 +129,7 @@ def _homeassistant(target: Target, environment: _Environment) -> str | None:
     url, token = environment.get("HASS_URL"), environment.get("HASS_TOKEN")
     if not (url and token):
         return None
-    schema, host, _ = _server(url, plain="hassio", secure="hassios")
+    schema, host, _ = _server(url, "HASS_URL", plain="hassio", secure="hassios")
     return f"{schema}://{host}/{_quoted(token)}"
 
 
@@ -145,9 +146,12 @@ _BUILDERS: Mapping[str, Callable[[Target, _Environment], str | None]] = {
 }
 
 
-def _server(url: str, *, plain: str, secure: str) -> tuple[str, str, str]:
-    """Schema, host (with port) and path of a server's URL."""
-    parts = urlsplit(url if "://" in url else f"https://{url}")
+def _server(url: str, variable: str, *, plain: str, secure: str) -> tuple[str, str, str]:
+    """Schema, host (with port) and path of a server's URL. Raises DeliveryRefused."""
+    try:
+        parts = checked_url(url if "://" in url else f"https://{url}")
+    except ValueError as error:
+        raise DeliveryRefused(f"{variable} must be the http(s) URL of a server; {error}") from None
     return (plain if parts.scheme == "http" else secure), parts.netloc, parts.path.rstrip("/")
 
 

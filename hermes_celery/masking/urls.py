@@ -32,8 +32,11 @@ def masked(text: str) -> str:
 
 
 def masked_path(url: str) -> str:
-    """An http(s) URL with its host: of a ping URL the path is the secret."""
-    parts = urlsplit(url)
+    """An http(s) URL with its host: of a ping URL the path is the secret; `***` if it is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "***"
     return f"{parts.scheme}://{parts.hostname or ''}/***"
 
 

@@ -64,6 +64,30 @@ def test_a_job_is_added_shown_changed_paused_resumed_and_removed() -> None:
     assert "no jobs yet" in typed("list").stdout
 
 
+_NO_URL = ("https://[::1", "http://a]b/", "https://\u2100.com/", "https://h:99999/", "https://.../")
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("url", _NO_URL)
+@pytest.mark.parametrize("option", [("--http", "GET"), ("x", "--ping"), ("x", "--deliver")])
+def test_a_url_that_is_none_is_refused_with_a_sentence(option: tuple[str, ...], url: str) -> None:
+    result = typed("add", "every 5m", *option, url)
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert result.stderr.startswith("Error: ")
+    assert "URL" in result.stderr
+    assert "no jobs yet" in typed("list").stdout
+
+
+def test_a_server_whose_name_nobody_can_resolve_is_refused_with_a_sentence(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_REDIS_URL", f"redis://{'a' * 64}.de/0")
+    result = typed("list")
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert "HERMES_REDIS_URL" in result.stderr
+    assert "its host is not written as one" in result.stderr
+
+
 def listed(*arguments: str) -> list[object]:
     return [job["name"] for job in json.loads(typed("list", "--json", *arguments).stdout)]
 

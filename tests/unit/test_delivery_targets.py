@@ -124,8 +124,31 @@ def test_every_platform_with_variables_makes_a_url_that_apprise_takes() -> None:
         AppriseChannel.check(url)
         assert apprise_url(Target(platform=platform, chat_id=chat), {"NTFY_SERVER_URL": ""}) in (
             None,
-            "ntfys:///topic",
+            "ntfys://ntfy.sh/topic",
         )
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable"),
+    [
+        ("mattermost", "MATTERMOST_URL"),
+        ("matrix", "MATRIX_HOMESERVER"),
+        ("signal", "SIGNAL_HTTP_URL"),
+        ("ntfy", "NTFY_SERVER_URL"),
+        ("homeassistant", "HASS_URL"),
+    ],
+)
+def test_a_server_whose_url_cannot_be_read_is_named_by_its_variable(
+    platform: str, variable: str
+) -> None:
+    environment = {
+        **dict.fromkeys(("MATTERMOST_TOKEN", "MATRIX_ACCESS_TOKEN", "SIGNAL_ACCOUNT"), "token"),
+        "HASS_TOKEN": "token",
+        variable: "https://[::1",
+    }
+    with pytest.raises(DeliveryRefused, match=f"{variable} must be the http") as error:
+        apprise_url(Target(platform=platform, chat_id="x"), environment)
+    assert "its host is not written as one" in str(error.value)
 
 
 def test_a_password_with_every_sign_reaches_the_server_as_it_is() -> None:

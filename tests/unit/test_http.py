@@ -202,7 +202,12 @@ def test_a_host_that_does_not_exist_is_one_sentence() -> None:
     ("fields", "why"),
     [
         ({"url": "ftp://x/"}, "no URL to call"),
-        ({"url": "http:///x"}, "no URL to call"),
+        ({"url": "http:///x"}, "no URL to call: it names no host"),
+        ({"url": "https://[::1"}, "no URL to call: its host is not written as one"),
+        ({"url": "https://[::1]x/"}, "no URL to call: its host is not written as one"),
+        ({"url": "https://a..b/"}, "no URL to call: its host is not written as one"),
+        ({"url": "https://h:99999/"}, "no URL to call: its port is no number"),
+        ({"url": "https://exa mple/"}, "no URL to call: it has a blank"),
         ({"url": "http://u:p@h/"}, "use a header instead"),
         ({"url": "http://h/", "method": "BREW"}, "no HTTP method"),
         ({"url": "http://h/", "headers": {"a b": "c"}}, "not a name and a value"),

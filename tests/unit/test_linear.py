@@ -226,3 +226,8 @@ def test_megabytes_too(name: str) -> None:
 )
 def test_what_is_quadratic_is_noticed(planted: Callable[[str], object], seed: str) -> None:
     assert quadratic(planted, size=8_192, seeds=[seed]) != []
+
+
+def test_a_ping_url_that_is_none_is_hidden_whole() -> None:
+    # A job of an earlier version may have one.
+    assert masked_path("https://[::1/secret") == "***"
