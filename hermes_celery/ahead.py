@@ -12,12 +12,13 @@ It keeps at most 10,000 jobs; the leader holds no copy of the others.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
 
+from hermes_celery.log import event
 from hermes_celery.planning import DueJob
 from hermes_celery.policy import CatchUp
 from hermes_celery.preparing import Messages, steps_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from hermes_celery.store import Advance, BrokenJob, DueIndex
 
+_log = logging.getLogger(__name__)
 #: How far ahead is looked: 10,000 jobs take about a fifth of a second to prepare.
 HORIZON_MS = 2_000
 #: The index is asked again when so much of the horizon has become unknown.
@@ -105,12 +107,15 @@ class Ahead:
         # One that was moved since is found when its time comes nearer.
         if row.next_run_ms > self._known_until_ms or len(self._steps) >= _MOST:
             return
-        with suppress(Exception):
+        try:
             (advance,) = steps_of(row, self._messages, now_ms=row.next_run_ms, resumed_ms=0)
-            if advance.is_late:
-                # Nothing of it could be prepared but the plan; the tick bounds how many it builds.
-                return
-            heappush(self._steps, (row.next_run_ms, next(self._counter), advance))
+        except Exception as error:  # noqa: BLE001 - the tick meets it again, and tells of it
+            event(_log, "job.not_prepared", level=logging.DEBUG, job=row.spec.id, why=error)
+            return
+        if advance.is_late:
+            # Nothing of it could be prepared but the plan; the tick bounds how many it builds.
+            return
+        heappush(self._steps, (row.next_run_ms, next(self._counter), advance))
 
 
 def _still_holds(advance: Advance, *, now_ms: int, resumed_ms: int) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from hermes_celery.errors import RunNotFound, StoreError
+from hermes_celery.errors import RunNotFound
 from hermes_celery.log import event
 from hermes_celery.policy import Policy, retries_failure, retries_loss, retry_wait_ms
 from hermes_celery.run import RunState
@@ -155,7 +155,7 @@ class Endings:
             self._give_up(
                 message, pid, state, error, policy, attempt, again=again, wait_seconds=wait_seconds
             )
-        except StoreError as failure:
+        except Exception as failure:  # noqa: BLE001 - who calls is Celery's own loop
             # Its heartbeat stops, and the leader sees to it.
             event(_log, "run.not_ended", level=logging.ERROR, run=message.run_id, why=failure)
 

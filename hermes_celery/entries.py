@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import ScheduleEntry
-from celery.schedules import BaseSchedule, crontab, maybe_schedule, schedule
+from celery.schedules import BaseSchedule, ParseException, crontab, maybe_schedule, schedule
 
 from hermes_celery.schedule import Kind
 from hermes_celery.task_call import live_call
@@ -96,7 +96,8 @@ def celery_schedule(spec: JobSpec, app: Any) -> BaseSchedule:
         return maybe_schedule(given, app=app)
     compiled = spec.compiled()
     if compiled.kind is Kind.CRON:
-        with suppress(Exception):
+        # Celery's reader knows fewer expressions than ours.
+        with suppress(ParseException, ValueError):
             return crontab.from_string(compiled.text)
     if compiled.period_seconds:
         return schedule(timedelta(seconds=compiled.period_seconds), app=app)
