@@ -11,10 +11,10 @@ what was performed before is a copy.
 A run whose task handed it on is queued, waits for that one message, and nobody pushes another
 (`claim.lua`, `put_back.lua`). If a task that leads there fails, the run has failed; if the message
 never comes, it is lost after a day, and that of a retry as soon as the broker should have brought
-it back from a worker that died with it. Where the run ended in the meantime, by an error after its
-task had sent itself on (in `on_failure`, say), Celery would execute the message all the same, and
-so it is: beside the record, which is final. What was cancelled or timed out is never executed
-again.
+it back from a worker that died with it; it waits while the message is on its queue. Where the run
+ended in the meantime, by an error after its task had sent itself on (in `on_failure`, say), Celery
+would execute the message all the same, and so it is: beside the record, which is final. What was
+cancelled or timed out is never executed again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 from celery import current_task, signals
 from celery.exceptions import Ignore, Reject, Retry
 
+from hermes_celery.run import MOST_HOPS
 from hermes_celery.session import (
     HEADER,
     Session,
@@ -42,8 +43,6 @@ from hermes_celery.user_code import INHERIT_UID, SENT_UID
 UNFOLLOWED = "unfollowed"
 #: In our header: how often the run's own message was sent on.
 _HOP = "hop"
-#: It is written to the run's record as it comes: more than anybody counts to is no number of ours.
-_MOST_HOPS = 1_000_000
 _RUNS_OWN_ID = 2
 _DEEPEST = 20
 #: Where signatures hold other signatures.
@@ -75,7 +74,8 @@ def hop_of(header: Any) -> int:
     hop = header.get(_HOP) if isinstance(header, Mapping) else None
     if not isinstance(hop, int) or isinstance(hop, bool):
         return 0
-    return hop if 0 < hop < _MOST_HOPS else 0
+    # It is written to the run's record as it comes.
+    return hop if 0 < hop < MOST_HOPS else 0
 
 
 @contextmanager

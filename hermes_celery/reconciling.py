@@ -16,6 +16,8 @@ from enum import Enum, StrEnum
 
 import msgspec
 
+from hermes_celery.run import MOST_HOPS
+
 #: As `_checked.lua` reads it: what a script refuses must be mended.
 _WHOLE = re.compile(r"[0-9]{1,16}|-[0-9]{1,15}")
 _SHOWN = 40
@@ -112,7 +114,11 @@ def is_fine(name: str, fact: Fact) -> bool:
     if name in ("spent_cost", "cost_usd"):
         return is_float(fact)
     number = whole(fact)
-    return number is not None and (number >= 0 or name not in ("revision", "completed"))
+    if number is None:
+        return False
+    if name in ("hop", "handed_hop"):
+        return 0 <= number <= MOST_HOPS
+    return number >= 0 or name not in ("revision", "completed")
 
 
 def is_float(fact: Fact) -> bool:

@@ -21,10 +21,14 @@ from hermes_celery.reconciling import (
     shown,
     whole,
 )
-from hermes_celery.run import PATIENCE_SECONDS, Delivery, RunState, is_run_id, job_id_of
-
-#: No project asks for a retry further ahead.
-_FURTHEST_RETRY_MS = 366 * 86_400_000
+from hermes_celery.run import (
+    MOST_PATIENCE_MS,
+    PATIENCE_SECONDS,
+    Delivery,
+    RunState,
+    is_run_id,
+    job_id_of,
+)
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,15 +189,18 @@ def _is_off_line(facts: RunFacts) -> bool:
 def _deadline_ms(facts: RunFacts, at: Deadlines) -> int:
     """When the message of a run that waits is looked for, where its entry in line is lost.
 
-    One that was handed on is lost when its patience ends: no sooner than it could have come.
+    One that was handed on is lost, or starts again, when its patience ends: no sooner than its
+    message could have come.
     """
     if not facts.is_handed_on:
         return at.redeliver_ms
-    wait_ms = at.redeliver_ms - at.now_ms
-    if facts.fields.get("unpushed") is None:
-        wait_ms = int(PATIENCE_SECONDS * 1000)
-    retry_ms = min(whole(facts.fields.get("retry_ms")) or 0, at.now_ms + _FURTHEST_RETRY_MS)
-    return max(at.now_ms, retry_ms) + wait_ms
+    patience_ms = whole(facts.fields.get("patience_ms"))
+    if patience_ms is None:
+        starts_again = facts.fields.get("unpushed") is not None
+        patience_ms = at.redeliver_ms - at.now_ms if starts_again else int(PATIENCE_SECONDS * 1000)
+    retry_ms = whole(facts.fields.get("retry_ms")) or 0
+    begins_ms = max(at.now_ms, min(retry_ms, at.now_ms + MOST_PATIENCE_MS))
+    return max(at.redeliver_ms, begins_ms + min(patience_ms, MOST_PATIENCE_MS))
 
 
 def _active(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:

@@ -220,28 +220,34 @@ class _Pass:
             why = "the job was removed, or cannot be read"
             self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
             return False
+        if run.handed_on and self._is_awaited(overdue):
+            return False
         if run.handed_on and not overdue.is_unpushed:
-            self._end_handed_on(overdue)
+            self._end_handed_on(run)
             return False
         if run.expires_at is not None and to_ms(run.expires_at) < self._now_ms:
             self._runs.expire(run.id, now_ms=self._now_ms, token=self._token)
             return False
         return self._push(overdue, spec)
 
-    def _end_handed_on(self, overdue: UndeliveredRun) -> None:
-        """End a run whose one message did not come, unless it may still reach a worker.
+    def _is_awaited(self, overdue: UndeliveredRun) -> bool:
+        """Put a run off whose message was not there in time, where it may still reach a worker.
 
         It may be on its queue, where no worker was there to take it, or with one that took it
         since it was seen there.
         """
-        run, now_ms = overdue.run, self._now_ms
-        (queue,) = self._runs.queues_of([run.id])
+        now_ms = self._now_ms
+        (queue,) = self._runs.queues_of([overdue.run.id])
         if self._runs.is_on_queue(overdue, now_ms=now_ms, token=self._token, queue=queue):
-            return
+            return True
         # An instant that is far ahead is none at which anybody looked.
-        if abs(now_ms - overdue.on_queue_ms) < _PATIENCE_MS:
+        if abs(now_ms - overdue.on_queue_ms) < overdue.patience_ms:
             self._runs.put_off(overdue, now_ms=now_ms)
-            return
+            return True
+        return False
+
+    def _end_handed_on(self, run: Run) -> None:
+        """The one message that a run went on with did not come."""
         why = NEVER_CAME if run.retry_at is None else RETRY_NEVER_CAME
         self._runs.end_waiting(
             run.id, state=RunState.LOST, error=why, now_ms=self._now_ms, token=self._token

@@ -18,8 +18,12 @@ import msgspec
 
 from hermes_celery.instant import from_ms, iso, to_ms
 
-#: How long a run that was handed on waits for its message.
+#: How long a run that was handed on waits for its message, where that is no retry.
 PATIENCE_SECONDS = 86_400.0
+#: No project has a retry, or a visibility timeout, that is further away.
+MOST_PATIENCE_MS = 366 * 86_400_000
+#: How often the message of a run is sent on at most.
+MOST_HOPS = 1_000_000
 
 
 class RunState(StrEnum):

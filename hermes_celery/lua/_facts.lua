@@ -95,7 +95,7 @@ end
 
 local RUN_FIELDS = {'state', 'queued_ms', 'started_ms', 'finished_ms', 'attempt', 'expires_ms',
   'exit_code', 'output_bytes', 'tokens', 'cost_usd', 'job_name', 'delivery', 'trigger', 'hop',
-  'handed_hop', 'retry_ms', 'pushes', 'on_queue_ms', 'handed_on', 'unpushed'}
+  'handed_hop', 'retry_ms', 'patience_ms', 'pushes', 'on_queue_ms', 'handed_on', 'unpushed'}
 
 -- `k`  1 run hash  2 active runs of its job  3 held runs  4 queued runs  5 heartbeats  6 deliveries
 --      7 all runs  8 runs by job  9 its delivery

@@ -70,7 +70,8 @@ redis.call('ZREM', KEYS[4], ARGV[5])
 redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', ARGV[2],
   'worker', ARGV[4])
 if handed_on then
-  redis.call('HDEL', KEYS[1], 'handed_on', 'handed_hop', 'retry_ms', 'on_queue_ms')
+  redis.call('HDEL', KEYS[1], 'handed_on', 'handed_hop', 'retry_ms', 'patience_ms',
+    'on_queue_ms')
 end
 -- Most runs have one message, with their own id, and it is sent on by nobody.
 if ARGV[7] ~= '0' or hop > 0 then

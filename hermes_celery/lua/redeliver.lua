@@ -62,11 +62,13 @@ if run[1] ~= 'queued' then
   redis.call('ZREM', KEYS[3], ARGV[2])
   return 'moved'
 end
+local pushes_none = ARGV[5] == '' and ARGV[12] ~= '1'
+-- What was handed on may be there also where another message is to be pushed in its place.
+local was_pushed = not run[2] or (run[3] and pushes_none)
 -- Behind a long backlog nothing has vanished; more copies would only make it longer.
-local waits = not run[2] and ((backlog > 100 and backlog >= redis.call('ZCARD', KEYS[3])) or
+local waits = was_pushed and ((backlog > 100 and backlog >= redis.call('ZCARD', KEYS[3])) or
   (ARGV[8] ~= '' and is_there()))
-if not waits and sent == '' and ((ARGV[5] == '' and ARGV[12] ~= '1') or
-    (ARGV[8] == 'hesitate' and not run[2])) then
+if not waits and sent == '' and (pushes_none or (ARGV[8] == 'hesitate' and not run[2])) then
   return backlog == 0 and 'empty' or 'gone'
 end
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
@@ -81,7 +83,8 @@ if run[2] or sent == '' then
   redis.call('HDEL', KEYS[2], 'unpushed')
   if run[3] then
     -- The message that it waited for would be a second one to go on with (see claim.lua).
-    redis.call('HDEL', KEYS[2], 'handed_on', 'handed_hop', 'retry_ms', 'on_queue_ms')
+    redis.call('HDEL', KEYS[2], 'handed_on', 'handed_hop', 'retry_ms', 'patience_ms',
+      'on_queue_ms')
     redis.call('HSET', KEYS[2], 'outdated', (run[4] or ' ') .. run[3] .. ' ')
   end
   if ARGV[11] ~= '0' then

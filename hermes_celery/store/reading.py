@@ -65,15 +65,22 @@ class Fields:
             self._wrong(name, value, "no whole number")
             return None
 
-    def counted(self, name: str) -> int | None:
-        """A whole number that scripts read, who are stricter; None where there is none."""
+    def counted(self, name: str, *, most: int | None = None) -> int | None:
+        """A whole number that scripts read, who are stricter; None where there is none.
+
+        Where `most` is given, it is one of 0 to that.
+        """
         value = self._fields.get(name)
         if value is None:
             return None
         if not _COUNTED.fullmatch(value):
             self._wrong(name, value, "no whole number")
             return None
-        return int(value)
+        number = int(value)
+        if most is not None and not 0 <= number <= most:
+            self._wrong(name, value, f"outside 0-{most}")
+            return None
+        return number
 
     def amount(self, name: str) -> float | None:
         """A number; None where there is none."""

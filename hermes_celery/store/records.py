@@ -10,7 +10,16 @@ import msgspec
 from hermes_celery.errors import RecordBroken, RunNotFound, StoreError
 from hermes_celery.instant import from_ms
 from hermes_celery.output import as_text
-from hermes_celery.run import Delivery, Run, RunState, Trigger, due_ms_of, is_run_id, job_id_of
+from hermes_celery.run import (
+    MOST_HOPS,
+    Delivery,
+    Run,
+    RunState,
+    Trigger,
+    due_ms_of,
+    is_run_id,
+    job_id_of,
+)
 from hermes_celery.store.database import Database
 from hermes_celery.store.pages import Order, lex_pages, pages, place_of
 from hermes_celery.store.reading import Fields, readable
@@ -18,7 +27,8 @@ from hermes_celery.store.reading import Fields, readable
 #: The latest runs of a job among which its last output is looked for.
 _LATEST = 200
 #: What only scripts read: one that they refuse is a fault.
-_COUNTED = ("hop", "handed_hop", "pushes", "on_queue_ms", "retry_ms")
+_COUNTED = ("pushes", "on_queue_ms", "retry_ms", "patience_ms")
+_HOPS = ("hop", "handed_hop")
 #: Bytes of an output that are enough for its first line.
 _BEGINNING = 4096
 
@@ -191,6 +201,8 @@ def run_from_fields(run_id: str, row: Mapping[str, str] | RecordBroken) -> Run:
     )
     for name in _COUNTED:
         fields.counted(name)
+    for name in _HOPS:
+        fields.counted(name, most=MOST_HOPS)
     return msgspec.structs.replace(run, fault=fields.fault) if fields.faults else run
 
 

@@ -46,8 +46,8 @@ _JOB_FIELDS = ("state", "next_ms", "revision", "completed", "paused_ms", "last_r
                "failures", "pause_after", "spent_tokens", "spent_cost")  # fmt: skip
 _RUN_FIELDS = ("state", "queued_ms", "started_ms", "finished_ms", "attempt", "expires_ms",
                "exit_code", "output_bytes", "tokens", "cost_usd", "job_name", "delivery",
-               "trigger", "hop", "handed_hop", "retry_ms", "pushes", "on_queue_ms",
-               "handed_on", "unpushed")  # fmt: skip
+               "trigger", "hop", "handed_hop", "retry_ms", "patience_ms", "pushes",
+               "on_queue_ms", "handed_on", "unpushed")  # fmt: skip
 _F = TypeVar("_F", JobFacts, RunFacts)
 
 

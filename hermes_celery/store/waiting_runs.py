@@ -9,7 +9,7 @@ import msgspec
 from hermes_celery.built import Built, Way
 from hermes_celery.errors import LeaseLost, RecordBroken
 from hermes_celery.instant import to_ms
-from hermes_celery.run import Run
+from hermes_celery.run import MOST_PATIENCE_MS, PATIENCE_SECONDS, Run
 from hermes_celery.store.database import Database, scored, whole
 from hermes_celery.store.pushing import push_call
 from hermes_celery.store.reading import Fields
@@ -34,7 +34,9 @@ class UndeliveredRun(msgspec.Struct, frozen=True, kw_only=True):
     is_unpushed: bool = False
     #: Whether none of its messages can be on its way to a worker.
     is_unsent: bool = False
-    #: When its message was seen on its queue, after it was awaited for long enough.
+    #: How long the message that it goes on with may take, once it has left its queue.
+    patience_ms: int = 0
+    #: When that was seen on its queue, after it was awaited for long enough.
     on_queue_ms: int = 0
 
 
@@ -92,6 +94,7 @@ class WaitingRuns(RunRecords):
                 push=_next_push(fields),
                 is_unpushed=not isinstance(fields, RecordBroken) and "unpushed" in fields,
                 is_unsent=_is_unsent(fields),
+                patience_ms=_patience_ms(fields),
                 on_queue_ms=Fields(fields).counted("on_queue_ms") or 0,
             )
             for (run_id, score), fields in zip(overdue, rows, strict=True)
@@ -242,6 +245,12 @@ def _next_push(row: Mapping[str, str] | RecordBroken) -> int:
         return 0
     pushes = row.get("pushes", "")
     return (int(pushes) if pushes.isascii() and pushes.isdigit() and len(pushes) < 10 else 0) + 1
+
+
+def _patience_ms(row: Mapping[str, str] | RecordBroken) -> int:
+    most_ms = int(PATIENCE_SECONDS * 1000)
+    found_ms = Fields(row).counted("patience_ms")
+    return most_ms if found_ms is None else min(max(found_ms, 0), MOST_PATIENCE_MS)
 
 
 def _manner(fate: Fate) -> str:

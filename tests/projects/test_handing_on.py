@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from hermes_celery.instant import to_ms
 from hermes_celery.run import Run, RunState
 from tests.projects.bed import Bed
 from tests.support import eventually
@@ -109,32 +105,6 @@ def test_a_retry_that_could_not_be_published_is_pushed_by_the_leader(bed: Bed) -
     eventually(lambda: bodies(bed, "unheard"), what="its first try")
     run = bed.await_run("unheard", lambda run: run.state is RunState.QUEUED)
     assert bed.cron().cancel(run.id) == "cancelled"
-
-
-def test_a_retry_comes_back_from_the_worker_that_died_with_it(tmp_path: Path) -> None:
-    with Bed("handing_on", tmp_path) as bed:
-        bed.environment["VISIBILITY"] = "5"
-        worker = bed.worker()
-        bed.beat()
-        bed.await_worker()
-        bed.await_leader()
-        run_id = bed.run("patient")
-        bed.await_run("patient", lambda run: run.retry_at is not None)
-        client = bed.database().client
-        eventually(lambda: not client.llen("celery") and client.hlen("unacked"), what="it is taken")
-        os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
-        waiting = bed.cron().runs.get(run_id)
-        assert waiting.why.startswith("waits for the retry of ")
-        # Longer than the patience that the leader has with messages it has pushed itself.
-        assert (
-            client.zscore(bed.database().keys.queued, run_id) > to_ms(waiting.queued_at) + 120_000
-        )
-        eventually(lambda: client.hlen("unacked"), what="its message is kept by the broker")
-        bed.worker()
-        run = ended(bed, "patient")
-        assert (run.state, run.attempt, output(bed, run)) == (RunState.SUCCEEDED, 1, "second")
-        assert [note[2:4] for note in bodies(bed, "patient")] == [["first", "0"], ["second", "1"]]
 
 
 @pytest.mark.parametrize("job", ["unawaited", "unwound"])

@@ -262,7 +262,7 @@ BAD_VALUES: dict[str, Callable[[Plant], None]] = {
     "queued run was handed on junk times": _waiting(handed_on="x", handed_hop="junk"),
     "queued run was handed on too often": _waiting(handed_on="x", handed_hop="9" * 19),
     "queued run's retry is at no instant": _waiting(
-        handed_on="x", handed_hop="1", retry_ms="soon", on_queue_ms="then"
+        handed_on="x", handed_hop="1", retry_ms="soon", patience_ms="long", on_queue_ms="then"
     ),
     "queued run was pushed junk times": _waiting(pushes="junk"),
     "run's words are unknown": _waiting(state="dreaming", trigger="moon", delivery="pigeon"),

@@ -256,6 +256,8 @@ def test_a_run_that_may_start_twice_starts_again_and_its_late_retry_is_refused(
             retry_at_ms=bench.store.clock.ms,
             starts_again=True,
         )
+        # A worker has taken it.
+        bench.store.database.call("DEL", bench.store.database.keys.default_queue)
         bench.store.clock.advance(121)
         assert bench.rescued().redelivered == 1
         assert bench.asks("8", message=bench.id, hop=1) == "taken", "a retry of before"
@@ -327,13 +329,58 @@ def test_a_retry_that_was_taken_off_its_queue_and_never_came_is_lost(bench: Benc
     assert bench.is_job_free()
 
 
+def test_a_run_that_may_start_twice_goes_on_with_a_retry_that_is_on_its_queue(
+    bench: Bench,
+) -> None:
+    tried_again(bench, seconds=120, starts_again=True)
+    passes(bench, 5 * 3600)
+    assert bench.store.queue() == [bench.id], "none is pushed beside it"
+    assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
+
+
+def test_a_run_that_may_start_twice_starts_again_once_its_retry_has_left_its_queue(
+    bench: Bench,
+) -> None:
+    tried_again(bench, seconds=120, starts_again=True)
+    passes(bench, 3600)
+    bench.store.database.call("DEL", bench.store.database.keys.default_queue)
+    bench.store.clock.advance(601)
+    assert bench.rescued().redelivered == 1
+    assert len(bench.store.queue()) == 1
+    assert bench.asks("8", message=bench.id, hop=1) == "taken", "the retry of before"
+
+
+def test_a_retry_that_left_its_queue_late_has_as_long_as_the_broker_takes(bench: Bench) -> None:
+    tried_again(bench, seconds=60 + 12 * 3600)
+    passes(bench, 13 * 3600)
+    bench.store.database.call("DEL", bench.store.database.keys.default_queue)
+    passes(bench, 11 * 3600)
+    assert bench.run.state is RunState.QUEUED
+    passes(bench, 2 * 3600)
+    assert (bench.run.state, bench.run.error) == (RunState.LOST, RETRY_NEVER_CAME)
+
+
+@pytest.mark.parametrize("starts_again", [False, True])
+def test_a_retry_that_dropped_out_of_line_gets_the_deadline_that_it_had(
+    valkey: Database, clock: HandClock, starts_again: bool
+) -> None:
+    bench = Bench(Store(valkey, clock))
+    tried_again(bench, seconds=3840, starts_again=starts_again)
+    before = valkey.call("ZSCORE", valkey.keys.queued, bench.id)
+    assert before
+    valkey.call("DEL", valkey.keys.queued)
+    Repairs(valkey).job(bench.job_id, now_ms=clock.ms, token=TOKEN)
+    assert valkey.call("ZSCORE", valkey.keys.queued, bench.id) == before
+
+
 def test_a_retry_that_comes_forgets_where_it_was_seen(bench: Bench) -> None:
     tried_again(bench, seconds=3700)
     passes(bench, 2 * 3600)
     key = bench.store.database.keys.run(bench.id)
     assert bench.store.database.call("HEXISTS", key, "on_queue_ms")
     assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
-    assert not bench.store.database.call("HEXISTS", key, "on_queue_ms")
+    forgotten = bench.store.database.call("HMGET", key, "on_queue_ms", "patience_ms", "retry_ms")
+    assert forgotten == [None] * 3
 
 
 def test_a_retry_that_was_seen_at_no_instant_is_lost_all_the_same(bench: Bench) -> None:

@@ -98,8 +98,13 @@ RESTORED: dict[str, Plant] = {
     "an attempt of a run": does("HSET", "{run:waiting}", "attempt", "x"),
     **{
         f"{name} of a run: {value!r}": does("HSET", "{run:waiting}", name, value)
-        for name in ("hop", "handed_hop", "retry_ms", "pushes", "on_queue_ms")
+        for name in ("hop", "handed_hop", "retry_ms", "patience_ms", "pushes", "on_queue_ms")
         for value in ("junk", "9" * 19, "-" + "9" * 16, " 1", "")
+    },
+    **{
+        f"{name} of a run: {value!r}": does("HSET", "{run:waiting}", name, value)
+        for name in ("hop", "handed_hop")
+        for value in ("-1", "1000001", "9" * 16)
     },
     "a delivery of another type": does("SET", "{delivery:waiting}", "x"),
     "another value of the switch": does("HSET", "{switch}", "resumed_ms", "then"),

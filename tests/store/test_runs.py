@@ -243,10 +243,22 @@ def test_behind_a_backlog_nothing_is_pushed_again(store: Store, run_id: str) -> 
 
 
 @pytest.mark.parametrize("value", ["junk", "9" * 19, " 7", ""])
-@pytest.mark.parametrize("name", ["hop", "handed_hop", "pushes", "retry_ms", "on_queue_ms"])
+@pytest.mark.parametrize(
+    "name", ["hop", "handed_hop", "pushes", "retry_ms", "patience_ms", "on_queue_ms"]
+)
 def test_a_number_that_a_script_would_refuse_is_a_fault(
     store: Store, run_id: str, name: str, value: str
 ) -> None:
     assert store.runs.get(run_id).fault is None
+    store.database.call("HSET", store.database.keys.run(run_id), name, value)
+    assert name in (store.runs.get(run_id).fault or "")
+
+
+@pytest.mark.parametrize("value", ["-1", "1000001", "9" * 16])
+@pytest.mark.parametrize("name", ["hop", "handed_hop"])
+def test_a_count_that_no_message_reaches_is_a_fault(
+    store: Store, run_id: str, name: str, value: str
+) -> None:
+    # Every message of the run would be taken for a copy.
     store.database.call("HSET", store.database.keys.run(run_id), name, value)
     assert name in (store.runs.get(run_id).fault or "")
