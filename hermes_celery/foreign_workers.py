@@ -4,12 +4,16 @@ Celery's workers without `Cron(app)` execute a task and report nothing. That a q
 consumers is known from what they answer to Celery's own question for the queues that they consume,
 never guessed from the absence of others. A thread of the leader asks, so that a tick never waits:
 as soon as a task goes to a queue that no worker with hooks consumes, from time to time while that
-is so, and before a run of a task is pushed again. What it heard is stored, for other processes and
-for the next leader, and is true for a minute.
+is so, or while one without them is there, every few seconds while any run is queued, and before a
+run of a task is pushed again. What it heard is stored, for other processes and for the next leader,
+and is true for a minute. When they were there last is remembered for a day: one that has left by
+now may have taken a message. What remains: one that came and went between two questions, and one
+that never answered.
 
     only such consumers            a run is over when it is pushed: `sent`
     some, and workers with hooks   a run is followed; where its message has left the queue and
                                    nobody claimed it, it ends as sent: one of them may have run it
+    some when the run was queued   the same, though they have left since
     none since the run was queued  its message was lost, and is pushed again
 """
 
@@ -39,6 +43,10 @@ _log = logging.getLogger(__name__)
 _ASK_EVERY_MS = 15_000
 #: While nobody at all is known to consume a queue.
 _ASK_SOON_MS = 5_000
+#: While runs are queued: one of them may be in the hands of a worker that leaves soon.
+_ASK_QUEUED_MS = 3_000
+#: So long after the first question that they did not answer they may have taken something still.
+_UNSEEN_MS = 10_000
 #: How often the thread looks whether there is something to ask.
 _LOOK_SECONDS = 3.0
 #: So long an answer is waited for before a run is pushed again; an asker that hangs stops nobody.
@@ -104,6 +112,8 @@ class ForeignWorkers:
         #: Queues that tasks went to.
         self._task_queues: set[str] = set()
         self._known: Mapping[str, ForeignQueue] = {}
+        #: Those whose consumers may be workers of ours that have just started.
+        self._suspected: dict[str, ForeignQueue] = {}
         #: Those that have no other consumers now, and why a run there is sent.
         self._only: Mapping[str, str] = {}
         #: When the last question was asked that is answered, and the last one.
@@ -137,15 +147,27 @@ class ForeignWorkers:
         if spec.task is None:
             return Fate()
         why = self.why_sent(spec, queue)
-        one = self._known.get(self._name(queue))
-        # Those that answered at any time since may have taken it, and may be gone by now.
-        is_taken = one is not None and one.seen_ms >= to_ms(run.queued_at)
+        hesitates = not self._was_asked(run, queue, now_ms=now_ms)
         return Fate(
             looks=True,
-            hesitates=not self._was_asked(run, queue, now_ms=now_ms),
-            when_gone=one.why_taken if one and is_taken else "",
+            hesitates=hesitates,
+            when_gone=self._why_taken(
+                self._name(queue), queued_ms=to_ms(run.queued_at), was_asked=not hesitates
+            ),
             when_pushed=why,
         )
+
+    def _why_taken(self, name: str, *, queued_ms: int, was_asked: bool) -> str:
+        """Why a run may have been taken since it was queued, by whoever has left by now too."""
+        known = self._known.get(name)
+        if known is not None and known.seen_ms >= queued_ms:
+            return known.why_taken
+        if not was_asked:
+            return ""
+        for one in (known, self._suspected.get(name)):
+            if one is not None and one.may_have_taken(queued_ms - _UNSEEN_MS):
+                return one.why_taken
+        return ""
 
     def is_gone(self, run: Run, *, now_ms: int, empty: str = "") -> None:
         """Hear that a run's message has left its queue: who took it must be asked before more.
@@ -203,15 +225,28 @@ class ForeignWorkers:
         self._judge(who, now_ms=now_ms)
 
     def _is_due(self, who: Crew, now_ms: int) -> bool:
+        if now_ms - self._asked_ms >= _ASK_QUEUED_MS and self._is_any_queued():
+            return True
         lacking = {name for name in self._task_queues if not who.consumers(name)}
-        if not lacking:
+        # When one leaves must be known: what is queued long after that was lost, not taken.
+        if not lacking and not self._is_any_there():
             return False
         wait_ms = _ASK_EVERY_MS if lacking <= self._only.keys() else _ASK_SOON_MS
         return now_ms - self._asked_ms >= wait_ms
 
+    def _is_any_there(self) -> bool:
+        """Whether one that does not report answered the last question."""
+        return any(not one.gone_ms for one in (*self._known.values(), *self._suspected.values()))
+
+    def _is_any_queued(self) -> bool:
+        """Whether a run may be in the hands of a worker that does not report."""
+        queued = self._database.keys.queued
+        return bool(self._task_queues and self._database.call("ZCARD", queued))
+
     def _remember(self) -> None:
         """What a leader before this one stored."""
-        self._known = {**self._stored.read(), **self._known}
+        stored = {name: one for name, one in self._stored.read().items() if one.is_sure}
+        self._known = {**stored, **self._known}
         self._task_queues |= self._known.keys()
         self._has_read = True
 
@@ -234,7 +269,7 @@ class ForeignWorkers:
         ]
 
     def _note(self, foreign: Sequence[_Consumer], who: Crew, *, now_ms: int) -> None:
-        new = {
+        found = {
             name: ForeignQueue(
                 name=name,
                 workers=[one.worker for one in foreign if one.queue == name],
@@ -244,12 +279,29 @@ class ForeignWorkers:
             )
             for name in sorted({one.queue for one in foreign})
         }
+        new = {name: one for name, one in found.items() if one.is_sure}
+        self._suspect(found, who, now_ms=now_ms)
         old = [name for name, one in self._known.items() if now_ms - one.seen_ms > _FORGET_MS]
         kept = {name: one for name, one in self._known.items() if name not in old}
-        self._known = {**kept, **new}
+        left = {
+            name: msgspec.structs.replace(one, gone_ms=now_ms)
+            for name, one in kept.items()
+            if name not in new and not one.gone_ms
+        }
+        self._known = {**kept, **left, **new}
         self._task_queues -= set(old)
-        self._stored.write(new)
+        self._stored.write({**left, **new})
         self._stored.forget(old)
+
+    def _suspect(self, found: Mapping[str, ForeignQueue], who: Crew, *, now_ms: int) -> None:
+        """Note who may be foreign, until it gives a sign of ours."""
+        ours = {_node(name) for name in who.signs}
+        for name, one in list(self._suspected.items()):
+            if ours.issuperset(one.workers) or now_ms - one.seen_ms > _FORGET_MS:
+                del self._suspected[name]
+            elif not one.gone_ms:
+                self._suspected[name] = msgspec.structs.replace(one, gone_ms=now_ms)
+        self._suspected.update({name: one for name, one in found.items() if not one.is_sure})
 
     def _judge(self, who: Crew, *, now_ms: int) -> None:
         before = self._only

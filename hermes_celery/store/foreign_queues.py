@@ -29,10 +29,16 @@ class ForeignQueue(msgspec.Struct, frozen=True, kw_only=True):
     is_shared: bool = False
     #: Whether one of them is no worker of ours for certain.
     is_sure: bool = True
+    #: When they were asked first and did not answer any more; 0 while they answer.
+    gone_ms: int = 0
 
     def is_fresh(self, now_ms: int) -> bool:
         """Whether they answered a moment ago."""
         return now_ms - self.seen_ms <= FRESH_MS
+
+    def may_have_taken(self, since_ms: int) -> bool:
+        """Whether they may have taken a message that was pushed at some instant or after it."""
+        return not self.gone_ms or self.gone_ms >= since_ms
 
     @property
     def who(self) -> str:
@@ -48,6 +54,11 @@ class ForeignQueue(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def why_taken(self) -> str:
         """Why a run is over whose message has left this queue."""
+        if self.gone_ms:
+            return (
+                f"taken from queue {self.name!r}, perhaps by {self.who} without Cron(app), which "
+                "consumed it and has left since"
+            )
         return f"taken from queue {self.name!r}, which {self.who} without Cron(app) consumes"
 
 

@@ -276,6 +276,97 @@ def test_one_that_answered_since_and_is_gone_may_have_taken_it(world: World) -> 
     assert world.store.runs.get(run.id).state is RunState.SENT
 
 
+def test_one_that_came_beside_ours_and_left_may_have_taken_what_was_queued(world: World) -> None:
+    """An old worker that runs beside the new ones for some seconds, as in a rolling restart."""
+    world.our_worker()
+    world.look()
+    run = world.occur()
+    world.take()
+    world.our_worker()
+    world.foreign_worker("old@host")
+    world.look(after_seconds=4)
+    world.answers.queue_answers.clear()
+    world.look(after_seconds=4)
+    world.rescue(after_seconds=61)
+    world.our_worker()
+    world.look(after_seconds=1)
+    assert world.rescue(after_seconds=1).redelivered == 0
+    ended = world.store.runs.get(run.id)
+    assert ended.state is RunState.SENT
+    assert "perhaps by old@host" in (ended.reason or "")
+
+
+def test_one_that_left_just_after_it_answered_may_have_taken_what_came_then(world: World) -> None:
+    world.our_worker()
+    world.foreign_worker("old@host")
+    world.why()
+    world.look()
+    run = world.occur()  # nobody looked for a minute, and it is gone by the next look
+    world.take()
+    world.answers.queue_answers.clear()
+    world.our_worker()
+    world.look(after_seconds=3)
+    world.rescue(after_seconds=61)
+    world.our_worker()
+    world.look(after_seconds=1)
+    assert world.rescue(after_seconds=1).redelivered == 0
+    assert world.store.runs.get(run.id).state is RunState.SENT
+
+
+def test_what_was_queued_after_it_was_gone_is_pushed_again(world: World) -> None:
+    """Also when the next leader knows of it by what was stored."""
+    world.foreign_worker("old@host")
+    world.why()
+    world.look()
+    world.answers.queue_answers.clear()
+    world.look(after_seconds=16)
+    world.foreign = world.leader()
+    world.foreign.begin()
+    run = world.occur()
+    world.take()
+    world.rescue(after_seconds=61)
+    world.look(after_seconds=1)
+    assert world.rescue(after_seconds=1).redelivered == 1
+    assert world.store.queue() == [run.id]
+
+
+def test_what_was_queued_long_after_one_beside_ours_left_is_pushed_again(world: World) -> None:
+    """When it left is asked for while nothing is queued, too."""
+    world.our_worker()
+    world.foreign_worker("old@host")
+    world.why()
+    world.look()
+    world.answers.queue_answers.clear()
+    for _ in range(4):
+        world.our_worker()
+        world.look(after_seconds=5)
+    run = world.occur()
+    world.take()
+    world.our_worker()
+    world.look(after_seconds=3)
+    world.rescue(after_seconds=61)
+    world.our_worker()
+    world.look(after_seconds=1)
+    assert world.rescue(after_seconds=1).redelivered == 1
+    assert world.store.queue() == [run.id]
+
+
+def test_a_worker_of_ours_that_has_given_a_sign_by_now_took_nothing_in_silence(
+    world: World,
+) -> None:
+    run = world.occur()
+    world.foreign_worker("celery@here")
+    world.answers.hooked = {"celery@here"}
+    world.take()
+    world.look()
+    world.our_worker()
+    world.rescue(after_seconds=61)
+    world.our_worker()
+    world.look(after_seconds=1)
+    assert world.rescue(after_seconds=1).redelivered == 1
+    assert world.store.queue() == [run.id]
+
+
 def test_workers_that_are_down_for_a_deploy_make_no_run_sent(world: World) -> None:
     world.foreign_worker()
     world.why()

@@ -14,6 +14,7 @@ cron = Cron(app)
 app.conf.beat_schedule = {
     "tick": {"task": "svc.tick", "schedule": 1.0, "options": {"queue": "svc"}},
     "both": {"task": "svc.both", "schedule": 1.0, "options": {"queue": "both"}},
+    "mixed": {"task": "svc.mixed", "schedule": 1.0, "options": {"queue": "mixed"}},
     "forgotten": {"task": "foreign.forgotten", "schedule": 1.0, "options": {"queue": "shop"}},
 }
 
@@ -24,3 +25,9 @@ def both(self):
     note("ours", self.request.id, get_session_env("HERMES_CRON_RUN_ID"), self.request.retries)
     if not self.request.retries:
         raise self.retry(countdown=0)
+
+
+@app.task(name="svc.mixed", bind=True)
+def mixed(self):
+    """Say that it ran."""
+    note("mixed-ours", get_session_env("HERMES_CRON_RUN_ID"))

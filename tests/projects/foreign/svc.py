@@ -19,3 +19,9 @@ def tick(self):
 def both(self):
     """Say that it ran."""
     note("theirs", self.request.id)
+
+
+@app.task(bind=True)
+def mixed(self):
+    """Say that it ran."""
+    note("mixed-theirs", self.request.id)
