@@ -15,7 +15,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +164,13 @@ class Beat:
             event(_log, "beat.step_failed", level=logging.ERROR, exc_info=error,
                   why=f"{type(error).__name__}: {error}", again_in=f"{wait:g} s")  # fmt: skip
         self._pause(wait)
+
+    def keep_leading(self) -> None:
+        """Renew the leases while something keeps a step from coming to its end."""
+        for shard in self._shards:
+            if shard.token is not None:
+                with suppress(StoreError):
+                    shard.hold()
 
     def stop(self) -> None:
         """Give the leases back, so that a standby takes over at once."""

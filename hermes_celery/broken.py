@@ -46,6 +46,17 @@ class BrokenRecords:
 
     def __call__(self, job_id: str, key: str, what: str) -> None:
         """Tell of a record: its job's id or "", its key, and what is wrong with it."""
+        self._tell(job_id, key, what, text=_text(job_id, key, what))
+
+    def hangs(self, job_id: str, what: str) -> None:
+        """Tell of a job whose publishing hangs; `what` names it."""
+        text = (
+            f"{_shown(what)}; its runs fail until that ends → look what it waits for: a router, a "
+            "signal's receiver, a lock, a server that does not answer"
+        )
+        self._tell(job_id, "", what, text=text)
+
+    def _tell(self, job_id: str, key: str, what: str, *, text: str) -> None:
         now, subject = self._clock.monotonic(), _MARK + _plain(key or job_id)
         incident = incident_id(Kind.BROKEN, subject)
         is_new = incident not in self._met
@@ -58,7 +69,7 @@ class BrokenRecords:
         event(_log, "record.broken", level=logging.ERROR, job=job_id or None, key=key, what=what)
         try:
             self._teller.tell(
-                Kind.BROKEN, subject, _text(job_id, key, what), now_ms=self._clock.now_ms(),
+                Kind.BROKEN, subject, text, now_ms=self._clock.now_ms(),
                 job_id=job_id if is_job_id(job_id) else "",
             )  # fmt: skip
         except StoreError as error:

@@ -24,6 +24,8 @@ class Way(Enum):
     NOWHERE = "nowhere"
     #: Building it failed.
     FAILED = "failed"
+    #: Building it goes on: it is to be asked for again.
+    PENDING = "pending"
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):

@@ -243,6 +243,7 @@ def beat_of(
 ) -> Beat:
     """A beat for one namespace."""
     from hermes_celery.beat import Beat
+    from hermes_celery.building import BoundedMessages
     from hermes_celery.compose_delivery import (
         make_broken_records,
         make_delivery_rescue,
@@ -271,7 +272,11 @@ def beat_of(
     keeping_in_step = Duty("declare", clock=clock, on_broken=on_broken)
 
     runs = Runs(database)
-    messages = make_messages(settings, app=app, entries=entries, in_tasks=False)
+    dispatch = make_messages(settings, app=app, entries=entries, in_tasks=False)
+    messages = BoundedMessages(
+        dispatch,
+        on_hang=lambda spec, what: on_broken.hangs(spec.id, f"job {spec.name}: {what}"),
+    )
     sweep = make_sweep(settings)
 
     def on_fault(fault: BrokenJob) -> None:
@@ -302,7 +307,7 @@ def beat_of(
             on_broken=on_broken,
         )
 
-    return Beat(
+    beat = Beat(
         members=Members(Shards(database), owner=owner, clock=clock),
         make_shard=make_shard,
         jobs=Jobs(database),
@@ -314,7 +319,7 @@ def beat_of(
         on_lead=on_lead,
         on_rescue=_with_migration(
             database,
-            make_delivery_rescue(settings, database, messages, clock=clock, on_broken=on_broken),
+            make_delivery_rescue(settings, database, dispatch, clock=clock, on_broken=on_broken),
             lambda now_ms: keeping_in_step.attempt(lambda: declaring.step(now_ms), None),
         ),
         on_broken=on_broken,
@@ -324,6 +329,8 @@ def beat_of(
         on_lost=on_lost,
         foreign=foreign,
     )
+    messages.meanwhile = beat.keep_leading
+    return beat
 
 
 def _foreign_parts(

@@ -3,7 +3,8 @@
 Building one runs code of the project's: it may raise (a lock as celery-once takes it, a router, a
 broker that is away), publish nothing, or publish by itself. Whatever it does costs this run and no
 other, and never the job's schedule. A run whose leader is killed before the push is queued without
-a message; the next pass of rescue builds it.
+a message; the next pass of rescue builds it. So is one whose building goes on for longer than a
+tick may wait (`building.py`): rescue asks for its message again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_ERROR = 1_000
+#: When a message whose building goes on is asked for again, at the next pass of rescue.
+_AGAIN_MS = 250
 
 
 def built_of(
@@ -52,7 +55,7 @@ def build_and_push(
     What the server refuses is pushed by rescue. Raises LeaseLost when a younger leader is known,
     and StoreUnavailable.
     """
-    pushes = []
+    pushes, pending = [], []
     for advance in admitted:
         built = built_of(
             messages,
@@ -60,10 +63,13 @@ def build_and_push(
             run_id=advance.run_id,
             due_ms=advance.step.occurrence_ms,
         )
-        if built.way in (Way.FAILED, Way.NOWHERE):
+        if built.way is Way.PENDING:
+            pending.append(advance.run_id)
+        elif built.way in (Way.FAILED, Way.NOWHERE):
             _end(due_index, advance, built, token=token, now_ms=now_ms)
         else:
             pushes.append((advance, built))
+    due_index.look_again(pending, at_ms=now_ms + _AGAIN_MS)
     answers = due_index.push_built(pushes, token=token, now_ms=now_ms)
     for (advance, _), answer in zip(pushes, answers, strict=True):
         if isinstance(answer, StoreError):

@@ -257,6 +257,8 @@ class _Pass:
     def _push(self, overdue: UndeliveredRun, spec: JobSpec) -> bool:
         run = overdue.run
         built, fate = self._built(overdue, spec)
+        if built.way is Way.PENDING:
+            return False
         if built.way in (Way.FAILED, Way.NOWHERE):
             self._end(overdue, built)
             return False

@@ -33,7 +33,7 @@ LAYERS = {
         "duty", "broken",
         "announcing", "delivering", "delivery_plan", "sending", "queue_state", "queue_watch",
         "foreign_workers",
-        "overload", "scanner", "preparing", "late", "ahead", "tick", "shard",
+        "overload", "scanner", "preparing", "building", "late", "ahead", "tick", "shard",
         "resharding", "rescue", "sweep",
         "escaping", "runner", "overstaying", "telling", "returned", "carrying",
         "safe_consumer",
@@ -53,6 +53,7 @@ DOORS = {
     "redis": {"store.connecting", "store.database", "store.permissions"},
     "celery": {
         "app",
+        "building",
         "tasks",
         "returned",
         "delivery_task",
@@ -231,6 +232,8 @@ BROAD = {
     "hermes_celery.beat_schedule:zone_of":
         "zoneinfo raises many; the setting is the user's",
     "hermes_celery.bounded:_Call.make":
+        "raised again where it is waited for",
+    "hermes_celery.building:_Call.make":
         "raised again where it is waited for",
     "hermes_celery.carrying:_Call._outcome":
         "recorded on the run, raised again for Celery",

@@ -221,6 +221,12 @@ class DueIndex:
             raise LeaseLost("a younger leader has taken over; this one stops writing")
         return answers
 
+    def look_again(self, run_ids: Sequence[str], *, at_ms: int) -> None:
+        """Have rescue look at queued runs at some instant. Raises StoreUnavailable."""
+        if run_ids:
+            ends = (part for run_id in run_ids for part in (at_ms, run_id))
+            self._database.call("ZADD", self._keys.queued, "XX", *ends)
+
     def end_late(
         self, run_id: str, *, state: RunState, reason: str, error: str, token: int, now_ms: int
     ) -> None:

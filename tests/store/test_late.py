@@ -107,6 +107,24 @@ def test_a_message_with_code_of_the_projects_is_built_once_and_only_for_what_run
     assert late.pushed(store) == [f"{run.id}.1", run.id]
 
 
+def test_a_message_whose_building_goes_on_is_asked_for_by_rescue_soon(
+    store: Store, late: BuiltLate
+) -> None:
+    for name in ("good", "other"):
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
+    store.clock.advance(3600)
+    late.way = Way.PENDING
+    ticked(store)
+    store.clock.advance(0.3)
+    assert rescued(store).redelivered == 0
+    assert late.pushed(store) == []
+    late.way = Way.PUSH
+    assert rescued(store).redelivered == 2
+    runs = [store.cron.latest_runs(name)[0] for name in ("good", "other")]
+    assert {run.state for run in runs} == {RunState.QUEUED}
+    assert sorted(late.pushed(store)) == sorted(run.id for run in runs)
+
+
 def test_a_leader_that_died_before_the_push_leaves_the_message_to_rescue(
     store: Store, late: BuiltLate
 ) -> None:

@@ -1,0 +1,224 @@
+"""An end to the building of messages by the project's own code, so that a hung call costs its job.
+
+What `apply_async` runs (signals, routers, locks) may hang, and a beat that waits for it dispatches
+nothing. So it is called in one long-lived thread, and waited for during a moment only. A call that
+goes on keeps its thread, and another thread serves the others; whoever asks for the same message
+again gets what became of it. After 2 seconds its run fails. A job whose call hangs gets no second
+one until that ends.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from celery import Celery, current_app
+
+from hermes_celery.built import Built, Way
+from hermes_celery.errors import JobError
+from hermes_celery.log import event
+
+if TYPE_CHECKING:
+    from hermes_celery.job import JobSpec
+    from hermes_celery.preparing import Messages
+
+_log = logging.getLogger(__name__)
+
+#: So long one message may take.
+BUILD_SECONDS = 2.0
+#: So long it is waited for at once, of what a lease lasts; while others go on, a moment.
+_AT_ONCE_SECONDS, _BESIDE_SECONDS = 0.25, 0.01
+#: How often the leases are renewed meanwhile, which last not even a second.
+_MEANWHILE_SECONDS = 0.1
+#: So many calls go on at once; each has a thread.
+_MOST_GOING_ON = 32
+#: A result that nobody asked for within so long belongs to a run that is over.
+_KEPT_SECONDS = 20.0
+
+
+class BoundedMessages:
+    """Messages of which none keeps its caller for long; for one thread."""
+
+    def __init__(
+        self,
+        messages: Messages,
+        *,
+        on_hang: Callable[[JobSpec, str], None] = lambda spec, what: None,
+        seconds: float = BUILD_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_hang` hears of each run that fails since a call takes longer than `seconds`."""
+        self.queue = messages.queue
+        self.message = messages.message
+        self.runs_again = messages.runs_again
+        #: Called again and again while a message is waited for; it raises nothing.
+        self.meanwhile: Callable[[], None] = lambda: None
+        self._messages = messages
+        self._on_hang = on_hang
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._builder: _Builder | None = None
+        #: By job: the call that was not over when it was waited for.
+        self._open: dict[str, _Call] = {}
+
+    def build(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> Built:
+        """The message of a run that was admitted; `Way.PENDING` where it is to be asked for again.
+
+        Raises whatever building it raises, and JobError when that takes too long, or an earlier
+        call for this job still hangs.
+        """
+        key = (run_id, attempt, push)
+        self._drop_what_is_over()
+        call = self._open.get(spec.id)
+        if call is not None:
+            return self._result_of(call, spec) if call.key == key else self._behind(call, spec)
+        if len(self._open) >= _MOST_GOING_ON:
+            return self._no_room()
+        call = _Call(
+            partial(
+                self._messages.build,
+                spec,
+                run_id=run_id,
+                due_ms=due_ms,
+                attempt=attempt,
+                push=push,
+            ),
+            key=key,
+            began=self._monotonic(),
+        )
+        return call.result() if self._is_done(call) else self._goes_on(call, spec)
+
+    def _is_done(self, call: _Call) -> bool:
+        if self._builder is None:
+            self._builder = _Builder()
+        self._builder.give(call)
+        wait = min(_BESIDE_SECONDS if self._open else _AT_ONCE_SECONDS, self._seconds)
+        deadline = self._monotonic() + wait
+        while not call.wait(min(_MEANWHILE_SECONDS, wait)):
+            if self._monotonic() >= deadline:
+                return False
+            self.meanwhile()
+        return True
+
+    def _goes_on(self, call: _Call, spec: JobSpec) -> Built:
+        if self._builder is not None:
+            # Its thread ends when the call does.
+            self._builder.give(None)
+            self._builder = None
+        self._open[spec.id] = call
+        return Built(way=Way.PENDING)
+
+    def _result_of(self, call: _Call, spec: JobSpec) -> Built:
+        """What became of a call that went on, for the run that it is for."""
+        if call.is_over:
+            del self._open[spec.id]
+            return call.result()
+        if self._is_hanging(call, spec):
+            raise JobError(self._too_long)
+        return Built(way=Way.PENDING)
+
+    def _behind(self, call: _Call, spec: JobSpec) -> Built:
+        """What becomes of a run while a call for an earlier one of its job is not over."""
+        if self._is_hanging(call, spec):
+            seconds = self._monotonic() - call.began
+            raise JobError(f"an apply_async of this job still hangs, since {seconds:.0f} s")
+        return Built(way=Way.PENDING)
+
+    def _is_hanging(self, call: _Call, spec: JobSpec) -> bool:
+        """Whether it takes too long; then whoever asks for it fails."""
+        if call.is_over or self._monotonic() - call.began < self._seconds:
+            return False
+        if not call.is_given_up:
+            call.is_given_up = True
+            event(_log, "job.hangs", level=logging.ERROR, job=spec.name, why=self._too_long)
+        self._on_hang(spec, self._too_long)
+        return True
+
+    @property
+    def _too_long(self) -> str:
+        return f"its apply_async did not return within {self._seconds:g} s"
+
+    def _no_room(self) -> Built:
+        """There are too many threads already; it is waited for those that are not given up."""
+        if all(call.is_given_up for call in self._open.values()):
+            raise JobError(f"apply_async of {_MOST_GOING_ON} other jobs hangs")
+        return Built(way=Way.PENDING)
+
+    def _drop_what_is_over(self) -> None:
+        """Forget calls whose results nobody wants."""
+        now = self._monotonic()
+        self._open = {
+            job: call
+            for job, call in self._open.items()
+            if not call.is_over or not (call.is_given_up or now - call.began > _KEPT_SECONDS)
+        }
+
+
+class _Call:
+    """One call, in the context and with the current app of who asks for it."""
+
+    def __init__(
+        self, work: Callable[[], Built], *, key: tuple[str, int, int], began: float
+    ) -> None:
+        """`key` tells whose message it is; `began` is monotonic, seconds."""
+        self.key = key
+        self.began = began
+        #: Whether its run has failed, since it took too long.
+        self.is_given_up = False
+        self._work = work
+        self._context = contextvars.copy_context()
+        self._app: Celery = current_app._get_current_object()
+        self._done = threading.Event()
+        self._built: Built | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it came back."""
+        return self._done.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for it; whether it came back."""
+        return self._done.wait(seconds)
+
+    def make(self) -> None:
+        """Call; nothing is raised in this thread."""
+        try:
+            # Which app is the current one is told by thread, not by context.
+            self._app.set_current()
+            self._built = self._context.run(self._work)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            self._error = error
+        finally:
+            self._done.set()
+
+    def result(self) -> Built:
+        """What came of it."""
+        if self._error is not None:
+            raise self._error
+        assert self._built is not None
+        return self._built
+
+
+class _Builder:
+    """One thread that makes calls, one after the other, until it is given None."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        threading.Thread(target=self._loop, name="hermes-building", daemon=True).start()
+
+    def give(self, call: _Call | None) -> None:
+        """Have a call made, or the thread end."""
+        self._calls.put(call)
+
+    def _loop(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call.make()

@@ -1,0 +1,46 @@
+"""A project one of whose tasks hangs when it is published, beside one that is well."""
+
+import os
+import time
+from pathlib import Path
+
+from celery import Celery, Task
+from notes import note
+
+from hermes_celery import Cron
+
+app = Celery("hanging", broker=os.environ["BROKER"])
+cron = Cron(app)
+app.conf.beat_schedule = {
+    "hangs": {"task": "hanging.hangs", "schedule": 1.0},
+    "well": {"task": "hanging.well", "schedule": 1.0},
+}
+_GO = Path(os.environ["NOTES"]).with_name("go")
+
+
+class Hanging(Task):
+    """A task whose publishing waits for something that comes late, or not at all."""
+
+    abstract = True
+
+    def apply_async(self, *args, **kwargs):
+        """Wait."""
+        note("asked", os.getpid())
+        if "SECONDS" in os.environ:
+            time.sleep(float(os.environ["SECONDS"]))
+        else:
+            while not _GO.exists():
+                time.sleep(0.05)
+        return super().apply_async(*args, **kwargs)
+
+
+@app.task(name="hanging.hangs", base=Hanging)
+def hangs():
+    """Say that it ran."""
+    note("hangs")
+
+
+@app.task(name="hanging.well", bind=True)
+def well(self):
+    """Say that it ran."""
+    note("well", self.request.id)

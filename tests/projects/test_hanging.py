@@ -1,0 +1,49 @@
+"""Publishing that hangs: it costs its own job's occurrences, and no other job's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.run import RunState
+from tests.projects.bed import Bed
+from tests.support import eventually
+
+pytestmark = pytest.mark.system
+
+
+def test_an_apply_async_that_hangs_stops_no_other_job(tmp_path: Path) -> None:
+    with Bed("hanging", tmp_path) as bed:
+        bed.worker()
+        beats = [bed.beat(), bed.beat()]
+        bed.await_leader()
+        first = bed.await_run("hangs", lambda run: "did not return" in (run.error or ""))
+        database = bed.database()
+        term = database.call("GET", database.keys.term)
+        assert first.state is RunState.FAILED
+        bed.await_run("hangs", lambda run: "still hangs" in (run.error or ""))
+        bed.await_notes("well", len(bed.notes("well")) + 3)
+        assert database.call("GET", database.keys.term) == term, "nobody else took over"
+        assert len(bed.notes("asked")) == 1
+        assert not [run for run in bed.runs("well") if run.state is RunState.SKIPPED]
+        told = "".join(map(bed.log, beats))
+        assert "job.hangs job=hangs" in told, told
+        eventually(
+            lambda: "job hangs: its apply_async did not return" in bed.hermes("incidents").stdout,
+            what="an incident that names it",
+        )
+        # It is published once more as soon as the first call has come back.
+        assert not bed.notes("hangs")
+        (bed.place / "go").touch()
+        bed.await_notes("hangs", 2)
+
+
+def test_an_apply_async_that_takes_its_time_is_waited_for(tmp_path: Path) -> None:
+    with Bed("hanging", tmp_path) as bed:
+        bed.environment["SECONDS"] = "0.8"
+        bed.up()
+        bed.await_notes("hangs", 2)
+        runs = {run.state for run in bed.runs("hangs")}
+        assert RunState.FAILED not in runs
+        assert not [run for run in bed.runs("well") if run.state is RunState.SKIPPED]

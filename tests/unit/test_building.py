@@ -1,0 +1,179 @@
+"""A call of the project's code that hangs costs its job, and nobody else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+import pytest
+from celery import Celery, current_app
+
+from hermes_celery.building import BoundedMessages
+from hermes_celery.built import Built, Way
+from hermes_celery.errors import JobError
+from hermes_celery.job import JobSpec
+from hermes_celery.preparing import Messages
+from tests.support import a_spec, eventually, replaced
+
+_RUN = "aaaaaaaaaaaa-20260622T120000Z"
+_word: ContextVar[str] = ContextVar("word", default="")
+
+
+class Slow:
+    """Messages whose building does what a test wants."""
+
+    def __init__(self) -> None:
+        self.work: Callable[[], None] = lambda: None
+        self.calls = 0
+
+    def queue(self, spec: JobSpec) -> str:
+        return "celery"
+
+    def message(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> bytes:
+        return b" "
+
+    def build(
+        self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+    ) -> Built:
+        self.calls += 1
+        self.work()
+        return Built(queue="celery", message=spec.name.encode())
+
+    def runs_again(self, spec: JobSpec) -> bool:
+        return False
+
+
+class World:
+    """Messages with an end, whose clock goes on where a test says so and otherwise by itself."""
+
+    def __init__(self) -> None:
+        self.slow = Slow()
+        self.told: list[tuple[str, str]] = []
+        self.ahead = 0.0
+        self.bounded = BoundedMessages(
+            self.slow,
+            on_hang=lambda spec, what: self.told.append((spec.name, what)),
+            monotonic=lambda: time.monotonic() + self.ahead,
+        )
+        self.free = threading.Event()
+
+    def hang(self) -> None:
+        self.free.wait(30)
+
+    def build(self, spec: JobSpec, *, run_id: str = _RUN) -> Built:
+        messages: Messages = self.bounded
+        return messages.build(spec, run_id=run_id, due_ms=1)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.free.set()
+
+
+_A = replaced(a_spec(), id="a" * 12, name="a")
+_B = replaced(a_spec(), id="b" * 12, name="b")
+
+
+def test_a_call_that_goes_on_keeps_nobody_waiting_and_its_result_is_asked_for(
+    world: World,
+) -> None:
+    renewed: list[bool] = []
+    world.bounded.meanwhile = lambda: renewed.append(True)
+    world.slow.work = world.hang
+    began = time.monotonic()
+    assert world.build(_A).way is Way.PENDING
+    assert time.monotonic() - began < 1.5
+    assert renewed
+    assert world.build(_A).way is Way.PENDING
+    world.slow.work = lambda: None
+    assert world.build(_B).message == b"b"
+    world.free.set()
+    built = eventually(lambda: (b := world.build(_A)).way is Way.PUSH and b)
+    assert built.message == b"a"  # type: ignore[union-attr]  # it is one by then
+    assert world.slow.calls == 2
+    assert not world.told
+
+
+def test_a_call_that_hangs_fails_its_run_and_its_job_gets_no_second_until_it_ends(
+    world: World,
+) -> None:
+    world.slow.work = world.hang
+    world.build(_A)
+    world.slow.work = lambda: None
+    assert world.build(_A, run_id="next").way is Way.PENDING, "it may end in time"
+    world.ahead = 2.0
+    with pytest.raises(JobError, match=r"did not return within 2 s"):
+        world.build(_A)
+    assert world.told == [("a", "its apply_async did not return within 2 s")]
+    with pytest.raises(JobError, match="still hangs, since 2 s"):
+        world.build(_A, run_id="next")
+    assert world.slow.calls == 1
+    assert [name for name, _ in world.told] == ["a", "a"]
+    assert world.build(_B).message == b"b"
+    world.free.set()
+    eventually(lambda: _builds(world, _A, "next"), what="the job is built again")
+
+
+def test_no_more_threads_are_begun_than_some(world: World) -> None:
+    world.slow.work = world.hang
+    for number in range(33):
+        job = replaced(a_spec(), id=f"{number:012x}", name=str(number))
+        assert world.build(job).way is Way.PENDING
+    assert world.slow.calls == 32
+    world.ahead = 2.0
+    for number in range(32):
+        with pytest.raises(JobError, match="did not return"):
+            world.build(replaced(a_spec(), id=f"{number:012x}", name=str(number)))
+    with pytest.raises(JobError, match="32 other jobs"):
+        world.build(_A)
+
+
+def test_a_result_that_nobody_wants_keeps_no_later_run_waiting(world: World) -> None:
+    """Its run was cancelled meanwhile."""
+    world.slow.work = world.hang
+    world.build(_A)
+    world.free.set()
+    assert world.build(_A, run_id="next").way is Way.PENDING
+    world.ahead = 21.0
+    eventually(lambda: _builds(world, _A, "next"), what="the next run is built")
+
+
+def _builds(world: World, spec: JobSpec, run_id: str) -> bool:
+    try:
+        return world.build(spec, run_id=run_id).way is Way.PUSH
+    except JobError:
+        return False
+
+
+def test_it_is_called_in_the_context_of_who_asks_and_in_one_thread(world: World) -> None:
+    seen: list[tuple[str, object, int]] = []
+    app = Celery("shop", set_as_current=False)
+    before = current_app._get_current_object()
+    world.slow.work = lambda: seen.append(
+        (_word.get(), current_app._get_current_object(), threading.get_ident())
+    )
+    try:
+        app.set_current()
+        for word in ("one", "two"):
+            _word.set(word)
+            world.build(a_spec())
+    finally:
+        before.set_current()
+    assert [one[:2] for one in seen] == [("one", app), ("two", app)]
+    assert len({one[2] for one in seen}) == 1
+
+
+def test_what_it_raises_is_raised(world: World) -> None:
+    def fail() -> None:
+        raise OSError("no route")
+
+    world.slow.work = fail
+    with pytest.raises(OSError, match="no route"):
+        world.build(a_spec())
+    assert not world.told
