@@ -333,6 +333,24 @@ def beat_of(
     return beat
 
 
+def split_due_index(database: Database, count: int) -> int:
+    """Split the due index into `count` shards while no beat leads; returns how many jobs moved.
+
+    Raises StoreError.
+    """
+    from hermes_celery.beat import owner_name
+    from hermes_celery.lease import Lease
+    from hermes_celery.resharding import reshard
+    from hermes_celery.store import Shards
+
+    clock, owner = ServerClock(database.now_ms), owner_name()
+    return reshard(
+        Shards(database),
+        count,
+        lease_of=lambda shard: Lease(database, owner=owner, clock=clock, shard=shard),
+    )
+
+
 def _foreign_parts(
     app: Celery, settings: Settings
 ) -> tuple[ForeignWorkers | None, Callable[[JobSpec, str], str], Callable[[], None]]:

@@ -54,5 +54,6 @@ def _hold(shards: Shards, leases: Sequence[Lease]) -> None:
     if any(lease.hold() is None for lease in leases):
         raise StoreError(
             f"{', '.join(shards.leaders()) or 'a beat'} leads; stop every beat before the number "
-            "of shards is changed, and start them again afterwards"
+            "of shards is changed, and start them again afterwards; `hermes-celery up --shards N` "
+            "does both for the beats of `up`"
         )

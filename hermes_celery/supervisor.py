@@ -90,6 +90,11 @@ class Supervisor:
         self._running.append((part, process))
         self._started[part.name] = self._monotonic()
 
+    def names(self) -> list[str]:
+        """The parts that run, or wait to be started again, in the order of their start."""
+        waiting = [part.name for _, part in self._due]
+        return list(dict.fromkeys([part.name for part, _ in self._running] + waiting))
+
     def pid(self, name: str) -> int | None:
         """The process id of a running part."""
         return next((p.pid for part, p in self._running if part.name == name), None)

@@ -27,19 +27,27 @@ from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.queue_state import QueueLook
 from hermes_celery.settings import default_timezone
-from hermes_celery.store import Shards, beat_command
+from hermes_celery.store import beat_command
+from hermes_celery.store.database import MOST_SHARDS
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 
 
 @click.command()
 @click.option("--demo", is_flag=True, help="Add a job that says hello every ten seconds.")
-def up(demo: bool) -> None:
+@click.option(
+    "--shards",
+    type=click.IntRange(1, MOST_SHARDS),
+    metavar="COUNT",
+    help="Split the due index among several beats, and start them. Default: as it is split now.",
+)
+def up(demo: bool, shards: int | None) -> None:
     """Start everything on this machine, and stop it in order on Ctrl-C.
 
     A Valkey server of its own unless HERMES_REDIS_URL names one, a beat, and a worker with
     HERMES_CRON_MAX_WORKERS slots (default 4). A running job gets HERMES_CELERY_GRACE seconds
-    (default 30) when it stops. What ends is shown as it happens.
+    (default 30) when it stops. What ends is shown as it happens. Where the due index is split into
+    shards there is a beat for each, as far as there are cores.
     """
     from hermes_celery.cli.up import bring_up
 
@@ -48,7 +56,7 @@ def up(demo: bool) -> None:
             "`up` starts our own app, not a project's; start `celery -A APP worker` and "
             "`celery -A APP beat -S hermes_celery.beat:CronScheduler`"
         )
-    raise SystemExit(bring_up(read_settings(), demo=demo))
+    raise SystemExit(bring_up(read_settings(), demo=demo, shards=shards))
 
 
 @click.command()
@@ -122,22 +130,15 @@ def shards(count: int | None, as_json: bool) -> None:
 
     Each shard is ticked by one beat, and the beats share them evenly: worth it where planning keeps
     one beat busy, on a Redis of your own. Stop every beat first; jobs and workers stay as they are.
+    What `up` started, `hermes-celery up --shards COUNT` splits, and it starts the beats for it.
     """
-    from hermes_celery.beat import owner_name
-    from hermes_celery.clock import ServerClock
-    from hermes_celery.lease import Lease
-    from hermes_celery.resharding import reshard
+    from hermes_celery.compose import split_due_index
 
     opened = readable_database if count is None else reachable_database
     database = opened(read_settings())
     moved = 0
     if count is not None:
-        clock, owner = ServerClock(database.now_ms), owner_name()
-        moved = reshard(
-            Shards(database),
-            count,
-            lease_of=lambda shard: Lease(database, owner=owner, clock=clock, shard=shard),
-        )
+        moved = split_due_index(database, count)
     state = read_status(database, app=given_app())
     if as_json:
         print_json({"shards": state.shards, "moved": moved, "unled": state.unled})

@@ -24,7 +24,7 @@ import click
 from hermes_celery import embedded
 from hermes_celery.cli.screen import summary, took
 from hermes_celery.cli.status import read_status
-from hermes_celery.compose import check_broker, open_cron
+from hermes_celery.compose import check_broker, open_cron, split_due_index
 from hermes_celery.compose_delivery import check_alerts
 from hermes_celery.compose_store import open_database, redis_url, unreachable
 from hermes_celery.cron import Crontab
@@ -39,7 +39,7 @@ from hermes_celery.log import Seldom
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.run import Run
 from hermes_celery.settings import Settings, check_home, process_environment, unusable_home
-from hermes_celery.store import CANNOT_SAVE, Database, Load
+from hermes_celery.store import CANNOT_SAVE, Database, Load, Shards
 from hermes_celery.supervisor import Part, Supervisor
 
 _READY_SECONDS = 20.0
@@ -49,14 +49,18 @@ _DISK_SECONDS = 5.0
 #: What a worker may take beyond its runs' grace until it is killed.
 _WORKER_EXTRA_SECONDS = 10.0
 _STOP_SECONDS = 10.0
+#: Longer than a lease lasts that nobody renews.
+_LEASE_SECONDS = 3.0
+#: The first beat; those of further shards are `beat-2`, `beat-3`, ...
+_BEAT = "beat"
 _DEMO_SCRIPT = '#!/usr/bin/env bash\necho "hello from $(hostname) at $(date +%T)"\n'
 
 
-def bring_up(settings: Settings, *, demo: bool) -> int:
+def bring_up(settings: Settings, *, demo: bool, shards: int | None) -> int:
     """Run until Ctrl-C or SIGTERM; returns the exit code.
 
-    Raises AlreadyRunning for a second one on the same home, and SettingsError when Celery's
-    variables mean another server than ours.
+    `shards` splits the due index before a beat starts. Raises AlreadyRunning for a second one on
+    the same home, and SettingsError when Celery's variables mean another server than ours.
     """
     check_broker(settings)
     _make_home(settings)
@@ -66,7 +70,7 @@ def bring_up(settings: Settings, *, demo: bool) -> int:
     with _only_one(settings), _stop_signal() as stop:
         supervisor = Supervisor(environment=_environment(settings), say=_say)
         try:
-            cron = _start(settings, supervisor, stop=stop, demo=demo)
+            cron = _start(settings, supervisor, stop=stop, demo=demo, shards=shards)
             if cron is not None:
                 _watch(cron, supervisor, open_database(settings), stop=stop)
         finally:
@@ -85,7 +89,12 @@ def _make_home(settings: Settings) -> None:
 
 
 def _start(
-    settings: Settings, supervisor: Supervisor, *, stop: threading.Event, demo: bool
+    settings: Settings,
+    supervisor: Supervisor,
+    *,
+    stop: threading.Event,
+    demo: bool,
+    shards: int | None,
 ) -> Crontab | None:
     """Start all parts and wait until they are ready; None when stopped before."""
     began = time.monotonic()
@@ -95,7 +104,9 @@ def _start(
     cron = open_cron(settings)
     if demo:
         _add_demo(cron, settings)
-    supervisor.start(_celery(settings, "beat", "beat", stop_seconds=_STOP_SECONDS))
+    _split(settings, shards, stop=stop)
+    for name in _beats(settings):
+        supervisor.start(_celery(settings, name, "beat", stop_seconds=_STOP_SECONDS))
     worker_seconds = settings.grace_seconds + _WORKER_EXTRA_SECONDS
     supervisor.start(
         _celery(settings, "worker", "worker", "-n", "hermes@%h", stop_seconds=worker_seconds)
@@ -177,14 +188,40 @@ class _Seen:
 
 
 def _shut_down(settings: Settings, supervisor: Supervisor) -> None:
-    """Beat first, so that nothing new comes; then the worker; the server last."""
-    _say("stopping the beat")
-    supervisor.stop("beat")
+    """Beats first, so that nothing new comes; then the worker; the server last."""
+    beats = [name for name in supervisor.names() if name.startswith(_BEAT)]
+    _say("stopping the beat" if len(beats) < 2 else f"stopping the {len(beats)} beats")
+    supervisor.stop(*(beats or [_BEAT]))
     _say(f"stopping the worker; running jobs get {settings.grace_seconds:g} s")
     supervisor.stop("worker")
     if settings.redis_url is None:
         _say("stopping the server; jobs and runs are kept")
     supervisor.stop()
+
+
+def _split(settings: Settings, shards: int | None, *, stop: threading.Event) -> None:
+    """Split the due index as it was asked for; a beat that has just died leads for a moment yet."""
+    database = open_database(settings)
+    if shards is None or Shards(database).count() == shards:
+        return
+    deadline = time.monotonic() + _LEASE_SECONDS
+    while not stop.is_set():
+        try:
+            moved = split_due_index(database, shards)
+        except StoreError:
+            if time.monotonic() > deadline:
+                raise
+            stop.wait(_LOOK_SECONDS)
+        else:
+            _say(f"the due index is split into {shards}; {moved:,} jobs moved")
+            return
+
+
+def _beats(settings: Settings) -> list[str]:
+    """The names of the beats to start: one for each shard, as far as there are cores."""
+    shards = Shards(open_database(settings)).count()
+    count = min(shards, max(os.cpu_count() or 1, 1))
+    return [_BEAT, *(f"{_BEAT}-{number}" for number in range(2, count + 1))]
 
 
 def _server(settings: Settings) -> Part:
@@ -271,7 +308,7 @@ def _greet(settings: Settings, supervisor: Supervisor, *, seconds: float) -> Non
     where = without_password(redis_url(settings))
     rows = [
         ("server", where if settings.redis_url else f"{where} (embedded Valkey)"),
-        ("beat", f"process {supervisor.pid('beat')}"),
+        ("beat", _beat_row(settings, supervisor)),
         ("worker", f"process {supervisor.pid('worker')}, {settings.max_workers} runs at once"),
         ("logs", str(settings.state_dir)),
     ]
@@ -289,6 +326,13 @@ def _greet(settings: Settings, supervisor: Supervisor, *, seconds: float) -> Non
     ):
         click.echo(f"  {home}hermes-celery {line}")
     click.echo("Ctrl-C stops everything in order. Runs as they end:")
+
+
+def _beat_row(settings: Settings, supervisor: Supervisor) -> str:
+    pids = [str(supervisor.pid(name)) for name in supervisor.names() if name.startswith(_BEAT)]
+    shards = Shards(open_database(settings)).count()
+    split = "" if shards == 1 else f", the due index in {shards} shards"
+    return f"process {', '.join(pids)}{split}"
 
 
 def _add_demo(cron: Crontab, settings: Settings) -> None:

@@ -147,6 +147,46 @@ def test_a_part_that_dies_is_started_again(processes: Processes, home: Path) -> 
     eventually(another_leads, what="another leader")
 
 
+def test_a_split_due_index_has_several_beats_which_share_it(
+    processes: Processes, home: Path
+) -> None:
+    script(home, "hi.sh", "echo hi")
+    up = brought_up(processes)
+    names = {f"job {number}" for number in range(5)}
+    for name in names:
+        added = processes.hermes(
+            *("add", "every 1s", "--script", "hi.sh", "--no-agent", "--name", name)
+        )
+        assert added.returncode == 0, added.stderr
+    refused = processes.hermes("shards", "2")
+    assert refused.returncode == 1
+    assert "`hermes-celery up --shards N`" in refused.stderr
+    up.send_signal(signal.SIGINT)
+    assert up.wait(30) == 0
+
+    up = brought_up(processes, "--shards", "2")
+    log = processes.log(up)
+    assert "the due index is split into 2;" in log
+    beats = log.split("beat    process ")[1].split("\n")[0]
+    count = min(2, os.cpu_count() or 1)
+    assert beats.endswith(", the due index in 2 shards")
+    assert len(re.findall(r"\d+(?=,)", beats)) == count
+
+    def led() -> list[str]:
+        status = json.loads(processes.hermes("status", "--json").stdout)
+        return (status["leader"] or "").split(", ")
+
+    eventually(lambda: len(led()) == count, what="each beat with a shard of its own")
+
+    def shown() -> set[str]:
+        return set(re.findall(r"(job \d): succeeded", processes.log(up)))
+
+    eventually(lambda: shown() == names, what="runs of the jobs of both shards")
+    up.send_signal(signal.SIGINT)
+    assert up.wait(30) == 0
+    assert below(home) == []
+
+
 def test_without_a_server_a_command_says_how_to_start_one(processes: Processes) -> None:
     told = processes.hermes("list")
     assert told.returncode == 1
