@@ -308,7 +308,8 @@ class Crontab:
 
         They run one after the other, or beside each other and `per_minute` of them a minute. The
         ids of the runs that were made come back; an occurrence that was backfilled before, or that
-        ran on schedule, is left out. Raises JobError for more than 1,000 occurrences.
+        ran on schedule, is left out. Raises JobError for more than 1,000 occurrences, and for a
+        range that ends in the future or before it begins.
         """
         job = self.jobs.find(reference)
         if not 1 <= per_minute <= _MAX_PER_MINUTE:
@@ -340,9 +341,24 @@ class Crontab:
             key=f"backfill:{secrets.token_hex(8)}",
         )
 
+    def never_due(self, reference: str, *, start: datetime, end: datetime) -> str:
+        """Say that a job has no occurrence from `start` to `end`; "" where it has one."""
+        job = self.jobs.find(reference)
+        schedule = job.spec.compiled()
+        if schedule.between(start, end, limit=1):
+            return ""
+        first = schedule.next_after(end)
+        text = f"{job.name!r} has no occurrence from {iso(start)} to {iso(end)}; "
+        if to_ms(end) < job.spec.created_ms:
+            text += f"it was made at {iso(from_ms(job.spec.created_ms))}; "
+        return text + ("it has none later either" if first is None else f"the next is {iso(first)}")
+
     def _backfilled(self, job: Job, *, start: datetime, end: datetime) -> list[datetime]:
-        if end > self.now:
-            raise JobError(f"{iso(end)} lies ahead; a backfill ends now at the latest")
+        for instant in (start, end):
+            if instant > self.now:
+                raise JobError(f"{iso(instant)} lies ahead; a backfill ends now at the latest")
+        if start > end:
+            raise JobError(f"{iso(start)} is after {iso(end)}; give the earlier instant first")
         instants = list(job.spec.compiled().between(start, end, limit=_MAX_BACKFILL + 1))
         if len(instants) > _MAX_BACKFILL:
             raise JobError(

@@ -31,6 +31,7 @@ from hermes_celery.log import Seldom, event
 from hermes_celery.queue_state import Crew, crew
 from hermes_celery.store import Fate, ForeignQueue, ForeignQueues
 from hermes_celery.store.load import base_of
+from hermes_celery.workers import node_of
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -295,7 +296,7 @@ class ForeignWorkers:
 
     def _suspect(self, found: Mapping[str, ForeignQueue], who: Crew, *, now_ms: int) -> None:
         """Note who may be foreign, until it gives a sign of ours."""
-        ours = {_node(name) for name in who.signs}
+        ours = {node_of(name) for name in who.signs}
         for name, one in list(self._suspected.items()):
             if ours.issuperset(one.workers) or now_ms - one.seen_ms > _FORGET_MS:
                 del self._suspected[name]
@@ -352,18 +353,12 @@ def _unsigned(
     signs, or a queue that no sign names, are those of another.
     """
     found = set()
-    older = {_node(name) for name in who.names if name not in who.signs}
+    older = {node_of(name) for name in who.names if name not in who.signs}
     for worker in {name for name, _ in answers} - older:
         given = [consumed for name, consumed in answers if name == worker]
-        signs = [sign for name, sign in who.signs.items() if _node(name) == worker]
+        signs = [sign for name, sign in who.signs.items() if node_of(name) == worker]
         signed = {queue for sign in signs for queue in sign.queues}
         for consumed in given:
             left = set(consumed) if len(given) > len(signs) else set(consumed) - signed
             found |= {(worker, queue) for queue in left.intersection(queues)}
     return found
-
-
-def _node(name: str) -> str:
-    """The node name of a worker with hooks, whose own name ends with its process id."""
-    node, _, pid = name.rpartition(":")
-    return node if pid.isdecimal() else name

@@ -25,6 +25,8 @@ KEPT_BYTES = 4_096
 PATIENCE = 3
 #: How long after a letter its incident is over, if no other came.
 QUIET_MS = 15 * 60_000
+#: The end of what is said of a task that a worker does not know.
+NOT_REGISTERED = "is not registered on this worker"
 _MAX_WHY = 300
 _MAX_ID = 1_000
 _MAX_LIMIT_SECONDS = 10 * 365 * 86_400
@@ -59,6 +61,11 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
         """When it was taken, aware UTC."""
         return from_ms(self.at_ms)
 
+    @property
+    def advice(self) -> str:
+        """What to do about it, a part of a sentence."""
+        return advice_on(self.why)
+
     def raw(self) -> bytes:
         """The beginning of the message."""
         return b64decode(self.head)
@@ -68,6 +75,16 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
         record = msgspec.structs.asdict(self)
         del record["at_ms"]
         return {"at": iso(self.at), **record}
+
+
+def advice_on(why: str) -> str:
+    """What to do about a message of which that is said."""
+    if NOT_REGISTERED in why:
+        return (
+            "let the queue's workers import the task's module (imports, include, "
+            "autodiscover_tasks), or route the task to a queue whose workers have it"
+        )
+    return "find who sends such messages"
 
 
 def letter(raw: bytes, *, queue: str, why: str, worker: str, at_ms: int) -> Letter:

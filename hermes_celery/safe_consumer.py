@@ -39,7 +39,7 @@ from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 
 from hermes_celery.errors import StoreError
-from hermes_celery.letters import fault_of, fault_of_call, letter
+from hermes_celery.letters import NOT_REGISTERED, fault_of, fault_of_call, letter
 from hermes_celery.log import Seldom, event
 from hermes_celery.store.connecting import MasterConnection, MasterTlsConnection
 
@@ -363,7 +363,7 @@ def _reported(refuse: Callable[..., Any], position: int | None) -> Callable[...,
         refuse(*args)
         error = None if position is None else args[position]
         if isinstance(error, KeyError):
-            raise _Refused(f"its task {error} is not registered on this worker")
+            raise _Refused(f"its task {error} {NOT_REGISTERED}")
         if error is None:
             raise _Unreadable("it names no task")
         kind = _Refused if isinstance(error, (InvalidTaskError, ContentDisallowed)) else _Unreadable

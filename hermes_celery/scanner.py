@@ -322,7 +322,7 @@ class Scanner:
             return False
         text = (
             f"a worker could not read a message on queue {newest.queue!r} ({newest.why}) "
-            "→ hermes-celery letters"
+            f"→ hermes-celery letters; {newest.advice}"
         )
         self._teller.tell(Kind.LETTERS, "", text, now_ms=now_ms)
         return True

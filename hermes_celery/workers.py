@@ -75,3 +75,9 @@ def alive(database: Database, *, now_ms: int) -> list[str]:
     """The names of the workers that were seen in the last ten seconds."""
     found = database.call("ZRANGEBYSCORE", database.keys.workers, now_ms - ALIVE_MS, "+inf")
     return sorted(readable(name) for name in found)
+
+
+def node_of(name: str) -> str:
+    """Celery's node name of a worker with hooks, whose own name ends with its process id."""
+    node, _, pid = name.rpartition(":")
+    return node if pid.isdecimal() else name

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from hermes_celery.cli.finding import Finding, Verdict, fail, ok, warn
-from hermes_celery.cli.queues import queue_findings, worker_finding
+from hermes_celery.cli.queues import queue_findings, twin_findings, worker_finding
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import Status, read_status
 from hermes_celery.cli.target import given_app, other_namespaces, project, read_settings, repeating
@@ -271,6 +271,7 @@ def _processes(state: Status) -> Iterator[Finding]:
         start = beat_command(state.app)
         yield fail("beat", f"none leads, so nothing is dispatched; start {start}")
     yield worker_finding(state)
+    yield from twin_findings(state)
     yield from queue_findings(state)
 
 
@@ -322,8 +323,8 @@ def _letters(database: Database) -> Finding:
     if newest is None or database.now_ms() - newest.at_ms > QUIET_MS:
         return ok("letters", f"no message was unreadable lately, {letters.total()} ever")
     return warn("letters", f"workers could not read messages, the last one from queue "
-                 f"{newest.queue!r} at {iso(newest.at)}; find who sends them: "
-                 "hermes-celery letters")  # fmt: skip
+                 f"{newest.queue!r} at {iso(newest.at)}, {newest.worker}: {newest.why}; "
+                 f"{newest.advice}; all: hermes-celery letters")  # fmt: skip
 
 
 def _scripts(settings: Settings) -> Finding:

@@ -44,6 +44,8 @@ def letters(ctx: click.Context, limit: int, as_json: bool) -> None:
         for letter in found
     )
     print_table(_COLUMNS, rows, empty="no message was unreadable")
+    for advice in sorted({letter.advice for letter in found}):
+        click.echo(f"→ {advice}", err=True)
 
 
 @letters.command()

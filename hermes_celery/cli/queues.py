@@ -8,6 +8,7 @@ from hermes_celery.cli.finding import Finding, fail, ok, warn
 from hermes_celery.cli.status import Status
 from hermes_celery.queue_state import SILENT_MS, QueueLook, QueueState
 from hermes_celery.store import OUR_APP, worker_command
+from hermes_celery.workers import node_of
 
 
 def worker_finding(state: Status) -> Finding:
@@ -23,6 +24,18 @@ def worker_finding(state: Status) -> Finding:
         return fail("workers", f"{', '.join(state.workers)} alive and asking for no messages; see "
                     "the logs, and restart them")  # fmt: skip
     return ok("workers", f"{len(asking)}: {', '.join(asking)}")
+
+
+def twin_findings(state: Status) -> Iterator[Finding]:
+    """Workers that have one name for Celery, though they are several."""
+    named: dict[str, list[str]] = {}
+    for name in state.workers:
+        named.setdefault(node_of(name), []).append(name)
+    for node, names in sorted(named.items()):
+        if len(names) > 1:
+            yield warn("workers", f"{len(names)} workers are called {node} ({', '.join(names)}): "
+                       "Celery's inspect and control, and Flower, take them for one; give each a "
+                       "name of its own, -n NAME@%h")  # fmt: skip
 
 
 def no_workers(state: Status) -> str:

@@ -144,13 +144,15 @@ def backfill(
     At most 1,000 occurrences; doing it again makes no second run of any.
     """
     cron = open_cron()
-    made = cron.backfill(
-        job, start=start, end=end or cron.now, one_by_one=not beside, per_minute=per_minute
-    )
+    end = end or cron.now
+    made = cron.backfill(job, start=start, end=end, one_by_one=not beside, per_minute=per_minute)
     if as_json:
         print_json(made)
+    elif made:
+        click.echo(f"{len(made)} runs queued")
     else:
-        click.echo(f"{len(made)} runs queued" if made else "nothing to do: each has its run")
+        why = cron.never_due(job, start=start, end=end) or "each has its run"
+        click.echo(f"nothing to do: {why}")
 
 
 def _run_or_latest(cron: Crontab, reference: str) -> Run:

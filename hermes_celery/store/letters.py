@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hermes_celery.letters import KEPT, PATIENCE, Letter
+from hermes_celery.letters import KEPT, NOT_REGISTERED, PATIENCE, Letter, advice_on
 from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database
@@ -47,7 +47,7 @@ class Letters:
             self._database,
             letter.run_id,
             reason="",
-            error=f"{why}; see `hermes-celery letters`",
+            error=f"{why}{_advice(why)}; see `hermes-celery letters`",
             state=RunState.FAILED,
             queue=str(queue or self._keys.default_queue),
             now_ms=letter.at_ms,
@@ -75,3 +75,8 @@ class Letters:
         kept = int(self._database.call("LLEN", self._keys.letters))
         self._database.call("DEL", self._keys.letters)
         return kept
+
+
+def _advice(why: str) -> str:
+    """What to do, for whoever reads of one run; nobody else sent its message."""
+    return f"; {advice_on(why)}" if NOT_REGISTERED in why else ""

@@ -53,6 +53,11 @@ def test_a_task_that_no_worker_knows_fails_at_once_by_its_name(bed: Bed) -> None
     run = ended(bed, "unknown")
     assert run.state is RunState.FAILED
     assert "its task 'endings.is_nowhere' is not registered on this worker" in (run.error or "")
+    advice = "let the queue's workers import the task's module"
+    assert advice in (run.error or "")
+    assert advice in bed.hermes("letters").stderr
+    told = bed.hermes("doctor").stdout
+    assert f"'endings.is_nowhere' is not registered on this worker; {advice}" in told, told
 
 
 @pytest.mark.parametrize("job", ["hang", "hang_as_the_job_says"])

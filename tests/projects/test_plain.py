@@ -44,6 +44,10 @@ def test_what_is_asked_for_without_the_app_goes_to_the_projects_queue_at_once(
             lambda: sum(map(is_backfilled, bed.runs("each minute"))) == 2, seconds=20,
             what="the backfilled runs",
         )  # fmt: skip
+        twice = bed.hermes("backfill", "each minute", "--from", since, "--to", until)
+        assert twice.stdout == "nothing to do: each has its run\n"
+        never = bed.hermes("backfill", "hi", "--from", since, "--to", until)
+        assert "nothing to do: 'hi' has no occurrence from" in never.stdout, never.stderr
 
 
 def is_backfilled(run: Run) -> bool:

@@ -340,6 +340,22 @@ def test_what_ran_on_schedule_is_not_backfilled_but_what_was_skipped_is(store: S
     assert [store.runs.get(run_id).due_at for run_id in made] == [NOON + timedelta(hours=2)]
 
 
+def test_a_range_without_an_occurrence_is_told_from_one_that_has_all_its_runs(
+    store: Store,
+) -> None:
+    hourly(store)
+    store.clock.advance(3600 + 60)
+    before = NOON - timedelta(days=2)
+    end = before + timedelta(days=1)
+    assert store.cron.backfill("n", start=before, end=end) == []
+    told = store.cron.never_due("n", start=before, end=end)
+    assert told == (
+        "'n' has no occurrence from 2026-06-20T12:00:00+00:00 to 2026-06-21T12:00:00+00:00; it was "
+        "made at 2026-06-22T12:00:00+00:00; the next is 2026-06-22T13:00:00+00:00"
+    )
+    assert store.cron.never_due("n", start=NOON, end=store.cron.now) == ""
+
+
 def test_a_backfill_too_large_or_ahead_is_refused(store: Store) -> None:
     store.cron.add(JobRequest(schedule="* * * * *", prompt="x", name="often"))
     store.clock.advance(86_400)
@@ -347,3 +363,8 @@ def test_a_backfill_too_large_or_ahead_is_refused(store: Store) -> None:
         store.cron.backfill("often", start=NOON, end=store.cron.now)
     with pytest.raises(JobError, match="lies ahead"):
         store.cron.backfill("often", start=NOON, end=store.cron.now + timedelta(seconds=1))
+    later = store.cron.now + timedelta(days=1)
+    with pytest.raises(JobError, match="lies ahead"):
+        store.cron.backfill("often", start=later, end=store.cron.now)
+    with pytest.raises(JobError, match="give the earlier instant first"):
+        store.cron.backfill("often", start=store.cron.now, end=NOON)

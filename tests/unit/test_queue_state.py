@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hermes_celery.cli.finding import Verdict
-from hermes_celery.cli.queues import queue_findings, worker_finding
+from hermes_celery.cli.queues import queue_findings, twin_findings, worker_finding
 from hermes_celery.cli.status import Status
 from hermes_celery.queue_state import Crew, QueueLook, QueueState, judge
 from hermes_celery.store import WorkerSign
@@ -71,6 +71,15 @@ def test_a_worker_that_asks_for_nothing_is_not_counted_and_its_queue_named() -> 
     assert "no worker has taken a message from queue q since 2027-01-15 07:59:29 UTC" in (
         finding.text
     )
+
+
+def test_workers_that_celery_takes_for_one_are_named() -> None:
+    names = ["celery@here:12", "celery@here:13", "other@here:14"]
+    who = Crew(names=names, signs={name: worker() for name in names})
+    (finding,) = twin_findings(state_of(who, look(who)))
+    assert finding.verdict is Verdict.WARN
+    assert "2 workers are called celery@here (celery@here:12, celery@here:13)" in finding.text
+    assert list(twin_findings(state_of(Crew(names=names[1:], signs={}), look(who)))) == []
 
 
 def test_a_queue_that_nobody_consumes_is_named_when_something_waits_on_it() -> None:
