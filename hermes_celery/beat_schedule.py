@@ -17,17 +17,19 @@ from celery.beat import ScheduleEntry
 from celery.schedules import schedule
 
 from hermes_celery.celery_ways import policy_of, with_defaults
-from hermes_celery.defining import MAX_NAME
+from hermes_celery.core.field_checks import MAX_NAME
+from hermes_celery.core.fields import FIELDS, taken_options
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.project_app import DECLARED, place_of
 from hermes_celery.schedule_text import text_of, zone_name
-from hermes_celery.task_call import call_of, checked_priority, late_text, queue_name
+from hermes_celery.task_call import call_of, late_text
 
 __all__ = ["WHOLE", "declared_of", "declared_twice", "requests_of", "text_of", "zone_of"]
 
 #: What `celery beat` knows in an entry; the last three are its own notes, which nobody needs.
-_KEYS: Final = ("task", "schedule", "args", "kwargs", "options", "relative")
+_NEEDED: Final = tuple(field.beat_schedule for field in FIELDS if field.beat_schedule)
+_KEYS: Final = (*_NEEDED, "args", "kwargs", "options", "relative")
 _NOTES: Final = ("name", "last_run_at", "total_run_count")
 #: What is refused where all entries are.
 WHOLE: Final = "app.conf.beat_schedule"
@@ -109,16 +111,14 @@ def _request(name: str, entry: Any, *, app: Celery) -> JobRequest:
     )
     options = dict(call.options)
     policy = policy_of(options)
-    queue = queue_name(options.pop("queue", None))
-    priority = checked_priority(options.pop("priority", None))
+    taken = taken_options(options)
     return JobRequest(
         schedule=late_text(_schedule(fields, app=app), options),
         timezone=zone_of(app),
         name=shown_name(name),
         policy=policy,
-        queue=queue,
-        priority=priority,
         task=msgspec.structs.replace(call, options=options),
+        **taken,
     )
 
 
@@ -132,7 +132,7 @@ def _fields(entry: Any) -> Mapping[str, Any]:
     unknown = [str(key) for key in entry if key not in (*_KEYS, *_NOTES)]
     if unknown:
         raise JobError(f"it has the key {', '.join(unknown)}; known are {', '.join(_KEYS)}")
-    missing = [key for key in ("task", "schedule") if entry.get(key) in (None, "")]
+    missing = [key for key in _NEEDED if entry.get(key) in (None, "")]
     if missing:
         raise JobError(f"it has no {' and no '.join(missing)}; give it one")
     return entry

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hermes_celery.built import STAND_IN, Way, is_stand_in
-from hermes_celery.defining import ONE_SHOT_GRACE_MS, define, first_instant, redefine
+from hermes_celery.core.fields import DELIVERY
+from hermes_celery.defining import ONE_SHOT_GRACE_MS, define, edited, first_instant
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.foreign import is_known
 from hermes_celery.instant import from_ms, iso, to_ms
@@ -51,10 +52,6 @@ _MAX_PER_MINUTE = 60_000
 _BUILDING_MS = 20_000
 #: Keeps the backfilled run of an occurrence apart from the scheduled one.
 _BACKFILL_TAG = "bacf"
-
-
-#: What a job says about delivery; a change of anything else does not check it again.
-_DELIVERY = frozenset(("deliver", "failure_deliver", "template", "ping"))
 
 
 class Crontab:
@@ -151,7 +148,7 @@ class Crontab:
                 if check_files:
                     self._check_files(job.spec)
                 # The targets of many jobs are few, and checking them reads a file.
-                targets = tuple(getattr(job.spec, name) for name in sorted(_DELIVERY))
+                targets = tuple(getattr(job.spec, name) for name in sorted(DELIVERY))
                 if targets not in delivered:
                     self._check_delivery(job.spec)
                     delivered.add(targets)
@@ -178,7 +175,7 @@ class Crontab:
         expected_revision: int | None = None,
         check_files: bool = True,
     ) -> Job:
-        """Change fields of a job, named as in JobRequest, and return it.
+        """Change fields of a job, named as in JobRequest or Policy, and return it.
 
         A new schedule begins now; a paused job stays paused. Raises Conflict when somebody changed
         the job since `expected_revision` (default: since this call read it).
@@ -188,10 +185,10 @@ class Crontab:
         if expected_revision is not None and job.revision != expected_revision:
             raise Conflict(job.id, expected_revision=expected_revision)
         now = self.now
-        changed = _edited(job, changes, now=now, default_timezone=self._default_timezone)
+        changed = edited(job, changes, now=now, default_timezone=self._default_timezone)
         if check_files:
             self._check_files(changed.spec)
-        if not _DELIVERY.isdisjoint(changes):
+        if not DELIVERY.isdisjoint(changes):
             self._check_delivery(changed.spec)
         return self.jobs.change(changed, was=job)
 
@@ -461,17 +458,6 @@ def _resumed(job: Job, *, now: datetime) -> Job:
         paused_at=None,
         paused_reason=None,
         next_run_at=run_at,
-    )
-
-
-def _edited(job: Job, changes: Mapping[str, Any], *, now: datetime, default_timezone: str) -> Job:
-    spec, first = redefine(job.spec, changes, now=now, default_timezone=default_timezone)
-    job = msgspec.structs.replace(job, spec=spec)
-    if first is None or job.state is JobState.PAUSED or not is_known(job.state):
-        return job
-    completed = 0 if job.state is JobState.COMPLETED else job.completed
-    return msgspec.structs.replace(
-        job, state=JobState.SCHEDULED, next_run_at=first, completed=completed
     )
 
 

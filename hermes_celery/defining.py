@@ -1,45 +1,43 @@
 """From what somebody typed to a job's definition, or to the reason why not.
 
-A JobRequest is checked here once, at the border; what comes out makes sense everywhere else.
-Nothing here reads a clock, a file or Redis: the rules that need the file system (does the script
-exist?) are the callers'. The rules are Hermes' own (hermes-agent 0.19, cron/jobs.py as recorded).
+A JobRequest is checked here once, at the border; what comes out makes sense everywhere else. What
+each field may be stands in `core.fields`; here is what fields must be together, and with the
+schedule. Nothing here reads a clock, a file or Redis: the rules that need the file system (does the
+script exist?) are the callers'. The rules are Hermes' own (hermes-agent 0.19, cron/jobs.py as
+recorded).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
 
-from hermes_celery.errors import JobError, ScriptError
+from hermes_celery.core.field_checks import check_name
+from hermes_celery.core.fields import BY_NAME, FIELDS, TIMING_NAMES, Field
+from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.field_types import check_fields
-from hermes_celery.instant import from_ms, iso, optional_from_ms, to_ms
-from hermes_celery.job import JobRequest, JobSpec, SessionSource
-from hermes_celery.policy import checked_policy
-from hermes_celery.prompt_scan import check_prompt
+from hermes_celery.foreign import is_known
+from hermes_celery.instant import from_ms, iso, to_ms
+from hermes_celery.job import Job, JobRequest, JobSpec, JobState
+from hermes_celery.policy import Overlap, Policy
 from hermes_celery.schedule import Kind, Schedule, parse
 from hermes_celery.schedule_text import text_of, zone_name
-from hermes_celery.task_call import checked_task
-from hermes_celery.work import (
-    TaskCall,
-    check_one_kind,
-    checked_http,
-    checked_interpreter,
-    checked_limits,
-    checked_queue,
-    checked_word,
-)
+from hermes_celery.work import check_one_kind
 
 #: How far in the past a one-shot may lie and still be taken (Hermes' ONESHOT_GRACE_SECONDS).
 ONE_SHOT_GRACE_MS = 120_000
-MAX_NAME = 200
-MAX_PROMPT = 100_000
 _DEFAULT_NAME_LENGTH = 50
-_GATEWAY_COMMAND = re.compile(r"\bhermes\s+gateway\s+(restart|stop|kill)\b", re.IGNORECASE)
+#: What a changed definition keeps of the old one.
+_KEPT = ("created_ms", "managed_by", "declared_in")
+
+
+def request_of(fields: Mapping[str, Any]) -> JobRequest:
+    """A request of fields by their names, those of a policy among them. Raises JobError."""
+    _check_names(fields)
+    return JobRequest(**_gathered(fields, policy=Policy()))
 
 
 def define(
@@ -59,7 +57,7 @@ def define(
         spread=job_id,
         start=request.start,
         end=request.end,
-        exclude=request.exclude,
+        exclude=content["exclude"],
         jitter_seconds=request.jitter_seconds,
     )
     first = first_instant(schedule, now=now)
@@ -71,10 +69,6 @@ def define(
         anchor_ms=to_ms(now),
         created_ms=to_ms(now),
         repeat_times=repeat_times(request.repeat, schedule),
-        start_ms=None if request.start is None else to_ms(request.start),
-        end_ms=None if request.end is None else to_ms(request.end),
-        exclude=tuple(request.exclude),
-        jitter_seconds=request.jitter_seconds,
         **content,
     )
     return spec, first
@@ -83,75 +77,154 @@ def define(
 def redefine(
     old: JobSpec, changes: Mapping[str, Any], *, now: datetime, default_timezone: str
 ) -> tuple[JobSpec, datetime | None]:
-    """Check changes (fields as in JobRequest) and return the new spec.
+    """Check changes (fields as in JobRequest or Policy) and return the new spec.
 
     With it comes the first instant of a new schedule, or None where the schedule goes on as it was:
     only a change of the schedule, its zone or its bounds starts it anew.
 
     Raises JobError or ScheduleError.
     """
-    names = JobRequest.__struct_fields__
-    unknown = sorted(set(changes) - set(names))
-    if unknown:
-        raise JobError(f"a job has no field {', '.join(unknown)}; fields are {', '.join(names)}")
-    given = {name: getattr(old, name) for name in names if hasattr(old, name)}
-    given |= {
-        "repeat": old.repeat_times,
-        "start": optional_from_ms(old.start_ms),
-        "end": optional_from_ms(old.end_ms),
-    }
-    request = JobRequest(**{**given, **changes})
-    if not _TIMING.isdisjoint(changes):
+    _check_names(changes)
+    given = {field.name: field.given(field.of(old)) for field in FIELDS if not field.inside}
+    if _runs_once(old) and old.repeat_times == 1:
+        # That it runs once follows from its schedule, and goes with it.
+        given["repeat"] = None
+    changes = {**changes, **_orphans(changes)}
+    request = JobRequest(**{**given, **_gathered(changes, policy=old.policy)})
+    if not TIMING_NAMES.isdisjoint(changes):
         spec, first = define(request, job_id=old.id, now=now, default_timezone=default_timezone)
-        kept = {"created_ms": old.created_ms, "managed_by": old.managed_by,
-                "declared_in": old.declared_in}  # fmt: skip
+        kept = {name: getattr(old, name) for name in _KEPT}
         return msgspec.structs.replace(spec, **kept), first
     content = checked_content(request)
     times = repeat_times(request.repeat, old.compiled())
     return msgspec.structs.replace(old, repeat_times=times, **content), None
 
 
-_TIMING = frozenset(("schedule", "timezone", "start", "end", "exclude", "jitter_seconds"))
+def edited(job: Job, changes: Mapping[str, Any], *, now: datetime, default_timezone: str) -> Job:
+    """The job with changes (see `redefine`), planned anew where they say so."""
+    spec, first = redefine(job.spec, changes, now=now, default_timezone=default_timezone)
+    if first is not None:
+        return planned_anew(job, spec, first=first)
+    return continued(job, spec, now=now)
+
+
+def planned_anew(job: Job, spec: JobSpec, *, first: datetime | None) -> Job:
+    """The job with a new schedule; one that was over begins again, a paused one stays paused."""
+    job = msgspec.structs.replace(job, spec=spec)
+    if job.state is JobState.PAUSED or not is_known(job.state):
+        return job
+    completed = 0 if job.state is JobState.COMPLETED else job.completed
+    return msgspec.structs.replace(
+        job, state=JobState.SCHEDULED, next_run_at=first, completed=completed
+    )
+
+
+def continued(job: Job, spec: JobSpec, *, now: datetime) -> Job:
+    """The job with a changed definition and the same schedule.
+
+    One that was over goes on where the change gives it more runs. Raises JobError where its
+    schedule has none left.
+    """
+    was, times = job.spec.repeat_times, spec.repeat_times
+    job = msgspec.structs.replace(job, spec=spec)
+    has_more = times != was and (times is None or times > job.completed)
+    if job.state is not JobState.COMPLETED or not has_more:
+        return job
+    upcoming = first_instant(spec.compiled(), now=now)
+    return msgspec.structs.replace(job, state=JobState.SCHEDULED, next_run_at=upcoming)
+
+
+def _check_names(given: Mapping[str, Any]) -> None:
+    unknown = sorted(set(given) - BY_NAME.keys() - {"policy"})
+    if unknown:
+        names = ", ".join(BY_NAME)
+        raise JobError(f"a job has no field {', '.join(unknown)}; fields are {names}")
+
+
+def _gathered(fields: Mapping[str, Any], *, policy: Policy) -> dict[str, Any]:
+    """The fields of a request, those of its policy put into it."""
+    chosen = {name: fields[name] for name in fields if name in BY_NAME and BY_NAME[name].inside}
+    whole = {name: value for name, value in fields.items() if name not in chosen}
+    base = whole.get("policy", policy)
+    if isinstance(base, Policy):
+        base = msgspec.structs.replace(base, **chosen)
+    return {**whole, "policy": base}
+
+
+def _orphans(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that mean nothing any more after these changes, cleared."""
+    return {
+        field.name: field.empty
+        for field in FIELDS
+        if field.goes_with in changes
+        and field.name not in changes
+        and not _holds(field, changes[field.goes_with])
+    }
+
+
+def _holds(field: Field, value: Any) -> bool:
+    if field.goes_with_value is None:
+        return BY_NAME[field.goes_with].is_set(value)
+    return bool(value == field.goes_with_value)
+
+
+def _runs_once(spec: JobSpec) -> bool:
+    try:
+        return spec.compiled().kind is Kind.ONCE
+    except HermesCeleryError:
+        # Whatever it was, it is to be mended now.
+        return False
 
 
 def checked_content(request: JobRequest) -> dict[str, Any]:
     """The checked fields of a spec that do not depend on its schedule."""
     check_fields(request)
-    call = checked_task(request.task)
-    skills = _clean(request.skills)
-    script = _stripped(request.script)
-    prompt = _checked_prompt(request.prompt or "")
-    fields = msgspec.structs.asdict(request)
-    check_one_kind({**fields, "prompt": prompt.strip(), "script": script, "skills": skills})
-    check_script_path(script)
-    return {
-        "name": _checked_name(request, call, prompt=prompt, script=script, skills=skills),
-        "prompt": prompt,
-        "script": script,
-        "no_agent": request.no_agent,
-        "skills": skills,
-        "context_from": _references(request.context_from),
-        "model": _stripped(request.model),
-        "provider": _stripped(request.provider),
-        "base_url": (_stripped(request.base_url) or "").rstrip("/") or None,
-        "workdir": checked_workdir(request.workdir),
-        "deliver": _stripped(request.deliver) or ("origin" if request.origin else "local"),
-        "failure_deliver": _stripped(request.failure_deliver),
-        "template": request.template or None,
-        "ping": _stripped(request.ping),
-        "origin": request.origin,
-        "enabled_toolsets": _optional_clean(request.enabled_toolsets),
-        "attach_to_session": request.attach_to_session,
-        "policy": checked_policy(request.policy),
-        "http": checked_http(request.http),
-        "task": call,
-        "interpreter": checked_interpreter(request.interpreter, script=script),
-        "reasoning": _stripped(request.reasoning),
-        "session": _checked_session(request.session),
-        "queue": checked_queue(request.queue),
-        "group": checked_word(request.group, field="group"),
-        **checked_limits(fields),
+    content = {
+        field.attribute: field.check(getattr(request, field.name))
+        for field in FIELDS
+        if field.check is not None and not field.inside
     }
+    _check_together(content)
+    content["policy"] = _checked_policy(request.policy)
+    content["deliver"] = content["deliver"] or ("origin" if request.origin else "local")
+    content["name"] = content["name"] or _default_name(content)
+    check_name(content["name"])
+    return content
+
+
+def _check_together(content: Mapping[str, Any]) -> None:
+    """Refuse fields that make no sense together, or one without another. Raises JobError."""
+    check_one_kind({**content, "prompt": content["prompt"].strip()})
+    if content["interpreter"] and not content["script"]:
+        program = content["interpreter"]
+        raise JobError(f"interpreter {program!r} is for scripts, and the job has none")
+    if bool(content["group"]) != (content["group_limit"] is not None):
+        raise JobError(
+            "group and group_limit go together: whose runs are counted, and how many of them may "
+            "run at once"
+        )
+
+
+def _checked_policy(policy: Policy) -> Policy:
+    """The policy, words made what they mean, if it makes sense. Raises JobError."""
+    policy = msgspec.convert(msgspec.to_builtins(policy), Policy)
+    checked = {
+        field.name: field.check(getattr(policy, field.name))
+        for field in FIELDS
+        if field.inside and field.check is not None
+    }
+    if policy.max_active is not None and policy.overlap is not Overlap.ALLOW:
+        raise JobError("max_active goes with overlap 'allow' only; leave it out or allow overlap")
+    return msgspec.structs.replace(policy, **checked)
+
+
+def _default_name(content: Mapping[str, Any]) -> str:
+    """A name made of what the job does."""
+    task, http, skills = content["task"], content["http"], content["skills"]
+    call = task.name if task else http.url if http else ""
+    source = content["prompt"].strip() or (skills[0] if skills else "") or content["script"] or call
+    shown = "".join(filter(str.isprintable, " ".join((source or "").split())))
+    return shown[:_DEFAULT_NAME_LENGTH].strip() or "cron job"
 
 
 def first_instant(schedule: Schedule, *, now: datetime) -> datetime:
@@ -178,124 +251,3 @@ def repeat_times(repeat: int | None, schedule: Schedule) -> int | None:
     if repeat is not None and repeat > 0:
         return repeat
     return 1 if schedule.kind is Kind.ONCE else None
-
-
-def parse_repeat(text: str) -> int | None:
-    """`forever`, `once` or a whole number, as people type it. Raises JobError."""
-    word = text.strip().lower()
-    if word in ("forever", "always", "inf", "infinite"):
-        return None
-    if word == "once":
-        return 1
-    try:
-        return int(word)
-    except ValueError:
-        raise JobError(
-            f"Invalid repeat {text!r}: give a whole number, 'once' or 'forever'"
-        ) from None
-
-
-def check_script_path(script: str | None) -> None:
-    """Refuse a script path that cannot lie inside the scripts directory, by its text alone.
-
-    Whether it does lie there, links resolved, is checked where the file is. Raises ScriptError.
-    """
-    if not script:
-        return
-    if script.startswith(("/", "~", "\\")) or re.match(r"[A-Za-z]:", script):
-        raise ScriptError(
-            "Script path must be relative to ~/.hermes/scripts/. Got absolute or home-relative "
-            f"path: {script!r}. Place scripts in ~/.hermes/scripts/ and use just the filename."
-        )
-    depth = 0
-    for part in PurePosixPath(script.replace("\\", "/")).parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            raise ScriptError(
-                f"Script path escapes the scripts directory via traversal: {script!r}"
-            )
-    if "\0" in script or "\n" in script:
-        raise ScriptError(f"Script path {script!r} holds a control character; rename the file")
-
-
-def checked_workdir(workdir: str | None) -> str | None:
-    """A working directory's text, stripped. Raises JobError unless it is absolute."""
-    text = (workdir or "").strip()
-    if text and not PurePosixPath(text).is_absolute():
-        raise JobError(
-            f"Cron workdir must be an absolute path (got {text!r}). Cron jobs run detached from "
-            "any shell cwd, so relative paths are ambiguous."
-        )
-    return text or None
-
-
-def _checked_session(text: str | None) -> SessionSource | None:
-    word = _stripped(text)
-    if word is None:
-        return None
-    try:
-        return SessionSource(word)
-    except ValueError:
-        raise JobError(f"session {text!r} must be 'origin' or 'none'") from None
-
-
-def _checked_prompt(prompt: str) -> str:
-    if len(prompt) > MAX_PROMPT:
-        raise JobError(
-            f"the prompt has {len(prompt):,} characters, more than {MAX_PROMPT:,}; "
-            "put the bulk into a script or a skill"
-        )
-    check_prompt(prompt)
-    if _GATEWAY_COMMAND.search(prompt):
-        raise JobError(
-            "Blocked: cron job contains a gateway lifecycle command (restart/stop/kill). This is "
-            "blocked to prevent agent-driven SIGTERM-respawn loops under launchd/systemd "
-            "supervision (#30719). Run `hermes gateway restart` from a shell outside the running "
-            "gateway instead."
-        )
-    return prompt
-
-
-def _checked_name(
-    request: JobRequest,
-    task: TaskCall | None,
-    *,
-    prompt: str,
-    script: str | None,
-    skills: tuple[str, ...],
-) -> str:
-    given = (request.name or "").strip()
-    if not given:
-        call = task.name if task else request.http.url if request.http else ""
-        source = prompt.strip() or (skills[0] if skills else "") or script or call or "cron job"
-        shown = "".join(filter(str.isprintable, " ".join(source.split())))
-        given = shown[:_DEFAULT_NAME_LENGTH].strip() or "cron job"
-    check_name(given)
-    return given
-
-
-def check_name(name: str) -> None:
-    """Raise JobError for a name that is too long or holds control characters."""
-    if len(name) > MAX_NAME:
-        raise JobError(
-            f"the name has {len(name):,} characters, more than {MAX_NAME}; it begins "
-            f"{name[:30]!r}. Give a shorter one"
-        )
-    if not name.isprintable():
-        raise JobError(f"the name {name!r} holds characters that cannot be shown; use plain text")
-
-
-def _references(value: Sequence[str] | str | None) -> tuple[str, ...]:
-    return _clean([value] if isinstance(value, str) else value or ())
-
-
-def _clean(values: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(value.strip() for value in values if value.strip()))
-
-
-def _optional_clean(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    return _clean(values) or None if values is not None else None
-
-
-def _stripped(text: str | None) -> str | None:
-    return (text or "").strip() or None

@@ -19,6 +19,7 @@ from celery.schedules import crontab, schedule
 
 from hermes_celery.beat_schedule import text_of
 from hermes_celery.celery_ways import AS_CELERY
+from hermes_celery.core.fields import taken_options
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeatRecord
@@ -59,7 +60,7 @@ def _entry(record: RedBeatRecord) -> Entry:
 def _read(record: RedBeatRecord) -> Entry:
     given = _object(json.loads(record.definition or "null"), "its definition")
     options = _object(_value(given.get("options")) or {}, "its options")
-    queue = options.pop("queue", None)
+    taken = taken_options(options)
     timing = _timing(_object(given.get("schedule"), "its schedule"))
     timing["schedule"] = late_text(timing["schedule"], options)
     return Entry(
@@ -68,8 +69,6 @@ def _read(record: RedBeatRecord) -> Entry:
         last_run_at=_last_run(record.meta),
         request=JobRequest(
             name=str(given.get("name") or record.name),
-            queue=None if queue is None else str(queue),
-            priority=options.pop("priority", None),
             task=TaskCall(
                 name=str(given["task"]),
                 args=list(_value(given.get("args")) or ()),
@@ -77,6 +76,7 @@ def _read(record: RedBeatRecord) -> Entry:
                 options=options,
             ),
             policy=AS_CELERY,
+            **taken,
             **timing,
         ),
     )

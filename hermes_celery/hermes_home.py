@@ -11,14 +11,15 @@ then goes on from now.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
 
+from hermes_celery.core.fields import FIELDS, Field
 from hermes_celery.defining import checked_content, repeat_times
 from hermes_celery.errors import Conflict, HermesCeleryError, ImportFault, JobError
 from hermes_celery.instant import to_ms
@@ -226,33 +227,50 @@ def _timing(
 
 def _request(record: Mapping[str, Any]) -> JobRequest:
     """The parts of a record that are checked like a new job's."""
-    skills = record.get("skills") or record.get("skill") or ()
-    fields: dict[str, Any] = {
-        "schedule": "",
-        "prompt": record.get("prompt"),
-        "name": record.get("name"),
-        "script": record.get("script"),
-        "no_agent": bool(record.get("no_agent")),
-        "deliver": _comma_list(record.get("deliver")),
-        "origin": record.get("origin") or None,
-        "context_from": record.get("context_from"),
-        "skills": [skills] if isinstance(skills, str) else skills,
-        "model": record.get("model"),
-        "provider": record.get("provider"),
-        "base_url": record.get("base_url"),
-        "workdir": record.get("workdir"),
-        "enabled_toolsets": record.get("enabled_toolsets"),
-        "attach_to_session": bool(record.get("attach_to_session")),
+    given = {
+        field.name: _given(field, record)
+        for field in FIELDS
+        if field.hermes and field.check is not None
     }
-    if isinstance(fields["origin"], dict):
-        # Hermes stores numbers for some platforms' ids, and null for what it does not know.
-        fields["origin"] = {
-            name: str(value) for name, value in fields["origin"].items() if value is not None
-        }
     try:
-        return msgspec.convert(fields, JobRequest)
+        return msgspec.convert({"schedule": "", **given}, JobRequest)
     except msgspec.ValidationError as error:
         raise JobError(f"a field cannot be read: {error}") from None
+
+
+def _given(field: Field, record: Mapping[str, Any]) -> Any:
+    """A field of a record, as a request has it."""
+    found = [record[key] for key in field.hermes if record.get(key) is not None]
+    if not found:
+        return field.empty
+    value = next((one for one in found if one), found[0])
+    if field.is_switch:
+        return bool(value)
+    if field.is_many and isinstance(value, str):
+        return [value]
+    return _SPELT_OTHERWISE.get(field.name, _as_it_is)(value)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _origin(value: Any) -> Any:
+    """Hermes stores numbers for some platforms' ids, and null for what it does not know."""
+    if not isinstance(value, dict):
+        return value or None
+    return {name: str(part) for name, part in value.items() if part is not None} or None
+
+
+def _comma_list(value: Any) -> Any:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return ",".join(map(str, value)) if is_list else value
+
+
+_SPELT_OTHERWISE: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "deliver": _comma_list,
+    "origin": _origin,
+}
 
 
 def _state(record: Mapping[str, Any], *, is_over: bool) -> JobState:
@@ -295,11 +313,6 @@ def _whole(value: Any) -> int | None:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def _comma_list(value: Any) -> Any:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return ",".join(map(str, value)) if is_list else value
 
 
 def _label(record: Any, position: int) -> str:

@@ -15,9 +15,11 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.fields import FIELDS, HOLDERS, Field
+from hermes_celery.core.origin import Origin as Origin
+from hermes_celery.core.origin import SessionSource as SessionSource
 from hermes_celery.foreign import UNREADABLE
-from hermes_celery.instant import from_ms, iso, optional_from_ms
-from hermes_celery.masking.urls import masked, masked_path
+from hermes_celery.instant import from_ms, iso
 from hermes_celery.policy import Policy
 from hermes_celery.schedule import Schedule, bind
 from hermes_celery.work import (
@@ -41,101 +43,18 @@ class JobState(StrEnum):
     ERROR = "error"
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who and where the job was made for: the seed of its runs' session."""
+class JobFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that are the same when they are asked for and when they are stored.
 
-    platform: str = ""
-    chat_id: str = ""
-    chat_name: str = ""
-    thread_id: str = ""
-    user_id: str = ""
-    user_name: str = ""
-    source: str = ""
-    session_key: str = ""
-    session_id: str = ""
-    ui_session_id: str = ""
-    message_id: str = ""
-    profile: str = ""
+    What each of them means, and how it is typed, checked and shown, stands in `core.fields`.
+    """
 
-
-class SessionSource(StrEnum):
-    """What the session of a job's runs is made of."""
-
-    #: The job's origin: who and where it was made for.
-    ORIGIN = "origin"
-    #: Nothing: every session variable is "", so that a run never passes for a live chat.
-    NONE = "none"
-
-
-class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody asked for, unchecked."""
-
-    #: A text as on the command line, or a crontab, timedelta or number of seconds as in Celery.
-    schedule: Any
-    prompt: str | None = None
-    name: str | None = None
     script: str | None = None
     no_agent: bool = False
-    #: A name, or a `tzinfo` that has one; None: as the settings say.
-    timezone: Any = None
-    repeat: int | None = None
-    deliver: str | None = None
-    failure_deliver: str | None = None
-    template: str | None = None
-    ping: str | None = None
-    origin: Origin | None = None
-    context_from: Sequence[str] | str | None = None
-    skills: Sequence[str] = ()
     model: str | None = None
     provider: str | None = None
     base_url: str | None = None
     workdir: str | None = None
-    enabled_toolsets: Sequence[str] | None = None
-    attach_to_session: bool = False
-    http: HttpCall | None = None
-    #: A TaskCall, or the signature of a task.
-    task: Any = None
-    interpreter: str | None = None
-    reasoning: str | None = None
-    session: str | None = None
-    queue: str | None = None
-    priority: int | None = None
-    timeout_seconds: float | None = None
-    idle_timeout_seconds: float | None = None
-    group_limit: int | None = None
-    group: str | None = None
-    token_budget: int | None = None
-    cost_budget: float | None = None
-    policy: Policy = Policy()
-    #: Bounds of the schedule: aware instants, dates or cron expressions to leave out, spread.
-    start: datetime | None = None
-    end: datetime | None = None
-    exclude: Sequence[str] = ()
-    jitter_seconds: int = 0
-
-
-class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The checked definition of a job; changing it raises the job's revision."""
-
-    id: str
-    name: str
-    #: The schedule's normal form; with `timezone` and `anchor_ms` it parses to the same schedule.
-    schedule: str
-    schedule_display: str
-    #: Where an interval's grid begins, Unix ms.
-    anchor_ms: int
-    created_ms: int
-    timezone: str = "UTC"
-    prompt: str = ""
-    script: str | None = None
-    no_agent: bool = False
-    skills: tuple[str, ...] = ()
-    context_from: tuple[str, ...] = ()
-    model: str | None = None
-    provider: str | None = None
-    base_url: str | None = None
-    workdir: str | None = None
-    deliver: str = "local"
     #: Where failures are told; None: where the output goes.
     failure_deliver: str | None = None
     #: Jinja2, for the message; None: Hermes' header and footer.
@@ -143,17 +62,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: A dead-man switch that hears of each run's start and end.
     ping: str | None = None
     origin: Origin | None = None
-    enabled_toolsets: tuple[str, ...] | None = None
-    repeat_times: int | None = None
+    #: Hermes' own: it is kept, and nothing here acts on it.
     attach_to_session: bool = False
-    #: The work, where it is an HTTP request or a Celery task.
+    #: The work, where it is an HTTP request.
     http: HttpCall | None = None
-    task: TaskCall | None = None
     #: What runs the script instead of bash or Python.
     interpreter: str | None = None
     reasoning: str | None = None
-    #: None: as HERMES_CELERY_SESSION says.
-    session: SessionSource | None = None
     #: The Celery queue of its runs; None: the namespace's own.
     queue: str | None = None
     #: As Celery has it on Redis: 0 is taken first, 9 last; None: as the app's configuration says.
@@ -166,15 +81,63 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Per day (UTC): what its runs may use before the job pauses.
     token_budget: int | None = None
     cost_budget: float | None = None
+    policy: Policy = Policy()
+    #: Each occurrence is delayed by up to so much, the same way each time.
+    jitter_seconds: int = 0
+
+
+class JobRequest(JobFields, frozen=True, kw_only=True):
+    """What somebody asked for, unchecked."""
+
+    #: A text as on the command line, or a crontab, timedelta or number of seconds as in Celery.
+    schedule: Any
+    prompt: str | None = None
+    name: str | None = None
+    #: A name, or a `tzinfo` that has one; None: as the settings say.
+    timezone: Any = None
+    repeat: int | None = None
+    deliver: str | None = None
+    context_from: Sequence[str] | str | None = None
+    skills: Sequence[str] = ()
+    enabled_toolsets: Sequence[str] | None = None
+    #: A TaskCall, or the signature of a task.
+    task: Any = None
+    session: str | None = None
+    #: Bounds of the schedule: aware instants, dates or cron expressions to leave out.
+    start: datetime | None = None
+    end: datetime | None = None
+    exclude: Sequence[str] = ()
+
+
+class JobSpec(JobFields, frozen=True, kw_only=True, omit_defaults=True):
+    """The checked definition of a job; changing it raises the job's revision."""
+
+    id: str
+    name: str
+    #: The schedule's normal form; with `timezone` and `anchor_ms` it parses to the same schedule.
+    schedule: str
+    schedule_display: str
+    #: Where an interval's grid begins, Unix ms.
+    anchor_ms: int
+    created_ms: int
+    timezone: str = "UTC"
+    prompt: str = ""
+    skills: tuple[str, ...] = ()
+    context_from: tuple[str, ...] = ()
+    deliver: str = "local"
+    enabled_toolsets: tuple[str, ...] | None = None
+    repeat_times: int | None = None
+    #: The work, where it is a Celery task.
+    task: TaskCall | None = None
+    #: None: as HERMES_CELERY_SESSION says.
+    session: SessionSource | None = None
     #: Who keeps this job in step with a configuration; None: people.
     managed_by: str | None = None
     #: Where it is declared, for people; None: nowhere, or version 0.1.0 wrote it.
     declared_in: str | None = None
-    policy: Policy = Policy()
     start_ms: int | None = None
     end_ms: int | None = None
     exclude: tuple[str, ...] = ()
-    jitter_seconds: int = 0
     #: The oldest stored format whose programs can read this job.
     needs: int = 1
 
@@ -235,28 +198,22 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return self.spec.name
 
     def as_json(self) -> dict[str, Any]:
-        """The job under Hermes' stored field names; instants in ISO 8601, UTC."""
+        """The job under Hermes' stored field names; instants in ISO 8601, UTC; no secrets."""
         spec = self.spec
-        shown = {name: getattr(spec, name) for name in _SHOWN}
-        content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(shown))
-        if content["task"] is not None:
-            # The same once more, for programs.
-            content["task"].pop("exact", None)
         return {
-            **content,
-            "deliver": masked(spec.deliver),
-            "failure_deliver": masked(spec.failure_deliver) if spec.failure_deliver else None,
-            "ping": masked_path(spec.ping) if spec.ping else None,
+            "id": self.id,
+            "name": self.name,
+            "schedule_display": spec.schedule_display,
+            **_shown(spec),
             "skill": spec.skills[0] if spec.skills else None,
-            "context_from": list(spec.context_from) or None,
             "schedule": self._stored_schedule(),
             "repeat": {"times": spec.repeat_times, "completed": self.completed},
+            "managed_by": spec.managed_by,
+            "declared_in": spec.declared_in,
             "enabled": self.state is JobState.SCHEDULED,
             "state": self.state.value,
             "revision": self.revision,
             "created_at": iso(from_ms(spec.created_ms)),
-            "start_at": iso(optional_from_ms(spec.start_ms)),
-            "end_at": iso(optional_from_ms(spec.end_ms)),
             "next_run_at": iso(self.next_run_at),
             "paused_at": iso(self.paused_at),
             "paused_reason": self.paused_reason,
@@ -312,20 +269,22 @@ class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-_SHOWN = tuple(
-    name
-    for name in JobSpec.__struct_fields__
-    if name
-    not in (
-        "anchor_ms",
-        "created_ms",
-        "needs",
-        "repeat_times",
-        "schedule",
-        "start_ms",
-        "end_ms",
-    )
-)
+def _shown(spec: JobSpec) -> dict[str, Any]:
+    """The fields of the table for programs: plain values, without what is secret of them."""
+    shown = {field.key: _json_value(field, spec) for field in FIELDS if not field.inside}
+    shown |= {holder: getattr(spec, holder) for holder in HOLDERS}
+    content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(shown))
+    if content["task"] is not None:
+        # The same once more, for programs.
+        content["task"].pop("exact", None)
+    return content
+
+
+def _json_value(field: Field, spec: JobSpec) -> Any:
+    value = field.given(field.of(spec))
+    if isinstance(value, datetime):
+        return iso(value)
+    return field.hide(value) if field.hide and value else value
 
 
 def new_job_id() -> str:

@@ -15,8 +15,10 @@ from datetime import datetime
 
 import msgspec
 
-from hermes_celery.defining import define
+from hermes_celery.core.fields import TIMING
+from hermes_celery.defining import continued, define, planned_anew
 from hermes_celery.errors import Conflict, HermesCeleryError, StoreError
+from hermes_celery.instant import from_ms
 from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.log import event
 from hermes_celery.store import WRITES, Jobs, Write
@@ -121,10 +123,12 @@ def _put_page(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str,
     refused: dict[str, str] = {}
     for job in new:
         was = stored.get(job.id)
-        if isinstance(was, UnreadableJob):
-            refused[job.id] = was.fault
-        elif write := _write(was, job):
-            writes.append(write)
+        try:
+            write = _write(was, job)
+        except HermesCeleryError as error:
+            refused[job.id] = str(error)
+        else:
+            writes += [write] if write else []
     done: dict[str, str] = {}
     for write, outcome in zip(writes, jobs.write_many(writes), strict=True):
         if isinstance(outcome, Job):
@@ -137,7 +141,10 @@ def _put_page(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str,
     return done, refused
 
 
-def _write(old: Job | None, new: Job) -> Write | None:
+def _write(old: Job | UnreadableJob | None, new: Job) -> Write | None:
+    """What is to be written; None where nothing differs. Raises HermesCeleryError."""
+    if isinstance(old, UnreadableJob):
+        raise HermesCeleryError(old.fault)
     if old is None:
         return Write(job=new)
     changed = _changed(old, new)
@@ -155,12 +162,10 @@ def _changed(old: Job, new: Job) -> Job | None:
         )
     if same_beginning == old.spec:
         return None
-    timing = ("schedule", "timezone", "repeat_times")
-    if all(getattr(old.spec, name) == getattr(new.spec, name) for name in timing):
-        return msgspec.structs.replace(old, spec=same_beginning)
+    if all(getattr(old.spec, name) == getattr(new.spec, name) for name in TIMING):
+        return continued(old, same_beginning, now=from_ms(new.spec.created_ms))
     spec = msgspec.structs.replace(new.spec, created_ms=old.spec.created_ms)
-    state = old.state if old.state is JobState.PAUSED else JobState.SCHEDULED
-    return msgspec.structs.replace(old, spec=spec, state=state, next_run_at=new.next_run_at)
+    return planned_anew(old, spec, first=new.next_run_at)
 
 
 def _remove(jobs: Jobs, ids: Sequence[str]) -> tuple[str, ...]:

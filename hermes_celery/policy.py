@@ -9,13 +9,10 @@ from enum import StrEnum
 
 import msgspec
 
-from hermes_celery.errors import JobError
-
 #: `overlap: allow` without a number of its own.
 _ALLOWED_AT_ONCE = 10
 #: The most that may be asked for.
 MAX_ACTIVE = 1000
-_MAX_WAIT_SECONDS = 86_400
 #: A run that kills its worker each time must not do so for ever.
 MAX_LOST_ATTEMPTS = 5
 
@@ -88,27 +85,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """How many more may wait for one of those to end."""
         waits = 1 if self.overlap in (Overlap.QUEUE_ONE, Overlap.REPLACE) else 0
         return max(waits, self.catch_up_limit if self.catch_up is CatchUp.ALL else 0)
-
-
-def checked_policy(policy: Policy) -> Policy:
-    """The policy, words made what they mean, if it makes sense. Raises JobError."""
-    policy = msgspec.convert(msgspec.to_builtins(policy), Policy)
-    for name, low, high in (
-        ("catch_up_limit", 1, 1000),
-        ("grace_seconds", 0, 31 * _MAX_WAIT_SECONDS),
-        ("expires_seconds", 1, 31 * _MAX_WAIT_SECONDS),
-        ("max_active", 1, MAX_ACTIVE),
-        ("retries", 0, 100),
-        ("retry_wait_seconds", 1, _MAX_WAIT_SECONDS),
-        ("retry_max_seconds", 1, _MAX_WAIT_SECONDS),
-        ("pause_after", 1, 1000),
-    ):
-        value = getattr(policy, name)
-        if value is not None and not low <= value <= high:
-            raise JobError(f"{name} is {value}; it must be {low} to {high}")
-    if policy.max_active is not None and policy.overlap is not Overlap.ALLOW:
-        raise JobError("max_active goes with overlap 'allow' only; leave it out or allow overlap")
-    return policy
 
 
 def retry_wait_ms(policy: Policy, *, attempt: int, jitter: float) -> int:

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
+from hermes_celery.core.field_checks import MAX_PRIORITY, number_within
 from hermes_celery.errors import JobError
 from hermes_celery.schedule import duration_text
 from hermes_celery.typed_values import exact, live, plain
-from hermes_celery.work import MAX_PRIORITY, TaskCall, checked_number
+from hermes_celery.work import TaskCall
 
 _PARTS: Final = ("args", "kwargs", "options")
 _MAX_TASK_NAME: Final = 1_000
@@ -233,7 +234,7 @@ def checked_priority(priority: Any) -> int | None:
         return None
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise JobError(f"priority {priority!r} is not a whole number of 0 to {MAX_PRIORITY}")
-    checked_number(priority, field="priority", least=0, most=MAX_PRIORITY)
+    number_within("priority", 0, MAX_PRIORITY)(priority)
     return int(priority)
 
 

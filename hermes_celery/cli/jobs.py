@@ -8,12 +8,7 @@ from typing import Any
 
 import click
 
-from hermes_celery.cli.options import (
-    bound_options,
-    changed_policy,
-    policy_options,
-    taken_policy,
-)
+from hermes_celery.cli.field_options import field_options, take_fields
 from hermes_celery.cli.screen import (
     JOB_COLUMNS,
     job_details,
@@ -32,12 +27,10 @@ from hermes_celery.cli.target import (
     read_settings,
     repeating,
 )
-from hermes_celery.cli.work_options import take_work, work_options
 from hermes_celery.cron import Crontab
-from hermes_celery.defining import parse_repeat
+from hermes_celery.defining import request_of
 from hermes_celery.errors import JobNotFound
-from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob, name_key
-from hermes_celery.policy import Policy
+from hermes_celery.job import Job, JobState, UnreadableJob, name_key
 from hermes_celery.settings import default_timezone
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
@@ -46,63 +39,21 @@ _KEPT = "quarantine:* of the namespace"
 _NO_JOBS = 'no jobs yet; add one: hermes-celery add "every 5m" --script NAME --no-agent'
 
 
-def _job_options(command: Any) -> Any:
-    for option in reversed(
-        (
-            click.option("--name", help="A name; need not be unique."),
-            click.option("--script", help="A file of the scripts directory."),
-            click.option(
-                "--no-agent/--agent",
-                "no_agent",
-                default=None,
-                help="Run the script alone, or hand its output to the agent.",
-            ),
-            click.option("--timezone", "--tz", metavar="ZONE", help="Such as Europe/Berlin."),
-            click.option("--deliver", help="Where the output goes: local, origin, telegram, ..."),
-            click.option("--failure-deliver", help="Where failures go; else as --deliver."),
-            click.option("--template", help="The message, in Jinja2: job, run, output."),
-            click.option("--ping", metavar="URL", help="A dead-man switch (healthchecks.io)."),
-            click.option("--repeat", metavar="N", help="How often: a number, once or forever."),
-            click.option("--workdir", metavar="DIR", help="Where it runs; absolute."),
-            click.option("--skill", "skills", multiple=True, help="May be given several times."),
-            click.option("--model", help="The agent's model."),
-            click.option("--provider", help="The model's provider."),
-            click.option(
-                "--context-from", multiple=True, metavar="JOB", help="A job whose output it gets."
-            ),
-            click.option(
-                "--toolset", "enabled_toolsets", multiple=True, help="The only ones it may use."
-            ),
-            click.option(
-                "--elsewhere",
-                is_flag=True,
-                help="Script and directory are on the workers, not on this machine.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that were typed, as JobRequest names them; the policy apart."""
-    take_work(fields)
-    given = {name: value for name, value in fields.items() if value not in (None, ())}
-    if "repeat" in given:
-        given["repeat"] = parse_repeat(given["repeat"])
-    return given
+_elsewhere = click.option(
+    "--elsewhere",
+    is_flag=True,
+    help="Script and directory are on the workers, not on this machine.",
+)
 
 
 @click.command()
 @click.argument("schedule")
 @click.argument("prompt", required=False)
-@_job_options
-@work_options
-@bound_options
-@policy_options
+@field_options(without=("schedule", "prompt"))
+@_elsewhere
 @click.option("--paused", is_flag=True, help="Add it without starting its schedule.")
 @_json
-def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
+def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
     """Add a job that runs on SCHEDULE.
 
     \b
@@ -112,8 +63,7 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
     hermes-celery add "@hourly" --http POST https://example.com/hook --expect 202
     hermes-celery add "0 2 * * *" --task shop.report --kwargs '{"full": true}' --queue slow
     """
-    policy = Policy(**taken_policy(fields))
-    request = JobRequest(policy=policy, **_given(fields))
+    request = request_of(take_fields(typed))
     job = open_cron().add(request, paused=paused, check_files=not elsewhere)
     _warn_of_call(job)
     if as_json:
@@ -126,27 +76,18 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **fields: Any) -> None:
 
 @click.command()
 @click.argument("job")
-@click.option("--schedule", help="A new schedule; it begins now.")
-@click.option("--prompt", help="A new prompt.")
-@_job_options
-@work_options
-@bound_options
-@policy_options
+@field_options()
+@_elsewhere
 @click.option(
     "--revision", type=int, help="Refuse if the job is no longer at this revision (see `show`)."
 )
 @_json
-def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **fields: Any) -> None:
-    """Change JOB: only what is given changes; '' clears a text."""
-    policy = taken_policy(fields)
-    changes = _given(fields)
-    if not changes and not policy:
+def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed: Any) -> None:
+    """Change JOB: only what is given changes; '' clears a field, as in --group ''."""
+    changes = take_fields(typed)
+    if not changes:
         raise click.UsageError("nothing to change; give at least one option")
     cron = open_cron()
-    if policy:
-        current = cron.show(job)
-        changes["policy"] = changed_policy(current.spec.policy, policy)
-        revision = current.revision if revision is None else revision
     changed = cron.edit(job, changes, expected_revision=revision, check_files=not elsewhere)
     if "task" in changes:
         _warn_of_call(changed)

@@ -12,14 +12,12 @@ from zoneinfo import ZoneInfo
 import click
 import msgspec
 
+from hermes_celery.core.fields import FIELDS
 from hermes_celery.declared import Refusal
 from hermes_celery.foreign import UNREADABLE
-from hermes_celery.instant import optional_from_ms
 from hermes_celery.job import Job, JobSpec, JobState, UnreadableJob
-from hermes_celery.masking.urls import masked, masked_path
 from hermes_celery.run import Run, RunState
 from hermes_celery.store.reading import readable
-from hermes_celery.task_call import call_text
 
 #: Rows whose columns are aligned: a wider table is drawn at its end only.
 _TABLE_ROWS = 1000
@@ -182,31 +180,9 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("state", job.state.value),
         ("schedule", f"{spec.schedule_display}  ({spec.timezone})"),
         ("next run", shown(job.next_run_at, zone=zone)),
-        ("prompt", spec.prompt),
-        ("script", spec.script),
-        ("no_agent", "yes" if spec.no_agent else None),
-        ("skills", ", ".join(spec.skills)),
-        ("context from", ", ".join(spec.context_from)),
-        ("model", spec.model),
-        ("provider", spec.provider),
-        ("toolsets", ", ".join(spec.enabled_toolsets or ())),
-        ("workdir", spec.workdir),
-        ("request", f"{spec.http.method} {spec.http.url}" if spec.http else None),
-        ("task", call_text(spec.task) if spec.task else None),
-        ("interpreter", spec.interpreter),
-        ("queue", spec.queue),
-        ("priority", spec.priority),
-        ("limits", _limits(spec)),
-        ("session", spec.session.value if spec.session else None),
+        *_field_rows(spec, zone=zone),
         ("managed by", spec.managed_by),
         ("declared in", spec.declared_in),
-        ("deliver", masked(spec.deliver)),
-        ("on failure", masked(spec.failure_deliver or "")),
-        ("template", spec.template),
-        ("ping", masked_path(spec.ping) if spec.ping else None),
-        ("origin", _origin(job)),
-        ("bounds", _bounds(job, zone=zone)),
-        ("policy", _policy(job)),
         ("repeat", f"{job.completed} of {spec.repeat_times}" if spec.repeat_times else None),
         ("paused", shown(job.paused_at, zone=zone, missing="")),
         ("reason", job.paused_reason),
@@ -220,39 +196,13 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
     return [(label, str(text)) for label, text in rows if text]
 
 
-def _bounds(job: Job, *, zone: str) -> str:
-    spec = job.spec
-    parts = [
-        f"from {shown(optional_from_ms(spec.start_ms), zone=zone)}" if spec.start_ms else "",
-        f"until {shown(optional_from_ms(spec.end_ms), zone=zone)}" if spec.end_ms else "",
-        f"except {' | '.join(spec.exclude)}" if spec.exclude else "",
-        f"jitter {spec.jitter_seconds} s" if spec.jitter_seconds else "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def _policy(job: Job) -> str:
-    """The choices that differ from the defaults."""
-    chosen: dict[str, Any] = msgspec.to_builtins(job.spec.policy)
-    return ", ".join(f"{name} {value}" for name, value in chosen.items())
-
-
-def _limits(spec: JobSpec) -> str:
-    """What ends its runs, or keeps them waiting."""
-    limits = (
-        ("timeout {:g} s", spec.timeout_seconds),
-        ("idle {:g} s", spec.idle_timeout_seconds),
-        ("group {}", spec.group),
-        ("{} at once in it", spec.group_limit),
-        ("{:,} tokens a day", spec.token_budget),
-        ("{:g} USD a day", spec.cost_budget),
-    )
-    return ", ".join(text.format(value) for text, value in limits if value is not None)
-
-
-def _origin(job: Job) -> str:
-    origin = job.spec.origin
-    if origin is None:
-        return ""
-    parts = (origin.platform, origin.chat_name or origin.chat_id, origin.thread_id)
-    return " / ".join(part for part in parts if part)
+def _field_rows(spec: JobSpec, *, zone: str) -> list[tuple[str, str]]:
+    """The fields that are set, by the rows of the table."""
+    rows: dict[str, list[str]] = {}
+    for field in FIELDS:
+        value = field.given(field.of(spec))
+        if field.row and field.is_set(value):
+            here = value.astimezone(ZoneInfo(zone)) if isinstance(value, datetime) else value
+            note = f"  ({field.inert})" if field.inert else ""
+            rows.setdefault(field.row, []).append(f"{field.text(here)}{note}")
+    return [(label, ", ".join(texts)) for label, texts in rows.items()]

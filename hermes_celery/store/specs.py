@@ -22,7 +22,7 @@ from hermes_celery.store.reading import Fields, is_instant, readable
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(JobSpec).decode
-_INSTANTS = ("anchor_ms", "created_ms", "start_ms", "end_ms")
+_INSTANTS = tuple(name for name in JobSpec.__struct_fields__ if name.endswith("_ms"))
 
 
 class NewerRecord(RecordBroken):

@@ -154,9 +154,9 @@ GOOD = {"task": "shop.a", "schedule": 5}
     [
         ({"schedule": 5}, "has no task; give it one"),
         ({"task": "shop.a"}, "has no schedule"),
-        ({}, "has no task and no schedule"),
+        ({}, "has no schedule and no task"),
         ("shop.a", "is a str; make it a dict"),
-        ({**GOOD, "taks": 1, "arg": 2}, "has the key taks, arg; known are task, schedule"),
+        ({**GOOD, "taks": 1, "arg": 2}, "has the key taks, arg; known are schedule, task"),
         ({**GOOD, "args": "abc"}, "args are 'abc'; give a list, such as ['abc']"),
         ({**GOOD, "args": {1}}, "args are {1}; give a list"),
         ({**GOOD, "args": [{1}]}, "args[0] is a set"),

@@ -82,7 +82,7 @@ def test_limits_are_shown_and_changed() -> None:
         (("--http", "GET", "http://h/", "prompt"), 1, "one kind of work"),
         (("prompt", "--group", "g"), 1, "go together"),
         (("prompt", "--group-limit", "2"), 1, "go together"),
-        (("prompt", "--timeout", "0"), 1, "timeout_seconds 0 must lie within"),
+        (("prompt", "--timeout", "0"), 1, "timeout_seconds is 0; it must be 0.1 to 86400"),
         (("prompt", "--interpreter", "ruby"), 1, "is for scripts"),
         (("prompt", "--queue", "a b"), 1, "queue 'a b' must be"),
         (("rm -rf /",), 1, "destructive_root_rm"),

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from hermes_celery.compose import check_files
-from hermes_celery.defining import check_script_path, define, parse_repeat
+from hermes_celery.core.field_checks import checked_script
+from hermes_celery.core.field_texts import repeat
+from hermes_celery.defining import define
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.instant import iso
 from hermes_celery.job import Job, JobRequest, is_job_id, new_job_id
@@ -64,18 +66,18 @@ def test_repeat_is_read_as_hermes_reads_it(case: dict[str, Any]) -> None:
     text = case["input"]["repeat"]
     if "error_contains" in case["expected"]:
         with pytest.raises(JobError, match=case["expected"]["error_contains"]):
-            parse_repeat(text)
+            repeat(text)
     else:
-        assert parse_repeat(text) == case["expected"]["times"]
+        assert repeat(text) == case["expected"]["times"]
 
 
 @pytest.mark.parametrize("case", cases("safety.script_path_api"), ids=_label)
 def test_a_script_path_is_judged_as_hermes_judges_it(case: dict[str, Any]) -> None:
     if case["expected"]["error"] is None:
-        check_script_path(case["input"]["script"])
+        checked_script(case["input"]["script"])
         return
     with pytest.raises(HermesCeleryError) as error:
-        check_script_path(case["input"]["script"])
+        checked_script(case["input"]["script"])
     assert str(error.value) == case["expected"]["error"]
 
 

@@ -179,7 +179,7 @@ class Thing:
         (TaskCall(name="t", options={"headers": {"hermes": 1}}), "the key 'hermes'"),
         (TaskCall(name="t", options={"headers": {"id": 1}}), "the key id, which is Celery's own"),
         (TaskCall(name="t", options={"headers": ["a"]}), "give a dict"),
-        (TaskCall(name="t", options={"priority": 256}), "priority 256 must lie within 0 and 255"),
+        (TaskCall(name="t", options={"priority": 256}), "priority is 256; it must be 0 to 255"),
         (TaskCall(name="t", options={"priority": "high"}), "not a whole number"),
         (
             TaskCall(name="t", options={"queue": Queue("q", Exchange("x", type="topic"))}),

@@ -1,0 +1,211 @@
+"""What one field of a job may be: each check takes a value and returns what is stored of it.
+
+A check looks at its own field alone and raises JobError or ScriptError that says what was given,
+what is wrong and what to do. What fields must be together is `defining`'s to check. The rules are
+Hermes' own where it has any (hermes-agent 0.19, cron/jobs.py as recorded). Whether a script exists
+or a host may be called is decided where it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import PurePosixPath
+
+import msgspec
+
+from hermes_celery.core.origin import SessionSource
+from hermes_celery.errors import JobError, ScriptError
+from hermes_celery.prompt_scan import check_prompt
+from hermes_celery.schedule.schedule import instant_ms
+from hermes_celery.work import HttpCall, checked_url
+
+MAX_NAME = 200
+MAX_PROMPT = 100_000
+#: RabbitMQ's; a Redis sorts its messages into the steps that the app has, by default up to 9.
+MAX_PRIORITY = 255
+_GATEWAY_COMMAND = re.compile(r"\bhermes\s+gateway\s+(restart|stop|kill)\b", re.IGNORECASE)
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_WORD = re.compile(r"[\w.:@\-]{1,100}")
+_SHARED_NAME = "1 to 100 letters, digits, or any of . : @ _ -"
+#: As long as AMQP has them; a comma parts the queues of `celery worker -Q`.
+_QUEUE = re.compile(r"[^\s,]{1,255}")
+
+
+# --- texts, lists, numbers, instants
+
+
+def stripped(text: str | None) -> str | None:
+    """A text without blanks around it; None where nothing is left."""
+    return (text or "").strip() or None
+
+
+def clean(values: Sequence[str] | str | None) -> tuple[str, ...]:
+    """Texts without blanks, empty ones and repetitions; one text is a list of it."""
+    values = [values] if isinstance(values, str) else values or ()
+    return tuple(dict.fromkeys(value.strip() for value in values if value.strip()))
+
+
+def clean_or_none(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    """As `clean`; None where nothing is left."""
+    return clean(values) or None
+
+
+def number_within(name: str, low: float, high: float) -> Callable[[float | None], float | None]:
+    """The check of a number that lies within two others, or is None."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not low <= value <= high:
+            raise JobError(f"{name} is {value:.16g}; it must be {low:.16g} to {high:.16g}")
+        return value
+
+    return check
+
+
+def instant(value: datetime | None) -> int | None:
+    """An aware instant as Unix milliseconds. Raises ScheduleError for a naive one."""
+    return None if value is None else instant_ms(value)
+
+
+# --- what performs the work
+
+
+def checked_prompt(prompt: str | None) -> str:
+    """A prompt that is neither too long nor harmful."""
+    prompt = prompt or ""
+    if len(prompt) > MAX_PROMPT:
+        raise JobError(
+            f"the prompt has {len(prompt):,} characters, more than {MAX_PROMPT:,}; "
+            "put the bulk into a script or a skill"
+        )
+    check_prompt(prompt)
+    if _GATEWAY_COMMAND.search(prompt):
+        raise JobError(
+            "Blocked: cron job contains a gateway lifecycle command (restart/stop/kill). This is "
+            "blocked to prevent agent-driven SIGTERM-respawn loops under launchd/systemd "
+            "supervision (#30719). Run `hermes gateway restart` from a shell outside the running "
+            "gateway instead."
+        )
+    return prompt
+
+
+def checked_script(script: str | None) -> str | None:
+    """A script's path that can lie inside the scripts directory, by its text alone.
+
+    Whether it does lie there, links resolved, is checked where the file is.
+    """
+    script = stripped(script)
+    if not script:
+        return None
+    if script.startswith(("/", "~", "\\")) or re.match(r"[A-Za-z]:", script):
+        raise ScriptError(
+            "Script path must be relative to ~/.hermes/scripts/. Got absolute or home-relative "
+            f"path: {script!r}. Place scripts in ~/.hermes/scripts/ and use just the filename."
+        )
+    depth = 0
+    for part in PurePosixPath(script.replace("\\", "/")).parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            raise ScriptError(
+                f"Script path escapes the scripts directory via traversal: {script!r}"
+            )
+    if "\0" in script or "\n" in script:
+        raise ScriptError(f"Script path {script!r} holds a control character; rename the file")
+    return script
+
+
+def checked_interpreter(text: str | None) -> str | None:
+    """A program's name, or its absolute path; which places are allowed is the worker's to say."""
+    program = stripped(text)
+    if program is None:
+        return None
+    if not program.isprintable() or ("/" in program and not program.startswith("/")):
+        raise JobError(f"interpreter {program!r} must be a program's name or its absolute path")
+    if " " in program or ".." in program.split("/"):
+        raise JobError(f"interpreter {program!r} must be a program alone, without arguments and ..")
+    return program
+
+
+def checked_workdir(workdir: str | None) -> str | None:
+    """A working directory's absolute path."""
+    text = stripped(workdir)
+    if text and not PurePosixPath(text).is_absolute():
+        raise JobError(
+            f"Cron workdir must be an absolute path (got {text!r}). Cron jobs run detached from "
+            "any shell cwd, so relative paths are ambiguous."
+        )
+    return text
+
+
+def checked_base_url(url: str | None) -> str | None:
+    """A base URL without the slash at its end."""
+    return (stripped(url) or "").rstrip("/") or None
+
+
+def checked_http(call: HttpCall | None) -> HttpCall | None:
+    """A request, its method in capitals."""
+    if call is None:
+        return None
+    method = call.method.strip().upper()
+    if method not in _METHODS:
+        raise JobError(f"{call.method!r} is no HTTP method; use one of {', '.join(_METHODS)}")
+    try:
+        parts = checked_url(call.url.strip())
+    except ValueError as error:
+        raise JobError(
+            f"{call.url!r} is no URL to call: {error}; use http://host/path or https://host/path"
+        ) from None
+    if parts.username or parts.password:
+        raise JobError("a URL with a user or password in it would be shown; use a header instead")
+    for name, value in call.headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
+            raise JobError(f"the header {name!r} is not a name and a value in one line")
+    if any(not 100 <= status <= 599 for status in call.expect):
+        raise JobError(f"expected statuses {list(call.expect)} must lie within 100 to 599")
+    return msgspec.structs.replace(call, method=method, url=call.url.strip())
+
+
+# --- names and words
+
+
+def check_name(name: str) -> None:
+    """Raise JobError for a name that is too long or holds control characters."""
+    if len(name) > MAX_NAME:
+        raise JobError(
+            f"the name has {len(name):,} characters, more than {MAX_NAME}; it begins "
+            f"{name[:30]!r}. Give a shorter one"
+        )
+    if not name.isprintable():
+        raise JobError(f"the name {name!r} holds characters that cannot be shown; use plain text")
+
+
+def checked_session(text: str | None) -> SessionSource | None:
+    """The word for what its runs see of its origin."""
+    word = stripped(text)
+    if word is None:
+        return None
+    try:
+        return SessionSource(word)
+    except ValueError:
+        raise JobError(f"session {text!r} must be 'origin' or 'none'") from None
+
+
+def checked_queue(text: str | None) -> str | None:
+    """A queue's name as it is; None where there is none."""
+    if not text:
+        return None
+    if not text.isprintable() or not _QUEUE.fullmatch(text):
+        raise JobError(
+            f"queue {text[:100]!r} must be 1 to 255 printable characters without blanks and commas"
+        )
+    return text
+
+
+def checked_group(text: str | None) -> str | None:
+    """A group's name, stripped; None where there is none."""
+    word = stripped(text)
+    if word and not _WORD.fullmatch(word):
+        raise JobError(f"group {text!r} must be {_SHARED_NAME}")
+    return word

@@ -1,0 +1,141 @@
+"""How a text that somebody typed becomes the value of a field.
+
+Each reader raises ValueError that says what is wrong with the text; JobError is one. What a value
+must be beyond that is its check's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from hermes_celery.core.origin import Origin
+from hermes_celery.errors import JobError
+from hermes_celery.work import HttpCall, TaskCall
+
+
+def as_typed(text: Any) -> Any:
+    """The text itself."""
+    return text
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
+
+
+def number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
+
+
+def word_of(words: type[StrEnum]) -> Callable[[str], StrEnum]:
+    """The reader of one of some words."""
+
+    def read(text: str) -> StrEnum:
+        try:
+            return words(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}") from None
+
+    return read
+
+
+def time(text: str) -> datetime:
+    """An ISO time; without an offset it is naive, and local to whoever typed it."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no ISO time such as 2027-03-28T14:00") from None
+
+
+def repeat(text: str) -> int | None:
+    """`forever`, `once` or a whole number. Raises JobError, as Hermes words it."""
+    word = text.strip().lower()
+    if word in ("forever", "always", "inf", "infinite"):
+        return None
+    if word == "once":
+        return 1
+    try:
+        return int(word)
+    except ValueError:
+        raise JobError(
+            f"Invalid repeat {text!r}: give a whole number, 'once' or 'forever'"
+        ) from None
+
+
+def origin(text: str) -> Origin:
+    """An origin as a JSON object."""
+    known = Origin.__struct_fields__
+    try:
+        given = msgspec.json.decode(text, type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ValueError(f"{text!r} is no JSON object of texts: {error}") from None
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"an origin has no {', '.join(unknown)}; it has {', '.join(known)}")
+    return msgspec.convert(given, Origin)
+
+
+def http(given: tuple[str, str] | None, parts: Mapping[str, Any]) -> HttpCall | None:
+    """A request of its method and URL, its headers (NAME:VALUE), body and expected statuses."""
+    if given is None:
+        _refuse(parts, "--http")
+        return None
+    return HttpCall(
+        method=given[0],
+        url=given[1],
+        headers=dict(_header(text) for text in parts["headers"]),
+        body=parts["body"],
+        expect=_statuses(parts["expect"] or ""),
+    )
+
+
+def task(name: str | None, parts: Mapping[str, Any]) -> TaskCall | None:
+    """A call of a task's name, its arguments and its arguments with names, both JSON."""
+    if name is None:
+        _refuse(parts, "--task")
+        return None
+    return TaskCall(
+        name=name,
+        args=_json(parts["task_args"], list, option="--args") or [],
+        kwargs=_json(parts["task_kwargs"], dict, option="--kwargs") or {},
+    )
+
+
+def _refuse(given: Mapping[str, Any], option: str) -> None:
+    if any(given.values()):
+        raise ValueError(f"that needs {option}, given whole; an edit replaces it whole, too")
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ValueError(f"--header {text!r} must be NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def _statuses(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise ValueError(f"--expect {text!r} must be numbers such as 200,204") from None
+
+
+def _json(text: str | None, kind: type, *, option: str) -> Any:
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{option} {text!r}: {error}") from None
