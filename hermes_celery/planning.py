@@ -12,8 +12,6 @@ written, the rest is still due.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
 from hermes_celery.instant import from_ms, iso
@@ -23,8 +21,6 @@ from hermes_celery.schedule import Kind, Schedule
 
 _MIN_GRACE_MS = 120_000
 _MAX_GRACE_MS = 7_200_000
-#: Later than this a run is called late (Hermes' dispatch kinds).
-_ON_TIME_MS = 300_000
 #: Missed occurrences are counted so far, for the record; then it says "more than".
 _MAX_COUNTED = 1000
 
@@ -36,15 +32,6 @@ class DueJob(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     next_run_ms: int
     completed: int
-
-
-class Lateness(StrEnum):
-    """How a dispatch relates to its nominal instant."""
-
-    ON_TIME = "on_time"
-    LATE = "late"
-    #: Past its grace: it makes up for occurrences that nobody ticked.
-    CATCH_UP = "catch_up"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +53,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     due: DueJob
     steps: tuple[Step, ...]
-    lateness: Lateness
 
 
 def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> Plan:
@@ -85,17 +71,7 @@ def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> Plan:
             steps = (_single(due, following=following),)
         else:
             steps = _caught_up(schedule, due, now_ms=now_ms, resumed_ms=resumed_ms)
-    return Plan(due=due, steps=steps, lateness=lateness(schedule, due, now_ms=now_ms))
-
-
-def lateness(schedule: Schedule, due: DueJob, *, now_ms: int) -> Lateness:
-    """Name a delay (Hermes' dispatch kinds): on time up to 300 s, late up to the grace."""
-    late_ms = now_ms - due.next_run_ms
-    if due.spec.policy.grace_seconds is None and late_ms <= _MIN_GRACE_MS:
-        return Lateness.ON_TIME
-    if late_ms > grace_ms(schedule, due.spec, now_ms=now_ms):
-        return Lateness.CATCH_UP
-    return Lateness.ON_TIME if late_ms <= _ON_TIME_MS else Lateness.LATE
+    return Plan(due=due, steps=steps)
 
 
 def grace_ms(schedule: Schedule, spec: JobSpec, *, now_ms: int) -> int:

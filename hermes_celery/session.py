@@ -51,9 +51,6 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str = ""
     due_ms: int | None = None
     attempt: int | None = None
-    #: Whether somebody still listens after the run's end. Nobody does: a run that promised to
-    #: report later would report to no one.
-    async_delivery: bool = False
 
     def variables(self) -> dict[str, str]:
         """Every session variable with its value, "" where there is none."""
@@ -70,7 +67,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "HERMES_SESSION_ID": origin.session_id,
             "HERMES_SESSION_MESSAGE_ID": origin.message_id,
             "HERMES_SESSION_PROFILE": origin.profile,
-            "HERMES_SESSION_ASYNC_DELIVERY": "1" if self.async_delivery else "",
+            # Nobody listens after a run's end: what it promised to report later would reach no one.
+            "HERMES_SESSION_ASYNC_DELIVERY": "",
             "HERMES_UI_SESSION_ID": origin.ui_session_id,
             "HERMES_CRON_AUTO_DELIVER_PLATFORM": target.platform,
             "HERMES_CRON_AUTO_DELIVER_CHAT_ID": target.chat_id,
@@ -119,8 +117,7 @@ def get_session_env(name: str, default: str = "") -> str:
 
 def async_delivery_supported() -> bool:
     """Whether a result that comes later would reach anybody; true outside of runs, as in Hermes."""
-    session = _current.get()
-    return session is None or session.async_delivery
+    return _current.get() is None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hermes_celery.errors import JobError, ScheduleError
 from hermes_celery.instant import to_ms
-from hermes_celery.planning import DueJob, Lateness, Plan, grace_ms, plan
+from hermes_celery.planning import DueJob, Plan, grace_ms, plan
 from hermes_celery.policy import CatchUp, Policy, retry_wait_ms
 from hermes_celery.schedule import from_hermes
 from tests.support import NOON, a_spec, cases
@@ -52,7 +52,6 @@ def test_a_job_in_time_runs_its_instant_and_moves_to_the_next() -> None:
     decision = plan(due("0 * * * *", next_run_ms=NOON_MS + HOUR), now_ms=NOON_MS + HOUR + 5)
     (step,) = decision.steps
     assert (step.occurrence_ms, step.next_run_ms) == (NOON_MS + HOUR, NOON_MS + 2 * HOUR)
-    assert decision.lateness is Lateness.ON_TIME
 
 
 def test_of_many_missed_instants_the_latest_runs_and_the_others_are_on_record() -> None:
@@ -64,7 +63,6 @@ def test_of_many_missed_instants_the_latest_runs_and_the_others_are_on_record() 
     )
     assert (missed.seen_ms, missed.next_if_skipped_ms) == (NOON_MS + HOUR, run.seen_ms)
     assert run.next_run_ms == NOON_MS + 10 * HOUR
-    assert decision.lateness is Lateness.CATCH_UP
 
 
 def test_catching_up_with_all_runs_each_oldest_first_up_to_the_limit() -> None:
@@ -116,8 +114,6 @@ def test_catching_up_decides_as_hermes_records_it(
     assert any(not step.skip for step in decision.steps) == runs
     last = decision.steps[-1]
     assert (last.next_run_ms or 0) > now_ms or (last.next_if_skipped_ms or 0) > now_ms
-    if grace == 0:
-        assert decision.lateness is Lateness.CATCH_UP
 
 
 def test_after_a_pause_of_everything_the_schedule_goes_on_from_its_end() -> None:
@@ -164,14 +160,6 @@ def test_a_one_shot_has_no_next_however_late_it_is() -> None:
     (step,) = plan(due("in 1h", next_run_ms=NOON_MS + HOUR), now_ms=NOON_MS + 100 * HOUR).steps
     assert (step.occurrence_ms, step.next_run_ms) == (NOON_MS + HOUR, None)
     assert step.next_if_skipped_ms is None
-
-
-@pytest.mark.parametrize("case", cases("dispatch.kind@main"), ids=lambda c: str(c["input"]))
-def test_a_late_dispatch_is_named_as_hermes_names_it(case: dict[str, Any]) -> None:
-    start = NOON_MS + 4 * HOUR
-    late_ms = case["input"].get("late_s", 2 * 3600 + 1) * 1000
-    decision = plan(due("0 */4 * * *", next_run_ms=start), now_ms=start + late_ms)
-    assert decision.lateness.value == case["expected"]["last_dispatch.kind"]
 
 
 _steps = st.tuples(

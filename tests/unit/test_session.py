@@ -223,8 +223,6 @@ def test_nobody_waits_for_what_a_run_would_say_later() -> None:
     with bound(SESSION):
         assert not async_delivery_supported()
         assert get_session_env("HERMES_SESSION_ASYNC_DELIVERY", "1") == ""
-    with bound(Session(async_delivery=True)):
-        assert async_delivery_supported()
 
 
 def test_every_variable_of_hermes_is_there() -> None:
