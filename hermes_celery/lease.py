@@ -9,10 +9,12 @@ it first. So:
   lease can have expired: the time counts from before the renewal was sent, not from its answer.
 - A clean stop deletes the lease and wakes the standbys, so that one takes over at once; after a
   kill -9 one does as soon as the key expires.
-- Redis restarted without its memory counts terms from one again; a leader of before finds another
-  number, or its own lease missing, and stands by. A server that was restarted or promoted may have
-  forgotten the latest terms only: the first leader there leaves a thousand numbers out, so that its
-  token is never that of a leader which the server forgot.
+- Redis that lost its memory counts terms from one again; a leader of before finds another number,
+  or its own lease missing, and asks anew. Each beat tells the greatest term that it has heard of,
+  and the count goes on beyond it: a lease that was taken again never has the term of before. A
+  server that was restarted or promoted may have forgotten the latest terms only: the first leader
+  there leaves a thousand numbers out, so that its token is never that of a leader which the server
+  forgot.
 - A value that is no lease, no term or no leader, and a lease without an expiry (somebody wrote it
   by hand), would keep everybody from leading for ever. Whoever wants to lead mends it: nobody can
   hold such a lease, and a term that begins anew begins at a number that was never reached.
@@ -64,6 +66,8 @@ class Lease:
         self._clock = clock
         self._owner = owner
         self._token: int | None = None
+        #: The greatest term that this beat led in or stood by for.
+        self._known = 0
         self._sent_at = 0.0
         self._free_at = 0.0
 
@@ -127,11 +131,12 @@ class Lease:
         word, value, free_in_ms, *mended = self._database.run(
             "lease_take",
             keys=[*keys, *(self._quarantine(key, at_ms=now_ms) for key in keys)],
-            args=[self._owner, LEASE_MS, now_ms],
+            args=[self._owner, LEASE_MS, now_ms, self._known],
         )
         for key, what in zip(mended[::2], mended[1::2], strict=True):
             event(_log, "lease.mended", level=logging.WARNING, key=key, what=what)
             self._on_broken("", key, f"{what}; that is mended")
+        self._known = max(self._known, int(value))
         if word == "ok":
             self._token, self._sent_at = int(value), sent_at
         else:

@@ -4,12 +4,13 @@
 --
 -- A server that is another than the one where the last leader began (a replica that was promoted, the
 -- same one restarted) may have forgotten the latest terms: its count goes on so far ahead that no
--- leader of before can hold the same number. Then two leaders never have one token.
+-- leader of before can hold the same number. Then two leaders never have one token. The same holds
+-- where the count is not beyond a term that a living beat knows: the server was emptied.
 --
 -- KEYS  1 lease   2 term counter   3 leader hash   4-6 where each of them is moved to
--- ARGV  1 owner   2 lease_ms   3 now_ms
+-- ARGV  1 owner   2 lease_ms   3 now_ms   4 the greatest term that the asker knows of
 -- Answers  'ok', the new term (the fencing token), 0
---          'held', the owner, milliseconds until the lease expires
+--          'held', the term, milliseconds until the lease expires
 --          and in both cases, for each thing that was mended, its key and what was wrong
 local mended = {}
 
@@ -60,7 +61,7 @@ if owner and not wrong_term then
     left_ms = tonumber(ARGV[2])
     note(KEYS[1], 'had no expiry, so that nobody could take over')
   end
-  return answer('held', owner, left_ms)
+  return answer('held', redis.call('GET', KEYS[2]) or '0', left_ms)
 end
 if wrong_lease then
   redis.call('RENAME', KEYS[1], KEYS[4])
@@ -71,18 +72,22 @@ if wrong_leader then
   note(KEYS[3], wrong_leader)
 end
 local server, before = server_id(), redis.call('HGET', KEYS[3], 'server')
-local term
+local known, term = tonumber(ARGV[4]), nil
+if known > 1e14 then
+  -- Somebody wrote it by hand: counting on from there would end beyond what is counted exactly.
+  known = 0
+end
 if wrong_term then
   redis.call('RENAME', KEYS[2], KEYS[5])
   note(KEYS[2], wrong_term)
   -- No count of terms has come so far, so no leader of before can mistake this one for its own.
-  term = ARGV[3]
+  term = string.format('%d', math.max(tonumber(ARGV[3]), known + 1))
   redis.call('SET', KEYS[2], term)
 else
   local is_another = before and server ~= '' and before ~= server
   term = redis.call('INCR', KEYS[2])
-  if is_another then
-    term = term + TERMS_FORGOTTEN_AT_MOST
+  if is_another or term <= known then
+    term = math.max(term, known) + TERMS_FORGOTTEN_AT_MOST
   end
   term = string.format('%d', term)
   redis.call('SET', KEYS[2], term)

@@ -107,6 +107,36 @@ def test_a_token_that_the_server_forgot_is_never_given_again(
     assert second.hold() == 1002
 
 
+@pytest.mark.parametrize("terms", [1, 2, 5])
+def test_on_an_emptied_server_nobody_leads_in_a_term_that_a_living_beat_knows(
+    store: Store, terms: int
+) -> None:
+    first, second = lease(store, "a"), lease(store, "b")
+    for _ in range(terms):
+        first.release()
+        first.hold()
+    assert first.token == terms
+    assert second.hold() is None
+    keys = store.database.keys
+    store.database.call("DEL", keys.lease, keys.term, keys.leader)
+    store.clock.advance(RENEW_SECONDS + 0.01)
+    # Whoever comes first, the standby too.
+    assert second.hold() == terms + 1000
+    assert first.hold() is None
+    store.database.call("DEL", keys.lease, keys.term, keys.leader)
+    assert first.hold() == terms + 2000
+
+
+def test_a_term_written_by_hand_is_not_counted_on_from(store: Store) -> None:
+    first, second = lease(store, "a"), lease(store, "b")
+    first.hold()
+    store.database.call("SET", store.database.keys.term, "9" * 15)
+    assert second.hold() is None
+    keys = store.database.keys
+    store.database.call("DEL", keys.lease, keys.term, keys.leader)
+    assert second.hold() == 1
+
+
 def test_a_leader_whose_token_is_greater_than_the_count_does_not_block_the_others(
     valkey: Database, clock: HandClock
 ) -> None:
