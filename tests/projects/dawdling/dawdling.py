@@ -1,0 +1,51 @@
+"""A project whose own code takes long to publish a task."""
+
+import os
+import time
+
+from celery import Celery, Task
+from notes import note
+
+from hermes_celery import Cron
+
+
+class Slow(Task):
+    """A task that is published by code that waits for something."""
+
+    abstract = True
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Take 0.3 s, unless `DAWDLES` says how long."""
+        note("builds", options["task_id"])
+        time.sleep(float(os.environ.get("DAWDLES", "0.3")))
+        return super().apply_async(args, kwargs, **options)
+
+
+app = Celery("dawdling", broker=os.environ["BROKER"])
+cron = Cron(app)
+app.conf.timezone = "Europe/Berlin"
+
+
+@app.task(base=Slow)
+def slow(name):
+    """Note that it ran."""
+    note("slow", name)
+
+
+@app.task
+def plain(name):
+    """Note that it ran."""
+    note("plain", name)
+
+
+app.conf.beat_schedule = {
+    **{
+        f"slow-{n}": {
+            "task": "dawdling.slow",
+            "schedule": float(os.environ.get("EVERY", "20")),
+            "args": (f"slow-{n}",),
+        }
+        for n in range(int(os.environ.get("SLOW", "8")))
+    },
+    "plain": {"task": "dawdling.plain", "schedule": 1, "args": ("plain",)},
+}
