@@ -45,7 +45,7 @@ class Settings:
     #: HERMES_HOME: where scripts and the embedded server live. Default ~/.hermes.
     home: Path
     #: HERMES_REDIS_URL: store and broker in one; None means the embedded server.
-    redis_url: str | None
+    redis_url: str | None = field(repr=False)
     #: HERMES_CELERY_NAMESPACE: keeps several crons on one Redis apart. Default `hermes`; a
     #: project's is the name of its app.
     namespace: str
@@ -72,7 +72,7 @@ class Settings:
     #: HERMES_CELERY_WRAP: whether messages carry Hermes' header and footer.
     wrap: bool = True
     #: HERMES_CELERY_ALERTS: where troubles of no single job are told, as a job's `deliver`.
-    alerts: str = "local"
+    alerts: str = field(default="local", repr=False)
     #: HERMES_CELERY_PING_URL: a dead-man switch that the leading beat pings once a minute.
     ping_url: str = field(default="", repr=False)
     #: HERMES_CELERY_DELIVERY_WAIT: seconds until a failed delivery is tried again first.

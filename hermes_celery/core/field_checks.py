@@ -17,6 +17,7 @@ import msgspec
 
 from hermes_celery.core.origin import SessionSource
 from hermes_celery.errors import JobError, ScriptError
+from hermes_celery.masking.server_urls import without_passwords_in
 from hermes_celery.prompt_scan import check_prompt
 from hermes_celery.schedule.schedule import instant_ms
 from hermes_celery.work import HttpCall, checked_url
@@ -154,8 +155,9 @@ def checked_http(call: HttpCall | None) -> HttpCall | None:
     try:
         parts = checked_url(call.url.strip())
     except ValueError as error:
+        shown = without_passwords_in(call.url)
         raise JobError(
-            f"{call.url!r} is no URL to call: {error}; use http://host/path or https://host/path"
+            f"{shown!r} is no URL to call: {error}; use http://host/path or https://host/path"
         ) from None
     if parts.username or parts.password:
         raise JobError("a URL with a user or password in it would be shown; use a header instead")

@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+import msgspec
+
 from hermes_celery.core import field_checks as checks
 from hermes_celery.core import field_texts as texts
 from hermes_celery.core.origin import SessionSource, origin_text
 from hermes_celery.instant import optional_from_ms
+from hermes_celery.masking.server_urls import without_password
 from hermes_celery.masking.urls import masked, masked_path
 from hermes_celery.policy import MAX_ACTIVE, CatchUp, OnLost, Overlap, Policy
 from hermes_celery.task_call import call_text, checked_priority, checked_task, queue_name
+from hermes_celery.work import HttpCall
 
 _LARGEST: Final = 2.0**53
 #: A day: no single run is meant to last longer.
@@ -99,7 +103,7 @@ class Field:
     #: As text, for people; an instant comes in the reader's zone.
     show: Callable[[Any], str] = str
     #: What of it may be seen; None: all. It is a secret, in part or whole, where this is set.
-    hide: Callable[[str], str] | None = None
+    hide: Callable[[Any], Any] | None = None
     #: What `--json` calls it; "": as Python does.
     json: str = ""
 
@@ -141,6 +145,10 @@ class Field:
 
 def _comma_list(values: tuple[str, ...]) -> str:
     return ", ".join(values)
+
+
+def _without_password(call: HttpCall) -> HttpCall:
+    return msgspec.structs.replace(call, url=without_password(call.url))
 
 
 def _yes(value: bool) -> str:
@@ -402,6 +410,7 @@ _WORK: Final = (
         check=checks.checked_http,
         row="request",
         show=lambda call: f"{call.method} {call.url}",
+        hide=_without_password,
     ),
     Field(
         name="task",

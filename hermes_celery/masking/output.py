@@ -2,8 +2,9 @@
 
 Known by their value (the environment's own credentials), by their form (the prefixes that issuers
 give their keys, bearer tokens, PEM blocks, passwords in URLs) or by what stands before them
-(`token=`, `"api_key": `). Every secret becomes `***`. Works on bytes, because output may be in any
-encoding; nothing but a PEM block spans lines, so that a stream can be masked line by line.
+(`token=`, `"api_key": `, `Cookie: `). Every secret becomes `***`. Works on bytes, because output
+may be in any encoding; nothing but a PEM block spans lines, so that a stream can be masked line by
+line.
 
 Fixed strings are looked for first and patterns only where one is found: a megabyte that holds no
 secret takes some milliseconds.
@@ -12,7 +13,9 @@ secret takes some milliseconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from urllib.parse import unquote
 
 MASK = b"***"
 #: Shorter values would mask ordinary words.
@@ -88,15 +91,28 @@ _CREDENTIAL_NAME = re.compile(
     re.IGNORECASE,
 )
 _URL_WITH_PASSWORD = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
+_OPTION_WITH_PASSWORD = re.compile(r"[?&][^=&?\s]*(?:password|passwd)=([^&\s]+)", re.IGNORECASE)
+_PASSWORD_OPTION = re.compile(rb"[^\s\"'`<>&#$*{(][^\s\"'`<>&#]*")
+_OPTION_NAME = re.compile(rb"[?&]\w{0,40}\Z")
+#: What is left of a `Cookie` or `Set-Cookie` header behind its name, as it is or in quotes.
+_COOKIES = re.compile(rb"[\"']?[ \t]{0,4}:[ \t]{0,4}(?P<quote>[\"']?)")
+_COOKIE = re.compile(
+    rb"(?<![^\s=;,:\"'])(?P<name>[^\s=;,:\"']{1,256})=[\"']?(?P<value>[^\s;,\"']+)"
+)
+_COOKIE_ATTRIBUTES = frozenset(
+    (b"path", b"domain", b"expires", b"max-age", b"samesite", b"version")
+)
 
 #: What masks: bytes in, bytes out.
 Redact = Callable[[bytes], bytes]
 _Span = tuple[int, int]
+_CREDENTIAL_HEADER = re.compile(r"authorization|cookie|token|key|secret|password", re.IGNORECASE)
+_BETWEEN_CREDENTIALS = re.compile(r"[\s;,]+")
 
 
 def is_credential(name: str, value: str) -> bool:
     """Whether a variable holds a credential: by its name, or as a URL with a password in it."""
-    return bool(_CREDENTIAL_NAME.search(name) or _URL_WITH_PASSWORD.search(value))
+    return bool(_CREDENTIAL_NAME.search(name) or passwords_of(value))
 
 
 def known_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -105,8 +121,46 @@ def known_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
     for name, value in environment.items():
         if _CREDENTIAL_NAME.search(name):
             found.append(value)
-        found += _URL_WITH_PASSWORD.findall(value)
+        found += passwords_of(value)
     return tuple(found)
+
+
+def passwords_of(url: str) -> list[str]:
+    """The passwords in a URL, in its login and its options, encoded and decoded."""
+    found = _URL_WITH_PASSWORD.findall(url)
+    if "://" in url:
+        found += _OPTION_WITH_PASSWORD.findall(url)
+    return list(dict.fromkeys(form for one in found for form in (one, unquote(one))))
+
+
+def header_secrets(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """What nobody must see of a request's headers: the credentials in them, whole and in parts."""
+    return tuple(
+        part
+        for name, value in headers.items()
+        if _CREDENTIAL_HEADER.search(name)
+        for part in _credentials(value.strip(), has_scheme="authorization" in name.lower())
+    )
+
+
+def _credentials(value: str, *, has_scheme: bool) -> Iterator[str]:
+    """A header's value and its parts: each cookie, each parameter, the password behind `Basic`."""
+    yield value
+    words = _BETWEEN_CREDENTIALS.split(value)
+    if has_scheme and words[0].lower() == "basic":
+        yield from _basic_password(words[-1])
+    # "Bearer" and its like are no secret.
+    for word in words[1:] if has_scheme and len(words) > 1 else words:
+        yield word.strip("=")
+        yield word.partition("=")[2].strip("\"'")
+
+
+def _basic_password(encoded: str) -> list[str]:
+    try:
+        login = b64decode(encoded).decode()
+    except ValueError:
+        return []
+    return [login, login.partition(":")[2]]
 
 
 def redactor(secrets: Iterable[str] = ()) -> Redact:
@@ -123,7 +177,8 @@ def redactor(secrets: Iterable[str] = ()) -> Redact:
                 content = content.replace(value, MASK)
         if _PEM_BEGIN in content:
             content = _PEM.sub(MASK, content)
-        return _masked(content, [*_by_prefix(content), *_by_name(content), *_in_urls(content)])
+        found = (_by_prefix, _by_name, _in_urls, _in_options, _in_cookies)
+        return _masked(content, [span for spans in found for span in spans(content)])
 
     return redact
 
@@ -216,6 +271,32 @@ def _in_urls(content: bytes) -> Iterable[_Span]:
             yield found.span("password")
         else:
             yield start + 3, found.end() - 1
+
+
+def _in_options(content: bytes) -> Iterable[_Span]:
+    """Passwords in a query, `?password=x`: there no value is too short or too plain for one."""
+    covered = 0
+    for start in _occurrences(content.lower(), b"password="):
+        if start < covered or not _OPTION_NAME.search(content[max(start - 41, 0) : start]):
+            continue
+        value = _PASSWORD_OPTION.match(content, start + len(b"password="))
+        if value is not None:
+            covered = value.end()
+            yield value.span()
+
+
+def _in_cookies(content: bytes) -> Iterable[_Span]:
+    """The value of each cookie in a header that is printed, as a server echoes it."""
+    covered = 0
+    for start in _occurrences(content.lower(), b"cookie"):
+        found = _COOKIES.match(content, start + len(b"cookie")) if start >= covered else None
+        if found is None:
+            continue
+        end = content.find(found["quote"] or b"\n", found.end())
+        covered = end if end >= 0 else len(content)
+        for cookie in _COOKIE.finditer(content, found.end(), covered):
+            if cookie["name"].lower() not in _COOKIE_ATTRIBUTES:
+                yield cookie.span("value")
 
 
 def _occurrences(content: bytes, needle: bytes) -> Iterable[int]:

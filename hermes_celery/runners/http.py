@@ -15,12 +15,20 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec
-from hermes_celery.masking.output import Redact, redact_text, redactor, unredacted
+from hermes_celery.masking.output import (
+    Redact,
+    header_secrets,
+    passwords_of,
+    redact_text,
+    redactor,
+    unredacted,
+)
 from hermes_celery.output import CAP_BYTES, as_text
 from hermes_celery.pulse import RunningRun
 from hermes_celery.run import Outcome, RunState
@@ -52,8 +60,9 @@ class HttpRunner:
         """Send the job's request and say how it went. Raises JobError."""
         if spec.http is None:
             raise JobError("the job has no HTTP request")
-        redact = redactor(_secrets(spec.http)) if self._redact else unredacted
-        stop.live.mask_with(redact)
+        secrets = (*header_secrets(spec.http.headers), *passwords_of(spec.http.url))
+        hide = redactor if self._redact else _hides_nothing
+        stop.live.mask_with(hide(secrets))
         exchange = _Exchange(
             spec.http,
             key=session.run_id,
@@ -61,7 +70,9 @@ class HttpRunner:
             timeout_seconds=spec.timeout_seconds or _TIMEOUT_SECONDS,
             idle_seconds=spec.idle_timeout_seconds,
         )
-        return exchange.outcome(stop, redact)
+        exchange.await_end(stop)
+        # Servers set cookies on the way, and echo them.
+        return exchange.outcome(stop, hide((*secrets, *exchange.cookies)))
 
 
 class _Exchange:
@@ -86,9 +97,10 @@ class _Exchange:
         self._body = bytearray()
         self._status = 0
         self._error: str | None = None
+        self.cookies: tuple[str, ...] = ()
 
-    def outcome(self, stop: RunningRun, redact: Redact) -> Outcome:
-        """Send, wait, and say how it went."""
+    def await_end(self, stop: RunningRun) -> None:
+        """Send, and wait for the answer, the end of the time or that of the run."""
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(self._send,), daemon=True)
         deadline = time.monotonic() + self._timeout_seconds
@@ -97,6 +109,9 @@ class _Exchange:
             if stop.is_set() or time.monotonic() > deadline:
                 self._abandoned.set()
                 break
+
+    def outcome(self, stop: RunningRun, redact: Redact) -> Outcome:
+        """How it went."""
         body = redact(bytes(self._body))
         state, error = self._judged(stop, body)
         return Outcome(
@@ -139,18 +154,22 @@ class _Exchange:
             self._done.set()
 
     def _exchange(self) -> None:
+        with _session(self._allow_private) as client:
+            try:
+                self._request(client)
+            finally:
+                self.cookies = tuple(cookie.value for cookie in client.cookies if cookie.value)
+
+    def _request(self, client: HTTPSession) -> None:
         call = self._call
-        with (
-            _session(self._allow_private) as client,
-            client.request(
-                call.method,
-                call.url,
-                data=call.body.encode() if call.body is not None else None,
-                headers={"Idempotency-Key": self._key, **call.headers},
-                timeout=(min(_CONNECT_SECONDS, self._timeout_seconds), self._idle_seconds),
-                stream=True,
-            ) as response,
-        ):
+        with client.request(
+            call.method,
+            call.url,
+            data=call.body.encode() if call.body is not None else None,
+            headers={"Idempotency-Key": self._key, **call.headers},
+            timeout=(min(_CONNECT_SECONDS, self._timeout_seconds), self._idle_seconds),
+            stream=True,
+        ) as response:
             self._status = response.status_code
             self._read(response)
 
@@ -195,14 +214,8 @@ def _session(allow_private: frozenset[str]) -> HTTPSession:
     return client
 
 
-def _secrets(call: HttpCall) -> tuple[str, ...]:
-    """What a server could echo: the values of headers that carry credentials."""
-    names = ("authorization", "cookie", "token", "key", "secret")
-    return tuple(
-        value.split()[-1]
-        for name, value in call.headers.items()
-        if value.strip() and any(word in name.lower() for word in names)
-    )
+def _hides_nothing(secrets: Iterable[str]) -> Redact:
+    return unredacted
 
 
 def _reason(error: Exception) -> str:

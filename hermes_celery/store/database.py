@@ -19,6 +19,7 @@ import redis
 from hermes_celery import lua
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable, StoreUnsuitable
 from hermes_celery.keys import Keys
+from hermes_celery.masking.server_urls import without_passwords_in
 
 #: No number of shards above is believed, or set.
 MOST_SHARDS = 64
@@ -39,7 +40,6 @@ _PASSING = (
 _PASSING_WORD = re.compile(
     r"\b(READONLY|LOADING|MASTERDOWN|UNBLOCKED|TRYAGAIN|CLUSTERDOWN|NOREPLICAS)\b"
 )
-_SECRET = re.compile(r"://[^@/]*@")
 
 
 class ScriptCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -484,4 +484,4 @@ def _is_unknown_script(answer: object) -> bool:
 
 
 def _text(error: Exception) -> str:
-    return _SECRET.sub("://***@", str(error)) or type(error).__name__
+    return without_passwords_in(str(error)) or type(error).__name__

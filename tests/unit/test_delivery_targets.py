@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.cli.screen import job_details
 from hermes_celery.core.targets import (
     Target,
     UnknownTarget,
@@ -21,6 +22,7 @@ from hermes_celery.delivery.book import AddressBook
 from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError, SettingsError
 from hermes_celery.job import Origin
 from hermes_celery.masking.urls import masked, secrets_of, without
+from hermes_celery.work import HttpCall
 from tests.support import a_job, cases
 
 TELEGRAM = {"TELEGRAM_BOT_TOKEN": "123456:abcdefghijklmnopqrstuvwxyz012345678", "HOME": "/x"}
@@ -235,6 +237,14 @@ def test_a_url_never_shows() -> None:
         assert secret not in shown
     assert job.as_json()["deliver"] == "slack://***,telegram:1"
     assert job.as_json()["ping"] == "https://hc.example/***"
+
+
+def test_the_password_of_a_request_never_shows() -> None:
+    call = HttpCall(url="https://h/x?password=hunter3&q=1&token=hunter4")
+    job = a_job(prompt=None, http=call)
+    url = "https://h/x?password=***&q=1&token=***"
+    assert job.as_json()["http"]["url"] == url
+    assert ("request", f"GET {url}") in job_details(job, zone="UTC")
 
 
 def test_an_error_loses_the_tokens_of_its_url() -> None:

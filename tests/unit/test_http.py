@@ -29,6 +29,7 @@ class Server:
         self.status = 200
         self.body = b"done"
         self.location = ""
+        self.cookies: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
         server = self
@@ -45,6 +46,8 @@ class Server:
                 self.send_response(302 if redirects else server.status)
                 if redirects:
                     self.send_header("Location", server.location)
+                for cookie in server.cookies:
+                    self.send_header("Set-Cookie", cookie)
                 self.send_header("Content-Length", str(len(server.body)))
                 self.end_headers()
                 try:
@@ -164,6 +167,47 @@ def test_a_secret_that_the_server_echoes_is_masked(server: Server) -> None:
     assert send(HttpCall(url=server.url, headers=headers)).output == b"you sent *** and ***"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "secrets"),
+    [
+        ("Cookie", "first=firstsecret; second=secondsecret; third=thirdsecret",
+         ["firstsecret", "secondsecret", "thirdsecret"]),
+        ("cookie", "a=1;b=2", ["a=1", "b=2"]),
+        ("X-Api-Key", "firstsecret secondsecret", ["firstsecret", "secondsecret"]),
+        ("Authorization", 'Digest username="me", response="responsesecret", nonce="noncesecret"',
+         ["responsesecret", "noncesecret"]),
+        ("Authorization", "Basic bWU6bG9uZ3NlY3JldA==", ["bWU6bG9uZ3NlY3JldA", "longsecret"]),
+    ],
+)  # fmt: skip
+def test_every_part_of_a_credential_that_is_echoed_is_masked(
+    server: Server, name: str, value: str, secrets: list[str]
+) -> None:
+    server.status = 500
+    server.body = (
+        f"{name}: {value}\nparts: {' and '.join(s for s in secrets if len(s) > 3)}".encode()
+    )
+    outcome = send(HttpCall(url=server.url, headers={name: value}))
+    for secret in secrets:
+        assert secret not in (outcome.error or "")
+        assert secret.encode() not in outcome.output
+
+
+def test_a_cookie_that_the_server_sets_and_echoes_is_masked(server: Server) -> None:
+    server.status, server.cookies = 500, ["sid=sessionsecret; Path=/", "csrf=csrfsecret1"]
+    server.location, server.body = f"{server.url}/end", b"you are sessionsecret, csrfsecret1"
+    outcome = send(HttpCall(url=f"{server.url}/redirect"))
+    assert server.requests[-1][2]["Cookie"] == "sid=sessionsecret; csrf=csrfsecret1"
+    assert outcome.output == b"you are ***, ***"
+    assert "csrfsecret1" not in (outcome.error or "")
+
+
+def test_the_password_of_a_url_is_masked_where_it_is_echoed(server: Server) -> None:
+    server.status, server.body = 401, b"no such user: longsecret"
+    outcome = send(HttpCall(url=f"{server.url}/?password=longsecret"))
+    assert "longsecret" not in (outcome.error or "")
+    assert outcome.output == b"no such user: ***"
+
+
 def test_a_large_body_is_capped(server: Server) -> None:
     server.body = b"x" * (CAP_BYTES + 100_000)
     output = send(HttpCall(url=server.url)).output
@@ -202,6 +246,7 @@ def test_a_host_that_does_not_exist_is_one_sentence() -> None:
     ("fields", "why"),
     [
         ({"url": "ftp://x/"}, "no URL to call"),
+        ({"url": "ftp://u:p@x/?password=p"}, r"'ftp://[*]{3}@x/[?]password=[*]{3}' is no URL"),
         ({"url": "http:///x"}, "no URL to call: it names no host"),
         ({"url": "https://[::1"}, "no URL to call: its host is not written as one"),
         ({"url": "https://[::1]x/"}, "no URL to call: its host is not written as one"),

@@ -29,12 +29,14 @@ from hermes_celery.job import JobRequest
 from hermes_celery.live import LiveOutput
 from hermes_celery.log import JsonFormatter, event
 from hermes_celery.masking.output import (
+    header_secrets,
     is_credential,
     known_secrets,
     opens_pem,
     redact_text,
     redactor,
 )
+from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.masking.urls import masked, masked_path, secrets_of, without
 from hermes_celery.output import Capture, as_text
 from hermes_celery.run import Outcome, RunState
@@ -133,6 +135,9 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "masking text": lambda text: redact_text(redactor(), text),
     "opens_pem": _in_bytes(opens_pem),
     "is_credential": lambda text: is_credential(text, text),
+    "header_secrets": lambda text: header_secrets({"Cookie": text, "Authorization": text}),
+    "without_password": without_password,
+    "without_passwords_in": without_passwords_in,
     "known_secrets": lambda text: known_secrets({"A": text, "TOKEN": text}),
     "masked": masked,
     "without": lambda text: without(text, secrets_of(["json://user:password@host/path"])),

@@ -30,6 +30,18 @@ PEM = b"-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nAKCAQ\n-----END RSA PRIVATE KEY
         (b"a\n" + PEM + b"\nb", b"a\n***\nb"),
         (b"a\n" + PEM[:50], b"a\n***"),
         (b"12345678:" + b"A" * 35, b"***"),
+        (b"redis://host?password=x", b"redis://host?password=***"),
+        (
+            b"sentinel://h/0?db=1&sentinel_password=1234&master_name=m",
+            b"sentinel://h/0?db=1&sentinel_password=***&master_name=m",
+        ),
+        (b"Cookie: a=1; sid=abc\nq=1", b"Cookie: a=***; sid=***\nq=1"),
+        (
+            b"Set-Cookie: a=xyz; Path=/; HttpOnly, b=2; Max-Age=5; SameSite=Lax",
+            b"Set-Cookie: a=***; Path=/; HttpOnly, b=***; Max-Age=5; SameSite=Lax",
+        ),
+        (b'{"cookie": "a=1; b=2", "n": "c=3"}', b'{"cookie": "a=***; b=***", "n": "c=3"}'),
+        (b"{'Set-Cookie': 'a=1'} x=2", b"{'Set-Cookie': 'a=***'} x=2"),
         (b"bin\xff\x00 token=ghp_" + KEY + b" \xfe", b"bin\xff\x00 token=*** \xfe"),
     ],
 )
@@ -46,6 +58,8 @@ def test_a_secret_is_masked_and_what_is_around_it_stays(printed: bytes, kept: by
         b"secret: nothing to see",
         b"ask-me-anything-about-it",
         b"password=",
+        b"redis://host?password=$PASSWORD",
+        b"a cookie: sweet, with chocolate",
         b"token=$TOKEN",
         b"http://host/path?q=1",
         b"ssh://git@host/repo",
@@ -62,17 +76,20 @@ def test_known_values_are_masked_wherever_they_stand() -> None:
     environment = {
         "OPENAI_API_KEY": "plain words here",
         "HERMES_REDIS_URL": "redis://:pa55word-long@host/0",
+        "CACHE": "redis://host/0?db=1&password=another%2Dsecret",
         "MYVAR": "not secret at all",
         "SHORT_TOKEN": "abc",
     }
     redact = redactor(known_secrets(environment))
-    printed = b"say plain words here, pa55word-long, not secret at all, abc"
-    assert redact(printed) == b"say ***, ***, not secret at all, abc"
+    printed = b"say plain words here, pa55word-long, not secret at all, abc, another-secret"
+    assert redact(printed) == b"say ***, ***, not secret at all, abc, ***"
 
 
 def test_a_credential_is_known_by_its_name_or_by_the_password_in_it() -> None:
     assert is_credential("OPENAI_API_KEY", "x")
     assert is_credential("DATABASE", "postgres://u:p@h/d")
+    assert is_credential("CACHE", "redis://host?password=x")
+    assert not is_credential("SEARCH", "https://host?q=x")
     assert not is_credential("MONKEY", "x")
     assert not is_credential("PATH", "/usr/bin")
 
@@ -117,6 +134,11 @@ def test_an_open_private_key_is_seen() -> None:
         b"eyJ",
         b"-eyJ",
         b"token=",
+        b"cookie:",
+        b"cookie: a",
+        b"cookie: '",
+        b"cookie:" + b"a=b;" * 99 + b"\n",
+        b"?password=",
         b"bearer ",
         b"12345678:",
     ],

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from hermes_celery.app import make_app
 from hermes_celery.errors import JobError, SettingsError
-from hermes_celery.masking.server_urls import without_password
+from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.project import Cron
 from hermes_celery.project_app import with_namespace
 from hermes_celery.settings import read_settings, unknown_variables
@@ -62,6 +63,32 @@ def test_passwords_never_show() -> None:
     assert without_password("redis://h:1/0") == "redis://h:1/0"
     assert without_password("sentinel://:p@a:1,[::1]:2/0") == "sentinel://:***@a:1,[::1]:2/0"
     assert without_password("redis://h/0?password=a;b#c&db=1") == "redis://h/0?password=***&db=1"
+    assert without_password("redis://host?password=x") == "redis://host?password=***"
+    assert without_password("redis://h?pass%77ord=x") == "redis://h?pass%77ord=***"
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@h/0", "redis://h/0?password=hunter2",
+                                 "sentinel://h/0?master_name=m&sentinel_password=hunter2",
+                                 "rediss://h/0?ssl_password=hunter2"])  # fmt: skip
+def test_the_report_of_celery_shows_no_password(url: str) -> None:
+    app = make_app(read_settings({"HERMES_REDIS_URL": url, "HERMES_CELERY_ALERTS": url}))
+    shown = app.bugreport() + repr(app.conf.hermes_settings)
+    assert "hermes_settings" in shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize("option", ["PASSWORD", "passwd", "pass", "pwd", "auth", "token"])
+def test_a_password_under_a_wrong_name_is_refused_without_being_shown(option: str) -> None:
+    with pytest.raises(SettingsError, match=f"option '{option}' is unknown") as error:
+        read_settings({"HERMES_REDIS_URL": f"redis://host?{option}=hunter2"})
+    assert "hunter2" not in str(error.value)
+
+
+def test_an_error_shows_no_password_of_a_url_in_it() -> None:
+    text = "no answer from 'redis://u:p@h:1/0' and redis://h?password=x&db=1, said the server"
+    assert without_passwords_in(text) == (
+        "no answer from 'redis://***@h:1/0' and redis://h?password=***&db=1, said the server"
+    )
 
 
 @pytest.mark.parametrize("secret", ["sec#ret", "sec/ret", "sec?ret", "12#ret", "12/ret", "12?ret",
