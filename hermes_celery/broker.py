@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -38,6 +39,10 @@ _TRANSPORTS = ("redis", "rediss", "sentinel")
 _REDIS_URL = re.compile(r"(rediss?|sentinel|redis\+socket)://")
 _PORT = re.compile(r"Port (could not be cast|out of range)")
 _UNKNOWN_OPTION = re.compile(r"unexpected keyword argument ('\w+')")
+#: kombu's own, where the app's transport options do not say otherwise.
+_PRIORITY_STEPS = (0, 3, 6, 9)
+_MAX_PRIORITY = 9
+_PRIORITY_SEPARATOR = "\x06\x16"
 #: What kombu tells each of its connections; where it says nothing, our own time limits hold.
 _OPTIONS = (
     "socket_timeout",
@@ -110,6 +115,16 @@ def following_broker(settings: Settings, app: Celery) -> Settings:
 def key_prefix(app: Celery) -> str:
     """What stands in front of each key that kombu has for an app; "" as a rule."""
     return str(app.conf.broker_transport_options.get("global_keyprefix") or "")
+
+
+def list_of(app: Celery, queue: str, *, priority: int | None) -> str:
+    """A Redis list of a queue: kombu keeps one for it, and one more for each lower priority."""
+    options = app.conf.broker_transport_options
+    steps = tuple(options.get("priority_steps") or _PRIORITY_STEPS)
+    # kombu takes what lies beyond its limits for the limit.
+    step = steps[bisect(steps, min(max(priority or 0, 0), _MAX_PRIORITY)) - 1]
+    suffix = f"{options.get('sep') or _PRIORITY_SEPARATOR}{step}" if step else ""
+    return f"{key_prefix(app)}{queue}{suffix}"
 
 
 def names_of(app: Celery) -> BrokerNames:

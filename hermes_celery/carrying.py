@@ -27,6 +27,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.utils.json import dumps
 
+from hermes_celery.broker import list_of
 from hermes_celery.errors import PutBack, SessionError
 from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.handing_on import (
@@ -266,9 +267,17 @@ class _Call:
                 raise self._tried_again(carrier.retry, spec, session) from None
             hop = carrier.hop + 1
             raise PutBack(
-                wait_seconds=PATIENCE_SECONDS, handed_on=carrier.message, hop=hop
+                wait_seconds=PATIENCE_SECONDS,
+                handed_on=carrier.message,
+                hop=hop,
+                queue=self._went_to(carrier),
             ) from None
         return outcome
+
+    def _went_to(self, carrier: Carrier) -> str:
+        if not carrier.queue:
+            return ""
+        return list_of(self.task.app, carrier.queue, priority=carrier.priority)
 
     def _outcome(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         try:
@@ -317,6 +326,7 @@ class _Call:
             wait_seconds=seconds + patience,
             handed_on=carrier.message,
             hop=carrier.hop + 1,
+            queue=self._went_to(carrier),
             retry_seconds=seconds,
             starts_again=again,
         )

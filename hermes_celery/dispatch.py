@@ -23,7 +23,6 @@ from __future__ import annotations
 import logging
 import re
 from base64 import b64decode, b64encode
-from bisect import bisect
 from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -33,7 +32,7 @@ from celery import Task
 from celery.app.amqp import AMQP
 from kombu.utils.json import dumps
 
-from hermes_celery.broker import key_prefix
+from hermes_celery.broker import key_prefix, list_of
 from hermes_celery.built import STAND_IN, Built, Way
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobSpec, SessionSource
@@ -56,10 +55,6 @@ _RUN_ID, _MESSAGE_ID, _SHADOW, _TAG, _BODY, _SESSION = (
     f"hermes-celery-mark-{name}"
     for name in ("run-id", "message-id", "shadow", "tag", "body", "session")
 )
-#: kombu's own, where the app's transport options do not say otherwise.
-_PRIORITY_STEPS = (0, 3, 6, 9)
-_MAX_PRIORITY = 9
-_PRIORITY_SEPARATOR = "\x06\x16"
 _MAX_TEMPLATES = 1_000
 _encode = msgspec.json.Encoder().encode
 _NOBODY = header_json(Session())
@@ -304,14 +299,7 @@ class Dispatch:
         return _Template(message, key=self._redis_key(queue, message))
 
     def _redis_key(self, queue: str, message: dict[str, Any]) -> str:
-        """kombu keeps a list per queue, and one more for each lower priority."""
-        options = self._app.conf.broker_transport_options
-        steps = tuple(options.get("priority_steps") or _PRIORITY_STEPS)
-        # kombu takes what lies beyond its limits for the limit.
-        priority = min(max(message["properties"].get("priority") or 0, 0), _MAX_PRIORITY)
-        step = steps[bisect(steps, priority) - 1]
-        suffix = f"{options.get('sep') or _PRIORITY_SEPARATOR}{step}" if step else ""
-        return f"{key_prefix(self._app)}{queue}{suffix}"
+        return list_of(self._app, queue, priority=message["properties"].get("priority"))
 
 
 def _put_off(spec: JobSpec, error: Exception) -> None:

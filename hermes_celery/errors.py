@@ -161,7 +161,8 @@ class PutBack(HermesCeleryError):
     """A run that shall wait in line again; raised by its work, nothing has failed.
 
     With `handed_on` it goes on with the Celery message of that id, which was sent on `hop` times
-    at least, and with no other. That is a retry which begins in `retry_seconds`, where they are
+    at least, and with no other; it went to the Redis list `queue`, "" where that is not known. That
+    is a retry which begins in `retry_seconds`, where they are
     given; with `starts_again` the run starts from the beginning where that did not come after
     `wait_seconds`, else it is over then.
     """
@@ -172,12 +173,14 @@ class PutBack(HermesCeleryError):
         wait_seconds: float,
         handed_on: str = "",
         hop: int = 0,
+        queue: str = "",
         retry_seconds: float | None = None,
         starts_again: bool = False,
     ) -> None:
         self.wait_seconds = wait_seconds
         self.handed_on = handed_on
         self.hop = hop
+        self.queue = queue
         self.retry_seconds = retry_seconds
         self.starts_again = starts_again
         super().__init__(f"the run waits {wait_seconds:g} s for its next try")

@@ -60,6 +60,9 @@ class Carrier:
         self.is_unfollowed = bool(header.get(UNFOLLOWED))
         #: Whether the run goes on with another message.
         self.is_handed_on = False
+        #: Where that went, as far as Celery says so; "" where it is not known.
+        self.queue = ""
+        self.priority: int | None = None
         #: The retry with which it goes on although its task went on too (`throw=False`).
         self.retry: Retry | None = None
         #: Whether it was to be tried again, and the message of that could not be published.
@@ -88,7 +91,7 @@ def performing(carrier: Carrier) -> Iterator[None]:
         _carrier.reset(token)
 
 
-def inherit(headers: dict[str, Any] | None = None, body: Any = None, **_: Any) -> None:
+def inherit(headers: dict[str, Any] | None = None, body: Any = None, **sent: Any) -> None:
     """Give a message that a run publishes the run's session; for `before_task_publish`.
 
     The tasks behind it that lead to the run's last message, in its chain or its chord, get it too:
@@ -102,10 +105,20 @@ def inherit(headers: dict[str, Any] | None = None, body: Any = None, **_: Any) -
     elif carrier is None:
         headers.setdefault(HEADER, to_header(session))
     else:
-        give = _Giver(carrier, session)
-        if HEADER not in headers or _is_own(carrier, headers, body):
-            headers[HEADER] = give.header(is_own=_is_own(carrier, headers, body))
+        give, is_own = _Giver(carrier, session), _is_own(carrier, headers, body)
+        if HEADER not in headers or is_own:
+            headers[HEADER] = give.header(is_own=is_own)
+        if is_own:
+            _note_place(carrier, **sent)
         give.behind(body)
+
+
+def _note_place(carrier: Carrier, *, declare: Any = None, properties: Any = None, **_: Any) -> None:
+    """Note to which queue the run's own message goes; a route by an exchange alone names none."""
+    queues = [str(getattr(queue, "name", queue)) for queue in declare or ()]
+    carrier.queue = queues[0] if len(queues) == 1 else ""
+    priority = properties.get("priority") if isinstance(properties, Mapping) else None
+    carrier.priority = priority if isinstance(priority, int) else None
 
 
 def _count_hop(headers: dict[str, Any], body: Any) -> None:

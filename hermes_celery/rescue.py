@@ -237,14 +237,29 @@ class _Pass:
         since it was seen there.
         """
         now_ms = self._now_ms
-        (queue,) = self._runs.queues_of([overdue.run.id])
-        if self._runs.is_on_queue(overdue, now_ms=now_ms, token=self._token, queue=queue):
+        if self._is_on_queue(overdue):
             return True
         # An instant that is far ahead is none at which anybody looked.
         if abs(now_ms - overdue.on_queue_ms) < overdue.patience_ms:
             self._runs.put_off(overdue, now_ms=now_ms)
             return True
         return False
+
+    def _is_on_queue(self, overdue: UndeliveredRun) -> bool:
+        run, queue = overdue.run, overdue.handed_queue
+        if not queue:
+            (queue,) = self._runs.queues_of([run.id])
+        try:
+            return self._runs.is_on_queue(
+                overdue, now_ms=self._now_ms, token=self._token, queue=queue
+            )
+        except (LeaseLost, StoreUnavailable):
+            raise
+        except StoreError as error:
+            # No list, or one that the leader may not read: it is waited for no longer.
+            what = f"its message cannot be looked for ({error})"
+            self._on_broken(_job_of(run.id), f"run {run.id!r}", what)
+            return False
 
     def _end_handed_on(self, run: Run) -> None:
         """The one message that a run went on with did not come."""

@@ -267,6 +267,7 @@ class Runner:
                 ready_at_ms=ready_at_ms,
                 handed_on=error.handed_on,
                 handed_hop=error.hop,
+                handed_queue=error.queue,
                 retry_at_ms=retry_at_ms,
                 starts_again=error.starts_again,
             ),

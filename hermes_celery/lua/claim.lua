@@ -71,7 +71,7 @@ redis.call('HSET', KEYS[1], 'state', 'running', 'claim', ARGV[1], 'started_ms', 
   'worker', ARGV[4])
 if handed_on then
   redis.call('HDEL', KEYS[1], 'handed_on', 'handed_hop', 'retry_ms', 'patience_ms',
-    'on_queue_ms')
+    'on_queue_ms', 'handed_queue')
 end
 -- Most runs have one message, with their own id, and it is sent on by nobody.
 if ARGV[7] ~= '0' or hop > 0 then

@@ -7,6 +7,7 @@
 --       5 how often the message that it goes on with was sent on, at least
 --       6 when that message is to be performed, ms, where it is a retry of the task's own, else ''
 --       7 '1' if another one is pushed at that instant all the same, '0' if the run is lost then
+--       8 the list that the message went to ('' = that of the run's first one)
 -- Answers  'ok', 'late' (the claim is no longer ours: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _put_back
@@ -27,6 +28,9 @@ if ARGV[4] ~= '' then
     -- What the message may take from then on (see rescue.py and reconciling_runs.py).
     redis.call('HSET', KEYS[1], 'retry_ms', ARGV[6], 'patience_ms',
       string.format('%d', tonumber(ARGV[3]) - tonumber(ARGV[6])))
+  end
+  if ARGV[8] ~= '' then
+    redis.call('HSET', KEYS[1], 'handed_queue', ARGV[8])
   end
   if ARGV[7] ~= '1' then
     redis.call('HDEL', KEYS[1], 'unpushed')

@@ -84,7 +84,7 @@ if run[2] or sent == '' then
   if run[3] then
     -- The message that it waited for would be a second one to go on with (see claim.lua).
     redis.call('HDEL', KEYS[2], 'handed_on', 'handed_hop', 'retry_ms', 'patience_ms',
-      'on_queue_ms')
+      'on_queue_ms', 'handed_queue')
     redis.call('HSET', KEYS[2], 'outdated', (run[4] or ' ') .. run[3] .. ' ')
   end
   if ARGV[11] ~= '0' then

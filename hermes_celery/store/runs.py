@@ -22,7 +22,7 @@ from hermes_celery.store.waiting_runs import WaitingRuns
 #: How long a trigger's idempotency key is remembered.
 _TRIGGER_KEY_SECONDS = 86_400
 #: The last arguments of `put_back.lua`.
-_NOT_HANDED_ON = ("", 0, "", 0)
+_NOT_HANDED_ON = ("", 0, "", 0, "")
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,13 +346,15 @@ class Runs(WaitingRuns):
         ready_at_ms: int,
         handed_on: str = "",
         handed_hop: int = 0,
+        handed_queue: str = "",
         retry_at_ms: int | None = None,
         starts_again: bool = False,
     ) -> str:
         """Give a claim back: the run is queued, and its message pushed at that instant at latest.
 
         `handed_on` is the Celery id of the message that the run goes on with, and `handed_hop` how
-        often that was sent on at least: no other one may claim it, none is pushed, and at that
+        often that was sent on at least, to the list `handed_queue` if not to the run's own: no
+        other one may claim it, none is pushed, and at that
         instant it is over, or with `starts_again` its message is pushed after all. `retry_at_ms`
         says when that message is to be performed, where it is a retry. Answers `ok`, or `late`: the
         claim is no longer ours, nothing changed.
@@ -362,6 +364,7 @@ class Runs(WaitingRuns):
             handed_hop,
             "" if retry_at_ms is None else retry_at_ms,
             int(starts_again),
+            handed_queue,
         )
         return self._put_back(claim.run_id, claim.token, ready_at_ms, handed)
 

@@ -36,6 +36,8 @@ class UndeliveredRun(msgspec.Struct, frozen=True, kw_only=True):
     is_unsent: bool = False
     #: How long the message that it goes on with may take, once it has left its queue.
     patience_ms: int = 0
+    #: The list that it went to, where that is known.
+    handed_queue: str = ""
     #: When that was seen on its queue, after it was awaited for long enough.
     on_queue_ms: int = 0
 
@@ -95,6 +97,7 @@ class WaitingRuns(RunRecords):
                 is_unpushed=not isinstance(fields, RecordBroken) and "unpushed" in fields,
                 is_unsent=_is_unsent(fields),
                 patience_ms=_patience_ms(fields),
+                handed_queue=Fields(fields).text("handed_queue") or "",
                 on_queue_ms=Fields(fields).counted("on_queue_ms") or 0,
             )
             for (run_id, score), fields in zip(overdue, rows, strict=True)

@@ -63,3 +63,23 @@ def test_a_retry_that_no_worker_was_there_to_take_is_not_lost(tmp_path: Path) ->
         run = ended(bed, "patient")
         assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, "second")
         assert [note[3] for note in bodies(bed, "patient")] == ["0", "1"]
+
+
+def test_a_retry_on_another_queue_that_nobody_consumes_is_not_lost(tmp_path: Path) -> None:
+    with Bed("handing_on", tmp_path) as bed:
+        bed.worker("-Q", "celery")
+        bed.beat()
+        bed.await_worker()
+        bed.await_leader()
+        run_id = bed.run("sidelined")
+        bed.await_run("sidelined", lambda run: run.retry_at is not None)
+        client, keys = bed.database().client, bed.database().keys
+        assert client.llen("other\x06\x166") == 1
+        # As if it had waited for an hour and more.
+        client.zadd(keys.queued, {run_id: 1}, xx=True)
+        eventually(lambda: client.zscore(keys.queued, run_id) != 1, what="the leader has looked")
+        assert bed.cron().runs.get(run_id).state is RunState.QUEUED
+        bed.worker("-Q", "other")
+        run = ended(bed, "sidelined")
+        assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, "sidelined")
+        assert not client.hexists(keys.run(run_id), "handed_queue")

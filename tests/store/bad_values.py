@@ -118,6 +118,12 @@ def _waiting(**fields: str) -> Callable[[Plant], None]:
     return plant
 
 
+def _handed_on_to_no_queue(p: Plant) -> None:
+    p.job(is_due=False)
+    p.run(handed_on="x", handed_queue=p.keys.run(p.run_id))
+    p.wait()
+
+
 def _nameless(p: Plant) -> None:
     p.run()
     p.call("HDEL", p.keys.run(p.run_id), "job_name")
@@ -264,6 +270,7 @@ BAD_VALUES: dict[str, Callable[[Plant], None]] = {
     "queued run's retry is at no instant": _waiting(
         handed_on="x", handed_hop="1", retry_ms="soon", patience_ms="long", on_queue_ms="then"
     ),
+    "queued run was handed on to no queue": _handed_on_to_no_queue,
     "queued run was pushed junk times": _waiting(pushes="junk"),
     "run's words are unknown": _waiting(state="dreaming", trigger="moon", delivery="pigeon"),
     "run is a list": _run_is_a_list,

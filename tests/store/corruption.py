@@ -216,7 +216,11 @@ def _hand_on(store: Store, job: Job) -> None:
         claim = asks(token=f"hop {hop}", hop=hop)
         assert isinstance(claim, Claim)
         now_ms = store.clock.ms
-        handed: dict[str, Any] = {"handed_on": run_id, "handed_hop": hop + 1}
+        handed: dict[str, Any] = {
+            "handed_on": run_id,
+            "handed_hop": hop + 1,
+            "handed_queue": store.messages.queue(job.spec),
+        }
         store.runs.put_back(claim, ready_at_ms=now_ms, retry_at_ms=now_ms, **handed)
         (one,) = store.runs.undelivered_since(now_ms, limit=1)
         queue = store.messages.queue(job.spec)

@@ -212,7 +212,7 @@ def test_a_run_that_was_handed_on_waits_for_one_message_and_no_copy_of_another(
     assert bench.store.runs.finish(claim, SUCCEEDED, now_ms=bench.store.clock.ms) == "ok"
 
 
-def tried_again(bench: Bench, *, seconds: int, starts_again: bool = False) -> None:
+def tried_again(bench: Bench, *, seconds: int, starts_again: bool = False, queue: str = "") -> None:
     """The run's task is tried again in a minute, and awaited for so long."""
     now_ms = bench.store.clock.ms
     bench.store.runs.put_back(
@@ -220,6 +220,7 @@ def tried_again(bench: Bench, *, seconds: int, starts_again: bool = False) -> No
         ready_at_ms=now_ms + seconds * 1000,
         handed_on=bench.id,
         handed_hop=1,
+        handed_queue=queue,
         retry_at_ms=now_ms + 60_000,
         starts_again=starts_again,
     )
@@ -358,6 +359,30 @@ def test_a_retry_that_left_its_queue_late_has_as_long_as_the_broker_takes(bench:
     assert bench.run.state is RunState.QUEUED
     passes(bench, 2 * 3600)
     assert (bench.run.state, bench.run.error) == (RunState.LOST, RETRY_NEVER_CAME)
+
+
+def test_a_retry_that_is_on_another_queue_is_not_lost(bench: Bench) -> None:
+    database = bench.store.database
+    other, key = f"{database.keys.default_queue}:other", database.keys.run(bench.id)
+    tried_again(bench, seconds=3700, queue=other)
+    database.call("RENAME", database.keys.default_queue, other)
+    passes(bench, 5 * 3600)
+    assert bench.run.state is RunState.QUEUED
+    assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
+    assert not database.call("HEXISTS", key, "handed_queue")
+
+
+def test_a_retry_on_what_is_no_queue_is_told_and_lost(bench: Bench) -> None:
+    store = bench.store
+    tried_again(bench, seconds=3700, queue=store.database.keys.run(bench.id))
+    store.clock.advance(3701)
+    told: list[str] = []
+    rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms,
+           on_broken=lambda job_id, key, what: told.append(f"{job_id} {key} {what}"))  # fmt: skip
+    (line,) = told
+    assert line.startswith(f"{bench.job_id} run '{bench.id}' its message cannot be looked for")
+    assert bench.run.state is RunState.LOST
+    assert bench.is_job_free()
 
 
 @pytest.mark.parametrize("starts_again", [False, True])

@@ -161,6 +161,15 @@ def retried(self):
 
 
 @app.task(bind=True)
+def sidelined(self):
+    """Tried again on another queue, with a lower priority."""
+    note("body", "sidelined", self.request.retries)
+    if self.request.retries == 0:
+        raise self.retry(countdown=0, queue="other", priority=7)
+    return "sidelined"
+
+
+@app.task(bind=True)
 def patient(self, word="first", number=6):
     """Tried again with other arguments, in a while."""
     note("body", "patient", word, self.request.retries)
@@ -242,7 +251,7 @@ after_its_end.on_failure = _send_again.__get__(after_its_end)
 
 ALL = (
     single, immutable, pages, elsewhere, one_link, long_chain, broken_chain, again, own_id,
-    and_raises, unheard, patient, unawaited, unwound, unkept, unasked, retried,
+    and_raises, unheard, patient, sidelined, unawaited, unwound, unkept, unasked, retried,
     in_vain, automatic, parent, after_its_end,
 )  # fmt: skip
 WITH_RESULTS = (many, crowd, bad_crowd)
