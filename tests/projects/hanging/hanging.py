@@ -1,4 +1,4 @@
-"""A project one of whose tasks hangs when it is published, beside one that is well."""
+"""A project with six jobs whose publishing hangs, beside one that is well."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from hermes_celery import Cron
 app = Celery("hanging", broker=os.environ["BROKER"])
 cron = Cron(app)
 app.conf.beat_schedule = {
-    "hangs": {"task": "hanging.hangs", "schedule": 1.0},
+    **{name: {"task": "hanging.hangs", "schedule": 1.0} for name in ("hangs", *"bcdef")},
     "well": {"task": "hanging.well", "schedule": 1.0},
 }
 _GO = Path(os.environ["NOTES"]).with_name("go")
