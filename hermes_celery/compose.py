@@ -33,9 +33,8 @@ from hermes_celery.errors import (
     RecordBroken,
     SettingsError,
 )
-from hermes_celery.instant import from_ms, iso
 from hermes_celery.job import JobSpec, SessionSource
-from hermes_celery.log import event
+from hermes_celery.loss import LossWatch
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.programs import ProgramSign
 from hermes_celery.project_app import with_namespace
@@ -50,6 +49,7 @@ from hermes_celery.store import (
     ForeignQueues,
     Formats,
     History,
+    Incidents,
     Jobs,
     Letters,
     Migrator,
@@ -248,6 +248,7 @@ def beat_of(
         make_broken_records,
         make_delivery_rescue,
         make_sweep,
+        make_teller,
     )
     from hermes_celery.lease import Lease
     from hermes_celery.left_behind import tell_soon
@@ -256,12 +257,17 @@ def beat_of(
     from hermes_celery.store import Shards
     from hermes_celery.telling import LossTeller
 
-    witness = Witness(settings.state_dir, database)
     on_broken = make_broken_records(settings, database, clock)
+    loss = LossWatch(
+        Witness(settings.state_dir, database),
+        teller=make_teller(settings, database),
+        incidents=Incidents(database),
+        clock=clock,
+    )
 
     def on_lead() -> None:
         try:
-            _look_for_loss(witness)
+            loss.begin(clock.now_ms())
         except RecordBroken as error:
             on_broken("", error.key, error.what)
         declaring.begin(clock.now_ms())
@@ -269,8 +275,7 @@ def beat_of(
         if not app.conf.get("hermes_is_own_app"):
             tell_soon(lambda: left_by_others(settings, app=app))
 
-    keeping_in_step = Duty("declare", clock=clock, on_broken=on_broken)
-
+    keep_in_step = _keeping_in_step(declaring, loss, clock=clock, on_broken=on_broken)
     runs = Runs(database)
     dispatch = make_messages(settings, app=app, entries=entries, in_tasks=False)
     messages = BoundedMessages(
@@ -320,7 +325,7 @@ def beat_of(
         on_rescue=_with_migration(
             database,
             make_delivery_rescue(settings, database, dispatch, clock=clock, on_broken=on_broken),
-            lambda now_ms: keeping_in_step.attempt(lambda: declaring.step(now_ms), None),
+            keep_in_step,
         ),
         on_broken=on_broken,
         sweep=sweep.step,
@@ -457,6 +462,20 @@ def _with_migration(
     return pass_once
 
 
+def _keeping_in_step(
+    declaring: Declares, loss: LossWatch, *, clock: Clock, on_broken: OnBroken
+) -> Callable[[int], None]:
+    """What a leader does in each pass of rescue for what is declared, and against a loss."""
+    declares = Duty("declare", clock=clock, on_broken=on_broken)
+    watches = Duty("look for lost jobs", clock=clock, on_broken=on_broken)
+
+    def keep_in_step(now_ms: int) -> None:
+        declares.attempt(lambda: declaring.step(now_ms), None)
+        watches.attempt(lambda: loss.step(now_ms), None)
+
+    return keep_in_step
+
+
 def make_history(
     settings: Settings, database: Database, *, on_broken: OnBroken = ignored
 ) -> History:
@@ -467,21 +486,6 @@ def make_history(
         completed_job_days=settings.keep_completed_days,
     )
     return History(database, retention=retention, on_broken=on_broken)
-
-
-def _look_for_loss(witness: Witness) -> None:
-    """Say loudly that a server came back without its memory."""
-    seen = witness.missing()
-    if seen is not None:
-        event(
-            _log,
-            "jobs.gone",
-            level=logging.ERROR,
-            jobs=seen.jobs,
-            seen_at=iso(from_ms(seen.at_ms)),
-            why="the server lost its memory: turn its append-only file on, or restore a copy",
-        )
-    witness.note()
 
 
 def make_runner(settings: Settings, *, app: Celery) -> Runner:

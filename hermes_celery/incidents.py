@@ -68,6 +68,8 @@ class Kind(StrEnum):
     STUCK = "stuck"
     #: What a project declares cannot be a job, or not one that works.
     DECLARED = "declared"
+    #: Jobs that were there before the server lost its memory.
+    GONE = "gone"
 
     @property
     def stored(self) -> str:

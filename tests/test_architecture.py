@@ -30,7 +30,7 @@ LAYERS = {
         "last_resort", "last_resort_child",
     ),
     "use cases": (
-        "duty", "broken",
+        "duty", "broken", "loss",
         "announcing", "delivering", "delivery_plan", "sending", "queue_state", "queue_watch",
         "foreign_workers",
         "overload", "scanner", "preparing", "building", "late", "ahead", "tick", "shard",

@@ -234,9 +234,7 @@ def _jobs(settings: Settings, database: Database) -> Finding:
             return ok("jobs", f"{Jobs(database).count()} stored")
     except RecordBroken as error:
         return fail("jobs", f"{error.key} {error.what}; {_REPAIR}")
-    return fail("jobs", f"{seen.jobs} jobs that were here at {iso(from_ms(seen.at_ms))} are gone: "
-                 "the server lost its memory; turn its append-only file on, then restore a copy of "
-                 "its data or add the jobs again")  # fmt: skip
+    return fail("jobs", seen.text)
 
 
 def _records(database: Database) -> Finding:

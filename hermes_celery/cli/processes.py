@@ -29,6 +29,7 @@ from hermes_celery.queue_state import QueueLook
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import beat_command
 from hermes_celery.store.database import MOST_SHARDS
+from hermes_celery.witness import Witness
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 
@@ -70,13 +71,14 @@ def status(check: bool, as_json: bool) -> None:
     """Say who leads, what waits and what runs."""
     settings = read_settings()
     database = readable_database(settings)
-    state = read_status(database, app=given_app())
+    witness = Witness(settings.state_dir, database)
+    state = read_status(database, app=given_app(), witness=witness)
     if as_json:
         print_json(state)
     else:
         _print_status(state, url=without_password(redis_url(settings)))
     is_stuck = any(finding.verdict is Verdict.FAIL for finding in queue_findings(state))
-    if check and (not (state.leader and has_workers(state)) or is_stuck):
+    if check and (not (state.leader and has_workers(state)) or is_stuck or state.gone):
         raise SystemExit(1)
 
 
@@ -95,14 +97,20 @@ def _print_status(state: Status, *, url: str) -> None:
     _say(f"runs      {state.queued} queued, {state.running} running")
     if state.incidents:
         _say(f"incidents {state.incidents} open; `hermes-celery incidents` lists them")
-    for text in state.refused:
-        _say(f"refused   {text}")
-    for text in state.broken:
-        _say(f"broken    {text}; `hermes-celery fsck --repair` mends it")
+    _print_troubles(state)
     if state.paused_ms is not None:
         since = shown(optional_from_ms(state.paused_ms), zone=zone)
         note = f": {state.pause_note}" if state.pause_note else ""
         _say(f"paused    everything since {since}{note}; `hermes-celery resume --all` goes on")
+
+
+def _print_troubles(state: Status) -> None:
+    if state.gone:
+        _say(f"gone      {state.gone}")
+    for text in state.refused:
+        _say(f"refused   {text}")
+    for text in state.broken:
+        _say(f"broken    {text}; `hermes-celery fsck --repair` mends it")
 
 
 def _say(text: str) -> None:

@@ -22,6 +22,7 @@ from hermes_celery.store import (
     worker_app,
 )
 from hermes_celery.store.reading import readable
+from hermes_celery.witness import Witness
 
 _T = TypeVar("_T")
 
@@ -60,6 +61,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     broken: list[str] = []
     #: Declared jobs that were refused, each with the reason.
     refused: list[str] = []
+    #: That jobs are gone which a beat of this machine saw last; "" when none are.
+    gone: str = ""
 
 
 class _Look:
@@ -103,10 +106,12 @@ class _Look:
         return 0
 
 
-def read_status(database: Database, *, app: str | None = None) -> Status:
+def read_status(
+    database: Database, *, app: str | None = None, witness: Witness | None = None
+) -> Status:
     """Look. Raises StoreError when Redis fails, never because of one key.
 
-    `app` is the one that was named, as `celery -A` takes it.
+    `app` is the one that was named, as `celery -A` takes it; `witness` knows what was there.
     """
     keys, look, now_ms = database.keys, _Look(database), database.now_ms()
     shards = range(database.shards)
@@ -117,6 +122,7 @@ def read_status(database: Database, *, app: str | None = None) -> Status:
     switch = DueIndex(database).switch()
     look.note(switch.fault)
     who = look.at(lambda: crew(database, now_ms=now_ms), Crew(names=[], signs={}))
+    gone = look.at(witness.missing_still, None) if witness is not None else None
     return Status(
         server=database.version,
         now_ms=now_ms,
@@ -137,4 +143,5 @@ def read_status(database: Database, *, app: str | None = None) -> Status:
         broken=look.broken,
         app=app or look.at(lambda: worker_app(database, now_ms=now_ms), ""),
         refused=[one.text for one in Declarations(database).refusals() if one.is_refused],
+        gone="" if gone is None else gone.text,
     )

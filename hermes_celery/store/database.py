@@ -296,6 +296,23 @@ class Database:
             return f"Valkey {info['valkey_version']}"
         return f"Redis {info.get('redis_version', '?')}"
 
+    @property
+    def address(self) -> str:
+        """Which server and database this is, by the way there; says nothing of who is logged in."""
+        pool = self.client.connection_pool
+        given = pool.connection_kwargs
+        number = given.get("db") or 0
+        if self._sentinels is not None:
+            asked = (one.connection_pool.connection_kwargs for one in self._sentinels.sentinels)
+            known = sorted(f"{one.get('host')}:{one.get('port')}" for one in asked)
+            return f"sentinel://{','.join(known)}/{number}?master_name={pool.service_name}"
+        if given.get("path"):
+            return f"unix://{given['path']}?db={number}"
+        host = str(given.get("host"))
+        # One server, however its own machine is written.
+        host = "127.0.0.1" if host in ("localhost", "::1") else host
+        return f"redis://{host}:{given.get('port')}/{number}"
+
     def check(self) -> None:
         """Refuse a server that cannot carry this: too old, or with scripts disabled.
 

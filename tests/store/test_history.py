@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from hermes_celery.incidents import Kind
 from hermes_celery.job import JobRequest, JobState
+from hermes_celery.loss import LossWatch
 from hermes_celery.run import Outcome, RunState
-from hermes_celery.store import History, Retention
+from hermes_celery.scanner import Teller
+from hermes_celery.store import Database, Deliveries, History, Incidents, Retention, connect
 from hermes_celery.tick import tick
 from hermes_celery.witness import Witness
-from tests.support import Store
+from tests.support import HandClock, Store
 
 DAY = 86_400
 
@@ -179,3 +183,94 @@ def test_a_server_that_lost_its_memory_is_noticed(store: Store, tmp_path: Path) 
     assert witness.missing() is not None
     witness.note()
     assert witness.missing() is None
+
+
+def _without_memory(store: Store) -> None:
+    for key in store.database.call("KEYS", f"{store.database.keys.prefix}*"):
+        store.database.call("DEL", key)
+
+
+def test_what_two_servers_held_is_noted_apart(valkey: Database, tmp_path: Path) -> None:
+    here, store = valkey, Store(valkey, HandClock())
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    witness = Witness(tmp_path, here)
+    witness.note()
+    (note,) = tmp_path.glob("seen-*.json")
+    other = Database(connect("redis://elsewhere.invalid:6380/3"), keys=here.keys)
+    assert other.address == "redis://elsewhere.invalid:6380/3"
+    digest = sha256(other.address.encode()).hexdigest()[:12]
+    assert digest not in note.name
+    # What another server held, under the same namespace, is no loss here.
+    there = tmp_path / f"seen-{here.keys.namespace}-{digest}.json"
+    there.write_text('{"server": "x", "mark": "another", "jobs": 4, "at_ms": 1}')
+    assert witness.missing() is None
+    witness.note()
+    assert "another" in there.read_text()
+
+
+def test_a_server_is_the_same_however_its_own_machine_is_written(valkey: Database) -> None:
+    def at(host: str) -> str:
+        return Database(connect(f"redis://{host}:6399/0"), keys=valkey.keys).address
+
+    assert at("localhost") == at("127.0.0.1") != at("10.0.0.1")
+
+
+def test_a_note_of_an_older_version_is_told_once(store: Store, tmp_path: Path) -> None:
+    old = tmp_path / f"seen-{store.database.keys.namespace}.json"
+    old.write_text('{"mark": "before", "jobs": 4, "at_ms": 1}')
+    witness = Witness(tmp_path, store.database)
+    assert witness.missing() is not None
+    assert witness.missing_still() is None, "it may be another server's"
+    witness.keep()
+    assert old.exists(), "nothing is there that could be remembered"
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    witness.keep()
+    assert not old.exists()
+    assert witness.missing() is None
+
+
+def _watch(store: Store, place: Path) -> LossWatch:
+    incidents = Incidents(store.database)
+    teller = Teller(incidents=incidents, deliveries=Deliveries(store.database), alerts="local")
+    return LossWatch(
+        Witness(place, store.database), teller=teller, incidents=incidents, clock=store.clock
+    )
+
+
+def test_jobs_that_are_gone_are_an_incident_until_as_many_are_there(
+    store: Store, tmp_path: Path
+) -> None:
+    incidents, watch = Incidents(store.database), _watch(store, tmp_path)
+    for _ in range(2):
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    watch.step(store.clock.ms)
+    _without_memory(store)
+    watch.begin(store.clock.ms)
+    (gone,) = incidents.open()
+    assert (gone.kind, gone.count) == (Kind.GONE, 1)
+    assert "2 jobs that were here" in gone.text
+    for is_open in (True, False):
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+        store.clock.advance(61)
+        watch.step(store.clock.ms)
+        assert bool(incidents.open()) is is_open
+        # A leader that begins anew forgets nothing.
+        watch.begin(store.clock.ms)
+        assert bool(incidents.open()) is is_open
+
+
+def test_jobs_that_are_gone_can_be_given_up(store: Store, tmp_path: Path) -> None:
+    incidents, watch = Incidents(store.database), _watch(store, tmp_path)
+    for _ in range(2):
+        store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    watch.begin(store.clock.ms)
+    _without_memory(store)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    watch.begin(store.clock.ms)
+    (gone,) = incidents.open()
+    assert f"incidents ack {gone.id}`" in gone.text
+    assert incidents.ack(gone.id, now_ms=store.clock.ms)
+    store.clock.advance(61)
+    watch.step(store.clock.ms)
+    assert incidents.open() == []
+    assert Witness(tmp_path, store.database).missing() is None

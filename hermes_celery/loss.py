@@ -1,0 +1,66 @@
+"""Jobs that are gone since the server lost its memory: told by the leader until they are back.
+
+A server without persistence comes back empty, or somebody emptied it. The note on this machine's
+disk (`witness.py`) knows what was there. That is an incident until as many jobs are there again, or
+until somebody acknowledges it: then what is there now is what is remembered.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from hermes_celery.incidents import Kind, incident_id
+from hermes_celery.instant import from_ms, iso
+from hermes_celery.log import Seldom, event
+from hermes_celery.witness import LOSS
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.scanner import Teller
+    from hermes_celery.store import Incidents
+    from hermes_celery.witness import Witness
+
+_log = logging.getLogger(__name__)
+_EVERY_SECONDS = 10.0
+
+
+class LossWatch:
+    """A leader's part in that."""
+
+    def __init__(
+        self, witness: Witness, *, teller: Teller, incidents: Incidents, clock: Clock
+    ) -> None:
+        self._witness = witness
+        self._teller = teller
+        self._incidents = incidents
+        self._clock = clock
+        self._seldom = Seldom(_EVERY_SECONDS)
+
+    def begin(self, now_ms: int) -> None:
+        """Look for a loss, as a new leader. Raises StoreError."""
+        seen = self._witness.missing()
+        if seen is not None:
+            event(_log, "jobs.gone", level=logging.ERROR, jobs=seen.jobs,
+                  seen_at=iso(from_ms(seen.at_ms)),
+                  why="the server lost its memory: turn its append-only file on, or restore a copy",
+                  )  # fmt: skip
+        still = self._witness.missing_still()
+        if still is not None:
+            self._teller.tell(Kind.GONE, LOSS, still.text, now_ms=now_ms)
+        self._witness.keep()
+
+    def step(self, now_ms: int) -> None:
+        """Remember what is there, every ten seconds, in passes of rescue. Raises StoreError.
+
+        Also while one beat leads for months: the first jobs may come after it began.
+        """
+        if not self._seldom.may_say(self._clock.monotonic()):
+            return
+        mine = incident_id(Kind.GONE, LOSS)
+        told = [one for one in self._incidents.of_job("") if one.id == mine]
+        if any(one.acked_at for one in told):
+            self._witness.note()
+        self._witness.keep()
+        if told and self._witness.missing_still() is None:
+            self._teller.over(told, "the jobs that were gone are back, or given up", now_ms=now_ms)

@@ -1,0 +1,38 @@
+"""A server that is emptied under a project: no job stops, and what is lost is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.store import Jobs
+from tests.projects.bed import Bed
+from tests.support import eventually
+
+pytestmark = pytest.mark.system
+
+
+def test_an_emptied_server_is_noticed_by_a_lone_beat_in_its_first_term(tmp_path: Path) -> None:
+    with Bed("plain", tmp_path) as bed:
+        bed.worker()
+        beat = bed.beat()
+        bed.await_notes("tick", 2)
+        database = bed.database()
+        assert database.call("GET", database.keys.term) == "1"
+        assert bed.hermes("add", "0 9 * * *", "hello").returncode == 0
+        kept = tmp_path / "home" / "cron" / "hermes-celery"
+        eventually(
+            lambda: any('"jobs":2' in one.read_text() for one in kept.glob("seen-plain-*.json")),
+            what="a note of what is there",
+        )
+        assert bed.hermes("status", "--check").returncode == 0
+        database.call("FLUSHDB")
+        eventually(lambda: "jobs.gone" in bed.log(beat), what="the loss in the beat's log")
+        eventually(lambda: Jobs(database).count() == 1, what="the declared job", seconds=10)
+        bed.await_notes("tick", len(bed.notes("tick")) + 2, seconds=15)
+        # The job that nobody declares is not back.
+        status = bed.hermes("status", "--check")
+        assert status.returncode == 1
+        assert "2 jobs that were here at" in status.stdout
+        assert "2 jobs that were here at" in bed.hermes("incidents").stdout
