@@ -24,7 +24,7 @@ from celery.beat import Scheduler
 from hermes_celery.bounded import Overdue, within
 from hermes_celery.duty import Duty
 from hermes_celery.entries import BeatEntries
-from hermes_celery.errors import HermesCeleryError, LeaseLost, SettingsError, StoreError
+from hermes_celery.errors import HermesCeleryError, LeaseLost, SettingsError, StoreError, error_text
 from hermes_celery.lease import RENEW_SECONDS
 from hermes_celery.log import Seldom, event
 from hermes_celery.preparing import Messages
@@ -162,7 +162,7 @@ class Beat:
         self._crash_wait = wait
         if self._complaint.may_say(self._clock.monotonic()):
             event(_log, "beat.step_failed", level=logging.ERROR, exc_info=error,
-                  why=f"{type(error).__name__}: {error}", again_in=f"{wait:g} s")  # fmt: skip
+                  why=error_text(error), again_in=f"{wait:g} s")  # fmt: skip
         self._pause(wait)
 
     def keep_leading(self) -> None:

@@ -19,7 +19,7 @@ from celery.schedules import schedule
 from hermes_celery.celery_ways import policy_of, with_defaults
 from hermes_celery.core.field_checks import MAX_NAME
 from hermes_celery.core.fields import FIELDS, taken_options
-from hermes_celery.errors import HermesCeleryError, JobError
+from hermes_celery.errors import HermesCeleryError, JobError, error_text
 from hermes_celery.job import JobRequest
 from hermes_celery.project_app import DECLARED, place_of
 from hermes_celery.schedule_text import text_of, zone_name
@@ -49,7 +49,7 @@ def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
         except HermesCeleryError as error:
             refused[str(name)] = str(error)
         except Exception as error:  # noqa: BLE001 - objects of the user's own; costs this entry
-            refused[str(name)] = f"it cannot be read: {type(error).__name__}: {error}"
+            refused[str(name)] = f"it cannot be read: {error_text(error)}"
     return taken, refused
 
 

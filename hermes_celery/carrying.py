@@ -28,7 +28,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.utils.json import dumps
 
 from hermes_celery.broker import list_of
-from hermes_celery.errors import PutBack, SessionError
+from hermes_celery.errors import PutBack, SessionError, error_text
 from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.handing_on import (
     UNFOLLOWED,
@@ -359,7 +359,7 @@ class _Call:
         if state is None or self._is_hard_limit(error):
             raise error
         # What is no Exception would end a pool's process, thread or loop, and be no task's failure.
-        self.error = RunFailed(_said(error))
+        self.error = RunFailed(error_text(error))
         self.error.__cause__ = error.with_traceback(_theirs(error.__traceback__))
         return self._outcome_of(error, state)
 
@@ -375,7 +375,7 @@ class _Call:
         return self._outcome_of(error, state)
 
     def _outcome_of(self, error: BaseException, state: RunState) -> Outcome:
-        text = _said(error).encode(errors="replace")
+        text = error_text(error).encode(errors="replace")
         trace = "".join(traceback.format_exception(error)).encode(errors="replace")
         is_asked = state is RunState.CANCELLED
         return Outcome(
@@ -383,10 +383,6 @@ class _Call:
             error=None if is_asked else self._redact(text).decode(errors="replace"),
             stderr=self._redact(trace),
         )
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _theirs(trace: TracebackType | None) -> TracebackType | None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable
+from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
 from hermes_celery.log import Seldom, event
 from hermes_celery.reporting import OnBroken, ignored
 
@@ -89,6 +89,6 @@ class Duty:
                 level=logging.ERROR,
                 exc_info=None if isinstance(error, StoreError) else error,
                 duty=self._name,
-                why=f"{type(error).__name__}: {error}",
+                why=error_text(error),
                 again_in=f"{self._wait_seconds:g} s",
             )

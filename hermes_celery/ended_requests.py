@@ -30,7 +30,7 @@ from celery.worker.consumer.control import Control
 
 from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.endings import REVOKED, Endings, RunMessage
-from hermes_celery.errors import HermesCeleryError
+from hermes_celery.errors import HermesCeleryError, error_text
 from hermes_celery.escaping import is_current_greenlet, terminating
 from hermes_celery.handing_on import hop_of, leads_to
 from hermes_celery.run import RunState, is_run_id
@@ -320,4 +320,4 @@ def _text(error: BaseException) -> str:
         return f"the worker's process died: {error}"
     if isinstance(error, Terminated):
         return "the worker's process was terminated"
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+    return error_text(error)

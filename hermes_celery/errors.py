@@ -188,3 +188,8 @@ class PutBack(HermesCeleryError):
 
 class AlreadyRunning(HermesCeleryError):
     """A second `hermes-celery up` on the same home."""
+
+
+def error_text(error: BaseException) -> str:
+    """An exception's kind, and what it says if it says anything."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")

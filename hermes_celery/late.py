@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hermes_celery.built import Built, Way
-from hermes_celery.errors import StoreError
+from hermes_celery.errors import StoreError, error_text
 from hermes_celery.log import event
 from hermes_celery.run import RunState
 
@@ -36,7 +36,7 @@ def built_of(
     try:
         return messages.build(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
     except Exception as error:  # noqa: BLE001 - the project's own code costs its own run only
-        text = f"{type(error).__name__}: {error}".rstrip(": ")
+        text = error_text(error)
         return Built(
             way=Way.FAILED, why=f"its message could not be published: {text}"[:_MOST_ERROR]
         )

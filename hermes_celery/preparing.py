@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from hermes_celery.built import Built, is_stand_in
+from hermes_celery.errors import error_text
 from hermes_celery.job import JobSpec
 from hermes_celery.planning import DueJob, plan
 from hermes_celery.run import run_id_of
@@ -69,7 +70,7 @@ def prepare(
         try:
             steps += steps_of(row, messages, now_ms=now_ms, resumed_ms=resumed_ms)
         except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
-            faults.append(_broken(row, f"{type(error).__name__}: {error}"))
+            faults.append(_broken(row, error_text(error)))
     return Prepared(steps=steps, faults=faults)
 
 

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hermes_celery.errors import SettingsError
+from hermes_celery.errors import SettingsError, error_text
 from hermes_celery.settings import Settings, checked_namespace
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _imported(name: str) -> Any:
     except Exception as error:
         raise SettingsError(
             [
-                f"--app {name} cannot be imported ({type(error).__name__}: {error}); name it as "
+                f"--app {name} cannot be imported ({error_text(error)}); name it as "
                 f"`celery -A` does, such as shop, shop.celery or shop:app, in the directory that "
                 f"holds it (this is {os.getcwd()})"
             ]
@@ -73,7 +73,7 @@ def import_tasks(app: Celery) -> str:
     try:
         app.loader.import_default_modules()
     except Exception as error:  # noqa: BLE001 - the user's modules may raise anything
-        return f"{type(error).__name__}: {error}"
+        return error_text(error)
     return ""
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hermes_celery.built import Built, Way
-from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable
+from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
 from hermes_celery.instant import to_ms
 from hermes_celery.late import built_of, ending_of, tell_ended
 from hermes_celery.log import event
@@ -208,7 +208,7 @@ class _Pass:
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001 - one bad record must not stop the others
-            what = f"cannot be rescued ({type(error).__name__}: {error})"
+            what = f"cannot be rescued ({error_text(error)})"
             self._on_broken(_job_of(run_id), f"run {run_id!r}", what)
         return False
 

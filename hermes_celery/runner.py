@@ -27,6 +27,7 @@ from hermes_celery.errors import (
     SessionError,
     StoreError,
     StoreUnavailable,
+    error_text,
 )
 from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.job import JobSpec
@@ -232,7 +233,7 @@ class Runner:
             return Outcome(state=RunState.FAILED, error=str(error))
         except Exception as error:  # noqa: BLE001 - one bad run must not stop the worker
             _log.exception("run.crashed run=%s", claim.run_id)
-            return Outcome(state=RunState.FAILED, error=f"{type(error).__name__}: {error}")
+            return Outcome(state=RunState.FAILED, error=error_text(error))
 
     def _overstays(self, claim: Claim, worker: str) -> None:
         """The work was asked to stop and goes on; called from the pulse's thread."""
@@ -375,13 +376,13 @@ def _tell_failed(claim: Claim, name: str, error: Exception) -> None:
         exc_info=None if is_foreseen else error,
         run=claim.run_id,
         job=claim.spec.name,
-        why=f"{type(error).__name__}: {error}",
+        why=error_text(error),
     )
 
 
 def _bare(outcome: Outcome, error: Exception) -> Outcome:
     """An outcome of which everything can be written, and which says what could not."""
-    said = f"{outcome.error or ''} (recording its end: {type(error).__name__}: {error})"
+    said = f"{outcome.error or ''} (recording its end: {error_text(error)})"
     plain = said.strip().encode("utf-8", "backslashreplace").decode()
     return msgspec.structs.replace(outcome, error=plain, reason=None)
 
@@ -391,7 +392,7 @@ def _escaped(error: BaseException, *, message: str, worker: str, running: Runnin
     state = state_after(error, message_id=message, worker=worker, is_stopped=running.is_set())
     if state is None or is_green_timeout(error):
         raise error
-    return Outcome(state=state, error=f"{type(error).__name__}: {error}".rstrip(": "))
+    return Outcome(state=state, error=error_text(error))
 
 
 def _may_retry(claim: Claim, outcome: Outcome) -> bool:

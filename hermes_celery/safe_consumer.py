@@ -38,7 +38,7 @@ from kombu.exceptions import ContentDisallowed
 from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 
-from hermes_celery.errors import StoreError
+from hermes_celery.errors import StoreError, error_text
 from hermes_celery.letters import NOT_REGISTERED, fault_of, fault_of_call, letter
 from hermes_celery.log import Seldom, event
 from hermes_celery.store.connecting import MasterConnection, MasterTlsConnection
@@ -284,7 +284,7 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
             return False
 
     def _bury(self, raw: bytes, *, queue: str, error: Exception) -> None:
-        why = str(error) if isinstance(error, _Unreadable) else f"{type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, _Unreadable) else error_text(error)
         self.connection.client.dead_letters.put(
             raw, queue=queue, why=why, is_final=isinstance(error, _Refused)
         )
@@ -367,7 +367,7 @@ def _reported(refuse: Callable[..., Any], position: int | None) -> Callable[...,
         if error is None:
             raise _Unreadable("it names no task")
         kind = _Refused if isinstance(error, (InvalidTaskError, ContentDisallowed)) else _Unreadable
-        raise kind(f"{type(error).__name__}: {error}")
+        raise kind(error_text(error))
 
     return refuse_and_report
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from hermes_celery.errors import JobError, ScheduleError
+from hermes_celery.errors import JobError, ScheduleError, error_text
 from hermes_celery.schedule import duration_text, find_zone
 
 _SHORTEST_MS: Final = 100
@@ -200,9 +200,7 @@ def _zone_prefix(given: Any) -> str:
     try:
         now = given.nowfun()
     except Exception as error:  # noqa: BLE001 - the user's own function; told in the refusal
-        raise JobError(
-            f"the nowfun of its crontab raised {type(error).__name__}: {error}"
-        ) from None
+        raise JobError(f"the nowfun of its crontab raised {error_text(error)}") from None
     if not isinstance(now, datetime) or now.tzinfo is None:
         raise JobError(
             "the nowfun of its crontab gives a time without a zone; leave it out, or write "

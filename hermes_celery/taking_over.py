@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from hermes_celery.defining import define
-from hermes_celery.errors import Conflict, HermesCeleryError
+from hermes_celery.errors import Conflict, HermesCeleryError, error_text
 from hermes_celery.instant import iso, to_ms
 from hermes_celery.job import Job, JobRequest, JobState
 from hermes_celery.store import WRITES, Jobs, Write
@@ -92,7 +92,7 @@ def _made_or_reason(make: Callable[[], _T], *, what: str) -> _T | str:
     except HermesCeleryError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - what others wrote may raise anything; told there
-        return f"{what} cannot be read: {type(error).__name__}: {error}"
+        return f"{what} cannot be read: {error_text(error)}"
 
 
 def id_of(source: str, name: str) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from hermes_celery.errors import JobError
+from hermes_celery.errors import JobError, error_text
 from hermes_celery.job import JobSpec
 from hermes_celery.masking.output import (
     Redact,
@@ -149,7 +149,7 @@ class _Exchange:
         except requests.RequestException as error:
             self._error = f"{self._call.method} {self._call.url} failed: {_reason(error)}"
         except Exception as error:  # noqa: BLE001 - a thread's exception would be lost
-            self._error = f"{type(error).__name__}: {error}"
+            self._error = error_text(error)
         finally:
             self._done.set()
 

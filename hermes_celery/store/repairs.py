@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
+from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable, error_text
 from hermes_celery.job import JobSpec, is_job_id
 from hermes_celery.keys import Keys
 from hermes_celery.reconciling import Deadlines, Fact, Finding, Op, Role, Trouble, Wrong
@@ -445,7 +445,7 @@ def _judged(judge: Callable[[], list[Finding]], subject: str, job_id: str) -> li
     try:
         return judge()
     except Exception as error:  # noqa: BLE001 - one record must not keep the others from being looked at
-        text = f"{subject} could not be looked at: {type(error).__name__}: {error}"
+        text = f"{subject} could not be looked at: {error_text(error)}"
         return [Finding(trouble=Trouble.BROKEN, subject=subject, job_id=job_id, text=text)]
 
 
