@@ -6,8 +6,8 @@ import msgspec
 
 from hermes_celery.letters import KEPT, NOT_REGISTERED, PATIENCE, Letter, advice_on
 from hermes_celery.run import RunState
-from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database
+from hermes_celery.store.runs import Runs
 
 _decode = msgspec.json.Decoder(Letter).decode
 _encode = msgspec.json.Encoder().encode
@@ -19,7 +19,7 @@ class Letters:
     def __init__(self, database: Database, *, redeliver_after_ms: int = 60_000) -> None:
         self._database = database
         self._keys = database.keys
-        self._redeliver_after_ms = redeliver_after_ms
+        self._runs = Runs(database, redeliver_after_ms=redeliver_after_ms)
 
     def bury(self, letter: Letter, *, is_final: bool = False) -> str | None:
         """Keep a letter; the id of the run that ended by it, if one did.
@@ -42,17 +42,11 @@ class Letters:
         return letter.run_id if self._refuse(letter, times + letter.why) == "cancelled" else None
 
     def _refuse(self, letter: Letter, why: str) -> str:
-        queue = self._database.call("HGET", self._keys.run(letter.run_id), "queue")
-        return cancel_run(
-            self._database,
+        return self._runs.end_waiting(
             letter.run_id,
-            reason="",
-            error=f"{why}{_advice(why)}; see `hermes-celery letters`",
             state=RunState.FAILED,
-            queue=str(queue or self._keys.default_queue),
+            error=f"{why}{_advice(why)}; see `hermes-celery letters`",
             now_ms=letter.at_ms,
-            redeliver_at_ms=letter.at_ms + self._redeliver_after_ms,
-            leaves_running=True,
         )
 
     def latest(self, *, limit: int = KEPT) -> list[Letter]:
