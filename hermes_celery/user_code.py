@@ -65,19 +65,35 @@ class UserCode:
         rests_on = self._rests_on(task)
         known = self._known.get(call.name)
         if known is None or known[0] != rests_on:
-            known = self._known[call.name] = (rests_on, self._runs_for(call.name, task))
+            known = self._known[call.name] = (_kept(rests_on), self._runs_for(call.name, task))
         return known[1] or (self._in_tasks and get_current_worker_task() is not None)
 
     def _rests_on(self, task: Any) -> tuple[Any, ...]:
-        kind, app = type(task), self._app
+        app = self._app
+        own = app.__dict__
+        # Looked up where Celery keeps it: asking Celery for it costs more than all the rest.
+        amqp = own.get("amqp") or app.amqp
+        its = amqp.__dict__
+        router = its.get("router") or amqp.router
+        parts = None
+        if task is not None:
+            kind, has = type(task), task.__dict__
+            is_own = "apply_async" in has or "shadow_name" in has
+            parts = (kind.apply_async, kind.shadow_name, is_own, task.expires)
         return (
-            len(_BEFORE.receivers),
-            len(_AFTER.receivers),
-            len(_SENT.receivers),
-            None if task is None else kind.apply_async,
-            None if task is None else task.expires,
-            type(app).send_task,
+            # The entries of lists are the same objects until somebody connects or disconnects.
+            _BEFORE.receivers,
+            _AFTER.receivers,
+            _SENT.receivers,
             Producer.publish,
+            type(app).send_task,
+            "send_task" in own,
+            amqp,
+            "as_task_v2" in its or "_create_task_sender" in its or "Producer" in its,
+            its.get("send_task_message"),
+            router,
+            router.routes,
+            parts,
         )
 
     def _runs_for(self, name: str, task: Any) -> bool:
@@ -102,6 +118,11 @@ class UserCode:
             and type(amqp.router).__module__ == "celery.app.routes"
             and all(type(route) is MapRoute for route in amqp.router.routes)
         )
+
+
+def _kept(rests_on: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same, with what the lists hold now: Celery changes them in place."""
+    return tuple([*one] if isinstance(one, list) else one for one in rests_on)
 
 
 def is_library_code(owner: type, name: str) -> bool:

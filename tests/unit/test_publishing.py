@@ -164,6 +164,53 @@ def test_a_receiver_that_is_connected_later_is_noticed(signal: Any) -> None:
     assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
 
 
+def test_a_receiver_in_another_ones_place_is_noticed() -> None:
+    dispatch, spec = Dispatch(an_app()), task_spec()
+
+    def of_others(**_: Any) -> None:
+        return
+
+    signals.before_task_publish.connect(of_others, sender="shop.other")
+    assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
+    signals.before_task_publish.disconnect(of_others, sender="shop.other")
+    with hearing(signal=signals.before_task_publish):
+        assert is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
+
+
+def _set_router(app: Celery) -> None:
+    app.conf.task_routes = (_route,)
+    app.amqp.flush_routes()
+    app.amqp.router = app.amqp.Router()
+
+
+_LATE: dict[str, Callable[[Celery], None]] = {
+    "another router": _set_router,
+    "another route": lambda app: setattr(app.amqp.router, "routes", [_route]),
+    "send_task of the app": lambda app: setattr(app, "send_task", wrapped(app.send_task)),
+    "send_task_message": lambda app: setattr(
+        app.amqp, "send_task_message", wrapped(app.amqp.send_task_message)
+    ),
+    "as_task_v2": lambda app: setattr(app.amqp, "as_task_v2", wrapped(app.amqp.as_task_v2)),
+    "another amqp": lambda app: setattr(app, "amqp", type("Amqp", (AMQP,), {})(app)),
+    "apply_async of the task": lambda app: setattr(
+        app.tasks["shop.report"], "apply_async", wrapped(app.tasks["shop.report"].apply_async)
+    ),
+    "shadow_name of the task": lambda app: setattr(
+        app.tasks["shop.report"], "shadow_name", wrapped(app.tasks["shop.report"].shadow_name)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", list(_LATE.values()), ids=list(_LATE))
+def test_what_changes_after_the_first_message_is_noticed(change: Callable[[Celery], None]) -> None:
+    app = an_app()
+    register(app)
+    dispatch, spec = Dispatch(app), task_spec()
+    assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
+    change(app)
+    assert is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
+
+
 def test_a_receiver_for_other_tasks_does_not_count() -> None:
     app = an_app()
     heard: list[str] = []
