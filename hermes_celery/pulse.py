@@ -35,6 +35,7 @@ class RunningRun:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._returning = threading.Lock()
         self._on_stop: Callable[[], None] | None = None
         self.reason: str | None = None
         self.live = LiveOutput()
@@ -59,6 +60,17 @@ class RunningRun:
         self._on_stop = react
         if self._event.is_set():
             react()
+
+    def returned(self) -> None:
+        """Note that the work has returned; waits while somebody acts because it has not."""
+        with self._returning:
+            self.is_back = True
+
+    def unless_back(self, act: Callable[[], None]) -> None:
+        """Act if the work has not returned; it does not return meanwhile."""
+        with self._returning:
+            if not self.is_back:
+                act()
 
     def is_set(self) -> bool:
         """Whether the run should end now."""

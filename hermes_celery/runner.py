@@ -165,7 +165,7 @@ class Runner:
             with _beside(claim, "run.start_untold"):
                 self._after.started(claim)
         with self._pulse.beating(
-            claim, on_stuck=lambda run: self._overstays(claim, worker)
+            claim, on_stuck=lambda run: self._overstays(claim, worker, run)
         ) as running:
             try:
                 outcome = self._outcome(claim, work or self._work_for(claim.spec), session, running)
@@ -235,7 +235,7 @@ class Runner:
             _log.exception("run.crashed run=%s", claim.run_id)
             return Outcome(state=RunState.FAILED, error=error_text(error))
 
-    def _overstays(self, claim: Claim, worker: str) -> None:
+    def _overstays(self, claim: Claim, worker: str, running: RunningRun) -> None:
         """The work was asked to stop and goes on; called from the pulse's thread."""
         event(_log, "run.stuck", level=logging.WARNING, run=claim.run_id, job=claim.spec.name)
         if self._overstay is None:
@@ -243,15 +243,19 @@ class Runner:
         overstay = self._overstay()
         if not overstay.can_end(worker):
             overstay.tell(claim, worker)
+            if running.is_back:
+                # It may have looked for what to close before that was open.
+                overstay.over(claim, worker)
             return
-        said = f"it went on for {STUCK_SECONDS:g} s after it was stopped, so its process was killed"
+        text = f"it went on for {STUCK_SECONDS:g} s after it was stopped, so its process was killed"
         # Where the claim is not ours any more, nothing changes; unwritten, it is `lost` soon.
         with _beside(claim, "run.end_lost"):
-            self._finish(claim, Outcome(state=RunState.CANCELLED, stderr=said.encode()))
-        overstay.end(claim)
+            self._finish(claim, Outcome(state=RunState.CANCELLED, stderr=text.encode()))
+        # It may be back by now, and the process at work on another run.
+        running.unless_back(lambda: overstay.end(claim))
 
     def _returned(self, claim: Claim, worker: str, running: RunningRun) -> None:
-        running.is_back = True
+        running.returned()
         if running.is_stuck and self._overstay is not None:
             with _beside(claim, "run.stuck_untold"):
                 self._overstay().over(claim, worker)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ from hermes_celery.pulse import STUCK_SECONDS, Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.runner import Runner
 from hermes_celery.session import Session
-from hermes_celery.store import Claim, Signs
+from hermes_celery.store import Claim, Runs, Signs
 from tests.store.place import Place, at
 from tests.store.test_scanner import scanner, teller
 from tests.support import HandClock, Store, eventually
@@ -174,6 +177,78 @@ def test_deaf_work_is_ended_or_told_ten_seconds_after_it_was_stopped(
         assert b"so its process was killed" in store.runs.stderr(run_id)
     else:
         assert heard.said == ["tell", "over"]
+
+
+class BackAtTheLastMoment(Runs):
+    """While the end is written, the work returns after all."""
+
+    deaf: Deaf
+    is_back: Callable[[], bool]
+
+    def finish(self, claim: Claim, outcome: Outcome, **given: Any) -> str:
+        if outcome.state is RunState.CANCELLED:
+            self.deaf.release.set()
+            eventually(self.is_back, what="the work to return")
+        return super().finish(claim, outcome, **given)
+
+
+class WatchedPulse(Pulse):
+    """Says when it is through with work that did not end."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.runs, clock=store.clock)
+        self.has_reacted = threading.Event()
+
+    @contextmanager
+    def beating(
+        self, claim: Claim, *, on_stuck: Callable[[RunningRun], None] = lambda run: None
+    ) -> Iterator[RunningRun]:
+        def react(run: RunningRun) -> None:
+            on_stuck(run)
+            self.has_reacted.set()
+
+        with super().beating(claim, on_stuck=react) as running:
+            yield running
+
+
+def test_a_process_whose_work_returned_while_its_end_was_written_lives(store: Store) -> None:
+    deaf, heard = Deaf(), Heard(can_end=True)
+    runs = BackAtTheLastMoment(store.database)
+    runs.deaf, runs.is_back = deaf, lambda: bool(heard.said)
+    pulse = WatchedPulse(store)
+    runner = Runner(
+        runs, pulse=pulse, work_for=lambda _: deaf, clock=store.clock, overstay=lambda: heard
+    )
+    run_id = store.cron.run(store.cron.add(JobRequest(schedule="every 1h", prompt="x")).id)
+    thread = threading.Thread(
+        target=lambda: runner.perform(run_id, session=Session(), worker=WORKER), daemon=True
+    )
+    thread.start()
+    try:
+        eventually(lambda: store.runs.get(run_id).state is RunState.RUNNING, what="the start")
+        store.cron.cancel(run_id)
+        eventually(lambda: stepped(store, heard), what="the reaction")
+        assert pulse.has_reacted.wait(10)
+    finally:
+        deaf.release.set()
+    assert heard.said == ["over"]
+
+
+def test_work_does_not_return_while_its_process_is_being_ended() -> None:
+    running, ended = RunningRun(), threading.Event()
+    back = threading.Thread(target=running.returned)
+
+    def end() -> None:
+        back.start()
+        back.join(0.1)
+        assert not running.is_back
+        ended.set()
+
+    running.unless_back(end)
+    back.join(10)
+    assert ended.is_set()
+    assert running.is_back
+    running.unless_back(lambda: pytest.fail("it is back"))
 
 
 def stepped(store: Store, heard: Heard) -> bool:
