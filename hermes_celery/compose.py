@@ -401,12 +401,17 @@ def namespaces_of(app: Celery) -> frozenset[str]:
     return frozenset((own,) if shared is None else (own, shared.namespace))
 
 
-def make_dead_letters(settings: Settings, *, worker: str) -> DeadLetters:
+def make_dead_letters(settings: Settings, *, worker: str, endings: Endings) -> DeadLetters:
     """Where this worker puts messages that it cannot read."""
     from hermes_celery.safe_consumer import DeadLetters
 
     database = open_database(settings)
-    return DeadLetters(Letters(database), clock=ServerClock(database.now_ms), worker=worker)
+    return DeadLetters(
+        Letters(database),
+        clock=ServerClock(database.now_ms),
+        worker=worker,
+        handed_on_failed=endings.handed_on_failed,
+    )
 
 
 def make_endings(settings: Settings) -> Endings:

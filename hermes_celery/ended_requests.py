@@ -229,8 +229,10 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
     def _comes_again(self, error: BaseException) -> bool:
         """Whether Celery sends it again by itself; then that is on record before it does."""
         message = _message(self._header(), self.id)
-        wait_seconds = None if message is None else _wait_for_copy(self, error)
-        if message is None or wait_seconds is None:
+        if message is None:
+            return self._child_comes_again(error)
+        wait_seconds = _wait_for_copy(self, error)
+        if wait_seconds is None:
             return False
         self.endings.comes_again(
             message,
@@ -240,6 +242,15 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
             wait_seconds=wait_seconds,
         )
         return True
+
+    def _child_comes_again(self, error: BaseException) -> bool:
+        """The same for what a run was handed on to: then nothing is over, and nothing to record."""
+        if isinstance(error, (*_DIED, Terminated)) and self._already_cancelled:
+            # The connection is gone or the worker stops; the broker has the message still.
+            return True
+        if _is_requeued(self.task, error):
+            return True
+        return _wait_for_copy(self, error) is not None and not _has_no_retry_left(self, error)
 
     def _tell(self, error: BaseException) -> None:
         header = self._header()
@@ -294,6 +305,19 @@ def _pid(request: Any) -> int:
 
 def _runs_again(task: Any) -> bool:
     return bool(task.acks_late and task.reject_on_worker_lost)
+
+
+def _is_requeued(task: Any, error: BaseException) -> bool:
+    """Whether its own body put the message back; one that is acknowledged early is gone by then."""
+    return bool(isinstance(error, Reject) and error.requeue and task.acks_late)
+
+
+def _has_no_retry_left(request: Any, error: BaseException) -> bool:
+    """Whether Celery gives up a task whose process died, as often as it may be tried again."""
+    task = request.task
+    if not isinstance(error, _DIED) or not getattr(task, "retry_on_worker_lost", False):
+        return False
+    return task.max_retries is not None and request._context.retries >= task.max_retries
 
 
 def _wait_for_copy(request: Any, error: BaseException) -> float | None:

@@ -19,6 +19,8 @@ cancelled or timed out is never executed again.
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -260,3 +262,18 @@ def leads_to(message: str, *, chain: Any, chord: Any) -> bool:
             for part in (options, found.get("kwargs") or {}):
                 waiting += [(part.get(name), depth + 1) for name in _PARTS]
     return False
+
+
+def run_behind(message: Any) -> str | None:
+    """The run that waits for what a task's message, as kombu decodes it, was to publish.
+
+    Whatever is in the message, this raises nothing.
+    """
+    try:
+        header, embed = message["headers"].get(HEADER), json.loads(b64decode(message["body"]))[2]
+        awaited = header["message"]
+        if not leads_to(awaited, chain=embed.get("chain"), chord=embed.get("chord")):
+            return None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+    return run_carried_by(header, message_id=awaited)

@@ -92,13 +92,18 @@ def letter(raw: bytes, *, queue: str, why: str, worker: str, at_ms: int) -> Lett
     found = _RUN_ID.search(raw[:_SEARCHED_BYTES])
     return Letter(
         queue=queue[:_MAX_WHY],
-        why=" ".join(why.split())[:_MAX_WHY],
+        why=one_line(why),
         worker=worker,
         at_ms=at_ms,
         size=len(raw),
         head=b64encode(raw[:KEPT_BYTES]).decode(),
         run_id=found.group(1).decode() if found else "",
     )
+
+
+def one_line(why: str) -> str:
+    """What is kept of a reason, which may quote the message."""
+    return " ".join(why.split())[:_MAX_WHY]
 
 
 def fault_of(message: Any) -> str | None:

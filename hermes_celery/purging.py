@@ -11,8 +11,7 @@ Nothing of kombu or Celery is patched, and nothing connects before a queue is pu
 from __future__ import annotations
 
 import logging
-from base64 import b64decode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.ended_requests import delivery_of
 from hermes_celery.endings import PURGED, Endings
 from hermes_celery.errors import HermesCeleryError
-from hermes_celery.handing_on import leads_to
+from hermes_celery.handing_on import run_behind
 from hermes_celery.log import event
 from hermes_celery.session import HEADER, run_carried_by
 
@@ -154,17 +153,6 @@ def _tell(raw: bytes, endings: Endings) -> None:
         if delivery_id is not None:
             endings.delivery_ended(delivery_id, "its message was purged")
         return
-    run_id = run_carried_by(header, message_id=task_id)
-    if run_id is None and isinstance(header, Mapping) and _leads_to_run(message, header):
-        run_id = run_carried_by(header, message_id=header["message"])
+    run_id = run_carried_by(header, message_id=task_id) or run_behind(message)
     if run_id is not None:
         endings.cancelled(run_id, reason=PURGED)
-
-
-def _leads_to_run(message: Any, header: Mapping[str, Any]) -> bool:
-    """Whether a task that a run was handed on to was to publish the message that ends the run."""
-    try:
-        embed = loads(b64decode(message["body"]))[2]
-        return leads_to(header["message"], chain=embed.get("chain"), chord=embed.get("chord"))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return False

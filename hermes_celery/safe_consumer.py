@@ -39,7 +39,14 @@ from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 
 from hermes_celery.errors import StoreError, error_text
-from hermes_celery.letters import NOT_REGISTERED, fault_of, fault_of_call, letter
+from hermes_celery.handing_on import run_behind
+from hermes_celery.letters import (
+    NOT_REGISTERED,
+    fault_of,
+    fault_of_call,
+    letter,
+    one_line,
+)
 from hermes_celery.log import Seldom, event
 from hermes_celery.store.connecting import MasterConnection, MasterTlsConnection
 
@@ -87,8 +94,17 @@ class _Refused(_Unreadable):
 class DeadLetters:
     """Where a worker's consumer puts what it cannot read. Never raises: the worker goes on."""
 
-    def __init__(self, letters: Letters, *, clock: Clock, worker: str) -> None:
+    def __init__(
+        self,
+        letters: Letters,
+        *,
+        clock: Clock,
+        worker: str,
+        handed_on_failed: Callable[[str, str], None],
+    ) -> None:
+        """`handed_on_failed` is told of a run that waits for what a message was to publish."""
         self._letters = letters
+        self._handed_on_failed = handed_on_failed
         self._clock = clock
         self._worker = worker
         self._complaint = Seldom()
@@ -104,8 +120,10 @@ class DeadLetters:
     def put(self, raw: bytes, *, queue: str, why: str, is_final: bool = False) -> None:
         """Keep a message; the log hears of the first, and then of one a minute.
 
-        Its run ends at once where it `is_final`: no copy of it would be taken.
+        Its run ends at once where it `is_final`: no copy of it would be taken. Nobody sends another
+        copy of a task that a run was handed on to, so that run ends by the first.
         """
+        self._tell_who_waits(raw, why)
         try:
             dead = letter(
                 raw, queue=queue, why=why, worker=self._worker, at_ms=self._clock.now_ms()
@@ -122,6 +140,20 @@ class DeadLetters:
                 queue=dead.queue, why=dead.why, size=dead.size, run=dead.run_id or None,
                 more="`hermes-celery letters` shows all",
             )  # fmt: skip
+
+    def _tell_who_waits(self, raw: bytes, why: str) -> None:
+        try:
+            message = loads(raw)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return
+        run_id = run_behind(message)
+        if run_id is not None:
+            task = one_line(str(message["headers"].get("task")))
+            self._handed_on_failed(
+                run_id,
+                f"its task handed it on, and no worker can take the task {task}: {one_line(why)}; "
+                "see `hermes-celery letters`",
+            )
 
 
 def install(app: Celery, dead_letters: DeadLetters) -> None:

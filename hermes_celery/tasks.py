@@ -197,9 +197,9 @@ class _Hooks:
             return
         self._name = RunTask.worker = f"{sender}:{os.getpid()}"
         self._check_server(queues=(options or {}).get("queues") or ())
-        dead_letters = make_dead_letters(self._settings, worker=self._name)
-        safe_consumer.install(self._app, dead_letters)
         self._endings = make_endings(self._settings)
+        dead_letters = make_dead_letters(self._settings, worker=self._name, endings=self._endings)
+        safe_consumer.install(self._app, dead_letters)
         ended_requests.install(self._app, self._endings)
         _accept_ours(self._app)
 

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.system
 
 _PLAIN = ("single", "immutable", "pages", "elsewhere", "one_link", "long_chain", "broken_chain",
           "again", "own_id", "and_raises", "unheard", "retried", "in_vain", "automatic", "parent",
-          "after_its_end", "unawaited", "unwound", "unkept", "unasked")  # fmt: skip
+          "after_its_end", "unawaited", "unwound", "unkept", "unasked", "put_back", "survives",
+          "beyond_help", "to_nobody", "to_gibberish")  # fmt: skip
 _WITH_RESULTS = (*_PLAIN, "many", "crowd", "bad_crowd")
 
 
@@ -75,6 +76,40 @@ def test_a_chain_that_breaks_fails_the_run_that_was_handed_on_to_it(bed: Bed) ->
     assert run.error == (
         "its task handed it on, and the task handing_on.bad failed: "
         "ValueError: broken_chain does not work"
+    )
+
+
+@pytest.mark.parametrize(("job", "step"), [("put_back", "turned_away"), ("survives", "dies_once")])
+def test_a_step_that_comes_again_leaves_the_run_that_was_handed_on_to_it(
+    bed: Bed, job: str, step: str
+) -> None:
+    run = ended(bed, job)
+    assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, f"leaf {job}")
+    assert len(bed.notes(step)) == 2
+
+
+def test_a_step_that_died_and_is_not_tried_again_fails_the_run(bed: Bed) -> None:
+    run = ended(bed, "beyond_help")
+    assert run.state is RunState.FAILED
+    assert (run.error or "").startswith(
+        "its task handed it on, and the task handing_on.dies failed: the worker's process died: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "why"),
+    [
+        ("to_nobody", "the task not.there: its task 'not.there' is not registered on this worker"),
+        ("to_gibberish", "the task handing_on.step: its header shadow is an object"),
+    ],
+)
+def test_a_step_that_no_worker_can_take_fails_the_run_that_was_handed_on_to_it(
+    bed: Bed, job: str, why: str
+) -> None:
+    run = ended(bed, job)
+    assert run.state is RunState.FAILED
+    assert run.error == (
+        f"its task handed it on, and no worker can take {why}; see `hermes-celery letters`"
     )
 
 

@@ -1,4 +1,4 @@
-"""A run waits for its own retry, whatever becomes of the worker that is to perform it."""
+"""A run waits for what it was handed on to, whatever becomes of the worker that performs that."""
 
 from __future__ import annotations
 
@@ -83,3 +83,17 @@ def test_a_retry_on_another_queue_that_nobody_consumes_is_not_lost(tmp_path: Pat
         run = ended(bed, "sidelined")
         assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, "sidelined")
         assert not client.hexists(keys.run(run_id), "handed_queue")
+
+
+def test_a_step_that_its_worker_ended_to_stop_comes_again(tmp_path: Path) -> None:
+    with Bed("handing_on", tmp_path) as bed:
+        worker = bed.worker()
+        bed.beat()
+        bed.run("cut_off")
+        bed.await_notes("held")
+        worker.send_signal(signal.SIGQUIT)
+        assert worker.wait(30) == 0
+        bed.worker()
+        run = ended(bed, "cut_off")
+        assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, "leaf cut_off")
+        assert len(bed.notes("held")) == 2

@@ -11,7 +11,7 @@ import pytest
 
 from hermes_celery import safe_consumer
 from hermes_celery.app import make_app
-from hermes_celery.compose import app_settings, make_dead_letters
+from hermes_celery.compose import app_settings, make_dead_letters, make_endings
 from hermes_celery.cron import Crontab
 from hermes_celery.job import JobRequest
 from hermes_celery.run import RunState
@@ -138,7 +138,8 @@ def test_a_channel_closes_when_its_connection_was_let_go_with_messages_in_hand(
 ) -> None:
     """As Celery leaves it after a connection was lost; an error would end the worker."""
     app = make_app(read_settings(environment))
-    letters = make_dead_letters(app_settings(app), worker="w")
+    settings = app_settings(app)
+    letters = make_dead_letters(settings, worker="w", endings=make_endings(settings))
     safe_consumer.install(app, letters)
     connection = app.amqp.Connection(app.conf.broker_url)
     queue = app.amqp.queues[app.conf.task_default_queue](connection.default_channel)

@@ -1,9 +1,11 @@
 """Tasks that hand themselves on, in each way in which Celery lets them."""
 
 import os
+import signal
 import time
 
 from celery import Celery, chain, chord, group
+from celery.exceptions import Reject
 from kombu import Queue
 from notes import note
 
@@ -100,6 +102,80 @@ def broken_chain(self):
     """Replaced by a chain that breaks."""
     note("body", "broken_chain")
     raise self.replace(chain(step.si("broken_chain"), bad.si("broken_chain"), leaf.si("broken")))
+
+
+@app.task(bind=True, acks_late=True)
+def turned_away(self, name):
+    """A step that is put back on its queue once by its own hand."""
+    note("turned_away", name)
+    if not self.request.delivery_info.get("redelivered"):
+        raise Reject("not now", requeue=True)
+
+
+@app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def dies_once(self, name):
+    """A step whose process dies with it, once."""
+    note("dies_once", name)
+    if not self.request.delivery_info.get("redelivered"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(acks_late=True, retry_on_worker_lost=True, max_retries=0)
+def dies(name):
+    """A step whose process dies with it, and which may not be tried again."""
+    note("dies", name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(bind=True, acks_late=True)
+def held(self, name):
+    """A step that the worker ends when it stops."""
+    note("held", name)
+    if not self.request.delivery_info.get("redelivered"):
+        time.sleep(60)
+
+
+@app.task(bind=True)
+def put_back(self):
+    """Replaced by a chain, a step of which is put back on its queue."""
+    note("body", "put_back")
+    raise self.replace(chain(turned_away.si("put_back"), leaf.si("put_back")))
+
+
+@app.task(bind=True)
+def survives(self):
+    """Replaced by a chain, a step of which comes again after its process died."""
+    note("body", "survives")
+    raise self.replace(chain(dies_once.si("survives"), leaf.si("survives")))
+
+
+@app.task(bind=True)
+def beyond_help(self):
+    """Replaced by a chain, a step of which dies for good."""
+    note("body", "beyond_help")
+    raise self.replace(chain(dies.si("beyond_help"), leaf.si("beyond_help")))
+
+
+@app.task(bind=True)
+def cut_off(self):
+    """Replaced by a chain, during a step of which the worker stops."""
+    note("body", "cut_off")
+    raise self.replace(chain(held.si("cut_off"), leaf.si("cut_off")))
+
+
+@app.task(bind=True)
+def to_nobody(self):
+    """Replaced by a chain that begins with a task that no worker knows."""
+    note("body", "to_nobody")
+    raise self.replace(chain(app.signature("not.there", immutable=True), leaf.si("to_nobody")))
+
+
+@app.task(bind=True)
+def to_gibberish(self):
+    """Replaced by a chain that begins with what no worker can read."""
+    note("body", "to_gibberish")
+    first = step.si("to_gibberish").set(shadow={"not": "a text"})
+    raise self.replace(chain(first, leaf.si("to_gibberish")))
 
 
 @app.task(bind=True)
@@ -252,7 +328,8 @@ after_its_end.on_failure = _send_again.__get__(after_its_end)
 ALL = (
     single, immutable, pages, elsewhere, one_link, long_chain, broken_chain, again, own_id,
     and_raises, unheard, patient, sidelined, unawaited, unwound, unkept, unasked, retried,
-    in_vain, automatic, parent, after_its_end,
+    in_vain, automatic, parent, after_its_end, put_back, survives,
+    beyond_help, cut_off, to_nobody, to_gibberish,
 )  # fmt: skip
 WITH_RESULTS = (many, crowd, bad_crowd)
 for task in (*ALL, *(WITH_RESULTS if app.conf.result_backend else ())):
