@@ -1,54 +1,95 @@
 """Small writes that a worker's main loop must not wait for: done in one thread, in their order.
 
 While Redis is away, or refuses, an errand is tried again for five minutes. What goes wrong with one
-is logged, and the next one is done.
+is logged, and the next one is done. Where too many wait, the oldest are dropped: the log says how
+many, and `drain` that not all is done. A forked process begins with none, in a thread of its own.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 from hermes_celery.errors import RecordBroken, StoreError
-from hermes_celery.log import event
+from hermes_celery.log import Seldom, event
 
 _log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS, _RETRY_SECONDS = 300.0, 1.0
-#: More than that are not waited for: the newest go first then.
+#: More than that do not wait.
 _MOST = 100_000
 
 
 class Errands:
     """What is still to be done in one process."""
 
-    def __init__(self, *, pause: Callable[[float], None] = time.sleep) -> None:
-        self._waiting: deque[tuple[str, Callable[[], object]]] = deque(maxlen=_MOST)
+    def __init__(
+        self,
+        *,
+        pause: Callable[[float], None] = time.sleep,
+        most: int = _MOST,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        """At most so many wait, and each is tried so long while Redis does not take it."""
+        self._pause = pause
+        self._most = most
+        self._patience_seconds = patience_seconds
+        self._complaint = Seldom()
+        self._begin()
+        self._pid = os.getpid()
+
+    def _begin(self) -> None:
+        self._waiting: deque[tuple[str, Callable[[], object]]] = deque()
         self._changed = threading.Condition()
         self._is_busy = False
         self._thread: threading.Thread | None = None
-        self._pause = pause
+        #: Since all was done the last time, and ever.
+        self._undone = self._dropped = 0
+
+    def _begin_after_fork(self) -> None:
+        # What waited is the parent's to do, and its thread may have held the lock.
+        if self._pid != os.getpid():
+            self._begin()
+            self._pid = os.getpid()
 
     def later(self, name: str, errand: Callable[[], object]) -> None:
         """Do it soon; `name` is what the log calls it."""
+        self._begin_after_fork()
         with self._changed:
+            if len(self._waiting) >= self._most:
+                self._drop()
             self._waiting.append((name, errand))
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._loop, name="hermes-errands", daemon=True
                 )
                 self._thread.start()
             self._changed.notify_all()
 
+    def _drop(self) -> None:
+        name, _ = self._waiting.popleft()
+        self._undone += 1
+        self._dropped += 1
+        if self._complaint.may_say(time.monotonic()):
+            event(_log, "errand.dropped", level=logging.ERROR, what=name, dropped=self._dropped)
+
     def drain(self, seconds: float) -> bool:
-        """Wait until all is done, so long at most; whether it is."""
+        """Wait until nothing waits, so long at most; whether all was done since the last time."""
+        self._begin_after_fork()
         with self._changed:
-            return self._changed.wait_for(
+            is_empty = self._changed.wait_for(
                 lambda: not self._waiting and not self._is_busy, timeout=seconds
             )
+            undone = self._undone
+            if is_empty:
+                self._undone = 0
+        if undone:
+            event(_log, "errands.undone", level=logging.ERROR, count=undone)
+        return is_empty and not undone
 
     def _loop(self) -> None:
         while True:
@@ -58,22 +99,25 @@ class Errands:
                 self._changed.wait_for(lambda: bool(self._waiting))
                 name, errand = self._waiting.popleft()
                 self._is_busy = True
-            self._do(name, errand)
+            if not self._do(name, errand):
+                with self._changed:
+                    self._undone += 1
 
-    def _do(self, name: str, errand: Callable[[], object]) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+    def _do(self, name: str, errand: Callable[[], object]) -> bool:
+        """Do it; False where Redis did not take it in time."""
+        deadline = time.monotonic() + self._patience_seconds
         while True:
             try:
                 errand()
-                return
+                return True
             except RecordBroken as error:
                 event(_log, "errand.failed", level=logging.ERROR, what=name, why=error)
-                return
+                return True
             except StoreError as error:
                 if time.monotonic() > deadline:
                     event(_log, "errand.given_up", level=logging.ERROR, what=name, why=error)
-                    return
+                    return False
                 self._pause(_RETRY_SECONDS)
             except Exception as error:  # noqa: BLE001 - the others are still to be done
                 event(_log, "errand.failed", level=logging.ERROR, what=name, why=error)
-                return
+                return True

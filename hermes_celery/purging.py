@@ -11,6 +11,7 @@ Nothing of kombu or Celery is patched, and nothing connects before a queue is pu
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,13 @@ _log = logging.getLogger(__name__)
 _AT_ONCE = 500
 #: How long a purge waits until all is on record, while Redis does not answer.
 _PATIENCE_SECONDS = 300.0
-_ENDINGS = "_hermes_celery_purged"
+#: The attribute of an app that makes what is told.
+ENDINGS = "_hermes_celery_purged"
 
 
 def watch(app: Celery, make: Callable[[], Endings]) -> None:
     """Let connections of this app tell what they purge; `make` is called when they do."""
-    setattr(app, _ENDINGS, make)
+    setattr(app, ENDINGS, make)
     if "amqp" in vars(app):
         app.amqp.Connection = _watched(app.amqp.Connection, app)
     else:
@@ -108,7 +110,7 @@ class _PurgingChannel(_Above):  # type: ignore[misc]  # kombu carries no types
 
     def _purge(self, queue: str) -> int:
         app = getattr(self.connection.client, "purging_app", None)
-        make = getattr(app, _ENDINGS, None)
+        make = getattr(app, ENDINGS, None)
         if make is None:
             return int(super()._purge(queue))
         try:
@@ -117,22 +119,41 @@ class _PurgingChannel(_Above):  # type: ignore[misc]  # kombu carries no types
             event(_log, "purge.not_noted", level=logging.WARNING, queue=queue, why=error)
             return int(super()._purge(queue))
         with self.conn_or_acquire() as client:
+            noted = _Noted(endings)
             purged = sum(
-                _purge_list(client, self._q_for_pri(queue, step), endings)
+                _purge_list(client, self._q_for_pri(queue, step), noted)
                 for step in self.priority_steps
             )
-        if not endings.drain(_PATIENCE_SECONDS):
+        if not noted.is_all:
             event(_log, "purge.not_noted", level=logging.ERROR, queue=queue)
         return purged
 
 
-def _purge_list(client: Any, key: str, endings: Endings) -> int:
+class _Noted:
+    """Waits until what was purged is on record; no more after the patience was used up once."""
+
+    def __init__(self, endings: Endings) -> None:
+        self.endings = endings
+        self.is_all = True
+        self._patience_seconds = _PATIENCE_SECONDS
+
+    def wait(self) -> None:
+        """Wait for one page, so that there is room for what the next one ends."""
+        until = time.monotonic() + self._patience_seconds
+        if not self.endings.drain(self._patience_seconds):
+            self.is_all = False
+            if time.monotonic() >= until:
+                self._patience_seconds = 0.0
+
+
+def _purge_list(client: Any, key: str, noted: _Noted) -> int:
     """Delete what is in a list now, and tell; how many messages it was."""
     left, purged = int(client.llen(key)), 0
     while left > 0:
         raws: Sequence[bytes] = client.rpop(key, min(left, _AT_ONCE)) or ()
         for raw in raws:
-            _tell(raw, endings)
+            _tell(raw, noted.endings)
+        noted.wait()
         purged += len(raws)
         left = left - len(raws) if raws else 0
     return purged

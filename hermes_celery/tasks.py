@@ -76,7 +76,9 @@ def register(app: Celery) -> None:
     )
     delivery_task.register(app)
     handing_on.connect()
-    purging.watch(app, cache(lambda: make_endings(app_settings(app))))
+    # Threads do not survive a fork.
+    endings_in = cache(lambda pid: make_endings(app_settings(app)))
+    purging.watch(app, lambda: endings_in(os.getpid()))
     _Hooks(app).connect()
 
 

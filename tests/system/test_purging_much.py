@@ -1,0 +1,90 @@
+"""A purge of more messages than there is room for errands tells of each of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+
+import pytest
+from celery import Celery
+
+from hermes_celery import purging
+from hermes_celery.app import make_app
+from hermes_celery.dispatch import DELIVER_TASK
+from hermes_celery.endings import Endings
+from hermes_celery.errands import Errands
+from hermes_celery.errors import StoreUnavailable
+from hermes_celery.settings import read_settings
+from hermes_celery.store import Database, Runs
+from tests.support import HandClock
+
+pytestmark = pytest.mark.system
+
+_MESSAGES, _ROOM = 2_000, 600
+
+
+class Counting:
+    """Writes down, in the store, that a delivery was ended."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def give_up(self, delivery_id: str, why: str) -> None:
+        self._database.call("SADD", "{any}:purged", delivery_id)
+
+
+class Away:
+    """A store that does not answer."""
+
+    def give_up(self, delivery_id: str, why: str) -> None:
+        raise StoreUnavailable("away")
+
+
+def purge(
+    environment: dict[str, str], valkey: Database, ends: Counting | Away, errands: Errands
+) -> None:
+    endings = Endings(Runs(valkey), deliveries=lambda: ends, errands=errands, clock=HandClock())
+    broker = make_app(read_settings(environment)).conf.broker_url
+    app = Celery("project", broker=broker, set_as_current=False)
+    purging.watch(app, lambda: endings)
+    queue = valkey.keys.default_queue
+    messages = [
+        json.dumps({"headers": {"id": f"deliver-{number}", "task": DELIVER_TASK}, "body": ""})
+        for number in range(_MESSAGES)
+    ]
+    valkey.client.rpush(queue, *messages)
+    with app.connection_for_write() as connection:
+        assert connection.default_channel.queue_purge(queue) == _MESSAGES
+
+
+def test_all_is_told_of_where_much_is_purged(
+    environment: dict[str, str], valkey: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR, logger="hermes_celery"):
+        purge(environment, valkey, Counting(valkey), Errands(most=_ROOM))
+    try:
+        assert valkey.call("SCARD", "{any}:purged") == _MESSAGES
+    finally:
+        valkey.call("DEL", "{any}:purged")
+    assert caplog.messages == []
+
+
+def test_a_purge_that_could_not_be_noted_says_so(
+    environment: dict[str, str], valkey: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    errands = Errands(pause=lambda seconds: None, patience_seconds=0.0)
+    with caplog.at_level(logging.ERROR, logger="hermes_celery"):
+        purge(environment, valkey, Away(), errands)
+    assert [line for line in caplog.messages if line.startswith("purge.not_noted")]
+
+
+def test_a_forked_process_tells_of_its_purges_by_itself(environment: dict[str, str]) -> None:
+    app = make_app(read_settings(environment))
+    endings_here = vars(app)[purging.ENDINGS]
+    ours, context = endings_here(), multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=lambda: answers.put(endings_here() is ours))
+    child.start()
+    child.join(20)
+    assert (child.exitcode, answers.get(), endings_here() is ours) == (0, False, True)
