@@ -155,7 +155,7 @@ def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> C
         due=DueIndex(database),
         clock=ServerClock(database.now_ms),
         messages=lambda: make_messages(settings, app=app),
-        default_timezone=settings.timezone,
+        default_timezone=default_zone(settings, app),
         check_files=lambda spec: check_files(spec, scripts_dir=settings.scripts_dir),
         check_delivery=lambda spec: _check_delivery(settings, spec),
         routes_tasks=app is not None,
@@ -164,6 +164,18 @@ def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> C
         refusals=declarations.refusals,
         why_sent=why_sent_of(database, app),
     )
+
+
+def default_zone(settings: Settings, app: Celery | None) -> str:
+    """The zone of jobs that name none: the one that the app sets, else HERMES_TIMEZONE, the host's.
+
+    So it is for an app's `beat_schedule`. Raises JobError where the app's is none.
+    """
+    if app is None or not app.conf.timezone:
+        return settings.timezone
+    from hermes_celery.beat_schedule import zone_of
+
+    return zone_of(app)
 
 
 def why_sent_of(database: Database, app: Celery | None) -> Callable[[JobSpec, str], str]:

@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from hermes_celery.cli.target import default_zone
 from hermes_celery.core.fields import FIELDS, Field
 from hermes_celery.errors import HermesCeleryError
-from hermes_celery.settings import default_timezone
 
 _Command = TypeVar("_Command")
 _ABSENT: Final = object()
@@ -49,7 +49,7 @@ class _Text(click.ParamType[_Read]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if isinstance(read, datetime) and read.tzinfo is None:
-            read = read.replace(tzinfo=ZoneInfo(default_timezone()))
+            read = read.replace(tzinfo=ZoneInfo(default_zone()))
         return _Read(read)
 
 

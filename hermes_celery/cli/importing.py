@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes_celery.cli.screen import print_json
-from hermes_celery.cli.target import open_cron, project, read_settings
+from hermes_celery.cli.target import default_zone, open_cron, project, read_settings
 from hermes_celery.settings import checked_timezone
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ def _zone(timezone: str | None) -> str:
     """The zone given, else that of the app, else ours."""
     if timezone:
         return checked_timezone(timezone)
-    app = project()
-    if app is None or not app.conf.timezone:
-        return read_settings().timezone
-    from hermes_celery.beat_schedule import zone_of
-
-    return zone_of(app)
+    return default_zone()
 
 
 def _from_home(path: Path, *, timezone: str | None) -> ImportReport:

@@ -10,6 +10,7 @@ from itertools import islice
 
 import click
 
+from hermes_celery.cli.target import default_zone
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.instant import from_ms
 from hermes_celery.schedule import Schedule, parse
@@ -22,7 +23,7 @@ _EXPLAINED = 5
 
 @click.command("next")
 @click.argument("expression", metavar="EXPR")
-@click.option("--tz", metavar="ZONE", help="The schedule's zone. Default: HERMES_TIMEZONE, host's.")
+@click.option("--tz", metavar="ZONE", help="The schedule's zone. Default: that of `add`.")
 @click.option("--from", "start", metavar="ISO", help="Instants after this one. Default: now.")
 @click.option("-n", "count", type=click.IntRange(1, 10_000), help="How many. Default: 5.")
 @click.option("--until", metavar="ISO", help="No instants after this one.")
@@ -41,7 +42,7 @@ def next_command(
     ('in 2h', '2027-03-28T14:00'). Times without an offset are local in the zone.
     """
     try:
-        zone = tz or default_timezone()
+        zone = tz or default_zone()
         after = datetime.now(UTC) if start is None else _instant(start, zone)
         schedule = parse(expression, timezone=zone, now=after)
         last = None if until is None else _instant(until, zone)
@@ -64,14 +65,14 @@ def next_command(
 
 @click.command("explain")
 @click.argument("expression", metavar="EXPR")
-@click.option("--tz", metavar="ZONE", help="The schedule's zone. Default: HERMES_TIMEZONE, host's.")
+@click.option("--tz", metavar="ZONE", help="The schedule's zone. Default: that of `add`.")
 @click.option("--from", "start", metavar="ISO", help="Look from this instant on. Default: now.")
 def explain_command(expression: str, tz: str | None, start: str | None) -> None:
     """Say in words what a schedule means, and what may surprise."""
     try:
-        own = default_timezone()
-        now = datetime.now(UTC) if start is None else _instant(start, tz or own)
-        schedule = parse(expression, timezone=tz or own, now=now)
+        own, zone = default_timezone(), tz or default_zone()
+        now = datetime.now(UTC) if start is None else _instant(start, zone)
+        schedule = parse(expression, timezone=zone, now=now)
         explanation = schedule.explain(now=now)
     except HermesCeleryError as error:
         raise click.ClickException(str(error)) from None

@@ -17,12 +17,13 @@ import click
 
 from hermes_celery import project_app
 from hermes_celery.compose import app_settings, make_messages
+from hermes_celery.compose import default_zone as zone_of_project
 from hermes_celery.compose import open_cron as _open_cron
 from hermes_celery.compose import open_cron_to_read as _open_cron_to_read
 from hermes_celery.compose_store import open_database
 from hermes_celery.cron import Crontab
 from hermes_celery.errors import StoreError, StoreUnavailable
-from hermes_celery.settings import DEFAULT_NAMESPACE, Settings
+from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, default_timezone
 from hermes_celery.settings import read_settings as settings_of_environment
 from hermes_celery.store import Jobs, namespaces_beside
 
@@ -77,6 +78,12 @@ def read_settings() -> Settings:
 def project() -> Celery | None:
     """The app of `-A`. Raises SettingsError."""
     return _target().project
+
+
+def default_zone() -> str:
+    """The zone of jobs that name none. Raises SettingsError, and JobError of the app's."""
+    app = project()
+    return default_timezone() if app is None else zone_of_project(read_settings(), app)
 
 
 def given_app() -> str | None:
