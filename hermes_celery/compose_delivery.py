@@ -25,6 +25,7 @@ from hermes_celery.log import event
 from hermes_celery.overload import Overload
 from hermes_celery.overstaying import Held, Overstay, SlotGuard
 from hermes_celery.ping import Pinger, check_url
+from hermes_celery.queue_watch import unserved
 from hermes_celery.runners.dotenv_files import dotenv
 from hermes_celery.scanner import BeatWatch, Scanner, Teller
 from hermes_celery.settings import Settings, process_environment
@@ -42,8 +43,6 @@ from hermes_celery.store import (
     Signs,
     SweepNotes,
     check_run_id,
-    worker_app,
-    worker_command,
 )
 from hermes_celery.sweep import Examiner, Sweep
 
@@ -209,7 +208,7 @@ def make_scanner(
         clock=clock,
         on_broken=on_broken,
         end_broken=on_broken.end_those_over,
-        start_worker=lambda now_ms: worker_command(worker_app(database, now_ms=now_ms)),
+        unserved=lambda now_ms: unserved(database, now_ms=now_ms),
         overload=Overload(database, incidents=incidents, teller=teller, home=settings.home),
     )
 

@@ -128,6 +128,25 @@ class QueueWatch:
         return Trouble(kind=Kind.QUEUE, subject=look.name, text=told)
 
 
+def unserved(database: Database, *, now_ms: int) -> str:
+    """What waits, on all queues together, where there is no worker at all; "": nothing waits.
+
+    Raises StoreError.
+    """
+    looks = look_at_queues(database, crew(database, now_ms=now_ms), now_ms=now_ms)
+    left = [look for look in looks if look.waiting and look.state is QueueState.NOBODY]
+    if not left:
+        return ""
+    count, names = sum(look.waiting for look in left), [look.name for look in left]
+    app = worker_app(database, now_ms=now_ms)
+    # A worker that is started without -Q takes these by itself.
+    if {database.keys.default_queue, database.keys.delivery_queue}.issuperset(names):
+        return f"{count} runs wait and there is no worker → {worker_command(app)}"
+    start = worker_command(app, queue=",".join(names))
+    named = ", ".join(f"'{name}'" for name in names)
+    return f"{count} runs wait on queue {named} and there is no worker → {start}"
+
+
 #: Nothing is said of a queue whose workers have no slot free, or may be of version 0.1.0.
 _STUCK: Mapping[QueueState, str] = {
     QueueState.NOBODY: (

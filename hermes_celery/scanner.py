@@ -3,7 +3,7 @@
     late       a run waits for a worker, longer than its job's grace
     missed     an occurrence was dropped, or a job is overdue although a beat leads
     beat       no beat ticked for 30 s
-    workers    there is work on the queue and no worker for 30 s
+    workers    there is work on any queue and no worker for 30 s
     letters    a message that nobody can read, in the last 15 minutes
 
 and what `overload` looks at.
@@ -169,13 +169,13 @@ class Scanner:
         overload: Overload | None = None,
         on_broken: OnBroken = ignored,
         end_broken: Callable[[int], int] = lambda now_ms: 0,
-        start_worker: Callable[[int], str] = lambda _: "celery -A hermes_celery worker",
+        unserved: Callable[[int], str],
     ) -> None:
-        """`start_worker` says what starts a worker of this namespace.
+        """`unserved` says what waits on queues that nobody consumes; "": nothing.
 
         `on_broken` hears of what cannot be read; `end_broken` ends what it made of that.
         """
-        self._start_worker = start_worker
+        self._unserved = unserved
         self._overload = overload
         self._on_broken = on_broken
         self._end_broken = end_broken
@@ -303,14 +303,13 @@ class Scanner:
             self._no_worker_since_ms = None
             self._teller.over(self._open(Kind.WORKERS), "there are workers again", now_ms=now_ms)
             return False
-        left = self._signs.work_left()
-        if not left:
+        text = self._unserved(now_ms)
+        if not text:
             self._no_worker_since_ms = None
             return False
         since_ms = self._no_worker_since_ms = self._no_worker_since_ms or now_ms
         if now_ms - since_ms < TROUBLE_MS:
             return False
-        text = f"{left} runs wait and there is no worker → {self._start_worker(now_ms)}"
         self._teller.tell(Kind.WORKERS, "", text, now_ms=now_ms, from_here=True)
         return True
 

@@ -112,10 +112,6 @@ class Signs:
         counts = self._database.call_many([("ZCARD", key) for key in self._due_keys()])
         return any(count for count in counts if not isinstance(count, StoreError))
 
-    def work_left(self) -> int:
-        """How many messages wait on the default queue."""
-        return int(self._database.call("LLEN", self._keys.default_queue))
-
     def workers(self, now_ms: int) -> int:
         """How many workers said within ten seconds that they are there."""
         return int(self._database.call("ZCOUNT", self._keys.workers, now_ms - _ALIVE_MS, "+inf"))

@@ -12,9 +12,18 @@ from hermes_celery.announcing import Announcer
 from hermes_celery.incidents import Kind
 from hermes_celery.job import JobRequest
 from hermes_celery.letters import letter
-from hermes_celery.run import Outcome, RunState
+from hermes_celery.queue_watch import unserved
+from hermes_celery.run import Occurrence, Outcome, RunState, Trigger
 from hermes_celery.scanner import Scanner, Teller, watch_beat
-from hermes_celery.store import Database, DueIndex, Letters, Signs
+from hermes_celery.store import (
+    Asked,
+    Database,
+    DueIndex,
+    ForeignQueue,
+    ForeignQueues,
+    Letters,
+    Signs,
+)
 from tests.receivers import HttpReceiver, http_receiver
 from tests.store.place import Place, at
 from tests.support import HandClock, Store, eventually
@@ -44,6 +53,7 @@ def scanner(place: Place, *, alerts: str = "local", ping_url: str = "") -> Scann
         pinger=place.pinger,
         clock=store.clock,
         ping_url=ping_url,
+        unserved=lambda now_ms: unserved(store.database, now_ms=now_ms),
     )
 
 
@@ -53,6 +63,21 @@ def teller(place: Place, *, alerts: str) -> Teller:
         deliveries=place.deliveries,
         alerts=alerts,
         send_now=place.send_now,
+    )
+
+
+def push(place: Place, queue: str) -> None:
+    """A run on that Redis list."""
+    store = place.store
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    run_id = Occurrence(job_id=job.id, due_ms=store.clock.ms).run_id
+    store.runs.trigger(
+        job.spec,
+        [Asked(run_id=run_id, message=b"m")],
+        trigger=Trigger.MANUAL,
+        now_ms=store.clock.ms,
+        queue=queue,
+        key=job.id,
     )
 
 
@@ -238,6 +263,37 @@ def test_work_without_workers_is_told_from_the_beat_itself(
     place.rescue()
     place.work_off()
     assert http.messages[1:] == ["✅ there are workers again"]
+
+
+def test_work_on_any_queue_counts_where_there_is_no_worker(
+    place: Place, http: HttpReceiver
+) -> None:
+    push(place, "reports")
+    # A message of another priority waits on a list of its own.
+    push(place, "gpu\x06\x163")
+    scan = scanner(place, alerts=http.url)
+    for _ in range(4):
+        place.store.clock.advance(10)
+        scan.scan(place.store.clock.ms)
+    assert http.messages == [
+        "⚠️ 2 runs wait on queue 'gpu', 'reports' and there is no worker → "
+        "celery -A hermes_celery worker -Q gpu,reports"
+    ]
+
+
+def test_what_others_consume_is_no_work_without_workers(place: Place, http: HttpReceiver) -> None:
+    store = place.store
+    push(place, "theirs")
+    scan = scanner(place, alerts=http.url)
+    for _ in range(4):
+        store.clock.advance(10)
+        theirs = ForeignQueue(name="theirs", workers=["w@host"], seen_ms=store.clock.ms,
+                              is_sure=True)  # fmt: skip
+        ForeignQueues(store.database).write({"theirs": theirs})
+        report = scan.scan(store.clock.ms)
+        assert report is not None
+        assert not report.are_workers_gone
+    assert http.messages == []
 
 
 def test_the_scheduler_has_a_dead_man_switch_of_its_own(place: Place, http: HttpReceiver) -> None:
