@@ -193,9 +193,15 @@ class Crontab:
         return self.jobs.change(changed, was=job)
 
     def pause(self, reference: str, *, reason: str | None = None) -> Job:
-        """Stop a job's schedule; runs that were dispatched go on."""
+        """Stop a job's schedule; runs that were dispatched go on.
+
+        One that is paused stays so since then, with its reason unless there is a new one.
+        """
 
         def paused(job: Job) -> Job:
+            if job.state is JobState.PAUSED:
+                kept = job.paused_reason if reason is None else reason
+                return msgspec.structs.replace(job, paused_reason=kept)
             return msgspec.structs.replace(
                 job, state=JobState.PAUSED, paused_at=self.now, paused_reason=reason
             )
@@ -203,16 +209,26 @@ class Crontab:
         return self._changed(reference, paused)
 
     def resume(self, reference: str) -> Job:
-        """Let a job's schedule go on from now. Raises JobError for a one-shot that lies behind."""
+        """Let a job's schedule go on from now; one that goes on already is left as it is.
+
+        Raises JobError for a one-shot that lies behind.
+        """
         return self._changed(reference, lambda job: _resumed(job, now=self.now))
 
-    def pause_all(self, *, note: str = "") -> None:
-        """Dispatch nothing any more, of any job; runs that were dispatched go on."""
-        self.due.pause_all(note=note, now_ms=self._clock.now_ms())
+    def pause_all(self, *, note: str = "") -> bool:
+        """Dispatch nothing any more, of any job; runs that were dispatched go on.
 
-    def resume_all(self) -> None:
-        """Go on from now; occurrences since the pause are recorded as skipped, one-shots run."""
-        self.due.resume_all(now_ms=self._clock.now_ms())
+        False where everything was paused before: it stays so, with its note unless there is a new
+        one.
+        """
+        return self.due.pause_all(note=note, now_ms=self._clock.now_ms())
+
+    def resume_all(self) -> bool:
+        """Go on from now; occurrences since the pause are recorded as skipped, one-shots run.
+
+        False where not everything was paused: nothing is skipped then.
+        """
+        return self.due.resume_all(now_ms=self._clock.now_ms())
 
     def remove(self, reference: str, *, declared: bool = False) -> Job | UnreadableJob:
         """Remove a job, readable or not, and return what it was; its runs stay as history.
@@ -420,8 +436,11 @@ class Crontab:
                     f"job {job.id} is {job.state.value!r}, a state of a newer version of "
                     "hermes-celery; use that version to change it"
                 )
+            changed = change(job)
+            if changed == job:
+                return job
             try:
-                return self.jobs.change(change(job), was=job)
+                return self.jobs.change(changed, was=job)
             except Conflict:
                 continue
         raise Conflict(job.id, expected_revision=job.revision)
@@ -439,6 +458,8 @@ def _refuse_declared(job: Job, advice: str) -> None:
 
 
 def _resumed(job: Job, *, now: datetime) -> Job:
+    if job.state is JobState.SCHEDULED and job.next_run_at is not None:
+        return job
     schedule = job.spec.compiled()
     if schedule.kind is Kind.ONCE:
         run_at = schedule.next_after(from_ms(to_ms(now) - ONE_SHOT_GRACE_MS - 1))

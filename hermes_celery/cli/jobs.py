@@ -202,10 +202,14 @@ _everything = click.option("--all", "everything", is_flag=True, help="Every job,
 def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) -> None:
     """Stop the schedule of JOB, or with --all of every job; dispatched runs go on."""
     if _is_one_job(job, everything=everything):
-        _confirm(open_cron().pause(job or "", reason=reason), verb="paused", as_json=as_json)
+        cron = open_cron()
+        was_paused = cron.show(job or "").state is JobState.PAUSED
+        verb = "paused before:" if was_paused else "paused"
+        _confirm(cron.pause(job or "", reason=reason), verb=verb, as_json=as_json)
         return
-    open_cron().pause_all(note=reason or "")
-    click.echo(repeating("paused everything; `hermes-celery resume --all` goes on"))
+    is_new = open_cron().pause_all(note=reason or "")
+    done = "paused everything" if is_new else "everything was paused before"
+    click.echo(repeating(f"{done}; `hermes-celery resume --all` goes on"))
 
 
 @click.command()
@@ -218,10 +222,15 @@ def resume(job: str | None, everything: bool, as_json: bool) -> None:
     With --all the switch of `pause --all`; jobs that were paused one by one stay paused.
     """
     if _is_one_job(job, everything=everything):
-        _confirm(open_cron().resume(job or ""), verb="resumed", as_json=as_json)
+        cron = open_cron()
+        was_scheduled = cron.show(job or "").state is JobState.SCHEDULED
+        verb = "nothing changed, it was not paused:" if was_scheduled else "resumed"
+        _confirm(cron.resume(job or ""), verb=verb, as_json=as_json)
         return
-    open_cron().resume_all()
-    click.echo("resumed everything that was not paused by itself")
+    if open_cron().resume_all():
+        click.echo("resumed everything that was not paused by itself")
+    else:
+        click.echo("nothing changed: everything was not paused; `resume JOB` is for one job")
 
 
 def _is_one_job(job: str | None, *, everything: bool) -> bool:

@@ -295,15 +295,25 @@ class DueIndex:
         fault = RecordBroken(self._keys.switch, f"{fields.fault}; it pauses nothing")
         return msgspec.structs.replace(switch, fault=fault)
 
-    def pause_all(self, *, note: str, now_ms: int) -> None:
-        """Let no beat dispatch anything until `resume_all`."""
-        self._database.call("HSET", self._keys.switch, "paused_ms", now_ms, "note", note)
+    def pause_all(self, *, note: str, now_ms: int) -> bool:
+        """Let no beat dispatch anything until `resume_all`; False where it was so before.
 
-    def resume_all(self, *, now_ms: int) -> None:
-        """Let the beats go on from now; what was missed since the pause is skipped."""
-        with_values = ("resumed_ms", now_ms, "paused_ms", "", "note", "")
-        self._database.call("HSET", self._keys.switch, *with_values)
+        An earlier pause goes on, with its note unless there is a new one.
+        """
+        return self._turn("pause", now_ms=now_ms, note=note)
+
+    def resume_all(self, *, now_ms: int) -> bool:
+        """Let the beats go on from now; what was missed since the pause is skipped.
+
+        False where nothing was paused, and nothing changes.
+        """
+        has_changed = self._turn("resume", now_ms=now_ms)
         self._database.call("PUBLISH", self._keys.wake, "switch")
+        return has_changed
+
+    def _turn(self, way: str, *, now_ms: int, note: str = "") -> bool:
+        keys = [self._keys.switch]
+        return bool(self._database.run("switch", keys=keys, args=[way, now_ms, note]) == "ok")
 
     def fault(self, job: BrokenJob, *, token: int) -> None:
         """Take a job that cannot be planned off the schedule and record why.

@@ -15,6 +15,7 @@ from hermes_celery.errors import (
     JobError,
     JobNotFound,
 )
+from hermes_celery.instant import to_ms
 from hermes_celery.job import JobRequest, JobState
 from hermes_celery.store import Database, Jobs
 from tests.support import NOON, HandClock, Store, a_job, replaced
@@ -106,6 +107,25 @@ def test_a_paused_job_stays_paused_when_its_schedule_changes(store: Store) -> No
     edited = store.cron.edit(job.id, {"schedule": "every 10m"})
     assert (edited.state, edited.next_run_at) == (JobState.PAUSED, job.next_run_at)
     assert store.due.next_due_ms() is None
+
+
+def test_a_job_that_is_not_paused_keeps_its_grid_when_it_is_resumed(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    store.clock.advance(25 * 60)
+    assert store.cron.resume(job.id) == job
+    assert store.cron.show(job.id) == job
+    assert store.database.call("ZSCORE", store.database.keys.due, job.id) == to_ms(
+        NOON + timedelta(hours=1)
+    )
+
+
+def test_a_second_pause_keeps_the_first_reason_and_instant(store: Store) -> None:
+    job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    paused = store.cron.pause(job.id, reason="maint")
+    store.clock.advance(60)
+    assert store.cron.pause(job.id) == paused
+    again = store.cron.pause(job.id, reason="longer")
+    assert (again.paused_reason, again.paused_at) == ("longer", paused.paused_at)
 
 
 def test_pause_takes_a_job_off_the_schedule_and_resume_goes_on_from_now(store: Store) -> None:

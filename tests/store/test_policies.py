@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from hermes_celery.errors import JobError
+from hermes_celery.errors import JobError, RecordBroken
 from hermes_celery.job import Job, JobRequest, JobSpec, JobState
 from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.rescue import RescueReport, rescue
 from hermes_celery.run import Outcome, Run, RunState, Trigger, message_id_of
 from hermes_celery.tick import TickReport, tick
-from tests.support import NOON, PlainMessages, Store, a_spec
+from tests.support import NOON, PlainMessages, Store, a_spec, replaced
 
 TOKEN = 1
 FAILED = Outcome(state=RunState.FAILED, error="boom", exit_code=1)
@@ -300,6 +300,40 @@ def test_pausing_everything_stops_every_job_and_resuming_goes_on_from_now(store:
     assert ticked(store).skipped == 1
     assert (newest(store).reason or "").startswith("paused: 3 occurrences")
     assert an_hour_later(store).dispatched == 1
+
+
+def test_to_resume_everything_that_is_not_paused_skips_nothing_that_is_due(store: Store) -> None:
+    hourly(store)
+    store.clock.advance(3600)
+    assert not store.cron.resume_all()
+    assert ticked(store).dispatched == 1
+
+
+def test_a_second_pause_of_everything_keeps_the_first_note_and_instant(store: Store) -> None:
+    hourly(store)
+    assert store.cron.pause_all(note="upgrade")
+    first = store.due.switch()
+    store.clock.advance(3600)
+    assert not store.cron.pause_all()
+    assert store.due.switch() == first
+    assert not store.cron.pause_all(note="a longer upgrade")
+    assert store.due.switch() == replaced(first, note="a longer upgrade")
+    assert store.cron.resume_all()
+    assert not store.cron.resume_all()
+
+
+def test_a_switch_that_cannot_be_read_is_mended_by_who_turns_it(store: Store) -> None:
+    hourly(store)
+    store.database.call("HSET", store.database.keys.switch, "paused_ms", "soon")
+    assert not store.cron.resume_all()
+    assert store.due.switch().fault is None
+    store.database.call("HSET", store.database.keys.switch, "paused_ms", "soon")
+    assert store.cron.pause_all()
+    assert store.due.switch().paused_ms == store.clock.ms
+    store.database.call("DEL", store.database.keys.switch)
+    store.database.call("SET", store.database.keys.switch, "x")
+    with pytest.raises(RecordBroken):
+        store.cron.pause_all()
 
 
 def test_a_backfill_runs_a_range_one_after_the_other_and_once(store: Store) -> None:

@@ -254,6 +254,18 @@ def test_a_run_is_recorded_at_once_with_stable_names() -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_what_is_paused_already_or_not_at_all_is_said() -> None:
+    added("every 2h", "x", "--name", "n")
+    assert "nothing changed, it was not paused: " in typed("resume", "n").stdout
+    assert typed("pause", "n").stdout.startswith("paused ")
+    assert "paused before: " in typed("pause", "n").stdout
+    assert typed("resume", "n").stdout.startswith("resumed ")
+    assert "nothing changed" in typed("resume", "--all").stdout
+    assert "paused everything" in typed("pause", "--all").stdout
+    assert "everything was paused before" in typed("pause", "--all").stdout
+
+
+@pytest.mark.usefixtures("home")
 def test_everything_can_be_paused_by_one_switch() -> None:
     assert typed("pause", "--all", "--reason", "upgrade").exit_code == 0
     assert "everything since" in typed("status").stdout

@@ -1,0 +1,31 @@
+-- Pause everything, or let it go on. A pause counts from its beginning and keeps its note unless
+-- another is given. Where nothing is paused there is nothing to go on from: to move `resumed_ms` would
+-- skip what is due.
+--
+-- KEYS  1 switch hash
+-- ARGV  1 'pause' or 'resume'   2 now_ms   3 note ('' = none)
+-- Answers  'ok', 'already' (it was so before),
+--          'broken', a key and what is wrong with it (nothing changed)
+--#include _checked
+local paused_ms = fields(KEYS[1], 'paused_ms')[1]
+if broken then
+  return broken_answer()
+end
+-- What is no instant pauses nothing.
+local is_paused = paused_ms and string.find(paused_ms, '^%d+$')
+
+if ARGV[1] == 'pause' and is_paused then
+  if ARGV[3] ~= '' then
+    redis.call('HSET', KEYS[1], 'note', ARGV[3])
+  end
+  return 'already'
+elseif ARGV[1] == 'pause' then
+  redis.call('HSET', KEYS[1], 'paused_ms', ARGV[2], 'note', ARGV[3])
+  return 'ok'
+elseif is_paused then
+  redis.call('HSET', KEYS[1], 'resumed_ms', ARGV[2], 'paused_ms', '', 'note', '')
+  return 'ok'
+elseif paused_ms and paused_ms ~= '' then
+  redis.call('HSET', KEYS[1], 'paused_ms', '', 'note', '')
+end
+return 'already'
