@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from hermes_celery.core.field_checks import check_name
-from hermes_celery.core.fields import BY_NAME, FIELDS, TIMING_NAMES, Field
+from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING_NAMES, Field
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.field_types import check_fields
 from hermes_celery.foreign import is_known
@@ -135,7 +135,7 @@ def continued(job: Job, spec: JobSpec, *, now: datetime) -> Job:
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
-    unknown = sorted(set(given) - BY_NAME.keys() - {"policy"})
+    unknown = sorted(set(given) - BY_NAME.keys() - {*HOLDERS})
     if unknown:
         names = ", ".join(BY_NAME)
         raise JobError(f"a job has no field {', '.join(unknown)}; fields are {names}")

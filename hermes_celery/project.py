@@ -25,7 +25,7 @@ from celery import Celery
 
 from hermes_celery.compose import app_settings, open_cron
 from hermes_celery.cron import Crontab
-from hermes_celery.defining import checked_content
+from hermes_celery.defining import checked_content, request_of
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest
 from hermes_celery.project_app import DECLARED, MODULE, NAMESPACE, PLACES
@@ -78,7 +78,8 @@ class Cron:
         `schedule` is a text as on the command line, or a crontab, timedelta or number of seconds as
         in `beat_schedule`. `task` is a task, its name or its signature, which `args`, `kwargs` and
         `options` (they go to its `apply_async`) join as in Celery's `Signature.clone`. Further
-        fields are those of JobRequest, so that scripts, prompts and requests can be declared too.
+        fields are those of JobRequest and of Policy, so that scripts, prompts and requests can be
+        declared too, and `retries=3` says what to do when it fails.
         Raises JobError or ScheduleError.
         """
         if not isinstance(name, str):
@@ -91,12 +92,14 @@ class Cron:
             call = call_of(task, args=args, kwargs=kwargs, options=given)
             given = call.options
         schedule = late_text(text_of(schedule), given)
-        request = JobRequest(
-            name=name,
-            schedule=schedule,
-            task=call,
-            timezone=None if timezone is None else zone_name(timezone),
-            **fields,
+        request = request_of(
+            {
+                **fields,
+                "name": name,
+                "schedule": schedule,
+                "task": call,
+                "timezone": None if timezone is None else zone_name(timezone),
+            }
         )
         checked_content(request)
         parse(request.schedule, timezone=request.timezone or "UTC", now=_ANY_TIME)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import fakeredis
 import msgspec
 import pytest
+from celery import Celery
 from click.testing import CliRunner, Result
 
 import hermes_celery
@@ -24,6 +28,8 @@ from hermes_celery.errors import JobError
 from hermes_celery.job import JobFields, JobRequest, JobSpec, JobState
 from hermes_celery.managed import synchronise
 from hermes_celery.policy import Overlap, Policy
+from hermes_celery.project import Cron
+from hermes_celery.project_app import DECLARED
 from hermes_celery.store import Database
 from tests.support import NOON, HandClock, Store, a_spec
 
@@ -63,6 +69,21 @@ def test_what_a_field_is_when_it_is_cleared_is_what_it_is_when_it_is_not_given()
 def test_every_field_that_something_acts_on_has_an_option_and_the_others_say_why() -> None:
     assert [field.name for field in FIELDS if bool(field.option) == bool(field.inert)] == []
     assert [field.name for field in FIELDS if field.inert] == ["attach_to_session"]
+
+
+def test_something_acts_on_every_field_but_those_that_say_that_nothing_does() -> None:
+    """Read anywhere but where fields are listed, checked and shown."""
+    package = Path(hermes_celery.__file__).parent
+    listing = {"job.py", "defining.py", "fields.py", "field_checks.py"}
+    read = attributes_read(textwrap.dedent(inspect.getsource(JobSpec.compiled)))
+    for path in package.rglob("*.py"):
+        if path.name not in listing and "cli" not in path.parts:
+            read |= attributes_read(path.read_text(encoding="utf-8"))
+    assert [field.name for field in FIELDS if (field.attribute in read) == bool(field.inert)] == []
+
+
+def attributes_read(source: str) -> set[str]:
+    return {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
 
 
 def test_what_a_field_goes_with_is_a_field() -> None:
@@ -339,6 +360,16 @@ def test_a_one_shot_edited_into_an_interval_recurs(store: Store, is_over: bool) 
     assert again.spec.repeat_times == 1
     counted = store.cron.edit("job", {"schedule": "every 1h", "repeat": 4})
     assert counted.spec.repeat_times == 4
+
+
+def test_a_declaration_takes_a_policys_fields_one_by_one_and_refuses_an_unknown_field() -> None:
+    app = Celery("shop", broker="redis://nowhere", set_as_current=False)
+    cron = Cron(app)
+    cron.add("a", "every 1h", prompt="x", retries=3, policy=Policy(pause_after=2))
+    (request,) = getattr(app, DECLARED).values()
+    assert request.policy == Policy(retries=3, pause_after=2)
+    with pytest.raises(JobError, match="a job has no field retry; fields are name, schedule"):
+        cron.add("b", "every 1h", prompt="x", retry=3)
 
 
 # --- added
