@@ -356,7 +356,8 @@ def test_the_due_index_is_split_and_every_shard_is_seen(valkey_url: str, namespa
     assert (refused.exit_code, refused.stderr) == (
         1,
         "Error: beat-0, beat-1, beat-3 leads; stop every beat before the number of shards is "
-        "changed, and start them again afterwards\n",
+        "changed, and start them again afterwards; `hermes-celery up --shards N` does both for "
+        "the beats of `up`\n",
     )
     database.close()
 
