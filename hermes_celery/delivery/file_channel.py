@@ -1,13 +1,17 @@
 """A local file as a target: `file://daily.md` is `$HERMES_HOME/cron/output/daily.md`.
 
-Messages are appended, each in one write. Nothing outside that directory can be named, links
-resolved: where a job delivers to may be chosen by an agent.
+Messages are appended, each in one write. An attachment is kept beside the file and overwrites
+nothing: where its name is taken it becomes `NAME-1.EXT`, and the message says so. Nothing outside
+that directory can be named, links resolved: where a job delivers to may be chosen by an agent.
 """
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 from hermes_celery.errors import DeliveryFault, DeliveryRefused
@@ -45,14 +49,55 @@ class FileChannel:
         return [text]
 
     def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
-        """Append a message; files are copied beside it. Raises DeliveryFault."""
+        """Copy files beside it, then append a message. Raises DeliveryFault."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            notes = [note for path in files if (note := self._keep(path))]
             with self._path.open("ab") as file:
-                file.write(f"{piece}\n".encode())
+                file.write("".join(f"{line}\n" for line in (piece, *notes)).encode())
                 file.flush()
                 os.fsync(file.fileno())
-            for path in files:
-                shutil.copyfile(path, self._path.parent / path.name)
         except OSError as error:
-            raise DeliveryFault(f"{self._path} cannot be written: {error.strerror}") from None
+            why = error.strerror or str(error)
+            raise DeliveryFault(f"{self._path} cannot be written: {why}") from None
+
+    def _keep(self, source: Path) -> str:
+        """Copy a file under a name that nothing else has; a note where that is not its own.
+
+        What was copied before, by an earlier attempt too, is not copied again.
+        """
+        for name in _names_like(source.name):
+            kept = self._path.parent / name
+            if _is_copy(kept, source) or (kept != self._path and _has_copied(source, kept)):
+                return "" if name == source.name else f"(attachment {source.name} is {name})"
+        raise AssertionError("names do not end")
+
+
+def _names_like(name: str) -> Iterator[str]:
+    yield name
+    path = Path(name)
+    for number in count(1):
+        yield f"{path.stem}-{number}{path.suffix}"
+
+
+def _is_copy(kept: Path, source: Path) -> bool:
+    return kept.is_file() and not kept.is_symlink() and filecmp.cmp(kept, source, shallow=False)
+
+
+def _has_copied(source: Path, kept: Path) -> bool:
+    """Whether a file could be copied to a name; False where the name is taken, if only by a link.
+
+    Raises OSError; then nothing is left of it.
+    """
+    with source.open("rb") as content:
+        try:
+            target = kept.open("xb")
+        except FileExistsError:
+            return False
+        try:
+            with target:
+                shutil.copyfileobj(content, target)
+        except OSError:
+            kept.unlink(missing_ok=True)
+            raise
+    return True
