@@ -22,8 +22,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from celery.utils.imports import symbol_by_name
-
 from hermes_celery.address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.log import event
@@ -305,6 +303,8 @@ def _login(username: str | None, password: Any, provider: Any) -> dict[str, Any]
     if not provider:
         return {"username": username or "", "password": password or ""}
     if isinstance(provider, str):
+        from celery.utils.imports import symbol_by_name  # commands that only read start without it
+
         provider = symbol_by_name(provider)()
     return {"credential_provider": provider}
 

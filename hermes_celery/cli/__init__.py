@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from hermes_celery.errors import HermesCeleryError, JobNotFound
-from hermes_celery.settings import checked_namespace, read_settings
 
 #: Command -> where it is and what `--help` says of it without importing it.
 _COMMANDS = {
@@ -103,14 +102,20 @@ def _elsewhere() -> str:
 
 
 def _refused(error: OSError) -> str:
+    from hermes_celery.settings import read_settings
+
     home = read_settings().home
     advice = f"; HERMES_HOME is {home}" if str(error.filename).startswith(str(home)) else ""
     return f"{error.filename} cannot be used: {error.strerror}{advice}"
 
 
 def _checked_namespace(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    from hermes_celery.settings import checked_namespace
+
     try:
-        return None if value is None else checked_namespace(value)
+        return checked_namespace(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

@@ -3,6 +3,9 @@
 Without them it is the environment's namespace, `hermes` where that names none. `-A` imports a
 Celery app as `celery -A` does, with the working directory on the path, and takes its broker, its
 namespace and its tasks' queues.
+
+It is read before every verb, also those that ask no server (`next`, `explain`): the store and the
+composition root are imported by what needs them.
 """
 
 from __future__ import annotations
@@ -16,20 +19,14 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes_celery import project_app
-from hermes_celery.compose import app_settings, make_messages
-from hermes_celery.compose import default_zone as zone_of_project
-from hermes_celery.compose import open_cron as _open_cron
-from hermes_celery.compose import open_cron_to_read as _open_cron_to_read
-from hermes_celery.compose_store import open_database
-from hermes_celery.cron import Crontab
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, default_timezone
 from hermes_celery.settings import read_settings as settings_of_environment
-from hermes_celery.store import Jobs, namespaces_beside
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from hermes_celery.cron import Crontab
     from hermes_celery.dispatch import Dispatch
 
 
@@ -55,6 +52,8 @@ class Target:
             settings = replace(settings, namespace=self.namespace, is_namespace_given=True)
         if self.project is None:
             return settings
+        from hermes_celery.compose import app_settings
+
         self.project.conf.hermes_settings = settings
         return app_settings(self.project)
 
@@ -83,7 +82,11 @@ def project() -> Celery | None:
 def default_zone() -> str:
     """The zone of jobs that name none. Raises SettingsError, and JobError of the app's."""
     app = project()
-    return default_timezone() if app is None else zone_of_project(read_settings(), app)
+    if app is None:
+        return default_timezone()
+    from hermes_celery.compose import default_zone as zone_of_project
+
+    return zone_of_project(read_settings(), app)
 
 
 def given_app() -> str | None:
@@ -116,21 +119,30 @@ def repeating(text: str) -> str:
 
 def messages_for(settings: Settings) -> Dispatch:
     """What builds the messages of the app of `-A`, else of ours."""
+    from hermes_celery.compose import make_messages
+
     return make_messages(settings, app=project())
 
 
 def open_cron(settings: Settings | None = None) -> Crontab:
     """The verbs. Raises SettingsError or StoreError."""
-    return _open_cron(settings or read_settings(), app=project())
+    from hermes_celery import compose
+
+    return compose.open_cron(settings or read_settings(), app=project())
 
 
 def open_cron_to_read() -> Crontab:
     """The verbs for those that only read. Raises SettingsError or StoreError."""
-    return _open_cron_to_read(read_settings(), app=project())
+    from hermes_celery import compose
+
+    return compose.open_cron_to_read(read_settings(), app=project())
 
 
 def other_namespaces() -> list[str]:
     """The namespaces with jobs on the same server, but for the one that this is about."""
+    from hermes_celery.compose_store import open_database
+    from hermes_celery.store import Jobs, namespaces_beside
+
     settings = read_settings()
     shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
     try:
@@ -144,6 +156,9 @@ def other_namespaces() -> list[str]:
 
 def known_namespaces(settings: Settings) -> list[str]:
     """The namespaces of projects on that server, and the one that all shared."""
+    from hermes_celery.compose_store import open_database
+    from hermes_celery.store import namespaces_beside
+
     shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
     try:
         return sorted({DEFAULT_NAMESPACE, *namespaces_beside(shared)})
