@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from hermes_celery.project import Cron
 
     app: Celery
+    __version__: str
 
-__all__ = ["Cron", "JobRequest", "app", "open_cron"]
+__all__ = ["Cron", "JobRequest", "__version__", "app", "open_cron"]
 
 _HOMES = {
     "Cron": "hermes_celery.project",
@@ -43,9 +44,21 @@ def __getattr__(name: str) -> Any:
 
     if name == "app":
         value: Any = import_module("hermes_celery.app").app_from_environment()
+    elif name == "__version__":
+        value = _version()
     elif name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """The installed version; where nothing is installed, one that says so."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("hermes-celery")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"

@@ -43,6 +43,22 @@ def find(name: str) -> Celery | None:
         raise SettingsError(
             [f"--app {name} is a {type(app).__name__}, no Celery app; name the app: MODULE:NAME"]
         )
+    return _with_cron(app, name)
+
+
+def of_celery(app: Celery | None, *, named: str | None) -> Celery | None:
+    """The app that Celery's own command line found for `-A named`; None where that is our own.
+
+    Raises SettingsError where it was given none, or the app has no cron.
+    """
+    if app is None or named is None:
+        raise SettingsError(
+            ["no app is named: write `celery -A APP cron ...`; `hermes-celery ...` needs none"]
+        )
+    return None if app.conf.get("hermes_is_own_app") else _with_cron(app, named)
+
+
+def _with_cron(app: Celery, name: str) -> Celery:
     if not hasattr(app, DECLARED):
         raise SettingsError(
             [

@@ -14,7 +14,7 @@ import click
 from hermes_celery.errors import HermesCeleryError, JobNotFound
 
 #: Command -> where it is and what `--help` says of it without importing it.
-_COMMANDS = {
+COMMANDS = {
     "up": ("processes:up", "Start everything on this machine: server, beat and worker."),
     "doctor": ("doctor:doctor", "Look at everything that must be in order."),
     "fsck": ("fsck:fsck", "Compare all stored records; `--repair` mends what it can."),
@@ -43,25 +43,25 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class Commands(click.Group):
     """Finds commands by the table; knows their help without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of the table."""
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(f"hermes_celery.cli.{module}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands in `--help`."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; our own errors become one sentence on stderr and exit code 1.
@@ -120,14 +120,17 @@ def _checked_namespace(ctx: click.Context, param: click.Parameter, value: str | 
         raise click.BadParameter(str(error)) from None
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
+namespace_option = click.option(
     "-N",
     "--namespace",
     metavar="NAME",
     callback=_checked_namespace,
     help="Whose jobs: a project's app name, or as HERMES_CELERY_NAMESPACE. Default: hermes.",
 )
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@namespace_option
 @click.option(
     "-A",
     "--app",
@@ -144,6 +147,6 @@ def main(ctx: click.Context, namespace: str | None, app: str | None) -> None:
     else the host's); `--json` gives them in UTC. `-N shop` and `-A shop`, before the command, are
     about the jobs of the project `shop`.
     """
-    from hermes_celery.cli.target import Target
+    from hermes_celery.cli.target import Target, about
 
-    ctx.obj = Target(namespace=namespace, app=app or None)
+    about(ctx, Target(namespace=namespace, app=app or None))

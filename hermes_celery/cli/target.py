@@ -38,10 +38,15 @@ class Target:
     namespace: str | None = None
     #: As `celery -A` takes it; None: no project's.
     app: str | None = None
+    #: Whether the verb stands below Celery's own command line, and the app that this has found.
+    is_below_celery: bool = False
+    found: Celery | None = None
 
     @cached_property
     def project(self) -> Celery | None:
         """The project's app. Raises SettingsError where there is none of that name."""
+        if self.is_below_celery:
+            return project_app.of_celery(self.found, named=self.app)
         return project_app.find(self.app) if self.app else None
 
     @cached_property
@@ -58,14 +63,18 @@ class Target:
         return app_settings(self.project)
 
 
-def _root() -> click.Context | None:
-    context = click.get_current_context(silent=True)
-    return None if context is None else context.find_root()
+#: Not `Context.obj`, which is Celery's where a verb stands below its command line.
+_META = "hermes_celery.target"
+
+
+def about(context: click.Context, target: Target) -> None:
+    """Say what the verbs below a context are about."""
+    context.meta[_META] = target
 
 
 def _target() -> Target:
-    root = _root()
-    found = root.obj if root is not None else None
+    context = click.get_current_context(silent=True)
+    found = None if context is None else context.meta.get(_META)
     return found if isinstance(found, Target) else Target()
 
 
@@ -103,16 +112,19 @@ def repeating(text: str) -> str:
 
     What tells somebody what to type next is about the same app and namespace.
     """
-    root = _root()
-    verbs = getattr(root.command, "list_commands", lambda _: ())(root) if root else ()
+    from hermes_celery.cli import COMMANDS
+
+    if click.get_current_context(silent=True) is None:
+        return text
 
     def with_options(found: re.Match[str]) -> str:
-        if re.match(r"\w+", text[found.end() :])[0] not in verbs:  # type: ignore[index]
+        if re.match(r"\w+", text[found.end() :])[0] not in COMMANDS:  # type: ignore[index]
             return found[0]
         target = _target()
         app = f"-A {shlex.quote(target.app)} " if target.app else ""
         named = f"-N {shlex.quote(target.namespace)} " if target.namespace else ""
-        return f"hermes-celery {app}{found[1] or named}"
+        begin = f"celery {app}cron " if target.is_below_celery else f"hermes-celery {app}"
+        return f"{begin}{found[1] or named}"
 
     return _COMMAND.sub(with_options, text)
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from hermes_celery.cli import main
 from hermes_celery.cli.queues import queue_findings, worker_finding
 from hermes_celery.cli.status import read_status
-from hermes_celery.cli.target import Target, repeating
+from hermes_celery.cli.target import Target, about, repeating
 from hermes_celery.declared import Declaration
 from hermes_celery.queue_state import Crew
 from hermes_celery.store import Database, Declarations, Formats, worker_app
@@ -96,7 +96,8 @@ def test_a_namespace_with_a_projects_jobs_is_a_projects(valkey: Database) -> Non
 
 def test_a_command_of_a_sentence_gets_what_this_one_was_given() -> None:
     def told(text: str, **given: str) -> str:
-        with click.Context(main, obj=Target(**given)):
+        with click.Context(main) as context:
+            about(context, Target(app=given.get("app"), namespace=given.get("namespace")))
             return repeating(text)
 
     others = "others are shop: hermes-celery -N shop list"

@@ -64,8 +64,8 @@ def test_the_help_imports_click_and_little_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["list"], ["list", "--json"], ["show", "one"], ["runs"], ["status"], ["incidents"], ["letters"],
-     ["pause", "one"], ["remove", "one"]],
+    [["list"], ["list", "--json"], ["show", "one"], ["runs"], ["status"], ["incidents"],
+     ["letters"], ["pause", "one"], ["remove", "one"]],
     ids=" ".join,
 )  # fmt: skip
 def test_what_reads_or_changes_a_job_imports_no_celery(
