@@ -92,7 +92,13 @@ class Overload:
         for trouble in troubles:
             if trouble.is_news and incident_id(trouble.kind, trouble.subject) in is_open:
                 continue
-            self._teller.tell(trouble.kind, trouble.subject, trouble.text, now_ms=now_ms)
+            self._teller.tell(
+                trouble.kind,
+                trouble.subject,
+                trouble.text,
+                now_ms=now_ms,
+                from_here=trouble.from_here,
+            )
         return OverloadReport(troubles=troubles, over=self._close(is_open, troubles, now_ms))
 
     def _close(

@@ -36,6 +36,8 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     #: Told once while it lasts: it is as somebody wants it.
     is_news: bool = False
+    #: Workers would not deliver a notice of it: it goes out from the process that found it.
+    from_here: bool = False
 
 
 class _Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +127,9 @@ class QueueWatch:
             since=look.since,
             workers=", ".join(look.workers),
         )
-        return Trouble(kind=Kind.QUEUE, subject=look.name, text=told)
+        # A notice of it would wait on that very queue.
+        from_here = look.name == self._database.keys.delivery_queue
+        return Trouble(kind=Kind.QUEUE, subject=look.name, text=told, from_here=from_here)
 
 
 def unserved(database: Database, *, now_ms: int) -> str:

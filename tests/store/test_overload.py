@@ -88,6 +88,21 @@ def test_runs_on_a_queue_that_nobody_consumes_are_told_and_told_to_be_taken(
     assert scans(place, overload, 1, queues=(default, gpu)) == []
 
 
+def test_deliveries_that_nobody_takes_are_told_from_where_it_is_found(place: Place) -> None:
+    sent: list[str] = []
+    teller = Teller(incidents=place.incidents, deliveries=place.deliveries, alerts="telegram:1",
+                    send_now=sent.append)  # fmt: skip
+    overload = Overload(place.store.database, incidents=place.incidents, teller=teller,
+                        home=place.home)  # fmt: skip
+    push(place, "gpu")
+    scans(place, overload, 4, queues=("x",))
+    assert sent == []
+    push(place, place.store.database.keys.delivery_queue)
+    scans(place, overload, 4, queues=("x",))
+    (notice,) = sent
+    assert place.deliveries.get(notice) is not None
+
+
 def test_a_new_leader_does_not_call_over_what_it_has_not_watched(
     place: Place, overload: Overload
 ) -> None:

@@ -268,28 +268,32 @@ def test_work_without_workers_is_told_from_the_beat_itself(
 def test_work_on_any_queue_counts_where_there_is_no_worker(
     place: Place, http: HttpReceiver
 ) -> None:
-    push(place, "reports")
+    # No other test's: a queue's name is its key.
+    default = place.store.database.keys.default_queue
+    gpu, reports = f"{default}-gpu", f"{default}-reports"
+    push(place, reports)
     # A message of another priority waits on a list of its own.
-    push(place, "gpu\x06\x163")
+    push(place, f"{gpu}\x06\x163")
     scan = scanner(place, alerts=http.url)
     for _ in range(4):
         place.store.clock.advance(10)
         scan.scan(place.store.clock.ms)
     assert http.messages == [
-        "⚠️ 2 runs wait on queue 'gpu', 'reports' and there is no worker → "
-        "celery -A hermes_celery worker -Q gpu,reports"
+        f"⚠️ 2 runs wait on queue '{gpu}', '{reports}' and there is no worker → "
+        f"celery -A hermes_celery worker -Q {gpu},{reports}"
     ]
 
 
 def test_what_others_consume_is_no_work_without_workers(place: Place, http: HttpReceiver) -> None:
     store = place.store
-    push(place, "theirs")
+    queue = f"{store.database.keys.default_queue}-theirs"
+    push(place, queue)
     scan = scanner(place, alerts=http.url)
     for _ in range(4):
         store.clock.advance(10)
-        theirs = ForeignQueue(name="theirs", workers=["w@host"], seen_ms=store.clock.ms,
+        theirs = ForeignQueue(name=queue, workers=["w@host"], seen_ms=store.clock.ms,
                               is_sure=True)  # fmt: skip
-        ForeignQueues(store.database).write({"theirs": theirs})
+        ForeignQueues(store.database).write({queue: theirs})
         report = scan.scan(store.clock.ms)
         assert report is not None
         assert not report.are_workers_gone
