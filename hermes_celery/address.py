@@ -71,6 +71,16 @@ class Address:
     named: str = _URL
     tls_named: str = _URL
 
+    def __post_init__(self) -> None:
+        """Refuse a host that the resolver would refuse in the midst of connecting."""
+        try:
+            for host, _ in self.hosts:
+                host.encode("idna")
+        except UnicodeError:
+            raise ValueError(
+                "its host is not written as one, such as example.org or [::1]"
+            ) from None
+
     @property
     def user(self) -> str:
         """Who is logged in."""
@@ -250,13 +260,7 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
 
 
 def _host(parts: SplitResult) -> str:
-    host = unquote(parts.hostname or "localhost")
-    try:
-        # As the resolver does it, which would raise this in the midst of connecting.
-        host.encode("idna")
-    except UnicodeError:
-        raise ValueError("its host is not written as one, such as example.org or [::1]") from None
-    return host
+    return unquote(parts.hostname or "localhost")
 
 
 def _port(parts: SplitResult) -> int | None:

@@ -141,8 +141,15 @@ def checked_workdir(workdir: str | None) -> str | None:
 
 
 def checked_base_url(url: str | None) -> str | None:
-    """A base URL without the slash at its end."""
-    return (stripped(url) or "").rstrip("/") or None
+    """A base URL without the slash at its end; what it may be else is the agent's to say."""
+    text = (stripped(url) or "").rstrip("/")
+    if text.lower().startswith(("http://", "https://")):
+        try:
+            checked_url(text)
+        except ValueError as error:
+            shown = without_passwords_in(text)
+            raise JobError(f"base_url {shown!r} cannot be asked: {error}") from None
+    return text or None
 
 
 def checked_http(call: HttpCall | None) -> HttpCall | None:

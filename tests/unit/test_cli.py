@@ -69,12 +69,14 @@ _NO_URL = ("https://[::1", "http://a]b/", "https://\u2100.com/", "https://h:9999
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("url", _NO_URL)
-@pytest.mark.parametrize("option", [("--http", "GET"), ("x", "--ping"), ("x", "--deliver")])
+@pytest.mark.parametrize(
+    "option", [("--http", "GET"), ("x", "--ping"), ("x", "--deliver"), ("x", "--base-url")]
+)
 def test_a_url_that_is_none_is_refused_with_a_sentence(option: tuple[str, ...], url: str) -> None:
     result = typed("add", "every 5m", *option, url)
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
     assert result.stderr.startswith("Error: ")
-    assert "URL" in result.stderr
+    assert "url" in result.stderr.lower()
     assert "no jobs yet" in typed("list").stdout
 
 

@@ -49,3 +49,13 @@ def test_a_zone_that_is_none_is_refused(
         home=tmp_path, name="martian_shop", monkeypatch=monkeypatch,
     )  # fmt: skip
     assert "app.conf.timezone is 'Mars/X', no time zone" in text
+
+
+def test_a_broker_whose_host_nobody_can_resolve_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = refused(
+        'app = Celery("shop2", broker="redis://a..b/0", set_as_current=False)',
+        "list", home=tmp_path, name="dotted_shop", monkeypatch=monkeypatch,
+    )  # fmt: skip
+    assert "broker_url cannot be read by Celery (its host is not written as one" in text
