@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 #: So long one message may take.
 BUILD_SECONDS = 2.0
-#: So long it is waited for at once, of what a lease lasts; while others go on, a moment.
+#: So long it is waited for at once, of what a lease lasts; beside one that may end yet, a moment.
 _AT_ONCE_SECONDS, _BESIDE_SECONDS = 0.25, 0.01
 #: How often the leases are renewed meanwhile, which last not even a second.
 _MEANWHILE_SECONDS = 0.1
@@ -100,12 +100,14 @@ class BoundedMessages:
         if self._builder is None:
             self._builder = _Builder()
         self._builder.give(call)
-        wait = min(_BESIDE_SECONDS if self._open else _AT_ONCE_SECONDS, self._seconds)
+        # Those that are given up may hang for hours, and must not make the others late.
+        goes_on = any(not one.is_given_up for one in self._open.values())
+        wait = min(_BESIDE_SECONDS if goes_on else _AT_ONCE_SECONDS, self._seconds)
         deadline = self._monotonic() + wait
         while not call.wait(min(_MEANWHILE_SECONDS, wait)):
+            self.meanwhile()
             if self._monotonic() >= deadline:
                 return False
-            self.meanwhile()
         return True
 
     def _goes_on(self, call: _Call, spec: JobSpec) -> Built:

@@ -25,7 +25,7 @@ class Slow:
     """Messages whose building does what a test wants."""
 
     def __init__(self) -> None:
-        self.work: Callable[[], None] = lambda: None
+        self.work: Callable[[], object] = lambda: None
         self.calls = 0
 
     def queue(self, spec: JobSpec) -> str:
@@ -118,6 +118,22 @@ def test_a_call_that_hangs_fails_its_run_and_its_job_gets_no_second_until_it_end
     assert world.build(_B).message == b"b"
     world.free.set()
     eventually(lambda: _builds(world, _A, "next"), what="the job is built again")
+
+
+def test_beside_one_that_hangs_the_others_are_waited_for(world: World) -> None:
+    world.slow.work = world.hang
+    world.build(_A)
+    moment = threading.Event()
+    world.slow.work = lambda: bool(moment.wait(30))
+    assert world.build(_B).way is Way.PENDING, "there may be many that are slow"
+    moment.set()
+    eventually(lambda: _builds(world, _B, _RUN))
+    moment.clear()
+    world.ahead = 2.0
+    with pytest.raises(JobError, match="did not return"):
+        world.build(_A)
+    world.bounded.meanwhile = moment.set
+    assert world.build(_B).message == b"b"
 
 
 def test_no_more_threads_are_begun_than_some(world: World) -> None:
