@@ -27,7 +27,7 @@ from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.queue_state import QueueLook
 from hermes_celery.settings import default_timezone
-from hermes_celery.store import beat_command
+from hermes_celery.store import OUR_APP, Database, beat_command, worker_app
 from hermes_celery.store.database import MOST_SHARDS
 from hermes_celery.witness import Witness
 
@@ -173,6 +173,7 @@ def tick_command(as_json: bool) -> None:
     open_cron(settings)
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
+    _refuse_without_app(database, settings.namespace, now_ms=clock.now_ms())
     messages, owner, reports = messages_for(settings), owner_name(), []
     why_sent = why_sent_of(database, project())
     for shard in range(database.shards):
@@ -196,4 +197,14 @@ def tick_command(as_json: bool) -> None:
         click.echo(
             f"{report.dispatched} dispatched, {report.overlapping} skipped (still running), "
             f"{report.broken} broken"
+        )
+
+
+def _refuse_without_app(database: Database, namespace: str, *, now_ms: int) -> None:
+    """Refuse to make a project's messages without its app. Raises HermesCeleryError."""
+    app = worker_app(database, now_ms=now_ms)
+    if project() is None and app != OUR_APP:
+        raise HermesCeleryError(
+            f"the jobs of namespace {namespace!r} are a project's, whose app says which queues "
+            f"their messages go to; nothing was done: hermes-celery -A {app or 'APP'} tick"
         )

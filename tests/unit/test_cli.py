@@ -307,12 +307,24 @@ def test_a_tick_by_hand_sends_no_chat_where_sessions_are_switched_off(
 
 
 @pytest.mark.usefixtures("home")
+def test_a_tick_by_hand_makes_no_messages_of_a_project_without_its_app(
+    valkey_url: str, namespace: str
+) -> None:
+    database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
+    database.call("SADD", database.keys.managed(f"project:{namespace}"), "a" * 12)
+    refused = typed("tick")
+    assert refused.exit_code == 1
+    assert "nothing was done: hermes-celery -A APP tick" in refused.stderr
+
+
+@pytest.mark.usefixtures("home")
 def test_a_tick_by_hand_follows_no_run_that_nobody_reports(valkey_url: str, namespace: str) -> None:
     database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
-    queue = ForeignQueue(name="theirs", workers=["w@host"], seen_ms=database.now_ms(), is_sure=True)
-    ForeignQueues(database).write({"theirs": queue})
+    theirs = f"{namespace}-theirs"
+    queue = ForeignQueue(name=theirs, workers=["w@host"], seen_ms=database.now_ms(), is_sure=True)
+    ForeignQueues(database).write({theirs: queue})
     call = TaskCall(name="shop.report")
-    open_cron().add(JobRequest(schedule="in 1s", task=call, queue="theirs"))
+    open_cron().add(JobRequest(schedule="in 1s", task=call, queue=theirs))
     eventually(lambda: json.loads(typed("tick", "--json").stdout)["dispatched"], what="a due job")
     (run,) = open_cron().latest_runs()
     assert run.state is RunState.SENT
