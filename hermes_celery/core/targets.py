@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -135,19 +136,28 @@ def _chat(part: str) -> Target:
     return Target(platform=platform, chat_id=chat_id, thread_id=thread_id or None)
 
 
+_CHATS = (PartKind.ORIGIN, PartKind.ALL, PartKind.CHAT, PartKind.PLATFORM)
+
+
+@lru_cache(maxsize=1_000)
+def _first_for_chats(deliver: str) -> TargetPart | None:
+    """The first part that means chats; the session of each message asks for that of its job."""
+    return next((part for part in map(parse, parts_of(deliver)) if part.kind in _CHATS), None)
+
+
 def first_chat(deliver: str, *, origin: Origin | None) -> Target | None:
     """The first chat that `deliver` names; of a home channel only its platform.
 
     None where it names none, and where `origin` or `all` means home channels before that.
     """
-    for part in map(parse, parts_of(deliver)):
-        if part.kind in (PartKind.ORIGIN, PartKind.ALL):
-            return _of_origin(origin) if part.kind is PartKind.ORIGIN else None
-        if part.kind is PartKind.CHAT:
-            return part.target
-        if part.kind is PartKind.PLATFORM:
-            return _origin_of_platform(part, origin) or Target(platform=part.text)
-    return None
+    part = _first_for_chats(deliver)
+    if part is None or part.kind is PartKind.ALL:
+        return None
+    if part.kind is PartKind.ORIGIN:
+        return _of_origin(origin)
+    if part.kind is PartKind.CHAT:
+        return part.target
+    return _origin_of_platform(part, origin) or Target(platform=part.text)
 
 
 class UnknownTarget(ValueError):
