@@ -22,7 +22,7 @@ from hermes_celery.core import field_checks as checks
 from hermes_celery.core import field_texts as texts
 from hermes_celery.core.origin import SessionSource, origin_text
 from hermes_celery.instant import optional_from_ms
-from hermes_celery.masking.server_urls import without_password
+from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.masking.urls import masked, masked_path
 from hermes_celery.policy import MAX_ACTIVE, CatchUp, OnLost, Overlap, Policy
 from hermes_celery.task_call import call_text, checked_priority, checked_task, queue_name
@@ -365,6 +365,7 @@ _WORK: Final = (
         help="Where the provider answers.",
         check=checks.checked_base_url,
         row="base url",
+        hide=without_passwords_in,
         hermes=("base_url",),
     ),
     Field(

@@ -133,7 +133,7 @@ TYPED: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "context_from": (("a" * 12,), ["a" * 12], "a" * 12),
     "model": (("big",), "big", "big"),
     "provider": (("some",), "some", "some"),
-    "base_url": (("http://box/",), "http://box", "http://box"),
+    "base_url": (("http://me:secret@box/",), "http://***@box", "http://***@box"),
     "reasoning": (("high",), "high", "high"),
     "enabled_toolsets": (("web",), ["web"], "web"),
     "session": (("none",), "none", "none"),
