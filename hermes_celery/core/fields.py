@@ -147,10 +147,6 @@ def _comma_list(values: tuple[str, ...]) -> str:
     return ", ".join(values)
 
 
-def _without_password(call: HttpCall) -> HttpCall:
-    return msgspec.structs.replace(call, url=without_password(call.url))
-
-
 def _yes(value: bool) -> str:
     return "yes"
 
@@ -161,6 +157,14 @@ def _as(template: str) -> Callable[[Any], str]:
 
 def _instant(word: str) -> Callable[[Any], str]:
     return lambda value: f"{word} {value:%Y-%m-%d %H:%M:%S}"
+
+
+def _without_credentials(call: HttpCall) -> HttpCall:
+    from hermes_celery.masking.output import without_credentials  # its patterns start slowly
+
+    return msgspec.structs.replace(
+        call, url=without_password(call.url), headers=without_credentials(call.headers)
+    )
 
 
 # --- entries that are alike
@@ -410,8 +414,8 @@ _WORK: Final = (
         join=texts.http,
         check=checks.checked_http,
         row="request",
+        hide=_without_credentials,
         show=lambda call: f"{call.method} {call.url}",
-        hide=_without_password,
     ),
     Field(
         name="task",

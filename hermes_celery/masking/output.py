@@ -115,6 +115,13 @@ def is_credential(name: str, value: str) -> bool:
     return bool(_CREDENTIAL_NAME.search(name) or passwords_of(value))
 
 
+def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
+    """A request's headers as they may be shown, each credential replaced by `***`."""
+    return {
+        name: "***" if _CREDENTIAL_HEADER.search(name) else value for name, value in headers.items()
+    }
+
+
 def known_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The values in an environment that must never be shown."""
     found: list[str] = []

@@ -37,13 +37,13 @@ def added(*arguments: str) -> dict[str, Any]:
 
 def test_a_request_is_typed_as_it_is_sent() -> None:
     job = added(
-        *("--http", "post", "https://example.com/hook", "--header", "X-Key: a:b"),
+        *("--http", "post", "https://example.com/hook", "--header", "X-Kind: a:b"),
         *("--body", '{"a": 1}', "--expect", "202,204", "--name", "hook"),
     )
     assert job["http"] == {
         "url": "https://example.com/hook",
         "method": "POST",
-        "headers": {"X-Key": "a:b"},
+        "headers": {"X-Kind": "a:b"},
         "body": '{"a": 1}',
         "expect": [202, 204],
     }

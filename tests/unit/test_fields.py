@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 
 import hermes_celery
 from hermes_celery.cli import main
+from hermes_celery.compose import open_cron
 from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING
 from hermes_celery.defining import define, redefine
 from hermes_celery.errors import JobError
@@ -210,6 +211,24 @@ def test_a_job_becomes_another_kind_of_work_and_back() -> None:
     assert (script["task"], script["no_agent"]) == (None, True)
     agent = changed(job, "--agent", "--prompt", "back", "--script", "")
     assert (agent["no_agent"], agent["prompt"], agent["script"]) == (False, "back", None)
+
+
+@pytest.mark.usefixtures("_environment")
+def test_credentials_of_a_request_are_stored_and_not_shown() -> None:
+    url = "http://box/?password=hidden-one&day=1"
+    headers = ("--header", "Authorization: Bearer hidden-two", "--header", "Accept: text/plain")
+    added = typed("add", "every 1h", "--http", "GET", url, *headers, "--json")
+    call = json.loads(added.stdout)["http"]
+    assert call["headers"] == {"Authorization": "***", "Accept": "text/plain"}
+    assert "day=1" in call["url"]
+    job = json.loads(added.stdout)["id"]
+    stored = open_cron().show(job).spec.http
+    assert stored is not None
+    assert (stored.url, stored.headers["Authorization"]) == (url, "Bearer hidden-two")
+    changed(job, "--name", "n", "--timeout", "5")
+    assert open_cron().show(job).spec.http == stored
+    for arguments in ((), ("--json",)):
+        assert "hidden" not in typed("show", job, *arguments).stdout
 
 
 @pytest.mark.usefixtures("_environment")
