@@ -22,6 +22,7 @@ from hermes_celery.core import field_checks as checks
 from hermes_celery.core import field_texts as texts
 from hermes_celery.core.origin import SessionSource, origin_text
 from hermes_celery.instant import optional_from_ms
+from hermes_celery.masking.output import without_credentials
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.masking.urls import masked, masked_path
 from hermes_celery.policy import MAX_ACTIVE, CatchUp, OnLost, Overlap, Policy
@@ -160,8 +161,6 @@ def _instant(word: str) -> Callable[[Any], str]:
 
 
 def _without_credentials(call: HttpCall) -> HttpCall:
-    from hermes_celery.masking.output import without_credentials  # its patterns start slowly
-
     return msgspec.structs.replace(
         call, url=without_password(call.url), headers=without_credentials(call.headers)
     )
