@@ -209,6 +209,17 @@ def test_the_prefix_of_queues_is_read_once_from_the_settings_and_once_from_the_c
     assert readers == {"broker", "consuming"}
 
 
+def test_only_the_masking_hides_secrets() -> None:
+    hiders = {
+        name.split(".")[0]
+        for name, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and (node.value in ("***", b"***") or "://***" in str(node.value))
+    }
+    assert hiders == {"masking"}
+
+
 def test_messages_are_built_as_the_settings_say() -> None:
     # Whoever makes a `Dispatch` by itself forgets the session, the namespace or who listens.
     makers = [

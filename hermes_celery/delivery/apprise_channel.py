@@ -19,7 +19,7 @@ from typing import Any
 from hermes_celery.answer_limits import limit_requests, limited
 from hermes_celery.delivery.splitting import pieces, utf16_length
 from hermes_celery.errors import DeliveryFault, DeliveryRefused
-from hermes_celery.masking.urls import secrets_of, without
+from hermes_celery.masking.urls import masked, secrets_of, without
 
 _log = logging.getLogger("apprise")
 #: Hermes' own limits, where they are lower than apprise's.
@@ -88,10 +88,9 @@ def _plugin(url: str, timeout_seconds: float) -> Any:
     with _said() as lines:
         plugin = apprise.Apprise.instantiate(url, suppress_exceptions=True)
     if plugin is None:
-        scheme = url.partition("://")[0]
         why = without("; ".join(lines), secrets_of([url]))
         raise DeliveryRefused(
-            f"{scheme}://*** is no URL that apprise can use"
+            f"{masked(url)} is no URL that apprise can use"
             + (f" ({why})" if why else "")
             + "; its form is at https://github.com/caronc/apprise/wiki"
         )

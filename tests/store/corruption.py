@@ -200,6 +200,8 @@ def _lives(store: Store) -> None:
     cron.edit(plain.id, {"name": "renamed", "schedule": "every 2h"})
     cron.pause(plain.id)
     cron.resume(plain.id)
+    cron.pause_all(note="a moment")
+    cron.resume_all()
     store.database.call("HSET", store.database.keys.job(dying.id), "spec", "{not json")
     _hour(store)
     cron.remove(once.id)

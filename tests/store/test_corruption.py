@@ -103,7 +103,7 @@ def test_every_script_that_writes_is_among_the_calls(
         "advance", "bury_letter", "cancel", "claim", "defer", "enter_group", "fault", "finish",
         "forget", "heartbeat", "lose", "move_job", "move_runs", "put_back", "put_job", "redeliver",
         "remove_job",
-        "spend", "trigger",
+        "spend", "switch", "trigger",
         "deliver_again", "deliver_begin", "deliver_claim", "deliver_done", "deliver_notice",
         "deliver_plan", "deliver_push", "incident_ack", "incident_close", "incident_note",
     }  # fmt: skip
