@@ -23,7 +23,8 @@ from click.testing import CliRunner, Result
 import hermes_celery
 from hermes_celery.cli import main
 from hermes_celery.compose import open_cron
-from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING
+from hermes_celery.core.field_checks import checked_prompt
+from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING, Field
 from hermes_celery.defining import define, redefine
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobFields, JobRequest, JobSpec, JobState
@@ -75,12 +76,16 @@ def test_every_field_that_something_acts_on_has_an_option_and_the_others_say_why
 def test_something_acts_on_every_field_but_those_that_say_that_nothing_does() -> None:
     """Read anywhere but where fields are listed, checked and shown."""
     package = Path(hermes_celery.__file__).parent
-    listing = {"job.py", "defining.py", "fields.py", "field_checks.py"}
+    listing = {source_of(one) for one in (JobFields, define, Field, checked_prompt)}
     read = attributes_read(textwrap.dedent(inspect.getsource(JobSpec.compiled)))
     for path in package.rglob("*.py"):
-        if path.name not in listing and "cli" not in path.parts:
+        if path not in listing and "cli" not in path.parts:
             read |= attributes_read(path.read_text(encoding="utf-8"))
     assert [field.name for field in FIELDS if (field.attribute in read) == bool(field.inert)] == []
+
+
+def source_of(value: Any) -> Path:
+    return Path(inspect.getfile(value))
 
 
 def attributes_read(source: str) -> set[str]:
@@ -398,19 +403,17 @@ def test_a_field_is_added_with_one_entry_and_one_attribute(
     valkey_url: str, namespace: str, tmp_path: Path
 ) -> None:
     """A copy of the package gets two new fields, and nothing else is touched."""
-    package = tmp_path / "hermes_celery"
-    shutil.copytree(
-        Path(hermes_celery.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    original, package = Path(hermes_celery.__file__).parent, tmp_path / "hermes_celery"
+    shutil.copytree(original, package, ignore=shutil.ignore_patterns("__pycache__"))
     first = JobFields.__struct_fields__[0]
     attribute = f"    {first}: "
     insert(
-        package / "job.py",
+        package / source_of(JobFields).relative_to(original),
         before=attribute,
         text="    colour: str | None = None\n    season: str | None = None\n",
     )
     insert(
-        package / "core" / "fields.py",
+        package / source_of(Field).relative_to(original),
         before="    *_TIMING,\n",
         text=(
             '    Field(name="colour", option=("--colour",), help="Of its lamp.",\n'
