@@ -28,9 +28,9 @@ from rich.table import Table
 
 from bench.server import BenchError, valkey
 from hermes_celery.built import Built
+from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
 from hermes_celery.compose_store import open_database
-from hermes_celery.cron import Crontab
 from hermes_celery.defining import define
 from hermes_celery.hermes_home import import_jobs
 from hermes_celery.instant import to_ms

@@ -23,8 +23,8 @@ from bench.bed import SLOTS, Bed, fresh_bed, wait_until_done
 from bench.napping import ENVIRONMENT, SECONDS, TASK, make_project
 from bench.server import child
 from bench.show import new_table, stop_in_order
+from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
-from hermes_celery.cron import Crontab
 from hermes_celery.job import JobRequest
 from hermes_celery.run import RunState
 from hermes_celery.store import Database

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import redis
 
-from hermes_celery import embedded
-from hermes_celery.parent_death import die_with_parent
+from hermes_celery import embedded_server as embedded
+from hermes_celery.process.parent_death import die_with_parent
 
 #: How long anything may take until it answers.
 READY_SECONDS = 20.0

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
 
-from hermes_celery.bounded import Overdue, within
-from hermes_celery.duty import Duty
 from hermes_celery.entries import BeatEntries
 from hermes_celery.errors import HermesCeleryError, LeaseLost, SettingsError, StoreError, error_text
+from hermes_celery.events import Seldom, event
+from hermes_celery.guards.bounded import Overdue, within
+from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.lease import RENEW_SECONDS
-from hermes_celery.log import Seldom, event
 from hermes_celery.preparing import Messages
-from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.rescue import RescueReport, rescue
 from hermes_celery.store.history import Trimmed
 from hermes_celery.tick import MOST, TickReport, merged

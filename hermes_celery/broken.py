@@ -12,9 +12,9 @@ import re
 from typing import TYPE_CHECKING
 
 from hermes_celery.errors import StoreError
+from hermes_celery.events import event
 from hermes_celery.incidents import Kind, incident_id
 from hermes_celery.job import is_job_id
-from hermes_celery.log import event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

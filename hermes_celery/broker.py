@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from hermes_celery.address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
-from hermes_celery.log import event
+from hermes_celery.events import event
 from hermes_celery.masking.server_urls import login_advice, urls_of, without_password
 from hermes_celery.settings import Settings, broker_variables
 

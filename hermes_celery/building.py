@@ -22,7 +22,7 @@ from celery import Celery, current_app
 
 from hermes_celery.built import Built, Way
 from hermes_celery.errors import JobError
-from hermes_celery.log import event
+from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.job import JobSpec

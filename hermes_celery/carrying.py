@@ -30,6 +30,7 @@ from kombu.utils.json import dumps
 from hermes_celery.broker import list_of
 from hermes_celery.errors import PutBack, SessionError, error_text
 from hermes_celery.escaping import is_green_timeout, state_after
+from hermes_celery.events import event
 from hermes_celery.handing_on import (
     UNFOLLOWED,
     Carrier,
@@ -40,7 +41,6 @@ from hermes_celery.handing_on import (
 )
 from hermes_celery.interrupt import Interruption
 from hermes_celery.job import JobSpec
-from hermes_celery.log import event
 from hermes_celery.masking.output import Redact
 from hermes_celery.output import CAP_BYTES
 from hermes_celery.policy import retries_loss

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.address import parse_address
 from hermes_celery.broker import following_broker, key_prefix, refuse_another_broker
+from hermes_celery.client import Crontab
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.compose_store import (
     address_of,
@@ -24,8 +25,6 @@ from hermes_celery.compose_store import (
     readable_database,
     redis_url,
 )
-from hermes_celery.cron import Crontab
-from hermes_celery.duty import Duty
 from hermes_celery.errors import (
     AmbiguousJobReference,
     JobError,
@@ -33,12 +32,13 @@ from hermes_celery.errors import (
     RecordBroken,
     SettingsError,
 )
+from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.job import JobSpec, SessionSource
 from hermes_celery.loss import LossWatch
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.programs import ProgramSign
 from hermes_celery.project_app import with_namespace
-from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.runners.script import locate
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, broker_variables, read_settings
 from hermes_celery.store import (

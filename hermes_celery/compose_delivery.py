@@ -18,10 +18,10 @@ from hermes_celery.delivery.apprise_channel import AppriseChannel
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
 from hermes_celery.delivery.rendering import check_template
-from hermes_celery.duty import Duty
 from hermes_celery.errors import JobError, SettingsError
+from hermes_celery.events import event
+from hermes_celery.guards.duty import Duty
 from hermes_celery.job import JobSpec
-from hermes_celery.log import event
 from hermes_celery.overload import Overload
 from hermes_celery.overstaying import Held, Overstay, SlotGuard
 from hermes_celery.ping import Pinger, check_url

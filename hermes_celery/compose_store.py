@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from hermes_celery import embedded
+from hermes_celery import embedded_server as embedded
 from hermes_celery.address import Address, parse_address
 from hermes_celery.errors import (
     FormatTooNew,
@@ -14,8 +14,8 @@ from hermes_celery.errors import (
     StoreUnavailable,
     StoreUnsuitable,
 )
+from hermes_celery.events import event
 from hermes_celery.keys import Keys
-from hermes_celery.log import event
 from hermes_celery.settings import Settings
 from hermes_celery.store import Database, Formats, connect, refuse_missing
 

@@ -17,7 +17,7 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.worker import state
 
-from hermes_celery.disk import disk_of
+from hermes_celery.process.disk import disk_of
 from hermes_celery.store import WorkerSign
 from hermes_celery.store.load import base_of
 from hermes_celery.workers import Look

@@ -19,10 +19,10 @@ from hermes_celery.beat_schedule import WHOLE, declared_of, declared_twice, requ
 from hermes_celery.celery_ways import with_defaults
 from hermes_celery.declared import Declaration, Refusal, additional, foreign, sharing_text
 from hermes_celery.errors import StoreError
+from hermes_celery.events import Seldom, event
 from hermes_celery.incidents import Kind, incident_id
 from hermes_celery.instant import from_ms
 from hermes_celery.job import UnreadableJob
-from hermes_celery.log import Seldom, event
 from hermes_celery.managed import managed_id, synchronise
 from hermes_celery.project_app import (
     DECLARED,

@@ -29,7 +29,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hermes_celery.bounded import Overdue, within
 from hermes_celery.core.targets import Target
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
@@ -43,8 +42,9 @@ from hermes_celery.errors import (
     RunNotFound,
     StoreError,
 )
+from hermes_celery.events import Seldom, event
+from hermes_celery.guards.bounded import Overdue, within
 from hermes_celery.incidents import FAILED
-from hermes_celery.log import Seldom, event
 from hermes_celery.ping import Ping, Signal
 from hermes_celery.run import Delivery, Run, RunState, is_run_id
 from hermes_celery.sending import MessageSender, NoWay, PingSender, Sender

@@ -15,6 +15,7 @@ from hermes_celery.core.targets import Target
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.message import Message, message_of
 from hermes_celery.errors import RecordBroken
+from hermes_celery.events import event
 from hermes_celery.incidents import (
     FAILED,
     Kind,
@@ -26,7 +27,6 @@ from hermes_celery.incidents import (
 )
 from hermes_celery.instant import to_ms
 from hermes_celery.job import Job, JobSpec
-from hermes_celery.log import event
 from hermes_celery.output import as_text
 from hermes_celery.run import Delivery, Run, RunState, is_run_id, job_id_of
 from hermes_celery.store import Incidents, Part, Record, Runs, What

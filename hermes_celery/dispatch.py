@@ -35,8 +35,8 @@ from kombu.utils.json import dumps
 from hermes_celery.broker import key_prefix, list_of
 from hermes_celery.built import STAND_IN, Built, Way
 from hermes_celery.errors import JobError
+from hermes_celery.events import event
 from hermes_celery.job import JobSpec, SessionSource
-from hermes_celery.log import event
 from hermes_celery.publishing import Published, Send, catching_connection, listen, publish
 from hermes_celery.run import is_scheduled, message_id_of
 from hermes_celery.session import HEADER, Session, header_json, session_of, to_header

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from hermes_celery.errors import RunNotFound
-from hermes_celery.log import event
+from hermes_celery.events import event
 from hermes_celery.policy import Policy, retries_failure, retries_loss, retry_wait_ms
 from hermes_celery.run import RunState
 

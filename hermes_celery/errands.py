@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from hermes_celery.errors import RecordBroken, StoreError
-from hermes_celery.log import Seldom, event
+from hermes_celery.events import Seldom, event
 
 _log = logging.getLogger(__name__)
 

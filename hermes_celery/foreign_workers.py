@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from hermes_celery.events import Seldom, event
 from hermes_celery.instant import to_ms
-from hermes_celery.log import Seldom, event
 from hermes_celery.queue_state import Crew, crew
 from hermes_celery.store import Fate, ForeignQueue, ForeignQueues
 from hermes_celery.store.load import base_of

@@ -28,7 +28,7 @@ from hermes_celery.schedule import Kind, Schedule, from_hermes
 from hermes_celery.store import WRITES, Jobs, Write
 
 if TYPE_CHECKING:
-    from hermes_celery.cron import Crontab
+    from hermes_celery.client import Crontab
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.built import Built, Way
 from hermes_celery.errors import StoreError, error_text
-from hermes_celery.log import event
+from hermes_celery.events import event
 from hermes_celery.run import RunState
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from hermes_celery.errors import LeaseLost
-from hermes_celery.log import event
-from hermes_celery.reporting import OnBroken, ignored
+from hermes_celery.events import event
+from hermes_celery.guards.on_broken import OnBroken, ignored
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery import from_django, from_redbeat
 from hermes_celery.errors import HermesCeleryError, StoreError
-from hermes_celery.log import event
+from hermes_celery.events import event
 from hermes_celery.taking_over import missing
 
 if TYPE_CHECKING:

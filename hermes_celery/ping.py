@@ -20,9 +20,9 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
-from hermes_celery.answer_limits import limited
 from hermes_celery.errors import DeliveryFault, JobError
-from hermes_celery.log import event
+from hermes_celery.events import event
+from hermes_celery.guards.answer_limits import limited
 from hermes_celery.masking.urls import masked_path
 from hermes_celery.work import checked_url
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hermes_celery.errors import FormatTooNew, StoreError
-from hermes_celery.log import Seldom, event
+from hermes_celery.events import Seldom, event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

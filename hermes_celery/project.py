@@ -23,8 +23,8 @@ from typing import Any
 
 from celery import Celery
 
+from hermes_celery.client import Crontab
 from hermes_celery.compose import app_settings, open_cron
-from hermes_celery.cron import Crontab
 from hermes_celery.defining import checked_content, request_of
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from hermes_celery.events import Seldom, event
 from hermes_celery.live import LiveOutput, Printed
-from hermes_celery.log import Seldom, event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

@@ -26,11 +26,11 @@ import msgspec
 
 from hermes_celery.built import Built, Way
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
+from hermes_celery.events import event
+from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.instant import to_ms
 from hermes_celery.late import built_of, ending_of, tell_ended
-from hermes_celery.log import event
 from hermes_celery.policy import Policy, retries_loss, retry_wait_ms
-from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.run import Run, RunState, is_run_id, job_id_of
 from hermes_celery.store import Fate
 

@@ -30,8 +30,8 @@ from hermes_celery.errors import (
     error_text,
 )
 from hermes_celery.escaping import is_green_timeout, state_after
+from hermes_celery.events import Seldom, event
 from hermes_celery.job import JobSpec
-from hermes_celery.log import Seldom, event
 from hermes_celery.policy import retries_failure, retry_wait_ms
 from hermes_celery.pulse import STUCK_SECONDS, Pulse, RunningRun
 from hermes_celery.run import Delivery, Outcome, RunState, job_id_of

@@ -39,6 +39,7 @@ from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 
 from hermes_celery.errors import StoreError, error_text
+from hermes_celery.events import Seldom, event
 from hermes_celery.handing_on import run_behind
 from hermes_celery.letters import (
     NOT_REGISTERED,
@@ -47,7 +48,6 @@ from hermes_celery.letters import (
     letter,
     one_line,
 )
-from hermes_celery.log import Seldom, event
 from hermes_celery.store.connecting import MasterConnection, MasterTlsConnection
 
 if TYPE_CHECKING:

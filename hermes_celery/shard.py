@@ -9,9 +9,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from hermes_celery.ahead import Ahead
-from hermes_celery.duty import Duty
-from hermes_celery.log import event
-from hermes_celery.reporting import OnBroken, ignored
+from hermes_celery.events import event
+from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.tick import TickReport, tick
 
 if TYPE_CHECKING:

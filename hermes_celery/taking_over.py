@@ -26,7 +26,7 @@ from hermes_celery.job import Job, JobRequest, JobState
 from hermes_celery.store import WRITES, Jobs, Write
 
 if TYPE_CHECKING:
-    from hermes_celery.cron import Crontab
+    from hermes_celery.client import Crontab
 
 
 _T = TypeVar("_T")

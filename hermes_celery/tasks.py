@@ -19,7 +19,6 @@ from celery.worker import state as worker_state
 from hermes_celery import (
     carrying,
     delivery_task,
-    descriptors,
     ended_requests,
     handing_on,
     purging,
@@ -41,12 +40,13 @@ from hermes_celery.consuming import looking, prove
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
 from hermes_celery.escaping import is_pool_process
+from hermes_celery.events import JsonFormatter, event
 from hermes_celery.keys import Keys
-from hermes_celery.last_resort import LastResort
-from hermes_celery.log import JsonFormatter, event
 from hermes_celery.masking.output import Redact, known_secrets, redactor, unredacted
 from hermes_celery.overstaying import Held
-from hermes_celery.parent_death import die_with_parent
+from hermes_celery.process import descriptors
+from hermes_celery.process.last_resort import LastResort
+from hermes_celery.process.parent_death import die_with_parent
 from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import HEADER, Session, from_header, run_carried_by
 from hermes_celery.settings import check_home, process_environment

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery import Task
 from celery.exceptions import Ignore, Retry
 
-from hermes_celery.log import event
+from hermes_celery.events import event
 from hermes_celery.output import as_text
 from hermes_celery.run import Outcome, RunState
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from hermes_celery.errors import StoreUnavailable
-from hermes_celery.log import Seldom, event
+from hermes_celery.events import Seldom, event
 from hermes_celery.store import Database, Load, WorkerSign
 from hermes_celery.store.reading import readable
 

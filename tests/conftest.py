@@ -12,7 +12,7 @@ from pathlib import Path
 import fakeredis
 import pytest
 
-from hermes_celery import embedded
+from hermes_celery import embedded_server as embedded
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.keys import Keys
 from hermes_celery.store import Database, connect

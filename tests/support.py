@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from hermes_celery.built import Built
+from hermes_celery.client import Crontab
 from hermes_celery.clock import ServerClock
-from hermes_celery.cron import Crontab
 from hermes_celery.defining import define
 from hermes_celery.instant import to_ms
 from hermes_celery.job import Job, JobRequest, JobSpec

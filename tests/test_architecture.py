@@ -48,6 +48,31 @@ LAYERS = {
     ),
 }  # fmt: skip
 
+#: Where modules lie now -> the name that the layers know them by.
+MOVED = {
+    "celery_app": "errors",
+    "client": "cron",
+    "embedded_server": "embedded",
+    "events": "log",
+    "guards": "errors",
+    "guards.answer_limits": "answer_limits",
+    "guards.bounded": "bounded",
+    "guards.duty": "duty",
+    "guards.on_broken": "reporting",
+    "interop": "errors",
+    "observe": "errors",
+    "process": "errors",
+    "process.descriptors": "descriptors",
+    "process.disk": "disk",
+    "process.last_resort": "last_resort",
+    "process.last_resort_child": "last_resort_child",
+    "process.parent_death": "parent_death",
+    "process.supervisor": "supervisor",
+    "running": "errors",
+    "scheduling": "errors",
+    "wiring": "errors",
+}
+
 #: Third-party package (or module) -> the only modules that may import it.
 DOORS = {
     "redis": {"store.connecting", "store.database", "store.permissions"},
@@ -118,9 +143,23 @@ DOORS = {
 
 def modules() -> list[tuple[str, Path]]:
     return [
-        (".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"), path)
+        (
+            before(
+                ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+            ),
+            path,
+        )
         for path in sorted(PACKAGE.rglob("*.py"))
     ]
+
+
+def before(name: str) -> str:
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        found = MOVED.get(".".join(parts[:count]))
+        if found is not None:
+            return ".".join([found, *parts[count:]])
+    return name
 
 
 def layer_of(name: str) -> int:
@@ -147,7 +186,9 @@ def imports_of(path: Path) -> list[str]:
 
 def _ours(imported: str) -> str | None:
     return (
-        imported.removeprefix("hermes_celery.") if imported.startswith("hermes_celery.") else None
+        before(imported.removeprefix("hermes_celery."))
+        if imported.startswith("hermes_celery.")
+        else None
     )
 
 

@@ -27,7 +27,7 @@ from hermes_celery.cli.target import (
     read_settings,
     repeating,
 )
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.defining import request_of
 from hermes_celery.errors import JobNotFound
 from hermes_celery.job import Job, JobState, UnreadableJob, name_key

@@ -26,7 +26,7 @@ from hermes_celery.settings import read_settings as settings_of_environment
 if TYPE_CHECKING:
     from celery import Celery
 
-    from hermes_celery.cron import Crontab
+    from hermes_celery.client import Crontab
     from hermes_celery.dispatch import Dispatch
 
 

@@ -13,8 +13,8 @@ from hermes_celery.delivery.apprise_channel import AppriseChannel
 from hermes_celery.delivery.file_channel import is_file_url, located
 from hermes_celery.delivery.media import Extracted, allowed_dirs, extract
 from hermes_celery.errors import DeliveryRefused, JobError, SettingsError
+from hermes_celery.events import event
 from hermes_celery.job import Origin
-from hermes_celery.log import event
 
 _log = logging.getLogger(__name__)
 #: Each is a part of every delivery, sent by itself.

@@ -11,7 +11,7 @@ import hashlib
 import logging
 
 from hermes_celery.errors import RecordBroken
-from hermes_celery.log import event
+from hermes_celery.events import event
 from hermes_celery.store.database import Database
 
 _log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from hermes_celery.errors import (
     StoreError,
     StoreUnavailable,
 )
+from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.job import JobState
-from hermes_celery.reporting import OnBroken, ignored
 from hermes_celery.store.database import Database, ScriptCall
 from hermes_celery.store.jobs import Jobs
 

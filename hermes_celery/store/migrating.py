@@ -19,7 +19,7 @@ from importlib import metadata
 import msgspec
 
 from hermes_celery.errors import RecordBroken
-from hermes_celery.log import Seldom, event
+from hermes_celery.events import Seldom, event
 from hermes_celery.store.database import Database
 from hermes_celery.store.format import FORMAT, Formats, StoredFormat
 

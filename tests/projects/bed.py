@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from hermes_celery import embedded
+from hermes_celery import embedded_server as embedded
+from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
-from hermes_celery.cron import Crontab
 from hermes_celery.keys import Keys
 from hermes_celery.run import Run
 from hermes_celery.settings import read_settings

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.errors import Conflict
 from hermes_celery.instant import from_ms
 from hermes_celery.job import Job, JobRequest

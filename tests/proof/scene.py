@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes_celery.beat import Beat
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.instant import from_ms
 from hermes_celery.job import Job, JobRequest, JobState

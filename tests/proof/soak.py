@@ -22,9 +22,9 @@ from pathlib import Path
 import msgspec
 
 from bench.server import wait_until
+from hermes_celery.client import Crontab
 from hermes_celery.clock import ServerClock
 from hermes_celery.compose_store import open_database
-from hermes_celery.cron import Crontab
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.run import Run, job_id_of
 from hermes_celery.settings import Settings, read_settings

@@ -31,7 +31,7 @@ from hermes_celery.compose_store import open_database
 from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.job import JobSpec
-from hermes_celery.parent_death import die_with_parent
+from hermes_celery.process.parent_death import die_with_parent
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.run import Outcome, RunState, Usage
 from hermes_celery.runner import Runner

@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 
 from bench.server import wait_until
-from hermes_celery import embedded
+from hermes_celery import embedded_server as embedded
 from hermes_celery.errors import StoreError
-from hermes_celery.parent_death import die_with_parent
+from hermes_celery.process.parent_death import die_with_parent
 from hermes_celery.store import Database
 
 

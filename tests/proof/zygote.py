@@ -23,7 +23,7 @@ from types import TracebackType
 
 import msgspec
 
-from hermes_celery.parent_death import die_with_parent
+from hermes_celery.process.parent_death import die_with_parent
 from tests.proof.crashing import Point
 
 _ROOT = Path(__file__).parents[2]

@@ -104,7 +104,7 @@ def test_add_many_gives_a_job_another_id_when_its_own_is_taken(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = iter(["aaaaaaaaaaaa", "aaaaaaaaaaaa", "bbbbbbbbbbbb"])
-    monkeypatch.setattr("hermes_celery.cron.new_job_id", lambda: next(ids))
+    monkeypatch.setattr("hermes_celery.client.new_job_id", lambda: next(ids))
     jobs = store.cron.add_many([replaced(_REQUEST, name=name) for name in ("one", "two")])
     assert [(job.id, job.name) for job in jobs] == [
         ("aaaaaaaaaaaa", "one"),
@@ -115,7 +115,7 @@ def test_add_many_gives_a_job_another_id_when_its_own_is_taken(
 def test_add_many_says_when_the_server_refused_one(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hermes_celery.cron.new_job_id", lambda: "aaaaaaaaaaaa")
+    monkeypatch.setattr("hermes_celery.client.new_job_id", lambda: "aaaaaaaaaaaa")
     store.database.call("SET", store.database.keys.job("aaaaaaaaaaaa"), "not a hash")
     with pytest.raises(StoreError):
         store.cron.add_many([_REQUEST])

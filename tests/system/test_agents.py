@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.job import JobRequest, JobState
 from hermes_celery.prompting import EMPTY_ANSWER
 from hermes_celery.run import Delivery, Run, RunState

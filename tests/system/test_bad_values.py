@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.run import RunState
 from hermes_celery.store import Database
 from tests.store.bad_values import BAD_VALUES, plant

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.run import Run, RunState
 from hermes_celery.store import Database
 from tests.support import eventually

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from hermes_celery import embedded
+from hermes_celery import embedded_server as embedded
+from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
-from hermes_celery.cron import Crontab
 from hermes_celery.errors import StoreError
 from hermes_celery.job import JobRequest
 from hermes_celery.run import RunState

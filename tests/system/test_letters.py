@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery import embedded
+from hermes_celery import embedded_server as embedded
+from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
-from hermes_celery.cron import Crontab
 from hermes_celery.keys import Keys
 from hermes_celery.run import RunState
 from hermes_celery.settings import read_settings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.cli.fsck import examine
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.incidents import Kind
 from hermes_celery.policy import Overlap, Policy
 from hermes_celery.run import RunState

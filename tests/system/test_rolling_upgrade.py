@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.incidents import Kind
 from hermes_celery.job import JobRequest
 from hermes_celery.managed import managed_id

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
-from hermes_celery.cron import Crontab
 from hermes_celery.job import JobRequest
 from hermes_celery.keys import Keys
 from hermes_celery.policy import CatchUp, Overlap, Policy

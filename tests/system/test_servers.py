@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery import embedded
+from hermes_celery import embedded_server as embedded
 from hermes_celery.store import Database, connect
 from tests.conftest import await_server
 

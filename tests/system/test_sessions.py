@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.job import JobRequest, Origin
 from hermes_celery.project import Cron
 from hermes_celery.run import Run, RunState

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.job import JobRequest
-from hermes_celery.last_resort import PATIENCE_SECONDS
+from hermes_celery.process.last_resort import PATIENCE_SECONDS
 from hermes_celery.project import Cron
 from hermes_celery.run import Delivery, RunState
 from hermes_celery.settings import read_settings

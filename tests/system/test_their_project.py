@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.errors import JobError
 from hermes_celery.job import JobRequest, JobState
 from hermes_celery.managed import managed_id

@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery import Celery
 
-from hermes_celery import embedded
+from hermes_celery import embedded_server as embedded
 from hermes_celery.address import parse_address
 from hermes_celery.app import make_app
 from hermes_celery.compose import app_settings

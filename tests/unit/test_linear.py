@@ -25,9 +25,9 @@ from hermes_celery.delivery import media
 from hermes_celery.delivery.message import Message
 from hermes_celery.delivery.splitting import pieces, utf16_length
 from hermes_celery.errors import HermesCeleryError
+from hermes_celery.events import JsonFormatter, event
 from hermes_celery.job import JobRequest
 from hermes_celery.live import LiveOutput
-from hermes_celery.log import JsonFormatter, event
 from hermes_celery.masking.output import (
     header_secrets,
     is_credential,

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hermes_celery.supervisor import Part, Supervisor
+from hermes_celery.process.supervisor import Part, Supervisor
 from tests.support import HandClock, eventually
 
 

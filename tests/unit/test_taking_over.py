@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from hermes_celery import from_django, from_redbeat
-from hermes_celery.cron import Crontab
+from hermes_celery.client import Crontab
 from hermes_celery.errors import ImportFault
 from hermes_celery.policy import Overlap
 from hermes_celery.store.redbeat import RedBeatRecord

@@ -51,9 +51,10 @@ class Recorded:
     """One namespace of 0.1.0."""
 
     def __init__(self, url: str, namespace: str, shards: int, home: Path) -> None:
+        from hermes_celery.cron import Crontab
+
         from hermes_celery.announcing import Announcer
         from hermes_celery.app import make_app
-        from hermes_celery.cron import Crontab
         from hermes_celery.dispatch import Dispatch
         from hermes_celery.keys import Keys
         from hermes_celery.lease import Lease

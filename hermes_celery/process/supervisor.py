@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from hermes_celery.parent_death import die_with_parent
+from hermes_celery.process.parent_death import die_with_parent
 
 _RESTART_SECONDS = 1.0
 _LONGEST_RESTART_SECONDS = 60.0

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
-from hermes_celery.log import Seldom, event
-from hermes_celery.reporting import OnBroken, ignored
+from hermes_celery.events import Seldom, event
+from hermes_celery.guards.on_broken import OnBroken, ignored
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
