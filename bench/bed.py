@@ -17,10 +17,10 @@ import msgspec
 
 from bench.server import BenchError, child, valkey, wait_until
 from hermes_celery.compose_store import open_database
-from hermes_celery.defining import define
+from hermes_celery.core.job import Job, JobRequest, new_job_id
+from hermes_celery.core.job_checks import define
+from hermes_celery.core.run import RunState, due_ms_of
 from hermes_celery.instant import from_ms
-from hermes_celery.job import Job, JobRequest, new_job_id
-from hermes_celery.run import RunState, due_ms_of
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, Jobs, Runs, Write
 

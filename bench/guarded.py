@@ -27,9 +27,9 @@ from bench.whole_path import BARE_LUA
 from hermes_celery.ahead import Ahead
 from hermes_celery.app import make_app
 from hermes_celery.clock import ServerClock
+from hermes_celery.core.run import Outcome, RunState, run_id_of
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.lease import Lease
-from hermes_celery.run import Outcome, RunState, run_id_of
 from hermes_celery.store import Claim, DueIndex, Runs
 from hermes_celery.tick import tick
 

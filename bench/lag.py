@@ -31,7 +31,7 @@ from bench.bed import (
 from bench.server import BenchError, wait_until
 from bench.show import new_table, stop_in_order
 from hermes_celery.clock import ServerClock
-from hermes_celery.run import due_ms_of, run_id_of
+from hermes_celery.core.run import due_ms_of, run_id_of
 
 _WARM_UP_JOBS = 40
 _DAY_MS = 86_400_000

@@ -23,14 +23,14 @@ from kombu.connection import Connection
 from bench.bed import Bed, fresh_bed
 from bench.server import BenchError, valkey
 from hermes_celery.app import broker_url
-from hermes_celery.defining import define
+from hermes_celery.core.job import Job, JobRequest, JobSpec, new_job_id
+from hermes_celery.core.job_checks import define
+from hermes_celery.core.policy import Overlap, Policy
+from hermes_celery.core.work import TaskCall
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.instant import from_ms
-from hermes_celery.job import Job, JobRequest, JobSpec, new_job_id
-from hermes_celery.policy import Overlap, Policy
 from hermes_celery.store import DueIndex, Jobs, Write
 from hermes_celery.tick import tick
-from hermes_celery.work import TaskCall
 
 PLAIN, OWN_CODE = "bench.plain", "bench.own_code"
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"

@@ -27,15 +27,15 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.server import BenchError, valkey
-from hermes_celery.built import Built
 from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
 from hermes_celery.compose_store import open_database
-from hermes_celery.defining import define
+from hermes_celery.core.built_message import Built
+from hermes_celery.core.job import Job, JobRequest, UnreadableJob
+from hermes_celery.core.job_checks import define
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.hermes_home import import_jobs
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobRequest, UnreadableJob
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, Write
 from hermes_celery.tick import tick

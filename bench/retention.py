@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from bench.server import valkey
-from hermes_celery.built import Built
-from hermes_celery.defining import define
+from hermes_celery.core.built_message import Built
+from hermes_celery.core.job import Job, JobRequest
+from hermes_celery.core.job_checks import define
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobRequest
 from hermes_celery.keys import Keys
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, connect
 from hermes_celery.tick import tick
 

@@ -23,9 +23,9 @@ from bench.server import valkey
 from hermes_celery.clock import ServerClock
 from hermes_celery.compose import open_cron
 from hermes_celery.compose_store import open_database
-from hermes_celery.job import JobRequest, JobSpec
+from hermes_celery.core.job import JobRequest, JobSpec
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.runner import Runner
 from hermes_celery.runners.reaper import Reaper
 from hermes_celery.runners.script import ScriptRunner

@@ -41,10 +41,10 @@ from bench.show import new_table, spread, stop_in_order
 from hermes_celery.app import broker_url, make_app
 from hermes_celery.beat import owner_name
 from hermes_celery.clock import ServerClock
+from hermes_celery.core.job import new_job_id
+from hermes_celery.core.run import run_id_of
 from hermes_celery.dispatch import Dispatch
-from hermes_celery.job import new_job_id
 from hermes_celery.lease import Lease
-from hermes_celery.run import run_id_of
 from hermes_celery.settings import read_settings
 from hermes_celery.store import DueIndex
 from hermes_celery.tick import tick

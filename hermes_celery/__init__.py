@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.compose import open_cron
-    from hermes_celery.job import JobRequest
+    from hermes_celery.core.job import JobRequest
     from hermes_celery.project import Cron
 
     app: Celery
@@ -33,7 +33,7 @@ __all__ = ["Cron", "JobRequest", "__version__", "app", "open_cron"]
 
 _HOMES = {
     "Cron": "hermes_celery.project",
-    "JobRequest": "hermes_celery.job",
+    "JobRequest": "hermes_celery.core.job",
     "open_cron": "hermes_celery.compose",
 }
 

@@ -18,9 +18,9 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
 
+from hermes_celery.core.planning import DueJob
+from hermes_celery.core.policy import CatchUp
 from hermes_celery.events import event
-from hermes_celery.planning import DueJob
-from hermes_celery.policy import CatchUp
 from hermes_celery.preparing import Messages, steps_of
 
 if TYPE_CHECKING:

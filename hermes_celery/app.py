@@ -13,9 +13,9 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
-from hermes_celery.address import Address, parse_address
 from hermes_celery.compose import app_settings
 from hermes_celery.compose_store import address_of
+from hermes_celery.core.server_address import Address, parse_address
 from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.errors import SettingsError
 from hermes_celery.keys import Keys

@@ -11,10 +11,10 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
+from hermes_celery.core.incidents import Kind, incident_id
+from hermes_celery.core.job import is_job_id
 from hermes_celery.errors import StoreError
 from hermes_celery.events import event
-from hermes_celery.incidents import Kind, incident_id
-from hermes_celery.job import is_job_id
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

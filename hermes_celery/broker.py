@@ -22,7 +22,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from hermes_celery.address import Address, BrokerNames, parse_address
+from hermes_celery.core.server_address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.events import event
 from hermes_celery.masking.server_urls import login_advice, urls_of, without_password

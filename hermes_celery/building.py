@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from celery import Celery, current_app
 
-from hermes_celery.built import Built, Way
+from hermes_celery.core.built_message import Built, Way
 from hermes_celery.errors import JobError
 from hermes_celery.events import event
 
 if TYPE_CHECKING:
-    from hermes_celery.job import JobSpec
+    from hermes_celery.core.job import JobSpec
     from hermes_celery.preparing import Messages
 
 _log = logging.getLogger(__name__)

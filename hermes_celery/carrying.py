@@ -28,6 +28,10 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.utils.json import dumps
 
 from hermes_celery.broker import list_of
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.output import CAP_BYTES
+from hermes_celery.core.policy import retries_loss
+from hermes_celery.core.run import PATIENCE_SECONDS, Outcome, RunState
 from hermes_celery.errors import PutBack, SessionError, error_text
 from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.events import event
@@ -40,13 +44,9 @@ from hermes_celery.handing_on import (
     performing,
 )
 from hermes_celery.interrupt import Interruption
-from hermes_celery.job import JobSpec
 from hermes_celery.masking.output import Redact
-from hermes_celery.output import CAP_BYTES
-from hermes_celery.policy import retries_loss
 from hermes_celery.pulse import RunningRun
 from hermes_celery.returned import unusable
-from hermes_celery.run import PATIENCE_SECONDS, Outcome, RunState
 from hermes_celery.session import (
     HEADER,
     Session,

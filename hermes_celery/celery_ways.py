@@ -18,8 +18,8 @@ import msgspec
 from celery import Celery
 from celery.schedules import crontab
 
+from hermes_celery.core.policy import MAX_ACTIVE, Overlap, Policy
 from hermes_celery.errors import JobError
-from hermes_celery.policy import MAX_ACTIVE, Overlap, Policy
 
 #: What an entry says of ours, among its options.
 OPTION = "hermes"

@@ -19,13 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hermes_celery.built import STAND_IN, Way, is_stand_in
+from hermes_celery.core.built_message import STAND_IN, Way, is_stand_in
 from hermes_celery.core.fields import DELIVERY
-from hermes_celery.defining import ONE_SHOT_GRACE_MS, define, edited, first_instant
-from hermes_celery.errors import Conflict, HermesCeleryError, JobError
-from hermes_celery.foreign import is_known
-from hermes_celery.instant import from_ms, iso, to_ms
-from hermes_celery.job import (
+from hermes_celery.core.job import (
     Job,
     JobRequest,
     JobSpec,
@@ -34,14 +30,18 @@ from hermes_celery.job import (
     name_key,
     new_job_id,
 )
+from hermes_celery.core.job_checks import ONE_SHOT_GRACE_MS, define, edited, first_instant
+from hermes_celery.core.newer_words import is_known
+from hermes_celery.core.run import Occurrence, Run, RunState, Trigger, occurrence_at
+from hermes_celery.errors import Conflict, HermesCeleryError, JobError
+from hermes_celery.instant import from_ms, iso, to_ms
 from hermes_celery.late import built_of, ending_of
-from hermes_celery.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.schedule import Kind
 from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, check_run_id
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.declared import Refusal
+    from hermes_celery.core.declared import Refusal
     from hermes_celery.preparing import Messages
 
 #: Races that a pause, resume or removal repeats when lost: they do not depend on what changed.

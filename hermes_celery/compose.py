@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hermes_celery.address import parse_address
 from hermes_celery.broker import following_broker, key_prefix, refuse_another_broker
 from hermes_celery.client import Crontab
 from hermes_celery.clock import Clock, ServerClock
@@ -25,6 +24,8 @@ from hermes_celery.compose_store import (
     readable_database,
     redis_url,
 )
+from hermes_celery.core.job import JobSpec, SessionSource
+from hermes_celery.core.server_address import parse_address
 from hermes_celery.errors import (
     AmbiguousJobReference,
     JobError,
@@ -34,7 +35,6 @@ from hermes_celery.errors import (
 )
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.job import JobSpec, SessionSource
 from hermes_celery.loss import LossWatch
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.programs import ProgramSign

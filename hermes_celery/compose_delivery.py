@@ -12,6 +12,7 @@ from hermes_celery.announcing import redeliver as begin_again
 from hermes_celery.broken import BrokenRecords
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.compose_store import open_database, reachable_database
+from hermes_celery.core.job import JobSpec
 from hermes_celery.core.targets import LOCAL, ORIGIN, parts_of
 from hermes_celery.delivering import Deliverer
 from hermes_celery.delivery.apprise_channel import AppriseChannel
@@ -21,7 +22,6 @@ from hermes_celery.delivery.rendering import check_template
 from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
-from hermes_celery.job import JobSpec
 from hermes_celery.overload import Overload
 from hermes_celery.overstaying import Held, Overstay, SlotGuard
 from hermes_celery.ping import Pinger, check_url

@@ -8,8 +8,8 @@ from hermes_celery.clock import ServerClock
 from hermes_celery.compose import app_settings, beat_of, make_sign, shared_settings
 from hermes_celery.compose_delivery import make_teller
 from hermes_celery.compose_store import open_database
+from hermes_celery.core.incidents import Kind
 from hermes_celery.declaring import Declares, Declaring, NothingDeclared, Sharing, Troubles
-from hermes_celery.incidents import Kind
 from hermes_celery.moving_in import MovingIn, SecondBeat
 from hermes_celery.programs import ProgramSign
 from hermes_celery.project_app import manager_of

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection
 
 from hermes_celery import embedded_server as embedded
-from hermes_celery.address import Address, parse_address
+from hermes_celery.core.server_address import Address, parse_address
 from hermes_celery.errors import (
     FormatTooNew,
     RecordBroken,

@@ -17,12 +17,12 @@ import msgspec
 
 from hermes_celery.beat_schedule import WHOLE, declared_of, declared_twice, requests_of
 from hermes_celery.celery_ways import with_defaults
-from hermes_celery.declared import Declaration, Refusal, additional, foreign, sharing_text
+from hermes_celery.core.declared import Declaration, Refusal, additional, foreign, sharing_text
+from hermes_celery.core.incidents import Kind, incident_id
+from hermes_celery.core.job import UnreadableJob
 from hermes_celery.errors import StoreError
 from hermes_celery.events import Seldom, event
-from hermes_celery.incidents import Kind, incident_id
 from hermes_celery.instant import from_ms
-from hermes_celery.job import UnreadableJob
 from hermes_celery.managed import managed_id, synchronise
 from hermes_celery.project_app import (
     DECLARED,
@@ -36,10 +36,10 @@ from hermes_celery.project_app import (
 if TYPE_CHECKING:
     from celery import Celery
 
+    from hermes_celery.core.work import TaskCall
     from hermes_celery.moving_in import MovingIn
     from hermes_celery.scanner import Teller
     from hermes_celery.store import Declarations, Incidents, Jobs
-    from hermes_celery.work import TaskCall
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_MS = 3_000

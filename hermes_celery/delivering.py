@@ -29,6 +29,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hermes_celery.core.incidents import FAILED
+from hermes_celery.core.run import Delivery, Run, RunState, is_run_id
 from hermes_celery.core.targets import Target
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
@@ -44,9 +46,7 @@ from hermes_celery.errors import (
 )
 from hermes_celery.events import Seldom, event
 from hermes_celery.guards.bounded import Overdue, within
-from hermes_celery.incidents import FAILED
 from hermes_celery.ping import Ping, Signal
-from hermes_celery.run import Delivery, Run, RunState, is_run_id
 from hermes_celery.sending import MessageSender, NoWay, PingSender, Sender
 from hermes_celery.store import Breakers, Deliveries, Incidents, Jobs, Part, Record, Runs, What
 from hermes_celery.store.deliveries import MAX_PLANNINGS, Turn

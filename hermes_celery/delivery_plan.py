@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.targets import Target
-from hermes_celery.delivery.book import AddressBook
-from hermes_celery.delivery.message import Message, message_of
-from hermes_celery.errors import RecordBroken
-from hermes_celery.events import event
-from hermes_celery.incidents import (
+from hermes_celery.core.incidents import (
     FAILED,
     Kind,
     failure_line,
@@ -25,13 +20,18 @@ from hermes_celery.incidents import (
     recovery,
     with_next_step,
 )
+from hermes_celery.core.job import Job, JobSpec
+from hermes_celery.core.output import as_text
+from hermes_celery.core.run import Delivery, Run, RunState, is_run_id, job_id_of
+from hermes_celery.core.targets import Target
+from hermes_celery.core.work import WorkKind
+from hermes_celery.delivery.book import AddressBook
+from hermes_celery.delivery.message import Message, message_of
+from hermes_celery.errors import RecordBroken
+from hermes_celery.events import event
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobSpec
-from hermes_celery.output import as_text
-from hermes_celery.run import Delivery, Run, RunState, is_run_id, job_id_of
 from hermes_celery.store import Incidents, Part, Record, Runs, What
 from hermes_celery.store.incidents import Noted
-from hermes_celery.work import WorkKind
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

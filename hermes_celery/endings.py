@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from hermes_celery.core.policy import Policy, retries_failure, retries_loss, retry_wait_ms
+from hermes_celery.core.run import RunState
 from hermes_celery.errors import RunNotFound
 from hermes_celery.events import event
-from hermes_celery.policy import Policy, retries_failure, retries_loss, retry_wait_ms
-from hermes_celery.run import RunState
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
-from hermes_celery.run import RunState
+from hermes_celery.core.run import RunState
 
 #: What Celery is asked to end just now in this process: the ids of its messages.
 _terminated: set[str] = set()

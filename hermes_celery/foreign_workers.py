@@ -35,8 +35,8 @@ from hermes_celery.workers import node_of
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.job import JobSpec
-    from hermes_celery.run import Run
+    from hermes_celery.core.job import JobSpec
+    from hermes_celery.core.run import Run
     from hermes_celery.store import Database
 
 _log = logging.getLogger(__name__)

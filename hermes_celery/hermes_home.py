@@ -20,10 +20,10 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from hermes_celery.core.fields import FIELDS, Field
-from hermes_celery.defining import checked_content, repeat_times
+from hermes_celery.core.job import Job, JobRequest, JobSpec, JobState, is_job_id
+from hermes_celery.core.job_checks import checked_content, repeat_times
 from hermes_celery.errors import Conflict, HermesCeleryError, ImportFault, JobError
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobRequest, JobSpec, JobState, is_job_id
 from hermes_celery.schedule import Kind, Schedule, from_hermes
 from hermes_celery.store import WRITES, Jobs, Write
 

@@ -13,13 +13,13 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hermes_celery.built import Built, Way
+from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.run import RunState
 from hermes_celery.errors import StoreError, error_text
 from hermes_celery.events import event
-from hermes_celery.run import RunState
 
 if TYPE_CHECKING:
-    from hermes_celery.job import JobSpec
+    from hermes_celery.core.job import JobSpec
     from hermes_celery.preparing import Messages
     from hermes_celery.store import Advance, DueIndex
 

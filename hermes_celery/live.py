@@ -11,8 +11,8 @@ import threading
 
 import msgspec
 
+from hermes_celery.core.output import CAP_BYTES
 from hermes_celery.masking.output import Redact, opens_pem, unredacted
-from hermes_celery.output import CAP_BYTES
 
 
 class Printed(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from hermes_celery.core.incidents import Kind, incident_id
 from hermes_celery.events import Seldom, event
-from hermes_celery.incidents import Kind, incident_id
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.witness import LOSS
 

@@ -16,11 +16,11 @@ from datetime import datetime
 import msgspec
 
 from hermes_celery.core.fields import TIMING
-from hermes_celery.defining import continued, define, planned_anew
+from hermes_celery.core.job import Job, JobRequest, JobState, UnreadableJob
+from hermes_celery.core.job_checks import continued, define, planned_anew
 from hermes_celery.errors import Conflict, HermesCeleryError, StoreError
 from hermes_celery.events import event
 from hermes_celery.instant import from_ms
-from hermes_celery.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.store import WRITES, Jobs, Write
 
 _log = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from hermes_celery.core.job import Job, UnreadableJob
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.events import Seldom, event
-from hermes_celery.job import Job, UnreadableJob
 from hermes_celery.store import FORMAT, Formats, Jobs, Moved, Mover, Neighbours
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.incidents import Incident, Kind, incident_id
+from hermes_celery.core.incidents import Incident, Kind, incident_id
 from hermes_celery.process.disk import disk_of
 from hermes_celery.queue_watch import QueueWatch, Trouble
 from hermes_celery.store import Load, WorkerSign

@@ -20,11 +20,11 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
+from hermes_celery.core.work import checked_url
 from hermes_celery.errors import DeliveryFault, JobError
 from hermes_celery.events import event
 from hermes_celery.guards.answer_limits import limited
 from hermes_celery.masking.urls import masked_path
-from hermes_celery.work import checked_url
 
 _log = logging.getLogger(__name__)
 #: healthchecks.io keeps the first 100 kB.

@@ -11,11 +11,11 @@ from typing import Protocol
 
 import msgspec
 
-from hermes_celery.built import Built, is_stand_in
+from hermes_celery.core.built_message import Built, is_stand_in
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.planning import DueJob, plan
+from hermes_celery.core.run import run_id_of
 from hermes_celery.errors import error_text
-from hermes_celery.job import JobSpec
-from hermes_celery.planning import DueJob, plan
-from hermes_celery.run import run_id_of
 from hermes_celery.store import Advance, BrokenJob
 
 

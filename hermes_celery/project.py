@@ -25,14 +25,14 @@ from celery import Celery
 
 from hermes_celery.client import Crontab
 from hermes_celery.compose import app_settings, open_cron
-from hermes_celery.defining import checked_content, request_of
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.job_checks import checked_content, request_of
+from hermes_celery.core.schedule_text import text_of, zone_name
+from hermes_celery.core.task_call import call_of, late_text, text_mapping
 from hermes_celery.errors import JobError
-from hermes_celery.job import JobRequest
 from hermes_celery.project_app import DECLARED, MODULE, NAMESPACE, PLACES
 from hermes_celery.schedule import parse
-from hermes_celery.schedule_text import text_of, zone_name
 from hermes_celery.settings import Settings, checked_namespace
-from hermes_celery.task_call import call_of, late_text, text_mapping
 from hermes_celery.tasks import register
 
 

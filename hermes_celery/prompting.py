@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from hermes_celery.prompt_scan import check_prompt, checked_assembled
+from hermes_celery.core.prompt_scan import check_prompt, checked_assembled
 
 MAX_CONTEXT = 8_000
 EMPTY_ANSWER = (

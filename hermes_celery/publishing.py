@@ -21,9 +21,9 @@ from celery import signals
 from kombu.connection import Connection
 from kombu.transport import virtual
 
+from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.session import HEADER
-from hermes_celery.work import TaskCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

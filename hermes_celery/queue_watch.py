@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.incidents import Kind
+from hermes_celery.core.incidents import Kind
 from hermes_celery.queue_state import Crew, QueueLook, QueueState, crew, look_at_queues
 from hermes_celery.store import Database, Jobs, Signs, worker_app, worker_command
 from hermes_celery.store.load import Load, base_of

@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.built import Built, Way
+from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.policy import Policy, retries_loss, retry_wait_ms
+from hermes_celery.core.run import Run, RunState, is_run_id, job_id_of
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.instant import to_ms
 from hermes_celery.late import built_of, ending_of, tell_ended
-from hermes_celery.policy import Policy, retries_loss, retry_wait_ms
-from hermes_celery.run import Run, RunState, is_run_id, job_id_of
 from hermes_celery.store import Fate
 
 if TYPE_CHECKING:
+    from hermes_celery.core.job import JobSpec
     from hermes_celery.foreign_workers import ForeignWorkers
-    from hermes_celery.job import JobSpec
     from hermes_celery.preparing import Messages
     from hermes_celery.store import Jobs, Runs, UndeliveredRun
 

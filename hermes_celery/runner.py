@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.policy import retries_failure, retry_wait_ms
+from hermes_celery.core.run import Delivery, Outcome, RunState, job_id_of
 from hermes_celery.errors import (
     HermesCeleryError,
     PutBack,
@@ -31,10 +34,7 @@ from hermes_celery.errors import (
 )
 from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.events import Seldom, event
-from hermes_celery.job import JobSpec
-from hermes_celery.policy import retries_failure, retry_wait_ms
 from hermes_celery.pulse import STUCK_SECONDS, Pulse, RunningRun
-from hermes_celery.run import Delivery, Outcome, RunState, job_id_of
 from hermes_celery.session import Session, bound
 from hermes_celery.store import Claim, FollowUp, Performed, Places, Runs
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.job import JobSpec, Origin, SessionSource
 from hermes_celery.core.targets import Target, first_chat
 from hermes_celery.errors import SessionError
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.job import JobSpec, Origin, SessionSource
 
 #: The one header: the names of Celery's own protocol fields stay untouched.
 HEADER = "hermes"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
-from hermes_celery.address import Address, BrokerNames, parse_address
+from hermes_celery.core.server_address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.masking.server_urls import without_password
 
@@ -379,7 +379,7 @@ def _switch(text: str) -> bool:
 def _http_url(text: str) -> str:
     if not text:
         return text
-    from hermes_celery.work import checked_url  # most have no such URL, and start faster
+    from hermes_celery.core.work import checked_url  # most have no such URL, and start faster
 
     try:
         checked_url(text)

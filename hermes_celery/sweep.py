@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.reconciling import Finding, Trouble
 from hermes_celery.errors import HermesCeleryError, StoreError, StoreUnavailable
 from hermes_celery.events import event
-from hermes_celery.incidents import Kind
 from hermes_celery.instant import to_ms
-from hermes_celery.reconciling import Finding, Trouble
 from hermes_celery.store import How, Page, Records, Repairs, SharedKeys, SweepNote, SweepNotes, Work
 
 if TYPE_CHECKING:
-    from hermes_celery.job import JobSpec
+    from hermes_celery.core.job import JobSpec
     from hermes_celery.scanner import Teller
     from hermes_celery.store import Incidents, Jobs
 

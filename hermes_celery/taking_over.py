@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from hermes_celery.defining import define
+from hermes_celery.core.job import Job, JobRequest, JobState
+from hermes_celery.core.job_checks import define
 from hermes_celery.errors import Conflict, HermesCeleryError, error_text
 from hermes_celery.instant import iso, to_ms
-from hermes_celery.job import Job, JobRequest, JobState
 from hermes_celery.store import WRITES, Jobs, Write
 
 if TYPE_CHECKING:

@@ -37,6 +37,7 @@ from hermes_celery.compose import (
 from hermes_celery.compose_delivery import check_alerts, make_beat_watch, make_slot_guard
 from hermes_celery.compose_store import open_database, reachable_database
 from hermes_celery.consuming import looking, prove
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
 from hermes_celery.escaping import is_pool_process
@@ -47,7 +48,6 @@ from hermes_celery.overstaying import Held
 from hermes_celery.process import descriptors
 from hermes_celery.process.last_resort import LastResort
 from hermes_celery.process.parent_death import die_with_parent
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import HEADER, Session, from_header, run_carried_by
 from hermes_celery.settings import check_home, process_environment
 from hermes_celery.startup import patience_seconds, until_it_answers

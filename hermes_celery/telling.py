@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery import Task
 from celery.exceptions import Ignore, Retry
 
+from hermes_celery.core.output import as_text
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.events import event
-from hermes_celery.output import as_text
-from hermes_celery.run import Outcome, RunState
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hermes_celery.core.policy import Overlap
 from hermes_celery.errors import HermesCeleryError, RecordBroken
 from hermes_celery.events import event
 from hermes_celery.late import build_and_push
-from hermes_celery.policy import Overlap
 from hermes_celery.preparing import Messages, Prepared, prepare
 from hermes_celery.store import Advance, Advanced, Answer, BrokenJob, DueIndex
 

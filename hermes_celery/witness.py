@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from hermes_celery.incidents import Kind, incident_id
+from hermes_celery.core.incidents import Kind, incident_id
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.store import Database
 

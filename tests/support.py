@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from hermes_celery.built import Built
 from hermes_celery.client import Crontab
 from hermes_celery.clock import ServerClock
-from hermes_celery.defining import define
+from hermes_celery.core.built_message import Built
+from hermes_celery.core.job import Job, JobRequest, JobSpec
+from hermes_celery.core.job_checks import define
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobRequest, JobSpec
 from hermes_celery.store import Claim, Database, DueIndex, Jobs, Runs
 
 DATA = Path(__file__).parent / "data"

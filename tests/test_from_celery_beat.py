@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from hermes_celery.core.run import RunState
 from hermes_celery.keys import Keys
-from hermes_celery.run import RunState
 from hermes_celery.store import Database, Jobs, Runs, connect
 from hermes_celery.workers import alive
 from tests.projects.bed import Server

@@ -9,8 +9,8 @@ from bench.bed import Bed, celery_process, fresh_bed, run_times, store_jobs
 from bench.idle import idle_steps
 from bench.peers.beats import WARM_UP, Stage, measure_beat
 from bench.peers.measure import Times
+from hermes_celery.core.run import run_id_of
 from hermes_celery.keys import Keys
-from hermes_celery.run import run_id_of
 from hermes_celery.store import Runs
 
 _OVERDUE_MS = 1_000

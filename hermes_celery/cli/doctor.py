@@ -17,6 +17,8 @@ from hermes_celery.cli.status import Status, read_status
 from hermes_celery.cli.target import given_app, other_namespaces, project, read_settings, repeating
 from hermes_celery.compose import check_broker, left_by_others
 from hermes_celery.compose_store import open_database, redis_url, unreachable
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.letters import QUIET_MS
 from hermes_celery.errors import (
     FormatTooNew,
     RecordBroken,
@@ -24,9 +26,7 @@ from hermes_celery.errors import (
     StoreError,
     StoreUnavailable,
 )
-from hermes_celery.incidents import Kind
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.letters import QUIET_MS
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.masking.urls import masked
 from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text

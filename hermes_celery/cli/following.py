@@ -6,7 +6,7 @@ import sys
 import time
 from typing import BinaryIO
 
-from hermes_celery.run import Run
+from hermes_celery.core.run import Run
 from hermes_celery.store import Runs
 
 _POLL_SECONDS = 0.1

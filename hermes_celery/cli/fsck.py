@@ -17,8 +17,8 @@ from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.target import read_settings, repeating
 from hermes_celery.compose_delivery import make_examiner
 from hermes_celery.compose_store import reachable_database, readable_database
+from hermes_celery.core.reconciling import Finding, Trouble
 from hermes_celery.errors import StoreError, StoreUnavailable
-from hermes_celery.reconciling import Finding, Trouble
 from hermes_celery.store import Database, How, Page
 from hermes_celery.sweep import Examiner
 

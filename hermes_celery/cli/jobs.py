@@ -28,9 +28,9 @@ from hermes_celery.cli.target import (
     repeating,
 )
 from hermes_celery.client import Crontab
-from hermes_celery.defining import request_of
+from hermes_celery.core.job import Job, JobState, UnreadableJob, name_key
+from hermes_celery.core.job_checks import request_of
 from hermes_celery.errors import JobNotFound
-from hermes_celery.job import Job, JobState, UnreadableJob, name_key
 from hermes_celery.settings import default_timezone
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")

@@ -7,7 +7,7 @@ import click
 from hermes_celery.cli.screen import print_json, print_table, shown
 from hermes_celery.cli.target import read_settings
 from hermes_celery.compose_store import reachable_database
-from hermes_celery.letters import KEPT
+from hermes_celery.core.letters import KEPT
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Letters
 

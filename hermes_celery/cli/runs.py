@@ -13,8 +13,8 @@ from hermes_celery.cli.options import Instant, Since
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
 from hermes_celery.cli.target import open_cron, open_cron_to_read, repeating
 from hermes_celery.client import Crontab
+from hermes_celery.core.run import Run, RunState, is_run_id
 from hermes_celery.errors import JobNotFound, RunNotFound
-from hermes_celery.run import Run, RunState, is_run_id
 from hermes_celery.settings import default_timezone
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
@@ -96,7 +96,7 @@ def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
         click.echo(_ending(follow_run(cron.runs, item.id)), err=True)
         return
     if as_json:
-        from hermes_celery.output import as_text
+        from hermes_celery.core.output import as_text
 
         print_json(
             {

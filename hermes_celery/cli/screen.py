@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 import click
 import msgspec
 
+from hermes_celery.core.declared import Refusal
 from hermes_celery.core.fields import FIELDS
-from hermes_celery.declared import Refusal
-from hermes_celery.foreign import UNREADABLE
-from hermes_celery.job import Job, JobSpec, JobState, UnreadableJob
-from hermes_celery.run import Run, RunState
+from hermes_celery.core.job import Job, JobSpec, JobState, UnreadableJob
+from hermes_celery.core.newer_words import UNREADABLE
+from hermes_celery.core.run import Run, RunState
 from hermes_celery.store.reading import readable
 
 #: Rows whose columns are aligned: a wider table is drawn at its end only.
@@ -161,7 +161,7 @@ def summary(run: Run, output: bytes) -> str:
     if run.fault:
         return f"{UNREADABLE}: {run.fault}"
     if run.state is RunState.SUCCEEDED:
-        from hermes_celery.output import as_text
+        from hermes_celery.core.output import as_text
 
         lines = as_text(output).strip().splitlines()
         if run.delivery == "silent" and not lines:

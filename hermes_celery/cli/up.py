@@ -28,6 +28,8 @@ from hermes_celery.client import Crontab
 from hermes_celery.compose import check_broker, open_cron, split_due_index
 from hermes_celery.compose_delivery import check_alerts
 from hermes_celery.compose_store import open_database, redis_url, unreachable
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.run import Run
 from hermes_celery.errors import (
     AlreadyRunning,
     HermesCeleryError,
@@ -35,10 +37,8 @@ from hermes_celery.errors import (
     StoreUnavailable,
 )
 from hermes_celery.events import Seldom
-from hermes_celery.job import JobRequest
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.process.supervisor import Part, Supervisor
-from hermes_celery.run import Run
 from hermes_celery.settings import Settings, check_home, process_environment, unusable_home
 from hermes_celery.store import CANNOT_SAVE, Database, Load, Shards
 

@@ -16,11 +16,11 @@ from pathlib import PurePosixPath
 import msgspec
 
 from hermes_celery.core.origin import SessionSource
+from hermes_celery.core.prompt_scan import check_prompt
+from hermes_celery.core.work import HttpCall, checked_url
 from hermes_celery.errors import JobError, ScriptError
 from hermes_celery.masking.server_urls import without_passwords_in
-from hermes_celery.prompt_scan import check_prompt
 from hermes_celery.schedule.schedule import instant_ms
-from hermes_celery.work import HttpCall, checked_url
 
 MAX_NAME = 200
 MAX_PROMPT = 100_000

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from hermes_celery.core.origin import Origin
+from hermes_celery.core.work import HttpCall, TaskCall
 from hermes_celery.errors import JobError
-from hermes_celery.work import HttpCall, TaskCall
 
 
 def as_typed(text: Any) -> Any:

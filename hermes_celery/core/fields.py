@@ -21,13 +21,13 @@ import msgspec
 from hermes_celery.core import field_checks as checks
 from hermes_celery.core import field_texts as texts
 from hermes_celery.core.origin import SessionSource, origin_text
+from hermes_celery.core.policy import MAX_ACTIVE, CatchUp, OnLost, Overlap, Policy
+from hermes_celery.core.task_call import call_text, checked_priority, checked_task, queue_name
+from hermes_celery.core.work import HttpCall
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.output import without_credentials
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.masking.urls import masked, masked_path
-from hermes_celery.policy import MAX_ACTIVE, CatchUp, OnLost, Overlap, Policy
-from hermes_celery.task_call import call_text, checked_priority, checked_task, queue_name
-from hermes_celery.work import HttpCall
 
 _LARGEST: Final = 2.0**53
 #: A day: no single run is meant to last longer.

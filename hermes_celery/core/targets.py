@@ -22,7 +22,7 @@ from functools import lru_cache
 
 import msgspec
 
-from hermes_celery.job import Origin
+from hermes_celery.core.job import Origin
 from hermes_celery.masking.urls import masked
 
 LOCAL, ORIGIN, ALL = "local", "origin", "all"

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hermes_celery.core.targets import Target, is_reserved
+from hermes_celery.core.work import checked_url
 from hermes_celery.errors import DeliveryRefused, SettingsError
-from hermes_celery.work import checked_url
 
 _Environment = Mapping[str, str]
 

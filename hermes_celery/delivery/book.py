@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hermes_celery.core import targets
+from hermes_celery.core.job import Origin
 from hermes_celery.core.targets import Target, UnknownTarget
 from hermes_celery.delivery.addresses import read_names
 from hermes_celery.delivery.apprise_channel import AppriseChannel
@@ -14,7 +15,6 @@ from hermes_celery.delivery.file_channel import is_file_url, located
 from hermes_celery.delivery.media import Extracted, allowed_dirs, extract
 from hermes_celery.errors import DeliveryRefused, JobError, SettingsError
 from hermes_celery.events import event
-from hermes_celery.job import Origin
 
 _log = logging.getLogger(__name__)
 #: Each is a part of every delivery, sent by itself.

@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.job import Job
+from hermes_celery.core.run import Run
 from hermes_celery.errors import JobError
-from hermes_celery.job import Job
-from hermes_celery.run import Run
 
 #: What a template may produce; a loop can multiply.
 _MAX_CHARACTERS = 1_000_000

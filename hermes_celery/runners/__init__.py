@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.run import Outcome
+from hermes_celery.core.work import WorkKind
 from hermes_celery.errors import JobError
-from hermes_celery.job import JobSpec
 from hermes_celery.pulse import RunningRun
-from hermes_celery.run import Outcome
 from hermes_celery.runners.agent import AgentRunner, Outputs
 from hermes_celery.runners.http import HttpRunner
 from hermes_celery.runners.reaper import Reaper
 from hermes_celery.runners.script import ScriptRunner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, process_environment
-from hermes_celery.work import WorkKind
 
 
 class Work(Protocol):

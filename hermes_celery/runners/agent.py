@@ -22,10 +22,11 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.output import as_text
+from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import JobError, ScriptError
-from hermes_celery.job import JobSpec
 from hermes_celery.masking.output import known_secrets, redactor, unredacted
-from hermes_celery.output import as_text
 from hermes_celery.prompting import (
     EMPTY_ANSWER,
     Collected,
@@ -35,7 +36,6 @@ from hermes_celery.prompting import (
     is_silent,
 )
 from hermes_celery.pulse import RunningRun
-from hermes_celery.run import Outcome, RunState, Usage
 from hermes_celery.runners.child import Ended, Ending, Limits, Reaping, run_child
 from hermes_celery.runners.dotenv_files import dotenv, profile_home
 from hermes_celery.runners.script import ScriptRunner, failure, masked, wakes_agent

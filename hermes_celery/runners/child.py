@@ -22,7 +22,7 @@ from typing import Protocol
 
 import msgspec
 
-from hermes_celery.output import Capture
+from hermes_celery.core.output import Capture
 
 TERM_SECONDS = 5.0
 #: How often the child is looked at while it prints nothing.

@@ -19,8 +19,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.output import CAP_BYTES, as_text
+from hermes_celery.core.run import Outcome, RunState
+from hermes_celery.core.work import HttpCall
 from hermes_celery.errors import JobError, error_text
-from hermes_celery.job import JobSpec
 from hermes_celery.masking.output import (
     Redact,
     header_secrets,
@@ -29,11 +32,8 @@ from hermes_celery.masking.output import (
     redactor,
     unredacted,
 )
-from hermes_celery.output import CAP_BYTES, as_text
 from hermes_celery.pulse import RunningRun
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.session import Session
-from hermes_celery.work import HttpCall
 
 if TYPE_CHECKING:
     from requests import Response

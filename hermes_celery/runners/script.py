@@ -16,12 +16,12 @@ from pathlib import Path
 
 import msgspec
 
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.output import as_text
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import ScriptError
-from hermes_celery.job import JobSpec
 from hermes_celery.masking.output import Redact, is_credential, known_secrets, redactor, unredacted
-from hermes_celery.output import as_text
 from hermes_celery.pulse import RunningRun
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.runners.child import Ended, Ending, Limits, Reaping, run_child
 from hermes_celery.runners.dotenv_files import dotenv
 from hermes_celery.session import Session, child_environment

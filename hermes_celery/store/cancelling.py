@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hermes_celery.core.run import RunState, job_id_of
 from hermes_celery.errors import LeaseLost
-from hermes_celery.run import RunState, job_id_of
 from hermes_celery.store.database import Database
 
 

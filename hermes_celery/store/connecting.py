@@ -20,7 +20,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from redis.utils import HIREDIS_AVAILABLE
 
-from hermes_celery.address import Address, parse_address
+from hermes_celery.core.server_address import Address, parse_address
 from hermes_celery.errors import StoreUnsuitable
 from hermes_celery.store.master_watch import watch_master
 

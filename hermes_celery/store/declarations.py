@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.declared import Declaration, Refusal
+from hermes_celery.core.declared import Declaration, Refusal
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store.database import Database
 from hermes_celery.store.format import Formats

@@ -12,10 +12,10 @@ from enum import StrEnum
 
 import msgspec
 
+from hermes_celery.core.run import Delivery, is_run_id, job_id_of
 from hermes_celery.core.targets import Target
 from hermes_celery.errors import LeaseLost, RecordBroken, RunNotFound
 from hermes_celery.masking.urls import masked_path
-from hermes_celery.run import Delivery, is_run_id, job_id_of
 from hermes_celery.store.database import Database, scored
 from hermes_celery.store.reading import Fields
 

@@ -8,13 +8,13 @@ from enum import StrEnum
 
 import msgspec
 
-from hermes_celery.built import Built, Way
+from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.planning import DueJob, Step
+from hermes_celery.core.run import RunState
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
 from hermes_celery.instant import to_ms
-from hermes_celery.job import JobSpec
 from hermes_celery.keys import Keys
-from hermes_celery.planning import DueJob, Step
-from hermes_celery.run import RunState
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, broken, is_broken, scored, whole
 from hermes_celery.store.load import note_queues

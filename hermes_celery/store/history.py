@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.job import JobState
 from hermes_celery.errors import (
     Conflict,
     JobNotFound,
@@ -19,7 +20,6 @@ from hermes_celery.errors import (
     StoreUnavailable,
 )
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.job import JobState
 from hermes_celery.store.database import Database, ScriptCall
 from hermes_celery.store.jobs import Jobs
 

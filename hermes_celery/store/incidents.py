@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from hermes_celery.core.incidents import Incident, Kind
 from hermes_celery.errors import RecordBroken
-from hermes_celery.incidents import Incident, Kind
 from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
 from hermes_celery.store.reading import Fields

@@ -10,6 +10,14 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.job import (
+    Job,
+    JobSpec,
+    JobState,
+    UnreadableJob,
+    is_job_id,
+    name_key,
+)
 from hermes_celery.errors import (
     AmbiguousJobReference,
     Conflict,
@@ -20,14 +28,6 @@ from hermes_celery.errors import (
     StoreError,
 )
 from hermes_celery.instant import to_ms
-from hermes_celery.job import (
-    Job,
-    JobSpec,
-    JobState,
-    UnreadableJob,
-    is_job_id,
-    name_key,
-)
 from hermes_celery.store.database import Database, ScriptCall
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.pages import Order, lex_pages, pages, place_of

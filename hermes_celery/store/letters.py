@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from hermes_celery.letters import KEPT, NOT_REGISTERED, PATIENCE, Letter, advice_on
-from hermes_celery.run import RunState
+from hermes_celery.core.letters import KEPT, NOT_REGISTERED, PATIENCE, Letter, advice_on
+from hermes_celery.core.run import RunState
 from hermes_celery.store.database import Database
 from hermes_celery.store.runs import Runs
 

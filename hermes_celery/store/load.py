@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from hermes_celery.core.run import RunState, job_id_of
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
-from hermes_celery.run import RunState, job_id_of
 from hermes_celery.store.database import Database, scored, whole
 
 #: So many queues are looked at; who has more sees a random part of them at a time.

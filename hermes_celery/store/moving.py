@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
-from hermes_celery.job import Job
+from hermes_celery.core.job import Job
 from hermes_celery.store.database import Database
 from hermes_celery.store.due import DueIndex
 from hermes_celery.store.jobs import name_entry

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import redis
 
-from hermes_celery.address import BrokerNames
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import StoreUnsuitable
 from hermes_celery.keys import Keys
 from hermes_celery.store.database import Database, wrapped

@@ -9,8 +9,8 @@ a place became free gets it. A place ends with its run, or with its heartbeat.
 
 from __future__ import annotations
 
+from hermes_celery.core.run import Usage
 from hermes_celery.instant import from_ms
-from hermes_celery.run import Usage
 from hermes_celery.store.database import Database
 from hermes_celery.store.runs import Claim
 

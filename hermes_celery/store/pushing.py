@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hermes_celery.run import job_id_of
+from hermes_celery.core.run import job_id_of
 from hermes_celery.store.database import Database, ScriptCall
 
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import msgspec
 
+from hermes_celery.core.reconciling import Finding, Trouble
+from hermes_celery.core.run import is_run_id, job_id_of
 from hermes_celery.errors import StoreError, StoreUnavailable
-from hermes_celery.reconciling import Finding, Trouble
-from hermes_celery.run import is_run_id, job_id_of
 from hermes_celery.store.database import Database
 from hermes_celery.store.jobs import has_moved
 from hermes_celery.store.repairs import Work, raw_of, text_of

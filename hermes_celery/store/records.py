@@ -7,10 +7,8 @@ from datetime import datetime
 
 import msgspec
 
-from hermes_celery.errors import RecordBroken, RunNotFound, StoreError
-from hermes_celery.instant import from_ms
-from hermes_celery.output import as_text
-from hermes_celery.run import (
+from hermes_celery.core.output import as_text
+from hermes_celery.core.run import (
     MOST_HOPS,
     Delivery,
     Run,
@@ -20,6 +18,8 @@ from hermes_celery.run import (
     is_run_id,
     job_id_of,
 )
+from hermes_celery.errors import RecordBroken, RunNotFound, StoreError
+from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
 from hermes_celery.store.pages import Order, lex_pages, pages, place_of
 from hermes_celery.store.reading import Fields, readable

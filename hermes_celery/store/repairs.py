@@ -17,12 +17,12 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from hermes_celery.core.job import JobSpec, is_job_id
+from hermes_celery.core.reconciling import Deadlines, Fact, Finding, Op, Role, Trouble, Wrong
+from hermes_celery.core.reconciling_jobs import JobFacts, judge_job, name_entry, wants_spec
+from hermes_celery.core.reconciling_runs import RunFacts, judge_run
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable, error_text
-from hermes_celery.job import JobSpec, is_job_id
 from hermes_celery.keys import Keys
-from hermes_celery.reconciling import Deadlines, Fact, Finding, Op, Role, Trouble, Wrong
-from hermes_celery.reconciling_jobs import JobFacts, judge_job, name_entry, wants_spec
-from hermes_celery.reconciling_runs import RunFacts, judge_run
 from hermes_celery.store.database import Database, ScriptCall, shard_of
 from hermes_celery.store.jobs import spec_from_json
 

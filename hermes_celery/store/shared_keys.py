@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from hermes_celery.core.reconciling import Finding, Op, Role, Trouble, op, shown, whole
 from hermes_celery.errors import LeaseLost, StoreError
 from hermes_celery.keys import Keys
-from hermes_celery.reconciling import Finding, Op, Role, Trouble, op, shown, whole
 from hermes_celery.store.database import Database
 from hermes_celery.store.repairs import How, fact_of, mend_call, text_of
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hermes_celery.reconciling import whole
+from hermes_celery.core.reconciling import whole
 from hermes_celery.store.database import Database
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from hermes_celery.built import Built, Way
+from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.run import MOST_PATIENCE_MS, PATIENCE_SECONDS, Run
 from hermes_celery.errors import LeaseLost, RecordBroken
 from hermes_celery.instant import to_ms
-from hermes_celery.run import MOST_PATIENCE_MS, PATIENCE_SECONDS, Run
 from hermes_celery.store.database import Database, scored, whole
 from hermes_celery.store.pushing import push_call
 from hermes_celery.store.reading import Fields

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.run import RunState
+from hermes_celery.core.run import RunState
 from tests.projects.bed import Bed
 from tests.support import eventually
 

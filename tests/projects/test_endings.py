@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hermes_celery.run import Delivery, Run, RunState
+from hermes_celery.core.run import Delivery, Run, RunState
 from tests.projects.bed import Bed
 from tests.support import eventually
 

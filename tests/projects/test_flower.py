@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.run import Run, RunState
+from hermes_celery.core.run import Run, RunState
 from tests.projects.bed import Bed
 from tests.redis_servers import free_port
 from tests.support import eventually

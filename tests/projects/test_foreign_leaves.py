@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.run import RunState
+from hermes_celery.core.run import RunState
 from tests.projects.bed import Bed
 from tests.projects.test_foreign import make_due, plain
 from tests.support import eventually

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hermes_celery.run import Run, RunState
+from hermes_celery.core.run import Run, RunState
 from tests.projects.bed import Bed
 from tests.support import eventually
 

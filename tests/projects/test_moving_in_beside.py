@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
+from hermes_celery.core.run import due_ms_of
 from hermes_celery.keys import Keys
-from hermes_celery.run import due_ms_of
 from tests.projects.bed import Bed
 from tests.projects.before import end, hermes, incidents, listed, shop, started
 from tests.support import eventually

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.compose import open_cron
-from hermes_celery.run import Run, RunState
+from hermes_celery.core.run import Run, RunState
 from hermes_celery.settings import read_settings
 from tests.projects.bed import Bed
 from tests.support import eventually

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.run import Delivery, RunState
+from hermes_celery.core.run import Delivery, RunState
 from tests.projects.bed import Bed
 from tests.support import eventually
 

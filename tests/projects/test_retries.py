@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hermes_celery.core.run import RunState
 from hermes_celery.instant import to_ms
-from hermes_celery.run import RunState
 from tests.projects.bed import Bed
 from tests.projects.test_handing_on import bodies, ended, output
 from tests.support import eventually

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.run import Run, RunState
+from hermes_celery.core.run import Run, RunState
 from tests.projects.bed import Bed
 from tests.support import eventually
 

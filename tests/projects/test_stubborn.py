@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.incidents import Incident, Kind
-from hermes_celery.run import RunState
+from hermes_celery.core.incidents import Incident, Kind
+from hermes_celery.core.run import RunState
 from hermes_celery.store import Incidents, Runs
 from tests.projects.bed import Bed
 from tests.support import eventually

@@ -31,7 +31,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from hermes_celery.run import Run, RunState, occurrence_at
+from hermes_celery.core.run import Run, RunState, occurrence_at
 from tests.proof.history import History, Span
 
 _SPAN = re.compile(r"(\w+): (more than )?([\d,]+) occurrences?, (\S+)(?: to (\S+))?")

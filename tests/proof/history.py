@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from hermes_celery.run import Run, Trigger
+from hermes_celery.core.run import Run, Trigger
 from hermes_celery.schedule import Schedule
 from hermes_celery.store import Runs
 

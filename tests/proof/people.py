@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from hermes_celery.client import Crontab
+from hermes_celery.core.job import Job, JobRequest
+from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.errors import Conflict
 from hermes_celery.instant import from_ms
-from hermes_celery.job import Job, JobRequest
-from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from tests.proof.history import Span
 from tests.proof.soak_children import FAILS
 from tests.proof.soak_members import Disturbances

@@ -31,11 +31,11 @@ from celery import Celery
 
 from bench.server import BenchError, wait_until
 from hermes_celery.compose import open_cron
+from hermes_celery.core.job import Job, JobState
+from hermes_celery.core.policy import OnLost
+from hermes_celery.core.run import Run, RunState
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobState
 from hermes_celery.keys import Keys
-from hermes_celery.policy import OnLost
-from hermes_celery.run import Run, RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, Runs, connect
 from tests.proof.checker import Verdict, check

@@ -15,11 +15,11 @@ from typing import Any
 
 from hermes_celery.beat import Beat
 from hermes_celery.client import Crontab
+from hermes_celery.core.job import Job, JobRequest, JobState
+from hermes_celery.core.policy import CatchUp, OnLost
+from hermes_celery.core.run import Run, due_ms_of
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.instant import from_ms
-from hermes_celery.job import Job, JobRequest, JobState
-from hermes_celery.policy import CatchUp, OnLost
-from hermes_celery.run import Run, due_ms_of
 from hermes_celery.store import DueIndex, Jobs, Shards
 from tests.proof.acts import (
     KEYS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hermes_celery.job import Job, JobRequest
-from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
+from hermes_celery.core.job import Job, JobRequest
+from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.store import Claim, Places
 from tests.proof.acts import HEARTBEAT_TIMEOUT_MS, KEYS, LATE
 from tests.proof.planted import Plant

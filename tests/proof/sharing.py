@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from hermes_celery.job import JobSpec
-from hermes_celery.run import Run, RunState
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.run import Run, RunState
 from hermes_celery.store import Database, connect
 
 #: What every run of a job with a budget uses.

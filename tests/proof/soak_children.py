@@ -28,12 +28,12 @@ from hermes_celery.clock import ServerClock
 from hermes_celery.compose import app_settings
 from hermes_celery.compose_delivery import make_deliverer, make_sweep
 from hermes_celery.compose_store import open_database
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.errors import StoreError
-from hermes_celery.job import JobSpec
 from hermes_celery.process.parent_death import die_with_parent
 from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState, Usage
 from hermes_celery.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings

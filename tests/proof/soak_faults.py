@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from hermes_celery.core.run import run_id_of
 from hermes_celery.keys import Keys
-from hermes_celery.run import run_id_of
 from hermes_celery.store import Database
 
 #: Keys of one job whose loss harms that job at most: "<prefix><family>:<job id>...".

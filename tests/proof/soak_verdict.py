@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from hermes_celery.job import Job, JobState
-from hermes_celery.run import Run, RunState
+from hermes_celery.core.job import Job, JobState
+from hermes_celery.core.run import Run, RunState
 from hermes_celery.store import Database
 from tests.proof.reaching import Receipt
 

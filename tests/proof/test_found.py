@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hermes_celery.job import JobRequest, JobState
-from hermes_celery.policy import Overlap, Policy
+from hermes_celery.core.job import JobRequest, JobState
+from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.store import BrokenJob, Database
 from hermes_celery.tick import TickReport, tick
 from tests.support import HandClock, Store, replaced

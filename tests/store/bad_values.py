@@ -10,8 +10,8 @@ from datetime import timedelta
 
 import msgspec
 
-from hermes_celery.job import Job
-from hermes_celery.run import run_id_of
+from hermes_celery.core.job import Job
+from hermes_celery.core.run import run_id_of
 from hermes_celery.store import Database, Jobs
 from tests.support import a_job, replaced
 

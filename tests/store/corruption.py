@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 
 from hermes_celery import lua
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import Job, JobRequest
+from hermes_celery.core.letters import PATIENCE, letter
+from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
+from hermes_celery.core.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.core.targets import Target
-from hermes_celery.incidents import Kind
-from hermes_celery.job import Job, JobRequest
 from hermes_celery.keys import Keys
-from hermes_celery.letters import PATIENCE, letter
-from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.rescue import rescue
-from hermes_celery.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.store import (
     Breakers,
     Claim,

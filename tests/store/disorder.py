@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hermes_celery.job import Job, JobRequest
-from hermes_celery.policy import OnLost, Overlap, Policy
-from hermes_celery.reconciling import Finding
-from hermes_celery.run import Delivery, Outcome, RunState, run_id_of
+from hermes_celery.core.job import Job, JobRequest
+from hermes_celery.core.policy import OnLost, Overlap, Policy
+from hermes_celery.core.reconciling import Finding
+from hermes_celery.core.run import Delivery, Outcome, RunState, run_id_of
 from hermes_celery.store import (
     Database,
     FollowUp,

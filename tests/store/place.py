@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from hermes_celery.announcing import Announcer, push_due
+from hermes_celery.core.job import Job, JobRequest
+from hermes_celery.core.run import Delivery, Outcome, Run, RunState
 from hermes_celery.delivering import Deliverer
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
-from hermes_celery.job import Job, JobRequest
 from hermes_celery.ping import Pinger
-from hermes_celery.run import Delivery, Outcome, Run, RunState
 from hermes_celery.store import Breakers, Database, Deliveries, Incidents
 from tests.support import HandClock, Store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.broken import BrokenRecords
-from hermes_celery.incidents import Incident, Kind
+from hermes_celery.core.incidents import Incident, Kind
 from hermes_celery.scanner import Teller
 from hermes_celery.store import Database
 from tests.store.place import Place, at

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from hermes_celery import lua
-from hermes_celery.job import JobRequest
+from hermes_celery.core.job import JobRequest
 from hermes_celery.keys import Keys
 from hermes_celery.live import Printed
 from hermes_celery.lua import source

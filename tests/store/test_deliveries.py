@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.run import Delivery, Outcome, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.errors import LeaseLost, RunNotFound
-from hermes_celery.incidents import Kind
-from hermes_celery.job import JobRequest
-from hermes_celery.run import Delivery, Outcome, RunState
 from hermes_celery.store import Deliveries, FollowUp, Incidents, Part, What
 from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS, Turn
 from tests.support import Store

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from hermes_celery.announcing import redeliver
+from hermes_celery.core.run import Delivery, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.delivering import MAX_ATTEMPTS
 from hermes_celery.delivery.channels import Channels
 from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError
-from hermes_celery.run import Delivery, RunState
 from hermes_celery.store import Database, Deliveries
 from hermes_celery.store.deliveries import GRACE_MS
 from tests.receivers import HttpReceiver, SmtpReceiver, http_receiver, smtp_receiver

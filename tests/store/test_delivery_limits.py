@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from hermes_celery.announcing import Announcer
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.run import Delivery, Outcome, Run, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.delivering import MAX_ATTEMPTS
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.delivery.channels import Channels
 from hermes_celery.delivery.media import Extracted
 from hermes_celery.errors import StoreUnavailable
-from hermes_celery.incidents import Kind
-from hermes_celery.job import JobRequest
-from hermes_celery.run import Delivery, Outcome, Run, RunState
 from hermes_celery.store import Breakers, Database, Deliveries
 from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS
 from tests.receivers import HttpReceiver, http_receiver

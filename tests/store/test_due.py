@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import redis
 
+from hermes_celery.core.job import JobRequest, JobSpec, JobState
+from hermes_celery.core.planning import DueJob, plan
+from hermes_celery.core.policy import Overlap, Policy
+from hermes_celery.core.run import Occurrence, Outcome, RunState
 from hermes_celery.errors import LeaseLost, RecordBroken
-from hermes_celery.job import JobRequest, JobSpec, JobState
-from hermes_celery.planning import DueJob, plan
-from hermes_celery.policy import Overlap, Policy
 from hermes_celery.rescue import rescue
-from hermes_celery.run import Occurrence, Outcome, RunState
 from hermes_celery.store import Advance, Answer
 from hermes_celery.tick import TickReport, tick
 from tests.support import NOON, PlainMessages, Store, a_job, replaced

@@ -6,15 +6,15 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import JobRequest, JobSpec
+from hermes_celery.core.run import Run, RunState
+from hermes_celery.core.work import TaskCall
 from hermes_celery.foreign_workers import ForeignWorkers
-from hermes_celery.incidents import Kind
-from hermes_celery.job import JobRequest, JobSpec
 from hermes_celery.queue_watch import QueueWatch
 from hermes_celery.rescue import RescueReport, rescue
-from hermes_celery.run import Run, RunState
 from hermes_celery.store import DueIndex, ForeignQueues, Load, WorkerSign
 from hermes_celery.tick import tick
-from hermes_celery.work import TaskCall
 from tests.support import Store, a_spec
 
 TOKEN = 7

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import JobRequest, JobState
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import (
     FormatTooNew,
     LeaseLost,
     RecordBroken,
 )
-from hermes_celery.incidents import Kind
-from hermes_celery.job import JobRequest, JobState
 from hermes_celery.programs import ProgramSign
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.store import FORMAT, Database, Deliveries, Formats, Incidents, Migrator
 from hermes_celery.store.format import StoredFormat
 from hermes_celery.store.migrating import MIGRATIONS, Migration

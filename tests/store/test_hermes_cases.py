@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.job import Job, JobRequest, JobState
+from hermes_celery.core.planning import grace_ms
+from hermes_celery.core.policy import CatchUp, Policy
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobRequest, JobState
-from hermes_celery.planning import grace_ms
-from hermes_celery.policy import CatchUp, Policy
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.store import History, Retention
 from hermes_celery.tick import TickReport, tick
 from tests.support import NOON, Store, a_spec, cases, replaced

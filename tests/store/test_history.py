@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.incidents import Kind
-from hermes_celery.job import JobRequest, JobState
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import JobRequest, JobState
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.loss import LossWatch
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.scanner import Teller
 from hermes_celery.store import Database, Deliveries, History, Incidents, Retention, connect
 from hermes_celery.tick import tick

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hermes_celery.beat import Beat
+from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import RecordBroken, StoreError
-from hermes_celery.job import JobSpec
 from hermes_celery.lease import LEASE_MS, Lease
 from hermes_celery.members import Members
 from hermes_celery.pulse import Pulse

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.errors import (
     AmbiguousJobReference,
     Conflict,
@@ -16,7 +17,6 @@ from hermes_celery.errors import (
     JobNotFound,
 )
 from hermes_celery.instant import to_ms
-from hermes_celery.job import JobRequest, JobState
 from hermes_celery.store import Database, Jobs
 from tests.support import NOON, HandClock, Store, a_job, replaced
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from hermes_celery.ahead import Ahead
-from hermes_celery.built import STAND_IN, Built, Way
-from hermes_celery.job import JobRequest, JobSpec, JobState
-from hermes_celery.policy import Overlap, Policy
+from hermes_celery.core.built_message import STAND_IN, Built, Way
+from hermes_celery.core.job import JobRequest, JobSpec, JobState
+from hermes_celery.core.policy import Overlap, Policy
+from hermes_celery.core.run import Delivery, Outcome, RunState, message_id_of
 from hermes_celery.rescue import RescueReport, rescue
-from hermes_celery.run import Delivery, Outcome, RunState, message_id_of
 from hermes_celery.tick import BATCH, MOST_BUILT, TickReport, tick
 from tests.support import NOON, PlainMessages, Store, a_job
 

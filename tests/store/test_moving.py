@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import Job, JobState, UnreadableJob
+from hermes_celery.core.run import RunState, job_id_of
 from hermes_celery.errors import RecordBroken
-from hermes_celery.incidents import Kind
-from hermes_celery.job import Job, JobState, UnreadableJob
 from hermes_celery.keys import Keys
-from hermes_celery.run import RunState, job_id_of
 from hermes_celery.store import Database, How, Incidents, Jobs, Moved, Mover, Records, Repairs
 from tests.recorded import recording
 from tests.support import HandClock, Store, a_job, replaced

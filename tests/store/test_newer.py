@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from hermes_celery.core.job import Job, JobRequest, UnreadableJob
+from hermes_celery.core.run import RunState
 from hermes_celery.errors import JobError, RecordBroken
-from hermes_celery.job import Job, JobRequest, UnreadableJob
 from hermes_celery.managed import synchronise
-from hermes_celery.run import RunState
 from hermes_celery.store import BrokenJob
 from hermes_celery.store.jobs import NewerRecord
 from hermes_celery.tick import tick

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.incidents import Kind
-from hermes_celery.job import JobRequest
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.run import Trigger, run_id_of
 from hermes_celery.overload import Overload
-from hermes_celery.run import Trigger, run_id_of
 from hermes_celery.scanner import Teller
 from hermes_celery.store import Asked, Database, ForeignQueue, ForeignQueues, Load, WorkerSign
 from tests.store.place import Place, at

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.incidents import Kind
-from hermes_celery.job import JobRequest, JobSpec
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import JobRequest, JobSpec
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.overstaying import PATIENCE_SECONDS, Held, Overstay, SlotGuard
 from hermes_celery.pulse import STUCK_SECONDS, Pulse, RunningRun
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.store import Claim, Runs, Signs

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hermes_celery.core.job import Job, JobState
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import JobNotFound, RunNotFound
-from hermes_celery.job import Job, JobState
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.store import History, Retention, Write
 from hermes_celery.store.pages import PAGE, Order, Place, pages, place_of
 from tests.support import Store, a_job, replaced

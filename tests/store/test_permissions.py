@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from hermes_celery.address import BrokerNames
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import StoreUnsuitable
 from hermes_celery.keys import Keys
 from hermes_celery.store import Database, connect, refuse_missing

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 
+from hermes_celery.core.job import Job, JobRequest, JobSpec, JobState
+from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
+from hermes_celery.core.run import Outcome, Run, RunState, Trigger, message_id_of
 from hermes_celery.errors import JobError, RecordBroken
-from hermes_celery.job import Job, JobRequest, JobSpec, JobState
-from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.rescue import RescueReport, rescue
-from hermes_celery.run import Outcome, Run, RunState, Trigger, message_id_of
 from hermes_celery.tick import TickReport, tick
 from tests.support import NOON, PlainMessages, Store, a_spec, replaced
 

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from hermes_celery.cli import main
+from hermes_celery.core.job import JobState
+from hermes_celery.core.run import Delivery, Outcome, RunState
 from hermes_celery.errors import JobError
 from hermes_celery.instant import from_ms
-from hermes_celery.job import JobState
 from hermes_celery.rescue import rescue
-from hermes_celery.run import Delivery, Outcome, RunState
 from hermes_celery.store import FORMAT, Claim, Database, DueIndex, Formats, Incidents, Migrator
 from hermes_celery.tick import tick
 from tests.recorded import Recording, content, recording

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from hermes_celery.core.job import JobRequest
 from hermes_celery.errors import ScheduleError
-from hermes_celery.job import JobRequest
 from tests.support import DATA, Store
 
 _FIELDS = ("minute", "hour", "day", "month", "weekday")

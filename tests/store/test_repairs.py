@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.reconciling import Trouble
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import LeaseLost, StoreError
-from hermes_celery.reconciling import Trouble
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.store import Database, Repairs, Work, connect
 from tests.store.disorder import TOKEN, World
 from tests.support import HandClock

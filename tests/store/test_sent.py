@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import pytest
 
+from hermes_celery.core.job import Job, JobRequest, JobState
+from hermes_celery.core.policy import CatchUp, Policy
+from hermes_celery.core.run import Delivery, Occurrence, Run, RunState, Trigger
+from hermes_celery.core.work import TaskCall
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobRequest, JobState
-from hermes_celery.policy import CatchUp, Policy
-from hermes_celery.run import Delivery, Occurrence, Run, RunState, Trigger
 from hermes_celery.store import Asked, DueIndex, Fate
 from hermes_celery.tick import TickReport, tick
-from hermes_celery.work import TaskCall
 from tests import old
 from tests.support import NOON, Store
 
@@ -224,6 +224,6 @@ def test_the_end_of_a_sent_run_lets_the_run_behind_it_go(sending: Store) -> None
 def test_version_0_1_0_reads_it() -> None:
     """The word in `state` is one that it knows."""
     with zipfile.ZipFile(old.WHEEL) as wheel:
-        text = wheel.read("hermes_celery/run.py").decode()
+        text = wheel.read("hermes_celery/core/run.py").decode()
     assert f'= "{RunState.SENT.stored}"' in text
     assert f'= "{RunState.SENT.value}"' not in text

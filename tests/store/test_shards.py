@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from hermes_celery.beat import Beat
+from hermes_celery.core.job import Job
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job
 from hermes_celery.lease import LEASE_MS, RENEW_SECONDS, Lease
 from hermes_celery.members import Members
 from hermes_celery.resharding import reshard

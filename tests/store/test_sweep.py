@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.reconciling import Finding
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
-from hermes_celery.incidents import Kind
-from hermes_celery.reconciling import Finding
 from hermes_celery.rescue import rescue
 from hermes_celery.scanner import Teller
 from hermes_celery.store import (

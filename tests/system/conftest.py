@@ -13,7 +13,7 @@ import pytest
 
 from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
-from hermes_celery.job import JobRequest
+from hermes_celery.core.job import JobRequest
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database
 from hermes_celery.workers import alive

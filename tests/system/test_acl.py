@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hermes_celery.client import Crontab
-from hermes_celery.run import RunState
+from hermes_celery.core.run import RunState
 from hermes_celery.store import Database, connect
 from hermes_celery.store.permissions import COMMANDS
 from tests.acl import documented_rules, user

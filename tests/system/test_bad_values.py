@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.client import Crontab
-from hermes_celery.run import RunState
+from hermes_celery.core.run import RunState
 from hermes_celery.store import Database
 from tests.store.bad_values import BAD_VALUES, plant
 from tests.support import eventually

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.client import Crontab
-from hermes_celery.run import Run, RunState
+from hermes_celery.core.run import Run, RunState
 from hermes_celery.store import Database
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job

@@ -13,8 +13,8 @@ from hermes_celery import safe_consumer
 from hermes_celery.app import make_app
 from hermes_celery.client import Crontab
 from hermes_celery.compose import app_settings, make_dead_letters, make_endings
-from hermes_celery.job import JobRequest
-from hermes_celery.run import RunState
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Load, WorkerSign
 from tests.support import eventually

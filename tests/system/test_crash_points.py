@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.policy import OnLost, Overlap, Policy
+from hermes_celery.core.policy import OnLost, Overlap, Policy
 from tests.proof.crashing import Fate
 from tests.proof.every_point import VICTIMS_COME_BACK, Enumeration
 from tests.proof.scene import Scene

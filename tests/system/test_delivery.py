@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hermes_celery.client import Crontab
-from hermes_celery.run import Delivery, RunState
+from hermes_celery.core.run import Delivery, RunState
 from hermes_celery.store import Database
 from tests.receivers import HttpReceiver, http_receiver, smtp_receiver
 from tests.support import eventually, replaced

@@ -15,9 +15,9 @@ import redis
 from hermes_celery import embedded_server as embedded
 from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.run import RunState
 from hermes_celery.errors import StoreError
-from hermes_celery.job import JobRequest
-from hermes_celery.run import RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, connect
 from hermes_celery.tick import tick

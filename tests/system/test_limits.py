@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.client import Crontab
-from hermes_celery.job import JobRequest
-from hermes_celery.run import Run, RunState
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.run import Run, RunState
 from hermes_celery.store import Database
 from tests.support import eventually, replaced
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hermes_celery import embedded_server as embedded
+from hermes_celery.core.run import Delivery
 from hermes_celery.keys import Keys
-from hermes_celery.run import Delivery
 from hermes_celery.store import Database, Deliveries, Runs, connect
 from tests.conftest import await_server
 from tests.receivers import http_receiver

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.policy import OnLost, Policy
+from hermes_celery.core.policy import OnLost, Policy
 from tests.proof.crashing import Fate
 from tests.proof.every_point import Enumeration
 from tests.proof.planted import Plant

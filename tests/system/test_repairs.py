@@ -9,9 +9,9 @@ import pytest
 
 from hermes_celery.cli.fsck import examine
 from hermes_celery.client import Crontab
-from hermes_celery.incidents import Kind
-from hermes_celery.policy import Overlap, Policy
-from hermes_celery.run import RunState
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.policy import Overlap, Policy
+from hermes_celery.core.run import RunState
 from hermes_celery.store import Database, Incidents
 from tests.support import eventually, replaced
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job

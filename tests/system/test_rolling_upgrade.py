@@ -23,13 +23,13 @@ import msgspec
 import pytest
 
 from hermes_celery.client import Crontab
-from hermes_celery.incidents import Kind
-from hermes_celery.job import JobRequest
+from hermes_celery.core.incidents import Kind
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.policy import CatchUp, Overlap, Policy
+from hermes_celery.core.run import Delivery, Run, RunState
+from hermes_celery.core.work import HttpCall, TaskCall
 from hermes_celery.managed import managed_id
-from hermes_celery.policy import CatchUp, Overlap, Policy
-from hermes_celery.run import Delivery, Run, RunState
 from hermes_celery.store import FORMAT, Database, Formats, Incidents
-from hermes_celery.work import HttpCall, TaskCall
 from tests import old
 from tests.receivers import HttpReceiver, http_receiver
 from tests.support import eventually, replaced

@@ -18,10 +18,10 @@ import pytest
 
 from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
-from hermes_celery.job import JobRequest
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.policy import CatchUp, Overlap, Policy
+from hermes_celery.core.run import RunState
 from hermes_celery.keys import Keys
-from hermes_celery.policy import CatchUp, Overlap, Policy
-from hermes_celery.run import RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, connect
 from tests.acl import sentinel_rules

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hermes_celery.client import Crontab
-from hermes_celery.run import Delivery
+from hermes_celery.core.run import Delivery
 from hermes_celery.store import Database
 from tests.receivers import http_receiver
 from tests.support import eventually, replaced

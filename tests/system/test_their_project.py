@@ -10,15 +10,15 @@ import pytest
 from celery import Celery
 
 from hermes_celery.client import Crontab
+from hermes_celery.core.job import JobRequest, JobState
+from hermes_celery.core.run import Delivery, Run, RunState
+from hermes_celery.core.task_call import live_call
+from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
-from hermes_celery.job import JobRequest, JobState
 from hermes_celery.managed import managed_id
 from hermes_celery.project import Cron
-from hermes_celery.run import Delivery, Run, RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Letters
-from hermes_celery.task_call import live_call
-from hermes_celery.work import TaskCall
 from tests.letters import SELECTION, corpus
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.client import Crontab
-from hermes_celery.job import Origin
-from hermes_celery.run import Delivery, Run, RunState
+from hermes_celery.core.job import Origin
+from hermes_celery.core.run import Delivery, Run, RunState
 from hermes_celery.store import Database
 from tests.support import DATA, eventually, replaced
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from hermes_celery.core.job import JobRequest, JobState, Origin
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import Conflict, LeaseLost, ScheduleError
-from hermes_celery.job import JobRequest, JobState, Origin
 from hermes_celery.lease import Lease
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.schedule import parse
 from hermes_celery.session import bound, get_session_env, session_of
 from hermes_celery.store import Claim, Database

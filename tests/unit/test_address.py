@@ -9,7 +9,7 @@ import pytest
 import redis
 from redis.sentinel import SentinelConnectionPool
 
-from hermes_celery.address import Address, parse_address
+from hermes_celery.core.server_address import Address, parse_address
 from hermes_celery.errors import SettingsError, StoreUnsuitable
 from hermes_celery.settings import read_settings
 from hermes_celery.store import connect

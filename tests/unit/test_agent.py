@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.job import Origin
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import JobError
-from hermes_celery.job import Origin
 from hermes_celery.prompting import EMPTY_ANSWER
 from hermes_celery.pulse import RunningRun
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.runners.agent import HERMES_COMMAND, AgentRunner, command_line, skill
 from hermes_celery.runners.reaper import Reaper
 from hermes_celery.runners.script import ScriptRunner

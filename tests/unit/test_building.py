@@ -11,9 +11,9 @@ import pytest
 from celery import Celery, current_app
 
 from hermes_celery.building import BoundedMessages
-from hermes_celery.built import Built, Way
+from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import JobError
-from hermes_celery.job import JobSpec
 from hermes_celery.preparing import Messages
 from tests.support import a_spec, eventually, replaced
 

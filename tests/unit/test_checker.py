@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hermes_celery.core.run import Run, RunState, Trigger, occurrence_at
 from hermes_celery.instant import iso
-from hermes_celery.run import Run, RunState, Trigger, occurrence_at
 from hermes_celery.schedule import parse
 from tests.proof.checker import Verdict, check
 from tests.proof.history import History, Span, Start, StartLog, note_start, starts_in

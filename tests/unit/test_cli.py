@@ -10,11 +10,11 @@ from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
 from hermes_celery.compose import open_cron
-from hermes_celery.job import JobRequest, Origin
+from hermes_celery.core.job import JobRequest, Origin
+from hermes_celery.core.run import RunState
+from hermes_celery.core.work import TaskCall
 from hermes_celery.keys import Keys
-from hermes_celery.run import RunState
 from hermes_celery.store import Database, ForeignQueue, ForeignQueues, connect
-from hermes_celery.work import TaskCall
 from tests.support import eventually
 
 

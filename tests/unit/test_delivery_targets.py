@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hermes_celery.cli.screen import job_details
+from hermes_celery.core.job import Origin
 from hermes_celery.core.targets import (
     Target,
     UnknownTarget,
@@ -16,13 +17,12 @@ from hermes_celery.core.targets import (
     normalised,
     resolve,
 )
+from hermes_celery.core.work import HttpCall
 from hermes_celery.delivery.addresses import apprise_url, read_names
 from hermes_celery.delivery.apprise_channel import AppriseChannel
 from hermes_celery.delivery.book import AddressBook
 from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError, SettingsError
-from hermes_celery.job import Origin
 from hermes_celery.masking.urls import masked, secrets_of, without
-from hermes_celery.work import HttpCall
 from tests.support import a_job, cases
 
 TELEGRAM = {"TELEGRAM_BOT_TOKEN": "123456:abcdefghijklmnopqrstuvwxyz012345678", "HOME": "/x"}

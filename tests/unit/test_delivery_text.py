@@ -11,14 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermes_celery.announcing import first_state
-from hermes_celery.delivering import wait_seconds
-from hermes_celery.delivery import rendering
-from hermes_celery.delivery.media import allowed_dirs, extract
-from hermes_celery.delivery.message import Message, message_of
-from hermes_celery.delivery.rendering import check_template, render, wrapped
-from hermes_celery.delivery.splitting import pieces, utf16_length
-from hermes_celery.errors import JobError
-from hermes_celery.incidents import (
+from hermes_celery.core.incidents import (
     Incident,
     Kind,
     failure_line,
@@ -28,8 +21,15 @@ from hermes_celery.incidents import (
     recovery,
     signature,
 )
-from hermes_celery.job import Job
-from hermes_celery.run import Delivery, Outcome, Run, RunState
+from hermes_celery.core.job import Job
+from hermes_celery.core.run import Delivery, Outcome, Run, RunState
+from hermes_celery.delivering import wait_seconds
+from hermes_celery.delivery import rendering
+from hermes_celery.delivery.media import allowed_dirs, extract
+from hermes_celery.delivery.message import Message, message_of
+from hermes_celery.delivery.rendering import check_template, render, wrapped
+from hermes_celery.delivery.splitting import pieces, utf16_length
+from hermes_celery.errors import JobError
 from tests.support import NOON, a_job, a_spec, cases, replaced
 
 RUN = Run(

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from hermes_celery.defining import define, redefine
+from hermes_celery.core.job import JobRequest, Origin
+from hermes_celery.core.job_checks import define, redefine
+from hermes_celery.core.policy import OnLost, Overlap, Policy
+from hermes_celery.core.work import HttpCall
 from hermes_celery.errors import JobError
-from hermes_celery.job import JobRequest, Origin
-from hermes_celery.policy import OnLost, Overlap, Policy
 from hermes_celery.project import Cron
-from hermes_celery.work import HttpCall
 
 NOON = datetime(2026, 6, 22, 12, tzinfo=UTC)
 TEXTS = (

@@ -25,11 +25,11 @@ from hermes_celery.cli import main
 from hermes_celery.compose import open_cron
 from hermes_celery.core.field_checks import checked_prompt
 from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING, Field
-from hermes_celery.defining import define, redefine
+from hermes_celery.core.job import JobFields, JobRequest, JobSpec, JobState
+from hermes_celery.core.job_checks import define, redefine
+from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.errors import JobError
-from hermes_celery.job import JobFields, JobRequest, JobSpec, JobState
 from hermes_celery.managed import synchronise
-from hermes_celery.policy import Overlap, Policy
 from hermes_celery.project import Cron
 from hermes_celery.project_app import DECLARED
 from hermes_celery.store import Database

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.output import CAP_BYTES
+from hermes_celery.core.run import Outcome, RunState
+from hermes_celery.core.work import HttpCall
 from hermes_celery.errors import JobError
-from hermes_celery.output import CAP_BYTES
 from hermes_celery.pulse import RunningRun
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.runners.http import HttpRunner
 from hermes_celery.session import Session
-from hermes_celery.work import HttpCall
 from tests.support import a_spec, eventually
 
 _ALLOWED = frozenset(("127.0.0.1",))

@@ -17,16 +17,18 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery import incidents, prompt_scan, prompting
+from hermes_celery import prompting
 from hermes_celery.announcing import first_state
-from hermes_celery.core import targets
-from hermes_celery.defining import define
+from hermes_celery.core import incidents, prompt_scan, targets
+from hermes_celery.core.job import JobRequest
+from hermes_celery.core.job_checks import define
+from hermes_celery.core.output import Capture, as_text
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.delivery import media
 from hermes_celery.delivery.message import Message
 from hermes_celery.delivery.splitting import pieces, utf16_length
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.events import JsonFormatter, event
-from hermes_celery.job import JobRequest
 from hermes_celery.live import LiveOutput
 from hermes_celery.masking.output import (
     header_secrets,
@@ -38,8 +40,6 @@ from hermes_celery.masking.output import (
 )
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.masking.urls import masked, masked_path, secrets_of, without
-from hermes_celery.output import Capture, as_text
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.runners.child import Ended, Ending
 from hermes_celery.runners.script import failure, wakes_agent
 from hermes_celery.schedule import parse

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hermes_celery.core.planning import DueJob, Plan, grace_ms, plan
+from hermes_celery.core.policy import CatchUp, Policy, retry_wait_ms
 from hermes_celery.errors import JobError, ScheduleError
 from hermes_celery.instant import to_ms
-from hermes_celery.planning import DueJob, Plan, grace_ms, plan
-from hermes_celery.policy import CatchUp, Policy, retry_wait_ms
 from hermes_celery.schedule import from_hermes
 from tests.support import NOON, a_spec, cases
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.prompt_scan import check_prompt, checked_assembled
 from hermes_celery.errors import JobError
-from hermes_celery.prompt_scan import check_prompt, checked_assembled
 from hermes_celery.prompting import (
     HINT,
     MAX_CONTEXT,

@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.reconciling import Deadlines, Finding, Role, Trouble, Wrong
-from hermes_celery.reconciling_jobs import JobFacts, judge_job, name_entry, plan_anew, wants_spec
-from hermes_celery.reconciling_runs import RunFacts, judge_run
+from hermes_celery.core.reconciling import Deadlines, Finding, Role, Trouble, Wrong
+from hermes_celery.core.reconciling_jobs import (
+    JobFacts,
+    judge_job,
+    name_entry,
+    plan_anew,
+    wants_spec,
+)
+from hermes_celery.core.reconciling_runs import RunFacts, judge_run
 from tests.support import NOON, a_spec, replaced
 
 NOW = int(NOON.timestamp() * 1000)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.output import CAP_BYTES, Capture, as_text
+from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import ScriptError
-from hermes_celery.output import CAP_BYTES, Capture, as_text
 from hermes_celery.pulse import RunningRun
-from hermes_celery.run import Outcome, RunState
 from hermes_celery.runners.reaper import Reaper
 from hermes_celery.runners.script import ScriptRunner, locate, wakes_agent, without_credentials
 from hermes_celery.session import Session

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.job import Origin, SessionSource
 from hermes_celery.core.targets import Target
 from hermes_celery.errors import JobError, SessionError
-from hermes_celery.job import Origin, SessionSource
 from hermes_celery.session import (
     MAX_HEADER_BYTES,
     Session,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from hermes_celery.core.job import Job, JobState
+from hermes_celery.core.run import Run, RunState, run_id_of
 from hermes_celery.instant import to_ms
-from hermes_celery.job import Job, JobState
-from hermes_celery.run import Run, RunState, run_id_of
 from tests.proof.reaching import Receipt
 from tests.proof.soak_members import in_time
 from tests.proof.soak_verdict import delivery_counts, silently_stopped

@@ -12,8 +12,8 @@ import pytest
 
 from hermes_celery import from_django, from_redbeat
 from hermes_celery.client import Crontab
+from hermes_celery.core.policy import Overlap
 from hermes_celery.errors import ImportFault
-from hermes_celery.policy import Overlap
 from hermes_celery.store.redbeat import RedBeatRecord
 from hermes_celery.taking_over import Entry, id_of, take_over
 

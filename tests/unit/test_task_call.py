@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from kombu.entity import Exchange, Queue
 from kombu.utils.json import dumps, loads
 
+from hermes_celery.core.task_call import call_text, checked_task, live_call
+from hermes_celery.core.typed_values import exact, live, plain
+from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
-from hermes_celery.task_call import call_text, checked_task, live_call
-from hermes_celery.typed_values import exact, live, plain
-from hermes_celery.work import TaskCall
 
 VALUES = {
     "instant": datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=UTC),

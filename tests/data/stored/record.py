@@ -190,11 +190,12 @@ class Recorded:
         self.trouble()
 
     def add_jobs(self) -> None:
-        from hermes_celery.instant import from_ms
         from hermes_celery.job import JobRequest, Origin
-        from hermes_celery.managed import synchronise
         from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
         from hermes_celery.work import HttpCall, TaskCall
+
+        from hermes_celery.instant import from_ms
+        from hermes_celery.managed import synchronise
 
         self.add("disks", deliver="file://disks", failure_deliver="file://faults")
         self.add(
@@ -285,8 +286,9 @@ class Recorded:
 
     def perform(self) -> None:
         """Runs end in every way."""
-        from hermes_celery.live import Printed
         from hermes_celery.run import Usage
+
+        from hermes_celery.live import Printed
 
         self.end(self.latest("disks"), "succeeded", output=b"10 % free\n\xff\n", exit_code=0)
         self.deliver(self.latest("disks"))

@@ -8,7 +8,7 @@ from celery import Celery, Task
 from notes import note
 
 from hermes_celery import Cron
-from hermes_celery.policy import Policy
+from hermes_celery.core.policy import Policy
 
 app = Celery("escapes", broker=os.environ["BROKER"])
 app.conf.result_backend = os.environ["BROKER"]

@@ -12,7 +12,7 @@ import planted
 from celery import Celery, Task
 
 from hermes_celery import Cron
-from hermes_celery.policy import OnLost, Overlap, Policy
+from hermes_celery.core.policy import OnLost, Overlap, Policy
 from hermes_celery.session import get_session_env
 
 app = Celery("soaked", broker=os.environ["BROKER"])

@@ -7,7 +7,7 @@ from celery import Celery
 from notes import note
 
 from hermes_celery import Cron
-from hermes_celery.policy import Policy
+from hermes_celery.core.policy import Policy
 
 NEVER = "0 0 1 1 *"
 

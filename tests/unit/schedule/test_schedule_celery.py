@@ -17,9 +17,9 @@ from celery.schedules import BaseSchedule, crontab, schedule, solar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.errors import JobError
 from hermes_celery.schedule import parse
-from hermes_celery.schedule_text import text_of, zone_name
 
 #: Without types; a zone of its is what many projects give Celery.
 pytz = import_module("pytz")

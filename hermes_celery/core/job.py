@@ -16,18 +16,18 @@ from typing import Any
 import msgspec
 
 from hermes_celery.core.fields import FIELDS, HOLDERS, Field
+from hermes_celery.core.newer_words import UNREADABLE
 from hermes_celery.core.origin import Origin as Origin
 from hermes_celery.core.origin import SessionSource as SessionSource
-from hermes_celery.foreign import UNREADABLE
-from hermes_celery.instant import from_ms, iso
-from hermes_celery.policy import Policy
-from hermes_celery.schedule import Schedule, bind
-from hermes_celery.work import (
+from hermes_celery.core.policy import Policy
+from hermes_celery.core.work import (
     HttpCall,
     TaskCall,
     WorkKind,
     work_kind,
 )
+from hermes_celery.instant import from_ms, iso
+from hermes_celery.schedule import Schedule, bind
 
 _JOB_ID = re.compile(r"[0-9a-f]{12}")
 

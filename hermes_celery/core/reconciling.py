@@ -16,7 +16,7 @@ from enum import Enum, StrEnum
 
 import msgspec
 
-from hermes_celery.run import MOST_HOPS
+from hermes_celery.core.run import MOST_HOPS
 
 #: As `_checked.lua` reads it: what a script refuses must be mended.
 _WHOLE = re.compile(r"[0-9]{1,16}|-[0-9]{1,15}")

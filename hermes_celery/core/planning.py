@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import msgspec
 
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.policy import CatchUp
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.job import JobSpec
-from hermes_celery.policy import CatchUp
 from hermes_celery.schedule import Kind, Schedule
 
 _MIN_GRACE_MS = 120_000

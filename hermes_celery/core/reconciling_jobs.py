@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from hermes_celery.errors import ScheduleError
-from hermes_celery.job import JobSpec, JobState, is_job_id, name_key
-from hermes_celery.reconciling import (
+from hermes_celery.core.job import JobSpec, JobState, is_job_id, name_key
+from hermes_celery.core.reconciling import (
     Deadlines,
     Fact,
     Finding,
@@ -22,6 +21,7 @@ from hermes_celery.reconciling import (
     shown,
     whole,
 )
+from hermes_celery.errors import ScheduleError
 from hermes_celery.schedule import Kind
 
 #: So far ahead at most a job is put off that could not be dispatched.

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from hermes_celery.job import is_job_id
-from hermes_celery.reconciling import (
+from hermes_celery.core.job import is_job_id
+from hermes_celery.core.reconciling import (
     Deadlines,
     Fact,
     Finding,
@@ -21,7 +21,7 @@ from hermes_celery.reconciling import (
     shown,
     whole,
 )
-from hermes_celery.run import (
+from hermes_celery.core.run import (
     MOST_PATIENCE_MS,
     PATIENCE_SECONDS,
     Delivery,

@@ -15,10 +15,10 @@ from typing import Any, Final
 import msgspec
 
 from hermes_celery.core.field_checks import MAX_PRIORITY, number_within
+from hermes_celery.core.typed_values import exact, live, plain
+from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.schedule import duration_text
-from hermes_celery.typed_values import exact, live, plain
-from hermes_celery.work import TaskCall
 
 _PARTS: Final = ("args", "kwargs", "options")
 _MAX_TASK_NAME: Final = 1_000
