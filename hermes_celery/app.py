@@ -18,7 +18,6 @@ from hermes_celery.compose_store import address_of
 from hermes_celery.core.server_address import Address, parse_address
 from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.errors import SettingsError
-from hermes_celery.keys import Keys
 from hermes_celery.masking.server_urls import userinfo
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store.connecting import (
@@ -26,6 +25,7 @@ from hermes_celery.store.connecting import (
     SOCKET_TIMEOUT_SECONDS,
     sentinel_options,
 )
+from hermes_celery.store.keys import Keys
 
 
 def make_app(settings: Settings) -> Celery:

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.foreign_workers import ForeignWorkers
     from hermes_celery.members import Members
-    from hermes_celery.programs import ProgramSign
     from hermes_celery.shard import Shard
     from hermes_celery.store import BrokenJob, History, Jobs, Runs, Waker
+    from hermes_celery.store.program_signs import ProgramSign
 
 _log = logging.getLogger(__name__)
 

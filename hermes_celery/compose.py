@@ -37,7 +37,6 @@ from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.loss import LossWatch
 from hermes_celery.masking.server_urls import without_password
-from hermes_celery.programs import ProgramSign
 from hermes_celery.project_app import with_namespace
 from hermes_celery.runners.script import locate
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, broker_variables, read_settings
@@ -60,8 +59,9 @@ from hermes_celery.store import (
     connect,
 )
 from hermes_celery.store.load import base_of
+from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.program_signs import ProgramSign
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat
-from hermes_celery.witness import Witness
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -15,9 +15,9 @@ from hermes_celery.errors import (
     StoreUnsuitable,
 )
 from hermes_celery.events import event
-from hermes_celery.keys import Keys
 from hermes_celery.settings import Settings
 from hermes_celery.store import Database, Formats, connect, refuse_missing
+from hermes_celery.store.keys import Keys
 
 _log = logging.getLogger(__name__)
 

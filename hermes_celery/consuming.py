@@ -20,7 +20,7 @@ from celery.worker import state
 from hermes_celery.process.disk import disk_of
 from hermes_celery.store import WorkerSign
 from hermes_celery.store.load import base_of
-from hermes_celery.workers import Look
+from hermes_celery.store.worker_signs import Look
 
 
 class Proof:

@@ -28,10 +28,10 @@ import msgspec
 
 from hermes_celery.events import Seldom, event
 from hermes_celery.instant import to_ms
-from hermes_celery.queue_state import Crew, crew
 from hermes_celery.store import Fate, ForeignQueue, ForeignQueues
 from hermes_celery.store.load import base_of
-from hermes_celery.workers import node_of
+from hermes_celery.store.queue_health import Crew, crew
+from hermes_celery.store.worker_signs import node_of
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

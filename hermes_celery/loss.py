@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from hermes_celery.core.incidents import Kind, incident_id
 from hermes_celery.events import Seldom, event
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.witness import LOSS
+from hermes_celery.store.loss_note import LOSS
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.scanner import Teller
     from hermes_celery.store import Incidents
-    from hermes_celery.witness import Witness
+    from hermes_celery.store.loss_note import Witness
 
 _log = logging.getLogger(__name__)
 _EVERY_SECONDS = 10.0

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hermes_celery.core.job import JobSpec
     from hermes_celery.overload import Overload
     from hermes_celery.store import Deliveries, DueIndex, Incidents, Jobs, Signs
-    from hermes_celery.store.signs import WaitingRun
+    from hermes_celery.store.health import WaitingRun
 
 _log = logging.getLogger(__name__)
 

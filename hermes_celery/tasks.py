@@ -42,7 +42,6 @@ from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
 from hermes_celery.escaping import is_pool_process
 from hermes_celery.events import JsonFormatter, event
-from hermes_celery.keys import Keys
 from hermes_celery.masking.output import Redact, known_secrets, redactor, unredacted
 from hermes_celery.overstaying import Held
 from hermes_celery.process import descriptors
@@ -52,9 +51,10 @@ from hermes_celery.session import HEADER, Session, from_header, run_carried_by
 from hermes_celery.settings import check_home, process_environment
 from hermes_celery.startup import patience_seconds, until_it_answers
 from hermes_celery.store import Runs
+from hermes_celery.store.keys import Keys
+from hermes_celery.store.worker_signs import Presence
 from hermes_celery.telling import RunFailed, TellingTask, text_of
 from hermes_celery.waking import wake
-from hermes_celery.workers import Presence
 
 if TYPE_CHECKING:
     from hermes_celery.endings import Endings

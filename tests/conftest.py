@@ -14,8 +14,8 @@ import pytest
 
 from hermes_celery import embedded_server as embedded
 from hermes_celery.errors import StoreUnavailable
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database, connect
+from hermes_celery.store.keys import Keys
 from tests.support import HandClock, Store, eventually
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.core.run import RunState
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database, Jobs, Runs, connect
-from hermes_celery.workers import alive
+from hermes_celery.store.keys import Keys
+from hermes_celery.store.worker_signs import alive
 from tests.projects.bed import Server
 from tests.projects.test_moving_here import put_redbeat_keys
 from tests.support import eventually

@@ -10,8 +10,8 @@ from bench.idle import idle_steps
 from bench.peers.beats import WARM_UP, Stage, measure_beat
 from bench.peers.measure import Times
 from hermes_celery.core.run import run_id_of
-from hermes_celery.keys import Keys
 from hermes_celery.store import Runs
+from hermes_celery.store.keys import Keys
 
 _OVERDUE_MS = 1_000
 _A_DAY_MS = 86_400_000

@@ -55,8 +55,8 @@ from hermes_celery.store import (
     beat_command,
     refuse_missing,
 )
+from hermes_celery.store.loss_note import Witness
 from hermes_celery.store.reading import readable
-from hermes_celery.witness import Witness
 
 #: How many runs are looked at, those that wait longest, and how long a retry may be overdue.
 _LOOKED_AT, _RETRY_GRACE_MS = 500, 60_000

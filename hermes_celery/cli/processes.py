@@ -25,11 +25,11 @@ from hermes_celery.compose_store import (
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.server_urls import without_password
-from hermes_celery.queue_state import QueueLook
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import OUR_APP, Database, beat_command, worker_app
 from hermes_celery.store.database import MOST_SHARDS
-from hermes_celery.witness import Witness
+from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.queue_health import QueueLook
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from hermes_celery.cli.finding import Finding, fail, ok, warn
 from hermes_celery.cli.status import Status
-from hermes_celery.queue_state import SILENT_MS, QueueLook, QueueState
 from hermes_celery.store import OUR_APP, worker_command
-from hermes_celery.workers import node_of
+from hermes_celery.store.queue_health import SILENT_MS, QueueLook, QueueState
+from hermes_celery.store.worker_signs import node_of
 
 
 def worker_finding(state: Status) -> Finding:

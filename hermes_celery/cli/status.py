@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from hermes_celery.errors import RecordBroken
-from hermes_celery.queue_state import Crew, QueueLook, crew, look_at_queues
 from hermes_celery.store import (
     OUR_APP,
     Database,
@@ -21,8 +20,9 @@ from hermes_celery.store import (
     Jobs,
     worker_app,
 )
+from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.queue_health import Crew, QueueLook, crew, look_at_queues
 from hermes_celery.store.reading import readable
-from hermes_celery.witness import Witness
 
 _T = TypeVar("_T")
 

@@ -1,4 +1,4 @@
-"""Jobs, due index and runs in Redis: the only caller of the scripts in `hermes_celery.lua`.
+"""Jobs, due index and runs in Redis: the only caller of the scripts in `hermes_celery.store.lua`.
 
     connect    a client for an address: one server, or that which Sentinels name
     Database   the keys and the scripts of a namespace; turns Redis' exceptions into ours
@@ -25,25 +25,25 @@ from hermes_celery.store.connecting import connect
 from hermes_celery.store.database import CANNOT_SAVE, Database
 from hermes_celery.store.declarations import Declarations
 from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, What
-from hermes_celery.store.due import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
+from hermes_celery.store.due_index import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
 from hermes_celery.store.foreign_queues import ForeignQueue, ForeignQueues
 from hermes_celery.store.format import FORMAT, Formats, StoredFormat
+from hermes_celery.store.health import Signs
 from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
 from hermes_celery.store.letters import Letters
+from hermes_celery.store.limits import Places
 from hermes_celery.store.load import Load, WorkerSign
 from hermes_celery.store.migrating import Migrator
 from hermes_celery.store.moving import Moved, Mover, Neighbours, namespaces_beside
 from hermes_celery.store.permissions import refuse_missing
-from hermes_celery.store.places import Places
 from hermes_celery.store.record_pages import Page, Records
-from hermes_celery.store.records import check_run_id
 from hermes_celery.store.repairs import How, Repairs, Work
+from hermes_celery.store.run_queries import check_run_id
 from hermes_celery.store.runs import Asked, Claim, FollowUp, Performed, Runs
 from hermes_celery.store.shards import Shards
 from hermes_celery.store.shared_keys import SharedKeys
-from hermes_celery.store.signs import Signs
 from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
 from hermes_celery.store.waiting_runs import Fate, UndeliveredRun
 from hermes_celery.store.waker import Waker

@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 import redis
 
-from hermes_celery import lua
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable, StoreUnsuitable
-from hermes_celery.keys import Keys
 from hermes_celery.masking.server_urls import without_passwords_in
+from hermes_celery.store import lua
+from hermes_celery.store.keys import Keys
 
 #: No number of shards above is believed, or set.
 MOST_SHARDS = 64
@@ -64,7 +64,7 @@ class Database:
         self.noted_queues: set[str] = set()
 
     def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
-        """Run one script of `hermes_celery.lua` and return its answer.
+        """Run one script of `hermes_celery.store.lua` and return its answer.
 
         Raises RecordBroken when a key that it needs is not as it should be; nothing was written.
         """

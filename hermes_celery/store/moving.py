@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from hermes_celery.core.job import Job
 from hermes_celery.store.database import Database
-from hermes_celery.store.due import DueIndex
+from hermes_celery.store.due_index import DueIndex
 from hermes_celery.store.jobs import name_entry
 
 #: Runs of a page: each is eight keys, so a call takes the server about a millisecond.

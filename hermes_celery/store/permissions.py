@@ -24,8 +24,8 @@ import redis
 
 from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import StoreUnsuitable
-from hermes_celery.keys import Keys
 from hermes_celery.store.database import Database, wrapped
+from hermes_celery.store.keys import Keys
 
 #: In a probe: the scratch string, a key that does not exist, and the wake channel.
 _KEY, _NO_KEY, _CHANNEL = "<key>", "<no key>", "<channel>"

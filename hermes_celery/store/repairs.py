@@ -22,9 +22,9 @@ from hermes_celery.core.reconciling import Deadlines, Fact, Finding, Op, Role, T
 from hermes_celery.core.reconciling_jobs import JobFacts, judge_job, name_entry, wants_spec
 from hermes_celery.core.reconciling_runs import RunFacts, judge_run
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable, error_text
-from hermes_celery.keys import Keys
 from hermes_celery.store.database import Database, ScriptCall, shard_of
 from hermes_celery.store.jobs import spec_from_json
+from hermes_celery.store.keys import Keys
 
 #: Jobs and runs in one script call: about 1 ms of the server's time.
 _JOBS, _RUNS = 250, 200

@@ -16,8 +16,8 @@ import msgspec
 
 from hermes_celery.core.reconciling import Finding, Op, Role, Trouble, op, shown, whole
 from hermes_celery.errors import LeaseLost, StoreError
-from hermes_celery.keys import Keys
 from hermes_celery.store.database import Database
+from hermes_celery.store.keys import Keys
 from hermes_celery.store.repairs import How, fact_of, mend_call, text_of
 
 #: A lease is never longer: one without an end gets this one, and whoever holds it renews it.

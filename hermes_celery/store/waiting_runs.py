@@ -13,7 +13,7 @@ from hermes_celery.instant import to_ms
 from hermes_celery.store.database import Database, scored, whole
 from hermes_celery.store.pushing import push_call
 from hermes_celery.store.reading import Fields
-from hermes_celery.store.records import RunRecords, run_from_fields
+from hermes_celery.store.run_queries import RunRecords, run_from_fields
 
 #: In a run's field `unpushed`: its first message is still to be pushed, or that of its next
 #: attempt. It is '1' where a message of the task's own may be on its way.

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database, connect
+from hermes_celery.store.keys import Keys
 from tests import old
 from tests.projects.bed import Bed
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from hermes_celery.core.run import RunState
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database, connect
+from hermes_celery.store.keys import Keys
 from tests.projects.bed import Bed
 from tests.support import eventually
 

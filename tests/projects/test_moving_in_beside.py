@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from hermes_celery.core.run import due_ms_of
-from hermes_celery.keys import Keys
+from hermes_celery.store.keys import Keys
 from tests.projects.bed import Bed
 from tests.projects.before import end, hermes, incidents, listed, shop, started
 from tests.support import eventually

@@ -27,7 +27,6 @@ from hermes_celery.core.work import TaskCall
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import from_ms
-from hermes_celery.keys import Keys
 from hermes_celery.lease import Lease
 from hermes_celery.members import Members
 from hermes_celery.pulse import Pulse, RunningRun
@@ -47,6 +46,7 @@ from hermes_celery.store import (
     Shards,
     Waker,
 )
+from hermes_celery.store.keys import Keys
 from hermes_celery.sweep import Sweep
 from tests.proof.crashing import Calls, watch
 from tests.proof.history import note_start

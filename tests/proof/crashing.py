@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import redis
 
-from hermes_celery import lua
+from hermes_celery.store import lua
 from hermes_celery.store.database import Database
 
 #: A key that belongs to one job or run; group 1 is the job.

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
-from hermes_celery import lua
-from hermes_celery.keys import Keys
-from hermes_celery.store import Advance, Advanced, Answer, Database, DueIndex, connect
+from hermes_celery.store import Advance, Advanced, Answer, Database, DueIndex, connect, lua
 from hermes_celery.store.database import broken, is_broken, wrapped
+from hermes_celery.store.keys import Keys
 from tests.support import replaced
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import msgspec
 
 from hermes_celery.core.run import run_id_of
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database
+from hermes_celery.store.keys import Keys
 
 #: Keys of one job whose loss harms that job at most: "<prefix><family>:<job id>...".
 _OF_A_JOB = re.compile(r"(active|held|output|stderr|delivery|troubles):([0-9a-f]{12})\b")

@@ -16,14 +16,12 @@ from typing import Any
 
 import msgspec
 
-from hermes_celery import lua
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.letters import PATIENCE, letter
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.core.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.core.targets import Target
-from hermes_celery.keys import Keys
 from hermes_celery.rescue import rescue
 from hermes_celery.store import (
     Breakers,
@@ -39,9 +37,11 @@ from hermes_celery.store import (
     Places,
     Retention,
     What,
+    lua,
 )
 from hermes_celery.store.database import ScriptCall
 from hermes_celery.store.deliveries import Turn
+from hermes_celery.store.keys import Keys
 from hermes_celery.tick import tick
 from tests.support import HandClock, Store
 

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import redis
 
-from hermes_celery import lua
 from hermes_celery.core.job import JobRequest
-from hermes_celery.keys import Keys
 from hermes_celery.live import Printed
-from hermes_celery.lua import source
-from hermes_celery.store import connect
+from hermes_celery.store import connect, lua
+from hermes_celery.store.keys import Keys
+from hermes_celery.store.lua import source
 from tests.store.corruption import (
     Call,
     RecordingDatabase,

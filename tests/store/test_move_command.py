@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database, Formats, Neighbours, Repairs, namespaces_beside
+from hermes_celery.store.keys import Keys
 from tests.support import HandClock, Store, a_job
 
 

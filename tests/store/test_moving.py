@@ -11,8 +11,8 @@ from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import Job, JobState, UnreadableJob
 from hermes_celery.core.run import RunState, job_id_of
 from hermes_celery.errors import RecordBroken
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database, How, Incidents, Jobs, Moved, Mover, Records, Repairs
+from hermes_celery.store.keys import Keys
 from tests.recorded import recording
 from tests.support import HandClock, Store, a_job, replaced
 

@@ -8,9 +8,9 @@ import pytest
 
 from hermes_celery.core.job import Job
 from hermes_celery.core.work import TaskCall
-from hermes_celery.keys import Keys
 from hermes_celery.moving_in import MovingIn, SecondBeat
 from hermes_celery.store import Database, Formats, Neighbours, connect
+from hermes_celery.store.keys import Keys
 from tests.acl import documented_rules, user
 from tests.support import HandClock, Store, a_job, replaced
 

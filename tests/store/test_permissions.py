@@ -13,8 +13,8 @@ import redis
 
 from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import StoreUnsuitable
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database, connect, refuse_missing
+from hermes_celery.store.keys import Keys
 from hermes_celery.store.permissions import COMMANDS, PROBES, Missing, look_for_missing
 from tests.acl import documented_rules, user
 
@@ -160,7 +160,7 @@ def test_every_probe_gets_past_the_count_of_its_arguments(valkey: Database) -> N
 def test_the_table_names_every_command_in_our_sources(valkey: Database) -> None:
     known = {str(name).upper() for name in valkey.client.execute_command("COMMAND")}
     used = set()
-    for path in (PACKAGE / "lua").glob("*.lua"):
+    for path in (PACKAGE / "store" / "lua").glob("*.lua"):
         code = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
         used |= set(re.findall(r"['\"]([A-Z]{3,})['\"]", code))
     for path in (PACKAGE / "store").glob("*.py"):

@@ -14,9 +14,9 @@ from hermes_celery import embedded_server as embedded
 from hermes_celery.client import Crontab
 from hermes_celery.compose import open_cron
 from hermes_celery.core.run import RunState
-from hermes_celery.keys import Keys
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Letters, connect
+from hermes_celery.store.keys import Keys
 from tests.conftest import await_server
 from tests.letters import SELECTION, corpus, good
 from tests.support import eventually

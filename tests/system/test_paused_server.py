@@ -11,8 +11,8 @@ import pytest
 
 from hermes_celery import embedded_server as embedded
 from hermes_celery.core.run import Delivery
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database, Deliveries, Runs, connect
+from hermes_celery.store.keys import Keys
 from tests.conftest import await_server
 from tests.receivers import http_receiver
 from tests.support import eventually

@@ -13,8 +13,8 @@ from hermes_celery.cli.queues import queue_findings, worker_finding
 from hermes_celery.cli.status import read_status
 from hermes_celery.cli.target import Target, about, repeating
 from hermes_celery.core.declared import Declaration
-from hermes_celery.queue_state import Crew
 from hermes_celery.store import Database, Declarations, Formats, worker_app
+from hermes_celery.store.queue_health import Crew
 from hermes_celery.store.worker_app import beat_command, worker_command
 from tests.support import replaced
 from tests.unit.test_queue_state import look, state_of, worker

@@ -13,8 +13,8 @@ from hermes_celery.compose import open_cron
 from hermes_celery.core.job import JobRequest, Origin
 from hermes_celery.core.run import RunState
 from hermes_celery.core.work import TaskCall
-from hermes_celery.keys import Keys
 from hermes_celery.store import Database, ForeignQueue, ForeignQueues, connect
+from hermes_celery.store.keys import Keys
 from tests.support import eventually
 
 

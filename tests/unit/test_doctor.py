@@ -14,7 +14,7 @@ from hermes_celery.cli.doctor import _awaited, _jobs, _records
 from hermes_celery.cli.finding import Verdict
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, SweepNote, SweepNotes
-from hermes_celery.witness import Witness
+from hermes_celery.store.loss_note import Witness
 from tests.support import a_job
 
 

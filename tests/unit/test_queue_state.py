@@ -7,9 +7,9 @@ import pytest
 from hermes_celery.cli.finding import Verdict
 from hermes_celery.cli.queues import queue_findings, twin_findings, worker_finding
 from hermes_celery.cli.status import Status
-from hermes_celery.queue_state import Crew, QueueLook, QueueState, judge
 from hermes_celery.store import WorkerSign
 from hermes_celery.store.load import Waiting
+from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, judge
 
 NOW = 1_800_000_000_000
 JUST_NOW, LONG_AGO = NOW - 1000, NOW - 31_000

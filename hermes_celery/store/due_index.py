@@ -14,9 +14,9 @@ from hermes_celery.core.planning import DueJob, Step
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
 from hermes_celery.instant import to_ms
-from hermes_celery.keys import Keys
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database, broken, is_broken, scored, whole
+from hermes_celery.store.keys import Keys
 from hermes_celery.store.load import note_queues
 from hermes_celery.store.pushing import push_call
 from hermes_celery.store.reading import Fields, readable
