@@ -6,9 +6,9 @@ import time
 
 from bench.bed import Bed
 from hermes_celery.app import make_app
-from hermes_celery.beat import owner_name
 from hermes_celery.compose import make_beat
-from hermes_celery.lease import RENEW_SECONDS
+from hermes_celery.scheduling.beat import owner_name
+from hermes_celery.scheduling.lease import RENEW_SECONDS
 from hermes_celery.store import Waker
 
 #: The first is thrown away: it takes the lease and opens the connections.

@@ -29,8 +29,8 @@ from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.work import TaskCall
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.instant import from_ms
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import DueIndex, Jobs, Write
-from hermes_celery.tick import tick
 
 PLAIN, OWN_CODE = "bench.plain", "bench.own_code"
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"

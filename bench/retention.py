@@ -18,9 +18,9 @@ from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.instant import to_ms
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, connect
 from hermes_celery.store.keys import Keys
-from hermes_celery.tick import tick
 
 _JOBS = 100
 _START = datetime(2027, 1, 1, tzinfo=UTC)

@@ -39,15 +39,15 @@ from bench.idle import idle_steps
 from bench.server import BenchError, wait_until
 from bench.show import new_table, spread, stop_in_order
 from hermes_celery.app import broker_url, make_app
-from hermes_celery.beat import owner_name
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import new_job_id
 from hermes_celery.core.run import run_id_of
 from hermes_celery.dispatch import Dispatch
-from hermes_celery.lease import Lease
+from hermes_celery.scheduling.beat import owner_name
+from hermes_celery.scheduling.lease import Lease
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.settings import read_settings
 from hermes_celery.store import DueIndex
-from hermes_celery.tick import tick
 
 #: Enough for every pool process to have made its runner.
 _WARM_UP_JOBS = 40

@@ -26,7 +26,7 @@ from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.preparing import Messages
+    from hermes_celery.scheduling.planned_runs import Messages
 
 _log = logging.getLogger(__name__)
 

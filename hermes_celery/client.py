@@ -35,14 +35,14 @@ from hermes_celery.core.newer_words import is_known
 from hermes_celery.core.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
-from hermes_celery.late import built_of, ending_of
 from hermes_celery.schedule import Kind
+from hermes_celery.scheduling.late_messages import built_of, ending_of
 from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, check_run_id
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.core.declared import Refusal
-    from hermes_celery.preparing import Messages
+    from hermes_celery.scheduling.planned_runs import Messages
 
 #: Races that a pause, resume or removal repeats when lost: they do not depend on what changed.
 _RETRIES = 5

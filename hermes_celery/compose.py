@@ -35,10 +35,10 @@ from hermes_celery.errors import (
 )
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.loss import LossWatch
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.project_app import with_namespace
 from hermes_celery.runners.script import locate
+from hermes_celery.scheduling.lost_jobs import LossWatch
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, broker_variables, read_settings
 from hermes_celery.store import (
     BrokenJob,
@@ -66,13 +66,13 @@ from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat
 if TYPE_CHECKING:
     from celery import Celery
 
-    from hermes_celery.beat import Beat
     from hermes_celery.declaring import Declares
     from hermes_celery.dispatch import Dispatch, Entries
     from hermes_celery.endings import Endings
-    from hermes_celery.foreign_workers import ForeignWorkers
     from hermes_celery.runner import Runner
     from hermes_celery.safe_consumer import DeadLetters
+    from hermes_celery.scheduling.beat import Beat
+    from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 
 _log = logging.getLogger(__name__)
 
@@ -254,7 +254,6 @@ def beat_of(
     entries: Entries | None = None,
 ) -> Beat:
     """A beat for one namespace."""
-    from hermes_celery.beat import Beat
     from hermes_celery.building import BoundedMessages
     from hermes_celery.compose_delivery import (
         make_broken_records,
@@ -262,10 +261,11 @@ def beat_of(
         make_sweep,
         make_teller,
     )
-    from hermes_celery.lease import Lease
     from hermes_celery.left_behind import tell_soon
-    from hermes_celery.members import Members
-    from hermes_celery.shard import Shard
+    from hermes_celery.scheduling.beat import Beat
+    from hermes_celery.scheduling.lease import Lease
+    from hermes_celery.scheduling.living_beats import Members
+    from hermes_celery.scheduling.shard import Shard
     from hermes_celery.store import Shards
     from hermes_celery.telling import LossTeller
 
@@ -355,9 +355,9 @@ def split_due_index(database: Database, count: int) -> int:
 
     Raises StoreError.
     """
-    from hermes_celery.beat import owner_name
-    from hermes_celery.lease import Lease
-    from hermes_celery.resharding import reshard
+    from hermes_celery.scheduling.beat import owner_name
+    from hermes_celery.scheduling.lease import Lease
+    from hermes_celery.scheduling.resharding import reshard
     from hermes_celery.store import Shards
 
     clock, owner = ServerClock(database.now_ms), owner_name()
@@ -382,8 +382,8 @@ def _foreign_parts(
 def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:
     """What finds out, in a thread of its own, which queues have consumers without our hooks."""
     from hermes_celery.dispatch import RUN_TASK
-    from hermes_celery.foreign_workers import ForeignWorkers
     from hermes_celery.inspecting import Inspection
+    from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 
     database = open_database(settings)
     return ForeignWorkers(

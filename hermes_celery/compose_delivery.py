@@ -28,6 +28,7 @@ from hermes_celery.ping import Pinger, check_url
 from hermes_celery.queue_watch import unserved
 from hermes_celery.runners.dotenv_files import dotenv
 from hermes_celery.scanner import BeatWatch, Scanner, Teller
+from hermes_celery.scheduling.sweep import Examiner, Sweep
 from hermes_celery.settings import Settings, process_environment
 from hermes_celery.store import (
     Breakers,
@@ -44,7 +45,6 @@ from hermes_celery.store import (
     SweepNotes,
     check_run_id,
 )
-from hermes_celery.sweep import Examiner, Sweep
 
 if TYPE_CHECKING:
     from hermes_celery.announcing import DeliveryMessages

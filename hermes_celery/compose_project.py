@@ -10,16 +10,16 @@ from hermes_celery.compose_delivery import make_teller
 from hermes_celery.compose_store import open_database
 from hermes_celery.core.incidents import Kind
 from hermes_celery.declaring import Declares, Declaring, NothingDeclared, Sharing, Troubles
-from hermes_celery.moving_in import MovingIn, SecondBeat
 from hermes_celery.project_app import manager_of
+from hermes_celery.scheduling.moving_in import MovingIn, SecondBeat
 from hermes_celery.store import Declarations, Formats, Incidents, Jobs
 from hermes_celery.store.program_signs import ProgramSign
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from hermes_celery.beat import Beat
     from hermes_celery.clock import Clock
+    from hermes_celery.scheduling.beat import Beat
     from hermes_celery.settings import Settings
     from hermes_celery.store import Database
 

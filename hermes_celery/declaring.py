@@ -23,7 +23,6 @@ from hermes_celery.core.job import UnreadableJob
 from hermes_celery.errors import StoreError
 from hermes_celery.events import Seldom, event
 from hermes_celery.instant import from_ms
-from hermes_celery.managed import managed_id, synchronise
 from hermes_celery.project_app import (
     DECLARED,
     entries_of,
@@ -32,13 +31,14 @@ from hermes_celery.project_app import (
     place_of,
     project_of,
 )
+from hermes_celery.scheduling.declared_jobs import managed_id, synchronise
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.core.work import TaskCall
-    from hermes_celery.moving_in import MovingIn
     from hermes_celery.scanner import Teller
+    from hermes_celery.scheduling.moving_in import MovingIn
     from hermes_celery.store import Declarations, Incidents, Jobs
 
 _log = logging.getLogger(__name__)

@@ -162,12 +162,12 @@ def shards(count: int | None, as_json: bool) -> None:
 @_json
 def tick_command(as_json: bool) -> None:
     """Dispatch what is due now, once; a beat that leads does so by itself."""
-    from hermes_celery.beat import owner_name
     from hermes_celery.clock import ServerClock
     from hermes_celery.compose import why_sent_of
-    from hermes_celery.lease import Lease
+    from hermes_celery.scheduling.beat import owner_name
+    from hermes_celery.scheduling.lease import Lease
+    from hermes_celery.scheduling.tick import merged, tick
     from hermes_celery.store import DueIndex
-    from hermes_celery.tick import merged, tick
 
     settings = read_settings()
     open_cron(settings)

@@ -19,7 +19,6 @@ from typing import Any
 from celery import Celery, Task
 
 from hermes_celery.app import make_app
-from hermes_celery.beat import Beat
 from hermes_celery.clock import Clock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState, Usage
@@ -27,13 +26,15 @@ from hermes_celery.core.work import TaskCall
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import from_ms
-from hermes_celery.lease import Lease
-from hermes_celery.members import Members
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.runner import Runner
+from hermes_celery.scheduling.beat import Beat
+from hermes_celery.scheduling.lease import Lease
+from hermes_celery.scheduling.living_beats import Members
+from hermes_celery.scheduling.shard import Shard
+from hermes_celery.scheduling.sweep import Sweep
 from hermes_celery.session import HEADER, Session, from_header
 from hermes_celery.settings import read_settings
-from hermes_celery.shard import Shard
 from hermes_celery.store import (
     BrokenJob,
     Database,
@@ -47,7 +48,6 @@ from hermes_celery.store import (
     Waker,
 )
 from hermes_celery.store.keys import Keys
-from hermes_celery.sweep import Sweep
 from tests.proof.crashing import Calls, watch
 from tests.proof.history import note_start
 from tests.proof.planted import Plant, TwoSteps, open_planted

@@ -23,7 +23,6 @@ from pathlib import Path
 from celery import Celery
 
 from hermes_celery.app import make_app
-from hermes_celery.beat import owner_name
 from hermes_celery.clock import ServerClock
 from hermes_celery.compose import app_settings
 from hermes_celery.compose_delivery import make_deliverer, make_sweep
@@ -35,6 +34,7 @@ from hermes_celery.errors import StoreError
 from hermes_celery.process.parent_death import die_with_parent
 from hermes_celery.pulse import Pulse, RunningRun
 from hermes_celery.runner import Runner
+from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Places, Runs, Waker

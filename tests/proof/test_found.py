@@ -6,8 +6,8 @@ import pytest
 
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.policy import Overlap, Policy
+from hermes_celery.scheduling.tick import TickReport, tick
 from hermes_celery.store import BrokenJob, Database
-from hermes_celery.tick import TickReport, tick
 from tests.support import HandClock, Store, replaced
 
 

@@ -22,7 +22,8 @@ from hermes_celery.core.letters import PATIENCE, letter
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.core.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.core.targets import Target
-from hermes_celery.rescue import rescue
+from hermes_celery.scheduling.rescue import rescue
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import (
     Breakers,
     Claim,
@@ -42,7 +43,6 @@ from hermes_celery.store import (
 from hermes_celery.store.database import ScriptCall
 from hermes_celery.store.deliveries import Turn
 from hermes_celery.store.keys import Keys
-from hermes_celery.tick import tick
 from tests.support import HandClock, Store
 
 TOKEN = 1

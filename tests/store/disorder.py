@@ -8,6 +8,8 @@ from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.policy import OnLost, Overlap, Policy
 from hermes_celery.core.reconciling import Finding
 from hermes_celery.core.run import Delivery, Outcome, RunState, run_id_of
+from hermes_celery.scheduling.sweep import Examiner
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import (
     Database,
     FollowUp,
@@ -16,8 +18,6 @@ from hermes_celery.store import (
     Repairs,
     SharedKeys,
 )
-from hermes_celery.sweep import Examiner
-from hermes_celery.tick import tick
 from tests.support import HandClock, Store
 
 TOKEN = 7

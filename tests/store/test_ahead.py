@@ -7,14 +7,14 @@ from datetime import timedelta
 
 import pytest
 
-from hermes_celery import ahead
-from hermes_celery.ahead import Ahead
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.planning import DueJob
 from hermes_celery.core.policy import CatchUp, Overlap, Policy
 from hermes_celery.core.run import RunState
+from hermes_celery.scheduling import look_ahead as ahead
+from hermes_celery.scheduling.look_ahead import Ahead
+from hermes_celery.scheduling.tick import TickReport, tick
 from hermes_celery.store import BrokenJob, DueIndex
-from hermes_celery.tick import TickReport, tick
 from tests.support import NOON, Store, a_job
 
 TOKEN = 1

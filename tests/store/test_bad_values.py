@@ -12,9 +12,9 @@ from celery import Celery
 from click.testing import CliRunner, Result
 
 from hermes_celery.app import make_app
-from hermes_celery.beat import Beat
 from hermes_celery.cli import main
 from hermes_celery.compose import make_beat
+from hermes_celery.scheduling.beat import Beat
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Incidents, Jobs, Runs, Waker
 from tests.store.bad_values import BAD_VALUES, due_at_once, plant

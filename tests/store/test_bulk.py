@@ -8,7 +8,7 @@ import pytest
 
 from hermes_celery.core.job import Job, JobRequest, JobState
 from hermes_celery.errors import Conflict, JobError, ScheduleError, StoreError
-from hermes_celery.managed import SyncReport, synchronise
+from hermes_celery.scheduling.declared_jobs import SyncReport, synchronise
 from hermes_celery.store import WRITES, BrokenJob, Jobs, Write, Written
 from tests.support import NOON, Store, a_job, replaced
 

@@ -13,8 +13,8 @@ from hermes_celery.core.declared import Declaration
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.declaring import Declares
-from hermes_celery.managed import managed_id
 from hermes_celery.project import Cron
+from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Declarations, Formats, Incidents, Jobs
 from tests.support import replaced, server_clock

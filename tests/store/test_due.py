@@ -13,9 +13,9 @@ from hermes_celery.core.planning import DueJob, plan
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import Occurrence, Outcome, RunState
 from hermes_celery.errors import LeaseLost, RecordBroken
-from hermes_celery.rescue import rescue
+from hermes_celery.scheduling.rescue import rescue
+from hermes_celery.scheduling.tick import TickReport, tick
 from hermes_celery.store import Advance, Answer
-from hermes_celery.tick import TickReport, tick
 from tests.support import NOON, PlainMessages, Store, a_job, replaced
 
 TOKEN = 1

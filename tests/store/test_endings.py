@@ -13,9 +13,9 @@ from hermes_celery.core.run import Delivery, Outcome, Run, RunState
 from hermes_celery.endings import EXPIRED, PURGED, Endings, RunMessage
 from hermes_celery.errands import Errands
 from hermes_celery.errors import RecordBroken
-from hermes_celery.rescue import NEVER_CAME, RETRY_NEVER_CAME, RescueReport, rescue
+from hermes_celery.scheduling.rescue import NEVER_CAME, RETRY_NEVER_CAME, RescueReport, rescue
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Claim, Database, Repairs
-from hermes_celery.tick import tick
 from tests.receivers import http_receiver
 from tests.store.place import at
 from tests.support import HandClock, PlainMessages, Store

@@ -10,11 +10,11 @@ from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.work import TaskCall
-from hermes_celery.foreign_workers import ForeignWorkers
 from hermes_celery.queue_watch import QueueWatch
-from hermes_celery.rescue import RescueReport, rescue
+from hermes_celery.scheduling.foreign_workers import ForeignWorkers
+from hermes_celery.scheduling.rescue import RescueReport, rescue
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import DueIndex, ForeignQueues, Load, WorkerSign
-from hermes_celery.tick import tick
 from tests.support import Store, a_spec
 
 TOKEN = 7

@@ -15,12 +15,12 @@ from hermes_celery.errors import (
     LeaseLost,
     RecordBroken,
 )
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import FORMAT, Database, Deliveries, Formats, Incidents, Migrator
 from hermes_celery.store.format import StoredFormat
 from hermes_celery.store.migrating import MIGRATIONS, Migration
 from hermes_celery.store.program_signs import ProgramSign
 from hermes_celery.store.specs import NewerRecord
-from hermes_celery.tick import tick
 from tests.support import HandClock, Store
 
 TOKEN = 7

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
-from hermes_celery.lease import Lease
+from hermes_celery.scheduling.lease import Lease
 from hermes_celery.store import Database, DueIndex
 from hermes_celery.store.shared_keys import shared_types
 from tests.store.disorder import World

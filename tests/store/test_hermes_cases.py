@@ -12,8 +12,8 @@ from hermes_celery.core.planning import grace_ms
 from hermes_celery.core.policy import CatchUp, Policy
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.instant import to_ms
+from hermes_celery.scheduling.tick import TickReport, tick
 from hermes_celery.store import History, Retention
-from hermes_celery.tick import TickReport, tick
 from tests.support import NOON, Store, a_spec, cases, replaced
 
 TOKEN = 1
@@ -209,7 +209,7 @@ def test_a_tick_that_may_not_dispatch_advances_nothing(store: Store) -> None:
 
 
 def test_a_tick_without_the_lock_does_nothing(store: Store) -> None:
-    from hermes_celery.lease import Lease
+    from hermes_celery.scheduling.lease import Lease
 
     (case,) = cases("tick.lock")
     store.database.call("DEL", store.database.keys.term)

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.beat import Beat
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import RecordBroken, StoreError
-from hermes_celery.lease import LEASE_MS, Lease
-from hermes_celery.members import Members
 from hermes_celery.pulse import Pulse
-from hermes_celery.rescue import rescue
-from hermes_celery.resharding import reshard
-from hermes_celery.shard import Shard
+from hermes_celery.scheduling.beat import Beat
+from hermes_celery.scheduling.lease import LEASE_MS, Lease
+from hermes_celery.scheduling.living_beats import Members
+from hermes_celery.scheduling.rescue import rescue
+from hermes_celery.scheduling.resharding import reshard
+from hermes_celery.scheduling.shard import Shard
 from hermes_celery.store import Database, DueIndex, History, Retention, Shards, Waker
 from hermes_celery.store.database import shard_of
 from tests.store.test_bad_values import Impatient

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.ahead import Ahead
 from hermes_celery.core.built_message import STAND_IN, Built, Way
 from hermes_celery.core.job import JobRequest, JobSpec, JobState
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import Delivery, Outcome, RunState, message_id_of
-from hermes_celery.rescue import RescueReport, rescue
-from hermes_celery.tick import BATCH, MOST_BUILT, TickReport, tick
+from hermes_celery.scheduling.look_ahead import Ahead
+from hermes_celery.scheduling.rescue import RescueReport, rescue
+from hermes_celery.scheduling.tick import BATCH, MOST_BUILT, TickReport, tick
 from tests.support import NOON, PlainMessages, Store, a_job
 
 TOKEN = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hermes_celery.errors import LeaseLost
-from hermes_celery.lease import LEASE_MS, RENEW_SECONDS, Lease
+from hermes_celery.scheduling.lease import LEASE_MS, RENEW_SECONDS, Lease
 from hermes_celery.store import Database
 from tests.support import HandClock, Store
 

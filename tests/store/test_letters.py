@@ -12,7 +12,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.letters import KEPT, KEPT_BYTES, Letter, letter
 from hermes_celery.core.run import Delivery, RunState
 from hermes_celery.errors import RecordBroken
-from hermes_celery.rescue import rescue
+from hermes_celery.scheduling.rescue import rescue
 from hermes_celery.store import Claim, Database, Letters
 from tests.support import Store, a_spec
 

@@ -8,7 +8,7 @@ import pytest
 
 from hermes_celery.core.job import Job
 from hermes_celery.core.work import TaskCall
-from hermes_celery.moving_in import MovingIn, SecondBeat
+from hermes_celery.scheduling.moving_in import MovingIn, SecondBeat
 from hermes_celery.store import Database, Formats, Neighbours, connect
 from hermes_celery.store.keys import Keys
 from tests.acl import documented_rules, user

@@ -8,10 +8,10 @@ import pytest
 from hermes_celery.core.job import Job, JobRequest, UnreadableJob
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import JobError, RecordBroken
-from hermes_celery.managed import synchronise
+from hermes_celery.scheduling.declared_jobs import synchronise
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import BrokenJob
 from hermes_celery.store.jobs import NewerRecord
-from hermes_celery.tick import tick
 from tests.support import NOON, Store, a_job
 
 TOKEN = 7

@@ -10,8 +10,8 @@ from hermes_celery.core.job import Job, JobRequest, JobSpec, JobState
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.core.run import Outcome, Run, RunState, Trigger, message_id_of
 from hermes_celery.errors import JobError, RecordBroken
-from hermes_celery.rescue import RescueReport, rescue
-from hermes_celery.tick import TickReport, tick
+from hermes_celery.scheduling.rescue import RescueReport, rescue
+from hermes_celery.scheduling.tick import TickReport, tick
 from tests.support import NOON, PlainMessages, Store, a_spec, replaced
 
 TOKEN = 1

@@ -16,9 +16,9 @@ from hermes_celery.core.job import JobState
 from hermes_celery.core.run import Delivery, Outcome, RunState
 from hermes_celery.errors import JobError
 from hermes_celery.instant import from_ms
-from hermes_celery.rescue import rescue
+from hermes_celery.scheduling.rescue import rescue
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import FORMAT, Claim, Database, DueIndex, Formats, Incidents, Migrator
-from hermes_celery.tick import tick
 from tests.recorded import Recording, content, recording
 from tests.store.place import TOKEN, Place, PlainDeliveryMessages
 from tests.support import HandClock, Store

@@ -12,8 +12,8 @@ from hermes_celery.core.policy import CatchUp, Policy
 from hermes_celery.core.run import Delivery, Occurrence, Run, RunState, Trigger
 from hermes_celery.core.work import TaskCall
 from hermes_celery.instant import to_ms
+from hermes_celery.scheduling.tick import TickReport, tick
 from hermes_celery.store import Asked, DueIndex, Fate
-from hermes_celery.tick import TickReport, tick
 from tests import old
 from tests.support import NOON, Store
 

@@ -6,14 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from hermes_celery.beat import Beat
 from hermes_celery.core.job import Job
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import to_ms
-from hermes_celery.lease import LEASE_MS, RENEW_SECONDS, Lease
-from hermes_celery.members import Members
-from hermes_celery.resharding import reshard
-from hermes_celery.shard import Shard
+from hermes_celery.scheduling.beat import Beat
+from hermes_celery.scheduling.lease import LEASE_MS, RENEW_SECONDS, Lease
+from hermes_celery.scheduling.living_beats import Members
+from hermes_celery.scheduling.resharding import reshard
+from hermes_celery.scheduling.shard import Shard
 from hermes_celery.store import Database, DueIndex, History, Jobs, Retention, Shards, Waker, Write
 from hermes_celery.store.database import shard_of
 from tests.support import NOON, Store, a_job, replaced

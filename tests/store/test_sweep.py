@@ -11,8 +11,9 @@ import pytest
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.reconciling import Finding
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
-from hermes_celery.rescue import rescue
 from hermes_celery.scanner import Teller
+from hermes_celery.scheduling.rescue import rescue
+from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, Examiner, Sweep
 from hermes_celery.store import (
     Database,
     Deliveries,
@@ -26,7 +27,6 @@ from hermes_celery.store import (
     SweepNotes,
 )
 from hermes_celery.store.jobs import Write
-from hermes_celery.sweep import EVERY_MS, REFILL_AGAIN_MS, Examiner, Sweep
 from tests.store.disorder import TOKEN, World
 from tests.support import HandClock, a_job
 

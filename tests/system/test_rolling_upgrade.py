@@ -28,7 +28,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.policy import CatchUp, Overlap, Policy
 from hermes_celery.core.run import Delivery, Run, RunState
 from hermes_celery.core.work import HttpCall, TaskCall
-from hermes_celery.managed import managed_id
+from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.store import FORMAT, Database, Formats, Incidents
 from tests import old
 from tests.receivers import HttpReceiver, http_receiver

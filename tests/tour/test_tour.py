@@ -12,11 +12,11 @@ import pytest
 from hermes_celery.core.job import JobRequest, JobState, Origin
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import Conflict, LeaseLost, ScheduleError
-from hermes_celery.lease import Lease
 from hermes_celery.schedule import parse
+from hermes_celery.scheduling.lease import Lease
+from hermes_celery.scheduling.tick import tick
 from hermes_celery.session import bound, get_session_env, session_of
 from hermes_celery.store import Claim, Database
-from hermes_celery.tick import tick
 from tests.support import NOON, HandClock, Store
 
 

@@ -14,7 +14,7 @@ from hermes_celery.building import BoundedMessages
 from hermes_celery.core.built_message import Built, Way
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import JobError
-from hermes_celery.preparing import Messages
+from hermes_celery.scheduling.planned_runs import Messages
 from tests.support import a_spec, eventually, replaced
 
 _RUN = "aaaaaaaaaaaa-20260622T120000Z"

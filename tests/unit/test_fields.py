@@ -29,9 +29,9 @@ from hermes_celery.core.job import JobFields, JobRequest, JobSpec, JobState
 from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.errors import JobError
-from hermes_celery.managed import synchronise
 from hermes_celery.project import Cron
 from hermes_celery.project_app import DECLARED
+from hermes_celery.scheduling.declared_jobs import synchronise
 from hermes_celery.store import Database
 from tests.support import NOON, HandClock, Store, a_spec
 

@@ -53,11 +53,11 @@ class Recorded:
     def __init__(self, url: str, namespace: str, shards: int, home: Path) -> None:
         from hermes_celery.cron import Crontab
         from hermes_celery.keys import Keys
+        from hermes_celery.lease import Lease
 
         from hermes_celery.announcing import Announcer
         from hermes_celery.app import make_app
         from hermes_celery.dispatch import Dispatch
-        from hermes_celery.lease import Lease
         from hermes_celery.ping import Pinger
         from hermes_celery.settings import read_settings
         from hermes_celery.store import (
@@ -191,11 +191,11 @@ class Recorded:
 
     def add_jobs(self) -> None:
         from hermes_celery.job import JobRequest, Origin
+        from hermes_celery.managed import synchronise
         from hermes_celery.policy import CatchUp, OnLost, Overlap, Policy
         from hermes_celery.work import HttpCall, TaskCall
 
         from hermes_celery.instant import from_ms
-        from hermes_celery.managed import synchronise
 
         self.add("disks", deliver="file://disks", failure_deliver="file://faults")
         self.add(

@@ -31,13 +31,13 @@ from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnava
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.instant import to_ms
-from hermes_celery.late import built_of, ending_of, tell_ended
+from hermes_celery.scheduling.late_messages import built_of, ending_of, tell_ended
 from hermes_celery.store import Fate
 
 if TYPE_CHECKING:
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.foreign_workers import ForeignWorkers
-    from hermes_celery.preparing import Messages
+    from hermes_celery.scheduling.foreign_workers import ForeignWorkers
+    from hermes_celery.scheduling.planned_runs import Messages
     from hermes_celery.store import Jobs, Runs, UndeliveredRun
 
 _log = logging.getLogger(__name__)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from hermes_celery.ahead import Ahead
 from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.tick import TickReport, tick
+from hermes_celery.scheduling.look_ahead import Ahead
+from hermes_celery.scheduling.tick import TickReport, tick
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.lease import Lease
-    from hermes_celery.preparing import Messages
+    from hermes_celery.scheduling.lease import Lease
+    from hermes_celery.scheduling.planned_runs import Messages
     from hermes_celery.store import DueIndex
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_celery.lease import LEASE_MS, RENEW_SECONDS
+from hermes_celery.scheduling.lease import LEASE_MS, RENEW_SECONDS
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

@@ -26,12 +26,12 @@ import msgspec
 from hermes_celery.core.policy import Overlap
 from hermes_celery.errors import HermesCeleryError, RecordBroken
 from hermes_celery.events import event
-from hermes_celery.late import build_and_push
-from hermes_celery.preparing import Messages, Prepared, prepare
+from hermes_celery.scheduling.late_messages import build_and_push
+from hermes_celery.scheduling.planned_runs import Messages, Prepared, prepare
 from hermes_celery.store import Advance, Advanced, Answer, BrokenJob, DueIndex
 
 if TYPE_CHECKING:
-    from hermes_celery.ahead import Ahead
+    from hermes_celery.scheduling.look_ahead import Ahead
 
 _log = logging.getLogger(__name__)
 

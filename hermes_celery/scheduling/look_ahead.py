@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from hermes_celery.core.planning import DueJob
 from hermes_celery.core.policy import CatchUp
 from hermes_celery.events import event
-from hermes_celery.preparing import Messages, steps_of
+from hermes_celery.scheduling.planned_runs import Messages, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

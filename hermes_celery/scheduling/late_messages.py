@@ -20,7 +20,7 @@ from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.preparing import Messages
+    from hermes_celery.scheduling.planned_runs import Messages
     from hermes_celery.store import Advance, DueIndex
 
 _log = logging.getLogger(__name__)

@@ -27,19 +27,19 @@ from hermes_celery.events import Seldom, event
 from hermes_celery.guards.bounded import Overdue, within
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.lease import RENEW_SECONDS
-from hermes_celery.preparing import Messages
-from hermes_celery.rescue import RescueReport, rescue
+from hermes_celery.scheduling.lease import RENEW_SECONDS
+from hermes_celery.scheduling.planned_runs import Messages
+from hermes_celery.scheduling.rescue import RescueReport, rescue
+from hermes_celery.scheduling.tick import MOST, TickReport, merged
 from hermes_celery.store.history import Trimmed
-from hermes_celery.tick import MOST, TickReport, merged
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.clock import Clock
-    from hermes_celery.foreign_workers import ForeignWorkers
-    from hermes_celery.members import Members
-    from hermes_celery.shard import Shard
+    from hermes_celery.scheduling.foreign_workers import ForeignWorkers
+    from hermes_celery.scheduling.living_beats import Members
+    from hermes_celery.scheduling.shard import Shard
     from hermes_celery.store import BrokenJob, History, Jobs, Runs, Waker
     from hermes_celery.store.program_signs import ProgramSign
 

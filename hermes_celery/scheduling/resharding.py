@@ -17,7 +17,7 @@ from hermes_celery.errors import StoreError
 from hermes_celery.store.database import MOST_SHARDS
 
 if TYPE_CHECKING:
-    from hermes_celery.lease import Lease
+    from hermes_celery.scheduling.lease import Lease
     from hermes_celery.store import Shards
 
 

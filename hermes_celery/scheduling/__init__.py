@@ -1,0 +1,1 @@
+"""What is due becomes a message: lease, tick, planning ahead, rescue."""
