@@ -25,10 +25,10 @@ from hermes_celery.compose import open_cron
 from hermes_celery.compose_store import open_database
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.runner import Runner
-from hermes_celery.runners.reaper import Reaper
-from hermes_celery.runners.script import ScriptRunner
+from hermes_celery.running.heartbeat import Pulse, RunningRun
+from hermes_celery.running.orphan_reaper import Reaper
+from hermes_celery.running.runner import Runner
+from hermes_celery.running.script import ScriptRunner
 from hermes_celery.session import Session
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Places, Runs

@@ -16,8 +16,8 @@ from hermes_celery.compose_store import open_database
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.dispatch import RUN_TASK
-from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.runner import Runner
+from hermes_celery.running.heartbeat import Pulse, RunningRun
+from hermes_celery.running.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Runs

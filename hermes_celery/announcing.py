@@ -19,7 +19,7 @@ from hermes_celery.errors import JobError, RecordBroken, StoreError, StoreUnavai
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.ping import Ping, Pinger, Signal
-from hermes_celery.prompting import is_silent
+from hermes_celery.running.prompt import is_silent
 from hermes_celery.store import Claim, FollowUp
 
 if TYPE_CHECKING:

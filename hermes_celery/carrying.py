@@ -33,7 +33,6 @@ from hermes_celery.core.output import CAP_BYTES
 from hermes_celery.core.policy import retries_loss
 from hermes_celery.core.run import PATIENCE_SECONDS, Outcome, RunState
 from hermes_celery.errors import PutBack, SessionError, error_text
-from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.events import event
 from hermes_celery.handing_on import (
     UNFOLLOWED,
@@ -45,8 +44,9 @@ from hermes_celery.handing_on import (
 )
 from hermes_celery.interrupt import Interruption
 from hermes_celery.masking.output import Redact
-from hermes_celery.pulse import RunningRun
 from hermes_celery.returned import unusable
+from hermes_celery.running.escaping import is_green_timeout, state_after
+from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.session import (
     HEADER,
     Session,
@@ -58,7 +58,7 @@ from hermes_celery.session import (
 from hermes_celery.telling import RunFailed, tell_revoked
 
 if TYPE_CHECKING:
-    from hermes_celery.runner import Runner
+    from hermes_celery.running.runner import Runner
 
 #: When the leader sends a task's message again whose own retry did not come.
 _RETRY_PATIENCE_SECONDS = 60.0

@@ -37,7 +37,7 @@ from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.project_app import with_namespace
-from hermes_celery.runners.script import locate
+from hermes_celery.running.script import locate
 from hermes_celery.scheduling.lost_jobs import LossWatch
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, broker_variables, read_settings
 from hermes_celery.store import (
@@ -68,8 +68,8 @@ if TYPE_CHECKING:
 
     from hermes_celery.declaring import Declares
     from hermes_celery.dispatch import Dispatch, Entries
-    from hermes_celery.endings import Endings
-    from hermes_celery.runner import Runner
+    from hermes_celery.running.endings import Endings
+    from hermes_celery.running.runner import Runner
     from hermes_celery.safe_consumer import DeadLetters
     from hermes_celery.scheduling.beat import Beat
     from hermes_celery.scheduling.foreign_workers import ForeignWorkers
@@ -429,8 +429,8 @@ def make_dead_letters(settings: Settings, *, worker: str, endings: Endings) -> D
 def make_endings(settings: Settings) -> Endings:
     """What ends runs whose messages Celery deals with by itself, in this process."""
     from hermes_celery.compose_delivery import make_deliverer
-    from hermes_celery.endings import Endings
-    from hermes_celery.errands import Errands
+    from hermes_celery.running.endings import Endings
+    from hermes_celery.running.errands import Errands
 
     database = open_database(settings)
     return Endings(
@@ -510,9 +510,9 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
     from hermes_celery.announcing import Announcer
     from hermes_celery.compose_delivery import make_overstay, make_sweep
     from hermes_celery.ping import Pinger
-    from hermes_celery.pulse import Pulse
-    from hermes_celery.runner import Runner
-    from hermes_celery.runners import make_work
+    from hermes_celery.running.heartbeat import Pulse
+    from hermes_celery.running.kinds import make_work
+    from hermes_celery.running.runner import Runner
 
     database = open_database(settings)
     clock = ServerClock(database.now_ms)

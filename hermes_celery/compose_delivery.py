@@ -23,10 +23,10 @@ from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
 from hermes_celery.overload import Overload
-from hermes_celery.overstaying import Held, Overstay, SlotGuard
 from hermes_celery.ping import Pinger, check_url
 from hermes_celery.queue_watch import unserved
-from hermes_celery.runners.dotenv_files import dotenv
+from hermes_celery.running.dotenv_files import dotenv
+from hermes_celery.running.overstaying import Held, Overstay, SlotGuard
 from hermes_celery.scanner import BeatWatch, Scanner, Teller
 from hermes_celery.scheduling.sweep import Examiner, Sweep
 from hermes_celery.settings import Settings, process_environment

@@ -23,10 +23,10 @@ from kombu.utils.json import loads
 
 from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.ended_requests import delivery_of
-from hermes_celery.endings import PURGED, Endings
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.events import event
 from hermes_celery.handing_on import run_behind
+from hermes_celery.running.endings import PURGED, Endings
 from hermes_celery.session import HEADER, run_carried_by
 
 if TYPE_CHECKING:

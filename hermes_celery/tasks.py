@@ -40,13 +40,13 @@ from hermes_celery.consuming import looking, prove
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
-from hermes_celery.escaping import is_pool_process
 from hermes_celery.events import JsonFormatter, event
 from hermes_celery.masking.output import Redact, known_secrets, redactor, unredacted
-from hermes_celery.overstaying import Held
 from hermes_celery.process import descriptors
 from hermes_celery.process.last_resort import LastResort
 from hermes_celery.process.parent_death import die_with_parent
+from hermes_celery.running.escaping import is_pool_process
+from hermes_celery.running.overstaying import Held
 from hermes_celery.session import HEADER, Session, from_header, run_carried_by
 from hermes_celery.settings import check_home, process_environment
 from hermes_celery.startup import patience_seconds, until_it_answers
@@ -57,8 +57,8 @@ from hermes_celery.telling import RunFailed, TellingTask, text_of
 from hermes_celery.waking import wake
 
 if TYPE_CHECKING:
-    from hermes_celery.endings import Endings
-    from hermes_celery.runner import Runner
+    from hermes_celery.running.endings import Endings
+    from hermes_celery.running.runner import Runner
     from hermes_celery.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -335,8 +335,8 @@ def _scripts(settings: Settings) -> Finding:
 
 def _agent(settings: Settings) -> Finding:
     """The agent's program as a worker on this machine would find it."""
-    from hermes_celery.runners.agent import HERMES_COMMAND, INSTALL_HINT
-    from hermes_celery.runners.dotenv_files import dotenv
+    from hermes_celery.running.agent import HERMES_COMMAND, INSTALL_HINT
+    from hermes_celery.running.dotenv_files import dotenv
 
     program = shlex.split((settings.agent_command or HERMES_COMMAND).replace("[", " "))[0]
     environment = {**process_environment(), **dotenv(settings.home, profile="")}
@@ -347,9 +347,9 @@ def _agent(settings: Settings) -> Finding:
 
 
 def _version(program: str, environment: dict[str, str]) -> str:
-    from hermes_celery.pulse import RunningRun
-    from hermes_celery.runners.child import Limits, run_child
-    from hermes_celery.runners.reaper import Reaper
+    from hermes_celery.running.child_process import Limits, run_child
+    from hermes_celery.running.heartbeat import RunningRun
+    from hermes_celery.running.orphan_reaper import Reaper
 
     if Path(program).name != "hermes":
         return ""

@@ -26,8 +26,8 @@ from hermes_celery.core.work import TaskCall
 from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import from_ms
-from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.runner import Runner
+from hermes_celery.running.heartbeat import Pulse, RunningRun
+from hermes_celery.running.runner import Runner
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.living_beats import Members

@@ -17,8 +17,8 @@ from celery.worker import state as worker_state
 from hermes_celery.app import make_app
 from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.instant import from_ms
-from hermes_celery.pulse import Pulse
-from hermes_celery.runner import Runner
+from hermes_celery.running.heartbeat import Pulse
+from hermes_celery.running.runner import Runner
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, connect
 from hermes_celery.tasks import RunTask

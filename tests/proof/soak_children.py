@@ -32,8 +32,8 @@ from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.process.parent_death import die_with_parent
-from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.runner import Runner
+from hermes_celery.running.heartbeat import Pulse, RunningRun
+from hermes_celery.running.runner import Runner
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings

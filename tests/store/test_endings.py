@@ -10,9 +10,9 @@ from hermes_celery.cli.screen import summary
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.policy import OnLost, Policy
 from hermes_celery.core.run import Delivery, Outcome, Run, RunState
-from hermes_celery.endings import EXPIRED, PURGED, Endings, RunMessage
-from hermes_celery.errands import Errands
 from hermes_celery.errors import RecordBroken
+from hermes_celery.running.endings import EXPIRED, PURGED, Endings, RunMessage
+from hermes_celery.running.errands import Errands
 from hermes_celery.scheduling.rescue import NEVER_CAME, RETRY_NEVER_CAME, RescueReport, rescue
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Claim, Database, Repairs

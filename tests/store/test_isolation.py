@@ -10,7 +10,7 @@ import pytest
 
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import RecordBroken, StoreError
-from hermes_celery.pulse import Pulse
+from hermes_celery.running.heartbeat import Pulse
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.lease import LEASE_MS, Lease
 from hermes_celery.scheduling.living_beats import Members

@@ -13,9 +13,9 @@ import pytest
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.overstaying import PATIENCE_SECONDS, Held, Overstay, SlotGuard
-from hermes_celery.pulse import STUCK_SECONDS, Pulse, RunningRun
-from hermes_celery.runner import Runner
+from hermes_celery.running.heartbeat import STUCK_SECONDS, Pulse, RunningRun
+from hermes_celery.running.overstaying import PATIENCE_SECONDS, Held, Overstay, SlotGuard
+from hermes_celery.running.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.store import Claim, Runs, Signs
 from tests.store.place import Place, at

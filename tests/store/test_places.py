@@ -10,8 +10,8 @@ import pytest
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import RunNotFound
-from hermes_celery.live import LiveOutput, Printed
 from hermes_celery.masking.output import redactor
+from hermes_celery.running.live_output import LiveOutput, Printed
 from hermes_celery.store import Claim, Places
 from tests.support import Store, cases
 

@@ -10,8 +10,8 @@ import pytest
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.errors import RecordBroken
-from hermes_celery.pulse import Pulse, RunningRun
-from hermes_celery.runner import Runner
+from hermes_celery.running.heartbeat import Pulse, RunningRun
+from hermes_celery.running.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.store import Claim, FollowUp, Places
 from tests.support import HandClock, Store

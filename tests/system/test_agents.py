@@ -19,7 +19,7 @@ import pytest
 from hermes_celery.client import Crontab
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Delivery, Run, RunState
-from hermes_celery.prompting import EMPTY_ANSWER
+from hermes_celery.running.prompt import EMPTY_ANSWER
 from hermes_celery.store import Database
 from tests.support import eventually
 from tests.system.conftest import Processes, await_worker, script, script_job

@@ -12,9 +12,9 @@ from celery import Celery
 from hermes_celery import purging
 from hermes_celery.app import make_app
 from hermes_celery.dispatch import DELIVER_TASK
-from hermes_celery.endings import Endings
-from hermes_celery.errands import Errands
 from hermes_celery.errors import StoreUnavailable
+from hermes_celery.running.endings import Endings
+from hermes_celery.running.errands import Errands
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Runs
 from tests.support import HandClock

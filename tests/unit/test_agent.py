@@ -13,11 +13,11 @@ import pytest
 from hermes_celery.core.job import Origin
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import JobError
-from hermes_celery.prompting import EMPTY_ANSWER
-from hermes_celery.pulse import RunningRun
-from hermes_celery.runners.agent import HERMES_COMMAND, AgentRunner, command_line, skill
-from hermes_celery.runners.reaper import Reaper
-from hermes_celery.runners.script import ScriptRunner
+from hermes_celery.running.agent import HERMES_COMMAND, AgentRunner, command_line, skill
+from hermes_celery.running.heartbeat import RunningRun
+from hermes_celery.running.orphan_reaper import Reaper
+from hermes_celery.running.prompt import EMPTY_ANSWER
+from hermes_celery.running.script import ScriptRunner
 from hermes_celery.session import Session
 from tests.support import a_spec
 

@@ -22,7 +22,7 @@ import click
 import pytest
 import yaml
 
-from hermes_celery.runners.child import TERM_SECONDS
+from hermes_celery.running.child_process import TERM_SECONDS
 from hermes_celery.settings import read_settings
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from hermes_celery.errands import Errands
 from hermes_celery.errors import RecordBroken, StoreUnavailable
+from hermes_celery.running.errands import Errands
 from tests.support import eventually
 
 

@@ -13,8 +13,8 @@ from hermes_celery.core.output import CAP_BYTES
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.core.work import HttpCall
 from hermes_celery.errors import JobError
-from hermes_celery.pulse import RunningRun
-from hermes_celery.runners.http import HttpRunner
+from hermes_celery.running.heartbeat import RunningRun
+from hermes_celery.running.http import HttpRunner
 from hermes_celery.session import Session
 from tests.support import a_spec, eventually
 

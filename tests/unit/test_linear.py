@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery import prompting
 from hermes_celery.announcing import first_state
 from hermes_celery.core import incidents, prompt_scan, targets
 from hermes_celery.core.job import JobRequest
@@ -29,7 +28,6 @@ from hermes_celery.delivery.message import Message
 from hermes_celery.delivery.splitting import pieces, utf16_length
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.events import JsonFormatter, event
-from hermes_celery.live import LiveOutput
 from hermes_celery.masking.output import (
     header_secrets,
     is_credential,
@@ -40,8 +38,10 @@ from hermes_celery.masking.output import (
 )
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.masking.urls import masked, masked_path, secrets_of, without
-from hermes_celery.runners.child import Ended, Ending
-from hermes_celery.runners.script import failure, wakes_agent
+from hermes_celery.running import prompt as prompting
+from hermes_celery.running.child_process import Ended, Ending
+from hermes_celery.running.live_output import LiveOutput
+from hermes_celery.running.script import failure, wakes_agent
 from hermes_celery.schedule import parse
 from tests.support import NOON, a_spec
 

@@ -9,7 +9,7 @@ import pytest
 
 from hermes_celery.core.prompt_scan import check_prompt, checked_assembled
 from hermes_celery.errors import JobError
-from hermes_celery.prompting import (
+from hermes_celery.running.prompt import (
     HINT,
     MAX_CONTEXT,
     Collected,

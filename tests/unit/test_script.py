@@ -16,9 +16,9 @@ import pytest
 from hermes_celery.core.output import CAP_BYTES, Capture, as_text
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import ScriptError
-from hermes_celery.pulse import RunningRun
-from hermes_celery.runners.reaper import Reaper
-from hermes_celery.runners.script import ScriptRunner, locate, wakes_agent, without_credentials
+from hermes_celery.running.heartbeat import RunningRun
+from hermes_celery.running.orphan_reaper import Reaper
+from hermes_celery.running.script import ScriptRunner, locate, wakes_agent, without_credentials
 from hermes_celery.session import Session
 from tests.support import a_spec, cases, eventually
 
@@ -234,7 +234,7 @@ def test_a_killed_worker_process_takes_its_scripts_along(home: Path) -> None:
     write(home, "long.sh", "sleep 600 & echo $! > grandchild; wait")
     code = (
         "import sys; from pathlib import Path; from tests.unit.test_script import perform;"
-        "from hermes_celery.runners.reaper import Reaper;"
+        "from hermes_celery.running.orphan_reaper import Reaper;"
         "perform(Path(sys.argv[1]), 'long.sh', Reaper())"
     )
     worker = subprocess.Popen([sys.executable, "-c", code, str(home)])

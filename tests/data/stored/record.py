@@ -286,9 +286,8 @@ class Recorded:
 
     def perform(self) -> None:
         """Runs end in every way."""
-        from hermes_celery.run import Usage
-
         from hermes_celery.live import Printed
+        from hermes_celery.run import Usage
 
         self.end(self.latest("disks"), "succeeded", output=b"10 % free\n\xff\n", exit_code=0)
         self.deliver(self.latest("disks"))

@@ -3,7 +3,7 @@
 import os
 
 from hermes_celery import handing_on
-from hermes_celery.endings import Endings
+from hermes_celery.running.endings import Endings
 
 
 def _plant_nothing_expires():

@@ -21,9 +21,9 @@ from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import ScriptError
 from hermes_celery.masking.output import Redact, is_credential, known_secrets, redactor, unredacted
-from hermes_celery.pulse import RunningRun
-from hermes_celery.runners.child import Ended, Ending, Limits, Reaping, run_child
-from hermes_celery.runners.dotenv_files import dotenv
+from hermes_celery.running.child_process import Ended, Ending, Limits, Reaping, run_child
+from hermes_celery.running.dotenv_files import dotenv
+from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.session import Session, child_environment
 
 _SHELL_SUFFIXES = (".sh", ".bash")

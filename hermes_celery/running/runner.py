@@ -32,9 +32,9 @@ from hermes_celery.errors import (
     StoreUnavailable,
     error_text,
 )
-from hermes_celery.escaping import is_green_timeout, state_after
 from hermes_celery.events import Seldom, event
-from hermes_celery.pulse import STUCK_SECONDS, Pulse, RunningRun
+from hermes_celery.running.escaping import is_green_timeout, state_after
+from hermes_celery.running.heartbeat import STUCK_SECONDS, Pulse, RunningRun
 from hermes_celery.session import Session, bound
 from hermes_celery.store import Claim, FollowUp, Performed, Places, Runs
 

@@ -29,7 +29,7 @@ from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.errands import Errands
+    from hermes_celery.running.errands import Errands
     from hermes_celery.store import Runs
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hermes_celery.events import Seldom, event
-from hermes_celery.live import LiveOutput, Printed
+from hermes_celery.running.live_output import LiveOutput, Printed
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

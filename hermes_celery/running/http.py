@@ -32,7 +32,7 @@ from hermes_celery.masking.output import (
     redactor,
     unredacted,
 )
-from hermes_celery.pulse import RunningRun
+from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.session import Session
 
 if TYPE_CHECKING:

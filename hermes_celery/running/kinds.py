@@ -9,11 +9,11 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome
 from hermes_celery.core.work import WorkKind
 from hermes_celery.errors import JobError
-from hermes_celery.pulse import RunningRun
-from hermes_celery.runners.agent import AgentRunner, Outputs
-from hermes_celery.runners.http import HttpRunner
-from hermes_celery.runners.reaper import Reaper
-from hermes_celery.runners.script import ScriptRunner
+from hermes_celery.running.agent import AgentRunner, Outputs
+from hermes_celery.running.heartbeat import RunningRun
+from hermes_celery.running.http import HttpRunner
+from hermes_celery.running.orphan_reaper import Reaper
+from hermes_celery.running.script import ScriptRunner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, process_environment
 

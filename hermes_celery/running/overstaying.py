@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hermes_celery.core.incidents import Kind, incident_id
-from hermes_celery.escaping import is_pool_process
 from hermes_celery.events import Seldom, event
+from hermes_celery.running.escaping import is_pool_process
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

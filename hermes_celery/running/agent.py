@@ -27,7 +27,10 @@ from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import JobError, ScriptError
 from hermes_celery.masking.output import known_secrets, redactor, unredacted
-from hermes_celery.prompting import (
+from hermes_celery.running.child_process import Ended, Ending, Limits, Reaping, run_child
+from hermes_celery.running.dotenv_files import dotenv, profile_home
+from hermes_celery.running.heartbeat import RunningRun
+from hermes_celery.running.prompt import (
     EMPTY_ANSWER,
     Collected,
     Context,
@@ -35,10 +38,7 @@ from hermes_celery.prompting import (
     assembled,
     is_silent,
 )
-from hermes_celery.pulse import RunningRun
-from hermes_celery.runners.child import Ended, Ending, Limits, Reaping, run_child
-from hermes_celery.runners.dotenv_files import dotenv, profile_home
-from hermes_celery.runners.script import ScriptRunner, failure, masked, wakes_agent
+from hermes_celery.running.script import ScriptRunner, failure, masked, wakes_agent
 from hermes_celery.session import Session, child_environment
 
 #: Verified with hermes-agent 0.19.0. What is in brackets is left out where its value is empty.

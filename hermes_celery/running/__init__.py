@@ -1,0 +1,1 @@
+"""A message becomes an outcome: claim, session, work, finish."""
