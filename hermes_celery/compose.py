@@ -507,9 +507,9 @@ def make_history(
 
 def make_runner(settings: Settings, *, app: Celery) -> Runner:
     """What performs runs in this worker process."""
-    from hermes_celery.announcing import Announcer
     from hermes_celery.compose_delivery import make_overstay, make_sweep
-    from hermes_celery.ping import Pinger
+    from hermes_celery.delivering.dead_man_switch import Pinger
+    from hermes_celery.delivering.outbox import Announcer
     from hermes_celery.running.heartbeat import Pulse
     from hermes_celery.running.kinds import make_work
     from hermes_celery.running.runner import Runner

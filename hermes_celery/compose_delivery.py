@@ -7,27 +7,27 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from hermes_celery.announcing import push_due
-from hermes_celery.announcing import redeliver as begin_again
-from hermes_celery.broken import BrokenRecords
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.compose_store import open_database, reachable_database
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.targets import LOCAL, ORIGIN, parts_of
-from hermes_celery.delivering import Deliverer
-from hermes_celery.delivery.apprise_channel import AppriseChannel
-from hermes_celery.delivery.book import AddressBook
-from hermes_celery.delivery.channels import Channels
-from hermes_celery.delivery.rendering import check_template
+from hermes_celery.delivering.address_book import AddressBook
+from hermes_celery.delivering.broken_records import BrokenRecords
+from hermes_celery.delivering.channel_apprise import AppriseChannel
+from hermes_celery.delivering.channels import Channels
+from hermes_celery.delivering.dead_man_switch import Pinger, check_url
+from hermes_celery.delivering.deliverer import Deliverer
+from hermes_celery.delivering.outbox import push_due
+from hermes_celery.delivering.outbox import redeliver as begin_again
+from hermes_celery.delivering.overload import Overload
+from hermes_celery.delivering.queue_watch import unserved
+from hermes_celery.delivering.template import check_template
+from hermes_celery.delivering.watchdog import BeatWatch, Scanner, Teller
 from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
-from hermes_celery.overload import Overload
-from hermes_celery.ping import Pinger, check_url
-from hermes_celery.queue_watch import unserved
 from hermes_celery.running.dotenv_files import dotenv
 from hermes_celery.running.overstaying import Held, Overstay, SlotGuard
-from hermes_celery.scanner import BeatWatch, Scanner, Teller
 from hermes_celery.scheduling.sweep import Examiner, Sweep
 from hermes_celery.settings import Settings, process_environment
 from hermes_celery.store import (
@@ -47,7 +47,7 @@ from hermes_celery.store import (
 )
 
 if TYPE_CHECKING:
-    from hermes_celery.announcing import DeliveryMessages
+    from hermes_celery.delivering.outbox import DeliveryMessages
 
 
 _log = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.core.work import TaskCall
-    from hermes_celery.scanner import Teller
+    from hermes_celery.delivering.watchdog import Teller
     from hermes_celery.scheduling.moving_in import MovingIn
     from hermes_celery.store import Declarations, Incidents, Jobs
 

@@ -19,7 +19,7 @@ from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.telling import RunFailed, TellingTask
 
 if TYPE_CHECKING:
-    from hermes_celery.delivering import Deliverer
+    from hermes_celery.delivering.deliverer import Deliverer
 
 
 def register(app: Celery) -> None:

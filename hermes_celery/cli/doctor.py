@@ -19,6 +19,7 @@ from hermes_celery.compose import check_broker, left_by_others
 from hermes_celery.compose_store import open_database, redis_url, unreachable
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.letters import QUIET_MS
+from hermes_celery.delivering.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.errors import (
     FormatTooNew,
     RecordBroken,
@@ -29,7 +30,6 @@ from hermes_celery.errors import (
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.masking.urls import masked
-from hermes_celery.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
 from hermes_celery.process.disk import disk_of
 from hermes_celery.settings import (
     Settings,

@@ -30,7 +30,7 @@ from hermes_celery.running.escaping import is_pool_process
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.scanner import Teller
+    from hermes_celery.delivering.watchdog import Teller
     from hermes_celery.store import Claim, Incidents, Runs
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from hermes_celery.store.loss_note import LOSS
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.scanner import Teller
+    from hermes_celery.delivering.watchdog import Teller
     from hermes_celery.store import Incidents
     from hermes_celery.store.loss_note import Witness
 

@@ -32,7 +32,7 @@ from hermes_celery.store import How, Page, Records, Repairs, SharedKeys, SweepNo
 
 if TYPE_CHECKING:
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.scanner import Teller
+    from hermes_celery.delivering.watchdog import Teller
     from hermes_celery.store import Incidents, Jobs
 
 _log = logging.getLogger(__name__)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hermes_celery.announcing import Announcer, push_due
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.run import Delivery, Outcome, Run, RunState
-from hermes_celery.delivering import Deliverer
-from hermes_celery.delivery.book import AddressBook
-from hermes_celery.delivery.channels import Channels
-from hermes_celery.ping import Pinger
+from hermes_celery.delivering.address_book import AddressBook
+from hermes_celery.delivering.channels import Channels
+from hermes_celery.delivering.dead_man_switch import Pinger
+from hermes_celery.delivering.deliverer import Deliverer
+from hermes_celery.delivering.outbox import Announcer, push_due
 from hermes_celery.store import Breakers, Database, Deliveries, Incidents
 from tests.support import HandClock, Store
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.broken import BrokenRecords
 from hermes_celery.core.incidents import Incident, Kind
-from hermes_celery.scanner import Teller
+from hermes_celery.delivering.broken_records import BrokenRecords
+from hermes_celery.delivering.watchdog import Teller
 from hermes_celery.store import Database
 from tests.store.place import Place, at
 from tests.support import HandClock

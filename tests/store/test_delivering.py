@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from hermes_celery.announcing import redeliver
 from hermes_celery.core.run import Delivery, RunState
 from hermes_celery.core.targets import Target
-from hermes_celery.delivering import MAX_ATTEMPTS
-from hermes_celery.delivery.channels import Channels
+from hermes_celery.delivering.channels import Channels
+from hermes_celery.delivering.deliverer import MAX_ATTEMPTS
+from hermes_celery.delivering.outbox import redeliver
 from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError
 from hermes_celery.store import Database, Deliveries
 from hermes_celery.store.deliveries import GRACE_MS

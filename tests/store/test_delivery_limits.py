@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.announcing import Announcer
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Delivery, Outcome, Run, RunState
 from hermes_celery.core.targets import Target
-from hermes_celery.delivering import MAX_ATTEMPTS
-from hermes_celery.delivery.book import AddressBook
-from hermes_celery.delivery.channels import Channels
-from hermes_celery.delivery.media import Extracted
+from hermes_celery.delivering.address_book import AddressBook
+from hermes_celery.delivering.attachments import Extracted
+from hermes_celery.delivering.channels import Channels
+from hermes_celery.delivering.deliverer import MAX_ATTEMPTS
+from hermes_celery.delivering.outbox import Announcer
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.store import Breakers, Database, Deliveries
 from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS

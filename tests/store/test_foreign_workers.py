@@ -10,7 +10,7 @@ from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.work import TaskCall
-from hermes_celery.queue_watch import QueueWatch
+from hermes_celery.delivering.queue_watch import QueueWatch
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 from hermes_celery.scheduling.rescue import RescueReport, rescue
 from hermes_celery.scheduling.tick import tick

@@ -11,8 +11,8 @@ import pytest
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Trigger, run_id_of
-from hermes_celery.overload import Overload
-from hermes_celery.scanner import Teller
+from hermes_celery.delivering.overload import Overload
+from hermes_celery.delivering.watchdog import Teller
 from hermes_celery.store import Asked, Database, ForeignQueue, ForeignQueues, Load, WorkerSign
 from tests.store.place import Place, at
 from tests.support import HandClock

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.announcing import Announcer
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.letters import letter
 from hermes_celery.core.run import Occurrence, Outcome, RunState, Trigger
-from hermes_celery.queue_watch import unserved
-from hermes_celery.scanner import Scanner, Teller, watch_beat
+from hermes_celery.delivering.outbox import Announcer
+from hermes_celery.delivering.queue_watch import unserved
+from hermes_celery.delivering.watchdog import Scanner, Teller, watch_beat
 from hermes_celery.store import (
     Asked,
     Database,

@@ -10,8 +10,8 @@ import pytest
 
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.reconciling import Finding
+from hermes_celery.delivering.watchdog import Teller
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
-from hermes_celery.scanner import Teller
 from hermes_celery.scheduling.rescue import rescue
 from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, Examiner, Sweep
 from hermes_celery.store import (

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.core.targets import Target
-from hermes_celery.delivery.apprise_channel import AppriseChannel
-from hermes_celery.delivery.hermes_send import HermesSend
+from hermes_celery.delivering.channel_apprise import AppriseChannel
+from hermes_celery.delivering.channel_hermes import HermesSend
+from hermes_celery.delivering.dead_man_switch import Ping, Signal, send
 from hermes_celery.errors import DeliveryFault
 from hermes_celery.guards.answer_limits import ALL_BYTES, BODY_BYTES, limit_requests, limited
-from hermes_celery.ping import Ping, Signal, send
 from tests.receivers import flood, http_receiver, smtp_receiver
 from tests.support import eventually
 

@@ -18,9 +18,9 @@ from hermes_celery.core.targets import (
     resolve,
 )
 from hermes_celery.core.work import HttpCall
-from hermes_celery.delivery.addresses import apprise_url, read_names
-from hermes_celery.delivery.apprise_channel import AppriseChannel
-from hermes_celery.delivery.book import AddressBook
+from hermes_celery.delivering.address_book import AddressBook
+from hermes_celery.delivering.channel_apprise import AppriseChannel
+from hermes_celery.delivering.platform_urls import apprise_url, read_names
 from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError, SettingsError
 from hermes_celery.masking.urls import masked, secrets_of, without
 from tests.support import a_job, cases

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_celery.announcing import first_state
 from hermes_celery.core.incidents import (
     Incident,
     Kind,
@@ -23,12 +22,13 @@ from hermes_celery.core.incidents import (
 )
 from hermes_celery.core.job import Job
 from hermes_celery.core.run import Delivery, Outcome, Run, RunState
-from hermes_celery.delivering import wait_seconds
-from hermes_celery.delivery import rendering
-from hermes_celery.delivery.media import allowed_dirs, extract
-from hermes_celery.delivery.message import Message, message_of
-from hermes_celery.delivery.rendering import check_template, render, wrapped
-from hermes_celery.delivery.splitting import pieces, utf16_length
+from hermes_celery.delivering import template as rendering
+from hermes_celery.delivering.attachments import allowed_dirs, extract
+from hermes_celery.delivering.deliverer import wait_seconds
+from hermes_celery.delivering.message import Message, message_of
+from hermes_celery.delivering.outbox import first_state
+from hermes_celery.delivering.splitting import pieces, utf16_length
+from hermes_celery.delivering.template import check_template, render, wrapped
 from hermes_celery.errors import JobError
 from tests.support import NOON, a_job, a_spec, cases, replaced
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.delivery.file_channel import FileChannel
+from hermes_celery.delivering.channel_file import FileChannel
 from hermes_celery.errors import DeliveryFault
 
 

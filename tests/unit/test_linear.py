@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.announcing import first_state
 from hermes_celery.core import incidents, prompt_scan, targets
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.output import Capture, as_text
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.delivery import media
-from hermes_celery.delivery.message import Message
-from hermes_celery.delivery.splitting import pieces, utf16_length
+from hermes_celery.delivering import attachments as media
+from hermes_celery.delivering.message import Message
+from hermes_celery.delivering.outbox import first_state
+from hermes_celery.delivering.splitting import pieces, utf16_length
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.events import JsonFormatter, event
 from hermes_celery.masking.output import (

@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_celery.delivery import media
-from hermes_celery.delivery.splitting import pieces, utf16_length
+from hermes_celery.delivering import attachments as media
+from hermes_celery.delivering.splitting import pieces, utf16_length
 from hermes_celery.masking.output import MASK, redactor
 from hermes_celery.masking.urls import masked
 

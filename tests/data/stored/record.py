@@ -51,14 +51,14 @@ class Recorded:
     """One namespace of 0.1.0."""
 
     def __init__(self, url: str, namespace: str, shards: int, home: Path) -> None:
+        from hermes_celery.announcing import Announcer
         from hermes_celery.cron import Crontab
         from hermes_celery.keys import Keys
         from hermes_celery.lease import Lease
+        from hermes_celery.ping import Pinger
 
-        from hermes_celery.announcing import Announcer
         from hermes_celery.app import make_app
         from hermes_celery.dispatch import Dispatch
-        from hermes_celery.ping import Pinger
         from hermes_celery.settings import read_settings
         from hermes_celery.store import (
             Database,
@@ -150,9 +150,10 @@ class Recorded:
         self.places.leave(claim)
 
     def deliver(self, run_id: str) -> None:
-        from hermes_celery.delivering import Deliverer
         from hermes_celery.delivery.book import AddressBook
         from hermes_celery.delivery.channels import Channels
+
+        from hermes_celery.delivering import Deliverer
 
         book = AddressBook(
             environment={},

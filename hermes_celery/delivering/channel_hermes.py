@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hermes_celery.core.targets import Target
-from hermes_celery.delivery.splitting import pieces, utf16_length
+from hermes_celery.delivering.splitting import pieces, utf16_length
 from hermes_celery.errors import DeliveryFault
 
 #: Hermes' own limits per message (gateway/platforms); what is not here takes 4,096.

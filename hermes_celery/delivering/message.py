@@ -9,9 +9,9 @@ import msgspec
 
 from hermes_celery.core.job import Job
 from hermes_celery.core.run import Run
-from hermes_celery.delivery.channels import Channel
-from hermes_celery.delivery.media import Extracted
-from hermes_celery.delivery.rendering import render
+from hermes_celery.delivering.attachments import Extracted
+from hermes_celery.delivering.channels import Channel
+from hermes_celery.delivering.template import render
 
 #: More would be a flood; the whole output stays with the run.
 _MAX_PIECES = 20

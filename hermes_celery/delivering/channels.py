@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from hermes_celery.core.targets import PLATFORMS, Target
-from hermes_celery.delivery.addresses import apprise_url
-from hermes_celery.delivery.apprise_channel import AppriseChannel
-from hermes_celery.delivery.file_channel import FileChannel, is_file_url
-from hermes_celery.delivery.hermes_send import HermesSend
+from hermes_celery.delivering.channel_apprise import AppriseChannel
+from hermes_celery.delivering.channel_file import FileChannel, is_file_url
+from hermes_celery.delivering.channel_hermes import HermesSend
+from hermes_celery.delivering.platform_urls import apprise_url
 from hermes_celery.errors import DeliveryRefused
 
 

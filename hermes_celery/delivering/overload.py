@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hermes_celery.core.incidents import Incident, Kind, incident_id
+from hermes_celery.delivering.queue_watch import QueueWatch, Trouble
 from hermes_celery.process.disk import disk_of
-from hermes_celery.queue_watch import QueueWatch, Trouble
 from hermes_celery.store import Load, WorkerSign
 
 if TYPE_CHECKING:
-    from hermes_celery.scanner import Teller
+    from hermes_celery.delivering.watchdog import Teller
     from hermes_celery.store import Database, Incidents
     from hermes_celery.store.load import Recorded
 

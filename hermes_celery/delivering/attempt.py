@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hermes_celery.delivery.channels import Channel
-from hermes_celery.delivery.message import Message
+from hermes_celery.delivering.channels import Channel
+from hermes_celery.delivering.dead_man_switch import Ping
+from hermes_celery.delivering.dead_man_switch import send as send_ping
+from hermes_celery.delivering.message import Message
 from hermes_celery.errors import DeliveryFault
-from hermes_celery.ping import Ping
-from hermes_celery.ping import send as send_ping
 
 
 class Sender(Protocol):

@@ -32,9 +32,11 @@ from typing import TYPE_CHECKING
 from hermes_celery.core.incidents import FAILED
 from hermes_celery.core.run import Delivery, Run, RunState, is_run_id
 from hermes_celery.core.targets import Target
-from hermes_celery.delivery.book import AddressBook
-from hermes_celery.delivery.channels import Channels
-from hermes_celery.delivery_plan import Plan, Planner, Subject, note_trouble
+from hermes_celery.delivering.address_book import AddressBook
+from hermes_celery.delivering.attempt import MessageSender, NoWay, PingSender, Sender
+from hermes_celery.delivering.channels import Channels
+from hermes_celery.delivering.dead_man_switch import Ping, Signal
+from hermes_celery.delivering.plan import Plan, Planner, Subject, note_trouble
 from hermes_celery.errors import (
     DeliveryFault,
     DeliveryRefused,
@@ -46,8 +48,6 @@ from hermes_celery.errors import (
 )
 from hermes_celery.events import Seldom, event
 from hermes_celery.guards.bounded import Overdue, within
-from hermes_celery.ping import Ping, Signal
-from hermes_celery.sending import MessageSender, NoWay, PingSender, Sender
 from hermes_celery.store import Breakers, Deliveries, Incidents, Jobs, Part, Record, Runs, What
 from hermes_celery.store.deliveries import MAX_PLANNINGS, Turn
 

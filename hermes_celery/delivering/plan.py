@@ -25,8 +25,8 @@ from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Delivery, Run, RunState, is_run_id, job_id_of
 from hermes_celery.core.targets import Target
 from hermes_celery.core.work import WorkKind
-from hermes_celery.delivery.book import AddressBook
-from hermes_celery.delivery.message import Message, message_of
+from hermes_celery.delivering.address_book import AddressBook
+from hermes_celery.delivering.message import Message, message_of
 from hermes_celery.errors import RecordBroken
 from hermes_celery.events import event
 from hermes_celery.instant import to_ms

@@ -9,10 +9,10 @@ from pathlib import Path
 from hermes_celery.core import targets
 from hermes_celery.core.job import Origin
 from hermes_celery.core.targets import Target, UnknownTarget
-from hermes_celery.delivery.addresses import read_names
-from hermes_celery.delivery.apprise_channel import AppriseChannel
-from hermes_celery.delivery.file_channel import is_file_url, located
-from hermes_celery.delivery.media import Extracted, allowed_dirs, extract
+from hermes_celery.delivering.attachments import Extracted, allowed_dirs, extract
+from hermes_celery.delivering.channel_apprise import AppriseChannel
+from hermes_celery.delivering.channel_file import is_file_url, located
+from hermes_celery.delivering.platform_urls import read_names
 from hermes_celery.errors import DeliveryRefused, JobError, SettingsError
 from hermes_celery.events import event
 

@@ -18,7 +18,7 @@ from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.scanner import Teller
+    from hermes_celery.delivering.watchdog import Teller
     from hermes_celery.store import Incidents
 
 _log = logging.getLogger(__name__)

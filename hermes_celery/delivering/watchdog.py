@@ -25,18 +25,18 @@ import msgspec
 from hermes_celery.core.incidents import Incident, Kind, incident_id, is_worth_telling
 from hermes_celery.core.letters import QUIET_MS
 from hermes_celery.core.planning import grace_ms
-from hermes_celery.delivery_plan import failure_target
+from hermes_celery.delivering.dead_man_switch import Ping, Pinger, Signal
+from hermes_celery.delivering.plan import failure_target
 from hermes_celery.errors import JobNotFound, RecordBroken, StoreError
 from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.instant import from_ms
-from hermes_celery.ping import Ping, Pinger, Signal
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.overload import Overload
+    from hermes_celery.delivering.overload import Overload
     from hermes_celery.store import Deliveries, DueIndex, Incidents, Jobs, Signs
     from hermes_celery.store.health import WaitingRun
 

@@ -15,10 +15,10 @@ from hermes_celery.core.incidents import FAILED
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Delivery, Outcome, Run, RunState, is_run_id, job_id_of
+from hermes_celery.delivering.dead_man_switch import Ping, Pinger, Signal
 from hermes_celery.errors import JobError, RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.ping import Ping, Pinger, Signal
 from hermes_celery.running.prompt import is_silent
 from hermes_celery.store import Claim, FollowUp
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hermes_celery.delivery.splitting import pieces, utf16_length
+from hermes_celery.delivering.splitting import pieces, utf16_length
 from hermes_celery.errors import DeliveryFault, DeliveryRefused
 from hermes_celery.guards.answer_limits import limit_requests, limited
 from hermes_celery.masking.urls import masked, secrets_of, without

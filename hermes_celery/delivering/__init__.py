@@ -1,0 +1,1 @@
+"""An outcome reaches people, and so does a trouble."""
