@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bench.bed import Bed
-from hermes_celery.app import make_app
+from hermes_celery.celery_app.app import make_app
 from hermes_celery.compose import make_beat
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.scheduling.lease import RENEW_SECONDS

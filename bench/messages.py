@@ -22,12 +22,12 @@ from kombu.connection import Connection
 
 from bench.bed import Bed, fresh_bed
 from bench.server import BenchError, valkey
-from hermes_celery.app import broker_url
+from hermes_celery.celery_app.app import broker_url
+from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.core.job import Job, JobRequest, JobSpec, new_job_id
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.work import TaskCall
-from hermes_celery.dispatch import Dispatch
 from hermes_celery.instant import from_ms
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import DueIndex, Jobs, Write

@@ -13,7 +13,7 @@ from celery import Celery
 
 from bench.stub import make_stub_app
 from hermes_celery import Cron
-from hermes_celery.app import broker_url
+from hermes_celery.celery_app.app import broker_url
 from hermes_celery.settings import read_settings
 
 SECONDS = 0.05

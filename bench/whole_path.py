@@ -38,11 +38,11 @@ from bench.bed import (
 from bench.idle import idle_steps
 from bench.server import BenchError, wait_until
 from bench.show import new_table, spread, stop_in_order
-from hermes_celery.app import broker_url, make_app
+from hermes_celery.celery_app.app import broker_url, make_app
+from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import new_job_id
 from hermes_celery.core.run import run_id_of
-from hermes_celery.dispatch import Dispatch
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.tick import tick

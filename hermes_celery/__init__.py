@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     if name == "app":
-        value: Any = import_module("hermes_celery.app").app_from_environment()
+        value: Any = import_module("hermes_celery.celery_app.app").app_from_environment()
     elif name == "__version__":
         value = _version()
     elif name in _HOMES:

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hermes_celery.broker import following_broker, key_prefix, refuse_another_broker
+from hermes_celery.celery_app.broker import following_broker, key_prefix, refuse_another_broker
+from hermes_celery.celery_app.project_app import with_namespace
 from hermes_celery.client import Crontab
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.compose_store import (
@@ -36,7 +37,6 @@ from hermes_celery.errors import (
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.masking.server_urls import without_password
-from hermes_celery.project_app import with_namespace
 from hermes_celery.running.script import locate
 from hermes_celery.scheduling.lost_jobs import LossWatch
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, broker_variables, read_settings
@@ -66,11 +66,11 @@ from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat
 if TYPE_CHECKING:
     from celery import Celery
 
-    from hermes_celery.declaring import Declares
-    from hermes_celery.dispatch import Dispatch, Entries
+    from hermes_celery.celery_app.declaring import Declares
+    from hermes_celery.celery_app.messages import Dispatch, Entries
+    from hermes_celery.celery_app.safe_consumer import DeadLetters
     from hermes_celery.running.endings import Endings
     from hermes_celery.running.runner import Runner
-    from hermes_celery.safe_consumer import DeadLetters
     from hermes_celery.scheduling.beat import Beat
     from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 
@@ -125,7 +125,7 @@ def left_by_others(settings: Settings, *, app: Celery | None) -> list[str]:
 def check_broker(settings: Settings) -> None:
     """Refuse variables that would lead our own app to another server. Raises SettingsError."""
     if broker_variables():
-        from hermes_celery.app import make_app
+        from hermes_celery.celery_app.app import make_app
 
         app_settings(make_app(settings))
 
@@ -254,7 +254,8 @@ def beat_of(
     entries: Entries | None = None,
 ) -> Beat:
     """A beat for one namespace."""
-    from hermes_celery.building import BoundedMessages
+    from hermes_celery.celery_app.building import BoundedMessages
+    from hermes_celery.celery_app.flower_texts import LossTeller
     from hermes_celery.compose_delivery import (
         make_broken_records,
         make_delivery_rescue,
@@ -267,7 +268,6 @@ def beat_of(
     from hermes_celery.scheduling.living_beats import Members
     from hermes_celery.scheduling.shard import Shard
     from hermes_celery.store import Shards
-    from hermes_celery.telling import LossTeller
 
     on_broken = make_broken_records(settings, database, clock)
     loss = LossWatch(
@@ -381,8 +381,8 @@ def _foreign_parts(
 
 def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:
     """What finds out, in a thread of its own, which queues have consumers without our hooks."""
-    from hermes_celery.dispatch import RUN_TASK
-    from hermes_celery.inspecting import Inspection
+    from hermes_celery.celery_app.inspecting import Inspection
+    from hermes_celery.celery_app.messages import RUN_TASK
     from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 
     database = open_database(settings)
@@ -415,7 +415,7 @@ def namespaces_of(app: Celery) -> frozenset[str]:
 
 def make_dead_letters(settings: Settings, *, worker: str, endings: Endings) -> DeadLetters:
     """Where this worker puts messages that it cannot read."""
-    from hermes_celery.safe_consumer import DeadLetters
+    from hermes_celery.celery_app.safe_consumer import DeadLetters
 
     database = open_database(settings)
     return DeadLetters(
@@ -567,8 +567,8 @@ def make_messages(
     The only place that makes one, so that every message is built as the settings say. `entries` and
     `in_tasks` are those of `Dispatch`.
     """
-    from hermes_celery.app import make_app
-    from hermes_celery.dispatch import Dispatch
+    from hermes_celery.celery_app.app import make_app
+    from hermes_celery.celery_app.messages import Dispatch
 
     return Dispatch(
         app or make_app(settings),

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hermes_celery.celery_app.declaring import (
+    Declares,
+    Declaring,
+    NothingDeclared,
+    Sharing,
+    Troubles,
+)
+from hermes_celery.celery_app.project_app import manager_of
 from hermes_celery.clock import ServerClock
 from hermes_celery.compose import app_settings, beat_of, make_sign, shared_settings
 from hermes_celery.compose_delivery import make_teller
 from hermes_celery.compose_store import open_database
 from hermes_celery.core.incidents import Kind
-from hermes_celery.declaring import Declares, Declaring, NothingDeclared, Sharing, Troubles
-from hermes_celery.project_app import manager_of
 from hermes_celery.scheduling.moving_in import MovingIn, SecondBeat
 from hermes_celery.store import Declarations, Formats, Incidents, Jobs
 from hermes_celery.store.program_signs import ProgramSign

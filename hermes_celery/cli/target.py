@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes_celery import project_app
+from hermes_celery.celery_app import project_app
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, default_timezone
 from hermes_celery.settings import read_settings as settings_of_environment
@@ -26,8 +26,8 @@ from hermes_celery.settings import read_settings as settings_of_environment
 if TYPE_CHECKING:
     from celery import Celery
 
+    from hermes_celery.celery_app.messages import Dispatch
     from hermes_celery.client import Crontab
-    from hermes_celery.dispatch import Dispatch
 
 
 @dataclass(frozen=True)

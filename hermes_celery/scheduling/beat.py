@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
 
-from hermes_celery.entries import BeatEntries
+from hermes_celery.celery_app.beat_entries import BeatEntries
 from hermes_celery.errors import HermesCeleryError, LeaseLost, SettingsError, StoreError, error_text
 from hermes_celery.events import Seldom, event
 from hermes_celery.guards.bounded import Overdue, within

@@ -18,12 +18,12 @@ from typing import Any
 
 from celery import Celery, Task
 
-from hermes_celery.app import make_app
+from hermes_celery.celery_app.app import make_app
+from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.clock import Clock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.core.work import TaskCall
-from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import from_ms
 from hermes_celery.running.heartbeat import Pulse, RunningRun

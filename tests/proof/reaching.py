@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.clock import Clock
 from hermes_celery.core.run import Delivery, Run, RunState
 from hermes_celery.core.targets import Target
@@ -22,7 +23,6 @@ from hermes_celery.delivering.channels import Channel, Channels
 from hermes_celery.delivering.dead_man_switch import Pinger
 from hermes_celery.delivering.deliverer import Deliverer
 from hermes_celery.delivering.outbox import Announcer, push_due
-from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import DeliveryFault
 from hermes_celery.store import Breakers, Database, Deliveries, Incidents, Jobs, Runs
 

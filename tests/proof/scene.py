@@ -13,11 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.client import Crontab
 from hermes_celery.core.job import Job, JobRequest, JobState
 from hermes_celery.core.policy import CatchUp, OnLost
 from hermes_celery.core.run import Run, due_ms_of
-from hermes_celery.dispatch import Dispatch
 from hermes_celery.instant import from_ms
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.store import DueIndex, Jobs, Shards

@@ -22,14 +22,15 @@ from pathlib import Path
 
 from celery import Celery
 
-from hermes_celery.app import make_app
+from hermes_celery.celery_app.app import make_app
+from hermes_celery.celery_app.messages import RUN_TASK, Dispatch
+from hermes_celery.celery_app.worker_hooks import RunTask
 from hermes_celery.clock import ServerClock
 from hermes_celery.compose import app_settings
 from hermes_celery.compose_delivery import make_deliverer, make_sweep
 from hermes_celery.compose_store import open_database
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState, Usage
-from hermes_celery.dispatch import RUN_TASK, Dispatch
 from hermes_celery.errors import StoreError
 from hermes_celery.process.parent_death import die_with_parent
 from hermes_celery.running.heartbeat import Pulse, RunningRun
@@ -38,7 +39,6 @@ from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Places, Runs, Waker
-from hermes_celery.tasks import RunTask
 from tests.proof.acts import assembled_beat, unpacked
 from tests.proof.history import StartLog
 from tests.proof.reaching import make_announcer, push_deliveries

@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 
-from hermes_celery.app import make_app
+from hermes_celery.celery_app.app import make_app
 from hermes_celery.cli import main
 from hermes_celery.compose import make_beat
 from hermes_celery.scheduling.beat import Beat

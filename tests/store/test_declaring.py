@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
+from hermes_celery.celery_app.declaring import Declares
 from hermes_celery.compose_project import make_beat_sign, make_declaring
 from hermes_celery.core.declared import Declaration
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.policy import Overlap, Policy
-from hermes_celery.declaring import Declares
 from hermes_celery.project import Cron
 from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings

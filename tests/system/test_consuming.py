@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery import safe_consumer
-from hermes_celery.app import make_app
+from hermes_celery.celery_app import safe_consumer
+from hermes_celery.celery_app.app import make_app
 from hermes_celery.client import Crontab
 from hermes_celery.compose import app_settings, make_dead_letters, make_endings
 from hermes_celery.core.job import JobRequest
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.system
 #: Our app under another name, whose kombu asks the server for nothing, as some versions did.
 _DEAF = """
 from kombu.transport.redis import Channel
-from hermes_celery.app import app_from_environment
+from hermes_celery.celery_app.app import app_from_environment
 Channel._brpop_start = lambda self, timeout=None: None
 app = app_from_environment()
 """

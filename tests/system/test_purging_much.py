@@ -9,9 +9,9 @@ import multiprocessing
 import pytest
 from celery import Celery
 
-from hermes_celery import purging
-from hermes_celery.app import make_app
-from hermes_celery.dispatch import DELIVER_TASK
+from hermes_celery.celery_app import purging
+from hermes_celery.celery_app.app import make_app
+from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.running.endings import Endings
 from hermes_celery.running.errands import Errands

@@ -7,7 +7,7 @@ import ssl
 import pytest
 from kombu.connection import Connection
 
-from hermes_celery.app import broker_ssl, broker_url, make_app
+from hermes_celery.celery_app.app import broker_ssl, broker_url, make_app
 from hermes_celery.errors import SettingsError
 from hermes_celery.settings import read_settings
 

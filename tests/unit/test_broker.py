@@ -13,7 +13,7 @@ import redis
 from celery import Celery
 
 from hermes_celery import embedded_server as embedded
-from hermes_celery.app import make_app
+from hermes_celery.celery_app.app import make_app
 from hermes_celery.compose import app_settings
 from hermes_celery.core.server_address import parse_address
 from hermes_celery.errors import SettingsError

@@ -21,14 +21,14 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
 
+from hermes_celery.celery_app.message_channel import catching_connection
+from hermes_celery.celery_app.messages import Dispatch
+from hermes_celery.celery_app.worker_hooks import register
 from hermes_celery.core.built_message import Built, Way, is_stand_in
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.work import TaskCall
-from hermes_celery.dispatch import Dispatch
 from hermes_celery.errors import JobError
-from hermes_celery.publishing import catching_connection
 from hermes_celery.session import session_of, to_header
-from hermes_celery.tasks import register
 from tests.support import a_spec, replaced
 
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 
+from hermes_celery.celery_app.startup import patience_seconds, until_it_answers
 from hermes_celery.errors import StoreUnavailable, StoreUnsuitable
-from hermes_celery.startup import patience_seconds, until_it_answers
 
 
 @pytest.mark.parametrize(

@@ -52,13 +52,13 @@ class Recorded:
 
     def __init__(self, url: str, namespace: str, shards: int, home: Path) -> None:
         from hermes_celery.announcing import Announcer
+        from hermes_celery.app import make_app
         from hermes_celery.cron import Crontab
+        from hermes_celery.dispatch import Dispatch
         from hermes_celery.keys import Keys
         from hermes_celery.lease import Lease
         from hermes_celery.ping import Pinger
 
-        from hermes_celery.app import make_app
-        from hermes_celery.dispatch import Dispatch
         from hermes_celery.settings import read_settings
         from hermes_celery.store import (
             Database,

@@ -2,7 +2,7 @@
 
 import os
 
-from hermes_celery import handing_on
+from hermes_celery.celery_app import handing_on
 from hermes_celery.running.endings import Endings
 
 

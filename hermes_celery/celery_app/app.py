@@ -13,10 +13,10 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
+from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.compose import app_settings
 from hermes_celery.compose_store import address_of
 from hermes_celery.core.server_address import Address, parse_address
-from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.errors import SettingsError
 from hermes_celery.masking.server_urls import userinfo
 from hermes_celery.settings import Settings, read_settings
@@ -30,7 +30,7 @@ from hermes_celery.store.keys import Keys
 
 def make_app(settings: Settings) -> Celery:
     """A Celery app for these settings, with our tasks on it."""
-    from hermes_celery.tasks import register
+    from hermes_celery.celery_app.worker_hooks import register
 
     address = address_of(settings)
     keys = Keys(namespace=settings.namespace)

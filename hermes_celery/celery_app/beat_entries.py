@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from celery.beat import ScheduleEntry
 from celery.schedules import BaseSchedule, ParseException, crontab, maybe_schedule, schedule
 
+from hermes_celery.celery_app.user_code import is_library_code
 from hermes_celery.core.task_call import live_call
 from hermes_celery.schedule import Kind
-from hermes_celery.user_code import is_library_code
 
 if TYPE_CHECKING:
     from celery.beat import Scheduler
 
+    from hermes_celery.celery_app.message_channel import Send
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.publishing import Send
 
 _ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -21,11 +21,11 @@ from celery.utils.imports import instantiate
 from kombu.transport import redis as redis_transport
 from kombu.utils.json import loads
 
-from hermes_celery.dispatch import DELIVER_TASK
-from hermes_celery.ended_requests import delivery_of
+from hermes_celery.celery_app.ended_requests import delivery_of
+from hermes_celery.celery_app.handing_on import run_behind
+from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.events import event
-from hermes_celery.handing_on import run_behind
 from hermes_celery.running.endings import PURGED, Endings
 from hermes_celery.session import HEADER, run_carried_by
 

@@ -16,15 +16,15 @@ from celery import Celery, signals
 from celery.concurrency import get_implementation, prefork
 from celery.worker import state as worker_state
 
-from hermes_celery import (
-    carrying,
-    delivery_task,
-    ended_requests,
-    handing_on,
-    purging,
-    safe_consumer,
-)
-from hermes_celery.broker import names_of
+from hermes_celery.celery_app import deliver_task as delivery_task
+from hermes_celery.celery_app import ended_requests, handing_on, purging, safe_consumer
+from hermes_celery.celery_app import user_tasks as carrying
+from hermes_celery.celery_app.broker import names_of
+from hermes_celery.celery_app.consuming import looking, prove
+from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask, text_of
+from hermes_celery.celery_app.messages import RUN_TASK
+from hermes_celery.celery_app.startup import patience_seconds, until_it_answers
+from hermes_celery.celery_app.waking import wake
 from hermes_celery.compose import (
     app_settings,
     make_dead_letters,
@@ -36,9 +36,7 @@ from hermes_celery.compose import (
 )
 from hermes_celery.compose_delivery import check_alerts, make_beat_watch, make_slot_guard
 from hermes_celery.compose_store import open_database, reachable_database
-from hermes_celery.consuming import looking, prove
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.dispatch import RUN_TASK
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
 from hermes_celery.events import JsonFormatter, event
 from hermes_celery.masking.output import Redact, known_secrets, redactor, unredacted
@@ -49,12 +47,9 @@ from hermes_celery.running.escaping import is_pool_process
 from hermes_celery.running.overstaying import Held
 from hermes_celery.session import HEADER, Session, from_header, run_carried_by
 from hermes_celery.settings import check_home, process_environment
-from hermes_celery.startup import patience_seconds, until_it_answers
 from hermes_celery.store import Runs
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.worker_signs import Presence
-from hermes_celery.telling import RunFailed, TellingTask, text_of
-from hermes_celery.waking import wake
 
 if TYPE_CHECKING:
     from hermes_celery.running.endings import Endings

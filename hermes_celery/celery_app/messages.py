@@ -32,7 +32,15 @@ from celery import Task
 from celery.app.amqp import AMQP
 from kombu.utils.json import dumps
 
-from hermes_celery.broker import key_prefix, list_of
+from hermes_celery.celery_app.broker import key_prefix, list_of
+from hermes_celery.celery_app.message_channel import (
+    Published,
+    Send,
+    catching_connection,
+    listen,
+    publish,
+)
+from hermes_celery.celery_app.user_code import UserCode
 from hermes_celery.core.built_message import STAND_IN, Built, Way
 from hermes_celery.core.job import JobSpec, SessionSource
 from hermes_celery.core.run import is_scheduled, message_id_of
@@ -40,9 +48,7 @@ from hermes_celery.core.task_call import live_call
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.events import event
-from hermes_celery.publishing import Published, Send, catching_connection, listen, publish
 from hermes_celery.session import HEADER, Session, header_json, session_of, to_header
-from hermes_celery.user_code import UserCode
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -28,10 +28,10 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 from celery.worker.consumer.control import Control
 
+from hermes_celery.celery_app.handing_on import hop_of, leads_to
+from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.core.run import RunState, is_run_id
-from hermes_celery.dispatch import DELIVER_TASK
 from hermes_celery.errors import HermesCeleryError, error_text
-from hermes_celery.handing_on import hop_of, leads_to
 from hermes_celery.running.endings import REVOKED, Endings, RunMessage
 from hermes_celery.running.escaping import is_current_greenlet, terminating
 from hermes_celery.session import HEADER, run_carried_by

@@ -25,8 +25,8 @@ from celery._state import get_current_worker_task
 from celery.app.routes import MapRoute
 from kombu.messaging import Producer
 
+from hermes_celery.celery_app.message_channel import NOTE_UID
 from hermes_celery.core.work import TaskCall
-from hermes_celery.publishing import NOTE_UID
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -27,14 +27,9 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.utils.json import dumps
 
-from hermes_celery.broker import list_of
-from hermes_celery.core.job import JobSpec
-from hermes_celery.core.output import CAP_BYTES
-from hermes_celery.core.policy import retries_loss
-from hermes_celery.core.run import PATIENCE_SECONDS, Outcome, RunState
-from hermes_celery.errors import PutBack, SessionError, error_text
-from hermes_celery.events import event
-from hermes_celery.handing_on import (
+from hermes_celery.celery_app.broker import list_of
+from hermes_celery.celery_app.flower_texts import RunFailed, tell_revoked
+from hermes_celery.celery_app.handing_on import (
     UNFOLLOWED,
     Carrier,
     hop_of,
@@ -42,9 +37,15 @@ from hermes_celery.handing_on import (
     noting_retry,
     performing,
 )
-from hermes_celery.interrupt import Interruption
+from hermes_celery.celery_app.interrupt import Interruption
+from hermes_celery.celery_app.kept_results import unusable
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.output import CAP_BYTES
+from hermes_celery.core.policy import retries_loss
+from hermes_celery.core.run import PATIENCE_SECONDS, Outcome, RunState
+from hermes_celery.errors import PutBack, SessionError, error_text
+from hermes_celery.events import event
 from hermes_celery.masking.output import Redact
-from hermes_celery.returned import unusable
 from hermes_celery.running.escaping import is_green_timeout, state_after
 from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.session import (
@@ -55,7 +56,6 @@ from hermes_celery.session import (
     namespace_of,
     run_carried_by,
 )
-from hermes_celery.telling import RunFailed, tell_revoked
 
 if TYPE_CHECKING:
     from hermes_celery.running.runner import Runner

@@ -30,6 +30,7 @@ from typing import Any
 from celery import current_task, signals
 from celery.exceptions import Ignore, Reject, Retry
 
+from hermes_celery.celery_app.user_code import INHERIT_UID, SENT_UID
 from hermes_celery.core.run import MOST_HOPS
 from hermes_celery.session import (
     HEADER,
@@ -39,7 +40,6 @@ from hermes_celery.session import (
     run_carried_by,
     to_header,
 )
-from hermes_celery.user_code import INHERIT_UID, SENT_UID
 
 #: In our header: the run ended as `sent`, so whoever takes the message asks for no claim.
 UNFOLLOWED = "unfollowed"

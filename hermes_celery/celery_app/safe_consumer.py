@@ -38,6 +38,7 @@ from kombu.exceptions import ContentDisallowed
 from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 
+from hermes_celery.celery_app.handing_on import run_behind
 from hermes_celery.core.letters import (
     NOT_REGISTERED,
     fault_of,
@@ -47,7 +48,6 @@ from hermes_celery.core.letters import (
 )
 from hermes_celery.errors import StoreError, error_text
 from hermes_celery.events import Seldom, event
-from hermes_celery.handing_on import run_behind
 from hermes_celery.store.connecting import MasterConnection, MasterTlsConnection
 
 if TYPE_CHECKING:
