@@ -34,8 +34,8 @@ from hermes_celery.core.built_message import Built
 from hermes_celery.core.job import Job, JobRequest, UnreadableJob
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.hermes_home import import_jobs
 from hermes_celery.instant import to_ms
+from hermes_celery.interop.hermes.home import import_jobs
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, Write

@@ -101,7 +101,7 @@ def open_redbeat(
 
     Raises SettingsError.
     """
-    from hermes_celery import from_redbeat
+    from hermes_celery.interop import redbeat as from_redbeat
 
     if app is not None:
         prefix = prefix or from_redbeat.prefix_of(app)
@@ -117,7 +117,7 @@ def open_redbeat(
 
 def left_by_others(settings: Settings, *, app: Celery | None) -> list[str]:
     """What other beats have left where this app has them; a sentence each. Raises SettingsError."""
-    from hermes_celery.left_behind import left_behind
+    from hermes_celery.interop.left_behind import left_behind
 
     return left_behind(Jobs(open_database(settings)), open_redbeat(settings, app=app))
 
@@ -173,7 +173,7 @@ def default_zone(settings: Settings, app: Celery | None) -> str:
     """
     if app is None or not app.conf.timezone:
         return settings.timezone
-    from hermes_celery.beat_schedule import zone_of
+    from hermes_celery.interop.beat_schedule import zone_of
 
     return zone_of(app)
 
@@ -262,7 +262,7 @@ def beat_of(
         make_sweep,
         make_teller,
     )
-    from hermes_celery.left_behind import tell_soon
+    from hermes_celery.interop.left_behind import tell_soon
     from hermes_celery.scheduling.beat import Beat
     from hermes_celery.scheduling.lease import Lease
     from hermes_celery.scheduling.living_beats import Members

@@ -12,8 +12,8 @@ from hermes_celery.cli.target import default_zone, open_cron, project, read_sett
 from hermes_celery.settings import checked_timezone
 
 if TYPE_CHECKING:
-    from hermes_celery.hermes_home import ImportReport
-    from hermes_celery.taking_over import TakeOver
+    from hermes_celery.interop.hermes.home import ImportReport
+    from hermes_celery.interop.taking_over import TakeOver
 
 _REDBEAT = "redbeat"
 _DJANGO = "django-celery-beat"
@@ -82,7 +82,7 @@ def _zone(timezone: str | None) -> str:
 
 
 def _from_home(path: Path, *, timezone: str | None) -> ImportReport:
-    from hermes_celery.hermes_home import import_jobs as from_home
+    from hermes_celery.interop.hermes.home import import_jobs as from_home
 
     settings = read_settings()
     zone = checked_timezone(timezone) if timezone else settings.timezone
@@ -93,8 +93,8 @@ def _from_redbeat(
     prefix: str | None, url: str | None, *, timezone: str | None, dry_run: bool
 ) -> TakeOver:
     from hermes_celery.compose import open_redbeat
-    from hermes_celery.from_redbeat import SOURCE, entries_of
-    from hermes_celery.taking_over import take_over
+    from hermes_celery.interop.redbeat import SOURCE, entries_of
+    from hermes_celery.interop.taking_over import take_over
 
     settings = read_settings()
     entries = entries_of(open_redbeat(settings, app=project(), prefix=prefix, url=url).records())
@@ -104,8 +104,8 @@ def _from_redbeat(
 
 
 def _from_django(path: Path, *, timezone: str | None, dry_run: bool) -> TakeOver:
-    from hermes_celery.from_django import SOURCE, entries_of
-    from hermes_celery.taking_over import take_over
+    from hermes_celery.interop.django_celery_beat import SOURCE, entries_of
+    from hermes_celery.interop.taking_over import take_over
 
     entries = entries_of(path)
     return take_over(

@@ -13,10 +13,10 @@ from kombu.entity import Queue
 from tzlocal import get_localzone_name
 
 from hermes_celery import Cron
-from hermes_celery.beat_schedule import declared_of, requests_of, shown_name
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.task_call import live_call
+from hermes_celery.interop.beat_schedule import declared_of, requests_of, shown_name
 
 NOON = datetime(2026, 6, 22, 12, tzinfo=UTC)
 

@@ -13,8 +13,8 @@ import pytest
 from hermes_celery.core.job import Job, JobState
 from hermes_celery.core.planning import DueJob, plan
 from hermes_celery.errors import HermesCeleryError, ImportFault
-from hermes_celery.hermes_home import import_jobs, job_from_record, read_records
 from hermes_celery.instant import to_ms
+from hermes_celery.interop.hermes.home import import_jobs, job_from_record, read_records
 from hermes_celery.store import WRITES, Database
 from tests.support import DATA, NOON, HandClock, Store, cases
 

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from hermes_celery.beat_schedule import text_of
 from hermes_celery.core.task_call import checked_task
 from hermes_celery.core.work import TaskCall
+from hermes_celery.interop.beat_schedule import text_of
 from tests import old
 from tests.support import a_spec
 

@@ -10,12 +10,13 @@ from typing import cast
 
 import pytest
 
-from hermes_celery import from_django, from_redbeat
 from hermes_celery.client import Crontab
 from hermes_celery.core.policy import Overlap
 from hermes_celery.errors import ImportFault
+from hermes_celery.interop import django_celery_beat as from_django
+from hermes_celery.interop import redbeat as from_redbeat
+from hermes_celery.interop.taking_over import Entry, id_of, take_over
 from hermes_celery.store.redbeat import RedBeatRecord
-from hermes_celery.taking_over import Entry, id_of, take_over
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -17,15 +17,15 @@ from zoneinfo import ZoneInfo
 from celery import Celery
 from celery.schedules import crontab, schedule
 
-from hermes_celery.beat_schedule import text_of
-from hermes_celery.celery_ways import AS_CELERY
 from hermes_celery.core.fields import taken_options
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.task_call import late_text
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
+from hermes_celery.interop.beat_schedule import text_of
+from hermes_celery.interop.celery_ways import AS_CELERY
+from hermes_celery.interop.taking_over import Entry, entry_or_reason
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeatRecord
-from hermes_celery.taking_over import Entry, entry_or_reason
 
 SOURCE = "RedBeat"
 _STATIC = "declared in beat_schedule, which the beat takes over by itself"

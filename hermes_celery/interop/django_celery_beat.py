@@ -19,12 +19,12 @@ from typing import Any
 
 from celery.schedules import crontab
 
-from hermes_celery.beat_schedule import text_of
-from hermes_celery.celery_ways import AS_CELERY
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import ImportFault, JobError
-from hermes_celery.taking_over import Entry, entry_or_reason
+from hermes_celery.interop.beat_schedule import text_of
+from hermes_celery.interop.celery_ways import AS_CELERY
+from hermes_celery.interop.taking_over import Entry, entry_or_reason
 
 SOURCE = "django-celery-beat"
 _APP = "django_celery_beat"

@@ -17,13 +17,13 @@ from celery.beat import ScheduleEntry
 from celery.schedules import schedule
 
 from hermes_celery.celery_app.project_app import DECLARED, place_of
-from hermes_celery.celery_ways import policy_of, with_defaults
 from hermes_celery.core.field_checks import MAX_NAME
 from hermes_celery.core.fields import FIELDS, taken_options
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text
 from hermes_celery.errors import HermesCeleryError, JobError, error_text
+from hermes_celery.interop.celery_ways import policy_of, with_defaults
 
 __all__ = ["WHOLE", "declared_of", "declared_twice", "requests_of", "text_of", "zone_of"]
 

@@ -1,0 +1,1 @@
+"""Other people's schedules in and out."""

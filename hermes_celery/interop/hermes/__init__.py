@@ -1,0 +1,1 @@
+"""Hermes' own cron: its home and its jobs."""
