@@ -16,13 +16,13 @@ from pathlib import Path
 import msgspec
 
 from bench.server import BenchError, child, valkey, wait_until
-from hermes_celery.compose_store import open_database
 from hermes_celery.core.job import Job, JobRequest, new_job_id
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.run import RunState, due_ms_of
 from hermes_celery.instant import from_ms
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, Jobs, Runs, Write
+from hermes_celery.wiring.server import open_database
 
 SLOTS = 4
 #: How long runs may take to end.

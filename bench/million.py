@@ -28,8 +28,6 @@ from rich.table import Table
 
 from bench.server import BenchError, valkey
 from hermes_celery.client import Crontab
-from hermes_celery.compose import open_cron
-from hermes_celery.compose_store import open_database
 from hermes_celery.core.built_message import Built
 from hermes_celery.core.job import Job, JobRequest, UnreadableJob
 from hermes_celery.core.job_checks import define
@@ -39,6 +37,8 @@ from hermes_celery.interop.hermes.home import import_jobs
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, Write
+from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.server import open_database
 
 _SCRIPT = JobRequest(
     schedule="*/5 * * * *", script="disk.sh", no_agent=True, timezone="Europe/Berlin"

@@ -24,11 +24,11 @@ from bench.napping import ENVIRONMENT, SECONDS, TASK, make_project
 from bench.server import child
 from bench.show import new_table, stop_in_order
 from hermes_celery.client import Crontab
-from hermes_celery.compose import open_cron
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.core.work import TaskCall
 from hermes_celery.store import Database
+from hermes_celery.wiring.parts import open_cron
 
 _POOLS = ("prefork", "threads", "gevent", "solo")
 _APPS = ("own", "project")

@@ -21,8 +21,6 @@ from pathlib import Path
 
 from bench.server import valkey
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose import open_cron
-from hermes_celery.compose_store import open_database
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.running.heartbeat import Pulse, RunningRun
@@ -32,6 +30,8 @@ from hermes_celery.running.script import ScriptRunner
 from hermes_celery.session import Session
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Places, Runs
+from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.server import open_database
 
 
 def main() -> None:

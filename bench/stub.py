@@ -14,7 +14,6 @@ from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.celery_app.worker_hooks import RunTask
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose_store import open_database
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.running.heartbeat import Pulse, RunningRun
@@ -22,6 +21,7 @@ from hermes_celery.running.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Runs
+from hermes_celery.wiring.server import open_database
 
 
 class StubTask(RunTask):

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celery import Celery
 
-    from hermes_celery.compose import open_cron
     from hermes_celery.core.job import JobRequest
-    from hermes_celery.project import Cron
+    from hermes_celery.wiring.parts import open_cron
+    from hermes_celery.wiring.project import Cron
 
     app: Celery
     __version__: str
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Cron", "JobRequest", "__version__", "app", "open_cron"]
 
 _HOMES = {
-    "Cron": "hermes_celery.project",
+    "Cron": "hermes_celery.wiring.project",
     "JobRequest": "hermes_celery.core.job",
-    "open_cron": "hermes_celery.compose",
+    "open_cron": "hermes_celery.wiring.parts",
 }
 
 

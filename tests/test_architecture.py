@@ -134,6 +134,9 @@ MOVED = {
     "interop.redbeat": "from_redbeat",
     "interop.taking_over": "taking_over",
     "observe": "errors",
+    "observe.figures": "cli.status",
+    "observe.finding": "cli.finding",
+    "observe.queues": "cli.queues",
     "process": "errors",
     "process.descriptors": "descriptors",
     "process.disk": "disk",
@@ -184,6 +187,11 @@ MOVED = {
     "store.run_queries": "store.records",
     "store.worker_signs": "workers",
     "wiring": "errors",
+    "wiring.delivery": "compose_delivery",
+    "wiring.parts": "compose",
+    "wiring.project": "project",
+    "wiring.project_jobs": "compose_project",
+    "wiring.server": "compose_store",
 }
 
 #: Third-party package (or module) -> the only modules that may import it.

@@ -14,8 +14,6 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
 from hermes_celery.celery_app.messages import DELIVER_TASK
-from hermes_celery.compose import app_settings
-from hermes_celery.compose_store import address_of
 from hermes_celery.core.server_address import Address, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.masking.server_urls import userinfo
@@ -26,6 +24,8 @@ from hermes_celery.store.connecting import (
     sentinel_options,
 )
 from hermes_celery.store.keys import Keys
+from hermes_celery.wiring.parts import app_settings
+from hermes_celery.wiring.server import address_of
 
 
 def make_app(settings: Settings) -> Celery:

@@ -25,17 +25,6 @@ from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask, text_o
 from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.celery_app.startup import patience_seconds, until_it_answers
 from hermes_celery.celery_app.waking import wake
-from hermes_celery.compose import (
-    app_settings,
-    make_dead_letters,
-    make_endings,
-    make_runner,
-    make_sign,
-    namespaces_of,
-    shared_settings,
-)
-from hermes_celery.compose_delivery import check_alerts, make_beat_watch, make_slot_guard
-from hermes_celery.compose_store import open_database, reachable_database
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
 from hermes_celery.events import JsonFormatter, event
@@ -50,6 +39,17 @@ from hermes_celery.settings import check_home, process_environment
 from hermes_celery.store import Runs
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.worker_signs import Presence
+from hermes_celery.wiring.delivery import check_alerts, make_beat_watch, make_slot_guard
+from hermes_celery.wiring.parts import (
+    app_settings,
+    make_dead_letters,
+    make_endings,
+    make_runner,
+    make_sign,
+    namespaces_of,
+    shared_settings,
+)
+from hermes_celery.wiring.server import open_database, reachable_database
 
 if TYPE_CHECKING:
     from hermes_celery.running.endings import Endings

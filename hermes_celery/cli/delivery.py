@@ -6,12 +6,12 @@ import click
 
 from hermes_celery.cli.screen import print_json, print_table, shown
 from hermes_celery.cli.target import messages_for, read_settings, repeating
-from hermes_celery.compose_store import reachable_database, readable_database
 from hermes_celery.core.newer_words import UNREADABLE
 from hermes_celery.core.run import Run
 from hermes_celery.errors import RecordBroken
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Deliveries, Incidents, PartState
+from hermes_celery.wiring.server import reachable_database, readable_database
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _COLUMNS = ("ID", "COUNT", "FIRST", "LAST", "ACK", "WHAT")
@@ -25,7 +25,7 @@ def redeliver(run_id: str, everywhere: bool) -> None:
 
     The job does not run again.
     """
-    from hermes_celery.compose_delivery import redeliver as deliver_again
+    from hermes_celery.wiring.delivery import redeliver as deliver_again
 
     settings = read_settings()
     deliver_again(settings, run_id, everywhere=everywhere, messages=messages_for(settings))

@@ -10,13 +10,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from hermes_celery.cli.finding import Finding, Verdict, fail, ok, warn
-from hermes_celery.cli.queues import queue_findings, twin_findings, worker_finding
 from hermes_celery.cli.screen import print_json
-from hermes_celery.cli.status import Status, read_status
 from hermes_celery.cli.target import given_app, other_namespaces, project, read_settings, repeating
-from hermes_celery.compose import check_broker, left_by_others
-from hermes_celery.compose_store import open_database, redis_url, unreachable
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.letters import QUIET_MS
 from hermes_celery.delivering.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text
@@ -30,6 +25,9 @@ from hermes_celery.errors import (
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.masking.urls import masked
+from hermes_celery.observe.figures import Status, read_status
+from hermes_celery.observe.finding import Finding, Verdict, fail, ok, warn
+from hermes_celery.observe.queues import queue_findings, twin_findings, worker_finding
 from hermes_celery.process.disk import disk_of
 from hermes_celery.settings import (
     Settings,
@@ -57,6 +55,8 @@ from hermes_celery.store import (
 )
 from hermes_celery.store.loss_note import Witness
 from hermes_celery.store.reading import readable
+from hermes_celery.wiring.parts import check_broker, left_by_others
+from hermes_celery.wiring.server import open_database, redis_url, unreachable
 
 #: How many runs are looked at, those that wait longest, and how long a retry may be overdue.
 _LOOKED_AT, _RETRY_GRACE_MS = 500, 60_000
@@ -126,7 +126,7 @@ def _unheard(settings: Settings) -> Iterator[Finding]:
 
 def _alerts(settings: Settings) -> Finding:
     """Whether troubles of no single job reach anybody."""
-    from hermes_celery.compose_delivery import alerts_without_target, check_alerts
+    from hermes_celery.wiring.delivery import alerts_without_target, check_alerts
 
     try:
         check_alerts(settings)

@@ -15,12 +15,12 @@ import msgspec
 
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.target import read_settings, repeating
-from hermes_celery.compose_delivery import make_examiner
-from hermes_celery.compose_store import reachable_database, readable_database
 from hermes_celery.core.reconciling import Finding, Trouble
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.scheduling.sweep import Examiner
 from hermes_celery.store import Database, How, Page
+from hermes_celery.wiring.delivery import make_examiner
+from hermes_celery.wiring.server import reachable_database, readable_database
 
 #: What a mend brings to light is found by another pass; more than that goes round in circles.
 _PASSES = 3

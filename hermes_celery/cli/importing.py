@@ -92,9 +92,9 @@ def _from_home(path: Path, *, timezone: str | None) -> ImportReport:
 def _from_redbeat(
     prefix: str | None, url: str | None, *, timezone: str | None, dry_run: bool
 ) -> TakeOver:
-    from hermes_celery.compose import open_redbeat
     from hermes_celery.interop.redbeat import SOURCE, entries_of
     from hermes_celery.interop.taking_over import take_over
+    from hermes_celery.wiring.parts import open_redbeat
 
     settings = read_settings()
     entries = entries_of(open_redbeat(settings, app=project(), prefix=prefix, url=url).records())

@@ -6,10 +6,10 @@ import click
 
 from hermes_celery.cli.screen import print_json, print_table, shown
 from hermes_celery.cli.target import read_settings
-from hermes_celery.compose_store import reachable_database
 from hermes_celery.core.letters import KEPT
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Letters
+from hermes_celery.wiring.server import reachable_database
 
 _COLUMNS = ("WHEN", "QUEUE", "SIZE", "RUN", "WHY", "BEGINS")
 _SHOWN_BYTES = 60

@@ -10,11 +10,11 @@ import click
 
 from hermes_celery.cli.screen import print_json_list
 from hermes_celery.cli.target import known_namespaces, read_settings
-from hermes_celery.compose_store import open_database, reachable_database
 from hermes_celery.core.job import Job, UnreadableJob
 from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, checked_namespace
 from hermes_celery.store import FORMAT, Database, Formats, Jobs, Moved, Mover, Neighbours
+from hermes_celery.wiring.server import open_database, reachable_database
 
 _WORDS = {
     Moved.OK: "moved",

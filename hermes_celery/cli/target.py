@@ -57,7 +57,7 @@ class Target:
             settings = replace(settings, namespace=self.namespace, is_namespace_given=True)
         if self.project is None:
             return settings
-        from hermes_celery.compose import app_settings
+        from hermes_celery.wiring.parts import app_settings
 
         self.project.conf.hermes_settings = settings
         return app_settings(self.project)
@@ -93,7 +93,7 @@ def default_zone() -> str:
     app = project()
     if app is None:
         return default_timezone()
-    from hermes_celery.compose import default_zone as zone_of_project
+    from hermes_celery.wiring.parts import default_zone as zone_of_project
 
     return zone_of_project(read_settings(), app)
 
@@ -131,29 +131,29 @@ def repeating(text: str) -> str:
 
 def messages_for(settings: Settings) -> Dispatch:
     """What builds the messages of the app of `-A`, else of ours."""
-    from hermes_celery.compose import make_messages
+    from hermes_celery.wiring.parts import make_messages
 
     return make_messages(settings, app=project())
 
 
 def open_cron(settings: Settings | None = None) -> Crontab:
     """The verbs. Raises SettingsError or StoreError."""
-    from hermes_celery import compose
+    from hermes_celery.wiring import parts as compose
 
     return compose.open_cron(settings or read_settings(), app=project())
 
 
 def open_cron_to_read() -> Crontab:
     """The verbs for those that only read. Raises SettingsError or StoreError."""
-    from hermes_celery import compose
+    from hermes_celery.wiring import parts as compose
 
     return compose.open_cron_to_read(read_settings(), app=project())
 
 
 def other_namespaces() -> list[str]:
     """The namespaces with jobs on the same server, but for the one that this is about."""
-    from hermes_celery.compose_store import open_database
     from hermes_celery.store import Jobs, namespaces_beside
+    from hermes_celery.wiring.server import open_database
 
     settings = read_settings()
     shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
@@ -168,8 +168,8 @@ def other_namespaces() -> list[str]:
 
 def known_namespaces(settings: Settings) -> list[str]:
     """The namespaces of projects on that server, and the one that all shared."""
-    from hermes_celery.compose_store import open_database
     from hermes_celery.store import namespaces_beside
+    from hermes_celery.wiring.server import open_database
 
     shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
     try:

@@ -23,11 +23,7 @@ import click
 
 from hermes_celery import embedded_server as embedded
 from hermes_celery.cli.screen import summary, took
-from hermes_celery.cli.status import read_status
 from hermes_celery.client import Crontab
-from hermes_celery.compose import check_broker, open_cron, split_due_index
-from hermes_celery.compose_delivery import check_alerts
-from hermes_celery.compose_store import open_database, redis_url, unreachable
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Run
 from hermes_celery.errors import (
@@ -38,9 +34,13 @@ from hermes_celery.errors import (
 )
 from hermes_celery.events import Seldom
 from hermes_celery.masking.server_urls import without_password
+from hermes_celery.observe.figures import read_status
 from hermes_celery.process.supervisor import Part, Supervisor
 from hermes_celery.settings import Settings, check_home, process_environment, unusable_home
 from hermes_celery.store import CANNOT_SAVE, Database, Load, Shards
+from hermes_celery.wiring.delivery import check_alerts
+from hermes_celery.wiring.parts import check_broker, open_cron, split_due_index
+from hermes_celery.wiring.server import open_database, redis_url, unreachable
 
 _READY_SECONDS = 20.0
 _SERVER_SECONDS = 10.0

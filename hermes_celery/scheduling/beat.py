@@ -377,7 +377,7 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
     @property
     def info(self) -> str:
         """A line of the banner."""
-        from hermes_celery.compose import shown_url
+        from hermes_celery.wiring.parts import shown_url
 
         return f"    . schedules -> {shown_url(self.app)}"
 
@@ -390,8 +390,8 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         self._ticking = True
         try:
             if self._beat is None:
-                from hermes_celery.compose import make_beat
-                from hermes_celery.compose_project import make_beat_sign
+                from hermes_celery.wiring.parts import make_beat
+                from hermes_celery.wiring.project_jobs import make_beat_sign
 
                 owner = owner_name()
                 self._sign = make_beat_sign(self.app, owner=owner)
@@ -421,7 +421,7 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
 
 
 def _refuse_broker(app: Celery) -> None:
-    from hermes_celery.compose import app_settings
+    from hermes_celery.wiring.parts import app_settings
 
     try:
         app_settings(app)

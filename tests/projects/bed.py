@@ -17,12 +17,12 @@ from typing import Protocol
 
 from hermes_celery import embedded_server as embedded
 from hermes_celery.client import Crontab
-from hermes_celery.compose import open_cron
 from hermes_celery.core.run import Run
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, Runs, connect
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.worker_signs import alive
+from hermes_celery.wiring.parts import open_cron
 from tests.redis_servers import RedisServer
 from tests.support import eventually
 

@@ -25,10 +25,10 @@ from bench.server import wait_until
 from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.client import Crontab
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose_store import open_database
 from hermes_celery.core.run import Run, job_id_of
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Jobs, Shards
+from hermes_celery.wiring.server import open_database
 from tests.proof.checker import Verdict, check
 from tests.proof.history import History, all_records, starts_in
 from tests.proof.people import Figures, People

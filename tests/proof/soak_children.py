@@ -26,9 +26,6 @@ from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import RUN_TASK, Dispatch
 from hermes_celery.celery_app.worker_hooks import RunTask
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose import app_settings
-from hermes_celery.compose_delivery import make_deliverer, make_sweep
-from hermes_celery.compose_store import open_database
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import StoreError
@@ -39,6 +36,9 @@ from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Places, Runs, Waker
+from hermes_celery.wiring.delivery import make_deliverer, make_sweep
+from hermes_celery.wiring.parts import app_settings
+from hermes_celery.wiring.server import open_database
 from tests.proof.acts import assembled_beat, unpacked
 from tests.proof.history import StartLog
 from tests.proof.reaching import make_announcer, push_deliveries

@@ -9,14 +9,14 @@ import pytest
 from celery import Celery
 
 from hermes_celery.celery_app.declaring import Declares
-from hermes_celery.compose_project import make_beat_sign, make_declaring
 from hermes_celery.core.declared import Declaration
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.policy import Overlap, Policy
-from hermes_celery.project import Cron
 from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Declarations, Formats, Incidents, Jobs
+from hermes_celery.wiring.project import Cron
+from hermes_celery.wiring.project_jobs import make_beat_sign, make_declaring
 from tests.support import replaced, server_clock
 
 _Beat = Callable[[Celery, str], Declares]

@@ -14,13 +14,13 @@ import redis
 
 from hermes_celery import embedded_server as embedded
 from hermes_celery.client import Crontab
-from hermes_celery.compose import open_cron
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import StoreError
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, connect
+from hermes_celery.wiring.parts import open_cron
 from tests.conftest import await_server
 from tests.support import HandClock, Store, eventually
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job

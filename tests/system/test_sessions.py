@@ -13,10 +13,10 @@ from hermes_celery.client import Crontab
 from hermes_celery.core.job import JobRequest, Origin
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.work import TaskCall
-from hermes_celery.project import Cron
 from hermes_celery.session import Session, bound, to_header
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database
+from hermes_celery.wiring.project import Cron
 from tests.support import eventually
 from tests.system.conftest import Processes, await_worker, script, script_job
 

@@ -17,9 +17,9 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Delivery, RunState
 from hermes_celery.core.work import TaskCall
 from hermes_celery.process.last_resort import PATIENCE_SECONDS
-from hermes_celery.project import Cron
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database
+from hermes_celery.wiring.project import Cron
 from tests.support import eventually, replaced
 from tests.system.conftest import Processes, await_worker, script, script_job
 

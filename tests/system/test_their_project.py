@@ -15,10 +15,10 @@ from hermes_celery.core.run import Delivery, Run, RunState
 from hermes_celery.core.task_call import live_call
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
-from hermes_celery.project import Cron
 from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Letters
+from hermes_celery.wiring.project import Cron
 from tests.letters import SELECTION, corpus
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker

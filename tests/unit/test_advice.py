@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
-from hermes_celery.cli.queues import queue_findings, worker_finding
-from hermes_celery.cli.status import read_status
 from hermes_celery.cli.target import Target, about, repeating
 from hermes_celery.core.declared import Declaration
+from hermes_celery.observe.figures import read_status
+from hermes_celery.observe.queues import queue_findings, worker_finding
 from hermes_celery.store import Database, Declarations, Formats, worker_app
 from hermes_celery.store.queue_health import Crew
 from hermes_celery.store.worker_app import beat_command, worker_command

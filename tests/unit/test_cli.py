@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
-from hermes_celery.compose import open_cron
 from hermes_celery.core.job import JobRequest, Origin
 from hermes_celery.core.run import RunState
 from hermes_celery.core.work import TaskCall
 from hermes_celery.store import Database, ForeignQueue, ForeignQueues, connect
 from hermes_celery.store.keys import Keys
+from hermes_celery.wiring.parts import open_cron
 from tests.support import eventually
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from hermes_celery.cli import main
 from hermes_celery.cli.doctor import _awaited, _jobs, _records
-from hermes_celery.cli.finding import Verdict
+from hermes_celery.observe.finding import Verdict
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, SweepNote, SweepNotes
 from hermes_celery.store.loss_note import Witness

@@ -14,7 +14,7 @@ from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.core.policy import OnLost, Overlap, Policy
 from hermes_celery.core.work import HttpCall
 from hermes_celery.errors import JobError
-from hermes_celery.project import Cron
+from hermes_celery.wiring.project import Cron
 
 NOON = datetime(2026, 6, 22, 12, tzinfo=UTC)
 TEXTS = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hermes_celery.cli.finding import Verdict
-from hermes_celery.cli.queues import queue_findings, twin_findings, worker_finding
-from hermes_celery.cli.status import Status
+from hermes_celery.observe.figures import Status
+from hermes_celery.observe.finding import Verdict
+from hermes_celery.observe.queues import queue_findings, twin_findings, worker_finding
 from hermes_celery.store import WorkerSign
 from hermes_celery.store.load import Waiting
 from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, judge

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hermes_celery.cli.finding import Finding, fail, ok, warn
-from hermes_celery.cli.status import Status
+from hermes_celery.observe.figures import Status
+from hermes_celery.observe.finding import Finding, fail, ok, warn
 from hermes_celery.store import OUR_APP, worker_command
 from hermes_celery.store.queue_health import SILENT_MS, QueueLook, QueueState
 from hermes_celery.store.worker_signs import node_of

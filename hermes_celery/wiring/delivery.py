@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hermes_celery.clock import Clock, ServerClock
-from hermes_celery.compose_store import open_database, reachable_database
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.targets import LOCAL, ORIGIN, parts_of
 from hermes_celery.delivering.address_book import AddressBook
@@ -45,6 +44,7 @@ from hermes_celery.store import (
     SweepNotes,
     check_run_id,
 )
+from hermes_celery.wiring.server import open_database, reachable_database
 
 if TYPE_CHECKING:
     from hermes_celery.delivering.outbox import DeliveryMessages

@@ -18,13 +18,6 @@ from hermes_celery.celery_app.broker import following_broker, key_prefix, refuse
 from hermes_celery.celery_app.project_app import with_namespace
 from hermes_celery.client import Crontab
 from hermes_celery.clock import Clock, ServerClock
-from hermes_celery.compose_store import (
-    address_of,
-    open_database,
-    reachable_database,
-    readable_database,
-    redis_url,
-)
 from hermes_celery.core.job import JobSpec, SessionSource
 from hermes_celery.core.server_address import parse_address
 from hermes_celery.errors import (
@@ -62,6 +55,13 @@ from hermes_celery.store.load import base_of
 from hermes_celery.store.loss_note import Witness
 from hermes_celery.store.program_signs import ProgramSign
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat
+from hermes_celery.wiring.server import (
+    address_of,
+    open_database,
+    reachable_database,
+    readable_database,
+    redis_url,
+)
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -207,7 +207,7 @@ def check_files(spec: JobSpec, *, scripts_dir: Path) -> None:
 
 
 def _check_delivery(settings: Settings, spec: JobSpec) -> None:
-    from hermes_celery.compose_delivery import check_delivery
+    from hermes_celery.wiring.delivery import check_delivery
 
     check_delivery(settings, spec)
 
@@ -224,7 +224,7 @@ def make_beat(
 
     `entries` tells whoever watches Celery's beat of each scheduled occurrence.
     """
-    from hermes_celery.compose_project import make_declaring
+    from hermes_celery.wiring.project_jobs import make_declaring
 
     settings = app_settings(app)
     database = open_database(settings)
@@ -256,18 +256,18 @@ def beat_of(
     """A beat for one namespace."""
     from hermes_celery.celery_app.building import BoundedMessages
     from hermes_celery.celery_app.flower_texts import LossTeller
-    from hermes_celery.compose_delivery import (
-        make_broken_records,
-        make_delivery_rescue,
-        make_sweep,
-        make_teller,
-    )
     from hermes_celery.interop.left_behind import tell_soon
     from hermes_celery.scheduling.beat import Beat
     from hermes_celery.scheduling.lease import Lease
     from hermes_celery.scheduling.living_beats import Members
     from hermes_celery.scheduling.shard import Shard
     from hermes_celery.store import Shards
+    from hermes_celery.wiring.delivery import (
+        make_broken_records,
+        make_delivery_rescue,
+        make_sweep,
+        make_teller,
+    )
 
     on_broken = make_broken_records(settings, database, clock)
     loss = LossWatch(
@@ -428,9 +428,9 @@ def make_dead_letters(settings: Settings, *, worker: str, endings: Endings) -> D
 
 def make_endings(settings: Settings) -> Endings:
     """What ends runs whose messages Celery deals with by itself, in this process."""
-    from hermes_celery.compose_delivery import make_deliverer
     from hermes_celery.running.endings import Endings
     from hermes_celery.running.errands import Errands
+    from hermes_celery.wiring.delivery import make_deliverer
 
     database = open_database(settings)
     return Endings(
@@ -507,12 +507,12 @@ def make_history(
 
 def make_runner(settings: Settings, *, app: Celery) -> Runner:
     """What performs runs in this worker process."""
-    from hermes_celery.compose_delivery import make_overstay, make_sweep
     from hermes_celery.delivering.dead_man_switch import Pinger
     from hermes_celery.delivering.outbox import Announcer
     from hermes_celery.running.heartbeat import Pulse
     from hermes_celery.running.kinds import make_work
     from hermes_celery.running.runner import Runner
+    from hermes_celery.wiring.delivery import make_overstay, make_sweep
 
     database = open_database(settings)
     clock = ServerClock(database.now_ms)

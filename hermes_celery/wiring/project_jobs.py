@@ -13,13 +13,13 @@ from hermes_celery.celery_app.declaring import (
 )
 from hermes_celery.celery_app.project_app import manager_of
 from hermes_celery.clock import ServerClock
-from hermes_celery.compose import app_settings, beat_of, make_sign, shared_settings
-from hermes_celery.compose_delivery import make_teller
-from hermes_celery.compose_store import open_database
 from hermes_celery.core.incidents import Kind
 from hermes_celery.scheduling.moving_in import MovingIn, SecondBeat
 from hermes_celery.store import Declarations, Formats, Incidents, Jobs
 from hermes_celery.store.program_signs import ProgramSign
+from hermes_celery.wiring.delivery import make_teller
+from hermes_celery.wiring.parts import app_settings, beat_of, make_sign, shared_settings
+from hermes_celery.wiring.server import open_database
 
 if TYPE_CHECKING:
     from celery import Celery

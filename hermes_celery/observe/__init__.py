@@ -1,0 +1,1 @@
+"""What is asked of a running system: figures and findings."""

@@ -1,0 +1,1 @@
+"""The composition root: settings in, collaborators out. Nothing is decided here."""
