@@ -9,7 +9,7 @@ from hermes_celery.celery_app.app import make_app
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.scheduling.lease import RENEW_SECONDS
 from hermes_celery.store import Waker
-from hermes_celery.wiring.parts import make_beat
+from hermes_celery.wiring.project_jobs import make_beat
 
 #: The first is thrown away: it takes the lease and opens the connections.
 _STEPS = 24

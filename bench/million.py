@@ -37,7 +37,7 @@ from hermes_celery.interop.hermes.home import import_jobs
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, Write
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from hermes_celery.wiring.server import open_database
 
 _SCRIPT = JobRequest(

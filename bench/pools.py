@@ -28,7 +28,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.core.work import TaskCall
 from hermes_celery.store import Database
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 
 _POOLS = ("prefork", "threads", "gevent", "solo")
 _APPS = ("own", "project")

@@ -30,7 +30,7 @@ from hermes_celery.running.script import ScriptRunner
 from hermes_celery.session import Session
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Places, Runs
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from hermes_celery.wiring.server import open_database
 
 

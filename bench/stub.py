@@ -12,7 +12,7 @@ from celery import Celery
 
 from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import RUN_TASK
-from hermes_celery.celery_app.worker_hooks import RunTask
+from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from hermes_celery.core.job import JobRequest
-    from hermes_celery.wiring.parts import open_cron
+    from hermes_celery.wiring.client import open_cron
     from hermes_celery.wiring.project import Cron
 
     app: Celery
@@ -34,7 +34,7 @@ __all__ = ["Cron", "JobRequest", "__version__", "app", "open_cron"]
 _HOMES = {
     "Cron": "hermes_celery.wiring.project",
     "JobRequest": "hermes_celery.core.job",
-    "open_cron": "hermes_celery.wiring.parts",
+    "open_cron": "hermes_celery.wiring.client",
 }
 
 
@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     if name == "app":
-        value: Any = import_module("hermes_celery.celery_app.app").app_from_environment()
+        value: Any = import_module("hermes_celery.wiring.own_app").app_from_environment()
     elif name == "__version__":
         value = _version()
     elif name in _HOMES:

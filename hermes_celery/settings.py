@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
+from hermes_celery import embedded_server as embedded
 from hermes_celery.core.server_address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.masking.server_urls import without_password
@@ -435,3 +436,18 @@ def _log_format(text: str) -> str:
     if text not in ("text", "json"):
         raise ValueError(f"{text!r} must be text or json")
     return text
+
+
+def redis_url(settings: Settings) -> str:
+    """The URL of the server that these settings mean."""
+    return settings.redis_url or embedded.url(settings.state_dir)
+
+
+def address_of(settings: Settings) -> Address:
+    """Where the server of these settings is, and how it is reached. Raises SettingsError."""
+    if settings.address is not None:
+        return settings.address
+    try:
+        return parse_address(redis_url(settings))
+    except ValueError as error:
+        raise SettingsError([f"HERMES_REDIS_URL: {error}"]) from None

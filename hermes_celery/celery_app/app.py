@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
@@ -17,15 +16,13 @@ from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.core.server_address import Address, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.masking.server_urls import userinfo
-from hermes_celery.settings import Settings, read_settings
+from hermes_celery.settings import Settings, address_of
 from hermes_celery.store.connecting import (
     HEALTH_CHECK_SECONDS,
     SOCKET_TIMEOUT_SECONDS,
     sentinel_options,
 )
 from hermes_celery.store.keys import Keys
-from hermes_celery.wiring.parts import app_settings
-from hermes_celery.wiring.server import address_of
 
 
 def make_app(settings: Settings) -> Celery:
@@ -139,19 +136,3 @@ def _parsed(where: str | Address) -> Address:
         return parse_address(where)
     except ValueError as error:
         raise SettingsError([f"HERMES_REDIS_URL: {error}"]) from None
-
-
-def app_from_environment() -> Celery:
-    """The app that `-A hermes_celery` means.
-
-    Raises SettingsError. Inside Celery's own command line, which would wrap that into a traceback
-    of two screens, it is one sentence on stderr and exit code 1.
-    """
-    try:
-        app = make_app(read_settings())
-        app_settings(app)
-        return app
-    except SettingsError as error:
-        if click.get_current_context(silent=True) is None:
-            raise
-        raise SystemExit(f"Error: {error}") from None

@@ -15,7 +15,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from hermes_celery.celery_app.project_app import (
+from hermes_celery.core.declared import Declaration, Refusal, additional, foreign, sharing_text
+from hermes_celery.core.incidents import Kind, incident_id
+from hermes_celery.core.job import UnreadableJob
+from hermes_celery.errors import StoreError
+from hermes_celery.events import Seldom, event
+from hermes_celery.instant import from_ms
+from hermes_celery.interop.beat_schedule import (
+    WHOLE,
+    declared_of,
+    declared_twice,
+    requests_of,
+    with_defaults,
+)
+from hermes_celery.interop.marks import (
     DECLARED,
     entries_of,
     manager_of,
@@ -23,14 +36,6 @@ from hermes_celery.celery_app.project_app import (
     place_of,
     project_of,
 )
-from hermes_celery.core.declared import Declaration, Refusal, additional, foreign, sharing_text
-from hermes_celery.core.incidents import Kind, incident_id
-from hermes_celery.core.job import UnreadableJob
-from hermes_celery.errors import StoreError
-from hermes_celery.events import Seldom, event
-from hermes_celery.instant import from_ms
-from hermes_celery.interop.beat_schedule import WHOLE, declared_of, declared_twice, requests_of
-from hermes_celery.interop.celery_ways import with_defaults
 from hermes_celery.scheduling.declared_jobs import managed_id, synchronise
 
 if TYPE_CHECKING:

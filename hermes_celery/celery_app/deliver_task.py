@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 
+from hermes_celery.celery_app.app_settings import app_settings, shared_settings
 from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask
 from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.core.run import Delivery
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.wiring.delivery import make_deliverer
-from hermes_celery.wiring.parts import app_settings, shared_settings
 
 if TYPE_CHECKING:
     from hermes_celery.delivering.deliverer import Deliverer

@@ -11,17 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hermes_celery.errors import SettingsError, error_text
+from hermes_celery.interop.marks import DECLARED, NAMESPACE
 from hermes_celery.settings import Settings, checked_namespace
 
 if TYPE_CHECKING:
     from celery import Celery
 
-#: On an app that has a cron: what it declares, and the namespace that `Cron(app)` was given.
-DECLARED = "_hermes_celery_declared"
-NAMESPACE = "_hermes_celery_namespace"
-#: The module that made the app's first `Cron`, and that of each `add`.
-MODULE = "_hermes_celery_module"
-PLACES = "_hermes_celery_places"
 _OURS = "hermes_celery"
 
 
@@ -91,35 +86,6 @@ def import_tasks(app: Celery) -> str:
     except Exception as error:  # noqa: BLE001 - the user's modules may raise anything
         return error_text(error)
     return ""
-
-
-def project_of(app: Celery) -> str:
-    """Which project an app is, for people: two of them may have the same name."""
-    return f"{app.main or 'celery'} (module {getattr(app, MODULE, '?')})"
-
-
-def module_of(app: Celery) -> str:
-    """The module that has an app's `Cron(app)`; "" where nobody else can import it."""
-    module = str(getattr(app, MODULE, ""))
-    return "" if module in ("?", "__main__") else module
-
-
-def place_of(app: Celery, name: str) -> str:
-    """Where an app declares a job."""
-    places: dict[str, str] = getattr(app, PLACES, {})
-    if name in places:
-        return f"cron.add in module {places[name]}"
-    return entries_of(app)
-
-
-def entries_of(app: Celery) -> str:
-    """Where an app's entries stand."""
-    return f"beat_schedule of app {app.main or 'celery'}"
-
-
-def manager_of(app: Celery) -> str:
-    """Who the jobs that an app declares belong to."""
-    return f"project:{app.main or 'celery'}"
 
 
 def with_namespace(settings: Settings, app: Celery) -> Settings:

@@ -19,14 +19,14 @@ from celery.worker import state as worker_state
 from hermes_celery.celery_app import deliver_task as delivery_task
 from hermes_celery.celery_app import ended_requests, handing_on, purging, safe_consumer
 from hermes_celery.celery_app import user_tasks as carrying
+from hermes_celery.celery_app.app_settings import app_settings, namespaces_of
 from hermes_celery.celery_app.broker import names_of
 from hermes_celery.celery_app.consuming import looking, prove
-from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask, text_of
 from hermes_celery.celery_app.messages import RUN_TASK
+from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.celery_app.startup import patience_seconds, until_it_answers
 from hermes_celery.celery_app.waking import wake
-from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.errors import HermesCeleryError, SessionError, SettingsError, StoreError
+from hermes_celery.errors import HermesCeleryError, SettingsError, StoreError
 from hermes_celery.events import JsonFormatter, event
 from hermes_celery.masking.output import Redact, known_secrets, redactor, unredacted
 from hermes_celery.process import descriptors
@@ -34,26 +34,18 @@ from hermes_celery.process.last_resort import LastResort
 from hermes_celery.process.parent_death import die_with_parent
 from hermes_celery.running.escaping import is_pool_process
 from hermes_celery.running.overstaying import Held
-from hermes_celery.session import HEADER, Session, from_header, run_carried_by
+from hermes_celery.session import HEADER, run_carried_by
 from hermes_celery.settings import check_home, process_environment
 from hermes_celery.store import Runs
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.worker_signs import Presence
 from hermes_celery.wiring.delivery import check_alerts, make_beat_watch, make_slot_guard
-from hermes_celery.wiring.parts import (
-    app_settings,
-    make_dead_letters,
-    make_endings,
-    make_runner,
-    make_sign,
-    namespaces_of,
-    shared_settings,
-)
 from hermes_celery.wiring.server import open_database, reachable_database
+from hermes_celery.wiring.signs import make_sign
+from hermes_celery.wiring.worker import make_dead_letters, make_endings
 
 if TYPE_CHECKING:
     from hermes_celery.running.endings import Endings
-    from hermes_celery.running.runner import Runner
     from hermes_celery.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -84,68 +76,6 @@ _EAGER = (
 )
 #: How long a worker that stops waits for a Redis that does not answer.
 _DRAIN_SECONDS = 5.0
-
-
-class RunTask(TellingTask):
-    """The task of every run. Its runner is made once per process, after any fork."""
-
-    abstract = True
-    #: Name of the worker with its main process: unique also where two share a node name.
-    worker = ""
-    _runner: tuple[int, Runner] | None = None
-
-    def perform(self, run_id: str) -> str:
-        """Perform one run; what it returns or raises shows in Flower.
-
-        Raises RunFailed when the run failed or timed out, Retry when it comes again, and Ignore
-        when it was cancelled or was not this message's to perform.
-        """
-        heard: list[Outcome] = []
-        answer = self.runner_here().perform(
-            run_id,
-            session=self._session(),
-            worker=self.worker or str(self.request.hostname),
-            hear=heard.append,
-            message=str(self.request.id or ""),
-        )
-        if answer == "full":
-            self.comes_again("it waits for a place in its group")
-        if not heard:
-            self.not_executed(answer)
-        return self._ended(answer, heard[-1])
-
-    def _ended(self, answer: str, outcome: Outcome) -> str:
-        if answer == RunState.SUCCEEDED:
-            return answer
-        text = text_of(outcome)
-        if answer == "retry":
-            self.comes_again(text)
-        if answer == RunState.CANCELLED:
-            self.not_executed(text)
-        raise RunFailed(text if answer == outcome.state else f"{answer}: {text}")
-
-    def _session(self) -> Session | SessionError:
-        headers = self.request.headers or {}
-        try:
-            return from_header(headers.get(HEADER, getattr(self.request, HEADER, None)))
-        except SessionError as error:
-            return error
-
-    def runner_here(self) -> Runner:
-        """What performs runs in this process."""
-        cls = type(self)
-        if cls._runner is None or cls._runner[0] != os.getpid():
-            cls._runner = (os.getpid(), _runner_of(self.app))
-        return cls._runner[1]
-
-
-def _runner_of(app: Celery) -> Runner:
-    """The runner of an app, which also knows the runs that 0.1.0 left in the shared namespace."""
-    shared = shared_settings(app)
-    runner = make_runner(app_settings(app), app=app)
-    if shared is not None:
-        runner.elsewhere = cache(lambda: make_runner(shared, app=app))
-    return runner
 
 
 class _Hooks:

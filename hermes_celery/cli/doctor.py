@@ -33,6 +33,7 @@ from hermes_celery.settings import (
     Settings,
     check_home,
     process_environment,
+    redis_url,
     unknown_variables,
 )
 from hermes_celery.store import (
@@ -55,8 +56,9 @@ from hermes_celery.store import (
 )
 from hermes_celery.store.loss_note import Witness
 from hermes_celery.store.reading import readable
-from hermes_celery.wiring.parts import check_broker, left_by_others
-from hermes_celery.wiring.server import open_database, redis_url, unreachable
+from hermes_celery.wiring.client import check_broker
+from hermes_celery.wiring.others import left_by_others
+from hermes_celery.wiring.server import open_database, unreachable
 
 #: How many runs are looked at, those that wait longest, and how long a retry may be overdue.
 _LOOKED_AT, _RETRY_GRACE_MS = 500, 60_000

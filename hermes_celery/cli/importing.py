@@ -94,7 +94,7 @@ def _from_redbeat(
 ) -> TakeOver:
     from hermes_celery.interop.redbeat import SOURCE, entries_of
     from hermes_celery.interop.taking_over import take_over
-    from hermes_celery.wiring.parts import open_redbeat
+    from hermes_celery.wiring.others import open_redbeat
 
     settings = read_settings()
     entries = entries_of(open_redbeat(settings, app=project(), prefix=prefix, url=url).records())

@@ -19,17 +19,12 @@ from hermes_celery.masking.server_urls import without_password
 from hermes_celery.observe.figures import Status, read_status
 from hermes_celery.observe.finding import Verdict
 from hermes_celery.observe.queues import has_workers, no_workers, queue_findings
-from hermes_celery.settings import default_timezone
+from hermes_celery.settings import default_timezone, redis_url
 from hermes_celery.store import OUR_APP, Database, beat_command, worker_app
 from hermes_celery.store.database import MOST_SHARDS
 from hermes_celery.store.loss_note import Witness
 from hermes_celery.store.queue_health import QueueLook
-from hermes_celery.wiring.server import (
-    open_database,
-    reachable_database,
-    readable_database,
-    redis_url,
-)
+from hermes_celery.wiring.server import open_database, reachable_database, readable_database
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 
@@ -140,7 +135,7 @@ def shards(count: int | None, as_json: bool) -> None:
     one beat busy, on a Redis of your own. Stop every beat first; jobs and workers stay as they are.
     What `up` started, `hermes-celery up --shards COUNT` splits, and it starts the beats for it.
     """
-    from hermes_celery.wiring.parts import split_due_index
+    from hermes_celery.wiring.beat import split_due_index
 
     opened = readable_database if count is None else reachable_database
     database = opened(read_settings())
@@ -167,7 +162,7 @@ def tick_command(as_json: bool) -> None:
     from hermes_celery.scheduling.lease import Lease
     from hermes_celery.scheduling.tick import merged, tick
     from hermes_celery.store import DueIndex
-    from hermes_celery.wiring.parts import why_sent_of
+    from hermes_celery.wiring.client import why_sent_of
 
     settings = read_settings()
     open_cron(settings)

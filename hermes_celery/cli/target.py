@@ -57,7 +57,7 @@ class Target:
             settings = replace(settings, namespace=self.namespace, is_namespace_given=True)
         if self.project is None:
             return settings
-        from hermes_celery.wiring.parts import app_settings
+        from hermes_celery.celery_app.app_settings import app_settings
 
         self.project.conf.hermes_settings = settings
         return app_settings(self.project)
@@ -93,7 +93,7 @@ def default_zone() -> str:
     app = project()
     if app is None:
         return default_timezone()
-    from hermes_celery.wiring.parts import default_zone as zone_of_project
+    from hermes_celery.celery_app.app_settings import default_zone as zone_of_project
 
     return zone_of_project(read_settings(), app)
 
@@ -131,21 +131,21 @@ def repeating(text: str) -> str:
 
 def messages_for(settings: Settings) -> Dispatch:
     """What builds the messages of the app of `-A`, else of ours."""
-    from hermes_celery.wiring.parts import make_messages
+    from hermes_celery.wiring.messages import make_messages
 
     return make_messages(settings, app=project())
 
 
 def open_cron(settings: Settings | None = None) -> Crontab:
     """The verbs. Raises SettingsError or StoreError."""
-    from hermes_celery.wiring import parts as compose
+    from hermes_celery.wiring import client as compose
 
     return compose.open_cron(settings or read_settings(), app=project())
 
 
 def open_cron_to_read() -> Crontab:
     """The verbs for those that only read. Raises SettingsError or StoreError."""
-    from hermes_celery.wiring import parts as compose
+    from hermes_celery.wiring import client as compose
 
     return compose.open_cron_to_read(read_settings(), app=project())
 

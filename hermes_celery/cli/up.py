@@ -36,11 +36,18 @@ from hermes_celery.events import Seldom
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.observe.figures import read_status
 from hermes_celery.process.supervisor import Part, Supervisor
-from hermes_celery.settings import Settings, check_home, process_environment, unusable_home
+from hermes_celery.settings import (
+    Settings,
+    check_home,
+    process_environment,
+    redis_url,
+    unusable_home,
+)
 from hermes_celery.store import CANNOT_SAVE, Database, Load, Shards
+from hermes_celery.wiring.beat import split_due_index
+from hermes_celery.wiring.client import check_broker, open_cron
 from hermes_celery.wiring.delivery import check_alerts
-from hermes_celery.wiring.parts import check_broker, open_cron, split_due_index
-from hermes_celery.wiring.server import open_database, redis_url, unreachable
+from hermes_celery.wiring.server import open_database, unreachable
 
 _READY_SECONDS = 20.0
 _SERVER_SECONDS = 10.0

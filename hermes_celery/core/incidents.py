@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.answers import failure_summary
 from hermes_celery.core.run import RunState
 from hermes_celery.instant import iso
-from hermes_celery.running.prompt import failure_summary
 
 #: How a run ends that somebody should hear of.
 FAILED = frozenset({RunState.FAILED, RunState.TIMED_OUT, RunState.LOST})

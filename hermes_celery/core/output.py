@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import msgspec
+
 CAP_BYTES = 1024 * 1024
 
 
@@ -51,3 +53,10 @@ class Capture:
 def as_text(content: bytes) -> str:
     """Output for people and for prompts: UTF-8, with a sign for each byte that is not."""
     return content.decode("utf-8", errors="replace")
+
+
+class Printed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was printed since the last look."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""

@@ -11,6 +11,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Protocol
 
+from hermes_celery.core.answers import is_silent
 from hermes_celery.core.incidents import FAILED
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import as_text
@@ -19,7 +20,6 @@ from hermes_celery.delivering.dead_man_switch import Ping, Pinger, Signal
 from hermes_celery.errors import JobError, RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.running.prompt import is_silent
 from hermes_celery.store import Claim, FollowUp
 
 if TYPE_CHECKING:

@@ -14,16 +14,16 @@ from typing import Any, Final
 import msgspec
 from celery import Celery
 from celery.beat import ScheduleEntry
-from celery.schedules import schedule
+from celery.schedules import crontab, schedule
 
-from hermes_celery.celery_app.project_app import DECLARED, place_of
 from hermes_celery.core.field_checks import MAX_NAME
 from hermes_celery.core.fields import FIELDS, taken_options
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text
 from hermes_celery.errors import HermesCeleryError, JobError, error_text
-from hermes_celery.interop.celery_ways import policy_of, with_defaults
+from hermes_celery.interop.celery_ways import policy_of
+from hermes_celery.interop.marks import DECLARED, place_of
 
 __all__ = ["WHOLE", "declared_of", "declared_twice", "requests_of", "text_of", "zone_of"]
 
@@ -156,3 +156,32 @@ def shown_name(name: str) -> str:
         return name
     mark = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{shown[: MAX_NAME - 12]}... {mark}" if len(shown) > MAX_NAME - 9 else f"{shown} {mark}"
+
+
+_CLEANUP = "celery.backend_cleanup"
+
+
+def with_defaults(app: Celery) -> dict[str, Any]:
+    """The app's entries, with those that Celery's beat adds by itself.
+
+    As celery.beat.Scheduler.install_default_entries does; without a result backend there is nothing
+    to clean.
+    """
+    given = app.conf.beat_schedule
+    entries = dict(given) if isinstance(given, Mapping) else {}
+    if app.conf.result_expires and _CLEANUP not in entries and _needs_cleanup(app):
+        entries[_CLEANUP] = {
+            "task": _CLEANUP,
+            "schedule": crontab("0", "4", "*"),
+            "options": {"expires": 12 * 3600},
+        }
+    return entries
+
+
+def _needs_cleanup(app: Celery) -> bool:
+    if not app.conf.result_backend or app.conf.result_backend == "disabled://":
+        return False
+    try:
+        return not app.backend.supports_autoexpire
+    except Exception:  # noqa: BLE001 - a backend that cannot be made fails the tasks, not the beat
+        return False

@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from celery import Celery
-from celery.schedules import crontab
 
 from hermes_celery.core.policy import MAX_ACTIVE, Overlap, Policy
 from hermes_celery.errors import JobError
@@ -25,7 +23,6 @@ from hermes_celery.errors import JobError
 OPTION = "hermes"
 #: Celery sets no limit; so many runs of one job are a fault, and told as occurrences that are lost.
 AS_CELERY = Policy(overlap=Overlap.ALLOW, max_active=MAX_ACTIVE)
-_CLEANUP = "celery.backend_cleanup"
 
 
 def policy_of(options: dict[str, Any]) -> Policy:
@@ -46,29 +43,3 @@ def policy_of(options: dict[str, Any]) -> Policy:
         return msgspec.convert(asked, Policy)
     except msgspec.ValidationError as error:
         raise JobError(f"its option {OPTION!r} is {dict(given)!r}: {error}") from None
-
-
-def with_defaults(app: Celery) -> dict[str, Any]:
-    """The app's entries, with those that Celery's beat adds by itself.
-
-    As celery.beat.Scheduler.install_default_entries does; without a result backend there is nothing
-    to clean.
-    """
-    given = app.conf.beat_schedule
-    entries = dict(given) if isinstance(given, Mapping) else {}
-    if app.conf.result_expires and _CLEANUP not in entries and _needs_cleanup(app):
-        entries[_CLEANUP] = {
-            "task": _CLEANUP,
-            "schedule": crontab("0", "4", "*"),
-            "options": {"expires": 12 * 3600},
-        }
-    return entries
-
-
-def _needs_cleanup(app: Celery) -> bool:
-    if not app.conf.result_backend or app.conf.result_backend == "disabled://":
-        return False
-    try:
-        return not app.backend.supports_autoexpire
-    except Exception:  # noqa: BLE001 - a backend that cannot be made fails the tasks, not the beat
-        return False

@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.answers import is_silent
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Outcome, RunState, Usage
@@ -30,14 +31,7 @@ from hermes_celery.masking.output import known_secrets, redactor, unredacted
 from hermes_celery.running.child_process import Ended, Ending, Limits, Reaping, run_child
 from hermes_celery.running.dotenv_files import dotenv, profile_home
 from hermes_celery.running.heartbeat import RunningRun
-from hermes_celery.running.prompt import (
-    EMPTY_ANSWER,
-    Collected,
-    Context,
-    Skill,
-    assembled,
-    is_silent,
-)
+from hermes_celery.running.prompt import EMPTY_ANSWER, Collected, Context, Skill, assembled
 from hermes_celery.running.script import ScriptRunner, failure, masked, wakes_agent
 from hermes_celery.session import Session, child_environment
 

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from hermes_celery.core.output import Printed
 from hermes_celery.events import Seldom, event
-from hermes_celery.running.live_output import LiveOutput, Printed
+from hermes_celery.running.live_output import LiveOutput
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock

@@ -9,17 +9,8 @@ from __future__ import annotations
 
 import threading
 
-import msgspec
-
-from hermes_celery.core.output import CAP_BYTES
+from hermes_celery.core.output import CAP_BYTES, Printed
 from hermes_celery.masking.output import Redact, opens_pem, unredacted
-
-
-class Printed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was printed since the last look."""
-
-    stdout: bytes = b""
-    stderr: bytes = b""
 
 
 class _Stream:

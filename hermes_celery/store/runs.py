@@ -8,9 +8,9 @@ from types import MappingProxyType
 import msgspec
 
 from hermes_celery.core.job import JobSpec
+from hermes_celery.core.output import Printed
 from hermes_celery.core.run import Delivery, Outcome, RunState, Trigger, due_ms_of, job_id_of
 from hermes_celery.errors import JobNotFound, RecordBroken, RunNotFound
-from hermes_celery.running.live_output import Printed
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database
 from hermes_celery.store.jobs import spec_from_json

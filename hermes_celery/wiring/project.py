@@ -23,7 +23,7 @@ from typing import Any
 
 from celery import Celery
 
-from hermes_celery.celery_app.project_app import DECLARED, MODULE, NAMESPACE, PLACES
+from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.worker_hooks import register
 from hermes_celery.client import Crontab
 from hermes_celery.core.job import JobRequest
@@ -31,9 +31,10 @@ from hermes_celery.core.job_checks import checked_content, request_of
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text, text_mapping
 from hermes_celery.errors import JobError
+from hermes_celery.interop.marks import DECLARED, MODULE, NAMESPACE, PLACES
 from hermes_celery.schedule import parse
 from hermes_celery.settings import Settings, checked_namespace
-from hermes_celery.wiring.parts import app_settings, open_cron
+from hermes_celery.wiring.client import open_cron
 
 
 class Cron:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hermes_celery.celery_app.app_settings import app_settings, shared_settings
 from hermes_celery.celery_app.declaring import (
     Declares,
     Declaring,
@@ -11,19 +12,21 @@ from hermes_celery.celery_app.declaring import (
     Sharing,
     Troubles,
 )
-from hermes_celery.celery_app.project_app import manager_of
-from hermes_celery.clock import ServerClock
+from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.core.incidents import Kind
+from hermes_celery.interop.marks import manager_of
 from hermes_celery.scheduling.moving_in import MovingIn, SecondBeat
-from hermes_celery.store import Declarations, Formats, Incidents, Jobs
+from hermes_celery.store import Declarations, Formats, Incidents, Jobs, Waker
 from hermes_celery.store.program_signs import ProgramSign
+from hermes_celery.wiring.beat import beat_of
 from hermes_celery.wiring.delivery import make_teller
-from hermes_celery.wiring.parts import app_settings, beat_of, make_sign, shared_settings
 from hermes_celery.wiring.server import open_database
+from hermes_celery.wiring.signs import make_sign
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from hermes_celery.celery_app.messages import Entries
     from hermes_celery.clock import Clock
     from hermes_celery.scheduling.beat import Beat
     from hermes_celery.settings import Settings
@@ -125,4 +128,34 @@ def _make_moving_in(
         tell=lambda text: troubles.tell(Kind.NAMESPACE, "moving", text, now_ms=clock.now_ms()),
         over=lambda text: troubles.over(Kind.NAMESPACE, "moving", text, now_ms=clock.now_ms()),
         second=beside,
+    )
+
+
+def make_beat(
+    app: Celery,
+    *,
+    owner: str,
+    clock: Clock | None = None,
+    waker: Waker | None = None,
+    entries: Entries | None = None,
+) -> Beat:
+    """A beat for this app's namespace; by the server's clock unless another is given.
+
+    `entries` tells whoever watches Celery's beat of each scheduled occurrence.
+    """
+    from hermes_celery.wiring.project_jobs import make_declaring
+
+    settings = app_settings(app)
+    database = open_database(settings)
+    clock = clock or ServerClock(database.now_ms)
+    declaring = make_declaring(app, settings, database, owner=owner, clock=clock)
+    return beat_of(
+        app,
+        settings,
+        database,
+        owner=owner,
+        clock=clock,
+        waker=waker,
+        declaring=declaring,
+        entries=entries,
     )

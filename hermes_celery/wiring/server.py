@@ -5,36 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from hermes_celery import embedded_server as embedded
-from hermes_celery.core.server_address import Address, parse_address
 from hermes_celery.errors import (
     FormatTooNew,
     RecordBroken,
-    SettingsError,
     StoreUnavailable,
     StoreUnsuitable,
 )
 from hermes_celery.events import event
-from hermes_celery.settings import Settings
+from hermes_celery.settings import Settings, address_of
 from hermes_celery.store import Database, Formats, connect, refuse_missing
 from hermes_celery.store.keys import Keys
 
 _log = logging.getLogger(__name__)
-
-
-def redis_url(settings: Settings) -> str:
-    """The URL of the server that these settings mean."""
-    return settings.redis_url or embedded.url(settings.state_dir)
-
-
-def address_of(settings: Settings) -> Address:
-    """Where the server of these settings is, and how it is reached. Raises SettingsError."""
-    if settings.address is not None:
-        return settings.address
-    try:
-        return parse_address(redis_url(settings))
-    except ValueError as error:
-        raise SettingsError([f"HERMES_REDIS_URL: {error}"]) from None
 
 
 def open_database(settings: Settings) -> Database:

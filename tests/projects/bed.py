@@ -22,7 +22,7 @@ from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, Runs, connect
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.worker_signs import alive
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from tests.redis_servers import RedisServer
 from tests.support import eventually
 

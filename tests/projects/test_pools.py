@@ -13,7 +13,7 @@ import pytest
 
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.settings import read_settings
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from tests.projects.bed import Bed
 from tests.support import eventually
 from tests.system.conftest import script, script_job

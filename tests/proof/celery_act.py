@@ -16,7 +16,7 @@ from celery.worker import state as worker_state
 
 from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import RUN_TASK
-from hermes_celery.celery_app.worker_hooks import RunTask
+from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.instant import from_ms
 from hermes_celery.running.heartbeat import Pulse
 from hermes_celery.running.runner import Runner

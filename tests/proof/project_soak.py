@@ -37,7 +37,7 @@ from hermes_celery.instant import to_ms
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, Runs, connect
 from hermes_celery.store.keys import Keys
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from tests.proof.checker import Verdict, check
 from tests.proof.history import History, Span, Start, all_records
 from tests.proof.soak_members import (

@@ -23,8 +23,9 @@ from pathlib import Path
 from celery import Celery
 
 from hermes_celery.celery_app.app import make_app
+from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.messages import RUN_TASK, Dispatch
-from hermes_celery.celery_app.worker_hooks import RunTask
+from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState, Usage
@@ -37,7 +38,6 @@ from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Places, Runs, Waker
 from hermes_celery.wiring.delivery import make_deliverer, make_sweep
-from hermes_celery.wiring.parts import app_settings
 from hermes_celery.wiring.server import open_database
 from tests.proof.acts import assembled_beat, unpacked
 from tests.proof.history import StartLog

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from hermes_celery.core.job import JobRequest
-from hermes_celery.running.live_output import Printed
+from hermes_celery.core.output import Printed
 from hermes_celery.store import connect, lua
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.lua import source

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from hermes_celery.core.job import JobRequest, JobState
+from hermes_celery.core.output import Printed
 from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import RunNotFound
 from hermes_celery.masking.output import redactor
-from hermes_celery.running.live_output import LiveOutput, Printed
+from hermes_celery.running.live_output import LiveOutput
 from hermes_celery.store import Claim, Places
 from tests.support import Store, cases
 

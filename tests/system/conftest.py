@@ -16,7 +16,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database
 from hermes_celery.store.worker_signs import alive
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from tests.support import eventually
 
 pytestmark = pytest.mark.system

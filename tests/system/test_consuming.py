@@ -11,12 +11,13 @@ import pytest
 
 from hermes_celery.celery_app import safe_consumer
 from hermes_celery.celery_app.app import make_app
+from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.client import Crontab
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Load, WorkerSign
-from hermes_celery.wiring.parts import app_settings, make_dead_letters, make_endings
+from hermes_celery.wiring.worker import make_dead_letters, make_endings
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
 

@@ -20,7 +20,7 @@ from hermes_celery.errors import StoreError
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, connect
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from tests.conftest import await_server
 from tests.support import HandClock, Store, eventually
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job

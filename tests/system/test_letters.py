@@ -16,7 +16,7 @@ from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Letters, connect
 from hermes_celery.store.keys import Keys
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from tests.conftest import await_server
 from tests.letters import SELECTION, corpus, good
 from tests.support import eventually

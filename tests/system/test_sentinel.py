@@ -23,7 +23,7 @@ from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, connect
 from hermes_celery.store.keys import Keys
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from tests.acl import sentinel_rules
 from tests.projects.bed import Bed
 from tests.redis_servers import RedisServer, needs

@@ -66,7 +66,7 @@ def test_a_worker_is_advised_of_the_app_that_is_known() -> None:
     assert [text.partition("start ")[2] for text in said_of("hermes_celery")] == [
         "`celery -A hermes_celery worker -Q q`", "`celery -A hermes_celery worker` or `up`",
     ]  # fmt: skip
-    assert beat_command("proj").startswith("`celery -A proj beat -S hermes_celery.scheduling.beat")
+    assert beat_command("proj").startswith("`celery -A proj beat -S hermes_celery.beat")
     assert beat_command("") == "the beat of your project"
 
 

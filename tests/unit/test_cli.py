@@ -14,7 +14,7 @@ from hermes_celery.core.run import RunState
 from hermes_celery.core.work import TaskCall
 from hermes_celery.store import Database, ForeignQueue, ForeignQueues, connect
 from hermes_celery.store.keys import Keys
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from tests.support import eventually
 
 

@@ -21,7 +21,6 @@ from celery import Celery
 from click.testing import CliRunner, Result
 
 import hermes_celery
-from hermes_celery.celery_app.project_app import DECLARED
 from hermes_celery.cli import main
 from hermes_celery.core.field_checks import checked_prompt
 from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING, Field
@@ -29,9 +28,10 @@ from hermes_celery.core.job import JobFields, JobRequest, JobSpec, JobState
 from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.errors import JobError
+from hermes_celery.interop.marks import DECLARED
 from hermes_celery.scheduling.declared_jobs import synchronise
 from hermes_celery.store import Database
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 from hermes_celery.wiring.project import Cron
 from tests.support import NOON, HandClock, Store, a_spec
 

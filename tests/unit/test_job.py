@@ -14,7 +14,7 @@ from hermes_celery.core.job import Job, JobRequest, is_job_id, new_job_id
 from hermes_celery.core.job_checks import define
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.instant import iso
-from hermes_celery.wiring.parts import check_files
+from hermes_celery.wiring.client import check_files
 from tests.support import DATA, NOON, a_spec, cases
 
 #: Cases that differ on purpose, with the reason.

@@ -26,7 +26,7 @@ import msgspec
 from celery import Celery
 from kombu.utils.json import loads
 from hermes_celery import job, schedule
-from hermes_celery.celery_app.messages import Dispatch
+from hermes_celery.dispatch import Dispatch
 
 assert not hasattr(job.JobRequest, "needs"), job.__file__
 given = json.load(sys.stdin)

@@ -7,18 +7,10 @@ from typing import Any
 
 import pytest
 
+from hermes_celery.core.answers import failure_summary, is_silent
 from hermes_celery.core.prompt_scan import check_prompt, checked_assembled
 from hermes_celery.errors import JobError
-from hermes_celery.running.prompt import (
-    HINT,
-    MAX_CONTEXT,
-    Collected,
-    Context,
-    Skill,
-    assembled,
-    failure_summary,
-    is_silent,
-)
+from hermes_celery.running.prompt import HINT, MAX_CONTEXT, Collected, Context, Skill, assembled
 from tests.support import a_spec, cases
 
 

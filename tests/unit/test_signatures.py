@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 
-from hermes_celery.celery_app.project_app import DECLARED
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.job_checks import checked_content
 from hermes_celery.core.task_call import call_of, live_call
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.interop.beat_schedule import declared_of, requests_of
+from hermes_celery.interop.marks import DECLARED
 from hermes_celery.wiring.project import Cron
 
 APP = Celery("shop", broker="redis://nowhere", set_as_current=False)

@@ -21,7 +21,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.errors import JobError
 from hermes_celery.interop.hermes.home import job_from_record
 from hermes_celery.scheduling.declared_jobs import synchronise
-from hermes_celery.wiring.parts import open_cron
+from hermes_celery.wiring.client import open_cron
 
 NOON = datetime(2026, 6, 22, 12, tzinfo=UTC)
 

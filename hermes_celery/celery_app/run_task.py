@@ -1,0 +1,81 @@
+"""The Celery task of every run."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING
+
+from celery import Celery
+
+from hermes_celery.celery_app.app_settings import app_settings, shared_settings
+from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask, text_of
+from hermes_celery.core.run import Outcome, RunState
+from hermes_celery.errors import SessionError
+from hermes_celery.session import HEADER, Session, from_header
+from hermes_celery.wiring.worker import make_runner
+
+if TYPE_CHECKING:
+    from hermes_celery.running.runner import Runner
+
+
+class RunTask(TellingTask):
+    """The task of every run. Its runner is made once per process, after any fork."""
+
+    abstract = True
+    #: Name of the worker with its main process: unique also where two share a node name.
+    worker = ""
+    _runner: tuple[int, Runner] | None = None
+
+    def perform(self, run_id: str) -> str:
+        """Perform one run; what it returns or raises shows in Flower.
+
+        Raises RunFailed when the run failed or timed out, Retry when it comes again, and Ignore
+        when it was cancelled or was not this message's to perform.
+        """
+        heard: list[Outcome] = []
+        answer = self.runner_here().perform(
+            run_id,
+            session=self._session(),
+            worker=self.worker or str(self.request.hostname),
+            hear=heard.append,
+            message=str(self.request.id or ""),
+        )
+        if answer == "full":
+            self.comes_again("it waits for a place in its group")
+        if not heard:
+            self.not_executed(answer)
+        return self._ended(answer, heard[-1])
+
+    def _ended(self, answer: str, outcome: Outcome) -> str:
+        if answer == RunState.SUCCEEDED:
+            return answer
+        text = text_of(outcome)
+        if answer == "retry":
+            self.comes_again(text)
+        if answer == RunState.CANCELLED:
+            self.not_executed(text)
+        raise RunFailed(text if answer == outcome.state else f"{answer}: {text}")
+
+    def _session(self) -> Session | SessionError:
+        headers = self.request.headers or {}
+        try:
+            return from_header(headers.get(HEADER, getattr(self.request, HEADER, None)))
+        except SessionError as error:
+            return error
+
+    def runner_here(self) -> Runner:
+        """What performs runs in this process."""
+        cls = type(self)
+        if cls._runner is None or cls._runner[0] != os.getpid():
+            cls._runner = (os.getpid(), _runner_of(self.app))
+        return cls._runner[1]
+
+
+def _runner_of(app: Celery) -> Runner:
+    """The runner of an app, which also knows the runs that 0.1.0 left in the shared namespace."""
+    shared = shared_settings(app)
+    runner = make_runner(app_settings(app), app=app)
+    if shared is not None:
+        runner.elsewhere = cache(lambda: make_runner(shared, app=app))
+    return runner

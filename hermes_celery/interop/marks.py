@@ -1,0 +1,45 @@
+"""What `Cron` leaves on an app: what it declares, where, and under which namespace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+#: On an app that has a cron: what it declares, and the namespace that `Cron(app)` was given.
+DECLARED = "_hermes_celery_declared"
+NAMESPACE = "_hermes_celery_namespace"
+#: The module that made the app's first `Cron`, and that of each `add`.
+MODULE = "_hermes_celery_module"
+PLACES = "_hermes_celery_places"
+
+
+def project_of(app: Celery) -> str:
+    """Which project an app is, for people: two of them may have the same name."""
+    return f"{app.main or 'celery'} (module {getattr(app, MODULE, '?')})"
+
+
+def module_of(app: Celery) -> str:
+    """The module that has an app's `Cron(app)`; "" where nobody else can import it."""
+    module = str(getattr(app, MODULE, ""))
+    return "" if module in ("?", "__main__") else module
+
+
+def place_of(app: Celery, name: str) -> str:
+    """Where an app declares a job."""
+    places: dict[str, str] = getattr(app, PLACES, {})
+    if name in places:
+        return f"cron.add in module {places[name]}"
+    return entries_of(app)
+
+
+def entries_of(app: Celery) -> str:
+    """Where an app's entries stand."""
+    return f"beat_schedule of app {app.main or 'celery'}"
+
+
+def manager_of(app: Celery) -> str:
+    """Who the jobs that an app declares belong to."""
+    return f"project:{app.main or 'celery'}"

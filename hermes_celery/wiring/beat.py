@@ -1,0 +1,234 @@
+"""A beat for one namespace: its collaborators, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hermes_celery.celery_app.app_settings import app_settings
+from hermes_celery.celery_app.broker import key_prefix
+from hermes_celery.clock import Clock, ServerClock
+from hermes_celery.core.job import JobSpec
+from hermes_celery.errors import RecordBroken
+from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.on_broken import OnBroken, ignored
+from hermes_celery.scheduling.lost_jobs import LossWatch
+from hermes_celery.settings import Settings
+from hermes_celery.store import (
+    BrokenJob,
+    Database,
+    DueIndex,
+    History,
+    Incidents,
+    Jobs,
+    Migrator,
+    Retention,
+    Runs,
+    Waker,
+)
+from hermes_celery.store.loss_note import Witness
+from hermes_celery.wiring.messages import make_messages
+from hermes_celery.wiring.others import left_by_others
+from hermes_celery.wiring.server import open_database
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from hermes_celery.celery_app.declaring import Declares
+    from hermes_celery.celery_app.messages import Entries
+    from hermes_celery.scheduling.beat import Beat
+    from hermes_celery.scheduling.foreign_workers import ForeignWorkers
+
+
+def beat_of(
+    app: Celery,
+    settings: Settings,
+    database: Database,
+    *,
+    owner: str,
+    clock: Clock,
+    waker: Waker | None = None,
+    declaring: Declares,
+    entries: Entries | None = None,
+) -> Beat:
+    """A beat for one namespace."""
+    from hermes_celery.celery_app.building import BoundedMessages
+    from hermes_celery.celery_app.flower_texts import LossTeller
+    from hermes_celery.interop.left_behind import tell_soon
+    from hermes_celery.scheduling.beat import Beat
+    from hermes_celery.scheduling.lease import Lease
+    from hermes_celery.scheduling.living_beats import Members
+    from hermes_celery.scheduling.shard import Shard
+    from hermes_celery.store import Shards
+    from hermes_celery.wiring.delivery import (
+        make_broken_records,
+        make_delivery_rescue,
+        make_sweep,
+        make_teller,
+    )
+
+    on_broken = make_broken_records(settings, database, clock)
+    loss = LossWatch(
+        Witness(settings.state_dir, database),
+        teller=make_teller(settings, database),
+        incidents=Incidents(database),
+        clock=clock,
+    )
+
+    def on_lead() -> None:
+        try:
+            loss.begin(clock.now_ms())
+        except RecordBroken as error:
+            on_broken("", error.key, error.what)
+        declaring.begin(clock.now_ms())
+        begin_foreign()
+        if not app.conf.get("hermes_is_own_app"):
+            tell_soon(lambda: left_by_others(settings, app=app))
+
+    keep_in_step = _keeping_in_step(declaring, loss, clock=clock, on_broken=on_broken)
+    runs = Runs(database)
+    dispatch = make_messages(settings, app=app, entries=entries, in_tasks=False)
+    messages = BoundedMessages(
+        dispatch,
+        on_hang=lambda spec, what: on_broken.hangs(spec.id, f"job {spec.name}: {what}"),
+    )
+    sweep = make_sweep(settings)
+
+    def on_fault(fault: BrokenJob) -> None:
+        if fault.key:
+            sweep.broken(fault.job_id, fault.key, now_ms=clock.now_ms())
+        else:
+            sweep.taken_off(fault.job_id, fault.error, now_ms=clock.now_ms())
+
+    teller = LossTeller(app)
+
+    def on_lost(run_ids: Sequence[str]) -> None:
+        teller.tell(
+            [
+                (runs.message_of(run.id), run.job_name, f"lost: {run.error}")
+                for run in runs.known(run_ids)
+            ]
+        )
+
+    foreign, why_sent, begin_foreign = _foreign_parts(app, settings)
+
+    def make_shard(number: int) -> Shard:
+        return Shard(
+            number,
+            lease=Lease(database, owner=owner, clock=clock, shard=number, on_broken=on_broken),
+            due_index=DueIndex(database, shard=number, why_sent=why_sent),
+            messages=messages,
+            clock=clock,
+            on_broken=on_broken,
+        )
+
+    beat = Beat(
+        members=Members(Shards(database), owner=owner, clock=clock),
+        make_shard=make_shard,
+        jobs=Jobs(database),
+        runs=runs,
+        history=make_history(settings, database, on_broken=on_broken),
+        messages=messages,
+        waker=waker or Waker(database),
+        clock=clock,
+        on_lead=on_lead,
+        on_rescue=_with_migration(
+            database,
+            make_delivery_rescue(settings, database, dispatch, clock=clock, on_broken=on_broken),
+            keep_in_step,
+        ),
+        on_broken=on_broken,
+        sweep=sweep.step,
+        on_fault=on_fault,
+        on_stop=declaring.stop,
+        on_lost=on_lost,
+        foreign=foreign,
+    )
+    messages.meanwhile = beat.keep_leading
+    return beat
+
+
+def split_due_index(database: Database, count: int) -> int:
+    """Split the due index into `count` shards while no beat leads; returns how many jobs moved.
+
+    Raises StoreError.
+    """
+    from hermes_celery.scheduling.beat import owner_name
+    from hermes_celery.scheduling.lease import Lease
+    from hermes_celery.scheduling.resharding import reshard
+    from hermes_celery.store import Shards
+
+    clock, owner = ServerClock(database.now_ms), owner_name()
+    return reshard(
+        Shards(database),
+        count,
+        lease_of=lambda shard: Lease(database, owner=owner, clock=clock, shard=shard),
+    )
+
+
+def _foreign_parts(
+    app: Celery, settings: Settings
+) -> tuple[ForeignWorkers | None, Callable[[JobSpec, str], str], Callable[[], None]]:
+    """What knows workers that do not report, what it says of a queue, and how it begins to lead."""
+    # The workers of a project sign in its own namespace, not in that which it leaves.
+    if settings.namespace != app_settings(app).namespace:
+        return None, lambda spec, queue: "", lambda: None
+    foreign = make_foreign_workers(app, settings)
+    return foreign, foreign.why_sent, foreign.begin
+
+
+def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:
+    """What finds out, in a thread of its own, which queues have consumers without our hooks."""
+    from hermes_celery.celery_app.inspecting import Inspection
+    from hermes_celery.celery_app.messages import RUN_TASK
+    from hermes_celery.scheduling.foreign_workers import ForeignWorkers
+
+    database = open_database(settings)
+    return ForeignWorkers(
+        database,
+        asking=Inspection(app, run_task=RUN_TASK),
+        clock=ServerClock(database.now_ms),
+        key_prefix=key_prefix(app),
+    )
+
+
+def _with_migration(
+    database: Database,
+    on_rescue: Callable[[int, int], None],
+    keep_in_step: Callable[[int], None],
+) -> Callable[[int, int], None]:
+    """What a leader does in each pass of rescue, and steps of migrations before it."""
+    migrator = Migrator(database)
+
+    def pass_once(token: int, now_ms: int) -> None:
+        migrator.step(token=token, now_ms=now_ms)
+        keep_in_step(now_ms)
+        on_rescue(token, now_ms)
+
+    return pass_once
+
+
+def _keeping_in_step(
+    declaring: Declares, loss: LossWatch, *, clock: Clock, on_broken: OnBroken
+) -> Callable[[int], None]:
+    """What a leader does in each pass of rescue for what is declared, and against a loss."""
+    declares = Duty("declare", clock=clock, on_broken=on_broken)
+    watches = Duty("look for lost jobs", clock=clock, on_broken=on_broken)
+
+    def keep_in_step(now_ms: int) -> None:
+        declares.attempt(lambda: declaring.step(now_ms), None)
+        watches.attempt(lambda: loss.step(now_ms), None)
+
+    return keep_in_step
+
+
+def make_history(
+    settings: Settings, database: Database, *, on_broken: OnBroken = ignored
+) -> History:
+    """What forgets runs and completed jobs."""
+    retention = Retention(
+        runs_per_job=settings.keep_runs,
+        run_days=settings.keep_days,
+        completed_job_days=settings.keep_completed_days,
+    )
+    return History(database, retention=retention, on_broken=on_broken)

@@ -1,0 +1,37 @@
+"""What builds messages, as the settings say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_celery.core.job import SessionSource
+from hermes_celery.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from hermes_celery.celery_app.messages import Dispatch, Entries
+
+
+def make_messages(
+    settings: Settings,
+    *,
+    app: Celery | None = None,
+    entries: Entries | None = None,
+    in_tasks: bool = True,
+) -> Dispatch:
+    """What builds the messages of an app's runs and deliveries, ours if none is given.
+
+    The only place that makes one, so that every message is built as the settings say. `entries` and
+    `in_tasks` are those of `Dispatch`.
+    """
+    from hermes_celery.celery_app.app import make_app
+    from hermes_celery.celery_app.messages import Dispatch
+
+    return Dispatch(
+        app or make_app(settings),
+        session=SessionSource(settings.session),
+        namespace=settings.namespace,
+        entries=entries,
+        in_tasks=in_tasks,
+    )

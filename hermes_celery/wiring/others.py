@@ -1,0 +1,43 @@
+"""The schedules that other beats left, where an app has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes_celery.core.server_address import parse_address
+from hermes_celery.errors import SettingsError
+from hermes_celery.settings import Settings
+from hermes_celery.store import Database, Jobs, connect
+from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat
+from hermes_celery.wiring.server import open_database
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+def open_redbeat(
+    settings: Settings, *, app: Celery | None, prefix: str | None = None, url: str | None = None
+) -> RedBeat:
+    """RedBeat's entries: of an app, as its settings say, else in our store under its usual prefix.
+
+    Raises SettingsError.
+    """
+    from hermes_celery.interop import redbeat as from_redbeat
+
+    if app is not None:
+        prefix = prefix or from_redbeat.prefix_of(app)
+        url = url or from_redbeat.url_of(app)
+    database = open_database(settings)
+    if url is not None:
+        try:
+            database = Database(connect(parse_address(url)), keys=database.keys)
+        except ValueError as error:
+            raise SettingsError([f"RedBeat's Redis: {error}"]) from None
+    return RedBeat(database, prefix=prefix or DEFAULT_PREFIX)
+
+
+def left_by_others(settings: Settings, *, app: Celery | None) -> list[str]:
+    """What other beats have left where this app has them; a sentence each. Raises SettingsError."""
+    from hermes_celery.interop.left_behind import left_behind
+
+    return left_behind(Jobs(open_database(settings)), open_redbeat(settings, app=app))

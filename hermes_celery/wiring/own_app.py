@@ -1,0 +1,27 @@
+"""Our own Celery app, from settings: what `-A hermes_celery` means."""
+
+from __future__ import annotations
+
+import click
+from celery import Celery
+
+from hermes_celery.celery_app.app import make_app
+from hermes_celery.celery_app.app_settings import app_settings
+from hermes_celery.errors import SettingsError
+from hermes_celery.settings import read_settings
+
+
+def app_from_environment() -> Celery:
+    """The app that `-A hermes_celery` means.
+
+    Raises SettingsError. Inside Celery's own command line, which would wrap that into a traceback
+    of two screens, it is one sentence on stderr and exit code 1.
+    """
+    try:
+        app = make_app(read_settings())
+        app_settings(app)
+        return app
+    except SettingsError as error:
+        if click.get_current_context(silent=True) is None:
+            raise
+        raise SystemExit(f"Error: {error}") from None

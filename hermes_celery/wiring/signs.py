@@ -1,0 +1,35 @@
+"""What says of a beat or worker that it is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from hermes_celery.clock import ServerClock
+from hermes_celery.settings import Settings
+from hermes_celery.store import Formats
+from hermes_celery.store.program_signs import ProgramSign
+from hermes_celery.wiring.server import open_database
+
+
+def make_sign(
+    settings: Settings,
+    *,
+    name: str,
+    besides: Callable[[], None] = lambda: None,
+    at_end: Callable[[], None] = lambda: None,
+) -> ProgramSign:
+    """What says that this beat or worker is there; one that has become too old stops warmly.
+
+    `besides` says more each time, and `at_end` takes that back.
+    """
+    database = open_database(settings)
+    return ProgramSign(
+        Formats(database),
+        name=name,
+        clock=ServerClock(database.now_ms),
+        stop_program=lambda: os.kill(os.getpid(), signal.SIGTERM),
+        besides=besides,
+        at_end=at_end,
+    )

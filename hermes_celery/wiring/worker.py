@@ -1,0 +1,93 @@
+"""What a worker performs runs with."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from hermes_celery.clock import ServerClock
+from hermes_celery.errors import AmbiguousJobReference, JobNotFound, RecordBroken
+from hermes_celery.settings import Settings
+from hermes_celery.store import Jobs, Letters, Places, Runs
+from hermes_celery.wiring.messages import make_messages
+from hermes_celery.wiring.server import open_database
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from hermes_celery.celery_app.safe_consumer import DeadLetters
+    from hermes_celery.running.endings import Endings
+    from hermes_celery.running.runner import Runner
+
+
+def make_dead_letters(settings: Settings, *, worker: str, endings: Endings) -> DeadLetters:
+    """Where this worker puts messages that it cannot read."""
+    from hermes_celery.celery_app.safe_consumer import DeadLetters
+
+    database = open_database(settings)
+    return DeadLetters(
+        Letters(database),
+        clock=ServerClock(database.now_ms),
+        worker=worker,
+        handed_on_failed=endings.handed_on_failed,
+    )
+
+
+def make_endings(settings: Settings) -> Endings:
+    """What ends runs whose messages Celery deals with by itself, in this process."""
+    from hermes_celery.running.endings import Endings
+    from hermes_celery.running.errands import Errands
+    from hermes_celery.wiring.delivery import make_deliverer
+
+    database = open_database(settings)
+    return Endings(
+        Runs(database),
+        deliveries=cache(lambda: make_deliverer(settings)),
+        errands=Errands(),
+        clock=ServerClock(database.now_ms),
+    )
+
+
+def make_runner(settings: Settings, *, app: Celery) -> Runner:
+    """What performs runs in this worker process."""
+    from hermes_celery.delivering.dead_man_switch import Pinger
+    from hermes_celery.delivering.outbox import Announcer
+    from hermes_celery.running.heartbeat import Pulse
+    from hermes_celery.running.kinds import make_work
+    from hermes_celery.running.runner import Runner
+    from hermes_celery.wiring.delivery import make_overstay, make_sweep
+
+    database = open_database(settings)
+    clock = ServerClock(database.now_ms)
+    runs = Runs(database)
+    jobs = Jobs(database)
+
+    sweep = cache(lambda: make_sweep(settings))
+
+    def mend(job_id: str, error: RecordBroken) -> None:
+        sweep().broken(job_id, error.key, now_ms=clock.now_ms())
+
+    return Runner(
+        runs,
+        pulse=Pulse(runs, clock=clock),
+        work_for=make_work(
+            settings, outputs=lambda name, run: latest_output(jobs, runs, name, run)
+        ),
+        places=Places(database),
+        after=Announcer(
+            make_messages(settings, app=app),
+            pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
+        ),
+        mend=mend,
+        overstay=lambda: make_overstay(settings),
+        clock=clock,
+    )
+
+
+def latest_output(jobs: Jobs, runs: Runs, reference: str, besides: str) -> str | None:
+    """What the job of that id or name printed last, in any run but `besides`; None if nothing."""
+    try:
+        job = jobs.find(reference)
+    except (JobNotFound, AmbiguousJobReference):
+        return None
+    return runs.latest_output(job.id, besides=besides)
