@@ -24,7 +24,6 @@ from bench.messages import OWN_CODE, PLAIN, RUN_ID, applying, building, project
 from bench.next_instant import EXPRESSIONS, START, ZONES, ours_ms
 from bench.server import BenchError
 from bench.whole_path import BARE_LUA
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.run import Outcome, RunState, run_id_of
@@ -32,6 +31,7 @@ from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.look_ahead import Ahead
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Claim, DueIndex, Runs
+from hermes_celery.wiring.own_app import make_app
 
 _DUE_JOBS = 500
 _RUNS = 100

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from bench.bed import Bed
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.scheduling.lease import RENEW_SECONDS
 from hermes_celery.store import Waker
+from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.project_jobs import make_beat
 
 #: The first is thrown away: it takes the lease and opens the connections.

@@ -10,7 +10,6 @@ import time
 
 from celery import Celery
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.clock import ServerClock
@@ -21,6 +20,7 @@ from hermes_celery.running.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Runs
+from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.server import open_database
 
 

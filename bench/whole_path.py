@@ -38,7 +38,7 @@ from bench.bed import (
 from bench.idle import idle_steps
 from bench.server import BenchError, wait_until
 from bench.show import new_table, spread, stop_in_order
-from hermes_celery.celery_app.app import broker_url, make_app
+from hermes_celery.celery_app.app import broker_url
 from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import new_job_id
@@ -48,6 +48,7 @@ from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.settings import read_settings
 from hermes_celery.store import DueIndex
+from hermes_celery.wiring.own_app import make_app
 
 #: Enough for every pool process to have made its runner.
 _WARM_UP_JOBS = 40

@@ -20,8 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from celery import Celery
-
+    from hermes_celery.celery_app.types import Celery
     from hermes_celery.core.job import JobRequest
     from hermes_celery.wiring.client import open_cron
     from hermes_celery.wiring.project import Cron

@@ -25,10 +25,8 @@ from hermes_celery.store.connecting import (
 from hermes_celery.store.keys import Keys
 
 
-def make_app(settings: Settings) -> Celery:
-    """A Celery app for these settings, with our tasks on it."""
-    from hermes_celery.celery_app.worker_hooks import register
-
+def configured_app(settings: Settings) -> Celery:
+    """A Celery app for these settings; nothing of ours is on it yet."""
     address = address_of(settings)
     keys = Keys(namespace=settings.namespace)
     app = Celery("hermes_celery", broker=broker_url(address), set_as_current=False)
@@ -70,7 +68,6 @@ def make_app(settings: Settings) -> Celery:
         timezone="UTC",
         worker_hijack_root_logger=True,
     )
-    register(app)
     return app
 
 

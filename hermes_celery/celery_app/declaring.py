@@ -41,8 +41,8 @@ from hermes_celery.scheduling.declared_jobs import managed_id, synchronise
 if TYPE_CHECKING:
     from celery import Celery
 
+    from hermes_celery.core.incidents import Tells
     from hermes_celery.core.work import TaskCall
-    from hermes_celery.delivering.watchdog import Teller
     from hermes_celery.scheduling.moving_in import MovingIn
     from hermes_celery.store import Declarations, Incidents, Jobs
 
@@ -111,7 +111,7 @@ def call_doubt(app: Celery, call: TaskCall | None) -> str:
 class Troubles:
     """The incidents of what is declared."""
 
-    def __init__(self, teller: Teller, incidents: Incidents) -> None:
+    def __init__(self, teller: Tells, incidents: Incidents) -> None:
         self._teller = teller
         self._incidents = incidents
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 
-from hermes_celery.celery_app.app_settings import app_settings, shared_settings
 from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask
 from hermes_celery.celery_app.messages import DELIVER_TASK
+from hermes_celery.celery_app.parts import parts_of
 from hermes_celery.core.run import Delivery
 from hermes_celery.errors import StoreError, StoreUnavailable
-from hermes_celery.wiring.delivery import make_deliverer
 
 if TYPE_CHECKING:
     from hermes_celery.delivering.deliverer import Deliverer
@@ -72,10 +71,5 @@ class DeliverTask(TellingTask):
         """That of the app's namespace, and that of the one in which 0.1.0 kept everything."""
         cls = type(self)
         if cls._deliverers is None or cls._deliverers[0] != os.getpid():
-            shared = shared_settings(self.app)
-            cls._deliverers = (
-                os.getpid(),
-                make_deliverer(app_settings(self.app)),
-                None if shared is None else make_deliverer(shared),
-            )
+            cls._deliverers = (os.getpid(), *parts_of(self.app).deliverers())
         return cls._deliverers[1:]

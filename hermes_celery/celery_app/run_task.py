@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from typing import TYPE_CHECKING
 
-from celery import Celery
-
-from hermes_celery.celery_app.app_settings import app_settings, shared_settings
 from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask, text_of
+from hermes_celery.celery_app.parts import parts_of
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import SessionError
 from hermes_celery.session import HEADER, Session, from_header
-from hermes_celery.wiring.worker import make_runner
 
 if TYPE_CHECKING:
     from hermes_celery.running.runner import Runner
@@ -68,14 +64,5 @@ class RunTask(TellingTask):
         """What performs runs in this process."""
         cls = type(self)
         if cls._runner is None or cls._runner[0] != os.getpid():
-            cls._runner = (os.getpid(), _runner_of(self.app))
+            cls._runner = (os.getpid(), parts_of(self.app).runner())
         return cls._runner[1]
-
-
-def _runner_of(app: Celery) -> Runner:
-    """The runner of an app, which also knows the runs that 0.1.0 left in the shared namespace."""
-    shared = shared_settings(app)
-    runner = make_runner(app_settings(app), app=app)
-    if shared is not None:
-        runner.elsewhere = cache(lambda: make_runner(shared, app=app))
-    return runner

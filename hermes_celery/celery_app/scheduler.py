@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
 
+from hermes_celery.celery_app.app_settings import app_settings, shown_url
 from hermes_celery.celery_app.beat_entries import BeatEntries
+from hermes_celery.celery_app.parts import parts_of
 from hermes_celery.errors import SettingsError
 from hermes_celery.events import event
 from hermes_celery.guards.bounded import Overdue, within
@@ -25,8 +27,8 @@ _log = logging.getLogger(__name__)
 _GOODBYE_SECONDS = 3.0
 
 
-class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
-    """The scheduler class for `celery beat`; set as `beat_scheduler` in our app's configuration."""
+class BeatScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
+    """What `celery beat` drives; `hermes_celery.beat:CronScheduler` is its documented name."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._beat: Beat | None = None
@@ -43,8 +45,6 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
     @property
     def info(self) -> str:
         """A line of the banner."""
-        from hermes_celery.celery_app.app_settings import shown_url
-
         return f"    . schedules -> {shown_url(self.app)}"
 
     def apply_async(self, entry: Any, producer: Any = None, **_: Any) -> Any:
@@ -56,12 +56,10 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         self._ticking = True
         try:
             if self._beat is None:
-                from hermes_celery.wiring.project_jobs import make_beat, make_beat_sign
-
-                owner = owner_name()
-                self._sign = make_beat_sign(self.app, owner=owner)
+                owner, parts = owner_name(), parts_of(self.app)
+                self._sign = parts.beat_sign(owner=owner)
                 self._sign.start()
-                self._beat = make_beat(self.app, owner=owner, entries=BeatEntries(self))
+                self._beat = parts.beat(owner=owner, entries=BeatEntries(self))
             self._beat.step()
         finally:
             self._ticking = False
@@ -86,8 +84,6 @@ class CronScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
 
 
 def _refuse_broker(app: Celery) -> None:
-    from hermes_celery.celery_app.app_settings import app_settings
-
     try:
         app_settings(app)
     except SettingsError as error:

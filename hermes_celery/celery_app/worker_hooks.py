@@ -23,6 +23,7 @@ from hermes_celery.celery_app.app_settings import app_settings, namespaces_of
 from hermes_celery.celery_app.broker import names_of
 from hermes_celery.celery_app.consuming import looking, prove
 from hermes_celery.celery_app.messages import RUN_TASK
+from hermes_celery.celery_app.parts import Parts, parts_of
 from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.celery_app.startup import patience_seconds, until_it_answers
 from hermes_celery.celery_app.waking import wake
@@ -36,13 +37,8 @@ from hermes_celery.running.escaping import is_pool_process
 from hermes_celery.running.overstaying import Held
 from hermes_celery.session import HEADER, run_carried_by
 from hermes_celery.settings import check_home, process_environment
-from hermes_celery.store import Runs
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.worker_signs import Presence
-from hermes_celery.wiring.delivery import check_alerts, make_beat_watch, make_slot_guard
-from hermes_celery.wiring.server import open_database, reachable_database
-from hermes_celery.wiring.signs import make_sign
-from hermes_celery.wiring.worker import make_dead_letters, make_endings
 
 if TYPE_CHECKING:
     from hermes_celery.running.endings import Endings
@@ -64,7 +60,7 @@ def register(app: Celery) -> None:
     delivery_task.register(app)
     handing_on.connect()
     # Threads do not survive a fork.
-    endings_in = cache(lambda pid: make_endings(app_settings(app)))
+    endings_in = cache(lambda pid: parts_of(app).endings())
     purging.watch(app, lambda: endings_in(os.getpid()))
     _Hooks(app).connect()
 
@@ -98,6 +94,10 @@ class _Hooks:
         return app_settings(self._app)
 
     @property
+    def _parts(self) -> Parts:
+        return parts_of(self._app)
+
+    @property
     def _is_own(self) -> bool:
         return bool(self._app.conf.get("hermes_is_own_app"))
 
@@ -124,8 +124,8 @@ class _Hooks:
             return
         self._name = RunTask.worker = f"{sender}:{os.getpid()}"
         self._check_server(queues=(options or {}).get("queues") or ())
-        self._endings = make_endings(self._settings)
-        dead_letters = make_dead_letters(self._settings, worker=self._name, endings=self._endings)
+        self._endings = self._parts.endings()
+        dead_letters = self._parts.dead_letters(worker=self._name, endings=self._endings)
         safe_consumer.install(self._app, dead_letters)
         ended_requests.install(self._app, self._endings)
         _accept_ours(self._app)
@@ -174,14 +174,13 @@ class _Hooks:
         if not self._name:
             return
         settings = self._settings
-        self._presence = Presence(
-            open_database(settings),
-            name=self._name,
+        self._presence = self._parts.presence(
+            worker=self._name,
             look=looking(self._proof, home=settings.home),
         )
         self._presence.start()
-        make_sign(settings, name=f"worker {self._name}").start()
-        make_beat_watch(settings).start()
+        self._parts.worker_sign(worker=self._name).start()
+        self._parts.beat_watch().start()
         self._guard_slots(getattr(sender, "pool", None))
         soft_seconds = self._app.conf.get("worker_soft_shutdown_timeout") or 0
         self._last_resort = LastResort(
@@ -202,7 +201,7 @@ class _Hooks:
             if any(process.pid == pid for process in pool._pool._pool):
                 os.kill(pid, signal.SIGKILL)
 
-        make_slot_guard(self._settings, worker=self._name, held=held_by_pool, kill=kill).start()
+        self._parts.slot_guard(worker=self._name, held=held_by_pool, kill=kill).start()
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
         """A warm shutdown of ours waits for its runs, but not for ever; a project's as Celery's."""
@@ -244,8 +243,7 @@ class _Hooks:
                 handler.setFormatter(JsonFormatter())
 
     def _cancel_running(self) -> None:
-        database = open_database(self._settings)
-        runs = Runs(database)
+        runs, clock = self._parts.runs(), self._parts.clock()
         try:
             running = runs.running_on(self._name)
         except StoreError as error:
@@ -253,7 +251,7 @@ class _Hooks:
             return
         for run_id in running:
             try:
-                runs.cancel(run_id, reason="its worker shut down", now_ms=database.now_ms())
+                runs.cancel(run_id, reason="its worker shut down", now_ms=clock.now_ms())
                 event(_log, "run.cancelled", run=run_id, reason="shutdown")
             except HermesCeleryError as error:
                 event(_log, "worker.cancel_failed", level=logging.WARNING, run=run_id, why=error)
@@ -265,9 +263,9 @@ class _Hooks:
         try:
             wanted = names_of(self._app).queues.union(queues)
             check_home(self._settings)
-            check_alerts(self._settings, delivers_here=self._delivers(queues))
+            self._parts.check_alerts(delivers_here=self._delivers(queues))
             until_it_answers(
-                lambda: reachable_database(self._settings, queues=wanted).close(),
+                lambda: self._parts.check_server(queues=wanted),
                 seconds=patience_seconds(self._app),
                 say=_say,
             )

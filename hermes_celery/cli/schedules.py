@@ -73,7 +73,9 @@ def explain_command(expression: str, tz: str | None, start: str | None) -> None:
         own, zone = default_timezone(), tz or default_zone()
         now = datetime.now(UTC) if start is None else _instant(start, zone)
         schedule = parse(expression, timezone=zone, now=now)
-        explanation = schedule.explain(now=now)
+        from hermes_celery.schedule.words import explain  # cron-descriptor costs 25 ms
+
+        explanation = explain(schedule, now=now)
     except HermesCeleryError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{explanation.words}.")

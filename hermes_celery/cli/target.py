@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes_celery.celery_app import project_app
+from hermes_celery.cli.commands import COMMANDS
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, default_timezone
 from hermes_celery.settings import read_settings as settings_of_environment
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from hermes_celery.celery_app.messages import Dispatch
+    from hermes_celery.celery_app.types import Celery
     from hermes_celery.client import Crontab
 
 
@@ -112,7 +112,6 @@ def repeating(text: str) -> str:
 
     What tells somebody what to type next is about the same app and namespace.
     """
-    from hermes_celery.cli import COMMANDS
 
     if click.get_current_context(silent=True) is None:
         return text

@@ -12,13 +12,16 @@ import re
 from collections import Counter
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from hermes_celery.core.answers import failure_summary
 from hermes_celery.core.run import RunState
 from hermes_celery.instant import iso
+
+if TYPE_CHECKING:
+    from hermes_celery.core.job import JobSpec
 
 #: How a run ends that somebody should hear of.
 FAILED = frozenset({RunState.FAILED, RunState.TIMED_OUT, RunState.LOST})
@@ -90,6 +93,27 @@ _OVER = {
     Kind.BROKEN: "had a broken record",
     Kind.STOPPED: "had stopped",
 }
+
+
+class Tells(Protocol):
+    """Whoever turns a trouble into an incident, and tells of it when that is due."""
+
+    def tell(
+        self,
+        kind: Kind,
+        subject: str,
+        text: str,
+        *,
+        now_ms: int,
+        spec: JobSpec | None = None,
+        run_id: str = "",
+        from_here: bool = False,
+        job_id: str = "",
+    ) -> bool:
+        """Count a trouble (`now_ms`: Unix ms); whether it is told now. Raises StoreError."""
+
+    def over(self, incidents: list[Incident], text: str, *, now_ms: int) -> None:
+        """End incidents, and tell that to whoever heard of them. Raises StoreError."""
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):

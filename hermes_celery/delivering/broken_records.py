@@ -18,7 +18,7 @@ from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.delivering.watchdog import Teller
+    from hermes_celery.core.incidents import Tells
     from hermes_celery.store import Incidents
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _NOT_PLAIN = re.compile(r"[^A-Za-z0-9{}:._@-]")
 class BrokenRecords:
     """One process's troubles with records; an `OnBroken`."""
 
-    def __init__(self, teller: Teller, incidents: Incidents, *, clock: Clock) -> None:
+    def __init__(self, teller: Tells, incidents: Incidents, *, clock: Clock) -> None:
         self._teller = teller
         self._incidents = incidents
         self._clock = clock

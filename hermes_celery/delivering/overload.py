@@ -27,7 +27,7 @@ from hermes_celery.process.disk import disk_of
 from hermes_celery.store import Load, WorkerSign
 
 if TYPE_CHECKING:
-    from hermes_celery.delivering.watchdog import Teller
+    from hermes_celery.core.incidents import Tells
     from hermes_celery.store import Database, Incidents
     from hermes_celery.store.load import Recorded
 
@@ -64,7 +64,7 @@ class Overload:
     """The leader's look at how much there is to do, and at what room there is for it."""
 
     def __init__(
-        self, database: Database, *, incidents: Incidents, teller: Teller, home: Path
+        self, database: Database, *, incidents: Incidents, teller: Tells, home: Path
     ) -> None:
         self._load = Load(database)
         self._incidents = incidents

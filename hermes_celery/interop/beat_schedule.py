@@ -122,6 +122,16 @@ def _request(name: str, entry: Any, *, app: Celery) -> JobRequest:
     )
 
 
+def crontab_text(**fields: Any) -> str:
+    """The text of what Celery's `crontab` would mean by these fields. Raises what that raises."""
+    return text_of(crontab(**fields))
+
+
+def interval_text(seconds: float, *, relative: bool = False) -> str:
+    """The text of Celery's `schedule` of so many seconds. Raises ScheduleError."""
+    return text_of(schedule(seconds, relative=relative))
+
+
 def _fields(entry: Any) -> Mapping[str, Any]:
     """An entry's keys and values; what it may be is what Celery's beat takes."""
     if isinstance(entry, ScheduleEntry):

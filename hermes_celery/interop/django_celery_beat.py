@@ -17,12 +17,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from celery.schedules import crontab
-
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import ImportFault, JobError
-from hermes_celery.interop.beat_schedule import text_of
+from hermes_celery.interop.beat_schedule import crontab_text, text_of
 from hermes_celery.interop.celery_ways import AS_CELERY
 from hermes_celery.interop.taking_over import Entry, entry_or_reason
 
@@ -180,7 +178,7 @@ def _interval(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _crontab(record: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: str(record.get(name, "*")) for name in _FIELDS}
-    return {"schedule": text_of(crontab(**given)), "timezone": record.get("timezone") or None}
+    return {"schedule": crontab_text(**given), "timezone": record.get("timezone") or None}
 
 
 def _clocked(record: Mapping[str, Any]) -> dict[str, Any]:

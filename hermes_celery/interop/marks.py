@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from celery import Celery
-
+from typing import Any, Protocol
 
 #: On an app that has a cron: what it declares, and the namespace that `Cron(app)` was given.
 DECLARED = "_hermes_celery_declared"
@@ -16,18 +12,24 @@ MODULE = "_hermes_celery_module"
 PLACES = "_hermes_celery_places"
 
 
-def project_of(app: Celery) -> str:
+class NamedApp(Protocol):
+    """What is asked of a Celery app here."""
+
+    main: Any
+
+
+def project_of(app: NamedApp) -> str:
     """Which project an app is, for people: two of them may have the same name."""
     return f"{app.main or 'celery'} (module {getattr(app, MODULE, '?')})"
 
 
-def module_of(app: Celery) -> str:
+def module_of(app: NamedApp) -> str:
     """The module that has an app's `Cron(app)`; "" where nobody else can import it."""
     module = str(getattr(app, MODULE, ""))
     return "" if module in ("?", "__main__") else module
 
 
-def place_of(app: Celery, name: str) -> str:
+def place_of(app: NamedApp, name: str) -> str:
     """Where an app declares a job."""
     places: dict[str, str] = getattr(app, PLACES, {})
     if name in places:
@@ -35,11 +37,11 @@ def place_of(app: Celery, name: str) -> str:
     return entries_of(app)
 
 
-def entries_of(app: Celery) -> str:
+def entries_of(app: NamedApp) -> str:
     """Where an app's entries stand."""
     return f"beat_schedule of app {app.main or 'celery'}"
 
 
-def manager_of(app: Celery) -> str:
+def manager_of(app: NamedApp) -> str:
     """Who the jobs that an app declares belong to."""
     return f"project:{app.main or 'celery'}"

@@ -14,15 +14,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from celery import Celery
-from celery.schedules import crontab, schedule
-
 from hermes_celery.core.fields import taken_options
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.task_call import late_text
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
-from hermes_celery.interop.beat_schedule import text_of
+from hermes_celery.interop.beat_schedule import crontab_text, interval_text
 from hermes_celery.interop.celery_ways import AS_CELERY
 from hermes_celery.interop.taking_over import Entry, entry_or_reason
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeatRecord
@@ -33,14 +30,14 @@ _STATIC = "declared in beat_schedule, which the beat takes over by itself"
 _PERIODS = {2: 604_800, 3: 86_400, 4: 3_600, 5: 60, 6: 1}
 
 
-def prefix_of(app: Celery) -> str:
+def prefix_of(configuration: Mapping[str, Any]) -> str:
     """The prefix of the keys that RedBeat has for an app."""
-    return str(app.conf.get("redbeat_key_prefix") or DEFAULT_PREFIX)
+    return str(configuration.get("redbeat_key_prefix") or DEFAULT_PREFIX)
 
 
-def url_of(app: Celery) -> str | None:
+def url_of(configuration: Mapping[str, Any]) -> str | None:
     """The Redis that RedBeat has for an app; None: its broker."""
-    url = app.conf.get("redbeat_redis_url")
+    url = configuration.get("redbeat_redis_url")
     return str(url) if url else None
 
 
@@ -119,10 +116,10 @@ def _timing(given: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: one for name, one in given.items() if name != "__type__"}
     match given.get("__type__"):
         case "interval":
-            every = schedule(float(fields["every"]), relative=bool(fields.get("relative")))
-            return {"schedule": text_of(every)}
+            seconds, relative = float(fields["every"]), bool(fields.get("relative"))
+            return {"schedule": interval_text(seconds, relative=relative)}
         case "crontab":
-            return {"schedule": text_of(crontab(**fields))}
+            return {"schedule": crontab_text(**fields)}
         case "rrule":
             return _rule(fields)
     raise JobError(

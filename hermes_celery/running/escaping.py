@@ -18,8 +18,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from celery.exceptions import WorkerShutdown, WorkerTerminate
-
 from hermes_celery.core.run import RunState
 
 #: What Celery is asked to end just now in this process: the ids of its messages.
@@ -45,7 +43,7 @@ def state_after(
 
     `worker` ends with the id of its main process. `is_stopped`: the run was asked to stop.
     """
-    if isinstance(error, (WorkerShutdown, WorkerTerminate)):
+    if _is(error, "celery.exceptions", "WorkerShutdown", "WorkerTerminate"):
         return None
     if isinstance(error, (SystemExit, KeyboardInterrupt)) and is_pool_process(worker):
         return None
@@ -73,6 +71,8 @@ def is_pool_process(worker: str) -> bool:
     return worker.rpartition(":")[2] == str(os.getppid())
 
 
-def _is(error: BaseException, module: str, name: str) -> bool:
-    kind = getattr(sys.modules.get(module), name, None)
-    return isinstance(kind, type) and isinstance(error, kind)
+def _is(error: BaseException, module: str, *names: str) -> bool:
+    """Whether it is one of a module's exceptions; a module that nobody imported raised nothing."""
+    found = sys.modules.get(module)
+    kinds = tuple(kind for name in names if isinstance(kind := getattr(found, name, None), type))
+    return isinstance(error, kinds)

@@ -30,7 +30,7 @@ from hermes_celery.running.escaping import is_pool_process
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.delivering.watchdog import Teller
+    from hermes_celery.core.incidents import Tells
     from hermes_celery.store import Claim, Incidents, Runs
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _LOOK_SECONDS = 5.0
 class Overstay:
     """The reaction in the process itself."""
 
-    def __init__(self, *, teller: Teller, incidents: Incidents, clock: Clock) -> None:
+    def __init__(self, *, teller: Tells, incidents: Incidents, clock: Clock) -> None:
         self._teller = teller
         self._incidents = incidents
         self._clock = clock

@@ -85,15 +85,6 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         """
         return tuple(islice(self._instants(_ms_up(start), _ms(end)), limit))
 
-    def explain(self, *, now: datetime | None = None) -> Explanation:
-        """The schedule in words, with its normal form and warnings.
-
-        With `now` (aware), the warnings name the next days on which clocks change its times.
-        """
-        from hermes_celery.schedule.words import explain  # cron-descriptor costs 25 ms to import
-
-        return explain(self, now=now)
-
     def to_hermes(self) -> dict[str, object]:
         """The dict that Hermes stores for this schedule; `from_hermes` reads it back."""
         return {"kind": self.kind.value, "expr": self.text, "display": self.display}

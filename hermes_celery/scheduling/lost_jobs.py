@@ -17,7 +17,7 @@ from hermes_celery.store.loss_note import LOSS
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.delivering.watchdog import Teller
+    from hermes_celery.core.incidents import Tells
     from hermes_celery.store import Incidents
     from hermes_celery.store.loss_note import Witness
 
@@ -29,7 +29,7 @@ class LossWatch:
     """A leader's part in that."""
 
     def __init__(
-        self, witness: Witness, *, teller: Teller, incidents: Incidents, clock: Clock
+        self, witness: Witness, *, teller: Tells, incidents: Incidents, clock: Clock
     ) -> None:
         self._witness = witness
         self._teller = teller

@@ -31,8 +31,8 @@ from hermes_celery.instant import to_ms
 from hermes_celery.store import How, Page, Records, Repairs, SharedKeys, SweepNote, SweepNotes, Work
 
 if TYPE_CHECKING:
+    from hermes_celery.core.incidents import Tells
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.delivering.watchdog import Teller
     from hermes_celery.store import Incidents, Jobs
 
 _log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Sweep:
         *,
         jobs: Jobs,
         incidents: Incidents,
-        teller: Teller,
+        teller: Tells,
         notes: SweepNotes,
     ) -> None:
         self._examiner = examiner

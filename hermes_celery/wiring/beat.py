@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.broker import key_prefix
+from hermes_celery.celery_app.flower_texts import LossTeller
+from hermes_celery.celery_app.inspecting import Inspection
+from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import RecordBroken
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
+from hermes_celery.interop.left_behind import tell_soon
+from hermes_celery.scheduling.beat import Beat, owner_name
+from hermes_celery.celery_app.building import BoundedMessages
+from hermes_celery.scheduling.foreign_workers import ForeignWorkers
+from hermes_celery.scheduling.lease import Lease
+from hermes_celery.scheduling.living_beats import Members
 from hermes_celery.scheduling.lost_jobs import LossWatch
+from hermes_celery.scheduling.resharding import reshard
+from hermes_celery.scheduling.shard import Shard
 from hermes_celery.settings import Settings
 from hermes_celery.store import (
     BrokenJob,
@@ -24,20 +35,24 @@ from hermes_celery.store import (
     Migrator,
     Retention,
     Runs,
+    Shards,
     Waker,
 )
 from hermes_celery.store.loss_note import Witness
+from hermes_celery.wiring.delivery import (
+    make_broken_records,
+    make_delivery_rescue,
+    make_sweep,
+    make_teller,
+)
 from hermes_celery.wiring.messages import make_messages
 from hermes_celery.wiring.others import left_by_others
 from hermes_celery.wiring.server import open_database
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from hermes_celery.celery_app.declaring import Declares
     from hermes_celery.celery_app.messages import Entries
-    from hermes_celery.scheduling.beat import Beat
-    from hermes_celery.scheduling.foreign_workers import ForeignWorkers
+    from hermes_celery.celery_app.types import Celery
 
 
 def beat_of(
@@ -52,21 +67,6 @@ def beat_of(
     entries: Entries | None = None,
 ) -> Beat:
     """A beat for one namespace."""
-    from hermes_celery.celery_app.building import BoundedMessages
-    from hermes_celery.celery_app.flower_texts import LossTeller
-    from hermes_celery.interop.left_behind import tell_soon
-    from hermes_celery.scheduling.beat import Beat
-    from hermes_celery.scheduling.lease import Lease
-    from hermes_celery.scheduling.living_beats import Members
-    from hermes_celery.scheduling.shard import Shard
-    from hermes_celery.store import Shards
-    from hermes_celery.wiring.delivery import (
-        make_broken_records,
-        make_delivery_rescue,
-        make_sweep,
-        make_teller,
-    )
-
     on_broken = make_broken_records(settings, database, clock)
     loss = LossWatch(
         Witness(settings.state_dir, database),
@@ -153,11 +153,6 @@ def split_due_index(database: Database, count: int) -> int:
 
     Raises StoreError.
     """
-    from hermes_celery.scheduling.beat import owner_name
-    from hermes_celery.scheduling.lease import Lease
-    from hermes_celery.scheduling.resharding import reshard
-    from hermes_celery.store import Shards
-
     clock, owner = ServerClock(database.now_ms), owner_name()
     return reshard(
         Shards(database),
@@ -179,10 +174,6 @@ def _foreign_parts(
 
 def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:
     """What finds out, in a thread of its own, which queues have consumers without our hooks."""
-    from hermes_celery.celery_app.inspecting import Inspection
-    from hermes_celery.celery_app.messages import RUN_TASK
-    from hermes_celery.scheduling.foreign_workers import ForeignWorkers
-
     database = open_database(settings)
     return ForeignWorkers(
         database,

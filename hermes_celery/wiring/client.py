@@ -20,13 +20,13 @@ from hermes_celery.wiring.messages import make_messages
 from hermes_celery.wiring.server import reachable_database, readable_database
 
 if TYPE_CHECKING:
-    from celery import Celery
+    from hermes_celery.celery_app.types import Celery
 
 
 def check_broker(settings: Settings) -> None:
     """Refuse variables that would lead our own app to another server. Raises SettingsError."""
     if broker_variables():
-        from hermes_celery.celery_app.app import make_app
+        from hermes_celery.wiring.own_app import make_app
 
         app_settings(make_app(settings))
 

@@ -8,9 +8,8 @@ from hermes_celery.core.job import SessionSource
 from hermes_celery.settings import Settings
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from hermes_celery.celery_app.messages import Dispatch, Entries
+    from hermes_celery.celery_app.types import Celery
 
 
 def make_messages(
@@ -25,11 +24,12 @@ def make_messages(
     The only place that makes one, so that every message is built as the settings say. `entries` and
     `in_tasks` are those of `Dispatch`.
     """
-    from hermes_celery.celery_app.app import make_app
+    # Celery costs 0.2 s that commands which only read need not pay.
+    from hermes_celery.celery_app.app import configured_app
     from hermes_celery.celery_app.messages import Dispatch
 
     return Dispatch(
-        app or make_app(settings),
+        app or configured_app(settings),
         session=SessionSource(settings.session),
         namespace=settings.namespace,
         entries=entries,

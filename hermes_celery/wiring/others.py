@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.core.server_address import parse_address
 from hermes_celery.errors import SettingsError
+from hermes_celery.interop import redbeat as from_redbeat
+from hermes_celery.interop.left_behind import left_behind
 from hermes_celery.settings import Settings
 from hermes_celery.store import Database, Jobs, connect
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat
 from hermes_celery.wiring.server import open_database
 
 if TYPE_CHECKING:
-    from celery import Celery
+    from hermes_celery.celery_app.types import Celery
 
 
 def open_redbeat(
@@ -22,11 +24,9 @@ def open_redbeat(
 
     Raises SettingsError.
     """
-    from hermes_celery.interop import redbeat as from_redbeat
-
     if app is not None:
-        prefix = prefix or from_redbeat.prefix_of(app)
-        url = url or from_redbeat.url_of(app)
+        prefix = prefix or from_redbeat.prefix_of(app.conf)
+        url = url or from_redbeat.url_of(app.conf)
     database = open_database(settings)
     if url is not None:
         try:
@@ -38,6 +38,4 @@ def open_redbeat(
 
 def left_by_others(settings: Settings, *, app: Celery | None) -> list[str]:
     """What other beats have left where this app has them; a sentence each. Raises SettingsError."""
-    from hermes_celery.interop.left_behind import left_behind
-
     return left_behind(Jobs(open_database(settings)), open_redbeat(settings, app=app))

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import click
-from celery import Celery
 
-from hermes_celery.celery_app.app import make_app
+from hermes_celery.celery_app.app import configured_app
 from hermes_celery.celery_app.app_settings import app_settings
+from hermes_celery.celery_app.types import Celery
 from hermes_celery.errors import SettingsError
-from hermes_celery.settings import read_settings
+from hermes_celery.settings import Settings, read_settings
+from hermes_celery.wiring.parts import hook
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery app for these settings, with our tasks on it."""
+    app = configured_app(settings)
+    hook(app)
+    return app
 
 
 def app_from_environment() -> Celery:

@@ -21,10 +21,8 @@ from datetime import datetime, tzinfo
 from functools import cached_property
 from typing import Any
 
-from celery import Celery
-
 from hermes_celery.celery_app.app_settings import app_settings
-from hermes_celery.celery_app.worker_hooks import register
+from hermes_celery.celery_app.types import Celery
 from hermes_celery.client import Crontab
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.job_checks import checked_content, request_of
@@ -35,6 +33,7 @@ from hermes_celery.interop.marks import DECLARED, MODULE, NAMESPACE, PLACES
 from hermes_celery.schedule import parse
 from hermes_celery.settings import Settings, checked_namespace
 from hermes_celery.wiring.client import open_cron
+from hermes_celery.wiring.parts import hook
 
 
 class Cron:
@@ -59,7 +58,7 @@ class Cron:
             setattr(app, DECLARED, {})
             setattr(app, PLACES, {})
             setattr(app, MODULE, _caller())
-            register(app)
+            hook(app)
         self._declared: dict[str, JobRequest] = getattr(app, DECLARED)
 
     def add(

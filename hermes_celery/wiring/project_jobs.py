@@ -24,9 +24,8 @@ from hermes_celery.wiring.server import open_database
 from hermes_celery.wiring.signs import make_sign
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from hermes_celery.celery_app.messages import Entries
+    from hermes_celery.celery_app.types import Celery
     from hermes_celery.clock import Clock
     from hermes_celery.scheduling.beat import Beat
     from hermes_celery.settings import Settings
@@ -143,8 +142,6 @@ def make_beat(
 
     `entries` tells whoever watches Celery's beat of each scheduled occurrence.
     """
-    from hermes_celery.wiring.project_jobs import make_declaring
-
     settings = app_settings(app)
     database = open_database(settings)
     clock = clock or ServerClock(database.now_ms)

@@ -5,25 +5,28 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from hermes_celery.celery_app.safe_consumer import DeadLetters
 from hermes_celery.clock import ServerClock
+from hermes_celery.delivering.dead_man_switch import Pinger
+from hermes_celery.delivering.outbox import Announcer
 from hermes_celery.errors import AmbiguousJobReference, JobNotFound, RecordBroken
+from hermes_celery.running.endings import Endings
+from hermes_celery.running.errands import Errands
+from hermes_celery.running.heartbeat import Pulse
+from hermes_celery.running.kinds import make_work
+from hermes_celery.running.runner import Runner
 from hermes_celery.settings import Settings
 from hermes_celery.store import Jobs, Letters, Places, Runs
+from hermes_celery.wiring.delivery import make_deliverer, make_overstay, make_sweep
 from hermes_celery.wiring.messages import make_messages
 from hermes_celery.wiring.server import open_database
 
 if TYPE_CHECKING:
-    from celery import Celery
-
-    from hermes_celery.celery_app.safe_consumer import DeadLetters
-    from hermes_celery.running.endings import Endings
-    from hermes_celery.running.runner import Runner
+    from hermes_celery.celery_app.types import Celery
 
 
 def make_dead_letters(settings: Settings, *, worker: str, endings: Endings) -> DeadLetters:
     """Where this worker puts messages that it cannot read."""
-    from hermes_celery.celery_app.safe_consumer import DeadLetters
-
     database = open_database(settings)
     return DeadLetters(
         Letters(database),
@@ -35,10 +38,6 @@ def make_dead_letters(settings: Settings, *, worker: str, endings: Endings) -> D
 
 def make_endings(settings: Settings) -> Endings:
     """What ends runs whose messages Celery deals with by itself, in this process."""
-    from hermes_celery.running.endings import Endings
-    from hermes_celery.running.errands import Errands
-    from hermes_celery.wiring.delivery import make_deliverer
-
     database = open_database(settings)
     return Endings(
         Runs(database),
@@ -50,13 +49,6 @@ def make_endings(settings: Settings) -> Endings:
 
 def make_runner(settings: Settings, *, app: Celery) -> Runner:
     """What performs runs in this worker process."""
-    from hermes_celery.delivering.dead_man_switch import Pinger
-    from hermes_celery.delivering.outbox import Announcer
-    from hermes_celery.running.heartbeat import Pulse
-    from hermes_celery.running.kinds import make_work
-    from hermes_celery.running.runner import Runner
-    from hermes_celery.wiring.delivery import make_overstay, make_sweep
-
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
     runs = Runs(database)

@@ -18,7 +18,6 @@ from typing import Any
 
 from celery import Celery, Task
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.clock import Clock
 from hermes_celery.core.job import JobSpec
@@ -48,6 +47,7 @@ from hermes_celery.store import (
     Waker,
 )
 from hermes_celery.store.keys import Keys
+from hermes_celery.wiring.own_app import make_app
 from tests.proof.crashing import Calls, watch
 from tests.proof.history import note_start
 from tests.proof.planted import Plant, TwoSteps, open_planted

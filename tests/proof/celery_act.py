@@ -14,7 +14,6 @@ import redis.connection
 from celery import Celery, signals
 from celery.worker import state as worker_state
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.instant import from_ms
@@ -22,6 +21,7 @@ from hermes_celery.running.heartbeat import Pulse
 from hermes_celery.running.runner import Runner
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, connect
+from hermes_celery.wiring.own_app import make_app
 from tests.proof.acts import KEYS, NAMESPACE, NotedWork, make_runs
 from tests.proof.crashing import Calls, watch_class
 from tests.proof.zygote import Orders

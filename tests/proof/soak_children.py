@@ -22,7 +22,6 @@ from pathlib import Path
 
 from celery import Celery
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.messages import RUN_TASK, Dispatch
 from hermes_celery.celery_app.run_task import RunTask
@@ -38,6 +37,7 @@ from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Places, Runs, Waker
 from hermes_celery.wiring.delivery import make_deliverer, make_sweep
+from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.server import open_database
 from tests.proof.acts import assembled_beat, unpacked
 from tests.proof.history import StartLog

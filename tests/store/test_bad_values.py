@@ -11,11 +11,11 @@ import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.cli import main
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Incidents, Jobs, Runs, Waker
+from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.project_jobs import make_beat
 from tests.store.bad_values import BAD_VALUES, due_at_once, plant
 from tests.support import HandClock, a_job, eventually

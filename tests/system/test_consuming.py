@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.celery_app import safe_consumer
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.client import Crontab
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Load, WorkerSign
+from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.worker import make_dead_letters, make_endings
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.system
 #: Our app under another name, whose kombu asks the server for nothing, as some versions did.
 _DEAF = """
 from kombu.transport.redis import Channel
-from hermes_celery.celery_app.app import app_from_environment
+from hermes_celery.wiring.own_app import app_from_environment
 Channel._brpop_start = lambda self, timeout=None: None
 app = app_from_environment()
 """

@@ -10,13 +10,13 @@ import pytest
 from celery import Celery
 
 from hermes_celery.celery_app import purging
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.running.endings import Endings
 from hermes_celery.running.errands import Errands
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Runs
+from hermes_celery.wiring.own_app import make_app
 from tests.support import HandClock
 
 pytestmark = pytest.mark.system

@@ -7,9 +7,10 @@ import ssl
 import pytest
 from kombu.connection import Connection
 
-from hermes_celery.celery_app.app import broker_ssl, broker_url, make_app
+from hermes_celery.celery_app.app import broker_ssl, broker_url
 from hermes_celery.errors import SettingsError
 from hermes_celery.settings import read_settings
+from hermes_celery.wiring.own_app import make_app
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ import redis
 from celery import Celery
 
 from hermes_celery import embedded_server as embedded
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.core.server_address import parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.settings import read_settings
 from hermes_celery.store import connect
+from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.project import Cron
 
 VARIABLES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")

@@ -331,7 +331,7 @@ def test_a_tick_by_hand_follows_no_run_that_nobody_reports(valkey_url: str, name
 
 
 def test_every_command_has_help_that_the_list_repeats() -> None:
-    from hermes_celery.cli import COMMANDS
+    from hermes_celery.cli.commands import COMMANDS
 
     listed = typed("--help").stdout
     for name in COMMANDS:

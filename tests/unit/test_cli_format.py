@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.worker_hooks import _Hooks
 from hermes_celery.cli import main
 from hermes_celery.settings import read_settings
 from hermes_celery.store import FORMAT, Database, Jobs
+from hermes_celery.wiring.own_app import make_app
 from tests.support import a_job
 
 READING = (

@@ -14,7 +14,6 @@ from kombu.entity import Exchange, Queue
 from kombu.transport.redis import Channel
 from kombu.utils.json import dumps
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import RUN_TASK, Dispatch
 from hermes_celery.core.built_message import is_stand_in
 from hermes_celery.core.job import JobSpec, Origin
@@ -22,6 +21,7 @@ from hermes_celery.core.task_call import checked_task
 from hermes_celery.core.work import TaskCall
 from hermes_celery.session import session_of, to_header
 from hermes_celery.settings import read_settings
+from hermes_celery.wiring.own_app import make_app
 from tests.support import a_spec
 
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from celery import Celery
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.worker_hooks import _Hooks
 from hermes_celery.settings import read_settings
+from hermes_celery.wiring.own_app import make_app
 
 _NOWHERE = {"HERMES_REDIS_URL": "redis://127.0.0.1:1/0"}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.core.letters import fault_of, fault_of_call, letter
 from hermes_celery.settings import read_settings
+from hermes_celery.wiring.own_app import make_app
 from tests.letters import SELECTION, corpus, good, nested, with_header
 from tests.support import a_spec
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core import incidents, prompt_scan, targets
+from hermes_celery.core import answers, incidents, prompt_scan, targets
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.output import Capture, as_text
@@ -146,7 +146,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "signature": incidents.signature,
     "signature of a script": lambda text: incidents.signature(f"Script exited with code 1\n{text}"),
     "failure_line": lambda text: incidents.failure_line("n", text, is_agent=False),
-    "failure_summary": lambda text: prompting.failure_summary("n", text),
+    "failure_summary": lambda text: answers.failure_summary("n", text),
     "check_prompt": prompt_scan.check_prompt,
     "checked_assembled": prompt_scan.checked_assembled,
     "assembled": lambda text: prompting.assembled(
@@ -155,7 +155,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
         contexts=[prompting.Context(reference="r", text=text)],
         skills=[prompting.Skill(name="s", content=text)],
     ),
-    "is_silent": prompting.is_silent,
+    "is_silent": answers.is_silent,
     "first_state": _spoken,
     "as_text": _in_bytes(as_text),
     "capture": _captured,

@@ -23,12 +23,12 @@ from kombu.messaging import Producer
 
 from hermes_celery.celery_app.message_channel import catching_connection
 from hermes_celery.celery_app.messages import Dispatch
-from hermes_celery.celery_app.worker_hooks import register
 from hermes_celery.core.built_message import Built, Way, is_stand_in
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.session import session_of, to_header
+from hermes_celery.wiring.parts import hook
 from tests.support import a_spec, replaced
 
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"
@@ -150,7 +150,7 @@ def is_plain(app: Celery, name: str = "shop.report", **options: Any) -> bool:
 
 def test_a_plain_task_comes_from_a_template_and_runs_nothing_when_it_is_filled() -> None:
     app = an_app()
-    register(app)
+    hook(app)
     assert is_plain(app)
     assert is_plain(app, "shop.registered-elsewhere")
 
@@ -204,7 +204,7 @@ _LATE: dict[str, Callable[[Celery], None]] = {
 @pytest.mark.parametrize("change", list(_LATE.values()), ids=list(_LATE))
 def test_what_changes_after_the_first_message_is_noticed(change: Callable[[Celery], None]) -> None:
     app = an_app()
-    register(app)
+    hook(app)
     dispatch, spec = Dispatch(app), task_spec()
     assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
     change(app)
@@ -318,7 +318,7 @@ def test_a_shadow_name_of_the_projects_is_asked_for_each_message() -> None:
 
 def test_no_signal_hears_of_our_own_messages_or_of_a_mark() -> None:
     app = an_app()
-    register(app)
+    hook(app)
     heard: list[str] = []
     with hearing(lambda headers=None, **_: heard.append(headers["id"])):
         dispatch = Dispatch(app)
@@ -344,7 +344,7 @@ def test_no_signal_hears_of_our_own_messages_or_of_a_mark() -> None:
 )
 def test_our_own_messages_have_our_codec_whatever_the_projects_is(conf: dict[str, Any]) -> None:
     app = an_app(**conf)
-    register(app)
+    hook(app)
     dispatch = Dispatch(app)
     for message in (
         dispatch.message(a_spec(), run_id=RUN_ID, due_ms=1),

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from hermes_celery.celery_app.app import make_app
 from hermes_celery.celery_app.project_app import with_namespace
 from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.settings import read_settings, unknown_variables
+from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.project import Cron
 from tests.support import cases
 

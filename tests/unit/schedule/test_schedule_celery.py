@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.errors import JobError
 from hermes_celery.schedule import parse
+from hermes_celery.schedule.words import explain
 
 #: Without types; a zone of its is what many projects give Celery.
 pytz = import_module("pytz")
@@ -137,7 +138,7 @@ def test_a_text_that_wants_both_days_is_none_to_who_does_not_know_it() -> None:
     with pytest.raises(ValueError, match="is not a value"):
         parse("0 22 +1-7 * sat")
     schedule = parse("0 22 1-7 * +sat")
-    assert schedule.explain().words == "At 22:00, on day 1 to 7 of the month if that is Saturday"
+    assert explain(schedule).words == "At 22:00, on day 1 to 7 of the month if that is Saturday"
     with pytest.raises(ValueError, match="no weekday after it"):
         parse("0 22 1-7 * +")
 

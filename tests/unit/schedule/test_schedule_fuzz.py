@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from hermes_celery.schedule import ScheduleError, from_hermes, parse
+from hermes_celery.schedule.words import explain
 
 NOW = datetime(2026, 6, 22, 12, tzinfo=UTC)
 LATER = datetime(2027, 6, 22, 12, tzinfo=UTC)
@@ -101,7 +102,7 @@ def test_whatever_can_be_read_can_be_explained_and_stored() -> None:
             schedule = parse(text(chance), timezone="Europe/Berlin", now=NOW, spread="fuzz")
         except ScheduleError:
             continue
-        assert schedule.explain(now=NOW).words[0].isupper()
+        assert explain(schedule, now=NOW).words[0].isupper()
         again = from_hermes(
             schedule.to_hermes(), timezone=schedule.timezone, now=NOW, spread="fuzz"
         )

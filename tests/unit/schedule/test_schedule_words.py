@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes_celery.schedule import Explanation, parse
+from hermes_celery.schedule.words import explain
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MONTHS = (
@@ -19,8 +20,8 @@ MONTHS = (
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def explain(text: str, *, timezone: str = "Europe/Berlin") -> Explanation:
-    return parse(text, timezone=timezone, now=NOW).explain(now=NOW)
+def explained(text: str, *, timezone: str = "Europe/Berlin") -> Explanation:
+    return explain(parse(text, timezone=timezone, now=NOW), now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def explain(text: str, *, timezone: str = "Europe/Berlin") -> Explanation:
     ],
 )
 def test_a_schedule_has_words(text: str, words: str) -> None:
-    assert explain(text).words == words
+    assert explained(text).words == words
 
 
 def numbers(words: str, names: tuple[str, ...]) -> set[int]:
@@ -101,7 +102,7 @@ def test_words_and_instants_agree(
     read = re.fullmatch(
         r"At (?P<times>[\d:, and]+), on (?:day (?P<days>.+) of the month|(?P<weekdays>.+?)), "
         r"in (?P<months>.+)",
-        schedule.explain().words,
+        explain(schedule).words,
     )
     assert read is not None
     found = schedule.between(NOW, NOW + timedelta(days=366))
@@ -123,7 +124,7 @@ def test_words_and_instants_agree(
 def test_times_of_day_are_all_named_by_the_words(minutes: str, hours: str) -> None:
     """cron-descriptor's words are read back as far as they name numbers."""
     schedule = parse(f"{minutes} {hours} * * *", spread="words")
-    words = schedule.explain().words
+    words = explain(schedule).words
     found = schedule.between(NOW, NOW + timedelta(hours=24) - timedelta(seconds=1))
 
     every = re.match(r"Every (\d+)? ?minutes?\b(?! between)", words)
@@ -144,7 +145,7 @@ def test_times_of_day_are_all_named_by_the_words(minutes: str, hours: str) -> No
 
 
 def test_the_normal_form_and_the_zone_are_part_of_it() -> None:
-    explanation = explain("CRON_TZ=Asia/Tokyo every monday 9am")
+    explanation = explained("CRON_TZ=Asia/Tokyo every monday 9am")
 
     assert explanation.normal_form == "0 9 * * 1"
     assert explanation.timezone == "Asia/Tokyo"
@@ -160,7 +161,7 @@ def test_bounds_are_part_of_the_words() -> None:
         jitter_seconds=90,
     )
 
-    assert schedule.explain().words == (
+    assert explain(schedule).words == (
         "At 09:00, except * * 24-26 12 * and 2027-01-01, from 2026-11-23T13:00:00+01:00 until "
         "2027-03-02T13:00:00+01:00, delayed by up to 1 minute 30 seconds"
     )
@@ -202,7 +203,7 @@ def test_bounds_are_part_of_the_words() -> None:
     ],
 )
 def test_clock_changes_that_matter_are_named(text: str, timezone: str, warnings: list[str]) -> None:
-    assert list(explain(text, timezone=timezone).warnings) == warnings
+    assert list(explained(text, timezone=timezone).warnings) == warnings
 
 
 def test_a_day_that_does_not_exist_is_named() -> None:
@@ -210,7 +211,8 @@ def test_a_day_that_does_not_exist_is_named() -> None:
     schedule = parse("0 9 * * *", timezone="Pacific/Apia")
 
     assert (
-        "2011-12-30 does not exist in Pacific/Apia: no run" in schedule.explain(now=before).warnings
+        "2011-12-30 does not exist in Pacific/Apia: no run"
+        in explain(schedule, now=before).warnings
     )
     days = [at.day for at in schedule.between(before, before + timedelta(days=60))]
     assert 30 - 2 in days
@@ -235,13 +237,13 @@ def test_a_day_that_does_not_exist_is_named() -> None:
     ],
 )
 def test_what_may_surprise_is_a_warning(text: str, warning: str) -> None:
-    assert any(warning in found for found in explain(text).warnings)
+    assert any(warning in found for found in explained(text).warnings)
 
 
 @pytest.mark.parametrize("text", ["*/15 * * * *", "0 9 * * 1-5", "0 9 L * *", "0 9 28 * *", "1h"])
 def test_what_does_not_surprise_is_none(text: str) -> None:
-    assert explain(text).warnings == ()
+    assert explained(text).warnings == ()
 
 
 def test_without_the_present_time_there_are_no_dates() -> None:
-    assert parse("30 2 * * *", timezone="Europe/Berlin").explain().warnings == ()
+    assert explain(parse("30 2 * * *", timezone="Europe/Berlin")).warnings == ()

@@ -1,0 +1,18 @@
+"""The documented path of the scheduler class: `hermes_celery.beat:CronScheduler`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hermes_celery.celery_app.scheduler import BeatScheduler
+from hermes_celery.wiring.parts import see_to_parts
+
+__all__ = ["CronScheduler"]
+
+
+class CronScheduler(BeatScheduler):
+    """The scheduler class for `celery beat`, with what it needs for any app."""
+
+    def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
+        see_to_parts(app)
+        super().__init__(app, *args, **kwargs)

@@ -1,0 +1,103 @@
+"""What the tasks, hooks and the scheduler class of an app are handed: one value on the app.
+
+The composition root makes it (`wiring.parts`); what Celery calls finds it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from hermes_celery.errors import SettingsError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from hermes_celery.celery_app.beat_entries import BeatEntries
+    from hermes_celery.celery_app.safe_consumer import DeadLetters
+    from hermes_celery.clock import Clock
+    from hermes_celery.delivering.deliverer import Deliverer
+    from hermes_celery.delivering.watchdog import BeatWatch
+    from hermes_celery.running.endings import Endings
+    from hermes_celery.running.overstaying import Held, SlotGuard
+    from hermes_celery.running.runner import Runner
+    from hermes_celery.scheduling.beat import Beat
+    from hermes_celery.store import Runs
+    from hermes_celery.store.program_signs import ProgramSign
+    from hermes_celery.store.worker_signs import Look, Presence
+
+_PARTS = "_hermes_celery_parts"
+
+
+class Parts(Protocol):
+    """The collaborators of one app's processes; each is made when it is asked for.
+
+    Every one of them may raise SettingsError or StoreError.
+    """
+
+    def check_server(self, *, queues: Collection[str]) -> None:
+        """Refuse a server that cannot carry what is on these queues."""
+
+    def check_alerts(self, *, delivers_here: bool) -> None:
+        """Refuse alerts that would reach nobody."""
+
+    def runner(self) -> Runner:
+        """What performs runs in this process, those that 0.1.0 left elsewhere too."""
+
+    def runs(self) -> Runs:
+        """The runs of the app's namespace."""
+
+    def clock(self) -> Clock:
+        """The server's clock."""
+
+    def endings(self) -> Endings:
+        """What ends runs whose messages Celery deals with by itself."""
+
+    def dead_letters(self, *, worker: str, endings: Endings) -> DeadLetters:
+        """Where this worker puts messages that it cannot read."""
+
+    def deliverers(self) -> tuple[Deliverer, Deliverer | None]:
+        """That of the app's namespace, and that of the one in which 0.1.0 kept everything."""
+
+    def presence(self, *, worker: str, look: Look) -> Presence:
+        """A worker's sign of life."""
+
+    def worker_sign(self, *, worker: str) -> ProgramSign:
+        """What says which stored format this worker reads."""
+
+    def beat_watch(self) -> BeatWatch:
+        """What watches from a worker that some beat ticks."""
+
+    def slot_guard(
+        self, *, worker: str, held: Callable[[], Iterable[Held]], kill: Callable[[int], None]
+    ) -> SlotGuard:
+        """What watches the slots of this worker's pool."""
+
+    def beat(self, *, owner: str, entries: BeatEntries) -> Beat:
+        """A beat for the app's namespace."""
+
+    def beat_sign(self, *, owner: str) -> ProgramSign:
+        """What says that this beat is there, and what it declares."""
+
+
+def parts_of(app: Celery) -> Parts:
+    """The value on an app. Raises SettingsError where it has none."""
+    parts: Parts | None = getattr(app, _PARTS, None)
+    if parts is None:
+        raise SettingsError(
+            [
+                f"the app {app.main or 'celery'} has no cron: write `from hermes_celery import "
+                "Cron` and `Cron(app)` below the line that makes the app"
+            ]
+        )
+    return parts
+
+
+def has_parts(app: Celery) -> bool:
+    """Whether an app has the value."""
+    return hasattr(app, _PARTS)
+
+
+def hand(app: Celery, parts: Parts) -> None:
+    """Put the value on an app."""
+    setattr(app, _PARTS, parts)

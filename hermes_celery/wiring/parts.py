@@ -1,0 +1,117 @@
+"""What an app's tasks, hooks and scheduler class are handed, from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from functools import cache
+
+from hermes_celery.celery_app.app_settings import app_settings, shared_settings
+from hermes_celery.celery_app.beat_entries import BeatEntries
+from hermes_celery.celery_app.parts import hand, has_parts
+from hermes_celery.celery_app.safe_consumer import DeadLetters
+from hermes_celery.celery_app.types import Celery
+from hermes_celery.celery_app.worker_hooks import register
+from hermes_celery.clock import ServerClock
+from hermes_celery.delivering.deliverer import Deliverer
+from hermes_celery.delivering.watchdog import BeatWatch
+from hermes_celery.running.endings import Endings
+from hermes_celery.running.overstaying import Held, SlotGuard
+from hermes_celery.running.runner import Runner
+from hermes_celery.scheduling.beat import Beat
+from hermes_celery.store import Runs
+from hermes_celery.store.program_signs import ProgramSign
+from hermes_celery.store.worker_signs import Look, Presence
+from hermes_celery.wiring import project_jobs
+from hermes_celery.wiring.delivery import (
+    check_alerts,
+    make_beat_watch,
+    make_deliverer,
+    make_slot_guard,
+)
+from hermes_celery.wiring.server import open_database, reachable_database
+from hermes_celery.wiring.signs import make_sign
+from hermes_celery.wiring.worker import make_dead_letters, make_endings, make_runner
+
+
+def hook(app: Celery) -> None:
+    """Put our tasks and process hooks on an app. Connects to nothing."""
+    hand(app, AppParts(app))
+    register(app)
+
+
+def see_to_parts(app: Celery) -> None:
+    """Hand an app what our scheduler class needs, where nobody has: it has no `Cron(app)`."""
+    if not has_parts(app):
+        hand(app, AppParts(app))
+
+
+class AppParts:
+    """The collaborators of one app's processes (`celery_app.parts.Parts`)."""
+
+    def __init__(self, app: Celery) -> None:
+        # The settings are read late: a project configures its app after it has made it.
+        self._app = app
+
+    def check_server(self, *, queues: Collection[str]) -> None:
+        """Raises StoreUnavailable, StoreUnsuitable or SettingsError."""
+        reachable_database(app_settings(self._app), queues=queues).close()
+
+    def check_alerts(self, *, delivers_here: bool) -> None:
+        """Raises SettingsError."""
+        check_alerts(app_settings(self._app), delivers_here=delivers_here)
+
+    def runner(self) -> Runner:
+        """The runner of the app, which knows the runs in the shared namespace as well."""
+        shared = shared_settings(self._app)
+        runner = make_runner(app_settings(self._app), app=self._app)
+        if shared is not None:
+            runner.elsewhere = cache(lambda: make_runner(shared, app=self._app))
+        return runner
+
+    def runs(self) -> Runs:
+        """The runs of the app's namespace."""
+        return Runs(open_database(app_settings(self._app)))
+
+    def clock(self) -> ServerClock:
+        """The clock of the app's server."""
+        return ServerClock(open_database(app_settings(self._app)).now_ms)
+
+    def endings(self) -> Endings:
+        """What ends runs whose messages Celery deals with by itself."""
+        return make_endings(app_settings(self._app))
+
+    def dead_letters(self, *, worker: str, endings: Endings) -> DeadLetters:
+        """Where this worker puts messages that it cannot read."""
+        return make_dead_letters(app_settings(self._app), worker=worker, endings=endings)
+
+    def deliverers(self) -> tuple[Deliverer, Deliverer | None]:
+        """That of the app's namespace, and that of the shared one, if there is one."""
+        shared = shared_settings(self._app)
+        own = make_deliverer(app_settings(self._app))
+        return own, None if shared is None else make_deliverer(shared)
+
+    def presence(self, *, worker: str, look: Look) -> Presence:
+        """A worker's sign of life."""
+        return Presence(open_database(app_settings(self._app)), name=worker, look=look)
+
+    def worker_sign(self, *, worker: str) -> ProgramSign:
+        """What says which stored format this worker reads."""
+        return make_sign(app_settings(self._app), name=f"worker {worker}")
+
+    def beat_watch(self) -> BeatWatch:
+        """What watches from a worker that some beat ticks."""
+        return make_beat_watch(app_settings(self._app))
+
+    def slot_guard(
+        self, *, worker: str, held: Callable[[], Iterable[Held]], kill: Callable[[int], None]
+    ) -> SlotGuard:
+        """What watches the slots of this worker's pool."""
+        return make_slot_guard(app_settings(self._app), worker=worker, held=held, kill=kill)
+
+    def beat(self, *, owner: str, entries: BeatEntries) -> Beat:
+        """A beat for the app's namespace."""
+        return project_jobs.make_beat(self._app, owner=owner, entries=entries)
+
+    def beat_sign(self, *, owner: str) -> ProgramSign:
+        """What says that this beat is there, and what it declares."""
+        return project_jobs.make_beat_sign(self._app, owner=owner)
