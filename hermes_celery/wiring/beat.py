@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.broker import key_prefix
+from hermes_celery.celery_app.building import BoundedMessages
 from hermes_celery.celery_app.flower_texts import LossTeller
 from hermes_celery.celery_app.inspecting import Inspection
 from hermes_celery.celery_app.messages import RUN_TASK
@@ -17,7 +18,6 @@ from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.interop.left_behind import tell_soon
 from hermes_celery.scheduling.beat import Beat, owner_name
-from hermes_celery.celery_app.building import BoundedMessages
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.living_beats import Members
