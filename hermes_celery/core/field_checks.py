@@ -1,7 +1,7 @@
 """What one field of a job may be: each check takes a value and returns what is stored of it.
 
 A check looks at its own field alone and raises JobError or ScriptError that says what was given,
-what is wrong and what to do. What fields must be together is `defining`'s to check. The rules are
+what is wrong and what to do. What fields must be together is `job_checks`'s to check. The rules are
 Hermes' own where it has any (hermes-agent 0.19, cron/jobs.py as recorded). Whether a script exists
 or a host may be called is decided where it runs.
 """

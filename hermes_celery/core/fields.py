@@ -3,7 +3,7 @@
 To add a field, give it an attribute (in `job.JobFields`, or in `policy.Policy` for one `inside`
 the policy) and an entry here. The options of `add` and `edit`, what clears it, its checks, `show`
 and JSON, what an import from Hermes and a `beat_schedule` read, and whether a change of it plans
-the job anew all follow. What needs more than one field stands in `defining`: which fields go
+the job anew all follow. What needs more than one field stands in `job_checks`: which fields go
 together, and that the schedule can run at all.
 
 What is no wish of anybody's, such as a job's id and who declares it, is no field.
@@ -87,7 +87,7 @@ class Field:
 
     # --- stored
     stored: str = ""
-    #: What is stored of a value. None: `defining` says so together with the schedule.
+    #: What is stored of a value. None: `job_checks` says so together with the schedule.
     check: Callable[[Any], Any] | None = texts.as_typed
     #: Back from what is stored.
     given: Callable[[Any], Any] = texts.as_typed

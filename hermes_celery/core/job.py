@@ -1,7 +1,7 @@
 """Jobs: what somebody asked for, as values.
 
-A `JobRequest` is what somebody typed; `defining` turns it into a `JobSpec` or says why not; a `Job`
-is a spec together with where it stands. Field names are Hermes' own (hermes-agent 0.19).
+A `JobRequest` is what somebody typed; `job_checks` turns it into a `JobSpec` or says why not; a
+`Job` is a spec together with where it stands. Field names are Hermes' own (hermes-agent 0.19).
 """
 
 from __future__ import annotations
