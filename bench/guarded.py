@@ -24,7 +24,6 @@ from bench.messages import OWN_CODE, PLAIN, RUN_ID, applying, building, project
 from bench.next_instant import EXPRESSIONS, START, ZONES, ours_ms
 from bench.server import BenchError
 from bench.whole_path import BARE_LUA
-from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.run import Outcome, RunState, run_id_of
 from hermes_celery.scheduling.lease import Lease
@@ -32,6 +31,7 @@ from hermes_celery.scheduling.look_ahead import Ahead
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Claim, DueIndex, Runs
 from hermes_celery.wiring.own_app import make_app
+from tests.support import messages_of
 
 _DUE_JOBS = 500
 _RUNS = 100
@@ -87,7 +87,7 @@ class _Ground:
         self.database = bed.database
         self.job_ids = store_jobs(bed, [bed.database.now_ms()] * jobs)
         self._due_index = DueIndex(bed.database)
-        self._messages = Dispatch(make_app(bed.settings))
+        self._messages = messages_of(make_app(bed.settings))
         self._ahead = Ahead(self._due_index, self._messages)
         lease = Lease(bed.database, owner="guard", clock=ServerClock(bed.database.now_ms))
         lease.hold()

@@ -23,7 +23,6 @@ from kombu.connection import Connection
 from bench.bed import Bed, fresh_bed
 from bench.server import BenchError, valkey
 from hermes_celery.celery_app.app import broker_url
-from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.core.job import Job, JobRequest, JobSpec, new_job_id
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.policy import Overlap, Policy
@@ -31,6 +30,7 @@ from hermes_celery.core.work import TaskCall
 from hermes_celery.instant import from_ms
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import DueIndex, Jobs, Write
+from tests.support import messages_of
 
 PLAIN, OWN_CODE = "bench.plain", "bench.own_code"
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"
@@ -62,7 +62,7 @@ def spec_of(task: str) -> JobSpec:
 
 def building(app: Celery, task: str) -> Callable[[], object]:
     """What builds one message of a task."""
-    dispatch, spec = Dispatch(app, in_tasks=False), spec_of(task)
+    dispatch, spec = messages_of(app, in_tasks=False), spec_of(task)
     if task == PLAIN:
         return lambda: dispatch.message(spec, run_id=RUN_ID, due_ms=DUE_MS)
     return lambda: dispatch.build(spec, run_id=RUN_ID, due_ms=DUE_MS)
@@ -82,7 +82,7 @@ class _Ticking:
 
     def __init__(self, bed: Bed, app: Celery, task: str) -> None:
         self._due_index = DueIndex(bed.database)
-        self._messages = Dispatch(app, in_tasks=False)
+        self._messages = messages_of(app, in_tasks=False)
         bed.database.client.set(bed.database.keys.term, _TOKEN)
         spec = spec_of(task)
         jobs = [Job(spec=_named(spec), next_run_at=from_ms(DUE_MS)) for _ in range(_MESSAGES)]

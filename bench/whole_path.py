@@ -39,7 +39,6 @@ from bench.idle import idle_steps
 from bench.server import BenchError, wait_until
 from bench.show import new_table, spread, stop_in_order
 from hermes_celery.celery_app.app import broker_url
-from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import new_job_id
 from hermes_celery.core.run import run_id_of
@@ -49,6 +48,7 @@ from hermes_celery.scheduling.tick import tick
 from hermes_celery.settings import read_settings
 from hermes_celery.store import DueIndex
 from hermes_celery.wiring.own_app import make_app
+from tests.support import messages_of
 
 #: Enough for every pool process to have made its runner.
 _WARM_UP_JOBS = 40
@@ -99,7 +99,7 @@ class Leader:
         self._clock = ServerClock(bed.database.now_ms)
         self._lease = Lease(bed.database, owner=owner_name(), clock=self._clock)
         self._due_index = DueIndex(bed.database)
-        self._messages = Dispatch(make_app(bed.settings))
+        self._messages = messages_of(make_app(bed.settings))
 
     def dispatch_all(self) -> int:
         """Tick until nothing is due; returns how many runs were dispatched."""

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from celery import Celery
 
+from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.client import Crontab
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.built_message import Built
-from hermes_celery.core.job import Job, JobRequest, JobSpec
+from hermes_celery.core.job import Job, JobRequest, JobSpec, SessionSource
 from hermes_celery.core.job_checks import define
 from hermes_celery.instant import to_ms
 from hermes_celery.store import Claim, Database, DueIndex, Jobs, Runs
@@ -138,3 +140,10 @@ def replaced(value: Any, **changes: Any) -> Any:
 def server_clock(database: Database) -> ServerClock:
     """The clock that processes use."""
     return ServerClock(database.now_ms)
+
+
+def messages_of(app: Celery, *, in_tasks: bool = True) -> Dispatch:
+    """What builds messages for an app, with the default settings and in no namespace."""
+    return Dispatch(
+        app, session=SessionSource.ORIGIN, entries=None, in_tasks=in_tasks, namespace=""
+    )

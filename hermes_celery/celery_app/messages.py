@@ -88,14 +88,16 @@ class Dispatch:
         self,
         app: Celery,
         *,
-        session: SessionSource = SessionSource.ORIGIN,
-        entries: Entries | None = None,
-        in_tasks: bool = True,
-        namespace: str = "",
+        session: SessionSource,
+        entries: Entries | None,
+        in_tasks: bool,
+        namespace: str,
     ) -> None:
-        """`namespace` is where the runs are on record.
+        """`session` is the setting, for jobs that say nothing; `entries` hears of occurrences.
 
-        `in_tasks`: whether a task of the project's may be running where messages are built."""
+        `in_tasks`: whether a task of the project's may be running where messages are built.
+        `namespace` is where the runs are on record.
+        """
         self._app = app
         self._session = session
         self._namespace = namespace

@@ -54,7 +54,7 @@ from tests.proof.planted import Plant, TwoSteps, open_planted
 from tests.proof.reaching import far_end, make_announcer, make_deliverer, push_deliveries
 from tests.proof.sharing import TOKENS, Crowds
 from tests.proof.zygote import Act, Orders
-from tests.support import HandClock
+from tests.support import HandClock, messages_of
 
 NAMESPACE = "proof"
 #: A task with code of the project's for each message.
@@ -69,7 +69,7 @@ _HEARTBEAT_PATIENCE_SECONDS = 5.0
 
 def warm_up() -> None:
     """Do what every child would have to do first."""
-    Dispatch(celery_app()).message(
+    messages_of(celery_app()).message(
         JobSpec(id="a" * 12, name="", schedule="", schedule_display="", anchor_ms=0, created_ms=0),
         run_id="",
         due_ms=0,
@@ -121,7 +121,7 @@ def make_beat(
     delivers: bool = False,
 ) -> Beat:
     """A beat on hand-set time."""
-    messages = Dispatch(celery_app())
+    messages = messages_of(celery_app())
     return assembled_beat(
         database,
         owner=owner,
@@ -260,7 +260,7 @@ class Consumer:
             work_for=lambda _: work,
             clock=clock,
             places=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
-            after=make_announcer(Dispatch(celery_app())) if delivers else None,
+            after=make_announcer(messages_of(celery_app())) if delivers else None,
             pause=clock.advance,
         )
 

@@ -38,7 +38,7 @@ from tests.proof.planted import Plant, open_planted
 from tests.proof.reaching import delivery_faults, far_end, receipts_in
 from tests.proof.sharing import Crowds, budget_faults, crowds_in
 from tests.proof.zygote import Act, Orders
-from tests.support import HandClock
+from tests.support import HandClock, messages_of
 
 _MAX_ROUNDS = 60
 _A_DAY = timedelta(days=1)
@@ -285,4 +285,4 @@ def _hosts(deliver: str) -> tuple[str, ...]:
 
 
 def _messages() -> Dispatch:
-    return Dispatch(celery_app())
+    return messages_of(celery_app())

@@ -22,7 +22,6 @@ from pathlib import Path
 import msgspec
 
 from bench.server import wait_until
-from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.client import Crontab
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.run import Run, job_id_of
@@ -40,6 +39,7 @@ from tests.proof.soak_faults import Vandal
 from tests.proof.soak_members import Disturbed, Member, Server, inherited_environment, wait_for
 from tests.proof.soak_verdict import cared_for, delivery_counts, silently_stopped
 from tests.receivers import http_receiver
+from tests.support import messages_of
 
 #: A run that starts later than this was forgotten. What is late by less is told, not judged: it is
 #: the price of messages that vanish again and again, of a server that is away, and of a backlog.
@@ -387,7 +387,7 @@ def _cron(database: Database, settings: Settings) -> Crontab:
         runs=make_runs(database),
         due=DueIndex(database),
         clock=ServerClock(database.now_ms),
-        messages=lambda: Dispatch(app),
+        messages=lambda: messages_of(app),
         default_timezone="UTC",
         check_files=lambda _: None,
     )

@@ -23,7 +23,7 @@ from pathlib import Path
 from celery import Celery
 
 from hermes_celery.celery_app.app_settings import app_settings
-from hermes_celery.celery_app.messages import RUN_TASK, Dispatch
+from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import JobSpec
@@ -43,6 +43,7 @@ from tests.proof.acts import assembled_beat, unpacked
 from tests.proof.history import StartLog
 from tests.proof.reaching import make_announcer, push_deliveries
 from tests.proof.sharing import TOKENS, Crowds, crowds_path
+from tests.support import messages_of
 
 REDELIVER_AFTER_MS = 5_000
 HEARTBEAT_TIMEOUT_MS = 4_000
@@ -95,14 +96,14 @@ def make_runner(settings: Settings) -> Runner:
         pulse=Pulse(runs, clock=clock),
         work_for=lambda _: work,
         places=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
-        after=make_announcer(Dispatch(make_app(settings))),
+        after=make_announcer(messages_of(make_app(settings))),
         clock=clock,
     )
 
 
 def beat(settings: Settings) -> None:
     """Lead or stand by, for ever."""
-    database, messages = open_database(settings), Dispatch(make_app(settings))
+    database, messages = open_database(settings), messages_of(make_app(settings))
     beat = assembled_beat(
         database,
         owner=owner_name(),

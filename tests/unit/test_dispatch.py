@@ -14,7 +14,7 @@ from kombu.entity import Exchange, Queue
 from kombu.transport.redis import Channel
 from kombu.utils.json import dumps
 
-from hermes_celery.celery_app.messages import RUN_TASK, Dispatch
+from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.core.built_message import is_stand_in
 from hermes_celery.core.job import JobSpec, Origin
 from hermes_celery.core.task_call import checked_task
@@ -22,7 +22,7 @@ from hermes_celery.core.work import TaskCall
 from hermes_celery.session import session_of, to_header
 from hermes_celery.settings import read_settings
 from hermes_celery.wiring.own_app import make_app
-from tests.support import a_spec
+from tests.support import a_spec, messages_of
 
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"
 AWKWARD = 'näh "quoted" \\ — 🜲 <b>'
@@ -32,7 +32,7 @@ AWKWARD = 'näh "quoted" \\ — 🜲 <b>'
 def test_a_message_is_what_apply_async_would_send(name: str) -> None:
     app = make_app(read_settings({}))
     spec = a_spec(name=name, origin=Origin(platform="telegram", chat_name=AWKWARD))
-    ours = json.loads(Dispatch(app).message(spec, run_id=RUN_ID, due_ms=1))
+    ours = json.loads(messages_of(app).message(spec, run_id=RUN_ID, due_ms=1))
     theirs = _sent(app, spec_name=name, header=_header_of(spec))
     assert json.loads(base64.b64decode(ours["body"])) == json.loads(
         base64.b64decode(theirs["body"])
@@ -44,7 +44,7 @@ def test_a_message_is_what_apply_async_would_send(name: str) -> None:
 
 
 def test_every_message_has_a_tag_of_its_own() -> None:
-    dispatch = Dispatch(make_app(read_settings({})))
+    dispatch = messages_of(make_app(read_settings({})))
     tags = {
         json.loads(dispatch.message(a_spec(), run_id=run_id, due_ms=1))["properties"][
             "delivery_tag"
@@ -55,7 +55,7 @@ def test_every_message_has_a_tag_of_its_own() -> None:
 
 
 def test_a_message_that_is_pushed_again_has_an_id_of_its_own_and_names_the_run() -> None:
-    dispatch = Dispatch(make_app(read_settings({})))
+    dispatch = messages_of(make_app(read_settings({})))
     message = json.loads(dispatch.message(a_spec(), run_id=RUN_ID, due_ms=1, push=2))
     headers = message["headers"]
     assert headers["id"] == message["properties"]["correlation_id"] == f"{RUN_ID}.2"
@@ -68,7 +68,7 @@ def test_a_message_that_is_pushed_again_has_an_id_of_its_own_and_names_the_run()
 
 
 def test_an_older_worker_refuses_a_tasks_message_that_it_would_take_for_a_child() -> None:
-    dispatch = Dispatch(Celery("shop", broker="redis://nowhere", set_as_current=False))
+    dispatch = messages_of(Celery("shop", broker="redis://nowhere", set_as_current=False))
     spec = a_spec(prompt=None, task=TaskCall(name="shop.x"))
     versions = [
         json.loads(dispatch.message(spec, run_id=RUN_ID, due_ms=1, push=push))["headers"]["hermes"][
@@ -107,7 +107,7 @@ def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
 
     call = TaskCall(name="shop.report", args=["mon"], kwargs={"full": True})
     spec = a_spec(prompt=None, task=call)
-    dispatch = Dispatch(app)
+    dispatch = messages_of(app)
     ours = json.loads(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
     header = _header_of(spec)
     with Connection("memory://") as connection:
@@ -138,7 +138,7 @@ def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
     ],
 )
 def test_queue_and_priority_decide_the_list(fields: dict[str, Any], key: str) -> None:
-    dispatch = Dispatch(make_app(read_settings({})))
+    dispatch = messages_of(make_app(read_settings({})))
     spec = a_spec(**fields)
     assert dispatch.queue(spec) == key
     properties = json.loads(dispatch.message(spec, run_id=RUN_ID, due_ms=1))["properties"]
@@ -146,7 +146,7 @@ def test_queue_and_priority_decide_the_list(fields: dict[str, Any], key: str) ->
 
 
 def test_an_expiry_counts_from_the_message_not_from_the_first_one() -> None:
-    dispatch = Dispatch(Celery("shop", broker="redis://nowhere", set_as_current=False))
+    dispatch = messages_of(Celery("shop", broker="redis://nowhere", set_as_current=False))
     spec = a_spec(prompt=None, task=TaskCall(name="shop.x", options={"expires": 60}))
 
     def expires() -> str:
@@ -165,9 +165,9 @@ def test_arguments_that_a_task_does_not_take_are_refused_when_its_message_is_bui
 
     spec = a_spec(prompt=None, task=TaskCall(name="shop.none", args=[1]))
     # That costs the occurrence that it is built for, so a stand-in has its place until then.
-    assert is_stand_in(Dispatch(app).message(spec, run_id=RUN_ID, due_ms=1))
+    assert is_stand_in(messages_of(app).message(spec, run_id=RUN_ID, due_ms=1))
     with pytest.raises(TypeError):
-        Dispatch(app).build(spec, run_id=RUN_ID, due_ms=1)
+        messages_of(app).build(spec, run_id=RUN_ID, due_ms=1)
 
 
 _AFTER = Celery("x", set_as_current=False).signature("shop.after", (date(2024, 1, 2),))
@@ -201,7 +201,7 @@ def test_options_and_values_are_in_the_message_as_apply_async_puts_them(
     args, kwargs = [b"x", date(2024, 1, 2)], {"at": datetime(2024, 1, 2, tzinfo=UTC)}
     call = TaskCall(name="shop.kept", args=args, kwargs=kwargs, options=options)
     spec = a_spec(prompt=None, task=checked_task(call))
-    ours = json.loads(Dispatch(app).build(spec, run_id=RUN_ID, due_ms=1).message)
+    ours = json.loads(messages_of(app).build(spec, run_id=RUN_ID, due_ms=1).message)
     with Connection("memory://") as connection:
         for declared in app.amqp.queues.values():
             declared(connection.default_channel).declare()
@@ -239,7 +239,7 @@ def test_a_priority_falls_into_the_list_that_kombu_has_for_it(
     app = Celery("shop", broker="redis://nowhere", set_as_current=False)
     app.conf.broker_transport_options = {} if steps is None else {"priority_steps": steps}
     spec = a_spec(prompt=None, priority=priority, task=TaskCall(name="shop.x"))
-    assert Dispatch(app).queue(spec) == _KombuChannel(steps).list_for("celery", priority)
+    assert messages_of(app).queue(spec) == _KombuChannel(steps).list_for("celery", priority)
 
 
 class _KombuChannel(Channel):

@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.core.letters import fault_of, fault_of_call, letter
 from hermes_celery.settings import read_settings
 from hermes_celery.wiring.own_app import make_app
 from tests.letters import SELECTION, corpus, good, nested, with_header
-from tests.support import a_spec
+from tests.support import a_spec, messages_of
 
 _RUN = "aaaaaaaaaaaa-20260622T120000Z"
 
 
 def test_what_we_and_celery_send_is_without_fault() -> None:
     app = make_app(read_settings({"HERMES_REDIS_URL": "redis://nowhere"}))
-    message = json.loads(Dispatch(app).message(a_spec(), run_id=_RUN, due_ms=0))
+    message = json.loads(messages_of(app).message(a_spec(), run_id=_RUN, due_ms=0))
     args, kwargs, embed = json.loads(b64decode(message["body"]))
     assert fault_of(message) is None
     assert fault_of_call(b64decode(message["body"]), args, kwargs, embed) is None

@@ -22,14 +22,13 @@ from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
 
 from hermes_celery.celery_app.message_channel import catching_connection
-from hermes_celery.celery_app.messages import Dispatch
 from hermes_celery.core.built_message import Built, Way, is_stand_in
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.session import session_of, to_header
 from hermes_celery.wiring.parts import hook
-from tests.support import a_spec, replaced
+from tests.support import a_spec, messages_of, replaced
 
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
@@ -60,7 +59,7 @@ def task_spec(name: str = "shop.report", **options: Any) -> JobSpec:
 
 
 def build(app: Celery, spec: JobSpec, *, push: int = 0) -> Built:
-    return Dispatch(app).build(spec, run_id=RUN_ID, due_ms=1, push=push)
+    return messages_of(app).build(spec, run_id=RUN_ID, due_ms=1, push=push)
 
 
 def decoded(message: Any) -> dict[str, Any]:
@@ -144,7 +143,7 @@ def nobody() -> Iterator[None]:
 
 
 def is_plain(app: Celery, name: str = "shop.report", **options: Any) -> bool:
-    message = Dispatch(app).message(task_spec(name, **options), run_id=RUN_ID, due_ms=1)
+    message = messages_of(app).message(task_spec(name, **options), run_id=RUN_ID, due_ms=1)
     return not is_stand_in(message)
 
 
@@ -157,7 +156,7 @@ def test_a_plain_task_comes_from_a_template_and_runs_nothing_when_it_is_filled()
 
 @pytest.mark.parametrize("signal", [signals.before_task_publish, signals.after_task_publish])
 def test_a_receiver_that_is_connected_later_is_noticed(signal: Any) -> None:
-    dispatch, spec = Dispatch(an_app()), task_spec()
+    dispatch, spec = messages_of(an_app()), task_spec()
     assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
     with hearing(signal=signal):
         assert is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
@@ -165,7 +164,7 @@ def test_a_receiver_that_is_connected_later_is_noticed(signal: Any) -> None:
 
 
 def test_a_receiver_in_another_ones_place_is_noticed() -> None:
-    dispatch, spec = Dispatch(an_app()), task_spec()
+    dispatch, spec = messages_of(an_app()), task_spec()
 
     def of_others(**_: Any) -> None:
         return
@@ -205,7 +204,7 @@ _LATE: dict[str, Callable[[Celery], None]] = {
 def test_what_changes_after_the_first_message_is_noticed(change: Callable[[Celery], None]) -> None:
     app = an_app()
     hook(app)
-    dispatch, spec = Dispatch(app), task_spec()
+    dispatch, spec = messages_of(app), task_spec()
     assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
     change(app)
     assert is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
@@ -321,7 +320,7 @@ def test_no_signal_hears_of_our_own_messages_or_of_a_mark() -> None:
     hook(app)
     heard: list[str] = []
     with hearing(lambda headers=None, **_: heard.append(headers["id"])):
-        dispatch = Dispatch(app)
+        dispatch = messages_of(app)
         dispatch.message(a_spec(), run_id=RUN_ID, due_ms=1)
         dispatch.delivery_message(RUN_ID, label="x")
         assert heard == []
@@ -345,7 +344,7 @@ def test_no_signal_hears_of_our_own_messages_or_of_a_mark() -> None:
 def test_our_own_messages_have_our_codec_whatever_the_projects_is(conf: dict[str, Any]) -> None:
     app = an_app(**conf)
     hook(app)
-    dispatch = Dispatch(app)
+    dispatch = messages_of(app)
     for message in (
         dispatch.message(a_spec(), run_id=RUN_ID, due_ms=1),
         dispatch.delivery_message(RUN_ID, label="x"),
@@ -393,7 +392,7 @@ def test_two_threads_build_at_once_and_each_gets_its_own_message() -> None:
     app = an_app()
     for number in range(8):
         app.task(_body, shared=False, name=f"shop.{number}", expires=60)
-    dispatch = Dispatch(app)
+    dispatch = messages_of(app)
     gate = threading.Barrier(4)
     wrong: list[object] = []
 
@@ -474,7 +473,7 @@ def test_a_task_that_is_queued_already_publishes_nothing() -> None:
 
 def test_a_run_that_a_task_asks_for_has_that_task_as_its_parent_and_no_other_has() -> None:
     app = an_app()
-    task, dispatch = app.tasks["shop.report"], Dispatch(app)
+    task, dispatch = app.tasks["shop.report"], messages_of(app)
 
     def parent() -> object:
         message = dispatch.build(task_spec(), run_id=RUN_ID, due_ms=1).message
