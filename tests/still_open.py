@@ -57,7 +57,7 @@ SILENT_INNER_IMPORTS = {
     "cli.runs",
     "cli.schedules",
     "cli.screen",
-    "cli.target",
+    "cli.scope",
     "delivering.channel_apprise",
     "delivering.template_child",
     "guards.answer_limits",

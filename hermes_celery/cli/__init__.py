@@ -57,15 +57,15 @@ class Commands(click.Group):
 
 
 def _repeating(text: str) -> click.ClickException:
-    from hermes_celery.cli.target import repeating
+    from hermes_celery.cli.scope import repeating
 
     return click.ClickException(repeating(text))
 
 
 def _elsewhere() -> str:
     """Where else a job may be that is not here; "" where there are no other namespaces."""
-    from hermes_celery.cli.target import other_namespaces
-    from hermes_celery.cli.target import read_settings as settings_of_command
+    from hermes_celery.cli.scope import other_namespaces
+    from hermes_celery.cli.scope import read_settings as settings_of_command
 
     named, others = settings_of_command().namespace, other_namespaces()
     if not others:
@@ -119,6 +119,6 @@ def main(ctx: click.Context, namespace: str | None, app: str | None) -> None:
     else the host's); `--json` gives them in UTC. `-N shop` and `-A shop`, before the command, are
     about the jobs of the project `shop`.
     """
-    from hermes_celery.cli.target import Target, about
+    from hermes_celery.cli.scope import Scope, about
 
-    about(ctx, Target(namespace=namespace, app=app or None))
+    about(ctx, Scope(namespace=namespace, app=app or None))

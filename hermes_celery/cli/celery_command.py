@@ -27,11 +27,11 @@ def cron(ctx: click.Context, namespace: str | None) -> None:
     Jobs are named by their id or their whole name. Times are shown in your zone (HERMES_TIMEZONE,
     else the host's); `--json` gives them in UTC.
     """
-    from hermes_celery.cli.target import Target, about
+    from hermes_celery.cli.scope import Scope, about
 
     given = _given_app(ctx)
     found = ctx.obj.app if given is not None else None
-    about(ctx, Target(namespace=namespace, app=given, is_below_celery=True, found=found))
+    about(ctx, Scope(namespace=namespace, app=given, is_below_celery=True, found=found))
 
 
 def _given_app(ctx: click.Context) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from hermes_celery.cli.scope import messages_for, read_settings, repeating
 from hermes_celery.cli.screen import print_json, print_table, shown
-from hermes_celery.cli.target import messages_for, read_settings, repeating
 from hermes_celery.core.newer_words import UNREADABLE
 from hermes_celery.core.run import Run
 from hermes_celery.errors import RecordBroken

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from hermes_celery.cli.scope import given_app, other_namespaces, project, read_settings, repeating
 from hermes_celery.cli.screen import print_json
-from hermes_celery.cli.target import given_app, other_namespaces, project, read_settings, repeating
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.letters import QUIET_MS
 from hermes_celery.delivering.overload import NEARLY_FULL, disk_text, is_nearly_full, memory_text

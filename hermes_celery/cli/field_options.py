@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from hermes_celery.cli.target import default_zone
+from hermes_celery.cli.scope import default_zone
 from hermes_celery.core.fields import FIELDS, Field
 from hermes_celery.errors import HermesCeleryError
 

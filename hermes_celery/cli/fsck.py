@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import click
 import msgspec
 
+from hermes_celery.cli.scope import read_settings, repeating
 from hermes_celery.cli.screen import print_json
-from hermes_celery.cli.target import read_settings, repeating
 from hermes_celery.core.reconciling import Finding, Trouble
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.scheduling.sweep import Examiner

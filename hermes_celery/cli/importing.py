@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hermes_celery.cli.scope import default_zone, open_cron, project, read_settings
 from hermes_celery.cli.screen import print_json
-from hermes_celery.cli.target import default_zone, open_cron, project, read_settings
 from hermes_celery.settings import checked_timezone
 
 if TYPE_CHECKING:

@@ -9,6 +9,14 @@ from typing import Any
 import click
 
 from hermes_celery.cli.field_options import field_options, take_fields
+from hermes_celery.cli.scope import (
+    open_cron,
+    open_cron_to_read,
+    other_namespaces,
+    project,
+    read_settings,
+    repeating,
+)
 from hermes_celery.cli.screen import (
     JOB_COLUMNS,
     job_details,
@@ -18,14 +26,6 @@ from hermes_celery.cli.screen import (
     print_tables,
     refused_row,
     shown,
-)
-from hermes_celery.cli.target import (
-    open_cron,
-    open_cron_to_read,
-    other_namespaces,
-    project,
-    read_settings,
-    repeating,
 )
 from hermes_celery.client import Crontab
 from hermes_celery.core.job import Job, JobState, UnreadableJob, name_key

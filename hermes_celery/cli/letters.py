@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from hermes_celery.cli.scope import read_settings
 from hermes_celery.cli.screen import print_json, print_table, shown
-from hermes_celery.cli.target import read_settings
 from hermes_celery.core.letters import KEPT
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Letters

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import click
 
+from hermes_celery.cli.scope import known_namespaces, read_settings
 from hermes_celery.cli.screen import print_json_list
-from hermes_celery.cli.target import known_namespaces, read_settings
 from hermes_celery.core.job import Job, UnreadableJob
 from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, checked_namespace

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hermes_celery.cli.screen import print_json, shown
-from hermes_celery.cli.target import (
+from hermes_celery.cli.scope import (
     given_app,
     messages_for,
     open_cron,
@@ -13,6 +12,7 @@ from hermes_celery.cli.target import (
     read_settings,
     repeating,
 )
+from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.server_urls import without_password

@@ -10,8 +10,8 @@ import click
 
 from hermes_celery.cli.delivery import delivery_lines, delivery_states
 from hermes_celery.cli.options import Instant, Since
+from hermes_celery.cli.scope import open_cron, open_cron_to_read, repeating
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
-from hermes_celery.cli.target import open_cron, open_cron_to_read, repeating
 from hermes_celery.client import Crontab
 from hermes_celery.core.run import Run, RunState, is_run_id
 from hermes_celery.errors import JobNotFound, RunNotFound

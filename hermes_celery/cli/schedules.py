@@ -10,7 +10,7 @@ from itertools import islice
 
 import click
 
-from hermes_celery.cli.target import default_zone
+from hermes_celery.cli.scope import default_zone
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.instant import from_ms
 from hermes_celery.schedule import Schedule, parse

@@ -1,8 +1,8 @@
 """`hermes-celery up`: server, beat and worker of one machine under one supervisor.
 
-At the first start, with somebody watching, a part that ends with an error, or does not come up
+At the first start, with somebody watching, a child that ends with an error, or does not come up
 within some seconds, ends it with one sentence: a wrong setting does not heal. Once it is up it ends
-only when it is asked to; a part that ends, however often, is started again, and what it said is
+only when it is asked to; a child that ends, however often, is started again, and what it said is
 shown.
 """
 
@@ -35,7 +35,7 @@ from hermes_celery.errors import (
 from hermes_celery.events import Seldom
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.observe.figures import read_status
-from hermes_celery.process.supervisor import Part, Supervisor
+from hermes_celery.process.supervisor import Child, Supervisor
 from hermes_celery.settings import (
     Settings,
     check_home,
@@ -103,7 +103,7 @@ def _start(
     demo: bool,
     shards: int | None,
 ) -> Crontab | None:
-    """Start all parts and wait until they are ready; None when stopped before."""
+    """Start all children and wait until they are ready; None when stopped before."""
     began = time.monotonic()
     if settings.redis_url is None:
         supervisor.start(_server(settings))
@@ -128,7 +128,7 @@ def _start(
 def _watch(
     cron: Crontab, supervisor: Supervisor, database: Database, *, stop: threading.Event
 ) -> None:
-    """Show what ends, and keep the parts running, until stopped; nothing else ends it."""
+    """Show what ends, and keep the children running, until stopped; nothing else ends it."""
     seen, complaint, disk = _Seen(cron), Seldom(), _ServerDisk(database)
     while not stop.wait(_LOOK_SECONDS):
         supervisor.check()
@@ -160,7 +160,7 @@ class _ServerDisk:
         try:
             is_full = self._load.cannot_save()
         except StoreError:
-            return  # it is away; its part is started again
+            return  # it is away; its process is started again
         if is_full and not self._was_full:
             _say(f"nothing is queued or recorded: {CANNOT_SAVE}")
         if self._was_full and not is_full:
@@ -231,8 +231,8 @@ def _beats(settings: Settings) -> list[str]:
     return [_BEAT, *(f"{_BEAT}-{number}" for number in range(2, count + 1))]
 
 
-def _server(settings: Settings) -> Part:
-    return Part(
+def _server(settings: Settings) -> Child:
+    return Child(
         name="server",
         command=embedded.server_command(settings.state_dir),
         log=settings.state_dir / "server.log",
@@ -242,8 +242,8 @@ def _server(settings: Settings) -> Part:
     )
 
 
-def _celery(settings: Settings, name: str, *arguments: str, stop_seconds: float) -> Part:
-    return Part(
+def _celery(settings: Settings, name: str, *arguments: str, stop_seconds: float) -> Child:
+    return Child(
         name=name,
         command=[
             *(sys.executable, "-m", "celery", "-A", "hermes_celery"),

@@ -28,11 +28,11 @@ _LONGEST_RESTART_SECONDS = 60.0
 _WORKS_SECONDS = 60.0
 #: Our own sentence, Celery's, or the last line of a traceback.
 _ERROR = re.compile(r"^(?:[\w.]+)?(?:Error|Exception): \S.*", re.MULTILINE)
-#: How much of what a part has logged is looked at, and how much of a line is told.
+#: How much of what a child has logged is looked at, and how much of a line is told.
 _LOOKED_BYTES, _TOLD = 65_536, 500
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class Child(msgspec.Struct, frozen=True, kw_only=True):
     """One child: what to run and how it ends."""
 
     name: str
@@ -44,8 +44,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     death_signal: int = signal.SIGKILL
 
 
-class PartEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """A part that ended by itself."""
+class ChildEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """A child that ended by itself."""
 
     name: str
     exit_code: int
@@ -54,7 +54,7 @@ class PartEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Supervisor:
-    """Starts, watches and stops the parts."""
+    """Starts, watches and stops the children."""
 
     def __init__(
         self,
@@ -66,93 +66,93 @@ class Supervisor:
         self._environment = dict(environment)
         self._say = say
         self._monotonic = monotonic
-        self._running: list[tuple[Part, subprocess.Popen[bytes]]] = []
-        #: By part: when it was started, and how long it waited for that.
+        self._running: list[tuple[Child, subprocess.Popen[bytes]]] = []
+        #: By child: when it was started, and how long it waited for that.
         self._started: dict[str, float] = {}
         self._waited: dict[str, float] = {}
-        #: By part: how long its log was when it was started.
+        #: By child: how long its log was when it was started.
         self._logged: dict[str, int] = {}
-        self._due: list[tuple[float, Part]] = []
+        self._due: list[tuple[float, Child]] = []
 
-    def start(self, part: Part) -> None:
-        """Start a part; its output goes to its log."""
-        with part.log.open("ab") as log:
-            self._logged[part.name] = log.tell()
+    def start(self, child: Child) -> None:
+        """Start a child; its output goes to its log."""
+        with child.log.open("ab") as log:
+            self._logged[child.name] = log.tell()
             process = subprocess.Popen(
-                part.command,
+                child.command,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=lambda: die_with_parent(part.death_signal),
+                preexec_fn=lambda: die_with_parent(child.death_signal),
             )
-        self._running.append((part, process))
-        self._started[part.name] = self._monotonic()
+        self._running.append((child, process))
+        self._started[child.name] = self._monotonic()
 
     def names(self) -> list[str]:
-        """The parts that run, or wait to be started again, in the order of their start."""
-        waiting = [part.name for _, part in self._due]
-        return list(dict.fromkeys([part.name for part, _ in self._running] + waiting))
+        """The children that run, or wait to be started again, in the order of their start."""
+        waiting = [child.name for _, child in self._due]
+        return list(dict.fromkeys([child.name for child, _ in self._running] + waiting))
 
     def pid(self, name: str) -> int | None:
-        """The process id of a running part."""
-        return next((p.pid for part, p in self._running if part.name == name), None)
+        """The process id of a running child."""
+        return next((p.pid for child, p in self._running if child.name == name), None)
 
     def exit_code(self, name: str) -> int | None:
-        """How a part ended, if it has; None while it runs."""
-        return next((p.poll() for part, p in self._running if part.name == name), None)
+        """How a child ended, if it has; None while it runs."""
+        return next((p.poll() for child, p in self._running if child.name == name), None)
 
-    def check(self) -> list[PartEnded]:
-        """Start parts again that ended by themselves, each after its wait; which have ended now."""
+    def check(self) -> list[ChildEnded]:
+        """Start again what ended by itself, each after its wait; which children have ended now."""
         endings = []
-        for part, process in list(self._running):
+        for child, process in list(self._running):
             if process.poll() is not None:
-                self._running.remove((part, process))
-                endings.append(self._ended(part, process.returncode))
+                self._running.remove((child, process))
+                endings.append(self._ended(child, process.returncode))
         now = self._monotonic()
-        ready = [part for at, part in self._due if at <= now]
-        self._due = [(at, part) for at, part in self._due if at > now]
-        for part in ready:
+        ready = [child for at, child in self._due if at <= now]
+        self._due = [(at, child) for at, child in self._due if at > now]
+        for child in ready:
             try:
-                self.start(part)
+                self.start(child)
             except OSError as error:
                 # No process, no file or no room left: that may pass.
-                self._again(part, f"{part.name} cannot be started ({error})")
+                self._again(child, f"{child.name} cannot be started ({error})")
         return endings
 
     def stop(self, *names: str) -> None:
-        """End parts one after the other, each before the next; without names, all, last first."""
-        for part, process in reversed(list(self._running)):
-            if not names or part.name in names:
-                self._running.remove((part, process))
-                _end(process, seconds=part.stop_seconds)
+        """End children, each before the next; without names, all of them, the last one first."""
+        for child, process in reversed(list(self._running)):
+            if not names or child.name in names:
+                self._running.remove((child, process))
+                _end(process, seconds=child.stop_seconds)
 
-    def why(self, part: Part) -> str:
-        """The last error that a part has logged since it was started; "": none."""
+    def why(self, child: Child) -> str:
+        """The last error that a child has logged since it was started; "": none."""
         try:
-            with part.log.open("rb") as log:
+            with child.log.open("rb") as log:
                 end = log.seek(0, os.SEEK_END)
-                log.seek(max(self._logged.get(part.name, 0), end - _LOOKED_BYTES))
+                log.seek(max(self._logged.get(child.name, 0), end - _LOOKED_BYTES))
                 text = log.read(_LOOKED_BYTES).decode(errors="replace")
         except OSError:
             return ""
         errors = _ERROR.findall(text)
         return errors[-1].strip()[:_TOLD] if errors else ""
 
-    def _ended(self, part: Part, code: int) -> PartEnded:
-        if self._monotonic() - self._started[part.name] >= _WORKS_SECONDS:
-            self._waited.pop(part.name, None)
-        why = self.why(part)
-        self._again(part, f"{part.name} ended (exit {code}{f': {why}' if why else ''})")
-        return PartEnded(name=part.name, exit_code=code, why=why)
+    def _ended(self, child: Child, code: int) -> ChildEnded:
+        if self._monotonic() - self._started[child.name] >= _WORKS_SECONDS:
+            self._waited.pop(child.name, None)
+        why = self.why(child)
+        self._again(child, f"{child.name} ended (exit {code}{f': {why}' if why else ''})")
+        return ChildEnded(name=child.name, exit_code=code, why=why)
 
-    def _again(self, part: Part, what: str) -> None:
-        wait = min(self._waited.get(part.name, _RESTART_SECONDS / 2) * 2, _LONGEST_RESTART_SECONDS)
-        self._waited[part.name] = wait
+    def _again(self, child: Child, what: str) -> None:
+        wait = min(self._waited.get(child.name, _RESTART_SECONDS / 2) * 2, _LONGEST_RESTART_SECONDS)
+        self._waited[child.name] = wait
         when = "" if wait == _RESTART_SECONDS else f" in {wait:g} s"
-        self._say(f"{what}, starting it again{when}; its log is {part.log}")
-        self._due.append((self._monotonic() + wait, part))
+        self._say(f"{what}, starting it again{when}; its log is {child.log}")
+        self._due.append((self._monotonic() + wait, child))
 
 
 def _end(process: subprocess.Popen[bytes], *, seconds: float) -> None:

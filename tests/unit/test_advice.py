@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
-from hermes_celery.cli.target import Target, about, repeating
+from hermes_celery.cli.scope import Scope, about, repeating
 from hermes_celery.core.declared import Declaration
 from hermes_celery.observe.figures import read_status
 from hermes_celery.observe.queues import queue_findings, worker_finding
@@ -97,7 +97,7 @@ def test_a_namespace_with_a_projects_jobs_is_a_projects(valkey: Database) -> Non
 def test_a_command_of_a_sentence_gets_what_this_one_was_given() -> None:
     def told(text: str, **given: str) -> str:
         with click.Context(main) as context:
-            about(context, Target(app=given.get("app"), namespace=given.get("namespace")))
+            about(context, Scope(app=given.get("app"), namespace=given.get("namespace")))
             return repeating(text)
 
     others = "others are shop: hermes-celery -N shop list"

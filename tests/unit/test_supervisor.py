@@ -1,4 +1,4 @@
-"""A part that keeps ending is started again for ever, after growing waits."""
+"""A child that keeps ending is started again for ever, after growing waits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hermes_celery.process.supervisor import Part, Supervisor
+from hermes_celery.process.supervisor import Child, Supervisor
 from tests.support import HandClock, eventually
 
 
 class Stand:
-    """A supervisor with a clock set by hand and one part that ends at once."""
+    """A supervisor with a clock set by hand and one child that ends at once."""
 
     def __init__(self, tmp_path: Path, clock: HandClock) -> None:
         self.clock = clock
         self.said: list[str] = []
         self.marks = tmp_path / "marks"
-        self.part = Part(
+        self.child = Child(
             name="beat",
             command=[sys.executable, "-c",
                      f"open({str(self.marks)!r}, 'a').write('x'); raise SystemExit(3)"],
@@ -35,7 +35,7 @@ class Stand:
         return len(self.marks.read_text()) if self.marks.exists() else 0
 
     def ended(self, count: int) -> None:
-        """Wait until it was noticed that the part ended for the `count`-th time."""
+        """Wait until it was noticed that the child ended for the `count`-th time."""
 
         def looked() -> bool:
             self.supervisor.check()
@@ -47,7 +47,7 @@ class Stand:
 @pytest.fixture
 def stand(tmp_path: Path, clock: HandClock) -> Iterator[Stand]:
     stand = Stand(tmp_path, clock)
-    stand.supervisor.start(stand.part)
+    stand.supervisor.start(stand.child)
     yield stand
     stand.supervisor.stop()
 
@@ -79,22 +79,22 @@ def test_one_that_worked_for_a_minute_begins_again_at_a_second(stand: Stand) -> 
 
 def test_one_that_cannot_be_started_is_tried_again(stand: Stand, tmp_path: Path) -> None:
     stand.ended(1)
-    stand.part.log.unlink()
-    stand.part.log.mkdir()
+    stand.child.log.unlink()
+    stand.child.log.mkdir()
     stand.clock.advance(1.1)
     stand.supervisor.check()
     assert "beat cannot be started" in stand.said[-1]
-    stand.part.log.rmdir()
+    stand.child.log.rmdir()
     stand.clock.advance(2.1)
     stand.supervisor.check()
     assert stand.supervisor.pid("beat") is not None
 
 
 def ended_with(stand: Stand, code: str) -> str:
-    """What is said of a part that ends after this code; its log is one that goes on."""
+    """What is said of a child that ends after this code; its log is one that goes on."""
     stand.ended(1)
     command = [sys.executable, "-c", code]
-    stand.supervisor.start(msgspec.structs.replace(stand.part, name="worker", command=command))
+    stand.supervisor.start(msgspec.structs.replace(stand.child, name="worker", command=command))
     stand.ended(2)
     return stand.said[-1]
 
@@ -109,12 +109,12 @@ def ended_with(stand: Stand, code: str) -> str:
         ("print('Error: ' + 'x' * 9999)", "(exit 0: Error: " + "x" * 493 + ")"),
     ],
 )
-def test_what_a_part_said_of_an_error_is_told_with_its_end(
+def test_what_a_child_said_of_an_error_is_told_with_its_end(
     stand: Stand, code: str, said: str
 ) -> None:
     assert said in ended_with(stand, code)
 
 
 def test_an_error_of_an_earlier_start_is_not_told_again(stand: Stand) -> None:
-    stand.part.log.write_text("Error: of yesterday\n")
+    stand.child.log.write_text("Error: of yesterday\n")
     assert "yesterday" not in ended_with(stand, "print('hello')")

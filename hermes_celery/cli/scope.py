@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Target:
+class Scope:
     """What was given before the verb; nothing is imported before a verb asks for it."""
 
     #: None: as the app or the environment says.
@@ -64,28 +64,28 @@ class Target:
 
 
 #: Not `Context.obj`, which is Celery's where a verb stands below its command line.
-_META = "hermes_celery.target"
+_META = "hermes_celery.scope"
 
 
-def about(context: click.Context, target: Target) -> None:
+def about(context: click.Context, scope: Scope) -> None:
     """Say what the verbs below a context are about."""
-    context.meta[_META] = target
+    context.meta[_META] = scope
 
 
-def _target() -> Target:
+def _scope() -> Scope:
     context = click.get_current_context(silent=True)
     found = None if context is None else context.meta.get(_META)
-    return found if isinstance(found, Target) else Target()
+    return found if isinstance(found, Scope) else Scope()
 
 
 def read_settings() -> Settings:
     """The settings of what the command is about. Raises SettingsError."""
-    return _target().settings
+    return _scope().settings
 
 
 def project() -> Celery | None:
     """The app of `-A`. Raises SettingsError."""
-    return _target().project
+    return _scope().project
 
 
 def default_zone() -> str:
@@ -100,7 +100,7 @@ def default_zone() -> str:
 
 def given_app() -> str | None:
     """What `-A` was given."""
-    return _target().app
+    return _scope().app
 
 
 #: A command among the words of a sentence, and the namespace that it names itself.
@@ -119,10 +119,10 @@ def repeating(text: str) -> str:
     def with_options(found: re.Match[str]) -> str:
         if re.match(r"\w+", text[found.end() :])[0] not in COMMANDS:  # type: ignore[index]
             return found[0]
-        target = _target()
-        app = f"-A {shlex.quote(target.app)} " if target.app else ""
-        named = f"-N {shlex.quote(target.namespace)} " if target.namespace else ""
-        begin = f"celery {app}cron " if target.is_below_celery else f"hermes-celery {app}"
+        scope = _scope()
+        app = f"-A {shlex.quote(scope.app)} " if scope.app else ""
+        named = f"-N {shlex.quote(scope.namespace)} " if scope.namespace else ""
+        begin = f"celery {app}cron " if scope.is_below_celery else f"hermes-celery {app}"
         return f"{begin}{found[1] or named}"
 
     return _COMMAND.sub(with_options, text)
