@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.server import BenchError, valkey
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.built_message import Built
 from hermes_celery.core.job import Job, JobRequest, UnreadableJob
 from hermes_celery.core.job_checks import define
@@ -78,7 +78,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class Bed(msgspec.Struct, frozen=True, kw_only=True):
     """A server of our own, and who speaks to it."""
 
-    cron: Crontab
+    cron: Client
     database: Database
 
     def memory(self) -> int:

@@ -23,7 +23,7 @@ from bench.bed import SLOTS, Bed, fresh_bed, wait_until_done
 from bench.napping import ENVIRONMENT, SECONDS, TASK, make_project
 from bench.server import child
 from bench.show import new_table, stop_in_order
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.core.work import TaskCall
@@ -126,16 +126,16 @@ def _pace(pool: str, app: str, events: bool, runs: int) -> _Pace:
     )
 
 
-def _own(bed: Bed) -> tuple[Crontab, Database]:
+def _own(bed: Bed) -> tuple[Client, Database]:
     return open_cron(bed.settings), bed.database
 
 
-def _project(bed: Bed) -> tuple[Crontab, Database]:
-    crontab = make_project(bed.url)[1].crontab
-    return crontab, crontab.runs._database
+def _project(bed: Bed) -> tuple[Client, Database]:
+    client = make_project(bed.url)[1].client
+    return client, client.runs._database
 
 
-_OPEN: dict[str, Callable[[Bed], tuple[Crontab, Database]]] = {"own": _own, "project": _project}
+_OPEN: dict[str, Callable[[Bed], tuple[Client, Database]]] = {"own": _own, "project": _project}
 
 
 if __name__ == "__main__":

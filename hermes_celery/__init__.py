@@ -11,8 +11,10 @@
        beat (leads)                 worker: claim -> session -> runner -> output
        beat (stands by)
 
-`open_cron()` gives the verbs on jobs and runs; `Cron(app)` makes a Celery app of one's own a cron;
-`app` is ours, found lazily so that `celery -A hermes_celery` works and everything else starts fast.
+`open_cron()` gives the verbs on jobs and runs, a `Client`; `Cron(app)` makes a Celery app of one's
+own a cron, whose verbs are `cron.client`; `JobRequest` and `TaskCall` say what a job is; `app` is
+ours. All are found lazily, so that `celery -A hermes_celery` works and everything else starts fast.
+A name that was renamed works for one more release, with a DeprecationWarning.
 """
 
 from __future__ import annotations
@@ -21,26 +23,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hermes_celery.celery_app.types import Celery
+    from hermes_celery.client import Client
     from hermes_celery.core.job import JobRequest
+    from hermes_celery.core.work import TaskCall
     from hermes_celery.wiring.client import open_cron
     from hermes_celery.wiring.project import Cron
 
     app: Celery
     __version__: str
 
-__all__ = ["Cron", "JobRequest", "__version__", "app", "open_cron"]
+__all__ = ["Client", "Cron", "JobRequest", "TaskCall", "__version__", "app", "open_cron"]
 
 _HOMES = {
+    "Client": "hermes_celery.client",
     "Cron": "hermes_celery.wiring.project",
     "JobRequest": "hermes_celery.core.job",
+    "TaskCall": "hermes_celery.core.work",
     "open_cron": "hermes_celery.wiring.client",
 }
+#: Names of the release before -> what they are called now.
+_RENAMED = {"Crontab": "Client"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, when it is asked for."""
+    # Here to start fast, as all that is imported by name.
     from importlib import import_module
 
+    if name in _RENAMED:
+        return _renamed(name)
     if name == "app":
         value: Any = import_module("hermes_celery.wiring.own_app").app_from_environment()
     elif name == "__version__":
@@ -53,8 +64,25 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def _renamed(name: str) -> Any:
+    """What a name of the release before means now."""
+    # Here to start fast: hardly anybody comes this way.
+    import warnings
+
+    now = _RENAMED[name]
+    warnings.warn(
+        f"hermes_celery.{name} is called hermes_celery.{now} now, and goes away with the next "
+        "release",
+        DeprecationWarning,
+        # Whoever imports the name.
+        stacklevel=3,
+    )
+    return __getattr__(now)
+
+
 def _version() -> str:
     """The installed version; where nothing is installed, one that says so."""
+    # Here to start fast: hardly anybody asks.
     from importlib import metadata
 
     try:

@@ -54,7 +54,7 @@ _BUILDING_MS = 20_000
 _BACKFILL_TAG = "bacf"
 
 
-class Crontab:
+class Client:
     """The jobs and runs of one namespace."""
 
     def __init__(

@@ -42,7 +42,6 @@ MANY_PARAMETERS = {
     "wiring.project.add",
 }
 SILENT_INNER_IMPORTS = {
-    "__init__",
     "celery_app.app_settings",
     "celery_app.project_app",
     "cli",

@@ -13,7 +13,7 @@ import msgspec
 from celery import Celery
 
 from hermes_celery.celery_app.messages import Dispatch
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.built_message import Built
 from hermes_celery.core.job import Job, JobRequest, JobSpec, SessionSource
@@ -88,7 +88,7 @@ class Store:
         self.runs = Runs(database)
         self.due = DueIndex(database)
         self.messages = PlainMessages(database.keys.default_queue)
-        self.cron = Crontab(
+        self.cron = Client(
             jobs=self.jobs,
             runs=self.runs,
             due=self.due,

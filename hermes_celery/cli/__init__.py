@@ -1,4 +1,4 @@
-"""The `hermes-celery` command: a thin skin over `cron.Crontab`.
+"""The `hermes-celery` command: a thin skin over `client.Client`.
 
 Commands are imported when they are called, so that each starts as fast as it can. Errors go to
 stderr as one sentence that says what to do. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.

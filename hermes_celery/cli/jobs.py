@@ -27,7 +27,7 @@ from hermes_celery.cli.screen import (
     refused_row,
     shown,
 )
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import Job, JobState, UnreadableJob, name_key
 from hermes_celery.core.job_checks import request_of
 from hermes_celery.errors import JobNotFound
@@ -136,7 +136,7 @@ def list_jobs(
         click.echo(repeating(_more(jobs[-1], count, name=name, state=state, limit=limit)), err=True)
 
 
-def _no_jobs(cron: Crontab) -> str:
+def _no_jobs(cron: Client) -> str:
     """What to say where there is none; the jobs that somebody looks for may be a project's."""
     others = [] if cron.jobs.count() else other_namespaces()
     if not others:
@@ -179,7 +179,7 @@ def show(job: str, as_json: bool) -> None:
         click.echo(f"{label + ':':<14}{text}")
 
 
-def _show_refused(cron: Crontab, reference: str, *, as_json: bool) -> None:
+def _show_refused(cron: Client, reference: str, *, as_json: bool) -> None:
     """What is known of a declared job that is none. Raises JobNotFound."""
     key = name_key(reference)
     for one in cron.refusals():

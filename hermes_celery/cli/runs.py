@@ -12,7 +12,7 @@ from hermes_celery.cli.delivery import delivery_lines, delivery_states
 from hermes_celery.cli.options import Instant, Since
 from hermes_celery.cli.scope import open_cron, open_cron_to_read, repeating
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.run import Run, RunState, is_run_id
 from hermes_celery.errors import JobNotFound, RunNotFound
 from hermes_celery.settings import default_timezone
@@ -155,7 +155,7 @@ def backfill(
         click.echo(f"nothing to do: {why}")
 
 
-def _run_or_latest(cron: Crontab, reference: str) -> Run:
+def _run_or_latest(cron: Client, reference: str) -> Run:
     if is_run_id(reference):
         return cron.runs.get(reference)
     try:
@@ -167,13 +167,13 @@ def _run_or_latest(cron: Crontab, reference: str) -> Run:
     return latest[0]
 
 
-def _followed(cron: Crontab, run_id: str) -> Run:
+def _followed(cron: Client, run_id: str) -> Run:
     while not (item := cron.runs.get(run_id)).state.is_final:
         time.sleep(_POLL_SECONDS)
     return item
 
 
-def _print_output(cron: Crontab, run_id: str) -> None:
+def _print_output(cron: Client, run_id: str) -> None:
     for stream, content in (
         (sys.stdout, cron.runs.output(run_id)),
         (sys.stderr, cron.runs.stderr(run_id)),

@@ -27,7 +27,7 @@ from hermes_celery.settings import read_settings as settings_of_environment
 if TYPE_CHECKING:
     from hermes_celery.celery_app.messages import Dispatch
     from hermes_celery.celery_app.types import Celery
-    from hermes_celery.client import Crontab
+    from hermes_celery.client import Client
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,14 @@ def messages_for(settings: Settings) -> Dispatch:
     return make_messages(settings, app=project())
 
 
-def open_cron(settings: Settings | None = None) -> Crontab:
+def open_cron(settings: Settings | None = None) -> Client:
     """The verbs. Raises SettingsError or StoreError."""
     from hermes_celery.wiring import client as compose
 
     return compose.open_cron(settings or read_settings(), app=project())
 
 
-def open_cron_to_read() -> Crontab:
+def open_cron_to_read() -> Client:
     """The verbs for those that only read. Raises SettingsError or StoreError."""
     from hermes_celery.wiring import client as compose
 

@@ -23,7 +23,7 @@ import click
 
 from hermes_celery import embedded_server as embedded
 from hermes_celery.cli.screen import summary, took
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Run
 from hermes_celery.errors import (
@@ -102,7 +102,7 @@ def _start(
     stop: threading.Event,
     demo: bool,
     shards: int | None,
-) -> Crontab | None:
+) -> Client | None:
     """Start all children and wait until they are ready; None when stopped before."""
     began = time.monotonic()
     if settings.redis_url is None:
@@ -126,7 +126,7 @@ def _start(
 
 
 def _watch(
-    cron: Crontab, supervisor: Supervisor, database: Database, *, stop: threading.Event
+    cron: Client, supervisor: Supervisor, database: Database, *, stop: threading.Event
 ) -> None:
     """Show what ends, and keep the children running, until stopped; nothing else ends it."""
     seen, complaint, disk = _Seen(cron), Seldom(), _ServerDisk(database)
@@ -171,7 +171,7 @@ class _ServerDisk:
 class _Seen:
     """Which runs have been shown already."""
 
-    def __init__(self, cron: Crontab) -> None:
+    def __init__(self, cron: Client) -> None:
         self._cron = cron
         self._since = cron.now
         self._shown: set[str] = set()
@@ -342,7 +342,7 @@ def _beat_row(settings: Settings, supervisor: Supervisor) -> str:
     return f"process {', '.join(pids)}{split}"
 
 
-def _add_demo(cron: Crontab, settings: Settings) -> None:
+def _add_demo(cron: Client, settings: Settings) -> None:
     settings.scripts_dir.mkdir(parents=True, exist_ok=True)
     script = settings.scripts_dir / "hello.sh"
     if not script.exists():

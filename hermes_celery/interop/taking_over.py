@@ -26,7 +26,7 @@ from hermes_celery.instant import iso, to_ms
 from hermes_celery.store import WRITES, Jobs, Write
 
 if TYPE_CHECKING:
-    from hermes_celery.client import Crontab
+    from hermes_celery.client import Client
 
 
 _T = TypeVar("_T")
@@ -108,7 +108,7 @@ def missing(jobs: Jobs, source: str, names: Sequence[str]) -> list[str]:
 
 
 def take_over(
-    cron: Crontab, entries: Sequence[Entry], *, source: str, timezone: str, dry_run: bool = False
+    cron: Client, entries: Sequence[Entry], *, source: str, timezone: str, dry_run: bool = False
 ) -> TakeOver:
     """Make jobs of entries, or with `dry_run` only say what would be made.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.app_settings import app_settings, default_zone
 from hermes_celery.celery_app.broker import key_prefix
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import JobError
@@ -31,26 +31,26 @@ def check_broker(settings: Settings) -> None:
         app_settings(make_app(settings))
 
 
-def open_cron(settings: Settings | None = None, *, app: Celery | None = None) -> Crontab:
+def open_cron(settings: Settings | None = None, *, app: Celery | None = None) -> Client:
     """The verbs on jobs and runs, from the environment. Raises SettingsError or StoreError.
 
     `app` is the Celery app whose workers perform the runs; ours, if none is given.
     """
     settings = settings or read_settings()
-    return _crontab(settings, reachable_database(settings), app=app)
+    return _client(settings, reachable_database(settings), app=app)
 
 
-def open_cron_to_read(settings: Settings, *, app: Celery | None = None) -> Crontab:
+def open_cron_to_read(settings: Settings, *, app: Celery | None = None) -> Client:
     """The verbs for those that only read. Raises SettingsError, StoreError.
 
     They work beside what a newer program has stored, with a warning.
     """
-    return _crontab(settings, readable_database(settings), app=app)
+    return _client(settings, readable_database(settings), app=app)
 
 
-def _crontab(settings: Settings, database: Database, *, app: Celery | None) -> Crontab:
+def _client(settings: Settings, database: Database, *, app: Celery | None) -> Client:
     declarations = Declarations(database)
-    return Crontab(
+    return Client(
         jobs=Jobs(database),
         runs=Runs(database),
         due=DueIndex(database),

@@ -7,7 +7,7 @@
 and `celery -A shop beat -S hermes_celery.beat:CronScheduler` beside the workers that are there
 already. What is declared with `add`, and what stands in `app.conf.beat_schedule`, is written to
 Redis when a beat takes the lead, and removed when it is declared no more; importing the module
-connects to nothing. Jobs for the moment are made with `cron.crontab`, whose verbs are those of the
+connects to nothing. Jobs for the moment are made with `cron.client`, whose verbs are those of the
 command line.
 
 Store and broker are one Redis: that of the app.
@@ -16,6 +16,7 @@ Store and broker are one Redis: that of the app.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
 from functools import cached_property
@@ -23,7 +24,7 @@ from typing import Any
 
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.types import Celery
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.job_checks import checked_content, request_of
 from hermes_celery.core.schedule_text import text_of, zone_name
@@ -107,9 +108,19 @@ class Cron:
         getattr(self.app, PLACES)[name] = _caller()
 
     @cached_property
-    def crontab(self) -> Crontab:
+    def client(self) -> Client:
         """The verbs on all jobs and runs. Raises SettingsError or StoreError."""
         return open_cron(app_settings(self.app), app=self.app)
+
+    @property
+    def crontab(self) -> Client:
+        """What `client` was called in 0.1.0."""
+        warnings.warn(
+            "Cron.crontab is called Cron.client now, and goes away with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.client
 
 
 #: A schedule is only read here, to refuse one that cannot be.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hermes_celery import embedded_server as embedded
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.run import Run
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, Runs, connect
@@ -163,7 +163,7 @@ class Bed:
         eventually(lambda: self._is_there(job), what=f"the job {job}")
         return self.cron().run(job)
 
-    def cron(self) -> Crontab:
+    def cron(self) -> Client:
         """The verbs on the project's jobs and runs, as the command line has them."""
         return open_cron(
             read_settings(

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.errors import Conflict
@@ -46,7 +46,7 @@ _SCHEDULES = ("every 1s", "every 2s", "every 3s")
 class People:
     """Everybody who has access to one namespace."""
 
-    def __init__(self, cron: Crontab, *, dice: random.Random, deliver_url: str) -> None:
+    def __init__(self, cron: Client, *, dice: random.Random, deliver_url: str) -> None:
         self._cron = cron
         self._dice = dice
         self._deliver_url = deliver_url

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes_celery.celery_app.messages import Dispatch
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import Job, JobRequest, JobState
 from hermes_celery.core.policy import CatchUp, OnLost
 from hermes_celery.core.run import Run, due_ms_of
@@ -68,7 +68,7 @@ class Scene:
         self.database.call("SCRIPT", "FLUSH")
         Shards(self.database).set_count(shards)
         self.runs = make_runs(self.database)
-        self.cron = Crontab(
+        self.cron = Client(
             jobs=Jobs(self.database),
             runs=self.runs,
             due=DueIndex(self.database),

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from bench.server import wait_until
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.run import Run, job_id_of
 from hermes_celery.settings import Settings, read_settings
@@ -380,9 +380,9 @@ def _settings(port: int, home: Path) -> Settings:
     return read_settings(_variables(port, home))
 
 
-def _cron(database: Database, settings: Settings) -> Crontab:
+def _cron(database: Database, settings: Settings) -> Client:
     app = make_soak_app(settings)
-    return Crontab(
+    return Client(
         jobs=Jobs(database),
         runs=make_runs(database),
         due=DueIndex(database),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database
@@ -108,7 +108,7 @@ def processes(environment: dict[str, str], tmp_path: Path) -> Iterator[Processes
 
 
 @pytest.fixture
-def cron(environment: dict[str, str]) -> Crontab:
+def cron(environment: dict[str, str]) -> Client:
     """The verbs, in this test's namespace."""
     return open_cron(read_settings(environment))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.run import RunState
 from hermes_celery.store import Database, connect
 from hermes_celery.store.permissions import COMMANDS
@@ -61,7 +61,7 @@ def spy(valkey_url: str, valkey: Database) -> Iterator[Spy]:
 
 
 def test_the_documented_user_is_enough_and_the_table_is_complete(
-    processes: Processes, valkey: Database, valkey_url: str, cron: Crontab, home: Path, spy: Spy
+    processes: Processes, valkey: Database, valkey_url: str, cron: Client, home: Path, spy: Spy
 ) -> None:
     with user(valkey_url, documented_rules(valkey.keys.namespace)) as url:
         processes.environment["HERMES_REDIS_URL"] = url

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Delivery, Run, RunState
 from hermes_celery.running.prompt import EMPTY_ANSWER
@@ -131,8 +131,8 @@ def model() -> Iterator[Model]:
 
 @pytest.fixture
 def agents(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, model: Model
-) -> Crontab:
+    processes: Processes, valkey: Database, cron: Client, home: Path, model: Model
+) -> Client:
     """The verbs, with a worker whose agents ask the stub."""
     configure(home, model)
     (home / ".env").write_text("FROM_ENV_FILE=sk-not-shown-1234567890\n", encoding="utf-8")
@@ -149,18 +149,18 @@ def configure(home: Path, model: Model) -> None:
     )
 
 
-def asked(cron: Crontab, **fields: Any) -> Run:
+def asked(cron: Client, **fields: Any) -> Run:
     """A run of a job that asks the agent, at its end."""
     job = cron.add(JobRequest(schedule="every 1h", name=fields.pop("name", "ask"), **fields))
     return ended(cron, cron.run(job.id))
 
 
-def ended(cron: Crontab, run_id: str) -> Run:
+def ended(cron: Client, run_id: str) -> Run:
     eventually(lambda: cron.runs.get(run_id).state.is_final, seconds=60, what=f"end of {run_id}")
     return cron.runs.get(run_id)
 
 
-def test_an_answer_is_the_output_and_its_tokens_are_kept(agents: Crontab, model: Model) -> None:
+def test_an_answer_is_the_output_and_its_tokens_are_kept(agents: Client, model: Model) -> None:
     run = asked(agents, prompt="Say hello")
     assert (run.state, run.error) == (RunState.SUCCEEDED, None)
     assert agents.runs.output(run.id).decode() == "hello from the model\n"
@@ -171,7 +171,7 @@ def test_an_answer_is_the_output_and_its_tokens_are_kept(agents: Crontab, model:
 
 
 def test_collected_data_other_jobs_and_skills_are_put_into_the_prompt(
-    agents: Crontab, model: Model, home: Path
+    agents: Client, model: Model, home: Path
 ) -> None:
     script(home, "data.sh", "echo fresh data")
     ended(agents, agents.run(agents.add(script_job("every 1h", "data.sh")).id))
@@ -204,7 +204,7 @@ def test_collected_data_other_jobs_and_skills_are_put_into_the_prompt(
     ],
 )
 def test_silence_is_a_success_and_a_blank_answer_is_not(
-    agents: Crontab, model: Model, answer: str, state: RunState, delivery: Delivery | None
+    agents: Client, model: Model, answer: str, state: RunState, delivery: Delivery | None
 ) -> None:
     model.answer = answer
     run = asked(agents, prompt="Anything new?")
@@ -216,7 +216,7 @@ def test_silence_is_a_success_and_a_blank_answer_is_not(
 
 
 def test_a_provider_that_refuses_fails_the_run_although_the_exit_code_is_zero(
-    agents: Crontab, model: Model
+    agents: Client, model: Model
 ) -> None:
     model.status = 401
     run = asked(agents, prompt="Say hello")
@@ -225,7 +225,7 @@ def test_a_provider_that_refuses_fails_the_run_although_the_exit_code_is_zero(
 
 
 def test_a_script_can_keep_the_agent_asleep_and_its_failure_is_reported(
-    agents: Crontab, model: Model, home: Path
+    agents: Client, model: Model, home: Path
 ) -> None:
     script(home, "gate.sh", "echo '{\"wakeAgent\": false}'")
     run = asked(agents, prompt="Report", script="gate.sh")
@@ -241,7 +241,7 @@ def test_a_script_can_keep_the_agent_asleep_and_its_failure_is_reported(
     assert "Script exited with code 3\nstderr:\nbad" in model.prompt()
 
 
-def test_a_waiting_agent_is_cancelled_with_all_its_processes(agents: Crontab, model: Model) -> None:
+def test_a_waiting_agent_is_cancelled_with_all_its_processes(agents: Client, model: Model) -> None:
     model.gate.clear()
     run_id = agents.run(agents.add(JobRequest(schedule="every 1h", prompt="Wait")).id)
     eventually(lambda: model.asked, seconds=40, what="the question")
@@ -249,7 +249,7 @@ def test_a_waiting_agent_is_cancelled_with_all_its_processes(agents: Crontab, mo
     assert ended(agents, run_id).state is RunState.CANCELLED
 
 
-def test_a_budget_that_is_spent_pauses_the_job_and_says_so(agents: Crontab) -> None:
+def test_a_budget_that_is_spent_pauses_the_job_and_says_so(agents: Client) -> None:
     job = agents.add(JobRequest(schedule="every 1h", prompt="Say hello", token_budget=1000))
     ended(agents, agents.run(job.id))
     assert agents.show(job.id).state is JobState.SCHEDULED
@@ -260,7 +260,7 @@ def test_a_budget_that_is_spent_pauses_the_job_and_says_so(agents: Crontab) -> N
 
 
 def test_without_the_program_the_run_says_how_to_get_it(
-    processes: Processes, valkey: Database, cron: Crontab
+    processes: Processes, valkey: Database, cron: Client
 ) -> None:
     processes.celery("worker", HERMES_CELERY_AGENT_COMMAND="no-such-agent {prompt}")
     await_worker(valkey)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.run import RunState
 from hermes_celery.store import Database
 from tests.store.bad_values import BAD_VALUES, plant
@@ -21,13 +21,13 @@ def plant_all(database: Database, *, wave: int) -> None:
         plant(database, name, now_ms=database.now_ms(), wave=wave)
 
 
-def succeeded(cron: Crontab, job_id: str) -> int:
+def succeeded(cron: Client, job_id: str) -> int:
     runs = cron.latest_runs(job_id, state=RunState.SUCCEEDED, limit=100)
     return len(runs)
 
 
 def test_a_beat_and_a_worker_outlive_all_of_them(
-    processes: Processes, cron: Crontab, valkey: Database, home: Path
+    processes: Processes, cron: Client, valkey: Database, home: Path
 ) -> None:
     healthy = cron.add(script_job("every 1s", script(home, "hi.sh", "echo hi")))
     plant_all(valkey, wave=0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.store import Database
 from tests.support import eventually
@@ -31,13 +31,13 @@ def beats(processes: Processes, valkey: Database) -> list[subprocess.Popen[bytes
     return sorted(pair, key=lambda beat: f":{beat.pid}:" not in leader)
 
 
-def ticking(cron: Crontab, home: Path) -> str:
+def ticking(cron: Client, home: Path) -> str:
     """A job that notes each of its starts, once a second."""
     script(home, "note.sh", 'echo "$HERMES_CRON_RUN_ID" >> starts')
     return cron.add(script_job("every 1s", "note.sh")).id
 
 
-def succeeded(cron: Crontab, job_id: str) -> list[Run]:
+def succeeded(cron: Client, job_id: str) -> list[Run]:
     return cron.latest_runs(job_id, state=RunState.SUCCEEDED, limit=1000)
 
 
@@ -60,7 +60,7 @@ def none_twice(home: Path) -> bool:
 def test_killed_a_leader_is_followed_within_a_lease(
     processes: Processes,
     valkey: Database,
-    cron: Crontab,
+    cron: Client,
     home: Path,
     beats: list[subprocess.Popen[bytes]],
 ) -> None:
@@ -80,7 +80,7 @@ def test_killed_a_leader_is_followed_within_a_lease(
 def test_frozen_past_its_term_a_leader_wakes_and_changes_nothing(
     processes: Processes,
     valkey: Database,
-    cron: Crontab,
+    cron: Client,
     home: Path,
     beats: list[subprocess.Popen[bytes]],
 ) -> None:
@@ -102,7 +102,7 @@ def test_frozen_past_its_term_a_leader_wakes_and_changes_nothing(
 def test_every_occurrence_has_its_record_whatever_happens_to_beats(
     processes: Processes,
     valkey: Database,
-    cron: Crontab,
+    cron: Client,
     home: Path,
     beats: list[subprocess.Popen[bytes]],
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from hermes_celery.celery_app import safe_consumer
 from hermes_celery.celery_app.app_settings import app_settings
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
@@ -43,7 +43,7 @@ def sign_of(database: Database, *, after_ms: int = 0) -> WorkerSign:
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_workers_loop_proves_that_it_asks_and_takes(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+    processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool)
     queue, load = valkey.keys.default_queue, Load(valkey)
@@ -77,7 +77,7 @@ def test_a_worker_that_asks_for_nothing_proves_nothing(
 
 
 def test_a_worker_of_another_queue_is_no_worker_of_ours(
-    processes: Processes, valkey: Database, cron: Crontab
+    processes: Processes, valkey: Database, cron: Client
 ) -> None:
     processes.celery("beat")
     processes.celery("worker", "-Q", "other")
@@ -120,7 +120,7 @@ def test_a_worker_that_stops_takes_its_sign_away(processes: Processes, valkey: D
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_a_worker_whose_subscription_is_closed_goes_on(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+    processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     """The server closes it by itself where a worker is slow to read its broadcasts."""
     processes.celery("worker", "--pool", pool)

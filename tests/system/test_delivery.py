@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.run import Delivery, RunState
 from hermes_celery.store import Database
 from tests.receivers import HttpReceiver, http_receiver, smtp_receiver
@@ -36,7 +36,7 @@ def targets_toml(home: Path) -> Path:
     return path
 
 
-def delivered(cron: Crontab, run_id: str, state: Delivery = Delivery.DELIVERED) -> None:
+def delivered(cron: Client, run_id: str, state: Delivery = Delivery.DELIVERED) -> None:
     eventually(
         lambda: cron.runs.get(run_id).delivery is state, seconds=40, what=f"{run_id} {state.value}"
     )
@@ -51,7 +51,7 @@ def told(processes: Processes, *arguments: str) -> Any:
 def test_output_and_failures_reach_people_and_commands_say_so(
     processes: Processes,
     valkey: Database,
-    cron: Crontab,
+    cron: Client,
     home: Path,
     http: HttpReceiver,
     targets_toml: Path,
@@ -89,7 +89,7 @@ def test_output_and_failures_reach_people_and_commands_say_so(
 def test_other_pools_deliver_too(
     processes: Processes,
     valkey: Database,
-    cron: Crontab,
+    cron: Client,
     home: Path,
     http: HttpReceiver,
     pool: str,
@@ -105,7 +105,7 @@ def test_other_pools_deliver_too(
 
 
 def test_what_was_not_delivered_is_tried_again_and_can_be_sent_by_hand(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, http: HttpReceiver
+    processes: Processes, valkey: Database, cron: Client, home: Path, http: HttpReceiver
 ) -> None:
     environment = {"HERMES_CELERY_DELIVERY_WAIT": "0.5", "HERMES_CELERY_WRAP": "off"}
     processes.celery("worker", **environment)
@@ -142,7 +142,7 @@ def test_what_was_not_delivered_is_tried_again_and_can_be_sent_by_hand(
 
 
 def test_a_worker_killed_between_sending_and_recording_makes_at_most_one_duplicate(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, http: HttpReceiver
+    processes: Processes, valkey: Database, cron: Client, home: Path, http: HttpReceiver
 ) -> None:
     environment = {"HERMES_CELERY_DELIVERY_TIMEOUT": "3", "HERMES_CELERY_WRAP": "off"}
     worker = processes.celery("worker", **environment)
@@ -203,7 +203,7 @@ def test_a_url_in_a_job_is_warned_of_and_shown_nowhere(processes: Processes, hom
 
 @pytest.mark.slow
 def test_work_without_a_worker_is_told_by_the_beat_itself(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, http: HttpReceiver
+    processes: Processes, valkey: Database, cron: Client, home: Path, http: HttpReceiver
 ) -> None:
     script(home, "hi.sh", "echo hello")
     cron.run(cron.add(script_job("every 1h", "hi.sh")).id)

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from hermes_celery import embedded_server as embedded
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import StoreError
@@ -64,7 +64,7 @@ def test_a_full_server_refuses_whole_and_says_so(valkey: Database) -> None:
 
 
 def test_a_result_is_offered_again_until_a_full_server_has_room(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     worker = processes.celery("worker")
     await_worker(valkey)

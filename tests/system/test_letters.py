@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery import embedded_server as embedded
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Letters, connect
@@ -33,7 +33,7 @@ _HARMLESS = {"a session that is a number", "an eta beyond the calendar",
 class Bench:
     """A worker, a job, and the queue between them."""
 
-    def __init__(self, processes: Processes, database: Database, cron: Crontab, home: Path) -> None:
+    def __init__(self, processes: Processes, database: Database, cron: Client, home: Path) -> None:
         script(home, "hi.sh", "echo hi")
         self.database = database
         self.letters = Letters(database)
@@ -64,7 +64,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(processes: Processes, valkey: Database, cron: Crontab, home: Path) -> Bench:
+def bench(processes: Processes, valkey: Database, cron: Client, home: Path) -> Bench:
     return Bench(processes, valkey, cron, home)
 
 
@@ -124,7 +124,7 @@ def test_malformed_broadcasts_end_no_worker(bench: Bench) -> None:
 
 
 def test_a_run_whose_message_is_broken_again_and_again_fails_with_the_reason(
-    bench: Bench, cron: Crontab, valkey: Database
+    bench: Bench, cron: Client, valkey: Database
 ) -> None:
     run_id = cron.run(bench._job_id)
     queue = valkey.keys.default_queue
@@ -175,7 +175,7 @@ def own_bench(
 
 @pytest.mark.parametrize("stale", ["yes", "no"])
 def test_beat_and_worker_go_on_after_their_server_was_a_replica_for_a_while(
-    own_bench: Bench, own_server: Database, processes: Processes, cron: Crontab, stale: str
+    own_bench: Bench, own_server: Database, processes: Processes, cron: Client, stale: str
 ) -> None:
     """With stale data it answers READONLY, without MASTERDOWN; BRPOP ends with UNBLOCKED."""
     beat, worker = processes.celery("beat"), own_bench.worker()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.store import Database
@@ -18,19 +18,19 @@ from tests.system.conftest import Processes, await_leader, await_worker, script,
 pytestmark = pytest.mark.system
 
 
-def ended(cron: Crontab, run_id: str) -> Run:
+def ended(cron: Client, run_id: str) -> Run:
     eventually(lambda: cron.runs.get(run_id).state.is_final, seconds=40, what=f"end of {run_id}")
     return cron.runs.get(run_id)
 
 
-def begun(cron: Crontab, request: JobRequest) -> str:
+def begun(cron: Client, request: JobRequest) -> str:
     """A run that was asked for just now."""
     return cron.run(cron.add(request).id)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_output_is_followed_line_by_line_while_the_run_goes_on(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+    processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool)
     await_worker(valkey)
@@ -58,7 +58,7 @@ def test_output_is_followed_line_by_line_while_the_run_goes_on(
 
 
 def test_a_script_has_limits_and_an_interpreter_of_its_own(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, tmp_path: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path, tmp_path: Path
 ) -> None:
     allowed = tmp_path / "allowed"
     allowed.mkdir()
@@ -83,7 +83,7 @@ def test_a_script_has_limits_and_an_interpreter_of_its_own(
 
 
 def test_a_queue_of_its_own_reaches_the_worker_that_serves_it(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, namespace: str
+    processes: Processes, valkey: Database, cron: Client, home: Path, namespace: str
 ) -> None:
     processes.celery("worker", "-n", "plain@%h")
     processes.celery("worker", "-n", "gpu@%h", "-Q", f"{namespace}-gpu")
@@ -96,7 +96,7 @@ def test_a_queue_of_its_own_reaches_the_worker_that_serves_it(
 
 
 def test_what_is_urgent_is_taken_first(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     script(home, "note.sh", 'echo "$HERMES_CRON_JOB_ID" >> order')
     request = script_job("every 1h", "note.sh")
@@ -109,7 +109,7 @@ def test_what_is_urgent_is_taken_first(
 
 
 def test_a_full_group_waits_without_a_slot_and_then_goes_on(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     processes.celery("worker", HERMES_CRON_MAX_WORKERS="4")
     processes.celery("beat")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.cli.fsck import examine
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import RunState
@@ -34,7 +34,7 @@ def _next_instant(database: Database, job_id: str) -> None:
 
 
 def test_spoilt_jobs_run_again_and_incidents_tell_of_it(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     processes.celery("worker")
     processes.celery("beat")
@@ -76,7 +76,7 @@ def test_spoilt_jobs_run_again_and_incidents_tell_of_it(
 
 
 def test_beside_a_busy_beat_and_worker_nothing_is_found_and_nothing_mended(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     """Ticks, claims, retries and ends go on between any two commands of a look."""
     processes.celery("worker", "--pool", "threads", "--concurrency", "8")

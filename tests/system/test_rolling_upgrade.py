@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.policy import CatchUp, Overlap, Policy
@@ -178,7 +178,7 @@ def receiver() -> Iterator[HttpReceiver]:
 class Everything:
     """Jobs of every kind, and what must have come of them."""
 
-    def __init__(self, cron: Crontab, valkey: Database, home: Path, place: Path) -> None:
+    def __init__(self, cron: Client, valkey: Database, home: Path, place: Path) -> None:
         self._cron = cron
         self._valkey = valkey
         self._home = home
@@ -320,7 +320,7 @@ class Everything:
 
 
 @pytest.fixture
-def jobs(cron: Crontab, valkey: Database, home: Path, place: Path, fleet: Fleet) -> Everything:
+def jobs(cron: Client, valkey: Database, home: Path, place: Path, fleet: Fleet) -> Everything:
     return Everything(cron, valkey, home, place)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.policy import CatchUp, Overlap, Policy
 from hermes_celery.core.run import RunState
@@ -51,7 +51,7 @@ class Scene:
         }  # fmt: skip
         self.started_path = home / "started"
         self.database: Database = sentinels.database(keys=Keys(namespace="hermes"))
-        self.cron: Crontab = open_cron(read_settings(processes.environment))
+        self.cron: Client = open_cron(read_settings(processes.environment))
         line = '"$HERMES_CRON_RUN_ID" "$(date +%s.%N)"'
         script(home, "note.sh", f'echo {line} >> "{self.started_path}"')
         policy = Policy(catch_up=CatchUp.ALL, overlap=Overlap.ALLOW)

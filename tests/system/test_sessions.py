@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest, Origin
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.work import TaskCall
@@ -71,7 +71,7 @@ def bare():
 
 
 @pytest.fixture
-def project(processes: Processes, tmp_path: Path, valkey_url: str) -> Crontab:
+def project(processes: Processes, tmp_path: Path, valkey_url: str) -> Client:
     """The verbs of a project of somebody's own."""
     (tmp_path / "shop.py").write_text(_PROJECT, encoding="utf-8")
     processes.environment |= {
@@ -85,7 +85,7 @@ def project(processes: Processes, tmp_path: Path, valkey_url: str) -> Crontab:
     app = Celery("shop", broker=processes.environment["BROKER"], set_as_current=False)
     app.conf.task_default_queue = processes.environment["HERMES_CELERY_NAMESPACE"]
     settings = read_settings({**processes.environment, "HERMES_REDIS_URL": valkey_url})
-    return Cron(app, settings=settings).crontab
+    return Cron(app, settings=settings).client
 
 
 def notes(tmp_path: Path) -> list[list[object]]:
@@ -104,14 +104,14 @@ def worker(processes: Processes, *arguments: str) -> None:
     )
 
 
-def ended(cron: Crontab, run_id: str) -> Run:
+def ended(cron: Client, run_id: str) -> Run:
     eventually(lambda: cron.runs.get(run_id).state.is_final, seconds=60, what=f"end of {run_id}")
     return cron.runs.get(run_id)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_two_hundred_runs_eight_at_a_time_never_see_each_other(
-    processes: Processes, valkey: Database, project: Crontab, tmp_path: Path, pool: str
+    processes: Processes, valkey: Database, project: Client, tmp_path: Path, pool: str
 ) -> None:
     worker(processes, "--pool", pool, "--concurrency", "8", "-l", "WARNING")
     await_worker(valkey)
@@ -147,7 +147,7 @@ def test_two_hundred_runs_eight_at_a_time_never_see_each_other(
 
 
 def test_after_a_run_its_session_is_gone(
-    processes: Processes, valkey: Database, project: Crontab, tmp_path: Path
+    processes: Processes, valkey: Database, project: Client, tmp_path: Path
 ) -> None:
     worker(processes, "--pool", "solo")
     await_worker(valkey)
@@ -180,7 +180,7 @@ def test_a_message_that_is_published_in_a_session_carries_it() -> None:
 
 
 def test_each_run_reads_the_env_files_of_its_own_profile(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     (home / ".env").write_text("WHO=home\nSHARED=yes\nMY_API_KEY=sk-hidden-away-123456\n")
     for name in ("ann", "bob"):

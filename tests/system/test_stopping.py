@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Delivery, RunState
 from hermes_celery.core.work import TaskCall
@@ -61,7 +61,7 @@ def calculates():
 
 
 @pytest.fixture
-def stubborn(processes: Processes, tmp_path: Path, valkey_url: str) -> Crontab:
+def stubborn(processes: Processes, tmp_path: Path, valkey_url: str) -> Client:
     """The project in `stubborn.py`, and the verbs on its jobs."""
     (tmp_path / "stubborn.py").write_text(_PROJECT, encoding="utf-8")
     processes.environment |= {
@@ -73,10 +73,10 @@ def stubborn(processes: Processes, tmp_path: Path, valkey_url: str) -> Crontab:
     app = Celery("stubborn", broker=processes.environment["BROKER"], set_as_current=False)
     app.conf.task_default_queue = processes.environment["HERMES_CELERY_NAMESPACE"]
     settings = read_settings({**processes.environment, "HERMES_REDIS_URL": valkey_url})
-    return Cron(app, settings=settings).crontab
+    return Cron(app, settings=settings).client
 
 
-def running(cron: Crontab, request: JobRequest) -> str:
+def running(cron: Client, request: JobRequest) -> str:
     """A run that has begun."""
     run_id = cron.run(cron.add(request).id)
     eventually(lambda: cron.runs.get(run_id).state is RunState.RUNNING, what="the run")
@@ -86,7 +86,7 @@ def running(cron: Crontab, request: JobRequest) -> str:
 @pytest.mark.parametrize("task", ["swallows", pytest.param("calculates", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pool", pools("prefork"))
 def test_a_task_that_will_not_end_is_killed_with_its_worker(
-    processes: Processes, valkey: Database, stubborn: Crontab, pool: str, task: str
+    processes: Processes, valkey: Database, stubborn: Client, pool: str, task: str
 ) -> None:
     command = [sys.executable, "-B", "-m", "celery", "-A", "stubborn"]
     worker = processes.start([*command, "worker", "--pool", pool, "--concurrency", "2"])
@@ -112,7 +112,7 @@ def test_a_task_that_will_not_end_is_killed_with_its_worker(
 
 @pytest.mark.parametrize("pool", pools("prefork"))
 def test_a_script_that_ignores_its_signal_is_killed_and_the_worker_ends_well(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+    processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     worker = processes.celery("worker", "--pool", pool, HERMES_CELERY_GRACE="1")
     await_worker(valkey)
@@ -126,7 +126,7 @@ def test_a_script_that_ignores_its_signal_is_killed_and_the_worker_ends_well(
 
 @pytest.mark.parametrize("pool", pools("threads"))
 def test_a_delivery_that_hangs_keeps_no_worker(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+    processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     # It takes connections, and nobody ever reads what comes.
     with socket.create_server(("127.0.0.1", 0)) as far_end:

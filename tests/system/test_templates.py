@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.run import Delivery
 from hermes_celery.store import Database
 from tests.receivers import http_receiver
@@ -27,7 +27,7 @@ def pools(*common: str) -> list[Any]:
 
 @pytest.mark.parametrize("pool", pools("prefork"))
 def test_a_template_is_filled_in_and_a_hostile_one_harms_nobody(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+    processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool, HERMES_CELERY_WRAP="off")
     await_worker(valkey)

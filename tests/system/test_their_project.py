@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Delivery, Run, RunState
 from hermes_celery.core.task_call import live_call
@@ -74,7 +74,7 @@ def slow():
 
 
 @pytest.fixture
-def shop(processes: Processes, tmp_path: Path, valkey_url: str) -> Crontab:
+def shop(processes: Processes, tmp_path: Path, valkey_url: str) -> Client:
     """The project in `shop.py`, and the verbs on its jobs."""
     write(tmp_path)
     namespace = processes.environment["HERMES_CELERY_NAMESPACE"]
@@ -87,7 +87,7 @@ def shop(processes: Processes, tmp_path: Path, valkey_url: str) -> Crontab:
     app = Celery("shop", broker=processes.environment["BROKER"], set_as_current=False)
     app.conf.task_default_queue = namespace
     settings = read_settings({**processes.environment, "HERMES_REDIS_URL": valkey_url})
-    return Cron(app, settings=settings).crontab
+    return Cron(app, settings=settings).client
 
 
 def write(place: Path, *, declared: str = "", beat_schedule: str = "") -> None:
@@ -109,13 +109,13 @@ def beat(processes: Processes) -> None:
     celery(processes, "beat", "-S", "hermes_celery.beat:CronScheduler")
 
 
-def asked(cron: Crontab, task: str, **fields: object) -> Run:
+def asked(cron: Client, task: str, **fields: object) -> Run:
     call = TaskCall(name=f"shop.{task}", **fields)  # type: ignore[arg-type]
     job = cron.add(JobRequest(schedule="every 1h", name=task, task=call))
     return ended(cron, cron.run(job.id))
 
 
-def ended(cron: Crontab, run_id: str) -> Run:
+def ended(cron: Client, run_id: str) -> Run:
     eventually(lambda: cron.runs.get(run_id).state.is_final, seconds=40, what=f"end of {run_id}")
     return cron.runs.get(run_id)
 
@@ -126,7 +126,7 @@ def notes(place: Path) -> list[str]:
 
 
 def test_what_a_project_declares_runs_and_is_recorded(
-    processes: Processes, valkey: Database, shop: Crontab, tmp_path: Path
+    processes: Processes, valkey: Database, shop: Client, tmp_path: Path
 ) -> None:
     write(
         tmp_path,
@@ -167,7 +167,7 @@ def test_what_a_project_declares_runs_and_is_recorded(
 
 
 def test_managed_jobs_follow_the_configuration_and_keep_their_pause(
-    processes: Processes, valkey: Database, shop: Crontab, tmp_path: Path
+    processes: Processes, valkey: Database, shop: Client, tmp_path: Path
 ) -> None:
     write(
         tmp_path,
@@ -198,7 +198,7 @@ def test_managed_jobs_follow_the_configuration_and_keep_their_pause(
 
 
 def test_tasks_end_as_they_end_and_are_executed_once(
-    processes: Processes, valkey: Database, shop: Crontab, tmp_path: Path
+    processes: Processes, valkey: Database, shop: Client, tmp_path: Path
 ) -> None:
     namespace = processes.environment["HERMES_CELERY_NAMESPACE"]
     job = shop.add(
@@ -235,7 +235,7 @@ def test_tasks_end_as_they_end_and_are_executed_once(
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_running_task_is_cancelled_under_every_pool(
-    processes: Processes, valkey: Database, shop: Crontab, tmp_path: Path, pool: str
+    processes: Processes, valkey: Database, shop: Client, tmp_path: Path, pool: str
 ) -> None:
     worker(processes, "--pool", pool)
     await_worker(valkey)
@@ -249,7 +249,7 @@ def test_a_running_task_is_cancelled_under_every_pool(
 
 
 def test_malformed_messages_do_not_end_a_projects_worker(
-    processes: Processes, valkey: Database, shop: Crontab, tmp_path: Path
+    processes: Processes, valkey: Database, shop: Client, tmp_path: Path
 ) -> None:
     process = processes.start([sys.executable, "-B", "-m", "celery", "-A", "shop", "worker"])
     await_worker(valkey)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.job import Origin
 from hermes_celery.core.run import Delivery, Run, RunState
 from hermes_celery.store import Database
@@ -38,14 +38,14 @@ def beat(processes: Processes, valkey: Database) -> subprocess.Popen[bytes]:
     return process
 
 
-def ended(cron: Crontab, run_id: str) -> Run:
+def ended(cron: Client, run_id: str) -> Run:
     """A run that has come to its end."""
     eventually(lambda: cron.runs.get(run_id).state.is_final, what=f"the end of {run_id}")
     return cron.runs.get(run_id)
 
 
 @pytest.mark.usefixtures("worker", "beat")
-def test_a_due_job_runs_on_a_worker_and_its_output_is_kept(cron: Crontab, home: Path) -> None:
+def test_a_due_job_runs_on_a_worker_and_its_output_is_kept(cron: Client, home: Path) -> None:
     script(home, "hi.sh", 'echo "hi from $HERMES_CRON_RUN_ID"; echo note >&2')
     job = cron.add(script_job("every 1s", "hi.sh"))
     eventually(lambda: len(cron.latest_runs(state=RunState.SUCCEEDED)) >= 3, what="three runs")
@@ -59,7 +59,7 @@ def test_a_due_job_runs_on_a_worker_and_its_output_is_kept(cron: Crontab, home: 
 
 
 @pytest.mark.usefixtures("worker", "beat")
-def test_a_slow_job_does_not_delay_others(cron: Crontab, home: Path) -> None:
+def test_a_slow_job_does_not_delay_others(cron: Client, home: Path) -> None:
     script(home, "slow.sh", "sleep 60")
     script(home, "echo.sh", "echo hi")
     slow = cron.run(cron.add(script_job("every 1h", "slow.sh")).id)
@@ -75,7 +75,7 @@ def test_a_slow_job_does_not_delay_others(cron: Crontab, home: Path) -> None:
 
 
 def test_one_slot_means_serial(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     processes.celery("worker", HERMES_CRON_MAX_WORKERS="1")
     await_worker(valkey)
@@ -89,7 +89,7 @@ def test_one_slot_means_serial(
 
 
 @pytest.mark.usefixtures("worker", "beat")
-def test_a_real_home_runs_on_workers(processes: Processes, cron: Crontab, home: Path) -> None:
+def test_a_real_home_runs_on_workers(processes: Processes, cron: Client, home: Path) -> None:
     for path in (DATA / "hermes-home" / "scripts").iterdir():
         script(home, path.name, path.read_text(encoding="utf-8"))
     imported = processes.hermes("import", str(DATA / "hermes-home"))
@@ -111,7 +111,7 @@ def test_a_real_home_runs_on_workers(processes: Processes, cron: Crontab, home: 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_the_session_reaches_the_script_under_every_pool(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+    processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool, HERMES_SESSION_PLATFORM="leaked")
     await_worker(valkey)
@@ -130,7 +130,7 @@ def test_the_session_reaches_the_script_under_every_pool(
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_cancelling_ends_a_running_script_under_every_pool(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path, pool: str
+    processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool)
     await_worker(valkey)
@@ -143,7 +143,7 @@ def test_cancelling_ends_a_running_script_under_every_pool(
 
 
 def test_a_message_that_comes_twice_runs_once(
-    valkey: Database, cron: Crontab, home: Path, processes: Processes
+    valkey: Database, cron: Client, home: Path, processes: Processes
 ) -> None:
     script(home, "count.sh", "echo x >> count")
     run_id = cron.run(cron.add(script_job("every 1h", "count.sh")).id)
@@ -159,7 +159,7 @@ def test_a_message_that_comes_twice_runs_once(
 
 
 def test_a_header_from_a_newer_version_fails_the_run_not_the_worker(
-    valkey: Database, cron: Crontab, home: Path, processes: Processes
+    valkey: Database, cron: Client, home: Path, processes: Processes
 ) -> None:
     script(home, "hi.sh", "echo hi")
     job = cron.add(script_job("every 1h", "hi.sh"))
@@ -177,7 +177,7 @@ def test_a_header_from_a_newer_version_fails_the_run_not_the_worker(
 
 @pytest.mark.usefixtures("beat")
 def test_a_worker_killed_in_the_middle_loses_its_run_and_frees_the_job(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     worker = processes.celery("worker")
     await_worker(valkey)
@@ -196,7 +196,7 @@ def test_a_worker_killed_in_the_middle_loses_its_run_and_frees_the_job(
 
 @pytest.mark.usefixtures("worker")
 def test_a_standby_takes_over_at_once_when_the_leader_stops(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     beats = [processes.celery("beat") for _ in range(2)]
     first = await_leader(valkey)
@@ -214,7 +214,7 @@ def test_a_standby_takes_over_at_once_when_the_leader_stops(
 
 
 def test_worker_and_beat_in_one_process(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     both = processes.celery("worker", "-B")
     await_worker(valkey)
@@ -227,7 +227,7 @@ def test_worker_and_beat_in_one_process(
 
 
 def test_a_warm_shutdown_gives_a_running_job_its_grace_and_then_cancels_it(
-    processes: Processes, valkey: Database, cron: Crontab, home: Path
+    processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     worker = processes.celery("worker", HERMES_CELERY_GRACE="1")
     await_worker(valkey)

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from hermes_celery.client import Crontab
+from hermes_celery.client import Client
 from hermes_celery.core.policy import Overlap
 from hermes_celery.errors import ImportFault
 from hermes_celery.interop import django_celery_beat as from_django
@@ -198,7 +198,7 @@ def test_a_task_of_django_that_makes_no_sense_is_that_tasks_trouble(
 def test_a_last_run_before_all_time_is_that_tasks_trouble(tmp_path: Path) -> None:
     entries = from_django.entries_of(dump(tmp_path, last_run_at="0001-01-01T00:00:00+14:00"))
     jobs = SimpleNamespace(stored=lambda ids: set())
-    cron = cast(Crontab, SimpleNamespace(now=datetime(2026, 1, 1, tzinfo=UTC), jobs=jobs))
+    cron = cast(Client, SimpleNamespace(now=datetime(2026, 1, 1, tzinfo=UTC), jobs=jobs))
     report = take_over(cron, entries, source="Django", timezone="UTC", dry_run=True)
     assert [line.name for line in report.imported] == ["good"]
     ((name, text),) = [(line.name, line.text) for line in report.refused]

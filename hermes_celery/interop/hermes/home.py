@@ -28,7 +28,7 @@ from hermes_celery.schedule import Kind, Schedule, from_hermes
 from hermes_celery.store import WRITES, Jobs, Write
 
 if TYPE_CHECKING:
-    from hermes_celery.client import Crontab
+    from hermes_celery.client import Client
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def import_jobs(cron: Crontab, path: Path, *, timezone: str) -> ImportReport:
+def import_jobs(cron: Client, path: Path, *, timezone: str) -> ImportReport:
     """Take over the jobs of a Hermes home or a jobs.json.
 
     `timezone` is the zone that Hermes' naive times and cron expressions are meant in. Raises
@@ -83,7 +83,7 @@ class _Taken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _import_page(
-    cron: Crontab, records: list[Any], start: int, report: ImportReport, *, timezone: str
+    cron: Client, records: list[Any], start: int, report: ImportReport, *, timezone: str
 ) -> None:
     """Write the jobs of some records that are new, in one round trip, and report on each."""
     taken: list[_Taken] = []
