@@ -35,7 +35,7 @@ from hermes_celery.core.newer_words import is_known
 from hermes_celery.core.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
-from hermes_celery.schedule import Kind
+from hermes_celery.schedule import ScheduleKind
 from hermes_celery.scheduling.late_messages import built_of, ending_of
 from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, check_run_id
 
@@ -461,7 +461,7 @@ def _resumed(job: Job, *, now: datetime) -> Job:
     if job.state is JobState.SCHEDULED and job.next_run_at is not None:
         return job
     schedule = job.spec.compiled()
-    if schedule.kind is Kind.ONCE:
+    if schedule.kind is ScheduleKind.ONCE:
         run_at = schedule.next_after(from_ms(to_ms(now) - ONE_SHOT_GRACE_MS - 1))
         if run_at is None:
             raise JobError(

@@ -74,10 +74,7 @@ REDIS_WORDS = {
     "scheduling.lease",
 }
 SAME_CLASS_NAMES = {
-    "Cron",
-    "Field",
     "Finding",
-    "Kind",
     "Part",
     "Plan",
     "Target",

@@ -18,7 +18,7 @@ from celery.schedules import BaseSchedule, ParseException, crontab, maybe_schedu
 
 from hermes_celery.celery_app.user_code import is_library_code
 from hermes_celery.core.task_call import live_call
-from hermes_celery.schedule import Kind
+from hermes_celery.schedule import ScheduleKind
 
 if TYPE_CHECKING:
     from celery.beat import Scheduler
@@ -95,7 +95,7 @@ def celery_schedule(spec: JobSpec, app: Any) -> BaseSchedule:
     if given is not None and not isinstance(given, str):
         return maybe_schedule(given, app=app)
     compiled = spec.compiled()
-    if compiled.kind is Kind.CRON:
+    if compiled.kind is ScheduleKind.CRON:
         # Celery's reader knows fewer expressions than ours.
         with suppress(ParseException, ValueError):
             return crontab.from_string(compiled.text)

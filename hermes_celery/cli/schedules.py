@@ -14,8 +14,8 @@ from hermes_celery.cli.scope import default_zone
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.instant import from_ms
 from hermes_celery.schedule import Schedule, parse
-from hermes_celery.schedule.local import find_zone
 from hermes_celery.schedule.moments import moment_ms, read_moment
+from hermes_celery.schedule.time_zones import find_zone
 from hermes_celery.settings import default_timezone
 
 _EXPLAINED = 5
@@ -73,7 +73,7 @@ def explain_command(expression: str, tz: str | None, start: str | None) -> None:
         own, zone = default_timezone(), tz or default_zone()
         now = datetime.now(UTC) if start is None else _instant(start, zone)
         schedule = parse(expression, timezone=zone, now=now)
-        from hermes_celery.schedule.words import explain  # cron-descriptor costs 25 ms
+        from hermes_celery.schedule.explaining import explain  # cron-descriptor costs 25 ms
 
         explanation = explain(schedule, now=now)
     except HermesCeleryError as error:

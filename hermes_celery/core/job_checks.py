@@ -25,7 +25,7 @@ from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.work import check_one_kind
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
-from hermes_celery.schedule import Kind, Schedule, parse
+from hermes_celery.schedule import Schedule, ScheduleKind, parse
 
 #: How far in the past a one-shot may lie and still be taken (Hermes' ONESHOT_GRACE_SECONDS).
 ONE_SHOT_GRACE_MS = 120_000
@@ -170,7 +170,7 @@ def _holds(field: Field, value: Any) -> bool:
 
 def _runs_once(spec: JobSpec) -> bool:
     try:
-        return spec.compiled().kind is Kind.ONCE
+        return spec.compiled().kind is ScheduleKind.ONCE
     except HermesCeleryError:
         # Whatever it was, it is to be mended now.
         return False
@@ -232,7 +232,7 @@ def first_instant(schedule: Schedule, *, now: datetime) -> datetime:
 
     A one-shot may lie up to 120 s in the past, as in Hermes. Raises JobError when nothing is left.
     """
-    if schedule.kind is Kind.ONCE:
+    if schedule.kind is ScheduleKind.ONCE:
         run_at = schedule.next_after(from_ms(to_ms(now) - ONE_SHOT_GRACE_MS - 1))
         if run_at is None:
             raise JobError(
@@ -250,4 +250,4 @@ def repeat_times(repeat: int | None, schedule: Schedule) -> int | None:
     """How often a job runs: None is for ever; zero and less mean for ever, a one-shot runs once."""
     if repeat is not None and repeat > 0:
         return repeat
-    return 1 if schedule.kind is Kind.ONCE else None
+    return 1 if schedule.kind is ScheduleKind.ONCE else None

@@ -17,7 +17,7 @@ import msgspec
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.policy import CatchUp
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.schedule import Kind, Schedule
+from hermes_celery.schedule import Schedule, ScheduleKind
 
 _MIN_GRACE_MS = 120_000
 _MAX_GRACE_MS = 7_200_000
@@ -62,7 +62,7 @@ def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> Plan:
     ScheduleError when the stored schedule cannot be read.
     """
     schedule = due.spec.compiled()
-    if schedule.kind is Kind.ONCE:
+    if schedule.kind is ScheduleKind.ONCE:
         steps: tuple[Step, ...] = (_single(due, following=None),)
     else:
         following = schedule.next_after_ms(due.next_run_ms)
@@ -78,7 +78,7 @@ def grace_ms(schedule: Schedule, spec: JobSpec, *, now_ms: int) -> int:
     """How late is still on time: the job's own grace, else half a period within 120 s and 2 h."""
     if spec.policy.grace_seconds is not None:
         return spec.policy.grace_seconds * 1000
-    if schedule.kind is Kind.ONCE:
+    if schedule.kind is ScheduleKind.ONCE:
         return _MIN_GRACE_MS
     if schedule.period_seconds is not None:
         period_ms = round(schedule.period_seconds * 1000)

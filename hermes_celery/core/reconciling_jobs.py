@@ -22,7 +22,7 @@ from hermes_celery.core.reconciling import (
     whole,
 )
 from hermes_celery.errors import ScheduleError
-from hermes_celery.schedule import Kind
+from hermes_celery.schedule import ScheduleKind
 
 #: So far ahead at most a job is put off that could not be dispatched.
 _PUT_OFF_MS = 60_000
@@ -74,7 +74,7 @@ def plan_anew(spec: JobSpec | None, *, completed: int, now_ms: int) -> Planned:
         return Planned(fault="its definition cannot be read; remove the job and add it again")
     try:
         schedule = spec.compiled()
-        is_once = schedule.kind is Kind.ONCE
+        is_once = schedule.kind is ScheduleKind.ONCE
         if completed >= (spec.repeat_times or (1 if is_once else completed + 1)):
             return Planned(is_once=is_once)
         after_ms = -1 if is_once else now_ms

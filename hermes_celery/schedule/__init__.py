@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from hermes_celery.errors import ScheduleError
 from hermes_celery.schedule.durations import duration_text
-from hermes_celery.schedule.local import find_zone
+from hermes_celery.schedule.hermes_schedules import from_hermes
 from hermes_celery.schedule.parsing import MAX_LENGTH, bind, parse
-from hermes_celery.schedule.schedule import Explanation, Kind, Schedule
-from hermes_celery.schedule.stored import from_hermes
+from hermes_celery.schedule.schedule import Explanation, Schedule, ScheduleKind
+from hermes_celery.schedule.time_zones import find_zone
 
 __all__ = [
     "MAX_LENGTH",
     "Explanation",
-    "Kind",
     "Schedule",
     "ScheduleError",
+    "ScheduleKind",
     "bind",
     "duration_text",
     "find_zone",

@@ -10,9 +10,9 @@ from typing import Any, Final
 from hermes_celery.errors import ScheduleError
 from hermes_celery.instant import from_ms
 from hermes_celery.schedule.exclusions import Exclusion, read_exclusion
-from hermes_celery.schedule.local import Zone, find_zone
 from hermes_celery.schedule.schedule import Schedule
 from hermes_celery.schedule.spread import spread_number
+from hermes_celery.schedule.time_zones import Zone, find_zone
 
 # Daily runs, all of them excluded, for eight years: by then nothing is meant to be left.
 _MOST_EXCLUDED: Final = 3000

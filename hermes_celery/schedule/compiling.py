@@ -7,6 +7,7 @@ from functools import lru_cache
 import msgspec
 
 from hermes_celery.errors import ScheduleError
+from hermes_celery.schedule.cron_fields import Column, columns, expand, order, read_item
 from hermes_celery.schedule.days import (
     MonthDays,
     WeekDays,
@@ -14,11 +15,10 @@ from hermes_celery.schedule.days import (
     read_month_days,
     read_weekdays,
 )
-from hermes_celery.schedule.fields import Column, columns, expand, order, read_item
 from hermes_celery.schedule.pattern import Pattern
 
 
-class CronText(msgspec.Struct, frozen=True, kw_only=True):
+class ExpandedCron(msgspec.Struct, frozen=True, kw_only=True):
     """A cron expression with its fields expanded."""
 
     fields: tuple[Column, ...]
@@ -42,25 +42,25 @@ class CronText(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fixed_time(self) -> bool:
-        """Whether cron(8) takes it for a job at a fixed time; see `local.py`."""
+        """Whether cron(8) takes it for a job at a fixed time; see `time_zones.py`."""
         return not (self.fields[0].starts_with_star or self.fields[1].starts_with_star)
 
 
-class Compiled(msgspec.Struct, frozen=True, kw_only=True):
+class CompiledCron(msgspec.Struct, frozen=True, kw_only=True):
     """What a schedule needs of an expression."""
 
     pattern: Pattern
     fixed_time: bool
 
 
-def read_text(expression: str) -> CronText:
+def read_text(expression: str) -> ExpandedCron:
     """Read an expression of five to seven fields; raises ScheduleError."""
     fields = columns(expression)
     both = fields[4].text.startswith("+")
     if both:
         fields = (*fields[:4], _without_plus(fields[4]), *fields[5:])
     minute, hour, day, month, weekday = fields[:5]
-    return CronText(
+    return ExpandedCron(
         fields=fields,
         minutes=_values(minute),
         hours=_values(hour),
@@ -75,7 +75,7 @@ def read_text(expression: str) -> CronText:
 
 # A compiled expression takes about 6 kB and 0.2 ms; jobs that share a text share it.
 @lru_cache(maxsize=4096)
-def compile_cron(expression: str) -> Compiled:
+def compile_cron(expression: str) -> CompiledCron:
     """Compile an expression of five to seven fields, without `H`.
 
     Raises ScheduleError for what cannot be read and for what can never run.
@@ -92,7 +92,7 @@ def compile_cron(expression: str) -> Compiled:
         last=(minutes.bit_length() - 1) * 60 + seconds.bit_length() - 1,
     )
     _refuse_never(pattern, text.fields)
-    return Compiled(pattern=pattern, fixed_time=text.fixed_time)
+    return CompiledCron(pattern=pattern, fixed_time=text.fixed_time)
 
 
 def _without_plus(weekday: Column) -> Column:

@@ -11,11 +11,11 @@ import re
 
 import msgspec
 
-from hermes_celery.schedule.fields import (
+from hermes_celery.schedule.cron_fields import (
     DAY,
     WEEKDAY,
     Column,
-    Item,
+    CronRange,
     expand,
     read_item,
     read_value,
@@ -97,7 +97,7 @@ def _nearest_weekday(day: int, length: int, first: int) -> int:
 
 def read_month_days(column: Column, items: list[str]) -> MonthDays:
     """Read the items of a day field; raises ScheduleError."""
-    plain: list[Item] = []
+    plain: list[CronRange] = []
     special: dict[str, set[int]] = {"before_last": set(), "nearest": set(), "near_last": set()}
     for text in items:
         if match := _LAST.fullmatch(text):
@@ -125,7 +125,7 @@ def _without_w(column: Column, text: str) -> str:
 
 def read_weekdays(column: Column, items: list[str]) -> WeekDays:
     """Read the items of a weekday field; raises ScheduleError."""
-    plain: list[Item] = []
+    plain: list[CronRange] = []
     nth: set[tuple[int, int]] = set()
     last: set[int] = set()
     for text in items:

@@ -5,7 +5,7 @@ That is what Celery's `countdown` means in an entry of `beat_schedule`. The dela
 
 from __future__ import annotations
 
-from hermes_celery.schedule.schedule import Kind, Schedule
+from hermes_celery.schedule.schedule import Schedule, ScheduleKind
 
 
 class Delayed(Schedule, frozen=True, kw_only=True):
@@ -26,6 +26,6 @@ class Delayed(Schedule, frozen=True, kw_only=True):
 
     def to_hermes(self) -> dict[str, object]:
         """Hermes knows no delay and cannot read the text; a grid and an instant go without it."""
-        if self.kind is Kind.CRON:
+        if self.kind is ScheduleKind.CRON:
             return super().to_hermes()
         return {**self.inner.to_hermes(), "display": self.display}

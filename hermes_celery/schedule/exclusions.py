@@ -11,10 +11,10 @@ import msgspec
 from hermes_celery.errors import ScheduleError
 from hermes_celery.instant import to_ms
 from hermes_celery.schedule.compiling import compile_cron
-from hermes_celery.schedule.local import find_zone
 from hermes_celery.schedule.moments import looks_like_moment, moment_ms, read_moment
 from hermes_celery.schedule.months import DAY_MINUTES, DAY_SECONDS
 from hermes_celery.schedule.pattern import Pattern
+from hermes_celery.schedule.time_zones import find_zone
 
 _ALL_DAY: Final = (1 << DAY_MINUTES) - 1
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -30,7 +30,7 @@ class Exclusion(msgspec.Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
-class Span(Exclusion, frozen=True, kw_only=True):
+class ExcludedSpan(Exclusion, frozen=True, kw_only=True):
     """Dates, or a minute of one."""
 
     start: int
@@ -41,7 +41,7 @@ class Span(Exclusion, frozen=True, kw_only=True):
         return (self.start, self.end) if self.start <= local < self.end else None
 
 
-class Recurring(Exclusion, frozen=True, kw_only=True):
+class ExcludedPattern(Exclusion, frozen=True, kw_only=True):
     """The minutes that a cron expression matches, each from its first second to its last."""
 
     pattern: Pattern
@@ -76,26 +76,26 @@ def read_exclusion(text: str, *, timezone: str) -> Exclusion:
             f"{text!r} is no exclusion; use a cron expression of five fields such as "
             "'* * 24-26 12 *', a date such as '2027-12-24', or '2027-12-24..2027-12-26'"
         )
-    return Recurring(text=text, pattern=compile_cron(text).pattern)
+    return ExcludedPattern(text=text, pattern=compile_cron(text).pattern)
 
 
-def _span(text: str, first: str, last: str) -> Span:
+def _span(text: str, first: str, last: str) -> ExcludedSpan:
     if not (_DATE.fullmatch(first) and _DATE.fullmatch(last)):
         raise ScheduleError(f"{text!r} is no span of dates; write it as 2027-12-24..2027-12-26")
     start, end = _date_second(first), _date_second(last) + DAY_SECONDS
     if end <= start:
         raise ScheduleError(f"{text!r} ends before it begins")
-    return Span(text=text, start=start, end=end)
+    return ExcludedSpan(text=text, start=start, end=end)
 
 
 def _date_second(text: str) -> int:
     return to_ms(read_moment(text).replace(tzinfo=UTC)) // 1000
 
 
-def _minute(text: str, timezone: str) -> Span:
+def _minute(text: str, timezone: str) -> ExcludedSpan:
     second = moment_ms(read_moment(text), timezone=timezone) // 1000
     local = second + find_zone(timezone).offset(second)
-    return Span(text=text, start=local // 60 * 60, end=local // 60 * 60 + 60)
+    return ExcludedSpan(text=text, start=local // 60 * 60, end=local // 60 * 60 + 60)
 
 
 def _lowest(bits: int) -> int:

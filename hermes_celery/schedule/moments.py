@@ -8,10 +8,10 @@ from typing import Final
 
 from hermes_celery.errors import ScheduleError
 from hermes_celery.instant import from_ms, iso, to_ms
-from hermes_celery.schedule.local import find_zone
 from hermes_celery.schedule.months import HORIZON_SECONDS
 from hermes_celery.schedule.once import Once
-from hermes_celery.schedule.schedule import Kind
+from hermes_celery.schedule.schedule import ScheduleKind
+from hermes_celery.schedule.time_zones import find_zone
 
 _ISO: Final = re.compile(
     r"(\d{4}-\d{2}-\d{2})"
@@ -71,7 +71,7 @@ def once_ms(at_ms: int, *, timezone: str, display: str) -> Once:
         raise ScheduleError(f"{from_ms(at_ms).isoformat()} is outside the years 1970-2099")
     return Once(
         text=local_iso(at_ms, timezone=timezone),
-        kind=Kind.ONCE,
+        kind=ScheduleKind.ONCE,
         timezone=timezone,
         display=display,
         at_ms=at_ms,

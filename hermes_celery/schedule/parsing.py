@@ -25,17 +25,17 @@ import msgspec
 from hermes_celery.errors import ScheduleError
 from hermes_celery.schedule.bounds import restrict
 from hermes_celery.schedule.compiling import compile_cron
-from hermes_celery.schedule.cron import Cron
+from hermes_celery.schedule.cron_expression import CronExpression
+from hermes_celery.schedule.cron_fields import columns, split_fields
 from hermes_celery.schedule.delayed import Delayed
 from hermes_celery.schedule.durations import duration_text, is_duration, read_duration_ms
-from hermes_celery.schedule.fields import columns, split_fields
 from hermes_celery.schedule.interval import Interval
-from hermes_celery.schedule.local import find_zone
 from hermes_celery.schedule.moments import looks_like_moment, once_at, once_ms, read_moment
 from hermes_celery.schedule.phrases import cron_of, refuse, starts_like_a_phrase
-from hermes_celery.schedule.schedule import Kind, Schedule, instant_ms
+from hermes_celery.schedule.schedule import Schedule, ScheduleKind, instant_ms
 from hermes_celery.schedule.spread import has_spread, resolve
-from hermes_celery.schedule.union import Union
+from hermes_celery.schedule.time_zones import find_zone
+from hermes_celery.schedule.union import UnionSchedule
 
 #: Longer texts are refused: no schedule needs them, and reading stays cheap.
 MAX_LENGTH: Final = 256
@@ -117,12 +117,12 @@ def bind(
     )
 
 
-def cron_schedule(text: str, *, expression: str, timezone: str, display: str) -> Cron:
+def cron_schedule(text: str, *, expression: str, timezone: str, display: str) -> CronExpression:
     """The schedule of a cron expression in one zone; `text` is what it was before `H` was drawn."""
     compiled = compile_cron(expression)
-    return Cron(
+    return CronExpression(
         text=text,
-        kind=Kind.CRON,
+        kind=ScheduleKind.CRON,
         timezone=timezone,
         display=display,
         pattern=compiled.pattern,
@@ -140,7 +140,7 @@ def interval(
     text = f"every {duration_text(period_ms)}"
     return Interval(
         text=text,
-        kind=Kind.INTERVAL,
+        kind=ScheduleKind.INTERVAL,
         timezone=timezone,
         display=display or (text if rest_ms else f"every {minutes}m"),
         period_seconds=period_ms / 1000 if period_ms % 1000 else period_ms // 1000,
@@ -189,7 +189,7 @@ class _Every(_Reading, frozen=True, kw_only=True):
         same = self.template
         return Interval(
             text=same.text,
-            kind=Kind.INTERVAL,
+            kind=ScheduleKind.INTERVAL,
             timezone=same.timezone,
             display=same.display,
             period_seconds=same.period_seconds,
@@ -246,9 +246,9 @@ class _Several(_Reading, frozen=True, kw_only=True):
 
     def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
         parts = tuple(part.bind(anchor_ms=anchor_ms, spread=spread) for part in self.parts)
-        return Union(
+        return UnionSchedule(
             text=" | ".join(self._text(part) for part in parts),
-            kind=Kind.CRON,
+            kind=ScheduleKind.CRON,
             timezone=self.timezone,
             display=self.display,
             parts=parts,

@@ -1,7 +1,7 @@
 """A cron expression as bit sets, and the step from one matching local second to the next.
 
 Local time is a plain count of seconds, as if every day had 86,400 of them; what a zone makes of it
-is `local.py`'s concern. Every search ends with the tables of `months.py`.
+is `time_zones.py`'s concern. Every search ends with the tables of `months.py`.
 """
 
 from __future__ import annotations

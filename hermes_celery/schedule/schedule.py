@@ -17,7 +17,7 @@ from hermes_celery.errors import ScheduleError
 from hermes_celery.instant import from_ms, optional_from_ms, to_ms
 
 
-class Kind(StrEnum):
+class ScheduleKind(StrEnum):
     """How a schedule was meant."""
 
     #: By the wall clock of a zone: cron expressions, phrases, and several of them joined.
@@ -45,7 +45,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Normal form: with `timezone` and the anchor it parses to the same schedule.
     text: str
-    kind: Kind
+    kind: ScheduleKind
     #: IANA name or fixed offset of the zone whose wall clock is followed.
     timezone: str
     #: As Hermes shows it: the phrase as typed, `every 120m`, `once in 1h`.

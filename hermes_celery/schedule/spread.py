@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 
-from hermes_celery.schedule.fields import (
+from hermes_celery.schedule.cron_fields import (
     DAY,
     WEEKDAY,
     YEAR,
     Column,
-    Item,
+    CronRange,
     columns,
     read_step,
     read_value,
@@ -58,15 +58,15 @@ def _resolve_item(column: Column, text: str, spread: str) -> str:
     return f"{bounds.low + number % step}-{bounds.high}/{step}"
 
 
-def _bounds(column: Column, match: re.Match[str]) -> Item:
+def _bounds(column: Column, match: re.Match[str]) -> CronRange:
     if column.field is YEAR:
         column.fail(f"{column.quote(match[0])} would leave the year to chance")
     if match["low"] is not None:
         low, high = read_value(column, match["low"]), read_value(column, match["high"])
         if low > high:
             column.fail(f"range H({low}-{high}) runs backwards")
-        return Item(low=low, high=high)
+        return CronRange(low=low, high=high)
     # Every month has 28 days; a job on the 31st would miss most of them.
     if column.field is DAY:
-        return Item(low=1, high=28)
-    return Item(low=column.field.low, high=6 if column.field is WEEKDAY else column.field.high)
+        return CronRange(low=1, high=28)
+    return CronRange(low=column.field.low, high=6 if column.field is WEEKDAY else column.field.high)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hermes_celery.schedule.schedule import Schedule
 
 
-class Union(Schedule, frozen=True, kw_only=True):
+class UnionSchedule(Schedule, frozen=True, kw_only=True):
     """Occurs whenever one of its parts does; where several do at once, one time."""
 
     parts: tuple[Schedule, ...]

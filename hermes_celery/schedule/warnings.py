@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from hermes_celery.schedule.bounds import Bounded, Excluding, Jittered
-from hermes_celery.schedule.compiling import CronText, read_text
-from hermes_celery.schedule.cron import Cron
+from hermes_celery.schedule.compiling import ExpandedCron, read_text
+from hermes_celery.schedule.cron_expression import CronExpression
+from hermes_celery.schedule.cron_fields import Column
 from hermes_celery.schedule.delayed import Delayed
-from hermes_celery.schedule.fields import Column
 from hermes_celery.schedule.interval import Interval
-from hermes_celery.schedule.local import Zone
 from hermes_celery.schedule.moments import local_iso
 from hermes_celery.schedule.months import DAY_SECONDS
 from hermes_celery.schedule.once import Once
 from hermes_celery.schedule.schedule import Schedule
-from hermes_celery.schedule.union import Union
+from hermes_celery.schedule.time_zones import Zone
+from hermes_celery.schedule.union import UnionSchedule
 
 # One spring and one autumn, wherever in the year one looks from.
 _AHEAD_SECONDS: Final = 360 * DAY_SECONDS
@@ -35,7 +35,7 @@ def warnings_of(schedule: Schedule, *, now_ms: int | None) -> tuple[str, ...]:
 
 def _warnings(schedule: Schedule, now_ms: int | None) -> Iterator[str]:
     match schedule:
-        case Cron():
+        case CronExpression():
             yield from _about_fields(read_text(schedule.expression))
             if now_ms is not None:
                 yield from _about_clock_changes(schedule, now_ms // 1000)
@@ -46,14 +46,14 @@ def _warnings(schedule: Schedule, now_ms: int | None) -> Iterator[str]:
             )
         case Once() if now_ms is not None and schedule.at_ms <= now_ms:
             yield f"{schedule.text} has passed"
-        case Union():
+        case UnionSchedule():
             for part in schedule.parts:
                 yield from _warnings(part, now_ms)
         case Excluding() | Bounded() | Jittered() | Delayed():
             yield from _warnings(schedule.inner, now_ms)
 
 
-def _about_fields(text: CronText) -> Iterator[str]:
+def _about_fields(text: ExpandedCron) -> Iterator[str]:
     minute, hour, day, _, weekday = text.fields[:5]
     if len(text.minutes) == 60 and len(text.hours) < 24:
         yield f"runs in every minute of the hours {hour.text}; minute 0 would be once an hour"
@@ -84,7 +84,7 @@ def _about_step(column: Column) -> Iterator[str]:
         )
 
 
-def _about_short_months(text: CronText) -> Iterator[str]:
+def _about_short_months(text: ExpandedCron) -> Iterator[str]:
     first = (text.days.plain & -text.days.plain).bit_length()
     lacking = {29: {2}, 30: {2}, 31: {2, 4, 6, 9, 11}}[first] & text.months
     if lacking:
@@ -92,7 +92,7 @@ def _about_short_months(text: CronText) -> Iterator[str]:
         yield f"{which} no day {first}: there it does not run; L is the last day of any month"
 
 
-def _about_clock_changes(schedule: Cron, now: int) -> Iterator[str]:
+def _about_clock_changes(schedule: CronExpression, now: int) -> Iterator[str]:
     zone = schedule.zone
     for segment in range(zone.segment(now) + 1, len(zone.starts)):
         if zone.starts[segment] > now + _AHEAD_SECONDS:
@@ -105,7 +105,7 @@ def _about_clock_changes(schedule: Cron, now: int) -> Iterator[str]:
             yield from _about_repeat(schedule, zone, segment, opens, closes)
 
 
-def _about_gap(schedule: Cron, zone: Zone, closes: int, opens: int) -> Iterator[str]:
+def _about_gap(schedule: CronExpression, zone: Zone, closes: int, opens: int) -> Iterator[str]:
     times = _nominal(schedule, closes, opens)
     if not times:
         return
@@ -119,14 +119,14 @@ def _about_gap(schedule: Cron, zone: Zone, closes: int, opens: int) -> Iterator[
         yield f"{lost}: no run then"
 
 
-def _is_missed(schedule: Cron, closes: int, opens: int) -> bool:
+def _is_missed(schedule: CronExpression, closes: int, opens: int) -> bool:
     """Whether a wildcard's rhythm breaks: it does not where it runs just before and after."""
     hours = range(closes // 3600 - 1, opens // 3600 + 1)
     return not all(schedule.pattern.minutes >> (hour % 24 * 60) & ((1 << 60) - 1) for hour in hours)
 
 
 def _about_repeat(
-    schedule: Cron, zone: Zone, segment: int, opens: int, closes: int
+    schedule: CronExpression, zone: Zone, segment: int, opens: int, closes: int
 ) -> Iterator[str]:
     times = _nominal(schedule, opens, closes)
     if not times:
@@ -139,7 +139,7 @@ def _about_repeat(
         yield f"{twice}: runs both times"
 
 
-def _nominal(schedule: Cron, start: int, end: int) -> str:
+def _nominal(schedule: CronExpression, start: int, end: int) -> str:
     """The times of day that match within [start, end) of local time, as text."""
     times: list[str] = []
     found = schedule.pattern.next_local(start)

@@ -24,7 +24,7 @@ from hermes_celery.core.job import Job, JobRequest, JobSpec, JobState, is_job_id
 from hermes_celery.core.job_checks import checked_content, repeat_times
 from hermes_celery.errors import Conflict, HermesCeleryError, ImportFault, JobError
 from hermes_celery.instant import to_ms
-from hermes_celery.schedule import Kind, Schedule, from_hermes
+from hermes_celery.schedule import Schedule, ScheduleKind, from_hermes
 from hermes_celery.store import WRITES, Jobs, Write
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _timing(
         anchor = next_run_at - timedelta(minutes=_whole(stored.get("minutes")) or 0)
     schedule = from_hermes(stored, timezone=timezone, now=anchor, spread=job_id)
     if next_run_at is None:
-        if schedule.kind is Kind.ONCE:
+        if schedule.kind is ScheduleKind.ONCE:
             next_run_at = schedule.next_after(now - timedelta(seconds=121))
         else:
             next_run_at = schedule.next_after(now)

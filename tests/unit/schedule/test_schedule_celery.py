@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.errors import JobError
 from hermes_celery.schedule import parse
-from hermes_celery.schedule.words import explain
+from hermes_celery.schedule.explaining import explain
 
 #: Without types; a zone of its is what many projects give Celery.
 pytz = import_module("pytz")

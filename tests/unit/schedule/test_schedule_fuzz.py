@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from hermes_celery.schedule import ScheduleError, from_hermes, parse
-from hermes_celery.schedule.words import explain
+from hermes_celery.schedule.explaining import explain
 
 NOW = datetime(2026, 6, 22, 12, tzinfo=UTC)
 LATER = datetime(2027, 6, 22, 12, tzinfo=UTC)

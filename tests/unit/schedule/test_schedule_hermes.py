@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.schedule import Kind, ScheduleError, from_hermes, parse
+from hermes_celery.schedule import ScheduleError, ScheduleKind, from_hermes, parse
 
 NOW = datetime(2026, 6, 22, 12, tzinfo=UTC)
 
@@ -27,7 +27,7 @@ def test_what_is_stored_is_read_back_as_the_same(text: str) -> None:
 def test_an_interval_counts_in_minutes() -> None:
     schedule = from_hermes({"kind": "interval", "minutes": 90}, now=NOW)
 
-    assert schedule.kind is Kind.INTERVAL
+    assert schedule.kind is ScheduleKind.INTERVAL
     assert schedule.display == "every 90m"
     assert schedule.next_after(NOW) == NOW + timedelta(minutes=90)
 

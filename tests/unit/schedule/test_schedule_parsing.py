@@ -10,8 +10,8 @@ from itertools import combinations_with_replacement, pairwise
 import pytest
 
 from hermes_celery.errors import HermesCeleryError
-from hermes_celery.schedule import MAX_LENGTH, Kind, Schedule, ScheduleError, parse
-from hermes_celery.schedule.words import explain
+from hermes_celery.schedule import MAX_LENGTH, Schedule, ScheduleError, ScheduleKind, parse
+from hermes_celery.schedule.explaining import explain
 
 NOW = datetime(2026, 6, 22, 12, tzinfo=UTC)
 
@@ -72,16 +72,16 @@ def test_a_text_has_a_normal_form_and_is_shown_as_hermes_shows_it(
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("0 9 * * *", Kind.CRON),
-        ("every monday 9am", Kind.CRON),
-        ("0 9 * * * | every 2h", Kind.CRON),
-        ("30m", Kind.INTERVAL),
-        ("every 30m", Kind.INTERVAL),
-        ("in 30m", Kind.ONCE),
-        ("2030-01-15", Kind.ONCE),
+        ("0 9 * * *", ScheduleKind.CRON),
+        ("every monday 9am", ScheduleKind.CRON),
+        ("0 9 * * * | every 2h", ScheduleKind.CRON),
+        ("30m", ScheduleKind.INTERVAL),
+        ("every 30m", ScheduleKind.INTERVAL),
+        ("in 30m", ScheduleKind.ONCE),
+        ("2030-01-15", ScheduleKind.ONCE),
     ],
 )
-def test_a_text_has_a_kind(text: str, kind: Kind) -> None:
+def test_a_text_has_a_kind(text: str, kind: ScheduleKind) -> None:
     assert parse(text, now=NOW).kind is kind
 
 

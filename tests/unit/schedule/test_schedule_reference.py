@@ -26,7 +26,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from hermes_celery.schedule import ScheduleError, parse
-from hermes_celery.schedule.local import find_zone
+from hermes_celery.schedule.time_zones import find_zone
 
 ZONES = sorted(available_timezones() - {"localtime"})
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermes_celery.schedule import Explanation, parse
-from hermes_celery.schedule.words import explain
+from hermes_celery.schedule.explaining import explain
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MONTHS = (

@@ -33,7 +33,7 @@ def _names(words: tuple[str, ...], *, first: int) -> dict[str, int]:
     return numbers | {word[:3]: number for word, number in numbers.items()}
 
 
-class Field(msgspec.Struct, frozen=True, kw_only=True):
+class CronField(msgspec.Struct, frozen=True, kw_only=True):
     """One column of a cron expression."""
 
     name: str
@@ -45,22 +45,22 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     wraps: bool = False
 
 
-MINUTE: Final = Field(name="minute", position=0, low=0, high=59)
-HOUR: Final = Field(name="hour", position=1, low=0, high=23)
-DAY: Final = Field(name="day", position=2, low=1, high=31)
-MONTH: Final = Field(
+MINUTE: Final = CronField(name="minute", position=0, low=0, high=59)
+HOUR: Final = CronField(name="hour", position=1, low=0, high=23)
+DAY: Final = CronField(name="day", position=2, low=1, high=31)
+MONTH: Final = CronField(
     name="month", position=3, low=1, high=12, names=_names(MONTH_NAMES, first=1), wraps=True
 )
 #: Sunday is 0 and 7.
-WEEKDAY: Final = Field(
+WEEKDAY: Final = CronField(
     name="weekday", position=4, low=0, high=7, names=_names(WEEKDAY_NAMES, first=0), wraps=True
 )
-SECOND: Final = Field(name="second", position=5, low=0, high=59)
-YEAR: Final = Field(name="year", position=6, low=1970, high=2099)
+SECOND: Final = CronField(name="second", position=5, low=0, high=59)
+YEAR: Final = CronField(name="year", position=6, low=1970, high=2099)
 FIELDS: Final = (MINUTE, HOUR, DAY, MONTH, WEEKDAY, SECOND, YEAR)
 
 
-class Item(msgspec.Struct, frozen=True, kw_only=True):
+class CronRange(msgspec.Struct, frozen=True, kw_only=True):
     """One plain item of a list: all values from `low` to `high`, every `step`th."""
 
     low: int
@@ -71,7 +71,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 class Column(msgspec.Struct, frozen=True, kw_only=True):
     """One field as it was written, read but not yet expanded."""
 
-    field: Field
+    field: CronField
     text: str
     #: The whole expression, for messages.
     expression: str
@@ -128,15 +128,15 @@ _RANDOM = re.compile(r"r(?:\(\w+-\w+\))?(?:/\w*)?", re.ASCII)
 _STAR = re.compile(r"[*](?:/(?P<step>\w*))?", re.ASCII)
 
 
-def read_item(column: Column, text: str) -> Item:
+def read_item(column: Column, text: str) -> CronRange:
     """Read `5`, `1-5`, `10-50/15`, `10/15`, `*` or `*/15`; raises ScheduleError."""
     field = column.field
     top = 6 if field is WEEKDAY else field.high
     if text == "?":
-        return Item(low=field.low, high=top)
+        return CronRange(low=field.low, high=top)
     star = _STAR.fullmatch(text)
     if star:
-        return Item(low=field.low, high=top, step=read_step(column, star["step"]))
+        return CronRange(low=field.low, high=top, step=read_step(column, star["step"]))
     if _RANDOM.fullmatch(text):
         column.fail(
             f"{column.quote(text)} would draw a new value at every reading; "
@@ -151,7 +151,7 @@ def read_item(column: Column, text: str) -> Item:
     step = read_step(column, plain["step"])
     if plain["high"] is not None:
         return _range(column, text, low, _high(column, plain["high"]), step)
-    return Item(low=low, high=low if plain["step"] is None else top, step=step)
+    return CronRange(low=low, high=low if plain["step"] is None else top, step=step)
 
 
 def _high(column: Column, text: str) -> int:
@@ -161,14 +161,14 @@ def _high(column: Column, text: str) -> int:
     return read_value(column, text)
 
 
-def _range(column: Column, text: str, low: int, high: int, step: int) -> Item:
+def _range(column: Column, text: str, low: int, high: int, step: int) -> CronRange:
     field = column.field
     if low > high and not field.wraps:
         column.fail(
             f"range {column.quote(text)} runs backwards; write "
             f"{low}-{field.high},{field.low}-{high} if it is meant to run over the end"
         )
-    return Item(low=low, high=high, step=step)
+    return CronRange(low=low, high=high, step=step)
 
 
 def read_value(column: Column, text: str) -> int:
@@ -202,11 +202,11 @@ def _short(value: int) -> str:
     return digits if len(digits) <= 12 else f"{digits[:9]}..."
 
 
-def _kind(field: Field) -> str:
+def _kind(field: CronField) -> str:
     return "a number" if not field.names else f"a number or a {field.name}'s name"
 
 
-def _example(field: Field) -> str:
+def _example(field: CronField) -> str:
     return {
         "day": "15, 1-5, */2, L, 15W",
         "month": "6, jan-mar, */3",
@@ -215,7 +215,7 @@ def _example(field: Field) -> str:
     }.get(field.name, "0, 10-20, */15")
 
 
-def expand(column: Column, items: list[Item]) -> frozenset[int]:
+def expand(column: Column, items: list[CronRange]) -> frozenset[int]:
     """The values that plain items stand for; Sunday is 0."""
     if not items:
         return frozenset()
@@ -240,7 +240,7 @@ def _expanded(position: int, text: str) -> frozenset[int]:
     return frozenset(int(value) for value in values)
 
 
-def _for_croniter(field: Field, item: Item) -> str:
+def _for_croniter(field: CronField, item: CronRange) -> str:
     low, high = item.low, item.high
     if field is WEEKDAY and (low, high) == (0, 7):
         high = 6

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from hermes_celery.schedule.local import Zone
 from hermes_celery.schedule.months import DAY_SECONDS
 from hermes_celery.schedule.pattern import Pattern
 from hermes_celery.schedule.schedule import Schedule
+from hermes_celery.schedule.time_zones import Zone
 
 
-class Cron(Schedule, frozen=True, kw_only=True):
-    """Occurs whenever a zone's wall clock matches a pattern (see `local.py` for clock changes)."""
+class CronExpression(Schedule, frozen=True, kw_only=True):
+    """Occurs whenever a zone's wall clock matches a pattern (clock changes: `time_zones.py`)."""
 
     pattern: Pattern
     zone: Zone

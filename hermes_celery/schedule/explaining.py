@@ -12,26 +12,26 @@ from datetime import datetime
 from typing import Final
 
 from hermes_celery.schedule.bounds import Bounded, Excluding, Jittered
-from hermes_celery.schedule.compiling import CronText, read_text
-from hermes_celery.schedule.cron import Cron
-from hermes_celery.schedule.days import MonthDays, WeekDays
-from hermes_celery.schedule.delayed import Delayed
-from hermes_celery.schedule.durations import duration_words
-from hermes_celery.schedule.fields import (
+from hermes_celery.schedule.compiling import ExpandedCron, read_text
+from hermes_celery.schedule.cron_expression import CronExpression
+from hermes_celery.schedule.cron_fields import (
     HOUR,
     MINUTE,
     MONTH_NAMES,
     SECOND,
     WEEKDAY_NAMES,
-    Field,
+    CronField,
 )
+from hermes_celery.schedule.days import MonthDays, WeekDays
+from hermes_celery.schedule.delayed import Delayed
+from hermes_celery.schedule.durations import duration_words
 from hermes_celery.schedule.interval import Interval
 from hermes_celery.schedule.moments import local_iso
 from hermes_celery.schedule.months import DAY_MINUTES
 from hermes_celery.schedule.once import Once
 from hermes_celery.schedule.pattern import Pattern
 from hermes_celery.schedule.schedule import Explanation, Schedule, instant_ms
-from hermes_celery.schedule.union import Union
+from hermes_celery.schedule.union import UnionSchedule
 from hermes_celery.schedule.warnings import warnings_of
 
 _WEEKDAYS: Final = [name.title() for name in WEEKDAY_NAMES]
@@ -54,7 +54,7 @@ def explain(schedule: Schedule, *, now: datetime | None = None) -> Explanation:
 def words_of(schedule: Schedule) -> str:
     """One sentence without its full stop."""
     match schedule:
-        case Cron():
+        case CronExpression():
             return _cron_words(schedule)
         case Interval():
             anchor = local_iso(schedule.anchor_ms, timezone=schedule.timezone)
@@ -62,7 +62,7 @@ def words_of(schedule: Schedule) -> str:
             return f"Every {every}, counted from {anchor}"
         case Once():
             return f"Once, at {schedule.text}"
-        case Union():
+        case UnionSchedule():
             first, *more = (words_of(part) for part in schedule.parts)
             return "; and ".join([first, *(f"{words[0].lower()}{words[1:]}" for words in more)])
         case Delayed():
@@ -87,7 +87,7 @@ def _restriction(schedule: Excluding | Bounded | Jittered) -> str:
     return " ".join(words)
 
 
-def _cron_words(schedule: Cron) -> str:
+def _cron_words(schedule: CronExpression) -> str:
     text = read_text(schedule.expression)
     parts = [
         _time_words(text, schedule.pattern),
@@ -99,7 +99,7 @@ def _cron_words(schedule: Cron) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _time_words(text: CronText, pattern: Pattern) -> str:
+def _time_words(text: ExpandedCron, pattern: Pattern) -> str:
     times = pattern.minutes.bit_count() * pattern.seconds.bit_count()
     if times <= _MOST_TIMES:
         return f"At {_listed(_times_of_day(pattern))}"
@@ -115,7 +115,7 @@ def _times_of_day(pattern: Pattern) -> list[str]:
     return [f"{time}:{second:02}" for time in clock for second in seconds]
 
 
-def _descriptor_words(text: CronText) -> str:
+def _descriptor_words(text: ExpandedCron) -> str:
     from cron_descriptor import ExpressionDescriptor, Options  # 25 ms: only for explanations
 
     # Version 1, which django-celery-beat wants, takes them as attributes only.
@@ -127,7 +127,7 @@ def _descriptor_words(text: CronText) -> str:
     return str(ExpressionDescriptor(fields, options).get_description())
 
 
-def _plain(field: Field, values: Iterable[int]) -> str:
+def _plain(field: CronField, values: Iterable[int]) -> str:
     """A field that has one reading: `*`, `*/n` where n divides the whole, else values and runs."""
     numbers = sorted(values)
     size = field.high + 1

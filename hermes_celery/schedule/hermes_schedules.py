@@ -11,7 +11,7 @@ import msgspec
 
 from hermes_celery.errors import ScheduleError
 from hermes_celery.schedule.parsing import interval, parse
-from hermes_celery.schedule.schedule import Kind, Schedule, instant_ms
+from hermes_celery.schedule.schedule import Schedule, ScheduleKind, instant_ms
 
 _LONGEST_MINUTES: Final = 100 * 366 * 1440
 
@@ -34,7 +34,7 @@ def from_hermes(
     if display is not None and not isinstance(display, str):
         raise ScheduleError(f"{dict(stored)!r}: display must be a text")
     kind = stored.get("kind")
-    if kind == Kind.INTERVAL:
+    if kind == ScheduleKind.INTERVAL:
         anchor_ms = None if now is None else instant_ms(now)
         return interval(
             _period_ms(stored),
