@@ -27,7 +27,7 @@ from bench.whole_path import BARE_LUA
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.run import Outcome, RunState, run_id_of
 from hermes_celery.scheduling.lease import Lease
-from hermes_celery.scheduling.look_ahead import Ahead
+from hermes_celery.scheduling.look_ahead import LookAhead
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Claim, DueIndex, Runs
 from hermes_celery.wiring.own_app import make_app
@@ -88,7 +88,7 @@ class _Ground:
         self.job_ids = store_jobs(bed, [bed.database.now_ms()] * jobs)
         self._due_index = DueIndex(bed.database)
         self._messages = messages_of(make_app(bed.settings))
-        self._ahead = Ahead(self._due_index, self._messages)
+        self._ahead = LookAhead(self._due_index, self._messages)
         lease = Lease(bed.database, owner="guard", clock=ServerClock(bed.database.now_ms))
         lease.hold()
         self._token = lease.require()
@@ -99,7 +99,7 @@ class _Ground:
         self.spec: str = bed.database.call("HGET", keys.job(self.job_ids[0]), "spec")
         self._clear()
 
-    def tick(self, ahead: Ahead | None = None) -> None:
+    def tick(self, ahead: LookAhead | None = None) -> None:
         """Dispatch all jobs at their next instant."""
         now_ms = self._ticked_ms = self._due_index.next_due_ms() or 0
         report = tick(
@@ -112,7 +112,7 @@ class _Ground:
         """The runs of the last tick."""
         return [run_id_of(job_id, self._ticked_ms) for job_id in self.job_ids]
 
-    def look_ahead(self) -> Ahead:
+    def look_ahead(self) -> LookAhead:
         """Plan all that the next tick has to do."""
         now_ms = (self._due_index.next_due_ms() or 0) - _AHEAD_MS
         while self._ahead.look(now_ms):

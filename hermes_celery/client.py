@@ -36,13 +36,13 @@ from hermes_celery.core.run import Occurrence, Run, RunState, Trigger, occurrenc
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
 from hermes_celery.schedule import ScheduleKind
-from hermes_celery.scheduling.late_messages import built_of, ending_of
+from hermes_celery.scheduling.deferred_messages import built_or_fault, ending_of
 from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, check_run_id
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.core.declared import Refusal
-    from hermes_celery.scheduling.planned_runs import Messages
+    from hermes_celery.scheduling.planned_runs import BuildsMessages
 
 #: Races that a pause, resume or removal repeats when lost: they do not depend on what changed.
 _RETRIES = 5
@@ -64,7 +64,7 @@ class Client:
         runs: Runs,
         due: DueIndex,
         clock: Clock,
-        messages: Callable[[], Messages],
+        messages: Callable[[], BuildsMessages],
         default_timezone: str,
         check_files: Callable[[JobSpec], None],
         check_delivery: Callable[[JobSpec], None] = lambda _: None,
@@ -291,10 +291,10 @@ class Client:
         return is_projects or (spec.queue is None and self._is_a_projects())
 
     def _build_and_push(
-        self, spec: JobSpec, occurrence: Occurrence, messages: Messages, *, seen_ms: int
+        self, spec: JobSpec, occurrence: Occurrence, messages: BuildsMessages, *, seen_ms: int
     ) -> None:
         run_id = occurrence.run_id
-        built = built_of(messages, spec, run_id=run_id, due_ms=occurrence.due_ms)
+        built = built_or_fault(messages, spec, run_id=run_id, due_ms=occurrence.due_ms)
         now_ms = self._clock.now_ms()
         if built.way in (Way.FAILED, Way.NOWHERE):
             state, reason, error = ending_of(built)
@@ -482,7 +482,7 @@ def _resumed(job: Job, *, now: datetime) -> Job:
     )
 
 
-def _asked(spec: JobSpec, occurrence: Occurrence, messages: Messages) -> Asked:
+def _asked(spec: JobSpec, occurrence: Occurrence, messages: BuildsMessages) -> Asked:
     run_id, due_ms = occurrence.run_id, occurrence.due_ms
     return Asked(
         run_id=run_id,

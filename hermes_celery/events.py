@@ -57,7 +57,7 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
-class Seldom:
+class RateLimitedLog:
     """Lets a complaint through at once and then once a minute, as long as it is repeated."""
 
     def __init__(self, seconds: float = 60.0) -> None:

@@ -18,7 +18,7 @@ MANY_PARAMETERS = {
     "schedule.parsing.parse",
     "scheduling.beat.__init__",
     "scheduling.declared_jobs.synchronise",
-    "scheduling.moving_in.__init__",
+    "scheduling.namespace_move.__init__",
     "scheduling.rescue.__init__",
     "scheduling.rescue.rescue",
     "scheduling.tick.tick",

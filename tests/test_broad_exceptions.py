@@ -21,7 +21,7 @@ def modules() -> list[tuple[str, Path]]:
 #: Every place that catches whatever may be raised, and why it may: `module:function`, with `#2` for
 #: the second one of a function.
 BROAD = {
-    "hermes_celery.scheduling.look_ahead:Ahead._prepare":
+    "hermes_celery.scheduling.look_ahead:LookAhead._prepare":
         "the tick meets it again, and tells of it",
     "hermes_celery.scheduling.beat:Beat.step":
         "the beat goes on, whatever a step ran into",
@@ -59,7 +59,7 @@ BROAD = {
         "the others are still to be done",
     "hermes_celery.scheduling.foreign_workers:ForeignWorkers._loop":
         "the thread must outlive what it ran into",
-    "hermes_celery.scheduling.late_messages:built_of":
+    "hermes_celery.scheduling.deferred_messages:built_or_fault":
         "the project's own code costs its own run only",
     "hermes_celery.interop.left_behind:_names_of_django":
         "a database of the user's; costs this sentence",

@@ -26,7 +26,7 @@ from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.scheduling.planned_runs import Messages
+    from hermes_celery.scheduling.planned_runs import BuildsMessages
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class BoundedMessages:
 
     def __init__(
         self,
-        messages: Messages,
+        messages: BuildsMessages,
         *,
         on_hang: Callable[[JobSpec, str], None] = lambda spec, what: None,
         seconds: float = BUILD_SECONDS,

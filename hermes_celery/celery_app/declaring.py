@@ -19,7 +19,7 @@ from hermes_celery.core.declared import Declaration, Refusal, additional, foreig
 from hermes_celery.core.incidents import Kind, incident_id
 from hermes_celery.core.job import UnreadableJob
 from hermes_celery.errors import StoreError
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import from_ms
 from hermes_celery.interop.beat_schedule import (
     WHOLE,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from hermes_celery.core.incidents import Tells
     from hermes_celery.core.work import TaskCall
-    from hermes_celery.scheduling.moving_in import MovingIn
+    from hermes_celery.scheduling.namespace_move import NamespaceMove
     from hermes_celery.store import Declarations, Incidents, Jobs
 
 _log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class Sharing:
         self._namespace = namespace
         self._mine: Declaration | None = None
         self._since_ms: int | None = None
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
         self._others: dict[str, Declaration] = {}
         self._looked_ms = -_LOOK_EVERY_MS
 
@@ -198,7 +198,7 @@ class Declaring:
         sharing: Sharing,
         troubles: Troubles,
         default_timezone: str,
-        moving: MovingIn | None,
+        moving: NamespaceMove | None,
     ) -> None:
         """`moving` brings jobs along that are in another namespace; None: there can be none."""
         self._app = app

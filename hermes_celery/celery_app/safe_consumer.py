@@ -47,7 +47,7 @@ from hermes_celery.core.letters import (
     one_line,
 )
 from hermes_celery.errors import StoreError, error_text
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.store.connecting import MasterConnection, MasterTlsConnection
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class DeadLetters:
         self._handed_on_failed = handed_on_failed
         self._clock = clock
         self._worker = worker
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
         #: What Celery has made of the message that is being delivered, once it counts as reserved.
         self.reserved: Any = None
 

@@ -17,7 +17,7 @@ from hermes_celery.cli.scope import read_settings, repeating
 from hermes_celery.cli.screen import print_json
 from hermes_celery.core.reconciling import Finding, Trouble
 from hermes_celery.errors import StoreError, StoreUnavailable
-from hermes_celery.scheduling.sweep import Examiner
+from hermes_celery.scheduling.sweep import RecordExaminer
 from hermes_celery.store import Database, How, Page
 from hermes_celery.wiring.delivery import make_examiner
 from hermes_celery.wiring.server import reachable_database, readable_database
@@ -79,7 +79,7 @@ def examine(database: Database, *, repair: bool) -> tuple[list[Finding], Summary
     return findings, summary
 
 
-def _pass(examiner: Examiner, how: How, summary: Summary) -> list[Finding]:
+def _pass(examiner: RecordExaminer, how: How, summary: Summary) -> list[Finding]:
     summary.jobs = summary.runs = 0
     jobs: set[str] = set()
     found = examiner.keys(how)
@@ -92,7 +92,7 @@ def _pass(examiner: Examiner, how: How, summary: Summary) -> list[Finding]:
     return found
 
 
-def _of_page(examiner: Examiner, page: Page, how: How) -> list[Finding]:
+def _of_page(examiner: RecordExaminer, page: Page, how: How) -> list[Finding]:
     try:
         return examiner.page(page, how)
     except StoreUnavailable:

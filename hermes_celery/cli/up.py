@@ -32,7 +32,7 @@ from hermes_celery.errors import (
     StoreError,
     StoreUnavailable,
 )
-from hermes_celery.events import Seldom
+from hermes_celery.events import RateLimitedLog
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.observe.figures import read_status
 from hermes_celery.process.supervisor import Child, Supervisor
@@ -129,7 +129,7 @@ def _watch(
     cron: Client, supervisor: Supervisor, database: Database, *, stop: threading.Event
 ) -> None:
     """Show what ends, and keep the children running, until stopped; nothing else ends it."""
-    seen, complaint, disk = _Seen(cron), Seldom(), _ServerDisk(database)
+    seen, complaint, disk = _Seen(cron), RateLimitedLog(), _ServerDisk(database)
     while not stop.wait(_LOOK_SECONDS):
         supervisor.check()
         disk.look(time.monotonic())

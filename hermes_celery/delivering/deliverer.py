@@ -46,7 +46,7 @@ from hermes_celery.errors import (
     RunNotFound,
     StoreError,
 )
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.guards.bounded import Overdue, within
 from hermes_celery.store import Breakers, Deliveries, Incidents, Jobs, Part, Record, Runs, What
 from hermes_celery.store.deliveries import MAX_PLANNINGS, Turn
@@ -389,7 +389,7 @@ class Deliverer:
     def _persistently(self, write: Callable[[], str], *, delivery_id: str) -> str:
         """Write, and keep trying while Redis is away or full: what was sent is not sent again."""
         deadline = self._clock.monotonic() + _DONE_PATIENCE_SECONDS
-        complaint = Seldom()
+        complaint = RateLimitedLog()
         while True:
             try:
                 return write()

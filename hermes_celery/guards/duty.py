@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.guards.on_broken import OnBroken, ignored
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Duty:
         self._clock = clock
         self._on_broken = on_broken
         self._passing = (LeaseLost, StoreError if lets_refusals_pass else StoreUnavailable)
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
         self._wait_seconds = 0.0
         self._again_at = 0.0
 

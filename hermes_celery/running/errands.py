@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from hermes_celery.errors import RecordBroken, StoreError
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Errands:
         self._pause = pause
         self._most = most
         self._patience_seconds = patience_seconds
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
         self._begin()
         self._pid = os.getpid()
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hermes_celery.core.output import Printed
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.running.live_output import LiveOutput
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Pulse:
         self._lock = threading.Lock()
         self._busy = threading.Event()
         self._thread: threading.Thread | None = None
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
 
     @contextmanager
     def beating(

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hermes_celery.core.incidents import Kind, incident_id
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.running.escaping import is_pool_process
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class SlotGuard:
         self._clock = clock
         self._claims: dict[Held, str] = {}
         self._gone_since: dict[Held, float] = {}
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
 
     def start(self) -> None:
         """Look every few seconds, from a thread of its own."""

@@ -32,7 +32,7 @@ from hermes_celery.errors import (
     StoreUnavailable,
     error_text,
 )
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.running.escaping import is_green_timeout, state_after
 from hermes_celery.running.heartbeat import STUCK_SECONDS, Pulse, RunningRun
 from hermes_celery.session import Session, bound
@@ -303,7 +303,7 @@ class Runner:
     def _persistently(self, claim: Claim, write: Callable[[], str]) -> str:
         """Write, and keep trying while Redis is away or full: the work is not repeated."""
         deadline = self._clock.monotonic() + _FINISH_PATIENCE_SECONDS
-        complaint = Seldom()
+        complaint = RateLimitedLog()
         while True:
             try:
                 return write()

@@ -20,11 +20,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hermes_celery.errors import HermesCeleryError, LeaseLost, StoreError, error_text
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.scheduling.lease import RENEW_SECONDS
-from hermes_celery.scheduling.planned_runs import Messages
+from hermes_celery.scheduling.planned_runs import BuildsMessages
 from hermes_celery.scheduling.rescue import RescueReport, rescue
 from hermes_celery.scheduling.tick import MOST, TickReport, merged
 from hermes_celery.store.history import Trimmed
@@ -32,7 +32,7 @@ from hermes_celery.store.history import Trimmed
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.scheduling.foreign_workers import ForeignWorkers
-    from hermes_celery.scheduling.living_beats import Members
+    from hermes_celery.scheduling.living_beats import LivingBeats
     from hermes_celery.scheduling.shard import Shard
     from hermes_celery.store import BrokenJob, History, Jobs, Runs, Waker
 
@@ -61,12 +61,12 @@ class Beat:
     def __init__(
         self,
         *,
-        members: Members,
+        members: LivingBeats,
         make_shard: Callable[[int], Shard],
         jobs: Jobs,
         runs: Runs,
         history: History,
-        messages: Messages,
+        messages: BuildsMessages,
         waker: Waker,
         clock: Clock,
         on_lead: Callable[[], None] = lambda: None,
@@ -105,7 +105,7 @@ class Beat:
         self._pause = pause
         self._rescued_at = 0.0
         self._rescue_wait = _RESCUE_EVERY_SECONDS
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
         self._crash_wait = 0.0
         self._on_broken = on_broken
         self._foreign = foreign

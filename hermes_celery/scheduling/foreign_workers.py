@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import to_ms
 from hermes_celery.store import Fate, ForeignQueue, ForeignQueues
 from hermes_celery.store.load import base_of
@@ -65,7 +65,7 @@ def _begin_thread(loop: Callable[[], None]) -> None:
     threading.Thread(target=loop, name="hermes-foreign-workers", daemon=True).start()
 
 
-class Asking(Protocol):
+class AsksWorkers(Protocol):
     """What asks Celery's workers: `inspecting.Inspection`, or a stand-in."""
 
     def queues(self) -> Sequence[tuple[str, Collection[str]]]:
@@ -91,7 +91,7 @@ class ForeignWorkers:
         self,
         database: Database,
         *,
-        asking: Asking,
+        asking: AsksWorkers,
         clock: Clock,
         key_prefix: str = "",
         begin: Callable[[Callable[[], None]], None] = _begin_thread,
@@ -108,7 +108,7 @@ class ForeignWorkers:
         self._asking = asking
         self._clock = clock
         self._key_prefix = key_prefix
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
         self._wanted = threading.Event()
         #: Queues that tasks went to.
         self._task_queues: set[str] = set()

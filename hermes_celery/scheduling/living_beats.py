@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hermes_celery.store import Shards
 
 
-class Members:
+class LivingBeats:
     """One beat's view of all beats."""
 
     def __init__(self, shards: Shards, *, owner: str, clock: Clock) -> None:

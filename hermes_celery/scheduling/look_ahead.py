@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from hermes_celery.core.planning import DueJob
 from hermes_celery.core.policy import CatchUp
 from hermes_celery.events import event
-from hermes_celery.scheduling.planned_runs import Messages, steps_of
+from hermes_celery.scheduling.planned_runs import BuildsMessages, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,10 +40,10 @@ _SLICE = 50
 _FRESH_MS = 1_000
 
 
-class Ahead:
+class LookAhead:
     """The coming steps of one leader. Instants are Unix milliseconds, the server's time."""
 
-    def __init__(self, due_index: DueIndex, messages: Messages) -> None:
+    def __init__(self, due_index: DueIndex, messages: BuildsMessages) -> None:
         self._due_index = due_index
         self._messages = messages
         self._ids: deque[str] = deque()

@@ -1,7 +1,7 @@
 """From a job that is due to steps that can be written: planned, with run and message.
 
 A job that cannot be planned becomes a fault of its own and never stops the others. A message that
-cannot be built costs the occurrence that it is for (`late.py`).
+cannot be built costs the occurrence that it is for (`deferred_messages.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hermes_celery.errors import error_text
 from hermes_celery.store import Advance, BrokenJob
 
 
-class Messages(Protocol):
+class BuildsMessages(Protocol):
     """What builds messages: `dispatch.Dispatch`, or a stand-in where no Celery is at hand.
 
     A message whose building runs code of the project's is built once, when its run was admitted:
@@ -44,7 +44,7 @@ class Messages(Protocol):
         """Whether the job's task is to run again when its worker is lost, as the project says."""
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+class PreparedSteps(msgspec.Struct, frozen=True, kw_only=True):
     """What became of some jobs."""
 
     steps: list[Advance]
@@ -57,8 +57,8 @@ _AGAIN_MS = 30_000
 
 
 def prepare(
-    rows: Iterable[DueJob | BrokenJob], messages: Messages, *, now_ms: int, resumed_ms: int
-) -> Prepared:
+    rows: Iterable[DueJob | BrokenJob], messages: BuildsMessages, *, now_ms: int, resumed_ms: int
+) -> PreparedSteps:
     """Plan jobs that are due at `now_ms` and build their messages."""
     steps: list[Advance] = []
     faults: list[BrokenJob] = []
@@ -71,7 +71,7 @@ def prepare(
             steps += steps_of(row, messages, now_ms=now_ms, resumed_ms=resumed_ms)
         except Exception as error:  # noqa: BLE001 - one bad job must not stop the others
             faults.append(_broken(row, error_text(error)))
-    return Prepared(steps=steps, faults=faults)
+    return PreparedSteps(steps=steps, faults=faults)
 
 
 def _not_now(row: DueJob | BrokenJob, *, now_ms: int) -> BrokenJob | None:
@@ -91,7 +91,9 @@ def _not_now(row: DueJob | BrokenJob, *, now_ms: int) -> BrokenJob | None:
     return None
 
 
-def steps_of(due: DueJob, messages: Messages, *, now_ms: int, resumed_ms: int) -> list[Advance]:
+def steps_of(
+    due: DueJob, messages: BuildsMessages, *, now_ms: int, resumed_ms: int
+) -> list[Advance]:
     """The steps of one job's plan. Raises whatever planning raises."""
     spec = due.spec
     queue = messages.queue(spec)

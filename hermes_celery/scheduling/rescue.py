@@ -31,13 +31,13 @@ from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnava
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.instant import to_ms
-from hermes_celery.scheduling.late_messages import built_of, ending_of, tell_ended
+from hermes_celery.scheduling.deferred_messages import built_or_fault, ending_of, tell_ended
 from hermes_celery.store import Fate
 
 if TYPE_CHECKING:
     from hermes_celery.core.job import JobSpec
     from hermes_celery.scheduling.foreign_workers import ForeignWorkers
-    from hermes_celery.scheduling.planned_runs import Messages
+    from hermes_celery.scheduling.planned_runs import BuildsMessages
     from hermes_celery.store import Jobs, Runs, UndeliveredRun
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
 def rescue(
     jobs: Jobs,
     runs: Runs,
-    messages: Messages,
+    messages: BuildsMessages,
     *,
     token: int,
     now_ms: int,
@@ -124,7 +124,7 @@ class _Pass:
         self,
         jobs: Jobs,
         runs: Runs,
-        messages: Messages,
+        messages: BuildsMessages,
         *,
         token: int,
         now_ms: int,
@@ -306,7 +306,7 @@ class _Pass:
         """
         run = overdue.run
         build = partial(
-            built_of,
+            built_or_fault,
             self._messages,
             spec,
             run_id=run.id,

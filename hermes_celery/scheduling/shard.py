@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.scheduling.look_ahead import Ahead
+from hermes_celery.scheduling.look_ahead import LookAhead
 from hermes_celery.scheduling.tick import TickReport, tick
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.scheduling.lease import Lease
-    from hermes_celery.scheduling.planned_runs import Messages
+    from hermes_celery.scheduling.planned_runs import BuildsMessages
     from hermes_celery.store import DueIndex
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Shard:
         *,
         lease: Lease,
         due_index: DueIndex,
-        messages: Messages,
+        messages: BuildsMessages,
         clock: Clock,
         on_broken: OnBroken = ignored,
     ) -> None:
@@ -45,7 +45,7 @@ class Shard:
         self._due_index = due_index
         self._messages = messages
         self._clock = clock
-        self._ahead = Ahead(due_index, messages)
+        self._ahead = LookAhead(due_index, messages)
         self._on_broken = on_broken
         #: A shard whose keys, or whose jobs, make a tick fail waits; the others go on.
         self.leading = Duty(f"lead shard {number}", clock=clock, on_broken=on_broken,

@@ -7,7 +7,7 @@ followed at 5,000 jobs a second. Each of the three goes round and round, at most
 A step costs about six commands and 1 ms of the server's time where there are thousands of jobs.
 
 Where an index was moved away, whoever did that, all records are read as fast, until every one of
-them has been looked at: `Refill`.
+them has been looked at: `IndexRefill`.
 
 What is wrong is mended where that is safe, and told: a job that had stopped for no reason as one
 kind of incident, everything else as another. A step does not raise for what one record holds.
@@ -54,7 +54,7 @@ _NOT_PLAIN = re.compile(r"[^A-Za-z0-9{}:._@-]")
 _LONGEST = 200
 
 
-class Round(msgspec.Struct):
+class PageRound(msgspec.Struct):
     """Pages that are read one after the other, again and again."""
 
     make: Callable[[], Iterator[Page]]
@@ -80,7 +80,7 @@ class Round(msgspec.Struct):
         return page
 
 
-class Refill:
+class IndexRefill:
     """All records, read once for each mark that the move of an index has left.
 
     The mark is noted as done only after the last page, by the leader that has read them all: one
@@ -133,7 +133,7 @@ class Refill:
             self._done, self._not_before_ms = self._mark, 0
 
 
-class Examiner:
+class RecordExaminer:
     """Looks at pages of records, whoever asks for them."""
 
     def __init__(self, *, repairs: Repairs, shared: SharedKeys, records: Records) -> None:
@@ -157,7 +157,7 @@ class Sweep:
 
     def __init__(
         self,
-        examiner: Examiner,
+        examiner: RecordExaminer,
         *,
         jobs: Jobs,
         incidents: Incidents,
@@ -171,11 +171,11 @@ class Sweep:
         self._notes = notes
         records, repairs = examiner.records, examiner.repairs
         self._rounds = [
-            Round(records.jobs),
-            Round(records.live),
-            Round(lambda: records.rest(shards=repairs.shards)),
+            PageRound(records.jobs),
+            PageRound(records.live),
+            PageRound(lambda: records.rest(shards=repairs.shards)),
         ]
-        self._refill = Refill(notes, lambda: records.everything(shards=repairs.shards))
+        self._refill = IndexRefill(notes, lambda: records.everything(shards=repairs.shards))
         self._token: int | None = None
         self._steps = 0
         #: Rounds that are to be ended without a pause.

@@ -5,7 +5,7 @@ batch is written in one atomic step. A tick that is killed anywhere has written 
 nothing of it: what was not written is still due, and the next tick, here or on another machine,
 does it. A job that cannot be planned is taken off the schedule with its fault on record, one whose
 keys are not as they should be is put off; neither stops the others. Messages that run code of the
-project's are built when their run was admitted, and pushed at once (`late.py`).
+project's are built when their run was admitted, and pushed at once (`deferred_messages.py`).
 
 What was planned ahead is written first; then the index says what else is due. Server and beat work
 at the same time: while Redis writes one batch the next one, whose jobs were asked for before, is
@@ -26,12 +26,12 @@ import msgspec
 from hermes_celery.core.policy import Overlap
 from hermes_celery.errors import HermesCeleryError, RecordBroken
 from hermes_celery.events import event
-from hermes_celery.scheduling.late_messages import build_and_push
-from hermes_celery.scheduling.planned_runs import Messages, Prepared, prepare
+from hermes_celery.scheduling.deferred_messages import build_and_push
+from hermes_celery.scheduling.planned_runs import BuildsMessages, PreparedSteps, prepare
 from hermes_celery.store import Advance, Advanced, Answer, BrokenJob, DueIndex
 
 if TYPE_CHECKING:
-    from hermes_celery.scheduling.look_ahead import Ahead
+    from hermes_celery.scheduling.look_ahead import LookAhead
 
 _log = logging.getLogger(__name__)
 
@@ -83,11 +83,11 @@ class TickReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def tick(
     due_index: DueIndex,
-    messages: Messages,
+    messages: BuildsMessages,
     *,
     token: int,
     now_ms: int,
-    ahead: Ahead | None = None,
+    ahead: LookAhead | None = None,
     most: int = MOST,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> TickReport:
@@ -170,8 +170,8 @@ def _report_of(
 
 
 def _read(
-    due_index: DueIndex, messages: Messages, *, limit: int, now_ms: int, resumed_ms: int
-) -> Iterator[Prepared]:
+    due_index: DueIndex, messages: BuildsMessages, *, limit: int, now_ms: int, resumed_ms: int
+) -> Iterator[PreparedSteps]:
     """What is due, batch by batch; each is asked for before the one before it is planned."""
     if not limit:
         return
@@ -228,7 +228,7 @@ class _Writing:
         *,
         token: int,
         now_ms: int,
-        ahead: Ahead | None,
+        ahead: LookAhead | None,
         monotonic: Callable[[], float],
     ) -> None:
         self._monotonic = monotonic
@@ -282,7 +282,7 @@ class _Writing:
                 if word is Answer.OK and step.is_late
             ]
 
-    def write_and_build(self, steps: Sequence[Advance], messages: Messages) -> bool:
+    def write_and_build(self, steps: Sequence[Advance], messages: BuildsMessages) -> bool:
         """Send steps, and build the messages of late ones once they were taken.
 
         False when building has taken so long that the tick must end; then steps may be left.
@@ -298,7 +298,7 @@ class _Writing:
                 return False
         return True
 
-    def _build(self, messages: Messages) -> None:
+    def _build(self, messages: BuildsMessages) -> None:
         late, self._late = self._late, []
         self._built += len(late)
         began = self._monotonic()

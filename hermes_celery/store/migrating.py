@@ -19,7 +19,7 @@ from importlib import metadata
 import msgspec
 
 from hermes_celery.errors import RecordBroken
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.store.database import Database
 from hermes_celery.store.format import FORMAT, Formats, StoredFormat
 
@@ -56,7 +56,7 @@ class Migrator:
         self._newest = max(self._migrations)
         #: When an older program was seen last, or we began to look.
         self._older_at_ms: int | None = None
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
 
     def step(self, *, token: int, now_ms: int) -> bool:
         """Take one step; False when there is nothing to do, or older programs are in the way.

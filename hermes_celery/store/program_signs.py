@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hermes_celery.errors import FormatTooNew, StoreError
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -46,7 +46,7 @@ class ProgramSign:
         self._stop_program = stop_program
         self._besides = besides
         self._at_end = at_end
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="hermes-program", daemon=True)
 

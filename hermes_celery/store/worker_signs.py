@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from hermes_celery.errors import StoreUnavailable
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.store import Database, Load, WorkerSign
 from hermes_celery.store.reading import readable
 
@@ -37,7 +37,7 @@ class Presence:
         self._name = name
         self._look = look
         self._stopped = threading.Event()
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
         self._thread = threading.Thread(target=self._loop, name="hermes-presence", daemon=True)
 
     def start(self) -> None:

@@ -20,8 +20,8 @@ from hermes_celery.interop.left_behind import tell_soon
 from hermes_celery.scheduling.beat import Beat, owner_name
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 from hermes_celery.scheduling.lease import Lease
-from hermes_celery.scheduling.living_beats import Members
-from hermes_celery.scheduling.lost_jobs import LossWatch
+from hermes_celery.scheduling.living_beats import LivingBeats
+from hermes_celery.scheduling.loss_watch import LossWatch
 from hermes_celery.scheduling.resharding import reshard
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.settings import Settings
@@ -123,7 +123,7 @@ def beat_of(
         )
 
     beat = Beat(
-        members=Members(Shards(database), owner=owner, clock=clock),
+        members=LivingBeats(Shards(database), owner=owner, clock=clock),
         make_shard=make_shard,
         jobs=Jobs(database),
         runs=runs,

@@ -27,7 +27,7 @@ from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
 from hermes_celery.running.dotenv_files import dotenv
 from hermes_celery.running.overstaying import Held, Overstay, SlotGuard
-from hermes_celery.scheduling.sweep import Examiner, Sweep
+from hermes_celery.scheduling.sweep import RecordExaminer, Sweep
 from hermes_celery.settings import Settings, process_environment
 from hermes_celery.store import (
     Breakers,
@@ -168,9 +168,9 @@ def make_delivery_rescue(
     return pass_once
 
 
-def make_examiner(database: Database) -> Examiner:
+def make_examiner(database: Database) -> RecordExaminer:
     """What compares and mends records."""
-    return Examiner(
+    return RecordExaminer(
         repairs=Repairs(database), shared=SharedKeys(database), records=Records(database)
     )
 

@@ -15,7 +15,7 @@ from hermes_celery.celery_app.declaring import (
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.core.incidents import Kind
 from hermes_celery.interop.marks import manager_of
-from hermes_celery.scheduling.moving_in import MovingIn, SecondBeat
+from hermes_celery.scheduling.namespace_move import NamespaceMove, SecondBeat
 from hermes_celery.store import Declarations, Formats, Incidents, Jobs, Waker
 from hermes_celery.store.program_signs import ProgramSign
 from hermes_celery.wiring.beat import beat_of
@@ -46,7 +46,7 @@ def make_declaring(
         sharing=Sharing(app, declarations, owner=owner, namespace=settings.namespace),
         troubles=Troubles(make_teller(settings, database), Incidents(database)),
         default_timezone=settings.timezone,
-        moving=_make_moving_in(app, settings, database, owner=owner, clock=clock),
+        moving=_make_namespace_move(app, settings, database, owner=owner, clock=clock),
     )
 
 
@@ -82,9 +82,9 @@ class _SignedBeat:
         self._sign.stop()
 
 
-def _make_moving_in(
+def _make_namespace_move(
     app: Celery, settings: Settings, database: Database, *, owner: str, clock: Clock
-) -> MovingIn | None:
+) -> NamespaceMove | None:
     """What brings a project's jobs along from the namespace that all shared; None: nothing can.
 
     A namespace that the environment names was that of version 0.1.0 too.
@@ -119,7 +119,7 @@ def _make_moving_in(
 
     beside = SecondBeat(second, clock=clock)
 
-    return MovingIn(
+    return NamespaceMove(
         source,
         database,
         manager=manager_of(app),

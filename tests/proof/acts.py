@@ -29,7 +29,7 @@ from hermes_celery.running.heartbeat import Pulse, RunningRun
 from hermes_celery.running.runner import Runner
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.lease import Lease
-from hermes_celery.scheduling.living_beats import Members
+from hermes_celery.scheduling.living_beats import LivingBeats
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.scheduling.sweep import Sweep
 from hermes_celery.session import HEADER, Session, from_header
@@ -161,7 +161,7 @@ def assembled_beat(
             sweep.broken(fault.job_id, fault.key, now_ms=clock.now_ms())
 
     return Beat(
-        members=Members(Shards(database), owner=owner, clock=clock),
+        members=LivingBeats(Shards(database), owner=owner, clock=clock),
         make_shard=lambda number: Shard(
             number,
             lease=Lease(database, owner=owner, clock=clock, shard=number),

@@ -8,7 +8,7 @@ from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.policy import OnLost, Overlap, Policy
 from hermes_celery.core.reconciling import Finding
 from hermes_celery.core.run import Delivery, Outcome, RunState, run_id_of
-from hermes_celery.scheduling.sweep import Examiner
+from hermes_celery.scheduling.sweep import RecordExaminer
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import (
     Database,
@@ -31,7 +31,7 @@ class World:
         self.keys = database.keys
         self.clock = clock
         self.store = Store(database, clock)
-        self.examiner = Examiner(
+        self.examiner = RecordExaminer(
             repairs=Repairs(database), shared=SharedKeys(database), records=Records(database)
         )
         database.call("SET", self.keys.term, TOKEN)

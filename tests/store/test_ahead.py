@@ -12,7 +12,7 @@ from hermes_celery.core.planning import DueJob
 from hermes_celery.core.policy import CatchUp, Overlap, Policy
 from hermes_celery.core.run import RunState
 from hermes_celery.scheduling import look_ahead as ahead
-from hermes_celery.scheduling.look_ahead import Ahead
+from hermes_celery.scheduling.look_ahead import LookAhead
 from hermes_celery.scheduling.tick import TickReport, tick
 from hermes_celery.store import BrokenJob, DueIndex
 from tests.support import NOON, Store, a_job
@@ -36,7 +36,7 @@ class Leader:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.due = Noting(store.database)
-        self.ahead = Ahead(self.due, store.messages)
+        self.ahead = LookAhead(self.due, store.messages)
 
     def look(self) -> int:
         """Prepare all there is to prepare; how many jobs are prepared now."""

@@ -11,7 +11,7 @@ from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.delivering.watchdog import Teller
-from hermes_celery.scheduling.lost_jobs import LossWatch
+from hermes_celery.scheduling.loss_watch import LossWatch
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Database, Deliveries, History, Incidents, Retention, connect
 from hermes_celery.store.loss_note import Witness

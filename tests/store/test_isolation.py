@@ -13,7 +13,7 @@ from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.running.heartbeat import Pulse
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.lease import LEASE_MS, Lease
-from hermes_celery.scheduling.living_beats import Members
+from hermes_celery.scheduling.living_beats import LivingBeats
 from hermes_celery.scheduling.rescue import rescue
 from hermes_celery.scheduling.resharding import reshard
 from hermes_celery.scheduling.shard import Shard
@@ -47,7 +47,7 @@ class Parts:
     def beat(self) -> Beat:
         store, database, clock = self.store, self.store.database, self.store.clock
         return Beat(
-            members=Members(Shards(database), owner="b", clock=clock),
+            members=LivingBeats(Shards(database), owner="b", clock=clock),
             make_shard=lambda number: Shard(
                 number,
                 lease=Lease(database, owner="b", clock=clock, shard=number, on_broken=self.tell),

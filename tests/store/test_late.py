@@ -11,7 +11,7 @@ from hermes_celery.core.built_message import STAND_IN, Built, Way
 from hermes_celery.core.job import JobRequest, JobSpec, JobState
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import Delivery, Outcome, RunState, message_id_of
-from hermes_celery.scheduling.look_ahead import Ahead
+from hermes_celery.scheduling.look_ahead import LookAhead
 from hermes_celery.scheduling.rescue import RescueReport, rescue
 from hermes_celery.scheduling.tick import BATCH, MOST_BUILT, TickReport, tick
 from tests.support import NOON, PlainMessages, Store, a_job
@@ -261,7 +261,7 @@ def test_a_tick_whose_messages_take_long_to_build_ends_and_the_next_one_goes_on(
 
 def test_what_is_built_one_by_one_is_not_prepared_ahead(store: Store, late: BuiltLate) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
-    ahead = Ahead(store.due, late)
+    ahead = LookAhead(store.due, late)
     store.clock.advance(3599)
     while ahead.look(store.clock.ms):
         pass

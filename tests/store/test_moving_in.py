@@ -8,7 +8,7 @@ import pytest
 
 from hermes_celery.core.job import Job
 from hermes_celery.core.work import TaskCall
-from hermes_celery.scheduling.moving_in import MovingIn, SecondBeat
+from hermes_celery.scheduling.namespace_move import NamespaceMove, SecondBeat
 from hermes_celery.store import Database, Formats, Neighbours, connect
 from hermes_celery.store.keys import Keys
 from tests.acl import documented_rules, user
@@ -25,7 +25,7 @@ class World:
         self.said: list[str] = []
         self.over: list[str] = []
         self.second = _Wanted(lambda: _Idle(), clock=clock)
-        self.moving = MovingIn(
+        self.moving = NamespaceMove(
             shared,
             own,
             manager=_MANAGER,

@@ -11,7 +11,7 @@ from hermes_celery.errors import StoreError
 from hermes_celery.instant import to_ms
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.lease import LEASE_MS, RENEW_SECONDS, Lease
-from hermes_celery.scheduling.living_beats import Members
+from hermes_celery.scheduling.living_beats import LivingBeats
 from hermes_celery.scheduling.resharding import reshard
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.store import Database, DueIndex, History, Jobs, Retention, Shards, Waker, Write
@@ -35,7 +35,7 @@ def lease(store: Store, owner: str, shard: int) -> Lease:
 def beat(store: Store, owner: str, *, waker: Waker | None = None) -> Beat:
     database, clock = store.database, store.clock
     return Beat(
-        members=Members(Shards(database), owner=owner, clock=clock),
+        members=LivingBeats(Shards(database), owner=owner, clock=clock),
         make_shard=lambda number: Shard(
             number,
             lease=lease(store, owner, number),

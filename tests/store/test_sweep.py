@@ -13,7 +13,7 @@ from hermes_celery.core.reconciling import Finding
 from hermes_celery.delivering.watchdog import Teller
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.scheduling.rescue import rescue
-from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, Examiner, Sweep
+from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, RecordExaminer, Sweep
 from hermes_celery.store import (
     Database,
     Deliveries,
@@ -43,7 +43,7 @@ def sweep(world: World) -> Sweep:
     return make_sweep(world)
 
 
-def make_sweep(world: World, examiner: Examiner | None = None) -> Sweep:
+def make_sweep(world: World, examiner: RecordExaminer | None = None) -> Sweep:
     database = world.database
     return Sweep(
         examiner or world.examiner,
@@ -175,7 +175,7 @@ def test_an_index_that_was_moved_away_is_filled_again(sweep: Sweep, world: World
     assert len(world.quarantined()) == 4
 
 
-class FailingOnce(Examiner):
+class FailingOnce(RecordExaminer):
     """Cannot look at one page, the first time; keeps the jobs whose keys' names were read."""
 
     def __init__(self, database: Database, error: StoreError, *, at: int) -> None:

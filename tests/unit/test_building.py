@@ -14,7 +14,7 @@ from hermes_celery.celery_app.building import BoundedMessages
 from hermes_celery.core.built_message import Built, Way
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import JobError
-from hermes_celery.scheduling.planned_runs import Messages
+from hermes_celery.scheduling.planned_runs import BuildsMessages
 from tests.support import a_spec, eventually, replaced
 
 _RUN = "aaaaaaaaaaaa-20260622T120000Z"
@@ -65,7 +65,7 @@ class World:
         self.free.wait(30)
 
     def build(self, spec: JobSpec, *, run_id: str = _RUN) -> Built:
-        messages: Messages = self.bounded
+        messages: BuildsMessages = self.bounded
         return messages.build(spec, run_id=run_id, due_ms=1)
 
 

@@ -20,7 +20,7 @@ from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.scheduling.planned_runs import Messages
+    from hermes_celery.scheduling.planned_runs import BuildsMessages
     from hermes_celery.store import Advance, DueIndex
 
 _log = logging.getLogger(__name__)
@@ -29,8 +29,14 @@ _MOST_ERROR = 1_000
 _AGAIN_MS = 250
 
 
-def built_of(
-    messages: Messages, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
+def built_or_fault(
+    messages: BuildsMessages,
+    spec: JobSpec,
+    *,
+    run_id: str,
+    due_ms: int,
+    attempt: int = 1,
+    push: int = 0,
 ) -> Built:
     """Build a run's message; what it raises becomes the reason why there is none."""
     try:
@@ -44,7 +50,7 @@ def built_of(
 
 def build_and_push(
     due_index: DueIndex,
-    messages: Messages,
+    messages: BuildsMessages,
     admitted: Sequence[Advance],
     *,
     token: int,
@@ -57,7 +63,7 @@ def build_and_push(
     """
     pushes, pending = [], []
     for advance in admitted:
-        built = built_of(
+        built = built_or_fault(
             messages,
             advance.due.spec,
             run_id=advance.run_id,

@@ -1,8 +1,8 @@
 """Jobs that are gone since the server lost its memory: told by the leader until they are back.
 
 A server without persistence comes back empty, or somebody emptied it. The note on this machine's
-disk (`witness.py`) knows what was there. That is an incident until as many jobs are there again, or
-until somebody acknowledges it: then what is there now is what is remembered.
+disk (`loss_note.py`) knows what was there. That is an incident until as many jobs are there again,
+or until somebody acknowledges it: then what is there now is what is remembered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from hermes_celery.core.incidents import Kind, incident_id
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.store.loss_note import LOSS
 
@@ -35,7 +35,7 @@ class LossWatch:
         self._teller = teller
         self._incidents = incidents
         self._clock = clock
-        self._seldom = Seldom(_EVERY_SECONDS)
+        self._seldom = RateLimitedLog(_EVERY_SECONDS)
 
     def begin(self, now_ms: int) -> None:
         """Look for a loss, as a new leader. Raises StoreError."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hermes_celery.core.job import Job, UnreadableJob
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
-from hermes_celery.events import Seldom, event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.store import FORMAT, Formats, Jobs, Moved, Mover, Neighbours
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class _Made:
     task: str
 
 
-class MovingIn:
+class NamespaceMove:
     """One project's way from the namespace that all shared into its own."""
 
     def __init__(
@@ -120,7 +120,7 @@ class MovingIn:
         self._knows_task = knows_task
         self._tell, self._over = tell, over
         self._second = second
-        self._complaint = Seldom()
+        self._complaint = RateLimitedLog()
         self._begin_anew()
 
     def _begin_anew(self) -> None:
