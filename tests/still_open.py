@@ -47,7 +47,6 @@ SILENT_INNER_IMPORTS = {
     "cli",
     "cli.celery_command",
     "cli.delivery",
-    "cli.doctor",
     "cli.fsck",
     "cli.importing",
     "cli.jobs",
@@ -65,7 +64,7 @@ SILENT_INNER_IMPORTS = {
     "wiring.messages",
 }
 REDIS_WORDS = {
-    "cli.doctor",
+    "observe.checks.server",
     "cli.up",
     "core.reconciling_jobs",
     "core.reconciling_runs",

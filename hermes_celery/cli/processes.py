@@ -16,9 +16,13 @@ from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.server_urls import without_password
+from hermes_celery.observe.checks.records import REPAIR
+from hermes_celery.observe.checks.workers_and_queues import (
+    all_is_served,
+    no_workers,
+    queue_findings,
+)
 from hermes_celery.observe.figures import Status, read_status
-from hermes_celery.observe.finding import Verdict
-from hermes_celery.observe.queues import has_workers, no_workers, queue_findings
 from hermes_celery.settings import default_timezone, redis_url
 from hermes_celery.store import OUR_APP, Database, beat_command, worker_app
 from hermes_celery.store.database import MOST_SHARDS
@@ -72,8 +76,7 @@ def status(check: bool, as_json: bool) -> None:
         print_json(state)
     else:
         _print_status(state, url=without_password(redis_url(settings)))
-    is_stuck = any(finding.verdict is Verdict.FAIL for finding in queue_findings(state))
-    if check and (not (state.leader and has_workers(state)) or is_stuck or state.gone):
+    if check and not all_is_served(state):
         raise SystemExit(1)
 
 
@@ -105,7 +108,7 @@ def _print_troubles(state: Status) -> None:
     for text in state.refused:
         _say(f"refused   {text}")
     for text in state.broken:
-        _say(f"broken    {text}; `hermes-celery fsck --repair` mends it")
+        _say(f"broken    {text}; {REPAIR}")
 
 
 def _say(text: str) -> None:

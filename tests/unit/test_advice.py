@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from hermes_celery.cli import main
 from hermes_celery.cli.scope import Scope, about, repeating
 from hermes_celery.core.declared import Declaration
+from hermes_celery.observe.checks.workers_and_queues import queue_findings, worker_finding
 from hermes_celery.observe.figures import read_status
-from hermes_celery.observe.queues import queue_findings, worker_finding
 from hermes_celery.store import Database, Declarations, Formats, worker_app
 from hermes_celery.store.queue_health import Crew
 from hermes_celery.store.worker_app import beat_command, worker_command

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from hermes_celery.observe.checks.workers_and_queues import (
+    queue_findings,
+    twin_findings,
+    worker_finding,
+)
 from hermes_celery.observe.figures import Status
 from hermes_celery.observe.finding import Verdict
-from hermes_celery.observe.queues import queue_findings, twin_findings, worker_finding
 from hermes_celery.store import WorkerSign
 from hermes_celery.store.load import Waiting
 from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, judge

@@ -1,14 +1,46 @@
-"""What `doctor` and `status` say of workers and queues: who lives, and who takes what waits."""
+"""Beats, workers and queues, as one look at the namespace shows them.
+
+Who leads, who lives, and who takes what waits: `doctor` and `status` both say so.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hermes_celery.observe.checks.records import REPAIR
 from hermes_celery.observe.figures import Status
-from hermes_celery.observe.finding import Finding, fail, ok, warn
-from hermes_celery.store import OUR_APP, worker_command
+from hermes_celery.observe.finding import Finding, Verdict, fail, ok, warn
+from hermes_celery.store import OUR_APP, beat_command, worker_command
 from hermes_celery.store.queue_health import SILENT_MS, QueueLook, QueueState
 from hermes_celery.store.worker_signs import node_of
+
+
+def process_findings(state: Status) -> Iterator[Finding]:
+    """Everything that a look says of keys, beats, workers and queues."""
+    for text in state.broken:
+        yield fail("records", f"{text}; {REPAIR}")
+    yield beat_finding(state)
+    yield worker_finding(state)
+    yield from twin_findings(state)
+    yield from queue_findings(state)
+
+
+def beat_finding(state: Status) -> Finding:
+    """Whether a beat leads every shard of the due index."""
+    if state.leader:
+        shards = f" {state.shards} shards" if state.shards > 1 else ""
+        return ok("beat", f"{state.leader} leads{shards}")
+    if len(state.unled) < state.shards:
+        return fail("beat", f"none leads shard {', '.join(map(str, state.unled))}; see the beats' "
+                    "logs, or start one more `celery beat`")  # fmt: skip
+    start = beat_command(state.app)
+    return fail("beat", f"none leads, so nothing is dispatched; start {start}")
+
+
+def all_is_served(state: Status) -> bool:
+    """Whether a beat leads, a worker lives, somebody takes what waits, and no jobs are gone."""
+    is_stuck = any(finding.verdict is Verdict.FAIL for finding in queue_findings(state))
+    return bool(state.leader and has_workers(state) and not is_stuck and not state.gone)
 
 
 def worker_finding(state: Status) -> Finding:

@@ -1,0 +1,73 @@
+"""The server of the store: whether it serves, keeps what it is given, and has room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hermes_celery.delivering.overload import NEARLY_FULL, memory_text
+from hermes_celery.errors import FormatTooNew, RecordBroken
+from hermes_celery.observe.finding import Finding, fail, ok, warn
+from hermes_celery.settings import Settings
+from hermes_celery.store import CANNOT_SAVE, FORMAT, Database, Formats, Load, refuse_missing
+from hermes_celery.store.reading import readable
+
+
+def check_server(database: Database, settings: Settings, *, address: str) -> Finding:
+    """Say which server answers. Raises StoreError where it cannot be used."""
+    keys, names = database.keys, settings.broker_names
+    queues = names.queues or {keys.default_queue, keys.delivery_queue}
+    refuse_missing(database, queues=queues, names=names)
+    database.check()
+    return ok("server", f"{database.version} at {address}")
+
+
+def check_format(database: Database) -> Finding:
+    """Say whether this program can read what is stored, and which older ones live beside it."""
+    formats = Formats(database)
+    try:
+        stored = formats.require()
+    except FormatTooNew as error:
+        return fail("format", str(error))
+    except RecordBroken as error:
+        return fail("format", f"{error.key} {error.what}; a beat that leads moves it out of the "
+                     "way and writes it anew, start one")  # fmt: skip
+    text = f"{stored.format} is stored, this program writes {FORMAT}"
+    if stored.to is not None:
+        text += f"; on its way to {stored.to}"
+    older = formats.older_than(FORMAT, now_ms=database.now_ms())
+    return ok(
+        "format", f"{text}; older programs: {', '.join(map(readable, older))}" if older else text
+    )
+
+
+def check_persistence(database: Database) -> Iterator[Finding]:
+    """Say what a crash of the server would lose, and whether it can write to its disk."""
+    persistence = database.call("INFO", "persistence")
+    if str(persistence.get("aof_enabled")) == "1":
+        yield ok("persistence", "append-only file is on")
+    else:
+        yield warn("persistence", "append-only file is off: a crash of the server loses jobs and "
+                    "runs since its last snapshot; CONFIG SET appendonly yes")  # fmt: skip
+    if Load(database).cannot_save():
+        yield fail("disk", CANNOT_SAVE)
+
+
+def check_memory(database: Database) -> Iterator[Finding]:
+    """Say whether the server has room, and whether it throws jobs away when it has none."""
+    used, most = Load(database).memory()
+    if most and used / most > NEARLY_FULL:
+        yield fail("memory", memory_text(used, most))
+    memory = database.call("INFO", "memory")
+    policy = str(memory.get("maxmemory_policy", "noeviction"))
+    if policy == "noeviction" or str(memory.get("maxmemory", "0")) == "0":
+        yield ok("memory", f"{memory.get('used_memory_human')} used, nothing is evicted")
+    else:
+        yield fail("memory", f"maxmemory-policy is {policy}: the server may throw jobs away; "
+                    "CONFIG SET maxmemory-policy noeviction")  # fmt: skip
+
+
+def check_neighbours(namespace: str, others: Sequence[str]) -> Iterator[Finding]:
+    """Name the other namespaces of this server, whose jobs nothing else here is about."""
+    if others:
+        yield ok("namespace", f"this is {namespace!r}; others on this server are "
+                 f"{', '.join(others)}: hermes-celery -N {others[-1]} doctor")  # fmt: skip
