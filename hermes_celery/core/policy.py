@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import msgspec
 
+from hermes_celery.guards.backoff import backoff, jittered
+
 #: `overlap: allow` without a number of its own.
 _ALLOWED_AT_ONCE = 10
 #: The most that may be asked for.
@@ -88,13 +90,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def retry_wait_ms(policy: Policy, *, attempt: int, jitter: float) -> int:
-    """How long to wait after attempt number `attempt`: exponential, capped, jittered.
-
-    `jitter` is a number from 0 to 1; half of the wait is left to it, so that runs that failed
-    together are not tried again together ("equal jitter", AWS Architecture Blog, 2015).
-    """
-    wait = min(policy.retry_wait_seconds * 2 ** min(attempt - 1, 30), policy.retry_max_seconds)
-    return int(wait * 1000 * (1 + jitter) / 2)
+    """How long to wait after attempt number `attempt`; `jitter` is a number from 0 to 1."""
+    wait = backoff(attempt, first=policy.retry_wait_seconds, most=policy.retry_max_seconds)
+    return int(jittered(wait * 1000, jitter))
 
 
 def retries_failure(policy: Policy, *, attempt: int) -> bool:

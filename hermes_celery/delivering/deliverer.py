@@ -47,6 +47,7 @@ from hermes_celery.errors import (
     StoreError,
 )
 from hermes_celery.events import RateLimitedLog, event
+from hermes_celery.guards.backoff import backoff, jittered
 from hermes_celery.guards.bounded import Overdue, within
 from hermes_celery.store import Breakers, Deliveries, Incidents, Jobs, Part, Record, Runs, What
 from hermes_celery.store.deliveries import MAX_PLANNINGS, Turn
@@ -84,14 +85,9 @@ class _ClaimLost(Exception):
 
 
 def wait_seconds(attempt: int, *, first: float, jitter: float, slow_down: bool = False) -> float:
-    """How long to wait after attempt number `attempt`: exponential, capped, jittered.
-
-    `jitter` is a number from 0 to 1, and half of the wait is left to it.
-    """
-    wait = min(first * 2.0 ** min(attempt - 1, 30), _MAX_WAIT_SECONDS)
-    if slow_down:
-        wait = min(wait * _SLOW_DOWN, _MAX_WAIT_SECONDS)
-    return wait * (1 + jitter) / 2
+    """How long to wait after attempt number `attempt`; `jitter` is a number from 0 to 1."""
+    slowed = first * _SLOW_DOWN if slow_down else first
+    return jittered(backoff(attempt, first=slowed, most=_MAX_WAIT_SECONDS), jitter)
 
 
 def state_after(attempt: int, fault: DeliveryFault | None) -> Delivery:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
 from hermes_celery.events import RateLimitedLog, event
+from hermes_celery.guards.backoff import backoff
 from hermes_celery.guards.on_broken import OnBroken, ignored
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ class Duty:
         self._on_broken = on_broken
         self._passing = (LeaseLost, StoreError if lets_refusals_pass else StoreUnavailable)
         self._complaint = RateLimitedLog()
-        self._wait_seconds = 0.0
+        self._failures = 0
         self._again_at = 0.0
 
     @property
     def waits_seconds(self) -> float:
         """How long it waits after it failed; 0 when it may be done."""
-        if not self._wait_seconds:
+        if not self._failures:
             return 0.0
         return max(self._again_at - self._clock.monotonic(), 0.0)
 
@@ -73,15 +74,15 @@ class Duty:
         except Exception as error:  # noqa: BLE001 - what nobody foresaw ends this duty's turn only
             self._failed(error)
             return otherwise
-        self._wait_seconds = 0.0
+        self._failures = 0
         if self._complaint.over():
             event(_log, "duty.recovered", duty=self._name)
         return done
 
     def _failed(self, error: Exception) -> None:
-        doubled = max(self._wait_seconds * 2, FIRST_WAIT_SECONDS)
-        self._wait_seconds = min(doubled, MOST_WAIT_SECONDS)
-        self._again_at = self._clock.monotonic() + self._wait_seconds
+        self._failures += 1
+        wait = backoff(self._failures, first=FIRST_WAIT_SECONDS, most=MOST_WAIT_SECONDS)
+        self._again_at = self._clock.monotonic() + wait
         if self._complaint.may_say(self._clock.monotonic()):
             event(
                 _log,
@@ -90,5 +91,5 @@ class Duty:
                 exc_info=None if isinstance(error, StoreError) else error,
                 duty=self._name,
                 why=error_text(error),
-                again_in=f"{self._wait_seconds:g} s",
+                again_in=f"{wait:g} s",
             )

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from hermes_celery.guards.backoff import backoff
 from hermes_celery.process.parent_death import die_with_parent
 
 _RESTART_SECONDS = 1.0
@@ -69,7 +70,7 @@ class Supervisor:
         self._running: list[tuple[Child, subprocess.Popen[bytes]]] = []
         #: By child: when it was started, and how long it waited for that.
         self._started: dict[str, float] = {}
-        self._waited: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
         #: By child: how long its log was when it was started.
         self._logged: dict[str, int] = {}
         self._due: list[tuple[float, Child]] = []
@@ -142,14 +143,15 @@ class Supervisor:
 
     def _ended(self, child: Child, code: int) -> ChildEnded:
         if self._monotonic() - self._started[child.name] >= _WORKS_SECONDS:
-            self._waited.pop(child.name, None)
+            self._failures.pop(child.name, None)
         why = self.why(child)
         self._again(child, f"{child.name} ended (exit {code}{f': {why}' if why else ''})")
         return ChildEnded(name=child.name, exit_code=code, why=why)
 
     def _again(self, child: Child, what: str) -> None:
-        wait = min(self._waited.get(child.name, _RESTART_SECONDS / 2) * 2, _LONGEST_RESTART_SECONDS)
-        self._waited[child.name] = wait
+        failures = self._failures.get(child.name, 0) + 1
+        self._failures[child.name] = failures
+        wait = backoff(failures, first=_RESTART_SECONDS, most=_LONGEST_RESTART_SECONDS)
         when = "" if wait == _RESTART_SECONDS else f" in {wait:g} s"
         self._say(f"{what}, starting it again{when}; its log is {child.log}")
         self._due.append((self._monotonic() + wait, child))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.errors import HermesCeleryError, LeaseLost, StoreError, error_text
 from hermes_celery.events import RateLimitedLog, event
+from hermes_celery.guards.backoff import backoff
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.scheduling.lease import RENEW_SECONDS
@@ -106,7 +107,7 @@ class Beat:
         self._rescued_at = 0.0
         self._rescue_wait = _RESCUE_EVERY_SECONDS
         self._complaint = RateLimitedLog()
-        self._crash_wait = 0.0
+        self._crashes = 0
         self._on_broken = on_broken
         self._foreign = foreign
         self._must_begin = False
@@ -142,15 +143,15 @@ class Beat:
         except Exception as error:  # noqa: BLE001 - the beat goes on, whatever a step ran into
             self._crashed(error)
             return None
-        self._crash_wait = 0.0
+        self._crashes = 0
         if self._complaint.over():
             event(_log, "beat.recovered")
         return report
 
     def _crashed(self, error: Exception) -> None:
         """Say so with the traceback, and wait, each time longer, so that a standby can lead."""
-        wait = min(max(self._crash_wait * 2, _RETRY_SECONDS), _LONGEST_CRASH_SECONDS)
-        self._crash_wait = wait
+        self._crashes += 1
+        wait = backoff(self._crashes, first=_RETRY_SECONDS, most=_LONGEST_CRASH_SECONDS)
         if self._complaint.may_say(self._clock.monotonic()):
             event(_log, "beat.step_failed", level=logging.ERROR, exc_info=error,
                   why=error_text(error), again_in=f"{wait:g} s")  # fmt: skip

@@ -9,6 +9,7 @@ import msgspec
 from hermes_celery.core.built_message import Built, Way
 from hermes_celery.core.run import MOST_PATIENCE_MS, PATIENCE_SECONDS, Run
 from hermes_celery.errors import LeaseLost, RecordBroken
+from hermes_celery.guards.backoff import backoff_since
 from hermes_celery.instant import to_ms
 from hermes_celery.store.database import Database, scored, whole
 from hermes_celery.store.pushing import push_call
@@ -231,9 +232,8 @@ class WaitingRuns(RunRecords):
         self._database.call("ZADD", self._keys.queued, "XX", until_ms, waiting.run.id)
 
     def _next_wait_ms(self, run: Run, *, seen_ms: int) -> int:
-        # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
-        waited_ms = max(seen_ms - to_ms(run.queued_at), 0)
-        return min(waited_ms + self._redeliver_after_ms, _LONGEST_WAIT_MS)
+        waited_ms = seen_ms - to_ms(run.queued_at)
+        return backoff_since(waited_ms, first=self._redeliver_after_ms, most=_LONGEST_WAIT_MS)
 
     def _fenced(self, script: str, *, keys: list[str], args: list[str | int | bytes]) -> str:
         answer = self._database.run(script, keys=keys, args=args)
