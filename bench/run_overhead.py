@@ -23,8 +23,8 @@ from bench.server import valkey
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.running.heartbeat import Pulse, RunningRun
-from hermes_celery.running.orphan_reaper import Reaper
+from hermes_celery.running.heartbeat import Heartbeats, RunningRun
+from hermes_celery.running.orphan_reaper import OrphanReaper
 from hermes_celery.running.runner import Runner
 from hermes_celery.running.script import ScriptRunner
 from hermes_celery.session import Session
@@ -78,11 +78,11 @@ class _Bed:
             environment=dict(os.environ),
             passthrough=frozenset(),
             timeout_seconds=60,
-            reaper=Reaper(),
+            reaper=OrphanReaper(),
         )
         self._runner = Runner(
             self._runs,
-            pulse=Pulse(self._runs, clock=self._clock),
+            heartbeats=Heartbeats(self._runs, clock=self._clock),
             work_for=self._work,
             places=Places(database),
             clock=self._clock,

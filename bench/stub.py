@@ -15,7 +15,7 @@ from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.running.heartbeat import Pulse, RunningRun
+from hermes_celery.running.heartbeat import Heartbeats, RunningRun
 from hermes_celery.running.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
@@ -49,8 +49,8 @@ class _NoWork:
 def _stub_runner(settings: Settings) -> Runner:
     database = open_database(settings)
     clock, runs = ServerClock(database.now_ms), Runs(database)
-    pulse, work = Pulse(runs, clock=clock), _NoWork()
-    return Runner(runs, pulse=pulse, work_for=lambda spec: work, clock=clock)
+    heartbeats, work = Heartbeats(runs, clock=clock), _NoWork()
+    return Runner(runs, heartbeats=heartbeats, work_for=lambda spec: work, clock=clock)
 
 
 def make_stub_app(settings: Settings) -> Celery:

@@ -10,7 +10,7 @@ MANY_PARAMETERS = {
     "delivering.watchdog.tell",
     "running.agent.__init__",
     "running.child_process.run_child",
-    "running.endings._give_up",
+    "running.ended_by_celery._give_up",
     "running.runner.__init__",
     "running.runner.perform",
     "running.script.__init__",
@@ -75,8 +75,6 @@ REDIS_WORDS = {
 SAME_CLASS_NAMES = {
     "Finding",
     "Part",
-    "Plan",
     "Target",
     "Trouble",
-    "Work",
 }

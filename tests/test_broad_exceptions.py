@@ -51,11 +51,11 @@ BROAD = {
         "told of the occurrence, when it is built",
     "hermes_celery.guards.duty:Duty.attempt":
         "what nobody foresaw ends this duty's turn only",
-    "hermes_celery.running.endings:Endings.comes_again":
+    "hermes_celery.running.ended_by_celery:RunEnder.comes_again":
         "who calls is Celery's own loop",
     "hermes_celery.celery_app.beat_entries:Occurring.publish":
         "kept for who asks how it went, and raised again",
-    "hermes_celery.running.errands:Errands._do":
+    "hermes_celery.running.background_writes:BackgroundWrites._do":
         "the others are still to be done",
     "hermes_celery.scheduling.foreign_workers:ForeignWorkers._loop":
         "the thread must outlive what it ran into",
@@ -63,7 +63,7 @@ BROAD = {
         "the project's own code costs its own run only",
     "hermes_celery.interop.left_behind:_names_of_django":
         "a database of the user's; costs this sentence",
-    "hermes_celery.running.overstaying:SlotGuard._loop":
+    "hermes_celery.running.stuck_work:PoolSlotGuard._loop":
         "the thread must outlive what it ran into; it looks again",
     "hermes_celery.scheduling.planned_runs:prepare":
         "one bad job must not stop the others",
@@ -71,13 +71,13 @@ BROAD = {
         "the user's modules may raise anything; told as a SettingsError",
     "hermes_celery.celery_app.project_app:import_tasks":
         "the user's modules may raise anything",
-    "hermes_celery.running.heartbeat:Pulse._beat":
+    "hermes_celery.running.heartbeat:Heartbeats._beat":
         "without this thread every run here is lost",
-    "hermes_celery.running.heartbeat:Pulse._printed":
+    "hermes_celery.running.heartbeat:Heartbeats._printed":
         "its heartbeat matters more than what it prints",
-    "hermes_celery.running.heartbeat:Pulse._look_for_stuck":
+    "hermes_celery.running.heartbeat:Heartbeats._look_for_stuck":
         "the others still want their heartbeats",
-    "hermes_celery.running.heartbeat:Pulse._stop":
+    "hermes_celery.running.heartbeat:Heartbeats._stop":
         "the others still want their heartbeats",
     "hermes_celery.scheduling.rescue:_Pass._guarded":
         "one bad record must not stop the others",
@@ -97,13 +97,13 @@ BROAD = {
         "one bad message must not end the worker",
     "hermes_celery.celery_app.safe_consumer:_SafeChannel._deliver_fanout_message":
         "one bad broadcast must not end the worker",
-    "hermes_celery.delivering.watchdog:BeatWatch._loop":
+    "hermes_celery.delivering.watchdog:BeatWatchdog._loop":
         "the thread must outlive what it ran into",
     "hermes_celery.core.schedule_text:_shown":
         "the user's own class; only for the message",
     "hermes_celery.core.schedule_text:_zone_prefix":
         "the user's own function; told in the refusal",
-    "hermes_celery.delivering.attempt:MessageSender.run":
+    "hermes_celery.delivering.attempt:MessageAttempt.run":
         "a delivery's fault is recorded on it",
     "hermes_celery.store.master_watch:_master":
         "whatever is wrong, who connects next says so",

@@ -41,7 +41,7 @@ from hermes_celery.scheduling.declared_jobs import managed_id, synchronise
 if TYPE_CHECKING:
     from celery import Celery
 
-    from hermes_celery.core.incidents import Tells
+    from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.core.work import TaskCall
     from hermes_celery.scheduling.namespace_move import NamespaceMove
     from hermes_celery.store import Declarations, Incidents, Jobs
@@ -111,19 +111,19 @@ def call_doubt(app: Celery, call: TaskCall | None) -> str:
 class Troubles:
     """The incidents of what is declared."""
 
-    def __init__(self, teller: Tells, incidents: Incidents) -> None:
-        self._teller = teller
+    def __init__(self, reporter: ReportsTroubles, incidents: Incidents) -> None:
+        self._reporter = reporter
         self._incidents = incidents
 
     def tell(self, kind: Kind, subject: str, text: str, *, now_ms: int) -> None:
         """Tell of one."""
-        self._teller.tell(kind, subject, text, now_ms=now_ms)
+        self._reporter.tell(kind, subject, text, now_ms=now_ms)
 
     def over(self, kind: Kind, subject: str, text: str, *, now_ms: int) -> None:
         """End it, if it is open."""
         mine = incident_id(kind, subject)
         found = [one for one in self._incidents.of_job("") if one.id == mine]
-        self._teller.over(found, text, now_ms=now_ms)
+        self._reporter.over(found, text, now_ms=now_ms)
 
 
 class Sharing:

@@ -32,8 +32,8 @@ from hermes_celery.celery_app.handing_on import hop_of, leads_to
 from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.core.run import RunState, is_run_id
 from hermes_celery.errors import HermesCeleryError, error_text
-from hermes_celery.running.endings import REVOKED, Endings, RunMessage
-from hermes_celery.running.escaping import is_current_greenlet, terminating
+from hermes_celery.running.ended_by_celery import REVOKED, RunEnder, RunMessage
+from hermes_celery.running.escaped_exceptions import is_current_greenlet, terminating
 from hermes_celery.session import HEADER, run_carried_by
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def run_of(task_id: str) -> str | None:
     return None
 
 
-def install(app: Celery, endings: Endings) -> None:
+def install(app: Celery, run_ender: RunEnder) -> None:
     """Let the worker of this app, and of no other, hear of ends; before the worker is made."""
 
     def on_revoked(sender: Any = None, request: Any = None, **given: Any) -> None:
         if getattr(sender, "app", None) is app and request is not None:
-            _revoked(endings, request, given)
+            _revoked(run_ender, request, given)
 
     signals.task_revoked.connect(on_revoked, weak=False)
 
@@ -84,22 +84,22 @@ def install(app: Celery, endings: Endings) -> None:
             """Celery's own mailbox is there."""
             for step in consumer.steps:
                 if isinstance(step, Control):
-                    _hear_revokes(step.box.node, endings)
+                    _hear_revokes(step.box.node, run_ender)
 
     app.steps["consumer"].add(Revokes)
 
 
-def watch_all(app: Celery, endings: Endings) -> None:
+def watch_all(app: Celery, run_ender: RunEnder) -> None:
     """Give every task that has none a request class that tells of its end."""
     for task in app.tasks.values():
         if not hasattr(task, _MARK):
             setattr(task, _MARK, True)
             above = symbol_by_name(task.Request)
-            fields = {"endings": endings, "may_skip_body": task_has_custom(task, "__call__")}
+            fields = {"endings": run_ender, "may_skip_body": task_has_custom(task, "__call__")}
             task.Request = type("WatchedRequest", (_WatchedRequest, above), fields)
 
 
-def _hear_revokes(node: Any, endings: Endings) -> None:
+def _hear_revokes(node: Any, run_ender: RunEnder) -> None:
     handlers = node.handlers
     revoke = handlers.get("revoke")
     if revoke is None or getattr(revoke, _MARK, False):
@@ -111,7 +111,7 @@ def _hear_revokes(node: Any, endings: Endings) -> None:
         finally:
             # Not every pool can terminate; what runs is asked to end all the same.
             for one in _ids(task_id):
-                _revoked_id(endings, one, terminates=bool(given.get("terminate")))
+                _revoked_id(run_ender, one, terminates=bool(given.get("terminate")))
 
     setattr(revoke_and_tell, _MARK, True)
     # Celery's own table is that of all apps of the process.
@@ -123,18 +123,18 @@ def _ids(given: Any) -> Iterable[str]:
     return [one for one in many if isinstance(one, str)]
 
 
-def _revoked_id(endings: Endings, task_id: str, *, terminates: bool) -> None:
+def _revoked_id(run_ender: RunEnder, task_id: str, *, terminates: bool) -> None:
     delivery_id, run_id = delivery_of(task_id), run_of(task_id)
     request = worker_state.requests.get(task_id)
     if run_id is not None and terminates and request in worker_state.active_requests:
-        endings.terminated(run_id)
+        run_ender.terminated(run_id)
     elif delivery_id is not None:
-        endings.delivery_ended(delivery_id, "its message was revoked")
+        run_ender.delivery_ended(delivery_id, "its message was revoked")
     elif run_id is not None:
-        endings.cancelled(run_id, reason=REVOKED)
+        run_ender.cancelled(run_id, reason=REVOKED)
 
 
-def _revoked(endings: Endings, request: Any, given: Mapping[str, Any]) -> None:
+def _revoked(run_ender: RunEnder, request: Any, given: Mapping[str, Any]) -> None:
     """Celery threw a message away, or terminates what runs it."""
     header = (request.headers or {}).get(HEADER, getattr(request, HEADER, None))
     is_expired = bool(given.get("expired"))
@@ -142,17 +142,17 @@ def _revoked(endings: Endings, request: Any, given: Mapping[str, Any]) -> None:
     if request.task == DELIVER_TASK:
         delivery_id = delivery_of(str(request.id))
         if delivery_id is not None and not given.get("terminated"):
-            endings.delivery_ended(delivery_id, f"its message was {why}")
+            run_ender.delivery_ended(delivery_id, f"its message was {why}")
         return
     message = _message(header, str(request.id))
     if message is None:
-        _tell_of_child(endings, header, request, f"was {why}")
+        _tell_of_child(run_ender, header, request, f"was {why}")
     elif given.get("terminated"):
-        endings.terminated(message.run_id)
+        run_ender.terminated(message.run_id)
     elif is_expired:
-        endings.expired(message)
+        run_ender.expired(message)
     else:
-        endings.cancelled(message.run_id, reason=REVOKED)
+        run_ender.cancelled(message.run_id, reason=REVOKED)
 
 
 def _message(header: Any, task_id: str) -> RunMessage | None:
@@ -164,7 +164,7 @@ def _message(header: Any, task_id: str) -> RunMessage | None:
     return RunMessage(run_id=run_id, attempt=attempt, hop=hop_of(header))
 
 
-def _tell_of_child(endings: Endings, header: Any, request: Any, what: str) -> None:
+def _tell_of_child(run_ender: RunEnder, header: Any, request: Any, what: str) -> None:
     """A task of a chain or chord that a run was handed on to is over, and what follows never is."""
     if not isinstance(header, Mapping) or not isinstance(header.get("message"), str):
         return
@@ -173,13 +173,13 @@ def _tell_of_child(endings: Endings, header: Any, request: Any, what: str) -> No
         run_id = run_carried_by(header, message_id=header["message"])
         if run_id is not None:
             error = f"its task handed it on, and the task {request.task} {what}"
-            endings.handed_on_failed(run_id, error)
+            run_ender.handed_on_failed(run_id, error)
 
 
 class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
     """In front of a task's own class of request."""
 
-    endings: Endings
+    run_ender: RunEnder
     #: Whether the task has a `__call__` of its own.
     may_skip_body = False
 
@@ -234,7 +234,7 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
         wait_seconds = _wait_for_copy(self, error)
         if wait_seconds is None:
             return False
-        self.endings.comes_again(
+        self.run_ender.comes_again(
             message,
             pid=_pid(self),
             state=RunState.TIMED_OUT if isinstance(error, TimeLimitExceeded) else RunState.LOST,
@@ -257,15 +257,15 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
         message = _message(header, self.id)
         if message is None:
             if not isinstance(error, (Ignore, Retry)):
-                _tell_of_child(self.endings, header, self._context, f"failed: {_text(error)}")
+                _tell_of_child(self.run_ender, header, self._context, f"failed: {_text(error)}")
             return
         pid, text = _pid(self), _text(error)
         if isinstance(error, TimeLimitExceeded):
-            self.endings.timed_out(message, pid=pid, error=text)
+            self.run_ender.timed_out(message, pid=pid, error=text)
         elif isinstance(error, (*_DIED, Terminated)):
-            self.endings.lost(message, pid=pid, error=text, task_wants_it=_runs_again(self.task))
+            self.run_ender.lost(message, pid=pid, error=text, task_wants_it=_runs_again(self.task))
         elif not isinstance(error, _REPORTED) and not self.task.name.startswith("hermes_celery."):
-            self.endings.failed(message, text)
+            self.run_ender.failed(message, text)
 
 
 def _unharmed(on_success: Callable[..., Any]) -> Callable[..., Any]:
@@ -291,7 +291,7 @@ def _told(on_success: Callable[..., Any]) -> Callable[..., Any]:
         answer = on_success(self, failed__retval__runtime, **given)
         message = _message(self.request_dict.get(HEADER), self.id)
         if message is not None and not failed__retval__runtime[0]:
-            self.endings.not_called(message)
+            self.run_ender.not_called(message)
         return answer
 
     return on_success_and_tell

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from hermes_celery.celery_app.safe_consumer import DeadLetters
     from hermes_celery.clock import Clock
     from hermes_celery.delivering.deliverer import Deliverer
-    from hermes_celery.delivering.watchdog import BeatWatch
-    from hermes_celery.running.endings import Endings
-    from hermes_celery.running.overstaying import Held, SlotGuard
+    from hermes_celery.delivering.watchdog import BeatWatchdog
+    from hermes_celery.running.ended_by_celery import RunEnder
     from hermes_celery.running.runner import Runner
+    from hermes_celery.running.stuck_work import HeldMessage, PoolSlotGuard
     from hermes_celery.scheduling.beat import Beat
     from hermes_celery.store import Runs
     from hermes_celery.store.program_signs import ProgramSign
@@ -50,10 +50,10 @@ class Parts(Protocol):
     def clock(self) -> Clock:
         """The server's clock."""
 
-    def endings(self) -> Endings:
+    def run_ender(self) -> RunEnder:
         """What ends runs whose messages Celery deals with by itself."""
 
-    def dead_letters(self, *, worker: str, endings: Endings) -> DeadLetters:
+    def dead_letters(self, *, worker: str, run_ender: RunEnder) -> DeadLetters:
         """Where this worker puts messages that it cannot read."""
 
     def deliverers(self) -> tuple[Deliverer, Deliverer | None]:
@@ -65,12 +65,12 @@ class Parts(Protocol):
     def worker_sign(self, *, worker: str) -> ProgramSign:
         """What says which stored format this worker reads."""
 
-    def beat_watch(self) -> BeatWatch:
+    def beat_watch(self) -> BeatWatchdog:
         """What watches from a worker that some beat ticks."""
 
     def slot_guard(
-        self, *, worker: str, held: Callable[[], Iterable[Held]], kill: Callable[[int], None]
-    ) -> SlotGuard:
+        self, *, worker: str, held: Callable[[], Iterable[HeldMessage]], kill: Callable[[int], None]
+    ) -> PoolSlotGuard:
         """What watches the slots of this worker's pool."""
 
     def beat(self, *, owner: str, entries: BeatEntries) -> Beat:

@@ -26,7 +26,7 @@ from hermes_celery.celery_app.handing_on import run_behind
 from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.events import event
-from hermes_celery.running.endings import PURGED, Endings
+from hermes_celery.running.ended_by_celery import PURGED, RunEnder
 from hermes_celery.session import HEADER, run_carried_by
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ _AT_ONCE = 500
 #: How long a purge waits until all is on record, while Redis does not answer.
 _PATIENCE_SECONDS = 300.0
 #: The attribute of an app that makes what is told.
-ENDINGS = "_hermes_celery_purged"
+RUN_ENDER = "_hermes_celery_purged"
 
 
-def watch(app: Celery, make: Callable[[], Endings]) -> None:
+def watch(app: Celery, make: Callable[[], RunEnder]) -> None:
     """Let connections of this app tell what they purge; `make` is called when they do."""
-    setattr(app, ENDINGS, make)
+    setattr(app, RUN_ENDER, make)
     if "amqp" in vars(app):
         app.amqp.Connection = _watched(app.amqp.Connection, app)
     else:
@@ -110,16 +110,16 @@ class _PurgingChannel(_Above):  # type: ignore[misc]  # kombu carries no types
 
     def _purge(self, queue: str) -> int:
         app = getattr(self.connection.client, "purging_app", None)
-        make = getattr(app, ENDINGS, None)
+        make = getattr(app, RUN_ENDER, None)
         if make is None:
             return int(super()._purge(queue))
         try:
-            endings: Endings = make()
+            run_ender: RunEnder = make()
         except HermesCeleryError as error:
             event(_log, "purge.not_noted", level=logging.WARNING, queue=queue, why=error)
             return int(super()._purge(queue))
         with self.conn_or_acquire() as client:
-            noted = _Noted(endings)
+            noted = _Noted(run_ender)
             purged = sum(
                 _purge_list(client, self._q_for_pri(queue, step), noted)
                 for step in self.priority_steps
@@ -132,15 +132,15 @@ class _PurgingChannel(_Above):  # type: ignore[misc]  # kombu carries no types
 class _Noted:
     """Waits until what was purged is on record; no more after the patience was used up once."""
 
-    def __init__(self, endings: Endings) -> None:
-        self.endings = endings
+    def __init__(self, run_ender: RunEnder) -> None:
+        self.run_ender = run_ender
         self.is_all = True
         self._patience_seconds = _PATIENCE_SECONDS
 
     def wait(self) -> None:
         """Wait for one page, so that there is room for what the next one ends."""
         until = time.monotonic() + self._patience_seconds
-        if not self.endings.drain(self._patience_seconds):
+        if not self.run_ender.drain(self._patience_seconds):
             self.is_all = False
             if time.monotonic() >= until:
                 self._patience_seconds = 0.0
@@ -152,14 +152,14 @@ def _purge_list(client: Any, key: str, noted: _Noted) -> int:
     while left > 0:
         raws: Sequence[bytes] = client.rpop(key, min(left, _AT_ONCE)) or ()
         for raw in raws:
-            _tell(raw, noted.endings)
+            _tell(raw, noted.run_ender)
         noted.wait()
         purged += len(raws)
         left = left - len(raws) if raws else 0
     return purged
 
 
-def _tell(raw: bytes, endings: Endings) -> None:
+def _tell(raw: bytes, run_ender: RunEnder) -> None:
     """Tell what a message was for that is no more; one that cannot be read was for nobody."""
     try:
         message = loads(raw)
@@ -172,8 +172,8 @@ def _tell(raw: bytes, endings: Endings) -> None:
     if headers.get("task") == DELIVER_TASK:
         delivery_id = delivery_of(task_id)
         if delivery_id is not None:
-            endings.delivery_ended(delivery_id, "its message was purged")
+            run_ender.delivery_ended(delivery_id, "its message was purged")
         return
     run_id = run_carried_by(header, message_id=task_id) or run_behind(message)
     if run_id is not None:
-        endings.cancelled(run_id, reason=PURGED)
+        run_ender.cancelled(run_id, reason=PURGED)

@@ -46,7 +46,7 @@ from hermes_celery.core.run import PATIENCE_SECONDS, Outcome, RunState
 from hermes_celery.errors import PutBack, SessionError, error_text
 from hermes_celery.events import event
 from hermes_celery.masking.output import Redact
-from hermes_celery.running.escaping import is_green_timeout, state_after
+from hermes_celery.running.escaped_exceptions import is_green_timeout, state_after
 from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.session import (
     HEADER,

@@ -33,15 +33,15 @@ from hermes_celery.masking.output import Redact, known_secrets, redactor, unreda
 from hermes_celery.process import descriptors
 from hermes_celery.process.last_resort import LastResort
 from hermes_celery.process.parent_death import die_with_parent
-from hermes_celery.running.escaping import is_pool_process
-from hermes_celery.running.overstaying import Held
+from hermes_celery.running.escaped_exceptions import is_pool_process
+from hermes_celery.running.stuck_work import HeldMessage
 from hermes_celery.session import HEADER, run_carried_by
 from hermes_celery.settings import check_home, process_environment
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.worker_signs import Presence
 
 if TYPE_CHECKING:
-    from hermes_celery.running.endings import Endings
+    from hermes_celery.running.ended_by_celery import RunEnder
     from hermes_celery.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ def register(app: Celery) -> None:
     delivery_task.register(app)
     handing_on.connect()
     # Threads do not survive a fork.
-    endings_in = cache(lambda pid: parts_of(app).endings())
-    purging.watch(app, lambda: endings_in(os.getpid()))
+    run_ender_in = cache(lambda pid: parts_of(app).run_ender())
+    purging.watch(app, lambda: run_ender_in(os.getpid()))
     _Hooks(app).connect()
 
 
@@ -83,7 +83,7 @@ class _Hooks:
         self._proof = prove(app)
         wake(app)
         self._last_resort: LastResort | None = None
-        self._endings: Endings | None = None
+        self._run_ender: RunEnder | None = None
         self._name = ""
         #: The worker's own hard limit, seconds (`--time-limit`).
         self._time_limit: float | None = None
@@ -124,10 +124,10 @@ class _Hooks:
             return
         self._name = RunTask.worker = f"{sender}:{os.getpid()}"
         self._check_server(queues=(options or {}).get("queues") or ())
-        self._endings = self._parts.endings()
-        dead_letters = self._parts.dead_letters(worker=self._name, endings=self._endings)
+        self._run_ender = self._parts.run_ender()
+        dead_letters = self._parts.dead_letters(worker=self._name, run_ender=self._run_ender)
         safe_consumer.install(self._app, dead_letters)
-        ended_requests.install(self._app, self._endings)
+        ended_requests.install(self._app, self._run_ender)
         _accept_ours(self._app)
 
     def on_beat_init(self, sender: Any, **_: Any) -> None:
@@ -152,9 +152,9 @@ class _Hooks:
 
         It is traced when a pool process begins, and when the main process begins to consume.
         """
-        if self._endings is None:
+        if self._run_ender is None:
             return
-        ended_requests.watch_all(self._app, self._endings)
+        ended_requests.watch_all(self._app, self._run_ender)
         carrying.carry_all(
             self._app,
             runner=self._app.tasks[RUN_TASK].runner_here,
@@ -214,8 +214,8 @@ class _Hooks:
 
     def on_worker_shutdown(self, **_: Any) -> None:
         """What Celery ended last is still to be written."""
-        if self._endings is not None:
-            self._endings.drain(_DRAIN_SECONDS)
+        if self._run_ender is not None:
+            self._run_ender.drain(_DRAIN_SECONDS)
 
     def on_pool_process_init(self, **_: Any) -> None:
         """A pool process must not outlive its worker, or its run would go on unseen.
@@ -278,14 +278,16 @@ class _Hooks:
         return bool(self._name) and (not queues or own in queues)
 
 
-def held_by_pool() -> list[Held]:
+def held_by_pool() -> list[HeldMessage]:
     """The messages with a run that pool processes of this worker have accepted."""
     found = []
     for request in list(worker_state.active_requests):
         header = request.request_dict.get(HEADER)
         run_id = run_carried_by(header, message_id=str(request.id))
         if run_id is not None and request.worker_pid:
-            held = Held(run_id=run_id, pid=request.worker_pid, since=request.time_start or 0.0)
+            held = HeldMessage(
+                run_id=run_id, pid=request.worker_pid, since=request.time_start or 0.0
+            )
             found.append(held)
     return found
 

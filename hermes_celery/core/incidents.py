@@ -95,7 +95,7 @@ _OVER = {
 }
 
 
-class Tells(Protocol):
+class ReportsTroubles(Protocol):
     """Whoever turns a trouble into an incident, and tells of it when that is due."""
 
     def tell(

@@ -9,7 +9,7 @@ from pathlib import Path
 from hermes_celery.core import targets
 from hermes_celery.core.job import Origin
 from hermes_celery.core.targets import Target, UnknownTarget
-from hermes_celery.delivering.attachments import Extracted, allowed_dirs, extract
+from hermes_celery.delivering.attachments import ExtractedFiles, allowed_dirs, extract
 from hermes_celery.delivering.channel_apprise import AppriseChannel
 from hermes_celery.delivering.channel_file import is_file_url, located
 from hermes_celery.delivering.platform_urls import read_names
@@ -53,7 +53,7 @@ class AddressBook:
             and not self._resolved(part, origin, names)
         ]
 
-    def attachments(self, text: str) -> Extracted:
+    def attachments(self, text: str) -> ExtractedFiles:
         """A text without its `MEDIA:` lines, and the files that may go with it."""
         return extract(text, allowed=self._allowed)
 

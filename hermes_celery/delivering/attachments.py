@@ -30,7 +30,7 @@ _MAX_LINES = 200
 _MAX_PATH = 4096
 
 
-class Extracted(msgspec.Struct, frozen=True, kw_only=True):
+class ExtractedFiles(msgspec.Struct, frozen=True, kw_only=True):
     """A text without its `MEDIA:` lines, and what became of them."""
 
     text: str
@@ -51,7 +51,7 @@ def allowed_dirs(home: Path, environment: Mapping[str, str]) -> tuple[Path, ...]
     )
 
 
-def extract(text: str, *, allowed: tuple[Path, ...]) -> Extracted:
+def extract(text: str, *, allowed: tuple[Path, ...]) -> ExtractedFiles:
     """Take the `MEDIA:` lines out of a text and say which files may be sent."""
     lines = list(_lines(text))
     files: list[Path] = []
@@ -67,7 +67,9 @@ def extract(text: str, *, allowed: tuple[Path, ...]) -> Extracted:
     if len(lines) > _MAX_LINES:
         refused.append(f"{len(lines) - _MAX_LINES:,} more attachments were not sent: too many")
     rest = _DIRECTIVE.sub("", _without(text, lines)) if lines else text
-    return Extracted(text=rest.strip(), files=tuple(files[:_MAX_FILES]), refused=tuple(refused))
+    return ExtractedFiles(
+        text=rest.strip(), files=tuple(files[:_MAX_FILES]), refused=tuple(refused)
+    )
 
 
 class _Line(msgspec.Struct, frozen=True):

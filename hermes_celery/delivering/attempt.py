@@ -15,7 +15,7 @@ from hermes_celery.delivering.message import Message
 from hermes_celery.errors import DeliveryFault
 
 
-class Sender(Protocol):
+class Attempt(Protocol):
     """One attempt to send one part."""
 
     seconds: float
@@ -29,7 +29,7 @@ class Sender(Protocol):
         """Begin no further piece: nobody waits for this attempt any more."""
 
 
-class NoWay:
+class ImpossibleAttempt:
     """What stopped it before anything was sent."""
 
     seconds = 0.0
@@ -45,7 +45,7 @@ class NoWay:
         """There is nothing to stop."""
 
 
-class PingSender:
+class PingAttempt:
     """A ping."""
 
     def __init__(self, ping: Ping, *, timeout_seconds: float) -> None:
@@ -65,7 +65,7 @@ class PingSender:
         return 1, None
 
 
-class MessageSender:
+class MessageAttempt:
     """A message through a channel, piece by piece; files go with the last one."""
 
     def __init__(self, message: Message, channel: Channel, *, label: str) -> None:

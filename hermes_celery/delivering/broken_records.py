@@ -18,7 +18,7 @@ from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.core.incidents import Tells
+    from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.store import Incidents
 
 _log = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ _NOT_PLAIN = re.compile(r"[^A-Za-z0-9{}:._@-]")
 class BrokenRecords:
     """One process's troubles with records; an `OnBroken`."""
 
-    def __init__(self, teller: Tells, incidents: Incidents, *, clock: Clock) -> None:
-        self._teller = teller
+    def __init__(self, reporter: ReportsTroubles, incidents: Incidents, *, clock: Clock) -> None:
+        self._reporter = reporter
         self._incidents = incidents
         self._clock = clock
         #: Incident id -> when somebody stumbled over it last, and when it was told, monotonic.
@@ -68,7 +68,7 @@ class BrokenRecords:
         self._told[incident] = now
         event(_log, "record.broken", level=logging.ERROR, job=job_id or None, key=key, what=what)
         try:
-            self._teller.tell(
+            self._reporter.tell(
                 Kind.BROKEN, subject, text, now_ms=self._clock.now_ms(),
                 job_id=job_id if is_job_id(job_id) else "",
             )  # fmt: skip
@@ -91,7 +91,7 @@ class BrokenRecords:
                 self._told.pop(incident.id, None)
         for incident in over:
             text = f"no more trouble with {incident.id.partition(_MARK)[2]}"
-            self._teller.over([incident], text, now_ms=now_ms)
+            self._reporter.over([incident], text, now_ms=now_ms)
         return len(over)
 
 

@@ -37,7 +37,7 @@ _CHUNK = 16_384
 _SHOWN = 2000
 
 
-class HermesSend:
+class HermesChannel:
     """One target of Hermes'."""
 
     def __init__(

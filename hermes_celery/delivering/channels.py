@@ -13,7 +13,7 @@ from typing import Protocol
 from hermes_celery.core.targets import PLATFORMS, Target
 from hermes_celery.delivering.channel_apprise import AppriseChannel
 from hermes_celery.delivering.channel_file import FileChannel, is_file_url
-from hermes_celery.delivering.channel_hermes import HermesSend
+from hermes_celery.delivering.channel_hermes import HermesChannel
 from hermes_celery.delivering.platform_urls import apprise_url
 from hermes_celery.errors import DeliveryRefused
 
@@ -62,7 +62,7 @@ class Channels:
                                   timeout_seconds=self._timeout_seconds)  # fmt: skip
         hermes = shutil.which(self._hermes_command) if target.platform else None
         if hermes:
-            return HermesSend(hermes, target, timeout_seconds=self._timeout_seconds,
+            return HermesChannel(hermes, target, timeout_seconds=self._timeout_seconds,
                               environment=self._environment)  # fmt: skip
         if url:
             raise DeliveryRefused(AppriseChannel.INSTALL)

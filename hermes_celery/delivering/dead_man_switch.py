@@ -32,7 +32,7 @@ _MAX_BODY = 100_000
 _WAITING = 1000
 
 
-class Signal(StrEnum):
+class PingSignal(StrEnum):
     """What a ping says, as the end of its path."""
 
     START = "start"
@@ -44,7 +44,7 @@ class Ping(msgspec.Struct, frozen=True, kw_only=True):
     """One request."""
 
     url: str
-    signal: Signal
+    signal: PingSignal
     #: Of the run; ties start and end together.
     run_id: str = ""
     exit_code: int | None = None
@@ -55,7 +55,11 @@ class Ping(msgspec.Struct, frozen=True, kw_only=True):
         """Where it goes."""
         parts = urlsplit(self.url)
         end = self.signal.value
-        if self.signal is Signal.FAIL and self.exit_code is not None and 0 < self.exit_code < 256:
+        if (
+            self.signal is PingSignal.FAIL
+            and self.exit_code is not None
+            and 0 < self.exit_code < 256
+        ):
             end = str(self.exit_code)
         path = parts.path.rstrip("/") + (f"/{end}" if end else "")
         rid = f"rid={uuid.uuid5(uuid.NAMESPACE_URL, self.run_id)}" if self.run_id else ""

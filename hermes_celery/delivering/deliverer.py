@@ -33,10 +33,10 @@ from hermes_celery.core.incidents import FAILED
 from hermes_celery.core.run import Delivery, Run, RunState, is_run_id
 from hermes_celery.core.targets import Target
 from hermes_celery.delivering.address_book import AddressBook
-from hermes_celery.delivering.attempt import MessageSender, NoWay, PingSender, Sender
+from hermes_celery.delivering.attempt import Attempt, ImpossibleAttempt, MessageAttempt, PingAttempt
 from hermes_celery.delivering.channels import Channels
-from hermes_celery.delivering.dead_man_switch import Ping, Signal
-from hermes_celery.delivering.plan import Plan, Planner, Subject, note_trouble
+from hermes_celery.delivering.dead_man_switch import Ping, PingSignal
+from hermes_celery.delivering.plan import DeliveryPlan, DeliverySubject, Planner, note_trouble
 from hermes_celery.errors import (
     DeliveryFault,
     DeliveryRefused,
@@ -202,7 +202,7 @@ class Deliverer:
                 standing = self._send_part(record, number, subject)
         return standing
 
-    def _subject(self, delivery_id: str, record: Record) -> Subject:
+    def _subject(self, delivery_id: str, record: Record) -> DeliverySubject:
         run, job = None, None
         try:
             run = self._runs.get(delivery_id) if is_run_id(delivery_id) else None
@@ -210,9 +210,9 @@ class Deliverer:
             job = self._jobs.get(job_id) if job_id else None
         except (RunNotFound, JobNotFound):
             pass
-        return Subject(run, job, runs=self._runs, book=self._book, wrap=self._wrap)
+        return DeliverySubject(run, job, runs=self._runs, book=self._book, wrap=self._wrap)
 
-    def _write_plan(self, record: Record, subject: Subject, *, is_spent: bool) -> bool:
+    def _write_plan(self, record: Record, subject: DeliverySubject, *, is_spent: bool) -> bool:
         """Plan, and record that; False when planning took too long."""
         if is_spent:
             plan = self._given_up(record, subject, _NEVER_PLANNED)
@@ -236,7 +236,7 @@ class Deliverer:
         )
         return True
 
-    def _given_up(self, record: Record, subject: Subject, why: str) -> Plan:
+    def _given_up(self, record: Record, subject: DeliverySubject, why: str) -> DeliveryPlan:
         """The plan of a delivery that nobody is to plan: one part, which has failed."""
         note_trouble(
             self._incidents,
@@ -249,9 +249,11 @@ class Deliverer:
         what = What.NOTICE if run is None else What.OUTPUT
         if run is not None and run.state in FAILED:
             what = What.FAILURE
-        return Plan(parts=(Part(what=what, target=Target(name="(not planned)"), fault=why),))
+        return DeliveryPlan(
+            parts=(Part(what=what, target=Target(name="(not planned)"), fault=why),)
+        )
 
-    def _send_part(self, record: Record, number: int, subject: Subject) -> str:
+    def _send_part(self, record: Record, number: int, subject: DeliverySubject) -> str:
         part = (record.parts or ())[number].part
         turn = self._claim(record.id, number, token=secrets.token_hex(8))
         if isinstance(turn, str):
@@ -305,7 +307,7 @@ class Deliverer:
         )
 
     def _attempt_unless_silent(
-        self, turn: Turn, part: Part, record: Record, subject: Subject
+        self, turn: Turn, part: Part, record: Record, subject: DeliverySubject
     ) -> tuple[int, DeliveryFault | None, bool | None]:
         """An attempt, or what it would have come to at a far end that is silent now.
 
@@ -338,7 +340,7 @@ class Deliverer:
             event(_log, "breaker.not_told", level=logging.WARNING, why=error)
 
     def _attempt(
-        self, turn: Turn, part: Part, record: Record, subject: Subject
+        self, turn: Turn, part: Part, record: Record, subject: DeliverySubject
     ) -> tuple[int, DeliveryFault | None]:
         """Make the message and send it, and keep the claim meanwhile. Raises StoreError."""
         if turn.attempt > MAX_ATTEMPTS:
@@ -349,7 +351,7 @@ class Deliverer:
         def renew() -> None:
             self._renew(turn)
 
-        send: Sender | None = None
+        send: Attempt | None = None
         try:
             send = within(
                 self._prepare_seconds,
@@ -409,23 +411,23 @@ class Deliverer:
         )
         return self._clock.now_ms() + int(wait * 1000)
 
-    def _sender_or_why(self, part: Part, record: Record, subject: Subject) -> Sender:
+    def _sender_or_why(self, part: Part, record: Record, subject: DeliverySubject) -> Attempt:
         """What sends a part, or says why nothing does. Raises StoreError."""
         try:
             return self._sender(part, record, subject)
         except DeliveryFault as error:
-            return NoWay(error)
+            return ImpossibleAttempt(error)
         except StoreError:
             raise
         except HermesCeleryError as error:
-            return NoWay(DeliveryFault(str(error)))
+            return ImpossibleAttempt(DeliveryFault(str(error)))
 
-    def _sender(self, part: Part, record: Record, subject: Subject) -> Sender:
+    def _sender(self, part: Part, record: Record, subject: DeliverySubject) -> Attempt:
         if part.what is What.PING:
             ping = self._ping(part, subject.run)
-            return PingSender(ping, timeout_seconds=self._timeout_seconds)
+            return PingAttempt(ping, timeout_seconds=self._timeout_seconds)
         message = subject.message(part.what, record)
-        return MessageSender(message, self._channels.way_to(part.target), label=part.target.label)
+        return MessageAttempt(message, self._channels.way_to(part.target), label=part.target.label)
 
     def _ping(self, part: Part, run: Run | None) -> Ping:
         if run is None:
@@ -433,7 +435,7 @@ class Deliverer:
         has_failed = run.state in FAILED or run.state is RunState.CANCELLED
         return Ping(
             url=part.target.url,
-            signal=Signal.FAIL if has_failed else Signal.SUCCESS,
+            signal=PingSignal.FAIL if has_failed else PingSignal.SUCCESS,
             run_id=run.id,
             exit_code=run.exit_code,
             body=(run.error or "").encode() if has_failed else self._runs.output(run.id),

@@ -9,7 +9,7 @@ import msgspec
 
 from hermes_celery.core.job import Job
 from hermes_celery.core.run import Run
-from hermes_celery.delivering.attachments import Extracted
+from hermes_celery.delivering.attachments import ExtractedFiles
 from hermes_celery.delivering.channels import Channel
 from hermes_celery.delivering.template import render
 
@@ -38,7 +38,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def message_of(
-    job: Job, run: Run, output: str, *, wrap: bool, attachments: Callable[[str], Extracted]
+    job: Job, run: Run, output: str, *, wrap: bool, attachments: Callable[[str], ExtractedFiles]
 ) -> Message:
     """The message of a run's output."""
     rendered = render(job, run, output, wrap=wrap)

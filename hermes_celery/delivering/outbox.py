@@ -16,7 +16,7 @@ from hermes_celery.core.incidents import FAILED
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Delivery, Outcome, Run, RunState, is_run_id, job_id_of
-from hermes_celery.delivering.dead_man_switch import Ping, Pinger, Signal
+from hermes_celery.delivering.dead_man_switch import Ping, Pinger, PingSignal
 from hermes_celery.errors import JobError, RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
@@ -32,7 +32,7 @@ _NO_ID = re.compile(r"""["\\\x00-\x1f\x7f\ud800-\udfff]""")
 
 
 class DeliveryMessages(Protocol):
-    """What builds the Celery messages of deliveries, such as `dispatch.Dispatch`."""
+    """What builds the Celery messages of deliveries, such as `messages.Dispatch`."""
 
     def delivery_queue(self) -> str:
         """The queue that deliveries go to."""
@@ -41,7 +41,7 @@ class DeliveryMessages(Protocol):
         """The message of one delivery; a number that `push` never was gives it an id of its own."""
 
 
-class Announcer:
+class RunAnnouncer:
     """Tells of a run's start, and begins the delivery with its end; for `runner.Runner`."""
 
     def __init__(self, messages: DeliveryMessages, *, pinger: Pinger) -> None:
@@ -51,7 +51,9 @@ class Announcer:
     def started(self, claim: Claim) -> None:
         """Ping the job's dead-man switch, if it has one; waits for nothing."""
         if claim.spec.ping:
-            self._pinger.send(Ping(url=claim.spec.ping, signal=Signal.START, run_id=claim.run_id))
+            self._pinger.send(
+                Ping(url=claim.spec.ping, signal=PingSignal.START, run_id=claim.run_id)
+            )
 
     def follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp:
         """The first delivery state, and the message to push."""

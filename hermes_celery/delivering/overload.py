@@ -27,7 +27,7 @@ from hermes_celery.process.disk import disk_of
 from hermes_celery.store import Load, WorkerSign
 
 if TYPE_CHECKING:
-    from hermes_celery.core.incidents import Tells
+    from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.store import Database, Incidents
     from hermes_celery.store.load import Recorded
 
@@ -60,15 +60,15 @@ class OverloadReport(msgspec.Struct, frozen=True, kw_only=True):
     over: list[str]
 
 
-class Overload:
+class OverloadWatch:
     """The leader's look at how much there is to do, and at what room there is for it."""
 
     def __init__(
-        self, database: Database, *, incidents: Incidents, teller: Tells, home: Path
+        self, database: Database, *, incidents: Incidents, reporter: ReportsTroubles, home: Path
     ) -> None:
         self._load = Load(database)
         self._incidents = incidents
-        self._teller = teller
+        self._reporter = reporter
         self._home = home
         self._queues = QueueWatch(database)
         self._overlaps = OverlapWatch(self._load)
@@ -92,7 +92,7 @@ class Overload:
         for trouble in troubles:
             if trouble.is_news and incident_id(trouble.kind, trouble.subject) in is_open:
                 continue
-            self._teller.tell(
+            self._reporter.tell(
                 trouble.kind,
                 trouble.subject,
                 trouble.text,
@@ -113,7 +113,7 @@ class Overload:
         for incident in over:
             subject = incident.id.removeprefix(f"{incident.kind.value}-")
             text = KINDS[incident.kind].format(subject=subject)
-            self._teller.over([incident], text, now_ms=now_ms)
+            self._reporter.over([incident], text, now_ms=now_ms)
         return [incident.id for incident in over]
 
     def _sees(self, incident: Incident, now_ms: int) -> bool:

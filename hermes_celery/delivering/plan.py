@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a delivery consists of."""
 
     parts: tuple[Part, ...] = ()
@@ -49,7 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     told: int | None = None
 
 
-class Subject:
+class DeliverySubject:
     """What one pass over a delivery is about: its run and job, and what the run has to say."""
 
     def __init__(
@@ -86,14 +86,14 @@ class Planner:
         self._book = book
         self._clock = clock
 
-    def planned(self, record: Record, subject: Subject) -> Plan:
+    def planned(self, record: Record, subject: DeliverySubject) -> DeliveryPlan:
         """What the delivery consists of now. Raises StoreError."""
         run, job = subject.run, subject.job
         if run is None:
-            return Plan(parts=self._parts(What.NOTICE, record.deliver, job))
+            return DeliveryPlan(parts=self._parts(What.NOTICE, record.deliver, job))
         if job is None:
             # Whoever removed the job does not wait for its output.
-            return Plan()
+            return DeliveryPlan()
         plan = self._of_failure(record, run, job) if run.state in FAILED else None
         plan = plan or self._of_success(record, run, job, subject)
         if record.again == "failed":
@@ -103,19 +103,21 @@ class Planner:
             plan = msgspec.structs.replace(plan, parts=(*plan.parts, ping))
         return plan
 
-    def _of_success(self, record: Record, run: Run, job: Job, subject: Subject) -> Plan:
+    def _of_success(
+        self, record: Record, run: Run, job: Job, subject: DeliverySubject
+    ) -> DeliveryPlan:
         if run.state is not RunState.SUCCEEDED:
-            return Plan()
+            return DeliveryPlan()
         told = () if record.again else self._recovery_parts(record, run, job)
         if run.delivery is not Delivery.PENDING:
-            return Plan(parts=told)
+            return DeliveryPlan(parts=told)
         message = subject.message(What.OUTPUT, record)
-        return Plan(
+        return DeliveryPlan(
             parts=(*self._parts(What.OUTPUT, job.spec.deliver, job), *told),
             warning="; ".join(message.warnings),
         )
 
-    def _of_failure(self, record: Record, run: Run, job: Job) -> Plan:
+    def _of_failure(self, record: Record, run: Run, job: Job) -> DeliveryPlan:
         error = run.error or run.state.value
         incident = incident_id(Kind.FAILURE, job.id, error=error)
         summary = failure_line(job.name, error, is_agent=job.spec.kind is WorkKind.AGENT)
@@ -123,8 +125,8 @@ class Planner:
         is_new = is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked)
         if not (is_new or record.again):
             event(_log, "failure.not_told", run=run.id, incident=incident, count=noted.count)
-            return Plan()
-        return Plan(
+            return DeliveryPlan()
+        return DeliveryPlan(
             parts=self._parts(What.FAILURE, failure_target(job.spec), job),
             text=with_next_step(summary, run.id, count=noted.count),
             incident=incident,

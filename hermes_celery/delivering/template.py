@@ -35,23 +35,25 @@ _CHILD = Path(__file__).with_name("template_child.py")
 _INSTALL = "templates need Jinja2; install it: pip install 'hermes-celery[notify]'"
 
 
-class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+class RenderedText(msgspec.Struct, frozen=True, kw_only=True):
     """A message's text, and what went wrong on the way to it."""
 
     text: str
     warning: str | None = None
 
 
-def render(job: Job, run: Run, output: str, *, wrap: bool) -> Rendered:
+def render(job: Job, run: Run, output: str, *, wrap: bool) -> RenderedText:
     """The text of a run's message."""
     template = job.spec.template
     if template is None:
-        return Rendered(text=wrapped(job, output) if wrap else output)
+        return RenderedText(text=wrapped(job, output) if wrap else output)
     try:
         values = {"job": job.as_json(), "run": run.as_json(), "output": output}
-        return Rendered(text=_asked(template, values, seconds=RENDER_SECONDS))
+        return RenderedText(text=_asked(template, values, seconds=RENDER_SECONDS))
     except TemplateFault as error:
-        return Rendered(text=output, warning=f"the template failed ({error}); plain text was sent")
+        return RenderedText(
+            text=output, warning=f"the template failed ({error}); plain text was sent"
+        )
 
 
 def wrapped(job: Job, output: str) -> str:

@@ -1,4 +1,4 @@
-"""Fills in one template in a process of its own; `rendering` starts it and reads its answer.
+"""Fills in one template in a process of its own; `template` starts it and reads its answer.
 
 A template is somebody else's program: Jinja2's sandbox keeps it from reaching out, and nothing but
 the limits of a process keeps it from never ending or from eating the memory. Run by its path, so

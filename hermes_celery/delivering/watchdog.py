@@ -25,7 +25,7 @@ import msgspec
 from hermes_celery.core.incidents import Incident, Kind, incident_id, is_worth_telling
 from hermes_celery.core.letters import QUIET_MS
 from hermes_celery.core.planning import grace_ms
-from hermes_celery.delivering.dead_man_switch import Ping, Pinger, Signal
+from hermes_celery.delivering.dead_man_switch import Ping, Pinger, PingSignal
 from hermes_celery.delivering.plan import failure_target
 from hermes_celery.errors import JobNotFound, RecordBroken, StoreError
 from hermes_celery.events import event
@@ -36,7 +36,7 @@ from hermes_celery.instant import from_ms
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.core.job import JobSpec
-    from hermes_celery.delivering.overload import Overload
+    from hermes_celery.delivering.overload import OverloadWatch
     from hermes_celery.store import Deliveries, DueIndex, Incidents, Jobs, Signs
     from hermes_celery.store.health import WaitingRun
 
@@ -55,7 +55,7 @@ _RETRY_GRACE_MS = 60_000
 _FORGOTTEN_MS = 30 * 86_400_000
 
 
-class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
+class WatchdogReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one scan found."""
 
     late: int = 0
@@ -65,7 +65,7 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     are_there_letters: bool = False
 
 
-class Teller:
+class TroubleReporter:
     """Turns a trouble into an incident and, when it is worth it, into a notice."""
 
     def __init__(
@@ -152,7 +152,7 @@ class Teller:
         return made
 
 
-class Scanner:
+class Watchdog:
     """The leader's scan."""
 
     def __init__(
@@ -162,11 +162,11 @@ class Scanner:
         due_index: DueIndex,
         jobs: Jobs,
         incidents: Incidents,
-        teller: Teller,
+        reporter: TroubleReporter,
         pinger: Pinger,
         clock: Clock,
         ping_url: str = "",
-        overload: Overload | None = None,
+        overload: OverloadWatch | None = None,
         on_broken: OnBroken = ignored,
         end_broken: Callable[[int], int] = lambda now_ms: 0,
         unserved: Callable[[int], str],
@@ -191,7 +191,7 @@ class Scanner:
         self._due_index = due_index
         self._jobs = jobs
         self._incidents = incidents
-        self._teller = teller
+        self._reporter = reporter
         self._pinger = pinger
         self._ping_url = ping_url
         self._scanned_ms = 0
@@ -199,7 +199,7 @@ class Scanner:
         self._looked_ms = 0
         self._no_worker_since_ms: int | None = None
 
-    def scan(self, now_ms: int) -> ScanReport | None:
+    def scan(self, now_ms: int) -> WatchdogReport | None:
         """Look once; None when the last scan is less than ten seconds ago. Raises StoreError."""
         if now_ms - self._scanned_ms < EVERY_MS:
             return None
@@ -210,7 +210,7 @@ class Scanner:
         missed = duties["missed runs"].attempt(lambda: self._skipped(now_ms), 0)
         if not is_paused:
             missed += duties["overdue jobs"].attempt(lambda: self._overdue(now_ms), 0)
-        report = ScanReport(
+        report = WatchdogReport(
             late=duties["late runs"].attempt(lambda: self._late(now_ms), 0),
             missed=missed,
             is_beat_back=duties["a beat that was away"].attempt(
@@ -241,7 +241,7 @@ class Scanner:
     def _ping(self, now_ms: int) -> None:
         if self._ping_url and now_ms - self._pinged_ms >= _PING_EVERY_MS:
             self._pinged_ms = now_ms
-            self._pinger.send(Ping(url=self._ping_url, signal=Signal.SUCCESS))
+            self._pinger.send(Ping(url=self._ping_url, signal=PingSignal.SUCCESS))
 
     def _late(self, now_ms: int) -> int:
         found = 0
@@ -251,7 +251,7 @@ class Scanner:
             if spec is None or not text:
                 continue
             found += 1
-            self._teller.tell(Kind.LATE, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id)
+            self._reporter.tell(Kind.LATE, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id)
             if found >= _TOLD_AT_ONCE:
                 break
         return found
@@ -269,7 +269,7 @@ class Scanner:
                 continue
             found += 1
             text = f"Cron '{spec.name}' did not run: {run.reason} → hermes-celery runs {spec.id}"
-            self._teller.tell(Kind.MISSED, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id)
+            self._reporter.tell(Kind.MISSED, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id)
         return found
 
     def _overdue(self, now_ms: int) -> int:
@@ -280,28 +280,28 @@ class Scanner:
                 text = (
                     f"Cron '{spec.name}' should have run and did not → hermes-celery show {job_id}"
                 )
-                self._teller.tell(Kind.MISSED, job_id, text, now_ms=now_ms, spec=spec)
+                self._reporter.tell(Kind.MISSED, job_id, text, now_ms=now_ms, spec=spec)
         return len(found)
 
     def _beat_is_back(self, now_ms: int) -> bool:
         seen_ms = self._signs.leader_seen(now_ms)
         if seen_ms is None or now_ms - seen_ms < TROUBLE_MS + EVERY_MS:
-            self._teller.over(self._open(Kind.BEAT), "a beat ticks again", now_ms=now_ms)
+            self._reporter.over(self._open(Kind.BEAT), "a beat ticks again", now_ms=now_ms)
             return False
         told = self._open(Kind.BEAT)
         if told:
-            self._teller.over(told, "a beat ticks again", now_ms=now_ms)
+            self._reporter.over(told, "a beat ticks again", now_ms=now_ms)
         else:
             # Nobody noticed in time, so one notice says both that it was so and that it is over.
             text = f"{beat_text(seen_ms, now_ms)}; one does again"
-            self._teller.tell(Kind.BEAT, "", text, now_ms=now_ms)
+            self._reporter.tell(Kind.BEAT, "", text, now_ms=now_ms)
             self._incidents.close(self._open(Kind.BEAT), job_id="", now_ms=now_ms, worked_ms=now_ms)
         return True
 
     def _workers_are_gone(self, now_ms: int) -> bool:
         if self._signs.workers(now_ms):
             self._no_worker_since_ms = None
-            self._teller.over(self._open(Kind.WORKERS), "there are workers again", now_ms=now_ms)
+            self._reporter.over(self._open(Kind.WORKERS), "there are workers again", now_ms=now_ms)
             return False
         text = self._unserved(now_ms)
         if not text:
@@ -310,20 +310,20 @@ class Scanner:
         since_ms = self._no_worker_since_ms = self._no_worker_since_ms or now_ms
         if now_ms - since_ms < TROUBLE_MS:
             return False
-        self._teller.tell(Kind.WORKERS, "", text, now_ms=now_ms, from_here=True)
+        self._reporter.tell(Kind.WORKERS, "", text, now_ms=now_ms, from_here=True)
         return True
 
     def _are_there_letters(self, now_ms: int) -> bool:
         newest = self._signs.newest_letter()
         if newest is None or now_ms - newest.at_ms > QUIET_MS:
             text = "no more messages that nobody can read"
-            self._teller.over(self._open(Kind.LETTERS), text, now_ms=now_ms)
+            self._reporter.over(self._open(Kind.LETTERS), text, now_ms=now_ms)
             return False
         text = (
             f"a worker could not read a message on queue {newest.queue!r} ({newest.why}) "
             f"→ hermes-celery letters; {newest.advice}"
         )
-        self._teller.tell(Kind.LETTERS, "", text, now_ms=now_ms)
+        self._reporter.tell(Kind.LETTERS, "", text, now_ms=now_ms)
         return True
 
     def _forget(self, now_ms: int) -> None:
@@ -339,7 +339,7 @@ class Scanner:
             worker = self._signs.worker_of(incident.last_run_id or "")
             if not self._signs.is_worker_there(worker, now_ms):
                 text = f"worker {worker} has gone, and with it run {incident.last_run_id}"
-                self._teller.over([incident], text, now_ms=now_ms)
+                self._reporter.over([incident], text, now_ms=now_ms)
 
     def _open(self, kind: Kind) -> list[Incident]:
         return [i for i in self._incidents.of_job("") if i.kind is kind]
@@ -354,22 +354,22 @@ class Scanner:
             return None
 
 
-def watch_beat(signs: Signs, teller: Teller, *, now_ms: int) -> bool:
+def watch_beat(signs: Signs, reporter: TroubleReporter, *, now_ms: int) -> bool:
     """For workers: tell when there are jobs and no beat ticks; whether that is so."""
     seen_ms = signs.leader_seen_at()
     if seen_ms is None or now_ms - seen_ms < TROUBLE_MS + EVERY_MS or not signs.has_jobs():
         return False
     text = beat_text(seen_ms, now_ms) + " → celery -A hermes_celery beat"
-    teller.tell(Kind.BEAT, "", text, now_ms=now_ms, from_here=True)
+    reporter.tell(Kind.BEAT, "", text, now_ms=now_ms, from_here=True)
     return True
 
 
-class BeatWatch:
+class BeatWatchdog:
     """`watch_beat` every ten seconds, from a thread of a worker."""
 
-    def __init__(self, signs: Signs, teller: Teller, *, clock: Clock) -> None:
+    def __init__(self, signs: Signs, reporter: TroubleReporter, *, clock: Clock) -> None:
         self._signs = signs
-        self._teller = teller
+        self._reporter = reporter
         self._clock = clock
 
     def start(self) -> None:
@@ -381,7 +381,7 @@ class BeatWatch:
         while True:
             pause.wait(EVERY_MS / 1000)
             try:
-                watch_beat(self._signs, self._teller, now_ms=self._clock.now_ms())
+                watch_beat(self._signs, self._reporter, now_ms=self._clock.now_ms())
             except StoreError as error:
                 event(_log, "watch.failed", level=logging.WARNING, why=error)
             except Exception as error:  # noqa: BLE001 - the thread must outlive what it ran into

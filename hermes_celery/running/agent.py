@@ -28,10 +28,22 @@ from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import JobError, ScriptError
 from hermes_celery.masking.output import known_secrets, redactor, unredacted
-from hermes_celery.running.child_process import Ended, Ending, Limits, Reaping, run_child
+from hermes_celery.running.child_process import (
+    ChildEnding,
+    ChildLimits,
+    ChildResult,
+    ReapsOrphans,
+    run_child,
+)
 from hermes_celery.running.dotenv_files import dotenv, profile_home
 from hermes_celery.running.heartbeat import RunningRun
-from hermes_celery.running.prompt import EMPTY_ANSWER, Collected, Context, Skill, assembled
+from hermes_celery.running.prompt import (
+    EMPTY_ANSWER,
+    CollectedData,
+    ContextOutput,
+    Skill,
+    assembled,
+)
 from hermes_celery.running.script import ScriptRunner, failure, masked, wakes_agent
 from hermes_celery.session import Session, child_environment
 
@@ -88,7 +100,7 @@ def command_line(template: str, values: Mapping[str, str]) -> list[str]:
     return [_FIELD.sub(lambda match: values[match[1]], word) for word in words]
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent writes into its usage file (hermes-agent 0.19.0)."""
 
     total_tokens: int | None = None
@@ -118,7 +130,7 @@ class AgentRunner:
         outputs: Outputs,
         timeout_seconds: float,
         idle_seconds: float,
-        reaper: Reaping,
+        reaper: ReapsOrphans,
         redact: bool = True,
     ) -> None:
         self._home = home
@@ -201,19 +213,19 @@ class AgentRunner:
             raise JobError(f"the agent's program {program!r} is not on this worker; {INSTALL_HINT}")
         return [found, *arguments]
 
-    def _limits(self, spec: JobSpec, home: Path) -> Limits:
+    def _limits(self, spec: JobSpec, home: Path) -> ChildLimits:
         idle = spec.idle_timeout_seconds
         idle = self._idle_seconds if idle is None else idle
-        return Limits(
+        return ChildLimits(
             timeout_seconds=spec.timeout_seconds or self._timeout_seconds or float("inf"),
             idle_seconds=idle or float("inf"),
             # `hermes -z` prints its answer at the end; while it works it writes its session here.
             watched=tuple(home / name for name in ("state.db", "state.db-wal")),
         )
 
-    def _contexts(self, spec: JobSpec, session: Session) -> list[Context]:
+    def _contexts(self, spec: JobSpec, session: Session) -> list[ContextOutput]:
         found = [(name, self._outputs(name, session.run_id)) for name in spec.context_from]
-        return [Context(reference=name, text=text) for name, text in found if text]
+        return [ContextOutput(reference=name, text=text) for name, text in found if text]
 
 
 def skill(home: Path, name: str) -> str | None:
@@ -240,11 +252,11 @@ def _working_directory(spec: JobSpec, home: Path) -> Path:
     return directory
 
 
-def _nothing_to_ask(ended: Ended | ScriptError) -> Outcome | None:
+def _nothing_to_ask(ended: ChildResult | ScriptError) -> Outcome | None:
     """The end of the run, where its pre-run script says that the agent need not wake."""
     if isinstance(ended, ScriptError):
         return None
-    if ended.ending is Ending.STOPPED:
+    if ended.ending is ChildEnding.STOPPED:
         return Outcome(state=RunState.CANCELLED, output=ended.stdout, stderr=ended.stderr)
     stdout = as_text(ended.stdout)
     if ended.exit_code == 0 and (not stdout.strip() or not wakes_agent(stdout)):
@@ -252,26 +264,26 @@ def _nothing_to_ask(ended: Ended | ScriptError) -> Outcome | None:
     return None
 
 
-def _collected(ended: Ended | ScriptError) -> Collected:
+def _collected(ended: ChildResult | ScriptError) -> CollectedData:
     if isinstance(ended, ScriptError):
-        return Collected(text=str(ended), failed=True)
-    if ended.ending is Ending.TIMEOUT:
-        return Collected(text="Script timed out", failed=True)
+        return CollectedData(text=str(ended), failed=True)
+    if ended.ending is ChildEnding.TIMEOUT:
+        return CollectedData(text="Script timed out", failed=True)
     if ended.exit_code != 0:
-        return Collected(text=failure(ended), failed=True)
-    return Collected(text=as_text(ended.stdout).strip())
+        return CollectedData(text=failure(ended), failed=True)
+    return CollectedData(text=as_text(ended.stdout).strip())
 
 
-def _report(usage_file: Path) -> Report | None:
+def _report(usage_file: Path) -> UsageReport | None:
     """What the agent says of itself; None where it said nothing that can be read."""
     try:
         content: Any = msgspec.json.decode(usage_file.read_bytes())
-        return msgspec.convert(content, Report, strict=False)
+        return msgspec.convert(content, UsageReport, strict=False)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def _outcome(ended: Ended, *, report: Report | None, limits: Limits) -> Outcome:
+def _outcome(ended: ChildResult, *, report: UsageReport | None, limits: ChildLimits) -> Outcome:
     answer = as_text(ended.stdout).strip()
     state, error = _judged(ended, answer, report, limits)
     return Outcome(
@@ -286,13 +298,13 @@ def _outcome(ended: Ended, *, report: Report | None, limits: Limits) -> Outcome:
 
 
 def _judged(
-    ended: Ended, answer: str, report: Report | None, limits: Limits
+    ended: ChildResult, answer: str, report: UsageReport | None, limits: ChildLimits
 ) -> tuple[RunState, str | None]:
-    if ended.ending is Ending.STOPPED:
+    if ended.ending is ChildEnding.STOPPED:
         return RunState.CANCELLED, None
-    if ended.ending is Ending.TIMEOUT:
+    if ended.ending is ChildEnding.TIMEOUT:
         return RunState.TIMED_OUT, f"Agent timed out after {limits.timeout_seconds:g}s"
-    if ended.ending is Ending.IDLE:
+    if ended.ending is ChildEnding.IDLE:
         return RunState.TIMED_OUT, (
             f"Agent showed no activity for {limits.idle_seconds:g}s (HERMES_CRON_TIMEOUT)"
         )
@@ -305,6 +317,6 @@ def _judged(
     return RunState.SUCCEEDED, None
 
 
-def _said(ended: Ended) -> str:
+def _said(ended: ChildResult) -> str:
     complaint = as_text(ended.stderr).strip() or as_text(ended.stdout).strip()
     return complaint[-4_000:] or f"Agent exited with code {ended.exit_code} and said nothing"

@@ -35,7 +35,7 @@ _CHUNK = 65_536
 _GATE = 'read -r _ && exec "$@" </dev/null'
 
 
-class Ending(StrEnum):
+class ChildEnding(StrEnum):
     """Why a child ended."""
 
     EXITED = "exited"
@@ -46,21 +46,21 @@ class Ending(StrEnum):
     STOPPED = "stopped"
 
 
-class Stop(Protocol):
+class StopSignal(Protocol):
     """What tells a run to stop: an event that somebody else sets."""
 
     def is_set(self) -> bool:
         """Whether the run should end now."""
 
 
-class Listening(Protocol):
-    """Who hears what a child prints while it prints: `live.LiveOutput`."""
+class OutputListener(Protocol):
+    """Who hears what a child prints while it prints: `live_output.LiveOutput`."""
 
     def write(self, chunk: bytes, *, is_error: bool = False) -> None:
         """Take what was read."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class ChildLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a child may run."""
 
     timeout_seconds: float = math.inf
@@ -70,8 +70,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     watched: tuple[Path, ...] = ()
 
 
-class Reaping(Protocol):
-    """Who ends process groups when this very process dies: `reaper.Reaper`."""
+class ReapsOrphans(Protocol):
+    """Who ends process groups when this very process dies: `orphan_reaper.OrphanReaper`."""
 
     def watch(self, group: int) -> None:
         """End this group if we die."""
@@ -80,10 +80,10 @@ class Reaping(Protocol):
         """It is over; leave it alone."""
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class ChildResult(msgspec.Struct, frozen=True, kw_only=True):
     """How a child ended and what it printed."""
 
-    ending: Ending
+    ending: ChildEnding
     #: Negative: ended by that signal.
     exit_code: int
     stdout: bytes
@@ -95,11 +95,11 @@ def run_child(
     *,
     cwd: Path,
     environment: Mapping[str, str],
-    limits: Limits,
-    stop: Stop,
-    reaper: Reaping,
-    listener: Listening | None = None,
-) -> Ended:
+    limits: ChildLimits,
+    stop: StopSignal,
+    reaper: ReapsOrphans,
+    listener: OutputListener | None = None,
+) -> ChildResult:
     """Run a command to its end, one of its limits, or until `stop` is set.
 
     Raises OSError when it cannot be started.
@@ -120,10 +120,10 @@ def run_child(
     try:
         with _Streams(process, listener=listener) as streams:
             ending = _wait(process, streams, limits=limits, stop=stop)
-            if ending is not Ending.EXITED:
+            if ending is not ChildEnding.EXITED:
                 _terminate(process, streams)
             streams.drain(_DRAIN_SECONDS)
-            return Ended(
+            return ChildResult(
                 ending=ending,
                 exit_code=process.wait(),
                 stdout=streams.stdout.content(),
@@ -145,7 +145,9 @@ def _open_gate(process: subprocess.Popen[bytes]) -> None:
 class _Streams:
     """A child's stdout and stderr, read as they come."""
 
-    def __init__(self, process: subprocess.Popen[bytes], *, listener: Listening | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], *, listener: OutputListener | None
+    ) -> None:
         self.stdout, self.stderr = Capture(), Capture()
         self._listener = listener
         self.last_read_at = time.monotonic()
@@ -204,8 +206,8 @@ def _read(descriptor: int) -> bytes | None:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], streams: _Streams, *, limits: Limits, stop: Stop
-) -> Ending:
+    process: subprocess.Popen[bytes], streams: _Streams, *, limits: ChildLimits, stop: StopSignal
+) -> ChildEnding:
     deadline = time.monotonic() + limits.timeout_seconds
     while True:
         ending = _limit_reached(streams, deadline=deadline, limits=limits, stop=stop)
@@ -216,22 +218,22 @@ def _wait(
             if streams.open and process.poll() is None:
                 continue
         if _exited(process):
-            return Ending.EXITED
+            return ChildEnding.EXITED
 
 
 def _limit_reached(
-    streams: _Streams, *, deadline: float, limits: Limits, stop: Stop
-) -> Ending | None:
+    streams: _Streams, *, deadline: float, limits: ChildLimits, stop: StopSignal
+) -> ChildEnding | None:
     now = time.monotonic()
     if stop.is_set():
-        return Ending.STOPPED
+        return ChildEnding.STOPPED
     if now >= deadline:
-        return Ending.TIMEOUT
+        return ChildEnding.TIMEOUT
     silent_for = now - streams.last_read_at
     if silent_for >= limits.idle_seconds:
         age = min(map(_age_seconds, limits.watched), default=math.inf)
         if age >= limits.idle_seconds:
-            return Ending.IDLE
+            return ChildEnding.IDLE
     return None
 
 

@@ -57,7 +57,7 @@ class RunningRun:
             self._on_stop()
 
     def on_stop(self, react: Callable[[], None]) -> None:
-        """Call this, from the pulse's thread, when the run is asked to stop; at once if it was."""
+        """Call this, from the heartbeat's thread, when the run is to stop; at once if it is."""
         self._on_stop = react
         if self._event.is_set():
             react()
@@ -78,7 +78,7 @@ class RunningRun:
         return self._event.is_set()
 
 
-class Pulse:
+class Heartbeats:
     """Beats for every run that is entered, from one thread that starts with the first."""
 
     def __init__(self, runs: Runs, *, clock: Clock) -> None:
@@ -91,12 +91,12 @@ class Pulse:
         self._complaint = RateLimitedLog()
 
     @contextmanager
-    def beating(
+    def sent_for(
         self, claim: Claim, *, on_stuck: Callable[[RunningRun], None] = lambda run: None
     ) -> Iterator[RunningRun]:
         """Give heartbeats for a claimed run as long as the block lasts.
 
-        `on_stuck` is called from the pulse's thread when the work does not end that should.
+        `on_stuck` is called from the heartbeat's thread when the work does not end that should.
         """
         running = RunningRun()
         running.on_stuck = on_stuck
@@ -113,7 +113,7 @@ class Pulse:
     def _ensure_thread(self) -> None:
         # A thread does not survive a fork, so one that was inherited counts as dead.
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._loop, name="hermes-pulse", daemon=True)
+            self._thread = threading.Thread(target=self._loop, name="hermes-heartbeat", daemon=True)
             self._thread.start()
 
     def _loop(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome
@@ -12,20 +11,14 @@ from hermes_celery.errors import JobError
 from hermes_celery.running.agent import AgentRunner, Outputs
 from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.running.http import HttpRunner
-from hermes_celery.running.orphan_reaper import Reaper
+from hermes_celery.running.orphan_reaper import OrphanReaper
+from hermes_celery.running.runner import Performer
 from hermes_celery.running.script import ScriptRunner
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, process_environment
 
 
-class Work(Protocol):
-    """One kind of work on this machine."""
-
-    def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Do it, and say how it went."""
-
-
-class StrayTask:
+class UnknownTask:
     """A Celery task's run whose message came to a worker that does not know the task."""
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
@@ -36,9 +29,9 @@ class StrayTask:
         )
 
 
-def make_work(settings: Settings, *, outputs: Outputs) -> Callable[[JobSpec], Work]:
-    """Which work a job is, on this machine. `outputs` finds what other jobs said last."""
-    reaper = Reaper()
+def make_work(settings: Settings, *, outputs: Outputs) -> Callable[[JobSpec], Performer]:
+    """What performs each kind of job on this machine. `outputs` finds what other jobs said last."""
+    reaper = OrphanReaper()
     environment = process_environment()
     script = ScriptRunner(
         home=settings.home,
@@ -61,14 +54,14 @@ def make_work(settings: Settings, *, outputs: Outputs) -> Callable[[JobSpec], Wo
         redact=settings.redact,
     )
     http = HttpRunner(allow_private=settings.http_allow_private, redact=settings.redact)
-    kinds: dict[WorkKind, Work] = {
+    kinds: dict[WorkKind, Performer] = {
         WorkKind.AGENT: agent,
         WorkKind.SCRIPT: script,
         WorkKind.HTTP: http,
-        WorkKind.TASK: StrayTask(),
+        WorkKind.TASK: UnknownTask(),
     }
 
-    def work_for(spec: JobSpec) -> Work:
+    def work_for(spec: JobSpec) -> Performer:
         return kinds[spec.kind]
 
     return work_for

@@ -1,6 +1,6 @@
 """What a run prints while it runs, on its way to Redis.
 
-The runner writes chunks as they come; the pulse takes whole lines every half second, masked, so
+The runner writes chunks as they come; the heartbeat takes whole lines every half second, masked, so
 that a secret is never cut in two. A private key is held back until it is whole. What comes after
 the first megabyte of a stream is left to the end of the run, which stores the output as it is kept.
 """

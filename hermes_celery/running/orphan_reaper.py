@@ -24,7 +24,7 @@ for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 """
 
 
-class Reaper:
+class OrphanReaper:
     """One shell per process, started with the first group; safe to inherit across a fork."""
 
     def __init__(self) -> None:

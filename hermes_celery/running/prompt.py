@@ -26,14 +26,14 @@ HINT = (
 )
 
 
-class Collected(msgspec.Struct, frozen=True, kw_only=True):
+class CollectedData(msgspec.Struct, frozen=True, kw_only=True):
     """What a job's pre-run script gave."""
 
     text: str
     failed: bool = False
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True):
+class ContextOutput(msgspec.Struct, frozen=True, kw_only=True):
     """The latest output of another job, under the reference that the job names it by."""
 
     reference: str
@@ -50,8 +50,8 @@ class Skill(msgspec.Struct, frozen=True, kw_only=True):
 def assembled(
     prompt: str,
     *,
-    collected: Collected | None = None,
-    contexts: Sequence[Context] = (),
+    collected: CollectedData | None = None,
+    contexts: Sequence[ContextOutput] = (),
     skills: Sequence[Skill] = (),
 ) -> str:
     """The whole prompt of one run: hint, skills, other jobs' output, script output, prompt.
@@ -74,7 +74,7 @@ def assembled(
     return checked_assembled(text)
 
 
-def _collected_section(collected: Collected) -> str:
+def _collected_section(collected: CollectedData) -> str:
     if collected.failed:
         heading, meaning = (
             "Script Error",
@@ -89,7 +89,7 @@ def _collected_section(collected: Collected) -> str:
     return f"## {heading}\n{meaning}\n\n```\n{collected.text}\n```\n\n"
 
 
-def _context_section(context: Context) -> str:
+def _context_section(context: ContextOutput) -> str:
     text = context.text.strip()
     if len(text) > MAX_CONTEXT:
         text = text[:MAX_CONTEXT] + "\n\n[... output truncated ...]"

@@ -33,8 +33,8 @@ from hermes_celery.errors import (
     error_text,
 )
 from hermes_celery.events import RateLimitedLog, event
-from hermes_celery.running.escaping import is_green_timeout, state_after
-from hermes_celery.running.heartbeat import STUCK_SECONDS, Pulse, RunningRun
+from hermes_celery.running.escaped_exceptions import is_green_timeout, state_after
+from hermes_celery.running.heartbeat import STUCK_SECONDS, Heartbeats, RunningRun
 from hermes_celery.session import Session, bound
 from hermes_celery.store import Claim, FollowUp, Performed, Places, Runs
 
@@ -49,15 +49,15 @@ _FINISH_PATIENCE_SECONDS = 300.0
 _FINISH_RETRY_SECONDS = 1.0
 
 
-class Work(Protocol):
-    """One kind of work, such as `runners.script.ScriptRunner`."""
+class Performer(Protocol):
+    """Performs one kind of work on this machine, such as `script.ScriptRunner`."""
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Do it, and say how it went."""
 
 
-class OnOverstay(Protocol):
-    """What becomes of work that goes on although its run was stopped: `overstaying.Overstay`."""
+class HandlesStuckWork(Protocol):
+    """What becomes of work that goes on although its run was stopped: `stuck_work`."""
 
     def can_end(self, worker: str) -> bool:
         """Whether this process can be ended without ending other runs."""
@@ -72,8 +72,8 @@ class OnOverstay(Protocol):
         """Tell that it has ended after all."""
 
 
-class After(Protocol):
-    """Who hears of runs, such as `announcing.Announcer`."""
+class RunListener(Protocol):
+    """Who hears of runs, such as `outbox.RunAnnouncer`."""
 
     def started(self, claim: Claim) -> None:
         """A run begins."""
@@ -89,13 +89,13 @@ class Runner:
         self,
         runs: Runs,
         *,
-        pulse: Pulse,
-        work_for: Callable[[JobSpec], Work],
+        heartbeats: Heartbeats,
+        work_for: Callable[[JobSpec], Performer],
         clock: Clock,
         places: Places | None = None,
-        after: After | None = None,
+        after: RunListener | None = None,
         mend: Callable[[str, RecordBroken], None] = lambda job_id, error: None,
-        overstay: Callable[[], OnOverstay] | None = None,
+        stuck_work: Callable[[], HandlesStuckWork] | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Without `places` there are neither concurrency groups nor budgets.
@@ -104,9 +104,9 @@ class Runner:
         that is not as it should be, before what needs that key is tried again. `overstay` is made
         when work does not end that was stopped.
         """
-        self._overstay = overstay
+        self._stuck_work = stuck_work
         self._runs = runs
-        self._pulse = pulse
+        self._heartbeats = heartbeats
         self._work_for = work_for
         self._places = places
         self._after = after
@@ -122,7 +122,7 @@ class Runner:
         *,
         session: Session | SessionError,
         worker: str,
-        work: Work | None = None,
+        work: Performer | None = None,
         hear: Callable[[Outcome], None] = lambda outcome: None,
         message: str = "",
         hop: int = 0,
@@ -164,8 +164,8 @@ class Runner:
         if self._after is not None:
             with _beside(claim, "run.start_untold"):
                 self._after.started(claim)
-        with self._pulse.beating(
-            claim, on_stuck=lambda run: self._overstays(claim, worker, run)
+        with self._heartbeats.sent_for(
+            claim, on_stuck=lambda run: self._is_stuck(claim, worker, run)
         ) as running:
             try:
                 outcome = self._outcome(claim, work or self._work_for(claim.spec), session, running)
@@ -198,7 +198,7 @@ class Runner:
         *,
         session: Session | SessionError,
         worker: str,
-        work: Work | None,
+        work: Performer | None,
         message: str,
         hop: int,
     ) -> str:
@@ -222,7 +222,7 @@ class Runner:
         return self._runs.performed(run_id)
 
     def _outcome(
-        self, claim: Claim, work: Work, session: Session | SessionError, running: RunningRun
+        self, claim: Claim, work: Performer, session: Session | SessionError, running: RunningRun
     ) -> Outcome:
         try:
             with _entered(session, attempt=claim.attempt) as current:
@@ -235,30 +235,30 @@ class Runner:
             _log.exception("run.crashed run=%s", claim.run_id)
             return Outcome(state=RunState.FAILED, error=error_text(error))
 
-    def _overstays(self, claim: Claim, worker: str, running: RunningRun) -> None:
-        """The work was asked to stop and goes on; called from the pulse's thread."""
+    def _is_stuck(self, claim: Claim, worker: str, running: RunningRun) -> None:
+        """The work was asked to stop and goes on; called from the heartbeat's thread."""
         event(_log, "run.stuck", level=logging.WARNING, run=claim.run_id, job=claim.spec.name)
-        if self._overstay is None:
+        if self._stuck_work is None:
             return
-        overstay = self._overstay()
-        if not overstay.can_end(worker):
-            overstay.tell(claim, worker)
+        stuck_work = self._stuck_work()
+        if not stuck_work.can_end(worker):
+            stuck_work.tell(claim, worker)
             if running.is_back:
                 # It may have looked for what to close before that was open.
-                overstay.over(claim, worker)
+                stuck_work.over(claim, worker)
             return
         text = f"it went on for {STUCK_SECONDS:g} s after it was stopped, so its process was killed"
         # Where the claim is not ours any more, nothing changes; unwritten, it is `lost` soon.
         with _beside(claim, "run.end_lost"):
             self._finish(claim, Outcome(state=RunState.CANCELLED, stderr=text.encode()))
         # It may be back by now, and the process at work on another run.
-        running.unless_back(lambda: overstay.end(claim))
+        running.unless_back(lambda: stuck_work.end(claim))
 
     def _returned(self, claim: Claim, worker: str, running: RunningRun) -> None:
         running.returned()
-        if running.is_stuck and self._overstay is not None:
+        if running.is_stuck and self._stuck_work is not None:
             with _beside(claim, "run.stuck_untold"):
-                self._overstay().over(claim, worker)
+                self._stuck_work().over(claim, worker)
 
     def _put_back(self, claim: Claim, error: PutBack) -> str:
         """Let the run wait in line again."""

@@ -21,7 +21,13 @@ from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import ScriptError
 from hermes_celery.masking.output import Redact, is_credential, known_secrets, redactor, unredacted
-from hermes_celery.running.child_process import Ended, Ending, Limits, Reaping, run_child
+from hermes_celery.running.child_process import (
+    ChildEnding,
+    ChildLimits,
+    ChildResult,
+    ReapsOrphans,
+    run_child,
+)
 from hermes_celery.running.dotenv_files import dotenv
 from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.session import Session, child_environment
@@ -117,7 +123,7 @@ class ScriptRunner:
         environment: Mapping[str, str],
         passthrough: frozenset[str],
         timeout_seconds: float,
-        reaper: Reaping,
+        reaper: ReapsOrphans,
         interpreter_dirs: Sequence[Path] = (),
         redact: bool = True,
     ) -> None:
@@ -135,14 +141,18 @@ class ScriptRunner:
         path, ended, limits = self._run(spec, session, stop)
         return _outcome(ended, path=path, limits=limits)
 
-    def collect(self, spec: JobSpec, session: Session, stop: RunningRun) -> Ended | ScriptError:
+    def collect(
+        self, spec: JobSpec, session: Session, stop: RunningRun
+    ) -> ChildResult | ScriptError:
         """Run the script that collects data for an agent; one that cannot run is its error."""
         try:
             return self._run(spec, session, stop)[1]
         except ScriptError as error:
             return error
 
-    def _run(self, spec: JobSpec, session: Session, stop: RunningRun) -> tuple[Path, Ended, Limits]:
+    def _run(
+        self, spec: JobSpec, session: Session, stop: RunningRun
+    ) -> tuple[Path, ChildResult, ChildLimits]:
         if not spec.script:
             raise ScriptError("no_agent=True but no script is set for this job")
         path = locate(self._scripts_dir, spec.script)
@@ -164,10 +174,10 @@ class ScriptRunner:
         )
         return path, masked(ended, redact), limits
 
-    def _limits(self, spec: JobSpec) -> Limits:
+    def _limits(self, spec: JobSpec) -> ChildLimits:
         own = spec.timeout_seconds if spec.no_agent else None
         idle = spec.idle_timeout_seconds if spec.no_agent else None
-        return Limits(
+        return ChildLimits(
             timeout_seconds=own or self._timeout_seconds, idle_seconds=idle or float("inf")
         )
 
@@ -182,7 +192,7 @@ class ScriptRunner:
         return {**kept, "HERMES_HOME": str(self._home), **child_environment(session)}
 
 
-def masked(ended: Ended, redact: Redact) -> Ended:
+def masked(ended: ChildResult, redact: Redact) -> ChildResult:
     """The same, without the secrets in what was printed."""
     return msgspec.structs.replace(ended, stdout=redact(ended.stdout), stderr=redact(ended.stderr))
 
@@ -191,15 +201,15 @@ def _profile(spec: JobSpec) -> str:
     return spec.origin.profile if spec.origin else ""
 
 
-def _outcome(ended: Ended, *, path: Path, limits: Limits) -> Outcome:
+def _outcome(ended: ChildResult, *, path: Path, limits: ChildLimits) -> Outcome:
     stdout = as_text(ended.stdout).strip()
     state, error = RunState.SUCCEEDED, None
-    if ended.ending is Ending.STOPPED:
+    if ended.ending is ChildEnding.STOPPED:
         state = RunState.CANCELLED
-    elif ended.ending is Ending.TIMEOUT:
+    elif ended.ending is ChildEnding.TIMEOUT:
         state = RunState.TIMED_OUT
         error = f"Script timed out after {limits.timeout_seconds:g}s: {path}"
-    elif ended.ending is Ending.IDLE:
+    elif ended.ending is ChildEnding.IDLE:
         state = RunState.TIMED_OUT
         error = f"Script printed nothing for {limits.idle_seconds:g}s: {path}"
     elif ended.exit_code != 0:
@@ -214,7 +224,7 @@ def _outcome(ended: Ended, *, path: Path, limits: Limits) -> Outcome:
     )
 
 
-def failure(ended: Ended) -> str:
+def failure(ended: ChildResult) -> str:
     """Hermes' wording: code, then stderr, then stdout, where there is any."""
     parts = [f"Script exited with code {ended.exit_code}"]
     for name, content in (("stderr", ended.stderr), ("stdout", ended.stdout)):

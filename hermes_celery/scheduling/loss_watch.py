@@ -17,7 +17,7 @@ from hermes_celery.store.loss_note import LOSS
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.core.incidents import Tells
+    from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.store import Incidents
     from hermes_celery.store.loss_note import Witness
 
@@ -29,10 +29,10 @@ class LossWatch:
     """A leader's part in that."""
 
     def __init__(
-        self, witness: Witness, *, teller: Tells, incidents: Incidents, clock: Clock
+        self, witness: Witness, *, reporter: ReportsTroubles, incidents: Incidents, clock: Clock
     ) -> None:
         self._witness = witness
-        self._teller = teller
+        self._reporter = reporter
         self._incidents = incidents
         self._clock = clock
         self._seldom = RateLimitedLog(_EVERY_SECONDS)
@@ -47,7 +47,7 @@ class LossWatch:
                   )  # fmt: skip
         still = self._witness.missing_still()
         if still is not None:
-            self._teller.tell(Kind.GONE, LOSS, still.text, now_ms=now_ms)
+            self._reporter.tell(Kind.GONE, LOSS, still.text, now_ms=now_ms)
         self._witness.keep()
 
     def step(self, now_ms: int) -> None:
@@ -63,4 +63,6 @@ class LossWatch:
             self._witness.note()
         self._witness.keep()
         if told and self._witness.missing_still() is None:
-            self._teller.over(told, "the jobs that were gone are back, or given up", now_ms=now_ms)
+            self._reporter.over(
+                told, "the jobs that were gone are back, or given up", now_ms=now_ms
+            )

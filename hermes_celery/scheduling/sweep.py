@@ -31,7 +31,7 @@ from hermes_celery.instant import to_ms
 from hermes_celery.store import How, Page, Records, Repairs, SharedKeys, SweepNote, SweepNotes, Work
 
 if TYPE_CHECKING:
-    from hermes_celery.core.incidents import Tells
+    from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.core.job import JobSpec
     from hermes_celery.store import Incidents, Jobs
 
@@ -161,13 +161,13 @@ class Sweep:
         *,
         jobs: Jobs,
         incidents: Incidents,
-        teller: Tells,
+        reporter: ReportsTroubles,
         notes: SweepNotes,
     ) -> None:
         self._examiner = examiner
         self._jobs = jobs
         self._incidents = incidents
-        self._teller = teller
+        self._reporter = reporter
         self._notes = notes
         records, repairs = examiner.records, examiner.repairs
         self._rounds = [
@@ -317,7 +317,7 @@ class Sweep:
                 for one in self._incidents.of_job("")
                 if one.id.startswith(mine) and to_ms(one.last_at) <= now_ms - _OVER_MS
             ]
-            self._teller.over(over, "all stored records agree again", now_ms=now_ms)
+            self._reporter.over(over, "all stored records agree again", now_ms=now_ms)
 
     def _account(self, found: Sequence[Finding], now_ms: int) -> None:
         self._note.mended += sum(finding.is_mended for finding in found)
@@ -355,7 +355,7 @@ class Sweep:
             subject = f"{_SUBJECT}{_NOT_PLAIN.sub('_', subject)[:_LONGEST]}"
         shown = text.encode("utf-8", "backslashreplace").decode()
         with _logged():
-            self._teller.tell(
+            self._reporter.tell(
                 kind, subject, f"{shown} → hermes-celery fsck", now_ms=now_ms, spec=spec
             )
 

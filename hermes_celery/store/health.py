@@ -1,4 +1,4 @@
-"""What the scanner looks at: indexes and counters, a bounded number of entries of each."""
+"""What the watchdog looks at: indexes and counters, a bounded number of entries of each."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ from hermes_celery.store.loss_note import Witness
 from hermes_celery.wiring.delivery import (
     make_broken_records,
     make_delivery_rescue,
+    make_reporter,
     make_sweep,
-    make_teller,
 )
 from hermes_celery.wiring.messages import make_messages
 from hermes_celery.wiring.others import left_by_others
@@ -70,7 +70,7 @@ def beat_of(
     on_broken = make_broken_records(settings, database, clock)
     loss = LossWatch(
         Witness(settings.state_dir, database),
-        teller=make_teller(settings, database),
+        reporter=make_reporter(settings, database),
         incidents=Incidents(database),
         clock=clock,
     )
@@ -100,10 +100,10 @@ def beat_of(
         else:
             sweep.taken_off(fault.job_id, fault.error, now_ms=clock.now_ms())
 
-    teller = LossTeller(app)
+    reporter = LossTeller(app)
 
     def on_lost(run_ids: Sequence[str]) -> None:
-        teller.tell(
+        reporter.tell(
             [
                 (runs.message_of(run.id), run.job_name, f"lost: {run.error}")
                 for run in runs.known(run_ids)

@@ -18,15 +18,15 @@ from hermes_celery.delivering.dead_man_switch import Pinger, check_url
 from hermes_celery.delivering.deliverer import Deliverer
 from hermes_celery.delivering.outbox import push_due
 from hermes_celery.delivering.outbox import redeliver as begin_again
-from hermes_celery.delivering.overload import Overload
+from hermes_celery.delivering.overload import OverloadWatch
 from hermes_celery.delivering.queue_watch import unserved
 from hermes_celery.delivering.template import check_template
-from hermes_celery.delivering.watchdog import BeatWatch, Scanner, Teller
+from hermes_celery.delivering.watchdog import BeatWatchdog, TroubleReporter, Watchdog
 from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
 from hermes_celery.running.dotenv_files import dotenv
-from hermes_celery.running.overstaying import Held, Overstay, SlotGuard
+from hermes_celery.running.stuck_work import HeldMessage, PoolSlotGuard, StuckWorkHandler
 from hermes_celery.scheduling.sweep import RecordExaminer, Sweep
 from hermes_celery.settings import Settings, process_environment
 from hermes_celery.store import (
@@ -154,12 +154,12 @@ def make_delivery_rescue(
 ) -> Callable[[int, int], None]:
     """What a leader does for deliveries in each pass of rescue: push what is due, and scan."""
     deliveries = Deliveries(database)
-    scanner = make_scanner(settings, database, clock=clock, on_broken=on_broken)
+    watchdog = make_watchdog(settings, database, clock=clock, on_broken=on_broken)
     scanning = Duty("scan", clock=clock, on_broken=on_broken)
     pushing = Duty("push deliveries", clock=clock, on_broken=on_broken)
 
     def pass_once(token: int, now_ms: int) -> None:
-        scanning.attempt(lambda: scanner.scan(now_ms), None)
+        scanning.attempt(lambda: watchdog.scan(now_ms), None)
         pushing.attempt(
             lambda: push_due(deliveries, messages, token=token, now_ms=now_ms, on_broken=on_broken),
             0,
@@ -182,42 +182,44 @@ def make_sweep(settings: Settings) -> Sweep:
         make_examiner(database),
         jobs=Jobs(database),
         incidents=Incidents(database),
-        teller=make_teller(settings, database),
+        reporter=make_reporter(settings, database),
         notes=SweepNotes(database),
     )
 
 
 def make_broken_records(settings: Settings, database: Database, clock: Clock) -> BrokenRecords:
     """What makes incidents of records that cannot be read."""
-    return BrokenRecords(make_teller(settings, database), Incidents(database), clock=clock)
+    return BrokenRecords(make_reporter(settings, database), Incidents(database), clock=clock)
 
 
-def make_scanner(
+def make_watchdog(
     settings: Settings, database: Database, *, clock: Clock, on_broken: BrokenRecords
-) -> Scanner:
+) -> Watchdog:
     """What looks for troubles that no run reports."""
-    incidents, teller = Incidents(database), make_teller(settings, database)
-    return Scanner(
+    incidents, reporter = Incidents(database), make_reporter(settings, database)
+    return Watchdog(
         signs=Signs(database),
         due_index=DueIndex(database),
         jobs=Jobs(database),
         incidents=incidents,
-        teller=teller,
+        reporter=reporter,
         pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
         ping_url=settings.ping_url,
         clock=clock,
         on_broken=on_broken,
         end_broken=on_broken.end_those_over,
         unserved=lambda now_ms: unserved(database, now_ms=now_ms),
-        overload=Overload(database, incidents=incidents, teller=teller, home=settings.home),
+        overload=OverloadWatch(
+            database, incidents=incidents, reporter=reporter, home=settings.home
+        ),
     )
 
 
-def make_overstay(settings: Settings) -> Overstay:
+def make_stuck_work_handler(settings: Settings) -> StuckWorkHandler:
     """What reacts to work that goes on although its run was stopped."""
     database = open_database(settings)
-    return Overstay(
-        teller=make_teller(settings, database),
+    return StuckWorkHandler(
+        reporter=make_reporter(settings, database),
         incidents=Incidents(database),
         clock=ServerClock(database.now_ms),
     )
@@ -227,33 +229,33 @@ def make_slot_guard(
     settings: Settings,
     *,
     worker: str,
-    held: Callable[[], Iterable[Held]],
+    held: Callable[[], Iterable[HeldMessage]],
     kill: Callable[[int], None],
-) -> SlotGuard:
+) -> PoolSlotGuard:
     """What watches the slots of this worker's pool."""
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
-    return SlotGuard(Runs(database), worker=worker, held=held, kill=kill, clock=clock)
+    return PoolSlotGuard(Runs(database), worker=worker, held=held, kill=kill, clock=clock)
 
 
-def make_beat_watch(settings: Settings) -> BeatWatch:
+def make_beat_watchdog(settings: Settings) -> BeatWatchdog:
     """What watches from a worker that some beat ticks."""
     database = open_database(settings)
-    return BeatWatch(
+    return BeatWatchdog(
         Signs(database),
-        make_teller(settings, database),
+        make_reporter(settings, database),
         clock=ServerClock(database.now_ms),
     )
 
 
-def make_teller(settings: Settings, database: Database) -> Teller:
+def make_reporter(settings: Settings, database: Database) -> TroubleReporter:
     """What tells of troubles; a notice that no worker would send goes out from a thread here."""
 
     def send_now(notice: str) -> None:
         deliver = make_deliverer(settings).deliver
         threading.Thread(target=deliver, args=(notice,), name="hermes-notice", daemon=True).start()
 
-    return Teller(
+    return TroubleReporter(
         incidents=Incidents(database),
         deliveries=Deliveries(database),
         alerts=settings.alerts,

@@ -13,10 +13,10 @@ from hermes_celery.celery_app.types import Celery
 from hermes_celery.celery_app.worker_hooks import register
 from hermes_celery.clock import ServerClock
 from hermes_celery.delivering.deliverer import Deliverer
-from hermes_celery.delivering.watchdog import BeatWatch
-from hermes_celery.running.endings import Endings
-from hermes_celery.running.overstaying import Held, SlotGuard
+from hermes_celery.delivering.watchdog import BeatWatchdog
+from hermes_celery.running.ended_by_celery import RunEnder
 from hermes_celery.running.runner import Runner
+from hermes_celery.running.stuck_work import HeldMessage, PoolSlotGuard
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.store import Runs
 from hermes_celery.store.program_signs import ProgramSign
@@ -24,13 +24,13 @@ from hermes_celery.store.worker_signs import Look, Presence
 from hermes_celery.wiring import project_jobs
 from hermes_celery.wiring.delivery import (
     check_alerts,
-    make_beat_watch,
+    make_beat_watchdog,
     make_deliverer,
     make_slot_guard,
 )
 from hermes_celery.wiring.server import open_database, reachable_database
 from hermes_celery.wiring.signs import make_sign
-from hermes_celery.wiring.worker import make_dead_letters, make_endings, make_runner
+from hermes_celery.wiring.worker import make_dead_letters, make_run_ender, make_runner
 
 
 def hook(app: Celery) -> None:
@@ -76,13 +76,13 @@ class AppParts:
         """The clock of the app's server."""
         return ServerClock(open_database(app_settings(self._app)).now_ms)
 
-    def endings(self) -> Endings:
+    def run_ender(self) -> RunEnder:
         """What ends runs whose messages Celery deals with by itself."""
-        return make_endings(app_settings(self._app))
+        return make_run_ender(app_settings(self._app))
 
-    def dead_letters(self, *, worker: str, endings: Endings) -> DeadLetters:
+    def dead_letters(self, *, worker: str, run_ender: RunEnder) -> DeadLetters:
         """Where this worker puts messages that it cannot read."""
-        return make_dead_letters(app_settings(self._app), worker=worker, endings=endings)
+        return make_dead_letters(app_settings(self._app), worker=worker, run_ender=run_ender)
 
     def deliverers(self) -> tuple[Deliverer, Deliverer | None]:
         """That of the app's namespace, and that of the shared one, if there is one."""
@@ -98,13 +98,13 @@ class AppParts:
         """What says which stored format this worker reads."""
         return make_sign(app_settings(self._app), name=f"worker {worker}")
 
-    def beat_watch(self) -> BeatWatch:
+    def beat_watch(self) -> BeatWatchdog:
         """What watches from a worker that some beat ticks."""
-        return make_beat_watch(app_settings(self._app))
+        return make_beat_watchdog(app_settings(self._app))
 
     def slot_guard(
-        self, *, worker: str, held: Callable[[], Iterable[Held]], kill: Callable[[int], None]
-    ) -> SlotGuard:
+        self, *, worker: str, held: Callable[[], Iterable[HeldMessage]], kill: Callable[[int], None]
+    ) -> PoolSlotGuard:
         """What watches the slots of this worker's pool."""
         return make_slot_guard(app_settings(self._app), worker=worker, held=held, kill=kill)
 

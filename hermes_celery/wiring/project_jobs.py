@@ -19,7 +19,7 @@ from hermes_celery.scheduling.namespace_move import NamespaceMove, SecondBeat
 from hermes_celery.store import Declarations, Formats, Incidents, Jobs, Waker
 from hermes_celery.store.program_signs import ProgramSign
 from hermes_celery.wiring.beat import beat_of
-from hermes_celery.wiring.delivery import make_teller
+from hermes_celery.wiring.delivery import make_reporter
 from hermes_celery.wiring.server import open_database
 from hermes_celery.wiring.signs import make_sign
 
@@ -44,7 +44,7 @@ def make_declaring(
         Jobs(database),
         declarations,
         sharing=Sharing(app, declarations, owner=owner, namespace=settings.namespace),
-        troubles=Troubles(make_teller(settings, database), Incidents(database)),
+        troubles=Troubles(make_reporter(settings, database), Incidents(database)),
         default_timezone=settings.timezone,
         moving=_make_namespace_move(app, settings, database, owner=owner, clock=clock),
     )
@@ -93,7 +93,7 @@ def _make_namespace_move(
     if shared is None:
         return None
     source = open_database(shared)
-    troubles = Troubles(make_teller(settings, database), Incidents(database))
+    troubles = Troubles(make_reporter(settings, database), Incidents(database))
 
     def second() -> _SignedBeat:
         sign = ProgramSign(

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from hermes_celery.celery_app.safe_consumer import DeadLetters
 from hermes_celery.clock import ServerClock
 from hermes_celery.delivering.dead_man_switch import Pinger
-from hermes_celery.delivering.outbox import Announcer
+from hermes_celery.delivering.outbox import RunAnnouncer
 from hermes_celery.errors import AmbiguousJobReference, JobNotFound, RecordBroken
-from hermes_celery.running.endings import Endings
-from hermes_celery.running.errands import Errands
-from hermes_celery.running.heartbeat import Pulse
+from hermes_celery.running.background_writes import BackgroundWrites
+from hermes_celery.running.ended_by_celery import RunEnder
+from hermes_celery.running.heartbeat import Heartbeats
 from hermes_celery.running.kinds import make_work
 from hermes_celery.running.runner import Runner
 from hermes_celery.settings import Settings
 from hermes_celery.store import Jobs, Letters, Places, Runs
-from hermes_celery.wiring.delivery import make_deliverer, make_overstay, make_sweep
+from hermes_celery.wiring.delivery import make_deliverer, make_stuck_work_handler, make_sweep
 from hermes_celery.wiring.messages import make_messages
 from hermes_celery.wiring.server import open_database
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from hermes_celery.celery_app.types import Celery
 
 
-def make_dead_letters(settings: Settings, *, worker: str, endings: Endings) -> DeadLetters:
+def make_dead_letters(settings: Settings, *, worker: str, run_ender: RunEnder) -> DeadLetters:
     """Where this worker puts messages that it cannot read."""
     database = open_database(settings)
     return DeadLetters(
         Letters(database),
         clock=ServerClock(database.now_ms),
         worker=worker,
-        handed_on_failed=endings.handed_on_failed,
+        handed_on_failed=run_ender.handed_on_failed,
     )
 
 
-def make_endings(settings: Settings) -> Endings:
+def make_run_ender(settings: Settings) -> RunEnder:
     """What ends runs whose messages Celery deals with by itself, in this process."""
     database = open_database(settings)
-    return Endings(
+    return RunEnder(
         Runs(database),
         deliveries=cache(lambda: make_deliverer(settings)),
-        errands=Errands(),
+        writes=BackgroundWrites(),
         clock=ServerClock(database.now_ms),
     )
 
@@ -61,17 +61,17 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
 
     return Runner(
         runs,
-        pulse=Pulse(runs, clock=clock),
+        heartbeats=Heartbeats(runs, clock=clock),
         work_for=make_work(
             settings, outputs=lambda name, run: latest_output(jobs, runs, name, run)
         ),
         places=Places(database),
-        after=Announcer(
+        after=RunAnnouncer(
             make_messages(settings, app=app),
             pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
         ),
         mend=mend,
-        overstay=lambda: make_overstay(settings),
+        stuck_work=lambda: make_stuck_work_handler(settings),
         clock=clock,
     )
 

@@ -25,7 +25,7 @@ from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import from_ms
-from hermes_celery.running.heartbeat import Pulse, RunningRun
+from hermes_celery.running.heartbeat import Heartbeats, RunningRun
 from hermes_celery.running.runner import Runner
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.lease import Lease
@@ -256,7 +256,7 @@ class Consumer:
         self._database = database
         self._runner = Runner(
             runs,
-            pulse=Pulse(runs, clock=clock),
+            heartbeats=Heartbeats(runs, clock=clock),
             work_for=lambda _: work,
             clock=clock,
             places=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),

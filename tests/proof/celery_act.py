@@ -17,7 +17,7 @@ from celery.worker import state as worker_state
 from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.instant import from_ms
-from hermes_celery.running.heartbeat import Pulse
+from hermes_celery.running.heartbeat import Heartbeats
 from hermes_celery.running.runner import Runner
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, connect
@@ -40,7 +40,9 @@ class _ActTask(RunTask):
         clock = HandClock(from_ms(orders.now_ms))
         runs = make_runs(Database(connect(orders.url), keys=KEYS))
         work = NotedWork(Path(orders.starts))
-        return Runner(runs, pulse=Pulse(runs, clock=clock), work_for=lambda _: work, clock=clock)
+        return Runner(
+            runs, heartbeats=Heartbeats(runs, clock=clock), work_for=lambda _: work, clock=clock
+        )
 
 
 def work_as_celery(orders: Orders, calls: Calls) -> None:

@@ -22,7 +22,7 @@ from hermes_celery.delivering.address_book import AddressBook
 from hermes_celery.delivering.channels import Channel, Channels
 from hermes_celery.delivering.dead_man_switch import Pinger
 from hermes_celery.delivering.deliverer import Deliverer
-from hermes_celery.delivering.outbox import Announcer, push_due
+from hermes_celery.delivering.outbox import RunAnnouncer, push_due
 from hermes_celery.errors import DeliveryFault
 from hermes_celery.store import Breakers, Database, Deliveries, Incidents, Jobs, Runs
 
@@ -90,9 +90,9 @@ def far_end(starts: Path) -> Path:
     return directory
 
 
-def make_announcer(messages: Dispatch) -> Announcer:
+def make_announcer(messages: Dispatch) -> RunAnnouncer:
     """What begins the delivery with a run's end."""
-    return Announcer(messages, pinger=Pinger(timeout_seconds=1))
+    return RunAnnouncer(messages, pinger=Pinger(timeout_seconds=1))
 
 
 def make_deliverer(database: Database, clock: Clock, directory: Path) -> Deliverer:

@@ -30,7 +30,7 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import StoreError
 from hermes_celery.process.parent_death import die_with_parent
-from hermes_celery.running.heartbeat import Pulse, RunningRun
+from hermes_celery.running.heartbeat import Heartbeats, RunningRun
 from hermes_celery.running.runner import Runner
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.session import Session
@@ -93,7 +93,7 @@ def make_runner(settings: Settings) -> Runner:
     work = LineWork(starts, Crowds(open_database(settings), crowds_path(starts)), clock)
     return Runner(
         runs,
-        pulse=Pulse(runs, clock=clock),
+        heartbeats=Heartbeats(runs, clock=clock),
         work_for=lambda _: work,
         places=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
         after=make_announcer(messages_of(make_app(settings))),

@@ -11,7 +11,7 @@ from hermes_celery.delivering.address_book import AddressBook
 from hermes_celery.delivering.channels import Channels
 from hermes_celery.delivering.dead_man_switch import Pinger
 from hermes_celery.delivering.deliverer import Deliverer
-from hermes_celery.delivering.outbox import Announcer, push_due
+from hermes_celery.delivering.outbox import RunAnnouncer, push_due
 from hermes_celery.store import Breakers, Database, Deliveries, Incidents
 from tests.support import HandClock, Store
 
@@ -96,7 +96,7 @@ class Place:
         state = RunState.FAILED if error else RunState.SUCCEEDED
         outcome = Outcome(state=state, output=output.encode(), error=error, **fields)
         claim = store.claim(run_id)
-        announcer = Announcer(self.messages, pinger=self.pinger)
+        announcer = RunAnnouncer(self.messages, pinger=self.pinger)
         announcer.started(claim)
         store.clock.advance(1)
         store.runs.finish(claim, outcome, now_ms=store.clock.ms,

@@ -8,7 +8,7 @@ import pytest
 
 from hermes_celery.core.incidents import Incident, Kind
 from hermes_celery.delivering.broken_records import BrokenRecords
-from hermes_celery.delivering.watchdog import Teller
+from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.store import Database
 from tests.store.place import Place, at
 from tests.support import HandClock
@@ -27,8 +27,10 @@ def broken(place: Place) -> BrokenRecords:
 
 
 def records(place: Place) -> BrokenRecords:
-    teller = Teller(incidents=place.incidents, deliveries=place.deliveries, alerts="local")
-    return BrokenRecords(teller, place.incidents, clock=place.store.clock)
+    reporter = TroubleReporter(
+        incidents=place.incidents, deliveries=place.deliveries, alerts="local"
+    )
+    return BrokenRecords(reporter, place.incidents, clock=place.store.clock)
 
 
 def open_ones(place: Place) -> list[Incident]:

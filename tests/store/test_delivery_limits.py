@@ -16,10 +16,10 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Delivery, Outcome, Run, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.delivering.address_book import AddressBook
-from hermes_celery.delivering.attachments import Extracted
+from hermes_celery.delivering.attachments import ExtractedFiles
 from hermes_celery.delivering.channels import Channels
 from hermes_celery.delivering.deliverer import MAX_ATTEMPTS
-from hermes_celery.delivering.outbox import Announcer
+from hermes_celery.delivering.outbox import RunAnnouncer
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.store import Breakers, Database, Deliveries
 from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS
@@ -56,7 +56,7 @@ def release() -> Iterator[threading.Event]:
 class DeadlyBook(AddressBook):
     """Whoever looks for attachments dies."""
 
-    def attachments(self, text: str) -> Extracted:
+    def attachments(self, text: str) -> ExtractedFiles:
         raise Died
 
 
@@ -93,7 +93,7 @@ def test_planning_that_hangs_holds_no_slot_and_is_given_up(
     place: Place, http: HttpReceiver, release: threading.Event
 ) -> None:
     class HangingBook(AddressBook):
-        def attachments(self, text: str) -> Extracted:
+        def attachments(self, text: str) -> ExtractedFiles:
             release.wait(60)
             return super().attachments(text)
 
@@ -246,7 +246,7 @@ def to_many_paths(place: Place, http: HttpReceiver, count: int) -> list[Run]:
         run_id = place.store.cron.run(f"j{number}")
         claim = place.store.claim(run_id)
         outcome = Outcome(state=RunState.SUCCEEDED, output=b"x")
-        follow_up = Announcer(place.messages, pinger=place.pinger).follow_up(claim, outcome)
+        follow_up = RunAnnouncer(place.messages, pinger=place.pinger).follow_up(claim, outcome)
         place.store.runs.finish(claim, outcome, now_ms=place.store.clock.ms, follow_up=follow_up)
         runs.append(place.store.runs.get(run_id))
     return runs

@@ -10,7 +10,7 @@ import pytest
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.delivering.watchdog import Teller
+from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.scheduling.loss_watch import LossWatch
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Database, Deliveries, History, Incidents, Retention, connect
@@ -231,9 +231,11 @@ def test_a_note_of_an_older_version_is_told_once(store: Store, tmp_path: Path) -
 
 def _watch(store: Store, place: Path) -> LossWatch:
     incidents = Incidents(store.database)
-    teller = Teller(incidents=incidents, deliveries=Deliveries(store.database), alerts="local")
+    reporter = TroubleReporter(
+        incidents=incidents, deliveries=Deliveries(store.database), alerts="local"
+    )
     return LossWatch(
-        Witness(place, store.database), teller=teller, incidents=incidents, clock=store.clock
+        Witness(place, store.database), reporter=reporter, incidents=incidents, clock=store.clock
     )
 
 

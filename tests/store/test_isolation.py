@@ -10,7 +10,7 @@ import pytest
 
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import RecordBroken, StoreError
-from hermes_celery.running.heartbeat import Pulse
+from hermes_celery.running.heartbeat import Heartbeats
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.lease import LEASE_MS, Lease
 from hermes_celery.scheduling.living_beats import LivingBeats
@@ -297,21 +297,21 @@ def test_the_heartbeats_of_others_go_on_when_one_run_cannot_say_what_it_printed(
     for letter in "ba":
         store.jobs.add(a_job(id=letter * 12, name=letter))
     claims = [store.claim(store.cron.run(name), token=name) for name in "ba"]
-    pulse = Pulse(store.runs, clock=store.clock)
+    heartbeats = Heartbeats(store.runs, clock=store.clock)
 
     def choke() -> Any:
         raise ZeroDivisionError("nobody foresaw this")
 
-    heartbeats = store.database.keys.heartbeats
+    key = store.database.keys.heartbeats
 
     def beat_on() -> bool:
         return all(
-            float(store.database.call("ZSCORE", heartbeats, claim.run_id)) > first + 1000
+            float(store.database.call("ZSCORE", key, claim.run_id)) > first + 1000
             for claim in claims
         )
 
-    first = float(store.database.call("ZSCORE", heartbeats, claims[0].run_id))
-    with pulse.beating(claims[0]) as bad, pulse.beating(claims[1]):
+    first = float(store.database.call("ZSCORE", key, claims[0].run_id))
+    with heartbeats.sent_for(claims[0]) as bad, heartbeats.sent_for(claims[1]):
         bad.live.take = choke  # type: ignore[method-assign]
         store.clock.advance(5)
         eventually(beat_on, what="heartbeats of both")

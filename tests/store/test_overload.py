@@ -11,8 +11,8 @@ import pytest
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Trigger, run_id_of
-from hermes_celery.delivering.overload import Overload
-from hermes_celery.delivering.watchdog import Teller
+from hermes_celery.delivering.overload import OverloadWatch
+from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.store import Asked, Database, ForeignQueue, ForeignQueues, Load, WorkerSign
 from tests.store.place import Place, at
 from tests.support import HandClock
@@ -27,10 +27,14 @@ def place(valkey: Database, clock: HandClock, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def overload(place: Place) -> Overload:
+def overload(place: Place) -> OverloadWatch:
     """The leader's look, from its first one on."""
-    teller = Teller(incidents=place.incidents, deliveries=place.deliveries, alerts="local")
-    return Overload(place.store.database, incidents=place.incidents, teller=teller, home=place.home)
+    reporter = TroubleReporter(
+        incidents=place.incidents, deliveries=place.deliveries, alerts="local"
+    )
+    return OverloadWatch(
+        place.store.database, incidents=place.incidents, reporter=reporter, home=place.home
+    )
 
 
 def worker_says(
@@ -45,7 +49,7 @@ def worker_says(
     Load(place.store.database).say("w@host", sign, taken={}, now_ms=now)
 
 
-def scans(place: Place, overload: Overload, times: int, **worker: object) -> list[str]:
+def scans(place: Place, overload: OverloadWatch, times: int, **worker: object) -> list[str]:
     """Scan every ten seconds beside a living worker; the texts of what is open then."""
     for _ in range(times):
         place.store.clock.advance(10)
@@ -73,7 +77,7 @@ def push(place: Place, queue: str) -> None:
 
 
 def test_runs_on_a_queue_that_nobody_consumes_are_told_and_told_to_be_taken(
-    place: Place, overload: Overload
+    place: Place, overload: OverloadWatch
 ) -> None:
     default = place.store.database.keys.default_queue
     gpu = f"{default}-gpu"
@@ -90,9 +94,13 @@ def test_runs_on_a_queue_that_nobody_consumes_are_told_and_told_to_be_taken(
 
 def test_deliveries_that_nobody_takes_are_told_from_where_it_is_found(place: Place) -> None:
     sent: list[str] = []
-    teller = Teller(incidents=place.incidents, deliveries=place.deliveries, alerts="telegram:1",
-                    send_now=sent.append)  # fmt: skip
-    overload = Overload(place.store.database, incidents=place.incidents, teller=teller,
+    reporter = TroubleReporter(
+        incidents=place.incidents,
+        deliveries=place.deliveries,
+        alerts="telegram:1",
+        send_now=sent.append,
+    )
+    overload = OverloadWatch(place.store.database, incidents=place.incidents, reporter=reporter,
                         home=place.home)  # fmt: skip
     push(place, "gpu")
     scans(place, overload, 4, queues=("x",))
@@ -104,7 +112,7 @@ def test_deliveries_that_nobody_takes_are_told_from_where_it_is_found(place: Pla
 
 
 def test_a_new_leader_does_not_call_over_what_it_has_not_watched(
-    place: Place, overload: Overload
+    place: Place, overload: OverloadWatch
 ) -> None:
     push(place, "gpu")
     told = scans(place, overload, 4, queues=("x",))
@@ -114,7 +122,7 @@ def test_a_new_leader_does_not_call_over_what_it_has_not_watched(
 
 
 def test_nothing_is_claimed_beside_a_worker_that_does_not_say_what_it_consumes(
-    place: Place, overload: Overload
+    place: Place, overload: OverloadWatch
 ) -> None:
     push(place, "gpu")
     database, clock = place.store.database, place.store.clock
@@ -134,14 +142,16 @@ def test_nothing_is_claimed_beside_a_worker_that_does_not_say_what_it_consumes(
     ],
 )
 def test_a_queue_from_which_its_workers_take_nothing_is_told_unless_they_are_full(
-    place: Place, overload: Overload, worker: dict[str, object], words: str | None
+    place: Place, overload: OverloadWatch, worker: dict[str, object], words: str | None
 ) -> None:
     push(place, "q")
     told = scans(place, overload, 5, queues=("q",), **worker)
     assert [words in text for text in told if words] == ([] if words is None else [True])
 
 
-def test_a_queue_from_which_somebody_takes_is_none_of_it(place: Place, overload: Overload) -> None:
+def test_a_queue_from_which_somebody_takes_is_none_of_it(
+    place: Place, overload: OverloadWatch
+) -> None:
     """A worker without our hooks takes from it, and says nothing of itself."""
     for _ in range(8):
         push(place, "theirs")
@@ -151,7 +161,7 @@ def test_a_queue_from_which_somebody_takes_is_none_of_it(place: Place, overload:
 
 
 def test_a_queue_that_grows_for_a_minute_is_told_until_it_does_no_more(
-    place: Place, overload: Overload
+    place: Place, overload: OverloadWatch
 ) -> None:
     queue = place.store.database.keys.default_queue
     push(place, queue)
@@ -170,7 +180,7 @@ def test_a_queue_that_grows_for_a_minute_is_told_until_it_does_no_more(
     assert left == []
 
 
-def test_a_burst_that_is_worked_off_is_no_backlog(place: Place, overload: Overload) -> None:
+def test_a_burst_that_is_worked_off_is_no_backlog(place: Place, overload: OverloadWatch) -> None:
     queue = place.store.database.keys.default_queue
     push(place, queue)
     for minute in range(3):
@@ -180,7 +190,7 @@ def test_a_burst_that_is_worked_off_is_no_backlog(place: Place, overload: Overlo
             assert scans(place, overload, 1, queues=(queue,)) == []
 
 
-def test_a_run_that_waits_for_five_minutes_is_told(place: Place, overload: Overload) -> None:
+def test_a_run_that_waits_for_five_minutes_is_told(place: Place, overload: OverloadWatch) -> None:
     queue = place.store.database.keys.default_queue
     push(place, queue)
     busy = {"queues": (queue,), "is_full": True}
@@ -200,7 +210,7 @@ def recorded(place: Place, job_id: str, number: int, *, reason: str = "") -> Non
 
 
 def test_a_job_that_loses_most_of_its_occurrences_to_overlap_is_told(
-    place: Place, overload: Overload
+    place: Place, overload: OverloadWatch
 ) -> None:
     bad, fair, missed = "aa" * 6, "bb" * 6, "cc" * 6
     for number in range(9):
@@ -218,7 +228,7 @@ def test_a_job_that_loses_most_of_its_occurrences_to_overlap_is_told(
 
 @pytest.mark.parametrize("is_claimed", [False, True])
 def test_where_the_earlier_run_was_never_taken_the_advice_is_a_worker(
-    place: Place, overload: Overload, is_claimed: bool
+    place: Place, overload: OverloadWatch, is_claimed: bool
 ) -> None:
     request = JobRequest(schedule="every 1h", prompt="x", name="slow", queue="gpu")
     job = place.store.cron.add(request)
@@ -235,14 +245,14 @@ def test_where_the_earlier_run_was_never_taken_the_advice_is_a_worker(
         assert "an earlier run still waits on queue 'gpu' → start a worker that consumes it" in text
 
 
-def test_few_occurrences_are_no_rate(place: Place, overload: Overload) -> None:
+def test_few_occurrences_are_no_rate(place: Place, overload: OverloadWatch) -> None:
     for number in range(4):
         recorded(place, "aa" * 6, number, reason="overlap: an earlier run still runs")
     assert scans(place, overload, 1, queues=()) == []
 
 
 def test_a_server_near_its_maxmemory_is_told_until_it_has_room(
-    place: Place, overload: Overload
+    place: Place, overload: OverloadWatch
 ) -> None:
     database = place.store.database
     used, _ = Load(database).memory()
@@ -270,7 +280,7 @@ def test_a_server_near_its_maxmemory_is_told_until_it_has_room(
     ],
 )
 def test_a_nearly_full_disk_of_a_worker_is_told(
-    place: Place, overload: Overload, free: int, total: int, is_full: bool
+    place: Place, overload: OverloadWatch, free: int, total: int, is_full: bool
 ) -> None:
     disk = {"host": "far", "disk_free": free, "disk_total": total}
     told = scans(place, overload, 1, queues=(), **disk)
@@ -279,7 +289,7 @@ def test_a_nearly_full_disk_of_a_worker_is_told(
 
 
 def test_this_machines_disk_is_looked_at_too(
-    place: Place, overload: Overload, monkeypatch: pytest.MonkeyPatch
+    place: Place, overload: OverloadWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type(shutil.disk_usage(place.home))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(GB, GB, 0))
@@ -287,7 +297,7 @@ def test_this_machines_disk_is_looked_at_too(
     assert f"on {socket.gethostname()} has 0 MB free of 1 GB" in text
 
 
-def test_a_record_of_the_wrong_kind_is_left_out(place: Place, overload: Overload) -> None:
+def test_a_record_of_the_wrong_kind_is_left_out(place: Place, overload: OverloadWatch) -> None:
     database = place.store.database
     push(place, "gpu")
     database.call("HSET", database.keys.consumers, "broken@host", "{not json")
@@ -299,7 +309,7 @@ def test_a_record_of_the_wrong_kind_is_left_out(place: Place, overload: Overload
     assert "no worker consumes it" in text
 
 
-def test_workers_that_are_long_gone_are_forgotten(place: Place, overload: Overload) -> None:
+def test_workers_that_are_long_gone_are_forgotten(place: Place, overload: OverloadWatch) -> None:
     worker_says(place, queues=("q",))
     place.store.clock.advance(3601)
     overload.scan(place.store.clock.ms)
@@ -307,7 +317,7 @@ def test_workers_that_are_long_gone_are_forgotten(place: Place, overload: Overlo
 
 
 def test_a_burst_after_a_longer_one_was_worked_off_is_no_backlog(
-    place: Place, overload: Overload
+    place: Place, overload: OverloadWatch
 ) -> None:
     queue = place.store.database.keys.default_queue
     push(place, queue)
@@ -328,7 +338,7 @@ def test_the_latest_taking_counts_whoever_tells_of_it_last(place: Place) -> None
 
 
 def test_a_full_disk_is_not_called_over_because_its_worker_is_gone(
-    place: Place, overload: Overload
+    place: Place, overload: OverloadWatch
 ) -> None:
     told = scans(place, overload, 1, queues=(), host="far", disk_free=1, disk_total=GB)
     assert len(told) == 1
@@ -338,7 +348,7 @@ def test_a_full_disk_is_not_called_over_because_its_worker_is_gone(
 
 
 def test_consumers_that_do_not_report_are_told_once_and_over_when_they_are_forgotten(
-    place: Place, overload: Overload
+    place: Place, overload: OverloadWatch
 ) -> None:
     clock = place.store.clock
     stored = ForeignQueues(place.store.database)

@@ -10,7 +10,7 @@ import pytest
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.errors import RecordBroken
-from hermes_celery.running.heartbeat import Pulse, RunningRun
+from hermes_celery.running.heartbeat import Heartbeats, RunningRun
 from hermes_celery.running.runner import Runner
 from hermes_celery.session import Session
 from hermes_celery.store import Claim, FollowUp, Places
@@ -39,7 +39,7 @@ def runner(store: Store, work: Counting, *, mends: bool) -> Runner:
 
     return Runner(
         store.runs,
-        pulse=Pulse(store.runs, clock=store.clock),
+        heartbeats=Heartbeats(store.runs, clock=store.clock),
         work_for=lambda _: work,
         clock=store.clock,
         places=Places(store.database),
@@ -140,7 +140,7 @@ def patient(
 ) -> Runner:
     return Runner(
         store.runs,
-        pulse=Pulse(store.runs, clock=store.clock),
+        heartbeats=Heartbeats(store.runs, clock=store.clock),
         work_for=lambda _: Ending(outcome),
         clock=store.clock,
         places=Places(store.database),
@@ -205,7 +205,7 @@ def test_an_end_that_cannot_be_written_as_it_is_is_written_with_what_failed(stor
 
     runner = Runner(
         store.runs,
-        pulse=Pulse(store.runs, clock=store.clock),
+        heartbeats=Heartbeats(store.runs, clock=store.clock),
         work_for=lambda _: Ending(_BROKE),
         clock=clock,
     )

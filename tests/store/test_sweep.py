@@ -10,7 +10,7 @@ import pytest
 
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.reconciling import Finding
-from hermes_celery.delivering.watchdog import Teller
+from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.scheduling.rescue import rescue
 from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, RecordExaminer, Sweep
@@ -49,7 +49,7 @@ def make_sweep(world: World, examiner: RecordExaminer | None = None) -> Sweep:
         examiner or world.examiner,
         jobs=Jobs(database),
         incidents=Incidents(database),
-        teller=Teller(
+        reporter=TroubleReporter(
             incidents=Incidents(database), deliveries=Deliveries(database), alerts="local"
         ),
         notes=SweepNotes(database),

@@ -17,7 +17,7 @@ from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Load, WorkerSign
 from hermes_celery.wiring.own_app import make_app
-from hermes_celery.wiring.worker import make_dead_letters, make_endings
+from hermes_celery.wiring.worker import make_dead_letters, make_run_ender
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
 
@@ -140,7 +140,7 @@ def test_a_channel_closes_when_its_connection_was_let_go_with_messages_in_hand(
     """As Celery leaves it after a connection was lost; an error would end the worker."""
     app = make_app(read_settings(environment))
     settings = app_settings(app)
-    letters = make_dead_letters(settings, worker="w", endings=make_endings(settings))
+    letters = make_dead_letters(settings, worker="w", run_ender=make_run_ender(settings))
     safe_consumer.install(app, letters)
     connection = app.amqp.Connection(app.conf.broker_url)
     queue = app.amqp.queues[app.conf.task_default_queue](connection.default_channel)

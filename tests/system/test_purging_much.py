@@ -1,4 +1,4 @@
-"""A purge of more messages than there is room for errands tells of each of them."""
+"""A purge of more messages than there is room for tells of each of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from celery import Celery
 from hermes_celery.celery_app import purging
 from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.errors import StoreUnavailable
-from hermes_celery.running.endings import Endings
-from hermes_celery.running.errands import Errands
+from hermes_celery.running.background_writes import BackgroundWrites
+from hermes_celery.running.ended_by_celery import RunEnder
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Runs
 from hermes_celery.wiring.own_app import make_app
@@ -42,12 +42,12 @@ class Away:
 
 
 def purge(
-    environment: dict[str, str], valkey: Database, ends: Counting | Away, errands: Errands
+    environment: dict[str, str], valkey: Database, ends: Counting | Away, writes: BackgroundWrites
 ) -> None:
-    endings = Endings(Runs(valkey), deliveries=lambda: ends, errands=errands, clock=HandClock())
+    run_ender = RunEnder(Runs(valkey), deliveries=lambda: ends, writes=writes, clock=HandClock())
     broker = make_app(read_settings(environment)).conf.broker_url
     app = Celery("project", broker=broker, set_as_current=False)
-    purging.watch(app, lambda: endings)
+    purging.watch(app, lambda: run_ender)
     queue = valkey.keys.default_queue
     messages = [
         json.dumps({"headers": {"id": f"deliver-{number}", "task": DELIVER_TASK}, "body": ""})
@@ -62,7 +62,7 @@ def test_all_is_told_of_where_much_is_purged(
     environment: dict[str, str], valkey: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, logger="hermes_celery"):
-        purge(environment, valkey, Counting(valkey), Errands(most=_ROOM))
+        purge(environment, valkey, Counting(valkey), BackgroundWrites(most=_ROOM))
     try:
         assert valkey.call("SCARD", "{any}:purged") == _MESSAGES
     finally:
@@ -73,18 +73,18 @@ def test_all_is_told_of_where_much_is_purged(
 def test_a_purge_that_could_not_be_noted_says_so(
     environment: dict[str, str], valkey: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    errands = Errands(pause=lambda seconds: None, patience_seconds=0.0)
+    writes = BackgroundWrites(pause=lambda seconds: None, patience_seconds=0.0)
     with caplog.at_level(logging.ERROR, logger="hermes_celery"):
-        purge(environment, valkey, Away(), errands)
+        purge(environment, valkey, Away(), writes)
     assert [line for line in caplog.messages if line.startswith("purge.not_noted")]
 
 
 def test_a_forked_process_tells_of_its_purges_by_itself(environment: dict[str, str]) -> None:
     app = make_app(read_settings(environment))
-    endings_here = vars(app)[purging.ENDINGS]
-    ours, context = endings_here(), multiprocessing.get_context("fork")
+    run_ender_here = vars(app)[purging.RUN_ENDER]
+    ours, context = run_ender_here(), multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
-    child = context.Process(target=lambda: answers.put(endings_here() is ours))
+    child = context.Process(target=lambda: answers.put(run_ender_here() is ours))
     child.start()
     child.join(20)
-    assert (child.exitcode, answers.get(), endings_here() is ours) == (0, False, True)
+    assert (child.exitcode, answers.get(), run_ender_here() is ours) == (0, False, True)

@@ -15,7 +15,7 @@ from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import JobError
 from hermes_celery.running.agent import HERMES_COMMAND, AgentRunner, command_line, skill
 from hermes_celery.running.heartbeat import RunningRun
-from hermes_celery.running.orphan_reaper import Reaper
+from hermes_celery.running.orphan_reaper import OrphanReaper
 from hermes_celery.running.prompt import EMPTY_ANSWER
 from hermes_celery.running.script import ScriptRunner
 from hermes_celery.session import Session
@@ -34,15 +34,15 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def reaper() -> Iterator[Reaper]:
-    reaper = Reaper()
+def reaper() -> Iterator[OrphanReaper]:
+    reaper = OrphanReaper()
     yield reaper
     reaper.close()
 
 
 def perform(
     home: Path,
-    reaper: Reaper,
+    reaper: OrphanReaper,
     code: str,
     *,
     template: str = _AGENT,
@@ -96,7 +96,7 @@ def test_a_command_without_a_place_for_what_is_needed_is_refused(
         command_line(template, {**_EMPTY, "prompt": "p", **values})
 
 
-def test_the_agent_sees_its_prompt_its_files_and_no_input(home: Path, reaper: Reaper) -> None:
+def test_the_agent_sees_its_prompt_its_files_and_no_input(home: Path, reaper: OrphanReaper) -> None:
     (home / ".env").write_text("FROM_HOME=1\nINNER_API_KEY=inner-secret-value\n")
     (home / "profiles" / "ann").mkdir(parents=True)
     (home / "profiles" / "ann" / ".env").write_text("FROM_PROFILE=2\n")
@@ -124,7 +124,7 @@ def test_the_agent_sees_its_prompt_its_files_and_no_input(home: Path, reaper: Re
     ],
 )
 def test_the_end_of_an_agent_without_a_usage_file(
-    home: Path, reaper: Reaper, code: str, state: RunState, error: str | None
+    home: Path, reaper: OrphanReaper, code: str, state: RunState, error: str | None
 ) -> None:
     outcome = perform(home, reaper, code)
     assert (outcome.state, outcome.error, outcome.usage) == (state, error, None)
@@ -140,7 +140,7 @@ def test_the_end_of_an_agent_without_a_usage_file(
     ],
 )
 def test_the_usage_file_decides_not_the_exit_code(
-    home: Path, reaper: Reaper, report: str, state: RunState, error: str | None, tokens: int
+    home: Path, reaper: OrphanReaper, report: str, state: RunState, error: str | None, tokens: int
 ) -> None:
     code = f"import sys; open(sys.argv[3], 'w').write('''{report}'''); print('HTTP 401')"
     outcome = perform(home, reaper, code)
@@ -149,7 +149,7 @@ def test_the_usage_file_decides_not_the_exit_code(
     assert outcome.usage.tokens == tokens
 
 
-def test_an_agent_without_activity_is_ended(home: Path, reaper: Reaper) -> None:
+def test_an_agent_without_activity_is_ended(home: Path, reaper: OrphanReaper) -> None:
     code = "import time; print('x', flush=True); time.sleep(600)"
     outcome = perform(home, reaper, code, idle_seconds=0.5)
     assert outcome.state is RunState.TIMED_OUT
@@ -157,7 +157,9 @@ def test_an_agent_without_activity_is_ended(home: Path, reaper: Reaper) -> None:
     assert outcome.output == b"x\n"
 
 
-def test_output_and_the_agents_own_files_count_as_activity(home: Path, reaper: Reaper) -> None:
+def test_output_and_the_agents_own_files_count_as_activity(
+    home: Path, reaper: OrphanReaper
+) -> None:
     code = (
         "import os, pathlib, time; state = pathlib.Path(os.environ['HERMES_HOME'], 'state.db')\n"
         "for n in range(8): state.write_text(str(n)); time.sleep(0.2)\n"
@@ -167,13 +169,15 @@ def test_output_and_the_agents_own_files_count_as_activity(home: Path, reaper: R
     assert (outcome.state, outcome.error) == (RunState.SUCCEEDED, None)
 
 
-def test_a_busy_agent_is_ended_by_its_jobs_own_limit(home: Path, reaper: Reaper) -> None:
+def test_a_busy_agent_is_ended_by_its_jobs_own_limit(home: Path, reaper: OrphanReaper) -> None:
     code = "import time\nwhile True: print('x', flush=True); time.sleep(0.05)"
     outcome = perform(home, reaper, code, timeout_seconds=0.5)
     assert (outcome.state, outcome.error) == (RunState.TIMED_OUT, "Agent timed out after 0.5s")
 
 
-def test_a_prompt_too_long_for_an_argument_is_one_sentence(home: Path, reaper: Reaper) -> None:
+def test_a_prompt_too_long_for_an_argument_is_one_sentence(
+    home: Path, reaper: OrphanReaper
+) -> None:
     (home / "scripts" / "much.sh").write_text("head -c 140000 /dev/zero | tr '\\0' x")
     with pytest.raises(JobError, match="print less in its script"):
         perform(home, reaper, "print('ok')", script="much.sh")
@@ -181,7 +185,7 @@ def test_a_prompt_too_long_for_an_argument_is_one_sentence(home: Path, reaper: R
 
 @pytest.mark.parametrize("printed", ["", "echo '{\"wakeAgent\": false}'"])
 def test_a_script_that_finds_nothing_lets_the_agent_sleep(
-    home: Path, reaper: Reaper, printed: str
+    home: Path, reaper: OrphanReaper, printed: str
 ) -> None:
     (home / "scripts" / "look.sh").write_text(printed)
     outcome = perform(home, reaper, "raise SystemExit('asked')", script="look.sh")

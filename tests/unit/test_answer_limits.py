@@ -12,8 +12,8 @@ import pytest
 
 from hermes_celery.core.targets import Target
 from hermes_celery.delivering.channel_apprise import AppriseChannel
-from hermes_celery.delivering.channel_hermes import HermesSend
-from hermes_celery.delivering.dead_man_switch import Ping, Signal, send
+from hermes_celery.delivering.channel_hermes import HermesChannel
+from hermes_celery.delivering.dead_man_switch import Ping, PingSignal, send
 from hermes_celery.errors import DeliveryFault
 from hermes_celery.guards.answer_limits import ALL_BYTES, BODY_BYTES, limit_requests, limited
 from tests.receivers import flood, http_receiver, smtp_receiver
@@ -117,7 +117,9 @@ def test_a_ping_whose_answer_trickles_ends_in_time() -> None:
     with flood(b"HTTP/1.1 200 OK\r\nA: ", b"H", pause_seconds=0.05) as server:
         began = time.monotonic()
         with pytest.raises(DeliveryFault):
-            send(Ping(url=f"http://{server.address}/x", signal=Signal.START), timeout_seconds=0.5)
+            send(
+                Ping(url=f"http://{server.address}/x", signal=PingSignal.START), timeout_seconds=0.5
+            )
         assert time.monotonic() - began < 3
 
 
@@ -132,13 +134,13 @@ def test_messages_still_arrive(tmp_path: Path) -> None:
         assert len(smtp.mails) == 1
 
 
-def hermes(tmp_path: Path, script: str, *, timeout_seconds: float = 5.0) -> HermesSend:
+def hermes(tmp_path: Path, script: str, *, timeout_seconds: float = 5.0) -> HermesChannel:
     command = tmp_path / "hermes"
     command.write_text(f"#!/bin/sh\n{script}\n")
     command.chmod(0o755)
     target = Target(platform="discord", chat_id="1")
     environment = {"PATH": os.environ["PATH"]}
-    return HermesSend(
+    return HermesChannel(
         str(command), target, timeout_seconds=timeout_seconds, environment=environment
     )
 

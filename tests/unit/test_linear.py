@@ -39,7 +39,7 @@ from hermes_celery.masking.output import (
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.masking.urls import masked, masked_path, secrets_of, without
 from hermes_celery.running import prompt as prompting
-from hermes_celery.running.child_process import Ended, Ending
+from hermes_celery.running.child_process import ChildEnding, ChildResult
 from hermes_celery.running.live_output import LiveOutput
 from hermes_celery.running.script import failure, wakes_agent
 from hermes_celery.schedule import parse
@@ -100,7 +100,7 @@ def _live(text: str) -> None:
 
 def _failed(text: str) -> None:
     content = text.encode(errors="replace")
-    failure(Ended(ending=Ending.EXITED, exit_code=1, stdout=content, stderr=content))
+    failure(ChildResult(ending=ChildEnding.EXITED, exit_code=1, stdout=content, stderr=content))
 
 
 def _defined(text: str) -> None:
@@ -151,8 +151,8 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "checked_assembled": prompt_scan.checked_assembled,
     "assembled": lambda text: prompting.assembled(
         "p",
-        collected=prompting.Collected(text=text),
-        contexts=[prompting.Context(reference="r", text=text)],
+        collected=prompting.CollectedData(text=text),
+        contexts=[prompting.ContextOutput(reference="r", text=text)],
         skills=[prompting.Skill(name="s", content=text)],
     ),
     "is_silent": answers.is_silent,

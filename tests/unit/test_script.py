@@ -17,7 +17,7 @@ from hermes_celery.core.output import CAP_BYTES, Capture, as_text
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import ScriptError
 from hermes_celery.running.heartbeat import RunningRun
-from hermes_celery.running.orphan_reaper import Reaper
+from hermes_celery.running.orphan_reaper import OrphanReaper
 from hermes_celery.running.script import ScriptRunner, locate, wakes_agent, without_credentials
 from hermes_celery.session import Session
 from tests.support import a_spec, cases, eventually
@@ -47,9 +47,9 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def reaper() -> Iterator[Reaper]:
+def reaper() -> Iterator[OrphanReaper]:
     """What would end the groups if we died."""
-    reaper = Reaper()
+    reaper = OrphanReaper()
     yield reaper
     reaper.close()
 
@@ -57,7 +57,7 @@ def reaper() -> Iterator[Reaper]:
 def perform(
     home: Path,
     script: str | None,
-    reaper: Reaper,
+    reaper: OrphanReaper,
     *,
     stop: RunningRun | None = None,
     timeout_seconds: float = 20,
@@ -89,7 +89,7 @@ def _scripts_of(area: str) -> list[dict[str, Any]]:
     "case", _scripts_of("run.no_agent"), ids=lambda c: str(c["input"]["script"])
 )
 def test_a_script_ends_as_hermes_records_it(
-    case: dict[str, Any], home: Path, reaper: Reaper
+    case: dict[str, Any], home: Path, reaper: OrphanReaper
 ) -> None:
     expected, script = case["expected"], case["input"]["script"]
     if script in _REFUSED:
@@ -110,7 +110,9 @@ def test_a_script_ends_as_hermes_records_it(
         assert said == expected["final_response"]
 
 
-def test_credentials_are_removed_from_a_scripts_environment(home: Path, reaper: Reaper) -> None:
+def test_credentials_are_removed_from_a_scripts_environment(
+    home: Path, reaper: OrphanReaper
+) -> None:
     (case,) = (c for c in cases("run.no_agent") if c["input"]["script"] == "env.sh")
     names = case["input"]["script_prints_item_n_for"]
     lines = [f'[ -n "${{{name}+x}}" ] && echo "item {n} present" || echo "item {n} absent"'
@@ -139,21 +141,21 @@ def test_the_wake_gate_is_read_as_hermes_reads_it(case: dict[str, Any]) -> None:
     assert wakes_agent(case["input"]["stdout"]) == case["expected"]["wake"]
 
 
-def test_a_closed_wake_gate_is_a_silent_success(home: Path, reaper: Reaper) -> None:
+def test_a_closed_wake_gate_is_a_silent_success(home: Path, reaper: OrphanReaper) -> None:
     write(home, "quiet.py", 'print("x")\nprint(\'{"wakeAgent": false}\')')
     outcome = perform(home, "quiet.py", reaper)
     assert (outcome.state, outcome.silent) == (RunState.SUCCEEDED, True)
     assert outcome.output.startswith(b"x\n")
 
 
-def test_the_session_is_in_the_scripts_environment(home: Path, reaper: Reaper) -> None:
+def test_the_session_is_in_the_scripts_environment(home: Path, reaper: OrphanReaper) -> None:
     write(home, "who.sh", 'echo "$HERMES_CRON_RUN_ID $HERMES_SESSION_PLATFORM."')
     session = Session(run_id="r1")
     outcome = perform(home, "who.sh", reaper, session=session)
     assert outcome.output == b"r1 .\n"
 
 
-def test_a_script_runs_in_its_workdir(home: Path, reaper: Reaper, tmp_path: Path) -> None:
+def test_a_script_runs_in_its_workdir(home: Path, reaper: OrphanReaper, tmp_path: Path) -> None:
     outcome = perform(home, "cwd.sh", reaper, workdir=str(tmp_path))
     assert as_text(outcome.output).strip() == str(tmp_path)
     with pytest.raises(ScriptError, match="does not exist on this worker"):
@@ -166,7 +168,7 @@ def test_a_link_out_of_the_scripts_directory_is_refused(home: Path) -> None:
         locate(home / "scripts", "link.sh")
 
 
-def test_the_time_limit_ends_the_whole_process_group(home: Path, reaper: Reaper) -> None:
+def test_the_time_limit_ends_the_whole_process_group(home: Path, reaper: OrphanReaper) -> None:
     write(home, "slow.sh", 'sleep 600 &\necho "$!"\necho first\nwait')
     outcome = perform(home, "slow.sh", reaper, timeout_seconds=0.4)
     assert outcome.state is RunState.TIMED_OUT
@@ -175,14 +177,14 @@ def test_the_time_limit_ends_the_whole_process_group(home: Path, reaper: Reaper)
     eventually(lambda: not alive(int(outcome.output.split()[0])), what="the grandchild's end")
 
 
-def test_what_a_script_leaves_behind_ends_with_it(home: Path, reaper: Reaper) -> None:
+def test_what_a_script_leaves_behind_ends_with_it(home: Path, reaper: OrphanReaper) -> None:
     write(home, "leave.sh", 'sleep 600 &\necho "$!"')
     outcome = perform(home, "leave.sh", reaper)
     assert outcome.state is RunState.SUCCEEDED
     eventually(lambda: not alive(int(outcome.output)), what="the grandchild's end")
 
 
-def test_a_stop_ends_a_script_that_ignores_sigterm(home: Path, reaper: Reaper) -> None:
+def test_a_stop_ends_a_script_that_ignores_sigterm(home: Path, reaper: OrphanReaper) -> None:
     deaf = home / "deaf"
     write(home, "deaf.py", "import signal, time\nsignal.signal(15, signal.SIG_IGN)\n"
           f"open({str(deaf)!r}, 'w').close()\ntime.sleep(600)")  # fmt: skip
@@ -199,12 +201,12 @@ def test_a_stop_ends_a_script_that_ignores_sigterm(home: Path, reaper: Reaper) -
     assert (outcome.state, outcome.exit_code) == (RunState.CANCELLED, -signal.SIGKILL)
 
 
-def test_binary_and_broken_output_is_kept_as_it_is(home: Path, reaper: Reaper) -> None:
+def test_binary_and_broken_output_is_kept_as_it_is(home: Path, reaper: OrphanReaper) -> None:
     write(home, "bin.py", "import sys\nsys.stdout.buffer.write(bytes(range(256)))")
     assert perform(home, "bin.py", reaper).output == bytes(range(256))
 
 
-def test_a_hundred_megabytes_are_capped_with_a_marker(home: Path, reaper: Reaper) -> None:
+def test_a_hundred_megabytes_are_capped_with_a_marker(home: Path, reaper: OrphanReaper) -> None:
     write(home, "big.py", "import sys\nfor _ in range(100): sys.stdout.write('x' * 2**20)\n"
           "print('THE END')")  # fmt: skip
     outcome = perform(home, "big.py", reaper)
@@ -234,8 +236,8 @@ def test_a_killed_worker_process_takes_its_scripts_along(home: Path) -> None:
     write(home, "long.sh", "sleep 600 & echo $! > grandchild; wait")
     code = (
         "import sys; from pathlib import Path; from tests.unit.test_script import perform;"
-        "from hermes_celery.running.orphan_reaper import Reaper;"
-        "perform(Path(sys.argv[1]), 'long.sh', Reaper())"
+        "from hermes_celery.running.orphan_reaper import OrphanReaper;"
+        "perform(Path(sys.argv[1]), 'long.sh', OrphanReaper())"
     )
     worker = subprocess.Popen([sys.executable, "-c", code, str(home)])
     note = home / "scripts" / "grandchild"

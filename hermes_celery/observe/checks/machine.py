@@ -11,9 +11,9 @@ from hermes_celery.delivering.overload import disk_text, is_nearly_full
 from hermes_celery.observe.finding import Finding, fail, ok, warn
 from hermes_celery.process.disk import disk_of
 from hermes_celery.running.agent import HERMES_COMMAND, INSTALL_HINT
-from hermes_celery.running.child_process import Limits, run_child
+from hermes_celery.running.child_process import ChildLimits, run_child
 from hermes_celery.running.heartbeat import RunningRun
-from hermes_celery.running.orphan_reaper import Reaper
+from hermes_celery.running.orphan_reaper import OrphanReaper
 from hermes_celery.settings import Settings
 
 #: How long an agent's program may take to say its version.
@@ -56,13 +56,13 @@ def check_agent(settings: Settings, environment: Mapping[str, str]) -> Finding:
 def _version(program: str, environment: Mapping[str, str]) -> str:
     if Path(program).name != "hermes":
         return ""
-    reaper = Reaper()
+    reaper = OrphanReaper()
     try:
         ended = run_child(
             [program, "--version"],
             cwd=Path.home(),
             environment=dict(environment),
-            limits=Limits(timeout_seconds=_VERSION_SECONDS),
+            limits=ChildLimits(timeout_seconds=_VERSION_SECONDS),
             stop=RunningRun(),
             reaper=reaper,
         )

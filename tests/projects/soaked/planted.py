@@ -3,12 +3,12 @@
 import os
 
 from hermes_celery.celery_app import handing_on
-from hermes_celery.running.endings import Endings
+from hermes_celery.running.ended_by_celery import RunEnder
 
 
 def _plant_nothing_expires():
     """Nobody hears that a message expired: its run waits, and its job with it."""
-    Endings.expired = lambda self, message: None
+    RunEnder.expired = lambda self, message: None
 
 
 def _plant_replaced():

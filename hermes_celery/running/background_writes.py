@@ -1,6 +1,6 @@
 """Small writes that a worker's main loop must not wait for: done in one thread, in their order.
 
-While Redis is away, or refuses, an errand is tried again for five minutes. What goes wrong with one
+While Redis is away, or refuses, a write is tried again for five minutes. What goes wrong with one
 is logged, and the next one is done. Where too many wait, the oldest are dropped: the log says how
 many, and `drain` that not all is done. A forked process begins with none, in a thread of its own.
 """
@@ -24,7 +24,7 @@ _PATIENCE_SECONDS, _RETRY_SECONDS = 300.0, 1.0
 _MOST = 100_000
 
 
-class Errands:
+class BackgroundWrites:
     """What is still to be done in one process."""
 
     def __init__(
@@ -56,16 +56,16 @@ class Errands:
             self._begin()
             self._pid = os.getpid()
 
-    def later(self, name: str, errand: Callable[[], object]) -> None:
+    def later(self, name: str, write: Callable[[], object]) -> None:
         """Do it soon; `name` is what the log calls it."""
         self._begin_after_fork()
         with self._changed:
             if len(self._waiting) >= self._most:
                 self._drop()
-            self._waiting.append((name, errand))
+            self._waiting.append((name, write))
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
-                    target=self._loop, name="hermes-errands", daemon=True
+                    target=self._loop, name="hermes-writes", daemon=True
                 )
                 self._thread.start()
             self._changed.notify_all()
@@ -75,7 +75,7 @@ class Errands:
         self._undone += 1
         self._dropped += 1
         if self._complaint.may_say(time.monotonic()):
-            event(_log, "errand.dropped", level=logging.ERROR, what=name, dropped=self._dropped)
+            event(_log, "write.dropped", level=logging.ERROR, what=name, dropped=self._dropped)
 
     def drain(self, seconds: float) -> bool:
         """Wait until nothing waits, so long at most; whether all was done since the last time."""
@@ -88,7 +88,7 @@ class Errands:
             if is_empty:
                 self._undone = 0
         if undone:
-            event(_log, "errands.undone", level=logging.ERROR, count=undone)
+            event(_log, "writes.undone", level=logging.ERROR, count=undone)
         return is_empty and not undone
 
     def _loop(self) -> None:
@@ -97,27 +97,27 @@ class Errands:
                 self._is_busy = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: bool(self._waiting))
-                name, errand = self._waiting.popleft()
+                name, write = self._waiting.popleft()
                 self._is_busy = True
-            if not self._do(name, errand):
+            if not self._do(name, write):
                 with self._changed:
                     self._undone += 1
 
-    def _do(self, name: str, errand: Callable[[], object]) -> bool:
+    def _do(self, name: str, write: Callable[[], object]) -> bool:
         """Do it; False where Redis did not take it in time."""
         deadline = time.monotonic() + self._patience_seconds
         while True:
             try:
-                errand()
+                write()
                 return True
             except RecordBroken as error:
-                event(_log, "errand.failed", level=logging.ERROR, what=name, why=error)
+                event(_log, "write.failed", level=logging.ERROR, what=name, why=error)
                 return True
             except StoreError as error:
                 if time.monotonic() > deadline:
-                    event(_log, "errand.given_up", level=logging.ERROR, what=name, why=error)
+                    event(_log, "write.given_up", level=logging.ERROR, what=name, why=error)
                     return False
                 self._pause(_RETRY_SECONDS)
             except Exception as error:  # noqa: BLE001 - the others are still to be done
-                event(_log, "errand.failed", level=logging.ERROR, what=name, why=error)
+                event(_log, "write.failed", level=logging.ERROR, what=name, why=error)
                 return True

@@ -11,8 +11,8 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.policy import OnLost, Policy
 from hermes_celery.core.run import Delivery, Outcome, Run, RunState
 from hermes_celery.errors import RecordBroken
-from hermes_celery.running.endings import EXPIRED, PURGED, Endings, RunMessage
-from hermes_celery.running.errands import Errands
+from hermes_celery.running.background_writes import BackgroundWrites
+from hermes_celery.running.ended_by_celery import EXPIRED, PURGED, RunEnder, RunMessage
 from hermes_celery.scheduling.rescue import NEVER_CAME, RETRY_NEVER_CAME, RescueReport, rescue
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Claim, Database, Repairs
@@ -44,18 +44,20 @@ class Bench:
         tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
         (self.id,) = store.queue()
         self.job_id = job.id
-        self._endings = Endings(store.runs, deliveries=Untold, errands=Errands(), clock=store.clock)
+        self._run_ender = RunEnder(
+            store.runs, deliveries=Untold, writes=BackgroundWrites(), clock=store.clock
+        )
         self.message = RunMessage(run_id=self.id)
 
     @property
-    def endings(self) -> Endings:
+    def run_ender(self) -> RunEnder:
         """What ends it; `run` waits until it has."""
-        return self._endings
+        return self._run_ender
 
     @property
     def run(self) -> Run:
         """The run as it is when all is written."""
-        assert self._endings.drain(10)
+        assert self._run_ender.drain(10)
         return self.store.runs.get(self.id)
 
     def claim(self, token: str = "7-abc") -> Claim:
@@ -89,7 +91,7 @@ def bench(store: Store) -> Bench:
 
 
 def test_an_expired_message_skips_its_run_and_nothing_pushes_it_again(bench: Bench) -> None:
-    bench.endings.expired(bench.message)
+    bench.run_ender.expired(bench.message)
     assert (bench.run.state, bench.run.reason) == (RunState.SKIPPED, EXPIRED)
     assert bench.is_job_free()
     bench.store.clock.advance(DAY)
@@ -100,25 +102,25 @@ def test_the_message_of_an_attempt_before_ends_nothing(bench: Bench) -> None:
     failed = Outcome(state=RunState.FAILED, error="boom")
     now_ms = bench.store.clock.ms
     bench.store.runs.finish(bench.claim(), failed, now_ms=now_ms, retry_at_ms=now_ms + 1)
-    bench.endings.expired(bench.message)
-    bench.endings.failed(bench.message, "boom")
+    bench.run_ender.expired(bench.message)
+    bench.run_ender.failed(bench.message, "boom")
     assert (bench.run.state, bench.run.attempt) == (RunState.QUEUED, 2)
 
 
 @pytest.mark.parametrize("reason", ["revoked", PURGED])
 def test_what_runs_is_not_cancelled_by_a_message_that_goes_away(bench: Bench, reason: str) -> None:
     claim = bench.claim()
-    bench.endings.cancelled(bench.id, reason=reason)
-    bench.endings.expired(bench.message)
+    bench.run_ender.cancelled(bench.id, reason=reason)
+    bench.run_ender.expired(bench.message)
     assert bench.run.state is RunState.RUNNING
     assert bench.store.runs.finish(claim, SUCCEEDED, now_ms=bench.store.clock.ms) == "ok"
 
 
 def test_a_process_that_died_ends_only_what_it_ran_itself(bench: Bench) -> None:
     bench.claim("7-abc")
-    bench.endings.lost(bench.message, pid=70, error="gone", task_wants_it=False)
+    bench.run_ender.lost(bench.message, pid=70, error="gone", task_wants_it=False)
     assert bench.run.state is RunState.RUNNING
-    bench.endings.lost(bench.message, pid=7, error="signal 9", task_wants_it=False)
+    bench.run_ender.lost(bench.message, pid=7, error="signal 9", task_wants_it=False)
     assert (bench.run.state, bench.run.error) == (RunState.LOST, "signal 9")
     assert bench.run.delivery is Delivery.PENDING
     assert bench.is_job_free()
@@ -126,8 +128,8 @@ def test_a_process_that_died_ends_only_what_it_ran_itself(bench: Bench) -> None:
 
 def test_what_was_to_end_and_was_killed_is_cancelled(bench: Bench) -> None:
     bench.claim()
-    bench.endings.terminated(bench.id)
-    bench.endings.lost(bench.message, pid=7, error="signal 15", task_wants_it=True)
+    bench.run_ender.terminated(bench.id)
+    bench.run_ender.lost(bench.message, pid=7, error="signal 15", task_wants_it=True)
     assert (bench.run.state, bench.run.reason) == (RunState.CANCELLED, "revoked")
 
 
@@ -135,9 +137,9 @@ def test_a_time_limit_uses_the_jobs_retries(store: Store) -> None:
     bench = Bench(store, retries=1)
     for pid, state in ((7, RunState.QUEUED), (8, RunState.TIMED_OUT)):
         bench.claim(f"{pid}-abc")
-        bench.endings.timed_out(bench.message, pid=pid, error="too long")
+        bench.run_ender.timed_out(bench.message, pid=pid, error="too long")
         # Celery tells of it twice.
-        bench.endings.timed_out(bench.message, pid=pid, error="too long")
+        bench.run_ender.timed_out(bench.message, pid=pid, error="too long")
         assert bench.run.state is state
         store.clock.advance(60)
         bench.rescued()
@@ -146,7 +148,7 @@ def test_a_time_limit_uses_the_jobs_retries(store: Store) -> None:
 
 def test_a_message_that_celery_puts_back_is_the_next_attempt_and_the_only_one(bench: Bench) -> None:
     bench.claim()
-    bench.endings.comes_again(
+    bench.run_ender.comes_again(
         bench.message, pid=7, state=RunState.LOST, error="signal 9", wait_seconds=0
     )
     assert (bench.run.state, bench.run.attempt) == (RunState.QUEUED, 2)
@@ -159,7 +161,7 @@ def test_a_message_that_celery_puts_back_is_the_next_attempt_and_the_only_one(be
 def test_a_job_that_says_so_is_lost_although_its_task_asks_for_more(store: Store) -> None:
     bench = Bench(store, on_lost=OnLost.FAIL)
     bench.claim()
-    bench.endings.comes_again(
+    bench.run_ender.comes_again(
         bench.message, pid=7, state=RunState.LOST, error="signal 9", wait_seconds=0
     )
     assert bench.run.state is RunState.LOST
@@ -168,7 +170,7 @@ def test_a_job_that_says_so_is_lost_although_its_task_asks_for_more(store: Store
 def test_a_task_that_kills_its_process_each_time_is_given_up(bench: Bench) -> None:
     for _ in range(5):
         bench.claim()
-        bench.endings.comes_again(
+        bench.run_ender.comes_again(
             bench.message, pid=7, state=RunState.LOST, error="signal 9", wait_seconds=0
         )
     assert (bench.run.state, bench.run.attempt) == (RunState.LOST, 5)
@@ -278,19 +280,19 @@ def test_a_retry_that_comes_in_time_goes_on_with_a_run_that_may_start_twice(benc
 
 def test_the_message_that_handed_a_run_on_does_not_end_it(bench: Bench) -> None:
     handed_on(bench)
-    for end in (bench.endings.expired, bench.endings.not_called):
+    for end in (bench.run_ender.expired, bench.run_ender.not_called):
         end(bench.message)
-    bench.endings.failed(bench.message, "after it had sent itself on")
+    bench.run_ender.failed(bench.message, "after it had sent itself on")
     before = bench.run.state
-    bench.endings.expired(RunMessage(run_id=bench.id, hop=1))
+    bench.run_ender.expired(RunMessage(run_id=bench.id, hop=1))
     assert [before, bench.run.state] == [RunState.QUEUED, RunState.SKIPPED]
 
 
 def test_a_retry_that_expires_skips_its_run(bench: Bench) -> None:
     bench.store.runs.put_back(bench.claim(), ready_at_ms=bench.store.clock.ms, handed_hop=1)
-    bench.endings.expired(bench.message)
+    bench.run_ender.expired(bench.message)
     before = bench.run.state
-    bench.endings.expired(RunMessage(run_id=bench.id, hop=1))
+    bench.run_ender.expired(RunMessage(run_id=bench.id, hop=1))
     assert [before, bench.run.state] == [RunState.QUEUED, RunState.SKIPPED]
 
 
@@ -465,11 +467,11 @@ def test_what_a_run_was_handed_on_to_may_fail_it_before_it_is_put_back(store: St
         pauses.append(seconds)
         store.runs.put_back(claim, ready_at_ms=0, handed_on=bench.id, handed_hop=1)
 
-    endings = Endings(
-        store.runs, deliveries=Untold, errands=Errands(), clock=store.clock, pause=put_back
+    run_ender = RunEnder(
+        store.runs, deliveries=Untold, writes=BackgroundWrites(), clock=store.clock, pause=put_back
     )
-    endings.handed_on_failed(bench.id, "a step failed")
-    assert endings.drain(10)
+    run_ender.handed_on_failed(bench.id, "a step failed")
+    assert run_ender.drain(10)
     assert (bench.run.state, bench.run.error) == (RunState.FAILED, "a step failed")
     assert len(pauses) == 1
 

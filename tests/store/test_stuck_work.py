@@ -13,13 +13,18 @@ import pytest
 from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.running.heartbeat import STUCK_SECONDS, Pulse, RunningRun
-from hermes_celery.running.overstaying import PATIENCE_SECONDS, Held, Overstay, SlotGuard
+from hermes_celery.running.heartbeat import STUCK_SECONDS, Heartbeats, RunningRun
 from hermes_celery.running.runner import Runner
+from hermes_celery.running.stuck_work import (
+    PATIENCE_SECONDS,
+    HeldMessage,
+    PoolSlotGuard,
+    StuckWorkHandler,
+)
 from hermes_celery.session import Session
 from hermes_celery.store import Claim, Runs, Signs
 from tests.store.place import Place, at
-from tests.store.test_scanner import scanner, teller
+from tests.store.test_watchdog import reporter, watchdog
 from tests.support import HandClock, Store, eventually
 
 WORKER = "w@host"
@@ -29,9 +34,9 @@ class Pool:
     """A worker's pool: what its processes hold, and which were killed."""
 
     def __init__(self, store: Store) -> None:
-        self.held: list[Held] = []
+        self.held: list[HeldMessage] = []
         self.killed: list[int] = []
-        self.guard = SlotGuard(
+        self.guard = PoolSlotGuard(
             store.runs,
             worker=WORKER,
             held=lambda: list(self.held),
@@ -50,7 +55,7 @@ def claimed(store: Store, pool: Pool, **fields: object) -> tuple[str, Claim]:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", **fields))  # type: ignore[arg-type]
     run_id = store.cron.run(job.id)
     claim = store.claim(run_id)
-    pool.held = [Held(run_id=run_id, pid=7, since=1.0)]
+    pool.held = [HeldMessage(run_id=run_id, pid=7, since=1.0)]
     assert pool.guard.look() == []
     return run_id, claim
 
@@ -108,7 +113,7 @@ def test_the_next_message_in_the_same_process_begins_anew(store: Store, pool: Po
     run_id, _ = claimed(store, pool)
     store.database.call("HSET", store.database.keys.run(run_id), "claim", "t2")
     looks(store, pool, 10)
-    pool.held = [Held(run_id=run_id, pid=7, since=2.0)]
+    pool.held = [HeldMessage(run_id=run_id, pid=7, since=2.0)]
     assert looks(store, pool, 60) == []
 
 
@@ -150,10 +155,10 @@ def test_deaf_work_is_ended_or_told_ten_seconds_after_it_was_stopped(
     deaf, heard = Deaf(), Heard(can_end=can_end)
     runner = Runner(
         store.runs,
-        pulse=Pulse(store.runs, clock=store.clock),
+        heartbeats=Heartbeats(store.runs, clock=store.clock),
         work_for=lambda _: deaf,
         clock=store.clock,
-        overstay=lambda: heard,
+        stuck_work=lambda: heard,
     )
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     run_id = store.cron.run(job.id)
@@ -192,7 +197,7 @@ class BackAtTheLastMoment(Runs):
         return super().finish(claim, outcome, **given)
 
 
-class WatchedPulse(Pulse):
+class WatchedHeartbeats(Heartbeats):
     """Says when it is through with work that did not end."""
 
     def __init__(self, store: Store) -> None:
@@ -200,14 +205,14 @@ class WatchedPulse(Pulse):
         self.has_reacted = threading.Event()
 
     @contextmanager
-    def beating(
+    def sent_for(
         self, claim: Claim, *, on_stuck: Callable[[RunningRun], None] = lambda run: None
     ) -> Iterator[RunningRun]:
         def react(run: RunningRun) -> None:
             on_stuck(run)
             self.has_reacted.set()
 
-        with super().beating(claim, on_stuck=react) as running:
+        with super().sent_for(claim, on_stuck=react) as running:
             yield running
 
 
@@ -215,9 +220,13 @@ def test_a_process_whose_work_returned_while_its_end_was_written_lives(store: St
     deaf, heard = Deaf(), Heard(can_end=True)
     runs = BackAtTheLastMoment(store.database)
     runs.deaf, runs.is_back = deaf, lambda: bool(heard.said)
-    pulse = WatchedPulse(store)
+    heartbeats = WatchedHeartbeats(store)
     runner = Runner(
-        runs, pulse=pulse, work_for=lambda _: deaf, clock=store.clock, overstay=lambda: heard
+        runs,
+        heartbeats=heartbeats,
+        work_for=lambda _: deaf,
+        clock=store.clock,
+        stuck_work=lambda: heard,
     )
     run_id = store.cron.run(store.cron.add(JobRequest(schedule="every 1h", prompt="x")).id)
     thread = threading.Thread(
@@ -228,7 +237,7 @@ def test_a_process_whose_work_returned_while_its_end_was_written_lives(store: St
         eventually(lambda: store.runs.get(run_id).state is RunState.RUNNING, what="the start")
         store.cron.cancel(run_id)
         eventually(lambda: stepped(store, heard), what="the reaction")
-        assert pulse.has_reacted.wait(10)
+        assert heartbeats.has_reacted.wait(10)
     finally:
         deaf.release.set()
     assert heard.said == ["over"]
@@ -266,15 +275,15 @@ def test_the_incident_names_the_run_and_ends_with_it(place: Place) -> None:
     store = place.store
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="slow"))
     claim = store.claim(store.cron.run(job.id))
-    overstay = Overstay(
-        teller=teller(place, alerts="local"), incidents=place.incidents, clock=store.clock
+    stuck_work = StuckWorkHandler(
+        reporter=reporter(place, alerts="local"), incidents=place.incidents, clock=store.clock
     )
-    overstay.tell(claim, WORKER)
+    stuck_work.tell(claim, WORKER)
     (incident,) = place.incidents.open()
     assert incident.kind is Kind.STUCK
     for word in ("Cron 'slow'", claim.run_id, WORKER, "restart that worker"):
         assert word in incident.text
-    overstay.over(claim, WORKER)
+    stuck_work.over(claim, WORKER)
     assert place.incidents.open() == []
 
 
@@ -282,10 +291,10 @@ def test_the_incident_ends_with_its_worker_too(place: Place) -> None:
     store, keys = place.store, place.store.database.keys
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="slow"))
     claim = store.claim(store.cron.run(job.id))
-    Overstay(
-        teller=teller(place, alerts="local"), incidents=place.incidents, clock=store.clock
+    StuckWorkHandler(
+        reporter=reporter(place, alerts="local"), incidents=place.incidents, clock=store.clock
     ).tell(claim, WORKER)
-    scan = scanner(place)
+    scan = watchdog(place)
     store.database.call("ZADD", keys.workers, store.clock.ms, WORKER)
     scan.scan(store.clock.ms)
     assert len(place.incidents.open()) == 1
@@ -296,10 +305,10 @@ def test_the_incident_ends_with_its_worker_too(place: Place) -> None:
 
 
 def test_only_a_pool_process_may_end_itself(place: Place) -> None:
-    overstay = Overstay(
-        teller=teller(place, alerts="local"), incidents=place.incidents, clock=place.store.clock
+    stuck_work = StuckWorkHandler(
+        reporter=reporter(place, alerts="local"), incidents=place.incidents, clock=place.store.clock
     )
-    assert overstay.can_end(f"w@host:{os.getppid()}")
-    assert not overstay.can_end(f"w@host:{os.getpid()}")
-    assert not overstay.can_end("w@host")
+    assert stuck_work.can_end(f"w@host:{os.getppid()}")
+    assert not stuck_work.can_end(f"w@host:{os.getpid()}")
+    assert not stuck_work.can_end("w@host")
     assert STUCK_SECONDS < PATIENCE_SECONDS

@@ -3,9 +3,10 @@
 A task may swallow its interruption, or sit in a call to C that hears of none. What can be done
 depends on where it runs:
 
-    a pool process, Python still runs in it    it records the end and kills itself (`Overstay`)
+    a pool process, Python still runs in it    it records the end and kills itself
+                                               (`StuckWorkHandler`)
     a pool process that holds Python's lock    its heartbeat stops, so its run is lost; the worker's
-                                               main process kills it (`SlotGuard`)
+                                               main process kills it (`PoolSlotGuard`)
     a thread, a greenlet, the only process     nothing can end it: an incident says which worker has
                                                to be restarted, and when it has ended after all
 
@@ -26,11 +27,11 @@ import msgspec
 
 from hermes_celery.core.incidents import Kind, incident_id
 from hermes_celery.events import RateLimitedLog, event
-from hermes_celery.running.escaping import is_pool_process
+from hermes_celery.running.escaped_exceptions import is_pool_process
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.core.incidents import Tells
+    from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.store import Claim, Incidents, Runs
 
 _log = logging.getLogger(__name__)
@@ -40,11 +41,11 @@ PATIENCE_SECONDS = 15.0
 _LOOK_SECONDS = 5.0
 
 
-class Overstay:
+class StuckWorkHandler:
     """The reaction in the process itself."""
 
-    def __init__(self, *, teller: Tells, incidents: Incidents, clock: Clock) -> None:
-        self._teller = teller
+    def __init__(self, *, reporter: ReportsTroubles, incidents: Incidents, clock: Clock) -> None:
+        self._reporter = reporter
         self._incidents = incidents
         self._clock = clock
 
@@ -63,7 +64,7 @@ class Overstay:
             f"Cron '{claim.spec.name}': run {claim.run_id} was stopped and goes on in a slot of "
             f"worker {worker}, where nothing can end it → restart that worker"
         )
-        self._teller.tell(
+        self._reporter.tell(
             Kind.STUCK, claim.run_id, text, now_ms=self._clock.now_ms(), run_id=claim.run_id
         )
 
@@ -72,10 +73,10 @@ class Overstay:
         mine = incident_id(Kind.STUCK, claim.run_id)
         found = [one for one in self._incidents.of_job("") if one.id == mine]
         text = f"run {claim.run_id} has ended; its slot of worker {worker} is free again"
-        self._teller.over(found, text, now_ms=self._clock.now_ms())
+        self._reporter.over(found, text, now_ms=self._clock.now_ms())
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class HeldMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message that a pool process of this worker works on."""
 
     run_id: str
@@ -84,7 +85,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     since: float
 
 
-class SlotGuard:
+class PoolSlotGuard:
     """Kills pool processes whose run was given to somebody else, or was ended by somebody else."""
 
     def __init__(
@@ -92,7 +93,7 @@ class SlotGuard:
         runs: Runs,
         *,
         worker: str,
-        held: Callable[[], Iterable[Held]],
+        held: Callable[[], Iterable[HeldMessage]],
         kill: Callable[[int], None],
         clock: Clock,
     ) -> None:
@@ -102,8 +103,8 @@ class SlotGuard:
         self._held = held
         self._kill = kill
         self._clock = clock
-        self._claims: dict[Held, str] = {}
-        self._gone_since: dict[Held, float] = {}
+        self._claims: dict[HeldMessage, str] = {}
+        self._gone_since: dict[HeldMessage, float] = {}
         self._complaint = RateLimitedLog()
 
     def start(self) -> None:
@@ -144,7 +145,7 @@ class SlotGuard:
                 killed.append(one.pid)
         return killed
 
-    def _forget_all_but(self, held: Collection[Held]) -> None:
+    def _forget_all_but(self, held: Collection[HeldMessage]) -> None:
         kept = set(held)
         self._claims = {one: claim for one, claim in self._claims.items() if one in kept}
         self._gone_since = {one: at for one, at in self._gone_since.items() if one in kept}

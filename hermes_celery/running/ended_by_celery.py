@@ -8,8 +8,9 @@
 
 Decided by the state that the run is in when it is told: a run that somebody performs meanwhile is
 never touched, except by the end of the very process that performed it. Deliveries have ends of the
-same kinds. Everything is written by errands, so that the worker's main loop waits for nothing; only
-what Celery is about to put back on its queue is written at once, before it can be taken again.
+same kinds. Everything is written in the background, so that the worker's main loop waits for
+nothing; only what Celery is about to put back on its queue is written at once, before it can be
+taken again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hermes_celery.events import event
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.running.errands import Errands
+    from hermes_celery.running.background_writes import BackgroundWrites
     from hermes_celery.store import Runs
 
 _log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class EndsDeliveries(Protocol):
         """End a delivery, and tell of it."""
 
 
-class Endings:
+class RunEnder:
     """Ends runs and deliveries in one process. Never raises: its callers are Celery's own loops."""
 
     def __init__(
@@ -67,19 +68,19 @@ class Endings:
         runs: Runs,
         *,
         deliveries: Callable[[], EndsDeliveries],
-        errands: Errands,
+        writes: BackgroundWrites,
         clock: Clock,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._runs = runs
         self._deliveries = deliveries
-        self._errands = errands
+        self._writes = writes
         self._clock = clock
         self._pause = pause
 
     def drain(self, seconds: float) -> bool:
         """Wait until all is written, so long at most; whether it is."""
-        return self._errands.drain(seconds)
+        return self._writes.drain(seconds)
 
     def expired(self, message: RunMessage) -> None:
         """Its message was too old."""
@@ -100,7 +101,7 @@ class Endings:
             answer = self._runs.cancel(run_id, reason=REVOKED, now_ms=self._clock.now_ms())
             _tell(run_id, RunState.CANCELLED, REVOKED, answer)
 
-        self._errands.later(f"the end of run {run_id}", _unless_gone(cancel))
+        self._writes.later(f"the end of run {run_id}", _unless_gone(cancel))
 
     def failed(self, message: RunMessage, error: str) -> None:
         """It failed before anybody claimed it."""
@@ -120,7 +121,7 @@ class Endings:
                     return
                 self._pause(_HANDED_ON_PAUSE_SECONDS)
 
-        self._errands.later(f"the end of run {run_id}", fail)
+        self._writes.later(f"the end of run {run_id}", fail)
 
     def timed_out(self, message: RunMessage, *, pid: int, error: str) -> None:
         """Its process is killed for the time that it took."""
@@ -130,7 +131,7 @@ class Endings:
             again = retries_failure(policy, attempt=attempt)
             self._give_up(message, pid, RunState.TIMED_OUT, error, policy, attempt, again=again)
 
-        self._errands.later(f"the end of run {message.run_id}", end)
+        self._writes.later(f"the end of run {message.run_id}", end)
 
     def lost(self, message: RunMessage, *, pid: int, error: str, task_wants_it: bool) -> None:
         """Its process is gone; `task_wants_it`: its task is to run again, as the project says."""
@@ -140,7 +141,7 @@ class Endings:
             again = retries_loss(policy, attempt=attempt, task_wants_it=task_wants_it)
             self._give_up(message, pid, RunState.LOST, error, policy, attempt, again=again)
 
-        self._errands.later(f"the end of run {message.run_id}", end)
+        self._writes.later(f"the end of run {message.run_id}", end)
 
     def comes_again(
         self, message: RunMessage, *, pid: int, state: RunState, error: str, wait_seconds: float
@@ -165,7 +166,7 @@ class Endings:
         def end() -> None:
             self._deliveries().give_up(delivery_id, why)
 
-        self._errands.later(f"the end of delivery {delivery_id}", end)
+        self._writes.later(f"the end of delivery {delivery_id}", end)
 
     def _policy(self, run_id: str) -> tuple[Policy, int]:
         spec, attempt = self._runs.spec_of(run_id)
@@ -231,17 +232,17 @@ class Endings:
             )
             _tell(run_id, state, error or reason, answer)
 
-        self._errands.later(f"the end of run {run_id}", end)
+        self._writes.later(f"the end of run {run_id}", end)
 
 
 #: When the leader pushes the message of a run whose own did not come back.
 _COMES_AGAIN_SECONDS = 60.0
 
 
-def _unless_gone(errand: Callable[[], None]) -> Callable[[], None]:
+def _unless_gone(write: Callable[[], None]) -> Callable[[], None]:
     def do_it() -> None:
         try:
-            errand()
+            write()
         except RunNotFound:
             return
 

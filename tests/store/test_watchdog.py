@@ -12,9 +12,9 @@ from hermes_celery.core.incidents import Kind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.letters import letter
 from hermes_celery.core.run import Occurrence, Outcome, RunState, Trigger
-from hermes_celery.delivering.outbox import Announcer
+from hermes_celery.delivering.outbox import RunAnnouncer
 from hermes_celery.delivering.queue_watch import unserved
-from hermes_celery.delivering.watchdog import Scanner, Teller, watch_beat
+from hermes_celery.delivering.watchdog import TroubleReporter, Watchdog, watch_beat
 from hermes_celery.store import (
     Asked,
     Database,
@@ -42,14 +42,14 @@ def http() -> Iterator[HttpReceiver]:
         yield receiver
 
 
-def scanner(place: Place, *, alerts: str = "local", ping_url: str = "") -> Scanner:
+def watchdog(place: Place, *, alerts: str = "local", ping_url: str = "") -> Watchdog:
     store = place.store
-    return Scanner(
+    return Watchdog(
         signs=Signs(store.database),
         due_index=DueIndex(store.database),
         jobs=store.jobs,
         incidents=place.incidents,
-        teller=teller(place, alerts=alerts),
+        reporter=reporter(place, alerts=alerts),
         pinger=place.pinger,
         clock=store.clock,
         ping_url=ping_url,
@@ -57,8 +57,8 @@ def scanner(place: Place, *, alerts: str = "local", ping_url: str = "") -> Scann
     )
 
 
-def teller(place: Place, *, alerts: str) -> Teller:
-    return Teller(
+def reporter(place: Place, *, alerts: str) -> TroubleReporter:
+    return TroubleReporter(
         incidents=place.incidents,
         deliveries=place.deliveries,
         alerts=alerts,
@@ -88,7 +88,7 @@ def worker_seen(store: Store) -> None:
 def test_a_message_that_nobody_can_read_is_told_once_and_is_over_after_a_quiet_while(
     place: Place, http: HttpReceiver
 ) -> None:
-    letters, scan = Letters(place.store.database), scanner(place, alerts=http.url)
+    letters, scan = Letters(place.store.database), watchdog(place, alerts=http.url)
     for _ in range(3):
         dead = letter(b"x", queue="q", why="it is junk", worker="w", at_ms=place.store.clock.ms)
         letters.bury(dead)
@@ -116,7 +116,7 @@ def test_a_run_that_nobody_takes_is_told_when_its_grace_is_over_and_when_it_ran(
 ) -> None:
     place.job(http.url)
     run_id = place.store.cron.run("disks")
-    scan = scanner(place)
+    scan = watchdog(place)
     for seconds in (100, 1000, 700):
         place.store.clock.advance(seconds)
         worker_seen(place.store)
@@ -143,7 +143,7 @@ def test_a_run_that_nobody_takes_is_told_when_its_grace_is_over_and_when_it_ran(
     outcome = Outcome(state=RunState.SUCCEEDED, output=b"at last")
     place.store.runs.finish(
         claim, outcome, now_ms=place.store.clock.ms,
-        follow_up=Announcer(place.messages, pinger=place.pinger).follow_up(claim, outcome),
+        follow_up=RunAnnouncer(place.messages, pinger=place.pinger).follow_up(claim, outcome),
     )  # fmt: skip
     place.work_off()
     assert http.messages[1] == "at last"
@@ -159,7 +159,7 @@ def test_a_retry_that_a_worker_took_with_it_is_told(place: Place, http: HttpRece
         claim, ready_at_ms=now_ms + 4_000_000, handed_on=claim.run_id, handed_hop=1,
         retry_at_ms=now_ms + 30_000,
     )  # fmt: skip
-    scan = scanner(place)
+    scan = watchdog(place)
     for seconds, late in ((89, 0), (10, 1)):
         store.clock.advance(seconds)
         worker_seen(store)
@@ -171,7 +171,7 @@ def test_a_retry_that_a_worker_took_with_it_is_told(place: Place, http: HttpRece
 
 
 def test_a_scan_comes_at_most_every_ten_seconds(place: Place) -> None:
-    scan = scanner(place)
+    scan = watchdog(place)
     assert scan.scan(place.store.clock.ms) is not None
     assert scan.scan(place.store.clock.ms + 9_999) is None
     assert scan.scan(place.store.clock.ms + 10_000) is not None
@@ -180,7 +180,7 @@ def test_a_scan_comes_at_most_every_ten_seconds(place: Place) -> None:
 def test_a_job_that_is_overdue_is_told(place: Place, http: HttpReceiver) -> None:
     job = place.job(http.url)
     place.store.clock.advance(3600 + 121)
-    report = scanner(place).scan(place.store.clock.ms)
+    report = watchdog(place).scan(place.store.clock.ms)
     assert report is not None
     assert report.missed == 1
     place.rescue()
@@ -192,7 +192,7 @@ def test_a_job_that_is_overdue_is_told(place: Place, http: HttpReceiver) -> None
 
 def test_an_occurrence_that_was_dropped_is_told(place: Place, http: HttpReceiver) -> None:
     place.job(http.url)
-    scan = scanner(place)
+    scan = watchdog(place)
     scan.scan(place.store.clock.ms)
     run_id = place.store.cron.run("disks")
     place.store.clock.advance(10)
@@ -208,9 +208,9 @@ def test_an_occurrence_that_was_dropped_is_told(place: Place, http: HttpReceiver
 def test_a_beat_that_did_not_tick_is_told_by_the_next_leader(
     place: Place, http: HttpReceiver
 ) -> None:
-    scanner(place, alerts=http.url).scan(place.store.clock.ms)
+    watchdog(place, alerts=http.url).scan(place.store.clock.ms)
     place.store.clock.advance(125)
-    report = scanner(place, alerts=http.url).scan(place.store.clock.ms)
+    report = watchdog(place, alerts=http.url).scan(place.store.clock.ms)
     assert report is not None
     assert report.is_beat_back
     place.rescue()
@@ -225,16 +225,16 @@ def test_workers_tell_of_a_missing_beat_at_once_and_only_one_of_them(
     place: Place, http: HttpReceiver
 ) -> None:
     place.job("local")
-    scanner(place).scan(place.store.clock.ms)
+    watchdog(place).scan(place.store.clock.ms)
     signs = Signs(place.store.database)
     place.store.clock.advance(39)
-    assert not watch_beat(signs, teller(place, alerts=http.url), now_ms=place.store.clock.ms)
+    assert not watch_beat(signs, reporter(place, alerts=http.url), now_ms=place.store.clock.ms)
     place.store.clock.advance(1)
     for _ in range(3):
-        assert watch_beat(signs, teller(place, alerts=http.url), now_ms=place.store.clock.ms)
+        assert watch_beat(signs, reporter(place, alerts=http.url), now_ms=place.store.clock.ms)
     assert len(http.messages) == 1
     assert "→ celery -A hermes_celery beat" in http.messages[0]
-    scanner(place, alerts=http.url).scan(place.store.clock.ms)
+    watchdog(place, alerts=http.url).scan(place.store.clock.ms)
     place.rescue()
     place.work_off()
     assert http.messages[1:] == ["✅ a beat ticks again"]
@@ -245,7 +245,7 @@ def test_work_without_workers_is_told_from_the_beat_itself(
 ) -> None:
     place.job("local")
     place.store.cron.run("disks")
-    scan = scanner(place, alerts=http.url)
+    scan = watchdog(place, alerts=http.url)
     for seconds in (0, 10, 19):
         place.store.clock.advance(seconds)
         scan.scan(place.store.clock.ms)
@@ -274,7 +274,7 @@ def test_work_on_any_queue_counts_where_there_is_no_worker(
     push(place, reports)
     # A message of another priority waits on a list of its own.
     push(place, f"{gpu}\x06\x163")
-    scan = scanner(place, alerts=http.url)
+    scan = watchdog(place, alerts=http.url)
     for _ in range(4):
         place.store.clock.advance(10)
         scan.scan(place.store.clock.ms)
@@ -288,7 +288,7 @@ def test_what_others_consume_is_no_work_without_workers(place: Place, http: Http
     store = place.store
     queue = f"{store.database.keys.default_queue}-theirs"
     push(place, queue)
-    scan = scanner(place, alerts=http.url)
+    scan = watchdog(place, alerts=http.url)
     for _ in range(4):
         store.clock.advance(10)
         theirs = ForeignQueue(name=queue, workers=["w@host"], seen_ms=store.clock.ms,
@@ -301,7 +301,7 @@ def test_what_others_consume_is_no_work_without_workers(place: Place, http: Http
 
 
 def test_the_scheduler_has_a_dead_man_switch_of_its_own(place: Place, http: HttpReceiver) -> None:
-    scan = scanner(place, ping_url=f"http://{http.address}/beat")
+    scan = watchdog(place, ping_url=f"http://{http.address}/beat")
     for _ in range(7):
         scan.scan(place.store.clock.ms)
         place.store.clock.advance(10)
@@ -312,7 +312,7 @@ def test_the_scheduler_has_a_dead_man_switch_of_its_own(place: Place, http: Http
 def test_an_old_incident_is_forgotten(place: Place) -> None:
     place.incidents.note("late-x", Kind.LATE, "t", now_ms=place.store.clock.ms, job_id="x")
     place.store.clock.ms += int(timedelta(days=31).total_seconds() * 1000)
-    scanner(place).scan(place.store.clock.ms)
+    watchdog(place).scan(place.store.clock.ms)
     assert place.incidents.open() == []
 
 
@@ -330,7 +330,7 @@ def test_the_incidents_of_a_job_end_when_it_is_removed(place: Place, is_by_us: b
         assert place.incidents.of_job(gone.id) == []
     else:
         database.call("DEL", database.keys.job(gone.id))
-        scanner(place).scan(now_ms)
+        watchdog(place).scan(now_ms)
         assert place.incidents.of_job(gone.id) == []
     assert len(place.incidents.of_job(kept.id)) == 2
     assert {one.job_id for one in place.incidents.open()} == {kept.id}
@@ -339,5 +339,5 @@ def test_the_incidents_of_a_job_end_when_it_is_removed(place: Place, is_by_us: b
 def test_an_incident_that_tells_why_a_job_is_gone_stays(place: Place) -> None:
     now_ms = place.store.clock.ms
     place.incidents.note("broken", Kind.BROKEN, "moved", now_ms=now_ms, job_id="a" * 12)
-    scanner(place).scan(now_ms)
+    watchdog(place).scan(now_ms)
     assert len(place.incidents.open()) == 1
