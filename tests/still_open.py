@@ -14,8 +14,6 @@ MANY_PARAMETERS = {
     "running.runner.__init__",
     "running.runner.perform",
     "running.script.__init__",
-    "schedule.parsing.bind",
-    "schedule.parsing.parse",
     "scheduling.beat.__init__",
     "scheduling.declared_jobs.synchronise",
     "scheduling.namespace_move.__init__",

@@ -27,7 +27,7 @@ from hermes_celery.core.work import (
     work_kind,
 )
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.schedule import Schedule, bind
+from hermes_celery.schedule import UNBOUNDED, Bounds, Schedule, bind
 
 _JOB_ID = re.compile(r"[0-9a-f]{12}")
 
@@ -153,6 +153,17 @@ class JobSpec(JobFields, frozen=True, kw_only=True, omit_defaults=True):
             timezone=self.timezone,
             anchor_ms=self.anchor_ms,
             spread=self.id,
+            bounds=self.bounds,
+        )
+
+    @property
+    def bounds(self) -> Bounds:
+        """What narrows the schedule."""
+        # Most jobs narrow nothing, and a tick asks each of them.
+        is_bounded = self.start_ms is not None or self.end_ms is not None
+        if not (is_bounded or self.exclude or self.jitter_seconds):
+            return UNBOUNDED
+        return Bounds(
             start_ms=self.start_ms,
             end_ms=self.end_ms,
             exclude=self.exclude,

@@ -25,7 +25,7 @@ from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.work import check_one_kind
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
-from hermes_celery.schedule import Schedule, ScheduleKind, parse
+from hermes_celery.schedule import Bounds, Schedule, ScheduleKind, parse
 
 #: How far in the past a one-shot may lie and still be taken (Hermes' ONESHOT_GRACE_SECONDS).
 ONE_SHOT_GRACE_MS = 120_000
@@ -55,10 +55,12 @@ def define(
         ),
         now=now,
         spread=job_id,
-        start=request.start,
-        end=request.end,
-        exclude=content["exclude"],
-        jitter_seconds=request.jitter_seconds,
+        bounds=Bounds.of(
+            start=request.start,
+            end=request.end,
+            exclude=content["exclude"],
+            jitter_seconds=request.jitter_seconds,
+        ),
     )
     first = first_instant(schedule, now=now)
     spec = JobSpec(

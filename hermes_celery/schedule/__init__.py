@@ -10,6 +10,7 @@ zones matter only inside. croniter and cron-descriptor are imported when they ar
 from __future__ import annotations
 
 from hermes_celery.errors import ScheduleError
+from hermes_celery.schedule.bounds import UNBOUNDED, Bounds
 from hermes_celery.schedule.durations import duration_text
 from hermes_celery.schedule.hermes_schedules import from_hermes
 from hermes_celery.schedule.parsing import MAX_LENGTH, bind, parse
@@ -18,6 +19,8 @@ from hermes_celery.schedule.time_zones import find_zone
 
 __all__ = [
     "MAX_LENGTH",
+    "UNBOUNDED",
+    "Bounds",
     "Explanation",
     "Schedule",
     "ScheduleError",

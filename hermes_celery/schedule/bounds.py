@@ -5,12 +5,16 @@ Each is a schedule around another one. Jitter comes last: it delays what the oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
+
+import msgspec
 
 from hermes_celery.errors import ScheduleError
 from hermes_celery.instant import from_ms
 from hermes_celery.schedule.exclusions import Exclusion, read_exclusion
-from hermes_celery.schedule.schedule import Schedule
+from hermes_celery.schedule.schedule import Schedule, instant_ms
 from hermes_celery.schedule.spread import spread_number
 from hermes_celery.schedule.time_zones import Zone, find_zone
 
@@ -18,32 +22,58 @@ from hermes_celery.schedule.time_zones import Zone, find_zone
 _MOST_EXCLUDED: Final = 3000
 
 
-def restrict(
-    schedule: Schedule,
-    *,
-    start_ms: int | None,
-    end_ms: int | None,
-    exclude: tuple[str, ...],
-    jitter_seconds: int,
-    spread: str,
-) -> Schedule:
-    """Put bounds, exclusions and jitter around a schedule; see `parse`.
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job narrows its schedule. Instants are Unix milliseconds, both included."""
+
+    start_ms: int | None = None
+    end_ms: int | None = None
+    #: Cron expressions (`* * 24-26 12 *`), dates (`2027-12-24`) and spans of them
+    #: (`2027-12-24..2027-12-26`), in the schedule's zone.
+    exclude: tuple[str, ...] = ()
+    #: Each occurrence is delayed by up to that much, never up to the next one.
+    jitter_seconds: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exclude: Sequence[str] = (),
+        jitter_seconds: int = 0,
+    ) -> Bounds:
+        """The same from aware instants; a naive one raises ScheduleError."""
+        return cls(
+            start_ms=None if start is None else instant_ms(start),
+            end_ms=None if end is None else instant_ms(end),
+            exclude=tuple(exclude),
+            jitter_seconds=jitter_seconds,
+        )
+
+
+#: Those of a job that narrows nothing.
+UNBOUNDED: Final = Bounds()
+
+
+def restrict(schedule: Schedule, bounds: Bounds, *, spread: str) -> Schedule:
+    """Put bounds, exclusions and jitter around a schedule; `spread` is the job's id.
 
     Raises ScheduleError when they cannot be read or leave nothing.
     """
+    jitter_seconds = bounds.jitter_seconds
     if jitter_seconds < 0:
         raise ScheduleError(f"jitter of {jitter_seconds} seconds is negative; use 0 or more")
-    if exclude:
-        schedule = _excluding(schedule, exclude)
-    if start_ms is not None or end_ms is not None:
-        schedule = _bounded(schedule, start_ms, end_ms)
+    if bounds.exclude:
+        schedule = _excluding(schedule, bounds.exclude)
+    if bounds.start_ms is not None or bounds.end_ms is not None:
+        schedule = _bounded(schedule, bounds.start_ms, bounds.end_ms)
     if jitter_seconds:
         schedule = Jittered(
             **_same(schedule),
             inner=schedule,
             jitter_seconds=jitter_seconds,
             spread=spread,
-            end_ms=end_ms,
+            end_ms=bounds.end_ms,
         )
     return schedule
 

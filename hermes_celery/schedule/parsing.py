@@ -15,7 +15,6 @@ a reading to a job (its anchor, its id) is all that is done per job.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
@@ -23,7 +22,7 @@ from typing import Final
 import msgspec
 
 from hermes_celery.errors import ScheduleError
-from hermes_celery.schedule.bounds import restrict
+from hermes_celery.schedule.bounds import UNBOUNDED, Bounds, restrict
 from hermes_celery.schedule.compiling import compile_cron
 from hermes_celery.schedule.cron_expression import CronExpression
 from hermes_celery.schedule.cron_fields import columns, split_fields
@@ -61,20 +60,15 @@ def parse(
     timezone: str | None = None,
     now: datetime | None = None,
     spread: str = "",
-    start: datetime | None = None,
-    end: datetime | None = None,
-    exclude: Sequence[str] = (),
-    jitter_seconds: int = 0,
+    bounds: Bounds = UNBOUNDED,
 ) -> Schedule:
     """Read a schedule.
 
     `timezone` (IANA name or offset, UTC by default) is the zone whose wall clock counts. `now`
     (aware) anchors intervals at `now + k * period`, on whole milliseconds; without it they are
     anchored at the Unix epoch, and relative text (`in 30m`) is refused. `spread` is the job's id:
-    it decides what `H` stands for and how jitter falls. `start` and `end` (aware) bound the
-    occurrences, both included. `exclude` takes cron expressions (`* * 24-26 12 *`), dates
-    (`2027-12-24`) and spans of them (`2027-12-24..2027-12-26`), in the schedule's zone.
-    `jitter_seconds` delays each occurrence by up to that much, never up to the next one.
+    it decides what `H` stands for and how jitter falls. `bounds` leave occurrences out and delay
+    them.
 
     Raises ScheduleError for whatever cannot be read, cannot be in that zone, or can never run.
     """
@@ -85,10 +79,7 @@ def parse(
         timezone=timezone or "UTC",
         anchor_ms=None if now is None else instant_ms(now),
         spread=spread,
-        start_ms=None if start is None else instant_ms(start),
-        end_ms=None if end is None else instant_ms(end),
-        exclude=tuple(exclude),
-        jitter_seconds=jitter_seconds,
+        bounds=bounds,
     )
 
 
@@ -98,23 +89,11 @@ def bind(
     timezone: str,
     anchor_ms: int | None,
     spread: str,
-    start_ms: int | None = None,
-    end_ms: int | None = None,
-    exclude: tuple[str, ...] = (),
-    jitter_seconds: int = 0,
+    bounds: Bounds = UNBOUNDED,
 ) -> Schedule:
     """As `parse`, with instants in Unix milliseconds: what a tick does for every job."""
     schedule = _read(text, timezone).bind(anchor_ms=anchor_ms, spread=spread)
-    if start_ms is None and end_ms is None and not exclude and not jitter_seconds:
-        return schedule
-    return restrict(
-        schedule,
-        start_ms=start_ms,
-        end_ms=end_ms,
-        exclude=exclude,
-        jitter_seconds=jitter_seconds,
-        spread=spread,
-    )
+    return schedule if bounds is UNBOUNDED else restrict(schedule, bounds, spread=spread)
 
 
 def cron_schedule(text: str, *, expression: str, timezone: str, display: str) -> CronExpression:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_celery.schedule import ScheduleError, parse
+from hermes_celery.schedule import Bounds, ScheduleError, parse
 
 NOW = datetime(2026, 12, 20, 12, tzinfo=UTC)
 WEEKS = NOW + timedelta(days=28)
@@ -17,7 +17,7 @@ WEEKS = NOW + timedelta(days=28)
 
 def test_start_and_end_are_included() -> None:
     start, end = datetime(2026, 12, 22, 9, tzinfo=UTC), datetime(2026, 12, 24, 9, tzinfo=UTC)
-    schedule = parse("0 9 * * *", start=start, end=end)
+    schedule = parse("0 9 * * *", bounds=Bounds.of(start=start, end=end))
 
     assert [instant.day for instant in schedule.between(NOW, WEEKS)] == [22, 23, 24]
     assert schedule.next_after(end) is None
@@ -29,20 +29,20 @@ def test_start_and_end_are_included() -> None:
 def test_a_bound_may_stand_alone() -> None:
     moment = datetime(2026, 12, 22, tzinfo=UTC)
 
-    assert parse("@daily", start=moment).next_after(NOW) == moment
-    assert parse("@daily", end=moment).next_after(moment) is None
+    assert parse("@daily", bounds=Bounds.of(start=moment)).next_after(NOW) == moment
+    assert parse("@daily", bounds=Bounds.of(end=moment)).next_after(moment) is None
 
 
 def test_an_end_before_the_start_is_refused() -> None:
     with pytest.raises(ScheduleError, match="is later than the end"):
-        parse("@daily", start=WEEKS, end=NOW)
+        parse("@daily", bounds=Bounds.of(start=WEEKS, end=NOW))
 
 
 def test_days_can_be_excluded_by_expression_and_by_date() -> None:
     schedule = parse(
         "0 9 * * *",
         timezone="Europe/Berlin",
-        exclude=["* * 24-26 12 *", "2026-12-22", "2026-12-31..2027-01-13"],
+        bounds=Bounds.of(exclude=["* * 24-26 12 *", "2026-12-22", "2026-12-31..2027-01-13"]),
     )
 
     assert [instant.day for instant in schedule.between(NOW, WEEKS)] == [
@@ -53,7 +53,7 @@ def test_days_can_be_excluded_by_expression_and_by_date() -> None:
 
 def test_an_exclusion_is_local_time_in_the_schedules_zone() -> None:
     # 23:30 UTC on the 23rd is half past eight on the 24th in Tokyo.
-    schedule = parse("30 8 * * *", timezone="Asia/Tokyo", exclude=["2026-12-24"])
+    schedule = parse("30 8 * * *", timezone="Asia/Tokyo", bounds=Bounds.of(exclude=["2026-12-24"]))
 
     found = schedule.between(NOW, datetime(2026, 12, 26, tzinfo=UTC))
 
@@ -61,7 +61,7 @@ def test_an_exclusion_is_local_time_in_the_schedules_zone() -> None:
 
 
 def test_hours_can_be_excluded() -> None:
-    schedule = parse("*/30 * * * *", exclude=["* 0-6,20-23 * * *", "0 12 * * *"])
+    schedule = parse("*/30 * * * *", bounds=Bounds.of(exclude=["* 0-6,20-23 * * *", "0 12 * * *"]))
 
     found = schedule.between(NOW, NOW + timedelta(hours=24))
 
@@ -72,7 +72,7 @@ def test_hours_can_be_excluded() -> None:
 
 
 def test_an_iso_time_excludes_its_minute() -> None:
-    schedule = parse("* * * * * */20", exclude=["2026-12-20T12:01"])
+    schedule = parse("* * * * * */20", bounds=Bounds.of(exclude=["2026-12-20T12:01"]))
 
     found = schedule.between(NOW, NOW + timedelta(minutes=2))
 
@@ -80,7 +80,9 @@ def test_an_iso_time_excludes_its_minute() -> None:
 
 
 def test_exclusions_hold_backwards_too() -> None:
-    schedule = parse("0 * * * *", timezone="Europe/Berlin", exclude=["* * 24-26 12 *"])
+    schedule = parse(
+        "0 * * * *", timezone="Europe/Berlin", bounds=Bounds.of(exclude=["* * 24-26 12 *"])
+    )
     forwards = schedule.between(NOW, WEEKS)
     backwards, instant = [], schedule.latest_until(WEEKS)
     while instant is not None and instant >= NOW:
@@ -99,7 +101,9 @@ def test_exclusions_hold_backwards_too() -> None:
     ],
 )
 def test_an_exclusion_crosses_a_clock_change(midnight: str, first: str) -> None:
-    schedule = parse("30 * * * *", timezone="Europe/Berlin", exclude=["* 0-2 * * *"])
+    schedule = parse(
+        "30 * * * *", timezone="Europe/Berlin", bounds=Bounds.of(exclude=["* 0-2 * * *"])
+    )
     instant = datetime.fromisoformat(first)
 
     assert schedule.next_after(datetime.fromisoformat(midnight)) == instant
@@ -121,19 +125,25 @@ def test_an_exclusion_crosses_a_clock_change(midnight: str, first: str) -> None:
 )
 def test_an_exclusion_that_cannot_be_read_is_refused(text: str, fault: str) -> None:
     with pytest.raises(ScheduleError, match=fault):
-        parse("@daily", exclude=[text])
+        parse("@daily", bounds=Bounds.of(exclude=[text]))
 
 
 @pytest.mark.parametrize("text", ["0 9 * * *", "0 9 * * 1-5", "* * * * * *"])
 def test_an_exclusion_that_leaves_nothing_is_refused(text: str) -> None:
     with pytest.raises(ScheduleError, match="excludes it all"):
-        parse(text, exclude=["* 9 * * *", "* 0-8,10-23 * * *"])
+        parse(text, bounds=Bounds.of(exclude=["* 9 * * *", "* 0-8,10-23 * * *"]))
 
 
 def test_jitter_is_the_same_for_one_job_everywhere_and_differs_between_jobs() -> None:
-    first = parse("0 9 * * *", jitter_seconds=600, spread="job-a").between(NOW, WEEKS)
-    again = parse("0 9 * * *", jitter_seconds=600, spread="job-a").between(NOW, WEEKS)
-    other = parse("0 9 * * *", jitter_seconds=600, spread="job-b").between(NOW, WEEKS)
+    first = parse("0 9 * * *", spread="job-a", bounds=Bounds.of(jitter_seconds=600)).between(
+        NOW, WEEKS
+    )
+    again = parse("0 9 * * *", spread="job-a", bounds=Bounds.of(jitter_seconds=600)).between(
+        NOW, WEEKS
+    )
+    other = parse("0 9 * * *", spread="job-b", bounds=Bounds.of(jitter_seconds=600)).between(
+        NOW, WEEKS
+    )
 
     assert first == again
     assert first != other
@@ -148,14 +158,14 @@ def test_jitter_ends_with_the_schedule() -> None:
     end = datetime(2026, 12, 24, 9, 1, tzinfo=UTC)
 
     for job in map(str, range(30)):
-        schedule = parse("0 9 * * *", jitter_seconds=600, spread=job, end=end)
+        schedule = parse("0 9 * * *", spread=job, bounds=Bounds.of(jitter_seconds=600, end=end))
         assert len(schedule.between(NOW, WEEKS)) == 4
         assert schedule.latest_until(WEEKS) <= end  # type: ignore[operator]
 
 
 def test_negative_jitter_is_refused() -> None:
     with pytest.raises(ScheduleError, match="is negative"):
-        parse("@daily", jitter_seconds=-1)
+        parse("@daily", bounds=Bounds.of(jitter_seconds=-1))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -167,7 +177,7 @@ def test_negative_jitter_is_refused() -> None:
 )
 def test_jitter_keeps_order_and_number(text: str, jitter: int, job: str, offset: int) -> None:
     plain = parse(text, now=NOW)
-    jittered = parse(text, now=NOW, jitter_seconds=jitter, spread=job)
+    jittered = parse(text, now=NOW, spread=job, bounds=Bounds.of(jitter_seconds=jitter))
     start = NOW + timedelta(seconds=offset)
     nominal = plain.between(start, start + timedelta(days=30), limit=30)
     at = nominal[0] - timedelta(milliseconds=1)
@@ -186,10 +196,7 @@ def test_what_narrows_a_schedule_shows_as_the_schedule_itself() -> None:
     narrowed = parse(
         "every monday 9am",
         timezone="Europe/Berlin",
-        start=NOW,
-        end=WEEKS,
-        exclude=["2026-12-28"],
-        jitter_seconds=9,
+        bounds=Bounds.of(start=NOW, end=WEEKS, exclude=["2026-12-28"], jitter_seconds=9),
     )
 
     for name in ("text", "kind", "timezone", "display", "period_seconds"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes_celery.schedule import Explanation, parse
+from hermes_celery.schedule import Bounds, Explanation, parse
 from hermes_celery.schedule.explaining import explain
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -155,10 +155,12 @@ def test_bounds_are_part_of_the_words() -> None:
     schedule = parse(
         "0 9 * * *",
         timezone="Europe/Berlin",
-        start=NOW,
-        end=NOW + timedelta(days=99),
-        exclude=["* * 24-26 12 *", "2027-01-01"],
-        jitter_seconds=90,
+        bounds=Bounds.of(
+            start=NOW,
+            end=NOW + timedelta(days=99),
+            exclude=["* * 24-26 12 *", "2027-01-01"],
+            jitter_seconds=90,
+        ),
     )
 
     assert explain(schedule).words == (
