@@ -28,7 +28,7 @@ from rich.table import Table
 
 from bench.server import BenchError, valkey
 from hermes_celery.client import Client
-from hermes_celery.core.built_message import Built
+from hermes_celery.core.built_message import BuiltMessage
 from hermes_celery.core.job import Job, JobRequest, UnreadableJob
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.run import Outcome, RunState
@@ -242,9 +242,9 @@ class _Plain:
 
     def build(
         self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
-    ) -> Built:
+    ) -> BuiltMessage:
         """The same."""
-        return Built(queue="bench", message=run_id.encode())
+        return BuiltMessage(queue="bench", message=run_id.encode())
 
 
 def kept_runs() -> list[Row]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from bench.server import valkey
-from hermes_celery.core.built_message import Built
+from hermes_celery.core.built_message import BuiltMessage
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.run import Outcome, RunState
@@ -46,9 +46,9 @@ class _Plain:
 
     def build(
         self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
-    ) -> Built:
+    ) -> BuiltMessage:
         """The same."""
-        return Built(queue="bench", message=run_id.encode())
+        return BuiltMessage(queue="bench", message=run_id.encode())
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hermes_celery.celery_app.scheduler import BeatScheduler
-from hermes_celery.wiring.parts import see_to_parts
+from hermes_celery.wiring.collaborators import ensure_collaborators
 
 __all__ = ["CronScheduler"]
 
@@ -14,5 +14,5 @@ class CronScheduler(BeatScheduler):
     """The scheduler class for `celery beat`, with what it needs for any app."""
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
-        see_to_parts(app)
+        ensure_collaborators(app)
         super().__init__(app, *args, **kwargs)

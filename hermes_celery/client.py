@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hermes_celery.core.built_message import STAND_IN, Way, is_stand_in
+from hermes_celery.core.built_message import STAND_IN, BuildOutcome, is_stand_in
 from hermes_celery.core.fields import DELIVERY
 from hermes_celery.core.job import (
     Job,
@@ -31,8 +31,8 @@ from hermes_celery.core.job import (
     new_job_id,
 )
 from hermes_celery.core.job_checks import ONE_SHOT_GRACE_MS, define, edited, first_instant
-from hermes_celery.core.newer_words import is_known
 from hermes_celery.core.run import Occurrence, Run, RunState, Trigger, occurrence_at
+from hermes_celery.core.unknown_words import is_known
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
 from hermes_celery.schedule import ScheduleKind
@@ -41,7 +41,7 @@ from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, che
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
-    from hermes_celery.core.declared import Refusal
+    from hermes_celery.core.declared import RefusedJob
     from hermes_celery.scheduling.planned_runs import BuildsMessages
 
 #: Races that a pause, resume or removal repeats when lost: they do not depend on what changed.
@@ -70,7 +70,7 @@ class Client:
         check_delivery: Callable[[JobSpec], None] = lambda _: None,
         routes_tasks: bool = True,
         is_a_projects: Callable[[], bool] = lambda: False,
-        refusals: Callable[[], list[Refusal]] = list,
+        refusals: Callable[[], list[RefusedJob]] = list,
         why_sent: Callable[[JobSpec, str], str] = lambda spec, queue: "",
     ) -> None:
         """`why_sent` says of a job and its queue why nobody follows its runs; "": workers do.
@@ -296,7 +296,7 @@ class Client:
         run_id = occurrence.run_id
         built = built_or_fault(messages, spec, run_id=run_id, due_ms=occurrence.due_ms)
         now_ms = self._clock.now_ms()
-        if built.way in (Way.FAILED, Way.NOWHERE):
+        if built.way in (BuildOutcome.FAILED, BuildOutcome.NOWHERE):
             state, reason, error = ending_of(built)
             self.runs.end_waiting(run_id, state=state, reason=reason, error=error, now_ms=now_ms)
         else:
@@ -404,8 +404,8 @@ class Client:
         after_id = None if after is None else self.jobs.look_up(after).id
         return self.jobs.matching(name=name, state=state, after=after_id)
 
-    def refusals(self, *, name: str = "") -> list[Refusal]:
-        """Declared jobs that are none, or may not work, whose names begin so; see `Refusal`."""
+    def refusals(self, *, name: str = "") -> list[RefusedJob]:
+        """Declared jobs that are none, or may not work, whose names begin so; see `RefusedJob`."""
         return [one for one in self._refusals() if name_key(one.name).startswith(name_key(name))]
 
     def show(self, reference: str) -> Job:

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 from celery import Celery
 
-from hermes_celery.celery_app.messages import Dispatch
+from hermes_celery.celery_app.messages import MessageBuilder
 from hermes_celery.client import Client
 from hermes_celery.clock import ServerClock
-from hermes_celery.core.built_message import Built
+from hermes_celery.core.built_message import BuiltMessage
 from hermes_celery.core.job import Job, JobRequest, JobSpec, SessionSource
 from hermes_celery.core.job_checks import define
 from hermes_celery.instant import to_ms
@@ -73,9 +73,9 @@ class PlainMessages:
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
-    ) -> Built:
+    ) -> BuiltMessage:
         message = self.message(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
-        return Built(queue=self.queue(spec), message=message)
+        return BuiltMessage(queue=self.queue(spec), message=message)
 
 
 class Store:
@@ -142,8 +142,8 @@ def server_clock(database: Database) -> ServerClock:
     return ServerClock(database.now_ms)
 
 
-def messages_of(app: Celery, *, in_tasks: bool = True) -> Dispatch:
+def messages_of(app: Celery, *, in_tasks: bool = True) -> MessageBuilder:
     """What builds messages for an app, with the default settings and in no namespace."""
-    return Dispatch(
+    return MessageBuilder(
         app, session=SessionSource.ORIGIN, entries=None, in_tasks=in_tasks, namespace=""
     )

@@ -315,12 +315,12 @@ def test_the_prefix_of_queues_is_read_once_from_the_settings_and_once_from_the_c
 
 
 def test_messages_are_built_as_the_settings_say() -> None:
-    # Whoever makes a `Dispatch` by itself forgets the session, the namespace or who listens.
+    # Whoever makes a `MessageBuilder` by itself forgets the session, the namespace or who listens.
     makers = [
         name
         for name, tree in modules().items()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Dispatch"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "MessageBuilder"
     ]
     assert len(makers) == 1, makers
 

@@ -31,7 +31,7 @@ BROAD = {
         "zoneinfo raises many; the setting is the user's",
     "hermes_celery.guards.bounded:_Call.make":
         "raised again where it is waited for",
-    "hermes_celery.celery_app.building:_Call.make":
+    "hermes_celery.celery_app.building_time_limit:_Call.make":
         "raised again where it is waited for",
     "hermes_celery.celery_app.user_tasks:_Call._outcome":
         "recorded on the run, raised again for Celery",
@@ -45,15 +45,15 @@ BROAD = {
         "a plugin may raise whatever it likes",
     "hermes_celery.delivering.template_child:main":
         "a template may raise whatever it likes",
-    "hermes_celery.celery_app.messages:Dispatch.queue":
+    "hermes_celery.celery_app.messages:MessageBuilder.queue":
         "told of the occurrence, when it is built",
-    "hermes_celery.celery_app.messages:Dispatch.message":
+    "hermes_celery.celery_app.messages:MessageBuilder.message":
         "told of the occurrence, when it is built",
     "hermes_celery.guards.duty:Duty.attempt":
         "what nobody foresaw ends this duty's turn only",
     "hermes_celery.running.ended_by_celery:RunEnder.comes_again":
         "who calls is Celery's own loop",
-    "hermes_celery.celery_app.beat_entries:Occurring.publish":
+    "hermes_celery.celery_app.beat_entries:OccurrenceEntry.publish":
         "kept for who asks how it went, and raised again",
     "hermes_celery.running.background_writes:BackgroundWrites._do":
         "the others are still to be done",
@@ -61,7 +61,7 @@ BROAD = {
         "the thread must outlive what it ran into",
     "hermes_celery.scheduling.deferred_messages:built_or_fault":
         "the project's own code costs its own run only",
-    "hermes_celery.interop.left_behind:_names_of_django":
+    "hermes_celery.interop.orphaned_entries:_names_of_django":
         "a database of the user's; costs this sentence",
     "hermes_celery.running.stuck_work:PoolSlotGuard._loop":
         "the thread must outlive what it ran into; it looks again",
@@ -81,7 +81,7 @@ BROAD = {
         "the others still want their heartbeats",
     "hermes_celery.scheduling.rescue:_Pass._guarded":
         "one bad record must not stop the others",
-    "hermes_celery.celery_app.kept_results:_not_kept":
+    "hermes_celery.celery_app.unusable_results:_not_kept":
         "Celery itself meets it next, and says what it is",
     "hermes_celery.running.runner:Runner.perform":
         "raised again where it is Celery's",
@@ -109,7 +109,7 @@ BROAD = {
         "whatever is wrong, who connects next says so",
     "hermes_celery.store.repairs:_judged":
         "one record must not keep the others from being looked at",
-    "hermes_celery.interop.taking_over:_made_or_reason":
+    "hermes_celery.interop.takeover:_made_or_reason":
         "what others wrote may raise anything; told there",
     "hermes_celery.celery_app.flower_texts:tell_revoked":
         "what monitors hear costs no run",

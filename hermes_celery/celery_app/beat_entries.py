@@ -50,7 +50,7 @@ class BeatEntries:
         """Send one occurrence through `apply_entry`; what publishing raises is raised here too."""
         assert spec.task is not None
         app, call = self._scheduler.app, live_call(spec.task)
-        entry = Occurring(
+        entry = OccurrenceEntry(
             name=spec.name,
             task=call.name,
             schedule=celery_schedule(spec, app),
@@ -67,7 +67,7 @@ class BeatEntries:
         return entry.result
 
 
-class Occurring(ScheduleEntry):  # type: ignore[misc]  # Celery carries no types
+class OccurrenceEntry(ScheduleEntry):  # type: ignore[misc]  # Celery carries no types
     """One occurrence as an entry, and what came of sending it."""
 
     send: Send

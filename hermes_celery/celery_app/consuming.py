@@ -23,7 +23,7 @@ from hermes_celery.store.load import base_of
 from hermes_celery.store.worker_signs import Look
 
 
-class Proof:
+class ConsumingProof:
     """What one worker's main loop has proved; instants are those of the monotonic clock."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ def _aliases(channel: Any, queue: str) -> set[str]:
     return lists - {queue}
 
 
-def looking(proof: Proof, *, home: Path) -> Look:
+def looking(proof: ConsumingProof, *, home: Path) -> Look:
     """What a worker with this proof says of itself; `home` is its Hermes home."""
 
     def look(now_ms: int) -> tuple[WorkerSign, dict[str, int]]:
@@ -127,11 +127,11 @@ def looking(proof: Proof, *, home: Path) -> Look:
     return look
 
 
-def prove(app: Celery) -> Proof:
+def prove(app: Celery) -> ConsumingProof:
     """Have the workers of an app, which are still to start, prove that they consume."""
-    proof = Proof()
+    proof = ConsumingProof()
 
-    class Watch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+    class ChannelWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
         """Follows the consumer's channel each time that it is made."""
 
         requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -140,7 +140,7 @@ def prove(app: Celery) -> Proof:
             """The channel is there."""
             proof.follow(consumer)
 
-    app.steps["consumer"].add(Watch)
+    app.steps["consumer"].add(ChannelWatch)
     return proof
 
 

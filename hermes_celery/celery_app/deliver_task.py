@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 
+from hermes_celery.celery_app.collaborators import collaborators_of
 from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask
 from hermes_celery.celery_app.messages import DELIVER_TASK
-from hermes_celery.celery_app.parts import parts_of
 from hermes_celery.core.run import Delivery
 from hermes_celery.errors import StoreError, StoreUnavailable
 
@@ -71,5 +71,5 @@ class DeliverTask(TellingTask):
         """That of the app's namespace, and that of the one in which 0.1.0 kept everything."""
         cls = type(self)
         if cls._deliverers is None or cls._deliverers[0] != os.getpid():
-            cls._deliverers = (os.getpid(), *parts_of(self.app).deliverers())
+            cls._deliverers = (os.getpid(), *collaborators_of(self.app).deliverers())
         return cls._deliverers[1:]

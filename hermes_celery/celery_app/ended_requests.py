@@ -28,7 +28,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 from celery.worker.consumer.control import Control
 
-from hermes_celery.celery_app.handing_on import hop_of, leads_to
+from hermes_celery.celery_app.continued_runs import hop_of, leads_to
 from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.core.run import RunState, is_run_id
 from hermes_celery.errors import HermesCeleryError, error_text

@@ -37,7 +37,7 @@ NOTE_UID = "hermes-celery-note"
 _EVENTS = "celeryev"
 
 
-class Published(msgspec.Struct, frozen=True, kw_only=True):
+class PublishedMessage(msgspec.Struct, frozen=True, kw_only=True):
     """What one call of `apply_async` put on the wire."""
 
     #: The queue, and the message as kombu has it; None where it went elsewhere, or nowhere.
@@ -48,12 +48,12 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     carries_run: bool = False
 
 
-class _Noted(msgspec.Struct, frozen=True):
+class _SentMessage(msgspec.Struct, frozen=True):
     message_id: str
     carries_run: bool
 
 
-_noted: ContextVar[list[_Noted] | None] = ContextVar("hermes_celery_published", default=None)
+_noted: ContextVar[list[_SentMessage] | None] = ContextVar("hermes_celery_published", default=None)
 
 
 def listen() -> None:
@@ -68,7 +68,7 @@ def publish(
     message_id: str,
     header: object,
     through: Callable[[Send, dict[str, Any]], Any] | None = None,
-) -> Published:
+) -> PublishedMessage:
     """Publish a call under a Celery id, with our `header`, into a channel of its own.
 
     `through` is given what publishes and its options, and calls it with options that it may have
@@ -102,10 +102,12 @@ def publish(
         return _outcome(call, transport, result=result, noted=noted)
 
 
-def _outcome(call: TaskCall, transport: Any, *, result: Any, noted: list[_Noted]) -> Published:
+def _outcome(
+    call: TaskCall, transport: Any, *, result: Any, noted: list[_SentMessage]
+) -> PublishedMessage:
     caught = transport.caught
     if len(caught) == 1:
-        return Published(message=caught[0])
+        return PublishedMessage(message=caught[0])
     if transport.published:
         places = ", ".join([*(queue for queue, _ in caught), *transport.fanned]) or "no queue"
         raise JobError(
@@ -115,8 +117,8 @@ def _outcome(call: TaskCall, transport: Any, *, result: Any, noted: list[_Noted]
     result_id = str(getattr(result, "id", "") or "")
     for note in noted:
         if note.message_id == result_id:
-            return Published(elsewhere=result_id, carries_run=note.carries_run)
-    return Published()
+            return PublishedMessage(elsewhere=result_id, carries_run=note.carries_run)
+    return PublishedMessage()
 
 
 class _CatchingChannel(virtual.Channel):
@@ -192,8 +194,8 @@ def catching_connection() -> Connection:
 
 
 @contextmanager
-def _listening() -> Iterator[list[_Noted]]:
-    noted: list[_Noted] = []
+def _listening() -> Iterator[list[_SentMessage]]:
+    noted: list[_SentMessage] = []
     token = _noted.set(noted)
     try:
         yield noted
@@ -210,4 +212,4 @@ def _note(headers: Any = None, body: Any = None, **_: Any) -> None:
     message_id = named.get("id") or (body.get("id") if isinstance(body, Mapping) else None)
     header = named.get(HEADER)
     carries = isinstance(header, Mapping) and header.get("message") == message_id
-    noted.append(_Noted(str(message_id or ""), carries))
+    noted.append(_SentMessage(str(message_id or ""), carries))

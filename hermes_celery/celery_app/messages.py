@@ -34,14 +34,14 @@ from kombu.utils.json import dumps
 
 from hermes_celery.celery_app.broker import key_prefix, list_of
 from hermes_celery.celery_app.message_channel import (
-    Published,
+    PublishedMessage,
     Send,
     catching_connection,
     listen,
     publish,
 )
 from hermes_celery.celery_app.user_code import UserCode
-from hermes_celery.core.built_message import STAND_IN, Built, Way
+from hermes_celery.core.built_message import STAND_IN, BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobSpec, SessionSource
 from hermes_celery.core.run import is_scheduled, message_id_of
 from hermes_celery.core.task_call import live_call
@@ -71,7 +71,7 @@ _DELIVERY: _Likeness = (None, None, DELIVER_TASK.encode())
 _ROUTING = ("queue", "exchange", "routing_key", "priority", "delivery_mode")
 
 
-class Entries(Protocol):
+class OccurrenceListener(Protocol):
     """Who hears of each scheduled occurrence before it is sent, as of an entry of Celery's beat."""
 
     def is_watched(self) -> bool:
@@ -81,7 +81,7 @@ class Entries(Protocol):
         """Let whoever hears of it change the options, send it, and return what that returns."""
 
 
-class Dispatch:
+class MessageBuilder:
     """Builds the messages of runs for one Celery app."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Dispatch:
         app: Celery,
         *,
         session: SessionSource,
-        entries: Entries | None,
+        entries: OccurrenceListener | None,
         in_tasks: bool,
         namespace: str,
     ) -> None:
@@ -136,7 +136,7 @@ class Dispatch:
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
-    ) -> Built:
+    ) -> BuiltMessage:
         """The message of one run that was admitted, and its queue; runs the project's code.
 
         Raises whatever publishing a task raises, SessionError when the job's session is too large,
@@ -144,7 +144,7 @@ class Dispatch:
         """
         if not self._runs_user_code(spec):
             message = self._filled(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
-            return Built(queue=self._template(spec).key, message=message)
+            return BuiltMessage(queue=self._template(spec).key, message=message)
         if self._app.conf.task_always_eager:
             raise JobError(f"task_always_eager is on: {spec.name} would run here, not on a worker")
         message_id = message_id_of(run_id, push=push)
@@ -225,22 +225,24 @@ class Dispatch:
         call = live_call(spec.task)
         return msgspec.structs.replace(call, options={**named, **call.options, **_routing_of(spec)})
 
-    def _built(self, spec: JobSpec, published: Published, *, message_id: str) -> Built:
+    def _built(
+        self, spec: JobSpec, published: PublishedMessage, *, message_id: str
+    ) -> BuiltMessage:
         name = "" if spec.task is None else spec.task.name
         if published.message is not None:
             queue, message = published.message
             message["properties"]["delivery_tag"] = message_id
             key = self._redis_key(queue, message)
-            return Built(queue=key, message=dumps(message).encode())
+            return BuiltMessage(queue=key, message=dumps(message).encode())
         if not published.elsewhere:
-            return Built(
-                way=Way.NOWHERE,
+            return BuiltMessage(
+                way=BuildOutcome.NOWHERE,
                 why=f"not published: apply_async of {name} sent no message (one queued already?)",
             )
         if published.carries_run:
-            return Built(way=Way.ELSEWHERE)
-        return Built(
-            way=Way.UNFOLLOWED,
+            return BuiltMessage(way=BuildOutcome.ELSEWHERE)
+        return BuiltMessage(
+            way=BuildOutcome.UNFOLLOWED,
             why=(
                 f"apply_async of {name} published it under the id {published.elsewhere}, without "
                 "the options that it was given (task_id, headers), so nobody reports how it ends"

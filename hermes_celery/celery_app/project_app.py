@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hermes_celery.errors import SettingsError, error_text
-from hermes_celery.interop.marks import DECLARED, NAMESPACE
+from hermes_celery.interop.cron_attributes import DECLARED, NAMESPACE
 from hermes_celery.settings import Settings, checked_namespace
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from celery.utils.imports import instantiate
 from kombu.transport import redis as redis_transport
 from kombu.utils.json import loads
 
+from hermes_celery.celery_app.continued_runs import run_behind
 from hermes_celery.celery_app.ended_requests import delivery_of
-from hermes_celery.celery_app.handing_on import run_behind
 from hermes_celery.celery_app.messages import DELIVER_TASK
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.events import event
@@ -119,7 +119,7 @@ class _PurgingChannel(_Above):  # type: ignore[misc]  # kombu carries no types
             event(_log, "purge.not_noted", level=logging.WARNING, queue=queue, why=error)
             return int(super()._purge(queue))
         with self.conn_or_acquire() as client:
-            noted = _Noted(run_ender)
+            noted = _RecordedPurge(run_ender)
             purged = sum(
                 _purge_list(client, self._q_for_pri(queue, step), noted)
                 for step in self.priority_steps
@@ -129,7 +129,7 @@ class _PurgingChannel(_Above):  # type: ignore[misc]  # kombu carries no types
         return purged
 
 
-class _Noted:
+class _RecordedPurge:
     """Waits until what was purged is on record; no more after the patience was used up once."""
 
     def __init__(self, run_ender: RunEnder) -> None:
@@ -146,7 +146,7 @@ class _Noted:
                 self._patience_seconds = 0.0
 
 
-def _purge_list(client: Any, key: str, noted: _Noted) -> int:
+def _purge_list(client: Any, key: str, noted: _RecordedPurge) -> int:
     """Delete what is in a list now, and tell; how many messages it was."""
     left, purged = int(client.llen(key)), 0
     while left > 0:

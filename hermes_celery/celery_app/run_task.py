@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from hermes_celery.celery_app.collaborators import collaborators_of
 from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask, text_of
-from hermes_celery.celery_app.parts import parts_of
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import SessionError
 from hermes_celery.session import HEADER, Session, from_header
@@ -64,5 +64,5 @@ class RunTask(TellingTask):
         """What performs runs in this process."""
         cls = type(self)
         if cls._runner is None or cls._runner[0] != os.getpid():
-            cls._runner = (os.getpid(), parts_of(self.app).runner())
+            cls._runner = (os.getpid(), collaborators_of(self.app).runner())
         return cls._runner[1]

@@ -38,7 +38,7 @@ from kombu.exceptions import ContentDisallowed
 from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 
-from hermes_celery.celery_app.handing_on import run_behind
+from hermes_celery.celery_app.continued_runs import run_behind
 from hermes_celery.core.letters import (
     NOT_REGISTERED,
     fault_of,
@@ -164,7 +164,7 @@ def install(app: Celery, dead_letters: DeadLetters) -> None:
     app.amqp.Connection = type(
         "SafeConnection", (_SafeConnection, app.amqp.Connection), {"dead_letters": dead_letters}
     )
-    app.steps["consumer"].add(_Refusals)
+    app.steps["consumer"].add(_RefusalLetters)
     app.conf.broker_channel_error_retry = True
 
 
@@ -339,7 +339,7 @@ def _text(name: bytes | str) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else name
 
 
-class _Refusals(bootsteps.Step):  # type: ignore[misc]  # Celery carries no types
+class _RefusalLetters(bootsteps.Step):  # type: ignore[misc]  # Celery carries no types
     """Makes a dead letter of what Celery itself refuses, after Celery has told of it."""
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:

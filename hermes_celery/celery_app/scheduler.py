@@ -10,7 +10,7 @@ from celery.beat import Scheduler
 
 from hermes_celery.celery_app.app_settings import app_settings, shown_url
 from hermes_celery.celery_app.beat_entries import BeatEntries
-from hermes_celery.celery_app.parts import parts_of
+from hermes_celery.celery_app.collaborators import collaborators_of
 from hermes_celery.errors import SettingsError
 from hermes_celery.events import event
 from hermes_celery.guards.bounded import Overdue, within
@@ -56,7 +56,7 @@ class BeatScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         self._ticking = True
         try:
             if self._beat is None:
-                owner, parts = owner_name(), parts_of(self.app)
+                owner, parts = owner_name(), collaborators_of(self.app)
                 self._sign = parts.beat_sign(owner=owner)
                 self._sign.start()
                 self._beat = parts.beat(owner=owner, entries=BeatEntries(self))

@@ -28,17 +28,17 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from kombu.utils.json import dumps
 
 from hermes_celery.celery_app.broker import list_of
-from hermes_celery.celery_app.flower_texts import RunFailed, tell_revoked
-from hermes_celery.celery_app.handing_on import (
+from hermes_celery.celery_app.continued_runs import (
     UNFOLLOWED,
-    Carrier,
+    PerformedMessage,
     hop_of,
     noting_replace,
     noting_retry,
     performing,
 )
+from hermes_celery.celery_app.flower_texts import RunFailed, tell_revoked
 from hermes_celery.celery_app.interrupt import Interruption
-from hermes_celery.celery_app.kept_results import unusable
+from hermes_celery.celery_app.unusable_results import unusable
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import CAP_BYTES
 from hermes_celery.core.policy import retries_loss
@@ -130,7 +130,7 @@ def _carried(
             if isinstance(session, SessionError):
                 raise session
             return _beside(header, session, lambda: run(*args, **kwargs))
-        carrier = Carrier(header, session) if isinstance(session, Session) else None
+        carrier = PerformedMessage(header, session) if isinstance(session, Session) else None
         call = _Call(
             lambda: run(*args, **kwargs),
             task=task,
@@ -188,7 +188,7 @@ def _header_of(request: Any, namespaces: Collection[str]) -> Any:
 
 def _beside(header: Any, session: Session, call: Callable[[], Any]) -> Any:
     """Call what is no run, in the session of the run that published it."""
-    with bound(session), performing(Carrier(header, session)):
+    with bound(session), performing(PerformedMessage(header, session)):
         return call()
 
 
@@ -241,7 +241,7 @@ class _Call:
         call: Callable[[], Any],
         *,
         task: Any,
-        carrier: Carrier | None,
+        carrier: PerformedMessage | None,
         redact: Redact,
         worker: str,
         time_limit: float | None,
@@ -274,7 +274,7 @@ class _Call:
             ) from None
         return outcome
 
-    def _went_to(self, carrier: Carrier) -> str:
+    def _went_to(self, carrier: PerformedMessage) -> str:
         if not carrier.queue:
             return ""
         return list_of(self.task.app, carrier.queue, priority=carrier.priority)

@@ -16,17 +16,17 @@ from celery import Celery, signals
 from celery.concurrency import get_implementation, prefork
 from celery.worker import state as worker_state
 
+from hermes_celery.celery_app import continued_runs, ended_requests, purging, safe_consumer
 from hermes_celery.celery_app import deliver_task as delivery_task
-from hermes_celery.celery_app import ended_requests, handing_on, purging, safe_consumer
 from hermes_celery.celery_app import user_tasks as carrying
 from hermes_celery.celery_app.app_settings import app_settings, namespaces_of
 from hermes_celery.celery_app.broker import names_of
+from hermes_celery.celery_app.collaborators import Collaborators, collaborators_of
 from hermes_celery.celery_app.consuming import looking, prove
+from hermes_celery.celery_app.loop_wakeup import wake
 from hermes_celery.celery_app.messages import RUN_TASK
-from hermes_celery.celery_app.parts import Parts, parts_of
 from hermes_celery.celery_app.run_task import RunTask
 from hermes_celery.celery_app.startup import patience_seconds, until_it_answers
-from hermes_celery.celery_app.waking import wake
 from hermes_celery.errors import HermesCeleryError, SettingsError, StoreError
 from hermes_celery.events import JsonFormatter, event
 from hermes_celery.masking.output import Redact, known_secrets, redactor, unredacted
@@ -58,9 +58,9 @@ def register(app: Celery) -> None:
         RunTask.perform, name=RUN_TASK, base=RunTask, bind=True, ignore_result=True, shared=False
     )
     delivery_task.register(app)
-    handing_on.connect()
+    continued_runs.connect()
     # Threads do not survive a fork.
-    run_ender_in = cache(lambda pid: parts_of(app).run_ender())
+    run_ender_in = cache(lambda pid: collaborators_of(app).run_ender())
     purging.watch(app, lambda: run_ender_in(os.getpid()))
     _Hooks(app).connect()
 
@@ -94,8 +94,8 @@ class _Hooks:
         return app_settings(self._app)
 
     @property
-    def _parts(self) -> Parts:
-        return parts_of(self._app)
+    def _parts(self) -> Collaborators:
+        return collaborators_of(self._app)
 
     @property
     def _is_own(self) -> bool:

@@ -6,8 +6,8 @@ import click
 
 from hermes_celery.cli.scope import messages_for, read_settings, repeating
 from hermes_celery.cli.screen import print_json, print_table, shown
-from hermes_celery.core.newer_words import UNREADABLE
 from hermes_celery.core.run import Run
+from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.errors import RecordBroken
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Deliveries, Incidents, PartState

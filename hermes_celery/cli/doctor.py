@@ -51,7 +51,7 @@ from hermes_celery.store import Database
 from hermes_celery.store.loss_note import Witness
 from hermes_celery.wiring import delivery
 from hermes_celery.wiring.client import check_broker
-from hermes_celery.wiring.others import left_by_others
+from hermes_celery.wiring.other_beats import left_by_others
 from hermes_celery.wiring.server import open_database, unreachable
 
 _COLORS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}

@@ -15,7 +15,7 @@ import msgspec
 
 from hermes_celery.cli.scope import read_settings, repeating
 from hermes_celery.cli.screen import print_json
-from hermes_celery.core.reconciling import Finding, Trouble
+from hermes_celery.core.reconciling import Disagreement, DisagreementKind
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.scheduling.sweep import RecordExaminer
 from hermes_celery.store import Database, How, Page
@@ -59,10 +59,10 @@ def fsck(repair: bool, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def examine(database: Database, *, repair: bool) -> tuple[list[Finding], Summary]:
+def examine(database: Database, *, repair: bool) -> tuple[list[Disagreement], Summary]:
     """Look at everything, once or until nothing more is mended."""
     examiner, summary = make_examiner(database), Summary()
-    found: dict[tuple[str, str], Finding] = {}
+    found: dict[tuple[str, str], Disagreement] = {}
     for _ in range(_PASSES if repair else 1):
         how = How(now_ms=database.now_ms(), mends=repair, is_deep=True)
         once = _pass(examiner, how, summary)
@@ -79,7 +79,7 @@ def examine(database: Database, *, repair: bool) -> tuple[list[Finding], Summary
     return findings, summary
 
 
-def _pass(examiner: RecordExaminer, how: How, summary: Summary) -> list[Finding]:
+def _pass(examiner: RecordExaminer, how: How, summary: Summary) -> list[Disagreement]:
     summary.jobs = summary.runs = 0
     jobs: set[str] = set()
     found = examiner.keys(how)
@@ -92,14 +92,14 @@ def _pass(examiner: RecordExaminer, how: How, summary: Summary) -> list[Finding]
     return found
 
 
-def _of_page(examiner: RecordExaminer, page: Page, how: How) -> list[Finding]:
+def _of_page(examiner: RecordExaminer, page: Page, how: How) -> list[Disagreement]:
     try:
         return examiner.page(page, how)
     except StoreUnavailable:
         raise
     except StoreError as error:
         text = f"a page of {len(page.work.jobs)} jobs could not be looked at: {error}"
-        return [Finding(trouble=Trouble.BROKEN, subject="page", text=text)]
+        return [Disagreement(trouble=DisagreementKind.BROKEN, subject="page", text=text)]
 
 
 def _shown(pages: Iterator[Page]) -> Iterator[Page]:
@@ -120,7 +120,7 @@ def _shown(pages: Iterator[Page]) -> Iterator[Page]:
             yield page
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: Disagreement) -> str:
     word, color = ("mended", "yellow") if finding.is_mended else ("wrong", "red")
     text = finding.text.encode("utf-8", "backslashreplace").decode()
     return f"{click.style(f'{word:<6}', fg=color)} {text}"
@@ -134,7 +134,7 @@ def _closing(summary: Summary, *, repair: bool) -> str:
     return f"{looked}: {summary.mended:,} mended, {summary.left:,} left{advice}"
 
 
-def _as_json(finding: Finding) -> dict[str, object]:
+def _as_json(finding: Disagreement) -> dict[str, object]:
     return {
         "trouble": finding.trouble.value,
         "subject": finding.subject.encode("utf-8", "backslashreplace").decode(),

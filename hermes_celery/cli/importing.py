@@ -13,7 +13,7 @@ from hermes_celery.settings import checked_timezone
 
 if TYPE_CHECKING:
     from hermes_celery.interop.hermes.home import ImportReport
-    from hermes_celery.interop.taking_over import TakeOver
+    from hermes_celery.interop.takeover import TakeoverReport
 
 _REDBEAT = "redbeat"
 _DJANGO = "django-celery-beat"
@@ -44,7 +44,7 @@ def import_jobs(
     """
     _check_usage(source, file, given=prefix is not None or url is not None, dry_run=dry_run)
     if source == _REDBEAT:
-        report: ImportReport | TakeOver = _from_redbeat(
+        report: ImportReport | TakeoverReport = _from_redbeat(
             prefix, url, timezone=timezone, dry_run=dry_run
         )
     elif source == _DJANGO and file is not None:
@@ -91,10 +91,10 @@ def _from_home(path: Path, *, timezone: str | None) -> ImportReport:
 
 def _from_redbeat(
     prefix: str | None, url: str | None, *, timezone: str | None, dry_run: bool
-) -> TakeOver:
+) -> TakeoverReport:
     from hermes_celery.interop.redbeat import SOURCE, entries_of
-    from hermes_celery.interop.taking_over import take_over
-    from hermes_celery.wiring.others import open_redbeat
+    from hermes_celery.interop.takeover import take_over
+    from hermes_celery.wiring.other_beats import open_redbeat
 
     settings = read_settings()
     entries = entries_of(open_redbeat(settings, app=project(), prefix=prefix, url=url).records())
@@ -103,9 +103,9 @@ def _from_redbeat(
     )
 
 
-def _from_django(path: Path, *, timezone: str | None, dry_run: bool) -> TakeOver:
+def _from_django(path: Path, *, timezone: str | None, dry_run: bool) -> TakeoverReport:
     from hermes_celery.interop.django_celery_beat import SOURCE, entries_of
-    from hermes_celery.interop.taking_over import take_over
+    from hermes_celery.interop.takeover import take_over
 
     entries = entries_of(path)
     return take_over(

@@ -254,7 +254,7 @@ def _warn_of_call(job: Job) -> None:
     app = project()
     if app is None or job.spec.task is None:
         return
-    from hermes_celery.celery_app.declaring import call_doubt
+    from hermes_celery.celery_app.declarer import call_doubt
     from hermes_celery.celery_app.project_app import import_tasks
 
     fault = import_tasks(app)

@@ -25,7 +25,7 @@ from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, default_timezone
 from hermes_celery.settings import read_settings as settings_of_environment
 
 if TYPE_CHECKING:
-    from hermes_celery.celery_app.messages import Dispatch
+    from hermes_celery.celery_app.messages import MessageBuilder
     from hermes_celery.celery_app.types import Celery
     from hermes_celery.client import Client
 
@@ -128,7 +128,7 @@ def repeating(text: str) -> str:
     return _COMMAND.sub(with_options, text)
 
 
-def messages_for(settings: Settings) -> Dispatch:
+def messages_for(settings: Settings) -> MessageBuilder:
     """What builds the messages of the app of `-A`, else of ours."""
     from hermes_celery.wiring.messages import make_messages
 

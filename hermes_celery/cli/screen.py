@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 import click
 import msgspec
 
-from hermes_celery.core.declared import Refusal
+from hermes_celery.core.declared import RefusedJob
 from hermes_celery.core.fields import FIELDS
 from hermes_celery.core.job import Job, JobSpec, JobState, UnreadableJob
-from hermes_celery.core.newer_words import UNREADABLE
 from hermes_celery.core.run import Run, RunState
+from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.store.reading import readable
 
 #: Rows whose columns are aligned: a wider table is drawn at its end only.
@@ -116,7 +116,7 @@ def shown(instant: datetime | None, *, zone: str, missing: str = "-") -> str:
     return instant.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def refused_row(refusal: Refusal) -> list[str]:
+def refused_row(refusal: RefusedJob) -> list[str]:
     """A declared job in `list` that was refused."""
     return [refusal.job_id, refusal.name, "-", "refused", "-", refusal.why, "-"]
 

@@ -11,7 +11,7 @@ import msgspec
 STAND_IN = b" "
 
 
-class Way(Enum):
+class BuildOutcome(Enum):
     """Which way a message went."""
 
     #: To be pushed by whoever built it.
@@ -28,10 +28,10 @@ class Way(Enum):
     PENDING = "pending"
 
 
-class Built(msgspec.Struct, frozen=True, kw_only=True):
+class BuiltMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message, or what became of it."""
 
-    way: Way = Way.PUSH
+    way: BuildOutcome = BuildOutcome.PUSH
     queue: str = ""
     message: bytes = b""
     #: Why there is nothing to push; one sentence.
@@ -40,7 +40,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def why_sent(self) -> str:
         """Why its run is over now, and nobody follows it; "" where somebody does."""
-        return self.why if self.way is Way.UNFOLLOWED else ""
+        return self.why if self.way is BuildOutcome.UNFOLLOWED else ""
 
 
 def is_stand_in(message: bytes) -> bool:

@@ -1,6 +1,6 @@
 """What projects declare, as their beats say it of themselves, and what of it is no job.
 
-Values only; `store.declarations` keeps them and `declaring` decides with them.
+Values only; `store.declarations` keeps them and `celery_app.declarer` decides with them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 _NAMED = 3
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RefusedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A declared job that is none, or one that may not work, and what to write instead."""
 
     name: str

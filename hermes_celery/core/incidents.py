@@ -34,7 +34,7 @@ _VARYING = re.compile(
 )
 
 
-class Kind(StrEnum):
+class TroubleKind(StrEnum):
     """What sort of trouble."""
 
     #: Runs of a job fail.
@@ -81,17 +81,25 @@ class Kind(StrEnum):
         Version 0.1.0 ends at a word that it does not know, so a kind that it lacks is stored as
         the nearest one that it never closes by itself; the exact word stands in the field `sort`.
         """
-        return self.value if self in _FIRST_KINDS else Kind.MISSED.value
+        return self.value if self in _FIRST_KINDS else TroubleKind.MISSED.value
 
 
-_FIRST_KINDS = frozenset((Kind.FAILURE, Kind.LATE, Kind.MISSED, Kind.BEAT, Kind.WORKERS))
+_FIRST_KINDS = frozenset(
+    (
+        TroubleKind.FAILURE,
+        TroubleKind.LATE,
+        TroubleKind.MISSED,
+        TroubleKind.BEAT,
+        TroubleKind.WORKERS,
+    )
+)
 
 _OVER = {
-    Kind.FAILURE: "failed",
-    Kind.LATE: "was late",
-    Kind.MISSED: "was missed",
-    Kind.BROKEN: "had a broken record",
-    Kind.STOPPED: "had stopped",
+    TroubleKind.FAILURE: "failed",
+    TroubleKind.LATE: "was late",
+    TroubleKind.MISSED: "was missed",
+    TroubleKind.BROKEN: "had a broken record",
+    TroubleKind.STOPPED: "had stopped",
 }
 
 
@@ -100,7 +108,7 @@ class ReportsTroubles(Protocol):
 
     def tell(
         self,
-        kind: Kind,
+        kind: TroubleKind,
         subject: str,
         text: str,
         *,
@@ -120,7 +128,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """One trouble, however often it happened. Instants are aware UTC."""
 
     id: str
-    kind: Kind
+    kind: TroubleKind
     #: "" when it is no single job's.
     job_id: str
     job_name: str
@@ -169,7 +177,7 @@ def signature(error: str) -> str:
     return " ".join(_VARYING.sub("#", first).casefold().split())
 
 
-def incident_id(kind: Kind, subject: str, *, error: str = "") -> str:
+def incident_id(kind: TroubleKind, subject: str, *, error: str = "") -> str:
     """The id of an incident: the kind, whose it is, and a digest of the failure's signature."""
     digest = hashlib.sha256(signature(error).encode()).hexdigest()[:8] if error else ""
     return "-".join(part for part in (kind.value, subject, digest) if part)

@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from hermes_celery.core.fields import FIELDS, HOLDERS, Field
-from hermes_celery.core.newer_words import UNREADABLE
 from hermes_celery.core.origin import Origin as Origin
 from hermes_celery.core.origin import SessionSource as SessionSource
 from hermes_celery.core.policy import Policy
+from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.core.work import (
     HttpCall,
     TaskCall,

@@ -19,9 +19,9 @@ from hermes_celery.core.field_checks import check_name
 from hermes_celery.core.field_types import check_fields
 from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING_NAMES, Field
 from hermes_celery.core.job import Job, JobRequest, JobSpec, JobState
-from hermes_celery.core.newer_words import is_known
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.schedule_text import text_of, zone_name
+from hermes_celery.core.unknown_words import is_known
 from hermes_celery.core.work import check_one_kind
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms

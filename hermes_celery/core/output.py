@@ -14,7 +14,7 @@ import msgspec
 CAP_BYTES = 1024 * 1024
 
 
-class Capture:
+class OutputCapture:
     """Collects one stream in bounded memory."""
 
     def __init__(self, cap_bytes: int = CAP_BYTES) -> None:
@@ -55,7 +55,7 @@ def as_text(content: bytes) -> str:
     return content.decode("utf-8", errors="replace")
 
 
-class Printed(msgspec.Struct, frozen=True, kw_only=True):
+class PrintedPiece(msgspec.Struct, frozen=True, kw_only=True):
     """What was printed since the last look."""
 
     stdout: bytes = b""

@@ -34,7 +34,7 @@ class DueJob(msgspec.Struct, frozen=True, kw_only=True):
     completed: int
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     """One occurrence to dispatch, or to record as skipped. Instants are Unix milliseconds."""
 
     #: Where the schedule stands before.
@@ -48,14 +48,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     skip: str = ""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The decision for one job."""
 
     due: DueJob
-    steps: tuple[Step, ...]
+    steps: tuple[PlannedStep, ...]
 
 
-def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> Plan:
+def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> JobPlan:
     """Decide what happens to a job that is due at `now_ms`.
 
     Occurrences up to `resumed_ms`, when a pause of everything ended, are skipped. Raises
@@ -63,7 +63,7 @@ def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> Plan:
     """
     schedule = due.spec.compiled()
     if schedule.kind is ScheduleKind.ONCE:
-        steps: tuple[Step, ...] = (_single(due, following=None),)
+        steps: tuple[PlannedStep, ...] = (_single(due, following=None),)
     else:
         following = schedule.next_after_ms(due.next_run_ms)
         in_time = due.next_run_ms > resumed_ms and (following is None or following > now_ms)
@@ -71,7 +71,7 @@ def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> Plan:
             steps = (_single(due, following=following),)
         else:
             steps = _caught_up(schedule, due, now_ms=now_ms, resumed_ms=resumed_ms)
-    return Plan(due=due, steps=steps)
+    return JobPlan(due=due, steps=steps)
 
 
 def grace_ms(schedule: Schedule, spec: JobSpec, *, now_ms: int) -> int:
@@ -91,9 +91,9 @@ def grace_ms(schedule: Schedule, spec: JobSpec, *, now_ms: int) -> int:
     return min(max(period_ms // 2, _MIN_GRACE_MS), _MAX_GRACE_MS)
 
 
-def _single(due: DueJob, *, following: int | None) -> Step:
+def _single(due: DueJob, *, following: int | None) -> PlannedStep:
     """The usual case: one occurrence is due, in time."""
-    return Step(
+    return PlannedStep(
         seen_ms=due.next_run_ms,
         occurrence_ms=due.next_run_ms,
         next_run_ms=None if _is_last(due, earlier=0) else following,
@@ -103,7 +103,7 @@ def _single(due: DueJob, *, following: int | None) -> Step:
 
 def _caught_up(
     schedule: Schedule, due: DueJob, *, now_ms: int, resumed_ms: int
-) -> tuple[Step, ...]:
+) -> tuple[PlannedStep, ...]:
     """The steps for a job with missed occurrences."""
     occurrences = _missed(schedule, due.next_run_ms, now_ms)
     upcoming = schedule.next_after_ms(now_ms)
@@ -159,15 +159,17 @@ def _latest(schedule: Schedule, *, after_ms: int, now_ms: int) -> list[int]:
     return found[::-1]
 
 
-def _chain(due: DueJob, marks: list[tuple[int, str]], *, upcoming: int | None) -> tuple[Step, ...]:
+def _chain(
+    due: DueJob, marks: list[tuple[int, str]], *, upcoming: int | None
+) -> tuple[PlannedStep, ...]:
     """Each step begins where the one before it leaves the schedule."""
-    steps: list[Step] = []
+    steps: list[PlannedStep] = []
     seen_ms, admitted = due.next_run_ms, 0
     for position, (occurrence_ms, skip) in enumerate(marks):
         following = marks[position + 1][0] if position + 1 < len(marks) else upcoming
         is_last = not skip and _is_last(due, earlier=admitted)
         steps.append(
-            Step(
+            PlannedStep(
                 seen_ms=seen_ms,
                 occurrence_ms=occurrence_ms,
                 next_run_ms=None if is_last else following,

@@ -23,17 +23,17 @@ _WHOLE = re.compile(r"[0-9]{1,16}|-[0-9]{1,15}")
 _SHOWN = 40
 
 
-class Wrong(Enum):
+class WrongType(Enum):
     """What a fact is whose key is of another type."""
 
     TYPE = "wrong type"
 
 
 #: A stored value; None: there is none.
-Fact = str | Wrong | None
+Fact = str | WrongType | None
 
 
-class Role(StrEnum):
+class KeyRole(StrEnum):
     """Which key of a job or run a write goes to; the scripts count them in this order."""
 
     JOB = "job"
@@ -58,15 +58,15 @@ class Role(StrEnum):
     REFILL = "refill"
 
 
-class Op(msgspec.Struct, frozen=True, kw_only=True):
+class MendWrite(msgspec.Struct, frozen=True, kw_only=True):
     """One write. `RENAME` moves the key into quarantine, `UNHOLD` takes a run out of the held."""
 
     command: str
-    role: Role
+    role: KeyRole
     args: tuple[str, ...] = ()
 
 
-class Trouble(StrEnum):
+class DisagreementKind(StrEnum):
     """What sort of disagreement."""
 
     #: A job that would never run again, for no reason.
@@ -79,10 +79,10 @@ class Trouble(StrEnum):
     GHOST = "ghost"
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
     """One disagreement."""
 
-    trouble: Trouble
+    trouble: DisagreementKind
     #: A job's or run's id, or a key.
     subject: str
     #: "" where it is no single job's.
@@ -90,11 +90,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     #: One line: what is wrong, and what becomes of it.
     text: str
     #: What to write; nothing where only a person can decide.
-    ops: tuple[Op, ...] = ()
+    ops: tuple[MendWrite, ...] = ()
     is_mended: bool = False
 
 
-class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
+class MendDeadlines(msgspec.Struct, frozen=True, kw_only=True):
     """The instants that mends write, Unix ms."""
 
     now_ms: int
@@ -141,6 +141,6 @@ def shown(fact: Fact) -> str:
     return ascii(fact if len(fact) <= _SHOWN else fact[:_SHOWN] + "...")
 
 
-def op(command: str, role: Role, *args: str | int) -> Op:
+def op(command: str, role: KeyRole, *args: str | int) -> MendWrite:
     """One write, numbers as text."""
-    return Op(command=command, role=role, args=tuple(str(arg) for arg in args))
+    return MendWrite(command=command, role=role, args=tuple(str(arg) for arg in args))

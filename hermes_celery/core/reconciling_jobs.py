@@ -8,13 +8,13 @@ import msgspec
 
 from hermes_celery.core.job import JobSpec, JobState, is_job_id, name_key
 from hermes_celery.core.reconciling import (
-    Deadlines,
+    Disagreement,
+    DisagreementKind,
     Fact,
-    Finding,
-    Op,
-    Role,
-    Trouble,
-    Wrong,
+    KeyRole,
+    MendDeadlines,
+    MendWrite,
+    WrongType,
     is_fine,
     op,
     score,
@@ -58,7 +58,7 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
         return whole(self.fields.get(name))
 
 
-class Planned(msgspec.Struct, frozen=True, kw_only=True):
+class PlannedAnew(msgspec.Struct, frozen=True, kw_only=True):
     """When a job is to run that has no next instant."""
 
     #: Unix ms; None: it has had its last run.
@@ -68,19 +68,19 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     is_once: bool = False
 
 
-def plan_anew(spec: JobSpec | None, *, completed: int, now_ms: int) -> Planned:
+def plan_anew(spec: JobSpec | None, *, completed: int, now_ms: int) -> PlannedAnew:
     """The next instant of a job from its schedule alone: after now, or a single one at any time."""
     if spec is None:
-        return Planned(fault="its definition cannot be read; remove the job and add it again")
+        return PlannedAnew(fault="its definition cannot be read; remove the job and add it again")
     try:
         schedule = spec.compiled()
         is_once = schedule.kind is ScheduleKind.ONCE
         if completed >= (spec.repeat_times or (1 if is_once else completed + 1)):
-            return Planned(is_once=is_once)
+            return PlannedAnew(is_once=is_once)
         after_ms = -1 if is_once else now_ms
-        return Planned(next_ms=schedule.next_after_ms(after_ms), is_once=is_once)
+        return PlannedAnew(next_ms=schedule.next_after_ms(after_ms), is_once=is_once)
     except ScheduleError as error:
-        return Planned(fault=f"its schedule cannot be planned: {error}")
+        return PlannedAnew(fault=f"its schedule cannot be planned: {error}")
 
 
 def name_entry(spec: JobSpec) -> str:
@@ -99,8 +99,12 @@ def wants_spec(facts: JobFacts) -> bool:
 
 
 def judge_job(
-    facts: JobFacts, *, at: Deadlines, spec: JobSpec | None = None, fills_completed: bool = False
-) -> list[Finding]:
+    facts: JobFacts,
+    *,
+    at: MendDeadlines,
+    spec: JobSpec | None = None,
+    fills_completed: bool = False,
+) -> list[Disagreement]:
     """What is wrong with a job; `spec` is asked for where `wants_spec` says so."""
     if facts.kind == "none":
         return _gone_job(facts)
@@ -111,41 +115,45 @@ def judge_job(
     if fills_completed and _state_of(facts) == JobState.COMPLETED and facts.completed is None:
         found.append(
             _about_job(
-                facts, Trouble.DISAGREES, "is completed and not in that index; put in",
-                op("ZADD", Role.COMPLETED, at.now_ms, facts.id),
+                facts, DisagreementKind.DISAGREES, "is completed and not in that index; put in",
+                op("ZADD", KeyRole.COMPLETED, at.now_ms, facts.id),
             )
         )  # fmt: skip
     return found
 
 
-def _gone_job(facts: JobFacts) -> list[Finding]:
+def _gone_job(facts: JobFacts) -> list[Disagreement]:
     """Entries of a job that was removed."""
     places = (
-        (Role.JOBS, facts.listed, facts.id),
-        (Role.DUE, facts.due, facts.id),
-        (Role.STRAY, facts.stray, facts.id),
-        (Role.COMPLETED, facts.completed, facts.id),
-        (Role.NAMES, facts.misnamed, facts.found),
+        (KeyRole.JOBS, facts.listed, facts.id),
+        (KeyRole.DUE, facts.due, facts.id),
+        (KeyRole.STRAY, facts.stray, facts.id),
+        (KeyRole.COMPLETED, facts.completed, facts.id),
+        (KeyRole.NAMES, facts.misnamed, facts.found),
     )
     ops = tuple(op("ZREM", role, entry) for role, fact, entry in places if isinstance(fact, str))
     if not ops:
         return []
     where = ", ".join(one.role.value for one in ops)
-    return [_about_job(facts, Trouble.GHOST, f"has entries ({where}) and no record; removed", *ops)]
+    return [
+        _about_job(
+            facts, DisagreementKind.GHOST, f"has entries ({where}) and no record; removed", *ops
+        )
+    ]
 
 
-def _broken_job(facts: JobFacts) -> Finding:
+def _broken_job(facts: JobFacts) -> Disagreement:
     entries = [one for finding in _gone_job(facts) for one in finding.ops]
     return _about_job(
         facts,
-        Trouble.BROKEN,
+        DisagreementKind.BROKEN,
         f"is stored as a {facts.kind}, not a hash; moved to quarantine: add the job again",
-        op("RENAME", Role.JOB),
+        op("RENAME", KeyRole.JOB),
         *entries,
     )
 
 
-def _job_fields(facts: JobFacts, at: Deadlines) -> Iterator[Finding]:
+def _job_fields(facts: JobFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     """Numbers that are none: `int` and the scripts' arithmetic would fail."""
     # No edit that is on its way can mean this revision.
     fresh = {"revision": str(at.now_ms // 1000), "completed": "0"}
@@ -154,58 +162,71 @@ def _job_fields(facts: JobFacts, at: Deadlines) -> Iterator[Finding]:
         if name == "state" or is_planned_anew or is_fine(name, fact):
             continue
         if name in fresh:
-            one, becomes = op("HSET", Role.JOB, name, fresh[name]), f"set to {fresh[name]}"
+            one, becomes = op("HSET", KeyRole.JOB, name, fresh[name]), f"set to {fresh[name]}"
         else:
-            one, becomes = op("HDEL", Role.JOB, name), "removed"
-        yield _about_job(facts, Trouble.BROKEN, f"has {name} {shown(fact)}; {becomes}", one)
+            one, becomes = op("HDEL", KeyRole.JOB, name), "removed"
+        yield _about_job(
+            facts, DisagreementKind.BROKEN, f"has {name} {shown(fact)}; {becomes}", one
+        )
     if facts.spec_bytes in (None, "0"):
-        yield _about_job(facts, Trouble.BROKEN, "has no definition; remove the job, add it again")
+        yield _about_job(
+            facts, DisagreementKind.BROKEN, "has no definition; remove the job, add it again"
+        )
 
 
-def _job_keys(facts: JobFacts) -> Iterator[Finding]:
+def _job_keys(facts: JobFacts) -> Iterator[Disagreement]:
     for role, kind, wanted in (
-        (Role.ACTIVE, facts.active_kind, "hash"),
-        (Role.HELD, facts.held_kind, "list"),
+        (KeyRole.ACTIVE, facts.active_kind, "hash"),
+        (KeyRole.HELD, facts.held_kind, "list"),
     ):
         if kind not in ("none", wanted):
             what = f"has its {role.value} runs stored as a {kind}, not a {wanted}"
             yield _about_job(
-                facts, Trouble.BROKEN, f"{what}; moved to quarantine", op("RENAME", role)
+                facts, DisagreementKind.BROKEN, f"{what}; moved to quarantine", op("RENAME", role)
             )
     if "" in facts.held:
         yield _about_job(
-            facts, Trouble.BROKEN, "holds a run that cannot be read; removed",
-            op("UNHOLD", Role.HELD, ""),
+            facts, DisagreementKind.BROKEN, "holds a run that cannot be read; removed",
+            op("UNHOLD", KeyRole.HELD, ""),
         )  # fmt: skip
 
 
-def _job_indexes(facts: JobFacts, at: Deadlines, spec: JobSpec | None) -> Iterator[Finding]:
+def _job_indexes(
+    facts: JobFacts, at: MendDeadlines, spec: JobSpec | None
+) -> Iterator[Disagreement]:
     if facts.listed is None:
         created_ms = spec.created_ms if spec else at.now_ms
-        one = op("ZADD", Role.JOBS, created_ms, facts.id)
-        yield _about_job(facts, Trouble.DISAGREES, "was in no list of jobs; put in", one)
+        one = op("ZADD", KeyRole.JOBS, created_ms, facts.id)
+        yield _about_job(facts, DisagreementKind.DISAGREES, "was in no list of jobs; put in", one)
     if facts.entry and facts.named is None:
-        one = op("ZADD", Role.NAMES, 0, facts.entry)
-        yield _about_job(facts, Trouble.DISAGREES, "was not found by its name; put in", one)
+        one = op("ZADD", KeyRole.NAMES, 0, facts.entry)
+        yield _about_job(
+            facts, DisagreementKind.DISAGREES, "was not found by its name; put in", one
+        )
     if facts.entry and facts.found != facts.entry and isinstance(facts.misnamed, str):
-        one = op("ZREM", Role.NAMES, facts.found)
-        yield _about_job(facts, Trouble.DISAGREES, "was found by another name; removed", one)
+        one = op("ZREM", KeyRole.NAMES, facts.found)
+        yield _about_job(
+            facts, DisagreementKind.DISAGREES, "was found by another name; removed", one
+        )
 
 
-def _standing(facts: JobFacts, at: Deadlines, spec: JobSpec | None) -> Iterator[Finding]:
+def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Iterator[Disagreement]:
     """Whether the job stands in the due index as its record says, and runs again at all."""
     state = _state_of(facts)
     if "state" in facts.fields and facts.fields["state"] is None:
-        one = op("HSET", Role.JOB, "state", state)
-        yield _about_job(facts, Trouble.BROKEN, f"had no state; {state} again", one)
+        one = op("HSET", KeyRole.JOB, "state", state)
+        yield _about_job(facts, DisagreementKind.BROKEN, f"had no state; {state} again", one)
     elif state not in set(JobState):
         yield _about_job(
-            facts, Trouble.BROKEN, f"has the state {shown(state)}, which nothing here knows; "
-            "resume, edit or remove it",
-        )  # fmt: skip
+            facts,
+            DisagreementKind.BROKEN,
+            f"has the state {shown(state)}, which nothing here knows; resume, edit or remove it",
+        )
     if isinstance(facts.stray, str):
-        one = op("ZREM", Role.STRAY, facts.id)
-        yield _about_job(facts, Trouble.DISAGREES, "was in the due index of another shard", one)
+        one = op("ZREM", KeyRole.STRAY, facts.id)
+        yield _about_job(
+            facts, DisagreementKind.DISAGREES, "was in the due index of another shard", one
+        )
     next_ms = facts.number("next_ms")
     if state == JobState.SCHEDULED and next_ms is not None:
         yield from _due_as_planned(facts, next_ms, at)
@@ -214,8 +235,10 @@ def _standing(facts: JobFacts, at: Deadlines, spec: JobSpec | None) -> Iterator[
     else:
         yield from _completed_too_early(facts, at, spec)
         if isinstance(facts.due, str) and state in set(JobState):
-            one = op("ZREM", Role.DUE, facts.id)
-            yield _about_job(facts, Trouble.GHOST, f"is {state} and was in the due index", one)
+            one = op("ZREM", KeyRole.DUE, facts.id)
+            yield _about_job(
+                facts, DisagreementKind.GHOST, f"is {state} and was in the due index", one
+            )
 
 
 def _state_of(facts: JobFacts) -> str:
@@ -227,19 +250,19 @@ def _state_of(facts: JobFacts) -> str:
     return (JobState.PAUSED if was_paused else JobState.SCHEDULED).value
 
 
-def _due_as_planned(facts: JobFacts, next_ms: int, at: Deadlines) -> Iterator[Finding]:
+def _due_as_planned(facts: JobFacts, next_ms: int, at: MendDeadlines) -> Iterator[Disagreement]:
     due_ms = score(facts.due)
     # A tick that could not dispatch a job has put it off for a while.
-    if facts.due is Wrong.TYPE or due_ms == next_ms:
+    if facts.due is WrongType.TYPE or due_ms == next_ms:
         return
     if due_ms is not None and next_ms <= due_ms <= at.now_ms + _PUT_OFF_MS:
         return
     what = "was not in the due index" if facts.due is None else "was due at another instant"
-    one = op("ZADD", Role.DUE, next_ms, facts.id)
-    yield _about_job(facts, Trouble.DISAGREES, f"{what}; put in as planned", one)
+    one = op("ZADD", KeyRole.DUE, next_ms, facts.id)
+    yield _about_job(facts, DisagreementKind.DISAGREES, f"{what}; put in as planned", one)
 
 
-def _unplanned(facts: JobFacts, at: Deadlines, spec: JobSpec | None) -> Iterator[Finding]:
+def _unplanned(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Iterator[Disagreement]:
     """A scheduled job without a next instant: its last run is under way, or it has stopped."""
     planned = plan_anew(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
     is_under_way = bool(facts.active or facts.held) and not planned.fault
@@ -249,18 +272,20 @@ def _unplanned(facts: JobFacts, at: Deadlines, spec: JobSpec | None) -> Iterator
     yield _planned_anew(facts, at, planned, "has no next instant")
 
 
-def _last_run(facts: JobFacts) -> Iterator[Finding]:
+def _last_run(facts: JobFacts) -> Iterator[Disagreement]:
     ops = []
     if isinstance(facts.due, str):
-        ops.append(op("ZREM", Role.DUE, facts.id))
+        ops.append(op("ZREM", KeyRole.DUE, facts.id))
     if facts.fields.get("next_ms") is not None:
-        ops.append(op("HDEL", Role.JOB, "next_ms"))
+        ops.append(op("HDEL", KeyRole.JOB, "next_ms"))
     if ops:
         text = "has its last run under way and was still planned; taken off the schedule"
-        yield _about_job(facts, Trouble.GHOST, text, *ops)
+        yield _about_job(facts, DisagreementKind.GHOST, text, *ops)
 
 
-def _completed_too_early(facts: JobFacts, at: Deadlines, spec: JobSpec | None) -> Iterator[Finding]:
+def _completed_too_early(
+    facts: JobFacts, at: MendDeadlines, spec: JobSpec | None
+) -> Iterator[Disagreement]:
     """A job whose next instant went missing while a run was under way was completed by its end."""
     is_ours = isinstance(facts.completed, str) and facts.number("last_run_ms") is not None
     if _state_of(facts) != JobState.COMPLETED or not is_ours or spec is None:
@@ -270,36 +295,40 @@ def _completed_too_early(facts: JobFacts, at: Deadlines, spec: JobSpec | None) -
         yield _planned_anew(facts, at, planned, "is called completed and has more instants")
 
 
-def _planned_anew(facts: JobFacts, at: Deadlines, planned: Planned, what: str) -> Finding:
+def _planned_anew(
+    facts: JobFacts, at: MendDeadlines, planned: PlannedAnew, what: str
+) -> Disagreement:
     if planned.fault:
         ops = [
-            op("HSET", Role.JOB, "state", JobState.ERROR, "last_status", "error",
+            op("HSET", KeyRole.JOB, "state", JobState.ERROR, "last_status", "error",
                 "last_error", planned.fault),
-            op("ZREM", Role.DUE, facts.id),
+            op("ZREM", KeyRole.DUE, facts.id),
         ]  # fmt: skip
         text = f"{what}, and {planned.fault}"
     elif planned.next_ms is None:
         ops = [
-            op("HSET", Role.JOB, "state", JobState.COMPLETED),
-            op("HDEL", Role.JOB, "next_ms"),
-            op("ZADD", Role.COMPLETED, at.now_ms, facts.id),
-            op("ZREM", Role.DUE, facts.id),
+            op("HSET", KeyRole.JOB, "state", JobState.COMPLETED),
+            op("HDEL", KeyRole.JOB, "next_ms"),
+            op("ZADD", KeyRole.COMPLETED, at.now_ms, facts.id),
+            op("ZREM", KeyRole.DUE, facts.id),
         ]
         text = f"{what} and no run under way; it has had its last run and is completed"
     else:
         ops = [
-            op("HSET", Role.JOB, "state", JobState.SCHEDULED, "next_ms", planned.next_ms),
-            op("ZREM", Role.COMPLETED, facts.id),
-            op("ZADD", Role.DUE, planned.next_ms, facts.id),
+            op("HSET", KeyRole.JOB, "state", JobState.SCHEDULED, "next_ms", planned.next_ms),
+            op("ZREM", KeyRole.COMPLETED, facts.id),
+            op("ZADD", KeyRole.DUE, planned.next_ms, facts.id),
         ]
         text = f"{what}; planned anew from its schedule"
-    indexes = {Role.DUE: facts.due, Role.COMPLETED: facts.completed}
-    usable = [one for one in ops if indexes.get(one.role) is not Wrong.TYPE]
-    return _about_job(facts, Trouble.STOPPED, text, *usable)
+    indexes = {KeyRole.DUE: facts.due, KeyRole.COMPLETED: facts.completed}
+    usable = [one for one in ops if indexes.get(one.role) is not WrongType.TYPE]
+    return _about_job(facts, DisagreementKind.STOPPED, text, *usable)
 
 
-def _about_job(facts: JobFacts, trouble: Trouble, text: str, *ops: Op) -> Finding:
+def _about_job(
+    facts: JobFacts, trouble: DisagreementKind, text: str, *ops: MendWrite
+) -> Disagreement:
     owner = facts.id if is_job_id(facts.id) else ""
-    return Finding(
+    return Disagreement(
         trouble=trouble, subject=facts.id, job_id=owner, text=f"job {facts.id} {text}", ops=ops
     )

@@ -8,13 +8,13 @@ import msgspec
 
 from hermes_celery.core.job import is_job_id
 from hermes_celery.core.reconciling import (
-    Deadlines,
+    Disagreement,
+    DisagreementKind,
     Fact,
-    Finding,
-    Op,
-    Role,
-    Trouble,
-    Wrong,
+    KeyRole,
+    MendDeadlines,
+    MendWrite,
+    WrongType,
     is_fine,
     op,
     score,
@@ -70,7 +70,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         return any(isinstance(fact, str) for fact in (self.word, self.queued, self.heartbeat))
 
 
-def judge_run(facts: RunFacts, *, at: Deadlines) -> list[Finding]:
+def judge_run(facts: RunFacts, *, at: MendDeadlines) -> list[Disagreement]:
     """What is wrong with a run."""
     if facts.job_id != job_id_of(facts.id):
         return list(_another_jobs(facts))
@@ -79,7 +79,7 @@ def judge_run(facts: RunFacts, *, at: Deadlines) -> list[Finding]:
     if facts.kind != "hash":
         ops = [one for finding in _gone_run(facts) for one in finding.ops]
         text = f"is stored as a {facts.kind}, not a hash; moved to quarantine"
-        return [_about_run(facts, Trouble.BROKEN, text, op("RENAME", Role.RUN), *ops)]
+        return [_about_run(facts, DisagreementKind.BROKEN, text, op("RENAME", KeyRole.RUN), *ops)]
     if facts.state is None or not is_run_id(facts.id):
         return list(_unreadable_run(facts, at))
     found = [*_run_fields(facts, at), *_broken_delivery(facts), *_recorded(facts, at)]
@@ -92,43 +92,43 @@ def judge_run(facts: RunFacts, *, at: Deadlines) -> list[Finding]:
     return found
 
 
-def _another_jobs(facts: RunFacts) -> Iterator[Finding]:
+def _another_jobs(facts: RunFacts) -> Iterator[Disagreement]:
     """A run among those of a job that is not its own."""
     ops = _off_job(facts)
     if ops:
         text = f"was among the runs of job {facts.job_id}; removed there"
-        yield _about_run(facts, Trouble.GHOST, text, *ops)
+        yield _about_run(facts, DisagreementKind.GHOST, text, *ops)
 
 
-def _off_job(facts: RunFacts) -> list[Op]:
+def _off_job(facts: RunFacts) -> list[MendWrite]:
     ops = []
     if isinstance(facts.word, str):
-        ops.append(op("HDEL", Role.ACTIVE, facts.id))
+        ops.append(op("HDEL", KeyRole.ACTIVE, facts.id))
     if isinstance(facts.held, str):
-        ops.append(op("UNHOLD", Role.HELD, facts.id))
+        ops.append(op("UNHOLD", KeyRole.HELD, facts.id))
     return ops
 
 
-def _off_indexes(facts: RunFacts) -> list[Op]:
+def _off_indexes(facts: RunFacts) -> list[MendWrite]:
     """What takes a run off everything that says it is under way."""
-    places = ((Role.QUEUED, facts.queued), (Role.HEARTBEATS, facts.heartbeat))
+    places = ((KeyRole.QUEUED, facts.queued), (KeyRole.HEARTBEATS, facts.heartbeat))
     ops = [op("ZREM", role, facts.id) for role, fact in places if isinstance(fact, str)]
     return [*ops, *_off_job(facts)]
 
 
-def _gone_run(facts: RunFacts) -> Iterator[Finding]:
+def _gone_run(facts: RunFacts) -> Iterator[Disagreement]:
     ops = _off_indexes(facts)
-    places = [(Role.RUNS, facts.recorded), (Role.JOB_RUNS, facts.by_job)]
+    places = [(KeyRole.RUNS, facts.recorded), (KeyRole.JOB_RUNS, facts.by_job)]
     if facts.delivery_kind != "hash":
-        places.append((Role.DELIVERIES, facts.delivery_due))
+        places.append((KeyRole.DELIVERIES, facts.delivery_due))
     ops += [op("ZREM", role, facts.id) for role, fact in places if isinstance(fact, str)]
     if ops:
         where = ", ".join(one.role.value for one in ops)
         text = f"has entries ({where}) and no record; removed"
-        yield _about_run(facts, Trouble.GHOST, text, *ops)
+        yield _about_run(facts, DisagreementKind.GHOST, text, *ops)
 
 
-def _unreadable_run(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+def _unreadable_run(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     """A run that nobody can go on with, but which blocks others: its end is recorded."""
     if not facts.is_live and facts.held is None:
         return
@@ -136,14 +136,14 @@ def _unreadable_run(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
     if facts.state is not None:
         why = "its id is none that a run can have"
     ops = [
-        op("HSET", Role.RUN, "state", RunState.LOST, "finished_ms", at.now_ms, "error", why),
-        op("HDEL", Role.RUN, "claim"),
+        op("HSET", KeyRole.RUN, "state", RunState.LOST, "finished_ms", at.now_ms, "error", why),
+        op("HDEL", KeyRole.RUN, "claim"),
         *_off_indexes(facts),
     ]
-    yield _about_run(facts, Trouble.BROKEN, f"was ended as lost: {why}", *ops)
+    yield _about_run(facts, DisagreementKind.BROKEN, f"was ended as lost: {why}", *ops)
 
 
-def _run_fields(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+def _run_fields(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     needed = {"queued_ms": str(at.now_ms), "job_name": job_id_of(facts.id)}
     words = {"state", "job_name", "delivery", "trigger", "handed_on", "unpushed"}
     for name, fact in facts.fields.items():
@@ -151,42 +151,44 @@ def _run_fields(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
         if not is_missing and (name in words or fact is None or is_fine(name, fact)):
             continue
         if name in needed:
-            one, becomes = op("HSET", Role.RUN, name, needed[name]), f"set to {needed[name]}"
+            one, becomes = op("HSET", KeyRole.RUN, name, needed[name]), f"set to {needed[name]}"
         else:
-            one, becomes = op("HDEL", Role.RUN, name), "removed"
-        yield _about_run(facts, Trouble.BROKEN, f"has {name} {shown(fact)}; {becomes}", one)
+            one, becomes = op("HDEL", KeyRole.RUN, name), "removed"
+        yield _about_run(
+            facts, DisagreementKind.BROKEN, f"has {name} {shown(fact)}; {becomes}", one
+        )
 
 
-def _broken_delivery(facts: RunFacts) -> Iterator[Finding]:
+def _broken_delivery(facts: RunFacts) -> Iterator[Disagreement]:
     if facts.delivery_kind not in ("none", "hash"):
         text = f"has its delivery stored as a {facts.delivery_kind}; moved to quarantine"
-        yield _about_run(facts, Trouble.BROKEN, text, op("RENAME", Role.DELIVERY))
+        yield _about_run(facts, DisagreementKind.BROKEN, text, op("RENAME", KeyRole.DELIVERY))
 
 
-def _recorded(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+def _recorded(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     queued_ms = whole(facts.fields.get("queued_ms")) or at.now_ms
-    places = ((Role.RUNS, facts.recorded, queued_ms), (Role.JOB_RUNS, facts.by_job, 0))
+    places = ((KeyRole.RUNS, facts.recorded, queued_ms), (KeyRole.JOB_RUNS, facts.by_job, 0))
     ops = [op("ZADD", role, score, facts.id) for role, fact, score in places if fact is None]
     if ops:
-        yield _about_run(facts, Trouble.DISAGREES, "was in no list of runs; put in", *ops)
+        yield _about_run(facts, DisagreementKind.DISAGREES, "was in no list of runs; put in", *ops)
 
 
-def _waiting(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+def _waiting(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     if isinstance(facts.heartbeat, str):
-        one = op("ZREM", Role.HEARTBEATS, facts.id)
-        yield _about_run(facts, Trouble.GHOST, "waits, and had a heartbeat; removed", one)
+        one = op("ZREM", KeyRole.HEARTBEATS, facts.id)
+        yield _about_run(facts, DisagreementKind.GHOST, "waits, and had a heartbeat; removed", one)
     if isinstance(facts.word, str):
         yield from _active(facts, at)
-    elif facts.active_kind in ("none", "hash") and facts.queued is not Wrong.TYPE:
+    elif facts.active_kind in ("none", "hash") and facts.queued is not WrongType.TYPE:
         yield from _inactive(facts, at)
 
 
 def _is_off_line(facts: RunFacts) -> bool:
     """Whether nothing would ever push its message again."""
-    return facts.queued is not Wrong.TYPE and score(facts.queued) is None
+    return facts.queued is not WrongType.TYPE and score(facts.queued) is None
 
 
-def _deadline_ms(facts: RunFacts, at: Deadlines) -> int:
+def _deadline_ms(facts: RunFacts, at: MendDeadlines) -> int:
     """When the message of a run that waits is looked for, where its entry in line is lost.
 
     One that was handed on is lost, or starts again, when its patience ends: no sooner than its
@@ -203,69 +205,77 @@ def _deadline_ms(facts: RunFacts, at: Deadlines) -> int:
     return max(at.redeliver_ms, begins_ms + min(patience_ms, MOST_PATIENCE_MS))
 
 
-def _active(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+def _active(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     if facts.word not in ("queued", "retrying"):
-        one = op("HSET", Role.ACTIVE, facts.id, "queued")
+        one = op("HSET", KeyRole.ACTIVE, facts.id, "queued")
         yield _about_run(
-            facts, Trouble.DISAGREES, f"waits, and was called {shown(facts.word)}", one
+            facts, DisagreementKind.DISAGREES, f"waits, and was called {shown(facts.word)}", one
         )
     if _is_off_line(facts):
-        one = op("ZADD", Role.QUEUED, _deadline_ms(facts, at), facts.id)
-        yield _about_run(facts, Trouble.DISAGREES, "waited for nothing; put in line", one)
+        one = op("ZADD", KeyRole.QUEUED, _deadline_ms(facts, at), facts.id)
+        yield _about_run(facts, DisagreementKind.DISAGREES, "waited for nothing; put in line", one)
 
 
-def _inactive(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+def _inactive(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     # What was handed on has begun: it waits for its own message, and for no other run.
     if facts.held is None and (isinstance(facts.queued, str) or facts.is_handed_on):
-        ops = [op("HSET", Role.ACTIVE, facts.id, "queued")]
+        ops = [op("HSET", KeyRole.ACTIVE, facts.id, "queued")]
         if _is_off_line(facts):
-            ops.append(op("ZADD", Role.QUEUED, _deadline_ms(facts, at), facts.id))
-        yield _about_run(facts, Trouble.DISAGREES, "waits, and was not active; put in", *ops)
+            ops.append(op("ZADD", KeyRole.QUEUED, _deadline_ms(facts, at), facts.id))
+        yield _about_run(
+            facts, DisagreementKind.DISAGREES, "waits, and was not active; put in", *ops
+        )
     elif facts.active_count == 0 and facts.held in (None, "1"):
         # The end of no run would push it: rescue does, at its next pass.
         ops = [
-            op("HSET", Role.ACTIVE, facts.id, "queued"),
-            op("HSET", Role.RUN, "unpushed", "1"),
-            op("ZADD", Role.QUEUED, at.now_ms, facts.id),
+            op("HSET", KeyRole.ACTIVE, facts.id, "queued"),
+            op("HSET", KeyRole.RUN, "unpushed", "1"),
+            op("ZADD", KeyRole.QUEUED, at.now_ms, facts.id),
         ]
         if facts.held is not None:
-            ops.append(op("UNHOLD", Role.HELD, facts.id))
-        yield _about_run(facts, Trouble.DISAGREES, "waited for no other run; pushed", *ops)
+            ops.append(op("UNHOLD", KeyRole.HELD, facts.id))
+        yield _about_run(facts, DisagreementKind.DISAGREES, "waited for no other run; pushed", *ops)
 
 
-def _running(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+def _running(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     ops = []
     if facts.word != "running" and facts.active_kind in ("none", "hash"):
-        ops.append(op("HSET", Role.ACTIVE, facts.id, "running"))
+        ops.append(op("HSET", KeyRole.ACTIVE, facts.id, "running"))
     if isinstance(facts.queued, str):
-        ops.append(op("ZREM", Role.QUEUED, facts.id))
+        ops.append(op("ZREM", KeyRole.QUEUED, facts.id))
     if isinstance(facts.held, str):
-        ops.append(op("UNHOLD", Role.HELD, facts.id))
+        ops.append(op("UNHOLD", KeyRole.HELD, facts.id))
     if ops:
-        yield _about_run(facts, Trouble.DISAGREES, "runs, and its indexes did not say so", *ops)
+        yield _about_run(
+            facts, DisagreementKind.DISAGREES, "runs, and its indexes did not say so", *ops
+        )
     # A heartbeat reaches seconds ahead: one that reaches further would never be missed.
     longest_ms = at.now_ms + 10 * (at.heartbeat_ms - at.now_ms)
-    last_ms = None if facts.heartbeat is Wrong.TYPE else score(facts.heartbeat)
-    if facts.heartbeat is not Wrong.TYPE and (last_ms is None or last_ms > longest_ms):
-        one = op("ZADD", Role.HEARTBEATS, at.heartbeat_ms, facts.id)
-        yield _about_run(facts, Trouble.DISAGREES, "runs without a heartbeat; given one", one)
+    last_ms = None if facts.heartbeat is WrongType.TYPE else score(facts.heartbeat)
+    if facts.heartbeat is not WrongType.TYPE and (last_ms is None or last_ms > longest_ms):
+        one = op("ZADD", KeyRole.HEARTBEATS, at.heartbeat_ms, facts.id)
+        yield _about_run(
+            facts, DisagreementKind.DISAGREES, "runs without a heartbeat; given one", one
+        )
 
 
-def _over(facts: RunFacts, at: Deadlines) -> Iterator[Finding]:
+def _over(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     ops = _off_indexes(facts)
     if ops:
         where = ", ".join(one.role.value for one in ops)
         text = f"is over and was still called under way ({where}); removed"
-        yield _about_run(facts, Trouble.GHOST, text, *ops)
+        yield _about_run(facts, DisagreementKind.GHOST, text, *ops)
     if facts.fields.get("delivery") == Delivery.PENDING and facts.delivery_due is None:
-        one = op("ZADD", Role.DELIVERIES, at.now_ms, facts.id)
+        one = op("ZADD", KeyRole.DELIVERIES, at.now_ms, facts.id)
         yield _about_run(
-            facts, Trouble.DISAGREES, "was to be delivered by nobody; put in line", one
+            facts, DisagreementKind.DISAGREES, "was to be delivered by nobody; put in line", one
         )
 
 
-def _about_run(facts: RunFacts, trouble: Trouble, text: str, *ops: Op) -> Finding:
+def _about_run(
+    facts: RunFacts, trouble: DisagreementKind, text: str, *ops: MendWrite
+) -> Disagreement:
     owner = facts.job_id if is_job_id(facts.job_id) else ""
-    return Finding(
+    return Disagreement(
         trouble=trouble, subject=facts.id, job_id=owner, text=f"run {facts.id} {text}", ops=ops
     )

@@ -11,7 +11,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from hermes_celery.core.incidents import Kind, incident_id
+from hermes_celery.core.incidents import TroubleKind, incident_id
 from hermes_celery.core.job import is_job_id
 from hermes_celery.errors import StoreError
 from hermes_celery.events import event
@@ -58,7 +58,7 @@ class BrokenRecords:
 
     def _tell(self, job_id: str, key: str, what: str, *, text: str) -> None:
         now, subject = self._clock.monotonic(), _MARK + _plain(key or job_id)
-        incident = incident_id(Kind.BROKEN, subject)
+        incident = incident_id(TroubleKind.BROKEN, subject)
         is_new = incident not in self._met
         if is_new and len(self._met) >= _MOST:
             return
@@ -69,7 +69,7 @@ class BrokenRecords:
         event(_log, "record.broken", level=logging.ERROR, job=job_id or None, key=key, what=what)
         try:
             self._reporter.tell(
-                Kind.BROKEN, subject, text, now_ms=self._clock.now_ms(),
+                TroubleKind.BROKEN, subject, text, now_ms=self._clock.now_ms(),
                 job_id=job_id if is_job_id(job_id) else "",
             )  # fmt: skip
         except StoreError as error:
@@ -83,7 +83,7 @@ class BrokenRecords:
         """
         now, over = self._clock.monotonic(), []
         for incident in self._incidents.open(limit=_MOST):
-            if not incident.id.startswith(incident_id(Kind.BROKEN, _MARK)):
+            if not incident.id.startswith(incident_id(TroubleKind.BROKEN, _MARK)):
                 continue
             if now - self._met.setdefault(incident.id, now) >= _OVER_SECONDS:
                 over.append(incident)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.incidents import Incident, Kind, incident_id
+from hermes_celery.core.incidents import Incident, TroubleKind, incident_id
 from hermes_celery.delivering.queue_watch import QueueWatch, Trouble
 from hermes_celery.process.disk import disk_of
 from hermes_celery.store import Load, WorkerSign
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from hermes_celery.store.load import Recorded
 
 KINDS = {
-    Kind.QUEUE: "messages are taken again from queue '{subject}'",
-    Kind.UNFOLLOWED: "queue '{subject}' has no consumers without Cron(app) any more",
-    Kind.BACKLOG: "queue '{subject}' grows no more, and nothing waits long on it",
-    Kind.OVERLAP: "Cron {subject} loses fewer occurrences than it runs",
-    Kind.MEMORY: "the server has memory left again",
-    Kind.DISK: "the disk of the Hermes home on {subject} has room again",
+    TroubleKind.QUEUE: "messages are taken again from queue '{subject}'",
+    TroubleKind.UNFOLLOWED: "queue '{subject}' has no consumers without Cron(app) any more",
+    TroubleKind.BACKLOG: "queue '{subject}' grows no more, and nothing waits long on it",
+    TroubleKind.OVERLAP: "Cron {subject} loses fewer occurrences than it runs",
+    TroubleKind.MEMORY: "the server has memory left again",
+    TroubleKind.DISK: "the disk of the Hermes home on {subject} has room again",
 }
 #: What is over is judged by what was seen in this time; a new leader has seen nothing.
 _SEES_MS = 90_000
@@ -118,17 +118,17 @@ class OverloadWatch:
 
     def _sees(self, incident: Incident, now_ms: int) -> bool:
         """Whether enough was seen to say that something is over."""
-        if incident.kind is Kind.MEMORY:
+        if incident.kind is TroubleKind.MEMORY:
             return True
-        if incident.kind is Kind.DISK:
-            return any(incident.id == incident_id(Kind.DISK, host) for host in self._hosts)
+        if incident.kind is TroubleKind.DISK:
+            return any(incident.id == incident_id(TroubleKind.DISK, host) for host in self._hosts)
         return now_ms - self._began_ms >= _SEES_MS
 
     def _memory(self, is_open: dict[str, Incident]) -> Iterator[Trouble]:
         used, most = self._load.memory()
-        limit = _ROOMY if incident_id(Kind.MEMORY, "") in is_open else NEARLY_FULL
+        limit = _ROOMY if incident_id(TroubleKind.MEMORY, "") in is_open else NEARLY_FULL
         if most and used / most > limit:
-            yield Trouble(kind=Kind.MEMORY, subject="", text=memory_text(used, most))
+            yield Trouble(kind=TroubleKind.MEMORY, subject="", text=memory_text(used, most))
 
     def _disks(self, signs: Collection[WorkerSign]) -> Iterator[Trouble]:
         """One for each host, of which several homes may be known."""
@@ -137,7 +137,7 @@ class OverloadWatch:
         self._hosts = {host for host, _, _ in disks}
         full = {host: (free, total) for host, free, total in disks if is_nearly_full(free, total)}
         for host, (free, total) in sorted(full.items()):
-            yield Trouble(kind=Kind.DISK, subject=host, text=disk_text(host, free, total))
+            yield Trouble(kind=TroubleKind.DISK, subject=host, text=disk_text(host, free, total))
 
     def _forget_workers(self, now_ms: int) -> None:
         signs = self._load.signs()
@@ -171,7 +171,7 @@ class OverlapWatch:
         worst = [job_id for job_id, n in often.items() if n * 2 > total[job_id]][:_JOBS]
         return [
             Trouble(
-                kind=Kind.OVERLAP,
+                kind=TroubleKind.OVERLAP,
                 subject=job_id,
                 text=_overlap_text(
                     job_id, names[job_id], often[job_id], total[job_id],

@@ -13,7 +13,7 @@ import msgspec
 
 from hermes_celery.core.incidents import (
     FAILED,
-    Kind,
+    TroubleKind,
     failure_line,
     incident_id,
     is_worth_telling,
@@ -119,7 +119,7 @@ class Planner:
 
     def _of_failure(self, record: Record, run: Run, job: Job) -> DeliveryPlan:
         error = run.error or run.state.value
-        incident = incident_id(Kind.FAILURE, job.id, error=error)
+        incident = incident_id(TroubleKind.FAILURE, job.id, error=error)
         summary = failure_line(job.name, error, is_agent=job.spec.kind is WorkKind.AGENT)
         noted = self._noted(incident, summary, run, job)
         is_new = is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked)
@@ -137,7 +137,7 @@ class Planner:
         try:
             return self._incidents.note(
                 incident,
-                Kind.FAILURE,
+                TroubleKind.FAILURE,
                 summary,
                 now_ms=self._clock.now_ms(),
                 job_id=job.id,
@@ -194,8 +194,8 @@ def note_trouble(
     is_of_run = is_run_id(delivery_id)
     try:
         incidents.note(
-            incident_id(Kind.BROKEN, job_id_of(delivery_id) if is_of_run else "", error=why),
-            Kind.BROKEN,
+            incident_id(TroubleKind.BROKEN, job_id_of(delivery_id) if is_of_run else "", error=why),
+            TroubleKind.BROKEN,
             f"the delivery {delivery_id} cannot go on: {why}",
             now_ms=now_ms,
             job_id=job_id_of(delivery_id) if is_of_run else "",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.store import Database, Jobs, Signs, worker_app, worker_command
 from hermes_celery.store.load import Load, base_of
 from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, crew, look_at_queues
@@ -30,7 +30,7 @@ _LOOKED_AT = 100
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     """Something to tell."""
 
-    kind: Kind
+    kind: TroubleKind
     #: Whose it is: a queue, a job, a host.
     subject: str
     text: str
@@ -90,7 +90,7 @@ class QueueWatch:
         specs = self._jobs.specs([run.job_id for run in first.values()])
         return [
             Trouble(
-                kind=Kind.QUEUE,
+                kind=TroubleKind.QUEUE,
                 subject=name,
                 text=_MISPLACED.format(
                     job=run.job_name, queue=name, workers=", ".join(foreign[name].foreign)
@@ -129,7 +129,7 @@ class QueueWatch:
         )
         # A notice of it would wait on that very queue.
         from_here = look.name == self._database.keys.delivery_queue
-        return Trouble(kind=Kind.QUEUE, subject=look.name, text=told, from_here=from_here)
+        return Trouble(kind=TroubleKind.QUEUE, subject=look.name, text=told, from_here=from_here)
 
 
 def unserved(database: Database, *, now_ms: int) -> str:
@@ -175,7 +175,9 @@ _MISPLACED = (
 
 
 def _news(look: QueueLook) -> Trouble:
-    return Trouble(kind=Kind.UNFOLLOWED, subject=look.name, text=look.told_foreign, is_news=True)
+    return Trouble(
+        kind=TroubleKind.UNFOLLOWED, subject=look.name, text=look.told_foreign, is_news=True
+    )
 
 
 def _unchanged_since(samples: Sequence[_Sample]) -> int | None:
@@ -203,7 +205,7 @@ def _grows(look: QueueLook, samples: Sequence[_Sample], now_ms: int) -> Trouble 
     else:
         return None
     advice = " → start more workers, or raise HERMES_CRON_MAX_WORKERS"
-    return Trouble(kind=Kind.BACKLOG, subject=look.name, text=text + advice)
+    return Trouble(kind=TroubleKind.BACKLOG, subject=look.name, text=text + advice)
 
 
 def _has_grown(samples: Sequence[_Sample], now_ms: int) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.incidents import Incident, Kind, incident_id, is_worth_telling
+from hermes_celery.core.incidents import Incident, TroubleKind, incident_id, is_worth_telling
 from hermes_celery.core.letters import QUIET_MS
 from hermes_celery.core.planning import grace_ms
 from hermes_celery.delivering.dead_man_switch import Ping, Pinger, PingSignal
@@ -84,7 +84,7 @@ class TroubleReporter:
 
     def tell(
         self,
-        kind: Kind,
+        kind: TroubleKind,
         subject: str,
         text: str,
         *,
@@ -251,7 +251,9 @@ class Watchdog:
             if spec is None or not text:
                 continue
             found += 1
-            self._reporter.tell(Kind.LATE, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id)
+            self._reporter.tell(
+                TroubleKind.LATE, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id
+            )
             if found >= _TOLD_AT_ONCE:
                 break
         return found
@@ -269,7 +271,9 @@ class Watchdog:
                 continue
             found += 1
             text = f"Cron '{spec.name}' did not run: {run.reason} → hermes-celery runs {spec.id}"
-            self._reporter.tell(Kind.MISSED, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id)
+            self._reporter.tell(
+                TroubleKind.MISSED, spec.id, text, now_ms=now_ms, spec=spec, run_id=run.id
+            )
         return found
 
     def _overdue(self, now_ms: int) -> int:
@@ -280,28 +284,32 @@ class Watchdog:
                 text = (
                     f"Cron '{spec.name}' should have run and did not → hermes-celery show {job_id}"
                 )
-                self._reporter.tell(Kind.MISSED, job_id, text, now_ms=now_ms, spec=spec)
+                self._reporter.tell(TroubleKind.MISSED, job_id, text, now_ms=now_ms, spec=spec)
         return len(found)
 
     def _beat_is_back(self, now_ms: int) -> bool:
         seen_ms = self._signs.leader_seen(now_ms)
         if seen_ms is None or now_ms - seen_ms < TROUBLE_MS + EVERY_MS:
-            self._reporter.over(self._open(Kind.BEAT), "a beat ticks again", now_ms=now_ms)
+            self._reporter.over(self._open(TroubleKind.BEAT), "a beat ticks again", now_ms=now_ms)
             return False
-        told = self._open(Kind.BEAT)
+        told = self._open(TroubleKind.BEAT)
         if told:
             self._reporter.over(told, "a beat ticks again", now_ms=now_ms)
         else:
             # Nobody noticed in time, so one notice says both that it was so and that it is over.
             text = f"{beat_text(seen_ms, now_ms)}; one does again"
-            self._reporter.tell(Kind.BEAT, "", text, now_ms=now_ms)
-            self._incidents.close(self._open(Kind.BEAT), job_id="", now_ms=now_ms, worked_ms=now_ms)
+            self._reporter.tell(TroubleKind.BEAT, "", text, now_ms=now_ms)
+            self._incidents.close(
+                self._open(TroubleKind.BEAT), job_id="", now_ms=now_ms, worked_ms=now_ms
+            )
         return True
 
     def _workers_are_gone(self, now_ms: int) -> bool:
         if self._signs.workers(now_ms):
             self._no_worker_since_ms = None
-            self._reporter.over(self._open(Kind.WORKERS), "there are workers again", now_ms=now_ms)
+            self._reporter.over(
+                self._open(TroubleKind.WORKERS), "there are workers again", now_ms=now_ms
+            )
             return False
         text = self._unserved(now_ms)
         if not text:
@@ -310,20 +318,20 @@ class Watchdog:
         since_ms = self._no_worker_since_ms = self._no_worker_since_ms or now_ms
         if now_ms - since_ms < TROUBLE_MS:
             return False
-        self._reporter.tell(Kind.WORKERS, "", text, now_ms=now_ms, from_here=True)
+        self._reporter.tell(TroubleKind.WORKERS, "", text, now_ms=now_ms, from_here=True)
         return True
 
     def _are_there_letters(self, now_ms: int) -> bool:
         newest = self._signs.newest_letter()
         if newest is None or now_ms - newest.at_ms > QUIET_MS:
             text = "no more messages that nobody can read"
-            self._reporter.over(self._open(Kind.LETTERS), text, now_ms=now_ms)
+            self._reporter.over(self._open(TroubleKind.LETTERS), text, now_ms=now_ms)
             return False
         text = (
             f"a worker could not read a message on queue {newest.queue!r} ({newest.why}) "
             f"→ hermes-celery letters; {newest.advice}"
         )
-        self._reporter.tell(Kind.LETTERS, "", text, now_ms=now_ms)
+        self._reporter.tell(TroubleKind.LETTERS, "", text, now_ms=now_ms)
         return True
 
     def _forget(self, now_ms: int) -> None:
@@ -335,13 +343,13 @@ class Watchdog:
 
     def _end_stuck(self, now_ms: int) -> None:
         """What went on in a slot of a worker has ended with that worker at the latest."""
-        for incident in self._open(Kind.STUCK):
+        for incident in self._open(TroubleKind.STUCK):
             worker = self._signs.worker_of(incident.last_run_id or "")
             if not self._signs.is_worker_there(worker, now_ms):
                 text = f"worker {worker} has gone, and with it run {incident.last_run_id}"
                 self._reporter.over([incident], text, now_ms=now_ms)
 
-    def _open(self, kind: Kind) -> list[Incident]:
+    def _open(self, kind: TroubleKind) -> list[Incident]:
         return [i for i in self._incidents.of_job("") if i.kind is kind]
 
     def _spec(self, job_id: str) -> JobSpec | None:
@@ -360,7 +368,7 @@ def watch_beat(signs: Signs, reporter: TroubleReporter, *, now_ms: int) -> bool:
     if seen_ms is None or now_ms - seen_ms < TROUBLE_MS + EVERY_MS or not signs.has_jobs():
         return False
     text = beat_text(seen_ms, now_ms) + " → celery -A hermes_celery beat"
-    reporter.tell(Kind.BEAT, "", text, now_ms=now_ms, from_here=True)
+    reporter.tell(TroubleKind.BEAT, "", text, now_ms=now_ms, from_here=True)
     return True
 
 

@@ -1,8 +1,8 @@
 """Celery's own `beat_schedule`, read as jobs.
 
 Each entry becomes a request with the schedule, the task and the options that Celery's beat would
-take; runs of an entry overlap as those of Celery's beat do (`celery_ways`). What cannot be taken is
-refused with the reason and what to write instead, entry by entry: the others run.
+take; runs of an entry overlap as those of Celery's beat do (`beat_defaults`). What cannot be taken
+is refused with the reason and what to write instead, entry by entry: the others run.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text
 from hermes_celery.errors import HermesCeleryError, JobError, error_text
-from hermes_celery.interop.celery_ways import policy_of
-from hermes_celery.interop.marks import DECLARED, place_of
+from hermes_celery.interop.beat_defaults import policy_of
+from hermes_celery.interop.cron_attributes import DECLARED, place_of
 
 __all__ = ["WHOLE", "declared_of", "declared_twice", "requests_of", "text_of", "zone_of"]
 

@@ -20,9 +20,9 @@ from typing import Any
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import ImportFault, JobError
+from hermes_celery.interop.beat_defaults import AS_CELERY
 from hermes_celery.interop.beat_schedule import crontab_text, text_of
-from hermes_celery.interop.celery_ways import AS_CELERY
-from hermes_celery.interop.taking_over import Entry, entry_or_reason
+from hermes_celery.interop.takeover import ForeignEntry, entry_or_reason
 
 SOURCE = "django-celery-beat"
 _APP = "django_celery_beat"
@@ -45,7 +45,7 @@ class _NoKey:
 _Records = Mapping[tuple[str, Any], Mapping[str, Any]]
 
 
-def entries_of(path: Path) -> list[Entry]:
+def entries_of(path: Path) -> list[ForeignEntry]:
     """The periodic tasks of a file, in its order. Raises ImportFault when it is none."""
     records = _records(path)
     tasks = [(key, fields) for (model, key), fields in records.items() if model == _TASK]
@@ -85,22 +85,24 @@ def _key(pk: Any, number: int) -> Any:
     return pk
 
 
-def _entry(key: Any, fields: Mapping[str, Any], records: _Records) -> Entry:
+def _entry(key: Any, fields: Mapping[str, Any], records: _Records) -> ForeignEntry:
     name = str(fields.get("name") or "")
     if name == fields.get("task") == _CLEANUP:
-        return Entry(name=name, kept="django-celery-beat adds it by itself, and so does this beat")
+        return ForeignEntry(
+            name=name, kept="django-celery-beat adds it by itself, and so does this beat"
+        )
     if isinstance(key, _NoKey):
-        return Entry(name=name, refused=f"its pk {key.text} is neither a number nor a text")
+        return ForeignEntry(name=name, refused=f"its pk {key.text} is neither a number nor a text")
     return entry_or_reason(name, lambda: _read(name, fields, records))
 
 
-def _read(name: str, fields: Mapping[str, Any], records: _Records) -> Entry:
+def _read(name: str, fields: Mapping[str, Any], records: _Records) -> ForeignEntry:
     runs = int(fields.get("total_run_count") or 0)
     if fields.get("one_off") and runs:
         raise JobError("it is one_off and ran already")
     timing = _timing(fields, records)
     is_once = fields.get("one_off") and not fields.get("clocked")
-    return Entry(
+    return ForeignEntry(
         name=name,
         is_enabled=bool(fields.get("enabled", True)),
         last_run_at=_time(fields.get("last_run_at")),

@@ -19,9 +19,9 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.task_call import late_text
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
+from hermes_celery.interop.beat_defaults import AS_CELERY
 from hermes_celery.interop.beat_schedule import crontab_text, interval_text
-from hermes_celery.interop.celery_ways import AS_CELERY
-from hermes_celery.interop.taking_over import Entry, entry_or_reason
+from hermes_celery.interop.takeover import ForeignEntry, entry_or_reason
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeatRecord
 
 SOURCE = "RedBeat"
@@ -41,26 +41,26 @@ def url_of(configuration: Mapping[str, Any]) -> str | None:
     return str(url) if url else None
 
 
-def entries_of(records: Iterable[RedBeatRecord]) -> list[Entry]:
+def entries_of(records: Iterable[RedBeatRecord]) -> list[ForeignEntry]:
     """Records as entries; one that cannot be read says why, and is no other's trouble."""
     return [_entry(record) for record in records]
 
 
-def _entry(record: RedBeatRecord) -> Entry:
+def _entry(record: RedBeatRecord) -> ForeignEntry:
     if record.is_static or record.fault:
-        return Entry(
+        return ForeignEntry(
             name=record.name, refused=record.fault, kept=_STATIC if record.is_static else ""
         )
     return entry_or_reason(record.name, lambda: _read(record), what="its definition")
 
 
-def _read(record: RedBeatRecord) -> Entry:
+def _read(record: RedBeatRecord) -> ForeignEntry:
     given = _object(json.loads(record.definition or "null"), "its definition")
     options = _object(_value(given.get("options")) or {}, "its options")
     taken = taken_options(options)
     timing = _timing(_object(given.get("schedule"), "its schedule"))
     timing["schedule"] = late_text(timing["schedule"], options)
-    return Entry(
+    return ForeignEntry(
         name=record.name,
         is_enabled=bool(given.get("enabled", True)),
         last_run_at=_last_run(record.meta),

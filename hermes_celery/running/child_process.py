@@ -22,7 +22,7 @@ from typing import Protocol
 
 import msgspec
 
-from hermes_celery.core.output import Capture
+from hermes_celery.core.output import OutputCapture
 
 TERM_SECONDS = 5.0
 #: How often the child is looked at while it prints nothing.
@@ -148,7 +148,7 @@ class _Streams:
     def __init__(
         self, process: subprocess.Popen[bytes], *, listener: OutputListener | None
     ) -> None:
-        self.stdout, self.stderr = Capture(), Capture()
+        self.stdout, self.stderr = OutputCapture(), OutputCapture()
         self._listener = listener
         self.last_read_at = time.monotonic()
         self._selector = selectors.DefaultSelector()
@@ -185,7 +185,7 @@ class _Streams:
                 self._selector.unregister(key.fileobj)
         return bool(ready)
 
-    def _take(self, chunk: bytes, capture: Capture) -> None:
+    def _take(self, chunk: bytes, capture: OutputCapture) -> None:
         self.last_read_at = time.monotonic()
         capture.write(chunk)
         if self._listener is not None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hermes_celery.core.output import Printed
+from hermes_celery.core.output import PrintedPiece
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.running.live_output import LiveOutput
 
@@ -152,13 +152,13 @@ class Heartbeats:
             elif answer != "ok":
                 self._stop(run_id, running[run_id][1], answer)
 
-    def _printed(self, run_id: str, run: RunningRun) -> Printed:
+    def _printed(self, run_id: str, run: RunningRun) -> PrintedPiece:
         """What a run printed; what goes wrong with one is no other run's trouble."""
         try:
             return run.live.take()
         except Exception as error:  # noqa: BLE001 - its heartbeat matters more than what it prints
             event(_log, "run.print_lost", level=logging.ERROR, exc_info=error, run=run_id)
-            return Printed()
+            return PrintedPiece()
 
     def _look_for_stuck(self, running: dict[str, tuple[Claim, RunningRun]]) -> None:
         now = self._clock.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 
-from hermes_celery.core.output import CAP_BYTES, Printed
+from hermes_celery.core.output import CAP_BYTES, PrintedPiece
 from hermes_celery.masking.output import Redact, opens_pem, unredacted
 
 
@@ -59,14 +59,14 @@ class LiveOutput:
         with self._lock:
             (self._stderr if is_error else self._stdout).write(chunk)
 
-    def take(self) -> Printed:
+    def take(self) -> PrintedPiece:
         """The whole lines that are new, masked."""
         with self._lock:
-            return Printed(
+            return PrintedPiece(
                 stdout=self._stdout.take(self._redact), stderr=self._stderr.take(self._redact)
             )
 
-    def give_back(self, printed: Printed) -> None:
+    def give_back(self, printed: PrintedPiece) -> None:
         """Keep for the next look what could not be stored."""
         with self._lock:
             self._stdout.give_back(printed.stdout)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.incidents import Kind, incident_id
+from hermes_celery.core.incidents import TroubleKind, incident_id
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.running.escaped_exceptions import is_pool_process
 
@@ -65,12 +65,12 @@ class StuckWorkHandler:
             f"worker {worker}, where nothing can end it → restart that worker"
         )
         self._reporter.tell(
-            Kind.STUCK, claim.run_id, text, now_ms=self._clock.now_ms(), run_id=claim.run_id
+            TroubleKind.STUCK, claim.run_id, text, now_ms=self._clock.now_ms(), run_id=claim.run_id
         )
 
     def over(self, claim: Claim, worker: str) -> None:
         """Close the incident. Raises StoreError."""
-        mine = incident_id(Kind.STUCK, claim.run_id)
+        mine = incident_id(TroubleKind.STUCK, claim.run_id)
         found = [one for one in self._incidents.of_job("") if one.id == mine]
         text = f"run {claim.run_id} has ended; its slot of worker {worker} is free again"
         self._reporter.over(found, text, now_ms=self._clock.now_ms())

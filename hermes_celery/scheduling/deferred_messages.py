@@ -4,7 +4,7 @@ Building one runs code of the project's: it may raise (a lock as celery-once tak
 broker that is away), publish nothing, or publish by itself. Whatever it does costs this run and no
 other, and never the job's schedule. A run whose leader is killed before the push is queued without
 a message; the next pass of rescue builds it. So is one whose building goes on for longer than a
-tick may wait (`building.py`): rescue asks for its message again.
+tick may wait (`celery_app.building_time_limit`): rescue asks for its message again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import StoreError, error_text
 from hermes_celery.events import event
@@ -37,14 +37,14 @@ def built_or_fault(
     due_ms: int,
     attempt: int = 1,
     push: int = 0,
-) -> Built:
+) -> BuiltMessage:
     """Build a run's message; what it raises becomes the reason why there is none."""
     try:
         return messages.build(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
     except Exception as error:  # noqa: BLE001 - the project's own code costs its own run only
         text = error_text(error)
-        return Built(
-            way=Way.FAILED, why=f"its message could not be published: {text}"[:_MOST_ERROR]
+        return BuiltMessage(
+            way=BuildOutcome.FAILED, why=f"its message could not be published: {text}"[:_MOST_ERROR]
         )
 
 
@@ -69,9 +69,9 @@ def build_and_push(
             run_id=advance.run_id,
             due_ms=advance.step.occurrence_ms,
         )
-        if built.way is Way.PENDING:
+        if built.way is BuildOutcome.PENDING:
             pending.append(advance.run_id)
-        elif built.way in (Way.FAILED, Way.NOWHERE):
+        elif built.way in (BuildOutcome.FAILED, BuildOutcome.NOWHERE):
             _end(due_index, advance, built, token=token, now_ms=now_ms)
         else:
             pushes.append((advance, built))
@@ -82,7 +82,9 @@ def build_and_push(
             event(_log, "run.push_failed", level=logging.ERROR, run=advance.run_id, why=answer)
 
 
-def _end(due_index: DueIndex, advance: Advance, built: Built, *, token: int, now_ms: int) -> None:
+def _end(
+    due_index: DueIndex, advance: Advance, built: BuiltMessage, *, token: int, now_ms: int
+) -> None:
     ending = ending_of(built)
     try:
         due_index.end_late(
@@ -100,16 +102,16 @@ def _end(due_index: DueIndex, advance: Advance, built: Built, *, token: int, now
     tell_ended(advance.run_id, built)
 
 
-def ending_of(built: Built) -> tuple[RunState, str, str]:
+def ending_of(built: BuiltMessage) -> tuple[RunState, str, str]:
     """How a run ends that got no message: its state, reason and error."""
-    if built.way is Way.FAILED:
+    if built.way is BuildOutcome.FAILED:
         return RunState.FAILED, "", built.why
     return RunState.SKIPPED, built.why, ""
 
 
-def tell_ended(run_id: str, built: Built) -> None:
+def tell_ended(run_id: str, built: BuiltMessage) -> None:
     """Log that a run ended without a message."""
-    is_failed = built.way is Way.FAILED
+    is_failed = built.way is BuildOutcome.FAILED
     event(
         _log,
         "run.not_published",

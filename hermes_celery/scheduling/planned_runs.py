@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from hermes_celery.core.built_message import Built, is_stand_in
+from hermes_celery.core.built_message import BuiltMessage, is_stand_in
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.planning import DueJob, plan
 from hermes_celery.core.run import run_id_of
@@ -20,7 +20,7 @@ from hermes_celery.store import Advance, BrokenJob
 
 
 class BuildsMessages(Protocol):
-    """What builds messages: `dispatch.Dispatch`, or a stand-in where no Celery is at hand.
+    """What builds messages: a `MessageBuilder`, or a stand-in where no Celery is at hand.
 
     A message whose building runs code of the project's is built once, when its run was admitted:
     until then `message` gives a stand-in for it, which begins with a space (`built.STAND_IN`), and
@@ -37,7 +37,7 @@ class BuildsMessages(Protocol):
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
-    ) -> Built:
+    ) -> BuiltMessage:
         """The message of a run that was admitted. Raises whatever building it raises."""
 
     def runs_again(self, spec: JobSpec) -> bool:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.policy import Policy, retries_loss, retry_wait_ms
 from hermes_celery.core.run import Run, RunState, is_run_id, job_id_of
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
@@ -272,9 +272,9 @@ class _Pass:
     def _push(self, overdue: UndeliveredRun, spec: JobSpec) -> bool:
         run = overdue.run
         built, fate = self._built(overdue, spec)
-        if built.way is Way.PENDING:
+        if built.way is BuildOutcome.PENDING:
             return False
-        if built.way in (Way.FAILED, Way.NOWHERE):
+        if built.way in (BuildOutcome.FAILED, BuildOutcome.NOWHERE):
             self._end(overdue, built)
             return False
         answer = self._runs.redeliver(
@@ -299,7 +299,7 @@ class _Pass:
             return Fate()
         return self._foreign.fate(run, spec, queue=queue, now_ms=self._now_ms)
 
-    def _built(self, overdue: UndeliveredRun, spec: JobSpec) -> tuple[Built, Fate]:
+    def _built(self, overdue: UndeliveredRun, spec: JobSpec) -> tuple[BuiltMessage, Fate]:
         """The message to push, if any, and what becomes of the run.
 
         The project's own code may run when one is built, and may take a lock.
@@ -320,9 +320,9 @@ class _Pass:
         (queue,) = self._runs.queues_of([run.id])
         fate = self._fate(run, spec, queue)
         is_needed = not (fate.hesitates or fate.when_gone)
-        return build() if is_needed else Built(queue=queue), fate
+        return build() if is_needed else BuiltMessage(queue=queue), fate
 
-    def _end(self, overdue: UndeliveredRun, built: Built) -> None:
+    def _end(self, overdue: UndeliveredRun, built: BuiltMessage) -> None:
         """End a run that got no message, unless an earlier one may still reach a worker.
 
         Where a lock says that the task is queued already, it may be.
@@ -361,9 +361,9 @@ class _Pass:
         return True
 
 
-def _decided(fate: Fate, built: Built) -> Fate:
+def _decided(fate: Fate, built: BuiltMessage) -> Fate:
     """A run's fate, and what the project's own code has decided by publishing its message."""
-    if built.way not in (Way.ELSEWHERE, Way.UNFOLLOWED):
+    if built.way not in (BuildOutcome.ELSEWHERE, BuildOutcome.UNFOLLOWED):
         return fate
     return msgspec.structs.replace(
         fate,

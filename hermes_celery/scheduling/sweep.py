@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.incidents import Kind
-from hermes_celery.core.reconciling import Finding, Trouble
+from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.reconciling import Disagreement, DisagreementKind
 from hermes_celery.errors import HermesCeleryError, StoreError, StoreUnavailable
 from hermes_celery.events import event
 from hermes_celery.instant import to_ms
@@ -141,11 +141,11 @@ class RecordExaminer:
         self.shared = shared
         self.records = records
 
-    def keys(self, how: How) -> list[Finding]:
+    def keys(self, how: How) -> list[Disagreement]:
         """Look at the keys that all jobs share."""
         return self.shared.check(how, shards=self.repairs.count_shards())
 
-    def page(self, page: Page, how: How) -> list[Finding]:
+    def page(self, page: Page, how: How) -> list[Disagreement]:
         """Look at a page of records."""
         found = self.shared.check_types(page.types, how) if page.types else []
         found += self.repairs.check(page.work, how)
@@ -203,8 +203,8 @@ class Sweep:
             self._hurry()
         return bool(self._hurried) or self._refill.is_going
 
-    def _look(self, how: How) -> list[Finding]:
-        found: list[Finding] = []
+    def _look(self, how: How) -> list[Disagreement]:
+        found: list[Disagreement] = []
         if self._rounds[0].pages is None and not self._rounds[0].is_resting(how.now_ms):
             found += self._guarded(lambda: self._examiner.keys(how))
         with _logged():
@@ -223,10 +223,15 @@ class Sweep:
         """Tell of a job that a tick took off the schedule, because it cannot be planned."""
         text = f"job {job_id} was taken off the schedule: {error}"
         self._tell(
-            [Finding(trouble=Trouble.BROKEN, subject=job_id, job_id=job_id, text=text)], now_ms
+            [
+                Disagreement(
+                    trouble=DisagreementKind.BROKEN, subject=job_id, job_id=job_id, text=text
+                )
+            ],
+            now_ms,
         )
 
-    def broken(self, job_id: str, key: str, *, now_ms: int) -> list[Finding]:
+    def broken(self, job_id: str, key: str, *, now_ms: int) -> list[Disagreement]:
         """Mend what a script found broken: a key, and with it the job ("" for none).
 
         Not fenced: every mend compares what it was decided from. Raises StoreUnavailable.
@@ -240,7 +245,7 @@ class Sweep:
         self._tell(found, now_ms)
         return found
 
-    def _of_key(self, key: str, how: How) -> list[Finding]:
+    def _of_key(self, key: str, how: How) -> list[Disagreement]:
         examiner = self._examiner
         family, _, rest = examiner.records.family_of(key)
         if family == "run":
@@ -298,7 +303,7 @@ class Sweep:
                 if number == 0:
                     self._end_round(now_ms)
 
-    def _guarded(self, look: Callable[[], list[Finding]]) -> list[Finding]:
+    def _guarded(self, look: Callable[[], list[Disagreement]]) -> list[Disagreement]:
         with _logged():
             return look()
         self._refill.miss()
@@ -311,7 +316,7 @@ class Sweep:
             self._notes.write(note)
         self._told = 0
         if not note.mended and not note.left:
-            mine = f"{Kind.BROKEN.value}-{_SUBJECT}"
+            mine = f"{TroubleKind.BROKEN.value}-{_SUBJECT}"
             over = [
                 one
                 for one in self._incidents.of_job("")
@@ -319,25 +324,25 @@ class Sweep:
             ]
             self._reporter.over(over, "all stored records agree again", now_ms=now_ms)
 
-    def _account(self, found: Sequence[Finding], now_ms: int) -> None:
+    def _account(self, found: Sequence[Disagreement], now_ms: int) -> None:
         self._note.mended += sum(finding.is_mended for finding in found)
         self._note.left += sum(not finding.is_mended for finding in found)
-        self._note.stopped += sum(finding.trouble is Trouble.STOPPED for finding in found)
+        self._note.stopped += sum(finding.trouble is DisagreementKind.STOPPED for finding in found)
         self._tell(found, now_ms)
 
-    def _tell(self, found: Sequence[Finding], now_ms: int) -> None:
+    def _tell(self, found: Sequence[Disagreement], now_ms: int) -> None:
         new = [one for one in found if one.is_mended or (one.subject, one.text) not in self._known]
         self._log_all(new)
         if len(self._known) > _KNOWN:
             self._known.clear()
         self._known |= {(one.subject, one.text) for one in new if not one.is_mended}
-        ghosts = [one for one in new if one.trouble is Trouble.GHOST]
+        ghosts = [one for one in new if one.trouble is DisagreementKind.GHOST]
         if ghosts:
             text = f"{len(ghosts)} entries that nothing stood behind were removed"
             self._incident("ghosts", f"{text}, such as: {ghosts[0].text}", "", now_ms)
         # A job that stopped comes first: there may be more findings than are told.
-        rest = [one for one in new if one.trouble is not Trouble.GHOST]
-        for finding in sorted(rest, key=lambda one: one.trouble is not Trouble.STOPPED):
+        rest = [one for one in new if one.trouble is not DisagreementKind.GHOST]
+        for finding in sorted(rest, key=lambda one: one.trouble is not DisagreementKind.STOPPED):
             self._told += 1
             if self._told > _TOLD:
                 self._incident("many", f"{finding.text}; and there is more of this", "", now_ms)
@@ -346,7 +351,13 @@ class Sweep:
                            kind=_kind(finding))  # fmt: skip
 
     def _incident(
-        self, subject: str, text: str, job_id: str, now_ms: int, *, kind: Kind = Kind.BROKEN
+        self,
+        subject: str,
+        text: str,
+        job_id: str,
+        now_ms: int,
+        *,
+        kind: TroubleKind = TroubleKind.BROKEN,
     ) -> None:
         spec = self._spec(job_id) if job_id else None
         if spec is not None:
@@ -359,7 +370,7 @@ class Sweep:
                 kind, subject, f"{shown} → hermes-celery fsck", now_ms=now_ms, spec=spec
             )
 
-    def _log_all(self, found: Sequence[Finding]) -> None:
+    def _log_all(self, found: Sequence[Disagreement]) -> None:
         for finding in found[:_LOGGED]:
             name = "repair.mended" if finding.is_mended else "repair.found"
             event(_log, name, level=logging.WARNING, what=finding.text, sort=finding.trouble.value)
@@ -383,5 +394,7 @@ def _logged() -> Iterator[None]:
         event(_log, "repair.failed", level=logging.ERROR, why=error)
 
 
-def _kind(finding: Finding) -> Kind:
-    return Kind.STOPPED if finding.trouble is Trouble.STOPPED else Kind.BROKEN
+def _kind(finding: Disagreement) -> TroubleKind:
+    return (
+        TroubleKind.STOPPED if finding.trouble is DisagreementKind.STOPPED else TroubleKind.BROKEN
+    )

@@ -40,7 +40,7 @@ BATCH = 100
 #: So many jobs in one tick take a tenth of a second, a fraction of the lease.
 MOST = 2_000
 #: So long, and for so many messages, a tick lets the project's own code build; a fraction of the
-#: lease. That of one message is waited for as long as `building.py` says.
+#: lease. That of one message is waited for as long as `celery_app.building_time_limit` says.
 BUILDING_SECONDS = 0.25
 MOST_BUILT = 400
 #: Steps that are taken before their messages are built: few, so that little waits for rescue where

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.core.declared import Declaration, Refusal
+from hermes_celery.core.declared import Declaration, RefusedJob
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store.database import Database
 from hermes_celery.store.format import Formats
@@ -50,7 +50,7 @@ class Declarations:
                 continue
         return found
 
-    def note_refusals(self, refusals: Sequence[Refusal]) -> list[Refusal]:
+    def note_refusals(self, refusals: Sequence[RefusedJob]) -> list[RefusedJob]:
         """Write what is refused now, in place of what was; returns what is refused no more."""
         was = {one.name: one for one in self.refusals()}
         now = {one.name: _encode(one) for one in refusals}
@@ -63,7 +63,7 @@ class Declarations:
             self._database.call("HDEL", key, *(one.name for one in over))
         return over
 
-    def refusals(self) -> list[Refusal]:
+    def refusals(self) -> list[RefusedJob]:
         """What is refused, by name. What cannot be read is left out."""
         try:
             rows: Mapping[str, str] = self._database.hash(self._keys.refused)
@@ -72,8 +72,8 @@ class Declarations:
         found = []
         for name in sorted(rows):
             try:
-                found.append(msgspec.json.decode(rows[name], type=Refusal))
+                found.append(msgspec.json.decode(rows[name], type=RefusedJob))
             except msgspec.DecodeError:
-                found.append(Refusal(name=readable(name), job_id="", where="?",
+                found.append(RefusedJob(name=readable(name), job_id="", where="?",
                                      why="what is stored of it cannot be read"))  # fmt: skip
         return found

@@ -8,9 +8,9 @@ from enum import StrEnum
 
 import msgspec
 
-from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobSpec
-from hermes_celery.core.planning import DueJob, Step
+from hermes_celery.core.planning import DueJob, PlannedStep
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
 from hermes_celery.instant import to_ms
@@ -56,7 +56,7 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True):
     """One step together with its run and message, ready to be written."""
 
     due: DueJob
-    step: Step
+    step: PlannedStep
     run_id: str
     queue: str
     #: A stand-in where the message is built once the step was taken.
@@ -191,7 +191,7 @@ class DueIndex:
         return self.begin_advance(batch, token=token, now_ms=now_ms)()
 
     def push_built(
-        self, pushes: Sequence[tuple[Advance, Built]], *, token: int, now_ms: int
+        self, pushes: Sequence[tuple[Advance, BuiltMessage]], *, token: int, now_ms: int
     ) -> list[str | StoreError]:
         """Push the messages of late steps that were taken at `now_ms`, in one round trip.
 
@@ -212,7 +212,7 @@ class DueIndex:
                 queue=built.queue,
                 message=built.message,
                 when_pushed=built.why_sent or self._why_sent(advance.due.spec, built.queue),
-                is_elsewhere=built.way is not Way.PUSH,
+                is_elsewhere=built.way is not BuildOutcome.PUSH,
             )
             for advance, built in pushes
         ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.core.incidents import Incident, Kind
+from hermes_celery.core.incidents import Incident, TroubleKind
 from hermes_celery.errors import RecordBroken
 from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
@@ -36,7 +36,7 @@ class Incidents:
     def note(
         self,
         incident_id: str,
-        kind: Kind,
+        kind: TroubleKind,
         text: str,
         *,
         now_ms: int,
@@ -111,7 +111,9 @@ class Incidents:
     def of_gone_jobs(self, *, limit: int = 1000) -> list[Incident]:
         """Open ones of jobs that are no more; but not those that tell why one is no more."""
         found = [
-            one for one in self.open(limit=limit) if one.job_id and one.kind is not Kind.BROKEN
+            one
+            for one in self.open(limit=limit)
+            if one.job_id and one.kind is not TroubleKind.BROKEN
         ]
         commands = [("EXISTS", self._keys.job(incident.job_id)) for incident in found]
         answers = self._database.call_many(commands) if commands else []
@@ -157,7 +159,7 @@ def _incident(incident_id: str, row: Mapping[str, str] | RecordBroken) -> Incide
     never = from_ms(0)
     incident = Incident(
         id=incident_id,
-        kind=fields.word(Kind, "sort", fields.word(Kind, "kind")),
+        kind=fields.word(TroubleKind, "sort", fields.word(TroubleKind, "kind")),
         job_id=fields.text("job_id") or "",
         job_name=fields.text("job_name") or "",
         text=fields.required("text"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from hermes_celery.core.incidents import Kind, incident_id
+from hermes_celery.core.incidents import TroubleKind, incident_id
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.store import Database
 
@@ -40,7 +40,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.jobs} jobs that were here at {iso(from_ms(self.at_ms))} are gone: the server "
             "lost its memory; turn its append-only file on, then restore a copy of its data or add "
             "the jobs again; `hermes-celery incidents ack "
-            f"{incident_id(Kind.GONE, LOSS)}` gives them up"
+            f"{incident_id(TroubleKind.GONE, LOSS)}` gives them up"
         )
 
 

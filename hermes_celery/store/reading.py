@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 
-from hermes_celery.core.newer_words import UNREADABLE, stored_word
+from hermes_celery.core.unknown_words import UNREADABLE, stored_word
 from hermes_celery.errors import RecordBroken
 from hermes_celery.instant import from_ms
 from hermes_celery.store.format import too_new

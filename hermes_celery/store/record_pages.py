@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from hermes_celery.core.reconciling import Finding, Trouble
+from hermes_celery.core.reconciling import Disagreement, DisagreementKind
 from hermes_celery.core.run import is_run_id, job_id_of
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.store.database import Database
@@ -99,7 +99,7 @@ class Records:
         """The first word of the name of one of our keys, ":", and the rest."""
         return key.removeprefix(self._keys.prefix).partition(":")
 
-    def refill(self, page: Page, *, now_ms: int, mends: bool) -> list[Finding]:
+    def refill(self, page: Page, *, now_ms: int, mends: bool) -> list[Disagreement]:
         """Find open incidents and notices on their way that their indexes do not name."""
         keys = self._keys
         notices = [one for one in page.notices if not is_run_id(one)]
@@ -113,8 +113,8 @@ class Records:
             args=[now_ms, "1" if mends else "", len(page.incidents), *map(raw_of, ids)],
         )
         return [
-            Finding(
-                trouble=Trouble.DISAGREES,
+            Disagreement(
+                trouble=DisagreementKind.DISAGREES,
                 subject=text_of(one),
                 text=f"{text_of(one)!a} is open and was in no index; put in",
                 is_mended=mends,

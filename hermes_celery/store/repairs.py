@@ -18,7 +18,15 @@ from typing import Generic, TypeVar
 import msgspec
 
 from hermes_celery.core.job import JobSpec, is_job_id
-from hermes_celery.core.reconciling import Deadlines, Fact, Finding, Op, Role, Trouble, Wrong
+from hermes_celery.core.reconciling import (
+    Disagreement,
+    DisagreementKind,
+    Fact,
+    KeyRole,
+    MendDeadlines,
+    MendWrite,
+    WrongType,
+)
 from hermes_celery.core.reconciling_jobs import JobFacts, judge_job, name_entry, wants_spec
 from hermes_celery.core.reconciling_runs import RunFacts, judge_run
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable, error_text
@@ -38,10 +46,10 @@ _ROUNDS = 4
 _LATEST = 50
 #: More shards than that there cannot be.
 _MOST_SHARDS = 64
-_JOB_ROLES = (Role.JOB, Role.DUE, Role.STRAY, Role.ACTIVE, Role.HELD, Role.JOBS, Role.NAMES,
-              Role.COMPLETED)  # fmt: skip
-_RUN_ROLES = (Role.RUN, Role.ACTIVE, Role.HELD, Role.QUEUED, Role.HEARTBEATS, Role.DELIVERIES,
-              Role.RUNS, Role.JOB_RUNS, Role.DELIVERY)  # fmt: skip
+_JOB_ROLES = (KeyRole.JOB, KeyRole.DUE, KeyRole.STRAY, KeyRole.ACTIVE, KeyRole.HELD, KeyRole.JOBS,
+              KeyRole.NAMES, KeyRole.COMPLETED)  # fmt: skip
+_RUN_ROLES = (KeyRole.RUN, KeyRole.ACTIVE, KeyRole.HELD, KeyRole.QUEUED, KeyRole.HEARTBEATS,
+              KeyRole.DELIVERIES, KeyRole.RUNS, KeyRole.JOB_RUNS, KeyRole.DELIVERY)  # fmt: skip
 _JOB_FIELDS = ("state", "next_ms", "revision", "completed", "paused_ms", "last_run_ms",
                "failures", "pause_after", "spent_tokens", "spent_cost")  # fmt: skip
 _RUN_FIELDS = ("state", "queued_ms", "started_ms", "finished_ms", "attempt", "expires_ms",
@@ -85,13 +93,13 @@ class _Seen(msgspec.Struct, Generic[_F]):
 
     facts: _F
     digest: str
-    findings: list[Finding]
+    findings: list[Disagreement]
 
 
 class _Outcome(msgspec.Struct):
     """What became of the mends of one round."""
 
-    findings: list[Finding]
+    findings: list[Disagreement]
     moved: list[str]
     mended: list[str]
 
@@ -112,7 +120,7 @@ class Repairs:
         self._heartbeat_timeout_ms = heartbeat_timeout_ms
         self._shards = 1
 
-    def job(self, job_id: str, *, now_ms: int, token: int | None) -> list[Finding]:
+    def job(self, job_id: str, *, now_ms: int, token: int | None) -> list[Disagreement]:
         """Look at one job and its latest runs, and mend them at once.
 
         Raises LeaseLost when a younger leader's token is known.
@@ -138,7 +146,7 @@ class Repairs:
         """Their number, as it was read last."""
         return self._shards
 
-    def check(self, work: Work, how: How) -> list[Finding]:
+    def check(self, work: Work, how: How) -> list[Disagreement]:
         """Look at jobs and runs, with all runs of these jobs that are under way.
 
         Returns what is wrong, and whether it was mended. What changes while it is looked at is no
@@ -146,7 +154,7 @@ class Repairs:
         """
         if work.entries and not how.is_deep:
             how = msgspec.structs.replace(how, is_deep=True)
-        found: dict[tuple[str, str], Finding] = {}
+        found: dict[tuple[str, str], Disagreement] = {}
         jobs, runs, is_history = list(work.jobs), dict(work.runs), work.is_history
         for _ in range(_ROUNDS if how.mends else 1):
             seen = self._look_jobs(jobs, work, how)
@@ -166,8 +174,8 @@ class Repairs:
                 break
         return list(found.values())
 
-    def _at(self, how: How) -> Deadlines:
-        return Deadlines(
+    def _at(self, how: How) -> MendDeadlines:
+        return MendDeadlines(
             now_ms=how.now_ms,
             redeliver_ms=how.now_ms + self._redeliver_after_ms,
             heartbeat_ms=how.now_ms + self._heartbeat_timeout_ms,
@@ -210,8 +218,8 @@ class Repairs:
 
     def _judged_job(
         self, facts: JobFacts, specs: Mapping[str, JobSpec | None], how: How
-    ) -> list[Finding]:
-        def judged() -> list[Finding]:
+    ) -> list[Disagreement]:
+        def judged() -> list[Disagreement]:
             found = judge_job(
                 facts,
                 at=self._at(how),
@@ -221,7 +229,12 @@ class Repairs:
             if how.is_deep and facts.kind == "hash" and specs.get(facts.id) is None:
                 text = f"job {facts.id} cannot be read: remove it and add it again"
                 found.append(
-                    Finding(trouble=Trouble.BROKEN, subject=facts.id, job_id=facts.id, text=text)
+                    Disagreement(
+                        trouble=DisagreementKind.BROKEN,
+                        subject=facts.id,
+                        job_id=facts.id,
+                        text=text,
+                    )
                 )
             return found
 
@@ -247,7 +260,7 @@ class Repairs:
                     seen.append(_Seen(facts=facts, digest=text_of(answer[0]), findings=wrong))
         return seen
 
-    def _judged_run(self, facts: RunFacts, how: How) -> list[Finding]:
+    def _judged_run(self, facts: RunFacts, how: How) -> list[Disagreement]:
         return _judged(lambda: judge_run(facts, at=self._at(how)), facts.id, facts.job_id)
 
     def _settled(self, seen: Sequence[_Seen[_F]], how: How, kind: str) -> _Outcome:
@@ -340,11 +353,11 @@ class Repairs:
 
 def mend_call(
     kind: str,
-    names: Mapping[Role, str],
+    names: Mapping[KeyRole, str],
     *,
     digest: str,
     args: Sequence[str],
-    ops: Sequence[Op],
+    ops: Sequence[MendWrite],
     at_ms: int,
     keys: Keys,
     token: int | None,
@@ -370,7 +383,7 @@ def fact_of(raw: bytes) -> Fact:
     """A fact as `_facts.lua` writes it."""
     if not raw:
         return None
-    return Wrong.TYPE if raw == b"!" else text_of(raw[1:])
+    return WrongType.TYPE if raw == b"!" else text_of(raw[1:])
 
 
 def text_of(raw: bytes) -> str:
@@ -441,12 +454,16 @@ def _spec(job_id: str, text: bytes | None) -> JobSpec | None:
         return None
 
 
-def _judged(judge: Callable[[], list[Finding]], subject: str, job_id: str) -> list[Finding]:
+def _judged(
+    judge: Callable[[], list[Disagreement]], subject: str, job_id: str
+) -> list[Disagreement]:
     try:
         return judge()
     except Exception as error:  # noqa: BLE001 - one record must not keep the others from being looked at
         text = f"{subject} could not be looked at: {error_text(error)}"
-        return [Finding(trouble=Trouble.BROKEN, subject=subject, job_id=job_id, text=text)]
+        return [
+            Disagreement(trouble=DisagreementKind.BROKEN, subject=subject, job_id=job_id, text=text)
+        ]
 
 
 def _under_way(facts: Sequence[JobFacts]) -> dict[str, str]:
@@ -454,11 +471,11 @@ def _under_way(facts: Sequence[JobFacts]) -> dict[str, str]:
     return {run_id: one.id for one in facts for run_id in (*one.active, *one.held) if run_id}
 
 
-def _without_runs(findings: Sequence[Finding]) -> list[str]:
+def _without_runs(findings: Sequence[Disagreement]) -> list[str]:
     """Jobs whose set of active or held runs was moved away."""
     return [
         finding.subject
         for finding in findings
         if finding.is_mended
-        and any(op.command == "RENAME" and op.role is not Role.JOB for op in finding.ops)
+        and any(op.command == "RENAME" and op.role is not KeyRole.JOB for op in finding.ops)
     ]

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import msgspec
 
 from hermes_celery.core.job import JobSpec
-from hermes_celery.core.output import Printed
+from hermes_celery.core.output import PrintedPiece
 from hermes_celery.core.run import Delivery, Outcome, RunState, Trigger, due_ms_of, job_id_of
 from hermes_celery.errors import JobNotFound, RecordBroken, RunNotFound
 from hermes_celery.store.cancelling import cancel_run
@@ -241,7 +241,7 @@ class Runs(WaitingRuns):
         claims: Mapping[str, str],
         *,
         now_ms: int,
-        printed: Mapping[str, Printed] = MappingProxyType({}),
+        printed: Mapping[str, PrintedPiece] = MappingProxyType({}),
         groups: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, str]:
         """Say that runs (id to claim token) still run; answers `ok`, `cancel` or `lost` each.
@@ -252,7 +252,7 @@ class Runs(WaitingRuns):
         keys = [self._keys.heartbeats]
         args: list[str | int | bytes] = [now_ms + self._heartbeat_timeout_ms]
         for run_id, token in claims.items():
-            new = printed.get(run_id, Printed())
+            new = printed.get(run_id, PrintedPiece())
             keys += (
                 self._keys.run(run_id),
                 self._keys.output(run_id),

@@ -14,7 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.core.reconciling import Finding, Op, Role, Trouble, op, shown, whole
+from hermes_celery.core.reconciling import (
+    Disagreement,
+    DisagreementKind,
+    KeyRole,
+    MendWrite,
+    op,
+    shown,
+    whole,
+)
 from hermes_celery.errors import LeaseLost, StoreError
 from hermes_celery.store.database import Database
 from hermes_celery.store.keys import Keys
@@ -107,7 +115,7 @@ class SharedKeys:
         self._database = database
         self._keys = database.keys
 
-    def check(self, how: How, *, shards: int) -> list[Finding]:
+    def check(self, how: How, *, shards: int) -> list[Disagreement]:
         """Look at the keys that all jobs share. Raises LeaseLost as `Repairs.check`."""
         types = shared_types(self._keys, shards=shards)
         facts = self._look(list(types))
@@ -126,7 +134,7 @@ class SharedKeys:
             found += [self._settled(term, wrong, how) for wrong in wrong_terms]
         return [finding for finding in found if finding is not None]
 
-    def check_types(self, types: Mapping[str, str], how: How) -> list[Finding]:
+    def check_types(self, types: Mapping[str, str], how: How) -> list[Disagreement]:
         """Look at some keys, each with the type that it must have."""
         found = []
         names = list(types)
@@ -164,27 +172,29 @@ class SharedKeys:
             return _NUMBERS
         return ("term",) if name.startswith(self._keys.leader) else ()
 
-    def _wrong_type(self, one: KeyFacts, wanted: str) -> Finding:
-        return Finding(
-            trouble=Trouble.BROKEN,
+    def _wrong_type(self, one: KeyFacts, wanted: str) -> Disagreement:
+        return Disagreement(
+            trouble=DisagreementKind.BROKEN,
             subject=one.key,
             text=f"key {shown(one.key)} is a {one.kind}, not a {wanted}; moved to quarantine",
             # In this order: the mark itself may be the key that is moved.
-            ops=(op("RENAME", Role.KEY), op("SET", Role.REFILL, secrets.token_hex(8))),
+            ops=(op("RENAME", KeyRole.KEY), op("SET", KeyRole.REFILL, secrets.token_hex(8))),
         )
 
-    def _values(self, one: KeyFacts, how: How, shards: int) -> Iterator[Finding]:
+    def _values(self, one: KeyFacts, how: How, shards: int) -> Iterator[Disagreement]:
         if one.key == self._keys.shards and one.kind == "string" and one.value != str(shards):
             yield _about(one, f"is {shown(one.value)}, no number of shards; set to {shards}",
-                         op("SET", Role.KEY, shards))  # fmt: skip
+                         op("SET", KeyRole.KEY, shards))  # fmt: skip
         is_lease = one.key == self._keys.lease or one.key.startswith(self._keys.lease + ":")
         if is_lease and one.kind == "string" and one.is_forever:
             yield _about(one, "never ends, so that no beat could follow; given an end",
-                         op("PEXPIRE", Role.KEY, _LEASE_MS))  # fmt: skip
+                         op("PEXPIRE", KeyRole.KEY, _LEASE_MS))  # fmt: skip
         if one.key == self._keys.switch:
             yield from _switch(one, how)
 
-    def _term(self, one: KeyFacts, shard: int, how: How, *, was_moved: bool) -> Iterator[Finding]:
+    def _term(
+        self, one: KeyFacts, shard: int, how: How, *, was_moved: bool
+    ) -> Iterator[Disagreement]:
         """A term must never go down: it is the fencing token."""
         (leader,) = self._look([self._keys.leader_of(shard)])
         known = whole(leader.fields.get("term")) or 0
@@ -199,15 +209,15 @@ class SharedKeys:
         new = max(known, term or 0) + 1 if known or term else how.now_ms // 1000
         what = "is missing" if one.kind == "none" else f"is {shown(one.value)}"
         yield _about(one, f"{what}, and a term must never go down; set to {new}",
-                     op("SET", Role.KEY, new))  # fmt: skip
+                     op("SET", KeyRole.KEY, new))  # fmt: skip
 
-    def _settled(self, one: KeyFacts, finding: Finding, how: How) -> Finding | None:
+    def _settled(self, one: KeyFacts, finding: Disagreement, how: How) -> Disagreement | None:
         """Mend a finding; None where the key has changed meanwhile."""
         if not how.mends or not finding.ops:
             return finding
         call = mend_call(
             "key",
-            {Role.KEY: one.key, Role.REFILL: self._keys.refill},
+            {KeyRole.KEY: one.key, KeyRole.REFILL: self._keys.refill},
             digest=one.digest,
             args=self._fields(one.key),
             ops=finding.ops,
@@ -223,25 +233,28 @@ class SharedKeys:
         return msgspec.structs.replace(finding, is_mended=True) if answer == "ok" else None
 
 
-def is_moved(finding: Finding) -> bool:
+def is_moved(finding: Disagreement) -> bool:
     """Whether a mend moved a key into quarantine."""
     return finding.is_mended and any(one.command == "RENAME" for one in finding.ops)
 
 
-def _switch(one: KeyFacts, how: How) -> Iterator[Finding]:
+def _switch(one: KeyFacts, how: How) -> Iterator[Disagreement]:
     paused, resumed = (one.fields.get(name) for name in _NUMBERS)
     if paused and whole(paused) is None:
         # As beats read it: a value that is no instant stops no job.
         yield _about(one, f"says paused since {shown(paused)}, which pauses nothing; removed",
-                     op("HDEL", Role.KEY, "paused_ms"))  # fmt: skip
+                     op("HDEL", KeyRole.KEY, "paused_ms"))  # fmt: skip
     if resumed is not None and whole(resumed) is None:
         yield _about(one, f"says resumed at {shown(resumed)}; removed",
-                     op("HDEL", Role.KEY, "resumed_ms"))  # fmt: skip
+                     op("HDEL", KeyRole.KEY, "resumed_ms"))  # fmt: skip
 
 
-def _about(one: KeyFacts, text: str, write: Op) -> Finding:
-    return Finding(
-        trouble=Trouble.BROKEN, subject=one.key, text=f"key {shown(one.key)} {text}", ops=(write,)
+def _about(one: KeyFacts, text: str, write: MendWrite) -> Disagreement:
+    return Disagreement(
+        trouble=DisagreementKind.BROKEN,
+        subject=one.key,
+        text=f"key {shown(one.key)} {text}",
+        ops=(write,),
     )
 
 

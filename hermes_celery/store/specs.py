@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from hermes_celery.core.job import JobSpec, UnreadableJob
-from hermes_celery.core.newer_words import UNREADABLE
+from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store.format import too_new
 from hermes_celery.store.reading import Fields, is_instant, readable

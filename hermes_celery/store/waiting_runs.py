@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.run import MOST_PATIENCE_MS, PATIENCE_SECONDS, Run
 from hermes_celery.errors import LeaseLost, RecordBroken
 from hermes_celery.guards.backoff import backoff_since
@@ -204,7 +204,7 @@ class WaitingRuns(RunRecords):
         return self._fenced("redeliver", keys=list(call.keys), args=list(call.args))
 
     def push_asked(
-        self, run_id: str, built: Built, *, seen_ms: int, now_ms: int, why_sent: str = ""
+        self, run_id: str, built: BuiltMessage, *, seen_ms: int, now_ms: int, why_sent: str = ""
     ) -> str:
         """Push the message of a run that somebody asked for, for the first time.
 
@@ -222,7 +222,7 @@ class WaitingRuns(RunRecords):
             queue=built.queue,
             message=built.message,
             when_pushed=built.why_sent or why_sent,
-            is_elsewhere=built.way is not Way.PUSH,
+            is_elsewhere=built.way is not BuildOutcome.PUSH,
         )
         return str(self._database.run("redeliver", keys=call.keys, args=call.args))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.broker import key_prefix
-from hermes_celery.celery_app.building import BoundedMessages
+from hermes_celery.celery_app.building_time_limit import BoundedMessages
 from hermes_celery.celery_app.flower_texts import LossTeller
 from hermes_celery.celery_app.inspecting import Inspection
 from hermes_celery.celery_app.messages import RUN_TASK
@@ -16,7 +16,7 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import RecordBroken
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.interop.left_behind import tell_soon
+from hermes_celery.interop.orphaned_entries import tell_soon
 from hermes_celery.scheduling.beat import Beat, owner_name
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 from hermes_celery.scheduling.lease import Lease
@@ -46,12 +46,12 @@ from hermes_celery.wiring.delivery import (
     make_sweep,
 )
 from hermes_celery.wiring.messages import make_messages
-from hermes_celery.wiring.others import left_by_others
+from hermes_celery.wiring.other_beats import left_by_others
 from hermes_celery.wiring.server import open_database
 
 if TYPE_CHECKING:
-    from hermes_celery.celery_app.declaring import Declares
-    from hermes_celery.celery_app.messages import Entries
+    from hermes_celery.celery_app.declarer import Declarer
+    from hermes_celery.celery_app.messages import OccurrenceListener
     from hermes_celery.celery_app.types import Celery
 
 
@@ -63,8 +63,8 @@ def beat_of(
     owner: str,
     clock: Clock,
     waker: Waker | None = None,
-    declaring: Declares,
-    entries: Entries | None = None,
+    declaring: Declarer,
+    entries: OccurrenceListener | None = None,
 ) -> Beat:
     """A beat for one namespace."""
     on_broken = make_broken_records(settings, database, clock)
@@ -200,7 +200,7 @@ def _with_migration(
 
 
 def _keeping_in_step(
-    declaring: Declares, loss: LossWatch, *, clock: Clock, on_broken: OnBroken
+    declaring: Declarer, loss: LossWatch, *, clock: Clock, on_broken: OnBroken
 ) -> Callable[[int], None]:
     """What a leader does in each pass of rescue for what is declared, and against a loss."""
     declares = Duty("declare", clock=clock, on_broken=on_broken)

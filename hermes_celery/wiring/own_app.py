@@ -9,7 +9,7 @@ from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.types import Celery
 from hermes_celery.errors import SettingsError
 from hermes_celery.settings import Settings, read_settings
-from hermes_celery.wiring.parts import hook
+from hermes_celery.wiring.collaborators import hook
 
 
 def make_app(settings: Settings) -> Celery:

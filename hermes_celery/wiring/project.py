@@ -30,11 +30,11 @@ from hermes_celery.core.job_checks import checked_content, request_of
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text, text_mapping
 from hermes_celery.errors import JobError
-from hermes_celery.interop.marks import DECLARED, MODULE, NAMESPACE, PLACES
+from hermes_celery.interop.cron_attributes import DECLARED, MODULE, NAMESPACE, PLACES
 from hermes_celery.schedule import parse
 from hermes_celery.settings import Settings, checked_namespace
 from hermes_celery.wiring.client import open_cron
-from hermes_celery.wiring.parts import hook
+from hermes_celery.wiring.collaborators import hook
 
 
 class Cron:

@@ -5,26 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.app_settings import app_settings, shared_settings
-from hermes_celery.celery_app.declaring import (
-    Declares,
-    Declaring,
-    NothingDeclared,
-    Sharing,
-    Troubles,
+from hermes_celery.celery_app.declarer import (
+    DeclarationIncidents,
+    Declarer,
+    NamespaceSharing,
+    NoDeclarer,
+    ProjectDeclarer,
 )
 from hermes_celery.clock import Clock, ServerClock
-from hermes_celery.core.incidents import Kind
-from hermes_celery.interop.marks import manager_of
+from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.interop.cron_attributes import manager_of
 from hermes_celery.scheduling.namespace_move import NamespaceMove, SecondBeat
 from hermes_celery.store import Declarations, Formats, Incidents, Jobs, Waker
 from hermes_celery.store.program_signs import ProgramSign
 from hermes_celery.wiring.beat import beat_of
 from hermes_celery.wiring.delivery import make_reporter
+from hermes_celery.wiring.program_sign import make_sign
 from hermes_celery.wiring.server import open_database
-from hermes_celery.wiring.signs import make_sign
 
 if TYPE_CHECKING:
-    from hermes_celery.celery_app.messages import Entries
+    from hermes_celery.celery_app.messages import OccurrenceListener
     from hermes_celery.celery_app.types import Celery
     from hermes_celery.clock import Clock
     from hermes_celery.scheduling.beat import Beat
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 def make_declaring(
     app: Celery, settings: Settings, database: Database, *, owner: str, clock: Clock
-) -> Declares:
+) -> Declarer:
     """A leader's part in what an app declares; ours declares nothing."""
     if app.conf.get("hermes_is_own_app"):
-        return NothingDeclared()
+        return NoDeclarer()
     declarations = Declarations(database)
-    return Declaring(
+    return ProjectDeclarer(
         app,
         Jobs(database),
         declarations,
-        sharing=Sharing(app, declarations, owner=owner, namespace=settings.namespace),
-        troubles=Troubles(make_reporter(settings, database), Incidents(database)),
+        sharing=NamespaceSharing(app, declarations, owner=owner, namespace=settings.namespace),
+        troubles=DeclarationIncidents(make_reporter(settings, database), Incidents(database)),
         default_timezone=settings.timezone,
         moving=_make_namespace_move(app, settings, database, owner=owner, clock=clock),
     )
@@ -58,7 +58,7 @@ def make_beat_sign(app: Celery, *, owner: str) -> ProgramSign:
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
     declarations = Declarations(database)
-    sharing = Sharing(app, declarations, owner=owner, namespace=settings.namespace)
+    sharing = NamespaceSharing(app, declarations, owner=owner, namespace=settings.namespace)
     return make_sign(
         settings,
         name=f"beat {owner}",
@@ -93,7 +93,7 @@ def _make_namespace_move(
     if shared is None:
         return None
     source = open_database(shared)
-    troubles = Troubles(make_reporter(settings, database), Incidents(database))
+    troubles = DeclarationIncidents(make_reporter(settings, database), Incidents(database))
 
     def second() -> _SignedBeat:
         sign = ProgramSign(
@@ -112,7 +112,7 @@ def _make_namespace_move(
                 open_database(shared),
                 owner=owner,
                 clock=clock,
-                declaring=NothingDeclared(),
+                declaring=NoDeclarer(),
             ),
             sign,
         )
@@ -124,8 +124,12 @@ def _make_namespace_move(
         database,
         manager=manager_of(app),
         knows_task=lambda name: name in app.tasks,
-        tell=lambda text: troubles.tell(Kind.NAMESPACE, "moving", text, now_ms=clock.now_ms()),
-        over=lambda text: troubles.over(Kind.NAMESPACE, "moving", text, now_ms=clock.now_ms()),
+        tell=lambda text: troubles.tell(
+            TroubleKind.NAMESPACE, "moving", text, now_ms=clock.now_ms()
+        ),
+        over=lambda text: troubles.over(
+            TroubleKind.NAMESPACE, "moving", text, now_ms=clock.now_ms()
+        ),
         second=beside,
     )
 
@@ -136,7 +140,7 @@ def make_beat(
     owner: str,
     clock: Clock | None = None,
     waker: Waker | None = None,
-    entries: Entries | None = None,
+    entries: OccurrenceListener | None = None,
 ) -> Beat:
     """A beat for this app's namespace; by the server's clock unless another is given.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core.incidents import Incident, Kind
+from hermes_celery.core.incidents import Incident, TroubleKind
 from hermes_celery.core.run import RunState
 from hermes_celery.store import Incidents, Runs
 from tests.projects.bed import Bed
@@ -60,4 +60,4 @@ def test_a_slot_comes_back_whatever_the_task_does(tmp_path: Path) -> None:
 
 
 def stuck(incidents: Incidents) -> list[Incident]:
-    return [one for one in incidents.of_job("") if one.kind is Kind.STUCK]
+    return [one for one in incidents.of_job("") if one.kind is TroubleKind.STUCK]

@@ -18,7 +18,7 @@ from typing import Any
 
 from celery import Celery, Task
 
-from hermes_celery.celery_app.messages import Dispatch
+from hermes_celery.celery_app.messages import MessageBuilder
 from hermes_celery.clock import Clock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Outcome, RunState, Usage
@@ -145,7 +145,7 @@ def assembled_beat(
     clock: Clock,
     make_due_index: Callable[[int], DueIndex],
     runs: Runs,
-    messages: Dispatch,
+    messages: MessageBuilder,
     waker: Waker,
     pause: Callable[[float], None] = lambda _: None,
     on_rescue: Callable[[int, int], None] = lambda token, now_ms: None,

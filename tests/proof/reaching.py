@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from hermes_celery.celery_app.messages import Dispatch
+from hermes_celery.celery_app.messages import MessageBuilder
 from hermes_celery.clock import Clock
 from hermes_celery.core.run import Delivery, Run, RunState
 from hermes_celery.core.targets import Target
@@ -90,7 +90,7 @@ def far_end(starts: Path) -> Path:
     return directory
 
 
-def make_announcer(messages: Dispatch) -> RunAnnouncer:
+def make_announcer(messages: MessageBuilder) -> RunAnnouncer:
     """What begins the delivery with a run's end."""
     return RunAnnouncer(messages, pinger=Pinger(timeout_seconds=1))
 
@@ -114,7 +114,9 @@ def make_deliverer(database: Database, clock: Clock, directory: Path) -> Deliver
     )
 
 
-def push_deliveries(database: Database, messages: Dispatch, *, token: int, now_ms: int) -> None:
+def push_deliveries(
+    database: Database, messages: MessageBuilder, *, token: int, now_ms: int
+) -> None:
     """What a leader does for deliveries in its rescue."""
     push_due(Deliveries(database), messages, token=token, now_ms=now_ms)
 

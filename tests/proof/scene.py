@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hermes_celery.celery_app.messages import Dispatch
+from hermes_celery.celery_app.messages import MessageBuilder
 from hermes_celery.client import Client
 from hermes_celery.core.job import Job, JobRequest, JobState
 from hermes_celery.core.policy import CatchUp, OnLost
@@ -284,5 +284,5 @@ def _hosts(deliver: str) -> tuple[str, ...]:
     return tuple(url.strip().partition("://")[2].partition("/")[0] for url in urls)
 
 
-def _messages() -> Dispatch:
+def _messages() -> MessageBuilder:
     return messages_of(celery_app())

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.letters import PATIENCE, letter
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
@@ -252,7 +252,7 @@ def _deliver(store: Store) -> None:
     deliveries.begin(run.id, token="p", now_ms=now_ms, until_ms=now_ms + 1000)
     told = {"job_id": run.job_id, "job_name": run.job_name}
     for incident in ("one", "other"):
-        incidents.note(incident, Kind.FAILURE, "t", now_ms=now_ms, run_id=run.id, **told)
+        incidents.note(incident, TroubleKind.FAILURE, "t", now_ms=now_ms, run_id=run.id, **told)
     deliveries.plan(
         run.id, parts, now_ms=now_ms, text="t", warning="w", incident="one", told=1,
     )  # fmt: skip

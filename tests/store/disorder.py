@@ -6,7 +6,7 @@ from typing import Any
 
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.policy import OnLost, Overlap, Policy
-from hermes_celery.core.reconciling import Finding
+from hermes_celery.core.reconciling import Disagreement
 from hermes_celery.core.run import Delivery, Outcome, RunState, run_id_of
 from hermes_celery.scheduling.sweep import RecordExaminer
 from hermes_celery.scheduling.tick import tick
@@ -91,7 +91,7 @@ class World:
     def how(self, **changes: Any) -> How:
         return How(now_ms=self.clock.ms, **{"is_deep": True, **changes})
 
-    def look(self, *, mends: bool = True, **changes: Any) -> list[Finding]:
+    def look(self, *, mends: bool = True, **changes: Any) -> list[Disagreement]:
         """One look at everything."""
         how = self.how(mends=mends, **changes)
         found = self.examiner.keys(how)

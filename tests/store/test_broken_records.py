@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core.incidents import Incident, Kind
+from hermes_celery.core.incidents import Incident, TroubleKind
 from hermes_celery.delivering.broken_records import BrokenRecords
 from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.store import Database
@@ -34,7 +34,7 @@ def records(place: Place) -> BrokenRecords:
 
 
 def open_ones(place: Place) -> list[Incident]:
-    return [one for one in place.incidents.open() if one.kind is Kind.BROKEN]
+    return [one for one in place.incidents.open() if one.kind is TroubleKind.BROKEN]
 
 
 def test_however_often_it_is_met_it_is_one_incident(place: Place, broken: BrokenRecords) -> None:
@@ -72,7 +72,7 @@ def test_it_ends_when_nobody_met_it_for_five_minutes(place: Place, broken: Broke
 def test_the_next_leader_ends_what_the_last_one_met(place: Place, broken: BrokenRecords) -> None:
     clock = place.store.clock
     broken(JOB, "", "is a string")
-    place.incidents.note("broken-of-another-sort", Kind.BROKEN, "t", now_ms=clock.ms)
+    place.incidents.note("broken-of-another-sort", TroubleKind.BROKEN, "t", now_ms=clock.ms)
     following = records(place)
     assert following.end_those_over(clock.ms) == 0
     clock.advance(301)

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from hermes_celery.core.job import JobRequest
-from hermes_celery.core.output import Printed
+from hermes_celery.core.output import PrintedPiece
 from hermes_celery.store import connect, lua
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.lua import source
@@ -157,7 +157,7 @@ def test_a_broken_run_costs_no_other_run_its_heartbeat(store: Store) -> None:
         job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
         claims.append(store.claim(store.cron.run(job.id), token=name))
     tokens = {claim.run_id: claim.token for claim in claims}
-    printed = {claim.run_id: Printed(stdout=b"out") for claim in claims}
+    printed = {claim.run_id: PrintedPiece(stdout=b"out") for claim in claims}
     for key in (keys.run, keys.output, keys.group):
         mine = key(claims[0].run_id if key != keys.group else claims[0].group)
         before = database.client.dump(mine)

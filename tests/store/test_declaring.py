@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from hermes_celery.celery_app.declaring import Declares
+from hermes_celery.celery_app.declarer import Declarer
 from hermes_celery.core.declared import Declaration
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings
@@ -19,7 +19,7 @@ from hermes_celery.wiring.project import Cron
 from hermes_celery.wiring.project_jobs import make_beat_sign, make_declaring
 from tests.support import replaced, server_clock
 
-_Beat = Callable[[Celery, str], Declares]
+_Beat = Callable[[Celery, str], Declarer]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def make_project(valkey_url: str, namespace: str, tmp_path: Path) -> Callable[..
 def beat(valkey: Database) -> _Beat:
     """A leader's part of an app's beat, which has said what it declares."""
 
-    def make(app: Celery, owner: str) -> Declares:
+    def make(app: Celery, owner: str) -> Declarer:
         make_beat_sign(app, owner=owner).say()
         clock = server_clock(valkey)
         return make_declaring(app, app.conf.hermes_settings, valkey, owner=owner, clock=clock)
@@ -183,7 +183,7 @@ def test_a_new_leader_ends_what_an_earlier_one_told_of_sharing(
     make_project: Callable[..., Celery], beat: _Beat, valkey: Database
 ) -> None:
     app, incidents = make_project(stock=3.0), Incidents(valkey)
-    incidents.note("namespace-sharing", Kind.NAMESPACE, "two projects", now_ms=1)
+    incidents.note("namespace-sharing", TroubleKind.NAMESPACE, "two projects", now_ms=1)
     make_beat_sign(app, owner="c").say()
     Declarations(valkey).say("c", Declaration(project="blog", jobs={"b" * 12: "post"}))
     leader, now_ms = beat(app, "a"), valkey.now_ms()

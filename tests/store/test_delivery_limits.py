@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Delivery, Outcome, Run, RunState
 from hermes_celery.core.targets import Target
@@ -83,7 +83,7 @@ def test_a_delivery_that_kills_whoever_plans_it_is_given_up_and_told(
     assert shown.last_status == "delivery_failed"
     assert "begun 5 times and never planned" in (shown.last_delivery_error or "")
     (incident,) = place.incidents.of_job(job.id)
-    assert incident.kind is Kind.BROKEN
+    assert incident.kind is TroubleKind.BROKEN
     assert run.id in incident.text
     assert place.deliveries.due(place.store.clock.ms + 10**9, limit=9) == []
     assert http.requests == []
@@ -231,7 +231,7 @@ def test_a_record_that_is_broken_is_told_and_stands_in_nobody_s_way(
     # A worker that has its message tells of it too.
     assert place.deliverer().deliver(broken.id) == "broken"
     (incident,) = place.incidents.open()
-    assert (incident.kind, broken.id in incident.text) == (Kind.BROKEN, True)
+    assert (incident.kind, broken.id in incident.text) == (TroubleKind.BROKEN, True)
     # It is looked at again, an hour later, and still harms nobody.
     assert place.rescue() == 0
 

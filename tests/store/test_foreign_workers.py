@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.work import TaskCall
@@ -468,7 +468,7 @@ def test_it_is_told_once_and_work_of_our_own_kinds_there_is_trouble(world: World
     watch = QueueWatch(world.store.database)
     found, _ = watch.look(world.store.clock.ms)
     news, trouble = sorted(found, key=lambda one: one.is_news, reverse=True)
-    assert (news.kind, news.subject) == (Kind.UNFOLLOWED, world.queue)
+    assert (news.kind, news.subject) == (TroubleKind.UNFOLLOWED, world.queue)
     assert "svc@host without Cron(app)" in news.text
-    assert (trouble.kind, trouble.subject) == (Kind.QUEUE, world.queue)
+    assert (trouble.kind, trouble.subject) == (TroubleKind.QUEUE, world.queue)
     assert "Cron 'ours'" in trouble.text

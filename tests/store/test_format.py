@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import (
@@ -324,7 +324,9 @@ def test_other_records_say_what_they_need_too(store: Store) -> None:
     database, keys = store.database, store.database.keys
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     run_id = store.cron.run(job.id)
-    Incidents(database).note("i" * 12, Kind.FAILURE, "text", now_ms=store.clock.ms, job_id=job.id)
+    Incidents(database).note(
+        "i" * 12, TroubleKind.FAILURE, "text", now_ms=store.clock.ms, job_id=job.id
+    )
 
     def delivery() -> str | None:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.delivering.watchdog import TroubleReporter
@@ -249,7 +249,7 @@ def test_jobs_that_are_gone_are_an_incident_until_as_many_are_there(
     _without_memory(store)
     watch.begin(store.clock.ms)
     (gone,) = incidents.open()
-    assert (gone.kind, gone.count) == (Kind.GONE, 1)
+    assert (gone.kind, gone.count) == (TroubleKind.GONE, 1)
     assert "2 jobs that were here" in gone.text
     for is_open in (True, False):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.built_message import STAND_IN, Built, Way
+from hermes_celery.core.built_message import STAND_IN, BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobRequest, JobSpec, JobState
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import Delivery, Outcome, RunState, message_id_of
@@ -38,7 +38,7 @@ class BuiltLate(PlainMessages):
     def __init__(self, queue: str) -> None:
         super().__init__(queue)
         self.built: list[str] = []
-        self.way = Way.PUSH
+        self.way = BuildOutcome.PUSH
         self.place = f"{queue}:elsewhere"
 
     def pushed(self, store: Store) -> list[str]:
@@ -52,13 +52,13 @@ class BuiltLate(PlainMessages):
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
-    ) -> Built:
+    ) -> BuiltMessage:
         self.built.append(run_id)
         if spec.name == "bad":
             raise RuntimeError("unforeseen")
-        if self.way is not Way.PUSH:
-            return Built(way=self.way, why="its own code did it")
-        return Built(queue=self.place, message=message_id_of(run_id, push=push).encode())
+        if self.way is not BuildOutcome.PUSH:
+            return BuiltMessage(way=self.way, why="its own code did it")
+        return BuiltMessage(queue=self.place, message=message_id_of(run_id, push=push).encode())
 
 
 @pytest.fixture
@@ -113,12 +113,12 @@ def test_a_message_whose_building_goes_on_is_asked_for_by_rescue_soon(
     for name in ("good", "other"):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
     store.clock.advance(3600)
-    late.way = Way.PENDING
+    late.way = BuildOutcome.PENDING
     ticked(store)
     store.clock.advance(0.3)
     assert rescued(store).redelivered == 0
     assert late.pushed(store) == []
-    late.way = Way.PUSH
+    late.way = BuildOutcome.PUSH
     assert rescued(store).redelivered == 2
     runs = [store.cron.latest_runs(name)[0] for name in ("good", "other")]
     assert {run.state for run in runs} == {RunState.QUEUED}
@@ -132,7 +132,7 @@ def test_a_leader_that_died_before_the_push_leaves_the_message_to_rescue(
     store.clock.advance(3600)
 
     class Dies(BuiltLate):
-        def build(self, spec: JobSpec, **_: Any) -> Built:
+        def build(self, spec: JobSpec, **_: Any) -> BuiltMessage:
             raise SystemExit
 
     with pytest.raises(SystemExit):
@@ -147,13 +147,13 @@ def test_a_leader_that_died_before_the_push_leaves_the_message_to_rescue(
 @pytest.mark.parametrize(
     ("way", "state"),
     [
-        (Way.NOWHERE, RunState.SKIPPED),
-        (Way.UNFOLLOWED, RunState.SENT),
-        (Way.ELSEWHERE, RunState.QUEUED),
+        (BuildOutcome.NOWHERE, RunState.SKIPPED),
+        (BuildOutcome.UNFOLLOWED, RunState.SENT),
+        (BuildOutcome.ELSEWHERE, RunState.QUEUED),
     ],
 )
 def test_what_the_projects_own_code_did_with_a_message_is_on_record(
-    store: Store, late: BuiltLate, way: Way, state: RunState
+    store: Store, late: BuiltLate, way: BuildOutcome, state: RunState
 ) -> None:
     late.way = way
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good"))

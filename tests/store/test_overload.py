@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Trigger, run_id_of
 from hermes_celery.delivering.overload import OverloadWatch
@@ -220,7 +220,7 @@ def test_a_job_that_loses_most_of_its_occurrences_to_overlap_is_told(
     (text,) = scans(place, overload, 1, queues=())
     assert text.startswith("Cron 'job aa' lost 6 of its last 9 occurrences")
     assert f"hermes-celery edit {bad} --overlap allow" in text
-    assert [i.kind for i in place.incidents.of_job("")] == [Kind.OVERLAP]
+    assert [i.kind for i in place.incidents.of_job("")] == [TroubleKind.OVERLAP]
     for number in range(20, 24):
         recorded(place, bad, number)
     assert scans(place, overload, 9, queues=()) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hermes_celery.core.job import JobRequest, JobState
-from hermes_celery.core.output import Printed
+from hermes_celery.core.output import PrintedPiece
 from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import RunNotFound
 from hermes_celery.masking.output import redactor
@@ -132,7 +132,7 @@ def test_live_output_grows_while_the_claim_holds(store: Store) -> None:
     claim = claimed(store)
     beat = {claim.run_id: claim.token}
     for line in (b"a\n", b"b\xff\n"):
-        printed = {claim.run_id: Printed(stdout=line, stderr=line.upper())}
+        printed = {claim.run_id: PrintedPiece(stdout=line, stderr=line.upper())}
         assert store.runs.heartbeat(beat, now_ms=store.clock.ms, printed=printed) == {
             claim.run_id: "ok"
         }
@@ -141,7 +141,7 @@ def test_live_output_grows_while_the_claim_holds(store: Store) -> None:
     assert store.runs.printed_since(claim.run_id, 2, is_error=False) == (b"b\xff\n", 5)
     stranger = {claim.run_id: "other"}
     store.runs.heartbeat(
-        stranger, now_ms=store.clock.ms, printed={claim.run_id: Printed(stdout=b"no\n")}
+        stranger, now_ms=store.clock.ms, printed={claim.run_id: PrintedPiece(stdout=b"no\n")}
     )
     assert store.runs.output(claim.run_id) == b"a\nb\xff\n"
     store.runs.finish(claim, Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)
@@ -154,18 +154,18 @@ def test_what_could_not_be_stored_is_offered_again() -> None:
     live.write(b"one secret-value\ntw")
     live.write(b"e\n", is_error=True)
     taken = live.take()
-    assert taken == Printed(stdout=b"one ***\n", stderr=b"e\n")
+    assert taken == PrintedPiece(stdout=b"one ***\n", stderr=b"e\n")
     live.give_back(taken)
     live.write(b"o\n")
-    assert live.take() == Printed(stdout=b"one ***\ntwo\n", stderr=b"e\n")
-    assert live.take() == Printed()
+    assert live.take() == PrintedPiece(stdout=b"one ***\ntwo\n", stderr=b"e\n")
+    assert live.take() == PrintedPiece()
 
 
 def test_a_private_key_is_held_back_until_it_is_whole() -> None:
     live = LiveOutput()
     live.mask_with(redactor())
     live.write(b"a\n-----BEGIN PRIVATE KEY-----\nMII\n")
-    assert live.take() == Printed()
+    assert live.take() == PrintedPiece()
     live.write(b"-----END PRIVATE KEY-----\nb\n")
     assert live.take().stdout == b"a\n***\nb\n"
 
@@ -176,7 +176,7 @@ def test_a_stream_is_cut_at_its_cap() -> None:
         live.write(b"x" * 65_535 + b"\n")
     assert len(live.take().stdout) == 2**20
     live.write(b"more\n")
-    assert live.take() == Printed()
+    assert live.take() == PrintedPiece()
 
 
 @pytest.mark.parametrize("case", cases("safety.output_path"), ids=lambda c: str(c["input"]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.reconciling import Trouble
+from hermes_celery.core.reconciling import DisagreementKind
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import LeaseLost, StoreError
 from hermes_celery.store import Database, Repairs, Work, connect
@@ -186,7 +186,9 @@ def test_a_job_without_a_next_instant_is_planned_anew_and_told(world: World) -> 
             world.call("HSET", world.keys.job(world.idle.id), "next_ms", "soon")
         world.call("ZREM", world.keys.due, world.idle.id)
         found = world.look()
-        assert [(one.trouble, one.job_id) for one in found] == [(Trouble.STOPPED, world.idle.id)]
+        assert [(one.trouble, one.job_id) for one in found] == [
+            (DisagreementKind.STOPPED, world.idle.id)
+        ]
         job = world.store.jobs.get(world.idle.id)
         assert job.next_run_at == world.idle.spec.compiled().next_after(world.store.cron.now)
         assert int(world.call("ZSCORE", world.keys.due, world.idle.id)) > world.clock.ms
@@ -203,14 +205,17 @@ def test_a_job_that_its_last_run_completed_too_early_goes_on(world: World) -> No
     world.store.runs.finish(claim, Outcome(state=RunState.SUCCEEDED), now_ms=world.clock.ms)
     assert world.store.jobs.get(world.running.id).state == "completed"
     (found,) = world.look()
-    assert (found.trouble, found.job_id) == (Trouble.STOPPED, world.running.id)
+    assert (found.trouble, found.job_id) == (DisagreementKind.STOPPED, world.running.id)
     assert world.store.jobs.get(world.running.id).state == "scheduled"
     assert world.call("ZSCORE", world.keys.completed, world.running.id) is None
 
 
 def test_a_last_run_that_vanished_ends_its_job(world: World) -> None:
     world.call("DEL", world.keys.run(world.run_of["once"]))
-    assert {one.trouble for one in world.look()} == {Trouble.GHOST, Trouble.STOPPED}
+    assert {one.trouble for one in world.look()} == {
+        DisagreementKind.GHOST,
+        DisagreementKind.STOPPED,
+    }
     assert world.store.jobs.get(world.once.id).state == "completed"
 
 
@@ -273,7 +278,7 @@ def test_an_occurrence_that_was_put_off_is_no_disagreement(world: World) -> None
     world.clock.ms += 3_600_000
     world.call("ZADD", world.keys.due, world.clock.ms + 3_600_000, world.idle.id)
     assert [one.trouble for one in world.look() if one.job_id == world.idle.id] == [
-        Trouble.DISAGREES
+        DisagreementKind.DISAGREES
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.running.heartbeat import STUCK_SECONDS, Heartbeats, RunningRun
@@ -280,7 +280,7 @@ def test_the_incident_names_the_run_and_ends_with_it(place: Place) -> None:
     )
     stuck_work.tell(claim, WORKER)
     (incident,) = place.incidents.open()
-    assert incident.kind is Kind.STUCK
+    assert incident.kind is TroubleKind.STUCK
     for word in ("Cron 'slow'", claim.run_id, WORKER, "restart that worker"):
         assert word in incident.text
     stuck_work.over(claim, WORKER)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.incidents import Kind
-from hermes_celery.core.reconciling import Finding
+from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.reconciling import Disagreement
 from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.scheduling.rescue import rescue
@@ -64,7 +64,7 @@ def go_round(sweep: Sweep, world: World, *, most: int = 50, token: int = TOKEN) 
     raise AssertionError(f"there was more to do after {most} steps")
 
 
-def told(world: World) -> list[tuple[Kind, str]]:
+def told(world: World) -> list[tuple[TroubleKind, str]]:
     return sorted((one.kind, one.job_id) for one in Incidents(world.database).open())
 
 
@@ -82,7 +82,7 @@ def test_a_stopped_job_is_planned_anew_and_its_incident_is_told(sweep: Sweep, wo
     go_round(sweep, world)
     assert world.store.jobs.get(world.idle.id).next_run_at is not None
     (incident,) = Incidents(world.database).open()
-    assert (incident.kind, incident.job_id) == (Kind.STOPPED, world.idle.id)
+    assert (incident.kind, incident.job_id) == (TroubleKind.STOPPED, world.idle.id)
     assert incident.text.startswith("Cron 'idle': job ")
     assert incident.told == 1
 
@@ -102,7 +102,7 @@ def test_ten_thousand_jobs_are_looked_at_within_a_minute_of_steps(
         world.clock.ms += 1000
         if told(world):
             break
-    assert told(world) == [(Kind.STOPPED, last)]
+    assert told(world) == [(TroubleKind.STOPPED, last)]
 
 
 def test_an_idle_step_asks_the_server_for_little(sweep: Sweep, world: World) -> None:
@@ -186,7 +186,7 @@ class FailingOnce(RecordExaminer):
         self.missed: set[str] = set()
         self.read: set[str] = set()
 
-    def page(self, page: Page, how: How) -> list[Finding]:
+    def page(self, page: Page, how: How) -> list[Disagreement]:
         self.pages += 1
         if self.pages == self.at:
             self.missed = set(page.work.jobs)
@@ -288,7 +288,7 @@ def test_it_is_told_when_all_agree_again(sweep: Sweep, world: World) -> None:
     go_round(sweep, world)
     world.clock.ms += EVERY_MS
     go_round(sweep, world)
-    assert (Kind.BROKEN, "") in told(world)
+    assert (TroubleKind.BROKEN, "") in told(world)
     world.clock.ms += 300_000
     for _ in range(3):
         world.clock.ms += EVERY_MS
@@ -304,7 +304,11 @@ def test_what_cannot_be_mended_is_told_once(sweep: Sweep, world: World) -> None:
             sweep.step(TOKEN, world.clock.ms)
         world.clock.ms += EVERY_MS
     (incident,) = Incidents(world.database).open()
-    assert (incident.kind, incident.job_id, incident.count) == (Kind.BROKEN, world.idle.id, 1)
+    assert (incident.kind, incident.job_id, incident.count) == (
+        TroubleKind.BROKEN,
+        world.idle.id,
+        1,
+    )
 
 
 def test_an_older_leader_stops(sweep: Sweep, world: World) -> None:
@@ -351,5 +355,9 @@ def test_a_job_that_was_taken_off_the_schedule_is_told(sweep: Sweep, world: Worl
     for _ in range(2):
         sweep.taken_off(world.idle.id, "its task cannot be called", now_ms=world.clock.ms)
     (incident,) = Incidents(world.database).open()
-    assert (incident.kind, incident.job_id, incident.count) == (Kind.BROKEN, world.idle.id, 1)
+    assert (incident.kind, incident.job_id, incident.count) == (
+        TroubleKind.BROKEN,
+        world.idle.id,
+        1,
+    )
     assert "taken off the schedule: its task cannot be called" in incident.text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.letters import letter
 from hermes_celery.core.run import Occurrence, Outcome, RunState, Trigger
@@ -102,7 +102,7 @@ def test_a_message_that_nobody_can_read_is_told_once_and_is_over_after_a_quiet_w
     (told,) = http.messages
     assert "could not read a message on queue 'q' (it is junk) → hermes-celery letters" in told
     (incident,) = place.incidents.open()
-    assert (incident.kind, incident.count) == (Kind.LETTERS, 1)
+    assert (incident.kind, incident.count) == (TroubleKind.LETTERS, 1)
     place.store.clock.advance(900)
     worker_seen(place.store)
     report = scan.scan(place.store.clock.ms)
@@ -166,7 +166,7 @@ def test_a_retry_that_a_worker_took_with_it_is_told(place: Place, http: HttpRece
         report = scan.scan(store.clock.ms)
         assert report is not None
         assert report.late == late
-    (told,) = [one for one in place.incidents.open() if one.kind is Kind.LATE]
+    (told,) = [one for one in place.incidents.open() if one.kind is TroubleKind.LATE]
     assert "its run waits for the retry that a worker took with it" in told.text
 
 
@@ -310,7 +310,7 @@ def test_the_scheduler_has_a_dead_man_switch_of_its_own(place: Place, http: Http
 
 
 def test_an_old_incident_is_forgotten(place: Place) -> None:
-    place.incidents.note("late-x", Kind.LATE, "t", now_ms=place.store.clock.ms, job_id="x")
+    place.incidents.note("late-x", TroubleKind.LATE, "t", now_ms=place.store.clock.ms, job_id="x")
     place.store.clock.ms += int(timedelta(days=31).total_seconds() * 1000)
     watchdog(place).scan(place.store.clock.ms)
     assert place.incidents.open() == []
@@ -323,7 +323,7 @@ def test_the_incidents_of_a_job_end_when_it_is_removed(place: Place, is_by_us: b
     gone, kept = (place.store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
                   for name in ("gone", "kept"))  # fmt: skip
     for job in (gone, kept):
-        for kind in (Kind.FAILURE, Kind.LATE):
+        for kind in (TroubleKind.FAILURE, TroubleKind.LATE):
             place.incidents.note(f"{kind}-{job.id}", kind, "t", now_ms=now_ms + 5, job_id=job.id)
     if is_by_us:
         place.store.cron.remove("gone")
@@ -338,6 +338,6 @@ def test_the_incidents_of_a_job_end_when_it_is_removed(place: Place, is_by_us: b
 
 def test_an_incident_that_tells_why_a_job_is_gone_stays(place: Place) -> None:
     now_ms = place.store.clock.ms
-    place.incidents.note("broken", Kind.BROKEN, "moved", now_ms=now_ms, job_id="a" * 12)
+    place.incidents.note("broken", TroubleKind.BROKEN, "moved", now_ms=now_ms, job_id="a" * 12)
     watchdog(place).scan(now_ms)
     assert len(place.incidents.open()) == 1

@@ -9,7 +9,7 @@ import pytest
 
 from hermes_celery.cli.fsck import examine
 from hermes_celery.client import Client
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import RunState
 from hermes_celery.store import Database, Incidents
@@ -62,7 +62,7 @@ def test_spoilt_jobs_run_again_and_incidents_tell_of_it(
         seconds=60,
         what="more runs of each",
     )
-    kinds = {Kind.STOPPED: "next", Kind.BROKEN: "active"}
+    kinds = {TroubleKind.STOPPED: "next", TroubleKind.BROKEN: "active"}
     known = valkey.call("KEYS", f"{valkey.keys.prefix}incident:*")
     for kind, name in kinds.items():
         assert any(f"{kind.value}-{jobs[name]}" in key for key in known), known
@@ -107,4 +107,4 @@ def test_beside_a_busy_beat_and_worker_nothing_is_found_and_nothing_mended(
     eventually(lambda: valkey.call("EXISTS", valkey.keys.sweep), what="the leader's own look")
     assert "repair." not in processes.log(beat)
     kinds = {one.kind for one in Incidents(valkey).open()}
-    assert not kinds & {Kind.BROKEN, Kind.STOPPED}
+    assert not kinds & {TroubleKind.BROKEN, TroubleKind.STOPPED}

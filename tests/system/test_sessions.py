@@ -165,7 +165,7 @@ def test_after_a_run_its_session_is_gone(
 
 
 def test_a_message_that_is_published_in_a_session_carries_it() -> None:
-    from hermes_celery.celery_app.handing_on import inherit
+    from hermes_celery.celery_app.continued_runs import inherit
 
     headers: dict[str, object] = {}
     inherit(headers=headers)

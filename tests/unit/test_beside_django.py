@@ -27,7 +27,7 @@ from django.core.management import call_command
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from hermes_celery.store.keys import Keys
-from hermes_celery.interop.left_behind import left_behind
+from hermes_celery.interop.orphaned_entries import left_behind
 from hermes_celery.store import Database, Jobs
 from hermes_celery.store.redbeat import RedBeat
 

@@ -10,8 +10,8 @@ from contextvars import ContextVar
 import pytest
 from celery import Celery, current_app
 
-from hermes_celery.celery_app.building import BoundedMessages
-from hermes_celery.core.built_message import Built, Way
+from hermes_celery.celery_app.building_time_limit import BoundedMessages
+from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import JobError
 from hermes_celery.scheduling.planned_runs import BuildsMessages
@@ -38,10 +38,10 @@ class Slow:
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
-    ) -> Built:
+    ) -> BuiltMessage:
         self.calls += 1
         self.work()
-        return Built(queue="celery", message=spec.name.encode())
+        return BuiltMessage(queue="celery", message=spec.name.encode())
 
     def runs_again(self, spec: JobSpec) -> bool:
         return False
@@ -64,7 +64,7 @@ class World:
     def hang(self) -> None:
         self.free.wait(30)
 
-    def build(self, spec: JobSpec, *, run_id: str = _RUN) -> Built:
+    def build(self, spec: JobSpec, *, run_id: str = _RUN) -> BuiltMessage:
         messages: BuildsMessages = self.bounded
         return messages.build(spec, run_id=run_id, due_ms=1)
 
@@ -87,14 +87,14 @@ def test_a_call_that_goes_on_keeps_nobody_waiting_and_its_result_is_asked_for(
     world.bounded.meanwhile = lambda: renewed.append(True)
     world.slow.work = world.hang
     began = time.monotonic()
-    assert world.build(_A).way is Way.PENDING
+    assert world.build(_A).way is BuildOutcome.PENDING
     assert time.monotonic() - began < 1.5
     assert renewed
-    assert world.build(_A).way is Way.PENDING
+    assert world.build(_A).way is BuildOutcome.PENDING
     world.slow.work = lambda: None
     assert world.build(_B).message == b"b"
     world.free.set()
-    built = eventually(lambda: (b := world.build(_A)).way is Way.PUSH and b)
+    built = eventually(lambda: (b := world.build(_A)).way is BuildOutcome.PUSH and b)
     assert built.message == b"a"  # type: ignore[union-attr]  # it is one by then
     assert world.slow.calls == 2
     assert not world.told
@@ -106,7 +106,7 @@ def test_a_call_that_hangs_fails_its_run_and_its_job_gets_no_second_until_it_end
     world.slow.work = world.hang
     world.build(_A)
     world.slow.work = lambda: None
-    assert world.build(_A, run_id="next").way is Way.PENDING, "it may end in time"
+    assert world.build(_A, run_id="next").way is BuildOutcome.PENDING, "it may end in time"
     world.ahead = 2.0
     with pytest.raises(JobError, match=r"did not return within 2 s"):
         world.build(_A)
@@ -125,7 +125,7 @@ def test_beside_one_that_hangs_the_others_are_waited_for(world: World) -> None:
     world.build(_A)
     moment = threading.Event()
     world.slow.work = lambda: bool(moment.wait(30))
-    assert world.build(_B).way is Way.PENDING, "there may be many that are slow"
+    assert world.build(_B).way is BuildOutcome.PENDING, "there may be many that are slow"
     moment.set()
     eventually(lambda: _builds(world, _B, _RUN))
     moment.clear()
@@ -140,7 +140,7 @@ def test_no_more_threads_are_begun_than_some(world: World) -> None:
     world.slow.work = world.hang
     for number in range(33):
         job = replaced(a_spec(), id=f"{number:012x}", name=str(number))
-        assert world.build(job).way is Way.PENDING
+        assert world.build(job).way is BuildOutcome.PENDING
     assert world.slow.calls == 32
     world.ahead = 2.0
     for number in range(32):
@@ -155,14 +155,14 @@ def test_a_result_that_nobody_wants_keeps_no_later_run_waiting(world: World) -> 
     world.slow.work = world.hang
     world.build(_A)
     world.free.set()
-    assert world.build(_A, run_id="next").way is Way.PENDING
+    assert world.build(_A, run_id="next").way is BuildOutcome.PENDING
     world.ahead = 21.0
     eventually(lambda: _builds(world, _A, "next"), what="the next run is built")
 
 
 def _builds(world: World, spec: JobSpec, run_id: str) -> bool:
     try:
-        return world.build(spec, run_id=run_id).way is Way.PUSH
+        return world.build(spec, run_id=run_id).way is BuildOutcome.PUSH
     except JobError:
         return False
 

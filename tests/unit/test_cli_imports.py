@@ -57,7 +57,7 @@ def test_the_help_imports_click_and_little_else(tmp_path: Path) -> None:
         "ssl",
         "zoneinfo",
         "hermes_celery.settings",
-        "hermes_celery.wiring.parts",
+        "hermes_celery.wiring.collaborators",
     )
     assert imported("--help", heavy=heavy, environment={"HERMES_HOME": str(tmp_path)}) == []
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hermes_celery.core.incidents import (
     Incident,
-    Kind,
+    TroubleKind,
     failure_line,
     incident_id,
     is_telling,
@@ -276,7 +276,9 @@ def test_failures_of_one_kind_share_a_signature(one: str, other: str) -> None:
 )  # fmt: skip
 def test_failures_of_two_kinds_do_not(one: str, other: str) -> None:
     assert signature(one) != signature(other)
-    assert incident_id(Kind.FAILURE, "a", error=one) != incident_id(Kind.FAILURE, "a", error=other)
+    assert incident_id(TroubleKind.FAILURE, "a", error=one) != incident_id(
+        TroubleKind.FAILURE, "a", error=other
+    )
 
 
 def test_an_incident_is_told_at_once_then_ever_more_rarely() -> None:
@@ -294,10 +296,10 @@ def test_an_incident_is_told_at_once_then_ever_more_rarely() -> None:
 
 def test_a_recovery_says_what_is_over() -> None:
     incident = Incident(
-        id="i", kind=Kind.FAILURE, job_id="a", job_name="n", text="t", count=2, told=1,
+        id="i", kind=TroubleKind.FAILURE, job_id="a", job_name="n", text="t", count=2, told=1,
         first_at=NOON, last_at=NOON + timedelta(hours=1),
     )  # fmt: skip
-    late = replaced(incident, kind=Kind.LATE, count=1)
+    late = replaced(incident, kind=TroubleKind.LATE, count=1)
     assert recovery([incident, late]) == (
         "✅ Cron 'n' works again; it failed 2 times, was late once since 2026-06-22 12:00 UTC"
     )

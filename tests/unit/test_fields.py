@@ -28,7 +28,7 @@ from hermes_celery.core.job import JobFields, JobRequest, JobSpec, JobState
 from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.errors import JobError
-from hermes_celery.interop.marks import DECLARED
+from hermes_celery.interop.cron_attributes import DECLARED
 from hermes_celery.scheduling.declared_jobs import synchronise
 from hermes_celery.store import Database
 from hermes_celery.wiring.client import open_cron

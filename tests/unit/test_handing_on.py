@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.celery_app.handing_on import hop_of
+from hermes_celery.celery_app.continued_runs import hop_of
 
 
 @pytest.mark.parametrize("hop", [True, False, 0, -1, 1_000_000, 10**30, 1.0, "1", None, [1]])

@@ -20,7 +20,7 @@ import pytest
 from hermes_celery.core import answers, incidents, prompt_scan, targets
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.job_checks import define
-from hermes_celery.core.output import Capture, as_text
+from hermes_celery.core.output import OutputCapture, as_text
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.delivering import attachments as media
 from hermes_celery.delivering.message import Message
@@ -85,7 +85,7 @@ def _told(text: str) -> None:
 
 
 def _captured(text: str) -> None:
-    capture, content = Capture(20_000), text.encode(errors="replace")
+    capture, content = OutputCapture(20_000), text.encode(errors="replace")
     for start in range(0, len(content), 100):
         capture.write(content[start : start + 100])
     capture.content()

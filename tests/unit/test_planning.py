@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_celery.core.planning import DueJob, Plan, grace_ms, plan
+from hermes_celery.core.planning import DueJob, JobPlan, grace_ms, plan
 from hermes_celery.core.policy import CatchUp, Policy, retry_wait_ms
 from hermes_celery.errors import JobError, ScheduleError
 from hermes_celery.instant import to_ms
@@ -40,7 +40,7 @@ def test_the_grace_is_half_a_period_within_its_bounds(case: dict[str, Any]) -> N
     assert found == case["expected"]["grace_seconds"] * 1000
 
 
-def marks(decision: Plan) -> list[tuple[int, str]]:
+def marks(decision: JobPlan) -> list[tuple[int, str]]:
     """Hours after noon, and the first word of why it is skipped ("" = dispatched)."""
     return [
         ((step.occurrence_ms - NOON_MS) // HOUR, step.skip.partition(":")[0])

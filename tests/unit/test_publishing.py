@@ -22,12 +22,12 @@ from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
 
 from hermes_celery.celery_app.message_channel import catching_connection
-from hermes_celery.core.built_message import Built, Way, is_stand_in
+from hermes_celery.core.built_message import BuildOutcome, BuiltMessage, is_stand_in
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.session import session_of, to_header
-from hermes_celery.wiring.parts import hook
+from hermes_celery.wiring.collaborators import hook
 from tests.support import a_spec, messages_of, replaced
 
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"
@@ -58,7 +58,7 @@ def task_spec(name: str = "shop.report", **options: Any) -> JobSpec:
     return replaced(a_spec(name="nightly"), prompt=None, task=call)  # type: ignore[no-any-return]
 
 
-def build(app: Celery, spec: JobSpec, *, push: int = 0) -> Built:
+def build(app: Celery, spec: JobSpec, *, push: int = 0) -> BuiltMessage:
     return messages_of(app).build(spec, run_id=RUN_ID, due_ms=1, push=push)
 
 
@@ -438,16 +438,20 @@ class Elsewhere:
 
 @pytest.mark.parametrize(
     ("keeps", "way"),
-    [((), Way.UNFOLLOWED), (("task_id",), Way.UNFOLLOWED), (("task_id", "headers"), Way.ELSEWHERE)],
+    [
+        ((), BuildOutcome.UNFOLLOWED),
+        (("task_id",), BuildOutcome.UNFOLLOWED),
+        (("task_id", "headers"), BuildOutcome.ELSEWHERE),
+    ],
 )
 def test_what_is_published_elsewhere_is_told_from_what_is_not_published(
-    keeps: tuple[str, ...], way: Way
+    keeps: tuple[str, ...], way: BuildOutcome
 ) -> None:
     app = an_app()
     Elsewhere(app, keeps=keeps)
     built = build(app, task_spec("shop.own"))
     assert (built.way, built.message) == (way, b"")
-    assert bool(built.why_sent) is (way is Way.UNFOLLOWED)
+    assert bool(built.why_sent) is (way is BuildOutcome.UNFOLLOWED)
 
 
 def test_a_task_that_is_queued_already_publishes_nothing() -> None:
@@ -464,7 +468,7 @@ def test_a_task_that_is_queued_already_publishes_nothing() -> None:
 
     app.task(_body, shared=False, name="shop.single", base=Singleton)
     built = build(app, task_spec("shop.single"))
-    assert built.way is Way.NOWHERE
+    assert built.way is BuildOutcome.NOWHERE
     assert (
         built.why
         == "not published: apply_async of shop.single sent no message (one queued already?)"

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.reconciling import Deadlines, Finding, Role, Trouble, Wrong
+from hermes_celery.core.reconciling import (
+    Disagreement,
+    DisagreementKind,
+    KeyRole,
+    MendDeadlines,
+    WrongType,
+)
 from hermes_celery.core.reconciling_jobs import (
     JobFacts,
     judge_job,
@@ -18,7 +24,7 @@ from hermes_celery.core.reconciling_runs import RunFacts, judge_run
 from tests.support import NOON, a_spec, replaced
 
 NOW = int(NOON.timestamp() * 1000)
-AT = Deadlines(now_ms=NOW, redeliver_ms=NOW + 60_000, heartbeat_ms=NOW + 15_000)
+AT = MendDeadlines(now_ms=NOW, redeliver_ms=NOW + 60_000, heartbeat_ms=NOW + 15_000)
 JOB, RUN = "a" * 12, "a" * 12 + "-20260622T120000Z"
 
 
@@ -43,7 +49,7 @@ def run(fields: dict[str, Any] | None = None, **changes: Any) -> RunFacts:
     return RunFacts(**{**facts, **changes})
 
 
-def writes(found: list[Finding]) -> list[tuple[str, ...]]:
+def writes(found: list[Disagreement]) -> list[tuple[str, ...]]:
     return [(op.command, op.role.value, *op.args) for one in found for op in one.ops]
 
 
@@ -86,7 +92,7 @@ def test_a_healthy_run_is_left_alone(facts: RunFacts) -> None:
 @pytest.mark.parametrize("value", ["", "x", "1.5", "1e3", "9" * 30])
 def test_a_field_that_is_no_number_is_replaced(name: str, value: str) -> None:
     (found,) = judge_job(job({name: value}), at=AT)
-    assert found.trouble is Trouble.BROKEN
+    assert found.trouble is DisagreementKind.BROKEN
     gone = ("HDEL", "job", name)
     assert writes([found]) == [gone if name != "completed" else ("HSET", "job", name, "0")]
 
@@ -95,36 +101,37 @@ def test_a_job_without_a_next_instant_stopped() -> None:
     facts = job({"next_ms": None}, due=None)
     assert wants_spec(facts)
     (found,) = judge_job(facts, at=AT, spec=a_spec("every 1h"))
-    assert found.trouble is Trouble.STOPPED
+    assert found.trouble is DisagreementKind.STOPPED
     assert ("ZADD", "due", str(NOW + 3_600_000), JOB) in writes([found])
 
 
 def test_a_recurring_job_that_lost_its_next_instant_while_it_runs_stopped_too() -> None:
     facts = job({"next_ms": None, "completed": "3"}, due=None, active={RUN: "running"})
     (found,) = judge_job(facts, at=AT, spec=a_spec("every 1h"))
-    assert found.trouble is Trouble.STOPPED
+    assert found.trouble is DisagreementKind.STOPPED
 
 
 def test_a_job_that_stopped_and_cannot_be_planned_says_why() -> None:
     facts = job({"next_ms": "soon"}, due=None)
     (found,) = judge_job(facts, at=AT, spec=None)
-    assert found.trouble is Trouble.STOPPED
+    assert found.trouble is DisagreementKind.STOPPED
     assert writes([found])[0][:4] == ("HSET", "job", "state", "error")
     assert "its definition cannot be read" in writes([found])[0][-1]
 
 
 def test_nothing_is_written_to_an_index_of_another_type() -> None:
     for facts in (
-        job({"next_ms": None}, due=Wrong.TYPE, completed=Wrong.TYPE),
-        job(due=Wrong.TYPE, listed=Wrong.TYPE),
+        job({"next_ms": None}, due=WrongType.TYPE, completed=WrongType.TYPE),
+        job(due=WrongType.TYPE, listed=WrongType.TYPE),
     ):
         roles = {op.role for one in judge_job(facts, at=AT, spec=a_spec()) for op in one.ops}
-        assert not roles & {Role.DUE, Role.JOBS, Role.COMPLETED}
+        assert not roles & {KeyRole.DUE, KeyRole.JOBS, KeyRole.COMPLETED}
     for waiting in (
-        run(queued=Wrong.TYPE, heartbeat=Wrong.TYPE, recorded=Wrong.TYPE, by_job=Wrong.TYPE),
-        run({"state": "running"}, queued=Wrong.TYPE, heartbeat=Wrong.TYPE, word="running"),
-        run({"state": "failed", "delivery": "pending"}, queued=Wrong.TYPE, word=None,
-            delivery_due=Wrong.TYPE),
+        run(queued=WrongType.TYPE, heartbeat=WrongType.TYPE, recorded=WrongType.TYPE,
+            by_job=WrongType.TYPE),
+        run({"state": "running"}, queued=WrongType.TYPE, heartbeat=WrongType.TYPE, word="running"),
+        run({"state": "failed", "delivery": "pending"}, queued=WrongType.TYPE, word=None,
+            delivery_due=WrongType.TYPE),
         run(active_kind="string", word=None),
     ):  # fmt: skip
         assert judge_run(waiting, at=AT) == []
@@ -159,7 +166,7 @@ def test_a_completed_job_goes_on_only_if_scripts_completed_it() -> None:
     fields = {"state": "completed", "next_ms": None, "last_run_ms": "7"}
     by_scripts, imported = (job(fields, due=None, completed=c) for c in ("9", None))
     (found,) = judge_job(by_scripts, at=AT, spec=a_spec("every 1h"))
-    assert found.trouble is Trouble.STOPPED
+    assert found.trouble is DisagreementKind.STOPPED
     assert judge_job(imported, at=AT, spec=a_spec("every 1h")) == []
     assert judge_job(by_scripts, at=AT, spec=a_spec("in 1h")) == []
 

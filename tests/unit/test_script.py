@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.output import CAP_BYTES, Capture, as_text
+from hermes_celery.core.output import CAP_BYTES, OutputCapture, as_text
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import ScriptError
 from hermes_celery.running.heartbeat import RunningRun
@@ -220,7 +220,7 @@ def test_a_hundred_megabytes_are_capped_with_a_marker(home: Path, reaper: Orphan
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
 def test_the_cap_keeps_the_beginning_and_the_end(size: int, chunk: int) -> None:
     content = bytes(n % 251 for n in range(size))
-    capture = Capture(cap_bytes=20)
+    capture = OutputCapture(cap_bytes=20)
     for start in range(0, size, chunk):
         capture.write(content[start : start + chunk])
     kept = capture.content()

@@ -13,7 +13,7 @@ from hermes_celery.core.task_call import call_of, live_call
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.interop.beat_schedule import declared_of, requests_of
-from hermes_celery.interop.marks import DECLARED
+from hermes_celery.interop.cron_attributes import DECLARED
 from hermes_celery.wiring.project import Cron
 
 APP = Celery("shop", broker="redis://nowhere", set_as_current=False)

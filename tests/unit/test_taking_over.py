@@ -15,7 +15,7 @@ from hermes_celery.core.policy import Overlap
 from hermes_celery.errors import ImportFault
 from hermes_celery.interop import django_celery_beat as from_django
 from hermes_celery.interop import redbeat as from_redbeat
-from hermes_celery.interop.taking_over import Entry, id_of, take_over
+from hermes_celery.interop.takeover import ForeignEntry, id_of, take_over
 from hermes_celery.store.redbeat import RedBeatRecord
 
 DATA = Path(__file__).parent.parent / "data"
@@ -36,12 +36,12 @@ def redbeat_records() -> list[RedBeatRecord]:
 
 
 @pytest.fixture(scope="module")
-def redbeat() -> dict[str, Entry]:
+def redbeat() -> dict[str, ForeignEntry]:
     return {entry.name: entry for entry in from_redbeat.entries_of(redbeat_records())}
 
 
 @pytest.fixture(scope="module")
-def django() -> dict[str, Entry]:
+def django() -> dict[str, ForeignEntry]:
     found = from_django.entries_of(DATA / "django-celery-beat/2.9.0.json")
     return {entry.name: entry for entry in found}
 
@@ -56,7 +56,7 @@ def django() -> dict[str, Entry]:
     ],
 )
 def test_a_schedule_of_redbeat_is_the_same_schedule(
-    name: str, schedule: str, redbeat: dict[str, Entry]
+    name: str, schedule: str, redbeat: dict[str, ForeignEntry]
 ) -> None:
     request = redbeat[name].request
     assert request is not None
@@ -64,7 +64,9 @@ def test_a_schedule_of_redbeat_is_the_same_schedule(
     assert request.policy.overlap is Overlap.ALLOW
 
 
-def test_what_redbeat_calls_keeps_its_arguments_and_options(redbeat: dict[str, Entry]) -> None:
+def test_what_redbeat_calls_keeps_its_arguments_and_options(
+    redbeat: dict[str, ForeignEntry],
+) -> None:
     report, poll, dated = (
         redbeat[name].request for name in ("nightly-report", "poll", "with-a-date")
     )
@@ -83,14 +85,14 @@ def test_what_redbeat_calls_keeps_its_arguments_and_options(redbeat: dict[str, E
 
 
 def test_a_rule_that_is_a_period_is_an_interval_with_its_start_and_number(
-    redbeat: dict[str, Entry],
+    redbeat: dict[str, ForeignEntry],
 ) -> None:
     request = redbeat["ten-times"].request
     assert request is not None
     assert (request.start, request.repeat) == (datetime(2030, 1, 1, tzinfo=UTC), 10)
 
 
-def test_what_cannot_be_taken_of_redbeat_says_why(redbeat: dict[str, Entry]) -> None:
+def test_what_cannot_be_taken_of_redbeat_says_why(redbeat: dict[str, ForeignEntry]) -> None:
     assert "rules by bysetpos, byweekday" in redbeat["last-friday"].refused
     assert "beat_schedule" in redbeat["static-one"].kept
 
@@ -113,7 +115,7 @@ def test_a_definition_that_makes_no_sense_is_that_entrys_trouble(definition: str
     assert good.request is not None
 
 
-def test_schedules_of_django_are_the_same_schedules(django: dict[str, Entry]) -> None:
+def test_schedules_of_django_are_the_same_schedules(django: dict[str, ForeignEntry]) -> None:
     poll, report, office = (
         django[name].request for name in ("Poll the bank", "Nightly report", "Office hours")
     )
@@ -129,7 +131,7 @@ def test_schedules_of_django_are_the_same_schedules(django: dict[str, Entry]) ->
     assert office.task.options == {"expires": 600, "headers": {"tenant": "a"}}
 
 
-def test_bounds_and_switches_of_django_keep_their_meaning(django: dict[str, Entry]) -> None:
+def test_bounds_and_switches_of_django_keep_their_meaning(django: dict[str, ForeignEntry]) -> None:
     assert not django["Disabled"].is_enabled
     once, twice_never = django["Once"].request, django["Once at an interval"].request
     assert once is not None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hermes_celery.client import Client
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
+class RefusedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record that could not be taken."""
 
     job: str
@@ -44,7 +44,7 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     imported: list[str]
     #: Here already, left as they are.
     kept: list[str]
-    refused: list[Refused]
+    refused: list[RefusedRecord]
     #: What somebody should look at, though nothing was refused for it.
     notes: list[str] = []
 
@@ -92,13 +92,13 @@ def _import_page(
         try:
             job = job_from_record(record, timezone=timezone, now=cron.now)
         except HermesCeleryError as error:
-            report.refused.append(Refused(job=label, reason=str(error)))
+            report.refused.append(RefusedRecord(job=label, reason=str(error)))
         else:
             taken.append(_Taken(label=label, job=job))
     try:
         _store(cron.jobs, taken, report)
     except HermesCeleryError as error:
-        report.refused.extend(Refused(job=one.label, reason=str(error)) for one in taken)
+        report.refused.extend(RefusedRecord(job=one.label, reason=str(error)) for one in taken)
 
 
 def _store(jobs: Jobs, taken: list[_Taken], report: ImportReport) -> None:
@@ -116,7 +116,7 @@ def _store(jobs: Jobs, taken: list[_Taken], report: ImportReport) -> None:
             # It is here, or somebody added it since we looked.
             report.kept.append(one.label)
         elif isinstance(outcome, HermesCeleryError):
-            report.refused.append(Refused(job=one.label, reason=str(outcome)))
+            report.refused.append(RefusedRecord(job=one.label, reason=str(outcome)))
         else:
             report.imported.append(one.label)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from hermes_celery.core.incidents import Kind
+from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.letters import QUIET_MS
 from hermes_celery.errors import RecordBroken, SettingsError
 from hermes_celery.instant import from_ms, iso
@@ -65,14 +65,14 @@ def check_declared(database: Database) -> Iterator[Finding]:
     for one in Declarations(database).refusals():
         yield (fail if one.is_refused else warn)("declared", one.text)
     for incident in Incidents(database).of_job(""):
-        if incident.kind is Kind.NAMESPACE:
+        if incident.kind is TroubleKind.NAMESPACE:
             yield warn("namespace", incident.text)
 
 
 def check_overload(database: Database) -> Iterator[Finding]:
     """Repeat what the leader's scan found and has not seen end, unless it is looked at here."""
     for incident in Incidents(database).of_job(""):
-        if incident.kind in (Kind.BACKLOG, Kind.OVERLAP, Kind.QUEUE):
+        if incident.kind in (TroubleKind.BACKLOG, TroubleKind.OVERLAP, TroubleKind.QUEUE):
             yield warn(incident.kind.value, incident.text)
 
 

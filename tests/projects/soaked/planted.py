@@ -2,7 +2,7 @@
 
 import os
 
-from hermes_celery.celery_app import handing_on
+from hermes_celery.celery_app import continued_runs
 from hermes_celery.running.ended_by_celery import RunEnder
 
 
@@ -13,7 +13,7 @@ def _plant_nothing_expires():
 
 def _plant_replaced():
     """A run whose task handed it on counts as over."""
-    handing_on.Carrier.is_handed_on = property(lambda self: False, lambda self, is_so: None)
+    continued_runs.Carrier.is_handed_on = property(lambda self: False, lambda self, is_so: None)
 
 
 _PLANTS = {"expired": _plant_nothing_expires, "replaced": _plant_replaced}

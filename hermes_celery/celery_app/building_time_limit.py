@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from celery import Celery, current_app
 
-from hermes_celery.core.built_message import Built, Way
+from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.errors import JobError
 from hermes_celery.events import event
 
@@ -69,8 +69,8 @@ class BoundedMessages:
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
-    ) -> Built:
-        """The message of a run that was admitted; `Way.PENDING` where it is to be asked for again.
+    ) -> BuiltMessage:
+        """The message of an admitted run; `BuildOutcome.PENDING`: it is to be asked for again.
 
         Raises whatever building it raises, and JobError when that takes too long, or an earlier
         call for this job still hangs.
@@ -110,29 +110,29 @@ class BoundedMessages:
                 return False
         return True
 
-    def _goes_on(self, call: _Call, spec: JobSpec) -> Built:
+    def _goes_on(self, call: _Call, spec: JobSpec) -> BuiltMessage:
         if self._builder is not None:
             # Its thread ends when the call does.
             self._builder.give(None)
             self._builder = None
         self._open[spec.id] = call
-        return Built(way=Way.PENDING)
+        return BuiltMessage(way=BuildOutcome.PENDING)
 
-    def _result_of(self, call: _Call, spec: JobSpec) -> Built:
+    def _result_of(self, call: _Call, spec: JobSpec) -> BuiltMessage:
         """What became of a call that went on, for the run that it is for."""
         if call.is_over:
             del self._open[spec.id]
             return call.result()
         if self._is_hanging(call, spec):
             raise JobError(self._too_long)
-        return Built(way=Way.PENDING)
+        return BuiltMessage(way=BuildOutcome.PENDING)
 
-    def _behind(self, call: _Call, spec: JobSpec) -> Built:
+    def _behind(self, call: _Call, spec: JobSpec) -> BuiltMessage:
         """What becomes of a run while a call for an earlier one of its job is not over."""
         if self._is_hanging(call, spec):
             seconds = self._monotonic() - call.began
             raise JobError(f"an apply_async of this job still hangs, since {seconds:.0f} s")
-        return Built(way=Way.PENDING)
+        return BuiltMessage(way=BuildOutcome.PENDING)
 
     def _is_hanging(self, call: _Call, spec: JobSpec) -> bool:
         """Whether it takes too long; then whoever asks for it fails."""
@@ -148,11 +148,11 @@ class BoundedMessages:
     def _too_long(self) -> str:
         return f"its apply_async did not return within {self._seconds:g} s"
 
-    def _no_room(self) -> Built:
+    def _no_room(self) -> BuiltMessage:
         """There are too many threads already; it is waited for those that are not given up."""
         if all(call.is_given_up for call in self._open.values()):
             raise JobError(f"apply_async of {_MOST_GOING_ON} other jobs hangs")
-        return Built(way=Way.PENDING)
+        return BuiltMessage(way=BuildOutcome.PENDING)
 
     def _drop_what_is_over(self) -> None:
         """Forget calls whose results nobody wants."""
@@ -168,7 +168,7 @@ class _Call:
     """One call, in the context and with the current app of who asks for it."""
 
     def __init__(
-        self, work: Callable[[], Built], *, key: tuple[str, int, int], began: float
+        self, work: Callable[[], BuiltMessage], *, key: tuple[str, int, int], began: float
     ) -> None:
         """`key` tells whose message it is; `began` is monotonic, seconds."""
         self.key = key
@@ -179,7 +179,7 @@ class _Call:
         self._context = contextvars.copy_context()
         self._app: Celery = current_app._get_current_object()
         self._done = threading.Event()
-        self._built: Built | None = None
+        self._built: BuiltMessage | None = None
         self._error: BaseException | None = None
 
     @property
@@ -202,7 +202,7 @@ class _Call:
         finally:
             self._done.set()
 
-    def result(self) -> Built:
+    def result(self) -> BuiltMessage:
         """What came of it."""
         if self._error is not None:
             raise self._error

@@ -17,7 +17,7 @@ from hermes_celery.errors import HermesCeleryError, StoreError
 from hermes_celery.events import event
 from hermes_celery.interop import django_celery_beat as from_django
 from hermes_celery.interop import redbeat as from_redbeat
-from hermes_celery.interop.taking_over import missing
+from hermes_celery.interop.takeover import missing
 
 if TYPE_CHECKING:
     from hermes_celery.store import Jobs

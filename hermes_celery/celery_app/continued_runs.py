@@ -51,7 +51,7 @@ _DEEPEST = 20
 _PARTS = {"chain", "chord", "tasks", "header", "body"}
 
 
-class Carrier:
+class PerformedMessage:
     """The message that is being performed, as far as it has to do with a run."""
 
     def __init__(self, header: Mapping[str, Any], session: Session) -> None:
@@ -71,7 +71,7 @@ class Carrier:
         self.is_retry_lost = False
 
 
-_carrier: ContextVar[Carrier | None] = ContextVar("hermes_celery_carrier", default=None)
+_carrier: ContextVar[PerformedMessage | None] = ContextVar("hermes_celery_carrier", default=None)
 
 
 def hop_of(header: Any) -> int:
@@ -84,7 +84,7 @@ def hop_of(header: Any) -> int:
 
 
 @contextmanager
-def performing(carrier: Carrier) -> Iterator[None]:
+def performing(carrier: PerformedMessage) -> Iterator[None]:
     """What is published in this block is published by that message."""
     token = _carrier.set(carrier)
     try:
@@ -107,7 +107,7 @@ def inherit(headers: dict[str, Any] | None = None, body: Any = None, **sent: Any
     elif carrier is None:
         headers.setdefault(HEADER, to_header(session))
     else:
-        give, is_own = _Giver(carrier, session), _is_own(carrier, headers, body)
+        give, is_own = _HeaderGiver(carrier, session), _is_own(carrier, headers, body)
         if HEADER not in headers or is_own:
             headers[HEADER] = give.header(is_own=is_own)
         if is_own:
@@ -115,7 +115,9 @@ def inherit(headers: dict[str, Any] | None = None, body: Any = None, **sent: Any
         give.behind(body)
 
 
-def _note_place(carrier: Carrier, *, declare: Any = None, properties: Any = None, **_: Any) -> None:
+def _note_place(
+    carrier: PerformedMessage, *, declare: Any = None, properties: Any = None, **_: Any
+) -> None:
     """Note to which queue the run's own message goes; a route by an exchange alone names none."""
     queues = [str(getattr(queue, "name", queue)) for queue in declare or ()]
     carrier.queue = queues[0] if len(queues) == 1 else ""
@@ -134,10 +136,10 @@ def _count_hop(headers: dict[str, Any], body: Any) -> None:
         headers[HEADER] = {**headers[HEADER], _HOP: hop_of(mine) + 1}
 
 
-class _Giver:
+class _HeaderGiver:
     """Gives one run's header to the messages and signatures that it publishes."""
 
-    def __init__(self, carrier: Carrier, session: Session) -> None:
+    def __init__(self, carrier: PerformedMessage, session: Session) -> None:
         self._carrier = carrier
         self._session = session
 
@@ -192,7 +194,7 @@ def _note_sent(headers: dict[str, Any] | None = None, body: Any = None, **_: Any
         carrier.is_handed_on = True
 
 
-def _is_own(carrier: Carrier, headers: Mapping[str, Any], body: Any) -> bool:
+def _is_own(carrier: PerformedMessage, headers: Mapping[str, Any], body: Any) -> bool:
     """Whether a message has the id of the run's."""
     return _id_of(headers, body) == carrier.message
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class ForeignEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of another scheduler."""
 
     name: str
@@ -45,7 +45,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     last_run_at: datetime | None = None
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class EntryOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one entry."""
 
     name: str
@@ -55,14 +55,14 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
 
 
-class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
+class TakeoverReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was done, or would be, entry by entry."""
 
     is_dry_run: bool
-    imported: list[Line]
+    imported: list[EntryOutcome]
     #: Here already, or declared by the project; left as they are.
-    kept: list[Line]
-    refused: list[Line]
+    kept: list[EntryOutcome]
+    refused: list[EntryOutcome]
 
     def lines(self) -> list[str]:
         """For people."""
@@ -77,13 +77,15 @@ class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def entry_or_reason(name: str, read: Callable[[], Entry], *, what: str = "it") -> Entry:
+def entry_or_reason(
+    name: str, read: Callable[[], ForeignEntry], *, what: str = "it"
+) -> ForeignEntry:
     """What `read` makes of one entry; the reason why it makes nothing is no other entry's trouble.
 
     `what` is what could not be read, for the reason.
     """
     made = _made_or_reason(read, what=what)
-    return Entry(name=name, refused=made) if isinstance(made, str) else made
+    return ForeignEntry(name=name, refused=made) if isinstance(made, str) else made
 
 
 def _made_or_reason(make: Callable[[], _T], *, what: str) -> _T | str:
@@ -108,23 +110,28 @@ def missing(jobs: Jobs, source: str, names: Sequence[str]) -> list[str]:
 
 
 def take_over(
-    cron: Client, entries: Sequence[Entry], *, source: str, timezone: str, dry_run: bool = False
-) -> TakeOver:
+    cron: Client,
+    entries: Sequence[ForeignEntry],
+    *,
+    source: str,
+    timezone: str,
+    dry_run: bool = False,
+) -> TakeoverReport:
     """Make jobs of entries, or with `dry_run` only say what would be made.
 
     `timezone` is the zone of those that name none. Raises StoreError; what was written before stays
     written, and the next call goes on.
     """
-    report = TakeOver(is_dry_run=dry_run, imported=[], kept=[], refused=[])
+    report = TakeoverReport(is_dry_run=dry_run, imported=[], kept=[], refused=[])
     new: list[Job] = []
     for entry in entries:
         if entry.kept:
-            report.kept.append(Line(name=entry.name, text=entry.kept))
+            report.kept.append(EntryOutcome(name=entry.name, text=entry.kept))
             continue
         make = partial(_job, entry, source=source, now=cron.now, timezone=timezone)
         made = _made_or_reason(make, what="it")
         if isinstance(made, str):
-            report.refused.append(Line(name=entry.name, text=made))
+            report.refused.append(EntryOutcome(name=entry.name, text=made))
         else:
             new.append(made)
     for start in range(0, len(new), WRITES):
@@ -132,7 +139,7 @@ def take_over(
     return report
 
 
-def _job(entry: Entry, *, source: str, now: datetime, timezone: str) -> Job:
+def _job(entry: ForeignEntry, *, source: str, now: datetime, timezone: str) -> Job:
     if entry.request is None:
         raise HermesCeleryError(entry.refused)
     last = entry.last_run_at if entry.is_enabled else None
@@ -153,7 +160,7 @@ def _job(entry: Entry, *, source: str, now: datetime, timezone: str) -> Job:
     )
 
 
-def _put(jobs: Jobs, page: Sequence[Job], report: TakeOver) -> None:
+def _put(jobs: Jobs, page: Sequence[Job], report: TakeoverReport) -> None:
     here = jobs.stored([job.id for job in page])
     for job in page:
         if job.id in here:
@@ -168,17 +175,17 @@ def _put(jobs: Jobs, page: Sequence[Job], report: TakeOver) -> None:
             # Somebody added it since we looked.
             report.kept.append(_kept(job))
         elif isinstance(outcome, HermesCeleryError):
-            report.refused.append(Line(name=job.name, text=str(outcome)))
+            report.refused.append(EntryOutcome(name=job.name, text=str(outcome)))
         else:
             report.imported.append(_line(job))
 
 
-def _kept(job: Job) -> Line:
-    return Line(name=job.name, job=job.id, text="already here")
+def _kept(job: Job) -> EntryOutcome:
+    return EntryOutcome(name=job.name, job=job.id, text="already here")
 
 
-def _line(job: Job) -> Line:
+def _line(job: Job) -> EntryOutcome:
     task = "" if job.spec.task is None else f", {job.spec.task.name}"
     state = "paused" if job.state is JobState.PAUSED else f"next {iso(job.next_run_at)}"
     text = f"{job.spec.schedule} ({job.spec.timezone}){task}, {state}"
-    return Line(name=job.name, job=job.id, text=text)
+    return EntryOutcome(name=job.name, job=job.id, text=text)

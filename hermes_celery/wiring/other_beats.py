@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hermes_celery.core.server_address import parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.interop import redbeat as from_redbeat
-from hermes_celery.interop.left_behind import left_behind
+from hermes_celery.interop.orphaned_entries import left_behind
 from hermes_celery.settings import Settings
 from hermes_celery.store import Database, Jobs, connect
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat

@@ -7,7 +7,7 @@ from functools import cache
 
 from hermes_celery.celery_app.app_settings import app_settings, shared_settings
 from hermes_celery.celery_app.beat_entries import BeatEntries
-from hermes_celery.celery_app.parts import hand, has_parts
+from hermes_celery.celery_app.collaborators import hand, has_collaborators
 from hermes_celery.celery_app.safe_consumer import DeadLetters
 from hermes_celery.celery_app.types import Celery
 from hermes_celery.celery_app.worker_hooks import register
@@ -28,25 +28,25 @@ from hermes_celery.wiring.delivery import (
     make_deliverer,
     make_slot_guard,
 )
+from hermes_celery.wiring.program_sign import make_sign
 from hermes_celery.wiring.server import open_database, reachable_database
-from hermes_celery.wiring.signs import make_sign
 from hermes_celery.wiring.worker import make_dead_letters, make_run_ender, make_runner
 
 
 def hook(app: Celery) -> None:
     """Put our tasks and process hooks on an app. Connects to nothing."""
-    hand(app, AppParts(app))
+    hand(app, AppCollaborators(app))
     register(app)
 
 
-def see_to_parts(app: Celery) -> None:
+def ensure_collaborators(app: Celery) -> None:
     """Hand an app what our scheduler class needs, where nobody has: it has no `Cron(app)`."""
-    if not has_parts(app):
-        hand(app, AppParts(app))
+    if not has_collaborators(app):
+        hand(app, AppCollaborators(app))
 
 
-class AppParts:
-    """The collaborators of one app's processes (`celery_app.parts.Parts`)."""
+class AppCollaborators:
+    """The collaborators of one app's processes (`celery_app.collaborators.Parts`)."""
 
     def __init__(self, app: Celery) -> None:
         # The settings are read late: a project configures its app after it has made it.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from hermes_celery.core.declared import Declaration, Refusal, additional, foreign, sharing_text
-from hermes_celery.core.incidents import Kind, incident_id
+from hermes_celery.core.declared import Declaration, RefusedJob, additional, foreign, sharing_text
+from hermes_celery.core.incidents import TroubleKind, incident_id
 from hermes_celery.core.job import UnreadableJob
 from hermes_celery.errors import StoreError
 from hermes_celery.events import RateLimitedLog, event
@@ -28,7 +28,7 @@ from hermes_celery.interop.beat_schedule import (
     requests_of,
     with_defaults,
 )
-from hermes_celery.interop.marks import (
+from hermes_celery.interop.cron_attributes import (
     DECLARED,
     entries_of,
     manager_of,
@@ -55,7 +55,7 @@ _SHARING, _MORE = "sharing", "more"
 _TOLD = 20
 
 
-class Declares(Protocol):
+class Declarer(Protocol):
     """What a leader does for what its project declares."""
 
     def begin(self, now_ms: int) -> None:
@@ -68,7 +68,7 @@ class Declares(Protocol):
         """At the end."""
 
 
-class NothingDeclared:
+class NoDeclarer:
     """Declares nothing and removes nothing."""
 
     def begin(self, now_ms: int) -> None:
@@ -108,25 +108,25 @@ def call_doubt(app: Celery, call: TaskCall | None) -> str:
     return ""
 
 
-class Troubles:
+class DeclarationIncidents:
     """The incidents of what is declared."""
 
     def __init__(self, reporter: ReportsTroubles, incidents: Incidents) -> None:
         self._reporter = reporter
         self._incidents = incidents
 
-    def tell(self, kind: Kind, subject: str, text: str, *, now_ms: int) -> None:
+    def tell(self, kind: TroubleKind, subject: str, text: str, *, now_ms: int) -> None:
         """Tell of one."""
         self._reporter.tell(kind, subject, text, now_ms=now_ms)
 
-    def over(self, kind: Kind, subject: str, text: str, *, now_ms: int) -> None:
+    def over(self, kind: TroubleKind, subject: str, text: str, *, now_ms: int) -> None:
         """End it, if it is open."""
         mine = incident_id(kind, subject)
         found = [one for one in self._incidents.of_job("") if one.id == mine]
         self._reporter.over(found, text, now_ms=now_ms)
 
 
-class Sharing:
+class NamespaceSharing:
     """Beats that declare something else in the same namespace, seen from one of them."""
 
     def __init__(
@@ -186,7 +186,7 @@ class Sharing:
         return sharing_text(projects, sorted(more.values()), namespace=self._namespace)
 
 
-class Declaring:
+class ProjectDeclarer:
     """A leader's part in what its project declares."""
 
     def __init__(
@@ -195,8 +195,8 @@ class Declaring:
         jobs: Jobs,
         declarations: Declarations,
         *,
-        sharing: Sharing,
-        troubles: Troubles,
+        sharing: NamespaceSharing,
+        troubles: DeclarationIncidents,
         default_timezone: str,
         moving: NamespaceMove | None,
     ) -> None:
@@ -231,11 +231,11 @@ class Declaring:
     def _tell_of_sharing(self, now_ms: int) -> None:
         text = self._sharing.text(now_ms)
         if text and text != self._said:
-            self._troubles.tell(Kind.NAMESPACE, _SHARING, text, now_ms=now_ms)
+            self._troubles.tell(TroubleKind.NAMESPACE, _SHARING, text, now_ms=now_ms)
             self._said = text
         elif not text and (self._said or (self._said is None and self._sharing.is_alone)):
             self._troubles.over(
-                Kind.NAMESPACE, _SHARING, "one project is in the namespace", now_ms=now_ms
+                TroubleKind.NAMESPACE, _SHARING, "one project is in the namespace", now_ms=now_ms
             )
             self._said = ""
 
@@ -304,7 +304,9 @@ class Declaring:
         refusals += [self._second(name, why) for name, why in twice.items() if name not in reasons]
         self._note(refusals, warnings, now_ms=now_ms)
 
-    def _note(self, refusals: list[Refusal], warnings: Mapping[str, str], *, now_ms: int) -> None:
+    def _note(
+        self, refusals: list[RefusedJob], warnings: Mapping[str, str], *, now_ms: int
+    ) -> None:
         doubts = [
             msgspec.structs.replace(self._refusal(name, why), is_refused=False)
             for name, why in warnings.items()
@@ -314,11 +316,11 @@ class Declaring:
         try:
             over = self._declarations.note_refusals([*refusals, *doubts])
             for one in refusals[:_TOLD]:
-                self._troubles.tell(Kind.DECLARED, _subject(one), one.text, now_ms=now_ms)
+                self._troubles.tell(TroubleKind.DECLARED, _subject(one), one.text, now_ms=now_ms)
             self._tell_of_more(len(refusals) - _TOLD, now_ms=now_ms)
             for one in (*over, *doubts):
                 self._troubles.over(
-                    Kind.DECLARED, _subject(one), f"job {one.name!r} is refused no more",
+                    TroubleKind.DECLARED, _subject(one), f"job {one.name!r} is refused no more",
                     now_ms=now_ms,
                 )  # fmt: skip
         except StoreError as error:
@@ -329,26 +331,26 @@ class Declaring:
         """One incident for all beyond the first ones."""
         if count > 0:
             text = f"{count} more declared jobs are refused; `hermes-celery doctor` lists them"
-            self._troubles.tell(Kind.DECLARED, _MORE, text, now_ms=now_ms)
+            self._troubles.tell(TroubleKind.DECLARED, _MORE, text, now_ms=now_ms)
         else:
             text = "fewer declared jobs are refused"
-            self._troubles.over(Kind.DECLARED, _MORE, text, now_ms=now_ms)
+            self._troubles.over(TroubleKind.DECLARED, _MORE, text, now_ms=now_ms)
 
-    def _refusal(self, name: str, why: str) -> Refusal:
-        return Refusal(
+    def _refusal(self, name: str, why: str) -> RefusedJob:
+        return RefusedJob(
             name=name,
             job_id=managed_id(manager_of(self._app), name),
             where=place_of(self._app, name),
             why=why,
         )
 
-    def _second(self, name: str, why: str) -> Refusal:
+    def _second(self, name: str, why: str) -> RefusedJob:
         """An entry whose name a job of `Cron.add` has."""
         event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
         where = entries_of(self._app)
         return msgspec.structs.replace(self._refusal(name, why), where=where)
 
 
-def _subject(refusal: Refusal) -> str:
+def _subject(refusal: RefusedJob) -> str:
     """What names the incident of a refusal; a job's name may be anything."""
     return hashlib.sha256(refusal.name.encode("utf-8", "replace")).hexdigest()[:12]

@@ -1,6 +1,6 @@
 """What the tasks, hooks and the scheduler class of an app are handed: one value on the app.
 
-The composition root makes it (`wiring.parts`); what Celery calls finds it here.
+The composition root makes it (`wiring.collaborators`); what Celery calls finds it here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _PARTS = "_hermes_celery_parts"
 
 
-class Parts(Protocol):
+class Collaborators(Protocol):
     """The collaborators of one app's processes; each is made when it is asked for.
 
     Every one of them may raise SettingsError or StoreError.
@@ -80,9 +80,9 @@ class Parts(Protocol):
         """What says that this beat is there, and what it declares."""
 
 
-def parts_of(app: Celery) -> Parts:
+def collaborators_of(app: Celery) -> Collaborators:
     """The value on an app. Raises SettingsError where it has none."""
-    parts: Parts | None = getattr(app, _PARTS, None)
+    parts: Collaborators | None = getattr(app, _PARTS, None)
     if parts is None:
         raise SettingsError(
             [
@@ -93,11 +93,11 @@ def parts_of(app: Celery) -> Parts:
     return parts
 
 
-def has_parts(app: Celery) -> bool:
+def has_collaborators(app: Celery) -> bool:
     """Whether an app has the value."""
     return hasattr(app, _PARTS)
 
 
-def hand(app: Celery, parts: Parts) -> None:
+def hand(app: Celery, parts: Collaborators) -> None:
     """Put the value on an app."""
     setattr(app, _PARTS, parts)
