@@ -2,7 +2,6 @@
 
 MANY_PARAMETERS = {
     "celery_app.declarer.__init__",
-    "cli.importing.import_jobs",
     "client.__init__",
     "core.incidents.tell",
     "delivering.deliverer.__init__",
@@ -42,18 +41,6 @@ MANY_PARAMETERS = {
 SILENT_INNER_IMPORTS = {
     "celery_app.app_settings",
     "celery_app.project_app",
-    "cli",
-    "cli.celery_command",
-    "cli.delivery",
-    "cli.fsck",
-    "cli.importing",
-    "cli.jobs",
-    "cli.options",
-    "cli.processes",
-    "cli.runs",
-    "cli.schedules",
-    "cli.screen",
-    "cli.scope",
     "delivering.channel_apprise",
     "delivering.template_child",
     "guards.answer_limits",

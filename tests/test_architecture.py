@@ -197,14 +197,28 @@ def inner_imports(tree: ast.AST) -> Iterator[ast.stmt]:
 def test_an_import_inside_a_function_says_why(name: str) -> None:
     if name in still_open.SILENT_INNER_IMPORTS:
         return
-    lines = text_of(name).splitlines()
-    for node in inner_imports(modules()[name]):
-        first, last = lines[node.lineno - 1], lines[(node.end_lineno or node.lineno) - 1]
-        above = lines[node.lineno - 2]
-        assert "#" in first + last or above.strip().startswith("#"), (
-            f"{name}:{node.lineno}: import it at the top; it may stand here only to start fast, "
-            "and says so in a comment"
-        )
+    silent = list(silent_imports(modules()[name], text_of(name).splitlines()))
+    assert silent == [], (
+        f"{name}:{silent[0]}: import it at the top; it may stand here only to start fast, and says "
+        "so in a comment on its line or above its group"
+    )
+
+
+def silent_imports(tree: ast.AST, lines: list[str]) -> Iterator[int]:
+    """The lines of imports inside functions that give no reason, alone or as a group."""
+    told_until = 0
+    for node in inner_imports(tree):
+        end = node.end_lineno or node.lineno
+        is_told = node.lineno == told_until + 1 or lines[node.lineno - 2].strip().startswith("#")
+        if is_told:
+            told_until = end
+        elif "#" not in lines[node.lineno - 1] + lines[end - 1]:
+            yield node.lineno
+
+
+def test_a_silent_import_would_be_found() -> None:
+    text = "def f():\n    # why\n    import a\n    import b\n\n    import c\n    import d  # why\n"
+    assert list(silent_imports(ast.parse(text), text.splitlines())) == [6]
 
 
 #: Commands of Redis, of which nobody outside the store knows. (Words such as GET and TYPE, which

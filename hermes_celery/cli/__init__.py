@@ -57,6 +57,7 @@ class Commands(click.Group):
 
 
 def _repeating(text: str) -> click.ClickException:
+    # Only what was refused needs it: `--help` does not.
     from hermes_celery.cli.scope import repeating
 
     return click.ClickException(repeating(text))
@@ -64,7 +65,8 @@ def _repeating(text: str) -> click.ClickException:
 
 def _elsewhere() -> str:
     """Where else a job may be that is not here; "" where there are no other namespaces."""
-    from hermes_celery.cli.scope import other_namespaces
+    # The command that found no job has imported all of this.
+    from hermes_celery.cli.opening import other_namespaces
     from hermes_celery.cli.scope import read_settings as settings_of_command
 
     named, others = settings_of_command().namespace, other_namespaces()
@@ -74,6 +76,7 @@ def _elsewhere() -> str:
 
 
 def _refused(error: OSError) -> str:
+    # Only what was refused needs it: `--help` does not.
     from hermes_celery.settings import read_settings
 
     home = read_settings().home
@@ -84,6 +87,7 @@ def _refused(error: OSError) -> str:
 def _checked_namespace(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is None:
         return None
+    # Only a given name is checked: `--help` needs no settings.
     from hermes_celery.settings import checked_namespace
 
     try:
@@ -119,6 +123,7 @@ def main(ctx: click.Context, namespace: str | None, app: str | None) -> None:
     else the host's); `--json` gives them in UTC. `-N shop` and `-A shop`, before the command, are
     about the jobs of the project `shop`.
     """
+    # Once a command was named: `--help` needs no settings.
     from hermes_celery.cli.scope import Scope, about
 
     about(ctx, Scope(namespace=namespace, app=app or None))

@@ -27,6 +27,7 @@ def cron(ctx: click.Context, namespace: str | None) -> None:
     Jobs are named by their id or their whole name. Times are shown in your zone (HERMES_TIMEZONE,
     else the host's); `--json` gives them in UTC.
     """
+    # Once a command was named: each `celery` command imports this module.
     from hermes_celery.cli.scope import Scope, about
 
     given = _given_app(ctx)

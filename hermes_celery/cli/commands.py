@@ -4,12 +4,12 @@ from __future__ import annotations
 
 #: Command -> where it is and what `--help` says of it without importing it.
 COMMANDS = {
-    "up": ("processes:up", "Start everything on this machine: server, beat and worker."),
+    "up": ("up:up", "Start everything on this machine: server, beat and worker."),
     "doctor": ("doctor:doctor", "Look at everything that must be in order."),
     "fsck": ("fsck:fsck", "Compare all stored records; `--repair` mends what it can."),
-    "status": ("processes:status", "Say who leads, what waits and what runs."),
-    "tick": ("processes:tick_command", "Dispatch what is due now, once, unless a beat does."),
-    "shards": ("processes:shards", "Split the due index, so that several beats tick at once."),
+    "status": ("status:status", "Say who leads, what waits and what runs."),
+    "tick": ("ticking:tick_command", "Dispatch what is due now, once, unless a beat does."),
+    "shards": ("shards:shards", "Split the due index, so that several beats tick at once."),
     "add": ("jobs:add", "Add a job."),
     "edit": ("jobs:edit", "Change a job."),
     "list": ("jobs:list_jobs", "List all jobs."),

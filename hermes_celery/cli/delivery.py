@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from hermes_celery.cli.scope import messages_for, read_settings, repeating
+from hermes_celery.cli.opening import messages_for
+from hermes_celery.cli.options import json_option
+from hermes_celery.cli.scope import read_settings, repeating
 from hermes_celery.cli.screen import print_json, print_table, shown
 from hermes_celery.core.run import Run
 from hermes_celery.core.unknown_words import UNREADABLE
@@ -13,7 +15,6 @@ from hermes_celery.settings import default_timezone
 from hermes_celery.store import Deliveries, Incidents, PartState
 from hermes_celery.wiring.server import reachable_database, readable_database
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _COLUMNS = ("ID", "COUNT", "FIRST", "LAST", "ACK", "WHAT")
 
 
@@ -25,6 +26,7 @@ def redeliver(run_id: str, everywhere: bool) -> None:
 
     The job does not run again.
     """
+    # What delivers is large; `incidents` and `logs` do without it.
     from hermes_celery.wiring.delivery import redeliver as deliver_again
 
     settings = read_settings()
@@ -35,7 +37,7 @@ def redeliver(run_id: str, everywhere: bool) -> None:
 
 
 @click.group(invoke_without_command=True)
-@_json
+@json_option
 @click.pass_context
 def incidents(ctx: click.Context, as_json: bool) -> None:
     """List open troubles: failures, late and missed runs, no beat, no workers."""

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import click
 import msgspec
 
-from hermes_celery.cli.scope import given_app, other_namespaces, project, read_settings, repeating
+from hermes_celery.cli.opening import other_namespaces
+from hermes_celery.cli.options import json_option
+from hermes_celery.cli.scope import given_app, project, read_settings, repeating
 from hermes_celery.cli.screen import print_json
 from hermes_celery.errors import SettingsError, StoreError, StoreUnavailable
 from hermes_celery.masking.server_urls import without_password
@@ -58,7 +60,7 @@ _COLORS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(as_json: bool) -> None:
     """Look at everything that must be in order; exit 1 when something is not."""
     findings = [msgspec.structs.replace(one, text=repeating(one.text)) for one in _findings()]

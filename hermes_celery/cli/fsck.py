@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import click
 import msgspec
 
+from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings, repeating
 from hermes_celery.cli.screen import print_json
 from hermes_celery.core.reconciling import Disagreement, DisagreementKind
@@ -38,7 +39,7 @@ class Summary(msgspec.Struct):
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Mend what can be mended; what cannot stays.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def fsck(repair: bool, as_json: bool) -> None:
     """Compare all stored records: jobs, runs and their indexes.
 
@@ -104,6 +105,7 @@ def _of_page(examiner: RecordExaminer, page: Page, how: How) -> list[Disagreemen
 
 def _shown(pages: Iterator[Page]) -> Iterator[Page]:
     """Pages as they come; on a terminal their records are counted."""
+    # rich is slow to import, and nothing is drawn before this.
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

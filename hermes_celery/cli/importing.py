@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from hermes_celery.cli.scope import default_zone, open_cron, project, read_settings
+from hermes_celery.cli.opening import open_cron
+from hermes_celery.cli.options import json_option
+from hermes_celery.cli.scope import default_zone, project, read_settings
 from hermes_celery.cli.screen import print_json
+from hermes_celery.interop import django_celery_beat, redbeat
+from hermes_celery.interop.hermes.home import ImportReport
+from hermes_celery.interop.hermes.home import import_jobs as import_home
+from hermes_celery.interop.takeover import TakeoverReport, take_over
 from hermes_celery.settings import checked_timezone
-
-if TYPE_CHECKING:
-    from hermes_celery.interop.hermes.home import ImportReport
-    from hermes_celery.interop.takeover import TakeoverReport
+from hermes_celery.wiring.other_beats import open_redbeat
 
 _REDBEAT = "redbeat"
 _DJANGO = "django-celery-beat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """What was typed after `import`."""
+
+    #: A path, or the name of another scheduler.
+    source: str
+    file: Path | None
+    timezone: str | None
+    dry_run: bool
+    prefix: str | None
+    url: str | None
+
+    def check(self) -> None:
+        """Refuse what does not go together. Raises UsageError."""
+        if self.source == _DJANGO and self.file is None:
+            raise click.UsageError(
+                "give the file: python manage.py dumpdata django_celery_beat > beat.json, then "
+                "hermes-celery import django-celery-beat beat.json"
+            )
+        if self.source != _DJANGO and self.file is not None:
+            raise click.UsageError(f"{self.source} takes no file")
+        if self.source != _REDBEAT and (self.prefix, self.url) != (None, None):
+            raise click.UsageError("--prefix and --url are RedBeat's")
+        if self.source not in (_REDBEAT, _DJANGO) and self.dry_run:
+            raise click.UsageError("--dry-run is for redbeat and django-celery-beat")
+
+    def zone(self, otherwise: Callable[[], str]) -> str:
+        """The zone that was given, else that of `otherwise`. Raises SettingsError."""
+        return checked_timezone(self.timezone) if self.timezone else otherwise()
 
 
 @click.command("import")
@@ -26,31 +62,17 @@ _DJANGO = "django-celery-beat"
 @click.option("--dry-run", is_flag=True, help="Only say what would be made, and what is refused.")
 @click.option("--prefix", help="Of RedBeat's keys. Default: the app's of -A, else redbeat:")
 @click.option("--url", help="The Redis that RedBeat uses. Default: the app's of -A, else ours.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
-def import_jobs(
-    source: str,
-    file: Path | None,
-    timezone: str | None,
-    dry_run: bool,
-    prefix: str | None,
-    url: str | None,
-    as_json: bool,
-) -> None:
+@json_option
+def import_jobs(as_json: bool, **typed: Any) -> None:
     """Take over the jobs of PATH (a Hermes home or a jobs.json), of RedBeat, or of Django.
 
     `import redbeat` reads the keys that RedBeat has in Redis; `import django-celery-beat FILE` what
     `manage.py dumpdata django_celery_beat` wrote. Stop the other beat first: nothing is changed
     there. Doing it again makes no second job.
     """
-    _check_usage(source, file, given=prefix is not None or url is not None, dry_run=dry_run)
-    if source == _REDBEAT:
-        report: ImportReport | TakeoverReport = _from_redbeat(
-            prefix, url, timezone=timezone, dry_run=dry_run
-        )
-    elif source == _DJANGO and file is not None:
-        report = _from_django(file, timezone=timezone, dry_run=dry_run)
-    else:
-        report = _from_home(Path(source), timezone=timezone)
+    given = _Given(**typed)
+    given.check()
+    report = _taken_over(given)
     if as_json:
         print_json(report)
     else:
@@ -60,58 +82,20 @@ def import_jobs(
         raise SystemExit(1)
 
 
-def _check_usage(source: str, file: Path | None, *, given: bool, dry_run: bool) -> None:
-    if source == _DJANGO and file is None:
-        raise click.UsageError(
-            "give the file: python manage.py dumpdata django_celery_beat > beat.json, then "
-            "hermes-celery import django-celery-beat beat.json"
-        )
-    if source != _DJANGO and file is not None:
-        raise click.UsageError(f"{source} takes no file")
-    if source != _REDBEAT and given:
-        raise click.UsageError("--prefix and --url are RedBeat's")
-    if source not in (_REDBEAT, _DJANGO) and dry_run:
-        raise click.UsageError("--dry-run is for redbeat and django-celery-beat")
-
-
-def _zone(timezone: str | None) -> str:
-    """The zone given, else that of the app, else ours."""
-    if timezone:
-        return checked_timezone(timezone)
-    return default_zone()
-
-
-def _from_home(path: Path, *, timezone: str | None) -> ImportReport:
-    from hermes_celery.interop.hermes.home import import_jobs as from_home
-
+def _taken_over(given: _Given) -> ImportReport | TakeoverReport:
     settings = read_settings()
-    zone = checked_timezone(timezone) if timezone else settings.timezone
-    return from_home(open_cron(settings), path, timezone=zone)
-
-
-def _from_redbeat(
-    prefix: str | None, url: str | None, *, timezone: str | None, dry_run: bool
-) -> TakeoverReport:
-    from hermes_celery.interop.redbeat import SOURCE, entries_of
-    from hermes_celery.interop.takeover import take_over
-    from hermes_celery.wiring.other_beats import open_redbeat
-
-    settings = read_settings()
-    entries = entries_of(open_redbeat(settings, app=project(), prefix=prefix, url=url).records())
+    if given.source == _REDBEAT:
+        opened = open_redbeat(settings, app=project(), prefix=given.prefix, url=given.url)
+        entries, source = redbeat.entries_of(opened.records()), redbeat.SOURCE
+    elif given.source == _DJANGO and given.file is not None:
+        entries, source = django_celery_beat.entries_of(given.file), django_celery_beat.SOURCE
+    else:
+        zone = given.zone(lambda: settings.timezone)
+        return import_home(open_cron(settings), Path(given.source), timezone=zone)
     return take_over(
-        open_cron(settings), entries, source=SOURCE, timezone=_zone(timezone), dry_run=dry_run
-    )
-
-
-def _from_django(path: Path, *, timezone: str | None, dry_run: bool) -> TakeoverReport:
-    from hermes_celery.interop.django_celery_beat import SOURCE, entries_of
-    from hermes_celery.interop.takeover import take_over
-
-    entries = entries_of(path)
-    return take_over(
-        open_cron(read_settings()),
+        open_cron(settings),
         entries,
-        source=SOURCE,
-        timezone=_zone(timezone),
-        dry_run=dry_run,
+        source=source,
+        timezone=given.zone(default_zone),
+        dry_run=given.dry_run,
     )

@@ -9,14 +9,9 @@ from typing import Any
 import click
 
 from hermes_celery.cli.field_options import field_options, take_fields
-from hermes_celery.cli.scope import (
-    open_cron,
-    open_cron_to_read,
-    other_namespaces,
-    project,
-    read_settings,
-    repeating,
-)
+from hermes_celery.cli.opening import open_cron, open_cron_to_read, other_namespaces
+from hermes_celery.cli.options import json_option
+from hermes_celery.cli.scope import project, read_settings, repeating
 from hermes_celery.cli.screen import (
     JOB_COLUMNS,
     job_details,
@@ -33,7 +28,6 @@ from hermes_celery.core.job_checks import request_of
 from hermes_celery.errors import JobNotFound
 from hermes_celery.settings import default_timezone
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _TABLE_LIMIT = 100
 _KEPT = "quarantine:* of the namespace"
 _NO_JOBS = 'no jobs yet; add one: hermes-celery add "every 5m" --script NAME --no-agent'
@@ -52,7 +46,7 @@ _elsewhere = click.option(
 @field_options(without=("schedule", "prompt"))
 @_elsewhere
 @click.option("--paused", is_flag=True, help="Add it without starting its schedule.")
-@_json
+@json_option
 def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
     """Add a job that runs on SCHEDULE.
 
@@ -81,7 +75,7 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
 @click.option(
     "--revision", type=int, help="Refuse if the job is no longer at this revision (see `show`)."
 )
-@_json
+@json_option
 def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed: Any) -> None:
     """Change JOB: only what is given changes; '' clears a field, as in --group ''."""
     changes = take_fields(typed)
@@ -110,7 +104,7 @@ def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed
     help=f"0: all. Default: {_TABLE_LIMIT} in the table, all as JSON.",
 )
 @click.option("--all", "limit", flag_value=0, type=int, help="As --limit 0.")
-@_json
+@json_option
 def list_jobs(
     name: str, state: str | None, after: str | None, limit: int | None, as_json: bool
 ) -> None:
@@ -160,7 +154,7 @@ def _more(last: Job | UnreadableJob, count: int | None, **options: str | int | N
 
 @click.command()
 @click.argument("job")
-@_json
+@json_option
 def show(job: str, as_json: bool) -> None:
     """Show everything about JOB."""
     cron = open_cron_to_read()
@@ -198,7 +192,7 @@ _everything = click.option("--all", "everything", is_flag=True, help="Every job,
 @click.argument("job", required=False)
 @_everything
 @click.option("--reason", help="A note for whoever wonders.")
-@_json
+@json_option
 def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) -> None:
     """Stop the schedule of JOB, or with --all of every job; dispatched runs go on."""
     if _is_one_job(job, everything=everything):
@@ -215,7 +209,7 @@ def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) 
 @click.command()
 @click.argument("job", required=False)
 @_everything
-@_json
+@json_option
 def resume(job: str | None, everything: bool, as_json: bool) -> None:
     """Let the schedule of JOB go on from now; what was missed stays missed.
 
@@ -242,7 +236,7 @@ def _is_one_job(job: str | None, *, everything: bool) -> bool:
 @click.command()
 @click.argument("job")
 @click.option("--declared", is_flag=True, help="Also one that a project declares which is no more.")
-@_json
+@json_option
 def remove(job: str, declared: bool, as_json: bool) -> None:
     """Remove JOB; its runs stay as history."""
     removed = open_cron().remove(job, declared=declared)
@@ -254,6 +248,7 @@ def _warn_of_call(job: Job) -> None:
     app = project()
     if app is None or job.spec.task is None:
         return
+    # Only a project's own tasks are asked of Celery; the other verbs here do without it.
     from hermes_celery.celery_app.declarer import call_doubt
     from hermes_celery.celery_app.project_app import import_tasks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings
 from hermes_celery.cli.screen import print_json, print_table, shown
 from hermes_celery.core.letters import KEPT
@@ -17,7 +18,7 @@ _SHOWN_BYTES = 60
 
 @click.group(invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(1, KEPT), default=20, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
+@json_option
 @click.pass_context
 def letters(ctx: click.Context, limit: int, as_json: bool) -> None:
     """List messages that no worker could read, the newest first; the last thousand are kept.

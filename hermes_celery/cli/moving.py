@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import click
 
-from hermes_celery.cli.scope import known_namespaces, read_settings
+from hermes_celery.cli.opening import known_namespaces
+from hermes_celery.cli.options import json_option
+from hermes_celery.cli.scope import read_settings
 from hermes_celery.cli.screen import print_json_list
 from hermes_celery.core.job import Job, UnreadableJob
 from hermes_celery.errors import RecordBroken, StoreError
@@ -57,7 +59,7 @@ class _Done:
     help="Where they are now. Default: hermes, where version 0.1.0 kept every project's jobs.",
 )
 @click.option("--force", is_flag=True, help="Also into a namespace that no beat has served yet.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def move(jobs: tuple[str, ...], source: str, force: bool, as_json: bool) -> None:
     """Move JOBs here from another namespace, with their runs, paused state and incidents.
 

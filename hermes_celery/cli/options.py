@@ -1,4 +1,4 @@
-"""Options that several commands share: times."""
+"""Options that several commands share: `--json`, and times."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import click
 
 from hermes_celery.errors import ScheduleError
 from hermes_celery.settings import default_timezone
+
+#: The only `--json` there is: each command that has it prints the same values as without it.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 class Instant(click.ParamType[datetime]):
@@ -36,6 +39,7 @@ class Since(Instant):
         """The instant, aware."""
         if value[:4].isdigit() and value[4:5] in ("-", ""):
             return super().convert(value, param, ctx)
+        # Only a duration needs the parser of schedules.
         from hermes_celery.schedule import parse
 
         now = datetime.now(UTC)

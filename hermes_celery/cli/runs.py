@@ -9,15 +9,17 @@ from datetime import datetime
 import click
 
 from hermes_celery.cli.delivery import delivery_lines, delivery_states
-from hermes_celery.cli.options import Instant, Since
-from hermes_celery.cli.scope import open_cron, open_cron_to_read, repeating
+from hermes_celery.cli.following import follow as follow_run
+from hermes_celery.cli.opening import open_cron, open_cron_to_read
+from hermes_celery.cli.options import Instant, Since, json_option
+from hermes_celery.cli.scope import repeating
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
 from hermes_celery.client import Client
+from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Run, RunState, is_run_id
 from hermes_celery.errors import JobNotFound, RunNotFound
 from hermes_celery.settings import default_timezone
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, times in UTC.")
 _POLL_SECONDS = 0.1
 
 
@@ -25,7 +27,7 @@ _POLL_SECONDS = 0.1
 @click.argument("job")
 @click.option("--wait", is_flag=True, help="Follow it to its end; exit with its exit code.")
 @click.option("--key", help="The same key within a day gives the same run, not a second one.")
-@_json
+@json_option
 def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
     """Run JOB now, beside its schedule, and print the run's id."""
     cron = open_cron()
@@ -53,7 +55,7 @@ def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
 @click.option("--state", type=click.Choice([state.value for state in RunState]))
 @click.option("--since", type=Since(), metavar="TIME", help="ISO time, or how long ago: 2h.")
 @click.option("--after", metavar="RUN", help="What follows that run: older ones.")
-@_json
+@json_option
 def runs(
     job: str | None,
     limit: int,
@@ -82,7 +84,7 @@ def runs(
 @click.command()
 @click.argument("run_or_job")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run ends, line by line.")
-@_json
+@json_option
 def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
     """Print what a run printed: of that run, or of a job's latest run.
 
@@ -91,13 +93,9 @@ def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
     cron = open_cron_to_read()
     item = _run_or_latest(cron, run_or_job)
     if follow and not as_json:
-        from hermes_celery.cli.following import follow as follow_run
-
         click.echo(_ending(follow_run(cron.runs, item.id)), err=True)
         return
     if as_json:
-        from hermes_celery.core.output import as_text
-
         print_json(
             {
                 **item.as_json(),
@@ -135,7 +133,7 @@ def cancel(run_id: str) -> None:
 @click.option(
     "--per-minute", type=int, default=60, show_default=True, help="With --beside: how many start."
 )
-@_json
+@json_option
 def backfill(
     job: str, start: datetime, end: datetime | None, beside: bool, per_minute: int, as_json: bool
 ) -> None:

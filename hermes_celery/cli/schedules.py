@@ -10,6 +10,7 @@ from itertools import islice
 
 import click
 
+from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import default_zone
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.instant import from_ms
@@ -27,7 +28,7 @@ _EXPLAINED = 5
 @click.option("--from", "start", metavar="ISO", help="Instants after this one. Default: now.")
 @click.option("-n", "count", type=click.IntRange(1, 10_000), help="How many. Default: 5.")
 @click.option("--until", metavar="ISO", help="No instants after this one.")
-@click.option("--json", "as_json", is_flag=True, help="A list of ISO instants with offset.")
+@json_option
 def next_command(
     expression: str,
     tz: str | None,
@@ -39,7 +40,8 @@ def next_command(
     """Print the next instants of a schedule.
 
     EXPR is a cron expression, a phrase ('every monday 9am'), an interval ('every 30m') or a time
-    ('in 2h', '2027-03-28T14:00'). Times without an offset are local in the zone.
+    ('in 2h', '2027-03-28T14:00'). Times without an offset are local in the zone. As JSON it is a
+    list of ISO instants, each with the zone's offset.
     """
     try:
         zone = tz or default_zone()
@@ -86,6 +88,7 @@ def explain_command(expression: str, tz: str | None, start: str | None) -> None:
 
 
 def _print_upcoming(schedule: Schedule, now: datetime, own: str) -> None:
+    # rich is slow to import, and `next` does without it.
     from rich.console import Console
     from rich.table import Table
 

@@ -20,14 +20,11 @@ import click
 
 from hermes_celery.celery_app import project_app
 from hermes_celery.cli.commands import COMMANDS
-from hermes_celery.errors import StoreError, StoreUnavailable
-from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, default_timezone
+from hermes_celery.settings import Settings, default_timezone
 from hermes_celery.settings import read_settings as settings_of_environment
 
 if TYPE_CHECKING:
-    from hermes_celery.celery_app.messages import MessageBuilder
     from hermes_celery.celery_app.types import Celery
-    from hermes_celery.client import Client
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,7 @@ class Scope:
             settings = replace(settings, namespace=self.namespace, is_namespace_given=True)
         if self.project is None:
             return settings
+        # It imports the store, which a verb without -A may not need.
         from hermes_celery.celery_app.app_settings import app_settings
 
         self.project.conf.hermes_settings = settings
@@ -93,6 +91,7 @@ def default_zone() -> str:
     app = project()
     if app is None:
         return default_timezone()
+    # As above.
     from hermes_celery.celery_app.app_settings import default_zone as zone_of_project
 
     return zone_of_project(read_settings(), app)
@@ -126,54 +125,3 @@ def repeating(text: str) -> str:
         return f"{begin}{found[1] or named}"
 
     return _COMMAND.sub(with_options, text)
-
-
-def messages_for(settings: Settings) -> MessageBuilder:
-    """What builds the messages of the app of `-A`, else of ours."""
-    from hermes_celery.wiring.messages import make_messages
-
-    return make_messages(settings, app=project())
-
-
-def open_cron(settings: Settings | None = None) -> Client:
-    """The verbs. Raises SettingsError or StoreError."""
-    from hermes_celery.wiring import client as compose
-
-    return compose.open_cron(settings or read_settings(), app=project())
-
-
-def open_cron_to_read() -> Client:
-    """The verbs for those that only read. Raises SettingsError or StoreError."""
-    from hermes_celery.wiring import client as compose
-
-    return compose.open_cron_to_read(read_settings(), app=project())
-
-
-def other_namespaces() -> list[str]:
-    """The namespaces with jobs on the same server, but for the one that this is about."""
-    from hermes_celery.store import Jobs, namespaces_beside
-    from hermes_celery.wiring.server import open_database
-
-    settings = read_settings()
-    shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
-    try:
-        found = set(namespaces_beside(shared))
-        if Jobs(shared).count():
-            found.add(DEFAULT_NAMESPACE)
-    except StoreError:
-        return []  # a user of one namespace alone
-    return sorted(found - {settings.namespace})
-
-
-def known_namespaces(settings: Settings) -> list[str]:
-    """The namespaces of projects on that server, and the one that all shared."""
-    from hermes_celery.store import namespaces_beside
-    from hermes_celery.wiring.server import open_database
-
-    shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
-    try:
-        return sorted({DEFAULT_NAMESPACE, *namespaces_beside(shared)})
-    except StoreUnavailable:
-        raise
-    except StoreError:
-        return [DEFAULT_NAMESPACE]  # a user of other namespaces alone

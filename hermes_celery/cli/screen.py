@@ -15,6 +15,7 @@ import msgspec
 from hermes_celery.core.declared import RefusedJob
 from hermes_celery.core.fields import FIELDS
 from hermes_celery.core.job import Job, JobSpec, JobState, UnreadableJob
+from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.store.reading import readable
@@ -92,6 +93,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
     if not rows:
         click.echo(empty)
         return
+    # rich is slow to import; JSON and an empty list do without it.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -161,8 +163,6 @@ def summary(run: Run, output: bytes) -> str:
     if run.fault:
         return f"{UNREADABLE}: {run.fault}"
     if run.state is RunState.SUCCEEDED:
-        from hermes_celery.core.output import as_text
-
         lines = as_text(output).strip().splitlines()
         if run.delivery == "silent" and not lines:
             return "(silent)"

@@ -22,6 +22,7 @@ from typing import IO
 import click
 
 from hermes_celery import embedded_server as embedded
+from hermes_celery.cli.scope import project, read_settings
 from hermes_celery.cli.screen import summary, took
 from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
@@ -44,6 +45,7 @@ from hermes_celery.settings import (
     unusable_home,
 )
 from hermes_celery.store import CANNOT_SAVE, Database, Load, Shards
+from hermes_celery.store.database import MOST_SHARDS
 from hermes_celery.wiring.beat import split_due_index
 from hermes_celery.wiring.client import check_broker, open_cron
 from hermes_celery.wiring.delivery import check_alerts
@@ -61,6 +63,30 @@ _LEASE_SECONDS = 3.0
 #: The first beat; those of further shards are `beat-2`, `beat-3`, ...
 _BEAT = "beat"
 _DEMO_SCRIPT = '#!/usr/bin/env bash\necho "hello from $(hostname) at $(date +%T)"\n'
+
+
+@click.command()
+@click.option("--demo", is_flag=True, help="Add a job that says hello every ten seconds.")
+@click.option(
+    "--shards",
+    type=click.IntRange(1, MOST_SHARDS),
+    metavar="COUNT",
+    help="Split the due index among several beats, and start them. Default: as it is split now.",
+)
+def up(demo: bool, shards: int | None) -> None:
+    """Start everything on this machine, and stop it in order on Ctrl-C.
+
+    A Valkey server of its own unless HERMES_REDIS_URL names one, a beat, and a worker with
+    HERMES_CRON_MAX_WORKERS slots (default 4). A running job gets HERMES_CELERY_GRACE seconds
+    (default 30) when it stops. What ends is shown as it happens. Where the due index is split into
+    shards there is a beat for each, as far as there are cores.
+    """
+    if project() is not None:
+        raise click.UsageError(
+            "`up` starts our own app, not a project's; start `celery -A APP worker` and "
+            "`celery -A APP beat -S hermes_celery.beat:CronScheduler`"
+        )
+    raise SystemExit(bring_up(read_settings(), demo=demo, shards=shards))
 
 
 def bring_up(settings: Settings, *, demo: bool, shards: int | None) -> int:

@@ -1,0 +1,93 @@
+"""`status`: who leads, what waits and what runs, as `observe.figures` reads it."""
+
+from __future__ import annotations
+
+import click
+
+from hermes_celery.cli.options import json_option
+from hermes_celery.cli.scope import given_app, read_settings, repeating
+from hermes_celery.cli.screen import print_json, shown
+from hermes_celery.instant import optional_from_ms
+from hermes_celery.masking.server_urls import without_password
+from hermes_celery.observe.checks.records import REPAIR
+from hermes_celery.observe.checks.workers_and_queues import (
+    all_is_served,
+    no_workers,
+    queue_findings,
+)
+from hermes_celery.observe.figures import Status, read_status
+from hermes_celery.settings import default_timezone, redis_url
+from hermes_celery.store import beat_command
+from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.queue_health import QueueLook
+from hermes_celery.wiring.server import readable_database
+
+
+@click.command()
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 1 when no beat leads, no worker is there, or nobody takes what waits.",
+)
+@json_option
+def status(check: bool, as_json: bool) -> None:
+    """Say who leads, what waits and what runs."""
+    settings = read_settings()
+    database = readable_database(settings)
+    witness = Witness(settings.state_dir, database)
+    state = read_status(database, app=given_app(), witness=witness)
+    if as_json:
+        print_json(state)
+    else:
+        _print_status(state, url=without_password(redis_url(settings)))
+    if check and not all_is_served(state):
+        raise SystemExit(1)
+
+
+def _print_status(state: Status, *, url: str) -> None:
+    zone = default_timezone()
+    _say(f"server    {state.server} at {url}")
+    _say(f"beat      {state.leader or who_is_missing(state)}")
+    _say(f"workers   {', '.join(state.workers) or no_workers(state)}")
+    for look in state.queues:
+        if look.waiting:
+            _say(f"queue     {_queue_line(look, zone=zone)}")
+    for finding in queue_findings(state):
+        _say(f"{finding.verdict.value:<9} {finding.text}")
+    due = optional_from_ms(state.next_due_ms)
+    _say(f"jobs      {state.jobs}, next due {shown(due, zone=zone, missing='never')}")
+    _say(f"runs      {state.queued} queued, {state.running} running")
+    if state.incidents:
+        _say(f"incidents {state.incidents} open; `hermes-celery incidents` lists them")
+    _print_troubles(state)
+    if state.paused_ms is not None:
+        since = shown(optional_from_ms(state.paused_ms), zone=zone)
+        note = f": {state.pause_note}" if state.pause_note else ""
+        _say(f"paused    everything since {since}{note}; `hermes-celery resume --all` goes on")
+
+
+def _print_troubles(state: Status) -> None:
+    if state.gone:
+        _say(f"gone      {state.gone}")
+    for text in state.refused:
+        _say(f"refused   {text}")
+    for text in state.broken:
+        _say(f"broken    {text}; {REPAIR}")
+
+
+def _say(text: str) -> None:
+    click.echo(repeating(text))
+
+
+def _queue_line(look: QueueLook, *, zone: str) -> str:
+    oldest = shown(optional_from_ms(look.oldest_ms), zone=zone, missing="")
+    since = f", the oldest since {oldest}" if oldest else ""
+    return f"{look.name}: {look.waiting} messages wait{since}; {len(look.workers)} workers"
+
+
+def who_is_missing(state: Status) -> str:
+    """What to say where a shard has no leader."""
+    if len(state.unled) == state.shards:
+        return f"none: nothing is dispatched; start {beat_command(state.app)}"
+    missing = ", ".join(map(str, state.unled))
+    return f"none for shard {missing} of {state.shards}; a beat takes over within a second"
