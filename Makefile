@@ -15,7 +15,7 @@ test: $(VENV)/.installed-dev
 
 # Every bad value, malformed message, hostile megabyte and old version there is; half an hour and more.
 test-long: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m slow tests/store tests/system tests/projects tests/unit/test_linear.py
+	$(BIN)/python -m pytest -n 2 -m slow tests/store tests/system tests/projects tests/unit/test_linear_time.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

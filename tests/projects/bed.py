@@ -88,7 +88,7 @@ class Bed:
         }
         #: Where the project keeps its jobs: under the name of its app.
         self.namespace = name
-        #: What a program of version 0.1.0 is told besides; see `tests.old`.
+        #: What a program of version 0.1.0 is told besides; see `tests.version_0_1_0`.
         self.old: dict[str, str] = {}
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._databases: list[Database] = []

@@ -14,14 +14,14 @@ import pytest
 
 from hermes_celery.store import Database, connect
 from hermes_celery.store.keys import Keys
-from tests import old
+from tests import version_0_1_0
 from tests.projects.bed import Bed
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Bed]:
     with Bed("shop", tmp_path) as shop:
-        unpacked = old.unpack(tmp_path / "0.1.0")
+        unpacked = version_0_1_0.unpack(tmp_path / "0.1.0")
         shop.old = {"PYTHONPATH": f"{unpacked}:{shop.environment['PYTHONPATH']}"}
         yield shop
 

@@ -38,9 +38,9 @@ from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Jobs, Runs, connect
 from hermes_celery.store.keys import Keys
 from hermes_celery.wiring.client import open_cron
-from tests.proof.checker import Verdict, check
 from tests.proof.history import History, Span, Start, all_records
-from tests.proof.soak_members import (
+from tests.proof.history_checker import Verdict, check
+from tests.proof.soak_disturbances import (
     Disturbances,
     Disturbed,
     Member,

@@ -28,15 +28,15 @@ from hermes_celery.core.run import Run, job_id_of
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Jobs, Shards
 from hermes_celery.wiring.server import open_database
-from tests.proof.checker import Verdict, check
+from tests.proof.concurrent_editors import ConcurrentEditors, Figures
+from tests.proof.delivery_receipts import RUN_ID, Receipt
+from tests.proof.faulty_proxy import Proxy
 from tests.proof.history import History, all_records, starts_in
-from tests.proof.people import Figures, People
-from tests.proof.proxy import Proxy
-from tests.proof.reaching import RUN_ID, Receipt
-from tests.proof.sharing import budget_faults, crowds_in
-from tests.proof.soak_children import make_runs, make_soak_app
+from tests.proof.history_checker import Verdict, check
+from tests.proof.limits_check import budget_faults, crowds_in
+from tests.proof.soak_disturbances import Disturbed, Member, Server, inherited_environment, wait_for
 from tests.proof.soak_faults import Vandal
-from tests.proof.soak_members import Disturbed, Member, Server, inherited_environment, wait_for
+from tests.proof.soak_processes import make_runs, make_soak_app
 from tests.proof.soak_verdict import cared_for, delivery_counts, silently_stopped
 from tests.receivers import http_receiver
 from tests.support import messages_of
@@ -124,7 +124,9 @@ class Round(Disturbed):
         stack.callback(self._end_all)
         self._receiver = stack.enter_context(http_receiver())
         self._cron = _cron(self._database, self._settings)
-        self._people = People(self._cron, dice=self._dice, deliver_url=self._receiver.url)
+        self._people = ConcurrentEditors(
+            self._cron, dice=self._dice, deliver_url=self._receiver.url
+        )
         self._vandal = Vandal(self._database, dice=self._dice)
         self._begun = self._cron.now
         self._proxy_opens_at: float | None = None
@@ -325,13 +327,13 @@ class Round(Disturbed):
         return next((b for b in self._beats if b.well and f":{b.process.pid}:" in owner), None)
 
     def _member(self, number: int, role: str, home: Path) -> Member:
-        command = [sys.executable, "-m", "tests.proof.soak_children", role]
+        command = [sys.executable, "-m", "tests.proof.soak_processes", role]
         return Member(command, self._environment(number), home / "children.log")
 
     def _celery(self, number: int, home: Path) -> Member:
         options = ("--pool", "threads", "--concurrency", "2", "--loglevel", "WARNING")
         node = ("--hostname", f"w{number}@soak")
-        command = [sys.executable, "-m", "celery", "-A", "tests.proof.soak_children:app", "worker"]
+        command = [sys.executable, "-m", "celery", "-A", "tests.proof.soak_processes:app", "worker"]
         return Member([*command, *options, *node], self._environment(number), home / "children.log")
 
     def _environment(self, number: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from hermes_celery.core.job import Job, JobState
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.store import Database
-from tests.proof.reaching import Receipt
+from tests.proof.delivery_receipts import Receipt
 
 
 def silently_stopped(

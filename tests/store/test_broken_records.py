@@ -10,7 +10,7 @@ from hermes_celery.core.incidents import Incident, TroubleKind
 from hermes_celery.delivering.broken_records import BrokenRecords
 from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.store import Database
-from tests.store.place import Place, at
+from tests.store.delivering_host import Place, at
 from tests.support import HandClock
 
 JOB = "a" * 12

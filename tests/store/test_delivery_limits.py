@@ -24,7 +24,7 @@ from hermes_celery.errors import StoreUnavailable
 from hermes_celery.store import Breakers, Database, Deliveries
 from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS
 from tests.receivers import HttpReceiver, http_receiver
-from tests.store.place import Place, at
+from tests.store.delivering_host import Place, at
 from tests.support import HandClock
 
 

@@ -17,7 +17,7 @@ from hermes_celery.scheduling.rescue import NEVER_CAME, RETRY_NEVER_CAME, Rescue
 from hermes_celery.scheduling.tick import tick
 from hermes_celery.store import Claim, Database, Repairs
 from tests.receivers import http_receiver
-from tests.store.place import at
+from tests.store.delivering_host import at
 from tests.support import HandClock, PlainMessages, Store
 
 TOKEN = 1

@@ -13,7 +13,7 @@ from hermes_celery.core.run import RunState, job_id_of
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store import Database, How, Incidents, Jobs, Moved, Mover, Records, Repairs
 from hermes_celery.store.keys import Keys
-from tests.recorded import recording
+from tests.recorded_stores import recording
 from tests.support import HandClock, Store, a_job, replaced
 
 _OVER = {"lease", "leader", "term", "workers", "mark", "shards", "beats", "switch", "grown"}

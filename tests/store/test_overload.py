@@ -14,7 +14,7 @@ from hermes_celery.core.run import Trigger, run_id_of
 from hermes_celery.delivering.overload import OverloadWatch
 from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.store import Asked, Database, ForeignQueue, ForeignQueues, Load, WorkerSign
-from tests.store.place import Place, at
+from tests.store.delivering_host import Place, at
 from tests.support import HandClock
 
 GB = 2**30

@@ -23,7 +23,7 @@ from hermes_celery.running.stuck_work import (
 )
 from hermes_celery.session import Session
 from hermes_celery.store import Claim, Runs, Signs
-from tests.store.place import Place, at
+from tests.store.delivering_host import Place, at
 from tests.store.test_watchdog import reporter, watchdog
 from tests.support import HandClock, Store, eventually
 

@@ -25,7 +25,7 @@ from hermes_celery.store import (
     Signs,
 )
 from tests.receivers import HttpReceiver, http_receiver
-from tests.store.place import Place, at
+from tests.store.delivering_host import Place, at
 from tests.support import HandClock, Store, eventually
 
 

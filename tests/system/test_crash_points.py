@@ -15,10 +15,8 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.core.policy import OnLost, Overlap, Policy
-from tests.proof.crashing import Fate
-from tests.proof.every_point import VICTIMS_COME_BACK, Enumeration
-from tests.proof.scene import Scene
-from tests.proof.scenes import (
+from tests.proof.crash_scene import Scene
+from tests.proof.crash_scene_setups import (
     beat_scene,
     budget_scene,
     delivered_scene,
@@ -29,9 +27,11 @@ from tests.proof.scenes import (
     neighbours_scene,
     worker_scene,
 )
-from tests.proof.zygote import Act, Zygote
+from tests.proof.crashing_connections import Fate
+from tests.proof.every_crash_point import VICTIMS_COME_BACK, Enumeration
+from tests.proof.fork_server import Act, ForkServer
 
-pytest_plugins = ("tests.proof.stage",)
+pytest_plugins = ("tests.proof.crash_fixtures",)
 pytestmark = pytest.mark.system
 
 POLICIES = {
@@ -47,40 +47,44 @@ REDELIVERED = timedelta(seconds=200)
 PATIENCE = timedelta(seconds=660)
 
 
-def test_a_beat_killed_at_any_call(zygote: Zygote, server: str, starts: Callable[[], Path]) -> None:
-    assert_clean(beat(zygote, Fate.DIES, lambda: beat_scene(server, starts())), at_least=80)
+def test_a_beat_killed_at_any_call(
+    fork_server: ForkServer, server: str, starts: Callable[[], Path]
+) -> None:
+    assert_clean(beat(fork_server, Fate.DIES, lambda: beat_scene(server, starts())), at_least=80)
 
 
 def test_a_beat_frozen_at_any_call_wakes_up_and_changes_nothing(
-    zygote: Zygote, server: str, starts: Callable[[], Path]
+    fork_server: ForkServer, server: str, starts: Callable[[], Path]
 ) -> None:
-    assert_clean(beat(zygote, Fate.FREEZES, lambda: beat_scene(server, starts())), at_least=80)
+    assert_clean(beat(fork_server, Fate.FREEZES, lambda: beat_scene(server, starts())), at_least=80)
 
 
 @pytest.mark.parametrize("fate", [Fate.DIES, pytest.param(Fate.FREEZES, marks=pytest.mark.slow)])
 def test_a_beat_whose_messages_run_a_projects_code_at_any_call(
-    zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate
+    fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate
 ) -> None:
-    assert_clean(beat(zygote, fate, lambda: late_scene(server, starts())), at_least=60)
+    assert_clean(beat(fork_server, fate, lambda: late_scene(server, starts())), at_least=60)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("fate", DIES_OR_FREEZES)
 def test_a_beat_of_eight_shards_at_any_call(
-    zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate
+    fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate
 ) -> None:
-    assert_clean(beat(zygote, fate, lambda: beat_scene(server, starts(), shards=8)), at_least=120)
+    assert_clean(
+        beat(fork_server, fate, lambda: beat_scene(server, starts(), shards=8)), at_least=120
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("fate", DIES_OR_FREEZES)
 def test_a_worker_at_any_call(
-    zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate, policy: str
+    fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate, policy: str
 ) -> None:
     name = "fails" if POLICIES[policy].retries else "works"
     enumeration = Enumeration(
-        zygote,
+        fork_server,
         act=Act.WORKER,
         fate=fate,
         make_scene=lambda: worker_scene(server, starts(), policy=POLICIES[policy], name=name),
@@ -91,10 +95,10 @@ def test_a_worker_at_any_call(
 
 @pytest.mark.parametrize("fate", DIES_OR_FREEZES)
 def test_a_worker_that_gives_heartbeats_at_any_call(
-    zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate
+    fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate
 ) -> None:
     enumeration = Enumeration(
-        zygote,
+        fork_server,
         act=Act.WORKER,
         fate=fate,
         make_scene=lambda: worker_scene(server, starts(), policy=Policy()),
@@ -124,11 +128,11 @@ SPOILT: dict[str, tuple[Callable[[str, Path], Scene], Act, int]] = {
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("fate", DIES_OR_FREEZES)
 def test_deliveries_groups_and_budgets_at_any_call(
-    zygote: Zygote, server: str, starts: Callable[[], Path], fate: Fate, name: str
+    fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate, name: str
 ) -> None:
     make_scene, act, at_least = SHARED[name]
     enumeration = Enumeration(
-        zygote,
+        fork_server,
         act=act,
         fate=fate,
         make_scene=lambda: make_scene(server, starts()),
@@ -150,11 +154,11 @@ SPOILT_OFTEN = ("a run", "a delivery", "a delivery that is due", "a full group")
     ],
 )
 def test_a_key_that_is_spoilt_between_two_calls_harms_no_other_job(
-    zygote: Zygote, server: str, starts: Callable[[], Path], name: str
+    fork_server: ForkServer, server: str, starts: Callable[[], Path], name: str
 ) -> None:
     make_scene, act, _ = {**SHARED, **SPOILT}[name]
     enumeration = Enumeration(
-        zygote,
+        fork_server,
         act=act,
         fate=Fate.SPOILS,
         make_scene=lambda: make_scene(server, starts()),
@@ -172,10 +176,10 @@ def test_a_key_that_is_spoilt_between_two_calls_harms_no_other_job(
     ("pool", "threads"), [("solo", "main"), ("threads", "main"), ("threads", "pool")]
 )
 def test_a_celery_worker_killed_at_any_call(
-    zygote: Zygote, server: str, starts: Callable[[], Path], pool: str, threads: str
+    fork_server: ForkServer, server: str, starts: Callable[[], Path], pool: str, threads: str
 ) -> None:
     enumeration = Enumeration(
-        zygote,
+        fork_server,
         act=Act.CELERY,
         fate=Fate.DIES,
         make_scene=lambda: worker_scene(server, starts(), policy=Policy()),
@@ -186,10 +190,10 @@ def test_a_celery_worker_killed_at_any_call(
     assert_clean(enumeration, at_least=10)
 
 
-def beat(zygote: Zygote, fate: Fate, make_scene: Callable[[], Scene]) -> Enumeration:
+def beat(fork_server: ForkServer, fate: Fate, make_scene: Callable[[], Scene]) -> Enumeration:
     """A beat's two steps: what is due, and whom to rescue."""
     return Enumeration(
-        zygote,
+        fork_server,
         act=Act.BEAT,
         fate=fate,
         make_scene=make_scene,

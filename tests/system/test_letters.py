@@ -17,8 +17,8 @@ from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Letters, connect
 from hermes_celery.store.keys import Keys
 from hermes_celery.wiring.client import open_cron
+from tests.bad_messages import SELECTION, corpus, good
 from tests.conftest import await_server
-from tests.letters import SELECTION, corpus, good
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
 

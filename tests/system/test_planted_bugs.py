@@ -9,12 +9,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.core.policy import OnLost, Policy
-from tests.proof.crashing import Fate
-from tests.proof.every_point import Enumeration
-from tests.proof.planted import Plant
-from tests.proof.project_soak import Plan as ProjectPlan
-from tests.proof.project_soak import run_round as run_project_round
-from tests.proof.scenes import (
+from tests.proof.crash_scene_setups import (
     beat_scene,
     budget_scene,
     delivered_scene,
@@ -22,10 +17,15 @@ from tests.proof.scenes import (
     late_scene,
     worker_scene,
 )
+from tests.proof.crashing_connections import Fate
+from tests.proof.every_crash_point import Enumeration
+from tests.proof.fork_server import Act, ForkServer
+from tests.proof.known_bugs import KnownBug
+from tests.proof.project_soak import Plan as ProjectPlan
+from tests.proof.project_soak import run_round as run_project_round
 from tests.proof.soak import Plan, run_round
-from tests.proof.zygote import Act, Zygote
 
-pytest_plugins = ("tests.proof.stage",)
+pytest_plugins = ("tests.proof.crash_fixtures",)
 pytestmark = pytest.mark.system
 
 Starts = Callable[[], Path]
@@ -36,10 +36,12 @@ def first_fault(enumeration: Enumeration) -> tuple[str, str]:
     return next(((call, what) for call, what in enumeration.faults() if what), ("", ""))
 
 
-def beat(zygote: Zygote, server: str, starts: Starts, plant: Plant, fate: Fate) -> Enumeration:
+def beat(
+    fork_server: ForkServer, server: str, starts: Starts, plant: KnownBug, fate: Fate
+) -> Enumeration:
     """A beat of the package with a bug in it."""
     return Enumeration(
-        zygote,
+        fork_server,
         act=Act.BEAT,
         fate=fate,
         make_scene=lambda: beat_scene(server, starts(), plant=plant),
@@ -48,11 +50,11 @@ def beat(zygote: Zygote, server: str, starts: Starts, plant: Plant, fate: Fate) 
 
 
 def worker(
-    zygote: Zygote, server: str, starts: Starts, plant: Plant, policy: Policy
+    fork_server: ForkServer, server: str, starts: Starts, plant: KnownBug, policy: Policy
 ) -> Enumeration:
     """A worker of the package with a bug in it, frozen for longer than its heartbeat may stop."""
     return Enumeration(
-        zygote,
+        fork_server,
         act=Act.WORKER,
         fate=Fate.FREEZES,
         make_scene=lambda: worker_scene(server, starts(), plant=plant, policy=policy),
@@ -61,30 +63,30 @@ def worker(
 
 
 def test_moving_the_schedule_before_publishing_loses_occurrences(
-    zygote: Zygote, server: str, starts: Starts
+    fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
-    call, what = first_fault(beat(zygote, server, starts, Plant.SCHEDULE_FIRST, Fate.DIES))
+    call, what = first_fault(beat(fork_server, server, starts, KnownBug.SCHEDULE_FIRST, Fate.DIES))
     assert "HSET" in call or "ZADD" in call
     assert "has no record" in what
 
 
 def test_publishing_outside_the_script_makes_runs_late(
-    zygote: Zygote, server: str, starts: Starts
+    fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     # Recorded in the script, published after it: the rescue finds them, but only much later.
-    call, what = first_fault(beat(zygote, server, starts, Plant.PUBLISH_OUTSIDE, Fate.DIES))
+    call, what = first_fault(beat(fork_server, server, starts, KnownBug.PUBLISH_OUTSIDE, Fate.DIES))
     assert "after EVALSHA" in call
     assert " s late" in what
 
 
 def test_a_run_that_waits_for_its_message_and_is_not_noted_is_late(
-    zygote: Zygote, server: str, starts: Starts
+    fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     enumeration = Enumeration(
-        zygote,
+        fork_server,
         act=Act.BEAT,
         fate=Fate.DIES,
-        make_scene=lambda: late_scene(server, starts(), plant=Plant.LATE_UNNOTED),
+        make_scene=lambda: late_scene(server, starts(), plant=KnownBug.LATE_UNNOTED),
         late_after=timedelta(seconds=60),
     )
     _, what = first_fault(enumeration)
@@ -106,37 +108,39 @@ def test_what_a_project_does_with_its_messages_is_noticed_when_it_is_not_heard_o
     assert what in result.faults()
 
 
-def test_running_without_a_claim_starts_twice(zygote: Zygote, server: str, starts: Starts) -> None:
-    call, what = first_fault(worker(zygote, server, starts, Plant.NO_CLAIM, Policy()))
+def test_running_without_a_claim_starts_twice(
+    fork_server: ForkServer, server: str, starts: Starts
+) -> None:
+    call, what = first_fault(worker(fork_server, server, starts, KnownBug.NO_CLAIM, Policy()))
     assert "after RPOP" in call
     assert "started 2 times" in what
 
 
 def test_without_a_fence_a_frozen_leader_writes(
-    zygote: Zygote, server: str, starts: Starts
+    fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
-    call, what = first_fault(beat(zygote, server, starts, Plant.NO_FENCE, Fate.FREEZES))
+    call, what = first_fault(beat(fork_server, server, starts, KnownBug.NO_FENCE, Fate.FREEZES))
     assert "EVALSHA" in call
     assert "woke up and changed" in what
 
 
 def test_without_a_claim_token_a_run_that_was_given_up_is_overwritten(
-    zygote: Zygote, server: str, starts: Starts
+    fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     policy = Policy(on_lost=OnLost.FAIL)
-    call, what = first_fault(worker(zygote, server, starts, Plant.NO_CLAIM_TOKEN, policy))
+    call, what = first_fault(worker(fork_server, server, starts, KnownBug.NO_CLAIM_TOKEN, policy))
     assert "EVALSHA" in call
     assert "woke up and changed" in what
 
 
 def test_a_delivery_that_is_not_noted_is_lost_with_its_message(
-    zygote: Zygote, server: str, starts: Starts
+    fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     enumeration = Enumeration(
-        zygote,
+        fork_server,
         act=Act.POSTMAN,
         fate=Fate.DIES,
-        make_scene=lambda: delivered_scene(server, starts(), plant=Plant.DELIVERY_UNNOTED),
+        make_scene=lambda: delivered_scene(server, starts(), plant=KnownBug.DELIVERY_UNNOTED),
         late_after=timedelta(seconds=200),
     )
     call, what = first_fault(enumeration)
@@ -146,13 +150,13 @@ def test_a_delivery_that_is_not_noted_is_lost_with_its_message(
 
 
 def test_a_group_that_takes_everybody_is_over_its_limit(
-    zygote: Zygote, server: str, starts: Starts
+    fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     enumeration = Enumeration(
-        zygote,
+        fork_server,
         act=Act.WORKER,
         fate=Fate.DIES,
-        make_scene=lambda: group_scene(server, starts(), full=True, plant=Plant.NO_PLACES),
+        make_scene=lambda: group_scene(server, starts(), full=True, plant=KnownBug.NO_PLACES),
         late_after=timedelta(seconds=200),
     )
     _, what = first_fault(enumeration)
@@ -160,13 +164,13 @@ def test_a_group_that_takes_everybody_is_over_its_limit(
 
 
 def test_a_budget_that_pauses_nothing_is_overspent(
-    zygote: Zygote, server: str, starts: Starts
+    fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     enumeration = Enumeration(
-        zygote,
+        fork_server,
         act=Act.WORKER,
         fate=Fate.DIES,
-        make_scene=lambda: budget_scene(server, starts(), plant=Plant.NO_PAUSE),
+        make_scene=lambda: budget_scene(server, starts(), plant=KnownBug.NO_PAUSE),
         late_after=timedelta(seconds=200),
     )
     _, what = first_fault(enumeration)

@@ -30,7 +30,7 @@ from hermes_celery.core.run import Delivery, Run, RunState
 from hermes_celery.core.work import HttpCall, TaskCall
 from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.store import FORMAT, Database, Formats, Incidents
-from tests import old
+from tests import version_0_1_0
 from tests.receivers import HttpReceiver, http_receiver
 from tests.support import eventually, replaced
 from tests.system.conftest import Processes, script, script_job
@@ -72,7 +72,7 @@ class Fleet:
         self._processes = processes
         self._valkey = valkey
         self._place = place
-        self._old = str(old.unpack(place / "0.1.0"))
+        self._old = str(version_0_1_0.unpack(place / "0.1.0"))
         self._workers = 0
 
     def beat(self, version: Version) -> subprocess.Popen[bytes]:

@@ -19,7 +19,7 @@ from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Letters
 from hermes_celery.wiring.project import Cron
-from tests.letters import SELECTION, corpus
+from tests.bad_messages import SELECTION, corpus
 from tests.support import eventually
 from tests.system.conftest import Processes, await_leader, await_worker
 

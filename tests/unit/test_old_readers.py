@@ -17,7 +17,7 @@ import pytest
 from hermes_celery.core.task_call import checked_task
 from hermes_celery.core.work import TaskCall
 from hermes_celery.interop.beat_schedule import text_of
-from tests import old
+from tests import version_0_1_0
 from tests.support import a_spec
 
 _PROGRAM = """
@@ -50,7 +50,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What 0.1.0 says of a few jobs and schedules."""
-    place = old.unpack(tmp_path_factory.mktemp("old"))
+    place = version_0_1_0.unpack(tmp_path_factory.mktemp("old"))
     call = TaskCall(
         name="shop.report",
         args=[datetime(2024, 1, 2, tzinfo=UTC), (1, date(2024, 1, 2))],

@@ -1,0 +1,229 @@
+"""A run that was published and is not followed: over at once, never pushed again, executed once."""
+
+from __future__ import annotations
+
+import zipfile
+from datetime import timedelta
+
+import pytest
+
+from hermes_celery.core.job import Job, JobRequest, JobState
+from hermes_celery.core.policy import CatchUp, Policy
+from hermes_celery.core.run import Delivery, Occurrence, Run, RunState, Trigger
+from hermes_celery.core.work import TaskCall
+from hermes_celery.instant import to_ms
+from hermes_celery.scheduling.tick import TickReport, tick
+from hermes_celery.store import Asked, DueIndex, Fate
+from tests import version_0_1_0
+from tests.support import NOON, Store
+
+TOKEN = 7
+WHY = "queue 'svc' is consumed by svc@host, which does not report"
+CALL = TaskCall(name="svc.tick")
+
+
+@pytest.fixture
+def sending(store: Store) -> Store:
+    """A store whose leader knows that nobody reports of tasks."""
+    store.database.call("SET", store.database.keys.term, TOKEN)
+    return store
+
+
+def job_of(store: Store, schedule: str = "every 1m", **fields: object) -> Job:
+    request = JobRequest(  # any of its fields
+        **{"schedule": schedule, "task": CALL, "name": "n", **fields}  # type: ignore[arg-type]
+    )
+    return store.cron.add(request)
+
+
+def ticked(store: Store, *, why: str = WHY) -> TickReport:
+    due = DueIndex(store.database, why_sent=lambda spec, queue: why)
+    return tick(due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+
+
+def redelivered(store: Store, run: Run, fate: Fate) -> str:
+    return store.runs.redeliver(
+        run,
+        seen_ms=deadline(store, run),
+        now_ms=store.clock.ms,
+        token=TOKEN,
+        queue=store.database.keys.default_queue,
+        message=run.id.encode(),
+        fate=fate,
+    )
+
+
+def deadline(store: Store, run: Run) -> int:
+    return int(store.database.call("ZSCORE", store.database.keys.queued, run.id))
+
+
+def test_it_is_over_in_the_step_that_pushes_it_and_the_next_one_is_not_held_up(
+    sending: Store,
+) -> None:
+    job = job_of(sending)
+    for _ in range(3):
+        sending.clock.advance(60)
+        assert ticked(sending).dispatched == 1
+    runs = sending.runs.latest(job_id=job.id, limit=9)
+    assert [run.id for run in reversed(runs)] == sending.queue()
+    for run in runs:
+        assert (run.state, run.reason, run.delivery) == (RunState.SENT, WHY, Delivery.NONE)
+        assert run.finished_at == run.queued_at
+        assert run.fault is None
+    assert sending.runs.counts() == {"queued": 0, "running": 0}
+    after = sending.cron.show("n")
+    assert (after.last_status, after.last_run_at) == ("sent", NOON + timedelta(minutes=3))
+
+
+def test_missed_occurrences_that_are_caught_up_together_are_all_sent(sending: Store) -> None:
+    job_of(sending, policy=Policy(catch_up=CatchUp.ALL))
+    sending.clock.advance(180)
+    assert ticked(sending).dispatched == 3
+    assert {run.state for run in sending.cron.latest_runs("n")} == {RunState.SENT}
+
+
+def test_jobs_of_our_own_kinds_are_never_sent(sending: Store) -> None:
+    sending.cron.add(JobRequest(schedule="every 1m", prompt="x", name="ours"))
+    sending.clock.advance(60)
+    ticked(sending)
+    assert sending.cron.latest_runs("ours")[0].state is RunState.QUEUED
+
+
+def test_the_last_occurrence_completes_the_job(sending: Store) -> None:
+    job_of(sending, schedule="every 1m", repeat=1)
+    sending.clock.advance(60)
+    ticked(sending)
+    assert sending.cron.show("n").state is JobState.COMPLETED
+
+
+def test_a_failure_before_it_is_neither_forgotten_nor_counted_on(sending: Store) -> None:
+    job = job_of(sending)
+    sending.database.call("HSET", sending.database.keys.job(job.id), "failures", 2)
+    sending.clock.advance(60)
+    ticked(sending)
+    assert sending.database.call("HGET", sending.database.keys.job(job.id), "failures") == "2"
+
+
+def test_it_is_listed_by_its_state_and_cannot_be_cancelled(sending: Store) -> None:
+    job_of(sending)
+    sending.clock.advance(60)
+    ticked(sending)
+    (run,) = sending.cron.latest_runs("n", state=RunState.SENT)
+    assert sending.cron.latest_runs("n", state=RunState.SUCCEEDED) == []
+    assert sending.cron.cancel(run.id) == "over"
+    assert sending.runs.has_run(run.id)
+
+
+def test_a_run_by_hand_is_sent_as_well(sending: Store) -> None:
+    job = job_of(sending)
+    occurrence = Occurrence(job_id=job.id, due_ms=to_ms(NOON), manual="abcd")
+    (run_id,) = sending.runs.trigger(
+        job.spec,
+        [Asked(run_id=occurrence.run_id, message=occurrence.run_id.encode())],
+        trigger=Trigger.MANUAL,
+        now_ms=sending.clock.ms,
+        queue=sending.database.keys.default_queue,
+        key="k",
+        why_sent=WHY,
+    )
+    assert sending.runs.get(run_id).state is RunState.SENT
+    assert sending.queue() == [run_id]
+    assert sending.cron.show("n").last_status == "sent"
+
+
+def test_a_worker_with_hooks_that_takes_it_executes_it_once(sending: Store) -> None:
+    job_of(sending)
+    sending.clock.advance(60)
+    ticked(sending)
+    (run_id,) = sending.queue()
+
+    def claim(token: str) -> object:
+        return sending.runs.claim(run_id, token=token, now_ms=sending.clock.ms, worker="w@host")
+
+    assert claim("a") == "sent"
+    # The answer to the first question was lost on the way.
+    assert claim("a") == "sent"
+    assert claim("b") == "taken"
+    run = sending.runs.get(run_id)
+    assert (run.state, run.worker) == (RunState.SENT, "w@host")
+
+
+def queued_run(store: Store) -> Run:
+    """A run that was pushed before anybody knew who consumes its queue."""
+    job_of(store)
+    store.clock.advance(60)
+    ticked(store, why="")
+    (run,) = store.cron.latest_runs("n")
+    return run
+
+
+def test_a_run_whose_message_was_taken_is_not_pushed_again(sending: Store) -> None:
+    run = queued_run(sending)
+    fate = Fate(looks=True, when_gone="taken")
+    assert redelivered(sending, run, fate) == "waiting"
+    assert sending.queue() == [run.id]
+    sending.database.call("RPOP", sending.database.keys.default_queue)
+    assert redelivered(sending, run, fate) == "sent"
+    assert sending.queue() == []
+    ended = sending.runs.get(run.id)
+    assert (ended.state, ended.reason) == (RunState.SENT, "taken")
+    assert sending.runs.counts()["queued"] == 0
+
+
+def test_a_run_whose_message_was_lost_is_pushed_again(sending: Store) -> None:
+    run = queued_run(sending)
+    sending.database.call("DEL", sending.database.keys.default_queue)
+    assert redelivered(sending, run, Fate(looks=True)) == "ok"
+    assert sending.queue() == [run.id]
+
+
+def test_what_waits_on_the_queue_is_not_called_taken_and_its_deadline_stays(
+    sending: Store,
+) -> None:
+    run = queued_run(sending)
+    seen_ms = deadline(sending, run)
+
+    def end() -> bool:
+        return sending.runs.end_sent(
+            run,
+            seen_ms=seen_ms,
+            now_ms=sending.clock.ms,
+            token=TOKEN,
+            queue=sending.database.keys.default_queue,
+            why="taken",
+        )
+
+    assert not end()
+    assert (sending.queue(), deadline(sending, run)) == ([run.id], seen_ms)
+    sending.database.call("RPOP", sending.database.keys.default_queue)
+    assert end()
+    assert sending.queue() == []
+
+
+def test_a_message_that_was_never_pushed_is_pushed_and_then_over(sending: Store) -> None:
+    run = queued_run(sending)
+    sending.database.call("DEL", sending.database.keys.default_queue)
+    sending.database.call("HSET", sending.database.keys.run(run.id), "unpushed", "1")
+    assert redelivered(sending, run, Fate(looks=True, when_gone="taken", when_pushed=WHY)) == "sent"
+    assert sending.queue() == [run.id]
+    assert sending.runs.get(run.id).reason == WHY
+
+
+def test_the_end_of_a_sent_run_lets_the_run_behind_it_go(sending: Store) -> None:
+    run = queued_run(sending)
+    sending.database.call("RPOP", sending.database.keys.default_queue)
+    job_id = run.job_id
+    held = f"{job_id}-20260622T120500Z"
+    keys = sending.database.keys
+    sending.database.call("RPUSH", keys.held(job_id), f"{held}\0{held}")
+    sending.database.call("HSET", keys.run(held), "state", "queued", "job_name", "n")
+    assert redelivered(sending, run, Fate(looks=True, when_gone="taken")) == "sent"
+    assert sending.queue() == [held]
+
+
+def test_version_0_1_0_reads_it() -> None:
+    """The word in `state` is one that it knows."""
+    with zipfile.ZipFile(version_0_1_0.WHEEL) as wheel:
+        text = wheel.read("hermes_celery/core/run.py").decode()
+    assert f'= "{RunState.SENT.stored}"' in text
+    assert f'= "{RunState.SENT.value}"' not in text

@@ -1,0 +1,255 @@
+"""Celery's schedules mean here what they mean to Celery: the instants are the same.
+
+The reference is Celery's own `crontab`, asked for its next instant again and again in UTC. What a
+change of the clocks does is ours to say (see `test_reference`), so only one zone is met.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from importlib import import_module
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from celery import Celery
+from celery.schedules import BaseSchedule, crontab, schedule, solar
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hermes_celery.core.schedule_text import text_of, zone_name
+from hermes_celery.errors import JobError
+from hermes_celery.schedule import parse
+from hermes_celery.schedule.explaining import explain
+
+#: Without types; a zone of its is what many projects give Celery.
+pytz = import_module("pytz")
+APP = Celery("celery-schedules", set_as_current=False)
+APP.conf.timezone = "UTC"
+NOON = datetime(2026, 6, 22, 12, tzinfo=UTC)
+
+
+def a_crontab(**fields: Any) -> crontab:
+    return crontab(app=APP, **fields)
+
+
+def celerys_next(given: crontab, after: datetime, *, count: int) -> list[datetime]:
+    """Celery's own instants: what its beat would do that ran the entry at each of them."""
+    found = []
+    for _ in range(count):
+        given.nowfun = lambda at=after: at
+        after += given.remaining_estimate(after)
+        found.append(after)
+    given.nowfun = None
+    return found
+
+
+def our_next(text: str, after: datetime, *, count: int) -> list[datetime]:
+    schedule, found = parse(text), []
+    for _ in range(count):
+        upcoming = schedule.next_after(after)
+        assert upcoming is not None
+        after = upcoming
+        found.append(after)
+    return found
+
+
+def items(low: int, high: int, names: tuple[str, ...] = ()) -> st.SearchStrategy[str]:
+    number = st.integers(low, high).map(str)
+    ranges = st.tuples(number, number).map("-".join)
+    step = st.integers(1, high + 3).map(str)
+    plain = st.one_of(
+        st.just("*"),
+        number,
+        ranges,
+        st.tuples(ranges, step).map("/".join),
+        step.map(lambda text: f"*/{text}"),
+        *([st.sampled_from(names)] if names else []),
+    )
+    return st.lists(plain, min_size=1, max_size=3).map(",".join)
+
+
+def fields(low: int, high: int, names: tuple[str, ...] = ()) -> st.SearchStrategy[Any]:
+    return st.one_of(
+        st.just("*"),
+        items(low, high, names),
+        st.integers(low, high),
+        st.sets(st.integers(low, high), min_size=1, max_size=5),
+        st.lists(st.integers(low, high), min_size=1, max_size=5),
+    )
+
+
+#: From 2020 to 2032, any second.
+SECONDS = st.integers(1_577_836_800, 1_956_528_000).map(lambda at: datetime.fromtimestamp(at, UTC))
+CRONTABS = st.fixed_dictionaries(
+    {
+        "minute": fields(0, 59),
+        "hour": fields(0, 23),
+        "day_of_month": fields(1, 28),
+        "month_of_year": fields(1, 12, ("sept", "january", "jun")),
+        "day_of_week": fields(0, 6, ("sun", "tues", "thur", "fri-mon", "saturday")),
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(CRONTABS, SECONDS)
+def test_a_crontab_has_the_instants_that_celery_gives_it(
+    fields: dict[str, Any], after: datetime
+) -> None:
+    given = a_crontab(**fields)
+    text = text_of(given)
+    assert our_next(text, after, count=4) == celerys_next(given, after, count=4), text
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"minute": 0, "hour": "22-3"}, "0 0-3,22,23 * * *"),
+        ({"minute": 0, "hour": "20-6/2"}, "0 0,2,4,6,20,22 * * *"),
+        ({"minute": range(0, 60, 20)}, "0,20,40 * * * *"),
+        ({"minute": 0, "hour": 0, "day_of_month": 1, "month_of_year": "sept"}, "0 0 1 9 *"),
+        ({"minute": 0, "hour": 9, "day_of_week": "tues,thur"}, "0 9 * * 2,4"),
+        ({"minute": 0, "hour": 9, "day_of_week": "sun"}, "0 9 * * 0"),
+        ({"minute": "1, 5", "hour": {3, 1}}, "1,5 1,3 * * *"),
+        ({"minute": "0-59/7"}, "0-59/7 * * * *"),
+        # Day and weekday: both, as Celery has it; all days of a month are no limit.
+        (
+            {"minute": 0, "hour": 22, "day_of_month": "1-7", "day_of_week": "sat"},
+            "0 22 1-7 * +6",
+        ),
+        ({"minute": 0, "hour": 0, "day_of_month": "*/2", "day_of_week": "mon"}, "0 0 */2 * 1"),
+        ({"minute": 0, "hour": 0, "day_of_month": "1-31", "day_of_week": "1-5"}, "0 0 * * 1-5"),
+        ({"minute": 0, "hour": 0, "day_of_month": 15, "day_of_week": "0-6"}, "0 0 15 * *"),
+        # A star stays a star, and nothing else becomes one: that decides about clock changes.
+        ({"minute": "*/15"}, "*/15 * * * *"),
+        ({"minute": 0, "hour": "*/7,22-3"}, "0 */7,1-3,22,23 * * *"),
+        ({"minute": 0, "hour": "0-23"}, "0 0-23 * * *"),
+        ({"minute": 0, "hour": range(24)}, "0 0-23 * * *"),
+    ],
+)
+def test_a_crontab_becomes_a_text(fields: dict[str, Any], text: str) -> None:
+    assert text_of(a_crontab(**fields)) == text
+    parse(text)
+
+
+def test_a_text_that_wants_both_days_is_none_to_who_does_not_know_it() -> None:
+    # 0.1.0 reads the same fields; the sign is no part of any of them.
+    with pytest.raises(ValueError, match="is not a value"):
+        parse("0 22 +1-7 * sat")
+    schedule = parse("0 22 1-7 * +sat")
+    assert explain(schedule).words == "At 22:00, on day 1 to 7 of the month if that is Saturday"
+    with pytest.raises(ValueError, match="no weekday after it"):
+        parse("0 22 1-7 * +")
+
+
+def test_the_zone_of_a_crontab_is_that_of_its_own_clock() -> None:
+    for zone in (ZoneInfo("Asia/Tokyo"), pytz.timezone("Asia/Tokyo")):
+        given = a_crontab(minute=0, hour=9, nowfun=lambda zone=zone: datetime.now(zone))
+        assert text_of(given) == "CRON_TZ=Asia/Tokyo 0 9 * * *"
+        assert parse(text_of(given)).next_after(NOON) == datetime(2026, 6, 23, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("period", "text"),
+    [
+        (30, "every 30s"),
+        (0.5, "every 0.5s"),
+        (90.5, "every 1m30.5s"),
+        (60 / 7, "every 8.571s"),
+        (timedelta(days=2), "every 2d"),
+        (schedule(90.5, app=APP), "every 1m30.5s"),
+        (schedule(20, relative=True, app=APP), "every 20s"),
+        (schedule(60, relative=True, app=APP), "* * * * *"),
+        (schedule(3600, relative=True, app=APP), "0 * * * *"),
+        (schedule(timedelta(hours=6), relative=True, app=APP), "0 */6 * * *"),
+        (schedule(timedelta(days=1), relative=True, app=APP), "0 0 * * *"),
+        ("every 5m", "every 5m"),
+    ],
+)
+def test_an_interval_becomes_a_text(period: Any, text: str) -> None:
+    assert text_of(period) == text
+    parse(text)
+
+
+@pytest.mark.parametrize("seconds", [60, 300, 1200, 3600, 6 * 3600, 86_400])
+def test_a_relative_interval_keeps_celerys_times(seconds: int) -> None:
+    given = schedule(seconds, relative=True, app=APP)
+    assert our_next(text_of(given), NOON, count=5) == celerys_next(given, NOON, count=5)
+
+
+class Ours(crontab):  # type: ignore[misc]  # Celery carries no types
+    """A schedule of somebody's own."""
+
+    def is_due(self, last_run_at: datetime) -> Any:
+        """Whenever it likes."""
+        return super().is_due(last_run_at)
+
+
+class Named(crontab):  # type: ignore[misc]  # Celery carries no types
+    """A crontab under another name, and no more."""
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (Ours(app=APP), "a Ours decides by its own is_due"),
+        (solar.__new__(solar), "follows the sun"),
+        (BaseSchedule(app=APP), "is no schedule; use a text, a crontab, a timedelta or seconds"),
+        (None, "None is no schedule"),
+        (True, "True is no schedule"),
+        (float("nan"), "nan is no schedule"),
+        (0.01, "0.01 s must lie within 0.1 s and a century"),
+        (0, "0 s must lie"),
+        (timedelta.max, "a century"),
+        (schedule(5400, relative=True, app=APP), "relative=True has no time on the wall clock"),
+        (a_crontab(nowfun=datetime.now), "gives a time without a zone"),
+        (a_crontab(nowfun=lambda: 1 / 0), "raised ZeroDivisionError"),
+        (a_crontab(minute=[1.5]), "the minute .1.5.; give whole numbers"),
+    ],
+)
+def test_what_cannot_be_said_is_refused_with_what_to_write(given: Any, why: str) -> None:
+    with pytest.raises(JobError, match=why):
+        text_of(given)
+
+
+def test_a_subclass_that_decides_nothing_is_what_it_derives_from() -> None:
+    assert text_of(Named(minute=5, app=APP)) == "5 * * * *"
+
+
+@pytest.mark.parametrize(
+    ("zone", "name"),
+    [
+        (timezone(timedelta(hours=8)), "+08:00"),
+        (timezone(-timedelta(hours=3, minutes=30)), "-03:30"),
+        (UTC, "UTC"),
+        (ZoneInfo("Europe/Berlin"), "Europe/Berlin"),
+        (pytz.timezone("America/New_York"), "America/New_York"),
+        (pytz.FixedOffset(480), "+08:00"),
+        ("Asia/Tokyo", "Asia/Tokyo"),
+    ],
+)
+def test_a_zone_has_a_name_that_other_machines_know(zone: tzinfo | str, name: str) -> None:
+    assert zone_name(zone) == name
+    parse("0 9 * * *", timezone=name)
+
+
+class Nameless(tzinfo):
+    """A zone of somebody's own, whose offset depends on the day."""
+
+    def utcoffset(self, at: datetime | None) -> timedelta | None:
+        """Unknown without a day."""
+        return None if at is None else timedelta(hours=at.month % 2)
+
+    def tzname(self, at: datetime | None) -> str:
+        """A name that nobody else knows."""
+        return "NAMELESS"
+
+    def dst(self, at: datetime | None) -> timedelta | None:
+        """Unknown."""
+        return None
+
+
+def test_a_zone_without_a_name_is_refused() -> None:
+    with pytest.raises(JobError, match="has no name that other machines know"):
+        zone_name(Nameless())
