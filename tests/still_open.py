@@ -58,8 +58,5 @@ REDIS_WORDS = {
     "scheduling.lease",
 }
 SAME_CLASS_NAMES = {
-    "Finding",
     "Part",
-    "Target",
-    "Trouble",
 }

@@ -109,7 +109,7 @@ class Store:
         return claim
 
 
-def a_spec(schedule: str = "every 1h", *, now: datetime = NOON, **fields: Any) -> JobSpec:
+def a_spec(schedule: Any = "every 1h", *, now: datetime = NOON, **fields: Any) -> JobSpec:
     """A job's spec, with a prompt unless it says otherwise."""
     request = JobRequest(**{"schedule": schedule, "prompt": "p", **fields})
     return define(request, job_id="aaaaaaaaaaaa", now=now, default_timezone="UTC")[0]

@@ -23,7 +23,7 @@ from hermes_celery.cli.screen import (
     shown,
 )
 from hermes_celery.client import Client
-from hermes_celery.core.job import Job, JobState, UnreadableJob, name_key
+from hermes_celery.core.job import Job, JobState, UnreadableJob, name_key, stored_word_of, word_of
 from hermes_celery.core.job_checks import request_of
 from hermes_celery.errors import JobNotFound
 from hermes_celery.settings import default_timezone
@@ -93,9 +93,18 @@ def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed
     click.echo(_upcoming(changed))
 
 
+#: The states in the words that the table shows.
+_STATE_WORDS = [word_of(state.value) for state in JobState]
+
+
 @click.command("list")
 @click.option("--name", default="", metavar="START", help="Names that begin so, by name.")
-@click.option("--state", type=click.Choice([state.value for state in JobState]))
+@click.option(
+    "--state",
+    # What JSON says is known, too.
+    type=click.Choice(list(dict.fromkeys([*_STATE_WORDS, *(one.value for one in JobState)]))),
+    metavar=f"[{'|'.join(_STATE_WORDS)}]",
+)
 @click.option("--after", metavar="JOB", help="What follows that job.")
 @click.option(
     "--limit",
@@ -110,7 +119,8 @@ def list_jobs(
 ) -> None:
     """List jobs, oldest first."""
     cron = open_cron_to_read()
-    found = cron.find_jobs(name=name, state=JobState(state) if state else None, after=after)
+    wanted = JobState(stored_word_of(state)) if state else None
+    found = cron.find_jobs(name=name, state=wanted, after=after)
     # What is no job has neither state nor place among the jobs: it follows them all.
     refused = [] if state or after else [r for r in cron.refusals(name=name) if r.is_refused]
     if as_json:
@@ -285,7 +295,7 @@ def _confirm(job: Job | UnreadableJob, *, verb: str, as_json: bool) -> None:
 def _upcoming(job: Job) -> str:
     if job.state is not JobState.SCHEDULED:
         return repeating(
-            f"it is {job.state.value}; `hermes-celery resume {job.id}` starts its schedule"
+            f"it is {word_of(job.state.value)}; `hermes-celery resume {job.id}` starts its schedule"
         )
     zone = default_timezone()
     return f"next run {shown(job.next_run_at, zone=zone)} ({zone})"

@@ -14,7 +14,7 @@ import msgspec
 
 from hermes_celery.core.declared import RefusedJob
 from hermes_celery.core.fields import FIELDS
-from hermes_celery.core.job import Job, JobSpec, JobState, UnreadableJob
+from hermes_celery.core.job import Job, JobSpec, JobState, UnreadableJob, word_of
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.unknown_words import UNREADABLE
@@ -24,12 +24,10 @@ from hermes_celery.store.reading import readable
 _TABLE_ROWS = 1000
 _STATE_STYLES = {
     "succeeded": "green",
-    "ok": "green",
     "running": "cyan",
     "queued": "cyan",
     "sent": "blue",
     "failed": "red",
-    "error": "red",
     "delivery_failed": "red",
     "timed_out": "red",
     "lost": "red",
@@ -134,9 +132,9 @@ def job_row(job: Job | UnreadableJob, *, zone: str) -> list[str]:
         job.id,
         job.name,
         job.spec.schedule_display,
-        job.state.value,
+        word_of(job.state.value),
         shown(upcoming, zone=zone),
-        f"{UNREADABLE}: {job.fault}" if job.fault else job.last_status or "-",
+        f"{UNREADABLE}: {job.fault}" if job.fault else word_of(job.last_status or "-"),
         repeat or "-",
     ]
 
@@ -177,7 +175,7 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
     rows: list[tuple[str, Any]] = [
         ("id", job.id),
         ("name", job.name),
-        ("state", job.state.value),
+        ("state", word_of(job.state.value)),
         ("schedule", f"{spec.schedule_display}  ({spec.timezone})"),
         ("next run", shown(job.next_run_at, zone=zone)),
         *_field_rows(spec, zone=zone),
@@ -187,7 +185,7 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("paused", shown(job.paused_at, zone=zone, missing="")),
         ("reason", job.paused_reason),
         ("last run", shown(job.last_run_at, zone=zone, missing="")),
-        ("last status", job.last_status),
+        ("last status", word_of(job.last_status or "")),
         ("last error", job.last_error),
         ("undelivered", job.last_delivery_error),
         ("unreadable", job.fault),

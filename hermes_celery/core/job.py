@@ -43,6 +43,20 @@ class JobState(StrEnum):
     ERROR = "error"
 
 
+#: What Hermes stores as a job's state and last status -> the word that runs have for it.
+_WORDS = {"error": "failed", "ok": "succeeded"}
+
+
+def word_of(stored: str) -> str:
+    """A job's stored state or last status, in the word that people read everywhere."""
+    return _WORDS.get(stored, stored)
+
+
+def stored_word_of(word: str) -> str:
+    """What is stored for a word that people read, or for that which is stored."""
+    return {shown: stored for stored, shown in _WORDS.items()}.get(word, word)
+
+
 class JobFields(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that are the same when they are asked for and when they are stored.
 

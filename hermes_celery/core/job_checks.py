@@ -48,8 +48,9 @@ def define(
     Raises JobError or ScheduleError that says what was given, what is wrong and what to do.
     """
     content = checked_content(request)
+    written = text_of(request.schedule)
     schedule = parse(
-        text_of(request.schedule),
+        written,
         timezone=zone_name(
             default_timezone if request.timezone in (None, "") else request.timezone
         ),
@@ -66,7 +67,7 @@ def define(
     spec = JobSpec(
         id=job_id,
         schedule=schedule.text,
-        schedule_display=schedule.display,
+        schedule_display=_display(schedule, written=written),
         timezone=schedule.timezone,
         anchor_ms=to_ms(now),
         created_ms=to_ms(now),
@@ -74,6 +75,13 @@ def define(
         **content,
     )
     return spec, first
+
+
+def _display(schedule: Schedule, *, written: str) -> str:
+    """A schedule for people: an interval as it was written, where Hermes shows `every 60m`."""
+    if schedule.kind is not ScheduleKind.INTERVAL:
+        return schedule.display
+    return " ".join(written.split())
 
 
 def redefine(
@@ -96,6 +104,8 @@ def redefine(
     if not TIMING_NAMES.isdisjoint(changes):
         spec, first = define(request, job_id=old.id, now=now, default_timezone=default_timezone)
         kept = {name: getattr(old, name) for name in _KEPT}
+        if spec.schedule == old.schedule and "schedule" not in changes:
+            kept["schedule_display"] = old.schedule_display
         return msgspec.structs.replace(spec, **kept), first
     content = checked_content(request)
     times = repeat_times(request.repeat, old.compiled())

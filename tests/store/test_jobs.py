@@ -172,7 +172,7 @@ def test_ids_are_never_reused_by_add(store: Store) -> None:
     store.jobs.add(a_job())
     with pytest.raises(Conflict):
         store.jobs.add(a_job("every 2h"))
-    assert store.jobs.get("aaaaaaaaaaaa").spec.schedule_display == "every 60m"
+    assert store.jobs.get("aaaaaaaaaaaa").spec.schedule_display == "every 1h"
 
 
 @pytest.mark.parametrize(

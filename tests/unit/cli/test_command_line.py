@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,26 @@ def test_the_list_is_narrowed_by_name_and_state() -> None:
     assert "no job is like that" in typed("list", "--name", "beta", "--state", "error").stdout
     more = typed("list", "--state", "scheduled", "--name", "", "-n", "1").stderr
     assert more.startswith("more: hermes-celery list --state scheduled --limit 1 --after ")
+
+
+@pytest.mark.usefixtures("home")
+def test_people_read_failed_and_succeeded_of_jobs_and_programs_what_is_stored(
+    valkey: Database,
+) -> None:
+    stopped, well = (str(added("every 5m", "x", "--name", name)["id"]) for name in "ab")
+    valkey.client.hset(valkey.keys.job(stopped), mapping={"state": "error", "last_status": "error"})
+    valkey.client.hset(valkey.keys.job(well), "last_status", "ok")
+
+    shown = typed("list").stdout
+    assert shown.count("failed") == 2
+    assert "succeeded" in shown
+    assert not re.search(r"\berror\b|\bok\b", shown)
+    assert re.search(r"state: +failed\n", typed("show", "a").stdout)
+    assert re.search(r"last status: +failed\n", typed("show", "a").stdout)
+    assert listed("--state", "failed") == listed("--state", "error") == ["a"]
+    assert "[scheduled|paused|completed|failed]" in typed("list", "--help").stdout
+    record = json.loads(typed("show", "a", "--json").stdout)
+    assert (record["state"], record["last_status"]) == ("error", "error")
 
 
 @pytest.mark.usefixtures("home")

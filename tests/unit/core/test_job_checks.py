@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from hermes_celery.core.field_checks import checked_script
 from hermes_celery.core.field_texts import repeat
 from hermes_celery.core.job import Job, JobRequest, is_job_id, new_job_id
-from hermes_celery.core.job_checks import define
+from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.instant import iso
 from hermes_celery.wiring.client import check_files
@@ -104,3 +104,26 @@ def test_an_error_names_what_was_given_what_is_wrong_and_what_to_do() -> None:
     with pytest.raises(JobError) as error:
         a_spec(name="n" * 10_000)
     assert re.search(r"10,000 characters, more than 200.*Give a shorter", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("written", "display"),
+    [
+        ("every 1h", "every 1h"),
+        ("every  90m", "every 90m"),
+        ("every 2 hours", "every 2 hours"),
+        (timedelta(hours=1), "every 1h"),
+        ("weekdays at 9am", "weekdays at 9am"),
+    ],
+)
+def test_a_schedule_is_shown_as_it_was_written(written: Any, display: str) -> None:
+    job = Job(spec=a_spec(written))
+
+    assert job.as_json()["schedule_display"] == display
+    # Another zone does not write it anew.
+    zoned = redefine(job.spec, {"timezone": "Asia/Tokyo"}, now=NOON, default_timezone="UTC")[0]
+    assert zoned.schedule_display == display
+
+
+def test_hermes_is_given_its_own_words_for_an_interval() -> None:
+    assert a_spec("every 1h").compiled().to_hermes()["display"] == "every 60m"
