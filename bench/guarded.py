@@ -28,7 +28,7 @@ from hermes_celery.clock import ServerClock
 from hermes_celery.core.run import Outcome, RunState, run_id_of
 from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.look_ahead import LookAhead
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import Claim, DueIndex, Runs
 from hermes_celery.wiring.own_app import make_app
 from tests.support import messages_of
@@ -102,8 +102,8 @@ class _Ground:
     def tick(self, ahead: LookAhead | None = None) -> None:
         """Dispatch all jobs at their next instant."""
         now_ms = self._ticked_ms = self._due_index.next_due_ms() or 0
-        report = tick(
-            self._due_index, self._messages, token=self._token, now_ms=now_ms, ahead=ahead
+        report = Ticker(self._due_index, self._messages, ahead=ahead).tick(
+            token=self._token, now_ms=now_ms
         )
         if report.dispatched != len(self.job_ids):
             raise BenchError(f"the tick did not dispatch all {len(self.job_ids)} jobs: {report}")

@@ -28,7 +28,7 @@ from hermes_celery.core.job_checks import define
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.work import TaskCall
 from hermes_celery.instant import from_ms
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import DueIndex, Jobs, Write
 from tests.support import messages_of
 
@@ -95,7 +95,7 @@ class _Ticking:
         left = _MESSAGES
         while left:
             # One that builds for long ends, so that the lease can be renewed.
-            report = tick(self._due_index, self._messages, token=_TOKEN, now_ms=now_ms)
+            report = Ticker(self._due_index, self._messages).tick(token=_TOKEN, now_ms=now_ms)
             if not report.dispatched:
                 raise BenchError(f"{left} of {_MESSAGES} jobs were not dispatched: {report}")
             left -= report.dispatched

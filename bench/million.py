@@ -34,7 +34,7 @@ from hermes_celery.core.job_checks import define
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.instant import to_ms
 from hermes_celery.interop.hermes.home import import_jobs
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, Write
 from hermes_celery.wiring.client import open_cron
@@ -277,7 +277,7 @@ def kept_runs() -> list[Row]:
 def _run_all(database: Database, now_ms: int) -> None:
     """Each job once."""
     runs = Runs(database)
-    tick(DueIndex(database), _Plain(), token=1, now_ms=now_ms)
+    Ticker(DueIndex(database), _Plain()).tick(token=1, now_ms=now_ms)
     for run_id in database.call("RPOP", "bench", _RUN_JOBS) or ():
         claim = runs.claim(run_id, token="t" * 32, now_ms=now_ms, worker="celery@host:12345")
         if not isinstance(claim, Claim):

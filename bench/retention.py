@@ -18,7 +18,7 @@ from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.instant import to_ms
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import Claim, Database, DueIndex, History, Jobs, Retention, Runs, connect
 from hermes_celery.store.keys import Keys
 
@@ -85,7 +85,7 @@ def _round(database: Database, number: int) -> None:
     """All jobs once, and what a beat would trim in that minute."""
     now_ms = to_ms(_START + timedelta(minutes=number))
     runs = Runs(database)
-    tick(DueIndex(database), _Plain(), token=1, now_ms=now_ms)
+    Ticker(DueIndex(database), _Plain()).tick(token=1, now_ms=now_ms)
     for run_id in database.call("RPOP", "bench", _JOBS) or ():
         claim = runs.claim(run_id, token="t", now_ms=now_ms, worker="bench@host:1")
         if isinstance(claim, Claim):

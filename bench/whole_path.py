@@ -44,7 +44,7 @@ from hermes_celery.core.job import new_job_id
 from hermes_celery.core.run import run_id_of
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.scheduling.lease import Lease
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.settings import read_settings
 from hermes_celery.store import DueIndex
 from hermes_celery.wiring.own_app import make_app
@@ -107,11 +107,8 @@ class Leader:
         while True:
             if self._lease.hold() is None:
                 raise BenchError("somebody else holds the lease")
-            report = tick(
-                self._due_index,
-                self._messages,
-                token=self._lease.require(),
-                now_ms=self._clock.now_ms(),
+            report = Ticker(self._due_index, self._messages).tick(
+                token=self._lease.require(), now_ms=self._clock.now_ms()
             )
             dispatched += report.dispatched
             if report.next_due_ms is None or report.next_due_ms > report.now_ms:

@@ -13,12 +13,8 @@ MANY_PARAMETERS = {
     "running.runner.__init__",
     "running.runner.perform",
     "running.script.__init__",
-    "scheduling.beat.__init__",
     "scheduling.declared_jobs.synchronise",
     "scheduling.namespace_move.__init__",
-    "scheduling.rescue.__init__",
-    "scheduling.rescue.rescue",
-    "scheduling.tick.tick",
     "store.cancelling.cancel_run",
     "store.deliveries.notice",
     "store.deliveries.plan",
@@ -35,7 +31,6 @@ MANY_PARAMETERS = {
     "store.runs.trigger",
     "store.waiting_runs._redeliver",
     "store.waiting_runs.redeliver",
-    "wiring.beat.beat_of",
     "wiring.project.add",
 }
 SILENT_INNER_IMPORTS = {

@@ -79,7 +79,7 @@ BROAD = {
         "the others still want their heartbeats",
     "hermes_celery.running.heartbeat:Heartbeats._stop":
         "the others still want their heartbeats",
-    "hermes_celery.scheduling.rescue:_Pass._guarded":
+    "hermes_celery.scheduling.rescue:_RescuePass._guarded":
         "one bad record must not stop the others",
     "hermes_celery.celery_app.unusable_results:_not_kept":
         "Celery itself meets it next, and says what it is",

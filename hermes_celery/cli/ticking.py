@@ -12,7 +12,7 @@ from hermes_celery.clock import ServerClock
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.scheduling.lease import Lease
-from hermes_celery.scheduling.tick import merged, tick
+from hermes_celery.scheduling.tick import Ticker, merged
 from hermes_celery.store import OUR_APP, Database, DueIndex, worker_app
 from hermes_celery.wiring.client import why_sent_of
 from hermes_celery.wiring.server import open_database
@@ -36,7 +36,7 @@ def tick_command(as_json: bool) -> None:
             continue
         due_index = DueIndex(database, shard=shard, why_sent=why_sent)
         try:
-            reports.append(tick(due_index, messages, token=token, now_ms=clock.now_ms()))
+            reports.append(Ticker(due_index, messages).tick(token=token, now_ms=clock.now_ms()))
         except LeaseLost as error:
             raise HermesCeleryError(str(error)) from None
         finally:

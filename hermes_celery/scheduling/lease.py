@@ -101,8 +101,8 @@ class Lease:
             raise LeaseLost("the lease ran out before it was renewed; standing by")
         return token
 
-    def forget(self) -> None:
-        """Believe no longer to lead; `hold` may take the lease again."""
+    def drop(self) -> None:
+        """Drop the leadership locally; `hold` may take the lease again."""
         self._token = None
 
     def release(self) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.scheduling.lease import LEASE_MS, RENEW_SECONDS
 
 if TYPE_CHECKING:
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
 class LivingBeats:
     """One beat's view of all beats."""
 
-    def __init__(self, shards: Shards, *, owner: str, clock: Clock) -> None:
+    def __init__(
+        self, shards: Shards, *, owner: str, clock: Clock, on_broken: OnBroken = ignored
+    ) -> None:
+        """`on_broken` hears of a list of beats that cannot be read."""
+        self._sharing = Duty("share", clock=clock, on_broken=on_broken)
         self._shards = shards
         self._owner = owner
         self._clock = clock
@@ -42,8 +48,12 @@ class LivingBeats:
     def share(self, count: int) -> range:
         """The numbers of the shards, of `count`, that this beat is to lead now.
 
-        Raises StoreUnavailable.
+        A beat that cannot know the others tries for all: each shard has one lease. Raises
+        StoreUnavailable.
         """
+        return self._sharing.attempt(lambda: self._share(count), range(count))
+
+    def _share(self, count: int) -> range:
         if count == 1:
             self.leave()
             return range(1)

@@ -19,6 +19,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -80,66 +81,47 @@ class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_cut or max(self.redelivered, self.lost) >= _BATCH
 
 
-def rescue(
-    jobs: Jobs,
-    runs: Runs,
-    messages: BuildsMessages,
-    *,
-    token: int,
-    now_ms: int,
-    on_broken: OnBroken = ignored,
-    foreign: ForeignWorkers | None = None,
-    monotonic: Callable[[], float] = time.monotonic,
-) -> RescueReport:
-    """One pass over overdue runs, up to 50 of each kind.
+@dataclass(frozen=True, slots=True)
+class Rescuer:
+    """What passes of rescue need."""
 
-    `foreign` knows the queues whose workers do not report; without it, all of them do.
-    A run that cannot be rescued is told to `on_broken`, and keeps none of the others back. Raises
-    LeaseLost when a younger leader has taken over, and StoreError when Redis fails.
-    """
-    passed = _Pass(
-        jobs,
-        runs,
-        messages,
-        token=token,
-        now_ms=now_ms,
-        on_broken=on_broken,
-        foreign=foreign,
-        monotonic=monotonic,
-    )
-    sent, redelivered, lost = passed.end_taken(), passed.redeliver(), passed.give_up_silent()
-    return RescueReport(
-        redelivered=redelivered,
-        lost=lost,
-        given_up=tuple(passed.given_up),
-        sent=sent,
-        is_cut=passed.is_cut,
-    )
+    jobs: Jobs
+    runs: Runs
+    messages: BuildsMessages
+    #: Hears of each run that cannot be rescued; it keeps none of the others back.
+    on_broken: OnBroken = ignored
+    #: Knows the queues whose workers do not report; None: all of them do.
+    foreign: ForeignWorkers | None = None
+    monotonic: Callable[[], float] = time.monotonic
+
+    def rescue(self, *, token: int, now_ms: int) -> RescueReport:
+        """One pass over overdue runs, up to 50 of each kind.
+
+        Raises LeaseLost when a younger leader has taken over, and StoreError when Redis fails.
+        """
+        passed = _RescuePass(self, token=token, now_ms=now_ms)
+        sent, redelivered, lost = passed.end_taken(), passed.redeliver(), passed.give_up_silent()
+        return RescueReport(
+            redelivered=redelivered,
+            lost=lost,
+            given_up=tuple(passed.given_up),
+            sent=sent,
+            is_cut=passed.is_cut,
+        )
 
 
-class _Pass:
+class _RescuePass:
     """One pass, and what all of its steps need."""
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        runs: Runs,
-        messages: BuildsMessages,
-        *,
-        token: int,
-        now_ms: int,
-        on_broken: OnBroken,
-        foreign: ForeignWorkers | None,
-        monotonic: Callable[[], float],
-    ) -> None:
-        self._monotonic = monotonic
-        self._foreign = foreign
-        self._jobs = jobs
-        self._runs = runs
-        self._messages = messages
+    def __init__(self, rescuer: Rescuer, *, token: int, now_ms: int) -> None:
+        self._monotonic = rescuer.monotonic
+        self._foreign = rescuer.foreign
+        self._jobs = rescuer.jobs
+        self._runs = rescuer.runs
+        self._messages = rescuer.messages
+        self._on_broken = rescuer.on_broken
         self._token = token
         self._now_ms = now_ms
-        self._on_broken = on_broken
         self.given_up: list[str] = []
         self.is_cut = False
 
@@ -173,10 +155,10 @@ class _Pass:
         )
 
     def _specs(self, found: Sequence[UndeliveredRun]) -> dict[str, JobSpec]:
-        def note(job_id: str, error: RecordBroken) -> None:
+        def tell(job_id: str, error: RecordBroken) -> None:
             self._on_broken(job_id, error.key, error.what)
 
-        return self._jobs.specs({one.run.job_id for one in found}, on_broken=note)
+        return self._jobs.specs({one.run.job_id for one in found}, on_broken=tell)
 
     def redeliver(self) -> int:
         """Push again what no worker took in time; returns how many."""

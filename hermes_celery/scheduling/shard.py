@@ -6,13 +6,17 @@ Where the due index is not split there is one, number 0, with all jobs.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+from hermes_celery.errors import LeaseLost
 from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.scheduling.look_ahead import LookAhead
-from hermes_celery.scheduling.tick import TickReport, tick
+from hermes_celery.scheduling.tick import Ticker, TickReport
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -43,22 +47,23 @@ class Shard:
         self.number = number
         self._lease = lease
         self._due_index = due_index
-        self._messages = messages
         self._clock = clock
         self._ahead = LookAhead(due_index, messages)
+        self._ticker = Ticker(due_index, messages, ahead=self._ahead)
         self._on_broken = on_broken
         #: A shard whose keys, or whose jobs, make a tick fail waits; the others go on.
         self.leading = Duty(f"lead shard {number}", clock=clock, on_broken=on_broken,
                             lets_refusals_pass=True)  # fmt: skip
-        self.ticking = Duty(f"tick shard {number}", clock=clock, on_broken=on_broken,
+        self._ticking = Duty(f"tick shard {number}", clock=clock, on_broken=on_broken,
                             lets_refusals_pass=True)  # fmt: skip
-        self.looking = Duty(f"plan shard {number} ahead", clock=clock, on_broken=on_broken,
+        self._looking = Duty(f"plan shard {number} ahead", clock=clock, on_broken=on_broken,
                             lets_refusals_pass=True)  # fmt: skip
-        self._noted: int | None = _UNKNOWN
+        #: The term that was announced; None: standing by.
+        self._announced: int | None = _UNKNOWN
         #: The earliest instant that is known to be due, Unix ms; None: nothing is.
-        self.next_due_ms: int | None = None
+        self._next_due_ms: int | None = None
         #: Since when it is led, or Redis is back; monotonic seconds.
-        self.leads_since = 0.0
+        self._leads_since = 0.0
 
     @property
     def token(self) -> int | None:
@@ -76,41 +81,57 @@ class Shard:
         Raises StoreUnavailable.
         """
         token = self._lease.hold()
-        return token != self._noted and token is not None
+        return token != self._announced and token is not None
 
-    def note(self) -> None:
+    def announce_change(self) -> None:
         """Tell of a change of leadership, once what had to be done with it is done."""
         token = self._lease.token
-        if token == self._noted:
+        if token == self._announced:
             return
-        self.leads_since = self._clock.monotonic()
+        self.was_cut_off()
         self._ahead.forget()
         shown = self.number or None
         event(_log, "beat.leads" if token else "beat.stands_by", term=token, shard=shown)
-        self._noted = token
+        self._announced = token
 
     def leave(self) -> None:
         """Stop leading, so that another beat takes over at once. Raises StoreUnavailable."""
         self._lease.release()
         self._ahead.forget()
 
-    def tick(self, *, most: int) -> TickReport | None:
-        """Dispatch up to `most` jobs, if any is due; None when none was.
+    def was_cut_off(self) -> None:
+        """Count from now on how long the shard is led: Redis was away, for the workers as well."""
+        self._leads_since = self._clock.monotonic()
 
-        Raises LeaseLost and StoreError as `tick.tick` does.
+    @property
+    def leads_for_seconds(self) -> float:
+        """How long the shard is led, or Redis is back."""
+        return self._clock.monotonic() - self._leads_since
+
+    @contextmanager
+    def fenced(self) -> Iterator[None]:
+        """Do what a leader does; a lost lease is no error: stop writing, step down."""
+        try:
+            yield
+        except LeaseLost as error:
+            event(_log, "tick.fenced", level=logging.WARNING, why=error)
+            self._lease.drop()
+
+    def tick(self, *, most: int) -> TickReport | None:
+        """Dispatch up to `most` jobs, if any is due; None when none was, or after a fault.
+
+        Raises LeaseLost and StoreError as `Ticker.tick` does.
         """
-        self.next_due_ms = self._due_index.next_due_ms()
-        if self.next_due_ms is None or self.next_due_ms > self._clock.now_ms():
+        return self._ticking.attempt(partial(self._tick, most=most), None)
+
+    def _tick(self, *, most: int) -> TickReport | None:
+        self._next_due_ms = self._due_index.next_due_ms()
+        if self._next_due_ms is None or self._next_due_ms > self._clock.now_ms():
             return None
-        report = tick(
-            self._due_index,
-            self._messages,
-            token=self._lease.require(),
-            now_ms=self._clock.now_ms(),
-            ahead=self._ahead,
-            most=most,
+        report = self._ticker.tick(
+            token=self._lease.require(), now_ms=self._clock.now_ms(), most=most
         )
-        self.next_due_ms = report.next_due_ms
+        self._next_due_ms = report.next_due_ms
         for fault in report.faults:
             if not fault.is_gone:
                 self._on_broken(fault.job_id, "", fault.error)
@@ -121,27 +142,26 @@ class Shard:
     @property
     def seconds_until_due(self) -> float:
         """How long there is nothing to tick, as far as is known."""
-        if self.next_due_ms is None:
+        if self._next_due_ms is None:
             return float("inf")
-        due_in = (self.next_due_ms - self._clock.now_ms()) / 1000
-        return max(due_in, self.ticking.waits_seconds, 0.0)
+        due_in = (self._next_due_ms - self._clock.now_ms()) / 1000
+        return max(due_in, self._ticking.waits_seconds, 0.0)
 
     @property
     def is_due(self) -> bool:
         """Whether something is due, as far as is known."""
         return self.seconds_until_due == 0.0
 
-    def forget(self) -> None:
-        """Believe no longer to lead."""
-        self._lease.forget()
-
     def look_ahead(self, *, until_ms: int) -> bool:
         """Prepare what is coming until an instant; whether there is more to prepare."""
-        if self.next_due_ms is not None:
-            until_ms = min(until_ms, self.next_due_ms - _GUARD_MS)
+        return self._looking.attempt(partial(self._look_ahead, until_ms=until_ms), False)
+
+    def _look_ahead(self, *, until_ms: int) -> bool:
+        if self._next_due_ms is not None:
+            until_ms = min(until_ms, self._next_due_ms - _GUARD_MS)
         now_ms = self._clock.now_ms()
         while now_ms < until_ms:
             if not self._ahead.look(now_ms):
                 return False
             now_ms = self._clock.now_ms()
-        return self.next_due_ms is None or now_ms < self.next_due_ms - _GUARD_MS
+        return self._next_due_ms is None or now_ms < self._next_due_ms - _GUARD_MS

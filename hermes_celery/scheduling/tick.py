@@ -19,6 +19,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -81,53 +82,55 @@ class TickReport(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.faults)
 
 
-def tick(
-    due_index: DueIndex,
-    messages: BuildsMessages,
-    *,
-    token: int,
-    now_ms: int,
-    ahead: LookAhead | None = None,
-    most: int = MOST,
-    monotonic: Callable[[], float] = time.monotonic,
-) -> TickReport:
-    """Dispatch what is due at `now_ms` (Unix ms, the server's time), up to `most` jobs.
+@dataclass(frozen=True, slots=True)
+class Ticker:
+    """What ticks of one due index need."""
 
-    `ahead` holds what was planned while nothing was due. Raises LeaseLost when a younger leader has
-    taken over, and StoreError when Redis fails; either way nothing is half written.
-    """
-    switch = due_index.switch()
-    if switch.paused_ms is not None:
-        return TickReport(now_ms=now_ms, paused=True)
-    faults: list[BrokenJob] = []
-    writing = _Writing(due_index, token=token, now_ms=now_ms, ahead=ahead, monotonic=monotonic)
-    with writing:
-        taken: list[Advance] = []
-        if ahead is not None:
-            taken = ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=most)
-        writing.write(taken)
-        # What is written is off the index, and not read again.
-        writing.settle()
-        for prepared in _read(
-            due_index,
-            messages,
-            limit=most - len(taken),
+    due_index: DueIndex
+    messages: BuildsMessages
+    #: What was planned while nothing was due; None: nothing is planned ahead.
+    ahead: LookAhead | None = None
+    monotonic: Callable[[], float] = time.monotonic
+
+    def tick(self, *, token: int, now_ms: int, most: int = MOST) -> TickReport:
+        """Dispatch what is due at `now_ms` (Unix ms, the server's time), up to `most` jobs.
+
+        Raises LeaseLost when a younger leader has taken over, and StoreError when Redis fails;
+        either way nothing is half written.
+        """
+        due_index = self.due_index
+        switch = due_index.switch()
+        if switch.paused_ms is not None:
+            return TickReport(now_ms=now_ms, paused=True)
+        faults: list[BrokenJob] = []
+        writing = _Writing(self, token=token, now_ms=now_ms)
+        with writing:
+            taken: list[Advance] = []
+            if self.ahead is not None:
+                taken = self.ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=most)
+            writing.write(taken)
+            # What is written is off the index, and not read again.
+            writing.settle()
+            for prepared in _read(
+                due_index,
+                self.messages,
+                limit=most - len(taken),
+                now_ms=now_ms,
+                resumed_ms=switch.resumed_ms,
+            ):
+                _take_off(due_index, prepared.faults, token=token, now_ms=now_ms)
+                faults += prepared.faults
+                if not writing.write_and_build(prepared.steps):
+                    # The rest is due still, and the lease is to be renewed.
+                    break
+            writing.settle()
+        _put_off(due_index, writing.faults, token=token, now_ms=now_ms)
+        return _report_of(
+            writing.counts,
+            faults=(*faults, *writing.faults),
             now_ms=now_ms,
-            resumed_ms=switch.resumed_ms,
-        ):
-            _take_off(due_index, prepared.faults, token=token, now_ms=now_ms)
-            faults += prepared.faults
-            if not writing.write_and_build(prepared.steps, messages):
-                # The rest is due still, and the lease is to be renewed.
-                break
-        writing.settle()
-    _put_off(due_index, writing.faults, token=token, now_ms=now_ms)
-    return _report_of(
-        writing.counts,
-        faults=(*faults, *writing.faults),
-        now_ms=now_ms,
-        next_due_ms=due_index.next_due_ms(),
-    )
+            next_due_ms=due_index.next_due_ms(),
+        )
 
 
 def merged(reports: Sequence[TickReport]) -> TickReport | None:
@@ -222,18 +225,11 @@ def _put_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int, no
 class _Writing:
     """The batches of one tick on their way to the server, two of them at once."""
 
-    def __init__(
-        self,
-        due_index: DueIndex,
-        *,
-        token: int,
-        now_ms: int,
-        ahead: LookAhead | None,
-        monotonic: Callable[[], float],
-    ) -> None:
-        self._monotonic = monotonic
-        self._due_index = due_index
-        self._ahead = ahead
+    def __init__(self, ticker: Ticker, *, token: int, now_ms: int) -> None:
+        self._monotonic = ticker.monotonic
+        self._due_index = ticker.due_index
+        self._messages = ticker.messages
+        self._ahead = ticker.ahead
         self._token = token
         self._now_ms = now_ms
         self._sent: deque[tuple[Sequence[Advance], Callable[[], list[Advanced]]]] = deque()
@@ -282,7 +278,7 @@ class _Writing:
                 if word is Answer.OK and step.is_late
             ]
 
-    def write_and_build(self, steps: Sequence[Advance], messages: BuildsMessages) -> bool:
+    def write_and_build(self, steps: Sequence[Advance]) -> bool:
         """Send steps, and build the messages of late ones once they were taken.
 
         False when building has taken so long that the tick must end; then steps may be left.
@@ -293,16 +289,18 @@ class _Writing:
         for start in range(0, len(steps), _BUILT_AT_ONCE):
             self.write(steps[start : start + _BUILT_AT_ONCE])
             self.settle()
-            self._build(messages)
+            self._build()
             if self._building_seconds > BUILDING_SECONDS or self._built >= MOST_BUILT:
                 return False
         return True
 
-    def _build(self, messages: BuildsMessages) -> None:
+    def _build(self) -> None:
         late, self._late = self._late, []
         self._built += len(late)
         began = self._monotonic()
-        build_and_push(self._due_index, messages, late, token=self._token, now_ms=self._now_ms)
+        build_and_push(
+            self._due_index, self._messages, late, token=self._token, now_ms=self._now_ms
+        )
         self._building_seconds += self._monotonic() - began
 
     def _has_room(self, step: Advance) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.app_settings import app_settings
@@ -19,9 +20,11 @@ from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.interop.orphaned_entries import tell_soon
 from hermes_celery.scheduling.beat import Beat, owner_name
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
+from hermes_celery.scheduling.leader_duties import LeaderDuties, LeaderHooks
 from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.living_beats import LivingBeats
 from hermes_celery.scheduling.loss_watch import LossWatch
+from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.resharding import reshard
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.settings import Settings
@@ -55,25 +58,99 @@ if TYPE_CHECKING:
     from hermes_celery.celery_app.types import Celery
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeatPlace:
+    """Where one beat ticks, and who it is."""
+
+    app: Celery
+    settings: Settings
+    database: Database
+    #: The beat's name, as leases and signs have it.
+    owner: str
+    clock: Clock
+
+
 def beat_of(
-    app: Celery,
-    settings: Settings,
-    database: Database,
+    place: BeatPlace,
     *,
-    owner: str,
-    clock: Clock,
-    waker: Waker | None = None,
     declaring: Declarer,
+    waker: Waker | None = None,
     entries: OccurrenceListener | None = None,
 ) -> Beat:
     """A beat for one namespace."""
+    settings, database, clock = place.settings, place.database, place.clock
     on_broken = make_broken_records(settings, database, clock)
+    dispatch = make_messages(settings, app=place.app, entries=entries, in_tasks=False)
+    messages = BoundedMessages(
+        dispatch,
+        on_hang=lambda spec, what: on_broken.hangs(spec.id, f"job {spec.name}: {what}"),
+    )
+    runs, foreign = Runs(database), _foreign_workers_of(place)
+
+    def make_shard(number: int) -> Shard:
+        return Shard(
+            number,
+            lease=Lease(
+                database, owner=place.owner, clock=clock, shard=number, on_broken=on_broken
+            ),
+            due_index=DueIndex(
+                database,
+                shard=number,
+                why_sent=_never_sent if foreign is None else foreign.why_sent,
+            ),
+            messages=messages,
+            clock=clock,
+            on_broken=on_broken,
+        )
+
+    duties = LeaderDuties(
+        Rescuer(Jobs(database), runs, messages, on_broken=on_broken, foreign=foreign),
+        make_history(settings, database, on_broken=on_broken),
+        clock=clock,
+        hooks=_hooks_of(
+            place,
+            declaring=declaring,
+            foreign=foreign,
+            push_deliveries=make_delivery_rescue(
+                settings, database, dispatch, clock=clock, on_broken=on_broken
+            ),
+            on_broken=on_broken,
+        ),
+        on_broken=on_broken,
+    )
+    beat = Beat(
+        LivingBeats(Shards(database), owner=place.owner, clock=clock, on_broken=on_broken),
+        make_shard,
+        duties,
+        waker=waker or Waker(database),
+        clock=clock,
+    )
+    messages.meanwhile = beat.keep_leading
+    return beat
+
+
+def _never_sent(spec: JobSpec, queue: str) -> str:
+    """Every worker reports."""
+    return ""
+
+
+def _hooks_of(
+    place: BeatPlace,
+    *,
+    declaring: Declarer,
+    foreign: ForeignWorkers | None,
+    push_deliveries: Callable[[int, int], None],
+    on_broken: OnBroken,
+) -> LeaderHooks:
+    """What is done when this beat leads, beyond the duties that every leader has."""
+    settings, database, clock = place.settings, place.database, place.clock
     loss = LossWatch(
         Witness(settings.state_dir, database),
         reporter=make_reporter(settings, database),
         incidents=Incidents(database),
         clock=clock,
     )
+    sweep, runs, loss_reporter = make_sweep(settings), Runs(database), LossTeller(place.app)
 
     def on_lead() -> None:
         try:
@@ -81,18 +158,10 @@ def beat_of(
         except RecordBroken as error:
             on_broken("", error.key, error.what)
         declaring.begin(clock.now_ms())
-        begin_foreign()
-        if not app.conf.get("hermes_is_own_app"):
-            tell_soon(lambda: left_by_others(settings, app=app))
-
-    keep_in_step = _keeping_in_step(declaring, loss, clock=clock, on_broken=on_broken)
-    runs = Runs(database)
-    dispatch = make_messages(settings, app=app, entries=entries, in_tasks=False)
-    messages = BoundedMessages(
-        dispatch,
-        on_hang=lambda spec, what: on_broken.hangs(spec.id, f"job {spec.name}: {what}"),
-    )
-    sweep = make_sweep(settings)
+        if foreign is not None:
+            foreign.begin()
+        if not place.app.conf.get("hermes_is_own_app"):
+            tell_soon(lambda: left_by_others(settings, app=place.app))
 
     def on_fault(fault: BrokenJob) -> None:
         if fault.key:
@@ -100,52 +169,23 @@ def beat_of(
         else:
             sweep.taken_off(fault.job_id, fault.error, now_ms=clock.now_ms())
 
-    reporter = LossTeller(app)
-
     def on_lost(run_ids: Sequence[str]) -> None:
-        reporter.tell(
+        loss_reporter.tell(
             [
                 (runs.message_of(run.id), run.job_name, f"lost: {run.error}")
                 for run in runs.known(run_ids)
             ]
         )
 
-    foreign, why_sent, begin_foreign = _foreign_parts(app, settings)
-
-    def make_shard(number: int) -> Shard:
-        return Shard(
-            number,
-            lease=Lease(database, owner=owner, clock=clock, shard=number, on_broken=on_broken),
-            due_index=DueIndex(database, shard=number, why_sent=why_sent),
-            messages=messages,
-            clock=clock,
-            on_broken=on_broken,
-        )
-
-    beat = Beat(
-        members=LivingBeats(Shards(database), owner=owner, clock=clock),
-        make_shard=make_shard,
-        jobs=Jobs(database),
-        runs=runs,
-        history=make_history(settings, database, on_broken=on_broken),
-        messages=messages,
-        waker=waker or Waker(database),
-        clock=clock,
+    keep_in_step = _keeping_in_step(declaring, loss, clock=clock, on_broken=on_broken)
+    return LeaderHooks(
         on_lead=on_lead,
-        on_rescue=_with_migration(
-            database,
-            make_delivery_rescue(settings, database, dispatch, clock=clock, on_broken=on_broken),
-            keep_in_step,
-        ),
-        on_broken=on_broken,
+        on_pass=_with_migration(database, push_deliveries, keep_in_step),
         sweep=sweep.step,
         on_fault=on_fault,
-        on_stop=declaring.stop,
         on_lost=on_lost,
-        foreign=foreign,
+        on_stop=declaring.stop,
     )
-    messages.meanwhile = beat.keep_leading
-    return beat
 
 
 def split_due_index(database: Database, count: int) -> int:
@@ -161,15 +201,14 @@ def split_due_index(database: Database, count: int) -> int:
     )
 
 
-def _foreign_parts(
-    app: Celery, settings: Settings
-) -> tuple[ForeignWorkers | None, Callable[[JobSpec, str], str], Callable[[], None]]:
-    """What knows workers that do not report, what it says of a queue, and how it begins to lead."""
-    # The workers of a project sign in its own namespace, not in that which it leaves.
-    if settings.namespace != app_settings(app).namespace:
-        return None, lambda spec, queue: "", lambda: None
-    foreign = make_foreign_workers(app, settings)
-    return foreign, foreign.why_sent, foreign.begin
+def _foreign_workers_of(place: BeatPlace) -> ForeignWorkers | None:
+    """What knows workers that do not report; None where all of them do.
+
+    The workers of a project sign in its own namespace, not in that which it leaves.
+    """
+    if place.settings.namespace != app_settings(place.app).namespace:
+        return None
+    return make_foreign_workers(place.app, place.settings)
 
 
 def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:

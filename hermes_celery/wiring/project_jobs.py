@@ -18,7 +18,7 @@ from hermes_celery.interop.cron_attributes import manager_of
 from hermes_celery.scheduling.namespace_move import NamespaceMove, SecondBeat
 from hermes_celery.store import Declarations, Formats, Incidents, Jobs, Waker
 from hermes_celery.store.program_signs import ProgramSign
-from hermes_celery.wiring.beat import beat_of
+from hermes_celery.wiring.beat import BeatPlace, beat_of
 from hermes_celery.wiring.delivery import make_reporter
 from hermes_celery.wiring.program_sign import make_sign
 from hermes_celery.wiring.server import open_database
@@ -107,11 +107,13 @@ def _make_namespace_move(
         sign.start()
         return _SignedBeat(
             beat_of(
-                app,
-                shared,
-                open_database(shared),
-                owner=owner,
-                clock=clock,
+                BeatPlace(
+                    app=app,
+                    settings=shared,
+                    database=open_database(shared),
+                    owner=owner,
+                    clock=clock,
+                ),
                 declaring=NoDeclarer(),
             ),
             sign,
@@ -150,13 +152,5 @@ def make_beat(
     database = open_database(settings)
     clock = clock or ServerClock(database.now_ms)
     declaring = make_declaring(app, settings, database, owner=owner, clock=clock)
-    return beat_of(
-        app,
-        settings,
-        database,
-        owner=owner,
-        clock=clock,
-        waker=waker,
-        declaring=declaring,
-        entries=entries,
-    )
+    place = BeatPlace(app=app, settings=settings, database=database, owner=owner, clock=clock)
+    return beat_of(place, declaring=declaring, waker=waker, entries=entries)

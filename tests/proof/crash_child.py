@@ -28,8 +28,10 @@ from hermes_celery.instant import from_ms
 from hermes_celery.running.heartbeat import Heartbeats, RunningRun
 from hermes_celery.running.runner import Runner
 from hermes_celery.scheduling.beat import Beat
+from hermes_celery.scheduling.leader_duties import LeaderDuties, LeaderHooks
 from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.living_beats import LivingBeats
+from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.scheduling.sweep import Sweep
 from hermes_celery.session import HEADER, Session, from_header
@@ -132,7 +134,7 @@ def make_beat(
         runs=make_runs(database),
         messages=messages,
         waker=Impatient(database),
-        on_rescue=lambda token, now_ms: (
+        on_pass=lambda token, now_ms: (
             push_deliveries(database, messages, token=token, now_ms=now_ms) if delivers else None
         ),
     )
@@ -148,12 +150,12 @@ def assembled_beat(
     messages: MessageBuilder,
     waker: Waker,
     pause: Callable[[float], None] = lambda _: None,
-    on_rescue: Callable[[int, int], None] = lambda token, now_ms: None,
+    on_pass: Callable[[int, int], None] = lambda token, now_ms: None,
     sweep: Sweep | None = None,
 ) -> Beat:
-    """A beat put together as `compose.make_beat` does, from given parts; it forgets nothing.
+    """A beat put together as `make_beat` of the wiring does, from given parts.
 
-    With a `sweep` it compares all records and mends, as every real one does.
+    It forgets nothing. With a `sweep` it compares all records and mends, as every real one does.
     """
 
     def on_fault(fault: BrokenJob) -> None:
@@ -161,24 +163,27 @@ def assembled_beat(
             sweep.broken(fault.job_id, fault.key, now_ms=clock.now_ms())
 
     return Beat(
-        members=LivingBeats(Shards(database), owner=owner, clock=clock),
-        make_shard=lambda number: Shard(
+        LivingBeats(Shards(database), owner=owner, clock=clock),
+        lambda number: Shard(
             number,
             lease=Lease(database, owner=owner, clock=clock, shard=number),
             due_index=make_due_index(number),
             messages=messages,
             clock=clock,
         ),
-        jobs=Jobs(database),
-        runs=runs,
-        history=History(database, retention=Retention(runs_per_job=1_000_000)),
-        messages=messages,
+        LeaderDuties(
+            Rescuer(Jobs(database), runs, messages),
+            History(database, retention=Retention(runs_per_job=1_000_000)),
+            clock=clock,
+            hooks=LeaderHooks(
+                on_pass=on_pass,
+                sweep=(lambda token, now_ms: False) if sweep is None else sweep.step,
+                on_fault=on_fault,
+            ),
+        ),
         waker=waker,
         clock=clock,
         pause=pause,
-        on_rescue=on_rescue,
-        sweep=(lambda token, now_ms: False) if sweep is None else sweep.step,
-        on_fault=on_fault,
     )
 
 

@@ -115,7 +115,7 @@ def beat(settings: Settings) -> None:
         messages=messages,
         waker=Waker(database),
         pause=time.sleep,
-        on_rescue=lambda token, now_ms: push_deliveries(
+        on_pass=lambda token, now_ms: push_deliveries(
             database, messages, token=token, now_ms=now_ms
         ),
         sweep=None if os.environ.get("SOAK_MENDS") == "off" else make_sweep(settings),

@@ -6,7 +6,7 @@ import pytest
 
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.policy import Overlap, Policy
-from hermes_celery.scheduling.tick import TickReport, tick
+from hermes_celery.scheduling.tick import Ticker, TickReport
 from hermes_celery.store import BrokenJob, Database
 from tests.support import HandClock, Store, replaced
 
@@ -19,7 +19,7 @@ def store(database: Database, clock: HandClock) -> Store:
 
 
 def ticked(store: Store) -> TickReport:
-    return tick(store.due, store.messages, token=1, now_ms=store.clock.ms)
+    return Ticker(store.due, store.messages).tick(token=1, now_ms=store.clock.ms)
 
 
 def test_an_edit_that_crosses_a_tick_does_not_take_back_the_count_of_runs(store: Store) -> None:

@@ -22,8 +22,8 @@ from hermes_celery.core.letters import PATIENCE, letter
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.core.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.core.targets import Target
-from hermes_celery.scheduling.rescue import rescue
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.rescue import Rescuer
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import (
     Breakers,
     Claim,
@@ -186,7 +186,7 @@ def _lives(store: Store) -> None:
     _deliver(store)
     clock.advance(20)
     for _ in range(3):
-        rescue(store.jobs, runs, store.messages, token=TOKEN, now_ms=clock.ms)
+        Rescuer(store.jobs, runs, store.messages).rescue(token=TOKEN, now_ms=clock.ms)
         clock.advance(61)
     cron.run(plain.id, key="k")
     cron.backfill(waiting.id, start=_past(store, 5), end=_past(store, 1))
@@ -294,7 +294,7 @@ def _past(store: Store, hours: int) -> datetime:
 
 def _hour(store: Store) -> None:
     store.clock.advance(3600)
-    tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
 
 
 def _work(store: Store, places: Places, job: Job) -> None:

@@ -9,7 +9,7 @@ from hermes_celery.core.policy import OnLost, Overlap, Policy
 from hermes_celery.core.reconciling import Disagreement
 from hermes_celery.core.run import Delivery, Outcome, RunState, run_id_of
 from hermes_celery.scheduling.sweep import RecordExaminer
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import (
     Database,
     FollowUp,
@@ -86,7 +86,7 @@ class World:
 
     def tick(self) -> None:
         store = self.store
-        tick(store.due, store.messages, token=TOKEN, now_ms=self.clock.ms)
+        Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=self.clock.ms)
 
     def how(self, **changes: Any) -> How:
         return How(now_ms=self.clock.ms, **{"is_deep": True, **changes})

@@ -12,8 +12,8 @@ from hermes_celery.core.job import JobRequest, JobSpec, JobState
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import Delivery, Outcome, RunState, message_id_of
 from hermes_celery.scheduling.look_ahead import LookAhead
-from hermes_celery.scheduling.rescue import RescueReport, rescue
-from hermes_celery.scheduling.tick import BATCH, MOST_BUILT, TickReport, tick
+from hermes_celery.scheduling.rescue import Rescuer, RescueReport
+from hermes_celery.scheduling.tick import BATCH, MOST_BUILT, Ticker, TickReport
 from tests.support import NOON, PlainMessages, Store, a_job
 
 TOKEN = 1
@@ -25,11 +25,13 @@ def _a_leader(store: Store) -> None:
 
 
 def ticked(store: Store) -> TickReport:
-    return tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    return Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
 
 
 def rescued(store: Store) -> RescueReport:
-    return rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    return Rescuer(store.jobs, store.runs, store.messages).rescue(
+        token=TOKEN, now_ms=store.clock.ms
+    )
 
 
 class BuiltLate(PlainMessages):
@@ -136,7 +138,7 @@ def test_a_leader_that_died_before_the_push_leaves_the_message_to_rescue(
             raise SystemExit
 
     with pytest.raises(SystemExit):
-        tick(store.due, Dies("q"), token=TOKEN, now_ms=store.clock.ms)
+        Ticker(store.due, Dies("q")).tick(token=TOKEN, now_ms=store.clock.ms)
     (run,) = store.cron.latest_runs()
     assert (run.state, store.queue()) == (RunState.QUEUED, [])
     store.clock.advance(2.1)
@@ -232,7 +234,7 @@ def test_a_tick_builds_so_many_messages_at_most(store: Store, late: BuiltLate) -
     store.clock.advance(3600)
     standing = float
     reports = [
-        tick(store.due, late, token=TOKEN, now_ms=store.clock.ms, monotonic=standing)
+        Ticker(store.due, late, monotonic=standing).tick(token=TOKEN, now_ms=store.clock.ms)
         for _ in range(2)
     ]
     assert [report.dispatched for report in reports] == [MOST_BUILT, BATCH]
@@ -250,7 +252,7 @@ def test_a_tick_whose_messages_take_long_to_build_ends_and_the_next_one_goes_on(
         return len(late.built) * 0.02
 
     def once() -> TickReport:
-        return tick(store.due, late, token=TOKEN, now_ms=store.clock.ms, monotonic=reading)
+        return Ticker(store.due, late, monotonic=reading).tick(token=TOKEN, now_ms=store.clock.ms)
 
     reports = [once() for _ in range(4)]
     assert [report.dispatched for report in reports] == [20, 20, 10, 0]
@@ -281,8 +283,9 @@ def test_a_pass_of_rescue_whose_messages_take_long_to_build_ends_and_has_more_to
         return len(late.built) * 0.02
 
     def once() -> RescueReport:
-        return rescue(store.jobs, store.runs, late, token=TOKEN, now_ms=store.clock.ms,
-                      monotonic=reading)  # fmt: skip
+        return Rescuer(store.jobs, store.runs, late, monotonic=reading).rescue(
+            token=TOKEN, now_ms=store.clock.ms
+        )
 
     reports = [once() for _ in range(3)]
     assert [(report.redelivered, report.has_more) for report in reports] == [

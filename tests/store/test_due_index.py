@@ -13,8 +13,8 @@ from hermes_celery.core.planning import DueJob, plan
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import Occurrence, Outcome, RunState
 from hermes_celery.errors import LeaseLost, RecordBroken
-from hermes_celery.scheduling.rescue import rescue
-from hermes_celery.scheduling.tick import TickReport, tick
+from hermes_celery.scheduling.rescue import Rescuer
+from hermes_celery.scheduling.tick import Ticker, TickReport
 from hermes_celery.store import Advance, Answer
 from tests.support import NOON, PlainMessages, Store, a_job, replaced
 
@@ -27,7 +27,7 @@ def _a_leader(store: Store) -> None:
 
 
 def ticked(store: Store, token: int = TOKEN) -> TickReport:
-    return tick(store.due, store.messages, token=token, now_ms=store.clock.ms)
+    return Ticker(store.due, store.messages).tick(token=token, now_ms=store.clock.ms)
 
 
 def test_nothing_is_due_before_its_time(store: Store) -> None:
@@ -297,7 +297,7 @@ def test_when_a_younger_leader_appears_between_two_calls_the_rest_is_not_written
 
     messages = Overtaken(store.database.keys.default_queue)
     with pytest.raises(LeaseLost):
-        tick(store.due, messages, token=TOKEN, now_ms=store.clock.ms)
+        Ticker(store.due, messages).tick(token=TOKEN, now_ms=store.clock.ms)
     written = len(store.queue())
     assert written <= 200
     assert not store.database.client.connection_pool._in_use_connections
@@ -337,6 +337,8 @@ def test_a_job_that_cannot_be_read_does_not_stop_the_rescue_of_others(store: Sto
     torn = store.cron.show("torn")
     store.database.call("HSET", store.database.keys.job(torn.id), "spec", "{")
     store.clock.advance(61)
-    report = rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    report = Rescuer(store.jobs, store.runs, store.messages).rescue(
+        token=TOKEN, now_ms=store.clock.ms
+    )
     assert report.redelivered == 1
     assert store.runs.get(runs["torn"]).state is RunState.CANCELLED

@@ -13,8 +13,8 @@ from hermes_celery.core.run import Delivery, Outcome, Run, RunState
 from hermes_celery.errors import RecordBroken
 from hermes_celery.running.background_writes import BackgroundWrites
 from hermes_celery.running.ended_by_celery import EXPIRED, PURGED, RunEnder, RunMessage
-from hermes_celery.scheduling.rescue import NEVER_CAME, RETRY_NEVER_CAME, RescueReport, rescue
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.rescue import NEVER_CAME, RETRY_NEVER_CAME, Rescuer, RescueReport
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import Claim, Database, Repairs
 from tests.receivers import http_receiver
 from tests.store.delivering_host import at
@@ -41,7 +41,7 @@ class Bench:
         chosen = Policy(**policy)  # type: ignore[arg-type]
         job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n", policy=chosen))
         store.clock.advance(3600)
-        tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+        Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
         (self.id,) = store.queue()
         self.job_id = job.id
         self._run_ender = RunEnder(
@@ -73,7 +73,9 @@ class Bench:
     def rescued(self) -> RescueReport:
         """A pass of the leader's."""
         store = self.store
-        return rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+        return Rescuer(store.jobs, store.runs, store.messages).rescue(
+            token=TOKEN, now_ms=store.clock.ms
+        )
 
     def is_unpushed(self) -> bool:
         """Whether the run counts as one whose message is on no queue."""
@@ -379,8 +381,12 @@ def test_a_retry_on_what_is_no_queue_is_told_and_lost(bench: Bench) -> None:
     tried_again(bench, seconds=3700, queue=store.database.keys.run(bench.id))
     store.clock.advance(3701)
     told: list[str] = []
-    rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms,
-           on_broken=lambda job_id, key, what: told.append(f"{job_id} {key} {what}"))  # fmt: skip
+    Rescuer(
+        store.jobs,
+        store.runs,
+        store.messages,
+        on_broken=lambda job_id, key, what: told.append(f"{job_id} {key} {what}"),
+    ).rescue(token=TOKEN, now_ms=store.clock.ms)
     (line,) = told
     assert line.startswith(f"{bench.job_id} run '{bench.id}' its message cannot be looked for")
     assert bench.run.state is RunState.LOST

@@ -12,8 +12,8 @@ from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.work import TaskCall
 from hermes_celery.delivering.queue_watch import QueueWatch
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
-from hermes_celery.scheduling.rescue import RescueReport, rescue
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.rescue import Rescuer, RescueReport
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import DueIndex, ForeignQueues, Load, WorkerSign
 from tests.support import Store, a_spec
 
@@ -78,7 +78,7 @@ class World:
     def occur(self) -> Run:
         self.store.clock.advance(60)
         due = DueIndex(self.store.database, why_sent=self.foreign.why_sent)
-        tick(due, self.store.messages, token=TOKEN, now_ms=self.store.clock.ms)
+        Ticker(due, self.store.messages).tick(token=TOKEN, now_ms=self.store.clock.ms)
         return self.store.cron.latest_runs("n")[0]
 
     def take(self) -> None:
@@ -86,14 +86,9 @@ class World:
 
     def rescue(self, *, after_seconds: float = 0) -> RescueReport:
         self.store.clock.advance(after_seconds)
-        return rescue(
-            self.store.jobs,
-            self.store.runs,
-            self.store.messages,
-            token=TOKEN,
-            now_ms=self.store.clock.ms,
-            foreign=self.foreign,
-        )
+        return Rescuer(
+            self.store.jobs, self.store.runs, self.store.messages, foreign=self.foreign
+        ).rescue(token=TOKEN, now_ms=self.store.clock.ms)
 
 
 @pytest.fixture
@@ -454,7 +449,9 @@ def test_a_leader_without_that_knowledge_pushes_as_before(store: Store) -> None:
     world = World(store)
     run = world.occur()
     store.clock.advance(61)
-    report = rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    report = Rescuer(store.jobs, store.runs, store.messages).rescue(
+        token=TOKEN, now_ms=store.clock.ms
+    )
     assert report.redelivered == 1
     assert store.queue() == [run.id, run.id]
 

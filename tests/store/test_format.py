@@ -15,7 +15,7 @@ from hermes_celery.errors import (
     LeaseLost,
     RecordBroken,
 )
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import FORMAT, Database, Deliveries, Formats, Incidents, Migrator
 from hermes_celery.store.format import StoredFormat
 from hermes_celery.store.migrating import MIGRATIONS, Migration
@@ -300,7 +300,7 @@ def test_a_job_that_only_newer_programs_read_is_left_alone_with_its_reason(store
             verb(job.id)
     store.clock.advance(3600)
     store.database.call("SET", store.database.keys.term, TOKEN)
-    report = tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    report = Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
     assert (report.dispatched, report.broken) == (1, 1)
     assert store.database.hashes([store.database.keys.job(job.id)]) == before
     assert store.cron.show(other.id).state is JobState.SCHEDULED

@@ -12,7 +12,7 @@ from hermes_celery.core.planning import grace_ms
 from hermes_celery.core.policy import CatchUp, Policy
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.instant import to_ms
-from hermes_celery.scheduling.tick import TickReport, tick
+from hermes_celery.scheduling.tick import Ticker, TickReport
 from hermes_celery.store import History, Retention
 from tests.support import NOON, Store, a_spec, cases, replaced
 
@@ -43,7 +43,7 @@ def _a_leader(store: Store) -> None:
 
 
 def ticked(store: Store) -> TickReport:
-    return tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    return Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
 
 
 def hourly(store: Store, name: str = "n", **policy: Any) -> Job:

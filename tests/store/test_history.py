@@ -12,7 +12,7 @@ from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.scheduling.loss_watch import LossWatch
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import Database, Deliveries, History, Incidents, Retention, connect
 from hermes_celery.store.loss_note import Witness
 from tests.support import HandClock, Store
@@ -118,7 +118,7 @@ def test_completed_jobs_are_kept_for_a_week(store: Store, history: History) -> N
     store.database.call("SET", store.database.keys.term, 1)
     job = store.cron.add(JobRequest(schedule="in 1h", prompt="x"))
     store.clock.advance(3600)
-    tick(store.due, store.messages, token=1, now_ms=store.clock.ms)
+    Ticker(store.due, store.messages).tick(token=1, now_ms=store.clock.ms)
     done = Outcome(state=RunState.SUCCEEDED)
     store.runs.finish(store.claim(store.queue()[0]), done, now_ms=store.clock.ms)
     store.clock.advance(7 * DAY - 1)
@@ -140,7 +140,7 @@ def test_a_completed_job_that_cannot_be_read_stops_nobody(store: Store, history:
         store.cron.add(JobRequest(schedule="in 1h", prompt="x", name=name))
     torn = store.cron.show("torn")
     store.clock.advance(3600)
-    tick(store.due, store.messages, token=1, now_ms=store.clock.ms)
+    Ticker(store.due, store.messages).tick(token=1, now_ms=store.clock.ms)
     for run_id in store.queue():
         store.runs.finish(
             store.claim(run_id), Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms
@@ -156,7 +156,7 @@ def test_a_completed_job_that_was_set_anew_is_kept(store: Store, history: Histor
     store.database.call("SET", store.database.keys.term, 1)
     job = store.cron.add(JobRequest(schedule="in 1h", prompt="x"))
     store.clock.advance(3600)
-    tick(store.due, store.messages, token=1, now_ms=store.clock.ms)
+    Ticker(store.due, store.messages).tick(token=1, now_ms=store.clock.ms)
     done = Outcome(state=RunState.SUCCEEDED)
     store.runs.finish(store.claim(store.queue()[0]), done, now_ms=store.clock.ms)
     store.cron.edit(job.id, {"schedule": "every 1h"})

@@ -12,9 +12,10 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.running.heartbeat import Heartbeats
 from hermes_celery.scheduling.beat import Beat
+from hermes_celery.scheduling.leader_duties import LeaderDuties, LeaderHooks
 from hermes_celery.scheduling.lease import LEASE_MS, Lease
 from hermes_celery.scheduling.living_beats import LivingBeats
-from hermes_celery.scheduling.rescue import rescue
+from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.resharding import reshard
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.store import Database, DueIndex, History, Retention, Shards, Waker
@@ -38,7 +39,7 @@ class Parts:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.index: Callable[[int], DueIndex] = lambda n: DueIndex(store.database, shard=n)
-        self.on_rescue: Callable[[int, int], None] = lambda token, now_ms: None
+        self.on_pass: Callable[[int, int], None] = lambda token, now_ms: None
         self.on_lead: Callable[[], None] = lambda: None
         self.waker: Waker = Impatient(store.database)
         self.told: list[tuple[str, str, str]] = []
@@ -47,8 +48,8 @@ class Parts:
     def beat(self) -> Beat:
         store, database, clock = self.store, self.store.database, self.store.clock
         return Beat(
-            members=LivingBeats(Shards(database), owner="b", clock=clock),
-            make_shard=lambda number: Shard(
+            LivingBeats(Shards(database), owner="b", clock=clock, on_broken=self.tell),
+            lambda number: Shard(
                 number,
                 lease=Lease(database, owner="b", clock=clock, shard=number, on_broken=self.tell),
                 due_index=self.index(number),
@@ -56,16 +57,16 @@ class Parts:
                 clock=clock,
                 on_broken=self.tell,
             ),
-            jobs=store.jobs,
-            runs=store.runs,
-            history=History(database, retention=Retention()),
-            messages=store.messages,
+            LeaderDuties(
+                Rescuer(store.jobs, store.runs, store.messages, on_broken=self.tell),
+                History(database, retention=Retention()),
+                clock=clock,
+                hooks=LeaderHooks(on_lead=self.on_lead, on_pass=self.on_pass),
+                on_broken=self.tell,
+            ),
             waker=self.waker,
             clock=clock,
-            on_lead=self.on_lead,
-            on_rescue=self.on_rescue,
             pause=self.paused.append,
-            on_broken=self.tell,
         )
 
     def tell(self, job_id: str, key: str, what: str) -> None:
@@ -157,7 +158,7 @@ def test_a_failing_rescue_keeps_nobody_from_ticking_and_is_tried_again(
         asked.append(now_ms)
         raise ZeroDivisionError("nobody foresaw this")
 
-    parts.on_rescue = fail
+    parts.on_pass = fail
     beat = parts.beat()
     steps(beat, parts.store.clock, 30)
     due_jobs(parts.store, 2)
@@ -197,10 +198,12 @@ def test_an_error_in_one_run_keeps_no_other_from_rescue(store: Store) -> None:
     database.call("DEL", database.keys.default_queue)
     store.clock.advance(61)
     told: list[str] = []
-    report = rescue(
-        store.jobs, store.runs, Choking(database.keys.default_queue), token=TOKEN,
-        now_ms=store.clock.ms, on_broken=lambda job_id, key, what: told.append(job_id),
-    )  # fmt: skip
+    report = Rescuer(
+        store.jobs,
+        store.runs,
+        Choking(database.keys.default_queue),
+        on_broken=lambda job_id, key, what: told.append(job_id),
+    ).rescue(token=TOKEN, now_ms=store.clock.ms)
     assert report.redelivered == 1
     assert [run_id[:12] for run_id in store.queue()] == ["a" * 12]
 
@@ -215,10 +218,12 @@ def test_a_run_that_cannot_be_read_is_told_and_the_next_is_pushed(store: Store) 
     database.call("DEL", database.keys.default_queue)
     store.clock.advance(61)
     told: list[str] = []
-    rescue(
-        store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms,
+    Rescuer(
+        store.jobs,
+        store.runs,
+        store.messages,
         on_broken=lambda job_id, key, what: told.append(f"{job_id} {what}"),
-    )  # fmt: skip
+    ).rescue(token=TOKEN, now_ms=store.clock.ms)
     assert told == [f"{'b' * 12} cannot be read: job_name is missing"]
     assert good in store.queue()
 

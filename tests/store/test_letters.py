@@ -12,7 +12,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.letters import KEPT, KEPT_BYTES, Letter, letter
 from hermes_celery.core.run import Delivery, RunState
 from hermes_celery.errors import RecordBroken
-from hermes_celery.scheduling.rescue import rescue
+from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.store import Claim, Database, Letters
 from tests.support import Store, a_spec
 
@@ -89,7 +89,7 @@ def test_a_run_with_one_unreadable_message_is_pushed_again(store: Store, letters
     letters.bury(dead(store, message_of(run_id)))
     store.database.call("SET", store.database.keys.term, 1)
     store.clock.advance(61)
-    rescue(store.jobs, store.runs, store.messages, token=1, now_ms=store.clock.ms)
+    Rescuer(store.jobs, store.runs, store.messages).rescue(token=1, now_ms=store.clock.ms)
     assert store.queue() == [run_id]
     store.claim(run_id)
 

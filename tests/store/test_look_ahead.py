@@ -13,7 +13,7 @@ from hermes_celery.core.policy import CatchUp, Overlap, Policy
 from hermes_celery.core.run import RunState
 from hermes_celery.scheduling import look_ahead as ahead
 from hermes_celery.scheduling.look_ahead import LookAhead
-from hermes_celery.scheduling.tick import TickReport, tick
+from hermes_celery.scheduling.tick import Ticker, TickReport
 from hermes_celery.store import BrokenJob, DueIndex
 from tests.support import NOON, Store, a_job
 
@@ -45,8 +45,8 @@ class Leader:
         return len(self.ahead)
 
     def tick(self) -> TickReport:
-        return tick(
-            self.due, self.store.messages, token=TOKEN, now_ms=self.store.clock.ms, ahead=self.ahead
+        return Ticker(self.due, self.store.messages, ahead=self.ahead).tick(
+            token=TOKEN, now_ms=self.store.clock.ms
         )
 
 

@@ -10,8 +10,8 @@ from hermes_celery.core.job import Job, JobRequest, JobSpec, JobState
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.core.run import Outcome, Run, RunState, Trigger, message_id_of
 from hermes_celery.errors import JobError, RecordBroken
-from hermes_celery.scheduling.rescue import RescueReport, rescue
-from hermes_celery.scheduling.tick import TickReport, tick
+from hermes_celery.scheduling.rescue import Rescuer, RescueReport
+from hermes_celery.scheduling.tick import Ticker, TickReport
 from tests.support import NOON, PlainMessages, Store, a_spec, replaced
 
 TOKEN = 1
@@ -36,11 +36,13 @@ def an_hour_later(store: Store) -> TickReport:
 
 
 def ticked(store: Store) -> TickReport:
-    return tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    return Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
 
 
 def rescued(store: Store) -> RescueReport:
-    return rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    return Rescuer(store.jobs, store.runs, store.messages).rescue(
+        token=TOKEN, now_ms=store.clock.ms
+    )
 
 
 def newest(store: Store, state: RunState | None = None) -> Run:

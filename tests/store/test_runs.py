@@ -9,7 +9,7 @@ import pytest
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Delivery, Outcome, RunState, Trigger
 from hermes_celery.errors import LeaseLost, RunNotFound
-from hermes_celery.scheduling.rescue import LOST, RescueReport, rescue
+from hermes_celery.scheduling.rescue import LOST, Rescuer, RescueReport
 from hermes_celery.store import check_run_id
 from tests.support import NOON, Store, replaced
 
@@ -197,7 +197,9 @@ def test_a_run_that_was_claimed_at_the_last_moment_does_not_expire(
 def test_an_older_leader_rescues_nothing(store: Store, run_id: str) -> None:
     store.clock.advance(100)
     with pytest.raises(LeaseLost):
-        rescue(store.jobs, store.runs, store.messages, token=TOKEN - 1, now_ms=store.clock.ms)
+        Rescuer(store.jobs, store.runs, store.messages).rescue(
+            token=TOKEN - 1, now_ms=store.clock.ms
+        )
     assert store.queue() == [run_id]
 
 
@@ -224,7 +226,9 @@ def test_what_is_no_run_id_is_refused_before_redis_is_asked(text: str) -> None:
 
 
 def rescued(store: Store) -> RescueReport:
-    return rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    return Rescuer(store.jobs, store.runs, store.messages).rescue(
+        token=TOKEN, now_ms=store.clock.ms
+    )
 
 
 def test_behind_a_backlog_nothing_is_pushed_again(store: Store, run_id: str) -> None:

@@ -12,7 +12,7 @@ from hermes_celery.core.policy import CatchUp, Policy
 from hermes_celery.core.run import Delivery, Occurrence, Run, RunState, Trigger
 from hermes_celery.core.work import TaskCall
 from hermes_celery.instant import to_ms
-from hermes_celery.scheduling.tick import TickReport, tick
+from hermes_celery.scheduling.tick import Ticker, TickReport
 from hermes_celery.store import Asked, DueIndex, Fate
 from tests import version_0_1_0
 from tests.support import NOON, Store
@@ -38,7 +38,7 @@ def job_of(store: Store, schedule: str = "every 1m", **fields: object) -> Job:
 
 def ticked(store: Store, *, why: str = WHY) -> TickReport:
     due = DueIndex(store.database, why_sent=lambda spec, queue: why)
-    return tick(due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    return Ticker(due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
 
 
 def redelivered(store: Store, run: Run, fate: Fate) -> str:

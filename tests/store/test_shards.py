@@ -10,8 +10,10 @@ from hermes_celery.core.job import Job
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import to_ms
 from hermes_celery.scheduling.beat import Beat
+from hermes_celery.scheduling.leader_duties import LeaderDuties
 from hermes_celery.scheduling.lease import LEASE_MS, RENEW_SECONDS, Lease
 from hermes_celery.scheduling.living_beats import LivingBeats
+from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.resharding import reshard
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.store import Database, DueIndex, History, Jobs, Retention, Shards, Waker, Write
@@ -35,18 +37,19 @@ def lease(store: Store, owner: str, shard: int) -> Lease:
 def beat(store: Store, owner: str, *, waker: Waker | None = None) -> Beat:
     database, clock = store.database, store.clock
     return Beat(
-        members=LivingBeats(Shards(database), owner=owner, clock=clock),
-        make_shard=lambda number: Shard(
+        LivingBeats(Shards(database), owner=owner, clock=clock),
+        lambda number: Shard(
             number,
             lease=lease(store, owner, number),
             due_index=DueIndex(database, shard=number),
             messages=store.messages,
             clock=clock,
         ),
-        jobs=store.jobs,
-        runs=store.runs,
-        history=History(database, retention=Retention()),
-        messages=store.messages,
+        LeaderDuties(
+            Rescuer(store.jobs, store.runs, store.messages),
+            History(database, retention=Retention()),
+            clock=clock,
+        ),
         waker=waker or Impatient(database),
         clock=clock,
     )

@@ -16,8 +16,8 @@ from hermes_celery.core.job import JobState
 from hermes_celery.core.run import Delivery, Outcome, RunState
 from hermes_celery.errors import JobError
 from hermes_celery.instant import from_ms
-from hermes_celery.scheduling.rescue import rescue
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.rescue import Rescuer
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import FORMAT, Claim, Database, DueIndex, Formats, Incidents, Migrator
 from tests.recorded_stores import Recording, content, recording
 from tests.store.delivering_host import TOKEN, Place, PlainDeliveryMessages
@@ -63,17 +63,19 @@ class Recorded:
     def tick(self) -> int:
         """Tick every shard; returns how many jobs were broken."""
         reports = [
-            tick(DueIndex(self.database, shard=shard), self.store.messages,
-                 token=TOKEN, now_ms=self.clock.ms)
+            Ticker(DueIndex(self.database, shard=shard), self.store.messages).tick(
+                token=TOKEN, now_ms=self.clock.ms
+            )
             for shard in range(self.shards)
-        ]  # fmt: skip
+        ]
         return sum(report.broken for report in reports)
 
     def work(self) -> None:
         """One minute of a beat and of workers: rescue, perform every message, deliver."""
         self.clock.advance(61)
-        rescue(self.store.jobs, self.store.runs, self.store.messages,
-               token=TOKEN, now_ms=self.clock.ms)  # fmt: skip
+        Rescuer(self.store.jobs, self.store.runs, self.store.messages).rescue(
+            token=TOKEN, now_ms=self.clock.ms
+        )
         for queue in (self.keys.default_queue, FOREIGN_QUEUE):
             while message := self.database.call("RPOP", queue):
                 self.perform(message_id(message))

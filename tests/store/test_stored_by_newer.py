@@ -9,7 +9,7 @@ from hermes_celery.core.job import Job, JobRequest, UnreadableJob
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import JobError, RecordBroken
 from hermes_celery.scheduling.declared_jobs import synchronise
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import BrokenJob
 from hermes_celery.store.jobs import NewerRecord
 from tests.support import NOON, Store, a_job
@@ -104,7 +104,7 @@ def test_a_job_that_needs_what_is_unknown_is_left_alone_and_not_planned(
     database = store.database
     database.call("SET", database.keys.term, TOKEN)
     store.clock.advance(3601)
-    report = tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    report = Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
     assert (report.dispatched, report.broken) == (0, 1)
     (found,) = store.cron.find_jobs()
     assert isinstance(found, UnreadableJob)
@@ -117,10 +117,12 @@ def test_a_job_that_needs_what_is_unknown_is_left_alone_and_not_planned(
     again_ms = store.due.next_due_ms()
     assert again_ms is not None
     assert store.clock.ms < again_ms <= store.clock.ms + 60_000
-    assert tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms).broken == 0
+    assert Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms).broken == 0
     rewritten(store, job)
     store.clock.advance(60)
-    assert tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms).dispatched == 1
+    assert (
+        Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms).dispatched == 1
+    )
 
 
 def test_a_damaged_definition_is_no_newer_one(store: Store) -> None:
@@ -160,11 +162,13 @@ def test_a_job_that_the_index_names_too_early_runs_at_its_own_time(store: Store)
     database = store.database
     database.call("SET", database.keys.term, TOKEN)
     database.call("ZADD", database.keys.due, "-inf", job.id)
-    report = tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms)
+    report = Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
     assert (report.dispatched, report.broken) == (0, 1)
     assert isinstance(report.faults[0], BrokenJob)
     store.clock.advance(3600)
-    assert tick(store.due, store.messages, token=TOKEN, now_ms=store.clock.ms).dispatched == 1
+    assert (
+        Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms).dispatched == 1
+    )
 
 
 def test_a_number_that_is_none_is_mended_by_resuming(store: Store) -> None:

@@ -12,7 +12,7 @@ from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.reconciling import Disagreement
 from hermes_celery.delivering.watchdog import TroubleReporter
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
-from hermes_celery.scheduling.rescue import rescue
+from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, RecordExaminer, Sweep
 from hermes_celery.store import (
     Database,
@@ -134,7 +134,7 @@ def test_dead_entries_do_not_blind_rescue(sweep: Sweep, world: World) -> None:
     store = world.store
     for _ in range(5):
         sweep.step(TOKEN, world.clock.ms)
-        rescue(store.jobs, store.runs, store.messages, token=TOKEN, now_ms=world.clock.ms)
+        Rescuer(store.jobs, store.runs, store.messages).rescue(token=TOKEN, now_ms=world.clock.ms)
     assert lost in store.queue()
     assert store.runs.get(world.run_of["running"]).state == "lost"
     assert world.call("ZCOUNT", world.keys.queued, "-inf", 200) == 0

@@ -17,7 +17,7 @@ from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import StoreError
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, connect
 from hermes_celery.wiring.client import open_cron
@@ -55,12 +55,12 @@ def test_a_full_server_refuses_whole_and_says_so(valkey: Database) -> None:
             lambda: store.cron.add(JobRequest(schedule="every 1h", prompt="x")),
             lambda: store.cron.edit(job.id, {"prompt": "y"}),
             lambda: store.cron.run(job.id),
-            lambda: tick(store.due, store.messages, token=1, now_ms=store.clock.ms),
+            lambda: Ticker(store.due, store.messages).tick(token=1, now_ms=store.clock.ms),
         ):
             with pytest.raises(StoreError, match="maxmemory"):
                 attempt()
             assert keys_and_values(valkey) == before
-    assert tick(store.due, store.messages, token=1, now_ms=store.clock.ms).dispatched == 1
+    assert Ticker(store.due, store.messages).tick(token=1, now_ms=store.clock.ms).dispatched == 1
 
 
 def test_a_result_is_offered_again_until_a_full_server_has_room(

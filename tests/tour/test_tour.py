@@ -14,7 +14,7 @@ from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import Conflict, LeaseLost, ScheduleError
 from hermes_celery.schedule import parse
 from hermes_celery.scheduling.lease import Lease
-from hermes_celery.scheduling.tick import tick
+from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.session import bound, get_session_env, session_of
 from hermes_celery.store import Claim, Database
 from tests.support import NOON, HandClock, Store
@@ -69,8 +69,8 @@ def test_a_tick_moves_the_schedule_and_queues_the_run_in_one_step(store: Store) 
     assert token is not None
     store.clock.advance(7200)
     with pytest.raises(LeaseLost):
-        tick(store.due, store.messages, token=token - 1, now_ms=store.clock.ms)
-    report = tick(store.due, store.messages, token=token, now_ms=store.clock.ms)
+        Ticker(store.due, store.messages).tick(token=token - 1, now_ms=store.clock.ms)
+    report = Ticker(store.due, store.messages).tick(token=token, now_ms=store.clock.ms)
     (run,) = store.cron.latest_runs("disks")
     assert (report.dispatched, run.state, store.queue()) == (1, RunState.QUEUED, [run.id])
     assert store.cron.show("disks").next_run_at == NOON + timedelta(hours=4)
@@ -101,7 +101,7 @@ def test_a_one_shot_is_completed_when_its_run_ends(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="in 30m", prompt="x"))
     token = Lease(store.database, owner="beat", clock=store.clock).hold() or 0
     store.clock.advance(1800)
-    tick(store.due, store.messages, token=token, now_ms=store.clock.ms)
+    Ticker(store.due, store.messages).tick(token=token, now_ms=store.clock.ms)
     assert store.cron.show(job.id).state is JobState.SCHEDULED
     claim = store.claim(store.queue()[0])
     store.runs.finish(claim, Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)

@@ -1,0 +1,144 @@
+"""What whoever leads shard 0 does for the whole namespace: begin, then pass after pass.
+
+A pass comes once a second, and at once again while there is more to do: it compares stored records,
+rescues runs, pushes deliveries and forgets what is old. Each of these is a duty of its own, so that
+one which fails keeps no other back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.on_broken import OnBroken, ignored
+from hermes_celery.scheduling.rescue import RescueReport
+from hermes_celery.store.history import Trimmed
+
+if TYPE_CHECKING:
+    from hermes_celery.clock import Clock
+    from hermes_celery.errors import RecordBroken
+    from hermes_celery.scheduling.rescue import Rescuer
+    from hermes_celery.store import BrokenJob, History
+
+_EVERY_SECONDS = 1.0
+#: The pause between two passes while there is more to do: ticks come first.
+_NEXT_SECONDS = 0.05
+#: Never 0, so that a beat does not spin.
+_SHORTEST_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderHooks:
+    """What others do when a beat leads shard 0, or stops."""
+
+    #: A new leader begins.
+    on_lead: Callable[[], None] = lambda: None
+    #: A pass, with the fencing token and the server's time in Unix milliseconds.
+    on_pass: Callable[[int, int], None] = lambda token, now_ms: None
+    #: One step of comparing stored records; whether there is more to do at once.
+    sweep: Callable[[int, int], bool] = lambda token, now_ms: False
+    #: A tick could not plan or dispatch a job.
+    on_fault: Callable[[BrokenJob], None] = lambda fault: None
+    #: Runs were given up as lost.
+    on_lost: Callable[[Sequence[str]], None] = lambda run_ids: None
+    #: The beat stops.
+    on_stop: Callable[[], None] = lambda: None
+
+
+class LeaderDuties:
+    """The work of one beat as the leader of shard 0, and when it is due."""
+
+    def __init__(
+        self,
+        rescuer: Rescuer,
+        history: History,
+        *,
+        clock: Clock,
+        hooks: LeaderHooks | None = None,
+        on_broken: OnBroken = ignored,
+    ) -> None:
+        """`on_broken` hears of each broken record that keeps a duty from being done."""
+        self._rescuer = rescuer
+        self._history = history
+        self._clock = clock
+        self._hooks = hooks or LeaderHooks()
+        self._on_broken = on_broken
+        self._must_begin = False
+        self._passed_at = 0.0
+        self._wait_seconds = _EVERY_SECONDS
+        duty = partial(Duty, clock=clock, on_broken=on_broken)
+        self._begin = duty("begin")
+        self._sweep = duty("sweep")
+        self._rescue = duty("rescue")
+        self._tell_of_lost = duty("lost")
+        self._other_work = duty("deliveries")
+        self._trim = duty("trim")
+        self._remove_completed = duty("remove completed")
+        self._tell_of_faults = duty("faults")
+
+    def take_over(self) -> None:
+        """Begin as a new leader, at the next `begin`."""
+        self._must_begin = True
+
+    def begin(self, bad_count: RecordBroken | None) -> None:
+        """Do what a new leader does first, once; again and again where it fails.
+
+        `bad_count` is what is wrong with the stored number of shards. Raises StoreUnavailable.
+        """
+        if self._must_begin:
+            self._must_begin = not self._begin.attempt(lambda: self._begun(bad_count), False)
+
+    def _begun(self, bad_count: RecordBroken | None) -> bool:
+        if bad_count is not None:
+            self._on_broken("", bad_count.key, bad_count.what)
+        self._hooks.on_lead()
+        return True
+
+    def tell_of_fault(self, fault: BrokenJob) -> None:
+        """Tell of a job that a tick could not plan or dispatch."""
+        self._tell_of_faults.attempt(lambda: self._hooks.on_fault(fault), None)
+
+    def stop(self) -> None:
+        """End what goes on beside the beat."""
+        self._hooks.on_stop()
+
+    @property
+    def due_in_seconds(self) -> float:
+        """How long until the next pass is due; infinite before the first one."""
+        if not self._passed_at:
+            return float("inf")
+        again_at = self._passed_at + self._wait_seconds
+        return max(again_at - self._clock.monotonic(), _SHORTEST_SECONDS)
+
+    def pass_if_due(self, token: int, *, is_busy: bool) -> None:
+        """Do one pass if it is time for one; while a tick has work, it is once a second.
+
+        Raises LeaseLost and StoreUnavailable.
+        """
+        now = self._clock.monotonic()
+        wait = _EVERY_SECONDS if is_busy else self._wait_seconds
+        if now - self._passed_at < wait:
+            return
+        self._passed_at = now
+        has_more = self._pass_once(token, self._clock.now_ms())
+        self._wait_seconds = _NEXT_SECONDS if has_more else _EVERY_SECONDS
+
+    def _pass_once(self, token: int, now_ms: int) -> bool:
+        """One pass; whether there is more to do. A part of it that fails keeps no other back."""
+        hooks, history = self._hooks, self._history
+        # First: what nothing stands behind must not fill the view of the others.
+        is_sweeping = self._sweep.attempt(lambda: hooks.sweep(token, now_ms), False)
+        rescued = self._rescue.attempt(
+            lambda: self._rescuer.rescue(token=token, now_ms=now_ms), RescueReport()
+        )
+        if rescued.given_up:
+            self._tell_of_lost.attempt(lambda: hooks.on_lost(rescued.given_up), None)
+        self._other_work.attempt(lambda: hooks.on_pass(token, now_ms), None)
+        trimmed = self._trim.attempt(lambda: history.trim(now_ms), Trimmed(runs=0, has_more=False))
+        self._remove_completed.attempt(
+            lambda: history.remove_completed(self._rescuer.jobs, now_ms), 0
+        )
+        return is_sweeping or rescued.has_more or trimmed.has_more
