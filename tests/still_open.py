@@ -3,10 +3,7 @@
 MANY_PARAMETERS = {
     "celery_app.declarer.__init__",
     "client.__init__",
-    "core.incidents.tell",
     "delivering.deliverer.__init__",
-    "delivering.watchdog.__init__",
-    "delivering.watchdog.tell",
     "running.agent.__init__",
     "running.child_process.run_child",
     "running.ended_by_celery._give_up",
@@ -18,7 +15,6 @@ MANY_PARAMETERS = {
     "store.cancelling.cancel_run",
     "store.deliveries.notice",
     "store.deliveries.plan",
-    "store.incidents.note",
     "store.pushing.push_call",
     "store.queue_health.judge",
     "store.repairs.mend_call",

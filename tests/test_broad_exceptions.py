@@ -97,7 +97,7 @@ BROAD = {
         "one bad message must not end the worker",
     "hermes_celery.celery_app.safe_consumer:_SafeChannel._deliver_fanout_message":
         "one bad broadcast must not end the worker",
-    "hermes_celery.delivering.watchdog:BeatWatchdog._loop":
+    "hermes_celery.delivering.beat_watchdog:BeatWatchdog._loop":
         "the thread must outlive what it ran into",
     "hermes_celery.core.schedule_text:_shown":
         "the user's own class; only for the message",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hermes_celery.celery_app.beat_entries import BeatEntries
     from hermes_celery.celery_app.safe_consumer import DeadLetters
     from hermes_celery.clock import Clock
+    from hermes_celery.delivering.beat_watchdog import BeatWatchdog
     from hermes_celery.delivering.deliverer import Deliverer
-    from hermes_celery.delivering.watchdog import BeatWatchdog
     from hermes_celery.running.ended_by_celery import RunEnder
     from hermes_celery.running.runner import Runner
     from hermes_celery.running.stuck_work import HeldMessage, PoolSlotGuard

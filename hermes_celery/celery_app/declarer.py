@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from hermes_celery.core.declared import Declaration, RefusedJob, additional, foreign, sharing_text
-from hermes_celery.core.incidents import TroubleKind, incident_id
+from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
 from hermes_celery.core.job import UnreadableJob
 from hermes_celery.errors import StoreError
 from hermes_celery.events import RateLimitedLog, event
@@ -117,7 +117,7 @@ class DeclarationIncidents:
 
     def tell(self, kind: TroubleKind, subject: str, text: str, *, now_ms: int) -> None:
         """Tell of one."""
-        self._reporter.tell(kind, subject, text, now_ms=now_ms)
+        self._reporter.tell(Trouble(kind=kind, subject=subject, text=text), now_ms=now_ms)
 
     def over(self, kind: TroubleKind, subject: str, text: str, *, now_ms: int) -> None:
         """End it, if it is open."""

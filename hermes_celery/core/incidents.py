@@ -103,21 +103,50 @@ _OVER = {
 }
 
 
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is wrong now: what becomes an incident, or is one more of it."""
+
+    kind: TroubleKind
+    #: What is in trouble: a job, run or queue, a host; "" where there is but one of its kind.
+    subject: str
+    #: One line, with the next thing to do.
+    text: str
+    #: The failure's error, which tells different failures of one subject apart.
+    error: str = ""
+    #: Of the job that is in trouble; "" where it is no single job's.
+    job_id: str = ""
+    job_name: str = ""
+    run_id: str = ""
+    #: Where it is told; "" for where alerts go.
+    deliver: str = ""
+    #: Told once while it lasts: it is as somebody wants it.
+    is_news: bool = False
+    #: Workers would not deliver a notice of it: it goes out from the process that found it.
+    from_here: bool = False
+
+    @property
+    def incident_id(self) -> str:
+        """The incident that it belongs to."""
+        return incident_id(self.kind, self.subject, error=self.error)
+
+    @classmethod
+    def of_job(cls, spec: JobSpec, kind: TroubleKind, text: str, *, run_id: str = "") -> Trouble:
+        """One of a job, told where that job's troubles are told."""
+        return cls(
+            kind=kind,
+            subject=spec.id,
+            text=text,
+            job_id=spec.id,
+            job_name=spec.name,
+            run_id=run_id,
+            deliver=failure_target(spec),
+        )
+
+
 class ReportsTroubles(Protocol):
     """Whoever turns a trouble into an incident, and tells of it when that is due."""
 
-    def tell(
-        self,
-        kind: TroubleKind,
-        subject: str,
-        text: str,
-        *,
-        now_ms: int,
-        spec: JobSpec | None = None,
-        run_id: str = "",
-        from_here: bool = False,
-        job_id: str = "",
-    ) -> bool:
+    def tell(self, trouble: Trouble, *, now_ms: int) -> bool:
         """Count a trouble (`now_ms`: Unix ms); whether it is told now. Raises StoreError."""
 
     def over(self, incidents: list[Incident], text: str, *, now_ms: int) -> None:
@@ -151,6 +180,11 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("first_at", "last_at", "acked_at", "closed_at"):
             record[name] = iso(record[name])
         return record
+
+
+def failure_target(spec: JobSpec) -> str:
+    """Where a job's troubles are told: its own place for them, else where its output goes."""
+    return spec.failure_deliver or spec.deliver
 
 
 def is_telling(count: int) -> bool:

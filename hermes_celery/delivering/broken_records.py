@@ -1,4 +1,6 @@
-"""Records that cannot be read become incidents, and those end when nobody meets them any more.
+"""Which stored records cannot be read, and does anybody still meet them?
+
+Each becomes an incident, and that ends when nobody has met it for five minutes.
 
 One of a kind is one incident, however often a tick or a pass of rescue stumbles over it: what was
 told within the last minute is not even counted again, so that a thousand bad records cost a beat
@@ -11,7 +13,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from hermes_celery.core.incidents import TroubleKind, incident_id
+from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
 from hermes_celery.core.job import is_job_id
 from hermes_celery.errors import StoreError
 from hermes_celery.events import event
@@ -57,8 +59,14 @@ class BrokenRecords:
         self._tell(job_id, "", what, text=text)
 
     def _tell(self, job_id: str, key: str, what: str, *, text: str) -> None:
-        now, subject = self._clock.monotonic(), _MARK + _plain(key or job_id)
-        incident = incident_id(TroubleKind.BROKEN, subject)
+        now = self._clock.monotonic()
+        trouble = Trouble(
+            kind=TroubleKind.BROKEN,
+            subject=_MARK + _plain(key or job_id),
+            text=text,
+            job_id=job_id if is_job_id(job_id) else "",
+        )
+        incident = trouble.incident_id
         is_new = incident not in self._met
         if is_new and len(self._met) >= _MOST:
             return
@@ -68,10 +76,7 @@ class BrokenRecords:
         self._told[incident] = now
         event(_log, "record.broken", level=logging.ERROR, job=job_id or None, key=key, what=what)
         try:
-            self._reporter.tell(
-                TroubleKind.BROKEN, subject, text, now_ms=self._clock.now_ms(),
-                job_id=job_id if is_job_id(job_id) else "",
-            )  # fmt: skip
+            self._reporter.tell(trouble, now_ms=self._clock.now_ms())
         except StoreError as error:
             self._told.pop(incident, None)
             event(_log, "record.not_told", level=logging.WARNING, key=key, why=error)

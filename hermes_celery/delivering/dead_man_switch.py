@@ -1,8 +1,9 @@
-"""Dead-man switches, by healthchecks.io's protocol (https://healthchecks.io/docs/http_api/).
+"""Does it still run? Asked by somebody outside, who raises the alarm when no more pings come.
 
-A URL is asked for when a run starts (`/start`), when it succeeded (the URL itself) and when it
-failed (its exit code, or `/fail`); `rid` ties a run's start to its end. The end's ping goes the way
-of a delivery and is tried again; a start's and the scheduler's own ping must not hold anything up:
+Dead-man switches, by healthchecks.io's protocol (https://healthchecks.io/docs/http_api/). A URL is
+asked for when a run starts (`/start`), when it succeeded (the URL itself) and when it failed (its
+exit code, or `/fail`); `rid` ties a run's start to its end. The end's ping goes the way of a
+delivery and is tried again; a start's and the scheduler's own ping must not hold anything up:
 `Pinger` sends them from a thread, once.
 """
 
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 #: healthchecks.io keeps the first 100 kB.
 _MAX_BODY = 100_000
 _WAITING = 1000
+#: How often the scheduler says that it is there.
+_EVERY_MS = 60_000
 
 
 class PingSignal(StrEnum):
@@ -122,3 +125,18 @@ class Pinger:
                 send(ping, timeout_seconds=self._timeout_seconds)
             except DeliveryFault as error:
                 event(_log, "ping.failed", level=logging.WARNING, why=error)
+
+
+class SchedulerSwitch:
+    """The scheduler's own dead-man switch: pinged once a minute, by whichever beat leads."""
+
+    def __init__(self, url: str, *, pinger: Pinger) -> None:
+        self._url = url
+        self._pinger = pinger
+        self._pinged_ms = 0
+
+    def ping(self, now_ms: int) -> None:
+        """Send a ping, unless the last one is less than a minute ago."""
+        if now_ms - self._pinged_ms >= _EVERY_MS:
+            self._pinged_ms = now_ms
+            self._pinger.send(Ping(url=self._url, signal=PingSignal.SUCCESS))

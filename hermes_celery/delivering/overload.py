@@ -1,4 +1,4 @@
-"""Overload, told while it lasts: more work than is done, less room than is needed.
+"""Is there more work than is done, or less room than is needed?
 
     queue      runs wait on a queue that nobody consumes, or from which nobody takes any more
     unfollowed a queue is consumed by workers without our hooks; told once, for it may be meant
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.incidents import Incident, TroubleKind, incident_id
-from hermes_celery.delivering.queue_watch import QueueWatch, Trouble
+from hermes_celery.core.incidents import Incident, Trouble, TroubleKind, incident_id
+from hermes_celery.delivering.queue_watch import QueueWatch
 from hermes_celery.process.disk import disk_of
 from hermes_celery.store import Load, WorkerSign
 
@@ -90,21 +90,15 @@ class OverloadWatch:
         troubles += self._disks(who.signs.values())
         self._forget_workers(now_ms)
         for trouble in troubles:
-            if trouble.is_news and incident_id(trouble.kind, trouble.subject) in is_open:
+            if trouble.is_news and trouble.incident_id in is_open:
                 continue
-            self._reporter.tell(
-                trouble.kind,
-                trouble.subject,
-                trouble.text,
-                now_ms=now_ms,
-                from_here=trouble.from_here,
-            )
+            self._reporter.tell(trouble, now_ms=now_ms)
         return OverloadReport(troubles=troubles, over=self._close(is_open, troubles, now_ms))
 
     def _close(
         self, is_open: dict[str, Incident], troubles: list[Trouble], now_ms: int
     ) -> list[str]:
-        lasting = {incident_id(trouble.kind, trouble.subject) for trouble in troubles}
+        lasting = {trouble.incident_id for trouble in troubles}
         over = [
             incident
             for incident in is_open.values()

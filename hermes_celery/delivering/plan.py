@@ -13,14 +13,15 @@ import msgspec
 
 from hermes_celery.core.incidents import (
     FAILED,
+    Trouble,
     TroubleKind,
     failure_line,
-    incident_id,
+    failure_target,
     is_worth_telling,
     recovery,
     with_next_step,
 )
-from hermes_celery.core.job import Job, JobSpec
+from hermes_celery.core.job import Job
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Delivery, Run, RunState, is_run_id, job_id_of
 from hermes_celery.core.targets import Target
@@ -119,33 +120,35 @@ class Planner:
 
     def _of_failure(self, record: Record, run: Run, job: Job) -> DeliveryPlan:
         error = run.error or run.state.value
-        incident = incident_id(TroubleKind.FAILURE, job.id, error=error)
         summary = failure_line(job.name, error, is_agent=job.spec.kind is WorkKind.AGENT)
-        noted = self._noted(incident, summary, run, job)
-        is_new = is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked)
-        if not (is_new or record.again):
-            event(_log, "failure.not_told", run=run.id, incident=incident, count=noted.count)
-            return DeliveryPlan()
-        return DeliveryPlan(
-            parts=self._parts(What.FAILURE, failure_target(job.spec), job),
-            text=with_next_step(summary, run.id, count=noted.count),
-            incident=incident,
-            told=noted.count,
-        )
-
-    def _noted(self, incident: str, summary: str, run: Run, job: Job) -> Noted:
-        try:
-            return self._incidents.note(
-                incident,
-                TroubleKind.FAILURE,
-                summary,
-                now_ms=self._clock.now_ms(),
+        noted = self._noted(
+            Trouble(
+                kind=TroubleKind.FAILURE,
+                subject=job.id,
+                text=summary,
+                error=error,
                 job_id=job.id,
                 job_name=job.name,
                 run_id=run.id,
             )
+        )
+        is_new = is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked)
+        if not (is_new or record.again):
+            event(_log, "failure.not_told", run=run.id, incident=noted.id, count=noted.count)
+            return DeliveryPlan()
+        return DeliveryPlan(
+            parts=self._parts(What.FAILURE, failure_target(job.spec), job),
+            text=with_next_step(summary, run.id, count=noted.count),
+            incident=noted.id,
+            told=noted.count,
+        )
+
+    def _noted(self, trouble: Trouble) -> Noted:
+        try:
+            return self._incidents.note(trouble, now_ms=self._clock.now_ms())
         except RecordBroken as error:
             # Told too often is better than never.
+            incident = trouble.incident_id
             event(_log, "incident.broken", level=logging.ERROR, incident=incident, why=error)
             return Noted(id=incident, count=1, told=0, is_acked=False)
 
@@ -191,23 +194,19 @@ def note_trouble(
 ) -> None:
     """Log that a delivery cannot go on, and note it as an incident of its job."""
     event(_log, "delivery.broken", level=logging.ERROR, id=delivery_id, why=why)
-    is_of_run = is_run_id(delivery_id)
+    job_id = job_id_of(delivery_id) if is_run_id(delivery_id) else ""
+    trouble = Trouble(
+        kind=TroubleKind.BROKEN,
+        subject=job_id,
+        text=f"the delivery {delivery_id} cannot go on: {why}",
+        error=why,
+        job_id=job_id,
+        job_name=job_name,
+    )
     try:
-        incidents.note(
-            incident_id(TroubleKind.BROKEN, job_id_of(delivery_id) if is_of_run else "", error=why),
-            TroubleKind.BROKEN,
-            f"the delivery {delivery_id} cannot go on: {why}",
-            now_ms=now_ms,
-            job_id=job_id_of(delivery_id) if is_of_run else "",
-            job_name=job_name,
-        )
+        incidents.note(trouble, now_ms=now_ms)
     except RecordBroken as error:
         event(_log, "delivery.not_noted", level=logging.ERROR, id=delivery_id, why=error)
-
-
-def failure_target(spec: JobSpec) -> str:
-    """Where a job's troubles are told: its own place for them, else where its output goes."""
-    return spec.failure_deliver or spec.deliver
 
 
 def _kept(parts: tuple[Part, ...], record: Record) -> tuple[Part, ...]:

@@ -1,4 +1,4 @@
-"""Queues from which nobody takes, and queues that grow.
+"""Is there a queue from which nobody takes, or one that grows?
 
 A queue whose next message is the same at every look is one from which nobody takes, whoever
 consumes it and whatever workers say; that is the proof. What workers say (`queue_state`) decides in
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.store import Database, Jobs, Signs, worker_app, worker_command
 from hermes_celery.store.load import Load, base_of
 from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, crew, look_at_queues
@@ -25,19 +25,6 @@ _GROWN_BY = 10
 _LONG_WAIT_MS = 300_000
 #: Waiting runs among which those are looked for that lie on the wrong queue.
 _LOOKED_AT = 100
-
-
-class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """Something to tell."""
-
-    kind: TroubleKind
-    #: Whose it is: a queue, a job, a host.
-    subject: str
-    text: str
-    #: Told once while it lasts: it is as somebody wants it.
-    is_news: bool = False
-    #: Workers would not deliver a notice of it: it goes out from the process that found it.
-    from_here: bool = False
 
 
 class _Sample(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.incidents import TroubleKind, incident_id
+from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.running.escaped_exceptions import is_pool_process
 
@@ -64,9 +64,10 @@ class StuckWorkHandler:
             f"Cron '{claim.spec.name}': run {claim.run_id} was stopped and goes on in a slot of "
             f"worker {worker}, where nothing can end it → restart that worker"
         )
-        self._reporter.tell(
-            TroubleKind.STUCK, claim.run_id, text, now_ms=self._clock.now_ms(), run_id=claim.run_id
+        trouble = Trouble(
+            kind=TroubleKind.STUCK, subject=claim.run_id, text=text, run_id=claim.run_id
         )
+        self._reporter.tell(trouble, now_ms=self._clock.now_ms())
 
     def over(self, claim: Claim, worker: str) -> None:
         """Close the incident. Raises StoreError."""

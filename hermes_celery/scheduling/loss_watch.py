@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from hermes_celery.core.incidents import TroubleKind, incident_id
+from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.store.loss_note import LOSS
@@ -47,7 +47,9 @@ class LossWatch:
                   )  # fmt: skip
         still = self._witness.missing_still()
         if still is not None:
-            self._reporter.tell(TroubleKind.GONE, LOSS, still.text, now_ms=now_ms)
+            self._reporter.tell(
+                Trouble(kind=TroubleKind.GONE, subject=LOSS, text=still.text), now_ms=now_ms
+            )
         self._witness.keep()
 
     def step(self, now_ms: int) -> None:

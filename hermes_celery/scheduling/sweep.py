@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.reconciling import Disagreement, DisagreementKind
 from hermes_celery.errors import HermesCeleryError, StoreError, StoreUnavailable
 from hermes_celery.events import event
@@ -361,14 +361,12 @@ class Sweep:
     ) -> None:
         spec = self._spec(job_id) if job_id else None
         if spec is not None:
-            subject, text = spec.id, f"Cron '{spec.name}': {text}"
+            trouble = Trouble.of_job(spec, kind, _advised(f"Cron '{spec.name}': {text}"))
         else:
             subject = f"{_SUBJECT}{_NOT_PLAIN.sub('_', subject)[:_LONGEST]}"
-        shown = text.encode("utf-8", "backslashreplace").decode()
+            trouble = Trouble(kind=kind, subject=subject, text=_advised(text))
         with _logged():
-            self._reporter.tell(
-                kind, subject, f"{shown} → hermes-celery fsck", now_ms=now_ms, spec=spec
-            )
+            self._reporter.tell(trouble, now_ms=now_ms)
 
     def _log_all(self, found: Sequence[Disagreement]) -> None:
         for finding in found[:_LOGGED]:
@@ -381,6 +379,10 @@ class Sweep:
         with _logged():
             return self._jobs.specs([job_id]).get(job_id)
         return None
+
+
+def _advised(text: str) -> str:
+    return f"{text.encode('utf-8', 'backslashreplace').decode()} → hermes-celery fsck"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.core.incidents import Incident, TroubleKind
+from hermes_celery.core.incidents import Incident, Trouble, TroubleKind
 from hermes_celery.errors import RecordBroken
 from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
@@ -33,40 +33,32 @@ class Incidents:
         self._database = database
         self._keys = database.keys
 
-    def note(
-        self,
-        incident_id: str,
-        kind: TroubleKind,
-        text: str,
-        *,
-        now_ms: int,
-        job_id: str = "",
-        job_name: str = "",
-        run_id: str = "",
-    ) -> Noted:
+    def note(self, trouble: Trouble, *, now_ms: int) -> Noted:
         """Count a trouble: once for each run, or once until it is over where it is no run's."""
         keys = self._keys
         count, told, acked = self._database.run(
             "incident_note",
             keys=[
-                keys.incident(incident_id),
+                keys.incident(trouble.incident_id),
                 keys.incidents,
-                keys.troubles(job_id),
-                keys.delivery(run_id),
+                keys.troubles(trouble.job_id),
+                keys.delivery(trouble.run_id),
             ],
             args=[
-                incident_id,
+                trouble.incident_id,
                 now_ms,
-                kind.stored,
-                job_id,
-                job_name,
-                text,
-                run_id,
+                trouble.kind.stored,
+                trouble.job_id,
+                trouble.job_name,
+                trouble.text,
+                trouble.run_id,
                 _KEEP_SECONDS,
-                kind.value,
+                trouble.kind.value,
             ],
         )
-        return Noted(id=incident_id, count=int(count), told=int(told), is_acked=acked == "1")
+        return Noted(
+            id=trouble.incident_id, count=int(count), told=int(told), is_acked=acked == "1"
+        )
 
     def close(
         self,

@@ -11,17 +11,18 @@ from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.targets import LOCAL, ORIGIN, parts_of
 from hermes_celery.delivering.address_book import AddressBook
+from hermes_celery.delivering.beat_watchdog import BeatWatchdog
 from hermes_celery.delivering.broken_records import BrokenRecords
 from hermes_celery.delivering.channel_apprise import AppriseChannel
 from hermes_celery.delivering.channels import Channels
-from hermes_celery.delivering.dead_man_switch import Pinger, check_url
+from hermes_celery.delivering.dead_man_switch import Pinger, SchedulerSwitch, check_url
 from hermes_celery.delivering.deliverer import Deliverer
 from hermes_celery.delivering.outbox import push_due
 from hermes_celery.delivering.outbox import redeliver as begin_again
 from hermes_celery.delivering.overload import OverloadWatch
-from hermes_celery.delivering.queue_watch import unserved
 from hermes_celery.delivering.template import check_template
-from hermes_celery.delivering.watchdog import BeatWatchdog, TroubleReporter, Watchdog
+from hermes_celery.delivering.trouble_reporter import TroubleReporter
+from hermes_celery.delivering.watchdog import Watchdog
 from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.events import event
 from hermes_celery.guards.duty import Duty
@@ -33,7 +34,6 @@ from hermes_celery.store import (
     Breakers,
     Database,
     Deliveries,
-    DueIndex,
     Incidents,
     Jobs,
     Records,
@@ -196,21 +196,16 @@ def make_watchdog(
     settings: Settings, database: Database, *, clock: Clock, on_broken: BrokenRecords
 ) -> Watchdog:
     """What looks for troubles that no run reports."""
-    incidents, reporter = Incidents(database), make_reporter(settings, database)
+    reporter, url = make_reporter(settings, database), settings.ping_url
+    pinger = Pinger(timeout_seconds=settings.delivery_timeout_seconds)
     return Watchdog(
-        signs=Signs(database),
-        due_index=DueIndex(database),
-        jobs=Jobs(database),
-        incidents=incidents,
+        database,
         reporter=reporter,
-        pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
-        ping_url=settings.ping_url,
+        broken=on_broken,
         clock=clock,
-        on_broken=on_broken,
-        end_broken=on_broken.end_those_over,
-        unserved=lambda now_ms: unserved(database, now_ms=now_ms),
+        switch=SchedulerSwitch(url, pinger=pinger) if url else None,
         overload=OverloadWatch(
-            database, incidents=incidents, reporter=reporter, home=settings.home
+            database, incidents=Incidents(database), reporter=reporter, home=settings.home
         ),
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.letters import PATIENCE, letter
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
@@ -250,11 +250,16 @@ def _deliver(store: Store) -> None:
         message=b"m",
     )  # fmt: skip
     deliveries.begin(run.id, token="p", now_ms=now_ms, until_ms=now_ms + 1000)
-    told = {"job_id": run.job_id, "job_name": run.job_name}
-    for incident in ("one", "other"):
-        incidents.note(incident, TroubleKind.FAILURE, "t", now_ms=now_ms, run_id=run.id, **told)
+    one, other = (
+        incidents.note(
+            Trouble(kind=TroubleKind.FAILURE, subject=subject, text="t", job_id=run.job_id,
+                    job_name=run.job_name, run_id=run.id),
+            now_ms=now_ms,
+        ).id
+        for subject in ("one", "other")
+    )  # fmt: skip
     deliveries.plan(
-        run.id, parts, now_ms=now_ms, text="t", warning="w", incident="one", told=1,
+        run.id, parts, now_ms=now_ms, text="t", warning="w", incident=one, told=1,
     )  # fmt: skip
     breakers = Breakers(store.database)
     breakers.wait_ms("there", now_ms=now_ms, attempt_ms=1000)
@@ -271,9 +276,9 @@ def _deliver(store: Store) -> None:
         deliveries.done(turn, state, now_ms=now_ms, error=error)
     deliveries.again(run.id, mode="failed", now_ms=now_ms, queue=queue, message=b"m")
     deliveries.notice(
-        "notice", "t", deliver="ops", job_id=run.job_id, incident="other", count=1, now_ms=now_ms,
+        "notice", "t", deliver="ops", job_id=run.job_id, incident=other, count=1, now_ms=now_ms,
     )  # fmt: skip
-    incidents.ack("one", now_ms=now_ms)
+    incidents.ack(one, now_ms=now_ms)
     incidents.close(
         incidents.of_job(run.job_id), job_id=run.job_id, now_ms=now_ms, worked_ms=now_ms,
         delivery_id=run.id, recovery="works again",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core.incidents import Incident, TroubleKind
+from hermes_celery.core.incidents import Incident, Trouble, TroubleKind
 from hermes_celery.delivering.broken_records import BrokenRecords
-from hermes_celery.delivering.watchdog import TroubleReporter
+from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.store import Database
 from tests.store.delivering_host import Place, at
 from tests.support import HandClock
@@ -72,7 +72,8 @@ def test_it_ends_when_nobody_met_it_for_five_minutes(place: Place, broken: Broke
 def test_the_next_leader_ends_what_the_last_one_met(place: Place, broken: BrokenRecords) -> None:
     clock = place.store.clock
     broken(JOB, "", "is a string")
-    place.incidents.note("broken-of-another-sort", TroubleKind.BROKEN, "t", now_ms=clock.ms)
+    other = Trouble(kind=TroubleKind.BROKEN, subject="of-another-sort", text="t")
+    place.incidents.note(other, now_ms=clock.ms)
     following = records(place)
     assert following.end_those_over(clock.ms) == 0
     clock.advance(301)

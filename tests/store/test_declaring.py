@@ -10,7 +10,7 @@ from celery import Celery
 
 from hermes_celery.celery_app.declarer import Declarer
 from hermes_celery.core.declared import Declaration
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings
@@ -183,7 +183,8 @@ def test_a_new_leader_ends_what_an_earlier_one_told_of_sharing(
     make_project: Callable[..., Celery], beat: _Beat, valkey: Database
 ) -> None:
     app, incidents = make_project(stock=3.0), Incidents(valkey)
-    incidents.note("namespace-sharing", TroubleKind.NAMESPACE, "two projects", now_ms=1)
+    shared = Trouble(kind=TroubleKind.NAMESPACE, subject="sharing", text="two projects")
+    incidents.note(shared, now_ms=1)
     make_beat_sign(app, owner="c").say()
     Declarations(valkey).say("c", Declaration(project="blog", jobs={"b" * 12: "post"}))
     leader, now_ms = beat(app, "a"), valkey.now_ms()

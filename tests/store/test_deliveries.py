@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Delivery, Outcome, RunState
 from hermes_celery.core.targets import Target
@@ -339,10 +339,15 @@ def test_an_older_leader_pushes_nothing(store: Store, deliveries: Deliveries, ru
 
 
 def note(store: Store, incidents: Incidents, run_id: str) -> tuple[int, int, bool]:
-    noted = incidents.note(
-        "failure-a-1", TroubleKind.FAILURE, "boom", now_ms=store.clock.ms, job_id="a", job_name="n",
+    boom = Trouble(
+        kind=TroubleKind.FAILURE,
+        subject="a-1",
+        text="boom",
+        job_id="a",
+        job_name="n",
         run_id=run_id,
-    )  # fmt: skip
+    )
+    noted = incidents.note(boom, now_ms=store.clock.ms)
     return noted.count, noted.told, noted.is_acked
 
 
@@ -402,7 +407,8 @@ def test_a_success_pushes_a_message_if_there_is_an_incident_to_end(
     job_id = store.runs.get(run_id).job_id
     quiet = ended(store, delivery=Delivery.NONE)
     assert pushed(store) == [run_id]
-    incidents.note("i", TroubleKind.FAILURE, "t", now_ms=1, job_id=job_id, run_id="r")
+    failed = Trouble(kind=TroubleKind.FAILURE, subject="i", text="t", job_id=job_id, run_id="r")
+    incidents.note(failed, now_ms=1)
     told = ended(store, delivery=Delivery.NONE)
     assert pushed(store) == [run_id, told]
     assert quiet not in pushed(store)

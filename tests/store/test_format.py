@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import (
@@ -324,8 +324,8 @@ def test_other_records_say_what_they_need_too(store: Store) -> None:
     database, keys = store.database, store.database.keys
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     run_id = store.cron.run(job.id)
-    Incidents(database).note(
-        "i" * 12, TroubleKind.FAILURE, "text", now_ms=store.clock.ms, job_id=job.id
+    noted = Incidents(database).note(
+        Trouble.of_job(job.spec, TroubleKind.FAILURE, "text"), now_ms=store.clock.ms
     )
 
     def delivery() -> str | None:
@@ -337,7 +337,7 @@ def test_other_records_say_what_they_need_too(store: Store) -> None:
 
     readers: dict[str, Callable[[], str | None]] = {
         keys.run(run_id): lambda: store.runs.get(run_id).fault,
-        keys.incident("i" * 12): lambda: Incidents(database).open()[0].fault,
+        keys.incident(noted.id): lambda: Incidents(database).open()[0].fault,
         keys.delivery(run_id): delivery,
     }
     for key, fault in readers.items():

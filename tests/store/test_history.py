@@ -10,7 +10,7 @@ import pytest
 from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.delivering.watchdog import TroubleReporter
+from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.scheduling.loss_watch import LossWatch
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import Database, Deliveries, History, Incidents, Retention, connect

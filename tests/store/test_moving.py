@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import Job, JobState, UnreadableJob
 from hermes_celery.core.run import RunState, job_id_of
 from hermes_celery.errors import RecordBroken
@@ -63,7 +63,8 @@ def value_of(database: Database, key: str) -> Any:
 def test_a_job_is_there_as_it_was_here_and_runs_on_there(store: Store, there: Store) -> None:
     store.jobs.add(declared("every 1h"))
     run_id = store.cron.run("a" * 12)
-    Incidents(store.database).note("failure-x", TroubleKind.FAILURE, "t", now_ms=1, job_id="a" * 12)
+    failed = Trouble(kind=TroubleKind.FAILURE, subject="x", text="t", job_id="a" * 12)
+    Incidents(store.database).note(failed, now_ms=1)
     was = store.jobs.get("a" * 12)
     assert move(store, there, was.id) is Moved.OK
     assert there.jobs.get(was.id) == was

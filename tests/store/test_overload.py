@@ -12,7 +12,7 @@ from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Trigger, run_id_of
 from hermes_celery.delivering.overload import OverloadWatch
-from hermes_celery.delivering.watchdog import TroubleReporter
+from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.store import Asked, Database, ForeignQueue, ForeignQueues, Load, WorkerSign
 from tests.store.delivering_host import Place, at
 from tests.support import HandClock

@@ -10,7 +10,7 @@ import pytest
 
 from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.reconciling import Disagreement
-from hermes_celery.delivering.watchdog import TroubleReporter
+from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, RecordExaminer, Sweep

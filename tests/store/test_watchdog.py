@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.letters import letter
 from hermes_celery.core.run import Occurrence, Outcome, RunState, Trigger
+from hermes_celery.delivering.beat_watchdog import watch_beat
+from hermes_celery.delivering.broken_records import BrokenRecords
+from hermes_celery.delivering.dead_man_switch import SchedulerSwitch
 from hermes_celery.delivering.outbox import RunAnnouncer
-from hermes_celery.delivering.queue_watch import unserved
-from hermes_celery.delivering.watchdog import TroubleReporter, Watchdog, watch_beat
+from hermes_celery.delivering.trouble_reporter import TroubleReporter
+from hermes_celery.delivering.watchdog import Watchdog
 from hermes_celery.store import (
     Asked,
     Database,
-    DueIndex,
     ForeignQueue,
     ForeignQueues,
     Letters,
@@ -43,17 +45,13 @@ def http() -> Iterator[HttpReceiver]:
 
 
 def watchdog(place: Place, *, alerts: str = "local", ping_url: str = "") -> Watchdog:
-    store = place.store
+    store, told = place.store, reporter(place, alerts=alerts)
     return Watchdog(
-        signs=Signs(store.database),
-        due_index=DueIndex(store.database),
-        jobs=store.jobs,
-        incidents=place.incidents,
-        reporter=reporter(place, alerts=alerts),
-        pinger=place.pinger,
+        store.database,
+        reporter=told,
+        broken=BrokenRecords(told, place.incidents, clock=store.clock),
         clock=store.clock,
-        ping_url=ping_url,
-        unserved=lambda now_ms: unserved(store.database, now_ms=now_ms),
+        switch=SchedulerSwitch(ping_url, pinger=place.pinger) if ping_url else None,
     )
 
 
@@ -310,7 +308,8 @@ def test_the_scheduler_has_a_dead_man_switch_of_its_own(place: Place, http: Http
 
 
 def test_an_old_incident_is_forgotten(place: Place) -> None:
-    place.incidents.note("late-x", TroubleKind.LATE, "t", now_ms=place.store.clock.ms, job_id="x")
+    old = Trouble(kind=TroubleKind.LATE, subject="x", text="t", job_id="x")
+    place.incidents.note(old, now_ms=place.store.clock.ms)
     place.store.clock.ms += int(timedelta(days=31).total_seconds() * 1000)
     watchdog(place).scan(place.store.clock.ms)
     assert place.incidents.open() == []
@@ -324,7 +323,7 @@ def test_the_incidents_of_a_job_end_when_it_is_removed(place: Place, is_by_us: b
                   for name in ("gone", "kept"))  # fmt: skip
     for job in (gone, kept):
         for kind in (TroubleKind.FAILURE, TroubleKind.LATE):
-            place.incidents.note(f"{kind}-{job.id}", kind, "t", now_ms=now_ms + 5, job_id=job.id)
+            place.incidents.note(Trouble.of_job(job.spec, kind, "t"), now_ms=now_ms + 5)
     if is_by_us:
         place.store.cron.remove("gone")
         assert place.incidents.of_job(gone.id) == []
@@ -338,6 +337,7 @@ def test_the_incidents_of_a_job_end_when_it_is_removed(place: Place, is_by_us: b
 
 def test_an_incident_that_tells_why_a_job_is_gone_stays(place: Place) -> None:
     now_ms = place.store.clock.ms
-    place.incidents.note("broken", TroubleKind.BROKEN, "moved", now_ms=now_ms, job_id="a" * 12)
+    moved = Trouble(kind=TroubleKind.BROKEN, subject="", text="moved", job_id="a" * 12)
+    place.incidents.note(moved, now_ms=now_ms)
     watchdog(place).scan(now_ms)
     assert len(place.incidents.open()) == 1

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 
 from hermes_celery.client import Client
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.policy import CatchUp, Overlap, Policy
 from hermes_celery.core.run import Delivery, Run, RunState
@@ -403,9 +403,8 @@ def migrated(valkey: Database) -> None:
 def note_new_kinds(valkey: Database) -> None:
     """An incident of each kind there is, as this version stores it."""
     for kind in TroubleKind:
-        Incidents(valkey).note(
-            f"{kind.value:<12.12}".replace(" ", "-"), kind, f"about {kind}", now_ms=valkey.now_ms()
-        )
+        trouble = Trouble(kind=kind, subject="", text=f"about {kind}")
+        Incidents(valkey).note(trouble, now_ms=valkey.now_ms())
 
 
 @pytest.mark.slow

@@ -1,0 +1,81 @@
+"""Shall somebody be told of this trouble now, and that it is over?
+
+Each trouble is counted as an incident; when it is told, and how often, `core.incidents` says. What
+is told becomes a notice: a delivery of no run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hermes_celery.core.incidents import Incident, Trouble, is_worth_telling
+from hermes_celery.events import event
+
+if TYPE_CHECKING:
+    from hermes_celery.store import Deliveries, Incidents
+
+_log = logging.getLogger(__name__)
+
+
+class TroubleReporter:
+    """Turns a trouble into an incident and, when it is worth it, into a notice."""
+
+    def __init__(
+        self,
+        *,
+        incidents: Incidents,
+        deliveries: Deliveries,
+        alerts: str,
+        send_now: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`alerts` is where troubles of no single job are told.
+
+        `send_now` delivers a notice from here, where no worker would.
+        """
+        self._incidents = incidents
+        self._deliveries = deliveries
+        self._alerts = alerts
+        self._send_now = send_now
+
+    def tell(self, trouble: Trouble, *, now_ms: int) -> bool:
+        """Count a trouble, and have it told if that is due; whether it is told now."""
+        noted = self._incidents.note(trouble, now_ms=now_ms)
+        if not is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked):
+            return False
+        event(_log, "incident.told", level=logging.WARNING, incident=noted.id, count=noted.count)
+        notice = f"notice-{noted.id}-{noted.count}-{now_ms}"
+        is_new = self._deliveries.notice(
+            notice,
+            f"⚠️ {trouble.text}",
+            deliver=trouble.deliver or self._alerts,
+            # Alerts have no origin and no job's name, whomever they are about.
+            job_id=trouble.job_id if trouble.deliver else "",
+            incident=noted.id,
+            count=noted.count,
+            now_ms=now_ms,
+        )
+        if is_new and trouble.from_here:
+            self._send_now(notice)
+        return is_new
+
+    def over(self, incidents: list[Incident], text: str, *, now_ms: int) -> None:
+        """End incidents, and tell that to whoever hears alerts, if they were told."""
+        for incident in incidents:
+            closed = self._incidents.close(
+                [incident], job_id=incident.job_id, now_ms=now_ms, worked_ms=now_ms
+            )
+            if not closed or not incident.told:
+                continue
+            # The closed incident's count is past what was told, so that this is told too.
+            count = incident.told + 1
+            self._deliveries.notice(
+                f"notice-{incident.id}-{count}-{now_ms}",
+                f"✅ {text}",
+                deliver=self._alerts,
+                job_id="",
+                incident=incident.id,
+                count=count,
+                now_ms=now_ms,
+            )
