@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -54,46 +55,68 @@ _BUILDING_MS = 20_000
 _BACKFILL_TAG = "bacf"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceRecords:
+    """What a namespace holds: its jobs, their runs, and when they are due."""
+
+    jobs: Jobs
+    runs: Runs
+    due: DueIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobChecks:
+    """What a job must pass here, beyond its own rules; each raises what is wrong."""
+
+    #: The zone of a job that names none.
+    default_timezone: str
+    #: That its script and working directory are on this machine.
+    files: Callable[[JobSpec], None]
+    #: That what it delivers to can be reached.
+    delivery: Callable[[JobSpec], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMessages:
+    """How runs that are asked for by hand get their messages."""
+
+    builder: Callable[[], BuildsMessages]
+    #: Whether it knows the queues of the project's own tasks. Where it does not, as on the command
+    #: line, the leader builds and pushes their messages, and those of every job in a namespace that
+    #: is a project's: the default queue is the project's to say as well.
+    routes_tasks: bool = True
+    is_a_projects: Callable[[], bool] = lambda: False
+    #: Says of a job and its queue why nobody follows its runs; "": workers do.
+    why_sent: Callable[[JobSpec, str], str] = lambda spec, queue: ""
+
+    def is_left_to_the_leader(self, spec: JobSpec) -> bool:
+        """Whether the leader builds and pushes the messages of a job."""
+        if self.routes_tasks:
+            return False
+        is_projects = spec.task is not None or spec.managed_by is not None
+        return is_projects or (spec.queue is None and self.is_a_projects())
+
+
 class Client:
     """The jobs and runs of one namespace."""
 
     def __init__(
         self,
+        records: NamespaceRecords,
         *,
-        jobs: Jobs,
-        runs: Runs,
-        due: DueIndex,
         clock: Clock,
-        messages: Callable[[], BuildsMessages],
-        default_timezone: str,
-        check_files: Callable[[JobSpec], None],
-        check_delivery: Callable[[JobSpec], None] = lambda _: None,
-        routes_tasks: bool = True,
-        is_a_projects: Callable[[], bool] = lambda: False,
+        checks: JobChecks,
+        messages: RunMessages,
         refusals: Callable[[], list[RefusedJob]] = list,
-        why_sent: Callable[[JobSpec, str], str] = lambda spec, queue: "",
     ) -> None:
-        """`why_sent` says of a job and its queue why nobody follows its runs; "": workers do.
-
-        `routes_tasks`: whether `messages` knows the queues of the project's own tasks.
-
-        Where it does not, as on the command line, the leader builds and pushes their messages, and
-        those of every job in a namespace that is a project's (`is_a_projects`): the default queue
-        is the project's to say as well.
-        `refusals` reads which declared jobs were refused.
-        """
-        self.jobs = jobs
-        self.runs = runs
-        self.due = due
+        """`refusals` reads which declared jobs were refused."""
+        self.jobs = records.jobs
+        self.runs = records.runs
+        self.due = records.due
         self._clock = clock
+        self._checks = checks
         self._messages = messages
-        self._default_timezone = default_timezone
-        self._check_files = check_files
-        self._check_delivery = check_delivery
-        self._routes_tasks = routes_tasks
-        self._is_a_projects = is_a_projects
         self._refusals = refusals
-        self._why_sent = why_sent
 
     @property
     def now(self) -> datetime:
@@ -108,8 +131,8 @@ class Client:
         """
         job = self._new(request, now=self.now, paused=paused)
         if check_files:
-            self._check_files(job.spec)
-        self._check_delivery(job.spec)
+            self._checks.files(job.spec)
+        self._checks.delivery(job.spec)
         return self.jobs.add(job)
 
     def add_many(
@@ -131,7 +154,7 @@ class Client:
 
     def _new(self, request: JobRequest, *, now: datetime, paused: bool) -> Job:
         spec, first = define(
-            request, job_id=new_job_id(), now=now, default_timezone=self._default_timezone
+            request, job_id=new_job_id(), now=now, default_timezone=self._checks.default_timezone
         )
         job = Job(spec=spec, next_run_at=first)
         if paused:
@@ -146,11 +169,11 @@ class Client:
             try:
                 job = self._new(request, now=now, paused=paused)
                 if check_files:
-                    self._check_files(job.spec)
+                    self._checks.files(job.spec)
                 # The targets of many jobs are few, and checking them reads a file.
                 targets = tuple(getattr(job.spec, name) for name in sorted(DELIVERY))
                 if targets not in delivered:
-                    self._check_delivery(job.spec)
+                    self._checks.delivery(job.spec)
                     delivered.add(targets)
             except HermesCeleryError as error:
                 name = request.name or request.schedule
@@ -185,11 +208,11 @@ class Client:
         if expected_revision is not None and job.revision != expected_revision:
             raise Conflict(job.id, expected_revision=expected_revision)
         now = self.now
-        changed = edited(job, changes, now=now, default_timezone=self._default_timezone)
+        changed = edited(job, changes, now=now, default_timezone=self._checks.default_timezone)
         if check_files:
-            self._check_files(changed.spec)
+            self._checks.files(changed.spec)
         if not DELIVERY.isdisjoint(changes):
-            self._check_delivery(changed.spec)
+            self._checks.delivery(changed.spec)
         return self.jobs.change(changed, was=job)
 
     def pause(self, reference: str, *, reason: str | None = None) -> Job:
@@ -262,10 +285,10 @@ class Client:
         job = self.jobs.find(reference)
         now_ms = self._clock.now_ms()
         occurrence = Occurrence(job_id=job.id, due_ms=now_ms, manual=secrets.token_hex(4))
-        messages = self._messages()
+        messages = self._messages.builder()
         asked = _asked(job.spec, occurrence, messages)
         is_late = is_stand_in(asked.message)
-        if not self._routes_tasks and self._is_routed_by_a_project(job.spec):
+        if self._messages.is_left_to_the_leader(job.spec):
             # Its queue is the project's to say: the leader knows.
             asked = msgspec.structs.replace(asked, push_at_ms=now_ms)
             is_late = False
@@ -279,16 +302,12 @@ class Client:
             trigger=Trigger.MANUAL,
             now_ms=now_ms,
             queue=queue,
-            why_sent=self._why_sent(job.spec, queue),
+            why_sent=self._messages.why_sent(job.spec, queue),
             key=f"{job.id}:{key}" if key else occurrence.run_id,
         )
         if is_late and run_id == occurrence.run_id:
             self._build_and_push(job.spec, occurrence, messages, seen_ms=now_ms + _BUILDING_MS)
         return run_id
-
-    def _is_routed_by_a_project(self, spec: JobSpec) -> bool:
-        is_projects = spec.task is not None or spec.managed_by is not None
-        return is_projects or (spec.queue is None and self._is_a_projects())
 
     def _build_and_push(
         self, spec: JobSpec, occurrence: Occurrence, messages: BuildsMessages, *, seen_ms: int
@@ -305,7 +324,7 @@ class Client:
                 built,
                 seen_ms=seen_ms,
                 now_ms=now_ms,
-                why_sent=self._why_sent(spec, built.queue),
+                why_sent=self._messages.why_sent(spec, built.queue),
             )
 
     def backfill(
@@ -328,8 +347,8 @@ class Client:
         if not 1 <= per_minute <= _MAX_PER_MINUTE:
             raise JobError(f"per_minute is {per_minute}; it must be 1 to {_MAX_PER_MINUTE:,}")
         instants = self._backfilled(job, start=start, end=end)
-        messages, now_ms = self._messages(), self._clock.now_ms()
-        is_left = not self._routes_tasks and self._is_routed_by_a_project(job.spec)
+        messages, now_ms = self._messages.builder(), self._clock.now_ms()
+        is_left = self._messages.is_left_to_the_leader(job.spec)
         asked = []
         for position, instant in enumerate(instants):
             occurrence = Occurrence(job_id=job.id, due_ms=to_ms(instant), manual=_BACKFILL_TAG)
@@ -350,7 +369,7 @@ class Client:
             trigger=Trigger.BACKFILL,
             now_ms=now_ms,
             queue=queue,
-            why_sent=self._why_sent(job.spec, queue),
+            why_sent=self._messages.why_sent(job.spec, queue),
             key=f"backfill:{secrets.token_hex(8)}",
         )
 

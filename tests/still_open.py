@@ -2,7 +2,6 @@
 
 MANY_PARAMETERS = {
     "celery_app.declarer.__init__",
-    "client.__init__",
     "delivering.deliverer.__init__",
     "running.agent.__init__",
     "running.child_process.run_child",

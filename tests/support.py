@@ -13,7 +13,7 @@ import msgspec
 from celery import Celery
 
 from hermes_celery.celery_app.messages import MessageBuilder
-from hermes_celery.client import Client
+from hermes_celery.client import Client, JobChecks, NamespaceRecords, RunMessages
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.built_message import BuiltMessage
 from hermes_celery.core.job import Job, JobRequest, JobSpec, SessionSource
@@ -89,13 +89,10 @@ class Store:
         self.due = DueIndex(database)
         self.messages = PlainMessages(database.keys.default_queue)
         self.cron = Client(
-            jobs=self.jobs,
-            runs=self.runs,
-            due=self.due,
+            NamespaceRecords(jobs=self.jobs, runs=self.runs, due=self.due),
             clock=clock,
-            messages=lambda: self.messages,
-            default_timezone="UTC",
-            check_files=lambda _: None,
+            checks=JobChecks(default_timezone="UTC", files=lambda _: None),
+            messages=RunMessages(builder=lambda: self.messages),
         )
 
     def queue(self) -> list[str]:

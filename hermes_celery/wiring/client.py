@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.app_settings import app_settings, default_zone
 from hermes_celery.celery_app.broker import key_prefix
-from hermes_celery.client import Client
+from hermes_celery.client import Client, JobChecks, NamespaceRecords, RunMessages
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import JobError
@@ -51,19 +51,21 @@ def open_cron_to_read(settings: Settings, *, app: Celery | None = None) -> Clien
 def _client(settings: Settings, database: Database, *, app: Celery | None) -> Client:
     declarations = Declarations(database)
     return Client(
-        jobs=Jobs(database),
-        runs=Runs(database),
-        due=DueIndex(database),
+        NamespaceRecords(jobs=Jobs(database), runs=Runs(database), due=DueIndex(database)),
         clock=ServerClock(database.now_ms),
-        messages=lambda: make_messages(settings, app=app),
-        default_timezone=default_zone(settings, app),
-        check_files=lambda spec: check_files(spec, scripts_dir=settings.scripts_dir),
-        check_delivery=lambda spec: _check_delivery(settings, spec),
-        routes_tasks=app is not None,
-        # Beats of our own app declare nothing.
-        is_a_projects=lambda: bool(declarations.living(now_ms=database.now_ms())),
+        checks=JobChecks(
+            default_timezone=default_zone(settings, app),
+            files=lambda spec: check_files(spec, scripts_dir=settings.scripts_dir),
+            delivery=lambda spec: _check_delivery(settings, spec),
+        ),
+        messages=RunMessages(
+            builder=lambda: make_messages(settings, app=app),
+            routes_tasks=app is not None,
+            # Beats of our own app declare nothing.
+            is_a_projects=lambda: bool(declarations.living(now_ms=database.now_ms())),
+            why_sent=why_sent_of(database, app),
+        ),
         refusals=declarations.refusals,
-        why_sent=why_sent_of(database, app),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes_celery.celery_app.messages import MessageBuilder
-from hermes_celery.client import Client
+from hermes_celery.client import Client, JobChecks, NamespaceRecords, RunMessages
 from hermes_celery.core.job import Job, JobRequest, JobState
 from hermes_celery.core.policy import CatchUp, OnLost
 from hermes_celery.core.run import Run, due_ms_of
@@ -69,13 +69,10 @@ class Scene:
         Shards(self.database).set_count(shards)
         self.runs = make_runs(self.database)
         self.cron = Client(
-            jobs=Jobs(self.database),
-            runs=self.runs,
-            due=DueIndex(self.database),
+            NamespaceRecords(jobs=Jobs(self.database), runs=self.runs, due=DueIndex(self.database)),
             clock=self.clock,
-            messages=_messages,
-            default_timezone="UTC",
-            check_files=lambda _: None,
+            checks=JobChecks(default_timezone="UTC", files=lambda _: None),
+            messages=RunMessages(builder=_messages),
         )
         self._watched: list[Job] = []
         self._asked: set[str] = set()

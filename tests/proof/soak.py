@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from bench.server import wait_until
-from hermes_celery.client import Client
+from hermes_celery.client import Client, JobChecks, NamespaceRecords, RunMessages
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.run import Run, job_id_of
 from hermes_celery.settings import Settings, read_settings
@@ -385,13 +385,10 @@ def _settings(port: int, home: Path) -> Settings:
 def _cron(database: Database, settings: Settings) -> Client:
     app = make_soak_app(settings)
     return Client(
-        jobs=Jobs(database),
-        runs=make_runs(database),
-        due=DueIndex(database),
+        NamespaceRecords(jobs=Jobs(database), runs=make_runs(database), due=DueIndex(database)),
         clock=ServerClock(database.now_ms),
-        messages=lambda: messages_of(app),
-        default_timezone="UTC",
-        check_files=lambda _: None,
+        checks=JobChecks(default_timezone="UTC", files=lambda _: None),
+        messages=RunMessages(builder=lambda: messages_of(app)),
     )
 
 
