@@ -19,7 +19,7 @@ from pathlib import Path
 
 import redis
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.process.parent_death import die_with_parent
 
 #: How long anything may take until it answers.
@@ -43,12 +43,12 @@ def valkey(*, aof: bool = True, tcp: bool = False, fsync: str = "everysec") -> I
         home = Path(directory)
         port = _free_port() if tcp else 0
         command = [
-            *embedded.server_command(home),
+            *embedded_server.server_command(home),
             *("--bind", "127.0.0.1", "--port", str(port)),
             *("--appendonly", "yes" if aof else "no"),
             *("--appendfsync", fsync),
         ]
-        url = f"redis://127.0.0.1:{port}/0" if tcp else embedded.url(home)
+        url = f"redis://127.0.0.1:{port}/0" if tcp else embedded_server.url(home)
         with child(command, environment=os.environ, log=home / "valkey.log") as process:
             wait_until(lambda: _answers(url, process), what="the Valkey server answers")
             yield url

@@ -7,8 +7,9 @@ cannot see each other's session, under any pool.
 
 Reading follows Hermes' own rule (`gateway/session_context.py`): inside a session every session
 variable is set, if only to "", and wins; outside one, the environment answers, then the default.
-Celery tasks that a run publishes inherit its session (`carrying.py` adds the header and binds it).
-Only the message that the header names by its Celery id is the run itself (`run_carried_by`).
+Celery tasks that a run publishes inherit its session (`celery_app.user_tasks` adds the header and
+binds it). Only the message that the header names by its Celery id is the run itself
+(`run_carried_by`).
 """
 
 from __future__ import annotations

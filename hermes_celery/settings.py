@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.core.server_address import Address, BrokerNames, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.masking.server_urls import without_password
@@ -440,7 +440,7 @@ def _log_format(text: str) -> str:
 
 def redis_url(settings: Settings) -> str:
     """The URL of the server that these settings mean."""
-    return settings.redis_url or embedded.url(settings.state_dir)
+    return settings.redis_url or embedded_server.url(settings.state_dir)
 
 
 def address_of(settings: Settings) -> Address:

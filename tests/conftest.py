@@ -12,7 +12,7 @@ from pathlib import Path
 import fakeredis
 import pytest
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.store import Database, connect
 from hermes_celery.store.keys import Keys
@@ -29,11 +29,13 @@ def valkey_url() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="hc-") as directory:
         state_dir = Path(directory)
         process = subprocess.Popen(
-            embedded.server_command(state_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            embedded_server.server_command(state_dir),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
-            await_server(embedded.url(state_dir))
-            yield embedded.url(state_dir)
+            await_server(embedded_server.url(state_dir))
+            yield embedded_server.url(state_dir)
         finally:
             process.kill()
             process.wait()

@@ -47,7 +47,8 @@ def configured_app(settings: Settings) -> Celery:
         # looks into as often as into that of the runs.
         task_queues=[_queue(keys.default_queue), _queue(keys.delivery_queue)],
         task_routes={DELIVER_TASK: {"queue": keys.delivery_queue}},
-        # The claim protects a run, not the acknowledgement: DESIGN of redelivery in rescue.py.
+        # The claim protects a run, not the acknowledgement: redelivery is explained in
+        # `scheduling.rescue`.
         task_acks_late=False,
         worker_concurrency=settings.max_workers,
         # A worker takes a message only when a slot is free, else it hoards runs that others could

@@ -8,7 +8,7 @@
 - A revoke is heard of when it comes, by every worker that gets it, not when its message is taken:
   by then the run might have been pushed again.
 
-What a message means for a run is in our header; `endings` decides and writes.
+What a message means for a run is in our header; `running.ended_by_celery` decides and writes.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ Two kinds of messages come from templates:
   not hear of them. They say nothing but an id, and belong to no task of the project's.
 - Those of a project's tasks whose publishing runs none of the project's code (`user_code.py`).
 
-Any other is built by the task's own `apply_async` (`publishing.py`), once, when its occurrence was
-admitted; until then a stand-in takes its place, which begins with a space. `message` never runs the
-project's code, `build` may.
+Any other is built by the task's own `apply_async` (`message_channel.py`), once, when its occurrence
+was admitted; until then a stand-in takes its place, which begins with a space. `message` never runs
+the project's code, `build` may.
 """
 
 from __future__ import annotations

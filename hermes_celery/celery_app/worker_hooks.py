@@ -16,9 +16,14 @@ from celery import Celery, signals
 from celery.concurrency import get_implementation, prefork
 from celery.worker import state as worker_state
 
-from hermes_celery.celery_app import continued_runs, ended_requests, purging, safe_consumer
-from hermes_celery.celery_app import deliver_task as delivery_task
-from hermes_celery.celery_app import user_tasks as carrying
+from hermes_celery.celery_app import (
+    continued_runs,
+    deliver_task,
+    ended_requests,
+    purging,
+    safe_consumer,
+    user_tasks,
+)
 from hermes_celery.celery_app.app_settings import app_settings, namespaces_of
 from hermes_celery.celery_app.broker import names_of
 from hermes_celery.celery_app.collaborators import Collaborators, collaborators_of
@@ -57,7 +62,7 @@ def register(app: Celery) -> None:
     app.task(
         RunTask.perform, name=RUN_TASK, base=RunTask, bind=True, ignore_result=True, shared=False
     )
-    delivery_task.register(app)
+    deliver_task.register(app)
     continued_runs.connect()
     # Threads do not survive a fork.
     run_ender_in = cache(lambda pid: collaborators_of(app).run_ender())
@@ -155,7 +160,7 @@ class _Hooks:
         if self._run_ender is None:
             return
         ended_requests.watch_all(self._app, self._run_ender)
-        carrying.carry_all(
+        user_tasks.carry_all(
             self._app,
             runner=self._app.tasks[RUN_TASK].runner_here,
             worker=self._name,

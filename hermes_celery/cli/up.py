@@ -21,7 +21,7 @@ from typing import IO
 
 import click
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.cli.scope import project, read_settings
 from hermes_celery.cli.screen import summary, took
 from hermes_celery.client import Client
@@ -260,7 +260,7 @@ def _beats(settings: Settings) -> list[str]:
 def _server(settings: Settings) -> Child:
     return Child(
         name="server",
-        command=embedded.server_command(settings.state_dir),
+        command=embedded_server.server_command(settings.state_dir),
         log=settings.state_dir / "server.log",
         stop_seconds=_STOP_SECONDS,
         # It writes its append-only file to the end before it goes.

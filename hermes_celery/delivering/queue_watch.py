@@ -1,8 +1,8 @@
 """Is there a queue from which nobody takes, or one that grows?
 
 A queue whose next message is the same at every look is one from which nobody takes, whoever
-consumes it and whatever workers say; that is the proof. What workers say (`queue_state`) decides in
-which words it is told, and that nothing is told where it is not known.
+consumes it and whatever workers say; that is the proof. What workers say (`store.queue_health`)
+decides in which words it is told, and that nothing is told where it is not known.
 """
 
 from __future__ import annotations

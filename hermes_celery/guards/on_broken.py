@@ -1,6 +1,7 @@
 """How whoever meets an unreadable record says so, without knowing who listens.
 
-The composition root makes it an incident (`broken.BrokenRecords`); one of each is counted once.
+The composition root makes it an incident (`delivering.broken_records`); one of each is counted
+once.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.errors import HermesCeleryError, StoreError
 from hermes_celery.events import event
-from hermes_celery.interop import django_celery_beat as from_django
+from hermes_celery.interop import django_celery_beat
 from hermes_celery.interop import redbeat as from_redbeat
 from hermes_celery.interop.takeover import missing
 
@@ -50,8 +50,8 @@ def left_behind(jobs: Jobs, redbeat: RedBeat) -> list[str]:
     return [
         *_of(jobs, from_redbeat.SOURCE, lambda: redbeat.names(limit=_MOST),
              where=f"under {redbeat.prefix}", command="import redbeat"),
-        *_of(jobs, from_django.SOURCE, _names_of_django,
-             where="in Django's database", command=f"import {from_django.SOURCE} FILE"),
+        *_of(jobs, django_celery_beat.SOURCE, _names_of_django,
+             where="in Django's database", command=f"import {django_celery_beat.SOURCE} FILE"),
     ]  # fmt: skip
 
 
@@ -85,5 +85,5 @@ def _names_of_django() -> Sequence[str]:
         sys.modules["django.db"].connection.close()
         return names
     except Exception as error:  # noqa: BLE001 - a database of the user's; costs this sentence
-        event(_log, "schedule.not_looked_at", source=from_django.SOURCE, why=error)
+        event(_log, "schedule.not_looked_at", source=django_celery_beat.SOURCE, why=error)
         return ()

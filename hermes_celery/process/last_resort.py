@@ -5,8 +5,8 @@ five seconds later. But a task may swallow its interruption, sit in a call to C 
 Python run, or hang in a far end. So a small process of its own watches each worker and kills it
 eight seconds after its grace. In a project a warm shutdown waits for its tasks, as Celery's does;
 there the time counts from the signal of a cold shutdown. Pool processes end with their parent
-(`parent_death`), scripts by the `reaper`; runs that had not ended lose their heartbeat and are
-`lost`, and deliveries their claim.
+(`parent_death`), scripts by the `orphan_reaper`; runs that had not ended lose their heartbeat and
+are `lost`, and deliveries their claim.
 """
 
 from __future__ import annotations

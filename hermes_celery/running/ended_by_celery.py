@@ -54,7 +54,7 @@ class RunMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndsDeliveries(Protocol):
-    """What ends deliveries, such as `delivering.Deliverer`."""
+    """What ends deliveries, such as `delivering.deliverer.Deliverer`."""
 
     def give_up(self, delivery_id: str, why: str) -> None:
         """End a delivery, and tell of it."""

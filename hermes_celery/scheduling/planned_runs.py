@@ -23,8 +23,9 @@ class BuildsMessages(Protocol):
     """What builds messages: a `MessageBuilder`, or a stand-in where no Celery is at hand.
 
     A message whose building runs code of the project's is built once, when its run was admitted:
-    until then `message` gives a stand-in for it, which begins with a space (`built.STAND_IN`), and
-    so it does for one that cannot be built, so that building it can fail with the run on record.
+    until then `message` gives a stand-in for it, which begins with a space
+    (`built_message.STAND_IN`), and so it does for one that cannot be built, so that building it can
+    fail with the run on record.
     """
 
     def queue(self, spec: JobSpec) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.core.server_address import parse_address
 from hermes_celery.errors import SettingsError
-from hermes_celery.interop import redbeat as from_redbeat
+from hermes_celery.interop import redbeat
 from hermes_celery.interop.orphaned_entries import left_behind
 from hermes_celery.settings import Settings
 from hermes_celery.store import Database, Jobs, connect
@@ -25,8 +25,8 @@ def open_redbeat(
     Raises SettingsError.
     """
     if app is not None:
-        prefix = prefix or from_redbeat.prefix_of(app.conf)
-        url = url or from_redbeat.url_of(app.conf)
+        prefix = prefix or redbeat.prefix_of(app.conf)
+        url = url or redbeat.url_of(app.conf)
     database = open_database(settings)
     if url is not None:
         try:

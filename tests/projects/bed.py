@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.client import Client
 from hermes_celery.core.run import Run
 from hermes_celery.settings import read_settings
@@ -43,7 +43,7 @@ class Server(RedisServer):
     """A Valkey of its own on a loopback port; `options` go to its command line."""
 
     def __init__(self, place: Path, *options: str) -> None:
-        self.binary = embedded.server_command(place)[0]
+        self.binary = embedded_server.server_command(place)[0]
         super().__init__(place, *options)
 
 

@@ -143,7 +143,7 @@ def test_a_failed_task_of_the_project_has_its_own_text(bed: Bed, flower: Flower)
     assert shown["exception"] == "ValueError('no such customer')"
     # Between Celery and the project's code stand the lines that raise it again, and no others.
     assert "in bad" in shown["traceback"]
-    assert shown["traceback"].count("carrying.py") == 2
+    assert shown["traceback"].count("user_tasks.py") == 2
 
 
 def test_a_time_out_is_a_failure_that_says_so(bed: Bed, flower: Flower) -> None:

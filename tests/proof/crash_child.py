@@ -1,4 +1,4 @@
-"""What a child process does until it dies there, put together as `compose` does.
+"""What a child process does until it dies there, put together as `wiring.beat` does.
 
 Only what would cost real time is replaced: the clock is set by hand, and nobody sleeps. Queue,
 messages and scripts are the real ones; the work of a run is to write down that it started.

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from bench.server import wait_until
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.errors import StoreError
 from hermes_celery.process.parent_death import die_with_parent
 from hermes_celery.store import Database
@@ -86,7 +86,7 @@ class Server:
 
     def __init__(self, home: Path, *, fsync: str) -> None:
         self._fsync = fsync
-        command = embedded.server_command(home)
+        command = embedded_server.server_command(home)
         self._socket = Path(command[command.index("--unixsocket") + 1])
         self.port = _free_port()
         self._command = [

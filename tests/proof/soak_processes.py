@@ -6,9 +6,9 @@
     celery -A tests.proof.soak_processes:app worker  a Celery worker
 
 Work is a line in a file, so that a million runs fit into minutes. Waiting is cut short (a message
-is pushed again after 5 s, a silent run is lost after 4 s), nothing else differs from `compose`.
-`SOAK_MENDS=off` takes reconciliation out of the beats. `SOAK_CLOCK_OFFSET` puts this process's
-clock wrong by so many seconds.
+is pushed again after 5 s, a silent run is lost after 4 s), nothing else differs from what `wiring`
+makes. `SOAK_MENDS=off` takes reconciliation out of the beats. `SOAK_CLOCK_OFFSET` puts this
+process's clock wrong by so many seconds.
 """
 
 from __future__ import annotations

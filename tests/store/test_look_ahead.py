@@ -11,7 +11,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.planning import DueJob
 from hermes_celery.core.policy import CatchUp, Overlap, Policy
 from hermes_celery.core.run import RunState
-from hermes_celery.scheduling import look_ahead as ahead
+from hermes_celery.scheduling import look_ahead
 from hermes_celery.scheduling.look_ahead import LookAhead
 from hermes_celery.scheduling.tick import Ticker, TickReport
 from hermes_celery.store import BrokenJob, DueIndex
@@ -235,7 +235,7 @@ def test_a_new_leader_starts_from_nothing(store: Store, leader: Leader) -> None:
 def test_no_more_than_so_many_jobs_are_kept(
     store: Store, leader: Leader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "_MOST", 70)
+    monkeypatch.setattr(look_ahead, "_MOST", 70)
     for number in range(100):
         store.jobs.add(a_job(id=f"{number:012x}"))
     store.clock.advance(3599)

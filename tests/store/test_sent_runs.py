@@ -224,6 +224,6 @@ def test_the_end_of_a_sent_run_lets_the_run_behind_it_go(sending: Store) -> None
 def test_version_0_1_0_reads_it() -> None:
     """The word in `state` is one that it knows."""
     with zipfile.ZipFile(version_0_1_0.WHEEL) as wheel:
-        text = wheel.read("hermes_celery/core/run.py").decode()
+        text = wheel.read("hermes_celery/run.py").decode()
     assert f'= "{RunState.SENT.stored}"' in text
     assert f'= "{RunState.SENT.value}"' not in text

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
@@ -97,13 +97,13 @@ class Server:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.url = embedded.url(directory)
+        self.url = embedded_server.url(directory)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait for its answer."""
         self._process = subprocess.Popen(
-            embedded.server_command(self._directory),
+            embedded_server.server_command(self._directory),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -157,7 +157,7 @@ def server_with_a_small_disk() -> Iterator[str]:
     """A server whose files can grow to 256 KiB: what it refuses then is what a full disk brings."""
     with tempfile.TemporaryDirectory(prefix="hc-") as directory:
         socket = Path(directory) / "valkey.sock"
-        binary = embedded.server_command(Path(directory))[0]
+        binary = embedded_server.server_command(Path(directory))[0]
         command = [binary, "--port", "0", "--unixsocket", str(socket), "--dir", directory,
                    "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]  # fmt: skip
         # It must hear of the limit as an error, not by a signal.

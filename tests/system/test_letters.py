@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.client import Client
 from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
@@ -151,9 +151,11 @@ def own_server(tmp_path: Path, environment: dict[str, str]) -> Iterator[Database
     state_dir = tmp_path / "server"
     state_dir.mkdir()
     process = subprocess.Popen(
-        embedded.server_command(state_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        embedded_server.server_command(state_dir),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    url = environment["HERMES_REDIS_URL"] = embedded.url(state_dir)
+    url = environment["HERMES_REDIS_URL"] = embedded_server.url(state_dir)
     try:
         await_server(url)
         database = Database(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.core.run import Delivery
 from hermes_celery.store import Database, Deliveries, Runs, connect
 from hermes_celery.store.keys import Keys
@@ -25,9 +25,11 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A Valkey of this test's own, which may be stopped."""
     process = subprocess.Popen(
-        embedded.server_command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        embedded_server.server_command(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    await_server(embedded.url(tmp_path))
+    await_server(embedded_server.url(tmp_path))
     yield process
     process.send_signal(signal.SIGCONT)
     process.kill()
@@ -39,7 +41,7 @@ def test_what_was_sent_before_the_server_stood_still_is_not_sent_again(
     server: subprocess.Popen[bytes], processes: Processes, home: Path, tmp_path: Path,
     namespace: str, pool: str,
 ) -> None:  # fmt: skip
-    url = embedded.url(tmp_path)
+    url = embedded_server.url(tmp_path)
     database = Database(connect(url), keys=Keys(namespace=namespace))
     runs, deliveries = Runs(database), Deliveries(database)
     processes.environment |= {"HERMES_REDIS_URL": url, "HERMES_CELERY_WRAP": "off"}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.store import Database, connect
 from tests.conftest import await_server
 
@@ -75,15 +75,15 @@ def started(binary: str) -> Iterator[str]:
     """A server of that binary, with the options that the embedded one has; yields its URL."""
     with tempfile.TemporaryDirectory(prefix="hc-") as directory:
         home = Path(directory)
-        command = embedded.server_command(home)
+        command = embedded_server.server_command(home)
         process = subprocess.Popen(
             [binary, *command[1:]],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
-            await_server(embedded.url(home))
-            yield embedded.url(home)
+            await_server(embedded_server.url(home))
+            yield embedded_server.url(home)
         finally:
             process.kill()
             process.wait()

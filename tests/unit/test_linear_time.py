@@ -22,7 +22,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.output import OutputCapture, as_text
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.delivering import attachments as media
+from hermes_celery.delivering import attachments
 from hermes_celery.delivering.message import Message
 from hermes_celery.delivering.outbox import first_state
 from hermes_celery.delivering.splitting import pieces, utf16_length
@@ -38,7 +38,7 @@ from hermes_celery.masking.output import (
 )
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.masking.urls import masked, masked_path, secrets_of, without
-from hermes_celery.running import prompt as prompting
+from hermes_celery.running import prompt
 from hermes_celery.running.child_process import ChildEnding, ChildResult
 from hermes_celery.running.live_output import LiveOutput
 from hermes_celery.running.script import failure, wakes_agent
@@ -126,7 +126,7 @@ def _in_bytes(function: Callable[[bytes], object]) -> Callable[[str], object]:
 
 
 FUNCTIONS: dict[str, Callable[[str], object]] = {
-    "media lines": lambda text: media.extract(text, allowed=()),
+    "media lines": lambda text: attachments.extract(text, allowed=()),
     "splitting": lambda text: pieces(text, limit=4096, length=utf16_length),
     "splitting finely": lambda text: pieces(text, limit=20),
     "a message's pieces": lambda text: Message(title="t", text=text).pieces(Chat()),
@@ -149,11 +149,11 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "failure_summary": lambda text: answers.failure_summary("n", text),
     "check_prompt": prompt_scan.check_prompt,
     "checked_assembled": prompt_scan.checked_assembled,
-    "assembled": lambda text: prompting.assembled(
+    "assembled": lambda text: prompt.assembled(
         "p",
-        collected=prompting.CollectedData(text=text),
-        contexts=[prompting.ContextOutput(reference="r", text=text)],
-        skills=[prompting.Skill(name="s", content=text)],
+        collected=prompt.CollectedData(text=text),
+        contexts=[prompt.ContextOutput(reference="r", text=text)],
+        skills=[prompt.Skill(name="s", content=text)],
     ),
     "is_silent": answers.is_silent,
     "first_state": _spoken,

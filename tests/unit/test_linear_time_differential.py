@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermes_celery.delivering import attachments as media
+from hermes_celery.delivering import attachments
 from hermes_celery.delivering.splitting import pieces, utf16_length
 from hermes_celery.masking.output import MASK, redactor
 from hermes_celery.masking.urls import masked
@@ -31,7 +31,7 @@ def words(*found: str) -> st.SearchStrategy[str]:
 @given(words("MEDIA:", "MEDIA: ", "\n", " ", "\t", "\r", "x", "/a b", "\u2028", "\x1f", "\n\n"))
 def test_media_lines_are_those_of_the_pattern(text: str) -> None:
     found = [match["path"].strip("`\"'") for match in _MEDIA.finditer(text)]
-    extracted = media.extract(text, allowed=(Path("/nowhere"),))
+    extracted = attachments.extract(text, allowed=(Path("/nowhere"),))
     named = [refusal.split("'")[1] for refusal in extracted.refused]
     assert [repr(path)[1:-1] for path in found] == named
     assert extracted.text == (_MEDIA.sub("", text) if found else text).strip()

@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery import Celery
 
-from hermes_celery import embedded_server as embedded
+from hermes_celery import embedded_server
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.core.server_address import parse_address
 from hermes_celery.errors import SettingsError
@@ -113,7 +113,7 @@ def test_the_embedded_server_is_one_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = read_settings({"HERMES_HOME": str(tmp_path)})
-    socket = embedded.socket_path(settings.state_dir)
+    socket = embedded_server.socket_path(settings.state_dir)
     monkeypatch.setenv("CELERY_BROKER_URL", f"redis+socket://{socket}")
     assert app_settings(make_app(settings)) == settings
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://localhost:6379/0")

@@ -13,7 +13,7 @@ import pytest
 from hermes_celery.client import Client
 from hermes_celery.core.policy import Overlap
 from hermes_celery.errors import ImportFault
-from hermes_celery.interop import django_celery_beat as from_django
+from hermes_celery.interop import django_celery_beat
 from hermes_celery.interop import redbeat as from_redbeat
 from hermes_celery.interop.takeover import ForeignEntry, id_of, take_over
 from hermes_celery.store.redbeat import RedBeatRecord
@@ -42,7 +42,7 @@ def redbeat() -> dict[str, ForeignEntry]:
 
 @pytest.fixture(scope="module")
 def django() -> dict[str, ForeignEntry]:
-    found = from_django.entries_of(DATA / "django-celery-beat/2.9.0.json")
+    found = django_celery_beat.entries_of(DATA / "django-celery-beat/2.9.0.json")
     return {entry.name: entry for entry in found}
 
 
@@ -157,9 +157,9 @@ def test_a_file_that_is_no_dump_says_how_to_write_one(text: str, tmp_path: Path)
     file = tmp_path / "f.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ImportFault, match="dumpdata django_celery_beat"):
-        from_django.entries_of(file)
+        django_celery_beat.entries_of(file)
     with pytest.raises(ImportFault, match="dumpdata django_celery_beat"):
-        from_django.entries_of(tmp_path / "none.json")
+        django_celery_beat.entries_of(tmp_path / "none.json")
 
 
 def dump(tmp_path: Path, **fields: object) -> Path:
@@ -191,14 +191,14 @@ def dump(tmp_path: Path, **fields: object) -> Path:
 def test_a_task_of_django_that_makes_no_sense_is_that_tasks_trouble(
     fields: dict[str, object], why: str, tmp_path: Path
 ) -> None:
-    bad, good = from_django.entries_of(dump(tmp_path, **fields))
+    bad, good = django_celery_beat.entries_of(dump(tmp_path, **fields))
     assert (bad.name, bad.request) == ("bad", None)
     assert why in bad.refused
     assert good.request is not None
 
 
 def test_a_last_run_before_all_time_is_that_tasks_trouble(tmp_path: Path) -> None:
-    entries = from_django.entries_of(dump(tmp_path, last_run_at="0001-01-01T00:00:00+14:00"))
+    entries = django_celery_beat.entries_of(dump(tmp_path, last_run_at="0001-01-01T00:00:00+14:00"))
     jobs = SimpleNamespace(stored=lambda ids: set())
     cron = cast(Client, SimpleNamespace(now=datetime(2026, 1, 1, tzinfo=UTC), jobs=jobs))
     report = take_over(cron, entries, source="Django", timezone="UTC", dry_run=True)
@@ -212,7 +212,7 @@ def test_a_file_that_is_nested_without_end_says_how_to_write_one(tmp_path: Path)
     file = tmp_path / "f.json"
     file.write_text("[" * 200_000, encoding="utf-8")
     with pytest.raises(ImportFault, match=r"nested too deeply.*dumpdata django_celery_beat"):
-        from_django.entries_of(file)
+        django_celery_beat.entries_of(file)
 
 
 def test_the_same_name_of_two_schedulers_is_two_jobs() -> None:
