@@ -38,6 +38,7 @@ def default_zone(settings: Settings, app: Celery | None) -> str:
     """
     if app is None or not app.conf.timezone:
         return settings.timezone
+    # Here to start fast: it imports Celery, which an app that is given has done.
     from hermes_celery.interop.beat_schedule import zone_of
 
     return zone_of(app)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -186,14 +187,21 @@ class NamespaceSharing:
         return sharing_text(projects, sorted(more.values()), namespace=self._namespace)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclarationRecords:
+    """Where what is declared becomes jobs, and what of it was refused is kept."""
+
+    jobs: Jobs
+    declarations: Declarations
+
+
 class ProjectDeclarer:
     """A leader's part in what its project declares."""
 
     def __init__(
         self,
         app: Celery,
-        jobs: Jobs,
-        declarations: Declarations,
+        records: DeclarationRecords,
         *,
         sharing: NamespaceSharing,
         troubles: DeclarationIncidents,
@@ -202,8 +210,8 @@ class ProjectDeclarer:
     ) -> None:
         """`moving` brings jobs along that are in another namespace; None: there can be none."""
         self._app = app
-        self._jobs = jobs
-        self._declarations = declarations
+        self._jobs = records.jobs
+        self._declarations = records.declarations
         self._sharing = sharing
         self._troubles = troubles
         self._default_timezone = default_timezone

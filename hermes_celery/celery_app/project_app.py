@@ -65,6 +65,7 @@ def _with_cron(app: Celery, name: str) -> Celery:
 
 
 def _imported(name: str) -> Any:
+    # Here to start fast, as Celery above.
     from celery.app.utils import find_app
 
     try:

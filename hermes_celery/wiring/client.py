@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def check_broker(settings: Settings) -> None:
     """Refuse variables that would lead our own app to another server. Raises SettingsError."""
     if broker_variables():
+        # Celery costs 0.2 s that most commands need not pay.
         from hermes_celery.wiring.own_app import make_app
 
         app_settings(make_app(settings))
@@ -98,6 +99,7 @@ def check_files(spec: JobSpec, *, scripts_dir: Path) -> None:
 
 
 def _check_delivery(settings: Settings, spec: JobSpec) -> None:
+    # Here to start fast: commands that read check no delivery.
     from hermes_celery.wiring.delivery import check_delivery
 
     check_delivery(settings, spec)

@@ -26,7 +26,7 @@ def make_messages(
     """
     # Celery costs 0.2 s that commands which only read need not pay.
     from hermes_celery.celery_app.app import configured_app
-    from hermes_celery.celery_app.messages import MessageBuilder
+    from hermes_celery.celery_app.messages import MessageBuilder  # as above
 
     return MessageBuilder(
         app or configured_app(settings),

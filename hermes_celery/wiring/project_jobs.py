@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hermes_celery.celery_app.app_settings import app_settings, shared_settings
 from hermes_celery.celery_app.declarer import (
     DeclarationIncidents,
+    DeclarationRecords,
     Declarer,
     NamespaceSharing,
     NoDeclarer,
@@ -41,8 +42,7 @@ def make_declaring(
     declarations = Declarations(database)
     return ProjectDeclarer(
         app,
-        Jobs(database),
-        declarations,
+        DeclarationRecords(jobs=Jobs(database), declarations=declarations),
         sharing=NamespaceSharing(app, declarations, owner=owner, namespace=settings.namespace),
         troubles=DeclarationIncidents(make_reporter(settings, database), Incidents(database)),
         default_timezone=settings.timezone,
