@@ -25,8 +25,10 @@ from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.running.heartbeat import Heartbeats, RunningRun
 from hermes_celery.running.orphan_reaper import OrphanReaper
-from hermes_celery.running.runner import Runner
+from hermes_celery.running.runner import Runner, RunServices
 from hermes_celery.running.script import ScriptRunner
+from hermes_celery.running.taken_message import TakenMessage
+from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Claim, Places, Runs
@@ -74,17 +76,15 @@ class _Bed:
         database = open_database(settings)
         self._clock = ServerClock(database.now_ms)
         self._script = ScriptRunner(
-            home=home,
-            environment=dict(os.environ),
+            WorkerMachine(home=home, environment=dict(os.environ), reaper=OrphanReaper()),
             passthrough=frozenset(),
             timeout_seconds=60,
-            reaper=OrphanReaper(),
         )
         self._runner = Runner(
             self._runs,
             heartbeats=Heartbeats(self._runs, clock=self._clock),
             work_for=self._work,
-            places=Places(database),
+            services=RunServices(limits=Places(database)),
             clock=self._clock,
         )
 
@@ -102,7 +102,9 @@ class _Bed:
     def whole(self) -> Callable[[], object]:
         """From the claim to the kept record."""
         run_id = self._cron.run(self._job.id)
-        return lambda: self._runner.perform(run_id, session=Session(), worker="bench@host")
+        return lambda: self._runner.perform(
+            run_id, message=TakenMessage(worker="bench@host"), session=Session()
+        )
 
     def claim_and_finish(self) -> Callable[[], object]:
         """The two steps in Redis that a run cannot do without."""

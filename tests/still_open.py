@@ -2,12 +2,7 @@
 
 MANY_PARAMETERS = {
     "delivering.deliverer.__init__",
-    "running.agent.__init__",
-    "running.child_process.run_child",
     "running.ended_by_celery._give_up",
-    "running.runner.__init__",
-    "running.runner.perform",
-    "running.script.__init__",
     "scheduling.declared_jobs.synchronise",
     "scheduling.namespace_move.__init__",
     "store.cancelling.cancel_run",

@@ -9,6 +9,7 @@ from hermes_celery.celery_app.collaborators import collaborators_of
 from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask, text_of
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import SessionError
+from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import HEADER, Session, from_header
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ class RunTask(TellingTask):
         heard: list[Outcome] = []
         answer = self.runner_here().perform(
             run_id,
+            message=TakenMessage(
+                worker=self.worker or str(self.request.hostname), id=str(self.request.id or "")
+            ),
             session=self._session(),
-            worker=self.worker or str(self.request.hostname),
             hear=heard.append,
-            message=str(self.request.id or ""),
         )
         if answer == "full":
             self.comes_again("it waits for a place in its group")

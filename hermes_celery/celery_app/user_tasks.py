@@ -48,6 +48,7 @@ from hermes_celery.events import event
 from hermes_celery.masking.output import Redact
 from hermes_celery.running.escaped_exceptions import is_green_timeout, state_after
 from hermes_celery.running.heartbeat import RunningRun
+from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import (
     HEADER,
     Session,
@@ -198,11 +199,10 @@ def _performed(
     """Perform a run; what was sent on waits a moment for the message that sent it."""
     request = call.task.request
     hop = 0 if call.carrier is None else call.carrier.hop
+    message = TakenMessage(worker=worker, id=request.id, hop=hop)
     state = "taken"
     for _ in range(_RETRY_TRIES if request.retries or hop else 1):
-        state = runner.perform(
-            run_id, session=session, worker=worker, work=call, message=request.id, hop=hop
-        )
+        state = runner.perform(run_id, message=message, session=session, work=call)
         if state != "taken":
             break
         time.sleep(_RETRY_PAUSE_SECONDS)

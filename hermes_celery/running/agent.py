@@ -32,7 +32,7 @@ from hermes_celery.running.child_process import (
     ChildEnding,
     ChildLimits,
     ChildResult,
-    ReapsOrphans,
+    Command,
     run_child,
 )
 from hermes_celery.running.dotenv_files import dotenv, profile_home
@@ -45,6 +45,7 @@ from hermes_celery.running.prompt import (
     assembled,
 )
 from hermes_celery.running.script import ScriptRunner, failure, masked, wakes_agent
+from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session, child_environment
 
 #: Verified with hermes-agent 0.19.0. What is in brackets is left out where its value is empty.
@@ -122,26 +123,20 @@ class AgentRunner:
 
     def __init__(
         self,
+        machine: WorkerMachine,
         *,
-        home: Path,
-        environment: Mapping[str, str],
         template: str,
         scripts: ScriptRunner,
         outputs: Outputs,
         timeout_seconds: float,
         idle_seconds: float,
-        reaper: ReapsOrphans,
-        redact: bool = True,
     ) -> None:
-        self._home = home
-        self._environment = environment
+        self._machine = machine
         self._template = template or HERMES_COMMAND
         self._scripts = scripts
         self._outputs = outputs
         self._timeout_seconds = timeout_seconds
         self._idle_seconds = idle_seconds
-        self._reaper = reaper
-        self._redact = redact
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Collect, ask, and say how it went. Raises JobError or OSError."""
@@ -152,7 +147,7 @@ class AgentRunner:
             if early is not None:
                 return early
             collected = _collected(ended)
-        home = profile_home(self._home, session.origin.profile or _profile(spec))
+        home = profile_home(self._machine.home, session.origin.profile or _profile(spec))
         prompt = assembled(
             spec.prompt,
             collected=collected,
@@ -164,26 +159,27 @@ class AgentRunner:
     def _ask(
         self, prompt: str, home: Path, spec: JobSpec, session: Session, stop: RunningRun
     ) -> Outcome:
-        files = dotenv(self._home, profile=_profile(spec))
+        files = dotenv(self._machine.home, profile=_profile(spec))
         environment = {
-            **self._environment,
+            **self._machine.environment,
             **files,
             "HERMES_HOME": str(home),
             **child_environment(session),
         }
-        redact = redactor(known_secrets(environment)) if self._redact else unredacted
+        redact = redactor(known_secrets(environment)) if self._machine.redact else unredacted
         stop.live.mask_with(redact)
         limits = self._limits(spec, home)
         with tempfile.TemporaryDirectory(prefix="hermes-celery-") as directory:
             usage_file = Path(directory) / "usage.json"
-            argv = self._argv(prompt, usage_file, spec, environment)
             ended = run_child(
-                argv,
-                cwd=_working_directory(spec, home),
-                environment=environment,
+                Command(
+                    argv=self._argv(prompt, usage_file, spec, environment),
+                    cwd=_working_directory(spec, home),
+                    environment=environment,
+                ),
                 limits=limits,
                 stop=stop,
-                reaper=self._reaper,
+                reaper=self._machine.reaper,
                 listener=stop.live,
             )
             return _outcome(masked(ended, redact), report=_report(usage_file), limits=limits)

@@ -60,6 +60,15 @@ class OutputListener(Protocol):
         """Take what was read."""
 
 
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child is to run, and where."""
+
+    argv: Sequence[str]
+    cwd: Path
+    #: All of it: nothing of this process's own comes along.
+    environment: Mapping[str, str]
+
+
 class ChildLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a child may run."""
 
@@ -91,10 +100,8 @@ class ChildResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_child(
-    argv: Sequence[str],
+    command: Command,
     *,
-    cwd: Path,
-    environment: Mapping[str, str],
     limits: ChildLimits,
     stop: StopSignal,
     reaper: ReapsOrphans,
@@ -104,12 +111,13 @@ def run_child(
 
     Raises OSError when it cannot be started.
     """
-    if shutil.which(argv[0], path=environment.get("PATH", os.defpath)) is None:
-        raise FileNotFoundError(f"command not found: {argv[0]}")
+    program = command.argv[0]
+    if shutil.which(program, path=command.environment.get("PATH", os.defpath)) is None:
+        raise FileNotFoundError(f"command not found: {program}")
     process = subprocess.Popen(
-        ["/bin/sh", "-c", _GATE, "sh", *argv],
-        cwd=cwd,
-        env=dict(environment),
+        ["/bin/sh", "-c", _GATE, "sh", *command.argv],
+        cwd=command.cwd,
+        env=dict(command.environment),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -14,6 +14,7 @@ from hermes_celery.running.http import HttpRunner
 from hermes_celery.running.orphan_reaper import OrphanReaper
 from hermes_celery.running.runner import Performer
 from hermes_celery.running.script import ScriptRunner
+from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, process_environment
 
@@ -31,27 +32,25 @@ class UnknownTask:
 
 def make_work(settings: Settings, *, outputs: Outputs) -> Callable[[JobSpec], Performer]:
     """What performs each kind of job on this machine. `outputs` finds what other jobs said last."""
-    reaper = OrphanReaper()
-    environment = process_environment()
-    script = ScriptRunner(
+    machine = WorkerMachine(
         home=settings.home,
-        environment=environment,
-        passthrough=settings.env_passthrough,
-        timeout_seconds=settings.script_timeout_seconds,
-        reaper=reaper,
-        interpreter_dirs=settings.interpreter_dirs,
+        environment=process_environment(),
+        reaper=OrphanReaper(),
         redact=settings.redact,
     )
+    script = ScriptRunner(
+        machine,
+        passthrough=settings.env_passthrough,
+        timeout_seconds=settings.script_timeout_seconds,
+        interpreter_dirs=settings.interpreter_dirs,
+    )
     agent = AgentRunner(
-        home=settings.home,
-        environment=environment,
+        machine,
         template=settings.agent_command,
         scripts=script,
         outputs=outputs,
         timeout_seconds=settings.agent_timeout_seconds,
         idle_seconds=settings.idle_timeout_seconds,
-        reaper=reaper,
-        redact=settings.redact,
     )
     http = HttpRunner(allow_private=settings.http_allow_private, redact=settings.redact)
     kinds: dict[WorkKind, Performer] = {

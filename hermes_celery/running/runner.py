@@ -35,6 +35,7 @@ from hermes_celery.errors import (
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.running.escaped_exceptions import is_green_timeout, state_after
 from hermes_celery.running.heartbeat import STUCK_SECONDS, Heartbeats, RunningRun
+from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import Session, bound
 from hermes_celery.store import Claim, FollowUp, Performed, Places, Runs
 
@@ -82,6 +83,19 @@ class RunListener(Protocol):
         """What its end brings along, written in the same step as the end."""
 
 
+class RunServices(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner has beside the work itself; each may be missing."""
+
+    #: Concurrency groups and budgets.
+    limits: Places | None = None
+    #: Hears of a run's start, and says what its end brings along.
+    listener: RunListener | None = None
+    #: Made when work does not end that was stopped.
+    stuck_work: Callable[[], HandlesStuckWork] | None = None
+    #: Told of a job with a key that is not as it should be, before that key is needed again.
+    mend: Callable[[str, RecordBroken], None] = lambda job_id, error: None
+
+
 class Runner:
     """Performs runs in one worker process."""
 
@@ -92,25 +106,13 @@ class Runner:
         heartbeats: Heartbeats,
         work_for: Callable[[JobSpec], Performer],
         clock: Clock,
-        places: Places | None = None,
-        after: RunListener | None = None,
-        mend: Callable[[str, RecordBroken], None] = lambda job_id, error: None,
-        stuck_work: Callable[[], HandlesStuckWork] | None = None,
+        services: RunServices | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Without `places` there are neither concurrency groups nor budgets.
-
-        Without `after` nobody hears of a run's start and end. `mend` is told of a job with a key
-        that is not as it should be, before what needs that key is tried again. `overstay` is made
-        when work does not end that was stopped.
-        """
-        self._stuck_work = stuck_work
         self._runs = runs
+        self._services = services or RunServices()
         self._heartbeats = heartbeats
         self._work_for = work_for
-        self._places = places
-        self._after = after
-        self._mend = mend
         self._clock = clock
         self._pause = pause
         #: Who may know a run that is not here: the runner of another namespace. None: nobody.
@@ -120,19 +122,16 @@ class Runner:
         self,
         run_id: str,
         *,
+        message: TakenMessage,
         session: Session | SessionError,
-        worker: str,
         work: Performer | None = None,
         hear: Callable[[Outcome], None] = lambda outcome: None,
-        message: str = "",
-        hop: int = 0,
     ) -> str:
         """Perform one run and return its final state, or why it was not ours to perform.
 
         A session that could not be read fails the run with that error. `work` stands in place of
-        what the job's kind means here; `hear` is told how it ended. `message` is the Celery id of
-        the message that asks, which the run's own tasks have sent on `hop` times. Raises
-        StoreUnavailable when Redis cannot even be asked for the claim; then nothing has happened.
+        what the job's kind means here; `hear` is told how it ended. Raises StoreUnavailable when
+        Redis cannot even be asked for the claim; then nothing has happened.
         """
         # It begins with the process, so that whoever sees that end knows which claims were its own.
         token = f"{os.getpid()}-{secrets.token_hex(8)}"
@@ -142,39 +141,37 @@ class Runner:
                 run_id,
                 token=token,
                 now_ms=self._clock.now_ms(),
-                worker=worker,
-                message=message,
-                hop=hop,
+                worker=message.worker,
+                message=message.id,
+                hop=message.hop,
             ),
         )
         if claim == "gone" and self.elsewhere is not None:
-            return self._performed_elsewhere(
-                run_id, session=session, worker=worker, work=work, message=message, hop=hop
-            )
+            return self._performed_elsewhere(run_id, message=message, session=session, work=work)
         if isinstance(claim, str):
             event(_log, "run.not_claimed", run=run_id, reason=claim)
             return claim
-        places = self._places
-        if places is not None:
-            answer = self._mended(run_id, lambda: places.enter(claim, now_ms=self._clock.now_ms()))
+        limits = self._services.limits
+        if limits is not None:
+            answer = self._mended(run_id, lambda: limits.enter(claim, now_ms=self._clock.now_ms()))
             if answer != "ok":
                 event(_log, "run.waits", run=run_id, group=claim.group, reason=answer)
                 return answer
         event(_log, "run.started", run=run_id, job=claim.spec.name, attempt=claim.attempt)
-        if self._after is not None:
+        if self._services.listener is not None:
             with _beside(claim, "run.start_untold"):
-                self._after.started(claim)
+                self._services.listener.started(claim)
         with self._heartbeats.sent_for(
-            claim, on_stuck=lambda run: self._is_stuck(claim, worker, run)
+            claim, on_stuck=lambda run: self._end_stuck(claim, message.worker, run)
         ) as running:
             try:
                 outcome = self._outcome(claim, work or self._work_for(claim.spec), session, running)
             except PutBack as error:
                 return self._put_back(claim, error)
             except BaseException as error:  # noqa: BLE001 - raised again where it is Celery's
-                outcome = _escaped(error, message=message, worker=worker, running=running)
+                outcome = _escaped(error, message=message, running=running)
             finally:
-                self._returned(claim, worker, running)
+                self._returned(claim, message.worker, running)
             with _beside(claim, "run.end_untold"):
                 hear(outcome)
             with _beside(claim, "run.usage_lost"):
@@ -196,17 +193,13 @@ class Runner:
         self,
         run_id: str,
         *,
+        message: TakenMessage,
         session: Session | SessionError,
-        worker: str,
         work: Performer | None,
-        message: str,
-        hop: int,
     ) -> str:
         assert self.elsewhere is not None
         try:
-            return self.elsewhere().perform(
-                run_id, session=session, worker=worker, work=work, message=message, hop=hop
-            )
+            return self.elsewhere().perform(run_id, message=message, session=session, work=work)
         except StoreUnavailable:
             raise
         except StoreError as error:
@@ -235,12 +228,12 @@ class Runner:
             _log.exception("run.crashed run=%s", claim.run_id)
             return Outcome(state=RunState.FAILED, error=error_text(error))
 
-    def _is_stuck(self, claim: Claim, worker: str, running: RunningRun) -> None:
+    def _end_stuck(self, claim: Claim, worker: str, running: RunningRun) -> None:
         """The work was asked to stop and goes on; called from the heartbeat's thread."""
         event(_log, "run.stuck", level=logging.WARNING, run=claim.run_id, job=claim.spec.name)
-        if self._stuck_work is None:
+        if self._services.stuck_work is None:
             return
-        stuck_work = self._stuck_work()
+        stuck_work = self._services.stuck_work()
         if not stuck_work.can_end(worker):
             stuck_work.tell(claim, worker)
             if running.is_back:
@@ -256,9 +249,9 @@ class Runner:
 
     def _returned(self, claim: Claim, worker: str, running: RunningRun) -> None:
         running.returned()
-        if running.is_stuck and self._stuck_work is not None:
+        if running.is_stuck and self._services.stuck_work is not None:
             with _beside(claim, "run.stuck_untold"):
-                self._stuck_work().over(claim, worker)
+                self._services.stuck_work().over(claim, worker)
 
     def _put_back(self, claim: Claim, error: PutBack) -> str:
         """Let the run wait in line again."""
@@ -284,21 +277,21 @@ class Runner:
 
     def _book(self, claim: Claim, outcome: Outcome) -> None:
         """Book what the run used before it is finished: a crash between counts it, not loses it."""
-        usage, places = outcome.usage, self._places
-        if usage is None or places is None:
+        usage, limits = outcome.usage, self._services.limits
+        if usage is None or limits is None:
             return
 
         def book() -> str:
-            return places.spend(claim, usage, now_ms=self._clock.now_ms())
+            return limits.spend(claim, usage, now_ms=self._clock.now_ms())
 
         if self._persistently(claim, book) == "paused":
             event(_log, "job.budget_spent", level=logging.WARNING, job=claim.spec.name)
 
     def _leave(self, claim: Claim) -> None:
         # The place ends with the heartbeat anyway.
-        if self._places is not None:
+        if self._services.limits is not None:
             with _beside(claim, "run.place_kept"):
-                self._places.leave(claim)
+                self._services.limits.leave(claim)
 
     def _persistently(self, claim: Claim, write: Callable[[], str]) -> str:
         """Write, and keep trying while Redis is away or full: the work is not repeated."""
@@ -312,7 +305,7 @@ class Runner:
                     raise
                 if isinstance(error, RecordBroken):
                     with _beside(claim, "run.not_mended"):
-                        self._mend(job_id_of(claim.run_id), error)
+                        self._services.mend(job_id_of(claim.run_id), error)
                 if complaint.may_say(self._clock.monotonic()):
                     event(
                         _log, "run.finish_waits", level=logging.WARNING, run=claim.run_id, why=error
@@ -324,7 +317,7 @@ class Runner:
         try:
             return ask()
         except RecordBroken as error:
-            self._mend(job_id_of(run_id), error)
+            self._services.mend(job_id_of(run_id), error)
             return ask()
 
     def _finish(self, claim: Claim, outcome: Outcome) -> str:
@@ -353,10 +346,11 @@ class Runner:
 
     def _follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp | None:
         """What the end brings along; the leader pushes the message of a delivery that has none."""
-        if self._after is None:
+        listener = self._services.listener
+        if listener is None:
             return None
         with _beside(claim, "run.delivery_not_begun"):
-            return self._after.follow_up(claim, outcome)
+            return listener.follow_up(claim, outcome)
         is_told = outcome.state is not RunState.CANCELLED and not outcome.silent
         state = Delivery.PENDING if is_told else Delivery.NONE
         return FollowUp(delivery=state, queue=claim.queue, is_needed=is_told)
@@ -391,9 +385,11 @@ def _bare(outcome: Outcome, error: Exception) -> Outcome:
     return msgspec.structs.replace(outcome, error=plain, reason=None)
 
 
-def _escaped(error: BaseException, *, message: str, worker: str, running: RunningRun) -> Outcome:
+def _escaped(error: BaseException, *, message: TakenMessage, running: RunningRun) -> Outcome:
     """How our own work ended that raised no Exception; raises it where Celery is to end the run."""
-    state = state_after(error, message_id=message, worker=worker, is_stopped=running.is_set())
+    state = state_after(
+        error, message_id=message.id, worker=message.worker, is_stopped=running.is_set()
+    )
     if state is None or is_green_timeout(error):
         raise error
     return Outcome(state=state, error=error_text(error))

@@ -25,11 +25,12 @@ from hermes_celery.running.child_process import (
     ChildEnding,
     ChildLimits,
     ChildResult,
-    ReapsOrphans,
+    Command,
     run_child,
 )
 from hermes_celery.running.dotenv_files import dotenv
 from hermes_celery.running.heartbeat import RunningRun
+from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session, child_environment
 
 _SHELL_SUFFIXES = (".sh", ".bash")
@@ -118,23 +119,17 @@ class ScriptRunner:
 
     def __init__(
         self,
+        machine: WorkerMachine,
         *,
-        home: Path,
-        environment: Mapping[str, str],
         passthrough: frozenset[str],
         timeout_seconds: float,
-        reaper: ReapsOrphans,
         interpreter_dirs: Sequence[Path] = (),
-        redact: bool = True,
     ) -> None:
-        self._home = home
-        self._scripts_dir = home / "scripts"
-        self._environment = environment
+        self._machine = machine
+        self._scripts_dir = machine.home / "scripts"
         self._passthrough = passthrough
         self._timeout_seconds = timeout_seconds
-        self._reaper = reaper
         self._interpreter_dirs = interpreter_dirs
-        self._redact = redact
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Run the job's script and say how it went. Raises ScriptError or OSError."""
@@ -159,17 +154,19 @@ class ScriptRunner:
         cwd = Path(spec.workdir) if spec.workdir else path.parent
         if not cwd.is_dir():
             raise ScriptError(f"Cron workdir does not exist on this worker: {cwd}")
-        files = dotenv(self._home, profile=_profile(spec))
+        files = dotenv(self._machine.home, profile=_profile(spec))
         redact = self._redactor(files)
         stop.live.mask_with(redact)
         limits = self._limits(spec)
         ended = run_child(
-            command(path, interpreter=spec.interpreter, allowed=self._interpreter_dirs),
-            cwd=cwd,
-            environment=self._child_environment(files, session),
+            Command(
+                argv=command(path, interpreter=spec.interpreter, allowed=self._interpreter_dirs),
+                cwd=cwd,
+                environment=self._child_environment(files, session),
+            ),
             limits=limits,
             stop=stop,
-            reaper=self._reaper,
+            reaper=self._machine.reaper,
             listener=stop.live,
         )
         return path, masked(ended, redact), limits
@@ -182,14 +179,14 @@ class ScriptRunner:
         )
 
     def _redactor(self, files: Mapping[str, str]) -> Redact:
-        if not self._redact:
+        if not self._machine.redact:
             return unredacted
-        return redactor(known_secrets({**files, **self._environment}))
+        return redactor(known_secrets({**files, **self._machine.environment}))
 
     def _child_environment(self, files: Mapping[str, str], session: Session) -> dict[str, str]:
-        merged = {**self._environment, **files}
+        merged = {**self._machine.environment, **files}
         kept = without_credentials(merged, passthrough=self._passthrough)
-        return {**kept, "HERMES_HOME": str(self._home), **child_environment(session)}
+        return {**kept, "HERMES_HOME": str(self._machine.home), **child_environment(session)}
 
 
 def masked(ended: ChildResult, redact: Redact) -> ChildResult:

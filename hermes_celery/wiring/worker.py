@@ -14,7 +14,7 @@ from hermes_celery.running.background_writes import BackgroundWrites
 from hermes_celery.running.ended_by_celery import RunEnder
 from hermes_celery.running.heartbeat import Heartbeats
 from hermes_celery.running.kinds import make_work
-from hermes_celery.running.runner import Runner
+from hermes_celery.running.runner import Runner, RunServices
 from hermes_celery.settings import Settings
 from hermes_celery.store import Jobs, Letters, Places, Runs
 from hermes_celery.wiring.delivery import make_deliverer, make_stuck_work_handler, make_sweep
@@ -65,14 +65,16 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
         work_for=make_work(
             settings, outputs=lambda name, run: latest_output(jobs, runs, name, run)
         ),
-        places=Places(database),
-        after=RunAnnouncer(
-            make_messages(settings, app=app),
-            pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
-        ),
-        mend=mend,
-        stuck_work=lambda: make_stuck_work_handler(settings),
         clock=clock,
+        services=RunServices(
+            limits=Places(database),
+            listener=RunAnnouncer(
+                make_messages(settings, app=app),
+                pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),
+            ),
+            stuck_work=lambda: make_stuck_work_handler(settings),
+            mend=mend,
+        ),
     )
 
 

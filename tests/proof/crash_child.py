@@ -26,7 +26,8 @@ from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import StoreError
 from hermes_celery.instant import from_ms
 from hermes_celery.running.heartbeat import Heartbeats, RunningRun
-from hermes_celery.running.runner import Runner
+from hermes_celery.running.runner import Runner, RunServices
+from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.leader_duties import LeaderDuties, LeaderHooks
 from hermes_celery.scheduling.lease import Lease
@@ -264,8 +265,10 @@ class Consumer:
             heartbeats=Heartbeats(runs, clock=clock),
             work_for=lambda _: work,
             clock=clock,
-            places=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
-            after=make_announcer(messages_of(celery_app())) if delivers else None,
+            services=RunServices(
+                limits=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
+                listener=make_announcer(messages_of(celery_app())) if delivers else None,
+            ),
             pause=clock.advance,
         )
 
@@ -277,7 +280,7 @@ class Consumer:
         run_id, session = unpacked(str(raw))
         # Celery's worker goes on after a task that raised.
         with suppress(StoreError):
-            self._runner.perform(run_id, session=session, worker="w@host")
+            self._runner.perform(run_id, message=TakenMessage(worker="w@host"), session=session)
         return True
 
 

@@ -31,7 +31,8 @@ from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import StoreError
 from hermes_celery.process.parent_death import die_with_parent
 from hermes_celery.running.heartbeat import Heartbeats, RunningRun
-from hermes_celery.running.runner import Runner
+from hermes_celery.running.runner import Runner, RunServices
+from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
@@ -95,8 +96,10 @@ def make_runner(settings: Settings) -> Runner:
         runs,
         heartbeats=Heartbeats(runs, clock=clock),
         work_for=lambda _: work,
-        places=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
-        after=make_announcer(messages_of(make_app(settings))),
+        services=RunServices(
+            limits=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
+            listener=make_announcer(messages_of(make_app(settings))),
+        ),
         clock=clock,
     )
 
@@ -139,7 +142,7 @@ def consumer(settings: Settings) -> None:
                 if answer[0] == keys.delivery_queue:
                     deliverer.deliver(identity)
                 else:
-                    runner.perform(identity, session=session, worker=name)
+                    runner.perform(identity, message=TakenMessage(worker=name), session=session)
         except StoreError:
             time.sleep(_RETRY_SECONDS)
 

@@ -11,7 +11,8 @@ from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Delivery, Outcome, RunState, Usage
 from hermes_celery.errors import RecordBroken
 from hermes_celery.running.heartbeat import Heartbeats, RunningRun
-from hermes_celery.running.runner import Runner
+from hermes_celery.running.runner import Runner, RunServices
+from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import Session
 from hermes_celery.store import Claim, FollowUp, Places
 from tests.support import HandClock, Store
@@ -42,8 +43,7 @@ def runner(store: Store, work: Counting, *, mends: bool) -> Runner:
         heartbeats=Heartbeats(store.runs, clock=store.clock),
         work_for=lambda _: work,
         clock=store.clock,
-        places=Places(store.database),
-        mend=mend,
+        services=RunServices(limits=Places(store.database), mend=mend),
         pause=lambda seconds: store.clock.advance(seconds),
     )
 
@@ -54,7 +54,9 @@ def queued(store: Store, **fields: int | str) -> str:
 
 
 def perform(store: Store, work: Counting, run_id: str, *, mends: bool = True) -> str:
-    return runner(store, work, mends=mends).perform(run_id, session=Session(), worker="w")
+    return runner(store, work, mends=mends).perform(
+        run_id, message=TakenMessage(worker="w"), session=Session()
+    )
 
 
 @pytest.mark.parametrize("spoilt", ["heartbeats", "active", "group"])
@@ -135,7 +137,7 @@ def patient(
     store: Store,
     outcome: Outcome,
     *,
-    after: Tactless | None = None,
+    listener: Tactless | None = None,
     mend: Callable[[str, RecordBroken], None] = unmended,
 ) -> Runner:
     return Runner(
@@ -143,9 +145,7 @@ def patient(
         heartbeats=Heartbeats(store.runs, clock=store.clock),
         work_for=lambda _: Ending(outcome),
         clock=store.clock,
-        places=Places(store.database),
-        after=after,
-        mend=mend,
+        services=RunServices(limits=Places(store.database), listener=listener, mend=mend),
         pause=lambda seconds: store.clock.advance(seconds),
     )
 
@@ -160,8 +160,8 @@ def test_an_end_is_recorded_and_its_delivery_due_although_its_message_cannot_be_
 ) -> None:
     run_id = queued(store, deliver="telegram:1")
     with caplog.at_level(logging.INFO):
-        answer = patient(store, outcome, after=Tactless(at_start=True)).perform(
-            run_id, session=Session(), worker="w", hear=untold
+        answer = patient(store, outcome, listener=Tactless(at_start=True)).perform(
+            run_id, message=TakenMessage(worker="w"), session=Session(), hear=untold
         )
     run = store.runs.get(run_id)
     assert (answer, run.state, run.error) == (outcome.state, outcome.state, outcome.error)
@@ -181,7 +181,10 @@ def test_an_end_is_recorded_although_what_it_used_cannot_be_booked(store: Store)
     run_id = store.cron.run(job.id)
     usage = Usage(tokens=10, cost_usd="\udcff")  # type: ignore[arg-type]
     outcome = Outcome(state=RunState.SUCCEEDED, output=b"done", usage=usage)
-    assert patient(store, outcome).perform(run_id, session=Session(), worker="w") == "succeeded"
+    assert (
+        patient(store, outcome).perform(run_id, message=TakenMessage(worker="w"), session=Session())
+        == "succeeded"
+    )
     assert store.runs.output(run_id) == b"done"
 
 
@@ -209,7 +212,10 @@ def test_an_end_that_cannot_be_written_as_it_is_is_written_with_what_failed(stor
         work_for=lambda _: Ending(_BROKE),
         clock=clock,
     )
-    assert runner.perform(run_id, session=Session(), worker="w", hear=stumble) == "failed"
+    assert (
+        runner.perform(run_id, message=TakenMessage(worker="w"), session=Session(), hear=stumble)
+        == "failed"
+    )
     run = store.runs.get(run_id)
     assert run.state is RunState.FAILED
     assert run.error == "it broke (recording its end: OverflowError: no such time)"
@@ -229,5 +235,7 @@ def test_a_mend_that_fails_costs_no_result(store: Store) -> None:
         store.database.call("DEL", error.key)
 
     patiently = patient(store, _DONE, mend=mend)
-    answer = patiently.perform(run_id, session=Session(), worker="w", work=work)
+    answer = patiently.perform(
+        run_id, message=TakenMessage(worker="w"), session=Session(), work=work
+    )
     assert (answer, work.done, tried) == ("succeeded", 1, [key, key])

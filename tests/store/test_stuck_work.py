@@ -14,13 +14,14 @@ from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.running.heartbeat import STUCK_SECONDS, Heartbeats, RunningRun
-from hermes_celery.running.runner import Runner
+from hermes_celery.running.runner import Runner, RunServices
 from hermes_celery.running.stuck_work import (
     PATIENCE_SECONDS,
     HeldMessage,
     PoolSlotGuard,
     StuckWorkHandler,
 )
+from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import Session
 from hermes_celery.store import Claim, Runs, Signs
 from tests.store.delivering_host import Place, at
@@ -158,13 +159,15 @@ def test_deaf_work_is_ended_or_told_ten_seconds_after_it_was_stopped(
         heartbeats=Heartbeats(store.runs, clock=store.clock),
         work_for=lambda _: deaf,
         clock=store.clock,
-        stuck_work=lambda: heard,
+        services=RunServices(stuck_work=lambda: heard),
     )
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     run_id = store.cron.run(job.id)
     states: list[str] = []
     thread = threading.Thread(
-        target=lambda: states.append(runner.perform(run_id, session=Session(), worker=WORKER)),
+        target=lambda: states.append(
+            runner.perform(run_id, message=TakenMessage(worker=WORKER), session=Session())
+        ),
         daemon=True,
     )
     thread.start()
@@ -226,11 +229,14 @@ def test_a_process_whose_work_returned_while_its_end_was_written_lives(store: St
         heartbeats=heartbeats,
         work_for=lambda _: deaf,
         clock=store.clock,
-        stuck_work=lambda: heard,
+        services=RunServices(stuck_work=lambda: heard),
     )
     run_id = store.cron.run(store.cron.add(JobRequest(schedule="every 1h", prompt="x")).id)
     thread = threading.Thread(
-        target=lambda: runner.perform(run_id, session=Session(), worker=WORKER), daemon=True
+        target=lambda: runner.perform(
+            run_id, message=TakenMessage(worker=WORKER), session=Session()
+        ),
+        daemon=True,
     )
     thread.start()
     try:

@@ -11,7 +11,7 @@ from hermes_celery.delivering.overload import disk_text, is_nearly_full
 from hermes_celery.observe.finding import Finding, fail, ok, warn
 from hermes_celery.process.disk import disk_of
 from hermes_celery.running.agent import HERMES_COMMAND, INSTALL_HINT
-from hermes_celery.running.child_process import ChildLimits, run_child
+from hermes_celery.running.child_process import ChildLimits, Command, run_child
 from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.running.orphan_reaper import OrphanReaper
 from hermes_celery.settings import Settings
@@ -59,9 +59,7 @@ def _version(program: str, environment: Mapping[str, str]) -> str:
     reaper = OrphanReaper()
     try:
         ended = run_child(
-            [program, "--version"],
-            cwd=Path.home(),
-            environment=dict(environment),
+            Command(argv=[program, "--version"], cwd=Path.home(), environment=dict(environment)),
             limits=ChildLimits(timeout_seconds=_VERSION_SECONDS),
             stop=RunningRun(),
             reaper=reaper,

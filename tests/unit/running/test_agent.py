@@ -18,6 +18,7 @@ from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.running.orphan_reaper import OrphanReaper
 from hermes_celery.running.prompt import EMPTY_ANSWER
 from hermes_celery.running.script import ScriptRunner
+from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session
 from tests.support import a_spec
 
@@ -52,22 +53,15 @@ def perform(
 ) -> Outcome:
     (home / "agent.py").write_text(code, encoding="utf-8")
     environment = {"PATH": os.environ["PATH"], "OUTER_API_KEY": "outer-secret-value"}
-    scripts = ScriptRunner(
-        home=home,
-        environment=environment,
-        passthrough=frozenset(),
-        timeout_seconds=20,
-        reaper=reaper,
-    )
+    machine = WorkerMachine(home=home, environment=environment, reaper=reaper)
+    scripts = ScriptRunner(machine, passthrough=frozenset(), timeout_seconds=20)
     runner = AgentRunner(
-        home=home,
-        environment=environment,
+        machine,
         template=template.format(home=home) if "{home}" in template else template,
         scripts=scripts,
         outputs=lambda name, besides: None,
         timeout_seconds=0,
         idle_seconds=idle_seconds,
-        reaper=reaper,
     )
     spec = a_spec(**{"prompt": "say it", **fields})
     return runner.perform(spec, Session(origin=spec.origin or Origin()), stop or RunningRun())

@@ -19,6 +19,7 @@ from hermes_celery.errors import ScriptError
 from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.running.orphan_reaper import OrphanReaper
 from hermes_celery.running.script import ScriptRunner, locate, wakes_agent, without_credentials
+from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session
 from tests.support import a_spec, cases, eventually
 
@@ -66,11 +67,11 @@ def perform(
     **fields: Any,
 ) -> Outcome:
     runner = ScriptRunner(
-        home=home,
-        environment=environment or {"PATH": os.environ["PATH"]},
+        WorkerMachine(
+            home=home, environment=environment or {"PATH": os.environ["PATH"]}, reaper=reaper
+        ),
         passthrough=frozenset(),
         timeout_seconds=timeout_seconds,
-        reaper=reaper,
     )
     spec = a_spec(script=script, **fields)
     return runner.perform(spec, session or Session(), stop or RunningRun())
