@@ -30,8 +30,6 @@ SILENT_INNER_IMPORTS = {
 REDIS_WORDS = {
     "observe.checks.server",
     "cli.up",
-    "core.reconciling_jobs",
-    "core.reconciling_runs",
     "observe.figures",
     "scheduling.foreign_workers",
     "scheduling.lease",

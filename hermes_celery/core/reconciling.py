@@ -58,10 +58,31 @@ class KeyRole(StrEnum):
     REFILL = "refill"
 
 
-class MendWrite(msgspec.Struct, frozen=True, kw_only=True):
-    """One write. `RENAME` moves the key into quarantine, `UNHOLD` takes a run out of the held."""
+class MendVerb(StrEnum):
+    """What a write does with its key; the store knows the command for it."""
 
-    command: str
+    #: Set fields of a record.
+    SET = "set"
+    #: Take fields out of a record.
+    CLEAR = "clear"
+    #: Put into an index, by a score.
+    ENTER = "enter"
+    #: Take out of an index.
+    LEAVE = "leave"
+    #: Move the key out of the way, and keep it.
+    QUARANTINE = "quarantine"
+    #: Take a run out of those that are held.
+    UNHOLD = "unhold"
+    #: Give the key another value.
+    REPLACE = "replace"
+    #: Let the key end by itself.
+    EXPIRE = "expire"
+
+
+class MendWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """One write."""
+
+    verb: MendVerb
     role: KeyRole
     args: tuple[str, ...] = ()
 
@@ -141,6 +162,6 @@ def shown(fact: Fact) -> str:
     return ascii(fact if len(fact) <= _SHOWN else fact[:_SHOWN] + "...")
 
 
-def op(command: str, role: KeyRole, *args: str | int) -> MendWrite:
+def op(verb: MendVerb, role: KeyRole, *args: str | int) -> MendWrite:
     """One write, numbers as text."""
-    return MendWrite(command=command, role=role, args=tuple(str(arg) for arg in args))
+    return MendWrite(verb=verb, role=role, args=tuple(str(arg) for arg in args))

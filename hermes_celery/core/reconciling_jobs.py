@@ -13,6 +13,7 @@ from hermes_celery.core.reconciling import (
     Fact,
     KeyRole,
     MendDeadlines,
+    MendVerb,
     MendWrite,
     WrongType,
     is_fine,
@@ -116,7 +117,7 @@ def judge_job(
         found.append(
             _about_job(
                 facts, DisagreementKind.DISAGREES, "is completed and not in that index; put in",
-                op("ZADD", KeyRole.COMPLETED, at.now_ms, facts.id),
+                op(MendVerb.ENTER, KeyRole.COMPLETED, at.now_ms, facts.id),
             )
         )  # fmt: skip
     return found
@@ -131,7 +132,9 @@ def _gone_job(facts: JobFacts) -> list[Disagreement]:
         (KeyRole.COMPLETED, facts.completed, facts.id),
         (KeyRole.NAMES, facts.misnamed, facts.found),
     )
-    ops = tuple(op("ZREM", role, entry) for role, fact, entry in places if isinstance(fact, str))
+    ops = tuple(
+        op(MendVerb.LEAVE, role, entry) for role, fact, entry in places if isinstance(fact, str)
+    )
     if not ops:
         return []
     where = ", ".join(one.role.value for one in ops)
@@ -148,7 +151,7 @@ def _broken_job(facts: JobFacts) -> Disagreement:
         facts,
         DisagreementKind.BROKEN,
         f"is stored as a {facts.kind}, not a hash; moved to quarantine: add the job again",
-        op("RENAME", KeyRole.JOB),
+        op(MendVerb.QUARANTINE, KeyRole.JOB),
         *entries,
     )
 
@@ -162,9 +165,9 @@ def _job_fields(facts: JobFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         if name == "state" or is_planned_anew or is_fine(name, fact):
             continue
         if name in fresh:
-            one, becomes = op("HSET", KeyRole.JOB, name, fresh[name]), f"set to {fresh[name]}"
+            one, becomes = op(MendVerb.SET, KeyRole.JOB, name, fresh[name]), f"set to {fresh[name]}"
         else:
-            one, becomes = op("HDEL", KeyRole.JOB, name), "removed"
+            one, becomes = op(MendVerb.CLEAR, KeyRole.JOB, name), "removed"
         yield _about_job(
             facts, DisagreementKind.BROKEN, f"has {name} {shown(fact)}; {becomes}", one
         )
@@ -182,12 +185,15 @@ def _job_keys(facts: JobFacts) -> Iterator[Disagreement]:
         if kind not in ("none", wanted):
             what = f"has its {role.value} runs stored as a {kind}, not a {wanted}"
             yield _about_job(
-                facts, DisagreementKind.BROKEN, f"{what}; moved to quarantine", op("RENAME", role)
+                facts,
+                DisagreementKind.BROKEN,
+                f"{what}; moved to quarantine",
+                op(MendVerb.QUARANTINE, role),
             )
     if "" in facts.held:
         yield _about_job(
             facts, DisagreementKind.BROKEN, "holds a run that cannot be read; removed",
-            op("UNHOLD", KeyRole.HELD, ""),
+            op(MendVerb.UNHOLD, KeyRole.HELD, ""),
         )  # fmt: skip
 
 
@@ -196,15 +202,15 @@ def _job_indexes(
 ) -> Iterator[Disagreement]:
     if facts.listed is None:
         created_ms = spec.created_ms if spec else at.now_ms
-        one = op("ZADD", KeyRole.JOBS, created_ms, facts.id)
+        one = op(MendVerb.ENTER, KeyRole.JOBS, created_ms, facts.id)
         yield _about_job(facts, DisagreementKind.DISAGREES, "was in no list of jobs; put in", one)
     if facts.entry and facts.named is None:
-        one = op("ZADD", KeyRole.NAMES, 0, facts.entry)
+        one = op(MendVerb.ENTER, KeyRole.NAMES, 0, facts.entry)
         yield _about_job(
             facts, DisagreementKind.DISAGREES, "was not found by its name; put in", one
         )
     if facts.entry and facts.found != facts.entry and isinstance(facts.misnamed, str):
-        one = op("ZREM", KeyRole.NAMES, facts.found)
+        one = op(MendVerb.LEAVE, KeyRole.NAMES, facts.found)
         yield _about_job(
             facts, DisagreementKind.DISAGREES, "was found by another name; removed", one
         )
@@ -214,7 +220,7 @@ def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Itera
     """Whether the job stands in the due index as its record says, and runs again at all."""
     state = _state_of(facts)
     if "state" in facts.fields and facts.fields["state"] is None:
-        one = op("HSET", KeyRole.JOB, "state", state)
+        one = op(MendVerb.SET, KeyRole.JOB, "state", state)
         yield _about_job(facts, DisagreementKind.BROKEN, f"had no state; {state} again", one)
     elif state not in set(JobState):
         yield _about_job(
@@ -223,7 +229,7 @@ def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Itera
             f"has the state {shown(state)}, which nothing here knows; resume, edit or remove it",
         )
     if isinstance(facts.stray, str):
-        one = op("ZREM", KeyRole.STRAY, facts.id)
+        one = op(MendVerb.LEAVE, KeyRole.STRAY, facts.id)
         yield _about_job(
             facts, DisagreementKind.DISAGREES, "was in the due index of another shard", one
         )
@@ -235,7 +241,7 @@ def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Itera
     else:
         yield from _completed_too_early(facts, at, spec)
         if isinstance(facts.due, str) and state in set(JobState):
-            one = op("ZREM", KeyRole.DUE, facts.id)
+            one = op(MendVerb.LEAVE, KeyRole.DUE, facts.id)
             yield _about_job(
                 facts, DisagreementKind.GHOST, f"is {state} and was in the due index", one
             )
@@ -258,7 +264,7 @@ def _due_as_planned(facts: JobFacts, next_ms: int, at: MendDeadlines) -> Iterato
     if due_ms is not None and next_ms <= due_ms <= at.now_ms + _PUT_OFF_MS:
         return
     what = "was not in the due index" if facts.due is None else "was due at another instant"
-    one = op("ZADD", KeyRole.DUE, next_ms, facts.id)
+    one = op(MendVerb.ENTER, KeyRole.DUE, next_ms, facts.id)
     yield _about_job(facts, DisagreementKind.DISAGREES, f"{what}; put in as planned", one)
 
 
@@ -275,9 +281,9 @@ def _unplanned(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Iter
 def _last_run(facts: JobFacts) -> Iterator[Disagreement]:
     ops = []
     if isinstance(facts.due, str):
-        ops.append(op("ZREM", KeyRole.DUE, facts.id))
+        ops.append(op(MendVerb.LEAVE, KeyRole.DUE, facts.id))
     if facts.fields.get("next_ms") is not None:
-        ops.append(op("HDEL", KeyRole.JOB, "next_ms"))
+        ops.append(op(MendVerb.CLEAR, KeyRole.JOB, "next_ms"))
     if ops:
         text = "has its last run under way and was still planned; taken off the schedule"
         yield _about_job(facts, DisagreementKind.GHOST, text, *ops)
@@ -300,24 +306,24 @@ def _planned_anew(
 ) -> Disagreement:
     if planned.fault:
         ops = [
-            op("HSET", KeyRole.JOB, "state", JobState.ERROR, "last_status", "error",
+            op(MendVerb.SET, KeyRole.JOB, "state", JobState.ERROR, "last_status", "error",
                 "last_error", planned.fault),
-            op("ZREM", KeyRole.DUE, facts.id),
+            op(MendVerb.LEAVE, KeyRole.DUE, facts.id),
         ]  # fmt: skip
         text = f"{what}, and {planned.fault}"
     elif planned.next_ms is None:
         ops = [
-            op("HSET", KeyRole.JOB, "state", JobState.COMPLETED),
-            op("HDEL", KeyRole.JOB, "next_ms"),
-            op("ZADD", KeyRole.COMPLETED, at.now_ms, facts.id),
-            op("ZREM", KeyRole.DUE, facts.id),
+            op(MendVerb.SET, KeyRole.JOB, "state", JobState.COMPLETED),
+            op(MendVerb.CLEAR, KeyRole.JOB, "next_ms"),
+            op(MendVerb.ENTER, KeyRole.COMPLETED, at.now_ms, facts.id),
+            op(MendVerb.LEAVE, KeyRole.DUE, facts.id),
         ]
         text = f"{what} and no run under way; it has had its last run and is completed"
     else:
         ops = [
-            op("HSET", KeyRole.JOB, "state", JobState.SCHEDULED, "next_ms", planned.next_ms),
-            op("ZREM", KeyRole.COMPLETED, facts.id),
-            op("ZADD", KeyRole.DUE, planned.next_ms, facts.id),
+            op(MendVerb.SET, KeyRole.JOB, "state", JobState.SCHEDULED, "next_ms", planned.next_ms),
+            op(MendVerb.LEAVE, KeyRole.COMPLETED, facts.id),
+            op(MendVerb.ENTER, KeyRole.DUE, planned.next_ms, facts.id),
         ]
         text = f"{what}; planned anew from its schedule"
     indexes = {KeyRole.DUE: facts.due, KeyRole.COMPLETED: facts.completed}

@@ -13,6 +13,7 @@ from hermes_celery.core.reconciling import (
     Fact,
     KeyRole,
     MendDeadlines,
+    MendVerb,
     MendWrite,
     WrongType,
     is_fine,
@@ -79,7 +80,11 @@ def judge_run(facts: RunFacts, *, at: MendDeadlines) -> list[Disagreement]:
     if facts.kind != "hash":
         ops = [one for finding in _gone_run(facts) for one in finding.ops]
         text = f"is stored as a {facts.kind}, not a hash; moved to quarantine"
-        return [_about_run(facts, DisagreementKind.BROKEN, text, op("RENAME", KeyRole.RUN), *ops)]
+        return [
+            _about_run(
+                facts, DisagreementKind.BROKEN, text, op(MendVerb.QUARANTINE, KeyRole.RUN), *ops
+            )
+        ]
     if facts.state is None or not is_run_id(facts.id):
         return list(_unreadable_run(facts, at))
     found = [*_run_fields(facts, at), *_broken_delivery(facts), *_recorded(facts, at)]
@@ -103,16 +108,16 @@ def _another_jobs(facts: RunFacts) -> Iterator[Disagreement]:
 def _off_job(facts: RunFacts) -> list[MendWrite]:
     ops = []
     if isinstance(facts.word, str):
-        ops.append(op("HDEL", KeyRole.ACTIVE, facts.id))
+        ops.append(op(MendVerb.CLEAR, KeyRole.ACTIVE, facts.id))
     if isinstance(facts.held, str):
-        ops.append(op("UNHOLD", KeyRole.HELD, facts.id))
+        ops.append(op(MendVerb.UNHOLD, KeyRole.HELD, facts.id))
     return ops
 
 
 def _off_indexes(facts: RunFacts) -> list[MendWrite]:
     """What takes a run off everything that says it is under way."""
     places = ((KeyRole.QUEUED, facts.queued), (KeyRole.HEARTBEATS, facts.heartbeat))
-    ops = [op("ZREM", role, facts.id) for role, fact in places if isinstance(fact, str)]
+    ops = [op(MendVerb.LEAVE, role, facts.id) for role, fact in places if isinstance(fact, str)]
     return [*ops, *_off_job(facts)]
 
 
@@ -121,7 +126,7 @@ def _gone_run(facts: RunFacts) -> Iterator[Disagreement]:
     places = [(KeyRole.RUNS, facts.recorded), (KeyRole.JOB_RUNS, facts.by_job)]
     if facts.delivery_kind != "hash":
         places.append((KeyRole.DELIVERIES, facts.delivery_due))
-    ops += [op("ZREM", role, facts.id) for role, fact in places if isinstance(fact, str)]
+    ops += [op(MendVerb.LEAVE, role, facts.id) for role, fact in places if isinstance(fact, str)]
     if ops:
         where = ", ".join(one.role.value for one in ops)
         text = f"has entries ({where}) and no record; removed"
@@ -136,8 +141,17 @@ def _unreadable_run(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement
     if facts.state is not None:
         why = "its id is none that a run can have"
     ops = [
-        op("HSET", KeyRole.RUN, "state", RunState.LOST, "finished_ms", at.now_ms, "error", why),
-        op("HDEL", KeyRole.RUN, "claim"),
+        op(
+            MendVerb.SET,
+            KeyRole.RUN,
+            "state",
+            RunState.LOST,
+            "finished_ms",
+            at.now_ms,
+            "error",
+            why,
+        ),
+        op(MendVerb.CLEAR, KeyRole.RUN, "claim"),
         *_off_indexes(facts),
     ]
     yield _about_run(facts, DisagreementKind.BROKEN, f"was ended as lost: {why}", *ops)
@@ -151,9 +165,12 @@ def _run_fields(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         if not is_missing and (name in words or fact is None or is_fine(name, fact)):
             continue
         if name in needed:
-            one, becomes = op("HSET", KeyRole.RUN, name, needed[name]), f"set to {needed[name]}"
+            one, becomes = (
+                op(MendVerb.SET, KeyRole.RUN, name, needed[name]),
+                f"set to {needed[name]}",
+            )
         else:
-            one, becomes = op("HDEL", KeyRole.RUN, name), "removed"
+            one, becomes = op(MendVerb.CLEAR, KeyRole.RUN, name), "removed"
         yield _about_run(
             facts, DisagreementKind.BROKEN, f"has {name} {shown(fact)}; {becomes}", one
         )
@@ -162,20 +179,24 @@ def _run_fields(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
 def _broken_delivery(facts: RunFacts) -> Iterator[Disagreement]:
     if facts.delivery_kind not in ("none", "hash"):
         text = f"has its delivery stored as a {facts.delivery_kind}; moved to quarantine"
-        yield _about_run(facts, DisagreementKind.BROKEN, text, op("RENAME", KeyRole.DELIVERY))
+        yield _about_run(
+            facts, DisagreementKind.BROKEN, text, op(MendVerb.QUARANTINE, KeyRole.DELIVERY)
+        )
 
 
 def _recorded(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     queued_ms = whole(facts.fields.get("queued_ms")) or at.now_ms
     places = ((KeyRole.RUNS, facts.recorded, queued_ms), (KeyRole.JOB_RUNS, facts.by_job, 0))
-    ops = [op("ZADD", role, score, facts.id) for role, fact, score in places if fact is None]
+    ops = [
+        op(MendVerb.ENTER, role, score, facts.id) for role, fact, score in places if fact is None
+    ]
     if ops:
         yield _about_run(facts, DisagreementKind.DISAGREES, "was in no list of runs; put in", *ops)
 
 
 def _waiting(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     if isinstance(facts.heartbeat, str):
-        one = op("ZREM", KeyRole.HEARTBEATS, facts.id)
+        one = op(MendVerb.LEAVE, KeyRole.HEARTBEATS, facts.id)
         yield _about_run(facts, DisagreementKind.GHOST, "waits, and had a heartbeat; removed", one)
     if isinstance(facts.word, str):
         yield from _active(facts, at)
@@ -207,44 +228,44 @@ def _deadline_ms(facts: RunFacts, at: MendDeadlines) -> int:
 
 def _active(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     if facts.word not in ("queued", "retrying"):
-        one = op("HSET", KeyRole.ACTIVE, facts.id, "queued")
+        one = op(MendVerb.SET, KeyRole.ACTIVE, facts.id, "queued")
         yield _about_run(
             facts, DisagreementKind.DISAGREES, f"waits, and was called {shown(facts.word)}", one
         )
     if _is_off_line(facts):
-        one = op("ZADD", KeyRole.QUEUED, _deadline_ms(facts, at), facts.id)
+        one = op(MendVerb.ENTER, KeyRole.QUEUED, _deadline_ms(facts, at), facts.id)
         yield _about_run(facts, DisagreementKind.DISAGREES, "waited for nothing; put in line", one)
 
 
 def _inactive(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     # What was handed on has begun: it waits for its own message, and for no other run.
     if facts.held is None and (isinstance(facts.queued, str) or facts.is_handed_on):
-        ops = [op("HSET", KeyRole.ACTIVE, facts.id, "queued")]
+        ops = [op(MendVerb.SET, KeyRole.ACTIVE, facts.id, "queued")]
         if _is_off_line(facts):
-            ops.append(op("ZADD", KeyRole.QUEUED, _deadline_ms(facts, at), facts.id))
+            ops.append(op(MendVerb.ENTER, KeyRole.QUEUED, _deadline_ms(facts, at), facts.id))
         yield _about_run(
             facts, DisagreementKind.DISAGREES, "waits, and was not active; put in", *ops
         )
     elif facts.active_count == 0 and facts.held in (None, "1"):
         # The end of no run would push it: rescue does, at its next pass.
         ops = [
-            op("HSET", KeyRole.ACTIVE, facts.id, "queued"),
-            op("HSET", KeyRole.RUN, "unpushed", "1"),
-            op("ZADD", KeyRole.QUEUED, at.now_ms, facts.id),
+            op(MendVerb.SET, KeyRole.ACTIVE, facts.id, "queued"),
+            op(MendVerb.SET, KeyRole.RUN, "unpushed", "1"),
+            op(MendVerb.ENTER, KeyRole.QUEUED, at.now_ms, facts.id),
         ]
         if facts.held is not None:
-            ops.append(op("UNHOLD", KeyRole.HELD, facts.id))
+            ops.append(op(MendVerb.UNHOLD, KeyRole.HELD, facts.id))
         yield _about_run(facts, DisagreementKind.DISAGREES, "waited for no other run; pushed", *ops)
 
 
 def _running(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     ops = []
     if facts.word != "running" and facts.active_kind in ("none", "hash"):
-        ops.append(op("HSET", KeyRole.ACTIVE, facts.id, "running"))
+        ops.append(op(MendVerb.SET, KeyRole.ACTIVE, facts.id, "running"))
     if isinstance(facts.queued, str):
-        ops.append(op("ZREM", KeyRole.QUEUED, facts.id))
+        ops.append(op(MendVerb.LEAVE, KeyRole.QUEUED, facts.id))
     if isinstance(facts.held, str):
-        ops.append(op("UNHOLD", KeyRole.HELD, facts.id))
+        ops.append(op(MendVerb.UNHOLD, KeyRole.HELD, facts.id))
     if ops:
         yield _about_run(
             facts, DisagreementKind.DISAGREES, "runs, and its indexes did not say so", *ops
@@ -253,7 +274,7 @@ def _running(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     longest_ms = at.now_ms + 10 * (at.heartbeat_ms - at.now_ms)
     last_ms = None if facts.heartbeat is WrongType.TYPE else score(facts.heartbeat)
     if facts.heartbeat is not WrongType.TYPE and (last_ms is None or last_ms > longest_ms):
-        one = op("ZADD", KeyRole.HEARTBEATS, at.heartbeat_ms, facts.id)
+        one = op(MendVerb.ENTER, KeyRole.HEARTBEATS, at.heartbeat_ms, facts.id)
         yield _about_run(
             facts, DisagreementKind.DISAGREES, "runs without a heartbeat; given one", one
         )
@@ -266,7 +287,7 @@ def _over(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         text = f"is over and was still called under way ({where}); removed"
         yield _about_run(facts, DisagreementKind.GHOST, text, *ops)
     if facts.fields.get("delivery") == Delivery.PENDING and facts.delivery_due is None:
-        one = op("ZADD", KeyRole.DELIVERIES, at.now_ms, facts.id)
+        one = op(MendVerb.ENTER, KeyRole.DELIVERIES, at.now_ms, facts.id)
         yield _about_run(
             facts, DisagreementKind.DISAGREES, "was to be delivered by nobody; put in line", one
         )

@@ -24,6 +24,7 @@ from hermes_celery.core.reconciling import (
     Fact,
     KeyRole,
     MendDeadlines,
+    MendVerb,
     MendWrite,
     WrongType,
 )
@@ -50,6 +51,17 @@ _JOB_ROLES = (KeyRole.JOB, KeyRole.DUE, KeyRole.STRAY, KeyRole.ACTIVE, KeyRole.H
               KeyRole.NAMES, KeyRole.COMPLETED)  # fmt: skip
 _RUN_ROLES = (KeyRole.RUN, KeyRole.ACTIVE, KeyRole.HELD, KeyRole.QUEUED, KeyRole.HEARTBEATS,
               KeyRole.DELIVERIES, KeyRole.RUNS, KeyRole.JOB_RUNS, KeyRole.DELIVERY)  # fmt: skip
+#: `mend.lua` knows `UNHOLD` beside Redis' own.
+_COMMANDS = {
+    MendVerb.SET: "HSET",
+    MendVerb.CLEAR: "HDEL",
+    MendVerb.ENTER: "ZADD",
+    MendVerb.LEAVE: "ZREM",
+    MendVerb.QUARANTINE: "RENAME",
+    MendVerb.UNHOLD: "UNHOLD",
+    MendVerb.REPLACE: "SET",
+    MendVerb.EXPIRE: "PEXPIRE",
+}
 _JOB_FIELDS = ("state", "next_ms", "revision", "completed", "paused_ms", "last_run_ms",
                "failures", "pause_after", "spent_tokens", "spent_cost")  # fmt: skip
 _RUN_FIELDS = ("state", "queued_ms", "started_ms", "finished_ms", "attempt", "expires_ms",
@@ -363,7 +375,7 @@ def mend_call(
     token: int | None,
 ) -> ScriptCall:
     """One call of `mend.lua`: `names` are the keys of the subject, in the order of its facts."""
-    moved = [op.role for op in ops if op.command == "RENAME"]
+    moved = [op.role for op in ops if op.verb is MendVerb.QUARANTINE]
     places = {role: number for number, role in enumerate(names, start=1)}
     new = {role: len(names) + number for number, role in enumerate(moved, start=1)}
     script_keys = [keys.term, *names.values()]
@@ -372,8 +384,8 @@ def mend_call(
         "" if token is None else token, kind, digest, len(args), *map(raw_of, args),
     ]  # fmt: skip
     for op in ops:
-        values: list[str | int] = [new[op.role]] if op.command == "RENAME" else [*op.args]
-        script_args += (len(values), op.command, places[op.role])
+        values: list[str | int] = [new[op.role]] if op.verb is MendVerb.QUARANTINE else [*op.args]
+        script_args += (len(values), _COMMANDS[op.verb], places[op.role])
         script_args += [value if isinstance(value, int) else raw_of(value) for value in values]
     # The client takes keys as bytes too, so that those of no text are found.
     return ScriptCall(keys=[raw_of(key) for key in script_keys], args=script_args)  # type: ignore[misc]
@@ -477,5 +489,5 @@ def _without_runs(findings: Sequence[Disagreement]) -> list[str]:
         finding.subject
         for finding in findings
         if finding.is_mended
-        and any(op.command == "RENAME" and op.role is not KeyRole.JOB for op in finding.ops)
+        and any(op.verb is MendVerb.QUARANTINE and op.role is not KeyRole.JOB for op in finding.ops)
     ]

@@ -18,6 +18,7 @@ from hermes_celery.core.reconciling import (
     Disagreement,
     DisagreementKind,
     KeyRole,
+    MendVerb,
     MendWrite,
     op,
     shown,
@@ -178,17 +179,20 @@ class SharedKeys:
             subject=one.key,
             text=f"key {shown(one.key)} is a {one.kind}, not a {wanted}; moved to quarantine",
             # In this order: the mark itself may be the key that is moved.
-            ops=(op("RENAME", KeyRole.KEY), op("SET", KeyRole.REFILL, secrets.token_hex(8))),
+            ops=(
+                op(MendVerb.QUARANTINE, KeyRole.KEY),
+                op(MendVerb.REPLACE, KeyRole.REFILL, secrets.token_hex(8)),
+            ),
         )
 
     def _values(self, one: KeyFacts, how: How, shards: int) -> Iterator[Disagreement]:
         if one.key == self._keys.shards and one.kind == "string" and one.value != str(shards):
             yield _about(one, f"is {shown(one.value)}, no number of shards; set to {shards}",
-                         op("SET", KeyRole.KEY, shards))  # fmt: skip
+                         op(MendVerb.REPLACE, KeyRole.KEY, shards))  # fmt: skip
         is_lease = one.key == self._keys.lease or one.key.startswith(self._keys.lease + ":")
         if is_lease and one.kind == "string" and one.is_forever:
             yield _about(one, "never ends, so that no beat could follow; given an end",
-                         op("PEXPIRE", KeyRole.KEY, _LEASE_MS))  # fmt: skip
+                         op(MendVerb.EXPIRE, KeyRole.KEY, _LEASE_MS))  # fmt: skip
         if one.key == self._keys.switch:
             yield from _switch(one, how)
 
@@ -209,7 +213,7 @@ class SharedKeys:
         new = max(known, term or 0) + 1 if known or term else how.now_ms // 1000
         what = "is missing" if one.kind == "none" else f"is {shown(one.value)}"
         yield _about(one, f"{what}, and a term must never go down; set to {new}",
-                     op("SET", KeyRole.KEY, new))  # fmt: skip
+                     op(MendVerb.REPLACE, KeyRole.KEY, new))  # fmt: skip
 
     def _settled(self, one: KeyFacts, finding: Disagreement, how: How) -> Disagreement | None:
         """Mend a finding; None where the key has changed meanwhile."""
@@ -235,7 +239,7 @@ class SharedKeys:
 
 def is_moved(finding: Disagreement) -> bool:
     """Whether a mend moved a key into quarantine."""
-    return finding.is_mended and any(one.command == "RENAME" for one in finding.ops)
+    return finding.is_mended and any(one.verb is MendVerb.QUARANTINE for one in finding.ops)
 
 
 def _switch(one: KeyFacts, how: How) -> Iterator[Disagreement]:
@@ -243,10 +247,10 @@ def _switch(one: KeyFacts, how: How) -> Iterator[Disagreement]:
     if paused and whole(paused) is None:
         # As beats read it: a value that is no instant stops no job.
         yield _about(one, f"says paused since {shown(paused)}, which pauses nothing; removed",
-                     op("HDEL", KeyRole.KEY, "paused_ms"))  # fmt: skip
+                     op(MendVerb.CLEAR, KeyRole.KEY, "paused_ms"))  # fmt: skip
     if resumed is not None and whole(resumed) is None:
         yield _about(one, f"says resumed at {shown(resumed)}; removed",
-                     op("HDEL", KeyRole.KEY, "resumed_ms"))  # fmt: skip
+                     op(MendVerb.CLEAR, KeyRole.KEY, "resumed_ms"))  # fmt: skip
 
 
 def _about(one: KeyFacts, text: str, write: MendWrite) -> Disagreement:

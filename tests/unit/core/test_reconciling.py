@@ -50,7 +50,7 @@ def run(fields: dict[str, Any] | None = None, **changes: Any) -> RunFacts:
 
 
 def writes(found: list[Disagreement]) -> list[tuple[str, ...]]:
-    return [(op.command, op.role.value, *op.args) for one in found for op in one.ops]
+    return [(op.verb.value, op.role.value, *op.args) for one in found for op in one.ops]
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_a_healthy_run_is_left_alone(facts: RunFacts) -> None:
 def test_a_field_that_is_no_number_is_replaced(name: str, value: str) -> None:
     (found,) = judge_job(job({name: value}), at=AT)
     assert found.trouble is DisagreementKind.BROKEN
-    gone = ("HDEL", "job", name)
-    assert writes([found]) == [gone if name != "completed" else ("HSET", "job", name, "0")]
+    gone = ("clear", "job", name)
+    assert writes([found]) == [gone if name != "completed" else ("set", "job", name, "0")]
 
 
 def test_a_job_without_a_next_instant_stopped() -> None:
@@ -102,7 +102,7 @@ def test_a_job_without_a_next_instant_stopped() -> None:
     assert wants_spec(facts)
     (found,) = judge_job(facts, at=AT, spec=a_spec("every 1h"))
     assert found.trouble is DisagreementKind.STOPPED
-    assert ("ZADD", "due", str(NOW + 3_600_000), JOB) in writes([found])
+    assert ("enter", "due", str(NOW + 3_600_000), JOB) in writes([found])
 
 
 def test_a_recurring_job_that_lost_its_next_instant_while_it_runs_stopped_too() -> None:
@@ -115,7 +115,7 @@ def test_a_job_that_stopped_and_cannot_be_planned_says_why() -> None:
     facts = job({"next_ms": "soon"}, due=None)
     (found,) = judge_job(facts, at=AT, spec=None)
     assert found.trouble is DisagreementKind.STOPPED
-    assert writes([found])[0][:4] == ("HSET", "job", "state", "error")
+    assert writes([found])[0][:4] == ("set", "job", "state", "error")
     assert "its definition cannot be read" in writes([found])[0][-1]
 
 
@@ -176,26 +176,26 @@ def test_a_name_is_corrected() -> None:
     entry = name_entry(spec)
     facts = job(entry=entry, found=f"old\0{JOB}", named=None, misnamed="0")
     assert writes(judge_job(facts, at=AT, spec=spec)) == [
-        ("ZADD", "names", "0", entry),
-        ("ZREM", "names", f"old\0{JOB}"),
+        ("enter", "names", "0", entry),
+        ("leave", "names", f"old\0{JOB}"),
     ]
 
 
 @pytest.mark.parametrize("heartbeat", [None, "inf", str(NOW + 3_600_000)])
 def test_a_running_run_is_given_a_heartbeat_that_can_be_missed(heartbeat: str | None) -> None:
     facts = run({"state": "running"}, word="running", queued=None, heartbeat=heartbeat)
-    assert writes(judge_run(facts, at=AT)) == [("ZADD", "heartbeats", str(NOW + 15_000), RUN)]
+    assert writes(judge_run(facts, at=AT)) == [("enter", "heartbeats", str(NOW + 15_000), RUN)]
 
 
 def test_a_held_run_waits_while_another_is_active() -> None:
     held: dict[str, Any] = {"word": None, "queued": None, "held": "1"}
     assert judge_run(run(active_count=1, **held), at=AT) == []
-    assert ("UNHOLD", "held", RUN) in writes(judge_run(run(active_count=0, **held), at=AT))
+    assert ("unhold", "held", RUN) in writes(judge_run(run(active_count=0, **held), at=AT))
 
 
 def test_a_delivery_that_nobody_looks_at_is_put_in_line() -> None:
     facts = run({"state": "failed", "delivery": "pending"}, word=None, queued=None)
-    assert writes(judge_run(facts, at=AT)) == [("ZADD", "deliveries", str(NOW), RUN)]
+    assert writes(judge_run(facts, at=AT)) == [("enter", "deliveries", str(NOW), RUN)]
 
 
 DAY_MS = 86_400_000
@@ -226,12 +226,12 @@ def test_a_run_that_was_handed_on_is_put_in_line_with_its_patience(
     fields: dict[str, Any], deadline_ms: int
 ) -> None:
     found = judge_run(run(fields, queued=None), at=AT)
-    assert ("ZADD", "queued", str(deadline_ms), RUN) in writes(found)
+    assert ("enter", "queued", str(deadline_ms), RUN) in writes(found)
 
 
 def test_a_run_that_was_handed_on_is_not_pushed_where_nothing_knows_of_it() -> None:
     facts = run({"handed_on": RUN, "handed_hop": "1"}, queued=None, word=None, active_count=0)
     assert writes(judge_run(facts, at=AT)) == [
-        ("HSET", "active", RUN, "queued"),
-        ("ZADD", "queued", str(NOW + DAY_MS), RUN),
+        ("set", "active", RUN, "queued"),
+        ("enter", "queued", str(NOW + DAY_MS), RUN),
     ]
