@@ -6,8 +6,9 @@ stderr as one sentence that says what to do. Exit codes: 0 done, 1 refused or fa
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -29,6 +30,16 @@ class Commands(click.Group):
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(f"hermes_celery.cli.{module}"), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that was named; a name that is none is answered with the nearest one."""
+        if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
+            nearest = get_close_matches(args[0], COMMANDS, n=1)
+            meant = f" Is {nearest[0]!r} meant?" if nearest else ""
+            ctx.fail(f"No such command {args[0]!r}.{meant}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands in `--help`."""
@@ -53,14 +64,28 @@ class Commands(click.Group):
         except OSError as error:
             if error.filename is None:
                 raise
-            raise click.ClickException(_refused(error)) from None
+            raise _Refused(_refused(error)) from None
+
+
+class _Refused(click.ClickException):
+    """What is said of a command that was refused, as wide as the terminal."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it on stderr; its lines end between words, and not inside of a command."""
+        # Only what was refused needs it: `--help` does not.
+        from hermes_celery.cli.terminal import printable, terminal_width, wrapped
+
+        width = terminal_width(is_error=True) if file is None else None
+        for paragraph in printable(f"Error: {self.message}").split("\n"):
+            for line in wrapped(paragraph, width=width):
+                click.echo(line, file=file, err=file is None)
 
 
 def _repeating(text: str) -> click.ClickException:
     # Only what was refused needs it: `--help` does not.
     from hermes_celery.cli.scope import repeating
 
-    return click.ClickException(repeating(text))
+    return _Refused(repeating(text))
 
 
 def _elsewhere() -> str:

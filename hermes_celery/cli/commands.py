@@ -18,7 +18,7 @@ COMMANDS = {
     "resume": ("jobs:resume", "Let a job's schedule go on from now."),
     "remove": ("jobs:remove", "Remove a job; its runs stay as history."),
     "move": ("moving:move", "Move jobs here from another namespace."),
-    "import": ("importing:import_jobs", "Take over jobs: of a Hermes home, RedBeat, Django."),
+    "import": ("importing:import_jobs", "Take over the jobs of a Hermes home, RedBeat or Django."),
     "run": ("runs:run", "Run a job now, beside its schedule."),
     "runs": ("runs:runs", "List the latest runs."),
     "logs": ("runs:logs", "Print what a run printed."),

@@ -7,7 +7,8 @@ import click
 from hermes_celery.cli.opening import messages_for
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings, repeating
-from hermes_celery.cli.screen import print_json, print_table, shown
+from hermes_celery.cli.screen import print_json, shown
+from hermes_celery.cli.terminal import print_table
 from hermes_celery.core.run import Run
 from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.errors import RecordBroken
@@ -15,6 +16,7 @@ from hermes_celery.settings import default_timezone
 from hermes_celery.store import Deliveries, Incidents, PartState
 from hermes_celery.wiring.server import reachable_database, readable_database
 
+_TO_THE_MINUTE = len("2027-03-28 14:00")
 _COLUMNS = ("ID", "COUNT", "FIRST", "LAST", "ACK", "WHAT")
 
 
@@ -54,8 +56,8 @@ def incidents(ctx: click.Context, as_json: bool) -> None:
             (
                 incident.id,
                 str(incident.count),
-                shown(incident.first_at, zone=zone),
-                shown(incident.last_at, zone=zone),
+                shown(incident.first_at, zone=zone)[:_TO_THE_MINUTE],
+                shown(incident.last_at, zone=zone)[:_TO_THE_MINUTE],
                 "yes" if incident.acked_at else "-",
                 f"{UNREADABLE}: {incident.fault}" if incident.fault else incident.text,
             )

@@ -14,6 +14,7 @@ from hermes_celery.cli.opening import other_namespaces
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import given_app, project, read_settings, repeating
 from hermes_celery.cli.screen import print_json
+from hermes_celery.cli.terminal import print_labelled
 from hermes_celery.errors import SettingsError, StoreError, StoreUnavailable
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.observe.checks.environment import (
@@ -68,8 +69,8 @@ def doctor(as_json: bool) -> None:
         print_json(findings)
     else:
         for finding in findings:
-            word = click.style(f"{finding.verdict.value:<5}", fg=_COLORS[finding.verdict])
-            click.echo(f"{word} {finding.check:<11} {finding.text}")
+            label = f"{finding.verdict.value:<5} {finding.check:<11} "
+            print_labelled(label, finding.text, color=_COLORS[finding.verdict])
     if any(finding.verdict is Verdict.FAIL for finding in findings):
         raise SystemExit(1)
 

@@ -16,6 +16,7 @@ import msgspec
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings, repeating
 from hermes_celery.cli.screen import print_json
+from hermes_celery.cli.terminal import print_labelled
 from hermes_celery.core.reconciling import Disagreement, DisagreementKind
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.scheduling.sweep import RecordExaminer
@@ -54,7 +55,7 @@ def fsck(repair: bool, as_json: bool) -> None:
         print_json({"findings": [_as_json(one) for one in findings], "summary": summary})
     else:
         for finding in findings:
-            click.echo(_line(finding))
+            _print_finding(finding)
         click.echo(_closing(summary, repair=repair))
     if summary.left:
         raise SystemExit(1)
@@ -122,10 +123,10 @@ def _shown(pages: Iterator[Page]) -> Iterator[Page]:
             yield page
 
 
-def _line(finding: Disagreement) -> str:
+def _print_finding(finding: Disagreement) -> None:
     word, color = ("mended", "yellow") if finding.is_mended else ("wrong", "red")
     text = finding.text.encode("utf-8", "backslashreplace").decode()
-    return f"{click.style(f'{word:<6}', fg=color)} {text}"
+    print_labelled(f"{word:<6} ", text, color=color)
 
 
 def _closing(summary: Summary, *, repair: bool) -> str:

@@ -87,6 +87,12 @@ def _taken_over(given: _Given) -> ImportReport | TakeoverReport:
     if given.source == _REDBEAT:
         opened = open_redbeat(settings, app=project(), prefix=given.prefix, url=given.url)
         entries, source = redbeat.entries_of(opened.records()), redbeat.SOURCE
+        if not entries:
+            click.echo(
+                f"RedBeat has no entry under the prefix {opened.prefix!r} there; --prefix and "
+                "--url say where its entries are",
+                err=True,
+            )
     elif given.source == _DJANGO and given.file is not None:
         entries, source = django_celery_beat.entries_of(given.file), django_celery_beat.SOURCE
     else:

@@ -18,10 +18,10 @@ from hermes_celery.cli.screen import (
     job_row,
     print_json,
     print_json_list,
-    print_tables,
     refused_row,
     shown,
 )
+from hermes_celery.cli.terminal import print_labelled, print_tables
 from hermes_celery.client import Client
 from hermes_celery.core.job import Job, JobState, UnreadableJob, name_key, stored_word_of, word_of
 from hermes_celery.core.job_checks import request_of
@@ -180,7 +180,7 @@ def show(job: str, as_json: bool) -> None:
         raise click.ClickException(f"job {found.id} {found.name} is {found.fault}")
     told = [("declared", one.text) for one in cron.refusals() if one.job_id == found.id]
     for label, text in [*job_details(found, zone=default_timezone()), *told]:
-        click.echo(f"{label + ':':<14}{text}")
+        print_labelled(f"{label + ':':<14}", text)
 
 
 def _show_refused(cron: Client, reference: str, *, as_json: bool) -> None:
@@ -208,10 +208,13 @@ def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) 
     if _is_one_job(job, everything=everything):
         cron = open_cron()
         was_paused = cron.show(job or "").state is JobState.PAUSED
-        verb = "paused before:" if was_paused else "paused"
+        verb = "nothing changed, it was paused before:" if was_paused else "paused"
         _confirm(cron.pause(job or "", reason=reason), verb=verb, as_json=as_json)
         return
     is_new = open_cron().pause_all(note=reason or "")
+    if as_json:
+        print_json({"everything": "paused", "changed": is_new})
+        return
     done = "paused everything" if is_new else "everything was paused before"
     click.echo(repeating(f"{done}; `hermes-celery resume --all` goes on"))
 
@@ -231,7 +234,10 @@ def resume(job: str | None, everything: bool, as_json: bool) -> None:
         verb = "nothing changed, it was not paused:" if was_scheduled else "resumed"
         _confirm(cron.resume(job or ""), verb=verb, as_json=as_json)
         return
-    if open_cron().resume_all():
+    is_new = open_cron().resume_all()
+    if as_json:
+        print_json({"everything": "resumed", "changed": is_new})
+    elif is_new:
         click.echo("resumed everything that was not paused by itself")
     else:
         click.echo("nothing changed: everything was not paused; `resume JOB` is for one job")

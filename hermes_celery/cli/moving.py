@@ -105,7 +105,7 @@ def _refuse_unknown(settings: Settings, target: Database) -> None:
         return
     raise click.ClickException(
         f"no beat serves namespace {settings.namespace!r}, and no project has it: check the name "
-        f"({', '.join(known)} are known), or start the project's beat first; --force moves anyway"
+        f"(known here: {', '.join(known)}), or start the project's beat first; --force moves anyway"
     )
 
 

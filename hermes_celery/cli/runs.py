@@ -13,11 +13,12 @@ from hermes_celery.cli.following import follow as follow_run
 from hermes_celery.cli.opening import open_cron, open_cron_to_read
 from hermes_celery.cli.options import Instant, Since, json_option
 from hermes_celery.cli.scope import repeating
-from hermes_celery.cli.screen import RUN_COLUMNS, print_json, print_table, run_row, summary
+from hermes_celery.cli.screen import RUN_COLUMNS, print_json, run_row, summary
+from hermes_celery.cli.terminal import print_table
 from hermes_celery.client import Client
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Run, RunState, is_run_id
-from hermes_celery.errors import JobNotFound, RunNotFound
+from hermes_celery.errors import JobNotFound
 from hermes_celery.settings import default_timezone
 
 _POLL_SECONDS = 0.1
@@ -77,6 +78,7 @@ def runs(
     print_table(
         RUN_COLUMNS,
         [run_row(item, zone=zone, said=line) for item, line in zip(found, said, strict=True)],
+        spare=("SAID", "WORKER", "TOOK"),
         empty=repeating("no runs yet; `hermes-celery list` shows when jobs are due"),
     )
 
@@ -159,7 +161,10 @@ def _run_or_latest(cron: Client, reference: str) -> Run:
     try:
         latest = cron.latest_runs(reference, limit=1)
     except JobNotFound:
-        raise RunNotFound(reference) from None
+        raise click.ClickException(
+            f"no run has the id {reference!r}, and no job has that id or name; "
+            "`hermes-celery runs` shows the latest runs"
+        ) from None
     if not latest:
         raise click.ClickException(f"job {reference!r} has no runs yet")
     return latest[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
@@ -12,6 +11,7 @@ import click
 
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import default_zone
+from hermes_celery.cli.terminal import print_labelled, print_table
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.instant import from_ms
 from hermes_celery.schedule import Schedule, parse
@@ -84,25 +84,17 @@ def explain_command(expression: str, tz: str | None, start: str | None) -> None:
     click.echo(f"Normal form: {explanation.normal_form}  ({explanation.timezone})")
     _print_upcoming(schedule, now, own)
     for warning in explanation.warnings:
-        click.echo(f"Warning: {warning}")
+        print_labelled("Warning: ", warning)
 
 
 def _print_upcoming(schedule: Schedule, now: datetime, own: str) -> None:
-    # rich is slow to import, and `next` does without it.
-    from rich.console import Console
-    from rich.table import Table
-
     zones = list(dict.fromkeys([schedule.timezone, own]))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, zone in enumerate(zones):
-        label = "Next" if len(zones) == 1 else ("Next in the job's zone", "in yours")[number]
-        table.add_column(f"{label}, {zone}", no_wrap=True)
-    for instant in islice(_upcoming(schedule, now, None), _EXPLAINED):
-        local = [instant.astimezone(_zone(zone)) for zone in zones]
-        table.add_row(*(f"{at:%a} {at.isoformat(' ')}" for at in local))
-    # A pipe has no width: there, nothing is wrapped.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    labels = ("Next",) if len(zones) == 1 else ("Next in the job's zone", "Next in your zone")
+    columns = [f"{label}, {zone}" for label, zone in zip(labels, zones, strict=True)]
+    instants = list(islice(_upcoming(schedule, now, None), _EXPLAINED))
+    local = [[instant.astimezone(_zone(zone)) for zone in zones] for instant in instants]
+    rows = [[f"{at:%a} {at.isoformat(' ')}" for at in row] for row in local]
+    print_table(columns, rows, empty="It has no instant from then on.")
 
 
 def _upcoming(schedule: Schedule, after: datetime, last: datetime | None) -> Iterator[datetime]:

@@ -20,7 +20,7 @@ import click
 
 from hermes_celery.celery_app import project_app
 from hermes_celery.cli.commands import COMMANDS
-from hermes_celery.settings import Settings, default_timezone
+from hermes_celery.settings import Settings, default_timezone, process_environment
 from hermes_celery.settings import read_settings as settings_of_environment
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ _META = "hermes_celery.scope"
 
 
 def about(context: click.Context, scope: Scope) -> None:
-    """Say what the verbs below a context are about."""
+    """Say what the verbs below a context are about, and whether they print in colors."""
+    if process_environment().get("NO_COLOR"):
+        context.color = False
     context.meta[_META] = scope
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from datetime import datetime
-from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,27 +14,9 @@ from hermes_celery.core.declared import RefusedJob
 from hermes_celery.core.fields import FIELDS
 from hermes_celery.core.job import Job, JobSpec, JobState, UnreadableJob, word_of
 from hermes_celery.core.output import as_text
+from hermes_celery.core.readable import readable
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.unknown_words import UNREADABLE
-from hermes_celery.store.reading import readable
-
-#: Rows whose columns are aligned: a wider table is drawn at its end only.
-_TABLE_ROWS = 1000
-_STATE_STYLES = {
-    "succeeded": "green",
-    "running": "cyan",
-    "queued": "cyan",
-    "sent": "blue",
-    "failed": "red",
-    "delivery_failed": "red",
-    "timed_out": "red",
-    "lost": "red",
-    "cancelled": "yellow",
-    "skipped": "yellow",
-    "paused": "yellow",
-    "completed": "dim",
-    UNREADABLE: "red",
-}
 
 
 def print_json(value: object) -> None:
@@ -70,43 +50,6 @@ def print_json_list(values: Iterable[object]) -> None:
         click.echo(before + text.replace("\n", "\n  "), nl=False)
         before = ",\n  "
     click.echo("[]" if before == "[\n  " else "\n]")
-
-
-def print_tables(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Print rows as they come, with the headings again before each thousand."""
-    pages = _pages(iter(rows))
-    print_table(columns, next(pages, ()), empty=empty)
-    for page in pages:
-        print_table(columns, page, empty=empty)
-
-
-def _pages(rows: Iterator[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
-    while page := list(islice(rows, _TABLE_ROWS)):
-        yield page
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Print rows under headings, as wide as the terminal; `empty` where there are none."""
-    rows = list(rows)
-    if not rows:
-        click.echo(empty)
-        return
-    # rich is slow to import; JSON and an empty list do without it.
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=column in _NEVER_WRAPPED, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(readable(cell), style=_STATE_STYLES.get(cell, "")) for cell in row))
-    # A pipe has no width: there, nothing is wrapped.
-    console = Console(width=None if sys.stdout.isatty() else 500)
-    console.print(table)
-
-
-_NEVER_WRAPPED = frozenset(("ID", "STATE", "RUN", "DUE", "NEXT RUN", "STARTED", "LAST"))
 
 
 def shown(instant: datetime | None, *, zone: str, missing: str = "-") -> str:

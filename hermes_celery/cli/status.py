@@ -7,6 +7,7 @@ import click
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import given_app, read_settings, repeating
 from hermes_celery.cli.screen import print_json, shown
+from hermes_celery.cli.terminal import print_labelled
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.observe.checks.records import REPAIR
@@ -46,37 +47,37 @@ def status(check: bool, as_json: bool) -> None:
 
 def _print_status(state: Status, *, url: str) -> None:
     zone = default_timezone()
-    _say(f"server    {state.server} at {url}")
-    _say(f"beat      {state.leader or who_is_missing(state)}")
-    _say(f"workers   {', '.join(state.workers) or no_workers(state)}")
+    _say("server", f"{state.server} at {url}")
+    _say("beat", f"{state.leader or who_is_missing(state)}")
+    _say("workers", f"{', '.join(state.workers) or no_workers(state)}")
     for look in state.queues:
         if look.waiting:
-            _say(f"queue     {_queue_line(look, zone=zone)}")
+            _say("queue", f"{_queue_line(look, zone=zone)}")
     for finding in queue_findings(state):
-        _say(f"{finding.verdict.value:<9} {finding.text}")
+        _say(finding.verdict.value, finding.text)
     due = optional_from_ms(state.next_due_ms)
-    _say(f"jobs      {state.jobs}, next due {shown(due, zone=zone, missing='never')}")
-    _say(f"runs      {state.queued} queued, {state.running} running")
+    _say("jobs", f"{state.jobs}, next due {shown(due, zone=zone, missing='never')}")
+    _say("runs", f"{state.queued} queued, {state.running} running")
     if state.incidents:
-        _say(f"incidents {state.incidents} open; `hermes-celery incidents` lists them")
+        _say("incidents", f"{state.incidents} open; `hermes-celery incidents` lists them")
     _print_troubles(state)
     if state.paused_ms is not None:
         since = shown(optional_from_ms(state.paused_ms), zone=zone)
         note = f": {state.pause_note}" if state.pause_note else ""
-        _say(f"paused    everything since {since}{note}; `hermes-celery resume --all` goes on")
+        _say("paused", f"everything since {since}{note}; `hermes-celery resume --all` goes on")
 
 
 def _print_troubles(state: Status) -> None:
     if state.gone:
-        _say(f"gone      {state.gone}")
+        _say("gone", f"{state.gone}")
     for text in state.refused:
-        _say(f"refused   {text}")
+        _say("refused", f"{text}")
     for text in state.broken:
-        _say(f"broken    {text}; {REPAIR}")
+        _say("broken", f"{text}; {REPAIR}")
 
 
-def _say(text: str) -> None:
-    click.echo(repeating(text))
+def _say(label: str, text: str) -> None:
+    print_labelled(f"{label:<10}", repeating(text))
 
 
 def _queue_line(look: QueueLook, *, zone: str) -> str:

@@ -44,9 +44,9 @@ def tick_command(as_json: bool) -> None:
     report = merged(reports)
     if report is None:
         click.echo("a beat leads and ticks by itself; nothing was done", err=True)
-    elif as_json:
+    if as_json:
         print_json(report)
-    else:
+    elif report is not None:
         click.echo(
             f"{report.dispatched} dispatched, {report.overlapping} skipped (still running), "
             f"{report.broken} broken"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from hermes_celery.core.readable import readable
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store import (
     OUR_APP,
@@ -22,7 +23,6 @@ from hermes_celery.store import (
 )
 from hermes_celery.store.loss_note import Witness
 from hermes_celery.store.queue_health import Crew, QueueLook, crew, look_at_queues
-from hermes_celery.store.reading import readable
 
 _T = TypeVar("_T")
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from hermes_celery.core.declared import Declaration, RefusedJob
+from hermes_celery.core.readable import readable
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store.database import Database
 from hermes_celery.store.format import Formats
-from hermes_celery.store.reading import readable
 
 #: A beat that has said nothing for so long is not there any more, as with its sign.
 _ALIVE_MS = 10_000

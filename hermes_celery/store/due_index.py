@@ -11,6 +11,7 @@ import msgspec
 from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.planning import DueJob, PlannedStep
+from hermes_celery.core.readable import readable
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
 from hermes_celery.instant import to_ms
@@ -19,7 +20,7 @@ from hermes_celery.store.database import Database, broken, is_broken, scored, wh
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.load import note_queues
 from hermes_celery.store.pushing import push_call
-from hermes_celery.store.reading import Fields, readable
+from hermes_celery.store.reading import Fields
 from hermes_celery.store.shards import send_home
 from hermes_celery.store.specs import NewerRecord, spec_from_json
 

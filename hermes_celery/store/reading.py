@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 
+from hermes_celery.core.readable import readable
 from hermes_celery.core.unknown_words import UNREADABLE, stored_word
 from hermes_celery.errors import RecordBroken
 from hermes_celery.instant import from_ms
@@ -134,11 +135,3 @@ class Fields:
 def is_instant(ms: int) -> bool:
     """Whether Unix milliseconds are an instant that can be shown in every zone."""
     return _FIRST_MS <= ms <= _LAST_MS
-
-
-def readable(text: str) -> str:
-    """A text as it may be shown: bytes that were no UTF-8 become replacement characters."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()

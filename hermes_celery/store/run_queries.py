@@ -8,6 +8,7 @@ from datetime import datetime
 import msgspec
 
 from hermes_celery.core.output import as_text
+from hermes_celery.core.readable import readable
 from hermes_celery.core.run import (
     MOST_HOPS,
     Delivery,
@@ -22,7 +23,7 @@ from hermes_celery.errors import RecordBroken, RunNotFound, StoreError
 from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
 from hermes_celery.store.pages import Order, lex_pages, pages, place_of
-from hermes_celery.store.reading import Fields, readable
+from hermes_celery.store.reading import Fields
 
 #: The latest runs of a job among which its last output is looked for.
 _LATEST = 200

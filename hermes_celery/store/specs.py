@@ -15,10 +15,11 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from hermes_celery.core.job import JobSpec, UnreadableJob
+from hermes_celery.core.readable import readable
 from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store.format import too_new
-from hermes_celery.store.reading import Fields, is_instant, readable
+from hermes_celery.store.reading import Fields, is_instant
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(JobSpec).decode

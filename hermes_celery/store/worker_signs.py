@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from hermes_celery.core.readable import readable
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.store import Database, Load, WorkerSign
-from hermes_celery.store.reading import readable
 
 _log = logging.getLogger(__name__)
 

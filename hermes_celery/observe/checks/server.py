@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from hermes_celery.core.readable import readable
 from hermes_celery.delivering.overload import NEARLY_FULL, memory_text
 from hermes_celery.errors import FormatTooNew, RecordBroken
 from hermes_celery.observe.finding import Finding, fail, ok, warn
 from hermes_celery.settings import Settings
 from hermes_celery.store import CANNOT_SAVE, FORMAT, Database, Formats, Load, refuse_missing
-from hermes_celery.store.reading import readable
 
 
 def check_server(database: Database, settings: Settings, *, address: str) -> Finding:

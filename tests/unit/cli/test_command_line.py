@@ -198,7 +198,7 @@ def test_bounds_are_kept_with_the_job() -> None:
         (("add", "every 5m", "x", "--retries", "-1"), "retries is -1"),
         (("show", "../../x"), "no job has the id or name"),
         (("run", "nobody"), "no job has the id or name"),
-        (("logs", "nobody"), "no run has the id"),
+        (("logs", "nobody"), "no run has the id 'nobody', and no job has that id or name"),
         (("cancel", "nobody"), "no run has the id"),
         (("list", "--after", "nobody"), "no job has the id or name"),
         (("runs", "--after", "nobody"), "no run has the id"),
@@ -243,6 +243,19 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_a_command_that_is_none_is_answered_with_the_nearest() -> None:
+    assert "No such command 'ad'. Is 'add' meant?" in typed("ad").stderr
+    assert typed("zzz").stderr.endswith("No such command 'zzz'.\n")
+
+
+@pytest.mark.usefixtures("home")
+def test_a_redbeat_that_has_nothing_is_said_to_have_nothing() -> None:
+    found = typed("import", "redbeat", "--prefix", "nobodys:")
+    assert (found.exit_code, found.stdout) == (0, "0 imported, 0 kept as they are, 0 refused\n")
+    assert "RedBeat has no entry under the prefix 'nobodys:'" in found.stderr
+
+
+@pytest.mark.usefixtures("home")
 def test_an_ambiguous_name_is_refused_with_the_ids() -> None:
     ids = [added("every 5m", "x", "--name", "twin")["id"] for _ in range(2)]
     result = typed("show", "TWIN")
@@ -281,11 +294,17 @@ def test_what_is_paused_already_or_not_at_all_is_said() -> None:
     added("every 2h", "x", "--name", "n")
     assert "nothing changed, it was not paused: " in typed("resume", "n").stdout
     assert typed("pause", "n").stdout.startswith("paused ")
-    assert "paused before: " in typed("pause", "n").stdout
+    assert "nothing changed, it was paused before: " in typed("pause", "n").stdout
     assert typed("resume", "n").stdout.startswith("resumed ")
     assert "nothing changed" in typed("resume", "--all").stdout
     assert "paused everything" in typed("pause", "--all").stdout
     assert "everything was paused before" in typed("pause", "--all").stdout
+    assert json.loads(typed("pause", "--all", "--json").stdout) == {
+        "everything": "paused", "changed": False,
+    }  # fmt: skip
+    assert json.loads(typed("resume", "--all", "--json").stdout) == {
+        "everything": "resumed", "changed": True,
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("home")

@@ -10,11 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from hermes_celery.cli import main
-from hermes_celery.observe.checks.records import check_jobs, check_records, check_retries
-from hermes_celery.observe.finding import Verdict
-from hermes_celery.store import Database, Jobs, SweepNote, SweepNotes
-from hermes_celery.store.loss_note import Witness
-from tests.support import a_job
+from hermes_celery.store import Database
 
 
 def findings(*, exit_code: int) -> dict[str, tuple[str, str]]:
@@ -76,47 +72,6 @@ def test_settings_that_make_no_sense_are_all_named(
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert result.stdout.count("fail  settings") == 2
-
-
-def test_records_that_cannot_be_used_are_a_failure_with_what_to_do(valkey: Database) -> None:
-    assert check_records(valkey).verdict is Verdict.OK
-    SweepNotes(valkey).write(SweepNote(ended_ms=5, jobs=7, mended=2))
-    assert (
-        check_records(valkey).text == "7 jobs compared by 1970-01-01T00:00:00.005+00:00, 2 mended"
-    )
-    SweepNotes(valkey).write(SweepNote(ended_ms=5, jobs=7, left=3))
-    assert check_records(valkey).verdict is Verdict.WARN
-    valkey.call("SET", valkey.keys.due, "x")
-    found = check_records(valkey)
-    assert found.verdict is Verdict.FAIL
-    assert "due' is a string, not a zset; `hermes-celery fsck --repair`" in found.text
-
-
-def test_jobs_that_a_beat_saw_and_that_are_gone_are_a_failure(
-    valkey: Database, tmp_path: Path
-) -> None:
-    Jobs(valkey).add(a_job())
-    witness = Witness(tmp_path, valkey)
-    witness.note()
-    assert check_jobs(valkey, witness).verdict is Verdict.OK
-    for key in valkey.call("KEYS", f"{valkey.keys.prefix}*"):
-        valkey.call("DEL", key)
-    finding = check_jobs(valkey, witness)
-    assert finding.verdict is Verdict.FAIL
-    assert "1 jobs that were here" in finding.text
-
-
-def test_a_run_whose_retry_is_overdue_is_named(valkey: Database) -> None:
-    now_ms, keys = valkey.now_ms(), valkey.keys
-    for number, overdue_ms in enumerate((50_000, 70_000)):
-        run_id = f"0123456789ab-20260101T00000{number}Z"
-        valkey.call("ZADD", keys.queued, now_ms + 3_600_000, run_id)
-        row = {"state": "queued", "handed_on": run_id, "retry_ms": str(now_ms - overdue_ms)}
-        valkey.call("HSET", keys.run(run_id), *(part for pair in row.items() for part in pair))
-    (found,) = check_retries(valkey)
-    assert found.verdict is Verdict.WARN
-    assert "20260101T000001Z" in found.text
-    assert "waits for the retry that a worker took with it" in found.text
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_explain_says_words_normal_form_instants_and_warnings() -> None:
     assert found[0] == "At 02:30."
     assert found[1] == "Normal form: 30 2 * * *  (Europe/Berlin)"
     assert [line.rstrip() for line in found[2:5]] == [
-        "Next in the job's zone, Europe/Berlin  in yours, America/New_York",
+        "Next in the job's zone, Europe/Berlin  Next in your zone, America/New_York",
         "Sat 2027-03-27 02:30:00+01:00          Fri 2027-03-26 21:30:00-04:00",
         "Sun 2027-03-28 03:00:00+02:00          Sat 2027-03-27 21:00:00-04:00",
     ]
