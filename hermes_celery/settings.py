@@ -18,7 +18,7 @@ from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from hermes_celery import embedded_server
-from hermes_celery.core.server_address import Address, BrokerNames, parse_address
+from hermes_celery.core.server_address import BrokerNames, ServerAddress, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.masking.server_urls import without_password
 
@@ -100,7 +100,7 @@ class Settings:
     is_namespace_given: bool = True
     #: Where a project's broker is and how it is reached; `redis_url` says the same as far as a URL
     #: can.
-    address: Address | None = None
+    address: ServerAddress | None = None
     #: What Celery calls its keys there.
     broker_names: BrokerNames = field(default_factory=BrokerNames)
 
@@ -443,7 +443,7 @@ def redis_url(settings: Settings) -> str:
     return settings.redis_url or embedded_server.url(settings.state_dir)
 
 
-def address_of(settings: Settings) -> Address:
+def address_of(settings: Settings) -> ServerAddress:
     """Where the server of these settings is, and how it is reached. Raises SettingsError."""
     if settings.address is not None:
         return settings.address

@@ -113,7 +113,7 @@ BROAD = {
         "what others wrote may raise anything; told there",
     "hermes_celery.celery_app.flower_texts:tell_revoked":
         "what monitors hear costs no run",
-    "hermes_celery.celery_app.flower_texts:LossTeller._tell":
+    "hermes_celery.celery_app.flower_texts:LostRunReporter._tell":
         "what monitors hear costs no run",
     "hermes_celery.core.typed_values:_typed":
         "each type raises its own; projects add theirs",

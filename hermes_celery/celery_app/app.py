@@ -13,7 +13,7 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
 from hermes_celery.celery_app.messages import DELIVER_TASK
-from hermes_celery.core.server_address import Address, parse_address
+from hermes_celery.core.server_address import ServerAddress, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.masking.server_urls import userinfo
 from hermes_celery.settings import Settings, address_of
@@ -85,7 +85,7 @@ def _queue(name: str) -> Queue:
     return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
-def broker_url(where: str | Address) -> str:
+def broker_url(where: str | ServerAddress) -> str:
     """The same server and database in kombu's spelling.
 
     There a unix socket is `redis+socket://` with a `virtual_host`, and each Sentinel has a URL.
@@ -102,7 +102,7 @@ def broker_url(where: str | Address) -> str:
     )
 
 
-def broker_ssl(where: str | Address) -> dict[str, Any] | None:
+def broker_ssl(where: str | ServerAddress) -> dict[str, Any] | None:
     """How kombu speaks TLS to a rediss:// server; None for any other.
 
     Certificates are checked unless the URL says `ssl_cert_reqs=none`; kombu alone would not.
@@ -111,7 +111,7 @@ def broker_ssl(where: str | Address) -> dict[str, Any] | None:
     return None if tls is None else dict(tls)
 
 
-def _transport_options(address: Address) -> dict[str, Any]:
+def _transport_options(address: ServerAddress) -> dict[str, Any]:
     options: dict[str, Any] = {
         # A connection that is half open is noticed in 11 s, not in minutes.
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
@@ -127,8 +127,8 @@ def _transport_options(address: Address) -> dict[str, Any]:
     return options
 
 
-def _parsed(where: str | Address) -> Address:
-    if isinstance(where, Address):
+def _parsed(where: str | ServerAddress) -> ServerAddress:
+    if isinstance(where, ServerAddress):
         return where
     try:
         return parse_address(where)

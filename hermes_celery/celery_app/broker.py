@@ -22,7 +22,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from hermes_celery.core.server_address import Address, BrokerNames, parse_address
+from hermes_celery.core.server_address import BrokerNames, ServerAddress, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.events import event
 from hermes_celery.masking.server_urls import login_advice, urls_of, without_password
@@ -58,14 +58,14 @@ class _Broker:
 
     #: Where its URL was found: a variable, or a name of Celery's configuration.
     named: str
-    address: Address
+    address: ServerAddress
 
     @property
     def shown(self) -> str:
         return f"{self.named} means {self.address.shown}"
 
 
-def refuse_another_broker(app: Celery, address: Address) -> None:
+def refuse_another_broker(app: Celery, address: ServerAddress) -> None:
     """Refuse to let our own app talk to another server than this one.
 
     Raises SettingsError.
@@ -190,7 +190,7 @@ def _no_redis(named: str, given: str) -> str:
     )
 
 
-def _refuse_several_servers(first: Address, other: Address, named: str) -> None:
+def _refuse_several_servers(first: ServerAddress, other: ServerAddress, named: str) -> None:
     if not other.is_same_as(first):
         raise SettingsError(
             [
@@ -222,7 +222,7 @@ def _unset(named: str) -> str:
     return f"unset {named}, or " if named in broker_variables() else ""
 
 
-def _address_of(app: Celery, connection: Any, named: str) -> Address:
+def _address_of(app: Celery, connection: Any, named: str) -> ServerAddress:
     """A kombu connection as an address. Raises SettingsError or ValueError."""
     options = connection.transport_options or {}
     is_setting = bool(connection.ssl) and connection.ssl == app.conf.broker_use_ssl
@@ -240,15 +240,15 @@ def _address_of(app: Celery, connection: Any, named: str) -> Address:
     common["database"] = _database(connection.virtual_host)
     if connection.transport_cls == "sentinel":
         return _sentinel_address(connection, options, common)
-    return Address(hosts=((host, connection.port and int(connection.port)),), **common)
+    return ServerAddress(hosts=((host, connection.port and int(connection.port)),), **common)
 
 
-def _socket_address(host: str, connection: Any, common: Mapping[str, Any]) -> Address:
+def _socket_address(host: str, connection: Any, common: Mapping[str, Any]) -> ServerAddress:
     """kombu's `socket:///path?virtual_host=1`."""
     parts = urlsplit(host)
     query = dict(parse_qsl(parts.query))
     provider = query.get("credential_provider") or connection.credential_provider
-    return Address(
+    return ServerAddress(
         path=parts.path,
         database=_database(query.get("virtual_host", connection.virtual_host)),
         **_login(unquote(parts.username or ""), unquote(parts.password or ""), provider),
@@ -258,7 +258,7 @@ def _socket_address(host: str, connection: Any, common: Mapping[str, Any]) -> Ad
 
 def _sentinel_address(
     connection: Any, options: Mapping[str, Any], common: Mapping[str, Any]
-) -> Address:
+) -> ServerAddress:
     """Sentinels: kombu goes to the next of the list after each lost connection, and takes over
     its database, user and password, so that all must have the same.
     """
@@ -290,7 +290,7 @@ def _sentinel_address(
     if given is None:
         # redis-py takes those of the server then.
         given = {name: value for name, value in common["options"].items() if "socket_" in name}
-    return Address(
+    return ServerAddress(
         hosts=tuple(hosts),
         master_name=str(name),
         sentinel_options=given,

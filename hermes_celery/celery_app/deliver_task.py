@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from celery import Celery
 
 from hermes_celery.celery_app.collaborators import collaborators_of
-from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask
+from hermes_celery.celery_app.flower_texts import OwnTask, RunFailed
 from hermes_celery.celery_app.messages import DELIVER_TASK
-from hermes_celery.core.run import Delivery
+from hermes_celery.core.run import DeliveryState
 from hermes_celery.errors import StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def register(app: Celery) -> None:
     )
 
 
-class DeliverTask(TellingTask):
+class DeliverTask(OwnTask):
     """The task of every delivery. Its deliverer is made once per process, after any fork."""
 
     abstract = True
@@ -47,9 +47,9 @@ class DeliverTask(TellingTask):
         it is another message's.
         """
         answer = self._delivered(delivery_id)
-        if answer == Delivery.FAILED:
+        if answer == DeliveryState.FAILED:
             raise RunFailed(f"not delivered; see `hermes-celery runs --json`, run {delivery_id}")
-        if answer == Delivery.PENDING:
+        if answer == DeliveryState.PENDING:
             self.comes_again("not delivered yet")
         if answer == "taken":
             self.not_executed(answer)

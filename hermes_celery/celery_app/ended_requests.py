@@ -75,7 +75,7 @@ def install(app: Celery, run_ender: RunEnder) -> None:
 
     signals.task_revoked.connect(on_revoked, weak=False)
 
-    class Revokes(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+    class RevokeListener(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
         """Hears of revokes when they come."""
 
         requires = (Control,)
@@ -86,7 +86,7 @@ def install(app: Celery, run_ender: RunEnder) -> None:
                 if isinstance(step, Control):
                     _hear_revokes(step.box.node, run_ender)
 
-    app.steps["consumer"].add(Revokes)
+    app.steps["consumer"].add(RevokeListener)
 
 
 def watch_all(app: Celery, run_ender: RunEnder) -> None:

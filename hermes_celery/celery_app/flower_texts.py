@@ -38,7 +38,7 @@ class RunFailed(Exception):
         return str(self)
 
 
-class TellingTask(Task):  # type: ignore[misc]  # Celery carries no types
+class OwnTask(Task):  # type: ignore[misc]  # Celery carries no types
     """A task of ours: what Celery and Flower hear of it is its text alone."""
 
     abstract = True
@@ -81,7 +81,7 @@ def text_of(outcome: Outcome) -> str:
     return _one_line(outcome.error or outcome.reason or outcome.state.value)
 
 
-class LossTeller:
+class LostRunReporter:
     """Tells the monitors of runs whose worker cannot: it died. Holds up nobody."""
 
     def __init__(self, app: Celery) -> None:

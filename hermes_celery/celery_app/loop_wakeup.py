@@ -24,7 +24,7 @@ _READ_BYTES = 4096
 _ENDS = ("callback", "timeout_callback")
 
 
-class Alarm:
+class WakeupPipe:
     """A pipe that wakes one loop; to ring is safe from every thread and greenlet."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Alarm:
 
 def wake(app: Celery) -> None:
     """Have the workers of an app, which are still to start, take what they have room for."""
-    alarms: list[Alarm] = []
+    alarms: list[WakeupPipe] = []
 
     class FollowPool(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
         """Before the consumer makes what it hands to the pool."""
@@ -99,7 +99,7 @@ def wake(app: Celery) -> None:
         def start(self, worker: Any) -> None:
             """The pool is there."""
             if worker.app.conf.worker_disable_prefetch and _is_silent(worker.pool):
-                alarms.append(Alarm())
+                alarms.append(WakeupPipe())
                 alarms[-1].follow(worker.pool)
 
     class JoinLoop(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types

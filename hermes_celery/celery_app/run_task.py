@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.collaborators import collaborators_of
-from hermes_celery.celery_app.flower_texts import RunFailed, TellingTask, text_of
+from hermes_celery.celery_app.flower_texts import OwnTask, RunFailed, text_of
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import SessionError
 from hermes_celery.running.taken_message import TakenMessage
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hermes_celery.running.runner import Runner
 
 
-class RunTask(TellingTask):
+class RunTask(OwnTask):
     """The task of every run. Its runner is made once per process, after any fork."""
 
     abstract = True

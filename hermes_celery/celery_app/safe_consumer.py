@@ -39,7 +39,7 @@ from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 
 from hermes_celery.celery_app.continued_runs import run_behind
-from hermes_celery.core.letters import (
+from hermes_celery.core.dead_letters import (
     NOT_REGISTERED,
     fault_of,
     fault_of_call,

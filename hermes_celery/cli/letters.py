@@ -8,7 +8,7 @@ from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.terminal import print_table
-from hermes_celery.core.letters import KEPT
+from hermes_celery.core.dead_letters import KEPT
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Letters
 from hermes_celery.wiring.server import reachable_database

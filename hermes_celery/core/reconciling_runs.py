@@ -25,7 +25,7 @@ from hermes_celery.core.reconciling import (
 from hermes_celery.core.run import (
     MOST_PATIENCE_MS,
     PATIENCE_SECONDS,
-    Delivery,
+    DeliveryState,
     RunState,
     is_run_id,
     job_id_of,
@@ -286,7 +286,7 @@ def _over(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         where = ", ".join(one.role.value for one in ops)
         text = f"is over and was still called under way ({where}); removed"
         yield _about_run(facts, DisagreementKind.GHOST, text, *ops)
-    if facts.fields.get("delivery") == Delivery.PENDING and facts.delivery_due is None:
+    if facts.fields.get("delivery") == DeliveryState.PENDING and facts.delivery_due is None:
         one = op(MendVerb.ENTER, KeyRole.DELIVERIES, at.now_ms, facts.id)
         yield _about_run(
             facts, DisagreementKind.DISAGREES, "was to be delivered by nobody; put in line", one

@@ -72,7 +72,7 @@ class Trigger(StrEnum):
     BACKFILL = "backfill"
 
 
-class Delivery(StrEnum):
+class DeliveryState(StrEnum):
     """Where the run's output is on its way to a person."""
 
     #: Nothing to deliver (yet), or to nobody.
@@ -101,7 +101,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     reason: str | None = None
     exit_code: int | None = None
-    delivery: Delivery = Delivery.NONE
+    delivery: DeliveryState = DeliveryState.NONE
     #: What could not be delivered as its job wants, although the rest was.
     delivery_warning: str | None = None
     #: Bytes of output stored; None before the run ended.

@@ -45,7 +45,7 @@ _CERTIFICATE_REQUIREMENTS: Mapping[str, ssl.VerifyMode] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class ServerAddress:
     """One user on one database of one server, and the way there."""
 
     #: The server; with `master_name` the Sentinels that know it; none with `path`. A port that was
@@ -92,7 +92,7 @@ class Address:
         default = SENTINEL_PORT if self.master_name else REDIS_PORT
         return [(host, port or default) for host, port in self.hosts]
 
-    def is_same_as(self, other: Address) -> bool:
+    def is_same_as(self, other: ServerAddress) -> bool:
         """Whether both mean one user on one database of one server, as far as that is certain.
 
         `localhost` and `127.0.0.1` may be two servers, so they differ. Passwords do not count.
@@ -141,7 +141,7 @@ class BrokerNames:
     queues: frozenset[str] = frozenset()
 
 
-def _known(address: Address) -> list[tuple[str, int]]:
+def _known(address: ServerAddress) -> list[tuple[str, int]]:
     return [(host.lower(), port) for host, port in address.servers]
 
 
@@ -161,7 +161,7 @@ def _as_text(tls: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def parse_address(url: str, *, named: str = _URL) -> Address:
+def parse_address(url: str, *, named: str = _URL) -> ServerAddress:
     """Read a URL; `named` is the setting that it comes from. Raises ValueError.
 
     What it raises quotes no password: a password that was read as a port, a path or a host is told
@@ -176,7 +176,7 @@ def parse_address(url: str, *, named: str = _URL) -> Address:
         raise ValueError(advice) from None
 
 
-def _parsed(url: str, *, named: str) -> Address:
+def _parsed(url: str, *, named: str) -> ServerAddress:
     first, *others = urls_of(url)
     if any(is_cut(one) for one in (first, *others)):
         raise ValueError("its password is cut short")
@@ -201,11 +201,11 @@ def _parsed(url: str, *, named: str) -> Address:
     }
     query.refuse_the_rest()
     if parts.scheme == "unix":
-        return Address(**address, path=unquote(parts.path))
-    return Address(**address, hosts=((_host(parts), _port(parts)),))
+        return ServerAddress(**address, path=unquote(parts.path))
+    return ServerAddress(**address, hosts=((_host(parts), _port(parts)),))
 
 
-def _sentinel_address(urls: Sequence[str], *, named: str) -> Address:
+def _sentinel_address(urls: Sequence[str], *, named: str) -> ServerAddress:
     """Sentinels: one URL with several hosts, or several URLs whose last one has the options."""
     last = urlsplit(urls[-1])
     hosts: list[tuple[str, int | None]] = []
@@ -235,7 +235,7 @@ def _sentinel_address(urls: Sequence[str], *, named: str) -> Address:
         for name in ("sentinel_username", "sentinel_password")
         if name in query
     }
-    address = Address(
+    address = ServerAddress(
         hosts=tuple(hosts),
         master_name=name,
         database=_database(unquote(last.path), query),

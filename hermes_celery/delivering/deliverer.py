@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hermes_celery.core.incidents import FAILED
-from hermes_celery.core.run import Delivery, Run, RunState, is_run_id
+from hermes_celery.core.run import DeliveryState, Run, RunState, is_run_id
 from hermes_celery.core.targets import Target
 from hermes_celery.delivering.address_book import AddressBook
 from hermes_celery.delivering.attempt import Attempt, ImpossibleAttempt, MessageAttempt, PingAttempt
@@ -90,13 +90,13 @@ def wait_seconds(attempt: int, *, first: float, jitter: float, slow_down: bool =
     return jittered(backoff(attempt, first=slowed, most=_MAX_WAIT_SECONDS), jitter)
 
 
-def state_after(attempt: int, fault: DeliveryFault | None) -> Delivery:
+def state_after(attempt: int, fault: DeliveryFault | None) -> DeliveryState:
     """What becomes of a part after attempt number `attempt`."""
     if fault is None:
-        return Delivery.DELIVERED
+        return DeliveryState.DELIVERED
     if isinstance(fault, DeliveryRefused) or attempt >= MAX_ATTEMPTS:
-        return Delivery.FAILED
-    return Delivery.PENDING
+        return DeliveryState.FAILED
+    return DeliveryState.PENDING
 
 
 class Deliverer:
@@ -165,11 +165,11 @@ class Deliverer:
                 self._deliveries.plan(delivery_id, plan.parts, now_ms=now_ms)
             return
         for number, part in enumerate(record.parts):
-            found = part.state is Delivery.PENDING and self._claim(
+            found = part.state is DeliveryState.PENDING and self._claim(
                 delivery_id, number, token=secrets.token_hex(8)
             )
             if isinstance(found, Turn):
-                self._deliveries.done(found, Delivery.FAILED, now_ms=now_ms, error=why)
+                self._deliveries.done(found, DeliveryState.FAILED, now_ms=now_ms, error=why)
                 name = subject.job.name if subject.job else ""
                 note_trouble(self._incidents, delivery_id, why, now_ms=now_ms, job_name=name)
 
@@ -194,11 +194,11 @@ class Deliverer:
         if turn != "planned" and not self._write_plan(record, subject, is_spent=turn == "spent"):
             return "overdue"
         if turn == "spent":
-            return Delivery.FAILED.value
+            return DeliveryState.FAILED.value
         record = self._deliveries.get(delivery_id) if turn != "planned" else record
         standing = "over"
         for number, part in enumerate(record.parts or ()):
-            if part.state is Delivery.PENDING:
+            if part.state is DeliveryState.PENDING:
                 standing = self._send_part(record, number, subject)
         return standing
 
@@ -271,17 +271,17 @@ class Deliverer:
                 state,
                 now_ms=self._clock.now_ms(),
                 error=str(fault) if fault else "",
-                next_ms=self._next_ms(turn.attempt, fault) if state is Delivery.PENDING else 0,
+                next_ms=self._next_ms(turn.attempt, fault) if state is DeliveryState.PENDING else 0,
                 sent=sent,
             )
 
         standing = self._persistently(record_end, delivery_id=record.id)
         self._remember(part, has_answered)
-        if state is Delivery.FAILED:
+        if state is DeliveryState.FAILED:
             self._note_lost(record, part, str(fault))
         event(
             _log,
-            f"delivery.{'retrying' if state is Delivery.PENDING else state.value}",
+            f"delivery.{'retrying' if state is DeliveryState.PENDING else state.value}",
             level=logging.WARNING if fault else logging.INFO,
             id=record.id,
             to=part.label,

@@ -15,7 +15,7 @@ from hermes_celery.core.answers import is_silent
 from hermes_celery.core.incidents import FAILED
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import as_text
-from hermes_celery.core.run import Delivery, Outcome, Run, RunState, is_run_id, job_id_of
+from hermes_celery.core.run import DeliveryState, Outcome, Run, RunState, is_run_id, job_id_of
 from hermes_celery.delivering.dead_man_switch import Ping, Pinger, PingSignal
 from hermes_celery.errors import JobError, RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.events import event
@@ -60,23 +60,23 @@ class RunAnnouncer:
         state = first_state(claim.spec, outcome)
         return FollowUp(
             delivery=state,
-            is_needed=state is Delivery.PENDING or claim.spec.ping is not None,
+            is_needed=state is DeliveryState.PENDING or claim.spec.ping is not None,
             queue=self._messages.delivery_queue(),
             message=self._messages.delivery_message(claim.run_id, label=claim.spec.name),
         )
 
 
-def first_state(spec: JobSpec, outcome: Outcome) -> Delivery:
+def first_state(spec: JobSpec, outcome: Outcome) -> DeliveryState:
     """Where delivery stands when the run ends: a failure is always told, silence never."""
     if outcome.state in FAILED:
-        return Delivery.PENDING
+        return DeliveryState.PENDING
     if outcome.state is not RunState.SUCCEEDED:
-        return Delivery.NONE
+        return DeliveryState.NONE
     if outcome.silent or is_silent(as_text(outcome.output)):
-        return Delivery.SILENT
+        return DeliveryState.SILENT
     if spec.deliver == "local" or not outcome.output.strip():
-        return Delivery.NONE
-    return Delivery.PENDING
+        return DeliveryState.NONE
+    return DeliveryState.PENDING
 
 
 def push_due(

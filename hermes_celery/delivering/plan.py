@@ -23,7 +23,7 @@ from hermes_celery.core.incidents import (
 )
 from hermes_celery.core.job import Job
 from hermes_celery.core.output import as_text
-from hermes_celery.core.run import Delivery, Run, RunState, is_run_id, job_id_of
+from hermes_celery.core.run import DeliveryState, Run, RunState, is_run_id, job_id_of
 from hermes_celery.core.targets import Target
 from hermes_celery.core.work import WorkKind
 from hermes_celery.delivering.address_book import AddressBook
@@ -110,7 +110,7 @@ class Planner:
         if run.state is not RunState.SUCCEEDED:
             return DeliveryPlan()
         told = () if record.again else self._recovery_parts(record, run, job)
-        if run.delivery is not Delivery.PENDING:
+        if run.delivery is not DeliveryState.PENDING:
             return DeliveryPlan(parts=told)
         message = subject.message(What.OUTPUT, record)
         return DeliveryPlan(
@@ -214,7 +214,7 @@ def _kept(parts: tuple[Part, ...], record: Record) -> tuple[Part, ...]:
     reached = [
         (state.part.what, state.part.target)
         for state in record.parts or ()
-        if state.state is Delivery.DELIVERED
+        if state.state is DeliveryState.DELIVERED
     ]
     return tuple(
         msgspec.structs.replace(part, was_delivered=(part.what, part.target) in reached)

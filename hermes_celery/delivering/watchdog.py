@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hermes_celery.core.dead_letters import QUIET_MS
 from hermes_celery.core.incidents import Incident, Trouble, TroubleKind
-from hermes_celery.core.letters import QUIET_MS
 from hermes_celery.core.planning import grace_ms
 from hermes_celery.delivering.beat_watchdog import NO_BEAT_MS, beat_text
 from hermes_celery.delivering.queue_watch import unserved

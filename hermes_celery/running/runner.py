@@ -22,7 +22,7 @@ import msgspec
 
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.policy import retries_failure, retry_wait_ms
-from hermes_celery.core.run import Delivery, Outcome, RunState, job_id_of
+from hermes_celery.core.run import DeliveryState, Outcome, RunState, job_id_of
 from hermes_celery.errors import (
     HermesCeleryError,
     PutBack,
@@ -352,7 +352,7 @@ class Runner:
         with _beside(claim, "run.delivery_not_begun"):
             return listener.follow_up(claim, outcome)
         is_told = outcome.state is not RunState.CANCELLED and not outcome.silent
-        state = Delivery.PENDING if is_told else Delivery.NONE
+        state = DeliveryState.PENDING if is_told else DeliveryState.NONE
         return FollowUp(delivery=state, queue=claim.queue, is_needed=is_told)
 
 

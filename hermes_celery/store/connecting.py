@@ -20,7 +20,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
 from redis.utils import HIREDIS_AVAILABLE
 
-from hermes_celery.core.server_address import Address, parse_address
+from hermes_celery.core.server_address import ServerAddress, parse_address
 from hermes_celery.errors import StoreUnsuitable
 from hermes_celery.store.master_watch import watch_master
 
@@ -53,7 +53,7 @@ def _quick_retry() -> Retry:
     return _TimelyRetry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 3)
 
 
-def connect(where: str | Address) -> redis.Redis:
+def connect(where: str | ServerAddress) -> redis.Redis:
     """A client; connects when first used. Raises StoreUnsuitable for an address that is none."""
     address = _parsed(where) if isinstance(where, str) else where
     options = _options(address)
@@ -79,14 +79,14 @@ def sentinel_options(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parsed(url: str) -> Address:
+def _parsed(url: str) -> ServerAddress:
     try:
         return parse_address(url)
     except ValueError as error:
         raise StoreUnsuitable(f"this is no Redis URL: {error}") from None
 
 
-def _options(address: Address) -> dict[str, Any]:
+def _options(address: ServerAddress) -> dict[str, Any]:
     """What redis-py is told of each connection."""
     login: dict[str, Any] = {
         "username": address.username or None, "password": address.password or None
@@ -111,7 +111,7 @@ def _options(address: Address) -> dict[str, Any]:
     }
 
 
-def _pool(address: Address, options: Mapping[str, Any]) -> redis.ConnectionPool:
+def _pool(address: ServerAddress, options: Mapping[str, Any]) -> redis.ConnectionPool:
     if address.path:
         known = {name: value for name, value in options.items() if "keepalive" not in name}
         return redis.ConnectionPool(redis.UnixDomainSocketConnection, path=address.path, **known)
@@ -120,7 +120,7 @@ def _pool(address: Address, options: Mapping[str, Any]) -> redis.ConnectionPool:
     return redis.ConnectionPool(kind, host=host, port=port, **options)
 
 
-def _sentinel_pool(address: Address, options: Mapping[str, Any]) -> redis.ConnectionPool:
+def _sentinel_pool(address: ServerAddress, options: Mapping[str, Any]) -> redis.ConnectionPool:
     try:
         sentinels = Sentinel(  # type: ignore[no-untyped-call]  # redis-py's
             address.servers,
@@ -167,7 +167,7 @@ class MasterTlsConnection(MasterConnection, redis.SSLConnection):
     """The same with TLS."""
 
 
-def _check_files(address: Address) -> None:
+def _check_files(address: ServerAddress) -> None:
     """Refuse certificates that cannot be read: waiting for the server would not help."""
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         path = (address.tls or {}).get(name)

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
-from hermes_celery.core.run import Delivery, is_run_id, job_id_of
+from hermes_celery.core.run import DeliveryState, is_run_id, job_id_of
 from hermes_celery.core.targets import Target
 from hermes_celery.errors import LeaseLost, RecordBroken, RunNotFound
 from hermes_celery.masking.urls import masked_path
@@ -55,11 +55,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     was_delivered: bool = False
 
     @property
-    def state(self) -> Delivery:
+    def state(self) -> DeliveryState:
         """Where it stands when it is planned."""
         if self.was_delivered:
-            return Delivery.DELIVERED
-        return Delivery.FAILED if self.fault else Delivery.PENDING
+            return DeliveryState.DELIVERED
+        return DeliveryState.FAILED if self.fault else DeliveryState.PENDING
 
     @property
     def label(self) -> str:
@@ -77,7 +77,7 @@ class PartState(msgspec.Struct, frozen=True, kw_only=True):
     """Where one part stands."""
 
     part: Part
-    state: Delivery
+    state: DeliveryState
     attempts: int = 0
     error: str | None = None
     next_ms: int | None = None
@@ -206,7 +206,7 @@ class Deliveries:
     def done(
         self,
         turn: Turn,
-        state: Delivery,
+        state: DeliveryState,
         *,
         now_ms: int,
         error: str = "",
@@ -350,7 +350,7 @@ def _planned(key: str, text: str) -> tuple[Part, ...]:
 def _part_state(part: Part, number: int, fields: Fields) -> PartState:
     return PartState(
         part=part,
-        state=fields.word(Delivery, f"{number}:state", Delivery.PENDING),
+        state=fields.word(DeliveryState, f"{number}:state", DeliveryState.PENDING),
         attempts=fields.number(f"{number}:attempts") or 0,
         error=fields.text(f"{number}:error") or None,
         next_ms=fields.number(f"{number}:next") or None,

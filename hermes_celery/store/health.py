@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from hermes_celery.core.letters import Letter
+from hermes_celery.core.dead_letters import DeadLetter
 from hermes_celery.core.readable import readable
 from hermes_celery.core.run import RunState, Trigger, due_ms_of, is_run_id, job_id_of
 from hermes_celery.errors import RecordBroken, StoreError
@@ -126,7 +126,7 @@ class Signs:
         seen = self._database.call("ZSCORE", self._keys.workers, worker)
         return seen is not None and float(seen) >= now_ms - _ALIVE_MS
 
-    def newest_letter(self) -> Letter | None:
+    def newest_letter(self) -> DeadLetter | None:
         """The last message that nobody could read, if it is kept."""
         return next(iter(Letters(self._database).latest(limit=1)), None)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from hermes_celery.core.letters import KEPT, NOT_REGISTERED, PATIENCE, Letter, advice_on
+from hermes_celery.core.dead_letters import KEPT, NOT_REGISTERED, PATIENCE, DeadLetter, advice_on
 from hermes_celery.core.run import RunState
 from hermes_celery.store.database import Database
 from hermes_celery.store.runs import Runs
 
-_decode = msgspec.json.Decoder(Letter).decode
+_decode = msgspec.json.Decoder(DeadLetter).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -21,7 +21,7 @@ class Letters:
         self._keys = database.keys
         self._runs = Runs(database, redeliver_after_ms=redeliver_after_ms)
 
-    def bury(self, letter: Letter, *, is_final: bool = False) -> str | None:
+    def bury(self, letter: DeadLetter, *, is_final: bool = False) -> str | None:
         """Keep a letter; the id of the run that ended by it, if one did.
 
         The first letters of a waiting run change nothing: rescue pushes its message again. With the
@@ -41,7 +41,7 @@ class Letters:
         times = "" if is_final else f"workers could not read its message {number} times: "
         return letter.run_id if self._refuse(letter, times + letter.why) == "cancelled" else None
 
-    def _refuse(self, letter: Letter, why: str) -> str:
+    def _refuse(self, letter: DeadLetter, why: str) -> str:
         return self._runs.end_waiting(
             letter.run_id,
             state=RunState.FAILED,
@@ -49,9 +49,9 @@ class Letters:
             now_ms=letter.at_ms,
         )
 
-    def latest(self, *, limit: int = KEPT) -> list[Letter]:
+    def latest(self, *, limit: int = KEPT) -> list[DeadLetter]:
         """What is kept, the newest first; an entry that is no letter is left out."""
-        found: list[Letter] = []
+        found: list[DeadLetter] = []
         for entry in self._database.call("LRANGE", self._keys.letters, 0, limit - 1):
             try:
                 found.append(_decode(entry))

@@ -11,7 +11,7 @@ from hermes_celery.core.output import as_text
 from hermes_celery.core.readable import readable
 from hermes_celery.core.run import (
     MOST_HOPS,
-    Delivery,
+    DeliveryState,
     Run,
     RunState,
     Trigger,
@@ -191,7 +191,7 @@ def run_from_fields(run_id: str, row: Mapping[str, str] | RecordBroken) -> Run:
         error=fields.text("error"),
         reason=fields.text("reason"),
         exit_code=fields.number("exit_code"),
-        delivery=fields.word(Delivery, "delivery", Delivery.NONE),
+        delivery=fields.word(DeliveryState, "delivery", DeliveryState.NONE),
         delivery_warning=fields.text("delivery_warning"),
         output_bytes=fields.number("output_bytes"),
         tokens=fields.number("tokens"),

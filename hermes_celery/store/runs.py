@@ -9,7 +9,7 @@ import msgspec
 
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import PrintedPiece
-from hermes_celery.core.run import Delivery, Outcome, RunState, Trigger, due_ms_of, job_id_of
+from hermes_celery.core.run import DeliveryState, Outcome, RunState, Trigger, due_ms_of, job_id_of
 from hermes_celery.errors import JobNotFound, RecordBroken, RunNotFound
 from hermes_celery.store.cancelling import cancel_run
 from hermes_celery.store.database import Database
@@ -55,7 +55,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 class FollowUp(msgspec.Struct, frozen=True, kw_only=True):
     """What the end of a run brings along."""
 
-    delivery: Delivery
+    delivery: DeliveryState
     #: Where the delivery's message goes, and the message; b"" for none.
     queue: str
     message: bytes = b""
@@ -198,7 +198,7 @@ class Runs(WaitingRuns):
             return "newer"
         except RecordBroken as error:
             failed = Outcome(state=RunState.FAILED, error=str(error))
-            follow_up = FollowUp(delivery=Delivery.NONE, queue=queue)
+            follow_up = FollowUp(delivery=DeliveryState.NONE, queue=queue)
             self._finish(run_id, token, queue, failed, now_ms=now_ms, follow_up=follow_up)
             return failed.state.value
         return Claim(
@@ -278,7 +278,7 @@ class Runs(WaitingRuns):
         `retry`, or `late`: the claim is no longer ours and nothing changed. Raises RecordBroken.
         """
         if follow_up is None:
-            silent = Delivery.SILENT if outcome.silent else Delivery.NONE
+            silent = DeliveryState.SILENT if outcome.silent else DeliveryState.NONE
             follow_up = FollowUp(delivery=silent, queue=claim.queue)
         return self._finish(
             claim.run_id,

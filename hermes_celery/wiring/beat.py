@@ -1,4 +1,4 @@
-"""A beat for one namespace: its collaborators, put together."""
+"""Puts together a beat for one namespace: lease, shards and rescue, and what it does besides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.broker import key_prefix
 from hermes_celery.celery_app.building_time_limit import BoundedMessages
-from hermes_celery.celery_app.flower_texts import LossTeller
+from hermes_celery.celery_app.flower_texts import LostRunReporter
 from hermes_celery.celery_app.inspecting import Inspection
 from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.clock import Clock, ServerClock
@@ -150,7 +150,7 @@ def _hooks_of(
         incidents=Incidents(database),
         clock=clock,
     )
-    sweep, runs, loss_reporter = make_sweep(settings), Runs(database), LossTeller(place.app)
+    sweep, runs, loss_reporter = make_sweep(settings), Runs(database), LostRunReporter(place.app)
 
     def on_lead() -> None:
         try:

@@ -1,4 +1,4 @@
-"""The verbs on jobs and runs, from settings."""
+"""Puts together a `Client`: records, what a job must pass here, and where messages come from."""
 
 from __future__ import annotations
 

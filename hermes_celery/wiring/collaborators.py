@@ -1,4 +1,4 @@
-"""What an app's tasks, hooks and scheduler class are handed, from its settings."""
+"""Puts together what an app's tasks, hooks and scheduler class are handed, each when asked for."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ensure_collaborators(app: Celery) -> None:
 
 
 class AppCollaborators:
-    """The collaborators of one app's processes (`celery_app.collaborators.Parts`)."""
+    """The collaborators of one app's processes (`celery_app.collaborators.Collaborators`)."""
 
     def __init__(self, app: Celery) -> None:
         # The settings are read late: a project configures its app after it has made it.

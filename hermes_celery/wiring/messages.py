@@ -1,4 +1,4 @@
-"""What builds messages, as the settings say."""
+"""Puts together what builds an app's messages, as the settings say."""
 
 from __future__ import annotations
 

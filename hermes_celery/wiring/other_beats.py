@@ -1,4 +1,4 @@
-"""The schedules that other beats left, where an app has them."""
+"""Puts together the readers of what other beats left, where an app has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own Celery app, from settings: what `-A hermes_celery` means."""
+"""Puts together our own Celery app, from settings: what `-A hermes_celery` means."""
 
 from __future__ import annotations
 

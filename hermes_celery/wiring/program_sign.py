@@ -1,4 +1,4 @@
-"""What says of a beat or worker that it is there."""
+"""Puts together the sign that a beat or worker is there, and what stops one that is too old."""
 
 from __future__ import annotations
 

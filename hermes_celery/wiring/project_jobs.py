@@ -1,4 +1,4 @@
-"""The composition root of what a project declares, and of its way into a namespace of its own."""
+"""Puts together what declares a project's jobs, moves them to its namespace, and its beat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part of the composition root: the store's server that settings mean, checked."""
+"""Puts together the connection to the store's server that settings mean, and checks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker performs runs with."""
+"""Puts together what a worker performs and ends runs with, and where its dead letters go."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core.run import Delivery, RunState
+from hermes_celery.core.run import DeliveryState, RunState
 from tests.projects.bed import Bed
 
 pytestmark = pytest.mark.system
@@ -24,7 +24,7 @@ def test_scripts_and_deliveries_run_whatever_the_projects_codec_is(
         script.write_text("echo said hi\n", encoding="utf-8")
         bed.up("-c", "2")
         bed.await_run("script", lambda run: run.state is RunState.SUCCEEDED)
-        bed.await_run("script", lambda run: run.delivery is Delivery.DELIVERED)
+        bed.await_run("script", lambda run: run.delivery is DeliveryState.DELIVERED)
         (said,) = (bed.home / "cron" / "output").glob("**/said.txt")
         assert "said hi" in said.read_text(encoding="utf-8")
         assert bed.await_notes("task", 2)[0][:3] == ["task", "1", "two"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hermes_celery.core.run import Delivery, Run, RunState
+from hermes_celery.core.run import DeliveryState, Run, RunState
 from tests.projects.bed import Bed
 from tests.support import eventually
 
@@ -33,7 +33,7 @@ def ended(bed: Bed, job: str) -> Run:
 def is_told(bed: Bed, run: Run) -> bool:
     """Whether people hear of a run's end: it is delivered, or nobody is there to hear."""
     found = bed.runs(run.job_name)[0].delivery
-    return found is not Delivery.PENDING
+    return found is not DeliveryState.PENDING
 
 
 def test_a_rejected_message_is_a_failed_run(bed: Bed) -> None:

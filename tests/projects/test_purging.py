@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.core.run import Delivery, RunState
+from hermes_celery.core.run import DeliveryState, RunState
 from tests.projects.bed import Bed
 from tests.support import eventually
 
@@ -41,7 +41,7 @@ def test_what_was_purged_is_cancelled_and_the_next_occurrence_runs(tmp_path: Pat
         assert bed.celery("purge", "-f").wait(timeout=60) == 0
         ended = {run.id: (run.state, run.reason) for run in bed.runs("plain")}
         assert ended == dict.fromkeys(asked, (RunState.CANCELLED, "purged"))
-        assert bed.runs("careful")[0].delivery is Delivery.FAILED
+        assert bed.runs("careful")[0].delivery is DeliveryState.FAILED
         assert "its message was purged" in bed.hermes("incidents").stdout
         shown = bed.hermes("runs", "plain").stdout
         assert shown.count("cancelled") == shown.count("purged") == 3

@@ -16,7 +16,7 @@ import msgspec
 
 from hermes_celery.celery_app.messages import MessageBuilder
 from hermes_celery.clock import Clock
-from hermes_celery.core.run import Delivery, Run, RunState
+from hermes_celery.core.run import DeliveryState, Run, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.delivering.address_book import AddressBook
 from hermes_celery.delivering.channels import Channel, Channels
@@ -138,7 +138,7 @@ def delivery_faults(
         wanted = targets.get(run.job_id, ())
         if not wanted or run.state is not RunState.SUCCEEDED:
             continue
-        if run.delivery is not Delivery.DELIVERED:
+        if run.delivery is not DeliveryState.DELIVERED:
             yield f"the delivery of {run.id} is {run.delivery.value} for ever"
         for target in wanted:
             times = reached[target, run.id]

@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.dead_letters import PATIENCE, letter
 from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import Job, JobRequest
-from hermes_celery.core.letters import PATIENCE, letter
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
-from hermes_celery.core.run import Delivery, Outcome, RunState, Usage
+from hermes_celery.core.run import DeliveryState, Outcome, RunState, Usage
 from hermes_celery.core.targets import Target
 from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.tick import Ticker
@@ -242,7 +242,7 @@ def _move(store: Store) -> None:
 def _deliver(store: Store) -> None:
     """Let a run's output go to two places, be tried again, and be told of as a trouble."""
     deliveries, incidents = Deliveries(store.database), Incidents(store.database)
-    run = next(run for run in store.cron.latest_runs() if run.delivery is Delivery.PENDING)
+    run = next(run for run in store.cron.latest_runs() if run.delivery is DeliveryState.PENDING)
     queue, now_ms = store.database.keys.delivery_queue, store.clock.ms
     parts = [Part(what=What.OUTPUT, target=Target(name=name)) for name in ("ops", "dev")]
     deliveries.push(
@@ -267,12 +267,16 @@ def _deliver(store: Store) -> None:
     breakers.wait_ms("there", now_ms=now_ms + 9_000, attempt_ms=1000)
     breakers.timed_out("there", now_ms=now_ms)
     breakers.answered("there", now_ms=now_ms)
-    for number, state in ((0, Delivery.PENDING), (1, Delivery.DELIVERED), (0, Delivery.FAILED)):
+    for number, state in (
+        (0, DeliveryState.PENDING),
+        (1, DeliveryState.DELIVERED),
+        (0, DeliveryState.FAILED),
+    ):
         turn = deliveries.claim(
             run.id, number, token=f"{state}", now_ms=now_ms, until_ms=now_ms + 1000
         )
         assert isinstance(turn, Turn)
-        error = "" if state is Delivery.DELIVERED else "502"
+        error = "" if state is DeliveryState.DELIVERED else "502"
         deliveries.done(turn, state, now_ms=now_ms, error=error)
     deliveries.again(run.id, mode="failed", now_ms=now_ms, queue=queue, message=b"m")
     deliveries.notice(
@@ -330,7 +334,7 @@ def _end(store: Store, claim: Claim, job: Job) -> None:
         now_ms=store.clock.ms,
         retry_at_ms=store.clock.ms + 10 if failed and claim.attempt == 1 else None,
         follow_up=FollowUp(
-            delivery=Delivery.PENDING,
+            delivery=DeliveryState.PENDING,
             queue=store.database.keys.delivery_queue,
             message=b"m",
             is_needed=True,

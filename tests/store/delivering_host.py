@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes_celery.core.job import Job, JobRequest
-from hermes_celery.core.run import Delivery, Outcome, Run, RunState
+from hermes_celery.core.run import DeliveryState, Outcome, Run, RunState
 from hermes_celery.delivering.address_book import AddressBook
 from hermes_celery.delivering.channels import Channels
 from hermes_celery.delivering.dead_man_switch import Pinger
@@ -122,7 +122,7 @@ class Place:
             on_broken=lambda *what: self.broken.append(what),
         )
 
-    def standing(self, run: Run) -> Delivery:
+    def standing(self, run: Run) -> DeliveryState:
         return self.store.runs.get(run.id).delivery
 
 

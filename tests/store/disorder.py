@@ -7,7 +7,7 @@ from typing import Any
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.policy import OnLost, Overlap, Policy
 from hermes_celery.core.reconciling import Disagreement
-from hermes_celery.core.run import Delivery, Outcome, RunState, run_id_of
+from hermes_celery.core.run import DeliveryState, Outcome, RunState, run_id_of
 from hermes_celery.scheduling.sweep import RecordExaminer
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import (
@@ -57,7 +57,7 @@ class World:
         store = self.store
         for name in ("running", "over", "delivered", "holding", "once"):
             store.claim(self.run_of[name], token=name)
-        for name, delivery in (("over", Delivery.NONE), ("delivered", Delivery.PENDING)):
+        for name, delivery in (("over", DeliveryState.NONE), ("delivered", DeliveryState.PENDING)):
             claim = store.runs.claim(
                 self.run_of[name], token=name, now_ms=clock.ms, worker="w@host"
             )

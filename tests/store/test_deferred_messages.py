@@ -10,7 +10,7 @@ import pytest
 from hermes_celery.core.built_message import STAND_IN, BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobRequest, JobSpec, JobState
 from hermes_celery.core.policy import Overlap, Policy
-from hermes_celery.core.run import Delivery, Outcome, RunState, message_id_of
+from hermes_celery.core.run import DeliveryState, Outcome, RunState, message_id_of
 from hermes_celery.scheduling.look_ahead import LookAhead
 from hermes_celery.scheduling.rescue import Rescuer, RescueReport
 from hermes_celery.scheduling.tick import BATCH, MOST_BUILT, Ticker, TickReport
@@ -84,7 +84,7 @@ def test_a_message_that_cannot_be_built_costs_its_occurrence_and_nothing_else(
     assert [run.state for run in runs] == [RunState.FAILED, RunState.FAILED]
     assert runs[0].error == "its message could not be published: RuntimeError: unforeseen"
     # People are told, as of any other failure.
-    assert runs[0].delivery is Delivery.PENDING
+    assert runs[0].delivery is DeliveryState.PENDING
     (good, _) = store.cron.latest_runs("good")
     assert good.reason == "overlap: an earlier run still waits for a worker"
 

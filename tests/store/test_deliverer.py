@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hermes_celery.core.run import Delivery, RunState
+from hermes_celery.core.run import DeliveryState, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.delivering.channels import Channels
 from hermes_celery.delivering.deliverer import MAX_ATTEMPTS
@@ -53,7 +53,7 @@ def test_output_reaches_every_target_in_hermes_wrapping(
     place.job(f"ops,{smtp.url},file://reports/daily.md")
     run = place.end(output="all is well\n")
     assert place.work_off() == ["delivered"]
-    assert place.standing(run) is Delivery.DELIVERED
+    assert place.standing(run) is DeliveryState.DELIVERED
     (message,) = http.messages
     assert message.startswith("Cronjob Response: disks\n(job_id: ")
     assert "all is well" in message
@@ -68,7 +68,10 @@ def test_silence_delivers_nothing_at_all(place: Place, http: HttpReceiver) -> No
     silent = place.end(output="[SILENT]")
     empty = place.end(output="", silent=True)
     assert place.work_off() == []
-    assert (place.standing(silent), place.standing(empty)) == (Delivery.SILENT, Delivery.SILENT)
+    assert (place.standing(silent), place.standing(empty)) == (
+        DeliveryState.SILENT,
+        DeliveryState.SILENT,
+    )
     assert http.requests == []
 
 
@@ -108,7 +111,7 @@ def test_a_target_that_never_answers_is_given_up_and_can_be_told_again(
         place.store.clock.advance(3600)
         assert place.rescue() == 1
         place.work_off()
-    assert place.standing(run) is Delivery.FAILED
+    assert place.standing(run) is DeliveryState.FAILED
     assert place.store.runs.get(run.id).state is RunState.SUCCEEDED
     assert place.store.cron.show(job.id).last_status == "delivery_failed"
     redeliver(place.store.runs.get(run.id), place.deliveries, place.messages, everywhere=False,
@@ -129,7 +132,7 @@ def test_a_slow_target_is_not_waited_for(place: Place, http: HttpReceiver) -> No
     run = place.end(output="x")
     place.work_off()
     first, second = place.deliveries.get(run.id).parts or ()
-    assert (first.state, second.state) == (Delivery.PENDING, Delivery.DELIVERED)
+    assert (first.state, second.state) == (DeliveryState.PENDING, DeliveryState.DELIVERED)
 
 
 def test_a_mail_server_that_refuses_is_tried_again(place: Place, smtp: SmtpReceiver) -> None:
@@ -142,7 +145,7 @@ def test_a_mail_server_that_refuses_is_tried_again(place: Place, smtp: SmtpRecei
     place.rescue()
     assert place.work_off() == ["delivered"]
     assert len(smtp.mails) == 1
-    assert place.standing(run) is Delivery.DELIVERED
+    assert place.standing(run) is DeliveryState.DELIVERED
 
 
 def test_a_message_that_comes_twice_is_sent_once(place: Place, http: HttpReceiver) -> None:
@@ -240,8 +243,8 @@ def test_a_failure_is_told_once_then_rarely_and_its_end_too(
         f"{summary} 3 (3 times since the last success) → hermes-celery logs {runs[2].id}",
         f"{summary} 10 (10 times since the last success) → hermes-celery logs {runs[9].id}",
     ]
-    assert place.standing(runs[0]) is Delivery.DELIVERED
-    assert place.standing(runs[1]) is Delivery.NONE
+    assert place.standing(runs[0]) is DeliveryState.DELIVERED
+    assert place.standing(runs[1]) is DeliveryState.NONE
     (incident,) = place.incidents.open()
     assert (incident.count, incident.told) == (12, 10)
     place.end(output="", silent=True)
@@ -287,7 +290,10 @@ def test_failures_go_where_the_job_wants_them(place: Place, http: HttpReceiver) 
     failed = place.end(error="boom")
     place.work_off()
     assert [message.split(" →")[0] for message in http.messages] == ["⚠️ Cron 'disks' failed: boom"]
-    assert (place.standing(fine), place.standing(failed)) == (Delivery.NONE, Delivery.DELIVERED)
+    assert (place.standing(fine), place.standing(failed)) == (
+        DeliveryState.NONE,
+        DeliveryState.DELIVERED,
+    )
 
 
 def test_a_failure_is_told_again_when_somebody_asks(place: Place, http: HttpReceiver) -> None:
@@ -411,7 +417,7 @@ def test_a_platform_without_its_variables_is_not_tried_for_hours(place: Place) -
     place.job("telegram:1")
     run = place.end(output="x")
     assert place.work_off() == ["failed"]
-    assert place.standing(run) is Delivery.FAILED
+    assert place.standing(run) is DeliveryState.FAILED
 
 
 def test_a_removed_job_s_output_is_not_delivered(place: Place, http: HttpReceiver) -> None:
@@ -419,7 +425,7 @@ def test_a_removed_job_s_output_is_not_delivered(place: Place, http: HttpReceive
     run = place.end(output="x")
     place.store.cron.remove("disks")
     place.work_off()
-    assert place.standing(run) is Delivery.NONE
+    assert place.standing(run) is DeliveryState.NONE
     assert place.deliveries.due(place.store.clock.ms + 10**9, limit=1) == []
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import JobRequest
-from hermes_celery.core.run import Delivery, Outcome, RunState
+from hermes_celery.core.run import DeliveryState, Outcome, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.errors import LeaseLost, RunNotFound
 from hermes_celery.store import Deliveries, FollowUp, Incidents, Part, What
@@ -40,13 +40,15 @@ def run_id(store: Store) -> str:
 
 
 def ended(
-    store: Store, state: RunState = RunState.SUCCEEDED, delivery: Delivery = Delivery.PENDING
+    store: Store,
+    state: RunState = RunState.SUCCEEDED,
+    delivery: DeliveryState = DeliveryState.PENDING,
 ) -> str:
     run_id = store.cron.run("n")
     outcome = Outcome(state=state, output=b"hi")
     queue = store.database.keys.default_queue + QUEUE
     follow_up = FollowUp(delivery=delivery, queue=queue, message=run_id.encode(),
-                         is_needed=delivery is Delivery.PENDING)  # fmt: skip
+                         is_needed=delivery is DeliveryState.PENDING)  # fmt: skip
     store.runs.finish(store.claim(run_id), outcome, now_ms=store.clock.ms, follow_up=follow_up)
     return run_id
 
@@ -68,7 +70,7 @@ def turn(store: Store, deliveries: Deliveries, run_id: str, part: int = 0) -> Tu
 def test_the_end_of_a_run_and_the_beginning_of_its_delivery_are_one_step(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
-    assert store.runs.get(run_id).delivery is Delivery.PENDING
+    assert store.runs.get(run_id).delivery is DeliveryState.PENDING
     assert pushed(store) == [run_id]
     assert deliveries.get(run_id).parts is None
     assert deliveries.due(store.clock.ms, limit=9) == []
@@ -78,7 +80,7 @@ def test_the_end_of_a_run_and_the_beginning_of_its_delivery_are_one_step(
 def test_a_finish_that_is_asked_twice_begins_one_delivery(store: Store, run_id: str) -> None:
     again = store.cron.run("n")
     claim = store.claim(again)
-    follow_up = FollowUp(delivery=Delivery.PENDING, is_needed=True, message=b"m",
+    follow_up = FollowUp(delivery=DeliveryState.PENDING, is_needed=True, message=b"m",
                          queue=store.database.keys.default_queue + QUEUE)  # fmt: skip
     for _ in range(2):
         outcome = Outcome(state=RunState.SUCCEEDED)
@@ -88,7 +90,7 @@ def test_a_finish_that_is_asked_twice_begins_one_delivery(store: Store, run_id: 
 
 def test_a_run_that_is_tried_again_is_not_delivered_yet(store: Store, run_id: str) -> None:
     again = store.cron.run("n")
-    follow_up = FollowUp(delivery=Delivery.PENDING, is_needed=True, message=b"m",
+    follow_up = FollowUp(delivery=DeliveryState.PENDING, is_needed=True, message=b"m",
                          queue=store.database.keys.default_queue + QUEUE)  # fmt: skip
     answer = store.runs.finish(
         store.claim(again),
@@ -98,7 +100,7 @@ def test_a_run_that_is_tried_again_is_not_delivered_yet(store: Store, run_id: st
         follow_up=follow_up,
     )
     assert (answer, pushed(store)) == ("retry", [run_id])
-    assert store.runs.get(again).delivery is Delivery.NONE
+    assert store.runs.get(again).delivery is DeliveryState.NONE
 
 
 def test_a_lost_run_is_delivered_by_the_next_rescue(store: Store, deliveries: Deliveries) -> None:
@@ -109,7 +111,7 @@ def test_a_lost_run_is_delivered_by_the_next_rescue(store: Store, deliveries: De
     store.clock.advance(20)
     assert store.runs.lose(run_id, error="gone", token=TOKEN, now_ms=store.clock.ms) == "ok"
     assert deliveries.due(store.clock.ms, limit=9) == [(run_id, store.clock.ms)]
-    assert store.runs.get(run_id).delivery is Delivery.PENDING
+    assert store.runs.get(run_id).delivery is DeliveryState.PENDING
 
 
 def test_a_delivery_is_planned_once(store: Store, deliveries: Deliveries, run_id: str) -> None:
@@ -150,7 +152,7 @@ def test_the_claim_of_a_sender_that_died_dies_too(
     assert isinstance(second, Turn)
     assert second.attempt == 2
     late = replace_token(first, "somebody else's")
-    assert deliveries.done(late, Delivery.DELIVERED, now_ms=store.clock.ms) == "late"
+    assert deliveries.done(late, DeliveryState.DELIVERED, now_ms=store.clock.ms) == "late"
 
 
 def asked(store: Store, deliveries: Deliveries, run_id: str, *, token: str) -> Turn | str:
@@ -170,7 +172,7 @@ def test_a_sender_that_speaks_up_in_the_grace_keeps_its_part(
     assert again == first
     store.clock.advance(29)
     assert asked(store, deliveries, run_id, token="u") == "taken"
-    assert deliveries.done(first, Delivery.DELIVERED, now_ms=store.clock.ms) == "delivered"
+    assert deliveries.done(first, DeliveryState.DELIVERED, now_ms=store.clock.ms) == "delivered"
     assert asked(store, deliveries, run_id, token="u") == "over"
 
 
@@ -181,7 +183,7 @@ def test_an_answer_that_was_lost_is_asked_for_again_and_nothing_is_counted_twice
     first = turn(store, deliveries, run_id)
     assert turn(store, deliveries, run_id) == first
     for _ in range(2):
-        state = deliveries.done(first, Delivery.PENDING, now_ms=store.clock.ms, error="502",
+        state = deliveries.done(first, DeliveryState.PENDING, now_ms=store.clock.ms, error="502",
                                 next_ms=store.clock.ms + 1000, sent=1)  # fmt: skip
         assert state == "pending"
     (part,) = deliveries.get(run_id).parts or ()
@@ -231,12 +233,12 @@ def test_all_parts_delivered_means_delivered(
 ) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
     now_ms = store.clock.ms
-    assert deliveries.done(turn(store, deliveries, run_id), Delivery.DELIVERED, now_ms=now_ms) == (
-        "pending"
-    )
+    assert deliveries.done(
+        turn(store, deliveries, run_id), DeliveryState.DELIVERED, now_ms=now_ms
+    ) == ("pending")
     one = turn(store, deliveries, run_id, 1)
-    assert deliveries.done(one, Delivery.DELIVERED, now_ms=now_ms) == "delivered"
-    assert store.runs.get(run_id).delivery is Delivery.DELIVERED
+    assert deliveries.done(one, DeliveryState.DELIVERED, now_ms=now_ms) == "delivered"
+    assert store.runs.get(run_id).delivery is DeliveryState.DELIVERED
     assert deliveries.due(now_ms + 10**9, limit=9) == []
     assert deliveries.claim(run_id, 0, token="x", now_ms=now_ms, until_ms=now_ms) == "over"
 
@@ -246,18 +248,20 @@ def test_one_part_given_up_means_failed_and_the_job_says_so(
 ) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
     now_ms = store.clock.ms
-    deliveries.done(turn(store, deliveries, run_id), Delivery.DELIVERED, now_ms=now_ms)
+    deliveries.done(turn(store, deliveries, run_id), DeliveryState.DELIVERED, now_ms=now_ms)
     one = turn(store, deliveries, run_id, 1)
-    deliveries.done(one, Delivery.PENDING, now_ms=now_ms, error="502", next_ms=now_ms + 1000)
+    deliveries.done(one, DeliveryState.PENDING, now_ms=now_ms, error="502", next_ms=now_ms + 1000)
     job = store.cron.show("n")
     assert (job.last_status, job.last_delivery_error) == ("ok", "502")
     assert deliveries.claim(run_id, 1, token="x", now_ms=now_ms, until_ms=now_ms) == "later"
     store.clock.advance(1)
     one = turn(store, deliveries, run_id, 1)
-    assert deliveries.done(one, Delivery.FAILED, now_ms=store.clock.ms, error="502") == "failed"
+    assert (
+        deliveries.done(one, DeliveryState.FAILED, now_ms=store.clock.ms, error="502") == "failed"
+    )
     job, run = store.cron.show("n"), store.runs.get(run_id)
     assert (job.last_status, job.last_delivery_error) == ("delivery_failed", "502")
-    assert (run.state, run.delivery) == (RunState.SUCCEEDED, Delivery.FAILED)
+    assert (run.state, run.delivery) == (RunState.SUCCEEDED, DeliveryState.FAILED)
 
 
 def test_delivering_again_mends_what_the_job_says(
@@ -265,16 +269,16 @@ def test_delivering_again_mends_what_the_job_says(
 ) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
     now_ms = store.clock.ms
-    deliveries.done(turn(store, deliveries, run_id), Delivery.DELIVERED, now_ms=now_ms)
+    deliveries.done(turn(store, deliveries, run_id), DeliveryState.DELIVERED, now_ms=now_ms)
     one = turn(store, deliveries, run_id, 1)
-    deliveries.done(one, Delivery.FAILED, now_ms=now_ms, error="502")
+    deliveries.done(one, DeliveryState.FAILED, now_ms=now_ms, error="502")
     assert deliveries.again(run_id, mode="failed", now_ms=now_ms, queue="q", message=b"m")
     assert deliveries.get(run_id).again == "failed"
     reached = Part(what=What.OUTPUT, target=OPS.target, was_delivered=True)
     deliveries.plan(run_id, [reached, CHAT], now_ms=now_ms)
     assert deliveries.claim(run_id, 0, token="x", now_ms=now_ms, until_ms=now_ms) == "over"
     one = turn(store, deliveries, run_id, 1)
-    assert deliveries.done(one, Delivery.DELIVERED, now_ms=now_ms) == "delivered"
+    assert deliveries.done(one, DeliveryState.DELIVERED, now_ms=now_ms) == "delivered"
     job = store.cron.show("n")
     assert (job.last_status, job.last_delivery_error) == ("ok", None)
 
@@ -285,11 +289,11 @@ def test_a_late_delivery_says_nothing_of_the_job_s_next_run(
     deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
     one = turn(store, deliveries, run_id)
     store.clock.advance(5)
-    ended(store, delivery=Delivery.NONE)
-    deliveries.done(one, Delivery.FAILED, now_ms=store.clock.ms, error="502")
+    ended(store, delivery=DeliveryState.NONE)
+    deliveries.done(one, DeliveryState.FAILED, now_ms=store.clock.ms, error="502")
     job = store.cron.show("n")
     assert (job.last_status, job.last_delivery_error) == ("ok", None)
-    assert store.runs.get(run_id).delivery is Delivery.FAILED
+    assert store.runs.get(run_id).delivery is DeliveryState.FAILED
 
 
 def test_a_target_that_means_nothing_is_recorded_as_failed(
@@ -297,14 +301,14 @@ def test_a_target_that_means_nothing_is_recorded_as_failed(
 ) -> None:
     lost = Part(what=What.OUTPUT, target=Target(name="x"), fault="no delivery target resolved")
     deliveries.plan(run_id, [lost], now_ms=store.clock.ms)
-    assert store.runs.get(run_id).delivery is Delivery.FAILED
+    assert store.runs.get(run_id).delivery is DeliveryState.FAILED
     assert store.cron.show("n").last_delivery_error == "no delivery target resolved"
 
 
 def test_no_target_at_all_is_no_failure(store: Store, deliveries: Deliveries, run_id: str) -> None:
     deliveries.plan(run_id, [], now_ms=store.clock.ms, warning="w")
     run = store.runs.get(run_id)
-    assert (run.delivery, run.delivery_warning) == (Delivery.NONE, "w")
+    assert (run.delivery, run.delivery_warning) == (DeliveryState.NONE, "w")
     assert store.cron.show("n").last_status == "ok"
 
 
@@ -405,11 +409,11 @@ def test_a_success_pushes_a_message_if_there_is_an_incident_to_end(
     store: Store, incidents: Incidents, run_id: str
 ) -> None:
     job_id = store.runs.get(run_id).job_id
-    quiet = ended(store, delivery=Delivery.NONE)
+    quiet = ended(store, delivery=DeliveryState.NONE)
     assert pushed(store) == [run_id]
     failed = Trouble(kind=TroubleKind.FAILURE, subject="i", text="t", job_id=job_id, run_id="r")
     incidents.note(failed, now_ms=1)
-    told = ended(store, delivery=Delivery.NONE)
+    told = ended(store, delivery=DeliveryState.NONE)
     assert pushed(store) == [run_id, told]
     assert quiet not in pushed(store)
 

@@ -13,7 +13,7 @@ import pytest
 
 from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest
-from hermes_celery.core.run import Delivery, Outcome, Run, RunState
+from hermes_celery.core.run import DeliveryState, Outcome, Run, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.delivering.address_book import AddressBook
 from hermes_celery.delivering.attachments import ExtractedFiles
@@ -78,7 +78,7 @@ def test_a_delivery_that_kills_whoever_plans_it_is_given_up_and_told(
             place.work_off()
         next_push(place)
     assert place.work_off() == ["failed"]
-    assert place.standing(run) is Delivery.FAILED
+    assert place.standing(run) is DeliveryState.FAILED
     shown = place.store.cron.show(job.id)
     assert shown.last_status == "delivery_failed"
     assert "begun 5 times and never planned" in (shown.last_delivery_error or "")
@@ -104,7 +104,7 @@ def test_planning_that_hangs_holds_no_slot_and_is_given_up(
         assert place.work_off() == ["overdue"]
         next_push(place)
     assert place.work_off() == ["failed"]
-    assert place.standing(run) is Delivery.FAILED
+    assert place.standing(run) is DeliveryState.FAILED
     assert http.requests == []
 
 
@@ -150,7 +150,7 @@ def test_sending_that_hangs_is_tried_again_and_then_given_up(
     for _ in range(MAX_ATTEMPTS - 1):
         next_push(place)
         place.work_off()
-    assert (place.standing(run), attempts(place, run)) == (Delivery.FAILED, MAX_ATTEMPTS)
+    assert (place.standing(run), attempts(place, run)) == (DeliveryState.FAILED, MAX_ATTEMPTS)
     assert Hanging.began == MAX_ATTEMPTS
     assert "took longer than" in (place.store.cron.show("disks").last_delivery_error or "")
 
@@ -171,7 +171,7 @@ def test_a_part_that_kills_whoever_sends_it_is_given_up(place: Place, http: Http
         next_push(place)
     place.deliveries = whole
     assert place.work_off() == ["failed"]
-    assert place.standing(run) is Delivery.FAILED
+    assert place.standing(run) is DeliveryState.FAILED
     assert len(http.requests) == MAX_ATTEMPTS
 
 
@@ -210,7 +210,7 @@ def test_a_result_waits_for_a_server_that_stands_still_and_nobody_sends_again(
     place.rescue()
     place.work_off()
     assert http.messages == ["x"]
-    assert (place.standing(run), attempts(place, run)) == (Delivery.DELIVERED, 1)
+    assert (place.standing(run), attempts(place, run)) == (DeliveryState.DELIVERED, 1)
 
 
 def test_a_record_that_is_broken_is_told_and_stands_in_nobody_s_way(
@@ -225,7 +225,7 @@ def test_a_record_that_is_broken_is_told_and_stands_in_nobody_s_way(
     place.store.clock.advance(60)
     assert place.rescue() == 1
     assert place.work_off() == ["delivered"]
-    assert place.standing(sound) is Delivery.DELIVERED
+    assert place.standing(sound) is DeliveryState.DELIVERED
     assert place.broken == [("", key, "is a string, which it must not be")]
     assert place.store.database.call("GET", key) == "no hash"
     # A worker that has its message tells of it too.
@@ -286,7 +286,7 @@ def test_a_far_end_that_stays_silent_is_given_up_when_it_always_was(
         place.store.clock.ms = max(at for _, at in due)
         place.rescue()
         place.work_off()
-    assert {place.standing(run) for run in runs} == {Delivery.FAILED}
+    assert {place.standing(run) for run in runs} == {DeliveryState.FAILED}
     for job in place.store.jobs.all():
         assert job.last_status == "delivery_failed"
 
@@ -359,4 +359,4 @@ def test_a_memory_that_cannot_be_written_loses_no_result(place: Place, http: Htt
     place.breakers = AwayAfterSending
     (run,) = to_many_paths(place, http, 1)
     assert place.work_off() == ["delivered"]
-    assert place.standing(run) is Delivery.DELIVERED
+    assert place.standing(run) is DeliveryState.DELIVERED

@@ -9,7 +9,7 @@ import pytest
 from hermes_celery.cli.screen import summary
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.policy import OnLost, Policy
-from hermes_celery.core.run import Delivery, Outcome, Run, RunState
+from hermes_celery.core.run import DeliveryState, Outcome, Run, RunState
 from hermes_celery.errors import RecordBroken
 from hermes_celery.running.background_writes import BackgroundWrites
 from hermes_celery.running.ended_by_celery import EXPIRED, PURGED, RunEnder, RunMessage
@@ -124,7 +124,7 @@ def test_a_process_that_died_ends_only_what_it_ran_itself(bench: Bench) -> None:
     assert bench.run.state is RunState.RUNNING
     bench.run_ender.lost(bench.message, pid=7, error="signal 9", task_wants_it=False)
     assert (bench.run.state, bench.run.error) == (RunState.LOST, "signal 9")
-    assert bench.run.delivery is Delivery.PENDING
+    assert bench.run.delivery is DeliveryState.PENDING
     assert bench.is_job_free()
 
 
@@ -490,7 +490,7 @@ def test_a_delivery_whose_message_goes_away_fails_and_is_told(
         place.job(http.url)
         run = place.end(output="said")
         place.deliverer().give_up(run.id, "its message was revoked")
-        assert place.standing(run) is Delivery.FAILED
+        assert place.standing(run) is DeliveryState.FAILED
         assert place.work_off() in ([], ["over"])
         assert http.messages == []
     (incident,) = place.incidents.open()

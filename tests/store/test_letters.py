@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from hermes_celery.cli import main
+from hermes_celery.core.dead_letters import KEPT, KEPT_BYTES, DeadLetter, letter
 from hermes_celery.core.job import JobRequest
-from hermes_celery.core.letters import KEPT, KEPT_BYTES, Letter, letter
-from hermes_celery.core.run import Delivery, RunState
+from hermes_celery.core.run import DeliveryState, RunState
 from hermes_celery.errors import RecordBroken
 from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.store import Claim, Database, Letters
@@ -22,7 +22,7 @@ def letters(store: Store) -> Letters:
     return Letters(store.database)
 
 
-def dead(store: Store, raw: bytes = b"junk", *, why: str = "it is no JSON") -> Letter:
+def dead(store: Store, raw: bytes = b"junk", *, why: str = "it is no JSON") -> DeadLetter:
     return letter(raw, queue="q", why=why, worker="w@host", at_ms=store.clock.ms)
 
 
@@ -55,7 +55,7 @@ def test_a_waiting_run_ends_as_failed_by_its_third_unreadable_message(
     assert store.cron.runs.get(run_id).state is RunState.QUEUED
     assert letters.bury(dead(store, message_of(run_id))) == run_id
     run = store.cron.runs.get(run_id)
-    assert (run.state, run.delivery) == (RunState.FAILED, Delivery.PENDING)
+    assert (run.state, run.delivery) == (RunState.FAILED, DeliveryState.PENDING)
     assert run.error is not None
     assert run.error.startswith("workers could not read its message 3 times: it is no JSON")
     job = store.cron.show(run.job_id)

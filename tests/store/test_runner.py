@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from hermes_celery.core.job import JobRequest, JobSpec
-from hermes_celery.core.run import Delivery, Outcome, RunState, Usage
+from hermes_celery.core.run import DeliveryState, Outcome, RunState, Usage
 from hermes_celery.errors import RecordBroken
 from hermes_celery.running.heartbeat import Heartbeats, RunningRun
 from hermes_celery.running.runner import Runner, RunServices
@@ -167,7 +167,7 @@ def test_an_end_is_recorded_and_its_delivery_due_although_its_message_cannot_be_
     assert (answer, run.state, run.error) == (outcome.state, outcome.state, outcome.error)
     assert store.runs.output(run_id) == outcome.output
     # The leader pushes the message that is missing.
-    assert run.delivery is Delivery.PENDING
+    assert run.delivery is DeliveryState.PENDING
     store.clock.advance(3600)
     due = store.database.call("ZRANGE", store.database.keys.deliveries, 0, -1)
     assert due == [run_id]

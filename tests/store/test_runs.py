@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from hermes_celery.core.job import JobRequest
-from hermes_celery.core.run import Delivery, Outcome, RunState, Trigger
+from hermes_celery.core.run import DeliveryState, Outcome, RunState, Trigger
 from hermes_celery.errors import LeaseLost, RunNotFound
 from hermes_celery.scheduling.rescue import LOST, Rescuer, RescueReport
 from hermes_celery.store import check_run_id
@@ -96,7 +96,7 @@ def test_a_success_clears_the_last_error(store: Store, run_id: str) -> None:
     )
     job = store.cron.show("n")
     assert (job.last_status, job.last_error) == ("ok", None)
-    assert store.runs.get(again).delivery is Delivery.SILENT
+    assert store.runs.get(again).delivery is DeliveryState.SILENT
 
 
 def test_a_final_state_never_changes(store: Store, run_id: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from hermes_celery.core.job import Job, JobRequest, JobState
 from hermes_celery.core.policy import CatchUp, Policy
-from hermes_celery.core.run import Delivery, Occurrence, Run, RunState, Trigger
+from hermes_celery.core.run import DeliveryState, Occurrence, Run, RunState, Trigger
 from hermes_celery.core.work import TaskCall
 from hermes_celery.instant import to_ms
 from hermes_celery.scheduling.tick import Ticker, TickReport
@@ -67,7 +67,7 @@ def test_it_is_over_in_the_step_that_pushes_it_and_the_next_one_is_not_held_up(
     runs = sending.runs.latest(job_id=job.id, limit=9)
     assert [run.id for run in reversed(runs)] == sending.queue()
     for run in runs:
-        assert (run.state, run.reason, run.delivery) == (RunState.SENT, WHY, Delivery.NONE)
+        assert (run.state, run.reason, run.delivery) == (RunState.SENT, WHY, DeliveryState.NONE)
         assert run.finished_at == run.queued_at
         assert run.fault is None
     assert sending.runs.counts() == {"queued": 0, "running": 0}

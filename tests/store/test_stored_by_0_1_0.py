@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from hermes_celery.cli import main
 from hermes_celery.core.job import JobState
-from hermes_celery.core.run import Delivery, Outcome, RunState
+from hermes_celery.core.run import DeliveryState, Outcome, RunState
 from hermes_celery.errors import JobError
 from hermes_celery.instant import from_ms
 from hermes_celery.scheduling.rescue import Rescuer
@@ -120,7 +120,7 @@ def test_the_recording_holds_every_state_there_was(recorded: Recorded) -> None:
         *set(RunState) - {RunState.SENT}
     }
     states = {fields.get("delivery", "none") for fields in recorded.runs.values()}
-    assert states == set(Delivery)
+    assert states == set(DeliveryState)
 
 
 def test_every_job_is_read_whole(recorded: Recorded) -> None:
@@ -253,10 +253,12 @@ def test_every_run_comes_to_its_end_and_every_delivery_goes_on(recorded: Recorde
         assert recorded.database.call("EXISTS", recorded.keys.held(job_id)) == 0
     # What was to be delivered is on its way, or there.
     unplanned = store.cron.latest_runs(recorded.named("unplanned"), limit=99)
-    assert Delivery.DELIVERED in {run.delivery for run in unplanned}
+    assert DeliveryState.DELIVERED in {run.delivery for run in unplanned}
     assert (recorded.place.home / "output" / "later").read_text().count("not yet planned") == 1
-    (unreachable,) = [run for run in store.cron.latest_runs(recorded.named("unreachable"), limit=99)
-                      if run.id in recorded.runs and run.delivery is Delivery.PENDING]  # fmt: skip
+    (unreachable,) = [
+        run for run in store.cron.latest_runs(recorded.named("unreachable"), limit=99)
+        if run.id in recorded.runs and run.delivery is DeliveryState.PENDING
+    ]  # fmt: skip
     (part,) = recorded.place.deliveries.get(unreachable.id).parts or ()
     assert part.attempts > 1
 

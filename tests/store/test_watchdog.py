@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hermes_celery.core.dead_letters import letter
 from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import JobRequest
-from hermes_celery.core.letters import letter
 from hermes_celery.core.run import Occurrence, Outcome, RunState, Trigger
 from hermes_celery.delivering.beat_watchdog import watch_beat
 from hermes_celery.delivering.broken_records import BrokenRecords

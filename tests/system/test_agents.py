@@ -18,7 +18,7 @@ import pytest
 
 from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest, JobState
-from hermes_celery.core.run import Delivery, Run, RunState
+from hermes_celery.core.run import DeliveryState, Run, RunState
 from hermes_celery.running.prompt import EMPTY_ANSWER
 from hermes_celery.store import Database
 from tests.support import eventually
@@ -199,12 +199,12 @@ def test_collected_data_other_jobs_and_skills_are_put_into_the_prompt(
 @pytest.mark.parametrize(
     ("answer", "state", "delivery"),
     [
-        ("[SILENT]", RunState.SUCCEEDED, Delivery.SILENT),
+        ("[SILENT]", RunState.SUCCEEDED, DeliveryState.SILENT),
         ("   ", RunState.FAILED, None),
     ],
 )
 def test_silence_is_a_success_and_a_blank_answer_is_not(
-    agents: Client, model: Model, answer: str, state: RunState, delivery: Delivery | None
+    agents: Client, model: Model, answer: str, state: RunState, delivery: DeliveryState | None
 ) -> None:
     model.answer = answer
     run = asked(agents, prompt="Anything new?")
@@ -229,10 +229,10 @@ def test_a_script_can_keep_the_agent_asleep_and_its_failure_is_reported(
 ) -> None:
     script(home, "gate.sh", "echo '{\"wakeAgent\": false}'")
     run = asked(agents, prompt="Report", script="gate.sh")
-    assert (run.state, run.delivery) == (RunState.SUCCEEDED, Delivery.SILENT)
+    assert (run.state, run.delivery) == (RunState.SUCCEEDED, DeliveryState.SILENT)
     script(home, "quiet.sh", ":")
     run = asked(agents, prompt="Report", script="quiet.sh")
-    assert (run.state, run.delivery) == (RunState.SUCCEEDED, Delivery.SILENT)
+    assert (run.state, run.delivery) == (RunState.SUCCEEDED, DeliveryState.SILENT)
     assert model.asked == []
     script(home, "fail.sh", "echo bad >&2; exit 3")
     run = asked(agents, prompt="Report", script="fail.sh")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hermes_celery.client import Client
-from hermes_celery.core.run import Delivery, RunState
+from hermes_celery.core.run import DeliveryState, RunState
 from hermes_celery.store import Database
 from tests.receivers import HttpReceiver, http_receiver, smtp_receiver
 from tests.support import eventually, replaced
@@ -36,7 +36,7 @@ def targets_toml(home: Path) -> Path:
     return path
 
 
-def delivered(cron: Client, run_id: str, state: Delivery = Delivery.DELIVERED) -> None:
+def delivered(cron: Client, run_id: str, state: DeliveryState = DeliveryState.DELIVERED) -> None:
     eventually(
         lambda: cron.runs.get(run_id).delivery is state, seconds=40, what=f"{run_id} {state.value}"
     )
@@ -124,7 +124,7 @@ def test_what_was_not_delivered_is_tried_again_and_can_be_sent_by_hand(
     script(home, "hi.sh", "echo unreachable")
     cron.edit(job.id, {"deliver": "telegram"})
     lost = cron.run(job.id)
-    delivered(cron, lost, Delivery.FAILED)
+    delivered(cron, lost, DeliveryState.FAILED)
     shown = told(processes, "show", job.id)
     assert (shown["last_status"], shown["last_delivery_error"]) == (
         "delivery_failed",
@@ -155,7 +155,7 @@ def test_a_worker_killed_between_sending_and_recording_makes_at_most_one_duplica
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait(10)
     http.release.set()
-    assert cron.runs.get(run_id).delivery is Delivery.PENDING
+    assert cron.runs.get(run_id).delivery is DeliveryState.PENDING
     processes.celery("worker", "-B", **environment)
     delivered(cron, run_id)
     assert http.messages == ["hello", "hello"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery import embedded_server
-from hermes_celery.core.run import Delivery
+from hermes_celery.core.run import DeliveryState
 from hermes_celery.store import Database, Deliveries, Runs, connect
 from hermes_celery.store.keys import Keys
 from tests.conftest import await_server
@@ -73,7 +73,7 @@ def test_what_was_sent_before_the_server_stood_still_is_not_sent_again(
         server.send_signal(signal.SIGCONT)
         ids = [run.id for run in runs.latest(limit=20)]
         eventually(
-            lambda: all(runs.get(run_id).delivery is Delivery.DELIVERED for run_id in ids),
+            lambda: all(runs.get(run_id).delivery is DeliveryState.DELIVERED for run_id in ids),
             seconds=90,
             what="all deliveries",
         )

@@ -26,7 +26,7 @@ from hermes_celery.client import Client
 from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.policy import CatchUp, Overlap, Policy
-from hermes_celery.core.run import Delivery, Run, RunState
+from hermes_celery.core.run import DeliveryState, Run, RunState
 from hermes_celery.core.work import HttpCall, TaskCall
 from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.store import FORMAT, Database, Formats, Incidents
@@ -261,7 +261,7 @@ class Everything:
         def rests() -> bool:
             runs = [run for name in self.ids if name != "paused" for run in self.runs(name)]
             is_quiet = all(run.state.is_final for run in runs)
-            return is_quiet and all(run.delivery is not Delivery.PENDING for run in runs)
+            return is_quiet and all(run.delivery is not DeliveryState.PENDING for run in runs)
 
         eventually(rests, seconds=90, what="the end of every run and delivery")
 

@@ -14,7 +14,7 @@ from celery import Celery
 
 from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
-from hermes_celery.core.run import Delivery, RunState
+from hermes_celery.core.run import DeliveryState, RunState
 from hermes_celery.core.work import TaskCall
 from hermes_celery.process.last_resort import PATIENCE_SECONDS
 from hermes_celery.settings import read_settings
@@ -143,7 +143,7 @@ def test_a_delivery_that_hangs_keeps_no_worker(
         # Killed, or ended by itself where nothing waits for a sender that is left behind.
         worker.wait(40)
         connection.close()
-    assert cron.runs.get(run_id).delivery is Delivery.PENDING
+    assert cron.runs.get(run_id).delivery is DeliveryState.PENDING
     (part,) = cron_part(valkey, run_id)
     assert part == "1"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hermes_celery.client import Client
-from hermes_celery.core.run import Delivery
+from hermes_celery.core.run import DeliveryState
 from hermes_celery.store import Database
 from tests.receivers import http_receiver
 from tests.support import eventually, replaced
@@ -47,7 +47,7 @@ def test_a_template_is_filled_in_and_a_hostile_one_harms_nobody(
         )
         for run_id in (good, hostile, endless):
             eventually(
-                lambda i=run_id: cron.runs.get(i).delivery is Delivery.DELIVERED,  # type: ignore[misc]
+                lambda i=run_id: cron.runs.get(i).delivery is DeliveryState.DELIVERED,  # type: ignore[misc]
                 what="its delivery",
             )
         assert sorted(http.messages) == ["hello", "hello", "hi.sh said hello"]

@@ -11,7 +11,7 @@ from celery import Celery
 
 from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest, JobState
-from hermes_celery.core.run import Delivery, Run, RunState
+from hermes_celery.core.run import DeliveryState, Run, RunState
 from hermes_celery.core.task_call import live_call
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
@@ -219,7 +219,7 @@ def test_tasks_end_as_they_end_and_are_executed_once(
     assert "raise ValueError" in trace
     assert "ghp_" not in trace
     routed = asked(shop, "far")
-    assert (routed.state, routed.delivery) == (RunState.SUCCEEDED, Delivery.SILENT)
+    assert (routed.state, routed.delivery) == (RunState.SUCCEEDED, DeliveryState.SILENT)
     retried = asked(shop, "again")
     assert (retried.state, retried.error) == (RunState.SUCCEEDED, None)
     assert shop.runs.output(retried.id) == b"third time"

@@ -14,7 +14,7 @@ import pytest
 
 from hermes_celery.client import Client
 from hermes_celery.core.job import Origin
-from hermes_celery.core.run import Delivery, Run, RunState
+from hermes_celery.core.run import DeliveryState, Run, RunState
 from hermes_celery.store import Database
 from tests.support import DATA, eventually, replaced
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
@@ -103,7 +103,7 @@ def test_a_real_home_runs_on_workers(processes: Processes, cron: Client, home: P
     assert failed.returncode == 3
     assert "cannot reach the build server" in failed.stderr
     silent = processes.hermes("run", "disk watchdog", "--wait", "--json")
-    assert (silent.returncode, json.loads(silent.stdout)["delivery"]) == (0, Delivery.SILENT)
+    assert (silent.returncode, json.loads(silent.stdout)["delivery"]) == (0, DeliveryState.SILENT)
     told = processes.hermes("runs", "--json", "--state", "failed")
     names = {run["job_name"]: run for run in json.loads(told.stdout)}
     assert names["weekly backup check"]["exit_code"] == 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from hermes_celery.core.dead_letters import QUIET_MS
 from hermes_celery.core.incidents import TroubleKind
-from hermes_celery.core.letters import QUIET_MS
 from hermes_celery.errors import RecordBroken, SettingsError
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.observe.finding import Finding, fail, ok, warn

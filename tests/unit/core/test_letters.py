@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.letters import fault_of, fault_of_call, letter
+from hermes_celery.core.dead_letters import fault_of, fault_of_call, letter
 from hermes_celery.settings import read_settings
 from hermes_celery.wiring.own_app import make_app
 from tests.bad_messages import SELECTION, corpus, good, nested, with_header

@@ -9,14 +9,14 @@ import pytest
 import redis
 from redis.sentinel import SentinelConnectionPool
 
-from hermes_celery.core.server_address import Address, parse_address
+from hermes_celery.core.server_address import ServerAddress, parse_address
 from hermes_celery.errors import SettingsError, StoreUnsuitable
 from hermes_celery.settings import read_settings
 from hermes_celery.store import connect
 from hermes_celery.store.connecting import MasterTlsConnection
 
 
-def options_of(where: str | Address) -> dict[str, Any]:
+def options_of(where: str | ServerAddress) -> dict[str, Any]:
     """What redis-py is told of a connection."""
     with connect(where) as client:
         options: dict[str, Any] = client.connection_pool.connection_kwargs

@@ -21,7 +21,7 @@ from hermes_celery.core.incidents import (
     signature,
 )
 from hermes_celery.core.job import Job
-from hermes_celery.core.run import Delivery, Outcome, Run, RunState
+from hermes_celery.core.run import DeliveryState, Outcome, Run, RunState
 from hermes_celery.delivering import template as rendering
 from hermes_celery.delivering.attachments import allowed_dirs, extract
 from hermes_celery.delivering.deliverer import wait_seconds
@@ -235,19 +235,19 @@ def test_what_is_delivered_of_an_outcome_is_what_hermes_delivers(case: dict[str,
     has_succeeded, _, response, error = returned
     state = RunState.SUCCEEDED if has_succeeded else RunState.FAILED
     outcome = Outcome(state=state, output=response.encode(), error=error)
-    is_told = first_state(a_spec(deliver="telegram"), outcome) is Delivery.PENDING
+    is_told = first_state(a_spec(deliver="telegram"), outcome) is DeliveryState.PENDING
     assert is_told == bool(case["expected"]["delivered"])
 
 
 def test_a_job_that_delivers_nowhere_still_tells_its_failures() -> None:
     spec = a_spec()
     said = Outcome(state=RunState.SUCCEEDED, output=b"x")
-    assert first_state(spec, said) is Delivery.NONE
+    assert first_state(spec, said) is DeliveryState.NONE
     for state in (RunState.FAILED, RunState.TIMED_OUT, RunState.LOST):
-        assert first_state(spec, Outcome(state=state)) is Delivery.PENDING
-    assert first_state(spec, Outcome(state=RunState.CANCELLED)) is Delivery.NONE
+        assert first_state(spec, Outcome(state=state)) is DeliveryState.PENDING
+    assert first_state(spec, Outcome(state=RunState.CANCELLED)) is DeliveryState.NONE
     silent = Outcome(state=RunState.SUCCEEDED, output=b"x", silent=True)
-    assert first_state(a_spec(deliver="telegram"), silent) is Delivery.SILENT
+    assert first_state(a_spec(deliver="telegram"), silent) is DeliveryState.SILENT
 
 
 @pytest.mark.parametrize(

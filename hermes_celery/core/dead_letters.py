@@ -41,7 +41,7 @@ _RUN_ID = re.compile(
 _SEARCHED_BYTES = 65_536
 
 
-class Letter(msgspec.Struct, frozen=True, kw_only=True):
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A message that was taken from a queue and went nowhere."""
 
     queue: str
@@ -87,10 +87,10 @@ def advice_on(why: str) -> str:
     return "find who sends such messages"
 
 
-def letter(raw: bytes, *, queue: str, why: str, worker: str, at_ms: int) -> Letter:
+def letter(raw: bytes, *, queue: str, why: str, worker: str, at_ms: int) -> DeadLetter:
     """What is kept of a message."""
     found = _RUN_ID.search(raw[:_SEARCHED_BYTES])
-    return Letter(
+    return DeadLetter(
         queue=queue[:_MAX_WHY],
         why=one_line(why),
         worker=worker,
