@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
+
+import msgspec
 
 from hermes_celery.core import targets
 from hermes_celery.core.job import Origin
@@ -22,7 +25,7 @@ _MAX_TARGETS = 100
 
 
 class AddressBook:
-    """Resolves targets; `targets.toml` is read each time, so that a change holds at once."""
+    """Says what a target is here; each `open` reads `targets.toml` anew, so that a change holds."""
 
     def __init__(
         self, *, environment: Mapping[str, str], names_path: Path, home: Path, files_dir: Path
@@ -36,22 +39,9 @@ class AddressBook:
         """The named targets. Raises SettingsError."""
         return read_names(self._names_path)
 
-    def targets(self, deliver: str, origin: Origin | None) -> list[Target]:
-        """Every place that `deliver` means now; without names while their file is at fault."""
-        return self._resolved(deliver, origin, self._names())
-
-    def without_target(self, deliver: str, origin: Origin | None) -> list[str]:
-        """The parts of `deliver` that should mean a place and mean none now.
-
-        Hermes takes it for no fault when `origin` means nothing.
-        """
-        names = self._names()
-        return [
-            part
-            for part in dict.fromkeys(targets.parts_of(deliver))
-            if part not in (targets.LOCAL, targets.ORIGIN)
-            and not self._resolved(part, origin, names)
-        ]
+    def open(self) -> OpenBook:
+        """The book as one delivery sees it."""
+        return OpenBook(self, environment=self._environment)
 
     def attachments(self, text: str) -> ExtractedFiles:
         """A text without its `MEDIA:` lines, and the files that may go with it."""
@@ -76,14 +66,59 @@ class AddressBook:
             except (UnknownTarget, DeliveryRefused) as error:
                 raise JobError(f"cannot deliver to that: {error}") from None
 
-    def _names(self) -> Mapping[str, str]:
-        try:
-            return self.names()
-        except SettingsError as error:
-            event(_log, "targets.unreadable", level=logging.ERROR, why=error)
-            return {}
 
-    def _resolved(
-        self, deliver: str, origin: Origin | None, names: Mapping[str, str]
-    ) -> list[Target]:
-        return targets.resolve(deliver, origin=origin, environment=self._environment, names=names)
+class OpenBook:
+    """An address book whose `targets.toml` is read once, when somebody asks for the first time."""
+
+    def __init__(self, book: AddressBook, *, environment: Mapping[str, str]) -> None:
+        self._book = book
+        self._environment = environment
+
+    def targets(self, deliver: str, origin: Origin | None) -> list[Target]:
+        """Every place that `deliver` means; without names while their file is at fault."""
+        return targets.resolve(
+            deliver, origin=origin, environment=self._environment, names=self._names_or_none
+        )
+
+    def without_target(self, deliver: str, origin: Origin | None) -> list[str]:
+        """The parts of `deliver` that should mean a place and mean none.
+
+        Hermes takes it for no fault when `origin` means nothing.
+        """
+        return [
+            part
+            for part in dict.fromkeys(targets.parts_of(deliver))
+            if part not in (targets.LOCAL, targets.ORIGIN) and not self.targets(part, origin)
+        ]
+
+    def addressed(self, target: Target) -> Target:
+        """The target with the URL that its name stands for.
+
+        Raises DeliveryRefused for a name that is not there, SettingsError while the file is at
+        fault.
+        """
+        if not target.name or target.url:
+            return target
+        if isinstance(self._names, SettingsError):
+            raise self._names
+        if target.name not in self._names:
+            raise DeliveryRefused(f"targets.toml on this worker has no {target.name!r}")
+        return msgspec.structs.replace(target, url=self._names[target.name])
+
+    def attachments(self, text: str) -> ExtractedFiles:
+        """A text without its `MEDIA:` lines, and the files that may go with it."""
+        return self._book.attachments(text)
+
+    @cached_property
+    def _names(self) -> Mapping[str, str] | SettingsError:
+        try:
+            return self._book.names()
+        except SettingsError as error:
+            return error
+
+    @cached_property
+    def _names_or_none(self) -> Mapping[str, str]:
+        if isinstance(self._names, SettingsError):
+            event(_log, "targets.unreadable", level=logging.ERROR, why=self._names)
+            return {}
+        return self._names

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -38,22 +38,23 @@ class Channels:
         self,
         *,
         environment: Mapping[str, str],
-        names: Callable[[], Mapping[str, str]],
         files_dir: Path,
         timeout_seconds: float,
         hermes_command: str = "hermes",
     ) -> None:
         self._environment = environment
-        self._names = names
         self._files_dir = files_dir
         self._timeout_seconds = timeout_seconds
         self._hermes_command = hermes_command
 
     def way_to(self, target: Target) -> Channel:
-        """The channel of a target. Raises DeliveryRefused when there is none."""
+        """The channel of a target, which has its URL where it has a name (`OpenBook.addressed`).
+
+        Raises DeliveryRefused when there is none.
+        """
         if target.platform and target.platform.lower() not in PLATFORMS:
             raise DeliveryRefused(f"unknown platform {target.platform!r}")
-        url = target.url or self._named(target)
+        url = target.url
         if url and is_file_url(url):
             return FileChannel(url, root=self._files_dir)
         url = url or apprise_url(target, self._environment) or ""
@@ -67,11 +68,3 @@ class Channels:
         if url:
             raise DeliveryRefused(AppriseChannel.INSTALL)
         raise DeliveryRefused(f"platform {target.platform!r} not configured/enabled")
-
-    def _named(self, target: Target) -> str:
-        if not target.name:
-            return ""
-        names = self._names()
-        if target.name not in names:
-            raise DeliveryRefused(f"targets.toml on this worker has no {target.name!r}")
-        return names[target.name]

@@ -29,6 +29,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hermes_celery.core.incidents import FAILED
 from hermes_celery.core.run import DeliveryState, Run, RunState, is_run_id
 from hermes_celery.core.targets import Target
@@ -54,6 +56,7 @@ from hermes_celery.store.deliveries import MAX_PLANNINGS, Turn
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
+    from hermes_celery.store import Database
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +66,6 @@ _MAX_WAIT_SECONDS = 3600.0
 _SLOW_DOWN = 4
 #: What a claim lasts without being renewed, and how often a sender renews it.
 _CLAIM_SECONDS, _RENEW_SECONDS = 15.0, 5.0
-#: What planning, or making one message, may take: a template has 20 s of it.
-PREPARE_SECONDS = 60.0
 #: What sending may take beyond what its channel allows for each piece.
 _MARGIN_SECONDS = 5.0
 #: How long the result of an attempt is offered to a Redis that does not answer.
@@ -99,42 +100,67 @@ def state_after(attempt: int, fault: DeliveryFault | None) -> DeliveryState:
     return DeliveryState.PENDING
 
 
+class DeliveryStores(msgspec.Struct, frozen=True, kw_only=True):
+    """What a delivery reads and writes."""
+
+    deliveries: Deliveries
+    incidents: Incidents
+    jobs: Jobs
+    runs: Runs
+    #: Which far ends are let alone for now.
+    breakers: Breakers
+
+    @classmethod
+    def of(cls, database: Database) -> DeliveryStores:
+        """Those of one namespace."""
+        return cls(
+            deliveries=Deliveries(database),
+            incidents=Incidents(database),
+            jobs=Jobs(database),
+            runs=Runs(database),
+            breakers=Breakers(database),
+        )
+
+
+class DeliveryRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How this process delivers."""
+
+    #: Whether an output gets Hermes' header and footer.
+    wrap: bool
+    #: The wait before the second attempt; each one after that is twice as long.
+    first_wait_seconds: float
+    #: What a far end may take to answer.
+    timeout_seconds: float
+    #: What planning, or making one message, may take: a template has 20 s of it.
+    prepare_seconds: float = 60.0
+    #: A number from 0 to 1, for each wait another one.
+    jitter: Callable[[], float] = random.random
+
+
 class Deliverer:
     """Delivers in one process; everything it needs is an argument."""
 
     def __init__(
         self,
+        stores: DeliveryStores,
         *,
-        deliveries: Deliveries,
-        incidents: Incidents,
-        jobs: Jobs,
-        runs: Runs,
         book: AddressBook,
         channels: Channels,
-        breakers: Breakers,
+        rules: DeliveryRules,
         clock: Clock,
-        wrap: bool,
-        first_wait_seconds: float,
-        timeout_seconds: float,
-        prepare_seconds: float = PREPARE_SECONDS,
-        jitter: Callable[[], float] = random.random,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._deliveries = deliveries
-        self._incidents = incidents
-        self._jobs = jobs
-        self._runs = runs
+        self._deliveries = stores.deliveries
+        self._incidents = stores.incidents
+        self._jobs = stores.jobs
+        self._runs = stores.runs
+        self._breakers = stores.breakers
         self._book = book
         self._channels = channels
-        self._breakers = breakers
+        self._rules = rules
         self._clock = clock
-        self._wrap = wrap
-        self._first_wait_seconds = first_wait_seconds
-        self._timeout_seconds = timeout_seconds
-        self._prepare_seconds = prepare_seconds
-        self._jitter = jitter
         self._pause = pause
-        self._planner = Planner(incidents=incidents, book=book, clock=clock)
+        self._planner = Planner(incidents=stores.incidents, clock=clock)
 
     def deliver(self, delivery_id: str) -> str:
         """Send what is due of one delivery, and say in one word where it stands.
@@ -182,7 +208,7 @@ class Deliverer:
                 delivery_id,
                 token=secrets.token_hex(8),
                 now_ms=now_ms,
-                until_ms=now_ms + int((self._prepare_seconds + _MARGIN_SECONDS) * 1000),
+                until_ms=now_ms + int((self._rules.prepare_seconds + _MARGIN_SECONDS) * 1000),
             )
             if turn == "taken":
                 return turn
@@ -210,7 +236,9 @@ class Deliverer:
             job = self._jobs.get(job_id) if job_id else None
         except (RunNotFound, JobNotFound):
             pass
-        return DeliverySubject(run, job, runs=self._runs, book=self._book, wrap=self._wrap)
+        return DeliverySubject(
+            run, job, runs=self._runs, book=self._book.open(), wrap=self._rules.wrap
+        )
 
     def _write_plan(self, record: Record, subject: DeliverySubject, *, is_spent: bool) -> bool:
         """Plan, and record that; False when planning took too long."""
@@ -218,7 +246,9 @@ class Deliverer:
             plan = self._given_up(record, subject, _NEVER_PLANNED)
         else:
             try:
-                plan = within(self._prepare_seconds, lambda: self._planner.planned(record, subject))
+                plan = within(
+                    self._rules.prepare_seconds, lambda: self._planner.planned(record, subject)
+                )
             except Overdue as error:
                 # It was counted when it began, and its next turn comes with the next push.
                 event(_log, "delivery.overdue", level=logging.ERROR, id=record.id, why=error)
@@ -315,7 +345,7 @@ class Deliverer:
         StoreError.
         """
         far_end = part.target.far_end
-        longest_ms = int((2 * self._timeout_seconds + 2 * _MARGIN_SECONDS) * 1000)
+        longest_ms = int((2 * self._rules.timeout_seconds + 2 * _MARGIN_SECONDS) * 1000)
         wait_ms = self._breakers.wait_ms(
             far_end, now_ms=self._clock.now_ms(), attempt_ms=longest_ms
         )
@@ -327,7 +357,7 @@ class Deliverer:
         took = time.monotonic() - began
         if isinstance(fault, DeliveryRefused):
             return sent, fault, None
-        return sent, fault, fault is None or took < _SILENT * self._timeout_seconds
+        return sent, fault, fault is None or took < _SILENT * self._rules.timeout_seconds
 
     def _remember(self, part: Part, has_answered: bool | None) -> None:
         """Let others know how it stands with a far end; what was sent is on record by now."""
@@ -354,7 +384,7 @@ class Deliverer:
         send: Attempt | None = None
         try:
             send = within(
-                self._prepare_seconds,
+                self._rules.prepare_seconds,
                 lambda: self._sender_or_why(part, record, subject),
                 every_seconds=_RENEW_SECONDS,
                 meanwhile=renew,
@@ -405,8 +435,8 @@ class Deliverer:
         """When a part is due again after an attempt that failed."""
         wait = wait_seconds(
             attempt,
-            first=self._first_wait_seconds,
-            jitter=self._jitter(),
+            first=self._rules.first_wait_seconds,
+            jitter=self._rules.jitter(),
             slow_down=fault.slow_down if fault else False,
         )
         return self._clock.now_ms() + int(wait * 1000)
@@ -425,9 +455,13 @@ class Deliverer:
     def _sender(self, part: Part, record: Record, subject: DeliverySubject) -> Attempt:
         if part.what is What.PING:
             ping = self._ping(part, subject.run)
-            return PingAttempt(ping, timeout_seconds=self._timeout_seconds)
+            return PingAttempt(ping, timeout_seconds=self._rules.timeout_seconds)
         message = subject.message(part.what, record)
-        return MessageAttempt(message, self._channels.way_to(part.target), label=part.target.label)
+        return MessageAttempt(
+            message,
+            self._channels.way_to(subject.book.addressed(part.target)),
+            label=part.target.label,
+        )
 
     def _ping(self, part: Part, run: Run | None) -> Ping:
         if run is None:

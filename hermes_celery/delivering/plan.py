@@ -26,7 +26,7 @@ from hermes_celery.core.output import as_text
 from hermes_celery.core.run import DeliveryState, Run, RunState, is_run_id, job_id_of
 from hermes_celery.core.targets import Target
 from hermes_celery.core.work import WorkKind
-from hermes_celery.delivering.address_book import AddressBook
+from hermes_celery.delivering.address_book import OpenBook
 from hermes_celery.delivering.message import Message, message_of
 from hermes_celery.errors import RecordBroken
 from hermes_celery.events import event
@@ -54,12 +54,12 @@ class DeliverySubject:
     """What one pass over a delivery is about: its run and job, and what the run has to say."""
 
     def __init__(
-        self, run: Run | None, job: Job | None, *, runs: Runs, book: AddressBook, wrap: bool
+        self, run: Run | None, job: Job | None, *, runs: Runs, book: OpenBook, wrap: bool
     ) -> None:
         self.run = run
         self.job = job
         self._runs = runs
-        self._book = book
+        self.book = book
         self._wrap = wrap
         self._output: Message | None = None
 
@@ -74,7 +74,7 @@ class DeliverySubject:
         if self._output is None:
             output = as_text(self._runs.output(run.id)).strip()
             self._output = message_of(
-                job, run, output, wrap=self._wrap, attachments=self._book.attachments
+                job, run, output, wrap=self._wrap, attachments=self.book.attachments
             )
         return self._output
 
@@ -82,21 +82,20 @@ class DeliverySubject:
 class Planner:
     """Plans deliveries; everything it needs is an argument."""
 
-    def __init__(self, *, incidents: Incidents, book: AddressBook, clock: Clock) -> None:
+    def __init__(self, *, incidents: Incidents, clock: Clock) -> None:
         self._incidents = incidents
-        self._book = book
         self._clock = clock
 
     def planned(self, record: Record, subject: DeliverySubject) -> DeliveryPlan:
         """What the delivery consists of now. Raises StoreError."""
         run, job = subject.run, subject.job
         if run is None:
-            return DeliveryPlan(parts=self._parts(What.NOTICE, record.deliver, job))
+            return DeliveryPlan(parts=self._parts(What.NOTICE, record.deliver, subject))
         if job is None:
             # Whoever removed the job does not wait for its output.
             return DeliveryPlan()
-        plan = self._of_failure(record, run, job) if run.state in FAILED else None
-        plan = plan or self._of_success(record, run, job, subject)
+        plan = self._of_failure(record, subject, run, job) if run.state in FAILED else None
+        plan = plan or self._of_success(record, subject, run, job)
         if record.again == "failed":
             plan = msgspec.structs.replace(plan, parts=_kept(plan.parts, record))
         if job.spec.ping and not record.again:
@@ -105,20 +104,22 @@ class Planner:
         return plan
 
     def _of_success(
-        self, record: Record, run: Run, job: Job, subject: DeliverySubject
+        self, record: Record, subject: DeliverySubject, run: Run, job: Job
     ) -> DeliveryPlan:
         if run.state is not RunState.SUCCEEDED:
             return DeliveryPlan()
-        told = () if record.again else self._recovery_parts(record, run, job)
+        told = () if record.again else self._recovery_parts(record, subject, run, job)
         if run.delivery is not DeliveryState.PENDING:
             return DeliveryPlan(parts=told)
         message = subject.message(What.OUTPUT, record)
         return DeliveryPlan(
-            parts=(*self._parts(What.OUTPUT, job.spec.deliver, job), *told),
+            parts=(*self._parts(What.OUTPUT, job.spec.deliver, subject), *told),
             warning="; ".join(message.warnings),
         )
 
-    def _of_failure(self, record: Record, run: Run, job: Job) -> DeliveryPlan:
+    def _of_failure(
+        self, record: Record, subject: DeliverySubject, run: Run, job: Job
+    ) -> DeliveryPlan:
         error = run.error or run.state.value
         summary = failure_line(job.name, error, is_agent=job.spec.kind is WorkKind.AGENT)
         noted = self._noted(
@@ -137,7 +138,7 @@ class Planner:
             event(_log, "failure.not_told", run=run.id, incident=noted.id, count=noted.count)
             return DeliveryPlan()
         return DeliveryPlan(
-            parts=self._parts(What.FAILURE, failure_target(job.spec), job),
+            parts=self._parts(What.FAILURE, failure_target(job.spec), subject),
             text=with_next_step(summary, run.id, count=noted.count),
             incident=noted.id,
             told=noted.count,
@@ -152,7 +153,9 @@ class Planner:
             event(_log, "incident.broken", level=logging.ERROR, incident=incident, why=error)
             return Noted(id=incident, count=1, told=0, is_acked=False)
 
-    def _recovery_parts(self, record: Record, run: Run, job: Job) -> tuple[Part, ...]:
+    def _recovery_parts(
+        self, record: Record, subject: DeliverySubject, run: Run, job: Job
+    ) -> tuple[Part, ...]:
         """Close the job's incidents; what was told of them is told to be over."""
         worked_ms = to_ms(run.finished_at or run.queued_at)
         try:
@@ -173,18 +176,18 @@ class Planner:
         # An earlier attempt may have closed them, and died before it planned.
         if not (record.recovery or (closed and text)):
             return ()
-        return self._parts(What.RECOVERY, failure_target(job.spec), job)
+        return self._parts(What.RECOVERY, failure_target(job.spec), subject)
 
-    def _parts(self, what: What, deliver: str, job: Job | None) -> tuple[Part, ...]:
-        origin = job.spec.origin if job else None
-        sent = [Part(what=what, target=target) for target in self._book.targets(deliver, origin)]
+    def _parts(self, what: What, deliver: str, subject: DeliverySubject) -> tuple[Part, ...]:
+        origin = subject.job.spec.origin if subject.job else None
+        sent = [Part(what=what, target=target) for target in subject.book.targets(deliver, origin)]
         lost = [
             Part(
                 what=what,
                 target=Target(name=name),
                 fault=f"no delivery target resolved for deliver={name}",
             )
-            for name in self._book.without_target(deliver, origin)
+            for name in subject.book.without_target(deliver, origin)
         ]
         return (*sent, *lost)
 

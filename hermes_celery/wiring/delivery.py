@@ -16,7 +16,7 @@ from hermes_celery.delivering.broken_records import BrokenRecords
 from hermes_celery.delivering.channel_apprise import AppriseChannel
 from hermes_celery.delivering.channels import Channels
 from hermes_celery.delivering.dead_man_switch import Pinger, SchedulerSwitch, check_url
-from hermes_celery.delivering.deliverer import Deliverer
+from hermes_celery.delivering.deliverer import Deliverer, DeliveryRules, DeliveryStores
 from hermes_celery.delivering.outbox import push_due
 from hermes_celery.delivering.outbox import redeliver as begin_again
 from hermes_celery.delivering.overload import OverloadWatch
@@ -31,7 +31,6 @@ from hermes_celery.running.stuck_work import HeldMessage, PoolSlotGuard, StuckWo
 from hermes_celery.scheduling.sweep import RecordExaminer, Sweep
 from hermes_celery.settings import Settings, process_environment
 from hermes_celery.store import (
-    Breakers,
     Database,
     Deliveries,
     Incidents,
@@ -56,24 +55,20 @@ _log = logging.getLogger(__name__)
 def make_deliverer(settings: Settings) -> Deliverer:
     """What delivers in this process."""
     database = open_database(settings)
-    book = make_book(settings)
     return Deliverer(
-        deliveries=Deliveries(database),
-        incidents=Incidents(database),
-        jobs=Jobs(database),
-        runs=Runs(database),
-        book=book,
+        DeliveryStores.of(database),
+        book=make_book(settings),
         channels=Channels(
             environment=delivery_environment(settings),
-            names=book.names,
             files_dir=settings.output_dir,
             timeout_seconds=settings.delivery_timeout_seconds,
         ),
-        breakers=Breakers(database),
+        rules=DeliveryRules(
+            wrap=settings.wrap,
+            first_wait_seconds=settings.delivery_wait_seconds,
+            timeout_seconds=settings.delivery_timeout_seconds,
+        ),
         clock=ServerClock(database.now_ms),
-        wrap=settings.wrap,
-        first_wait_seconds=settings.delivery_wait_seconds,
-        timeout_seconds=settings.delivery_timeout_seconds,
     )
 
 
@@ -127,7 +122,7 @@ def check_alerts(settings: Settings, *, delivers_here: bool = True) -> None:
 
 def alerts_without_target(settings: Settings) -> list[str]:
     """What of the alerts means a place, and means none on this machine now."""
-    return make_book(settings).without_target(settings.alerts, None)
+    return make_book(settings).open().without_target(settings.alerts, None)
 
 
 def redeliver(

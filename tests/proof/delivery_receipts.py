@@ -21,10 +21,10 @@ from hermes_celery.core.targets import Target
 from hermes_celery.delivering.address_book import AddressBook
 from hermes_celery.delivering.channels import Channel, Channels
 from hermes_celery.delivering.dead_man_switch import Pinger
-from hermes_celery.delivering.deliverer import Deliverer
+from hermes_celery.delivering.deliverer import Deliverer, DeliveryRules, DeliveryStores
 from hermes_celery.delivering.outbox import RunAnnouncer, push_due
 from hermes_celery.errors import DeliveryFault
-from hermes_celery.store import Breakers, Database, Deliveries, Incidents, Jobs, Runs
+from hermes_celery.store import Database, Deliveries
 
 #: The host of a target whose first message is turned away.
 BUSY = "busy"
@@ -98,19 +98,13 @@ def make_announcer(messages: MessageBuilder) -> RunAnnouncer:
 def make_deliverer(database: Database, clock: Clock, directory: Path) -> Deliverer:
     """What delivers, to far ends in a directory."""
     return Deliverer(
-        breakers=Breakers(database),
-        deliveries=Deliveries(database),
-        incidents=Incidents(database),
-        jobs=Jobs(database),
-        runs=Runs(database),
+        DeliveryStores.of(database),
         book=AddressBook(
             environment={}, names_path=directory / "none", home=directory, files_dir=directory
         ),
         channels=NotedChannels(directory),
+        rules=DeliveryRules(wrap=False, first_wait_seconds=5.0, timeout_seconds=1.0),
         clock=clock,
-        wrap=False,
-        first_wait_seconds=5.0,
-        timeout_seconds=1.0,
     )
 
 

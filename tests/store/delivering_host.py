@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from hermes_celery.core.run import DeliveryState, Outcome, Run, RunState
 from hermes_celery.delivering.address_book import AddressBook
 from hermes_celery.delivering.channels import Channels
 from hermes_celery.delivering.dead_man_switch import Pinger
-from hermes_celery.delivering.deliverer import Deliverer
+from hermes_celery.delivering.deliverer import Deliverer, DeliveryRules, DeliveryStores
 from hermes_celery.delivering.outbox import RunAnnouncer, push_due
 from hermes_celery.store import Breakers, Database, Deliveries, Incidents
 from tests.support import HandClock, Store
@@ -48,6 +50,7 @@ class Place:
         self.channels: type[Channels] = Channels
         self.breakers: type[Breakers] = Breakers
         self.limits: dict[str, Any] = {}
+        self.pause: Callable[[float], None] = time.sleep
         #: What rescue was told of: job, key, what is wrong.
         self.broken: list[tuple[str, str, str]] = []
 
@@ -63,25 +66,29 @@ class Place:
             files_dir=self.home / "output",
         )
         return Deliverer(
-            deliveries=self.deliveries,
-            incidents=self.incidents,
-            jobs=self.store.jobs,
-            runs=self.store.runs,
+            DeliveryStores(
+                deliveries=self.deliveries,
+                incidents=self.incidents,
+                jobs=self.store.jobs,
+                runs=self.store.runs,
+                breakers=self.breakers(self.store.database),
+            ),
             book=book,
             channels=self.channels(
                 environment=self.environment,
-                names=book.names,
                 files_dir=self.home / "output",
                 timeout_seconds=0.5,
                 hermes_command=str(self.home / "hermes"),
             ),
-            breakers=self.breakers(self.store.database),
+            rules=DeliveryRules(
+                wrap=self.wrap,
+                first_wait_seconds=10,
+                timeout_seconds=0.5,
+                jitter=lambda: 1.0,
+                **self.limits,
+            ),
             clock=self.store.clock,
-            wrap=self.wrap,
-            first_wait_seconds=10,
-            timeout_seconds=0.5,
-            jitter=lambda: 1.0,
-            **self.limits,
+            pause=self.pause,
         )
 
     def job(self, deliver: str, **fields: Any) -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 
 from hermes_celery.core.run import DeliveryState, RunState
 from hermes_celery.core.targets import Target
+from hermes_celery.delivering.address_book import AddressBook
+from hermes_celery.delivering.attachments import ExtractedFiles
 from hermes_celery.delivering.channels import Channels
 from hermes_celery.delivering.deliverer import MAX_ATTEMPTS
 from hermes_celery.delivering.outbox import redeliver
@@ -388,7 +390,7 @@ class FarEnds(Channels):
     """Channels to such a far end."""
 
     def __init__(self, behaviour: dict[str, Any]) -> None:
-        super().__init__(environment={}, names=dict, files_dir=Path("/"), timeout_seconds=1,
+        super().__init__(environment={}, files_dir=Path("/"), timeout_seconds=1,
                          hermes_command="/no/hermes")  # fmt: skip
         self._behaviour = behaviour
 
@@ -441,3 +443,55 @@ def test_an_alert_that_reaches_nobody_is_logged_and_an_incident(
     (incident,) = place.incidents.of_job("")
     assert f"nobody was told at {deliver}: " in incident.text
     assert any("delivery.broken" in line for line in caplog.messages)
+
+
+class CountingBook(AddressBook):
+    """An address book that counts how often its names are read and a message is made."""
+
+    read, made = 0, 0
+
+    def names(self) -> Mapping[str, str]:
+        type(self).read += 1
+        return super().names()
+
+    def attachments(self, text: str) -> ExtractedFiles:
+        type(self).made += 1
+        return super().attachments(text)
+
+
+def test_one_pass_reads_the_names_once_and_makes_one_message_for_all_targets(
+    place: Place, http: HttpReceiver
+) -> None:
+    class Book(CountingBook):
+        pass
+
+    place.book = Book
+    place.targets_toml.write_text(f'a = "{http.url}"\nb = "{http.url}"\nc = "{http.url}"')
+    place.job("a,b,c", template="{{ output }}!")
+    run = place.end(output="x")
+    assert place.work_off() == ["delivered"]
+    assert http.messages == ["x!"] * 3
+    assert (Book.read, Book.made) == (1, 1)
+    assert place.standing(run) is DeliveryState.DELIVERED
+
+
+def test_a_target_that_fails_costs_one_reading_and_one_message_for_each_attempt(
+    place: Place, http: HttpReceiver
+) -> None:
+    """What was delivered is not made again, and a change of the file holds at the next attempt."""
+
+    class Book(CountingBook):
+        pass
+
+    place.book = Book
+    place.targets_toml.write_text('ops = "json://127.0.0.1:1/"')
+    place.job("ops")
+    run = place.end(output="x")
+    place.work_off()
+    assert (Book.read, Book.made) == (1, 1)
+    place.targets_toml.write_text(f'ops = "{http.url}"')
+    place.store.clock.advance(60)
+    assert place.rescue() == 1
+    place.work_off()
+    assert place.standing(run) is DeliveryState.DELIVERED
+    assert (Book.read, Book.made) == (2, 2)

@@ -201,7 +201,7 @@ def test_a_result_waits_for_a_server_that_stands_still_and_nobody_sends_again(
         place.deliveries = mine
 
     place.deliveries = Away(place.store.database)
-    place.limits = {"pause": meanwhile}
+    place.pause = meanwhile
     place.job(http.url)
     run = place.end(output="x")
     assert place.work_off() == ["delivered"]

@@ -225,8 +225,8 @@ def test_good_targets_are_taken(tmp_path: Path) -> None:
 
 def test_what_means_no_place_now_is_named_but_origin_is_no_fault(tmp_path: Path) -> None:
     found = book(tmp_path, {"SLACK_HOME_CHANNEL": "C1"})
-    assert found.without_target("origin,telegram,slack,local", None) == ["telegram"]
-    assert book(tmp_path).without_target("all", None) == ["all"]
+    assert found.open().without_target("origin,telegram,slack,local", None) == ["telegram"]
+    assert book(tmp_path).open().without_target("all", None) == ["all"]
 
 
 def test_a_url_never_shows() -> None:
@@ -295,5 +295,5 @@ def test_what_a_plugin_tells_becomes_the_error_without_tokens_and_reaches_no_log
 
 def test_a_faulty_file_of_names_stops_no_other_target(tmp_path: Path) -> None:
     (tmp_path / "targets.toml").write_text("ops = 1")
-    found = book(tmp_path).targets("ops,telegram:1", None)
+    found = book(tmp_path).open().targets("ops,telegram:1", None)
     assert [target.label for target in found] == ["telegram:1"]
