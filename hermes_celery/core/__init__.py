@@ -1,1 +1,5 @@
-"""Values and decisions: no input or output, and no clock."""
+"""Values and decisions: what a job, run, policy, target and incident are, and what follows.
+
+Each question is answered from arguments alone; `now` is one of them. No input or output, no clock,
+no environment: what is stored is `store`'s, what happens is the three processes'.
+"""
