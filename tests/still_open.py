@@ -2,8 +2,6 @@
 
 MANY_PARAMETERS = {
     "running.ended_by_celery._give_up",
-    "scheduling.declared_jobs.synchronise",
-    "scheduling.namespace_move.__init__",
     "store.cancelling.cancel_run",
     "store.deliveries.notice",
     "store.deliveries.plan",

@@ -37,7 +37,7 @@ from hermes_celery.interop.cron_attributes import (
     place_of,
     project_of,
 )
-from hermes_celery.scheduling.declared_jobs import managed_id, synchronise
+from hermes_celery.scheduling.declared_jobs import DeclaredJobs, managed_id, synchronise
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -289,12 +289,14 @@ class ProjectDeclarer:
             event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
         report = synchronise(
             self._jobs,
-            declared,
-            manager=manager,
+            DeclaredJobs(
+                manager=manager,
+                requests=declared,
+                default_timezone=self._default_timezone,
+                place_of=lambda name: place_of(self._app, name),
+            ),
             now=from_ms(now_ms),
-            default_timezone=self._default_timezone,
             left=kept | unread,
-            place_of=lambda name: place_of(self._app, name),
         )
         reasons = {**reasons, **report.refused}
         for job_id, project in contested.items():

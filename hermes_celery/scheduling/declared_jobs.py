@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -43,34 +44,39 @@ def managed_id(manager: str, name: str) -> str:
     return hashlib.sha256(f"{manager}\0{name}".encode()).hexdigest()[:12]
 
 
-def synchronise(
-    jobs: Jobs,
-    declared: Mapping[str, JobRequest],
-    *,
-    manager: str,
-    now: datetime,
-    default_timezone: str,
-    left: Collection[str] = (),
-    place_of: Callable[[str], str | None] = lambda name: None,
-) -> SyncReport:
-    """Make the jobs of `manager` what is declared. One that cannot be made is told, not fatal.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredJobs:
+    """The jobs that one project declares."""
 
-    `place_of` says where a job is declared.
+    #: Who declares them; each of the stored jobs says so.
+    manager: str
+    requests: Mapping[str, JobRequest]
+    #: The zone of a job that names none.
+    default_timezone: str
+    #: Where a job is declared, by its name, for people.
+    place_of: Callable[[str], str | None] = lambda name: None
+
+
+def synchronise(
+    jobs: Jobs, declared: DeclaredJobs, *, now: datetime, left: Collection[str] = ()
+) -> SyncReport:
+    """Make the manager's jobs what is declared. One that cannot be made is told, not fatal.
 
     The ids in `left` are left alone: their jobs are on their way from another namespace.
 
     Raises StoreError.
     """
-    wanted = {managed_id(manager, name): request for name, request in declared.items()}
+    manager = declared.manager
+    wanted = {managed_id(manager, name): request for name, request in declared.requests.items()}
     for job_id in left:
         wanted.pop(job_id, None)
-    names = {managed_id(manager, name): name for name in declared}
+    names = {managed_id(manager, name): name for name in declared.requests}
     new: list[Job] = []
     refused: dict[str, str] = {}
     for job_id, request in wanted.items():
         try:
-            job = _job(request, job_id, manager=manager, now=now, default_timezone=default_timezone)
-            new.append(_placed(job, place_of(names[job_id])))
+            job = _job(request, job_id, declared, now=now)
+            new.append(_placed(job, declared.place_of(names[job_id])))
         except HermesCeleryError as error:
             refused[names[job_id]] = str(error)
     kept = {*wanted, *left}
@@ -91,11 +97,11 @@ def synchronise(
     return report
 
 
-def _job(
-    request: JobRequest, job_id: str, *, manager: str, now: datetime, default_timezone: str
-) -> Job:
-    spec, first = define(request, job_id=job_id, now=now, default_timezone=default_timezone)
-    return Job(spec=msgspec.structs.replace(spec, managed_by=manager), next_run_at=first)
+def _job(request: JobRequest, job_id: str, declared: DeclaredJobs, *, now: datetime) -> Job:
+    spec, first = define(
+        request, job_id=job_id, now=now, default_timezone=declared.default_timezone
+    )
+    return Job(spec=msgspec.structs.replace(spec, managed_by=declared.manager), next_run_at=first)
 
 
 def _placed(job: Job, place: str | None) -> Job:

@@ -219,7 +219,7 @@ class ForeignWorkers:
             self._wanted.clear()
             self._asked_ms = now_ms
             try:
-                self._note(self._foreign(who, now_ms), who, now_ms=now_ms)
+                self._remember_answers(self._foreign(who, now_ms), who, now_ms=now_ms)
             finally:
                 # An answer that cannot be had must not keep a lost message back for ever.
                 self._heard_ms = now_ms
@@ -269,7 +269,7 @@ class ForeignWorkers:
             for (worker, queue), since_ms in sorted(self._unsigned.items())
         ]
 
-    def _note(self, foreign: Sequence[_Consumer], who: Crew, *, now_ms: int) -> None:
+    def _remember_answers(self, foreign: Sequence[_Consumer], who: Crew, *, now_ms: int) -> None:
         found = {
             name: ForeignQueue(
                 name=name,

@@ -97,6 +97,16 @@ class _Made:
     task: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnJobs:
+    """How a project knows which jobs are its own."""
+
+    #: Who declares its jobs, as each of them has it.
+    manager: str
+    #: Whether the project has a task of that name.
+    knows_task: Callable[[str], bool]
+
+
 class NamespaceMove:
     """One project's way from the namespace that all shared into its own."""
 
@@ -105,19 +115,17 @@ class NamespaceMove:
         source: Database,
         target: Database,
         *,
-        manager: str,
-        knows_task: Callable[[str], bool],
+        own: OwnJobs,
         tell: Callable[[str], None],
         over: Callable[[str], None],
         second: SecondBeat,
     ) -> None:
-        """`manager` is who declares the project's jobs; `tell` and `over` make an incident."""
+        """`tell` and `over` make an incident, and end it."""
         self._source, self._target = source, target
         self._jobs = Jobs(source)
         self._mover = Mover(source, target)
         self._neighbours = Neighbours(source, namespace=target.keys.namespace)
-        self._manager = manager
-        self._knows_task = knows_task
+        self._own = own
         self._tell, self._over = tell, over
         self._second = second
         self._complaint = RateLimitedLog()
@@ -208,7 +216,7 @@ class NamespaceMove:
         """Read what is there: the declared jobs at once, the others page by page."""
         if self._scan is None:
             self._lived_there = self._neighbours.enter() or self._lived_there
-            ids = self._jobs.managed_by(self._manager)
+            ids = self._jobs.managed_by(self._own.manager)
             self._declared = dict.fromkeys(sorted(self._jobs.stored(ids)))
             self._lived_there = self._lived_there or bool(self._declared)
             self._scan = self._jobs.matching()
@@ -219,20 +227,21 @@ class NamespaceMove:
             if job is None:
                 self._is_scanned = True
             else:
-                self._note(job)
+                self._sort_out(job)
 
-    def _note(self, job: Job | UnreadableJob) -> None:
+    def _sort_out(self, job: Job | UnreadableJob) -> None:
+        """Note whether a job moves, stays for somebody else, or is nobody's for sure."""
         if isinstance(job, UnreadableJob):
             self._keep(job.id, job.name or job.id)
             return
         spec = job.spec
         task = spec.task.name if spec.task else ""
-        if spec.managed_by == self._manager:
+        if spec.managed_by == self._own.manager:
             self._declared[job.id] = None
             self._lived_there = True
         elif spec.managed_by is not None:
             self._foreign_tasks.add(task)
-        elif task and not task.startswith(_OURS) and self._knows_task(task):
+        elif task and not task.startswith(_OURS) and self._own.knows_task(task):
             self._made[job.id] = _Made(name=job.name, task=task)
         else:
             self._keep(job.id, job.name)

@@ -16,7 +16,7 @@ from hermes_celery.celery_app.declarer import (
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.interop.cron_attributes import manager_of
-from hermes_celery.scheduling.namespace_move import NamespaceMove, SecondBeat
+from hermes_celery.scheduling.namespace_move import NamespaceMove, OwnJobs, SecondBeat
 from hermes_celery.store import Declarations, Formats, Incidents, Jobs, Waker
 from hermes_celery.store.program_signs import ProgramSign
 from hermes_celery.wiring.beat import BeatPlace, beat_of
@@ -124,8 +124,7 @@ def _make_namespace_move(
     return NamespaceMove(
         source,
         database,
-        manager=manager_of(app),
-        knows_task=lambda name: name in app.tasks,
+        own=OwnJobs(manager=manager_of(app), knows_task=lambda name: name in app.tasks),
         tell=lambda text: troubles.tell(
             TroubleKind.NAMESPACE, "moving", text, now_ms=clock.now_ms()
         ),

@@ -8,7 +8,7 @@ import pytest
 
 from hermes_celery.core.job import Job, JobRequest, JobState
 from hermes_celery.errors import Conflict, JobError, ScheduleError, StoreError
-from hermes_celery.scheduling.declared_jobs import SyncReport, synchronise
+from hermes_celery.scheduling.declared_jobs import DeclaredJobs, SyncReport, synchronise
 from hermes_celery.store import WRITES, BrokenJob, Jobs, Write, Written
 from tests.support import NOON, Store, a_job, replaced
 
@@ -123,7 +123,9 @@ def test_add_many_says_when_the_server_refused_one(
 
 def declare(jobs: Jobs, *requests: JobRequest, later: timedelta = timedelta(0)) -> SyncReport:
     declared = {request.name or "": request for request in requests}
-    return synchronise(jobs, declared, manager="m", now=NOON + later, default_timezone="UTC")
+    return synchronise(
+        jobs, DeclaredJobs(manager="m", requests=declared, default_timezone="UTC"), now=NOON + later
+    )
 
 
 def test_a_configuration_is_followed_page_by_page(store: Store) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from hermes_celery.core.job import Job
 from hermes_celery.core.work import TaskCall
-from hermes_celery.scheduling.namespace_move import NamespaceMove, SecondBeat
+from hermes_celery.scheduling.namespace_move import NamespaceMove, OwnJobs, SecondBeat
 from hermes_celery.store import Database, Formats, Neighbours, connect
 from hermes_celery.store.keys import Keys
 from tests.acl import documented_rules, user
@@ -28,8 +28,9 @@ class World:
         self.moving = NamespaceMove(
             shared,
             own,
-            manager=_MANAGER,
-            knows_task=lambda name: name in ("shop.work", "both.work"),
+            own=OwnJobs(
+                manager=_MANAGER, knows_task=lambda name: name in ("shop.work", "both.work")
+            ),
             tell=self.said.append,
             over=self.over.append,
             second=self.second,

@@ -8,7 +8,7 @@ import pytest
 from hermes_celery.core.job import Job, JobRequest, UnreadableJob
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import JobError, RecordBroken
-from hermes_celery.scheduling.declared_jobs import synchronise
+from hermes_celery.scheduling.declared_jobs import DeclaredJobs, synchronise
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import BrokenJob
 from hermes_celery.store.jobs import NewerRecord
@@ -77,11 +77,17 @@ def test_unknown_fields_of_the_record_itself_stay(store: Store) -> None:
 
 
 def test_unknown_fields_survive_what_a_project_declares_anew(store: Store) -> None:
-    synchronise(store.jobs, {"n": request()}, manager="m", now=NOON, default_timezone="UTC")
+    synchronise(
+        store.jobs,
+        DeclaredJobs(manager="m", requests={"n": request()}, default_timezone="UTC"),
+        now=NOON,
+    )
     (job,) = store.jobs.all()
     rewritten(store, job, colour="blue")
     declared = {"n": request(prompt="another")}
-    synchronise(store.jobs, declared, manager="m", now=NOON, default_timezone="UTC")
+    synchronise(
+        store.jobs, DeclaredJobs(manager="m", requests=declared, default_timezone="UTC"), now=NOON
+    )
     spec = stored(store, job.id)
     assert (spec["prompt"], spec["colour"]) == ("another", "blue")
 

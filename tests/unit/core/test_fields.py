@@ -29,7 +29,7 @@ from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.errors import JobError
 from hermes_celery.interop.cron_attributes import DECLARED
-from hermes_celery.scheduling.declared_jobs import synchronise
+from hermes_celery.scheduling.declared_jobs import DeclaredJobs, synchronise
 from hermes_celery.store import Database
 from hermes_celery.wiring.client import open_cron
 from hermes_celery.wiring.project import Cron
@@ -296,7 +296,9 @@ def store() -> Store:
 def declare(store: Store, **fields: Any) -> None:
     request = JobRequest(**{"schedule": "every 2h", "prompt": "x", "name": "job", **fields})
     report = synchronise(
-        store.jobs, {"job": request}, manager="m", now=store.cron.now, default_timezone="UTC"
+        store.jobs,
+        DeclaredJobs(manager="m", requests={"job": request}, default_timezone="UTC"),
+        now=store.cron.now,
     )
     assert report.refused == {}
 

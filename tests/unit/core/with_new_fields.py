@@ -20,7 +20,7 @@ from hermes_celery.cli import main
 from hermes_celery.core.job import JobRequest
 from hermes_celery.errors import JobError
 from hermes_celery.interop.hermes.home import job_from_record
-from hermes_celery.scheduling.declared_jobs import synchronise
+from hermes_celery.scheduling.declared_jobs import DeclaredJobs, synchronise
 from hermes_celery.wiring.client import open_cron
 
 NOON = datetime(2026, 6, 22, 12, tzinfo=UTC)
@@ -62,7 +62,11 @@ def declaring() -> None:
 
     def declare(now: datetime, **fields: str) -> None:
         request = JobRequest(schedule="every 2h", prompt="x", name="declared", **fields)
-        synchronise(jobs, {"d": request}, manager="m", now=now, default_timezone="UTC")
+        synchronise(
+            jobs,
+            DeclaredJobs(manager="m", requests={"d": request}, default_timezone="UTC"),
+            now=now,
+        )
 
     declare(NOON)
     declare(NOON + timedelta(hours=1), colour="red")
