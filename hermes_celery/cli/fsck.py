@@ -21,8 +21,8 @@ from hermes_celery.core.reconciling import Disagreement, DisagreementKind
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.scheduling.sweep import RecordExaminer
 from hermes_celery.store import Database, How, Page
-from hermes_celery.wiring.delivery import make_examiner
 from hermes_celery.wiring.server import reachable_database, readable_database
+from hermes_celery.wiring.watchdogs import make_examiner
 
 #: What a mend brings to light is found by another pass; more than that goes round in circles.
 _PASSES = 3

@@ -19,7 +19,7 @@ import msgspec
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Outcome, RunState
-from hermes_celery.errors import ScriptError
+from hermes_celery.errors import JobError, ScriptError
 from hermes_celery.masking.output import Redact, is_credential, known_secrets, redactor, unredacted
 from hermes_celery.running.child_process import (
     ChildEnding,
@@ -61,6 +61,21 @@ def _located(scripts_dir: Path, script: str) -> Path:
     if not path.is_file():
         raise ScriptError(f"Script path is not a file: {scripts_dir / script}")
     return path
+
+
+def check_local_files(spec: JobSpec, *, scripts_dir: Path) -> None:
+    """Refuse a job whose script or working directory is not on this machine.
+
+    Raises ScriptError or JobError.
+    """
+    if spec.script:
+        locate(scripts_dir, spec.script)
+    if spec.workdir:
+        path = Path(spec.workdir)
+        if not path.exists():
+            raise JobError(f"Cron workdir does not exist: {path}")
+        if not path.is_dir():
+            raise JobError(f"Cron workdir is not a directory: {path}")
 
 
 def command(

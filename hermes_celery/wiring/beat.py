@@ -42,15 +42,15 @@ from hermes_celery.store import (
     Waker,
 )
 from hermes_celery.store.loss_note import Witness
-from hermes_celery.wiring.delivery import (
+from hermes_celery.wiring.messages import make_messages
+from hermes_celery.wiring.other_beats import left_by_others
+from hermes_celery.wiring.server import open_database
+from hermes_celery.wiring.watchdogs import (
     make_broken_records,
     make_delivery_rescue,
     make_reporter,
     make_sweep,
 )
-from hermes_celery.wiring.messages import make_messages
-from hermes_celery.wiring.other_beats import left_by_others
-from hermes_celery.wiring.server import open_database
 
 if TYPE_CHECKING:
     from hermes_celery.celery_app.declarer import Declarer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.app_settings import app_settings, default_zone
@@ -11,8 +10,7 @@ from hermes_celery.celery_app.broker import key_prefix
 from hermes_celery.client import Client, JobChecks, NamespaceRecords, RunMessages
 from hermes_celery.clock import ServerClock
 from hermes_celery.core.job import JobSpec
-from hermes_celery.errors import JobError
-from hermes_celery.running.script import locate
+from hermes_celery.running.script import check_local_files
 from hermes_celery.settings import Settings, broker_variables, read_settings
 from hermes_celery.store import Database, Declarations, DueIndex, ForeignQueues, Jobs, Runs
 from hermes_celery.store.load import base_of
@@ -56,7 +54,7 @@ def _client(settings: Settings, database: Database, *, app: Celery | None) -> Cl
         clock=ServerClock(database.now_ms),
         checks=JobChecks(
             default_timezone=default_zone(settings, app),
-            files=lambda spec: check_files(spec, scripts_dir=settings.scripts_dir),
+            files=lambda spec: check_local_files(spec, scripts_dir=settings.scripts_dir),
             delivery=lambda spec: _check_delivery(settings, spec),
         ),
         messages=RunMessages(
@@ -81,21 +79,6 @@ def why_sent_of(database: Database, app: Celery | None) -> Callable[[JobSpec, st
         return ForeignQueues(database).why_sent(name, now_ms=database.now_ms())
 
     return why_sent
-
-
-def check_files(spec: JobSpec, *, scripts_dir: Path) -> None:
-    """Refuse a job whose script or working directory is not on this machine.
-
-    Raises ScriptError or JobError.
-    """
-    if spec.script:
-        locate(scripts_dir, spec.script)
-    if spec.workdir:
-        path = Path(spec.workdir)
-        if not path.exists():
-            raise JobError(f"Cron workdir does not exist: {path}")
-        if not path.is_dir():
-            raise JobError(f"Cron workdir is not a directory: {path}")
 
 
 def _check_delivery(settings: Settings, spec: JobSpec) -> None:

@@ -22,14 +22,10 @@ from hermes_celery.store import Runs
 from hermes_celery.store.program_signs import ProgramSign
 from hermes_celery.store.worker_signs import Look, Presence
 from hermes_celery.wiring import project_jobs
-from hermes_celery.wiring.delivery import (
-    check_alerts,
-    make_beat_watchdog,
-    make_deliverer,
-    make_slot_guard,
-)
+from hermes_celery.wiring.delivery import check_alerts, make_deliverer
 from hermes_celery.wiring.program_sign import make_sign
 from hermes_celery.wiring.server import open_database, reachable_database
+from hermes_celery.wiring.watchdogs import make_beat_watchdog, make_slot_guard
 from hermes_celery.wiring.worker import make_dead_letters, make_run_ender, make_runner
 
 

@@ -20,9 +20,9 @@ from hermes_celery.scheduling.namespace_move import NamespaceMove, OwnJobs, Seco
 from hermes_celery.store import Declarations, Formats, Incidents, Jobs, Waker
 from hermes_celery.store.program_signs import ProgramSign
 from hermes_celery.wiring.beat import BeatPlace, beat_of
-from hermes_celery.wiring.delivery import make_reporter
 from hermes_celery.wiring.program_sign import make_sign
 from hermes_celery.wiring.server import open_database
+from hermes_celery.wiring.watchdogs import make_reporter
 
 if TYPE_CHECKING:
     from hermes_celery.celery_app.messages import OccurrenceListener

@@ -17,9 +17,10 @@ from hermes_celery.running.kinds import make_work
 from hermes_celery.running.runner import Runner, RunServices
 from hermes_celery.settings import Settings
 from hermes_celery.store import Jobs, Letters, Places, Runs
-from hermes_celery.wiring.delivery import make_deliverer, make_stuck_work_handler, make_sweep
+from hermes_celery.wiring.delivery import make_deliverer
 from hermes_celery.wiring.messages import make_messages
 from hermes_celery.wiring.server import open_database
+from hermes_celery.wiring.watchdogs import make_stuck_work_handler, make_sweep
 
 if TYPE_CHECKING:
     from hermes_celery.celery_app.types import Celery

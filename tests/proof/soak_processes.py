@@ -37,9 +37,10 @@ from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
 from hermes_celery.store import Database, DueIndex, Places, Runs, Waker
-from hermes_celery.wiring.delivery import make_deliverer, make_sweep
+from hermes_celery.wiring.delivery import make_deliverer
 from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.server import open_database
+from hermes_celery.wiring.watchdogs import make_sweep
 from tests.proof.crash_child import assembled_beat, unpacked
 from tests.proof.delivery_receipts import make_announcer, push_deliveries
 from tests.proof.history import StartLog

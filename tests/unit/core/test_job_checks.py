@@ -14,7 +14,7 @@ from hermes_celery.core.job import Job, JobRequest, is_job_id, new_job_id
 from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.instant import iso
-from hermes_celery.wiring.client import check_files
+from hermes_celery.running.script import check_local_files
 from tests.support import DATA, NOON, a_spec, cases
 
 #: Cases that differ on purpose, with the reason.
@@ -44,7 +44,7 @@ def test_a_job_is_created_as_hermes_creates_it(
             JobRequest(**given), job_id=new_job_id(), now=now, default_timezone="UTC"
         )
         # The recorded scripts were not on disk; directories were.
-        check_files(spec if spec.script is None else a_spec(), scripts_dir=DATA)
+        check_local_files(spec if spec.script is None else a_spec(), scripts_dir=DATA)
         return Job(spec=spec, next_run_at=first)
 
     if "error" in case["expected"]:

@@ -1,0 +1,151 @@
+"""Puts together what watches: troubles and their reporter, broken records, slots, and the sweep."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from hermes_celery.clock import Clock, ServerClock
+from hermes_celery.delivering.beat_watchdog import BeatWatchdog
+from hermes_celery.delivering.broken_records import BrokenRecords
+from hermes_celery.delivering.dead_man_switch import Pinger, SchedulerSwitch
+from hermes_celery.delivering.outbox import push_due
+from hermes_celery.delivering.overload import OverloadWatch
+from hermes_celery.delivering.trouble_reporter import TroubleReporter
+from hermes_celery.delivering.watchdog import Watchdog
+from hermes_celery.guards.duty import Duty
+from hermes_celery.running.stuck_work import HeldMessage, PoolSlotGuard, StuckWorkHandler
+from hermes_celery.scheduling.sweep import RecordExaminer, Sweep
+from hermes_celery.settings import Settings
+from hermes_celery.store import (
+    Database,
+    Deliveries,
+    Incidents,
+    Jobs,
+    Records,
+    Repairs,
+    Runs,
+    SharedKeys,
+    Signs,
+    SweepNotes,
+)
+from hermes_celery.wiring.delivery import make_deliverer
+from hermes_celery.wiring.server import open_database
+
+if TYPE_CHECKING:
+    from hermes_celery.delivering.outbox import DeliveryMessages
+
+
+def make_delivery_rescue(
+    settings: Settings,
+    database: Database,
+    messages: DeliveryMessages,
+    *,
+    clock: Clock,
+    on_broken: BrokenRecords,
+) -> Callable[[int, int], None]:
+    """What a leader does for deliveries in each pass of rescue: push what is due, and scan."""
+    deliveries = Deliveries(database)
+    watchdog = make_watchdog(settings, database, clock=clock, on_broken=on_broken)
+    scanning = Duty("scan", clock=clock, on_broken=on_broken)
+    pushing = Duty("push deliveries", clock=clock, on_broken=on_broken)
+
+    def pass_once(token: int, now_ms: int) -> None:
+        scanning.attempt(lambda: watchdog.scan(now_ms), None)
+        pushing.attempt(
+            lambda: push_due(deliveries, messages, token=token, now_ms=now_ms, on_broken=on_broken),
+            0,
+        )
+
+    return pass_once
+
+
+def make_examiner(database: Database) -> RecordExaminer:
+    """What compares and mends records."""
+    return RecordExaminer(
+        repairs=Repairs(database), shared=SharedKeys(database), records=Records(database)
+    )
+
+
+def make_sweep(settings: Settings) -> Sweep:
+    """What compares all records in small steps, through a connection of its own."""
+    database = open_database(settings)
+    return Sweep(
+        make_examiner(database),
+        jobs=Jobs(database),
+        incidents=Incidents(database),
+        reporter=make_reporter(settings, database),
+        notes=SweepNotes(database),
+    )
+
+
+def make_broken_records(settings: Settings, database: Database, clock: Clock) -> BrokenRecords:
+    """What makes incidents of records that cannot be read."""
+    return BrokenRecords(make_reporter(settings, database), Incidents(database), clock=clock)
+
+
+def make_watchdog(
+    settings: Settings, database: Database, *, clock: Clock, on_broken: BrokenRecords
+) -> Watchdog:
+    """What looks for troubles that no run reports."""
+    reporter, url = make_reporter(settings, database), settings.ping_url
+    pinger = Pinger(timeout_seconds=settings.delivery_timeout_seconds)
+    return Watchdog(
+        database,
+        reporter=reporter,
+        broken=on_broken,
+        clock=clock,
+        switch=SchedulerSwitch(url, pinger=pinger) if url else None,
+        overload=OverloadWatch(
+            database, incidents=Incidents(database), reporter=reporter, home=settings.home
+        ),
+    )
+
+
+def make_stuck_work_handler(settings: Settings) -> StuckWorkHandler:
+    """What reacts to work that goes on although its run was stopped."""
+    database = open_database(settings)
+    return StuckWorkHandler(
+        reporter=make_reporter(settings, database),
+        incidents=Incidents(database),
+        clock=ServerClock(database.now_ms),
+    )
+
+
+def make_slot_guard(
+    settings: Settings,
+    *,
+    worker: str,
+    held: Callable[[], Iterable[HeldMessage]],
+    kill: Callable[[int], None],
+) -> PoolSlotGuard:
+    """What watches the slots of this worker's pool."""
+    database = open_database(settings)
+    clock = ServerClock(database.now_ms)
+    return PoolSlotGuard(Runs(database), worker=worker, held=held, kill=kill, clock=clock)
+
+
+def make_beat_watchdog(settings: Settings) -> BeatWatchdog:
+    """What watches from a worker that some beat ticks."""
+    database = open_database(settings)
+    return BeatWatchdog(
+        Signs(database),
+        make_reporter(settings, database),
+        clock=ServerClock(database.now_ms),
+    )
+
+
+def make_reporter(settings: Settings, database: Database) -> TroubleReporter:
+    """What tells of troubles; a notice that no worker would send goes out from a thread here."""
+
+    def send_now(notice: str) -> None:
+        deliver = make_deliverer(settings).deliver
+        threading.Thread(target=deliver, args=(notice,), name="hermes-notice", daemon=True).start()
+
+    return TroubleReporter(
+        incidents=Incidents(database),
+        deliveries=Deliveries(database),
+        alerts=settings.alerts,
+        send_now=send_now,
+    )
