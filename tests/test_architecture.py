@@ -277,8 +277,6 @@ def test_only_the_public_names_are_imported_by_a_text_that_is_not_written_there(
 
 @pytest.mark.parametrize("name", modules())
 def test_an_import_inside_a_function_says_why(name: str) -> None:
-    if name in still_open.SILENT_INNER_IMPORTS:
-        return
     silent = list(silent_imports(modules()[name], text_of(name).splitlines()))
     assert silent == [], (
         f"{name}:{silent[0]}: import it at the top; it may stand here only to start fast, and says "

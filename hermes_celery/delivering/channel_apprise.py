@@ -79,7 +79,7 @@ class AppriseChannel:
 
 def _plugin(url: str, timeout_seconds: float) -> Any:
     """Apprise's object for a URL. Raises DeliveryRefused without the URL's tokens."""
-    import apprise
+    import apprise  # of the extra `notify`; and 90 ms that most commands need not pay
 
     # What these say may hold what the URL holds, and would go to the process's log.
     _log.propagate = False
@@ -102,7 +102,7 @@ def _plugin(url: str, timeout_seconds: float) -> Any:
 def _attachments(paths: list[str] | None) -> Any:
     if not paths:
         return None
-    import apprise
+    import apprise  # of the extra `notify`
 
     return apprise.AppriseAttachment(paths=paths)
 

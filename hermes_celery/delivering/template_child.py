@@ -31,8 +31,7 @@ def main() -> None:
 
 def _answer(request: dict) -> dict:  # type: ignore[type-arg]  # what JSON holds
     try:
-        import jinja2
-        import jinja2.sandbox
+        import jinja2.sandbox  # of the extra `notify`, which may be missing
     except ImportError:
         return {"is_missing": True}
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)

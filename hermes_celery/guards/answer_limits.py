@@ -118,7 +118,7 @@ def _limit_files() -> None:
 
 @cache
 def _limit_bodies() -> None:
-    from requests.adapters import HTTPAdapter
+    from requests.adapters import HTTPAdapter  # 150 ms; pings need the other limit alone
 
     send = HTTPAdapter.send
 
@@ -137,8 +137,8 @@ def _cut(response: Response) -> None:
 
     Raises requests.ConnectionError.
     """
-    from requests import ConnectionError as Disconnected
-    from urllib3.exceptions import HTTPError
+    from requests import ConnectionError as Disconnected  # imported by now
+    from urllib3.exceptions import HTTPError  # as is this
 
     try:
         body = _beginning(lambda: response.raw.read(_CHUNK, decode_content=False))

@@ -53,6 +53,15 @@ class RunMessage(msgspec.Struct, frozen=True, kw_only=True):
     hop: int = 0
 
 
+class ProcessEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a pool process ended that had a run's message."""
+
+    pid: int
+    #: What its run comes to, unless it is tried again.
+    state: RunState
+    error: str
+
+
 class EndsDeliveries(Protocol):
     """What ends deliveries, such as `delivering.deliverer.Deliverer`."""
 
@@ -129,7 +138,11 @@ class RunEnder:
         def end() -> None:
             policy, attempt = self._policy(message.run_id)
             again = retries_failure(policy, attempt=attempt)
-            self._give_up(message, pid, RunState.TIMED_OUT, error, policy, attempt, again=again)
+            self._give_up(
+                message,
+                ProcessEnd(pid=pid, state=RunState.TIMED_OUT, error=error),
+                retry_at_ms=self._retry_at_ms(policy, attempt) if again else None,
+            )
 
         self._writes.later(f"the end of run {message.run_id}", end)
 
@@ -139,7 +152,11 @@ class RunEnder:
         def end() -> None:
             policy, attempt = self._policy(message.run_id)
             again = retries_loss(policy, attempt=attempt, task_wants_it=task_wants_it)
-            self._give_up(message, pid, RunState.LOST, error, policy, attempt, again=again)
+            self._give_up(
+                message,
+                ProcessEnd(pid=pid, state=RunState.LOST, error=error),
+                retry_at_ms=self._retry_at_ms(policy, attempt) if again else None,
+            )
 
         self._writes.later(f"the end of run {message.run_id}", end)
 
@@ -153,8 +170,12 @@ class RunEnder:
         try:
             policy, attempt = self._policy(message.run_id)
             again = retries_loss(policy, attempt=attempt, task_wants_it=True)
+            wait_ms = int((wait_seconds + _COMES_AGAIN_SECONDS) * 1000)
             self._give_up(
-                message, pid, state, error, policy, attempt, again=again, wait_seconds=wait_seconds
+                message,
+                ProcessEnd(pid=pid, state=state, error=error),
+                retry_at_ms=self._clock.now_ms() + wait_ms if again else None,
+                is_requeued=again,
             )
         except Exception as failure:  # noqa: BLE001 - who calls is Celery's own loop
             # Its heartbeat stops, and the leader sees to it.
@@ -168,6 +189,10 @@ class RunEnder:
 
         self._writes.later(f"the end of delivery {delivery_id}", end)
 
+    def _retry_at_ms(self, policy: Policy, attempt: int) -> int:
+        wait_ms = retry_wait_ms(policy, attempt=attempt, jitter=random.random())
+        return self._clock.now_ms() + wait_ms
+
     def _policy(self, run_id: str) -> tuple[Policy, int]:
         spec, attempt = self._runs.spec_of(run_id)
         return (Policy() if spec is None else spec.policy), attempt
@@ -175,29 +200,24 @@ class RunEnder:
     def _give_up(
         self,
         message: RunMessage,
-        pid: int,
-        state: RunState,
-        error: str,
-        policy: Policy,
-        attempt: int,
+        process: ProcessEnd,
         *,
-        again: bool,
-        wait_seconds: float | None = None,
+        retry_at_ms: int | None,
+        is_requeued: bool = False,
     ) -> None:
-        now_ms, retry_at_ms = self._clock.now_ms(), None
-        if again and wait_seconds is None:
-            wait_ms = retry_wait_ms(policy, attempt=attempt, jitter=random.random())
-            retry_at_ms = now_ms + wait_ms
-        elif again:
-            retry_at_ms = now_ms + int(((wait_seconds or 0) + _COMES_AGAIN_SECONDS) * 1000)
+        """End the run, or put it back in line for its next attempt.
+
+        The message of that attempt is on the queue already where the run `is_requeued`.
+        """
+        now_ms, state, error = self._clock.now_ms(), process.state, process.error
         answer = self._runs.give_up(
             message.run_id,
-            pid=pid,
+            pid=process.pid,
             state=state,
             error=error,
             now_ms=now_ms,
             retry_at_ms=retry_at_ms,
-            is_requeued=again and wait_seconds is not None,
+            is_requeued=is_requeued,
         )
         if answer == "alive" and state is RunState.TIMED_OUT:
             # It was killed before it could claim its run.
