@@ -95,7 +95,7 @@ def watch_all(app: Celery, run_ender: RunEnder) -> None:
         if not hasattr(task, _MARK):
             setattr(task, _MARK, True)
             above = symbol_by_name(task.Request)
-            fields = {"endings": run_ender, "may_skip_body": task_has_custom(task, "__call__")}
+            fields = {"run_ender": run_ender, "may_skip_body": task_has_custom(task, "__call__")}
             task.Request = type("WatchedRequest", (_WatchedRequest, above), fields)
 
 
