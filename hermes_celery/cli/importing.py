@@ -13,6 +13,7 @@ from hermes_celery.cli.opening import open_cron
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import default_zone, project, read_settings
 from hermes_celery.cli.screen import print_json
+from hermes_celery.cli.terminal import print_note
 from hermes_celery.interop import django_celery_beat, redbeat
 from hermes_celery.interop.hermes.home import ImportReport
 from hermes_celery.interop.hermes.home import import_jobs as import_home
@@ -88,10 +89,9 @@ def _taken_over(given: _Given) -> ImportReport | TakeoverReport:
         opened = open_redbeat(settings, app=project(), prefix=given.prefix, url=given.url)
         entries, source = redbeat.entries_of(opened.records()), redbeat.SOURCE
         if not entries:
-            click.echo(
+            print_note(
                 f"RedBeat has no entry under the prefix {opened.prefix!r} there; --prefix and "
-                "--url say where its entries are",
-                err=True,
+                "--url say where its entries are"
             )
     elif given.source == _DJANGO and given.file is not None:
         entries, source = django_celery_beat.entries_of(given.file), django_celery_beat.SOURCE

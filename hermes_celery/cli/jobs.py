@@ -21,7 +21,7 @@ from hermes_celery.cli.screen import (
     refused_row,
     shown,
 )
-from hermes_celery.cli.terminal import print_labelled, print_tables
+from hermes_celery.cli.terminal import print_labelled, print_note, print_tables
 from hermes_celery.client import Client
 from hermes_celery.core.job import Job, JobState, UnreadableJob, name_key, stored_word_of, word_of
 from hermes_celery.core.job_checks import request_of
@@ -273,17 +273,16 @@ def _warn_of_call(job: Job) -> None:
         f"its tasks cannot be imported here ({fault})" if fault else call_doubt(app, job.spec.task)
     )
     if why:
-        click.echo(f"Note: job {job.name!r} may not work: {why}", err=True)
+        print_note(f"Note: job {job.name!r} may not work: {why}")
 
 
 def _warn_of_tokens(job: Job) -> None:
     """A URL in a job is read by whoever can read the job's store."""
     given = f"{job.spec.deliver},{job.spec.failure_deliver or ''}".replace("file://", "")
     if "://" in given:
-        click.echo(
+        print_note(
             "Note: the job holds a URL with its tokens. A name from targets.toml keeps them out: "
-            f"{read_settings().targets_path}",
-            err=True,
+            f"{read_settings().targets_path}"
         )
 
 
@@ -293,7 +292,7 @@ def _confirm(job: Job | UnreadableJob, *, verb: str, as_json: bool) -> None:
         return
     click.echo(f"{verb} {job.id}  {job.name}".rstrip())
     if isinstance(job, UnreadableJob):
-        click.echo(f"It could not be read; what was stored is kept under {_KEPT}", err=True)
+        print_note(f"It could not be read; what was stored is kept under {_KEPT}")
     elif verb == "resumed":
         click.echo(_upcoming(job))
 

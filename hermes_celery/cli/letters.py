@@ -7,7 +7,7 @@ import click
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings
 from hermes_celery.cli.screen import print_json, shown
-from hermes_celery.cli.terminal import print_table
+from hermes_celery.cli.terminal import print_note, print_table
 from hermes_celery.core.dead_letters import KEPT
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Letters
@@ -47,7 +47,7 @@ def letters(ctx: click.Context, limit: int, as_json: bool) -> None:
     )
     print_table(_COLUMNS, rows, empty="no message was unreadable")
     for advice in sorted({letter.advice for letter in found}):
-        click.echo(f"→ {advice}", err=True)
+        print_note(f"→ {advice}")
 
 
 @letters.command()

@@ -12,6 +12,7 @@ from hermes_celery.cli.opening import known_namespaces
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings
 from hermes_celery.cli.screen import print_json_list
+from hermes_celery.cli.terminal import print_note
 from hermes_celery.core.job import Job, UnreadableJob
 from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, checked_namespace
@@ -137,10 +138,9 @@ def _prepare(mover: Mover, settings: Settings, target: Database, *, source: str)
         with suppress(StoreError):
             Neighbours(shared, namespace=here).enter()
     if mover.follow_switch(now_ms=target.now_ms()):
-        click.echo(
+        print_note(
             f"everything is paused in namespace {source!r}, and now in {here!r} too; "
-            f"`hermes-celery -N {here} resume --all` goes on",
-            err=True,
+            f"`hermes-celery -N {here} resume --all` goes on"
         )
 
 

@@ -14,7 +14,7 @@ from hermes_celery.cli.opening import open_cron, open_cron_to_read
 from hermes_celery.cli.options import Instant, Since, json_option
 from hermes_celery.cli.scope import repeating
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, run_row, summary
-from hermes_celery.cli.terminal import print_table
+from hermes_celery.cli.terminal import print_note, print_table
 from hermes_celery.client import Client
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Run, RunState, is_run_id
@@ -46,7 +46,7 @@ def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
         print_json(ended.as_json())
     else:
         _print_output(cron, run_id)
-        click.echo(_ending(ended), err=True)
+        print_note(_ending(ended))
     sys.exit(_exit_code(ended))
 
 
@@ -95,7 +95,7 @@ def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
     cron = open_cron_to_read()
     item = _run_or_latest(cron, run_or_job)
     if follow and not as_json:
-        click.echo(_ending(follow_run(cron.runs, item.id)), err=True)
+        print_note(_ending(follow_run(cron.runs, item.id)))
         return
     if as_json:
         print_json(
@@ -108,9 +108,9 @@ def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
         )
         return
     _print_output(cron, item.id)
-    click.echo(_ending(item), err=True)
+    print_note(_ending(item))
     for line in delivery_lines(item):
-        click.echo(line, err=True)
+        print_note(line)
 
 
 @click.command()

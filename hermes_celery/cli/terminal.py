@@ -155,6 +155,12 @@ def print_labelled(label: str, text: str, *, color: str | None = None) -> None:
         click.echo(line)
 
 
+def print_note(text: str) -> None:
+    """Print a sentence on stderr, beside what the command was asked for."""
+    for line in wrapped(printable(text), width=terminal_width(is_error=True)):
+        click.echo(line, err=True)
+
+
 def wrapped(text: str, *, width: int | None, first: str = "", then: str = "") -> list[str]:
     """One line as several of this width, broken between words, but not inside of `a command`."""
     if width is None or cells_of(first + text) <= width:

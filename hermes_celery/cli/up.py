@@ -352,12 +352,12 @@ def _greet(settings: Settings, supervisor: Supervisor, *, seconds: float) -> Non
         "" if settings.home == Path("~/.hermes").expanduser() else f"HERMES_HOME={settings.home} "
     )
     click.echo("In another terminal:")
-    for line in (
-        f'add "every 5m" --script NAME.sh --no-agent   # a script of {settings.scripts_dir}',
-        "list" + " " * 44 + "# what is due when",
-        "runs" + " " * 44 + "# what ran, and how it went",
+    for command, does in (
+        ('add "every 5m" --script NAME.sh --no-agent', f"a script of {settings.scripts_dir}"),
+        ("list", "what is due when"),
+        ("runs", "what ran, and how it went"),
     ):
-        click.echo(f"  {home}hermes-celery {line}")
+        click.echo(f"  {home}hermes-celery {command:<44}# {does}")
     click.echo("Ctrl-C stops everything in order. Runs as they end:")
 
 
