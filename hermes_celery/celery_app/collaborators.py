@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hermes_celery.store.program_signs import ProgramSign
     from hermes_celery.store.worker_signs import Look, Presence
 
-_PARTS = "_hermes_celery_parts"
+_ATTRIBUTE = "_hermes_celery_collaborators"
 
 
 class Collaborators(Protocol):
@@ -82,22 +82,22 @@ class Collaborators(Protocol):
 
 def collaborators_of(app: Celery) -> Collaborators:
     """The value on an app. Raises SettingsError where it has none."""
-    parts: Collaborators | None = getattr(app, _PARTS, None)
-    if parts is None:
+    found: Collaborators | None = getattr(app, _ATTRIBUTE, None)
+    if found is None:
         raise SettingsError(
             [
                 f"the app {app.main or 'celery'} has no cron: write `from hermes_celery import "
                 "Cron` and `Cron(app)` below the line that makes the app"
             ]
         )
-    return parts
+    return found
 
 
 def has_collaborators(app: Celery) -> bool:
     """Whether an app has the value."""
-    return hasattr(app, _PARTS)
+    return hasattr(app, _ATTRIBUTE)
 
 
-def hand(app: Celery, parts: Collaborators) -> None:
+def give_collaborators(app: Celery, collaborators: Collaborators) -> None:
     """Put the value on an app."""
-    setattr(app, _PARTS, parts)
+    setattr(app, _ATTRIBUTE, collaborators)

@@ -90,7 +90,7 @@ def declaration_of(app: Celery) -> Declaration:
     return Declaration(project=project_of(app), module=module_of(app), jobs=jobs)
 
 
-def call_doubt(app: Celery, call: TaskCall | None) -> str:
+def doubt_about_call(app: Celery, call: TaskCall | None) -> str:
     """Why a call may not work, as far as this process can know; "": nothing is known."""
     if call is None:
         return ""
@@ -307,7 +307,7 @@ class ProjectDeclarer:
             )
         warnings = {
             name: why for name, request in declared.items()
-            if name not in reasons | twice and (why := call_doubt(self._app, request.task))
+            if name not in reasons | twice and (why := doubt_about_call(self._app, request.task))
         }  # fmt: skip
         refusals = [self._refusal(name, why) for name, why in reasons.items()]
         # That of `cron.add` is a job; where it is none either, that is what to mend first.

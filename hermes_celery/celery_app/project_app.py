@@ -41,7 +41,7 @@ def find(name: str) -> Celery | None:
     return _with_cron(app, name)
 
 
-def of_celery(app: Celery | None, *, named: str | None) -> Celery | None:
+def app_found_by_celery(app: Celery | None, *, named: str | None) -> Celery | None:
     """The app that Celery's own command line found for `-A named`; None where that is our own.
 
     Raises SettingsError where it was given none, or the app has no cron.

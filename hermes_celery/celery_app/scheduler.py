@@ -56,10 +56,10 @@ class BeatScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         self._ticking = True
         try:
             if self._beat is None:
-                owner, parts = owner_name(), collaborators_of(self.app)
-                self._sign = parts.beat_sign(owner=owner)
+                owner, collaborators = owner_name(), collaborators_of(self.app)
+                self._sign = collaborators.beat_sign(owner=owner)
                 self._sign.start()
-                self._beat = parts.beat(owner=owner, entries=BeatEntries(self))
+                self._beat = collaborators.beat(owner=owner, entries=BeatEntries(self))
             self._beat.step()
         finally:
             self._ticking = False

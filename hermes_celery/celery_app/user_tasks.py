@@ -77,7 +77,7 @@ _LEFT_OPEN = (RunState.SUCCEEDED, RunState.FAILED, RunState.LOST)
 _log = logging.getLogger(__name__)
 
 
-def carry_all(
+def wrap_tasks(
     app: Celery,
     *,
     runner: Callable[[], Runner],

@@ -99,7 +99,7 @@ class _Hooks:
         return app_settings(self._app)
 
     @property
-    def _parts(self) -> Collaborators:
+    def _collaborators(self) -> Collaborators:
         return collaborators_of(self._app)
 
     @property
@@ -129,8 +129,10 @@ class _Hooks:
             return
         self._name = RunTask.worker = f"{sender}:{os.getpid()}"
         self._check_server(queues=(options or {}).get("queues") or ())
-        self._run_ender = self._parts.run_ender()
-        dead_letters = self._parts.dead_letters(worker=self._name, run_ender=self._run_ender)
+        self._run_ender = self._collaborators.run_ender()
+        dead_letters = self._collaborators.dead_letters(
+            worker=self._name, run_ender=self._run_ender
+        )
         safe_consumer.install(self._app, dead_letters)
         ended_requests.install(self._app, self._run_ender)
         _accept_ours(self._app)
@@ -160,7 +162,7 @@ class _Hooks:
         if self._run_ender is None:
             return
         ended_requests.watch_all(self._app, self._run_ender)
-        user_tasks.carry_all(
+        user_tasks.wrap_tasks(
             self._app,
             runner=self._app.tasks[RUN_TASK].runner_here,
             worker=self._name,
@@ -179,13 +181,13 @@ class _Hooks:
         if not self._name:
             return
         settings = self._settings
-        self._presence = self._parts.presence(
+        self._presence = self._collaborators.presence(
             worker=self._name,
             look=looking(self._proof, home=settings.home),
         )
         self._presence.start()
-        self._parts.worker_sign(worker=self._name).start()
-        self._parts.beat_watch().start()
+        self._collaborators.worker_sign(worker=self._name).start()
+        self._collaborators.beat_watch().start()
         self._guard_slots(getattr(sender, "pool", None))
         soft_seconds = self._app.conf.get("worker_soft_shutdown_timeout") or 0
         self._last_resort = LastResort(
@@ -206,7 +208,7 @@ class _Hooks:
             if any(process.pid == pid for process in pool._pool._pool):
                 os.kill(pid, signal.SIGKILL)
 
-        self._parts.slot_guard(worker=self._name, held=held_by_pool, kill=kill).start()
+        self._collaborators.slot_guard(worker=self._name, held=held_by_pool, kill=kill).start()
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
         """A warm shutdown of ours waits for its runs, but not for ever; a project's as Celery's."""
@@ -248,7 +250,7 @@ class _Hooks:
                 handler.setFormatter(JsonFormatter())
 
     def _cancel_running(self) -> None:
-        runs, clock = self._parts.runs(), self._parts.clock()
+        runs, clock = self._collaborators.runs(), self._collaborators.clock()
         try:
             running = runs.running_on(self._name)
         except StoreError as error:
@@ -268,9 +270,9 @@ class _Hooks:
         try:
             wanted = names_of(self._app).queues.union(queues)
             check_home(self._settings)
-            self._parts.check_alerts(delivers_here=self._delivers(queues))
+            self._collaborators.check_alerts(delivers_here=self._delivers(queues))
             until_it_answers(
-                lambda: self._parts.check_server(queues=wanted),
+                lambda: self._collaborators.check_server(queues=wanted),
                 seconds=patience_seconds(self._app),
                 say=_say,
             )

@@ -54,7 +54,7 @@ from hermes_celery.store import Database
 from hermes_celery.store.loss_note import Witness
 from hermes_celery.wiring import delivery
 from hermes_celery.wiring.client import check_broker
-from hermes_celery.wiring.other_beats import left_by_others
+from hermes_celery.wiring.other_beats import orphans_of_others
 from hermes_celery.wiring.server import open_database, unreachable
 
 _COLORS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
@@ -118,7 +118,7 @@ def _of_the_store(settings: Settings, database: Database) -> Iterator[Finding]:
     yield from check_overload(database)
     yield from check_retries(database)
     yield check_letters(database)
-    yield from check_left_behind(lambda: left_by_others(settings, app=project()))
+    yield from check_left_behind(lambda: orphans_of_others(settings, app=project()))
 
 
 def _alerts(settings: Settings) -> Finding:

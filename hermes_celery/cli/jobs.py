@@ -265,12 +265,14 @@ def _warn_of_call(job: Job) -> None:
     if app is None or job.spec.task is None:
         return
     # Only a project's own tasks are asked of Celery; the other verbs here do without it.
-    from hermes_celery.celery_app.declarer import call_doubt
+    from hermes_celery.celery_app.declarer import doubt_about_call
     from hermes_celery.celery_app.project_app import import_tasks
 
     fault = import_tasks(app)
     why = (
-        f"its tasks cannot be imported here ({fault})" if fault else call_doubt(app, job.spec.task)
+        f"its tasks cannot be imported here ({fault})"
+        if fault
+        else doubt_about_call(app, job.spec.task)
     )
     if why:
         print_note(f"Note: job {job.name!r} may not work: {why}")

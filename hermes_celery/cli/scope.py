@@ -43,7 +43,7 @@ class Scope:
     def project(self) -> Celery | None:
         """The project's app. Raises SettingsError where there is none of that name."""
         if self.is_below_celery:
-            return project_app.of_celery(self.found, named=self.app)
+            return project_app.app_found_by_celery(self.found, named=self.app)
         return project_app.find(self.app) if self.app else None
 
     @cached_property

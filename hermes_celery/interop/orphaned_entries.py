@@ -30,7 +30,7 @@ _NAMED = 5
 _CLEANUP = "celery.backend_cleanup"
 
 
-def tell_soon(look: Callable[[], list[str]]) -> None:
+def log_orphans_soon(look: Callable[[], list[str]]) -> None:
     """Look in a thread of its own, and log what is left: a database that hangs stops no beat."""
     threading.Thread(target=_tell, args=(look,), name="hermes-left-behind", daemon=True).start()
 
@@ -45,7 +45,7 @@ def _tell(look: Callable[[], list[str]]) -> None:
         event(_log, "schedule.left_behind", level=logging.WARNING, why=text)
 
 
-def left_behind(jobs: Jobs, redbeat: RedBeat) -> list[str]:
+def orphaned_entries(jobs: Jobs, redbeat: RedBeat) -> list[str]:
     """One sentence for each other scheduler that has entries which are no jobs here."""
     return [
         *_of(jobs, from_redbeat.SOURCE, lambda: redbeat.names(limit=_MOST),

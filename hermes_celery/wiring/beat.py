@@ -17,7 +17,7 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import RecordBroken
 from hermes_celery.guards.duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.interop.orphaned_entries import tell_soon
+from hermes_celery.interop.orphaned_entries import log_orphans_soon
 from hermes_celery.scheduling.beat import Beat, owner_name
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 from hermes_celery.scheduling.leader_duties import LeaderDuties, LeaderHooks
@@ -43,7 +43,7 @@ from hermes_celery.store import (
 )
 from hermes_celery.store.loss_note import Witness
 from hermes_celery.wiring.messages import make_messages
-from hermes_celery.wiring.other_beats import left_by_others
+from hermes_celery.wiring.other_beats import orphans_of_others
 from hermes_celery.wiring.server import open_database
 from hermes_celery.wiring.watchdogs import (
     make_broken_records,
@@ -161,7 +161,7 @@ def _hooks_of(
         if foreign is not None:
             foreign.begin()
         if not place.app.conf.get("hermes_is_own_app"):
-            tell_soon(lambda: left_by_others(settings, app=place.app))
+            log_orphans_soon(lambda: orphans_of_others(settings, app=place.app))
 
     def on_fault(fault: BrokenJob) -> None:
         if fault.key:

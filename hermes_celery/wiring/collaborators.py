@@ -7,7 +7,7 @@ from functools import cache
 
 from hermes_celery.celery_app.app_settings import app_settings, shared_settings
 from hermes_celery.celery_app.beat_entries import BeatEntries
-from hermes_celery.celery_app.collaborators import hand, has_collaborators
+from hermes_celery.celery_app.collaborators import give_collaborators, has_collaborators
 from hermes_celery.celery_app.safe_consumer import DeadLetters
 from hermes_celery.celery_app.types import Celery
 from hermes_celery.celery_app.worker_hooks import register
@@ -29,16 +29,16 @@ from hermes_celery.wiring.watchdogs import make_beat_watchdog, make_slot_guard
 from hermes_celery.wiring.worker import make_dead_letters, make_run_ender, make_runner
 
 
-def hook(app: Celery) -> None:
+def hook_app(app: Celery) -> None:
     """Put our tasks and process hooks on an app. Connects to nothing."""
-    hand(app, AppCollaborators(app))
+    give_collaborators(app, AppCollaborators(app))
     register(app)
 
 
 def ensure_collaborators(app: Celery) -> None:
     """Hand an app what our scheduler class needs, where nobody has: it has no `Cron(app)`."""
     if not has_collaborators(app):
-        hand(app, AppCollaborators(app))
+        give_collaborators(app, AppCollaborators(app))
 
 
 class AppCollaborators:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hermes_celery.core.server_address import parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.interop import redbeat
-from hermes_celery.interop.orphaned_entries import left_behind
+from hermes_celery.interop.orphaned_entries import orphaned_entries
 from hermes_celery.settings import Settings
 from hermes_celery.store import Database, Jobs, connect
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeat
@@ -36,6 +36,6 @@ def open_redbeat(
     return RedBeat(database, prefix=prefix or DEFAULT_PREFIX)
 
 
-def left_by_others(settings: Settings, *, app: Celery | None) -> list[str]:
+def orphans_of_others(settings: Settings, *, app: Celery | None) -> list[str]:
     """What other beats have left where this app has them; a sentence each. Raises SettingsError."""
-    return left_behind(Jobs(open_database(settings)), open_redbeat(settings, app=app))
+    return orphaned_entries(Jobs(open_database(settings)), open_redbeat(settings, app=app))

@@ -9,13 +9,13 @@ from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.types import Celery
 from hermes_celery.errors import SettingsError
 from hermes_celery.settings import Settings, read_settings
-from hermes_celery.wiring.collaborators import hook
+from hermes_celery.wiring.collaborators import hook_app
 
 
 def make_app(settings: Settings) -> Celery:
     """A Celery app for these settings, with our tasks on it."""
     app = configured_app(settings)
-    hook(app)
+    hook_app(app)
     return app
 
 

@@ -34,7 +34,7 @@ from hermes_celery.interop.cron_attributes import DECLARED, MODULE, NAMESPACE, P
 from hermes_celery.schedule import parse
 from hermes_celery.settings import Settings, checked_namespace
 from hermes_celery.wiring.client import open_cron
-from hermes_celery.wiring.collaborators import hook
+from hermes_celery.wiring.collaborators import hook_app
 
 
 class Cron:
@@ -59,7 +59,7 @@ class Cron:
             setattr(app, DECLARED, {})
             setattr(app, PLACES, {})
             setattr(app, MODULE, _caller())
-            hook(app)
+            hook_app(app)
         self._declared: dict[str, JobRequest] = getattr(app, DECLARED)
 
     def add(

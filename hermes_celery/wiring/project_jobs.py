@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hermes_celery.store import Database
 
 
-def make_declaring(
+def make_declarer(
     app: Celery, settings: Settings, database: Database, *, owner: str, clock: Clock
 ) -> Declarer:
     """A leader's part in what an app declares; ours declares nothing."""
@@ -150,6 +150,6 @@ def make_beat(
     settings = app_settings(app)
     database = open_database(settings)
     clock = clock or ServerClock(database.now_ms)
-    declaring = make_declaring(app, settings, database, owner=owner, clock=clock)
+    declaring = make_declarer(app, settings, database, owner=owner, clock=clock)
     place = BeatPlace(app=app, settings=settings, database=database, owner=owner, clock=clock)
     return beat_of(place, declaring=declaring, waker=waker, entries=entries)

@@ -16,7 +16,7 @@ from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Declarations, Formats, Incidents, Jobs
 from hermes_celery.wiring.project import Cron
-from hermes_celery.wiring.project_jobs import make_beat_sign, make_declaring
+from hermes_celery.wiring.project_jobs import make_beat_sign, make_declarer
 from tests.support import replaced, server_clock
 
 _Beat = Callable[[Celery, str], Declarer]
@@ -50,7 +50,7 @@ def beat(valkey: Database) -> _Beat:
     def make(app: Celery, owner: str) -> Declarer:
         make_beat_sign(app, owner=owner).say()
         clock = server_clock(valkey)
-        return make_declaring(app, app.conf.hermes_settings, valkey, owner=owner, clock=clock)
+        return make_declarer(app, app.conf.hermes_settings, valkey, owner=owner, clock=clock)
 
     return make
 
@@ -201,7 +201,7 @@ def test_our_own_app_declares_nothing(valkey: Database) -> None:
     app = Celery("hermes_celery", set_as_current=False)
     app.conf.hermes_is_own_app = True
     app.conf.hermes_settings = read_settings({})
-    make = make_declaring(
+    make = make_declarer(
         app, app.conf.hermes_settings, valkey, owner="a", clock=server_clock(valkey)
     )
     make.begin(valkey.now_ms())

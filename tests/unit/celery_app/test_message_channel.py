@@ -27,7 +27,7 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.session import session_of, to_header
-from hermes_celery.wiring.collaborators import hook
+from hermes_celery.wiring.collaborators import hook_app
 from tests.support import a_spec, messages_of, replaced
 
 RUN_ID = "aaaaaaaaaaaa-20260622T120000Z"
@@ -149,7 +149,7 @@ def is_plain(app: Celery, name: str = "shop.report", **options: Any) -> bool:
 
 def test_a_plain_task_comes_from_a_template_and_runs_nothing_when_it_is_filled() -> None:
     app = an_app()
-    hook(app)
+    hook_app(app)
     assert is_plain(app)
     assert is_plain(app, "shop.registered-elsewhere")
 
@@ -203,7 +203,7 @@ _LATE: dict[str, Callable[[Celery], None]] = {
 @pytest.mark.parametrize("change", list(_LATE.values()), ids=list(_LATE))
 def test_what_changes_after_the_first_message_is_noticed(change: Callable[[Celery], None]) -> None:
     app = an_app()
-    hook(app)
+    hook_app(app)
     dispatch, spec = messages_of(app), task_spec()
     assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
     change(app)
@@ -317,7 +317,7 @@ def test_a_shadow_name_of_the_projects_is_asked_for_each_message() -> None:
 
 def test_no_signal_hears_of_our_own_messages_or_of_a_mark() -> None:
     app = an_app()
-    hook(app)
+    hook_app(app)
     heard: list[str] = []
     with hearing(lambda headers=None, **_: heard.append(headers["id"])):
         dispatch = messages_of(app)
@@ -343,7 +343,7 @@ def test_no_signal_hears_of_our_own_messages_or_of_a_mark() -> None:
 )
 def test_our_own_messages_have_our_codec_whatever_the_projects_is(conf: dict[str, Any]) -> None:
     app = an_app(**conf)
-    hook(app)
+    hook_app(app)
     dispatch = messages_of(app)
     for message in (
         dispatch.message(a_spec(), run_id=RUN_ID, due_ms=1),
