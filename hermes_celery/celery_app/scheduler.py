@@ -1,4 +1,10 @@
-"""The scheduler class that `celery beat` drives."""
+"""The scheduler class that `celery beat` drives.
+
+Celery builds the scheduler twice (once `lazy`), so construction has no effects. On SIGTERM it calls
+`close()` from the signal handler, in the middle of a running tick, and calls it again after the
+tick was torn down by SystemExit. Only the second call may use the connections, so a `close()` that
+comes inside a tick does nothing.
+"""
 
 from __future__ import annotations
 

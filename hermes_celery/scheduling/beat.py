@@ -1,10 +1,6 @@
 """The beat: hold the lease, tick, plan ahead, sleep until the next due instant, stop cleanly.
 
-`Beat` is the loop's body; `CronScheduler` is what `celery beat` drives. Celery's manners shape it:
-it builds the scheduler twice (once `lazy`), so construction has no effects; on SIGTERM it calls
-`close()` from the signal handler, in the middle of a running tick, and calls it again after the
-tick was torn down by SystemExit. Only the second call may use the connections, so a `close()` that
-comes inside a tick does nothing.
+`Beat` is the loop's body; what drives it calls `step` again and again, and `stop` in the end.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ from hermes_celery.errors import HermesCeleryError, StoreError, error_text
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.guards.backoff import backoff
 from hermes_celery.scheduling.lease import RENEW_SECONDS
-from hermes_celery.scheduling.tick import MOST, TickReport, merged
+from hermes_celery.scheduling.tick import MOST_JOBS, TickReport, merged
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -39,7 +35,7 @@ _DUTIES_AFTER_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 #: The longest pause after an error that nobody foresaw.
 _LONGEST_CRASH_SECONDS = 30.0
-#: So long at a time it plans ahead without hearing that something earlier became due.
+#: How long it plans ahead at a time, without hearing that something earlier became due.
 _LOOK_AHEAD_MS = 10
 
 
@@ -186,7 +182,7 @@ class Beat:
         reports = []
         for shard in leading:
             with shard.fenced():
-                report = shard.tick(most=MOST // len(leading))
+                report = shard.tick(most=MOST_JOBS // len(leading))
                 if report is not None:
                     self._tell(report)
                     reports.append(report)

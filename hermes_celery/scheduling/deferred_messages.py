@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_ERROR = 1_000
-#: When a message whose building goes on is asked for again, at the next pass of rescue.
+#: How long until rescue asks again for a message that is still being built.
 _AGAIN_MS = 250
 
 

@@ -46,18 +46,18 @@ _ASK_EVERY_MS = 15_000
 _ASK_SOON_MS = 5_000
 #: While runs are queued: one of them may be in the hands of a worker that leaves soon.
 _ASK_QUEUED_MS = 3_000
-#: So long after the first question that they did not answer they may have taken something still.
+#: How long after the first question without an answer they may still have taken something.
 _UNSEEN_MS = 10_000
 #: How often the thread looks whether there is something to ask.
 _LOOK_SECONDS = 3.0
-#: So long an answer is waited for before a run is pushed again; an asker that hangs stops nobody.
+#: How long a run that is to be pushed again waits for an answer; asking that hangs stops nobody.
 _PATIENCE_MS = 20_000
 #: A worker with our tasks that answers for so long without a sign is no worker of ours.
 _STRANGE_MS = 60_000
 _MOST_GONE = 10_000
 #: Less than a message waits before it is pushed again: what is overdue was pushed before that.
 _EMPTY_MS = 30_000
-#: What was not seen for so long is forgotten.
+#: How long a queue is remembered after it was seen last.
 _FORGET_MS = 86_400_000
 
 

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from hermes_celery.store import Advance, BrokenJob, DueIndex
 
 _log = logging.getLogger(__name__)
-#: How far ahead is looked: 10,000 jobs take about a fifth of a second to prepare.
+#: How far ahead jobs are planned; 10,000 of them take about a fifth of a second.
 HORIZON_MS = 2_000
-#: The index is asked again when so much of the horizon has become unknown.
+#: The index is asked again when this much of the horizon is unknown.
 _LOOK_EVERY_MS = 500
 _MOST = 10_000
-#: Jobs of one step: so long a due job may have to wait, about 2 ms.
+#: Jobs per step; a due job waits for one step at most, about 2 ms.
 _SLICE = 50
-#: Later than this a plan that was made ahead is not trusted: there may be something to catch up.
+#: A plan that is later than this is made anew: there may be something to catch up.
 _FRESH_MS = 1_000
 
 
@@ -74,7 +74,7 @@ class LookAhead:
         return True
 
     def take(self, now_ms: int, *, resumed_ms: int, limit: int) -> list[Advance]:
-        """Hand out up to `limit` steps that are due, as long as they mean what was planned."""
+        """Return at most `limit` due steps; drop those that no longer mean what was planned."""
         taken: list[Advance] = []
         while len(taken) < limit and self._steps and self._steps[0][0] <= now_ms:
             _, _, advance = heappop(self._steps)

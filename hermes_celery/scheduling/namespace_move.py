@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from hermes_celery.store import Database
 
 _log = logging.getLogger(__name__)
-#: So long no program of 0.1.0 may be seen: one that restarts comes back within a few seconds.
+#: How long no program of 0.1.0 may be seen: one that restarts comes back within a few seconds.
 _QUIET_MS = 5_000
 #: How often programs of 0.1.0 are looked for where nothing is to be moved; one is seen for 10 s.
 _LOOK_EVERY_MS = 2_000
-#: Jobs that one step looks at, and moves.
+#: How many jobs one step looks at, and how many it moves.
 _LOOKS, _MOVES = 1_000, 100
-#: Names in one sentence.
+#: The most names in one sentence.
 _NAMED = 5
-#: The second beat goes on for so long after nobody asked for it any more.
+#: How long the second beat goes on after it was wanted last.
 _WANTED_SECONDS = 15.0
 _OURS = ("celery.", "hermes_celery.")
 

@@ -52,8 +52,8 @@ class PreparedSteps(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[BrokenJob]
 
 
-#: A job whose record is none, or a newer version's, is looked at so much later again: somebody may
-#: have mended it, or a newer version may lead.
+#: How long until a job is looked at again whose record is unreadable or a newer version's: somebody
+#: may have mended it, or a newer version may lead.
 _AGAIN_MS = 30_000
 
 

@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from hermes_celery.store import Jobs, Runs, UndeliveredRun
 
 _log = logging.getLogger(__name__)
-#: Each costs the beat a tenth of a millisecond, in which it cannot dispatch.
+#: Runs of each kind per pass; each takes a tenth of a millisecond from dispatching.
 _BATCH = 50
-#: So long a pass lets the project's own code build messages.
+#: How long one pass lets the project's own code build messages.
 BUILDING_SECONDS = 0.25
-#: Runs that are overdue within so long are looked at whether they were taken.
+#: How far ahead of being overdue a run is asked whether its message was taken.
 _AHEAD_MS = 86_400_000
-#: How long a message that was pushed may take to reach a worker: Celery's own gives one back that
-#: an hour long was not acknowledged.
+#: How long a pushed message may take to reach a worker: Celery's broker brings back what was not
+#: acknowledged for an hour.
 _PATIENCE_MS = 3_700_000
 LOST = "the worker died or was cut off: its heartbeat stopped"
 NEVER_CAME = (
@@ -70,9 +70,9 @@ class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
     lost: int = 0
     #: Those of the lost ones that are not tried again.
     given_up: tuple[str, ...] = ()
-    #: Over, since they were executed where nobody reports.
+    #: Ended as sent: they were executed where no worker reports.
     sent: int = 0
-    #: It ended before it had seen all: building messages took too long.
+    #: The pass ended before it had seen every run: building messages took too long.
     is_cut: bool = False
 
     @property

@@ -1,10 +1,9 @@
 """Changing the number of shards, while no beat leads.
 
-Three steps, each of which may be repeated: what lies in shards that will be no more goes home, then
-the number is written, then everything else goes home. The leases of all shards are held meanwhile,
-so that a beat which starts in between stands by, and reads the new number when it leads. Killed
-anywhere, it is done again by the same command; what lies in a wrong shard then is sent home when it
-is due.
+Three steps, each of which may be repeated: move entries out of the shards that disappear, store the
+new count, then move the rest. The leases of all shards are held meanwhile, so that a beat which
+starts in between stands by, and reads the new count when it leads. If it is killed, running the
+command again finishes the work; until then a job in a wrong shard is moved when it is due.
 """
 
 from __future__ import annotations

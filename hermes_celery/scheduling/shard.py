@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hermes_celery.store import DueIndex
 
 _log = logging.getLogger(__name__)
-#: So long before something is due nothing is planned ahead: a slice takes about 2 ms.
+#: Planning ahead stops this long before something is due: a step of it takes about 2 ms.
 _GUARD_MS = 3
 #: Neither leading nor standing by yet.
 _UNKNOWN = -1

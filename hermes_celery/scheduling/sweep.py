@@ -38,13 +38,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EVERY_MS = 10_000
-#: Until all records are read again, where some of them could not be mended.
+#: How long until all records are read again, where some could not be mended.
 REFILL_AGAIN_MS = 60_000
-#: Incidents that one round tells of one by one, and lines that one step logs.
+#: How many incidents one round tells of one by one, and how many lines one step logs.
 _TOLD, _LOGGED = 20, 20
 _KNOWN = 10_000
-#: The round of what neither stops a job nor hides a run, and at which steps it is its turn.
-_REST, _SELDOM = 2, 5
+#: The number of the round that reads what neither stops a job nor hides a run; it has every
+#: fifth step.
+_REST, _REST_EVERY_STEPS = 2, 5
 #: Incidents of ours, of no single job; they are over when a round finds nothing, but stay for a
 #: while, so that a person who looks sees them.
 _SUBJECT = "stored:"
@@ -291,7 +292,7 @@ class Sweep:
     def _of_rounds(self, now_ms: int) -> Iterator[Page]:
         self._steps += 1
         for number, one in enumerate(self._rounds):
-            if number == _REST and self._steps % _SELDOM:
+            if number == _REST and self._steps % _REST_EVERY_STEPS:
                 continue
             was_reading = not one.is_resting(now_ms)
             page = one.next(now_ms)

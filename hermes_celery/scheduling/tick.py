@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: So many jobs in one script call stall Redis for about 2 ms.
-BATCH = 100
-#: So many jobs in one tick take a tenth of a second, a fraction of the lease.
-MOST = 2_000
-#: So long, and for so many messages, a tick lets the project's own code build; a fraction of the
-#: lease. That of one message is waited for as long as `celery_app.building_time_limit` says.
+#: Jobs per script call; 100 take about 2 ms of the server's time.
+JOBS_PER_CALL = 100
+#: Jobs per tick; 2,000 take a tenth of a second, a fraction of the lease.
+MOST_JOBS = 2_000
+#: How long, and for how many messages, one tick lets the project's own code build: a fraction of
+#: the lease. `celery_app.building_time_limit` bounds the time of a single message.
 BUILDING_SECONDS = 0.25
 MOST_BUILT = 400
-#: Steps that are taken before their messages are built: few, so that little waits for rescue where
-#: the leader dies or loses its lease in between.
+#: Steps that are written before their messages are built: few, so that few runs wait for rescue
+#: if the leader dies or loses its lease in between.
 _BUILT_AT_ONCE = 20
-#: Batches that are on their way to the server at once: while one is written the next one waits.
+#: Batches on their way to the server at once: one is written while the next one waits.
 _IN_FLIGHT = 2
-#: When a job that could not be dispatched is looked at again.
+#: How long a job that could not be dispatched waits until it is looked at again.
 _AGAIN_MS = 10_000
 
 
@@ -92,7 +92,7 @@ class Ticker:
     ahead: LookAhead | None = None
     monotonic: Callable[[], float] = time.monotonic
 
-    def tick(self, *, token: int, now_ms: int, most: int = MOST) -> TickReport:
+    def tick(self, *, token: int, now_ms: int, most: int = MOST_JOBS) -> TickReport:
         """Dispatch what is due at `now_ms` (Unix ms, the server's time), up to `most` jobs.
 
         Raises LeaseLost when a younger leader has taken over, and StoreError when Redis fails;
@@ -179,7 +179,7 @@ def _read(
     if not limit:
         return
     ids = due_index.due_ids(now_ms, limit=limit)
-    slices = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
+    slices = [ids[start : start + JOBS_PER_CALL] for start in range(0, len(ids), JOBS_PER_CALL)]
     asked = [due_index.begin_read(part) for part in slices[:1]]
     try:
         for following in [*slices[1:], None] if asked else []:
@@ -252,8 +252,8 @@ class _Writing:
 
     def write(self, steps: Sequence[Advance]) -> None:
         """Send steps, in calls of bounded size: a chain of catch-ups may be long."""
-        for start in range(0, len(steps), BATCH):
-            part = [step for step in steps[start : start + BATCH] if self._has_room(step)]
+        for start in range(0, len(steps), JOBS_PER_CALL):
+            part = [step for step in steps[start : start + JOBS_PER_CALL] if self._has_room(step)]
             if len(self._sent) == _IN_FLIGHT:
                 self._answered()
             answers = self._due_index.begin_advance(part, token=self._token, now_ms=self._now_ms)

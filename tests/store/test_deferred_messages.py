@@ -13,7 +13,7 @@ from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import DeliveryState, Outcome, RunState, message_id_of
 from hermes_celery.scheduling.look_ahead import LookAhead
 from hermes_celery.scheduling.rescue import Rescuer, RescueReport
-from hermes_celery.scheduling.tick import BATCH, MOST_BUILT, Ticker, TickReport
+from hermes_celery.scheduling.tick import JOBS_PER_CALL, MOST_BUILT, Ticker, TickReport
 from tests.support import NOON, PlainMessages, Store, a_job
 
 TOKEN = 1
@@ -229,7 +229,7 @@ def test_a_message_that_may_be_on_its_way_is_not_given_up_for_a_lock(
 
 
 def test_a_tick_builds_so_many_messages_at_most(store: Store, late: BuiltLate) -> None:
-    for number in range(MOST_BUILT + BATCH):
+    for number in range(MOST_BUILT + JOBS_PER_CALL):
         store.jobs.add(a_job(id=f"{number:012x}"))
     store.clock.advance(3600)
     standing = float
@@ -237,8 +237,8 @@ def test_a_tick_builds_so_many_messages_at_most(store: Store, late: BuiltLate) -
         Ticker(store.due, late, monotonic=standing).tick(token=TOKEN, now_ms=store.clock.ms)
         for _ in range(2)
     ]
-    assert [report.dispatched for report in reports] == [MOST_BUILT, BATCH]
-    assert len(late.built) == MOST_BUILT + BATCH
+    assert [report.dispatched for report in reports] == [MOST_BUILT, JOBS_PER_CALL]
+    assert len(late.built) == MOST_BUILT + JOBS_PER_CALL
 
 
 def test_a_tick_whose_messages_take_long_to_build_ends_and_the_next_one_goes_on(
