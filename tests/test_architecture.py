@@ -181,6 +181,12 @@ def test_each_place_that_contributors_are_sent_to_is_there() -> None:
     assert [place for place in places if not (root / place).exists()] == []
 
 
+def test_unit_tests_lie_in_folders_of_the_package() -> None:
+    tests = PACKAGE.parent / "tests" / "unit"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    assert [str(folder) for folder in folders if not (PACKAGE / folder).is_dir()] == []
+
+
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
     """The groups of names that reach each other."""
     reached = {name: _reached(name, imports) for name in imports}

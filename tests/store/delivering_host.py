@@ -33,7 +33,7 @@ class PlainDeliveryMessages:
         return delivery_id.encode()
 
 
-class Place:
+class DeliveringHost:
     """One machine that delivers, with a home of its own."""
 
     def __init__(self, store: Store, home: Path, **environment: str) -> None:
@@ -133,7 +133,7 @@ class Place:
         return self.store.runs.get(run.id).delivery
 
 
-def at(database: Database, clock: HandClock, home: Path) -> Place:
+def at(database: Database, clock: HandClock, home: Path) -> DeliveringHost:
     """A machine with a home, in a namespace of a real server."""
     database.call("SET", database.keys.term, TOKEN)
-    return Place(Store(database, clock), home, HERMES_HOME=str(home), PATH="/usr/bin:/bin")
+    return DeliveringHost(Store(database, clock), home, HERMES_HOME=str(home), PATH="/usr/bin:/bin")

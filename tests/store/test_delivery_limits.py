@@ -24,7 +24,7 @@ from hermes_celery.errors import StoreUnavailable
 from hermes_celery.store import Breakers, Database, Deliveries
 from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS
 from tests.receivers import HttpReceiver, http_receiver
-from tests.store.delivering_host import Place, at
+from tests.store.delivering_host import DeliveringHost, at
 from tests.support import HandClock
 
 
@@ -33,7 +33,7 @@ class Died(BaseException):
 
 
 @pytest.fixture
-def place(valkey: Database, clock: HandClock, tmp_path: Path) -> Place:
+def host(valkey: Database, clock: HandClock, tmp_path: Path) -> DeliveringHost:
     """A machine that delivers."""
     return at(valkey, clock, tmp_path)
 
@@ -60,51 +60,51 @@ class DeadlyBook(AddressBook):
         raise Died
 
 
-def next_push(place: Place) -> None:
+def next_push(host: DeliveringHost) -> None:
     """Go on to when the delivery is due, and push it."""
-    ((_, due_ms),) = place.deliveries.due(place.store.clock.ms + 10**9, limit=9)
-    place.store.clock.ms = max(due_ms, place.store.clock.ms)
-    assert place.rescue() == 1
+    ((_, due_ms),) = host.deliveries.due(host.store.clock.ms + 10**9, limit=9)
+    host.store.clock.ms = max(due_ms, host.store.clock.ms)
+    assert host.rescue() == 1
 
 
 def test_a_delivery_that_kills_whoever_plans_it_is_given_up_and_told(
-    place: Place, http: HttpReceiver
+    host: DeliveringHost, http: HttpReceiver
 ) -> None:
-    place.book = DeadlyBook
-    job = place.job(http.url)
-    run = place.end(output="x")
+    host.book = DeadlyBook
+    job = host.job(http.url)
+    run = host.end(output="x")
     for _ in range(MAX_PLANNINGS):
         with pytest.raises(Died):
-            place.work_off()
-        next_push(place)
-    assert place.work_off() == ["failed"]
-    assert place.standing(run) is DeliveryState.FAILED
-    shown = place.store.cron.show(job.id)
+            host.work_off()
+        next_push(host)
+    assert host.work_off() == ["failed"]
+    assert host.standing(run) is DeliveryState.FAILED
+    shown = host.store.cron.show(job.id)
     assert shown.last_status == "delivery_failed"
     assert "begun 5 times and never planned" in (shown.last_delivery_error or "")
-    (incident,) = place.incidents.of_job(job.id)
+    (incident,) = host.incidents.of_job(job.id)
     assert incident.kind is TroubleKind.BROKEN
     assert run.id in incident.text
-    assert place.deliveries.due(place.store.clock.ms + 10**9, limit=9) == []
+    assert host.deliveries.due(host.store.clock.ms + 10**9, limit=9) == []
     assert http.requests == []
 
 
 def test_planning_that_hangs_holds_no_slot_and_is_given_up(
-    place: Place, http: HttpReceiver, release: threading.Event
+    host: DeliveringHost, http: HttpReceiver, release: threading.Event
 ) -> None:
     class HangingBook(AddressBook):
         def attachments(self, text: str) -> ExtractedFiles:
             release.wait(60)
             return super().attachments(text)
 
-    place.book, place.limits = HangingBook, {"prepare_seconds": 0.02}
-    place.job(http.url)
-    run = place.end(output="x")
+    host.book, host.limits = HangingBook, {"prepare_seconds": 0.02}
+    host.job(http.url)
+    run = host.end(output="x")
     for _ in range(MAX_PLANNINGS):
-        assert place.work_off() == ["overdue"]
-        next_push(place)
-    assert place.work_off() == ["failed"]
-    assert place.standing(run) is DeliveryState.FAILED
+        assert host.work_off() == ["overdue"]
+        next_push(host)
+    assert host.work_off() == ["failed"]
+    assert host.standing(run) is DeliveryState.FAILED
     assert http.requests == []
 
 
@@ -131,52 +131,54 @@ class HangingChannels(Channels):
         return Hanging()
 
 
-def attempts(place: Place, run: Run) -> int:
-    (part,) = place.deliveries.get(run.id).parts or ()
+def attempts(host: DeliveringHost, run: Run) -> int:
+    (part,) = host.deliveries.get(run.id).parts or ()
     return part.attempts
 
 
 def test_sending_that_hangs_is_tried_again_and_then_given_up(
-    place: Place, release: threading.Event
+    host: DeliveringHost, release: threading.Event
 ) -> None:
     class Hanging(HangingChannels):
         pass
 
     Hanging.release = release
-    place.channels = Hanging
-    place.job("telegram:1")
-    run = place.end(output="one")
-    assert place.work_off() == ["pending"]
+    host.channels = Hanging
+    host.job("telegram:1")
+    run = host.end(output="one")
+    assert host.work_off() == ["pending"]
     for _ in range(MAX_ATTEMPTS - 1):
-        next_push(place)
-        place.work_off()
-    assert (place.standing(run), attempts(place, run)) == (DeliveryState.FAILED, MAX_ATTEMPTS)
+        next_push(host)
+        host.work_off()
+    assert (host.standing(run), attempts(host, run)) == (DeliveryState.FAILED, MAX_ATTEMPTS)
     assert Hanging.began == MAX_ATTEMPTS
-    assert "took longer than" in (place.store.cron.show("disks").last_delivery_error or "")
+    assert "took longer than" in (host.store.cron.show("disks").last_delivery_error or "")
 
 
-def test_a_part_that_kills_whoever_sends_it_is_given_up(place: Place, http: HttpReceiver) -> None:
+def test_a_part_that_kills_whoever_sends_it_is_given_up(
+    host: DeliveringHost, http: HttpReceiver
+) -> None:
     class Mortal(Deliveries):
         def done(self, *_: Any, **__: Any) -> str:
             raise Died
 
-    place.job(http.url)
-    run = place.end(output="x")
-    whole, place.deliveries = place.deliveries, Mortal(place.store.database)
+    host.job(http.url)
+    run = host.end(output="x")
+    whole, host.deliveries = host.deliveries, Mortal(host.store.database)
     for _ in range(MAX_ATTEMPTS):
         with pytest.raises(Died):
-            place.work_off()
-        next_push(place)
-        assert place.work_off() == ["taken"]
-        next_push(place)
-    place.deliveries = whole
-    assert place.work_off() == ["failed"]
-    assert place.standing(run) is DeliveryState.FAILED
+            host.work_off()
+        next_push(host)
+        assert host.work_off() == ["taken"]
+        next_push(host)
+    host.deliveries = whole
+    assert host.work_off() == ["failed"]
+    assert host.standing(run) is DeliveryState.FAILED
     assert len(http.requests) == MAX_ATTEMPTS
 
 
 def test_a_result_waits_for_a_server_that_stands_still_and_nobody_sends_again(
-    place: Place, http: HttpReceiver
+    host: DeliveringHost, http: HttpReceiver
 ) -> None:
     class Away(Deliveries):
         """The server takes no result for a minute."""
@@ -190,134 +192,134 @@ def test_a_result_waits_for_a_server_that_stands_still_and_nobody_sends_again(
             return super().done(*given, **named)
 
     others: list[str] = []
-    whole = place.deliveries
+    whole = host.deliveries
 
     def meanwhile(_: float) -> None:
         # It comes back, all claims have run out, and somebody else is there first.
-        place.store.clock.advance(60 if Away.times == 2 else 1)
-        mine, place.deliveries = place.deliveries, whole
-        place.rescue()
-        others.extend(place.work_off())
-        place.deliveries = mine
+        host.store.clock.advance(60 if Away.times == 2 else 1)
+        mine, host.deliveries = host.deliveries, whole
+        host.rescue()
+        others.extend(host.work_off())
+        host.deliveries = mine
 
-    place.deliveries = Away(place.store.database)
-    place.pause = meanwhile
-    place.job(http.url)
-    run = place.end(output="x")
-    assert place.work_off() == ["delivered"]
+    host.deliveries = Away(host.store.database)
+    host.pause = meanwhile
+    host.job(http.url)
+    run = host.end(output="x")
+    assert host.work_off() == ["delivered"]
     assert (others, Away.times) == (["taken"], 0)
-    place.store.clock.advance(GRACE_MS / 1000)
-    place.rescue()
-    place.work_off()
+    host.store.clock.advance(GRACE_MS / 1000)
+    host.rescue()
+    host.work_off()
     assert http.messages == ["x"]
-    assert (place.standing(run), attempts(place, run)) == (DeliveryState.DELIVERED, 1)
+    assert (host.standing(run), attempts(host, run)) == (DeliveryState.DELIVERED, 1)
 
 
 def test_a_record_that_is_broken_is_told_and_stands_in_nobody_s_way(
-    place: Place, http: HttpReceiver
+    host: DeliveringHost, http: HttpReceiver
 ) -> None:
-    place.job(http.url)
-    broken, sound = place.end(output="x"), place.end(output="y")
-    place.store.database.call("DEL", place.messages.delivery_queue())
-    key = place.store.database.keys.delivery(broken.id)
-    place.store.database.call("DEL", key)
-    place.store.database.call("SET", key, "no hash")
-    place.store.clock.advance(60)
-    assert place.rescue() == 1
-    assert place.work_off() == ["delivered"]
-    assert place.standing(sound) is DeliveryState.DELIVERED
-    assert place.broken == [("", key, "is a string, which it must not be")]
-    assert place.store.database.call("GET", key) == "no hash"
+    host.job(http.url)
+    broken, sound = host.end(output="x"), host.end(output="y")
+    host.store.database.call("DEL", host.messages.delivery_queue())
+    key = host.store.database.keys.delivery(broken.id)
+    host.store.database.call("DEL", key)
+    host.store.database.call("SET", key, "no hash")
+    host.store.clock.advance(60)
+    assert host.rescue() == 1
+    assert host.work_off() == ["delivered"]
+    assert host.standing(sound) is DeliveryState.DELIVERED
+    assert host.broken == [("", key, "is a string, which it must not be")]
+    assert host.store.database.call("GET", key) == "no hash"
     # A worker that has its message tells of it too.
-    assert place.deliverer().deliver(broken.id) == "broken"
-    (incident,) = place.incidents.open()
+    assert host.deliverer().deliver(broken.id) == "broken"
+    (incident,) = host.incidents.open()
     assert (incident.kind, broken.id in incident.text) == (TroubleKind.BROKEN, True)
     # It is looked at again, an hour later, and still harms nobody.
-    assert place.rescue() == 0
+    assert host.rescue() == 0
 
 
-def to_many_paths(place: Place, http: HttpReceiver, count: int) -> list[Run]:
+def to_many_paths(host: DeliveringHost, http: HttpReceiver, count: int) -> list[Run]:
     """Runs whose outputs go to one web server, each to a path of its own."""
     runs = []
     for number in range(count):
         request = JobRequest(schedule="every 1h", script="s.sh", no_agent=True, name=f"j{number}",
                              deliver=f"{http.url}/{number}")  # fmt: skip
-        place.store.cron.add(request)
-        run_id = place.store.cron.run(f"j{number}")
-        claim = place.store.claim(run_id)
+        host.store.cron.add(request)
+        run_id = host.store.cron.run(f"j{number}")
+        claim = host.store.claim(run_id)
         outcome = Outcome(state=RunState.SUCCEEDED, output=b"x")
-        follow_up = RunAnnouncer(place.messages, pinger=place.pinger).follow_up(claim, outcome)
-        place.store.runs.finish(claim, outcome, now_ms=place.store.clock.ms, follow_up=follow_up)
-        runs.append(place.store.runs.get(run_id))
+        follow_up = RunAnnouncer(host.messages, pinger=host.pinger).follow_up(claim, outcome)
+        host.store.runs.finish(claim, outcome, now_ms=host.store.clock.ms, follow_up=follow_up)
+        runs.append(host.store.runs.get(run_id))
     return runs
 
 
 def test_a_far_end_that_is_silent_is_asked_by_one_delivery_at_a_time(
-    place: Place, http: HttpReceiver
+    host: DeliveringHost, http: HttpReceiver
 ) -> None:
     http.answers = [None] * 100
-    runs = to_many_paths(place, http, 12)
+    runs = to_many_paths(host, http, 12)
     began = time.monotonic()
-    assert place.work_off() == ["pending"] * 12
+    assert host.work_off() == ["pending"] * 12
     assert len(http.requests) == 1
     assert time.monotonic() - began < 5, "the others do not wait for it"
-    place.store.clock.advance(10)
-    place.rescue()
-    assert place.work_off() == ["pending"] * 12
+    host.store.clock.advance(10)
+    host.rescue()
+    assert host.work_off() == ["pending"] * 12
     assert len(http.requests) == 2
-    states = [(place.deliveries.get(run.id).parts or ())[0] for run in runs]
+    states = [(host.deliveries.get(run.id).parts or ())[0] for run in runs]
     assert {state.attempts for state in states} == {2}, "its attempts end as they always did"
     assert sum("did not answer lately" in (state.error or "") for state in states) == 11
     http.answers = []
-    place.store.clock.advance(20)
-    place.rescue()
-    assert place.work_off() == ["delivered"] * 12
+    host.store.clock.advance(20)
+    host.rescue()
+    assert host.work_off() == ["delivered"] * 12
     assert len(http.requests) == 14
 
 
 def test_a_far_end_that_stays_silent_is_given_up_when_it_always_was(
-    place: Place, http: HttpReceiver
+    host: DeliveringHost, http: HttpReceiver
 ) -> None:
     http.answers = [None] * 100
-    runs = to_many_paths(place, http, 3)
-    place.work_off()
+    runs = to_many_paths(host, http, 3)
+    host.work_off()
     for _ in range(MAX_ATTEMPTS - 1):
-        due = place.deliveries.due(place.store.clock.ms + 10**9, limit=9)
-        place.store.clock.ms = max(at for _, at in due)
-        place.rescue()
-        place.work_off()
-    assert {place.standing(run) for run in runs} == {DeliveryState.FAILED}
-    for job in place.store.jobs.all():
+        due = host.deliveries.due(host.store.clock.ms + 10**9, limit=9)
+        host.store.clock.ms = max(at for _, at in due)
+        host.rescue()
+        host.work_off()
+    assert {host.standing(run) for run in runs} == {DeliveryState.FAILED}
+    for job in host.store.jobs.all():
         assert job.last_status == "delivery_failed"
 
 
-def test_a_silent_far_end_holds_up_no_other(place: Place, http: HttpReceiver) -> None:
+def test_a_silent_far_end_holds_up_no_other(host: DeliveringHost, http: HttpReceiver) -> None:
     http.answers = [None] * 9
     with http_receiver() as other:
-        to_many_paths(place, http, 2)
-        place.job(other.url)
-        place.end(output="x")
-        assert sorted(place.work_off()) == ["delivered", "pending", "pending"]
+        to_many_paths(host, http, 2)
+        host.job(other.url)
+        host.end(output="x")
+        assert sorted(host.work_off()) == ["delivered", "pending", "pending"]
         assert len(other.requests) == 1
 
 
-def test_a_far_end_that_refuses_is_asked_by_all(place: Place, http: HttpReceiver) -> None:
+def test_a_far_end_that_refuses_is_asked_by_all(host: DeliveringHost, http: HttpReceiver) -> None:
     http.answers = [500] * 9
-    to_many_paths(place, http, 3)
-    assert place.work_off() == ["pending"] * 3
+    to_many_paths(host, http, 3)
+    assert host.work_off() == ["pending"] * 3
     assert len(http.requests) == 3
 
 
 @pytest.mark.parametrize("value", [("SET", "x"), ("HSET", "fails", "x", "until_ms", "y")])
 def test_a_broken_memory_of_a_far_end_lets_everybody_try(
-    place: Place, http: HttpReceiver, value: tuple[str, ...]
+    host: DeliveringHost, http: HttpReceiver, value: tuple[str, ...]
 ) -> None:
     far_end = Target(url=http.url).far_end
     digest = hashlib.sha256(far_end.encode()).hexdigest()[:16]
     command, *rest = value
-    place.store.database.call(command, place.store.database.keys.breaker(digest), *rest)
-    to_many_paths(place, http, 1)
-    assert place.work_off() == ["delivered"]
+    host.store.database.call(command, host.store.database.keys.breaker(digest), *rest)
+    to_many_paths(host, http, 1)
+    assert host.work_off() == ["delivered"]
 
 
 def test_the_waits_for_a_far_end_grow_to_a_minute(valkey: Database) -> None:
@@ -354,9 +356,11 @@ class AwayAfterSending(Breakers):
         raise StoreUnavailable("away")
 
 
-def test_a_memory_that_cannot_be_written_loses_no_result(place: Place, http: HttpReceiver) -> None:
+def test_a_memory_that_cannot_be_written_loses_no_result(
+    host: DeliveringHost, http: HttpReceiver
+) -> None:
     """What was sent is on record first, and is not sent again."""
-    place.breakers = AwayAfterSending
-    (run,) = to_many_paths(place, http, 1)
-    assert place.work_off() == ["delivered"]
-    assert place.standing(run) is DeliveryState.DELIVERED
+    host.breakers = AwayAfterSending
+    (run,) = to_many_paths(host, http, 1)
+    assert host.work_off() == ["delivered"]
+    assert host.standing(run) is DeliveryState.DELIVERED

@@ -485,13 +485,13 @@ def test_what_a_run_was_handed_on_to_may_fail_it_before_it_is_put_back(store: St
 def test_a_delivery_whose_message_goes_away_fails_and_is_told(
     valkey: Database, clock: HandClock, tmp_path: Path
 ) -> None:
-    place = at(valkey, clock, tmp_path)
+    host = at(valkey, clock, tmp_path)
     with http_receiver() as http:
-        place.job(http.url)
-        run = place.end(output="said")
-        place.deliverer().give_up(run.id, "its message was revoked")
-        assert place.standing(run) is DeliveryState.FAILED
-        assert place.work_off() in ([], ["over"])
+        host.job(http.url)
+        run = host.end(output="said")
+        host.deliverer().give_up(run.id, "its message was revoked")
+        assert host.standing(run) is DeliveryState.FAILED
+        assert host.work_off() in ([], ["over"])
         assert http.messages == []
-    (incident,) = place.incidents.open()
+    (incident,) = host.incidents.open()
     assert "its message was revoked" in incident.text

@@ -14,57 +14,57 @@ from hermes_celery.core.run import Trigger, run_id_of
 from hermes_celery.delivering.overload import OverloadWatch
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.store import Asked, Database, ForeignQueue, ForeignQueues, Load, WorkerSign
-from tests.store.delivering_host import Place, at
+from tests.store.delivering_host import DeliveringHost, at
 from tests.support import HandClock
 
 GB = 2**30
 
 
 @pytest.fixture
-def place(valkey: Database, clock: HandClock, tmp_path: Path) -> Place:
+def host(valkey: Database, clock: HandClock, tmp_path: Path) -> DeliveringHost:
     """A machine."""
     return at(valkey, clock, tmp_path)
 
 
 @pytest.fixture
-def overload(place: Place) -> OverloadWatch:
+def overload(host: DeliveringHost) -> OverloadWatch:
     """The leader's look, from its first one on."""
-    reporter = TroubleReporter(
-        incidents=place.incidents, deliveries=place.deliveries, alerts="local"
-    )
+    reporter = TroubleReporter(incidents=host.incidents, deliveries=host.deliveries, alerts="local")
     return OverloadWatch(
-        place.store.database, incidents=place.incidents, reporter=reporter, home=place.home
+        host.store.database, incidents=host.incidents, reporter=reporter, home=host.home
     )
 
 
 def worker_says(
-    place: Place, *, queues: tuple[str, ...], asked_before_ms: int = 0, **fields: object
+    host: DeliveringHost, /, *, queues: tuple[str, ...], asked_before_ms: int = 0, **fields: object
 ) -> None:
-    now = place.store.clock.ms
+    now = host.store.clock.ms
     sign = WorkerSign(
         seen_ms=now,
         queues={queue: now - asked_before_ms for queue in queues},
         **fields,  # type: ignore[arg-type]
     )
-    Load(place.store.database).say("w@host", sign, taken={}, now_ms=now)
+    Load(host.store.database).say("w@host", sign, taken={}, now_ms=now)
 
 
-def scans(place: Place, overload: OverloadWatch, times: int, **worker: object) -> list[str]:
+def scans(
+    host: DeliveringHost, overload: OverloadWatch, times: int, /, **worker: object
+) -> list[str]:
     """Scan every ten seconds beside a living worker; the texts of what is open then."""
     for _ in range(times):
-        place.store.clock.advance(10)
-        worker_says(place, **worker)  # type: ignore[arg-type]
-        overload.scan(place.store.clock.ms)
-    return texts(place)
+        host.store.clock.advance(10)
+        worker_says(host, **worker)  # type: ignore[arg-type]
+        overload.scan(host.store.clock.ms)
+    return texts(host)
 
 
-def texts(place: Place) -> list[str]:
-    return [incident.text for incident in place.incidents.of_job("")]
+def texts(host: DeliveringHost) -> list[str]:
+    return [incident.text for incident in host.incidents.of_job("")]
 
 
-def push(place: Place, queue: str) -> None:
+def push(host: DeliveringHost, queue: str) -> None:
     """A run on that queue, that waits from now on."""
-    store = place.store
+    store = host.store
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     store.runs.trigger(
         job.spec,
@@ -77,60 +77,60 @@ def push(place: Place, queue: str) -> None:
 
 
 def test_runs_on_a_queue_that_nobody_consumes_are_told_and_told_to_be_taken(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    default = place.store.database.keys.default_queue
+    default = host.store.database.keys.default_queue
     gpu = f"{default}-gpu"
-    push(place, gpu)
-    assert scans(place, overload, 3, queues=(default,)) == []
-    (text,) = scans(place, overload, 1, queues=(default,))
+    push(host, gpu)
+    assert scans(host, overload, 3, queues=(default,)) == []
+    (text,) = scans(host, overload, 1, queues=(default,))
     assert f"1 messages wait on queue '{gpu}' and no worker consumes it" in text
     assert f"worker -Q {gpu}" in text
     # A leader that has just begun to look does not call it over.
-    assert scans(place, overload, 10, queues=(default,)) == [text]
-    place.store.database.call("RPOP", gpu)
-    assert scans(place, overload, 1, queues=(default, gpu)) == []
+    assert scans(host, overload, 10, queues=(default,)) == [text]
+    host.store.database.call("RPOP", gpu)
+    assert scans(host, overload, 1, queues=(default, gpu)) == []
 
 
-def test_deliveries_that_nobody_takes_are_told_from_where_it_is_found(place: Place) -> None:
+def test_deliveries_that_nobody_takes_are_told_from_where_it_is_found(host: DeliveringHost) -> None:
     sent: list[str] = []
     reporter = TroubleReporter(
-        incidents=place.incidents,
-        deliveries=place.deliveries,
+        incidents=host.incidents,
+        deliveries=host.deliveries,
         alerts="telegram:1",
         send_now=sent.append,
     )
-    overload = OverloadWatch(place.store.database, incidents=place.incidents, reporter=reporter,
-                        home=place.home)  # fmt: skip
-    push(place, "gpu")
-    scans(place, overload, 4, queues=("x",))
+    overload = OverloadWatch(host.store.database, incidents=host.incidents, reporter=reporter,
+                        home=host.home)  # fmt: skip
+    push(host, "gpu")
+    scans(host, overload, 4, queues=("x",))
     assert sent == []
-    push(place, place.store.database.keys.delivery_queue)
-    scans(place, overload, 4, queues=("x",))
+    push(host, host.store.database.keys.delivery_queue)
+    scans(host, overload, 4, queues=("x",))
     (notice,) = sent
-    assert place.deliveries.get(notice) is not None
+    assert host.deliveries.get(notice) is not None
 
 
 def test_a_new_leader_does_not_call_over_what_it_has_not_watched(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    push(place, "gpu")
-    told = scans(place, overload, 4, queues=("x",))
+    push(host, "gpu")
+    told = scans(host, overload, 4, queues=("x",))
     assert len(told) == 1
-    place.store.clock.advance(100)
-    assert scans(place, overload, 2, queues=("x",)) == told
+    host.store.clock.advance(100)
+    assert scans(host, overload, 2, queues=("x",)) == told
 
 
 def test_nothing_is_claimed_beside_a_worker_that_does_not_say_what_it_consumes(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    push(place, "gpu")
-    database, clock = place.store.database, place.store.clock
+    push(host, "gpu")
+    database, clock = host.store.database, host.store.clock
     for _ in range(6):
         clock.advance(10)
         database.call("ZADD", database.keys.workers, clock.ms, "old@host")
         overload.scan(clock.ms)
-    assert texts(place) == []
+    assert texts(host) == []
 
 
 @pytest.mark.parametrize(
@@ -142,127 +142,131 @@ def test_nothing_is_claimed_beside_a_worker_that_does_not_say_what_it_consumes(
     ],
 )
 def test_a_queue_from_which_its_workers_take_nothing_is_told_unless_they_are_full(
-    place: Place, overload: OverloadWatch, worker: dict[str, object], words: str | None
+    host: DeliveringHost, overload: OverloadWatch, worker: dict[str, object], words: str | None
 ) -> None:
-    push(place, "q")
-    told = scans(place, overload, 5, queues=("q",), **worker)
+    push(host, "q")
+    told = scans(host, overload, 5, queues=("q",), **worker)
     assert [words in text for text in told if words] == ([] if words is None else [True])
 
 
 def test_a_queue_from_which_somebody_takes_is_none_of_it(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     """A worker without our hooks takes from it, and says nothing of itself."""
     for _ in range(8):
-        push(place, "theirs")
+        push(host, "theirs")
     for _ in range(6):
-        place.store.database.call("RPOP", "theirs")
-        assert scans(place, overload, 1, queues=("other",)) == []
+        host.store.database.call("RPOP", "theirs")
+        assert scans(host, overload, 1, queues=("other",)) == []
 
 
 def test_a_queue_that_grows_for_a_minute_is_told_until_it_does_no_more(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    queue = place.store.database.keys.default_queue
-    push(place, queue)
+    queue = host.store.database.keys.default_queue
+    push(host, queue)
     for number in range(6):
-        place.store.database.call("LPUSH", queue, *(f"{number} {n}" for n in range(4)))
-        place.store.database.call("RPOP", queue)
-        assert scans(place, overload, 1, queues=(queue,)) == []
-    place.store.database.call("LPUSH", queue, *(f"more {n}" for n in range(4)))
-    place.store.database.call("RPOP", queue)
-    (text,) = scans(place, overload, 1, queues=(queue,))
+        host.store.database.call("LPUSH", queue, *(f"{number} {n}" for n in range(4)))
+        host.store.database.call("RPOP", queue)
+        assert scans(host, overload, 1, queues=(queue,)) == []
+    host.store.database.call("LPUSH", queue, *(f"more {n}" for n in range(4)))
+    host.store.database.call("RPOP", queue)
+    (text,) = scans(host, overload, 1, queues=(queue,))
     assert f"queue '{queue}' grew from 4 to 22 messages in 60 s" in text
     assert "raise HERMES_CRON_MAX_WORKERS" in text
     for _ in range(10):
-        place.store.database.call("RPOP", queue)
-        left = scans(place, overload, 1, queues=(queue,))
+        host.store.database.call("RPOP", queue)
+        left = scans(host, overload, 1, queues=(queue,))
     assert left == []
 
 
-def test_a_burst_that_is_worked_off_is_no_backlog(place: Place, overload: OverloadWatch) -> None:
-    queue = place.store.database.keys.default_queue
-    push(place, queue)
+def test_a_burst_that_is_worked_off_is_no_backlog(
+    host: DeliveringHost, overload: OverloadWatch
+) -> None:
+    queue = host.store.database.keys.default_queue
+    push(host, queue)
     for minute in range(3):
-        place.store.database.call("LPUSH", queue, *(f"{minute} {n}" for n in range(60)))
+        host.store.database.call("LPUSH", queue, *(f"{minute} {n}" for n in range(60)))
         for _ in range(6):
-            place.store.database.call("RPOP", queue, 11)
-            assert scans(place, overload, 1, queues=(queue,)) == []
+            host.store.database.call("RPOP", queue, 11)
+            assert scans(host, overload, 1, queues=(queue,)) == []
 
 
-def test_a_run_that_waits_for_five_minutes_is_told(place: Place, overload: OverloadWatch) -> None:
-    queue = place.store.database.keys.default_queue
-    push(place, queue)
+def test_a_run_that_waits_for_five_minutes_is_told(
+    host: DeliveringHost, overload: OverloadWatch
+) -> None:
+    queue = host.store.database.keys.default_queue
+    push(host, queue)
     busy = {"queues": (queue,), "is_full": True}
-    assert scans(place, overload, 29, **busy) == []
-    (text,) = scans(place, overload, 1, **busy)
+    assert scans(host, overload, 29, **busy) == []
+    (text,) = scans(host, overload, 1, **busy)
     assert f"a run waits 300 s on queue '{queue}'" in text
 
 
-def recorded(place: Place, job_id: str, number: int, *, reason: str = "") -> None:
+def recorded(host: DeliveringHost, job_id: str, number: int, *, reason: str = "") -> None:
     """An occurrence, that ran or was skipped."""
-    database = place.store.database
-    run_id = run_id_of(job_id, place.store.clock.ms + number)
+    database = host.store.database
+    run_id = run_id_of(job_id, host.store.clock.ms + number)
     state = "skipped" if reason else "succeeded"
     database.call("HSET", database.keys.run(run_id), "state", state, "reason", reason,
                   "job_name", f"job {job_id[:2]}")  # fmt: skip
-    database.call("ZADD", database.keys.runs, place.store.clock.ms, run_id)
+    database.call("ZADD", database.keys.runs, host.store.clock.ms, run_id)
 
 
 def test_a_job_that_loses_most_of_its_occurrences_to_overlap_is_told(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     bad, fair, missed = "aa" * 6, "bb" * 6, "cc" * 6
     for number in range(9):
-        recorded(place, bad, number, reason="overlap: an earlier run still runs" * (number < 6))
-        recorded(place, fair, number, reason="overlap: an earlier run still runs" * (number < 4))
-        recorded(place, missed, number, reason="missed")
-    (text,) = scans(place, overload, 1, queues=())
+        recorded(host, bad, number, reason="overlap: an earlier run still runs" * (number < 6))
+        recorded(host, fair, number, reason="overlap: an earlier run still runs" * (number < 4))
+        recorded(host, missed, number, reason="missed")
+    (text,) = scans(host, overload, 1, queues=())
     assert text.startswith("Cron 'job aa' lost 6 of its last 9 occurrences")
     assert f"hermes-celery edit {bad} --overlap allow" in text
-    assert [i.kind for i in place.incidents.of_job("")] == [TroubleKind.OVERLAP]
+    assert [i.kind for i in host.incidents.of_job("")] == [TroubleKind.OVERLAP]
     for number in range(20, 24):
-        recorded(place, bad, number)
-    assert scans(place, overload, 9, queues=()) == []
+        recorded(host, bad, number)
+    assert scans(host, overload, 9, queues=()) == []
 
 
 @pytest.mark.parametrize("is_claimed", [False, True])
 def test_where_the_earlier_run_was_never_taken_the_advice_is_a_worker(
-    place: Place, overload: OverloadWatch, is_claimed: bool
+    host: DeliveringHost, overload: OverloadWatch, is_claimed: bool
 ) -> None:
     request = JobRequest(schedule="every 1h", prompt="x", name="slow", queue="gpu")
-    job = place.store.cron.add(request)
-    run_id = place.store.cron.run(job.id)
-    place.store.database.call("HSET", place.store.database.keys.run(run_id), "queue", "gpu")
+    job = host.store.cron.add(request)
+    run_id = host.store.cron.run(job.id)
+    host.store.database.call("HSET", host.store.database.keys.run(run_id), "queue", "gpu")
     if is_claimed:
-        place.store.claim(run_id)
+        host.store.claim(run_id)
     for number in range(9):
-        recorded(place, job.id, number, reason="overlap: an earlier run still runs")
-    text = next(text for text in scans(place, overload, 1, queues=("gpu",)) if "lost 9" in text)
+        recorded(host, job.id, number, reason="overlap: an earlier run still runs")
+    text = next(text for text in scans(host, overload, 1, queues=("gpu",)) if "lost 9" in text)
     if is_claimed:
         assert f"hermes-celery edit {job.id} --overlap allow" in text
     else:
         assert "an earlier run still waits on queue 'gpu' → start a worker that consumes it" in text
 
 
-def test_few_occurrences_are_no_rate(place: Place, overload: OverloadWatch) -> None:
+def test_few_occurrences_are_no_rate(host: DeliveringHost, overload: OverloadWatch) -> None:
     for number in range(4):
-        recorded(place, "aa" * 6, number, reason="overlap: an earlier run still runs")
-    assert scans(place, overload, 1, queues=()) == []
+        recorded(host, "aa" * 6, number, reason="overlap: an earlier run still runs")
+    assert scans(host, overload, 1, queues=()) == []
 
 
 def test_a_server_near_its_maxmemory_is_told_until_it_has_room(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    database = place.store.database
+    database = host.store.database
     used, _ = Load(database).memory()
     try:
         database.call("CONFIG", "SET", "maxmemory", int(used / 0.95))
-        (text,) = scans(place, overload, 1, queues=())
+        (text,) = scans(host, overload, 1, queues=())
         assert "that it may use" in text
         assert "raise maxmemory" in text
         database.call("CONFIG", "SET", "maxmemory", used * 2)
-        assert scans(place, overload, 1, queues=()) == []
+        assert scans(host, overload, 1, queues=()) == []
     finally:
         database.call("CONFIG", "SET", "maxmemory", 0)
 
@@ -280,57 +284,61 @@ def test_a_server_near_its_maxmemory_is_told_until_it_has_room(
     ],
 )
 def test_a_nearly_full_disk_of_a_worker_is_told(
-    place: Place, overload: OverloadWatch, free: int, total: int, is_full: bool
+    host: DeliveringHost, overload: OverloadWatch, free: int, total: int, is_full: bool
 ) -> None:
     disk = {"host": "far", "disk_free": free, "disk_total": total}
-    told = scans(place, overload, 1, queues=(), **disk)
+    told = scans(host, overload, 1, queues=(), **disk)
     assert ["the disk of the Hermes home on far" in text for text in told] == [True] * is_full
-    assert scans(place, overload, 1, queues=(), host="far", disk_free=GB, disk_total=GB) == []
+    assert scans(host, overload, 1, queues=(), host="far", disk_free=GB, disk_total=GB) == []
 
 
 def test_this_machines_disk_is_looked_at_too(
-    place: Place, overload: OverloadWatch, monkeypatch: pytest.MonkeyPatch
+    host: DeliveringHost, overload: OverloadWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = type(shutil.disk_usage(place.home))
+    usage = type(shutil.disk_usage(host.home))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(GB, GB, 0))
-    (text,) = scans(place, overload, 1, queues=())
+    (text,) = scans(host, overload, 1, queues=())
     assert f"on {socket.gethostname()} has 0 MB free of 1 GB" in text
 
 
-def test_a_record_of_the_wrong_kind_is_left_out(place: Place, overload: OverloadWatch) -> None:
-    database = place.store.database
-    push(place, "gpu")
+def test_a_record_of_the_wrong_kind_is_left_out(
+    host: DeliveringHost, overload: OverloadWatch
+) -> None:
+    database = host.store.database
+    push(host, "gpu")
     database.call("HSET", database.keys.consumers, "broken@host", "{not json")
     database.call("SADD", database.keys.queues, database.keys.consumers)
     for run_id in database.call("ZRANGE", database.keys.queued, 0, -1):
         database.call("DEL", database.keys.run(run_id))
         database.call("SET", database.keys.run(run_id), "x")
-    (text,) = scans(place, overload, 4, queues=("x",))
+    (text,) = scans(host, overload, 4, queues=("x",))
     assert "no worker consumes it" in text
 
 
-def test_workers_that_are_long_gone_are_forgotten(place: Place, overload: OverloadWatch) -> None:
-    worker_says(place, queues=("q",))
-    place.store.clock.advance(3601)
-    overload.scan(place.store.clock.ms)
-    assert Load(place.store.database).signs() == {}
+def test_workers_that_are_long_gone_are_forgotten(
+    host: DeliveringHost, overload: OverloadWatch
+) -> None:
+    worker_says(host, queues=("q",))
+    host.store.clock.advance(3601)
+    overload.scan(host.store.clock.ms)
+    assert Load(host.store.database).signs() == {}
 
 
 def test_a_burst_after_a_longer_one_was_worked_off_is_no_backlog(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    queue = place.store.database.keys.default_queue
-    push(place, queue)
-    place.store.database.call("LPUSH", queue, *(f"first {n}" for n in range(40)))
+    queue = host.store.database.keys.default_queue
+    push(host, queue)
+    host.store.database.call("LPUSH", queue, *(f"first {n}" for n in range(40)))
     for _ in range(6):
-        assert scans(place, overload, 1, queues=(queue,)) == []
-        place.store.database.call("RPOP", queue, 6)
-    place.store.database.call("LPUSH", queue, *(f"second {n}" for n in range(60)))
-    assert scans(place, overload, 2, queues=(queue,)) == []
+        assert scans(host, overload, 1, queues=(queue,)) == []
+        host.store.database.call("RPOP", queue, 6)
+    host.store.database.call("LPUSH", queue, *(f"second {n}" for n in range(60)))
+    assert scans(host, overload, 2, queues=(queue,)) == []
 
 
-def test_the_latest_taking_counts_whoever_tells_of_it_last(place: Place) -> None:
-    load, now = Load(place.store.database), place.store.clock.ms
+def test_the_latest_taking_counts_whoever_tells_of_it_last(host: DeliveringHost) -> None:
+    load, now = Load(host.store.database), host.store.clock.ms
     sign = WorkerSign(seen_ms=now, queues={"q": now})
     for taken_ms in (now - 5, now - 1, now - 9):
         load.say("w@host", sign, taken={"q": taken_ms}, now_ms=now)
@@ -338,25 +346,25 @@ def test_the_latest_taking_counts_whoever_tells_of_it_last(place: Place) -> None
 
 
 def test_a_full_disk_is_not_called_over_because_its_worker_is_gone(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    told = scans(place, overload, 1, queues=(), host="far", disk_free=1, disk_total=GB)
+    told = scans(host, overload, 1, queues=(), host="far", disk_free=1, disk_total=GB)
     assert len(told) == 1
-    place.store.clock.advance(20)
-    overload.scan(place.store.clock.ms)
-    assert texts(place) == told
+    host.store.clock.advance(20)
+    overload.scan(host.store.clock.ms)
+    assert texts(host) == told
 
 
 def test_consumers_that_do_not_report_are_told_once_and_over_when_they_are_forgotten(
-    place: Place, overload: OverloadWatch
+    host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    clock = place.store.clock
-    stored = ForeignQueues(place.store.database)
+    clock = host.store.clock
+    stored = ForeignQueues(host.store.database)
     stored.write({"svc": ForeignQueue(name="svc", workers=["svc@host"], seen_ms=clock.ms)})
     for _ in range(12):
         overload.scan(clock.ms)
         clock.advance(10)
-    (incident,) = place.incidents.of_job("")
+    (incident,) = host.incidents.of_job("")
     assert (incident.id, incident.count) == ("unfollowed-svc", 1)
     stored.forget(["svc"])
     assert overload.scan(clock.ms).over == ["unfollowed-svc"]

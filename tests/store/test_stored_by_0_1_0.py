@@ -20,7 +20,7 @@ from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import FORMAT, Claim, Database, DueIndex, Formats, Incidents, Migrator
 from tests.recorded_stores import Recording, content, recording
-from tests.store.delivering_host import TOKEN, Place, PlainDeliveryMessages
+from tests.store.delivering_host import TOKEN, DeliveringHost, PlainDeliveryMessages
 from tests.support import HandClock, Store
 
 #: A queue of the recording that is no namespace's.
@@ -39,8 +39,8 @@ class Recorded:
         self.clock = HandClock()
         self.clock.ms = self.was.now_ms
         self.store = Store(database, self.clock)
-        self.place = Place(self.store, home, HERMES_HOME=str(home), PATH="/usr/bin:/bin")
-        self.place.messages = PlainDeliveryMessages(keys.delivery_queue)
+        self.host = DeliveringHost(self.store, home, HERMES_HOME=str(home), PATH="/usr/bin:/bin")
+        self.host.messages = PlainDeliveryMessages(keys.delivery_queue)
         self.database = database
         self.keys = keys
         self.shards = shards
@@ -79,9 +79,9 @@ class Recorded:
         for queue in (self.keys.default_queue, FOREIGN_QUEUE):
             while message := self.database.call("RPOP", queue):
                 self.perform(message_id(message))
-        self.place.rescue()
+        self.host.rescue()
         while message := self.database.call("RPOP", self.keys.delivery_queue):
-            self.place.deliverer().deliver(message_id(message))
+            self.host.deliverer().deliver(message_id(message))
 
     def perform(self, run_id: str) -> None:
         claim = self.store.runs.claim(run_id, token="t", now_ms=self.clock.ms, worker="w")
@@ -164,7 +164,7 @@ def test_every_incident_and_delivery_is_read(recorded: Recorded) -> None:
         assert incident.kind == stored[incident.id]["kind"]
         assert incident.count == int(stored[incident.id]["count"])
     for delivery_id, fields in recorded.was.hashes(recorded.keys.delivery("")).items():
-        record = recorded.place.deliveries.get(delivery_id)
+        record = recorded.host.deliveries.get(delivery_id)
         assert (record.text, record.deliver) == (fields.get("text", ""), fields.get("deliver", ""))
         for number, part in enumerate(record.parts or ()):
             assert part.state == fields.get(f"{number}:state", "pending")
@@ -254,12 +254,12 @@ def test_every_run_comes_to_its_end_and_every_delivery_goes_on(recorded: Recorde
     # What was to be delivered is on its way, or there.
     unplanned = store.cron.latest_runs(recorded.named("unplanned"), limit=99)
     assert DeliveryState.DELIVERED in {run.delivery for run in unplanned}
-    assert (recorded.place.home / "output" / "later").read_text().count("not yet planned") == 1
+    assert (recorded.host.home / "output" / "later").read_text().count("not yet planned") == 1
     (unreachable,) = [
         run for run in store.cron.latest_runs(recorded.named("unreachable"), limit=99)
         if run.id in recorded.runs and run.delivery is DeliveryState.PENDING
     ]  # fmt: skip
-    (part,) = recorded.place.deliveries.get(unreachable.id).parts or ()
+    (part,) = recorded.host.deliveries.get(unreachable.id).parts or ()
     assert part.attempts > 1
 
 

@@ -24,7 +24,7 @@ from hermes_celery.running.stuck_work import (
 from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import Session
 from hermes_celery.store import Claim, Runs, Signs
-from tests.store.delivering_host import Place, at
+from tests.store.delivering_host import DeliveringHost, at
 from tests.store.test_watchdog import reporter, watchdog
 from tests.support import HandClock, Store, eventually
 
@@ -273,46 +273,46 @@ def stepped(store: Store, heard: Heard) -> bool:
 
 
 @pytest.fixture
-def place(valkey: object, clock: HandClock, tmp_path: object) -> Place:
+def host(valkey: object, clock: HandClock, tmp_path: object) -> DeliveringHost:
     return at(valkey, clock, tmp_path)  # type: ignore[arg-type]
 
 
-def test_the_incident_names_the_run_and_ends_with_it(place: Place) -> None:
-    store = place.store
+def test_the_incident_names_the_run_and_ends_with_it(host: DeliveringHost) -> None:
+    store = host.store
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="slow"))
     claim = store.claim(store.cron.run(job.id))
     stuck_work = StuckWorkHandler(
-        reporter=reporter(place, alerts="local"), incidents=place.incidents, clock=store.clock
+        reporter=reporter(host, alerts="local"), incidents=host.incidents, clock=store.clock
     )
     stuck_work.tell(claim, WORKER)
-    (incident,) = place.incidents.open()
+    (incident,) = host.incidents.open()
     assert incident.kind is TroubleKind.STUCK
     for word in ("Cron 'slow'", claim.run_id, WORKER, "restart that worker"):
         assert word in incident.text
     stuck_work.over(claim, WORKER)
-    assert place.incidents.open() == []
+    assert host.incidents.open() == []
 
 
-def test_the_incident_ends_with_its_worker_too(place: Place) -> None:
-    store, keys = place.store, place.store.database.keys
+def test_the_incident_ends_with_its_worker_too(host: DeliveringHost) -> None:
+    store, keys = host.store, host.store.database.keys
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="slow"))
     claim = store.claim(store.cron.run(job.id))
     StuckWorkHandler(
-        reporter=reporter(place, alerts="local"), incidents=place.incidents, clock=store.clock
+        reporter=reporter(host, alerts="local"), incidents=host.incidents, clock=store.clock
     ).tell(claim, WORKER)
-    scan = watchdog(place)
+    scan = watchdog(host)
     store.database.call("ZADD", keys.workers, store.clock.ms, WORKER)
     scan.scan(store.clock.ms)
-    assert len(place.incidents.open()) == 1
+    assert len(host.incidents.open()) == 1
     store.clock.advance(11)
     scan.scan(store.clock.ms)
-    assert place.incidents.open() == []
+    assert host.incidents.open() == []
     assert not Signs(store.database).is_worker_there(WORKER, store.clock.ms)
 
 
-def test_only_a_pool_process_may_end_itself(place: Place) -> None:
+def test_only_a_pool_process_may_end_itself(host: DeliveringHost) -> None:
     stuck_work = StuckWorkHandler(
-        reporter=reporter(place, alerts="local"), incidents=place.incidents, clock=place.store.clock
+        reporter=reporter(host, alerts="local"), incidents=host.incidents, clock=host.store.clock
     )
     assert stuck_work.can_end(f"w@host:{os.getppid()}")
     assert not stuck_work.can_end(f"w@host:{os.getpid()}")

@@ -142,7 +142,7 @@ def test_an_entry_with_the_name_of_an_added_job_is_refused_and_that_job_runs(
     assert refusal.text == (
         "job 'stock' of beat_schedule of app shop is refused: two declarations are named 'stock': "
         "this entry of beat_schedule does not run, but that of cron.add in module "
-        "tests.store.test_declaring does; give one another name"
+        "tests.store.test_declarer does; give one another name"
     )
     assert [one.text for one in Incidents(valkey).of_job("")] == [refusal.text]
     del app.conf.beat_schedule["stock"]
