@@ -101,6 +101,17 @@ def http(given: tuple[str, str] | None, parts: Mapping[str, Any]) -> HttpCall | 
     )
 
 
+def request_text(call: HttpCall) -> str:
+    """A request for people: what it sends and expects, but no value of a header."""
+    told = (
+        f"headers {', '.join(call.headers)}" if call.headers else "",
+        f"a body of {len(call.body)} characters" if call.body else "",
+        f"expects {', '.join(map(str, call.expect))}" if call.expect else "",
+    )
+    besides = "; ".join(filter(None, told))
+    return f"{call.method} {call.url}" + (f"  ({besides})" if besides else "")
+
+
 def task(name: str | None, parts: Mapping[str, Any]) -> TaskCall | None:
     """A call of a task's name, its arguments and its arguments with names, both JSON."""
     if name is None:

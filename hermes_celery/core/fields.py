@@ -414,7 +414,7 @@ _WORK: Final = (
         check=checks.checked_http,
         row="request",
         hide=_without_credentials,
-        show=lambda call: f"{call.method} {call.url}",
+        show=texts.request_text,
     ),
     Field(
         name="task",

@@ -47,7 +47,10 @@ def test_a_request_is_typed_as_it_is_sent() -> None:
         "body": '{"a": 1}',
         "expect": [202, 204],
     }
-    assert "POST https://example.com/hook" in typed("show", "hook").stdout
+    assert (
+        "request:      POST https://example.com/hook  "
+        "(headers X-Kind; a body of 8 characters; expects 202, 204)\n"
+    ) in typed("show", "hook").stdout
 
 
 def test_a_task_is_typed_with_its_arguments_as_json() -> None:
