@@ -2,8 +2,8 @@
 
 Three steps, each of which may be repeated: move entries out of the shards that disappear, store the
 new count, then move the rest. The leases of all shards are held meanwhile, so that a beat which
-starts in between stands by, and reads the new count when it leads. If it is killed, running the
-command again finishes the work; until then a job in a wrong shard is moved when it is due.
+starts in between stands by, and reads the new count when it leads. A command that was killed is
+finished by the same command; until then a job in a wrong shard is moved when it is due.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hermes_celery.core.job import JobSpec
-from hermes_celery.errors import RecordBroken, StoreError
+from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.running.heartbeat import Heartbeats
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.leader_duties import LeaderDuties, LeaderHooks
@@ -167,6 +167,31 @@ def test_a_failing_rescue_keeps_nobody_from_ticking_and_is_tried_again(
     assert gaps == sorted(gaps)
     assert gaps[-1] > 5
     assert caplog.text.count("duty.failed") == 1
+
+
+def test_workers_that_were_cut_off_too_get_time_before_they_are_given_up(parts: Parts) -> None:
+    class SometimesAway(Impatient):
+        is_away = False
+
+        def wait(self, seconds: float) -> bool:
+            if self.is_away:
+                raise StoreUnavailable("the server is away")
+            return super().wait(seconds)
+
+    passes: list[int] = []
+    parts.on_pass = lambda token, now_ms: passes.append(now_ms)
+    parts.waker = waker = SometimesAway(parts.store.database)
+    clock, beat = parts.store.clock, parts.beat()
+    steps(beat, clock, 20)
+    assert passes
+    waker.is_away = True
+    assert beat.step() is None
+    waker.is_away = False
+    passes.clear()
+    steps(beat, clock, 16)
+    assert passes == [], "for 4.8 seconds"
+    steps(beat, clock, 4)
+    assert passes
 
 
 def test_what_a_new_leader_does_first_is_tried_again_until_it_is_done(parts: Parts) -> None:
