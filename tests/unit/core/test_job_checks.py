@@ -127,3 +127,25 @@ def test_a_schedule_is_shown_as_it_was_written(written: Any, display: str) -> No
 
 def test_hermes_is_given_its_own_words_for_an_interval() -> None:
     assert a_spec("every 1h").compiled().to_hermes()["display"] == "every 60m"
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"start": NOON + timedelta(days=2)},
+        {"end": NOON + timedelta(days=2)},
+        {"exclude": (f"{NOON + timedelta(days=1):%Y-%m-%d}",)},
+        {"jitter_seconds": 600},
+    ],
+    ids=lambda bound: next(iter(bound)),
+)
+def test_each_bound_alone_narrows_what_a_tick_plans(bound: dict[str, Any]) -> None:
+    request = JobRequest(schedule="0 9 * * *", prompt="x", **bound)
+    bounded, _ = define(request, job_id="b" * 12, now=NOON, default_timezone="UTC")
+    plain, _ = define(
+        JobRequest(schedule="0 9 * * *", prompt="x"),
+        job_id="b" * 12, now=NOON, default_timezone="UTC",
+    )  # fmt: skip
+    week = (NOON, NOON + timedelta(days=7))
+
+    assert bounded.compiled().between(*week) != plain.compiled().between(*week)
