@@ -32,7 +32,7 @@ _NO_ID = re.compile(r"""["\\\x00-\x1f\x7f\ud800-\udfff]""")
 
 
 class DeliveryMessages(Protocol):
-    """What builds the Celery messages of deliveries, such as `messages.Dispatch`."""
+    """What builds the Celery messages of deliveries, such as `messages.MessageBuilder`."""
 
     def delivery_queue(self) -> str:
         """The queue that deliveries go to."""
