@@ -24,6 +24,3 @@ REDIS_WORDS = {
     "scheduling.foreign_workers",
     "scheduling.lease",
 }
-SAME_CLASS_NAMES = {
-    "Part",
-}

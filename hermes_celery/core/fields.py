@@ -36,7 +36,7 @@ _MONTH: Final = 31 * _DAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class FieldPart:
     """One of several options that are typed apart and stored as one field."""
 
     name: str
@@ -72,7 +72,7 @@ class Field:
     #: How many texts its option takes.
     words: int = 1
     #: More options, and what makes one value of them all; that one reads the texts then.
-    parts: tuple[Part, ...] = ()
+    parts: tuple[FieldPart, ...] = ()
     join: Callable[[Any, Mapping[str, Any]], Any] | None = None
 
     # --- given
@@ -404,11 +404,11 @@ _WORK: Final = (
         help="Send this request.",
         words=2,
         parts=(
-            Part(name="headers", option="--header", metavar="NAME:VALUE", is_many=True,
-                 help="With --http."),
-            Part(name="body", option="--body", help="With --http."),
-            Part(name="expect", option="--expect", metavar="STATUS,...",
-                 help="With --http; default: any 2xx."),
+            FieldPart(name="headers", option="--header", metavar="NAME:VALUE", is_many=True,
+                      help="With --http."),
+            FieldPart(name="body", option="--body", help="With --http."),
+            FieldPart(name="expect", option="--expect", metavar="STATUS,...",
+                      help="With --http; default: any 2xx."),
         ),
         join=texts.http,
         check=checks.checked_http,
@@ -422,9 +422,10 @@ _WORK: Final = (
         metavar="NAME",
         help="Call this Celery task of your project.",
         parts=(
-            Part(name="task_args", option="--args", metavar="JSON", help="With --task: a list."),
-            Part(name="task_kwargs", option="--kwargs", metavar="JSON",
-                 help="With --task: an object."),
+            FieldPart(name="task_args", option="--args", metavar="JSON",
+                      help="With --task: a list."),
+            FieldPart(name="task_kwargs", option="--kwargs", metavar="JSON",
+                      help="With --task: an object."),
         ),
         join=texts.task,
         check=checked_task,
