@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hermes_celery.observe.checks.workers_and_queues import (
+    all_is_served,
+    beat_finding,
     queue_findings,
     twin_findings,
     worker_finding,
@@ -14,6 +16,7 @@ from hermes_celery.observe.finding import Verdict
 from hermes_celery.store import WorkerSign
 from hermes_celery.store.load import Waiting
 from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, judge
+from tests.support import replaced
 
 NOW = 1_800_000_000_000
 JUST_NOW, LONG_AGO = NOW - 1000, NOW - 31_000
@@ -102,3 +105,27 @@ def test_an_older_worker_makes_it_unknown_and_full_ones_a_warning() -> None:
     (finding,) = queue_findings(state_of(who, look(who)))
     assert (finding.verdict, "all slots are taken" in finding.text) == (Verdict.WARN, True)
     assert list(queue_findings(state_of(who, look(who, taken_ms=JUST_NOW)))) == []
+
+
+def test_all_is_served_where_a_beat_leads_a_worker_asks_and_no_jobs_are_gone() -> None:
+    who = Crew(names=["w"], signs={"w": worker()})
+    state = state_of(who, look(who))
+    assert all_is_served(state)
+    silent = Crew(names=["w"], signs={"w": worker(LONG_AGO)})
+    for less in (
+        replaced(state, leader=None, unled=[0]),
+        replaced(state, gone="1 jobs that were here are gone"),
+        state_of(Crew(names=[], signs={}), look(who)),
+        state_of(silent, look(silent, taken_ms=LONG_AGO)),
+    ):
+        assert not all_is_served(less)
+
+
+def test_a_shard_that_no_beat_leads_is_named() -> None:
+    state = state_of(Crew(names=[], signs={}), look(Crew(names=[], signs={}), waiting=0))
+    assert (beat_finding(state).verdict, beat_finding(state).text) == (Verdict.OK, "b leads")
+    two = replaced(state, leader=None, shards=2, unled=[1])
+    assert beat_finding(two).verdict is Verdict.FAIL
+    assert beat_finding(two).text.startswith("none leads shard 1; ")
+    none = replaced(two, unled=[0, 1])
+    assert beat_finding(none).text.startswith("none leads, so nothing is dispatched; start ")
