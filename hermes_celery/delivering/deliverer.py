@@ -381,26 +381,26 @@ class Deliverer:
         def renew() -> None:
             self._renew(turn)
 
-        send: Attempt | None = None
+        attempt: Attempt | None = None
         try:
-            send = within(
+            attempt = within(
                 self._rules.prepare_seconds,
-                lambda: self._sender_or_why(part, record, subject),
+                lambda: self._prepared_or_why(part, record, subject),
                 every_seconds=_RENEW_SECONDS,
                 meanwhile=renew,
             )
-            run = send.run
+            run = attempt.run
             return within(
-                send.seconds + _MARGIN_SECONDS,
+                attempt.seconds + _MARGIN_SECONDS,
                 lambda: run(turn.sent),
                 every_seconds=_RENEW_SECONDS,
                 meanwhile=renew,
             )
         except Overdue as error:
-            return send.sent if send else turn.sent, DeliveryFault(f"delivery error: {error}")
+            return attempt.sent if attempt else turn.sent, DeliveryFault(f"delivery error: {error}")
         finally:
-            if send is not None:
-                send.stop()
+            if attempt is not None:
+                attempt.stop()
 
     def _renew(self, turn: Turn) -> None:
         try:
@@ -441,10 +441,10 @@ class Deliverer:
         )
         return self._clock.now_ms() + int(wait * 1000)
 
-    def _sender_or_why(self, part: Part, record: Record, subject: DeliverySubject) -> Attempt:
-        """What sends a part, or says why nothing does. Raises StoreError."""
+    def _prepared_or_why(self, part: Part, record: Record, subject: DeliverySubject) -> Attempt:
+        """An attempt at a part, ready to go, or one that says why none is. Raises StoreError."""
         try:
-            return self._sender(part, record, subject)
+            return self._prepared(part, record, subject)
         except DeliveryFault as error:
             return ImpossibleAttempt(error)
         except StoreError:
@@ -452,7 +452,7 @@ class Deliverer:
         except HermesCeleryError as error:
             return ImpossibleAttempt(DeliveryFault(str(error)))
 
-    def _sender(self, part: Part, record: Record, subject: DeliverySubject) -> Attempt:
+    def _prepared(self, part: Part, record: Record, subject: DeliverySubject) -> Attempt:
         if part.what is What.PING:
             ping = self._ping(part, subject.run)
             return PingAttempt(ping, timeout_seconds=self._rules.timeout_seconds)
