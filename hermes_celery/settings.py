@@ -102,6 +102,7 @@ class Settings:
     #: can.
     address: ServerAddress | None = None
     #: What Celery calls its keys there.
+    #: Without exchanges where nobody knows the app.
     broker_names: BrokerNames = field(default_factory=BrokerNames)
 
     @property

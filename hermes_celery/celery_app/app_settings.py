@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hermes_celery.celery_app.broker import following_broker, refuse_another_broker
+from hermes_celery.celery_app.broker import following_broker, names_of, refuse_another_broker
 from hermes_celery.celery_app.project_app import with_namespace
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.settings import DEFAULT_NAMESPACE, Settings, address_of, read_settings, redis_url
@@ -28,7 +28,7 @@ def app_settings(app: Celery) -> Settings:
     if not app.conf.get("hermes_is_own_app"):
         return following_broker(with_namespace(settings, app), app)
     refuse_another_broker(app, address_of(settings))
-    return settings
+    return replace(settings, broker_names=names_of(app))
 
 
 def default_zone(settings: Settings, app: Celery | None) -> str:

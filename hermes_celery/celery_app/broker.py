@@ -136,7 +136,16 @@ def names_of(app: Celery) -> BrokerNames:
         fanout=fanout,
         unacked=[str(options.get(f"{name}_key") or name) for name in known.unacked],
         queues=frozenset(f"{prefix}{name}" for name in app.amqp.queues),
+        exchanges=_exchanges(app),
     )
+
+
+def _exchanges(app: Celery) -> frozenset[str]:
+    """Those that an app's workers bind queues to; kombu keeps a set of bindings for each."""
+    control = app.conf.control_exchange
+    named = {queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange}
+    broadcast = (f"{control}.pidbox", f"reply.{control}.pidbox", app.conf.event_exchange)
+    return frozenset(str(name) for name in (*named, *broadcast) if name)
 
 
 def _broker(app: Celery, use: str) -> _Broker:

@@ -12,7 +12,7 @@ import msgspec
 
 from hermes_celery.cli.opening import other_namespaces
 from hermes_celery.cli.options import json_option
-from hermes_celery.cli.scope import given_app, project, read_settings, repeating
+from hermes_celery.cli.scope import given_app, kept_by_broker, project, read_settings, repeating
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.terminal import print_labelled
 from hermes_celery.errors import SettingsError, StoreError, StoreUnavailable
@@ -111,7 +111,7 @@ def _of_the_store(settings: Settings, database: Database) -> Iterator[Finding]:
     yield from check_persistence(database)
     yield from check_memory(database)
     yield check_jobs(database, Witness(settings.state_dir, database))
-    yield check_records(database)
+    yield check_records(database, kept_by_broker(database, settings))
     yield from check_neighbours(settings.namespace, other_namespaces())
     yield from process_findings(read_status(database, app=given_app()))
     yield from check_declared(database)

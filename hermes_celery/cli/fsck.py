@@ -14,10 +14,11 @@ import click
 import msgspec
 
 from hermes_celery.cli.options import json_option
-from hermes_celery.cli.scope import read_settings, repeating
+from hermes_celery.cli.scope import kept_by_broker, read_settings, repeating
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.terminal import print_labelled
 from hermes_celery.core.reconciling import Disagreement, DisagreementKind
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.scheduling.sweep import RecordExaminer
 from hermes_celery.store import Database, How, Page
@@ -49,8 +50,9 @@ def fsck(repair: bool, as_json: bool) -> None:
     deleted. Beats and workers may go on.
     """
     opened = reachable_database if repair else readable_database
-    database = opened(read_settings())
-    findings, summary = examine(database, repair=repair)
+    settings = read_settings()
+    database = opened(settings)
+    findings, summary = examine(database, kept_by_broker(database, settings), repair=repair)
     if as_json:
         print_json({"findings": [_as_json(one) for one in findings], "summary": summary})
     else:
@@ -61,9 +63,11 @@ def fsck(repair: bool, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def examine(database: Database, *, repair: bool) -> tuple[list[Disagreement], Summary]:
+def examine(
+    database: Database, names: BrokerNames, *, repair: bool
+) -> tuple[list[Disagreement], Summary]:
     """Look at everything, once or until nothing more is mended."""
-    examiner, summary = make_examiner(database), Summary()
+    examiner, summary = make_examiner(database, names), Summary()
     found: dict[tuple[str, str], Disagreement] = {}
     for _ in range(_PASSES if repair else 1):
         how = How(now_ms=database.now_ms(), mends=repair, is_deep=True)

@@ -25,6 +25,8 @@ from hermes_celery.settings import read_settings as settings_of_environment
 
 if TYPE_CHECKING:
     from hermes_celery.celery_app.types import Celery
+    from hermes_celery.core.server_address import BrokerNames
+    from hermes_celery.store import Database
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,16 @@ def read_settings() -> Settings:
 def project() -> Celery | None:
     """The app of `-A`. Raises SettingsError."""
     return _scope().project
+
+
+def kept_by_broker(database: Database, settings: Settings) -> BrokerNames:
+    """What kombu keeps on the server: for the app of `-A`, else for ours; else nothing is known."""
+    if settings.broker_names.exchanges or settings.is_namespace_given:
+        return settings.broker_names
+    # The store is slow to import, and most commands have it anyhow.
+    from hermes_celery.store.shared_keys import own_broker_names
+
+    return own_broker_names(database.keys)
 
 
 def default_zone() -> str:

@@ -139,6 +139,22 @@ class BrokerNames:
     unacked: Sequence[str] = ("unacked", "unacked_index", "unacked_mutex")
     #: The lists that the app's workers read, each with its prefix.
     queues: frozenset[str] = frozenset()
+    #: The exchanges of its queues, of its remote control and of its events, without the prefix.
+    exchanges: frozenset[str] = frozenset()
+
+    def types(self) -> dict[str, str]:
+        """The keys that kombu keeps beside its queues, and what type each has there.
+
+        One of another type keeps every worker from its queues. None where the app is not known.
+        """
+        if not self.exchanges:
+            return {}
+        kept = dict(zip(self.unacked, ("hash", "zset", "string"), strict=True))
+        kept["_kombu.binding_deadlines"] = "zset"
+        for exchange in self.exchanges:
+            kept[f"_kombu.binding.{exchange}"] = "set"
+            kept[f"_kombu.binding_permanent.{exchange}"] = "set"
+        return {f"{self.prefix}{name}": kind for name, kind in kept.items()}
 
 
 def _known(address: ServerAddress) -> list[tuple[str, int]]:

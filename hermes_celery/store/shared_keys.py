@@ -24,6 +24,7 @@ from hermes_celery.core.reconciling import (
     shown,
     whole,
 )
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import LeaseLost, StoreError
 from hermes_celery.store.database import Database
 from hermes_celery.store.keys import Keys
@@ -109,16 +110,24 @@ def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
     return found
 
 
+def own_broker_names(keys: Keys) -> BrokerNames:
+    """What kombu has for our own app, when it is not at hand."""
+    broadcast = ("celery.pidbox", "reply.celery.pidbox", "celeryev")
+    return BrokerNames(exchanges=frozenset((keys.default_queue, keys.delivery_queue, *broadcast)))
+
+
 class SharedKeys:
     """Looks at the types of keys, and moves away what is of the wrong one."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, names: BrokerNames) -> None:
+        """`names` are those that kombu has for the app; of an unknown app nothing is looked at."""
         self._database = database
         self._keys = database.keys
+        self._brokers = names.types()
 
     def check(self, how: How, *, shards: int) -> list[Disagreement]:
         """Look at the keys that all jobs share. Raises LeaseLost as `Repairs.check`."""
-        types = shared_types(self._keys, shards=shards)
+        types = shared_types(self._keys, shards=shards) | self._brokers
         facts = self._look(list(types))
         found = []
         for one in facts:
@@ -147,6 +156,8 @@ class SharedKeys:
 
     def type_of(self, key: str) -> str:
         """The type that a key must have; "" where nothing is known of it."""
+        if key in self._brokers:
+            return self._brokers[key]
         if not key.startswith(self._keys.prefix):
             return "list"  # a Celery queue: nothing else of ours has such a name
         name = key.removeprefix(self._keys.prefix)

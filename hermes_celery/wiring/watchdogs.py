@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hermes_celery.clock import Clock, ServerClock
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.delivering.beat_watchdog import BeatWatchdog
 from hermes_celery.delivering.broken_records import BrokenRecords
 from hermes_celery.delivering.dead_man_switch import Pinger, SchedulerSwitch
@@ -61,10 +62,10 @@ def make_delivery_rescue(
     return pass_once
 
 
-def make_examiner(database: Database) -> RecordExaminer:
-    """What compares and mends records."""
+def make_examiner(database: Database, names: BrokerNames) -> RecordExaminer:
+    """What compares and mends records; `names` are those of the app's keys in the broker."""
     return RecordExaminer(
-        repairs=Repairs(database), shared=SharedKeys(database), records=Records(database)
+        repairs=Repairs(database), shared=SharedKeys(database, names), records=Records(database)
     )
 
 
@@ -72,7 +73,7 @@ def make_sweep(settings: Settings) -> Sweep:
     """What compares all records in small steps, through a connection of its own."""
     database = open_database(settings)
     return Sweep(
-        make_examiner(database),
+        make_examiner(database, settings.broker_names),
         jobs=Jobs(database),
         incidents=Incidents(database),
         reporter=make_reporter(settings, database),

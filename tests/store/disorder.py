@@ -8,6 +8,7 @@ from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.policy import OnLost, Overlap, Policy
 from hermes_celery.core.reconciling import Disagreement
 from hermes_celery.core.run import DeliveryState, Outcome, RunState, run_id_of
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.scheduling.sweep import RecordExaminer
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import (
@@ -32,7 +33,9 @@ class World:
         self.clock = clock
         self.store = Store(database, clock)
         self.examiner = RecordExaminer(
-            repairs=Repairs(database), shared=SharedKeys(database), records=Records(database)
+            repairs=Repairs(database),
+            shared=SharedKeys(database, BrokerNames()),
+            records=Records(database),
         )
         database.call("SET", self.keys.term, TOKEN)
         database.call("HSET", self.keys.leader, "term", TOKEN, "owner", "beat")

@@ -10,6 +10,7 @@ import pytest
 
 from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.reconciling import Disagreement
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.scheduling.rescue import Rescuer
@@ -180,7 +181,9 @@ class FailingOnce(RecordExaminer):
 
     def __init__(self, database: Database, error: StoreError, *, at: int) -> None:
         super().__init__(
-            repairs=Repairs(database), shared=SharedKeys(database), records=Records(database)
+            repairs=Repairs(database),
+            shared=SharedKeys(database, BrokerNames()),
+            records=Records(database),
         )
         self.error, self.at, self.pages = error, at, 0
         self.missed: set[str] = set()

@@ -12,6 +12,7 @@ from hermes_celery.client import Client
 from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import RunState
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.store import Database, Incidents
 from tests.support import eventually, replaced
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
@@ -100,7 +101,7 @@ def test_beside_a_busy_beat_and_worker_nothing_is_found_and_nothing_mended(
     rounds, found = 0, []
     seen = len(cron.latest_runs(limit=10_000))
     while len(cron.latest_runs(limit=10_000)) < seen + 300 or rounds < 20:
-        found += examine(valkey, repair=False)[0]
+        found += examine(valkey, BrokerNames(), repair=False)[0]
         rounds += 1
     assert found == []
     # The leader looked all the while as well.

@@ -7,6 +7,7 @@ from typing import Final
 
 from hermes_celery.core.dead_letters import QUIET_MS
 from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import RecordBroken, SettingsError
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.observe.finding import Finding, fail, ok, warn
@@ -41,9 +42,9 @@ def check_jobs(database: Database, witness: Witness) -> Finding:
     return fail("jobs", seen.text)
 
 
-def check_records(database: Database) -> Finding:
+def check_records(database: Database, names: BrokerNames) -> Finding:
     """Say whether the keys that all share can be used, and what the leader's last look found."""
-    shared = SharedKeys(database).check(
+    shared = SharedKeys(database, names).check(
         How(now_ms=database.now_ms(), mends=False), shards=Repairs(database).count_shards()
     )
     if shared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.observe.checks.records import check_jobs, check_records, check_retries
 from hermes_celery.observe.finding import Verdict
 from hermes_celery.store import Database, Jobs, SweepNote, SweepNotes
@@ -12,15 +13,16 @@ from tests.support import a_job
 
 
 def test_records_that_cannot_be_used_are_a_failure_with_what_to_do(valkey: Database) -> None:
-    assert check_records(valkey).verdict is Verdict.OK
+    assert check_records(valkey, BrokerNames()).verdict is Verdict.OK
     SweepNotes(valkey).write(SweepNote(ended_ms=5, jobs=7, mended=2))
     assert (
-        check_records(valkey).text == "7 jobs compared by 1970-01-01T00:00:00.005+00:00, 2 mended"
+        check_records(valkey, BrokerNames()).text
+        == "7 jobs compared by 1970-01-01T00:00:00.005+00:00, 2 mended"
     )
     SweepNotes(valkey).write(SweepNote(ended_ms=5, jobs=7, left=3))
-    assert check_records(valkey).verdict is Verdict.WARN
+    assert check_records(valkey, BrokerNames()).verdict is Verdict.WARN
     valkey.call("SET", valkey.keys.due, "x")
-    found = check_records(valkey)
+    found = check_records(valkey, BrokerNames())
     assert found.verdict is Verdict.FAIL
     assert "due' is a string, not a zset; `hermes-celery fsck --repair`" in found.text
 
