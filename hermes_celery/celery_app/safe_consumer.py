@@ -4,7 +4,7 @@ kombu and Celery take a message apart in the worker's main process and expect it
 theirs; an error there ends the process with all its runs. So an app of ours consumes through a
 connection of its own class, whose channel
 
-- looks at each message before Celery does (`letters.fault_of`);
+- looks at each message before Celery does (`dead_letters.fault_of`);
 - asks the Sentinels, where there are any, each time it connects;
 - never waits for a broadcast;
 - takes whatever kombu or Celery raise over a message, from its first byte until the pool has it,
