@@ -29,7 +29,7 @@ from hermes_celery.store import Load, WorkerSign
 if TYPE_CHECKING:
     from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.store import Database, Incidents
-    from hermes_celery.store.load import Recorded
+    from hermes_celery.store.load import HeldBy, Recorded
 
 KINDS = {
     TroubleKind.QUEUE: "messages are taken again from queue '{subject}'",
@@ -169,19 +169,26 @@ class OverlapWatch:
                 subject=job_id,
                 text=_overlap_text(
                     job_id, names[job_id], often[job_id], total[job_id],
-                    queue=self._load.waits_on(job_id),
+                    by=self._load.held_by(job_id),
                 ),
             )
             for job_id in worst
         ]  # fmt: skip
 
 
-def _overlap_text(job_id: str, name: str, lost: int, total: int, *, queue: str) -> str:
+def _overlap_text(job_id: str, name: str, lost: int, total: int, *, by: HeldBy) -> str:
     what = f"Cron '{name}' lost {lost} of its last {total} occurrences, because an earlier run"
-    if queue:
+    if by.handed_on:
         return (
-            f"{what} still waits on queue {queue!r} → start a worker that consumes it, or more of "
-            "them; hermes-celery status shows the queues"
+            f"{what} was handed on by its task (self.replace, or a message with its own id), and "
+            "the message that ends it has not come: perhaps a step of it was lost with its worker, "
+            f"or waits on a queue that nobody consumes → hermes-celery cancel {by.handed_on} lets the "
+            "job go on"
+        )
+    if by.queue:
+        return (
+            f"{what} still waits on queue {by.queue!r} → start a worker that consumes it, or more "
+            "of them; hermes-celery status shows the queues"
         )
     return (
         f"{what} was not over → run it less often or make it faster; or hermes-celery edit "

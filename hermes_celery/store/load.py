@@ -56,6 +56,15 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     next_up: str
 
 
+class HeldBy(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job's earlier runs are not over; nothing of it: one of them runs, or there is none."""
+
+    #: The queue on which all of them wait.
+    queue: str = ""
+    #: A run whose task handed it on, and the message that ends it has not come.
+    handed_on: str = ""
+
+
 class Load:
     """How one namespace is loaded, and who works for it."""
 
@@ -133,15 +142,21 @@ class Load:
             )
         return found
 
-    def waits_on(self, job_id: str) -> str:
-        """The queue on which all active runs of a job wait; "" where one runs, or there is none."""
+    def held_by(self, job_id: str) -> HeldBy:
+        """What keeps a job's next occurrence from running."""
         try:
-            active = self._database.hash(self._keys.active(job_id))
+            active = list(self._database.hash(self._keys.active(job_id)))
         except RecordBroken:
-            return ""
-        rows = [(state, queue) for state, queue in self._rows(list(active), "state", "queue")]
-        queues = {queue or "" for state, queue in rows if state == RunState.QUEUED}
-        return max(queues) if rows and all(state == RunState.QUEUED for state, _ in rows) else ""
+            return HeldBy()
+        queues: set[str] = set()
+        rows = self._rows(active, "state", "queue", "handed_on")
+        for run_id, (state, queue, handed_on) in zip(active, rows, strict=True):
+            if state != RunState.QUEUED:
+                return HeldBy()
+            if handed_on:
+                return HeldBy(handed_on=run_id)
+            queues.add(queue or "")
+        return HeldBy(queue=max(queues, default=""))
 
     def cannot_save(self) -> bool:
         """Whether the server refuses writes, because it cannot save them to its disk."""

@@ -249,6 +249,19 @@ def test_where_the_earlier_run_was_never_taken_the_advice_is_a_worker(
         assert "an earlier run still waits on queue 'gpu' → start a worker that consumes it" in text
 
 
+def test_where_the_earlier_run_was_handed_on_it_is_named(
+    host: DeliveringHost, overload: OverloadWatch
+) -> None:
+    job = host.store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="chained"))
+    run_id = host.store.cron.run(job.id)
+    host.store.database.call("HSET", host.store.database.keys.run(run_id), "handed_on", "m1")
+    for number in range(9):
+        recorded(host, job.id, number, reason="overlap: an earlier run still runs")
+    text = next(text for text in scans(host, overload, 1, queues=()) if "lost 9" in text)
+    assert "was handed on by its task" in text
+    assert f"hermes-celery cancel {run_id} lets the job go on" in text
+
+
 def test_few_occurrences_are_no_rate(host: DeliveringHost, overload: OverloadWatch) -> None:
     for number in range(4):
         recorded(host, "aa" * 6, number, reason="overlap: an earlier run still runs")
