@@ -182,8 +182,8 @@ def _overlap_text(job_id: str, name: str, lost: int, total: int, *, by: HeldBy) 
         return (
             f"{what} was handed on by its task (self.replace, or a message with its own id), and "
             "the message that ends it has not come: perhaps a step of it was lost with its worker, "
-            f"or waits on a queue that nobody consumes → hermes-celery cancel {by.handed_on} lets the "
-            "job go on"
+            "or waits on a queue that nobody consumes → hermes-celery cancel "
+            f"{by.handed_on} lets the job go on"
         )
     if by.queue:
         return (
