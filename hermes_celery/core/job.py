@@ -162,21 +162,18 @@ class JobSpec(JobFields, frozen=True, kw_only=True, omit_defaults=True):
 
     def compiled(self) -> Schedule:
         """The schedule, ready to be asked for instants."""
+        is_limited = self.start_ms is not None or self.end_ms is not None
+        # Most jobs narrow nothing, and a tick asks each of them.
+        narrows = is_limited or self.exclude or self.jitter_seconds
         return bind(
             self.schedule,
             timezone=self.timezone,
             anchor_ms=self.anchor_ms,
             spread=self.id,
-            bounds=self.bounds,
+            bounds=self._bounds() if narrows else UNBOUNDED,
         )
 
-    @property
-    def bounds(self) -> Bounds:
-        """What narrows the schedule."""
-        # Most jobs narrow nothing, and a tick asks each of them.
-        is_bounded = self.start_ms is not None or self.end_ms is not None
-        if not (is_bounded or self.exclude or self.jitter_seconds):
-            return UNBOUNDED
+    def _bounds(self) -> Bounds:
         return Bounds(
             start_ms=self.start_ms,
             end_ms=self.end_ms,
