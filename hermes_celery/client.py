@@ -31,12 +31,12 @@ from hermes_celery.core.job import (
     name_key,
     new_job_id,
 )
-from hermes_celery.core.job_checks import ONE_SHOT_GRACE_MS, define, edited, first_instant
+from hermes_celery.core.job_checks import define
+from hermes_celery.core.replanning import edited, resumed
 from hermes_celery.core.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.core.unknown_words import is_known
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
-from hermes_celery.schedule import ScheduleKind
 from hermes_celery.scheduling.deferred_messages import built_or_fault, ending_of
 from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, check_run_id
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from hermes_celery.core.declared import RefusedJob
     from hermes_celery.scheduling.planned_runs import BuildsMessages
 
-#: Races that a pause, resume or removal repeats when lost: they do not depend on what changed.
+#: Races that a change repeats when lost, on the job as it stands then.
 _RETRIES = 5
 _MAX_BACKFILL = 1000
 _MAX_PER_MINUTE = 60_000
@@ -201,19 +201,23 @@ class Client:
         """Change fields of a job, named as in JobRequest or Policy, and return it.
 
         A new schedule begins now; a paused job stays paused. Raises Conflict when somebody changed
-        the job since `expected_revision` (default: since this call read it).
+        the job since `expected_revision`; without one, a change that was made meanwhile stays where
+        this one says nothing of it.
         """
-        job = self.jobs.find(reference)
-        _refuse_declared(job, "change it there")
-        if expected_revision is not None and job.revision != expected_revision:
-            raise Conflict(job.id, expected_revision=expected_revision)
-        now = self.now
-        changed = edited(job, changes, now=now, default_timezone=self._checks.default_timezone)
-        if check_files:
-            self._checks.files(changed.spec)
-        if not DELIVERY.isdisjoint(changes):
-            self._checks.delivery(changed.spec)
-        return self.jobs.change(changed, was=job)
+
+        def change(job: Job) -> Job:
+            _refuse_declared(job, "change it there")
+            if expected_revision is not None and job.revision != expected_revision:
+                raise Conflict(job.id, expected_revision=expected_revision)
+            zone = self._checks.default_timezone
+            changed = edited(job, changes, now=self.now, default_timezone=zone)
+            if check_files:
+                self._checks.files(changed.spec)
+            if not DELIVERY.isdisjoint(changes):
+                self._checks.delivery(changed.spec)
+            return changed
+
+        return self._stored_anew(reference, change)
 
     def pause(self, reference: str, *, reason: str | None = None) -> Job:
         """Stop a job's schedule; runs that were dispatched go on.
@@ -236,7 +240,7 @@ class Client:
 
         Raises JobError for a one-shot that lies behind.
         """
-        return self._changed(reference, lambda job: _resumed(job, now=self.now))
+        return self._changed(reference, lambda job: resumed(job, now=self.now))
 
     def pause_all(self, *, note: str = "") -> bool:
         """Dispatch nothing any more, of any job; runs that were dispatched go on.
@@ -448,15 +452,26 @@ class Client:
         return self.runs.latest(job_id=job_id, state=state, since=since, after=after, limit=limit)
 
     def _changed(self, reference: str, change: Callable[[Job], Job]) -> Job:
-        for _ in range(_RETRIES):
-            job = self.jobs.find(reference)
+        """As `_stored_anew`, of a state that this version knows; what is so already is left."""
+
+        def checked(job: Job) -> Job:
             if not is_known(job.state):
                 raise JobError(
                     f"job {job.id} is {job.state.value!r}, a state of a newer version of "
                     "hermes-celery; use that version to change it"
                 )
+            return change(job)
+
+        return self._stored_anew(reference, checked, leaves_same=True)
+
+    def _stored_anew(
+        self, reference: str, change: Callable[[Job], Job], *, leaves_same: bool = False
+    ) -> Job:
+        """Change a job as it stands now; again where a tick or somebody else was faster."""
+        for _ in range(_RETRIES):
+            job = self.jobs.find(reference)
             changed = change(job)
-            if changed == job:
+            if leaves_same and changed == job:
                 return job
             try:
                 return self.jobs.change(changed, was=job)
@@ -474,31 +489,6 @@ def _refuse_declared(job: Job, advice: str) -> None:
             f"job {job.name!r} is declared in {place}; {advice}. `pause`, `resume` and `run` work "
             "here"
         )
-
-
-def _resumed(job: Job, *, now: datetime) -> Job:
-    if job.state is JobState.SCHEDULED and job.next_run_at is not None:
-        return job
-    schedule = job.spec.compiled()
-    if schedule.kind is ScheduleKind.ONCE:
-        run_at = schedule.next_after(from_ms(to_ms(now) - ONE_SHOT_GRACE_MS - 1))
-        if run_at is None:
-            raise JobError(
-                f"Cannot resume: one-shot time {schedule.text} is in the past (grace window: "
-                f"{ONE_SHOT_GRACE_MS // 1000}s) and will never fire."
-            )
-        spec = job.spec
-    else:
-        spec = msgspec.structs.replace(job.spec, anchor_ms=to_ms(now))
-        run_at = first_instant(spec.compiled(), now=now)
-    return msgspec.structs.replace(
-        job,
-        spec=spec,
-        state=JobState.SCHEDULED,
-        paused_at=None,
-        paused_reason=None,
-        next_run_at=run_at,
-    )
 
 
 def _asked(spec: JobSpec, occurrence: Occurrence, messages: BuildsMessages) -> Asked:

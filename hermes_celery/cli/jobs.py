@@ -25,6 +25,7 @@ from hermes_celery.cli.terminal import print_labelled, print_note, print_tables
 from hermes_celery.client import Client
 from hermes_celery.core.job import Job, JobState, UnreadableJob, name_key, stored_word_of, word_of
 from hermes_celery.core.job_checks import request_of
+from hermes_celery.core.replanning import why_over
 from hermes_celery.errors import JobNotFound
 from hermes_celery.settings import default_timezone
 
@@ -300,6 +301,8 @@ def _confirm(job: Job | UnreadableJob, *, verb: str, as_json: bool) -> None:
 
 
 def _upcoming(job: Job) -> str:
+    if job.state is JobState.COMPLETED:
+        return repeating(f"it is completed: {why_over(job)}")
     if job.state is not JobState.SCHEDULED:
         return repeating(
             f"it is {word_of(job.state.value)}; `hermes-celery resume {job.id}` starts its schedule"

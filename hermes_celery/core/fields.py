@@ -93,6 +93,8 @@ class Field:
     given: Callable[[Any], Any] = texts.as_typed
     #: It says when the job runs: a change plans the job anew.
     is_timing: bool = False
+    #: A change of it begins a new grid of an interval, too.
+    is_grid: bool = False
     #: It says where the output goes: a change checks that.
     is_delivery: bool = False
     #: Why nothing acts on it; "": something does.
@@ -203,6 +205,7 @@ _TIMING: Final = (
         is_required=True,
         check=None,
         is_timing=True,
+        is_grid=True,
         hermes=("schedule",),
         beat_schedule="schedule",
     ),
@@ -234,6 +237,7 @@ _TIMING: Final = (
         check=checks.instant,
         given=optional_from_ms,
         is_timing=True,
+        is_grid=True,
         row="bounds",
         show=_instant("from"),
         json="start_at",
@@ -653,6 +657,8 @@ HOLDERS: Final = tuple(dict.fromkeys(field.inside for field in FIELDS if field.i
 #: The fields that say when the job runs, and their attributes of a definition.
 TIMING_NAMES: Final = frozenset(field.name for field in FIELDS if field.is_timing)
 TIMING: Final = tuple(field.attribute for field in FIELDS if field.is_timing)
+#: Those of them that begin a new grid.
+GRID: Final = tuple(field.attribute for field in FIELDS if field.is_grid)
 #: The fields that say where the output goes.
 DELIVERY: Final = frozenset(field.name for field in FIELDS if field.is_delivery)
 

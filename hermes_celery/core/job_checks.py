@@ -17,14 +17,13 @@ import msgspec
 
 from hermes_celery.core.field_checks import check_name
 from hermes_celery.core.field_types import check_fields
-from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING_NAMES, Field
-from hermes_celery.core.job import Job, JobRequest, JobSpec, JobState
+from hermes_celery.core.fields import BY_NAME, FIELDS, GRID, HOLDERS, TIMING_NAMES, Field
+from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.schedule_text import text_of, zone_name
-from hermes_celery.core.unknown_words import is_known
 from hermes_celery.core.work import check_one_kind
 from hermes_celery.errors import HermesCeleryError, JobError
-from hermes_celery.instant import from_ms, iso, to_ms
+from hermes_celery.instant import iso, optional_from_ms, to_ms
 from hermes_celery.schedule import Bounds, Schedule, ScheduleKind, parse
 
 #: How far in the past a one-shot may lie and still be taken (Hermes' ONESHOT_GRACE_SECONDS).
@@ -47,6 +46,14 @@ def define(
 
     Raises JobError or ScheduleError that says what was given, what is wrong and what to do.
     """
+    spec, schedule = _defined(request, job_id=job_id, now=now, default_timezone=default_timezone)
+    return spec, first_instant(schedule, now=now)
+
+
+def _defined(
+    request: JobRequest, *, job_id: str, now: datetime, default_timezone: str
+) -> tuple[JobSpec, Schedule]:
+    """The spec of a request, and its schedule."""
     content = checked_content(request)
     written = text_of(request.schedule)
     schedule = parse(
@@ -63,7 +70,6 @@ def define(
             jitter_seconds=request.jitter_seconds,
         ),
     )
-    first = first_instant(schedule, now=now)
     spec = JobSpec(
         id=job_id,
         schedule=schedule.text,
@@ -74,7 +80,7 @@ def define(
         repeat_times=repeat_times(request.repeat, schedule),
         **content,
     )
-    return spec, first
+    return spec, schedule
 
 
 def _display(schedule: Schedule, *, written: str) -> str:
@@ -86,11 +92,8 @@ def _display(schedule: Schedule, *, written: str) -> str:
 
 def redefine(
     old: JobSpec, changes: Mapping[str, Any], *, now: datetime, default_timezone: str
-) -> tuple[JobSpec, datetime | None]:
+) -> JobSpec:
     """Check changes (fields as in JobRequest or Policy) and return the new spec.
-
-    With it comes the first instant of a new schedule, or None where the schedule goes on as it was:
-    only a change of the schedule, its zone or its bounds starts it anew.
 
     Raises JobError or ScheduleError.
     """
@@ -102,48 +105,25 @@ def redefine(
     changes = {**changes, **_orphans(changes)}
     request = JobRequest(**{**given, **_gathered(changes, policy=old.policy)})
     if not TIMING_NAMES.isdisjoint(changes):
-        spec, first = define(request, job_id=old.id, now=now, default_timezone=default_timezone)
-        kept = {name: getattr(old, name) for name in _KEPT}
+        spec, _ = _defined(request, job_id=old.id, now=now, default_timezone=default_timezone)
         if spec.schedule == old.schedule and "schedule" not in changes:
-            kept["schedule_display"] = old.schedule_display
-        return msgspec.structs.replace(spec, **kept), first
+            spec = msgspec.structs.replace(spec, schedule_display=old.schedule_display)
+        return with_beginning_of(old, spec)
     content = checked_content(request)
     times = repeat_times(request.repeat, old.compiled())
-    return msgspec.structs.replace(old, repeat_times=times, **content), None
+    return msgspec.structs.replace(old, repeat_times=times, **content)
 
 
-def edited(job: Job, changes: Mapping[str, Any], *, now: datetime, default_timezone: str) -> Job:
-    """The job with changes (see `redefine`), planned anew where they say so."""
-    spec, first = redefine(job.spec, changes, now=now, default_timezone=default_timezone)
-    if first is not None:
-        return planned_anew(job, spec, first=first)
-    return continued(job, spec, now=now)
+def with_beginning_of(old: JobSpec, spec: JobSpec) -> JobSpec:
+    """A changed definition with what it keeps of the old one.
 
-
-def planned_anew(job: Job, spec: JobSpec, *, first: datetime | None) -> Job:
-    """The job with a new schedule; one that was over begins again, a paused one stays paused."""
-    job = msgspec.structs.replace(job, spec=spec)
-    if job.state is JobState.PAUSED or not is_known(job.state):
-        return job
-    completed = 0 if job.state is JobState.COMPLETED else job.completed
-    return msgspec.structs.replace(
-        job, state=JobState.SCHEDULED, next_run_at=first, completed=completed
-    )
-
-
-def continued(job: Job, spec: JobSpec, *, now: datetime) -> Job:
-    """The job with a changed definition and the same schedule.
-
-    One that was over goes on where the change gives it more runs. Raises JobError where its
-    schedule has none left.
+    That is the grid of an interval, too: another schedule or start alone begins a new one, so that
+    a change of anything else, made again and again, never keeps a job from running.
     """
-    was, times = job.spec.repeat_times, spec.repeat_times
-    job = msgspec.structs.replace(job, spec=spec)
-    has_more = times != was and (times is None or times > job.completed)
-    if job.state is not JobState.COMPLETED or not has_more:
-        return job
-    upcoming = first_instant(spec.compiled(), now=now)
-    return msgspec.structs.replace(job, state=JobState.SCHEDULED, next_run_at=upcoming)
+    kept = {name: getattr(old, name) for name in _KEPT}
+    if all(getattr(spec, name) == getattr(old, name) for name in GRID):
+        kept["anchor_ms"] = old.anchor_ms
+    return msgspec.structs.replace(spec, **kept)
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
@@ -242,20 +222,46 @@ def _default_name(content: Mapping[str, Any]) -> str:
 def first_instant(schedule: Schedule, *, now: datetime) -> datetime:
     """When a schedule that is written now runs first.
 
-    A one-shot may lie up to 120 s in the past, as in Hermes. Raises JobError when nothing is left.
+    What was meant for an instant before now does not run, also where jitter would delay it until
+    later. A one-shot may lie up to 120 s in the past, as in Hermes. Raises JobError when nothing is
+    left.
     """
     if schedule.kind is ScheduleKind.ONCE:
-        run_at = schedule.next_after(from_ms(to_ms(now) - ONE_SHOT_GRACE_MS - 1))
+        run_at = first_meant(schedule, after_ms=to_ms(now) - ONE_SHOT_GRACE_MS - 1)
         if run_at is None:
-            raise JobError(
-                f"Requested one-shot time {schedule.text} is more than "
-                f"{ONE_SHOT_GRACE_MS // 1000}s in the past and cannot be scheduled."
-            )
+            raise JobError(_why_not_once(schedule, now=now))
         return run_at
-    upcoming = schedule.next_after(now)
+    upcoming = first_meant(schedule, after_ms=to_ms(now))
     if upcoming is None:
-        raise JobError(f"{schedule.text!r} has no instant after {iso(now)}; give a later end")
+        raise JobError(_why_no_more(schedule, now=now))
     return upcoming
+
+
+def first_meant(schedule: Schedule, *, after_ms: int) -> datetime | None:
+    """The first occurrence that is meant for an instant after `after_ms`, however it is delayed."""
+    nominal_ms = schedule.nominal.next_after_ms(after_ms)
+    # A delay ends before the next occurrence: what follows is this one.
+    return None if nominal_ms is None else optional_from_ms(schedule.next_after_ms(nominal_ms - 1))
+
+
+def _why_not_once(schedule: Schedule, *, now: datetime) -> str:
+    at_ms = schedule.unbounded.next_after_ms(-1)
+    if at_ms is not None and at_ms >= to_ms(now) - ONE_SHOT_GRACE_MS:
+        return (
+            f"one-shot time {schedule.text} lies outside its start and end, or is excluded; "
+            "change them, or the time"
+        )
+    return (
+        f"Requested one-shot time {schedule.text} is more than "
+        f"{ONE_SHOT_GRACE_MS // 1000}s in the past and cannot be scheduled."
+    )
+
+
+def _why_no_more(schedule: Schedule, *, now: datetime) -> str:
+    text = f"{schedule.text!r} has no instant after {iso(now)}"
+    if schedule.unbounded.next_after_ms(to_ms(now)) is None:
+        return f"{text}; give another schedule"
+    return f"{text} that its start, end and exclusions leave; change them"
 
 
 def repeat_times(repeat: int | None, schedule: Schedule) -> int | None:

@@ -85,6 +85,11 @@ class Bounded(Schedule, frozen=True, kw_only=True):
     start_ms: int | None
     end_ms: int | None
 
+    @property
+    def unbounded(self) -> Schedule:
+        """As that of the schedule within."""
+        return self.inner.unbounded
+
     def next_after_ms(self, ms: int) -> int | None:
         """The first occurrence within the bounds strictly after an instant."""
         if self.start_ms is not None:
@@ -110,6 +115,11 @@ class Excluding(Schedule, frozen=True, kw_only=True):
     inner: Schedule
     exclusions: tuple[Exclusion, ...]
     zone: Zone
+
+    @property
+    def unbounded(self) -> Schedule:
+        """As that of the schedule within."""
+        return self.inner.unbounded
 
     def next_after_ms(self, ms: int) -> int | None:
         """The first occurrence that is not excluded strictly after an instant."""
@@ -160,6 +170,16 @@ class Jittered(Schedule, frozen=True, kw_only=True):
     jitter_seconds: int
     spread: str
     end_ms: int | None
+
+    @property
+    def nominal(self) -> Schedule:
+        """The schedule that is delayed."""
+        return self.inner
+
+    @property
+    def unbounded(self) -> Schedule:
+        """As that of the schedule within."""
+        return self.inner.unbounded
 
     def next_after_ms(self, ms: int) -> int | None:
         """The first delayed occurrence strictly after an instant."""

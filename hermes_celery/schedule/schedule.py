@@ -61,6 +61,16 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         """The last occurrence at or before an instant, both in Unix milliseconds."""
         raise NotImplementedError
 
+    @property
+    def nominal(self) -> Schedule:
+        """The schedule before its jitter: the instants that its occurrences are meant for."""
+        return self
+
+    @property
+    def unbounded(self) -> Schedule:
+        """The schedule without what narrows it: neither bounds nor exclusions nor jitter."""
+        return self
+
     def next_after(self, instant: datetime) -> datetime | None:
         """The first occurrence strictly later than an aware instant, in UTC; None after the last.
 

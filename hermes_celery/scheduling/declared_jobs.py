@@ -16,9 +16,9 @@ from datetime import datetime
 
 import msgspec
 
-from hermes_celery.core.fields import TIMING
 from hermes_celery.core.job import Job, JobRequest, JobState, UnreadableJob
-from hermes_celery.core.job_checks import continued, define, planned_anew
+from hermes_celery.core.job_checks import define, with_beginning_of
+from hermes_celery.core.replanning import replanned
 from hermes_celery.errors import Conflict, HermesCeleryError, StoreError
 from hermes_celery.events import event
 from hermes_celery.instant import from_ms
@@ -27,6 +27,8 @@ from hermes_celery.store import WRITES, Jobs, Write
 _log = logging.getLogger(__name__)
 #: What a job remembers of its beginning; not a difference.
 _BEGINNINGS = ("anchor_ms", "created_ms")
+#: Races with ticks, and with people who pause a job, that are run again when lost.
+_RETRIES = 5
 
 
 class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,27 +126,38 @@ def _put(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str]
 
 
 def _put_page(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str]]:
-    stored = jobs.get_many([job.id for job in new])
-    writes = []
+    done: dict[str, str] = {}
     refused: dict[str, str] = {}
+    for _ in range(_RETRIES):
+        new = _put_once(jobs, new, done, refused)
+    return done, refused
+
+
+def _put_once(
+    jobs: Jobs, new: Sequence[Job], done: dict[str, str], refused: dict[str, str]
+) -> list[Job]:
+    """Write them, note what became of each, and return those that a tick or somebody changed."""
+    stored = jobs.get_many([job.id for job in new]) if new else {}
+    writes, wanted = [], []
     for job in new:
-        was = stored.get(job.id)
         try:
-            write = _write(was, job)
+            write = _write(stored.get(job.id), job)
         except HermesCeleryError as error:
             refused[job.id] = str(error)
         else:
             writes += [write] if write else []
-    done: dict[str, str] = {}
-    for write, outcome in zip(writes, jobs.write_many(writes), strict=True):
+            wanted += [job] if write else []
+    again = []
+    for write, job, outcome in zip(writes, wanted, jobs.write_many(writes), strict=True):
         if isinstance(outcome, Job):
             done[outcome.name] = "added" if write.was is None else "changed"
         elif isinstance(outcome, StoreError):
             raise outcome
-        elif not isinstance(outcome, Conflict):
-            # A conflict means that somebody did the same at this moment.
+        elif isinstance(outcome, Conflict):
+            again.append(job)
+        else:
             refused[write.job.id] = str(outcome)
-    return done, refused
+    return again
 
 
 def _write(old: Job | UnreadableJob | None, new: Job) -> Write | None:
@@ -168,10 +181,10 @@ def _changed(old: Job, new: Job) -> Job | None:
         )
     if same_beginning == old.spec:
         return None
-    if all(getattr(old.spec, name) == getattr(new.spec, name) for name in TIMING):
-        return continued(old, same_beginning, now=from_ms(new.spec.created_ms))
-    spec = msgspec.structs.replace(new.spec, created_ms=old.spec.created_ms)
-    return planned_anew(old, spec, first=new.next_run_at)
+    # Who declares it, and where, is said anew; when it began is not.
+    declared = {name: getattr(new.spec, name) for name in ("managed_by", "declared_in")}
+    spec = msgspec.structs.replace(with_beginning_of(old.spec, new.spec), **declared)
+    return replanned(old, spec, now=from_ms(new.spec.created_ms))
 
 
 def _remove(jobs: Jobs, ids: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.fields import TIMING
 from hermes_celery.core.job import (
     Job,
     JobSpec,
@@ -55,6 +56,8 @@ __all__ = [
 WRITES = 250
 #: How often the number of shards may change while somebody writes.
 _RESHARDINGS = 3
+#: Where no next instant is compared.
+_ANY = "*"
 _Fields = dict[str, str | int | bytes]
 #: A job is read at every one of its runs; what is larger belongs into a file.
 _MAX_SPEC_BYTES = 256 * 1024
@@ -89,7 +92,7 @@ class Jobs:
 
         Where it stands (state, next run, counts) is written only as far as it differs from `was`:
         ticks and runs may have moved on meanwhile. Raises Conflict when somebody changed or removed
-        it; then nothing was written.
+        it, or when a tick moved on a job whose schedule or next run changes; nothing was written.
         """
         return self._write(Write(job=job, was=was))
 
@@ -331,7 +334,12 @@ class Jobs:
                 "put the bulk into a script or a skill"
             )
         return ScriptCall(
-            keys=[*self._job_keys(job.id), self._keys.mark, self._keys.shards],
+            keys=[
+                *self._job_keys(job.id),
+                self._keys.mark,
+                self._keys.shards,
+                self._keys.completed,
+            ],
             args=[
                 job.id,
                 "" if was is None else was.revision,
@@ -341,6 +349,8 @@ class Jobs:
                 self._keys.wake,
                 secrets.token_hex(8),
                 self._database.shards_as_stored,
+                self._database.now_ms() if _completes(write) else "",
+                _next_as_read(write),
                 *(part for pair in fields.items() for part in pair),
             ],
         )
@@ -471,6 +481,25 @@ def _history_fields(job: Job) -> _Fields:
         "last_error": job.last_error or "",
         "last_delivery_error": job.last_delivery_error or "",
     }
+
+
+def _completes(write: Write) -> bool:
+    """Whether a job that had runs to come has none by this change."""
+    was = write.was
+    return (
+        was is not None
+        and write.job.state is JobState.COMPLETED
+        and was.state is not JobState.COMPLETED
+    )
+
+
+def _next_as_read(write: Write) -> str | int:
+    """The next instant that a change of it, or of the schedule, was made from; else any."""
+    job, was = write.job, write.was
+    if was is None or "next_ms" in was.faults:
+        return _ANY
+    is_same = all(getattr(job.spec, name) == getattr(was.spec, name) for name in TIMING)
+    return _ANY if is_same and job.next_run_at == was.next_run_at else _or_empty(was.next_run_at)
 
 
 def _or_empty(instant: datetime | None) -> str | int:

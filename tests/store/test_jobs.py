@@ -105,7 +105,8 @@ def test_a_paused_job_stays_paused_when_its_schedule_changes(store: Store) -> No
     job = store.cron.add(JobRequest(schedule="every 60m", prompt="x"))
     store.cron.pause(job.id, reason="maint")
     edited = store.cron.edit(job.id, {"schedule": "every 10m"})
-    assert (edited.state, edited.next_run_at) == (JobState.PAUSED, job.next_run_at)
+    # Where its new schedule would go on; nothing is due before it is resumed.
+    assert (edited.state, edited.next_run_at) == (JobState.PAUSED, NOON + timedelta(minutes=10))
     assert store.due.next_due_ms() is None
 
 

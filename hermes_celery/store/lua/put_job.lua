@@ -2,12 +2,16 @@
 -- somebody edits, so what an edit does not touch stays as it is now, not as it was read.
 --
 -- KEYS  1 job hash   2 due index   3 all jobs   4 names   5 mark of the namespace
---       6 number of shards
+--       6 number of shards   7 completed jobs
 -- ARGV  1 job id   2 expected revision ('' = must not exist)   3 created_ms   4 name index entry
 --       5 name index entry until now ('' = none)   6 wake channel   7 mark, if there is none yet
---       8 number of shards that the due index was chosen by   9.. fields of the hash and their
---       values, `state` and `next_ms` among them where they change; a value '' removes the field
--- Answers  'ok' and the new revision, 'conflict' (another revision, or exists, or is gone),
+--       8 number of shards that the due index was chosen by   9 now_ms where the job is completed by
+--       this, else ''   10 next_ms as it was read ('' = none), '*' where it may be another by now:
+--       a tick that moved the job on meanwhile has run what a new schedule would run again
+--       11.. fields of the hash and their values, `state` and `next_ms` among them where they
+--       change; a value '' removes the field
+-- Answers  'ok' and the new revision, 'conflict' (another revision, or exists, or is gone, or a tick
+--          moved it on),
 --          'resharded' (there are so many shards now: choose the index anew; nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
@@ -29,7 +33,7 @@ end
 -- lost on the way. What ticks and runs write may have gone on since.
 local function is_done()
   local ours = {spec = true, state = true, paused_ms = true, paused_reason = true}
-  for i = 9, #ARGV, 2 do
+  for i = 11, #ARGV, 2 do
     if ours[ARGV[i]] and (redis.call('HGET', KEYS[1], ARGV[i]) or '') ~= ARGV[i + 1] then
       return false
     end
@@ -43,12 +47,16 @@ if not broken and (job[1] or '') ~= ARGV[2] then
   end
   return {'conflict'}
 end
+if not broken and ARGV[10] ~= '*' and (job[3] or '') ~= ARGV[10] then
+  return {'conflict'}
+end
 check('ZCARD', KEYS[2])
 check('ZCARD', KEYS[3])
 check('ZCARD', KEYS[4])
+check('ZCARD', KEYS[7])
 local set, gone = {'revision', following}, {}
 local state, next_ms = job[2], job[3]
-for i = 9, #ARGV, 2 do
+for i = 11, #ARGV, 2 do
   local name, value = ARGV[i], ARGV[i + 1]
   if name == 'state' then
     state = value
@@ -88,5 +96,8 @@ if state == 'scheduled' and next_ms then
   end
 else
   redis.call('ZREM', KEYS[2], id)
+end
+if ARGV[9] ~= '' then
+  redis.call('ZADD', KEYS[7], ARGV[9], id)
 end
 return {'ok', following}

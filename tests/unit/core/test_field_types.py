@@ -81,6 +81,6 @@ def test_words_are_taken_for_what_they_mean() -> None:
     request = JobRequest(schedule="every 5m", prompt="x", policy=policy, timeout_seconds=5)
     spec, _ = define(request, job_id="a" * 12, now=NOON, default_timezone="UTC")
     assert (spec.policy.overlap, spec.policy.on_lost) == (Overlap.ALLOW, OnLost.RETRY)
-    changed, _ = redefine(spec, {"session": "none"}, now=NOON, default_timezone="UTC")
-    again, _ = redefine(changed, {"prompt": "y"}, now=NOON, default_timezone="UTC")
+    changed = redefine(spec, {"session": "none"}, now=NOON, default_timezone="UTC")
+    again = redefine(changed, {"prompt": "y"}, now=NOON, default_timezone="UTC")
     assert again.session == "none"

@@ -272,8 +272,7 @@ def test_what_means_nothing_any_more_goes_with_what_gave_it_a_meaning() -> None:
     policy = Policy(overlap=Overlap.ALLOW, max_active=5)
     old = a_spec(script="a.rb", interpreter="ruby", group="g", group_limit=2, policy=policy)
     for change in ({"group": None}, {"script": None}, {"overlap": Overlap.SKIP}):
-        new, first = redefine(old, change, now=NOON, default_timezone="UTC")
-        assert first is None
+        new = redefine(old, change, now=NOON, default_timezone="UTC")
         (name,) = change
         (follower,) = [field for field in FIELDS if field.goes_with == name]
         assert (follower.of(old), follower.of(new)) != (None, None)
@@ -282,7 +281,7 @@ def test_what_means_nothing_any_more_goes_with_what_gave_it_a_meaning() -> None:
 
 def test_policy_fields_change_one_by_one_and_an_unknown_one_is_refused() -> None:
     old = a_spec(policy=Policy(retries=2, pause_after=3))
-    new, _ = redefine(old, {"retries": 5}, now=NOON, default_timezone="UTC")
+    new = redefine(old, {"retries": 5}, now=NOON, default_timezone="UTC")
     assert new.policy == Policy(retries=5, pause_after=3)
     with pytest.raises(JobError, match="a job has no field retry; fields are name, schedule"):
         redefine(old, {"retry": 5}, now=NOON, default_timezone="UTC")
@@ -307,14 +306,11 @@ def declare(store: Store, **fields: Any) -> None:
     ("change", "first"),
     [
         ({"schedule": "every 3h"}, NOON + timedelta(hours=4)),
-        ({"exclude": ["* 15 22 6 *"]}, NOON + timedelta(hours=5)),
         ({"start": NOON + timedelta(hours=6)}, NOON + timedelta(hours=7)),
-        ({"end": NOON + timedelta(days=1)}, NOON + timedelta(hours=3)),
-        ({"jitter_seconds": 600}, None),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_declared_job_whose_timing_changes_is_planned_anew(
+def test_a_declared_job_with_another_schedule_or_start_begins_a_new_grid(
     store: Store, change: dict[str, Any], first: Any
 ) -> None:
     declare(store)
@@ -323,12 +319,33 @@ def test_a_declared_job_whose_timing_changes_is_planned_anew(
     declare(store, **change)
     after = store.jobs.find("job")
     assert after.spec.anchor_ms == before.spec.anchor_ms + 3_600_000
-    if first is not None:
-        assert after.next_run_at == first
-    assert after.next_run_at == after.spec.compiled().next_after(store.cron.now)
-    assert after.next_run_at != before.next_run_at
+    assert after.next_run_at == first
     declare(store)
     assert store.jobs.find("job").next_run_at == NOON + timedelta(hours=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"exclude": ["* 14 22 6 *"]}, NOON + timedelta(hours=4)),
+        ({"end": NOON + timedelta(days=1)}, NOON + timedelta(hours=2)),
+        ({"jitter_seconds": 600}, None),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_declared_job_that_is_narrowed_otherwise_keeps_its_grid(
+    store: Store, change: dict[str, Any], first: Any
+) -> None:
+    declare(store)
+    before = store.jobs.find("job")
+    store.clock.advance(3600)
+    declare(store, **change)
+    after = store.jobs.find("job")
+    assert after.spec.anchor_ms == before.spec.anchor_ms
+    assert after.next_run_at == after.spec.compiled().next_after(store.cron.now)
+    assert first is None or after.next_run_at == first
+    declare(store)
+    assert store.jobs.find("job").next_run_at == NOON + timedelta(hours=2)
 
 
 def test_a_declared_job_whose_content_changes_keeps_its_grid(store: Store) -> None:
@@ -422,6 +439,7 @@ def test_a_field_is_added_with_one_entry_and_one_attribute(
             '          check=checks.stripped, row="colour", hide=str.upper,\n'
             '          hermes=("lamp",)),\n'
             '    Field(name="season", option=("--season",), help="When.", is_timing=True,\n'
+            "          is_grid=True,\n"
             '          check=checks.stripped, row="season"),\n'
         ),
     )

@@ -121,7 +121,7 @@ def test_a_schedule_is_shown_as_it_was_written(written: Any, display: str) -> No
 
     assert job.as_json()["schedule_display"] == display
     # Another zone does not write it anew.
-    zoned = redefine(job.spec, {"timezone": "Asia/Tokyo"}, now=NOON, default_timezone="UTC")[0]
+    zoned = redefine(job.spec, {"timezone": "Asia/Tokyo"}, now=NOON, default_timezone="UTC")
     assert zoned.schedule_display == display
 
 

@@ -1,0 +1,205 @@
+"""What a job's schedule becomes when its definition changes, or when it is let go on.
+
+Three cases. Another schedule begins now. The same schedule, narrowed or delayed otherwise, goes on
+at the occurrence that was next. A change of anything else leaves the schedule where it stands.
+
+In all of them an occurrence is known by the instant that it is meant for, before jitter: one that
+has run does not run again, and one that lay behind when a schedule began does not run at all,
+wherever a new jitter would put it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from hermes_celery.core.fields import TIMING
+from hermes_celery.core.job import Job, JobSpec, JobState
+from hermes_celery.core.job_checks import (
+    ONE_SHOT_GRACE_MS,
+    first_instant,
+    first_meant,
+    redefine,
+)
+from hermes_celery.core.unknown_words import is_known
+from hermes_celery.errors import HermesCeleryError, JobError
+from hermes_celery.instant import to_ms
+from hermes_celery.schedule import Schedule, ScheduleKind
+
+_replace = msgspec.structs.replace
+
+
+def edited(job: Job, changes: Mapping[str, Any], *, now: datetime, default_timezone: str) -> Job:
+    """The job with changes (see `redefine`). Raises JobError or ScheduleError."""
+    spec = redefine(job.spec, changes, now=now, default_timezone=default_timezone)
+    return replanned(job, spec, now=now)
+
+
+def replanned(job: Job, spec: JobSpec, *, now: datetime) -> Job:
+    """The job with a changed definition; a paused one stays paused.
+
+    One that has run as often as it now may is completed. Raises JobError where nothing is left of
+    what it asks for.
+    """
+    if not is_known(job.state):
+        return _replace(job, spec=spec)
+    if not _is_timed_otherwise(job.spec, spec):
+        changed = _continued(job, spec, now=now)
+    elif job.state is JobState.ERROR or _is_another(job.spec, spec):
+        changed = _begun(job, spec, now=now)
+    else:
+        changed = _narrowed(job, spec, now=now)
+    if changed.state is JobState.SCHEDULED and changed.next_run_at and is_used_up(changed):
+        return _replace(changed, state=JobState.COMPLETED, next_run_at=None)
+    return changed
+
+
+def resumed(job: Job, *, now: datetime) -> Job:
+    """The job with its schedule going on from now; one that goes on already is left as it is.
+
+    Raises JobError where there is nothing to go on with.
+    """
+    if job.state is JobState.SCHEDULED and job.next_run_at is not None:
+        return job
+    schedule = job.spec.compiled()
+    if is_used_up(job) or (is_once(schedule) and job.state is JobState.COMPLETED):
+        raise JobError(f"Cannot resume: {why_over(job)}")
+    spec = job.spec
+    if is_once(schedule):
+        upcoming = first_meant(schedule, after_ms=to_ms(now) - ONE_SHOT_GRACE_MS - 1)
+        if upcoming is None:
+            raise JobError(
+                f"Cannot resume: one-shot time {schedule.text} is in the past (grace window: "
+                f"{ONE_SHOT_GRACE_MS // 1000}s) and will never fire."
+            )
+    else:
+        spec = _replace(spec, anchor_ms=to_ms(now))
+        upcoming = _going_on(job, spec, now=now)
+    return _replace(
+        job,
+        spec=spec,
+        state=JobState.SCHEDULED,
+        paused_at=None,
+        paused_reason=None,
+        next_run_at=upcoming,
+    )
+
+
+def is_used_up(job: Job) -> bool:
+    """Whether a job has had as many runs as it may."""
+    times = job.spec.repeat_times
+    return times is not None and job.completed >= times
+
+
+def is_once(schedule: Schedule) -> bool:
+    """Whether a schedule is a single instant."""
+    return schedule.kind is ScheduleKind.ONCE
+
+
+def why_over(job: Job) -> str:
+    """Why a completed job has no run left, and what to do."""
+    times = job.spec.repeat_times
+    if times is not None and is_used_up(job):
+        over = f"it was started {job.completed} of {times} times and is over"
+    else:
+        over = "its schedule has no instant left"
+    more = " or `--repeat`" if times is not None and times > 1 else ""
+    return (
+        f"{over}; `hermes-celery edit {job.id} --schedule ...`{more} gives it more runs, "
+        f"`hermes-celery run {job.id}` one now"
+    )
+
+
+def _is_timed_otherwise(old: JobSpec, new: JobSpec) -> bool:
+    return any(getattr(old, name) != getattr(new, name) for name in TIMING)
+
+
+def _is_another(old: JobSpec, new: JobSpec) -> bool:
+    """Whether the schedule itself, whatever narrows it, is another."""
+    if (old.schedule, old.timezone) == (new.schedule, new.timezone):
+        return False
+    try:
+        before, now = (spec.compiled().unbounded for spec in (old, new))
+    except HermesCeleryError:
+        # Whatever it was, it is to be mended now.
+        return True
+    if is_once(before) and is_once(now):
+        # The same instant, written in another zone.
+        return before.next_after_ms(-1) != now.next_after_ms(-1)
+    return not (before.kind is now.kind is ScheduleKind.INTERVAL and old.schedule == new.schedule)
+
+
+def _begun(job: Job, spec: JobSpec, *, now: datetime) -> Job:
+    """The job with a schedule that begins now; so does its count, where it would leave no run."""
+    first = first_instant(spec.compiled(), now=now)
+    is_over = job.state is JobState.COMPLETED or is_used_up(_replace(job, spec=spec))
+    return _replace(
+        job,
+        spec=spec,
+        state=JobState.PAUSED if job.state is JobState.PAUSED else JobState.SCHEDULED,
+        next_run_at=first,
+        completed=0 if is_over else job.completed,
+    )
+
+
+def _narrowed(job: Job, spec: JobSpec, *, now: datetime) -> Job:
+    """The job with the same schedule, narrowed or delayed otherwise."""
+    changed = _replace(job, spec=spec)
+    if job.next_run_at is not None and job.state is not JobState.COMPLETED:
+        return _replace(changed, next_run_at=_same_occurrence(job, spec, now=now))
+    return _with_more(changed, first_meant(spec.compiled(), after_ms=to_ms(now)))
+
+
+def _with_more(job: Job, upcoming: datetime | None) -> Job:
+    """A job that had no next instant: it goes on where it has one now, and may run again."""
+    if upcoming is None or is_used_up(job):
+        return job
+    state = JobState.SCHEDULED if job.state is JobState.COMPLETED else job.state
+    return _replace(job, state=state, next_run_at=upcoming)
+
+
+def _continued(job: Job, spec: JobSpec, *, now: datetime) -> Job:
+    """The job with the same schedule: one that was over goes on where it may run more often."""
+    changed = _replace(job, spec=spec)
+    is_more = spec.repeat_times != job.spec.repeat_times and not is_used_up(changed)
+    if job.state is not JobState.COMPLETED or not is_more:
+        return changed
+    schedule = spec.compiled()
+    if is_once(schedule):
+        raise JobError(
+            f"the one-shot {schedule.text} is over, and its time does not come again; give another "
+            "schedule"
+        )
+    return _with_more(changed, first_instant(schedule, now=now))
+
+
+def _same_occurrence(job: Job, spec: JobSpec, *, now: datetime) -> datetime:
+    """When the occurrence that was next is due by a changed definition, or the first one after it.
+
+    It may be meant for an instant that lies behind: it waited for its jitter, or for a beat.
+    """
+    upcoming = first_meant(spec.compiled(), after_ms=min(_meant_ms(job) - 1, to_ms(now)))
+    return first_instant(spec.compiled(), now=now) if upcoming is None else upcoming
+
+
+def _going_on(job: Job, spec: JobSpec, *, now: datetime) -> datetime:
+    """The first occurrence from now on that is not meant for an instant before the next one.
+
+    What was jittered so that it is still to come does come.
+    """
+    schedule = spec.compiled()
+    upcoming = schedule.next_after(now)
+    if upcoming is None or job.next_run_at is None:
+        return first_instant(schedule, now=now)
+    later = first_meant(schedule, after_ms=_meant_ms(job) - 1)
+    return upcoming if later is None else max(upcoming, later)
+
+
+def _meant_ms(job: Job) -> int:
+    """The instant that a job's next occurrence is meant for."""
+    next_ms = to_ms(job.next_run_at) if job.next_run_at else 0
+    meant_ms = job.spec.compiled().nominal.latest_until_ms(next_ms)
+    return next_ms if meant_ms is None else meant_ms

@@ -1,0 +1,260 @@
+"""What a changed definition, or a resume, makes of past and coming occurrences."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import fakeredis
+import pytest
+
+from hermes_celery.core.job import Job, JobRequest, JobState
+from hermes_celery.core.replanning import edited
+from hermes_celery.errors import Conflict, JobError
+from hermes_celery.instant import from_ms, to_ms
+from hermes_celery.scheduling.declared_jobs import DeclaredJobs, synchronise
+from hermes_celery.store import Database
+from tests.support import NOON, HandClock, Store
+
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store(Database(fakeredis.FakeRedis(decode_responses=True)), HandClock(NOON))
+
+
+def add(store: Store, schedule: str, **fields: Any) -> Job:
+    return store.cron.add(JobRequest(**{"schedule": schedule, "prompt": "x", **fields}))
+
+
+def stand(store: Store, job: Job, **changes: Any) -> Job:
+    """The job as ticks have left it."""
+    fields = {
+        "next_ms" if name == "next_run_at" else name: value if value is None else _stored(value)
+        for name, value in changes.items()
+    }
+    key = store.database.keys.job(job.id)
+    for name, value in fields.items():
+        if value is None:
+            store.database.call("HDEL", key, name)
+        else:
+            store.database.call("HSET", key, name, value)
+    return store.jobs.get(job.id)
+
+
+def _stored(value: Any) -> Any:
+    return to_ms(value) if hasattr(value, "tzinfo") else value
+
+
+def meant(job: Job) -> Any:
+    """The instant that its next run is meant for."""
+    assert job.next_run_at is not None
+    ms = job.spec.compiled().nominal.latest_until_ms(to_ms(job.next_run_at))
+    assert ms is not None
+    return from_ms(ms)
+
+
+def declare(store: Store, **fields: Any) -> dict[str, str]:
+    request = JobRequest(**{"prompt": "x", "name": "job", **fields})
+    declared = DeclaredJobs(manager="m", requests={"job": request}, default_timezone="UTC")
+    report = synchronise(store.jobs, declared, now=store.cron.now)
+    return report.refused
+
+
+# --- no occurrence twice, none from before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"jitter_seconds": 58}, {"start": NOON}, {"exclude": ["0 3 * * *"]}, {"timezone": "+01:00"},
+     {"schedule": "*/1 * * * *"}],
+    ids=str,
+)  # fmt: skip
+def test_an_occurrence_that_has_run_does_not_run_again_after_an_edit(
+    store: Store, changes: dict[str, Any]
+) -> None:
+    # Whatever a job's id makes of the jitter, one of these is delayed by more than five seconds.
+    for _ in range(5):
+        job = add(store, "* * * * *")
+        stand(store, job, next_run_at=NOON + 2 * MINUTE, completed=1)
+    store.clock.advance(65)
+    for job in store.jobs.all():
+        assert meant(store.cron.edit(job.id, changes)) == NOON + 2 * MINUTE
+
+
+def test_a_new_job_does_not_run_what_was_meant_for_an_instant_before_it(store: Store) -> None:
+    store.clock.advance(201)
+    for number in range(5):
+        job = add(store, "*/10 * * * *", name=str(number), jitter_seconds=300)
+        assert meant(job) == NOON + 10 * MINUTE
+
+
+def test_a_declared_job_that_gets_jitter_does_not_run_an_occurrence_again(store: Store) -> None:
+    declare(store, schedule="*/10 * * * *")
+    stand(store, store.jobs.find("job"), next_run_at=NOON + 10 * MINUTE, completed=1)
+    store.clock.advance(1)
+    assert declare(store, schedule="*/10 * * * *", jitter_seconds=590) == {}
+    assert meant(store.jobs.find("job")) == NOON + 10 * MINUTE
+
+
+def test_an_occurrence_that_waits_for_its_jitter_is_not_lost_by_an_edit(store: Store) -> None:
+    job = add(store, "0 13 * * *", jitter_seconds=3000)
+    assert job.next_run_at is not None
+    assert job.next_run_at > NOON + HOUR + 5 * MINUTE, "the id makes no delay; another id would"
+    store.clock.advance(3700)
+    for changes in ({"jitter_seconds": 0}, {"jitter_seconds": 2000}, {"end": NOON + 50 * HOUR}):
+        assert meant(store.cron.edit(job.id, changes)) == NOON + HOUR
+
+
+def test_a_job_that_is_resumed_keeps_what_waits_for_its_jitter(store: Store) -> None:
+    job = add(store, "0 13 * * *", jitter_seconds=3000)
+    store.clock.advance(3601)
+    store.cron.pause(job.id)
+    assert store.cron.resume(job.id).next_run_at == job.next_run_at
+
+
+def test_a_jitter_given_while_paused_does_not_bring_an_occurrence_back(store: Store) -> None:
+    job = add(store, "* * * * *")
+    stand(store, job, next_run_at=NOON + MINUTE, completed=1)
+    store.cron.pause(job.id)
+    store.cron.edit(job.id, {"jitter_seconds": 58})
+    store.clock.advance(0.5)
+    assert meant(store.cron.resume(job.id)) == NOON + MINUTE
+
+
+def test_an_edit_that_a_tick_overtakes_is_made_again_from_where_the_job_stands(
+    store: Store,
+) -> None:
+    job = add(store, "* * * * *")
+    changed = edited(job, {"jitter_seconds": 50}, now=NOON, default_timezone="UTC")
+    stand(store, job, next_run_at=NOON + 2 * MINUTE, completed=1)
+    with pytest.raises(Conflict):
+        store.jobs.change(changed, was=job)
+    store.clock.advance(60)
+    assert meant(store.cron.edit(job.id, {"jitter_seconds": 50})) == NOON + 2 * MINUTE
+
+
+# --- what is no change, and what keeps its grid
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"end": None}, {"start": None}, {"exclude": ()}, {"timezone": "UTC"}, {"timezone": None},
+     {"jitter_seconds": 0}, {"schedule": "every 60m"}, {"jitter_seconds": 60},
+     {"end": NOON + 99 * HOUR}, {"timezone": "Asia/Tokyo"}],
+    ids=str,
+)  # fmt: skip
+def test_a_script_that_gives_an_option_again_and_again_moves_no_grid(
+    store: Store, changes: dict[str, Any]
+) -> None:
+    job = add(store, "every 1h")
+    for _ in range(4):
+        store.clock.advance(600)
+        changed = store.cron.edit(job.id, changes)
+        assert changed.spec.anchor_ms == job.spec.anchor_ms
+        assert meant(changed) == NOON + HOUR
+
+
+# --- what is over
+
+
+def ran_once(store: Store) -> Job:
+    job = add(store, "in 1s", name="z1")
+    store.clock.advance(10)
+    stand(store, job, state="completed", next_run_at=None, completed=1)
+    return store.jobs.get(job.id)
+
+
+def test_a_one_shot_that_ran_is_not_resumed(store: Store) -> None:
+    job = ran_once(store)
+    with pytest.raises(JobError, match="Cannot resume: it was started 1 of 1 times and is over"):
+        store.cron.resume(job.id)
+    assert store.jobs.get(job.id) == job
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"timezone": "UTC"}, {"timezone": "Asia/Tokyo"}, {"start": None}, {"end": None},
+     {"start": NOON}, {"jitter_seconds": 30}, {"name": "z2"}],
+    ids=str,
+)  # fmt: skip
+def test_a_one_shot_that_ran_stays_over_whatever_else_changes(
+    store: Store, changes: dict[str, Any]
+) -> None:
+    changed = store.cron.edit(ran_once(store).id, changes)
+    assert (changed.state, changed.completed) == (JobState.COMPLETED, 1)
+    assert changed.next_run_at is None
+
+
+def test_a_one_shot_that_ran_gets_another_time_or_no_run(store: Store) -> None:
+    job = ran_once(store)
+    with pytest.raises(JobError, match="its time does not come again"):
+        store.cron.edit(job.id, {"repeat": 2})
+    again = store.cron.edit(job.id, {"schedule": "in 5m"})
+    assert (again.state, again.completed) == (JobState.SCHEDULED, 0)
+
+
+def test_a_job_that_has_run_as_often_as_it_now_may_is_completed(store: Store) -> None:
+    job = stand(store, add(store, "* * * * *"), completed=7)
+    changed = store.cron.edit(job.id, {"repeat": 3})
+    assert (changed.state, changed.next_run_at) == (JobState.COMPLETED, None)
+    keys = store.database.keys
+    assert store.database.call("ZSCORE", keys.due, job.id) is None
+    assert store.database.call("ZSCORE", keys.completed, job.id) is not None
+    with pytest.raises(JobError, match="it was started 7 of 3 times and is over"):
+        store.cron.resume(job.id)
+    more = store.cron.edit(job.id, {"repeat": 9})
+    assert (more.state, more.completed) == (JobState.SCHEDULED, 7)
+
+
+def test_a_declared_job_that_has_run_as_often_as_it_now_may_is_completed(store: Store) -> None:
+    declare(store, schedule="* * * * *")
+    stand(store, store.jobs.find("job"), completed=1)
+    assert declare(store, schedule="* * * * *", repeat=1) == {}
+    job = store.jobs.find("job")
+    assert (job.state, job.next_run_at, job.completed) == (JobState.COMPLETED, None, 1)
+
+
+def test_a_job_that_becomes_a_one_shot_counts_from_the_beginning(store: Store) -> None:
+    job = stand(store, add(store, "* * * * *"), completed=7)
+    changed = store.cron.edit(job.id, {"schedule": "in 5m"})
+    assert (changed.completed, changed.spec.repeat_times) == (0, 1)
+
+
+def test_a_later_end_lets_a_job_go_on_and_keeps_its_count(store: Store) -> None:
+    job = add(store, "every 1h", end=NOON + HOUR)
+    stand(store, job, state="completed", next_run_at=None, completed=1)
+    store.clock.advance(3700)
+    changed = store.cron.edit(job.id, {"end": NOON + 9 * HOUR})
+    assert (changed.state, changed.completed) == (JobState.SCHEDULED, 1)
+    assert changed.next_run_at == NOON + 2 * HOUR
+
+
+# --- why nothing is left
+
+
+@pytest.mark.parametrize(
+    ("schedule", "fields", "why"),
+    [
+        ("in 30m", {"start": NOON + timedelta(days=30)}, "lies outside its start and end"),
+        ("2026-01-01T00:00", {}, "more than 120s in the past"),
+        ("every 1h", {"end": NOON + MINUTE}, "that its start, end and exclusions leave"),
+        ("every 1h", {"start": NOON.replace(year=9999)}, "that its start, end and exclusions"),
+        ("0 0 1 1 * 0 2020", {}, "give another schedule"),
+    ],
+)
+def test_what_never_runs_is_refused_with_what_stands_in_its_way(
+    store: Store, schedule: str, fields: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(JobError) as refused:
+        add(store, schedule, **fields)
+    assert why in str(refused.value)
+
+
+def test_a_paused_job_stays_paused_through_each_change(store: Store) -> None:
+    job = add(store, "every 1h")
+    store.cron.pause(job.id)
+    for changes in ({"schedule": "every 2h"}, {"end": NOON + 9 * HOUR}, {"name": "n"}):
+        assert store.cron.edit(job.id, changes).state is JobState.PAUSED
