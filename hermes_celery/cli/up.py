@@ -24,6 +24,7 @@ import click
 from hermes_celery import embedded_server
 from hermes_celery.cli.scope import project, read_settings
 from hermes_celery.cli.screen import summary, took
+from hermes_celery.cli.terminal import printable
 from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Run
@@ -378,7 +379,7 @@ def _add_demo(cron: Client, settings: Settings) -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S')}  {text}")
+    click.echo(f"{time.strftime('%H:%M:%S')}  {printable(text)}")
 
 
 @contextmanager
