@@ -38,7 +38,17 @@ from hermes_celery.core.unknown_words import is_known
 from hermes_celery.errors import Conflict, HermesCeleryError, JobError
 from hermes_celery.instant import from_ms, iso, to_ms
 from hermes_celery.scheduling.deferred_messages import built_or_fault, ending_of
-from hermes_celery.store import Asked, DueIndex, Jobs, Runs, Write, Written, check_run_id
+from hermes_celery.store import (
+    Destination,
+    DueIndex,
+    EarlyEnd,
+    Jobs,
+    RequestedRun,
+    Runs,
+    Write,
+    Written,
+    check_run_id,
+)
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -305,8 +315,7 @@ class Client:
             [asked],
             trigger=Trigger.MANUAL,
             now_ms=now_ms,
-            queue=queue,
-            why_sent=self._messages.why_sent(job.spec, queue),
+            to=Destination(queue=queue, why_sent=self._messages.why_sent(job.spec, queue)),
             key=f"{job.id}:{key}" if key else occurrence.run_id,
         )
         if is_late and run_id == occurrence.run_id:
@@ -321,7 +330,8 @@ class Client:
         now_ms = self._clock.now_ms()
         if built.way in (BuildOutcome.FAILED, BuildOutcome.NOWHERE):
             state, reason, error = ending_of(built)
-            self.runs.end_waiting(run_id, state=state, reason=reason, error=error, now_ms=now_ms)
+            end = EarlyEnd(state=state, reason=reason, error=error)
+            self.runs.end_waiting(run_id, end, now_ms=now_ms)
         else:
             self.runs.push_asked(
                 run_id,
@@ -372,8 +382,7 @@ class Client:
             asked,
             trigger=Trigger.BACKFILL,
             now_ms=now_ms,
-            queue=queue,
-            why_sent=self._messages.why_sent(job.spec, queue),
+            to=Destination(queue=queue, why_sent=self._messages.why_sent(job.spec, queue)),
             key=f"backfill:{secrets.token_hex(8)}",
         )
 
@@ -491,9 +500,9 @@ def _refuse_declared(job: Job, advice: str) -> None:
         )
 
 
-def _asked(spec: JobSpec, occurrence: Occurrence, messages: BuildsMessages) -> Asked:
+def _asked(spec: JobSpec, occurrence: Occurrence, messages: BuildsMessages) -> RequestedRun:
     run_id, due_ms = occurrence.run_id, occurrence.due_ms
-    return Asked(
+    return RequestedRun(
         run_id=run_id,
         message=messages.message(spec, run_id=run_id, due_ms=due_ms),
     )

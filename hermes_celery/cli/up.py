@@ -275,7 +275,7 @@ def _celery(settings: Settings, name: str, *arguments: str, stop_seconds: float)
         command=[
             *(sys.executable, "-m", "celery", "-A", "hermes_celery"),
             *arguments,
-            *("--loglevel", "INFO"),
+            *("--loglevel", "info"),
         ],
         log=settings.state_dir / f"{name}.log",
         stop_seconds=stop_seconds,
@@ -294,7 +294,7 @@ def _await_server(settings: Settings, supervisor: Supervisor, *, stop: threading
     deadline = time.monotonic() + (_SERVER_SECONDS if settings.redis_url is None else 0)
     while not stop.is_set():
         try:
-            database.call("PING")
+            database.ping()
             return
         except StoreUnavailable as error:
             if settings.redis_url is not None:

@@ -261,7 +261,6 @@ class Deliverer:
             now_ms=self._clock.now_ms(),
             text=plan.text,
             warning=plan.warning,
-            incident=plan.incident,
             told=plan.told,
         )
         return True

@@ -31,7 +31,7 @@ from hermes_celery.delivering.message import Message, message_of
 from hermes_celery.errors import RecordBroken
 from hermes_celery.events import event
 from hermes_celery.instant import to_ms
-from hermes_celery.store import Incidents, Part, Record, Runs, What
+from hermes_celery.store import Incidents, Part, Record, Runs, ToldIncident, What
 from hermes_celery.store.incidents import Noted
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ class DeliveryPlan(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     text: str = ""
     warning: str = ""
-    incident: str = ""
-    told: int | None = None
+    told: ToldIncident | None = None
 
 
 class DeliverySubject:
@@ -140,8 +139,7 @@ class Planner:
         return DeliveryPlan(
             parts=self._parts(What.FAILURE, failure_target(job.spec), subject),
             text=with_next_step(summary, run.id, count=noted.count),
-            incident=noted.id,
-            told=noted.count,
+            told=ToldIncident(id=noted.id, count=noted.count),
         )
 
     def _noted(self, trouble: Trouble) -> Noted:

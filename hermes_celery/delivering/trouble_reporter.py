@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.core.incidents import Incident, Trouble, is_worth_telling
 from hermes_celery.events import event
+from hermes_celery.store import ToldIncident
 
 if TYPE_CHECKING:
     from hermes_celery.store import Deliveries, Incidents
@@ -52,8 +53,7 @@ class TroubleReporter:
             deliver=trouble.deliver or self._alerts,
             # Alerts have no origin and no job's name, whomever they are about.
             job_id=trouble.job_id if trouble.deliver else "",
-            incident=noted.id,
-            count=noted.count,
+            told=ToldIncident(id=noted.id, count=noted.count),
             now_ms=now_ms,
         )
         if is_new and trouble.from_here:
@@ -75,7 +75,6 @@ class TroubleReporter:
                 f"✅ {text}",
                 deliver=self._alerts,
                 job_id="",
-                incident=incident.id,
-                count=count,
+                told=ToldIncident(id=incident.id, count=count),
                 now_ms=now_ms,
             )

@@ -6,11 +6,10 @@ A key that cannot be read costs its own number and is named; the rest is shown.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from hermes_celery.core.readable import readable
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store import (
     OUR_APP,
@@ -19,8 +18,10 @@ from hermes_celery.store import (
     DueIndex,
     Incidents,
     Jobs,
+    Load,
     worker_app,
 )
+from hermes_celery.store.leases import read_leaders
 from hermes_celery.store.loss_note import Witness
 from hermes_celery.store.queue_health import Crew, QueueLook, crew, look_at_queues
 
@@ -68,8 +69,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 class _Look:
     """What is read one thing after the other, and the troubles on the way."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self) -> None:
         self.broken: list[str] = []
 
     def at(self, read: Callable[[], _T], default: _T) -> _T:
@@ -79,31 +79,10 @@ class _Look:
             self.note(error)
             return default
 
-    def size(self, key: str) -> int:
-        return self.at(lambda: int(self.database.call("ZCARD", key)), 0)
-
     def note(self, trouble: RecordBroken | None) -> None:
         if trouble is not None:
             text = f"{trouble.key} {trouble.what}"
             self.broken += [] if text in self.broken else [text]
-
-    def owners(self, leases: list[str]) -> list[str | None]:
-        """Who holds each lease; one without an expiry is held by nobody who lives."""
-        found: list[Any] = self.database.call_many([("GET", lease) for lease in leases])
-        left = self.database.call_many([("PTTL", lease) for lease in leases])
-        for lease, owner, left_ms in zip(leases, found, left, strict=True):
-            if isinstance(owner, RecordBroken):
-                self.note(owner)
-            elif left_ms == -1:
-                self.note(RecordBroken(lease, "has no expiry; the next beat gives it one"))
-        return [readable(owner) if isinstance(owner, str) else None for owner in found]
-
-    def term(self, key: str) -> int:
-        text = self.at(lambda: str(self.database.call("GET", key) or 0), "0")
-        if text.isdecimal() and len(text) <= 15:
-            return int(text)
-        self.note(RecordBroken(key, f"is {text[:20]!r}, no count of terms"))
-        return 0
 
 
 def read_status(
@@ -113,11 +92,15 @@ def read_status(
 
     `app` is the one that was named, as `celery -A` takes it; `witness` knows what was there.
     """
-    keys, look, now_ms = database.keys, _Look(database), database.now_ms()
+    look, now_ms = _Look(), database.now_ms()
     shards = range(database.shards)
     look.note(database.shards_fault())
-    leases = look.owners([keys.lease_of(shard) for shard in shards])
-    unled = [shard for shard, owner in zip(shards, leases, strict=True) if owner is None]
+    leaders = read_leaders(database)
+    for fault in leaders.faults:
+        look.note(fault)
+    owners = leaders.owners
+    unled = [shard for shard, owner in zip(shards, owners, strict=True) if owner is None]
+    load = Load(database)
     due = [look.at(DueIndex(database, shard=shard).next_due_ms, None) for shard in shards]
     switch = DueIndex(database).switch()
     look.note(switch.fault)
@@ -126,8 +109,8 @@ def read_status(
     return Status(
         server=database.version,
         now_ms=now_ms,
-        leader=None if unled else ", ".join(sorted({owner for owner in leases if owner})),
-        term=look.term(keys.term),
+        leader=None if unled else ", ".join(sorted({owner for owner in owners if owner})),
+        term=leaders.term,
         shards=len(shards),
         unled=unled,
         workers=list(who.names),
@@ -135,8 +118,8 @@ def read_status(
         queues=look.at(lambda: look_at_queues(database, who, now_ms=now_ms), []),
         jobs=look.at(Jobs(database).count, 0),
         next_due_ms=min((ms for ms in due if ms is not None), default=None),
-        queued=look.size(keys.queued),
-        running=look.size(keys.heartbeats),
+        queued=look.at(load.queued, 0),
+        running=look.at(load.running, 0),
         incidents=look.at(Incidents(database).count, 0),
         paused_ms=switch.paused_ms,
         pause_note=switch.note,

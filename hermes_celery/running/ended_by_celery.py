@@ -27,6 +27,7 @@ from hermes_celery.core.policy import Policy, retries_failure, retries_loss, ret
 from hermes_celery.core.run import RunState
 from hermes_celery.errors import RunNotFound
 from hermes_celery.events import event
+from hermes_celery.store import EarlyEnd
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -122,7 +123,9 @@ class RunEnder:
         def fail() -> None:
             for _ in range(_HANDED_ON_TRIES):
                 answer = self._runs.end_waiting(
-                    run_id, state=RunState.FAILED, error=error, now_ms=self._clock.now_ms()
+                    run_id,
+                    EarlyEnd(state=RunState.FAILED, error=error),
+                    now_ms=self._clock.now_ms(),
                 )
                 found = self._runs.performed(run_id) if answer == "over" else None
                 if found is None or found.state.is_final:
@@ -212,9 +215,8 @@ class RunEnder:
         now_ms, state, error = self._clock.now_ms(), process.state, process.error
         answer = self._runs.give_up(
             message.run_id,
+            EarlyEnd(state=state, error=error),
             pid=process.pid,
-            state=state,
-            error=error,
             now_ms=now_ms,
             retry_at_ms=retry_at_ms,
             is_requeued=is_requeued,
@@ -223,10 +225,7 @@ class RunEnder:
             # It was killed before it could claim its run.
             answer = self._runs.end_waiting(
                 message.run_id,
-                state=state,
-                error=error,
-                attempt=message.attempt,
-                hop=message.hop,
+                EarlyEnd(state=state, error=error, attempt=message.attempt, hop=message.hop),
                 now_ms=now_ms,
             )
         _tell(message.run_id, state, error, answer)
@@ -243,11 +242,13 @@ class RunEnder:
         def end() -> None:
             answer = self._runs.end_waiting(
                 run_id,
-                state=state,
-                reason=reason,
-                error=error,
-                attempt=None if message is None else message.attempt,
-                hop=0 if message is None else message.hop,
+                EarlyEnd(
+                    state=state,
+                    reason=reason,
+                    error=error,
+                    attempt=None if message is None else message.attempt,
+                    hop=0 if message is None else message.hop,
+                ),
                 now_ms=self._clock.now_ms(),
             )
             _tell(run_id, state, error or reason, answer)

@@ -37,7 +37,7 @@ from hermes_celery.running.escaped_exceptions import is_green_timeout, state_aft
 from hermes_celery.running.heartbeat import STUCK_SECONDS, Heartbeats, RunningRun
 from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import Session, bound
-from hermes_celery.store import Claim, FollowUp, Performed, Places, Runs
+from hermes_celery.store import Claim, FollowUp, HandedOn, Performed, Places, Runs
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -263,11 +263,13 @@ class Runner:
             lambda: self._runs.put_back(
                 claim,
                 ready_at_ms=ready_at_ms,
-                handed_on=error.handed_on,
-                handed_hop=error.hop,
-                handed_queue=error.queue,
-                retry_at_ms=retry_at_ms,
-                starts_again=error.starts_again,
+                handed_on=HandedOn(
+                    message=error.handed_on,
+                    hop=error.hop,
+                    queue=error.queue,
+                    retry_at_ms=retry_at_ms,
+                    starts_again=error.starts_again,
+                ),
             ),
         )
         self._leave(claim)

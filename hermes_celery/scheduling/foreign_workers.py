@@ -28,7 +28,7 @@ import msgspec
 
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import to_ms
-from hermes_celery.store import Fate, ForeignQueue, ForeignQueues
+from hermes_celery.store import Fate, ForeignQueue, ForeignQueues, Load
 from hermes_celery.store.load import base_of
 from hermes_celery.store.queue_health import Crew, crew
 from hermes_celery.store.worker_signs import node_of
@@ -241,8 +241,7 @@ class ForeignWorkers:
 
     def _is_any_queued(self) -> bool:
         """Whether a run may be in the hands of a worker that does not report."""
-        queued = self._database.keys.queued
-        return bool(self._task_queues and self._database.call("ZCARD", queued))
+        return bool(self._task_queues and Load(self._database).queued())
 
     def _remember(self) -> None:
         """What a leader before this one stored."""

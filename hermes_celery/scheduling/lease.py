@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from hermes_celery.errors import LeaseLost
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
+from hermes_celery.store.leases import StoredLease
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -57,12 +58,8 @@ class Lease:
         on_broken: OnBroken = ignored,
     ) -> None:
         """`on_broken` hears of what was no lease, term or leader, and was mended."""
-        keys = database.keys
-        self._quarantine = keys.quarantine
         self._on_broken = on_broken
-        self._database = database
-        self._lease, self._term = keys.lease_of(shard), keys.term_of(shard)
-        self._leader, self._wake = keys.leader_of(shard), keys.wake
+        self._stored = StoredLease(database, shard=shard)
         self._clock = clock
         self._owner = owner
         self._token: int | None = None
@@ -110,16 +107,11 @@ class Lease:
         if self._token is None:
             return
         self._token = None
-        self._database.run("lease_release", keys=[self._lease], args=[self._owner, self._wake])
+        self._stored.release(self._owner)
 
     def _renew(self) -> bool:
         sent_at = self._clock.monotonic()
-        answer = self._database.run(
-            "lease_renew",
-            keys=[self._lease, self._term],
-            args=[self._owner, LEASE_MS, self._token or 0],
-        )
-        if answer == "ok":
+        if self._stored.renew(self._owner, lease_ms=LEASE_MS, token=self._token or 0):
             self._sent_at = sent_at
             return True
         self._token = None
@@ -127,20 +119,15 @@ class Lease:
 
     def _take(self) -> None:
         sent_at, now_ms = self._clock.monotonic(), self._clock.now_ms()
-        keys = [self._lease, self._term, self._leader]
-        word, value, free_in_ms, *mended = self._database.run(
-            "lease_take",
-            keys=[*keys, *(self._quarantine(key, at_ms=now_ms) for key in keys)],
-            args=[self._owner, LEASE_MS, now_ms, self._known],
-        )
-        for key, what in zip(mended[::2], mended[1::2], strict=True):
+        answer = self._stored.take(self._owner, lease_ms=LEASE_MS, now_ms=now_ms, known=self._known)
+        for key, what in answer.mended:
             event(_log, "lease.mended", level=logging.WARNING, key=key, what=what)
             self._on_broken("", key, f"{what}; that is mended")
-        self._known = max(self._known, int(value))
-        if word == "ok":
-            self._token, self._sent_at = int(value), sent_at
+        self._known = max(self._known, answer.term)
+        if answer.is_ours:
+            self._token, self._sent_at = answer.term, sent_at
         else:
-            self._free_at = self._clock.monotonic() + max(int(free_in_ms), 0) / 1000
+            self._free_at = self._clock.monotonic() + answer.free_in_ms / 1000
 
     def _age(self) -> float:
         return self._clock.monotonic() - self._sent_at

@@ -33,7 +33,7 @@ from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.instant import to_ms
 from hermes_celery.scheduling.deferred_messages import built_or_fault, ending_of, tell_ended
-from hermes_celery.store import Fate
+from hermes_celery.store import Actor, EarlyEnd, Fate, Push
 
 if TYPE_CHECKING:
     from hermes_celery.core.job import JobSpec
@@ -122,6 +122,7 @@ class _RescuePass:
         self._on_broken = rescuer.on_broken
         self._token = token
         self._now_ms = now_ms
+        self._actor = Actor(now_ms=now_ms, token=token)
         self.given_up: list[str] = []
         self.is_cut = False
 
@@ -145,14 +146,7 @@ class _RescuePass:
         return ended
 
     def _end_one(self, overdue: UndeliveredRun, queue: str, why: str) -> bool:
-        return self._runs.end_sent(
-            overdue.run,
-            seen_ms=overdue.seen_ms,
-            now_ms=self._now_ms,
-            token=self._token,
-            queue=queue,
-            why=why,
-        )
+        return self._runs.end_sent(overdue, queue=queue, why=why, actor=self._actor)
 
     def _specs(self, found: Sequence[UndeliveredRun]) -> dict[str, JobSpec]:
         def tell(job_id: str, error: RecordBroken) -> None:
@@ -232,9 +226,7 @@ class _RescuePass:
         if not queue:
             (queue,) = self._runs.queues_of([run.id])
         try:
-            return self._runs.is_on_queue(
-                overdue, now_ms=self._now_ms, token=self._token, queue=queue
-            )
+            return self._runs.is_on_queue(overdue, queue=queue, actor=self._actor)
         except (LeaseLost, StoreUnavailable):
             raise
         except StoreError as error:
@@ -246,9 +238,8 @@ class _RescuePass:
     def _end_handed_on(self, run: Run) -> None:
         """The one message that a run went on with did not come."""
         why = NEVER_CAME if run.retry_at is None else RETRY_NEVER_CAME
-        self._runs.end_waiting(
-            run.id, state=RunState.LOST, error=why, now_ms=self._now_ms, token=self._token
-        )
+        end = EarlyEnd(state=RunState.LOST, error=why)
+        self._runs.end_waiting(run.id, end, now_ms=self._now_ms, token=self._token)
         event(_log, "run.lost", level=logging.WARNING, run=run.id, why=why)
 
     def _push(self, overdue: UndeliveredRun, spec: JobSpec) -> bool:
@@ -259,16 +250,8 @@ class _RescuePass:
         if built.way in (BuildOutcome.FAILED, BuildOutcome.NOWHERE):
             self._end(overdue, built)
             return False
-        answer = self._runs.redeliver(
-            run,
-            seen_ms=overdue.seen_ms,
-            now_ms=self._now_ms,
-            token=self._token,
-            queue=built.queue,
-            message=built.message,
-            push=overdue.push,
-            fate=_decided(fate, built),
-        )
+        push = Push(queue=built.queue, message=built.message, number=overdue.push)
+        answer = self._runs.redeliver(overdue, push, actor=self._actor, fate=_decided(fate, built))
         if answer in ("gone", "empty") and self._foreign is not None:
             empty = built.queue if answer == "empty" else ""
             self._foreign.is_gone(run, now_ms=self._now_ms, empty=empty)
@@ -314,14 +297,8 @@ class _RescuePass:
             self._runs.put_off(overdue, now_ms=self._now_ms)
             return
         state, reason, error = ending_of(built)
-        self._runs.end_waiting(
-            overdue.run.id,
-            state=state,
-            reason=reason,
-            error=error,
-            now_ms=self._now_ms,
-            token=self._token,
-        )
+        end = EarlyEnd(state=state, reason=reason, error=error)
+        self._runs.end_waiting(overdue.run.id, end, now_ms=self._now_ms, token=self._token)
         tell_ended(overdue.run.id, built)
 
     def _lose(self, run_id: str) -> bool:

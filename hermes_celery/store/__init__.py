@@ -24,8 +24,10 @@ from hermes_celery.store.breakers import Breakers
 from hermes_celery.store.connecting import connect
 from hermes_celery.store.database import CANNOT_SAVE, Database
 from hermes_celery.store.declarations import Declarations
-from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, What
+from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, ToldIncident, What
 from hermes_celery.store.due_index import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
+from hermes_celery.store.end_run import EarlyEnd
+from hermes_celery.store.fencing import Actor
 from hermes_celery.store.foreign_queues import ForeignQueue, ForeignQueues
 from hermes_celery.store.format import FORMAT, Formats, StoredFormat
 from hermes_celery.store.health import Signs
@@ -38,14 +40,15 @@ from hermes_celery.store.load import Load, WorkerSign
 from hermes_celery.store.migrating import Migrator
 from hermes_celery.store.moving import Moved, Mover, Neighbours, namespaces_beside
 from hermes_celery.store.permissions import refuse_missing
+from hermes_celery.store.pushing import Fate, Push
 from hermes_celery.store.record_pages import Page, Records
 from hermes_celery.store.repairs import How, Repairs, Work
-from hermes_celery.store.run_queries import check_run_id
-from hermes_celery.store.runs import Asked, Claim, FollowUp, Performed, Runs
+from hermes_celery.store.run_queries import Holder, Performed, check_run_id
+from hermes_celery.store.runs import Claim, Destination, FollowUp, HandedOn, RequestedRun, Runs
 from hermes_celery.store.shards import Shards
 from hermes_celery.store.shared_keys import SharedKeys
 from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
-from hermes_celery.store.waiting_runs import Fate, UndeliveredRun
+from hermes_celery.store.waiting_runs import UndeliveredRun
 from hermes_celery.store.waker import Waker
 from hermes_celery.store.worker_app import OUR_APP, beat_command, worker_app, worker_command
 
@@ -54,23 +57,27 @@ __all__ = [
     "FORMAT",
     "OUR_APP",
     "WRITES",
+    "Actor",
     "Advance",
     "Advanced",
     "Answer",
-    "Asked",
     "Breakers",
     "BrokenJob",
     "Claim",
     "Database",
     "Declarations",
     "Deliveries",
+    "Destination",
     "DueIndex",
+    "EarlyEnd",
     "Fate",
     "FollowUp",
     "ForeignQueue",
     "ForeignQueues",
     "Formats",
+    "HandedOn",
     "History",
+    "Holder",
     "How",
     "Incidents",
     "Jobs",
@@ -85,9 +92,11 @@ __all__ = [
     "PartState",
     "Performed",
     "Places",
+    "Push",
     "Record",
     "Records",
     "Repairs",
+    "RequestedRun",
     "Retention",
     "Runs",
     "Shards",
@@ -97,6 +106,7 @@ __all__ = [
     "SweepNote",
     "SweepNotes",
     "Switch",
+    "ToldIncident",
     "UndeliveredRun",
     "Waker",
     "What",

@@ -31,8 +31,12 @@ class Breakers:
         try:
             word, until_ms = self._database.run(
                 "breaker_ask",
-                keys=[self._key(far_end)],
-                args=[now_ms, now_ms + attempt_ms, _KEEP_SECONDS],
+                keys={"breaker": self._key(far_end)},
+                args={
+                    "now_ms": now_ms,
+                    "until_ms": now_ms + attempt_ms,
+                    "keep_seconds": _KEEP_SECONDS,
+                },
             )
         except RecordBroken as error:
             self._ignore(error)
@@ -51,8 +55,14 @@ class Breakers:
         try:
             self._database.run(
                 "breaker_tell",
-                keys=[self._key(far_end)],
-                args=[word, now_ms, _FIRST_WAIT_MS, _LONGEST_WAIT_MS, _KEEP_SECONDS],
+                keys={"breaker": self._key(far_end)},
+                args={
+                    "has_answered": word,
+                    "now_ms": now_ms,
+                    "first_wait_ms": _FIRST_WAIT_MS,
+                    "longest_wait_ms": _LONGEST_WAIT_MS,
+                    "keep_seconds": _KEEP_SECONDS,
+                },
             )
         except RecordBroken as error:
             self._ignore(error)

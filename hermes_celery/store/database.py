@@ -16,7 +16,13 @@ from typing import Any
 import msgspec
 import redis
 
-from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable, StoreUnsuitable
+from hermes_celery.errors import (
+    LeaseLost,
+    RecordBroken,
+    StoreError,
+    StoreUnavailable,
+    StoreUnsuitable,
+)
 from hermes_celery.masking.server_urls import without_passwords_in
 from hermes_celery.store import lua
 from hermes_celery.store.keys import Keys
@@ -42,11 +48,45 @@ _PASSING_WORD = re.compile(
 )
 
 
-class ScriptCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One call of a script."""
+#: A key of a script, and an argument.
+Key = str
+Arg = str | int | bytes
 
-    keys: Sequence[str]
-    args: Sequence[str | int | bytes]
+
+class ScriptCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a script, in the order of its header."""
+
+    keys: Sequence[Key]
+    args: Sequence[Arg]
+
+
+def call_of(
+    script: str,
+    *,
+    keys: Mapping[str, Key],
+    args: Mapping[str, Arg],
+    more_keys: Sequence[Key] = (),
+    more_args: Sequence[Arg] = (),
+) -> ScriptCall:
+    """A call whose keys and arguments are given by the names of the script's header.
+
+    `more_keys` and `more_args` follow them. Raises TypeError where a name is missing or unknown.
+    """
+    key_names, arg_names = lua.names(script)
+    return ScriptCall(
+        keys=key_names.in_order(keys, more_keys), args=arg_names.in_order(args, more_args)
+    )
+
+
+def or_none(value: Arg | None) -> Arg:
+    """An argument as scripts take it: "" for none."""
+    return "" if value is None else value
+
+
+def refuse_fenced(answer: object) -> None:
+    """Raise LeaseLost where a script, or one of many, answers that a younger leader is known."""
+    if answer == "fenced" or (isinstance(answer, list) and "fenced" in answer):
+        raise LeaseLost("a younger leader has taken over; this one stops writing")
 
 
 class Database:
@@ -63,11 +103,44 @@ class Database:
         #: Queues that this process has noted in the store.
         self.noted_queues: set[str] = set()
 
-    def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
-        """Run one script of `hermes_celery.store.lua` and return its answer.
+    def run(
+        self,
+        script: str,
+        *,
+        keys: Mapping[str, Key],
+        args: Mapping[str, Arg],
+        more_keys: Sequence[Key] = (),
+        more_args: Sequence[Arg] = (),
+    ) -> Any:
+        """Run one script of `hermes_celery.store.lua`, filled as by `call_of`; return its answer.
 
         Raises RecordBroken when a key that it needs is not as it should be; nothing was written.
         """
+        key_names, arg_names = lua.names(script)
+        return self.run_listed(
+            script,
+            keys=key_names.in_order(keys, more_keys),
+            args=arg_names.in_order(args, more_args),
+        )
+
+    def run_fenced(
+        self,
+        script: str,
+        *,
+        keys: Mapping[str, Key],
+        args: Mapping[str, Arg],
+        more_args: Sequence[Arg] = (),
+    ) -> str:
+        """Run one script that compares the fencing token first, and return its answer, a word.
+
+        Raises LeaseLost when a younger leader's token is known, and RecordBroken as `run` does.
+        """
+        answer = self.run(script, keys=keys, args=args, more_args=more_args)
+        refuse_fenced(answer)
+        return str(answer)
+
+    def run_listed(self, script: str, *, keys: Sequence[Key], args: Sequence[Arg]) -> Any:
+        """Run one script whose keys and arguments are in order; as `run` otherwise."""
         registered = self._script(script)
         with wrapped():
             answer = registered(keys=keys, args=args)
@@ -82,9 +155,9 @@ class Database:
 
         Meanwhile the server works and so can we. The answer must be asked for, once: until then
         the connection belongs to it. Where the connection fails, or the server has never seen the
-        script, it is run as `run` does, when the answer is asked for.
+        script, it is run as `run_listed` does, when the answer is asked for.
         """
-        again = partial(self.run, script, keys=keys, args=args)
+        again = partial(self.run_listed, script, keys=keys, args=args)
         with wrapped():
             pool = self.client.connection_pool
             connection = pool.get_connection()
@@ -282,6 +355,10 @@ class Database:
             for call in calls:
                 pipe.evalsha(digest, len(call.keys), *call.keys, *call.args)
             return list(pipe.execute(raise_on_error=False))
+
+    def ping(self) -> None:
+        """Ask whether the server is there. Raises StoreUnavailable."""
+        self.call("PING")
 
     def now_ms(self) -> int:
         """The server's time, Unix milliseconds."""

@@ -14,9 +14,9 @@ import msgspec
 
 from hermes_celery.core.run import DeliveryState, is_run_id, job_id_of
 from hermes_celery.core.targets import Target
-from hermes_celery.errors import LeaseLost, RecordBroken, RunNotFound
+from hermes_celery.errors import RecordBroken, RunNotFound
 from hermes_celery.masking.urls import masked_path
-from hermes_celery.store.database import Database, scored
+from hermes_celery.store.database import Arg, Database, scored
 from hermes_celery.store.reading import Fields
 
 #: The record outlives the run's, so that a late copy of a message finds it.
@@ -109,6 +109,13 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
 
 
+class ToldIncident(msgspec.Struct, frozen=True, kw_only=True):
+    """The incident that a message tells of, and which time of it."""
+
+    id: str
+    count: int
+
+
 class Deliveries:
     """The deliveries of one namespace. All times are the server's, Unix milliseconds."""
 
@@ -148,8 +155,14 @@ class Deliveries:
         return str(
             self._database.run(
                 "deliver_begin",
-                keys=[self._keys.delivery(delivery_id), self._keys.deliveries],
-                args=[delivery_id, token, now_ms, until_ms, MAX_PLANNINGS],
+                keys=self._index_keys(delivery_id),
+                args={
+                    "id": delivery_id,
+                    "token": token,
+                    "now_ms": now_ms,
+                    "until_ms": until_ms,
+                    "most": MAX_PLANNINGS,
+                },
             )
         )
 
@@ -161,27 +174,31 @@ class Deliveries:
         now_ms: int,
         text: str = "",
         warning: str = "",
-        incident: str = "",
-        told: int | None = None,
+        told: ToldIncident | None = None,
     ) -> None:
         """Record where a message goes, unless that is recorded already.
 
-        `text` is what it says where that does not follow from the run's output. With it the
-        `told`-th time of an incident counts as told.
+        `text` is what it says where that does not follow from the run's output. With it that time
+        of an incident counts as `told`.
         """
-        args: list[str | int | bytes] = [
-            delivery_id,
-            now_ms,
-            KEEP_SECONDS,
-            msgspec.json.encode(parts),
-            warning,
-            "" if told is None else told,
-            text,
-        ]
+        listed: list[Arg] = []
         for part in parts:
-            args += (int(part.counts), part.state.value, part.fault)
-        keys = [*self._record_keys(delivery_id), self._keys.incident(incident)]
-        self._database.run("deliver_plan", keys=keys, args=args)
+            listed += (int(part.counts), part.state.value, part.fault)
+        incident = self._keys.incident("" if told is None else told.id)
+        self._database.run(
+            "deliver_plan",
+            keys={**self._record_keys(delivery_id), "incident": incident},
+            args={
+                "id": delivery_id,
+                "now_ms": now_ms,
+                "keep_seconds": KEEP_SECONDS,
+                "parts": msgspec.json.encode(parts),
+                "warning": warning,
+                "count": "" if told is None else told.count,
+                "text": text,
+            },
+            more_args=listed,
+        )
 
     def claim(
         self, delivery_id: str, part: int, *, token: str, now_ms: int, until_ms: int
@@ -194,8 +211,15 @@ class Deliveries:
         """
         answer = self._database.run(
             "deliver_claim",
-            keys=[self._keys.delivery(delivery_id), self._keys.deliveries],
-            args=[delivery_id, part, token, now_ms, until_ms, GRACE_MS],
+            keys=self._index_keys(delivery_id),
+            args={
+                "id": delivery_id,
+                "part": part,
+                "token": token,
+                "now_ms": now_ms,
+                "until_ms": until_ms,
+                "grace_ms": GRACE_MS,
+            },
         )
         if answer[0] != "ok":
             return str(answer[0])
@@ -220,17 +244,17 @@ class Deliveries:
         word, standing = self._database.run(
             "deliver_done",
             keys=self._record_keys(turn.id),
-            args=[
-                turn.id,
-                now_ms,
-                KEEP_SECONDS,
-                turn.part,
-                turn.token,
-                state.value,
-                error,
-                next_ms,
-                sent,
-            ],
+            args={
+                "id": turn.id,
+                "now_ms": now_ms,
+                "keep_seconds": KEEP_SECONDS,
+                "part": turn.part,
+                "token": turn.token,
+                "state": state.value,
+                "error": error,
+                "next_ms": next_ms,
+                "sent": sent,
+            },
         )
         return str(standing if word == "ok" else word)
 
@@ -242,8 +266,13 @@ class Deliveries:
         keys = self._keys
         answer = self._database.run(
             "deliver_again",
-            keys=[keys.run(run_id), keys.delivery(run_id), keys.deliveries, queue],
-            args=[run_id, mode, now_ms + _FIRST_PUSH_MS, message],
+            keys={"run": keys.run(run_id), **self._index_keys(run_id), "queue": queue},
+            args={
+                "run_id": run_id,
+                "mode": mode,
+                "push_at_ms": now_ms + _FIRST_PUSH_MS,
+                "message": message,
+            },
         )
         if answer == "gone":
             raise RunNotFound(run_id)
@@ -256,16 +285,21 @@ class Deliveries:
         *,
         deliver: str,
         job_id: str,
-        incident: str,
-        count: int,
+        told: ToldIncident,
         now_ms: int,
     ) -> bool:
         """Record a message of no run, due now; False when it was recorded before."""
-        keys = self._keys
         answer = self._database.run(
             "deliver_notice",
-            keys=[keys.delivery(notice_id), keys.deliveries, keys.incident(incident)],
-            args=[notice_id, now_ms, text, deliver, job_id, count],
+            keys={**self._index_keys(notice_id), "incident": self._keys.incident(told.id)},
+            args={
+                "id": notice_id,
+                "now_ms": now_ms,
+                "text": text,
+                "deliver": deliver,
+                "job_id": job_id,
+                "count": told.count,
+            },
         )
         return bool(answer == "ok")
 
@@ -310,18 +344,24 @@ class Deliveries:
         keys = self._keys
         record = keys.delivery(delivery_id)
         try:
-            answer = self._database.run(
+            answer = self._database.run_fenced(
                 "deliver_push",
-                keys=[keys.term, keys.deliveries, record, queue],
-                args=[token, delivery_id, seen_ms, now_ms, _FIRST_PUSH_MS, _LAST_PUSH_MS, message],
+                keys={**self._index_keys(delivery_id), "term": keys.term, "queue": queue},
+                args={
+                    "token": token,
+                    "id": delivery_id,
+                    "seen_ms": seen_ms,
+                    "now_ms": now_ms,
+                    "first_wait_ms": _FIRST_PUSH_MS,
+                    "longest_wait_ms": _LAST_PUSH_MS,
+                    "message": message,
+                },
             )
         except RecordBroken as error:
             if error.key == record:
                 self.put_off(delivery_id, now_ms=now_ms)
             raise
-        if answer == "fenced":
-            raise LeaseLost("a younger leader has taken over; this one stops writing")
-        return bool(answer == "ok")
+        return answer == "ok"
 
     def put_off(self, delivery_id: str, *, now_ms: int) -> None:
         """Look at a delivery again in an hour: it must not stand before those that are due then."""
@@ -329,15 +369,18 @@ class Deliveries:
             "ZADD", self._keys.deliveries, "XX", now_ms + _LAST_PUSH_MS, delivery_id
         )
 
-    def _record_keys(self, delivery_id: str) -> list[str]:
-        keys = self._keys
+    def _index_keys(self, delivery_id: str) -> dict[str, str]:
+        """The record of a delivery, and the index of those that somebody has to look at."""
+        return {
+            "delivery": self._keys.delivery(delivery_id),
+            "deliveries": self._keys.deliveries,
+        }
+
+    def _record_keys(self, delivery_id: str) -> dict[str, str]:
+        """The same, with the records that it is told in."""
         job_id = job_id_of(delivery_id) if is_run_id(delivery_id) else ""
-        return [
-            keys.delivery(delivery_id),
-            keys.run(delivery_id),
-            keys.job(job_id),
-            keys.deliveries,
-        ]
+        told_in = {"run": self._keys.run(delivery_id), "job": self._keys.job(job_id)}
+        return {**self._index_keys(delivery_id), **told_in}
 
 
 def _planned(key: str, text: str) -> tuple[Part, ...]:

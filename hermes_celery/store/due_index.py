@@ -13,13 +13,22 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.core.planning import DueJob, PlannedStep
 from hermes_celery.core.readable import readable
 from hermes_celery.core.run import RunState
-from hermes_celery.errors import LeaseLost, RecordBroken, StoreError
+from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.instant import to_ms
-from hermes_celery.store.cancelling import cancel_run
-from hermes_celery.store.database import Database, broken, is_broken, scored, whole
+from hermes_celery.store.database import (
+    Arg,
+    Database,
+    broken,
+    is_broken,
+    refuse_fenced,
+    scored,
+    whole,
+)
+from hermes_celery.store.end_run import EarlyEnd, cancel_run
+from hermes_celery.store.fencing import Actor
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.load import note_queues
-from hermes_celery.store.pushing import push_call
+from hermes_celery.store.pushing import Fate, Push, PushTimes, push_call
 from hermes_celery.store.reading import Fields
 from hermes_celery.store.shards import send_home
 from hermes_celery.store.specs import NewerRecord, spec_from_json
@@ -178,8 +187,7 @@ class DueIndex:
 
         def answers() -> list[Advanced]:
             words = answer()
-            if words == ["fenced"]:
-                raise LeaseLost("a younger leader has taken over; this one stops writing")
+            refuse_fenced(words[0] if words else None)
             return [broken(word) if is_broken(word) else _ANSWERS[word] for word in words]
 
         return answers
@@ -200,26 +208,27 @@ class DueIndex:
         against it. Raises LeaseLost when a younger leader's token is known.
         """
         note_queues(self._database, {built.queue for _, built in pushes if built.queue})
+        redeliver_at_ms = now_ms + self._redeliver_after_ms
+        times = PushTimes(
+            seen_ms=now_ms + LATE_MS, next_ms=redeliver_at_ms, redeliver_at_ms=redeliver_at_ms
+        )
+        actor = Actor(now_ms=now_ms, token=token, shard=self._shard)
         calls = [
             push_call(
                 self._database,
                 advance.run_id,
-                seen_ms=now_ms + LATE_MS,
-                next_ms=now_ms + self._redeliver_after_ms,
-                now_ms=now_ms,
-                redeliver_at_ms=now_ms + self._redeliver_after_ms,
-                token=token,
-                term=self._term,
-                queue=built.queue,
-                message=built.message,
-                when_pushed=built.why_sent or self._why_sent(advance.due.spec, built.queue),
-                is_elsewhere=built.way is not BuildOutcome.PUSH,
+                Push(queue=built.queue, message=built.message),
+                times=times,
+                actor=actor,
+                fate=Fate(
+                    when_pushed=built.why_sent or self._why_sent(advance.due.spec, built.queue),
+                    is_elsewhere=built.way is not BuildOutcome.PUSH,
+                ),
             )
             for advance, built in pushes
         ]
         answers = self._database.run_many("redeliver", calls)
-        if "fenced" in answers:
-            raise LeaseLost("a younger leader has taken over; this one stops writing")
+        refuse_fenced(answers)
         return answers
 
     def look_again(self, run_ids: Sequence[str], *, at_ms: int) -> None:
@@ -238,15 +247,10 @@ class DueIndex:
         cancel_run(
             self._database,
             run_id,
-            reason=reason,
-            state=state,
+            EarlyEnd(state=state, reason=reason, error=error, leaves_running=True),
+            actor=Actor(now_ms=now_ms, token=token, shard=self._shard),
             queue=self._keys.default_queue,
-            now_ms=now_ms,
             redeliver_at_ms=now_ms + self._redeliver_after_ms,
-            token=token,
-            shard=self._shard,
-            error=error,
-            leaves_running=True,
         )
 
     def defer(self, ids: Sequence[str], *, until_ms: int, token: int, now_ms: int) -> None:
@@ -254,11 +258,12 @@ class DueIndex:
 
         Raises LeaseLost when a younger leader's token is known.
         """
-        answer = self._database.run(
-            "defer", keys=[self._term, self._key], args=[token, now_ms, until_ms, *ids]
+        self._database.run_fenced(
+            "defer",
+            keys={"term": self._term, "due": self._key},
+            args={"token": token, "now_ms": now_ms, "until_ms": until_ms},
+            more_args=ids,
         )
-        if answer == "fenced":
-            raise LeaseLost("a younger leader has taken over; this one stops writing")
 
     def make_room(self, spec: JobSpec, *, run_id: str, queue: str, token: int, now_ms: int) -> None:
         """Cancel the job's active and held runs, because a later one replaces them.
@@ -273,13 +278,10 @@ class DueIndex:
                 cancel_run(
                     self._database,
                     old,
-                    reason=f"replaced by {run_id}",
-                    state=RunState.CANCELLED,
+                    EarlyEnd(state=RunState.CANCELLED, reason=f"replaced by {run_id}"),
+                    actor=Actor(now_ms=now_ms, token=token, shard=self._shard),
                     queue=queue,
-                    now_ms=now_ms,
                     redeliver_at_ms=now_ms + self._redeliver_after_ms,
-                    token=token,
-                    shard=self._shard,
                 )
 
     def switch(self) -> Switch:
@@ -313,8 +315,12 @@ class DueIndex:
         return has_changed
 
     def _turn(self, way: str, *, now_ms: int, note: str = "") -> bool:
-        keys = [self._keys.switch]
-        return bool(self._database.run("switch", keys=keys, args=[way, now_ms, note]) == "ok")
+        answer = self._database.run(
+            "switch",
+            keys={"switch": self._keys.switch},
+            args={"way": way, "now_ms": now_ms, "note": note},
+        )
+        return bool(answer == "ok")
 
     def fault(self, job: BrokenJob, *, token: int) -> None:
         """Take a job that cannot be planned off the schedule and record why.
@@ -323,13 +329,16 @@ class DueIndex:
         known.
         """
         keys = self._keys
-        answer = self._database.run(
+        self._database.run_fenced(
             "fault",
-            keys=[self._term, keys.job(job.job_id), self._key],
-            args=[token, job.job_id, job.revision, job.error],
+            keys={"term": self._term, "job": keys.job(job.job_id), "due": self._key},
+            args={
+                "token": token,
+                "job_id": job.job_id,
+                "revision": job.revision,
+                "error": job.error,
+            },
         )
-        if answer == "fenced":
-            raise LeaseLost("a younger leader has taken over; this one stops writing")
 
 
 class _Packed:
@@ -342,7 +351,7 @@ class _Packed:
         self._late_ms = late_ms
         self._why_sent = why_sent
         self.keys: list[str] = []
-        self.args: list[str | int | bytes] = []
+        self.args: list[Arg] = []
         #: The number of each Celery queue, counted from one.
         self.queues = {keys.default_queue: 1}
 

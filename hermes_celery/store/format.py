@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from hermes_celery.errors import FormatTooNew, LeaseLost, RecordBroken
+from hermes_celery.errors import FormatTooNew, RecordBroken
 from hermes_celery.store.database import Database
 
 #: The format that this program writes, and the newest that it reads.
@@ -71,18 +71,22 @@ class Formats:
         kind, text = self._look()
         if seen is not None and self._decoded(kind, text) != seen:
             return False
-        answer = self._database.run(
+        answer = self._database.run_fenced(
             "note_format",
-            keys=[
-                self._keys.term,
-                self._keys.format,
-                self._keys.quarantine(self._keys.format, at_ms=now_ms),
-            ],
-            args=[token, kind, text, _encode(new), "keep" if seen is not None else "aside"],
+            keys={
+                "term": self._keys.term,
+                "format": self._keys.format,
+                "aside": self._keys.quarantine(self._keys.format, at_ms=now_ms),
+            },
+            args={
+                "token": token,
+                "kind": kind,
+                "held": text,
+                "new": _encode(new),
+                "way": "keep" if seen is not None else "aside",
+            },
         )
-        if answer == "fenced":
-            raise LeaseLost("a younger leader has taken over; this one stops writing")
-        return bool(answer == "ok")
+        return answer == "ok"
 
     def say_here(self, name: str, *, now_ms: int) -> StoredFormat:
         """Say that a program is there, and hear what is stored.

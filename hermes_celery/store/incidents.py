@@ -38,23 +38,23 @@ class Incidents:
         keys = self._keys
         count, told, acked = self._database.run(
             "incident_note",
-            keys=[
-                keys.incident(trouble.incident_id),
-                keys.incidents,
-                keys.troubles(trouble.job_id),
-                keys.delivery(trouble.run_id),
-            ],
-            args=[
-                trouble.incident_id,
-                now_ms,
-                trouble.kind.stored,
-                trouble.job_id,
-                trouble.job_name,
-                trouble.text,
-                trouble.run_id,
-                _KEEP_SECONDS,
-                trouble.kind.value,
-            ],
+            keys={
+                "incident": keys.incident(trouble.incident_id),
+                "incidents": keys.incidents,
+                "of_job": keys.troubles(trouble.job_id),
+                "delivery": keys.delivery(trouble.run_id),
+            },
+            args={
+                "id": trouble.incident_id,
+                "now_ms": now_ms,
+                "kind": trouble.kind.stored,
+                "job_id": trouble.job_id,
+                "job_name": trouble.job_name,
+                "text": trouble.text,
+                "run_id": trouble.run_id,
+                "keep_seconds": _KEEP_SECONDS,
+                "sort": trouble.kind.value,
+            },
         )
         return Noted(
             id=trouble.incident_id, count=int(count), told=int(told), is_acked=acked == "1"
@@ -80,19 +80,19 @@ class Incidents:
         return int(
             self._database.run(
                 "incident_close",
-                keys=[
-                    keys.incidents,
-                    keys.troubles(job_id),
-                    keys.delivery(delivery_id),
-                    *(keys.incident(incident.id) for incident in incidents),
-                ],
-                args=[
-                    now_ms,
-                    worked_ms,
-                    _KEEP_SECONDS,
-                    recovery,
-                    *(incident.id for incident in incidents),
-                ],
+                keys={
+                    "incidents": keys.incidents,
+                    "of_job": keys.troubles(job_id),
+                    "delivery": keys.delivery(delivery_id),
+                },
+                args={
+                    "now_ms": now_ms,
+                    "worked_ms": worked_ms,
+                    "keep_seconds": _KEEP_SECONDS,
+                    "recovery": recovery,
+                },
+                more_keys=[keys.incident(incident.id) for incident in incidents],
+                more_args=[incident.id for incident in incidents],
             )
         )
 
@@ -115,8 +115,11 @@ class Incidents:
         """Note that somebody knows of it; False when no such incident is open."""
         answer = self._database.run(
             "incident_ack",
-            keys=[self._keys.incident(incident_id), self._keys.incidents],
-            args=[incident_id, now_ms],
+            keys={
+                "incident": self._keys.incident(incident_id),
+                "incidents": self._keys.incidents,
+            },
+            args={"id": incident_id, "now_ms": now_ms},
         )
         return bool(answer == "ok")
 

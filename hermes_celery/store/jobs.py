@@ -29,7 +29,7 @@ from hermes_celery.errors import (
     StoreError,
 )
 from hermes_celery.instant import to_ms
-from hermes_celery.store.database import Database, ScriptCall
+from hermes_celery.store.database import Database, ScriptCall, call_of
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.pages import Order, lex_pages, pages, place_of
 from hermes_celery.store.reading import Fields
@@ -112,7 +112,7 @@ class Jobs:
         answer = self._database.run(
             "remove_job",
             keys=self._job_keys(job.id),
-            args=[job.id, job.revision, name_entry(job)],
+            args={"job_id": job.id, "revision": job.revision, "entry": name_entry(job)},
         )
         if answer != "ok":
             raise Conflict(job.id, expected_revision=job.revision)
@@ -131,8 +131,10 @@ class Jobs:
         spec = self._database.call("HGET", job.key, "spec") if kind == "hash" else None
         answer = self._database.run(
             "remove_unreadable",
-            keys=[job.key, keys.jobs, keys.names, kept, *map(keys.due_of, shards)],
-            args=[job.id, kind, spec or "", *self._entries_of(job.id)],
+            keys={"job": job.key, "jobs": keys.jobs, "names": keys.names, "aside": kept},
+            args={"job_id": job.id, "kind": kind, "spec": spec or ""},
+            more_keys=[keys.due_of(shard) for shard in shards],
+            more_args=self._entries_of(job.id),
         )
         if answer != "ok":
             raise Conflict(job.id, expected_revision=0)
@@ -333,31 +335,29 @@ class Jobs:
                 f"the job takes {size:,} bytes, more than {_MAX_SPEC_BYTES:,}; "
                 "put the bulk into a script or a skill"
             )
-        return ScriptCall(
-            keys=[
-                *self._job_keys(job.id),
-                self._keys.mark,
-                self._keys.shards,
-                self._keys.completed,
-            ],
-            args=[
-                job.id,
-                "" if was is None else was.revision,
-                job.spec.created_ms,
-                name_entry(job),
-                "" if was is None else name_entry(was),
-                self._keys.wake,
-                secrets.token_hex(8),
-                self._database.shards_as_stored,
-                self._database.now_ms() if _completes(write) else "",
-                _next_as_read(write),
-                *(part for pair in fields.items() for part in pair),
-            ],
+        keys = self._keys
+        shared = {"mark": keys.mark, "shards": keys.shards, "completed": keys.completed}
+        return call_of(
+            "put_job",
+            keys={**self._job_keys(job.id), **shared},
+            args={
+                "job_id": job.id,
+                "revision": "" if was is None else was.revision,
+                "created_ms": job.spec.created_ms,
+                "entry": name_entry(job),
+                "old_entry": "" if was is None else name_entry(was),
+                "wake": keys.wake,
+                "new_mark": secrets.token_hex(8),
+                "seen_shards": self._database.shards_as_stored,
+                "completed_ms": self._database.now_ms() if _completes(write) else "",
+                "seen_next_ms": _next_as_read(write),
+            },
+            more_args=[part for pair in fields.items() for part in pair],
         )
 
-    def _job_keys(self, job_id: str) -> list[str]:
-        keys = self._keys
-        return [keys.job(job_id), self._database.due_key(job_id), keys.jobs, keys.names]
+    def _job_keys(self, job_id: str) -> dict[str, str]:
+        keys, due = self._keys, self._database.due_key(job_id)
+        return {"job": keys.job(job_id), "due": due, "jobs": keys.jobs, "names": keys.names}
 
 
 def has_moved(row: _Row) -> bool:

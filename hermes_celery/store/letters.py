@@ -7,6 +7,7 @@ import msgspec
 from hermes_celery.core.dead_letters import KEPT, NOT_REGISTERED, PATIENCE, DeadLetter, advice_on
 from hermes_celery.core.run import RunState
 from hermes_celery.store.database import Database
+from hermes_celery.store.end_run import EarlyEnd
 from hermes_celery.store.runs import Runs
 
 _decode = msgspec.json.Decoder(DeadLetter).decode
@@ -32,8 +33,12 @@ class Letters:
         number = int(
             self._database.run(
                 "bury_letter",
-                keys=[keys.letters, keys.letters_total, keys.run(letter.run_id)],
-                args=[_encode(letter), KEPT, letter.run_id],
+                keys={
+                    "letters": keys.letters,
+                    "total": keys.letters_total,
+                    "run": keys.run(letter.run_id),
+                },
+                args={"letter": _encode(letter), "kept": KEPT, "run_id": letter.run_id},
             )
         )
         if number < (1 if is_final else PATIENCE):
@@ -44,8 +49,10 @@ class Letters:
     def _refuse(self, letter: DeadLetter, why: str) -> str:
         return self._runs.end_waiting(
             letter.run_id,
-            state=RunState.FAILED,
-            error=f"{why}{_advice(why)}; see `hermes-celery letters`",
+            EarlyEnd(
+                state=RunState.FAILED,
+                error=f"{why}{_advice(why)}; see `hermes-celery letters`",
+            ),
             now_ms=letter.at_ms,
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from hermes_celery.core.run import Usage
 from hermes_celery.instant import from_ms
-from hermes_celery.store.database import Database
+from hermes_celery.store.database import Database, or_none
 from hermes_celery.store.runs import Claim
 
 _MIN_WAIT_MS = 1_000
@@ -33,21 +33,21 @@ class Places:
         return str(
             self._database.run(
                 "enter_group",
-                keys=[
-                    self._keys.run(claim.run_id),
-                    self._keys.active(claim.spec.id),
-                    self._keys.queued,
-                    self._keys.heartbeats,
-                    self._keys.group(claim.group),
-                ],
-                args=[
-                    claim.token,
-                    claim.run_id,
-                    now_ms,
-                    now_ms + self._heartbeat_timeout_ms,
-                    claim.spec.group_limit,
-                    now_ms + _wait_ms(now_ms - claim.due_ms),
-                ],
+                keys={
+                    "run": self._keys.run(claim.run_id),
+                    "active": self._keys.active(claim.spec.id),
+                    "queued": self._keys.queued,
+                    "heartbeats": self._keys.heartbeats,
+                    "group": self._keys.group(claim.group),
+                },
+                args={
+                    "token": claim.token,
+                    "run_id": claim.run_id,
+                    "now_ms": now_ms,
+                    "deadline_ms": now_ms + self._heartbeat_timeout_ms,
+                    "slots": claim.spec.group_limit,
+                    "again_ms": now_ms + _wait_ms(now_ms - claim.due_ms),
+                },
             )
         )
 
@@ -64,18 +64,22 @@ class Places:
         keys, spec = self._keys, claim.spec
         answer = self._database.run(
             "spend",
-            keys=[keys.run(claim.run_id), keys.job(spec.id), self._database.due_key(spec.id)],
-            args=[
-                claim.token,
-                spec.id,
-                from_ms(now_ms).date().isoformat(),
-                usage.tokens,
-                f"{usage.cost_usd:.8f}",
-                "" if spec.token_budget is None else spec.token_budget,
-                "" if spec.cost_budget is None else f"{spec.cost_budget:g}",
-                now_ms,
-                claim.attempt,
-            ],
+            keys={
+                "run": keys.run(claim.run_id),
+                "job": keys.job(spec.id),
+                "due": self._database.due_key(spec.id),
+            },
+            args={
+                "token": claim.token,
+                "job_id": spec.id,
+                "day": from_ms(now_ms).date().isoformat(),
+                "tokens": usage.tokens,
+                "cost": f"{usage.cost_usd:.8f}",
+                "token_budget": or_none(spec.token_budget),
+                "cost_budget": "" if spec.cost_budget is None else f"{spec.cost_budget:g}",
+                "now_ms": now_ms,
+                "attempt": claim.attempt,
+            },
         )
         return str(answer)
 

@@ -158,6 +158,18 @@ class Load:
             queues.add(queue or "")
         return HeldBy(queue=max(queues, default=""))
 
+    def queued(self) -> int:
+        """How many runs wait for a worker."""
+        return int(self._database.call("ZCARD", self._keys.queued))
+
+    def running(self) -> int:
+        """How many runs a worker performs."""
+        return int(self._database.call("ZCARD", self._keys.heartbeats))
+
+    def keeps_a_log(self) -> bool:
+        """Whether the server writes every change to its disk (the append-only file is on)."""
+        return str(self._database.call("INFO", "persistence").get("aof_enabled")) == "1"
+
     def cannot_save(self) -> bool:
         """Whether the server refuses writes, because it cannot save them to its disk."""
         found = self._database.call("INFO", "persistence")
@@ -201,6 +213,13 @@ class Load:
         """How many bytes the server uses, and how many it may (0: as many as there are)."""
         info = self._database.call("INFO", "memory")
         return int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+
+    def eviction(self) -> str:
+        """By which policy the server throws keys away when it is full; "" where it never does."""
+        info = self._database.call("INFO", "memory")
+        policy = str(info.get("maxmemory_policy", "noeviction"))
+        has_limit = str(info.get("maxmemory", "0")) != "0"
+        return policy if has_limit and policy != "noeviction" else ""
 
     def _rows(self, ids: Sequence[str], *fields: str) -> list[list[str | None]]:
         """Those fields of some runs; a run that is no hash has none of them."""

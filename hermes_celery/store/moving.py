@@ -85,7 +85,7 @@ class Mover:
         ]  # fmt: skip
         for ids in self._pages(job_id):
             keys = [*indexes, *(key for run_id in ids for key in self._run_keys(run_id))]
-            self._source.run("move_runs", keys=keys, args=[job_id, *ids])
+            self._source.run_listed("move_runs", keys=keys, args=[job_id, *ids])
 
     def _pages(self, job_id: str) -> Iterator[Sequence[str]]:
         ids = self._run_ids(job_id)
@@ -132,7 +132,7 @@ class Mover:
             *runs,
             *incidents,
         ]
-        return str(self._source.run("move_job", keys=keys, args=args))
+        return str(self._source.run_listed("move_job", keys=keys, args=args))
 
     def _keys_of(self, database: Database, job: Job) -> list[str]:
         keys = database.keys

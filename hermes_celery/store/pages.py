@@ -44,7 +44,11 @@ def pages(
     """The members behind a place, or all of them. Raises RecordBroken where the key is no set."""
     while True:
         score, member = ("", "") if after is None else (after.score, after.member)
-        answer = database.run("page", keys=[index], args=[score, member, PAGE, order.value])
+        answer = database.run(
+            "page",
+            keys={"index": index},
+            args={"score": score, "member": member, "limit": PAGE, "order": order.value},
+        )
         if not answer:
             return
         yield list(answer[::2])

@@ -35,6 +35,17 @@ class QueueState(StrEnum):
     UNKNOWN = "unknown"
 
 
+class QueueFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored about one queue. Instants are the server's, Unix milliseconds."""
+
+    waiting: Waiting
+    #: When a worker last took a message from it, and since when its longest waiting run waits.
+    taken_ms: int | None = None
+    oldest_ms: int | None = None
+    #: What is known of workers without our hooks that consume it.
+    foreign: ForeignQueue | None = None
+
+
 class QueueLook(msgspec.Struct, frozen=True, kw_only=True):
     """One queue at one instant. Instants are the server's, Unix milliseconds."""
 
@@ -114,42 +125,34 @@ def look_at_queues(database: Database, who: Crew, *, now_ms: int) -> list[QueueL
     return [
         judge(
             name,
-            waiting[name],
+            QueueFacts(
+                waiting=waiting[name],
+                taken_ms=taken.get(name),
+                oldest_ms=oldest.get(name),
+                foreign=foreign.get(name),
+            ),
             who,
-            taken=taken,
-            oldest=oldest,
             now_ms=now_ms,
-            foreign=foreign.get(name),
         )
         for name in sorted(names)
     ]
 
 
-def judge(
-    queue: str,
-    waiting: Waiting,
-    who: Crew,
-    *,
-    taken: Mapping[str, int],
-    oldest: Mapping[str, int],
-    now_ms: int,
-    foreign: ForeignQueue | None = None,
-) -> QueueLook:
+def judge(queue: str, facts: QueueFacts, who: Crew, *, now_ms: int) -> QueueLook:
     """How one queue stands."""
     consumers = who.consumers(queue)
     state = _state(queue, consumers, has_older=who.has_older, now_ms=now_ms)
-    if foreign is not None and not foreign.is_sure:
-        foreign = None
+    foreign = facts.foreign if facts.foreign is not None and facts.foreign.is_sure else None
     if state is QueueState.NOBODY and foreign is not None and foreign.is_fresh(now_ms):
         state = QueueState.FOREIGN
     return QueueLook(
         name=queue,
         state=state,
         foreign=[] if foreign is None else foreign.workers,
-        waiting=waiting.length,
+        waiting=facts.waiting.length,
         workers=sorted(consumers),
-        taken_ms=taken.get(queue),
-        oldest_ms=oldest.get(queue),
+        taken_ms=facts.taken_ms,
+        oldest_ms=facts.oldest_ms,
     )
 
 

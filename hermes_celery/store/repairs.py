@@ -30,10 +30,11 @@ from hermes_celery.core.reconciling import (
 )
 from hermes_celery.core.reconciling_jobs import JobFacts, judge_job, name_entry, wants_spec
 from hermes_celery.core.reconciling_runs import RunFacts, judge_run
-from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable, error_text
-from hermes_celery.store.database import Database, ScriptCall, shard_of
-from hermes_celery.store.jobs import spec_from_json
+from hermes_celery.errors import StoreError, StoreUnavailable, error_text
+from hermes_celery.store.database import Arg, Database, ScriptCall, or_none, refuse_fenced, shard_of
+from hermes_celery.store.fencing import Actor
 from hermes_celery.store.keys import Keys
+from hermes_celery.store.specs import spec_from_json
 
 #: Jobs and runs in one script call: about 1 ms of the server's time.
 _JOBS, _RUNS = 250, 200
@@ -98,6 +99,18 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     is_listed: bool = False
     #: Whether the runs are history, most of which is over for good.
     is_history: bool = False
+
+
+class SeenRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A job, a run or a key, as it was seen before it is mended."""
+
+    #: Which of the three: `job`, `run` or `key`.
+    kind: str
+    #: Its keys, in the order of its facts.
+    keys: Mapping[KeyRole, str]
+    #: What the facts are read with, besides the keys.
+    args: Sequence[str]
+    digest: str
 
 
 class _Seen(msgspec.Struct, Generic[_F]):
@@ -283,11 +296,10 @@ class Repairs:
         answers = self._database.run_many(
             "mend", [self._mend_call(one, how, kind) for one in mendable]
         )
+        refuse_fenced(answers)
         words = {one.facts.id: answer for one, answer in zip(mendable, answers, strict=True)}
         for one in wrong:
             word = words.get(one.facts.id)
-            if word == "fenced":
-                raise LeaseLost("a younger leader has taken over; this one stops mending")
             if word == "moved":
                 outcome.moved.append(one.facts.id)
                 continue
@@ -307,16 +319,11 @@ class Repairs:
         else:
             names, roles = self._run_keys(facts.id, facts.job_id), _RUN_ROLES
             args = [facts.id]
-        return mend_call(
-            kind,
-            dict(zip(roles, names, strict=True)),
-            digest=one.digest,
-            args=args,
-            ops=[op for finding in one.findings for op in finding.ops],
-            at_ms=how.now_ms,
-            keys=self._keys,
-            token=how.token,
-        )
+        keys = dict(zip(roles, names, strict=True))
+        seen = SeenRecord(kind=kind, keys=keys, args=args, digest=one.digest)
+        ops = [op for finding in one.findings for op in finding.ops]
+        actor = Actor(now_ms=how.now_ms, token=how.token)
+        return mend_call(seen, ops, keys=self._keys, actor=actor)
 
     def _specs(self, ids: Sequence[str]) -> dict[str, JobSpec | None]:
         """Definitions; None for one that is missing or cannot be read."""
@@ -364,31 +371,23 @@ class Repairs:
 
 
 def mend_call(
-    kind: str,
-    names: Mapping[KeyRole, str],
-    *,
-    digest: str,
-    args: Sequence[str],
-    ops: Sequence[MendWrite],
-    at_ms: int,
-    keys: Keys,
-    token: int | None,
+    seen: SeenRecord, ops: Sequence[MendWrite], *, keys: Keys, actor: Actor
 ) -> ScriptCall:
-    """One call of `mend.lua`: `names` are the keys of the subject, in the order of its facts."""
+    """One call of `mend.lua`."""
     moved = [op.role for op in ops if op.verb is MendVerb.QUARANTINE]
-    places = {role: number for number, role in enumerate(names, start=1)}
-    new = {role: len(names) + number for number, role in enumerate(moved, start=1)}
-    script_keys = [keys.term, *names.values()]
-    script_keys += [keys.quarantine(names[role], at_ms=at_ms) for role in moved]
-    script_args: list[str | int | bytes] = [
-        "" if token is None else token, kind, digest, len(args), *map(raw_of, args),
-    ]  # fmt: skip
+    places = {role: number for number, role in enumerate(seen.keys, start=1)}
+    new = {role: len(places) + number for number, role in enumerate(moved, start=1)}
+    script_keys = [keys.term, *seen.keys.values()]
+    script_keys += [keys.quarantine(seen.keys[role], at_ms=actor.now_ms) for role in moved]
+    args: list[Arg] = [or_none(actor.token), seen.kind, seen.digest, len(seen.args)]
+    args += map(raw_of, seen.args)
     for op in ops:
-        values: list[str | int] = [new[op.role]] if op.verb is MendVerb.QUARANTINE else [*op.args]
-        script_args += (len(values), _COMMANDS[op.verb], places[op.role])
-        script_args += [value if isinstance(value, int) else raw_of(value) for value in values]
+        is_move = op.verb is MendVerb.QUARANTINE
+        values: list[str | int] = [new[op.role]] if is_move else [*op.args]
+        args += (len(values), _COMMANDS[op.verb], places[op.role])
+        args += [value if isinstance(value, int) else raw_of(value) for value in values]
     # The client takes keys as bytes too, so that those of no text are found.
-    return ScriptCall(keys=[raw_of(key) for key in script_keys], args=script_args)  # type: ignore[misc]
+    return ScriptCall(keys=[raw_of(key) for key in script_keys], args=args)  # type: ignore[misc]
 
 
 def fact_of(raw: bytes) -> Fact:

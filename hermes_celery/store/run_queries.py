@@ -7,6 +7,7 @@ from datetime import datetime
 
 import msgspec
 
+from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import as_text
 from hermes_celery.core.readable import readable
 from hermes_celery.core.run import (
@@ -24,6 +25,7 @@ from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
 from hermes_celery.store.pages import Order, lex_pages, pages, place_of
 from hermes_celery.store.reading import Fields
+from hermes_celery.store.specs import spec_from_json
 
 #: The latest runs of a job among which its last output is looked for.
 _LATEST = 200
@@ -32,6 +34,26 @@ _COUNTED = ("pushes", "on_queue_ms", "retry_ms", "patience_ms")
 _HOPS = ("hop", "handed_hop")
 #: Bytes of an output that are enough for its first line.
 _BEGINNING = 4096
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a run is, as far as its record says so."""
+
+    worker: str = ""
+    #: The claim that is worth something now.
+    claim: str = ""
+    #: The claim that recorded an end.
+    finished_by: str = ""
+
+
+class Performed(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of a run's messages was performed last."""
+
+    state: RunState
+    #: Its Celery id.
+    message: str
+    #: How often the run's own tasks had sent it on.
+    hop: int
 
 
 class RunRecords:
@@ -61,6 +83,57 @@ class RunRecords:
         """Whether an occurrence has a run that was not skipped."""
         state = self._database.call("HGET", self._keys.run(run_id), "state")
         return state not in (None, RunState.SKIPPED.value)
+
+    def performed(self, run_id: str) -> Performed | None:
+        """Which message of a run was performed last; None where there is no such run."""
+        (row,) = self._database.hashes([self._keys.run(run_id)], "state", "message", "hop")
+        if not row:
+            return None
+        fields = Fields(row)
+        return Performed(
+            state=fields.word(RunState, "state"),
+            message=fields.text("message") or run_id,
+            hop=fields.number("hop") or 0,
+        )
+
+    def holders(self, run_ids: Sequence[str]) -> dict[str, Holder]:
+        """Who performs some runs, or has; without those that are gone or cannot be read."""
+        fields = ("worker", "claim", "finished_by")
+        rows = self._database.hashes([self._keys.run(run_id) for run_id in run_ids], *fields)
+        return {
+            run_id: Holder(**{name: row.get(name) or "" for name in fields})
+            for run_id, row in zip(run_ids, rows, strict=True)
+            if not isinstance(row, RecordBroken) and any(row.values())
+        }
+
+    def message_of(self, run_id: str) -> str:
+        """The Celery id of the message that was performed last, else that of its first one."""
+        return self._database.call("HGET", self._keys.run(run_id), "message") or run_id
+
+    def _queue_of(self, run_id: str) -> str:
+        """The queue that a run's message was pushed to."""
+        queue = self._database.call("HGET", self._keys.run(run_id), "queue")
+        return str(queue or self._keys.default_queue)
+
+    def queues_of(self, run_ids: Sequence[str]) -> list[str]:
+        """The Redis list that each run's message was pushed to."""
+        rows = self._database.hashes([self._keys.run(run_id) for run_id in run_ids], "queue")
+        return [
+            self._keys.default_queue
+            if isinstance(row, RecordBroken)
+            else row.get("queue") or self._keys.default_queue
+            for row in rows
+        ]
+
+    def spec_of(self, run_id: str) -> tuple[JobSpec | None, int]:
+        """A run's job, None where it is gone or unreadable, and the number of its attempt."""
+        (run,) = self._database.hashes([self._keys.run(run_id)], "attempt")
+        attempt = Fields(run).number("attempt") or 1
+        try:
+            job = self._database.hash(self._keys.job(job_id_of(run_id)), "spec")
+            return spec_from_json(job_id_of(run_id), job["spec"]), attempt
+        except (RecordBroken, KeyError):
+            return None, attempt
 
     def output(self, run_id: str) -> bytes:
         """What a run printed, as far as it is stored."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hermes_celery.errors import RecordBroken, StoreError
-from hermes_celery.store.database import Database, ScriptCall, scored, shard_of, whole
+from hermes_celery.store.database import Database, call_of, scored, shard_of, whole
 
 _PAGE = 500
 #: No beat says that it lives for longer; whoever seems to is no beat.
@@ -48,8 +48,16 @@ class Shards:
         """Say that a beat lives until `dead_ms`; every living beat with that instant of its own."""
         answer = self._database.run(
             "join_beats",
-            keys=[self._keys.beats, self._keys.quarantine(self._keys.beats, at_ms=now_ms)],
-            args=[owner, now_ms, dead_ms, now_ms + _LONGEST_MS],
+            keys={
+                "beats": self._keys.beats,
+                "aside": self._keys.quarantine(self._keys.beats, at_ms=now_ms),
+            },
+            args={
+                "owner": owner,
+                "now_ms": now_ms,
+                "dead_ms": dead_ms,
+                "latest_ms": now_ms + _LONGEST_MS,
+            },
         )
         return {name: whole(ms) for name, ms in scored(answer)}
 
@@ -81,8 +89,14 @@ def send_home(database: Database, ids: Sequence[str], *, shard: int, shards: int
         if home == shard:
             staying.append(job_id)
         else:
-            indexes = [keys.due_of(shard), keys.due_of(home)]
-            calls.append(ScriptCall(keys=[keys.job(job_id), *indexes], args=[job_id]))
+            indexes = {"source": keys.due_of(shard), "home": keys.due_of(home)}
+            calls.append(
+                call_of(
+                    "send_home",
+                    keys={"job": keys.job(job_id), **indexes},
+                    args={"job_id": job_id},
+                )
+            )
     for call, answer in zip(calls, database.run_many("send_home", calls), strict=True):
         if isinstance(answer, RecordBroken):
             # Whoever reads it here learns what is wrong with it.

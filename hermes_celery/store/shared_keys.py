@@ -25,10 +25,11 @@ from hermes_celery.core.reconciling import (
     whole,
 )
 from hermes_celery.core.server_address import BrokerNames
-from hermes_celery.errors import LeaseLost, StoreError
-from hermes_celery.store.database import Database
+from hermes_celery.errors import StoreError
+from hermes_celery.store.database import Database, refuse_fenced
+from hermes_celery.store.fencing import Actor
 from hermes_celery.store.keys import Keys
-from hermes_celery.store.repairs import How, fact_of, mend_call, text_of
+from hermes_celery.store.repairs import How, SeenRecord, fact_of, mend_call, text_of
 
 #: A lease is never longer: one without an end gets this one, and whoever holds it renews it.
 _LEASE_MS = 1_000
@@ -230,21 +231,18 @@ class SharedKeys:
         """Mend a finding; None where the key has changed meanwhile."""
         if not how.mends or not finding.ops:
             return finding
-        call = mend_call(
-            "key",
-            {KeyRole.KEY: one.key, KeyRole.REFILL: self._keys.refill},
-            digest=one.digest,
+        seen = SeenRecord(
+            kind="key",
+            keys={KeyRole.KEY: one.key, KeyRole.REFILL: self._keys.refill},
             args=self._fields(one.key),
-            ops=finding.ops,
-            at_ms=how.now_ms,
-            keys=self._keys,
-            token=how.token,
+            digest=one.digest,
         )
+        actor = Actor(now_ms=how.now_ms, token=how.token)
+        call = mend_call(seen, finding.ops, keys=self._keys, actor=actor)
         (answer,) = self._database.run_many("mend", [call])
         if isinstance(answer, StoreError):
             return finding
-        if answer == "fenced":
-            raise LeaseLost("a younger leader has taken over; this one stops mending")
+        refuse_fenced(answer)
         return msgspec.structs.replace(finding, is_mended=True) if answer == "ok" else None
 
 

@@ -8,11 +8,11 @@ import msgspec
 
 from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.run import MOST_PATIENCE_MS, PATIENCE_SECONDS, Run
-from hermes_celery.errors import LeaseLost, RecordBroken
-from hermes_celery.guards.backoff import backoff_since
+from hermes_celery.errors import RecordBroken
 from hermes_celery.instant import to_ms
-from hermes_celery.store.database import Database, scored, whole
-from hermes_celery.store.pushing import push_call
+from hermes_celery.store.database import Database, ScriptCall, refuse_fenced, scored, whole
+from hermes_celery.store.fencing import Actor
+from hermes_celery.store.pushing import FOLLOWED, Fate, Push, PushTimes, push_call
 from hermes_celery.store.reading import Fields
 from hermes_celery.store.run_queries import RunRecords, run_from_fields
 
@@ -41,24 +41,6 @@ class UndeliveredRun(msgspec.Struct, frozen=True, kw_only=True):
     handed_queue: str = ""
     #: When that was seen on its queue, after it was awaited for long enough.
     on_queue_ms: int = 0
-
-
-class Fate(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of a queued run on whose queue there may be workers that do not report."""
-
-    #: Whether to look for its message on the queue, rather than to push another copy.
-    looks: bool = False
-    #: Whether to say that it has left the queue, rather than to push it again at once.
-    hesitates: bool = False
-    #: Why it ends as sent where its message has left the queue; "": it is pushed again.
-    when_gone: str = ""
-    #: Why it ends as sent where its message is pushed for the first time; "": it waits.
-    when_pushed: str = ""
-    #: Whether the project's own code has published its message, so that none is pushed.
-    is_elsewhere: bool = False
-
-
-_FOLLOWED = Fate()
 
 
 class WaitingRuns(RunRecords):
@@ -106,16 +88,7 @@ class WaitingRuns(RunRecords):
         ]
 
     def redeliver(
-        self,
-        run: Run,
-        *,
-        seen_ms: int,
-        now_ms: int,
-        token: int,
-        queue: str,
-        message: bytes,
-        push: int = 0,
-        fate: Fate = _FOLLOWED,
+        self, waiting: UndeliveredRun, push: Push, *, actor: Actor, fate: Fate = FOLLOWED
     ) -> str:
         """Push a queued run's message (again); waits twice as long until the next time.
 
@@ -123,85 +96,37 @@ class WaitingRuns(RunRecords):
         was pushed), `empty` (so are all others), `sent` (over, by its `fate`) or `moved` (claimed
         meanwhile). Raises LeaseLost when a younger leader is known.
         """
-        return self._redeliver(
-            run,
-            seen_ms=seen_ms,
-            next_ms=now_ms + self._next_wait_ms(run, seen_ms=seen_ms),
-            now_ms=now_ms,
-            token=token,
-            queue=queue,
-            message=message,
-            push=push,
-            fate=fate,
-        )
+        next_ms = actor.now_ms + self._next_wait_ms(waiting)
+        return self._redeliver(waiting, push, next_ms=next_ms, actor=actor, fate=fate)
 
-    def is_on_queue(self, waiting: UndeliveredRun, *, now_ms: int, token: int, queue: str) -> bool:
+    def is_on_queue(self, waiting: UndeliveredRun, *, queue: str, actor: Actor) -> bool:
         """Whether the message that a run goes on with is on its queue; then it is put off.
 
         Also where that cannot be told, behind a long backlog, or the run is not as it was seen.
         Raises LeaseLost when a younger leader is known.
         """
-        answer = self.redeliver(
-            waiting.run,
-            seen_ms=waiting.seen_ms,
-            now_ms=now_ms,
-            token=token,
-            queue=queue,
-            message=b"",
-            fate=Fate(looks=True),
-        )
-        return answer not in ("gone", "empty")
+        push, fate = Push(queue=queue), Fate(looks=True)
+        return self.redeliver(waiting, push, actor=actor, fate=fate) not in ("gone", "empty")
 
-    def end_sent(
-        self, run: Run, *, seen_ms: int, now_ms: int, token: int, queue: str, why: str
-    ) -> bool:
+    def end_sent(self, waiting: UndeliveredRun, *, queue: str, why: str, actor: Actor) -> bool:
         """End a queued run as sent, if its message was pushed and has left the queue.
 
-        `seen_ms` is its deadline. Raises LeaseLost when a younger leader is known.
+        Raises LeaseLost when a younger leader is known.
         """
-        answer = self._redeliver(
-            run,
-            seen_ms=seen_ms,
-            next_ms=seen_ms,
-            now_ms=now_ms,
-            token=token,
-            queue=queue,
-            message=b"",
-            push=0,
-            fate=Fate(looks=True, when_gone=why),
-        )
-        return answer == "sent"
+        push, fate = Push(queue=queue), Fate(looks=True, when_gone=why)
+        next_ms = waiting.seen_ms
+        return self._redeliver(waiting, push, next_ms=next_ms, actor=actor, fate=fate) == "sent"
 
     def _redeliver(
-        self,
-        run: Run,
-        *,
-        seen_ms: int,
-        next_ms: int,
-        now_ms: int,
-        token: int,
-        queue: str,
-        message: bytes,
-        push: int,
-        fate: Fate,
+        self, waiting: UndeliveredRun, push: Push, *, next_ms: int, actor: Actor, fate: Fate
     ) -> str:
-        call = push_call(
-            self._database,
-            run.id,
-            seen_ms=seen_ms,
+        times = PushTimes(
+            seen_ms=waiting.seen_ms,
             next_ms=next_ms,
-            now_ms=now_ms,
-            redeliver_at_ms=now_ms + self._redeliver_after_ms,
-            token=token,
-            queue=queue,
-            message=message,
-            push=push,
-            manner=_manner(fate),
-            when_gone=fate.when_gone,
-            when_pushed=fate.when_pushed,
-            is_elsewhere=fate.is_elsewhere,
+            redeliver_at_ms=actor.now_ms + self._redeliver_after_ms,
         )
-        return self._fenced("redeliver", keys=list(call.keys), args=list(call.args))
+        call = push_call(self._database, waiting.run.id, push, times=times, actor=actor, fate=fate)
+        return self._pushed(call)
 
     def push_asked(
         self, run_id: str, built: BuiltMessage, *, seen_ms: int, now_ms: int, why_sent: str = ""
@@ -211,35 +136,30 @@ class WaitingRuns(RunRecords):
         `seen_ms` is its deadline. Answers as `redeliver`.
         """
         redeliver_at_ms = now_ms + self._redeliver_after_ms
-        call = push_call(
-            self._database,
-            run_id,
-            seen_ms=seen_ms,
-            next_ms=redeliver_at_ms,
-            now_ms=now_ms,
-            redeliver_at_ms=redeliver_at_ms,
-            token=None,
-            queue=built.queue,
-            message=built.message,
-            when_pushed=built.why_sent or why_sent,
-            is_elsewhere=built.way is not BuildOutcome.PUSH,
+        times = PushTimes(seen_ms=seen_ms, next_ms=redeliver_at_ms, redeliver_at_ms=redeliver_at_ms)
+        fate = Fate(
+            when_pushed=built.why_sent or why_sent, is_elsewhere=built.way is not BuildOutcome.PUSH
         )
-        return str(self._database.run("redeliver", keys=call.keys, args=call.args))
+        push = Push(queue=built.queue, message=built.message)
+        actor = Actor(now_ms=now_ms)
+        return self._pushed(
+            push_call(self._database, run_id, push, times=times, actor=actor, fate=fate)
+        )
+
+    def _pushed(self, call: ScriptCall) -> str:
+        answer = self._database.run_listed("redeliver", keys=call.keys, args=call.args)
+        refuse_fenced(answer)
+        return str(answer)
 
     def put_off(self, waiting: UndeliveredRun, *, now_ms: int) -> None:
         """Look at a queued run again later, each time after twice the wait, and push nothing."""
-        until_ms = now_ms + self._next_wait_ms(waiting.run, seen_ms=waiting.seen_ms)
+        until_ms = now_ms + self._next_wait_ms(waiting)
         self._database.call("ZADD", self._keys.queued, "XX", until_ms, waiting.run.id)
 
-    def _next_wait_ms(self, run: Run, *, seen_ms: int) -> int:
-        waited_ms = seen_ms - to_ms(run.queued_at)
-        return backoff_since(waited_ms, first=self._redeliver_after_ms, most=_LONGEST_WAIT_MS)
-
-    def _fenced(self, script: str, *, keys: list[str], args: list[str | int | bytes]) -> str:
-        answer = self._database.run(script, keys=keys, args=args)
-        if answer == "fenced":
-            raise LeaseLost("a younger leader has taken over; this one stops writing")
-        return str(answer)
+    def _next_wait_ms(self, waiting: UndeliveredRun) -> int:
+        # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
+        waited_ms = max(waiting.seen_ms - to_ms(waiting.run.queued_at), 0)
+        return min(waited_ms + self._redeliver_after_ms, _LONGEST_WAIT_MS)
 
 
 def _next_push(row: Mapping[str, str] | RecordBroken) -> int:
@@ -254,13 +174,6 @@ def _patience_ms(row: Mapping[str, str] | RecordBroken) -> int:
     most_ms = int(PATIENCE_SECONDS * 1000)
     found_ms = Fields(row).counted("patience_ms")
     return most_ms if found_ms is None else min(max(found_ms, 0), MOST_PATIENCE_MS)
-
-
-def _manner(fate: Fate) -> str:
-    """How a message that may have vanished is pushed again."""
-    if fate.hesitates:
-        return "hesitate"
-    return "look" if fate.looks else ""
 
 
 def _is_unsent(row: Mapping[str, str] | RecordBroken) -> bool:

@@ -83,11 +83,13 @@ class PlantedDatabase(Database):
             for script, old, new in _CHANGES.get(plant, ())
         }
 
-    def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
+    def run_listed(
+        self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
+    ) -> Any:
         """As the package does, but the changed text where there is one."""
         changed = self._changed.get(script)
         if changed is None:
-            return super().run(script, keys=keys, args=args)
+            return super().run_listed(script, keys=keys, args=args)
         with wrapped():
             answer = changed(keys=keys, args=args)
         if is_broken(answer):
@@ -100,7 +102,7 @@ class PlantedDatabase(Database):
         """As the package does; a changed text is run at once."""
         if script not in self._changed:
             return super().begin(script, keys=keys, args=args)
-        answer = self.run(script, keys=keys, args=args)
+        answer = self.run_listed(script, keys=keys, args=args)
         return lambda: answer
 
 

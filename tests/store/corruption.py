@@ -25,11 +25,14 @@ from hermes_celery.core.targets import Target
 from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import (
+    Actor,
     Breakers,
     Claim,
     Database,
     Deliveries,
+    EarlyEnd,
     FollowUp,
+    HandedOn,
     History,
     Incidents,
     Letters,
@@ -37,6 +40,7 @@ from hermes_celery.store import (
     Part,
     Places,
     Retention,
+    ToldIncident,
     What,
     lua,
 )
@@ -70,9 +74,11 @@ class RecordingDatabase(Database):
         """Begin."""
         self.calls, self._is_on = [], True
 
-    def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
+    def run_listed(
+        self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
+    ) -> Any:
         self._note(script, keys, args)
-        return super().run(script, keys=keys, args=args)
+        return super().run_listed(script, keys=keys, args=args)
 
     def begin(
         self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
@@ -218,16 +224,13 @@ def _hand_on(store: Store, job: Job) -> None:
         claim = asks(token=f"hop {hop}", hop=hop)
         assert isinstance(claim, Claim)
         now_ms = store.clock.ms
-        handed: dict[str, Any] = {
-            "handed_on": run_id,
-            "handed_hop": hop + 1,
-            "handed_queue": store.messages.queue(job.spec),
-        }
-        store.runs.put_back(claim, ready_at_ms=now_ms, retry_at_ms=now_ms, **handed)
+        queue, actor = store.messages.queue(job.spec), Actor(now_ms=now_ms, token=TOKEN)
+        handed_on = HandedOn(message=run_id, hop=hop + 1, queue=queue, retry_at_ms=now_ms)
+        store.runs.put_back(claim, ready_at_ms=now_ms, handed_on=handed_on)
         (one,) = store.runs.undelivered_since(now_ms, limit=1)
-        queue = store.messages.queue(job.spec)
-        assert store.runs.is_on_queue(one, now_ms=now_ms, token=TOKEN, queue=queue)
-    store.runs.end_waiting(run_id, state=RunState.LOST, error="x", attempt=1, hop=2, now_ms=now_ms)
+        assert store.runs.is_on_queue(one, queue=queue, actor=actor)
+    end = EarlyEnd(state=RunState.LOST, error="x", attempt=1, hop=2)
+    store.runs.end_waiting(run_id, end, now_ms=now_ms)
 
 
 def _move(store: Store) -> None:
@@ -259,7 +262,7 @@ def _deliver(store: Store) -> None:
         for subject in ("one", "other")
     )  # fmt: skip
     deliveries.plan(
-        run.id, parts, now_ms=now_ms, text="t", warning="w", incident=one, told=1,
+        run.id, parts, now_ms=now_ms, text="t", warning="w", told=ToldIncident(id=one, count=1),
     )  # fmt: skip
     breakers = Breakers(store.database)
     breakers.wait_ms("there", now_ms=now_ms, attempt_ms=1000)
@@ -280,7 +283,8 @@ def _deliver(store: Store) -> None:
         deliveries.done(turn, state, now_ms=now_ms, error=error)
     deliveries.again(run.id, mode="failed", now_ms=now_ms, queue=queue, message=b"m")
     deliveries.notice(
-        "notice", "t", deliver="ops", job_id=run.job_id, incident=other, count=1, now_ms=now_ms,
+        "notice", "t", deliver="ops", job_id=run.job_id,
+        told=ToldIncident(id=other, count=1), now_ms=now_ms,
     )  # fmt: skip
     incidents.ack(one, now_ms=now_ms)
     incidents.close(

@@ -20,7 +20,7 @@ from hermes_celery.delivering.channels import Channels
 from hermes_celery.delivering.deliverer import MAX_ATTEMPTS
 from hermes_celery.delivering.outbox import redeliver
 from hermes_celery.errors import DeliveryFault, DeliveryRefused, JobError
-from hermes_celery.store import Database, Deliveries
+from hermes_celery.store import Database, Deliveries, ToldIncident
 from hermes_celery.store.deliveries import GRACE_MS
 from tests.receivers import HttpReceiver, SmtpReceiver, http_receiver, smtp_receiver
 from tests.store.delivering_host import DeliveringHost, at
@@ -442,8 +442,8 @@ def test_an_alert_that_reaches_nobody_is_logged_and_an_incident(
     host: DeliveringHost, caplog: pytest.LogCaptureFixture, deliver: str
 ) -> None:
     now_ms = host.store.clock.ms
-    host.deliveries.notice("notice-x-1", "⚠️ no beat", deliver=deliver, incident="x", count=1,
-                            now_ms=now_ms, job_id="")  # fmt: skip
+    host.deliveries.notice("notice-x-1", "⚠️ no beat", deliver=deliver, job_id="",
+                           told=ToldIncident(id="x", count=1), now_ms=now_ms)  # fmt: skip
     host.rescue()
     host.work_off()
     (incident,) = host.incidents.of_job("")

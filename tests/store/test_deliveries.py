@@ -9,7 +9,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import DeliveryState, Outcome, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.errors import LeaseLost, RunNotFound
-from hermes_celery.store import Deliveries, FollowUp, Incidents, Part, What
+from hermes_celery.store import Deliveries, FollowUp, Incidents, Part, ToldIncident, What
 from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS, Turn
 from tests.support import Store
 
@@ -429,8 +429,7 @@ def test_a_notice_is_recorded_once_for_each_telling(
             "text",
             deliver="ops",
             job_id="a",
-            incident="failure-a-1",
-            count=count,
+            told=ToldIncident(id="failure-a-1", count=count),
             now_ms=store.clock.ms,
         )
 

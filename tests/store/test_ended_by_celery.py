@@ -15,7 +15,7 @@ from hermes_celery.running.background_writes import BackgroundWrites
 from hermes_celery.running.ended_by_celery import EXPIRED, PURGED, RunEnder, RunMessage
 from hermes_celery.scheduling.rescue import NEVER_CAME, RETRY_NEVER_CAME, Rescuer, RescueReport
 from hermes_celery.scheduling.tick import Ticker
-from hermes_celery.store import Claim, Database, Repairs
+from hermes_celery.store import Claim, Database, HandedOn, Repairs
 from tests.receivers import http_receiver
 from tests.store.delivering_host import at
 from tests.support import HandClock, PlainMessages, Store
@@ -196,8 +196,7 @@ def handed_on(bench: Bench) -> None:
     bench.store.runs.put_back(
         bench.claim(),
         ready_at_ms=bench.store.clock.ms + DAY * 1000,
-        handed_on=bench.id,
-        handed_hop=1,
+        handed_on=HandedOn(message=bench.id, hop=1),
     )
 
 
@@ -222,11 +221,13 @@ def tried_again(bench: Bench, *, seconds: int, starts_again: bool = False, queue
     bench.store.runs.put_back(
         bench.claim(),
         ready_at_ms=now_ms + seconds * 1000,
-        handed_on=bench.id,
-        handed_hop=1,
-        handed_queue=queue,
-        retry_at_ms=now_ms + 60_000,
-        starts_again=starts_again,
+        handed_on=HandedOn(
+            message=bench.id,
+            hop=1,
+            queue=queue,
+            retry_at_ms=now_ms + 60_000,
+            starts_again=starts_again,
+        ),
     )
 
 
@@ -256,10 +257,12 @@ def test_a_run_that_may_start_twice_starts_again_and_its_late_retry_is_refused(
         bench.store.runs.put_back(
             claim,
             ready_at_ms=bench.store.clock.ms + 120_000,
-            handed_on=tried_again_with,
-            handed_hop=1,
-            retry_at_ms=bench.store.clock.ms,
-            starts_again=True,
+            handed_on=HandedOn(
+                message=tried_again_with,
+                hop=1,
+                retry_at_ms=bench.store.clock.ms,
+                starts_again=True,
+            ),
         )
         # A worker has taken it.
         bench.store.database.call("DEL", bench.store.database.keys.default_queue)
@@ -291,7 +294,9 @@ def test_the_message_that_handed_a_run_on_does_not_end_it(bench: Bench) -> None:
 
 
 def test_a_retry_that_expires_skips_its_run(bench: Bench) -> None:
-    bench.store.runs.put_back(bench.claim(), ready_at_ms=bench.store.clock.ms, handed_hop=1)
+    bench.store.runs.put_back(
+        bench.claim(), ready_at_ms=bench.store.clock.ms, handed_on=HandedOn(hop=1)
+    )
     bench.run_ender.expired(bench.message)
     before = bench.run.state
     bench.run_ender.expired(RunMessage(run_id=bench.id, hop=1))
@@ -471,7 +476,7 @@ def test_what_a_run_was_handed_on_to_may_fail_it_before_it_is_put_back(store: St
 
     def put_back(seconds: float) -> None:
         pauses.append(seconds)
-        store.runs.put_back(claim, ready_at_ms=0, handed_on=bench.id, handed_hop=1)
+        store.runs.put_back(claim, ready_at_ms=0, handed_on=HandedOn(message=bench.id, hop=1))
 
     run_ender = RunEnder(
         store.runs, deliveries=Untold, writes=BackgroundWrites(), clock=store.clock, pause=put_back

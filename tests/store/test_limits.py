@@ -13,7 +13,7 @@ from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import RunNotFound
 from hermes_celery.masking.output import redactor
 from hermes_celery.running.live_output import LiveOutput
-from hermes_celery.store import Claim, Places
+from hermes_celery.store import Claim, HandedOn, Places
 from tests.support import Store, cases
 
 
@@ -89,9 +89,9 @@ def test_a_claim_that_was_given_back_can_be_taken_again(store: Store) -> None:
 
 
 def test_a_run_that_was_handed_on_or_sent_back_by_itself_says_when_it_began(store: Store) -> None:
-    for more in ({"handed_on": "a-celery-id"}, {"handed_hop": 1}):
+    for handed_on in (HandedOn(message="a-celery-id"), HandedOn(hop=1)):
         claim = claimed(store)
-        store.runs.put_back(claim, ready_at_ms=store.clock.ms + 5_000, **more)
+        store.runs.put_back(claim, ready_at_ms=store.clock.ms + 5_000, handed_on=handed_on)
         store.runs.cancel(claim.run_id, reason="revoked", now_ms=store.clock.ms)
         assert store.runs.get(claim.run_id).started_at is not None
     claim = claimed(store)

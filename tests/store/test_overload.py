@@ -13,7 +13,15 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Trigger, run_id_of
 from hermes_celery.delivering.overload import OverloadWatch
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
-from hermes_celery.store import Asked, Database, ForeignQueue, ForeignQueues, Load, WorkerSign
+from hermes_celery.store import (
+    Database,
+    Destination,
+    ForeignQueue,
+    ForeignQueues,
+    Load,
+    RequestedRun,
+    WorkerSign,
+)
 from tests.store.delivering_host import DeliveringHost, at
 from tests.support import HandClock
 
@@ -68,10 +76,10 @@ def push(host: DeliveringHost, queue: str) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     store.runs.trigger(
         job.spec,
-        [Asked(run_id=run_id_of(job.id, store.clock.ms), message=f"m {job.id}".encode())],
+        [RequestedRun(run_id=run_id_of(job.id, store.clock.ms), message=f"m {job.id}".encode())],
         trigger=Trigger.MANUAL,
         now_ms=store.clock.ms,
-        queue=queue,
+        to=Destination(queue=queue),
         key=job.id,
     )
 

@@ -13,7 +13,15 @@ from hermes_celery.core.run import DeliveryState, Occurrence, Run, RunState, Tri
 from hermes_celery.core.work import TaskCall
 from hermes_celery.instant import to_ms
 from hermes_celery.scheduling.tick import Ticker, TickReport
-from hermes_celery.store import Asked, DueIndex, Fate
+from hermes_celery.store import (
+    Actor,
+    Destination,
+    DueIndex,
+    Fate,
+    Push,
+    RequestedRun,
+    UndeliveredRun,
+)
 from tests import version_0_1_0
 from tests.support import NOON, Store
 
@@ -42,15 +50,16 @@ def ticked(store: Store, *, why: str = WHY) -> TickReport:
 
 
 def redelivered(store: Store, run: Run, fate: Fate) -> str:
-    return store.runs.redeliver(
-        run,
-        seen_ms=deadline(store, run),
-        now_ms=store.clock.ms,
-        token=TOKEN,
-        queue=store.database.keys.default_queue,
-        message=run.id.encode(),
-        fate=fate,
-    )
+    push = Push(queue=store.database.keys.default_queue, message=run.id.encode())
+    return store.runs.redeliver(waiting(store, run), push, actor=leader(store), fate=fate)
+
+
+def waiting(store: Store, run: Run) -> UndeliveredRun:
+    return UndeliveredRun(run=run, seen_ms=deadline(store, run), push=0)
+
+
+def leader(store: Store) -> Actor:
+    return Actor(now_ms=store.clock.ms, token=TOKEN)
 
 
 def deadline(store: Store, run: Run) -> int:
@@ -119,12 +128,11 @@ def test_a_run_by_hand_is_sent_as_well(sending: Store) -> None:
     occurrence = Occurrence(job_id=job.id, due_ms=to_ms(NOON), manual="abcd")
     (run_id,) = sending.runs.trigger(
         job.spec,
-        [Asked(run_id=occurrence.run_id, message=occurrence.run_id.encode())],
+        [RequestedRun(run_id=occurrence.run_id, message=occurrence.run_id.encode())],
         trigger=Trigger.MANUAL,
         now_ms=sending.clock.ms,
-        queue=sending.database.keys.default_queue,
+        to=Destination(queue=sending.database.keys.default_queue, why_sent=WHY),
         key="k",
-        why_sent=WHY,
     )
     assert sending.runs.get(run_id).state is RunState.SENT
     assert sending.queue() == [run_id]
@@ -181,16 +189,14 @@ def test_what_waits_on_the_queue_is_not_called_taken_and_its_deadline_stays(
     sending: Store,
 ) -> None:
     run = queued_run(sending)
-    seen_ms = deadline(sending, run)
+    seen_ms, seen = deadline(sending, run), waiting(sending, run)
 
     def end() -> bool:
         return sending.runs.end_sent(
-            run,
-            seen_ms=seen_ms,
-            now_ms=sending.clock.ms,
-            token=TOKEN,
+            seen,
             queue=sending.database.keys.default_queue,
             why="taken",
+            actor=leader(sending),
         )
 
     assert not end()

@@ -19,11 +19,13 @@ from hermes_celery.delivering.outbox import RunAnnouncer
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.delivering.watchdog import Watchdog
 from hermes_celery.store import (
-    Asked,
     Database,
+    Destination,
     ForeignQueue,
     ForeignQueues,
+    HandedOn,
     Letters,
+    RequestedRun,
     Signs,
 )
 from tests.receivers import HttpReceiver, http_receiver
@@ -71,10 +73,10 @@ def push(host: DeliveringHost, queue: str) -> None:
     run_id = Occurrence(job_id=job.id, due_ms=store.clock.ms).run_id
     store.runs.trigger(
         job.spec,
-        [Asked(run_id=run_id, message=b"m")],
+        [RequestedRun(run_id=run_id, message=b"m")],
         trigger=Trigger.MANUAL,
         now_ms=store.clock.ms,
-        queue=queue,
+        to=Destination(queue=queue),
         key=job.id,
     )
 
@@ -156,8 +158,8 @@ def test_a_retry_that_a_worker_took_with_it_is_told(
     claim = store.claim(store.cron.run(job.id))
     now_ms = store.clock.ms
     store.runs.put_back(
-        claim, ready_at_ms=now_ms + 4_000_000, handed_on=claim.run_id, handed_hop=1,
-        retry_at_ms=now_ms + 30_000,
+        claim, ready_at_ms=now_ms + 4_000_000,
+        handed_on=HandedOn(message=claim.run_id, hop=1, retry_at_ms=now_ms + 30_000),
     )  # fmt: skip
     scan = watchdog(host)
     for seconds, late in ((89, 0), (10, 1)):

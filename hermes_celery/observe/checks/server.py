@@ -42,25 +42,25 @@ def check_format(database: Database) -> Finding:
 
 def check_persistence(database: Database) -> Iterator[Finding]:
     """Say what a crash of the server would lose, and whether it can write to its disk."""
-    persistence = database.call("INFO", "persistence")
-    if str(persistence.get("aof_enabled")) == "1":
+    load = Load(database)
+    if load.keeps_a_log():
         yield ok("persistence", "append-only file is on")
     else:
         yield warn("persistence", "append-only file is off: a crash of the server loses jobs and "
                     "runs since its last snapshot; CONFIG SET appendonly yes")  # fmt: skip
-    if Load(database).cannot_save():
+    if load.cannot_save():
         yield fail("disk", CANNOT_SAVE)
 
 
 def check_memory(database: Database) -> Iterator[Finding]:
     """Say whether the server has room, and whether it throws jobs away when it has none."""
-    used, most = Load(database).memory()
+    load = Load(database)
+    used, most = load.memory()
     if most and used / most > NEARLY_FULL:
         yield fail("memory", memory_text(used, most))
-    memory = database.call("INFO", "memory")
-    policy = str(memory.get("maxmemory_policy", "noeviction"))
-    if policy == "noeviction" or str(memory.get("maxmemory", "0")) == "0":
-        yield ok("memory", f"{memory.get('used_memory_human')} used, nothing is evicted")
+    policy = load.eviction()
+    if not policy:
+        yield ok("memory", f"{used / 2**20:.2f}M used, nothing is evicted")
     else:
         yield fail("memory", f"maxmemory-policy is {policy}: the server may throw jobs away; "
                     "CONFIG SET maxmemory-policy noeviction")  # fmt: skip

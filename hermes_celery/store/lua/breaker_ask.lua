@@ -2,9 +2,9 @@
 --
 -- While it does not answer, one attempt at a time is made, and the others are told to wait for it.
 --
--- KEYS  1 breaker hash
--- ARGV  1 now_ms   2 until when the others wait if this attempt is made, ms
---       3 seconds that the breaker is kept
+-- KEYS  1 breaker
+-- ARGV  1 now_ms   2 until_ms: the others wait so long if this attempt is made
+--       3 keep_seconds: so long the breaker is kept
 -- Answers  'go' and 0, or 'wait' and until when, Unix ms;
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

@@ -1,8 +1,8 @@
 -- Note that a far end has answered, or that it took its whole time and did not.
 --
--- KEYS  1 breaker hash
--- ARGV  1 '1' if it has answered   2 now_ms   3 wait after the first failure, ms
---       4 longest wait, ms   5 seconds that the breaker is kept
+-- KEYS  1 breaker
+-- ARGV  1 has_answered: '1' or ''   2 now_ms   3 first_wait_ms: wait after the first failure
+--       4 longest_wait_ms   5 keep_seconds: so long the breaker is kept
 -- Answers  until when others wait, Unix ms; 0 when they need not;
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

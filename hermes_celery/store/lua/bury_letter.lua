@@ -1,7 +1,7 @@
 -- Keep a message that nobody can read, and count it for the run that it was meant for.
 --
--- KEYS  1 letters (list, newest first)   2 how many there ever were   3 run hash
--- ARGV  1 the letter   2 how many letters are kept   3 run id ('' = none that could be read)
+-- KEYS  1 letters: list, newest first   2 total: how many there ever were   3 run
+-- ARGV  1 letter   2 kept: how many letters are kept   3 run_id: '' = none that could be read
 -- Answers  how many letters the run has got while it waits (0 = none, or it does not wait), or
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

@@ -1,15 +1,16 @@
 -- End a run before its time: at once if it waits, by its runner's next heartbeat if it runs.
 --
--- KEYS  1 run hash   2 job hash   3 active runs of the job   4 queued runs   5 held runs of the job
---       6 due index   7 completed jobs   8 Celery queue   9 term counter   10 deliveries
--- ARGV  1 run id   2 now_ms   3 reason ('' = none)   4 state that a waiting run ends in
---       5 when to push a run again that is queued now, ms
---       6 fencing token of the leader that asks ('' = a person or a worker does)
---       7 error ('' = none; with one it is told to people)
---       8 what becomes of a run that runs: 'ask' (its runner ends it), 'leave'
---       9 attempt whose message went nowhere ('' = the run is meant, whatever its messages do): a
+-- KEYS  1 run   2 job   3 active: runs of the job   4 queued: all queued runs
+--       5 held: runs of the job   6 due: the due index   7 completed: jobs   8 queue: of Celery
+--       9 term   10 deliveries
+-- ARGV  1 run_id   2 now_ms   3 reason: '' = none   4 state: that a waiting run ends in
+--       5 redeliver_at_ms: when to push a run again that is queued now
+--       6 token: of the leader that asks ('' = a person or a worker does)
+--       7 error: '' = none; with one it is told to people
+--       8 when_running: what becomes of a run that runs, 'ask' (its runner ends it) or 'leave'
+--       9 attempt: whose message went nowhere ('' = the run is meant, whatever its messages do): a
 --         run that waits for another message since then is left alone
---       10 how often the run's own tasks had sent that message on
+--       10 hop: how often the run's own tasks had sent that message on
 -- Answers  'cancelled' (it waited, and is over), 'asked' (its runner ends it),
 --          'over' (it had ended, or is left alone), 'gone' (no such run), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)

@@ -1,10 +1,10 @@
 -- Take the right to run one queued run.
 --
--- KEYS  1 run hash   2 job hash   3 active runs of the job   4 queued runs   5 heartbeats
---       6 stdout   7 stderr (what an earlier attempt left there goes)
--- ARGV  1 claim token   2 now_ms   3 when the claim dies without a heartbeat, ms
---       4 worker name   5 run id   6 Celery id of the message that asks ('' = an older program's)
---       7 how often the run's own tasks have sent that message on
+-- KEYS  1 run   2 job   3 active: runs of the job   4 queued: all queued runs   5 heartbeats
+--       6 stdout   7 stderr: what an earlier attempt left there goes
+-- ARGV  1 token: of the claim   2 now_ms   3 deadline_ms: when the claim dies without a heartbeat
+--       4 worker: its name   5 run_id   6 message: Celery id of the one that asks ('' = an older
+--       program's)   7 hop: how often the run's own tasks have sent that message on
 -- Answers  'ok', the job's spec, attempt, queue ('' = the default one)
 --          'taken' and the run's state (somebody runs it or has run it, or it was handed on and goes
 --          on with another message)

@@ -1,8 +1,8 @@
 -- Look at a due job later: something that its dispatch needs is not as it should be. Its schedule
 -- stays as it is, and what it missed is caught up with then.
 --
--- KEYS  1 term counter   2 due index
--- ARGV  1 fencing token   2 now_ms   3 when to look again, ms   then the id of each job
+-- KEYS  1 term   2 due: the due index
+-- ARGV  1 token: of the leader   2 now_ms   3 until_ms: when to look again   then the id of each job
 -- Answers  'ok', 'fenced' (an older leader), 'broken', a key and what is wrong with it
 --#include _checked
 local token = ask('GET', KEYS[1])

@@ -1,7 +1,7 @@
 -- Deliver a run's output once more: to all its targets, or to those that it did not reach.
 --
--- KEYS  1 run hash   2 delivery hash   3 deliveries   4 Celery queue
--- ARGV  1 run id   2 'failed' or 'all'   3 when to push it again, ms   4 message
+-- KEYS  1 run   2 delivery   3 deliveries   4 queue: of Celery
+-- ARGV  1 run_id   2 mode: 'failed' or 'all'   3 push_at_ms: when to push it again   4 message
 -- Answers  'ok', 'gone' (no such run), 'running' (it has not ended),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

@@ -1,7 +1,8 @@
 -- Take the right to plan a delivery, and count that: whoever dies of it has been counted.
 --
--- KEYS  1 delivery hash   2 deliveries
--- ARGV  1 id   2 planner's token   3 now_ms   4 when the right ends, ms   5 plannings at most
+-- KEYS  1 delivery   2 deliveries
+-- ARGV  1 id   2 token: the planner's   3 now_ms   4 until_ms: when the right ends
+--       5 most: so many plannings
 -- Answers  'ok', 'taken' (somebody plans it now), 'planned' (there is nothing to plan),
 --          'spent' (it was begun that often and never planned: the asker is to end it),
 --          'broken', a key and what is wrong with it (nothing changed)

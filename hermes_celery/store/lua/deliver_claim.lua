@@ -4,8 +4,9 @@
 -- nothing for the whole of the grace: after a server that stood still, the senders that waited for it
 -- must come before those who find their claims run out.
 --
--- KEYS  1 delivery hash   2 deliveries
--- ARGV  1 id   2 part   3 claim token   4 now_ms   5 when the claim dies, ms   6 grace, ms
+-- KEYS  1 delivery   2 deliveries
+-- ARGV  1 id   2 part   3 token: of the claim   4 now_ms   5 until_ms: when the claim dies
+--       6 grace_ms
 -- Answers  'ok', the number of this attempt, pieces sent before (a token that asks again keeps both)
 --          'taken' (somebody sends it now), 'later' (its next attempt is not due), 'over';
 --          'broken', a key and what is wrong with it (nothing changed)

@@ -1,9 +1,9 @@
 -- Record how an attempt to send one part went.
 --
--- KEYS  1 delivery hash   2 run hash   3 job hash   4 deliveries
--- ARGV  1 id   2 now_ms   3 seconds that the record is kept when all is done   4 part
---       5 claim token   6 state ('pending' = to be tried again)   7 error   8 next attempt, ms
---       9 pieces sent so far
+-- KEYS  1 delivery   2 run   3 job   4 deliveries
+-- ARGV  1 id   2 now_ms   3 keep_seconds: so long the record is kept when all is done   4 part
+--       5 token: of the claim   6 state: 'pending' = to be tried again   7 error
+--       8 next_ms: its next attempt   9 sent: pieces so far
 -- Answers  'ok' and where the delivery stands as a whole, 'late' (the claim is no longer ours);
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _settle

@@ -1,7 +1,7 @@
 -- Record a message that belongs to no run, and the incident that it tells of as told.
 --
--- KEYS  1 delivery hash   2 deliveries   3 incident hash
--- ARGV  1 id   2 now_ms   3 text   4 deliver   5 job id   6 count of the incident
+-- KEYS  1 delivery   2 deliveries   3 incident
+-- ARGV  1 id   2 now_ms   3 text   4 deliver   5 job_id   6 count: of the incident
 -- Answers  'ok', 'known' (recorded already, or somebody else tells of it),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

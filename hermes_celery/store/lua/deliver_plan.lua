@@ -1,9 +1,9 @@
 -- Record where a message goes, one part for each target, unless that is recorded already.
 --
--- KEYS  1 delivery hash   2 run hash   3 job hash   4 deliveries   5 incident hash
--- ARGV  1 id   2 now_ms   3 seconds that the record is kept when all is done   4 the parts, as JSON
---       5 warning ('' = none)   6 count of the incident that is told with it ('' = none)
---       7 text ('' = as it was)
+-- KEYS  1 delivery   2 run   3 job   4 deliveries   5 incident
+-- ARGV  1 id   2 now_ms   3 keep_seconds: so long the record is kept when all is done
+--       4 parts: as JSON   5 warning: '' = none   6 count: of the incident that is told with it
+--       ('' = none)   7 text: '' = as it was
 --       then for each part: 1 '1' if the run's delivery depends on it, else '0'   2 state   3 error
 -- Answers  'ok' and where the delivery stands as a whole, 'known' (planned already);
 --          'broken', a key and what is wrong with it (nothing changed)

@@ -1,8 +1,8 @@
 -- Push the message of a delivery that is due (again). Claims make a second copy harmless.
 --
--- KEYS  1 term counter   2 deliveries   3 delivery hash   4 Celery queue
--- ARGV  1 fencing token   2 id   3 deadline seen, ms   4 now_ms   5 first wait, ms
---       6 longest wait, ms   7 message
+-- KEYS  1 term   2 deliveries   3 delivery   4 queue: of Celery
+-- ARGV  1 token: of the leader   2 id   3 seen_ms: the deadline seen   4 now_ms   5 first_wait_ms
+--       6 longest_wait_ms   7 message
 -- Answers  'ok', 'moved' (looked after meanwhile), 'fenced' (an older leader);
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

@@ -1,8 +1,9 @@
 -- Take one of a concurrency group's places for a claimed run, or put the run back in line.
 --
--- KEYS  1 run hash   2 active runs of the job   3 queued runs   4 heartbeats   5 group
--- ARGV  1 claim token   2 run id   3 now_ms   4 when the claim dies without a heartbeat, ms
---       5 places   6 when to try again if there is none, ms
+-- KEYS  1 run   2 active: runs of the job   3 queued: all queued runs   4 heartbeats   5 group
+-- ARGV  1 token: of the claim   2 run_id   3 now_ms
+--       4 deadline_ms: when the claim dies without a heartbeat
+--       5 slots: how many the group has   6 again_ms: when to try again if none is free
 -- Answers  'ok', 'full' (waits in line), 'late' (the claim is no longer ours: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _put_back

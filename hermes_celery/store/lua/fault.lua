@@ -1,7 +1,7 @@
 -- Take a job that cannot be planned off the schedule, so that it does not fail at every tick.
 --
--- KEYS  1 term counter   2 job hash   3 due index
--- ARGV  1 fencing token   2 job id   3 revision seen ('' = it has none)   4 error
+-- KEYS  1 term   2 job   3 due: the due index
+-- ARGV  1 token: of the leader   2 job_id   3 revision: as it was seen ('' = it has none)   4 error
 -- Answers  'ok', 'gone' (no such job: its entry in the due index is removed),
 --          'moved' (it was changed since it was read: the next tick looks again), 'fenced',
 --          'broken', a key and what is wrong with it (nothing changed)

@@ -1,13 +1,16 @@
 -- Record how a run ended, or put it back in line for its next attempt.
 --
--- KEYS  1 run hash   2 job hash   3 active runs of the job   4 heartbeats   5 stdout   6 stderr
---       7 held runs of the job   8 due index   9 queued runs   10 completed jobs   11 Celery queue
---       12 deliveries   13 open incidents of the job   14 Celery queue of deliveries
--- ARGV  1 claim token   2 now_ms   3 run id   4 final state   5 error   6 reason   7 exit code
---       8 delivery state   9 stdout   10 stderr   11 when to try again, ms ('' = this was the last
---       attempt)   12 when to push a run again that is queued now, ms   13 message of its delivery
---       ('' = none: the leader pushes it)   14 '1' if a delivery is needed whatever else, '0' if to
---       end incidents only, which takes a message
+-- KEYS  1 run   2 job   3 active: runs of the job   4 heartbeats   5 stdout   6 stderr
+--       7 held: runs of the job   8 due: the due index   9 queued: all queued runs
+--       10 completed: jobs   11 queue: of Celery   12 deliveries
+--       13 incidents: open ones of the job   14 delivery_queue: of Celery
+-- ARGV  1 token: of the claim   2 now_ms   3 run_id   4 state: the final one   5 error   6 reason
+--       7 exit_code   8 delivery: its state   9 stdout   10 stderr
+--       11 retry_at_ms: when to try again ('' = this was the last attempt)
+--       12 redeliver_at_ms: when to push a run again that is queued now
+--       13 message: of its delivery ('' = none: the leader pushes it)
+--       14 is_needed: '1' if a delivery is needed whatever else, '0' if to end incidents only, which
+--       takes a message
 -- Answers  'ok', 'retry' (queued for its next attempt),
 --          'late' (the claim is no longer ours: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)

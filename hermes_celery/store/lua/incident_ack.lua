@@ -1,6 +1,6 @@
 -- Note that somebody knows of an incident: it is told no more until it is over.
 --
--- KEYS  1 incident hash   2 open incidents
+-- KEYS  1 incident   2 incidents: open ones
 -- ARGV  1 id   2 now_ms
 -- Answers  'ok', 'gone' (no such incident is open),
 --          'broken', a key and what is wrong with it (nothing changed)

@@ -1,8 +1,9 @@
 -- End the incidents that happened last before something worked again.
 --
--- KEYS  1 open incidents   2 open incidents of the job   3 delivery hash   then the incident hashes
--- ARGV  1 now_ms   2 when it worked, ms   3 seconds that closed incidents are kept
---       4 what to tell ('' = nothing)   then the id of each incident
+-- KEYS  1 incidents: open ones   2 of_job: open ones of the job   3 delivery
+--       then the incident hashes
+-- ARGV  1 now_ms   2 worked_ms: when it worked   3 keep_seconds: so long closed ones are kept
+--       4 recovery: what to tell ('' = nothing)   then the id of each incident
 -- Answers  how many were open until now (one whose record is no hash is ended all the same, and its
 --          record left as it is);
 --          'broken', a key and what is wrong with it (nothing changed)

@@ -1,9 +1,10 @@
 -- Count one trouble; the same one of the same run is counted once, however often it is noted, and
 -- one that belongs to no run once until it is over.
 --
--- KEYS  1 incident hash   2 open incidents   3 open incidents of the job   4 delivery hash of the run
--- ARGV  1 id   2 now_ms   3 kind   4 job id   5 job name   6 text   7 run id ('' = none)
---       8 seconds that the mark on the run is kept   9 exact kind (3 is one that 0.1.0 knows)
+-- KEYS  1 incident   2 incidents: open ones   3 of_job: open ones of the job
+--       4 delivery: of the run
+-- ARGV  1 id   2 now_ms   3 kind: one that 0.1.0 knows   4 job_id   5 job_name   6 text
+--       7 run_id: '' = none   8 keep_seconds: so long the mark on the run is kept   9 sort: its kind
 -- Answers  count, how many there were when it was told last, '1' if somebody acknowledged it;
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

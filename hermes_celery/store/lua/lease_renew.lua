@@ -1,7 +1,7 @@
 -- Stay the leader.
 --
--- KEYS  1 lease   2 term counter
--- ARGV  1 owner   2 lease_ms   3 fencing token
+-- KEYS  1 lease   2 term
+-- ARGV  1 owner   2 lease_ms   3 token
 -- Answers  'ok', 'lost' (it expired, somebody else leads, or one of both is not as it should be: who
 --          takes the lease mends that)
 -- A value of another type answers with an error, which is no term and no owner either.

@@ -7,8 +7,9 @@
 -- leader of before can hold the same number. Then two leaders never have one token. The same holds
 -- where the count is not beyond a term that a living beat knows: the server was emptied.
 --
--- KEYS  1 lease   2 term counter   3 leader hash   4-6 where each of them is moved to
--- ARGV  1 owner   2 lease_ms   3 now_ms   4 the greatest term that the asker knows of
+-- KEYS  1 lease   2 term   3 leader   4 lease_aside   5 term_aside   6 leader_aside: where each of
+--       them is moved to
+-- ARGV  1 owner   2 lease_ms   3 now_ms   4 known: the greatest term that the asker knows of
 -- Answers  'ok', the new term (the fencing token), 0
 --          'held', the term, milliseconds until the lease expires
 --          and in both cases, for each thing that was mended, its key and what was wrong

@@ -2,14 +2,16 @@
 --
 -- Rescue says so of a run whose heartbeat stopped; a worker of one whose process it has seen end.
 --
--- KEYS  1 term counter   2 run hash   3 job hash   4 active runs of the job   5 heartbeats
---       6 held runs of the job   7 due index   8 queued runs   9 completed jobs   10 Celery queue
---       11 deliveries
--- ARGV  1 fencing token ('' = its worker says so)   2 now_ms   3 run id   4 error
---       5 when to try again, ms ('' = never)   6 when to push a run again that is queued now, ms
---       7 with what its claim begins ('' = rescue says so: its deadline must have passed)
---       8 state that it ends in   9 '1' if its message is on a queue again when it is tried again,
---         else '0': it is pushed then
+-- KEYS  1 term   2 run   3 job   4 active: runs of the job   5 heartbeats
+--       6 held: runs of the job   7 due: the due index   8 queued: all queued runs
+--       9 completed: jobs   10 queue: of Celery   11 deliveries
+-- ARGV  1 token: of the leader ('' = its worker says so)   2 now_ms   3 run_id   4 error
+--       5 retry_at_ms: when to try again ('' = never)
+--       6 redeliver_at_ms: when to push a run again that is queued now
+--       7 claimed: with what its claim begins ('' = rescue says so: its deadline must have passed)
+--       8 state: that it ends in
+--       9 is_requeued: '1' if its message is on a queue again when it is tried again, else '0': it is
+--       pushed then
 -- Answers  'ok', 'retry' (queued for its next attempt),
 --          'alive' (it gave a heartbeat, or ended, meanwhile), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)

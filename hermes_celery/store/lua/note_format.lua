@@ -1,9 +1,9 @@
 -- Write the stored format, if nobody changed it meanwhile.
 --
--- KEYS  1 term counter   2 stored format   3 where it goes when it cannot be read
--- ARGV  1 fencing token   2 its type as it was seen ('none' = there was none)   3 what it held,
---       where that is a string   4 what it is to hold   5 'keep', or 'aside' to move it out of the
---       way first
+-- KEYS  1 term   2 format: as it is stored   3 aside: where it goes when it cannot be read
+-- ARGV  1 token: of the leader   2 kind: its type as it was seen ('none' = there was none)
+--       3 held: what it held, where that is a string   4 new: what it is to hold
+--       5 way: 'keep', or 'aside' to move it out of the way first
 -- Answers  'ok', 'moved' (somebody changed it: look again), 'fenced' (an older leader),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

@@ -1,9 +1,9 @@
 -- A page of a sorted set: what stands behind a place in it, whether or not anything still stands at
 -- the place itself. Members of one score stand in the order of their bytes.
 --
--- KEYS  1 sorted set
--- ARGV  1 score of the place ('' = the beginning)   2 member of the place   3 how many
---       4 'up' (ascending) or 'down'
+-- KEYS  1 index: a sorted set
+-- ARGV  1 score: of the place ('' = the beginning)   2 member: of the place   3 limit: how many
+--       4 order: 'up' (ascending) or 'down'
 -- Answers  member, score, member, score ...
 --          or 'broken', the key, what is wrong (three values, so that it is no page)
 local kind = redis.call('TYPE', KEYS[1])['ok']

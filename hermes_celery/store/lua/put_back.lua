@@ -1,13 +1,15 @@
 -- Give a claim back: the run waits in line again.
 --
--- KEYS  1 run hash   2 active runs of the job   3 queued runs   4 heartbeats
--- ARGV  1 claim token   2 run id   3 when its message is pushed again, ms
---       4 Celery id of the message that the run was handed on with ('' = it was not): none is pushed
---         before that instant
---       5 how often the message that it goes on with was sent on, at least
---       6 when that message is to be performed, ms, where it is a retry of the task's own, else ''
---       7 '1' if another one is pushed at that instant all the same, '0' if the run is lost then
---       8 the list that the message went to ('' = that of the run's first one)
+-- KEYS  1 run   2 active: runs of the job   3 queued: all queued runs   4 heartbeats
+-- ARGV  1 token: of the claim   2 run_id   3 ready_at_ms: when its message is pushed again
+--       4 handed_on: Celery id of the message that the run was handed on with ('' = it was not):
+--         none is pushed before that instant
+--       5 hop: how often the message that it goes on with was sent on, at least
+--       6 retry_at_ms: when that message is to be performed, where it is a retry of the task's own,
+--         else ''
+--       7 starts_again: '1' if another one is pushed at that instant all the same, '0' if the run is
+--         lost then
+--       8 queue: the list that the message went to ('' = that of the run's first one)
 -- Answers  'ok', 'late' (the claim is no longer ours: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _put_back

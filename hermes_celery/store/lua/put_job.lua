@@ -1,14 +1,16 @@
 -- Write a job: create it, or change it if nobody else did meanwhile. Ticks and runs go on while
 -- somebody edits, so what an edit does not touch stays as it is now, not as it was read.
 --
--- KEYS  1 job hash   2 due index   3 all jobs   4 names   5 mark of the namespace
---       6 number of shards   7 completed jobs
--- ARGV  1 job id   2 expected revision ('' = must not exist)   3 created_ms   4 name index entry
---       5 name index entry until now ('' = none)   6 wake channel   7 mark, if there is none yet
---       8 number of shards that the due index was chosen by   9 now_ms where the job is completed by
---       this, else ''   10 next_ms as it was read ('' = none), '*' where it may be another by now:
---       a tick that moved the job on meanwhile has run what a new schedule would run again
---       11.. fields of the hash and their values, `state` and `next_ms` among them where they
+-- KEYS  1 job   2 due: the due index   3 jobs: all of them   4 names   5 mark: of the namespace
+--       6 shards: their number   7 completed: jobs
+-- ARGV  1 job_id   2 revision: the expected one ('' = must not exist)   3 created_ms
+--       4 entry: in the index of names   5 old_entry: the one until now ('' = none)
+--       6 wake: the channel   7 new_mark: if there is none yet
+--       8 seen_shards: the number that the due index was chosen by
+--       9 completed_ms: now, where the job is completed by this, else ''
+--       10 seen_next_ms: next_ms as it was read ('' = none), '*' where it may be another by now: a
+--       tick that moved the job on meanwhile has run what a new schedule would run again
+--       then fields of the hash and their values, `state` and `next_ms` among them where they
 --       change; a value '' removes the field
 -- Answers  'ok' and the new revision, 'conflict' (another revision, or exists, or is gone, or a tick
 --          moved it on),

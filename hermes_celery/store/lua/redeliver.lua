@@ -1,16 +1,21 @@
 -- Push the message of a queued run again: the first one may have vanished. The claim makes a
 -- second copy harmless, where the workers of its queue ask for one.
 --
--- KEYS  1 term counter   2 run hash   3 queued runs   4 Celery queue   5 job hash
---       6 active runs of the job   7 held runs of the job   8 due index   9 completed jobs
--- ARGV  1 fencing token ('' = a person asks)   2 run id   3 deadline seen, ms   4 next deadline, ms   5 message
---       ('' = push none)   6 now_ms   7 when to push a run again that is queued now, ms
---       8 '' to push another copy, 'look' to do so unless the message is on the queue still,
+-- KEYS  1 term   2 run   3 queued: all queued runs   4 queue: of Celery   5 job
+--       6 active: runs of the job   7 held: runs of the job   8 due: the due index
+--       9 completed: jobs
+-- ARGV  1 token: of the leader ('' = a person asks)   2 run_id   3 seen_ms: the deadline seen
+--       4 next_ms: the next deadline   5 message: '' = push none   6 now_ms
+--       7 redeliver_at_ms: when to push a run again that is queued now
+--       8 manner: '' to push another copy, 'look' to do so unless the message is on the queue still,
 --       'hesitate' to say only that it has left the queue
---       9 why the run ends as sent where its message has left the queue, '' = it is pushed again
---       10 why it ends as sent where its message is pushed now for the first time, '' = it waits
---       11 how many of the run's messages were pushed before this one
---       12 '1' if the project's own code has published the message, so that there is none to push
+--       9 when_gone: why the run ends as sent where its message has left the queue ('' = it is
+--       pushed again)
+--       10 when_pushed: why it ends as sent where its message is pushed now for the first time
+--       ('' = it waits)
+--       11 pushes: how many of the run's messages were pushed before this one
+--       12 is_elsewhere: '1' if the project's own code has published the message, so that there is
+--       none to push
 -- Answers  'ok', 'waiting' (its message, or that of every queued run, is on the queue: only the
 --          deadline moves), 'gone' (it has left the queue; nothing changed), 'empty' (so
 --          have all others), 'sent' (over: nobody reports of it), 'moved' (claimed, ended or pushed

@@ -1,8 +1,8 @@
 -- Remove a job and every trace of it in the indexes; its runs stay, as history.
 --
--- KEYS  1 job hash   2 due index   3 all jobs   4 names
--- ARGV  1 job id   2 expected revision ('*' = whatever it is, also where the hash is none)
---       3 name index entry ('' = not known)
+-- KEYS  1 job   2 due: the due index   3 jobs: all of them   4 names
+-- ARGV  1 job_id   2 revision: the expected one ('*' = whatever it is, also where the hash is none)
+--       3 entry: in the index of names ('' = not known)
 -- Answers  'ok', 'conflict' (another revision, or gone already),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

@@ -1,9 +1,10 @@
 -- Remove a job that cannot be read, and every trace of it in the indexes. What was stored as the job
 -- is moved out of the way, not deleted, so that somebody can look at it.
 --
--- KEYS  1 job key   2 all jobs   3 names   4 where the job key is moved to   then the due indexes
--- ARGV  1 job id   2 type of the job key that was seen   3 its definition that was seen ('' = none)
---       then its entries in the index of names
+-- KEYS  1 job   2 jobs: all of them   3 names   4 aside: where the job key is moved to
+--       then the due indexes
+-- ARGV  1 job_id   2 kind: type of the job key that was seen
+--       3 spec: its definition that was seen ('' = none)   then its entries in the index of names
 -- Answers  'ok', 'conflict' (somebody changed or removed it meanwhile),
 --          'broken', key, what is wrong (an index is no sorted set: nothing changed)
 local function type_of(key)

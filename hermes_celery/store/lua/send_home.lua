@@ -1,7 +1,7 @@
 -- Move a job's entry from one shard of the due index to another, as the job says itself.
 --
--- KEYS  1 job hash   2 the index that it is in   3 the index that it belongs to
--- ARGV  1 job id
+-- KEYS  1 job   2 source: the index that it is in   3 home: the index that it belongs to
+-- ARGV  1 job_id
 -- Answers  'ok', or 'broken', a key and what is wrong with it (nothing changed)
 local function broken(key, wanted)
   local kind = redis.call('TYPE', key)['ok']

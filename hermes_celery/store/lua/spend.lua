@@ -1,8 +1,8 @@
 -- Book what a run used, once, and pause its job when the day's budget is spent.
 --
--- KEYS  1 run hash   2 job hash   3 due index
--- ARGV  1 claim token   2 job id   3 day   4 tokens   5 cost   6 token budget ('' = none)
---       7 cost budget ('' = none)   8 now_ms   9 attempt
+-- KEYS  1 run   2 job   3 due: the due index
+-- ARGV  1 token: of the claim   2 job_id   3 day   4 tokens   5 cost   6 token_budget: '' = none
+--       7 cost_budget: '' = none   8 now_ms   9 attempt
 -- Answers  'ok', 'paused' (the job was paused now), 'again' (booked before), 'late' (not our claim),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

@@ -2,8 +2,8 @@
 -- another is given. Where nothing is paused there is nothing to go on from: to move `resumed_ms` would
 -- skip what is due.
 --
--- KEYS  1 switch hash
--- ARGV  1 'pause' or 'resume'   2 now_ms   3 note ('' = none)
+-- KEYS  1 switch
+-- ARGV  1 way: 'pause' or 'resume'   2 now_ms   3 note: '' = none
 -- Answers  'ok', 'already' (it was so before),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

@@ -75,7 +75,7 @@ def refusals(url: str) -> list[StoreError]:
     for ask in (
         lambda: database.call("GET", "k"),
         lambda: ask_many(lambda: database.call_many([("GET", "k")])),
-        lambda: database.run("fault", keys=call.keys, args=call.args),
+        lambda: database.run_listed("fault", keys=call.keys, args=call.args),
         lambda: database.begin("fault", keys=call.keys, args=call.args)(),
         lambda: ask_many(lambda: database.run_many("fault", [call])),
     ):

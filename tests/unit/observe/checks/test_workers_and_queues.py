@@ -15,7 +15,7 @@ from hermes_celery.observe.figures import Status
 from hermes_celery.observe.finding import Verdict
 from hermes_celery.store import WorkerSign
 from hermes_celery.store.load import Waiting
-from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, judge
+from hermes_celery.store.queue_health import Crew, QueueFacts, QueueLook, QueueState, judge
 from tests.support import replaced
 
 NOW = 1_800_000_000_000
@@ -29,10 +29,12 @@ def worker(asked_ms: int = JUST_NOW, *, queue: str = "q", is_full: bool = False)
 def look(who: Crew, *, waiting: int = 3, taken_ms: int | None = None) -> QueueLook:
     return judge(
         "q",
-        Waiting(length=waiting, next_up="x"),
+        QueueFacts(
+            waiting=Waiting(length=waiting, next_up="x"),
+            taken_ms=taken_ms,
+            oldest_ms=LONG_AGO if waiting else None,
+        ),
         who,
-        taken={} if taken_ms is None else {"q": taken_ms},
-        oldest={"q": LONG_AGO} if waiting else {},
         now_ms=NOW,
     )
 
