@@ -6,11 +6,16 @@ stderr as one sentence that says what to do. Exit codes: 0 done, 1 refused or fa
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import IO, Any
 
 import click
+from click.core import ParameterSource
 
 from hermes_celery.cli.commands import COMMANDS
 from hermes_celery.errors import HermesCeleryError, JobNotFound
@@ -52,7 +57,10 @@ class Commands(click.Group):
         So does a file or directory that the system refuses: nearly all are below the home.
         """
         try:
-            return super().invoke(ctx)
+            done = super().invoke(ctx)
+            # What cannot be written is told here, and not as Python ends.
+            sys.stdout.flush()
+            return done
         except JobNotFound as error:
             raise _repeating(f"{error}{_elsewhere()}") from None
         except HermesCeleryError as error:
@@ -62,9 +70,11 @@ class Commands(click.Group):
                 raise  # how a command is used
             raise _repeating(error.message) from None
         except OSError as error:
-            if error.filename is None:
-                raise
+            if error.errno == errno.EPIPE:
+                raise  # `| head` has read enough
             raise _Refused(_refused(error)) from None
+        except RecursionError:
+            raise _Refused("what was given is nested too deeply to be read") from None
 
 
 class _Refused(click.ClickException):
@@ -101,12 +111,28 @@ def _elsewhere() -> str:
 
 
 def _refused(error: OSError) -> str:
+    if error.filename is None:
+        _drop_output()
+        return f"the output cannot be written: {error.strerror or error}"
     # Only what was refused needs it: `--help` does not.
     from hermes_celery.settings import read_settings
 
     home = read_settings().home
     advice = f"; HERMES_HOME is {home}" if str(error.filename).startswith(str(home)) else ""
     return f"{error.filename} cannot be used: {error.strerror}{advice}"
+
+
+def _drop_output() -> None:
+    """Let Python find nothing to write when it ends: it would say so in words of its own."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _checked_app(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    is_typed = ctx.get_parameter_source("app") is ParameterSource.COMMANDLINE
+    if value is not None and not value.strip() and is_typed:
+        raise click.BadParameter("it is empty; name the app, such as shop or shop.celery:app")
+    return value or None
 
 
 def _checked_namespace(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -126,7 +152,7 @@ namespace_option = click.option(
     "--namespace",
     metavar="NAME",
     callback=_checked_namespace,
-    help="Whose jobs: a project's app name, or as HERMES_CELERY_NAMESPACE. Default: hermes.",
+    help="Whose jobs: a project's app name. Default: HERMES_CELERY_NAMESPACE, the app's, hermes.",
 )
 
 
@@ -137,6 +163,7 @@ namespace_option = click.option(
     "--app",
     metavar="APP",
     envvar="HERMES_CELERY_APP",
+    callback=_checked_app,
     help="The Celery app of a project, as `celery -A` takes it: its broker, namespace and tasks.",
 )
 @click.version_option(package_name="hermes-celery", prog_name="hermes-celery")
@@ -151,4 +178,4 @@ def main(ctx: click.Context, namespace: str | None, app: str | None) -> None:
     # Once a command was named: `--help` needs no settings.
     from hermes_celery.cli.scope import Scope, about
 
-    about(ctx, Scope(namespace=namespace, app=app or None))
+    about(ctx, Scope(namespace=namespace, app=app))

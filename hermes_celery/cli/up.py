@@ -352,7 +352,8 @@ def _greet(settings: Settings, supervisor: Supervisor, *, seconds: float) -> Non
     home = (
         "" if settings.home == Path("~/.hermes").expanduser() else f"HERMES_HOME={settings.home} "
     )
-    click.echo("In another terminal:")
+    also = " with the same HERMES_REDIS_URL" if settings.redis_url else ""
+    click.echo(f"In another terminal{also}:")
     for command, does in (
         ('add "every 5m" --script NAME.sh --no-agent', f"a script of {settings.scripts_dir}"),
         ("list", "what is due when"),

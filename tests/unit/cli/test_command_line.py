@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -423,3 +426,35 @@ def test_a_number_of_shards_that_makes_no_sense_is_refused(given: str, code: int
     assert result.exit_code == code
     assert given in result.stderr
     assert json.loads(typed("shards", "--json").stdout)["shards"] == 1
+
+
+@pytest.mark.usefixtures("home")
+def test_a_value_nested_too_deeply_is_refused_with_a_sentence() -> None:
+    done = typed("add", "every 1h", "--task", "x.y", "--args", "[" * 5000)
+    assert done.exit_code == 1
+    assert "nested too deeply" in done.output
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_an_app_without_a_name_is_refused() -> None:
+    done = typed("-A", "", "list")
+    assert done.exit_code == 2
+    assert "it is empty; name the app" in done.output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", [["list"], ["status", "--json"], ["next", "every 1h"]])
+def test_output_that_cannot_be_written_is_one_sentence(
+    command: list[str], valkey_url: str, tmp_path: Path
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hermes_celery", *command], stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=60, check=False,
+            env={"PATH": os.environ["PATH"], "HERMES_REDIS_URL": valkey_url,
+                 "HERMES_HOME": str(tmp_path), "HERMES_CELERY_NAMESPACE": "full"},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: the output cannot be written: No space left")
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
