@@ -31,6 +31,7 @@ from hermes_celery.interop.beat_schedule import (
 )
 from hermes_celery.interop.cron_attributes import (
     DECLARED,
+    REFUSED,
     entries_of,
     manager_of,
     module_of,
@@ -84,7 +85,7 @@ class NoDeclarer:
 
 def declaration_of(app: Celery) -> Declaration:
     """What an app declares, and which project it is."""
-    names = [*map(str, with_defaults(app)), *getattr(app, DECLARED, {})]
+    names = [*map(str, with_defaults(app)), *getattr(app, DECLARED, {}), *getattr(app, REFUSED, {})]
     manager = manager_of(app)
     jobs = {managed_id(manager, name): name for name in names}
     return Declaration(project=project_of(app), module=module_of(app), jobs=jobs)

@@ -23,7 +23,7 @@ from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text
 from hermes_celery.errors import HermesCeleryError, JobError, error_text
 from hermes_celery.interop.beat_defaults import policy_of
-from hermes_celery.interop.cron_attributes import DECLARED, place_of
+from hermes_celery.interop.cron_attributes import DECLARED, REFUSED, place_of
 
 __all__ = ["WHOLE", "declared_of", "declared_twice", "requests_of", "text_of", "zone_of"]
 
@@ -61,6 +61,7 @@ def declared_of(
     A job that names no zone is in the app's, where that is set, else in the default one.
     """
     declared: dict[str, JobRequest] = getattr(app, DECLARED, {})
+    refused: dict[str, str] = getattr(app, REFUSED, {})
     if not app.conf.timezone:
         zone = default_timezone
     else:
@@ -68,11 +69,12 @@ def declared_of(
             zone = zone_of(app)
         except JobError as error:
             zoned = {name: one for name, one in declared.items() if one.timezone}
-            return zoned, {name: str(error) for name in declared if name not in zoned}
+            unzoned = {name: str(error) for name in declared if name not in zoned}
+            return zoned, {**refused, **unzoned}
     return {
         name: msgspec.structs.replace(one, timezone=one.timezone or zone)
         for name, one in declared.items()
-    }, {}
+    }, dict(refused)
 
 
 def declared_twice(app: Celery) -> dict[str, str]:
@@ -85,7 +87,7 @@ def declared_twice(app: Celery) -> dict[str, str]:
             f"that of {place_of(app, name)} does; give one another name"
         )
         for name in names
-        if name in getattr(app, DECLARED, {})
+        if name in getattr(app, DECLARED, {}) or name in getattr(app, REFUSED, {})
     }
 
 

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 #: On an app that has a cron: what it declares, and the namespace that `Cron(app)` was given.
 DECLARED = "_hermes_celery_declared"
 NAMESPACE = "_hermes_celery_namespace"
+#: What it declares and is no job: the reasons, by name.
+REFUSED = "_hermes_celery_refused"
 #: The module that made the app's first `Cron`, and that of each `add`.
 MODULE = "_hermes_celery_module"
 PLACES = "_hermes_celery_places"

@@ -29,8 +29,14 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.job_checks import checked_content, request_of
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text, text_mapping
-from hermes_celery.errors import JobError
-from hermes_celery.interop.cron_attributes import DECLARED, MODULE, NAMESPACE, PLACES
+from hermes_celery.errors import HermesCeleryError, JobError
+from hermes_celery.interop.cron_attributes import (
+    DECLARED,
+    MODULE,
+    NAMESPACE,
+    PLACES,
+    REFUSED,
+)
 from hermes_celery.schedule import parse
 from hermes_celery.settings import Settings, checked_namespace
 from hermes_celery.wiring.client import open_cron
@@ -57,10 +63,12 @@ class Cron:
             app.conf.hermes_settings = settings
         if not hasattr(app, DECLARED):
             setattr(app, DECLARED, {})
+            setattr(app, REFUSED, {})
             setattr(app, PLACES, {})
             setattr(app, MODULE, _caller())
             hook_app(app)
         self._declared: dict[str, JobRequest] = getattr(app, DECLARED)
+        self._refused: dict[str, str] = getattr(app, REFUSED)
 
     def add(
         self,
@@ -81,31 +89,24 @@ class Cron:
         `options` (they go to its `apply_async`) join as in Celery's `Signature.clone`. Further
         fields are those of JobRequest and of Policy, so that scripts, prompts and requests can be
         declared too, and `retries=3` says what to do when it fails.
-        Raises JobError or ScheduleError.
+
+        What cannot be a job keeps neither the module from being imported nor the other jobs from
+        running: it is refused where people look (`list`, `show`, `status`, `doctor`, the beat's
+        log), and a job of that name from before goes on. Raises JobError for a name that is no text
+        or is taken.
         """
         if not isinstance(name, str):
             raise JobError(f"name is {name!r}; it must be a text")
-        if name in self._declared:
+        if name in self._declared or name in self._refused:
             raise JobError(f"the project declares two jobs named {name!r}; give one another name")
-        given = text_mapping(options, name="options")
-        call = None
-        if task is not None:
-            call = call_of(task, args=args, kwargs=kwargs, options=given)
-            given = call.options
-        schedule = late_text(text_of(schedule), given)
-        request = request_of(
-            {
-                **fields,
-                "name": name,
-                "schedule": schedule,
-                "task": call,
-                "timezone": None if timezone is None else zone_name(timezone),
-            }
-        )
-        checked_content(request)
-        parse(request.schedule, timezone=request.timezone or "UTC", now=_ANY_TIME)
-        self._declared[name] = request
         getattr(self.app, PLACES)[name] = _caller()
+        work = {"task": task, "args": args, "kwargs": kwargs, "options": options}
+        try:
+            request = _request(work, {**fields, "name": name}, schedule, timezone=timezone)
+        except HermesCeleryError as error:
+            self._refused[name] = str(error)
+        else:
+            self._declared[name] = request
 
     @cached_property
     def client(self) -> Client:
@@ -125,6 +126,32 @@ class Cron:
 
 #: A schedule is only read here, to refuse one that cannot be.
 _ANY_TIME = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
+
+
+def _request(
+    work: Mapping[str, Any],
+    fields: Mapping[str, Any],
+    schedule: Any,
+    *,
+    timezone: str | tzinfo | None,
+) -> JobRequest:
+    """What is declared as a request, checked. Raises JobError or ScheduleError."""
+    given = text_mapping(work["options"], name="options")
+    call = None
+    if work["task"] is not None:
+        call = call_of(work["task"], args=work["args"], kwargs=work["kwargs"], options=given)
+        given = call.options
+    request = request_of(
+        {
+            **fields,
+            "schedule": late_text(text_of(schedule), given),
+            "task": call,
+            "timezone": None if timezone is None else zone_name(timezone),
+        }
+    )
+    checked_content(request)
+    parse(request.schedule, timezone=request.timezone or "UTC", now=_ANY_TIME)
+    return request
 
 
 def _caller() -> str:

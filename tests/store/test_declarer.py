@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -161,6 +163,42 @@ def test_an_added_job_stands_for_an_entry_that_celery_would_install(
     beat(app, "a").begin(valkey.now_ms())
     assert Jobs(valkey).find(name).spec.schedule == "0 5 * * *"
     assert [one for one in Declarations(valkey).refusals() if one.is_refused] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"start": datetime.fromisoformat("2026-12-05")}, "2026-12-05T00:00:00 has no time zone"),
+        ({"start": "2026-12-05"}, "start is '2026-12-05'; it must be a datetime"),
+        ({"jitter_seconds": -1}, "jitter of -1 seconds is negative"),
+        ({"retry": 3}, "a job has no field retry"),
+        ({"schedule": "60 * * * *"}, "60"),
+        ({"task": 5}, "its task is 5"),
+    ],
+    ids=str,
+)
+def test_a_field_that_cannot_be_costs_its_job_alone_and_that_goes_on_as_it_was(
+    make_project: Callable[..., Celery],
+    beat: _Beat,
+    valkey: Database,
+    fields: dict[str, Any],
+    why: str,
+) -> None:
+    whole = make_project()
+    Cron(whole).add("iv", "every 10m", task="shop.work")
+    beat(whole, "one").begin(1_000)
+    gone(valkey, "one")
+    before = Jobs(valkey).find("iv")
+
+    app = make_project()
+    Cron(app).add("iv", **{"schedule": "every 20m", "task": "shop.work", **fields})
+    Cron(app).add("other", "every 5m", task="shop.work")
+    beat(app, "two").begin(2_000)
+    assert names(valkey) == {"iv", "other"}
+    assert Jobs(valkey).find("iv") == before
+    (refusal,) = [one for one in Declarations(valkey).refusals() if one.is_refused]
+    assert refusal.text.startswith("job 'iv' of cron.add in module tests.store.test_declarer is re")
+    assert why in refusal.why
 
 
 def test_many_refusals_are_few_incidents(

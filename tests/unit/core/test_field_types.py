@@ -14,6 +14,7 @@ from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.core.policy import OnLost, Overlap, Policy
 from hermes_celery.core.work import HttpCall
 from hermes_celery.errors import JobError
+from hermes_celery.interop.cron_attributes import DECLARED, REFUSED
 from hermes_celery.wiring.project import Cron
 
 NOON = datetime(2026, 6, 22, 12, tzinfo=UTC)
@@ -64,8 +65,13 @@ def test_a_request_says_which_field_it_is(field: str, value: Any, why: str) -> N
 def test_so_does_a_declaration(field: str, value: Any, why: str) -> None:
     cron = Cron(Celery("shop", broker="redis://nowhere", set_as_current=False))
     fields = {"name": "x", "schedule": "every 5m", "prompt": "x", field: value}
-    with pytest.raises(JobError, match=f"^{re.escape(why)}$"):
-        cron.add(**fields)
+    if field == "name":
+        with pytest.raises(JobError, match=f"^{re.escape(why)}$"):
+            cron.add(**fields)
+        return
+    cron.add(**fields)
+    assert getattr(cron.app, REFUSED) == {"x": why}
+    assert getattr(cron.app, DECLARED) == {}
 
 
 @pytest.mark.parametrize(("field", "value", "why"), WRONG, ids=str)
