@@ -31,7 +31,7 @@ from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session
 from hermes_celery.settings import read_settings
-from hermes_celery.store import Claim, Places, Runs
+from hermes_celery.store import Claim, RunLimits, Runs
 from hermes_celery.wiring.client import open_cron
 from hermes_celery.wiring.server import open_database
 
@@ -84,7 +84,7 @@ class _Bed:
             self._runs,
             heartbeats=Heartbeats(self._runs, clock=self._clock),
             work_for=self._work,
-            services=RunServices(limits=Places(database)),
+            services=RunServices(limits=RunLimits(database)),
             clock=self._clock,
         )
 

@@ -13,7 +13,7 @@ from hermes_celery.core.run import Run
 from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.errors import RecordBroken
 from hermes_celery.settings import default_timezone
-from hermes_celery.store import Deliveries, Incidents, PartState
+from hermes_celery.store import Deliveries, DeliveryPartState, Incidents
 from hermes_celery.wiring.server import reachable_database, readable_database
 
 _TO_THE_MINUTE = len("2027-03-28 14:00")
@@ -111,5 +111,5 @@ def delivery_lines(run: Run) -> list[str]:
     return [*lines, f"warning: {run.delivery_warning}"] if run.delivery_warning else lines
 
 
-def _states(run_id: str) -> tuple[PartState, ...]:
+def _states(run_id: str) -> tuple[DeliveryPartState, ...]:
     return Deliveries(readable_database(read_settings())).get(run_id).parts or ()

@@ -51,7 +51,7 @@ from hermes_celery.observe.finding import Finding, Verdict, fail, ok
 from hermes_celery.running.dotenv_files import dotenv
 from hermes_celery.settings import Settings, process_environment, redis_url
 from hermes_celery.store import Database
-from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.loss_note import LossNote
 from hermes_celery.wiring import delivery
 from hermes_celery.wiring.client import check_broker
 from hermes_celery.wiring.other_beats import orphans_of_others
@@ -110,7 +110,7 @@ def _of_the_store(settings: Settings, database: Database) -> Iterator[Finding]:
     yield check_format(database)
     yield from check_persistence(database)
     yield from check_memory(database)
-    yield check_jobs(database, Witness(settings.state_dir, database))
+    yield check_jobs(database, LossNote(settings.state_dir, database))
     yield check_records(database, kept_by_broker(database, settings))
     yield from check_neighbours(settings.namespace, other_namespaces())
     yield from process_findings(read_status(database, app=given_app()))

@@ -21,7 +21,7 @@ from hermes_celery.core.reconciling import Disagreement, DisagreementKind
 from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.scheduling.sweep import RecordExaminer
-from hermes_celery.store import Database, How, Page
+from hermes_celery.store import CheckMode, Database, Page
 from hermes_celery.wiring.server import reachable_database, readable_database
 from hermes_celery.wiring.watchdogs import make_examiner
 
@@ -70,7 +70,7 @@ def examine(
     examiner, summary = make_examiner(database, names), Summary()
     found: dict[tuple[str, str], Disagreement] = {}
     for _ in range(_PASSES if repair else 1):
-        how = How(now_ms=database.now_ms(), mends=repair, is_deep=True)
+        how = CheckMode(now_ms=database.now_ms(), mends=repair, is_deep=True)
         once = _pass(examiner, how, summary)
         left = {(one.subject, one.text) for one in once if not one.is_mended}
         found = {key: one for key, one in found.items() if one.is_mended or key in left} | {
@@ -85,7 +85,7 @@ def examine(
     return findings, summary
 
 
-def _pass(examiner: RecordExaminer, how: How, summary: Summary) -> list[Disagreement]:
+def _pass(examiner: RecordExaminer, how: CheckMode, summary: Summary) -> list[Disagreement]:
     summary.jobs = summary.runs = 0
     jobs: set[str] = set()
     found = examiner.keys(how)
@@ -98,7 +98,7 @@ def _pass(examiner: RecordExaminer, how: How, summary: Summary) -> list[Disagree
     return found
 
 
-def _of_page(examiner: RecordExaminer, page: Page, how: How) -> list[Disagreement]:
+def _of_page(examiner: RecordExaminer, page: Page, how: CheckMode) -> list[Disagreement]:
     try:
         return examiner.page(page, how)
     except StoreUnavailable:

@@ -19,7 +19,7 @@ from hermes_celery.observe.checks.workers_and_queues import (
 from hermes_celery.observe.figures import Status, read_status
 from hermes_celery.settings import default_timezone, redis_url
 from hermes_celery.store import beat_command
-from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.loss_note import LossNote
 from hermes_celery.store.queue_health import QueueLook
 from hermes_celery.wiring.server import readable_database
 
@@ -35,7 +35,7 @@ def status(check: bool, as_json: bool) -> None:
     """Say who leads, what waits and what runs."""
     settings = read_settings()
     database = readable_database(settings)
-    witness = Witness(settings.state_dir, database)
+    witness = LossNote(settings.state_dir, database)
     state = read_status(database, app=given_app(), witness=witness)
     if as_json:
         print_json(state)

@@ -51,8 +51,17 @@ from hermes_celery.errors import (
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.guards.backoff import backoff, jittered
 from hermes_celery.guards.bounded import Overdue, within
-from hermes_celery.store import Breakers, Deliveries, Incidents, Jobs, Part, Record, Runs, What
-from hermes_celery.store.deliveries import MAX_PLANNINGS, Turn
+from hermes_celery.store import (
+    Breakers,
+    Deliveries,
+    DeliveryPart,
+    DeliveryRecord,
+    Incidents,
+    Jobs,
+    PartContent,
+    Runs,
+)
+from hermes_celery.store.deliveries import MAX_PLANNINGS, SendClaim
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -194,7 +203,7 @@ class Deliverer:
             found = part.state is DeliveryState.PENDING and self._claim(
                 delivery_id, number, token=secrets.token_hex(8)
             )
-            if isinstance(found, Turn):
+            if isinstance(found, SendClaim):
                 self._deliveries.done(found, DeliveryState.FAILED, now_ms=now_ms, error=why)
                 name = subject.job.name if subject.job else ""
                 note_trouble(self._incidents, delivery_id, why, now_ms=now_ms, job_name=name)
@@ -228,7 +237,7 @@ class Deliverer:
                 standing = self._send_part(record, number, subject)
         return standing
 
-    def _subject(self, delivery_id: str, record: Record) -> DeliverySubject:
+    def _subject(self, delivery_id: str, record: DeliveryRecord) -> DeliverySubject:
         run, job = None, None
         try:
             run = self._runs.get(delivery_id) if is_run_id(delivery_id) else None
@@ -240,7 +249,9 @@ class Deliverer:
             run, job, runs=self._runs, book=self._book.open(), wrap=self._rules.wrap
         )
 
-    def _write_plan(self, record: Record, subject: DeliverySubject, *, is_spent: bool) -> bool:
+    def _write_plan(
+        self, record: DeliveryRecord, subject: DeliverySubject, *, is_spent: bool
+    ) -> bool:
         """Plan, and record that; False when planning took too long."""
         if is_spent:
             plan = self._given_up(record, subject, _NEVER_PLANNED)
@@ -265,7 +276,7 @@ class Deliverer:
         )
         return True
 
-    def _given_up(self, record: Record, subject: DeliverySubject, why: str) -> DeliveryPlan:
+    def _given_up(self, record: DeliveryRecord, subject: DeliverySubject, why: str) -> DeliveryPlan:
         """The plan of a delivery that nobody is to plan: one part, which has failed."""
         note_trouble(
             self._incidents,
@@ -275,14 +286,14 @@ class Deliverer:
             job_name=subject.job.name if subject.job else "",
         )
         run = subject.run
-        what = What.NOTICE if run is None else What.OUTPUT
+        what = PartContent.NOTICE if run is None else PartContent.OUTPUT
         if run is not None and run.state in FAILED:
-            what = What.FAILURE
+            what = PartContent.FAILURE
         return DeliveryPlan(
-            parts=(Part(what=what, target=Target(name="(not planned)"), fault=why),)
+            parts=(DeliveryPart(what=what, target=Target(name="(not planned)"), fault=why),)
         )
 
-    def _send_part(self, record: Record, number: int, subject: DeliverySubject) -> str:
+    def _send_part(self, record: DeliveryRecord, number: int, subject: DeliverySubject) -> str:
         part = (record.parts or ())[number].part
         turn = self._claim(record.id, number, token=secrets.token_hex(8))
         if isinstance(turn, str):
@@ -319,13 +330,13 @@ class Deliverer:
         )
         return standing
 
-    def _note_lost(self, record: Record, part: Part, why: str) -> None:
+    def _note_lost(self, record: DeliveryRecord, part: DeliveryPart, why: str) -> None:
         """Note that a notice reaches nobody: no run and no job would show that."""
-        if part.what is What.NOTICE and why:
+        if part.what is PartContent.NOTICE and why:
             text = f"nobody was told at {part.label}: {why}"
             note_trouble(self._incidents, record.id, text, now_ms=self._clock.now_ms())
 
-    def _claim(self, delivery_id: str, number: int, *, token: str) -> Turn | str:
+    def _claim(self, delivery_id: str, number: int, *, token: str) -> SendClaim | str:
         now_ms = self._clock.now_ms()
         return self._deliveries.claim(
             delivery_id,
@@ -336,7 +347,7 @@ class Deliverer:
         )
 
     def _attempt_unless_silent(
-        self, turn: Turn, part: Part, record: Record, subject: DeliverySubject
+        self, turn: SendClaim, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
     ) -> tuple[int, DeliveryFault | None, bool | None]:
         """An attempt, or what it would have come to at a far end that is silent now.
 
@@ -358,7 +369,7 @@ class Deliverer:
             return sent, fault, None
         return sent, fault, fault is None or took < _SILENT * self._rules.timeout_seconds
 
-    def _remember(self, part: Part, has_answered: bool | None) -> None:
+    def _remember(self, part: DeliveryPart, has_answered: bool | None) -> None:
         """Let others know how it stands with a far end; what was sent is on record by now."""
         if has_answered is None:
             return
@@ -369,7 +380,7 @@ class Deliverer:
             event(_log, "breaker.not_told", level=logging.WARNING, why=error)
 
     def _attempt(
-        self, turn: Turn, part: Part, record: Record, subject: DeliverySubject
+        self, turn: SendClaim, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
     ) -> tuple[int, DeliveryFault | None]:
         """Make the message and send it, and keep the claim meanwhile. Raises StoreError."""
         if turn.attempt > MAX_ATTEMPTS:
@@ -401,7 +412,7 @@ class Deliverer:
             if attempt is not None:
                 attempt.stop()
 
-    def _renew(self, turn: Turn) -> None:
+    def _renew(self, turn: SendClaim) -> None:
         try:
             answer = self._claim(turn.id, turn.part, token=turn.token)
         except RecordBroken:
@@ -440,7 +451,9 @@ class Deliverer:
         )
         return self._clock.now_ms() + int(wait * 1000)
 
-    def _prepared_or_why(self, part: Part, record: Record, subject: DeliverySubject) -> Attempt:
+    def _prepared_or_why(
+        self, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
+    ) -> Attempt:
         """An attempt at a part, ready to go, or one that says why none is. Raises StoreError."""
         try:
             return self._prepared(part, record, subject)
@@ -451,8 +464,10 @@ class Deliverer:
         except HermesCeleryError as error:
             return ImpossibleAttempt(DeliveryFault(str(error)))
 
-    def _prepared(self, part: Part, record: Record, subject: DeliverySubject) -> Attempt:
-        if part.what is What.PING:
+    def _prepared(
+        self, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
+    ) -> Attempt:
+        if part.what is PartContent.PING:
             ping = self._ping(part, subject.run)
             return PingAttempt(ping, timeout_seconds=self._rules.timeout_seconds)
         message = subject.message(part.what, record)
@@ -462,7 +477,7 @@ class Deliverer:
             label=part.target.label,
         )
 
-    def _ping(self, part: Part, run: Run | None) -> Ping:
+    def _ping(self, part: DeliveryPart, run: Run | None) -> Ping:
         if run is None:
             raise DeliveryRefused("the run is gone")
         has_failed = run.state in FAILED or run.state is RunState.CANCELLED

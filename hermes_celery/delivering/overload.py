@@ -29,7 +29,7 @@ from hermes_celery.store import Load, WorkerSign
 if TYPE_CHECKING:
     from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.store import Database, Incidents
-    from hermes_celery.store.load import HeldBy, Recorded
+    from hermes_celery.store.load import HeldBy, RecordedOccurrence
 
 KINDS = {
     TroubleKind.QUEUE: "messages are taken again from queue '{subject}'",
@@ -144,7 +144,7 @@ class OverlapWatch:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._seen: deque[Recorded] = deque(maxlen=_REMEMBERED)
+        self._seen: deque[RecordedOccurrence] = deque(maxlen=_REMEMBERED)
         self._until_ms = 0
 
     def look(self, now_ms: int) -> list[Trouble]:

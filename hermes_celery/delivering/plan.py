@@ -31,8 +31,15 @@ from hermes_celery.delivering.message import Message, message_of
 from hermes_celery.errors import RecordBroken
 from hermes_celery.events import event
 from hermes_celery.instant import to_ms
-from hermes_celery.store import Incidents, Part, Record, Runs, ToldIncident, What
-from hermes_celery.store.incidents import Noted
+from hermes_celery.store import (
+    DeliveryPart,
+    DeliveryRecord,
+    Incidents,
+    PartContent,
+    Runs,
+    ToldIncident,
+)
+from hermes_celery.store.incidents import IncidentStanding
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -43,7 +50,7 @@ _log = logging.getLogger(__name__)
 class DeliveryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a delivery consists of."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[DeliveryPart, ...] = ()
     text: str = ""
     warning: str = ""
     told: ToldIncident | None = None
@@ -62,12 +69,12 @@ class DeliverySubject:
         self._wrap = wrap
         self._output: Message | None = None
 
-    def message(self, what: What, record: Record) -> Message:
+    def message(self, what: PartContent, record: DeliveryRecord) -> Message:
         """The message of a part. Raises StoreError."""
         run, job = self.run, self.job
-        if what is What.RECOVERY:
+        if what is PartContent.RECOVERY:
             return Message(title=job.name if job else "", text=record.recovery)
-        if what is not What.OUTPUT or run is None or job is None:
+        if what is not PartContent.OUTPUT or run is None or job is None:
             return Message(title=job.name if job else "hermes-celery", text=record.text)
         # Rendering may take seconds, so one pass does it once.
         if self._output is None:
@@ -85,11 +92,11 @@ class Planner:
         self._incidents = incidents
         self._clock = clock
 
-    def planned(self, record: Record, subject: DeliverySubject) -> DeliveryPlan:
+    def planned(self, record: DeliveryRecord, subject: DeliverySubject) -> DeliveryPlan:
         """What the delivery consists of now. Raises StoreError."""
         run, job = subject.run, subject.job
         if run is None:
-            return DeliveryPlan(parts=self._parts(What.NOTICE, record.deliver, subject))
+            return DeliveryPlan(parts=self._parts(PartContent.NOTICE, record.deliver, subject))
         if job is None:
             # Whoever removed the job does not wait for its output.
             return DeliveryPlan()
@@ -98,26 +105,26 @@ class Planner:
         if record.again == "failed":
             plan = msgspec.structs.replace(plan, parts=_kept(plan.parts, record))
         if job.spec.ping and not record.again:
-            ping = Part(what=What.PING, target=Target(url=job.spec.ping))
+            ping = DeliveryPart(what=PartContent.PING, target=Target(url=job.spec.ping))
             plan = msgspec.structs.replace(plan, parts=(*plan.parts, ping))
         return plan
 
     def _of_success(
-        self, record: Record, subject: DeliverySubject, run: Run, job: Job
+        self, record: DeliveryRecord, subject: DeliverySubject, run: Run, job: Job
     ) -> DeliveryPlan:
         if run.state is not RunState.SUCCEEDED:
             return DeliveryPlan()
         told = () if record.again else self._recovery_parts(record, subject, run, job)
         if run.delivery is not DeliveryState.PENDING:
             return DeliveryPlan(parts=told)
-        message = subject.message(What.OUTPUT, record)
+        message = subject.message(PartContent.OUTPUT, record)
         return DeliveryPlan(
-            parts=(*self._parts(What.OUTPUT, job.spec.deliver, subject), *told),
+            parts=(*self._parts(PartContent.OUTPUT, job.spec.deliver, subject), *told),
             warning="; ".join(message.warnings),
         )
 
     def _of_failure(
-        self, record: Record, subject: DeliverySubject, run: Run, job: Job
+        self, record: DeliveryRecord, subject: DeliverySubject, run: Run, job: Job
     ) -> DeliveryPlan:
         error = run.error or run.state.value
         summary = failure_line(job.name, error, is_agent=job.spec.kind is WorkKind.AGENT)
@@ -137,23 +144,23 @@ class Planner:
             event(_log, "failure.not_told", run=run.id, incident=noted.id, count=noted.count)
             return DeliveryPlan()
         return DeliveryPlan(
-            parts=self._parts(What.FAILURE, failure_target(job.spec), subject),
+            parts=self._parts(PartContent.FAILURE, failure_target(job.spec), subject),
             text=with_next_step(summary, run.id, count=noted.count),
             told=ToldIncident(id=noted.id, count=noted.count),
         )
 
-    def _noted(self, trouble: Trouble) -> Noted:
+    def _noted(self, trouble: Trouble) -> IncidentStanding:
         try:
             return self._incidents.note(trouble, now_ms=self._clock.now_ms())
         except RecordBroken as error:
             # Told too often is better than never.
             incident = trouble.incident_id
             event(_log, "incident.broken", level=logging.ERROR, incident=incident, why=error)
-            return Noted(id=incident, count=1, told=0, is_acked=False)
+            return IncidentStanding(id=incident, count=1, told=0, is_acked=False)
 
     def _recovery_parts(
-        self, record: Record, subject: DeliverySubject, run: Run, job: Job
-    ) -> tuple[Part, ...]:
+        self, record: DeliveryRecord, subject: DeliverySubject, run: Run, job: Job
+    ) -> tuple[DeliveryPart, ...]:
         """Close the job's incidents; what was told of them is told to be over."""
         worked_ms = to_ms(run.finished_at or run.queued_at)
         try:
@@ -174,13 +181,18 @@ class Planner:
         # An earlier attempt may have closed them, and died before it planned.
         if not (record.recovery or (closed and text)):
             return ()
-        return self._parts(What.RECOVERY, failure_target(job.spec), subject)
+        return self._parts(PartContent.RECOVERY, failure_target(job.spec), subject)
 
-    def _parts(self, what: What, deliver: str, subject: DeliverySubject) -> tuple[Part, ...]:
+    def _parts(
+        self, what: PartContent, deliver: str, subject: DeliverySubject
+    ) -> tuple[DeliveryPart, ...]:
         origin = subject.job.spec.origin if subject.job else None
-        sent = [Part(what=what, target=target) for target in subject.book.targets(deliver, origin)]
+        sent = [
+            DeliveryPart(what=what, target=target)
+            for target in subject.book.targets(deliver, origin)
+        ]
         lost = [
-            Part(
+            DeliveryPart(
                 what=what,
                 target=Target(name=name),
                 fault=f"no delivery target resolved for deliver={name}",
@@ -210,7 +222,7 @@ def note_trouble(
         event(_log, "delivery.not_noted", level=logging.ERROR, id=delivery_id, why=error)
 
 
-def _kept(parts: tuple[Part, ...], record: Record) -> tuple[Part, ...]:
+def _kept(parts: tuple[DeliveryPart, ...], record: DeliveryRecord) -> tuple[DeliveryPart, ...]:
     """A new plan in which what reached its target before counts as delivered."""
     reached = [
         (state.part.what, state.part.target)

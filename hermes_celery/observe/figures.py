@@ -22,7 +22,7 @@ from hermes_celery.store import (
     worker_app,
 )
 from hermes_celery.store.leases import read_leaders
-from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.loss_note import LossNote
 from hermes_celery.store.queue_health import Crew, QueueLook, crew, look_at_queues
 
 _T = TypeVar("_T")
@@ -86,7 +86,7 @@ class _Look:
 
 
 def read_status(
-    database: Database, *, app: str | None = None, witness: Witness | None = None
+    database: Database, *, app: str | None = None, witness: LossNote | None = None
 ) -> Status:
     """Look. Raises StoreError when Redis fails, never because of one key.
 

@@ -37,7 +37,7 @@ from hermes_celery.running.escaped_exceptions import is_green_timeout, state_aft
 from hermes_celery.running.heartbeat import STUCK_SECONDS, Heartbeats, RunningRun
 from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import Session, bound
-from hermes_celery.store import Claim, FollowUp, HandedOn, Performed, Places, Runs
+from hermes_celery.store import Claim, FollowUp, HandedOn, LastPerformed, RunLimits, Runs
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -87,7 +87,7 @@ class RunServices(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner has beside the work itself; each may be missing."""
 
     #: Concurrency groups and budgets.
-    limits: Places | None = None
+    limits: RunLimits | None = None
     #: Hears of a run's start, and says what its end brings along.
     listener: RunListener | None = None
     #: Made when work does not end that was stopped.
@@ -207,7 +207,7 @@ class Runner:
             event(_log, "run.not_claimed", run=run_id, reason="gone", why=error)
             return "gone"
 
-    def look(self, run_id: str) -> Performed | None:
+    def look(self, run_id: str) -> LastPerformed | None:
         """Which message of a run was performed last; None where there is no such run.
 
         Raises StoreError.

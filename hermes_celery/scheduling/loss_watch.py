@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.store import Incidents
-    from hermes_celery.store.loss_note import Witness
+    from hermes_celery.store.loss_note import LossNote
 
 _log = logging.getLogger(__name__)
 _EVERY_SECONDS = 10.0
@@ -29,7 +29,7 @@ class LossWatch:
     """A leader's part in that."""
 
     def __init__(
-        self, witness: Witness, *, reporter: ReportsTroubles, incidents: Incidents, clock: Clock
+        self, witness: LossNote, *, reporter: ReportsTroubles, incidents: Incidents, clock: Clock
     ) -> None:
         self._witness = witness
         self._reporter = reporter

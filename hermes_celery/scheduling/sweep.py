@@ -28,7 +28,16 @@ from hermes_celery.core.reconciling import Disagreement, DisagreementKind
 from hermes_celery.errors import HermesCeleryError, StoreError, StoreUnavailable
 from hermes_celery.events import event
 from hermes_celery.instant import to_ms
-from hermes_celery.store import How, Page, Records, Repairs, SharedKeys, SweepNote, SweepNotes, Work
+from hermes_celery.store import (
+    CheckMode,
+    Page,
+    Records,
+    RecordsToCheck,
+    Repairs,
+    SharedKeys,
+    SweepNote,
+    SweepNotes,
+)
 
 if TYPE_CHECKING:
     from hermes_celery.core.incidents import ReportsTroubles
@@ -142,11 +151,11 @@ class RecordExaminer:
         self.shared = shared
         self.records = records
 
-    def keys(self, how: How) -> list[Disagreement]:
+    def keys(self, how: CheckMode) -> list[Disagreement]:
         """Look at the keys that all jobs share."""
         return self.shared.check(how, shards=self.repairs.count_shards())
 
-    def page(self, page: Page, how: How) -> list[Disagreement]:
+    def page(self, page: Page, how: CheckMode) -> list[Disagreement]:
         """Look at a page of records."""
         found = self.shared.check_types(page.types, how) if page.types else []
         found += self.repairs.check(page.work, how)
@@ -194,7 +203,7 @@ class Sweep:
             self._token = token
             self._begin_anew()
         try:
-            found = self._look(How(now_ms=now_ms, token=token))
+            found = self._look(CheckMode(now_ms=now_ms, token=token))
         except HermesCeleryError:
             # The page that was being looked at would be missing.
             self._refill.forget()
@@ -204,7 +213,7 @@ class Sweep:
             self._hurry()
         return bool(self._hurried) or self._refill.is_going
 
-    def _look(self, how: How) -> list[Disagreement]:
+    def _look(self, how: CheckMode) -> list[Disagreement]:
         found: list[Disagreement] = []
         if self._rounds[0].pages is None and not self._rounds[0].is_resting(how.now_ms):
             found += self._guarded(lambda: self._examiner.keys(how))
@@ -237,7 +246,7 @@ class Sweep:
 
         Not fenced: every mend compares what it was decided from. Raises StoreUnavailable.
         """
-        how = How(now_ms=now_ms, is_deep=True)
+        how = CheckMode(now_ms=now_ms, is_deep=True)
         found = self._guarded(lambda: self._of_key(key, how))
         if job_id:
             found += self._guarded(
@@ -246,11 +255,11 @@ class Sweep:
         self._tell(found, now_ms)
         return found
 
-    def _of_key(self, key: str, how: How) -> list[Disagreement]:
+    def _of_key(self, key: str, how: CheckMode) -> list[Disagreement]:
         examiner = self._examiner
         family, _, rest = examiner.records.family_of(key)
         if family == "run":
-            work = Work(runs={rest: rest[:12]})
+            work = RecordsToCheck(runs={rest: rest[:12]})
             return examiner.repairs.check(work, how)
         if family in ("job", "active", "held"):
             return []

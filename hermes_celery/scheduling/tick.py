@@ -29,7 +29,7 @@ from hermes_celery.errors import HermesCeleryError, RecordBroken
 from hermes_celery.events import event
 from hermes_celery.scheduling.deferred_messages import build_and_push
 from hermes_celery.scheduling.planned_runs import BuildsMessages, PreparedSteps, prepare
-from hermes_celery.store import Advance, Advanced, Answer, BrokenJob, DueIndex
+from hermes_celery.store import Advance, Advanced, BrokenJob, DueIndex, StepAnswer
 
 if TYPE_CHECKING:
     from hermes_celery.scheduling.look_ahead import LookAhead
@@ -153,7 +153,7 @@ def merged(reports: Sequence[TickReport]) -> TickReport | None:
 
 
 def _report_of(
-    counts: Counter[Answer],
+    counts: Counter[StepAnswer],
     *,
     faults: tuple[BrokenJob, ...],
     now_ms: int,
@@ -161,12 +161,12 @@ def _report_of(
 ) -> TickReport:
     return TickReport(
         now_ms=now_ms,
-        dispatched=counts[Answer.OK],
-        held=counts[Answer.HELD],
-        overlapping=counts[Answer.OVERLAP],
-        skipped=counts[Answer.SKIPPED],
-        moved=counts[Answer.MOVED],
-        ran=counts[Answer.RAN],
+        dispatched=counts[StepAnswer.OK],
+        held=counts[StepAnswer.HELD],
+        overlapping=counts[StepAnswer.OVERLAP],
+        skipped=counts[StepAnswer.SKIPPED],
+        moved=counts[StepAnswer.MOVED],
+        ran=counts[StepAnswer.RAN],
         faults=faults,
         next_due_ms=next_due_ms,
     )
@@ -233,7 +233,7 @@ class _Writing:
         self._token = token
         self._now_ms = now_ms
         self._sent: deque[tuple[Sequence[Advance], Callable[[], list[Advanced]]]] = deque()
-        self.counts: Counter[Answer] = Counter()
+        self.counts: Counter[StepAnswer] = Counter()
         #: Steps that were taken, and whose messages are to be built now.
         self._late: list[Advance] = []
         self._built = 0
@@ -267,7 +267,7 @@ class _Writing:
     def _answered(self) -> None:
         part, answers = self._sent.popleft()
         words = answers()
-        self.counts.update(word for word in words if isinstance(word, Answer))
+        self.counts.update(word for word in words if isinstance(word, StepAnswer))
         if self._ahead is not None:
             self._ahead.expect(part)
         self.faults += _report(part, words)
@@ -275,7 +275,7 @@ class _Writing:
             self._late += [
                 step
                 for step, word in zip(part, words, strict=True)
-                if word is Answer.OK and step.is_late
+                if word is StepAnswer.OK and step.is_late
             ]
 
     def write_and_build(self, steps: Sequence[Advance]) -> bool:
@@ -326,12 +326,12 @@ class _Writing:
 
 _EVENTS = {
     # One line per tick says how many; one per run only on request, at a thousand in a tick.
-    Answer.OK: ("run.dispatched", logging.DEBUG),
-    Answer.HELD: ("run.held", logging.INFO),
-    Answer.OVERLAP: ("run.skipped", logging.INFO),
-    Answer.SKIPPED: ("run.skipped", logging.INFO),
-    Answer.MOVED: ("job.moved", logging.DEBUG),
-    Answer.RAN: ("run.known", logging.INFO),
+    StepAnswer.OK: ("run.dispatched", logging.DEBUG),
+    StepAnswer.HELD: ("run.held", logging.INFO),
+    StepAnswer.OVERLAP: ("run.skipped", logging.INFO),
+    StepAnswer.SKIPPED: ("run.skipped", logging.INFO),
+    StepAnswer.MOVED: ("job.moved", logging.DEBUG),
+    StepAnswer.RAN: ("run.known", logging.INFO),
 }
 
 

@@ -24,8 +24,22 @@ from hermes_celery.store.breakers import Breakers
 from hermes_celery.store.connecting import connect
 from hermes_celery.store.database import CANNOT_SAVE, Database
 from hermes_celery.store.declarations import Declarations
-from hermes_celery.store.deliveries import Deliveries, Part, PartState, Record, ToldIncident, What
-from hermes_celery.store.due_index import Advance, Advanced, Answer, BrokenJob, DueIndex, Switch
+from hermes_celery.store.deliveries import (
+    Deliveries,
+    DeliveryPart,
+    DeliveryPartState,
+    DeliveryRecord,
+    PartContent,
+    ToldIncident,
+)
+from hermes_celery.store.due_index import (
+    Advance,
+    Advanced,
+    BrokenJob,
+    DueIndex,
+    PauseSwitch,
+    StepAnswer,
+)
 from hermes_celery.store.end_run import EarlyEnd
 from hermes_celery.store.fencing import Actor
 from hermes_celery.store.foreign_queues import ForeignQueue, ForeignQueues
@@ -35,15 +49,15 @@ from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
 from hermes_celery.store.letters import Letters
-from hermes_celery.store.limits import Places
+from hermes_celery.store.limits import RunLimits
 from hermes_celery.store.load import Load, WorkerSign
 from hermes_celery.store.migrating import Migrator
 from hermes_celery.store.moving import Moved, Mover, Neighbours, namespaces_beside
 from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.pushing import Fate, Push
 from hermes_celery.store.record_pages import Page, Records
-from hermes_celery.store.repairs import How, Repairs, Work
-from hermes_celery.store.run_queries import Holder, Performed, check_run_id
+from hermes_celery.store.repairs import CheckMode, RecordsToCheck, Repairs
+from hermes_celery.store.run_queries import LastPerformed, RunHolder, check_run_id
 from hermes_celery.store.runs import Claim, Destination, FollowUp, HandedOn, RequestedRun, Runs
 from hermes_celery.store.shards import Shards
 from hermes_celery.store.shared_keys import SharedKeys
@@ -60,13 +74,16 @@ __all__ = [
     "Actor",
     "Advance",
     "Advanced",
-    "Answer",
     "Breakers",
     "BrokenJob",
+    "CheckMode",
     "Claim",
     "Database",
     "Declarations",
     "Deliveries",
+    "DeliveryPart",
+    "DeliveryPartState",
+    "DeliveryRecord",
     "Destination",
     "DueIndex",
     "EarlyEnd",
@@ -77,10 +94,9 @@ __all__ = [
     "Formats",
     "HandedOn",
     "History",
-    "Holder",
-    "How",
     "Incidents",
     "Jobs",
+    "LastPerformed",
     "Letters",
     "Load",
     "Migrator",
@@ -88,29 +104,27 @@ __all__ = [
     "Mover",
     "Neighbours",
     "Page",
-    "Part",
-    "PartState",
-    "Performed",
-    "Places",
+    "PartContent",
+    "PauseSwitch",
     "Push",
-    "Record",
     "Records",
+    "RecordsToCheck",
     "Repairs",
     "RequestedRun",
     "Retention",
+    "RunHolder",
+    "RunLimits",
     "Runs",
     "Shards",
     "SharedKeys",
     "Signs",
+    "StepAnswer",
     "StoredFormat",
     "SweepNote",
     "SweepNotes",
-    "Switch",
     "ToldIncident",
     "UndeliveredRun",
     "Waker",
-    "What",
-    "Work",
     "WorkerSign",
     "Write",
     "Written",

@@ -29,7 +29,7 @@ GRACE_MS = 10_000
 MAX_PLANNINGS = 5
 
 
-class What(StrEnum):
+class PartContent(StrEnum):
     """What a part tells."""
 
     #: What the run printed.
@@ -44,10 +44,10 @@ class What(StrEnum):
     PING = "ping"
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryPart(msgspec.Struct, frozen=True, kw_only=True):
     """One message to one target, as planned."""
 
-    what: What
+    what: PartContent
     target: Target
     #: Why it cannot be sent; such a part is given up before its first attempt.
     fault: str = ""
@@ -64,31 +64,31 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """The target as it may be shown and logged."""
-        is_ping = self.what is What.PING
+        is_ping = self.what is PartContent.PING
         return masked_path(self.target.url) if is_ping else self.target.label
 
     @property
     def counts(self) -> bool:
         """Whether the run is delivered only when this part is."""
-        return self.what in (What.OUTPUT, What.FAILURE)
+        return self.what in (PartContent.OUTPUT, PartContent.FAILURE)
 
 
-class PartState(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryPartState(msgspec.Struct, frozen=True, kw_only=True):
     """Where one part stands."""
 
-    part: Part
+    part: DeliveryPart
     state: DeliveryState
     attempts: int = 0
     error: str | None = None
     next_ms: int | None = None
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One delivery."""
 
     id: str
     #: None: not planned yet.
-    parts: tuple[PartState, ...] | None = None
+    parts: tuple[DeliveryPartState, ...] | None = None
     #: "" or, when somebody asked to deliver again, `failed` or `all`.
     again: str = ""
     recovery: str = ""
@@ -98,7 +98,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str = ""
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
+class SendClaim(msgspec.Struct, frozen=True, kw_only=True):
     """The right to send one part once."""
 
     id: str
@@ -123,7 +123,7 @@ class Deliveries:
         self._database = database
         self._keys = database.keys
 
-    def get(self, delivery_id: str) -> Record:
+    def get(self, delivery_id: str) -> DeliveryRecord:
         """What is known of a delivery; an empty record when that is nothing.
 
         Raises RecordBroken when it cannot be read.
@@ -136,7 +136,7 @@ class Deliveries:
             parts = tuple(_part_state(part, i, fields) for i, part in enumerate(planned))
         if fields.fault:
             raise RecordBroken(key, fields.fault)
-        return Record(
+        return DeliveryRecord(
             id=delivery_id,
             parts=parts,
             again=fields.text("again") or "",
@@ -169,7 +169,7 @@ class Deliveries:
     def plan(
         self,
         delivery_id: str,
-        parts: Sequence[Part],
+        parts: Sequence[DeliveryPart],
         *,
         now_ms: int,
         text: str = "",
@@ -202,7 +202,7 @@ class Deliveries:
 
     def claim(
         self, delivery_id: str, part: int, *, token: str, now_ms: int, until_ms: int
-    ) -> Turn | str:
+    ) -> SendClaim | str:
         """Take the right to send one part until `until_ms`, or say why not.
 
         The same token asks again to keep its claim for longer. A claim that has run out is dead
@@ -223,13 +223,13 @@ class Deliveries:
         )
         if answer[0] != "ok":
             return str(answer[0])
-        return Turn(
+        return SendClaim(
             id=delivery_id, part=part, token=token, attempt=int(answer[1]), sent=int(answer[2])
         )
 
     def done(
         self,
-        turn: Turn,
+        turn: SendClaim,
         state: DeliveryState,
         *,
         now_ms: int,
@@ -383,15 +383,15 @@ class Deliveries:
         return {**self._index_keys(delivery_id), **told_in}
 
 
-def _planned(key: str, text: str) -> tuple[Part, ...]:
+def _planned(key: str, text: str) -> tuple[DeliveryPart, ...]:
     try:
-        return msgspec.json.decode(text, type=tuple[Part, ...])
+        return msgspec.json.decode(text, type=tuple[DeliveryPart, ...])
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise RecordBroken(key, f"has parts that cannot be read ({error})") from None
 
 
-def _part_state(part: Part, number: int, fields: Fields) -> PartState:
-    return PartState(
+def _part_state(part: DeliveryPart, number: int, fields: Fields) -> DeliveryPartState:
+    return DeliveryPartState(
         part=part,
         state=fields.word(DeliveryState, f"{number}:state", DeliveryState.PENDING),
         attempts=fields.number(f"{number}:attempts") or 0,

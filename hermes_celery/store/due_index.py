@@ -34,7 +34,7 @@ from hermes_celery.store.shards import send_home
 from hermes_celery.store.specs import NewerRecord, spec_from_json
 
 
-class Answer(StrEnum):
+class StepAnswer(StrEnum):
     """What became of one step of a plan."""
 
     OK = "ok"
@@ -52,13 +52,13 @@ class Answer(StrEnum):
 
 #: What became of a step; RecordBroken: a key that it needs is not as it should be, and nothing
 #: changed for it.
-Advanced = Answer | RecordBroken
+Advanced = StepAnswer | RecordBroken
 #: When rescue builds and pushes the message of a run whose leader was to do that and did not. It
 #: does so by itself, in the same tick.
 LATE_MS = 2_000
 #: The year 9999: what is due later never is.
 _NEVER_MS = 253_370_764_800_000
-_ANSWERS = {answer.value: answer for answer in Answer}
+_ANSWERS = {answer.value: answer for answer in StepAnswer}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -75,7 +75,7 @@ class Advance(msgspec.Struct, frozen=True, kw_only=True):
     is_late: bool = False
 
 
-class Switch(msgspec.Struct, frozen=True, kw_only=True):
+class PauseSwitch(msgspec.Struct, frozen=True, kw_only=True):
     """Whether everything is paused; instants are Unix milliseconds."""
 
     paused_ms: int | None = None
@@ -284,11 +284,11 @@ class DueIndex:
                     redeliver_at_ms=now_ms + self._redeliver_after_ms,
                 )
 
-    def switch(self) -> Switch:
+    def switch(self) -> PauseSwitch:
         """Whether everything is paused. A switch that cannot be read pauses nothing."""
         (row,) = self._database.hashes([self._keys.switch])
         fields = Fields(row)
-        switch = Switch(
+        switch = PauseSwitch(
             paused_ms=_ms(fields.instant("paused_ms")),
             note=fields.text("note") or "",
             resumed_ms=_ms(fields.instant("resumed_ms")) or 0,

@@ -17,7 +17,7 @@ _KEEP_SECONDS = 30 * 86_400
 _EVER_MS = 10**15
 
 
-class Noted(msgspec.Struct, frozen=True, kw_only=True):
+class IncidentStanding(msgspec.Struct, frozen=True, kw_only=True):
     """Where an incident stands after it was noted."""
 
     id: str
@@ -33,7 +33,7 @@ class Incidents:
         self._database = database
         self._keys = database.keys
 
-    def note(self, trouble: Trouble, *, now_ms: int) -> Noted:
+    def note(self, trouble: Trouble, *, now_ms: int) -> IncidentStanding:
         """Count a trouble: once for each run, or once until it is over where it is no run's."""
         keys = self._keys
         count, told, acked = self._database.run(
@@ -56,7 +56,7 @@ class Incidents:
                 "sort": trouble.kind.value,
             },
         )
-        return Noted(
+        return IncidentStanding(
             id=trouble.incident_id, count=int(count), told=int(told), is_acked=acked == "1"
         )
 

@@ -31,7 +31,7 @@ from hermes_celery.errors import (
 from hermes_celery.instant import to_ms
 from hermes_celery.store.database import Database, ScriptCall, call_of
 from hermes_celery.store.incidents import Incidents
-from hermes_celery.store.pages import Order, lex_pages, pages, place_of
+from hermes_celery.store.pages import Order, lex_pages, pages, position_of
 from hermes_celery.store.reading import Fields
 from hermes_celery.store.specs import (
     NewerRecord,
@@ -271,7 +271,7 @@ class Jobs:
         return [entry for page in everything for entry in page if entry.endswith(f"\0{job_id}")]
 
     def _by_creation(self, after: str | None) -> Iterator[list[str]]:
-        place = None if after is None else place_of(self._database, self._keys.jobs, after)
+        place = None if after is None else position_of(self._database, self._keys.jobs, after)
         if after is not None and place is None:
             raise JobNotFound(after)
         return pages(self._database, self._keys.jobs, order=Order.UP, after=place)

@@ -18,7 +18,7 @@ _MIN_WAIT_MS = 1_000
 _MAX_WAIT_MS = 10_000
 
 
-class Places:
+class RunLimits:
     """The concurrency groups and budgets of one namespace."""
 
     def __init__(self, database: Database, *, heartbeat_timeout_ms: int = 15_000) -> None:

@@ -38,7 +38,7 @@ class WorkerSign(msgspec.Struct, frozen=True, kw_only=True):
     disk_total: int = 0
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedOccurrence(msgspec.Struct, frozen=True, kw_only=True):
     """One occurrence that came to be, or was skipped."""
 
     job_id: str
@@ -47,7 +47,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     is_overlap: bool
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+class WaitingMessages(msgspec.Struct, frozen=True, kw_only=True):
     """What waits on one Celery queue."""
 
     length: int
@@ -117,7 +117,7 @@ class Load:
             self._keys.delivery_queue,
         }
 
-    def waiting(self, queues: Collection[str]) -> dict[str, Waiting]:
+    def waiting(self, queues: Collection[str]) -> dict[str, WaitingMessages]:
         """What waits on each queue. What is no list counts as empty."""
         usual = {f"{name}{step}" for name in queues for step in _STEPS}
         # A project may have other steps of priority.
@@ -134,10 +134,10 @@ class Load:
         messages = self._database.call_each(
             [("LINDEX", key, -1) for _, key, _ in full], decoded=False
         )
-        found = {name: Waiting(length=0, next_up="") for name in queues}
+        found = {name: WaitingMessages(length=0, next_up="") for name in queues}
         for (name, _, length), message in zip(full, messages, strict=True):
             before = found[name]
-            found[name] = Waiting(
+            found[name] = WaitingMessages(
                 length=before.length + int(length), next_up=before.next_up or _digest(message)
             )
         return found
@@ -191,7 +191,7 @@ class Load:
                 oldest[name] = min(queued_ms, oldest.get(name, queued_ms))
         return oldest
 
-    def recorded_since(self, since_ms: int, *, limit: int) -> list[Recorded]:
+    def recorded_since(self, since_ms: int, *, limit: int) -> list[RecordedOccurrence]:
         """Up to `limit` occurrences recorded after `since_ms`, the latest first."""
         rows = self._database.call(
             "ZREVRANGEBYSCORE", self._keys.runs, "+inf", f"({since_ms}", "WITHSCORES",
@@ -200,7 +200,7 @@ class Load:
         pairs = scored(rows)
         found = self._rows([run_id for run_id, _ in pairs], "state", "reason", "job_name")
         return [
-            Recorded(
+            RecordedOccurrence(
                 job_id=job_id_of(run_id),
                 job_name=str(name or ""),
                 at_ms=whole(score),

@@ -22,7 +22,7 @@ from hermes_celery.store import Database
 LOSS = "jobs"
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class LastSeenJobs(msgspec.Struct, frozen=True, kw_only=True):
     """What was there at a look."""
 
     #: The server, by its address; "" in notes of older versions, which knew one server only.
@@ -44,7 +44,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Witness:
+class LossNote:
     """The note for one namespace of one server."""
 
     def __init__(self, state_dir: Path, database: Database) -> None:
@@ -56,12 +56,12 @@ class Witness:
         #: The only note of all servers, as older versions wrote it.
         self._old_path = state_dir / f"seen-{namespace}.json"
 
-    def missing(self) -> Seen | None:
+    def missing(self) -> LastSeenJobs | None:
         """What was there before and is gone; None when all is well."""
         before = self._noted()
         return before if before.mark and before.jobs and self._mark() != before.mark else None
 
-    def missing_still(self) -> Seen | None:
+    def missing_still(self) -> LastSeenJobs | None:
         """What is `missing`, unless as many jobs are there again.
 
         A note of an older version may be of another server: that is told once, then forgotten.
@@ -84,7 +84,7 @@ class Witness:
         mark = self._mark()
         if not mark:
             return
-        seen = Seen(
+        seen = LastSeenJobs(
             server=self._server, mark=mark, jobs=self._count(), at_ms=self._database.now_ms()
         )
         try:
@@ -102,13 +102,13 @@ class Witness:
     def _count(self) -> int:
         return int(self._database.call("ZCARD", self._database.keys.jobs))
 
-    def _noted(self) -> Seen:
-        return _read(self._path) or _read(self._old_path) or Seen()
+    def _noted(self) -> LastSeenJobs:
+        return _read(self._path) or _read(self._old_path) or LastSeenJobs()
 
 
-def _read(path: Path) -> Seen | None:
+def _read(path: Path) -> LastSeenJobs | None:
     """A note; None where there is none that can be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Seen)
+        return msgspec.json.decode(path.read_bytes(), type=LastSeenJobs)
     except (OSError, msgspec.DecodeError):
         return None

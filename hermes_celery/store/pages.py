@@ -25,21 +25,21 @@ class Order(StrEnum):
     DOWN = "down"
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class PagePosition(msgspec.Struct, frozen=True, kw_only=True):
     """Where something stands in a sorted set, or stood."""
 
     score: str
     member: str
 
 
-def place_of(database: Database, index: str, member: str) -> Place | None:
+def position_of(database: Database, index: str, member: str) -> PagePosition | None:
     """Where a member stands; None if it is not there."""
     score = database.call("ZSCORE", index, member)
-    return None if score is None else Place(score=f"{float(score):.17g}", member=member)
+    return None if score is None else PagePosition(score=f"{float(score):.17g}", member=member)
 
 
 def pages(
-    database: Database, index: str, *, order: Order, after: Place | None = None
+    database: Database, index: str, *, order: Order, after: PagePosition | None = None
 ) -> Iterator[list[str]]:
     """The members behind a place, or all of them. Raises RecordBroken where the key is no set."""
     while True:
@@ -52,7 +52,7 @@ def pages(
         if not answer:
             return
         yield list(answer[::2])
-        after = Place(score=answer[-1], member=answer[-2])
+        after = PagePosition(score=answer[-1], member=answer[-2])
 
 
 def lex_pages(

@@ -9,7 +9,7 @@ import msgspec
 
 from hermes_celery.instant import from_ms
 from hermes_celery.store import Database, ForeignQueue, ForeignQueues, Load, WorkerSign
-from hermes_celery.store.load import Waiting
+from hermes_celery.store.load import WaitingMessages
 from hermes_celery.store.worker_signs import alive
 
 #: A main loop asks every second; one that has not asked for so long is not consuming.
@@ -38,7 +38,7 @@ class QueueState(StrEnum):
 class QueueFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is stored about one queue. Instants are the server's, Unix milliseconds."""
 
-    waiting: Waiting
+    waiting: WaitingMessages
     #: When a worker last took a message from it, and since when its longest waiting run waits.
     taken_ms: int | None = None
     oldest_ms: int | None = None

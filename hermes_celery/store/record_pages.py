@@ -17,7 +17,7 @@ from hermes_celery.core.run import is_run_id, job_id_of
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.store.database import Database
 from hermes_celery.store.jobs import has_moved
-from hermes_celery.store.repairs import Work, raw_of, text_of
+from hermes_celery.store.repairs import RecordsToCheck, raw_of, text_of
 from hermes_celery.store.shared_keys import TYPES
 
 #: Jobs of a page: one script call.
@@ -31,7 +31,7 @@ _FIRST = 60
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Some records to look at."""
 
-    work: Work
+    work: RecordsToCheck
     #: Keys by the type that each must have.
     types: dict[str, str] = {}
     #: Ids of incidents and notices that were seen.
@@ -49,7 +49,7 @@ class Records:
     def jobs(self) -> Iterator[Page]:
         """All jobs, as the list of jobs has them."""
         for ids in self._members(self._keys.jobs, size=JOBS_PAGE):
-            yield Page(work=Work(jobs=ids, is_listed=True))
+            yield Page(work=RecordsToCheck(jobs=ids, is_listed=True))
 
     def overdue(self, now_ms: int) -> Page | None:
         """What rescue sees first: entries that nothing stands behind must not fill its view."""
@@ -61,25 +61,25 @@ class Records:
         for command in commands:
             with _passing_over():
                 ids += map(text_of, self._database.call_raw(*command))
-        return Page(work=Work(runs=_owned(ids))) if ids else None
+        return Page(work=RecordsToCheck(runs=_owned(ids))) if ids else None
 
     def live(self) -> Iterator[Page]:
         """All runs that wait or run, and deliveries that are under way."""
         for key in (self._keys.queued, self._keys.heartbeats, self._keys.deliveries):
             for ids in self._members(key):
-                yield Page(work=Work(runs=_owned(ids)))
+                yield Page(work=RecordsToCheck(runs=_owned(ids)))
 
     def rest(self, *, shards: int) -> Iterator[Page]:
         """What the other indexes name: due and completed jobs, names, and all runs."""
         for shard in range(shards):
             for ids in self._members(self._keys.due_of(shard)):
-                yield Page(work=Work(jobs=ids))
+                yield Page(work=RecordsToCheck(jobs=ids))
         for ids in self._members(self._keys.completed):
-            yield Page(work=Work(jobs=ids))
+            yield Page(work=RecordsToCheck(jobs=ids))
         for entries in self._members(self._keys.names):
             yield Page(work=_named(entries))
         for ids in self._members(self._keys.runs):
-            yield Page(work=Work(runs=_owned(ids), is_history=True))
+            yield Page(work=RecordsToCheck(runs=_owned(ids), is_history=True))
 
     def everything(self, *, shards: int) -> Iterator[Page]:
         """Every record that there is, by the names of keys, and then what the indexes name."""
@@ -88,12 +88,12 @@ class Records:
         for index in self._strays(shards):
             for ids in self._members(index):
                 strays = dict.fromkeys(ids, index)
-                yield Page(work=Work(jobs=ids, strays=strays))
+                yield Page(work=RecordsToCheck(jobs=ids, strays=strays))
         yield from self.jobs()
         yield from self.live()
         yield from self.rest(shards=shards)
         for ids in self._members(self._keys.job_runs):
-            yield Page(work=Work(runs=_owned(ids), is_history=True))
+            yield Page(work=RecordsToCheck(runs=_owned(ids), is_history=True))
 
     def family_of(self, key: str) -> tuple[str, str, str]:
         """The first word of the name of one of our keys, ":", and the rest."""
@@ -135,7 +135,7 @@ class Records:
     def _sorted(self, names: Sequence[str]) -> Page:
         jobs: list[str] = []
         runs: dict[str, str] = {}
-        page = Page(work=Work(), types={}, incidents=[], notices=[])
+        page = Page(work=RecordsToCheck(), types={}, incidents=[], notices=[])
         for name in names:
             family, _, rest = self.family_of(name)
             if family in ("job", "active", "held"):
@@ -148,7 +148,7 @@ class Records:
                 page.incidents.append(rest)
             elif family == "delivery":
                 page.notices.append(rest)
-        work = Work(jobs=self._staying(dict.fromkeys(jobs)), runs=runs, is_history=True)
+        work = RecordsToCheck(jobs=self._staying(dict.fromkeys(jobs)), runs=runs, is_history=True)
         return msgspec.structs.replace(page, work=work)
 
     def _staying(self, ids: Iterable[str]) -> list[str]:
@@ -212,10 +212,10 @@ def _owned(ids: Iterable[str]) -> dict[str, str]:
     return {run_id: job_id_of(run_id) for run_id in ids}
 
 
-def _named(entries: Sequence[str]) -> Work:
+def _named(entries: Sequence[str]) -> RecordsToCheck:
     """Jobs by their entries in the index of names; of a job with several, one is looked at."""
     found = {entry.rpartition("\0")[2]: entry for entry in entries}
-    return Work(jobs=list(found), entries=found)
+    return RecordsToCheck(jobs=list(found), entries=found)
 
 
 def _literal(text: str) -> str:

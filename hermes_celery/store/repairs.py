@@ -72,7 +72,7 @@ _RUN_FIELDS = ("state", "queued_ms", "started_ms", "finished_ms", "attempt", "ex
 _F = TypeVar("_F", JobFacts, RunFacts)
 
 
-class How(msgspec.Struct, frozen=True, kw_only=True):
+class CheckMode(msgspec.Struct, frozen=True, kw_only=True):
     """In which way records are looked at."""
 
     now_ms: int
@@ -86,7 +86,7 @@ class How(msgspec.Struct, frozen=True, kw_only=True):
     fills_completed: bool = False
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class RecordsToCheck(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs and runs to look at."""
 
     jobs: Sequence[str] = ()
@@ -151,8 +151,8 @@ class Repairs:
         Raises LeaseLost when a younger leader's token is known.
         """
         self.count_shards()
-        how = How(now_ms=now_ms, token=token, is_deep=True)
-        return self.check(Work(jobs=[job_id], runs=self._latest_runs([job_id])), how)
+        how = CheckMode(now_ms=now_ms, token=token, is_deep=True)
+        return self.check(RecordsToCheck(jobs=[job_id], runs=self._latest_runs([job_id])), how)
 
     def count_shards(self) -> int:
         """Read anew into how many shards the due index is split; one where that makes no sense."""
@@ -171,7 +171,7 @@ class Repairs:
         """Their number, as it was read last."""
         return self._shards
 
-    def check(self, work: Work, how: How) -> list[Disagreement]:
+    def check(self, work: RecordsToCheck, how: CheckMode) -> list[Disagreement]:
         """Look at jobs and runs, with all runs of these jobs that are under way.
 
         Returns what is wrong, and whether it was mended. What changes while it is looked at is no
@@ -199,21 +199,25 @@ class Repairs:
                 break
         return list(found.values())
 
-    def _at(self, how: How) -> MendDeadlines:
+    def _at(self, how: CheckMode) -> MendDeadlines:
         return MendDeadlines(
             now_ms=how.now_ms,
             redeliver_ms=how.now_ms + self._redeliver_after_ms,
             heartbeat_ms=how.now_ms + self._heartbeat_timeout_ms,
         )
 
-    def _look_jobs(self, ids: Sequence[str], work: Work, how: How) -> list[_Seen[JobFacts]]:
+    def _look_jobs(
+        self, ids: Sequence[str], work: RecordsToCheck, how: CheckMode
+    ) -> list[_Seen[JobFacts]]:
         seen: list[_Seen[JobFacts]] = []
         step = _ALL if how.is_deep else _JOBS
         for start in range(0, len(ids), step):
             seen += self._look_jobs_once(ids[start : start + step], work, how)
         return seen
 
-    def _look_jobs_once(self, ids: Sequence[str], work: Work, how: How) -> list[_Seen[JobFacts]]:
+    def _look_jobs_once(
+        self, ids: Sequence[str], work: RecordsToCheck, how: CheckMode
+    ) -> list[_Seen[JobFacts]]:
         specs = self._specs(ids) if how.is_deep else {}
         entries = {job_id: name_entry(spec) for job_id, spec in specs.items() if spec}
         keys: list[bytes] = [raw_of(key) for key in self._job_indexes()]
@@ -242,7 +246,7 @@ class Repairs:
         ]
 
     def _judged_job(
-        self, facts: JobFacts, specs: Mapping[str, JobSpec | None], how: How
+        self, facts: JobFacts, specs: Mapping[str, JobSpec | None], how: CheckMode
     ) -> list[Disagreement]:
         def judged() -> list[Disagreement]:
             found = judge_job(
@@ -266,7 +270,7 @@ class Repairs:
         return _judged(judged, facts.id, facts.id)
 
     def _look_runs(
-        self, owners: Mapping[str, str], how: How, *, is_all: bool
+        self, owners: Mapping[str, str], how: CheckMode, *, is_all: bool
     ) -> list[_Seen[RunFacts]]:
         seen: list[_Seen[RunFacts]] = []
         ids, step = list(owners), _ALL if is_all else _RUNS
@@ -285,10 +289,10 @@ class Repairs:
                     seen.append(_Seen(facts=facts, digest=text_of(answer[0]), findings=wrong))
         return seen
 
-    def _judged_run(self, facts: RunFacts, how: How) -> list[Disagreement]:
+    def _judged_run(self, facts: RunFacts, how: CheckMode) -> list[Disagreement]:
         return _judged(lambda: judge_run(facts, at=self._at(how)), facts.id, facts.job_id)
 
-    def _settled(self, seen: Sequence[_Seen[_F]], how: How, kind: str) -> _Outcome:
+    def _settled(self, seen: Sequence[_Seen[_F]], how: CheckMode, kind: str) -> _Outcome:
         """Mend what can be, or say what is wrong where nothing is to be written."""
         outcome = _Outcome(findings=[], moved=[], mended=[])
         wrong = [one for one in seen if one.findings]
@@ -311,7 +315,7 @@ class Repairs:
             ]
         return outcome
 
-    def _mend_call(self, one: _Seen[_F], how: How, kind: str) -> ScriptCall:
+    def _mend_call(self, one: _Seen[_F], how: CheckMode, kind: str) -> ScriptCall:
         facts = one.facts
         if isinstance(facts, JobFacts):
             names, roles = self._job_keys(facts.id, facts.stray_index), _JOB_ROLES

@@ -23,7 +23,7 @@ from hermes_celery.core.run import (
 from hermes_celery.errors import RecordBroken, RunNotFound, StoreError
 from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
-from hermes_celery.store.pages import Order, lex_pages, pages, place_of
+from hermes_celery.store.pages import Order, lex_pages, pages, position_of
 from hermes_celery.store.reading import Fields
 from hermes_celery.store.specs import spec_from_json
 
@@ -36,7 +36,7 @@ _HOPS = ("hop", "handed_hop")
 _BEGINNING = 4096
 
 
-class Holder(msgspec.Struct, frozen=True, kw_only=True):
+class RunHolder(msgspec.Struct, frozen=True, kw_only=True):
     """Whose a run is, as far as its record says so."""
 
     worker: str = ""
@@ -46,7 +46,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     finished_by: str = ""
 
 
-class Performed(msgspec.Struct, frozen=True, kw_only=True):
+class LastPerformed(msgspec.Struct, frozen=True, kw_only=True):
     """Which of a run's messages was performed last."""
 
     state: RunState
@@ -84,24 +84,24 @@ class RunRecords:
         state = self._database.call("HGET", self._keys.run(run_id), "state")
         return state not in (None, RunState.SKIPPED.value)
 
-    def performed(self, run_id: str) -> Performed | None:
+    def performed(self, run_id: str) -> LastPerformed | None:
         """Which message of a run was performed last; None where there is no such run."""
         (row,) = self._database.hashes([self._keys.run(run_id)], "state", "message", "hop")
         if not row:
             return None
         fields = Fields(row)
-        return Performed(
+        return LastPerformed(
             state=fields.word(RunState, "state"),
             message=fields.text("message") or run_id,
             hop=fields.number("hop") or 0,
         )
 
-    def holders(self, run_ids: Sequence[str]) -> dict[str, Holder]:
+    def holders(self, run_ids: Sequence[str]) -> dict[str, RunHolder]:
         """Who performs some runs, or has; without those that are gone or cannot be read."""
         fields = ("worker", "claim", "finished_by")
         rows = self._database.hashes([self._keys.run(run_id) for run_id in run_ids], *fields)
         return {
-            run_id: Holder(**{name: row.get(name) or "" for name in fields})
+            run_id: RunHolder(**{name: row.get(name) or "" for name in fields})
             for run_id, row in zip(run_ids, rows, strict=True)
             if not isinstance(row, RecordBroken) and any(row.values())
         }
@@ -220,7 +220,7 @@ class RunRecords:
                     yield run_from_fields(run_id, fields)
 
     def _of_all(self, after: str | None) -> Iterator[list[str]]:
-        place = None if after is None else place_of(self._database, self._keys.runs, after)
+        place = None if after is None else position_of(self._database, self._keys.runs, after)
         if after is not None and place is None:
             raise RunNotFound(after)
         return pages(self._database, self._keys.runs, order=Order.DOWN, after=place)

@@ -29,7 +29,7 @@ from hermes_celery.errors import StoreError
 from hermes_celery.store.database import Database, refuse_fenced
 from hermes_celery.store.fencing import Actor
 from hermes_celery.store.keys import Keys
-from hermes_celery.store.repairs import How, SeenRecord, fact_of, mend_call, text_of
+from hermes_celery.store.repairs import CheckMode, SeenRecord, fact_of, mend_call, text_of
 
 #: A lease is never longer: one without an end gets this one, and whoever holds it renews it.
 _LEASE_MS = 1_000
@@ -126,7 +126,7 @@ class SharedKeys:
         self._keys = database.keys
         self._brokers = names.types()
 
-    def check(self, how: How, *, shards: int) -> list[Disagreement]:
+    def check(self, how: CheckMode, *, shards: int) -> list[Disagreement]:
         """Look at the keys that all jobs share. Raises LeaseLost as `Repairs.check`."""
         types = shared_types(self._keys, shards=shards) | self._brokers
         facts = self._look(list(types))
@@ -145,7 +145,7 @@ class SharedKeys:
             found += [self._settled(term, wrong, how) for wrong in wrong_terms]
         return [finding for finding in found if finding is not None]
 
-    def check_types(self, types: Mapping[str, str], how: How) -> list[Disagreement]:
+    def check_types(self, types: Mapping[str, str], how: CheckMode) -> list[Disagreement]:
         """Look at some keys, each with the type that it must have."""
         found = []
         names = list(types)
@@ -197,7 +197,7 @@ class SharedKeys:
             ),
         )
 
-    def _values(self, one: KeyFacts, how: How, shards: int) -> Iterator[Disagreement]:
+    def _values(self, one: KeyFacts, how: CheckMode, shards: int) -> Iterator[Disagreement]:
         if one.key == self._keys.shards and one.kind == "string" and one.value != str(shards):
             yield _about(one, f"is {shown(one.value)}, no number of shards; set to {shards}",
                          op(MendVerb.REPLACE, KeyRole.KEY, shards))  # fmt: skip
@@ -209,7 +209,7 @@ class SharedKeys:
             yield from _switch(one, how)
 
     def _term(
-        self, one: KeyFacts, shard: int, how: How, *, was_moved: bool
+        self, one: KeyFacts, shard: int, how: CheckMode, *, was_moved: bool
     ) -> Iterator[Disagreement]:
         """A term must never go down: it is the fencing token."""
         (leader,) = self._look([self._keys.leader_of(shard)])
@@ -227,7 +227,7 @@ class SharedKeys:
         yield _about(one, f"{what}, and a term must never go down; set to {new}",
                      op(MendVerb.REPLACE, KeyRole.KEY, new))  # fmt: skip
 
-    def _settled(self, one: KeyFacts, finding: Disagreement, how: How) -> Disagreement | None:
+    def _settled(self, one: KeyFacts, finding: Disagreement, how: CheckMode) -> Disagreement | None:
         """Mend a finding; None where the key has changed meanwhile."""
         if not how.mends or not finding.ops:
             return finding
@@ -251,7 +251,7 @@ def is_moved(finding: Disagreement) -> bool:
     return finding.is_mended and any(one.verb is MendVerb.QUARANTINE for one in finding.ops)
 
 
-def _switch(one: KeyFacts, how: How) -> Iterator[Disagreement]:
+def _switch(one: KeyFacts, how: CheckMode) -> Iterator[Disagreement]:
     paused, resumed = (one.fields.get(name) for name in _NUMBERS)
     if paused and whole(paused) is None:
         # As beats read it: a value that is no instant stops no job.

@@ -41,7 +41,7 @@ from hermes_celery.store import (
     Shards,
     Waker,
 )
-from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.loss_note import LossNote
 from hermes_celery.wiring.messages import make_messages
 from hermes_celery.wiring.other_beats import orphans_of_others
 from hermes_celery.wiring.server import open_database
@@ -145,7 +145,7 @@ def _hooks_of(
     """What is done when this beat leads, beyond the duties that every leader has."""
     settings, database, clock = place.settings, place.database, place.clock
     loss = LossWatch(
-        Witness(settings.state_dir, database),
+        LossNote(settings.state_dir, database),
         reporter=make_reporter(settings, database),
         incidents=Incidents(database),
         clock=clock,

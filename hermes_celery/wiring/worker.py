@@ -16,7 +16,7 @@ from hermes_celery.running.heartbeat import Heartbeats
 from hermes_celery.running.kinds import make_work
 from hermes_celery.running.runner import Runner, RunServices
 from hermes_celery.settings import Settings
-from hermes_celery.store import Jobs, Letters, Places, Runs
+from hermes_celery.store import Jobs, Letters, RunLimits, Runs
 from hermes_celery.wiring.delivery import make_deliverer
 from hermes_celery.wiring.messages import make_messages
 from hermes_celery.wiring.server import open_database
@@ -68,7 +68,7 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
         ),
         clock=clock,
         services=RunServices(
-            limits=Places(database),
+            limits=RunLimits(database),
             listener=RunAnnouncer(
                 make_messages(settings, app=app),
                 pinger=Pinger(timeout_seconds=settings.delivery_timeout_seconds),

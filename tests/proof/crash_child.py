@@ -43,8 +43,8 @@ from hermes_celery.store import (
     DueIndex,
     History,
     Jobs,
-    Places,
     Retention,
+    RunLimits,
     Runs,
     Shards,
     Waker,
@@ -266,7 +266,7 @@ class Consumer:
             work_for=lambda _: work,
             clock=clock,
             services=RunServices(
-                limits=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
+                limits=RunLimits(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
                 listener=make_announcer(messages_of(celery_app())) if delivers else None,
             ),
             pause=clock.advance,

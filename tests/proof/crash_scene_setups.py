@@ -7,7 +7,7 @@ from typing import Any
 
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
-from hermes_celery.store import Claim, Places
+from hermes_celery.store import Claim, RunLimits
 from tests.proof.crash_child import HEARTBEAT_TIMEOUT_MS, KEYS, LATE
 from tests.proof.crash_scene import Scene
 from tests.proof.delivery_receipts import BUSY
@@ -142,7 +142,7 @@ def group_scene(url: str, starts: Path, *, full: bool, plant: KnownBug = KnownBu
         run_id, now_ms = scene.run(job), scene.clock.ms
         claim = scene.runs.claim(run_id, token="dead", now_ms=now_ms, worker="w@gone")
         assert isinstance(claim, Claim)
-        places = Places(scene.database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS)
+        places = RunLimits(scene.database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS)
         assert places.enter(claim, now_ms=now_ms) == "ok"
     return scene
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
-from hermes_celery.store import Advance, Advanced, Answer, Database, DueIndex, connect, lua
+from hermes_celery.store import Advance, Advanced, Database, DueIndex, StepAnswer, connect, lua
 from hermes_celery.store.database import broken, is_broken, wrapped
 from hermes_celery.store.keys import Keys
 from tests.support import replaced
@@ -133,7 +133,7 @@ class TwoSteps(DueIndex):
             words = written()
             if self._plant is KnownBug.PUBLISH_OUTSIDE:
                 for advance, answer in zip(batch, words, strict=True):
-                    if answer is Answer.OK:
+                    if answer is StepAnswer.OK:
                         self._database.call("LPUSH", advance.queue, advance.message)
             return words
 

@@ -36,7 +36,7 @@ from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.scheduling.beat import owner_name
 from hermes_celery.session import Session
 from hermes_celery.settings import Settings, read_settings
-from hermes_celery.store import Database, DueIndex, Places, Runs, Waker
+from hermes_celery.store import Database, DueIndex, RunLimits, Runs, Waker
 from hermes_celery.wiring.delivery import make_deliverer
 from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.server import open_database
@@ -98,7 +98,7 @@ def make_runner(settings: Settings) -> Runner:
         heartbeats=Heartbeats(runs, clock=clock),
         work_for=lambda _: work,
         services=RunServices(
-            limits=Places(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
+            limits=RunLimits(database, heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS),
             listener=make_announcer(messages_of(make_app(settings))),
         ),
         clock=clock,

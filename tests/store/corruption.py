@@ -30,6 +30,7 @@ from hermes_celery.store import (
     Claim,
     Database,
     Deliveries,
+    DeliveryPart,
     EarlyEnd,
     FollowUp,
     HandedOn,
@@ -37,15 +38,14 @@ from hermes_celery.store import (
     Incidents,
     Letters,
     Mover,
-    Part,
-    Places,
+    PartContent,
     Retention,
+    RunLimits,
     ToldIncident,
-    What,
     lua,
 )
 from hermes_celery.store.database import ScriptCall
-from hermes_celery.store.deliveries import Turn
+from hermes_celery.store.deliveries import SendClaim
 from hermes_celery.store.keys import Keys
 from tests.support import HandClock, Store
 
@@ -174,7 +174,7 @@ def recorded_calls(database: RecordingDatabase, clock: HandClock) -> list[Call]:
 
 def _lives(store: Store) -> None:
     cron, runs, clock = store.cron, store.runs, store.clock
-    places = Places(store.database)
+    places = RunLimits(store.database)
     plain = cron.add(_request("plain"))
     waiting = cron.add(_request("waiting", policy=Policy(overlap=Overlap.QUEUE_ONE)))
     failing = cron.add(_request("failing", policy=Policy(retries=1, pause_after=1)))
@@ -247,7 +247,9 @@ def _deliver(store: Store) -> None:
     deliveries, incidents = Deliveries(store.database), Incidents(store.database)
     run = next(run for run in store.cron.latest_runs() if run.delivery is DeliveryState.PENDING)
     queue, now_ms = store.database.keys.delivery_queue, store.clock.ms
-    parts = [Part(what=What.OUTPUT, target=Target(name=name)) for name in ("ops", "dev")]
+    parts = [
+        DeliveryPart(what=PartContent.OUTPUT, target=Target(name=name)) for name in ("ops", "dev")
+    ]
     deliveries.push(
         run.id, seen_ms=_deadline(deliveries, run.id), now_ms=now_ms, token=TOKEN, queue=queue,
         message=b"m",
@@ -278,7 +280,7 @@ def _deliver(store: Store) -> None:
         turn = deliveries.claim(
             run.id, number, token=f"{state}", now_ms=now_ms, until_ms=now_ms + 1000
         )
-        assert isinstance(turn, Turn)
+        assert isinstance(turn, SendClaim)
         error = "" if state is DeliveryState.DELIVERED else "502"
         deliveries.done(turn, state, now_ms=now_ms, error=error)
     deliveries.again(run.id, mode="failed", now_ms=now_ms, queue=queue, message=b"m")
@@ -310,7 +312,7 @@ def _hour(store: Store) -> None:
     Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=store.clock.ms)
 
 
-def _work(store: Store, places: Places, job: Job) -> None:
+def _work(store: Store, places: RunLimits, job: Job) -> None:
     """Let a worker take what waits of a job, and each job's run end in its own way."""
     ids = [run.id for run in store.cron.latest_runs(job.id) if run.state is RunState.QUEUED]
     for run_id in ids:

@@ -12,9 +12,9 @@ from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.scheduling.sweep import RecordExaminer
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import (
+    CheckMode,
     Database,
     FollowUp,
-    How,
     Records,
     Repairs,
     SharedKeys,
@@ -91,8 +91,8 @@ class World:
         store = self.store
         Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=self.clock.ms)
 
-    def how(self, **changes: Any) -> How:
-        return How(now_ms=self.clock.ms, **{"is_deep": True, **changes})
+    def how(self, **changes: Any) -> CheckMode:
+        return CheckMode(now_ms=self.clock.ms, **{"is_deep": True, **changes})
 
     def look(self, *, mends: bool = True, **changes: Any) -> list[Disagreement]:
         """One look at everything."""

@@ -9,13 +9,20 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import DeliveryState, Outcome, RunState
 from hermes_celery.core.targets import Target
 from hermes_celery.errors import LeaseLost, RunNotFound
-from hermes_celery.store import Deliveries, FollowUp, Incidents, Part, ToldIncident, What
-from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS, Turn
+from hermes_celery.store import (
+    Deliveries,
+    DeliveryPart,
+    FollowUp,
+    Incidents,
+    PartContent,
+    ToldIncident,
+)
+from hermes_celery.store.deliveries import GRACE_MS, MAX_PLANNINGS, SendClaim
 from tests.support import Store
 
 TOKEN = 7
-OPS = Part(what=What.OUTPUT, target=Target(name="ops"))
-CHAT = Part(what=What.OUTPUT, target=Target(platform="telegram", chat_id="1"))
+OPS = DeliveryPart(what=PartContent.OUTPUT, target=Target(name="ops"))
+CHAT = DeliveryPart(what=PartContent.OUTPUT, target=Target(platform="telegram", chat_id="1"))
 QUEUE = "deliveries"
 
 
@@ -59,11 +66,11 @@ def pushed(store: Store) -> list[str]:
     ]
 
 
-def turn(store: Store, deliveries: Deliveries, run_id: str, part: int = 0) -> Turn:
+def turn(store: Store, deliveries: Deliveries, run_id: str, part: int = 0) -> SendClaim:
     found = deliveries.claim(
         run_id, part, token="t", now_ms=store.clock.ms, until_ms=store.clock.ms + 30_000
     )
-    assert isinstance(found, Turn), found
+    assert isinstance(found, SendClaim), found
     return found
 
 
@@ -127,11 +134,11 @@ def test_a_part_is_sent_by_one_at_a_time(store: Store, deliveries: Deliveries, r
     assert turn(store, deliveries, run_id).attempt == 1
     until_ms = store.clock.ms + 30_000
 
-    def second(part: int) -> Turn | str:
+    def second(part: int) -> SendClaim | str:
         return deliveries.claim(run_id, part, token="u", now_ms=store.clock.ms, until_ms=until_ms)
 
     assert second(0) == "taken"
-    assert isinstance(second(1), Turn)
+    assert isinstance(second(1), SendClaim)
 
 
 def test_the_claim_of_a_sender_that_died_dies_too(
@@ -149,13 +156,13 @@ def test_the_claim_of_a_sender_that_died_dies_too(
     store.clock.advance(0.001)
     assert [due for due, _ in deliveries.due(store.clock.ms, limit=9)] == [run_id]
     second = asked(store, deliveries, run_id, token="u")
-    assert isinstance(second, Turn)
+    assert isinstance(second, SendClaim)
     assert second.attempt == 2
     late = replace_token(first, "somebody else's")
     assert deliveries.done(late, DeliveryState.DELIVERED, now_ms=store.clock.ms) == "late"
 
 
-def asked(store: Store, deliveries: Deliveries, run_id: str, *, token: str) -> Turn | str:
+def asked(store: Store, deliveries: Deliveries, run_id: str, *, token: str) -> SendClaim | str:
     now_ms = store.clock.ms
     return deliveries.claim(run_id, 0, token=token, now_ms=now_ms, until_ms=now_ms + 30_000)
 
@@ -224,8 +231,8 @@ def test_a_planning_that_dies_is_looked_at_as_rarely_as_its_pushes(
     assert deliveries.due(seen_ms + 29_000, limit=9) == [(run_id, seen_ms + 29_000)]
 
 
-def replace_token(one: Turn, token: str) -> Turn:
-    return Turn(id=one.id, part=one.part, token=token, attempt=one.attempt, sent=one.sent)
+def replace_token(one: SendClaim, token: str) -> SendClaim:
+    return SendClaim(id=one.id, part=one.part, token=token, attempt=one.attempt, sent=one.sent)
 
 
 def test_all_parts_delivered_means_delivered(
@@ -274,7 +281,7 @@ def test_delivering_again_mends_what_the_job_says(
     deliveries.done(one, DeliveryState.FAILED, now_ms=now_ms, error="502")
     assert deliveries.again(run_id, mode="failed", now_ms=now_ms, queue="q", message=b"m")
     assert deliveries.get(run_id).again == "failed"
-    reached = Part(what=What.OUTPUT, target=OPS.target, was_delivered=True)
+    reached = DeliveryPart(what=PartContent.OUTPUT, target=OPS.target, was_delivered=True)
     deliveries.plan(run_id, [reached, CHAT], now_ms=now_ms)
     assert deliveries.claim(run_id, 0, token="x", now_ms=now_ms, until_ms=now_ms) == "over"
     one = turn(store, deliveries, run_id, 1)
@@ -299,7 +306,9 @@ def test_a_late_delivery_says_nothing_of_the_job_s_next_run(
 def test_a_target_that_means_nothing_is_recorded_as_failed(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
-    lost = Part(what=What.OUTPUT, target=Target(name="x"), fault="no delivery target resolved")
+    lost = DeliveryPart(
+        what=PartContent.OUTPUT, target=Target(name="x"), fault="no delivery target resolved"
+    )
     deliveries.plan(run_id, [lost], now_ms=store.clock.ms)
     assert store.runs.get(run_id).delivery is DeliveryState.FAILED
     assert store.cron.show("n").last_delivery_error == "no delivery target resolved"

@@ -15,7 +15,7 @@ from hermes_celery.core.run import Occurrence, Outcome, RunState
 from hermes_celery.errors import LeaseLost, RecordBroken
 from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.tick import Ticker, TickReport
-from hermes_celery.store import Advance, Answer
+from hermes_celery.store import Advance, StepAnswer
 from tests.support import NOON, PlainMessages, Store, a_job, replaced
 
 TOKEN = 1
@@ -69,7 +69,7 @@ def test_a_job_edited_between_reading_and_advancing_answers_moved(store: Store) 
     store.clock.advance(3600)
     step = prepared(store)
     store.cron.edit(job.id, {"prompt": "y"})
-    assert store.due.advance([step], token=TOKEN, now_ms=store.clock.ms) == [Answer.MOVED]
+    assert store.due.advance([step], token=TOKEN, now_ms=store.clock.ms) == [StepAnswer.MOVED]
     assert store.queue() == []
     assert ticked(store).dispatched == 1
 
@@ -79,9 +79,9 @@ def test_a_paused_or_removed_job_answers_moved(store: Store) -> None:
     store.clock.advance(3600)
     step = prepared(store)
     store.cron.pause(paused.id)
-    assert store.due.advance([step], token=TOKEN, now_ms=store.clock.ms) == [Answer.MOVED]
+    assert store.due.advance([step], token=TOKEN, now_ms=store.clock.ms) == [StepAnswer.MOVED]
     store.cron.remove(paused.id)
-    assert store.due.advance([step], token=TOKEN, now_ms=store.clock.ms) == [Answer.MOVED]
+    assert store.due.advance([step], token=TOKEN, now_ms=store.clock.ms) == [StepAnswer.MOVED]
     assert store.queue() == []
 
 
@@ -91,7 +91,7 @@ def test_the_same_step_twice_dispatches_once(store: Store) -> None:
     step = prepared(store)
     first = store.due.advance([step], token=TOKEN, now_ms=store.clock.ms)
     second = store.due.advance([step], token=TOKEN, now_ms=store.clock.ms)
-    assert (first, second) == ([Answer.OK], [Answer.MOVED])
+    assert (first, second) == ([StepAnswer.OK], [StepAnswer.MOVED])
     assert len(store.queue()) == 1
 
 
@@ -112,7 +112,7 @@ def test_a_batch_whose_answer_is_lost_on_the_way_is_sent_again_and_dispatches_on
         raise redis.exceptions.ConnectionError("reset by peer")
 
     connection.read_response = lost
-    assert answers() == [Answer.MOVED]
+    assert answers() == [StepAnswer.MOVED]
     assert len(store.queue()) == 1
     assert ticked(store).dispatched == 0
 

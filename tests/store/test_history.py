@@ -14,7 +14,7 @@ from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.scheduling.loss_watch import LossWatch
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import Database, Deliveries, History, Incidents, Retention, connect
-from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.loss_note import LossNote
 from tests.support import HandClock, Store
 
 DAY = 86_400
@@ -166,7 +166,7 @@ def test_a_completed_job_that_was_set_anew_is_kept(store: Store, history: Histor
 
 
 def test_a_server_that_lost_its_memory_is_noticed(store: Store, tmp_path: Path) -> None:
-    witness = Witness(tmp_path, store.database)
+    witness = LossNote(tmp_path, store.database)
     assert witness.missing() is None
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     assert witness.missing() is None
@@ -175,7 +175,7 @@ def test_a_server_that_lost_its_memory_is_noticed(store: Store, tmp_path: Path) 
     for key in store.database.call("KEYS", f"{store.database.keys.prefix}*"):
         store.database.call("DEL", key)
     for _ in range(2):
-        seen = Witness(tmp_path, store.database).missing()
+        seen = LossNote(tmp_path, store.database).missing()
         assert seen is not None
         assert seen.jobs == 1
         witness.note()
@@ -193,7 +193,7 @@ def _without_memory(store: Store) -> None:
 def test_what_two_servers_held_is_noted_apart(valkey: Database, tmp_path: Path) -> None:
     here, store = valkey, Store(valkey, HandClock())
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
-    witness = Witness(tmp_path, here)
+    witness = LossNote(tmp_path, here)
     witness.note()
     (note,) = tmp_path.glob("seen-*.json")
     other = Database(connect("redis://elsewhere.invalid:6380/3"), keys=here.keys)
@@ -218,7 +218,7 @@ def test_a_server_is_the_same_however_its_own_machine_is_written(valkey: Databas
 def test_a_note_of_an_older_version_is_told_once(store: Store, tmp_path: Path) -> None:
     old = tmp_path / f"seen-{store.database.keys.namespace}.json"
     old.write_text('{"mark": "before", "jobs": 4, "at_ms": 1}')
-    witness = Witness(tmp_path, store.database)
+    witness = LossNote(tmp_path, store.database)
     assert witness.missing() is not None
     assert witness.missing_still() is None, "it may be another server's"
     witness.keep()
@@ -235,7 +235,7 @@ def _watch(store: Store, place: Path) -> LossWatch:
         incidents=incidents, deliveries=Deliveries(store.database), alerts="local"
     )
     return LossWatch(
-        Witness(place, store.database), reporter=reporter, incidents=incidents, clock=store.clock
+        LossNote(place, store.database), reporter=reporter, incidents=incidents, clock=store.clock
     )
 
 
@@ -275,4 +275,4 @@ def test_jobs_that_are_gone_can_be_given_up(store: Store, tmp_path: Path) -> Non
     store.clock.advance(61)
     watch.step(store.clock.ms)
     assert incidents.open() == []
-    assert Witness(tmp_path, store.database).missing() is None
+    assert LossNote(tmp_path, store.database).missing() is None

@@ -13,13 +13,13 @@ from hermes_celery.core.run import Outcome, RunState, Usage
 from hermes_celery.errors import RunNotFound
 from hermes_celery.masking.output import redactor
 from hermes_celery.running.live_output import LiveOutput
-from hermes_celery.store import Claim, HandedOn, Places
+from hermes_celery.store import Claim, HandedOn, RunLimits
 from tests.support import Store, cases
 
 
 @pytest.fixture
-def places(store: Store) -> Places:
-    return Places(store.database)
+def places(store: Store) -> RunLimits:
+    return RunLimits(store.database)
 
 
 def claimed(store: Store, *, token: str = "t", **fields: Any) -> Claim:
@@ -32,7 +32,7 @@ def in_group(store: Store, *, token: str, limit: int = 2) -> Claim:
     return claimed(store, token=token, group="g", group_limit=limit)
 
 
-def test_a_group_has_so_many_places(store: Store, places: Places) -> None:
+def test_a_group_has_so_many_places(store: Store, places: RunLimits) -> None:
     first, second, third = (in_group(store, token=token) for token in "abc")
     assert [places.enter(c, now_ms=store.clock.ms) for c in (first, second)] == ["ok", "ok"]
     assert places.enter(first, now_ms=store.clock.ms) == "ok"
@@ -44,7 +44,7 @@ def test_a_group_has_so_many_places(store: Store, places: Places) -> None:
     assert places.enter(again, now_ms=store.clock.ms) == "ok"
 
 
-def test_a_run_that_found_no_place_is_pushed_again_soon(store: Store, places: Places) -> None:
+def test_a_run_that_found_no_place_is_pushed_again_soon(store: Store, places: RunLimits) -> None:
     first, second = (in_group(store, token=token, limit=1) for token in "ab")
     places.enter(first, now_ms=store.clock.ms)
     places.enter(second, now_ms=store.clock.ms)
@@ -54,7 +54,7 @@ def test_a_run_that_found_no_place_is_pushed_again_soon(store: Store, places: Pl
 
 
 def test_the_place_of_a_dead_run_is_free_when_its_heartbeat_is_over(
-    store: Store, places: Places
+    store: Store, places: RunLimits
 ) -> None:
     first, second = (in_group(store, token=token, limit=1) for token in "ab")
     places.enter(first, now_ms=store.clock.ms)
@@ -68,7 +68,9 @@ def test_the_place_of_a_dead_run_is_free_when_its_heartbeat_is_over(
     assert places.enter(again, now_ms=store.clock.ms) == "ok"
 
 
-def test_a_lost_claim_takes_no_place_and_cannot_be_given_back(store: Store, places: Places) -> None:
+def test_a_lost_claim_takes_no_place_and_cannot_be_given_back(
+    store: Store, places: RunLimits
+) -> None:
     claim = in_group(store, token="a")
     store.database.call("HSET", store.database.keys.run(claim.run_id), "claim", "other")
     assert places.enter(claim, now_ms=store.clock.ms) == "late"
@@ -99,7 +101,7 @@ def test_a_run_that_was_handed_on_or_sent_back_by_itself_says_when_it_began(stor
     assert store.runs.get(claim.run_id).started_at is None
 
 
-def test_what_runs_use_adds_up_within_a_day_only(store: Store, places: Places) -> None:
+def test_what_runs_use_adds_up_within_a_day_only(store: Store, places: RunLimits) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", token_budget=100))
     for tokens, word, state in ((60, "ok", JobState.SCHEDULED), (60, "ok", JobState.SCHEDULED),
                                 (60, "paused", JobState.PAUSED)):  # fmt: skip
@@ -120,7 +122,7 @@ def test_what_runs_use_adds_up_within_a_day_only(store: Store, places: Places) -
     assert store.cron.resume(job.id).state is JobState.SCHEDULED
 
 
-def test_a_cost_budget_counts_dollars(store: Store, places: Places) -> None:
+def test_a_cost_budget_counts_dollars(store: Store, places: RunLimits) -> None:
     claim = claimed(store, cost_budget=0.5)
     usage = Usage(tokens=10, cost_usd=0.75)
     assert places.spend(claim, usage, now_ms=store.clock.ms) == "paused"

@@ -11,7 +11,7 @@ from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import Job, JobState, UnreadableJob
 from hermes_celery.core.run import RunState, job_id_of
 from hermes_celery.errors import RecordBroken
-from hermes_celery.store import Database, How, Incidents, Jobs, Moved, Mover, Records, Repairs
+from hermes_celery.store import CheckMode, Database, Incidents, Jobs, Moved, Mover, Records, Repairs
 from hermes_celery.store.keys import Keys
 from tests.recorded_stores import recording
 from tests.support import HandClock, Store, a_job, replaced
@@ -96,7 +96,7 @@ def test_what_stays_behind_is_paused_and_in_no_index(store: Store, there: Store)
     found = [
         finding
         for page in records.everything(shards=1)
-        for finding in repairs.check(page.work, How(now_ms=store.clock.ms, mends=True))
+        for finding in repairs.check(page.work, CheckMode(now_ms=store.clock.ms, mends=True))
     ]
     assert found == []
     assert store.jobs.count() == 0
@@ -231,7 +231,7 @@ def _belongs(name: str, ids: set[str]) -> bool:
 def _troubles(database: Database, now_ms: int) -> list[str]:
     """What a look at all records finds."""
     repairs, records = Repairs(database), Records(database)
-    how = How(now_ms=now_ms, mends=False)
+    how = CheckMode(now_ms=now_ms, mends=False)
     return [one.text for page in records.jobs() for one in repairs.check(page.work, how)]
 
 

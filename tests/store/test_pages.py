@@ -8,7 +8,7 @@ from hermes_celery.core.job import Job, JobState
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import JobNotFound, RunNotFound
 from hermes_celery.store import History, Retention, Write
-from hermes_celery.store.pages import PAGE, Order, Place, pages, place_of
+from hermes_celery.store.pages import PAGE, Order, PagePosition, pages, position_of
 from tests.support import Store, a_job, replaced
 
 
@@ -39,12 +39,12 @@ def test_a_place_whose_member_is_gone_is_still_a_place(store: Store) -> None:
     for order, expected in ((Order.UP, up), (Order.DOWN, down)):
         for place, members in expected.items():
             at, _, member = place.partition(" ")
-            after = Place(score=at, member=member) if place else None
+            after = PagePosition(score=at, member=member) if place else None
             found = [m for page in pages(store.database, "{x}:z", order=order, after=after)
                      for m in page]  # fmt: skip
             assert found == members.split(), (order, place)
-    assert place_of(store.database, "{x}:z", "d") == Place(score="3", member="d")
-    assert place_of(store.database, "{x}:z", "x") is None
+    assert position_of(store.database, "{x}:z", "d") == PagePosition(score="3", member="d")
+    assert position_of(store.database, "{x}:z", "x") is None
     assert list(pages(store.database, "{x}:none", order=Order.DOWN)) == []
 
 

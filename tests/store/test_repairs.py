@@ -10,7 +10,7 @@ import pytest
 from hermes_celery.core.reconciling import DisagreementKind
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import LeaseLost, StoreError
-from hermes_celery.store import Database, Repairs, Work, connect
+from hermes_celery.store import Database, RecordsToCheck, Repairs, connect
 from tests.store.disorder import TOKEN, World
 from tests.support import HandClock
 
@@ -352,7 +352,7 @@ def test_a_quick_look_finds_what_a_whole_one_finds(world: World) -> None:
         RESTORED[name](world)
         jobs = (world.idle, world.paused, world.over, world.holding, world.running)
         ids = [job.id for job in jobs]
-        assert world.examiner.repairs.check(Work(jobs=ids), quick), name
+        assert world.examiner.repairs.check(RecordsToCheck(jobs=ids), quick), name
         world.look()
 
 

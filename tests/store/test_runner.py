@@ -14,7 +14,7 @@ from hermes_celery.running.heartbeat import Heartbeats, RunningRun
 from hermes_celery.running.runner import Runner, RunServices
 from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import Session
-from hermes_celery.store import Claim, FollowUp, Places
+from hermes_celery.store import Claim, FollowUp, RunLimits
 from tests.support import HandClock, Store
 
 
@@ -43,7 +43,7 @@ def runner(store: Store, work: Counting, *, mends: bool) -> Runner:
         heartbeats=Heartbeats(store.runs, clock=store.clock),
         work_for=lambda _: work,
         clock=store.clock,
-        services=RunServices(limits=Places(store.database), mend=mend),
+        services=RunServices(limits=RunLimits(store.database), mend=mend),
         pause=lambda seconds: store.clock.advance(seconds),
     )
 
@@ -145,7 +145,7 @@ def patient(
         heartbeats=Heartbeats(store.runs, clock=store.clock),
         work_for=lambda _: Ending(outcome),
         clock=store.clock,
-        services=RunServices(limits=Places(store.database), listener=listener, mend=mend),
+        services=RunServices(limits=RunLimits(store.database), listener=listener, mend=mend),
         pause=lambda seconds: store.clock.advance(seconds),
     )
 

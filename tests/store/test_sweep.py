@@ -16,9 +16,9 @@ from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, RecordExaminer, Sweep
 from hermes_celery.store import (
+    CheckMode,
     Database,
     Deliveries,
-    How,
     Incidents,
     Jobs,
     Page,
@@ -189,7 +189,7 @@ class FailingOnce(RecordExaminer):
         self.missed: set[str] = set()
         self.read: set[str] = set()
 
-    def page(self, page: Page, how: How) -> list[Disagreement]:
+    def page(self, page: Page, how: CheckMode) -> list[Disagreement]:
         self.pages += 1
         if self.pages == self.at:
             self.missed = set(page.work.jobs)
@@ -211,7 +211,7 @@ def move_by_a_worker(world: World, key: str) -> None:
 
 def move_by_hand(world: World, _: str) -> None:
     """`fsck --repair` that is ended after its first step."""
-    world.examiner.keys(How(now_ms=world.clock.ms, is_deep=True))
+    world.examiner.keys(CheckMode(now_ms=world.clock.ms, is_deep=True))
 
 
 @pytest.mark.parametrize("move", [move_by_a_worker, move_by_hand])

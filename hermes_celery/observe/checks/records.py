@@ -12,9 +12,9 @@ from hermes_celery.errors import RecordBroken, SettingsError
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.observe.finding import Finding, fail, ok, warn
 from hermes_celery.store import (
+    CheckMode,
     Database,
     Declarations,
-    How,
     Incidents,
     Jobs,
     Letters,
@@ -23,7 +23,7 @@ from hermes_celery.store import (
     Signs,
     SweepNotes,
 )
-from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.loss_note import LossNote
 
 #: How many runs are looked at, those that wait longest, and how long a retry may be overdue.
 _LOOKED_AT, _RETRY_GRACE_MS = 500, 60_000
@@ -31,7 +31,7 @@ _LOOKED_AT, _RETRY_GRACE_MS = 500, 60_000
 REPAIR: Final = "`hermes-celery fsck --repair` mends it"
 
 
-def check_jobs(database: Database, witness: Witness) -> Finding:
+def check_jobs(database: Database, witness: LossNote) -> Finding:
     """Say whether the jobs are there that a beat of this machine saw last."""
     try:
         seen = witness.missing()
@@ -45,7 +45,7 @@ def check_jobs(database: Database, witness: Witness) -> Finding:
 def check_records(database: Database, names: BrokerNames) -> Finding:
     """Say whether the keys that all share can be used, and what the leader's last look found."""
     shared = SharedKeys(database, names).check(
-        How(now_ms=database.now_ms(), mends=False), shards=Repairs(database).count_shards()
+        CheckMode(now_ms=database.now_ms(), mends=False), shards=Repairs(database).count_shards()
     )
     if shared:
         return fail("records", f"{shared[0].text.split(';')[0]}"

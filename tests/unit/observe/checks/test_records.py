@@ -8,7 +8,7 @@ from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.observe.checks.records import check_jobs, check_records, check_retries
 from hermes_celery.observe.finding import Verdict
 from hermes_celery.store import Database, Jobs, SweepNote, SweepNotes
-from hermes_celery.store.loss_note import Witness
+from hermes_celery.store.loss_note import LossNote
 from tests.support import a_job
 
 
@@ -31,7 +31,7 @@ def test_jobs_that_a_beat_saw_and_that_are_gone_are_a_failure(
     valkey: Database, tmp_path: Path
 ) -> None:
     Jobs(valkey).add(a_job())
-    witness = Witness(tmp_path, valkey)
+    witness = LossNote(tmp_path, valkey)
     witness.note()
     assert check_jobs(valkey, witness).verdict is Verdict.OK
     for key in valkey.call("KEYS", f"{valkey.keys.prefix}*"):

@@ -14,7 +14,7 @@ from hermes_celery.observe.checks.workers_and_queues import (
 from hermes_celery.observe.figures import Status
 from hermes_celery.observe.finding import Verdict
 from hermes_celery.store import WorkerSign
-from hermes_celery.store.load import Waiting
+from hermes_celery.store.load import WaitingMessages
 from hermes_celery.store.queue_health import Crew, QueueFacts, QueueLook, QueueState, judge
 from tests.support import replaced
 
@@ -30,7 +30,7 @@ def look(who: Crew, *, waiting: int = 3, taken_ms: int | None = None) -> QueueLo
     return judge(
         "q",
         QueueFacts(
-            waiting=Waiting(length=waiting, next_up="x"),
+            waiting=WaitingMessages(length=waiting, next_up="x"),
             taken_ms=taken_ms,
             oldest_ms=LONG_AGO if waiting else None,
         ),
