@@ -151,7 +151,7 @@ class Planner:
 
     def _noted(self, trouble: Trouble) -> IncidentStanding:
         try:
-            return self._incidents.note(trouble, now_ms=self._clock.now_ms())
+            return self._incidents.report(trouble, now_ms=self._clock.now_ms())
         except RecordBroken as error:
             # Told too often is better than never.
             incident = trouble.incident_id
@@ -217,7 +217,7 @@ def note_trouble(
         job_name=job_name,
     )
     try:
-        incidents.note(trouble, now_ms=now_ms)
+        incidents.report(trouble, now_ms=now_ms)
     except RecordBroken as error:
         event(_log, "delivery.not_noted", level=logging.ERROR, id=delivery_id, why=error)
 

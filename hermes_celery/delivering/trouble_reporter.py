@@ -42,7 +42,7 @@ class TroubleReporter:
 
     def tell(self, trouble: Trouble, *, now_ms: int) -> bool:
         """Count a trouble, and have it told if that is due; whether it is told now."""
-        noted = self._incidents.note(trouble, now_ms=now_ms)
+        noted = self._incidents.report(trouble, now_ms=now_ms)
         if not is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked):
             return False
         event(_log, "incident.told", level=logging.WARNING, incident=noted.id, count=noted.count)

@@ -62,7 +62,7 @@ class LossWatch:
         mine = incident_id(TroubleKind.GONE, LOSS)
         told = [one for one in self._incidents.of_job("") if one.id == mine]
         if any(one.acked_at for one in told):
-            self._witness.note()
+            self._witness.write()
         self._witness.keep()
         if told and self._witness.missing_still() is None:
             self._reporter.over(

@@ -60,7 +60,7 @@ class Formats:
         """What is stored. Raises FormatTooNew where this program is too old, and RecordBroken."""
         return _checked(self.read(), namespace=self._keys.namespace)
 
-    def note(
+    def write(
         self, new: StoredFormat, *, seen: StoredFormat | None, token: int, now_ms: int
     ) -> bool:
         """Write the format; with `seen` None, move what cannot be read out of the way first.

@@ -33,7 +33,7 @@ class Incidents:
         self._database = database
         self._keys = database.keys
 
-    def note(self, trouble: Trouble, *, now_ms: int) -> IncidentStanding:
+    def report(self, trouble: Trouble, *, now_ms: int) -> IncidentStanding:
         """Count a trouble: once for each run, or once until it is over where it is no run's."""
         keys = self._keys
         count, told, acked = self._database.run(

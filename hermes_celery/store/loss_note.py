@@ -74,9 +74,9 @@ class LossNote:
     def keep(self) -> None:
         """Remember what is there now, unless something is missing still."""
         if self.missing_still() is None:
-            self.note()
+            self.write()
 
-    def note(self) -> None:
+    def write(self) -> None:
         """Remember what is there now, unless there is nothing: a loss stays known until jobs come.
 
         A disk that refuses is no reason to stop.

@@ -68,7 +68,7 @@ class Migrator:
         except RecordBroken as error:
             event(_log, "format.broken", level=logging.ERROR, why=error)
             # Nobody can have written the format of a newer program there.
-            self._formats.note(StoredFormat(), seen=None, token=token, now_ms=now_ms)
+            self._formats.write(StoredFormat(), seen=None, token=token, now_ms=now_ms)
             return True
         if stored.format >= self._newest:
             return False
@@ -76,7 +76,7 @@ class Migrator:
         if migration.needs > stored.needs:
             return self._shut_out(migration, stored, token=token, now_ms=now_ms)
         cursor = migration.step(self._database, stored.cursor if stored.to == migration.to else "")
-        self._formats.note(_after(migration, stored, cursor), seen=stored,
+        self._formats.write(_after(migration, stored, cursor), seen=stored,
                            token=token, now_ms=now_ms)  # fmt: skip
         if cursor is None:
             event(_log, "format.migrated", format=migration.to)
@@ -94,7 +94,7 @@ class Migrator:
         if now_ms - self._older_at_ms < _QUIET_MS:
             return False
         needs = msgspec.structs.replace(stored, needs=migration.needs, program=_version())
-        return self._formats.note(needs, seen=stored, token=token, now_ms=now_ms)
+        return self._formats.write(needs, seen=stored, token=token, now_ms=now_ms)
 
 
 def _after(migration: Migration, stored: StoredFormat, cursor: str | None) -> StoredFormat:

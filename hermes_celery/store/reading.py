@@ -120,16 +120,16 @@ class Fields:
         self._missing(name)
         return stored_word(kind, UNREADABLE)
 
-    def note(self, name: str, what: str) -> None:
+    def add_fault(self, name: str, what: str) -> None:
         """Note what is wrong with a field, in words that follow its name."""
         self.faults.setdefault(name, what)
 
     def _wrong(self, name: str, value: str, why: str) -> None:
-        self.note(name, f"is {readable(value)[:_MAX_SHOWN]!r}, {why}")
+        self.add_fault(name, f"is {readable(value)[:_MAX_SHOWN]!r}, {why}")
 
     def _missing(self, name: str) -> None:
         if "" not in self.faults:
-            self.note(name, "is missing")
+            self.add_fault(name, "is missing")
 
 
 def is_instant(ms: int) -> bool:

@@ -285,7 +285,7 @@ def _due_at(run_id: str, fields: Fields) -> datetime:
     try:
         return from_ms(due_ms_of(run_id))
     except (ValueError, IndexError, OverflowError):
-        fields.note("id", f"is {readable(run_id)[:60]!r}, no run's id")
+        fields.add_fault("id", f"is {readable(run_id)[:60]!r}, no run's id")
         return from_ms(0)
 
 

@@ -256,7 +256,7 @@ def _deliver(store: Store) -> None:
     )  # fmt: skip
     deliveries.begin(run.id, token="p", now_ms=now_ms, until_ms=now_ms + 1000)
     one, other = (
-        incidents.note(
+        incidents.report(
             Trouble(kind=TroubleKind.FAILURE, subject=subject, text="t", job_id=run.job_id,
                     job_name=run.job_name, run_id=run.id),
             now_ms=now_ms,

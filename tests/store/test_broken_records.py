@@ -77,7 +77,7 @@ def test_the_next_leader_ends_what_the_last_one_met(
     clock = host.store.clock
     broken(JOB, "", "is a string")
     other = Trouble(kind=TroubleKind.BROKEN, subject="of-another-sort", text="t")
-    host.incidents.note(other, now_ms=clock.ms)
+    host.incidents.report(other, now_ms=clock.ms)
     following = records(host)
     assert following.end_those_over(clock.ms) == 0
     clock.advance(301)

@@ -222,7 +222,7 @@ def test_a_new_leader_ends_what_an_earlier_one_told_of_sharing(
 ) -> None:
     app, incidents = make_project(stock=3.0), Incidents(valkey)
     shared = Trouble(kind=TroubleKind.NAMESPACE, subject="sharing", text="two projects")
-    incidents.note(shared, now_ms=1)
+    incidents.report(shared, now_ms=1)
     make_beat_sign(app, owner="c").say()
     Declarations(valkey).say("c", Declaration(project="blog", jobs={"b" * 12: "post"}))
     leader, now_ms = beat(app, "a"), valkey.now_ms()

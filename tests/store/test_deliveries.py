@@ -360,7 +360,7 @@ def note(store: Store, incidents: Incidents, run_id: str) -> tuple[int, int, boo
         job_name="n",
         run_id=run_id,
     )
-    noted = incidents.note(boom, now_ms=store.clock.ms)
+    noted = incidents.report(boom, now_ms=store.clock.ms)
     return noted.count, noted.told, noted.is_acked
 
 
@@ -421,7 +421,7 @@ def test_a_success_pushes_a_message_if_there_is_an_incident_to_end(
     quiet = ended(store, delivery=DeliveryState.NONE)
     assert pushed(store) == [run_id]
     failed = Trouble(kind=TroubleKind.FAILURE, subject="i", text="t", job_id=job_id, run_id="r")
-    incidents.note(failed, now_ms=1)
+    incidents.report(failed, now_ms=1)
     told = ended(store, delivery=DeliveryState.NONE)
     assert pushed(store) == [run_id, told]
     assert quiet not in pushed(store)

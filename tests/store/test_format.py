@@ -139,7 +139,7 @@ def test_a_term_that_makes_no_sense_is_told_and_nothing_is_migrated(
 def test_two_leaders_do_not_write_over_each_other(formats: Formats, database: Database) -> None:
     seen = formats.read()
     put(database, format=9, needs=1)
-    assert not formats.note(StoredFormat(format=2), seen=seen, token=TOKEN, now_ms=0)
+    assert not formats.write(StoredFormat(format=2), seen=seen, token=TOKEN, now_ms=0)
     assert formats.read().format == 9
 
 
@@ -324,7 +324,7 @@ def test_other_records_say_what_they_need_too(store: Store) -> None:
     database, keys = store.database, store.database.keys
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     run_id = store.cron.run(job.id)
-    noted = Incidents(database).note(
+    noted = Incidents(database).report(
         Trouble.of_job(job.spec, TroubleKind.FAILURE, "text"), now_ms=store.clock.ms
     )
 

@@ -170,7 +170,7 @@ def test_a_server_that_lost_its_memory_is_noticed(store: Store, tmp_path: Path) 
     assert witness.missing() is None
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     assert witness.missing() is None
-    witness.note()
+    witness.write()
     assert witness.missing() is None
     for key in store.database.call("KEYS", f"{store.database.keys.prefix}*"):
         store.database.call("DEL", key)
@@ -178,10 +178,10 @@ def test_a_server_that_lost_its_memory_is_noticed(store: Store, tmp_path: Path) 
         seen = LossNote(tmp_path, store.database).missing()
         assert seen is not None
         assert seen.jobs == 1
-        witness.note()
+        witness.write()
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     assert witness.missing() is not None
-    witness.note()
+    witness.write()
     assert witness.missing() is None
 
 
@@ -194,7 +194,7 @@ def test_what_two_servers_held_is_noted_apart(valkey: Database, tmp_path: Path) 
     here, store = valkey, Store(valkey, HandClock())
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     witness = LossNote(tmp_path, here)
-    witness.note()
+    witness.write()
     (note,) = tmp_path.glob("seen-*.json")
     other = Database(connect("redis://elsewhere.invalid:6380/3"), keys=here.keys)
     assert other.address == "redis://elsewhere.invalid:6380/3"
@@ -204,7 +204,7 @@ def test_what_two_servers_held_is_noted_apart(valkey: Database, tmp_path: Path) 
     there = tmp_path / f"seen-{here.keys.namespace}-{digest}.json"
     there.write_text('{"server": "x", "mark": "another", "jobs": 4, "at_ms": 1}')
     assert witness.missing() is None
-    witness.note()
+    witness.write()
     assert "another" in there.read_text()
 
 

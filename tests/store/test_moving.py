@@ -64,7 +64,7 @@ def test_a_job_is_there_as_it_was_here_and_runs_on_there(store: Store, there: St
     store.jobs.add(declared("every 1h"))
     run_id = store.cron.run("a" * 12)
     failed = Trouble(kind=TroubleKind.FAILURE, subject="x", text="t", job_id="a" * 12)
-    Incidents(store.database).note(failed, now_ms=1)
+    Incidents(store.database).report(failed, now_ms=1)
     was = store.jobs.get("a" * 12)
     assert move(store, there, was.id) is Moved.OK
     assert there.jobs.get(was.id) == was

@@ -317,7 +317,7 @@ def test_the_scheduler_has_a_dead_man_switch_of_its_own(
 
 def test_an_old_incident_is_forgotten(host: DeliveringHost) -> None:
     old = Trouble(kind=TroubleKind.LATE, subject="x", text="t", job_id="x")
-    host.incidents.note(old, now_ms=host.store.clock.ms)
+    host.incidents.report(old, now_ms=host.store.clock.ms)
     host.store.clock.ms += int(timedelta(days=31).total_seconds() * 1000)
     watchdog(host).scan(host.store.clock.ms)
     assert host.incidents.open() == []
@@ -333,7 +333,7 @@ def test_the_incidents_of_a_job_end_when_it_is_removed(
                   for name in ("gone", "kept"))  # fmt: skip
     for job in (gone, kept):
         for kind in (TroubleKind.FAILURE, TroubleKind.LATE):
-            host.incidents.note(Trouble.of_job(job.spec, kind, "t"), now_ms=now_ms + 5)
+            host.incidents.report(Trouble.of_job(job.spec, kind, "t"), now_ms=now_ms + 5)
     if is_by_us:
         host.store.cron.remove("gone")
         assert host.incidents.of_job(gone.id) == []
@@ -348,6 +348,6 @@ def test_the_incidents_of_a_job_end_when_it_is_removed(
 def test_an_incident_that_tells_why_a_job_is_gone_stays(host: DeliveringHost) -> None:
     now_ms = host.store.clock.ms
     moved = Trouble(kind=TroubleKind.BROKEN, subject="", text="moved", job_id="a" * 12)
-    host.incidents.note(moved, now_ms=now_ms)
+    host.incidents.report(moved, now_ms=now_ms)
     watchdog(host).scan(now_ms)
     assert len(host.incidents.open()) == 1

@@ -404,7 +404,7 @@ def note_new_kinds(valkey: Database) -> None:
     """An incident of each kind there is, as this version stores it."""
     for kind in TroubleKind:
         trouble = Trouble(kind=kind, subject="", text=f"about {kind}")
-        Incidents(valkey).note(trouble, now_ms=valkey.now_ms())
+        Incidents(valkey).report(trouble, now_ms=valkey.now_ms())
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def test_jobs_that_a_beat_saw_and_that_are_gone_are_a_failure(
 ) -> None:
     Jobs(valkey).add(a_job())
     witness = LossNote(tmp_path, valkey)
-    witness.note()
+    witness.write()
     assert check_jobs(valkey, witness).verdict is Verdict.OK
     for key in valkey.call("KEYS", f"{valkey.keys.prefix}*"):
         valkey.call("DEL", key)
