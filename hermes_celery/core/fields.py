@@ -304,6 +304,7 @@ _WORK: Final = (
         help="Run the script alone, or hand its output to the agent.",
         is_switch=True,
         empty=False,
+        goes_with="script",
         row="no_agent",
         show=_yes,
         hermes=("no_agent",),

@@ -63,13 +63,17 @@ def _located(scripts_dir: Path, script: str) -> Path:
     return path
 
 
-def check_local_files(spec: JobSpec, *, scripts_dir: Path) -> None:
-    """Refuse a job whose script or working directory is not on this machine.
+def check_local_files(
+    spec: JobSpec, *, scripts_dir: Path, interpreter_dirs: Sequence[Path] = ()
+) -> None:
+    """Refuse a job whose script, interpreter or working directory is not on this machine.
 
     Raises ScriptError or JobError.
     """
     if spec.script:
         locate(scripts_dir, spec.script)
+    if spec.interpreter is not None:
+        _found(spec.interpreter, interpreter_dirs)
     if spec.workdir:
         path = Path(spec.workdir)
         if not path.exists():
@@ -96,7 +100,7 @@ def _found(interpreter: str, allowed: Sequence[Path]) -> str:
     found = shutil.which(interpreter, path=places)
     if found is None or not any(Path(found).is_relative_to(place) for place in allowed):
         raise ScriptError(
-            f"the interpreter {interpreter!r} is not in the places that this worker allows "
+            f"the interpreter {interpreter!r} is not in the places that this machine allows "
             f"({places}); install it there, or set HERMES_CELERY_INTERPRETERS"
         )
     return found

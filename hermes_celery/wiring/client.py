@@ -54,7 +54,11 @@ def _client(settings: Settings, database: Database, *, app: Celery | None) -> Cl
         clock=ServerClock(database.now_ms),
         checks=JobChecks(
             default_timezone=default_zone(settings, app),
-            files=lambda spec: check_local_files(spec, scripts_dir=settings.scripts_dir),
+            files=lambda spec: check_local_files(
+                spec,
+                scripts_dir=settings.scripts_dir,
+                interpreter_dirs=settings.interpreter_dirs,
+            ),
             delivery=lambda spec: _check_delivery(settings, spec),
         ),
         messages=RunMessages(

@@ -27,6 +27,7 @@ from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING, Field
 from hermes_celery.core.job import JobFields, JobRequest, JobSpec, JobState
 from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.core.policy import Overlap, Policy
+from hermes_celery.core.work import HttpCall, WorkKind
 from hermes_celery.errors import JobError
 from hermes_celery.interop.cron_attributes import DECLARED, REFUSED
 from hermes_celery.scheduling.declared_jobs import DeclaredJobs, synchronise
@@ -270,13 +271,42 @@ def test_what_a_field_cannot_be_is_refused_and_changes_nothing(
 
 def test_what_means_nothing_any_more_goes_with_what_gave_it_a_meaning() -> None:
     policy = Policy(overlap=Overlap.ALLOW, max_active=5)
-    old = a_spec(script="a.rb", interpreter="ruby", group="g", group_limit=2, policy=policy)
+    old = a_spec(
+        script="a.rb", interpreter="ruby", no_agent=True, group="g", group_limit=2, policy=policy
+    )
     for change in ({"group": None}, {"script": None}, {"overlap": Overlap.SKIP}):
-        new = redefine(old, change, now=NOON, default_timezone="UTC")
+        new = redefine(old, {**change, "prompt": "x"}, now=NOON, default_timezone="UTC")
         (name,) = change
-        (follower,) = [field for field in FIELDS if field.goes_with == name]
-        assert (follower.of(old), follower.of(new)) != (None, None)
-        assert follower.of(new) is None
+        followers = [field for field in FIELDS if field.goes_with == name]
+        assert followers
+        for follower in followers:
+            assert follower.of(old) != follower.empty
+            assert follower.of(new) == follower.empty
+
+
+def test_a_script_that_becomes_a_request_is_no_agents_work_any_more() -> None:
+    old = a_spec(prompt=None, script="a.sh", no_agent=True)
+    change = {"script": None, "http": HttpCall(url="https://example.org/")}
+    assert redefine(old, change, now=NOON, default_timezone="UTC").kind is WorkKind.HTTP
+
+
+@pytest.mark.usefixtures("_environment")
+@pytest.mark.parametrize("program", ["/usr/bin/nope", "nope", "/tmp/x"])
+def test_an_interpreter_that_is_not_there_is_refused_as_a_script_is(
+    tmp_path: Path, program: str
+) -> None:
+    scripts = tmp_path / "scripts"
+    scripts.mkdir(parents=True, exist_ok=True)
+    (scripts / "a.sh").write_text("echo\n")
+    added = typed("add", "every 1h", "--script", "a.sh", "--no-agent", "--json")
+    job = json.loads(added.stdout)["id"]
+    refused = typed("edit", job, "--interpreter", program)
+    assert refused.exit_code == 1
+    assert f"the interpreter {program!r} is not in the places that this machine allows" in (
+        refused.output
+    )
+    assert typed("edit", job, "--interpreter", program, "--elsewhere").exit_code == 0
+    assert typed("edit", job, "--interpreter", "sh").exit_code == 0
 
 
 def test_policy_fields_change_one_by_one_and_an_unknown_one_is_refused() -> None:
