@@ -23,6 +23,7 @@ from hermes_celery.cli.screen import (
 )
 from hermes_celery.cli.terminal import print_labelled, print_note, print_tables
 from hermes_celery.client import Client
+from hermes_celery.core.idle_fields import idle_notes
 from hermes_celery.core.job import Job, JobState, UnreadableJob, name_key, stored_word_of, word_of
 from hermes_celery.core.job_checks import request_of
 from hermes_celery.core.replanning import why_over
@@ -61,6 +62,7 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
     request = request_of(take_fields(typed))
     job = open_cron().add(request, paused=paused, check_files=not elsewhere)
     _warn_of_call(job)
+    _warn_of_idle(job)
     if as_json:
         print_json(job.as_json())
         return
@@ -78,7 +80,10 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
 )
 @json_option
 def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed: Any) -> None:
-    """Change JOB: only what is given changes; '' clears a field, as in --group ''."""
+    """Change JOB: only what is given changes; '' clears a field, as in --group ''.
+
+    What belongs to --http or --task is given together with it, and replaces it whole.
+    """
     changes = take_fields(typed)
     if not changes:
         raise click.UsageError("nothing to change; give at least one option")
@@ -86,6 +91,7 @@ def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed
     changed = cron.edit(job, changes, expected_revision=revision, check_files=not elsewhere)
     if "task" in changes:
         _warn_of_call(changed)
+    _warn_of_idle(changed)
     if as_json:
         print_json(changed.as_json())
         return
@@ -277,6 +283,12 @@ def _warn_of_call(job: Job) -> None:
     )
     if why:
         print_note(f"Note: job {job.name!r} may not work: {why}")
+
+
+def _warn_of_idle(job: Job) -> None:
+    """What is set and does nothing is often meant for something else."""
+    for note in idle_notes(job.spec):
+        click.echo(f"Note: {note}", err=True)
 
 
 def _warn_of_tokens(job: Job) -> None:

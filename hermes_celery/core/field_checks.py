@@ -9,7 +9,7 @@ or a host may be called is decided where it runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -28,6 +28,8 @@ MAX_PROMPT = 100_000
 MAX_PRIORITY = 255
 _GATEWAY_COMMAND = re.compile(r"\bhermes\s+gateway\s+(restart|stop|kill)\b", re.IGNORECASE)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+#: What whoever sends a request says of its body.
+_FRAMING = ("content-length", "transfer-encoding")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _WORD = re.compile(r"[\w.:@\-]{1,100}")
 _SHARED_NAME = "1 to 100 letters, digits, or any of . : @ _ -"
@@ -140,6 +142,14 @@ def checked_workdir(workdir: str | None) -> str | None:
     return text
 
 
+def checked_reasoning(text: str | None) -> str | None:
+    """A word for the agent's effort; which ones there are is the agent's to say."""
+    word = stripped(text)
+    if word and not _WORD.fullmatch(word):
+        raise JobError(f"reasoning {word[:100]!r} must be {_SHARED_NAME}")
+    return word
+
+
 def checked_base_url(url: str | None) -> str | None:
     """A base URL without the slash at its end; what it may be else is the agent's to say."""
     text = (stripped(url) or "").rstrip("/")
@@ -168,12 +178,27 @@ def checked_http(call: HttpCall | None) -> HttpCall | None:
         ) from None
     if parts.username or parts.password:
         raise JobError("a URL with a user or password in it would be shown; use a header instead")
+    _check_header_names(call.headers)
     for name, value in call.headers.items():
         if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
             raise JobError(f"the header {name!r} is not a name and a value in one line")
-    if any(not 100 <= status <= 599 for status in call.expect):
-        raise JobError(f"expected statuses {list(call.expect)} must lie within 100 to 599")
+    if any(not 200 <= status <= 599 for status in call.expect):
+        raise JobError(
+            f"expected statuses {list(call.expect)} must lie within 200 to 599; no answer has "
+            "another in the end"
+        )
     return msgspec.structs.replace(call, method=method, url=call.url.strip())
+
+
+def _check_header_names(headers: Mapping[str, str]) -> None:
+    """Refuse what cannot be sent as it is written. Raises JobError."""
+    seen: dict[str, str] = {}
+    for name in headers:
+        before = seen.setdefault(name.lower(), name)
+        if before != name:
+            raise JobError(f"the headers {before!r} and {name!r} are one and the same; give one")
+        if name.lower() in _FRAMING:
+            raise JobError(f"the header {name!r} follows from the body; leave it out")
 
 
 # --- names and words

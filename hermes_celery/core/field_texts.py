@@ -67,11 +67,14 @@ def repeat(text: str) -> int | None:
     if word == "once":
         return 1
     try:
-        return int(word)
+        times = int(word)
     except ValueError:
         raise JobError(
             f"Invalid repeat {text!r}: give a whole number, 'once' or 'forever'"
         ) from None
+    if times < 0:
+        raise JobError(f"Invalid repeat {text!r}: give a number from 1 on, 'once' or 'forever'")
+    return times
 
 
 def origin(text: str) -> Origin:
@@ -125,7 +128,7 @@ def task(name: str | None, parts: Mapping[str, Any]) -> TaskCall | None:
 
 
 def _refuse(given: Mapping[str, Any], option: str) -> None:
-    if any(given.values()):
+    if any(value not in (None, ()) for value in given.values()):
         raise ValueError(f"that needs {option}, given whole; an edit replaces it whole, too")
 
 

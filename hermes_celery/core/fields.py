@@ -85,6 +85,9 @@ class Field:
     goes_with: str = ""
     goes_with_value: Any = None
 
+    #: An agent alone reads it.
+    is_for_agents: bool = False
+
     # --- stored
     stored: str = ""
     #: What is stored of a value. None: `job_checks` says so together with the schedule.
@@ -287,6 +290,7 @@ _WORK: Final = (
         option=("--prompt",),
         help="A new prompt.",
         check=checks.checked_prompt,
+        is_for_agents=True,
         row="prompt",
         hermes=("prompt",),
     ),
@@ -334,6 +338,7 @@ _WORK: Final = (
         is_many=True,
         empty=(),
         check=checks.clean,
+        is_for_agents=True,
         row="skills",
         show=_comma_list,
         hermes=("skills", "skill"),
@@ -346,6 +351,7 @@ _WORK: Final = (
         is_many=True,
         given=lambda ids: ids or None,
         check=checks.clean,
+        is_for_agents=True,
         row="context from",
         show=_comma_list,
         hermes=("context_from",),
@@ -355,6 +361,7 @@ _WORK: Final = (
         option=("--model",),
         help="The agent's model.",
         check=checks.stripped,
+        is_for_agents=True,
         row="model",
         hermes=("model",),
     ),
@@ -363,6 +370,7 @@ _WORK: Final = (
         option=("--provider",),
         help="The model's provider.",
         check=checks.stripped,
+        is_for_agents=True,
         row="provider",
         hermes=("provider",),
     ),
@@ -372,6 +380,7 @@ _WORK: Final = (
         metavar="URL",
         help="Where the provider answers.",
         check=checks.checked_base_url,
+        is_for_agents=True,
         row="base url",
         hide=without_passwords_in,
         hermes=("base_url",),
@@ -380,7 +389,8 @@ _WORK: Final = (
         name="reasoning",
         option=("--reasoning",),
         help="The agent's reasoning effort.",
-        check=checks.stripped,
+        check=checks.checked_reasoning,
+        is_for_agents=True,
         row="reasoning",
     ),
     Field(
@@ -389,6 +399,7 @@ _WORK: Final = (
         help="The only ones it may use.",
         is_many=True,
         check=checks.clean_or_none,
+        is_for_agents=True,
         row="toolsets",
         show=_comma_list,
         hermes=("enabled_toolsets",),
@@ -520,6 +531,7 @@ _RUNS: Final = (
         read=texts.whole,
         least=1,
         most=_LARGEST,
+        is_for_agents=True,
         row="limits",
         show=_as("{:,} tokens a day"),
     ),
@@ -531,6 +543,7 @@ _RUNS: Final = (
         read=texts.number,
         least=1e-6,
         most=_LARGEST,
+        is_for_agents=True,
         row="limits",
         show=_as("{:g} USD a day"),
     ),
@@ -588,7 +601,15 @@ _DELIVERY: Final = (
 
 _POLICY: Final = (
     _policy("catch_up", "--catch-up", help="Which missed occurrences run.", **_words(CatchUp)),
-    _policy("catch_up_limit", "--catch-up-limit", least=1, most=1000, help="With --catch-up all."),
+    _policy(
+        "catch_up_limit",
+        "--catch-up-limit",
+        least=1,
+        most=1000,
+        help="With --catch-up all.",
+        goes_with="catch_up",
+        goes_with_value=CatchUp.ALL,
+    ),
     _policy("grace_seconds", "--grace", most=_MONTH, help="How late is still on time."),
     _policy(
         "expires_seconds",

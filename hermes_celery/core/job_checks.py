@@ -29,6 +29,7 @@ from hermes_celery.schedule import Bounds, Schedule, ScheduleKind, parse
 #: How far in the past a one-shot may lie and still be taken (Hermes' ONESHOT_GRACE_SECONDS).
 ONE_SHOT_GRACE_MS = 120_000
 _DEFAULT_NAME_LENGTH = 50
+_MAX_REPEAT = 1_000_000_000
 #: What a changed definition keeps of the old one.
 _KEPT = ("created_ms", "managed_by", "declared_in")
 
@@ -267,5 +268,9 @@ def _why_no_more(schedule: Schedule, *, now: datetime) -> str:
 def repeat_times(repeat: int | None, schedule: Schedule) -> int | None:
     """How often a job runs: None is for ever; zero and less mean for ever, a one-shot runs once."""
     if repeat is not None and repeat > 0:
+        if repeat > _MAX_REPEAT:
+            raise JobError(
+                f"repeat is {repeat}; more than {_MAX_REPEAT:,} times is for ever: leave it out"
+            )
         return repeat
     return 1 if schedule.kind is ScheduleKind.ONCE else None

@@ -74,6 +74,8 @@ def check_delivery(settings: Settings, spec: JobSpec) -> None:
     Raises JobError, or SettingsError when targets.toml cannot be read.
     """
     for deliver in (spec.deliver, spec.failure_deliver):
+        if deliver and not parts_of(deliver):
+            raise JobError(f"deliver {deliver!r} names no target; give one, or local")
         if deliver and deliver not in ("local", "origin"):
             make_book(settings).check(deliver)
     if spec.template:

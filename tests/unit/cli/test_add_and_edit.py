@@ -87,6 +87,17 @@ def test_limits_are_shown_and_changed() -> None:
         (("prompt", "--group-limit", "2"), 1, "go together"),
         (("prompt", "--timeout", "0"), 1, "timeout_seconds is 0; it must be 0.1 to 86400"),
         (("prompt", "--interpreter", "ruby"), 1, "is for scripts"),
+        (("prompt", "--reasoning", "x" * 101), 1, "must be 1 to 100 letters"),
+        (("prompt", "--deliver", ","), 1, "deliver ',' names no target"),
+        (("prompt", "--repeat", "-1"), 1, "give a number from 1 on, 'once' or 'forever'"),
+        (("prompt", "--repeat", "9" * 20), 1, "more than 1,000,000,000 times is for ever"),
+        (("--http", "GET", "http://h/", "--expect", "101"), 1, "must lie within 200 to 599"),
+        (("--http", "GET", "http://h/", "--header", "Content-Length: 9"), 1, "leave it out"),
+        (
+            ("--http", "GET", "http://h/", "--header", "A: 1", "--header", "a: 2"),
+            1,
+            "the headers 'A' and 'a' are one and the same",
+        ),
         (("prompt", "--queue", "a b"), 1, "queue 'a b' must be"),
         (("rm -rf /",), 1, "destructive_root_rm"),
         (("zero\u200bwidth",), 1, "invisible unicode U+200B"),
@@ -98,6 +109,39 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     result = typed("add", "every 1h", *arguments)
     assert (result.exit_code, why in result.output) == (code, True), result.output
     assert json.loads(typed("list", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        (("--model", "big", "--skill", "s"), "skills, model have no effect: no agent runs in"),
+        (("--toolset", "web"), "enabled_toolsets has no effect: no agent runs in this job"),
+        (("--token-budget", "5"), "token_budget has no effect: no agent runs in this job"),
+        (("--catch-up-limit", "5"), "catch_up_limit has no effect without catch_up all"),
+    ],
+)
+def test_what_has_no_effect_is_said_when_it_is_set(arguments: tuple[str, ...], note: str) -> None:
+    script = ("every 1h", "--script", "x.sh", "--no-agent", "--elsewhere")
+    result = typed("add", *script, *arguments)
+    assert result.exit_code == 0
+    assert f"Note: {note}" in result.stderr
+    plain = typed("add", *script, "--json")
+    assert plain.stderr == ""
+    edited = typed("edit", json.loads(plain.stdout)["id"], *arguments, "--elsewhere")
+    assert f"Note: {note}" in edited.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "whole"),
+    [("--expect", "--http"), ("--body", "--http"), ("--args", "--task"), ("--kwargs", "--task")],
+)
+def test_a_part_that_is_cleared_alone_is_refused_with_what_it_belongs_to(
+    option: str, whole: str
+) -> None:
+    job = added("prompt")
+    result = typed("edit", job["id"], option, "")
+    assert result.exit_code == 2
+    assert f"that needs {whole}, given whole; an edit replaces it whole, too" in result.output
 
 
 def test_a_prompt_is_scanned_again_when_it_changes() -> None:

@@ -1,0 +1,35 @@
+"""What of a job is set and has no effect: said where it is set, and refused nowhere.
+
+Hermes takes such jobs, so an import does too; and what has no effect harms nobody.
+"""
+
+from __future__ import annotations
+
+from hermes_celery.core.fields import BY_NAME, FIELDS, Field
+from hermes_celery.core.job import JobSpec
+from hermes_celery.core.work import WorkKind
+
+
+def idle_notes(spec: JobSpec) -> list[str]:
+    """A sentence for each reason why fields that are set have no effect."""
+    given = [field for field in FIELDS if field.is_set(field.of(spec))]
+    notes = []
+    idle = [field.name for field in given if field.is_for_agents]
+    if idle and spec.kind is not WorkKind.AGENT:
+        verb = "has" if len(idle) == 1 else "have"
+        notes.append(f"{', '.join(idle)} {verb} no effect: no agent runs in this job")
+    notes += [_without(field) for field in given if field.goes_with and not _is_backed(field, spec)]
+    return notes
+
+
+def _is_backed(field: Field, spec: JobSpec) -> bool:
+    other = BY_NAME[field.goes_with]
+    value = other.of(spec)
+    if field.goes_with_value is None:
+        return other.is_set(value)
+    return bool(value == field.goes_with_value)
+
+
+def _without(field: Field) -> str:
+    value = f" {field.goes_with_value}" if field.goes_with_value is not None else ""
+    return f"{field.name} has no effect without {field.goes_with}{value}"
