@@ -52,6 +52,8 @@ _log = logging.getLogger(__name__)
 _LOOK_EVERY_MS = 3_000
 #: A beat that is being replaced says goodbye, or is silent for ten seconds.
 _PATIENCE_MS = 15_000
+#: How often the leader looks whether all that it declared is there: one command for 1,000 jobs.
+_COUNT_EVERY_MS = 5_000
 _SHARING, _MORE = "sharing", "more"
 #: Refusals that are told one by one.
 _TOLD = 20
@@ -218,6 +220,9 @@ class ProjectDeclarer:
         self._default_timezone = default_timezone
         self._moving = moving
         self._kept: frozenset[str] | None = None
+        #: How many declared jobs had a record after the last write, and when they were counted.
+        self._present = 0
+        self._counted_ms = 0
         #: None: an earlier leader may have said something that is over.
         self._said: str | None = None
 
@@ -253,9 +258,20 @@ class ProjectDeclarer:
         others = self._sharing.others(now_ms)
         contested = self._contested(foreign(self._sharing.mine, others))
         kept = left | frozenset(additional(self._sharing.mine, others)) | frozenset(contested)
-        if may_write and kept != self._kept:
+        if may_write and (kept != self._kept or self._is_one_gone(now_ms)):
             self._write(now_ms, kept=kept, contested=contested)
             self._kept = kept
+            self._present, self._counted_ms = self._count(), now_ms
+
+    def _is_one_gone(self, now_ms: int) -> bool:
+        """Whether the record of a declared job vanished since all were written."""
+        if now_ms - self._counted_ms < _COUNT_EVERY_MS:
+            return False
+        before, self._present, self._counted_ms = self._present, self._count(), now_ms
+        return self._present < before
+
+    def _count(self) -> int:
+        return self._jobs.count_of(list(self._sharing.mine.jobs))
 
     def _contested(self, strangers: Mapping[str, Declaration]) -> dict[str, str]:
         """Jobs of ours, by id, that a beat of another project has declared before, and its name."""

@@ -59,7 +59,7 @@ def incidents(ctx: click.Context, as_json: bool) -> None:
                 shown(incident.first_at, zone=zone)[:_TO_THE_MINUTE],
                 shown(incident.last_at, zone=zone)[:_TO_THE_MINUTE],
                 "yes" if incident.acked_at else "-",
-                f"{UNREADABLE}: {incident.fault}" if incident.fault else incident.text,
+                f"{UNREADABLE}: {incident.fault}" if incident.fault else repeating(incident.text),
             )
             for incident in found
         ),

@@ -28,7 +28,8 @@ from hermes_celery.wiring.server import readable_database
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 1 when no beat leads, no worker is there, or nobody takes what waits.",
+    help="Exit with 1 when no beat leads, no worker is there, nobody takes what waits, or jobs are "
+    "lost.",
 )
 @json_option
 def status(check: bool, as_json: bool) -> None:
@@ -68,8 +69,8 @@ def _print_status(state: Status, *, url: str) -> None:
 
 
 def _print_troubles(state: Status) -> None:
-    if state.gone:
-        _say("gone", f"{state.gone}")
+    for text in state.gone.splitlines():
+        _say("gone", f"{text}")
     for text in state.refused:
         _say("refused", f"{text}")
     for text in state.broken:

@@ -113,6 +113,8 @@ class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
     #: What to write; nothing where only a person can decide.
     ops: tuple[MendWrite, ...] = ()
     is_mended: bool = False
+    #: Whether a job was there until its record vanished: nothing will run it again.
+    is_job_gone: bool = False
 
 
 class MendDeadlines(msgspec.Struct, frozen=True, kw_only=True):

@@ -138,22 +138,24 @@ def _gone_job(facts: JobFacts) -> list[Disagreement]:
     if not ops:
         return []
     where = ", ".join(one.role.value for one in ops)
-    return [
-        _about_job(
-            facts, DisagreementKind.GHOST, f"has entries ({where}) and no record; removed", *ops
-        )
-    ]
+    finding = _about_job(
+        facts, DisagreementKind.GHOST, f"has entries ({where}) and no record; removed", *ops
+    )
+    # A removal takes a job out of these in the same step as its record.
+    was_job = isinstance(facts.listed, str) or isinstance(facts.due, str)
+    return [msgspec.structs.replace(finding, is_job_gone=was_job)]
 
 
 def _broken_job(facts: JobFacts) -> Disagreement:
     entries = [one for finding in _gone_job(facts) for one in finding.ops]
-    return _about_job(
+    finding = _about_job(
         facts,
         DisagreementKind.BROKEN,
         f"is stored as a {facts.kind}, not a hash; moved to quarantine: add the job again",
         op(MendVerb.QUARANTINE, KeyRole.JOB),
         *entries,
     )
+    return msgspec.structs.replace(finding, is_job_gone=True)
 
 
 def _job_fields(facts: JobFacts, at: MendDeadlines) -> Iterator[Disagreement]:

@@ -7,16 +7,22 @@ is told becomes a notice: a delivery of no run.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hermes_celery.core.incidents import Incident, Trouble, is_worth_telling
+from hermes_celery.errors import RecordBroken
 from hermes_celery.events import event
 from hermes_celery.store import ToldIncident
 
 if TYPE_CHECKING:
     from hermes_celery.store import Deliveries, Incidents
 
+#: A command that a sentence tells somebody to type.
+_COMMAND = re.compile(r"(?:→ |, or |`)hermes-celery (?=[a-z])")
 _log = logging.getLogger(__name__)
 
 
@@ -30,18 +36,22 @@ class TroubleReporter:
         deliveries: Deliveries,
         alerts: str,
         send_now: Callable[[str], None] = lambda _: None,
+        command_options: Callable[[int], str] = lambda now_ms: "",
     ) -> None:
         """`alerts` is where troubles of no single job are told.
 
-        `send_now` delivers a notice from here, where no worker would.
+        `send_now` delivers a notice from here, where no worker would; `command_options` says which
+        options follow `hermes-celery` in what to type next.
         """
         self._incidents = incidents
         self._deliveries = deliveries
         self._alerts = alerts
         self._send_now = send_now
+        self._command_options = command_options
 
     def tell(self, trouble: Trouble, *, now_ms: int) -> bool:
         """Count a trouble, and have it told if that is due; whether it is told now."""
+        trouble = self._addressed(trouble, now_ms)
         noted = self._incidents.report(trouble, now_ms=now_ms)
         if not is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked):
             return False
@@ -59,6 +69,17 @@ class TroubleReporter:
         if is_new and trouble.from_here:
             self._send_now(notice)
         return is_new
+
+    def _addressed(self, trouble: Trouble, now_ms: int) -> Trouble:
+        """The same, its commands about this app and namespace wherever somebody types them."""
+        if not _COMMAND.search(trouble.text):
+            return trouble
+        try:
+            options = self._command_options(now_ms)
+        except RecordBroken:
+            return trouble
+        text = _COMMAND.sub(lambda found: found[0] + options, trouble.text)
+        return msgspec.structs.replace(trouble, text=text)
 
     def over(self, incidents: list[Incident], text: str, *, now_ms: int) -> None:
         """End incidents, and tell that to whoever hears alerts, if they were told."""

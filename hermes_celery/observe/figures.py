@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from hermes_celery.errors import RecordBroken
+from hermes_celery.observe.lost_jobs import lost_jobs
 from hermes_celery.store import (
     OUR_APP,
     Database,
@@ -62,7 +63,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     broken: list[str] = []
     #: Declared jobs that were refused, each with the reason.
     refused: list[str] = []
-    #: That jobs are gone which a beat of this machine saw last; "" when none are.
+    #: What jobs the server lost and nobody acknowledged, a line for each loss; "" for none.
     gone: str = ""
 
 
@@ -105,7 +106,8 @@ def read_status(
     switch = DueIndex(database).switch()
     look.note(switch.fault)
     who = look.at(lambda: crew(database, now_ms=now_ms), Crew(names=[], signs={}))
-    gone = look.at(witness.missing_still, None) if witness is not None else None
+    no_loss: list[str] = []
+    gone = look.at(lambda: lost_jobs(database, witness), no_loss)
     return Status(
         server=database.version,
         now_ms=now_ms,
@@ -126,5 +128,5 @@ def read_status(
         broken=look.broken,
         app=app or look.at(lambda: worker_app(database, now_ms=now_ms), ""),
         refused=[one.text for one in Declarations(database).refusals() if one.is_refused],
-        gone="" if gone is None else gone.text,
+        gone="\n".join(gone),
     )

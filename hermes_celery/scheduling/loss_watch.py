@@ -1,8 +1,9 @@
-"""Jobs that are gone since the server lost its memory: told by the leader until they are back.
+"""What the server lost with its memory: told by the leader until somebody acknowledges it.
 
 A server without persistence comes back empty, or somebody emptied it. The note on this machine's
-disk (`loss_note.py`) knows what was there. That is an incident until as many jobs are there again,
-or until somebody acknowledges it: then what is there now is what is remembered.
+disk (`loss_note.py`) knows what was there. That is an incident until somebody acknowledges it,
+whatever is declared anew meanwhile: then what is there now is what is remembered. Single jobs whose
+record vanished are incidents of the same kind, which the sweep tells; they end here too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _EVERY_SECONDS = 10.0
+_MINE = incident_id(TroubleKind.GONE, LOSS)
 
 
 class LossWatch:
@@ -39,17 +41,14 @@ class LossWatch:
 
     def begin(self, now_ms: int) -> None:
         """Look for a loss, as a new leader. Raises StoreError."""
+        self._witness.keep_mark()
         seen = self._witness.missing()
         if seen is not None:
             event(_log, "jobs.gone", level=logging.ERROR, jobs=seen.jobs,
                   seen_at=iso(from_ms(seen.at_ms)),
                   why="the server lost its memory: turn its append-only file on, or restore a copy",
                   )  # fmt: skip
-        still = self._witness.missing_still()
-        if still is not None:
-            self._reporter.tell(
-                Trouble(kind=TroubleKind.GONE, subject=LOSS, text=still.text), now_ms=now_ms
-            )
+        self._tell(now_ms)
         self._witness.keep()
 
     def step(self, now_ms: int) -> None:
@@ -59,12 +58,22 @@ class LossWatch:
         """
         if not self._seldom.may_say(self._clock.monotonic()):
             return
-        mine = incident_id(TroubleKind.GONE, LOSS)
-        told = [one for one in self._incidents.of_job("") if one.id == mine]
-        if any(one.acked_at for one in told):
-            self._witness.write()
+        self._witness.keep_mark()
+        acked = [
+            one for one in self._incidents.of_job("")
+            if one.kind is TroubleKind.GONE and one.acked_at
+        ]  # fmt: skip
+        if any(one.id == _MINE for one in acked):
+            self._witness.give_up(now_ms)
+        self._tell(now_ms)
         self._witness.keep()
-        if told and self._witness.missing_still() is None:
-            self._reporter.over(
-                told, "the jobs that were gone are back, or given up", now_ms=now_ms
+        for one in acked:
+            text = f"{one.id}: the jobs that were gone are given up, or were added again"
+            self._reporter.over([one], text, now_ms=now_ms)
+
+    def _tell(self, now_ms: int) -> None:
+        still = self._witness.missing_still()
+        if still is not None:
+            self._reporter.tell(
+                Trouble(kind=TroubleKind.GONE, subject=LOSS, text=still.told), now_ms=now_ms
             )

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hermes_celery.core.incidents import Trouble, TroubleKind
-from hermes_celery.core.reconciling import Disagreement, DisagreementKind
+from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
+from hermes_celery.core.readable import readable
+from hermes_celery.core.reconciling import Disagreement, DisagreementKind, KeyRole
 from hermes_celery.errors import HermesCeleryError, StoreError, StoreUnavailable
 from hermes_celery.events import event
 from hermes_celery.instant import to_ms
@@ -173,7 +174,10 @@ class Sweep:
         incidents: Incidents,
         reporter: ReportsTroubles,
         notes: SweepNotes,
+        declared_name: Callable[[str, int], str] = lambda job_id, now_ms: "",
     ) -> None:
+        """`declared_name` says under which name a living beat declares a job; "": none does."""
+        self._declared_name = declared_name
         self._examiner = examiner
         self._jobs = jobs
         self._incidents = incidents
@@ -240,6 +244,14 @@ class Sweep:
             ],
             now_ms,
         )
+
+    def gone(self, job_id: str, *, now_ms: int) -> None:
+        """Tell of a job that a tick met without its record, unless it was removed meanwhile.
+
+        Raises StoreUnavailable.
+        """
+        repairs = self._examiner.repairs
+        self._tell(self._guarded(lambda: repairs.job(job_id, now_ms=now_ms, token=None)), now_ms)
 
     def broken(self, job_id: str, key: str, *, now_ms: int) -> list[Disagreement]:
         """Mend what a script found broken: a key, and with it the job ("" for none).
@@ -346,6 +358,17 @@ class Sweep:
         if len(self._known) > _KNOWN:
             self._known.clear()
         self._known |= {(one.subject, one.text) for one in new if not one.is_mended}
+        gone = [one for one in new if one.is_job_gone and one.is_mended and one.job_id]
+        for finding in gone:
+            self._told += 1
+            if self._told <= _TOLD:
+                self._tell_of_gone(
+                    finding.job_id, finding.text, now_ms, removed=_removed_name(finding)
+                )
+            else:
+                self._gone_too(len(gone), now_ms)
+                break
+        new = [one for one in new if one not in gone]
         ghosts = [one for one in new if one.trouble is DisagreementKind.GHOST]
         if ghosts:
             text = f"{len(ghosts)} entries that nothing stood behind were removed"
@@ -359,6 +382,45 @@ class Sweep:
                 return
             self._incident(finding.subject, finding.text, finding.job_id, now_ms,
                            kind=_kind(finding))  # fmt: skip
+
+    def _tell_of_gone(self, job_id: str, text: str, now_ms: int, *, removed: str = "") -> None:
+        """Tell of a job whose record vanished; one that is declared comes back by itself."""
+        with _logged():
+            name = self._declared_name(job_id, now_ms)
+            if name:
+                text = (
+                    f"Cron '{name}': {text}; it is declared, so the beat declares it anew, but a "
+                    f"pause and its counts are lost → hermes-celery show {job_id}"
+                )
+                trouble = Trouble(
+                    kind=TroubleKind.BROKEN, subject=f"job:{job_id}", text=text, job_name=name
+                )
+            else:
+                trouble = self._for_good(job_id, text, removed=removed)
+            self._reporter.tell(trouble, now_ms=now_ms)
+
+    def _for_good(self, job_id: str, text: str, *, removed: str) -> Trouble:
+        name = self._jobs.name_left_by(job_id) or removed
+        mine = incident_id(TroubleKind.GONE, job_id)
+        text = (
+            f"Cron '{name or job_id}' is gone: {text}, and whoever deleted that was not "
+            "hermes-celery; it does not run any more: add it again; "
+            f"`hermes-celery incidents ack {mine}` gives it up"
+        )
+        return Trouble(kind=TroubleKind.GONE, subject=job_id, text=text, job_name=name)
+
+    def _gone_too(self, count: int, now_ms: int) -> None:
+        mine = incident_id(TroubleKind.GONE, "more")
+        text = (
+            f"the records of many jobs are gone, {count} at one look; the beat's log names them "
+            "(repair.mended); those that are not declared do not run any more: restore a copy of "
+            f"the server's data or add them again; `hermes-celery incidents ack {mine}` gives "
+            "them up"
+        )
+        with _logged():
+            self._reporter.tell(
+                Trouble(kind=TroubleKind.GONE, subject="more", text=text), now_ms=now_ms
+            )
 
     def _incident(
         self,
@@ -389,6 +451,12 @@ class Sweep:
         with _logged():
             return self._jobs.specs([job_id]).get(job_id)
         return None
+
+
+def _removed_name(finding: Disagreement) -> str:
+    """The name by which the job was found until its entry was removed just now; "" if none was."""
+    entries = [one.args[0] for one in finding.ops if one.role is KeyRole.NAMES]
+    return readable(entries[0].rpartition("\0")[0]) if entries else ""
 
 
 def _advised(text: str) -> str:

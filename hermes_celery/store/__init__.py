@@ -64,7 +64,13 @@ from hermes_celery.store.shared_keys import SharedKeys
 from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
 from hermes_celery.store.waiting_runs import UndeliveredRun
 from hermes_celery.store.waker import Waker
-from hermes_celery.store.worker_app import OUR_APP, beat_command, worker_app, worker_command
+from hermes_celery.store.worker_app import (
+    OUR_APP,
+    beat_command,
+    command_options,
+    worker_app,
+    worker_command,
+)
 
 __all__ = [
     "CANNOT_SAVE",
@@ -130,6 +136,7 @@ __all__ = [
     "Written",
     "beat_command",
     "check_run_id",
+    "command_options",
     "connect",
     "namespaces_beside",
     "refuse_missing",

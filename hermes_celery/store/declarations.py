@@ -50,6 +50,11 @@ class Declarations:
                 continue
         return found
 
+    def name_of(self, job_id: str, now_ms: int) -> str:
+        """The name under which a living beat declares a job; "" where none does."""
+        living = self.living(now_ms=now_ms).values()
+        return next((one.jobs[job_id] for one in living if job_id in one.jobs), "")
+
     def note_refusals(self, refusals: Sequence[RefusedJob]) -> list[RefusedJob]:
         """Write what is refused now, in place of what was; returns what is refused no more."""
         was = {one.name: one for one in self.refusals()}

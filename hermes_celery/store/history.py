@@ -76,7 +76,10 @@ class History:
         return Trimmed(runs=old + grown.runs, has_more=old == _STEP or grown.has_more)
 
     def remove_completed(self, jobs: Jobs, now_ms: int) -> int:
-        """Remove jobs that were completed long ago; returns how many."""
+        """Remove jobs that were completed long ago; returns how many.
+
+        A job stays as long as a configuration manages it: it would be declared anew, and run.
+        """
         before = now_ms - self._retention.completed_job_days * _DAY_MS
         ids = self._database.call(
             "ZRANGEBYSCORE", self._keys.completed, "-inf", before, "LIMIT", 0, _STEP
@@ -85,7 +88,7 @@ class History:
         for job_id in ids:
             try:
                 job = jobs.get(job_id)
-                if job.state is JobState.COMPLETED:
+                if job.state is JobState.COMPLETED and job.spec.managed_by is None:
                     jobs.remove(job)
                     removed += 1
             except Conflict:

@@ -19,6 +19,7 @@ from hermes_celery.core.job import (
     is_job_id,
     name_key,
 )
+from hermes_celery.core.readable import readable
 from hermes_celery.errors import (
     AmbiguousJobReference,
     Conflict,
@@ -60,6 +61,10 @@ _RESHARDINGS = 3
 _ANY = "*"
 _Fields = dict[str, str | int | bytes]
 #: A job is read at every one of its runs; what is larger belongs into a file.
+#: Records that are counted, and names that are looked at, in one command: some 0.2 ms.
+_COUNTED = 1000
+#: Names that are looked at for the name of a job whose record is gone.
+_MOST_NAMES = 100_000
 _MAX_SPEC_BYTES = 256 * 1024
 _Row = dict[str, str] | RecordBroken
 
@@ -106,6 +111,37 @@ class Jobs:
         for start in range(0, len(writes), WRITES):
             written += self._write_page(writes[start : start + WRITES])
         return written
+
+    def count_of(self, ids: Sequence[str]) -> int:
+        """How many of some jobs have a record. Raises StoreError."""
+        keys = [self._keys.job(job_id) for job_id in ids]
+        return sum(
+            int(self._database.call("EXISTS", *keys[start : start + _COUNTED]))
+            for start in range(0, len(keys), _COUNTED)
+        )
+
+    def name_left_by(self, job_id: str) -> str:
+        """The name of a job whose record is gone, of its latest run or in the index of names.
+
+        The index has names in small letters. "" where neither knows it. Raises StoreError.
+        """
+        last, first = f"[{job_id}.", f"[{job_id}-"
+        runs = self._database.call(
+            "ZREVRANGEBYLEX", self._keys.job_runs, last, first, "LIMIT", 0, 1
+        )
+        name = self._database.call("HGET", self._keys.run(runs[0]), "job_name") if runs else None
+        return readable(str(name)) if name else self._name_in_index(job_id)
+
+    def _name_in_index(self, job_id: str) -> str:
+        for start in range(0, _MOST_NAMES, _COUNTED):
+            entries = self._database.call("ZRANGE", self._keys.names, start, start + _COUNTED - 1)
+            for entry in entries:
+                name, _, owner = str(entry).rpartition("\0")
+                if owner == job_id:
+                    return readable(name)
+            if len(entries) < _COUNTED:
+                break
+        return ""
 
     def remove(self, job: Job) -> None:
         """Remove a job; its runs stay as history. Raises Conflict if it changed meanwhile."""

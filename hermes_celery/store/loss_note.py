@@ -9,6 +9,7 @@ note of its own, by the address that it is reached at.
 from __future__ import annotations
 
 import os
+import secrets
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import msgspec
 
 from hermes_celery.core.incidents import TroubleKind, incident_id
 from hermes_celery.instant import from_ms, iso
-from hermes_celery.store import Database
+from hermes_celery.store import Database, SweepNotes
 
 #: What the incident of a loss is about.
 LOSS = "jobs"
@@ -37,11 +38,17 @@ class LastSeenJobs(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """That they are gone, and what to do."""
         return (
-            f"{self.jobs} jobs that were here at {iso(from_ms(self.at_ms))} are gone: the server "
-            "lost its memory; turn its append-only file on, then restore a copy of its data or add "
-            "the jobs again; `hermes-celery incidents ack "
-            f"{incident_id(TroubleKind.GONE, LOSS)}` gives them up"
+            f"the server lost its memory, with {self.jobs} jobs that were here at "
+            f"{iso(from_ms(self.at_ms))} and all history; declared jobs come back, without their "
+            "pauses and runs; turn the server's append-only file on, then restore a copy of its "
+            "data or add the other jobs again"
         )
+
+    @property
+    def told(self) -> str:
+        """The same as an incident, which stays until somebody acknowledges it."""
+        mine = incident_id(TroubleKind.GONE, LOSS)
+        return f"{self.text}; `hermes-celery incidents ack {mine}` says that you know"
 
 
 class LossNote:
@@ -57,19 +64,41 @@ class LossNote:
         self._old_path = state_dir / f"seen-{namespace}.json"
 
     def missing(self) -> LastSeenJobs | None:
-        """What was there before and is gone; None when all is well."""
+        """What was there before the server lost its memory; None when all is well.
+
+        Jobs that are there again are no sign that all is: what is declared comes back without its
+        pauses and history. A mark that is gone alone is no loss: see `keep_mark`.
+        """
         before = self._noted()
-        return before if before.mark and before.jobs and self._mark() != before.mark else None
+        if not before.mark or not before.jobs:
+            return None
+        mark = self._mark()
+        if mark == before.mark or (not mark and self._count()):
+            return None
+        return before if before.at_ms > SweepNotes(self._database).given_up_ms() else None
 
     def missing_still(self) -> LastSeenJobs | None:
-        """What is `missing`, unless as many jobs are there again.
+        """What is `missing`, until somebody acknowledges that.
 
         A note of an older version may be of another server: that is told once, then forgotten.
         """
         before = self.missing()
-        if before is None or not before.server or self._count() >= before.jobs:
-            return None
-        return before
+        return before if before is not None and before.server else None
+
+    def keep_mark(self) -> None:
+        """Write the mark again where it alone was lost. Raises StoreError."""
+        keys = self._database.keys
+        mark = self._noted().mark or secrets.token_hex(8)
+        self._database.run(
+            "keep_mark",
+            keys={"mark": keys.mark, "jobs": keys.jobs, "sweep": keys.sweep},
+            args={"new_mark": mark},
+        )
+
+    def give_up(self, now_ms: int) -> None:
+        """Somebody acknowledged the loss: notes of before it, on any machine, tell of none."""
+        SweepNotes(self._database).give_up(now_ms)
+        self.write()
 
     def keep(self) -> None:
         """Remember what is there now, unless something is missing still."""
@@ -97,7 +126,8 @@ class LossNote:
             return
 
     def _mark(self) -> str:
-        return str(self._database.call("GET", self._database.keys.mark) or "")
+        copy = SweepNotes(self._database).mark()
+        return copy or str(self._database.call("GET", self._database.keys.mark) or "")
 
     def _count(self) -> int:
         return int(self._database.call("ZCARD", self._database.keys.jobs))

@@ -27,6 +27,10 @@ class SweepNote(msgspec.Struct):
     stopped: int = 0
 
 
+#: The field with the instant at which somebody acknowledged a loss last, Unix ms.
+_GIVEN_UP = "given_up_ms"
+#: The field with a copy of the mark of the namespace; see `keep_mark.lua`.
+_MARK = "mark"
 #: The field that holds the mark which all records were read for.
 _REFILLED = "refilled"
 
@@ -52,6 +56,18 @@ class SweepNotes:
         names = SweepNote.__struct_fields__
         values = self._database.call("HMGET", self._key, *names)
         return SweepNote(**{name: whole(v) or 0 for name, v in zip(names, values, strict=True)})
+
+    def mark(self) -> str:
+        """The copy of the namespace's mark; "" where there is none. Raises StoreError."""
+        return str(self._database.call("HGET", self._key, _MARK) or "")
+
+    def give_up(self, now_ms: int) -> None:
+        """Somebody acknowledged that the server lost what it held before. Raises StoreError."""
+        self._database.call("HSET", self._key, _GIVEN_UP, now_ms)
+
+    def given_up_ms(self) -> int:
+        """When that was last, Unix ms; 0: never. Raises StoreError."""
+        return whole(self._database.call("HGET", self._key, _GIVEN_UP)) or 0
 
     def refill_asked(self) -> str:
         """The mark that the last move of an index left; "" for none. Raises StoreError."""

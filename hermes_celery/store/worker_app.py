@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hermes_celery.settings import DEFAULT_NAMESPACE
 from hermes_celery.store.database import Database
 from hermes_celery.store.declarations import Declarations
 
@@ -20,6 +21,17 @@ def worker_app(database: Database, *, now_ms: int) -> str:
     keys = database.keys
     is_a_projects = modules or database.call("EXISTS", keys.managed(f"project:{keys.namespace}"))
     return "" if is_a_projects else OUR_APP
+
+
+def command_options(database: Database, *, now_ms: int) -> str:
+    """What follows `hermes-celery` in a command about this namespace: `-A shop `, or nothing.
+
+    Raises StoreError.
+    """
+    app, namespace = worker_app(database, now_ms=now_ms), database.keys.namespace
+    if app and app != OUR_APP:
+        return f"-A {app} "
+    return "" if namespace == DEFAULT_NAMESPACE else f"-N {namespace} "
 
 
 def worker_command(app: str, *, queue: str = "") -> str:

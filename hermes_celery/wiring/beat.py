@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from hermes_celery.celery_app.declarer import Declarer
     from hermes_celery.celery_app.messages import OccurrenceListener
     from hermes_celery.celery_app.types import Celery
+    from hermes_celery.scheduling.sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,12 +164,6 @@ def _hooks_of(
         if not place.app.conf.get("hermes_is_own_app"):
             log_orphans_soon(lambda: orphans_of_others(settings, app=place.app))
 
-    def on_fault(fault: BrokenJob) -> None:
-        if fault.key:
-            sweep.broken(fault.job_id, fault.key, now_ms=clock.now_ms())
-        else:
-            sweep.taken_off(fault.job_id, fault.error, now_ms=clock.now_ms())
-
     def on_lost(run_ids: Sequence[str]) -> None:
         loss_reporter.tell(
             [
@@ -182,10 +177,24 @@ def _hooks_of(
         on_lead=on_lead,
         on_pass=_with_migration(database, push_deliveries, keep_in_step),
         sweep=sweep.step,
-        on_fault=on_fault,
+        on_fault=_telling_of_faults(sweep, clock),
         on_lost=on_lost,
         on_stop=declaring.stop,
     )
+
+
+def _telling_of_faults(sweep: Sweep, clock: Clock) -> Callable[[BrokenJob], None]:
+    """What a leader does for a job that a tick could not plan or dispatch."""
+
+    def on_fault(fault: BrokenJob) -> None:
+        if fault.is_gone:
+            sweep.gone(fault.job_id, now_ms=clock.now_ms())
+        elif fault.key:
+            sweep.broken(fault.job_id, fault.key, now_ms=clock.now_ms())
+        else:
+            sweep.taken_off(fault.job_id, fault.error, now_ms=clock.now_ms())
+
+    return on_fault
 
 
 def split_due_index(database: Database, count: int) -> int:

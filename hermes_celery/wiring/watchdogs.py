@@ -21,6 +21,7 @@ from hermes_celery.scheduling.sweep import RecordExaminer, Sweep
 from hermes_celery.settings import Settings
 from hermes_celery.store import (
     Database,
+    Declarations,
     Deliveries,
     Incidents,
     Jobs,
@@ -30,6 +31,7 @@ from hermes_celery.store import (
     SharedKeys,
     Signs,
     SweepNotes,
+    command_options,
 )
 from hermes_celery.wiring.delivery import make_deliverer
 from hermes_celery.wiring.server import open_database
@@ -78,6 +80,7 @@ def make_sweep(settings: Settings) -> Sweep:
         incidents=Incidents(database),
         reporter=make_reporter(settings, database),
         notes=SweepNotes(database),
+        declared_name=Declarations(database).name_of,
     )
 
 
@@ -149,4 +152,5 @@ def make_reporter(settings: Settings, database: Database) -> TroubleReporter:
         deliveries=Deliveries(database),
         alerts=settings.alerts,
         send_now=send_now,
+        command_options=lambda now_ms: command_options(database, now_ms=now_ms),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_celery.store import Jobs
+from hermes_celery.store import Incidents, Jobs
 from tests.projects.bed import Bed
 from tests.support import eventually
 
@@ -36,3 +36,26 @@ def test_an_emptied_server_is_noticed_by_a_lone_beat_in_its_first_term(tmp_path:
         assert status.returncode == 1
         assert "2 jobs that were here at" in status.stdout
         assert "2 jobs that were here at" in bed.hermes("incidents").stdout
+        _acknowledge(bed)
+        # Also where all jobs are declared again: their pauses and all history are not.
+        eventually(
+            lambda: any('"jobs":1' in one.read_text() for one in kept.glob("seen-plain-*.json")),
+            what="a note of what is there now",
+        )
+        database.call("FLUSHDB")
+        eventually(lambda: Jobs(database).count() == 1, what="the declared job", seconds=10)
+        bed.await_notes("tick", len(bed.notes("tick")) + 2, seconds=15)
+        (told,) = Incidents(database).open()
+        assert "`hermes-celery -N plain incidents ack gone-jobs`" in told.text
+        assert bed.hermes("status", "--check").returncode == 1
+        doctor = bed.hermes("doctor")
+        assert doctor.returncode == 1
+        assert "the server lost its memory, with 1 jobs" in " ".join(doctor.stdout.split())
+        _acknowledge(bed)
+
+
+def _acknowledge(bed: Bed) -> None:
+    assert bed.hermes("incidents", "ack", "gone-jobs").returncode == 0
+    assert bed.hermes("status", "--check").returncode == 0
+    incidents = Incidents(bed.database())
+    eventually(lambda: not incidents.open(), what="the end of the incident", seconds=15)

@@ -11,11 +11,12 @@ from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
+from hermes_celery.observe.lost_jobs import lost_jobs
 from hermes_celery.scheduling.loss_watch import LossWatch
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import Database, Deliveries, History, Incidents, Retention, connect
 from hermes_celery.store.loss_note import LossNote
-from tests.support import HandClock, Store
+from tests.support import HandClock, Store, a_job, replaced
 
 DAY = 86_400
 
@@ -239,7 +240,7 @@ def _watch(store: Store, place: Path) -> LossWatch:
     )
 
 
-def test_jobs_that_are_gone_are_an_incident_until_as_many_are_there(
+def test_a_server_that_lost_its_memory_is_an_incident_until_somebody_acknowledges_it(
     store: Store, tmp_path: Path
 ) -> None:
     incidents, watch = Incidents(store.database), _watch(store, tmp_path)
@@ -251,14 +252,78 @@ def test_jobs_that_are_gone_are_an_incident_until_as_many_are_there(
     (gone,) = incidents.open()
     assert (gone.kind, gone.count) == (TroubleKind.GONE, 1)
     assert "2 jobs that were here" in gone.text
-    for is_open in (True, False):
+    elsewhere = tmp_path / "elsewhere"
+    for _ in range(3):
+        # As many as before are there in the end, as declared jobs are: pauses and runs are not.
         store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
         store.clock.advance(61)
         watch.step(store.clock.ms)
-        assert bool(incidents.open()) is is_open
-        # A leader that begins anew forgets nothing.
+        assert lost_jobs(store.database, None) == [gone.text]
+        # A leader that begins anew forgets nothing, nor does one that has seen nothing.
         watch.begin(store.clock.ms)
-        assert bool(incidents.open()) is is_open
+        _watch(store, elsewhere).begin(store.clock.ms)
+        _watch(store, elsewhere).step(store.clock.ms)
+        assert [one.count for one in incidents.open()] == [1]
+
+
+def test_a_loss_that_was_acknowledged_is_told_by_no_machine_again(
+    store: Store, tmp_path: Path
+) -> None:
+    incidents, other = Incidents(store.database), _watch(store, tmp_path / "other")
+    watch = _watch(store, tmp_path)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    other.begin(store.clock.ms)
+    watch.begin(store.clock.ms)
+    _without_memory(store)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    watch.begin(store.clock.ms)
+    (gone,) = incidents.open()
+    assert incidents.ack(gone.id, now_ms=store.clock.ms)
+    assert lost_jobs(store.database, LossNote(tmp_path, store.database)) == []
+    watch.step(store.database.now_ms())
+    assert incidents.open() == []
+    other.begin(store.clock.ms)
+    assert incidents.open() == []
+    assert lost_jobs(store.database, LossNote(tmp_path / "other", store.database)) == []
+
+
+def test_a_mark_that_is_gone_alone_is_written_again_and_is_no_loss(
+    store: Store, tmp_path: Path
+) -> None:
+    database, watch = store.database, _watch(store, tmp_path)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    watch.begin(store.clock.ms)
+    mark = database.call("GET", database.keys.mark)
+    for renew in (watch.begin, watch.step):
+        for lost in (database.keys.mark, database.keys.sweep):
+            database.call("DEL", lost)
+            if lost == database.keys.mark:
+                # It leaves a mark of its own.
+                store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+            assert lost_jobs(database, LossNote(tmp_path, database)) == []
+            store.clock.advance(11)
+            renew(store.clock.ms)
+            assert database.call("GET", database.keys.mark) == mark
+    assert Incidents(database).open() == []
+    _without_memory(store)
+    watch.begin(store.clock.ms)
+    assert database.call("GET", database.keys.mark) is None, (
+        "the memory is gone, not the mark alone"
+    )
+    assert len(lost_jobs(database, None)) == 1
+
+
+def test_a_declared_job_stays_when_it_is_completed(store: Store) -> None:
+    """Removed, it would be declared anew and run once more."""
+    for number, managed_by in enumerate((None, "project:shop")):
+        job = a_job(id=f"{number:012x}", name=f"job {number}")
+        spec = replaced(job.spec, managed_by=managed_by)
+        store.jobs.add(replaced(job, spec=spec, state=JobState.COMPLETED))
+        store.database.call("ZADD", store.database.keys.completed, 1, job.id)
+    history = History(store.database, retention=Retention())
+    assert history.remove_completed(store.jobs, store.clock.ms) == 1
+    left = store.jobs.get(f"{1:012x}")
+    assert (left.state, store.jobs.count()) == (JobState.COMPLETED, 1)
 
 
 def test_jobs_that_are_gone_can_be_given_up(store: Store, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hermes_celery.core.reconciling import Disagreement
 from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
+from hermes_celery.observe.lost_jobs import lost_jobs
 from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, RecordExaminer, Sweep
 from hermes_celery.store import (
@@ -44,7 +45,11 @@ def sweep(world: World) -> Sweep:
     return make_sweep(world)
 
 
-def make_sweep(world: World, examiner: RecordExaminer | None = None) -> Sweep:
+def make_sweep(
+    world: World,
+    examiner: RecordExaminer | None = None,
+    declared_name: Callable[[str, int], str] = lambda job_id, now_ms: "",
+) -> Sweep:
     database = world.database
     return Sweep(
         examiner or world.examiner,
@@ -54,6 +59,7 @@ def make_sweep(world: World, examiner: RecordExaminer | None = None) -> Sweep:
             incidents=Incidents(database), deliveries=Deliveries(database), alerts="local"
         ),
         notes=SweepNotes(database),
+        declared_name=declared_name,
     )
 
 
@@ -364,3 +370,61 @@ def test_a_job_that_was_taken_off_the_schedule_is_told(sweep: Sweep, world: Worl
         1,
     )
     assert "taken off the schedule: its task cannot be called" in incident.text
+
+
+@pytest.mark.parametrize("becomes", ["nothing", "garbage"])
+def test_a_job_whose_record_vanished_is_named_until_somebody_acknowledges_it(
+    sweep: Sweep, world: World, becomes: str
+) -> None:
+    key = world.keys.job(world.idle.id)
+    world.call("DEL", key)
+    if becomes == "garbage":
+        world.call("SET", key, "garbage")
+    go_round(sweep, world)
+    (incident,) = Incidents(world.database).open()
+    assert (incident.id, incident.job_name) == (f"gone-{world.idle.id}", "idle")
+    assert incident.kind is TroubleKind.GONE
+    assert incident.text.startswith(f"Cron 'idle' is gone: job {world.idle.id} ")
+    assert f"`hermes-celery incidents ack {incident.id}`" in incident.text
+    assert lost_jobs(world.database, None) == [incident.text]
+    # What a scan ends by itself is not this.
+    assert Incidents(world.database).of_gone_jobs() == []
+    assert Incidents(world.database).ack(incident.id, now_ms=world.clock.ms)
+    assert lost_jobs(world.database, None) == []
+
+
+def test_a_tick_that_meets_a_job_without_a_record_names_it(sweep: Sweep, world: World) -> None:
+    removed = a_job(id="f" * 12, name="removed")
+    world.store.jobs.remove(Jobs(world.database).add(removed))
+    sweep.gone(removed.id, now_ms=world.clock.ms)
+    assert Incidents(world.database).open() == []
+    world.call("DEL", world.keys.job(world.idle.id))
+    world.call("ZREM", world.keys.due, world.idle.id)
+    sweep.gone(world.idle.id, now_ms=world.clock.ms)
+    (incident,) = Incidents(world.database).open()
+    assert (incident.kind, incident.job_name) == (TroubleKind.GONE, "idle")
+
+
+def test_a_declared_job_whose_record_vanished_is_named_and_said_to_come_back(world: World) -> None:
+    declared = {world.idle.id: "Idle"}
+    sweep = make_sweep(world, declared_name=lambda job_id, now_ms: declared.get(job_id, ""))
+    world.call("DEL", world.keys.job(world.idle.id))
+    go_round(sweep, world)
+    (incident,) = Incidents(world.database).open()
+    assert (incident.kind, incident.job_name) == (TroubleKind.BROKEN, "Idle")
+    assert "it is declared, so the beat declares it anew" in incident.text
+    assert lost_jobs(world.database, None) == []
+
+
+def test_of_many_jobs_whose_records_vanished_some_are_named_and_all_are_told(
+    sweep: Sweep, world: World
+) -> None:
+    for number in range(30):
+        job = a_job(id=f"{number:012x}", name=f"job {number}")
+        Jobs(world.database).add(job)
+        world.call("DEL", world.keys.job(job.id))
+    go_round(sweep, world)
+    found = {one.id: one for one in Incidents(world.database).open()}
+    assert "30 at one look" in found.pop("gone-more").text
+    assert len(found) == 20
+    assert {one.kind for one in found.values()} == {TroubleKind.GONE}

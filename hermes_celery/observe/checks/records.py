@@ -11,6 +11,7 @@ from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import RecordBroken, SettingsError
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.observe.finding import Finding, fail, ok, warn
+from hermes_celery.observe.lost_jobs import lost_jobs
 from hermes_celery.store import (
     CheckMode,
     Database,
@@ -32,14 +33,14 @@ REPAIR: Final = "`hermes-celery fsck --repair` mends it"
 
 
 def check_jobs(database: Database, witness: LossNote) -> Finding:
-    """Say whether the jobs are there that a beat of this machine saw last."""
+    """Say whether all jobs are there that were, as far as beats know."""
     try:
-        seen = witness.missing()
-        if seen is None:
+        lost = lost_jobs(database, witness)
+        if not lost:
             return ok("jobs", f"{Jobs(database).count()} stored")
     except RecordBroken as error:
         return fail("jobs", f"{error.key} {error.what}; {REPAIR}")
-    return fail("jobs", seen.text)
+    return fail("jobs", "; and ".join(lost))
 
 
 def check_records(database: Database, names: BrokerNames) -> Finding:

@@ -38,7 +38,7 @@ def beat_finding(state: Status) -> Finding:
 
 
 def all_is_served(state: Status) -> bool:
-    """Whether a beat leads, a worker lives, somebody takes what waits, and no jobs are gone."""
+    """Whether a beat leads, a worker lives, somebody takes what waits, and no jobs are lost."""
     is_stuck = any(finding.verdict is Verdict.FAIL for finding in queue_findings(state))
     return bool(state.leader and has_workers(state) and not is_stuck and not state.gone)
 

@@ -1,0 +1,72 @@
+"""Records of jobs that somebody deletes in the server: no job stops in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.store import Incidents, Jobs
+from tests.projects.bed import Bed
+from tests.support import eventually
+
+pytestmark = pytest.mark.system
+
+
+def test_a_job_whose_record_vanishes_comes_back_if_it_is_declared_and_is_named_if_not(
+    tmp_path: Path,
+) -> None:
+    with Bed("plain", tmp_path) as bed:
+        bed.up()
+        bed.await_notes("tick", 2)
+        assert bed.hermes("add", "0 9 * * *", "hello", "--name", "Nightly").returncode == 0
+        database = bed.database()
+        keys, jobs, incidents = database.keys, Jobs(database), Incidents(database)
+        tick, nightly = jobs.find("tick").id, jobs.find("Nightly").id
+        mark = database.call("GET", keys.mark)
+
+        database.call("DEL", keys.job(tick))
+        _comes_back(bed, tick)
+        named = next(one for one in incidents.open() if one.id == f"broken-job:{tick}")
+        assert named.job_name == "tick"
+        assert "declares it anew" in named.text
+        assert f"→ hermes-celery -A plain show {tick}" in named.text
+        assert bed.hermes("status", "--check").returncode == 0
+
+        database.call("SET", keys.job(tick), "garbage")
+        database.call("DEL", keys.job(nightly), keys.mark)
+        database.call("HSET", keys.mark, "a", "b")
+        _comes_back(bed, tick)
+        gone = eventually(
+            lambda: [one for one in incidents.open() if one.kind is TroubleKind.GONE],
+            what="the incident of the job that is gone",
+        )
+        assert [one.id for one in gone] == [f"gone-{nightly}"]
+        assert gone[0].job_name.casefold() == "nightly"
+        for words in (("status", "--check"), ("doctor",)):
+            answer = bed.hermes(*words)
+            assert answer.returncode == 1
+            assert "Cron 'nightly' is gone" in " ".join(answer.stdout.split())
+
+        # The mark alone was lost: that is no server that lost its memory.
+        eventually(
+            lambda: (
+                database.call("TYPE", keys.mark) == "string"
+                and database.call("GET", keys.mark) == mark
+            ),
+            what="the mark as it was",
+        )
+        assert bed.hermes("incidents", "ack", gone[0].id).returncode == 0
+        assert bed.hermes("status", "--check").returncode == 0
+        assert "lost its memory" not in bed.hermes("doctor").stdout
+
+
+def _comes_back(bed: Bed, job_id: str) -> None:
+    database = bed.database()
+    eventually(
+        lambda: database.call("TYPE", database.keys.job(job_id)) == "hash",
+        what="the declared job again",
+        seconds=30,
+    )
+    bed.await_notes("tick", len(bed.notes("tick")) + 2, seconds=15)
