@@ -34,7 +34,8 @@ def test_what_is_refused_is_seen_until_it_is_mended(tmp_path: Path) -> None:
         beat = bed.beat(SPOILED="1")
         bed.await_notes("work", 2)
         eventually(lambda: "sunny" in listed(bed), what="what is refused")
-        assert listed(bed)["sunny"] == listed(bed)["never"] == listed(bed)["past"] == "refused"
+        for name in ("sunny", "never", "past", "naive"):
+            assert listed(bed)[name] == "refused", name
         # The job of before is neither removed nor stopped.
         states = [one["state"] for one in json.loads(bed.hermes("list", "--json").stdout)
                   if one["name"] == "was good"]  # fmt: skip
@@ -60,6 +61,9 @@ def _seen_everywhere(bed: Bed) -> None:
     assert text in shown.stderr
     assert json.loads(bed.hermes("show", "Never", "--json").stdout)["state"] == "refused"
     assert "cron.add in module refused is refused" in bed.hermes("doctor").stdout
+    assert "job 'naive' of cron.add in module refused is refused: 2099-12-05T00:00:00 has no" in (
+        bed.hermes("show", "naive").stderr
+    )
     # What may not work is a job all the same.
     for name, why in (
         ("elsewhere", "app 'refused' has no task 'other.work'; check the name"),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
 import fakeredis
 import pytest
 
-from hermes_celery.core.job import Job, JobRequest, JobState
+from hermes_celery.core.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.core.replanning import edited
 from hermes_celery.errors import Conflict, JobError
 from hermes_celery.instant import from_ms, to_ms
 from hermes_celery.scheduling.declared_jobs import DeclaredJobs, synchronise
-from hermes_celery.store import Database
+from hermes_celery.store import Database, Jobs
 from tests.support import NOON, HandClock, Store
 
 MINUTE = timedelta(minutes=1)
@@ -134,6 +135,25 @@ def test_an_edit_that_a_tick_overtakes_is_made_again_from_where_the_job_stands(
         store.jobs.change(changed, was=job)
     store.clock.advance(60)
     assert meant(store.cron.edit(job.id, {"jitter_seconds": 50})) == NOON + 2 * MINUTE
+
+
+class _Overtaken(Jobs):
+    """Jobs of which a tick moves each on right after it was read for the first time."""
+
+    def get_many(self, ids: Collection[str]) -> dict[str, Job | UnreadableJob]:
+        found = super().get_many(ids)
+        for key in map(self._database.keys.job, ids):
+            if self._database.call("HSETNX", key, "was_moved", 1):
+                self._database.call("HSET", key, "next_ms", to_ms(NOON + 2 * MINUTE))
+        return found
+
+
+def test_a_declaration_that_a_tick_overtakes_is_written_all_the_same(store: Store) -> None:
+    declare(store, schedule="* * * * *")
+    store.jobs = _Overtaken(store.database)
+    assert declare(store, schedule="* * * * *", jitter_seconds=50) == {}
+    job = Jobs(store.database).find("job")
+    assert (job.spec.jitter_seconds, job.completed) == (50, 0)
 
 
 # --- what is no change, and what keeps its grid

@@ -1,6 +1,7 @@
 """A project with declarations that cannot be jobs, or may not work, until `MENDED` is set."""
 
 import os
+from datetime import datetime
 
 from celery import Celery
 from celery.schedules import BaseSchedule
@@ -35,6 +36,8 @@ else:
     if os.environ.get("SPOILED"):
         app.conf.beat_schedule["was good"] = {"task": "refused.work", "schedule": object()}
     cron.add("past", "2020-01-01T00:00:00", task="refused.work")
+    naive = datetime.fromisoformat("2099-12-05")
+    cron.add("naive", "every 10m", task="refused.work", start=naive)
 cron.add("nightly", "0 2 * * *", task="refused.work")
 
 
