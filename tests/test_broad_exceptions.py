@@ -29,9 +29,9 @@ BROAD = {
         "objects of the user's own; costs this entry",
     "hermes_celery.interop.beat_schedule:zone_of":
         "zoneinfo raises many; the setting is the user's",
-    "hermes_celery.guards.bounded:_Call.make":
+    "hermes_celery.guards.time_limit:_Call.make":
         "raised again where it is waited for",
-    "hermes_celery.celery_app.building_time_limit:_Call.make":
+    "hermes_celery.celery_app.message_time_limit:_Call.make":
         "raised again where it is waited for",
     "hermes_celery.celery_app.user_tasks:_Call._outcome":
         "recorded on the run, raised again for Celery",
@@ -49,11 +49,11 @@ BROAD = {
         "told of the occurrence, when it is built",
     "hermes_celery.celery_app.messages:MessageBuilder.message":
         "told of the occurrence, when it is built",
-    "hermes_celery.guards.duty:Duty.attempt":
+    "hermes_celery.guards.contained_duty:Duty.attempt":
         "what nobody foresaw ends this duty's turn only",
     "hermes_celery.running.ended_by_celery:RunEnder.comes_again":
         "who calls is Celery's own loop",
-    "hermes_celery.celery_app.beat_entries:OccurrenceEntry.publish":
+    "hermes_celery.celery_app.watched_occurrences:OccurrenceEntry.publish":
         "kept for who asks how it went, and raised again",
     "hermes_celery.running.background_writes:BackgroundWrites._do":
         "the others are still to be done",
@@ -79,7 +79,7 @@ BROAD = {
         "the others still want their heartbeats",
     "hermes_celery.running.heartbeat:Heartbeats._stop":
         "the others still want their heartbeats",
-    "hermes_celery.scheduling.rescue:_RescuePass._guarded":
+    "hermes_celery.scheduling.run_rescue:_RescuePass._guarded":
         "one bad record must not stop the others",
     "hermes_celery.celery_app.unusable_results:_not_kept":
         "Celery itself meets it next, and says what it is",

@@ -13,8 +13,8 @@ from hermes_celery.errors import SettingsError
 if TYPE_CHECKING:
     from celery import Celery
 
-    from hermes_celery.celery_app.beat_entries import BeatEntries
     from hermes_celery.celery_app.safe_consumer import DeadLetters
+    from hermes_celery.celery_app.watched_occurrences import BeatEntries
     from hermes_celery.clock import Clock
     from hermes_celery.delivering.beat_watchdog import BeatWatchdog
     from hermes_celery.delivering.deliverer import Deliverer

@@ -19,7 +19,7 @@ from celery.worker import state
 
 from hermes_celery.process.disk import disk_of
 from hermes_celery.store import WorkerSign
-from hermes_celery.store.load import base_of
+from hermes_celery.store.queue_load import base_of
 from hermes_celery.store.worker_signs import Look
 
 

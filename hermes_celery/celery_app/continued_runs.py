@@ -30,7 +30,7 @@ from typing import Any
 from celery import current_task, signals
 from celery.exceptions import Ignore, Reject, Retry
 
-from hermes_celery.celery_app.user_code import INHERIT_UID, SENT_UID
+from hermes_celery.celery_app.publishing_code import INHERIT_UID, SENT_UID
 from hermes_celery.core.run import MOST_HOPS
 from hermes_celery.session import (
     HEADER,

@@ -11,7 +11,7 @@ Two kinds of messages come from templates:
 - Ours, of runs and deliveries. They are built without `apply_async`: JSON and uncompressed,
   protocol 2, whatever the project's settings are, and the project's receivers of publish signals do
   not hear of them. They say nothing but an id, and belong to no task of the project's.
-- Those of a project's tasks whose publishing runs none of the project's code (`user_code.py`).
+- Those of a project's tasks whose publishing runs none of its own code (`publishing_code.py`).
 
 Any other is built by the task's own `apply_async` (`message_channel.py`), once, when its occurrence
 was admitted; until then a stand-in takes its place, which begins with a space. `message` never runs
@@ -40,7 +40,7 @@ from hermes_celery.celery_app.message_channel import (
     listen,
     publish,
 )
-from hermes_celery.celery_app.user_code import UserCode
+from hermes_celery.celery_app.publishing_code import UserCode
 from hermes_celery.core.built_message import STAND_IN, BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobSpec, SessionSource
 from hermes_celery.core.run import is_scheduled, message_id_of

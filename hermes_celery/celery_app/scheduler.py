@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from celery.beat import Scheduler
 
 from hermes_celery.celery_app.app_settings import app_settings, shown_url
-from hermes_celery.celery_app.beat_entries import BeatEntries
 from hermes_celery.celery_app.collaborators import collaborators_of
+from hermes_celery.celery_app.watched_occurrences import BeatEntries
 from hermes_celery.errors import SettingsError
 from hermes_celery.events import event
-from hermes_celery.guards.bounded import Overdue, within
+from hermes_celery.guards.time_limit import Overdue, within
 from hermes_celery.scheduling.beat import Beat, owner_name
 
 if TYPE_CHECKING:

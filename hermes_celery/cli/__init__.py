@@ -101,8 +101,8 @@ def _repeating(text: str) -> click.ClickException:
 def _elsewhere() -> str:
     """Where else a job may be that is not here; "" where there are no other namespaces."""
     # The command that found no job has imported all of this.
-    from hermes_celery.cli.opening import other_namespaces
     from hermes_celery.cli.scope import read_settings as settings_of_command
+    from hermes_celery.cli.store_access import other_namespaces
 
     named, others = settings_of_command().namespace, other_namespaces()
     if not others:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from hermes_celery.cli.opening import messages_for
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings, repeating
 from hermes_celery.cli.screen import print_json, shown
+from hermes_celery.cli.store_access import messages_for
 from hermes_celery.cli.terminal import print_table
 from hermes_celery.core.run import Run
 from hermes_celery.core.unknown_words import UNREADABLE

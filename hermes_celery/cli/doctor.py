@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import click
 import msgspec
 
-from hermes_celery.cli.opening import other_namespaces
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import given_app, kept_by_broker, project, read_settings, repeating
 from hermes_celery.cli.screen import print_json
+from hermes_celery.cli.store_access import other_namespaces
 from hermes_celery.cli.terminal import print_labelled
 from hermes_celery.errors import SettingsError, StoreError, StoreUnavailable
 from hermes_celery.masking.server_urls import without_password
@@ -54,7 +54,7 @@ from hermes_celery.store import Database
 from hermes_celery.store.loss_note import LossNote
 from hermes_celery.wiring import delivery
 from hermes_celery.wiring.client import check_broker
-from hermes_celery.wiring.other_beats import orphans_of_others
+from hermes_celery.wiring.foreign_schedules import orphans_of_others
 from hermes_celery.wiring.server import open_database, unreachable
 
 _COLORS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}

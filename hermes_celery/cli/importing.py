@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
-from hermes_celery.cli.opening import open_cron
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import default_zone, project, read_settings
 from hermes_celery.cli.screen import print_json
+from hermes_celery.cli.store_access import open_cron
 from hermes_celery.cli.terminal import print_note
 from hermes_celery.interop import django_celery_beat, redbeat
 from hermes_celery.interop.hermes.home import ImportReport
 from hermes_celery.interop.hermes.home import import_jobs as import_home
 from hermes_celery.interop.takeover import TakeoverReport, take_over
 from hermes_celery.settings import checked_timezone
-from hermes_celery.wiring.other_beats import open_redbeat
+from hermes_celery.wiring.foreign_schedules import open_redbeat
 
 _REDBEAT = "redbeat"
 _DJANGO = "django-celery-beat"

@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from hermes_celery.cli.field_options import field_options, take_fields
-from hermes_celery.cli.opening import open_cron, open_cron_to_read, other_namespaces
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import project, read_settings, repeating
 from hermes_celery.cli.screen import (
@@ -21,6 +20,7 @@ from hermes_celery.cli.screen import (
     refused_row,
     shown,
 )
+from hermes_celery.cli.store_access import open_cron, open_cron_to_read, other_namespaces
 from hermes_celery.cli.terminal import print_labelled, print_note, print_tables
 from hermes_celery.client import Client
 from hermes_celery.core.idle_fields import idle_notes

@@ -10,10 +10,10 @@ import click
 
 from hermes_celery.cli.delivery import delivery_lines, delivery_states
 from hermes_celery.cli.following import follow as follow_run
-from hermes_celery.cli.opening import open_cron, open_cron_to_read
 from hermes_celery.cli.options import Instant, Since, json_option
 from hermes_celery.cli.scope import repeating
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, run_row, summary
+from hermes_celery.cli.store_access import open_cron, open_cron_to_read
 from hermes_celery.cli.terminal import print_note, print_table
 from hermes_celery.client import Client
 from hermes_celery.core.output import as_text

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from hermes_celery.cli.opening import messages_for, open_cron
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import project, read_settings
 from hermes_celery.cli.screen import print_json
+from hermes_celery.cli.store_access import messages_for, open_cron
 from hermes_celery.clock import ServerClock
 from hermes_celery.errors import HermesCeleryError, LeaseLost
 from hermes_celery.scheduling.beat import owner_name

@@ -11,7 +11,7 @@ from typing import Protocol
 from hermes_celery.delivering.channels import Channel
 from hermes_celery.delivering.dead_man_switch import Ping
 from hermes_celery.delivering.dead_man_switch import send as send_ping
-from hermes_celery.delivering.message import Message
+from hermes_celery.delivering.outgoing_message import Message
 from hermes_celery.errors import DeliveryFault
 
 

@@ -50,7 +50,7 @@ from hermes_celery.errors import (
 )
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.guards.backoff import backoff, jittered
-from hermes_celery.guards.bounded import Overdue, within
+from hermes_celery.guards.time_limit import Overdue, within
 from hermes_celery.store import (
     Breakers,
     Deliveries,

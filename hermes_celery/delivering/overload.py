@@ -29,7 +29,7 @@ from hermes_celery.store import Load, WorkerSign
 if TYPE_CHECKING:
     from hermes_celery.core.incidents import ReportsTroubles
     from hermes_celery.store import Database, Incidents
-    from hermes_celery.store.load import HeldBy, RecordedOccurrence
+    from hermes_celery.store.queue_load import HeldBy, RecordedOccurrence
 
 KINDS = {
     TroubleKind.QUEUE: "messages are taken again from queue '{subject}'",

@@ -27,7 +27,7 @@ from hermes_celery.core.run import DeliveryState, Run, RunState, is_run_id, job_
 from hermes_celery.core.targets import Target
 from hermes_celery.core.work import WorkKind
 from hermes_celery.delivering.address_book import OpenBook
-from hermes_celery.delivering.message import Message, message_of
+from hermes_celery.delivering.outgoing_message import Message, message_of
 from hermes_celery.errors import RecordBroken
 from hermes_celery.events import event
 from hermes_celery.instant import to_ms

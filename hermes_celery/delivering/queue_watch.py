@@ -14,8 +14,8 @@ import msgspec
 
 from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.store import Database, Jobs, Signs, worker_app, worker_command
-from hermes_celery.store.load import Load, base_of
 from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, crew, look_at_queues
+from hermes_celery.store.queue_load import Load, base_of
 
 #: So long the same message is next, before that is trouble.
 _STUCK_MS = 30_000

@@ -23,7 +23,7 @@ from hermes_celery.core.planning import grace_ms
 from hermes_celery.delivering.beat_watchdog import NO_BEAT_MS, beat_text
 from hermes_celery.delivering.queue_watch import unserved
 from hermes_celery.errors import JobNotFound, RecordBroken
-from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.contained_duty import Duty
 from hermes_celery.store import DueIndex, Incidents, Jobs, Signs
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hermes_celery.delivering.overload import OverloadWatch
     from hermes_celery.delivering.trouble_reporter import TroubleReporter
     from hermes_celery.store import Database
-    from hermes_celery.store.health import WaitingRun
+    from hermes_celery.store.trouble_signs import WaitingRun
 
 EVERY_MS = 10_000
 #: So long with work and no worker is trouble.

@@ -4,7 +4,7 @@ Building one runs code of the project's: it may raise (a lock as celery-once tak
 broker that is away), publish nothing, or publish by itself. Whatever it does costs this run and no
 other, and never the job's schedule. A run whose leader is killed before the push is queued without
 a message; the next pass of rescue builds it. So is one whose building goes on for longer than a
-tick may wait (`celery_app.building_time_limit`): rescue asks for its message again.
+tick may wait (`celery_app.message_time_limit`): rescue asks for its message again.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ import msgspec
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import to_ms
 from hermes_celery.store import Fate, ForeignQueue, ForeignQueues, Load
-from hermes_celery.store.load import base_of
 from hermes_celery.store.queue_health import Crew, crew
+from hermes_celery.store.queue_load import base_of
 from hermes_celery.store.worker_signs import node_of
 
 if TYPE_CHECKING:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.contained_duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
-from hermes_celery.scheduling.rescue import RescueReport
+from hermes_celery.scheduling.run_rescue import RescueReport
 from hermes_celery.store.history import Trimmed
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.errors import RecordBroken
-    from hermes_celery.scheduling.rescue import Rescuer
+    from hermes_celery.scheduling.run_rescue import Rescuer
     from hermes_celery.store import BrokenJob, History
 
 _EVERY_SECONDS = 1.0

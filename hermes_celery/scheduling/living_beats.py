@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.contained_duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.scheduling.lease import LEASE_MS, RENEW_SECONDS
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.errors import LeaseLost
 from hermes_celery.events import event
-from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.contained_duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.scheduling.look_ahead import LookAhead
 from hermes_celery.scheduling.tick import Ticker, TickReport

@@ -41,7 +41,7 @@ JOBS_PER_CALL = 100
 #: Jobs per tick; 2,000 take a tenth of a second, a fraction of the lease.
 MOST_JOBS = 2_000
 #: How long, and for how many messages, one tick lets the project's own code build: a fraction of
-#: the lease. `celery_app.building_time_limit` bounds the time of a single message.
+#: the lease. `celery_app.message_time_limit` bounds the time of a single message.
 BUILDING_SECONDS = 0.25
 MOST_BUILT = 400
 #: Steps that are written before their messages are built: few, so that few runs wait for rescue

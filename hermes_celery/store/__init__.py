@@ -44,17 +44,16 @@ from hermes_celery.store.end_run import EarlyEnd
 from hermes_celery.store.fencing import Actor
 from hermes_celery.store.foreign_queues import ForeignQueue, ForeignQueues
 from hermes_celery.store.format import FORMAT, Formats, StoredFormat
-from hermes_celery.store.health import Signs
 from hermes_celery.store.history import History, Retention
 from hermes_celery.store.incidents import Incidents
 from hermes_celery.store.jobs import WRITES, Jobs, Write, Written
 from hermes_celery.store.letters import Letters
 from hermes_celery.store.limits import RunLimits
-from hermes_celery.store.load import Load, WorkerSign
 from hermes_celery.store.migrating import Migrator
 from hermes_celery.store.moving import Moved, Mover, Neighbours, namespaces_beside
 from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.pushing import Fate, Push
+from hermes_celery.store.queue_load import Load, WorkerSign
 from hermes_celery.store.record_pages import Page, Records
 from hermes_celery.store.repairs import CheckMode, RecordsToCheck, Repairs
 from hermes_celery.store.run_queries import LastPerformed, RunHolder, check_run_id
@@ -62,8 +61,9 @@ from hermes_celery.store.runs import Claim, Destination, FollowUp, HandedOn, Req
 from hermes_celery.store.shards import Shards
 from hermes_celery.store.shared_keys import SharedKeys
 from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
+from hermes_celery.store.trouble_signs import Signs
 from hermes_celery.store.waiting_runs import UndeliveredRun
-from hermes_celery.store.waker import Waker
+from hermes_celery.store.wake_up import Waker
 from hermes_celery.store.worker_app import (
     OUR_APP,
     beat_command,

@@ -17,7 +17,7 @@ from hermes_celery.core.targets import Target
 from hermes_celery.errors import RecordBroken, RunNotFound
 from hermes_celery.masking.urls import masked_path
 from hermes_celery.store.database import Arg, Database, scored
-from hermes_celery.store.reading import Fields
+from hermes_celery.store.record_fields import Fields
 
 #: The record outlives the run's, so that a late copy of a message finds it.
 KEEP_SECONDS = 40 * 86_400

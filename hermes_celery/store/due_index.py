@@ -26,12 +26,12 @@ from hermes_celery.store.database import (
 )
 from hermes_celery.store.end_run import EarlyEnd, cancel_run
 from hermes_celery.store.fencing import Actor
+from hermes_celery.store.job_records import NewerRecord, spec_from_json
 from hermes_celery.store.keys import Keys
-from hermes_celery.store.load import note_queues
 from hermes_celery.store.pushing import Fate, Push, PushTimes, push_call
-from hermes_celery.store.reading import Fields
+from hermes_celery.store.queue_load import note_queues
+from hermes_celery.store.record_fields import Fields
 from hermes_celery.store.shards import send_home
-from hermes_celery.store.specs import NewerRecord, spec_from_json
 
 
 class StepAnswer(StrEnum):

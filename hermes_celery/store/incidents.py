@@ -10,7 +10,7 @@ from hermes_celery.core.incidents import Incident, Trouble, TroubleKind
 from hermes_celery.errors import RecordBroken
 from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
-from hermes_celery.store.reading import Fields
+from hermes_celery.store.record_fields import Fields
 
 _KEEP_SECONDS = 30 * 86_400
 #: Later than anything that has happened, Unix ms.

@@ -32,15 +32,15 @@ from hermes_celery.errors import (
 from hermes_celery.instant import to_ms
 from hermes_celery.store.database import Database, ScriptCall, call_of
 from hermes_celery.store.incidents import Incidents
-from hermes_celery.store.pages import Order, lex_pages, pages, position_of
-from hermes_celery.store.reading import Fields
-from hermes_celery.store.specs import (
+from hermes_celery.store.job_records import (
     NewerRecord,
     check_instants,
     spec_from_json,
     spec_to_json,
     unreadable_job,
 )
+from hermes_celery.store.pages import Order, lex_pages, pages, position_of
+from hermes_celery.store.record_fields import Fields
 
 __all__ = [
     "WRITES",

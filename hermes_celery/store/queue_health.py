@@ -9,7 +9,7 @@ import msgspec
 
 from hermes_celery.instant import from_ms
 from hermes_celery.store import Database, ForeignQueue, ForeignQueues, Load, WorkerSign
-from hermes_celery.store.load import WaitingMessages
+from hermes_celery.store.queue_load import WaitingMessages
 from hermes_celery.store.worker_signs import alive
 
 #: A main loop asks every second; one that has not asked for so long is not consuming.

@@ -33,8 +33,8 @@ from hermes_celery.core.reconciling_runs import RunFacts, judge_run
 from hermes_celery.errors import StoreError, StoreUnavailable, error_text
 from hermes_celery.store.database import Arg, Database, ScriptCall, or_none, refuse_fenced, shard_of
 from hermes_celery.store.fencing import Actor
+from hermes_celery.store.job_records import spec_from_json
 from hermes_celery.store.keys import Keys
-from hermes_celery.store.specs import spec_from_json
 
 #: Jobs and runs in one script call: about 1 ms of the server's time.
 _JOBS, _RUNS = 250, 200

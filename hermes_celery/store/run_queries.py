@@ -23,9 +23,9 @@ from hermes_celery.core.run import (
 from hermes_celery.errors import RecordBroken, RunNotFound, StoreError
 from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
+from hermes_celery.store.job_records import spec_from_json
 from hermes_celery.store.pages import Order, lex_pages, pages, position_of
-from hermes_celery.store.reading import Fields
-from hermes_celery.store.specs import spec_from_json
+from hermes_celery.store.record_fields import Fields
 
 #: The latest runs of a job among which its last output is looked for.
 _LATEST = 200

@@ -17,8 +17,8 @@ from hermes_celery.core.run import DeliveryState, Outcome, RunState, Trigger, du
 from hermes_celery.errors import JobNotFound, RecordBroken
 from hermes_celery.store.database import Arg, Database, or_none
 from hermes_celery.store.end_run import EndingRuns
-from hermes_celery.store.load import note_queues
-from hermes_celery.store.specs import NewerRecord, spec_from_json
+from hermes_celery.store.job_records import NewerRecord, spec_from_json
+from hermes_celery.store.queue_load import note_queues
 
 #: How long a trigger's idempotency key is remembered.
 _TRIGGER_KEY_SECONDS = 86_400

@@ -13,7 +13,7 @@ from hermes_celery.instant import to_ms
 from hermes_celery.store.database import Database, ScriptCall, refuse_fenced, scored, whole
 from hermes_celery.store.fencing import Actor
 from hermes_celery.store.pushing import FOLLOWED, Fate, Push, PushTimes, push_call
-from hermes_celery.store.reading import Fields
+from hermes_celery.store.record_fields import Fields
 from hermes_celery.store.run_queries import RunRecords, run_from_fields
 
 #: In a run's field `unpushed`: its first message is still to be pushed, or that of its next

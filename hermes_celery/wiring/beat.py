@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 
 from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.broker import key_prefix
-from hermes_celery.celery_app.building_time_limit import BoundedMessages
 from hermes_celery.celery_app.flower_texts import LostRunReporter
 from hermes_celery.celery_app.inspecting import Inspection
+from hermes_celery.celery_app.message_time_limit import BoundedMessages
 from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import RecordBroken
-from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.contained_duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.interop.orphaned_entries import log_orphans_soon
 from hermes_celery.scheduling.beat import Beat, owner_name
+from hermes_celery.scheduling.emptied_server import LossWatch
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 from hermes_celery.scheduling.leader_duties import LeaderDuties, LeaderHooks
 from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.living_beats import LivingBeats
-from hermes_celery.scheduling.loss_watch import LossWatch
-from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.resharding import reshard
+from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.settings import Settings
 from hermes_celery.store import (
@@ -42,8 +42,8 @@ from hermes_celery.store import (
     Waker,
 )
 from hermes_celery.store.loss_note import LossNote
+from hermes_celery.wiring.foreign_schedules import orphans_of_others
 from hermes_celery.wiring.messages import make_messages
-from hermes_celery.wiring.other_beats import orphans_of_others
 from hermes_celery.wiring.server import open_database
 from hermes_celery.wiring.watchdogs import (
     make_broken_records,

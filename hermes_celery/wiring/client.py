@@ -13,7 +13,7 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.running.script import check_local_files
 from hermes_celery.settings import Settings, broker_variables, read_settings
 from hermes_celery.store import Database, Declarations, DueIndex, ForeignQueues, Jobs, Runs
-from hermes_celery.store.load import base_of
+from hermes_celery.store.queue_load import base_of
 from hermes_celery.wiring.messages import make_messages
 from hermes_celery.wiring.server import reachable_database, readable_database
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterable
 from functools import cache
 
 from hermes_celery.celery_app.app_settings import app_settings, shared_settings
-from hermes_celery.celery_app.beat_entries import BeatEntries
 from hermes_celery.celery_app.collaborators import give_collaborators, has_collaborators
 from hermes_celery.celery_app.safe_consumer import DeadLetters
 from hermes_celery.celery_app.types import Celery
+from hermes_celery.celery_app.watched_occurrences import BeatEntries
 from hermes_celery.celery_app.worker_hooks import register
 from hermes_celery.clock import ServerClock
 from hermes_celery.delivering.beat_watchdog import BeatWatchdog

@@ -15,7 +15,7 @@ from hermes_celery.delivering.outbox import push_due
 from hermes_celery.delivering.overload import OverloadWatch
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.delivering.watchdog import Watchdog
-from hermes_celery.guards.duty import Duty
+from hermes_celery.guards.contained_duty import Duty
 from hermes_celery.running.stuck_work import HeldMessage, PoolSlotGuard, StuckWorkHandler
 from hermes_celery.scheduling.sweep import RecordExaminer, Sweep
 from hermes_celery.settings import Settings

@@ -32,7 +32,7 @@ from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.leader_duties import LeaderDuties, LeaderHooks
 from hermes_celery.scheduling.lease import Lease
 from hermes_celery.scheduling.living_beats import LivingBeats
-from hermes_celery.scheduling.rescue import Rescuer
+from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.scheduling.sweep import Sweep
 from hermes_celery.session import HEADER, Session, from_header

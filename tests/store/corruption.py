@@ -22,7 +22,7 @@ from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.core.run import DeliveryState, Outcome, RunState, Usage
 from hermes_celery.core.targets import Target
-from hermes_celery.scheduling.rescue import Rescuer
+from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import (
     Actor,

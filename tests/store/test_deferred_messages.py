@@ -12,7 +12,7 @@ from hermes_celery.core.job import JobRequest, JobSpec, JobState
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import DeliveryState, Outcome, RunState, message_id_of
 from hermes_celery.scheduling.look_ahead import LookAhead
-from hermes_celery.scheduling.rescue import Rescuer, RescueReport
+from hermes_celery.scheduling.run_rescue import Rescuer, RescueReport
 from hermes_celery.scheduling.tick import JOBS_PER_CALL, MOST_BUILT, Ticker, TickReport
 from tests.support import NOON, PlainMessages, Store, a_job
 

@@ -13,7 +13,7 @@ from hermes_celery.core.planning import DueJob, plan
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.run import Occurrence, Outcome, RunState
 from hermes_celery.errors import LeaseLost, RecordBroken
-from hermes_celery.scheduling.rescue import Rescuer
+from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.tick import Ticker, TickReport
 from hermes_celery.store import Advance, StepAnswer
 from tests.support import NOON, PlainMessages, Store, a_job, replaced

@@ -13,7 +13,7 @@ from hermes_celery.core.run import DeliveryState, Outcome, Run, RunState
 from hermes_celery.errors import RecordBroken
 from hermes_celery.running.background_writes import BackgroundWrites
 from hermes_celery.running.ended_by_celery import EXPIRED, PURGED, RunEnder, RunMessage
-from hermes_celery.scheduling.rescue import NEVER_CAME, RETRY_NEVER_CAME, Rescuer, RescueReport
+from hermes_celery.scheduling.run_rescue import NEVER_CAME, RETRY_NEVER_CAME, Rescuer, RescueReport
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import Claim, Database, HandedOn, Repairs
 from tests.receivers import http_receiver

@@ -12,7 +12,7 @@ from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.work import TaskCall
 from hermes_celery.delivering.queue_watch import QueueWatch
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
-from hermes_celery.scheduling.rescue import Rescuer, RescueReport
+from hermes_celery.scheduling.run_rescue import Rescuer, RescueReport
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import DueIndex, ForeignQueues, Load, WorkerSign
 from tests.support import Store, a_spec

@@ -18,9 +18,9 @@ from hermes_celery.errors import (
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import FORMAT, Database, Deliveries, Formats, Incidents, Migrator
 from hermes_celery.store.format import StoredFormat
+from hermes_celery.store.job_records import NewerRecord
 from hermes_celery.store.migrating import MIGRATIONS, Migration
 from hermes_celery.store.program_signs import ProgramSign
-from hermes_celery.store.specs import NewerRecord
 from tests.support import HandClock, Store
 
 TOKEN = 7

@@ -12,7 +12,7 @@ from hermes_celery.core.job import JobRequest, JobState
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.observe.lost_jobs import lost_jobs
-from hermes_celery.scheduling.loss_watch import LossWatch
+from hermes_celery.scheduling.emptied_server import LossWatch
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import Database, Deliveries, History, Incidents, Retention, connect
 from hermes_celery.store.loss_note import LossNote

@@ -15,8 +15,8 @@ from hermes_celery.scheduling.beat import Beat
 from hermes_celery.scheduling.leader_duties import LeaderDuties, LeaderHooks
 from hermes_celery.scheduling.lease import LEASE_MS, Lease
 from hermes_celery.scheduling.living_beats import LivingBeats
-from hermes_celery.scheduling.rescue import Rescuer
 from hermes_celery.scheduling.resharding import reshard
+from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.shard import Shard
 from hermes_celery.store import Database, DueIndex, History, Retention, Shards, Waker
 from hermes_celery.store.database import shard_of

@@ -12,7 +12,7 @@ from hermes_celery.core.dead_letters import KEPT, KEPT_BYTES, DeadLetter, letter
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import DeliveryState, RunState
 from hermes_celery.errors import RecordBroken
-from hermes_celery.scheduling.rescue import Rescuer
+from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.store import Claim, Database, Letters
 from tests.support import Store, a_spec
 

@@ -10,7 +10,7 @@ from hermes_celery.core.job import Job, JobRequest, JobSpec, JobState
 from hermes_celery.core.policy import CatchUp, OnLost, Overlap, Policy
 from hermes_celery.core.run import Outcome, Run, RunState, Trigger, message_id_of
 from hermes_celery.errors import JobError, RecordBroken
-from hermes_celery.scheduling.rescue import Rescuer, RescueReport
+from hermes_celery.scheduling.run_rescue import Rescuer, RescueReport
 from hermes_celery.scheduling.tick import Ticker, TickReport
 from tests.support import NOON, PlainMessages, Store, a_spec, replaced
 

@@ -9,7 +9,7 @@ import pytest
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import DeliveryState, Outcome, RunState, Trigger
 from hermes_celery.errors import LeaseLost, RunNotFound
-from hermes_celery.scheduling.rescue import LOST, Rescuer, RescueReport
+from hermes_celery.scheduling.run_rescue import LOST, Rescuer, RescueReport
 from hermes_celery.store import check_run_id
 from tests.support import NOON, Store, replaced
 

@@ -16,7 +16,7 @@ from hermes_celery.core.job import JobState
 from hermes_celery.core.run import DeliveryState, Outcome, RunState
 from hermes_celery.errors import JobError
 from hermes_celery.instant import from_ms
-from hermes_celery.scheduling.rescue import Rescuer
+from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.tick import Ticker
 from hermes_celery.store import FORMAT, Claim, Database, DueIndex, Formats, Incidents, Migrator
 from tests.recorded_stores import Recording, content, recording

@@ -14,7 +14,7 @@ from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.observe.lost_jobs import lost_jobs
-from hermes_celery.scheduling.rescue import Rescuer
+from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, RecordExaminer, Sweep
 from hermes_celery.store import (
     CheckMode,

@@ -23,8 +23,8 @@ from hermes_celery.core.job_checks import define
 from hermes_celery.core.output import OutputCapture, as_text
 from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.delivering import attachments
-from hermes_celery.delivering.message import Message
 from hermes_celery.delivering.outbox import first_state
+from hermes_celery.delivering.outgoing_message import Message
 from hermes_celery.delivering.splitting import pieces, utf16_length
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.events import JsonFormatter, event

@@ -27,7 +27,7 @@ put_back(at, ARGV[2], ARGV[3], ARGV[4] ~= '' or ARGV[5] ~= '0')
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[1], 'handed_on', ARGV[4], 'handed_hop', ARGV[5])
   if ARGV[6] ~= '' then
-    -- What the message may take from then on (see scheduling/rescue.py and core/reconciling_runs.py).
+    -- What the message may take from then on (see scheduling/run_rescue.py and core/reconciling_runs.py).
     redis.call('HSET', KEYS[1], 'retry_ms', ARGV[6], 'patience_ms',
       string.format('%d', tonumber(ARGV[3]) - tonumber(ARGV[6])))
   end

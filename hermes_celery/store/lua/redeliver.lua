@@ -79,7 +79,7 @@ end
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
 if waits then
   if run[3] then
-    -- From now on whoever takes it has time (see scheduling/rescue.py).
+    -- From now on whoever takes it has time (see scheduling/run_rescue.py).
     redis.call('HSET', KEYS[2], 'on_queue_ms', ARGV[6])
   end
   return 'waiting'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,7 +116,8 @@ def test_the_embedded_server_is_one_as_well(
     settings = read_settings({"HERMES_HOME": str(tmp_path)})
     socket = embedded_server.socket_path(settings.state_dir)
     monkeypatch.setenv("CELERY_BROKER_URL", f"redis+socket://{socket}")
-    assert app_settings(make_app(settings)) == settings
+    found = app_settings(make_app(settings))
+    assert replace(found, broker_names=settings.broker_names) == settings
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://localhost:6379/0")
     with pytest.raises(SettingsError, match="the schedules of this cron are on unix://"):
         app_settings(make_app(settings))

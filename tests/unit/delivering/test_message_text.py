@@ -25,8 +25,8 @@ from hermes_celery.core.run import DeliveryState, Outcome, Run, RunState
 from hermes_celery.delivering import template as rendering
 from hermes_celery.delivering.attachments import allowed_dirs, extract
 from hermes_celery.delivering.deliverer import wait_seconds
-from hermes_celery.delivering.message import Message, message_of
 from hermes_celery.delivering.outbox import first_state
+from hermes_celery.delivering.outgoing_message import Message, message_of
 from hermes_celery.delivering.splitting import pieces, utf16_length
 from hermes_celery.delivering.template import check_template, render, wrapped
 from hermes_celery.errors import JobError

@@ -14,8 +14,8 @@ from hermes_celery.observe.checks.workers_and_queues import (
 from hermes_celery.observe.figures import Status
 from hermes_celery.observe.finding import Verdict
 from hermes_celery.store import WorkerSign
-from hermes_celery.store.load import WaitingMessages
 from hermes_celery.store.queue_health import Crew, QueueFacts, QueueLook, QueueState, judge
+from hermes_celery.store.queue_load import WaitingMessages
 from tests.support import replaced
 
 NOW = 1_800_000_000_000

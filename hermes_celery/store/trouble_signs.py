@@ -12,7 +12,7 @@ from hermes_celery.core.run import RunState, Trigger, due_ms_of, is_run_id, job_
 from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.store.database import Database, scored, whole
 from hermes_celery.store.letters import Letters
-from hermes_celery.store.reading import Fields
+from hermes_celery.store.record_fields import Fields
 
 _ALIVE_MS = 10_000
 #: The year 9999: a run that was recorded later was not.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hermes_celery.guards.bounded import Overdue, within
+from hermes_celery.guards.time_limit import Overdue, within
 from hermes_celery.session import Session, bound, current_session
 
 

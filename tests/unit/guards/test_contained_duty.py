@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable
-from hermes_celery.guards.duty import FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS, Duty
+from hermes_celery.guards.contained_duty import FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS, Duty
 from tests.support import HandClock
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery.beat import ScheduleEntry
 from celery.schedules import BaseSchedule, ParseException, crontab, maybe_schedule, schedule
 
-from hermes_celery.celery_app.user_code import is_library_code
+from hermes_celery.celery_app.publishing_code import is_library_code
 from hermes_celery.core.task_call import live_call
 from hermes_celery.schedule import ScheduleKind
 

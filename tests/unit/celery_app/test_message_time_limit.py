@@ -10,7 +10,7 @@ from contextvars import ContextVar
 import pytest
 from celery import Celery, current_app
 
-from hermes_celery.celery_app.building_time_limit import BoundedMessages
+from hermes_celery.celery_app.message_time_limit import BoundedMessages
 from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import JobError

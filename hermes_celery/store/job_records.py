@@ -19,7 +19,7 @@ from hermes_celery.core.readable import readable
 from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store.format import too_new
-from hermes_celery.store.reading import Fields, is_instant
+from hermes_celery.store.record_fields import Fields, is_instant
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(JobSpec).decode

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import click
 
-from hermes_celery.cli.opening import known_namespaces
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings
 from hermes_celery.cli.screen import print_json_list
+from hermes_celery.cli.store_access import known_namespaces
 from hermes_celery.cli.terminal import print_note
 from hermes_celery.core.job import Job, UnreadableJob
 from hermes_celery.errors import RecordBroken, StoreError
