@@ -144,3 +144,8 @@ def messages_of(app: Celery, *, in_tasks: bool = True) -> MessageBuilder:
     return MessageBuilder(
         app, session=SessionSource.ORIGIN, entries=None, in_tasks=in_tasks, namespace=""
     )
+
+
+def one_spaced(text: str) -> str:
+    """A text without its columns and line ends."""
+    return " ".join(text.split())

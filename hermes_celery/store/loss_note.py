@@ -1,9 +1,9 @@
 """A note on this machine's disk of what the server held, so that an empty server is noticed.
 
 A Redis without persistence comes back from a restart with nothing, and nothing in it can say so.
-The note is written by the leading beat (`scheduling.emptied_server`), and read by beats, `status` and
-`doctor`. It names the namespace by the mark that the first job left there. Each server has a
-note of its own, by the address that it is reached at.
+The note is written by the leading beat (`scheduling.emptied_server`), and read by beats, by
+`status` and by `doctor`. It names the namespace by the mark that the first job left there. Each
+server has a note of its own, by the address that it is reached at.
 """
 
 from __future__ import annotations

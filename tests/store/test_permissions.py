@@ -166,8 +166,8 @@ def test_the_table_names_every_command_in_our_sources(valkey: Database) -> None:
     for path in PACKAGE.rglob("*.py"):
         if path.stem != "permissions":
             used |= constants(path)
-    # `client.pubsub()` is redis-py's; it sends nothing.
-    used = (used & known) - {"PUBSUB"}
+    # `client.pubsub()` is redis-py's; it sends nothing. Redis 6 lists POST, to hang up on browsers.
+    used = (used & known) - {"PUBSUB", "POST"}
     assert len(used) > 50
     assert used <= {command.split()[0] for command in COMMANDS}
 

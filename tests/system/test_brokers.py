@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hermes_celery.store import Database
+from tests.support import one_spaced
 from tests.system.conftest import Processes, await_leader, await_worker
 
 pytestmark = pytest.mark.system
@@ -69,7 +70,7 @@ def test_up_does_not_start_beside_such_a_variable(processes: Processes, home: Pa
     assert not (home / "cron" / "hermes-celery" / "valkey.sock").exists()
     doctor = processes.hermes("doctor")
     assert doctor.returncode == 1
-    assert "fail  broker     CELERY_BROKER_URL means" in doctor.stdout
+    assert "fail broker CELERY_BROKER_URL means" in one_spaced(doctor.stdout)
 
 
 def test_the_same_server_in_other_words_starts(

@@ -18,7 +18,7 @@ from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Load, WorkerSign
 from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.worker import make_dead_letters, make_run_ender
-from tests.support import eventually
+from tests.support import eventually, one_spaced
 from tests.system.conftest import Processes, await_leader, await_worker, script, script_job
 
 pytestmark = pytest.mark.system
@@ -89,7 +89,9 @@ def test_a_worker_of_another_queue_is_no_worker_of_ours(
         cron.run(cron.add(JobRequest(schedule="every 1h", prompt="x", queue=queue)).id)
     told = processes.hermes("doctor").stdout
     for queue in (valkey.keys.default_queue, gpu):
-        assert f"fail  queue      queue {queue}: nobody consumes it and 1 messages wait" in told
+        assert f"fail queue queue {queue}: nobody consumes it and 1 messages wait" in one_spaced(
+            told
+        )
         assert f"celery -A hermes_celery worker -Q {queue}`" in told
     status = processes.hermes("status", "--check")
     assert status.returncode == 1
@@ -99,11 +101,11 @@ def test_a_worker_of_another_queue_is_no_worker_of_ours(
 def test_a_worker_that_is_frozen_is_not_counted(processes: Processes, valkey: Database) -> None:
     worker = processes.celery("worker")
     await_worker(valkey)
-    assert "ok    workers    1: " in processes.hermes("doctor").stdout
+    assert "ok workers 1: " in one_spaced(processes.hermes("doctor").stdout)
     os.kill(worker.pid, signal.SIGSTOP)
     try:
         eventually(
-            lambda: "fail  workers    none" in processes.hermes("doctor").stdout,
+            lambda: "fail workers none" in one_spaced(processes.hermes("doctor").stdout),
             what="the frozen worker's end",
         )
     finally:
