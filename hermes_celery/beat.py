@@ -1,4 +1,4 @@
-"""The documented path of the scheduler class: `hermes_celery.beat:CronScheduler`."""
+"""The documented path `hermes_celery.beat:CronScheduler`; its code is `celery_app.scheduler`."""
 
 from __future__ import annotations
 

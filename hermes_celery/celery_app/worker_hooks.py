@@ -1,4 +1,4 @@
-"""Our Celery tasks, and what worker and beat processes do when they start and stop."""
+"""Registers our tasks on an app; what worker and beat processes do when they start and stop."""
 
 from __future__ import annotations
 

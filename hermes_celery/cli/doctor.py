@@ -1,6 +1,6 @@
-"""`doctor`: one line for each thing that must be in order, and what to do where it is not.
+"""`doctor`: prints the checks of `observe.checks`, one line for each thing that must be in order.
 
-What is looked at, and how, lies in `observe.checks`; here the checks get what they look at.
+What is looked at, and how, lies there; here the checks get what they look at.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`import`: take over jobs from a Hermes home, from RedBeat, or from django-celery-beat."""
+"""`import`: the sources that jobs can be taken over from; their readers lie in `interop/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a trouble is told to a person, and in which words.
+"""The kinds of incidents: when a trouble is told to a person, and in which words.
 
 Failures that look alike are one incident: the first is told at once, then the 3rd, 10th, 30th,
 100th ... repeat; an incident that somebody acknowledged stays quiet; when the trouble is over, that

@@ -1,4 +1,4 @@
-"""What `deliver` means on this machine: its environment and its targets.toml."""
+"""What `deliver` means on this machine: the environment that settings give, and targets.toml."""
 
 from __future__ import annotations
 

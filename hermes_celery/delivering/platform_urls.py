@@ -1,4 +1,4 @@
-"""A chat of a platform as an apprise URL, from the environment variables that Hermes users have.
+"""A chat of a platform as an apprise URL, from the variables that Hermes users have set.
 
 Hermes' names (hermes-agent 0.19, gateway and its platform plugins). A platform that apprise reaches
 only by webhooks, such as Discord's bot, has no entry here: `hermes send` takes it.

@@ -1,4 +1,4 @@
-"""RedBeat's entries as jobs.
+"""RedBeat's entries, as `store.redbeat` reads them, become jobs.
 
 A crontab and an interval are taken as `beat_schedule` has them. An rrule that is nothing but a
 period becomes an interval with its start, its end and its number of runs; any other is refused, as

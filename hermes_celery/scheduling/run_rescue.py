@@ -1,4 +1,4 @@
-"""Runs that nobody carries any more: queued but never started, started but never finished.
+"""Which runs are lost, and when: queued but never started, started but never finished.
 
 A message can vanish (a worker dies with it in hand, a failover forgets it): a run that stays queued
 is pushed again, each time after twice the wait; the claim makes a second copy harmless. A worker
