@@ -27,12 +27,12 @@ from django.core.management import call_command
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from hermes_celery.store.keys import Keys
-from hermes_celery.interop.orphaned_entries import left_behind
+from hermes_celery.interop.orphaned_entries import orphaned_entries
 from hermes_celery.store import Database, Jobs
 from hermes_celery.store.redbeat import RedBeat
 
 database = Database(fakeredis.FakeRedis(decode_responses=True), keys=Keys(namespace="shop"))
-look = lambda: left_behind(Jobs(database), RedBeat(database))
+look = lambda: orphaned_entries(Jobs(database), RedBeat(database))
 print(look())  # the tables are not there yet
 call_command("migrate", verbosity=0)
 print(look())
