@@ -257,7 +257,7 @@ def test_a_host_that_does_not_exist_is_one_sentence() -> None:
         ({"url": "http://h/", "method": "BREW"}, "no HTTP method"),
         ({"url": "http://h/", "headers": {"a b": "c"}}, "not a name and a value"),
         ({"url": "http://h/", "headers": {"a": "b\nc: d"}}, "not a name and a value"),
-        ({"url": "http://h/", "expect": (7,)}, "100 to 599"),
+        ({"url": "http://h/", "expect": (7,)}, "200 to 599"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused(fields: dict[str, Any], why: str) -> None:
