@@ -461,7 +461,7 @@ class Client:
         return self.runs.latest(job_id=job_id, state=state, since=since, after=after, limit=limit)
 
     def _changed(self, reference: str, change: Callable[[Job], Job]) -> Job:
-        """As `_stored_anew`, of a state that this version knows; what is so already is left."""
+        """As `_stored_anew`, of a state that this version knows."""
 
         def checked(job: Job) -> Job:
             if not is_known(job.state):
@@ -471,16 +471,17 @@ class Client:
                 )
             return change(job)
 
-        return self._stored_anew(reference, checked, leaves_same=True)
+        return self._stored_anew(reference, checked)
 
-    def _stored_anew(
-        self, reference: str, change: Callable[[Job], Job], *, leaves_same: bool = False
-    ) -> Job:
-        """Change a job as it stands now; again where a tick or somebody else was faster."""
+    def _stored_anew(self, reference: str, change: Callable[[Job], Job]) -> Job:
+        """Change a job as it stands now; again where a tick or somebody else was faster.
+
+        What is so already is left: neither its revision nor its count of failures moves.
+        """
         for _ in range(_RETRIES):
             job = self.jobs.find(reference)
             changed = change(job)
-            if leaves_same and changed == job:
+            if changed == job and not job.faults:
                 return job
             try:
                 return self.jobs.change(changed, was=job)

@@ -259,8 +259,9 @@ class ProjectDeclarer:
         contested = self._contested(foreign(self._sharing.mine, others))
         kept = left | frozenset(additional(self._sharing.mine, others)) | frozenset(contested)
         if may_write and (kept != self._kept or self._is_one_gone(now_ms)):
-            self._write(now_ms, kept=kept, contested=contested)
-            self._kept = kept
+            is_whole = self._write(now_ms, kept=kept, contested=contested)
+            # What others were faster with, each time, is written at the next step.
+            self._kept = kept if is_whole else None
             self._present, self._counted_ms = self._count(), now_ms
 
     def _is_one_gone(self, now_ms: int) -> bool:
@@ -288,7 +289,8 @@ class ProjectDeclarer:
             and job.spec.declared_in not in (None, place_of(self._app, mine[job_id]))
         }
 
-    def _write(self, now_ms: int, *, kept: frozenset[str], contested: Mapping[str, str]) -> None:
+    def _write(self, now_ms: int, *, kept: frozenset[str], contested: Mapping[str, str]) -> bool:
+        """Write what is declared; whether all of it is written. Raises StoreError."""
         taken, refused = requests_of(self._app)
         twice = declared_twice(self._app)
         for name in twice:
@@ -330,6 +332,7 @@ class ProjectDeclarer:
         # That of `cron.add` is a job; where it is none either, that is what to mend first.
         refusals += [self._second(name, why) for name, why in twice.items() if name not in reasons]
         self._note(refusals, warnings, now_ms=now_ms)
+        return not report.has_more
 
     def _note(
         self, refusals: list[RefusedJob], warnings: Mapping[str, str], *, now_ms: int

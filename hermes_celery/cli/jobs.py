@@ -88,6 +88,7 @@ def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed
     if not changes:
         raise click.UsageError("nothing to change; give at least one option")
     cron = open_cron()
+    before = cron.show(job).revision
     changed = cron.edit(job, changes, expected_revision=revision, check_files=not elsewhere)
     if "task" in changes:
         _warn_of_call(changed)
@@ -96,7 +97,8 @@ def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed
         print_json(changed.as_json())
         return
     _warn_of_tokens(changed)
-    click.echo(f"changed {changed.id}  {changed.name}  (revision {changed.revision})")
+    verb = "nothing changed:" if changed.revision == before else "changed"
+    click.echo(f"{verb} {changed.id}  {changed.name}  (revision {changed.revision})")
     click.echo(_upcoming(changed))
 
 
@@ -214,9 +216,11 @@ def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) 
     """Stop the schedule of JOB, or with --all of every job; dispatched runs go on."""
     if _is_one_job(job, everything=everything):
         cron = open_cron()
-        was_paused = cron.show(job or "").state is JobState.PAUSED
-        verb = "nothing changed, it was paused before:" if was_paused else "paused"
-        _confirm(cron.pause(job or "", reason=reason), verb=verb, as_json=as_json)
+        before = cron.show(job or "").revision
+        paused = cron.pause(job or "", reason=reason)
+        is_same = paused.revision == before
+        verb = "nothing changed, it was paused before:" if is_same else "paused"
+        _confirm(paused, verb=verb, as_json=as_json)
         return
     is_new = open_cron().pause_all(note=reason or "")
     if as_json:
@@ -237,9 +241,11 @@ def resume(job: str | None, everything: bool, as_json: bool) -> None:
     """
     if _is_one_job(job, everything=everything):
         cron = open_cron()
-        was_scheduled = cron.show(job or "").state is JobState.SCHEDULED
-        verb = "nothing changed, it was not paused:" if was_scheduled else "resumed"
-        _confirm(cron.resume(job or ""), verb=verb, as_json=as_json)
+        before = cron.show(job or "").revision
+        resumed = cron.resume(job or "")
+        is_same = resumed.revision == before
+        verb = "nothing changed, it was not paused:" if is_same else "resumed"
+        _confirm(resumed, verb=verb, as_json=as_json)
         return
     is_new = open_cron().resume_all()
     if as_json:

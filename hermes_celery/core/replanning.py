@@ -26,7 +26,7 @@ from hermes_celery.core.job_checks import (
 )
 from hermes_celery.core.unknown_words import is_known
 from hermes_celery.errors import HermesCeleryError, JobError
-from hermes_celery.instant import to_ms
+from hermes_celery.instant import optional_from_ms, to_ms
 from hermes_celery.schedule import Schedule, ScheduleKind
 
 _replace = msgspec.structs.replace
@@ -69,7 +69,8 @@ def resumed(job: Job, *, now: datetime) -> Job:
         raise JobError(f"Cannot resume: {why_over(job)}")
     spec = job.spec
     if is_once(schedule):
-        upcoming = first_meant(schedule, after_ms=to_ms(now) - ONE_SHOT_GRACE_MS - 1)
+        # With its jitter: what waits for that is not in the past.
+        upcoming = optional_from_ms(schedule.next_after_ms(to_ms(now) - ONE_SHOT_GRACE_MS - 1))
         if upcoming is None:
             raise JobError(
                 f"Cannot resume: one-shot time {schedule.text} is in the past (grace window: "
@@ -165,10 +166,12 @@ def _continued(job: Job, spec: JobSpec, *, now: datetime) -> Job:
     """The job with the same schedule: one that was over goes on where it may run more often."""
     changed = _replace(job, spec=spec)
     is_more = spec.repeat_times != job.spec.repeat_times and not is_used_up(changed)
-    if job.state is not JobState.COMPLETED or not is_more:
+    if not is_more or (job.next_run_at is not None and job.state is not JobState.COMPLETED):
         return changed
     schedule = spec.compiled()
     if is_once(schedule):
+        if job.state is not JobState.COMPLETED:
+            return changed  # its only run is under way
         raise JobError(
             f"the one-shot {schedule.text} is over, and its time does not come again; give another "
             "schedule"
@@ -199,7 +202,13 @@ def _going_on(job: Job, spec: JobSpec, *, now: datetime) -> datetime:
 
 
 def _meant_ms(job: Job) -> int:
-    """The instant that a job's next occurrence is meant for."""
+    """The instant that a job's next occurrence is meant for.
+
+    One that jitter does not explain, such as a taken over job's, is meant for itself.
+    """
     next_ms = to_ms(job.next_run_at) if job.next_run_at else 0
-    meant_ms = job.spec.compiled().nominal.latest_until_ms(next_ms)
-    return next_ms if meant_ms is None else meant_ms
+    schedule = job.spec.compiled()
+    meant_ms = schedule.nominal.latest_until_ms(next_ms)
+    if meant_ms is None or schedule.next_after_ms(meant_ms - 1) != next_ms:
+        return next_ms
+    return meant_ms

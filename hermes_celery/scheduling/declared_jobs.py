@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,6 +38,8 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     removed: tuple[str, ...] = ()
     #: What could not be made or written: the name, and why.
     refused: dict[str, str] = {}
+    #: Whether others were faster again and again, so that something is still to be written.
+    has_more: bool = False
 
 
 def managed_id(manager: str, name: str) -> str:
@@ -83,13 +84,15 @@ def synchronise(
             refused[names[job_id]] = str(error)
     kept = {*wanted, *left}
     gone = [job_id for job_id in jobs.managed_by(manager) if job_id not in kept]
-    done, unwritten = _put(jobs, new)
+    done, unwritten, raced = _put(jobs, new)
     refused |= {names[job_id]: why for job_id, why in unwritten.items()}
+    removed, left_over = _remove(jobs, gone)
     report = SyncReport(
         refused=refused,
         added=tuple(name for name, word in done.items() if word == "added"),
         changed=tuple(name for name, word in done.items() if word == "changed"),
-        removed=_remove(jobs, gone),
+        removed=removed,
+        has_more=raced or left_over,
     )
     for word in ("added", "changed", "removed"):
         for name in getattr(report, word):
@@ -110,27 +113,21 @@ def _placed(job: Job, place: str | None) -> Job:
     return msgspec.structs.replace(job, spec=msgspec.structs.replace(job.spec, declared_in=place))
 
 
-def _put(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str]]:
+def _put(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str], bool]:
     """Write what is new or differs, page by page.
 
-    Returns the name of each written job with the word for it, and the id of each that was not
-    written, with the reason.
+    Returns the name of each written job with the word for it, the id of each that was not written,
+    with the reason, and whether there is one that others changed each time.
     """
     done: dict[str, str] = {}
     refused: dict[str, str] = {}
+    has_more = False
     for start in range(0, len(new), WRITES):
-        written, unwritten = _put_page(jobs, new[start : start + WRITES])
-        done |= written
-        refused |= unwritten
-    return done, refused
-
-
-def _put_page(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str]]:
-    done: dict[str, str] = {}
-    refused: dict[str, str] = {}
-    for _ in range(_RETRIES):
-        new = _put_once(jobs, new, done, refused)
-    return done, refused
+        page = list(new[start : start + WRITES])
+        for _ in range(_RETRIES):
+            page = _put_once(jobs, page, done, refused) if page else page
+        has_more = has_more or bool(page)
+    return done, refused, has_more
 
 
 def _put_once(
@@ -187,15 +184,18 @@ def _changed(old: Job, new: Job) -> Job | None:
     return replanned(old, spec, now=from_ms(new.spec.created_ms))
 
 
-def _remove(jobs: Jobs, ids: Sequence[str]) -> tuple[str, ...]:
-    """Remove jobs, and return the names of those that were there."""
+def _remove(jobs: Jobs, ids: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """Remove jobs: the names of those that were there, and whether one was changed meanwhile."""
     removed: list[str] = []
+    has_more = False
     for start in range(0, len(ids), WRITES):
         for job in jobs.get_many(ids[start : start + WRITES]).values():
             if isinstance(job, UnreadableJob):
                 event(_log, "job.not_removed", level=logging.ERROR, job=job.id, why=job.fault)
                 continue
-            with suppress(Conflict):
+            try:
                 jobs.remove(job)
                 removed.append(job.name)
-    return tuple(removed)
+            except Conflict:
+                has_more = True
+    return tuple(removed), has_more

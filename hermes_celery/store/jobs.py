@@ -487,6 +487,9 @@ def _fields(write: Write) -> _Fields:
         for name, value in standing.items()
         if value != before[name] or name in was.faults
     }
+    if moved.get("next_ms"):
+        # A run that ends meanwhile may complete the job, which has a run to come again.
+        moved["state"] = standing["state"]
     # A change by a person starts the count of failures anew.
     return {**_spec_fields(job), **moved, "failures": ""}
 
@@ -530,11 +533,12 @@ def _completes(write: Write) -> bool:
 
 
 def _next_as_read(write: Write) -> str | int:
-    """The next instant that a change of it, or of the schedule, was made from; else any."""
+    """The next instant that a change of it, or of how often it comes, was made from; else any."""
     job, was = write.job, write.was
     if was is None or "next_ms" in was.faults:
         return _ANY
-    is_same = all(getattr(job.spec, name) == getattr(was.spec, name) for name in TIMING)
+    names = (*TIMING, "repeat_times")
+    is_same = all(getattr(job.spec, name) == getattr(was.spec, name) for name in names)
     return _ANY if is_same and job.next_run_at == was.next_run_at else _or_empty(was.next_run_at)
 
 

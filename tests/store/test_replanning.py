@@ -100,10 +100,10 @@ def test_a_declared_job_that_gets_jitter_does_not_run_an_occurrence_again(store:
     assert meant(store.jobs.find("job")) == NOON + 10 * MINUTE
 
 
-def delayed(store: Store) -> Job:
+def delayed(store: Store, schedule: str = "0 13 * * *") -> Job:
     """A job due at 13:00, put off by five minutes at least: its random id decides how long."""
     while True:
-        job = add(store, "0 13 * * *", jitter_seconds=3000)
+        job = add(store, schedule, jitter_seconds=3000)
         if job.next_run_at is not None and job.next_run_at > NOON + HOUR + 5 * MINUTE:
             return job
 
@@ -115,9 +115,10 @@ def test_an_occurrence_that_waits_for_its_jitter_is_not_lost_by_an_edit(store: S
         assert meant(store.cron.edit(job.id, changes)) == NOON + HOUR
 
 
-def test_a_job_that_is_resumed_keeps_what_waits_for_its_jitter(store: Store) -> None:
-    job = delayed(store)
-    store.clock.advance(3601)
+@pytest.mark.parametrize("schedule", ["0 13 * * *", "2026-06-22T13:00:00+00:00"])
+def test_a_job_that_is_resumed_keeps_what_waits_for_its_jitter(store: Store, schedule: str) -> None:
+    job = delayed(store, schedule)
+    store.clock.advance(3601 + 200)
     store.cron.pause(job.id)
     assert store.cron.resume(job.id).next_run_at == job.next_run_at
 
@@ -162,7 +163,104 @@ def test_a_declaration_that_a_tick_overtakes_is_written_all_the_same(store: Stor
     assert (job.spec.jitter_seconds, job.completed) == (50, 0)
 
 
+class _AlwaysOvertaken(Jobs):
+    """Jobs of which a tick moves each on right after each time that it was read."""
+
+    def get_many(self, ids: Collection[str]) -> dict[str, Job | UnreadableJob]:
+        found = super().get_many(ids)
+        for key in map(self._database.keys.job, ids):
+            self._database.call("HINCRBY", key, "next_ms", 60_000)
+        return found
+
+
+def test_a_declaration_that_ticks_overtake_each_time_is_still_to_be_written(store: Store) -> None:
+    declare(store, schedule="* * * * *")
+    jobs = _AlwaysOvertaken(store.database)
+    request = JobRequest(schedule="* * * * *", prompt="x", name="job", jitter_seconds=50)
+    declared = DeclaredJobs(manager="m", requests={"job": request}, default_timezone="UTC")
+    report = synchronise(jobs, declared, now=store.cron.now)
+    assert (report.has_more, report.refused, report.changed) == (True, {}, ())
+    assert not synchronise(store.jobs, declared, now=store.cron.now).has_more
+
+
+@pytest.mark.parametrize("is_declared", [False, True])
+def test_a_job_whose_last_run_is_under_way_goes_on_where_it_may_run_more_often(
+    store: Store, is_declared: bool
+) -> None:
+    fields: dict[str, Any] = {"schedule": "every 1h", "name": "job"}
+    if is_declared:
+        declare(store, repeat=3, **fields)
+    else:
+        add(store, repeat=3, **fields)
+    job = stand(store, store.jobs.find("job"), next_run_at=None, completed=3)
+    store.clock.advance(3 * 3600 + 60)
+    if is_declared:
+        assert declare(store, repeat=5, **fields) == {}
+    else:
+        store.cron.edit(job.id, {"repeat": 5})
+    changed = store.jobs.get(job.id)
+    assert changed.next_run_at == NOON + 4 * HOUR
+    assert store.database.call("ZSCORE", store.database.keys.due, job.id)
+
+
+def test_a_one_shot_whose_run_is_under_way_may_be_given_more_runs(store: Store) -> None:
+    job = stand(store, add(store, "in 1s"), next_run_at=None, completed=1)
+    changed = store.cron.edit(job.id, {"repeat": 2})
+    assert (changed.state, changed.next_run_at) == (JobState.SCHEDULED, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "before", "change", "meanwhile"),
+    [
+        ({"repeat": 3}, {"completed": 2}, {"repeat": 5}, {"next_run_at": None, "completed": 3}),
+        ({}, {"completed": 2}, {"repeat": 3},
+         {"next_run_at": NOON + 2 * HOUR, "completed": 3}),
+    ],
+    ids=["more runs", "fewer runs"],
+)  # fmt: skip
+def test_how_often_a_job_runs_is_changed_from_where_it_stands(
+    store: Store,
+    fields: dict[str, Any],
+    before: dict[str, Any],
+    change: dict[str, Any],
+    meanwhile: dict[str, Any],
+) -> None:
+    job = stand(store, add(store, "every 1h", **fields), **before)
+    changed = edited(job, change, now=NOON, default_timezone="UTC")
+    stand(store, job, **meanwhile)
+    with pytest.raises(Conflict):
+        store.jobs.change(changed, was=job)
+
+
+def test_a_job_that_goes_on_is_scheduled_whatever_its_last_run_made_of_it(store: Store) -> None:
+    job = add(store, "every 1h", end=NOON + HOUR)
+    job = stand(store, job, next_run_at=None, completed=1)
+    changed = edited(job, {"end": NOON + 9 * HOUR}, now=NOON + HOUR, default_timezone="UTC")
+    stand(store, job, state="completed")
+    assert store.jobs.change(changed, was=job).state is JobState.SCHEDULED
+    assert store.jobs.get(job.id).state is JobState.SCHEDULED
+
+
+def test_a_next_run_that_is_on_no_grid_is_meant_for_itself(store: Store) -> None:
+    # As the next instant of a job that came from another scheduler may be.
+    job = stand(store, add(store, "0 9 * * *"), next_run_at=NOON + 19 * HOUR, completed=1)
+    changed = store.cron.edit(job.id, {"jitter_seconds": 5})
+    assert meant(changed) == NOON + 21 * HOUR
+
+
 # --- what is no change, and what keeps its grid
+
+
+def test_an_edit_that_changes_nothing_leaves_the_revision_and_the_count_of_failures(
+    store: Store,
+) -> None:
+    job = add(store, "every 1h")
+    key = store.database.keys.job(job.id)
+    store.database.call("HSET", key, "failures", 4)
+    assert store.cron.edit(job.id, {"group": None}).revision == job.revision
+    assert store.database.call("HGET", key, "failures") == "4"
+    assert store.cron.edit(job.id, {"group": "g", "group_limit": 1}).revision == job.revision + 1
+    assert store.database.call("HGET", key, "failures") is None
 
 
 @pytest.mark.parametrize(
