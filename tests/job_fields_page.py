@@ -13,12 +13,13 @@ from hermes_celery.core.fields import FIELDS, Field
 _HEAD = """\
 # The fields of a job
 
-Each field has an option of `hermes-celery add` and `edit`, and a name in Python: `JobRequest(...)`,
-`cron.add(...)`. An empty text clears it: `edit nightly --group '' --timeout ''`. A field that means
-nothing without another one goes with it. `show` prints what is set, `show --json` all of it.
-*Timing*: a change of it plans the job anew. An entry of `beat_schedule` has the policy's fields
-(from `catch_up` on) in its options: `"options": {"hermes": {"overlap": "skip"}}`. This page is made
-from the table that the program reads.
+Each field that something here acts on has an option of `hermes-celery add` and `edit`; each has a
+name in Python: `JobRequest(...)`, `cron.add(...)`. An empty text clears it: `edit nightly --group ''
+--timeout ''`. A field that means nothing without another one goes with it. `show` prints what is
+set, `show --json` all of it. *Timing*: a change of it plans the job anew. An entry of
+`beat_schedule` has the policy's fields (from `catch_up` on) in its options:
+`"options": {"hermes": {"overlap": "skip"}}`. This page is made from the table that the program
+reads.
 
 | in Python | option | what it says | if not given | in Hermes' `jobs.json` | in `beat_schedule` |
 |---|---|---|---|---|---|
@@ -49,7 +50,9 @@ def _options(field: Field) -> Iterator[str]:
 
 
 def _help(field: Field) -> str:
-    return " ".join(filter(None, (field.help, *(part.help for part in field.parts))))
+    return " ".join(
+        filter(None, (field.help, *(f"`{part.option}`: {part.help}" for part in field.parts)))
+    )
 
 
 def _empty(value: object) -> str:

@@ -48,7 +48,7 @@ def configured_app(settings: Settings) -> Celery:
         task_queues=[_queue(keys.default_queue), _queue(keys.delivery_queue)],
         task_routes={DELIVER_TASK: {"queue": keys.delivery_queue}},
         # The claim protects a run, not the acknowledgement: redelivery is explained in
-        # `scheduling.rescue`.
+        # `scheduling.run_rescue`.
         task_acks_late=False,
         worker_concurrency=settings.max_workers,
         # A worker takes a message only when a slot is free, else it hoards runs that others could

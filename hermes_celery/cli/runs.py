@@ -1,4 +1,4 @@
-"""`run runs logs cancel`: what people do with runs."""
+"""`run runs logs backfill cancel`: what people do with runs."""
 
 from __future__ import annotations
 

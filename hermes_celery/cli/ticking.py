@@ -21,7 +21,7 @@ from hermes_celery.wiring.server import open_database
 @click.command("tick")
 @json_option
 def tick_command(as_json: bool) -> None:
-    """MessageBuilder what is due now, once; a beat that leads does so by itself."""
+    """Dispatch what is due now, once; a beat that leads does so by itself."""
     settings = read_settings()
     open_cron(settings)
     database = open_database(settings)

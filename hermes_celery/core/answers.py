@@ -1,4 +1,7 @@
-"""What an answer means: nothing to say, or what went wrong, in one line for a chat."""
+"""What an answer means: nothing to say, or what went wrong, in one line for a chat.
+
+By Hermes' own rules (cases `run.silence`, `run.failure_summary`).
+"""
 
 from __future__ import annotations
 

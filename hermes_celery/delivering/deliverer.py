@@ -4,7 +4,8 @@ A delivery is planned once: which targets there are is decided when it is sent, 
 written. Then each part is claimed, made, sent and recorded by itself. Planners and senders hold a
 claim from before they begin, so that one who dies of it has been counted: a delivery that was begun
 five times and never planned, and a part that was tried ten times, are given up. All of it has an
-end in time; what takes longer is left behind (`bounded`) and counts as an attempt that failed.
+end in time; what takes longer is left behind (`guards.time_limit`) and counts as an attempt that
+failed.
 
 A part is sent twice only where its sender dies between sending and recording, or is cut off from a
 Redis that others reach for half a minute: at most one duplicate for each such event, never a loss.

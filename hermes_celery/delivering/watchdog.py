@@ -43,7 +43,7 @@ _NO_WORKER_MS = 30_000
 _OVERDUE_MS = 120_000
 _WAITING, _SKIPPED, _TOLD_AT_ONCE = 100, 500, 20
 #: So long a retry of a task's own may be overdue.
-_RETRY_GRACE_MS = 60_000
+RETRY_GRACE_MS = 60_000
 #: An incident that nobody heard of for so long is over.
 _FORGOTTEN_MS = 30 * 86_400_000
 
@@ -259,7 +259,7 @@ class Watchdog:
 def _late_text(spec: JobSpec, run: WaitingRun, now_ms: int) -> str:
     """What is said of a run that waits too long; "" while it does not."""
     if run.retry_ms is not None:
-        if now_ms - run.retry_ms <= _RETRY_GRACE_MS:
+        if now_ms - run.retry_ms <= RETRY_GRACE_MS:
             return ""
         return (
             f"Cron '{spec.name}' is late: for {(now_ms - run.retry_ms) // 1000} s its run waits "

@@ -1,7 +1,8 @@
 """How long to wait before what failed is tried again: exponential, capped, jittered.
 
-Every wait of a process that grows is computed here, from the number of failures in a row. (Scripts
-that count failures on the server double them there, in the same step.)
+Every wait of a process that grows is computed here, from the number of failures in a row or from
+what was waited so far. (Scripts that count failures on the server double them there, in the same
+step.)
 """
 
 from __future__ import annotations

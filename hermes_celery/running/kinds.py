@@ -1,4 +1,4 @@
-"""The kinds of work a run can be: one module each, plus the child process they share."""
+"""What performs each kind of work in this worker: agent, script or request, each made once."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an agent is told, and what its answer means.
+"""What an agent is told: a job's prompt, and what is put around it.
 
-Section texts, silence and the summary of a failure are Hermes' own (cases `run.prompt`,
-`run.silence`, `run.outcome`, `run.failure_summary`), so that jobs and skills written for its cron
-behave the same here. Everything is handed in: no file, no Redis.
+Section texts are Hermes' own (cases `run.prompt`), so that jobs and skills written for its cron
+behave the same here. What the answer means is said in `core.answers`. Everything is handed in: no
+file, no Redis.
 """
 
 from __future__ import annotations

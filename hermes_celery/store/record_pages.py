@@ -24,7 +24,7 @@ from hermes_celery.store.shared_keys import TYPES
 JOBS_PAGE = 250
 _PAGE = 200
 _SCAN = 500
-#: Overdue entries that are looked at first: `rescue` reads that many, and more.
+#: Overdue entries that are looked at first: more than one pass of rescue reads.
 _FIRST = 60
 
 

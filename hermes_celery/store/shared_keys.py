@@ -206,7 +206,7 @@ class SharedKeys:
             yield _about(one, "never ends, so that no beat could follow; given an end",
                          op(MendVerb.EXPIRE, KeyRole.KEY, _LEASE_MS))  # fmt: skip
         if one.key == self._keys.switch:
-            yield from _switch(one, how)
+            yield from _switch(one)
 
     def _term(
         self, one: KeyFacts, shard: int, how: CheckMode, *, was_moved: bool
@@ -251,7 +251,7 @@ def is_moved(finding: Disagreement) -> bool:
     return finding.is_mended and any(one.verb is MendVerb.QUARANTINE for one in finding.ops)
 
 
-def _switch(one: KeyFacts, how: CheckMode) -> Iterator[Disagreement]:
+def _switch(one: KeyFacts) -> Iterator[Disagreement]:
     paused, resumed = (one.fields.get(name) for name in _NUMBERS)
     if paused and whole(paused) is None:
         # As beats read it: a value that is no instant stops no job.

@@ -9,6 +9,7 @@ import msgspec
 from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.run import MOST_PATIENCE_MS, PATIENCE_SECONDS, Run
 from hermes_celery.errors import RecordBroken
+from hermes_celery.guards.backoff import backoff_since
 from hermes_celery.instant import to_ms
 from hermes_celery.store.database import Database, ScriptCall, refuse_fenced, scored, whole
 from hermes_celery.store.fencing import Actor
@@ -157,9 +158,8 @@ class WaitingRuns(RunRecords):
         self._database.call("ZADD", self._keys.queued, "XX", until_ms, waiting.run.id)
 
     def _next_wait_ms(self, waiting: UndeliveredRun) -> int:
-        # After waits of 1, 2, ... 2^k units together they are one unit short of the next wait.
-        waited_ms = max(waiting.seen_ms - to_ms(waiting.run.queued_at), 0)
-        return min(waited_ms + self._redeliver_after_ms, _LONGEST_WAIT_MS)
+        waited_ms = waiting.seen_ms - to_ms(waiting.run.queued_at)
+        return backoff_since(waited_ms, first=self._redeliver_after_ms, most=_LONGEST_WAIT_MS)
 
 
 def _next_push(row: Mapping[str, str] | RecordBroken) -> int:

@@ -11,7 +11,7 @@ then goes on from now.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,7 @@ import msgspec
 from hermes_celery.core.fields import FIELDS, Field
 from hermes_celery.core.job import Job, JobRequest, JobSpec, JobState, is_job_id
 from hermes_celery.core.job_checks import checked_content, repeat_times
+from hermes_celery.core.targets import normalised
 from hermes_celery.errors import Conflict, HermesCeleryError, ImportFault, JobError
 from hermes_celery.instant import to_ms
 from hermes_celery.schedule import Schedule, ScheduleKind, from_hermes
@@ -262,13 +263,8 @@ def _origin(value: Any) -> Any:
     return {name: str(part) for name, part in value.items() if part is not None} or None
 
 
-def _comma_list(value: Any) -> Any:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return ",".join(map(str, value)) if is_list else value
-
-
 _SPELT_OTHERWISE: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "deliver": _comma_list,
+    "deliver": normalised,
     "origin": _origin,
 }
 

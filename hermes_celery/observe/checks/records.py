@@ -8,6 +8,7 @@ from typing import Final
 from hermes_celery.core.dead_letters import QUIET_MS
 from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.server_address import BrokerNames
+from hermes_celery.delivering.watchdog import RETRY_GRACE_MS
 from hermes_celery.errors import RecordBroken, SettingsError
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.observe.finding import Finding, fail, ok, warn
@@ -27,7 +28,7 @@ from hermes_celery.store import (
 from hermes_celery.store.loss_note import LossNote
 
 #: How many runs are looked at, those that wait longest, and how long a retry may be overdue.
-_LOOKED_AT, _RETRY_GRACE_MS = 500, 60_000
+_LOOKED_AT = 500
 #: What to do about a key that cannot be read.
 REPAIR: Final = "`hermes-celery fsck --repair` mends it"
 
@@ -82,7 +83,7 @@ def check_retries(database: Database) -> Iterator[Finding]:
     """Name the runs that wait for the retry of their own task, which is overdue."""
     now_ms = database.now_ms()
     for run in Signs(database).waiting(limit=_LOOKED_AT):
-        if run.retry_ms is not None and now_ms - run.retry_ms > _RETRY_GRACE_MS:
+        if run.retry_ms is not None and now_ms - run.retry_ms > RETRY_GRACE_MS:
             yield warn("retry", f"run {run.id} of {run.job_name!r} waits for the retry that a "
                        "worker took with it, or that none takes; it comes again after the broker's "
                        "visibility timeout, or the run is lost")  # fmt: skip
