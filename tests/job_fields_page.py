@@ -14,10 +14,10 @@ _HEAD = """\
 # The fields of a job
 
 Each field that something here acts on has an option of `hermes-celery add` and `edit`; each has a
-name in Python: `JobRequest(...)`, `cron.add(...)`. An empty text clears it: `edit nightly --group ''
---timeout ''`. A field that means nothing without another one goes with it. `show` prints what is
-set, `show --json` all of it. *Timing*: a change of it plans the job anew. An entry of
-`beat_schedule` has the policy's fields (from `catch_up` on) in its options:
+name in Python: `JobRequest(...)`, `cron.add(...)`. An empty text clears it:
+`edit nightly --group '' --timeout ''`. A field that means nothing without another one goes with it.
+`show` prints what is set, `show --json` all of it. *Timing*: a change of it plans the job anew. An
+entry of `beat_schedule` has the policy's fields (from `catch_up` on) in its options:
 `"options": {"hermes": {"overlap": "skip"}}`. This page is made from the table that the program
 reads.
 
