@@ -23,7 +23,7 @@ from hermes_celery.core import field_texts as texts
 from hermes_celery.core.origin import SessionSource, origin_text
 from hermes_celery.core.policy import MAX_ACTIVE, CatchUp, OnLost, Overlap, Policy
 from hermes_celery.core.task_call import call_text, checked_priority, checked_task, queue_name
-from hermes_celery.core.work import HttpCall
+from hermes_celery.core.work import HttpCall, WorkKind
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.output import without_credentials
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
@@ -33,6 +33,12 @@ _LARGEST: Final = 2.0**53
 #: A day: no single run is meant to last longer.
 _DAY: Final = 86_400
 _MONTH: Final = 31 * _DAY
+
+
+_AGENTS: Final = frozenset((WorkKind.AGENT,))
+_ON_THIS_MACHINE: Final = frozenset((WorkKind.AGENT, WorkKind.SCRIPT))
+#: A Celery task has the limits that its project gives it.
+_LIMITED: Final = frozenset((WorkKind.AGENT, WorkKind.SCRIPT, WorkKind.HTTP))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +91,8 @@ class Field:
     goes_with: str = ""
     goes_with_value: Any = None
 
-    #: An agent alone reads it.
-    is_for_agents: bool = False
+    #: The kinds of work that read it; none: it is read for all of them.
+    kinds: frozenset[WorkKind] = frozenset()
 
     # --- stored
     stored: str = ""
@@ -290,7 +296,7 @@ _WORK: Final = (
         option=("--prompt",),
         help="A new prompt.",
         check=checks.checked_prompt,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="prompt",
         hermes=("prompt",),
     ),
@@ -324,6 +330,7 @@ _WORK: Final = (
     ),
     Field(
         name="workdir",
+        kinds=_ON_THIS_MACHINE,
         option=("--workdir",),
         metavar="DIR",
         help="Where it runs; absolute.",
@@ -338,7 +345,7 @@ _WORK: Final = (
         is_many=True,
         empty=(),
         check=checks.clean,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="skills",
         show=_comma_list,
         hermes=("skills", "skill"),
@@ -351,7 +358,7 @@ _WORK: Final = (
         is_many=True,
         given=lambda ids: ids or None,
         check=checks.clean,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="context from",
         show=_comma_list,
         hermes=("context_from",),
@@ -361,7 +368,7 @@ _WORK: Final = (
         option=("--model",),
         help="The agent's model.",
         check=checks.stripped,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="model",
         hermes=("model",),
     ),
@@ -370,7 +377,7 @@ _WORK: Final = (
         option=("--provider",),
         help="The model's provider.",
         check=checks.stripped,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="provider",
         hermes=("provider",),
     ),
@@ -380,7 +387,7 @@ _WORK: Final = (
         metavar="URL",
         help="Where the provider answers.",
         check=checks.checked_base_url,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="base url",
         hide=without_passwords_in,
         hermes=("base_url",),
@@ -390,7 +397,7 @@ _WORK: Final = (
         option=("--reasoning",),
         help="The agent's reasoning effort.",
         check=checks.checked_reasoning,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="reasoning",
     ),
     Field(
@@ -399,7 +406,7 @@ _WORK: Final = (
         help="The only ones it may use.",
         is_many=True,
         check=checks.clean_or_none,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="toolsets",
         show=_comma_list,
         hermes=("enabled_toolsets",),
@@ -484,6 +491,7 @@ _RUNS: Final = (
     _number(
         "timeout_seconds",
         "--timeout",
+        kinds=_LIMITED,
         metavar="SECONDS",
         help="Then it is ended.",
         read=texts.number,
@@ -495,6 +503,7 @@ _RUNS: Final = (
     _number(
         "idle_timeout_seconds",
         "--idle-timeout",
+        kinds=_LIMITED,
         metavar="SECONDS",
         help="Ended after so long without activity.",
         read=texts.number,
@@ -531,7 +540,7 @@ _RUNS: Final = (
         read=texts.whole,
         least=1,
         most=_LARGEST,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="limits",
         show=_as("{:,} tokens a day"),
     ),
@@ -543,7 +552,7 @@ _RUNS: Final = (
         read=texts.number,
         least=1e-6,
         most=_LARGEST,
-        is_for_agents=True,
+        kinds=_AGENTS,
         row="limits",
         show=_as("{:g} USD a day"),
     ),

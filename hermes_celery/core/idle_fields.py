@@ -5,19 +5,28 @@ Hermes takes such jobs, so an import does too; and what has no effect harms nobo
 
 from __future__ import annotations
 
+from typing import Final
+
 from hermes_celery.core.fields import BY_NAME, FIELDS, Field
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.work import WorkKind
+
+_NAMED: Final = {
+    WorkKind.AGENT: "an agent",
+    WorkKind.SCRIPT: "a script",
+    WorkKind.HTTP: "a request",
+    WorkKind.TASK: "a Celery task",
+}
 
 
 def idle_notes(spec: JobSpec) -> list[str]:
     """A sentence for each reason why fields that are set have no effect."""
     given = [field for field in FIELDS if field.is_set(field.of(spec))]
     notes = []
-    idle = [field.name for field in given if field.is_for_agents]
-    if idle and spec.kind is not WorkKind.AGENT:
+    idle = [field.name for field in given if field.kinds and spec.kind not in field.kinds]
+    if idle:
         verb = "has" if len(idle) == 1 else "have"
-        notes.append(f"{', '.join(idle)} {verb} no effect: no agent runs in this job")
+        notes.append(f"{', '.join(idle)} {verb} no effect on {_NAMED[spec.kind]}")
     notes += [_without(field) for field in given if field.goes_with and not _is_backed(field, spec)]
     return notes
 

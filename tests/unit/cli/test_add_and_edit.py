@@ -114,9 +114,9 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("arguments", "note"),
     [
-        (("--model", "big", "--skill", "s"), "skills, model have no effect: no agent runs in"),
-        (("--toolset", "web"), "enabled_toolsets has no effect: no agent runs in this job"),
-        (("--token-budget", "5"), "token_budget has no effect: no agent runs in this job"),
+        (("--model", "big", "--skill", "s"), "skills, model have no effect on a script"),
+        (("--toolset", "web"), "enabled_toolsets has no effect on a script"),
+        (("--token-budget", "5"), "token_budget has no effect on a script"),
         (("--catch-up-limit", "5"), "catch_up_limit has no effect without catch_up all"),
     ],
 )
@@ -129,6 +129,25 @@ def test_what_has_no_effect_is_said_when_it_is_set(arguments: tuple[str, ...], n
     assert plain.stderr == ""
     edited = typed("edit", json.loads(plain.stdout)["id"], *arguments, "--elsewhere")
     assert f"Note: {note}" in edited.stderr
+
+
+@pytest.mark.parametrize(
+    ("work", "note"),
+    [
+        (("--task", "shop.report"),
+         "workdir, timeout_seconds, idle_timeout_seconds have no effect on a Celery task"),
+        (("--http", "GET", "https://example.com/"), "workdir has no effect on a request"),
+    ],
+)  # fmt: skip
+def test_limits_and_places_that_a_kind_of_work_does_not_read_are_said(
+    work: tuple[str, ...], note: str
+) -> None:
+    limits = ("--timeout", "9", "--idle-timeout", "9", "--workdir", "/")
+    result = typed("add", "every 1h", *work, *limits)
+    assert result.exit_code == 0, result.output
+    assert f"Note: {note}" in " ".join(result.stderr.split())
+    alone = typed("add", "every 1h", "prompt", *limits, "--elsewhere")
+    assert "no effect" not in alone.stderr
 
 
 @pytest.mark.parametrize(
