@@ -228,7 +228,8 @@ def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Itera
         yield _about_job(
             facts,
             DisagreementKind.BROKEN,
-            f"has the state {shown(state)}, which nothing here knows; resume, edit or remove it",
+            f"has the state {shown(state)}, which nothing here knows; remove it, or use "
+            "the version that wrote it",
         )
     if isinstance(facts.stray, str):
         one = op(MendVerb.LEAVE, KeyRole.STRAY, facts.id)

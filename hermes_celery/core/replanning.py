@@ -1,7 +1,8 @@
 """What a job's schedule becomes when its definition changes, or when it is let go on.
 
 Three cases. Another schedule begins now. The same schedule, narrowed or delayed otherwise, goes on
-at the occurrence that was next. A change of anything else leaves the schedule where it stands.
+at the occurrence that was next; an interval with another start begins anew. A change of anything
+else leaves the schedule where it stands.
 
 In all of them an occurrence is known by the instant that it is meant for, before jitter: one that
 has run does not run again, and one that lay behind when a schedule began does not run at all,
@@ -52,9 +53,14 @@ def replanned(job: Job, spec: JobSpec, *, now: datetime) -> Job:
         changed = _begun(job, spec, now=now)
     else:
         changed = _narrowed(job, spec, now=now)
-    if changed.state is JobState.SCHEDULED and changed.next_run_at and is_used_up(changed):
-        return _replace(changed, state=JobState.COMPLETED, next_run_at=None)
-    return changed
+    return over_if_used_up(changed)
+
+
+def over_if_used_up(job: Job) -> Job:
+    """The job, completed where it is scheduled once more than it may run."""
+    if job.state is JobState.SCHEDULED and job.next_run_at and is_used_up(job):
+        return _replace(job, state=JobState.COMPLETED, next_run_at=None)
+    return job
 
 
 def resumed(job: Job, *, now: datetime) -> Job:
@@ -134,7 +140,7 @@ def _is_another(old: JobSpec, new: JobSpec) -> bool:
 
 
 def _begun(job: Job, spec: JobSpec, *, now: datetime) -> Job:
-    """The job with a schedule that begins now; so does its count, where it would leave no run."""
+    """The job with a schedule that begins now; so does the count of one that is over by it."""
     first = first_instant(spec.compiled(), now=now)
     is_over = job.state is JobState.COMPLETED or is_used_up(_replace(job, spec=spec))
     return _replace(
@@ -191,7 +197,8 @@ def _same_occurrence(job: Job, spec: JobSpec, *, now: datetime) -> datetime:
 def _going_on(job: Job, spec: JobSpec, *, now: datetime) -> datetime:
     """The first occurrence from now on that is not meant for an instant before the next one.
 
-    What was jittered so that it is still to come does come.
+    What was jittered so that it is still to come does come, where the clock says when; an
+    interval's grid begins now.
     """
     schedule = spec.compiled()
     upcoming = schedule.next_after(now)

@@ -17,7 +17,7 @@ import msgspec
 
 from hermes_celery.core.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.core.job_checks import define, with_beginning_of
-from hermes_celery.core.replanning import replanned
+from hermes_celery.core.replanning import over_if_used_up, replanned
 from hermes_celery.errors import Conflict, HermesCeleryError, StoreError
 from hermes_celery.events import event
 from hermes_celery.instant import from_ms
@@ -173,9 +173,10 @@ def _changed(old: Job, new: Job) -> Job | None:
     same_beginning = msgspec.structs.replace(new.spec, **beginning)
     if old.state is JobState.ERROR:
         # What kept it from being planned may be mended, also where nothing of it was changed.
-        return msgspec.structs.replace(
+        mended = msgspec.structs.replace(
             old, spec=new.spec, state=JobState.SCHEDULED, next_run_at=new.next_run_at
         )
+        return over_if_used_up(mended)
     if same_beginning == old.spec:
         return None
     # Who declares it, and where, is said anew; when it began is not.

@@ -248,6 +248,14 @@ def test_a_next_run_that_is_on_no_grid_is_meant_for_itself(store: Store) -> None
     assert meant(changed) == NOON + 21 * HOUR
 
 
+def test_a_declared_job_that_is_mended_runs_no_oftener_than_it_may(store: Store) -> None:
+    declare(store, schedule="every 1h", repeat=5)
+    stand(store, store.jobs.find("job"), state="error", next_run_at=None, completed=4)
+    assert declare(store, schedule="every 1h", repeat=3) == {}
+    job = store.jobs.find("job")
+    assert (job.state, job.next_run_at) == (JobState.COMPLETED, None)
+
+
 # --- what is no change, and what keeps its grid
 
 
