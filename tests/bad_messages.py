@@ -108,6 +108,7 @@ def nested(depth: int) -> list[Any]:
 #: that nobody knows.
 SELECTION = (
     "not JSON",
+    "a decimal that is none",
     "a number",
     "headers are a list",
     "a time limit that is a word",
@@ -145,6 +146,8 @@ def _no_message() -> dict[str, bytes]:
         "10 MB of a list": b"[" + b"0," * (5 * _MIB) + b"0]",
         "a type that kombu does not know": b'{"__type__": "gun", "__value__": 1}',
         "a date that is none": b'{"__type__": "datetime", "__value__": "never"}',
+        "a decimal that is none": b'{"__type__": "decimal", "__value__": "abc"}',
+        "bytes that are a number": b'{"__type__": "bytes", "__value__": 5}',
     }
 
 

@@ -97,6 +97,14 @@ BROAD = {
         "one bad message must not end the worker",
     "hermes_celery.celery_app.safe_consumer:_SafeChannel._deliver_fanout_message":
         "one bad broadcast must not end the worker",
+    "hermes_celery.celery_app.safe_consumer:_SafeChannel._receive_one":
+        "nor may one that cannot be decoded",
+    "hermes_celery.celery_app.safe_consumer:DeadLetters._tell_who_waits":
+        "kombu's types raise their own; projects add theirs",
+    "hermes_celery.celery_app.safe_consumer:_delivery_tag":
+        "kombu's types raise their own; projects add theirs",
+    "hermes_celery.celery_app.purging:_tell":
+        "kombu's types raise their own; the others are deleted too",
     "hermes_celery.delivering.beat_watchdog:BeatWatchdog._loop":
         "the thread must outlive what it ran into",
     "hermes_celery.core.schedule_text:_shown":

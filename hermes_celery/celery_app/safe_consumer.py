@@ -123,7 +123,11 @@ class DeadLetters:
         Its run ends at once where it `is_final`: no copy of it would be taken. Nobody sends another
         copy of a task that a run was handed on to, so that run ends by the first.
         """
+        self._keep(raw, queue=queue, why=why, is_final=is_final)
+        # Telling reads the message, which is what may be wrong with it.
         self._tell_who_waits(raw, why)
+
+    def _keep(self, raw: bytes, *, queue: str, why: str, is_final: bool) -> None:
         try:
             dead = letter(
                 raw, queue=queue, why=why, worker=self._worker, at_ms=self._clock.now_ms()
@@ -144,7 +148,7 @@ class DeadLetters:
     def _tell_who_waits(self, raw: bytes, why: str) -> None:
         try:
             message = loads(raw)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        except Exception:  # noqa: BLE001 - kombu's types raise their own; projects add theirs
             return
         run_id = run_behind(message)
         if run_id is not None:
@@ -240,6 +244,8 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
 
     #: Queue and message that were taken and are not with Celery yet.
     _taken: tuple[Any, Any] | None = None
+    #: What the subscription brought last.
+    _heard: Any = None
 
     def close(self) -> None:
         """Close it, and never ask where the server is when kombu has let go of that.
@@ -269,8 +275,15 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
         server's buffers, a failover) took no message any more.
         """
         subscription: Any = self._create_client(asynchronous=True).pubsub()
-        subscription.parse_response = partial(subscription.parse_response, block=False, timeout=0)
+        subscription.parse_response = partial(
+            self._hear, partial(subscription.parse_response, block=False, timeout=0)
+        )
         return subscription
+
+    def _hear(self, parse: Callable[[], Any]) -> Any:
+        self._heard = None
+        self._heard = parse()
+        return self._heard
 
     def _answer(self, parse: Callable[..., Any], connection: Any, command: str, **kw: Any) -> Any:
         """What the server answers; what BRPOP brings is kept as it came."""
@@ -310,8 +323,12 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
     def _receive_one(self, client: Any) -> Any:
         try:
             return super()._receive_one(client)
-        except RecursionError as error:
-            # kombu lets every other broadcast go by that is no JSON.
+        except _NOT_THE_MESSAGE:
+            raise
+        except Exception as error:  # one that cannot even be decoded must not end the worker
+            if self._heard is None:
+                raise
+            # kombu itself lets one go by that is no JSON.
             self._bury(b"", queue=_BROADCAST, error=error)
             return False
 
@@ -330,7 +347,7 @@ def _delivery_tag(raw: bytes) -> str | None:
     """The tag of a message; None if it is so broken that kombu cannot have got that far."""
     try:
         tag = loads(raw)["properties"]["delivery_tag"]
-    except (ValueError, TypeError, LookupError, RecursionError):
+    except Exception:  # noqa: BLE001 - kombu's types raise their own; projects add theirs
         return None
     return tag if isinstance(tag, str) else None
 
