@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 from celery import Celery
 
 from hermes_celery.celery_app.messages import MessageBuilder
@@ -118,6 +121,18 @@ def a_job(
     """A job that is not stored yet."""
     spec = replaced(a_spec(schedule, now=now, **fields), id=id)
     return Job(spec=spec, next_run_at=spec.compiled().next_after(now))
+
+
+@contextmanager
+def without_threads() -> Iterator[None]:
+    """No thread can be started in this block, as where the system has none left."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        yield
 
 
 def eventually(look: Callable[[], _T], *, seconds: float = 40.0, what: str = "the state") -> _T:

@@ -100,11 +100,12 @@ class Heartbeats:
         """
         running = RunningRun()
         running.on_stuck = on_stuck
-        with self._lock:
-            self._running[claim.run_id] = (claim, running)
-            self._ensure_thread()
-        self._busy.set()
         try:
+            with self._lock:
+                self._running[claim.run_id] = (claim, running)
+                # There may be no thread left for it; then nobody else may beat for this run.
+                self._ensure_thread()
+            self._busy.set()
             yield running
         finally:
             with self._lock:

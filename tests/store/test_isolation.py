@@ -18,10 +18,18 @@ from hermes_celery.scheduling.living_beats import LivingBeats
 from hermes_celery.scheduling.resharding import reshard
 from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.shard import Shard
-from hermes_celery.store import Database, DueIndex, History, Retention, Shards, Waker
+from hermes_celery.store import Claim, Database, DueIndex, History, Retention, Shards, Waker
 from hermes_celery.store.database import shard_of
 from tests.store.test_bad_values import Impatient
-from tests.support import HandClock, PlainMessages, Store, a_job, eventually, replaced
+from tests.support import (
+    HandClock,
+    PlainMessages,
+    Store,
+    a_job,
+    eventually,
+    replaced,
+    without_threads,
+)
 
 TOKEN = 7
 
@@ -318,6 +326,26 @@ def test_a_ghost_among_the_beats_gets_no_share(store: Store) -> None:
     database.call("ZADD", database.keys.beats, "inf", "ghost", store.clock.ms + 10**9, "another")
     living = Shards(database).join("me", now_ms=store.clock.ms, dead_ms=store.clock.ms + 900)
     assert living == {"me": store.clock.ms + 900}
+
+
+def test_a_run_whose_heartbeat_found_no_thread_is_not_kept_alive_by_a_later_run(
+    store: Store,
+) -> None:
+    for letter in "ba":
+        store.jobs.add(a_job(id=letter * 12, name=letter))
+    left, later = (store.claim(store.cron.run(name), token=name) for name in "ba")
+    heartbeats = Heartbeats(store.runs, clock=store.clock)
+    with without_threads(), pytest.raises(RuntimeError), heartbeats.sent_for(left):
+        raise AssertionError("it runs without a heartbeat")
+
+    def beat_at(claim: Claim) -> float:
+        return float(store.database.call("ZSCORE", store.database.keys.heartbeats, claim.run_id))
+
+    first = beat_at(left)
+    store.clock.advance(5)
+    with heartbeats.sent_for(later):
+        eventually(lambda: beat_at(later) > first + 1000, what="a heartbeat")
+    assert beat_at(left) == first
 
 
 def test_the_heartbeats_of_others_go_on_when_one_run_cannot_say_what_it_printed(
