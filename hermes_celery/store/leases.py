@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from hermes_celery.core.readable import readable
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store.database import Database
+
+#: What lease_take.lua counts on from.
+_COUNT = re.compile("0|[1-9][0-9]{0,14}")
 
 
 class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +106,8 @@ def read_leaders(database: Database) -> Leaders:
 
 def _term(database: Database) -> int:
     key = database.keys.term
-    text = str(database.call("GET", key) or 0)
-    if text.isdecimal() and len(text) <= 15:
+    found = database.call("GET", key)
+    text = "0" if found is None else str(found)
+    if _COUNT.fullmatch(text):
         return int(text)
     raise RecordBroken(key, f"is {text[:20]!r}, no count of terms")

@@ -108,7 +108,7 @@ def runs_again(world: World) -> None:
     assert world.store.due.due_ids(world.clock.ms, limit=9) == []
 
 
-@pytest.mark.parametrize("term", ["abc", "-3", "", "3"])
+@pytest.mark.parametrize("term", ["abc", "-3", "", "3", "007"])
 def test_a_term_never_goes_down(world: World, term: str) -> None:
     world.call("SET", world.keys.term, term)
     assert fsck("--repair").exit_code == 0

@@ -7,6 +7,7 @@ import pytest
 from hermes_celery.errors import LeaseLost
 from hermes_celery.scheduling.lease import LEASE_MS, RENEW_SECONDS, Lease
 from hermes_celery.store import Database
+from hermes_celery.store.leases import read_leaders
 from tests.support import HandClock, Store
 
 
@@ -135,6 +136,24 @@ def test_a_term_written_by_hand_is_not_counted_on_from(store: Store) -> None:
     keys = store.database.keys
     store.database.call("DEL", keys.lease, keys.term, keys.leader)
     assert second.hold() == 1
+
+
+@pytest.mark.parametrize("term", ["007", "00", "0" * 15, "9" * 16, "+7", "-1", "7 ", "", "٣"])
+def test_a_term_that_cannot_be_counted_on_from_keeps_nobody_from_leading(
+    store: Store, term: str
+) -> None:
+    keys = store.database.keys
+    store.database.call("SET", keys.term, term)
+    assert keys.term in [fault.key for fault in read_leaders(store.database).faults]
+    assert lease(store, "a").hold() == store.clock.ms
+    assert read_leaders(store.database).faults == []
+
+
+@pytest.mark.parametrize("term", [0, 7, 10, 10**14])
+def test_a_term_that_is_a_count_is_counted_on_from(store: Store, term: int) -> None:
+    store.database.call("SET", store.database.keys.term, term)
+    assert read_leaders(store.database).term == term
+    assert lease(store, "a").hold() == term + 1
 
 
 def test_a_leader_whose_token_is_greater_than_the_count_does_not_block_the_others(

@@ -40,6 +40,14 @@ def test_the_newest_thousand_are_kept_and_all_are_counted(store: Store, letters:
     assert (letters.latest(), letters.total()) == ([], KEPT + 5)
 
 
+def test_a_count_with_zeros_before_it_is_counted_on_from(store: Store, letters: Letters) -> None:
+    store.database.call("SET", store.database.keys.letters_total, "007")
+    run_id = waiting_run(store)
+    for _ in range(3):
+        ended = letters.bury(dead(store, message_of(run_id)))
+    assert (ended, letters.total()) == (run_id, 10)
+
+
 def test_all_that_is_kept_fits_into_eight_megabytes(store: Store) -> None:
     huge = letter(b"\xff" * 10_000_000, queue="q" * 10_000, why="y" * 10_000, worker="w", at_ms=1)
     assert (huge.size, len(huge.raw())) == (10_000_000, KEPT_BYTES)

@@ -6,7 +6,7 @@
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 check('LLEN', KEYS[1])
-whole(KEYS[2], 'a value', ask('GET', KEYS[2]), 0)
+local total = whole(KEYS[2], 'a value', ask('GET', KEYS[2]), 0)
 local run, is_waiting = {}, false
 if ARGV[3] ~= '' then
   run = fields(KEYS[3], 'state', 'letters')
@@ -19,7 +19,8 @@ end
 
 redis.call('LPUSH', KEYS[1], ARGV[1])
 redis.call('LTRIM', KEYS[1], 0, tonumber(ARGV[2]) - 1)
-redis.call('INCR', KEYS[2])
+-- INCR refuses a number with zeros before it.
+redis.call('SET', KEYS[2], string.format('%d', total + 1))
 if not is_waiting then
   return 0
 end

@@ -38,8 +38,9 @@ local function term_fault()
     return wrong
   end
   local term = redis.call('GET', KEYS[2])
-  -- Fifteen digits are counted exactly everywhere.
-  if term and not (string.match(term, '^%d+$') and #term <= 15) then
+  -- Fifteen digits are counted exactly everywhere; INCR refuses zeros before a number.
+  local is_count = term == '0' or (term and string.match(term, '^[1-9]%d*$') and #term <= 15)
+  if term and not is_count then
     return 'is no count of terms'
   end
 end
