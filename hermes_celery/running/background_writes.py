@@ -38,7 +38,7 @@ class BackgroundWrites:
         self._pause = pause
         self._most = most
         self._patience_seconds = patience_seconds
-        self._complaint = RateLimitedLog()
+        self._complaint, self._no_thread = RateLimitedLog(), RateLimitedLog()
         self._begin()
         self._pid = os.getpid()
 
@@ -63,12 +63,25 @@ class BackgroundWrites:
             if len(self._waiting) >= self._most:
                 self._drop()
             self._waiting.append((name, write))
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._loop, name="hermes-writes", daemon=True
-                )
-                self._thread.start()
+            self._ensure_thread()
             self._changed.notify_all()
+
+    def _ensure_thread(self) -> None:
+        """Start the thread if there is none; where it cannot be started, whoever comes next tries.
+
+        Celery's own code calls, and what it would meet here ended it.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            return
+        thread = threading.Thread(target=self._loop, name="hermes-writes", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The system has no thread left, or Python is ending.
+            if self._no_thread.may_say(time.monotonic()):
+                event(_log, "writes.no_thread", level=logging.ERROR, why=error)
+            return
+        self._thread = thread
 
     def _drop(self) -> None:
         name, _ = self._waiting.popleft()
@@ -81,6 +94,8 @@ class BackgroundWrites:
         """Wait until nothing waits, so long at most; whether all was done since the last time."""
         self._begin_after_fork()
         with self._changed:
+            if self._waiting:
+                self._ensure_thread()
             is_empty = self._changed.wait_for(
                 lambda: not self._waiting and not self._is_busy, timeout=seconds
             )

@@ -10,7 +10,7 @@ import pytest
 
 from hermes_celery.errors import RecordBroken, StoreUnavailable
 from hermes_celery.running.background_writes import BackgroundWrites
-from tests.support import eventually
+from tests.support import eventually, without_threads
 
 
 def test_writes_are_done_in_order_and_each_by_itself() -> None:
@@ -91,6 +91,23 @@ def test_the_end_of_its_thread_is_not_the_end_of_all_writes() -> None:
     writes.later("another", lambda: done.append("another"))
     assert writes.drain(10)
     assert done == ["another"]
+
+
+@pytest.mark.parametrize("next_one", ["drain", "later"])
+def test_a_write_waits_while_no_thread_can_be_started_and_whoever_comes_next_tries_again(
+    caplog: pytest.LogCaptureFixture, next_one: str
+) -> None:
+    writes, done = BackgroundWrites(), list[str]()
+    with without_threads(), caplog.at_level(logging.ERROR, logger="hermes_celery"):
+        writes.later("one", lambda: done.append("one"))
+        writes.later("two", lambda: done.append("two"))
+        assert not writes.drain(0.01)
+    assert caplog.messages == ['writes.no_thread why="can\'t start new thread"']
+    if next_one == "later":
+        writes.later("three", lambda: done.append("three"))
+        eventually(lambda: "three" in done, what="the third write")
+    assert writes.drain(10)
+    assert done[:2] == ["one", "two"]
 
 
 def _drained_after_fork(
