@@ -56,6 +56,8 @@ class KeyRole(StrEnum):
     KEY = "key"
     #: The mark by which the leader's sweep knows that all records are to be read.
     REFILL = "refill"
+    #: The sweep's hash, where notes are left of what is to be told.
+    SWEEP = "sweep"
 
 
 class MendVerb(StrEnum):
@@ -77,6 +79,8 @@ class MendVerb(StrEnum):
     REPLACE = "replace"
     #: Let the key end by itself.
     EXPIRE = "expire"
+    #: Leave a note of what is to be told; it is written before everything else.
+    NOTE = "note"
 
 
 class MendWrite(msgspec.Struct, frozen=True, kw_only=True):

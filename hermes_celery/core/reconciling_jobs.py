@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from hermes_celery.core.job import JobSpec, JobState, is_job_id, name_key
+from hermes_celery.core.readable import readable
 from hermes_celery.core.reconciling import (
     Disagreement,
     DisagreementKind,
@@ -22,6 +23,7 @@ from hermes_celery.core.reconciling import (
     shown,
     whole,
 )
+from hermes_celery.core.untold_jobs import UntoldJob
 from hermes_celery.errors import ScheduleError
 from hermes_celery.schedule import ScheduleKind
 
@@ -125,16 +127,7 @@ def judge_job(
 
 def _gone_job(facts: JobFacts) -> list[Disagreement]:
     """Entries of a job that was removed."""
-    places = (
-        (KeyRole.JOBS, facts.listed, facts.id),
-        (KeyRole.DUE, facts.due, facts.id),
-        (KeyRole.STRAY, facts.stray, facts.id),
-        (KeyRole.COMPLETED, facts.completed, facts.id),
-        (KeyRole.NAMES, facts.misnamed, facts.found),
-    )
-    ops = tuple(
-        op(MendVerb.LEAVE, role, entry) for role, fact, entry in places if isinstance(fact, str)
-    )
+    ops = _entries(facts)
     if not ops:
         return []
     where = ", ".join(one.role.value for one in ops)
@@ -143,19 +136,42 @@ def _gone_job(facts: JobFacts) -> list[Disagreement]:
     )
     # A removal takes a job out of these in the same step as its record.
     was_job = isinstance(facts.listed, str) or isinstance(facts.due, str)
-    return [msgspec.structs.replace(finding, is_job_gone=was_job)]
+    return [_noted_as_gone(facts, finding) if was_job else finding]
+
+
+def _entries(facts: JobFacts) -> tuple[MendWrite, ...]:
+    places = (
+        (KeyRole.JOBS, facts.listed, facts.id),
+        (KeyRole.DUE, facts.due, facts.id),
+        (KeyRole.STRAY, facts.stray, facts.id),
+        (KeyRole.COMPLETED, facts.completed, facts.id),
+        (KeyRole.NAMES, facts.misnamed, facts.found),
+    )
+    return tuple(
+        op(MendVerb.LEAVE, role, entry) for role, fact, entry in places if isinstance(fact, str)
+    )
+
+
+def _noted_as_gone(facts: JobFacts, finding: Disagreement) -> Disagreement:
+    """The finding with a note, so that it is told even if the finder dies after the mend."""
+    if not finding.job_id:
+        return msgspec.structs.replace(finding, is_job_gone=True)
+    # The name by which the job was found, whose entry is removed now.
+    name = readable(facts.found.rpartition("\0")[0]) if isinstance(facts.misnamed, str) else ""
+    untold = UntoldJob(job_id=finding.job_id, text=finding.text, name=name)
+    note = op(MendVerb.NOTE, KeyRole.SWEEP, untold.field, untold.as_text())
+    return msgspec.structs.replace(finding, is_job_gone=True, ops=(note, *finding.ops))
 
 
 def _broken_job(facts: JobFacts) -> Disagreement:
-    entries = [one for finding in _gone_job(facts) for one in finding.ops]
     finding = _about_job(
         facts,
         DisagreementKind.BROKEN,
         f"is stored as a {facts.kind}, not a hash; moved to quarantine: add the job again",
         op(MendVerb.QUARANTINE, KeyRole.JOB),
-        *entries,
+        *_entries(facts),
     )
-    return msgspec.structs.replace(finding, is_job_gone=True)
+    return _noted_as_gone(facts, finding)
 
 
 def _job_fields(facts: JobFacts, at: MendDeadlines) -> Iterator[Disagreement]:

@@ -11,6 +11,10 @@ them has been looked at: `IndexRefill`.
 
 What is wrong is mended where that is safe, and told: a job that had stopped for no reason as one
 kind of incident, everything else as another. A step does not raise for what one record holds.
+
+The mend of a job whose record vanished leaves a note in the same step of the server, and so does a
+tick that takes a job off the schedule. What is told of these jobs is told from the notes: each step
+begins with those that another process, or a server that refused, has left.
 """
 
 from __future__ import annotations
@@ -25,9 +29,10 @@ import msgspec
 
 from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
 from hermes_celery.core.readable import readable
-from hermes_celery.core.reconciling import Disagreement, DisagreementKind, KeyRole
+from hermes_celery.core.reconciling import Disagreement, DisagreementKind
+from hermes_celery.core.untold_jobs import UntoldJob
 from hermes_celery.errors import HermesCeleryError, StoreError, StoreUnavailable
-from hermes_celery.events import event
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import to_ms
 from hermes_celery.store import (
     CheckMode,
@@ -158,9 +163,15 @@ class RecordExaminer:
 
     def page(self, page: Page, how: CheckMode) -> list[Disagreement]:
         """Look at a page of records."""
-        found = self.shared.check_types(page.types, how) if page.types else []
-        found += self.repairs.check(page.work, how)
-        return found + self.records.refill(page, now_ms=how.now_ms, mends=how.mends)
+        return [one for look in self.looks(page, how) for one in look()]
+
+    def looks(self, page: Page, how: CheckMode) -> list[Callable[[], list[Disagreement]]]:
+        """The looks that a page needs, in their order; what one found stands if another fails."""
+        return [
+            lambda: self.shared.check_types(page.types, how) if page.types else [],
+            lambda: self.repairs.check(page.work, how),
+            lambda: self.records.refill(page, now_ms=how.now_ms, mends=how.mends),
+        ]
 
 
 class Sweep:
@@ -197,6 +208,7 @@ class Sweep:
         self._note = SweepNote()
         self._told = 0
         self._known: set[tuple[str, str]] = set()
+        self._refused = RateLimitedLog()
 
     def step(self, token: int, now_ms: int) -> bool:
         """One step; whether the next one should follow without a pause.
@@ -206,6 +218,7 @@ class Sweep:
         if token != self._token:
             self._token = token
             self._begin_anew()
+        self._tell_untold(now_ms)
         try:
             found = self._look(CheckMode(now_ms=now_ms, token=token))
         except HermesCeleryError:
@@ -227,23 +240,24 @@ class Sweep:
             # An index was lost: what belongs there is read from the definitions.
             how = msgspec.structs.replace(how, is_deep=True)
         for page in self._pages(how.now_ms):
-            once = self._guarded(lambda page=page: self._examiner.page(page, how))  # type: ignore[misc]
+            once = [one for look in self._examiner.looks(page, how) for one in self._guarded(look)]
             if any(finding.ops and not finding.is_mended for finding in once):
                 self._refill.miss()
             found += once
         return found
 
     def taken_off(self, job_id: str, error: str, *, now_ms: int) -> None:
-        """Tell of a job that a tick took off the schedule, because it cannot be planned."""
+        """Tell of a job that a tick took off the schedule, because it cannot be planned.
+
+        Raises StoreUnavailable. Where the server refuses it, a step tells it from its note.
+        """
         text = f"job {job_id} was taken off the schedule: {error}"
-        self._tell(
-            [
-                Disagreement(
-                    trouble=DisagreementKind.BROKEN, subject=job_id, job_id=job_id, text=text
-                )
-            ],
-            now_ms,
+        finding = Disagreement(
+            trouble=DisagreementKind.BROKEN, subject=job_id, job_id=job_id, text=text
         )
+        if self._tell([finding], now_ms):
+            with _logged():
+                self._notes.forget_untold([job_id])
 
     def gone(self, job_id: str, *, now_ms: int) -> None:
         """Tell of a job that a tick met without its record, unless it was removed meanwhile.
@@ -352,52 +366,109 @@ class Sweep:
         self._note.stopped += sum(finding.trouble is DisagreementKind.STOPPED for finding in found)
         self._tell(found, now_ms)
 
-    def _tell(self, found: Sequence[Disagreement], now_ms: int) -> None:
+    def _tell(self, found: Sequence[Disagreement], now_ms: int) -> bool:
+        """Tell what was not told before; False where the server refused some of it.
+
+        That is found and told once more. Raises StoreUnavailable.
+        """
         new = [one for one in found if one.is_mended or (one.subject, one.text) not in self._known]
         self._log_all(new)
         if len(self._known) > _KNOWN:
             self._known.clear()
-        self._known |= {(one.subject, one.text) for one in new if not one.is_mended}
-        gone = [one for one in new if one.is_job_gone and one.is_mended and one.job_id]
-        for finding in gone:
-            self._told += 1
-            if self._told <= _TOLD:
-                self._tell_of_gone(
-                    finding.job_id, finding.text, now_ms, removed=_removed_name(finding)
-                )
-            else:
-                self._gone_too(len(gone), now_ms)
-                break
-        new = [one for one in new if one not in gone]
+        gone = [one for one in new if one.is_job_gone and one.job_id]
+        if any(one.is_mended for one in gone):
+            self._tell_untold(now_ms)
+        self._tell_of_refused([one for one in gone if not one.is_mended], now_ms)
+        return self._tell_others([one for one in new if one not in gone], now_ms)
+
+    def _tell_of_refused(self, gone: Sequence[Disagreement], now_ms: int) -> None:
+        """Tell of jobs that vanished and whose mends were refused, so that no note was left."""
+        for finding in gone[: max(_TOLD - self._told, 0)]:
+            if self._is_told(UntoldJob(job_id=finding.job_id, text=finding.text), now_ms):
+                self._told += 1
+                self._know([finding])
+
+    def _tell_others(self, new: Sequence[Disagreement], now_ms: int) -> bool:
+        is_told = True
         ghosts = [one for one in new if one.trouble is DisagreementKind.GHOST]
         if ghosts:
             text = f"{len(ghosts)} entries that nothing stood behind were removed"
-            self._incident("ghosts", f"{text}, such as: {ghosts[0].text}", "", now_ms)
+            is_told = self._incident("ghosts", f"{text}, such as: {ghosts[0].text}", "", now_ms)
+            self._know(ghosts if is_told else [])
         # A job that stopped comes first: there may be more findings than are told.
         rest = [one for one in new if one.trouble is not DisagreementKind.GHOST]
         for finding in sorted(rest, key=lambda one: one.trouble is not DisagreementKind.STOPPED):
-            self._told += 1
-            if self._told > _TOLD:
-                self._incident("many", f"{finding.text}; and there is more of this", "", now_ms)
-                return
-            self._incident(finding.subject, finding.text, finding.job_id, now_ms,
-                           kind=_kind(finding))  # fmt: skip
-
-    def _tell_of_gone(self, job_id: str, text: str, now_ms: int, *, removed: str = "") -> None:
-        """Tell of a job whose record vanished; one that is declared comes back by itself."""
-        with _logged():
-            name = self._declared_name(job_id, now_ms)
-            if name:
-                text = (
-                    f"Cron '{name}': {text}; it is declared, so the beat declares it anew, but a "
-                    f"pause and its counts are lost → hermes-celery show {job_id}"
-                )
-                trouble = Trouble(
-                    kind=TroubleKind.BROKEN, subject=f"job:{job_id}", text=text, job_name=name
-                )
+            if self._told >= _TOLD:
+                text = f"{finding.text}; and there is more of this"
+                once = self._incident("many", text, "", now_ms)
             else:
-                trouble = self._for_good(job_id, text, removed=removed)
-            self._reporter.tell(trouble, now_ms=now_ms)
+                once = self._incident(
+                    finding.subject, finding.text, finding.job_id, now_ms, kind=_kind(finding)
+                )
+                self._told += once
+            is_told = is_told and once
+            self._know([finding] if once else [])
+        return is_told
+
+    def _know(self, told: Sequence[Disagreement]) -> None:
+        """Tell of what is left as it is only once."""
+        self._known |= {(one.subject, one.text) for one in told if not one.is_mended}
+
+    def _tell_untold(self, now_ms: int) -> None:
+        """Tell of the jobs that notes were left of, and delete the notes of those that were told.
+
+        Raises StoreUnavailable.
+        """
+        done: list[str] = []
+        with _logged():
+            notes = self._notes.untold()
+            for note in notes:
+                if self._told >= _TOLD:
+                    done += self._told_together(notes, now_ms)
+                    break
+                if self._is_told(note, now_ms):
+                    self._told += 1
+                    done.append(note.job_id)
+            self._notes.forget_untold(done)
+
+    def _told_together(self, notes: Sequence[UntoldJob], now_ms: int) -> list[str]:
+        """The jobs that one incident tells of: all of them, or none where it is refused."""
+        if not self._tries(lambda: self._gone_too(len(notes), now_ms), now_ms):
+            return []
+        return [note.job_id for note in notes]
+
+    def _is_told(self, note: UntoldJob, now_ms: int) -> bool:
+        if note.is_gone:
+            return self._tries(lambda: self._tell_of_gone(note, now_ms), now_ms)
+        return self._incident(note.job_id, readable(note.text), note.job_id, now_ms)
+
+    def _tries(self, tell: Callable[[], None], now_ms: int) -> bool:
+        """Whether the server took it; it is tried every second, and said once a minute if not."""
+        try:
+            tell()
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            if self._refused.may_say(now_ms / 1000):
+                event(_log, "repair.untold", level=logging.ERROR, why=error)
+            return False
+        return True
+
+    def _tell_of_gone(self, note: UntoldJob, now_ms: int) -> None:
+        """Tell of a job whose record vanished; one that is declared comes back by itself."""
+        job_id, text = note.job_id, readable(note.text)
+        name = self._declared_name(job_id, now_ms)
+        if name:
+            text = (
+                f"Cron '{name}': {text}; it is declared, so the beat declares it anew, but a "
+                f"pause and its counts are lost → hermes-celery show {job_id}"
+            )
+            trouble = Trouble(
+                kind=TroubleKind.BROKEN, subject=f"job:{job_id}", text=text, job_name=name
+            )
+        else:
+            trouble = self._for_good(job_id, text, removed=readable(note.name))
+        self._reporter.tell(trouble, now_ms=now_ms)
 
     def _for_good(self, job_id: str, text: str, *, removed: str) -> Trouble:
         name = self._jobs.name_left_by(job_id) or removed
@@ -417,10 +488,9 @@ class Sweep:
             f"the server's data or add them again; `hermes-celery incidents ack {mine}` gives "
             "them up"
         )
-        with _logged():
-            self._reporter.tell(
-                Trouble(kind=TroubleKind.GONE, subject="more", text=text), now_ms=now_ms
-            )
+        self._reporter.tell(
+            Trouble(kind=TroubleKind.GONE, subject="more", text=text), now_ms=now_ms
+        )
 
     def _incident(
         self,
@@ -430,15 +500,19 @@ class Sweep:
         now_ms: int,
         *,
         kind: TroubleKind = TroubleKind.BROKEN,
-    ) -> None:
+    ) -> bool:
+        """Tell of one trouble; False where the server refuses it."""
         spec = self._spec(job_id) if job_id else None
         if spec is not None:
             trouble = Trouble.of_job(spec, kind, _advised(f"Cron '{spec.name}': {text}"))
         else:
             subject = f"{_SUBJECT}{_NOT_PLAIN.sub('_', subject)[:_LONGEST]}"
             trouble = Trouble(kind=kind, subject=subject, text=_advised(text))
-        with _logged():
+
+        def tell() -> None:
             self._reporter.tell(trouble, now_ms=now_ms)
+
+        return self._tries(tell, now_ms)
 
     def _log_all(self, found: Sequence[Disagreement]) -> None:
         for finding in found[:_LOGGED]:
@@ -451,12 +525,6 @@ class Sweep:
         with _logged():
             return self._jobs.specs([job_id]).get(job_id)
         return None
-
-
-def _removed_name(finding: Disagreement) -> str:
-    """The name by which the job was found until its entry was removed just now; "" if none was."""
-    entries = [one.args[0] for one in finding.ops if one.role is KeyRole.NAMES]
-    return readable(entries[0].rpartition("\0")[0]) if entries else ""
 
 
 def _advised(text: str) -> str:

@@ -13,6 +13,7 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.core.planning import DueJob, PlannedStep
 from hermes_celery.core.readable import readable
 from hermes_celery.core.run import RunState
+from hermes_celery.core.untold_jobs import UntoldJob
 from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.instant import to_ms
 from hermes_celery.store.database import (
@@ -325,18 +326,27 @@ class DueIndex:
     def fault(self, job: BrokenJob, *, token: int) -> None:
         """Take a job that cannot be planned off the schedule and record why.
 
-        Unless it was changed since it was read. Raises LeaseLost when a younger leader's token is
-        known.
+        Unless it was changed since it was read. A note is left of what is to be told. Raises
+        LeaseLost when a younger leader's token is known.
         """
         keys = self._keys
+        text = f"job {job.job_id} was taken off the schedule: {job.error}"
+        note = UntoldJob(job_id=job.job_id, text=readable(text), is_gone=False)
         self._database.run_fenced(
             "fault",
-            keys={"term": self._term, "job": keys.job(job.job_id), "due": self._key},
+            keys={
+                "term": self._term,
+                "job": keys.job(job.job_id),
+                "due": self._key,
+                "sweep": keys.sweep,
+            },
             args={
                 "token": token,
                 "job_id": job.job_id,
                 "revision": job.revision,
                 "error": job.error,
+                "field": note.field,
+                "note": note.as_text(),
             },
         )
 

@@ -49,10 +49,10 @@ _LATEST = 50
 #: More shards than that there cannot be.
 _MOST_SHARDS = 64
 _JOB_ROLES = (KeyRole.JOB, KeyRole.DUE, KeyRole.STRAY, KeyRole.ACTIVE, KeyRole.HELD, KeyRole.JOBS,
-              KeyRole.NAMES, KeyRole.COMPLETED)  # fmt: skip
+              KeyRole.NAMES, KeyRole.COMPLETED, KeyRole.SWEEP)  # fmt: skip
 _RUN_ROLES = (KeyRole.RUN, KeyRole.ACTIVE, KeyRole.HELD, KeyRole.QUEUED, KeyRole.HEARTBEATS,
               KeyRole.DELIVERIES, KeyRole.RUNS, KeyRole.JOB_RUNS, KeyRole.DELIVERY)  # fmt: skip
-#: `mend.lua` knows `UNHOLD` beside Redis' own.
+#: `mend.lua` knows `UNHOLD` and `NOTE` beside Redis' own.
 _COMMANDS = {
     MendVerb.SET: "HSET",
     MendVerb.CLEAR: "HDEL",
@@ -62,6 +62,7 @@ _COMMANDS = {
     MendVerb.UNHOLD: "UNHOLD",
     MendVerb.REPLACE: "SET",
     MendVerb.EXPIRE: "PEXPIRE",
+    MendVerb.NOTE: "NOTE",
 }
 _JOB_FIELDS = ("state", "next_ms", "revision", "completed", "paused_ms", "last_run_ms",
                "failures", "pause_after", "spent_tokens", "spent_cost")  # fmt: skip
@@ -319,6 +320,7 @@ class Repairs:
         facts = one.facts
         if isinstance(facts, JobFacts):
             names, roles = self._job_keys(facts.id, facts.stray_index), _JOB_ROLES
+            names += [self._keys.sweep]
             args = [facts.id, facts.entry, facts.found]
         else:
             names, roles = self._run_keys(facts.id, facts.job_id), _RUN_ROLES
@@ -385,7 +387,8 @@ def mend_call(
     script_keys += [keys.quarantine(seen.keys[role], at_ms=actor.now_ms) for role in moved]
     args: list[Arg] = [or_none(actor.token), seen.kind, seen.digest, len(seen.args)]
     args += map(raw_of, seen.args)
-    for op in ops:
+    # Notes come first: a server that is full refuses them before anything else is written.
+    for op in sorted(ops, key=lambda op: op.verb is not MendVerb.NOTE):
         is_move = op.verb is MendVerb.QUARANTINE
         values: list[str | int] = [new[op.role]] if is_move else [*op.args]
         args += (len(values), _COMMANDS[op.verb], places[op.role])

@@ -1,4 +1,6 @@
-"""What the leader's last round over all jobs found, for `doctor`, and which refill is still due.
+"""What the leader's last round over all jobs found, for `doctor`, and what it still has to do.
+
+The same hash holds the notes of jobs that are still to be told of (`core.untold_jobs`).
 
 Where an index was moved away, the same step leaves a mark in `Keys.refill`. The leader reads all
 records until it has done so for the mark that stands there, and only then notes the mark as done.
@@ -7,9 +9,12 @@ So a leader that dies meanwhile is followed by one that begins again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from hermes_celery.core.reconciling import whole
+from hermes_celery.core.untold_jobs import UntoldJob, untold_field, untold_job
 from hermes_celery.store.database import Database
 
 
@@ -56,6 +61,17 @@ class SweepNotes:
         names = SweepNote.__struct_fields__
         values = self._database.call("HMGET", self._key, *names)
         return SweepNote(**{name: whole(v) or 0 for name, v in zip(names, values, strict=True)})
+
+    def untold(self) -> list[UntoldJob]:
+        """Jobs that were taken away and that nobody was told of yet. Raises StoreError."""
+        fields: dict[str, str] = self._database.call("HGETALL", self._key)
+        notes = [untold_job(field, value) for field, value in sorted(fields.items())]
+        return [note for note in notes if note is not None]
+
+    def forget_untold(self, job_ids: Sequence[str]) -> None:
+        """They were told. Raises StoreError."""
+        if job_ids:
+            self._database.call("HDEL", self._key, *map(untold_field, job_ids))
 
     def mark(self) -> str:
         """The copy of the namespace's mark; "" where there is none. Raises StoreError."""

@@ -107,11 +107,15 @@ class World:
 
     def dump(self) -> dict[str, Any]:
         """Every key of the namespace with its value, but what mends leave aside."""
-        return {
+        found = {
             key: self.call("DUMP", key) and self._value(key)
             for key in sorted(self.call("KEYS", f"*{self.keys.namespace}*"))
             if ":quarantine:" not in key
         }
+        # Notes of what a leader is to tell.
+        notes = found.pop(self.keys.sweep, {})
+        notes = {name: value for name, value in notes.items() if not name.startswith("untold:")}
+        return found | ({self.keys.sweep: notes} if notes else {})
 
     def quarantined(self) -> list[str]:
         return [

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from hermes_celery.core.incidents import TroubleKind
+from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.reconciling import Disagreement
 from hermes_celery.core.server_address import BrokerNames
+from hermes_celery.core.untold_jobs import UntoldJob
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.observe.lost_jobs import lost_jobs
 from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.sweep import EVERY_MS, REFILL_AGAIN_MS, RecordExaminer, Sweep
 from hermes_celery.store import (
+    BrokenJob,
     CheckMode,
     Database,
     Deliveries,
+    DueIndex,
     Incidents,
     Jobs,
     Page,
@@ -49,13 +53,15 @@ def make_sweep(
     world: World,
     examiner: RecordExaminer | None = None,
     declared_name: Callable[[str, int], str] = lambda job_id, now_ms: "",
+    reporter: TroubleReporter | None = None,
 ) -> Sweep:
     database = world.database
     return Sweep(
         examiner or world.examiner,
         jobs=Jobs(database),
         incidents=Incidents(database),
-        reporter=TroubleReporter(
+        reporter=reporter
+        or TroubleReporter(
             incidents=Incidents(database), deliveries=Deliveries(database), alerts="local"
         ),
         notes=SweepNotes(database),
@@ -195,13 +201,16 @@ class FailingOnce(RecordExaminer):
         self.missed: set[str] = set()
         self.read: set[str] = set()
 
-    def page(self, page: Page, how: CheckMode) -> list[Disagreement]:
+    def looks(self, page: Page, how: CheckMode) -> list[Callable[[], list[Disagreement]]]:
+        return [lambda: self.look(page, how)]
+
+    def look(self, page: Page, how: CheckMode) -> list[Disagreement]:
         self.pages += 1
         if self.pages == self.at:
             self.missed = set(page.work.jobs)
             raise self.error
         self.read |= set(page.work.jobs) if page.work.is_history else set()
-        return super().page(page, how)
+        return [one for look in super().looks(page, how) for one in look()]
 
 
 def many_jobs(world: World, count: int = 1500) -> None:
@@ -428,3 +437,136 @@ def test_of_many_jobs_whose_records_vanished_some_are_named_and_all_are_told(
     assert "30 at one look" in found.pop("gone-more").text
     assert len(found) == 20
     assert {one.kind for one in found.values()} == {TroubleKind.GONE}
+
+
+class Refusing(TroubleReporter):
+    """Cannot leave an incident while the server is full, or while it is away."""
+
+    def __init__(self, database: Database, error: StoreError) -> None:
+        super().__init__(
+            incidents=Incidents(database), deliveries=Deliveries(database), alerts="local"
+        )
+        self.error: StoreError | None = error
+
+    def tell(self, trouble: Trouble, *, now_ms: int) -> bool:
+        if self.error is not None:
+            raise self.error
+        return super().tell(trouble, now_ms=now_ms)
+
+
+def notes_of(world: World) -> list[str]:
+    return [note.job_id for note in SweepNotes(world.database).untold()]
+
+
+def test_a_job_that_vanished_is_told_by_whoever_leads_next(sweep: Sweep, world: World) -> None:
+    """The leader was killed between the mend and the telling."""
+    world.call("DEL", world.keys.job(world.idle.id))
+    world.examiner.repairs.job(world.idle.id, now_ms=world.clock.ms, token=TOKEN)
+    assert world.call("ZSCORE", world.keys.jobs, world.idle.id) is None
+    assert notes_of(world) == [world.idle.id]
+    go_round(sweep, world)
+    (incident,) = Incidents(world.database).open()
+    assert (incident.id, incident.job_name) == (f"gone-{world.idle.id}", "idle")
+    assert notes_of(world) == []
+
+
+@pytest.mark.parametrize("error", [StoreError("out of memory"), StoreUnavailable("away")])
+def test_a_job_that_vanished_is_told_once_the_server_takes_it(
+    world: World, error: StoreError
+) -> None:
+    reporter = Refusing(world.database, error)
+    sweep = make_sweep(world, reporter=reporter)
+    world.call("DEL", world.keys.job(world.idle.id))
+    for _ in range(3):
+        with suppress(StoreUnavailable):
+            go_round(sweep, world)
+    assert world.call("ZSCORE", world.keys.jobs, world.idle.id) is None
+    assert told(world) == []
+    reporter.error = None
+    sweep.step(TOKEN, world.clock.ms)
+    assert told(world) == [(TroubleKind.GONE, "")]
+
+
+def test_what_a_page_has_found_stands_if_its_index_cannot_be_filled(world: World) -> None:
+    class Unfillable(Records):
+        def refill(self, page: Page, *, now_ms: int, mends: bool = True) -> list[Disagreement]:
+            raise StoreError("refused")
+
+    examiner = RecordExaminer(
+        repairs=world.examiner.repairs,
+        shared=world.examiner.shared,
+        records=Unfillable(world.database),
+    )
+    world.call("HDEL", world.keys.job(world.idle.id), "next_ms")
+    world.call("ZREM", world.keys.due, world.idle.id)
+    make_sweep(world, examiner).step(TOKEN, world.clock.ms)
+    assert (TroubleKind.STOPPED, world.idle.id) in told(world)
+
+
+def test_what_is_left_as_it_is_is_told_once_the_server_takes_it(world: World) -> None:
+    reporter = Refusing(world.database, StoreError("out of memory"))
+    sweep = make_sweep(world, reporter=reporter)
+    world.call("HSET", world.keys.job(world.idle.id), "state", "levitating")
+    go_round(sweep, world)
+    assert told(world) == []
+    reporter.error = None
+    world.clock.ms += EVERY_MS
+    go_round(sweep, world)
+    assert told(world) == [(TroubleKind.BROKEN, world.idle.id)]
+
+
+def test_a_job_off_the_schedule_is_told_by_whoever_leads_next(sweep: Sweep, world: World) -> None:
+    """The leader was killed between the tick and the telling."""
+    revision = world.call("HGET", world.keys.job(world.idle.id), "revision")
+    fault = BrokenJob(job_id=world.idle.id, error="no such zone", revision=revision)
+    DueIndex(world.database).fault(fault, token=TOKEN)
+    assert world.call("HGET", world.keys.job(world.idle.id), "state") == "error"
+    go_round(sweep, world)
+    (incident,) = Incidents(world.database).open()
+    assert (incident.kind, incident.job_id) == (TroubleKind.BROKEN, world.idle.id)
+    assert "taken off the schedule: no such zone" in incident.text
+    assert notes_of(world) == []
+
+
+def test_what_a_tick_has_told_is_not_told_from_its_note(sweep: Sweep, world: World) -> None:
+    note = UntoldJob(job_id=world.idle.id, text="off", is_gone=False)
+    world.call("HSET", world.keys.sweep, note.field, note.as_text())
+    sweep.taken_off(world.idle.id, "no such zone", now_ms=world.clock.ms)
+    assert notes_of(world) == []
+    (incident,) = Incidents(world.database).open()
+    assert "no such zone" in incident.text
+
+
+def test_a_note_that_cannot_be_read_tells_of_its_job(sweep: Sweep, world: World) -> None:
+    world.call("HSET", world.keys.sweep, f"untold:{world.idle.id}", b"\xff{", "untold:x", "y")
+    sweep.step(TOKEN, world.clock.ms)
+    (incident,) = Incidents(world.database).open()
+    assert "cannot be read" in incident.text
+    assert notes_of(world) == []
+
+
+def test_a_job_that_vanished_is_mended_after_the_key_of_the_notes(
+    sweep: Sweep, world: World
+) -> None:
+    world.call("SET", world.keys.sweep, "x")
+    world.call("DEL", world.keys.job(world.idle.id))
+    found = world.examiner.repairs.job(world.idle.id, now_ms=world.clock.ms, token=TOKEN)
+    assert found == []
+    assert world.call("ZSCORE", world.keys.jobs, world.idle.id) is not None
+    go_round(sweep, world)
+    assert (TroubleKind.GONE, "") in told(world)
+
+
+def test_a_full_server_keeps_a_job_that_vanished_in_its_places(sweep: Sweep, world: World) -> None:
+    world.call("DEL", world.keys.job(world.idle.id))
+    limit = world.call("CONFIG", "GET", "maxmemory")["maxmemory"]
+    world.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        for _ in range(3):
+            sweep.step(TOKEN, world.clock.ms)
+            world.clock.ms += EVERY_MS
+    finally:
+        world.call("CONFIG", "SET", "maxmemory", limit)
+    assert world.call("ZSCORE", world.keys.jobs, world.idle.id) is not None
+    go_round(sweep, world)
+    assert told(world) == [(TroubleKind.GONE, "")]

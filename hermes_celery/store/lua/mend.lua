@@ -2,13 +2,15 @@
 --
 -- The types of all keys are among what was seen, so no write can fail.
 --
--- KEYS  1 term counter, then the keys of the subject (`_facts.lua` lists those of a job and of a
---       run; that of a key is itself, and the mark for a refill), then where keys are moved to that are out of order
+-- KEYS  1 term counter, then the keys of the subject (`_facts.lua` lists those of a job, after which
+--       the sweep's hash comes, and of a run; that of a key is itself, and the mark for a refill),
+--       then where keys are moved to that are out of order
 -- ARGV  1 fencing token ('' = a person mends)   2 'job', 'run' or 'key'   3 digest of the facts seen
 --       4 number of the subject's arguments, then these, then for each write: number of its
---       arguments, command, number of its key among those of the subject, arguments. Two commands
---       are ours: RENAME takes the number of the new key, UNHOLD takes entries of a run (or with ''
---       those of none) out of the list of held runs
+--       arguments, command, number of its key among those of the subject, arguments. Three
+--       commands are ours: RENAME takes the number of the new key, UNHOLD takes entries of a run (or
+--       with '' those of none) out of the list of held runs, NOTE leaves a note of what is to be
+--       told and comes before all others
 -- Answers  'ok', 'moved' (something has changed: nothing is written), 'fenced' (an older leader)
 --#include _facts
 if ARGV[1] ~= '' then
@@ -56,9 +58,18 @@ local WRITES = {
   PEXPIRE = function(key, ...) redis.call('PEXPIRE', key, ...) end,
   RENAME = function(key, number) redis.call('RENAME', key, k[tonumber(number)]) end,
   UNHOLD = unhold,
+  -- First of all writes: where a full server refuses it, nothing has changed.
+  NOTE = function(key, ...) redis.call('HSET', key, ...) end,
 }
 
 local at = 5 + n
+-- The key for notes is no fact of the job: where it is out of order, it is mended before the job.
+if ARGV[at + 1] == 'NOTE' then
+  local kind = kind_of(k[tonumber(ARGV[at + 2])])
+  if kind ~= 'hash' and kind ~= 'none' then
+    return 'moved'
+  end
+end
 while at <= #ARGV do
   local count, command, key = tonumber(ARGV[at]), ARGV[at + 1], k[tonumber(ARGV[at + 2])]
   local rest = {}
