@@ -7,6 +7,7 @@ one which fails keeps no other back.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,9 @@ _EVERY_SECONDS = 1.0
 _NEXT_SECONDS = 0.05
 #: Never 0, so that a beat does not spin.
 _SHORTEST_SECONDS = 0.001
+#: Faults that wait to be told. Beyond that the oldest is dropped: a job off the schedule has its
+#: note, and any other fails again.
+_MOST_UNTOLD = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,7 @@ class LeaderDuties:
         self._trim = duty("trim")
         self._remove_completed = duty("remove completed")
         self._tell_of_faults = duty("faults")
+        self._untold: deque[BrokenJob] = deque(maxlen=_MOST_UNTOLD)
 
     def take_over(self) -> None:
         """Begin as a new leader, at the next `begin`."""
@@ -98,8 +103,25 @@ class LeaderDuties:
         return True
 
     def tell_of_fault(self, fault: BrokenJob) -> None:
-        """Tell of a job that a tick could not plan or dispatch."""
-        self._tell_of_faults.attempt(lambda: self._hooks.on_fault(fault), None)
+        """Tell of a job that a tick could not plan or dispatch, in a later pass if need be.
+
+        Raises LeaseLost and StoreUnavailable.
+        """
+        if fault not in self._untold:
+            self._untold.append(fault)
+        self._tell_of_untold()
+
+    def _tell_of_untold(self) -> None:
+        def told() -> bool:
+            self._hooks.on_fault(self._untold[0])
+            return True
+
+        while self._untold and not self._tell_of_faults.waits_seconds:
+            if not self._tell_of_faults.attempt(told, False):
+                # One that fails again and again must not keep the others back.
+                self._untold.rotate(-1)
+            else:
+                self._untold.popleft()
 
     def stop(self) -> None:
         """End what goes on beside the beat."""
@@ -136,6 +158,7 @@ class LeaderDuties:
         )
         if rescued.given_up:
             self._tell_of_lost.attempt(lambda: hooks.on_lost(rescued.given_up), None)
+        self._tell_of_untold()
         self._other_work.attempt(lambda: hooks.on_pass(token, now_ms), None)
         trimmed = self._trim.attempt(lambda: history.trim(now_ms), Trimmed(runs=0, has_more=False))
         self._remove_completed.attempt(

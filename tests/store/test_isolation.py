@@ -18,7 +18,16 @@ from hermes_celery.scheduling.living_beats import LivingBeats
 from hermes_celery.scheduling.resharding import reshard
 from hermes_celery.scheduling.run_rescue import Rescuer
 from hermes_celery.scheduling.shard import Shard
-from hermes_celery.store import Claim, Database, DueIndex, History, Retention, Shards, Waker
+from hermes_celery.store import (
+    BrokenJob,
+    Claim,
+    Database,
+    DueIndex,
+    History,
+    Retention,
+    Shards,
+    Waker,
+)
 from hermes_celery.store.database import shard_of
 from tests.store.test_bad_values import Impatient
 from tests.support import (
@@ -402,3 +411,67 @@ def test_a_job_that_is_none_keeps_no_other_from_going_home(store: Store) -> None
     assert shards.sort(0, shards=4, start=0) == (2, 2)
     assert list(database.call("ZRANGE", database.keys.due, 0, -1)) == [f"{0:012x}", bad]
     assert all(database.call("ZCARD", database.keys.due_of(n)) == 1 for n in (2, 3))
+
+
+class Telling:
+    """Hears of faults, unless it is made to fail."""
+
+    def __init__(self, store: Store) -> None:
+        self.heard: list[str] = []
+        self.refused: set[str] = set()
+        self.away = False
+        self.clock = store.clock
+        self.duties = LeaderDuties(
+            Rescuer(store.jobs, store.runs, store.messages),
+            History(store.database, retention=Retention()),
+            clock=store.clock,
+            hooks=LeaderHooks(on_fault=self.hear),
+        )
+
+    def hear(self, fault: BrokenJob) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+        if fault.job_id in self.refused:
+            raise StoreError("refused")
+        self.heard.append(fault.job_id)
+
+    def meet(self, *names: str) -> None:
+        for name in names:
+            self.duties.tell_of_fault(BrokenJob(job_id=name, error="oops"))
+
+    def passes(self, count: int = 10) -> None:
+        for _ in range(count):
+            self.clock.advance(70)
+            self.duties.pass_if_due(TOKEN, is_busy=False)
+
+
+def test_faults_that_come_while_a_telling_is_refused_are_told_later(store: Store) -> None:
+    telling = Telling(store)
+    telling.refused = {"a"}
+    telling.meet("a", "b", "c", "b")
+    assert telling.heard == []
+    telling.passes()
+    assert telling.heard == ["b", "c"]
+    telling.refused = set()
+    telling.passes()
+    assert telling.heard == ["b", "c", "a"]
+
+
+def test_a_fault_is_told_once_the_server_is_there_again(store: Store) -> None:
+    telling = Telling(store)
+    telling.away = True
+    with pytest.raises(StoreUnavailable):
+        telling.meet("a")
+    telling.away = False
+    telling.passes(1)
+    assert telling.heard == ["a"]
+
+
+def test_faults_that_cannot_be_told_take_little_room(store: Store) -> None:
+    telling = Telling(store)
+    names = [str(number) for number in range(1500)]
+    telling.refused = {"0"}
+    telling.meet(*names)
+    telling.refused = set()
+    telling.passes(1)
+    assert sorted(telling.heard) == sorted(names[500:])
