@@ -404,3 +404,27 @@ def test_a_backfill_too_large_or_ahead_is_refused(store: Store) -> None:
         store.cron.backfill("often", start=later, end=store.cron.now)
     with pytest.raises(JobError, match="give the earlier instant first"):
         store.cron.backfill("often", start=store.cron.now, end=NOON)
+
+
+@pytest.mark.parametrize(
+    ("stored", "is_paused"),
+    [
+        ("1782129600000", True),
+        ("-5", True),
+        ("0000000000000005", True),
+        ("253339228800000", True),
+        ("00000000000000005", False),
+        ("253339228800001", False),
+        ("-62104060800001", False),
+        ("12345678901234567890", False),
+        ("", False),
+        ("soon", False),
+    ],
+)
+def test_what_pauses_everything_is_the_same_for_beats_and_for_scripts(
+    store: Store, stored: str, is_paused: bool
+) -> None:
+    store.database.call("HSET", store.database.keys.switch, "paused_ms", stored)
+    assert (store.due.switch().paused_ms is not None) == is_paused
+    assert store.due.pause_all(note="", now_ms=store.clock.ms) == (not is_paused)
+    assert store.due.switch().paused_ms is not None

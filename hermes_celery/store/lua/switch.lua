@@ -11,8 +11,12 @@ local paused_ms = fields(KEYS[1], 'paused_ms')[1]
 if broken then
   return broken_answer()
 end
--- What is no instant pauses nothing.
-local is_paused = paused_ms and string.find(paused_ms, '^%d+$')
+-- What is no instant pauses nothing; `record_fields.py` reads the same texts as instants.
+local is_paused = false
+if paused_ms and #paused_ms <= 16 and string.find(paused_ms, '^-?%d+$') then
+  local ms = tonumber(paused_ms)
+  is_paused = ms >= -62104060800000 and ms <= 253339228800000
+end
 
 if ARGV[1] == 'pause' and is_paused then
   if ARGV[3] ~= '' then
