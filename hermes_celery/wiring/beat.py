@@ -14,7 +14,6 @@ from hermes_celery.celery_app.message_time_limit import BoundedMessages
 from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.core.job import JobSpec
-from hermes_celery.errors import RecordBroken
 from hermes_celery.guards.contained_duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.interop.orphaned_entries import log_orphans_soon
@@ -153,11 +152,12 @@ def _hooks_of(
     )
     sweep, runs, loss_reporter = make_sweep(settings), Runs(database), LostRunReporter(place.app)
 
+    # A duty of its own: whatever keeps it from a loss, this beat declares what it has to. A pass
+    # looks for the loss again.
+    looks_for_loss = Duty("look for lost jobs at first", clock=clock, on_broken=on_broken)
+
     def on_lead() -> None:
-        try:
-            loss.begin(clock.now_ms())
-        except RecordBroken as error:
-            on_broken("", error.key, error.what)
+        looks_for_loss.attempt(lambda: loss.begin(clock.now_ms()), None)
         declaring.begin(clock.now_ms())
         if foreign is not None:
             foreign.begin()

@@ -15,6 +15,7 @@ from hermes_celery.cli import main
 from hermes_celery.scheduling.beat import Beat
 from hermes_celery.settings import read_settings
 from hermes_celery.store import Database, Incidents, Jobs, Runs, Waker
+from hermes_celery.store.loss_note import LossNote
 from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.project_jobs import make_beat
 from tests.store.bad_values import BAD_VALUES, due_at_once, plant
@@ -189,3 +190,17 @@ def shown() -> None:
     doctor = typed("doctor")
     assert isinstance(doctor.exception, SystemExit | None), doctor.exception
     assert "beat" in doctor.stdout
+
+
+def test_a_leader_declares_even_if_it_cannot_look_for_a_loss(
+    app: Celery, valkey: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The note on the disk has an instant that no calendar has."""
+    stage, place = Stage(app, valkey), read_settings().state_dir
+    LossNote(place, valkey).write()
+    (note,) = place.glob("seen-*.json")
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"mark": "ab", "at_ms": 10**18}))
+    assert stage.has_run_after(STEPS)
+    failed = [line for line in caplog.messages if line.startswith("duty.failed")]
+    assert any("look for lost jobs at first" in line for line in failed)
+    assert not any("duty=begin" in line for line in failed)
