@@ -8,16 +8,23 @@ server has a note of its own, by the address that it is reached at.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import time
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
 from hermes_celery.core.incidents import TroubleKind, incident_id
+from hermes_celery.errors import error_text
+from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.store import Database, SweepNotes
+from hermes_celery.store.sweep_notes import valid_mark
+
+_log = logging.getLogger(__name__)
 
 #: What the incident of a loss is about.
 LOSS = "jobs"
@@ -62,6 +69,7 @@ class LossNote:
         self._path = state_dir / f"seen-{namespace}-{digest}.json"
         #: The only note of all servers, as older versions wrote it.
         self._old_path = state_dir / f"seen-{namespace}.json"
+        self._refused = RateLimitedLog()
 
     def missing(self) -> LastSeenJobs | None:
         """What was there before the server lost its memory; None when all is well.
@@ -88,7 +96,7 @@ class LossNote:
     def keep_mark(self) -> None:
         """Write the mark again where it alone was lost. Raises StoreError."""
         keys = self._database.keys
-        mark = self._noted().mark or secrets.token_hex(8)
+        mark = valid_mark(self._noted().mark) or secrets.token_hex(8)
         self._database.run(
             "keep_mark",
             keys={"mark": keys.mark, "jobs": keys.jobs, "sweep": keys.sweep},
@@ -108,7 +116,7 @@ class LossNote:
     def write(self) -> None:
         """Remember what is there now, unless there is nothing: a loss stays known until jobs come.
 
-        A disk that refuses is no reason to stop.
+        A disk that refuses is no reason to stop, but it is said: a loss would not be noticed.
         """
         mark = self._mark()
         if not mark:
@@ -122,12 +130,14 @@ class LossNote:
             scratch.write_bytes(msgspec.json.encode(seen))
             scratch.replace(self._path)
             self._old_path.unlink(missing_ok=True)
-        except OSError:
-            return
+        except OSError as error:
+            if self._refused.may_say(time.monotonic()):
+                event(_log, "loss.not_noted", level=logging.WARNING, path=self._path,
+                      why=error_text(error))  # fmt: skip
 
     def _mark(self) -> str:
         copy = SweepNotes(self._database).mark()
-        return copy or str(self._database.call("GET", self._database.keys.mark) or "")
+        return copy or valid_mark(self._database.call("GET", self._database.keys.mark))
 
     def _count(self) -> int:
         return int(self._database.call("ZCARD", self._database.keys.jobs))

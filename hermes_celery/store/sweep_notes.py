@@ -9,6 +9,7 @@ So a leader that dies meanwhile is followed by one that begins again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -38,6 +39,12 @@ _GIVEN_UP = "given_up_ms"
 _MARK = "mark"
 #: The field that holds the mark which all records were read for.
 _REFILLED = "refilled"
+_HEXADECIMAL = re.compile(r"[0-9a-fA-F]+")
+
+
+def valid_mark(text: str | None) -> str:
+    """A mark of a namespace as it was stored; "" for what is none, as `keep_mark.lua` reads it."""
+    return text if text is not None and _HEXADECIMAL.fullmatch(text) else ""
 
 
 class SweepNotes:
@@ -75,7 +82,7 @@ class SweepNotes:
 
     def mark(self) -> str:
         """The copy of the namespace's mark; "" where there is none. Raises StoreError."""
-        return str(self._database.call("HGET", self._key, _MARK) or "")
+        return valid_mark(self._database.call("HGET", self._key, _MARK))
 
     def give_up(self, now_ms: int) -> None:
         """Somebody acknowledged that the server lost what it held before. Raises StoreError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -341,3 +342,49 @@ def test_jobs_that_are_gone_can_be_given_up(store: Store, tmp_path: Path) -> Non
     watch.step(store.clock.ms)
     assert incidents.open() == []
     assert LossNote(tmp_path, store.database).missing() is None
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"", b"no mark"])
+@pytest.mark.parametrize("place", ["mark", "copy", "both"])
+def test_a_mark_that_is_none_is_written_again_and_is_no_loss(
+    valkey: Database, tmp_path: Path, place: str, bad: bytes
+) -> None:
+    database, store = valkey, Store(valkey, HandClock())
+    keys, watch = database.keys, _watch(store, tmp_path)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    watch.begin(store.clock.ms)
+    mark = database.call("GET", keys.mark)
+    if place != "copy":
+        database.call("SET", keys.mark, bad)
+    if place != "mark":
+        database.call("HSET", keys.sweep, "mark", bad)
+    assert LossNote(tmp_path, database).missing() is None
+    watch.begin(store.clock.ms)
+    assert database.call("GET", keys.mark) == mark
+    assert database.call("HGET", keys.sweep, "mark") == mark
+    assert Incidents(database).open() == []
+
+
+def test_a_note_of_no_mark_gives_none(store: Store, tmp_path: Path) -> None:
+    database, watch = store.database, _watch(store, tmp_path)
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    watch.begin(store.clock.ms)
+    (note,) = tmp_path.glob("seen-*.json")
+    note.write_text('{"server": "x", "mark": "no mark", "jobs": 0, "at_ms": 1}')
+    database.call("DEL", database.keys.mark, database.keys.sweep)
+    watch.begin(store.clock.ms)
+    assert re.fullmatch("[0-9a-f]{16}", database.call("GET", database.keys.mark))
+
+
+def test_a_disk_that_refuses_the_note_is_said_once_a_minute(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "state"
+    place.write_text("a file where a directory should be")
+    store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
+    note = LossNote(place, store.database)
+    for _ in range(3):
+        note.write()
+    (line,) = [line for line in caplog.messages if line.startswith("loss.not_noted")]
+    assert str(place) in line
+    assert "Error" in line
