@@ -14,6 +14,7 @@
     |   +-- StoreUnavailable            no connection: it may come back
     |   +-- StoreUnsuitable             wrong server, version or configuration: it will not
     |   |   +-- FormatTooNew            what is stored needs a newer hermes-celery
+    |   +-- StoreForbidden              this user may not do it: an access list refuses
     |   +-- RecordBroken                one record or key is not as it should be: the others are
     +-- LeaseLost                       this beat leads no longer: stop writing, step down
     +-- SessionError (ValueError)       a session header that cannot be read
@@ -110,6 +111,10 @@ class StoreUnavailable(StoreError):
 
 class StoreUnsuitable(StoreError):
     """A server of the wrong version, kind or configuration; trying again cannot help."""
+
+
+class StoreForbidden(StoreError):
+    """The server's access list keeps this user from a command or a key."""
 
 
 class FormatTooNew(StoreUnsuitable):

@@ -28,7 +28,14 @@ import msgspec
 from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.policy import Policy, retries_loss, retry_wait_ms
 from hermes_celery.core.run import Run, RunState, is_run_id, job_id_of
-from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
+from hermes_celery.errors import (
+    LeaseLost,
+    RecordBroken,
+    StoreError,
+    StoreForbidden,
+    StoreUnavailable,
+    error_text,
+)
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.instant import to_ms
@@ -227,13 +234,21 @@ class _RescuePass:
             (queue,) = self._runs.queues_of([run.id])
         try:
             return self._runs.is_on_queue(overdue, queue=queue, actor=self._actor)
-        except (LeaseLost, StoreUnavailable):
-            raise
-        except StoreError as error:
-            # No list, or one that the leader may not read: it is waited for no longer.
-            what = f"its message cannot be looked for ({error})"
-            self._on_broken(_job_of(run.id), f"run {run.id!r}", what)
-            return False
+        except RecordBroken as error:
+            if error.key != queue:
+                raise
+            return self._cannot_look(run, error)
+        except StoreForbidden as error:
+            return self._cannot_look(run, error)
+
+    def _cannot_look(self, run: Run, error: StoreError) -> bool:
+        """No list, or one that the leader may not read: its message is waited for no longer.
+
+        Any other refusal (no memory left, a disk that is full) says nothing of the message.
+        """
+        what = f"its message cannot be looked for ({error})"
+        self._on_broken(_job_of(run.id), f"run {run.id!r}", what)
+        return False
 
     def _end_handed_on(self, run: Run) -> None:
         """The one message that a run went on with did not come."""

@@ -20,6 +20,7 @@ from hermes_celery.errors import (
     LeaseLost,
     RecordBroken,
     StoreError,
+    StoreForbidden,
     StoreUnavailable,
     StoreUnsuitable,
 )
@@ -46,7 +47,9 @@ _PASSING = (
 _PASSING_WORD = re.compile(
     r"\b(READONLY|LOADING|MASTERDOWN|UNBLOCKED|TRYAGAIN|CLUSTERDOWN|NOREPLICAS)\b"
 )
-
+#: What an access list says inside a script, where the word NOPERM is left out: Redis 7 and Valkey,
+#: then Redis 6.
+_FORBIDDEN = re.compile(r"\bNOPERM\b|\bACL failure\b|user executing the script can't (run|access)")
 
 #: A key of a script, and an argument.
 Key = str
@@ -563,6 +566,8 @@ def _of_answer(error: Exception) -> StoreError:
     for mark, meaning in _MEANINGS:
         if mark in text:
             return StoreError(f"{meaning} ({text})")
+    if isinstance(error, redis.exceptions.NoPermissionError) or _FORBIDDEN.search(text):
+        return StoreForbidden(text)
     is_passing = isinstance(error, _PASSING) or _PASSING_WORD.search(text) is not None
     return StoreUnavailable(text) if is_passing else StoreError(text)
 

@@ -10,12 +10,22 @@ from hermes_celery.cli.screen import summary
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.policy import OnLost, Policy
 from hermes_celery.core.run import DeliveryState, Outcome, Run, RunState
-from hermes_celery.errors import RecordBroken
+from hermes_celery.errors import RecordBroken, StoreError, StoreUnsuitable
 from hermes_celery.running.background_writes import BackgroundWrites
 from hermes_celery.running.ended_by_celery import EXPIRED, PURGED, RunEnder, RunMessage
 from hermes_celery.scheduling.run_rescue import NEVER_CAME, RETRY_NEVER_CAME, Rescuer, RescueReport
 from hermes_celery.scheduling.tick import Ticker
-from hermes_celery.store import Claim, Database, HandedOn, Repairs
+from hermes_celery.store import (
+    Actor,
+    Claim,
+    Database,
+    HandedOn,
+    Repairs,
+    Runs,
+    UndeliveredRun,
+    connect,
+)
+from tests.acl import documented_rules, user
 from tests.receivers import http_receiver
 from tests.store.delivering_host import at
 from tests.support import HandClock, PlainMessages, Store
@@ -379,6 +389,69 @@ def test_a_retry_that_is_on_another_queue_is_not_lost(bench: Bench) -> None:
     assert bench.run.state is RunState.QUEUED
     assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
     assert not database.call("HEXISTS", key, "handed_queue")
+
+
+class Refusing(Runs):
+    """A store that looks on no queue."""
+
+    refusal: StoreError
+
+    def is_on_queue(self, waiting: UndeliveredRun, *, queue: str, actor: Actor) -> bool:
+        raise self.refusal
+
+
+@pytest.mark.parametrize(
+    "refusal", [StoreError("no memory left"), StoreUnsuitable("it is a replica")]
+)
+def test_a_retry_is_not_lost_because_the_server_refuses_for_a_while(
+    bench: Bench, refusal: StoreError
+) -> None:
+    store = bench.store
+    tried_again(bench, seconds=3700)
+    store.clock.advance(3701)
+    refusing = Refusing(store.database)
+    refusing.refusal = refusal
+    with pytest.raises(type(refusal), match=str(refusal)):
+        Rescuer(store.jobs, refusing, store.messages).rescue(token=TOKEN, now_ms=store.clock.ms)
+    assert bench.run.state is RunState.QUEUED
+
+
+def test_a_retry_is_not_lost_because_another_key_than_its_queue_is_broken(bench: Bench) -> None:
+    store, told = bench.store, list[str]()
+    tried_again(bench, seconds=3700)
+    store.clock.advance(3701)
+    refusing = Refusing(store.database)
+    refusing.refusal = RecordBroken("another", "is a list")
+    Rescuer(
+        store.jobs,
+        refusing,
+        store.messages,
+        on_broken=lambda job_id, key, what: told.append(f"{job_id} {key} {what}"),
+    ).rescue(token=TOKEN, now_ms=store.clock.ms)
+    assert told == [f"{bench.job_id} another is a list"]
+    assert bench.run.state is RunState.QUEUED
+
+
+def test_a_retry_on_a_queue_that_the_leader_may_not_read_is_told_and_lost(
+    valkey: Database, valkey_url: str, clock: HandClock
+) -> None:
+    name = valkey.keys.namespace
+    with user(valkey_url, documented_rules(name)) as url:
+        database = Database(connect(url), keys=valkey.keys)
+        bench, told = Bench(Store(database, clock)), list[str]()
+        store = bench.store
+        tried_again(bench, seconds=3700, queue="somebody-else's")
+        clock.advance(3701)
+        Rescuer(
+            store.jobs,
+            store.runs,
+            store.messages,
+            on_broken=lambda job_id, key, what: told.append(what),
+        ).rescue(token=TOKEN, now_ms=clock.ms)
+        (line,) = told
+        assert line.startswith("its message cannot be looked for")
+        assert bench.run.state is RunState.LOST
+        database.close()
 
 
 def test_a_retry_on_what_is_no_queue_is_told_and_lost(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import fakeredis
 import pytest
 
-from hermes_celery.errors import StoreError, StoreUnavailable, StoreUnsuitable
+from hermes_celery.errors import StoreError, StoreForbidden, StoreUnavailable, StoreUnsuitable
 from hermes_celery.store import Database, connect
 from hermes_celery.store.database import ScriptCall
 
@@ -28,6 +28,14 @@ _FINAL = (
     "OOM command not allowed when used memory > 'maxmemory'.",
     "MISCONF Errors writing to the AOF file",
     "CROSSSLOT Keys in request don't hash to the same slot",
+)
+
+
+_FORBIDDEN = (
+    "NOPERM No permissions to access a key",
+    "ERR ACL failure in script: No permissions to access a key",
+    "ERR ACL failure in script: User x has no permissions to run the 'llen' command",
+    "ERR The user executing the script can't access at least one of the keys mentioned",
 )
 
 
@@ -98,6 +106,13 @@ def test_a_server_that_refuses_for_good_is_not_waited_for(answer: str) -> None:
     with server(answer) as url:
         kinds = {type(error) for error in refusals(url)}
     assert kinds == {StoreError}
+
+
+@pytest.mark.parametrize("answer", _FORBIDDEN)
+def test_a_user_that_may_not_is_told_from_other_refusals(answer: str) -> None:
+    with server(answer) as url:
+        kinds = {type(error) for error in refusals(url)}
+    assert kinds == {StoreForbidden}
 
 
 class _Cluster(fakeredis.FakeRedis):
