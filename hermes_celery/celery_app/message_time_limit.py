@@ -3,8 +3,8 @@
 What `apply_async` runs (signals, routers, locks) may hang, and a beat that waits for it dispatches
 nothing. So it is called in one long-lived thread, and waited for during a moment only. A call that
 goes on keeps its thread, and another thread serves the others; whoever asks for the same message
-again gets what became of it. After 2 seconds its run fails. A job whose call hangs gets no second
-one until that ends.
+again gets what became of it, also minutes later: a second call might publish a second message.
+After 2 seconds its run fails. A job whose call hangs gets no second one until that ends.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Whose message it is: run, attempt and push.
+_Key = tuple[str, int, int]
+
 #: So long one message may take.
 BUILD_SECONDS = 2.0
 #: So long it is waited for at once, of what a lease lasts; beside one that may end yet, a moment.
@@ -38,8 +41,10 @@ _AT_ONCE_SECONDS, _BESIDE_SECONDS = 0.25, 0.01
 _MEANWHILE_SECONDS = 0.1
 #: So many calls go on at once; each has a thread.
 _MOST_GOING_ON = 32
-#: A result that nobody asked for within so long belongs to a run that is over.
-_KEPT_SECONDS = 20.0
+#: So long after its end a call keeps the next run of its job waiting, for the sake of their order.
+_FIRST_SECONDS = 20.0
+#: A result that nobody asked for within so long belongs to a run that is over; so many are kept.
+_KEPT_SECONDS, _MOST_KEPT = 900.0, 1_000
 
 
 class BoundedMessages:
@@ -66,6 +71,8 @@ class BoundedMessages:
         self._builder: _Builder | None = None
         #: By job: the call that was not over when it was waited for.
         self._open: dict[str, _Call] = {}
+        #: By message: those that are over, the oldest first, and keep no other run waiting.
+        self._left: dict[_Key, _Call] = {}
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
@@ -76,7 +83,11 @@ class BoundedMessages:
         call for this job still hangs.
         """
         key = (run_id, attempt, push)
-        self._drop_what_is_over()
+        self._set_aside()
+        left = self._left.pop(key, None)
+        if left is not None:
+            return left.result()
+        self._drop_old()
         call = self._open.get(spec.id)
         if call is not None:
             return self._result_of(call, spec) if call.key == key else self._behind(call, spec)
@@ -92,7 +103,7 @@ class BoundedMessages:
                 push=push,
             ),
             key=key,
-            began=self._monotonic(),
+            monotonic=self._monotonic,
         )
         return call.result() if self._is_done(call) else self._goes_on(call, spec)
 
@@ -154,25 +165,32 @@ class BoundedMessages:
             raise JobError(f"apply_async of {_MOST_GOING_ON} other jobs hangs")
         return BuiltMessage(way=BuildOutcome.PENDING)
 
-    def _drop_what_is_over(self) -> None:
-        """Forget calls whose results nobody wants."""
-        now = self._monotonic()
-        self._open = {
-            job: call
-            for job, call in self._open.items()
-            if not call.is_over or not (call.is_given_up or now - call.began > _KEPT_SECONDS)
-        }
+    def _set_aside(self) -> None:
+        """Let calls that are over keep no run waiting any longer that is not theirs."""
+        first = self._monotonic() - _FIRST_SECONDS
+        for job, call in list(self._open.items()):
+            if call.is_over and (call.is_given_up or call.ended < first):
+                self._left[call.key] = self._open.pop(job)
+
+    def _drop_old(self) -> None:
+        """Forget results that nobody wants."""
+        oldest = self._monotonic() - _KEPT_SECONDS
+        kept = [(key, call) for key, call in self._left.items() if call.ended >= oldest]
+        self._left = dict(kept[-_MOST_KEPT:])
 
 
 class _Call:
     """One call, in the context and with the current app of who asks for it."""
 
     def __init__(
-        self, work: Callable[[], BuiltMessage], *, key: tuple[str, int, int], began: float
+        self, work: Callable[[], BuiltMessage], *, key: _Key, monotonic: Callable[[], float]
     ) -> None:
-        """`key` tells whose message it is; `began` is monotonic, seconds."""
+        """`key` tells whose message it is."""
         self.key = key
-        self.began = began
+        self.began = monotonic()
+        #: When it came back; it means something once it `is_over`.
+        self.ended = 0.0
+        self._monotonic = monotonic
         #: Whether its run has failed, since it took too long.
         self.is_given_up = False
         self._work = work
@@ -200,6 +218,7 @@ class _Call:
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             self._error = error
         finally:
+            self.ended = self._monotonic()
             self._done.set()
 
     def result(self) -> BuiltMessage:

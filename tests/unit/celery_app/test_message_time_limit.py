@@ -64,6 +64,23 @@ class World:
     def hang(self) -> None:
         self.free.wait(30)
 
+    def end_late(self, spec: JobSpec, *, seconds: float) -> None:
+        """Let a call for a job go on for some seconds, and end; nobody has asked for its result."""
+        threads: list[threading.Thread] = []
+
+        def work() -> None:
+            threads.append(threading.current_thread())
+            self.hang()
+
+        self.slow.work = work
+        assert self.build(spec).way is BuildOutcome.PENDING
+        self.ahead += seconds
+        self.free.set()
+        # A thread with a call that went on ends with it.
+        threads[0].join(10)
+        assert not threads[0].is_alive()
+        self.slow.work = lambda: None
+
     def build(self, spec: JobSpec, *, run_id: str = _RUN) -> BuiltMessage:
         messages: BuildsMessages = self.bounded
         return messages.build(spec, run_id=run_id, due_ms=1)
@@ -150,14 +167,47 @@ def test_no_more_threads_are_begun_than_some(world: World) -> None:
         world.build(_A)
 
 
-def test_a_result_that_nobody_wants_keeps_no_later_run_waiting(world: World) -> None:
+def test_a_result_that_nobody_asks_for_keeps_no_later_run_waiting(world: World) -> None:
     """Its run was cancelled meanwhile."""
+    world.end_late(_A, seconds=1.0)
+    assert world.build(_A, run_id="next").way is BuildOutcome.PENDING
+    world.ahead += 19.0
+    assert world.build(_A, run_id="next").way is BuildOutcome.PENDING, "it counts from its end"
+    world.ahead += 2.0
+    assert _builds(world, _A, "next")
+
+
+@pytest.mark.parametrize("is_next_built", [True, False])
+def test_a_result_that_is_asked_for_late_is_there_and_nothing_is_called_twice(
+    world: World, is_next_built: bool
+) -> None:
+    world.end_late(_A, seconds=1.9)
+    world.ahead += 800.0
+    if is_next_built:
+        assert _builds(world, _A, "next")
+    assert _builds(world, _A, _RUN)
+    assert world.slow.calls == 1 + is_next_built
+
+
+def test_a_result_that_came_too_late_is_there_for_a_run_that_could_not_be_ended(
+    world: World,
+) -> None:
     world.slow.work = world.hang
     world.build(_A)
+    world.ahead = 2.0
+    with pytest.raises(JobError, match="did not return"):
+        world.build(_A)
     world.free.set()
-    assert world.build(_A, run_id="next").way is BuildOutcome.PENDING
-    world.ahead = 21.0
-    eventually(lambda: _builds(world, _A, "next"), what="the next run is built")
+    eventually(lambda: _builds(world, _A, _RUN), what="the result")
+    assert world.slow.calls == 1
+
+
+def test_results_that_nobody_asks_for_are_forgotten_in_the_end(world: World) -> None:
+    world.end_late(_A, seconds=1.0)
+    world.ahead += 901.0
+    assert _builds(world, _B, "another")
+    assert _builds(world, _A, _RUN)
+    assert world.slow.calls == 3
 
 
 def _builds(world: World, spec: JobSpec, run_id: str) -> bool:
