@@ -1,6 +1,6 @@
-"""The page `docs/job-fields.md`, made from the table of fields.
+"""The page `docs/reference/job-fields.md`, made from the table of fields.
 
-python -m tests.job_fields_page > docs/job-fields.md
+python -m tests.job_fields_page > docs/reference/job-fields.md
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from tests.projects.test_moving_here import put_redbeat_keys
 from tests.support import eventually
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/from-celery-beat.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/how-to/from-celery-beat.md").read_text(encoding="utf-8")
 DATA = ROOT / "tests/data"
 _BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _ADDRESS = "redis://localhost:6379/0"
@@ -48,7 +48,7 @@ def anchors(text: str) -> set[str]:
 def test_every_link_of_the_page_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", re.sub(r"\s+", " ", PAGE)):
         path, _, anchor = target.partition("#")
-        page = (ROOT / "docs" / path).resolve() if path else ROOT / "docs/from-celery-beat.md"
+        page = (ROOT / "docs/how-to" / path).resolve() if path else ROOT / "docs/how-to/from-celery-beat.md"
         assert page.exists(), target
         assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), target
 

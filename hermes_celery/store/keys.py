@@ -69,8 +69,8 @@ class Keys:
     queues: str = field(init=False)
     #: Hash: queue to its consumers without our hooks, JSON.
     foreign: str = field(init=False)
-    #: Hash: what the leader's last look at all records found, for `doctor`, and notes of what is to be
-    #: told.
+    #: Hash: what the leader's last look at all records found, for `doctor`, and notes of jobs that
+    #: are to be told as incidents.
     sweep: str = field(init=False)
     #: String: a random mark, another one each time an index was moved away and must be filled.
     refill: str = field(init=False)
