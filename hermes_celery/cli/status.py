@@ -36,8 +36,8 @@ def status(check: bool, as_json: bool) -> None:
     """Say who leads, what waits and what runs."""
     settings = read_settings()
     database = readable_database(settings)
-    witness = LossNote(settings.state_dir, database)
-    state = read_status(database, app=given_app(), witness=witness)
+    loss_note = LossNote(settings.state_dir, database)
+    state = read_status(database, app=given_app(), loss_note=loss_note)
     if as_json:
         print_json(state)
     else:

@@ -87,11 +87,11 @@ class _Look:
 
 
 def read_status(
-    database: Database, *, app: str | None = None, witness: LossNote | None = None
+    database: Database, *, app: str | None = None, loss_note: LossNote | None = None
 ) -> Status:
     """Look. Raises StoreError when Redis fails, never because of one key.
 
-    `app` is the one that was named, as `celery -A` takes it; `witness` knows what was there.
+    `app` is the one that was named, as `celery -A` takes it; `loss_note` knows what was there.
     """
     look, now_ms = _Look(), database.now_ms()
     shards = range(database.shards)
@@ -107,7 +107,7 @@ def read_status(
     look.note(switch.fault)
     who = look.at(lambda: crew(database, now_ms=now_ms), Crew(names=[], signs={}))
     no_loss: list[str] = []
-    gone = look.at(lambda: lost_jobs(database, witness), no_loss)
+    gone = look.at(lambda: lost_jobs(database, loss_note), no_loss)
     return Status(
         server=database.version,
         now_ms=now_ms,

@@ -31,9 +31,9 @@ class LossWatch:
     """A leader's part in that."""
 
     def __init__(
-        self, witness: LossNote, *, reporter: ReportsTroubles, incidents: Incidents, clock: Clock
+        self, loss_note: LossNote, *, reporter: ReportsTroubles, incidents: Incidents, clock: Clock
     ) -> None:
-        self._witness = witness
+        self._loss_note = loss_note
         self._reporter = reporter
         self._incidents = incidents
         self._clock = clock
@@ -41,15 +41,15 @@ class LossWatch:
 
     def begin(self, now_ms: int) -> None:
         """Look for a loss, as a new leader. Raises StoreError."""
-        self._witness.keep_mark()
-        seen = self._witness.missing()
+        self._loss_note.keep_mark()
+        seen = self._loss_note.missing()
         if seen is not None:
             event(_log, "jobs.gone", level=logging.ERROR, jobs=seen.jobs,
                   seen_at=iso(from_ms(seen.at_ms)),
                   why="the server lost its memory: turn its append-only file on, or restore a copy",
                   )  # fmt: skip
         self._tell(now_ms)
-        self._witness.keep()
+        self._loss_note.keep()
 
     def step(self, now_ms: int) -> None:
         """Remember what is there, every ten seconds, in passes of rescue. Raises StoreError.
@@ -58,21 +58,21 @@ class LossWatch:
         """
         if not self._seldom.may_say(self._clock.monotonic()):
             return
-        self._witness.keep_mark()
+        self._loss_note.keep_mark()
         acked = [
             one for one in self._incidents.of_job("")
             if one.kind is TroubleKind.GONE and one.acked_at
         ]  # fmt: skip
         if any(one.id == _MINE for one in acked):
-            self._witness.give_up(now_ms)
+            self._loss_note.give_up(now_ms)
         self._tell(now_ms)
-        self._witness.keep()
+        self._loss_note.keep()
         for one in acked:
             text = f"{one.id}: the jobs that were gone are given up, or were added again"
             self._reporter.over([one], text, now_ms=now_ms)
 
     def _tell(self, now_ms: int) -> None:
-        still = self._witness.missing_still()
+        still = self._loss_note.missing_still()
         if still is not None:
             self._reporter.tell(
                 Trouble(kind=TroubleKind.GONE, subject=LOSS, text=still.told), now_ms=now_ms

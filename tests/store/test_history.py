@@ -168,23 +168,23 @@ def test_a_completed_job_that_was_set_anew_is_kept(store: Store, history: Histor
 
 
 def test_a_server_that_lost_its_memory_is_noticed(store: Store, tmp_path: Path) -> None:
-    witness = LossNote(tmp_path, store.database)
-    assert witness.missing() is None
+    loss_note = LossNote(tmp_path, store.database)
+    assert loss_note.missing() is None
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
-    assert witness.missing() is None
-    witness.write()
-    assert witness.missing() is None
+    assert loss_note.missing() is None
+    loss_note.write()
+    assert loss_note.missing() is None
     for key in store.database.call("KEYS", f"{store.database.keys.prefix}*"):
         store.database.call("DEL", key)
     for _ in range(2):
         seen = LossNote(tmp_path, store.database).missing()
         assert seen is not None
         assert seen.jobs == 1
-        witness.write()
+        loss_note.write()
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
-    assert witness.missing() is not None
-    witness.write()
-    assert witness.missing() is None
+    assert loss_note.missing() is not None
+    loss_note.write()
+    assert loss_note.missing() is None
 
 
 def _without_memory(store: Store) -> None:
@@ -195,8 +195,8 @@ def _without_memory(store: Store) -> None:
 def test_what_two_servers_held_is_noted_apart(valkey: Database, tmp_path: Path) -> None:
     here, store = valkey, Store(valkey, HandClock())
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
-    witness = LossNote(tmp_path, here)
-    witness.write()
+    loss_note = LossNote(tmp_path, here)
+    loss_note.write()
     (note,) = tmp_path.glob("seen-*.json")
     other = Database(connect("redis://elsewhere.invalid:6380/3"), keys=here.keys)
     assert other.address == "redis://elsewhere.invalid:6380/3"
@@ -205,8 +205,8 @@ def test_what_two_servers_held_is_noted_apart(valkey: Database, tmp_path: Path) 
     # What another server held, under the same namespace, is no loss here.
     there = tmp_path / f"seen-{here.keys.namespace}-{digest}.json"
     there.write_text('{"server": "x", "mark": "another", "jobs": 4, "at_ms": 1}')
-    assert witness.missing() is None
-    witness.write()
+    assert loss_note.missing() is None
+    loss_note.write()
     assert "another" in there.read_text()
 
 
@@ -220,15 +220,15 @@ def test_a_server_is_the_same_however_its_own_machine_is_written(valkey: Databas
 def test_a_note_of_an_older_version_is_told_once(store: Store, tmp_path: Path) -> None:
     old = tmp_path / f"seen-{store.database.keys.namespace}.json"
     old.write_text('{"mark": "before", "jobs": 4, "at_ms": 1}')
-    witness = LossNote(tmp_path, store.database)
-    assert witness.missing() is not None
-    assert witness.missing_still() is None, "it may be another server's"
-    witness.keep()
+    loss_note = LossNote(tmp_path, store.database)
+    assert loss_note.missing() is not None
+    assert loss_note.missing_still() is None, "it may be another server's"
+    loss_note.keep()
     assert old.exists(), "nothing is there that could be remembered"
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
-    witness.keep()
+    loss_note.keep()
     assert not old.exists()
-    assert witness.missing() is None
+    assert loss_note.missing() is None
 
 
 def _watch(store: Store, place: Path) -> LossWatch:

@@ -33,10 +33,10 @@ _LOOKED_AT = 500
 REPAIR: Final = "`hermes-celery fsck --repair` mends it"
 
 
-def check_jobs(database: Database, witness: LossNote) -> Finding:
+def check_jobs(database: Database, loss_note: LossNote) -> Finding:
     """Say whether all jobs are there that were, as far as beats know."""
     try:
-        lost = lost_jobs(database, witness)
+        lost = lost_jobs(database, loss_note)
         if not lost:
             return ok("jobs", f"{Jobs(database).count()} stored")
     except RecordBroken as error:

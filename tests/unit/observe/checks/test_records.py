@@ -31,12 +31,12 @@ def test_jobs_that_a_beat_saw_and_that_are_gone_are_a_failure(
     valkey: Database, tmp_path: Path
 ) -> None:
     Jobs(valkey).add(a_job())
-    witness = LossNote(tmp_path, valkey)
-    witness.write()
-    assert check_jobs(valkey, witness).verdict is Verdict.OK
+    loss_note = LossNote(tmp_path, valkey)
+    loss_note.write()
+    assert check_jobs(valkey, loss_note).verdict is Verdict.OK
     for key in valkey.call("KEYS", f"{valkey.keys.prefix}*"):
         valkey.call("DEL", key)
-    finding = check_jobs(valkey, witness)
+    finding = check_jobs(valkey, loss_note)
     assert finding.verdict is Verdict.FAIL
     assert "1 jobs that were here" in finding.text
 
