@@ -70,8 +70,8 @@ def examine(
     examiner, summary = make_examiner(database, names), Summary()
     found: dict[tuple[str, str], Disagreement] = {}
     for _ in range(_PASSES if repair else 1):
-        how = CheckMode(now_ms=database.now_ms(), mends=repair, is_deep=True)
-        once = _pass(examiner, how, summary)
+        mode = CheckMode(now_ms=database.now_ms(), mends=repair, is_deep=True)
+        once = _pass(examiner, mode, summary)
         left = {(one.subject, one.text) for one in once if not one.is_mended}
         found = {key: one for key, one in found.items() if one.is_mended or key in left} | {
             (one.subject, one.text): one for one in once
@@ -85,22 +85,22 @@ def examine(
     return findings, summary
 
 
-def _pass(examiner: RecordExaminer, how: CheckMode, summary: Summary) -> list[Disagreement]:
+def _pass(examiner: RecordExaminer, mode: CheckMode, summary: Summary) -> list[Disagreement]:
     summary.jobs = summary.runs = 0
     jobs: set[str] = set()
-    found = examiner.keys(how)
+    found = examiner.keys(mode)
     pages = examiner.records.everything(shards=examiner.repairs.shards)
     for page in _shown(pages):
         jobs.update(page.work.jobs)
         summary.runs += len(page.work.runs)
-        found += _of_page(examiner, page, how)
+        found += _of_page(examiner, page, mode)
     summary.jobs = len(jobs)
     return found
 
 
-def _of_page(examiner: RecordExaminer, page: Page, how: CheckMode) -> list[Disagreement]:
+def _of_page(examiner: RecordExaminer, page: Page, mode: CheckMode) -> list[Disagreement]:
     try:
-        return examiner.page(page, how)
+        return examiner.page(page, mode)
     except StoreUnavailable:
         raise
     except StoreError as error:

@@ -157,20 +157,20 @@ class RecordExaminer:
         self.shared = shared
         self.records = records
 
-    def keys(self, how: CheckMode) -> list[Disagreement]:
+    def keys(self, mode: CheckMode) -> list[Disagreement]:
         """Look at the keys that all jobs share."""
-        return self.shared.check(how, shards=self.repairs.count_shards())
+        return self.shared.check(mode, shards=self.repairs.count_shards())
 
-    def page(self, page: Page, how: CheckMode) -> list[Disagreement]:
+    def page(self, page: Page, mode: CheckMode) -> list[Disagreement]:
         """Look at a page of records."""
-        return [one for look in self.looks(page, how) for one in look()]
+        return [one for look in self.looks(page, mode) for one in look()]
 
-    def looks(self, page: Page, how: CheckMode) -> list[Callable[[], list[Disagreement]]]:
+    def looks(self, page: Page, mode: CheckMode) -> list[Callable[[], list[Disagreement]]]:
         """The looks that a page needs, in their order; what one found stands if another fails."""
         return [
-            lambda: self.shared.check_types(page.types, how) if page.types else [],
-            lambda: self.repairs.check(page.work, how),
-            lambda: self.records.refill(page, now_ms=how.now_ms, mends=how.mends),
+            lambda: self.shared.check_types(page.types, mode) if page.types else [],
+            lambda: self.repairs.check(page.work, mode),
+            lambda: self.records.refill(page, now_ms=mode.now_ms, mends=mode.mends),
         ]
 
 
@@ -230,17 +230,17 @@ class Sweep:
             self._hurry()
         return bool(self._hurried) or self._refill.is_going
 
-    def _look(self, how: CheckMode) -> list[Disagreement]:
+    def _look(self, mode: CheckMode) -> list[Disagreement]:
         found: list[Disagreement] = []
-        if self._rounds[0].pages is None and not self._rounds[0].is_resting(how.now_ms):
-            found += self._guarded(lambda: self._examiner.keys(how))
+        if self._rounds[0].pages is None and not self._rounds[0].is_resting(mode.now_ms):
+            found += self._guarded(lambda: self._examiner.keys(mode))
         with _logged():
-            self._refill.begin(how.now_ms)
+            self._refill.begin(mode.now_ms)
         if self._refill.is_going:
             # An index was lost: what belongs there is read from the definitions.
-            how = msgspec.structs.replace(how, is_deep=True)
-        for page in self._pages(how.now_ms):
-            once = [one for look in self._examiner.looks(page, how) for one in self._guarded(look)]
+            mode = msgspec.structs.replace(mode, is_deep=True)
+        for page in self._pages(mode.now_ms):
+            once = [one for look in self._examiner.looks(page, mode) for one in self._guarded(look)]
             if any(finding.ops and not finding.is_mended for finding in once):
                 self._refill.miss()
             found += once
@@ -272,8 +272,8 @@ class Sweep:
 
         Not fenced: every mend compares what it was decided from. Raises StoreUnavailable.
         """
-        how = CheckMode(now_ms=now_ms, is_deep=True)
-        found = self._guarded(lambda: self._of_key(key, how))
+        mode = CheckMode(now_ms=now_ms, is_deep=True)
+        found = self._guarded(lambda: self._of_key(key, mode))
         if job_id:
             found += self._guarded(
                 lambda: self._examiner.repairs.job(job_id, now_ms=now_ms, token=None)
@@ -281,17 +281,17 @@ class Sweep:
         self._tell(found, now_ms)
         return found
 
-    def _of_key(self, key: str, how: CheckMode) -> list[Disagreement]:
+    def _of_key(self, key: str, mode: CheckMode) -> list[Disagreement]:
         examiner = self._examiner
         family, _, rest = examiner.records.family_of(key)
         if family == "run":
             work = RecordsToCheck(runs={rest: rest[:12]})
-            return examiner.repairs.check(work, how)
+            return examiner.repairs.check(work, mode)
         if family in ("job", "active", "held"):
             return []
         kind = examiner.shared.type_of(key)
-        found = examiner.shared.check_types({key: kind}, how) if kind else []
-        return found or examiner.keys(how)
+        found = examiner.shared.check_types({key: kind}, mode) if kind else []
+        return found or examiner.keys(mode)
 
     def _begin_anew(self) -> None:
         for one in self._rounds:

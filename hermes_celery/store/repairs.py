@@ -152,8 +152,8 @@ class Repairs:
         Raises LeaseLost when a younger leader's token is known.
         """
         self.count_shards()
-        how = CheckMode(now_ms=now_ms, token=token, is_deep=True)
-        return self.check(RecordsToCheck(jobs=[job_id], runs=self._latest_runs([job_id])), how)
+        mode = CheckMode(now_ms=now_ms, token=token, is_deep=True)
+        return self.check(RecordsToCheck(jobs=[job_id], runs=self._latest_runs([job_id])), mode)
 
     def count_shards(self) -> int:
         """Read anew into how many shards the due index is split; one where that makes no sense."""
@@ -172,22 +172,22 @@ class Repairs:
         """Their number, as it was read last."""
         return self._shards
 
-    def check(self, work: RecordsToCheck, how: CheckMode) -> list[Disagreement]:
+    def check(self, work: RecordsToCheck, mode: CheckMode) -> list[Disagreement]:
         """Look at jobs and runs, with all runs of these jobs that are under way.
 
         Returns what is wrong, and whether it was mended. What changes while it is looked at is no
         finding. Raises LeaseLost when a younger leader's token is known.
         """
-        if work.entries and not how.is_deep:
-            how = msgspec.structs.replace(how, is_deep=True)
+        if work.entries and not mode.is_deep:
+            mode = msgspec.structs.replace(mode, is_deep=True)
         found: dict[tuple[str, str], Disagreement] = {}
         jobs, runs, is_history = list(work.jobs), dict(work.runs), work.is_history
-        for _ in range(_ROUNDS if how.mends else 1):
-            seen = self._look_jobs(jobs, work, how)
-            outcome = self._settled(seen, how, "job")
+        for _ in range(_ROUNDS if mode.mends else 1):
+            seen = self._look_jobs(jobs, work, mode)
+            outcome = self._settled(seen, mode, "job")
             runs |= _under_way([one.facts for one in seen])
-            seen_runs = self._look_runs(runs, how, is_all=how.is_deep or not is_history)
-            run_outcome = self._settled(seen_runs, how, "run")
+            seen_runs = self._look_runs(runs, mode, is_all=mode.is_deep or not is_history)
+            run_outcome = self._settled(seen_runs, mode, "run")
             for finding in (*outcome.findings, *run_outcome.findings):
                 key = (finding.subject, finding.text)
                 found[key] = max(found.get(key, finding), finding, key=lambda one: one.is_mended)
@@ -200,30 +200,30 @@ class Repairs:
                 break
         return list(found.values())
 
-    def _at(self, how: CheckMode) -> MendDeadlines:
+    def _at(self, mode: CheckMode) -> MendDeadlines:
         return MendDeadlines(
-            now_ms=how.now_ms,
-            redeliver_ms=how.now_ms + self._redeliver_after_ms,
-            heartbeat_ms=how.now_ms + self._heartbeat_timeout_ms,
+            now_ms=mode.now_ms,
+            redeliver_ms=mode.now_ms + self._redeliver_after_ms,
+            heartbeat_ms=mode.now_ms + self._heartbeat_timeout_ms,
         )
 
     def _look_jobs(
-        self, ids: Sequence[str], work: RecordsToCheck, how: CheckMode
+        self, ids: Sequence[str], work: RecordsToCheck, mode: CheckMode
     ) -> list[_Seen[JobFacts]]:
         seen: list[_Seen[JobFacts]] = []
-        step = _ALL if how.is_deep else _JOBS
+        step = _ALL if mode.is_deep else _JOBS
         for start in range(0, len(ids), step):
-            seen += self._look_jobs_once(ids[start : start + step], work, how)
+            seen += self._look_jobs_once(ids[start : start + step], work, mode)
         return seen
 
     def _look_jobs_once(
-        self, ids: Sequence[str], work: RecordsToCheck, how: CheckMode
+        self, ids: Sequence[str], work: RecordsToCheck, mode: CheckMode
     ) -> list[_Seen[JobFacts]]:
-        specs = self._specs(ids) if how.is_deep else {}
+        specs = self._specs(ids) if mode.is_deep else {}
         entries = {job_id: name_entry(spec) for job_id, spec in specs.items() if spec}
         keys: list[bytes] = [raw_of(key) for key in self._job_indexes()]
         few = b"listed" if work.is_listed else b"some"
-        args: list[bytes] = [b"all" if how.is_deep else few]
+        args: list[bytes] = [b"all" if mode.is_deep else few]
         for job_id in ids:
             keys += map(raw_of, self._job_keys(job_id, work.strays.get(job_id, ""))[:5])
             args += map(raw_of, (job_id, entries.get(job_id, ""), work.entries.get(job_id, "")))
@@ -239,24 +239,24 @@ class Repairs:
                     stray_index=work.strays.get(job_id, ""),
                 )
                 found.append((text_of(answer[0]), facts))
-        if not how.is_deep:
+        if not mode.is_deep:
             specs = self._specs([facts.id for _, facts in found if wants_spec(facts)])
         return [
-            _Seen(facts=facts, digest=digest, findings=self._judged_job(facts, specs, how))
+            _Seen(facts=facts, digest=digest, findings=self._judged_job(facts, specs, mode))
             for digest, facts in found
         ]
 
     def _judged_job(
-        self, facts: JobFacts, specs: Mapping[str, JobSpec | None], how: CheckMode
+        self, facts: JobFacts, specs: Mapping[str, JobSpec | None], mode: CheckMode
     ) -> list[Disagreement]:
         def judged() -> list[Disagreement]:
             found = judge_job(
                 facts,
-                at=self._at(how),
+                at=self._at(mode),
                 spec=specs.get(facts.id),
-                fills_completed=how.fills_completed,
+                fills_completed=mode.fills_completed,
             )
-            if how.is_deep and facts.kind == "hash" and specs.get(facts.id) is None:
+            if mode.is_deep and facts.kind == "hash" and specs.get(facts.id) is None:
                 text = f"job {facts.id} cannot be read: remove it and add it again"
                 found.append(
                     Disagreement(
@@ -271,7 +271,7 @@ class Repairs:
         return _judged(judged, facts.id, facts.id)
 
     def _look_runs(
-        self, owners: Mapping[str, str], how: CheckMode, *, is_all: bool
+        self, owners: Mapping[str, str], mode: CheckMode, *, is_all: bool
     ) -> list[_Seen[RunFacts]]:
         seen: list[_Seen[RunFacts]] = []
         ids, step = list(owners), _ALL if is_all else _RUNS
@@ -286,20 +286,20 @@ class Repairs:
             for run_id, answer in zip(part, answers, strict=True):
                 if answer:
                     facts = _run_facts(run_id, owners[run_id], answer[1:])
-                    wrong = self._judged_run(facts, how)
+                    wrong = self._judged_run(facts, mode)
                     seen.append(_Seen(facts=facts, digest=text_of(answer[0]), findings=wrong))
         return seen
 
-    def _judged_run(self, facts: RunFacts, how: CheckMode) -> list[Disagreement]:
-        return _judged(lambda: judge_run(facts, at=self._at(how)), facts.id, facts.job_id)
+    def _judged_run(self, facts: RunFacts, mode: CheckMode) -> list[Disagreement]:
+        return _judged(lambda: judge_run(facts, at=self._at(mode)), facts.id, facts.job_id)
 
-    def _settled(self, seen: Sequence[_Seen[_F]], how: CheckMode, kind: str) -> _Outcome:
+    def _settled(self, seen: Sequence[_Seen[_F]], mode: CheckMode, kind: str) -> _Outcome:
         """Mend what can be, or say what is wrong where nothing is to be written."""
         outcome = _Outcome(findings=[], moved=[], mended=[])
         wrong = [one for one in seen if one.findings]
-        mendable = [one for one in wrong if how.mends and any(f.ops for f in one.findings)]
+        mendable = [one for one in wrong if mode.mends and any(f.ops for f in one.findings)]
         answers = self._database.run_many(
-            "mend", [self._mend_call(one, how, kind) for one in mendable]
+            "mend", [self._mend_call(one, mode, kind) for one in mendable]
         )
         refuse_fenced(answers)
         words = {one.facts.id: answer for one, answer in zip(mendable, answers, strict=True)}
@@ -316,7 +316,7 @@ class Repairs:
             ]
         return outcome
 
-    def _mend_call(self, one: _Seen[_F], how: CheckMode, kind: str) -> ScriptCall:
+    def _mend_call(self, one: _Seen[_F], mode: CheckMode, kind: str) -> ScriptCall:
         facts = one.facts
         if isinstance(facts, JobFacts):
             names, roles = self._job_keys(facts.id, facts.stray_index), _JOB_ROLES
@@ -328,7 +328,7 @@ class Repairs:
         keys = dict(zip(roles, names, strict=True))
         seen = SeenRecord(kind=kind, keys=keys, args=args, digest=one.digest)
         ops = [op for finding in one.findings for op in finding.ops]
-        actor = Actor(now_ms=how.now_ms, token=how.token)
+        actor = Actor(now_ms=mode.now_ms, token=mode.token)
         return mend_call(seen, ops, keys=self._keys, actor=actor)
 
     def _specs(self, ids: Sequence[str]) -> dict[str, JobSpec | None]:

@@ -126,33 +126,33 @@ class SharedKeys:
         self._keys = database.keys
         self._brokers = names.types()
 
-    def check(self, how: CheckMode, *, shards: int) -> list[Disagreement]:
+    def check(self, mode: CheckMode, *, shards: int) -> list[Disagreement]:
         """Look at the keys that all jobs share. Raises LeaseLost as `Repairs.check`."""
         types = shared_types(self._keys, shards=shards) | self._brokers
         facts = self._look(list(types))
         found = []
         for one in facts:
             if one.kind not in ("none", types[one.key]):
-                found.append(self._settled(one, self._wrong_type(one, types[one.key]), how))
+                found.append(self._settled(one, self._wrong_type(one, types[one.key]), mode))
             else:
                 found += [
-                    self._settled(one, wrong, how) for wrong in self._values(one, how, shards)
+                    self._settled(one, wrong, mode) for wrong in self._values(one, mode, shards)
                 ]
         terms = [self._keys.term_of(shard) for shard in range(shards)]
         for shard, term in enumerate(self._look(terms)):
             was_moved = any(f and f.subject == term.key and is_moved(f) for f in found)
-            wrong_terms = self._term(term, shard, how, was_moved=was_moved)
-            found += [self._settled(term, wrong, how) for wrong in wrong_terms]
+            wrong_terms = self._term(term, shard, mode, was_moved=was_moved)
+            found += [self._settled(term, wrong, mode) for wrong in wrong_terms]
         return [finding for finding in found if finding is not None]
 
-    def check_types(self, types: Mapping[str, str], how: CheckMode) -> list[Disagreement]:
+    def check_types(self, types: Mapping[str, str], mode: CheckMode) -> list[Disagreement]:
         """Look at some keys, each with the type that it must have."""
         found = []
         names = list(types)
         for start in range(0, len(names), _MANY):
             for one in self._look(names[start : start + _MANY]):
                 if one.kind not in ("none", types[one.key]):
-                    found.append(self._settled(one, self._wrong_type(one, types[one.key]), how))
+                    found.append(self._settled(one, self._wrong_type(one, types[one.key]), mode))
         return [finding for finding in found if finding is not None]
 
     def type_of(self, key: str) -> str:
@@ -197,7 +197,7 @@ class SharedKeys:
             ),
         )
 
-    def _values(self, one: KeyFacts, how: CheckMode, shards: int) -> Iterator[Disagreement]:
+    def _values(self, one: KeyFacts, mode: CheckMode, shards: int) -> Iterator[Disagreement]:
         if one.key == self._keys.shards and one.kind == "string" and one.value != str(shards):
             yield _about(one, f"is {shown(one.value)}, no number of shards; set to {shards}",
                          op(MendVerb.REPLACE, KeyRole.KEY, shards))  # fmt: skip
@@ -209,7 +209,7 @@ class SharedKeys:
             yield from _switch(one)
 
     def _term(
-        self, one: KeyFacts, shard: int, how: CheckMode, *, was_moved: bool
+        self, one: KeyFacts, shard: int, mode: CheckMode, *, was_moved: bool
     ) -> Iterator[Disagreement]:
         """A term must never go down: it is the fencing token."""
         (leader,) = self._look([self._keys.leader_of(shard)])
@@ -222,14 +222,16 @@ class SharedKeys:
             return
         if one.kind not in ("none", "string"):
             return  # moved away first; without --repair that is told already
-        new = max(known, term or 0) + 1 if known or term else how.now_ms // 1000
+        new = max(known, term or 0) + 1 if known or term else mode.now_ms // 1000
         what = "is missing" if one.kind == "none" else f"is {shown(one.value)}"
         yield _about(one, f"{what}, and a term must never go down; set to {new}",
                      op(MendVerb.REPLACE, KeyRole.KEY, new))  # fmt: skip
 
-    def _settled(self, one: KeyFacts, finding: Disagreement, how: CheckMode) -> Disagreement | None:
+    def _settled(
+        self, one: KeyFacts, finding: Disagreement, mode: CheckMode
+    ) -> Disagreement | None:
         """Mend a finding; None where the key has changed meanwhile."""
-        if not how.mends or not finding.ops:
+        if not mode.mends or not finding.ops:
             return finding
         seen = SeenRecord(
             kind="key",
@@ -237,7 +239,7 @@ class SharedKeys:
             args=self._fields(one.key),
             digest=one.digest,
         )
-        actor = Actor(now_ms=how.now_ms, token=how.token)
+        actor = Actor(now_ms=mode.now_ms, token=mode.token)
         call = mend_call(seen, finding.ops, keys=self._keys, actor=actor)
         (answer,) = self._database.run_many("mend", [call])
         if isinstance(answer, StoreError):

@@ -91,15 +91,15 @@ class World:
         store = self.store
         Ticker(store.due, store.messages).tick(token=TOKEN, now_ms=self.clock.ms)
 
-    def how(self, **changes: Any) -> CheckMode:
+    def mode(self, **changes: Any) -> CheckMode:
         return CheckMode(now_ms=self.clock.ms, **{"is_deep": True, **changes})
 
     def look(self, *, mends: bool = True, **changes: Any) -> list[Disagreement]:
         """One look at everything."""
-        how = self.how(mends=mends, **changes)
-        found = self.examiner.keys(how)
+        mode = self.mode(mends=mends, **changes)
+        found = self.examiner.keys(mode)
         for page in self.examiner.records.everything(shards=self.examiner.repairs.shards):
-            found += self.examiner.page(page, how)
+            found += self.examiner.page(page, mode)
         return list(dict.fromkeys(found))
 
     def call(self, *command: Any) -> Any:

@@ -231,8 +231,8 @@ def _belongs(name: str, ids: set[str]) -> bool:
 def _troubles(database: Database, now_ms: int) -> list[str]:
     """What a look at all records finds."""
     repairs, records = Repairs(database), Records(database)
-    how = CheckMode(now_ms=now_ms, mends=False)
-    return [one.text for page in records.jobs() for one in repairs.check(page.work, how)]
+    mode = CheckMode(now_ms=now_ms, mends=False)
+    return [one.text for page in records.jobs() for one in repairs.check(page.work, mode)]
 
 
 def test_a_pause_of_everything_goes_along(store: Store, there: Store) -> None:

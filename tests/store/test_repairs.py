@@ -343,7 +343,7 @@ def test_one_job_is_looked_at_and_mended_at_once(world: World) -> None:
 
 def test_a_quick_look_finds_what_a_whole_one_finds(world: World) -> None:
     """The script answers for suspects only; no disagreement may pass for none."""
-    quick = world.how(mends=False, is_deep=False)
+    quick = world.mode(mends=False, is_deep=False)
     world.examiner.repairs.count_shards()
     of_jobs = ("active runs: a ghost", "active runs: garbage", "active runs: another", "held",
                "no due", "another due", "a due entry without", "a paused", "a completed job",

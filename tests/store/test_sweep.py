@@ -201,16 +201,16 @@ class FailingOnce(RecordExaminer):
         self.missed: set[str] = set()
         self.read: set[str] = set()
 
-    def looks(self, page: Page, how: CheckMode) -> list[Callable[[], list[Disagreement]]]:
-        return [lambda: self.look(page, how)]
+    def looks(self, page: Page, mode: CheckMode) -> list[Callable[[], list[Disagreement]]]:
+        return [lambda: self.look(page, mode)]
 
-    def look(self, page: Page, how: CheckMode) -> list[Disagreement]:
+    def look(self, page: Page, mode: CheckMode) -> list[Disagreement]:
         self.pages += 1
         if self.pages == self.at:
             self.missed = set(page.work.jobs)
             raise self.error
         self.read |= set(page.work.jobs) if page.work.is_history else set()
-        return [one for look in super().looks(page, how) for one in look()]
+        return [one for look in super().looks(page, mode) for one in look()]
 
 
 def many_jobs(world: World, count: int = 1500) -> None:
