@@ -195,8 +195,8 @@ class Deliverer:
         subject = self._subject(delivery_id, record)
         if record.parts is None or record.again:
             token = secrets.token_hex(8)
-            turn = self._deliveries.begin(delivery_id, token=token, now_ms=now_ms, until_ms=now_ms)
-            if turn in ("ok", "spent"):
+            begun = self._deliveries.begin(delivery_id, token=token, now_ms=now_ms, until_ms=now_ms)
+            if begun in ("ok", "spent"):
                 plan = self._given_up(record, subject, why)
                 self._deliveries.plan(delivery_id, plan.parts, now_ms=now_ms)
             return
@@ -211,27 +211,27 @@ class Deliverer:
 
     def _deliver(self, delivery_id: str) -> str:
         record = self._deliveries.get(delivery_id)
-        turn = "planned"
+        begun = "planned"
         if record.parts is None or record.again:
             now_ms = self._clock.now_ms()
-            turn = self._deliveries.begin(
+            begun = self._deliveries.begin(
                 delivery_id,
                 token=secrets.token_hex(8),
                 now_ms=now_ms,
                 until_ms=now_ms + int((self._rules.prepare_seconds + _MARGIN_SECONDS) * 1000),
             )
-            if turn == "taken":
-                return turn
+            if begun == "taken":
+                return begun
         subject = self._subject(delivery_id, record)
         if is_run_id(delivery_id) and subject.run is None:
             self._deliveries.forget(delivery_id)
             self._deliveries.expire(delivery_id)
             return "gone"
-        if turn != "planned" and not self._write_plan(record, subject, is_spent=turn == "spent"):
+        if begun != "planned" and not self._write_plan(record, subject, is_spent=begun == "spent"):
             return "overdue"
-        if turn == "spent":
+        if begun == "spent":
             return DeliveryState.FAILED.value
-        record = self._deliveries.get(delivery_id) if turn != "planned" else record
+        record = self._deliveries.get(delivery_id) if begun != "planned" else record
         standing = "over"
         for number, part in enumerate(record.parts or ()):
             if part.state is DeliveryState.PENDING:
@@ -262,7 +262,7 @@ class Deliverer:
                     self._rules.prepare_seconds, lambda: self._planner.planned(record, subject)
                 )
             except Overdue as error:
-                # It was counted when it began, and its next turn comes with the next push.
+                # It was counted when it began, and its next attempt comes with the next push.
                 event(_log, "delivery.overdue", level=logging.ERROR, id=record.id, why=error)
                 return False
         for part in plan.parts:
@@ -296,23 +296,24 @@ class Deliverer:
 
     def _send_part(self, record: DeliveryRecord, number: int, subject: DeliverySubject) -> str:
         part = (record.parts or ())[number].part
-        turn = self._claim(record.id, number, token=secrets.token_hex(8))
-        if isinstance(turn, str):
-            return turn
+        claim = self._claim(record.id, number, token=secrets.token_hex(8))
+        if isinstance(claim, str):
+            return claim
         try:
-            sent, fault, has_answered = self._attempt_unless_silent(turn, part, record, subject)
+            sent, fault, has_answered = self._attempt_unless_silent(claim, part, record, subject)
         except _ClaimLost as error:
             event(_log, "delivery.claim_lost", level=logging.WARNING, id=record.id, why=error)
             return "taken"
-        state = state_after(turn.attempt, fault)
+        state = state_after(claim.attempt, fault)
+        next_ms = self._next_ms(claim.attempt, fault) if state is DeliveryState.PENDING else 0
 
         def record_end() -> str:
             return self._deliveries.done(
-                turn,
+                claim,
                 state,
                 now_ms=self._clock.now_ms(),
                 error=str(fault) if fault else "",
-                next_ms=self._next_ms(turn.attempt, fault) if state is DeliveryState.PENDING else 0,
+                next_ms=next_ms,
                 sent=sent,
             )
 
@@ -326,7 +327,7 @@ class Deliverer:
             level=logging.WARNING if fault else logging.INFO,
             id=record.id,
             to=part.label,
-            attempt=turn.attempt,
+            attempt=claim.attempt,
             error=fault,
         )
         return standing
@@ -348,7 +349,7 @@ class Deliverer:
         )
 
     def _attempt_unless_silent(
-        self, turn: SendClaim, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
+        self, claim: SendClaim, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
     ) -> tuple[int, DeliveryFault | None, bool | None]:
         """An attempt, or what it would have come to at a far end that is silent now.
 
@@ -362,9 +363,9 @@ class Deliverer:
         )
         if wait_ms:
             text = f"not tried: {part.label} did not answer lately, and is let alone for now"
-            return turn.sent, DeliveryFault(text), None
+            return claim.sent, DeliveryFault(text), None
         began = time.monotonic()
-        sent, fault = self._attempt(turn, part, record, subject)
+        sent, fault = self._attempt(claim, part, record, subject)
         took = time.monotonic() - began
         if isinstance(fault, DeliveryRefused):
             return sent, fault, None
@@ -381,16 +382,16 @@ class Deliverer:
             event(_log, "breaker.not_told", level=logging.WARNING, why=error)
 
     def _attempt(
-        self, turn: SendClaim, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
+        self, claim: SendClaim, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
     ) -> tuple[int, DeliveryFault | None]:
         """Make the message and send it, and keep the claim meanwhile. Raises StoreError."""
-        if turn.attempt > MAX_ATTEMPTS:
-            return turn.sent, DeliveryRefused(
+        if claim.attempt > MAX_ATTEMPTS:
+            return claim.sent, DeliveryRefused(
                 f"given up: {MAX_ATTEMPTS} attempts began, and the last ended without a word"
             )
 
         def renew() -> None:
-            self._renew(turn)
+            self._renew(claim)
 
         attempt: Attempt | None = None
         try:
@@ -403,27 +404,28 @@ class Deliverer:
             run = attempt.run
             return within(
                 attempt.seconds + _MARGIN_SECONDS,
-                lambda: run(turn.sent),
+                lambda: run(claim.sent),
                 every_seconds=_RENEW_SECONDS,
                 meanwhile=renew,
             )
         except Overdue as error:
-            return attempt.sent if attempt else turn.sent, DeliveryFault(f"delivery error: {error}")
+            sent = attempt.sent if attempt else claim.sent
+            return sent, DeliveryFault(f"delivery error: {error}")
         finally:
             if attempt is not None:
                 attempt.stop()
 
-    def _renew(self, turn: SendClaim) -> None:
+    def _renew(self, claim: SendClaim) -> None:
         try:
-            answer = self._claim(turn.id, turn.part, token=turn.token)
+            answer = self._claim(claim.id, claim.part, token=claim.token)
         except RecordBroken:
             raise
         except StoreError as error:
             # Whether the claim is still ours is decided when the attempt is recorded.
-            event(_log, "delivery.not_renewed", level=logging.WARNING, id=turn.id, why=error)
+            event(_log, "delivery.not_renewed", level=logging.WARNING, id=claim.id, why=error)
             return
         if isinstance(answer, str):
-            raise _ClaimLost(f"the claim on part {turn.part} was not renewed: {answer}")
+            raise _ClaimLost(f"the claim on part {claim.part} was not renewed: {answer}")
 
     def _persistently(self, write: Callable[[], str], *, delivery_id: str) -> str:
         """Write, and keep trying while Redis is away or full: what was sent is not sent again."""

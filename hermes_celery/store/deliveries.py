@@ -229,7 +229,7 @@ class Deliveries:
 
     def done(
         self,
-        turn: SendClaim,
+        claim: SendClaim,
         state: DeliveryState,
         *,
         now_ms: int,
@@ -243,13 +243,13 @@ class Deliveries:
         """
         word, standing = self._database.run(
             "deliver_done",
-            keys=self._record_keys(turn.id),
+            keys=self._record_keys(claim.id),
             args={
-                "id": turn.id,
+                "id": claim.id,
                 "now_ms": now_ms,
                 "keep_seconds": KEEP_SECONDS,
-                "part": turn.part,
-                "token": turn.token,
+                "part": claim.part,
+                "token": claim.token,
                 "state": state.value,
                 "error": error,
                 "next_ms": next_ms,

@@ -277,12 +277,12 @@ def _deliver(store: Store) -> None:
         (1, DeliveryState.DELIVERED),
         (0, DeliveryState.FAILED),
     ):
-        turn = deliveries.claim(
+        claim = deliveries.claim(
             run.id, number, token=f"{state}", now_ms=now_ms, until_ms=now_ms + 1000
         )
-        assert isinstance(turn, SendClaim)
+        assert isinstance(claim, SendClaim)
         error = "" if state is DeliveryState.DELIVERED else "502"
-        deliveries.done(turn, state, now_ms=now_ms, error=error)
+        deliveries.done(claim, state, now_ms=now_ms, error=error)
     deliveries.again(run.id, mode="failed", now_ms=now_ms, queue=queue, message=b"m")
     deliveries.notice(
         "notice", "t", deliver="ops", job_id=run.job_id,

@@ -66,7 +66,7 @@ def pushed(store: Store) -> list[str]:
     ]
 
 
-def turn(store: Store, deliveries: Deliveries, run_id: str, part: int = 0) -> SendClaim:
+def claim_part(store: Store, deliveries: Deliveries, run_id: str, part: int = 0) -> SendClaim:
     found = deliveries.claim(
         run_id, part, token="t", now_ms=store.clock.ms, until_ms=store.clock.ms + 30_000
     )
@@ -131,7 +131,7 @@ def test_a_delivery_is_planned_once(store: Store, deliveries: Deliveries, run_id
 
 def test_a_part_is_sent_by_one_at_a_time(store: Store, deliveries: Deliveries, run_id: str) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
-    assert turn(store, deliveries, run_id).attempt == 1
+    assert claim_part(store, deliveries, run_id).attempt == 1
     until_ms = store.clock.ms + 30_000
 
     def second(part: int) -> SendClaim | str:
@@ -145,7 +145,7 @@ def test_the_claim_of_a_sender_that_died_dies_too(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
-    first = turn(store, deliveries, run_id)
+    first = claim_part(store, deliveries, run_id)
     assert deliveries.due(store.clock.ms + 29_999, limit=9) == []
     store.clock.advance(30)
     assert [due for due, _ in deliveries.due(store.clock.ms, limit=9)] == [run_id]
@@ -171,7 +171,7 @@ def test_a_sender_that_speaks_up_in_the_grace_keeps_its_part(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
-    first = turn(store, deliveries, run_id)
+    first = claim_part(store, deliveries, run_id)
     # The server stood still, and others come to it before the sender does.
     store.clock.advance(3600)
     assert asked(store, deliveries, run_id, token="u") == "taken"
@@ -187,8 +187,8 @@ def test_an_answer_that_was_lost_is_asked_for_again_and_nothing_is_counted_twice
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
-    first = turn(store, deliveries, run_id)
-    assert turn(store, deliveries, run_id) == first
+    first = claim_part(store, deliveries, run_id)
+    assert claim_part(store, deliveries, run_id) == first
     for _ in range(2):
         state = deliveries.done(first, DeliveryState.PENDING, now_ms=store.clock.ms, error="502",
                                 next_ms=store.clock.ms + 1000, sent=1)  # fmt: skip
@@ -241,9 +241,9 @@ def test_all_parts_delivered_means_delivered(
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
     now_ms = store.clock.ms
     assert deliveries.done(
-        turn(store, deliveries, run_id), DeliveryState.DELIVERED, now_ms=now_ms
+        claim_part(store, deliveries, run_id), DeliveryState.DELIVERED, now_ms=now_ms
     ) == ("pending")
-    one = turn(store, deliveries, run_id, 1)
+    one = claim_part(store, deliveries, run_id, 1)
     assert deliveries.done(one, DeliveryState.DELIVERED, now_ms=now_ms) == "delivered"
     assert store.runs.get(run_id).delivery is DeliveryState.DELIVERED
     assert deliveries.due(now_ms + 10**9, limit=9) == []
@@ -255,14 +255,14 @@ def test_one_part_given_up_means_failed_and_the_job_says_so(
 ) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
     now_ms = store.clock.ms
-    deliveries.done(turn(store, deliveries, run_id), DeliveryState.DELIVERED, now_ms=now_ms)
-    one = turn(store, deliveries, run_id, 1)
+    deliveries.done(claim_part(store, deliveries, run_id), DeliveryState.DELIVERED, now_ms=now_ms)
+    one = claim_part(store, deliveries, run_id, 1)
     deliveries.done(one, DeliveryState.PENDING, now_ms=now_ms, error="502", next_ms=now_ms + 1000)
     job = store.cron.show("n")
     assert (job.last_status, job.last_delivery_error) == ("ok", "502")
     assert deliveries.claim(run_id, 1, token="x", now_ms=now_ms, until_ms=now_ms) == "later"
     store.clock.advance(1)
-    one = turn(store, deliveries, run_id, 1)
+    one = claim_part(store, deliveries, run_id, 1)
     assert (
         deliveries.done(one, DeliveryState.FAILED, now_ms=store.clock.ms, error="502") == "failed"
     )
@@ -276,15 +276,15 @@ def test_delivering_again_mends_what_the_job_says(
 ) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
     now_ms = store.clock.ms
-    deliveries.done(turn(store, deliveries, run_id), DeliveryState.DELIVERED, now_ms=now_ms)
-    one = turn(store, deliveries, run_id, 1)
+    deliveries.done(claim_part(store, deliveries, run_id), DeliveryState.DELIVERED, now_ms=now_ms)
+    one = claim_part(store, deliveries, run_id, 1)
     deliveries.done(one, DeliveryState.FAILED, now_ms=now_ms, error="502")
     assert deliveries.again(run_id, mode="failed", now_ms=now_ms, queue="q", message=b"m")
     assert deliveries.get(run_id).again == "failed"
     reached = DeliveryPart(what=PartContent.OUTPUT, target=OPS.target, was_delivered=True)
     deliveries.plan(run_id, [reached, CHAT], now_ms=now_ms)
     assert deliveries.claim(run_id, 0, token="x", now_ms=now_ms, until_ms=now_ms) == "over"
-    one = turn(store, deliveries, run_id, 1)
+    one = claim_part(store, deliveries, run_id, 1)
     assert deliveries.done(one, DeliveryState.DELIVERED, now_ms=now_ms) == "delivered"
     job = store.cron.show("n")
     assert (job.last_status, job.last_delivery_error) == ("ok", None)
@@ -294,7 +294,7 @@ def test_a_late_delivery_says_nothing_of_the_job_s_next_run(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
-    one = turn(store, deliveries, run_id)
+    one = claim_part(store, deliveries, run_id)
     store.clock.advance(5)
     ended(store, delivery=DeliveryState.NONE)
     deliveries.done(one, DeliveryState.FAILED, now_ms=store.clock.ms, error="502")
