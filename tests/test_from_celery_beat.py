@@ -48,7 +48,8 @@ def anchors(text: str) -> set[str]:
 def test_every_link_of_the_page_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", re.sub(r"\s+", " ", PAGE)):
         path, _, anchor = target.partition("#")
-        page = (ROOT / "docs/how-to" / path).resolve() if path else ROOT / "docs/how-to/from-celery-beat.md"
+        folder = ROOT / "docs/how-to"
+        page = (folder / path).resolve() if path else folder / "from-celery-beat.md"
         assert page.exists(), target
         assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), target
 

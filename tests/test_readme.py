@@ -64,7 +64,8 @@ def test_every_file_that_is_linked_or_named_exists() -> None:
 
 def test_the_page_of_the_fields_is_what_the_table_says() -> None:
     written = (ROOT / "docs/reference/job-fields.md").read_text(encoding="utf-8")
-    assert written == job_fields_page.page(), "python -m tests.job_fields_page > docs/reference/job-fields.md"
+    remedy = "python -m tests.job_fields_page > docs/reference/job-fields.md"
+    assert written == job_fields_page.page(), remedy
 
 
 def test_every_test_that_shows_a_promise_exists() -> None:

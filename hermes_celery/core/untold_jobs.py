@@ -32,8 +32,8 @@ class UntoldJob(msgspec.Struct, frozen=True, kw_only=True):
         return untold_field(self.job_id)
 
     def as_text(self) -> str:
-        """The note as it is stored."""
-        return msgspec.json.encode(self).decode()
+        """The note as it is stored: the id stands in the field, and may be no UTF-8."""
+        return msgspec.json.encode(msgspec.structs.replace(self, job_id="")).decode()
 
 
 def untold_field(job_id: str) -> str:

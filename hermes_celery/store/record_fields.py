@@ -23,6 +23,7 @@ _Kind = TypeVar("_Kind", bound=StrEnum)
 #: The years 2 to 9998: every zone's local time of such an instant exists.
 _FIRST_MS, _LAST_MS = -62_104_060_800_000, 253_339_228_800_000
 _MAX_SHOWN = 40
+_WHOLE = re.compile(r"-?[0-9]{1,300}")
 #: As `_checked.lua` has it.
 _COUNTED = re.compile(r"[0-9]{1,16}|-[0-9]{1,15}")
 
@@ -60,11 +61,10 @@ class Fields:
         value = self._fields.get(name)
         if not value:
             return None
-        try:
-            return int(value)
-        except ValueError:
+        if not _WHOLE.fullmatch(value):
             self._wrong(name, value, "no whole number")
             return None
+        return int(value)
 
     def counted(self, name: str, *, most: int | None = None) -> int | None:
         """A whole number that scripts read, who are stricter; None where there is none.

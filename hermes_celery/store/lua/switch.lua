@@ -13,7 +13,7 @@ if broken then
 end
 -- What is no instant pauses nothing; `record_fields.py` reads the same texts as instants.
 local is_paused = false
-if paused_ms and #paused_ms <= 16 and string.find(paused_ms, '^-?%d+$') then
+if paused_ms and string.find(paused_ms, '^-?%d+$') then
   local ms = tonumber(paused_ms)
   is_paused = ms >= -62104060800000 and ms <= 253339228800000
 end
