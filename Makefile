@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= $(CURDIR)/.demo
 
-.PHONY: run test test-long lint guard bench clean
+.PHONY: run test test-long lint docs guard bench clean
 
 run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
@@ -21,6 +21,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The site, in site/; a page that differs from the code or a link that leads nowhere fails.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m docs.generate --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 guard: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.guard

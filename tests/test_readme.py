@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from hermes_celery.cli import main
-from tests import job_fields_page
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,12 +59,6 @@ def test_every_file_that_is_linked_or_named_exists() -> None:
     named = re.findall(r"`((?:tests|bench|proof|deploy|hermes_celery)/[\w./]+)`", README)
     for path in [*links, *named]:
         assert (ROOT / path).exists(), path
-
-
-def test_the_page_of_the_fields_is_what_the_table_says() -> None:
-    written = (ROOT / "docs/reference/job-fields.md").read_text(encoding="utf-8")
-    remedy = "python -m tests.job_fields_page > docs/reference/job-fields.md"
-    assert written == job_fields_page.page(), remedy
 
 
 def test_every_test_that_shows_a_promise_exists() -> None:

@@ -672,16 +672,20 @@ _POLICY: Final = (
     ),
 )
 
+#: Every field under the heading that it belongs to, in the order in which they are offered.
+GROUPS: Final[Mapping[str, tuple[Field, ...]]] = {
+    "When it runs": (
+        Field(name="name", option=("--name",), help="A name; need not be unique.",
+              check=checks.stripped, hermes=("name",)),
+        *_TIMING,
+    ),
+    "What it does": _WORK,
+    "How its runs are treated": _RUNS,
+    "Where the output goes": _DELIVERY,
+    "Policies": _POLICY,
+}  # fmt: skip
 #: Every field, in the order in which they are shown and offered.
-FIELDS: Final[tuple[Field, ...]] = (
-    Field(name="name", option=("--name",), help="A name; need not be unique.",
-          check=checks.stripped, hermes=("name",)),
-    *_TIMING,
-    *_WORK,
-    *_RUNS,
-    *_DELIVERY,
-    *_POLICY,
-)  # fmt: skip
+FIELDS: Final = tuple(field for fields in GROUPS.values() for field in fields)
 BY_NAME: Final[Mapping[str, Field]] = {field.name: field for field in FIELDS}
 #: The values that hold fields.
 HOLDERS: Final = tuple(dict.fromkeys(field.inside for field in FIELDS if field.inside))
