@@ -12,8 +12,10 @@
        beat (stands by)
 
 `open_cron()` gives the verbs on jobs and runs, a `Client`; `Cron(app)` makes a Celery app of one's
-own a cron, whose verbs are `cron.client`; `JobRequest` and `TaskCall` say what a job is; `app` is
-ours. All are found lazily, so that `celery -A hermes_celery` works and everything else starts fast.
+own a cron, whose verbs are `cron.client`. `JobRequest`, `Policy`, `TaskCall` and `Origin` describe
+a job, and a `Client` returns `Job` and `Run`. `parse_schedule` reads a schedule. `app` is ours. The
+exceptions are in `hermes_celery.errors`, the session of a run in `hermes_celery.session`. All are
+found lazily, so that `celery -A hermes_celery` works and everything else starts fast.
 A name that was renamed works for one more release, with a DeprecationWarning.
 """
 
@@ -24,23 +26,54 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hermes_celery.celery_app.types import Celery
     from hermes_celery.client import Client
-    from hermes_celery.core.job import JobRequest
+    from hermes_celery.core.job import Job, JobRequest, JobState
+    from hermes_celery.core.origin import Origin
+    from hermes_celery.core.policy import Policy
+    from hermes_celery.core.run import Run, RunState
     from hermes_celery.core.work import TaskCall
+    from hermes_celery.schedule import Schedule
+    from hermes_celery.schedule import parse as parse_schedule
     from hermes_celery.wiring.client import open_cron
     from hermes_celery.wiring.project import Cron
 
     app: Celery
     __version__: str
 
-__all__ = ["Client", "Cron", "JobRequest", "TaskCall", "__version__", "app", "open_cron"]
+__all__ = [
+    "Client",
+    "Cron",
+    "Job",
+    "JobRequest",
+    "JobState",
+    "Origin",
+    "Policy",
+    "Run",
+    "RunState",
+    "Schedule",
+    "TaskCall",
+    "__version__",
+    "app",
+    "open_cron",
+    "parse_schedule",
+]
 
 _HOMES = {
     "Client": "hermes_celery.client",
     "Cron": "hermes_celery.wiring.project",
+    "Job": "hermes_celery.core.job",
     "JobRequest": "hermes_celery.core.job",
+    "JobState": "hermes_celery.core.job",
+    "Origin": "hermes_celery.core.origin",
+    "Policy": "hermes_celery.core.policy",
+    "Run": "hermes_celery.core.run",
+    "RunState": "hermes_celery.core.run",
+    "Schedule": "hermes_celery.schedule",
     "TaskCall": "hermes_celery.core.work",
     "open_cron": "hermes_celery.wiring.client",
+    "parse_schedule": "hermes_celery.schedule",
 }
+#: Public names that are called otherwise where they live.
+_NAMES_AT_HOME = {"parse_schedule": "parse"}
 #: Names of the release before -> what they are called now.
 _RENAMED = {"Crontab": "Client"}
 
@@ -57,7 +90,7 @@ def __getattr__(name: str) -> Any:
     elif name == "__version__":
         value = _version()
     elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+        value = getattr(import_module(_HOMES[name]), _NAMES_AT_HOME.get(name, name))
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

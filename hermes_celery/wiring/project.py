@@ -18,14 +18,15 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from typing import Any
 
 from hermes_celery.celery_app.app_settings import app_settings
+from hermes_celery.celery_app.declared_by_app import AppDeclarations, declarations_of
 from hermes_celery.celery_app.types import Celery
 from hermes_celery.client import Client
-from hermes_celery.core.job import JobRequest
+from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.job_checks import checked_content, request_of
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text, text_mapping
@@ -38,7 +39,7 @@ from hermes_celery.interop.cron_attributes import (
     REFUSED,
 )
 from hermes_celery.schedule import parse
-from hermes_celery.settings import Settings, checked_namespace
+from hermes_celery.settings import Settings, checked_namespace, read_settings
 from hermes_celery.wiring.client import open_cron
 from hermes_celery.wiring.collaborators import hook_app
 
@@ -112,6 +113,28 @@ class Cron:
     def client(self) -> Client:
         """The verbs on all jobs and runs. Raises SettingsError or StoreError."""
         return open_cron(app_settings(self.app), app=self.app)
+
+    def declared(self, *, now: datetime | None = None) -> dict[str, Job]:
+        """Return the declared jobs by name, as a beat would write them at `now`, without a server.
+
+        They are the jobs of `add` and of `app.conf.beat_schedule`. `now` is an aware instant, by
+        default the present; `next_run_at` is the first occurrence after it, and intervals begin at
+        it. Raises SettingsError for environment variables that make no sense.
+        """
+        return self._declarations(now).jobs
+
+    def refused(self) -> dict[str, str]:
+        """Return why declarations cannot be jobs, by their names, without a server.
+
+        Raises SettingsError for environment variables that make no sense.
+        """
+        return self._declarations(None).refused
+
+    def _declarations(self, now: datetime | None) -> AppDeclarations:
+        settings: Settings = self.app.conf.get("hermes_settings") or read_settings()
+        return declarations_of(
+            self.app, now=now or datetime.now(UTC), default_timezone=settings.timezone
+        )
 
     @property
     def crontab(self) -> Client:

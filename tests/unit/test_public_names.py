@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import importlib
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from celery import Celery
+from celery.schedules import crontab
 
 import hermes_celery
-from hermes_celery import Client, Cron, JobRequest, TaskCall
+from hermes_celery import (
+    Client,
+    Cron,
+    JobRequest,
+    JobState,
+    Policy,
+    RunState,
+    TaskCall,
+    parse_schedule,
+)
+from hermes_celery.instant import from_ms
+from hermes_celery.settings import read_settings
+from hermes_celery.wiring.project_jobs import make_beat
 
 #: What the documents of 0.1.0 name.
 DOCUMENTED = [
@@ -35,6 +49,71 @@ def test_a_job_asks_for_a_task_by_public_names_alone() -> None:
     request = JobRequest(schedule="every 2h", task=TaskCall(name="shop.report"))
 
     assert request.task is not None
+
+
+def test_a_schedule_a_policy_and_states_are_read_by_public_names_alone() -> None:
+    berlin = parse_schedule("30 2 * * *", timezone="Europe/Berlin")
+
+    assert berlin.next_after(datetime(2027, 3, 27, 12, tzinfo=UTC)) == datetime(
+        2027, 3, 28, 1, tzinfo=UTC
+    )
+    assert JobRequest(schedule="every 1h", policy=Policy(retries=3)).policy.retries == 3
+    assert (JobState("paused"), RunState("lost")) == (JobState.PAUSED, RunState.LOST)
+
+
+def test_a_project_is_told_what_it_declares_and_what_of_it_is_refused_without_a_server() -> None:
+    cron = declaring("redis://127.0.0.1:1")
+    now = datetime(2026, 6, 22, 12, tzinfo=UTC)
+
+    declared = cron.declared(now=now)
+
+    assert {name: (job.next_run_at, job.spec.timezone) for name, job in declared.items()} == {
+        "nightly": (datetime(2026, 6, 23, 0, tzinfo=UTC), "Europe/Berlin"),
+        "often": (now + timedelta(seconds=90), "Asia/Tokyo"),
+        "entry": (datetime(2026, 6, 22, 12, 30, tzinfo=UTC), "Asia/Tokyo"),
+        "both": (now + timedelta(hours=1), "Asia/Tokyo"),
+    }
+    assert declared["nightly"].spec.policy.retries == 3
+    assert declared["both"].spec.task == TaskCall(name="shop.added")
+    refused = cron.refused()
+    assert set(refused) == {"never", "past", "no task", "both", "neither"}
+    assert "minute 60" in refused["never"]
+    assert "no schedule" in refused["no task"]
+    assert "two declarations are named 'both'" in refused["both"]
+    assert "nothing to run" in refused["neither"]
+
+
+@pytest.mark.usefixtures("valkey")
+def test_what_a_project_is_told_to_declare_is_what_its_beat_writes(
+    valkey_url: str, namespace: str
+) -> None:
+    cron = declaring(_as_celery_writes(valkey_url), namespace=namespace)
+    beat = make_beat(cron.app, owner="b")
+    beat.step()
+    beat.stop()
+
+    written = {job.name: job for job in cron.client.all_jobs()}
+    assert cron.declared(now=from_ms(written["often"].spec.created_ms)) == written
+    assert cron.refused() == {one.name: one.why for one in cron.client.refusals() if one.is_refused}
+
+
+def declaring(broker: str, **options: str) -> Cron:
+    app = Celery("shop", broker=broker, set_as_current=False)
+    app.conf.timezone = "Asia/Tokyo"
+    app.conf.beat_schedule = {
+        "entry": {"task": "shop.entry", "schedule": crontab(minute=30)},
+        "no task": {"task": "shop.entry"},
+        "both": {"task": "shop.entry", "schedule": 60},
+        "neither": {"task": "shop.entry", "schedule": 60},
+    }
+    cron = Cron(app, settings=read_settings({}), **options)
+    cron.add("nightly", "0 2 * * *", task="shop.report", timezone="Europe/Berlin", retries=3)
+    cron.add("often", "every 90s", task="shop.often")
+    cron.add("both", "every 1h", task="shop.added")
+    cron.add("never", "60 * * * *", task="shop.report")
+    cron.add("past", "2020-01-01T00:00", task="shop.report")
+    cron.add("neither", "every 1h")
+    return cron
 
 
 def test_the_verbs_of_0_1_0_are_the_client_with_a_warning() -> None:
