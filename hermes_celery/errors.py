@@ -1,27 +1,27 @@
 """The exceptions that hermes-celery raises on purpose.
 
     HermesCeleryError
-    +-- ScheduleError (ValueError)      a schedule, time or time zone that cannot be read
-    +-- JobError (ValueError)           a job that cannot be stored as it was given
+    +-- ScheduleError (ValueError)      a schedule, time or time zone is invalid
+    +-- JobError (ValueError)           a job is invalid and was not stored
     |   +-- ScriptError                 its script is outside the scripts directory, or missing
-    +-- JobNotFound (LookupError)       no job has that id or name
-    +-- AmbiguousJobReference (LookupError)   a name that several jobs share
-    +-- RunNotFound (LookupError)       no run has that id
-    +-- Conflict                        somebody changed the job in the meantime
-    +-- ImportFault (ValueError)        a Hermes home or jobs.json that cannot be read
-    +-- SettingsError (ValueError)      environment variables that make no sense
-    +-- StoreError                      Redis is unreachable, refuses, or cannot do what is needed
-    |   +-- StoreUnavailable            no connection: it may come back
-    |   +-- StoreUnsuitable             wrong server, version or configuration: it will not
-    |   |   +-- FormatTooNew            what is stored needs a newer hermes-celery
-    |   +-- StoreForbidden              this user may not do it: an access list refuses
-    |   +-- RecordBroken                one record or key is not as it should be: the others are
-    +-- LeaseLost                       this beat leads no longer: stop writing, step down
-    +-- SessionError (ValueError)       a session header that cannot be read
-    +-- DeliveryFault                   a message that did not reach its target: try again
-    |   +-- DeliveryRefused             one that cannot: trying again does not help
-    +-- PutBack                         a run that shall wait in line again
-    +-- AlreadyRunning                  a second `up` on the same home
+    +-- JobNotFound (LookupError)       no job has this id or name
+    +-- AmbiguousJobReference (LookupError)   several jobs have this name
+    +-- RunNotFound (LookupError)       no run has this id
+    +-- Conflict                        somebody else changed the job in the meantime
+    +-- ImportFault (ValueError)        a Hermes home or jobs.json is unreadable
+    +-- SettingsError (ValueError)      environment variables are invalid
+    +-- StoreError                      Redis is unreachable, refuses, or lacks what is needed
+    |   +-- StoreUnavailable            no connection: trying again can help
+    |   +-- StoreUnsuitable             wrong server, version or configuration: it cannot help
+    |   |   +-- FormatTooNew            the stored data needs a newer hermes-celery
+    |   +-- StoreForbidden              the server's access list refuses this user
+    |   +-- RecordBroken                one stored record or key is invalid, the others are fine
+    +-- LeaseLost                       this beat no longer leads: stop writing, stand by
+    +-- SessionError (ValueError)       a session header is unreadable
+    +-- DeliveryFault                   a message did not reach its target: try again
+    |   +-- DeliveryRefused             it cannot reach the target: trying again does not help
+    +-- PutBack                         a run has to wait in its queue again
+    +-- AlreadyRunning                  a second `up` runs on the same home
 
 Every message says what was given, what is wrong and what to do.
 """
@@ -32,23 +32,23 @@ from collections.abc import Sequence
 
 
 class HermesCeleryError(Exception):
-    """Base of everything that hermes-celery raises on purpose."""
+    """Base of all exceptions that hermes-celery raises on purpose."""
 
 
 class ScheduleError(HermesCeleryError, ValueError):
-    """A schedule, a time or a time zone that cannot be read."""
+    """A schedule, a time or a time zone is invalid."""
 
 
 class JobError(HermesCeleryError, ValueError):
-    """A job that cannot be stored as it was given."""
+    """A job is invalid and was not stored."""
 
 
 class ScriptError(JobError):
-    """A script outside the scripts directory, missing, or not a file."""
+    """A script is outside the scripts directory, missing, or not a file."""
 
 
 class JobNotFound(HermesCeleryError, LookupError):
-    """No job has that id or name."""
+    """No job has this id or name."""
 
     def __init__(self, reference: str) -> None:
         self.reference = reference
@@ -58,7 +58,7 @@ class JobNotFound(HermesCeleryError, LookupError):
 
 
 class AmbiguousJobReference(HermesCeleryError, LookupError):
-    """A name that several jobs share."""
+    """Several jobs have this name."""
 
     def __init__(self, reference: str, ids: Sequence[str]) -> None:
         self.reference = reference
@@ -70,7 +70,7 @@ class AmbiguousJobReference(HermesCeleryError, LookupError):
 
 
 class RunNotFound(HermesCeleryError, LookupError):
-    """No run has that id."""
+    """No run has this id."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -85,16 +85,16 @@ class Conflict(HermesCeleryError):
         self.expected_revision = expected_revision
         super().__init__(
             f"job {job_id} is no longer at revision {expected_revision}: somebody changed or "
-            "removed it meanwhile. Nothing was written; look at it again and repeat the change"
+            "removed it meanwhile. Nothing was written; read the job again and repeat the change"
         )
 
 
 class ImportFault(HermesCeleryError, ValueError):
-    """A Hermes home or jobs.json that cannot be read."""
+    """A Hermes home or jobs.json is unreadable."""
 
 
 class SettingsError(HermesCeleryError, ValueError):
-    """Environment variables that make no sense, all of them at once."""
+    """Environment variables are invalid; the message lists all of them."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
@@ -102,23 +102,23 @@ class SettingsError(HermesCeleryError, ValueError):
 
 
 class StoreError(HermesCeleryError):
-    """Redis is unreachable, refuses a command, or cannot do what is needed."""
+    """Redis is unreachable, refuses a command, or lacks what is needed."""
 
 
 class StoreUnavailable(StoreError):
-    """No connection to Redis at the moment; trying again can help."""
+    """There is no connection to Redis at the moment; trying again can help."""
 
 
 class StoreUnsuitable(StoreError):
-    """A server of the wrong version, kind or configuration; trying again cannot help."""
+    """The server has the wrong version, kind or configuration; trying again cannot help."""
 
 
 class StoreForbidden(StoreError):
-    """The server's access list keeps this user from a command or a key."""
+    """The server's access list denies this user a command or a key."""
 
 
 class FormatTooNew(StoreUnsuitable):
-    """What is stored can be read by newer programs only; this one writes nothing."""
+    """The stored data needs a newer hermes-celery; this version writes nothing."""
 
     def __init__(self, namespace: str, *, needs: int, reads: int, program: str) -> None:
         self.needs = needs
@@ -131,26 +131,26 @@ class FormatTooNew(StoreUnsuitable):
 
 
 class RecordBroken(StoreError):
-    """One stored record or key is not as it should be; nothing was written for it."""
+    """One stored record or key is invalid; nothing was written for it."""
 
     def __init__(self, key: str, what: str) -> None:
         self.key = key
         self.what = what
-        super().__init__(f"{key} {what}; `hermes-celery fsck` looks at all records")
+        super().__init__(f"{key} {what}; `hermes-celery fsck` checks all records")
 
 
 class LeaseLost(HermesCeleryError):
-    """This beat leads no longer: it stops writing and stands by."""
+    """This beat no longer leads: it stops writing and stands by."""
 
 
 class SessionError(HermesCeleryError, ValueError):
-    """A session header that cannot be read: malformed, too large, or from a newer version."""
+    """A session header is unreadable: malformed, too large, or from a newer version."""
 
 
 class DeliveryFault(HermesCeleryError):
-    """A message that did not reach its target; trying again can help.
+    """A message did not reach its target; trying again can help.
 
-    With `slow_down` the far end asked for fewer messages. The text holds no secret.
+    `slow_down` is set if the target asked for fewer messages. The text contains no secret.
     """
 
     def __init__(self, message: str, *, slow_down: bool = False) -> None:
@@ -159,17 +159,16 @@ class DeliveryFault(HermesCeleryError):
 
 
 class DeliveryRefused(DeliveryFault):
-    """A target that cannot be reached as things are; trying again does not help."""
+    """A message cannot reach its target; trying again does not help."""
 
 
 class PutBack(HermesCeleryError):
-    """A run that shall wait in line again; raised by its work, nothing has failed.
+    """A run has to wait in its queue again; its work raises this, and nothing has failed.
 
-    With `handed_on` it goes on with the Celery message of that id, which was sent on `hop` times
-    at least, and with no other; it went to the Redis list `queue`, "" where that is not known. That
-    is a retry which begins in `retry_seconds`, where they are
-    given; with `starts_again` the run starts from the beginning where that did not come after
-    `wait_seconds`, else it is over then.
+    `handed_on` is the id of the Celery message that continues the run; no other message does. It
+    was sent on at least `hop` times, and pushed to the Redis list `queue` ("" if unknown). With
+    `retry_seconds` it is a retry that begins after this time. If the message has not come after
+    `wait_seconds`, the run ends; with `starts_again` it starts from the beginning instead.
     """
 
     def __init__(
@@ -192,9 +191,9 @@ class PutBack(HermesCeleryError):
 
 
 class AlreadyRunning(HermesCeleryError):
-    """A second `hermes-celery up` on the same home."""
+    """A second `hermes-celery up` was started on the same home."""
 
 
 def error_text(error: BaseException) -> str:
-    """An exception's kind, and what it says if it says anything."""
+    """Return the class of an exception and its message, if it has one."""
     return f"{type(error).__name__}: {error}".rstrip(": ")

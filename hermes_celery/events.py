@@ -1,7 +1,7 @@
-"""Log events: a name and fields, one line per fact, through the standard `logging`.
+"""Write log events: a name and fields, one line per fact, through the standard `logging`.
 
-As text the line reads `run.finished run=... state=failed`; with HERMES_CELERY_LOG=json every line
-of the process is one JSON object.
+A text line reads `run.finished run=... state=failed`. With HERMES_CELERY_LOG=json every line of the
+process is one JSON object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def event(
     exc_info: BaseException | None = None,
     **fields: object,
 ) -> None:
-    """Write one event; a field that is None is left out. `exc_info` adds its traceback."""
+    """Log one event, without the fields that are None. `exc_info` adds its traceback."""
     if not log.isEnabledFor(level):
         return
     shown = {key: value for key, value in fields.items() if value is not None}
@@ -35,12 +35,15 @@ def _quoted(value: object) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time (UTC, ISO 8601), level, logger, event or message, fields."""
+    """Formats each record as one JSON object in one line.
+
+    Its keys are time (UTC, ISO 8601), level, logger, event or message, and the event's fields.
+    """
 
     converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line for a record."""
         line: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -58,20 +61,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class RateLimitedLog:
-    """Lets a complaint through at once and then once a minute, as long as it is repeated."""
+    """Lets a repeated complaint through at once, and then once every `seconds`."""
 
     def __init__(self, seconds: float = 60.0) -> None:
         self._seconds = seconds
         self._said_at: float | None = None
 
     def may_say(self, now: float) -> bool:
-        """Whether it is time to say it (again); `now` is monotonic, in seconds."""
+        """Return whether to log the complaint now; `now` is monotonic, in seconds."""
         if self._said_at is not None and now - self._said_at < self._seconds:
             return False
         self._said_at = now
         return True
 
     def over(self) -> bool:
-        """The cause has gone; True if there was a complaint."""
+        """Forget the complaint, because its cause is gone. Return whether there was one."""
         was, self._said_at = self._said_at is not None, None
         return was

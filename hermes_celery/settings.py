@@ -1,8 +1,8 @@
-"""The only reader of the environment; reports every fault at once.
+"""Read the environment, in this module only, and report all faults at once.
 
-Names that Hermes already uses keep their name and meaning; ours begin with `HERMES_CELERY_`. A
-value that makes no sense is refused; where Hermes reads such a value as its default, so is it read
-here, and `ignored` says so.
+Variables that Hermes already uses keep their name and meaning. Variables of our own begin with
+`HERMES_CELERY_`. An invalid value is refused, except where Hermes replaces it by its default: then
+so does this module, and lists the value in `ignored`.
 """
 
 from __future__ import annotations
@@ -23,113 +23,126 @@ from hermes_celery.errors import SettingsError
 from hermes_celery.masking.server_urls import without_password
 
 _T = TypeVar("_T")
-#: That of our own app, and of every project that version 0.1.0 served.
+#: The namespace of our own app, and of every project that version 0.1.0 served.
 DEFAULT_NAMESPACE = "hermes"
 _NAMESPACE = re.compile(r"[^\W_][\w.-]{0,39}")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
 _DEFAULT_SCRIPT_TIMEOUT = 3600
-#: One process or thread for each; beyond that it is a slip, and more workers serve better.
+#: Each run needs a process or thread; a larger number is a typing error, or needs more workers.
 _MOST_WORKERS = 1000
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[\w.:-]+")
-#: Words for "all" that would be read as the name of a host.
+#: Words that a user means as "all", but which would be read as host names.
 _NO_HOSTS = frozenset({"1", "true", "yes", "all", "any"})
-#: Read by the command line.
+#: Variables that the command line reads.
 _ELSEWHERE = frozenset({"HERMES_CELERY_APP"})
 _INTERPRETERS = "/usr/bin:/bin:/usr/local/bin:/opt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that the environment decides."""
+    """All values that the environment decides."""
 
-    #: HERMES_HOME: where scripts and the embedded server live. Default ~/.hermes.
+    #: HERMES_HOME: the directory of scripts and of the embedded server. Default ~/.hermes.
     home: Path
-    #: HERMES_REDIS_URL: store and broker in one; None means the embedded server.
+    #: HERMES_REDIS_URL: the server that is both store and broker. Default: the embedded server
+    #: (None).
     redis_url: str | None = field(repr=False)
-    #: HERMES_CELERY_NAMESPACE: keeps several crons on one Redis apart. Default `hermes`; a
-    #: project's is the name of its app.
+    #: HERMES_CELERY_NAMESPACE: the name under which jobs are stored, so that several crons can
+    #: share one Redis. Default `hermes`; for a project, the name of its app.
     namespace: str
-    #: HERMES_CRON_MAX_WORKERS: how many runs one worker performs at once; 1 means serial.
+    #: HERMES_CRON_MAX_WORKERS: the number of runs that one worker performs at the same time; 1
+    #: means one after another. Default 4.
     max_workers: int
-    #: HERMES_CELERY_GRACE: seconds a running job gets when its worker is told to stop.
+    #: HERMES_CELERY_GRACE: the seconds that a run may still take when its worker is stopped.
+    #: Default 30.
     grace_seconds: float
-    #: HERMES_CRON_SCRIPT_TIMEOUT: seconds until a script is ended.
+    #: HERMES_CRON_SCRIPT_TIMEOUT: the seconds after which a script is stopped. Default 3600.
     script_timeout_seconds: int
-    #: HERMES_TIMEZONE, else the host's: the zone of jobs that name none.
+    #: HERMES_TIMEZONE: the time zone of jobs that name none. Default: the machine's time zone.
     timezone: str
-    #: HERMES_CRON_ENV_PASSTHROUGH: credential variables that scripts may see all the same.
+    #: HERMES_CRON_ENV_PASSTHROUGH: the names of variables that scripts may see although they look
+    #: like credentials, separated by commas. Default: none.
     env_passthrough: frozenset[str]
-    #: HERMES_CELERY_EVENTS: whether tasks send the events that Flower shows.
+    #: HERMES_CELERY_EVENTS: whether tasks send the events that Flower shows. Default on.
     events: bool
-    #: HERMES_CELERY_LOG: "text" or "json".
+    #: HERMES_CELERY_LOG: the format of log lines, `text` or `json`. Default text.
     log_format: str
-    #: HERMES_CELERY_KEEP_RUNS: how many ended runs of a job are kept, with their output.
+    #: HERMES_CELERY_KEEP_RUNS: the number of finished runs that are kept for each job, with their
+    #: output. Default 100.
     keep_runs: int = 100
-    #: HERMES_CELERY_KEEP_DAYS: for how many days they are kept.
+    #: HERMES_CELERY_KEEP_DAYS: the days for which finished runs are kept. Default 30.
     keep_days: int = 30
-    #: HERMES_CELERY_KEEP_COMPLETED_DAYS: for how many days a completed job is kept.
+    #: HERMES_CELERY_KEEP_COMPLETED_DAYS: the days for which a completed job is kept. Default 7.
     keep_completed_days: int = 7
-    #: HERMES_CELERY_WRAP: whether messages carry Hermes' header and footer.
+    #: HERMES_CELERY_WRAP: whether messages get Hermes' header and footer. Default on.
     wrap: bool = True
-    #: HERMES_CELERY_ALERTS: where troubles of no single job are told, as a job's `deliver`.
+    #: HERMES_CELERY_ALERTS: where incidents go that do not belong to a single job, in the words of
+    #: a job's `--deliver`. Default local: nowhere but `hermes-celery incidents`.
     alerts: str = field(default="local", repr=False)
-    #: HERMES_CELERY_PING_URL: a dead-man switch that the leading beat pings once a minute.
+    #: HERMES_CELERY_PING_URL: the URL of a dead-man switch that the leading beat calls once a
+    #: minute. Default: none.
     ping_url: str = field(default="", repr=False)
-    #: HERMES_CELERY_DELIVERY_WAIT: seconds until a failed delivery is tried again first.
+    #: HERMES_CELERY_DELIVERY_WAIT: the seconds before a failed delivery is tried for the second
+    #: time; later waits grow. Default 10.
     delivery_wait_seconds: float = 10.0
-    #: HERMES_CELERY_DELIVERY_TIMEOUT: seconds that a target may take to connect, and to answer.
+    #: HERMES_CELERY_DELIVERY_TIMEOUT: the seconds that a target may take to connect, and again to
+    #: answer. Default 20.
     delivery_timeout_seconds: float = 20.0
-    #: HERMES_CELERY_SESSION: "origin", or "none" to keep jobs' origins out of their runs' sessions.
+    #: HERMES_CELERY_SESSION: `origin` to show runs who their job was made for, `none` to hide it.
+    #: Default origin.
     session: str = "origin"
-    #: HERMES_CRON_TIMEOUT: seconds without a sign of activity until an agent is ended; 0: never.
+    #: HERMES_CRON_TIMEOUT: the seconds without activity after which an agent is stopped; 0 means
+    #: never. Default 600.
     idle_timeout_seconds: float = 600.0
-    #: HERMES_CELERY_AGENT_TIMEOUT: seconds until an agent is ended however busy it is; 0: never.
+    #: HERMES_CELERY_AGENT_TIMEOUT: the seconds after which an agent is stopped even if it is busy;
+    #: 0 means never. Default 0.
     agent_timeout_seconds: float = 0.0
-    #: HERMES_CELERY_AGENT_COMMAND: the command line of agents; "" means Hermes' own.
+    #: HERMES_CELERY_AGENT_COMMAND: the command line that starts an agent; it must contain
+    #: `{prompt}`. Default: Hermes' own (`hermes -z`).
     agent_command: str = ""
-    #: HERMES_CELERY_INTERPRETERS: the directories that scripts' interpreters may lie in.
+    #: HERMES_CELERY_INTERPRETERS: the directories from which a job's `--interpreter` may come,
+    #: separated by colons. Default /usr/bin:/bin:/usr/local/bin:/opt.
     interpreter_dirs: tuple[Path, ...] = ()
-    #: HERMES_CELERY_HTTP_ALLOW_PRIVATE: hosts of private networks that may be called; "on": all.
+    #: HERMES_CELERY_HTTP_ALLOW_PRIVATE: the hosts of private networks that HTTP jobs may call,
+    #: separated by commas, or `on` for all of them. Default: none.
     http_allow_private: frozenset[str] = frozenset()
-    #: HERMES_REDACT_SECRETS: whether secrets are masked in what is stored of a run.
+    #: HERMES_REDACT_SECRETS: whether secrets are masked in the stored output of a run. Default on.
     redact: bool = True
-    #: Values that have no effect, one sentence each.
+    #: One sentence for each variable whose value is ignored.
     ignored: tuple[str, ...] = ()
-    #: Whether the namespace was chosen, so that a project's app does not choose its own.
+    #: Whether the environment sets the namespace; then a project's app does not.
     is_namespace_given: bool = True
-    #: Where a project's broker is and how it is reached; `redis_url` says the same as far as a URL
-    #: can.
+    #: The address of a project's broker, including what `redis_url` cannot express.
     address: ServerAddress | None = None
-    #: What Celery calls its keys there.
-    #: Without exchanges where nobody knows the app.
+    #: The names of Celery's keys on that broker; without exchanges if the app is not known.
     broker_names: BrokerNames = field(default_factory=BrokerNames)
 
     @property
     def scripts_dir(self) -> Path:
-        """The only place that scripts are run from."""
+        """The only directory from which scripts are run."""
         return self.home / "scripts"
 
     @property
     def targets_path(self) -> Path:
-        """Named delivery targets, with their tokens."""
+        """The file of named delivery targets, with their tokens."""
         return self.state_dir / "targets.toml"
 
     @property
     def output_dir(self) -> Path:
-        """Where `file://` targets lie."""
+        """The directory of `file://` targets."""
         return self.home / "cron" / "output"
 
     @property
     def state_dir(self) -> Path:
-        """Where the embedded server and `up` keep their files."""
+        """The directory in which the embedded server and `up` keep their files."""
         return self.home / "cron" / "hermes-celery"
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read all settings from `environ` (default: the process's).
+    """Read all settings from `environ` (default: the environment of this process).
 
-    Raises SettingsError that lists every variable at fault.
+    Raises SettingsError that lists every faulty variable.
     """
     reader = _Reader(os.environ if environ is None else environ)
     settings = _read_all(reader)
@@ -171,7 +184,7 @@ def _read_all(reader: _Reader) -> Settings:
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables that look like ours and mean nothing, each with the one that is meant, or ""."""
+    """Return the unknown variables that look like ours, each with the likely correct name or ""."""
     reader = _Reader({})
     _read_all(reader)
     known = reader.names | _ELSEWHERE
@@ -186,7 +199,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> dict[str, str
 
 
 def check_home(settings: Settings) -> None:
-    """Refuse a home whose files cannot be read; one that is not there yet is fine.
+    """Refuse a Hermes home whose files cannot be read; one that does not exist yet is fine.
 
     Raises SettingsError.
     """
@@ -201,18 +214,18 @@ def check_home(settings: Settings) -> None:
 
 
 def unusable_home(settings: Settings, error: OSError) -> SettingsError:
-    """What to tell a person whose home refuses: which file, why, and what to do."""
+    """Return the error for an unusable home: which file, why, and what to do."""
     where = error.filename or settings.home
     return SettingsError([
         f"HERMES_HOME is {settings.home}, and {where} cannot be used: {error.strerror or error}; "
-        "name a directory that is yours, or make this one yours"
+        "set HERMES_HOME to a directory that you own, or become the owner of this one"
     ])  # fmt: skip
 
 
 def default_timezone() -> str:
-    """The zone of jobs that name none: HERMES_TIMEZONE, else the host's.
+    """Return the time zone of jobs that name none: HERMES_TIMEZONE, else the machine's.
 
-    Raises SettingsError when HERMES_TIMEZONE is no zone.
+    Raises SettingsError if HERMES_TIMEZONE is not a time zone.
     """
     try:
         return _timezone(os.environ.get("HERMES_TIMEZONE", ""))
@@ -221,7 +234,7 @@ def default_timezone() -> str:
 
 
 def checked_timezone(name: str) -> str:
-    """The name of a zone, if it is one. Raises SettingsError."""
+    """Return the name of a time zone unchanged. Raises SettingsError if it is not one."""
     try:
         return _timezone(name)
     except ValueError as error:
@@ -229,19 +242,19 @@ def checked_timezone(name: str) -> str:
 
 
 def process_environment() -> dict[str, str]:
-    """A copy of the environment, for the child processes of runs."""
+    """Return a copy of the environment, for the child processes of runs."""
     return dict(os.environ)
 
 
 def broker_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Celery's variables that set a broker, those that are set."""
+    """Return the variables with which Celery's broker is set, as far as they are set."""
     given = os.environ if environ is None else environ
     names = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
     return {name: given[name] for name in names if given.get(name)}
 
 
 class _Reader:
-    """Reads one variable after the other and keeps the faults."""
+    """Reads variables one by one and collects their faults."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
@@ -263,7 +276,7 @@ def _home(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:
-        raise ValueError(f"{text!r}: there is no such user; give an absolute path") from None
+        raise ValueError(f"{text!r} names no such user; give an absolute path") from None
 
 
 def _redis_url(text: str) -> str | None:
@@ -272,8 +285,8 @@ def _redis_url(text: str) -> str | None:
     scheme = text.partition(":")[0].lower()
     if scheme not in _REDIS_SCHEMES:
         raise ValueError(
-            f"{without_password(text)!r} does not name a Redis server, and nothing else can be "
-            "store and broker in one; use redis://host:6379/0, rediss://, unix:///path.sock or "
+            f"{without_password(text)!r} is not the URL of a Redis server, and only Redis can be "
+            "both store and broker; use redis://host:6379/0, rediss://, unix:///path.sock or "
             "sentinel://host:26379,host:26379/0?master_name=NAME"
         )
     try:
@@ -284,10 +297,11 @@ def _redis_url(text: str) -> str | None:
 
 
 def checked_namespace(text: str) -> str:
-    """The name of a namespace, if it can be one. Raises ValueError."""
+    """Return the name of a namespace unchanged. Raises ValueError if it cannot be one."""
     if not _NAMESPACE.fullmatch(text):
         raise ValueError(
-            f"{text!r} must be 1 to 40 letters, digits, '-', '_' or '.', a letter or digit first"
+            f"{text!r} must be 1 to 40 letters, digits, '-', '_' or '.', and begin with a letter "
+            "or digit"
         )
     return text
 
@@ -301,7 +315,7 @@ def _max_workers(text: str) -> int:
         raise ValueError(f"{text!r} must be a whole number of at least 1 (1 means serial)")
     if workers > _MOST_WORKERS:
         raise ValueError(
-            f"{text!r} must be at most {_MOST_WORKERS:,}; start more workers for more slots"
+            f"{text!r} must be at most {_MOST_WORKERS:,}; start more workers to run more at once"
         )
     return workers
 
@@ -330,7 +344,10 @@ def _some_seconds(text: str) -> float:
 
 
 def _script_timeout(reader: _Reader) -> int:
-    """As Hermes reads it: fractions are cut, what is no positive number means the default."""
+    """Read the time limit of scripts as Hermes does.
+
+    A fraction is cut off; anything but a positive number is replaced by the default.
+    """
     name = "HERMES_CRON_SCRIPT_TIMEOUT"
     text = reader.read(name, str, "")
     try:
@@ -341,8 +358,8 @@ def _script_timeout(reader: _Reader) -> int:
         return seconds
     if text:
         reader.ignored.append(
-            f"{name}: {text!r} is no number of seconds of at least 1; as in Hermes, the default of "
-            f"{_DEFAULT_SCRIPT_TIMEOUT} s holds"
+            f"{name}: {text!r} is not a number of seconds of at least 1; as in Hermes, the "
+            f"default of {_DEFAULT_SCRIPT_TIMEOUT} s is used"
         )
     return _DEFAULT_SCRIPT_TIMEOUT
 
@@ -353,13 +370,13 @@ def _timezone(text: str) -> str:
     try:
         ZoneInfo(text)
     except (KeyError, ValueError, OSError):
-        raise ValueError(f"{text!r} is no time zone; use a name like Europe/Berlin") from None
+        raise ValueError(f"{text!r} is not a time zone; use a name like Europe/Berlin") from None
     return text
 
 
 def _host_timezone() -> str:
-    """The host's zone by its IANA name; UTC where it has none."""
-    import tzlocal  # costs 10 ms that most commands need not pay
+    """Return the IANA name of the machine's time zone; UTC if it has none."""
+    import tzlocal  # takes 10 ms, and most commands do not need it
 
     try:
         name = tzlocal.get_localzone_name()
@@ -381,7 +398,7 @@ def _switch(text: str) -> bool:
 def _http_url(text: str) -> str:
     if not text:
         return text
-    from hermes_celery.core.work import checked_url  # most have no such URL, and start faster
+    from hermes_celery.core.work import checked_url  # only if set, so that others start faster
 
     try:
         checked_url(text)
@@ -397,7 +414,7 @@ def _command(text: str) -> str:
         try:
             words = shlex.split(text.replace("[", " ").replace("]", " "))
         except ValueError as error:
-            raise ValueError(f"{text!r} is no command line: {error}") from None
+            raise ValueError(f"{text!r} is not a valid command line: {error}") from None
         if not words or "{prompt}" not in text:
             raise ValueError(f"{text!r} must name a program and contain {{prompt}}")
     return text
@@ -407,7 +424,7 @@ def _variables(text: str) -> frozenset[str]:
     names = frozenset(text.replace(",", " ").split())
     for name in sorted(names):
         if not _VARIABLE.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a variable; list names, without values")
+            raise ValueError(f"{name!r} is not a variable's name; list names, without values")
     return names
 
 
@@ -421,7 +438,7 @@ def _directories(text: str) -> tuple[Path, ...]:
     paths = tuple(Path(part) for part in text.split(os.pathsep) if part)
     for path in paths:
         if not path.is_absolute():
-            raise ValueError(f"{str(path)!r} must be an absolute directory")
+            raise ValueError(f"{str(path)!r} must be an absolute path of a directory")
     return paths
 
 
@@ -429,7 +446,9 @@ def _hosts(text: str) -> frozenset[str]:
     names = frozenset(text.lower().replace(",", " ").split())
     for name in sorted(names):
         if not _HOST.fullmatch(name) or name in _NO_HOSTS:
-            raise ValueError(f"{name!r} is no host; list names or addresses, or write on for all")
+            raise ValueError(
+                f"{name!r} is not a host; list names or addresses, or write on for all"
+            )
     return names
 
 
@@ -440,12 +459,12 @@ def _log_format(text: str) -> str:
 
 
 def redis_url(settings: Settings) -> str:
-    """The URL of the server that these settings mean."""
+    """Return the URL of the server that these settings mean."""
     return settings.redis_url or embedded_server.url(settings.state_dir)
 
 
 def address_of(settings: Settings) -> ServerAddress:
-    """Where the server of these settings is, and how it is reached. Raises SettingsError."""
+    """Return the address of the server that these settings mean. Raises SettingsError."""
     if settings.address is not None:
         return settings.address
     try:

@@ -1,7 +1,7 @@
-"""How a text that somebody typed becomes the value of a field.
+"""Convert the text that a user typed to the value of a field.
 
-Each reader raises ValueError that says what is wrong with the text; JobError is one. What a value
-must be beyond that is its check's to say.
+Each reader raises ValueError (or JobError, a kind of it) that says what is wrong with the text.
+Whether the value is allowed is decided by the field's check.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ from hermes_celery.errors import JobError
 
 
 def as_typed(text: Any) -> Any:
-    """The text itself."""
+    """Return the text unchanged."""
     return text
 
 
 def whole(text: str) -> int:
-    """A whole number."""
+    """Read a whole number."""
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no whole number") from None
+        raise ValueError(f"{text!r} is not a whole number") from None
 
 
 def number(text: str) -> float:
-    """A number."""
+    """Read a number."""
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no number") from None
+        raise ValueError(f"{text!r} is not a number") from None
 
 
 def word_of(words: type[StrEnum]) -> Callable[[str], StrEnum]:
-    """The reader of one of some words."""
+    """Return a reader that accepts the values of an enum."""
 
     def read(text: str) -> StrEnum:
         try:
             return words(text)
         except ValueError:
-            raise ValueError(f"{text!r} is none of {', '.join(words)}") from None
+            raise ValueError(f"{text!r} must be one of {', '.join(words)}") from None
 
     return read
 
 
 def time(text: str) -> datetime:
-    """An ISO time; without an offset it is naive, and local to whoever typed it."""
+    """Read an ISO time. One without an offset is naive: local to the person who typed it."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no ISO time such as 2027-03-28T14:00") from None
+        raise ValueError(f"{text!r} is not an ISO time such as 2027-03-28T14:00") from None
 
 
 def repeat(text: str) -> int | None:
-    """`forever`, `once` or a whole number. Raises JobError, as Hermes words it."""
+    """Read `forever`, `once` or a whole number. Raises JobError in Hermes' wording."""
     word = text.strip().lower()
     if word in ("forever", "always", "inf", "infinite"):
         return None
@@ -78,20 +78,22 @@ def repeat(text: str) -> int | None:
 
 
 def origin(text: str) -> Origin:
-    """An origin as a JSON object."""
+    """Read an origin from a JSON object."""
     known = Origin.__struct_fields__
     try:
         given = msgspec.json.decode(text, type=dict[str, str])
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise ValueError(f"{text!r} is no JSON object of texts: {error}") from None
+        raise ValueError(f"{text!r} is not a JSON object of texts: {error}") from None
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ValueError(f"an origin has no {', '.join(unknown)}; it has {', '.join(known)}")
+        raise ValueError(
+            f"an origin has no field {', '.join(unknown)}; its fields are {', '.join(known)}"
+        )
     return msgspec.convert(given, Origin)
 
 
 def http(given: tuple[str, str] | None, parts: Mapping[str, Any]) -> HttpCall | None:
-    """A request of its method and URL, its headers (NAME:VALUE), body and expected statuses."""
+    """Make a request from its method and URL, headers (NAME:VALUE), body and expected statuses."""
     if given is None:
         _refuse(parts, "--http")
         return None
@@ -105,7 +107,7 @@ def http(given: tuple[str, str] | None, parts: Mapping[str, Any]) -> HttpCall | 
 
 
 def request_text(call: HttpCall) -> str:
-    """A request for people: what it sends and expects, but no value of a header."""
+    """Format a request for people: what it sends and expects, without the values of its headers."""
     told = (
         f"headers {', '.join(call.headers)}" if call.headers else "",
         f"a body of {len(call.body)} characters" if call.body else "",
@@ -116,7 +118,7 @@ def request_text(call: HttpCall) -> str:
 
 
 def task(name: str | None, parts: Mapping[str, Any]) -> TaskCall | None:
-    """A call of a task's name, its arguments and its arguments with names, both JSON."""
+    """Make a call from a task's name and its positional and keyword arguments, both in JSON."""
     if name is None:
         _refuse(parts, "--task")
         return None
@@ -129,7 +131,7 @@ def task(name: str | None, parts: Mapping[str, Any]) -> TaskCall | None:
 
 def _refuse(given: Mapping[str, Any], option: str) -> None:
     if any(value not in (None, ()) for value in given.values()):
-        raise ValueError(f"that needs {option}, given whole; an edit replaces it whole, too")
+        raise ValueError(f"this needs {option} as well: an edit replaces it with all its parts")
 
 
 def _header(text: str) -> tuple[str, str]:

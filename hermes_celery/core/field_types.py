@@ -1,7 +1,7 @@
-"""Whether the fields of a value are what they are declared to be, said one by one.
+"""Check that each field of a value has its declared type.
 
-Python lets `JobRequest(queue=5)` be; who writes it is told at once which field it is, and not where
-it failed later.
+Python accepts `JobRequest(queue=5)`. This check names the wrong field at once, before the value
+fails somewhere else.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MAX_SHOWN: Final = 100
 
 
 def check_fields(value: msgspec.Struct, *, of: str = "") -> None:
-    """Refuse a field of another type than it is declared with; `of` stands before its name.
+    """Refuse a field whose type differs from its declaration; `of` is put before its name.
 
-    Words that an enum has are taken for it. Raises JobError.
+    The values of an enum are accepted in place of its members. Raises JobError.
     """
     for name, hint in _hints(type(value)).items():
         given = getattr(value, name)

@@ -1,12 +1,12 @@
-"""The table of a job's fields: each is written down here once.
+"""Define every field of a job, once, in one table.
 
 To add a field, give it an attribute (in `job.JobFields`, or in `policy.Policy` for one `inside`
-the policy) and an entry here. The options of `add` and `edit`, what clears it, its checks, `show`
-and JSON, what an import from Hermes and a `beat_schedule` read, and whether a change of it plans
-the job anew all follow. What needs more than one field stands in `job_checks`: which fields go
-together, and that the schedule can run at all.
+the policy) and an entry here. The table drives the options of `add` and `edit`, how a field is
+cleared and checked, `show` and JSON, imports from Hermes and `beat_schedule`, and whether a change
+re-plans the job. Rules about several fields are in `job_checks`: which fields go together, and
+whether the schedule can run at all.
 
-What is no wish of anybody's, such as a job's id and who declares it, is no field.
+Facts that no user chooses, such as a job's id or who declares it, are not fields.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from hermes_celery.masking.server_urls import without_password, without_password
 from hermes_celery.masking.urls import masked, masked_path
 
 _LARGEST: Final = 2.0**53
-#: A day: no single run is meant to last longer.
+#: Seconds of a day, the longest time limit of a run.
 _DAY: Final = 86_400
 _MONTH: Final = 31 * _DAY
 
 
 _AGENTS: Final = frozenset((WorkKind.AGENT,))
 _ON_THIS_MACHINE: Final = frozenset((WorkKind.AGENT, WorkKind.SCRIPT))
-#: A Celery task has the limits that its project gives it.
+#: Celery tasks are missing: their project sets their time limits.
 _LIMITED: Final = frozenset((WorkKind.AGENT, WorkKind.SCRIPT, WorkKind.HTTP))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldPart:
-    """One of several options that are typed apart and stored as one field."""
+    """One of several options that together make the value of one field."""
 
     name: str
     option: str
@@ -56,99 +56,100 @@ class FieldPart:
 class Field:
     """One field of a job.
 
-    A value has three forms: the text that somebody types, what Python gives (an attribute of
-    `JobRequest`), and what is stored (an attribute of `JobSpec`, mostly of the same name).
+    A value has three forms: the text that a user types, the Python value (an attribute of
+    `JobRequest`), and the stored value (an attribute of `JobSpec`, mostly of the same name).
     """
 
-    #: What Python calls it, and whoever else has no word of its own for it.
+    #: The name in Python, and everywhere else unless another name is set below.
     name: str
-    #: The value that holds it: "policy", or "" for the job itself.
+    #: The value that holds the field: "policy", or "" for the job itself.
     inside: str = ""
+    #: One sentence for the command line's help and the reference page.
     help: str = ""
 
     # --- typed
-    #: The spellings of its option; none: it is not typed.
+    #: The spellings of the option; empty if the field has no option.
     option: tuple[str, ...] = ()
     metavar: str = "TEXT"
     read: Callable[[str], Any] = texts.as_typed
-    #: It is yes or no: an option without a value.
+    #: The option is a yes/no switch without a value.
     is_switch: bool = False
-    #: It is a list: its option is given once for each.
+    #: The value is a list; the option is repeated for each item.
     is_many: bool = False
-    #: How many texts its option takes.
+    #: Number of arguments that the option takes.
     words: int = 1
-    #: More options, and what makes one value of them all; that one reads the texts then.
+    #: Further options, and the function that reads all texts and makes one value of them.
     parts: tuple[FieldPart, ...] = ()
     join: Callable[[Any, Mapping[str, Any]], Any] | None = None
 
     # --- given
-    #: What it is when it is cleared, or not given.
+    #: The value of a field that is cleared or not given.
     empty: Any = None
-    #: It can be changed, but not cleared.
+    #: The field can be changed, but not cleared.
     is_required: bool = False
-    #: The field without which it means nothing, and with which value (None: any). It goes when an
-    #: edit takes that away.
+    #: The field that this one depends on, and the value it needs there (None: any). An edit that
+    #: removes that value clears this field too.
     goes_with: str = ""
     goes_with_value: Any = None
 
-    #: The kinds of work that read it; none: it is read for all of them.
+    #: The kinds of work that use the field; empty means all of them.
     kinds: frozenset[WorkKind] = frozenset()
 
     # --- stored
     stored: str = ""
-    #: What is stored of a value. None: `job_checks` says so together with the schedule.
+    #: Checks a value and returns what to store. None: `job_checks` does it with the schedule.
     check: Callable[[Any], Any] | None = texts.as_typed
-    #: Back from what is stored.
+    #: Converts the stored value back to the Python value.
     given: Callable[[Any], Any] = texts.as_typed
-    #: It says when the job runs: a change plans the job anew.
+    #: The field decides when the job runs; a change re-plans the job.
     is_timing: bool = False
-    #: A change of it begins a new grid of an interval, too.
+    #: A change also starts a new grid for an interval.
     is_grid: bool = False
-    #: It says where the output goes: a change checks that.
+    #: The field decides where the output goes; a change checks the targets again.
     is_delivery: bool = False
-    #: Why nothing acts on it; "": something does.
+    #: Why nothing uses the field; "" if something does.
     inert: str = ""
 
     # --- shown
-    #: The row of `show`; fields of one row follow each other in it. "": it stands elsewhere.
+    #: The row of `show`, which several fields may share; "" if `show` prints it elsewhere.
     row: str = ""
-    #: As text, for people; an instant comes in the reader's zone.
+    #: Formats a value for people; an instant is passed in the reader's time zone.
     show: Callable[[Any], str] = str
-    #: What of it may be seen; None: all. It is a secret, in part or whole, where this is set.
+    #: Masks the secret part of a value; None if the field holds no secret.
     hide: Callable[[Any], Any] | None = None
-    #: What `--json` calls it; "": as Python does.
+    #: The key in `--json`; "" for the name in Python.
     json: str = ""
 
     # --- called elsewhere
-    #: Its keys in a job of Hermes' jobs.json, the newest first; none: Hermes has no such field.
+    #: Its keys in a job of Hermes' jobs.json, the newest first; empty if Hermes has no such field.
     hermes: tuple[str, ...] = ()
     #: Its key in an entry of Celery's `beat_schedule`, or among that entry's `options`.
     beat_schedule: str = ""
     beat_option: str = ""
-    #: What it is there, as what it is here.
+    #: Converts Celery's value to ours.
     from_celery: Callable[[Any], Any] = texts.as_typed
 
     @property
     def attribute(self) -> str:
-        """Its attribute of `JobSpec`."""
+        """The attribute of `JobSpec` that stores the field."""
         return self.stored or self.name
 
     @property
     def key(self) -> str:
-        """What `--json` calls it."""
+        """The field's key in `--json`."""
         return self.json or self.name
 
     def of(self, spec: Any) -> Any:
-        """What is stored of it in a definition."""
+        """Return the field's stored value in a definition."""
         holder = getattr(spec, self.inside) if self.inside else spec
         return getattr(holder, self.attribute)
 
     def is_set(self, value: Any) -> bool:
-        """Whether a value says anything."""
+        """Return whether a value differs from an unset field."""
         return value not in (None, "", ()) and value != self.empty
 
     def text(self, value: Any) -> str:
-        """A value for people, without what is secret of it."""
+        """Format a value for people, with its secrets masked."""
         return self.show(value if self.hide is None else self.hide(value))
 
 
@@ -185,7 +186,7 @@ def _words(words: type[StrEnum]) -> dict[str, Any]:
 
 
 def _policy(name: str, option: str, *, most: float = 0, least: float = 0, **more: Any) -> Field:
-    """A field of the policy; with `most` it is a whole number."""
+    """Make a field of the policy; with `most` it is a whole number."""
     number = {
         "metavar": "SECONDS" if name.endswith("_seconds") else "N",
         "read": texts.whole,
@@ -210,7 +211,7 @@ _TIMING: Final = (
     Field(
         name="schedule",
         option=("--schedule",),
-        help="A new schedule; it begins now.",
+        help="When the job runs: cron, an interval, a time or a phrase; it takes effect now.",
         is_required=True,
         check=None,
         is_timing=True,
@@ -222,7 +223,8 @@ _TIMING: Final = (
         name="timezone",
         option=("--timezone", "--tz"),
         metavar="ZONE",
-        help="Such as Europe/Berlin.",
+        help="Time zone of the schedule, such as Europe/Berlin (default: HERMES_TIMEZONE, else "
+        "that of this machine).",
         check=None,
         is_timing=True,
     ),
@@ -230,7 +232,8 @@ _TIMING: Final = (
         name="repeat",
         option=("--repeat",),
         metavar="N",
-        help="How often: a number, once or forever.",
+        help="Number of runs after which the job is completed, or `once` or `forever` (default: "
+        "once for a single time, else forever).",
         read=texts.repeat,
         stored="repeat_times",
         check=None,
@@ -240,7 +243,7 @@ _TIMING: Final = (
         name="start",
         option=("--start",),
         metavar="TIME",
-        help="Not before this time.",
+        help="Earliest time of a run, in ISO format such as 2027-03-28T14:00.",
         read=texts.time,
         stored="start_ms",
         check=checks.instant,
@@ -255,7 +258,7 @@ _TIMING: Final = (
         name="end",
         option=("--end",),
         metavar="TIME",
-        help="Not after this time.",
+        help="Latest time of a run, in ISO format such as 2027-03-28T14:00.",
         read=texts.time,
         stored="end_ms",
         check=checks.instant,
@@ -269,7 +272,8 @@ _TIMING: Final = (
         name="exclude",
         option=("--except",),
         metavar="EXPR",
-        help='Not on these: a date, or a cron expression such as "* * 24-26 12 *".',
+        help="Times at which the job does not run: a date, a span of dates or a cron expression "
+        'such as "* * 24-26 12 *"; may be given several times.',
         is_many=True,
         empty=(),
         check=checks.clean,
@@ -281,7 +285,8 @@ _TIMING: Final = (
         name="jitter_seconds",
         option=("--jitter",),
         metavar="SECONDS",
-        help="Spread its runs by up to so much, the same way each time.",
+        help="Delay each run by up to SECONDS; one occurrence always gets the same delay "
+        "(default: 0).",
         read=texts.whole,
         empty=0,
         is_timing=True,
@@ -294,7 +299,7 @@ _WORK: Final = (
     Field(
         name="prompt",
         option=("--prompt",),
-        help="A new prompt.",
+        help="Text that the agent works on.",
         check=checks.checked_prompt,
         kinds=_AGENTS,
         row="prompt",
@@ -303,7 +308,7 @@ _WORK: Final = (
     Field(
         name="script",
         option=("--script",),
-        help="A file of the scripts directory.",
+        help="Script to run, as a path inside the scripts directory ($HERMES_HOME/scripts).",
         check=checks.checked_script,
         row="script",
         hermes=("script",),
@@ -311,7 +316,7 @@ _WORK: Final = (
     Field(
         name="no_agent",
         option=("--no-agent/--agent",),
-        help="Run the script alone, or hand its output to the agent.",
+        help="Run the script alone, or pass its output to the agent (default: --agent).",
         is_switch=True,
         empty=False,
         goes_with="script",
@@ -323,7 +328,8 @@ _WORK: Final = (
         name="interpreter",
         option=("--interpreter",),
         metavar="PROGRAM",
-        help="Runs the script; in an allowed place.",
+        help="Program that runs the script instead of bash or Python, from a directory that "
+        "HERMES_CELERY_INTERPRETERS allows.",
         check=checks.checked_interpreter,
         goes_with="script",
         row="interpreter",
@@ -333,7 +339,7 @@ _WORK: Final = (
         kinds=_ON_THIS_MACHINE,
         option=("--workdir",),
         metavar="DIR",
-        help="Where it runs; absolute.",
+        help="Absolute path of the directory in which the agent or script runs.",
         check=checks.checked_workdir,
         row="workdir",
         hermes=("workdir",),
@@ -341,7 +347,7 @@ _WORK: Final = (
     Field(
         name="skills",
         option=("--skill",),
-        help="May be given several times.",
+        help="Skill that is added to the agent's prompt; may be given several times.",
         is_many=True,
         empty=(),
         check=checks.clean,
@@ -354,7 +360,7 @@ _WORK: Final = (
         name="context_from",
         option=("--context-from",),
         metavar="JOB",
-        help="A job whose output it gets.",
+        help="Job whose latest output is added to the agent's prompt; may be given several times.",
         is_many=True,
         given=lambda ids: ids or None,
         check=checks.clean,
@@ -366,7 +372,7 @@ _WORK: Final = (
     Field(
         name="model",
         option=("--model",),
-        help="The agent's model.",
+        help="Model that the agent uses.",
         check=checks.stripped,
         kinds=_AGENTS,
         row="model",
@@ -375,7 +381,7 @@ _WORK: Final = (
     Field(
         name="provider",
         option=("--provider",),
-        help="The model's provider.",
+        help="Provider of the agent's model.",
         check=checks.stripped,
         kinds=_AGENTS,
         row="provider",
@@ -385,7 +391,7 @@ _WORK: Final = (
         name="base_url",
         option=("--base-url",),
         metavar="URL",
-        help="Where the provider answers.",
+        help="URL of the provider's API.",
         check=checks.checked_base_url,
         kinds=_AGENTS,
         row="base url",
@@ -395,7 +401,7 @@ _WORK: Final = (
     Field(
         name="reasoning",
         option=("--reasoning",),
-        help="The agent's reasoning effort.",
+        help="Reasoning effort of the agent, in a word that the agent knows.",
         check=checks.checked_reasoning,
         kinds=_AGENTS,
         row="reasoning",
@@ -403,7 +409,7 @@ _WORK: Final = (
     Field(
         name="enabled_toolsets",
         option=("--toolset",),
-        help="The only ones it may use.",
+        help="Toolset that the agent may use, to be given once for each; it may use no other.",
         is_many=True,
         check=checks.clean_or_none,
         kinds=_AGENTS,
@@ -415,7 +421,7 @@ _WORK: Final = (
         name="attach_to_session",
         is_switch=True,
         empty=False,
-        inert="Hermes' own; nothing here acts on it",
+        inert="kept for Hermes; hermes-celery does not use it",
         row="attach",
         show=_yes,
         hermes=("attach_to_session",),
@@ -424,14 +430,15 @@ _WORK: Final = (
         name="http",
         option=("--http",),
         metavar="METHOD URL",
-        help="Send this request.",
+        help="HTTP request to send, such as `POST https://example.com/hook`.",
         words=2,
         parts=(
             FieldPart(name="headers", option="--header", metavar="NAME:VALUE", is_many=True,
-                      help="With --http."),
-            FieldPart(name="body", option="--body", help="With --http."),
+                      help="Header of the --http request; may be given several times."),
+            FieldPart(name="body", option="--body", help="Body of the --http request."),
             FieldPart(name="expect", option="--expect", metavar="STATUS,...",
-                      help="With --http; default: any 2xx."),
+                      help="Status codes that mean success of the --http request (default: any "
+                           "2xx)."),
         ),
         join=texts.http,
         check=checks.checked_http,
@@ -443,12 +450,12 @@ _WORK: Final = (
         name="task",
         option=("--task",),
         metavar="NAME",
-        help="Call this Celery task of your project.",
+        help="Name of the Celery task of your project to call.",
         parts=(
             FieldPart(name="task_args", option="--args", metavar="JSON",
-                      help="With --task: a list."),
+                      help="Positional arguments of the --task call, as a JSON list."),
             FieldPart(name="task_kwargs", option="--kwargs", metavar="JSON",
-                      help="With --task: an object."),
+                      help="Keyword arguments of the --task call, as a JSON object."),
         ),
         join=texts.task,
         check=checked_task,
@@ -462,7 +469,8 @@ _RUNS: Final = (
     Field(
         name="session",
         option=("--session",),
-        help="Whether its runs see who it was made for.",
+        help="Whether runs see who the job was made for: `origin` shows it, `none` hides it "
+        "(default: HERMES_CELERY_SESSION, else origin).",
         **_words(SessionSource),
         check=checks.checked_session,
         row="session",
@@ -470,7 +478,7 @@ _RUNS: Final = (
     Field(
         name="queue",
         option=("--queue",),
-        help="The Celery queue of its runs: `celery worker -Q NAME`.",
+        help="Celery queue of the job's runs; start a worker for it with `celery worker -Q NAME`.",
         check=checks.checked_queue,
         row="queue",
         beat_option="queue",
@@ -480,7 +488,8 @@ _RUNS: Final = (
         "priority",
         "--priority",
         metavar="N",
-        help=f"0 is taken first, 9 and more last; up to {checks.MAX_PRIORITY}.",
+        help=f"Priority of the job's runs on their queue: 0 is taken first, 9 to "
+        f"{checks.MAX_PRIORITY} last.",
         read=texts.whole,
         least=0,
         most=checks.MAX_PRIORITY,
@@ -493,7 +502,7 @@ _RUNS: Final = (
         "--timeout",
         kinds=_LIMITED,
         metavar="SECONDS",
-        help="Then it is ended.",
+        help="Stop a run after SECONDS; a Celery task has the limits of its project instead.",
         read=texts.number,
         least=0.1,
         most=_DAY,
@@ -505,7 +514,8 @@ _RUNS: Final = (
         "--idle-timeout",
         kinds=_LIMITED,
         metavar="SECONDS",
-        help="Ended after so long without activity.",
+        help="Stop a run after SECONDS without output or other activity; 0 turns this off "
+        "(default: HERMES_CRON_TIMEOUT for an agent, else 0).",
         read=texts.number,
         least=0,
         most=_DAY,
@@ -515,7 +525,7 @@ _RUNS: Final = (
     Field(
         name="group",
         option=("--group",),
-        help="Counted together with the other jobs of this group.",
+        help="Group of jobs that share one limit of simultaneous runs; needs --group-limit.",
         check=checks.checked_group,
         row="limits",
         show=_as("group {}"),
@@ -524,7 +534,7 @@ _RUNS: Final = (
         "group_limit",
         "--group-limit",
         metavar="N",
-        help="Runs of the group at once.",
+        help="Largest number of runs of the --group at the same time; further runs wait.",
         read=texts.whole,
         least=1,
         most=10_000,
@@ -536,7 +546,7 @@ _RUNS: Final = (
         "token_budget",
         "--token-budget",
         metavar="N",
-        help="Per day; then the job pauses.",
+        help="Tokens that the agent may use per day (UTC) before the job pauses.",
         read=texts.whole,
         least=1,
         most=_LARGEST,
@@ -548,7 +558,7 @@ _RUNS: Final = (
         "cost_budget",
         "--cost-budget",
         metavar="USD",
-        help="Per day; then the job pauses.",
+        help="US dollars that the agent may cost per day (UTC) before the job pauses.",
         read=texts.number,
         least=1e-6,
         most=_LARGEST,
@@ -562,7 +572,9 @@ _DELIVERY: Final = (
     Field(
         name="deliver",
         option=("--deliver",),
-        help="Where the output goes: local, origin, telegram, ...",
+        help="Where the output goes: local, origin, all, a platform such as telegram, a chat, a "
+        "target's name or a URL, several separated by commas (default: the origin if there is "
+        "one, else local).",
         check=checks.stripped,
         is_delivery=True,
         row="deliver",
@@ -572,7 +584,7 @@ _DELIVERY: Final = (
     Field(
         name="failure_deliver",
         option=("--failure-deliver",),
-        help="Where failures go; else as --deliver.",
+        help="Where reports of failures go, in the words of --deliver (default: as --deliver).",
         check=checks.stripped,
         is_delivery=True,
         row="on failure",
@@ -581,7 +593,8 @@ _DELIVERY: Final = (
     Field(
         name="template",
         option=("--template",),
-        help="The message, in Jinja2: job, run, output.",
+        help="Jinja2 template of the message, with the values `job`, `run` and `output` (default: "
+        "Hermes' header, the output and Hermes' footer).",
         check=lambda text: text or None,
         is_delivery=True,
         row="template",
@@ -590,7 +603,8 @@ _DELIVERY: Final = (
         name="ping",
         option=("--ping",),
         metavar="URL",
-        help="A dead-man switch (healthchecks.io).",
+        help="URL of a dead-man switch, such as one of healthchecks.io, to call at the start and "
+        "end of each run.",
         check=checks.stripped,
         is_delivery=True,
         row="ping",
@@ -600,7 +614,8 @@ _DELIVERY: Final = (
         name="origin",
         option=("--origin",),
         metavar="JSON",
-        help='Who it is for: {"platform": "telegram", "chat_id": "5"}.',
+        help="User and chat that the job was made for, in JSON such as "
+        '{"platform": "telegram", "chat_id": "5"}.',
         read=texts.origin,
         row="origin",
         show=origin_text,
@@ -609,28 +624,42 @@ _DELIVERY: Final = (
 )
 
 _POLICY: Final = (
-    _policy("catch_up", "--catch-up", help="Which missed occurrences run.", **_words(CatchUp)),
+    _policy(
+        "catch_up",
+        "--catch-up",
+        help="What to do with missed occurrences: run the `latest` only, run `all` of them, or "
+        "`skip` those that are later than --grace (default: latest).",
+        **_words(CatchUp),
+    ),
     _policy(
         "catch_up_limit",
         "--catch-up-limit",
         least=1,
         most=1000,
-        help="With --catch-up all.",
+        help="Largest number of missed occurrences that --catch-up all runs; it runs the latest "
+        "ones (default: 100).",
         goes_with="catch_up",
         goes_with_value=CatchUp.ALL,
     ),
-    _policy("grace_seconds", "--grace", most=_MONTH, help="How late is still on time."),
+    _policy(
+        "grace_seconds",
+        "--grace",
+        most=_MONTH,
+        help="Seconds by which an occurrence may be late and still count as on time (default: "
+        "half the time to the next one, within 120 and 7200).",
+    ),
     _policy(
         "expires_seconds",
         "--expires",
         least=1,
         most=_MONTH,
-        help="Drop a run that no worker took so long after its time.",
+        help="Skip a run that no worker has started SECONDS after its due time (default: never).",
     ),
     _policy(
         "overlap",
         "--overlap",
-        help="What to do while an earlier run is not over.",
+        help="What to do with an occurrence while an earlier run is not over: skip it, allow both, "
+        "queue one until then, or cancel and replace the earlier run (default: skip).",
         **_words(Overlap),
     ),
     _policy(
@@ -638,29 +667,38 @@ _POLICY: Final = (
         "--max-active",
         least=1,
         most=MAX_ACTIVE,
-        help="With --overlap allow.",
+        help="Largest number of runs of the job at the same time with --overlap allow (default: "
+        "10).",
         goes_with="overlap",
         goes_with_value=Overlap.ALLOW,
     ),
-    _policy("retries", "--retries", most=100, help="Further attempts after a failed one."),
+    _policy(
+        "retries",
+        "--retries",
+        most=100,
+        help="Number of further attempts after a failed one (default: 0).",
+    ),
     _policy(
         "retry_wait_seconds",
         "--retry-wait",
         least=1,
         most=_DAY,
-        help="Before the first of them; doubles each time.",
+        help="Seconds to wait before the first further attempt, doubled before each later one "
+        "(default: 30).",
     ),
     _policy(
         "retry_max_seconds",
         "--retry-max",
         least=1,
         most=_DAY,
-        help="The longest wait before one of them.",
+        help="Longest wait between two attempts, in seconds (default: 3600).",
     ),
     _policy(
         "on_lost",
         "--on-lost",
-        help="What to do with a run whose worker died: at most once, or at least once.",
+        help="What to do with a run whose worker died: `fail` ends it, so that it starts at most "
+        "once, and `retry` starts it again (default: the acks_late setting of a Celery task, else "
+        "fail).",
         **_words(OnLost),
     ),
     _policy(
@@ -668,14 +706,15 @@ _POLICY: Final = (
         "--pause-after",
         least=1,
         most=1000,
-        help="Pause it after so many failures in a row.",
+        help="Pause the job after N failed runs in a row (default: never).",
     ),
 )
 
-#: Every field under the heading that it belongs to, in the order in which they are offered.
+#: The fields by the headings of the reference page, in the order of `show` and of the options.
 GROUPS: Final[Mapping[str, tuple[Field, ...]]] = {
     "When it runs": (
-        Field(name="name", option=("--name",), help="A name; need not be unique.",
+        Field(name="name", option=("--name",),
+              help="Name of the job, which need not be unique (default: made from what it does).",
               check=checks.stripped, hermes=("name",)),
         *_TIMING,
     ),
@@ -684,22 +723,25 @@ GROUPS: Final[Mapping[str, tuple[Field, ...]]] = {
     "Where the output goes": _DELIVERY,
     "Policies": _POLICY,
 }  # fmt: skip
-#: Every field, in the order in which they are shown and offered.
+#: All fields, in the same order.
 FIELDS: Final = tuple(field for fields in GROUPS.values() for field in fields)
 BY_NAME: Final[Mapping[str, Field]] = {field.name: field for field in FIELDS}
 #: The values that hold fields.
 HOLDERS: Final = tuple(dict.fromkeys(field.inside for field in FIELDS if field.inside))
-#: The fields that say when the job runs, and their attributes of a definition.
+#: The fields that decide when the job runs, by name and by attribute of `JobSpec`.
 TIMING_NAMES: Final = frozenset(field.name for field in FIELDS if field.is_timing)
 TIMING: Final = tuple(field.attribute for field in FIELDS if field.is_timing)
-#: Those of them that begin a new grid.
+#: The attributes whose change starts a new grid for an interval.
 GRID: Final = tuple(field.attribute for field in FIELDS if field.is_grid)
-#: The fields that say where the output goes.
+#: The fields that decide where the output goes.
 DELIVERY: Final = frozenset(field.name for field in FIELDS if field.is_delivery)
 
 
 def taken_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The fields that Celery has among a message's options, taken out of those. Raises JobError."""
+    """Remove the fields that Celery keeps among a message's options and return them.
+
+    Raises JobError.
+    """
     return {
         field.name: field.from_celery(options.pop(field.beat_option, None))
         for field in FIELDS

@@ -164,7 +164,7 @@ def test_an_app_without_a_usable_name_is_refused_with_the_line_to_write(name: st
         ("HERMES_CELERY_AGENT_COMMAND", "hermes -z", "contain {prompt}"),
         ("HERMES_CELERY_AGENT_COMMAND", "hermes '{prompt}", "No closing quotation"),
         ("HERMES_CRON_ENV_PASSTHROUGH", "TOKEN=abc", "list names, without values"),
-        ("HERMES_CELERY_HTTP_ALLOW_PRIVATE", "10.0.0.0/8", "is no host"),
+        ("HERMES_CELERY_HTTP_ALLOW_PRIVATE", "10.0.0.0/8", "is not a host"),
         ("HERMES_CELERY_HTTP_ALLOW_PRIVATE", "true", "write on for all"),
         ("HERMES_CELERY_KEEP_RUNS", "2000000", "from 1 to 1,000,000"),
         ("HERMES_HOME", "~nobody-of-that-name/h", "no such user"),
@@ -183,7 +183,7 @@ def test_a_value_that_hermes_ignores_is_ignored_and_said(text: str) -> None:
     settings = read_settings({"HERMES_CRON_SCRIPT_TIMEOUT": text})
     assert settings.script_timeout_seconds == 3600
     (said,) = settings.ignored
-    assert said.startswith(f"HERMES_CRON_SCRIPT_TIMEOUT: {text!r} is no number of seconds")
+    assert said.startswith(f"HERMES_CRON_SCRIPT_TIMEOUT: {text!r} is not a number of seconds")
     assert read_settings({"HERMES_CRON_SCRIPT_TIMEOUT": "5"}).ignored == ()
 
 

@@ -76,8 +76,8 @@ def test_limits_are_shown_and_changed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (("--header", "a: b"), 2, "that needs --http"),
-        (("--args", "[1]", "prompt"), 2, "that needs --task"),
+        (("--header", "a: b"), 2, "this needs --http"),
+        (("--args", "[1]", "prompt"), 2, "this needs --task"),
         (("--task", "a.b", "--args", "{}"), 2, "--args"),
         (("--http", "GET", "http://h/", "--expect", "ok"), 2, "must be numbers"),
         (("--http", "GET", "http://h/", "--header", "nothing"), 2, "NAME:VALUE"),
@@ -160,7 +160,7 @@ def test_a_part_that_is_cleared_alone_is_refused_with_what_it_belongs_to(
     job = added("prompt")
     result = typed("edit", job["id"], option, "")
     assert result.exit_code == 2
-    assert f"that needs {whole}, given whole; an edit replaces it whole, too" in result.output
+    assert f"this needs {whole} as well: an edit replaces it with all its parts" in result.output
 
 
 def test_a_prompt_is_scanned_again_when_it_changes() -> None:

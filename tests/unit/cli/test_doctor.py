@@ -101,7 +101,7 @@ def test_what_is_set_without_effect_is_said(home: Path, monkeypatch: pytest.Monk
         result.stdout
     )
     monkeypatch.setenv("HERMES_CRON_SCRIPT_TIMEOUT", "soon")
-    assert "'soon' is no number of seconds" in CliRunner().invoke(main, ["doctor"]).stdout
+    assert "'soon' is not a number of seconds" in CliRunner().invoke(main, ["doctor"]).stdout
 
 
 def test_up_does_not_start_with_alerts_that_nobody_would_hear(

@@ -85,7 +85,9 @@ def test_up_says_what_to_do(home: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: HERMES_HOME is {home}, and {home}")
     assert "cannot be used: " in result.stderr
-    assert result.stderr.rstrip().endswith("name a directory that is yours, or make this one yours")
+    assert result.stderr.rstrip().endswith(
+        "set HERMES_HOME to a directory that you own, or become the owner of this one"
+    )
 
 
 def test_doctor_says_it_and_goes_on(home: Path) -> None:
