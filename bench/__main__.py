@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, and the table of the README: `make bench`.
+"""All benchmarks, one after the other, and the tables of docs/explanation/numbers.md: `make bench`.
 
     python -m bench [--quick] [--keep DIRECTORY]
 

@@ -4,7 +4,7 @@
 
 Two parts: N no-op jobs due at one instant, followed to the last message and to the last finished
 run; and a tick with nothing due. What is measured how, and what is unfair to whom, is said in
-`bench/README.md`.
+`docs/explanation/numbers.md`.
 """
 
 from __future__ import annotations
