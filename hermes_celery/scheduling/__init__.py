@@ -1,5 +1,5 @@
-"""What is due becomes a message: the beat, its lease and shards, the tick, planning ahead, rescue.
+"""Turn due occurrences into Celery messages: beat, lease, shards, tick, planning ahead, rescue.
 
-Everything that the leading beat does by itself. When a schedule is due is `schedule`'s and
-`core.planning`'s to say; the one step that writes it is `store.due_index`'s.
+This is everything that the leading beat does by itself. `schedule` and `core.planning` decide when
+a job is due; `store.due_index` writes the dispatch in one atomic step.
 """

@@ -1,6 +1,6 @@
 """The beat: hold the lease, tick, plan ahead, sleep until the next due instant, stop cleanly.
 
-`Beat` is the loop's body; what drives it calls `step` again and again, and `stop` in the end.
+`Beat` is the body of the loop. The caller calls `step` again and again, and `stop` at the end.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Workers that lost Redis together with us get this long to say that they are alive.
+#: Seconds for workers that lost Redis together with this beat to send a heartbeat again.
 _DUTIES_AFTER_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
-#: The longest pause after an error that nobody foresaw.
+#: The longest pause after an unexpected error.
 _LONGEST_CRASH_SECONDS = 30.0
-#: How long it plans ahead at a time, without hearing that something earlier became due.
+#: Planning ahead runs this long at a time; a job that becomes due meanwhile waits for it.
 _LOOK_AHEAD_MS = 10
 
 
 def owner_name() -> str:
-    """A name for this process's lease that no other process has or had."""
+    """Return a lease owner name that no other process has or had."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 class Beat:
-    """One beat of possibly many: leads its shards or stands by for them."""
+    """One of any number of beats. It leads its shards or stands by for them."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class Beat:
         clock: Clock,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`make_shard` gives this beat's part in a shard, by its number.
+        """Take the collaborators; `make_shard` builds this beat's view of a shard from its number.
 
-        What belongs to no shard is in `duties`: whoever leads number 0 does it.
+        `duties` holds the work that belongs to no shard. The leader of shard 0 does it.
         """
         self._living_beats = living_beats
         self._make_shard = make_shard
@@ -72,10 +72,10 @@ class Beat:
         self._crashes = 0
 
     def step(self) -> TickReport | None:
-        """Tick what we lead and is due, then sleep for at most a quarter of a second.
+        """Tick the led shards that have due jobs, then sleep for at most a quarter of a second.
 
-        Returns what the ticks did; None when nothing was due, we stand by, Redis is away, or an
-        error came that nobody foresaw. Such an error ends this step, not the process.
+        Returns what the ticks did. Returns None when nothing was due, this beat stands by, Redis is
+        unreachable, or an unexpected error occurred. Such an error ends this step, not the process.
         """
         try:
             report = self._lead_or_stand_by()
@@ -85,7 +85,7 @@ class Beat:
                 shard.was_cut_off()
             self._pause(_RETRY_SECONDS)
             return None
-        except Exception as error:  # noqa: BLE001 - the beat goes on, whatever a step ran into
+        except Exception as error:  # noqa: BLE001 - no error of one step may end the beat
             self._crashed(error)
             return None
         self._crashes = 0
@@ -94,7 +94,7 @@ class Beat:
         return report
 
     def _crashed(self, error: Exception) -> None:
-        """Say so with the traceback, and wait, each time longer, so that a standby can lead."""
+        """Log the traceback and wait, longer each time, so that a standby can take the lead."""
         self._crashes += 1
         wait = backoff(self._crashes, first=_RETRY_SECONDS, most=_LONGEST_CRASH_SECONDS)
         if self._complaint.may_say(self._clock.monotonic()):
@@ -103,14 +103,14 @@ class Beat:
         self._pause(wait)
 
     def keep_leading(self) -> None:
-        """Renew the leases while something keeps a step from coming to its end."""
+        """Renew the leases while a step takes long."""
         for shard in self._shards:
             if shard.token is not None:
                 with suppress(StoreError):
                     shard.hold()
 
     def stop(self) -> None:
-        """Give the leases back, so that a standby takes over at once."""
+        """Release the leases, so that a standby takes over at once."""
         try:
             self._duties.stop()
             self._living_beats.leave()
@@ -134,15 +134,15 @@ class Beat:
         return merged(reports)
 
     def _split(self, count: int) -> None:
-        """Begin with so many shards, leading none of them."""
+        """Start over with `count` shards, leading none of them."""
         for shard in self._shards:
             shard.leave()
         self._shards = [self._make_shard(number) for number in range(count)]
 
     def _take_share(self) -> None:
-        """Hold the leases of the shards that are ours, and leave the others.
+        """Hold the leases of this beat's share of the shards, and release the others.
 
-        A shard whose lease cannot be had for what its keys hold costs itself.
+        A shard whose lease keys hold unusable values is skipped; the other shards go on.
         """
         share = self._living_beats.share(len(self._shards))
         for shard in self._shards:
@@ -151,7 +151,10 @@ class Beat:
                 return
 
     def _hold(self, shard: Shard, share: range) -> bool:
-        """Lead a shard or leave it, as is our share; False if the number of shards has changed."""
+        """Lead a shard of this beat's share, release any other.
+
+        Returns False if the number of shards has changed.
+        """
         if shard.number not in share:
             shard.leave()
         elif shard.hold() and not self._take_over(shard):
@@ -160,10 +163,10 @@ class Beat:
         return True
 
     def _take_over(self, shard: Shard) -> bool:
-        """What the new leader of a shard does first; False if the number of shards has changed.
+        """Do what a new leader of a shard does first.
 
-        It is announced afterwards: what fails here for lack of Redis is done again at the next
-        step.
+        Returns False if the number of shards has changed. The change of leader is announced after
+        this call, so a step that fails because Redis is unreachable does it all again.
         """
         count = self._living_beats.count()
         if count != len(self._shards):
@@ -194,7 +197,7 @@ class Beat:
         event(
             _log,
             "tick.done",
-            # Paused, it is asked four times a second.
+            # A paused scheduler ticks four times a second.
             level=logging.DEBUG if report.paused else logging.INFO,
             dispatched=report.dispatched or None,
             held=report.held or None,
@@ -206,12 +209,12 @@ class Beat:
         )
 
     def _look_ahead(self, leading: Sequence[Shard]) -> bool:
-        """Prepare what is coming while nothing is due; whether there is more to prepare."""
+        """Prepare upcoming steps while nothing is due; return whether there is more to prepare."""
         until_ms = self._clock.now_ms() + _LOOK_AHEAD_MS
         return any([shard.look_ahead(until_ms=until_ms) for shard in leading])
 
     def _seconds(self, leading: Sequence[Shard], *, is_paused: bool) -> float:
-        """How long there is nothing to do, but never past the next renewal."""
+        """Return the seconds until there is work, at most until the next renewal of the lease."""
         seconds = [RENEW_SECONDS, self._living_beats.asks_in_seconds]
         if not is_paused:
             seconds += [shard.seconds_until_due for shard in leading]

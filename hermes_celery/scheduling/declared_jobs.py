@@ -1,8 +1,9 @@
-"""Jobs that a configuration describes: added, changed and removed with it.
+"""Keep the stored jobs of a project equal to the jobs that its configuration declares.
 
-The leader compares what its project declares with what is stored, each time that it takes the lead.
-Jobs that people made are left alone; a managed job that somebody paused stays paused. A managed
-job's id follows from its name, so that every beat means the same job.
+The leader compares the declared jobs with the stored ones each time it takes the lead. It adds,
+changes and removes managed jobs. It leaves jobs that people created alone, and keeps a paused
+managed job paused. A managed job's id is derived from its name, so every beat addresses the same
+job.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ from hermes_celery.instant import from_ms
 from hermes_celery.store import WRITES, Jobs, Write
 
 _log = logging.getLogger(__name__)
-#: What a job remembers of its beginning; not a difference.
+#: Fields that record when a job began. They are ignored when jobs are compared.
 _BEGINNINGS = ("anchor_ms", "created_ms")
-#: Races with ticks, and with people who pause a job, that are run again when lost.
+#: Attempts to write a job that a tick or a user changes at the same time.
 _RETRIES = 5
 
 
 class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done, by the jobs' names."""
+    """The names of the jobs that a synchronisation added, changed, removed or refused."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    #: What could not be made or written: the name, and why.
+    #: Jobs that are invalid or could not be written: name to reason.
     refused: dict[str, str] = {}
-    #: Whether others were faster again and again, so that something is still to be written.
+    #: Whether a job is still to be written, because others changed it at every attempt.
     has_more: bool = False
 
 
 def managed_id(manager: str, name: str) -> str:
-    """The id of a managed job."""
+    """Return the id of a managed job: 12 hexadecimal digits."""
     return hashlib.sha256(f"{manager}\0{name}".encode()).hexdigest()[:12]
 
 
@@ -51,21 +52,21 @@ def managed_id(manager: str, name: str) -> str:
 class DeclaredJobs:
     """The jobs that one project declares."""
 
-    #: Who declares them; each of the stored jobs says so.
+    #: The name of the declaring project, stored in each of its jobs.
     manager: str
     requests: Mapping[str, JobRequest]
-    #: The zone of a job that names none.
+    #: The time zone of a job that names none.
     default_timezone: str
-    #: Where a job is declared, by its name, for people.
+    #: Returns the place in the source where a job is declared, given its name.
     place_of: Callable[[str], str | None] = lambda name: None
 
 
 def synchronise(
     jobs: Jobs, declared: DeclaredJobs, *, now: datetime, left: Collection[str] = ()
 ) -> SyncReport:
-    """Make the manager's jobs what is declared. One that cannot be made is told, not fatal.
+    """Make the manager's stored jobs equal to the declared ones; report invalid jobs and go on.
 
-    The ids in `left` are left alone: their jobs are on their way from another namespace.
+    Jobs whose ids are in `left` stay as they are: they are being moved from another namespace.
 
     Raises StoreError.
     """
@@ -114,10 +115,10 @@ def _placed(job: Job, place: str | None) -> Job:
 
 
 def _put(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str], bool]:
-    """Write what is new or differs, page by page.
+    """Write new and changed jobs, page by page.
 
-    Returns the name of each written job with the word for it, the id of each that was not written,
-    with the reason, and whether there is one that others changed each time.
+    Returns three things: for each written job its name and "added" or "changed"; for each refused
+    job its id and the reason; and whether a job was changed by others at every attempt.
     """
     done: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -133,7 +134,7 @@ def _put(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str]
 def _put_once(
     jobs: Jobs, new: Sequence[Job], done: dict[str, str], refused: dict[str, str]
 ) -> list[Job]:
-    """Write them, note what became of each, and return those that a tick or somebody changed."""
+    """Write the jobs, record each outcome, and return those that others changed meanwhile."""
     stored = jobs.get_many([job.id for job in new]) if new else {}
     writes, wanted = [], []
     for job in new:
@@ -158,7 +159,7 @@ def _put_once(
 
 
 def _write(old: Job | UnreadableJob | None, new: Job) -> Write | None:
-    """What is to be written; None where nothing differs. Raises HermesCeleryError."""
+    """Return the write that is needed, or None if nothing differs. Raises HermesCeleryError."""
     if isinstance(old, UnreadableJob):
         raise HermesCeleryError(old.fault)
     if old is None:
@@ -168,25 +169,25 @@ def _write(old: Job | UnreadableJob | None, new: Job) -> Write | None:
 
 
 def _changed(old: Job, new: Job) -> Job | None:
-    """The stored job with what is declared now; None where nothing differs."""
+    """Return the stored job with its declaration applied, or None if nothing differs."""
     beginning = {name: getattr(old.spec, name) for name in _BEGINNINGS}
     same_beginning = msgspec.structs.replace(new.spec, **beginning)
     if old.state is JobState.ERROR:
-        # What kept it from being planned may be mended, also where nothing of it was changed.
+        # The cause of the error may be repaired even if the declaration is the same.
         mended = msgspec.structs.replace(
             old, spec=new.spec, state=JobState.SCHEDULED, next_run_at=new.next_run_at
         )
         return over_if_used_up(mended)
     if same_beginning == old.spec:
         return None
-    # Who declares it, and where, is said anew; when it began is not.
+    # The manager and the place are updated; the beginning stays.
     declared = {name: getattr(new.spec, name) for name in ("managed_by", "declared_in")}
     spec = msgspec.structs.replace(with_beginning_of(old.spec, new.spec), **declared)
     return replanned(old, spec, now=from_ms(new.spec.created_ms))
 
 
 def _remove(jobs: Jobs, ids: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-    """Remove jobs: the names of those that were there, and whether one was changed meanwhile."""
+    """Remove jobs; return the removed jobs' names and whether others changed one meanwhile."""
     removed: list[str] = []
     has_more = False
     for start in range(0, len(ids), WRITES):

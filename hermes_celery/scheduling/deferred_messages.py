@@ -1,10 +1,11 @@
-"""Messages that are built when their run was admitted: built and pushed, or the run ended.
+"""Build the messages of admitted runs and push them, or end the runs.
 
-Building one runs code of the project's: it may raise (a lock as celery-once takes it, a router, a
-broker that is away), publish nothing, or publish by itself. Whatever it does costs this run and no
-other, and never the job's schedule. A run whose leader is killed before the push is queued without
-a message; the next pass of rescue builds it. So is one whose building goes on for longer than a
-tick may wait (`celery_app.message_time_limit`): rescue asks for its message again.
+These are runs whose message is built after the run was admitted. Building runs the project's own
+code. That code may raise (a lock such as celery-once's, a router, an unreachable broker), publish
+nothing, or publish by itself. An error costs this run only, never another run or the job's
+schedule. If the leader is killed before the push, the run is queued without a message, and the next
+pass of rescue builds it. If building takes longer than a tick may wait
+(`celery_app.message_time_limit`), rescue asks for the message again.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from hermes_celery.store import Advance, DueIndex
 
 _log = logging.getLogger(__name__)
+#: Seconds that a tick, or a pass of rescue, lets the project's own code build messages: a fraction
+#: of the lease. `celery_app.message_time_limit` bounds a single message.
+BUILDING_SECONDS = 0.25
 _MOST_ERROR = 1_000
-#: How long until rescue asks again for a message that is still being built.
+#: Milliseconds until rescue asks again for a message that is still being built.
 _AGAIN_MS = 250
 
 
@@ -38,10 +42,10 @@ def built_or_fault(
     attempt: int = 1,
     push: int = 0,
 ) -> BuiltMessage:
-    """Build a run's message; what it raises becomes the reason why there is none."""
+    """Build a run's message; an error becomes a FAILED outcome with its reason."""
     try:
         return messages.build(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
-    except Exception as error:  # noqa: BLE001 - the project's own code costs its own run only
+    except Exception as error:  # noqa: BLE001 - the project's code may fail its own run only
         text = error_text(error)
         return BuiltMessage(
             way=BuildOutcome.FAILED, why=f"its message could not be published: {text}"[:_MOST_ERROR]
@@ -56,10 +60,10 @@ def build_and_push(
     token: int,
     now_ms: int,
 ) -> None:
-    """Build the messages of late steps that were taken at `now_ms`, and push them together.
+    """Build the messages of the runs admitted at `now_ms`, and push them together.
 
-    What the server refuses is pushed by rescue. Raises LeaseLost when a younger leader is known,
-    and StoreUnavailable.
+    Rescue pushes what the server refuses. Raises LeaseLost when a newer leader is known, and
+    StoreUnavailable.
     """
     pushes, pending = [], []
     for advance in admitted:
@@ -96,14 +100,14 @@ def _end(
             now_ms=now_ms,
         )
     except StoreError as error:
-        # Rescue builds it once more, and ends it then.
+        # Rescue builds the message again and ends the run then.
         event(_log, "run.end_failed", level=logging.ERROR, run=advance.run_id, why=error)
         return
     tell_ended(advance.run_id, built)
 
 
 def ending_of(built: BuiltMessage) -> tuple[RunState, str, str]:
-    """How a run ends that got no message: its state, reason and error."""
+    """Return the state, reason and error with which a run without a message ends."""
     if built.way is BuildOutcome.FAILED:
         return RunState.FAILED, "", built.why
     return RunState.SKIPPED, built.why, ""

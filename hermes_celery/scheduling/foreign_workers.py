@@ -1,20 +1,26 @@
-"""Workers without our hooks, on queues that our task jobs go to: found out, and what follows.
+"""Find Celery workers without our hooks on the queues of task jobs, and decide what follows.
 
-Celery's workers without `Cron(app)` execute a task and report nothing. That a queue has such
-consumers is known from what they answer to Celery's own question for the queues that they consume,
-never guessed from the absence of others. A thread of the leader asks, so that a tick never waits:
-as soon as a task goes to a queue that no worker with hooks consumes, from time to time while that
-is so, or while one without them is there, every few seconds while any run is queued, and before a
-run of a task is pushed again. What it heard is stored, for other processes and for the next leader,
-and is true for a minute. When they were there last is remembered for a day: one that has left by
-now may have taken a message. What remains: one that came and went between two questions, and one
-that never answered.
+Celery workers without `Cron(app)` execute a task and report nothing to hermes-celery. The leader
+finds them by asking Celery which queues each worker consumes. It never infers them from the absence
+of other workers. A thread asks, so that a tick never waits:
 
-    only such consumers            a run is over when it is pushed: `sent`
-    some, and workers with hooks   a run is followed; where its message has left the queue and
-                                   nobody claimed it, it ends as sent: one of them may have run it
-    some when the run was queued   the same, though they have left since
-    none since the run was queued  its message was lost, and is pushed again
+- at once, when a task goes to a queue that no worker with hooks consumes;
+- at intervals while there is such a queue, or while a foreign worker is there;
+- every few seconds while any run is queued;
+- before a task's run is pushed again.
+
+The answers are stored for other processes and for the next leader, and hold for a minute. The last
+time a foreign worker was seen is kept for a day, because a worker that has left may have taken a
+message. Not found: a worker that comes and goes between two questions, and one that never answers.
+
+    queue has only foreign workers     a run ends as `sent` when it is pushed
+    queue has both kinds               a run is followed; if its message has left the queue and no
+                                       worker claimed it, it ends as sent: a foreign worker may
+                                       have executed it
+    foreign workers left after the     the same
+    run was queued
+    no foreign workers since the       its message was lost, and is pushed again
+    run was queued
 """
 
 from __future__ import annotations
@@ -42,22 +48,23 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _ASK_EVERY_MS = 15_000
-#: While nobody at all is known to consume a queue.
+#: The interval while a queue has no known consumer.
 _ASK_SOON_MS = 5_000
-#: While runs are queued: one of them may be in the hands of a worker that leaves soon.
+#: The interval while runs are queued: a worker may take a message and leave soon after.
 _ASK_QUEUED_MS = 3_000
-#: How long after the first question without an answer they may still have taken something.
+#: A foreign worker may have taken a message up to this long after it was first found missing.
 _UNSEEN_MS = 10_000
-#: How often the thread looks whether there is something to ask.
+#: Seconds between two checks of the thread for a reason to ask.
 _LOOK_SECONDS = 3.0
-#: How long a run that is to be pushed again waits for an answer; asking that hangs stops nobody.
+#: A run waits at most this long for an answer before it is pushed again, in case asking hangs.
 _PATIENCE_MS = 20_000
-#: A worker with our tasks that answers for so long without a sign is no worker of ours.
+#: A worker that has our tasks and writes no worker sign for this long belongs to another namespace.
 _STRANGE_MS = 60_000
 _MOST_GONE = 10_000
-#: Less than a message waits before it is pushed again: what is overdue was pushed before that.
+#: A list found empty counts as empty this long. It is shorter than the wait before a message is
+#: pushed again, so the message of every overdue run was pushed before the list was found empty.
 _EMPTY_MS = 30_000
-#: How long a queue is remembered after it was seen last.
+#: A queue is forgotten this long after a foreign worker was last seen on it.
 _FORGET_MS = 86_400_000
 
 
@@ -66,26 +73,26 @@ def _begin_thread(loop: Callable[[], None]) -> None:
 
 
 class AsksWorkers(Protocol):
-    """What asks Celery's workers: `inspecting.Inspection`, or a stand-in."""
+    """Asks Celery's workers: `inspecting.Inspection`, or a fake in tests."""
 
     def queues(self) -> Sequence[tuple[str, Collection[str]]]:
-        """Each answer: a worker and the queues that it consumes; several may have one name."""
+        """Return each answer: a worker's name and its queues. Several workers may share a name."""
 
     def with_hooks(self, workers: Collection[str]) -> Collection[str]:
-        """Which of some workers have our tasks."""
+        """Return those of the given workers that have our tasks."""
 
 
 class _Consumer(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker on a queue, named by no sign of ours."""
+    """A worker on a queue, without a worker sign of ours."""
 
     worker: str
     queue: str
-    #: Whether it is no worker of ours for certain.
+    #: Whether the worker is foreign for certain.
     is_sure: bool
 
 
 class ForeignWorkers:
-    """What one leader knows of them. Every method but `look` returns at once."""
+    """One leader's knowledge of foreign workers. Every method except `look` returns at once."""
 
     def __init__(
         self,
@@ -96,9 +103,9 @@ class ForeignWorkers:
         key_prefix: str = "",
         begin: Callable[[Callable[[], None]], None] = _begin_thread,
     ) -> None:
-        """`database` is this object's own; `key_prefix` stands before each queue's key in Redis.
+        """Take a `database` used by this object alone; `begin` starts the loop that asks.
 
-        `begin` has the loop done that asks.
+        `key_prefix` is the prefix of each queue's key in Redis.
         """
         self._begin = begin
         self._has_begun = False
@@ -110,31 +117,31 @@ class ForeignWorkers:
         self._key_prefix = key_prefix
         self._complaint = RateLimitedLog()
         self._wanted = threading.Event()
-        #: Queues that tasks went to.
+        #: Queues that task messages were sent to.
         self._task_queues: set[str] = set()
         self._known: Mapping[str, ForeignQueue] = {}
-        #: Those whose consumers may be workers of ours that have just started.
+        #: Queues whose unknown consumers may be our own workers that have just started.
         self._suspected: dict[str, ForeignQueue] = {}
-        #: Those that have no other consumers now, and why a run there is sent.
+        #: Queues with foreign consumers only, with the reason to record for a sent run.
         self._only: Mapping[str, str] = {}
-        #: When the last question was asked that is answered, and the last one.
+        #: When the last answered question was asked, and the last question of all.
         self._heard_ms = 0
         self._asked_ms = 0
-        #: By run: since when its message is known to have left its queue.
+        #: By run: when its message was first found missing from its queue.
         self._gone: dict[str, int] = {}
-        #: By Redis list: since when all messages are known to have left it that wait long.
+        #: By Redis list: when it was found empty.
         self._empty: dict[str, int] = {}
-        #: Workers and queues that no sign of ours names, and since when they answer.
+        #: Worker and queue without a worker sign of ours, and when they first answered.
         self._unsigned: Mapping[tuple[str, str], int] = {}
 
     def begin(self) -> None:
-        """Go on with what a leader before this one has stored. Raises StoreError."""
+        """Continue with what the previous leader has stored. Raises StoreError."""
         self._remember()
         if self._task_queues:
             self._want()
 
     def why_sent(self, spec: JobSpec, queue: str) -> str:
-        """Why a run that is pushed to that Redis list now is over; "" where it is followed."""
+        """Return why a run pushed to that Redis list now ends as sent; "" if it is followed."""
         if spec.task is None:
             return ""
         name = self._name(queue)
@@ -144,7 +151,7 @@ class ForeignWorkers:
         return self._only.get(name, "")
 
     def fate(self, run: Run, spec: JobSpec, *, queue: str, now_ms: int) -> Fate:
-        """What becomes of a run that nobody claimed in time."""
+        """Return what to do with a run that no worker claimed in time."""
         if spec.task is None:
             return Fate()
         why = self.why_sent(spec, queue)
@@ -159,7 +166,10 @@ class ForeignWorkers:
         )
 
     def _why_taken(self, name: str, *, queued_ms: int, was_asked: bool) -> str:
-        """Why a run may have been taken since it was queued, by whoever has left by now too."""
+        """Return why a foreign worker may have taken a run since it was queued; "" if none can.
+
+        Workers that have left since then count as well.
+        """
         known = self._known.get(name)
         if known is not None and known.seen_ms >= queued_ms:
             return known.why_taken
@@ -171,9 +181,9 @@ class ForeignWorkers:
         return ""
 
     def is_gone(self, run: Run, *, now_ms: int, empty: str = "") -> None:
-        """Hear that a run's message has left its queue: who took it must be asked before more.
+        """Note that a run's message has left its queue, and ask the workers who may have taken it.
 
-        `empty` is the Redis list, if all others have left it too.
+        `empty` is the Redis list, if all other messages have left it too.
         """
         if len(self._gone) > _MOST_GONE:
             self._gone.clear()
@@ -183,9 +193,9 @@ class ForeignWorkers:
             self._want()
 
     def _was_asked(self, run: Run, queue: str, *, now_ms: int) -> bool:
-        """Whether it was asked who consumes what, since its message was seen to be gone."""
-        # Of a run that is overdue, the message was pushed before: of many that are lost at once,
-        # the first ones are asked for.
+        """Return whether the workers were asked since the run's message was found missing."""
+        # One answer after the list was found empty serves every overdue run on it, because the
+        # message of each was pushed before then.
         emptied_ms = self._empty.get(queue, 0)
         if now_ms - emptied_ms <= _EMPTY_MS and self._heard_ms >= emptied_ms:
             self._gone.pop(run.id, None)
@@ -199,21 +209,21 @@ class ForeignWorkers:
         return True
 
     def only_foreign(self, queue: str) -> str:
-        """Why a run whose message has left that Redis list is over; "" where it may be claimed."""
+        """Return why a run ends as sent if its message has left that list; "" if it does not."""
         name = self._name(queue)
         return self._known[name].why_taken if name in self._only else ""
 
     @property
     def has_any(self) -> bool:
-        """Whether any queue is known that only such workers consume."""
+        """True if a queue is known that only foreign workers consume."""
         return bool(self._only)
 
     def look(self, now_ms: int) -> None:
-        """Ask if there is reason to, and note what follows. Raises what the asking raises."""
+        """Ask the workers if there is reason to, and store the answers. Raises what asking does."""
         who = crew(self._database, now_ms=now_ms)
         if not self._has_read:
             self._remember()
-        # What is known is true before the answers come, which takes a second or two.
+        # The stored knowledge already holds; the answers take a second or two.
         self._judge(who, now_ms=now_ms)
         if self._wanted.is_set() or self._is_due(who, now_ms):
             self._wanted.clear()
@@ -221,7 +231,7 @@ class ForeignWorkers:
             try:
                 self._remember_answers(self._foreign(who, now_ms), who, now_ms=now_ms)
             finally:
-                # An answer that cannot be had must not keep a lost message back for ever.
+                # A question without an answer must not hold a lost message back for ever.
                 self._heard_ms = now_ms
         self._judge(who, now_ms=now_ms)
 
@@ -229,34 +239,34 @@ class ForeignWorkers:
         if now_ms - self._asked_ms >= _ASK_QUEUED_MS and self._is_any_queued():
             return True
         lacking = {name for name in self._task_queues if not who.consumers(name)}
-        # When one leaves must be known: what is queued long after that was lost, not taken.
+        # Ask until they leave: a message queued long after that was lost, not taken.
         if not lacking and not self._is_any_there():
             return False
         wait_ms = _ASK_EVERY_MS if lacking <= self._only.keys() else _ASK_SOON_MS
         return now_ms - self._asked_ms >= wait_ms
 
     def _is_any_there(self) -> bool:
-        """Whether one that does not report answered the last question."""
+        """Return whether a foreign worker answered the last question."""
         return any(not one.gone_ms for one in (*self._known.values(), *self._suspected.values()))
 
     def _is_any_queued(self) -> bool:
-        """Whether a run may be in the hands of a worker that does not report."""
+        """Return whether a run is queued, whose message a foreign worker may have taken."""
         return bool(self._task_queues and Load(self._database).queued())
 
     def _remember(self) -> None:
-        """What a leader before this one stored."""
+        """Read what the previous leader has stored."""
         stored = {name: one for name, one in self._stored.read().items() if one.is_sure}
         self._known = {**stored, **self._known}
         self._task_queues |= self._known.keys()
         self._has_read = True
 
     def _foreign(self, who: Crew, now_ms: int) -> list[_Consumer]:
-        """Who consumes our tasks' queues and is named by no sign of ours."""
+        """Return the consumers of our tasks' queues that have no worker sign of ours."""
         before = self._unsigned
         found = _unsigned(self._asking.queues(), who, self._task_queues)
         self._unsigned = {one: before.get(one, now_ms) for one in found}
-        # A worker that starts answers before it gives its first sign, one that cannot write gives
-        # none. Whoever has our tasks and gives no sign for long belongs to another namespace.
+        # A starting worker answers before it writes its first sign; a worker that cannot write
+        # has none. A worker with our tasks and without a sign for long is another namespace's.
         workers = {worker for worker, _ in found}
         hooked = self._asking.with_hooks(workers) if workers else ()
         return [
@@ -294,7 +304,7 @@ class ForeignWorkers:
         self._stored.forget(old)
 
     def _suspect(self, found: Mapping[str, ForeignQueue], who: Crew, *, now_ms: int) -> None:
-        """Note who may be foreign, until it gives a sign of ours."""
+        """Note workers that may be foreign, until they write a worker sign of ours."""
         ours = {node_of(name) for name in who.signs}
         for name, one in list(self._suspected.items()):
             if ours.issuperset(one.workers) or now_ms - one.seen_ms > _FORGET_MS:
@@ -319,7 +329,10 @@ class ForeignWorkers:
         return base_of(queue).removeprefix(self._key_prefix)
 
     def _want(self) -> None:
-        """Have the thread ask soon; it begins with the first wish, after any fork."""
+        """Make the thread ask soon.
+
+        The first call starts the thread, so the thread starts after any fork.
+        """
         self._wanted.set()
         if not self._has_begun:
             self._has_begun = True
@@ -331,7 +344,7 @@ class ForeignWorkers:
             try:
                 self.look(self._clock.now_ms())
                 self._complaint.over()
-            except Exception as error:  # noqa: BLE001 - the thread must outlive what it ran into
+            except Exception as error:  # noqa: BLE001 - the thread must survive any error
                 if self._complaint.may_say(self._clock.monotonic()):
                     event(_log, "queue.unasked", level=logging.WARNING, why=error)
                 pause.wait(_LOOK_SECONDS)
@@ -339,17 +352,20 @@ class ForeignWorkers:
 
 
 def _has_hooks(who: Crew, queue: str) -> bool:
-    """Whether a worker that reports consumes a queue, or may: 0.1.0 does not say what it does."""
+    """Return whether a worker that reports consumes a queue, or may.
+
+    A 0.1.0 worker does not say which queues it consumes.
+    """
     return who.has_older or bool(who.consumers(queue))
 
 
 def _unsigned(
     answers: Sequence[tuple[str, Collection[str]]], who: Crew, queues: Collection[str]
 ) -> set[tuple[str, str]]:
-    """The workers and queues among the answers that no sign of ours explains.
+    """Return the pairs of worker and queue among the answers that no worker sign accounts for.
 
-    Two workers on one host have the same name where nobody gave them one; so more answers than
-    signs, or a queue that no sign names, are those of another.
+    Two workers on one host share a name unless they were given one. So more answers than signs, or
+    a queue that no sign names, belong to another worker.
     """
     found = set()
     older = {node_of(name) for name in who.names if name not in who.signs}

@@ -1,8 +1,8 @@
-"""What whoever leads shard 0 does for the whole namespace: begin, then pass after pass.
+"""Do what the leader of shard 0 does for the whole namespace: begin once, then pass after pass.
 
-A pass comes once a second, and at once again while there is more to do: it compares stored records,
-rescues runs, pushes deliveries and forgets what is old. Each of these is a duty of its own, so that
-one which fails keeps no other back.
+There is a pass every second, and at once again while there is more to do. A pass compares stored
+records, rescues runs, pushes deliveries and deletes old records. Each of these is a duty of its
+own, so a duty that fails does not hold back the others.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _EVERY_SECONDS = 1.0
 _NEXT_SECONDS = 0.05
 #: Never 0, so that a beat does not spin.
 _SHORTEST_SECONDS = 0.001
-#: Faults that wait to be told. Beyond that the oldest is dropped: a job off the schedule has its
-#: note, and any other fails again.
+#: Faults that wait to be reported. Beyond that the oldest is dropped: a job that was taken off the
+#: schedule has a stored note, and any other job fails again.
 _MOST_UNTOLD = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderHooks:
-    """What others do when a beat leads shard 0, or stops."""
+    """Callbacks for the beat that leads shard 0."""
 
-    #: A new leader begins.
+    #: Called when a new leader begins.
     on_lead: Callable[[], None] = lambda: None
-    #: A pass, with the fencing token and the server's time in Unix milliseconds.
+    #: Called in each pass, with the fencing token and the server's time in Unix milliseconds.
     on_pass: Callable[[int, int], None] = lambda token, now_ms: None
-    #: One step of comparing stored records; whether there is more to do at once.
+    #: Compares some stored records; returns whether there is more to do at once.
     sweep: Callable[[int, int], bool] = lambda token, now_ms: False
-    #: A tick could not plan or dispatch a job.
+    #: Called when a tick could not plan or dispatch a job.
     on_fault: Callable[[BrokenJob], None] = lambda fault: None
-    #: Runs were given up as lost.
+    #: Called with the ids of runs that were given up as lost.
     on_lost: Callable[[Sequence[str]], None] = lambda run_ids: None
-    #: The beat stops.
+    #: Called when the beat stops.
     on_stop: Callable[[], None] = lambda: None
 
 
@@ -64,7 +64,7 @@ class LeaderDuties:
         hooks: LeaderHooks | None = None,
         on_broken: OnBroken = ignored,
     ) -> None:
-        """`on_broken` hears of each broken record that keeps a duty from being done."""
+        """Take the collaborators; `on_broken` gets each broken record that makes a duty fail."""
         self._rescuer = rescuer
         self._history = history
         self._clock = clock
@@ -85,13 +85,13 @@ class LeaderDuties:
         self._untold: deque[BrokenJob] = deque(maxlen=_MOST_UNTOLD)
 
     def take_over(self) -> None:
-        """Begin as a new leader, at the next `begin`."""
+        """Let the next `begin` begin as a new leader."""
         self._must_begin = True
 
     def begin(self, bad_count: RecordBroken | None) -> None:
-        """Do what a new leader does first, once; again and again where it fails.
+        """Do what a new leader does first, once; a failure is tried again at the next call.
 
-        `bad_count` is what is wrong with the stored number of shards. Raises StoreUnavailable.
+        `bad_count` is the fault of the stored number of shards, if any. Raises StoreUnavailable.
         """
         if self._must_begin:
             self._must_begin = not self._begin.attempt(lambda: self._begun(bad_count), False)
@@ -103,7 +103,7 @@ class LeaderDuties:
         return True
 
     def tell_of_fault(self, fault: BrokenJob) -> None:
-        """Tell of a job that a tick could not plan or dispatch, in a later pass if need be.
+        """Report a job that a tick could not plan or dispatch; if that fails, a later pass does it.
 
         Raises LeaseLost and StoreUnavailable.
         """
@@ -118,25 +118,25 @@ class LeaderDuties:
 
         while self._untold and not self._tell_of_faults.waits_seconds:
             if not self._tell_of_faults.attempt(told, False):
-                # One that fails again and again must not keep the others back.
+                # A report that fails again and again must not hold back the others.
                 self._untold.rotate(-1)
             else:
                 self._untold.popleft()
 
     def stop(self) -> None:
-        """End what goes on beside the beat."""
+        """Stop the threads that run beside the beat."""
         self._hooks.on_stop()
 
     @property
     def due_in_seconds(self) -> float:
-        """How long until the next pass is due; infinite before the first one."""
+        """Seconds until the next pass is due; infinite before the first one."""
         if not self._passed_at:
             return float("inf")
         again_at = self._passed_at + self._wait_seconds
         return max(again_at - self._clock.monotonic(), _SHORTEST_SECONDS)
 
     def pass_if_due(self, token: int, *, is_busy: bool) -> None:
-        """Do one pass if it is time for one; while a tick has work, it is once a second.
+        """Do one pass if it is due; while ticks are busy, at most one pass a second.
 
         Raises LeaseLost and StoreUnavailable.
         """
@@ -149,9 +149,10 @@ class LeaderDuties:
         self._wait_seconds = _NEXT_SECONDS if has_more else _EVERY_SECONDS
 
     def _pass_once(self, token: int, now_ms: int) -> bool:
-        """One pass; whether there is more to do. A part of it that fails keeps no other back."""
+        """Do one pass; return whether there is more to do. A failing part holds back no other."""
         hooks, history = self._hooks, self._history
-        # First: what nothing stands behind must not fill the view of the others.
+        # The sweep is first: it removes index entries without a record, which would fill the
+        # batches of the other duties.
         is_sweeping = self._sweep.attempt(lambda: hooks.sweep(token, now_ms), False)
         rescued = self._rescue.attempt(
             lambda: self._rescuer.rescue(token=token, now_ms=now_ms), RescueReport()

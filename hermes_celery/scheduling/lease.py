@@ -1,23 +1,22 @@
-"""Leadership: which one of many beats ticks; where the due index is split, a shard of it.
+"""Leadership: decide which of many beats ticks. A split due index has one lease for each shard.
 
 The lease is a key with an owner and an expiry of about a second. Taking it raises the term, a
-counter that only rises; the term is the fencing token, and every script that a tick runs compares
-it first. So:
+counter that only rises. The term is the fencing token: every script that a tick runs compares it
+first. So:
 
-- Two beats that both believe to lead do no harm: the older one's writes answer `fenced`.
+- Two beats that both believe they lead do no harm: the older one's writes answer `fenced`.
 - A leader that was frozen, or cut off from Redis, stops by its own monotonic clock *before* its
-  lease can have expired: the time counts from before the renewal was sent, not from its answer.
-- A clean stop deletes the lease and wakes the standbys, so that one takes over at once; after a
-  kill -9 one does as soon as the key expires.
-- Redis that lost its memory counts terms from one again; a leader of before finds another number,
-  or its own lease missing, and asks anew. Each beat tells the greatest term that it has heard of,
-  and the count goes on beyond it: a lease that was taken again never has the term of before. A
-  server that was restarted or promoted may have forgotten the latest terms only: the first leader
-  there leaves a thousand numbers out, so that its token is never that of a leader which the server
-  forgot.
-- A value that is no lease, no term or no leader, and a lease without an expiry (somebody wrote it
-  by hand), would keep everybody from leading for ever. Whoever wants to lead mends it: nobody can
-  hold such a lease, and a term that begins anew begins at a number that was never reached.
+  lease can have expired. It counts from before the renewal was sent, not from the answer.
+- A clean stop deletes the lease and wakes the standbys, so that one takes over at once. After a
+  kill -9, one takes over as soon as the key expires.
+- A Redis that lost its data counts terms from one again. The earlier leader then finds another
+  number, or no lease, and asks again. Each beat sends the greatest term it knows, and the count
+  goes on beyond it, so a lease that is taken again never repeats a term. A server that was
+  restarted or promoted may have lost only the latest terms. The first leader there skips a
+  thousand numbers, so that its token was never held by a leader that the server forgot.
+- Without repair, an invalid lease, term or leader, or a lease without an expiry (written by hand),
+  would block every beat for ever. A beat that wants to lead repairs it: no beat can hold such a
+  lease, and a repaired term starts at a number that was never reached.
 
 Redlock is not used: one Redis holds the schedules, so the lease cannot be safer than they are.
 """
@@ -57,33 +56,33 @@ class Lease:
         shard: int = 0,
         on_broken: OnBroken = ignored,
     ) -> None:
-        """`on_broken` hears of what was no lease, term or leader, and was mended."""
+        """Take the collaborators; `on_broken` gets each repaired lease, term or leader."""
         self._on_broken = on_broken
         self._stored = StoredLease(database, shard=shard)
         self._clock = clock
         self._owner = owner
         self._token: int | None = None
-        #: The greatest term that this beat led in or stood by for.
+        #: The greatest term this beat has led in or stood by for.
         self._known = 0
         self._sent_at = 0.0
         self._free_at = 0.0
 
     @property
     def free_in_seconds(self) -> float:
-        """How long somebody else's lease lasts if its holder is dead; 0 when it may be free."""
+        """Seconds until another beat's lease expires if its holder is dead; 0 if it may be free."""
         return max(self._free_at - self._clock.monotonic(), 0.0)
 
     @property
     def token(self) -> int | None:
-        """The fencing token while this beat may act, else None. Asks nobody."""
+        """The fencing token while this beat may act, else None. Does not ask Redis."""
         if self._token is None or self._age() > LEASE_MS / 1000 * _TRUSTED:
             return None
         return self._token
 
     def hold(self) -> int | None:
-        """Take or renew the lease where it is time to, and return the fencing token.
+        """Take the lease, or renew it when it is time to, and return the fencing token.
 
-        None means that somebody else leads. Raises StoreUnavailable when Redis does not answer.
+        Returns None if another beat leads. Raises StoreUnavailable when Redis does not answer.
         """
         if self._token is not None and self._age() < RENEW_SECONDS:
             return self._token
@@ -92,10 +91,10 @@ class Lease:
         return self.token
 
     def require(self) -> int:
-        """The fencing token. Raises LeaseLost when this beat may not act."""
+        """Return the fencing token. Raises LeaseLost when this beat may not act."""
         token = self.token
         if token is None:
-            raise LeaseLost("the lease ran out before it was renewed; standing by")
+            raise LeaseLost("the lease expired before it was renewed; standing by")
         return token
 
     def drop(self) -> None:
@@ -103,7 +102,7 @@ class Lease:
         self._token = None
 
     def release(self) -> None:
-        """Stop leading, so that a standby takes over at once. Harmless when not leading."""
+        """Release the lease, so that a standby takes over at once. Does nothing if not leading."""
         if self._token is None:
             return
         self._token = None
@@ -122,7 +121,7 @@ class Lease:
         answer = self._stored.take(self._owner, lease_ms=LEASE_MS, now_ms=now_ms, known=self._known)
         for key, what in answer.mended:
             event(_log, "lease.mended", level=logging.WARNING, key=key, what=what)
-            self._on_broken("", key, f"{what}; that is mended")
+            self._on_broken("", key, f"{what}; it was repaired")
         self._known = max(self._known, answer.term)
         if answer.is_ours:
             self._token, self._sent_at = answer.term, sent_at

@@ -1,12 +1,12 @@
-"""Which beats live, and which shards each of them leads.
+"""Keep the list of living beats, and assign each beat its shards.
 
-Each beat says so as often as it renews its leases, for as long as a lease lasts. All of them see
-the same list, and shard number i belongs to the i-th of them, counted round and round in the order
-of their names; so everybody knows its own without asking, shards are spread evenly, and a beat that
-comes or goes moves them within a second. Two beats that see different lists for a moment do no
-harm: a shard has one lease, and the fencing token decides.
+Each beat registers as often as it renews its leases, and is listed for as long as a lease lasts.
+All beats see the same list. With n beats, sorted by name, shard number i belongs to beat i modulo
+n. So each beat knows its shards without asking, shards are spread evenly, and a beat that comes or
+goes moves them within a second. Two beats that see different lists for a moment do no harm: a shard
+has one lease, and the fencing token decides.
 
-Where there is one shard nobody joins: whoever holds its lease leads, the others stand by for it.
+With one shard no beat registers: the holder of its lease leads, the others stand by.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class LivingBeats:
-    """One beat's view of all beats."""
+    """One beat's view of all living beats."""
 
     def __init__(
         self, shards: Shards, *, owner: str, clock: Clock, on_broken: OnBroken = ignored
     ) -> None:
-        """`on_broken` hears of a list of beats that cannot be read."""
+        """Take the collaborators; `on_broken` gets an unreadable list of beats."""
         self._sharing = Duty("share", clock=clock, on_broken=on_broken)
         self._shards = shards
         self._owner = owner
@@ -38,17 +38,17 @@ class LivingBeats:
         self._ask_at = 0.0
 
     def count(self) -> int:
-        """How many shards there are now, asked for anew. Raises StoreUnavailable."""
+        """Read the number of shards from Redis. Raises StoreUnavailable."""
         return self._shards.count()
 
     def fault(self) -> RecordBroken | None:
-        """What is wrong with the stored number of shards."""
+        """Return the fault of the stored number of shards, or None."""
         return self._shards.fault()
 
     def share(self, count: int) -> range:
-        """The numbers of the shards, of `count`, that this beat is to lead now.
+        """Return the numbers of the shards, of `count`, that this beat leads now.
 
-        A beat that cannot know the others tries for all: each shard has one lease. Raises
+        Without a readable list of beats it is all of them: each shard has one lease. Raises
         StoreUnavailable.
         """
         return self._sharing.attempt(lambda: self._share(count), range(count))
@@ -63,11 +63,11 @@ class LivingBeats:
 
     @property
     def asks_in_seconds(self) -> float:
-        """How long the list is good for."""
+        """Seconds until the list is read again."""
         return max(self._ask_at - self._clock.monotonic(), 0.0) if self._names else RENEW_SECONDS
 
     def leave(self) -> None:
-        """Say goodbye, so that the others share at once what this beat led."""
+        """Unregister, so that the other beats take over this beat's shards at once."""
         if self._names:
             self._names = []
             self._shards.leave(self._owner)
@@ -75,8 +75,8 @@ class LivingBeats:
     def _join(self) -> None:
         asked_at, now_ms = self._clock.monotonic(), self._clock.now_ms()
         living = self._shards.join(self._owner, now_ms=now_ms, dead_ms=now_ms + LEASE_MS)
-        # Ours is among them, whatever somebody else's clock or hand removed meanwhile.
+        # Our own name belongs to the list, even if another beat or a person removed it meanwhile.
         self._names = sorted({*living, self._owner})
-        # Asked again when the next of the others is taken for dead, if not before.
+        # Read the list again when the next beat would count as dead, or earlier.
         first_ms = min(living.values()) - now_ms + 1
         self._ask_at = asked_at + min(RENEW_SECONDS, max(first_ms, 1) / 1000)

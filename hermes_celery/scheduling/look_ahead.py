@@ -1,13 +1,12 @@
-"""What is due soon, planned while the beat waits, so that at the instant only the scripts run.
+"""Plan upcoming jobs while the beat waits, so that at the due instant only the scripts run.
 
-The due index says what comes within the next two seconds, and the tick which jobs come again within
-them. Each of those jobs is read, planned for the moment at which it is due, and its message is
-built; `take` hands out what its time has come for. That is safe because the script compares: a job
-that was edited, paused or removed meanwhile answers `moved`, and the tick, which looks at the index
-afterwards, plans it anew. It plans anew as well whatever cannot be foreseen here, and what was
-foreseen and is late.
+The due index names the jobs of the next two seconds; the tick names jobs that are due again within
+them. Each of these jobs is read, planned for its due instant, and its message is built. `take`
+returns the steps that are due. This is safe because the script compares: a job that was edited,
+paused or removed meanwhile answers `moved`. The tick reads the index afterwards and plans such a
+job again. It also plans what cannot be prepared here, and what was prepared but is late.
 
-It keeps at most 10,000 jobs; the leader holds no copy of the others.
+At most 10,000 jobs are prepared; the leader holds no copy of the others.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ if TYPE_CHECKING:
     from hermes_celery.store import Advance, BrokenJob, DueIndex
 
 _log = logging.getLogger(__name__)
-#: How far ahead jobs are planned; 10,000 of them take about a fifth of a second.
+#: Jobs are planned this far ahead; 10,000 of them take about a fifth of a second.
 HORIZON_MS = 2_000
-#: The index is asked again when this much of the horizon is unknown.
+#: The index is read again when this much of the horizon has not been read.
 _LOOK_EVERY_MS = 500
 _MOST = 10_000
 #: Jobs per step; a due job waits for one step at most, about 2 ms.
 _SLICE = 50
-#: A plan that is later than this is made anew: there may be something to catch up.
+#: The tick re-plans a step that is later than this: there may be occurrences to catch up.
 _FRESH_MS = 1_000
 
 
 class LookAhead:
-    """The coming steps of one leader. Instants are Unix milliseconds, the server's time."""
+    """The upcoming steps of one leader. Instants are Unix milliseconds, the server's time."""
 
     def __init__(self, due_index: DueIndex, messages: BuildsMessages) -> None:
         self._due_index = due_index
         self._messages = messages
         self._ids: deque[str] = deque()
-        #: A heap: when it is due, a number that differs, and the step.
+        #: A heap of due instant, tie-breaking number and step.
         self._steps: list[tuple[int, int, Advance]] = []
         self._counter = count()
         self._known_until_ms = 0
@@ -56,13 +55,13 @@ class LookAhead:
         return len(self._steps)
 
     def forget(self) -> None:
-        """Drop everything: somebody else may lead, or has led."""
+        """Drop all steps: another beat may lead, or may have led."""
         self._ids.clear()
         self._steps.clear()
         self._known_until_ms = 0
 
     def look(self, now_ms: int) -> bool:
-        """Prepare one slice of what is coming; False when there is nothing left to do.
+        """Prepare one slice of the upcoming jobs; return False when there is nothing to prepare.
 
         Raises StoreError.
         """
@@ -74,7 +73,7 @@ class LookAhead:
         return True
 
     def take(self, now_ms: int, *, resumed_ms: int, limit: int) -> list[Advance]:
-        """Return at most `limit` due steps; drop those that no longer mean what was planned."""
+        """Return at most `limit` due steps; drop steps whose plan no longer holds."""
         taken: list[Advance] = []
         while len(taken) < limit and self._steps and self._steps[0][0] <= now_ms:
             _, _, advance = heappop(self._steps)
@@ -83,7 +82,7 @@ class LookAhead:
         return taken
 
     def expect(self, steps: Iterable[Advance]) -> None:
-        """Jobs that are being advanced: those that come again so soon are to be prepared again."""
+        """Note the advanced jobs that are due again within the horizon, to prepare them."""
         for advance in steps:
             next_ms = advance.step.next_run_ms
             is_soon = next_ms is not None and next_ms <= self._known_until_ms
@@ -100,20 +99,20 @@ class LookAhead:
         return bool(self._ids)
 
     def _prepare(self, row: DueJob | BrokenJob) -> None:
-        """What cannot be prepared is the tick's to report when it is due."""
-        # Whether it is skipped is known only when it is dispatched.
+        """Plan one job and build its message; leave every fault to the tick, which reports it."""
+        # A job with catch-up SKIP is skipped or not depending on when it is dispatched.
         if not isinstance(row, DueJob) or row.spec.policy.catch_up is CatchUp.SKIP:
             return
-        # One that was moved since is found when its time comes nearer.
+        # A job that was moved beyond the horizon is found again when it comes nearer.
         if row.next_run_ms > self._known_until_ms or len(self._steps) >= _MOST:
             return
         try:
             (advance,) = steps_of(row, self._messages, now_ms=row.next_run_ms, resumed_ms=0)
-        except Exception as error:  # noqa: BLE001 - the tick meets it again, and tells of it
+        except Exception as error:  # noqa: BLE001 - the tick meets the error again and reports it
             event(_log, "job.not_prepared", level=logging.DEBUG, job=row.spec.id, why=error)
             return
         if advance.is_late:
-            # Nothing of it could be prepared but the plan; the tick bounds how many it builds.
+            # Its message is built after the run is admitted, and the tick limits how many.
             return
         heappush(self._steps, (row.next_run_ms, next(self._counter), advance))
 

@@ -1,15 +1,16 @@
-"""A project moves out of the namespace that all shared: what 0.1.0 kept in `hermes` comes along.
+"""Move a project's jobs out of the namespace `hermes`, which all projects shared in version 0.1.0.
 
-Version 0.1.0 kept the jobs of every project in `hermes`. The leader of a project's own namespace
-looks there: jobs that this project declared move, and jobs that were made at run time whose task
-only this project has. What is nobody's for sure stays, and is told.
+The leader of a project's own namespace checks `hermes`. It moves the jobs that this project
+declared, and the jobs made at run time whose task only this project has. Jobs whose owner is
+unclear stay, and are reported as an incident.
 
-Nothing moves while programs of 0.1.0 are there: their beats would declare the jobs anew, and their
-workers would throw away messages whose runs they cannot find. Until they are stopped, and as long
-as anything of the project is there, a second beat of this process ticks `hermes` as before, so that
-nothing stands still; what the project declares is written once its jobs have moved. A job whose run
-a worker performs moves when that has ended. Programs of 0.1.0 make jobs there for as long as they
-live: all is looked at again when the last of them is gone, and before the second beat ends.
+Nothing moves while programs of 0.1.0 live there: their beats would declare the jobs again, and
+their workers would discard messages whose runs they cannot find. Until those programs are stopped,
+and while jobs of the project are there, a second beat of this process ticks `hermes` as before, so
+that its jobs go on. The project's declared jobs are written once its jobs have moved. A job whose
+run is being performed moves when the run has ended. Programs of 0.1.0 may create jobs as long as
+they live, so all jobs are read again when the last of them is gone, and before the second beat
+ends.
 """
 
 from __future__ import annotations
@@ -30,31 +31,31 @@ if TYPE_CHECKING:
     from hermes_celery.store import Database
 
 _log = logging.getLogger(__name__)
-#: How long no program of 0.1.0 may be seen: one that restarts comes back within a few seconds.
+#: No program of 0.1.0 may be seen for this long: one that restarts is back within a few seconds.
 _QUIET_MS = 5_000
-#: How often programs of 0.1.0 are looked for where nothing is to be moved; one is seen for 10 s.
+#: How often to check for programs of 0.1.0 when there is nothing to move. Each stays visible 10 s.
 _LOOK_EVERY_MS = 2_000
-#: How many jobs one step looks at, and how many it moves.
+#: Jobs that one step reads, and jobs that it moves.
 _LOOKS, _MOVES = 1_000, 100
 #: The most names in one sentence.
 _NAMED = 5
-#: How long the second beat goes on after it was wanted last.
+#: The second beat goes on for this long after the last request for it.
 _WANTED_SECONDS = 15.0
 _OURS = ("celery.", "hermes_celery.")
 
 
 class OldBeat(Protocol):
-    """A beat of the old namespace: `Beat`, and its sign."""
+    """A beat of the old namespace: a `Beat` together with its registration."""
 
     def step(self) -> object:
-        """Tick what is due, and sleep."""
+        """Tick the due jobs, then sleep."""
 
     def stop(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
 
 
 class SecondBeat:
-    """A second beat of this process, in a thread of its own, for as long as it is wanted."""
+    """A second beat of this process, in its own thread, while it is wanted."""
 
     def __init__(self, make: Callable[[], OldBeat], *, clock: Clock) -> None:
         self._make = make
@@ -64,18 +65,18 @@ class SecondBeat:
         self._thread: threading.Thread | None = None
 
     def want(self) -> None:
-        """Let it tick, for some seconds from now."""
+        """Keep the beat ticking for some seconds from now."""
         self._until = self._clock.monotonic() + _WANTED_SECONDS
         if not self._stopped.is_set() and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._loop, name="hermes-old-beat", daemon=True)
             self._thread.start()
 
     def rest(self) -> None:
-        """Let it end after its step; it may be wanted again."""
+        """End the beat after its current step; `want` starts it again."""
         self._until = 0.0
 
     def stop(self) -> None:
-        """End it for good, so that another beat can lead there at once."""
+        """Stop the beat for good, so that another beat can lead there at once."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(timeout=2)
@@ -91,7 +92,7 @@ class SecondBeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """A job that was made at run time, of a task that this project has."""
+    """A job that was made at run time, and whose task this project has."""
 
     name: str
     task: str
@@ -99,16 +100,16 @@ class _Made:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnJobs:
-    """How a project knows which jobs are its own."""
+    """Tells a project's own jobs from those of other projects."""
 
-    #: Who declares its jobs, as each of them has it.
+    #: The manager's name, as stored in each of the project's declared jobs.
     manager: str
-    #: Whether the project has a task of that name.
+    #: Returns whether the project has a task of that name.
     knows_task: Callable[[str], bool]
 
 
 class NamespaceMove:
-    """One project's way from the namespace that all shared into its own."""
+    """The move of one project from the shared namespace into its own."""
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class NamespaceMove:
         over: Callable[[str], None],
         second: SecondBeat,
     ) -> None:
-        """`tell` and `over` make an incident, and end it."""
+        """Take the two namespaces; `tell` records an incident with a text, `over` ends it."""
         self._source, self._target = source, target
         self._jobs = Jobs(source)
         self._mover = Mover(source, target)
@@ -135,11 +136,11 @@ class NamespaceMove:
         self._lived_there = False
         self._older_at_ms: int | None = None
         self._looked_ms: int | None = None
-        #: The second beat ticks there.
+        #: Whether the second beat ticks there.
         self._is_beside = False
-        #: Nothing was left, and everything is looked at once more before it ends.
+        #: Whether nothing was left, and all jobs are read once more before the second beat ends.
         self._is_last_look = False
-        #: None: an earlier leader may have said something that is over.
+        #: The last reported text; None if an earlier leader may have recorded an incident.
         self._said: str | None = None
         self._moved = 0
         self._look_anew()
@@ -158,14 +159,14 @@ class NamespaceMove:
         return frozenset(self._declared)
 
     def begin(self, now_ms: int) -> bool:
-        """Look anew; whether what the project declares may be written now. For a new leader."""
+        """Start over as a new leader; return whether declared jobs may be written now."""
         self._begin_anew()
         return self.step(now_ms)
 
     def step(self, now_ms: int) -> bool:
-        """Take one step; whether what the project declares may be written now.
+        """Do one step of the move; return whether declared jobs may be written now.
 
-        Raises StoreUnavailable. Where this user may not look into the old namespace nothing of the
+        Raises StoreUnavailable. If this Redis user may not read the old namespace, no jobs of the
         project can be there.
         """
         try:
@@ -186,7 +187,7 @@ class NamespaceMove:
         older = self._older(now_ms)
         waits = bool(older) or self._is_fresh(now_ms)
         if self._older_at_ms is not None and not waits:
-            # They may have made jobs until their end.
+            # Programs of 0.1.0 may have created jobs until they ended.
             self._older_at_ms = None
             self._look_anew()
             self._look()
@@ -198,7 +199,7 @@ class NamespaceMove:
             self._say(self._waiting_text(older))
             return not self._declared
         if self._mover.follow_switch(now_ms=now_ms):
-            event(_log, "project.paused", level=logging.WARNING, why="everything was, in hermes")
+            event(_log, "project.paused", level=logging.WARNING, why="jobs in hermes were paused")
         self._move(now_ms)
         if self._has_work():
             self._want()
@@ -208,12 +209,12 @@ class NamespaceMove:
         return bool(self._declared or self._movable())
 
     def _want(self) -> None:
-        """Let the second beat tick; before it ends everything is looked at again."""
+        """Keep the second beat ticking; before it ends all jobs are read again."""
         self._is_beside, self._is_last_look = True, False
         self._second.want()
 
     def _look(self) -> None:
-        """Read what is there: the declared jobs at once, the others page by page."""
+        """Read the jobs in the old namespace: declared ones at once, others page by page."""
         if self._scan is None:
             self._lived_there = self._neighbours.enter() or self._lived_there
             ids = self._jobs.managed_by(self._own.manager)
@@ -230,7 +231,7 @@ class NamespaceMove:
                 self._sort_out(job)
 
     def _sort_out(self, job: Job | UnreadableJob) -> None:
-        """Note whether a job moves, stays for somebody else, or is nobody's for sure."""
+        """Note whether a job moves, belongs to another project, or has no clear owner."""
         if isinstance(job, UnreadableJob):
             self._keep(job.id, job.name or job.id)
             return
@@ -247,13 +248,16 @@ class NamespaceMove:
             self._keep(job.id, job.name)
 
     def _movable(self) -> list[str]:
-        """Jobs made at run time that can only be this project's, once all jobs were looked at."""
+        """Return jobs made at run time that can only be this project's; none until all are read."""
         if not self._is_scanned:
             return []
         return [one for one, made in self._made.items() if made.task not in self._foreign_tasks]
 
     def _older(self, now_ms: int) -> list[str]:
-        """Programs of 0.1.0 that live there. Our own workers, which finish runs there, are none."""
+        """Return the programs of 0.1.0 that live there.
+
+        Our own workers also finish runs there; they are left out.
+        """
         if not self._has_work() and self._has_looked(now_ms):
             return []
         self._looked_ms = now_ms
@@ -285,7 +289,7 @@ class NamespaceMove:
         try:
             answer = self._mover.move(job, now_ms=now_ms)
         except RecordBroken as error:
-            # It stays where it is, and so does its name among what is told.
+            # The job stays in the old namespace, and is named in the incident.
             self._forget(job.id)
             self._keep(job.id, job.name)
             event(_log, "job.not_moved", level=logging.ERROR, job=job.name, why=error)
@@ -299,7 +303,7 @@ class NamespaceMove:
             event(_log, "job.moved", job=job.name, from_=self._here, to=self._there)
         elif answer is Moved.RUNNING:
             self._say(f"job {job.name!r} moves from namespace {self._here!r} to "
-                      f"{self._there!r} when its run there has ended")  # fmt: skip
+                      f"{self._there!r} once its run there has ended")  # fmt: skip
 
     def _keep(self, job_id: str, name: str) -> None:
         if len(self._unclear) < _LOOKS:
@@ -310,7 +314,7 @@ class NamespaceMove:
         self._made.pop(job_id, None)
 
     def _settle(self, now_ms: int, *, waits: bool) -> None:
-        """Nothing is left to move: say what stays, or that all is well."""
+        """Report the jobs that stay, or end the incident. Called when nothing is left to move."""
         if self._moved:
             event(_log, "project.moved", jobs=self._moved, from_=self._here, to=self._there)
             self._moved = 0
@@ -324,7 +328,7 @@ class NamespaceMove:
             self._say(unclear)
             return
         if waits and self._lived_there:
-            # Programs of 0.1.0 may make jobs as long as they live.
+            # Programs of 0.1.0 may create jobs as long as they live.
             self._want()
         elif self._is_beside and not self._is_last_look:
             self._is_last_look = True
@@ -339,7 +343,7 @@ class NamespaceMove:
             self._said = ""
 
     def _leftovers(self, now_ms: int) -> str:
-        """What to say of jobs that may be ours, where nobody else takes care of them."""
+        """Return the text about jobs without a clear owner; "" if another program ticks them."""
         if not self._lived_there:
             return ""
         for job_id, made in self._made.items():
@@ -354,22 +358,21 @@ class NamespaceMove:
         if set(others) - set(mine):
             return ""
         shown = ", ".join(names[:_NAMED]) + (", ..." if names[_NAMED:] else "")
-        runs, them = ("it runs", "it") if len(names) == 1 else ("they run", "them")
+        still, them = ("it still runs", "it") if len(names) == 1 else ("they still run", "them")
         return (
-            f"{_counted(len(names))} in namespace {self._here!r} may be of this project, or of "
-            f"nobody: {shown}; {runs} on from there; take {them} along with `hermes-celery -N "
-            f"{self._there} move JOB`, or remove {them} with `hermes-celery -N {self._here} "
-            "remove JOB`"
+            f"{_counted(len(names))} in namespace {self._here!r} may belong to this project: "
+            f"{shown}; {still} there; move {them} with `hermes-celery -N {self._there} move JOB`, "
+            f"or remove {them} with `hermes-celery -N {self._here} remove JOB`"
         )
 
     def _waiting_text(self, older: list[str]) -> str:
         count = len(self._declared) + len(self._movable())
-        who = ", ".join(older) or "seen a few seconds ago"
-        goes, moves = ("goes", "job moves") if count == 1 else ("go", "jobs move")
+        who = ", ".join(older) or "last seen a few seconds ago"
+        still, moves = ("still runs", "job moves") if count == 1 else ("still run", "jobs move")
         return (
-            f"{_counted(count)} of this project in namespace {self._here!r} {goes} on from there, "
-            f"because programs of version 0.1.0 are there ({who}); when they are stopped, the "
-            f"{moves} to namespace {self._there!r} and what the project declares is written"
+            f"{_counted(count)} of this project {still} in namespace {self._here!r}, because "
+            f"programs of version 0.1.0 are there ({who}); once you stop them, the {moves} to "
+            f"namespace {self._there!r} and the project's declared jobs are written"
         )
 
     def _say(self, text: str) -> None:

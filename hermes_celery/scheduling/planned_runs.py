@@ -1,7 +1,7 @@
-"""From a job that is due to steps that can be written: planned, with run and message.
+"""Turn due jobs into steps that can be written: plan each job, with its run and message.
 
 A job that cannot be planned becomes a fault of its own and never stops the others. A message that
-cannot be built costs the occurrence that it is for (`deferred_messages.py`).
+cannot be built costs only the occurrence it is for (`deferred_messages.py`).
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from hermes_celery.store import Advance, BrokenJob
 
 
 class BuildsMessages(Protocol):
-    """What builds messages: a `MessageBuilder`, or a stand-in where no Celery is at hand.
+    """Builds messages: a `MessageBuilder`, or a fake in tests without Celery.
 
-    A message whose building runs code of the project's is built once, when its run was admitted:
-    until then `message` gives a stand-in for it, which begins with a space
-    (`built_message.STAND_IN`), and so it does for one that cannot be built, so that building it can
-    fail with the run on record.
+    If building a message runs the project's own code, the message is built once, after its run was
+    admitted. Until then `message` returns a stand-in, which begins with a space
+    (`built_message.STAND_IN`). It also returns one for a message that cannot be built, so that
+    building it fails with the run on record.
     """
 
     def queue(self, spec: JobSpec) -> str:
-        """The queue that a job's runs go to, as far as that is known before one is built."""
+        """Return the queue of a job's runs, as far as it is known before a message is built."""
 
     def message(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:
-        """The message of one run, or a stand-in; `push` counts those pushed before it."""
+        """Return the message of a run, or a stand-in; `push` counts the run's earlier messages."""
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> BuiltMessage:
-        """The message of a run that was admitted. Raises whatever building it raises."""
+        """Build the message of an admitted run. Raises whatever the project's code raises."""
 
     def runs_again(self, spec: JobSpec) -> bool:
-        """Whether the job's task is to run again when its worker is lost, as the project says."""
+        """Return whether the project wants the job's task to run again when its worker is lost."""
 
 
 class PreparedSteps(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of some jobs."""
+    """The steps of some planned jobs, and the faults of the others."""
 
     steps: list[Advance]
     faults: list[BrokenJob]
 
 
-#: How long until a job is looked at again whose record is unreadable or a newer version's: somebody
-#: may have mended it, or a newer version may lead.
+#: Milliseconds until a job is read again whose record is unreadable or of a newer version: the
+#: record may be repaired by then, or a beat of the newer version may lead.
 _AGAIN_MS = 30_000
 
 
@@ -76,13 +76,13 @@ def prepare(
 
 
 def _not_now(row: DueJob | BrokenJob, *, now_ms: int) -> BrokenJob | None:
-    """Why a job that the due index names is not to be planned; None for one that is."""
+    """Return why a job that the due index names is not planned now, or None if it is."""
     if isinstance(row, BrokenJob):
-        # There is no record of it to write a fault into, or it is no fault.
+        # Deferred: its record is of a newer version (no fault) or cannot hold a fault.
         is_left = row.is_newer or row.key
         return msgspec.structs.replace(row, again_ms=now_ms + _AGAIN_MS) if is_left else row
     if row.next_run_ms > now_ms:
-        # The job itself says when it is due; the index is only where that is looked up.
+        # The job's record decides when the job is due; the index only makes it quick to find.
         return BrokenJob(
             job_id=row.spec.id,
             revision=str(row.revision),
@@ -95,7 +95,7 @@ def _not_now(row: DueJob | BrokenJob, *, now_ms: int) -> BrokenJob | None:
 def steps_of(
     due: DueJob, messages: BuildsMessages, *, now_ms: int, resumed_ms: int
 ) -> list[Advance]:
-    """The steps of one job's plan. Raises whatever planning raises."""
+    """Return the steps of one job's plan. Raises whatever planning raises."""
     spec = due.spec
     queue = messages.queue(spec)
     steps = []

@@ -1,9 +1,9 @@
-"""Changing the number of shards, while no beat leads.
+"""Change the number of shards while no beat leads.
 
-Three steps, each of which may be repeated: move entries out of the shards that disappear, store the
-new count, then move the rest. The leases of all shards are held meanwhile, so that a beat which
-starts in between stands by, and reads the new count when it leads. A command that was killed is
-finished by the same command; until then a job in a wrong shard is moved when it is due.
+There are three steps, and each may be repeated: move entries out of the shards that disappear,
+store the new count, then move the rest. The leases of all shards are held meanwhile. A beat that
+starts in between stands by, and reads the new count when it leads. If the command is killed, run it
+again to finish; until then a job in a wrong shard is moved when it is due.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def reshard(shards: Shards, count: int, *, lease_of: Callable[[int], Lease]) -> int:
-    """Split the due index into `count` shards; returns how many jobs moved.
+    """Split the due index into `count` shards; return how many jobs moved.
 
     Raises StoreError for a number outside 1 to 64, and while a beat leads.
     """
     if not 1 <= count <= MOST_SHARDS:
-        raise StoreError(f"{count} shards: it must be 1 to {MOST_SHARDS}")
+        raise StoreError(f"{count} shards: the number must be 1 to {MOST_SHARDS}")
     before = shards.count()
     leases = [lease_of(shard) for shard in range(max(before, count))]
     with ExitStack() as stack:

@@ -1,16 +1,16 @@
-"""Which runs are lost, and when: queued but never started, started but never finished.
+"""Rescue lost runs: push queued runs again, and end or retry runs whose heartbeat stopped.
 
-A message can vanish (a worker dies with it in hand, a failover forgets it): a run that stays queued
-is pushed again, each time after twice the wait; the claim makes a second copy harmless. A worker
-can vanish: a run whose heartbeat stopped becomes `lost`, so that its job is free again, or queued
-for its next attempt if its job wants `on_lost: retry`. Waits between attempts are deadlines of the
-same kind, so a retry is just a run that is pushed later.
+A message can vanish: a worker dies with it in hand, or a failover forgets it. So a run that stays
+queued is pushed again, each time after twice the wait. The claim makes a second copy harmless. A
+worker can vanish: a run whose heartbeat stopped becomes `lost`, which frees its job, or is queued
+for its next attempt if the job has `on_lost: retry`. Waits between attempts are deadlines of the
+same kind, so a retry is a run that is pushed later.
 
-Where a queue has consumers that do not report (`foreign_workers`), a message that is gone may have
-been executed: it is not pushed again, and its run ends as sent.
+If a queue has consumers that do not report (`foreign_workers`), a message that left the queue may
+have been executed. It is not pushed again, and its run ends as sent.
 
-Only the leader rescues, with its fencing token, and only some seconds after it took over: workers
-that were cut off together with it first get the chance to say that they are alive.
+Only the leader rescues, with its fencing token, and only some seconds after it took over. Workers
+that lost Redis together with it first have time to send a heartbeat.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ from hermes_celery.errors import (
 from hermes_celery.events import event
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.instant import to_ms
-from hermes_celery.scheduling.deferred_messages import built_or_fault, ending_of, tell_ended
+from hermes_celery.scheduling.deferred_messages import (
+    BUILDING_SECONDS,
+    built_or_fault,
+    ending_of,
+    tell_ended,
+)
 from hermes_celery.store import Actor, EarlyEnd, Fate, Push
 
 if TYPE_CHECKING:
@@ -51,12 +56,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 #: Runs of each kind per pass; each takes a tenth of a millisecond from dispatching.
 _BATCH = 50
-#: How long one pass lets the project's own code build messages.
-BUILDING_SECONDS = 0.25
-#: How far ahead of being overdue a run is asked whether its message was taken.
+#: Runs that become overdue within a day are checked for whether a foreign worker took the message.
 _AHEAD_MS = 86_400_000
-#: How long a pushed message may take to reach a worker: Celery's broker brings back what was not
-#: acknowledged for an hour.
+#: A pushed message may take this long to reach a worker: Celery's Redis transport restores a
+#: message that was not acknowledged for an hour.
 _PATIENCE_MS = 3_700_000
 LOST = "the worker died or was cut off: its heartbeat stopped"
 NEVER_CAME = (
@@ -71,40 +74,40 @@ RETRY_NEVER_CAME = (
 
 
 class RescueReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one pass did."""
+    """Counts of what one pass did."""
 
     redelivered: int = 0
     lost: int = 0
-    #: Those of the lost ones that are not tried again.
+    #: The ids of lost runs that are not retried.
     given_up: tuple[str, ...] = ()
-    #: Ended as sent: they were executed where no worker reports.
+    #: Runs that ended as sent: foreign workers took their messages.
     sent: int = 0
-    #: The pass ended before it had seen every run: building messages took too long.
+    #: Whether the pass ended before the last run, because building messages took too long.
     is_cut: bool = False
 
     @property
     def has_more(self) -> bool:
-        """Whether another pass at once would find more."""
+        """True if another pass at once may find more runs."""
         return self.is_cut or max(self.redelivered, self.lost) >= _BATCH
 
 
 @dataclass(frozen=True, slots=True)
 class Rescuer:
-    """What passes of rescue need."""
+    """Rescues lost runs, one pass at a time."""
 
     jobs: Jobs
     runs: Runs
     messages: BuildsMessages
-    #: Hears of each run that cannot be rescued; it keeps none of the others back.
+    #: Called for each run that cannot be rescued; the others are rescued all the same.
     on_broken: OnBroken = ignored
-    #: Knows the queues whose workers do not report; None: all of them do.
+    #: Knows the queues with workers that do not report; None: all workers report.
     foreign: ForeignWorkers | None = None
     monotonic: Callable[[], float] = time.monotonic
 
     def rescue(self, *, token: int, now_ms: int) -> RescueReport:
-        """One pass over overdue runs, up to 50 of each kind.
+        """Do one pass over overdue runs, up to 50 of each kind.
 
-        Raises LeaseLost when a younger leader has taken over, and StoreError when Redis fails.
+        Raises LeaseLost when a newer leader has taken over, and StoreError when Redis fails.
         """
         passed = _RescuePass(self, token=token, now_ms=now_ms)
         sent, redelivered, lost = passed.end_taken(), passed.redeliver(), passed.give_up_silent()
@@ -118,7 +121,7 @@ class Rescuer:
 
 
 class _RescuePass:
-    """One pass, and what all of its steps need."""
+    """The state of one pass."""
 
     def __init__(self, rescuer: Rescuer, *, token: int, now_ms: int) -> None:
         self._monotonic = rescuer.monotonic
@@ -134,9 +137,9 @@ class _RescuePass:
         self.is_cut = False
 
     def end_taken(self) -> int:
-        """End runs whose messages were taken by workers that do not report; returns how many.
+        """End runs whose messages foreign workers took; return how many.
 
-        So they keep no later run of their job waiting until they are overdue.
+        Otherwise they would block later runs of their jobs until they are overdue.
         """
         if self._foreign is None or not self._foreign.has_any:
             return 0
@@ -162,7 +165,7 @@ class _RescuePass:
         return self._jobs.specs({one.run.job_id for one in found}, on_broken=tell)
 
     def redeliver(self) -> int:
-        """Push again what no worker took in time; returns how many."""
+        """Push runs again that no worker claimed in time; return how many."""
         overdue = self._runs.undelivered_since(self._now_ms, limit=_BATCH)
         specs = self._specs(overdue)
         pushed, began = 0, self._monotonic()
@@ -170,18 +173,18 @@ class _RescuePass:
             work = partial(self._redeliver_one, one, specs.get(one.run.job_id))
             pushed += self._guarded(one.run.id, work)
             if self._monotonic() - began > BUILDING_SECONDS:
-                # The project's own code is slow, and the lease is to be renewed.
+                # The project's own code is slow, and the lease must be renewed.
                 self.is_cut = one is not overdue[-1]
                 break
         return pushed
 
     def give_up_silent(self) -> int:
-        """Give up runs whose heartbeat stopped; returns how many."""
+        """End or retry runs whose heartbeat stopped; return how many."""
         silent = self._runs.silent_since(self._now_ms, limit=_BATCH)
         return sum(self._guarded(run_id, partial(self._lose, run_id)) for run_id in silent)
 
     def _guarded(self, run_id: str, work: Callable[[], bool]) -> bool:
-        """Whether it was done; what goes wrong with one run is told, and is no other run's."""
+        """Return what `work` returns; report a fault of this run, so that it stops no other run."""
         try:
             return work()
         except (LeaseLost, StoreUnavailable):
@@ -200,7 +203,7 @@ class _RescuePass:
         if run.fault is not None:
             self._on_broken(_job_of(run.id), f"run {run.id!r}", f"cannot be read: {run.fault}")
         if spec is None:
-            why = "the job was removed, or cannot be read"
+            why = "its job was removed, or is unreadable"
             self._runs.cancel(run.id, reason=why, now_ms=self._now_ms, token=self._token)
             return False
         if run.handed_on and self._is_awaited(overdue):
@@ -214,15 +217,15 @@ class _RescuePass:
         return self._push(overdue, spec)
 
     def _is_awaited(self, overdue: UndeliveredRun) -> bool:
-        """Put a run off whose message was not there in time, where it may still reach a worker.
+        """Return whether an overdue run's message may still reach a worker, and put such a run off.
 
-        It may be on its queue, where no worker was there to take it, or with one that took it
-        since it was seen there.
+        The message may be on its queue because no worker is there. A worker may also have taken it
+        since it was last seen there.
         """
         now_ms = self._now_ms
         if self._is_on_queue(overdue):
             return True
-        # An instant that is far ahead is none at which anybody looked.
+        # `abs`: an instant far in the future is not one at which the queue was checked.
         if abs(now_ms - overdue.on_queue_ms) < overdue.patience_ms:
             self._runs.put_off(overdue, now_ms=now_ms)
             return True
@@ -242,16 +245,17 @@ class _RescuePass:
             return self._cannot_look(run, error)
 
     def _cannot_look(self, run: Run, error: StoreError) -> bool:
-        """No list, or one that the leader may not read: its message is waited for no longer.
+        """Report that a run's message cannot be looked for, and stop waiting for it.
 
-        Any other refusal (no memory left, a disk that is full) says nothing of the message.
+        The queue's key is not a list, or the leader may not read it. Any other refusal (out of
+        memory, a full disk) says nothing about the message, and is raised.
         """
         what = f"its message cannot be looked for ({error})"
         self._on_broken(_job_of(run.id), f"run {run.id!r}", what)
         return False
 
     def _end_handed_on(self, run: Run) -> None:
-        """The one message that a run went on with did not come."""
+        """End a run as lost: the one message that it was handed on with did not come."""
         why = NEVER_CAME if run.retry_at is None else RETRY_NEVER_CAME
         end = EarlyEnd(state=RunState.LOST, error=why)
         self._runs.end_waiting(run.id, end, now_ms=self._now_ms, token=self._token)
@@ -280,9 +284,10 @@ class _RescuePass:
         return self._foreign.fate(run, spec, queue=queue, now_ms=self._now_ms)
 
     def _built(self, overdue: UndeliveredRun, spec: JobSpec) -> tuple[BuiltMessage, Fate]:
-        """The message to push, if any, and what becomes of the run.
+        """Return the message to push, if any, and what to do with the run.
 
-        The project's own code may run when one is built, and may take a lock.
+        Building a message may run the project's own code, which may take a lock. So no message is
+        built unless it is needed.
         """
         run = overdue.run
         build = partial(
@@ -305,7 +310,7 @@ class _RescuePass:
     def _end(self, overdue: UndeliveredRun, built: BuiltMessage) -> None:
         """End a run that got no message, unless an earlier one may still reach a worker.
 
-        Where a lock says that the task is queued already, it may be.
+        A lock that refuses the message because the task is queued already may be right.
         """
         waits_ms = self._now_ms - to_ms(overdue.run.queued_at)
         if not overdue.is_unsent and waits_ms < _PATIENCE_MS:
@@ -336,7 +341,7 @@ class _RescuePass:
 
 
 def _decided(fate: Fate, built: BuiltMessage) -> Fate:
-    """A run's fate, and what the project's own code has decided by publishing its message."""
+    """Return a run's fate, changed if the project's own code has published the message."""
     if built.way not in (BuildOutcome.ELSEWHERE, BuildOutcome.UNFOLLOWED):
         return fate
     return msgspec.structs.replace(
@@ -348,5 +353,5 @@ def _decided(fate: Fate, built: BuiltMessage) -> Fate:
 
 
 def _job_of(run_id: str) -> str:
-    """The job that a run belongs to; "" for what is no run's id."""
+    """Return the job id in a run id; "" for text that is not a run id."""
     return job_id_of(run_id) if is_run_id(run_id) else ""

@@ -1,6 +1,6 @@
-"""One shard of the due index, as one beat sees it: the right to tick it, and what comes next in it.
+"""One shard of the due index as one beat sees it: its lease, its ticks and its upcoming steps.
 
-Where the due index is not split there is one, number 0, with all jobs.
+A due index that is not split has one shard, number 0, with all jobs.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from hermes_celery.store import DueIndex
 
 _log = logging.getLogger(__name__)
-#: Planning ahead stops this long before something is due: a step of it takes about 2 ms.
+#: Planning ahead stops this many milliseconds before a job is due; one slice takes about 2 ms.
 _GUARD_MS = 3
 #: Neither leading nor standing by yet.
 _UNKNOWN = -1
 
 
 class Shard:
-    """A beat's part in one shard."""
+    """One beat's view of one shard."""
 
     def __init__(
         self,
@@ -51,18 +51,18 @@ class Shard:
         self._ahead = LookAhead(due_index, messages)
         self._ticker = Ticker(due_index, messages, ahead=self._ahead)
         self._on_broken = on_broken
-        #: A shard whose keys, or whose jobs, make a tick fail waits; the others go on.
+        #: Duties keep faults apart: a shard whose keys or jobs make a tick fail waits alone.
         self.leading = Duty(f"lead shard {number}", clock=clock, on_broken=on_broken,
                             lets_refusals_pass=True)  # fmt: skip
         self._ticking = Duty(f"tick shard {number}", clock=clock, on_broken=on_broken,
                             lets_refusals_pass=True)  # fmt: skip
         self._looking = Duty(f"plan shard {number} ahead", clock=clock, on_broken=on_broken,
                             lets_refusals_pass=True)  # fmt: skip
-        #: The term that was announced; None: standing by.
+        #: The last announced term; None: standing by.
         self._announced: int | None = _UNKNOWN
-        #: The earliest instant that is known to be due, Unix ms; None: nothing is.
+        #: The earliest known due instant, Unix ms; None if no job is planned.
         self._next_due_ms: int | None = None
-        #: Since when it is led, or Redis is back; monotonic seconds.
+        #: When this beat took the lead, or Redis came back; monotonic seconds.
         self._leads_since = 0.0
 
     @property
@@ -72,11 +72,11 @@ class Shard:
 
     @property
     def free_in_seconds(self) -> float:
-        """How long somebody else's lease lasts if its holder is dead."""
+        """Seconds until another beat's lease expires if its holder is dead."""
         return self._lease.free_in_seconds
 
     def hold(self) -> bool:
-        """Take the lease or renew it; whether that made this beat the shard's leader just now.
+        """Take or renew the lease; return whether this beat has just become the shard's leader.
 
         Raises StoreUnavailable.
         """
@@ -84,7 +84,7 @@ class Shard:
         return token != self._announced and token is not None
 
     def announce_change(self) -> None:
-        """Tell of a change of leadership, once what had to be done with it is done."""
+        """Log a change of leadership, after the work that belongs to it is done."""
         token = self._lease.token
         if token == self._announced:
             return
@@ -100,17 +100,17 @@ class Shard:
         self._ahead.forget()
 
     def was_cut_off(self) -> None:
-        """Count from now on how long the shard is led: Redis was away, for the workers as well."""
+        """Restart `leads_for_seconds`: Redis was unreachable, for the workers as well."""
         self._leads_since = self._clock.monotonic()
 
     @property
     def leads_for_seconds(self) -> float:
-        """How long the shard is led, or Redis is back."""
+        """Seconds since this beat took the lead, or since Redis came back."""
         return self._clock.monotonic() - self._leads_since
 
     @contextmanager
     def fenced(self) -> Iterator[None]:
-        """Do what a leader does; a lost lease is no error: stop writing, step down."""
+        """Run a leader's work; a lost lease is logged and ends the leadership without an error."""
         try:
             yield
         except LeaseLost as error:
@@ -118,7 +118,7 @@ class Shard:
             self._lease.drop()
 
     def tick(self, *, most: int) -> TickReport | None:
-        """Dispatch up to `most` jobs, if any is due; None when none was, or after a fault.
+        """Dispatch up to `most` due jobs; return None if none was due, or after a fault.
 
         Raises LeaseLost and StoreError as `Ticker.tick` does.
         """
@@ -141,7 +141,7 @@ class Shard:
 
     @property
     def seconds_until_due(self) -> float:
-        """How long there is nothing to tick, as far as is known."""
+        """Seconds until the earliest known job is due; infinite if none is known."""
         if self._next_due_ms is None:
             return float("inf")
         due_in = (self._next_due_ms - self._clock.now_ms()) / 1000
@@ -149,11 +149,11 @@ class Shard:
 
     @property
     def is_due(self) -> bool:
-        """Whether something is due, as far as is known."""
+        """True if a known job is due."""
         return self.seconds_until_due == 0.0
 
     def look_ahead(self, *, until_ms: int) -> bool:
-        """Prepare what is coming until an instant; whether there is more to prepare."""
+        """Prepare upcoming steps until an instant; return whether there are more to prepare."""
         return self._looking.attempt(partial(self._look_ahead, until_ms=until_ms), False)
 
     def _look_ahead(self, *, until_ms: int) -> bool:

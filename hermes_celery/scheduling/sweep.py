@@ -1,20 +1,20 @@
-"""The leader's look at all records, in small steps: what must agree is compared all the time.
+"""The leader's comparison of all stored records, in small steps, all the time.
 
-A step looks at what rescue would see first, at a page of jobs, a page of runs that wait or run, and
-every fifth time at a page of everything else. There is one step a second, twenty while something is
-wrong or when a new leader begins; so 10,000 jobs are looked at within a minute, and a fault is
-followed at 5,000 jobs a second. Each of the three goes round and round, at most every ten seconds.
-A step costs about six commands and 1 ms of the server's time where there are thousands of jobs.
+A step checks the records that rescue would read first, a page of jobs, a page of runs that wait or
+run, and every fifth time a page of everything else. There is one step a second, or twenty while
+something is wrong or a new leader begins. So 10,000 jobs are checked within a minute, and after a
+fault 5,000 jobs a second. Each of the three kinds of pages starts over at most every ten seconds. A
+step costs about six commands and 1 ms of the server's time with thousands of jobs.
 
-Where an index was moved away, whoever did that, all records are read as fast, until every one of
-them has been looked at: `IndexRefill`.
+After an index was quarantined, all records are read at the faster rate until each of them was
+checked: see `IndexRefill`.
 
-What is wrong is mended where that is safe, and told: a job that had stopped for no reason as one
-kind of incident, everything else as another. A step does not raise for what one record holds.
+Faults are repaired where that is safe, and reported: a job that had stopped for no reason as one
+kind of incident, everything else as another. A step does not raise for a fault of one record.
 
-The mend of a job whose record vanished leaves a note in the same step of the server, and so does a
-tick that takes a job off the schedule. What is told of these jobs is told from the notes: each step
-begins with those that another process, or a server that refused, has left.
+A repair that finds a job's record missing leaves a note in the same atomic step, and so does a tick
+that takes a job off the schedule. These jobs are reported from the notes. Each step begins with the
+notes that another process left, or that the server refused to report.
 """
 
 from __future__ import annotations
@@ -53,42 +53,42 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EVERY_MS = 10_000
-#: How long until all records are read again, where some could not be mended.
+#: Milliseconds until all records are read again if some could not be repaired.
 REFILL_AGAIN_MS = 60_000
-#: How many incidents one round tells of one by one, and how many lines one step logs.
+#: Incidents that one round reports one by one, and lines that one step logs.
 _TOLD, _LOGGED = 20, 20
 _KNOWN = 10_000
-#: The number of the round that reads what neither stops a job nor hides a run; it has every
-#: fifth step.
+#: The number of the round over records that neither stop a job nor hide a run, and how often it
+#: gets a step.
 _REST, _REST_EVERY_STEPS = 2, 5
-#: Incidents of ours, of no single job; they are over when a round finds nothing, but stay for a
-#: while, so that a person who looks sees them.
+#: The sweep's incidents that belong to no single job begin with this. They end when a round finds
+#: nothing, but not before this time has passed, so that people see them.
 _SUBJECT = "stored:"
 _OVER_MS = 300_000
-#: Ids of incidents stand in keys, messages and commands.
+#: Characters to replace in incident ids, which are part of keys, messages and commands.
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9{}:._@-]")
 _LONGEST = 200
 
 
 class PageRound(msgspec.Struct):
-    """Pages that are read one after the other, again and again."""
+    """Reads the pages of one kind of record, one after the other, again and again."""
 
     make: Callable[[], Iterator[Page]]
     pages: Iterator[Page] | None = None
     began_ms: int = 0
 
     def is_resting(self, now_ms: int) -> bool:
-        """Whether the last round is over and the next one not due."""
+        """Return whether the last round has ended and the next one is not due."""
         return self.pages is None and now_ms - self.began_ms < EVERY_MS
 
     def next(self, now_ms: int) -> Page | None:
-        """The next page; None at the end of a round, and between two of them."""
+        """Return the next page; None at the end of a round, and between two rounds."""
         if self.is_resting(now_ms):
             return None
         pages = self.pages
         if pages is None:
             pages, self.began_ms = self.make(), now_ms
-        # A generator that raised would look as if it had come to its end.
+        # A generator that has raised behaves as if it were exhausted, so it is dropped first.
         self.pages = None
         page = next(pages, None)
         if page is not None:
@@ -97,10 +97,10 @@ class PageRound(msgspec.Struct):
 
 
 class IndexRefill:
-    """All records, read once for each mark that the move of an index has left.
+    """Reads all records once for each mark that a quarantined index has left.
 
-    The mark is noted as done only after the last page, by the leader that has read them all: one
-    that dies, or whose server is away, leaves it to be done again.
+    The leader that has read all records notes the mark as done, after the last page. If it dies, or
+    its server is unreachable, the next leader does it all again.
     """
 
     def __init__(self, notes: SweepNotes, make: Callable[[], Iterator[Page]]) -> None:
@@ -108,22 +108,22 @@ class IndexRefill:
         self._make = make
         self._pages: Iterator[Page] | None = None
         self._mark = ""
-        #: None: not read yet.
+        #: The last mark that was done; None: not read from the store yet.
         self._done: str | None = None
         self._is_whole = True
         self._not_before_ms = 0
 
     @property
     def is_going(self) -> bool:
-        """Whether there is more to read."""
+        """True while there are more records to read."""
         return self._pages is not None
 
     def forget(self) -> None:
-        """Begin anew, by what is stored."""
+        """Start over from the stored marks."""
         self._pages, self._done, self._not_before_ms = None, None, 0
 
     def begin(self, now_ms: int) -> None:
-        """Begin where a mark asks for it. Raises StoreError."""
+        """Start reading if a mark asks for it. Raises StoreError."""
         if self._pages is not None or now_ms < self._not_before_ms:
             return
         if self._done is None:
@@ -133,15 +133,18 @@ class IndexRefill:
             self._mark, self._pages, self._is_whole = mark, self._make(), True
 
     def next(self) -> Page | None:
-        """The next page; None after the last one."""
+        """Return the next page; None after the last one."""
         return next(self._pages, None) if self._pages is not None else None
 
     def miss(self) -> None:
-        """Something could not be read or mended: all of this is to be done again, later."""
+        """Note that a record could not be read or repaired: all is read again later."""
         self._is_whole = False
 
     def end(self, now_ms: int) -> None:
-        """All was read. Raises StoreError."""
+        """End after the last page; note the mark as done if nothing was missed.
+
+        Raises StoreError.
+        """
         self._pages = None
         self._not_before_ms = now_ms + REFILL_AGAIN_MS
         if self._is_whole:
@@ -150,7 +153,7 @@ class IndexRefill:
 
 
 class RecordExaminer:
-    """Looks at pages of records, whoever asks for them."""
+    """Checks and repairs pages of records, for the sweep and for other callers."""
 
     def __init__(self, *, repairs: Repairs, shared: SharedKeys, records: Records) -> None:
         self.repairs = repairs
@@ -158,15 +161,15 @@ class RecordExaminer:
         self.records = records
 
     def keys(self, mode: CheckMode) -> list[Disagreement]:
-        """Look at the keys that all jobs share."""
+        """Check the keys that all jobs share."""
         return self.shared.check(mode, shards=self.repairs.count_shards())
 
     def page(self, page: Page, mode: CheckMode) -> list[Disagreement]:
-        """Look at a page of records."""
+        """Check a page of records."""
         return [one for look in self.looks(page, mode) for one in look()]
 
     def looks(self, page: Page, mode: CheckMode) -> list[Callable[[], list[Disagreement]]]:
-        """The looks that a page needs, in their order; what one found stands if another fails."""
+        """Return the checks of a page, in order. If one fails, the findings of the others stand."""
         return [
             lambda: self.shared.check_types(page.types, mode) if page.types else [],
             lambda: self.repairs.check(page.work, mode),
@@ -175,7 +178,7 @@ class RecordExaminer:
 
 
 class Sweep:
-    """The leader's part; also what a tick or a worker calls for a job whose key is broken."""
+    """The leader's sweep. A tick or a worker also calls it for a job whose key is broken."""
 
     def __init__(
         self,
@@ -187,7 +190,10 @@ class Sweep:
         notes: SweepNotes,
         declared_name: Callable[[str, int], str] = lambda job_id, now_ms: "",
     ) -> None:
-        """`declared_name` says under which name a living beat declares a job; "": none does."""
+        """Take the collaborators; `declared_name` names the job id's declared job, "" if none.
+
+        A job counts as declared while a living beat declares it.
+        """
         self._declared_name = declared_name
         self._examiner = examiner
         self._jobs = jobs
@@ -203,7 +209,7 @@ class Sweep:
         self._refill = IndexRefill(notes, lambda: records.everything(shards=repairs.shards))
         self._token: int | None = None
         self._steps = 0
-        #: Rounds that are to be ended without a pause.
+        #: Rounds that go on to their end without a pause.
         self._hurried: set[int] = set()
         self._note = SweepNote()
         self._told = 0
@@ -211,9 +217,9 @@ class Sweep:
         self._refused = RateLimitedLog()
 
     def step(self, token: int, now_ms: int) -> bool:
-        """One step; whether the next one should follow without a pause.
+        """Do one step; return whether the next one should follow without a pause.
 
-        Raises LeaseLost when a younger leader has taken over, and StoreUnavailable.
+        Raises LeaseLost when a newer leader has taken over, and StoreUnavailable.
         """
         if token != self._token:
             self._token = token
@@ -222,7 +228,7 @@ class Sweep:
         try:
             found = self._look(CheckMode(now_ms=now_ms, token=token))
         except HermesCeleryError:
-            # The page that was being looked at would be missing.
+            # The page that was being checked would be left out otherwise.
             self._refill.forget()
             raise
         self._account(found, now_ms)
@@ -237,7 +243,7 @@ class Sweep:
         with _logged():
             self._refill.begin(mode.now_ms)
         if self._refill.is_going:
-            # An index was lost: what belongs there is read from the definitions.
+            # An index was lost, so its entries are derived from the definitions.
             mode = msgspec.structs.replace(mode, is_deep=True)
         for page in self._pages(mode.now_ms):
             once = [one for look in self._examiner.looks(page, mode) for one in self._guarded(look)]
@@ -247,9 +253,10 @@ class Sweep:
         return found
 
     def taken_off(self, job_id: str, error: str, *, now_ms: int) -> None:
-        """Tell of a job that a tick took off the schedule, because it cannot be planned.
+        """Report a job that a tick took off the schedule, because it cannot be planned.
 
-        Raises StoreUnavailable. Where the server refuses it, a step tells it from its note.
+        Raises StoreUnavailable. If the server refuses the report, a later step makes it from the
+        note.
         """
         text = f"job {job_id} was taken off the schedule: {error}"
         finding = Disagreement(
@@ -260,7 +267,7 @@ class Sweep:
                 self._notes.forget_untold([job_id])
 
     def gone(self, job_id: str, *, now_ms: int) -> None:
-        """Tell of a job that a tick met without its record, unless it was removed meanwhile.
+        """Report a job that a tick found without its record, unless the job was removed meanwhile.
 
         Raises StoreUnavailable.
         """
@@ -268,9 +275,9 @@ class Sweep:
         self._tell(self._guarded(lambda: repairs.job(job_id, now_ms=now_ms, token=None)), now_ms)
 
     def broken(self, job_id: str, key: str, *, now_ms: int) -> list[Disagreement]:
-        """Mend what a script found broken: a key, and with it the job ("" for none).
+        """Repair a key that a script found broken, and its job ("" for none).
 
-        Not fenced: every mend compares what it was decided from. Raises StoreUnavailable.
+        Not fenced: every repair compares the facts it was decided from. Raises StoreUnavailable.
         """
         mode = CheckMode(now_ms=now_ms, is_deep=True)
         found = self._guarded(lambda: self._of_key(key, mode))
@@ -301,7 +308,7 @@ class Sweep:
         self._hurry()
 
     def _hurry(self) -> None:
-        """Go round all jobs and all that is under way without a pause, beginning now."""
+        """Start a round over all jobs and all queued and running runs now, without a pause."""
         self._hurried = {0, 1}
         for number in self._hurried:
             if self._rounds[number].pages is None:
@@ -367,9 +374,9 @@ class Sweep:
         self._tell(found, now_ms)
 
     def _tell(self, found: Sequence[Disagreement], now_ms: int) -> bool:
-        """Tell what was not told before; False where the server refused some of it.
+        """Report new findings; return False if the server refused some of the reports.
 
-        That is found and told once more. Raises StoreUnavailable.
+        Refused ones are found and reported again. Raises StoreUnavailable.
         """
         new = [one for one in found if one.is_mended or (one.subject, one.text) not in self._known]
         self._log_all(new)
@@ -382,7 +389,7 @@ class Sweep:
         return self._tell_others([one for one in new if one not in gone], now_ms)
 
     def _tell_of_refused(self, gone: Sequence[Disagreement], now_ms: int) -> None:
-        """Tell of jobs that vanished and whose mends were refused, so that no note was left."""
+        """Report vanished jobs whose repair the server refused, so that no note was left."""
         for finding in gone[: max(_TOLD - self._told, 0)]:
             if self._is_told(UntoldJob(job_id=finding.job_id, text=finding.text), now_ms):
                 self._told += 1
@@ -392,14 +399,14 @@ class Sweep:
         is_told = True
         ghosts = [one for one in new if one.trouble is DisagreementKind.GHOST]
         if ghosts:
-            text = f"{len(ghosts)} entries that nothing stood behind were removed"
-            is_told = self._incident("ghosts", f"{text}, such as: {ghosts[0].text}", "", now_ms)
+            text = f"leftover entries were removed ({len(ghosts)})"
+            is_told = self._incident("ghosts", f"{text}, for example: {ghosts[0].text}", "", now_ms)
             self._know(ghosts if is_told else [])
-        # A job that stopped comes first: there may be more findings than are told.
+        # Stopped jobs come first: there may be more findings than the limit allows.
         rest = [one for one in new if one.trouble is not DisagreementKind.GHOST]
         for finding in sorted(rest, key=lambda one: one.trouble is not DisagreementKind.STOPPED):
             if self._told >= _TOLD:
-                text = f"{finding.text}; and there is more of this"
+                text = f"{finding.text}; there are more faults"
                 once = self._incident("many", text, "", now_ms)
             else:
                 once = self._incident(
@@ -411,11 +418,11 @@ class Sweep:
         return is_told
 
     def _know(self, told: Sequence[Disagreement]) -> None:
-        """Tell of what is left as it is only once."""
+        """Remember unrepaired findings that were reported, so that each is reported once."""
         self._known |= {(one.subject, one.text) for one in told if not one.is_mended}
 
     def _tell_untold(self, now_ms: int) -> None:
-        """Tell of the jobs that notes were left of, and delete the notes of those that were told.
+        """Report the jobs that stored notes name, and delete the notes of reported jobs.
 
         Raises StoreUnavailable.
         """
@@ -432,7 +439,7 @@ class Sweep:
             self._notes.forget_untold(done)
 
     def _told_together(self, notes: Sequence[UntoldJob], now_ms: int) -> list[str]:
-        """The jobs that one incident tells of: all of them, or none where it is refused."""
+        """Report all the jobs in one incident; return their ids, or none if it was refused."""
         if not self._tries(lambda: self._gone_too(len(notes), now_ms), now_ms):
             return []
         return [note.job_id for note in notes]
@@ -443,7 +450,10 @@ class Sweep:
         return self._incident(note.job_id, readable(note.text), note.job_id, now_ms)
 
     def _tries(self, tell: Callable[[], None], now_ms: int) -> bool:
-        """Whether the server took it; it is tried every second, and said once a minute if not."""
+        """Make a report; return whether the server took it.
+
+        Callers try again every second. A refusal is logged once a minute.
+        """
         try:
             tell()
         except StoreUnavailable:
@@ -455,12 +465,12 @@ class Sweep:
         return True
 
     def _tell_of_gone(self, note: UntoldJob, now_ms: int) -> None:
-        """Tell of a job whose record vanished; one that is declared comes back by itself."""
+        """Report a job whose record vanished; a declared job is stored again by the beat."""
         job_id, text = note.job_id, readable(note.text)
         name = self._declared_name(job_id, now_ms)
         if name:
             text = (
-                f"Cron '{name}': {text}; it is declared, so the beat declares it anew, but a "
+                f"Cron '{name}': {text}; the job is declared, so the beat stores it again, but its "
                 f"pause and its counts are lost → hermes-celery show {job_id}"
             )
             trouble = Trouble(
@@ -474,19 +484,19 @@ class Sweep:
         name = self._jobs.name_left_by(job_id) or removed
         mine = incident_id(TroubleKind.GONE, job_id)
         text = (
-            f"Cron '{name or job_id}' is gone: {text}, and whoever deleted that was not "
-            "hermes-celery; it does not run any more: add it again; "
-            f"`hermes-celery incidents ack {mine}` gives it up"
+            f"Cron '{name or job_id}' is gone: {text}, and hermes-celery did not delete it; the "
+            "job does not run any more: add it again, or give it up with "
+            f"`hermes-celery incidents ack {mine}`"
         )
         return Trouble(kind=TroubleKind.GONE, subject=job_id, text=text, job_name=name)
 
     def _gone_too(self, count: int, now_ms: int) -> None:
         mine = incident_id(TroubleKind.GONE, "more")
         text = (
-            f"the records of many jobs are gone, {count} at one look; the beat's log names them "
-            "(repair.mended); those that are not declared do not run any more: restore a copy of "
-            f"the server's data or add them again; `hermes-celery incidents ack {mine}` gives "
-            "them up"
+            f"the records of many jobs are gone, {count} in one check; the beat's log names them "
+            "(repair.mended); jobs that are not declared do not run any more: restore a copy of "
+            "the server's data, add them again, or give them up with "
+            f"`hermes-celery incidents ack {mine}`"
         )
         self._reporter.tell(
             Trouble(kind=TroubleKind.GONE, subject="more", text=text), now_ms=now_ms
@@ -501,7 +511,7 @@ class Sweep:
         *,
         kind: TroubleKind = TroubleKind.BROKEN,
     ) -> bool:
-        """Tell of one trouble; False where the server refuses it."""
+        """Report one trouble as an incident; return False if the server refuses it."""
         spec = self._spec(job_id) if job_id else None
         if spec is not None:
             trouble = Trouble.of_job(spec, kind, _advised(f"Cron '{spec.name}': {text}"))
@@ -533,7 +543,7 @@ def _advised(text: str) -> str:
 
 @contextmanager
 def _logged() -> Iterator[None]:
-    """Go on after what the server refuses; a server that is away is another matter."""
+    """Log a refusal of the server and go on; an unreachable server still raises."""
     try:
         yield
     except StoreUnavailable:

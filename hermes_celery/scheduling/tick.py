@@ -1,15 +1,15 @@
-"""One tick: a single pass over what is due, up to 2,000 jobs. No sleep, no loop without an end.
+"""One tick: a single pass over due jobs, up to 2,000 of them. No sleep, no endless loop.
 
-Order matters: the lease's token is read before anything is planned, `now` is taken once, and each
-batch is written in one atomic step. A tick that is killed anywhere has written all of a batch or
-nothing of it: what was not written is still due, and the next tick, here or on another machine,
-does it. A job that cannot be planned is taken off the schedule with its fault on record, one whose
-keys are not as they should be is put off; neither stops the others. Messages that run code of the
-project's are built when their run was admitted, and pushed at once (`deferred_messages.py`).
+Order matters: the fencing token is read before planning, `now` is read once, and each batch is
+written in one atomic step. A tick that is killed has written all of a batch or nothing of it. What
+was not written is still due, and the next tick, on any machine, does it. A job that cannot be
+planned is taken off the schedule, with its fault on record. A job with a broken key is put off.
+Neither stops the others. A message whose building runs the project's code is built after its run
+was admitted, and pushed at once (`deferred_messages.py`).
 
-What was planned ahead is written first; then the index says what else is due. Server and beat work
-at the same time: while Redis writes one batch the next one, whose jobs were asked for before, is
-planned.
+Steps that were planned ahead are written first, then the due index names the other due jobs. Server
+and beat work at the same time: while Redis writes one batch, the beat plans the next, whose jobs it
+has already requested.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import msgspec
 from hermes_celery.core.policy import Overlap
 from hermes_celery.errors import HermesCeleryError, RecordBroken
 from hermes_celery.events import event
-from hermes_celery.scheduling.deferred_messages import build_and_push
+from hermes_celery.scheduling.deferred_messages import BUILDING_SECONDS, build_and_push
 from hermes_celery.scheduling.planned_runs import BuildsMessages, PreparedSteps, prepare
 from hermes_celery.store import Advance, Advanced, BrokenJob, DueIndex, StepAnswer
 
@@ -40,63 +40,61 @@ _log = logging.getLogger(__name__)
 JOBS_PER_CALL = 100
 #: Jobs per tick; 2,000 take a tenth of a second, a fraction of the lease.
 MOST_JOBS = 2_000
-#: How long, and for how many messages, one tick lets the project's own code build: a fraction of
-#: the lease. `celery_app.message_time_limit` bounds the time of a single message.
-BUILDING_SECONDS = 0.25
+#: Messages that the project's own code builds in one tick, at most.
 MOST_BUILT = 400
 #: Steps that are written before their messages are built: few, so that few runs wait for rescue
 #: if the leader dies or loses its lease in between.
 _BUILT_AT_ONCE = 20
-#: Batches on their way to the server at once: one is written while the next one waits.
+#: Batches sent to the server at once: one is written while the next one waits.
 _IN_FLIGHT = 2
-#: How long a job that could not be dispatched waits until it is looked at again.
+#: Milliseconds until a job that could not be dispatched is tried again.
 _AGAIN_MS = 10_000
 
 
 class TickReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one tick did."""
+    """Counts of what one tick did."""
 
     now_ms: int
     dispatched: int = 0
-    #: Recorded, and waiting for an earlier run of their job to end.
+    #: Runs recorded that wait for an earlier run of their job to end.
     held: int = 0
-    #: Recorded as skipped because an earlier run of the job was not over.
+    #: Runs recorded as skipped because an earlier run of the job was not over.
     overlapping: int = 0
-    #: Recorded as skipped because they were missed or paused.
+    #: Runs recorded as skipped because their occurrence was missed or the job paused.
     skipped: int = 0
-    #: Edited or removed while we planned; still due if they are.
+    #: Steps of jobs that were edited or removed meanwhile; the next tick reads the jobs again.
     moved: int = 0
-    #: Their occurrence had its run already.
+    #: Occurrences that already had a run.
     ran: int = 0
-    #: Jobs that were taken off the schedule because they cannot be planned, and, with a `key`,
-    #: those that were put off because that key is not as it should be.
+    #: Jobs taken off the schedule because they cannot be planned, and, with a `key`, jobs put off
+    #: because that key is broken.
     faults: tuple[BrokenJob, ...] = ()
-    #: Everything is paused, so nothing was looked at.
+    #: Whether the whole scheduler is paused, so that no job was read.
     paused: bool = False
-    #: The earliest instant that a job is due after this tick.
+    #: The earliest instant after this tick at which a job is due, Unix ms.
     next_due_ms: int | None = None
 
     @property
     def broken(self) -> int:
-        """How many jobs could not be planned or dispatched."""
+        """The number of jobs that could not be planned or dispatched."""
         return len(self.faults)
 
 
 @dataclass(frozen=True, slots=True)
 class Ticker:
-    """What ticks of one due index need."""
+    """Ticks one due index."""
 
     due_index: DueIndex
     messages: BuildsMessages
-    #: What was planned while nothing was due; None: nothing is planned ahead.
+    #: The steps planned while nothing was due; None: no planning ahead.
     ahead: LookAhead | None = None
     monotonic: Callable[[], float] = time.monotonic
 
     def tick(self, *, token: int, now_ms: int, most: int = MOST_JOBS) -> TickReport:
-        """Dispatch what is due at `now_ms` (Unix ms, the server's time), up to `most` jobs.
+        """Dispatch the jobs due at `now_ms` (Unix ms, the server's time), up to `most` jobs.
 
-        Raises LeaseLost when a younger leader has taken over, and StoreError when Redis fails;
-        either way nothing is half written.
+        Raises LeaseLost when a newer leader has taken over, and StoreError when Redis fails. In
+        either case no batch is half written.
         """
         due_index = self.due_index
         switch = due_index.switch()
@@ -109,7 +107,7 @@ class Ticker:
             if self.ahead is not None:
                 taken = self.ahead.take(now_ms, resumed_ms=switch.resumed_ms, limit=most)
             writing.write(taken)
-            # What is written is off the index, and not read again.
+            # Once these are written they are off the index, so they are not read again.
             writing.settle()
             for prepared in _read(
                 due_index,
@@ -121,7 +119,7 @@ class Ticker:
                 _take_off(due_index, prepared.faults, token=token, now_ms=now_ms)
                 faults += prepared.faults
                 if not writing.write_and_build(prepared.steps):
-                    # The rest is due still, and the lease is to be renewed.
+                    # The rest stays due, and the lease must be renewed.
                     break
             writing.settle()
         _put_off(due_index, writing.faults, token=token, now_ms=now_ms)
@@ -134,7 +132,7 @@ class Ticker:
 
 
 def merged(reports: Sequence[TickReport]) -> TickReport | None:
-    """What several shards' ticks did together; None where there was none."""
+    """Return the sum of several shards' reports; None if there is none."""
     if len(reports) <= 1:
         return reports[0] if reports else None
     due = [report.next_due_ms for report in reports if report.next_due_ms is not None]
@@ -175,7 +173,7 @@ def _report_of(
 def _read(
     due_index: DueIndex, messages: BuildsMessages, *, limit: int, now_ms: int, resumed_ms: int
 ) -> Iterator[PreparedSteps]:
-    """What is due, batch by batch; each is asked for before the one before it is planned."""
+    """Yield planned jobs batch by batch; each batch is requested before the previous is planned."""
     if not limit:
         return
     ids = due_index.due_ids(now_ms, limit=limit)
@@ -188,14 +186,14 @@ def _read(
                 asked.append(due_index.begin_read(following))
             yield prepare(rows, messages, now_ms=now_ms, resumed_ms=resumed_ms)
     finally:
-        # Nobody wants the rest after an error, but its connection is needed again.
+        # After an error the rest is read only to free its connection.
         for rows_of in asked:
             with suppress(HermesCeleryError):
                 rows_of()
 
 
 def _take_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int, now_ms: int) -> None:
-    """Take jobs that cannot be planned off the schedule; some only until a later instant."""
+    """Take jobs that cannot be planned off the schedule, some only until a later instant."""
     for fault in faults:
         again_ms = fault.again_ms
         if again_ms is not None:
@@ -209,12 +207,12 @@ def _fault_or_defer(due_index: DueIndex, fault: BrokenJob, *, token: int, now_ms
     try:
         due_index.fault(fault, token=token)
     except RecordBroken:
-        # Its hash became one of another type: whoever hears of the fault mends it.
+        # The key of its record has another type; the sweep repairs it once the fault is reported.
         due_index.defer([fault.job_id], until_ms=now_ms + _AGAIN_MS, token=token, now_ms=now_ms)
 
 
 def _put_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int, now_ms: int) -> None:
-    """Let jobs that cannot be dispatched now wait, so that they do not fail at every tick."""
+    """Put off jobs that cannot be dispatched now, so that they do not fail at every tick."""
     if faults:
         ids = [fault.job_id for fault in faults]
         due_index.defer(ids, until_ms=now_ms + _AGAIN_MS, token=token, now_ms=now_ms)
@@ -223,7 +221,7 @@ def _put_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int, no
 
 
 class _Writing:
-    """The batches of one tick on their way to the server, two of them at once."""
+    """The batches that one tick sends to the server, two at once."""
 
     def __init__(self, ticker: Ticker, *, token: int, now_ms: int) -> None:
         self._monotonic = ticker.monotonic
@@ -234,24 +232,24 @@ class _Writing:
         self._now_ms = now_ms
         self._sent: deque[tuple[Sequence[Advance], Callable[[], list[Advanced]]]] = deque()
         self.counts: Counter[StepAnswer] = Counter()
-        #: Steps that were taken, and whose messages are to be built now.
+        #: Steps whose runs were admitted, and whose messages must be built now.
         self._late: list[Advance] = []
         self._built = 0
         self._building_seconds = 0.0
-        #: Jobs with a step that needs a key which is not as it should be.
+        #: Jobs with a step that needs a broken key.
         self.faults: list[BrokenJob] = []
 
     def __enter__(self) -> _Writing:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # After an error: what was sent was sent, and its connections are needed again.
+        # After an error, read the answers to batches already sent, to free their connections.
         while self._sent:
             with suppress(HermesCeleryError):
                 self._sent.popleft()[1]()
 
     def write(self, steps: Sequence[Advance]) -> None:
-        """Send steps, in calls of bounded size: a chain of catch-ups may be long."""
+        """Send steps in calls of bounded size: a job with many catch-ups has many steps."""
         for start in range(0, len(steps), JOBS_PER_CALL):
             part = [step for step in steps[start : start + JOBS_PER_CALL] if self._has_room(step)]
             if len(self._sent) == _IN_FLIGHT:
@@ -260,7 +258,7 @@ class _Writing:
             self._sent.append((part, answers))
 
     def settle(self) -> None:
-        """Wait for all that was sent."""
+        """Wait for the answers to all batches sent."""
         while self._sent:
             self._answered()
 
@@ -279,9 +277,10 @@ class _Writing:
             ]
 
     def write_and_build(self, steps: Sequence[Advance]) -> bool:
-        """Send steps, and build the messages of late ones once they were taken.
+        """Send steps, and build the messages of late ones after their runs are admitted.
 
-        False when building has taken so long that the tick must end; then steps may be left.
+        Returns False when building has taken so long that the tick must end; steps may be left
+        then.
         """
         if not any([step.is_late for step in steps]):
             self.write(steps)
@@ -304,11 +303,12 @@ class _Writing:
         self._building_seconds += self._monotonic() - began
 
     def _has_room(self, step: Advance) -> bool:
-        """Make room for a step that replaces what its job runs; False where that cannot be done."""
+        """Make room for a step that replaces its job's running run; return False if that fails."""
         if step.due.spec.policy.overlap is not Overlap.REPLACE or step.step.skip:
             return True
-        # Before the step is written: killed in between, the job is still due, and the tick after
-        # this one finds room. After those before it, which may be of the same job.
+        # Room is made before the step is written: if the beat is killed in between, the job is
+        # still due, and the next tick finds room. It is made after the earlier steps are written,
+        # because they may belong to the same job.
         self.settle()
         try:
             self._due_index.make_room(
@@ -325,7 +325,7 @@ class _Writing:
 
 
 _EVENTS = {
-    # One line per tick says how many; one per run only on request, at a thousand in a tick.
+    # DEBUG, because a tick may dispatch a thousand runs; one line per tick gives the count.
     StepAnswer.OK: ("run.dispatched", logging.DEBUG),
     StepAnswer.HELD: ("run.held", logging.INFO),
     StepAnswer.OVERLAP: ("run.skipped", logging.INFO),
@@ -336,7 +336,7 @@ _EVENTS = {
 
 
 def _report(batch: Sequence[Advance], answers: Sequence[Advanced]) -> list[BrokenJob]:
-    """Log what became of each step, and return the jobs of those that could not be taken."""
+    """Log the outcome of each step, and return the jobs whose step failed."""
     faults = []
     for advance, answer in zip(batch, answers, strict=True):
         if isinstance(answer, RecordBroken):

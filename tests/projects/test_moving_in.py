@@ -34,7 +34,7 @@ def test_what_0_1_0_kept_in_the_shared_namespace_comes_along(shop: Bed) -> None:
     runs = {run.id for run in shop.runs("stock")}
     assert set(before) <= runs
     assert len(set(started(shop))) == len(started(shop))
-    eventually(lambda: "may be of this project" in incidents(shop), what="an incident")
+    eventually(lambda: "may belong to this project" in incidents(shop), what="an incident")
     assert "2 jobs in namespace 'hermes'" in incidents(shop)
     for name in ("backup", "of another"):
         assert shop.hermes("move", name).returncode == 0

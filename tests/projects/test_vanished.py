@@ -30,7 +30,7 @@ def test_a_job_whose_record_vanishes_comes_back_if_it_is_declared_and_is_named_i
         _comes_back(bed, tick)
         named = next(one for one in incidents.open() if one.id == f"broken-job:{tick}")
         assert named.job_name == "tick"
-        assert "declares it anew" in named.text
+        assert "the beat stores it again" in named.text
         assert f"→ hermes-celery -A plain show {tick}" in named.text
         assert bed.hermes("status", "--check").returncode == 0
 

@@ -129,7 +129,7 @@ def test_what_cannot_move_yet_is_named_and_moves_later(world: World) -> None:
     Formats(world.own.database).say_here("worker w@host", now_ms=world.clock.ms)
     assert world.moving.begin(world.clock.ms)
     assert world.moving.left == {"a" * 12}
-    assert "when its run there has ended" in world.said[-1]
+    assert "once its run there has ended" in world.said[-1]
     assert claim.run_id == run_id
     world.clock.advance(16)
     world.moving.step(world.clock.ms)
@@ -204,8 +204,8 @@ def test_one_job_that_may_be_of_another_is_told_by_its_name(world: World) -> Non
     world.moving.step(world.clock.ms)
     here, there = (one.database.keys.namespace for one in (world.shared, world.own))
     assert world.said == [
-        f"1 job in namespace '{here}' may be of this project, or of nobody: e; it runs on from "
-        f"there; take it along with `hermes-celery -N {there} move JOB`, or remove it with "
+        f"1 job in namespace '{here}' may belong to this project: e; it still runs there; move it "
+        f"with `hermes-celery -N {there} move JOB`, or remove it with "
         f"`hermes-celery -N {here} remove JOB`"
     ]
 

@@ -421,7 +421,7 @@ def test_a_declared_job_whose_record_vanished_is_named_and_said_to_come_back(wor
     go_round(sweep, world)
     (incident,) = Incidents(world.database).open()
     assert (incident.kind, incident.job_name) == (TroubleKind.BROKEN, "Idle")
-    assert "it is declared, so the beat declares it anew" in incident.text
+    assert "the job is declared, so the beat stores it again" in incident.text
     assert lost_jobs(world.database, None) == []
 
 
@@ -434,7 +434,7 @@ def test_of_many_jobs_whose_records_vanished_some_are_named_and_all_are_told(
         world.call("DEL", world.keys.job(job.id))
     go_round(sweep, world)
     found = {one.id: one for one in Incidents(world.database).open()}
-    assert "30 at one look" in found.pop("gone-more").text
+    assert "30 in one check" in found.pop("gone-more").text
     assert len(found) == 20
     assert {one.kind for one in found.values()} == {TroubleKind.GONE}
 
