@@ -1,7 +1,8 @@
 """The `hermes-celery` command: a thin skin over `client.Client`.
 
-Commands are imported when they are called, so that each starts as fast as it can. Errors go to
-stderr as one sentence that says what to do. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+Each command's module is imported only when that command is called, so that every command starts
+fast. Errors go to stderr as one sentence that says what to do. Exit codes: 0 done, 1 refused or
+failed, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from hermes_celery.errors import HermesCeleryError, JobNotFound
 
 
 class Commands(click.Group):
-    """Finds commands by the table; knows their help without importing them."""
+    """Finds commands in the table `COMMANDS`, which has their help without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the order of the table."""
+        """Return all command names, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
+        """Import a command and return it; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
@@ -39,7 +40,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that was named; a name that is none is answered with the nearest one."""
+        """Resolve the command name; refuse an unknown one and suggest the nearest."""
         if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
             nearest = get_close_matches(args[0], COMMANDS, n=1)
             meant = f" Is {nearest[0]!r} meant?" if nearest else ""
@@ -47,18 +48,19 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands in `--help`."""
+        """Write the list of commands for `--help`."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; our own errors become one sentence on stderr and exit code 1.
+        """Run a command; turn an error of ours into one sentence on stderr and exit code 1.
 
-        So does a file or directory that the system refuses: nearly all are below the home.
+        An OSError about a file or directory is treated the same: nearly all of those are below the
+        home.
         """
         try:
             done = super().invoke(ctx)
-            # What cannot be written is told here, and not as Python ends.
+            # Flush here: at its own exit, Python would report a write error in its own words.
             sys.stdout.flush()
             return done
         except JobNotFound as error:
@@ -67,22 +69,22 @@ class Commands(click.Group):
             raise _repeating(str(error)) from None
         except click.ClickException as error:
             if type(error) is not click.ClickException:
-                raise  # how a command is used
+                raise  # a usage error: click adds the usage line and exits with 2
             raise _repeating(error.message) from None
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # `| head` has read enough
+                raise  # the reader closed the pipe, as `| head` does
             raise _Refused(_refused(error)) from None
         except RecursionError:
-            raise _Refused("what was given is nested too deeply to be read") from None
+            raise _Refused("the given value is nested too deeply to be parsed") from None
 
 
 class _Refused(click.ClickException):
-    """What is said of a command that was refused, as wide as the terminal."""
+    """The error of a refused command, printed as wide as the terminal."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it on stderr; its lines end between words, and not inside of a command."""
-        # Only what was refused needs it: `--help` does not.
+        """Print the error on stderr; break its lines between words, never inside a command."""
+        # Imported here to start fast: only a refusal needs it.
         from hermes_celery.cli.terminal import printable, terminal_width, wrapped
 
         width = terminal_width(is_error=True) if file is None else None
@@ -92,15 +94,15 @@ class _Refused(click.ClickException):
 
 
 def _repeating(text: str) -> click.ClickException:
-    # Only what was refused needs it: `--help` does not.
+    # Imported here to start fast: only a refusal needs it.
     from hermes_celery.cli.scope import repeating
 
     return _Refused(repeating(text))
 
 
 def _elsewhere() -> str:
-    """Where else a job may be that is not here; "" where there are no other namespaces."""
-    # The command that found no job has imported all of this.
+    """Return a hint at the server's other namespaces; "" if there are none."""
+    # The command that found no job has already imported all of this.
     from hermes_celery.cli.scope import read_settings as settings_of_command
     from hermes_celery.cli.store_access import other_namespaces
 
@@ -114,7 +116,7 @@ def _refused(error: OSError) -> str:
     if error.filename is None:
         _drop_output()
         return f"the output cannot be written: {error.strerror or error}"
-    # Only what was refused needs it: `--help` does not.
+    # Imported here to start fast: only a refusal needs it.
     from hermes_celery.settings import read_settings
 
     home = read_settings().home
@@ -123,7 +125,7 @@ def _refused(error: OSError) -> str:
 
 
 def _drop_output() -> None:
-    """Let Python find nothing to write when it ends: it would say so in words of its own."""
+    """Send stdout to the null device, so that Python reports no write error of its own at exit."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -131,14 +133,14 @@ def _drop_output() -> None:
 def _checked_app(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     is_typed = ctx.get_parameter_source("app") is ParameterSource.COMMANDLINE
     if value is not None and not value.strip() and is_typed:
-        raise click.BadParameter("it is empty; name the app, such as shop or shop.celery:app")
+        raise click.BadParameter("the value is empty; name the app: shop or shop.celery:app")
     return value or None
 
 
 def _checked_namespace(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is None:
         return None
-    # Only a given name is checked: `--help` needs no settings.
+    # Imported here to start fast: `--help` needs no settings.
     from hermes_celery.settings import checked_namespace
 
     try:
@@ -152,7 +154,8 @@ namespace_option = click.option(
     "--namespace",
     metavar="NAME",
     callback=_checked_namespace,
-    help="Whose jobs: a project's app name. Default: HERMES_CELERY_NAMESPACE, the app's, hermes.",
+    help="The namespace whose jobs the command is about; for a project, the name of its Celery "
+    "app. Default: HERMES_CELERY_NAMESPACE, else the name of the app, else hermes.",
 )
 
 
@@ -164,18 +167,19 @@ namespace_option = click.option(
     metavar="APP",
     envvar="HERMES_CELERY_APP",
     callback=_checked_app,
-    help="The Celery app of a project, as `celery -A` takes it: its broker, namespace and tasks.",
+    help="A project's Celery app, written as for `celery -A`: the command uses its broker, "
+    "namespace and tasks. Default: HERMES_CELERY_APP, else no project.",
 )
 @click.version_option(package_name="hermes-celery", prog_name="hermes-celery")
 @click.pass_context
 def main(ctx: click.Context, namespace: str | None, app: str | None) -> None:
     """Cron for many machines, on Celery and Redis.
 
-    Jobs are named by their id or their whole name. Times are shown in your zone (HERMES_TIMEZONE,
-    else the host's); `--json` gives them in UTC. `-N shop` and `-A shop`, before the command, are
-    about the jobs of the project `shop`.
+    Name a job by its id or its full name. Times are shown in your zone (HERMES_TIMEZONE, else the
+    host's zone); `--json` prints them in UTC. Put `-N shop` or `-A shop` before the command to work
+    on the jobs of the project `shop`.
     """
-    # Once a command was named: `--help` needs no settings.
+    # Imported here to start fast: this runs only once a command is named.
     from hermes_celery.cli.scope import Scope, about
 
     about(ctx, Scope(namespace=namespace, app=app))

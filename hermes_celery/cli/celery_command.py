@@ -1,7 +1,7 @@
-"""`celery -A shop cron ...`: the commands of `hermes-celery -A shop`, below Celery's own.
+"""`celery -A shop cron ...`: the commands of `hermes-celery -A shop` as a subcommand of Celery.
 
-Celery imports this for each of its commands, so that little is imported here, and nothing of an app
-is looked at before a verb asks for it.
+Celery imports this module for each of its own commands. It therefore imports little, and reads
+nothing of the app until a command needs it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from hermes_celery.cli import Commands, namespace_option
 @click.group(
     "cron",
     cls=Commands,
-    short_help="Jobs and runs of this app's cron (hermes-celery).",
+    short_help="Manage the jobs and runs of this app's cron (hermes-celery).",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @namespace_option
 @click.pass_context
 def cron(ctx: click.Context, namespace: str | None) -> None:
-    """Jobs and runs of this app's cron: the commands of `hermes-celery -A APP`.
+    """Manage the jobs and runs of this app's cron: the commands of `hermes-celery -A APP`.
 
-    Jobs are named by their id or their whole name. Times are shown in your zone (HERMES_TIMEZONE,
-    else the host's); `--json` gives them in UTC.
+    Name a job by its id or its full name. Times are shown in your zone (HERMES_TIMEZONE, else the
+    host's zone); `--json` prints them in UTC.
     """
-    # Once a command was named: each `celery` command imports this module.
+    # Imported here to start fast: each `celery` command imports this module.
     from hermes_celery.cli.scope import Scope, about
 
     given = _given_app(ctx)
@@ -36,6 +36,6 @@ def cron(ctx: click.Context, namespace: str | None) -> None:
 
 
 def _given_app(ctx: click.Context) -> str | None:
-    """What `celery -A` was given; the name of an app that was handed over as it is."""
+    """Return the value of `celery -A`; for an app object, its name."""
     given: Any = None if ctx.parent is None else ctx.parent.params.get("app")
     return given if given is None or isinstance(given, str) else str(given.main or "APP")

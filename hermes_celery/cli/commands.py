@@ -1,32 +1,32 @@
-"""The table of all commands: where each is, so that only the one that is called is imported."""
+"""The table of all commands: the module of each, so that only the called one is imported."""
 
 from __future__ import annotations
 
-#: Command -> where it is and what `--help` says of it without importing it.
+#: Command name -> its module and function, and its line in `--help`.
 COMMANDS = {
     "up": ("up:up", "Start everything on this machine: server, beat and worker."),
-    "doctor": ("doctor:doctor", "Look at everything that must be in order."),
-    "fsck": ("fsck:fsck", "Compare all stored records; `--repair` mends what it can."),
-    "status": ("status:status", "Say who leads, what waits and what runs."),
-    "tick": ("ticking:tick_command", "Dispatch what is due now, once, unless a beat does."),
+    "doctor": ("doctor:doctor", "Check settings, server, records and workers."),
+    "fsck": ("fsck:fsck", "Check all stored records; `--repair` repairs them."),
+    "status": ("status:status", "Show the leading beat, the workers, the queues and the runs."),
+    "tick": ("ticking:tick_command", "Dispatch the due jobs once, unless a beat does."),
     "shards": ("shards:shards", "Split the due index, so that several beats tick at once."),
     "add": ("jobs:add", "Add a job."),
     "edit": ("jobs:edit", "Change a job."),
-    "list": ("jobs:list_jobs", "List all jobs."),
+    "list": ("jobs:list_jobs", "List jobs."),
     "show": ("jobs:show", "Show one job."),
-    "pause": ("jobs:pause", "Stop a job's schedule."),
-    "resume": ("jobs:resume", "Let a job's schedule go on from now."),
-    "remove": ("jobs:remove", "Remove a job; its runs stay as history."),
-    "move": ("move:move", "Move jobs here from another namespace."),
-    "import": ("importing:import_jobs", "Take over the jobs of a Hermes home, RedBeat or Django."),
-    "run": ("runs:run", "Run a job now, beside its schedule."),
+    "pause": ("jobs:pause", "Pause a job's schedule, or all of them."),
+    "resume": ("jobs:resume", "Resume a job's schedule from now on, or all of them."),
+    "remove": ("jobs:remove", "Remove a job; its runs are kept as history."),
+    "move": ("move:move", "Move jobs from another namespace into this one."),
+    "import": ("importing:import_jobs", "Import jobs from a Hermes home, RedBeat or Django."),
+    "run": ("runs:run", "Run a job now, in addition to its schedule."),
     "runs": ("runs:runs", "List the latest runs."),
-    "logs": ("runs:logs", "Print what a run printed."),
-    "backfill": ("runs:backfill", "Run a job for a range of time in the past."),
-    "redeliver": ("delivery:redeliver", "Deliver a run's output once more."),
-    "incidents": ("delivery:incidents", "List open troubles; `incidents ack ID` quiets one."),
-    "letters": ("dead_letters:letters", "List messages that no worker could read."),
-    "cancel": ("runs:cancel", "End a run that waits or runs."),
+    "logs": ("runs:logs", "Print the output of a run."),
+    "backfill": ("runs:backfill", "Run a job for each occurrence of a past time range."),
+    "redeliver": ("delivery:redeliver", "Deliver a run's output again."),
+    "incidents": ("delivery:incidents", "List open incidents; `incidents ack ID` silences one."),
+    "letters": ("dead_letters:letters", "List dead letters: messages that no worker could read."),
+    "cancel": ("runs:cancel", "Cancel a queued or running run."),
     "next": ("schedules:next_command", "Print the next instants of a schedule."),
-    "explain": ("schedules:explain_command", "Say in words what a schedule means."),
+    "explain": ("schedules:explain_command", "Explain a schedule in words."),
 }

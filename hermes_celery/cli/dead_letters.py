@@ -1,4 +1,4 @@
-"""`letters`: messages that no worker could read."""
+"""`letters`: the dead letters, messages that no worker could read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ _SHOWN_BYTES = 60
 
 
 @click.group(invoke_without_command=True)
-@click.option("--limit", type=click.IntRange(1, KEPT), default=20, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, KEPT),
+    default=20,
+    show_default=True,
+    help="List at most this many letters.",
+)
 @json_option
 @click.pass_context
 def letters(ctx: click.Context, limit: int, as_json: bool) -> None:
-    """List messages that no worker could read, the newest first; the last thousand are kept.
+    """List dead letters, newest first: messages that no worker could read.
 
-    Nothing in a message reaches the terminal as it is: control characters are escaped. `--json`
-    has the first 4 KiB of each in base64.
+    The last 1,000 are kept. Control characters in a message are escaped, so nothing in it can act
+    on your terminal. `--json` prints the first 4 KiB of each message in base64.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -52,11 +58,11 @@ def letters(ctx: click.Context, limit: int, as_json: bool) -> None:
 
 @letters.command()
 def clear() -> None:
-    """Throw the kept messages away; how many there ever were stays known."""
+    """Delete the kept letters; the count of all letters ever seen stays."""
     count = Letters(reachable_database(read_settings())).clear()
-    click.echo(f"{count} letters thrown away")
+    click.echo(f"{count} letters deleted")
 
 
 def _escaped(text: str) -> str:
-    """Printable ASCII as it is, everything else as in a Python string."""
+    """Return a text in printable ASCII, with all else escaped as in a Python string."""
     return ascii(text)[1:-1]

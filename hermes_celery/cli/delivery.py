@@ -1,4 +1,4 @@
-"""`redeliver incidents`: what people do about deliveries and troubles."""
+"""`redeliver` and `incidents`: act on deliveries, and list what is wrong."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ _COLUMNS = ("ID", "COUNT", "FIRST", "LAST", "ACK", "WHAT")
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-@click.option("--all", "everywhere", is_flag=True, help="Also to the targets that it reached.")
+@click.option("--all", "everywhere", is_flag=True, help="Deliver also to targets already reached.")
 def redeliver(run_id: str, everywhere: bool) -> None:
-    """Deliver the output of RUN once more, to the targets that its job has now.
+    """Deliver the output of RUN again, to the targets that its job has now.
 
-    The job does not run again.
+    Targets that were already reached are left out, unless you give --all. The job does not run
+    again.
     """
-    # What delivers is large; `incidents` and `logs` do without it.
+    # Imported here to start fast: `incidents` and `logs` need none of the delivery code.
     from hermes_celery.wiring.delivery import redeliver as deliver_again
 
     settings = read_settings()
     deliver_again(settings, run_id, everywhere=everywhere, messages=messages_for(settings))
     click.echo(
-        repeating(f"delivering {run_id} again; `hermes-celery logs {run_id}` says how it goes")
+        repeating(f"delivering {run_id} again; `hermes-celery logs {run_id}` shows the result")
     )
 
 
@@ -42,7 +43,7 @@ def redeliver(run_id: str, everywhere: bool) -> None:
 @json_option
 @click.pass_context
 def incidents(ctx: click.Context, as_json: bool) -> None:
-    """List open troubles: failures, late and missed runs, no beat, no workers."""
+    """List open incidents: failures, late and missed runs, no beat, no workers."""
     if ctx.invoked_subcommand is not None:
         return
     found = Incidents(readable_database(read_settings())).open()
@@ -70,7 +71,7 @@ def incidents(ctx: click.Context, as_json: bool) -> None:
 @incidents.command("ack")
 @click.argument("incident_id", metavar="ID")
 def ack(incident_id: str) -> None:
-    """Acknowledge incident ID: it is told no more until it is over."""
+    """Acknowledge incident ID: no more notices about it until it is over."""
     database = reachable_database(read_settings())
     if not Incidents(database).ack(incident_id, now_ms=database.now_ms()):
         raise click.ClickException(
@@ -80,7 +81,7 @@ def ack(incident_id: str) -> None:
 
 
 def delivery_states(run_id: str) -> list[dict[str, object]]:
-    """Where each target of a run stands, under stable names and without tokens."""
+    """Return the state of each target of a run, under stable names and without tokens."""
     try:
         states = _states(run_id)
     except RecordBroken as error:
@@ -98,7 +99,7 @@ def delivery_states(run_id: str) -> list[dict[str, object]]:
 
 
 def delivery_lines(run: Run) -> list[str]:
-    """The same for people; nothing where nothing is to be delivered."""
+    """Return the state of each target of a run as lines for people; [] without a delivery."""
     try:
         states = _states(run.id)
     except RecordBroken as error:

@@ -1,6 +1,6 @@
-"""`doctor`: prints the checks of `observe.checks`, one line for each thing that must be in order.
+"""`doctor`: run the checks of `observe.checks` and print one line for each.
 
-What is looked at, and how, lies there; here the checks get what they look at.
+The checks themselves are in `observe.checks`. This module passes them what they need.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ _COLORS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Look at everything that must be in order; exit 1 when something is not."""
+    """Check settings, server, records, workers and files; exit with 1 if a check fails.
+
+    Prints one line per check: ok, warn or fail.
+    """
     findings = [msgspec.structs.replace(one, text=repeating(one.text)) for one in _findings()]
     if as_json:
         print_json(findings)
@@ -76,7 +79,7 @@ def doctor(as_json: bool) -> None:
 
 
 def _findings() -> Iterator[Finding]:
-    """Every check, in the order in which one depends on the other."""
+    """Yield the findings of all checks; a check comes after those it depends on."""
     try:
         settings = read_settings()
     except SettingsError as error:
@@ -95,7 +98,7 @@ def _findings() -> Iterator[Finding]:
 
 
 def _of_the_server(settings: Settings) -> Iterator[Finding]:
-    """The checks that need the server, as far as it answers."""
+    """Yield the findings that need the server, as far as it answers."""
     try:
         database = open_database(settings)
         yield check_server(database, settings, address=without_password(redis_url(settings)))
@@ -130,6 +133,6 @@ def _alerts(settings: Settings) -> Finding:
 
 
 def _agent(settings: Settings) -> Finding:
-    # In this order: an agent gets the variables of Hermes' `.env` over the worker's own.
+    # In this order: for an agent, Hermes' `.env` overrides the worker's own variables.
     environment = {**process_environment(), **dotenv(settings.home, profile="")}
     return check_agent(settings, environment)

@@ -1,6 +1,6 @@
-"""The options of `add` and `edit`: one for each field of the table, and what was typed of them.
+"""The options of `add` and `edit`: one for each field of the table, and how its text is read.
 
-An empty text clears the field, whatever it holds.
+An empty text clears the field, whatever its type.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _ABSENT: Final = object()
 
 
 class _Read:
-    """A value that was read from a text; None, too, is one."""
+    """A value that was read from a text; it may be None."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 class _Text(click.ParamType[_Read]):
-    """A text that becomes the value of one field."""
+    """A parameter type: reads a text as the value of one field."""
 
     def __init__(self, field: Field) -> None:
         self.name = field.name
@@ -37,7 +37,10 @@ class _Text(click.ParamType[_Read]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> _Read:
-        """What the text means; what is refused as a job is says so as every command does."""
+        """Return the text's value.
+
+        Raises HermesCeleryError when the job is refused, BadParameter when the text is unreadable.
+        """
         if isinstance(value, _Read):
             return value
         if value == "":
@@ -54,7 +57,7 @@ class _Text(click.ParamType[_Read]):
 
 
 def field_options(*, without: Collection[str] = ()) -> Callable[[_Command], _Command]:
-    """A decorator that adds the option of each field, but for those that are typed otherwise."""
+    """Return a decorator that adds an option for each field except those in `without`."""
     options = [
         option for field in FIELDS if field.option and field.name not in without
         for option in _options(field)
@@ -69,7 +72,7 @@ def field_options(*, without: Collection[str] = ()) -> Callable[[_Command], _Com
 
 
 def take_fields(typed: MutableMapping[str, Any]) -> dict[str, Any]:
-    """Take the fields out of what was typed: those that were given, as values, by their names."""
+    """Remove the fields from the typed options and return the given ones: name -> value."""
     given = {}
     for field in FIELDS:
         if field.option:
@@ -102,7 +105,7 @@ def _options(field: Field) -> list[Any]:
 
 
 def _value(field: Field, typed: Any, parts: Mapping[str, Any]) -> Any:
-    """What was typed of a field as its value."""
+    """Return the value that was typed for a field, or `_ABSENT`."""
     if field.join is not None:
         return _joined(field, typed, parts)
     if field.is_many:
@@ -126,5 +129,5 @@ def _joined(field: Field, typed: Any, parts: Mapping[str, Any]) -> Any:
 
 def _cleared(field: Field) -> Any:
     if field.is_required:
-        raise click.UsageError(f"a job needs its {field.name}; give another")
+        raise click.UsageError(f"a job needs a {field.name}, so '' cannot clear it; give a value")
     return field.empty

@@ -1,4 +1,4 @@
-"""`logs -f`: what a run prints, as it prints it, from any machine that reaches the server."""
+"""`logs -f`: print a run's output while it runs, from any machine that reaches the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _POLL_SECONDS = 0.1
 
 
 class _Stream:
-    """How far one stream of a run was shown."""
+    """One output stream of a run, and how many bytes of it were shown."""
 
     def __init__(self, sink: BinaryIO, *, is_error: bool) -> None:
         self._sink = sink
@@ -23,7 +23,7 @@ class _Stream:
     def show_new(self, runs: Runs, run_id: str) -> None:
         new, size = runs.printed_since(run_id, self._shown, is_error=self._is_error)
         if size < self._shown:
-            # Another attempt began: it has an output of its own.
+            # A new attempt began: its output starts from zero.
             self._shown = 0
             new, size = runs.printed_since(run_id, 0, is_error=self._is_error)
         self._sink.write(new)
@@ -32,7 +32,7 @@ class _Stream:
 
 
 def follow(runs: Runs, run_id: str) -> Run:
-    """Print a run's output until it ends, and return it as it ended. Raises RunNotFound."""
+    """Print a run's output until the run ends; return the ended run. Raises RunNotFound."""
     streams = (
         _Stream(sys.stdout.buffer, is_error=False),
         _Stream(sys.stderr.buffer, is_error=True),

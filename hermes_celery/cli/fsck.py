@@ -1,9 +1,9 @@
-"""`fsck`: compare all stored records at once, and mend what disagrees.
+"""`fsck`: compare all stored records, and repair those that disagree.
 
-Without `--repair` it only reads. With it, it may run beside beats and workers: each mend is one
-script that first compares everything the decision was made from, and changes nothing where that has
-changed meanwhile; so it needs neither a lease nor a fencing token. What a beat and workers do at
-the same time is therefore no finding, and nothing that is healthy is touched.
+Without `--repair` it only reads. With `--repair` it may run beside beats and workers: each repair
+is one script that first compares everything the decision was based on, and changes nothing if any
+of it has changed since. It therefore needs neither a lease nor a fencing token, and reports
+nothing that a beat or a worker is changing at that moment.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from hermes_celery.store import CheckMode, Database, Page
 from hermes_celery.wiring.server import reachable_database, readable_database
 from hermes_celery.wiring.watchdogs import make_examiner
 
-#: What a mend brings to light is found by another pass; more than that goes round in circles.
+#: Most passes over all records with `--repair`. A repair can reveal another disagreement, which the
+#: next pass finds; further passes would only undo and redo the same repairs.
 _PASSES = 3
 
 
 class Summary(msgspec.Struct):
-    """What was looked at and found."""
+    """Counts of the checked records and of the disagreements."""
 
     jobs: int = 0
     runs: int = 0
@@ -40,14 +41,14 @@ class Summary(msgspec.Struct):
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Mend what can be mended; what cannot stays.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired; the rest is reported.")
 @json_option
 def fsck(repair: bool, as_json: bool) -> None:
-    """Compare all stored records: jobs, runs and their indexes.
+    """Check that all stored records agree: jobs, runs and their indexes.
 
-    Prints one line for each thing that is wrong. Exits with 0 when nothing is, or everything was
-    mended, else with 1. A value that cannot be used is moved to a key `...quarantine:...`, never
-    deleted. Beats and workers may go on.
+    Prints one line for each disagreement. Exits with 0 if there is none or all were repaired, else
+    with 1. A repair never deletes an unusable value; it moves it to a key `...quarantine:...`.
+    Beats and workers may keep running.
     """
     opened = reachable_database if repair else readable_database
     settings = read_settings()
@@ -66,7 +67,7 @@ def fsck(repair: bool, as_json: bool) -> None:
 def examine(
     database: Database, names: BrokerNames, *, repair: bool
 ) -> tuple[list[Disagreement], Summary]:
-    """Look at everything, once or until nothing more is mended."""
+    """Check all records once; with `repair`, again until nothing more is repaired."""
     examiner, summary = make_examiner(database, names), Summary()
     found: dict[tuple[str, str], Disagreement] = {}
     for _ in range(_PASSES if repair else 1):
@@ -104,13 +105,13 @@ def _of_page(examiner: RecordExaminer, page: Page, mode: CheckMode) -> list[Disa
     except StoreUnavailable:
         raise
     except StoreError as error:
-        text = f"a page of {len(page.work.jobs)} jobs could not be looked at: {error}"
+        text = f"a page of {len(page.work.jobs)} jobs could not be checked: {error}"
         return [Disagreement(trouble=DisagreementKind.BROKEN, subject="page", text=text)]
 
 
 def _shown(pages: Iterator[Page]) -> Iterator[Page]:
-    """Pages as they come; on a terminal their records are counted."""
-    # rich is slow to import, and nothing is drawn before this.
+    """Yield the pages; on a terminal, show how many records were checked."""
+    # Imported here to start fast: rich is slow to import.
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -123,22 +124,22 @@ def _shown(pages: Iterator[Page]) -> Iterator[Page]:
         records = 0
         for page in pages:
             records += len(page.work.jobs) + len(page.work.runs)
-            progress.update(task, description=f"{records:,} records looked at")
+            progress.update(task, description=f"{records:,} records checked")
             yield page
 
 
 def _print_finding(finding: Disagreement) -> None:
-    word, color = ("mended", "yellow") if finding.is_mended else ("wrong", "red")
+    word, color = ("repaired", "yellow") if finding.is_mended else ("wrong", "red")
     text = finding.text.encode("utf-8", "backslashreplace").decode()
-    print_labelled(f"{word:<6} ", text, color=color)
+    print_labelled(f"{word:<8} ", text, color=color)
 
 
 def _closing(summary: Summary, *, repair: bool) -> str:
-    looked = f"{summary.jobs:,} jobs and {summary.runs:,} entries of runs looked at"
+    looked = f"{summary.jobs:,} jobs and {summary.runs:,} run entries checked"
     if not summary.found:
         return f"{looked}: all agree"
-    advice = "" if repair else repeating("; `hermes-celery fsck --repair` mends what it can")
-    return f"{looked}: {summary.mended:,} mended, {summary.left:,} left{advice}"
+    advice = "" if repair else repeating("; `hermes-celery fsck --repair` repairs what it can")
+    return f"{looked}: {summary.mended:,} repaired, {summary.left:,} left{advice}"
 
 
 def _as_json(finding: Disagreement) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`import`: the sources that jobs can be taken over from; their readers lie in `interop/`."""
+"""`import`: the sources that jobs can be imported from; their readers are in `interop/`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DJANGO = "django-celery-beat"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Given:
-    """What was typed after `import`."""
+    """The arguments of `import`."""
 
     #: A path, or the name of another scheduler.
     source: str
@@ -38,7 +38,7 @@ class _Given:
     url: str | None
 
     def check(self) -> None:
-        """Refuse what does not go together. Raises UsageError."""
+        """Refuse arguments that exclude each other. Raises UsageError."""
         if self.source == _DJANGO and self.file is None:
             raise click.UsageError(
                 "give the file: python manage.py dumpdata django_celery_beat > beat.json, then "
@@ -47,29 +47,48 @@ class _Given:
         if self.source != _DJANGO and self.file is not None:
             raise click.UsageError(f"{self.source} takes no file")
         if self.source != _REDBEAT and (self.prefix, self.url) != (None, None):
-            raise click.UsageError("--prefix and --url are RedBeat's")
+            raise click.UsageError("--prefix and --url are for redbeat only")
         if self.source not in (_REDBEAT, _DJANGO) and self.dry_run:
-            raise click.UsageError("--dry-run is for redbeat and django-celery-beat")
+            raise click.UsageError("--dry-run is for redbeat and django-celery-beat only")
 
     def zone(self, otherwise: Callable[[], str]) -> str:
-        """The zone that was given, else that of `otherwise`. Raises SettingsError."""
+        """Return the given zone, else the result of `otherwise`. Raises SettingsError."""
         return checked_timezone(self.timezone) if self.timezone else otherwise()
 
 
 @click.command("import")
 @click.argument("source", metavar="PATH|redbeat|django-celery-beat")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--timezone", "--tz", metavar="ZONE", help="What schedules without one are meant in.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be made, and what is refused.")
-@click.option("--prefix", help="Of RedBeat's keys. Default: the app's of -A, else redbeat:")
-@click.option("--url", help="The Redis that RedBeat uses. Default: the app's of -A, else ours.")
+@click.option(
+    "--timezone",
+    "--tz",
+    metavar="ZONE",
+    help="The zone of schedules that name none. Default: the zone that the app of -A sets (not for "
+    "PATH), else HERMES_TIMEZONE, else the host's.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Change nothing; report which jobs would be made or refused. Not for PATH.",
+)
+@click.option(
+    "--prefix",
+    metavar="PREFIX",
+    help="redbeat: the prefix of its keys. Default: the one that the app of -A sets, else redbeat:",
+)
+@click.option(
+    "--url",
+    metavar="URL",
+    help="redbeat: the URL of its Redis. Default: the one that the app of -A sets, else the "
+    "server of hermes-celery.",
+)
 @json_option
 def import_jobs(as_json: bool, **typed: Any) -> None:
-    """Take over the jobs of PATH (a Hermes home or a jobs.json), of RedBeat, or of Django.
+    """Import jobs from PATH (a Hermes home or a jobs.json), from RedBeat, or from Django.
 
-    `import redbeat` reads the keys that RedBeat has in Redis; `import django-celery-beat FILE` what
-    `manage.py dumpdata django_celery_beat` wrote. Stop the other beat first: nothing is changed
-    there. Doing it again makes no second job.
+    `import redbeat` reads RedBeat's keys in Redis. `import django-celery-beat FILE` reads what
+    `manage.py dumpdata django_celery_beat` wrote. Stop the other beat first: its entries are not
+    changed. Importing again makes no second job. Exits with 1 if a job was refused.
     """
     given = _Given(**typed)
     given.check()
@@ -90,8 +109,8 @@ def _taken_over(given: _Given) -> ImportReport | TakeoverReport:
         entries, source = redbeat.entries_of(opened.records()), redbeat.SOURCE
         if not entries:
             print_note(
-                f"RedBeat has no entry under the prefix {opened.prefix!r} there; --prefix and "
-                "--url say where its entries are"
+                f"RedBeat has no entry under the prefix {opened.prefix!r} on that server; give "
+                "the right place with --prefix and --url"
             )
     elif given.source == _DJANGO and given.file is not None:
         entries, source = django_celery_beat.entries_of(given.file), django_celery_beat.SOURCE

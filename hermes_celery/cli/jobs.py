@@ -1,4 +1,4 @@
-"""`add edit list show pause resume remove`: what people do with jobs."""
+"""`add edit list show pause resume remove`: the commands for jobs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ _NO_JOBS = 'no jobs yet; add one: hermes-celery add "every 5m" --script NAME --n
 _elsewhere = click.option(
     "--elsewhere",
     is_flag=True,
-    help="Script and directory are on the workers, not on this machine.",
+    help="Do not check the script and the working directory on this machine: they are on the "
+    "workers.",
 )
 
 
@@ -47,10 +48,14 @@ _elsewhere = click.option(
 @click.argument("prompt", required=False)
 @field_options(without=("schedule", "prompt"))
 @_elsewhere
-@click.option("--paused", is_flag=True, help="Add it without starting its schedule.")
+@click.option("--paused", is_flag=True, help="Add the job paused; `resume` starts its schedule.")
 @json_option
 def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
     """Add a job that runs on SCHEDULE.
+
+    SCHEDULE is a cron expression, a phrase ('every monday 9am'), an interval ('every 30m') or a
+    time ('in 2h', '2027-03-28T14:00'); `explain` says what it means. PROMPT is the text for the
+    agent; a job with --script and --no-agent, --http or --task needs none.
 
     \b
     hermes-celery add "0 9 * * 1-5" "Summarise the news" --tz Europe/Berlin
@@ -76,13 +81,14 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
 @field_options()
 @_elsewhere
 @click.option(
-    "--revision", type=int, help="Refuse if the job is no longer at this revision (see `show`)."
+    "--revision", type=int, help="Refuse if the job is not at this revision any more (see `show`)."
 )
 @json_option
 def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed: Any) -> None:
-    """Change JOB: only what is given changes; '' clears a field, as in --group ''.
+    """Change the given fields of JOB; all other fields stay as they are.
 
-    What belongs to --http or --task is given together with it, and replaces it whole.
+    '' clears a field, as in --group ''. The options that belong to --http or --task are given
+    together with it, and replace the old request or call as a whole.
     """
     changes = take_fields(typed)
     if not changes:
@@ -102,35 +108,44 @@ def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed
     click.echo(_upcoming(changed))
 
 
-#: The states in the words that the table shows.
+#: The states, named as in the table.
 _STATE_WORDS = [word_of(state.value) for state in JobState]
 
 
 @click.command("list")
-@click.option("--name", default="", metavar="START", help="Names that begin so, by name.")
+@click.option(
+    "--name",
+    default="",
+    metavar="START",
+    help="List only jobs whose names begin with START (in any case), sorted by name.",
+)
 @click.option(
     "--state",
-    # What JSON says is known, too.
+    # The words of JSON are accepted, too.
     type=click.Choice(list(dict.fromkeys([*_STATE_WORDS, *(one.value for one in JobState)]))),
     metavar=f"[{'|'.join(_STATE_WORDS)}]",
+    help="List only jobs in this state.",
 )
-@click.option("--after", metavar="JOB", help="What follows that job.")
+@click.option("--after", metavar="JOB", help="Continue after this job: list what follows it.")
 @click.option(
     "--limit",
     "-n",
     type=click.IntRange(0),
-    help=f"0: all. Default: {_TABLE_LIMIT} in the table, all as JSON.",
+    help=f"List at most this many jobs; 0 lists all. Default: {_TABLE_LIMIT}, with --json all.",
 )
-@click.option("--all", "limit", flag_value=0, type=int, help="As --limit 0.")
+@click.option("--all", "limit", flag_value=0, type=int, help="List all jobs; same as --limit 0.")
 @json_option
 def list_jobs(
     name: str, state: str | None, after: str | None, limit: int | None, as_json: bool
 ) -> None:
-    """List jobs, oldest first."""
+    """List jobs, oldest first.
+
+    Declared jobs that were refused come last.
+    """
     cron = open_cron_to_read()
     wanted = JobState(stored_word_of(state)) if state else None
     found = cron.find_jobs(name=name, state=wanted, after=after)
-    # What is no job has neither state nor place among the jobs: it follows them all.
+    # A refused declaration has neither a state nor a place in the order: it comes last.
     refused = [] if state or after else [r for r in cron.refusals(name=name) if r.is_refused]
     if as_json:
         shown_jobs = (job.as_json() for job in islice(found, limit or None))
@@ -142,7 +157,7 @@ def list_jobs(
     print_tables(
         JOB_COLUMNS,
         chain((job_row(job, zone=zone) for job in jobs), map(refused_row, refused)),
-        empty="no job is like that" if name or state or after else repeating(_no_jobs(cron)),
+        empty="no job matches" if name or state or after else repeating(_no_jobs(cron)),
     )
     if isinstance(jobs, list) and next(found, None) is not None:
         count = None if state else cron.jobs.count_after(jobs[-1], name=name)
@@ -150,7 +165,7 @@ def list_jobs(
 
 
 def _no_jobs(cron: Client) -> str:
-    """What to say where there is none; the jobs that somebody looks for may be a project's."""
+    """Return the text for an empty namespace; it names others, where a project's jobs may be."""
     others = [] if cron.jobs.count() else other_namespaces()
     if not others:
         return _NO_JOBS
@@ -162,20 +177,20 @@ def _no_jobs(cron: Client) -> str:
 
 
 def _more(last: Job | UnreadableJob, count: int | None, **options: str | int | None) -> str:
-    """How many jobs follow the last that was shown, and what to type to see them."""
+    """Return how many jobs follow the last shown one, and the command that lists them."""
     words = ["hermes-celery", "list"]
     for option, value in options.items():
         if value and (option, value) != ("limit", _TABLE_LIMIT):
             words += [f"--{option}", str(value)]
     number = "more" if count is None else f"{count:,} more"
-    return f"{number}: {shlex.join([*words, '--after', last.id])}  (--all: everything)"
+    return f"{number}: {shlex.join([*words, '--after', last.id])}  (--all lists all)"
 
 
 @click.command()
 @click.argument("job")
 @json_option
 def show(job: str, as_json: bool) -> None:
-    """Show everything about JOB."""
+    """Show all fields and the state of JOB."""
     cron = open_cron_to_read()
     try:
         found = cron.jobs.look_up(job)
@@ -193,7 +208,7 @@ def show(job: str, as_json: bool) -> None:
 
 
 def _show_refused(cron: Client, reference: str, *, as_json: bool) -> None:
-    """What is known of a declared job that is none. Raises JobNotFound."""
+    """Print why a declared job was refused, and exit with 1. Raises JobNotFound."""
     key = name_key(reference)
     for one in cron.refusals():
         if one.is_refused and key in (name_key(one.name), one.job_id):
@@ -204,30 +219,35 @@ def _show_refused(cron: Client, reference: str, *, as_json: bool) -> None:
     raise JobNotFound(reference)
 
 
-_everything = click.option("--all", "everything", is_flag=True, help="Every job, by one switch.")
+_everything = click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All jobs, by one switch for the whole namespace.",
+)
 
 
 @click.command()
 @click.argument("job", required=False)
 @_everything
-@click.option("--reason", help="A note for whoever wonders.")
+@click.option("--reason", help="A note on why; `show` and `status` print it.")
 @json_option
 def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) -> None:
-    """Stop the schedule of JOB, or with --all of every job; dispatched runs go on."""
+    """Stop the schedule of JOB, or with --all of every job; dispatched runs continue."""
     if _is_one_job(job, everything=everything):
         cron = open_cron()
         before = cron.show(job or "").revision
         paused = cron.pause(job or "", reason=reason)
         is_same = paused.revision == before
-        verb = "nothing changed, it was paused before:" if is_same else "paused"
+        verb = "nothing changed, already paused:" if is_same else "paused"
         _confirm(paused, verb=verb, as_json=as_json)
         return
     is_new = open_cron().pause_all(note=reason or "")
     if as_json:
         print_json({"everything": "paused", "changed": is_new})
         return
-    done = "paused everything" if is_new else "everything was paused before"
-    click.echo(repeating(f"{done}; `hermes-celery resume --all` goes on"))
+    done = "paused all jobs" if is_new else "nothing changed, all jobs were already paused"
+    click.echo(repeating(f"{done}; `hermes-celery resume --all` resumes them"))
 
 
 @click.command()
@@ -235,25 +255,26 @@ def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) 
 @_everything
 @json_option
 def resume(job: str | None, everything: bool, as_json: bool) -> None:
-    """Let the schedule of JOB go on from now; what was missed stays missed.
+    """Resume the schedule of JOB from now on; occurrences missed in the pause do not run.
 
-    With --all the switch of `pause --all`; jobs that were paused one by one stay paused.
+    With --all it turns off the switch of `pause --all`. Jobs that were paused one by one stay
+    paused.
     """
     if _is_one_job(job, everything=everything):
         cron = open_cron()
         before = cron.show(job or "").revision
         resumed = cron.resume(job or "")
         is_same = resumed.revision == before
-        verb = "nothing changed, it was not paused:" if is_same else "resumed"
+        verb = "nothing changed, not paused:" if is_same else "resumed"
         _confirm(resumed, verb=verb, as_json=as_json)
         return
     is_new = open_cron().resume_all()
     if as_json:
         print_json({"everything": "resumed", "changed": is_new})
     elif is_new:
-        click.echo("resumed everything that was not paused by itself")
+        click.echo("resumed all jobs, except those that were paused one by one")
     else:
-        click.echo("nothing changed: everything was not paused; `resume JOB` is for one job")
+        click.echo("nothing changed: no `pause --all` is in force; to resume one job: `resume JOB`")
 
 
 def _is_one_job(job: str | None, *, everything: bool) -> bool:
@@ -264,20 +285,27 @@ def _is_one_job(job: str | None, *, everything: bool) -> bool:
 
 @click.command()
 @click.argument("job")
-@click.option("--declared", is_flag=True, help="Also one that a project declares which is no more.")
+@click.option(
+    "--declared",
+    is_flag=True,
+    help="Remove JOB although a project declares it; for a project that no longer exists.",
+)
 @json_option
 def remove(job: str, declared: bool, as_json: bool) -> None:
-    """Remove JOB; its runs stay as history."""
+    """Remove JOB; its runs are kept as history."""
     removed = open_cron().remove(job, declared=declared)
     _confirm(removed, verb="removed", as_json=as_json)
 
 
 def _warn_of_call(job: Job) -> None:
-    """A task that the app of `-A` does not have, or with other arguments, may be elsewhere."""
+    """Warn when the app of `-A` lacks the job's task or the task takes other arguments.
+
+    It is no error: the workers may have another version of the code.
+    """
     app = project()
     if app is None or job.spec.task is None:
         return
-    # Only a project's own tasks are asked of Celery; the other verbs here do without it.
+    # Imported here to start fast: the other commands need no Celery.
     from hermes_celery.celery_app.declarer import doubt_about_call
     from hermes_celery.celery_app.project_app import import_tasks
 
@@ -292,18 +320,18 @@ def _warn_of_call(job: Job) -> None:
 
 
 def _warn_of_idle(job: Job) -> None:
-    """What is set and does nothing is often meant for something else."""
+    """Warn of fields that are set but have no effect: they are often mistaken for others."""
     for note in idle_notes(job.spec):
         click.echo(f"Note: {note}", err=True)
 
 
 def _warn_of_tokens(job: Job) -> None:
-    """A URL in a job is read by whoever can read the job's store."""
+    """Warn of a delivery URL in the job: everyone who can read the store can read its tokens."""
     given = f"{job.spec.deliver},{job.spec.failure_deliver or ''}".replace("file://", "")
     if "://" in given:
         print_note(
-            "Note: the job holds a URL with its tokens. A name from targets.toml keeps them out: "
-            f"{read_settings().targets_path}"
+            "Note: the job stores a URL with its tokens. To keep them out of the store, give the "
+            f"URL a name in {read_settings().targets_path} and deliver to that name"
         )
 
 
@@ -313,17 +341,18 @@ def _confirm(job: Job | UnreadableJob, *, verb: str, as_json: bool) -> None:
         return
     click.echo(f"{verb} {job.id}  {job.name}".rstrip())
     if isinstance(job, UnreadableJob):
-        print_note(f"It could not be read; what was stored is kept under {_KEPT}")
+        print_note(f"Its record was unreadable; it is kept under {_KEPT}")
     elif verb == "resumed":
         click.echo(_upcoming(job))
 
 
 def _upcoming(job: Job) -> str:
     if job.state is JobState.COMPLETED:
-        return repeating(f"it is completed: {why_over(job)}")
+        return repeating(f"the job is completed: {why_over(job)}")
     if job.state is not JobState.SCHEDULED:
         return repeating(
-            f"it is {word_of(job.state.value)}; `hermes-celery resume {job.id}` starts its schedule"
+            f"the job is {word_of(job.state.value)}; `hermes-celery resume {job.id}` starts its "
+            "schedule"
         )
     zone = default_timezone()
     return f"next run {shown(job.next_run_at, zone=zone)} ({zone})"

@@ -1,4 +1,4 @@
-"""`move`: take jobs along from another namespace of the same server."""
+"""`move`: move jobs from another namespace of the same server into this one."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from hermes_celery.wiring.server import open_database, reachable_database
 
 _WORDS = {
     Moved.OK: "moved",
-    Moved.RUNNING: "not moved: a worker performs one of its runs; try again when that has ended",
-    Moved.THERE: "is there already; it was taken off the other namespace",
-    Moved.BUSY: "not moved: somebody changes it at this moment; try again",
+    Moved.RUNNING: "not moved: one of its runs is running; try again when it has ended",
+    Moved.THERE: "was already in this namespace; removed from the other one",
+    Moved.BUSY: "not moved: it is being changed at this moment; try again",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Done:
-    """What became of one job."""
+    """The outcome for one job."""
 
     job: Job | UnreadableJob
-    #: As JSON says it: a word of `Moved`, or "broken".
+    #: The outcome in JSON: a word of `Moved`, or "broken".
     word: str
     text: str
 
@@ -57,16 +57,22 @@ class _Done:
     "source",
     default=DEFAULT_NAMESPACE,
     metavar="NAME",
-    help="Where they are now. Default: hermes, where version 0.1.0 kept every project's jobs.",
+    help="The namespace that the jobs are in now. Default: hermes, where version 0.1.0 kept the "
+    "jobs of every project.",
 )
-@click.option("--force", is_flag=True, help="Also into a namespace that no beat has served yet.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Move even into a namespace that no beat has served yet.",
+)
 @json_option
 def move(jobs: tuple[str, ...], source: str, force: bool, as_json: bool) -> None:
-    """Move JOBs here from another namespace, with their runs, paused state and incidents.
+    """Move JOBs from another namespace into this one, with runs, paused state and incidents.
 
-    `hermes-celery -N shop move backup` takes the job `backup` of the namespace `hermes` into that
-    of the project `shop`, whose beat and workers run it from then on. Nothing moves while programs
-    of version 0.1.0 are where the jobs are.
+    `hermes-celery -N shop move backup` moves the job `backup` from the namespace `hermes` to that
+    of the project `shop`, whose beat and workers run it from then on. Stop all programs of version
+    0.1.0 in the old namespace first; nothing moves while one runs there. Exits with 1 if a job was
+    not moved.
     """
     settings = read_settings()
     try:
@@ -75,7 +81,7 @@ def move(jobs: tuple[str, ...], source: str, force: bool, as_json: bool) -> None
         raise click.BadParameter(str(error), param_hint="--from") from None
     if settings.namespace == source:
         raise click.UsageError(
-            f"the jobs are in namespace {source!r} already; say where to: "
+            f"the source and the target are both namespace {source!r}; name the target: "
             "hermes-celery -N NAMESPACE move JOB..."
         )
     target = reachable_database(settings)
@@ -84,7 +90,7 @@ def move(jobs: tuple[str, ...], source: str, force: bool, as_json: bool) -> None
         _refuse_unknown(settings, target)
     _refuse_older(origin, target)
     origin_jobs = Jobs(origin)
-    # Each once, and all of them before the first one moves.
+    # Look up every job, each once, before the first one moves.
     found = {job.id: job for job in map(origin_jobs.look_up, jobs)}
     mover = Mover(origin, target)
     _prepare(mover, settings, target, source=source)
@@ -100,12 +106,12 @@ def move(jobs: tuple[str, ...], source: str, force: bool, as_json: bool) -> None
 
 
 def _refuse_unknown(settings: Settings, target: Database) -> None:
-    """A namespace that no beat serves and no list names would keep the jobs in silence."""
+    """Refuse a namespace that no beat serves and no list names: its jobs would never run."""
     known = known_namespaces(settings)
     if settings.namespace in known or _has_beat(target):
         return
     raise click.ClickException(
-        f"no beat serves namespace {settings.namespace!r}, and no project has it: check the name "
+        f"no beat serves namespace {settings.namespace!r}, and no project uses it: check the name "
         f"(known here: {', '.join(known)}), or start the project's beat first; --force moves anyway"
     )
 
@@ -117,30 +123,34 @@ def _has_beat(database: Database) -> bool:
 
 
 def _refuse_older(origin: Database, target: Database) -> None:
-    """Workers of 0.1.0 throw messages away whose runs they cannot find; its beats declare anew."""
+    """Refuse to move while programs of version 0.1.0 serve the old namespace.
+
+    Their workers discard messages whose runs they cannot find, and their beats declare the jobs
+    again.
+    """
     now_ms = target.now_ms()
     ours = Formats(target).living(now_ms=now_ms)
     older = [name for name in Formats(origin).older_than(FORMAT, now_ms=now_ms) if name not in ours]
     if older:
         raise click.ClickException(
-            f"programs of version 0.1.0 are in namespace {origin.keys.namespace!r} "
-            f"({', '.join(older)}), which would throw messages of moved jobs away; nothing was "
-            "moved: stop them, and try again ten seconds later"
+            f"programs of version 0.1.0 serve namespace {origin.keys.namespace!r} "
+            f"({', '.join(older)}) and would discard messages of moved jobs; nothing was moved. "
+            "Stop them, and try again ten seconds later"
         )
 
 
 def _prepare(mover: Mover, settings: Settings, target: Database, *, source: str) -> None:
-    """Name the namespace where all others are named, and pause it where the other one is."""
+    """Enter the namespace in the list of namespaces; pause it if the other one is paused."""
     here = settings.namespace
     shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
     if here != DEFAULT_NAMESPACE:
-        # A user who may not look there is one of a namespace that a beat serves.
+        # A user without access to the shared namespace has one that a beat serves already.
         with suppress(StoreError):
             Neighbours(shared, namespace=here).enter()
     if mover.follow_switch(now_ms=target.now_ms()):
         print_note(
-            f"everything is paused in namespace {source!r}, and now in {here!r} too; "
-            f"`hermes-celery -N {here} resume --all` goes on"
+            f"all jobs are paused in namespace {source!r}, and now in {here!r} too; "
+            f"`hermes-celery -N {here} resume --all` resumes them"
         )
 
 
@@ -151,7 +161,7 @@ def _moved(
     *,
     failed: list[_Done],
 ) -> Iterator[_Done]:
-    """Move them one by one; those that stay are in `failed` as well."""
+    """Move the jobs one by one and yield each outcome; append those not moved to `failed`."""
     for job in jobs:
         done = _move_one(mover, job, now_ms=target.now_ms())
         if not done.is_moved:

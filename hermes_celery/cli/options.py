@@ -1,4 +1,4 @@
-"""Options that several commands share: `--json`, and times."""
+"""Options and parameter types that several commands share: `--json`, and times."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import click
 from hermes_celery.errors import ScheduleError
 from hermes_celery.settings import default_timezone
 
-#: The only `--json` there is: each command that has it prints the same values as without it.
+#: The one `--json` option of all commands: they print the same values with it as without it.
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 class Instant(click.ParamType[datetime]):
-    """An ISO time; without an offset it is local in the user's zone."""
+    """A parameter type for an ISO time; without an offset it is local in the user's zone."""
 
     name = "time"
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """The instant, aware."""
+        """Return the instant as an aware datetime."""
         try:
             instant = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is no ISO time such as 2027-03-28T14:00", param, ctx)
+            self.fail(f"{value!r} is not an ISO time such as 2027-03-28T14:00", param, ctx)
         return instant if instant.tzinfo else instant.replace(tzinfo=ZoneInfo(default_timezone()))
 
 
 class Since(Instant):
-    """An ISO time, or how long ago: `2h`, `30m`, `1d`."""
+    """A parameter type for an ISO time or a duration before now: `2h`, `30m`, `1d`."""
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """The instant, aware."""
+        """Return the instant as an aware datetime."""
         if value[:4].isdigit() and value[4:5] in ("-", ""):
             return super().convert(value, param, ctx)
-        # Only a duration needs the parser of schedules.
+        # Imported here to start fast: only a duration needs the parser of schedules.
         from hermes_celery.schedule import parse
 
         now = datetime.now(UTC)

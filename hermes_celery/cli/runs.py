@@ -1,4 +1,4 @@
-"""`run runs logs backfill cancel`: what people do with runs."""
+"""`run runs logs backfill cancel`: the commands for runs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ _POLL_SECONDS = 0.1
 
 @click.command()
 @click.argument("job")
-@click.option("--wait", is_flag=True, help="Follow it to its end; exit with its exit code.")
-@click.option("--key", help="The same key within a day gives the same run, not a second one.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait until the run ends, print its output, and exit with its exit code.",
+)
+@click.option("--key", help="An idempotency key: the same key within 24 hours makes no second run.")
 @json_option
 def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
-    """Run JOB now, beside its schedule, and print the run's id."""
+    """Run JOB now, in addition to its schedule, and print the run's id."""
     cron = open_cron()
     run_id = cron.run(job, key=key)
     if not wait:
@@ -52,10 +56,26 @@ def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("job", required=False)
-@click.option("--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@click.option("--state", type=click.Choice([state.value for state in RunState]))
-@click.option("--since", type=Since(), metavar="TIME", help="ISO time, or how long ago: 2h.")
-@click.option("--after", metavar="RUN", help="What follows that run: older ones.")
+@click.option(
+    "--limit",
+    "-n",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    help="List at most this many runs.",
+)
+@click.option(
+    "--state",
+    type=click.Choice([state.value for state in RunState]),
+    help="List only runs in this state.",
+)
+@click.option(
+    "--since",
+    type=Since(),
+    metavar="TIME",
+    help="List only runs queued since this time: ISO, or how long ago (2h, 1d).",
+)
+@click.option("--after", metavar="RUN", help="Continue after this run: list older ones.")
 @json_option
 def runs(
     job: str | None,
@@ -65,7 +85,7 @@ def runs(
     after: str | None,
     as_json: bool,
 ) -> None:
-    """List the latest runs, of all jobs or of JOB, newest first."""
+    """List the latest runs of all jobs, or of JOB, newest first."""
     cron = open_cron_to_read()
     found = cron.latest_runs(
         job, state=RunState(state) if state else None, since=since, after=after, limit=limit
@@ -85,12 +105,17 @@ def runs(
 
 @click.command()
 @click.argument("run_or_job")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the run ends, line by line.")
+@click.option(
+    "--follow",
+    "-f",
+    is_flag=True,
+    help="Print new output as it comes, until the run ends.",
+)
 @json_option
 def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
-    """Print what a run printed: of that run, or of a job's latest run.
+    """Print the output of a run; for a job, of its latest run.
 
-    Its standard error goes to standard error.
+    RUN_OR_JOB is a run's id, or a job's id or name. What the run wrote to stderr goes to stderr.
     """
     cron = open_cron_to_read()
     item = _run_or_latest(cron, run_or_job)
@@ -116,10 +141,10 @@ def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("run_id", metavar="RUN")
 def cancel(run_id: str) -> None:
-    """End RUN: at once if it waits, within a second if it runs."""
+    """Cancel RUN: at once if it is queued, within a second if it is running."""
     answer = open_cron().cancel(run_id)
     if answer == "over":
-        raise click.ClickException(f"run {run_id} has ended already; nothing was changed")
+        raise click.ClickException(f"run {run_id} has already ended; nothing was changed")
     click.echo(
         f"cancelled {run_id}" if answer == "cancelled" else f"asked {run_id} to end; see `runs`"
     )
@@ -127,21 +152,39 @@ def cancel(run_id: str) -> None:
 
 @click.command()
 @click.argument("job")
-@click.option("--from", "start", type=Instant(), required=True, metavar="TIME")
-@click.option("--to", "end", type=Instant(), metavar="TIME", help="Default: now.")
 @click.option(
-    "--beside", is_flag=True, help="Let them run beside each other instead of one after the other."
+    "--from",
+    "start",
+    type=Instant(),
+    required=True,
+    metavar="TIME",
+    help="The first instant of the range.",
 )
 @click.option(
-    "--per-minute", type=int, default=60, show_default=True, help="With --beside: how many start."
+    "--to",
+    "end",
+    type=Instant(),
+    metavar="TIME",
+    help="The last instant of the range. Default: now.",
+)
+@click.option(
+    "--beside", is_flag=True, help="Let the runs overlap instead of running one after the other."
+)
+@click.option(
+    "--per-minute",
+    type=int,
+    default=60,
+    show_default=True,
+    help="With --beside: runs started per minute, 1 to 60,000.",
 )
 @json_option
 def backfill(
     job: str, start: datetime, end: datetime | None, beside: bool, per_minute: int, as_json: bool
 ) -> None:
-    """Run JOB for each occurrence of a range of time that has no run yet.
+    """Run JOB for each occurrence without a run in a past time range.
 
-    At most 1,000 occurrences; doing it again makes no second run of any.
+    TIME is an ISO time; without an offset it is in your zone. A range has at most 1,000
+    occurrences. Doing it again makes no second run of an occurrence.
     """
     cron = open_cron()
     end = end or cron.now
@@ -187,9 +230,9 @@ def _print_output(cron: Client, run_id: str) -> None:
 
 
 def _ending(item: Run) -> str:
-    """In one line, how a run stands."""
+    """Describe in one line how a run ended, or its state so far."""
     if item.fault:
-        return f"{item.id}: its record cannot be read: {item.fault}"
+        return f"{item.id}: its record is unreadable: {item.fault}"
     if item.state is RunState.SUCCEEDED:
         return f"{item.job_name}: succeeded" + (" (silent)" if item.delivery == "silent" else "")
     why = item.why.split("\n")[0]

@@ -1,4 +1,4 @@
-"""`next` and `explain`: what a schedule means, before a job has it."""
+"""`next` and `explain`: check what a schedule means before you give it to a job."""
 
 from __future__ import annotations
 
@@ -24,10 +24,19 @@ _EXPLAINED = 5
 
 @click.command("next")
 @click.argument("expression", metavar="EXPR")
-@click.option("--tz", metavar="ZONE", help="The schedule's zone. Default: that of `add`.")
-@click.option("--from", "start", metavar="ISO", help="Instants after this one. Default: now.")
-@click.option("-n", "count", type=click.IntRange(1, 10_000), help="How many. Default: 5.")
-@click.option("--until", metavar="ISO", help="No instants after this one.")
+@click.option(
+    "--tz",
+    metavar="ZONE",
+    help="The schedule's zone. Default: the app's of -A, else HERMES_TIMEZONE, else the host's.",
+)
+@click.option("--from", "start", metavar="ISO", help="Print instants after this one. Default: now.")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1, 10_000),
+    help="Print at most this many. Default: 5; with --until 10,000.",
+)
+@click.option("--until", metavar="ISO", help="Print no instants after this one.")
 @json_option
 def next_command(
     expression: str,
@@ -40,8 +49,8 @@ def next_command(
     """Print the next instants of a schedule.
 
     EXPR is a cron expression, a phrase ('every monday 9am'), an interval ('every 30m') or a time
-    ('in 2h', '2027-03-28T14:00'). Times without an offset are local in the zone. As JSON it is a
-    list of ISO instants, each with the zone's offset.
+    ('in 2h', '2027-03-28T14:00'). Times without an offset are local in the schedule's zone.
+    `--json` prints a list of ISO instants, each with the zone's offset.
     """
     try:
         zone = tz or default_zone()
@@ -50,7 +59,7 @@ def next_command(
         last = None if until is None else _instant(until, zone)
     except HermesCeleryError as error:
         raise click.ClickException(str(error)) from None
-    # Until a given end all of them are meant, unless a number says otherwise.
+    # With an end and without a number, all instants up to the end are meant.
     limit = count or (_EXPLAINED if last is None else 10_000)
     shown = _zone(tz or schedule.timezone)
     texts = [
@@ -62,15 +71,22 @@ def next_command(
     elif texts:
         click.echo("\n".join(texts))
     else:
-        click.echo(f"{expression!r} has no instant then.", err=True)
+        click.echo(f"{expression!r} has no instant in that time.", err=True)
 
 
 @click.command("explain")
 @click.argument("expression", metavar="EXPR")
-@click.option("--tz", metavar="ZONE", help="The schedule's zone. Default: that of `add`.")
-@click.option("--from", "start", metavar="ISO", help="Look from this instant on. Default: now.")
+@click.option(
+    "--tz",
+    metavar="ZONE",
+    help="The schedule's zone. Default: the app's of -A, else HERMES_TIMEZONE, else the host's.",
+)
+@click.option("--from", "start", metavar="ISO", help="Show instants after this one. Default: now.")
 def explain_command(expression: str, tz: str | None, start: str | None) -> None:
-    """Say in words what a schedule means, and what may surprise."""
+    """Explain a schedule in words: normal form, next instants, and warnings.
+
+    EXPR is written as for `next`.
+    """
     try:
         own, zone = default_timezone(), tz or default_zone()
         now = datetime.now(UTC) if start is None else _instant(start, zone)
@@ -94,7 +110,7 @@ def _print_upcoming(schedule: Schedule, now: datetime, own: str) -> None:
     instants = list(islice(_upcoming(schedule, now, None), _EXPLAINED))
     local = [[instant.astimezone(_zone(zone)) for zone in zones] for instant in instants]
     rows = [[f"{at:%a} {at.isoformat(' ')}" for at in row] for row in local]
-    print_table(columns, rows, empty="It has no instant from then on.")
+    print_table(columns, rows, empty="It has no instant after that time.")
 
 
 def _upcoming(schedule: Schedule, after: datetime, last: datetime | None) -> Iterator[datetime]:
@@ -105,7 +121,7 @@ def _upcoming(schedule: Schedule, after: datetime, last: datetime | None) -> Ite
 
 
 def _instant(text: str, zone: str) -> datetime:
-    """An ISO time; without an offset it is local in `zone`. Raises ScheduleError."""
+    """Read an ISO time; without an offset it is local in `zone`. Raises ScheduleError."""
     return from_ms(moment_ms(read_moment(text), timezone=zone))
 
 

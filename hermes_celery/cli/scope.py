@@ -1,11 +1,11 @@
-"""What `-N/--namespace` and `-A/--app` before a verb mean: whose jobs the verb is about.
+"""The scope of a command: the namespace and the project that it is about.
 
-Without them it is the environment's namespace, `hermes` where that names none. `-A` imports a
-Celery app as `celery -A` does, with the working directory on the path, and takes its broker, its
-namespace and its tasks' queues.
+`-N/--namespace` and `-A/--app` before the command set it. Without them it is the environment's
+namespace, else `hermes`. `-A` imports a Celery app as `celery -A` does, with the working directory
+on the path, and uses its broker, its namespace and its tasks' queues.
 
-It is read before every verb, also those that ask no server (`next`, `explain`): the store and the
-composition root are imported by what needs them.
+Every command imports this module, also those that need no server (`next`, `explain`). The store
+and the composition root are therefore imported only where they are needed.
 """
 
 from __future__ import annotations
@@ -31,44 +31,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scope:
-    """What was given before the verb; nothing is imported before a verb asks for it."""
+    """The options given before the command; nothing is imported until the command needs it."""
 
-    #: None: as the app or the environment says.
+    #: None: the namespace of the app or the environment.
     namespace: str | None = None
-    #: As `celery -A` takes it; None: no project's.
+    #: A project's app, written as for `celery -A`; None: no project.
     app: str | None = None
-    #: Whether the verb stands below Celery's own command line, and the app that this has found.
+    #: Whether the command was called as `celery cron ...`, and the app that Celery then found.
     is_below_celery: bool = False
     found: Celery | None = None
 
     @cached_property
     def project(self) -> Celery | None:
-        """The project's app. Raises SettingsError where there is none of that name."""
+        """The project's app. Raises SettingsError when no app has that name."""
         if self.is_below_celery:
             return project_app.app_found_by_celery(self.found, named=self.app)
         return project_app.find(self.app) if self.app else None
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings. Raises SettingsError."""
+        """The settings of this scope. Raises SettingsError."""
         settings = settings_of_environment()
         if self.namespace is not None:
             settings = replace(settings, namespace=self.namespace, is_namespace_given=True)
         if self.project is None:
             return settings
-        # It imports the store, which a verb without -A may not need.
+        # Imported here to start fast: it imports the store.
         from hermes_celery.celery_app.app_settings import app_settings
 
         self.project.conf.hermes_settings = settings
         return app_settings(self.project)
 
 
-#: Not `Context.obj`, which is Celery's where a verb stands below its command line.
+#: The key in `Context.meta`. `Context.obj` is Celery's own below `celery cron`.
 _META = "hermes_celery.scope"
 
 
 def about(context: click.Context, scope: Scope) -> None:
-    """Say what the verbs below a context are about, and whether they print in colors."""
+    """Set the scope of the commands below a context, and whether they print in color."""
     if process_environment().get("NO_COLOR"):
         context.color = False
     context.meta[_META] = scope
@@ -81,49 +81,55 @@ def _scope() -> Scope:
 
 
 def read_settings() -> Settings:
-    """The settings of what the command is about. Raises SettingsError."""
+    """Return the settings of the command's scope. Raises SettingsError."""
     return _scope().settings
 
 
 def project() -> Celery | None:
-    """The app of `-A`. Raises SettingsError."""
+    """Return the app of `-A`, or None. Raises SettingsError."""
     return _scope().project
 
 
 def kept_by_broker(database: Database, settings: Settings) -> BrokerNames:
-    """What kombu keeps on the server: for the app of `-A`, else for ours; else nothing is known."""
+    """Return the names of the keys that kombu keeps on the server.
+
+    They are known for the app of `-A`, and for our own app otherwise.
+    """
     if settings.broker_names.exchanges or settings.is_namespace_given:
         return settings.broker_names
-    # The store is slow to import, and most commands have it anyhow.
+    # Imported here to start fast: it imports the store.
     from hermes_celery.store.shared_keys import own_broker_names
 
     return own_broker_names(database.keys)
 
 
 def default_zone() -> str:
-    """The zone of jobs that name none. Raises SettingsError, and JobError of the app's."""
+    """Return the zone of jobs that name none.
+
+    Raises SettingsError, and JobError when the app's zone is unknown.
+    """
     app = project()
     if app is None:
         return default_timezone()
-    # As above.
+    # Imported here to start fast: it imports the store.
     from hermes_celery.celery_app.app_settings import default_zone as zone_of_project
 
     return zone_of_project(read_settings(), app)
 
 
 def given_app() -> str | None:
-    """What `-A` was given."""
+    """Return the value of `-A`, or None."""
     return _scope().app
 
 
-#: A command among the words of a sentence, and the namespace that it names itself.
+#: Matches a command in a sentence, with the namespace that the command itself may name.
 _COMMAND = re.compile(r"\bhermes-celery (-N \S+ )?(?=[a-z])")
 
 
 def repeating(text: str) -> str:
-    """A sentence whose commands begin with the `-A` and `-N` that this one was given.
+    """Add the `-A` and `-N` of this command to every command named in a sentence.
 
-    What tells somebody what to type next is about the same app and namespace.
+    Advice on what to type next is then about the same app and namespace.
     """
 
     if click.get_current_context(silent=True) is None:

@@ -1,4 +1,4 @@
-"""How jobs, runs and times look on a terminal, and as JSON."""
+"""Shows jobs, runs and times on a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _json_of(value: object) -> str:
     try:
         text = msgspec.json.encode(value)
     except UnicodeEncodeError:
-        # Bytes in Redis that are no UTF-8.
+        # Some text came from bytes in Redis that are not UTF-8.
         text = msgspec.json.encode(_readable(msgspec.to_builtins(value)))
     return msgspec.json.format(text, indent=2).decode()
 
 
 def _readable(value: Any) -> Any:
-    """Plain values, every text in them such that it can be shown."""
+    """Return plain values with every text in them made printable."""
     if isinstance(value, dict):
         return {_readable(name): _readable(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -43,7 +43,7 @@ def _readable(value: Any) -> Any:
 
 
 def print_json_list(values: Iterable[object]) -> None:
-    """Print values as one indented JSON list, each as it comes: they may be a million."""
+    """Print values as one indented JSON list, each as it comes: there may be a million."""
     before = "[\n  "
     for value in values:
         text = _json_of(value)
@@ -53,19 +53,19 @@ def print_json_list(values: Iterable[object]) -> None:
 
 
 def shown(instant: datetime | None, *, zone: str, missing: str = "-") -> str:
-    """A time for people, in their zone, to the second."""
+    """Format a time in a zone, to the second; None as `missing`."""
     if instant is None:
         return missing
     return instant.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def refused_row(refusal: RefusedJob) -> list[str]:
-    """A declared job in `list` that was refused."""
+    """Return the row in `list` of a declared job that was refused."""
     return [refusal.job_id, refusal.name, "-", "refused", "-", refusal.why, "-"]
 
 
 def job_row(job: Job | UnreadableJob, *, zone: str) -> list[str]:
-    """A job in `list`; one that cannot be read, or only in part, says so."""
+    """Return the row of a job in `list`; for an unreadable job it says so."""
     if isinstance(job, UnreadableJob):
         word = "newer version" if job.is_newer else UNREADABLE
         return [job.id, job.name or "-", job.schedule_display or "-", word, "-", job.fault, "-"]
@@ -87,20 +87,20 @@ RUN_COLUMNS = ("RUN", "JOB", "STATE", "DUE", "TOOK", "WORKER", "SAID")
 
 
 def run_row(run: Run, *, zone: str, said: str) -> list[str]:
-    """A run in `runs`."""
+    """Return the row of a run in `runs`."""
     return [run.id, run.job_name, run.state.value, shown(run.due_at, zone=zone), took(run),
             run.worker or "-", said]  # fmt: skip
 
 
 def took(run: Run) -> str:
-    """How long a run took, as far as it is known."""
+    """Return how long a run took, in seconds; "-" if it is unknown."""
     if run.started_at is None or run.finished_at is None:
         return "-"
     return f"{(run.finished_at - run.started_at).total_seconds():.2f} s"
 
 
 def summary(run: Run, output: bytes) -> str:
-    """In one line, what a run said, or why it said nothing."""
+    """Return the first line of a run's output, or why it has none."""
     if run.fault:
         return f"{UNREADABLE}: {run.fault}"
     if run.state is RunState.SUCCEEDED:
@@ -113,7 +113,7 @@ def summary(run: Run, output: bytes) -> str:
 
 
 def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
-    """Everything about a job that is set, as label and text."""
+    """Return the fields of a job that are set, as label and text."""
     spec = job.spec
     rows: list[tuple[str, Any]] = [
         ("id", job.id),
@@ -138,7 +138,7 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
 
 
 def _field_rows(spec: JobSpec, *, zone: str) -> list[tuple[str, str]]:
-    """The fields that are set, by the rows of the table."""
+    """Return the set fields of a definition, in the rows that the table of fields names."""
     rows: dict[str, list[str]] = {}
     for field in FIELDS:
         value = field.given(field.of(spec))

@@ -1,4 +1,4 @@
-"""`shards`: into how many the due index is split, each ticked by one beat."""
+"""`shards`: show or change the number of shards of the due index; one beat ticks each."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from hermes_celery.wiring.server import reachable_database, readable_database
 @click.argument("count", type=int, required=False)
 @json_option
 def shards(count: int | None, as_json: bool) -> None:
-    """Say into how many shards the due index is split, or split it into COUNT (1 to 64).
+    """Show how many shards the due index has, or split it into COUNT (1 to 64).
 
-    Each shard is ticked by one beat, and the beats share them evenly: worth it where planning keeps
-    one beat busy, on a Redis of your own. Stop every beat first; jobs and workers stay as they are.
-    What `up` started, `hermes-celery up --shards COUNT` splits, and it starts the beats for it.
+    One beat ticks each shard, and the beats share the shards evenly. Splitting helps when planning
+    keeps one beat busy. Stop every beat first and start them again afterwards; jobs and workers
+    stay as they are. For what `up` started, use `hermes-celery up --shards COUNT`, which also
+    starts the beats.
     """
-    # What splits builds a beat, and so imports Celery; to read the number needs none of it.
+    # Imported here to start fast: it builds a beat and imports Celery.
     from hermes_celery.wiring.beat import split_due_index
 
     opened = readable_database if count is None else reachable_database

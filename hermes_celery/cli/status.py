@@ -1,4 +1,4 @@
-"""`status`: who leads, what waits and what runs, as `observe.figures` reads it."""
+"""`status`: the leading beat, workers, queues and runs, as `observe.figures` reads them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from hermes_celery.wiring.server import readable_database
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 1 when no beat leads, no worker is there, nobody takes what waits, or jobs are "
-    "lost.",
+    help="Exit with 1 when no beat leads, no worker runs, no worker consumes a queue with waiting "
+    "messages, or jobs are lost.",
 )
 @json_option
 def status(check: bool, as_json: bool) -> None:
-    """Say who leads, what waits and what runs."""
+    """Show the leading beat, the workers, the queues and the runs."""
     settings = read_settings()
     database = readable_database(settings)
     loss_note = LossNote(settings.state_dir, database)
@@ -65,7 +65,7 @@ def _print_status(state: Status, *, url: str) -> None:
     if state.paused_ms is not None:
         since = shown(optional_from_ms(state.paused_ms), zone=zone)
         note = f": {state.pause_note}" if state.pause_note else ""
-        _say("paused", f"everything since {since}{note}; `hermes-celery resume --all` goes on")
+        _say("paused", f"all jobs since {since}{note}; `hermes-celery resume --all` resumes them")
 
 
 def _print_troubles(state: Status) -> None:
@@ -88,7 +88,7 @@ def _queue_line(look: QueueLook, *, zone: str) -> str:
 
 
 def who_is_missing(state: Status) -> str:
-    """What to say where a shard has no leader."""
+    """Describe which shards have no leader."""
     if len(state.unled) == state.shards:
         return f"none: nothing is dispatched; start {beat_command(state.app)}"
     missing = ", ".join(map(str, state.unled))

@@ -1,4 +1,4 @@
-"""What a command opens of its scope: the verbs, what builds messages, the namespaces beside it."""
+"""Opens what a command needs of its scope: the client, the message builder, other namespaces."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 def messages_for(settings: Settings) -> MessageBuilder:
-    """What builds the messages of the app of `-A`, else of ours."""
+    """Return the message builder of the app of `-A`, else of our own app."""
     return make_messages(settings, app=project())
 
 
 def open_cron(settings: Settings | None = None) -> Client:
-    """The verbs. Raises SettingsError or StoreError."""
+    """Open a client. Raises SettingsError or StoreError."""
     return wiring.open_cron(settings or read_settings(), app=project())
 
 
 def open_cron_to_read() -> Client:
-    """The verbs for those that only read. Raises SettingsError or StoreError."""
+    """Open a client for commands that only read. Raises SettingsError or StoreError."""
     return wiring.open_cron_to_read(read_settings(), app=project())
 
 
 def other_namespaces() -> list[str]:
-    """The namespaces with jobs on the same server, but for the one that this is about."""
+    """Return the other namespaces with jobs on the same server, sorted."""
     settings = read_settings()
     shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
     try:
@@ -42,16 +42,16 @@ def other_namespaces() -> list[str]:
         if Jobs(shared).count():
             found.add(DEFAULT_NAMESPACE)
     except StoreError:
-        return []  # a user of one namespace alone
+        return []  # the Redis user may access one namespace only
     return sorted(found - {settings.namespace})
 
 
 def known_namespaces(settings: Settings) -> list[str]:
-    """The namespaces of projects on that server, and the one that all shared."""
+    """Return the namespaces of projects on the server, and `hermes`, sorted."""
     shared = open_database(replace(settings, namespace=DEFAULT_NAMESPACE))
     try:
         return sorted({DEFAULT_NAMESPACE, *namespaces_beside(shared)})
     except StoreUnavailable:
         raise
     except StoreError:
-        return [DEFAULT_NAMESPACE]  # a user of other namespaces alone
+        return [DEFAULT_NAMESPACE]  # the Redis user may access other namespaces only

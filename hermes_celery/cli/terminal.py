@@ -1,8 +1,8 @@
-"""Text as wide as the terminal: tables, and sentences behind a label.
+"""Prints text as wide as the terminal: tables, and sentences behind a label.
 
-A pipe has no width. There a row of a table is one line, whatever it holds, and nothing is wrapped.
-What comes from elsewhere (a name, an output, a message) reaches the terminal without its control
-characters, which could move the cursor or change what is shown already.
+A pipe has no width: there a table row is one line of any length, and nothing is wrapped. Text from
+elsewhere (a name, an output, a message) is printed without its control characters, which could
+move the cursor or change what is already shown.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import click
 from hermes_celery.core.readable import readable
 from hermes_celery.core.unknown_words import UNREADABLE
 
-#: Rows whose columns are aligned: a wider table is drawn at its end only.
+#: Rows that are aligned together. More would delay the first line until all rows are read.
 _TABLE_ROWS = 1000
 _GAP, _INDENT = "  ", " " * 4
-#: What stands for a space that no line ends at, while lines are made.
+#: Replaces a space that must not end a line, while lines are wrapped.
 _HELD = "\N{NO-BREAK SPACE}"
 _STATE_STYLES = {
     "succeeded": "green",
@@ -42,7 +42,7 @@ _STATE_STYLES = {
 
 
 def print_tables(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Print rows as they come, with the headings again before each thousand."""
+    """Print rows as they come; repeat the headings before each thousand."""
     pages = _pages(iter(rows))
     print_table(columns, next(pages, ()), empty=empty)
     for page in pages:
@@ -57,10 +57,10 @@ def _pages(rows: Iterator[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, spare: Sequence[str] = ()
 ) -> None:
-    """Print rows under headings; `empty` where there are none.
+    """Print rows under headings; print `empty` if there are none.
 
-    Columns for which the terminal has no room are printed below each row: those of `spare` in their
-    order, then the widest; never the first one.
+    Columns that do not fit the terminal are printed below each row: first those of `spare`, in
+    their order, then the widest; never the first column.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     if not cells:
@@ -77,7 +77,7 @@ def table_lines(
     width: int | None,
     spare: Sequence[str] = (),
 ) -> Iterator[str]:
-    """The lines of a table that is at most `width` wide, if that can be; None: as wide as it is."""
+    """Yield the lines of a table at most `width` wide, if possible; None: as wide as it is."""
     table = _layout(columns, rows, width=width, spare=spare)
     yield click.style(table.line(columns), bold=True)
     if table.below:
@@ -89,12 +89,12 @@ def table_lines(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """Where each column of a table is printed."""
+    """The place of each column of a table."""
 
-    #: The columns of the row itself, and how wide each is.
+    #: The columns printed in the row itself, and the width of each.
     beside: tuple[int, ...]
     widths: tuple[int, ...]
-    #: Those that are printed below it.
+    #: The columns printed below the row.
     below: tuple[int, ...] = ()
 
     def line(self, row: Sequence[str], *, colored: bool = False) -> str:
@@ -145,7 +145,7 @@ def _total(widths: Sequence[int], beside: Sequence[int]) -> int:
 
 
 def print_labelled(label: str, text: str, *, color: str | None = None) -> None:
-    """Print a label and what belongs to it; further lines begin below the text."""
+    """Print a label and its text; further lines begin below the text."""
     begin = " " * cells_of(label)
     head, *rest = printable(text).split("\n")
     lines = wrapped(head, width=terminal_width(), first=label, then=begin)
@@ -156,13 +156,13 @@ def print_labelled(label: str, text: str, *, color: str | None = None) -> None:
 
 
 def print_note(text: str) -> None:
-    """Print a sentence on stderr, beside what the command was asked for."""
+    """Print a sentence on stderr, so that stdout holds only the command's result."""
     for line in wrapped(printable(text), width=terminal_width(is_error=True)):
         click.echo(line, err=True)
 
 
 def wrapped(text: str, *, width: int | None, first: str = "", then: str = "") -> list[str]:
-    """One line as several of this width, broken between words, but not inside of `a command`."""
+    """Wrap one line to a width: between words, but never inside `a command`."""
     if width is None or cells_of(first + text) <= width:
         return [first + text]
     parts = text.split("`")
@@ -179,13 +179,13 @@ def wrapped(text: str, *, width: int | None, first: str = "", then: str = "") ->
 
 
 def terminal_width(*, is_error: bool = False) -> int | None:
-    """How wide the terminal is that this is shown on; None: it is none."""
+    """Return the terminal's width in columns; None if the output is not a terminal."""
     stream = sys.stderr if is_error else sys.stdout
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def printable(text: str) -> str:
-    """A text without control characters, but for the ends of lines."""
+    """Return a text with its control characters escaped, except line ends."""
     if text.isprintable():
         return text
     return "".join(
@@ -196,12 +196,12 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The lines of a text as one."""
+    """Join the lines of a text with " / "."""
     return " / ".join(filter(None, map(str.strip, text.split("\n")))) if "\n" in text else text
 
 
 def cells_of(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Return how many terminal columns a text takes."""
     if text.isascii():
         return len(text)
     return sum(map(_cells, text))

@@ -1,4 +1,4 @@
-"""`tick`: dispatch what is due now, by hand, where no beat does."""
+"""`tick`: dispatch the due jobs once, by hand, where no beat leads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hermes_celery.wiring.server import open_database
 @click.command("tick")
 @json_option
 def tick_command(as_json: bool) -> None:
-    """Dispatch what is due now, once; a beat that leads does so by itself."""
+    """Dispatch the due jobs once; does nothing where a beat leads, which does so by itself."""
     settings = read_settings()
     open_cron(settings)
     database = open_database(settings)
@@ -58,6 +58,6 @@ def _refuse_without_app(database: Database, namespace: str, *, now_ms: int) -> N
     app = worker_app(database, now_ms=now_ms)
     if project() is None and app != OUR_APP:
         raise HermesCeleryError(
-            f"the jobs of namespace {namespace!r} are a project's, whose app says which queues "
-            f"their messages go to; nothing was done: hermes-celery -A {app or 'APP'} tick"
+            f"the jobs of namespace {namespace!r} belong to a project, and only its app knows the "
+            f"queues of their messages; nothing was done: hermes-celery -A {app or 'APP'} tick"
         )

@@ -1,9 +1,8 @@
 """`hermes-celery up`: server, beat and worker of one machine under one supervisor.
 
-At the first start, with somebody watching, a child that ends with an error, or does not come up
-within some seconds, ends it with one sentence: a wrong setting does not heal. Once it is up it ends
-only when it is asked to; a child that ends, however often, is started again, and what it said is
-shown.
+While it starts, a child that ends with an error or is not ready within some seconds stops `up` with
+one sentence: a wrong setting does not repair itself. Once everything is up, `up` ends only on
+request: a child that ends is restarted, however often, and its last words are shown.
 """
 
 from __future__ import annotations
@@ -56,31 +55,31 @@ _READY_SECONDS = 20.0
 _SERVER_SECONDS = 10.0
 _LOOK_SECONDS = 0.25
 _DISK_SECONDS = 5.0
-#: What a worker may take beyond its runs' grace until it is killed.
+#: Seconds that a worker may take beyond its runs' grace before it is killed.
 _WORKER_EXTRA_SECONDS = 10.0
 _STOP_SECONDS = 10.0
-#: Longer than a lease lasts that nobody renews.
+#: Longer than a lease that nobody renews.
 _LEASE_SECONDS = 3.0
-#: The first beat; those of further shards are `beat-2`, `beat-3`, ...
+#: The name of the first beat; the beats of further shards are `beat-2`, `beat-3`, ...
 _BEAT = "beat"
 _DEMO_SCRIPT = '#!/usr/bin/env bash\necho "hello from $(hostname) at $(date +%T)"\n'
 
 
 @click.command()
-@click.option("--demo", is_flag=True, help="Add a job that says hello every ten seconds.")
+@click.option("--demo", is_flag=True, help="Add a job that prints a greeting every ten seconds.")
 @click.option(
     "--shards",
     type=click.IntRange(1, MOST_SHARDS),
     metavar="COUNT",
-    help="Split the due index among several beats, and start them. Default: as it is split now.",
+    help="Split the due index into COUNT shards, and start a beat for each. Default: no change.",
 )
 def up(demo: bool, shards: int | None) -> None:
     """Start everything on this machine, and stop it in order on Ctrl-C.
 
-    A Valkey server of its own unless HERMES_REDIS_URL names one, a beat, and a worker with
-    HERMES_CRON_MAX_WORKERS slots (default 4). A running job gets HERMES_CELERY_GRACE seconds
-    (default 30) when it stops. What ends is shown as it happens. Where the due index is split into
-    shards there is a beat for each, as far as there are cores.
+    Starts a beat, a worker with HERMES_CRON_MAX_WORKERS slots (default 4), and a Valkey server
+    unless HERMES_REDIS_URL names a server. If the due index is split into shards, it starts a beat
+    for each shard, but no more than there are cores. Prints each run as it ends. On a stop, a
+    running job gets HERMES_CELERY_GRACE seconds (default 30) to end.
     """
     if project() is not None:
         raise click.UsageError(
@@ -91,10 +90,10 @@ def up(demo: bool, shards: int | None) -> None:
 
 
 def bring_up(settings: Settings, *, demo: bool, shards: int | None) -> int:
-    """Run until Ctrl-C or SIGTERM; returns the exit code.
+    """Run until Ctrl-C or SIGTERM; return the exit code.
 
-    `shards` splits the due index before a beat starts. Raises AlreadyRunning for a second one on
-    the same home, and SettingsError when Celery's variables mean another server than ours.
+    With `shards`, split the due index before a beat starts. Raises AlreadyRunning for a second `up`
+    on the same home, and SettingsError when Celery's variables name another server than ours.
     """
     check_broker(settings)
     _make_home(settings)
@@ -130,7 +129,7 @@ def _start(
     demo: bool,
     shards: int | None,
 ) -> Client | None:
-    """Start all children and wait until they are ready; None when stopped before."""
+    """Start all children and wait until they are ready; return None if stopped before that."""
     began = time.monotonic()
     if settings.redis_url is None:
         supervisor.start(_server(settings))
@@ -155,7 +154,7 @@ def _start(
 def _watch(
     cron: Client, supervisor: Supervisor, database: Database, *, stop: threading.Event
 ) -> None:
-    """Show what ends, and keep the children running, until stopped; nothing else ends it."""
+    """Show ended runs and restart ended children until stopped."""
     seen, complaint, disk = _Seen(cron), RateLimitedLog(), _ServerDisk(database)
     while not stop.wait(_LOOK_SECONDS):
         supervisor.check()
@@ -164,7 +163,7 @@ def _watch(
             for run in seen.newly_ended():
                 text = summary(run, cron.runs.output(run.id))
                 _say(f"{run.job_name}: {run.state.value} in {took(run)}  {text}".rstrip())
-        except Exception as error:  # noqa: BLE001 - what is shown matters less than what runs
+        except Exception as error:  # noqa: BLE001 - a failed display must not stop the children
             if complaint.may_say(time.monotonic()):
                 _say(f"runs cannot be shown: {error}")
         else:
@@ -172,7 +171,7 @@ def _watch(
 
 
 class _ServerDisk:
-    """Says when the server cannot save any more: nothing would be shown, since nothing ends."""
+    """Reports when the server cannot save to its disk: no run ends then, and nothing is shown."""
 
     def __init__(self, database: Database) -> None:
         self._load = Load(database)
@@ -180,14 +179,14 @@ class _ServerDisk:
         self._was_full = False
 
     def look(self, now: float) -> None:
-        """Look every few seconds."""
+        """Ask the server, at most every few seconds."""
         if now - self._looked_at < _DISK_SECONDS:
             return
         self._looked_at = now
         try:
             is_full = self._load.cannot_save()
         except StoreError:
-            return  # it is away; its process is started again
+            return  # the server is down; the supervisor restarts it
         if is_full and not self._was_full:
             _say(f"nothing is queued or recorded: {CANNOT_SAVE}")
         if self._was_full and not is_full:
@@ -196,7 +195,7 @@ class _ServerDisk:
 
 
 class _Seen:
-    """Which runs have been shown already."""
+    """Remembers which runs were shown."""
 
     def __init__(self, cron: Client) -> None:
         self._cron = cron
@@ -204,25 +203,25 @@ class _Seen:
         self._shown: set[str] = set()
 
     def newly_ended(self) -> list[Run]:
-        """Runs that ended since the last look, oldest first."""
+        """Return the runs that ended since the last call, oldest first."""
         try:
             found = self._cron.runs.latest(since=self._since, limit=1000)
         except StoreError:
             return []
-        # What cannot be read would come again at each look; `runs` shows it.
+        # An unreadable run would be returned by every call; `runs` shows it.
         runs = [run for run in found if run.fault is None]
         ended = [run for run in reversed(runs) if run.state.is_final and run.id not in self._shown]
         self._shown |= {run.id for run in ended}
         waiting = [run.queued_at for run in runs if not run.state.is_final]
         if not waiting and runs:
-            # Everything up to here is shown; later looks need not read it again.
+            # Everything up to here was shown; later calls need not read it again.
             self._since = runs[0].queued_at
             self._shown = {run.id for run in runs if run.queued_at == self._since}
         return ended
 
 
 def _shut_down(settings: Settings, supervisor: Supervisor) -> None:
-    """Beats first, so that nothing new comes; then the worker; the server last."""
+    """Stop the beats first, so that no new run comes; then the worker; the server last."""
     beats = [name for name in supervisor.names() if name.startswith(_BEAT)]
     _say("stopping the beat" if len(beats) < 2 else f"stopping the {len(beats)} beats")
     supervisor.stop(*(beats or [_BEAT]))
@@ -234,7 +233,10 @@ def _shut_down(settings: Settings, supervisor: Supervisor) -> None:
 
 
 def _split(settings: Settings, shards: int | None, *, stop: threading.Event) -> None:
-    """Split the due index as it was asked for; a beat that has just died leads for a moment yet."""
+    """Split the due index into `shards`.
+
+    Retried for a few seconds: a beat that has just died still holds its lease.
+    """
     database = open_database(settings)
     if shards is None or Shards(database).count() == shards:
         return
@@ -252,7 +254,7 @@ def _split(settings: Settings, shards: int | None, *, stop: threading.Event) -> 
 
 
 def _beats(settings: Settings) -> list[str]:
-    """The names of the beats to start: one for each shard, as far as there are cores."""
+    """Return the names of the beats to start: one per shard, but no more than there are cores."""
     shards = Shards(open_database(settings)).count()
     count = min(shards, max(os.cpu_count() or 1, 1))
     return [_BEAT, *(f"{_BEAT}-{number}" for number in range(2, count + 1))]
@@ -264,7 +266,7 @@ def _server(settings: Settings) -> Child:
         command=embedded_server.server_command(settings.state_dir),
         log=settings.state_dir / "server.log",
         stop_seconds=_STOP_SECONDS,
-        # It writes its append-only file to the end before it goes.
+        # On SIGTERM the server writes its append-only file to the end before it exits.
         death_signal=signal.SIGTERM,
     )
 
@@ -283,13 +285,16 @@ def _celery(settings: Settings, name: str, *arguments: str, stop_seconds: float)
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """Ours, with the home made absolute, since children may start elsewhere, and `-N`."""
+    """Return the children's environment: ours, with `-N` and an absolute HERMES_HOME.
+
+    The home must be absolute because children may start in another directory.
+    """
     given = {"HERMES_HOME": str(settings.home), "HERMES_CELERY_NAMESPACE": settings.namespace}
     return {**process_environment(), **given}
 
 
 def _await_server(settings: Settings, supervisor: Supervisor, *, stop: threading.Event) -> None:
-    """Wait for the server's answer; a server of the user's must be there already."""
+    """Wait until the embedded server answers; a server of the user's must answer at once."""
     database = open_database(settings)
     deadline = time.monotonic() + (_SERVER_SECONDS if settings.redis_url is None else 0)
     while not stop.is_set():
@@ -385,7 +390,7 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
-    """Hold the lock of this home. Raises AlreadyRunning with who holds it."""
+    """Hold the lock of this home. Raises AlreadyRunning, naming the holder."""
     path = settings.state_dir / "up.lock"
     with path.open("a+") as lock:
         if not _locked(lock):
@@ -411,7 +416,7 @@ def _locked(lock: IO[str]) -> bool:
 
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set."""
+    """Yield an event that Ctrl-C and SIGTERM set."""
     stop = threading.Event()
     before = {
         number: signal.signal(number, lambda *_: stop.set())

@@ -115,8 +115,8 @@ def test_entries_of_django_are_taken_over_from_its_own_file(tmp_path: Path) -> N
         (["django-celery-beat"], "dumpdata django_celery_beat > beat.json"),
         (["redbeat", "x.json"], "redbeat takes no file"),
         (["django-celery-beat", "none.json"], "none.json cannot be read"),
-        (["somewhere", "--dry-run"], "--dry-run is for redbeat and django-celery-beat"),
-        (["somewhere", "--prefix", "x"], "--prefix and --url are RedBeat's"),
+        (["somewhere", "--dry-run"], "--dry-run is for redbeat and django-celery-beat only"),
+        (["somewhere", "--prefix", "x"], "--prefix and --url are for redbeat only"),
     ],
 )
 def test_an_import_that_is_asked_for_in_another_way_says_how(

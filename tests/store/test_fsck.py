@@ -53,12 +53,12 @@ def test_it_only_reads_until_it_is_told_to_repair(world: World) -> None:
     before = world.dump()
     result = fsck()
     assert result.exit_code == 1
-    assert f"wrong  job {world.idle.id} was not in the due index" in result.stdout
-    assert "0 mended, 1 left; `hermes-celery fsck --repair` mends what it can" in result.stdout
+    assert f"wrong    job {world.idle.id} was not in the due index" in result.stdout
+    assert "0 repaired, 1 left; `hermes-celery fsck --repair` repairs what it can" in result.stdout
     assert world.dump() == before
     result = fsck("--repair")
     assert result.exit_code == 0
-    assert f"mended job {world.idle.id} was not in the due index" in result.stdout
+    assert f"repaired job {world.idle.id} was not in the due index" in result.stdout
     assert fsck().exit_code == 0
 
 

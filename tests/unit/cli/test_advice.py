@@ -117,10 +117,9 @@ def test_advice_repeats_the_app_and_the_namespace(module: str) -> None:
     more = typed("-A", module, "list", "--limit", "1").stderr
     assert f"more: hermes-celery -A {module} list --limit 1 --after" in more
     paused = typed("-A", module, "pause", "--all").stdout
-    assert f"`hermes-celery -A {module} resume --all` goes on" in paused
-    assert (
-        f"`hermes-celery -A {module} resume --all` goes on" in typed("-A", module, "status").stdout
-    )
+    assert f"`hermes-celery -A {module} resume --all` resumes them" in paused
+    status = typed("-A", module, "status").stdout
+    assert f"`hermes-celery -A {module} resume --all` resumes them" in status
     nobody = typed("-A", module, "-N", "nope-nope", "show", "x").stderr
     assert f"`hermes-celery -A {module} -N nope-nope list --all` shows them" in nobody
 

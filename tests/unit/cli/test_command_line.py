@@ -105,7 +105,7 @@ def test_the_list_goes_on_where_it_ended() -> None:
     first = typed("list", "--limit", "3")
     assert [name for name in names if str(name) in first.stdout] == names[:3]
     assert first.stderr == (
-        f"1 more: hermes-celery list --limit 3 --after {jobs[2]['id']}  (--all: everything)\n"
+        f"1 more: hermes-celery list --limit 3 --after {jobs[2]['id']}  (--all lists all)\n"
     )
     rest = typed("list", "--after", str(jobs[2]["id"]))
     assert [name for name in names if str(name) in rest.stdout] == names[3:]
@@ -123,7 +123,7 @@ def test_the_list_is_narrowed_by_name_and_state() -> None:
     assert typed("pause", "beta 2").exit_code == 0
     assert listed("--name", "BETA") == ["Beta 1", "beta 2"]
     assert listed("--state", "paused") == ["beta 2"]
-    assert "no job is like that" in typed("list", "--name", "beta", "--state", "error").stdout
+    assert "no job matches" in typed("list", "--name", "beta", "--state", "error").stdout
     more = typed("list", "--state", "scheduled", "--name", "", "-n", "1").stderr
     assert more.startswith("more: hermes-celery list --state scheduled --limit 1 --after ")
 
@@ -295,13 +295,13 @@ def test_a_run_is_recorded_at_once_with_stable_names() -> None:
 @pytest.mark.usefixtures("home")
 def test_what_is_paused_already_or_not_at_all_is_said() -> None:
     added("every 2h", "x", "--name", "n")
-    assert "nothing changed, it was not paused: " in typed("resume", "n").stdout
+    assert "nothing changed, not paused: " in typed("resume", "n").stdout
     assert typed("pause", "n").stdout.startswith("paused ")
-    assert "nothing changed, it was paused before: " in typed("pause", "n").stdout
+    assert "nothing changed, already paused: " in typed("pause", "n").stdout
     assert typed("resume", "n").stdout.startswith("resumed ")
     assert "nothing changed" in typed("resume", "--all").stdout
-    assert "paused everything" in typed("pause", "--all").stdout
-    assert "everything was paused before" in typed("pause", "--all").stdout
+    assert "paused all jobs" in typed("pause", "--all").stdout
+    assert "all jobs were already paused" in typed("pause", "--all").stdout
     assert json.loads(typed("pause", "--all", "--json").stdout) == {
         "everything": "paused", "changed": False,
     }  # fmt: skip
@@ -313,7 +313,7 @@ def test_what_is_paused_already_or_not_at_all_is_said() -> None:
 @pytest.mark.usefixtures("home")
 def test_everything_can_be_paused_by_one_switch() -> None:
     assert typed("pause", "--all", "--reason", "upgrade").exit_code == 0
-    assert "everything since" in typed("status").stdout
+    assert "all jobs since" in typed("status").stdout
     assert ": upgrade" in typed("status").stdout
     assert typed("resume", "--all").exit_code == 0
     assert "everything since" not in typed("status").stdout
@@ -440,7 +440,7 @@ def test_a_value_nested_too_deeply_is_refused_with_a_sentence() -> None:
 def test_an_app_without_a_name_is_refused() -> None:
     done = typed("-A", "", "list")
     assert done.exit_code == 2
-    assert "it is empty; name the app" in done.output
+    assert "the value is empty; name the app" in done.output
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -74,7 +74,7 @@ def test_next_says_so_when_there_is_none() -> None:
 
     assert result.exit_code == 0
     assert result.stdout == ""
-    assert "has no instant then" in result.stderr
+    assert "has no instant in that time" in result.stderr
     [as_json] = lines(next_command, "2020-01-01", "--from", "2027-01-01", "--json")
     assert as_json == "[]"
 

@@ -241,7 +241,7 @@ def test_credentials_of_a_request_are_stored_and_not_shown() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (("--schedule", ""), 2, "a job needs its schedule"),
+        (("--schedule", ""), 2, "a job needs a schedule"),
         (("--timeout", "soon"), 2, "'soon' is not a number"),
         (("--retries", "1.5"), 2, "'1.5' is not a whole number"),
         (("--overlap", "perhaps"), 2, "'perhaps' must be one of skip, allow, queue_one, replace"),
