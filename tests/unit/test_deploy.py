@@ -14,7 +14,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import pytest
 import yaml
 
 from hermes_celery.running.child_process import TERM_SECONDS
-from hermes_celery.settings import read_settings
+from hermes_celery.settings import VARIABLES, read_settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -33,28 +32,9 @@ _INTERPOLATED = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 _SHORTEST_STOP_SECONDS = read_settings({}).grace_seconds + TERM_SECONDS
 
 
-class _Asked(Mapping[str, str]):
-    """An empty environment that remembers what it was asked for."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-
-    def __getitem__(self, name: str) -> str:
-        self.names.add(name)
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
 def settings_read() -> set[str]:
     """Every environment variable that settings.py reads."""
-    asked = _Asked()
-    read_settings(asked)
-    return asked.names
+    return {variable.name for variable in VARIABLES.values()}
 
 
 def interpolated(value: Any) -> Any:
@@ -276,15 +256,6 @@ def test_the_units_environment_file_has_an_example_of_good_settings() -> None:
     read_settings(example)
     files = {unit(path)["Service"]["EnvironmentFile"] for path in UNITS}
     assert files == {"/etc/hermes-celery/hermes-celery.env"}
-
-
-def test_the_readme_lists_every_setting_with_its_default() -> None:
-    text = (DEPLOY / "README.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \|", text, re.MULTILINE))
-    assert set(rows) == settings_read()
-    for name, default in rows.items():
-        plain = re.fullmatch(r"`([^`]+)`", default)
-        assert read_settings({name: plain[1]} if plain else {}) == read_settings({})
 
 
 def _judged(*command: str, cwd: Path | None = None, **environment: str) -> None:

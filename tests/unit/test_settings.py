@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 
+import hermes_celery
 from hermes_celery.celery_app.project_app import with_namespace
 from hermes_celery.errors import JobError, SettingsError
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
-from hermes_celery.settings import read_settings, unknown_variables
+from hermes_celery.session import Session
+from hermes_celery.settings import ELSEWHERE, VARIABLES, Variable, read_settings, unknown_variables
 from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.project import Cron
 from tests.support import cases
@@ -28,9 +33,9 @@ def test_every_fault_is_told_at_once() -> None:
         )
     assert [fault.split(":")[0] for fault in error.value.faults] == [
         "HERMES_REDIS_URL",
+        "HERMES_TIMEZONE",
         "HERMES_CRON_MAX_WORKERS",
         "HERMES_CELERY_GRACE",
-        "HERMES_TIMEZONE",
     ]
     assert "secret" not in str(error.value)
 
@@ -197,3 +202,19 @@ def test_a_misspelt_variable_is_found() -> None:
         "HERMES_CELERY_XYZZY": "",
         "HERMES_CRON_MAX_WORKER": "HERMES_CRON_MAX_WORKERS",
     }
+
+
+@pytest.mark.parametrize("variable", VARIABLES.values(), ids=lambda variable: variable.name)
+def test_a_default_is_a_value_that_can_be_set(variable: Variable) -> None:
+    given = read_settings({variable.name: variable.default})
+    assert replace(given, is_namespace_given=False) == read_settings({})
+
+
+def test_every_variable_that_the_code_names_is_in_the_table() -> None:
+    known = {variable.name for variable in (*VARIABLES.values(), *ELSEWHERE)}
+    package = Path(hermes_celery.__file__).parent
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    named = set(re.findall(r"[\"'](HERMES_[A-Z_]+[A-Z])[\"']", sources))
+    of_a_run = set(Session().variables())
+    assert named - of_a_run <= known
+    assert {name for name in known if name.startswith("HERMES_")} <= named
