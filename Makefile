@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= $(CURDIR)/.demo
 
-.PHONY: run test test-long lint docs guard bench clean
+.PHONY: run test test-quick test-long lint docs guard bench clean
 
 run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
@@ -12,6 +12,11 @@ run: $(VENV)/.installed
 # Three at once on two cores: most of the time is spent waiting for workers and beats.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal
+
+# The tests without beats, workers and servers to kill: two minutes. Run it before each commit.
+test-quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/tour tests/unit tests/test_architecture.py tests/test_broad_exceptions.py --ignore tests/unit/test_linear_time.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/store -k fakeredis
 
 # Every bad value, malformed message, hostile megabyte and old version there is; half an hour and more.
 test-long: $(VENV)/.installed-dev
