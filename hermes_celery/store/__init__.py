@@ -1,23 +1,23 @@
-"""Jobs, due index and runs in Redis: the only caller of the scripts in `hermes_celery.store.lua`.
+"""Jobs, the due index and runs in Redis: the only caller of the scripts in `store/lua`.
 
-    connect    a client for an address: one server, or that which Sentinels name
-    Database   the keys and the scripts of a namespace; turns Redis' exceptions into ours
-    Jobs       what people write: add, change, remove, find, list
-    DueIndex   what a tick does: read what is due, advance it
-    Shards     into how many parts the due index is split, and which beats live
-    Runs       what happens to a run: trigger, claim, heartbeat, finish, cancel; and reading them
-    Deliveries what is on its way to people
-    Incidents  troubles, counted
+    connect    a client for an address: one server, or the master that Sentinels name
+    Database   the keys and scripts of a namespace; turns Redis' exceptions into ours
+    Jobs       job definitions: add, change, remove, find, list
+    DueIndex   what a tick needs: read the due jobs, advance them
+    Shards     the number of shards of the due index, and the living beats
+    Runs       the life of a run: trigger, claim, heartbeat, finish, cancel; and reading runs
+    Deliveries output and notices on their way to people
+    Incidents  recorded troubles, with a counter each
     ForeignQueues  queues that workers without our hooks consume
-    Load       what workers say of themselves, and how long the queues are
-    Letters    messages that nobody can read
+    Load       the signs of workers, and the lengths of the queues
+    Letters    undecodable messages
     Records    all records, page by page
-    Repairs    what must agree, looked at and mended
-    SharedKeys the keys that all jobs share, looked at and mended
-    Mover      jobs on their way to another namespace
-    Formats    which programs can read what is stored, and which programs live; Migrator changes it
+    Repairs    checks jobs and runs against their indexes, and repairs them
+    SharedKeys checks and repairs the keys that all jobs share
+    Mover      moves jobs to another namespace
+    Formats    the stored format and the programs that can read it; Migrator changes it
 
-No raw field of Redis leaves this package.
+No raw Redis field leaves this package.
 """
 
 from hermes_celery.store.breakers import Breakers

@@ -1,8 +1,8 @@
-"""Far ends that did not answer lately, so that not every delivery waits for each of them.
+"""A circuit breaker for each delivery server, so that not every delivery waits for a dead one.
 
-What is kept is shared by all workers, by a digest: the address of a far end may hold a token. While
-it does not answer, one attempt at a time is made, after waits that grow to a minute. It is a memory
-only: one that cannot be read, or is lost, lets everybody try.
+All workers share it. Keys hold a digest of the address, because an address may hold a token.
+While a server does not answer, one attempt at a time is made; the waits between attempts grow to a
+minute. If a breaker's record is unreadable or lost, every delivery is attempted again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ _KEEP_SECONDS = 3600
 
 
 class Breakers:
-    """The far ends of one namespace."""
+    """The circuit breakers of one namespace. `far_end` is the address of a delivery server."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def wait_ms(self, far_end: str, *, now_ms: int, attempt_ms: int) -> int:
-        """How long to let a far end alone; 0: try it now, which may take `attempt_ms`."""
+        """Return how long to wait before using `far_end`, in ms; 0 grants one attempt now.
+
+        `attempt_ms` is how long that attempt may take; until then others wait.
+        """
         try:
             word, until_ms = self._database.run(
                 "breaker_ask",
@@ -44,11 +47,11 @@ class Breakers:
         return max(int(until_ms) - now_ms, 0) if word == "wait" else 0
 
     def answered(self, far_end: str, *, now_ms: int) -> None:
-        """It has answered, be it with a refusal."""
+        """Close the breaker: the server answered, even if with a refusal."""
         self._tell(far_end, "1", now_ms)
 
     def timed_out(self, far_end: str, *, now_ms: int) -> None:
-        """It took its whole time and has not answered."""
+        """Open the breaker, or lengthen its wait: the attempt timed out without an answer."""
         self._tell(far_end, "", now_ms)
 
     def _tell(self, far_end: str, word: str, now_ms: int) -> None:

@@ -1,9 +1,9 @@
-"""A client for an address: a server, a socket, or the server that Sentinels name.
+"""Create a Redis client for an address: a server, a socket, or the master that Sentinels name.
 
-A connection that says nothing for 5 s counts as dead. A command that failed for lack of a
-connection is tried three times within a second: every script here may be run twice. Where each try
-takes long (a server that accepts and never answers) there is no new one after 6 s, so that a first
-look takes 10 s, not 80.
+A connection without an answer for 5 s counts as dead. A command that fails on a broken connection
+is retried up to three times within a second; that is safe, since every script here may run twice.
+No retry begins later than 6 s after the first try. So a server that accepts connections and never
+answers fails the first command after 10 s, not 80.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from hermes_celery.store.master_watch import watch_master
 
 SOCKET_TIMEOUT_SECONDS = 5
 HEALTH_CHECK_SECONDS = 10
-#: A Sentinel that does not answer costs so long; the next one is asked.
+#: How long one Sentinel may take to answer before the next one is asked.
 SENTINEL_TIMEOUT_SECONDS = 2
 _NEW_TRY_SECONDS = 6.0
 _T = TypeVar("_T")
 
 
 class _TimelyRetry(Retry):
-    """Begins no new try when the tries so far took long."""
+    """Begins no retry later than `_NEW_TRY_SECONDS` after the first try."""
 
     __hash__ = Retry.__hash__
 
     def call_with_retry(
         self, do: Callable[[], _T], fail: Any, is_retryable: Any = None, *args: Any, **kwargs: Any
     ) -> _T:
-        """As redis-py's."""
+        """Call `do` as redis-py does, without late retries."""
         until = time.monotonic() + _NEW_TRY_SECONDS
 
         def is_timely(error: Exception) -> bool:
@@ -54,13 +54,16 @@ def _quick_retry() -> Retry:
 
 
 def connect(where: str | ServerAddress) -> redis.Redis:
-    """A client; connects when first used. Raises StoreUnsuitable for an address that is none."""
+    """Return a client that connects at its first use.
+
+    Raises StoreUnsuitable for an unusable address or unknown options.
+    """
     address = _parsed(where) if isinstance(where, str) else where
     options = _options(address)
     _check_files(address)
     pool = _sentinel_pool(address, options) if address.master_name else _pool(address, options)
     try:
-        # Options that nobody knows are found here, not when the first command is sent.
+        # Report unknown options here, not at the first command.
         pool.make_connection()
     except (TypeError, ValueError, redis.exceptions.RedisError) as error:
         raise StoreUnsuitable(
@@ -70,7 +73,11 @@ def connect(where: str | ServerAddress) -> redis.Redis:
 
 
 def sentinel_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """How Sentinels are asked: one that is away or frozen must not keep us from the next one."""
+    """Return redis-py's options for Sentinel connections.
+
+    They time out quickly and do not retry: if one Sentinel is down or frozen, the next one is
+    asked.
+    """
     return {
         "socket_timeout": SENTINEL_TIMEOUT_SECONDS,
         "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS,
@@ -83,11 +90,11 @@ def _parsed(url: str) -> ServerAddress:
     try:
         return parse_address(url)
     except ValueError as error:
-        raise StoreUnsuitable(f"this is no Redis URL: {error}") from None
+        raise StoreUnsuitable(f"this is not a Redis URL: {error}") from None
 
 
 def _options(address: ServerAddress) -> dict[str, Any]:
-    """What redis-py is told of each connection."""
+    """Return redis-py's options for each connection."""
     login: dict[str, Any] = {
         "username": address.username or None, "password": address.password or None
     }  # fmt: skip
@@ -97,7 +104,7 @@ def _options(address: ServerAddress) -> dict[str, Any]:
         "db": address.database,
         **login,
         "decode_responses": True,
-        # What is no UTF-8 is read all the same, and goes back as the bytes that it was.
+        # Bytes that are not UTF-8 are decoded without loss; `_BytesPacker` sends the same bytes.
         "encoding_errors": "surrogateescape",
         "command_packer": _BytesPacker() if HIREDIS_AVAILABLE else None,
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
@@ -106,7 +113,7 @@ def _options(address: ServerAddress) -> dict[str, Any]:
         **address.options,
         **(address.tls or {}),
         "retry": _quick_retry(),
-        # After a failover its name may mean another server: connect anew.
+        # After a failover the address may lead to another server: connect again.
         "retry_on_error": [redis.exceptions.ReadOnlyError],
     }
 
@@ -128,7 +135,7 @@ def _sentinel_pool(address: ServerAddress, options: Mapping[str, Any]) -> redis.
             sentinel_kwargs=sentinel_options(address.sentinel_options),
         )
     except TypeError as error:
-        raise StoreUnsuitable(f"the options of the Sentinels cannot be used: {error}") from None
+        raise StoreUnsuitable(f"these Sentinel options cannot be used: {error}") from None
     kind = MasterConnection if address.tls is None else MasterTlsConnection
     pool: redis.ConnectionPool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
         address.master_name, sentinels, connection_class=kind, **options
@@ -137,11 +144,12 @@ def _sentinel_pool(address: ServerAddress, options: Mapping[str, Any]) -> redis.
 
 
 class MasterConnection(SentinelManagedConnection):
-    """A connection that asks the Sentinels whenever it connects.
+    """A connection that asks the Sentinels for the master whenever it connects.
 
-    redis-py 8 connects again inside a command without asking, to the server that it knew: to one
-    that stands still, or is a replica by now, again and again. And it waits up to 15 s between its
-    tries, in the middle of kombu's loop; here it gives up in a second, and Celery connects anew.
+    When redis-py 8 reconnects inside a command, it does not ask the Sentinels. It returns to the
+    last known server again and again, even if that server is frozen or has become a replica. It
+    also waits up to 15 s between tries, which blocks kombu's event loop. This class gives up after
+    a second; Celery then connects again.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -152,10 +160,10 @@ class MasterConnection(SentinelManagedConnection):
     def connect_check_health(
         self, check_health: bool = True, retry_socket_connect: bool = True
     ) -> None:
-        """Connect to the server that is the master now; as redis-py's in all else."""
+        """Connect to the current master; otherwise do what redis-py does."""
         if self._sock is None:
             self.host, self.port = self.connection_pool.get_master_address()
-            # Before it says hello: that may be to a server that stands still.
+            # Watch before the handshake: the server may be frozen.
             watch_master(self)
         super().connect_check_health(check_health=check_health, retry_socket_connect=False)
 
@@ -164,11 +172,11 @@ class MasterConnection(SentinelManagedConnection):
 
 
 class MasterTlsConnection(MasterConnection, redis.SSLConnection):
-    """The same with TLS."""
+    """A `MasterConnection` with TLS."""
 
 
 def _check_files(address: ServerAddress) -> None:
-    """Refuse certificates that cannot be read: waiting for the server would not help."""
+    """Raise StoreUnsuitable for unreadable certificate files: waiting would not help."""
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         path = (address.tls or {}).get(name)
         if path and not os.access(path, os.R_OK):
@@ -179,13 +187,13 @@ def _check_files(address: ServerAddress) -> None:
 
 
 class _BytesPacker(HiredisRespSerializer):
-    """Sends a text that was read from bytes which are no UTF-8 as those bytes.
+    """Encodes text with surrogate escapes as its original bytes, where hiredis would fail.
 
-    redis-py does so by itself where hiredis is not installed.
+    Without hiredis, redis-py does that by itself.
     """
 
     def pack(self, *args: Any) -> Any:
-        """The command as it goes onto the wire."""
+        """Return the encoded command."""
         try:
             return super().pack(*args)
         except UnicodeEncodeError:

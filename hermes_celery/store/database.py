@@ -1,6 +1,6 @@
-"""One namespace on a server, its keys and its scripts; Redis' exceptions end here.
+"""One namespace on a Redis (6.2+) or Valkey server: its keys, scripts and plain commands.
 
-Redis (6.2 or newer) and Valkey both serve.
+Redis' exceptions are translated here; no caller sees them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from hermes_celery.masking.server_urls import without_passwords_in
 from hermes_celery.store import lua
 from hermes_celery.store.keys import Keys
 
-#: No number of shards above is believed, or set.
+#: The largest number of shards that is accepted, when read and when set.
 MOST_SHARDS = 64
 _OLDEST_REDIS = (6, 2)
-#: What a script that was sent may come back with, and still do its work when it is run again.
+#: Errors of a sent script after which it is run again.
 _RUN_AGAIN = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     redis.exceptions.NoScriptError,
 )
-#: What a server answers that is changing its role, starting, or waiting for others. The error of a
-#: script has the word in its text only.
+#: Errors of a server that is changing its role, starting, or waiting for others. Inside a script
+#: the same word stands in the error's text only.
 _PASSING = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.ClusterDownError,
@@ -47,17 +47,17 @@ _PASSING = (
 _PASSING_WORD = re.compile(
     r"\b(READONLY|LOADING|MASTERDOWN|UNBLOCKED|TRYAGAIN|CLUSTERDOWN|NOREPLICAS)\b"
 )
-#: What an access list says inside a script, where the word NOPERM is left out: Redis 7 and Valkey,
-#: then Redis 6.
+#: ACL refusals. Inside a script they lack the word NOPERM: "ACL failure" is the text of Redis 7
+#: and Valkey, "user executing" that of Redis 6.
 _FORBIDDEN = re.compile(r"\bNOPERM\b|\bACL failure\b|user executing the script can't (run|access)")
 
-#: A key of a script, and an argument.
+#: A script's key, and a script's argument.
 Key = str
 Arg = str | int | bytes
 
 
 class ScriptCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One call of a script, in the order of its header."""
+    """One call of a script; keys and arguments are in the order of its header."""
 
     keys: Sequence[Key]
     args: Sequence[Arg]
@@ -71,9 +71,10 @@ def call_of(
     more_keys: Sequence[Key] = (),
     more_args: Sequence[Arg] = (),
 ) -> ScriptCall:
-    """A call whose keys and arguments are given by the names of the script's header.
+    """Return a script call for keys and arguments given by the names in the script's header.
 
-    `more_keys` and `more_args` follow them. Raises TypeError where a name is missing or unknown.
+    `more_keys` and `more_args` follow the named ones. Raises TypeError for a missing or unknown
+    name.
     """
     key_names, arg_names = lua.names(script)
     return ScriptCall(
@@ -82,12 +83,12 @@ def call_of(
 
 
 def or_none(value: Arg | None) -> Arg:
-    """An argument as scripts take it: "" for none."""
+    """Return the value as a script argument; None becomes ""."""
     return "" if value is None else value
 
 
 def refuse_fenced(answer: object) -> None:
-    """Raise LeaseLost where a script, or one of many, answers that a younger leader is known."""
+    """Raise LeaseLost when a script's answer, or one in a list of answers, is `fenced`."""
     if answer == "fenced" or (isinstance(answer, list) and "fenced" in answer):
         raise LeaseLost("a younger leader has taken over; this one stops writing")
 
@@ -103,7 +104,7 @@ class Database:
         self.client: Any = client
         self.keys = keys or Keys()
         self._scripts: dict[str, Any] = {}
-        #: Queues that this process has noted in the store.
+        #: Queues that this process has already recorded in the store.
         self.noted_queues: set[str] = set()
 
     def run(
@@ -115,9 +116,10 @@ class Database:
         more_keys: Sequence[Key] = (),
         more_args: Sequence[Arg] = (),
     ) -> Any:
-        """Run one script of `hermes_celery.store.lua`, filled as by `call_of`; return its answer.
+        """Run one script, with names as for `call_of`, and return its answer.
 
-        Raises RecordBroken when a key that it needs is not as it should be; nothing was written.
+        Raises RecordBroken when one of its keys has a wrong type or value; nothing was written
+        then.
         """
         key_names, arg_names = lua.names(script)
         return self.run_listed(
@@ -134,7 +136,7 @@ class Database:
         args: Mapping[str, Arg],
         more_args: Sequence[Arg] = (),
     ) -> str:
-        """Run one script that compares the fencing token first, and return its answer, a word.
+        """Run one script that compares the fencing token first, and return its one-word answer.
 
         Raises LeaseLost when a younger leader's token is known, and RecordBroken as `run` does.
         """
@@ -143,7 +145,7 @@ class Database:
         return str(answer)
 
     def run_listed(self, script: str, *, keys: Sequence[Key], args: Sequence[Arg]) -> Any:
-        """Run one script whose keys and arguments are in order; as `run` otherwise."""
+        """Run one script with keys and arguments in the order of its header; else as `run`."""
         registered = self._script(script)
         with wrapped():
             answer = registered(keys=keys, args=args)
@@ -154,11 +156,11 @@ class Database:
     def begin(
         self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
     ) -> Callable[[], Any]:
-        """Send one script and wait for nothing; what comes back waits for its answer.
+        """Send one script without waiting, and return a function that waits for its answer.
 
-        Meanwhile the server works and so can we. The answer must be asked for, once: until then
-        the connection belongs to it. Where the connection fails, or the server has never seen the
-        script, it is run as `run_listed` does, when the answer is asked for.
+        Call that function exactly once: until then it holds the connection. When the connection
+        fails, or the server does not know the script yet, that function runs it again, as
+        `run_listed` does.
         """
         again = partial(self.run_listed, script, keys=keys, args=args)
         with wrapped():
@@ -187,7 +189,7 @@ class Database:
     def run_raw(
         self, script: str, *, keys: Sequence[str | bytes], args: Sequence[str | int | bytes]
     ) -> Any:
-        """Run one script and return its answer as bytes: it may be no text at all."""
+        """Run one script and return its answer as bytes, which need not be valid UTF-8."""
         command = ("EVALSHA", _digest(script), len(keys), *keys, *args)
         with wrapped():
             try:
@@ -197,15 +199,15 @@ class Database:
                 return self.client.execute_command(*command, NEVER_DECODE=True)
 
     def call_raw(self, *command: str | int | bytes) -> Any:
-        """Run one plain command and return its answer as bytes, or lists of them."""
+        """Run one plain command and return its answer as bytes, or nested lists of bytes."""
         with wrapped():
             return self.client.execute_command(*command, NEVER_DECODE=True)
 
     def run_many(self, script: str, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run one script many times in one round trip; each call is atomic, all of them are not.
+        """Run one script many times in one round trip. Each call is atomic, the whole is not.
 
-        Returns the answers in order; a call that the server refused has a StoreError in its place,
-        one that needs a key which is not as it should be a RecordBroken.
+        Returns the answers in order. A call that the server refused has a StoreError in its place;
+        a call with a broken key has a RecordBroken.
         """
         if not calls:
             return []
@@ -223,15 +225,15 @@ class Database:
     def call_many(self, commands: Sequence[Sequence[str | int | bytes]]) -> list[Any]:
         """Run plain commands in one round trip and return their answers.
 
-        A command that the server refused, such as one on a key of the wrong type, has a StoreError
-        in its place; the others go on.
+        A command that the server refused, for example for a key of the wrong type, has a StoreError
+        in its place; the others still run.
         """
         return self._piped(commands)
 
     def call_each(
         self, commands: Sequence[Sequence[str | int | bytes]], *, decoded: bool = True
     ) -> list[Any]:
-        """Run plain commands in one round trip; one that the server refused answers None."""
+        """Run plain commands in one round trip; the answer of a refused command is None."""
         if not commands:
             return []
         options = {} if decoded else {"NEVER_DECODE": True}
@@ -244,29 +246,29 @@ class Database:
     def call(self, *command: str | int | bytes) -> Any:
         """Run one plain command and return its answer.
 
-        Raises RecordBroken when its key is of another type.
+        Raises RecordBroken when its key has the wrong type.
         """
         with wrapped(key=str(command[1]) if len(command) > 1 else ""):
             return self.client.execute_command(*command)
 
     def raw(self, *command: str | int) -> bytes | None:
-        """Run one plain command whose answer is bytes.
+        """Run one plain command and return its answer as bytes.
 
-        Raises RecordBroken when its key is of another type.
+        Raises RecordBroken when its key has the wrong type.
         """
         with wrapped(key=str(command[1])):
             answer = self.client.execute_command(*command, NEVER_DECODE=True)
         return answer if answer is None else bytes(answer)
 
     def raw_many(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
-        """Run plain commands whose answers are bytes in one round trip; troubles as `call_many`."""
+        """Run plain commands in one round trip and return bytes; refusals as in `call_many`."""
         answers = self._piped(commands, NEVER_DECODE=True)
         return [one if isinstance(one, StoreError) else bytes(one) for one in answers]
 
     def hashes(self, keys: Sequence[str], *fields: str) -> list[dict[str, str] | RecordBroken]:
-        """Read many hashes (or `fields` of them) in one round trip; a missing one is empty.
+        """Read many hashes, or only `fields` of them, in one round trip; a missing hash is empty.
 
-        A key of another type has its RecordBroken in its place.
+        A key of another type has a RecordBroken in its place.
         """
         if fields:
             answers = self._piped([("HMGET", key, *fields) for key in keys])
@@ -275,14 +277,17 @@ class Database:
         return [_record(answer, fields) for answer in answers]
 
     def hash(self, key: str, *fields: str) -> dict[str, str]:
-        """Read one hash (or `fields` of it). Raises RecordBroken when it is none."""
+        """Read one hash, or only `fields` of it.
+
+        Raises RecordBroken when the key has another type.
+        """
         (record,) = self.hashes([key], *fields)
         if isinstance(record, RecordBroken):
             raise record
         return record
 
     def _piped(self, commands: Sequence[Sequence[str | int | bytes]], **options: Any) -> list[Any]:
-        """Answers in order; in the place of one that was refused, the StoreError that says why."""
+        """Return the answers in order; a refused command has its StoreError in its place."""
         if not commands:
             return []
         with wrapped(), self.client.pipeline(transaction=False) as pipe:
@@ -295,7 +300,7 @@ class Database:
         ]
 
     def _trouble(self, error: Exception, command: Sequence[str | int | bytes]) -> StoreError:
-        """Our error for one that a command was answered with."""
+        """Return our exception for a command that the server refused."""
         if not str(error).startswith("WRONGTYPE"):
             return _translated(error)
         key = str(command[1])
@@ -305,10 +310,10 @@ class Database:
 
     @cached_property
     def shards(self) -> int:
-        """Into how many shards the due index is split; read once.
+        """The number of shards of the due index; read once.
 
-        Where the stored number is none, or above 64, it is as many as ever had a leader: every job
-        lies in one of those.
+        When the stored number is invalid or above 64, this is the number of shards that ever had a
+        leader: every job lies in one of those.
         """
         text = self.shards_as_stored
         count = int(text) if text.isdecimal() and len(text) <= 2 else 0
@@ -316,7 +321,7 @@ class Database:
 
     @cached_property
     def shards_as_stored(self) -> str:
-        """The stored number of shards as it is written there, "1" for none; "" when unreadable."""
+        """The stored number of shards as text; "1" when absent, "" when unreadable."""
         try:
             text = self.call("GET", self.keys.shards)
         except RecordBroken:
@@ -324,13 +329,13 @@ class Database:
         return "1" if text is None else str(text)
 
     def shards_fault(self) -> RecordBroken | None:
-        """What is wrong with the stored number of shards."""
+        """Return what is wrong with the stored number of shards, or None."""
         if self.shards_as_stored == str(self.shards):
             return None
         found = repr(self.shards_as_stored[:20]) if self.shards_as_stored else "not a string"
         return RecordBroken(
             self.keys.shards,
-            f"is {found}, no number from 1 to {MOST_SHARDS}; {self.shards} is taken for it",
+            f"is {found}, not a number from 1 to {MOST_SHARDS}; {self.shards} is used instead",
         )
 
     def _shards_ever_led(self) -> int:
@@ -339,12 +344,12 @@ class Database:
         return max(led, default=0) + 1
 
     def forget_shards(self) -> None:
-        """Read their number anew when it is needed next."""
+        """Forget the cached number of shards; it is read again at its next use."""
         self.__dict__.pop("shards", None)
         self.__dict__.pop("shards_as_stored", None)
 
     def due_key(self, job_id: str) -> str:
-        """The due index that a job belongs to."""
+        """Return the key of the due index shard that holds this job."""
         return self.keys.due_of(shard_of(job_id, shards=self.shards))
 
     def _script(self, name: str) -> Any:
@@ -360,17 +365,17 @@ class Database:
             return list(pipe.execute(raise_on_error=False))
 
     def ping(self) -> None:
-        """Ask whether the server is there. Raises StoreUnavailable."""
+        """Send PING. Raises StoreUnavailable when the server does not answer."""
         self.call("PING")
 
     def now_ms(self) -> int:
-        """The server's time, Unix milliseconds."""
+        """Return the server's time, Unix milliseconds."""
         seconds, microseconds = self.call("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     @cached_property
     def version(self) -> str:
-        """Name and version of the server, for people."""
+        """The server's name and version, for display."""
         info = self.call("INFO", "server")
         if "valkey_version" in info:
             return f"Valkey {info['valkey_version']}"
@@ -378,7 +383,7 @@ class Database:
 
     @property
     def address(self) -> str:
-        """Which server and database this is, by the way there; says nothing of who is logged in."""
+        """The server and database number as a URL without login."""
         pool = self.client.connection_pool
         given = pool.connection_kwargs
         number = given.get("db") or 0
@@ -389,12 +394,12 @@ class Database:
         if given.get("path"):
             return f"unix://{given['path']}?db={number}"
         host = str(given.get("host"))
-        # One server, however its own machine is written.
+        # All spellings of the local machine count as one address.
         host = "127.0.0.1" if host in ("localhost", "::1") else host
         return f"redis://{host}:{given.get('port')}/{number}"
 
     def check(self) -> None:
-        """Refuse a server that cannot carry this: too old, or with scripts disabled.
+        """Refuse an unusable server: too old, a replica, part of a cluster, or without Lua scripts.
 
         Raises StoreUnavailable or StoreUnsuitable.
         """
@@ -418,19 +423,22 @@ class Database:
             ) from None
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Close all connections."""
         self.client.close()
         if self._sentinels is not None:
             self._sentinels.close()
 
     @property
     def _sentinels(self) -> Any:
-        """Who says where the server is; None where its address is fixed."""
+        """The client of the Sentinels; None when the server's address is fixed."""
         return getattr(self.client.connection_pool, "sentinel_manager", None)
 
 
 def shard_of(job_id: str, *, shards: int) -> int:
-    """The shard of a job: its id is random, or a digest. What is no job's id belongs to shard 0."""
+    """Return the shard of a job, from the last four hex digits of its id.
+
+    Job ids are random or digests, so jobs spread evenly. An invalid id belongs to shard 0.
+    """
     if shards == 1:
         return 0
     try:
@@ -440,12 +448,12 @@ def shard_of(job_id: str, *, shards: int) -> int:
 
 
 def is_broken(answer: object) -> bool:
-    """Whether a script answers that a key is not as it should be."""
+    """Return whether a script's answer reports a broken key."""
     return isinstance(answer, list) and len(answer) == 3 and answer[0] == "broken"
 
 
 def broken(answer: Sequence[Any]) -> RecordBroken:
-    """Such an answer as an error."""
+    """Return a script's `broken` answer as an exception."""
     return RecordBroken(str(answer[1]), str(answer[2]))
 
 
@@ -456,7 +464,7 @@ def _as_value(answer: Any) -> Any:
 
 
 def scored(answer: Sequence[Any]) -> list[tuple[str, float]]:
-    """A WITHSCORES answer as pairs; it has two shapes (RESP2 and RESP3)."""
+    """Return a WITHSCORES answer as pairs, from its RESP2 or RESP3 shape."""
     if answer and isinstance(answer[0], (list, tuple)):
         return [(str(member), float(score)) for member, score in answer]
     members, scores = answer[::2], answer[1::2]
@@ -464,7 +472,7 @@ def scored(answer: Sequence[Any]) -> list[tuple[str, float]]:
 
 
 def _translated(error: Exception) -> StoreError:
-    """Our error for one of Redis' that was an answer. Raises StoreUnavailable."""
+    """Return our exception for an error that the server answered. Raises StoreUnavailable."""
     try:
         with wrapped():
             raise error
@@ -475,7 +483,7 @@ def _translated(error: Exception) -> StoreError:
 
 
 def _record(answer: Any, fields: Sequence[str]) -> dict[str, str] | RecordBroken:
-    """The answer of HGETALL, or of HMGET for `fields`, as a hash."""
+    """Return the answer of HGETALL, or of HMGET for `fields`, as a dict."""
     if isinstance(answer, RecordBroken):
         return answer
     if isinstance(answer, StoreError):
@@ -489,13 +497,16 @@ def _record(answer: Any, fields: Sequence[str]) -> dict[str, str] | RecordBroken
 
 
 def whole(score: float) -> int:
-    """A score as whole milliseconds; 0 for one that is no instant, such as `-inf`."""
+    """Return a score as whole milliseconds; 0 for one beyond 2**53, such as `-inf`."""
     return int(score) if abs(score) < 2.0**53 else 0
 
 
 @contextmanager
 def wrapped(*, key: str = "") -> Iterator[None]:
-    """Turn Redis' exceptions into ours, without passwords; `key` is the only one that is used."""
+    """Translate Redis' exceptions into ours, without passwords.
+
+    `key` is the only key of the command; a RecordBroken names it.
+    """
     try:
         yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
@@ -506,7 +517,7 @@ def wrapped(*, key: str = "") -> Iterator[None]:
         if _is_certificates(error):
             raise StoreUnsuitable(_text(error)) from error
         if "AuthenticationError" in str(error):
-            # redis-py reports all that its questions to the Sentinels came back with.
+            # redis-py puts the errors of all Sentinels into one text.
             raise StoreUnsuitable(
                 "a Sentinel refuses the login; give it with sentinel_username and "
                 "sentinel_password in HERMES_REDIS_URL, or in a project with "
@@ -515,12 +526,12 @@ def wrapped(*, key: str = "") -> Iterator[None]:
         raise StoreUnavailable(_text(error)) from error
     except redis.exceptions.RedisError as error:
         if key and str(error).startswith("WRONGTYPE"):
-            raise RecordBroken(key, "is of another type than it must be") from error
+            raise RecordBroken(key, "has the wrong type") from error
         raise _of_answer(error) from error
 
 
 def _is_certificates(error: Exception) -> bool:
-    """Whether client and server cannot agree on TLS, however often it is tried."""
+    """Return whether TLS failed for good, so that a retry would not help."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
@@ -530,9 +541,9 @@ def _is_certificates(error: Exception) -> bool:
 
 
 def _check_role(info: Mapping[str, Any], *, is_changing: bool) -> None:
-    """Refuse a server that takes no writes, or that holds a part of the keys only.
+    """Refuse a replica, and a server of a cluster, which holds only part of the keys.
 
-    Where roles change by themselves, a server that takes no writes is a failover that goes on.
+    With Sentinels (`is_changing`) a replica means that a failover is under way: StoreUnavailable.
     """
     if is_changing and str(info.get("role")) == "slave":
         raise StoreUnavailable("the Sentinels name a replica, as they do during a failover")
@@ -543,25 +554,25 @@ def _check_role(info: Mapping[str, Any], *, is_changing: bool) -> None:
         )
     if str(info.get("cluster_enabled", "0")) == "1":
         raise StoreUnsuitable(
-            "it is part of a cluster, in which Celery's queues and our scripts cannot work; use a "
-            "server of its own (cluster-enabled no)"
+            "it is part of a cluster, where neither Celery's queues nor our scripts work; use a "
+            "single server (cluster-enabled no)"
         )
 
 
 CANNOT_SAVE = (
     "the server cannot save to its disk, so it takes no writes: make room on that disk, then it "
-    "goes on by itself"
+    "accepts writes again by itself"
 )
-#: Refusals that people have to do something about, in their words.
+#: Refusals that the operator must fix: a part of the server's text, and what to do about it.
 _MEANINGS = (
     ("MISCONF", CANNOT_SAVE),
-    ("when used memory > 'maxmemory'", "the server has no memory left for anything new: raise its "
+    ("when used memory > 'maxmemory'", "the server has no memory left for new data: raise its "
                                        "maxmemory, or keep fewer runs (HERMES_CELERY_KEEP_RUNS)"),
 )  # fmt: skip
 
 
 def _of_answer(error: Exception) -> StoreError:
-    """What a server's refusal means: it serves again later, or it refuses for good."""
+    """Return our exception for a server's refusal: StoreUnavailable when it will pass."""
     text = _text(error)
     for mark, meaning in _MEANINGS:
         if mark in text:
@@ -578,7 +589,7 @@ def _digest(script: str) -> str:
 
 
 def _is_unknown_script(answer: object) -> bool:
-    """The server does not know the script: it is new there, or the server was restarted."""
+    """Return whether the server does not know the script yet, for example after a restart."""
     return isinstance(answer, redis.exceptions.NoScriptError)
 
 

@@ -1,4 +1,4 @@
-"""What living beats declare, and which declared jobs were refused."""
+"""The jobs that living beats declare, and the declared jobs that were refused."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from hermes_celery.errors import RecordBroken
 from hermes_celery.store.database import Database
 from hermes_celery.store.format import Formats
 
-#: A beat that has said nothing for so long is not there any more, as with its sign.
+#: A declaration expires after this time unless its beat renews it; the same as a beat's sign.
 _ALIVE_MS = 10_000
 _BEAT = "beat "
 _encode = msgspec.json.Encoder().encode
 
 
 class Declarations:
-    """Those of one namespace."""
+    """Reads and writes the declarations of one namespace."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def say(self, owner: str, declaration: Declaration) -> None:
-        """Say what a beat declares; again within ten seconds."""
+        """Store a beat's declaration for ten seconds; call again before it expires."""
         key = self._keys.declares(owner)
         self._database.call("SET", key, _encode(declaration), "PX", _ALIVE_MS)
 
     def say_gone(self, owner: str) -> None:
-        """Say that a beat is gone."""
+        """Delete a beat's declaration, because the beat stops."""
         self._database.call("DEL", self._keys.declares(owner))
 
     def living(self, *, now_ms: int) -> dict[str, Declaration]:
-        """What the living beats declare, by their names; what cannot be read is left out."""
+        """Return the declarations of the living beats, by beat name, without unreadable ones."""
         signs = Formats(self._database).living(now_ms=now_ms)
         owners = [sign.removeprefix(_BEAT) for sign in signs if sign.startswith(_BEAT)]
         if not owners:
@@ -51,12 +51,12 @@ class Declarations:
         return found
 
     def name_of(self, job_id: str, now_ms: int) -> str:
-        """The name under which a living beat declares a job; "" where none does."""
+        """Return the name under which a living beat declares this job; "" when none does."""
         living = self.living(now_ms=now_ms).values()
         return next((one.jobs[job_id] for one in living if job_id in one.jobs), "")
 
     def note_refusals(self, refusals: Sequence[RefusedJob]) -> list[RefusedJob]:
-        """Write what is refused now, in place of what was; returns what is refused no more."""
+        """Replace the stored refusals; return those that no longer hold."""
         was = {one.name: one for one in self.refusals()}
         now = {one.name: _encode(one) for one in refusals}
         key = self._keys.refused
@@ -69,7 +69,11 @@ class Declarations:
         return over
 
     def refusals(self) -> list[RefusedJob]:
-        """What is refused, by name. What cannot be read is left out."""
+        """Return the refused declared jobs, sorted by name.
+
+        An unreadable entry becomes a stand-in that says so. When the whole record is unreadable,
+        returns [].
+        """
         try:
             rows: Mapping[str, str] = self._database.hash(self._keys.refused)
         except RecordBroken:
@@ -80,5 +84,5 @@ class Declarations:
                 found.append(msgspec.json.decode(rows[name], type=RefusedJob))
             except msgspec.DecodeError:
                 found.append(RefusedJob(name=readable(name), job_id="", where="?",
-                                     why="what is stored of it cannot be read"))  # fmt: skip
+                                     why="the stored refusal is unreadable"))  # fmt: skip
         return found

@@ -1,8 +1,8 @@
-"""What is on its way to people: one record for each run or notice, one part for each target.
+"""Deliveries: one record for each run or notice, one part for each target.
 
-A run's end and the beginning of its delivery are one step (`finish.lua`, `lose.lua`). From then on
-its id stands in the index of deliveries, by when somebody has to look at it, until every part is
-delivered or given up.
+One script ends a run and begins its delivery (`finish.lua`, `lose.lua`). From then on the
+delivery's id stands in the index of deliveries, scored by the time when it must be checked next,
+until every part is delivered or given up.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from hermes_celery.masking.urls import masked_path
 from hermes_celery.store.database import Arg, Database, scored
 from hermes_celery.store.record_fields import Fields
 
-#: The record outlives the run's, so that a late copy of a message finds it.
+#: Longer than the run's record lives, so that a late copy of a message still finds it.
 KEEP_SECONDS = 40 * 86_400
 _FIRST_PUSH_MS = 60_000
 _LAST_PUSH_MS = 3_600_000
-#: What a sender whose claim has run out is given to speak up, before somebody takes its part over.
+#: How long a sender may still renew an expired claim before another sender takes its part over.
 GRACE_MS = 10_000
-#: A delivery that was begun so often and never planned is given up.
+#: How often planning a delivery may begin without success before the delivery is given up.
 MAX_PLANNINGS = 5
 
 
 class PartContent(StrEnum):
-    """What a part tells."""
+    """What a part reports."""
 
     #: What the run printed.
     OUTPUT = "output"
@@ -49,32 +49,32 @@ class DeliveryPart(msgspec.Struct, frozen=True, kw_only=True):
 
     what: PartContent
     target: Target
-    #: Why it cannot be sent; such a part is given up before its first attempt.
+    #: Why it cannot be sent; such a part fails without an attempt.
     fault: str = ""
-    #: An earlier plan's attempt reached it.
+    #: Whether an attempt of an earlier plan has delivered it.
     was_delivered: bool = False
 
     @property
     def state(self) -> DeliveryState:
-        """Where it stands when it is planned."""
+        """Its state when it is planned."""
         if self.was_delivered:
             return DeliveryState.DELIVERED
         return DeliveryState.FAILED if self.fault else DeliveryState.PENDING
 
     @property
     def label(self) -> str:
-        """The target as it may be shown and logged."""
+        """The target's label, with secrets masked, for display and logs."""
         is_ping = self.what is PartContent.PING
         return masked_path(self.target.url) if is_ping else self.target.label
 
     @property
     def counts(self) -> bool:
-        """Whether the run is delivered only when this part is."""
+        """Whether the run counts as delivered only when this part is delivered."""
         return self.what in (PartContent.OUTPUT, PartContent.FAILURE)
 
 
 class DeliveryPartState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one part stands."""
+    """The state of one part."""
 
     part: DeliveryPart
     state: DeliveryState
@@ -84,15 +84,15 @@ class DeliveryPartState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One delivery."""
+    """The record of one delivery."""
 
     id: str
-    #: None: not planned yet.
+    #: None while it is not planned yet.
     parts: tuple[DeliveryPartState, ...] | None = None
-    #: "" or, when somebody asked to deliver again, `failed` or `all`.
+    #: The parts that somebody asked to deliver again: `failed` or `all`; else "".
     again: str = ""
     recovery: str = ""
-    #: Of a notice: what it says, where it goes and which job it is about.
+    #: For a notice only: its text, its targets and the job that it is about.
     text: str = ""
     deliver: str = ""
     job_id: str = ""
@@ -105,28 +105,31 @@ class SendClaim(msgspec.Struct, frozen=True, kw_only=True):
     part: int
     token: str
     attempt: int
-    #: Pieces of the message that earlier attempts have sent.
+    #: Number of message pieces that earlier attempts have sent.
     sent: int
 
 
 class ToldIncident(msgspec.Struct, frozen=True, kw_only=True):
-    """The incident that a message tells of, and which time of it."""
+    """The incident that a message reports, and its counter at that time."""
 
     id: str
     count: int
 
 
 class Deliveries:
-    """The deliveries of one namespace. All times are the server's, Unix milliseconds."""
+    """Reads and writes the deliveries of one namespace.
+
+    All times are the server's, Unix milliseconds.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def get(self, delivery_id: str) -> DeliveryRecord:
-        """What is known of a delivery; an empty record when that is nothing.
+        """Return a delivery's record; an empty one when none is stored.
 
-        Raises RecordBroken when it cannot be read.
+        Raises RecordBroken when it is unreadable.
         """
         key = self._keys.delivery(delivery_id)
         row = self._database.hash(key)
@@ -147,10 +150,10 @@ class Deliveries:
         )
 
     def begin(self, delivery_id: str, *, token: str, now_ms: int, until_ms: int) -> str:
-        """Take the right to plan a delivery until `until_ms`, and count it, or say why not.
+        """Claim the planning of a delivery until `until_ms`, and count the attempt.
 
-        The words: `ok`, `taken` (somebody plans it), `planned`, and `spent`: it was begun five
-        times and never planned, so whoever asks is to end it.
+        Returns `ok`, `taken` (another worker plans it), `planned` (it has a plan), or `spent`: it
+        was begun five times and never planned, so the caller must end it.
         """
         return str(
             self._database.run(
@@ -176,10 +179,10 @@ class Deliveries:
         warning: str = "",
         told: ToldIncident | None = None,
     ) -> None:
-        """Record where a message goes, unless that is recorded already.
+        """Record the parts of a delivery, unless it is planned already.
 
-        `text` is what it says where that does not follow from the run's output. With it that time
-        of an incident counts as `told`.
+        `text` is the message when it does not follow from the run's output. With `told`, the
+        incident counts as reported up to that counter.
         """
         listed: list[Arg] = []
         for part in parts:
@@ -203,11 +206,11 @@ class Deliveries:
     def claim(
         self, delivery_id: str, part: int, *, token: str, now_ms: int, until_ms: int
     ) -> SendClaim | str:
-        """Take the right to send one part until `until_ms`, or say why not.
+        """Claim one part until `until_ms`, and return the claim, or a word that says why not.
 
-        The same token asks again to keep its claim for longer. A claim that has run out is dead
-        only ten seconds after somebody else has asked for it. The words: `taken` (somebody sends
-        it), `later` (not due), `over`.
+        A call with the same token renews the claim. After a claim has expired, another sender gets
+        the part only ten seconds after asking for it. The words: `taken` (another sender has it),
+        `later` (not due), `over`.
         """
         answer = self._database.run(
             "deliver_claim",
@@ -237,9 +240,9 @@ class Deliveries:
         next_ms: int = 0,
         sent: int = 0,
     ) -> str:
-        """Record how an attempt went; `pending` is tried again at `next_ms`.
+        """Record the outcome of an attempt; a `pending` part is due again at `next_ms`.
 
-        Returns where the delivery stands as a whole, or `late`: the claim was no longer ours.
+        Returns the state of the whole delivery, or `late` when the claim was lost meanwhile.
         """
         word, standing = self._database.run(
             "deliver_done",
@@ -259,7 +262,7 @@ class Deliveries:
         return str(standing if word == "ok" else word)
 
     def again(self, run_id: str, *, mode: str, now_ms: int, queue: str, message: bytes) -> bool:
-        """Deliver a run once more, `failed` parts or `all`; False when it has not ended.
+        """Deliver a run once more: its `failed` parts or `all`. Return False if it has not ended.
 
         Raises RunNotFound.
         """
@@ -288,7 +291,10 @@ class Deliveries:
         told: ToldIncident,
         now_ms: int,
     ) -> bool:
-        """Record a message of no run, due now; False when it was recorded before."""
+        """Record a notice, a message without a run, due now.
+
+        Returns False if it was recorded before.
+        """
         answer = self._database.run(
             "deliver_notice",
             keys={**self._index_keys(notice_id), "incident": self._keys.incident(told.id)},
@@ -304,15 +310,15 @@ class Deliveries:
         return bool(answer == "ok")
 
     def forget(self, delivery_id: str) -> None:
-        """Look at a delivery no more: there is nothing left to deliver."""
+        """Remove a delivery from the index, because there is nothing left to deliver."""
         self._database.call("ZREM", self._keys.deliveries, delivery_id)
 
     def expire(self, delivery_id: str) -> None:
-        """Keep the record of a delivery no longer than that of one that is over."""
+        """Let a delivery's record expire as if the delivery were over."""
         self._database.call("EXPIRE", self._keys.delivery(delivery_id), KEEP_SECONDS)
 
     def due(self, now_ms: int, *, limit: int) -> list[tuple[str, int]]:
-        """Deliveries that somebody has to look at, each with the deadline that passed."""
+        """Return at most `limit` deliveries that are due for a check, each with its deadline."""
         key = self._keys.deliveries
         answer = self._database.call(
             "ZRANGEBYSCORE", key, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, limit
@@ -320,13 +326,13 @@ class Deliveries:
         found = scored(answer)
         endless = [delivery_id for delivery_id, score in found if score == float("-inf")]
         if endless:
-            # No deadline that a script could compare; from the next look on it has one.
+            # Scripts cannot compare -inf; with 0 the next call returns it.
             ends = (part for delivery_id in endless for part in (0, delivery_id))
             self._database.call("ZADD", key, "XX", *ends)
         return [(delivery_id, int(score)) for delivery_id, score in found if score != float("-inf")]
 
     def job_names(self, delivery_ids: Sequence[str]) -> dict[str, str]:
-        """The names of the jobs whose runs these deliveries are of, where they can be read."""
+        """Return the readable job names of the runs of these deliveries, by delivery id."""
         answers = self._database.call_each(
             [("HGET", self._keys.run(delivery_id), "job_name") for delivery_id in delivery_ids]
         )
@@ -336,10 +342,10 @@ class Deliveries:
     def push(
         self, delivery_id: str, *, seen_ms: int, now_ms: int, token: int, queue: str, message: bytes
     ) -> bool:
-        """Push the message of a delivery that is due; False when it was looked after meanwhile.
+        """Push the message of a due delivery; return False if its deadline has changed meanwhile.
 
-        Raises LeaseLost when a younger leader is known, and RecordBroken: where it is the
-        delivery's own record that is broken, it is due again in an hour.
+        Raises LeaseLost when a younger leader is known, and RecordBroken. If the delivery's own
+        record is the broken one, the delivery is due again in an hour.
         """
         keys = self._keys
         record = keys.delivery(delivery_id)
@@ -364,20 +370,20 @@ class Deliveries:
         return answer == "ok"
 
     def put_off(self, delivery_id: str, *, now_ms: int) -> None:
-        """Look at a delivery again in an hour: it must not stand before those that are due then."""
+        """Make a delivery due again in an hour, so that it does not block others that are due."""
         self._database.call(
             "ZADD", self._keys.deliveries, "XX", now_ms + _LAST_PUSH_MS, delivery_id
         )
 
     def _index_keys(self, delivery_id: str) -> dict[str, str]:
-        """The record of a delivery, and the index of those that somebody has to look at."""
+        """Return the keys of a delivery's record and of the index of deliveries."""
         return {
             "delivery": self._keys.delivery(delivery_id),
             "deliveries": self._keys.deliveries,
         }
 
     def _record_keys(self, delivery_id: str) -> dict[str, str]:
-        """The same, with the records that it is told in."""
+        """Return the same keys, and those of the run and job that show the delivery's state."""
         job_id = job_id_of(delivery_id) if is_run_id(delivery_id) else ""
         told_in = {"run": self._keys.run(delivery_id), "job": self._keys.job(job_id)}
         return {**self._index_keys(delivery_id), **told_in}
@@ -387,7 +393,7 @@ def _planned(key: str, text: str) -> tuple[DeliveryPart, ...]:
     try:
         return msgspec.json.decode(text, type=tuple[DeliveryPart, ...])
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise RecordBroken(key, f"has parts that cannot be read ({error})") from None
+        raise RecordBroken(key, f"has unreadable parts ({error})") from None
 
 
 def _part_state(part: DeliveryPart, number: int, fields: Fields) -> DeliveryPartState:

@@ -1,4 +1,4 @@
-"""What a tick does to the store: read what is due, and advance it in batches."""
+"""The due index as a tick uses it: read the due jobs, and advance them in batches."""
 
 from __future__ import annotations
 
@@ -36,54 +36,53 @@ from hermes_celery.store.shards import send_home
 
 
 class StepAnswer(StrEnum):
-    """What became of one step of a plan."""
+    """The outcome of one planned step."""
 
     OK = "ok"
-    #: Recorded; its message is pushed when the run before it ends.
+    #: Recorded; its message is pushed when the previous run ends.
     HELD = "held"
-    #: Recorded as skipped: as many runs of the job as may be are queued or running.
+    #: Recorded as skipped: the job already has its maximum of queued and running runs.
     OVERLAP = "overlap"
-    #: Recorded as skipped, for the reason that the plan gave.
+    #: Recorded as skipped, for the reason in the plan.
     SKIPPED = "skipped"
-    #: The job was edited or removed since it was read; the next tick looks again.
+    #: The job was edited or removed since it was read; the next tick reads it again.
     MOVED = "moved"
-    #: The occurrence has its run already; the schedule moved on.
+    #: The occurrence already has its run; the schedule was advanced.
     RAN = "ran"
 
 
-#: What became of a step; RecordBroken: a key that it needs is not as it should be, and nothing
-#: changed for it.
+#: The outcome of a step; RecordBroken when one of its keys is broken: then nothing changed for it.
 Advanced = StepAnswer | RecordBroken
-#: When rescue builds and pushes the message of a run whose leader was to do that and did not. It
-#: does so by itself, in the same tick.
+#: The leader builds and pushes a late message within the same tick. If it has not done so after
+#: this time, rescue does it.
 LATE_MS = 2_000
-#: The year 9999: what is due later never is.
+#: The year 9999; a later score means never.
 _NEVER_MS = 253_370_764_800_000
 _ANSWERS = {answer.value: answer for answer in StepAnswer}
 _encode = msgspec.json.Encoder().encode
 
 
 class Advance(msgspec.Struct, frozen=True, kw_only=True):
-    """One step together with its run and message, ready to be written."""
+    """One planned step with its run and message, ready to be written."""
 
     due: DueJob
     step: PlannedStep
     run_id: str
     queue: str
-    #: A stand-in where the message is built once the step was taken.
+    #: A placeholder when `is_late`.
     message: bytes
-    #: Whether its message is still to be built, if the step is taken.
+    #: Whether the message is built only after the step was written.
     is_late: bool = False
 
 
 class PauseSwitch(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether everything is paused; instants are Unix milliseconds."""
+    """The switch that pauses all jobs; instants are Unix milliseconds."""
 
     paused_ms: int | None = None
     note: str = ""
-    #: When the last pause of everything ended.
+    #: When the last pause of all jobs ended.
     resumed_ms: int = 0
-    #: What cannot be read of the switch; then nothing is paused by it.
+    #: Why the switch is unreadable; an unreadable switch pauses nothing.
     fault: RecordBroken | None = None
 
 
@@ -91,21 +90,21 @@ class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
     """A due job that cannot be read, planned or dispatched."""
 
     job_id: str
-    #: As it was read; "" where there was none.
+    #: The revision that was read; "" when it has none.
     revision: str = ""
     error: str
-    #: The key that is not as it should be, where it is not the job's own definition.
+    #: The broken key, when it is not the job's own definition.
     key: str = ""
-    #: Look at it again at that instant, Unix ms, and leave it as it is: the job is not at fault.
+    #: When to check it again, Unix ms, without a change to the job: the job is not at fault.
     again_ms: int | None = None
-    #: A newer version wrote it and can read it.
+    #: Whether a newer version wrote it and can read it.
     is_newer: bool = False
-    #: There is nothing but its entry in the index.
+    #: Whether only its entry in the index is left.
     is_gone: bool = False
 
 
 class DueIndex:
-    """When which job is due, in one shard of a namespace."""
+    """One shard of a namespace's due index: jobs, scored by their next_run_at."""
 
     def __init__(
         self,
@@ -115,7 +114,11 @@ class DueIndex:
         redeliver_after_ms: int = 60_000,
         why_sent: Callable[[JobSpec, str], str] = lambda spec, queue: "",
     ) -> None:
-        """`why_sent` says of a job and its queue why nobody follows its runs; "": workers do."""
+        """Take the shard to work on.
+
+        `why_sent` returns, for a job and a queue, the reason why its runs end as `sent` when they
+        are pushed; "" when workers report them.
+        """
         self._why_sent = why_sent
         self._database = database
         self._keys = database.keys
@@ -125,22 +128,22 @@ class DueIndex:
         self._redeliver_after_ms = redeliver_after_ms
 
     def next_due_ms(self) -> int | None:
-        """The earliest instant that any job is due, Unix ms; None when no job is scheduled."""
+        """Return the earliest next_run_at of all jobs, Unix ms; None when no job is scheduled."""
         first = scored(self._database.call("ZRANGE", self._key, 0, 0, "WITHSCORES"))
-        # An entry that is never due (`inf`) is no instant; one that always is (`-inf`) is due.
+        # `inf` is never due, so it is not returned; `-inf` is always due and becomes 0.
         return whole(first[0][1]) if first and first[0][1] < _NEVER_MS else None
 
     def due_ids(self, until_ms: int, *, limit: int, after_ms: int | None = None) -> list[str]:
-        """Up to `limit` jobs whose next_run_at is `until_ms` or earlier, earliest first.
+        """Return at most `limit` jobs whose next_run_at is `until_ms` or earlier, earliest first.
 
-        With `after_ms` only those that are due later than that.
+        With `after_ms`, return only jobs due later than that.
         """
         first = "-inf" if after_ms is None else f"({after_ms}"
         ids = self._database.call("ZRANGEBYSCORE", self._key, first, until_ms, "LIMIT", 0, limit)
         return send_home(self._database, ids, shard=self._shard, shards=self._database.shards)
 
     def begin_read(self, ids: Sequence[str]) -> Callable[[], list[DueJob | BrokenJob]]:
-        """Ask for what a tick needs of some jobs; what comes back waits for the answer."""
+        """Request what a tick needs of some jobs; return a function that waits for the answer."""
         keys = [self._keys.job(job_id) for job_id in ids]
         answer = self._database.begin("read_due", keys=keys, args=[])
 
@@ -154,17 +157,18 @@ class DueIndex:
         return rows
 
     def due(self, now_ms: int, *, limit: int) -> list[DueJob | BrokenJob]:
-        """Up to `limit` jobs whose next_run_at is `now_ms` or earlier, earliest first."""
+        """Return at most `limit` jobs whose next_run_at is `now_ms` or earlier, earliest first."""
         ids = self.due_ids(now_ms, limit=limit)
         return self.begin_read(ids)() if ids else []
 
     def begin_advance(
         self, batch: Sequence[Advance], *, token: int, now_ms: int
     ) -> Callable[[], list[Advanced]]:
-        """Send a batch, to be written all in one atomic step; what comes back waits for the answer.
+        """Send a batch, to be written in one atomic step; return a function that awaits the answer.
 
-        That is one word for each. It raises LeaseLost when a younger leader's token is known, and
-        RecordBroken when an index that all need is not as it should be; then nothing was written.
+        That function returns one answer for each step. It raises LeaseLost when a younger leader's
+        token is known, and RecordBroken when an index that all steps need is broken; then nothing
+        was written.
         """
         keys = self._keys
         packed = _Packed(keys, why_sent=self._why_sent, late_ms=now_ms + LATE_MS)
@@ -194,9 +198,9 @@ class DueIndex:
         return answers
 
     def advance(self, batch: Sequence[Advance], *, token: int, now_ms: int) -> list[Advanced]:
-        """Write a batch, all in one atomic step, and return one answer for each.
+        """Write a batch in one atomic step and return one answer for each.
 
-        Raises LeaseLost and RecordBroken as `begin_advance`'s answer does.
+        Raises LeaseLost and RecordBroken, as the function that `begin_advance` returns.
         """
         return self.begin_advance(batch, token=token, now_ms=now_ms)()
 
@@ -205,8 +209,8 @@ class DueIndex:
     ) -> list[str | StoreError]:
         """Push the messages of late steps that were taken at `now_ms`, in one round trip.
 
-        Answers `ok`, `sent` (over: nobody follows it) or `moved` each, or what the server said
-        against it. Raises LeaseLost when a younger leader's token is known.
+        Returns for each `ok`, `sent` (the run is over: no worker reports it), `moved`, or the
+        server's refusal. Raises LeaseLost when a younger leader's token is known.
         """
         note_queues(self._database, {built.queue for _, built in pushes if built.queue})
         redeliver_at_ms = now_ms + self._redeliver_after_ms
@@ -233,7 +237,7 @@ class DueIndex:
         return answers
 
     def look_again(self, run_ids: Sequence[str], *, at_ms: int) -> None:
-        """Have rescue look at queued runs at some instant. Raises StoreUnavailable."""
+        """Let rescue check these queued runs at `at_ms`. Raises StoreUnavailable."""
         if run_ids:
             ends = (part for run_id in run_ids for part in (at_ms, run_id))
             self._database.call("ZADD", self._keys.queued, "XX", *ends)
@@ -241,7 +245,7 @@ class DueIndex:
     def end_late(
         self, run_id: str, *, state: RunState, reason: str, error: str, token: int, now_ms: int
     ) -> None:
-        """End a run that was admitted and has no message; with an `error` people are told.
+        """End a queued run whose message was never built; with an `error` people are notified.
 
         Raises LeaseLost when a younger leader's token is known.
         """
@@ -255,7 +259,7 @@ class DueIndex:
         )
 
     def defer(self, ids: Sequence[str], *, until_ms: int, token: int, now_ms: int) -> None:
-        """Look at due jobs again at `until_ms`, because they cannot be dispatched now.
+        """Make due jobs due again at `until_ms`, because they cannot be dispatched now.
 
         Raises LeaseLost when a younger leader's token is known.
         """
@@ -267,7 +271,7 @@ class DueIndex:
         )
 
     def make_room(self, spec: JobSpec, *, run_id: str, queue: str, token: int, now_ms: int) -> None:
-        """Cancel the job's active and held runs, because a later one replaces them.
+        """Cancel the job's active and held runs, because run `run_id` replaces them.
 
         Raises LeaseLost when a younger leader's token is known.
         """
@@ -286,7 +290,7 @@ class DueIndex:
                 )
 
     def switch(self) -> PauseSwitch:
-        """Whether everything is paused. A switch that cannot be read pauses nothing."""
+        """Return the pause switch. An unreadable switch pauses nothing and has a `fault`."""
         (row,) = self._database.hashes([self._keys.switch])
         fields = Fields(row)
         switch = PauseSwitch(
@@ -296,20 +300,20 @@ class DueIndex:
         )
         if fields.fault is None:
             return switch
-        fault = RecordBroken(self._keys.switch, f"{fields.fault}; it pauses nothing")
+        fault = RecordBroken(self._keys.switch, f"{fields.fault}; so nothing is paused")
         return msgspec.structs.replace(switch, fault=fault)
 
     def pause_all(self, *, note: str, now_ms: int) -> bool:
-        """Let no beat dispatch anything until `resume_all`; False where it was so before.
+        """Pause all jobs until `resume_all`; return False if they were paused already.
 
-        An earlier pause goes on, with its note unless there is a new one.
+        An earlier pause continues; a new note replaces its note.
         """
         return self._turn("pause", now_ms=now_ms, note=note)
 
     def resume_all(self, *, now_ms: int) -> bool:
-        """Let the beats go on from now; what was missed since the pause is skipped.
+        """Resume all jobs from now; occurrences missed during the pause are skipped.
 
-        False where nothing was paused, and nothing changes.
+        Returns False, and changes nothing, if nothing was paused.
         """
         has_changed = self._turn("resume", now_ms=now_ms)
         self._database.call("PUBLISH", self._keys.wake, "switch")
@@ -324,10 +328,10 @@ class DueIndex:
         return bool(answer == "ok")
 
     def fault(self, job: BrokenJob, *, token: int) -> None:
-        """Take a job that cannot be planned off the schedule and record why.
+        """Take an unplannable job off the schedule, and leave a note for an incident.
 
-        Unless it was changed since it was read. A note is left of what is to be told. Raises
-        LeaseLost when a younger leader's token is known.
+        A job that was changed since it was read stays as it is. Raises LeaseLost when a younger
+        leader's token is known.
         """
         keys = self._keys
         text = f"job {job.job_id} was taken off the schedule: {job.error}"
@@ -352,7 +356,7 @@ class DueIndex:
 
 
 class _Packed:
-    """A batch as the keys and arguments of `advance.lua`."""
+    """A batch as keys and arguments of `advance.lua`."""
 
     def __init__(
         self, keys: Keys, *, why_sent: Callable[[JobSpec, str], str], late_ms: int
@@ -362,11 +366,11 @@ class _Packed:
         self._why_sent = why_sent
         self.keys: list[str] = []
         self.args: list[Arg] = []
-        #: The number of each Celery queue, counted from one.
+        #: The position of each Celery queue among the keys, from 1.
         self.queues = {keys.default_queue: 1}
 
     def add(self, advance: Advance) -> None:
-        """One step more."""
+        """Append one step."""
         spec, step, run_id, keys = advance.due.spec, advance.step, advance.run_id, self._keys
         self.keys += (keys.job(spec.id), keys.run(run_id), keys.active(spec.id))
         choices = self._choices(advance)
@@ -383,7 +387,7 @@ class _Packed:
         )
 
     def _choices(self, advance: Advance) -> dict[str, str]:
-        """What differs from a plain job; most have nothing."""
+        """Return the options in which this step differs from the defaults; most steps have none."""
         step, policy = advance.step, advance.due.spec.policy
         choices: dict[str, str] = {}
         if advance.queue != self._keys.default_queue:
@@ -404,7 +408,7 @@ class _Packed:
         return choices
 
     def _publishing(self, advance: Advance) -> dict[str, str]:
-        """What differs in the way of its message."""
+        """Return the options about how its message is published."""
         if advance.is_late:
             return {"late": str(self._late_ms)}
         why = self._why_sent(advance.due.spec, advance.queue)
@@ -437,7 +441,7 @@ def _due_job(
     except RecordBroken as error:
         return BrokenJob(job_id=job_id, revision=revision or "", error=f"{error.key} {error.what}")
     except ValueError as error:
-        what = f"{key} has a number that is none ({readable(str(error))})"
+        what = f"{key} has an invalid number ({readable(str(error))})"
         return BrokenJob(job_id=job_id, revision=revision or "", error=what)
 
 

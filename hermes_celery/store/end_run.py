@@ -1,7 +1,7 @@
-"""Ending a run before its runner says how it ended: it waits, or its runner is gone.
+"""End a run without its runner's report: it still waits, or its runner is gone.
 
-A run that waits is ended by people, by workers that see its message go nowhere, by rescue and by
-the tick (`cancel.lua`). One whose worker or process is gone is given up (`lose.lua`).
+People, rescue, the tick, and workers that drop its message end a waiting run (`cancel.lua`). A run
+whose worker or process is gone is given up (`lose.lua`).
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from hermes_celery.store.waiting_runs import WaitingRuns
 
 
 class EarlyEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ends whose runner does not say so."""
+    """How to end a run without its runner's report."""
 
     state: RunState
     reason: str = ""
-    #: With one its end is told to people.
+    #: If set, people are notified.
     error: str = ""
-    #: Whether a run that runs is left alone; else its runner is asked to end it.
+    #: Whether to leave a running run alone; else its runner is asked to end it.
     leaves_running: bool = False
-    #: The attempt whose message went nowhere; None: whatever its messages do. A run that waits for
-    #: another message by now is left alone.
+    #: The attempt whose message was dropped; a run that waits for another message by now is left
+    #: alone. None: end it whatever message it waits for.
     attempt: int | None = None
-    #: How often the run's own tasks had sent that message on.
+    #: How often the run's own tasks had handed that message on.
     hop: int = 0
 
 
 class _Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a run whose worker or process is gone."""
+    """How to give up a run whose worker or process is gone."""
 
-    #: With what its claim begins; "": its heartbeat has stopped.
+    #: The prefix of its claim token; "" when it is given up because its heartbeat stopped.
     claimed: str = ""
-    #: When its next attempt begins, Unix ms; None: never.
+    #: When its next attempt begins, Unix ms; None for no retry.
     retry_at_ms: int | None = None
-    #: Whether the message of that attempt is on a queue already.
+    #: Whether the message of that attempt is already on a queue.
     is_requeued: bool = False
 
 
@@ -55,8 +55,8 @@ def cancel_run(
 ) -> str:
     """End a waiting run, or ask a running one's runner to end it.
 
-    `queue` is where a run that was held behind it goes. Answers `cancelled`, `asked`, `over` or
-    `gone`. Raises LeaseLost when a younger leader's token is known.
+    A held run that becomes free goes to `queue`. Returns `cancelled`, `asked`, `over` or `gone`.
+    Raises LeaseLost when a younger leader's token is known.
     """
     keys, job_id = database.keys, job_id_of(run_id)
     return database.run_fenced(
@@ -89,12 +89,12 @@ def cancel_run(
 
 
 class EndingRuns(WaitingRuns):
-    """The runs of one namespace that end before their runner says so."""
+    """Ends runs of one namespace before their runner reports an end."""
 
     def cancel(self, run_id: str, *, reason: str, now_ms: int, token: int | None = None) -> str:
-        """Ask for a run's end: `cancelled`, `asked` or `over`.
+        """Cancel a run: `cancelled`, `asked` (its runner will end it) or `over`.
 
-        A leader gives its `token`. Raises RunNotFound, and LeaseLost when a younger leader's token
+        A leader passes its `token`. Raises RunNotFound, and LeaseLost when a younger leader's token
         is known.
         """
         end = EarlyEnd(state=RunState.CANCELLED, reason=reason)
@@ -104,9 +104,9 @@ class EndingRuns(WaitingRuns):
         return answer
 
     def expire(self, run_id: str, *, now_ms: int, token: int | None = None) -> None:
-        """Drop a waiting run whose lateness deadline has passed; a leader gives its `token`.
+        """Skip a waiting run whose lateness deadline has passed; a leader passes its `token`.
 
-        One that a worker claimed at the last moment is left alone.
+        A run that a worker claimed at the last moment is left alone.
         """
         end = EarlyEnd(state=RunState.SKIPPED, reason="expired: no worker took it in time")
         self.end_waiting(run_id, end, now_ms=now_ms, token=token)
@@ -114,9 +114,9 @@ class EndingRuns(WaitingRuns):
     def end_waiting(
         self, run_id: str, end: EarlyEnd, *, now_ms: int, token: int | None = None
     ) -> str:
-        """End a run that waits, whose message went nowhere; one that runs is left alone.
+        """End a waiting run whose message was dropped; a running one is left alone.
 
-        Answers `cancelled`, `over` or `gone`. Raises LeaseLost when a younger leader's token is
+        Returns `cancelled`, `over` or `gone`. Raises LeaseLost when a younger leader's token is
         known.
         """
         end = msgspec.structs.replace(end, leaves_running=True)
@@ -133,7 +133,7 @@ class EndingRuns(WaitingRuns):
         )
 
     def silent_since(self, now_ms: int, *, limit: int) -> list[str]:
-        """The ids of running runs whose claim died at `now_ms` or earlier."""
+        """Return at most `limit` ids of running runs whose claim expired at `now_ms` or earlier."""
         heartbeats = self._keys.heartbeats
         return list(
             self._database.call("ZRANGEBYSCORE", heartbeats, "-inf", now_ms, "LIMIT", 0, limit)
@@ -148,11 +148,10 @@ class EndingRuns(WaitingRuns):
         token: int | None = None,
         retry_at_ms: int | None = None,
     ) -> str:
-        """Give up a run whose heartbeat stopped, or with `retry_at_ms` put it back in line.
+        """Give up a run whose heartbeat stopped; with `retry_at_ms` queue its next attempt.
 
-        Answers `ok`, `retry`, or `alive`: it turned out to be, and nothing changed.
-
-        Raises LeaseLost when a younger leader's token is known.
+        Returns `ok`, `retry`, or `alive`: its heartbeat goes on, and nothing changed. Raises
+        LeaseLost when a younger leader's token is known.
         """
         end = EarlyEnd(state=RunState.LOST, error=error)
         actor = Actor(now_ms=now_ms, token=token)
@@ -168,11 +167,11 @@ class EndingRuns(WaitingRuns):
         retry_at_ms: int | None = None,
         is_requeued: bool = False,
     ) -> str:
-        """End a run at once, because the process that ran it has ended.
+        """End a run at once, because the process `pid` that ran it has ended.
 
-        `pid` is that process; a run that another one runs by now is left alone. With `retry_at_ms`
-        it is put back in line for its next attempt, whose message is on the queue already where
-        it `is_requeued`. A run whose end was asked for is cancelled. Answers as `lose`.
+        A run that another process runs by now is left alone. With `retry_at_ms` its next attempt is
+        queued; `is_requeued` means that the message of that attempt is already on the queue. A run
+        that was asked to end is cancelled. Returns the words of `lose`.
         """
         loss = _Loss(claimed=f"{pid}-", retry_at_ms=retry_at_ms, is_requeued=is_requeued)
         return self._lose(run_id, end, loss, Actor(now_ms=now_ms))

@@ -1,4 +1,4 @@
-"""Who acts on what is stored, and by which right."""
+"""The actor of a write, and its fencing token."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import msgspec
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
-    """Who acts, and at which instant of the server: a leader, a worker or a person.
+    """The acting leader, worker or person, and the server's time at which it acts.
 
     Scripts compare a leader's fencing token first, and refuse one that is not the latest.
     """
 
     now_ms: int
-    #: The leader's fencing token; None: a person or a worker acts.
+    #: The leader's fencing token; None when a person or a worker acts.
     token: int | None = None
-    #: The shard of the due index that it leads.
+    #: The shard of the due index that the leader holds.
     shard: int = 0

@@ -324,7 +324,7 @@ def test_a_number_of_shards_that_is_none_is_not_believed(store: Store, value: st
     assert shards.count() == 3, "as many as ever had a leader"
     fault = shards.fault()
     assert isinstance(fault, RecordBroken)
-    assert "no number from 1 to 64; 3 is taken for it" in str(fault)
+    assert "not a number from 1 to 64; 3 is used instead" in str(fault)
     # Who writes a job chooses its index by the same number.
     store.jobs.add(a_job(id="0000000000ff"))
     assert database.call("ZCARD", database.keys.due_of(0xFF % 3)) == 1
