@@ -1,16 +1,16 @@
-"""The stored format: which programs can read what lies in a namespace.
+"""The stored format: which programs can read what is stored in a namespace.
 
-Formats are numbered. 1 is that of version 0.1.0, which wrote no number; 2 is 1 with more keys and
-fields, and with the number. Three places say what is stored:
+Formats are numbered. Format 1 is that of version 0.1.0, which stored no number. Format 2 adds keys,
+fields and the number. Three places hold a format:
 
     {namespace}:format     JSON: the format of the newest program that wrote here, and the oldest
-                           that can still read everything (`needs`); absent: 1 and 1
-    {namespace}:programs   which programs live, and the format that each of them writes
-    `needs` of a record    the oldest format that can read that one record; absent: 1
+                           format whose programs can read everything (`needs`); absent: 1 and 1
+    {namespace}:programs   the living programs, each with the format that it writes
+    `needs` of a record    the oldest format that can read this record; absent: 1
 
-A program refuses to start where `needs` is above its own format; a record whose `needs` is above it
-is left alone, and only that one. While `needs` is 1, programs of 0.1.0 may write at any time, also
-after the number has risen: so whatever they write must be read for as long.
+A program refuses to start when `needs` is above its own format. When a record's `needs` is above
+its format, it leaves that record alone. While `needs` is 1, programs of 0.1.0 may still write, even
+after the number has risen: so this version must read whatever they write.
 """
 
 from __future__ import annotations
@@ -24,49 +24,52 @@ from hermes_celery.store.database import Database
 
 #: The format that this program writes, and the newest that it reads.
 FORMAT = 2
-#: A program that has said nothing for so long is not there any more.
+#: A program without a sign for this long counts as gone.
 ALIVE_MS = 10_000
 _Number = Annotated[int, msgspec.Meta(ge=1)]
 _encode = msgspec.json.Encoder().encode
 
 
 class StoredFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What `{namespace}:format` says."""
+    """The content of `{namespace}:format`."""
 
     #: The format of the newest program that wrote here.
     format: _Number = 1
     #: The oldest format whose programs can read everything here.
     needs: _Number = 1
-    #: The version of hermes-celery that wrote this, for people.
+    #: The version of hermes-celery that wrote this, for display.
     program: str = ""
-    #: The migration that is under way leads to this format; None: there is none.
+    #: The target format of the migration that is under way; None when there is none.
     to: _Number | None = None
-    #: How far it has come; "": its beginning.
+    #: Where the migration goes on; "" for its beginning.
     cursor: str = ""
 
 
 class Formats:
-    """The stored format of one namespace, and the programs that live in it."""
+    """Reads and writes the stored format of one namespace and the signs of living programs."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def read(self) -> StoredFormat:
-        """What is stored now. Raises RecordBroken when the key holds something else."""
+        """Return the stored format. Raises RecordBroken when the key holds something else."""
         return self._decoded(*self._look())
 
     def require(self) -> StoredFormat:
-        """What is stored. Raises FormatTooNew where this program is too old, and RecordBroken."""
+        """Return the stored format.
+
+        Raises FormatTooNew when this program is too old to read it, and RecordBroken.
+        """
         return _checked(self.read(), namespace=self._keys.namespace)
 
     def write(
         self, new: StoredFormat, *, seen: StoredFormat | None, token: int, now_ms: int
     ) -> bool:
-        """Write the format; with `seen` None, move what cannot be read out of the way first.
+        """Write the format; with `seen` None, quarantine the unreadable value first.
 
-        False when somebody else changed it meanwhile. Raises LeaseLost when a younger leader is
-        known.
+        Returns False when somebody else changed it meanwhile. Raises LeaseLost when a younger
+        leader is known.
         """
         kind, text = self._look()
         if seen is not None and self._decoded(kind, text) != seen:
@@ -89,7 +92,7 @@ class Formats:
         return answer == "ok"
 
     def say_here(self, name: str, *, now_ms: int) -> StoredFormat:
-        """Say that a program is there, and hear what is stored.
+        """Write this program's sign of life, and return the stored format.
 
         Raises FormatTooNew and RecordBroken, as `require` does.
         """
@@ -103,20 +106,21 @@ class Formats:
         return self.require()
 
     def say_gone(self, name: str) -> None:
-        """Say that a program is gone."""
+        """Remove a program's sign of life."""
         self._database.call("ZREM", self._keys.programs, f"{FORMAT} {name}")
 
     def living(self, *, now_ms: int) -> dict[str, int]:
-        """The programs that live and have said so, each with the format that it writes."""
+        """Return the living programs that write signs, each with the format that it writes."""
         since = now_ms - ALIVE_MS
         found = self._database.call("ZRANGEBYSCORE", self._keys.programs, since, "+inf")
         return dict(_program(entry) for entry in found)
 
     def older_than(self, number: int, *, now_ms: int) -> list[str]:
-        """The living programs that write an older format, for people; those of 0.1.0 included.
+        """Return the living programs that write a format below `number`, for display.
 
-        0.1.0 says nothing of its format: its workers are those without an entry, its beats those
-        that wait for a wake-up call and have none. A worker that stops is there to its last run.
+        Programs of 0.1.0 write no sign with a format. Their workers are those without an entry;
+        their beats are the subscribers of the wake-up channel without an entry. A stopping worker
+        counts until its last run ends.
         """
         keys, since = self._keys, now_ms - ALIVE_MS
         entries, present, running, (_, waiting) = self._database.call_many(
@@ -139,7 +143,7 @@ class Formats:
         return sorted(older)
 
     def _look(self) -> tuple[str, bytes]:
-        """The type of the key and, where it is a string, what it holds."""
+        """Return the type of the key and, for a string, its value."""
         kind = str(self._database.call("TYPE", self._keys.format))
         text = self._database.raw("GET", self._keys.format) if kind == "string" else None
         return kind, text or b""
@@ -153,11 +157,11 @@ class Formats:
             return msgspec.json.decode(text, type=StoredFormat)
         except msgspec.DecodeError:
             shown = text[:40].decode(errors="backslashreplace")
-            raise RecordBroken(self._keys.format, f"holds {shown!r}, no stored format") from None
+            raise RecordBroken(self._keys.format, f"holds {shown!r}, not a stored format") from None
 
 
 def too_new(needs: int) -> str | None:
-    """What is wrong with a record that `needs` a format; None where this program reads it."""
+    """Return why a record with this `needs` is unreadable here; None when it is readable."""
     if needs <= FORMAT:
         return None
     return f"needs a program that reads format {needs}: upgrade hermes-celery on this machine"

@@ -1,6 +1,6 @@
-"""Forgetting: runs by number and age, completed jobs by age, in small steps.
+"""Remove old records in small steps: runs by number and age, completed jobs by age.
 
-The scripts note which jobs got new runs, so only those are counted; nothing here looks at all jobs.
+Scripts record which jobs got new runs; only those are counted, so nothing here scans all jobs.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from hermes_celery.store.database import Database, ScriptCall
 from hermes_celery.store.jobs import Jobs
 
 _DAY_MS = 86_400_000
-#: Runs that one script call forgets, and runs of one job that one step forgets: far below a
+#: Runs that one script call removes, and runs of one job that one step removes: far below a
 #: millisecond of the server's time.
 _STEP = 50
-#: Jobs that one step counts: 10,000 a second while there is more to do.
+#: Jobs whose runs one step counts: 10,000 a second while a backlog remains.
 _JOBS = 500
-#: Runs that one step forgets: the beat waits for it, about 3 ms. At 20 steps a second 5,000 runs a
-#: second; beyond that, history grows until the rate falls.
+#: Runs that one step removes: this blocks the beat for about 3 ms. 20 steps a second remove 5,000
+#: runs a second; at a higher rate of new runs, history grows until the rate falls.
 _MOST = 250
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept."""
+    """How much history is kept."""
 
     runs_per_job: int = 100
     run_days: int = 30
@@ -43,15 +43,15 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trimmed(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step of forgetting did."""
+    """The result of one trimming step."""
 
     runs: int
-    #: Whether another step at once would find more.
+    #: Whether an immediate further step would find more.
     has_more: bool
 
 
 class History:
-    """What is over, in one namespace."""
+    """Removes old runs and completed jobs of one namespace."""
 
     def __init__(
         self,
@@ -60,25 +60,25 @@ class History:
         retention: Retention,
         on_broken: OnBroken = ignored,
     ) -> None:
-        """`on_broken` hears of what cannot be forgotten."""
+        """Set what is kept; `on_broken` is called for each record that cannot be removed."""
         self._on_broken = on_broken
         self._database = database
         self._keys = database.keys
         self._retention = retention
 
     def trim(self, now_ms: int) -> Trimmed:
-        """One small step: forget what is beyond number or age.
+        """Take one small step: remove runs beyond the kept number or age.
 
-        Whatever the backlog, it is five round trips and some hundred runs.
+        Whatever the backlog, a step takes five round trips and removes at most some hundred runs.
         """
         old = self._trim_old(now_ms)
         grown = self._trim_grown()
         return Trimmed(runs=old + grown.runs, has_more=old == _STEP or grown.has_more)
 
     def remove_completed(self, jobs: Jobs, now_ms: int) -> int:
-        """Remove jobs that were completed long ago; returns how many.
+        """Remove jobs that were completed long ago; return their number.
 
-        A job stays as long as a configuration manages it: it would be declared anew, and run.
+        A job that a configuration manages stays: it would be declared again, and would run again.
         """
         before = now_ms - self._retention.completed_job_days * _DAY_MS
         ids = self._database.call(
@@ -96,7 +96,7 @@ class History:
             except StoreUnavailable:
                 raise
             except (JobNotFound, StoreError):
-                pass  # gone, or not to be read: people may still look at it, and remove it
+                pass  # gone, or unreadable: people may still inspect and remove it
             self._database.call("ZREM", self._keys.completed, job_id)
         return removed
 
@@ -108,12 +108,12 @@ class History:
         return self._forget(ids)
 
     def _trim_grown(self) -> Trimmed:
-        """Forget the oldest runs of jobs that have more than they may."""
+        """Remove the oldest runs of jobs that have more than the kept number."""
         jobs = list(self._database.call("SPOP", self._keys.grown, _JOBS))
         try:
             return self._trim_jobs(jobs)
         except StoreError:
-            # They are counted another time.
+            # A later step counts these jobs again.
             if jobs:
                 self._database.call("SADD", self._keys.grown, *jobs)
             raise
@@ -123,21 +123,21 @@ class History:
         steps = {job_id: min(count, _STEP) for job_id, count in excess.items() if count > 0}
         now = dict(islice(steps.items(), _MOST // _STEP))
         forgotten = self._forget(self._oldest(now))
-        # Those that have still more are looked at again in a later step.
+        # Jobs with further excess runs are taken up again in a later step.
         left = [job_id for job_id in steps if excess[job_id] > now.get(job_id, 0)]
         if left:
             self._database.call("SADD", self._keys.grown, *left)
         return Trimmed(runs=forgotten, has_more=bool(left) or len(jobs) == _JOBS)
 
     def _excess(self, jobs: Sequence[str]) -> list[int]:
-        """How many runs each of the jobs has beyond what is kept; less than none: still room."""
+        """Return for each job its number of runs beyond the kept number; negative when below it."""
         counts = self._database.call_many(
             [("ZLEXCOUNT", self._keys.job_runs, *_range(job_id)) for job_id in jobs]
         )
         return [int(count) - self._retention.runs_per_job for count in _checked(counts)]
 
     def _oldest(self, steps: Mapping[str, int]) -> list[str]:
-        """The ids of so many oldest runs of each job."""
+        """Return the ids of the oldest runs; `steps` maps a job id to how many."""
         answers = self._database.call_many(
             [
                 ("ZRANGEBYLEX", self._keys.job_runs, *_range(job_id), "LIMIT", 0, count)
@@ -147,7 +147,7 @@ class History:
         return [run_id for ids in _checked(answers) for run_id in ids]
 
     def _forget(self, ids: Sequence[str]) -> int:
-        """Forget runs; of a call that fails for one of them, the others one by one."""
+        """Remove runs and return their number; retry a failed call run by run."""
         calls = [self._call(ids[start : start + _STEP]) for start in range(0, len(ids), _STEP)]
         forgotten, failed = self._forgotten(calls)
         if not failed:
@@ -159,7 +159,7 @@ class History:
         return forgotten + more
 
     def _forgotten(self, calls: Sequence[ScriptCall]) -> tuple[int, list[ScriptCall]]:
-        """How many runs were forgotten, and the calls that failed."""
+        """Return how many runs were removed, and the calls that failed."""
         forgotten, failed = 0, []
         for call, answer in zip(calls, self._database.run_many("forget", calls), strict=True):
             if isinstance(answer, StoreUnavailable):
@@ -171,12 +171,12 @@ class History:
         return forgotten, failed
 
     def _put_aside(self, run_id: str) -> None:
-        """Take a run whose record is none off the indexes: it would be met for ever."""
+        """Remove a broken run from the indexes, so that trimming does not meet it again."""
         keys, key = self._keys, self._keys.run(run_id)
         if self._database.call("TYPE", key) in ("hash", "none"):
-            self._on_broken("", key, "cannot be forgotten")
+            self._on_broken("", key, "cannot be removed from the history")
             return
-        self._on_broken("", key, "is no run's record; it was taken off the list of runs")
+        self._on_broken("", key, "is not a run's record; it was removed from the list of runs")
         for index in (keys.runs, keys.job_runs):
             try:
                 self._database.call("ZREM", index, run_id)
@@ -191,7 +191,7 @@ class History:
 
 
 def _checked(answers: Sequence[Any]) -> Sequence[Any]:
-    """The answers. Raises the StoreError among them, if there is any."""
+    """Return the answers. Raises the first StoreError among them."""
     for answer in answers:
         if isinstance(answer, StoreError):
             raise answer
@@ -199,5 +199,5 @@ def _checked(answers: Sequence[Any]) -> Sequence[Any]:
 
 
 def _range(job_id: str) -> tuple[str, str]:
-    """The bounds of a job's runs in the index of runs by job."""
+    """Return the bounds of a job's runs in the index of runs by job."""
     return f"[{job_id}-", f"[{job_id}."

@@ -1,4 +1,4 @@
-"""Troubles, counted: open ones by when they happened last, and each job's own."""
+"""Incidents: repeated troubles as one counted record each, indexed by last time and by job."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hermes_celery.store.database import Database
 from hermes_celery.store.record_fields import Fields
 
 _KEEP_SECONDS = 30 * 86_400
-#: Later than anything that has happened, Unix ms.
+#: Later than any stored instant, Unix ms.
 _EVER_MS = 10**15
 
 
 class IncidentStanding(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an incident stands after it was noted."""
+    """The state of an incident after a trouble was counted."""
 
     id: str
     count: int
@@ -27,14 +27,17 @@ class IncidentStanding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Incidents:
-    """The incidents of one namespace. All times are the server's, Unix milliseconds."""
+    """Reads and writes the incidents of one namespace.
+
+    All times are the server's, Unix milliseconds.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def report(self, trouble: Trouble, *, now_ms: int) -> IncidentStanding:
-        """Count a trouble: once for each run, or once until it is over where it is no run's."""
+        """Count a trouble: once for each run; without a run, once until it is over."""
         keys = self._keys
         count, told, acked = self._database.run(
             "incident_note",
@@ -70,9 +73,9 @@ class Incidents:
         delivery_id: str = "",
         recovery: str = "",
     ) -> int:
-        """End those that happened last before `worked_ms`; returns how many were open until now.
+        """Close the incidents that last happened before `worked_ms`; return how many were open.
 
-        If any was, `recovery` is left with the delivery, to be told.
+        If any was open, store `recovery` in the delivery's record, to be sent to people.
         """
         if not incidents:
             return 0
@@ -97,11 +100,11 @@ class Incidents:
         )
 
     def end(self, incidents: Sequence[Incident], *, job_id: str, now_ms: int) -> int:
-        """End incidents of a job that is gone, whenever they happened; how many were open."""
+        """Close all given incidents of a removed job; return how many were open."""
         return self.close(incidents, job_id=job_id, now_ms=now_ms, worked_ms=_EVER_MS)
 
     def of_gone_jobs(self, *, limit: int = 1000) -> list[Incident]:
-        """Open ones of jobs that are no more; but not those that tell why one is no more."""
+        """Return open incidents of removed jobs, except those that report why a job vanished."""
         found = [
             one
             for one in self.open(limit=limit)
@@ -112,7 +115,7 @@ class Incidents:
         return [one for one, is_there in zip(found, answers, strict=True) if is_there == 0]
 
     def ack(self, incident_id: str, *, now_ms: int) -> bool:
-        """Note that somebody knows of it; False when no such incident is open."""
+        """Acknowledge an incident; return False when no such incident is open."""
         answer = self._database.run(
             "incident_ack",
             keys={
@@ -124,20 +127,20 @@ class Incidents:
         return bool(answer == "ok")
 
     def of_job(self, job_id: str) -> list[Incident]:
-        """The open incidents of a job ("" for those of none), oldest first."""
+        """Return the open incidents of a job, oldest first; "" for incidents without a job."""
         ids = self._database.call("SMEMBERS", self._keys.troubles(job_id))
         return sorted(self._read(list(ids)), key=lambda incident: incident.first_at)
 
     def open(self, *, limit: int = 1000) -> list[Incident]:
-        """The open incidents, the latest first."""
+        """Return at most `limit` open incidents, the latest first."""
         return self._read(self._database.call("ZREVRANGE", self._keys.incidents, 0, limit - 1))
 
     def count(self) -> int:
-        """How many are open."""
+        """Return the number of open incidents."""
         return int(self._database.call("ZCARD", self._keys.incidents))
 
     def quiet_since(self, before_ms: int, *, limit: int) -> list[Incident]:
-        """Open ones that did not happen again since `before_ms`."""
+        """Return at most `limit` open incidents that have not happened again since `before_ms`."""
         key = self._keys.incidents
         return self._read(
             self._database.call("ZRANGEBYSCORE", key, "-inf", before_ms, "LIMIT", 0, limit)
@@ -149,7 +152,7 @@ class Incidents:
 
 
 def _incident(incident_id: str, row: Mapping[str, str] | RecordBroken) -> Incident:
-    """A stored incident as a value; what cannot be read is replaced, and said in its `fault`."""
+    """Return a stored incident as a value; unreadable fields get stand-ins and a `fault`."""
     fields = Fields(row)
     never = from_ms(0)
     incident = Incident(

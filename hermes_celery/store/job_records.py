@@ -1,9 +1,8 @@
-"""Stored definitions of jobs as values, and back, with what a newer version wrote into them.
+"""Encode and decode stored job definitions, keeping what a newer version added to them.
 
-This version reads what it knows. A field that it does not know is no reason to refuse: it is left
-where it is, and every change of the job writes it again. A *word* that it does not know (of a
-policy, say) is one: to run the job without it would run it in a wrong way, so the job is shown as
-from a newer version and not planned.
+An unknown *field* is no reason to refuse a job: it stays in the record, and every change of the job
+writes it back. An unknown *word*, such as a policy of a newer version, is one: the job would run in
+a wrong way without it. Such a job is shown as from a newer version and is not planned.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ _INSTANTS = tuple(name for name in JobSpec.__struct_fields__ if name.endswith("_
 
 
 class NewerRecord(RecordBroken):
-    """A record that a newer version wrote and this one cannot act on; it is no damage."""
+    """An undamaged record that a newer version wrote and this version cannot use."""
 
 
 def spec_from_json(job_id: str, text: str, *, key: str = "") -> JobSpec:
-    """A stored definition as a value; `key` is where it is stored.
+    """Return a stored definition as a value; `key` is where it is stored.
 
-    Raises RecordBroken when it cannot be read, and NewerRecord when a newer version can.
+    Raises RecordBroken when it is unreadable, and NewerRecord when a newer version can read it.
     """
     key = key or f"job {job_id}"
     try:
@@ -50,15 +49,18 @@ def spec_from_json(job_id: str, text: str, *, key: str = "") -> JobSpec:
 
 
 def check_instants(key: str, spec: JobSpec) -> None:
-    """Refuse a definition whose instants cannot be shown. Raises RecordBroken."""
+    """Raise RecordBroken for a definition with an instant outside the years that can be shown."""
     for name in _INSTANTS:
         ms = getattr(spec, name)
         if ms is not None and not is_instant(ms):
-            raise RecordBroken(key, f"has {name} {str(ms)[:40]}, no instant")
+            raise RecordBroken(key, f"has {name} {str(ms)[:40]}, not an instant")
 
 
 def spec_to_json(spec: JobSpec, *, stored: str) -> bytes:
-    """A definition as it is stored; `stored` is how it was, "" for a new one."""
+    """Return a definition as it is to be stored.
+
+    `stored` is the old text, whose unknown fields are kept; "" for a new job.
+    """
     text = _encode(spec)
     was = _mapping(stored)
     if not was:
@@ -69,7 +71,7 @@ def spec_to_json(spec: JobSpec, *, stored: str) -> bytes:
 
 
 def unreadable_job(job_id: str, fields: Fields, text: str, error: RecordBroken) -> UnreadableJob:
-    """What can be shown of a job that cannot be read."""
+    """Return what can be shown of an unreadable job."""
     stored = _mapping(text)
     return UnreadableJob(
         id=job_id,
@@ -83,7 +85,7 @@ def unreadable_job(job_id: str, fields: Fields, text: str, error: RecordBroken) 
 
 
 def _refusal(key: str, text: str, why: str) -> RecordBroken:
-    """Why a definition cannot be read, and whether a newer version may."""
+    """Return why a definition is unreadable; a NewerRecord when a newer version may read it."""
     if not text:
         return RecordBroken(key, "has no definition (field spec)")
     stored = _mapping(text)
@@ -92,11 +94,11 @@ def _refusal(key: str, text: str, why: str) -> RecordBroken:
         return NewerRecord(key, what)
     if "Invalid enum value" in why and {"id", "name", "schedule"} <= stored.keys():
         return NewerRecord(key, f"has a word that this version does not know ({why})")
-    return RecordBroken(key, f"has a definition (field spec) that cannot be read ({why})")
+    return RecordBroken(key, f"has an unreadable definition (field spec: {why})")
 
 
 def _check_work(key: str, text: str) -> None:
-    """A job with nothing to do but what is in fields that this version does not know."""
+    """Raise NewerRecord when a job's only work is in fields that this version does not know."""
     unknown = sorted(set(_mapping(text)) - set(JobSpec.__struct_fields__))
     if unknown:
         shown = readable(", ".join(unknown))
@@ -104,7 +106,7 @@ def _check_work(key: str, text: str) -> None:
 
 
 def _mapping(text: str) -> dict[str, Any]:
-    """A JSON object; empty for anything else."""
+    """Return a JSON object; an empty one for anything else."""
     try:
         found = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -120,12 +122,12 @@ def _shown(stored: Mapping[str, Any], name: str) -> str:
 def _with_unknown(
     now: dict[str, Any], was: dict[str, Any], shape: type[msgspec.Struct]
 ) -> dict[str, Any]:
-    """What is now, with the fields that were there and that the shape does not have."""
+    """Return the new fields, plus the old fields that `shape` does not have."""
     merged = dict(now)
     merged |= {name: value for name, value in was.items() if name not in shape.__struct_fields__}
     for name, part in _parts(shape).items():
         before = was.get(name)
-        # A policy is always there, written or not; a request or a task is, or is not.
+        # A job always has a policy, even if none is stored; a request or a task is optional.
         after = now.get(name, {} if name == "policy" else None)
         if isinstance(before, dict) and isinstance(after, dict):
             inner = _with_unknown(after, before, part)
@@ -136,7 +138,7 @@ def _with_unknown(
 
 @cache
 def _parts(shape: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
-    """The fields of a shape that are objects of a shape of their own."""
+    """Return the fields of a struct whose values are structs themselves."""
     found: dict[str, type[msgspec.Struct]] = {}
     for name, hint in get_type_hints(shape).items():
         for option in (hint, *get_args(hint)):

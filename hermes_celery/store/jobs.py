@@ -1,4 +1,4 @@
-"""What people write: jobs, found by id or name, changed by compare-and-set."""
+"""Job definitions: find them by id or name, change them by compare-and-set."""
 
 from __future__ import annotations
 
@@ -52,37 +52,37 @@ __all__ = [
     "spec_from_json",
 ]
 
-#: Jobs that are written in one round trip: each takes the server some 20 microseconds, and it
-#: serves others between them.
+#: Jobs per round trip when writing: each takes the server some 20 microseconds, and the server can
+#: serve other clients in between.
 WRITES = 250
-#: How often the number of shards may change while somebody writes.
+#: How often a write is tried again because the number of shards has changed.
 _RESHARDINGS = 3
-#: Where no next instant is compared.
+#: The script argument that skips the comparison of next_run_at.
 _ANY = "*"
 _Fields = dict[str, str | int | bytes]
-#: A job is read at every one of its runs; what is larger belongs into a file.
-#: Records that are counted, and names that are looked at, in one command: some 0.2 ms.
+#: Records counted, or names read, per command: some 0.2 ms of the server's time.
 _COUNTED = 1000
-#: Names that are looked at for the name of a job whose record is gone.
+#: Names searched at most for the name of a job whose record is gone.
 _MOST_NAMES = 100_000
+#: Every run reads its job's definition; larger content belongs in a file.
 _MAX_SPEC_BYTES = 256 * 1024
 _Row = dict[str, str] | RecordBroken
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that is to be stored."""
+    """A job to store."""
 
     job: Job
-    #: How it was read; None: it is new.
+    #: The job as it was read before the change; None for a new job.
     was: Job | None = None
 
 
-#: A job as it is stored now, or why it was not written.
+#: The stored job, or the error that prevented the write.
 Written = Job | HermesCeleryError
 
 
 class Jobs:
-    """The jobs of one namespace."""
+    """Reads and writes the jobs of one namespace."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -93,19 +93,19 @@ class Jobs:
         return self._write(Write(job=job))
 
     def change(self, job: Job, *, was: Job) -> Job:
-        """Store a changed job, if nobody changed it since `was` was read.
+        """Store a changed job, unless it was changed since `was` was read.
 
-        Where it stands (state, next run, counts) is written only as far as it differs from `was`:
-        ticks and runs may have moved on meanwhile. Raises Conflict when somebody changed or removed
-        it, or when a tick moved on a job whose schedule or next run changes; nothing was written.
+        State, next run and counters are written only where they differ from `was`: ticks and runs
+        may have changed them meanwhile. Raises Conflict, and writes nothing, when somebody changed
+        or removed the job, or when a tick advanced a job whose schedule or next run is to change.
         """
         return self._write(Write(job=job, was=was))
 
     def write_many(self, writes: Sequence[Write]) -> list[Written]:
         """Add and change many jobs: each in one atomic step, some hundreds in one round trip.
 
-        Returns what became of each, in order: the job, or the Conflict, JobError or StoreError for
-        which it was not written. Raises StoreUnavailable; those before may have been written.
+        Returns for each, in order, the stored job, or the Conflict, JobError or StoreError that
+        prevented the write. Raises StoreUnavailable; earlier jobs may be written then.
         """
         written: list[Written] = []
         for start in range(0, len(writes), WRITES):
@@ -113,7 +113,7 @@ class Jobs:
         return written
 
     def count_of(self, ids: Sequence[str]) -> int:
-        """How many of some jobs have a record. Raises StoreError."""
+        """Return how many of these ids have a job record. Raises StoreError."""
         keys = [self._keys.job(job_id) for job_id in ids]
         return sum(
             int(self._database.call("EXISTS", *keys[start : start + _COUNTED]))
@@ -121,9 +121,10 @@ class Jobs:
         )
 
     def name_left_by(self, job_id: str) -> str:
-        """The name of a job whose record is gone, of its latest run or in the index of names.
+        """Return the name of a job whose record is gone; "" when it is unknown.
 
-        The index has names in small letters. "" where neither knows it. Raises StoreError.
+        The name comes from the job's latest run, else from the index of names, which is in lower
+        case. Raises StoreError.
         """
         last, first = f"[{job_id}.", f"[{job_id}-"
         runs = self._database.call(
@@ -144,7 +145,7 @@ class Jobs:
         return ""
 
     def remove(self, job: Job) -> None:
-        """Remove a job; its runs stay as history. Raises Conflict if it changed meanwhile."""
+        """Remove a job; its runs stay as history. Raises Conflict if it was changed meanwhile."""
         answer = self._database.run(
             "remove_job",
             keys=self._job_keys(job.id),
@@ -157,9 +158,10 @@ class Jobs:
         self._end_incidents(job.id)
 
     def remove_unreadable(self, job: UnreadableJob, *, now_ms: int) -> str:
-        """Remove a job that cannot be read; returns the key under which its record is kept.
+        """Remove an unreadable job; return the quarantine key that keeps its record.
 
-        Raises Conflict if it changed meanwhile, and RecordBroken when an index is no index.
+        Raises Conflict if it was changed meanwhile, and RecordBroken when an index has the wrong
+        type.
         """
         keys, kept = self._keys, self._keys.quarantine(job.key, at_ms=now_ms)
         shards = range(self._database.shards)
@@ -178,14 +180,17 @@ class Jobs:
         return kept
 
     def _end_incidents(self, job_id: str) -> None:
-        """End the open incidents of a job that is gone; what is left of them, the leader ends."""
+        """Close the open incidents of a removed job; the leader closes those that are left."""
         incidents = Incidents(self._database)
         with suppress(RecordBroken):
             found = incidents.of_job(job_id)
             incidents.end(found, job_id=job_id, now_ms=self._database.now_ms())
 
     def get(self, job_id: str) -> Job:
-        """The job of that id. Raises JobNotFound, and RecordBroken when it cannot be read."""
+        """Return the job with this id.
+
+        Raises JobNotFound, and RecordBroken when it is unreadable.
+        """
         return _readable(self._get(job_id))
 
     def _get(self, job_id: str) -> Job | UnreadableJob:
@@ -195,7 +200,7 @@ class Jobs:
         return rows[job_id]
 
     def get_many(self, ids: Collection[str]) -> dict[str, Job | UnreadableJob]:
-        """Those of the jobs that exist, by id, in one round trip."""
+        """Return the existing jobs among these ids, by id, in one round trip."""
         keys = [self._keys.job(job_id) for job_id in ids]
         found = zip(ids, keys, self._database.hashes(keys), strict=True)
         return {
@@ -205,7 +210,7 @@ class Jobs:
         }
 
     def stored(self, ids: Sequence[str]) -> set[str]:
-        """Those of the ids that jobs have, in one round trip."""
+        """Return the ids among these that are in the index of jobs, in one round trip."""
         if not ids:
             return set()
         scores = self._database.call("ZMSCORE", self._keys.jobs, *ids)
@@ -218,9 +223,9 @@ class Jobs:
         *,
         on_broken: Callable[[str, RecordBroken], None] = lambda job_id, trouble: None,
     ) -> dict[str, JobSpec]:
-        """The specs of those jobs that exist and can be read, in one round trip.
+        """Return the definitions of the existing, readable jobs, by id, in one round trip.
 
-        `on_broken` hears of each that exists and cannot be read, with its id.
+        `on_broken` is called with the id and the error of each unreadable job.
         """
         keys = [self._keys.job(job_id) for job_id in ids]
         rows = self._database.hashes(keys, "spec", "revision")
@@ -234,15 +239,15 @@ class Jobs:
         return specs
 
     def find(self, reference: str) -> Job:
-        """The job of that id, or else of that whole name, whatever its case.
+        """Return the job with this id, or else with this full name, ignoring case.
 
         Raises JobNotFound, AmbiguousJobReference when several jobs share the name, and RecordBroken
-        when it cannot be read.
+        when the job is unreadable.
         """
         return _readable(self.look_up(reference))
 
     def look_up(self, reference: str) -> Job | UnreadableJob:
-        """The job as `find` finds it, also one that cannot be read."""
+        """Return the job as `find` does, or an UnreadableJob."""
         reference = reference.strip()
         if is_job_id(reference):
             found = self.get_many([reference])
@@ -256,7 +261,7 @@ class Jobs:
         return self._get(ids[0])
 
     def ids_named(self, name: str) -> list[str]:
-        """The ids of all jobs with that name, whatever its case."""
+        """Return the ids of all jobs with this name, ignoring case."""
         prefix = name_key(name) + "\0"
         entries = self._database.call(
             "ZRANGEBYLEX", self._keys.names, f"[{prefix}", f"[{prefix}\x7f"
@@ -264,43 +269,44 @@ class Jobs:
         return [str(entry)[len(prefix) :] for entry in entries]
 
     def managed_by(self, manager: str) -> list[str]:
-        """The ids of the jobs that a configuration manages, or managed."""
+        """Return the ids of the jobs that a configuration manages, or once managed."""
         return sorted(self._database.call("SMEMBERS", self._keys.managed(manager)))
 
     def count(self) -> int:
-        """How many jobs there are."""
+        """Return the number of jobs."""
         return int(self._database.call("ZCARD", self._keys.jobs))
 
     def all(self) -> Iterator[Job]:
-        """Every job that can be read, oldest first, read page by page."""
+        """Yield every readable job, oldest first; they are read page by page."""
         return (job for job in self.matching() if isinstance(job, Job))
 
     def matching(
         self, *, name: str = "", state: JobState | None = None, after: str | None = None
     ) -> Iterator[Job | UnreadableJob]:
-        """The jobs in a state whose names begin with `name`, whatever its case, page by page.
+        """Yield the jobs in a state whose names begin with `name`, ignoring case, page by page.
 
-        Oldest first, or with a `name` by their names. `after` is the id of a job: what follows it.
-        A job that cannot be read comes in its place as an UnreadableJob. Raises JobNotFound.
+        The order is oldest first, or by name if `name` is given. With `after`, a job's id, begin
+        behind that job. An unreadable job is yielded as an UnreadableJob. Raises JobNotFound for an
+        unknown `after`.
         """
         found = self._by_name(name, after) if name else self._by_creation(after)
         return (job for ids in found for job in self._in_state(ids, state))
 
     def count_after(self, job: Job | UnreadableJob, *, name: str = "") -> int:
-        """How many jobs follow a job, in the order of `matching`; 0 when it is gone."""
+        """Return how many jobs follow this one in the order of `matching`; 0 when it is gone."""
         if not name:
             return int(self._database.call("ZREVRANK", self._keys.jobs, job.id) or 0)
         low, high = _name_range(name, self._entry_of(job))
         return int(self._database.call("ZLEXCOUNT", self._keys.names, low, high))
 
     def _entry_of(self, job: Job | UnreadableJob) -> str:
-        """A job's member of the index of names; "" where an unreadable one has none."""
+        """Return a job's member of the index of names; "" for an unreadable job without one."""
         if isinstance(job, Job):
             return name_entry(job)
         return next(iter(self._entries_of(job.id)), "")
 
     def _entries_of(self, job_id: str) -> list[str]:
-        """What the index of names holds of a job whose name is unknown: looks at all of it."""
+        """Return the entries of a job in the index of names, by a scan of the whole index."""
         everything = lex_pages(
             self._database, self._keys.names, low=b"-", high=b"+", order=Order.UP
         )
@@ -342,7 +348,7 @@ class Jobs:
             found = self._database.run_many("put_job", fit)
             if not any(answer[:1] == ["resharded"] for answer in found if isinstance(answer, list)):
                 break
-            # Those that were written before the number changed answer as they did.
+            # The script may run twice: jobs that are already written answer as before.
             self._database.forget_shards()
         answers = iter(found)
         return [
@@ -351,10 +357,10 @@ class Jobs:
         ]
 
     def _enter_managed(self, writes: Sequence[Write]) -> None:
-        """Note which jobs a configuration manages.
+        """Record which jobs a configuration manages.
 
-        Before they are written, so that a managed job is never without its entry; an entry without
-        a job is passed over.
+        This comes before the jobs are written, so that a managed job always has its entry; an entry
+        without a job is ignored.
         """
         managed: dict[str, list[str]] = {}
         for write in writes:
@@ -397,14 +403,17 @@ class Jobs:
 
 
 def has_moved(row: _Row) -> bool:
-    """Whether this is what is left of a job that moved to another namespace; see `move_job.lua`."""
+    """Return whether this is the remainder of a job that moved to another namespace.
+
+    `move_job.lua` leaves it.
+    """
     if isinstance(row, RecordBroken):
         return False
     return "moved" in row and row["moved"] == row.get("revision")
 
 
 def job_from_fields(job_id: str, row: _Row, *, key: str) -> Job | UnreadableJob:
-    """A stored job as a value, or what can be shown of one that cannot be read."""
+    """Return a stored job as a value, or what can be shown of an unreadable one."""
     fields = Fields(row)
     text = "" if isinstance(row, RecordBroken) else row.get("spec", "")
     try:
@@ -433,7 +442,7 @@ def job_from_fields(job_id: str, row: _Row, *, key: str) -> Job | UnreadableJob:
 
 
 def _spec_text(row: _Row) -> str:
-    """The stored definition. Raises RecordBroken where the record is no hash."""
+    """Return the stored definition. Raises RecordBroken when the record is not a hash."""
     if isinstance(row, RecordBroken):
         raise row
     return row.get("spec", "")
@@ -444,7 +453,7 @@ def _state_word(row: _Row) -> str | None:
 
 
 def _readable(job: Job | UnreadableJob) -> Job:
-    """The job. Raises RecordBroken when it cannot be read."""
+    """Return the job. Raises RecordBroken when it is unreadable."""
     if isinstance(job, Job):
         return job
     advice = f"`hermes-celery remove {job.id}` removes it"
@@ -462,23 +471,23 @@ def _written(write: Write, answer: Any) -> Written:
 
 
 def name_entry(job: Job) -> str:
-    """A job's member of the index of names."""
+    """Return a job's member of the index of names."""
     return f"{name_key(job.name)}\0{job.id}"
 
 
 def _name_range(name: str, entry: str) -> tuple[bytes, bytes]:
-    """The bounds, in the index of names, of what begins with `name` and follows an entry."""
+    """Return the bounds of the names that begin with `name` and follow `entry`."""
     first, behind = name_key(name).encode(), entry.encode()
     low = b"(" + behind if behind >= first else b"[" + first
-    # No text in UTF-8 holds this byte.
+    # The byte 0xff never occurs in UTF-8.
     return low, b"[" + first + b"\xff"
 
 
 def _fields(write: Write) -> _Fields:
-    """What is to be written; "" takes a field away."""
+    """Return the fields to write; "" deletes a field."""
     job, was = write.job, write.was
     if was is None:
-        # What ticks read and write comes first: a listpack is searched from its beginning.
+        # Fields that ticks use come first: Redis searches a listpack from its beginning.
         fields = {**_standing_fields(job), **_spec_fields(job), **_history_fields(job)}
         return {name: value for name, value in fields.items() if value != ""}
     standing, before = _standing_fields(job), _standing_fields(was)
@@ -488,24 +497,24 @@ def _fields(write: Write) -> _Fields:
         if value != before[name] or name in was.faults
     }
     if moved.get("next_ms"):
-        # A run that ends meanwhile may complete the job, which has a run to come again.
+        # Write the state too: a run that ended meanwhile may have completed the job.
         moved["state"] = standing["state"]
-    # A change by a person starts the count of failures anew.
+    # A change by a person resets the count of failures.
     return {**_spec_fields(job), **moved, "failures": ""}
 
 
 def _spec_fields(job: Job) -> _Fields:
-    """What was asked for."""
+    """Return the fields of the definition."""
     spec = spec_to_json(job.spec, stored=job.stored_spec)
     return {"spec": spec, "pause_after": job.spec.policy.pause_after or ""}
 
 
 def _standing_fields(job: Job) -> _Fields:
-    """Where the job stands."""
+    """Return the fields of the job's current state."""
     return {
         "state": job.state.value,
         "next_ms": _or_empty(job.next_run_at),
-        # A tick writes over what has a place already; to make one it would copy the job.
+        # Written even if 0: to add a field later, Redis would copy the whole job.
         "completed": job.completed,
         "paused_ms": _or_empty(job.paused_at),
         "paused_reason": job.paused_reason or "",
@@ -513,7 +522,7 @@ def _standing_fields(job: Job) -> _Fields:
 
 
 def _history_fields(job: Job) -> _Fields:
-    """What only an imported job brings along; a changed job's is the scripts' business."""
+    """Return the history of an imported job; scripts write the history of other jobs."""
     return {
         "last_run_ms": _or_empty(job.last_run_at),
         "last_status": job.last_status or "",
@@ -523,7 +532,7 @@ def _history_fields(job: Job) -> _Fields:
 
 
 def _completes(write: Write) -> bool:
-    """Whether a job that had runs to come has none by this change."""
+    """Return whether this change completes a job that was not completed."""
     was = write.was
     return (
         was is not None
@@ -533,7 +542,10 @@ def _completes(write: Write) -> bool:
 
 
 def _next_as_read(write: Write) -> str | int:
-    """The next instant that a change of it, or of how often it comes, was made from; else any."""
+    """Return the next_run_at that this change is based on, for the script to compare.
+
+    Only a change of the timing, the repeat count or next_run_at compares it; others return `_ANY`.
+    """
     job, was = write.job, write.was
     if was is None or "next_ms" in was.faults:
         return _ANY

@@ -1,15 +1,14 @@
-"""Every Redis key: one prefix, one namespace, one hash tag.
+"""All Redis keys: one prefix, one namespace, one hash tag.
 
-All keys of a namespace carry the hash tag `{namespace}`, so that in a cluster they live in one slot
-and one script may touch them together. The default Celery queue is named exactly like the
-namespace: a key without braces is hashed whole, so the queue falls into the same slot as
-`{namespace}:...` and `advance.lua` may push to it.
+All keys of a namespace carry the hash tag `{namespace}`, so in a cluster they share a slot and one
+script may use them together. The default Celery queue has the namespace's name: a key without
+braces is hashed whole, so the queue has the same slot as `{namespace}:...`, and `advance.lua` may
+push to it.
 
-Redis Cluster, on paper: because of that tag a whole namespace, its default queue included, lives on
-one node; several namespaces spread over several nodes, the shards of one do not. kombu 5.7 has no
-transport for a cluster (it reads several queues with one BRPOP, and keeps its `unacked` and
-`_kombu.binding.*` under names of other slots), so workers could not consume there, and nothing here
-claims to serve on one.
+Redis Cluster, in theory: a whole namespace with its default queue lives on one node. Several
+namespaces spread over several nodes; the shards of one namespace do not. In practice hermes-celery
+does not support a cluster: kombu 5.7 has no transport for it (it reads several queues with one
+BRPOP, and keeps `unacked` and `_kombu.binding.*` in other slots), so workers could not consume.
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The names of everything that is stored in one namespace."""
+    """The names of all keys of one namespace."""
 
     namespace: str = "hermes"
     prefix: str = field(init=False)
-    #: String: into how many shards the due index is split; absent: one.
+    #: String: the number of shards of the due index; absent: one.
     shards: str = field(init=False)
-    #: Sorted set: beat by when it is taken for dead, Unix ms; only where there are several shards.
+    #: Sorted set: beat by the time when it counts as dead, Unix ms; used with several shards only.
     beats: str = field(init=False)
-    #: String: who leads, with an expiry. This and the next three are those of shard 0.
+    #: String: the leader, with an expiry. This and the next three keys belong to shard 0.
     lease: str = field(init=False)
-    #: Counter: one more at each change of leader; its value is the fencing token.
+    #: Counter: rises at each change of leader; its value is the fencing token.
     term: str = field(init=False)
     #: Sorted set: job id by next_run_at, Unix ms.
     due: str = field(init=False)
-    #: Hash: what the leader says of itself, for `status`.
+    #: Hash: the leader's report about itself, for `status`.
     leader: str = field(init=False)
-    #: Sorted set: job id by creation, Unix ms; what `list` pages through.
+    #: Sorted set: job id by creation time, Unix ms; `list` pages through it.
     jobs: str = field(init=False)
     #: Sorted set, all scores 0: "<case-folded name>\0<job id>", searched by prefix.
     names: str = field(init=False)
@@ -43,48 +42,48 @@ class Keys:
     runs: str = field(init=False)
     #: Sorted set, all scores 0: run ids; they begin with the job id and then sort by time.
     job_runs: str = field(init=False)
-    #: Sorted set: queued run id by when its message is pushed again, Unix ms.
+    #: Sorted set: queued run id by the time when its message is pushed again, Unix ms.
     queued: str = field(init=False)
-    #: Sorted set: running run id by when its claim dies, Unix ms.
+    #: Sorted set: running run id by the time when its claim expires, Unix ms.
     heartbeats: str = field(init=False)
-    #: Sorted set: completed job id by when, Unix ms; after a while they are removed.
+    #: Sorted set: completed job id by time of completion, Unix ms; such jobs are removed later.
     completed: str = field(init=False)
-    #: Set: job ids whose history grew since it was last trimmed.
+    #: Set: job ids whose history has grown since it was last trimmed.
     grown: str = field(init=False)
-    #: String: a random mark that the first job leaves; a server without memory has another.
+    #: String: a random mark, written with the first job; a server that lost its data lacks it.
     mark: str = field(init=False)
-    #: Hash: whether everything is paused, since when and why, and when it was resumed.
+    #: Hash: whether all jobs are paused, since when and why, and when they were resumed.
     switch: str = field(init=False)
-    #: Sorted set: run or notice id by when somebody looks at its delivery again, Unix ms.
+    #: Sorted set: run or notice id by the time of its delivery's next check, Unix ms.
     deliveries: str = field(init=False)
-    #: Sorted set: open incident by when it happened last, Unix ms.
+    #: Sorted set: open incident by the time it last happened, Unix ms.
     incidents: str = field(init=False)
-    #: Sorted set: worker name by when it was last seen, Unix ms.
+    #: Sorted set: worker name by the time of its last sign, Unix ms.
     workers: str = field(init=False)
-    #: Hash: worker name to what it says of itself, JSON; workers of 0.1.0 say nothing here.
+    #: Hash: worker name to its report about itself, JSON; workers of 0.1.0 write none.
     consumers: str = field(init=False)
-    #: Sorted set: queue by when a worker last took a message from it, Unix ms.
+    #: Sorted set: queue by the time when a worker last took a message from it, Unix ms.
     taken: str = field(init=False)
     #: Set: the Celery queues that runs were pushed to.
     queues: str = field(init=False)
     #: Hash: queue to its consumers without our hooks, JSON.
     foreign: str = field(init=False)
-    #: Hash: what the leader's last look at all records found, for `doctor`, and notes of jobs that
-    #: are to be told as incidents.
+    #: Hash: the findings of the leader's last check of all records, for `doctor`, and notes of jobs
+    #: that are still to become incidents.
     sweep: str = field(init=False)
-    #: String: a random mark, another one each time an index was moved away and must be filled.
+    #: String: a random mark that changes when an index was quarantined and must be filled again.
     refill: str = field(init=False)
-    #: List: messages that nobody can read, the newest first; a thousand at most.
+    #: List: undecodable messages, the newest first; at most a thousand.
     letters: str = field(init=False)
-    #: Counter: how many such messages there ever were.
+    #: Counter: all undecodable messages ever.
     letters_total: str = field(init=False)
-    #: String, JSON: the stored format and the oldest program that can read it; absent: 0.1.0's.
+    #: String, JSON: the stored format and the oldest format that can read it; absent: 0.1.0's.
     format: str = field(init=False)
-    #: Sorted set: "<format> <beat or worker> <name>" by when it was last seen, Unix ms.
+    #: Sorted set: "<format> <beat or worker> <name>" by the time of its last sign, Unix ms.
     programs: str = field(init=False)
-    #: Hash: the namespaces of projects that know this one, "moved" where their jobs were here.
+    #: Hash: the namespaces of projects that know this one; "moved" if their jobs once were here.
     projects: str = field(init=False)
-    #: Hash: the name of each declared job that was refused, and why, as JSON.
+    #: Hash: the name of each refused declared job to the reason, JSON.
     refused: str = field(init=False)
     #: Pub/sub channel: a job became due earlier than the beat may know.
     wake: str = field(init=False)
@@ -96,7 +95,7 @@ class Keys:
             object.__setattr__(self, name, prefix + name.replace("_", "-"))
 
     def lease_of(self, shard: int) -> str:
-        """String: who leads a shard."""
+        """String: the leader of a shard."""
         return _of_shard(self.lease, shard)
 
     def term_of(self, shard: int) -> str:
@@ -108,12 +107,12 @@ class Keys:
         return _of_shard(self.due, shard)
 
     def leader_of(self, shard: int) -> str:
-        """Hash: what a shard's leader says of itself."""
+        """Hash: the report of a shard's leader about itself."""
         return _of_shard(self.leader, shard)
 
     @property
     def default_queue(self) -> str:
-        """The Celery queue of jobs that name none."""
+        """The Celery queue of jobs without a queue of their own."""
         return self.namespace
 
     @property
@@ -142,7 +141,7 @@ class Keys:
         return f"{self.prefix}output:{run_id}"
 
     def stderr(self, run_id: str) -> str:
-        """String: what one run printed to its standard error."""
+        """String: the standard error of one run."""
         return f"{self.prefix}stderr:{run_id}"
 
     def managed(self, manager: str) -> str:
@@ -150,35 +149,35 @@ class Keys:
         return f"{self.prefix}managed:{manager}"
 
     def declares(self, beat: str) -> str:
-        """String: what a living beat declares, as JSON; it expires with the beat."""
+        """String: the declaration of a living beat, JSON; it expires with the beat."""
         return f"{self.prefix}declares:{beat}"
 
     def group(self, name: str) -> str:
-        """Sorted set: running run id of a concurrency group by when its claim dies, Unix ms."""
+        """Sorted set: running run id of a concurrency group by the end of its claim, Unix ms."""
         return f"{self.prefix}group:{name}"
 
     def delivery(self, delivery_id: str) -> str:
-        """Hash: where the output of a run, or a notice, is on its way to people."""
+        """Hash: the delivery of a run's output or of a notice."""
         return f"{self.prefix}delivery:{delivery_id}"
 
     def incident(self, incident_id: str) -> str:
-        """Hash: one trouble, however often it happened."""
+        """Hash: one incident, with a count of how often it happened."""
         return f"{self.prefix}incident:{incident_id}"
 
     def troubles(self, job_id: str) -> str:
-        """Set: the open incidents of a job, or with "" those of none."""
+        """Set: the open incidents of a job; with "" the incidents without a job."""
         return f"{self.prefix}troubles:{job_id}"
 
     def breaker(self, digest: str) -> str:
-        """Hash: a far end that did not answer lately, and how long others let it alone."""
+        """Hash: a delivery server that did not answer, and how long to leave it alone."""
         return f"{self.prefix}breaker:{digest}"
 
     def idempotency(self, key: str) -> str:
-        """String: the run id that a trigger with this key made."""
+        """String: the id of the run that was triggered with this idempotency key."""
         return f"{self.prefix}trigger:{key}"
 
     def quarantine(self, key: str, *, at_ms: int) -> str:
-        """Any type: a key that was moved out of the way because its value could not be used."""
+        """Any type: the key under which an unusable value is kept after it was moved away."""
         return f"{self.prefix}quarantine:{at_ms}:{key.removeprefix(self.prefix)}"
 
 

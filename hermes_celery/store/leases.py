@@ -1,4 +1,4 @@
-"""Which beat leads a shard of the due index: the lease, the term and the leader, as stored.
+"""The lease, the term and the leader of each shard of the due index, as stored.
 
 `scheduling.lease` decides from these answers whether a beat may act.
 """
@@ -13,19 +13,19 @@ from hermes_celery.core.readable import readable
 from hermes_celery.errors import RecordBroken
 from hermes_celery.store.database import Database
 
-#: What lease_take.lua counts on from.
+#: A valid term, as lease_take.lua accepts it.
 _COUNT = re.compile("0|[1-9][0-9]{0,14}")
 
 
 class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of asking for a lease."""
+    """The answer to a request for the lease."""
 
     is_ours: bool
-    #: The term, which is the fencing token of whoever leads.
+    #: The current term: the leader's fencing token.
     term: int
-    #: Until somebody else's lease ends, milliseconds; 0 where it is ours.
+    #: Milliseconds until another beat's lease ends; 0 if it is ours.
     free_in_ms: int
-    #: Each key that was no lease, term or leader, and what was wrong with it.
+    #: Each broken key that was moved to quarantine, and what was wrong with it.
     mended: tuple[tuple[str, str], ...] = ()
 
 
@@ -39,7 +39,10 @@ class StoredLease:
         self._leader = keys.leader_of(shard)
 
     def take(self, owner: str, *, lease_ms: int, now_ms: int, known: int) -> LeaseAnswer:
-        """Become the leader if nobody is; `known` is the greatest term that the asker knows of."""
+        """Become the leader if there is none.
+
+        `known` is the greatest term that the caller knows; a new term is above it.
+        """
         keys = {"lease": self._lease, "term": self._term, "leader": self._leader}
         aside = self._database.keys.quarantine
         word, term, free_in_ms, *mended = self._database.run(
@@ -55,7 +58,7 @@ class StoredLease:
         )
 
     def renew(self, owner: str, *, lease_ms: int, token: int) -> bool:
-        """Stay the leader; False where it expired or somebody else leads."""
+        """Extend our lease; return False when it expired or another beat leads."""
         answer = self._database.run(
             "lease_renew",
             keys={"lease": self._lease, "term": self._term},
@@ -64,7 +67,7 @@ class StoredLease:
         return bool(answer == "ok")
 
     def release(self, owner: str) -> None:
-        """Stop being the leader, and wake whoever stands by."""
+        """Release our lease, and wake the standby beats."""
         self._database.run(
             "lease_release",
             keys={"lease": self._lease},
@@ -73,18 +76,21 @@ class StoredLease:
 
 
 class Leaders(msgspec.Struct, frozen=True, kw_only=True):
-    """Who leads, as far as that can be read."""
+    """The leaders of all shards, as far as they are readable."""
 
-    #: The owner of each shard's lease; None where nobody leads it.
+    #: The owner of each shard's lease; None for a shard without a leader.
     owners: list[str | None]
     #: The term of shard 0, which counts changes of leadership.
     term: int
-    #: What cannot be read.
+    #: The broken keys.
     faults: list[RecordBroken]
 
 
 def read_leaders(database: Database) -> Leaders:
-    """Who leads each shard. A lease without an expiry is held by nobody who lives, and told."""
+    """Return the leader of each shard.
+
+    A lease without an expiry is a fault: its owner may be dead.
+    """
     keys = database.keys
     leases = [keys.lease_of(shard) for shard in range(database.shards)]
     found = database.call_many([("GET", lease) for lease in leases])
@@ -94,7 +100,7 @@ def read_leaders(database: Database) -> Leaders:
         if isinstance(owner, RecordBroken):
             faults.append(owner)
         elif left_ms == -1:
-            faults.append(RecordBroken(lease, "has no expiry; the next beat gives it one"))
+            faults.append(RecordBroken(lease, "has no expiry; the next beat sets one"))
     owners = [readable(owner) if isinstance(owner, str) else None for owner in found]
     try:
         term = _term(database)
@@ -110,4 +116,4 @@ def _term(database: Database) -> int:
     text = "0" if found is None else str(found)
     if _COUNT.fullmatch(text):
         return int(text)
-    raise RecordBroken(key, f"is {text[:20]!r}, no count of terms")
+    raise RecordBroken(key, f"is {text[:20]!r}, not a count of terms")

@@ -1,4 +1,4 @@
-"""Messages that nobody can read: kept, counted, and what they mean for the run they were for."""
+"""Dead letters: undecodable messages, kept and counted, and how they end their runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Letters:
-    """The dead letters of one namespace. All times are the server's, Unix milliseconds."""
+    """Reads and writes the dead letters of one namespace.
+
+    All times are the server's, Unix milliseconds.
+    """
 
     def __init__(self, database: Database, *, redeliver_after_ms: int = 60_000) -> None:
         self._database = database
@@ -23,11 +26,11 @@ class Letters:
         self._runs = Runs(database, redeliver_after_ms=redeliver_after_ms)
 
     def bury(self, letter: DeadLetter, *, is_final: bool = False) -> str | None:
-        """Keep a letter; the id of the run that ended by it, if one did.
+        """Keep a dead letter; return the id of the run that ended because of it, or None.
 
-        The first letters of a waiting run change nothing: rescue pushes its message again. With the
-        third it ends as failed, and at once where it `is_final`: no worker would take another one.
-        A run that does not wait is never touched.
+        The first letters of a waiting run change nothing: rescue pushes its message again. The
+        third ends the run as failed. With `is_final` the first one does, because no worker could
+        decode another message. A run that does not wait is never changed.
         """
         keys = self._keys
         number = int(
@@ -57,7 +60,7 @@ class Letters:
         )
 
     def latest(self, *, limit: int = KEPT) -> list[DeadLetter]:
-        """What is kept, the newest first; an entry that is no letter is left out."""
+        """Return the kept letters, the newest first, without unreadable entries."""
         found: list[DeadLetter] = []
         for entry in self._database.call("LRANGE", self._keys.letters, 0, limit - 1):
             try:
@@ -67,17 +70,20 @@ class Letters:
         return found
 
     def total(self) -> int:
-        """How many there ever were; 0 where the counter is no number."""
+        """Return how many letters there ever were; 0 when the counter is not a number."""
         text = str(self._database.call("GET", self._keys.letters_total) or "")
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 16 else 0
 
     def clear(self) -> int:
-        """Throw away what is kept; returns how many. The count of all stays."""
+        """Delete the kept letters and return their number. The counter of all letters stays."""
         kept = int(self._database.call("LLEN", self._keys.letters))
         self._database.call("DEL", self._keys.letters)
         return kept
 
 
 def _advice(why: str) -> str:
-    """What to do, for whoever reads of one run; nobody else sent its message."""
+    """Return advice to append, when the task is not registered; else "".
+
+    Only one run shows it, so the advice must be complete there.
+    """
     return f"; {advice_on(why)}" if NOT_REGISTERED in why else ""

@@ -1,10 +1,10 @@
-"""Concurrency groups and budgets: what a claimed run needs besides its claim.
+"""Concurrency groups and budgets: what a claimed run needs in addition to its claim.
 
-A run of a job with a group takes one of the group's places after its claim. Where none is free the
-claim is given back: the run is queued again and its message is pushed a second or more later by the
-leader, as that of any queued run whose message vanished. So a full group holds neither a worker's
-slot nor a message with a countdown. Waiting runs are not served in order: whoever asks first after
-a place became free gets it. A place ends with its run, or with its heartbeat.
+A run of a job with a group takes one of the group's places after its claim. If none is free, the
+claim is returned: the run is queued again, and the leader pushes its message a second or more
+later, as for any queued run whose message was lost. So a full group occupies neither a worker's
+slot nor a message with a countdown. Waiting runs are not served in order: the first to ask for a
+free place gets it. A place is free again when its run ends or its heartbeat stops.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAX_WAIT_MS = 10_000
 
 
 class RunLimits:
-    """The concurrency groups and budgets of one namespace."""
+    """Grants places in concurrency groups and books usage on budgets, in one namespace."""
 
     def __init__(self, database: Database, *, heartbeat_timeout_ms: int = 15_000) -> None:
         self._database = database
@@ -27,7 +27,11 @@ class RunLimits:
         self._heartbeat_timeout_ms = heartbeat_timeout_ms
 
     def enter(self, claim: Claim, *, now_ms: int) -> str:
-        """Take a place for a claimed run: `ok`, `full` (it waits in line again) or `late`."""
+        """Take a place for a claimed run.
+
+        Returns `ok`, `full` (no place is free, the run is queued again) or `late` (the claim was
+        lost).
+        """
         if claim.spec.group_limit is None:
             return "ok"
         return str(
@@ -52,14 +56,14 @@ class RunLimits:
         )
 
     def leave(self, claim: Claim) -> None:
-        """Give the place back."""
+        """Free the place of a run."""
         if claim.spec.group_limit is not None:
             self._database.call("ZREM", self._keys.group(claim.group), claim.run_id)
 
     def spend(self, claim: Claim, usage: Usage, *, now_ms: int) -> str:
-        """Book what a claimed run used on its job's day (UTC); booking twice counts once.
+        """Book a claimed run's usage on its job's day (UTC). A repeated call counts once.
 
-        Answers `paused` when that spent the day's budget and the job was paused.
+        Returns `paused` when this used up the day's budget and paused the job.
         """
         keys, spec = self._keys, claim.spec
         answer = self._database.run(
@@ -85,5 +89,5 @@ class RunLimits:
 
 
 def _wait_ms(age_ms: int) -> int:
-    """A tenth of how late it is already: long queues are asked less often."""
+    """Return a tenth of the run's age, within limits: long queues are asked less often."""
     return min(max(age_ms // 10, _MIN_WAIT_MS), _MAX_WAIT_MS)

@@ -1,9 +1,9 @@
-"""A note on this machine's disk of what the server held, so that an empty server is noticed.
+"""A note on this machine's disk of what the server held, to detect that a server lost its data.
 
-A Redis without persistence comes back from a restart with nothing, and nothing in it can say so.
-The note is written by the leading beat (`scheduling.emptied_server`), and read by beats, by
-`status` and by `doctor`. It names the namespace by the mark that the first job left there. Each
-server has a note of its own, by the address that it is reached at.
+A Redis without persistence restarts empty, and nothing in it shows that there were jobs. The
+leading beat writes the note (`scheduling.emptied_server`); beats, `status` and `doctor` read it. It
+identifies the namespace by the random mark that was stored with its first job. There is one note
+for each server address.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from hermes_celery.store.sweep_notes import valid_mark
 
 _log = logging.getLogger(__name__)
 
-#: What the incident of a loss is about.
+#: The subject of the incident about a loss.
 LOSS = "jobs"
 
 
 class LastSeenJobs(msgspec.Struct, frozen=True, kw_only=True):
-    """What was there at a look."""
+    """The jobs of a namespace at one time."""
 
-    #: The server, by its address; "" in notes of older versions, which knew one server only.
+    #: The server's address; "" in notes of older versions, which had one note for all servers.
     server: str = ""
-    #: The mark of the namespace, made with its first job; "" when there never was one.
+    #: The mark of the namespace, made with its first job; "" if it never had a job.
     mark: str = ""
     jobs: int = 0
-    #: When, Unix milliseconds of the server.
+    #: The time of the note, Unix milliseconds of the server.
     at_ms: int = 0
 
     @property
     def text(self) -> str:
-        """That they are gone, and what to do."""
+        """A message that the jobs are lost, and what to do."""
         return (
             f"the server lost its memory, with {self.jobs} jobs that were here at "
             f"{iso(from_ms(self.at_ms))} and all history; declared jobs come back, without their "
@@ -53,13 +53,13 @@ class LastSeenJobs(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def told(self) -> str:
-        """The same as an incident, which stays until somebody acknowledges it."""
+        """The same for an incident, which stays open until it is acknowledged."""
         mine = incident_id(TroubleKind.GONE, LOSS)
         return f"{self.text}; `hermes-celery incidents ack {mine}` says that you know"
 
 
 class LossNote:
-    """The note for one namespace of one server."""
+    """Reads and writes the note about one namespace of one server."""
 
     def __init__(self, state_dir: Path, database: Database) -> None:
         self._database = database
@@ -67,15 +67,15 @@ class LossNote:
         namespace = database.keys.namespace
         digest = sha256(self._server.encode()).hexdigest()[:12]
         self._path = state_dir / f"seen-{namespace}-{digest}.json"
-        #: The only note of all servers, as older versions wrote it.
+        #: The common note for all servers, as older versions wrote it.
         self._old_path = state_dir / f"seen-{namespace}.json"
         self._refused = RateLimitedLog()
 
     def missing(self) -> LastSeenJobs | None:
-        """What was there before the server lost its memory; None when all is well.
+        """Return the jobs that the server has lost; None when it has lost nothing.
 
-        Jobs that are there again are no sign that all is: what is declared comes back without its
-        pauses and history. A mark that is gone alone is no loss: see `keep_mark`.
+        Jobs that exist now do not disprove a loss: declared jobs come back without their pauses and
+        history. If only the mark is missing, that is no loss: see `keep_mark`.
         """
         before = self._noted()
         if not before.mark or not before.jobs:
@@ -86,15 +86,15 @@ class LossNote:
         return before if before.at_ms > SweepNotes(self._database).given_up_ms() else None
 
     def missing_still(self) -> LastSeenJobs | None:
-        """What is `missing`, until somebody acknowledges that.
+        """Return what is `missing`, until somebody acknowledges the loss.
 
-        A note of an older version may be of another server: that is told once, then forgotten.
+        A note of an older version may describe another server: it is reported once, then forgotten.
         """
         before = self.missing()
         return before if before is not None and before.server else None
 
     def keep_mark(self) -> None:
-        """Write the mark again where it alone was lost. Raises StoreError."""
+        """Write the mark again if only the mark was lost. Raises StoreError."""
         keys = self._database.keys
         mark = valid_mark(self._noted().mark) or secrets.token_hex(8)
         self._database.run(
@@ -104,19 +104,20 @@ class LossNote:
         )
 
     def give_up(self, now_ms: int) -> None:
-        """Somebody acknowledged the loss: notes of before it, on any machine, tell of none."""
+        """Accept the loss after an acknowledgement: older notes on any machine are ignored then."""
         SweepNotes(self._database).give_up(now_ms)
         self.write()
 
     def keep(self) -> None:
-        """Remember what is there now, unless something is missing still."""
+        """Write the note, unless an unacknowledged loss is known."""
         if self.missing_still() is None:
             self.write()
 
     def write(self) -> None:
-        """Remember what is there now, unless there is nothing: a loss stays known until jobs come.
+        """Write the note about the current jobs. On a server without a mark, keep the old note.
 
-        A disk that refuses is no reason to stop, but it is said: a loss would not be noticed.
+        Such a server has lost its jobs, or never had any. If the disk refuses, log a warning and go
+        on: a later loss would stay unnoticed.
         """
         mark = self._mark()
         if not mark:
@@ -147,7 +148,7 @@ class LossNote:
 
 
 def _read(path: Path) -> LastSeenJobs | None:
-    """A note; None where there is none that can be read."""
+    """Return the note in this file; None if it is missing or unreadable."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=LastSeenJobs)
     except (OSError, msgspec.DecodeError):

@@ -1,11 +1,10 @@
-"""Cuts connections to a server that the Sentinels no longer call the master.
+"""Cut connections to servers that the Sentinels no longer call the master.
 
-A server that is killed closes its connections by itself. One that stands still, or is cut off,
-keeps them: whoever asks it waits until the time limit, one connection after the other, and when it
-comes back it answers as a master for some more seconds, though nobody will remember what it is
-told. So each process that uses Sentinels asks them once a second who the master is, and ends its
-connections to any other server. Who waits for an answer there gets an error at once and connects
-anew.
+A killed server closes its connections by itself. A frozen or unreachable server keeps them: each
+command waits until its timeout, one connection after the other. When such a server comes back, it
+acts as a master for some more seconds, and writes to it are lost. So each process that uses
+Sentinels asks them once a second for the master, and cuts its connections to any other server. A
+command that waits there fails at once, and its caller connects again.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _EVERY_SECONDS = 1.0
 
 
 class MasterWatch:
-    """The connections of one process, and the thread that looks after them while there are any."""
+    """Watches the connections of one process, with a thread that runs while there are any."""
 
     def __init__(self) -> None:
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -31,7 +30,7 @@ class MasterWatch:
         self._is_running = False
 
     def add(self, connection: Any) -> None:
-        """Look after a connection from now on."""
+        """Watch a connection from now on."""
         with self._lock:
             self._connections.add(connection)
             if self._is_running:
@@ -48,11 +47,11 @@ class MasterWatch:
                     self._is_running = False
                     return
             self.look(connections)
-            # Else the last one is kept alive by this name.
+            # This reference would keep the last connection alive.
             del connections
 
     def look(self, connections: Iterable[Any]) -> None:
-        """Ask once for each group of Sentinels, and cut what leads elsewhere."""
+        """Ask each group of Sentinels once, and cut connections to other servers."""
         groups: dict[object, list[Any]] = {}
         for connection in connections:
             groups.setdefault(_group(connection), []).append(connection)
@@ -70,11 +69,11 @@ def _group(connection: Any) -> object:
 
 
 def _master(connection: Any) -> object:
-    """The address of the master; None where no Sentinel can say it now."""
+    """Return the address of the master; None when no Sentinel can name it now."""
     pool = connection.connection_pool
     try:
         return pool.sentinel_manager.discover_master(pool.service_name)
-    except Exception:  # noqa: BLE001 - whatever is wrong, who connects next says so
+    except Exception:  # noqa: BLE001 - the next connect reports the error
         return None
 
 
@@ -82,7 +81,7 @@ def _cut(connection: Any) -> None:
     used = connection._sock
     if used is not None:
         with suppress(OSError):
-            # Not the method of a TLS socket, which another thread may be reading from.
+            # Not `used.shutdown`: on a TLS socket it is unsafe while another thread reads.
             socket.socket.shutdown(used, socket.SHUT_RDWR)
 
 
@@ -90,6 +89,6 @@ _watches: dict[int, MasterWatch] = {}
 
 
 def watch_master(connection: Any) -> None:
-    """Let this process's thread look after a connection that was made through Sentinels."""
+    """Let this process watch a connection that was made through Sentinels."""
     # A pool process has a watch of its own: threads do not survive a fork.
     _watches.setdefault(os.getpid(), MasterWatch()).add(connection)

@@ -1,13 +1,13 @@
-"""Migrations: what is stored becomes what this program writes, while everything goes on.
+"""Migrate stored records to the format of this program, while everything keeps running.
 
 The leader takes one small step in each pass of rescue, with its fencing token. A step reads and
-changes a bounded number of records and says where the next one begins; that is written down, so
-that the next leader goes on from there. A leader that is killed between a step and its note does
-that step again: what a step does must be harmless to do twice, and beside programs that still write
-the older shape.
+changes a bounded number of records and returns a cursor for the next one. The cursor is stored, so
+the next leader continues from there. If a leader is killed between a step and that write, the step
+is repeated. So a step must be safe to repeat, and safe beside programs that still write the older
+format.
 
-A format that older programs cannot read (its `needs` is above theirs) is not begun before they are
-gone, all of them, for some seconds.
+A migration to a format that older programs cannot read (its `needs` is above their format) begins
+only when no older program has been seen for some seconds.
 """
 
 from __future__ import annotations
@@ -24,42 +24,44 @@ from hermes_celery.store.database import Database
 from hermes_celery.store.format import FORMAT, Formats, StoredFormat
 
 _log = logging.getLogger(__name__)
-#: So long no older program may be seen: one that was cut off comes back within a few seconds.
+#: How long no older program may be seen before it is shut out. A program that was cut off comes
+#: back within a few seconds.
 _QUIET_MS = 15_000
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
-    """How what is stored becomes one format from the one before it."""
+    """The change from one format to the next."""
 
     to: int
     #: The oldest format whose programs can read the result.
     needs: int
-    #: Change some records from a cursor on ("": the beginning) and return the next; None: done.
+    #: Changes some records from a cursor on ("" for the beginning); returns the next cursor, or
+    #: None when done.
     step: Callable[[Database, str], str | None]
 
 
 def _nothing_to_change(_: Database, cursor: str) -> None:
-    """Format 2 adds keys and fields; each may be absent."""
+    """Change nothing: format 2 only adds optional keys and fields."""
 
 
-#: One for each format above the first.
+#: One migration for each format above 1.
 MIGRATIONS = (Migration(to=FORMAT, needs=1, step=_nothing_to_change),)
 
 
 class Migrator:
-    """A leader's part in migrations."""
+    """Runs the pending migration, one step at a time; used by the leader."""
 
     def __init__(self, database: Database, *, migrations: Sequence[Migration] = MIGRATIONS) -> None:
         self._database = database
         self._formats = Formats(database)
         self._migrations = {migration.to: migration for migration in migrations}
         self._newest = max(self._migrations)
-        #: When an older program was seen last, or we began to look.
+        #: When an older program was last seen, or when the search began.
         self._older_at_ms: int | None = None
         self._complaint = RateLimitedLog()
 
     def step(self, *, token: int, now_ms: int) -> bool:
-        """Take one step; False when there is nothing to do, or older programs are in the way.
+        """Take one step; return False if none is needed, or if older programs prevent it.
 
         Raises StoreError, and LeaseLost when a younger leader is known.
         """
@@ -67,7 +69,7 @@ class Migrator:
             stored = self._formats.read()
         except RecordBroken as error:
             event(_log, "format.broken", level=logging.ERROR, why=error)
-            # Nobody can have written the format of a newer program there.
+            # An unreadable value cannot be a newer program's format, so it may be replaced.
             self._formats.write(StoredFormat(), seen=None, token=token, now_ms=now_ms)
             return True
         if stored.format >= self._newest:
@@ -85,7 +87,7 @@ class Migrator:
     def _shut_out(
         self, migration: Migration, stored: StoredFormat, *, token: int, now_ms: int
     ) -> bool:
-        """Let no older program start any more, once none has been seen for a while."""
+        """Raise `needs`, so that no older program starts, once none was seen for a while."""
         older = self._formats.older_than(migration.needs, now_ms=now_ms)
         if older or self._older_at_ms is None:
             self._older_at_ms = now_ms

@@ -1,9 +1,9 @@
-"""Jobs on their way from one namespace to another of the same server.
+"""Move jobs from one namespace to another on the same server.
 
-A job moves in one atomic step, with the runs that are not over; before that, its runs that are over
-move page by page. Killed in between, it is moved by whoever goes on: until that one step the job
-is where it was. A run's id follows from its job's, so it stays the same, and a message that is on a
-Celery queue finds its run where the job is.
+One atomic step moves a job with its unfinished runs; before it, the finished runs move page by
+page. If the mover is killed in between, the next one continues: until that step the job stays where
+it was. A run's id derives from its job's id, so it stays the same, and a message on a Celery queue
+finds its run wherever the job is.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from hermes_celery.store.database import Database
 from hermes_celery.store.due_index import DueIndex
 from hermes_celery.store.jobs import name_entry
 
-#: Runs of a page: each is eight keys, so a call takes the server about a millisecond.
+#: Runs per page: each has eight keys, so a call takes the server about a millisecond.
 _PAGE = 100
-#: How often a job may change while it is looked at.
+#: How often a move is tried again because the job has changed.
 _TRIES = 5
-#: So long a program of 0.1.0 that comes back finds its jobs paused.
+#: How long a paused remainder stays behind for programs of 0.1.0 that come back.
 _KEPT_SECONDS = 30 * 86_400
 
 
 class Moved(StrEnum):
-    """What became of a job that was to be moved."""
+    """The outcome of a move."""
 
     OK = "ok"
-    #: A worker performs one of its runs: it moves when that is over.
+    #: A worker executes one of its runs; try again when that run is over.
     RUNNING = "running"
-    #: The other namespace has this job already; here it is no more.
+    #: The target namespace has this job already; it was removed here.
     THERE = "there"
-    #: Somebody changed it all the time.
+    #: The job was changed during every try.
     BUSY = "busy"
 
 
@@ -45,9 +45,9 @@ class Mover:
         self._target = target
 
     def move(self, job: Job, *, now_ms: int) -> Moved:
-        """Move a job with everything that belongs to it.
+        """Move a job with its runs, incidents and index entries.
 
-        Raises RecordBroken where one of its keys is not as it should be; the job stays then.
+        Raises RecordBroken when one of its keys is broken; the job stays then.
         """
         if self._is_running(job.id, now_ms=now_ms):
             return Moved.RUNNING
@@ -61,7 +61,10 @@ class Mover:
         return Moved.BUSY
 
     def follow_switch(self, *, now_ms: int) -> bool:
-        """Pause everything there where everything is paused here; whether that was to be done."""
+        """Pause all jobs in the target if they are paused in the source.
+
+        Returns whether it did so.
+        """
         here, there = DueIndex(self._source).switch(), DueIndex(self._target)
         if here.paused_ms is None or there.switch().paused_ms is not None:
             return False
@@ -158,24 +161,24 @@ class Mover:
 
 
 class Neighbours:
-    """Which projects have namespaces of their own, as the namespace that they shared knows it."""
+    """The list, in a shared namespace, of projects that have namespaces of their own."""
 
     def __init__(self, shared: Database, *, namespace: str) -> None:
-        """`namespace` is that of one of them."""
+        """`namespace` is the project's own namespace."""
         self._shared = shared
         self._namespace = namespace
 
     def enter(self) -> bool:
-        """Enter it there; whether jobs of it have moved out of there."""
+        """Add the project to the list; return whether its jobs have moved out of the shared one."""
         key = self._shared.keys.projects
         self._shared.call("HSETNX", key, self._namespace, "")
         return bool(self._shared.call("HGET", key, self._namespace))
 
     def note_moved(self) -> None:
-        """Note that jobs of it have moved out of there."""
+        """Record that jobs of the project have moved out of the shared namespace."""
         self._shared.call("HSET", self._shared.keys.projects, self._namespace, "moved")
 
 
 def namespaces_beside(shared: Database) -> list[str]:
-    """The namespaces of projects that a shared one knows."""
+    """Return the namespaces of the projects that a shared namespace lists."""
     return sorted(shared.hash(shared.keys.projects))

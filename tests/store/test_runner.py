@@ -98,7 +98,7 @@ def test_a_run_whose_job_cannot_be_read_fails_with_that_reason(store: Store) -> 
     assert perform(store, work, run_id) == "failed"
     run = store.runs.get(run_id)
     assert (work.done, run.state) == (0, RunState.FAILED)
-    assert "cannot be read" in (run.error or "")
+    assert "unreadable" in (run.error or "")
 
 
 class Tactless:

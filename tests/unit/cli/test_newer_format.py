@@ -160,4 +160,4 @@ def test_the_doctor_says_what_is_stored_and_who_is_older(valkey: Database) -> No
     assert "upgrade hermes-celery" in said()[1]
     valkey.call("SET", valkey.keys.format, "junk")
     assert said()[0] == "fail"
-    assert "holds 'junk', no stored format" in said()[1]
+    assert "holds 'junk', not a stored format" in said()[1]
