@@ -1,0 +1,1 @@
+"""The documents, followed word by word; `page` says what a page may contain."""
