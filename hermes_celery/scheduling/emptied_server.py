@@ -1,9 +1,10 @@
-"""What the server lost with its memory: told by the leader until somebody acknowledges it.
+"""Report jobs that the server lost with its data, until a person acknowledges the loss.
 
-A server without persistence comes back empty, or somebody emptied it. The note on this machine's
-disk (`loss_note.py`) knows what was there. That is an incident until somebody acknowledges it,
-whatever is declared anew meanwhile: then what is there now is what is remembered. Single jobs whose
-record vanished are incidents of the same kind, which the sweep tells; they end here too.
+A server without persistence comes back empty after a restart, or a person may have emptied it. The
+note on this machine's disk (`store/loss_note.py`) says what the server held. A loss stays an
+incident until it is acknowledged, even if declared jobs are stored again meanwhile. After that the
+note is updated to what the server holds now. Single jobs whose record vanished are incidents of the
+same kind: the sweep reports them, and they end here too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
-from hermes_celery.events import RateLimitedLog, event
+from hermes_celery.events import event
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.store.loss_note import LOSS
 
@@ -28,7 +29,7 @@ _MINE = incident_id(TroubleKind.GONE, LOSS)
 
 
 class LossWatch:
-    """A leader's part in that."""
+    """The leader's watch for lost jobs."""
 
     def __init__(
         self, loss_note: LossNote, *, reporter: ReportsTroubles, incidents: Incidents, clock: Clock
@@ -37,27 +38,31 @@ class LossWatch:
         self._reporter = reporter
         self._incidents = incidents
         self._clock = clock
-        self._seldom = RateLimitedLog(_EVERY_SECONDS)
+        #: When the next step is due, monotonic seconds.
+        self._next_at = float("-inf")
 
     def begin(self, now_ms: int) -> None:
-        """Look for a loss, as a new leader. Raises StoreError."""
+        """Check for a loss, as a new leader. Raises StoreError."""
         self._loss_note.keep_mark()
         seen = self._loss_note.missing()
         if seen is not None:
             event(_log, "jobs.gone", level=logging.ERROR, jobs=seen.jobs,
                   seen_at=iso(from_ms(seen.at_ms)),
-                  why="the server lost its memory: turn its append-only file on, or restore a copy",
+                  why="the server lost its data: turn its append-only file on, or restore a copy",
                   )  # fmt: skip
         self._tell(now_ms)
         self._loss_note.keep()
 
     def step(self, now_ms: int) -> None:
-        """Remember what is there, every ten seconds, in passes of rescue. Raises StoreError.
+        """Update the note every ten seconds, and end acknowledged incidents. Raises StoreError.
 
-        Also while one beat leads for months: the first jobs may come after it began.
+        Called in each pass of the leader's duties. `begin` is not enough: the first jobs may be
+        added after a leader began that then leads for months.
         """
-        if not self._seldom.may_say(self._clock.monotonic()):
+        now = self._clock.monotonic()
+        if now < self._next_at:
             return
+        self._next_at = now + _EVERY_SECONDS
         self._loss_note.keep_mark()
         acked = [
             one for one in self._incidents.of_job("")
@@ -68,7 +73,7 @@ class LossWatch:
         self._tell(now_ms)
         self._loss_note.keep()
         for one in acked:
-            text = f"{one.id}: the jobs that were gone are given up, or were added again"
+            text = f"{one.id}: the lost jobs were given up, or added again"
             self._reporter.over([one], text, now_ms=now_ms)
 
     def _tell(self, now_ms: int) -> None:
