@@ -1,12 +1,12 @@
-"""Agent runs: `hermes -z` in a child process of its own, one per run.
+"""Agent runs: `hermes -z` in a child process, one per run.
 
-hermes-agent lives in an environment of its own, because it pins versions that we cannot share; any
-other agent's command line can stand in its place (HERMES_CELERY_AGENT_COMMAND). Its exit code says
-little (0 after an HTTP 401 of the provider), so the usage file decides where the command writes
-one. What the agent prints is its answer.
+hermes-agent lives in a virtual environment of its own, because it pins versions that we cannot
+share. HERMES_CELERY_AGENT_COMMAND can name any other agent's command line. The exit code says
+little (0 after an HTTP 401 of the provider), so if the command writes a usage file, that file
+decides the outcome. The agent's standard output is its answer.
 
-The child gets our environment, over it the `.env` of the home and of the job's profile, over that
-the session. Credentials stay: it needs them.
+The child gets the worker's environment, overridden by the `.env` of the home and of the job's
+profile, overridden by the session. Credentials stay, because the agent needs them.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from hermes_celery.running.script import ScriptRunner, failure, masked, wakes_ag
 from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session, child_environment
 
-#: Verified with hermes-agent 0.19.0. What is in brackets is left out where its value is empty.
-#: `-z` takes no skills (they are put into the prompt) and neither reasoning nor a base URL.
+#: Verified with hermes-agent 0.19.0. A part in brackets is left out if one of its values is empty.
+#: `-z` takes no skills (they become part of the prompt), no reasoning and no base URL.
 HERMES_COMMAND = (
     "hermes -z {prompt} [--usage-file {usage_file}] [-m {model}] [--provider {provider}] "
     "[-t {toolsets}]"
@@ -59,7 +59,7 @@ INSTALL_HINT = (
     "~/hermes-venv/bin/pip install hermes-agent) and put its `hermes` on the worker's PATH, or "
     "name another agent in HERMES_CELERY_AGENT_COMMAND"
 )
-#: The longest single argument that Linux passes on (MAX_ARG_STRLEN of execve(2)).
+#: The longest single argument that Linux accepts (MAX_ARG_STRLEN of execve(2)).
 _MAX_ARGUMENT = 131_071
 _GROUP = re.compile(r"\[[^\[\]]*\]|[^\[\]]+")
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -67,30 +67,30 @@ _FIELDS = frozenset(
     ("prompt", "model", "provider", "base_url", "toolsets", "skills", "reasoning", "usage_file")
 )
 _MAX_SKILL = 200_000
-#: What hermes-agent 0.19.0 prints, as a success, when the model said nothing several times.
+#: hermes-agent 0.19.0 prints this, as a success, after several empty answers of the model.
 _NO_REPLY = "⚠️ No reply:"
 
-#: Finds the latest output of a job by its reference; None where there is none.
+#: Returns the latest output of a job by its reference; None if there is none.
 Outputs = Callable[[str, str], str | None]
 
 
 def command_line(template: str, values: Mapping[str, str]) -> list[str]:
-    """The template's words with values in them; bracketed parts with an empty value are left out.
+    """Return the template's words with the values filled in.
 
-    Raises JobError for a template that cannot be read, or that has no place for a value that the
-    job sets.
+    A part in brackets is left out if one of its values is empty. Raises JobError for an invalid
+    template, and for one without a field for a value that the job sets.
     """
     named = set(_FIELD.findall(template))
     if "prompt" not in named or named - _FIELDS:
         raise JobError(
             f"the agent command {template!r} must contain {{prompt}} and may contain "
-            f"{', '.join(sorted(_FIELDS))}; mend HERMES_CELERY_AGENT_COMMAND"
+            f"{', '.join(sorted(_FIELDS))}; change HERMES_CELERY_AGENT_COMMAND"
         )
     unheard = [name for name in ("base_url", "reasoning") if values[name] and name not in named]
     if unheard:
         raise JobError(
-            f"the job sets {', '.join(unheard)}, and the agent command has no place for it; leave "
-            "it to the agent's own configuration, or add it to HERMES_CELERY_AGENT_COMMAND"
+            f"the job sets {', '.join(unheard)}, but the agent command has no field for it; set it "
+            "in the agent's own configuration, or add the field to HERMES_CELERY_AGENT_COMMAND"
         )
     words: list[str] = []
     for part in _GROUP.findall(template):
@@ -102,7 +102,7 @@ def command_line(template: str, values: Mapping[str, str]) -> list[str]:
 
 
 class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent writes into its usage file (hermes-agent 0.19.0)."""
+    """The usage file that an agent writes (hermes-agent 0.19.0)."""
 
     total_tokens: int | None = None
     input_tokens: int | None = None
@@ -113,7 +113,7 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | None = None
 
     def usage(self) -> Usage:
-        """Tokens and cost; what is not known counts as nothing."""
+        """Return tokens and cost; unknown values count as 0."""
         tokens = self.total_tokens or (self.input_tokens or 0) + (self.output_tokens or 0)
         return Usage(tokens=tokens, cost_usd=self.estimated_cost_usd or 0.0)
 
@@ -139,7 +139,10 @@ class AgentRunner:
         self._idle_seconds = idle_seconds
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Collect, ask, and say how it went. Raises JobError or OSError."""
+        """Run the pre-run script, run the agent, and return the outcome.
+
+        Raises JobError or OSError.
+        """
         collected = None
         if spec.script:
             ended = self._scripts.collect(spec, session, stop)
@@ -190,8 +193,8 @@ class AgentRunner:
         size = len(prompt.encode())
         if size > _MAX_ARGUMENT:
             raise JobError(
-                f"the prompt with everything that was put into it takes {size:,} bytes, more than "
-                f"one argument of a command may have ({_MAX_ARGUMENT:,}); print less in its script"
+                f"the prompt takes {size:,} bytes with its script output, context and skills; one "
+                f"argument of a command may have {_MAX_ARGUMENT:,}; print less in the job's script"
             )
         values = {
             "prompt": prompt,
@@ -215,7 +218,7 @@ class AgentRunner:
         return ChildLimits(
             timeout_seconds=spec.timeout_seconds or self._timeout_seconds or float("inf"),
             idle_seconds=idle or float("inf"),
-            # `hermes -z` prints its answer at the end; while it works it writes its session here.
+            # `hermes -z` prints its answer at the end; until then it writes its session here.
             watched=tuple(home / name for name in ("state.db", "state.db-wal")),
         )
 
@@ -225,7 +228,7 @@ class AgentRunner:
 
 
 def skill(home: Path, name: str) -> str | None:
-    """The text of an installed skill, by its name or path in the home; None if there is none."""
+    """Return the text of an installed skill by its name or path in the home; None if missing."""
     root = (home / "skills").resolve()
     wanted = Path(name.lstrip("/"))
     if ".." in wanted.parts or not wanted.parts:
@@ -249,7 +252,7 @@ def _working_directory(spec: JobSpec, home: Path) -> Path:
 
 
 def _nothing_to_ask(ended: ChildResult | ScriptError) -> Outcome | None:
-    """The end of the run, where its pre-run script says that the agent need not wake."""
+    """Return the run's outcome if the pre-run script ends the run, or None to start the agent."""
     if isinstance(ended, ScriptError):
         return None
     if ended.ending is ChildEnding.STOPPED:
@@ -271,7 +274,7 @@ def _collected(ended: ChildResult | ScriptError) -> CollectedData:
 
 
 def _report(usage_file: Path) -> UsageReport | None:
-    """What the agent says of itself; None where it said nothing that can be read."""
+    """Return the agent's usage report; None if it is missing or unreadable."""
     try:
         content: Any = msgspec.json.decode(usage_file.read_bytes())
         return msgspec.convert(content, UsageReport, strict=False)

@@ -1,8 +1,8 @@
-"""Small writes that a worker's main loop must not wait for: done in one thread, in their order.
+"""Do small writes in one background thread, in order, so that a worker's main loop never waits.
 
-While Redis is away, or refuses, a write is tried again for five minutes. What goes wrong with one
-is logged, and the next one is done. Where too many wait, the oldest are dropped: the log says how
-many, and `drain` that not all is done. A forked process begins with none, in a thread of its own.
+While Redis is unreachable or refuses, a write is tried again for five minutes. Any other error is
+logged, and the next write is done. If too many writes wait, the oldest are dropped: the log says
+how many, and `drain` returns False. A forked process starts with an empty queue and its own thread.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from hermes_celery.events import RateLimitedLog, event
 _log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS, _RETRY_SECONDS = 300.0, 1.0
-#: More than that do not wait.
+#: The most writes that may wait.
 _MOST = 100_000
 
 
 class BackgroundWrites:
-    """What is still to be done in one process."""
+    """The pending writes of one process."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class BackgroundWrites:
         most: int = _MOST,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        """At most so many wait, and each is tried so long while Redis does not take it."""
+        """Keep at most `most` pending writes, and try each for `patience_seconds`."""
         self._pause = pause
         self._most = most
         self._patience_seconds = patience_seconds
@@ -47,17 +47,17 @@ class BackgroundWrites:
         self._changed = threading.Condition()
         self._is_busy = False
         self._thread: threading.Thread | None = None
-        #: Since all was done the last time, and ever.
+        #: Writes not done since the last complete `drain`; writes dropped in total.
         self._undone = self._dropped = 0
 
     def _begin_after_fork(self) -> None:
-        # What waited is the parent's to do, and its thread may have held the lock.
+        # The parent does the pending writes, and its thread may have held the lock.
         if self._pid != os.getpid():
             self._begin()
             self._pid = os.getpid()
 
     def later(self, name: str, write: Callable[[], object]) -> None:
-        """Do it soon; `name` is what the log calls it."""
+        """Queue a write; `name` describes it in the log."""
         self._begin_after_fork()
         with self._changed:
             if len(self._waiting) >= self._most:
@@ -67,9 +67,9 @@ class BackgroundWrites:
             self._changed.notify_all()
 
     def _ensure_thread(self) -> None:
-        """Start the thread if there is none; where it cannot be started, whoever comes next tries.
+        """Start the thread if it is not running; log a failure and leave it to the next call.
 
-        Celery's own code calls, and what it would meet here ended it.
+        It must not raise: callers are Celery's own loops, which an error would end.
         """
         if self._thread is not None and self._thread.is_alive():
             return
@@ -91,7 +91,10 @@ class BackgroundWrites:
             event(_log, "write.dropped", level=logging.ERROR, what=name, dropped=self._dropped)
 
     def drain(self, seconds: float) -> bool:
-        """Wait until nothing waits, so long at most; whether all was done since the last time."""
+        """Wait up to `seconds` for all writes; return whether all were done.
+
+        A write that failed or was dropped since the last complete `drain` also makes it False.
+        """
         self._begin_after_fork()
         with self._changed:
             if self._waiting:
@@ -119,7 +122,7 @@ class BackgroundWrites:
                     self._undone += 1
 
     def _do(self, name: str, write: Callable[[], object]) -> bool:
-        """Do it; False where Redis did not take it in time."""
+        """Do one write; return False if Redis did not accept it in time."""
         deadline = time.monotonic() + self._patience_seconds
         while True:
             try:
@@ -133,6 +136,6 @@ class BackgroundWrites:
                     event(_log, "write.given_up", level=logging.ERROR, what=name, why=error)
                     return False
                 self._pause(_RETRY_SECONDS)
-            except Exception as error:  # noqa: BLE001 - the others are still to be done
+            except Exception as error:  # noqa: BLE001 - the other writes must go on
                 event(_log, "write.failed", level=logging.ERROR, what=name, why=error)
                 return True

@@ -1,8 +1,9 @@
-"""One child process: started in a process group of its own, read, limited, and ended as a group.
+"""Run one child process: start it in its own process group, read it, limit it, end the group.
 
-Works under every Celery pool, because it needs neither signals nor a main thread. The group gets
-SIGTERM, then SIGKILL five seconds later; what a script left in its group when it exited ends with
-it, so that a run is over when it is over (`setsid` leaves the group for what shall live on).
+Works under every Celery pool, because it needs neither signals nor the main thread. A group that
+must end gets SIGTERM, and SIGKILL five seconds later. When the child exits, the rest of its group
+is killed, so that nothing of the run goes on. A process that must survive can leave the group with
+`setsid`.
 """
 
 from __future__ import annotations
@@ -25,75 +26,75 @@ import msgspec
 from hermes_celery.core.output import OutputCapture
 
 TERM_SECONDS = 5.0
-#: How often the child is looked at while it prints nothing.
+#: Seconds between two checks of a child that prints nothing.
 _POLL_SECONDS = 0.1
-#: How long output may trickle in from its group after the child itself has exited.
+#: Seconds to read output of the group after the child itself has exited.
 _DRAIN_SECONDS = 0.5
 _CHUNK = 65_536
-#: The child becomes the command only when its group is watched: a worker that is killed in between
-#: leaves nothing behind. Costs a millisecond.
+#: The child becomes the command only after its group is watched, so a worker that is killed in
+#: between leaves no process behind. Costs a millisecond.
 _GATE = 'read -r _ && exec "$@" </dev/null'
 
 
 class ChildEnding(StrEnum):
-    """Why a child ended."""
+    """The reasons why a child ended."""
 
     EXITED = "exited"
     TIMEOUT = "timeout"
-    #: It showed no activity for too long.
+    #: The child showed no activity for too long.
     IDLE = "idle"
-    #: Its run was asked to stop.
+    #: The run was asked to stop.
     STOPPED = "stopped"
 
 
 class StopSignal(Protocol):
-    """What tells a run to stop: an event that somebody else sets."""
+    """A signal that asks a run to stop: an event that another thread sets."""
 
     def is_set(self) -> bool:
-        """Whether the run should end now."""
+        """Return whether the run should end now."""
 
 
 class OutputListener(Protocol):
-    """Who hears what a child prints while it prints: `live_output.LiveOutput`."""
+    """Receives a child's output while the child runs: `live_output.LiveOutput`."""
 
     def write(self, chunk: bytes, *, is_error: bool = False) -> None:
-        """Take what was read."""
+        """Take one chunk of output."""
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child is to run, and where."""
+    """A command to run as a child, with its working directory and environment."""
 
     argv: Sequence[str]
     cwd: Path
-    #: All of it: nothing of this process's own comes along.
+    #: The whole environment: nothing is inherited from this process.
     environment: Mapping[str, str]
 
 
 class ChildLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a child may run."""
+    """Time limits of a child, in seconds."""
 
     timeout_seconds: float = math.inf
-    #: Without output, or a change of the watched files.
+    #: The longest time without output and without a change of the watched files.
     idle_seconds: float = math.inf
     #: Files whose change counts as activity.
     watched: tuple[Path, ...] = ()
 
 
 class ReapsOrphans(Protocol):
-    """Who ends process groups when this very process dies: `orphan_reaper.OrphanReaper`."""
+    """Kills process groups when this process dies: `orphan_reaper.OrphanReaper`."""
 
     def watch(self, group: int) -> None:
-        """End this group if we die."""
+        """Kill this group if this process dies."""
 
     def release(self, group: int) -> None:
-        """It is over; leave it alone."""
+        """Stop watching a group that has ended."""
 
 
 class ChildResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a child ended and what it printed."""
+    """The end of a child and what it printed."""
 
     ending: ChildEnding
-    #: Negative: ended by that signal.
+    #: A negative code is the number of the signal that ended the child.
     exit_code: int
     stdout: bytes
     stderr: bytes
@@ -107,7 +108,7 @@ def run_child(
     reaper: ReapsOrphans,
     listener: OutputListener | None = None,
 ) -> ChildResult:
-    """Run a command to its end, one of its limits, or until `stop` is set.
+    """Run a command until it exits, reaches a limit, or `stop` is set.
 
     Raises OSError when it cannot be started.
     """
@@ -151,7 +152,7 @@ def _open_gate(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Streams:
-    """A child's stdout and stderr, read as they come."""
+    """A child's stdout and stderr, read while the child runs."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], *, listener: OutputListener | None
@@ -177,11 +178,11 @@ class _Streams:
 
     @property
     def open(self) -> bool:
-        """Whether anybody can still write."""
+        """True while a process holds one of the pipes open."""
         return bool(self._selector.get_map())
 
     def read(self, timeout_seconds: float) -> bool:
-        """Read what comes within the time; False when nothing did."""
+        """Read output for up to `timeout_seconds`; return False if none came."""
         ready = self._selector.select(timeout_seconds)
         for key, _ in ready:
             chunk = _read(key.fd)
@@ -200,7 +201,7 @@ class _Streams:
             self._listener.write(chunk, is_error=capture is self.stderr)
 
     def drain(self, seconds: float) -> None:
-        """Read until nobody can write any more, or until the time is over."""
+        """Read until both pipes are closed, or for at most `seconds`."""
         deadline = time.monotonic() + seconds
         while self.open and (left := deadline - time.monotonic()) > 0:
             self.read(left)
@@ -246,7 +247,7 @@ def _limit_reached(
 
 
 def _age_seconds(path: Path) -> float:
-    """How long ago a file changed, by the clock that stamped it; for ever, if there is none."""
+    """Return the seconds since a file changed, by the wall clock; infinite if it is missing."""
     try:
         return time.time() - path.stat().st_mtime
     except OSError:

@@ -1,6 +1,6 @@
-"""The `.env` files of a Hermes home, read anew for each run into a mapping of its own.
+"""Read the `.env` files of a Hermes home for each run, into a mapping of its own.
 
-Nothing is written to `os.environ`, so runs side by side need no lock and never see each other's
+Nothing is written to `os.environ`, so concurrent runs need no lock and never see each other's
 profile.
 """
 
@@ -15,16 +15,21 @@ _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def profile_home(home: Path, profile: str) -> Path:
-    """Where a profile keeps its files; the home itself for none. Raises JobError."""
+    """Return a profile's directory; the home itself if no profile is named.
+
+    Raises JobError for an invalid name.
+    """
     if profile in ("", "default"):
         return home
     if not _PROFILE.fullmatch(profile):
-        raise JobError(f"{profile!r} is no profile's name; use letters, digits, '.', '_' and '-'")
+        raise JobError(
+            f"{profile!r} is not a valid profile name; use letters, digits, '.', '_' and '-'"
+        )
     return home / "profiles" / profile
 
 
 def dotenv(home: Path, *, profile: str) -> dict[str, str]:
-    """The variables of the home's `.env`, and over them those of the profile's. Raises JobError."""
+    """Return the variables of the home's `.env`, overridden by the profile's. Raises JobError."""
     from dotenv import dotenv_values  # costs 10 ms that most commands need not pay
 
     values: dict[str, str] = {}

@@ -1,15 +1,16 @@
-"""What becomes of a run whose message Celery dealt with by itself, without calling our code.
+"""End runs whose message Celery handled itself, without calling our code.
 
-    expired                     the run is `skipped`
-    revoked, purged             `cancelled`; what runs is asked to end, if it is terminated
-    refused, failed before the body, thrown away   `failed`, with what Celery said
-    hard time limit             `timed_out`, or its next attempt
-    its process died            `lost`, or its next attempt
+    expired                                       `skipped`
+    revoked, purged                               `cancelled`; a running run is asked to stop if
+                                                  the revoke terminates it
+    rejected, failed before the body, discarded   `failed`, with Celery's reason
+    hard time limit                               `timed_out`, or its next attempt
+    its process died                              `lost`, or its next attempt
 
-Decided by the state that the run is in when it is told: a run that somebody performs meanwhile is
-never touched, except by the end of the very process that performed it. Deliveries have ends of the
-same kinds. Everything is written in the background, so that the worker's main loop waits for
-nothing; only what Celery is about to put back on its queue is written at once, before it can be
+The run's current state decides. A run that another process performs meanwhile is never touched;
+only the end of the process that performed it ends it. Deliveries end in the same ways. Everything
+is written in the background, so that the worker's main loop never waits. The exception is a message
+that Celery is about to put back on its queue: its run is written at once, before the message can be
 taken again.
 """
 
@@ -40,7 +41,8 @@ EXPIRED = "expired: its message was older than its `expires` when a worker took 
 NOT_CALLED = "its task returned without calling its body"
 REVOKED = "revoked"
 PURGED = "purged"
-#: A run that a task hands on is still running for a moment when what it was handed on to fails.
+#: Tries to end a run that was handed on: it may still be running for a moment when the message that
+#: it was handed on to fails.
 _HANDED_ON_TRIES, _HANDED_ON_PAUSE_SECONDS = 25, 0.2
 
 
@@ -48,26 +50,26 @@ class RunMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message that carries a run."""
 
     run_id: str
-    #: The number of the attempt that it was pushed for.
+    #: The number of the attempt that the message was pushed for.
     attempt: int = 1
-    #: How often the run's own tasks have sent it on.
+    #: How often the run's own tasks have handed it on.
     hop: int = 0
 
 
 class ProcessEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """How a pool process ended that had a run's message."""
+    """The end of a pool process that had a run's message."""
 
     pid: int
-    #: What its run comes to, unless it is tried again.
+    #: The final state of the run, unless it is retried.
     state: RunState
     error: str
 
 
 class EndsDeliveries(Protocol):
-    """What ends deliveries, such as `delivering.deliverer.Deliverer`."""
+    """Ends deliveries, such as `delivering.deliverer.Deliverer`."""
 
     def give_up(self, delivery_id: str, why: str) -> None:
-        """End a delivery, and tell of it."""
+        """End a delivery, and record an incident."""
 
 
 class RunEnder:
@@ -89,23 +91,26 @@ class RunEnder:
         self._pause = pause
 
     def drain(self, seconds: float) -> bool:
-        """Wait until all is written, so long at most; whether it is."""
+        """Wait up to `seconds` for all writes; return whether all were done."""
         return self._writes.drain(seconds)
 
     def expired(self, message: RunMessage) -> None:
-        """Its message was too old."""
+        """End a run whose message was too old."""
         self._end(message.run_id, state=RunState.SKIPPED, reason=EXPIRED, message=message)
 
     def not_called(self, message: RunMessage) -> None:
-        """Its task returned, and nobody claimed it: a `__call__` of the project's own decided."""
+        """End a run whose task returned without claiming it.
+
+        The project's own `__call__` returned without calling the task's body.
+        """
         self._end(message.run_id, state=RunState.SKIPPED, reason=NOT_CALLED, message=message)
 
     def cancelled(self, run_id: str, *, reason: str) -> None:
-        """Nobody is to run it; if it runs, it goes on."""
+        """Cancel a run that no worker performs yet; a running run goes on."""
         self._end(run_id, state=RunState.CANCELLED, reason=reason)
 
     def terminated(self, run_id: str) -> None:
-        """Nobody is to run it, and who runs it is killed just now."""
+        """Cancel a run whose process, if it has one, is being killed now."""
 
         def cancel() -> None:
             answer = self._runs.cancel(run_id, reason=REVOKED, now_ms=self._clock.now_ms())
@@ -114,11 +119,14 @@ class RunEnder:
         self._writes.later(f"the end of run {run_id}", _unless_gone(cancel))
 
     def failed(self, message: RunMessage, error: str) -> None:
-        """It failed before anybody claimed it."""
+        """End a run that failed before it was claimed."""
         self._end(message.run_id, state=RunState.FAILED, error=error, message=message)
 
     def handed_on_failed(self, run_id: str, error: str) -> None:
-        """What it was handed on to has failed, so that the message that ends it never comes."""
+        """End a run because the task that it was handed on to has failed.
+
+        The message that would end the run never comes.
+        """
 
         def fail() -> None:
             for _ in range(_HANDED_ON_TRIES):
@@ -136,7 +144,7 @@ class RunEnder:
         self._writes.later(f"the end of run {run_id}", fail)
 
     def timed_out(self, message: RunMessage, *, pid: int, error: str) -> None:
-        """Its process is killed for the time that it took."""
+        """End or retry a run whose process is being killed for exceeding its time limit."""
 
         def end() -> None:
             policy, attempt = self._policy(message.run_id)
@@ -150,7 +158,10 @@ class RunEnder:
         self._writes.later(f"the end of run {message.run_id}", end)
 
     def lost(self, message: RunMessage, *, pid: int, error: str, task_wants_it: bool) -> None:
-        """Its process is gone; `task_wants_it`: its task is to run again, as the project says."""
+        """End or retry a run whose process is gone.
+
+        `task_wants_it`: the project wants the task to run again when its worker is lost.
+        """
 
         def end() -> None:
             policy, attempt = self._policy(message.run_id)
@@ -166,9 +177,10 @@ class RunEnder:
     def comes_again(
         self, message: RunMessage, *, pid: int, state: RunState, error: str, wait_seconds: float
     ) -> None:
-        """Its process is gone, and Celery is about to put its message back, in so many seconds.
+        """End or retry a run whose process is gone and whose message Celery puts back.
 
-        Written at once, unless Redis cannot be reached: the message must not come before.
+        Celery does so after `wait_seconds`. The run is written at once, because the message must
+        not be taken before. If Redis is unreachable, it is logged.
         """
         try:
             policy, attempt = self._policy(message.run_id)
@@ -180,12 +192,12 @@ class RunEnder:
                 retry_at_ms=self._clock.now_ms() + wait_ms if again else None,
                 is_requeued=again,
             )
-        except Exception as failure:  # noqa: BLE001 - who calls is Celery's own loop
-            # Its heartbeat stops, and the leader sees to it.
+        except Exception as failure:  # noqa: BLE001 - the caller is Celery's own loop
+            # Its heartbeat stops, so the leader's rescue ends or retries it.
             event(_log, "run.not_ended", level=logging.ERROR, run=message.run_id, why=failure)
 
     def delivery_ended(self, delivery_id: str, why: str) -> None:
-        """Nobody performs the message of a delivery."""
+        """End a delivery whose message no worker performs."""
 
         def end() -> None:
             self._deliveries().give_up(delivery_id, why)
@@ -208,9 +220,9 @@ class RunEnder:
         retry_at_ms: int | None,
         is_requeued: bool = False,
     ) -> None:
-        """End the run, or put it back in line for its next attempt.
+        """End the run, or queue it for its next attempt.
 
-        The message of that attempt is on the queue already where the run `is_requeued`.
+        With `is_requeued` the message of that attempt is on the queue already.
         """
         now_ms, state, error = self._clock.now_ms(), process.state, process.error
         answer = self._runs.give_up(
@@ -222,7 +234,7 @@ class RunEnder:
             is_requeued=is_requeued,
         )
         if answer == "alive" and state is RunState.TIMED_OUT:
-            # It was killed before it could claim its run.
+            # The process was killed before it could claim its run.
             answer = self._runs.end_waiting(
                 message.run_id,
                 EarlyEnd(state=state, error=error, attempt=message.attempt, hop=message.hop),
@@ -256,7 +268,7 @@ class RunEnder:
         self._writes.later(f"the end of run {run_id}", end)
 
 
-#: When the leader pushes the message of a run whose own did not come back.
+#: The leader pushes a run's message this long after Celery should have put it back.
 _COMES_AGAIN_SECONDS = 60.0
 
 

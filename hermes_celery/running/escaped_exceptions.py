@@ -1,14 +1,14 @@
-"""What becomes of a run whose work raises what is no Exception.
+"""Decide how a run ends whose work raises a BaseException that is not an Exception.
 
-`asyncio.CancelledError`, `gevent.Timeout`, a BaseException of the project's own: Celery lets them
-go up to its pool, and each pool does something else with them. The run has failed with it. Three
-kinds are left to Celery:
+Examples are `asyncio.CancelledError`, `gevent.Timeout`, or a BaseException of the project's own.
+Celery lets them reach its pool, and each pool handles them differently. Here the run fails with the
+exception. Three kinds are left to Celery:
 
 - what ends the process: `sys.exit()` in a pool process, the worker's own shutdown;
 - Celery's hard time limit under gevent, which is a `gevent.Timeout` in the task;
 - the end of a greenlet whose message Celery takes back, to have it delivered again.
 
-The end of a greenlet that somebody asked for cancels its run.
+If somebody asked for the end of a greenlet, its run is cancelled.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from contextlib import contextmanager
 
 from hermes_celery.core.run import RunState
 
-#: What Celery is asked to end just now in this process: the ids of its messages.
+#: The ids of the messages whose tasks Celery is ending now in this process.
 _terminated: set[str] = set()
 _taken_back: set[str] = set()
 
 
 @contextmanager
 def terminating(message_id: str, *, comes_again: bool = False) -> Iterator[None]:
-    """While Celery has its pool end a task; under gevent that is an exception in the task."""
+    """Mark a message while Celery has its pool end the task.
+
+    Under gevent the task gets an exception for that.
+    """
     asked = _taken_back if comes_again else _terminated
     asked.add(message_id)
     try:
@@ -39,7 +42,7 @@ def terminating(message_id: str, *, comes_again: bool = False) -> Iterator[None]
 def state_after(
     error: BaseException, *, message_id: str, worker: str, is_stopped: bool
 ) -> RunState | None:
-    """How a run ends whose work raised that; None where Celery is to end it.
+    """Return the state of a run whose work raised `error`; None if Celery is to end the run.
 
     `worker` ends with the id of its main process. `is_stopped`: the run was asked to stop.
     """
@@ -56,23 +59,26 @@ def state_after(
 
 
 def is_green_timeout(error: BaseException) -> bool:
-    """Whether that is a timeout of gevent, which is also how Celery's hard limit comes there."""
+    """Return whether `error` is a gevent timeout.
+
+    Under gevent, Celery's hard time limit is one as well.
+    """
     return _is(error, "gevent", "Timeout")
 
 
 def is_current_greenlet(number: int) -> bool:
-    """Whether that is the id of the greenlet that calls."""
+    """Return whether `number` is the id of the calling greenlet."""
     greenlet = sys.modules.get("greenlet")
     return greenlet is not None and id(greenlet.getcurrent()) == number
 
 
 def is_pool_process(worker: str) -> bool:
-    """Whether this process is one of the pool of a worker, whose name ends with its process id."""
+    """Return whether this process is in the pool of a worker, whose name ends with its pid."""
     return worker.rpartition(":")[2] == str(os.getppid())
 
 
 def _is(error: BaseException, module: str, *names: str) -> bool:
-    """Whether it is one of a module's exceptions; a module that nobody imported raised nothing."""
+    """Return whether `error` is one of a module's exceptions, without importing the module."""
     found = sys.modules.get(module)
     kinds = tuple(kind for name in names if isinstance(kind := getattr(found, name, None), type))
     return isinstance(error, kinds)

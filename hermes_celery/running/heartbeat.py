@@ -1,11 +1,11 @@
-"""The heartbeat of all runs in one process: one thread, one script call each half second.
+"""The heartbeat of all runs in one process: one thread, one script call every half second.
 
-Each heartbeat also carries what its run has printed since the last one.
+Each heartbeat also carries the output of its run since the last one.
 
-The answer says for each run whether it should go on. A run that is asked to stop, or whose claim is
-no longer ours, finds its `RunningRun` set; ending the work is the runner's business. Work that has
-not returned ten seconds later cannot be ended from inside: `on_stuck` hears of it, once. While
-Redis does not answer the runs go on: whether a claim is still theirs is decided when they finish.
+The answer says for each run whether it should go on. If a run was asked to stop, or its claim is
+lost, its `RunningRun` is set; the runner ends the work. If the work has not returned ten seconds
+later, it cannot be ended from inside, and `on_stuck` is called once. While Redis does not answer,
+runs go on: their claims are checked when they finish.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STUCK_SECONDS = 10.0
 
 
 class RunningRun:
-    """One run's stop signal (`is_set`, and why) and what it prints."""
+    """The stop signal of a run (`is_set`, with its reason) and its live output."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -40,16 +40,16 @@ class RunningRun:
         self._on_stop: Callable[[], None] | None = None
         self.reason: str | None = None
         self.live = LiveOutput()
-        #: When it was asked to stop, by the monotonic clock.
+        #: When the run was asked to stop, by the monotonic clock.
         self.stopped_at: float | None = None
-        #: Whether the work has returned; what follows is recorded, however long that takes.
+        #: Whether the work has returned. Recording its end may still take long.
         self.is_back = False
-        #: Whether it was found that the work goes on although it was asked to stop.
+        #: Whether the work was found to go on although it was asked to stop.
         self.is_stuck = False
         self.on_stuck: Callable[[RunningRun], None] = lambda run: None
 
     def set(self, reason: str) -> None:
-        """Ask the run to stop; the first reason stays."""
+        """Ask the run to stop; the first reason is kept."""
         is_first = not self._event.is_set()
         self.reason = self.reason or reason
         self._event.set()
@@ -57,29 +57,32 @@ class RunningRun:
             self._on_stop()
 
     def on_stop(self, react: Callable[[], None]) -> None:
-        """Call this, from the heartbeat's thread, when the run is to stop; at once if it is."""
+        """Call `react` from the heartbeat's thread when the run is to stop.
+
+        If it already is, call `react` now.
+        """
         self._on_stop = react
         if self._event.is_set():
             react()
 
     def returned(self) -> None:
-        """Note that the work has returned; waits while somebody acts because it has not."""
+        """Note that the work has returned; waits while `unless_back` acts."""
         with self._returning:
             self.is_back = True
 
     def unless_back(self, act: Callable[[], None]) -> None:
-        """Act if the work has not returned; it does not return meanwhile."""
+        """Call `act` if the work has not returned; it cannot return meanwhile."""
         with self._returning:
             if not self.is_back:
                 act()
 
     def is_set(self) -> bool:
-        """Whether the run should end now."""
+        """Return whether the run should end now."""
         return self._event.is_set()
 
 
 class Heartbeats:
-    """Beats for every run that is entered, from one thread that starts with the first."""
+    """Sends heartbeats for every registered run, from one thread that starts with the first run."""
 
     def __init__(self, runs: Runs, *, clock: Clock) -> None:
         self._runs = runs
@@ -94,16 +97,17 @@ class Heartbeats:
     def sent_for(
         self, claim: Claim, *, on_stuck: Callable[[RunningRun], None] = lambda run: None
     ) -> Iterator[RunningRun]:
-        """Give heartbeats for a claimed run as long as the block lasts.
+        """Send heartbeats for a claimed run while the block runs.
 
-        `on_stuck` is called from the heartbeat's thread when the work does not end that should.
+        `on_stuck` is called from the heartbeat's thread when stopped work does not end.
         """
         running = RunningRun()
         running.on_stuck = on_stuck
         try:
             with self._lock:
                 self._running[claim.run_id] = (claim, running)
-                # There may be no thread left for it; then nobody else may beat for this run.
+                # This raises if the system has no thread left. The run is then removed below, so
+                # that a thread that starts later sends no heartbeat for it.
                 self._ensure_thread()
             self._busy.set()
             yield running
@@ -112,7 +116,7 @@ class Heartbeats:
                 self._running.pop(claim.run_id, None)
 
     def _ensure_thread(self) -> None:
-        # A thread does not survive a fork, so one that was inherited counts as dead.
+        # A thread does not survive a fork, so an inherited one is dead.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._loop, name="hermes-heartbeat", daemon=True)
             self._thread.start()
@@ -148,16 +152,16 @@ class Heartbeats:
         self._complaint.over()
         for run_id, answer in answers.items():
             if answer == "broken":
-                # What stands in the way is mended by the leader; the work is not to blame.
+                # The work goes on: the leader repairs the broken key.
                 running[run_id][1].live.give_back(printed[run_id])
             elif answer != "ok":
                 self._stop(run_id, running[run_id][1], answer)
 
     def _printed(self, run_id: str, run: RunningRun) -> PrintedPiece:
-        """What a run printed; what goes wrong with one is no other run's trouble."""
+        """Return what a run printed; an error loses this output only, not the heartbeat."""
         try:
             return run.live.take()
-        except Exception as error:  # noqa: BLE001 - its heartbeat matters more than what it prints
+        except Exception as error:  # noqa: BLE001 - the heartbeat matters more than the output
             event(_log, "run.print_lost", level=logging.ERROR, exc_info=error, run=run_id)
             return PrintedPiece()
 

@@ -1,13 +1,13 @@
-"""HTTP runs: one request, its answer the output.
+"""HTTP runs: send one request, and keep the response body as the output.
 
-Sent through `requests-hardened`, which resolves a host once, refuses addresses that are loopback,
-private, link-local or a cloud's metadata service, and connects to the very address it checked, at
-every redirect anew. Hosts that HERMES_CELERY_HTTP_ALLOW_PRIVATE names are called as they are. The
-run's id goes out as `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), the same for
-each delivery of one occurrence.
+Requests go through `requests-hardened`. It resolves a host once, refuses loopback, private and
+link-local addresses and cloud metadata services, and connects to the address it checked. It does so
+again at every redirect. Hosts named in HERMES_CELERY_HTTP_ALLOW_PRIVATE are called without that
+check. The run's id is sent as `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header), the
+same for each attempt of one occurrence.
 
-A request cannot be interrupted from outside, so it runs in a thread that is left behind when the
-run is cancelled or out of time; it ends with its socket's timeout at the latest.
+A request cannot be interrupted from outside. So it runs in a thread, which is abandoned when the
+run is cancelled or times out, and ends with its socket's timeout at the latest.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class HttpRunner:
         self._redact = redact
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Send the job's request and say how it went. Raises JobError."""
+        """Send the job's request and return the outcome. Raises JobError."""
         if spec.http is None:
             raise JobError("the job has no HTTP request")
         secrets = (*header_secrets(spec.http.headers), *passwords_of(spec.http.url))
@@ -71,12 +71,12 @@ class HttpRunner:
             idle_seconds=spec.idle_timeout_seconds,
         )
         exchange.await_end(stop)
-        # Servers set cookies on the way, and echo them.
+        # Cookies that servers set are masked too, because responses may repeat them.
         return exchange.outcome(stop, hide((*secrets, *exchange.cookies)))
 
 
 class _Exchange:
-    """One request and its answer, in a thread of its own."""
+    """One request and its response, in a thread of its own."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class _Exchange:
         self.cookies: tuple[str, ...] = ()
 
     def await_end(self, stop: RunningRun) -> None:
-        """Send, and wait for the answer, the end of the time or that of the run."""
+        """Send the request; wait until it is done, the time is over, or the run is stopped."""
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(self._send,), daemon=True)
         deadline = time.monotonic() + self._timeout_seconds
@@ -111,7 +111,7 @@ class _Exchange:
                 break
 
     def outcome(self, stop: RunningRun, redact: Redact) -> Outcome:
-        """How it went."""
+        """Return the outcome, with secrets masked."""
         body = redact(bytes(self._body))
         state, error = self._judged(stop, body)
         return Outcome(
@@ -143,8 +143,8 @@ class _Exchange:
             self._exchange()
         except InvalidIPAddress as error:
             self._error = (
-                f"{self._call.url} leads to {error}, an address that is not public; name its host "
-                "in HERMES_CELERY_HTTP_ALLOW_PRIVATE on the workers to allow it"
+                f"{self._call.url} leads to {error}, an address that is not public; to allow it, "
+                "name the host in HERMES_CELERY_HTTP_ALLOW_PRIVATE on the workers"
             )
         except requests.RequestException as error:
             self._error = f"{self._call.method} {self._call.url} failed: {_reason(error)}"
@@ -174,7 +174,7 @@ class _Exchange:
             self._read(response)
 
     def _read(self, response: Response) -> None:
-        """Read the body, up to the cap; the rest is left on the wire."""
+        """Read the body up to the cap, and leave the rest unread."""
         for chunk in response.iter_content(_CHUNK):
             room = CAP_BYTES - len(self._body)
             self._body += chunk[:room]
@@ -190,7 +190,7 @@ def _session(allow_private: frozenset[str]) -> HTTPSession:
     from requests_hardened import Config, HTTPSession  # the same
 
     class _Allowing(HTTPSession):  # type: ignore[misc]  # it carries no types
-        """Checks every address, but for hosts that are allowed by name."""
+        """Checks every address except those of hosts allowed by name."""
 
         def get_adapter(self, url: str | bytes) -> BaseAdapter:
             host = (urlsplit(str(url)).hostname or "").lower()
@@ -208,7 +208,7 @@ def _session(allow_private: frozenset[str]) -> HTTPSession:
             user_agent_override="hermes-celery",
         )
     )
-    # A proxy or .netrc of the environment would decide where requests and passwords go.
+    # Otherwise a proxy or a .netrc file would decide where requests and passwords go.
     client.trust_env = False
     client.max_redirects = _MAX_REDIRECTS
     return client
@@ -219,7 +219,7 @@ def _hides_nothing(secrets: Iterable[str]) -> Redact:
 
 
 def _reason(error: Exception) -> str:
-    """The innermost reason, which is the one that people understand."""
+    """Return the innermost cause of an error, which people understand best."""
     reason: BaseException = error
     while (inner := reason.__context__ or reason.__cause__) is not None:
         reason = inner

@@ -1,4 +1,4 @@
-"""What performs each kind of work in this worker: agent, script or request, each made once."""
+"""Map each kind of work to the object that performs it in this worker: agent, script or request."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from hermes_celery.settings import Settings, process_environment
 
 
 class UnknownTask:
-    """A Celery task's run whose message came to a worker that does not know the task."""
+    """Fails a Celery task's run that reached a worker without the task."""
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Raise JobError."""
         raise JobError(
-            f"the job calls the Celery task {spec.task.name if spec.task else '?'}, which only its "
-            "own project's workers can run"
+            f"the job calls the Celery task {spec.task.name if spec.task else '?'}, which only the "
+            "workers of its own project can run"
         )
 
 
 def make_work(settings: Settings, *, outputs: Outputs) -> Callable[[JobSpec], Performer]:
-    """What performs each kind of job on this machine. `outputs` finds what other jobs said last."""
+    """Return a function that returns the performer for a job on this machine.
+
+    `outputs` returns the latest output of another job.
+    """
     machine = WorkerMachine(
         home=settings.home,
         environment=process_environment(),

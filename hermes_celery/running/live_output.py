@@ -1,8 +1,8 @@
-"""What a run prints while it runs, on its way to Redis.
+"""A run's output on its way to Redis while the run goes on.
 
-The runner writes chunks as they come; the heartbeat takes whole lines every half second, masked, so
-that a secret is never cut in two. A private key is held back until it is whole. What comes after
-the first megabyte of a stream is left to the end of the run, which stores the output as it is kept.
+The runner writes chunks as they come. The heartbeat takes whole lines every half second, masked, so
+that a secret is never cut in two. A private key is held back until it is complete. Output after the
+first megabyte of a stream is not sent live: the end of the run stores the kept output.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hermes_celery.masking.output import Redact, opens_pem, unredacted
 
 
 class _Stream:
-    """One stream: what came, up to the cap, and how far it was taken."""
+    """One stream: its output up to the cap, and the part not taken yet."""
 
     def __init__(self) -> None:
         self._waiting = bytearray()
@@ -43,7 +43,7 @@ class _Stream:
 
 
 class LiveOutput:
-    """Both streams of one run; written by one thread, taken by another."""
+    """Both streams of one run, written by one thread and taken by another."""
 
     def __init__(self) -> None:
         self._stdout, self._stderr = _Stream(), _Stream()
@@ -51,23 +51,23 @@ class LiveOutput:
         self._lock = threading.Lock()
 
     def mask_with(self, redact: Redact) -> None:
-        """Say what masks this run's secrets, before anything is written."""
+        """Set the function that masks this run's secrets. Call it before the first write."""
         self._redact = redact
 
     def write(self, chunk: bytes, *, is_error: bool = False) -> None:
-        """Take what was read from the child."""
+        """Add a chunk read from the child."""
         with self._lock:
             (self._stderr if is_error else self._stdout).write(chunk)
 
     def take(self) -> PrintedPiece:
-        """The whole lines that are new, masked."""
+        """Return the new whole lines, masked."""
         with self._lock:
             return PrintedPiece(
                 stdout=self._stdout.take(self._redact), stderr=self._stderr.take(self._redact)
             )
 
     def give_back(self, printed: PrintedPiece) -> None:
-        """Keep for the next look what could not be stored."""
+        """Put back output that could not be stored, for the next `take`."""
         with self._lock:
             self._stdout.give_back(printed.stdout)
             self._stderr.give_back(printed.stderr)

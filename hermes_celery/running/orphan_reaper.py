@@ -1,8 +1,8 @@
-"""Ends the process groups of runs when the worker process that started them is killed.
+"""Kill the process groups of runs when the worker process that started them is killed.
 
 A parent-death signal reaches a child, but not the children of that child. So each worker process
-keeps one small shell that hears through a pipe which groups are running; when the pipe closes,
-however its other end died, it kills the groups that are left.
+keeps one small shell, and tells it through a pipe which groups are running. When the pipe closes,
+for whatever reason, the shell kills the groups that are left.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 
 
 class OrphanReaper:
-    """One shell per process, started with the first group; safe to inherit across a fork."""
+    """One shell per process, started for the first group. Safe to inherit across a fork."""
 
     def __init__(self) -> None:
         self._shell: subprocess.Popen[bytes] | None = None
@@ -33,15 +33,15 @@ class OrphanReaper:
         self._lock = threading.Lock()
 
     def watch(self, group: int) -> None:
-        """End this process group if the process dies that calls this."""
+        """Kill this process group if the calling process dies."""
         self._tell(f"watch {group}\n")
 
     def release(self, group: int) -> None:
-        """The group is over; its number may soon belong to somebody else."""
+        """Stop watching a group that has ended: another process may soon get its number."""
         self._tell(f"release {group}\n")
 
     def close(self) -> None:
-        """Let the shell go; what it still watches is ended."""
+        """Close the pipe, so that the shell kills the groups it still watches and exits."""
         with self._lock:
             if self._shell is not None and self._shell.stdin is not None:
                 self._shell.stdin.close()

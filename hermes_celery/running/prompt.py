@@ -1,8 +1,8 @@
-"""What an agent is told: a job's prompt, and what is put around it.
+"""Assemble the prompt of an agent run from the job's prompt and its context.
 
 Section texts are Hermes' own (cases `run.prompt`), so that jobs and skills written for its cron
-behave the same here. What the answer means is said in `core.answers`. Everything is handed in: no
-file, no Redis.
+work the same here. `core.answers` interprets the answer. All inputs are arguments: this module
+reads no file and no Redis.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ HINT = (
 
 
 class CollectedData(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job's pre-run script gave."""
+    """The output or error of a job's pre-run script."""
 
     text: str
     failed: bool = False
 
 
 class ContextOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """The latest output of another job, under the reference that the job names it by."""
+    """The latest output of another job, with the reference that the job uses for it."""
 
     reference: str
     text: str
 
 
 class Skill(msgspec.Struct, frozen=True, kw_only=True):
-    """A skill's instructions; None where it is not installed."""
+    """A skill's instructions; `content` is None if the skill is not installed."""
 
     name: str
     content: str | None
@@ -54,10 +54,10 @@ def assembled(
     contexts: Sequence[ContextOutput] = (),
     skills: Sequence[Skill] = (),
 ) -> str:
-    """The whole prompt of one run: hint, skills, other jobs' output, script output, prompt.
+    """Return the whole prompt of one run: hint, skills, other jobs' output, script output, prompt.
 
-    Raises JobError when the prompt scan refuses it: strictly for the job's own words, loosely once
-    there is data of others in it.
+    Raises JobError when the prompt scan refuses it. The scan is strict for the job's own words, and
+    looser for a prompt that contains other data.
     """
     check_prompt(prompt)
     text = prompt

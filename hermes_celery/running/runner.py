@@ -1,10 +1,10 @@
-"""One run, as a pipeline of small steps: claim, session, work, finish.
+"""Perform one run as a pipeline of small steps: claim, session, work, finish.
 
-A message is only a hint that a run may be waiting: the claim decides. So a message that comes
-twice, late, or after its run was cancelled ends here without a trace.
+A message only hints that a run may be waiting: the claim decides. So a message that comes twice,
+late, or after its run was cancelled ends here without effect.
 
-The work is done once, so its end is recorded whatever else fails around it: announcing, booking,
-mending. What failed there is logged, and the end is written without it.
+The work is done once, so its end is recorded even if something around it fails: listeners, budget
+booking or repairs. Such a failure is logged, and the end is recorded without that part.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-#: How long the result of a finished run is offered to a Redis that does not answer.
+#: Seconds to keep trying to record a finished run while Redis does not accept it.
 _FINISH_PATIENCE_SECONDS = 300.0
 _FINISH_RETRY_SECONDS = 1.0
 
@@ -54,45 +54,45 @@ class Performer(Protocol):
     """Performs one kind of work on this machine, such as `script.ScriptRunner`."""
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Do it, and say how it went."""
+        """Do the work and return the outcome."""
 
 
 class HandlesStuckWork(Protocol):
-    """What becomes of work that goes on although its run was stopped: `stuck_work`."""
+    """Handles work that goes on although its run was stopped: `stuck_work`."""
 
     def can_end(self, worker: str) -> bool:
-        """Whether this process can be ended without ending other runs."""
+        """Return whether this process can be ended without ending other runs."""
 
     def end(self, claim: Claim) -> None:
         """End this process, and with it the work."""
 
     def tell(self, claim: Claim, worker: str) -> None:
-        """Tell that the work goes on."""
+        """Record an incident: the work goes on."""
 
     def over(self, claim: Claim, worker: str) -> None:
-        """Tell that it has ended after all."""
+        """End the incident: the work has ended after all."""
 
 
 class RunListener(Protocol):
-    """Who hears of runs, such as `outbox.RunAnnouncer`."""
+    """Listens to the start and end of runs, such as `outbox.RunAnnouncer`."""
 
     def started(self, claim: Claim) -> None:
-        """A run begins."""
+        """Take note that a run has started."""
 
     def follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp:
-        """What its end brings along, written in the same step as the end."""
+        """Return what to write in the same atomic step as the run's end, such as a delivery."""
 
 
 class RunServices(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner has beside the work itself; each may be missing."""
+    """A runner's optional collaborators."""
 
     #: Concurrency groups and budgets.
     limits: RunLimits | None = None
-    #: Hears of a run's start, and says what its end brings along.
+    #: Called at a run's start and at its end.
     listener: RunListener | None = None
-    #: Made when work does not end that was stopped.
+    #: Makes the handler of stopped work that does not end.
     stuck_work: Callable[[], HandlesStuckWork] | None = None
-    #: Told of a job with a key that is not as it should be, before that key is needed again.
+    #: Repairs a job's broken key, before the key is needed again.
     mend: Callable[[str, RecordBroken], None] = lambda job_id, error: None
 
 
@@ -115,7 +115,7 @@ class Runner:
         self._work_for = work_for
         self._clock = clock
         self._pause = pause
-        #: Who may know a run that is not here: the runner of another namespace. None: nobody.
+        #: Returns the runner of another namespace, which is asked for runs that are not here.
         self.elsewhere: Callable[[], Runner] | None = None
 
     def perform(
@@ -127,13 +127,13 @@ class Runner:
         work: Performer | None = None,
         hear: Callable[[Outcome], None] = lambda outcome: None,
     ) -> str:
-        """Perform one run and return its final state, or why it was not ours to perform.
+        """Perform one run; return its final state, or the reason why it was not performed here.
 
-        A session that could not be read fails the run with that error. `work` stands in place of
-        what the job's kind means here; `hear` is told how it ended. Raises StoreUnavailable when
-        Redis cannot even be asked for the claim; then nothing has happened.
+        A session that could not be read fails the run with that error. `work` replaces the
+        performer of the job's kind; `hear` is called with the outcome. Raises StoreUnavailable when
+        Redis cannot be asked for the claim; then nothing has happened.
         """
-        # It begins with the process, so that whoever sees that end knows which claims were its own.
+        # The token begins with the process id, so that the process's claims are known when it ends.
         token = f"{os.getpid()}-{secrets.token_hex(8)}"
         claim = self._mended(
             run_id,
@@ -203,12 +203,12 @@ class Runner:
         except StoreUnavailable:
             raise
         except StoreError as error:
-            # This user may have no right there; then nothing of ours is there.
+            # This Redis user may not read that namespace, so none of our runs can be there.
             event(_log, "run.not_claimed", run=run_id, reason="gone", why=error)
             return "gone"
 
     def look(self, run_id: str) -> LastPerformed | None:
-        """Which message of a run was performed last; None where there is no such run.
+        """Return which message of a run was performed last; None if there is no such run.
 
         Raises StoreError.
         """
@@ -229,7 +229,7 @@ class Runner:
             return Outcome(state=RunState.FAILED, error=error_text(error))
 
     def _end_stuck(self, claim: Claim, worker: str, running: RunningRun) -> None:
-        """The work was asked to stop and goes on; called from the heartbeat's thread."""
+        """Handle work that goes on after its run was stopped. The heartbeat's thread calls this."""
         event(_log, "run.stuck", level=logging.WARNING, run=claim.run_id, job=claim.spec.name)
         if self._services.stuck_work is None:
             return
@@ -237,14 +237,14 @@ class Runner:
         if not stuck_work.can_end(worker):
             stuck_work.tell(claim, worker)
             if running.is_back:
-                # It may have looked for what to close before that was open.
+                # The work may have returned before the incident was recorded: end it now.
                 stuck_work.over(claim, worker)
             return
         text = f"it went on for {STUCK_SECONDS:g} s after it was stopped, so its process was killed"
-        # Where the claim is not ours any more, nothing changes; unwritten, it is `lost` soon.
+        # Changes nothing if the claim is lost. If it fails, rescue ends the run as `lost` soon.
         with _beside(claim, "run.end_lost"):
             self._finish(claim, Outcome(state=RunState.CANCELLED, stderr=text.encode()))
-        # It may be back by now, and the process at work on another run.
+        # The work may have returned by now, and the process may work on another run.
         running.unless_back(lambda: stuck_work.end(claim))
 
     def _returned(self, claim: Claim, worker: str, running: RunningRun) -> None:
@@ -254,7 +254,7 @@ class Runner:
                 self._services.stuck_work().over(claim, worker)
 
     def _put_back(self, claim: Claim, error: PutBack) -> str:
-        """Let the run wait in line again."""
+        """Release the claim and queue the run again."""
         now_ms, retry = self._clock.now_ms(), error.retry_seconds
         ready_at_ms = now_ms + int(error.wait_seconds * 1000)
         retry_at_ms = None if retry is None else now_ms + int(retry * 1000)
@@ -278,7 +278,7 @@ class Runner:
         return answer
 
     def _book(self, claim: Claim, outcome: Outcome) -> None:
-        """Book what the run used before it is finished: a crash between counts it, not loses it."""
+        """Book the run's usage before the run is finished, so that a crash cannot lose it."""
         usage, limits = outcome.usage, self._services.limits
         if usage is None or limits is None:
             return
@@ -290,13 +290,13 @@ class Runner:
             event(_log, "job.budget_spent", level=logging.WARNING, job=claim.spec.name)
 
     def _leave(self, claim: Claim) -> None:
-        # The place ends with the heartbeat anyway.
+        # If this fails, the place in the group expires with the heartbeat.
         if self._services.limits is not None:
             with _beside(claim, "run.place_kept"):
                 self._services.limits.leave(claim)
 
     def _persistently(self, claim: Claim, write: Callable[[], str]) -> str:
-        """Write, and keep trying while Redis is away or full: the work is not repeated."""
+        """Write, and keep trying while Redis is unreachable or full: the work is not repeated."""
         deadline = self._clock.monotonic() + _FINISH_PATIENCE_SECONDS
         complaint = RateLimitedLog()
         while True:
@@ -315,7 +315,7 @@ class Runner:
                 self._pause(_FINISH_RETRY_SECONDS)
 
     def _mended(self, run_id: str, ask: Callable[[], _T]) -> _T:
-        """Ask, and once more after what stood in the way was mended."""
+        """Call `ask`; if a record is broken, repair it and call `ask` once more."""
         try:
             return ask()
         except RecordBroken as error:
@@ -326,8 +326,8 @@ class Runner:
         try:
             return self._finished(claim, outcome)
         except StoreError:
-            raise  # it is tried again
-        except Exception as error:  # noqa: BLE001 - the end is recorded, without what failed
+            raise  # `_persistently` tries again
+        except Exception as error:  # noqa: BLE001 - the end is recorded without what failed
             _tell_failed(claim, "run.end_failed", error)
             return self._finished(claim, _bare(outcome, error), may_retry=False)
 
@@ -347,7 +347,10 @@ class Runner:
         return outcome.state.value if answer == "ok" else answer
 
     def _follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp | None:
-        """What the end brings along; the leader pushes the message of a delivery that has none."""
+        """Return what to write with the run's end.
+
+        If the listener fails, the end asks for a delivery without a message; the leader pushes one.
+        """
         listener = self._services.listener
         if listener is None:
             return None
@@ -360,10 +363,10 @@ class Runner:
 
 @contextmanager
 def _beside(claim: Claim, name: str) -> Iterator[None]:
-    """Log as the event `name` what goes wrong beside a run, and go on: its end is recorded."""
+    """Log an error as the event `name` and go on, so that the run's end is recorded."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the run's end
+    except Exception as error:  # noqa: BLE001 - no error here may prevent the run's end
         _tell_failed(claim, name, error)
 
 
@@ -381,14 +384,20 @@ def _tell_failed(claim: Claim, name: str, error: Exception) -> None:
 
 
 def _bare(outcome: Outcome, error: Exception) -> Outcome:
-    """An outcome of which everything can be written, and which says what could not."""
+    """Return the outcome in a form that can always be written.
+
+    `error` is what prevented the full form; it is added to the outcome's error.
+    """
     said = f"{outcome.error or ''} (recording its end: {error_text(error)})"
     plain = said.strip().encode("utf-8", "backslashreplace").decode()
     return msgspec.structs.replace(outcome, error=plain, reason=None)
 
 
 def _escaped(error: BaseException, *, message: TakenMessage, running: RunningRun) -> Outcome:
-    """How our own work ended that raised no Exception; raises it where Celery is to end the run."""
+    """Return the outcome of work that raised a BaseException.
+
+    Re-raises `error` if Celery is to end the run.
+    """
     state = state_after(
         error, message_id=message.id, worker=message.worker, is_stopped=running.is_set()
     )
@@ -403,7 +412,10 @@ def _may_retry(claim: Claim, outcome: Outcome) -> bool:
 
 
 def _entered(session: Session | SessionError, *, attempt: int) -> AbstractContextManager[Session]:
-    """The session, with the attempt that the claim counts: a message that came back is older."""
+    """Enter the session, with the attempt that the claim counts.
+
+    A message that came back carries an older attempt.
+    """
     if isinstance(session, SessionError):
         raise session
     if session.run_id and session.attempt != attempt:

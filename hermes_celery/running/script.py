@@ -1,8 +1,8 @@
-"""Script runs: a file of the scripts directory, without an agent.
+"""Script runs: run a file of the scripts directory, without an agent.
 
-Rules as in Hermes (cron/scheduler.py, `_run_job_script`): `.sh` and `.bash` by bash, everything
-else by Python; the exit code decides; an empty output, or a last line `{"wakeAgent": false}`, is a
-silent success. Unlike there the time limit ends the whole process group.
+The rules are Hermes' (cron/scheduler.py, `_run_job_script`). bash runs `.sh` and `.bash`; Python
+runs everything else. The exit code decides. Empty output, or a last line `{"wakeAgent": false}`, is
+a silent success. One rule differs: the time limit ends the whole process group.
 """
 
 from __future__ import annotations
@@ -34,16 +34,20 @@ from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session, child_environment
 
 _SHELL_SUFFIXES = (".sh", ".bash")
-#: An error is shown in lists and messages; the streams themselves are kept apart, whole.
+#: The most characters of a stream in an error, which lists and messages show. The run's record
+#: keeps the streams separately, in full.
 _MAX_ERROR = 4_000
 
 
 def locate(scripts_dir: Path, script: str) -> Path:
-    """The script's file, links resolved. Raises ScriptError unless it lies in `scripts_dir`."""
+    """Return the script's file with links resolved.
+
+    Raises ScriptError if it is missing, unreadable, or outside `scripts_dir`.
+    """
     try:
         return _located(scripts_dir, script)
     except (OSError, RuntimeError) as error:
-        # A directory that is not ours, a name that is too long, links that go in a circle.
+        # A directory without access, a name that is too long, or a loop of links.
         why = error.strerror if isinstance(error, OSError) else error
         raise ScriptError(f"Script cannot be read: {scripts_dir / script}: {why}") from None
 
@@ -85,9 +89,10 @@ def check_local_files(
 def command(
     path: Path, *, interpreter: str | None = None, allowed: Sequence[Path] = ()
 ) -> list[str]:
-    """What runs the script: bash by its suffix, else this Python; a `#!` line is ignored.
+    """Return the command that runs the script: bash by its suffix, else this Python.
 
-    A job's own `interpreter` must lie in one of the `allowed` directories. Raises ScriptError.
+    A `#!` line is ignored. A job's own `interpreter` must be in one of the `allowed` directories.
+    Raises ScriptError.
     """
     if interpreter is not None:
         return [_found(interpreter, allowed), str(path)]
@@ -95,12 +100,12 @@ def command(
 
 
 def _found(interpreter: str, allowed: Sequence[Path]) -> str:
-    # Links stay as they are: a virtual environment's Python is one, and is not what it points to.
+    # Links are not resolved: a virtual environment's Python is a link, and needs its own path.
     places = os.pathsep.join(map(str, allowed))
     found = shutil.which(interpreter, path=places)
     if found is None or not any(Path(found).is_relative_to(place) for place in allowed):
         raise ScriptError(
-            f"the interpreter {interpreter!r} is not in the places that this machine allows "
+            f"the interpreter {interpreter!r} is not in a directory that this machine allows "
             f"({places}); install it there, or set HERMES_CELERY_INTERPRETERS"
         )
     return found
@@ -109,10 +114,10 @@ def _found(interpreter: str, allowed: Sequence[Path]) -> str:
 def without_credentials(
     environment: Mapping[str, str], *, passthrough: frozenset[str]
 ) -> dict[str, str]:
-    """The environment as a script may see it: variables that look like credentials are removed.
+    """Return the environment without the variables that look like credentials.
 
-    By name (`..._API_KEY`, `..._TOKEN`, `..._PASSWORD` and their like) or because the value is a
-    URL with a password in it; `passthrough` names the ones to keep.
+    A variable does so by its name (`..._API_KEY`, `..._TOKEN`, `..._PASSWORD` and similar), or
+    because its value is a URL with a password. `passthrough` names the variables to keep.
     """
     return {
         name: value
@@ -122,7 +127,7 @@ def without_credentials(
 
 
 def wakes_agent(stdout: str) -> bool:
-    """Hermes' wake gate: False when the last line that is not blank is `{"wakeAgent": false}`."""
+    """Return False if the last non-blank line is `{"wakeAgent": false}` (Hermes' wake gate)."""
     lines = stdout.strip().splitlines()
     if not lines:
         return True
@@ -151,14 +156,14 @@ class ScriptRunner:
         self._interpreter_dirs = interpreter_dirs
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Run the job's script and say how it went. Raises ScriptError or OSError."""
+        """Run the job's script and return the outcome. Raises ScriptError or OSError."""
         path, ended, limits = self._run(spec, session, stop)
         return _outcome(ended, path=path, limits=limits)
 
     def collect(
         self, spec: JobSpec, session: Session, stop: RunningRun
     ) -> ChildResult | ScriptError:
-        """Run the script that collects data for an agent; one that cannot run is its error."""
+        """Run the script that collects data for an agent; return its result or error."""
         try:
             return self._run(spec, session, stop)[1]
         except ScriptError as error:
@@ -209,7 +214,7 @@ class ScriptRunner:
 
 
 def masked(ended: ChildResult, redact: Redact) -> ChildResult:
-    """The same, without the secrets in what was printed."""
+    """Return the result with the secrets in its output masked."""
     return msgspec.structs.replace(ended, stdout=redact(ended.stdout), stderr=redact(ended.stderr))
 
 
@@ -241,7 +246,7 @@ def _outcome(ended: ChildResult, *, path: Path, limits: ChildLimits) -> Outcome:
 
 
 def failure(ended: ChildResult) -> str:
-    """Hermes' wording: code, then stderr, then stdout, where there is any."""
+    """Return the error text of a failed script in Hermes' wording: code, stderr, stdout."""
     parts = [f"Script exited with code {ended.exit_code}"]
     for name, content in (("stderr", ended.stderr), ("stdout", ended.stdout)):
         text = as_text(content).strip()

@@ -1,17 +1,16 @@
-"""Work that goes on although its run was stopped, or is over: a slot that nobody would get back.
+"""Handle work that goes on although its run was stopped or is over, and so blocks a worker slot.
 
-A task may swallow its interruption, or sit in a call to C that hears of none. What can be done
-depends on where it runs:
+A task may swallow its interruption, or block in a call to C that is never interrupted. What helps
+depends on where the task runs:
 
-    a pool process, Python still runs in it    it records the end and kills itself
+    a pool process that still runs Python      it records the end and kills itself
                                                (`StuckWorkHandler`)
     a pool process that holds Python's lock    its heartbeat stops, so its run is lost; the worker's
                                                main process kills it (`PoolSlotGuard`)
-    a thread, a greenlet, the only process     nothing can end it: an incident says which worker has
-                                               to be restarted, and when it has ended after all
+    a thread, a greenlet, the only process     nothing can end it: an incident names the worker to
+                                               restart, and is ended if the work ends after all
 
-Celery's pool starts another process in place of one that was killed. Nothing of a run changes by
-that whose record is final.
+Celery's pool replaces a killed process. A run whose record is final does not change any more.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: For so long a pool process may clean up after a run that is not its own any more.
+#: Seconds that a pool process may clean up after it has lost its run's claim.
 PATIENCE_SECONDS = 15.0
 _LOOK_SECONDS = 5.0
 
 
 class StuckWorkHandler:
-    """The reaction in the process itself."""
+    """Handles stuck work in the process that runs it."""
 
     def __init__(self, *, reporter: ReportsTroubles, incidents: Incidents, clock: Clock) -> None:
         self._reporter = reporter
@@ -50,18 +49,18 @@ class StuckWorkHandler:
         self._clock = clock
 
     def can_end(self, worker: str) -> bool:
-        """Whether this is a pool process of the worker."""
+        """Return whether this is a pool process of the worker."""
         return is_pool_process(worker)
 
     def end(self, claim: Claim) -> None:
-        """Kill this process: whatever it runs hears of nothing else."""
+        """Kill this process with SIGKILL; the stuck work reacts to nothing else."""
         event(_log, "run.killed", level=logging.WARNING, run=claim.run_id, pid=os.getpid())
         os.kill(os.getpid(), signal.SIGKILL)
 
     def tell(self, claim: Claim, worker: str) -> None:
         """Open an incident. Raises StoreError."""
         text = (
-            f"Cron '{claim.spec.name}': run {claim.run_id} was stopped and goes on in a slot of "
+            f"Cron '{claim.spec.name}': run {claim.run_id} was stopped, but goes on in a slot of "
             f"worker {worker}, where nothing can end it → restart that worker"
         )
         trouble = Trouble(
@@ -78,16 +77,16 @@ class StuckWorkHandler:
 
 
 class HeldMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that a pool process of this worker works on."""
+    """A message that a pool process of this worker is working on."""
 
     run_id: str
     pid: int
-    #: Differs from one acceptance of a message to the next.
+    #: The time of acceptance, which tells two acceptances of one message apart.
     since: float
 
 
 class PoolSlotGuard:
-    """Kills pool processes whose run was given to somebody else, or was ended by somebody else."""
+    """Kills pool processes whose run was claimed or ended by someone else."""
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class PoolSlotGuard:
         kill: Callable[[int], None],
         clock: Clock,
     ) -> None:
-        """`kill` ends a process if it still is one of the pool's."""
+        """Take the collaborators; `kill` ends a process if it is still one of the pool's."""
         self._runs = runs
         self._worker = worker
         self._held = held
@@ -109,7 +108,7 @@ class PoolSlotGuard:
         self._complaint = RateLimitedLog()
 
     def start(self) -> None:
-        """Look every few seconds, from a thread of its own."""
+        """Start a thread that checks every few seconds."""
         threading.Thread(target=self._loop, name="hermes-slots", daemon=True).start()
 
     def _loop(self) -> None:
@@ -117,12 +116,12 @@ class PoolSlotGuard:
         while not pause.wait(_LOOK_SECONDS):
             try:
                 self.look()
-            except Exception as error:  # noqa: BLE001 - it looks again
+            except Exception as error:  # noqa: BLE001 - the next check must follow
                 if self._complaint.may_say(self._clock.monotonic()):
                     event(_log, "slots.not_looked_at", level=logging.WARNING, why=error)
 
     def look(self) -> list[int]:
-        """Look once; the processes that were killed. Raises StoreError."""
+        """Check once; return the ids of the processes that were killed. Raises StoreError."""
         now = self._clock.monotonic()
         held = list(self._held())
         self._forget_all_but(held)
@@ -138,7 +137,7 @@ class PoolSlotGuard:
                 continue
             claim = self._claims[one]
             if claim in (holder.claim, holder.finished_by):
-                # It works, or has recorded the end itself and tidies up.
+                # The process is working, or has recorded the end itself and is cleaning up.
                 self._gone_since.pop(one, None)
             elif now - self._gone_since.setdefault(one, now) >= PATIENCE_SECONDS:
                 event(_log, "run.killed", level=logging.WARNING, run=one.run_id, pid=one.pid)

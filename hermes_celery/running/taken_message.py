@@ -1,4 +1,4 @@
-"""Which message asks for a run, and which worker took it."""
+"""The message that asks for a run, and the worker that took it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import msgspec
 
 
 class TakenMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """The message that asks for a run, and who took it."""
+    """A message that asks for a run, and the worker that took it."""
 
-    #: The worker, with the id of its main process.
+    #: The worker's name, ending with the id of its main process.
     worker: str
-    #: Of Celery.
+    #: Celery's message id.
     id: str = ""
-    #: How often the run's own tasks have sent it on.
+    #: How often the run's own tasks have handed it on.
     hop: int = 0

@@ -1,4 +1,4 @@
-"""What every child process of this worker shares, whatever kind of work it does."""
+"""Settings that all child processes of this worker share, for every kind of work."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hermes_celery.running.child_process import ReapsOrphans
 
 
 class WorkerMachine(msgspec.Struct, frozen=True, kw_only=True):
-    """One Hermes home on one machine, and how children are started there."""
+    """One Hermes home on one machine, and the settings of the children started there."""
 
     home: Path
-    #: What children get, beside the home's `.env` and the session.
+    #: The base environment of children; the home's `.env` and the session are added.
     environment: Mapping[str, str]
-    #: Ends children whose worker process was killed.
+    #: Kills children whose worker process was killed.
     reaper: ReapsOrphans
-    #: Whether secrets are hidden in what children print.
+    #: Whether secrets in the children's output are masked.
     redact: bool = True

@@ -80,7 +80,7 @@ def test_a_script_has_limits_and_an_interpreter_of_its_own(
     for program in ("bash", "/bin/sh"):
         refused = ended(cron, begun(cron, replaced(request, interpreter=program)))
         assert refused.state is RunState.FAILED
-        assert "not in the places that this machine allows" in (refused.error or "")
+        assert "not in a directory that this machine allows" in (refused.error or "")
 
 
 def test_a_queue_of_its_own_reaches_the_worker_that_serves_it(

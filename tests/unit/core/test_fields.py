@@ -302,7 +302,7 @@ def test_an_interpreter_that_is_not_there_is_refused_as_a_script_is(
     job = json.loads(added.stdout)["id"]
     refused = typed("edit", job, "--interpreter", program)
     assert refused.exit_code == 1
-    assert f"the interpreter {program!r} is not in the places that this machine allows" in (
+    assert f"the interpreter {program!r} is not in a directory that this machine allows" in (
         refused.output
     )
     assert typed("edit", job, "--interpreter", program, "--elsewhere").exit_code == 0

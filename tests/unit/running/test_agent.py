@@ -173,7 +173,7 @@ def test_a_prompt_too_long_for_an_argument_is_one_sentence(
     home: Path, reaper: OrphanReaper
 ) -> None:
     (home / "scripts" / "much.sh").write_text("head -c 140000 /dev/zero | tr '\\0' x")
-    with pytest.raises(JobError, match="print less in its script"):
+    with pytest.raises(JobError, match="print less in the job's script"):
         perform(home, reaper, "print('ok')", script="much.sh")
 
 

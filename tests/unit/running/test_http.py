@@ -140,7 +140,7 @@ def test_the_status_decides(
 def test_an_address_that_is_not_public_is_refused(url: str) -> None:
     outcome = send(HttpCall(url=url), allow=frozenset())
     assert outcome.state is RunState.FAILED
-    assert "name its host in HERMES_CELERY_HTTP_ALLOW_PRIVATE" in (outcome.error or "")
+    assert "name the host in HERMES_CELERY_HTTP_ALLOW_PRIVATE" in (outcome.error or "")
 
 
 def test_a_redirect_is_checked_like_the_first_address(server: Server) -> None:
