@@ -69,6 +69,12 @@ if TYPE_CHECKING:
     from hermes_celery.store import Database
 
 _log = logging.getLogger(__name__)
+#: The event of an attempt, and its level, by what becomes of the part.
+_EVENTS = {
+    DeliveryState.DELIVERED: ("delivery.delivered", logging.INFO),
+    DeliveryState.PENDING: ("delivery.retrying", logging.WARNING),
+    DeliveryState.FAILED: ("delivery.failed", logging.WARNING),
+}
 
 MAX_ATTEMPTS = 10
 _MAX_WAIT_SECONDS = 3600.0
@@ -321,10 +327,11 @@ class Deliverer:
         self._remember(part, has_answered)
         if state is DeliveryState.FAILED:
             self._note_lost(record, part, str(fault))
+        name, level = _EVENTS[state]
         event(
             _log,
-            f"delivery.{'retrying' if state is DeliveryState.PENDING else state.value}",
-            level=logging.WARNING if fault else logging.INFO,
+            name,
+            level=level,
             id=record.id,
             to=part.label,
             attempt=claim.attempt,

@@ -225,7 +225,7 @@ class Runner:
         except HermesCeleryError as error:
             return Outcome(state=RunState.FAILED, error=str(error))
         except Exception as error:  # noqa: BLE001 - one bad run must not stop the worker
-            _log.exception("run.crashed run=%s", claim.run_id)
+            event(_log, "run.crashed", level=logging.ERROR, exc_info=error, run=claim.run_id)
             return Outcome(state=RunState.FAILED, error=error_text(error))
 
     def _end_stuck(self, claim: Claim, worker: str, running: RunningRun) -> None:
