@@ -21,6 +21,7 @@ from typing import IO
 import click
 
 from hermes_celery import embedded_server
+from hermes_celery.cli.next_steps import needs_the_server_url, next_steps
 from hermes_celery.cli.scope import project, read_settings
 from hermes_celery.cli.screen import summary, took
 from hermes_celery.cli.terminal import printable
@@ -354,17 +355,10 @@ def _greet(settings: Settings, supervisor: Supervisor, *, seconds: float) -> Non
     click.echo(f"hermes-celery is up ({seconds:.1f} s)")
     for label, text in rows:
         click.echo(f"  {label:<8}{text}")
-    home = (
-        "" if settings.home == Path("~/.hermes").expanduser() else f"HERMES_HOME={settings.home} "
-    )
-    also = " with the same HERMES_REDIS_URL" if settings.redis_url else ""
-    click.echo(f"In another terminal{also}:")
-    for command, does in (
-        ('add "every 5m" --script NAME.sh --no-agent', f"a script of {settings.scripts_dir}"),
-        ("list", "what is due when"),
-        ("runs", "what ran, and how it went"),
-    ):
-        click.echo(f"  {home}hermes-celery {command:<44}# {does}")
+    also = ", with the same HERMES_REDIS_URL" if needs_the_server_url(settings) else ""
+    click.echo(f"Try it in another terminal{also}:")
+    for line in next_steps(settings, environment=process_environment()):
+        click.echo(f"  {line}")
     click.echo("Ctrl-C stops everything in order. Runs as they end:")
 
 

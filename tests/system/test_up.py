@@ -81,6 +81,26 @@ def test_the_demonstration_shows_its_runs_and_stops_in_order(
     assert below(home) == []
 
 
+def test_what_it_prints_to_try_works_in_a_terminal_that_was_just_opened(
+    processes: Processes, home: Path
+) -> None:
+    (home / "scripts").rmdir()
+    up = brought_up(processes)
+    printed = processes.log(up).partition("Try it in another terminal:\n")[2]
+    lines = printed.partition("Ctrl-C")[0]
+    assert len(lines.splitlines()) == 4
+    done = subprocess.run(
+        ["sh", "-e"],
+        input=lines,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "Filesystem" in done.stdout) == (0, True), done.stderr
+    assert "scheduled" in done.stdout
+
+
 def test_state_survives_a_restart(processes: Processes, home: Path) -> None:
     script(home, "hi.sh", "echo hi")
     up = brought_up(processes)
