@@ -1,5 +1,5 @@
-"""Values and decisions: what a job, run, policy, target and incident are, and what follows.
+"""Values and decisions: what a job, run, policy, target and incident are, and the rules about them.
 
-Each question is answered from arguments alone; `now` is one of them. No input or output, no clock,
-no environment: what is stored is `store`'s, what happens is the three processes'.
+Every function answers from its arguments alone, `now` among them. There is no input or output, no
+clock and no environment here: `store` keeps the values, and the three processes act on them.
 """

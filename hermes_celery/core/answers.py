@@ -1,6 +1,6 @@
-"""What an answer means: nothing to say, or what went wrong, in one line for a chat.
+"""Decide whether an agent's answer is silent, and sum up a failure in one line for a chat.
 
-By Hermes' own rules (cases `run.silence`, `run.failure_summary`).
+The rules are Hermes' own (cases `run.silence` and `run.failure_summary`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ _EXCEPTION_NAME = re.compile(r"^(RuntimeError|Exception|ValueError|HTTPStatusErr
 
 
 def is_silent(answer: str) -> bool:
-    """Whether an answer says that there is nothing to say.
+    """Return whether an answer says that there is nothing to report.
 
-    A marker alone, or on the first or last line of its own; `[SILENT]` also before other words.
+    A marker counts if it is the whole answer, its first line or its last line. `[SILENT]` also
+    counts as the beginning of the answer.
     """
     lines = [line for line in answer.strip().splitlines() if line.strip()]
     if not lines:
@@ -25,7 +26,7 @@ def is_silent(answer: str) -> bool:
 
 
 def failure_summary(name: str, error: str | None) -> str:
-    """In one line for a chat, what went wrong; the details stay with the run."""
+    """Return what went wrong in one line for a chat; the details stay with the run."""
     text = (error or "unknown error").strip()
     reason = _provider_reason(text)
     if reason is not None:

@@ -1,4 +1,4 @@
-"""What became of a message that was built: something to push, or the reason why there is none."""
+"""The result of building a run's message: a message to push, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from enum import Enum
 
 import msgspec
 
-#: How a stand-in begins: the run's message is built when the run was admitted. What comes after it
-#: is a whole message that harms nobody, since JSON may begin with a space.
+#: First byte of a placeholder: the real message is built after the run was admitted. The rest of
+#: the placeholder is a complete and harmless message, because JSON may begin with a space.
 STAND_IN = b" "
 
 
 class BuildOutcome(Enum):
-    """Which way a message went."""
+    """How the building of a message ended."""
 
-    #: To be pushed by whoever built it.
+    #: The builder pushes the message.
     PUSH = "push"
-    #: The project's own code has published it, and it carries the run.
+    #: The project's own code has published it, with the run's id in it.
     ELSEWHERE = "elsewhere"
-    #: The project's own code has published it as a message that is no run's.
+    #: The project's own code has published it without the run's id.
     UNFOLLOWED = "unfollowed"
     #: Nothing was published.
     NOWHERE = "nowhere"
     #: Building it failed.
     FAILED = "failed"
-    #: Building it goes on: it is to be asked for again.
+    #: Building is not finished: ask for the message again later.
     PENDING = "pending"
 
 
 class BuiltMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message, or what became of it."""
+    """A message, or the reason why there is none to push."""
 
     way: BuildOutcome = BuildOutcome.PUSH
     queue: str = ""
@@ -39,10 +39,10 @@ class BuiltMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def why_sent(self) -> str:
-        """Why its run is over now, and nobody follows it; "" where somebody does."""
+        """Why the run is `sent`, so that nobody follows its message; "" if somebody does."""
         return self.why if self.way is BuildOutcome.UNFOLLOWED else ""
 
 
 def is_stand_in(message: bytes) -> bool:
-    """Whether the message of a run is still to be built."""
+    """Return whether this is a placeholder for a message that is still to be built."""
     return message[:1] == STAND_IN

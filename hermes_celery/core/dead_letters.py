@@ -1,8 +1,9 @@
-"""Messages that nobody can read: what is wrong with one, and what is kept of it.
+"""Find what is wrong with an unreadable message, and decide what to keep of it.
 
-`fault_of` looks at a message as kombu has decoded it, before Celery sees it, and `fault_of_call` at
-its arguments. They refuse what would end a worker's main process, or would fail where nobody hears
-of it; what Celery answers with an error of its own is left to Celery. Values and decisions only.
+`fault_of` checks a message after kombu has decoded it and before Celery sees it; `fault_of_call`
+checks its arguments. They refuse messages that would end a worker's main process, or would fail
+without any report. Messages for which Celery has an error of its own are left to Celery. Values and
+decisions only.
 """
 
 from __future__ import annotations
@@ -18,39 +19,39 @@ import msgspec
 
 from hermes_celery.instant import from_ms, iso
 
-#: How many letters are kept, and how much of each: 8 MB together at most.
+#: Number of letters that are kept, and bytes of each: at most 8 MB together.
 KEPT = 1_000
 KEPT_BYTES = 4_096
-#: How often a waiting run's message may be unreadable before the run ends.
+#: A waiting run ends when its message was unreadable this many times.
 PATIENCE = 3
-#: How long after a letter its incident is over, if no other came.
+#: An incident of dead letters is over when none came for this long.
 QUIET_MS = 15 * 60_000
-#: The end of what is said of a task that a worker does not know.
+#: The end of the reason for a task that a worker does not know.
 NOT_REGISTERED = "is not registered on this worker"
 _MAX_WHY = 300
 _MAX_ID = 1_000
 _MAX_LIMIT_SECONDS = 10 * 365 * 86_400
-#: Pickling a message for a pool process needs one level of C's stack for each of these.
+#: Levels of nesting; pickling a message for a pool process takes one level of C's stack for each.
 _MAX_DEPTH = 100
 _RUN_ID = re.compile(
     rb'"id":\s{0,8}"([0-9a-f]{12}-\d{8}T\d{6}(?:\.\d{3})?Z(?:-[0-9a-f]{4,16})?)'
     # The number of a message that was pushed again.
     rb'(?:\.\d{1,9})?"'
 )
-#: Where in a message its id is looked for when it cannot be decoded.
+#: The part of an undecodable message in which its id is searched.
 _SEARCHED_BYTES = 65_536
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was taken from a queue and went nowhere."""
+    """A message that was taken from a queue and could not be processed."""
 
     queue: str
     #: One line.
     why: str
     worker: str
-    #: When, the server's Unix milliseconds.
+    #: When it was taken, in Unix milliseconds of the server's clock.
     at_ms: int
-    #: Of the whole message.
+    #: Bytes of the whole message.
     size: int
     #: The first 4 KiB of the message, in base64.
     head: str
@@ -63,22 +64,22 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def advice(self) -> str:
-        """What to do about it, a part of a sentence."""
+        """What to do about it, as part of a sentence."""
         return advice_on(self.why)
 
     def raw(self) -> bytes:
-        """The beginning of the message."""
+        """Return the first 4 KiB of the message."""
         return b64decode(self.head)
 
     def as_json(self) -> dict[str, Any]:
-        """The stable names of `--json`; `head` is base64."""
+        """Return the stable keys of `--json`; `head` is base64."""
         record = msgspec.structs.asdict(self)
         del record["at_ms"]
         return {"at": iso(self.at), **record}
 
 
 def advice_on(why: str) -> str:
-    """What to do about a message of which that is said."""
+    """Return what to do about a message that has this fault."""
     if NOT_REGISTERED in why:
         return (
             "let the queue's workers import the task's module (imports, include, "
@@ -88,7 +89,7 @@ def advice_on(why: str) -> str:
 
 
 def letter(raw: bytes, *, queue: str, why: str, worker: str, at_ms: int) -> DeadLetter:
-    """What is kept of a message."""
+    """Make the dead letter that is kept of a message."""
     found = _RUN_ID.search(raw[:_SEARCHED_BYTES])
     return DeadLetter(
         queue=queue[:_MAX_WHY],
@@ -102,12 +103,12 @@ def letter(raw: bytes, *, queue: str, why: str, worker: str, at_ms: int) -> Dead
 
 
 def one_line(why: str) -> str:
-    """What is kept of a reason, which may quote the message."""
+    """Shorten a reason, which may quote the message, to one line."""
     return " ".join(why.split())[:_MAX_WHY]
 
 
 def fault_of(message: Any) -> str | None:
-    """What is wrong with a decoded message as a whole; None if Celery may see it."""
+    """Return what is wrong with a decoded message as a whole; None if Celery may see it."""
     if not isinstance(message, dict):
         return f"it is no JSON object but {_kind(message)}"
     properties, headers = message.get("properties"), message.get("headers")
@@ -123,9 +124,9 @@ def fault_of(message: Any) -> str | None:
 
 
 def fault_of_call(body: object, args: Any, kwargs: Any, embed: Any) -> str | None:
-    """What is wrong with a task's arguments; None if a pool may have them.
+    """Return what is wrong with a task's arguments; None if a pool may have them.
 
-    `body` is what they were decoded from, `embed` Celery's third part of it.
+    `body` is the undecoded body of the message, `embed` the third part of it.
     """
     if not isinstance(args, (list, tuple)):
         return f"its args are {_kind(args)}"
@@ -159,7 +160,7 @@ def _first_fault(values: dict[str, Any], checks: dict[str, _Check], where: str) 
 
 
 def _kind(value: Any) -> str:
-    """What a value is, and the value itself where that says more."""
+    """Describe a value by its type, and quote it where that says more."""
     if value is None:
         return "missing or null"
     if isinstance(value, dict):
@@ -215,7 +216,7 @@ def _is_limit(value: Any) -> bool:
 
 
 def _may_be_deep(body: object) -> bool:
-    """Whether there are enough brackets; counting them costs next to nothing."""
+    """Return whether a body has enough brackets to be nested too deep; counting them is cheap."""
     if isinstance(body, str):
         body = body.encode(errors="replace")
     if not isinstance(body, (bytes, bytearray, memoryview)):

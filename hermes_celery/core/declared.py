@@ -1,6 +1,6 @@
-"""What projects declare, as their beats say it of themselves, and what of it is no job.
+"""Describe the jobs that projects declare, and the declarations that cannot be jobs.
 
-Values only; `store.declarations` keeps them and `celery_app.declarer` decides with them.
+Values only. `store.declarations` keeps them, and `celery_app.declarer` decides with them.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from typing import Any
 
 import msgspec
 
-#: Names in one sentence.
+#: Number of names that one sentence lists.
 _NAMED = 3
 
 
 class RefusedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A declared job that is none, or one that may not work, and what to write instead."""
+    """A declaration that is refused, or that may not work, and what to write instead."""
 
     name: str
-    #: The id that the job has, or would have.
+    #: The id of the job, or the one that it would have.
     job_id: str
     #: Where it is declared.
     where: str
-    #: One sentence.
+    #: What is wrong, in one sentence.
     why: str
-    #: False: it is a job, and this is what to look at.
+    #: False if the job is stored all the same, with this as a warning.
     is_refused: bool = True
 
     @property
     def text(self) -> str:
-        """All of it in one line."""
+        """The refusal or warning in one line."""
         word = "is refused" if self.is_refused else "may not work"
         return f"job {self.name!r} of {self.where} {word}: {self.why}"
 
     def as_json(self) -> dict[str, Any]:
-        """The same names as a job's, as far as there are any."""
+        """Return the keys of a job's JSON, as far as they apply."""
         return {
             "id": self.job_id,
             "name": self.name,
@@ -47,23 +47,23 @@ class RefusedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Declaration(msgspec.Struct, frozen=True, kw_only=True):
-    """What one living beat declares."""
+    """The jobs that one living beat declares."""
 
-    #: Which project it is: the name of its app, and the module that has its `Cron(app)`.
+    #: The project: the name of its app, and the module with its `Cron(app)`.
     project: str
-    #: The module that has its `Cron(app)`, where `celery -A` finds the app; "": none can import it.
+    #: The module with its `Cron(app)`, where `celery -A` finds the app; "" if it is not importable.
     module: str = ""
-    #: The names of the jobs by their ids.
+    #: Job ids and their names.
     jobs: Mapping[str, str] = {}
 
 
 def foreign(mine: Declaration, others: Mapping[str, Declaration]) -> dict[str, Declaration]:
-    """The beats of other projects, by their names."""
+    """Return the beats of other projects, by name."""
     return {name: one for name, one in others.items() if one.project != mine.project}
 
 
 def additional(mine: Declaration, others: Mapping[str, Declaration]) -> dict[str, str]:
-    """The names, by id, of the jobs that other living beats declare and this one does not."""
+    """Return the names, by job id, of jobs that only other living beats declare."""
     return {
         job_id: name
         for one in others.values()
@@ -73,15 +73,15 @@ def additional(mine: Declaration, others: Mapping[str, Declaration]) -> dict[str
 
 
 def sharing_text(projects: Sequence[str], names: Sequence[str], *, namespace: str) -> str:
-    """What to say where the beats of one namespace do not declare the same jobs."""
+    """Describe the problem when the beats of one namespace declare different jobs."""
     shown = ", ".join(names[:_NAMED]) + (", ..." if names[_NAMED:] else "")
-    lost = f"; jobs of one that does not lead are not written: {shown}" if names else ""
+    lost = f"; jobs of a beat that does not lead are not stored: {shown}" if names else ""
     who = (
         f"beats of different projects are in namespace {namespace!r} ({'; '.join(projects)})"
         if len(projects) > 1
         else f"beats of {projects[0]} in namespace {namespace!r} do not declare the same jobs"
     )
     return (
-        f"{who}{lost}; for two projects write Cron(app, namespace=...) in one of them, for two "
-        "releases of one stop the beats of the older"
+        f"{who}{lost}; if they are two projects, write Cron(app, namespace=...) in one of them; if "
+        "they are two releases of one project, stop the beats of the older one"
     )

@@ -1,9 +1,9 @@
-"""What one field of a job may be: each check takes a value and returns what is stored of it.
+"""Check single fields of a job: each check takes a value and returns what to store.
 
-A check looks at its own field alone and raises JobError or ScriptError that says what was given,
-what is wrong and what to do. What fields must be together is `job_checks`'s to check. The rules are
-Hermes' own where it has any (hermes-agent 0.19, cron/jobs.py as recorded). Whether a script exists
-or a host may be called is decided where it runs.
+A check sees its own field alone. It raises JobError or ScriptError that says what was given, what
+is wrong and what to do. Rules about several fields are in `job_checks`. The rules are Hermes' own
+where it has any (hermes-agent 0.19, cron/jobs.py as recorded). Whether a script exists or a host
+may be called is decided on the worker.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from hermes_celery.schedule.schedule import instant_ms
 
 MAX_NAME = 200
 MAX_PROMPT = 100_000
-#: RabbitMQ's; a Redis sorts its messages into the steps that the app has, by default up to 9.
+#: RabbitMQ's limit; on Redis, Celery maps priorities to the app's steps, by default up to 9.
 MAX_PRIORITY = 255
 _GATEWAY_COMMAND = re.compile(r"\bhermes\s+gateway\s+(restart|stop|kill)\b", re.IGNORECASE)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-#: What whoever sends a request says of its body.
+#: Headers that the HTTP client sets from the body.
 _FRAMING = ("content-length", "transfer-encoding")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _WORD = re.compile(r"[\w.:@\-]{1,100}")
 _SHARED_NAME = "1 to 100 letters, digits, or any of . : @ _ -"
-#: As long as AMQP has them; a comma parts the queues of `celery worker -Q`.
+#: AMQP's longest name; no comma, because it separates the queues of `celery worker -Q`.
 _QUEUE = re.compile(r"[^\s,]{1,255}")
 
 
@@ -41,23 +41,23 @@ _QUEUE = re.compile(r"[^\s,]{1,255}")
 
 
 def stripped(text: str | None) -> str | None:
-    """A text without blanks around it; None where nothing is left."""
+    """Return a text without surrounding blanks; None if nothing is left."""
     return (text or "").strip() or None
 
 
 def clean(values: Sequence[str] | str | None) -> tuple[str, ...]:
-    """Texts without blanks, empty ones and repetitions; one text is a list of it."""
+    """Return stripped texts without empty ones and duplicates; a single text is a list of one."""
     values = [values] if isinstance(values, str) else values or ()
     return tuple(dict.fromkeys(value.strip() for value in values if value.strip()))
 
 
 def clean_or_none(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    """As `clean`; None where nothing is left."""
+    """Do the same as `clean`, but return None if nothing is left."""
     return clean(values) or None
 
 
 def number_within(name: str, low: float, high: float) -> Callable[[float | None], float | None]:
-    """The check of a number that lies within two others, or is None."""
+    """Return a check that accepts None and numbers from `low` to `high`."""
 
     def check(value: float | None) -> float | None:
         if value is not None and not low <= value <= high:
@@ -68,7 +68,7 @@ def number_within(name: str, low: float, high: float) -> Callable[[float | None]
 
 
 def instant(value: datetime | None) -> int | None:
-    """An aware instant as Unix milliseconds. Raises ScheduleError for a naive one."""
+    """Return an aware instant as Unix milliseconds. Raises ScheduleError if it is naive."""
     return None if value is None else instant_ms(value)
 
 
@@ -76,7 +76,7 @@ def instant(value: datetime | None) -> int | None:
 
 
 def checked_prompt(prompt: str | None) -> str:
-    """A prompt that is neither too long nor harmful."""
+    """Refuse a prompt that is too long or harmful."""
     prompt = prompt or ""
     if len(prompt) > MAX_PROMPT:
         raise JobError(
@@ -95,9 +95,9 @@ def checked_prompt(prompt: str | None) -> str:
 
 
 def checked_script(script: str | None) -> str | None:
-    """A script's path that can lie inside the scripts directory, by its text alone.
+    """Check, by its text alone, that a script's path stays inside the scripts directory.
 
-    Whether it does lie there, links resolved, is checked where the file is.
+    The worker checks it again on the file system, with links resolved.
     """
     script = stripped(script)
     if not script:
@@ -120,7 +120,7 @@ def checked_script(script: str | None) -> str | None:
 
 
 def checked_interpreter(text: str | None) -> str | None:
-    """A program's name, or its absolute path; which places are allowed is the worker's to say."""
+    """Check a program's name or absolute path; the worker decides which directories are allowed."""
     program = stripped(text)
     if program is None:
         return None
@@ -132,7 +132,7 @@ def checked_interpreter(text: str | None) -> str | None:
 
 
 def checked_workdir(workdir: str | None) -> str | None:
-    """A working directory's absolute path."""
+    """Refuse a working directory whose path is not absolute."""
     text = stripped(workdir)
     if text and not PurePosixPath(text).is_absolute():
         raise JobError(
@@ -143,7 +143,7 @@ def checked_workdir(workdir: str | None) -> str | None:
 
 
 def checked_reasoning(text: str | None) -> str | None:
-    """A word for the agent's effort; which ones there are is the agent's to say."""
+    """Check the form of the word for the agent's effort; the agent decides which words it knows."""
     word = stripped(text)
     if word and not _WORD.fullmatch(word):
         raise JobError(f"reasoning {word[:100]!r} must be {_SHARED_NAME}")
@@ -151,54 +151,53 @@ def checked_reasoning(text: str | None) -> str | None:
 
 
 def checked_base_url(url: str | None) -> str | None:
-    """A base URL without the slash at its end; what it may be else is the agent's to say."""
+    """Return a base URL without its trailing slash; further rules are the agent's."""
     text = (stripped(url) or "").rstrip("/")
     if text.lower().startswith(("http://", "https://")):
         try:
             checked_url(text)
         except ValueError as error:
             shown = without_passwords_in(text)
-            raise JobError(f"base_url {shown!r} cannot be asked: {error}") from None
+            raise JobError(f"base_url {shown!r} cannot be called: {error}") from None
     return text or None
 
 
 def checked_http(call: HttpCall | None) -> HttpCall | None:
-    """A request, its method in capitals."""
+    """Check a request and return it with its method in capitals."""
     if call is None:
         return None
     method = call.method.strip().upper()
     if method not in _METHODS:
-        raise JobError(f"{call.method!r} is no HTTP method; use one of {', '.join(_METHODS)}")
+        raise JobError(f"{call.method!r} is not an HTTP method; use one of {', '.join(_METHODS)}")
     try:
         parts = checked_url(call.url.strip())
     except ValueError as error:
         shown = without_passwords_in(call.url)
         raise JobError(
-            f"{shown!r} is no URL to call: {error}; use http://host/path or https://host/path"
+            f"{shown!r} is not a URL to call: {error}; use http://host/path or https://host/path"
         ) from None
     if parts.username or parts.password:
-        raise JobError("a URL with a user or password in it would be shown; use a header instead")
+        raise JobError("the URL contains a user or password, which would be shown; use a header")
     _check_header_names(call.headers)
     for name, value in call.headers.items():
         if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
-            raise JobError(f"the header {name!r} is not a name and a value in one line")
+            raise JobError(f"the header {name!r} must be a name and a value without line breaks")
     if any(not 200 <= status <= 599 for status in call.expect):
         raise JobError(
-            f"expected statuses {list(call.expect)} must lie within 200 to 599; no answer has "
-            "another in the end"
+            f"expected statuses {list(call.expect)} must be 200 to 599; a final answer has no other"
         )
     return msgspec.structs.replace(call, method=method, url=call.url.strip())
 
 
 def _check_header_names(headers: Mapping[str, str]) -> None:
-    """Refuse what cannot be sent as it is written. Raises JobError."""
+    """Refuse headers that cannot be sent as they are written. Raises JobError."""
     seen: dict[str, str] = {}
     for name in headers:
         before = seen.setdefault(name.lower(), name)
         if before != name:
-            raise JobError(f"the headers {before!r} and {name!r} are one and the same; give one")
+            raise JobError(f"the headers {before!r} and {name!r} are the same header; give one")
         if name.lower() in _FRAMING:
-            raise JobError(f"the header {name!r} follows from the body; leave it out")
+            raise JobError(f"the header {name!r} is set from the body; leave it out")
 
 
 # --- names and words
@@ -212,11 +211,11 @@ def check_name(name: str) -> None:
             f"{name[:30]!r}. Give a shorter one"
         )
     if not name.isprintable():
-        raise JobError(f"the name {name!r} holds characters that cannot be shown; use plain text")
+        raise JobError(f"the name {name!r} contains unprintable characters; use plain text")
 
 
 def checked_session(text: str | None) -> SessionSource | None:
-    """The word for what its runs see of its origin."""
+    """Return the word that decides whether runs see the job's origin."""
     word = stripped(text)
     if word is None:
         return None
@@ -227,18 +226,18 @@ def checked_session(text: str | None) -> SessionSource | None:
 
 
 def checked_queue(text: str | None) -> str | None:
-    """A queue's name as it is; None where there is none."""
+    """Return a queue's name unchanged; None if there is none."""
     if not text:
         return None
     if not text.isprintable() or not _QUEUE.fullmatch(text):
         raise JobError(
-            f"queue {text[:100]!r} must be 1 to 255 printable characters without blanks and commas"
+            f"queue {text[:100]!r} must be 1 to 255 printable characters, no blanks or commas"
         )
     return text
 
 
 def checked_group(text: str | None) -> str | None:
-    """A group's name, stripped; None where there is none."""
+    """Return a group's name without surrounding blanks; None if there is none."""
     word = stripped(text)
     if word and not _WORD.fullmatch(word):
         raise JobError(f"group {text!r} must be {_SHARED_NAME}")

@@ -1,6 +1,6 @@
-"""What of a job is set and has no effect: said where it is set, and refused nowhere.
+"""Find fields that are set and have no effect; they are reported where they are set, never refused.
 
-Hermes takes such jobs, so an import does too; and what has no effect harms nobody.
+Hermes accepts such jobs, so an import does too, and a field without effect does no harm.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAMED: Final = {
 
 
 def idle_notes(spec: JobSpec) -> list[str]:
-    """A sentence for each reason why fields that are set have no effect."""
+    """Return one sentence for each reason why fields that are set have no effect."""
     given = [field for field in FIELDS if field.is_set(field.of(spec))]
     notes = []
     idle = [field.name for field in given if field.kinds and spec.kind not in field.kinds]

@@ -1,7 +1,8 @@
-"""Jobs: what somebody asked for, as values.
+"""Jobs: the values of a request, of its stored definition, and of a job's state.
 
-A `JobRequest` is what somebody typed; `job_checks` turns it into a `JobSpec` or says why not; a
-`Job` is a spec together with where it stands. Field names are Hermes' own (hermes-agent 0.19).
+A `JobRequest` is what a user asked for. `job_checks` turns it into a `JobSpec` or refuses it with
+the reason. A `Job` is a spec together with its present state. Field names are Hermes' own
+(hermes-agent 0.19).
 """
 
 from __future__ import annotations
@@ -33,34 +34,34 @@ _JOB_ID = re.compile(r"[0-9a-f]{12}")
 
 
 class JobState(StrEnum):
-    """Whether a job has a next run."""
+    """The state of a job: whether it has a next run."""
 
     SCHEDULED = "scheduled"
     PAUSED = "paused"
-    #: It has had its last run; kept for a while, then removed.
+    #: The job has had its last run; it is kept for a while, then removed.
     COMPLETED = "completed"
-    #: Its schedule could not be planned; the last error says why.
+    #: The schedule could not be planned; the last error says why.
     ERROR = "error"
 
 
-#: What Hermes stores as a job's state and last status -> the word that runs have for it.
+#: Hermes' stored words for a job's state and last status, and our words for the same states.
 _WORDS = {"error": "failed", "ok": "succeeded"}
 
 
 def word_of(stored: str) -> str:
-    """A job's stored state or last status, in the word that people read everywhere."""
+    """Return a job's stored state or last status in the word that people see."""
     return _WORDS.get(stored, stored)
 
 
 def stored_word_of(word: str) -> str:
-    """What is stored for a word that people read, or for that which is stored."""
+    """Return the stored word for a word that people see, or a stored word unchanged."""
     return {shown: stored for stored, shown in _WORDS.items()}.get(word, word)
 
 
 class JobFields(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields that are the same when they are asked for and when they are stored.
+    """The fields that are the same in a request and in a stored definition.
 
-    What each of them means, and how it is typed, checked and shown, stands in `core.fields`.
+    `core.fields` says what each of them means, and how it is typed, checked and shown.
     """
 
     script: str | None = None
@@ -69,45 +70,45 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True):
     provider: str | None = None
     base_url: str | None = None
     workdir: str | None = None
-    #: Where failures are told; None: where the output goes.
+    #: Where reports of failures go; None: where the output goes.
     failure_deliver: str | None = None
-    #: Jinja2, for the message; None: Hermes' header and footer.
+    #: Jinja2 template of the message; None: Hermes' header and footer.
     template: str | None = None
-    #: A dead-man switch that hears of each run's start and end.
+    #: URL of a dead-man switch, called at each run's start and end.
     ping: str | None = None
     origin: Origin | None = None
-    #: Hermes' own: it is kept, and nothing here acts on it.
+    #: Kept for Hermes; nothing here uses it.
     attach_to_session: bool = False
-    #: The work, where it is an HTTP request.
+    #: The request of an HTTP job.
     http: HttpCall | None = None
-    #: What runs the script instead of bash or Python.
+    #: The program that runs the script instead of bash or Python.
     interpreter: str | None = None
     reasoning: str | None = None
-    #: The Celery queue of its runs; None: the namespace's own.
+    #: The Celery queue of the job's runs; None: the namespace's own.
     queue: str | None = None
-    #: As Celery has it on Redis: 0 is taken first, 9 last; None: as the app's configuration says.
+    #: As in Celery on Redis: 0 is taken first, 9 last; None: as the app's configuration says.
     priority: int | None = None
     timeout_seconds: float | None = None
     idle_timeout_seconds: float | None = None
-    #: A named concurrency group, and how many runs of all its jobs may run at once.
+    #: A concurrency group, and the limit of simultaneous runs over all its jobs.
     group: str | None = None
     group_limit: int | None = None
-    #: Per day (UTC): what its runs may use before the job pauses.
+    #: Tokens and US dollars that the runs may use per day (UTC) before the job pauses.
     token_budget: int | None = None
     cost_budget: float | None = None
     policy: Policy = Policy()
-    #: Each occurrence is delayed by up to so much, the same way each time.
+    #: Upper limit of an occurrence's delay, which is always the same for one occurrence.
     jitter_seconds: int = 0
 
 
 class JobRequest(JobFields, frozen=True, kw_only=True):
-    """What somebody asked for, unchecked."""
+    """What a user asked for, unchecked."""
 
-    #: A text as on the command line, or a crontab, timedelta or number of seconds as in Celery.
+    #: A text as on the command line, or Celery's crontab, a timedelta or a number of seconds.
     schedule: Any
     prompt: str | None = None
     name: str | None = None
-    #: A name, or a `tzinfo` that has one; None: as the settings say.
+    #: A name, or a `tzinfo` with a name; None: the time zone of the settings.
     timezone: Any = None
     repeat: int | None = None
     deliver: str | None = None
@@ -117,21 +118,21 @@ class JobRequest(JobFields, frozen=True, kw_only=True):
     #: A TaskCall, or the signature of a task.
     task: Any = None
     session: str | None = None
-    #: Bounds of the schedule: aware instants, dates or cron expressions to leave out.
+    #: Bounds of the schedule: aware instants, and dates or cron expressions to leave out.
     start: datetime | None = None
     end: datetime | None = None
     exclude: Sequence[str] = ()
 
 
 class JobSpec(JobFields, frozen=True, kw_only=True, omit_defaults=True):
-    """The checked definition of a job; changing it raises the job's revision."""
+    """The checked definition of a job; a change raises the job's revision."""
 
     id: str
     name: str
     #: The schedule's normal form; with `timezone` and `anchor_ms` it parses to the same schedule.
     schedule: str
     schedule_display: str
-    #: Where an interval's grid begins, Unix ms.
+    #: The first point of an interval's grid, Unix ms.
     anchor_ms: int
     created_ms: int
     timezone: str = "UTC"
@@ -141,29 +142,29 @@ class JobSpec(JobFields, frozen=True, kw_only=True, omit_defaults=True):
     deliver: str = "local"
     enabled_toolsets: tuple[str, ...] | None = None
     repeat_times: int | None = None
-    #: The work, where it is a Celery task.
+    #: The call of a Celery task job.
     task: TaskCall | None = None
     #: None: as HERMES_CELERY_SESSION says.
     session: SessionSource | None = None
-    #: Who keeps this job in step with a configuration; None: people.
+    #: The program that keeps this job in step with a configuration; None: people change it.
     managed_by: str | None = None
-    #: Where it is declared, for people; None: nowhere, or version 0.1.0 wrote it.
+    #: The place of its declaration, for people; None if not declared, or written by version 0.1.0.
     declared_in: str | None = None
     start_ms: int | None = None
     end_ms: int | None = None
     exclude: tuple[str, ...] = ()
-    #: The oldest stored format whose programs can read this job.
+    #: The oldest stored format that can express this job.
     needs: int = 1
 
     @property
     def kind(self) -> WorkKind:
-        """What performs the job's runs."""
+        """The kind of work that the job's runs do."""
         return work_kind(http=self.http, task=self.task, no_agent=self.no_agent)
 
     def compiled(self) -> Schedule:
-        """The schedule, ready to be asked for instants."""
+        """Return the schedule as an object that computes instants."""
         is_limited = self.start_ms is not None or self.end_ms is not None
-        # Most jobs narrow nothing, and a tick asks each of them.
+        # Most jobs have no bounds, and a tick compiles the schedule of every due job.
         narrows = is_limited or self.exclude or self.jitter_seconds
         return bind(
             self.schedule,
@@ -183,10 +184,10 @@ class JobSpec(JobFields, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job and where it stands. Instants are aware UTC."""
+    """A job and its present state. Instants are aware UTC."""
 
     spec: JobSpec
-    #: Rises with every change by a person; what compare-and-set compares.
+    #: Rises with every change by a person; compare-and-set compares it.
     revision: int = 1
     state: JobState = JobState.SCHEDULED
     next_run_at: datetime | None = None
@@ -198,15 +199,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     last_status: str | None = None
     last_error: str | None = None
     last_delivery_error: str | None = None
-    #: The definition as it is stored, where this version would write it otherwise: what a newer one
-    #: wrote into it and this one does not know goes with every change.
+    #: The stored definition, if this version would write it differently. It keeps what a newer
+    #: version wrote and this one does not know, so that no change loses it.
     stored_spec: str = ""
-    #: Fields of its record that cannot be read, each with what is wrong.
+    #: Unreadable fields of the record, each with what is wrong.
     faults: dict[str, str] = {}
 
     @property
     def fault(self) -> str | None:
-        """What of its record cannot be read, in one line; None when all can."""
+        """The unreadable parts of the record in one line; None if there are none."""
         return ", ".join(f"{name} {what}" for name, what in self.faults.items()) or None
 
     @property
@@ -220,7 +221,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return self.spec.name
 
     def as_json(self) -> dict[str, Any]:
-        """The job under Hermes' stored field names; instants in ISO 8601, UTC; no secrets."""
+        """Return the job under Hermes' stored field names, without secrets.
+
+        Instants are in ISO 8601, UTC.
+        """
         spec = self.spec
         return {
             "id": self.id,
@@ -247,7 +251,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def _stored_schedule(self) -> dict[str, object]:
-        """The schedule in Hermes' form; one that cannot be read (any more) is shown as its text."""
+        """Return the schedule in Hermes' form; an unreadable schedule is shown as its text."""
         try:
             return self.spec.compiled().to_hermes()
         except (ValueError, OverflowError) as error:
@@ -255,20 +259,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored job that this version cannot read, with as much of it as can be shown.
+    """A stored job that this version cannot read, with the parts that can be shown.
 
-    It is never planned. What is there stays as it is until somebody mends or removes it.
+    It is never planned. Its record stays as it is until somebody repairs or removes it.
     """
 
     id: str
-    #: Its key in Redis, and one phrase: "is a string, not a hash".
+    #: Its key in Redis, and what is wrong, such as "is a string, not a hash".
     key: str
     what: str
     name: str = ""
     schedule_display: str = ""
-    #: The stored word of its state.
+    #: The stored word for its state.
     state: str = UNREADABLE
-    #: A newer version wrote it, and can read it.
+    #: True if a newer version wrote the job, and can read it.
     is_newer: bool = False
 
     @property
@@ -279,7 +283,7 @@ class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
         return f"unreadable: {self.key} {self.what}; `hermes-celery remove {self.id}` removes it"
 
     def as_json(self) -> dict[str, Any]:
-        """The same names as a readable job's, as far as they are known."""
+        """Return the keys of a readable job's JSON, as far as they are known."""
         return {
             "id": self.id,
             "name": self.name,
@@ -292,12 +296,12 @@ class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _shown(spec: JobSpec) -> dict[str, Any]:
-    """The fields of the table for programs: plain values, without what is secret of them."""
+    """Return the fields of the table as plain JSON values, without secrets."""
     shown = {field.key: _json_value(field, spec) for field in FIELDS if not field.inside}
     shown |= {holder: getattr(spec, holder) for holder in HOLDERS}
     content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(shown))
     if content["task"] is not None:
-        # The same once more, for programs.
+        # The same call in a form for programs.
         content["task"].pop("exact", None)
     return content
 
@@ -310,15 +314,15 @@ def _json_value(field: Field, spec: JobSpec) -> Any:
 
 
 def new_job_id() -> str:
-    """A fresh id of 12 hex digits."""
+    """Return a random id of 12 hex digits."""
     return secrets.token_hex(6)
 
 
 def is_job_id(text: str) -> bool:
-    """Whether this has the form of a job's id."""
+    """Return whether a text has the form of a job id."""
     return _JOB_ID.fullmatch(text) is not None
 
 
 def name_key(name: str) -> str:
-    """What two names share when they differ in case only."""
+    """Return the key under which names that differ in case only are the same."""
     return name.strip().casefold()

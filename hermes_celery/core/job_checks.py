@@ -1,10 +1,10 @@
-"""From what somebody typed to a job's definition, or to the reason why not.
+"""Turn a request into a job's definition, or refuse it with the reason.
 
-A JobRequest is checked here once, at the border; what comes out makes sense everywhere else. What
-each field may be stands in `core.fields`; here is what fields must be together, and with the
-schedule. Nothing here reads a clock, a file or Redis: the rules that need the file system (does the
-script exist?) are the callers'. The rules are Hermes' own (hermes-agent 0.19, cron/jobs.py as
-recorded).
+A JobRequest is checked here once, where it enters; after that a definition is valid everywhere.
+`core.fields` has the rules about single fields. This module has the rules about several fields
+together, and about fields and the schedule. It reads no clock, no file and no Redis: rules that
+need the file system (does the script exist?) are checked by the callers. The rules are Hermes' own
+(hermes-agent 0.19, cron/jobs.py as recorded).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.instant import iso, optional_from_ms, to_ms
 from hermes_celery.schedule import Bounds, Schedule, ScheduleKind, parse
 
-#: How far in the past a one-shot may lie and still be taken (Hermes' ONESHOT_GRACE_SECONDS).
+#: How far in the past the time of a one-shot job may be (Hermes' ONESHOT_GRACE_SECONDS).
 ONE_SHOT_GRACE_MS = 120_000
 _DEFAULT_NAME_LENGTH = 50
 _MAX_REPEAT = 1_000_000_000
-#: What a changed definition keeps of the old one.
+#: Attributes that a changed definition keeps.
 _KEPT = ("created_ms", "managed_by", "declared_in")
 
 
 def request_of(fields: Mapping[str, Any]) -> JobRequest:
-    """A request of fields by their names, those of a policy among them. Raises JobError."""
+    """Make a request from fields by name, those of the policy included. Raises JobError."""
     _check_names(fields)
     return JobRequest(**_gathered(fields, policy=Policy()))
 
@@ -43,7 +43,7 @@ def request_of(fields: Mapping[str, Any]) -> JobRequest:
 def define(
     request: JobRequest, *, job_id: str, now: datetime, default_timezone: str
 ) -> tuple[JobSpec, datetime]:
-    """Check a request and return the job's spec with its first instant.
+    """Check a request and return the job's spec and its first instant.
 
     Raises JobError or ScheduleError that says what was given, what is wrong and what to do.
     """
@@ -54,7 +54,7 @@ def define(
 def _defined(
     request: JobRequest, *, job_id: str, now: datetime, default_timezone: str
 ) -> tuple[JobSpec, Schedule]:
-    """The spec of a request, and its schedule."""
+    """Return the spec and the schedule of a request."""
     content = checked_content(request)
     written = text_of(request.schedule)
     schedule = parse(
@@ -85,7 +85,9 @@ def _defined(
 
 
 def _display(schedule: Schedule, *, written: str) -> str:
-    """A schedule for people: an interval as it was written, where Hermes shows `every 60m`."""
+    """Return a schedule for people: an interval as the user wrote it, where Hermes shows `every
+    60m`.
+    """
     if schedule.kind is not ScheduleKind.INTERVAL:
         return schedule.display
     return " ".join(written.split())
@@ -94,14 +96,14 @@ def _display(schedule: Schedule, *, written: str) -> str:
 def redefine(
     old: JobSpec, changes: Mapping[str, Any], *, now: datetime, default_timezone: str
 ) -> JobSpec:
-    """Check changes (fields as in JobRequest or Policy) and return the new spec.
+    """Check changes (fields of JobRequest or Policy) and return the new spec.
 
     Raises JobError or ScheduleError.
     """
     _check_names(changes)
     given = {field.name: field.given(field.of(old)) for field in FIELDS if not field.inside}
     if _runs_once(old) and old.repeat_times == 1:
-        # That it runs once follows from its schedule, and goes with it.
+        # The old schedule made it run once; a new schedule decides again.
         given["repeat"] = None
     changes = {**changes, **_orphans(changes)}
     request = JobRequest(**{**given, **_gathered(changes, policy=old.policy)})
@@ -116,10 +118,10 @@ def redefine(
 
 
 def with_beginning_of(old: JobSpec, spec: JobSpec) -> JobSpec:
-    """A changed definition with what it keeps of the old one.
+    """Return a changed definition that keeps what belongs to the old one.
 
-    That is the grid of an interval, too: another schedule or start alone begins a new one, so that
-    a change of anything else, made again and again, never keeps a job from running.
+    That includes an interval's grid. Only another schedule or start begins a new grid, so that
+    repeated changes of other fields never keep a job from running.
     """
     kept = {name: getattr(old, name) for name in _KEPT}
     if all(getattr(spec, name) == getattr(old, name) for name in GRID):
@@ -135,7 +137,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
 
 
 def _gathered(fields: Mapping[str, Any], *, policy: Policy) -> dict[str, Any]:
-    """The fields of a request, those of its policy put into it."""
+    """Return the fields of a request, with the policy's fields put into its policy."""
     chosen = {name: fields[name] for name in fields if name in BY_NAME and BY_NAME[name].inside}
     whole = {name: value for name, value in fields.items() if name not in chosen}
     base = whole.get("policy", policy)
@@ -145,7 +147,7 @@ def _gathered(fields: Mapping[str, Any], *, policy: Policy) -> dict[str, Any]:
 
 
 def _orphans(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that mean nothing any more after these changes, cleared."""
+    """Return cleared values for fields that lose their meaning by these changes."""
     return {
         field.name: field.empty
         for field in FIELDS
@@ -165,12 +167,12 @@ def _runs_once(spec: JobSpec) -> bool:
     try:
         return spec.compiled().kind is ScheduleKind.ONCE
     except HermesCeleryError:
-        # Whatever it was, it is to be mended now.
+        # The old schedule is invalid; this change repairs it.
         return False
 
 
 def checked_content(request: JobRequest) -> dict[str, Any]:
-    """The checked fields of a spec that do not depend on its schedule."""
+    """Return the checked fields of a spec that do not depend on its schedule."""
     check_fields(request)
     content = {
         field.attribute: field.check(getattr(request, field.name))
@@ -186,20 +188,20 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
 
 
 def _check_together(content: Mapping[str, Any]) -> None:
-    """Refuse fields that make no sense together, or one without another. Raises JobError."""
+    """Refuse fields that exclude each other, or that need another one. Raises JobError."""
     check_one_kind({**content, "prompt": content["prompt"].strip()})
     if content["interpreter"] and not content["script"]:
         program = content["interpreter"]
-        raise JobError(f"interpreter {program!r} is for scripts, and the job has none")
+        raise JobError(f"interpreter {program!r} needs a script, and the job has none")
     if bool(content["group"]) != (content["group_limit"] is not None):
         raise JobError(
-            "group and group_limit go together: whose runs are counted, and how many of them may "
-            "run at once"
+            "group and group_limit go together: the jobs whose runs are counted, and the number of "
+            "runs at the same time"
         )
 
 
 def _checked_policy(policy: Policy) -> Policy:
-    """The policy, words made what they mean, if it makes sense. Raises JobError."""
+    """Check the policy and convert words to members of their enums. Raises JobError."""
     policy = msgspec.convert(msgspec.to_builtins(policy), Policy)
     checked = {
         field.name: field.check(getattr(policy, field.name))
@@ -207,12 +209,12 @@ def _checked_policy(policy: Policy) -> Policy:
         if field.inside and field.check is not None
     }
     if policy.max_active is not None and policy.overlap is not Overlap.ALLOW:
-        raise JobError("max_active goes with overlap 'allow' only; leave it out or allow overlap")
+        raise JobError("max_active needs overlap 'allow'; leave it out or allow overlap")
     return msgspec.structs.replace(policy, **checked)
 
 
 def _default_name(content: Mapping[str, Any]) -> str:
-    """A name made of what the job does."""
+    """Make a name from what the job does."""
     task, http, skills = content["task"], content["http"], content["skills"]
     call = task.name if task else http.url if http else ""
     source = content["prompt"].strip() or (skills[0] if skills else "") or content["script"] or call
@@ -221,11 +223,11 @@ def _default_name(content: Mapping[str, Any]) -> str:
 
 
 def first_instant(schedule: Schedule, *, now: datetime) -> datetime:
-    """When a schedule that is written now runs first.
+    """Return the first instant of a schedule that is written now.
 
-    What was meant for an instant before now does not run, also where jitter would delay it until
-    later. A one-shot may lie up to 120 s in the past, as in Hermes. Raises JobError when nothing is
-    left.
+    An occurrence whose nominal instant is before now does not run, even if jitter would delay it
+    past now. A one-shot may be up to 120 s in the past, as in Hermes. Raises JobError if no instant
+    is left.
     """
     if schedule.kind is ScheduleKind.ONCE:
         run_at = first_meant(schedule, after_ms=to_ms(now) - ONE_SHOT_GRACE_MS - 1)
@@ -239,9 +241,9 @@ def first_instant(schedule: Schedule, *, now: datetime) -> datetime:
 
 
 def first_meant(schedule: Schedule, *, after_ms: int) -> datetime | None:
-    """The first occurrence that is meant for an instant after `after_ms`, however it is delayed."""
+    """Return the first occurrence whose nominal instant is after `after_ms`, with its jitter."""
     nominal_ms = schedule.nominal.next_after_ms(after_ms)
-    # A delay ends before the next occurrence: what follows is this one.
+    # Jitter ends before the next occurrence, so the next instant from here is this occurrence.
     return None if nominal_ms is None else optional_from_ms(schedule.next_after_ms(nominal_ms - 1))
 
 
@@ -249,7 +251,7 @@ def _why_not_once(schedule: Schedule, *, now: datetime) -> str:
     at_ms = schedule.unbounded.next_after_ms(-1)
     if at_ms is not None and at_ms >= to_ms(now) - ONE_SHOT_GRACE_MS:
         return (
-            f"one-shot time {schedule.text} lies outside its start and end, or is excluded; "
+            f"one-shot time {schedule.text} is outside its start and end, or is excluded; "
             "change them, or the time"
         )
     return (
@@ -262,15 +264,18 @@ def _why_no_more(schedule: Schedule, *, now: datetime) -> str:
     text = f"{schedule.text!r} has no instant after {iso(now)}"
     if schedule.unbounded.next_after_ms(to_ms(now)) is None:
         return f"{text}; give another schedule"
-    return f"{text} that its start, end and exclusions leave; change them"
+    return f"{text} within its start, end and exclusions; change them"
 
 
 def repeat_times(repeat: int | None, schedule: Schedule) -> int | None:
-    """How often a job runs: None is for ever; zero and less mean for ever, a one-shot runs once."""
+    """Return the number of runs of a job, None for ever.
+
+    Zero and less mean for ever; a one-shot runs once.
+    """
     if repeat is not None and repeat > 0:
         if repeat > _MAX_REPEAT:
             raise JobError(
-                f"repeat is {repeat}; more than {_MAX_REPEAT:,} times is for ever: leave it out"
+                f"repeat is {repeat}, more than {_MAX_REPEAT:,}; leave it out to run for ever"
             )
         return repeat
     return 1 if schedule.kind is ScheduleKind.ONCE else None

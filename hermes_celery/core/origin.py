@@ -1,4 +1,4 @@
-"""Who and where a job was made for, and whether its runs see it."""
+"""The user and chat that a job was made for, and whether its runs see them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who and where the job was made for: the seed of its runs' session."""
+    """The user and chat that the job was made for; a run's session is made from it."""
 
     platform: str = ""
     chat_id: str = ""
@@ -25,15 +25,15 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionSource(StrEnum):
-    """What the session of a job's runs is made of."""
+    """What the session of a job's runs is made from."""
 
-    #: The job's origin: who and where it was made for.
+    #: The job's origin.
     ORIGIN = "origin"
-    #: Nothing: every session variable is "", so that a run never passes for a live chat.
+    #: Nothing: every session variable is "", so that a run is never taken for a live chat.
     NONE = "none"
 
 
 def origin_text(origin: Origin) -> str:
-    """Where that is, for people."""
+    """Return platform, chat and thread of an origin, for people."""
     parts = (origin.platform, origin.chat_name or origin.chat_id, origin.thread_id)
     return " / ".join(part for part in parts if part)

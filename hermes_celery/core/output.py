@@ -1,8 +1,8 @@
-"""What a run printed: collected while it prints, capped, kept as bytes.
+"""Collect what a run prints, in bounded memory and as bytes.
 
-Output is never decoded on its way: binary, half a character or the wrong encoding are kept as they
-are. Of more than the cap the beginning and the end are kept, with a marker between them, because
-the end says how it went (and holds the wake gate's line).
+Output is never decoded before it is shown: binary data, incomplete characters and other encodings
+stay as they are. Output over the cap keeps its beginning and end, with a marker between them. The
+end says how the run went, and holds the line of the wake gate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class OutputCapture:
         self._dropped = 0
 
     def write(self, chunk: bytes) -> None:
-        """Take what was read."""
+        """Append a chunk."""
         room = self._half - len(self._head)
         if room > 0:
             self._head += chunk[:room]
@@ -40,7 +40,7 @@ class OutputCapture:
             self._dropped += len(first)
 
     def content(self) -> bytes:
-        """All of it, or beginning and end with a marker between."""
+        """Return all of it, or the beginning and end with a marker between them."""
         tail = b"".join(self._tail)
         excess = max(len(tail) - self._half, 0)
         cut = self._dropped + excess
@@ -51,12 +51,12 @@ class OutputCapture:
 
 
 def as_text(content: bytes) -> str:
-    """Output for people and for prompts: UTF-8, with a sign for each byte that is not."""
+    """Decode output as UTF-8 for people and prompts; bad bytes become replacement characters."""
     return content.decode("utf-8", errors="replace")
 
 
 class PrintedPiece(msgspec.Struct, frozen=True, kw_only=True):
-    """What was printed since the last look."""
+    """Output since the previous piece."""
 
     stdout: bytes = b""
     stderr: bytes = b""

@@ -1,13 +1,12 @@
-"""What one tick decides, before anything is written.
+"""Decide what one tick does with a job, before anything is written.
 
-`plan` looks at a job and an instant and says which occurrences to dispatch or skip, and where the
-schedule stands afterwards. It reads no clock and touches no store, so every rule about lateness can
+`plan` takes a job and an instant. It returns the occurrences to dispatch or skip, and the next
+instant of the schedule afterwards. It reads no clock and no store, so every rule about lateness can
 be tested with plain values.
 
-Occurrences that nobody ticked in time are caught up with as the job's policy says; those that are
-not run leave one record for all of them, with their number and their span. A plan is a chain of
-steps, each of which moves the schedule from where the one before left it: so whatever part of it is
-written, the rest is still due.
+The job's policy decides which missed occurrences run. All that do not run share one record with
+their number and their span. A plan is a chain of steps, and each step moves the schedule on from
+where the previous one left it. So if only some of the steps are written, the others are still due.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from hermes_celery.schedule import Schedule, ScheduleKind
 
 _MIN_GRACE_MS = 120_000
 _MAX_GRACE_MS = 7_200_000
-#: Missed occurrences are counted so far, for the record; then it says "more than".
+#: Missed occurrences are counted up to this number; then the record says "more than".
 _MAX_COUNTED = 1000
 
 
 class DueJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What the tick reads of a job that is due: all that planning and dispatch need."""
+    """A due job: all that planning and dispatch need of it."""
 
     spec: JobSpec
     revision: int
@@ -37,14 +36,14 @@ class DueJob(msgspec.Struct, frozen=True, kw_only=True):
 class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     """One occurrence to dispatch, or to record as skipped. Instants are Unix milliseconds."""
 
-    #: Where the schedule stands before.
+    #: The job's next instant before the step.
     seen_ms: int
     occurrence_ms: int
-    #: Where it stands if the run is admitted; None when that was the last one.
+    #: The job's next instant if the run is admitted; None if it was the last run.
     next_run_ms: int | None
-    #: Where it stands if the run is skipped: a skipped run does not count against `repeat`.
+    #: The job's next instant if the run is skipped: a skipped run does not count for `repeat`.
     next_if_skipped_ms: int | None
-    #: Why it is skipped whatever the active runs are; "" to dispatch it.
+    #: Why to skip it, regardless of the active runs; "" to dispatch it.
     skip: str = ""
 
 
@@ -58,8 +57,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
 def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> JobPlan:
     """Decide what happens to a job that is due at `now_ms`.
 
-    Occurrences up to `resumed_ms`, when a pause of everything ended, are skipped. Raises
-    ScheduleError when the stored schedule cannot be read.
+    Occurrences up to `resumed_ms`, the end of a pause of all jobs, are skipped. Raises
+    ScheduleError if the stored schedule is invalid.
     """
     schedule = due.spec.compiled()
     if schedule.kind is ScheduleKind.ONCE:
@@ -75,7 +74,10 @@ def plan(due: DueJob, *, now_ms: int, resumed_ms: int = 0) -> JobPlan:
 
 
 def grace_ms(schedule: Schedule, spec: JobSpec, *, now_ms: int) -> int:
-    """How late is still on time: the job's own grace, else half a period within 120 s and 2 h."""
+    """Return how late an occurrence still is on time.
+
+    That is the job's own grace, or half a period within 120 s and 2 h.
+    """
     if spec.policy.grace_seconds is not None:
         return spec.policy.grace_seconds * 1000
     if schedule.kind is ScheduleKind.ONCE:
@@ -92,7 +94,7 @@ def grace_ms(schedule: Schedule, spec: JobSpec, *, now_ms: int) -> int:
 
 
 def _single(due: DueJob, *, following: int | None) -> PlannedStep:
-    """The usual case: one occurrence is due, in time."""
+    """Return the usual step: one occurrence is due, and in time."""
     return PlannedStep(
         seen_ms=due.next_run_ms,
         occurrence_ms=due.next_run_ms,
@@ -104,7 +106,7 @@ def _single(due: DueJob, *, following: int | None) -> PlannedStep:
 def _caught_up(
     schedule: Schedule, due: DueJob, *, now_ms: int, resumed_ms: int
 ) -> tuple[PlannedStep, ...]:
-    """The steps for a job with missed occurrences."""
+    """Return the steps of a job with missed occurrences."""
     occurrences = _missed(schedule, due.next_run_ms, now_ms)
     upcoming = schedule.next_after_ms(now_ms)
     paused = [ms for ms in occurrences if ms <= resumed_ms]
@@ -121,7 +123,7 @@ def _caught_up(
 
 
 def _wanted(schedule: Schedule, due: DueJob, missed: list[int], *, now_ms: int) -> list[int]:
-    """Which of the missed occurrences run, oldest first: always the latest of them, or none."""
+    """Return the missed occurrences to run, oldest first: the latest ones, or none."""
     policy = due.spec.policy
     if policy.catch_up is CatchUp.ALL:
         return missed[-policy.catch_up_limit :]
@@ -132,14 +134,14 @@ def _wanted(schedule: Schedule, due: DueJob, missed: list[int], *, now_ms: int) 
 
 
 def _is_skipped(schedule: Schedule, due: DueJob, occurrence_ms: int, now_ms: int) -> bool:
-    """Whether an occurrence is too late for a job that does not catch up."""
+    """Return whether an occurrence is too late for a job that does not catch up."""
     if due.spec.policy.catch_up is not CatchUp.SKIP:
         return False
     return now_ms - occurrence_ms > grace_ms(schedule, due.spec, now_ms=now_ms)
 
 
 def _missed(schedule: Schedule, first_ms: int, now_ms: int) -> list[int]:
-    """All occurrences up to now, oldest first; of very many the first and the latest."""
+    """Return all occurrences up to now, oldest first; of very many the first and the latest."""
     found = [first_ms]
     while len(found) < _MAX_COUNTED:
         following = schedule.next_after_ms(found[-1])
@@ -150,7 +152,7 @@ def _missed(schedule: Schedule, first_ms: int, now_ms: int) -> list[int]:
 
 
 def _latest(schedule: Schedule, *, after_ms: int, now_ms: int) -> list[int]:
-    """The latest occurrences up to now, so many that a catch-up of all has enough; oldest first."""
+    """Return the latest occurrences up to now, oldest first: enough for a catch-up of all."""
     found: list[int] = []
     latest = schedule.latest_until_ms(now_ms)
     while latest is not None and latest > after_ms and len(found) < _MAX_COUNTED:
@@ -162,7 +164,7 @@ def _latest(schedule: Schedule, *, after_ms: int, now_ms: int) -> list[int]:
 def _chain(
     due: DueJob, marks: list[tuple[int, str]], *, upcoming: int | None
 ) -> tuple[PlannedStep, ...]:
-    """Each step begins where the one before it leaves the schedule."""
+    """Chain the steps: each begins where the previous one leaves the schedule."""
     steps: list[PlannedStep] = []
     seen_ms, admitted = due.next_run_ms, 0
     for position, (occurrence_ms, skip) in enumerate(marks):
@@ -184,13 +186,13 @@ def _chain(
 
 
 def _is_last(due: DueJob, *, earlier: int) -> bool:
-    """Whether the next dispatched run is the last one that `repeat` allows."""
+    """Return whether the next dispatched run is the last one that `repeat` allows."""
     times = due.spec.repeat_times
     return times is not None and due.completed + earlier + 1 >= times
 
 
 def _span(word: str, occurrences: list[int]) -> str:
-    """Why occurrences are skipped, how many, and from when to when."""
+    """Return the reason for skipping occurrences, with their number, first and last."""
     first, last = iso(from_ms(occurrences[0])), iso(from_ms(occurrences[-1]))
     if len(occurrences) == 1:
         return f"{word}: 1 occurrence, {first}"

@@ -1,10 +1,10 @@
-"""Texts from anywhere as they may be shown."""
+"""Make texts from outside printable."""
 
 from __future__ import annotations
 
 
 def readable(text: str) -> str:
-    """A text as it may be shown: bytes that were no UTF-8 become replacement characters."""
+    """Return a text in which bytes that were not UTF-8 became replacement characters."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     except UnicodeEncodeError:

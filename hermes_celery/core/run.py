@@ -1,8 +1,8 @@
-"""Occurrences and runs: what should happen once, and the record that it did.
+"""Occurrences and runs: one nominal instant of a job, and the record of executing it.
 
-A run's id is derived from its occurrence, so that the same occurrence makes the same run wherever
-and however often it is computed. The first Celery message that carries it has that id too; those
-that are pushed later have their number behind it (`message_id_of`).
+A run's id is derived from its occurrence, so the same occurrence always gets the same run id. The
+first Celery message of a run has this id too; messages that are pushed later add their number
+(`message_id_of`).
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ import msgspec
 
 from hermes_celery.instant import from_ms, iso, to_ms
 
-#: How long a run that was handed on waits for its message, where that is no retry.
+#: How long a run that was handed on waits for its message, unless that message is a retry.
 PATIENCE_SECONDS = 86_400.0
-#: No project has a retry, or a visibility timeout, that is further away.
+#: Longer than any project's retry delay or visibility timeout.
 MOST_PATIENCE_MS = 366 * 86_400_000
-#: How often the message of a run is sent on at most.
+#: How often a run's message may be sent on.
 MOST_HOPS = 1_000_000
 
 
 class RunState(StrEnum):
-    """Where a run is in its life; everything after `running` is final."""
+    """The state of a run; every state after `running` is final."""
 
-    #: Its message is on the queue, or due to be pushed (again).
+    #: Its message is on the queue, or is about to be pushed (again).
     QUEUED = "queued"
-    #: A worker holds the claim and gives a heartbeat.
+    #: A worker holds the claim and sends heartbeats.
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    #: Ended by its time limit.
+    #: Stopped by its time limit.
     TIMED_OUT = "timed_out"
-    #: Ended by a person, or by a worker that had to stop.
+    #: Stopped by a person, or by a worker that had to stop.
     CANCELLED = "cancelled"
     #: Its heartbeat stopped.
     LOST = "lost"
-    #: Never queued; the reason says why.
+    #: Never started; the reason says why.
     SKIPPED = "skipped"
-    #: Published, not followed: its queue's workers do not report (no `Cron(app)` there).
+    #: Published and not followed: the workers of its queue do not report (no `Cron(app)` there).
     SENT = "sent"
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing can change this state any more."""
+        """Whether the run is over, so that its state can no longer change."""
         return self not in (RunState.QUEUED, RunState.RUNNING)
 
     @property
     def stored(self) -> str:
-        """The word of the field `state`; the exact one stands in `sort` where they differ.
+        """The word in the stored field `state`; if it differs, the field `sort` has the exact word.
 
-        Version 0.1.0 cannot list a run in a state that it does not know, and must not take the
-        occurrence for one that has not run.
+        Version 0.1.0 cannot list a run in a state that it does not know, and must not mistake the
+        run's occurrence for one that has not run.
         """
         return RunState.SUCCEEDED.value if self is RunState.SENT else self.value
 
@@ -66,21 +66,21 @@ class Trigger(StrEnum):
 
     #: The job's schedule.
     SCHEDULE = "schedule"
-    #: A person or program asked for it now.
+    #: A person or program asked for a run now.
     MANUAL = "manual"
-    #: Somebody asked for the runs of a range of time.
+    #: A person or program asked for the runs of a time range.
     BACKFILL = "backfill"
 
 
 class DeliveryState(StrEnum):
-    """Where the run's output is on its way to a person."""
+    """How far the delivery of a run's output is."""
 
-    #: Nothing to deliver (yet), or to nobody.
+    #: There is nothing to deliver (yet), or nobody to deliver to.
     NONE = "none"
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
-    #: The run had nothing to say, on purpose.
+    #: The run asked for no delivery, such as with `[SILENT]`.
     SILENT = "silent"
 
 
@@ -102,36 +102,36 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     exit_code: int | None = None
     delivery: DeliveryState = DeliveryState.NONE
-    #: What could not be delivered as its job wants, although the rest was.
+    #: What part of a successful delivery did not go out as the job asks.
     delivery_warning: str | None = None
-    #: Bytes of output stored; None before the run ended.
+    #: Bytes of stored output; None until the run has ended.
     output_bytes: int | None = None
-    #: After that no worker starts it any more.
+    #: After this time no worker starts the run.
     expires_at: datetime | None = None
-    #: What an agent used, over all attempts.
+    #: Tokens and US dollars that an agent used, over all attempts.
     tokens: int | None = None
     cost_usd: float | None = None
-    #: The Celery id of the message that it goes on with, since its task has handed it on.
+    #: The id of the Celery message that continues the run, if its task handed the run on.
     handed_on: str | None = None
-    #: When that message is to be performed, where it is a retry of the task's own.
+    #: When that message is due, if it is a retry by the task itself.
     retry_at: datetime | None = None
-    #: What of its record cannot be read, in one line; stand-ins are in its place.
+    #: The unreadable parts of the record, in one line; placeholders stand in for them.
     fault: str | None = None
 
     @property
     def why(self) -> str:
-        """Why it ended as it did, or what it waits for; "" where that is plain."""
+        """Why the run ended as it did, or what it waits for; "" if its state says enough."""
         if self.retry_at and not self.state.is_final:
             return (
-                f"waits for the retry of {iso(self.retry_at)}; where that is past, a worker took "
-                "it with it, or none takes it"
+                f"waits for the retry of {iso(self.retry_at)}; if that time is past, the message "
+                "was lost with its worker, or no worker takes it"
             )
         if self.handed_on and not self.state.is_final:
-            return f"its task has handed it on; the Celery message {self.handed_on} goes on with it"
+            return f"its task handed it on; the Celery message {self.handed_on} continues it"
         return self.error or self.reason or ""
 
     def as_json(self) -> dict[str, Any]:
-        """The stable names of `--json`; instants in ISO 8601, UTC."""
+        """Return the stable keys of `--json`; instants are in ISO 8601, UTC."""
         record = msgspec.structs.asdict(self)
         for name in ("due_at", "queued_at", "started_at", "finished_at", "expires_at", "retry_at"):
             record[name] = iso(record[name])
@@ -142,10 +142,10 @@ _RUN_ID = re.compile(r"[0-9a-f]{12}-\d{8}T\d{6}(\.\d{3})?Z(-[0-9a-f]{4,16})?")
 
 
 def run_id_of(job_id: str, due_ms: int, *, manual: str = "") -> str:
-    """The id of the run of one occurrence: job id, instant in UTC, and a tag if triggered by hand.
+    """Return the run id of an occurrence: job id, instant in UTC, and a tag for a manual run.
 
-    `due_ms` is Unix milliseconds; `manual` keeps a manual run apart from a scheduled one, or from
-    another manual one, of the same instant.
+    `due_ms` is Unix milliseconds. The tag `manual` keeps a manual run apart from the scheduled run,
+    and from other manual runs, of the same instant.
     """
     return f"{job_id}-{_instant(due_ms)}" + (f"-{manual}" if manual else "")
 
@@ -158,37 +158,37 @@ def _instant(ms: int) -> str:
 
 
 def message_id_of(run_id: str, *, push: int = 0) -> str:
-    """The Celery id of a run's message: the run's own, and with its number from the first re-push.
+    """Return the Celery id of a run's message: the run id, followed by a number if pushed again.
 
-    Celery's workers remember revoked and expired ids for hours, and drop what has such an id.
+    Celery's workers remember revoked and expired ids for hours and drop messages with such an id.
     """
     return f"{run_id}.{push}" if push else run_id
 
 
 def is_scheduled(run_id: str) -> bool:
-    """Whether a run's id says that its job's schedule made it, and nobody by hand."""
+    """Return whether a run's id shows that the job's schedule made it."""
     return run_id.count("-") == 1
 
 
 def is_run_id(text: str) -> bool:
-    """Whether this can be a run's id at all."""
+    """Return whether a text has the form of a run id."""
     return _RUN_ID.fullmatch(text) is not None
 
 
 def job_id_of(run_id: str) -> str:
-    """The job that a run belongs to."""
+    """Return the job id in a run id."""
     return run_id[:12]
 
 
 def due_ms_of(run_id: str) -> int:
-    """The nominal instant of a run, Unix milliseconds."""
+    """Return the nominal instant in a run id, in Unix milliseconds."""
     seconds, _, fraction = run_id.split("-")[1].rstrip("Z").partition(".")
     instant = datetime.strptime(f"{seconds}+0000", "%Y%m%dT%H%M%S%z")
     return to_ms(instant) + int(fraction or 0)
 
 
 class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
-    """One nominal instant of a job, `due_ms` in Unix milliseconds."""
+    """One nominal instant of a job; `due_ms` is in Unix milliseconds."""
 
     job_id: str
     due_ms: int
@@ -196,7 +196,7 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def run_id(self) -> str:
-        """The id of its run."""
+        """The id of the occurrence's run."""
         return run_id_of(self.job_id, self.due_ms, manual=self.manual)
 
     @property
@@ -206,19 +206,19 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def occurrence_at(job_id: str, instant: datetime) -> Occurrence:
-    """The scheduled occurrence of a job at an aware instant."""
+    """Return the scheduled occurrence of a job at an aware instant."""
     return Occurrence(job_id=job_id, due_ms=to_ms(instant))
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent's run used."""
+    """What an agent's run used: tokens and US dollars."""
 
     tokens: int = 0
     cost_usd: float = 0.0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended, as the runner tells the store."""
+    """How a run ended, as the runner reports it to the store."""
 
     state: RunState
     output: bytes = b""
@@ -226,6 +226,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     reason: str | None = None
     exit_code: int | None = None
-    #: It succeeded and has nothing to say to anybody.
+    #: The run succeeded and asked for no delivery.
     silent: bool = False
     usage: Usage | None = None

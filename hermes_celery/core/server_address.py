@@ -1,7 +1,7 @@
-"""Where the store is and how it is reached: all that a connection is made of.
+"""The address of the store: everything that a connection needs.
 
-A URL says most of it; a Celery project says the rest in `broker_use_ssl` and
-`broker_transport_options`, and some of that is no text (a provider of credentials, a constant of
+A URL says most of it. A Celery project says the rest in `broker_use_ssl` and
+`broker_transport_options`, and some of that has no text form (a credential provider, a constant of
 `ssl`). So an address is a value of its own. `parse_address` reads the URLs of HERMES_REDIS_URL:
 
     redis://USER:PASSWORD@HOST:6379/0
@@ -9,10 +9,10 @@ A URL says most of it; a Celery project says the rest in `broker_use_ssl` and
     unix:///run/redis.sock?db=0
     sentinel://USER:PASSWORD@HOST:26379,HOST:26379,HOST:26379/0?master_name=NAME
 
-What stands before the hosts of `sentinel://` is for the server; `sentinel_username` and
-`sentinel_password` are for the Sentinels. Celery's spelling, `sentinel://A:26379;sentinel://B:26379`,
-is read too. `ssl=true` speaks TLS to the server behind Sentinels, `sentinel_ssl=true` to them; both
-use the certificates of the `ssl_` options.
+The login before the hosts of `sentinel://` is for the server; `sentinel_username` and
+`sentinel_password` are for the Sentinels. Celery's spelling is read too:
+`sentinel://A:26379;sentinel://B:26379`. `ssl=true` uses TLS to the server behind Sentinels,
+`sentinel_ssl=true` to the Sentinels; both use the certificates of the `ssl_` options.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from hermes_celery.masking.server_urls import (
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 _URL = "HERMES_REDIS_URL"
-#: The user that Redis logs in who gives a password and no name.
+#: The Redis user of a login with a password and no name.
 _DEFAULT_USER = "default"
-#: What a URL may say of certificates, in Celery's words and in those of redis-py.
+#: How certificates are checked, in the words that Celery and redis-py accept.
 _CERTIFICATE_REQUIREMENTS: Mapping[str, ssl.VerifyMode] = {
     **{mode.name.removeprefix("CERT_").lower(): mode for mode in ssl.VerifyMode},
     **{mode.name.lower(): mode for mode in ssl.VerifyMode},
@@ -46,57 +46,57 @@ _CERTIFICATE_REQUIREMENTS: Mapping[str, ssl.VerifyMode] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerAddress:
-    """One user on one database of one server, and the way there."""
+    """One user on one database of one server, and how to reach it."""
 
-    #: The server; with `master_name` the Sentinels that know it; none with `path`. A port that was
-    #: not given is None: see `servers`.
+    #: The server, or with `master_name` its Sentinels; empty with `path`. A port is None if it was
+    #: not given: see `servers`.
     hosts: Sequence[tuple[str, int | None]] = ()
     #: The socket of a server on this machine.
     path: str = ""
-    #: What the Sentinels call the server.
+    #: The server's name at its Sentinels.
     master_name: str = ""
     database: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
-    #: In place of both: an object of redis-py that provides them.
+    #: An object of redis-py that provides user and password, in place of both.
     credential_provider: Any = field(default=None, repr=False)
     #: The `ssl_...` options of redis-py; None without TLS.
     tls: Mapping[str, Any] | None = field(default=None, repr=False)
-    #: Further options of a connection, as redis-py calls them.
+    #: Further options of a connection, under redis-py's names.
     options: Mapping[str, Any] = field(default_factory=dict)
-    #: Those of the connections to the Sentinels.
+    #: Options of the connections to the Sentinels.
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     min_other_sentinels: int = 0
-    #: The setting that names the server, and the one that says how it is reached.
+    #: The settings that messages name: the one with the server, and the one with its TLS options.
     named: str = _URL
     tls_named: str = _URL
 
     def __post_init__(self) -> None:
-        """Refuse a host that the resolver would refuse in the midst of connecting."""
+        """Refuse a host that the resolver would refuse during a connection attempt."""
         try:
             for host, _ in self.hosts:
                 host.encode("idna")
         except UnicodeError:
             raise ValueError(
-                "its host is not written as one, such as example.org or [::1]"
+                "its host is not a host name or address, such as example.org or [::1]"
             ) from None
 
     @property
     def user(self) -> str:
-        """Who is logged in."""
+        """The name of the user that logs in."""
         return self.username or _DEFAULT_USER
 
     @property
     def servers(self) -> list[tuple[str, int]]:
-        """`hosts` with all ports."""
+        """The hosts, each with its port or the default port."""
         default = SENTINEL_PORT if self.master_name else REDIS_PORT
         return [(host, port or default) for host, port in self.hosts]
 
     def is_same_as(self, other: ServerAddress) -> bool:
-        """Whether both mean one user on one database of one server, as far as that is certain.
+        """Return whether both certainly mean the same user on the same database of the same server.
 
-        `localhost` and `127.0.0.1` may be two servers, so they differ. Passwords do not count.
-        Sentinels that share one member and the server's name know the same server.
+        `localhost` and `127.0.0.1` may be two servers, so they differ. Passwords are not compared.
+        Two lists of Sentinels are the same if they share a Sentinel and the server's name.
         """
         if (self.database, self.user) != (other.database, other.user):
             return False
@@ -109,7 +109,7 @@ class ServerAddress:
 
     @property
     def url(self) -> str:
-        """The address as a URL, with its password; what is no text is missing there."""
+        """The address as a URL with its password, without what has no text form."""
         known = userinfo(self.username, self.password)
         if self.path:
             return f"unix://{known}{self.path}" + (f"?db={self.database}" if self.database else "")
@@ -124,28 +124,28 @@ class ServerAddress:
 
     @property
     def shown(self) -> str:
-        """The address as it may be shown, without any secret."""
+        """The address without its secrets, for messages."""
         return without_password(self.url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerNames:
-    """What kombu calls its keys and channels, as an app's transport options have it."""
+    """The names of kombu's keys and channels, from an app's transport options."""
 
-    #: `global_keyprefix`: in front of every key and channel.
+    #: `global_keyprefix`: the prefix of every key and channel.
     prefix: str = ""
-    #: `fanout_prefix`: in front of every broadcast's channel.
+    #: `fanout_prefix`: the prefix of every broadcast channel.
     fanout: str = "/{db}."
     unacked: Sequence[str] = ("unacked", "unacked_index", "unacked_mutex")
-    #: The lists that the app's workers read, each with its prefix.
+    #: The Redis lists that the app's workers read, with the prefix.
     queues: frozenset[str] = frozenset()
-    #: The exchanges of its queues, of its remote control and of its events, without the prefix.
+    #: The exchanges of the queues, the remote control and the events, without the prefix.
     exchanges: frozenset[str] = frozenset()
 
     def types(self) -> dict[str, str]:
-        """The keys that kombu keeps beside its queues, and what type each has there.
+        """Return kombu's keys besides the queues, and the type that each must have.
 
-        One of another type keeps every worker from its queues. None where the app is not known.
+        A key of another type keeps every worker from its queues. Empty if the app is not known.
         """
         if not self.exchanges:
             return {}
@@ -167,7 +167,7 @@ def _host_text(host: str, port: int | None) -> str:
 
 
 def _as_text(tls: Mapping[str, Any]) -> dict[str, str]:
-    """The options of TLS in the words of redis-py's URL."""
+    """Return TLS options in the words of redis-py's URLs."""
     return {
         name: value.name.lower().removeprefix("cert_")
         if isinstance(value, ssl.VerifyMode)
@@ -180,8 +180,8 @@ def _as_text(tls: Mapping[str, Any]) -> dict[str, str]:
 def parse_address(url: str, *, named: str = _URL) -> ServerAddress:
     """Read a URL; `named` is the setting that it comes from. Raises ValueError.
 
-    What it raises quotes no password: a password that was read as a port, a path or a host is told
-    by what to write instead.
+    The error quotes no password. If a password was read as a port, a path or a host, the error says
+    what to write instead.
     """
     try:
         return _parsed(url, named=named)
@@ -195,14 +195,14 @@ def parse_address(url: str, *, named: str = _URL) -> ServerAddress:
 def _parsed(url: str, *, named: str) -> ServerAddress:
     first, *others = urls_of(url)
     if any(is_cut(one) for one in (first, *others)):
-        raise ValueError("its password is cut short")
+        raise ValueError("it ends in the middle of its password")
     parts = urlsplit(first)
     if parts.scheme == "sentinel":
         return _sentinel_address([first, *others], named=named)
     if others or "," in parts.netloc.rpartition("@")[2]:
         raise ValueError(
-            "it names several servers, and schedules are on one: put Redis Sentinel in front of "
-            "them and use sentinel://host:26379,host:26379/0?master_name=NAME"
+            "it names several servers, but schedules are on a single one: put Redis Sentinel in "
+            "front of them and use sentinel://host:26379,host:26379/0?master_name=NAME"
         )
     query = _Query(parts.query)
     username, password = _login(parts.username, parts.password, query)
@@ -222,19 +222,21 @@ def _parsed(url: str, *, named: str) -> ServerAddress:
 
 
 def _sentinel_address(urls: Sequence[str], *, named: str) -> ServerAddress:
-    """Sentinels: one URL with several hosts, or several URLs whose last one has the options."""
+    """Read Sentinels: one URL with several hosts, or several URLs, the last with the options."""
     last = urlsplit(urls[-1])
     hosts: list[tuple[str, int | None]] = []
     logins = set()
     for url in urls:
         parts = urlsplit(url)
         if parts.scheme != "sentinel":
-            raise ValueError(f"it names Sentinels and a {parts.scheme}:// server; name Sentinels")
+            raise ValueError(
+                f"it names Sentinels and a {parts.scheme}:// server; name Sentinels only"
+            )
         before, _, names = parts.netloc.rpartition("@")
         logins.add(before)
         hosts += [_host_and_port(name) for name in names.split(",") if name]
     if len(logins) > 1:
-        raise ValueError("its Sentinels have several logins before the @; give all of them one")
+        raise ValueError("its Sentinels have different logins before the @; use the same for all")
     query = _Query(last.query)
     name = query.take("master_name")
     if not name:
@@ -283,8 +285,8 @@ def _port(parts: SplitResult) -> int | None:
     try:
         return parts.port
     except ValueError:
-        # Not quoted: without an @ behind it, it may be a password.
-        raise ValueError("its port is no number from 0 to 65535") from None
+        # The message does not quote it: it may be a password if no @ follows.
+        raise ValueError("its port is not a number from 0 to 65535") from None
 
 
 def _login(username: str | None, password: str | None, query: _Query) -> tuple[str, str]:
@@ -295,7 +297,7 @@ def _login(username: str | None, password: str | None, query: _Query) -> tuple[s
 def _database(path: str, query: _Query) -> int:
     text = query.take("db") or path.strip("/") or "0"
     if not text.isdecimal():
-        raise ValueError(f"{text!r} is no number of a database; it ends with /0")
+        raise ValueError(f"{text!r} is not a database number; end the URL with /0 or another")
     return int(text)
 
 
@@ -310,7 +312,7 @@ def _switch(text: str) -> bool:
 
 
 def certificate_requirement(text: str) -> ssl.VerifyMode:
-    """`CERT_NONE` or `none`, and so on, as a constant of `ssl`. Raises ValueError."""
+    """Return the constant of `ssl` for `CERT_NONE`, `none` and so on. Raises ValueError."""
     try:
         return _CERTIFICATE_REQUIREMENTS[text.lower()]
     except KeyError:
@@ -322,7 +324,7 @@ def _tls_version(text: str) -> ssl.TLSVersion:
     try:
         return ssl.TLSVersion[name]
     except KeyError:
-        raise ValueError(f"{text!r} is no version such as TLSv1.2") from None
+        raise ValueError(f"{text!r} is not a TLS version such as TLSv1.2") from None
 
 
 _TLS: Mapping[str, Callable[[str], object]] = {
@@ -337,7 +339,7 @@ _TLS: Mapping[str, Callable[[str], object]] = {
     "ssl_check_hostname": _switch,
     "ssl_min_version": _tls_version,
 }
-#: Options of a connection.
+#: Connection options that a URL may set, and how their values are read.
 _OPTIONS: Mapping[str, Callable[[str], object]] = {
     "socket_timeout": float,
     "socket_connect_timeout": float,
@@ -345,22 +347,22 @@ _OPTIONS: Mapping[str, Callable[[str], object]] = {
     "health_check_interval": int,
     "client_name": str,
 }
-#: Options of redis-py that are ours to decide.
+#: Options of redis-py that this package sets itself.
 _IGNORED = ("retry_on_timeout", "max_connections", "protocol", "decode_responses", "encoding")
 
 
 def _tls(query: _Query, *, is_on: bool) -> dict[str, Any] | None:
-    """The options of TLS; certificates are checked unless they say otherwise."""
+    """Take the TLS options; certificates are checked unless an option turns that off."""
     given = {name: query.taken(name, convert) for name, convert in _TLS.items() if name in query}
     if is_on:
         return {"ssl_cert_reqs": ssl.CERT_REQUIRED, **given}
     if given:
-        raise ValueError(f"{', '.join(given)} is for TLS, which needs rediss:// (or ssl=true)")
+        raise ValueError(f"{', '.join(given)} needs TLS; use rediss:// (or ssl=true)")
     return None
 
 
 class _Query:
-    """The options behind the question mark, each taken once."""
+    """The options after the question mark, each of which is taken once."""
 
     def __init__(self, text: str) -> None:
         self._rest = dict(parse_qsl(text))
@@ -369,18 +371,18 @@ class _Query:
         return name in self._rest
 
     def take(self, name: str) -> str:
-        """One option; "" without."""
+        """Take one option; "" if it is not given."""
         return self._rest.pop(name, "")
 
     def taken(self, name: str, convert: Callable[[str], object]) -> object:
-        """One option that is there, as a value."""
+        """Take one option that is given, and convert it."""
         try:
             return convert(self.take(name))
         except ValueError as error:
             raise ValueError(f"{name} is wrong: {error}") from None
 
     def take_options(self) -> dict[str, Any]:
-        """The options of a connection."""
+        """Take the connection options."""
         for name in _IGNORED:
             self.take(name)
         return {
@@ -388,10 +390,10 @@ class _Query:
         }
 
     def refuse_the_rest(self) -> None:
-        """Raises ValueError that names an option which nobody knows."""
+        """Raise ValueError if an unknown option is left, and name it."""
         if self._rest:
             known = ("db", "username", "password", *_OPTIONS, *_TLS, "master_name",
                      "sentinel_username", "sentinel_password")  # fmt: skip
             raise ValueError(
-                f"its option {next(iter(self._rest))!r} is unknown; there are {', '.join(known)}"
+                f"its option {next(iter(self._rest))!r} is unknown; use one of {', '.join(known)}"
             )

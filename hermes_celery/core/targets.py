@@ -1,16 +1,17 @@
-"""From `deliver` as somebody wrote it to targets, by Hermes' rules (hermes-agent 0.19).
+"""Turn the text of `deliver` into targets, by Hermes' rules (hermes-agent 0.19).
 
     local                    nowhere: the output stays with the run
-    origin                   where the job was made, else the first home channel
-    telegram                 that platform's home channel, or the origin if it is there
+    origin                   the chat where the job was made, else the first home channel
+    telegram                 the platform's home channel, or the origin if it is on this platform
     telegram:-100123:17      a chat, and a thread in it
-    all                      every home channel there is when it is sent
+    all                      every home channel that exists when it is sent
     ops                      a name from targets.toml
-    json://host/path         any apprise URL; a comma in it is written %2C
+    json://host/path         any apprise URL; write a comma in it as %2C
     file://daily.md          a file under $HERMES_HOME/cron/output
 
-Several are separated by commas. `parse` is the only reader of one: delivery, the check beforehand
-and a run's session all ask it. Pure: the environment and the named targets are arguments.
+Commas separate several targets. `parse` is the only reader of one part: delivery, the check
+beforehand and a run's session all use it. The module is pure: the environment and the named targets
+are arguments.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from hermes_celery.masking.urls import masked
 
 LOCAL, ORIGIN, ALL = "local", "origin", "all"
 
-#: Platform -> the variable with its home channel, in the order in which Hermes tries them.
+#: Platforms and the variable with their home channel, in the order in which Hermes tries them.
 HOME_VARIABLES: Mapping[str, str] = {
     "matrix": "MATRIX_HOME_ROOM",
     "telegram": "TELEGRAM_HOME_CHANNEL",
@@ -45,7 +46,7 @@ HOME_VARIABLES: Mapping[str, str] = {
     "qqbot": "QQBOT_HOME_CHANNEL",
     "whatsapp": "WHATSAPP_HOME_CHANNEL",
     "whatsapp_cloud": "WHATSAPP_CLOUD_HOME_CHANNEL",
-    # Hermes has these as plugins.
+    # Plugins of Hermes.
     "ntfy": "NTFY_HOME_CHANNEL",
     "homeassistant": "HASS_HOME_CHANNEL",
 }
@@ -56,25 +57,28 @@ PLATFORMS = frozenset(HOME_VARIABLES) | {
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _HOST_END = re.compile(r"[/?#]")
 _WORD = re.compile(r"[A-Za-z][\w.-]*")
-#: Platforms with `CHAT:THREAD`. Elsewhere a colon belongs to the chat's id: `matrix:!room:host`,
+#: Platforms with `CHAT:THREAD`. On others a colon is part of the chat's id: `matrix:!room:host`,
 #: `signal:group:ID`, `teams:19:ID@thread.tacv2`.
 _WITH_THREADS = frozenset({"telegram", "discord", "slack", "feishu"})
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One place that a message goes to: a chat of a platform, a URL, or a name for one."""
+    """One place for a message: a chat of a platform, a URL, or the name of a URL."""
 
     platform: str = ""
     chat_id: str = ""
     thread_id: str | None = None
     #: An apprise or file URL, as it was given.
     url: str = ""
-    #: A name from targets.toml; its URL is looked up when it is sent.
+    #: A name from targets.toml; its URL is looked up when the message is sent.
     name: str = ""
 
     @property
     def far_end(self) -> str:
-        """What answers there, or does not, whichever chat or path is meant; may hold a token."""
+        """The host, platform or name that answers for this target, whatever the chat or path.
+
+        It may contain a token.
+        """
         if not self.url:
             return f"name {self.name}" if self.name else f"platform {self.platform.lower()}"
         scheme, _, rest = self.url.partition("://")
@@ -82,7 +86,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def label(self) -> str:
-        """The target as it may be shown and logged."""
+        """The target without its secrets, for people and logs."""
         if self.url:
             return masked(self.url)
         if self.name:
@@ -91,31 +95,31 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PartKind(StrEnum):
-    """What a part of `deliver` is, as far as its text says."""
+    """The kind of a part of `deliver`, as far as its text shows."""
 
     LOCAL = "local"
     ORIGIN = "origin"
     ALL = "all"
     URL = "url"
-    #: A chat of a platform, known or not.
+    #: A chat of a known or unknown platform.
     CHAT = "chat"
-    #: A platform alone: its home channel, or the origin if it is there.
+    #: A platform alone: its home channel, or the origin if it is on this platform.
     PLATFORM = "platform"
-    #: A word: a name from targets.toml, or nothing.
+    #: Another word: a name from targets.toml, or an error.
     WORD = "word"
 
 
 class TargetPart(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of `deliver`, read."""
+    """One part of `deliver` after parsing."""
 
     kind: PartKind
     text: str
-    #: The target, where the part names it by itself: a URL or a chat.
+    #: The target, if the text alone names it: a URL or a chat.
     target: Target | None = None
 
 
 def parse(part: str) -> TargetPart:
-    """Read one part of `deliver`; nothing is looked up, and any text is some part."""
+    """Parse one part of `deliver`; any text is accepted, and nothing is looked up."""
     if part in (LOCAL, ORIGIN):
         return TargetPart(kind=PartKind(part), text=part)
     if part.lower() == ALL:
@@ -141,14 +145,14 @@ _CHATS = (PartKind.ORIGIN, PartKind.ALL, PartKind.CHAT, PartKind.PLATFORM)
 
 @lru_cache(maxsize=1_000)
 def _first_for_chats(deliver: str) -> TargetPart | None:
-    """The first part that means chats; the session of each message asks for that of its job."""
+    """Return the first part that means chats; cached, as each message's session asks for it."""
     return next((part for part in map(parse, parts_of(deliver)) if part.kind in _CHATS), None)
 
 
 def first_chat(deliver: str, *, origin: Origin | None) -> Target | None:
-    """The first chat that `deliver` names; of a home channel only its platform.
+    """Return the first chat that `deliver` names; for a home channel only its platform.
 
-    None where it names none, and where `origin` or `all` means home channels before that.
+    Returns None if `deliver` names no chat, or if `origin` or `all` means home channels before it.
     """
     part = _first_for_chats(deliver)
     if part is None or part.kind is PartKind.ALL:
@@ -161,11 +165,11 @@ def first_chat(deliver: str, *, origin: Origin | None) -> Target | None:
 
 
 class UnknownTarget(ValueError):
-    """A part of `deliver` that means nothing."""
+    """A part of `deliver` has no meaning."""
 
 
 def normalised(deliver: object) -> str:
-    """`deliver` as one text, as Hermes stores it: lists are joined, nothing means `local`."""
+    """Return `deliver` as Hermes stores it: lists are joined, nothing becomes `local`."""
     if deliver is None or deliver == "":
         return LOCAL
     if isinstance(deliver, (list, tuple)):
@@ -180,9 +184,9 @@ def resolve(
     environment: Mapping[str, str],
     names: Mapping[str, str],
 ) -> list[Target]:
-    """Every place that `deliver` means now, each once.
+    """Return every target that `deliver` means now, without duplicates.
 
-    What resolves to nothing is left out, as in Hermes; `check` is what refuses it beforehand.
+    Parts that resolve to nothing are left out, as in Hermes; `check` refuses them beforehand.
     """
     found: dict[tuple[str, ...], Target] = {}
     for part in _expanded(deliver, environment):
@@ -195,24 +199,24 @@ def resolve(
 
 
 def parts_of(deliver: str) -> list[str]:
-    """The parts of `deliver`, as they were written."""
+    """Return the parts of `deliver` as they were written."""
     return [part for part in (piece.strip() for piece in deliver.split(",")) if part]
 
 
 def is_url(part: str) -> bool:
-    """Whether a part of `deliver` is a URL."""
+    """Return whether a part of `deliver` is a URL."""
     return parse(part).kind is PartKind.URL
 
 
 def is_reserved(part: str) -> bool:
-    """Whether a part means something without any name in targets.toml."""
+    """Return whether a part has a meaning of its own, so that targets.toml cannot define it."""
     return parse(part).kind in (
         PartKind.LOCAL, PartKind.ORIGIN, PartKind.ALL, PartKind.PLATFORM,
     )  # fmt: skip
 
 
 def check(part: str, *, names: Mapping[str, str]) -> None:
-    """Raise UnknownTarget for a part that cannot mean anything; URLs are checked elsewhere."""
+    """Raise UnknownTarget for a part that has no meaning; URLs are checked elsewhere."""
     read = parse(part)
     if read.kind is PartKind.CHAT and read.target is not None:
         platform = read.target.platform
@@ -224,7 +228,7 @@ def check(part: str, *, names: Mapping[str, str]) -> None:
         return
     if not _WORD.fullmatch(part):
         raise UnknownTarget(
-            f"{part!r} is no target; write local, origin, all, PLATFORM[:CHAT[:THREAD]], a name "
+            f"{part!r} is not a target; write local, origin, all, PLATFORM[:CHAT[:THREAD]], a name "
             "from targets.toml or a URL (in a URL, write a comma as %2C)"
         )
     raise UnknownTarget(
@@ -233,7 +237,7 @@ def check(part: str, *, names: Mapping[str, str]) -> None:
 
 
 def home_of(platform: str, environment: Mapping[str, str]) -> Target | None:
-    """A platform's home channel, if it has one."""
+    """Return a platform's home channel, if it has one."""
     variable = HOME_VARIABLES.get(platform.lower())
     if variable is None:
         return None
@@ -280,13 +284,13 @@ def _resolved(
 
 
 def _origin_of_platform(part: TargetPart, origin: Origin | None) -> Target | None:
-    """The origin, if it is on the platform that a part names."""
+    """Return the origin if it is on the platform that a part names."""
     found = _of_origin(origin)
     return found if found is not None and found.platform == part.text else None
 
 
 def _of_origin(origin: Origin | None) -> Target | None:
-    """The chat that a job was made in; None where it was made in none."""
+    """Return the chat in which a job was made; None if it was not made in a chat."""
     if origin is None or not (origin.platform and origin.chat_id):
         return None
     return Target(

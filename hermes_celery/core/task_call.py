@@ -1,7 +1,7 @@
-"""The call of a Celery task: what of it is taken, and how it is stored and read back.
+"""The call of a Celery task: which options are accepted, and how it is stored and read back.
 
-Arguments and options are stored as Celery's JSON has them (`typed_values`), so that programs of an
-older version read them too; `TaskCall.exact` holds what that form loses.
+Arguments and options are stored as Celery's JSON writes them (`typed_values`), so that older
+versions can read them too. `TaskCall.exact` keeps what that form loses.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hermes_celery.schedule import duration_text
 _PARTS: Final = ("args", "kwargs", "options")
 _MAX_TASK_NAME: Final = 1_000
 _MAX_SHOWN: Final = 200
-#: Seconds; up to a year.
+#: Limits of a countdown, in seconds: up to a year.
 MIN_COUNTDOWN: Final = 0.1
 MAX_COUNTDOWN: Final = 366 * 86_400
-#: The header that makes a message a run's.
+#: The header that carries the run in a message.
 _OUR_HEADER: Final = "hermes"
-#: Options of `apply_async` that a schedule or our own record decides, and what to do instead.
+#: Options of `apply_async` that the schedule or the run decides, and what to do instead.
 _REFUSED: Final = {
     "eta": "a schedule has many instants; give the job a start, or one ISO time as its schedule",
     "countdown": "a run starts when it is due; write it into the schedule, as in '... delayed 10s'",
@@ -36,9 +36,9 @@ _REFUSED: Final = {
     "connection": "runs go through the app's own broker; leave it out",
     "producer": "runs go through the app's own broker; leave it out",
 }
-#: Names under which Celery knows its canvas, where a worker that gets them can only fail.
+#: Celery's names for its canvas; a worker that receives one as a task can only fail.
 _CANVAS: Final = frozenset(("celery.chain", "celery.group", "celery.chord"))
-#: Headers of Celery's protocol: another value would make it another message.
+#: Headers of Celery's protocol; a user's value would change what the message means.
 _CELERYS_HEADERS: Final = frozenset(
     (
         *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries"),
@@ -49,10 +49,11 @@ _CELERYS_HEADERS: Final = frozenset(
 
 
 def call_of(task: Any, *, args: Any = (), kwargs: Any = None, options: Any = None) -> TaskCall:
-    """The call of a task, its name or its signature; what is given beside a signature joins it.
+    """Make the call of a task from the task, its name or its signature. Raises JobError.
 
-    They meet as in Celery's own `Signature.clone`: arguments stand before the signature's, those
-    with names replace them unless it is immutable, and so do options. Raises JobError.
+    Arguments that are given besides a signature are merged as in Celery's `Signature.clone`:
+    positional ones are put before the signature's, and keyword arguments and options replace the
+    signature's. An immutable signature takes options only.
     """
     args, given = argument_list(args), text_mapping(options, name="options")
     kwargs = text_mapping(kwargs, name="kwargs")
@@ -74,19 +75,19 @@ def call_of(task: Any, *, args: Any = (), kwargs: Any = None, options: Any = Non
 
 
 def _check_is_one_task(name: str) -> None:
-    """Refuse what Celery starts from a caller alone. Raises JobError."""
+    """Refuse a canvas, which only a caller can start. Raises JobError."""
     if name in _CANVAS:
         kind = name.removeprefix("celery.")
         raise JobError(
-            f"a {kind} is no single task, so no run could be followed; write a task of your own "
-            f"that starts it, as in `def start(): {kind}(...).apply_async()`, and give that one"
+            f"a {kind} is not a single task, so its run could not be followed; write a task that "
+            f"starts it, as in `def start(): {kind}(...).apply_async()`, and give that task"
         )
 
 
 def checked_task(call: Any) -> TaskCall | None:
-    """The call, or a task's signature, as it is stored.
+    """Check a call, or a task's signature, and return it in its stored form.
 
-    Raises JobError that names what cannot be taken.
+    Raises JobError that names what is not accepted.
     """
     if call is None:
         return None
@@ -96,7 +97,7 @@ def checked_task(call: Any) -> TaskCall | None:
         call = call_of(call.name, args=call.args, kwargs=call.kwargs, options=call.options)
     name = call.name
     if not name.strip() or not name.isprintable() or len(name) > _MAX_TASK_NAME:
-        raise JobError(f"{name[:100]!r} is no task's name; use one like package.module.task")
+        raise JobError(f"{name[:100]!r} is not a task's name; use one like package.module.task")
     _check_is_one_task(name)
     try:
         call = live_call(_in_python(call))
@@ -109,13 +110,13 @@ def checked_task(call: Any) -> TaskCall | None:
 
 
 def live_call(call: TaskCall) -> TaskCall:
-    """A stored call with its arguments and options as objects. Raises ValueError."""
+    """Return a stored call with its arguments and options as Python objects. Raises ValueError."""
     parts = {part: _live_part(call, part) for part in _PARTS}
     return msgspec.structs.replace(call, **parts, exact=None)
 
 
 def call_text(call: TaskCall) -> str:
-    """The call as Python would write it, cut short."""
+    """Return the call as Python would write it, shortened."""
     with suppress(ValueError):
         call = live_call(call)
     words = [repr(value) for value in call.args]
@@ -125,7 +126,7 @@ def call_text(call: TaskCall) -> str:
 
 
 def argument_list(args: Any) -> list[Any]:
-    """Positional arguments as a list. Raises JobError for what only looks like one."""
+    """Return positional arguments as a list. Raises JobError for anything but a list or tuple."""
     if args is None:
         return []
     if not isinstance(args, list | tuple):
@@ -134,8 +135,11 @@ def argument_list(args: Any) -> list[Any]:
 
 
 def text_mapping(given: Any, *, name: str) -> dict[str, Any]:
-    """Keyword arguments or options as a dict; `name` is how messages call them. Raises JobError."""
-    # celery.Signature's default for kwargs is (), and so is that of add_periodic_task.
+    """Return keyword arguments or options as a dict. Raises JobError.
+
+    `name` is the name that messages use for them.
+    """
+    # The default of kwargs in celery.Signature and add_periodic_task is ().
     if given is None or given == ():
         return {}
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
@@ -156,7 +160,7 @@ def _live_part(call: TaskCall, part: str) -> Any:
     stored = getattr(call, part)
     if call.exact is not None and part in call.exact:
         whole = live(call.exact[part])
-        # A program that does not know the exact form may have changed the other one.
+        # An older version may have changed the plain form, and left the exact one.
         if plain(whole, place=part) == stored:
             return whole
     return live(stored)
@@ -167,14 +171,14 @@ def _stored(call: TaskCall) -> TaskCall:
     whole = {part: exact(getattr(call, part), place=part) for part in _PARTS}
     more = {part: whole[part] for part in _PARTS if whole[part] != written[part]}
     call = msgspec.structs.replace(call, **written, exact=more or None)
-    # As it will be read: what is stored and what is declared can be compared.
+    # In the form in which it will be read, so that stored and declared calls can be compared.
     return msgspec.json.decode(msgspec.json.encode(call), type=TaskCall)
 
 
 def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     for name, instead in _REFUSED.items():
         if options.get(name) is not None:
-            raise JobError(f"the option {name} is not taken: {instead}")
+            raise JobError(f"the option {name} is not accepted: {instead}")
         options.pop(name, None)
     if "expires" in options:
         options["expires"] = _checked_expires(options["expires"])
@@ -188,10 +192,10 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def late_text(schedule: str, options: dict[str, Any]) -> str:
-    """The schedule of an entry with a countdown, which is taken out of its options.
+    """Return the schedule of an entry with a countdown; take the countdown out of its options.
 
-    Celery's beat sends such a message when the entry is due, and the task starts that much later;
-    its lifetime counts from the sending. Raises JobError.
+    Celery's beat sends such a message when the entry is due, and the task starts after the
+    countdown. The message's lifetime counts from the sending. Raises JobError.
     """
     countdown = options.pop("countdown", None)
     if not countdown:
@@ -213,7 +217,7 @@ def late_text(schedule: str, options: dict[str, Any]) -> str:
 
 
 def queue_name(queue: Any) -> str | None:
-    """The name of a queue, given by name or as kombu's Queue. Raises JobError."""
+    """Return the name of a queue that is given by name or as kombu's Queue. Raises JobError."""
     if queue is None:
         return None
     name = getattr(queue, "name", queue)
@@ -229,7 +233,7 @@ def queue_name(queue: Any) -> str | None:
 
 
 def checked_priority(priority: Any) -> int | None:
-    """A message's priority. Raises JobError."""
+    """Return a message's priority unchanged. Raises JobError if it is not valid."""
     if priority is None:
         return None
     if isinstance(priority, bool) or not isinstance(priority, int):
@@ -239,7 +243,7 @@ def checked_priority(priority: Any) -> int | None:
 
 
 def _checked_expires(expires: Any) -> float | str | None:
-    """Seconds, or an instant as Celery writes it into a message."""
+    """Return the lifetime in seconds, or as an instant in Celery's message format."""
     if expires is None:
         return None
     if isinstance(expires, datetime):
@@ -252,7 +256,7 @@ def _checked_expires(expires: Any) -> float | str | None:
         return expires
     seconds = f", here {expires.total_seconds():g}" if isinstance(expires, timedelta) else ""
     raise JobError(
-        f"the option expires is {expires!r}, which apply_async does not take; give a number of "
+        f"the option expires is {expires!r}, which apply_async does not accept; give a number of "
         f"seconds{seconds}, or a datetime"
     )
 
@@ -272,8 +276,8 @@ def _checked_headers(headers: Any) -> Mapping[str, Any] | None:
         raise JobError(f"the option headers is {headers!r}; give a dict with texts as keys")
     if _OUR_HEADER in headers:
         raise JobError(
-            f"the option headers has the key {_OUR_HEADER!r}, under which a run carries its "
-            "session; use another name"
+            f"the option headers has the key {_OUR_HEADER!r}, which carries a run's session; use "
+            "another name"
         )
     celerys = sorted(_CELERYS_HEADERS.intersection(headers))
     if celerys:

@@ -1,13 +1,14 @@
-"""What a task's arguments are in a stored job, and back.
+"""Write a task's arguments into a stored job, and read them back.
 
-Stored is JSON. What JSON has not is written as kombu writes it into messages, so that a task gets
-what Celery's own beat would hand it:
+The stored form is JSON. Types that JSON lacks are written as kombu writes them into messages, so
+that a task gets the same arguments as from Celery's own beat:
 
     {"__type__": "datetime", "__value__": "2024-01-02T00:00:00+00:00"}
 
-`plain` gives that form. It loses what JSON loses: a tuple becomes a list, a key becomes a text, and
-`inf` nothing. `exact` keeps these too, in the same form under types of its own; it is for projects
-whose serializer is not JSON. What neither can keep is refused with its place among the arguments.
+`plain` writes this form. It loses what JSON loses: a tuple becomes a list, a key becomes a text,
+and `inf` becomes null. `exact` keeps these too, in the same form under types of our own; it is for
+projects whose serializer is not JSON. A value that neither form can keep is refused, with its place
+among the arguments.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Final
 from hermes_celery.errors import JobError
 
 _KEYS: Final = {"__type__", "__value__"}
-#: Types of `exact` that kombu has not, and how their values are read.
+#: Types of `exact` that kombu lacks, and how their values are read.
 _OURS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "hermes_celery.tuple": tuple,
     "hermes_celery.dict": dict,
@@ -28,19 +29,19 @@ _OURS: Final[Mapping[str, Callable[[Any], Any]]] = {
 
 
 def plain(value: Any, *, place: str) -> Any:
-    """A value as Celery's JSON has it; `place` is how messages call it. Raises JobError."""
+    """Return a value as Celery's JSON writes it; messages call it `place`. Raises JobError."""
     return _Writer(is_exact=False).write(value, place)
 
 
 def exact(value: Any, *, place: str) -> Any:
-    """As `plain`, with tuples, keys and special numbers as they are. Raises JobError."""
+    """Do the same as `plain`, but keep tuples, keys and special numbers. Raises JobError."""
     return _Writer(is_exact=True).write(value, place)
 
 
 def live(value: Any) -> Any:
-    """What `plain` or `exact` wrote, as objects.
+    """Return the Python objects that `plain` or `exact` wrote.
 
-    A type that nobody here knows stays as it is written: the worker's side may know it. Raises
+    A value of an unknown type stays as it is written, because the worker may know the type. Raises
     ValueError for a value that its type cannot have.
     """
     if isinstance(value, list):
@@ -52,7 +53,7 @@ def live(value: Any) -> Any:
 
 
 def _typed(items: dict[str, Any]) -> Any:
-    from kombu.utils.json import _decoders  # a project registers its types there
+    from kombu.utils.json import _decoders  # projects register their own types there
 
     name = items["__type__"]
     read = (_OURS.get(name) or _decoders.get(name)) if isinstance(name, str) else None
@@ -61,7 +62,7 @@ def _typed(items: dict[str, Any]) -> Any:
     try:
         return read(items["__value__"])
     except Exception as error:  # noqa: BLE001 - each type raises its own; projects add theirs
-        raise ValueError(f"{str(items)[:200]} is no {name}: {error}") from None
+        raise ValueError(f"{str(items)[:200]} is not a {name}: {error}") from None
 
 
 class _Writer:
@@ -103,7 +104,7 @@ class _Writer:
         return {keys[key]: item for key, item in written.items()}
 
     def _other(self, value: Any, place: str) -> Any:
-        from kombu.utils.json import JSONEncoder  # slow to import, and seldom needed
+        from kombu.utils.json import JSONEncoder  # slow to import and rarely needed
 
         try:
             written = JSONEncoder().default(value)
@@ -113,7 +114,7 @@ class _Writer:
 
 
 def _key(key: Any, place: str) -> str:
-    """A key as JSON has it."""
+    """Return a key as JSON writes it."""
     if isinstance(key, str):
         return key
     if key is None or isinstance(key, bool):

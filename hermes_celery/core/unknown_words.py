@@ -1,8 +1,8 @@
-"""Words of a newer version: kept and shown as they are, never taken for one of ours.
+"""Keep words of a newer version as they are, and never mistake them for known ones.
 
-A stored state, trigger or kind that this version does not know becomes a member of its enum that is
-no other member: it prints and is written back as the word it was, and equals nothing that decisions
-ask for. What somebody types is checked elsewhere; this is for what is read from the store.
+A stored state, trigger or kind that this version does not know becomes an extra member of its enum.
+It prints and is stored as the original word, and equals none of the members that decisions compare
+with. This is for values from the store; words that a user types are checked elsewhere.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TypeVar
 
 _Kind = TypeVar("_Kind", bound=StrEnum)
 
-#: The word shown in the place of one that cannot be read at all.
+#: The word shown in place of an unreadable one.
 UNREADABLE = "unreadable"
 
 
 def stored_word(kind: type[_Kind], word: str) -> _Kind:
-    """The member of that value, or one made for a word that this version does not know."""
+    """Return the member with that value, or a new one for a word of a newer version."""
     try:
         return kind(word)
     except ValueError:
@@ -27,5 +27,5 @@ def stored_word(kind: type[_Kind], word: str) -> _Kind:
 
 
 def is_known(member: StrEnum) -> bool:
-    """Whether this version knows the word."""
+    """Return whether this version knows the word."""
     return member.value in type(member)._value2member_map_

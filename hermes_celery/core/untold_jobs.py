@@ -1,8 +1,8 @@
-"""Notes of jobs that a step of the store took away, and that nobody has been told of yet.
+"""Notes about jobs that a store step removed, and that nobody has been told about yet.
 
-Such a step writes the note before anything else, so that it is either refused as a whole or leaves
-what is to be told. The leader's sweep tells it and deletes the note; a leader that dies between the
-two leaves the note to the next one. The notes are fields of the sweep's hash.
+The step writes the note before anything else. So it is either refused as a whole, or leaves the
+note behind. The leader's sweep records the incident and then deletes the note; if the leader dies
+in between, the next leader finds the note. The notes are fields of the sweep's hash.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ class UntoldJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job, and what happened to it."""
 
     job_id: str
-    #: One line.
+    #: What happened, in one line.
     text: str
-    #: Its name, where that was known; "" where it was not.
+    #: The job's name; "" if it is not known.
     name: str = ""
-    #: Whether its record vanished; otherwise it was taken off the schedule.
+    #: True if the job's record vanished, False if the job was taken off the schedule.
     is_gone: bool = True
 
     @property
     def field(self) -> str:
-        """The field that the note stands in."""
+        """The hash field that holds the note."""
         return untold_field(self.job_id)
 
     def as_text(self) -> str:
-        """The note as it is stored: the id stands in the field, and may be no UTF-8."""
+        """Return the note in its stored form."""
         return msgspec.json.encode(msgspec.structs.replace(self, job_id="")).decode()
 
 
 def untold_field(job_id: str) -> str:
-    """The field that the note about a job stands in."""
+    """Return the hash field that holds the note about a job."""
     return f"{_FIELD}{job_id}"
 
 

@@ -1,6 +1,6 @@
-"""What a job can be: an agent, a script, an HTTP request or a Celery task; exactly one of them.
+"""The kinds of work of a job: an agent, a script, an HTTP request or a Celery task.
 
-The values that describe the last two, and the rule that a job is exactly one of them.
+Holds the values that describe a request and a task, and the rule that a job has exactly one kind.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from hermes_celery.errors import JobError
 
-_NO_HOST = "its host is not written as one, such as example.org or [::1]"
+_NO_HOST = "its host is not a host name or address, such as example.org or [::1]"
 
 
 class WorkKind(StrEnum):
@@ -38,19 +38,19 @@ class HttpCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One call of a Celery task of the user's own."""
+    """One call of a Celery task of the user's project."""
 
     name: str
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    #: For `apply_async`, such as `expires`, `serializer` or `routing_key`.
+    #: Options of `apply_async`, such as `expires`, `serializer` or `routing_key`.
     options: dict[str, Any] = {}
-    #: Those of the three above that JSON changes, as they are; see `task_call`.
+    #: The exact form of `args`, `kwargs` or `options` where JSON changes them; see `task_call`.
     exact: dict[str, Any] | None = None
 
 
 def work_kind(*, http: HttpCall | None, task: TaskCall | None, no_agent: bool) -> WorkKind:
-    """Which kind of work these fields of a job mean."""
+    """Return the kind of work that these fields of a job mean."""
     if http is not None:
         return WorkKind.HTTP
     if task is not None:
@@ -59,15 +59,15 @@ def work_kind(*, http: HttpCall | None, task: TaskCall | None, no_agent: bool) -
 
 
 def check_one_kind(fields: Mapping[str, Any]) -> None:
-    """Refuse a job with no work, or with more than one kind of it. Raises JobError.
+    """Refuse a job that has no work, or more than one kind of it. Raises JobError.
 
-    `fields` are those of a request: prompt, script, skills, no_agent, http, task, interpreter.
+    `fields` holds a request's prompt, script, skills, no_agent, http, task and interpreter.
     """
     calls = [name for name in ("http", "task") if fields[name] is not None]
     others = [name for name in ("prompt", "script", "skills", "no_agent") if fields[name]]
     if len(calls) > 1 or (calls and others):
         given = ", ".join(calls + others)
-        raise JobError(f"a job is one kind of work, but {given} were given; make it several jobs")
+        raise JobError(f"a job has one kind of work, but {given} were given; make several jobs")
     if calls:
         return
     if fields["no_agent"] and not fields["script"]:
@@ -83,9 +83,9 @@ def check_one_kind(fields: Mapping[str, Any]) -> None:
 
 
 def checked_url(text: str) -> SplitResult:
-    """The parts of an http(s) URL.
+    """Return the parts of an http(s) URL.
 
-    Raises ValueError that says what is wrong and quotes nothing: the URL may be a secret.
+    Raises ValueError that says what is wrong. It quotes no part of the URL, which may be a secret.
     """
     parts = _split(text)
     if parts.scheme not in ("http", "https"):
@@ -93,9 +93,9 @@ def checked_url(text: str) -> SplitResult:
     if not parts.hostname:
         raise ValueError("it names no host")
     if not text.isprintable() or " " in parts.netloc:
-        raise ValueError("it has a blank or another character that is not printed")
+        raise ValueError("it has a blank or another character that is not printable")
     try:
-        # As the resolver does it, which would raise this in the midst of connecting.
+        # The resolver does the same, and would raise while it connects.
         parts.hostname.encode("idna")
     except UnicodeError:
         raise ValueError(_NO_HOST) from None
@@ -110,7 +110,7 @@ def _split(text: str) -> SplitResult:
     if parts.netloc.rpartition("]")[2][:1] not in ("", ":") and "]" in parts.netloc:
         raise ValueError(_NO_HOST)
     try:
-        parts.port  # noqa: B018 - it is read here, and may be none
+        parts.port  # noqa: B018 - reading it checks it
     except ValueError:
-        raise ValueError("its port is no number from 0 to 65535") from None
+        raise ValueError("its port is not a number from 0 to 65535") from None
     return parts

@@ -123,7 +123,7 @@ REFUSED = {
     "unknown": "it has the key enabeld",
     "text": "its args are 'abc'; give a list",
     "idle": "it has no schedule; give it one",
-    "instant": "the option eta is not taken: a schedule has many instants",
+    "instant": "the option eta is not accepted: a schedule has many instants",
 }
 
 

@@ -215,7 +215,7 @@ def test_a_run_that_was_handed_on_waits_for_one_message_and_no_copy_of_another(
 ) -> None:
     handed_on(bench)
     assert not bench.is_unpushed()
-    assert summary(bench.run, b"").startswith("its task has handed it on; the Celery message ")
+    assert summary(bench.run, b"").startswith("its task handed it on; the Celery message ")
     bench.store.clock.advance(DAY - 1)
     assert bench.rescued().redelivered == 0
     assert bench.asks("8", message=bench.id) == "taken", "the message that handed it on"

@@ -370,10 +370,10 @@ def test_a_later_end_lets_a_job_go_on_and_keeps_its_count(store: Store) -> None:
 @pytest.mark.parametrize(
     ("schedule", "fields", "why"),
     [
-        ("in 30m", {"start": NOON + timedelta(days=30)}, "lies outside its start and end"),
+        ("in 30m", {"start": NOON + timedelta(days=30)}, "is outside its start and end"),
         ("2026-01-01T00:00", {}, "more than 120s in the past"),
-        ("every 1h", {"end": NOON + MINUTE}, "that its start, end and exclusions leave"),
-        ("every 1h", {"start": NOON.replace(year=9999)}, "that its start, end and exclusions"),
+        ("every 1h", {"end": NOON + MINUTE}, "within its start, end and exclusions"),
+        ("every 1h", {"start": NOON.replace(year=9999)}, "within its start, end and exclusions"),
         ("0 0 1 1 * 0 2020", {}, "give another schedule"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_countdown_of_a_signature_is_part_of_the_schedule() -> None:
 @pytest.mark.parametrize("name", MANY)
 def test_several_tasks_are_refused_with_what_to_write_instead(name: str) -> None:
     many = MANY[name]
-    why = f"a {name.partition(' ')[0]} is no single task.*write a task of your own that starts it"
+    why = f"a {name.partition(' ')[0]} is not a single task.*write a task that starts it"
     for take in (
         lambda: declared(task=many),
         lambda: content_of(task=many),
@@ -101,7 +101,7 @@ def test_several_tasks_are_refused_with_what_to_write_instead(name: str) -> None
             take()
     taken, refused = entry_of(task=many)
     assert not taken
-    assert "is no single task" in refused["x"]
+    assert "is not a single task" in refused["x"]
 
 
 def test_a_chain_of_add_periodic_task_is_refused_and_a_signature_taken() -> None:
@@ -109,7 +109,7 @@ def test_a_chain_of_add_periodic_task_is_refused_and_a_signature_taken() -> None
     app.add_periodic_task(5, MANY["chain"], name="many")
     app.add_periodic_task(5, SIGNATURE, name="one")
     taken, refused = requests_of(app)
-    assert "a chain is no single task" in refused["many"]
+    assert "a chain is not a single task" in refused["many"]
     assert parts(taken["one"].task)[:3] == WHOLE[:3]
 
 

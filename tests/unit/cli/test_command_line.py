@@ -91,7 +91,7 @@ def test_a_server_whose_name_nobody_can_resolve_is_refused_with_a_sentence(
     result = typed("list")
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
     assert "HERMES_REDIS_URL" in result.stderr
-    assert "its host is not written as one" in result.stderr
+    assert "its host is not a host name or address" in result.stderr
 
 
 def listed(*arguments: str) -> list[object]:

@@ -58,4 +58,4 @@ def test_a_broker_whose_host_nobody_can_resolve_is_refused(
         'app = Celery("shop2", broker="redis://a..b/0", set_as_current=False)',
         "list", home=tmp_path, name="dotted_shop", monkeypatch=monkeypatch,
     )  # fmt: skip
-    assert "broker_url cannot be read by Celery (its host is not written as one" in text
+    assert "broker_url cannot be read by Celery (its host is not a host name or address" in text

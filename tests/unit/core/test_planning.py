@@ -199,7 +199,7 @@ def test_whatever_is_missed_the_chain_holds_and_ends_in_the_future(
     [
         ({"retries": -1}, "retries is -1; it must be 0 to 100"),
         ({"pause_after": 0}, "pause_after"),
-        ({"max_active": 5}, "goes with overlap 'allow' only"),
+        ({"max_active": 5}, "needs overlap 'allow'"),
         ({"expires_seconds": 0}, "expires_seconds"),
     ],
 )

@@ -102,14 +102,14 @@ def test_sentinels_have_a_login_and_tls_of_their_own() -> None:
     ("url", "why"),
     [
         ("redis://h/0?foo=bar", "'foo' is unknown"),
-        ("redis://h/x", "'x' is no number"),
-        ("redis://h/0?ssl_ca_certs=/a", "needs rediss://"),
+        ("redis://h/x", "'x' is not a database number"),
+        ("redis://h/0?ssl_ca_certs=/a", "needs TLS; use rediss://"),
         ("rediss://h/0?ssl_cert_reqs=perhaps", "use required, optional or none"),
         ("redis://h/0?socket_timeout=long", "socket_timeout is wrong"),
         ("redis://a,b/0", "names several servers"),
         ("redis://a/0;redis://b/0", "names several servers"),
         ("sentinel://a/0", "add \\?master_name=NAME"),
-        ("sentinel://:p@a;sentinel://b/0?master_name=m", "several logins"),
+        ("sentinel://:p@a;sentinel://b/0?master_name=m", "different logins"),
         ("sentinel://a;redis://b/0?master_name=m", "name Sentinels"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_type_that_nobody_here_knows_is_left_as_it_is() -> None:
 )
 def test_a_value_that_its_type_cannot_have_is_refused(name: str, value: Any) -> None:
     call = TaskCall(name="t", args=[{"__type__": name, "__value__": value}])
-    with pytest.raises(JobError, match=f"is no {name}: "):
+    with pytest.raises(JobError, match=f"is not a {name}: "):
         checked_task(call)
     # Stored all the same, it is shown as it stands.
     assert f"'__type__': '{name}'" in call_text(call)
@@ -166,16 +166,16 @@ class Thing:
         (TaskCall(name="t", args=["\ud800"]), "cannot be written as JSON"),
         (TaskCall(name="t", args="abc"), r"its args are 'abc'; give a list, such as \['abc'\]"),  # type: ignore[arg-type]
         (TaskCall(name="t", kwargs=[1]), r"its kwargs are \[1\]; give a dict"),  # type: ignore[arg-type]
-        (TaskCall(name=" "), "no task's name"),
-        (TaskCall(name="a\nb"), "no task's name"),
+        (TaskCall(name=" "), "not a task's name"),
+        (TaskCall(name="a\nb"), "not a task's name"),
         (TaskCall(name="t", options={"expires": timedelta(minutes=5)}), "here 300, or a datetime"),
         (TaskCall(name="t", options={"expires": "PT300S"}), "'PT300S', which apply_async does not"),
-        (TaskCall(name="t", options={"expires": "2024-01-01"}), "apply_async does not take"),
+        (TaskCall(name="t", options={"expires": "2024-01-01"}), "apply_async does not accept"),
         (TaskCall(name="t", options={"expires": 0}), "more than 0 seconds"),
-        (TaskCall(name="t", options={"expires": True}), "apply_async does not take"),
+        (TaskCall(name="t", options={"expires": True}), "apply_async does not accept"),
         (TaskCall(name="t", options={"countdown": 10}), "write it into the schedule"),
-        (TaskCall(name="t", options={"eta": 1}), "eta is not taken"),
-        (TaskCall(name="t", options={"task_id": "x"}), "task_id is not taken"),
+        (TaskCall(name="t", options={"eta": 1}), "eta is not accepted"),
+        (TaskCall(name="t", options={"task_id": "x"}), "task_id is not accepted"),
         (TaskCall(name="t", options={"headers": {"hermes": 1}}), "the key 'hermes'"),
         (TaskCall(name="t", options={"headers": {"id": 1}}), "the key id, which is Celery's own"),
         (TaskCall(name="t", options={"headers": ["a"]}), "give a dict"),

@@ -81,7 +81,7 @@ def test_an_old_variable_name_still_counts() -> None:
         ("bogus:1", "unknown platform 'bogus'"),
         ("telegrm", "neither a platform nor a name in targets.toml"),
         ("telegram:", "names no chat"),
-        ("a b", "is no target"),
+        ("a b", "is not a target"),
         ("b@example.com", "write a comma as %2C"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_server_whose_url_cannot_be_read_is_named_by_its_variable(
     }
     with pytest.raises(DeliveryRefused, match=f"{variable} must be the http") as error:
         apprise_url(Target(platform=platform, chat_id="x"), environment)
-    assert "its host is not written as one" in str(error.value)
+    assert "its host is not a host name or address" in str(error.value)
 
 
 def test_a_password_with_every_sign_reaches_the_server_as_it_is() -> None:
