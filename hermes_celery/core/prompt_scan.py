@@ -1,13 +1,12 @@
-"""Looks for injection and exfiltration in prompts, before an agent that approves everything reads
-them.
+"""Scan prompts for injection and exfiltration, before they reach an agent that approves everything.
 
-Two surfaces. What a person writes as a job's prompt is short and a directive: there a command that
-reads credentials or deletes the disk is a smoking gun, and it is refused when the job is made or
-changed. What is put around it at run time (a script's output, another job's report, a skill) quotes
-such commands in prose: there only directives to the model count, and invisible characters are
-removed instead of refused. Names and wording of the rules are Hermes' (cases `tool.prompt_scan*`).
+There are two sets of rules. A job's own prompt is short and directive: a command in it that reads
+credentials or deletes the disk is refused when the job is added or changed. Text that is added at
+run time (a script's output, another job's report, a skill) may quote such commands: there only
+directives to the model are refused, and invisible characters are removed instead of refused. Names
+and wording of the rules are Hermes' (cases `tool.prompt_scan*`).
 
-A tripwire, not a wall: who may write jobs may run scripts as well.
+This is a tripwire, not a barrier: whoever may write jobs may run scripts as well.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 
 from hermes_celery.errors import JobError
 
-#: Possessive, or a name of many KEYs would be split in every possible way.
+#: The `*+` is possessive; without it a name with many KEYs is split in every possible way.
 _SECRET = r"\$\{?(?=\w*(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|API))\w*+\}?"
 _AUTHORIZATION = rf"(?:-H|--header)\s+[\"']Authorization:\s*(?:Bearer|token)\s+{_SECRET}[\"']"
 
@@ -26,7 +25,7 @@ def _steps(*patterns: str) -> tuple[re.Pattern[str], ...]:
     return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
 
 
-#: Directives to the model: their wording does not survive ordinary prose.
+#: Directives to the model; ordinary prose does not use these words.
 _DIRECTIVES = {
     "prompt_injection": _steps(
         r"\bignore\s(?:[^\n.]{0,100}\s)?(?:previous|all|above|prior)\s"
@@ -36,8 +35,8 @@ _DIRECTIVES = {
     "sys_prompt_override": _steps(r"system\s+prompt\s+override"),
     "disregard_rules": _steps(r"disregard\s+(?:your|all|any)\s+(?:instructions|rules|guidelines)"),
 }
-#: Commands that have no business in a prompt: what must follow what in one line. Steps instead of
-#: one pattern, because a pattern with two `.*` takes minutes on a prompt made for that.
+#: Commands that are refused in a prompt, as patterns that follow each other in one line. They are
+#: separate steps, because one pattern with two `.*` takes minutes on a malicious prompt.
 _COMMANDS = {
     "read_secrets": _steps(r"\bcat\s", r"\.env|credentials|\.netrc|\.pgpass"),
     "ssh_backdoor": _steps(r"authorized_keys"),
@@ -49,12 +48,12 @@ _COMMANDS = {
     "exfil_wget_post": _steps(r"\bwget\s", r"--post-(?:data|file)=", _SECRET),
     "exfil_curl_auth_header": _steps(r"\bcurl\s", _AUTHORIZATION),
 }
-#: The same within the one word that a URL is.
+#: The same, where the steps after the command are found within one word, a URL.
 _URLS = {
     "exfil_curl_url": (re.compile(r"\bcurl\s", re.IGNORECASE), *_steps(r"https?://", _SECRET)),
     "exfil_wget_url": (re.compile(r"\bwget\s", re.IGNORECASE), *_steps(r"https?://", _SECRET)),
 }
-#: GitHub's own API is the one place that a token may be sent to.
+#: The only place that a token may be sent to is GitHub's own API.
 _GITHUB = re.compile(
     rf"\bcurl\s[^\n]{{0,500}}?{_AUTHORIZATION.replace('Bearer|', '')}"
     r"\s+[\"']?https://api\.github\.com(?:/|\b)",
@@ -68,7 +67,7 @@ _EMOJI = ((0x1F000, 0x1FFFF), (0x2600, 0x27BF), (0x2300, 0x23FF), (0x20E3, 0x20E
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse a prompt that a person wrote, by the strict rules. Raises JobError."""
+    """Refuse a prompt that a person wrote if it breaks the strict rules. Raises JobError."""
     prompt = _GITHUB.sub("curl", prompt)
     for match in _INVISIBLE.finditer(prompt):
         if not _joins_emoji(prompt, match.start()):
@@ -89,7 +88,7 @@ def check_prompt(prompt: str) -> None:
 
 
 def checked_assembled(prompt: str) -> str:
-    """A prompt with run-time data in it, without invisible characters. Raises JobError."""
+    """Return a prompt with run-time data without its invisible characters. Raises JobError."""
     cleaned = _INVISIBLE.sub(
         lambda match: match.group() if _joins_emoji(prompt, match.start()) else "", prompt
     )
@@ -111,19 +110,19 @@ def _blocked(name: str) -> JobError:
 
 
 def _in_order(text: str, steps: Sequence[re.Pattern[str]]) -> bool:
-    """Whether the patterns are found one after the other."""
+    """Return whether the patterns occur one after the other."""
     position = 0
     for step in steps:
         found = step.search(text, position)
         if found is None:
             return False
-        # Two steps may share the blank between them.
+        # The blank between two steps may belong to both.
         position = max(found.end() - 1, found.start() + 1)
     return True
 
 
 def _joins_emoji(text: str, index: int) -> bool:
-    """Whether this is a joiner inside an emoji, such as a family or a flag."""
+    """Return whether the character is a joiner inside an emoji, such as a family or a flag."""
     if text[index] != _JOINER:
         return False
     before, after = index - 1, index + 1

@@ -1,12 +1,14 @@
-"""What must agree in the store: facts about one job or run in, findings and their mends out.
+"""The rules about what must agree in the store: from facts about a job or run to findings and
+repairs.
 
-Nothing here reads or writes. The facts of one subject are read in one step; what follows from them
-is decided here; and the mend is written in one step that first compares the facts (`mend.lua`), so
-that a decision which is out of date changes nothing. Every rule holds for one step of the server:
-a healthy job never breaks it, whatever ticks, claims and finishes at the same moment.
+Nothing here reads or writes. The facts about one subject are read in one step, and the rules turn
+them into findings. A repair is written in one step that first compares the facts again
+(`mend.lua`), so that an outdated decision changes nothing. Every rule holds after each single step
+of the server: a healthy job never breaks one, whatever ticks, claims and finishes at the same
+moment.
 
-Words of a newer version (a state, a trigger, a delivery that is unknown here) are no fault where
-nothing is under way: they are kept.
+Words of a newer version (an unknown state, trigger or delivery state) are no fault if nothing is
+under way: they are kept.
 """
 
 from __future__ import annotations
@@ -18,27 +20,27 @@ import msgspec
 
 from hermes_celery.core.run import MOST_HOPS
 
-#: As `_checked.lua` reads it: what a script refuses must be mended.
+#: The same pattern as in `_checked.lua`: what a script refuses must be repaired.
 _WHOLE = re.compile(r"[0-9]{1,16}|-[0-9]{1,15}")
 _SHOWN = 40
 
 
 class WrongType(Enum):
-    """What a fact is whose key is of another type."""
+    """The fact about a key that has another type."""
 
     TYPE = "wrong type"
 
 
-#: A stored value; None: there is none.
+#: A stored value; None if it is missing.
 Fact = str | WrongType | None
 
 
 class KeyRole(StrEnum):
-    """Which key of a job or run a write goes to; the scripts count them in this order."""
+    """The key of a job or run that a write changes; the scripts number them in this order."""
 
     JOB = "job"
     DUE = "due"
-    #: The due index that the job's entry was found in, where that is not its own.
+    #: Another shard's due index in which the job's entry was found.
     STRAY = "stray"
     ACTIVE = "active"
     HELD = "held"
@@ -52,39 +54,39 @@ class KeyRole(StrEnum):
     RUNS = "runs"
     JOB_RUNS = "job_runs"
     DELIVERY = "delivery"
-    #: A key that is looked at by itself.
+    #: A key that is checked on its own.
     KEY = "key"
-    #: The mark by which the leader's sweep knows that all records are to be read.
+    #: The mark that makes the leader's sweep read all records.
     REFILL = "refill"
-    #: The sweep's hash, where notes are left of what is to be told.
+    #: The sweep's hash, which holds notes about incidents to record.
     SWEEP = "sweep"
 
 
 class MendVerb(StrEnum):
-    """What a write does with its key; the store knows the command for it."""
+    """What a write does with its key; the store maps it to a Redis command."""
 
     #: Set fields of a record.
     SET = "set"
-    #: Take fields out of a record.
+    #: Remove fields from a record.
     CLEAR = "clear"
-    #: Put into an index, by a score.
+    #: Add to an index, with a score.
     ENTER = "enter"
-    #: Take out of an index.
+    #: Remove from an index.
     LEAVE = "leave"
-    #: Move the key out of the way, and keep it.
+    #: Rename the key, and so keep its content.
     QUARANTINE = "quarantine"
-    #: Take a run out of those that are held.
+    #: Remove a run from the held runs.
     UNHOLD = "unhold"
-    #: Give the key another value.
+    #: Replace the value of the key.
     REPLACE = "replace"
-    #: Let the key end by itself.
+    #: Set an expiry for the key.
     EXPIRE = "expire"
-    #: Leave a note of what is to be told; it is written before everything else.
+    #: Write a note about an incident to record; it is written before everything else.
     NOTE = "note"
 
 
 class MendWrite(msgspec.Struct, frozen=True, kw_only=True):
-    """One write."""
+    """One write of a repair."""
 
     verb: MendVerb
     role: KeyRole
@@ -92,37 +94,37 @@ class MendWrite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DisagreementKind(StrEnum):
-    """What sort of disagreement."""
+    """The kind of a disagreement."""
 
-    #: A job that would never run again, for no reason.
+    #: A job would never run again, without a reason.
     STOPPED = "stopped"
-    #: A record or key that cannot be read, or a field of it.
+    #: A record, a field of it or a key is unreadable.
     BROKEN = "broken"
-    #: An index and a record that say different things.
+    #: An index and a record contradict each other.
     DISAGREES = "disagrees"
-    #: An entry for something that is gone, or over.
+    #: An index has an entry for something that is gone or over.
     GHOST = "ghost"
 
 
 class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
-    """One disagreement."""
+    """One finding, with the writes that repair it."""
 
     trouble: DisagreementKind
     #: A job's or run's id, or a key.
     subject: str
-    #: "" where it is no single job's.
+    #: The job it belongs to; "" if it is not a single job.
     job_id: str = ""
-    #: One line: what is wrong, and what becomes of it.
+    #: What is wrong, and how it is repaired, in one line.
     text: str
-    #: What to write; nothing where only a person can decide.
+    #: The writes of the repair; empty if only a person can decide.
     ops: tuple[MendWrite, ...] = ()
     is_mended: bool = False
-    #: Whether a job was there until its record vanished: nothing will run it again.
+    #: Whether a job's record vanished, so that the job will never run again.
     is_job_gone: bool = False
 
 
 class MendDeadlines(msgspec.Struct, frozen=True, kw_only=True):
-    """The instants that mends write, Unix ms."""
+    """The instants that repairs write, in Unix ms."""
 
     now_ms: int
     redeliver_ms: int
@@ -130,12 +132,12 @@ class MendDeadlines(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def whole(fact: Fact) -> int | None:
-    """A fact as a whole number; None where it is none."""
+    """Return a fact as a whole number; None if it is not one."""
     return int(fact) if isinstance(fact, str) and _WHOLE.fullmatch(fact) else None
 
 
 def is_fine(name: str, fact: Fact) -> bool:
-    """Whether a field can be read as the number that it must be, or may be missing."""
+    """Return whether a field is the number that it must be, or may be missing."""
     if fact is None:
         return name != "revision"
     if name in ("spent_cost", "cost_usd"):
@@ -149,7 +151,7 @@ def is_fine(name: str, fact: Fact) -> bool:
 
 
 def is_float(fact: Fact) -> bool:
-    """Whether a fact is a finite number."""
+    """Return whether a fact is a finite number."""
     try:
         return isinstance(fact, str) and abs(float(fact)) < float("inf")
     except ValueError:
@@ -157,17 +159,17 @@ def is_float(fact: Fact) -> bool:
 
 
 def score(fact: Fact) -> float | None:
-    """A score that is an instant; None where there is none, or it is infinite."""
+    """Return a score as a number; None if it is missing or not finite."""
     return float(fact) if isinstance(fact, str) and is_float(fact) else None
 
 
 def shown(fact: Fact) -> str:
-    """A stored value for people: its beginning, in printable characters."""
+    """Return the beginning of a stored value in printable characters."""
     if not isinstance(fact, str):
         return "missing"
     return ascii(fact if len(fact) <= _SHOWN else fact[:_SHOWN] + "...")
 
 
 def op(verb: MendVerb, role: KeyRole, *args: str | int) -> MendWrite:
-    """One write, numbers as text."""
+    """Make one write, with numbers as text."""
     return MendWrite(verb=verb, role=role, args=tuple(str(arg) for arg in args))

@@ -1,4 +1,4 @@
-"""What must agree about one job: its record, the indexes that it stands in, its next instant."""
+"""The rules for one job: its record, its index entries and its next instant must agree."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hermes_celery.core.untold_jobs import UntoldJob
 from hermes_celery.errors import ScheduleError
 from hermes_celery.schedule import ScheduleKind
 
-#: So far ahead at most a job is put off that could not be dispatched.
+#: How far ahead a tick moves a job that it could not dispatch.
 _PUT_OFF_MS = 60_000
 
 
@@ -35,16 +35,16 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is stored about one job."""
 
     id: str
-    #: The type of its record; "none": there is none.
+    #: The Redis type of its record; "none" if there is no record.
     kind: str
     fields: Mapping[str, Fact]
-    #: Bytes of its definition.
+    #: The size of its definition in bytes.
     spec_bytes: Fact
     due: Fact = None
     stray: Fact = None
     listed: Fact = None
     completed: Fact = None
-    #: Its entry in the index of names, where it was looked at, and another one that was found.
+    #: The entry that it should have in the index of names, and the entry that was found.
     entry: str = ""
     found: str = ""
     named: Fact = None
@@ -53,28 +53,32 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     held_kind: str = "none"
     active: Mapping[str, str] = {}
     held: tuple[str, ...] = ()
-    #: The key of the due index that its entry was found in; "": its own.
+    #: The key of the due index in which its entry was found; "" for its own.
     stray_index: str = ""
 
     def number(self, name: str) -> int | None:
-        """A field as a whole number; None where it is none."""
+        """Return a field as a whole number; None if it is not one."""
         return whole(self.fields.get(name))
 
 
 class PlannedAnew(msgspec.Struct, frozen=True, kw_only=True):
-    """When a job is to run that has no next instant."""
+    """The new plan of a job without a next instant."""
 
-    #: Unix ms; None: it has had its last run.
+    #: The next instant in Unix ms; None if the job has had its last run.
     next_ms: int | None = None
-    #: Why it cannot be planned.
+    #: Why the job cannot be planned; "" if it can.
     fault: str = ""
     is_once: bool = False
 
 
 def plan_anew(spec: JobSpec | None, *, completed: int, now_ms: int) -> PlannedAnew:
-    """The next instant of a job from its schedule alone: after now, or a single one at any time."""
+    """Plan a job from its schedule alone.
+
+    The result is the first instant after now; for a one-shot it is its only instant, past or
+    future.
+    """
     if spec is None:
-        return PlannedAnew(fault="its definition cannot be read; remove the job and add it again")
+        return PlannedAnew(fault="its definition is unreadable; remove the job and add it again")
     try:
         schedule = spec.compiled()
         is_once = schedule.kind is ScheduleKind.ONCE
@@ -87,12 +91,12 @@ def plan_anew(spec: JobSpec | None, *, completed: int, now_ms: int) -> PlannedAn
 
 
 def name_entry(spec: JobSpec) -> str:
-    """A job's member of the index of names."""
+    """Return a job's member of the index of names."""
     return f"{name_key(spec.name)}\0{spec.id}"
 
 
 def wants_spec(facts: JobFacts) -> bool:
-    """Whether the rules need the job's definition."""
+    """Return whether the rules need the job's definition."""
     if facts.kind != "hash":
         return False
     state = facts.fields.get("state")
@@ -108,7 +112,7 @@ def judge_job(
     spec: JobSpec | None = None,
     fills_completed: bool = False,
 ) -> list[Disagreement]:
-    """What is wrong with a job; `spec` is asked for where `wants_spec` says so."""
+    """Return what is wrong with a job; `spec` is needed if `wants_spec` returns True."""
     if facts.kind == "none":
         return _gone_job(facts)
     if facts.kind != "hash":
@@ -118,7 +122,7 @@ def judge_job(
     if fills_completed and _state_of(facts) == JobState.COMPLETED and facts.completed is None:
         found.append(
             _about_job(
-                facts, DisagreementKind.DISAGREES, "is completed and not in that index; put in",
+                facts, DisagreementKind.DISAGREES, "is completed and not in that index; added",
                 op(MendVerb.ENTER, KeyRole.COMPLETED, at.now_ms, facts.id),
             )
         )  # fmt: skip
@@ -126,7 +130,7 @@ def judge_job(
 
 
 def _gone_job(facts: JobFacts) -> list[Disagreement]:
-    """Entries of a job that was removed."""
+    """Find the entries of a job that has no record."""
     ops = _entries(facts)
     if not ops:
         return []
@@ -134,7 +138,7 @@ def _gone_job(facts: JobFacts) -> list[Disagreement]:
     finding = _about_job(
         facts, DisagreementKind.GHOST, f"has entries ({where}) and no record; removed", *ops
     )
-    # A removal takes a job out of these in the same step as its record.
+    # `remove` deletes these entries and the record in one step, so the record vanished otherwise.
     was_job = isinstance(facts.listed, str) or isinstance(facts.due, str)
     return [_noted_as_gone(facts, finding) if was_job else finding]
 
@@ -153,10 +157,10 @@ def _entries(facts: JobFacts) -> tuple[MendWrite, ...]:
 
 
 def _noted_as_gone(facts: JobFacts, finding: Disagreement) -> Disagreement:
-    """The finding with a note, so that it is told even if the finder dies after the mend."""
+    """Add a note to the finding, so that it is reported even if the finder dies first."""
     if not finding.job_id:
         return msgspec.structs.replace(finding, is_job_gone=True)
-    # The name by which the job was found, whose entry is removed now.
+    # The name is in the entry that is now removed.
     name = readable(facts.found.rpartition("\0")[0]) if isinstance(facts.misnamed, str) else ""
     untold = UntoldJob(job_id=finding.job_id, text=finding.text, name=name)
     note = op(MendVerb.NOTE, KeyRole.SWEEP, untold.field, untold.as_text())
@@ -175,8 +179,8 @@ def _broken_job(facts: JobFacts) -> Disagreement:
 
 
 def _job_fields(facts: JobFacts, at: MendDeadlines) -> Iterator[Disagreement]:
-    """Numbers that are none: `int` and the scripts' arithmetic would fail."""
-    # No edit that is on its way can mean this revision.
+    """Find fields that must be numbers and are not; `int` and the scripts would fail on them."""
+    # No pending edit can expect this revision.
     fresh = {"revision": str(at.now_ms // 1000), "completed": "0"}
     for name, fact in facts.fields.items():
         is_planned_anew = name == "next_ms" and _state_of(facts) == JobState.SCHEDULED
@@ -210,7 +214,7 @@ def _job_keys(facts: JobFacts) -> Iterator[Disagreement]:
             )
     if "" in facts.held:
         yield _about_job(
-            facts, DisagreementKind.BROKEN, "holds a run that cannot be read; removed",
+            facts, DisagreementKind.BROKEN, "holds an unreadable run; removed",
             op(MendVerb.UNHOLD, KeyRole.HELD, ""),
         )  # fmt: skip
 
@@ -221,36 +225,36 @@ def _job_indexes(
     if facts.listed is None:
         created_ms = spec.created_ms if spec else at.now_ms
         one = op(MendVerb.ENTER, KeyRole.JOBS, created_ms, facts.id)
-        yield _about_job(facts, DisagreementKind.DISAGREES, "was in no list of jobs; put in", one)
+        yield _about_job(facts, DisagreementKind.DISAGREES, "was in no list of jobs; added", one)
     if facts.entry and facts.named is None:
         one = op(MendVerb.ENTER, KeyRole.NAMES, 0, facts.entry)
         yield _about_job(
-            facts, DisagreementKind.DISAGREES, "was not found by its name; put in", one
+            facts, DisagreementKind.DISAGREES, "was not in the index of names; added", one
         )
     if facts.entry and facts.found != facts.entry and isinstance(facts.misnamed, str):
         one = op(MendVerb.LEAVE, KeyRole.NAMES, facts.found)
         yield _about_job(
-            facts, DisagreementKind.DISAGREES, "was found by another name; removed", one
+            facts, DisagreementKind.DISAGREES, "was indexed under another name; removed", one
         )
 
 
 def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Iterator[Disagreement]:
-    """Whether the job stands in the due index as its record says, and runs again at all."""
+    """Check whether the job is in the due index as its record says, and will run again."""
     state = _state_of(facts)
     if "state" in facts.fields and facts.fields["state"] is None:
         one = op(MendVerb.SET, KeyRole.JOB, "state", state)
-        yield _about_job(facts, DisagreementKind.BROKEN, f"had no state; {state} again", one)
+        yield _about_job(facts, DisagreementKind.BROKEN, f"had no state; set to {state}", one)
     elif state not in set(JobState):
         yield _about_job(
             facts,
             DisagreementKind.BROKEN,
-            f"has the state {shown(state)}, which nothing here knows; remove it, or use "
-            "the version that wrote it",
+            f"has the state {shown(state)}, which this version does not know; remove the job, or "
+            "use the version that wrote it",
         )
     if isinstance(facts.stray, str):
         one = op(MendVerb.LEAVE, KeyRole.STRAY, facts.id)
         yield _about_job(
-            facts, DisagreementKind.DISAGREES, "was in the due index of another shard", one
+            facts, DisagreementKind.DISAGREES, "was in the due index of another shard; removed", one
         )
     next_ms = facts.number("next_ms")
     if state == JobState.SCHEDULED and next_ms is not None:
@@ -262,12 +266,12 @@ def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Itera
         if isinstance(facts.due, str) and state in set(JobState):
             one = op(MendVerb.LEAVE, KeyRole.DUE, facts.id)
             yield _about_job(
-                facts, DisagreementKind.GHOST, f"is {state} and was in the due index", one
+                facts, DisagreementKind.GHOST, f"is {state} and was in the due index; removed", one
             )
 
 
 def _state_of(facts: JobFacts) -> str:
-    """The state, or what an absent one must have been."""
+    """Return the state; if it is missing, the state that the job must have had."""
     state = facts.fields.get("state")
     if isinstance(state, str):
         return state
@@ -277,18 +281,20 @@ def _state_of(facts: JobFacts) -> str:
 
 def _due_as_planned(facts: JobFacts, next_ms: int, at: MendDeadlines) -> Iterator[Disagreement]:
     due_ms = score(facts.due)
-    # A tick that could not dispatch a job has put it off for a while.
+    # A tick that cannot dispatch a job moves its entry ahead by up to `_PUT_OFF_MS`.
     if facts.due is WrongType.TYPE or due_ms == next_ms:
         return
     if due_ms is not None and next_ms <= due_ms <= at.now_ms + _PUT_OFF_MS:
         return
     what = "was not in the due index" if facts.due is None else "was due at another instant"
     one = op(MendVerb.ENTER, KeyRole.DUE, next_ms, facts.id)
-    yield _about_job(facts, DisagreementKind.DISAGREES, f"{what}; put in as planned", one)
+    yield _about_job(facts, DisagreementKind.DISAGREES, f"{what}; added as planned", one)
 
 
 def _unplanned(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Iterator[Disagreement]:
-    """A scheduled job without a next instant: its last run is under way, or it has stopped."""
+    """Check a scheduled job without a next instant: is its last run under way, or has it
+    stopped?
+    """
     planned = plan_anew(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
     is_under_way = bool(facts.active or facts.held) and not planned.fault
     if is_under_way and (planned.is_once or planned.next_ms is None):
@@ -311,13 +317,13 @@ def _last_run(facts: JobFacts) -> Iterator[Disagreement]:
 def _completed_too_early(
     facts: JobFacts, at: MendDeadlines, spec: JobSpec | None
 ) -> Iterator[Disagreement]:
-    """A job whose next instant went missing while a run was under way was completed by its end."""
+    """Find a job that completed too early: its next instant was lost while a run was under way."""
     is_ours = isinstance(facts.completed, str) and facts.number("last_run_ms") is not None
     if _state_of(facts) != JobState.COMPLETED or not is_ours or spec is None:
         return
     planned = plan_anew(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
     if planned.next_ms is not None and not planned.is_once:
-        yield _planned_anew(facts, at, planned, "is called completed and has more instants")
+        yield _planned_anew(facts, at, planned, "is completed although it has more instants")
 
 
 def _planned_anew(
@@ -344,7 +350,7 @@ def _planned_anew(
             op(MendVerb.LEAVE, KeyRole.COMPLETED, facts.id),
             op(MendVerb.ENTER, KeyRole.DUE, planned.next_ms, facts.id),
         ]
-        text = f"{what}; planned anew from its schedule"
+        text = f"{what}; planned again from its schedule"
     indexes = {KeyRole.DUE: facts.due, KeyRole.COMPLETED: facts.completed}
     usable = [one for one in ops if indexes.get(one.role) is not WrongType.TYPE]
     return _about_job(facts, DisagreementKind.STOPPED, text, *usable)

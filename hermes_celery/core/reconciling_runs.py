@@ -1,4 +1,4 @@
-"""What must agree about one run: its record, and the indexes that say whether it is under way."""
+"""The rules for one run: its record and the indexes of active runs must agree."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is stored about one run."""
 
     id: str
-    #: Whose active or held runs it was found among.
+    #: The job among whose active or held runs it was found.
     job_id: str
     kind: str
     fields: Mapping[str, Fact]
     active_kind: str = "none"
-    #: What the job's active runs say of it: `queued`, `running` or `retrying`.
+    #: Its word among the job's active runs: `queued`, `running` or `retrying`.
     word: Fact = None
-    #: How many runs of the job are active.
+    #: Number of active runs of the job.
     active_count: int = 0
-    #: Its place among the held runs of its job, from 1.
+    #: Its position among the held runs of its job, from 1.
     held: Fact = None
     queued: Fact = None
     heartbeat: Fact = None
@@ -56,23 +56,23 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> RunState | None:
-        """Its state; None where that is no word we know."""
+        """Its state; None if this version does not know the word."""
         found = self.fields.get("state")
         return RunState(found) if found in set(RunState) else None
 
     @property
     def is_handed_on(self) -> bool:
-        """Whether it goes on with a message that was sent on, so that none is pushed."""
+        """Whether a message that its task sent on continues it; then no other is pushed."""
         return self.fields.get("handed_on") is not None
 
     @property
     def is_live(self) -> bool:
-        """Whether anything says that it is under way."""
+        """Whether any index says that the run is under way."""
         return any(isinstance(fact, str) for fact in (self.word, self.queued, self.heartbeat))
 
 
 def judge_run(facts: RunFacts, *, at: MendDeadlines) -> list[Disagreement]:
-    """What is wrong with a run."""
+    """Return what is wrong with a run."""
     if facts.job_id != job_id_of(facts.id):
         return list(_another_jobs(facts))
     if facts.kind == "none":
@@ -98,10 +98,10 @@ def judge_run(facts: RunFacts, *, at: MendDeadlines) -> list[Disagreement]:
 
 
 def _another_jobs(facts: RunFacts) -> Iterator[Disagreement]:
-    """A run among those of a job that is not its own."""
+    """Find a run that is listed under another job."""
     ops = _off_job(facts)
     if ops:
-        text = f"was among the runs of job {facts.job_id}; removed there"
+        text = f"was among the runs of job {facts.job_id}; removed from them"
         yield _about_run(facts, DisagreementKind.GHOST, text, *ops)
 
 
@@ -115,7 +115,7 @@ def _off_job(facts: RunFacts) -> list[MendWrite]:
 
 
 def _off_indexes(facts: RunFacts) -> list[MendWrite]:
-    """What takes a run off everything that says it is under way."""
+    """Return the writes that remove a run from every index of runs under way."""
     places = ((KeyRole.QUEUED, facts.queued), (KeyRole.HEARTBEATS, facts.heartbeat))
     ops = [op(MendVerb.LEAVE, role, facts.id) for role, fact in places if isinstance(fact, str)]
     return [*ops, *_off_job(facts)]
@@ -134,12 +134,12 @@ def _gone_run(facts: RunFacts) -> Iterator[Disagreement]:
 
 
 def _unreadable_run(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
-    """A run that nobody can go on with, but which blocks others: its end is recorded."""
+    """End a run that cannot continue and blocks others: record it as lost."""
     if not facts.is_live and facts.held is None:
         return
-    why = f"its record could not be read: state {shown(facts.fields.get('state'))}"
+    why = f"its record is unreadable: state {shown(facts.fields.get('state'))}"
     if facts.state is not None:
-        why = "its id is none that a run can have"
+        why = "its id is not a valid run id"
     ops = [
         op(
             MendVerb.SET,
@@ -191,13 +191,15 @@ def _recorded(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         op(MendVerb.ENTER, role, score, facts.id) for role, fact, score in places if fact is None
     ]
     if ops:
-        yield _about_run(facts, DisagreementKind.DISAGREES, "was in no list of runs; put in", *ops)
+        yield _about_run(facts, DisagreementKind.DISAGREES, "was in no list of runs; added", *ops)
 
 
 def _waiting(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     if isinstance(facts.heartbeat, str):
         one = op(MendVerb.LEAVE, KeyRole.HEARTBEATS, facts.id)
-        yield _about_run(facts, DisagreementKind.GHOST, "waits, and had a heartbeat; removed", one)
+        yield _about_run(
+            facts, DisagreementKind.GHOST, "is queued, but had a heartbeat; removed", one
+        )
     if isinstance(facts.word, str):
         yield from _active(facts, at)
     elif facts.active_kind in ("none", "hash") and facts.queued is not WrongType.TYPE:
@@ -205,15 +207,15 @@ def _waiting(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
 
 
 def _is_off_line(facts: RunFacts) -> bool:
-    """Whether nothing would ever push its message again."""
+    """Return whether the run lacks a redelivery deadline, so that it is never pushed again."""
     return facts.queued is not WrongType.TYPE and score(facts.queued) is None
 
 
 def _deadline_ms(facts: RunFacts, at: MendDeadlines) -> int:
-    """When the message of a run that waits is looked for, where its entry in line is lost.
+    """Return the redelivery deadline of a waiting run that has lost its entry.
 
-    One that was handed on is lost, or starts again, when its patience ends: no sooner than its
-    message could have come.
+    A run that was handed on is lost, or starts again, when its patience ends. That is no earlier
+    than its message could have come.
     """
     if not facts.is_handed_on:
         return at.redeliver_ms
@@ -230,24 +232,27 @@ def _active(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     if facts.word not in ("queued", "retrying"):
         one = op(MendVerb.SET, KeyRole.ACTIVE, facts.id, "queued")
         yield _about_run(
-            facts, DisagreementKind.DISAGREES, f"waits, and was called {shown(facts.word)}", one
+            facts,
+            DisagreementKind.DISAGREES,
+            f"is queued, but its job called it {shown(facts.word)}; corrected",
+            one,
         )
     if _is_off_line(facts):
         one = op(MendVerb.ENTER, KeyRole.QUEUED, _deadline_ms(facts, at), facts.id)
-        yield _about_run(facts, DisagreementKind.DISAGREES, "waited for nothing; put in line", one)
+        yield _about_run(facts, DisagreementKind.DISAGREES, "had no redelivery deadline; set", one)
 
 
 def _inactive(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
-    # What was handed on has begun: it waits for its own message, and for no other run.
+    # A run that was handed on has started: it waits for its own message, not for another run.
     if facts.held is None and (isinstance(facts.queued, str) or facts.is_handed_on):
         ops = [op(MendVerb.SET, KeyRole.ACTIVE, facts.id, "queued")]
         if _is_off_line(facts):
             ops.append(op(MendVerb.ENTER, KeyRole.QUEUED, _deadline_ms(facts, at), facts.id))
         yield _about_run(
-            facts, DisagreementKind.DISAGREES, "waits, and was not active; put in", *ops
+            facts, DisagreementKind.DISAGREES, "is queued, but was not active; added", *ops
         )
     elif facts.active_count == 0 and facts.held in (None, "1"):
-        # The end of no run would push it: rescue does, at its next pass.
+        # No other run ends and pushes it; rescue pushes it at its next pass.
         ops = [
             op(MendVerb.SET, KeyRole.ACTIVE, facts.id, "queued"),
             op(MendVerb.SET, KeyRole.RUN, "unpushed", "1"),
@@ -255,7 +260,7 @@ def _inactive(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         ]
         if facts.held is not None:
             ops.append(op(MendVerb.UNHOLD, KeyRole.HELD, facts.id))
-        yield _about_run(facts, DisagreementKind.DISAGREES, "waited for no other run; pushed", *ops)
+        yield _about_run(facts, DisagreementKind.DISAGREES, "was held for no run; queued", *ops)
 
 
 def _running(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
@@ -268,15 +273,15 @@ def _running(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         ops.append(op(MendVerb.UNHOLD, KeyRole.HELD, facts.id))
     if ops:
         yield _about_run(
-            facts, DisagreementKind.DISAGREES, "runs, and its indexes did not say so", *ops
+            facts, DisagreementKind.DISAGREES, "runs, but its indexes differed; corrected", *ops
         )
-    # A heartbeat reaches seconds ahead: one that reaches further would never be missed.
+    # A heartbeat's deadline is seconds ahead; one far ahead would never be noticed as missing.
     longest_ms = at.now_ms + 10 * (at.heartbeat_ms - at.now_ms)
     last_ms = None if facts.heartbeat is WrongType.TYPE else score(facts.heartbeat)
     if facts.heartbeat is not WrongType.TYPE and (last_ms is None or last_ms > longest_ms):
         one = op(MendVerb.ENTER, KeyRole.HEARTBEATS, at.heartbeat_ms, facts.id)
         yield _about_run(
-            facts, DisagreementKind.DISAGREES, "runs without a heartbeat; given one", one
+            facts, DisagreementKind.DISAGREES, "runs without a heartbeat; one was set", one
         )
 
 
@@ -284,12 +289,12 @@ def _over(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     ops = _off_indexes(facts)
     if ops:
         where = ", ".join(one.role.value for one in ops)
-        text = f"is over and was still called under way ({where}); removed"
+        text = f"is over, but was listed as under way ({where}); removed"
         yield _about_run(facts, DisagreementKind.GHOST, text, *ops)
     if facts.fields.get("delivery") == DeliveryState.PENDING and facts.delivery_due is None:
         one = op(MendVerb.ENTER, KeyRole.DELIVERIES, at.now_ms, facts.id)
         yield _about_run(
-            facts, DisagreementKind.DISAGREES, "was to be delivered by nobody; put in line", one
+            facts, DisagreementKind.DISAGREES, "waited for a delivery without a due time; set", one
         )
 
 

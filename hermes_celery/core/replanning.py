@@ -1,12 +1,12 @@
-"""What a job's schedule becomes when its definition changes, or when it is let go on.
+"""Re-plan a job when its definition changes, or when it is resumed.
 
-Three cases. Another schedule begins now. The same schedule, narrowed or delayed otherwise, goes on
-at the occurrence that was next; an interval with another start begins anew. A change of anything
-else leaves the schedule where it stands.
+There are three cases. Another schedule begins now. The same schedule with other bounds or jitter
+continues at the occurrence that was next; an interval with another start begins a new grid. A
+change of any other field leaves the next instant as it is.
 
-In all of them an occurrence is known by the instant that it is meant for, before jitter: one that
-has run does not run again, and one that lay behind when a schedule began does not run at all,
-wherever a new jitter would put it.
+In all cases an occurrence is identified by its nominal instant, before jitter. An occurrence that
+has run does not run again. An occurrence that was already past when a schedule began does not run
+at all. A new jitter changes neither.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _replace = msgspec.structs.replace
 
 
 def edited(job: Job, changes: Mapping[str, Any], *, now: datetime, default_timezone: str) -> Job:
-    """The job with changes (see `redefine`). Raises JobError or ScheduleError."""
+    """Return the job with changes (see `redefine`). Raises JobError or ScheduleError."""
     spec = redefine(job.spec, changes, now=now, default_timezone=default_timezone)
     return replanned(job, spec, now=now)
 
 
 def replanned(job: Job, spec: JobSpec, *, now: datetime) -> Job:
-    """The job with a changed definition; a paused one stays paused.
+    """Return the job with a changed definition; a paused job stays paused.
 
-    One that has run as often as it now may is completed. Raises JobError where nothing is left of
-    what it asks for.
+    A job that has already had all its runs becomes completed. Raises JobError if no instant is
+    left.
     """
     if not is_known(job.state):
         return _replace(job, spec=spec)
@@ -57,16 +57,16 @@ def replanned(job: Job, spec: JobSpec, *, now: datetime) -> Job:
 
 
 def over_if_used_up(job: Job) -> Job:
-    """The job, completed where it is scheduled once more than it may run."""
+    """Return the job, as completed if it is scheduled but has had all its runs."""
     if job.state is JobState.SCHEDULED and job.next_run_at and is_used_up(job):
         return _replace(job, state=JobState.COMPLETED, next_run_at=None)
     return job
 
 
 def resumed(job: Job, *, now: datetime) -> Job:
-    """The job with its schedule going on from now; one that goes on already is left as it is.
+    """Return the job with its schedule continued from now; a job that already runs is unchanged.
 
-    Raises JobError where there is nothing to go on with.
+    Raises JobError if the job has nothing left to run.
     """
     if job.state is JobState.SCHEDULED and job.next_run_at is not None:
         return job
@@ -75,7 +75,7 @@ def resumed(job: Job, *, now: datetime) -> Job:
         raise JobError(f"Cannot resume: {why_over(job)}")
     spec = job.spec
     if is_once(schedule):
-        # With its jitter: what waits for that is not in the past.
+        # Including its jitter: a run that jitter delays is not in the past.
         upcoming = optional_from_ms(schedule.next_after_ms(to_ms(now) - ONE_SHOT_GRACE_MS - 1))
         if upcoming is None:
             raise JobError(
@@ -96,18 +96,18 @@ def resumed(job: Job, *, now: datetime) -> Job:
 
 
 def is_used_up(job: Job) -> bool:
-    """Whether a job has had as many runs as it may."""
+    """Return whether a job has had as many runs as it may."""
     times = job.spec.repeat_times
     return times is not None and job.completed >= times
 
 
 def is_once(schedule: Schedule) -> bool:
-    """Whether a schedule is a single instant."""
+    """Return whether a schedule is a single instant."""
     return schedule.kind is ScheduleKind.ONCE
 
 
 def why_over(job: Job) -> str:
-    """Why a completed job has no run left, and what to do."""
+    """Return why a completed job has no run left, and what to do."""
     times = job.spec.repeat_times
     if times is not None and is_used_up(job):
         over = f"it was started {job.completed} of {times} times and is over"
@@ -125,22 +125,22 @@ def _is_timed_otherwise(old: JobSpec, new: JobSpec) -> bool:
 
 
 def _is_another(old: JobSpec, new: JobSpec) -> bool:
-    """Whether the schedule itself, whatever narrows it, is another."""
+    """Return whether the schedule itself differs, apart from bounds and jitter."""
     if (old.schedule, old.timezone) == (new.schedule, new.timezone):
         return False
     try:
         before, now = (spec.compiled().unbounded for spec in (old, new))
     except HermesCeleryError:
-        # Whatever it was, it is to be mended now.
+        # The old schedule is invalid; this change repairs it.
         return True
     if is_once(before) and is_once(now):
-        # The same instant, written in another zone.
+        # It may be the same instant in another time zone.
         return before.next_after_ms(-1) != now.next_after_ms(-1)
     return not (before.kind is now.kind is ScheduleKind.INTERVAL and old.schedule == new.schedule)
 
 
 def _begun(job: Job, spec: JobSpec, *, now: datetime) -> Job:
-    """The job with a schedule that begins now; so does the count of one that is over by it."""
+    """Return the job with a schedule that begins now; a completed job counts its runs again."""
     first = first_instant(spec.compiled(), now=now)
     is_over = job.state is JobState.COMPLETED or is_used_up(_replace(job, spec=spec))
     return _replace(
@@ -153,7 +153,7 @@ def _begun(job: Job, spec: JobSpec, *, now: datetime) -> Job:
 
 
 def _narrowed(job: Job, spec: JobSpec, *, now: datetime) -> Job:
-    """The job with the same schedule, narrowed or delayed otherwise."""
+    """Return the job with the same schedule under other bounds or jitter."""
     changed = _replace(job, spec=spec)
     if job.next_run_at is not None and job.state is not JobState.COMPLETED:
         return _replace(changed, next_run_at=_same_occurrence(job, spec, now=now))
@@ -161,7 +161,7 @@ def _narrowed(job: Job, spec: JobSpec, *, now: datetime) -> Job:
 
 
 def _with_more(job: Job, upcoming: datetime | None) -> Job:
-    """A job that had no next instant: it goes on where it has one now, and may run again."""
+    """Return a job that had no next instant with the one it has now, unless it is used up."""
     if upcoming is None or is_used_up(job):
         return job
     state = JobState.SCHEDULED if job.state is JobState.COMPLETED else job.state
@@ -169,7 +169,7 @@ def _with_more(job: Job, upcoming: datetime | None) -> Job:
 
 
 def _continued(job: Job, spec: JobSpec, *, now: datetime) -> Job:
-    """The job with the same schedule: one that was over goes on where it may run more often."""
+    """Return the job with the same schedule; a completed job continues if it may run more often."""
     changed = _replace(job, spec=spec)
     is_more = spec.repeat_times != job.spec.repeat_times and not is_used_up(changed)
     if not is_more or (job.next_run_at is not None and job.state is not JobState.COMPLETED):
@@ -179,25 +179,25 @@ def _continued(job: Job, spec: JobSpec, *, now: datetime) -> Job:
         if job.state is not JobState.COMPLETED:
             return changed  # its only run is under way
         raise JobError(
-            f"the one-shot {schedule.text} is over, and its time does not come again; give another "
+            f"the one-shot {schedule.text} is over and its time does not come again; give another "
             "schedule"
         )
     return _with_more(changed, first_instant(schedule, now=now))
 
 
 def _same_occurrence(job: Job, spec: JobSpec, *, now: datetime) -> datetime:
-    """When the occurrence that was next is due by a changed definition, or the first one after it.
+    """Return when the next occurrence is due under a changed definition, or the first one after it.
 
-    It may be meant for an instant that lies behind: it waited for its jitter, or for a beat.
+    Its nominal instant may be past: it was waiting for its jitter, or for a beat.
     """
     upcoming = first_meant(spec.compiled(), after_ms=min(_meant_ms(job) - 1, to_ms(now)))
     return first_instant(spec.compiled(), now=now) if upcoming is None else upcoming
 
 
 def _going_on(job: Job, spec: JobSpec, *, now: datetime) -> datetime:
-    """The first occurrence from now on that is not meant for an instant before the next one.
+    """Return the first occurrence from now on whose nominal instant is not before the next one's.
 
-    What was jittered so that it is still to come does come, where the clock says when; an
+    An occurrence that its jitter delays past now still runs, if the schedule is by the clock. An
     interval's grid begins now.
     """
     schedule = spec.compiled()
@@ -209,9 +209,10 @@ def _going_on(job: Job, spec: JobSpec, *, now: datetime) -> datetime:
 
 
 def _meant_ms(job: Job) -> int:
-    """The instant that a job's next occurrence is meant for.
+    """Return the nominal instant of a job's next occurrence.
 
-    One that jitter does not explain, such as a taken over job's, is meant for itself.
+    If jitter does not explain the next instant, as after a migration, it is its own nominal
+    instant.
     """
     next_ms = to_ms(job.next_run_at) if job.next_run_at else 0
     schedule = job.spec.compiled()

@@ -1,15 +1,14 @@
-"""A schedule as Python code gives it, as the text that is stored.
+"""Turn a schedule given in Python into the text that is stored.
 
     crontab(minute=0, hour="22-3")                     0 0-3,22-23 * * *
     crontab(hour=22, day_of_month="1-7", day_of_week="sat", minute=0)    0 22 1-7 * +sat
     timedelta(minutes=5), 0.5, schedule(90.5)          every 5m, every 0.5s, every 1m30.5s
 
-A crontab means what Celery expanded it to: the sets of its minutes, hours and days. A field that
-was written with `*` stays one, because that decides what a change of the clocks does to it. What
-cannot be said as a text is refused with what to write instead.
+A crontab means the sets of minutes, hours and days to which Celery expanded it. A field that was
+written with `*` keeps the `*`, because that decides how clock changes affect it. A schedule without
+a text form is refused, with what to write instead.
 
-Celery's classes are told by their names, so that a request can be checked where Celery is not
-loaded.
+Celery's classes are recognised by name, so that a request can be checked without Celery.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ _LONGEST_MS: Final = 100 * 366 * 86_400_000
 _CRONTAB: Final = "celery.schedules.crontab"
 _INTERVAL: Final = "celery.schedules.schedule"
 _SOLAR: Final = "celery.schedules.solar"
-#: The one subclass that is understood: a crontab with a zone of its own.
+#: The only accepted subclass: a crontab with its own time zone.
 _ZONED_CRONTAB: Final = "django_celery_beat.tzcrontab"
-#: A subclass that has one of these decides by itself when it is due.
+#: Methods with which a subclass decides itself when it is due.
 _DECIDING: Final = ("is_due", "remaining_estimate", "remaining_delta", "_delta_to_next")
 _ITEM = re.compile(
     r"(?:(?P<star>\*)|(?P<low>\d+)(?:-(?P<high>\d+))?)(?:/(?P<step>[1-9]\d*))?", re.ASCII
@@ -40,17 +39,17 @@ _ITEM = re.compile(
 
 
 def text_of(given: Any) -> str:
-    """A text, a crontab, an interval of Celery's, a timedelta or a number of seconds, as a text.
+    """Return a schedule as text: a text, crontab, interval, timedelta or number of seconds.
 
-    Raises JobError that says what cannot be taken and what to write instead.
+    Raises JobError that says what is not accepted and what to write instead.
     """
     if isinstance(given, str):
         return given
     names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(given).__mro__]
     if _SOLAR in names:
         raise JobError(
-            f"{_shown(given)} follows the sun, which is not computed here; write a crontab for the "
-            "earliest such time and let the task wait or check"
+            f"{_shown(given)} follows the sun, which is not supported; write a crontab for the "
+            "earliest such time, and let the task wait or check the time"
         )
     for known, read in ((_CRONTAB, _crontab_text), (_INTERVAL, _interval_text)):
         if known in names:
@@ -60,7 +59,7 @@ def text_of(given: Any) -> str:
 
 
 def zone_name(zone: Any) -> str:
-    """The name of a zone, or its fixed offset such as `+08:00`. Raises JobError."""
+    """Return the name of a zone, or its fixed offset such as `+08:00`. Raises JobError."""
     if isinstance(zone, str):
         return zone
     if not isinstance(zone, tzinfo):
@@ -92,7 +91,7 @@ def _check_subclass(given: Any, known: str) -> None:
         own = [name for name in _DECIDING if name in vars(kind)]
         if own and kind.__module__ != _ZONED_CRONTAB:
             raise JobError(
-                f"a {kind.__qualname__} decides by its own {own[0]} when it is due, which cannot "
+                f"a {kind.__qualname__} decides with its own {own[0]} when it is due, which cannot "
                 "be stored; write a crontab, a timedelta or seconds"
             )
 
@@ -108,7 +107,7 @@ def _shown(given: object) -> str:
 
 
 class _Column(msgspec.Struct, frozen=True, kw_only=True):
-    """One field of a crontab: how it was written, and what Celery expanded it to."""
+    """One field of a crontab: how it was written, and the values to which Celery expanded it."""
 
     written: Any
     values: frozenset[int]
@@ -120,7 +119,7 @@ class _Column(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.values) == self.high - self.low + 1
 
     def text(self) -> str:
-        """As it was written where that reads the same here, else the values."""
+        """Return the field as it was written if that means the same here, else its values."""
         written = self.written if isinstance(self.written, str) else ""
         items = "".join(written.split()).split(",")
         found = [_item_values(item, low=self.low, high=self.high) for item in items]
@@ -132,7 +131,7 @@ class _Column(msgspec.Struct, frozen=True, kw_only=True):
         return ",".join(_runs(self.values))
 
     def day_text(self) -> str:
-        """The same for days and months, which a change of the clocks does not ask for stars."""
+        """Do the same for days and months, where `*` does not matter to clock changes."""
         return "*" if self.is_full else self.text()
 
 
@@ -149,7 +148,7 @@ def _crontab_text(given: Any) -> str:
     )
     days, weekdays = day.day_text(), weekday.day_text()
     if not (days.startswith("*") or weekdays.startswith("*")):
-        # Celery wants both to match; cron, without the sign, one of them.
+        # In Celery both must match; in cron, without the sign, one of them.
         weekdays = f"+{weekdays}"
     text = f"{minute.text()} {hour.text()} {days} {month.day_text()} {weekdays}"
     return f"{_zone_prefix(given)}{text}"
@@ -158,7 +157,7 @@ def _crontab_text(given: Any) -> str:
 def _column(given: Any, name: str, *, low: int, high: int) -> _Column:
     values = getattr(given, name)
     if any(value != int(value) for value in values) or not values:
-        raise JobError(f"its crontab has the {name} {sorted(values)}; give whole numbers")
+        raise JobError(f"the {name} of its crontab is {sorted(values)}; give whole numbers")
     return _Column(
         written=getattr(given, f"_orig_{name}", None),
         values=frozenset(int(value) for value in values),
@@ -168,18 +167,18 @@ def _column(given: Any, name: str, *, low: int, high: int) -> _Column:
 
 
 def _item_values(item: str, *, low: int, high: int) -> frozenset[int] | None:
-    """What one item of a list means, both to Celery and here; None where they may differ."""
+    """Return what an item of a list means to Celery and here; None if they may differ."""
     match = _ITEM.fullmatch(item)
     if match is None or (match["step"] and not match["star"] and match["high"] is None):
         return None
     first = low if match["star"] else int(match["low"])
     last = high if match["star"] else int(match["high"] or first)
-    # Celery lets a range run over the end.
+    # Celery lets a range wrap around; that range is empty here, and so the answer is None.
     return frozenset(range(first, last + 1, int(match["step"] or 1))) or None
 
 
 def _runs(values: Iterable[int]) -> list[str]:
-    """Numbers in order, three or more in a row as `first-last`."""
+    """Return sorted numbers as text, three or more consecutive ones as `first-last`."""
     runs: list[list[int]] = []
     for value in sorted(values):
         if runs and runs[-1][-1] == value - 1:
@@ -194,7 +193,7 @@ def _runs(values: Iterable[int]) -> list[str]:
 
 
 def _zone_prefix(given: Any) -> str:
-    """The zone of a crontab that has a clock of its own (`nowfun`)."""
+    """Return the zone of a crontab that has its own clock (`nowfun`)."""
     if given.nowfun is None:
         return ""
     try:
@@ -203,7 +202,7 @@ def _zone_prefix(given: Any) -> str:
         raise JobError(f"the nowfun of its crontab raised {error_text(error)}") from None
     if not isinstance(now, datetime) or now.tzinfo is None:
         raise JobError(
-            "the nowfun of its crontab gives a time without a zone; leave it out, or write "
+            "the nowfun of its crontab returns a time without a zone; leave it out, or write "
             "nowfun=lambda: datetime.now(ZoneInfo('Europe/Berlin'))"
         )
     return f"CRON_TZ={zone_name(now.tzinfo)} "
@@ -218,24 +217,24 @@ def _interval_text(given: Any) -> str:
 
 
 def _period_ms(period: Any) -> int:
-    """The period in milliseconds, which is finer than a beat keeps it."""
+    """Return the period in milliseconds, which is finer than a beat keeps it."""
     if isinstance(period, timedelta):
         return round(period / timedelta(milliseconds=1))
     if isinstance(period, bool) or not isinstance(period, int | float) or not isfinite(period):
         raise JobError(
-            f"{_shown(period)} is no schedule; use a text, a crontab, a timedelta or seconds"
+            f"{_shown(period)} is not a schedule; use a text, a crontab, a timedelta or seconds"
         )
     return round(period * 1000)
 
 
 def _every(period_ms: int) -> str:
     if not _SHORTEST_MS <= period_ms <= _LONGEST_MS:
-        raise JobError(f"an interval of {period_ms / 1000:g} s must lie within 0.1 s and a century")
+        raise JobError(f"an interval of {period_ms / 1000:g} s must be 0.1 s to a century")
     return f"every {duration_text(period_ms)}"
 
 
 def _rounded(period_ms: int) -> str:
-    """`relative=True`: at full minutes, hours or days of the wall clock."""
+    """Return an interval with `relative=True`: full minutes, hours or days of the wall clock."""
     seconds, rest_ms = divmod(period_ms, 1000)
     if seconds < 60 and not rest_ms:
         return _every(period_ms)
@@ -249,6 +248,6 @@ def _rounded(period_ms: int) -> str:
         if is_whole and (count == 1 or (count < most and most % count == 0)):
             return fields.format("*" if count == 1 else f"*/{count}")
     raise JobError(
-        f"an interval of {period_ms / 1000:g} s with relative=True has no time on the wall clock "
-        "that it keeps; write a crontab, or leave relative out"
+        f"an interval of {period_ms / 1000:g} s with relative=True does not fit the wall clock; "
+        "write a crontab, or leave relative out"
     )

@@ -67,7 +67,7 @@ def starts_like_a_phrase(text: str) -> bool:
     return re.split(r"[\s,]", text, maxsplit=1)[0] in _STARTS
 
 
-def refuse(text: object, fault: str = "is no schedule") -> ScheduleError:
+def refuse(text: object, fault: str = "is not a schedule") -> ScheduleError:
     """The error for a text that cannot be read."""
     return ScheduleError(f"{text!r} {fault}; {_EXAMPLES}")
 

@@ -117,9 +117,9 @@ def test_calendars_mean_what_they_mean_to_celery(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "lunar": "a Lunar decides by its own is_due when it is due",
-    "naive": "the nowfun of its crontab gives a time without a zone",
-    "tiny": "an interval of 0.01 s must lie within 0.1 s",
+    "lunar": "a Lunar decides with its own is_due when it is due",
+    "naive": "the nowfun of its crontab returns a time without a zone",
+    "tiny": "an interval of 0.01 s must be 0.1 s",
     "unknown": "it has the key enabeld",
     "text": "its args are 'abc'; give a list",
     "idle": "it has no schedule; give it one",

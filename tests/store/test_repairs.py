@@ -244,7 +244,7 @@ def test_a_run_that_cannot_be_read_ends_as_lost(world: World, state: Any) -> Non
     assert {one.is_mended for one in world.look()} == {True}
     run = world.store.runs.get(world.run_of["waiting"])
     assert run.state is RunState.LOST
-    assert (run.error or "").startswith("its record could not be read")
+    assert (run.error or "").startswith("its record is unreadable")
     assert world.call("EXISTS", world.keys.active(world.waiting.id)) == 0
     assert world.call("ZSCORE", world.keys.queued, run.id) is None
 

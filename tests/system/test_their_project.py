@@ -274,4 +274,4 @@ def test_a_declaration_that_makes_no_sense_is_refused_where_it_stands() -> None:
     refused = getattr(cron.app, REFUSED)
     assert "nothing to run" in refused["b"]
     assert "60" in refused["c"]
-    assert "0.05 s must lie within 0.1 s" in refused["d"]
+    assert "0.05 s must be 0.1 s" in refused["d"]

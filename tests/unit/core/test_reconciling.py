@@ -116,7 +116,7 @@ def test_a_job_that_stopped_and_cannot_be_planned_says_why() -> None:
     (found,) = judge_job(facts, at=AT, spec=None)
     assert found.trouble is DisagreementKind.STOPPED
     assert writes([found])[0][:4] == ("set", "job", "state", "error")
-    assert "its definition cannot be read" in writes([found])[0][-1]
+    assert "its definition is unreadable" in writes([found])[0][-1]
 
 
 def test_nothing_is_written_to_an_index_of_another_type() -> None:

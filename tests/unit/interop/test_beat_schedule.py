@@ -164,8 +164,8 @@ GOOD = {"task": "shop.a", "schedule": 5}
         ({**GOOD, "kwargs": {1: 2}}, "kwargs are {1: 2}; give a dict"),
         ({**GOOD, "options": "fast"}, "options are 'fast'"),
         ({**GOOD, "task": 5}, "its task is 5"),
-        ({**GOOD, "schedule": "soon"}, "'soon' is no schedule"),
-        ({**GOOD, "schedule": object()}, "is no schedule; use a text, a crontab"),
+        ({**GOOD, "schedule": "soon"}, "'soon' is not a schedule"),
+        ({**GOOD, "schedule": object()}, "is not a schedule; use a text, a crontab"),
         ({**GOOD, "options": {"countdown": "10"}}, "the option countdown is '10'; give a number"),
         ({**GOOD, "options": {"countdown": -1}}, "countdown is -1; give 0.1 s to"),
         (
@@ -193,7 +193,7 @@ class Odd:
 
 
 def test_an_object_that_fails_wherever_it_is_touched_costs_its_entry() -> None:
-    assert "a Odd is no schedule" in refusal({**GOOD, "schedule": Odd()})
+    assert "a Odd is not a schedule" in refusal({**GOOD, "schedule": Odd()})
     assert "cannot be read: RuntimeError" in refusal({**GOOD, "task": Odd()})
 
 
@@ -241,5 +241,5 @@ def test_a_request_takes_what_a_declaration_takes() -> None:
     spec = spec_of(request)
     assert (spec.schedule, spec.timezone) == ("0 0-3,22,23 * * *", "+08:00")
     assert spec_of(JobRequest(schedule=0.5, prompt="x")).schedule == "every 0.5s"
-    with pytest.raises(ValueError, match="is no schedule"):
+    with pytest.raises(ValueError, match="is not a schedule"):
         spec_of(JobRequest(schedule=object(), prompt="x"))

@@ -130,7 +130,7 @@ def instants(schedule: Schedule) -> tuple[datetime, ...]:
         ("*/0 * * * *", "step 0 would never move on"),
         ("R * * * *", "H spreads jobs out"),
         ("H 60 * * *", "'H 60 * * *': hour 60 is outside 0-23"),
-        ("funday at 9am", "is no schedule; use for example"),
+        ("funday at 9am", "is not a schedule; use for example"),
         ("H(5-70) * * * *", "minute 70 is outside 0-59"),
         ("H(9-5) * * * *", "H(9-5) runs backwards"),
         ("0 0 1 1 * 0 H", "year 'H'"),
@@ -145,7 +145,7 @@ def instants(schedule: Schedule) -> tuple[datetime, ...]:
         ("@sometimes", "use one of @yearly"),
         ("", "is empty; use for example 'every monday 9am'"),
         ("0 9 * * * |", "nothing on one side of '|'"),
-        ("hourly", "is no schedule; use for example"),
+        ("hourly", "is not a schedule; use for example"),
         ("every monday", "says no time of day"),
         ("daily", "says no time of day"),
         ("every monday 7", "leaves open what '7' is"),
@@ -490,5 +490,5 @@ def test_hermes_is_not_told_a_delayed_time_as_another_one() -> None:
 
 @pytest.mark.parametrize("text", ["0 9 * * * delayed soon", "delayed 10s", "0 9 * * * delayed"])
 def test_a_delay_that_cannot_be_read_is_refused(text: str) -> None:
-    with pytest.raises(ScheduleError, match=r"is not a duration|is no schedule|second 'delayed'"):
+    with pytest.raises(ScheduleError, match=r"is not a (duration|schedule)|second 'delayed'"):
         parse(text)
