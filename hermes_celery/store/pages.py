@@ -1,7 +1,7 @@
-"""Sorted sets read page by page, while others add and remove.
+"""Read sorted sets page by page while other clients add and remove members.
 
-Where a page ends is remembered as a place, score and member, not as a rank: whatever is added or
-removed meanwhile, nothing that stands still is passed over or read twice.
+The end of a page is remembered as a position (score and member), not as a rank. So members that are
+neither added nor removed meanwhile are read exactly once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import msgspec
 
 from hermes_celery.store.database import Database
 
-#: Members of a page: some hundred microseconds of the server's time.
+#: Members per page: some hundred microseconds of the server's time.
 PAGE = 200
 
 
 class Order(StrEnum):
-    """Which way to read."""
+    """The reading direction."""
 
     #: The lowest score first.
     UP = "up"
@@ -26,14 +26,14 @@ class Order(StrEnum):
 
 
 class PagePosition(msgspec.Struct, frozen=True, kw_only=True):
-    """Where something stands in a sorted set, or stood."""
+    """A position in a sorted set, even if its member has been removed."""
 
     score: str
     member: str
 
 
 def position_of(database: Database, index: str, member: str) -> PagePosition | None:
-    """Where a member stands; None if it is not there."""
+    """Return the position of a member; None if it is not in the set."""
     score = database.call("ZSCORE", index, member)
     return None if score is None else PagePosition(score=f"{float(score):.17g}", member=member)
 
@@ -41,7 +41,10 @@ def position_of(database: Database, index: str, member: str) -> PagePosition | N
 def pages(
     database: Database, index: str, *, order: Order, after: PagePosition | None = None
 ) -> Iterator[list[str]]:
-    """The members behind a place, or all of them. Raises RecordBroken where the key is no set."""
+    """Yield pages of members behind a position, or of all members.
+
+    Raises RecordBroken when the key has another type.
+    """
     while True:
         score, member = ("", "") if after is None else (after.score, after.member)
         answer = database.run(
@@ -58,9 +61,9 @@ def pages(
 def lex_pages(
     database: Database, index: str, *, low: bytes, high: bytes, order: Order
 ) -> Iterator[list[str]]:
-    """The members between two bounds, each "[" (with it) or "(" (without it) and a text.
+    """Yield pages of members between two bounds, for a sorted set with equal scores.
 
-    For a sorted set whose scores are all the same.
+    A bound is a text after "[" (included) or "(" (excluded).
     """
     while True:
         if order is Order.UP:

@@ -1,14 +1,13 @@
-"""Every command, key and channel that is used, and whether this user may use them.
+"""All commands, keys and channels that are used, and a check that this user may use them.
 
-Redis does not roll a script back, so a user without one of the commands would leave a job without
-message or index, in silence. Beat, worker and `doctor` therefore try every command at start and
-refuse what is missing, all of it at once.
+Redis does not roll a script back. Without the right to one of its commands, a script would stop
+halfway and silently leave a job without its message or index entry. So beat, worker and `doctor`
+try every command at start, and refuse to go on with one list of all that is missing.
 
-A server looks at permissions before it looks at arguments. So each command is tried on one scratch
-string that expires by itself, where it is refused for its type or changes nothing: that needs no
-right to the ACL commands, works on Redis 6.2 as on Valkey 9, and leaves nothing behind even where
-DEL is what is missing. The keys themselves are tried with a GET and a ZREM of a member that none
-has.
+A server checks permissions before arguments. So each command is tried on a scratch string that
+expires by itself; there it is refused for the type, or changes nothing. That needs no right to the
+ACL commands, works on Redis 6.2 as on Valkey 9, and leaves nothing behind even without the right to
+DEL. The keys themselves are tried with a GET, and a ZREM of a member that does not exist.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from hermes_celery.errors import StoreUnsuitable
 from hermes_celery.store.database import Database, wrapped
 from hermes_celery.store.keys import Keys
 
-#: In a probe: the scratch string, a key that does not exist, and the wake channel.
+#: Placeholders in probes: the scratch string, a missing key, and the wake-up channel.
 _KEY, _NO_KEY, _CHANNEL = "<key>", "<no key>", "<channel>"
 _TTL_SECONDS = "60"
 _SHA = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"  # of "return 1"
 
-#: Command -> the arguments with which it is tried. Ours, in scripts and in Python; then kombu's.
+#: Each command with the arguments of its probe: first those of our scripts and Python code.
 PROBES: Mapping[str, tuple[str, ...]] = {
     "APPEND": (_KEY, ""),
     "DEL": (_NO_KEY,),
@@ -102,7 +101,7 @@ PROBES: Mapping[str, tuple[str, ...]] = {
     "ZREVRANGEBYSCORE": (_KEY, "0", "0"),
     "ZREVRANK": (_KEY, "m"),
     "ZSCORE": (_KEY, "m"),
-    # kombu's.
+    # Commands of kombu.
     "BRPOP": (_KEY, "0.01"),
     "RPOP": (_KEY,),
     "WATCH": (_KEY,),
@@ -110,22 +109,22 @@ PROBES: Mapping[str, tuple[str, ...]] = {
     "EXEC": (),
     "MULTI": (),
 }
-#: Tried by subscribing, which no pipeline can.
+#: Tried by a real subscription, because a pipeline cannot subscribe.
 SUBSCRIBING = ("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE")
-#: All that a user needs; `PROBES` in words.
+#: The names of all commands that a user needs.
 COMMANDS = frozenset((*PROBES, *SUBSCRIBING))
-#: What would make a new key where the scratch string could not be made.
+#: Commands that would create a key if the scratch string is missing.
 _MAKES = frozenset(
     ("APPEND", "HINCRBY", "HSET", "HSETNX", "INCR", "LPUSH", "RPUSH", "SADD", "SETNX", "ZADD")
 )
-#: kombu's keys: an example of each, and the pattern that allows it.
+#: An example of each kind of kombu key, with the pattern that allows it.
 _KOMBU_KEYS: Mapping[str, str] = {
     "_kombu.binding_deadlines": "_kombu.binding*",
     "selftest.reply.celery.pidbox": "*.celery.pidbox*",
     "celeryev.selftest": "celeryev.*",
 }
-#: kombu's channels behind the prefix of broadcasts, and how they are subscribed to. A pattern must
-#: stand in the ACL word by word.
+#: How kombu subscribes, and to which channels (after the prefix of broadcasts). The ACL must
+#: contain a subscribed pattern literally.
 _KOMBU_CHANNELS: Sequence[tuple[str, str]] = (
     ("PSUBSCRIBE", "celery.pidbox"),
     ("PSUBSCRIBE", "celeryev/worker.*"),
@@ -135,10 +134,10 @@ _COMMAND = re.compile(r"run the '([\w|]+)'")
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user may not do, in the words of `ACL SETUSER`."""
+    """The rights that a user lacks, in the syntax of `ACL SETUSER`."""
 
     user: str
-    #: Whose user it is.
+    #: The server that knows this user, for messages.
     of: str = "the server"
     commands: Sequence[str] = ()
     keys: Sequence[str] = ()
@@ -160,18 +159,17 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
         rule = " ".join((*(_as_rule(name) for name in self.commands), *self.keys, *self.channels))
         return (
             f"{self.of}'s user {self.user!r} may not {' nor '.join(lacks)}, and all of that is "
-            f"needed; let an administrator of {self.of} give it: ACL SETUSER {self.user} {rule}"
+            f"needed; ask an administrator of {self.of} to run: ACL SETUSER {self.user} {rule}"
         )
 
 
 def refuse_missing(
     database: Database, *, queues: Iterable[str], names: BrokerNames | None = None
 ) -> None:
-    """Try everything that beats and workers of this namespace and these queues do.
+    """Check all rights that beats and workers of this namespace and these queues need.
 
-    `names` are those of Celery's keys, where they are not the usual ones.
-
-    Raises StoreUnsuitable that names all that is missing.
+    `names` are the names of Celery's keys, if they are not the usual ones. Raises StoreUnsuitable
+    with a list of all missing rights.
     """
     missing = look_for_missing(database, queues=queues, names=names)
     if missing:
@@ -181,7 +179,7 @@ def refuse_missing(
 def look_for_missing(
     database: Database, *, queues: Iterable[str], names: BrokerNames | None = None
 ) -> Missing:
-    """What this user may not do. Raises StoreUnavailable."""
+    """Return the rights that this user lacks. Raises StoreUnavailable."""
     names = names or BrokerNames()
     pool = database.client.connection_pool
     settings = pool.connection_kwargs
@@ -192,7 +190,7 @@ def look_for_missing(
             keys = _keys(database, queues, names)
             channels, subscribing = _channels(database, names, number=settings.get("db") or 0)
         except redis.exceptions.NoPermissionError as error:
-            # Of what is said when a connection is made: SELECT, and what Sentinels are asked.
+            # Refused while connecting: SELECT, or a question to a Sentinel.
             named = _COMMAND.search(str(error))
             command = named[1] if named else "@connection"
             if command.startswith("sentinel") and hasattr(pool, "sentinel_manager"):
@@ -229,17 +227,17 @@ def _commands(database: Database) -> list[str]:
 
 
 def _keys(database: Database, queues: Iterable[str], broker: BrokerNames) -> list[str]:
-    """The patterns of keys that this user may not read and write."""
+    """Return the patterns of keys that this user may not read and write."""
     prefix = broker.prefix
     allowing = {
         f"{prefix}{name}": f"~{prefix}*" if prefix else f"~{pattern}"
         for name, pattern in _KOMBU_KEYS.items()
     }
     for name in broker.unacked:
-        # One line for those that begin alike, as the usual ones do.
+        # One pattern covers names with the same beginning, as the usual names have.
         first = min((one for one in broker.unacked if name.startswith(one)), key=len)
         allowing[f"{prefix}{name}"] = f"~{prefix}*" if prefix else f"~{first}*"
-    # Every script that dispatches names the namespace's own queue, whether it is used or not.
+    # Every dispatching script lists the namespace's default queue in its KEYS, used or not.
     for queue in (database.keys.default_queue, *queues):
         is_ours = queue.startswith(database.keys.prefix)
         pattern = database.keys.prefix if is_ours else queue
@@ -265,7 +263,7 @@ def _keys(database: Database, queues: Iterable[str], broker: BrokerNames) -> lis
 
 
 def _stored(keys: Keys) -> list[str]:
-    """One key of each sort that we store."""
+    """Return one key of each kind that we store."""
     single = [getattr(keys, field.name) for field in fields(keys) if not field.init]
     of_one: list[Callable[[str], str]] = [
         keys.job, keys.run, keys.active, keys.held, keys.output, keys.stderr, keys.managed,
@@ -277,7 +275,7 @@ def _stored(keys: Keys) -> list[str]:
 def _channels(
     database: Database, broker: BrokerNames, *, number: int
 ) -> tuple[list[str], list[str]]:
-    """The channels, and the subscribing commands, that this user may not use."""
+    """Return the channels, and the subscribing commands, that this user may not use."""
     before = f"{broker.prefix}{broker.fanout.replace('{db}', str(number))}"
     wanted = [("SUBSCRIBE", database.keys.wake)]
     wanted += [(command, f"{before}{name}") for command, name in _KOMBU_CHANNELS]
@@ -294,7 +292,7 @@ def _channels(
 
 
 def _subscribed(database: Database, command: str, channel: str) -> list[tuple[str, str]]:
-    """Subscribe and unsubscribe; what the server refused, and the command that it was."""
+    """Subscribe and unsubscribe; return each refusal with its command."""
     subscription = database.client.pubsub()
     refused = []
     for name in (command, command.replace("SUBSCRIBE", "UNSUBSCRIBE")):
@@ -309,9 +307,9 @@ def _subscribed(database: Database, command: str, channel: str) -> list[tuple[st
 
 
 def _answers(database: Database, commands: Sequence[Sequence[str]]) -> list[str | None]:
-    """Run commands in one round trip; what the server says of those that are not permitted.
+    """Run commands in one round trip; return each refusal for lack of permission, else None.
 
-    The connection is closed afterwards: it may be inside a transaction.
+    The connection is closed afterwards, because it may be inside a transaction.
     """
     pool = database.client.connection_pool
     connection = pool.get_connection()
@@ -329,13 +327,13 @@ def _refusal(connection: Any) -> str | None:
     except redis.exceptions.NoPermissionError as error:
         return str(error)
     except redis.exceptions.ResponseError as error:
-        # EXEC wraps it; whatever else is refused for its arguments is permitted.
+        # EXEC wraps a NOPERM. Any other refusal is about arguments, so the command is permitted.
         return str(error) if "NOPERM" in str(error) else None
     return None
 
 
 def _is_of_command(refusal: str) -> bool:
-    """Whether a refusal is of the command, not of a key or channel."""
+    """Return whether a refusal is about the command, not about a key or channel."""
     return _COMMAND.search(refusal) is not None
 
 

@@ -1,7 +1,7 @@
-"""Which programs are there and what they read: each beat and worker says so every few seconds.
+"""Signs of life of programs: each beat and worker writes its stored format every few seconds.
 
-So a newer program knows when the older ones are gone. The other way round, a program that hears
-that it cannot read any more what is stored says so and stops.
+So a newer program knows when the older ones are gone. In turn, a program stops with an error as
+soon as it can no longer read what is stored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INTERVAL_SECONDS = 3.0
 
 
 class ProgramSign:
-    """One program's sign, from a thread of its own."""
+    """A thread that writes one program's sign of life."""
 
     def __init__(
         self,
@@ -36,9 +36,10 @@ class ProgramSign:
         besides: Callable[[], None] = lambda: None,
         at_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`name` begins with what the program is, `beat` or `worker`.
+        """`name` begins with the kind of program, `beat` or `worker`.
 
-        `besides` is what else it says each time, and `at_end` takes that back.
+        `besides` is called with each sign, to write more about the program; `at_end` removes that
+        again.
         """
         self._formats = formats
         self._name = name
@@ -51,18 +52,18 @@ class ProgramSign:
         self._thread = threading.Thread(target=self._loop, name="hermes-program", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Say goodbye; where that fails, ten seconds of silence say it."""
+        """Stop and remove the sign; if that fails, it expires after ten seconds."""
         self._stopped.set()
         with suppress(StoreError):
             self._formats.say_gone(self._name)
             self._at_end()
 
     def say(self) -> None:
-        """Say it once; the program is stopped when what is stored has become too new for it."""
+        """Write the sign once; stop the program if the stored format has become too new for it."""
         try:
             self._formats.say_here(self._name, now_ms=self._clock.now_ms())
             self._besides()

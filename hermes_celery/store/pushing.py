@@ -1,4 +1,4 @@
-"""Pushing the message of a queued run: one script, called by the tick, by rescue and by people."""
+"""Push the message of a queued run: one script, called by the tick, by rescue and by people."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from hermes_celery.store.fencing import Actor
 
 
 class Push(msgspec.Struct, frozen=True, kw_only=True):
-    """What is pushed onto which Celery queue."""
+    """A message and its Celery queue."""
 
     queue: str
-    #: b"": nothing; the run's message is only looked for.
+    #: b"" to push nothing and only search the queue for the run's message.
     message: bytes = b""
-    #: How many of the run's messages were pushed before this one.
+    #: Number of messages of the run that were pushed before this one.
     number: int = 0
 
 
 class PushTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """When a queued run is looked at, Unix ms."""
+    """Deadlines of a queued run, Unix ms."""
 
-    #: The deadline that it must have still.
+    #: The expected current deadline; with another one nothing changes.
     seen_ms: int
-    #: Its next one.
+    #: The next deadline.
     next_ms: int
-    #: The deadline of a run that was held behind it, should it end here.
+    #: The deadline of the held run that is pushed next, if this run ends here.
     redeliver_at_ms: int
 
 
 class Fate(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of a queued run on whose queue there may be workers that do not report."""
+    """How to treat a queued run when workers that do not report may consume its queue."""
 
-    #: Whether to look for its message on the queue, rather than to push another copy.
+    #: Whether to search the queue for its message before another copy is pushed.
     looks: bool = False
-    #: Whether to say that it has left the queue, rather than to push it again at once.
+    #: Whether only to report that the message has left the queue, instead of pushing again.
     hesitates: bool = False
-    #: Why it ends as sent where its message has left the queue; "": it is pushed again.
+    #: The reason with which it ends as sent if its message has left the queue; "" to push again.
     when_gone: str = ""
-    #: Why it ends as sent where its message is pushed for the first time; "": it waits.
+    #: The reason with which it ends as sent after its first push; "" to wait for a worker.
     when_pushed: str = ""
-    #: Whether the project's own code has published its message, so that none is pushed.
+    #: Whether the project's own code has published the message, so that none is pushed.
     is_elsewhere: bool = False
 
     @property
     def manner(self) -> str:
-        """How a message that may have vanished is pushed again, as `redeliver.lua` takes it."""
+        """The argument of `redeliver.lua` for a message that may be lost."""
         if self.hesitates:
             return "hesitate"
         return "look" if self.looks else ""
@@ -58,7 +58,7 @@ FOLLOWED = Fate()
 def push_call(
     database: Database, run_id: str, push: Push, *, times: PushTimes, actor: Actor, fate: Fate
 ) -> ScriptCall:
-    """A call of `redeliver.lua`, which says what becomes of the run."""
+    """Return a call of `redeliver.lua`; its answer says what happened to the run."""
     keys, job_id = database.keys, job_id_of(run_id)
     return call_of(
         "redeliver",

@@ -1,4 +1,4 @@
-"""Whether somebody takes what waits on a queue: a judgement on what workers say of themselves."""
+"""Judge from the signs of workers whether somebody consumes each queue."""
 
 from __future__ import annotations
 
@@ -12,89 +12,90 @@ from hermes_celery.store import Database, ForeignQueue, ForeignQueues, Load, Wor
 from hermes_celery.store.queue_load import WaitingMessages
 from hermes_celery.store.worker_signs import alive
 
-#: A main loop asks every second; one that has not asked for so long is not consuming.
+#: A worker's main loop asks every second; without a question for this time it does not consume.
 SILENT_MS = 30_000
-#: So many runs are looked at for the one that waits longest.
+#: How many runs are read to find the one that waits longest.
 _OLDEST_OF = 50
 
 
 class QueueState(StrEnum):
-    """What becomes of the messages on a queue."""
+    """Whether workers consume a queue."""
 
     #: A worker with a free slot asks for them.
     OK = "ok"
     #: All slots of its workers are taken.
     BUSY = "busy"
-    #: Living workers say that they consume it, and ask for nothing.
+    #: Living workers report that they consume it, but do not ask for messages.
     SILENT = "silent"
-    #: Only workers without our hooks consume it; they said so a moment ago.
+    #: Only workers without our hooks consume it; they answered a moment ago.
     FOREIGN = "foreign"
     #: No living worker consumes it.
     NOBODY = "nobody"
-    #: A worker lives that does not say what it consumes: version 0.1.0.
+    #: A living worker does not report its queues: version 0.1.0.
     UNKNOWN = "unknown"
 
 
 class QueueFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored about one queue. Instants are the server's, Unix milliseconds."""
+    """The stored facts about one queue. Instants are the server's, Unix milliseconds."""
 
     waiting: WaitingMessages
-    #: When a worker last took a message from it, and since when its longest waiting run waits.
+    #: When a worker last took a message from it.
     taken_ms: int | None = None
+    #: When the longest waiting run was queued.
     oldest_ms: int | None = None
-    #: What is known of workers without our hooks that consume it.
+    #: The workers without our hooks that consume it.
     foreign: ForeignQueue | None = None
 
 
 class QueueLook(msgspec.Struct, frozen=True, kw_only=True):
-    """One queue at one instant. Instants are the server's, Unix milliseconds."""
+    """The state of one queue at one instant. Instants are the server's, Unix milliseconds."""
 
     name: str
     state: QueueState
     waiting: int
-    #: The living workers that say that they consume it.
+    #: The living workers that report that they consume it.
     workers: list[str]
-    #: When a worker last took a message from it; None if none is known to have.
+    #: When a worker last took a message from it; None if that is unknown.
     taken_ms: int | None = None
     #: The workers without our hooks that consume it, or did within a day.
     foreign: list[str] = []
-    #: Since when the run waits that waits longest, of some that are looked at.
+    #: When the longest waiting run was queued, among the runs that are read.
     oldest_ms: int | None = None
 
     @property
     def told_foreign(self) -> str:
-        """What to tell of consumers that do not report."""
+        """A sentence about the consumers that do not report."""
         who = ", ".join(self.foreign)
         return (
-            f"queue '{self.name}' is consumed by {who} without Cron(app): the runs of tasks that "
-            "these execute are sent, not followed"
+            f"queue '{self.name}' is consumed by {who} without Cron(app): runs of the tasks that "
+            "they execute end as sent, not followed"
         )
 
     @property
     def since(self) -> str:
-        """Since when nothing was taken, as the end of a sentence that says so."""
+        """The end of a sentence that says since when nothing was taken."""
         if self.taken_ms is None:
             return "as far as is known"
         return f"since {from_ms(self.taken_ms):%Y-%m-%d %H:%M:%S} UTC"
 
 
 class Crew(msgspec.Struct, frozen=True, kw_only=True):
-    """The living workers, and what each says of itself."""
+    """The living workers and their signs."""
 
     names: Sequence[str]
     signs: Mapping[str, WorkerSign]
 
     def consumers(self, queue: str) -> dict[str, WorkerSign]:
-        """Those that say that they consume a queue."""
+        """Return the signs of the workers that report that they consume a queue."""
         return {name: sign for name, sign in self.signs.items() if queue in sign.queues}
 
     @property
     def has_older(self) -> bool:
-        """Whether one of them does not say what it consumes."""
+        """Whether a living worker does not report its queues."""
         return any(name not in self.signs for name in self.names)
 
     def silent(self, *, now_ms: int) -> list[str]:
-        """Those that live and ask for no messages of any queue."""
+        """Return the living workers that do not ask for messages of any queue."""
         return [
             name
             for name, sign in self.signs.items()
@@ -104,14 +105,14 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def crew(database: Database, *, now_ms: int) -> Crew:
-    """Who works. Raises StoreError."""
+    """Return the living workers. Raises StoreError."""
     names = alive(database, now_ms=now_ms)
     signs = Load(database).signs()
     return Crew(names=names, signs={name: signs[name] for name in names if name in signs})
 
 
 def look_at_queues(database: Database, who: Crew, *, now_ms: int) -> list[QueueLook]:
-    """Every queue that is known, and how it stands. Raises StoreError."""
+    """Return the state of every known queue, sorted by name. Raises StoreError."""
     load = Load(database)
     taken, oldest = load.taken(), load.oldest(limit=_OLDEST_OF)
     foreign = ForeignQueues(database).read()
@@ -139,7 +140,7 @@ def look_at_queues(database: Database, who: Crew, *, now_ms: int) -> list[QueueL
 
 
 def judge(queue: str, facts: QueueFacts, who: Crew, *, now_ms: int) -> QueueLook:
-    """How one queue stands."""
+    """Return the state of one queue."""
     consumers = who.consumers(queue)
     state = _state(queue, consumers, has_older=who.has_older, now_ms=now_ms)
     foreign = facts.foreign if facts.foreign is not None and facts.foreign.is_sure else None
@@ -171,5 +172,5 @@ def _state(
 
 
 def is_asking(sign: WorkerSign, queue: str, *, now_ms: int) -> bool:
-    """Whether a worker's main loop asked for messages of a queue a moment ago."""
+    """Return whether a worker's main loop asked for messages of a queue a moment ago."""
     return now_ms - sign.queues.get(queue, 0) <= SILENT_MS

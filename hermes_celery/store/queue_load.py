@@ -1,7 +1,7 @@
-"""What workers say of themselves, which queues there are, and how much waits on them.
+"""Signs of workers, known queues, and how many messages and runs wait on them.
 
-Every read is bounded, and a record that cannot be read is left out: this tells of troubles and must
-not become one. All times are the server's, Unix milliseconds.
+Every read is bounded, and an unreadable record is left out: this code reports troubles and must not
+cause any. All times are the server's, Unix milliseconds.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from hermes_celery.core.run import RunState, job_id_of
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.store.database import Database, scored, whole
 
-#: So many queues are looked at; who has more sees a random part of them at a time.
+#: How many queues are read; with more queues, each read takes a random part of them.
 _QUEUES = 500
 #: kombu keeps messages of lower priority in `<queue><this><priority>`.
 _PRIORITY = "\x06\x16"
-#: In the order in which kombu takes them.
+#: Suffixes of a queue's lists, in the order in which kombu reads them.
 _STEPS = ("", *(f"{_PRIORITY}{step}" for step in (3, 6, 9)))
 
 
 class WorkerSign(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker says of itself every few seconds."""
+    """The report that a worker writes about itself every few seconds."""
 
     seen_ms: int
-    #: By queue that it consumes: when its main loop last asked for messages and was answered;
-    #: before the first answer, when it started.
+    #: Each consumed queue, with the time of the last answered question of the main loop for
+    #: messages; before the first answer, the time of the worker's start.
     queues: dict[str, int]
-    #: All its slots are taken, so that it asks for nothing.
+    #: Whether all its slots are taken, so that it does not ask for messages.
     is_full: bool = False
     host: str = ""
-    #: Of the disk that its Hermes home is on; 0 where that is not known.
+    #: Bytes of the disk with its Hermes home; 0 if unknown.
     disk_free: int = 0
     disk_total: int = 0
 
 
 class RecordedOccurrence(msgspec.Struct, frozen=True, kw_only=True):
-    """One occurrence that came to be, or was skipped."""
+    """One occurrence that has a run record, skipped ones included."""
 
     job_id: str
     job_name: str
@@ -48,32 +48,32 @@ class RecordedOccurrence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaitingMessages(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits on one Celery queue."""
+    """The messages that wait on one Celery queue."""
 
     length: int
-    #: A digest of the message that will be taken next; "" when there is none. While it stays the
-    #: same, nobody takes anything.
+    #: A digest of the next message; "" for an empty queue. While it stays the same, no message is
+    #: taken.
     next_up: str
 
 
 class HeldBy(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a job's earlier runs are not over; nothing of it: one of them runs, or there is none."""
+    """Why a job's earlier runs have not ended; empty when one of them runs or there is none."""
 
     #: The queue on which all of them wait.
     queue: str = ""
-    #: A run whose task handed it on, and the message that ends it has not come.
+    #: The id of a run that its task handed on, and whose last message has not come yet.
     handed_on: str = ""
 
 
 class Load:
-    """How one namespace is loaded, and who works for it."""
+    """Reads and writes the load of one namespace and the signs of its workers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def say(self, worker: str, sign: WorkerSign, *, taken: Mapping[str, int], now_ms: int) -> None:
-        """Write a worker's sign, and when it took what."""
+        """Write a worker's sign, and when it last took a message from each queue."""
         keys = self._keys
         commands: list[Sequence[str | int | bytes]] = [
             ("ZADD", keys.workers, now_ms, worker),
@@ -85,12 +85,12 @@ class Load:
         self._database.call_many(commands)
 
     def say_goodbye(self, worker: str) -> None:
-        """Take a worker's signs away."""
+        """Remove a worker's signs."""
         keys = self._keys
         self._database.call_many([("ZREM", keys.workers, worker), ("HDEL", keys.consumers, worker)])
 
     def signs(self) -> dict[str, WorkerSign]:
-        """The workers' signs, of dead ones too; one that cannot be read is left out."""
+        """Return the signs of workers, dead ones included, without unreadable signs."""
         found = {}
         for worker, text in self._database.call("HGETALL", self._keys.consumers).items():
             try:
@@ -100,17 +100,17 @@ class Load:
         return found
 
     def forget_workers(self, workers: Collection[str]) -> None:
-        """Take dead workers' signs away."""
+        """Remove the signs of dead workers."""
         if workers:
             self._database.call("HDEL", self._keys.consumers, *workers)
 
     def taken(self) -> dict[str, int]:
-        """When a worker last took a message, by queue."""
+        """Return when a worker last took a message, by queue."""
         rows = self._database.call("ZREVRANGE", self._keys.taken, 0, _QUEUES - 1, "WITHSCORES")
         return {queue: whole(score) for queue, score in scored(rows)}
 
     def queues(self) -> set[str]:
-        """The queues that runs were pushed to, and our own two."""
+        """Return the queues that runs were pushed to, and our own two."""
         known = self._database.call("SRANDMEMBER", self._keys.queues, _QUEUES)
         return {base_of(key) for key in known} | {
             self._keys.default_queue,
@@ -118,9 +118,9 @@ class Load:
         }
 
     def waiting(self, queues: Collection[str]) -> dict[str, WaitingMessages]:
-        """What waits on each queue. What is no list counts as empty."""
+        """Return the waiting messages of each queue; a key of another type counts as empty."""
         usual = {f"{name}{step}" for name in queues for step in _STEPS}
-        # A project may have other steps of priority.
+        # A project may use other priority steps.
         known = self._database.call("SRANDMEMBER", self._keys.queues, _QUEUES)
         others = [key for key in known if key not in usual and base_of(key) in queues]
         lists = [(name, f"{name}{step}") for name in sorted(queues) for step in _STEPS]
@@ -143,7 +143,7 @@ class Load:
         return found
 
     def held_by(self, job_id: str) -> HeldBy:
-        """What keeps a job's next occurrence from running."""
+        """Return what blocks a job's next occurrence."""
         try:
             active = list(self._database.hash(self._keys.active(job_id)))
         except RecordBroken:
@@ -159,27 +159,28 @@ class Load:
         return HeldBy(queue=max(queues, default=""))
 
     def queued(self) -> int:
-        """How many runs wait for a worker."""
+        """Return the number of runs that wait for a worker."""
         return int(self._database.call("ZCARD", self._keys.queued))
 
     def running(self) -> int:
-        """How many runs a worker performs."""
+        """Return the number of runs that workers execute."""
         return int(self._database.call("ZCARD", self._keys.heartbeats))
 
     def keeps_a_log(self) -> bool:
-        """Whether the server writes every change to its disk (the append-only file is on)."""
+        """Return whether the server writes every change to its disk (append-only file on)."""
         return str(self._database.call("INFO", "persistence").get("aof_enabled")) == "1"
 
     def cannot_save(self) -> bool:
-        """Whether the server refuses writes, because it cannot save them to its disk."""
+        """Return whether the server refuses writes because it cannot save them to its disk."""
         found = self._database.call("INFO", "persistence")
         is_on = str(found.get("aof_enabled")) == "1"
         return is_on and str(found.get("aof_last_write_status", "ok")) != "ok"
 
     def oldest(self, *, limit: int) -> dict[str, int]:
-        """By queue: since when its longest waiting run waits, of `limit` that wait longest.
+        """Return for each queue when its longest waiting run was queued, among `limit` runs.
 
-        Those whose message is pushed again last wait longest, since that pause doubles.
+        The runs with the latest next push are read: their waits double, so they have waited
+        longest.
         """
         ids = self._database.call("ZREVRANGE", self._keys.queued, 0, limit - 1)
         rows = self._rows(ids, "state", "queue", "queued_ms", "handed_on")
@@ -192,7 +193,7 @@ class Load:
         return oldest
 
     def recorded_since(self, since_ms: int, *, limit: int) -> list[RecordedOccurrence]:
-        """Up to `limit` occurrences recorded after `since_ms`, the latest first."""
+        """Return at most `limit` occurrences recorded after `since_ms`, the latest first."""
         rows = self._database.call(
             "ZREVRANGEBYSCORE", self._keys.runs, "+inf", f"({since_ms}", "WITHSCORES",
             "LIMIT", 0, limit,
@@ -210,19 +211,19 @@ class Load:
         ]
 
     def memory(self) -> tuple[int, int]:
-        """How many bytes the server uses, and how many it may (0: as many as there are)."""
+        """Return the bytes that the server uses, and its limit (0 for none)."""
         info = self._database.call("INFO", "memory")
         return int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
 
     def eviction(self) -> str:
-        """By which policy the server throws keys away when it is full; "" where it never does."""
+        """Return the policy by which a full server evicts keys; "" if it never does."""
         info = self._database.call("INFO", "memory")
         policy = str(info.get("maxmemory_policy", "noeviction"))
         has_limit = str(info.get("maxmemory", "0")) != "0"
         return policy if has_limit and policy != "noeviction" else ""
 
     def _rows(self, ids: Sequence[str], *fields: str) -> list[list[str | None]]:
-        """Those fields of some runs; a run that is no hash has none of them."""
+        """Return these fields of some runs; all None for a key that is not a hash."""
         answers = self._database.call_each(
             [("HMGET", self._keys.run(run_id), *fields) for run_id in ids]
         )
@@ -230,9 +231,9 @@ class Load:
 
 
 def note_queues(database: Database, queues: Collection[str]) -> None:
-    """Note queues that runs are pushed to: once per process, so that it costs a tick nothing.
+    """Record queues that runs are pushed to, once per process, so that later ticks pay nothing.
 
-    Only who looks for troubles needs them, so that a refusal is none.
+    Only checks for troubles use this record, so a failure to write it is ignored.
     """
     new = [queue for queue in queues if queue not in database.noted_queues]
     if not new:
@@ -242,12 +243,12 @@ def note_queues(database: Database, queues: Collection[str]) -> None:
     except StoreUnavailable:
         return
     except StoreError:
-        pass  # the key is of the wrong type, or the server is full: others tell of that
+        pass  # the key has the wrong type, or the server is full: other checks report that
     database.noted_queues.update(new)
 
 
 def base_of(key: str) -> str:
-    """The queue that a list belongs to, whatever the priority of what is on it."""
+    """Return the queue that a Redis list belongs to, without its priority suffix."""
     return key.split(_PRIORITY, 1)[0]
 
 

@@ -1,7 +1,7 @@
-"""One record's fields, read one by one: a bad one costs itself, not the record.
+"""Read the fields of one record one by one, so that a bad field does not spoil the record.
 
-What cannot be read is replaced by a stand-in and noted as a fault, so that the rest can be shown,
-and whoever looks learns what is wrong.
+An unreadable field gets a stand-in and is noted as a fault: the rest can still be shown, together
+with what is wrong.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _Kind = TypeVar("_Kind", bound=StrEnum)
 _FIRST_MS, _LAST_MS = -62_104_060_800_000, 253_339_228_800_000
 _MAX_SHOWN = 40
 _WHOLE = re.compile(r"-?[0-9]{1,300}")
-#: As `_checked.lua` has it.
+#: The same rule as in `_checked.lua`.
 _COUNTED = re.compile(r"[0-9]{1,16}|-[0-9]{1,15}")
 
 
 class Fields:
-    """The fields of one hash, or the trouble with it."""
+    """The fields of one hash, or the error that made it unreadable."""
 
     def __init__(self, record: Mapping[str, str] | RecordBroken) -> None:
         self._fields: Mapping[str, str] = {} if isinstance(record, RecordBroken) else record
-        #: Field name ("" for the record as a whole) and what is wrong with it.
+        #: What is wrong, by field name; "" stands for the whole record.
         self.faults: dict[str, str] = {"": record.what} if isinstance(record, RecordBroken) else {}
         needs = self._fields.get("needs", "1")
         if len(needs) < 10 and needs.isdecimal() and (what := too_new(int(needs))):
@@ -41,41 +41,41 @@ class Fields:
 
     @property
     def fault(self) -> str | None:
-        """Everything that is wrong, in one line; None when nothing is."""
+        """All faults in one line; None if there are none."""
         return ", ".join(f"{name} {what}".strip() for name, what in self.faults.items()) or None
 
     def text(self, name: str) -> str | None:
-        """A text, with what is no UTF-8 replaced; None where there is none."""
+        """Return a text, with invalid UTF-8 replaced; None if the field is missing."""
         value = self._fields.get(name)
         return None if value is None else readable(value)
 
     def required(self, name: str) -> str:
-        """A text that each record has."""
+        """Return a text; a missing field is a fault."""
         value = self.text(name)
         if value is None:
             self._missing(name)
         return value or ""
 
     def number(self, name: str) -> int | None:
-        """A whole number; None where there is none."""
+        """Return a whole number; None if the field is missing."""
         value = self._fields.get(name)
         if not value:
             return None
         if not _WHOLE.fullmatch(value):
-            self._wrong(name, value, "no whole number")
+            self._wrong(name, value, "not a whole number")
             return None
         return int(value)
 
     def counted(self, name: str, *, most: int | None = None) -> int | None:
-        """A whole number that scripts read, who are stricter; None where there is none.
+        """Return a whole number by the stricter rule of scripts; None if the field is missing.
 
-        Where `most` is given, it is one of 0 to that.
+        With `most`, it must lie in 0 to `most`.
         """
         value = self._fields.get(name)
         if value is None:
             return None
         if not _COUNTED.fullmatch(value):
-            self._wrong(name, value, "no whole number")
+            self._wrong(name, value, "not a whole number")
             return None
         number = int(value)
         if most is not None and not 0 <= number <= most:
@@ -84,34 +84,37 @@ class Fields:
         return number
 
     def amount(self, name: str) -> float | None:
-        """A number; None where there is none."""
+        """Return a number; None if the field is missing."""
         value = self._fields.get(name)
         if not value:
             return None
         try:
             return float(value)
         except ValueError:
-            self._wrong(name, value, "no number")
+            self._wrong(name, value, "not a number")
             return None
 
     def instant(self, name: str) -> datetime | None:
-        """An instant that is stored as Unix milliseconds; None where there is none."""
+        """Return an instant that is stored as Unix milliseconds; None if the field is missing."""
         ms = self.number(name)
         if ms is None:
             return None
         if not is_instant(ms):
-            self._wrong(name, str(ms), "no instant")
+            self._wrong(name, str(ms), "not an instant")
             return None
         return from_ms(ms)
 
     def required_instant(self, name: str, *, stand_in: datetime) -> datetime:
-        """An instant that each record has."""
+        """Return an instant, or `stand_in`; a missing field is a fault."""
         if name not in self._fields:
             self._missing(name)
         return self.instant(name) or stand_in
 
     def word(self, kind: type[_Kind], name: str, default: _Kind | None = None) -> _Kind:
-        """A word of an enum, one of a newer version included; without a default it must be."""
+        """Return a member of an enum, or a stand-in for a newer version's word.
+
+        A missing field gives `default`; without a default it is a fault.
+        """
         value = self.text(name)
         if value is not None:
             return stored_word(kind, value)
@@ -121,7 +124,7 @@ class Fields:
         return stored_word(kind, UNREADABLE)
 
     def add_fault(self, name: str, what: str) -> None:
-        """Note what is wrong with a field, in words that follow its name."""
+        """Add what is wrong with a field, in words that follow its name."""
         self.faults.setdefault(name, what)
 
     def _wrong(self, name: str, value: str, why: str) -> None:
@@ -133,5 +136,5 @@ class Fields:
 
 
 def is_instant(ms: int) -> bool:
-    """Whether Unix milliseconds are an instant that can be shown in every zone."""
+    """Return whether Unix milliseconds are an instant that can be shown in every zone."""
     return _FIRST_MS <= ms <= _LAST_MS

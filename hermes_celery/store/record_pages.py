@@ -1,8 +1,8 @@
-"""All records of a namespace, page by page, for `Repairs` to look at.
+"""All records of a namespace, page by page, for `Repairs` to check.
 
-The indexes say where to look while they can be believed: `jobs`, `live` and `rest` read them, each
-page one command. `everything` reads the names of all keys of the namespace (SCAN) instead, for what
-no index knows, and then the indexes, for what has no record any more.
+`jobs`, `live` and `rest` trust the indexes and read them, one command for each page. `everything`
+reads the names of all keys of the namespace (SCAN), to find records that are in no index, and then
+the indexes, to find entries without a record.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from hermes_celery.store.jobs import has_moved
 from hermes_celery.store.repairs import RecordsToCheck, raw_of, text_of
 from hermes_celery.store.shared_keys import TYPES
 
-#: Jobs of a page: one script call.
+#: Jobs per page: one script call.
 JOBS_PAGE = 250
 _PAGE = 200
 _SCAN = 500
-#: Overdue entries that are looked at first: more than one pass of rescue reads.
+#: Overdue entries that are checked first: more than one pass of rescue reads.
 _FIRST = 60
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Some records to look at."""
+    """Some records to check."""
 
     work: RecordsToCheck
-    #: Keys by the type that each must have.
+    #: Keys, each with the type that it must have.
     types: dict[str, str] = {}
-    #: Ids of incidents and notices that were seen.
+    #: Ids of the incidents and notices on this page.
     incidents: list[str] = []
     notices: list[str] = []
 
 
 class Records:
-    """The records of one namespace."""
+    """Reads the records of one namespace."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def jobs(self) -> Iterator[Page]:
-        """All jobs, as the list of jobs has them."""
+        """Yield all jobs in the index of jobs."""
         for ids in self._members(self._keys.jobs, size=JOBS_PAGE):
             yield Page(work=RecordsToCheck(jobs=ids, is_listed=True))
 
     def overdue(self, now_ms: int) -> Page | None:
-        """What rescue sees first: entries that nothing stands behind must not fill its view."""
+        """Return the entries that rescue reads first: dead ones must not crowd out others."""
         commands = [
             ("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, _FIRST)
             for key in (self._keys.queued, self._keys.heartbeats)
@@ -64,13 +64,13 @@ class Records:
         return Page(work=RecordsToCheck(runs=_owned(ids))) if ids else None
 
     def live(self) -> Iterator[Page]:
-        """All runs that wait or run, and deliveries that are under way."""
+        """Yield all waiting and running runs, and the deliveries under way."""
         for key in (self._keys.queued, self._keys.heartbeats, self._keys.deliveries):
             for ids in self._members(key):
                 yield Page(work=RecordsToCheck(runs=_owned(ids)))
 
     def rest(self, *, shards: int) -> Iterator[Page]:
-        """What the other indexes name: due and completed jobs, names, and all runs."""
+        """Yield the entries of the other indexes: due and completed jobs, names, and all runs."""
         for shard in range(shards):
             for ids in self._members(self._keys.due_of(shard)):
                 yield Page(work=RecordsToCheck(jobs=ids))
@@ -82,7 +82,7 @@ class Records:
             yield Page(work=RecordsToCheck(runs=_owned(ids), is_history=True))
 
     def everything(self, *, shards: int) -> Iterator[Page]:
-        """Every record that there is, by the names of keys, and then what the indexes name."""
+        """Yield every record by the names of the keys, and then the entries of all indexes."""
         for names in self._scan():
             yield self._sorted(names)
         for index in self._strays(shards):
@@ -96,11 +96,11 @@ class Records:
             yield Page(work=RecordsToCheck(runs=_owned(ids), is_history=True))
 
     def family_of(self, key: str) -> tuple[str, str, str]:
-        """The first word of the name of one of our keys, ":", and the rest."""
+        """Return the first word of a key's name after the prefix, ":", and the rest."""
         return key.removeprefix(self._keys.prefix).partition(":")
 
     def refill(self, page: Page, *, now_ms: int, mends: bool) -> list[Disagreement]:
-        """Find open incidents and notices on their way that their indexes do not name."""
+        """Find open incidents and undelivered notices that are missing in their indexes."""
         keys = self._keys
         notices = [one for one in page.notices if not is_run_id(one)]
         ids = [*page.incidents, *notices]
@@ -116,14 +116,14 @@ class Records:
             Disagreement(
                 trouble=DisagreementKind.DISAGREES,
                 subject=text_of(one),
-                text=f"{text_of(one)!a} is open and was in no index; put in",
+                text=f"{text_of(one)!a} is open and was in no index; added to it",
                 is_mended=mends,
             )
             for one in answer
         ]
 
     def _strays(self, shards: int) -> list[str]:
-        """Due indexes of shards that there are no more, or never were."""
+        """Return due indexes of shards that no longer exist, or never did."""
         homes = {self._keys.due_of(shard) for shard in range(shards)}
         found = {
             name
@@ -152,8 +152,10 @@ class Records:
         return msgspec.structs.replace(page, work=work)
 
     def _staying(self, ids: Iterable[str]) -> list[str]:
-        """Those that did not move to another namespace: what is left of the others is in no index
-        on purpose (`move_job.lua`)."""
+        """Return the jobs that did not move to another namespace.
+
+        The remainder of a moved job is in no index on purpose (`move_job.lua`).
+        """
         asked = list(ids)
         rows = self._database.hashes(
             [self._keys.job(job_id) for job_id in asked], "moved", "revision"
@@ -164,7 +166,7 @@ class Records:
         ]  # fmt: skip
 
     def _scan(self, *, pattern: str = "", kind: str = "") -> Iterator[list[str]]:
-        """The names of our keys; some may come twice."""
+        """Yield the names of our keys; a name may come twice."""
         match = pattern or f"{_literal(self._keys.prefix)}*"
         cursor = b"0"
         while True:
@@ -184,7 +186,7 @@ class Records:
                 return
 
     def _members(self, index: str, *, size: int = _PAGE) -> Iterator[list[str]]:
-        """The members of a sorted set, lowest score first; nothing where it is none."""
+        """Yield the members of a sorted set, lowest score first; none for a key of another type."""
         with _passing_over():
             score, member = b"", b""
             while True:
@@ -199,7 +201,7 @@ class Records:
 
 @contextmanager
 def _passing_over() -> Iterator[None]:
-    """Pass over an index that cannot be read; a server that is away is another matter."""
+    """Skip an unreadable index. Raises StoreUnavailable when the server is unreachable."""
     try:
         yield
     except StoreUnavailable:
@@ -213,11 +215,11 @@ def _owned(ids: Iterable[str]) -> dict[str, str]:
 
 
 def _named(entries: Sequence[str]) -> RecordsToCheck:
-    """Jobs by their entries in the index of names; of a job with several, one is looked at."""
+    """Return the jobs of entries in the index of names; one entry for each job."""
     found = {entry.rpartition("\0")[2]: entry for entry in entries}
     return RecordsToCheck(jobs=list(found), entries=found)
 
 
 def _literal(text: str) -> str:
-    """A pattern that means this very text."""
+    """Return a pattern that matches exactly this text."""
     return "".join(f"\\{character}" if character in "*?[]\\^-" else character for character in text)

@@ -1,7 +1,7 @@
-"""Reads the schedule that RedBeat keeps in a Redis; changes nothing there.
+"""Read the schedule that RedBeat keeps in Redis, without changing it.
 
-RedBeat has a hash for each entry, `<prefix><name>`, with its `definition` and `meta` as JSON, a
-sorted set of all of them, `<prefix>:schedule`, and a set of the names that its project's
+RedBeat has a hash for each entry, `<prefix><name>`, with its `definition` and `meta` as JSON; a
+sorted set of all entries, `<prefix>:schedule`; and a set of the names that the project's
 `beat_schedule` declares, `<prefix>:statics`.
 """
 
@@ -19,38 +19,38 @@ _PAGE = 500
 
 
 class RedBeatRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry as RedBeat has written it."""
+    """One entry as RedBeat wrote it."""
 
-    #: What its key is called behind the prefix.
+    #: The name of its key after the prefix.
     name: str
-    #: JSON; empty where there is none.
+    #: JSON; "" if missing.
     definition: str = ""
     meta: str = ""
-    #: Why it cannot be read at all.
+    #: Why it is unreadable; "" if it is readable.
     fault: str = ""
     #: Whether `beat_schedule` declares it.
     is_static: bool = False
 
 
 class RedBeat:
-    """The entries under one prefix."""
+    """Reads the entries under one prefix."""
 
     def __init__(self, database: Database, *, prefix: str = DEFAULT_PREFIX) -> None:
         self._database = database
         self.prefix = prefix
 
     def count(self) -> int:
-        """How many entries there are. Raises StoreError."""
+        """Return the number of entries. Raises StoreError."""
         return int(self._database.call("ZCARD", f"{self.prefix}:schedule"))
 
     def names(self, *, limit: int) -> list[str]:
-        """The names of entries that `beat_schedule` does not declare. Raises StoreError."""
+        """Return the names of entries that `beat_schedule` does not declare. Raises StoreError."""
         statics = self._statics()
         keys = self._database.call("ZRANGE", f"{self.prefix}:schedule", 0, limit - 1)
         return [name for name in map(self._name, keys) if name not in statics]
 
     def records(self) -> Iterator[RedBeatRecord]:
-        """All entries, by their names. Raises StoreError."""
+        """Yield all entries, sorted by name. Raises StoreError."""
         statics = self._statics()
         keys = sorted(self._database.call("ZRANGE", f"{self.prefix}:schedule", 0, -1))
         for start in range(0, len(keys), _PAGE):

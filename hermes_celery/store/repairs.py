@@ -1,12 +1,12 @@
-"""Look at what must agree, and mend it: the reading and writing side of `reconciling`.
+"""Read what `reconciling` judges, and write its repairs.
 
-A look is one script call for some hundred jobs or runs, and answers only for those that do not
-plainly agree. A mend is one script call for one job or run; it compares all that the decision was
-made from, and changes nothing where that has changed. So mends need no lock: they may go on beside
-ticks, claims and finishes, and a person may repair beside a beat that leads. A beat gives its
-fencing token all the same, because it must stop writing when it leads no longer.
+One script call reads some hundred jobs or runs, and returns only those that may be inconsistent.
+Another call repairs one job or run: it compares everything that the decision was based on, and
+changes nothing if any of that has changed. So repairs need no lock. They may run beside ticks,
+claims and finishes, and a person may repair beside a leading beat. A beat still passes its fencing
+token, because it must stop writing when it no longer leads.
 
-Values that are no text are kept as they are (surrogate escapes), from the look to the mend.
+Values that are not UTF-8 are kept unchanged (surrogate escapes), from reading to repair.
 """
 
 from __future__ import annotations
@@ -36,23 +36,24 @@ from hermes_celery.store.fencing import Actor
 from hermes_celery.store.job_records import spec_from_json
 from hermes_celery.store.keys import Keys
 
-#: Jobs and runs in one script call: about 1 ms of the server's time.
+#: Jobs and runs per script call: about 1 ms of the server's time.
 _JOBS, _RUNS = 250, 200
-#: The same where each is answered for.
+#: The same for a call that returns every job or run.
 _ALL = 100
-#: Definitions in one call: one may have 256 KiB.
+#: Definitions per call: one may have 256 KiB.
 _SPECS = 50
-#: A mend can bring another one within reach: a ghost is removed, then the held run behind it goes.
+#: Rounds of one check. A repair can make another one possible: after a dead entry is removed, the
+#: held run behind it can be pushed.
 _ROUNDS = 4
-#: The latest runs of a job whose set of active runs was lost.
+#: How many latest runs are checked for a job that lost its set of active runs.
 _LATEST = 50
-#: More shards than that there cannot be.
+#: The largest possible number of shards.
 _MOST_SHARDS = 64
 _JOB_ROLES = (KeyRole.JOB, KeyRole.DUE, KeyRole.STRAY, KeyRole.ACTIVE, KeyRole.HELD, KeyRole.JOBS,
               KeyRole.NAMES, KeyRole.COMPLETED, KeyRole.SWEEP)  # fmt: skip
 _RUN_ROLES = (KeyRole.RUN, KeyRole.ACTIVE, KeyRole.HELD, KeyRole.QUEUED, KeyRole.HEARTBEATS,
               KeyRole.DELIVERIES, KeyRole.RUNS, KeyRole.JOB_RUNS, KeyRole.DELIVERY)  # fmt: skip
-#: `mend.lua` knows `UNHOLD` and `NOTE` beside Redis' own.
+#: Redis commands, and `UNHOLD` and `NOTE`, which `mend.lua` implements itself.
 _COMMANDS = {
     MendVerb.SET: "HSET",
     MendVerb.CLEAR: "HDEL",
@@ -74,48 +75,49 @@ _F = TypeVar("_F", JobFacts, RunFacts)
 
 
 class CheckMode(msgspec.Struct, frozen=True, kw_only=True):
-    """In which way records are looked at."""
+    """How to check records."""
 
     now_ms: int
-    #: The leader's fencing token; None: a person looks, or mends.
+    #: The leader's fencing token; None when a person checks or repairs.
     token: int | None = None
-    #: Whether to write, or to find only.
+    #: Whether to repair, or only to report.
     mends: bool = True
-    #: Whether definitions and names are read too.
+    #: Whether to read definitions and names too.
     is_deep: bool = False
-    #: Whether the index of completed jobs was lost.
+    #: Whether the index of completed jobs was lost and is filled again.
     fills_completed: bool = False
 
 
 class RecordsToCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """Jobs and runs to look at."""
+    """Jobs and runs to check."""
 
     jobs: Sequence[str] = ()
-    #: Run id to the job among whose runs it was found.
+    #: Run id to the id of its job.
     runs: Mapping[str, str] = {}
-    #: Job id to the due index, or the entry of the index of names, that it was found by.
+    #: Job id to the foreign due index that has it.
     strays: Mapping[str, str] = {}
+    #: Job id to its entry in the index of names.
     entries: Mapping[str, str] = {}
-    #: Whether the list of jobs has the jobs.
+    #: Whether the jobs come from the index of jobs.
     is_listed: bool = False
-    #: Whether the runs are history, most of which is over for good.
+    #: Whether the runs come from the history, where most have ended.
     is_history: bool = False
 
 
 class SeenRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A job, a run or a key, as it was seen before it is mended."""
+    """A job, a run or a key as it was read before its repair."""
 
-    #: Which of the three: `job`, `run` or `key`.
+    #: `job`, `run` or `key`.
     kind: str
-    #: Its keys, in the order of its facts.
+    #: Its keys, in the order in which `_facts.lua` reads them.
     keys: Mapping[KeyRole, str]
-    #: What the facts are read with, besides the keys.
+    #: The further arguments with which the facts are read.
     args: Sequence[str]
     digest: str
 
 
 class _Seen(msgspec.Struct, Generic[_F]):
-    """What was seen of one job or run, by which digest, and what is wrong."""
+    """The facts of one job or run, their digest, and the findings."""
 
     facts: _F
     digest: str
@@ -123,7 +125,7 @@ class _Seen(msgspec.Struct, Generic[_F]):
 
 
 class _Outcome(msgspec.Struct):
-    """What became of the mends of one round."""
+    """The result of one round of repairs."""
 
     findings: list[Disagreement]
     moved: list[str]
@@ -131,7 +133,7 @@ class _Outcome(msgspec.Struct):
 
 
 class Repairs:
-    """Looks at the records of one namespace, and mends them."""
+    """Checks the jobs and runs of one namespace, and repairs them."""
 
     def __init__(
         self,
@@ -147,7 +149,7 @@ class Repairs:
         self._shards = 1
 
     def job(self, job_id: str, *, now_ms: int, token: int | None) -> list[Disagreement]:
-        """Look at one job and its latest runs, and mend them at once.
+        """Check one job and its latest runs, and repair them at once.
 
         Raises LeaseLost when a younger leader's token is known.
         """
@@ -156,7 +158,7 @@ class Repairs:
         return self.check(RecordsToCheck(jobs=[job_id], runs=self._latest_runs([job_id])), mode)
 
     def count_shards(self) -> int:
-        """Read anew into how many shards the due index is split; one where that makes no sense."""
+        """Read the number of shards of the due index again; 1 if it is invalid."""
         self._database.forget_shards()
         try:
             count = self._database.shards
@@ -169,14 +171,14 @@ class Repairs:
 
     @property
     def shards(self) -> int:
-        """Their number, as it was read last."""
+        """The number of shards as it was last read."""
         return self._shards
 
     def check(self, work: RecordsToCheck, mode: CheckMode) -> list[Disagreement]:
-        """Look at jobs and runs, with all runs of these jobs that are under way.
+        """Check jobs and runs, and all active and held runs of these jobs.
 
-        Returns what is wrong, and whether it was mended. What changes while it is looked at is no
-        finding. Raises LeaseLost when a younger leader's token is known.
+        Returns the findings, each with whether it was repaired. A record that changes meanwhile is
+        not a finding. Raises LeaseLost when a younger leader's token is known.
         """
         if work.entries and not mode.is_deep:
             mode = msgspec.structs.replace(mode, is_deep=True)
@@ -257,7 +259,7 @@ class Repairs:
                 fills_completed=mode.fills_completed,
             )
             if mode.is_deep and facts.kind == "hash" and specs.get(facts.id) is None:
-                text = f"job {facts.id} cannot be read: remove it and add it again"
+                text = f"job {facts.id} is unreadable: remove it and add it again"
                 found.append(
                     Disagreement(
                         trouble=DisagreementKind.BROKEN,
@@ -294,7 +296,7 @@ class Repairs:
         return _judged(lambda: judge_run(facts, at=self._at(mode)), facts.id, facts.job_id)
 
     def _settled(self, seen: Sequence[_Seen[_F]], mode: CheckMode, kind: str) -> _Outcome:
-        """Mend what can be, or say what is wrong where nothing is to be written."""
+        """Repair what can be repaired; report the rest."""
         outcome = _Outcome(findings=[], moved=[], mended=[])
         wrong = [one for one in seen if one.findings]
         mendable = [one for one in wrong if mode.mends and any(f.ops for f in one.findings)]
@@ -332,7 +334,7 @@ class Repairs:
         return mend_call(seen, ops, keys=self._keys, actor=actor)
 
     def _specs(self, ids: Sequence[str]) -> dict[str, JobSpec | None]:
-        """Definitions; None for one that is missing or cannot be read."""
+        """Return definitions by job id; None for a missing or unreadable one."""
         specs: dict[str, JobSpec | None] = {}
         for start in range(0, len(ids), _SPECS):
             part = ids[start : start + _SPECS]
@@ -343,7 +345,7 @@ class Repairs:
         return specs
 
     def _latest_runs(self, ids: Sequence[str]) -> dict[str, str]:
-        """The latest runs of some jobs, as far as the index of runs by job can be read."""
+        """Return the latest runs of some jobs; none if the index of runs by job is unreadable."""
         found: dict[str, str] = {}
         for job_id in ids:
             last, first = f"[{job_id}.", f"[{job_id}-"
@@ -379,7 +381,7 @@ class Repairs:
 def mend_call(
     seen: SeenRecord, ops: Sequence[MendWrite], *, keys: Keys, actor: Actor
 ) -> ScriptCall:
-    """One call of `mend.lua`."""
+    """Return one call of `mend.lua`."""
     moved = [op.role for op in ops if op.verb is MendVerb.QUARANTINE]
     places = {role: number for number, role in enumerate(seen.keys, start=1)}
     new = {role: len(places) + number for number, role in enumerate(moved, start=1)}
@@ -387,30 +389,30 @@ def mend_call(
     script_keys += [keys.quarantine(seen.keys[role], at_ms=actor.now_ms) for role in moved]
     args: list[Arg] = [or_none(actor.token), seen.kind, seen.digest, len(seen.args)]
     args += map(raw_of, seen.args)
-    # Notes come first: a server that is full refuses them before anything else is written.
+    # Notes come first: a full server then refuses the call before anything else is written.
     for op in sorted(ops, key=lambda op: op.verb is not MendVerb.NOTE):
         is_move = op.verb is MendVerb.QUARANTINE
         values: list[str | int] = [new[op.role]] if is_move else [*op.args]
         args += (len(values), _COMMANDS[op.verb], places[op.role])
         args += [value if isinstance(value, int) else raw_of(value) for value in values]
-    # The client takes keys as bytes too, so that those of no text are found.
+    # Keys are sent as bytes, so that names that are not UTF-8 work too.
     return ScriptCall(keys=[raw_of(key) for key in script_keys], args=args)  # type: ignore[misc]
 
 
 def fact_of(raw: bytes) -> Fact:
-    """A fact as `_facts.lua` writes it."""
+    """Return one fact from the form in which `_facts.lua` writes it."""
     if not raw:
         return None
     return WrongType.TYPE if raw == b"!" else text_of(raw[1:])
 
 
 def text_of(raw: bytes) -> str:
-    """Bytes as text that turns into the same bytes again."""
+    """Decode bytes so that `raw_of` returns the same bytes again."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 def raw_of(text: str) -> bytes:
-    """Text that `text_of` made, as the bytes that it was."""
+    """Return the original bytes of a text from `text_of`."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -477,20 +479,20 @@ def _judged(
 ) -> list[Disagreement]:
     try:
         return judge()
-    except Exception as error:  # noqa: BLE001 - one record must not keep the others from being looked at
-        text = f"{subject} could not be looked at: {error_text(error)}"
+    except Exception as error:  # noqa: BLE001 - one record must not prevent the check of the others
+        text = f"{subject} could not be checked: {error_text(error)}"
         return [
             Disagreement(trouble=DisagreementKind.BROKEN, subject=subject, job_id=job_id, text=text)
         ]
 
 
 def _under_way(facts: Sequence[JobFacts]) -> dict[str, str]:
-    """The runs of jobs that are active or held, with their jobs."""
+    """Return the active and held runs of these jobs, each with its job."""
     return {run_id: one.id for one in facts for run_id in (*one.active, *one.held) if run_id}
 
 
 def _without_runs(findings: Sequence[Disagreement]) -> list[str]:
-    """Jobs whose set of active or held runs was moved away."""
+    """Return the jobs whose set of active or held runs was moved to quarantine."""
     return [
         finding.subject
         for finding in findings

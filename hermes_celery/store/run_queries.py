@@ -1,4 +1,4 @@
-"""Reading runs: one by one, the latest of all or of one job, and what they printed."""
+"""Read runs: one by one, the latest of all or of one job, and their output."""
 
 from __future__ import annotations
 
@@ -27,51 +27,51 @@ from hermes_celery.store.job_records import spec_from_json
 from hermes_celery.store.pages import Order, lex_pages, pages, position_of
 from hermes_celery.store.record_fields import Fields
 
-#: The latest runs of a job among which its last output is looked for.
+#: How many latest runs of a job are searched for its last output.
 _LATEST = 200
-#: What only scripts read: one that they refuse is a fault.
+#: Fields that only scripts use: a value that scripts refuse is a fault.
 _COUNTED = ("pushes", "on_queue_ms", "retry_ms", "patience_ms")
 _HOPS = ("hop", "handed_hop")
-#: Bytes of an output that are enough for its first line.
+#: Bytes of an output that are read for its first line.
 _BEGINNING = 4096
 
 
 class RunHolder(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose a run is, as far as its record says so."""
+    """The worker and the claims of a run, as far as its record names them."""
 
     worker: str = ""
-    #: The claim that is worth something now.
+    #: The token of the current claim.
     claim: str = ""
-    #: The claim that recorded an end.
+    #: The token of the claim that recorded the run's end.
     finished_by: str = ""
 
 
 class LastPerformed(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of a run's messages was performed last."""
+    """The message of a run that was executed last."""
 
     state: RunState
-    #: Its Celery id.
+    #: The Celery id of the message.
     message: str
-    #: How often the run's own tasks had sent it on.
+    #: How often the run's own tasks had handed it on.
     hop: int
 
 
 class RunRecords:
-    """The runs of one namespace, to look at."""
+    """Reads the runs of one namespace."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def get(self, run_id: str) -> Run:
-        """One run; what of it cannot be read is said in its `fault`. Raises RunNotFound."""
+        """Return one run; unreadable parts are named in its `fault`. Raises RunNotFound."""
         (fields,) = self._database.hashes([self._keys.run(run_id)])
         if not fields:
             raise RunNotFound(run_id)
         return run_from_fields(run_id, fields)
 
     def known(self, run_ids: Sequence[str]) -> list[Run]:
-        """Those of these runs that are there, in one round trip."""
+        """Return the existing runs among these ids, in one round trip."""
         rows = self._database.hashes([self._keys.run(run_id) for run_id in run_ids])
         return [
             run_from_fields(run_id, fields)
@@ -80,12 +80,12 @@ class RunRecords:
         ]
 
     def has_run(self, run_id: str) -> bool:
-        """Whether an occurrence has a run that was not skipped."""
+        """Return whether an occurrence has a run that was not skipped."""
         state = self._database.call("HGET", self._keys.run(run_id), "state")
         return state not in (None, RunState.SKIPPED.value)
 
     def performed(self, run_id: str) -> LastPerformed | None:
-        """Which message of a run was performed last; None where there is no such run."""
+        """Return the message of a run that was executed last; None if there is no such run."""
         (row,) = self._database.hashes([self._keys.run(run_id)], "state", "message", "hop")
         if not row:
             return None
@@ -97,7 +97,7 @@ class RunRecords:
         )
 
     def holders(self, run_ids: Sequence[str]) -> dict[str, RunHolder]:
-        """Who performs some runs, or has; without those that are gone or cannot be read."""
+        """Return the holders of some runs, without runs that are missing or unreadable."""
         fields = ("worker", "claim", "finished_by")
         rows = self._database.hashes([self._keys.run(run_id) for run_id in run_ids], *fields)
         return {
@@ -107,16 +107,16 @@ class RunRecords:
         }
 
     def message_of(self, run_id: str) -> str:
-        """The Celery id of the message that was performed last, else that of its first one."""
+        """Return the Celery id of the message that was executed last, else of the first message."""
         return self._database.call("HGET", self._keys.run(run_id), "message") or run_id
 
     def _queue_of(self, run_id: str) -> str:
-        """The queue that a run's message was pushed to."""
+        """Return the queue that a run's message was pushed to."""
         queue = self._database.call("HGET", self._keys.run(run_id), "queue")
         return str(queue or self._keys.default_queue)
 
     def queues_of(self, run_ids: Sequence[str]) -> list[str]:
-        """The Redis list that each run's message was pushed to."""
+        """Return, for each run, the Redis list that its message was pushed to."""
         rows = self._database.hashes([self._keys.run(run_id) for run_id in run_ids], "queue")
         return [
             self._keys.default_queue
@@ -126,7 +126,7 @@ class RunRecords:
         ]
 
     def spec_of(self, run_id: str) -> tuple[JobSpec | None, int]:
-        """A run's job, None where it is gone or unreadable, and the number of its attempt."""
+        """Return a run's job (None if it is missing or unreadable) and its attempt number."""
         (run,) = self._database.hashes([self._keys.run(run_id)], "attempt")
         attempt = Fields(run).number("attempt") or 1
         try:
@@ -136,13 +136,13 @@ class RunRecords:
             return None, attempt
 
     def output(self, run_id: str) -> bytes:
-        """What a run printed, as far as it is stored."""
+        """Return a run's stored standard output."""
         return self._database.raw("GET", self._keys.output(run_id)) or b""
 
     def beginnings(self, run_ids: Sequence[str]) -> list[bytes]:
-        """The first 4 KiB of what each run printed, in one round trip.
+        """Return the first 4 KiB of each run's output, in one round trip.
 
-        In the place of what cannot be read stands what is wrong with it.
+        An unreadable output is replaced by a text that says what is wrong.
         """
         found = self._database.raw_many(
             [("GETRANGE", self._keys.output(run_id), 0, _BEGINNING - 1) for run_id in run_ids]
@@ -155,17 +155,20 @@ class RunRecords:
         ]
 
     def printed_since(self, run_id: str, start: int, *, is_error: bool) -> tuple[bytes, int]:
-        """What a run printed from that byte on, also while it runs, and how much it is in all."""
+        """Return the output from byte `start` on, even of a running run, and the total size."""
         key = self._keys.stderr(run_id) if is_error else self._keys.output(run_id)
         new = self._database.raw("GETRANGE", key, start, -1) or b""
         return new, start + len(new) if new else int(self._database.call("STRLEN", key))
 
     def stderr(self, run_id: str) -> bytes:
-        """What a run printed to its standard error, as far as it is stored."""
+        """Return a run's stored standard error."""
         return self._database.raw("GET", self._keys.stderr(run_id)) or b""
 
     def latest_output(self, job_id: str, *, besides: str) -> str | None:
-        """What a job's last run with any output printed, as text; `besides` is a run left out."""
+        """Return the output of a job's last ended run with any output, as text.
+
+        The run `besides` is left out. Returns None if there is none among the latest 200 runs.
+        """
         for run in self.latest(job_id=job_id, limit=_LATEST):
             if run.id != besides and run.state.is_final and run.output_bytes:
                 return as_text(self.output(run.id))
@@ -180,9 +183,9 @@ class RunRecords:
         after: str | None = None,
         limit: int,
     ) -> list[Run]:
-        """The latest runs, newest first: of one job, in one state, recorded since an instant.
+        """Return at most `limit` runs, newest first, by job, state and the instant of recording.
 
-        `after` is the id of a run: what follows it in that order. Raises RunNotFound.
+        With `after`, a run's id, begin behind that run. Raises RunNotFound for an unknown `after`.
         """
         found: list[Run] = []
         for run in self._newest_first(job_id, after):
@@ -195,14 +198,14 @@ class RunRecords:
         return found
 
     def counts(self) -> dict[str, int]:
-        """How many runs are queued and running."""
+        """Return the numbers of queued and running runs."""
         return {
             "queued": int(self._database.call("ZCARD", self._keys.queued)),
             "running": int(self._database.call("ZCARD", self._keys.heartbeats)),
         }
 
     def running_on(self, worker: str) -> list[str]:
-        """The ids of the runs that a worker performs now."""
+        """Return the ids of the runs that a worker executes now."""
         ids = self._database.call("ZRANGE", self._keys.heartbeats, 0, -1)
         rows = self._database.hashes([self._keys.run(run_id) for run_id in ids], "worker")
         return [
@@ -239,14 +242,14 @@ class RunRecords:
 
 
 def check_run_id(text: str) -> str:
-    """The text, if it can be a run's id at all. Raises RunNotFound."""
+    """Return the text if it has the form of a run id. Raises RunNotFound."""
     if not is_run_id(text):
         raise RunNotFound(text)
     return text
 
 
 def run_from_fields(run_id: str, row: Mapping[str, str] | RecordBroken) -> Run:
-    """A stored run as a value; what cannot be read is replaced, and said in its `fault`."""
+    """Return a stored run as a value; unreadable fields get stand-ins and a `fault`."""
     fields = Fields(row)
     due_at = _due_at(run_id, fields)
     run = Run(
@@ -281,11 +284,11 @@ def run_from_fields(run_id: str, row: Mapping[str, str] | RecordBroken) -> Run:
 
 
 def _due_at(run_id: str, fields: Fields) -> datetime:
-    """The nominal instant, which is in the id."""
+    """Return the nominal instant, which is part of the run id."""
     try:
         return from_ms(due_ms_of(run_id))
     except (ValueError, IndexError, OverflowError):
-        fields.add_fault("id", f"is {readable(run_id)[:60]!r}, no run's id")
+        fields.add_fault("id", f"is {readable(run_id)[:60]!r}, not a run's id")
         return from_ms(0)
 
 

@@ -1,7 +1,7 @@
-"""What happens to a run by those who ask for it and perform it.
+"""The life of a run: somebody triggers it, a worker claims it, sends heartbeats and finishes it.
 
-Somebody triggers it, a worker claims it, gives heartbeats, and finishes it or puts it back. What
-ends it otherwise is in `end_run`, what is asked of it in `run_queries`.
+A worker may also return it to the queue. `end_run` ends runs without their worker's report;
+`run_queries` reads them.
 """
 
 from __future__ import annotations
@@ -25,41 +25,42 @@ _TRIGGER_KEY_SECONDS = 86_400
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's right to perform one run."""
+    """A worker's right to execute one run."""
 
     run_id: str
     token: str
     spec: JobSpec
     attempt: int
     due_ms: int
-    #: Where the job's next run goes that this one holds back.
+    #: The queue for the job's next held run.
     queue: str
 
     @property
     def group(self) -> str:
-        """Whose runs are counted together: the job's group, or the job itself."""
+        """The concurrency group: the job's group, or the job itself."""
         return self.spec.group or self.spec.id
 
 
 class FollowUp(msgspec.Struct, frozen=True, kw_only=True):
-    """What the end of a run brings along."""
+    """The delivery that begins with the end of a run."""
 
     delivery: DeliveryState
-    #: Where the delivery's message goes, and the message; b"" for none.
+    #: The queue of the delivery's message.
     queue: str
+    #: The delivery's message; b"" for none.
     message: bytes = b""
-    #: Whether it is pushed in any case, or only if the job has incidents that may be over.
+    #: Whether to push it in any case; else only if the job has incidents that may be over.
     is_needed: bool = False
 
 
 class RequestedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that somebody asks for by hand."""
+    """A run that somebody triggers by hand."""
 
     run_id: str
     message: bytes
-    #: When its message is pushed, Unix ms; None: at once.
+    #: When to push its message, Unix ms; None for at once.
     push_at_ms: int | None = None
-    #: Pushed when the active runs of its job have ended, one after the other.
+    #: Whether to hold it until the active runs of its job have ended, one after the other.
     held: bool = False
 
 
@@ -67,22 +68,22 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     """The Celery queue that messages go to."""
 
     queue: str
-    #: Why nobody follows what its workers execute; "": they report.
+    #: Why its runs end as sent when pushed; "" if its workers report.
     why_sent: str = ""
 
 
 class HandedOn(msgspec.Struct, frozen=True, kw_only=True):
-    """The message that a run goes on with, where its task handed it on or retries itself."""
+    """The message with which a run continues after its task handed it on or retries itself."""
 
-    #: Its Celery id; "": the run was not handed on.
+    #: Its Celery id; "" if the run was not handed on.
     message: str = ""
-    #: How often it was sent on, at least.
+    #: How often it was handed on, at least.
     hop: int = 0
-    #: The list that it went to, if not to the run's own.
+    #: The list that it was pushed to, if not the run's own.
     queue: str = ""
-    #: When it is to be performed, Unix ms, where it is a retry.
+    #: For a retry, when it is to be executed, Unix ms.
     retry_at_ms: int | None = None
-    #: Whether another message is pushed where it does not come; else the run is over then.
+    #: Whether another message is pushed if this one does not arrive; else the run ends then.
     starts_again: bool = False
 
 
@@ -90,7 +91,7 @@ _NOT_HANDED_ON = HandedOn()
 
 
 class _Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a claim its end needs: a job's definition may be unreadable."""
+    """The parts of a claim that its end needs, for a job whose definition may be unreadable."""
 
     run_id: str
     token: str
@@ -98,7 +99,7 @@ class _Held(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Runs(EndingRuns):
-    """The runs of one namespace. All times are the server's, Unix milliseconds."""
+    """Writes the runs of one namespace. All times are the server's, Unix milliseconds."""
 
     def __init__(
         self,
@@ -120,12 +121,12 @@ class Runs(EndingRuns):
         to: Destination,
         key: str,
     ) -> list[str]:
-        """Record runs that somebody asked for, and push them when each wants to be pushed.
+        """Record requested runs, and push each at the time that it asks for.
 
-        Where nobody follows what goes `to` a queue, those that are pushed at once end as sent.
-        Returns the ids of those that were made; an occurrence with a record is left out, and the
-        same `key` within a day gives the run that it gave before. Raises JobNotFound when the job
-        was removed meanwhile.
+        If the workers of `to` do not report, a run that is pushed at once ends as sent. Returns the
+        ids of the new runs. An occurrence that has a record already is left out; the same `key`
+        within a day returns the same run as before. Raises JobNotFound when the job was removed
+        meanwhile.
         """
         note_queues(self._database, [to.queue])
         keys = self._keys
@@ -173,16 +174,16 @@ class Runs(EndingRuns):
         message: str = "",
         hop: int = 0,
     ) -> Claim | str:
-        """Take the right to perform a run, or say in one word why not.
+        """Claim a run, or return one word that says why not.
 
         `message` is the Celery id of the message that asks, and `hop` how often the run's own tasks
-        have sent it on: a run that was handed on goes on with one message only.
+        have handed it on: a run that was handed on continues with one message only.
 
-        The words: `taken` (performed already or by somebody else), `sent` (published and over for
-        the store; whoever hears this executes the task and reports nothing), `removed` (its job is
-        gone; the run is recorded as cancelled), `expired` (too late; recorded as skipped), `gone`
-        (no such run), `failed` (its job's definition cannot be read; recorded with that error),
-        `newer` (only newer programs can read its job: it waits for one of their workers).
+        The words: `taken` (executed already, or by another worker), `sent` (the run has ended as
+        sent; the caller executes the task and reports nothing), `removed` (its job is gone; the run
+        is cancelled), `expired` (too late; the run is skipped), `gone` (no such run), `failed` (its
+        job's definition is unreadable; the run failed with that error), `newer` (only newer
+        programs can read its job; the run waits for one of their workers).
 
         Raises RecordBroken.
         """
@@ -243,10 +244,11 @@ class Runs(EndingRuns):
         printed: Mapping[str, PrintedPiece] = MappingProxyType({}),
         groups: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, str]:
-        """Say that runs (id to claim token) still run; answers `ok`, `cancel` or `lost` each.
+        """Extend the claims of running runs (run id to token); return a word for each.
 
-        `broken`: a key of the run is not as it should be, and what it printed was not kept. With
-        them goes what they printed since the last time, and the concurrency group of each.
+        `printed` is their new output since the last call, `groups` their concurrency groups. The
+        words: `ok`, `cancel` (end it), `lost` (the claim was lost), and `broken`: a key of the run
+        is broken, and its new output was not kept.
         """
         keys = [self._keys.heartbeats]
         args: list[Arg] = [now_ms + self._heartbeat_timeout_ms]
@@ -271,10 +273,10 @@ class Runs(EndingRuns):
         retry_at_ms: int | None = None,
         follow_up: FollowUp | None = None,
     ) -> str:
-        """Record how a run ended, or with `retry_at_ms` put it back in line until then.
+        """Record a run's end, or with `retry_at_ms` queue its next attempt for that time.
 
-        With `follow_up` the end and the beginning of its delivery are one step. Answers `ok`,
-        `retry`, or `late`: the claim is no longer ours and nothing changed. Raises RecordBroken.
+        With `follow_up`, the same step begins the delivery. Returns `ok`, `retry`, or `late`: the
+        claim was lost and nothing changed. Raises RecordBroken.
         """
         if follow_up is None:
             silent = DeliveryState.SILENT if outcome.silent else DeliveryState.NONE
@@ -334,11 +336,11 @@ class Runs(EndingRuns):
     def put_back(
         self, claim: Claim, *, ready_at_ms: int, handed_on: HandedOn = _NOT_HANDED_ON
     ) -> str:
-        """Give a claim back: the run is queued, and its message pushed at that instant at latest.
+        """Return a claimed run to the queue; its message is pushed at `ready_at_ms` at the latest.
 
-        Where it was handed on, no other message may claim it, none is pushed, and at that instant
-        it is over, or pushed after all where it `starts_again`. Answers `ok`, or `late`: the claim
-        is no longer ours, nothing changed.
+        For a run that was `handed_on`, only that message may claim it and none is pushed. At
+        `ready_at_ms` it ends, or is pushed after all if it `starts_again`. Returns `ok`, or `late`:
+        the claim was lost and nothing changed.
         """
         return self._put_back(
             claim.run_id, claim.token, ready_at_ms=ready_at_ms, handed_on=handed_on

@@ -1,8 +1,8 @@
 """Shards: the due index split by job id, so that several beats tick at once, each its own part.
 
-A job belongs to one shard by its id. An entry that lies in another one (somebody wrote it with an
-older number of shards in mind) is sent home by the tick that finds it; until then nothing is lost
-and nothing runs twice, for whoever advances a job compares.
+A job's id determines its shard. An entry may lie in another shard if its writer used an older
+number of shards. The tick that finds such an entry moves it to its own shard; until then nothing is
+lost and nothing runs twice, because every advance compares the job first.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.store.database import Database, call_of, scored, shard_of, whole
 
 _PAGE = 500
-#: No beat says that it lives for longer; whoever seems to is no beat.
+#: The longest valid time to live in a beat's sign; an entry beyond it is invalid.
 _LONGEST_MS = 60_000
 
 
 class Shards:
-    """Into how many shards a namespace's due index is split, and which beats live."""
+    """The number of shards of a namespace's due index, and the living beats."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def count(self) -> int:
-        """How many there are now. This process writes by that number from here on."""
+        """Read and return the current number; this process uses it from now on."""
         self._database.forget_shards()
         return self._database.shards
 
     def set_count(self, shards: int) -> None:
-        """Write their number; for `resharding`, which keeps beats away meanwhile."""
+        """Store a new number; only for `resharding`, which keeps beats from ticking meanwhile."""
         self._database.call("SET", self._keys.shards, shards)
         self._database.forget_shards()
 
     def leaders(self) -> list[str]:
-        """Who leads a shard now, each name once."""
+        """Return the names of the leaders of all shards, each once."""
         leases = [self._keys.lease_of(shard) for shard in range(self._database.shards)]
         owners = self._database.call_many([("GET", lease) for lease in leases])
         return sorted({owner for owner in owners if isinstance(owner, str)})
 
     def fault(self) -> RecordBroken | None:
-        """What is wrong with the stored number of shards, as it was read last."""
+        """Return what is wrong with the stored number of shards, as last read, or None."""
         return self._database.shards_fault()
 
     def join(self, owner: str, *, now_ms: int, dead_ms: int) -> dict[str, int]:
-        """Say that a beat lives until `dead_ms`; every living beat with that instant of its own."""
+        """Record that a beat lives until `dead_ms`; return all living beats with their times."""
         answer = self._database.run(
             "join_beats",
             keys={
@@ -62,13 +62,13 @@ class Shards:
         return {name: whole(ms) for name, ms in scored(answer)}
 
     def leave(self, owner: str) -> None:
-        """Say that a beat is gone."""
+        """Remove a beat that stops."""
         self._database.call("ZREM", self._keys.beats, owner)
 
     def sort(self, shard: int, *, shards: int, start: int) -> tuple[int, int]:
-        """Send home what lies in a shard and belongs elsewhere: one page, from a rank on.
+        """Move one page of a shard's misplaced entries to their own shards, from a rank on.
 
-        Returns how many entries went and how many stayed; none of both at the end.
+        Returns how many entries moved and how many stayed; (0, 0) at the end.
         """
         key = self._keys.due_of(shard)
         ids = self._database.call("ZRANGE", key, start, start + _PAGE - 1)
@@ -77,9 +77,9 @@ class Shards:
 
 
 def send_home(database: Database, ids: Sequence[str], *, shard: int, shards: int) -> list[str]:
-    """Of jobs that lie in a shard, those that belong there; the others go where they do.
+    """Move misplaced jobs of a shard to their own shards; return the jobs that stay.
 
-    One that cannot be read stays where it is.
+    An unreadable job stays.
     """
     if shards == 1 and shard == 0:
         return list(ids)
@@ -99,7 +99,7 @@ def send_home(database: Database, ids: Sequence[str], *, shard: int, shards: int
             )
     for call, answer in zip(calls, database.run_many("send_home", calls), strict=True):
         if isinstance(answer, RecordBroken):
-            # Whoever reads it here learns what is wrong with it.
+            # The tick that reads it here reports what is wrong.
             staying.append(str(call.args[0]))
         elif isinstance(answer, StoreError):
             raise answer

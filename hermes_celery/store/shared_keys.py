@@ -1,10 +1,10 @@
-"""The keys that all jobs share, and the types that keys must have: looked at, and mended.
+"""Check and repair the keys that all jobs share, and the types of all keys.
 
-A key of the wrong type is moved into quarantine, where a person can look at it; what belongs in its
-place follows from the records (`Records.everything`). The step that moves it also leaves a mark
-(`Keys.refill`), so that the leader reads all records, whoever moved the key and whatever becomes of
-that process. What a value says is checked where a wrong one would stop everything: the term, the
-number of shards, a lease without an end, the switch.
+A key of the wrong type is moved to quarantine, where a person can inspect it; its proper content
+can be derived from the records (`Records.everything`). The same step stores a new mark
+(`Keys.refill`). The mark makes the leader read all records, whoever moved the key and even if that
+process dies. Values are checked where a wrong one would stop everything: the term, the number of
+shards, a lease without an expiry, the pause switch.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from hermes_celery.store.fencing import Actor
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.repairs import CheckMode, SeenRecord, fact_of, mend_call, text_of
 
-#: A lease is never longer: one without an end gets this one, and whoever holds it renews it.
+#: The longest lease. A lease without an expiry gets this one; a living owner renews it.
 _LEASE_MS = 1_000
 _MANY = 200
-#: Type by the first word of a key's name, for keys that there is one of for each job, run ...
+#: Type by the first word of the name, for keys that exist once for each job, run, and so on.
 TYPES = {
     "job": "hash",
     "run": "hash",
@@ -51,25 +51,25 @@ TYPES = {
     "breaker": "hash",
     "trigger": "string",
 }
-#: Type by name, for keys that there is one of for each shard.
+#: Type by name, for keys that exist once for each shard.
 _SHARDED = {"lease": "string", "term": "string", "due": "zset", "leader": "hash"}
 _NUMBERS = ("paused_ms", "resumed_ms")
 
 
 class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored in one key."""
+    """The type and content of one key."""
 
     key: str
     digest: str
     kind: str
-    #: The beginning of a string.
+    #: The beginning of a string value.
     value: str = ""
     is_forever: bool = False
     fields: Mapping[str, str | None] = {}
 
 
 def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
-    """The keys that all jobs share, and what type each must have."""
+    """Return the keys that all jobs share, each with the type that it must have."""
     found = {
         keys.shards: "string",
         keys.beats: "zset",
@@ -112,22 +112,22 @@ def shared_types(keys: Keys, *, shards: int) -> dict[str, str]:
 
 
 def own_broker_names(keys: Keys) -> BrokerNames:
-    """What kombu has for our own app, when it is not at hand."""
+    """Return kombu's names for our own app, for use without the app itself."""
     broadcast = ("celery.pidbox", "reply.celery.pidbox", "celeryev")
     return BrokerNames(exchanges=frozenset((keys.default_queue, keys.delivery_queue, *broadcast)))
 
 
 class SharedKeys:
-    """Looks at the types of keys, and moves away what is of the wrong one."""
+    """Checks the types of keys, and moves keys of the wrong type to quarantine."""
 
     def __init__(self, database: Database, names: BrokerNames) -> None:
-        """`names` are those that kombu has for the app; of an unknown app nothing is looked at."""
+        """`names` are kombu's names for the app; without them no key of kombu is checked."""
         self._database = database
         self._keys = database.keys
         self._brokers = names.types()
 
     def check(self, mode: CheckMode, *, shards: int) -> list[Disagreement]:
-        """Look at the keys that all jobs share. Raises LeaseLost as `Repairs.check`."""
+        """Check and repair the keys that all jobs share. Raises LeaseLost as `Repairs.check`."""
         types = shared_types(self._keys, shards=shards) | self._brokers
         facts = self._look(list(types))
         found = []
@@ -146,7 +146,7 @@ class SharedKeys:
         return [finding for finding in found if finding is not None]
 
     def check_types(self, types: Mapping[str, str], mode: CheckMode) -> list[Disagreement]:
-        """Look at some keys, each with the type that it must have."""
+        """Check and repair some keys, each with the type that it must have."""
         found = []
         names = list(types)
         for start in range(0, len(names), _MANY):
@@ -156,11 +156,11 @@ class SharedKeys:
         return [finding for finding in found if finding is not None]
 
     def type_of(self, key: str) -> str:
-        """The type that a key must have; "" where nothing is known of it."""
+        """Return the type that a key must have; "" if that is unknown."""
         if key in self._brokers:
             return self._brokers[key]
         if not key.startswith(self._keys.prefix):
-            return "list"  # a Celery queue: nothing else of ours has such a name
+            return "list"  # a Celery queue: all our other keys have the prefix
         name = key.removeprefix(self._keys.prefix)
         shared = shared_types(self._keys, shards=1)
         first, _, rest = name.partition(":")
@@ -190,7 +190,7 @@ class SharedKeys:
             trouble=DisagreementKind.BROKEN,
             subject=one.key,
             text=f"key {shown(one.key)} is a {one.kind}, not a {wanted}; moved to quarantine",
-            # In this order: the mark itself may be the key that is moved.
+            # The order matters: the mark itself may be the key that is moved.
             ops=(
                 op(MendVerb.QUARANTINE, KeyRole.KEY),
                 op(MendVerb.REPLACE, KeyRole.REFILL, secrets.token_hex(8)),
@@ -199,11 +199,11 @@ class SharedKeys:
 
     def _values(self, one: KeyFacts, mode: CheckMode, shards: int) -> Iterator[Disagreement]:
         if one.key == self._keys.shards and one.kind == "string" and one.value != str(shards):
-            yield _about(one, f"is {shown(one.value)}, no number of shards; set to {shards}",
+            yield _about(one, f"is {shown(one.value)}, not a number of shards; set to {shards}",
                          op(MendVerb.REPLACE, KeyRole.KEY, shards))  # fmt: skip
         is_lease = one.key == self._keys.lease or one.key.startswith(self._keys.lease + ":")
         if is_lease and one.kind == "string" and one.is_forever:
-            yield _about(one, "never ends, so that no beat could follow; given an end",
+            yield _about(one, "has no expiry, so no other beat could lead; expiry set",
                          op(MendVerb.EXPIRE, KeyRole.KEY, _LEASE_MS))  # fmt: skip
         if one.key == self._keys.switch:
             yield from _switch(one)
@@ -211,7 +211,7 @@ class SharedKeys:
     def _term(
         self, one: KeyFacts, shard: int, mode: CheckMode, *, was_moved: bool
     ) -> Iterator[Disagreement]:
-        """A term must never go down: it is the fencing token."""
+        """Yield findings about a term, which must never decrease: it is the fencing token."""
         (leader,) = self._look([self._keys.leader_of(shard)])
         known = whole(leader.fields.get("term")) or 0
         term = whole(one.value)
@@ -221,16 +221,16 @@ class SharedKeys:
         ):
             return
         if one.kind not in ("none", "string"):
-            return  # moved away first; without --repair that is told already
+            return  # moved to quarantine first; without --repair that is reported already
         new = max(known, term or 0) + 1 if known or term else mode.now_ms // 1000
         what = "is missing" if one.kind == "none" else f"is {shown(one.value)}"
-        yield _about(one, f"{what}, and a term must never go down; set to {new}",
+        yield _about(one, f"{what}, and a term must never decrease; set to {new}",
                      op(MendVerb.REPLACE, KeyRole.KEY, new))  # fmt: skip
 
     def _settled(
         self, one: KeyFacts, finding: Disagreement, mode: CheckMode
     ) -> Disagreement | None:
-        """Mend a finding; None where the key has changed meanwhile."""
+        """Repair a finding; return None if the key has changed meanwhile."""
         if not mode.mends or not finding.ops:
             return finding
         seen = SeenRecord(
@@ -249,14 +249,14 @@ class SharedKeys:
 
 
 def is_moved(finding: Disagreement) -> bool:
-    """Whether a mend moved a key into quarantine."""
+    """Return whether a repair moved a key to quarantine."""
     return finding.is_mended and any(one.verb is MendVerb.QUARANTINE for one in finding.ops)
 
 
 def _switch(one: KeyFacts) -> Iterator[Disagreement]:
     paused, resumed = (one.fields.get(name) for name in _NUMBERS)
     if paused and whole(paused) is None:
-        # As beats read it: a value that is no instant stops no job.
+        # Beats read it the same way: an invalid instant pauses no job.
         yield _about(one, f"says paused since {shown(paused)}, which pauses nothing; removed",
                      op(MendVerb.CLEAR, KeyRole.KEY, "paused_ms"))  # fmt: skip
     if resumed is not None and whole(resumed) is None:

@@ -1,4 +1,4 @@
-"""What the watchdog looks at: indexes and counters, a bounded number of entries of each."""
+"""What the watchdog reads: indexes and counters, a bounded number of entries of each."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from hermes_celery.store.letters import Letters
 from hermes_celery.store.record_fields import Fields
 
 _ALIVE_MS = 10_000
-#: The year 9999: a run that was recorded later was not.
+#: The year 9999: a later score in the index of runs is invalid.
 _NEVER_MS = 253_370_764_800_000
 
 
 class WaitingRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that no worker has taken in its first attempt, or whose task's own retry is awaited."""
+    """A run that waits for a worker in its first attempt, or for its task's own retry."""
 
     id: str
     job_id: str
     job_name: str
     due_ms: int
     queue: str
-    #: When the retry that it waits for was to be performed; None where it waits for none.
+    #: When the awaited retry was to be executed; None without a retry.
     retry_ms: int | None = None
 
 
 class SkippedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """An occurrence that was recorded and never run."""
+    """An occurrence that was recorded as skipped."""
 
     id: str
     job_id: str
@@ -41,14 +41,14 @@ class SkippedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signs:
-    """One namespace's signs of trouble. All times are the server's, Unix milliseconds."""
+    """Reads one namespace's signs of trouble. All times are the server's, Unix milliseconds."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys = database.keys
 
     def waiting(self, *, limit: int) -> list[WaitingRun]:
-        """Runs that wait for a worker, those first whose message was pushed first."""
+        """Return at most `limit` runs that wait for a worker, earliest next push first."""
         ids = self._database.call("ZRANGE", self._keys.queued, 0, limit - 1)
         rows = self._database.hashes([self._keys.run(run_id) for run_id in ids])
         return [
@@ -61,12 +61,15 @@ class Signs:
                 retry_ms=Fields(row).number("retry_ms"),
             )
             for run_id, row in zip(ids, rows, strict=True)
-            # What cannot be read is the rescue's to report.
+            # Rescue reports unreadable runs.
             if is_run_id(run_id) and not isinstance(row, RecordBroken) and _waits(row)
         ]
 
     def skipped_since(self, since_ms: int, *, limit: int) -> tuple[list[SkippedRun], int]:
-        """Occurrences recorded as skipped after `since_ms`, and up to when was looked."""
+        """Return occurrences recorded as skipped after `since_ms`.
+
+        The second value is the time up to which records were read.
+        """
         rows = self._database.call(
             "ZRANGEBYSCORE",
             self._keys.runs,
@@ -97,61 +100,61 @@ class Signs:
         return skipped, max((score for _, score in pairs), default=since_ms)
 
     def overdue(self, before_ms: int, *, limit: int) -> list[str]:
-        """Jobs that are due since `before_ms` or longer and were not ticked."""
+        """Return at most `limit` jobs that were due at `before_ms` or earlier."""
         pages = self._database.call_many(
             [
                 ("ZRANGEBYSCORE", key, "-inf", before_ms, "LIMIT", 0, limit)
                 for key in self._due_keys()
             ]
         )
-        # An index that cannot be read is told by the beat that ticks it.
+        # The beat that ticks an unreadable index reports it.
         found = [job_id for page in pages if not isinstance(page, StoreError) for job_id in page]
         return found[:limit]
 
     def has_jobs(self) -> bool:
-        """Whether any job is scheduled."""
+        """Return whether any job is scheduled."""
         counts = self._database.call_many([("ZCARD", key) for key in self._due_keys()])
         return any(count for count in counts if not isinstance(count, StoreError))
 
     def workers(self, now_ms: int) -> int:
-        """How many workers said within ten seconds that they are there."""
+        """Return the number of workers with a sign of life in the last ten seconds."""
         return int(self._database.call("ZCOUNT", self._keys.workers, now_ms - _ALIVE_MS, "+inf"))
 
     def worker_of(self, run_id: str) -> str:
-        """Who performed a run last; "" where that is not known."""
+        """Return the worker that last executed a run; "" if unknown."""
         return str(self._database.call("HGET", self._keys.run(run_id), "worker") or "")
 
     def is_worker_there(self, worker: str, now_ms: int) -> bool:
-        """Whether a worker said within ten seconds that it is there."""
+        """Return whether a worker gave a sign of life in the last ten seconds."""
         seen = self._database.call("ZSCORE", self._keys.workers, worker)
         return seen is not None and float(seen) >= now_ms - _ALIVE_MS
 
     def newest_letter(self) -> DeadLetter | None:
-        """The last message that nobody could read, if it is kept."""
+        """Return the latest undecodable message, if it is kept."""
         return next(iter(Letters(self._database).latest(limit=1)), None)
 
     def _due_keys(self) -> list[str]:
         return [self._keys.due_of(shard) for shard in range(self._database.shards)]
 
     def leader_seen(self, now_ms: int) -> int | None:
-        """When a leader was last seen here, before now; it is now."""
+        """Record that a leader is seen now; return when one was last seen before."""
         before = self.leader_seen_at()
         self._database.call("HSET", self._keys.leader, "seen_ms", now_ms)
         return before
 
     def leader_seen_at(self) -> int | None:
-        """When a leader was last seen here; None where that cannot be read."""
+        """Return when a leader was last seen; None if that is unreadable."""
         return Fields(self._database.hashes([self._keys.leader])[0]).number("seen_ms")
 
 
 def _waits(row: Mapping[str, str]) -> bool:
-    """Whether a run waits for a worker in its first attempt, or for its retry, and is expected."""
+    """Return whether a run waits for a worker in its first attempt, or for its task's retry."""
     if row.get("state") == RunState.QUEUED and "retry_ms" in row:
         return True
     return (
         row.get("state") == RunState.QUEUED
         and row.get("attempt", "1") == "1"
         and row.get("trigger") != Trigger.BACKFILL
-        # What its task has handed it on to may take its time.
+        # A run that its task handed on may take its time.
         and "handed_on" not in row
     )

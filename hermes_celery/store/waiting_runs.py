@@ -1,4 +1,4 @@
-"""Runs that wait for a worker: which are overdue, and pushing their messages, first or again."""
+"""Runs that wait for a worker: find the overdue ones, and push their messages, first or again."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hermes_celery.store.pushing import FOLLOWED, Fate, Push, PushTimes, push_ca
 from hermes_celery.store.record_fields import Fields
 from hermes_celery.store.run_queries import RunRecords, run_from_fields
 
-#: In a run's field `unpushed`: its first message is still to be pushed, or that of its next
-#: attempt. It is '1' where a message of the task's own may be on its way.
+#: Values of a run's field `unpushed`: its first message, or the message of its next attempt, is
+#: still to be pushed. The value '1' means that a message of the task's own may be on its way.
 _NEVER_PUSHED, _NEXT_ATTEMPT = "new", "next"
-#: Behind a backlog of hours a lost message must not wait for hours more.
+#: The longest wait: after a backlog of hours a lost message must not wait for further hours.
 _LONGEST_WAIT_MS = 600_000
 
 
@@ -30,31 +30,34 @@ class UndeliveredRun(msgspec.Struct, frozen=True, kw_only=True):
     run: Run
     #: The deadline that passed, Unix ms.
     seen_ms: int
-    #: How many of its messages were pushed before this one.
+    #: Number of its messages that were pushed before this one.
     push: int
-    #: Whether the message is meant to be pushed now, and was not yet.
+    #: Whether its message is to be pushed for the first time now.
     is_unpushed: bool = False
-    #: Whether none of its messages can be on its way to a worker.
+    #: Whether no message of it can be on its way to a worker.
     is_unsent: bool = False
-    #: How long the message that it goes on with may take, once it has left its queue.
+    #: How long the awaited message of a handed-on run may take after it left its queue, in ms.
     patience_ms: int = 0
-    #: The list that it went to, where that is known.
+    #: The list that the awaited message was pushed to, if known.
     handed_queue: str = ""
-    #: When that was seen on its queue, after it was awaited for long enough.
+    #: When the awaited message was last seen on its queue, after a first wait.
     on_queue_ms: int = 0
 
 
 class WaitingRuns(RunRecords):
-    """The runs of one namespace that wait. All times are the server's, Unix milliseconds."""
+    """Reads and pushes the waiting runs of one namespace.
+
+    All times are the server's, Unix milliseconds.
+    """
 
     def __init__(self, database: Database, *, redeliver_after_ms: int = 60_000) -> None:
         super().__init__(database)
         self._redeliver_after_ms = redeliver_after_ms
 
     def undelivered_since(self, now_ms: int, *, limit: int) -> list[UndeliveredRun]:
-        """Queued runs that no worker took in time.
+        """Return at most `limit` queued runs whose deadline passed at `now_ms` or earlier.
 
-        One that cannot be read has a `fault`; a deadline that is no number counts as 0.
+        An unreadable run has a `fault`; an invalid deadline counts as 0.
         """
         answer = self._database.call(
             "ZRANGEBYSCORE",
@@ -69,7 +72,7 @@ class WaitingRuns(RunRecords):
         overdue = scored(answer)
         endless = [run_id for run_id, score in overdue if score == float("-inf")]
         if endless:
-            # No deadline that a script could compare; from the next look on it has one.
+            # Scripts cannot compare -inf; the next call returns these runs with 0.
             ends = (part for run_id in endless for part in (0, run_id))
             self._database.call("ZADD", self._keys.queued, "XX", *ends)
         rows = self._database.hashes([self._keys.run(run_id) for run_id, _ in overdue])
@@ -91,19 +94,19 @@ class WaitingRuns(RunRecords):
     def redeliver(
         self, waiting: UndeliveredRun, push: Push, *, actor: Actor, fate: Fate = FOLLOWED
     ) -> str:
-        """Push a queued run's message (again); waits twice as long until the next time.
+        """Push a queued run's message (again); the wait until the next push doubles.
 
-        Answers `ok`, `waiting` (its message is on the queue still), `gone` (it is not, and nothing
-        was pushed), `empty` (so are all others), `sent` (over, by its `fate`) or `moved` (claimed
-        meanwhile). Raises LeaseLost when a younger leader is known.
+        Returns `ok`, `waiting` (its message is still on the queue), `gone` (its message has left
+        the queue; nothing was pushed), `empty` (the same, and the queue is empty), `sent` (ended by
+        its `fate`) or `moved` (claimed meanwhile). Raises LeaseLost when a younger leader is known.
         """
         next_ms = actor.now_ms + self._next_wait_ms(waiting)
         return self._redeliver(waiting, push, next_ms=next_ms, actor=actor, fate=fate)
 
     def is_on_queue(self, waiting: UndeliveredRun, *, queue: str, actor: Actor) -> bool:
-        """Whether the message that a run goes on with is on its queue; then it is put off.
+        """Return whether the awaited message of a run is on its queue; then postpone its deadline.
 
-        Also where that cannot be told, behind a long backlog, or the run is not as it was seen.
+        Returns True also if that is unknown behind a long backlog, or if the run has changed.
         Raises LeaseLost when a younger leader is known.
         """
         push, fate = Push(queue=queue), Fate(looks=True)
@@ -112,7 +115,7 @@ class WaitingRuns(RunRecords):
     def end_sent(self, waiting: UndeliveredRun, *, queue: str, why: str, actor: Actor) -> bool:
         """End a queued run as sent, if its message was pushed and has left the queue.
 
-        Raises LeaseLost when a younger leader is known.
+        Returns whether it ended. Raises LeaseLost when a younger leader is known.
         """
         push, fate = Push(queue=queue), Fate(looks=True, when_gone=why)
         next_ms = waiting.seen_ms
@@ -132,9 +135,9 @@ class WaitingRuns(RunRecords):
     def push_asked(
         self, run_id: str, built: BuiltMessage, *, seen_ms: int, now_ms: int, why_sent: str = ""
     ) -> str:
-        """Push the message of a run that somebody asked for, for the first time.
+        """Push the first message of a run that somebody triggered.
 
-        `seen_ms` is its deadline. Answers as `redeliver`.
+        `seen_ms` is its deadline. Returns the words of `redeliver`.
         """
         redeliver_at_ms = now_ms + self._redeliver_after_ms
         times = PushTimes(seen_ms=seen_ms, next_ms=redeliver_at_ms, redeliver_at_ms=redeliver_at_ms)
@@ -153,7 +156,7 @@ class WaitingRuns(RunRecords):
         return str(answer)
 
     def put_off(self, waiting: UndeliveredRun, *, now_ms: int) -> None:
-        """Look at a queued run again later, each time after twice the wait, and push nothing."""
+        """Postpone a queued run's deadline without a push; the wait doubles each time."""
         until_ms = now_ms + self._next_wait_ms(waiting)
         self._database.call("ZADD", self._keys.queued, "XX", until_ms, waiting.run.id)
 
@@ -163,7 +166,7 @@ class WaitingRuns(RunRecords):
 
 
 def _next_push(row: Mapping[str, str] | RecordBroken) -> int:
-    """How many messages of a run were pushed before the next one; 0 where that cannot be told."""
+    """Return how many messages of a run were pushed before the next one; 0 if unreadable."""
     if isinstance(row, RecordBroken) or row.get("unpushed") == _NEVER_PUSHED:
         return 0
     pushes = row.get("pushes", "")

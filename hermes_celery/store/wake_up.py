@@ -1,7 +1,6 @@
-"""Sleeping until somebody writes something that is due earlier: a subscription with a timeout.
+"""Sleep until a job with an earlier due time is written: a subscription with a timeout.
 
-A message that is lost (no connection at that moment) costs little: the beat looks again at each
-renewal of its lease.
+A lost wake-up message costs little: the beat reads the due index at each renewal of its lease.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from hermes_celery.store.database import Database, wrapped
 
 
 class Waker:
-    """One process's subscription to the wake channel; connects when first used."""
+    """One process's subscription to the wake-up channel; connects at its first use."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._subscription: Any = None
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but not longer than until the next wake-up call; True if one came.
+        """Sleep for `seconds`, or until the next wake-up call; return True if one came.
 
         Raises StoreUnavailable.
         """
@@ -28,7 +27,7 @@ class Waker:
             return subscription.get_message(timeout=max(seconds, 0.0)) is not None
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         if self._subscription is not None:
             self._subscription.close()
             self._subscription = None

@@ -1,4 +1,4 @@
-"""Which Celery app the workers of a namespace are started with, as far as anybody has said."""
+"""The Celery app of a namespace's workers, as far as it is known, and commands that name it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OUR_APP = "hermes_celery"
 
 
 def worker_app(database: Database, *, now_ms: int) -> str:
-    """As `celery -A` takes it; "" where it is a project's that no living beat names.
+    """Return the app for `celery -A`; "" for a project's app that no living beat names.
 
     Raises StoreError.
     """
@@ -24,7 +24,7 @@ def worker_app(database: Database, *, now_ms: int) -> str:
 
 
 def command_options(database: Database, *, now_ms: int) -> str:
-    """What follows `hermes-celery` in a command about this namespace: `-A shop `, or nothing.
+    """Return the options after `hermes-celery` for this namespace: `-A shop `, or "".
 
     Raises StoreError.
     """
@@ -35,7 +35,7 @@ def command_options(database: Database, *, now_ms: int) -> str:
 
 
 def worker_command(app: str, *, queue: str = "") -> str:
-    """What starts a worker of that app, for people, on a queue if one is given."""
+    """Return a command that starts a worker of an app, for display, with a queue if given."""
     options = f" -Q {queue}" if queue else ""
     if not app:
         return f"a worker of your project{f' with{options}' if options else ''}"
@@ -43,7 +43,7 @@ def worker_command(app: str, *, queue: str = "") -> str:
 
 
 def beat_command(app: str) -> str:
-    """What starts a beat of that app, for people."""
+    """Return a command that starts a beat of an app, for display."""
     if app == OUR_APP:
         return "`celery beat` or `up`"
     if not app:

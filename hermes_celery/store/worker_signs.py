@@ -1,9 +1,9 @@
-"""Which workers are there, and what they consume: each says so every few seconds.
+"""Signs of life of workers and the queues that they consume, written every few seconds.
 
-So `status` needs no broadcast. That a worker lives and that it consumes are two things: its thread
-can go on while its main loop asks for nothing (a broken pair of libraries, a wrong broker, a
-deadlock). Hence a worker names its queues together with the instant at which its main loop last
-asked for messages and was answered.
+So `status` needs no broadcast. A living worker need not be a consuming one: its thread may go on
+while its main loop asks for nothing (incompatible libraries, a wrong broker, a deadlock). So each
+sign names the queues together with the last time when the main loop asked for messages and got an
+answer.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from hermes_celery.store import Database, Load, WorkerSign
 _log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 3.0
-#: A worker that has said nothing for so long is not shown as alive.
+#: A worker without a sign for this time counts as dead.
 ALIVE_MS = 10_000
 
-#: What a worker says of itself at an instant (Unix ms), and when it took messages of which queue.
+#: Takes the time (Unix ms); returns the worker's sign, and when it last took a message, by queue.
 Look = Callable[[int], tuple[WorkerSign, dict[str, int]]]
 
 
 class Presence:
-    """One worker's sign of life, from a thread of its own."""
+    """A thread that writes one worker's sign of life."""
 
     def __init__(self, database: Database, *, name: str, look: Look) -> None:
         self._database = database
@@ -41,11 +41,11 @@ class Presence:
         self._thread = threading.Thread(target=self._loop, name="hermes-presence", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Say goodbye."""
+        """Stop the thread, which then removes the sign."""
         self._stopped.set()
 
     def _loop(self) -> None:
@@ -55,29 +55,29 @@ class Presence:
         self._safely(lambda: self._load.say_goodbye(self._name))
 
     def say(self) -> None:
-        """Say once what there is to say. Raises StoreError."""
+        """Write the sign once. Raises StoreError."""
         now_ms = self._database.now_ms()
         sign, taken = self._look(now_ms)
         self._load.say(self._name, sign, taken=taken, now_ms=now_ms)
 
     def _safely(self, say: Callable[[], object]) -> None:
-        """Say it, if that can be done; the next sign of life is seconds away."""
+        """Call `say` and log its errors; the next sign of life follows in seconds."""
         try:
             say()
         except StoreUnavailable:
             return
-        except Exception as error:  # noqa: BLE001 - the thread must outlive what it ran into
+        except Exception as error:  # noqa: BLE001 - the thread must survive any error
             if self._complaint.may_say(time.monotonic()):
                 event(_log, "presence.failed", level=logging.WARNING, why=error)
 
 
 def alive(database: Database, *, now_ms: int) -> list[str]:
-    """The names of the workers that were seen in the last ten seconds."""
+    """Return the names of the workers with a sign in the last ten seconds."""
     found = database.call("ZRANGEBYSCORE", database.keys.workers, now_ms - ALIVE_MS, "+inf")
     return sorted(readable(name) for name in found)
 
 
 def node_of(name: str) -> str:
-    """Celery's node name of a worker with hooks, whose own name ends with its process id."""
+    """Return the Celery node name of a worker, without the process id that our hooks append."""
     node, _, pid = name.rpartition(":")
     return node if pid.isdecimal() else name

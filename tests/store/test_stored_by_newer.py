@@ -183,7 +183,7 @@ def test_a_number_that_is_none_is_mended_by_resuming(store: Store) -> None:
     store.database.call("HSET", key, "next_ms", "soon", "paused_ms", "then")
     assert (
         store.cron.show("n").fault
-        == "next_ms is 'soon', no whole number, paused_ms is 'then', no whole number"
+        == "next_ms is 'soon', not a whole number, paused_ms is 'then', not a whole number"
     )
     store.cron.pause("n")
     resumed = store.cron.resume("n")

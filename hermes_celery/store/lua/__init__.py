@@ -1,8 +1,8 @@
 """The atomic steps, one Lua file each, and a small loader.
 
-A line `--#include name` in a script is replaced by `name.lua`. Each file's header lists its KEYS,
-its ARGV and every answer. A script that is called by name lists them as `1 run: what it is`; then
-its callers say what is which, and the header says where it stands.
+A line `--#include name` in a script is replaced by the content of `name.lua`. Each file's header
+lists its KEYS, its ARGV and every answer. A script that is called by name lists its keys and
+arguments as `1 run: description`; callers then pass them by name, and the header gives the order.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any, TypeVar
 
 _INCLUDE = re.compile(r"^--#include (\w+)$", re.MULTILINE)
 _HEADER = re.compile(r"^-- KEYS(.*?)^-- ARGV(.*?)^-- Answers", re.MULTILINE | re.DOTALL)
-#: `2 now_ms`, or `3 reason: '' = none`.
+#: Matches `2 now_ms`, or `3 reason: '' = none`.
 _NAMED = re.compile(r"(?:^| {3})(\d+) ([a-z]\w*)(?=:| {3}|$)")
-#: What follows this is as long as the caller wants.
+#: Begins the part of a header that describes a list of any length.
 _MORE = re.compile(r"(?:^| {3})then ")
 _T = TypeVar("_T")
 
 
 class Names:
-    """The names of a script's keys, or of its arguments, in their order."""
+    """The names of a script's keys, or of its arguments, in order."""
 
     def __init__(self, script: str, table: str, names: tuple[str, ...], *, has_more: bool) -> None:
-        """`table` says which of both; `has_more` says whether a list may follow the names."""
+        """`table` is "keys" or "arguments"; with `has_more` a list may follow the names."""
         self.script, self.table = script, table
         self.names, self.has_more = names, has_more
         self._count = len(names)
         self._picked = itemgetter(*names) if len(names) > 1 else _only(names[0])
 
     def in_order(self, given: Mapping[str, _T], more: Sequence[_T]) -> Sequence[_T]:
-        """The values in the order of the header, then those that follow.
+        """Return the values in the order of the header, then `more`.
 
-        Raises TypeError where one is missing, or is none of the script's.
+        Raises TypeError for a missing or unknown name.
         """
         if len(given) != self._count:
             raise self._misnamed(given)
@@ -47,15 +47,15 @@ class Names:
         if not more:
             return found
         if not self.has_more:
-            raise TypeError(f"{self.script}.lua: its header names no {self.table} that follow")
+            raise TypeError(f"{self.script}.lua: its header allows no further {self.table}")
         return (*found, *more)
 
     def _misnamed(self, given: Mapping[str, object]) -> TypeError:
         names = {*self.names}
         missing, unknown = names - given.keys(), given.keys() - names
         return TypeError(
-            f"{self.script}.lua: {self.table} without {sorted(missing)}, "
-            f"and with {sorted(unknown)}, which its header does not name"
+            f"{self.script}.lua: {self.table}: missing {sorted(missing)}, "
+            f"not in its header {sorted(unknown)}"
         )
 
 
@@ -65,14 +65,14 @@ def _only(name: str) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
 
 @cache
 def source(name: str) -> str:
-    """The text of one script, includes resolved."""
+    """Return the text of one script, with its includes."""
     text = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
     return _INCLUDE.sub(lambda match: source(match.group(1)), text)
 
 
 @cache
 def names(name: str) -> tuple[Names, Names]:
-    """The names of a script's keys and arguments, as its header lists them; read once."""
+    """Return the names of a script's keys and arguments from its header; read once."""
     header = _HEADER.search(source(name))
     if header is None:
         raise ValueError(f"{name}.lua: no header with KEYS, ARGV and Answers")

@@ -44,9 +44,9 @@ def test_what_follows_the_names_comes_last() -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        ({"way": "pause", "now_ms": 1}, "arguments without ['note']"),
-        ({"way": "pause", "now_ms": 1, "note": "", "by": "me"}, "with ['by']"),
-        ({"way": "pause", "now_ms": 1, "nota": ""}, "without ['note'], and with ['nota']"),
+        ({"way": "pause", "now_ms": 1}, "arguments: missing ['note']"),
+        ({"way": "pause", "now_ms": 1, "note": "", "by": "me"}, "not in its header ['by']"),
+        ({"way": "pause", "now_ms": 1, "nota": ""}, "missing ['note'], not in its header ['nota']"),
     ],
 )
 def test_a_name_that_is_missing_or_unknown_is_refused(args: dict[str, str], told: str) -> None:
@@ -56,7 +56,7 @@ def test_a_name_that_is_missing_or_unknown_is_refused(args: dict[str, str], told
 
 def test_a_list_behind_the_names_is_refused_where_the_script_reads_none() -> None:
     args: dict[str, Arg] = {"way": "pause", "now_ms": 1, "note": ""}
-    with pytest.raises(TypeError, match="names no arguments that follow"):
+    with pytest.raises(TypeError, match="allows no further arguments"):
         call_of("switch", keys={"switch": "k"}, args=args, more_args=["x"])
 
 
