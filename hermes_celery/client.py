@@ -1,13 +1,13 @@
-"""What people do with jobs and runs: the verbs behind the command line and the Python API.
+"""The operations on jobs and runs, behind the command line and the Python API.
 
     cron = open_cron()                        # from the environment, as the commands do
     job = cron.add(JobRequest(schedule="every 2h", prompt="..."))
-    jobs = cron.add_many(requests)            # all of them or, when one is refused, none
+    jobs = cron.add_many(requests)            # adds all, or none if one is refused
     cron.pause(job.id, reason="holiday")
     run_id = cron.run(job.id)
 
-Every verb checks first and writes last, in one atomic step, so that what is refused leaves no
-trace. Changes are compare-and-set on the job's revision.
+Every operation checks first and writes last, in one atomic step, so that a refused one leaves no
+trace. A change is written only if the job's revision is still the one that was read.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ if TYPE_CHECKING:
     from hermes_celery.core.declared import RefusedJob
     from hermes_celery.scheduling.planned_runs import BuildsMessages
 
-#: Races that a change repeats when lost, on the job as it stands then.
+#: Attempts of a change; each begins again from the job that another writer has just changed.
 _RETRIES = 5
 _MAX_BACKFILL = 1000
 _MAX_PER_MINUTE = 60_000
-#: How long a message that is built by whoever asks for the run may take, before the leader does it.
+#: Milliseconds that this process has to build a message before the leader builds it instead.
 _BUILDING_MS = 20_000
 #: Keeps the backfilled run of an occurrence apart from the scheduled one.
 _BACKFILL_TAG = "bacf"
@@ -67,7 +67,7 @@ _BACKFILL_TAG = "bacf"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceRecords:
-    """What a namespace holds: its jobs, their runs, and when they are due."""
+    """The records of a namespace: its jobs, their runs, and the due index."""
 
     jobs: Jobs
     runs: Runs
@@ -76,31 +76,32 @@ class NamespaceRecords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobChecks:
-    """What a job must pass here, beyond its own rules; each raises what is wrong."""
+    """Checks of a job against this machine, beyond the job's own rules; each raises its error."""
 
     #: The zone of a job that names none.
     default_timezone: str
-    #: That its script and working directory are on this machine.
+    #: Checks that the job's script and working directory are on this machine.
     files: Callable[[JobSpec], None]
-    #: That what it delivers to can be reached.
+    #: Checks that the job's delivery targets are valid.
     delivery: Callable[[JobSpec], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMessages:
-    """How runs that are asked for by hand get their messages."""
+    """Builds the messages of runs that a client requests."""
 
     builder: Callable[[], BuildsMessages]
-    #: Whether it knows the queues of the project's own tasks. Where it does not, as on the command
-    #: line, the leader builds and pushes their messages, and those of every job in a namespace that
-    #: is a project's: the default queue is the project's to say as well.
+    #: Whether the builder knows the project's app, and so the queues of its tasks. The command line
+    #: without `-A` does not: there the leader builds and pushes the messages of the project's
+    #: tasks, and of every job that names no queue, since the project sets the default queue as
+    #: well.
     routes_tasks: bool = True
     is_a_projects: Callable[[], bool] = lambda: False
-    #: Says of a job and its queue why nobody follows its runs; "": workers do.
+    #: Returns why nobody follows the runs of a job in a queue; "" if workers follow them.
     why_sent: Callable[[JobSpec, str], str] = lambda spec, queue: ""
 
     def is_left_to_the_leader(self, spec: JobSpec) -> bool:
-        """Whether the leader builds and pushes the messages of a job."""
+        """Return whether the leader builds and pushes the messages of a job."""
         if self.routes_tasks:
             return False
         is_projects = spec.task is not None or spec.managed_by is not None
@@ -108,7 +109,11 @@ class RunMessages:
 
 
 class Client:
-    """The jobs and runs of one namespace."""
+    """Adds, changes and runs the jobs of one namespace, and reads its runs.
+
+    A `reference` is a job's id or full name. An unknown one raises JobNotFound; a name that several
+    jobs have raises AmbiguousJobReference.
+    """
 
     def __init__(
         self,
@@ -119,7 +124,7 @@ class Client:
         messages: RunMessages,
         refusals: Callable[[], list[RefusedJob]] = list,
     ) -> None:
-        """`refusals` reads which declared jobs were refused."""
+        """`refusals` returns the declared jobs that were refused."""
         self.jobs = records.jobs
         self.runs = records.runs
         self.due = records.due
@@ -130,14 +135,14 @@ class Client:
 
     @property
     def now(self) -> datetime:
-        """The server's time, aware UTC."""
+        """The server's time, as an aware datetime in UTC."""
         return from_ms(self._clock.now_ms())
 
     def add(self, request: JobRequest, *, paused: bool = False, check_files: bool = True) -> Job:
         """Store a new job and return it.
 
-        Raises JobError, ScriptError or ScheduleError when the request makes no sense. With
-        `check_files` its script and working directory must exist on this machine.
+        With `check_files`, its script and working directory must exist on this machine. Raises
+        JobError, ScriptError or ScheduleError for an invalid request.
         """
         job = self._new(request, now=self.now, paused=paused)
         if check_files:
@@ -148,11 +153,11 @@ class Client:
     def add_many(
         self, requests: Iterable[JobRequest], *, paused: bool = False, check_files: bool = True
     ) -> list[Job]:
-        """Store many new jobs, some hundreds in one round trip, and return them in order.
+        """Store many new jobs and return them in order; one round trip stores some hundreds.
 
-        All are checked first: when one is refused, nothing is written, and the JobError says which
-        it is and why. Each is stored in one atomic step; raises StoreError when the server refuses
-        one, and the others may have been written.
+        All are checked first: if one is refused, nothing is written, and the JobError names it and
+        says why. Each job is then stored in one atomic step. Raises StoreError when the server
+        refuses one; the others may have been written by then.
         """
         asked, now = list(requests), self.now
         jobs = self._checked(asked, now=now, paused=paused, check_files=check_files)
@@ -180,7 +185,7 @@ class Client:
                 job = self._new(request, now=now, paused=paused)
                 if check_files:
                     self._checks.files(job.spec)
-                # The targets of many jobs are few, and checking them reads a file.
+                # Many jobs share few targets, and checking a target reads a file.
                 targets = tuple(getattr(job.spec, name) for name in sorted(DELIVERY))
                 if targets not in delivered:
                     self._checks.delivery(job.spec)
@@ -194,7 +199,8 @@ class Client:
 
     def _stored(self, written: Written, request: JobRequest, *, now: datetime, paused: bool) -> Job:
         if isinstance(written, Conflict):
-            # Its random id was taken: one chance in thousands for 100,000 jobs beside a million.
+            # Its random id was already in use: with 100,000 new jobs beside a million stored ones,
+            # the chance of one such clash is one in thousands.
             return self.jobs.add(self._new(request, now=now, paused=paused))
         if isinstance(written, HermesCeleryError):
             raise written
@@ -208,11 +214,11 @@ class Client:
         expected_revision: int | None = None,
         check_files: bool = True,
     ) -> Job:
-        """Change fields of a job, named as in JobRequest or Policy, and return it.
+        """Change fields of a job, named as in JobRequest or Policy, and return the job.
 
-        A new schedule begins now; a paused job stays paused. Raises Conflict when somebody changed
-        the job since `expected_revision`; without one, a change that was made meanwhile stays where
-        this one says nothing of it.
+        A new schedule begins now; a paused job stays paused. Raises Conflict when the job is not at
+        `expected_revision` any more. Without an expected revision, fields that are not in `changes`
+        keep what others changed meanwhile.
         """
 
         def change(job: Job) -> Job:
@@ -230,9 +236,10 @@ class Client:
         return self._stored_anew(reference, change)
 
     def pause(self, reference: str, *, reason: str | None = None) -> Job:
-        """Stop a job's schedule; runs that were dispatched go on.
+        """Stop a job's schedule and return the job; dispatched runs continue.
 
-        One that is paused stays so since then, with its reason unless there is a new one.
+        A job that is already paused keeps its pause time; it keeps its reason too, unless you give
+        a new one.
         """
 
         def paused(job: Job) -> Job:
@@ -246,32 +253,35 @@ class Client:
         return self._changed(reference, paused)
 
     def resume(self, reference: str) -> Job:
-        """Let a job's schedule go on from now; one that goes on already is left as it is.
+        """Resume a job's schedule from now on and return the job.
 
-        Raises JobError for a one-shot that lies behind.
+        A job whose schedule is active stays as it is. Raises JobError for a one-shot whose time has
+        passed.
         """
         return self._changed(reference, lambda job: resumed(job, now=self.now))
 
     def pause_all(self, *, note: str = "") -> bool:
-        """Dispatch nothing any more, of any job; runs that were dispatched go on.
+        """Stop the dispatch of all jobs in the namespace; dispatched runs continue.
 
-        False where everything was paused before: it stays so, with its note unless there is a new
-        one.
+        Returns False if all jobs were already paused. The pause time then stays, and so does the
+        note, unless you give a new one.
         """
         return self.due.pause_all(note=note, now_ms=self._clock.now_ms())
 
     def resume_all(self) -> bool:
-        """Go on from now; occurrences since the pause are recorded as skipped, one-shots run.
+        """Resume all schedules from now on.
 
-        False where not everything was paused: nothing is skipped then.
+        Occurrences since the pause are recorded as skipped; one-shots run. Returns False if
+        no `pause_all` was in force; nothing is skipped then.
         """
         return self.due.resume_all(now_ms=self._clock.now_ms())
 
     def remove(self, reference: str, *, declared: bool = False) -> Job | UnreadableJob:
-        """Remove a job, readable or not, and return what it was; its runs stay as history.
+        """Remove a job and return it; its runs are kept as history.
 
-        The record of one that cannot be read is moved out of the way, not deleted. Raises JobError
-        for one that a project declares, unless `declared` says that this project is no more.
+        An unreadable job is removed as well: its record is moved to quarantine, not deleted. Raises
+        JobError for a job that a project declares, unless `declared` says that the project no
+        longer exists.
         """
         for _ in range(_RETRIES):
             job = self.jobs.look_up(reference)
@@ -280,8 +290,8 @@ class Client:
                     if not declared:
                         _refuse_declared(
                             job,
-                            "take it out there, and the beat removes it; where that project is no "
-                            f"more: hermes-celery remove --declared {job.id}",
+                            "remove it there, and the beat removes it; if that project no longer "
+                            f"exists: hermes-celery remove --declared {job.id}",
                         )
                     self.jobs.remove(job)
                 else:
@@ -292,9 +302,9 @@ class Client:
         raise Conflict(job.id, expected_revision=job.revision if isinstance(job, Job) else 0)
 
     def run(self, reference: str, *, key: str | None = None) -> str:
-        """Dispatch one run of a job now, beside its schedule, and return the run's id.
+        """Dispatch one run of a job now, in addition to its schedule, and return the run's id.
 
-        The same `key` within a day gives the same run, however often it is asked for.
+        The same `key` within 24 hours returns the same run instead of a second one.
         """
         job = self.jobs.find(reference)
         now_ms = self._clock.now_ms()
@@ -303,11 +313,11 @@ class Client:
         asked = _asked(job.spec, occurrence, messages)
         is_late = is_stand_in(asked.message)
         if self._messages.is_left_to_the_leader(job.spec):
-            # Its queue is the project's to say: the leader knows.
+            # Only the project's app knows the job's queue, and the leader has the app.
             asked = msgspec.structs.replace(asked, push_at_ms=now_ms)
             is_late = False
         elif is_late:
-            # Who asks for it builds it, below; if that fails, the leader does.
+            # This process builds the message below; if that fails, the leader builds it.
             asked = msgspec.structs.replace(asked, push_at_ms=now_ms + _BUILDING_MS)
         queue = messages.queue(job.spec)
         (run_id,) = self.runs.trigger(
@@ -350,12 +360,13 @@ class Client:
         one_by_one: bool = True,
         per_minute: int = 60,
     ) -> list[str]:
-        """Make a run for each occurrence from `start` up to `end`, both aware, oldest first.
+        """Make a run for each occurrence from `start` to `end`, both included, oldest first.
 
-        They run one after the other, or beside each other and `per_minute` of them a minute. The
-        ids of the runs that were made come back; an occurrence that was backfilled before, or that
-        ran on schedule, is left out. Raises JobError for more than 1,000 occurrences, and for a
-        range that ends in the future or before it begins.
+        `start` and `end` are aware datetimes. The runs follow one another; with `one_by_one=False`
+        they may overlap, and `per_minute` of them start each minute. Returns the ids of the new
+        runs. An occurrence that has a run, from its schedule or an earlier backfill, is left out.
+        Raises JobError for more than 1,000 occurrences, and for a range that ends in the future or
+        before it begins.
         """
         job = self.jobs.find(reference)
         if not 1 <= per_minute <= _MAX_PER_MINUTE:
@@ -387,7 +398,7 @@ class Client:
         )
 
     def never_due(self, reference: str, *, start: datetime, end: datetime) -> str:
-        """Say that a job has no occurrence from `start` to `end`; "" where it has one."""
+        """Return a sentence if a job has no occurrence from `start` to `end`; "" if it has one."""
         job = self.jobs.find(reference)
         schedule = job.spec.compiled()
         if schedule.between(start, end, limit=1):
@@ -395,13 +406,13 @@ class Client:
         first = schedule.next_after(end)
         text = f"{job.name!r} has no occurrence from {iso(start)} to {iso(end)}; "
         if to_ms(end) < job.spec.created_ms:
-            text += f"it was made at {iso(from_ms(job.spec.created_ms))}; "
+            text += f"the job was created at {iso(from_ms(job.spec.created_ms))}; "
         return text + ("it has none later either" if first is None else f"the next is {iso(first)}")
 
     def _backfilled(self, job: Job, *, start: datetime, end: datetime) -> list[datetime]:
         for instant in (start, end):
             if instant > self.now:
-                raise JobError(f"{iso(instant)} lies ahead; a backfill ends now at the latest")
+                raise JobError(f"{iso(instant)} is in the future; a backfill ends at the present")
         if start > end:
             raise JobError(f"{iso(start)} is after {iso(end)}; give the earlier instant first")
         instants = list(job.spec.compiled().between(start, end, limit=_MAX_BACKFILL + 1))
@@ -417,31 +428,38 @@ class Client:
         ]
 
     def cancel(self, run_id: str, *, reason: str = "cancelled by hand") -> str:
-        """Ask for a run's end: `cancelled`, `asked` (it runs; within a second) or `over`."""
+        """Request the end of a run.
+
+        Returns `cancelled` if it was queued, `asked` if it is running (it ends within a second), or
+        `over` if it had already ended.
+        """
         return self.runs.cancel(check_run_id(run_id), reason=reason, now_ms=self._clock.now_ms())
 
     def all_jobs(self) -> Iterator[Job]:
-        """Every job that can be read, oldest first; `find_jobs` gives the others too."""
+        """Yield every readable job, oldest first; `find_jobs` also yields unreadable ones."""
         return self.jobs.all()
 
     def find_jobs(
         self, *, name: str = "", state: JobState | None = None, after: str | None = None
     ) -> Iterator[Job | UnreadableJob]:
-        """The jobs in a state whose names begin with `name`, whatever its case, page by page.
+        """Yield the jobs in a state whose names begin with `name`, in any case.
 
-        One that cannot be read comes in its place as an UnreadableJob. Oldest first, or with a
-        `name` by their names; `after` is the id or name of a job: what follows it.
-        Raises JobNotFound or AmbiguousJobReference.
+        They come oldest first; with a `name`, sorted by name. `after` is the id or name of a job:
+        only those that follow it are yielded. An unreadable job comes as an UnreadableJob. Jobs are
+        read page by page. Raises JobNotFound or AmbiguousJobReference.
         """
         after_id = None if after is None else self.jobs.look_up(after).id
         return self.jobs.matching(name=name, state=state, after=after_id)
 
     def refusals(self, *, name: str = "") -> list[RefusedJob]:
-        """Declared jobs that are none, or may not work, whose names begin so; see `RefusedJob`."""
+        """Return the declared jobs that were refused or may not work; see `RefusedJob`.
+
+        Only those whose names begin with `name`, in any case.
+        """
         return [one for one in self._refusals() if name_key(one.name).startswith(name_key(name))]
 
     def show(self, reference: str) -> Job:
-        """One job, by id or name. Raises RecordBroken when it cannot be read."""
+        """Return one job, by id or name. Raises RecordBroken when it is unreadable."""
         return self.jobs.find(reference)
 
     def latest_runs(
@@ -453,15 +471,16 @@ class Client:
         after: str | None = None,
         limit: int = 20,
     ) -> list[Run]:
-        """The latest runs, newest first; `after` is the id of a run: what follows it, older ones.
+        """Return the latest runs, newest first: of all jobs or of one, in any state or in one.
 
-        Raises JobNotFound, AmbiguousJobReference or RunNotFound.
+        `since` leaves out runs queued before it. `after` is the id of a run: only older runs are
+        returned. Raises JobNotFound, AmbiguousJobReference or RunNotFound.
         """
         job_id = None if reference is None else self.jobs.look_up(reference).id
         return self.runs.latest(job_id=job_id, state=state, since=since, after=after, limit=limit)
 
     def _changed(self, reference: str, change: Callable[[Job], Job]) -> Job:
-        """As `_stored_anew`, of a state that this version knows."""
+        """Change a job whose state this version knows; otherwise as `_stored_anew`."""
 
         def checked(job: Job) -> Job:
             if not is_known(job.state):
@@ -474,9 +493,9 @@ class Client:
         return self._stored_anew(reference, checked)
 
     def _stored_anew(self, reference: str, change: Callable[[Job], Job]) -> Job:
-        """Change a job as it stands now; again where a tick or somebody else was faster.
+        """Change a job and store it; begin again if a tick or another client changed it meanwhile.
 
-        What is so already is left: neither its revision nor its count of failures moves.
+        A change that changes nothing is not stored: revision and failure count stay.
         """
         for _ in range(_RETRIES):
             job = self.jobs.find(reference)
@@ -491,7 +510,7 @@ class Client:
 
 
 def _refuse_declared(job: Job, advice: str) -> None:
-    """Refuse to change what its project's beat would write anew. Raises JobError."""
+    """Raise JobError for a declared job: its project's beat would undo the change."""
     manager = job.spec.managed_by
     if manager is not None:
         place = job.spec.declared_in or f"the project {manager.removeprefix('project:')}"

@@ -1,5 +1,5 @@
-"""The composition root: settings in, collaborators out.
+"""The composition root: takes settings, returns collaborators.
 
-Which class gets which value is said here and nowhere else; nothing is decided. The command line,
-the doors and the package's public names import it, nobody else.
+It alone says which class gets which value, and decides nothing else. Only the command line, the
+doors and the package's public names import it.
 """

@@ -1,4 +1,4 @@
-"""Puts together a beat for one namespace: lease, shards and rescue, and what it does besides."""
+"""Builds the beat of one namespace: lease, shards, rescue and the leader's other duties."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeatPlace:
-    """Where one beat ticks, and who it is."""
+    """The app, store and name of one beat."""
 
     app: Celery
     settings: Settings
     database: Database
-    #: The beat's name, as leases and signs have it.
+    #: The beat's name in leases and program signs.
     owner: str
     clock: Clock
 
@@ -77,7 +77,7 @@ def beat_of(
     waker: Waker | None = None,
     entries: OccurrenceListener | None = None,
 ) -> Beat:
-    """A beat for one namespace."""
+    """Return a beat for one namespace."""
     settings, database, clock = place.settings, place.database, place.clock
     on_broken = make_broken_records(settings, database, clock)
     dispatch = make_messages(settings, app=place.app, entries=entries, in_tasks=False)
@@ -130,7 +130,7 @@ def beat_of(
 
 
 def _never_sent(spec: JobSpec, queue: str) -> str:
-    """Every worker reports."""
+    """Return "": all workers of the namespace report their runs."""
     return ""
 
 
@@ -142,7 +142,7 @@ def _hooks_of(
     push_deliveries: Callable[[int, int], None],
     on_broken: OnBroken,
 ) -> LeaderHooks:
-    """What is done when this beat leads, beyond the duties that every leader has."""
+    """Return the hooks for what this beat does as leader beyond every leader's duties."""
     settings, database, clock = place.settings, place.database, place.clock
     loss = LossWatch(
         LossNote(settings.state_dir, database),
@@ -152,8 +152,8 @@ def _hooks_of(
     )
     sweep, runs, loss_reporter = make_sweep(settings), Runs(database), LostRunReporter(place.app)
 
-    # A duty of its own: whatever keeps it from a loss, this beat declares what it has to. A pass
-    # looks for the loss again.
+    # A duty of its own: if the search for lost jobs fails, the beat must still declare its jobs.
+    # Each pass of rescue searches again.
     looks_for_loss = Duty("look for lost jobs at first", clock=clock, on_broken=on_broken)
 
     def on_lead() -> None:
@@ -184,7 +184,7 @@ def _hooks_of(
 
 
 def _telling_of_faults(sweep: Sweep, clock: Clock) -> Callable[[BrokenJob], None]:
-    """What a leader does for a job that a tick could not plan or dispatch."""
+    """Return the handler of a job that a tick could not plan or dispatch."""
 
     def on_fault(fault: BrokenJob) -> None:
         if fault.is_gone:
@@ -198,7 +198,7 @@ def _telling_of_faults(sweep: Sweep, clock: Clock) -> Callable[[BrokenJob], None
 
 
 def split_due_index(database: Database, count: int) -> int:
-    """Split the due index into `count` shards while no beat leads; returns how many jobs moved.
+    """Split the due index into `count` shards while no beat leads; return how many jobs moved.
 
     Raises StoreError.
     """
@@ -211,9 +211,9 @@ def split_due_index(database: Database, count: int) -> int:
 
 
 def _foreign_workers_of(place: BeatPlace) -> ForeignWorkers | None:
-    """What knows workers that do not report; None where all of them do.
+    """Return the watcher of workers that do not report; None if all workers report.
 
-    The workers of a project sign in its own namespace, not in that which it leaves.
+    A project's workers sign only in the project's own namespace, not in the one it moves out of.
     """
     if place.settings.namespace != app_settings(place.app).namespace:
         return None
@@ -221,7 +221,7 @@ def _foreign_workers_of(place: BeatPlace) -> ForeignWorkers | None:
 
 
 def make_foreign_workers(app: Celery, settings: Settings) -> ForeignWorkers:
-    """What finds out, in a thread of its own, which queues have consumers without our hooks."""
+    """Return the watcher that finds queues with consumers without our hooks, in its own thread."""
     database = open_database(settings)
     return ForeignWorkers(
         database,
@@ -236,7 +236,7 @@ def _with_migration(
     on_rescue: Callable[[int, int], None],
     keep_in_step: Callable[[int], None],
 ) -> Callable[[int, int], None]:
-    """What a leader does in each pass of rescue, and steps of migrations before it."""
+    """Return the leader's work in each pass of rescue, with a migration step before it."""
     migrator = Migrator(database)
 
     def pass_once(token: int, now_ms: int) -> None:
@@ -250,7 +250,7 @@ def _with_migration(
 def _keeping_in_step(
     declaring: Declarer, loss: LossWatch, *, clock: Clock, on_broken: OnBroken
 ) -> Callable[[int], None]:
-    """What a leader does in each pass of rescue for what is declared, and against a loss."""
+    """Return the part of each pass that declares jobs and looks for lost ones."""
     declares = Duty("declare", clock=clock, on_broken=on_broken)
     watches = Duty("look for lost jobs", clock=clock, on_broken=on_broken)
 
@@ -264,7 +264,7 @@ def _keeping_in_step(
 def make_history(
     settings: Settings, database: Database, *, on_broken: OnBroken = ignored
 ) -> History:
-    """What forgets runs and completed jobs."""
+    """Return the history, which deletes old runs and old completed jobs."""
     retention = Retention(
         runs_per_job=settings.keep_runs,
         run_days=settings.keep_days,

@@ -1,4 +1,4 @@
-"""Puts together a `Client`: records, what a job must pass here, and where messages come from."""
+"""Builds a `Client`: its records, the checks of a job, and the message builder."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ if TYPE_CHECKING:
 
 
 def check_broker(settings: Settings) -> None:
-    """Refuse variables that would lead our own app to another server. Raises SettingsError."""
+    """Refuse Celery variables that point our own app to another server. Raises SettingsError."""
     if broker_variables():
-        # Celery costs 0.2 s that most commands need not pay.
+        # Imported here to start fast: Celery costs 0.2 s, and most commands do not need it.
         from hermes_celery.wiring.own_app import make_app
 
         app_settings(make_app(settings))
 
 
 def open_cron(settings: Settings | None = None, *, app: Celery | None = None) -> Client:
-    """The verbs on jobs and runs, from the environment. Raises SettingsError or StoreError.
+    """Return a client for jobs and runs; without `settings`, from the environment.
 
-    `app` is the Celery app whose workers perform the runs; ours, if none is given.
+    `app` is the Celery app whose workers perform the runs; by default, our own. Raises
+    SettingsError or StoreError.
     """
     settings = settings or read_settings()
     return _client(settings, reachable_database(settings), app=app)
 
 
 def open_cron_to_read(settings: Settings, *, app: Celery | None = None) -> Client:
-    """The verbs for those that only read. Raises SettingsError, StoreError.
+    """Return a client for commands that only read. Raises SettingsError or StoreError.
 
-    They work beside what a newer program has stored, with a warning.
+    It also opens a store written by a newer version, and logs a warning.
     """
     return _client(settings, readable_database(settings), app=app)
 
@@ -73,7 +74,10 @@ def _client(settings: Settings, database: Database, *, app: Celery | None) -> Cl
 
 
 def why_sent_of(database: Database, app: Celery | None) -> Callable[[JobSpec, str], str]:
-    """What is stored of queues whose workers do not report."""
+    """Return a function from job and queue to why nobody follows the job's runs; "" if workers do.
+
+    It reads what the leader stored about queues whose workers do not report.
+    """
     prefix = "" if app is None else key_prefix(app)
 
     def why_sent(spec: JobSpec, queue: str) -> str:
@@ -86,7 +90,7 @@ def why_sent_of(database: Database, app: Celery | None) -> Callable[[JobSpec, st
 
 
 def _check_delivery(settings: Settings, spec: JobSpec) -> None:
-    # Here to start fast: commands that read check no delivery.
+    # Imported here to start fast: commands that only read check no delivery.
     from hermes_celery.wiring.delivery import check_delivery
 
     check_delivery(settings, spec)

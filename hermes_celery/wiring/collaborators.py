@@ -1,4 +1,4 @@
-"""Puts together what an app's tasks, hooks and scheduler class are handed, each when asked for."""
+"""Builds the collaborators of an app's tasks, hooks and scheduler class, each on request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def hook_app(app: Celery) -> None:
 
 
 def ensure_collaborators(app: Celery) -> None:
-    """Hand an app what our scheduler class needs, where nobody has: it has no `Cron(app)`."""
+    """Give an app without `Cron(app)` the collaborators that our scheduler class needs."""
     if not has_collaborators(app):
         give_collaborators(app, AppCollaborators(app))
 
@@ -45,19 +45,19 @@ class AppCollaborators:
     """The collaborators of one app's processes (`celery_app.collaborators.Collaborators`)."""
 
     def __init__(self, app: Celery) -> None:
-        # The settings are read late: a project configures its app after it has made it.
+        # The settings are read late: a project configures its app after creating it.
         self._app = app
 
     def check_server(self, *, queues: Collection[str]) -> None:
-        """Raises StoreUnavailable, StoreUnsuitable or SettingsError."""
+        """Check the store's server. Raises StoreUnavailable, StoreUnsuitable or SettingsError."""
         reachable_database(app_settings(self._app), queues=queues).close()
 
     def check_alerts(self, *, delivers_here: bool) -> None:
-        """Raises SettingsError."""
+        """Check that alerts reach somebody. Raises SettingsError."""
         check_alerts(app_settings(self._app), delivers_here=delivers_here)
 
     def runner(self) -> Runner:
-        """The runner of the app, which knows the runs in the shared namespace as well."""
+        """Return the app's runner, which also finds runs in the namespace shared by 0.1.0."""
         shared = shared_settings(self._app)
         runner = make_runner(app_settings(self._app), app=self._app)
         if shared is not None:
@@ -65,49 +65,49 @@ class AppCollaborators:
         return runner
 
     def runs(self) -> Runs:
-        """The runs of the app's namespace."""
+        """Return the runs of the app's namespace."""
         return Runs(open_database(app_settings(self._app)))
 
     def clock(self) -> ServerClock:
-        """The clock of the app's server."""
+        """Return the clock of the app's server."""
         return ServerClock(open_database(app_settings(self._app)).now_ms)
 
     def run_ender(self) -> RunEnder:
-        """What ends runs whose messages Celery deals with by itself."""
+        """Return the ender of runs whose messages Celery handles without calling the task."""
         return make_run_ender(app_settings(self._app))
 
     def dead_letters(self, *, worker: str, run_ender: RunEnder) -> DeadLetters:
-        """Where this worker puts messages that it cannot read."""
+        """Return the store for messages that this worker cannot read."""
         return make_dead_letters(app_settings(self._app), worker=worker, run_ender=run_ender)
 
     def deliverers(self) -> tuple[Deliverer, Deliverer | None]:
-        """That of the app's namespace, and that of the shared one, if there is one."""
+        """Return the deliverers of the app's namespace and of the shared one, which may be None."""
         shared = shared_settings(self._app)
         own = make_deliverer(app_settings(self._app))
         return own, None if shared is None else make_deliverer(shared)
 
     def presence(self, *, worker: str, look: Look) -> Presence:
-        """A worker's sign of life."""
+        """Return the object that records that this worker is alive."""
         return Presence(open_database(app_settings(self._app)), name=worker, look=look)
 
     def worker_sign(self, *, worker: str) -> ProgramSign:
-        """What says which stored format this worker reads."""
+        """Return the sign that says which stored format this worker reads."""
         return make_sign(app_settings(self._app), name=f"worker {worker}")
 
     def beat_watch(self) -> BeatWatchdog:
-        """What watches from a worker that some beat ticks."""
+        """Return the watchdog that checks, in a worker, that some beat ticks."""
         return make_beat_watchdog(app_settings(self._app))
 
     def slot_guard(
         self, *, worker: str, held: Callable[[], Iterable[HeldMessage]], kill: Callable[[int], None]
     ) -> PoolSlotGuard:
-        """What watches the slots of this worker's pool."""
+        """Return the guard of this worker's pool slots."""
         return make_slot_guard(app_settings(self._app), worker=worker, held=held, kill=kill)
 
     def beat(self, *, owner: str, entries: BeatEntries) -> Beat:
-        """A beat for the app's namespace."""
+        """Return a beat for the app's namespace."""
         return project_jobs.make_beat(self._app, owner=owner, entries=entries)
 
     def beat_sign(self, *, owner: str) -> ProgramSign:
-        """What says that this beat is there, and what it declares."""
+        """Return the sign that this beat is alive and what it declares."""
         return project_jobs.make_beat_sign(self._app, owner=owner)

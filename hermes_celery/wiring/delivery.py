@@ -1,4 +1,4 @@
-"""Puts together what delivers: a process' deliverer, the address book, and their checks."""
+"""Builds what delivers: the deliverer of a process and the address book; checks both."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def make_deliverer(settings: Settings) -> Deliverer:
-    """What delivers in this process."""
+    """Return the deliverer of this process."""
     database = open_database(settings)
     return Deliverer(
         DeliveryStores.of(database),
@@ -54,7 +54,7 @@ def make_deliverer(settings: Settings) -> Deliverer:
 
 
 def make_book(settings: Settings) -> AddressBook:
-    """What `deliver` means on this machine."""
+    """Return the address book, which resolves `deliver` on this machine."""
     return AddressBook(
         environment=delivery_environment(settings),
         names_path=settings.targets_path,
@@ -64,14 +64,18 @@ def make_book(settings: Settings) -> AddressBook:
 
 
 def delivery_environment(settings: Settings) -> dict[str, str]:
-    """The variables with tokens and home channels: Hermes' `.env`, and over it the environment."""
+    """Return the variables with tokens and home channels.
+
+    The process environment overrides Hermes' `.env`.
+    """
     return {**dotenv(settings.home, profile=""), **process_environment()}
 
 
 def check_delivery(settings: Settings, spec: JobSpec) -> None:
-    """Refuse a job whose targets, template or ping URL make no sense, as far as can be known here.
+    """Refuse a job whose targets, template or ping URL are invalid.
 
-    Raises JobError, or SettingsError when targets.toml cannot be read.
+    Checks what this machine can know. Raises JobError, or SettingsError when targets.toml is
+    unreadable.
     """
     for deliver in (spec.deliver, spec.failure_deliver):
         if deliver and not parts_of(deliver):
@@ -87,14 +91,14 @@ def check_delivery(settings: Settings, spec: JobSpec) -> None:
 def check_alerts(settings: Settings, *, delivers_here: bool = True) -> None:
     """Refuse alerts that would reach nobody. Raises SettingsError.
 
-    Where another machine delivers, what only that one must have is not missed here: apprise, and
-    the names of targets.toml.
+    If another machine delivers, apprise and the names of targets.toml are needed only there, so
+    their absence here is logged and not refused.
     """
     if settings.alerts == LOCAL:
         return
     try:
         if ORIGIN in parts_of(settings.alerts):
-            raise JobError("alerts are about no job, so they have no origin")
+            raise JobError("alerts belong to no job and so have no origin; name another target")
         make_book(settings).check(settings.alerts)
     except JobError as error:
         text = f"HERMES_CELERY_ALERTS: {error}"
@@ -104,14 +108,14 @@ def check_alerts(settings: Settings, *, delivers_here: bool = True) -> None:
 
 
 def alerts_without_target(settings: Settings) -> list[str]:
-    """What of the alerts means a place, and means none on this machine now."""
+    """Return the names in the alerts' targets that resolve to no place on this machine now."""
     return make_book(settings).open().without_target(settings.alerts, None)
 
 
 def redeliver(
     settings: Settings, run_id: str, *, everywhere: bool, messages: DeliveryMessages
 ) -> None:
-    """Deliver a run's output once more. Raises RunNotFound or JobError."""
+    """Deliver a run's output again. Raises RunNotFound or JobError."""
     database = reachable_database(settings)
     begin_again(
         Runs(database).get(check_run_id(run_id)),

@@ -1,4 +1,4 @@
-"""Puts together the readers of what other beats left, where an app has them."""
+"""Builds the readers of schedules that other beats left behind."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def open_redbeat(
     settings: Settings, *, app: Celery | None, prefix: str | None = None, url: str | None = None
 ) -> RedBeat:
-    """RedBeat's entries: of an app, as its settings say, else in our store under its usual prefix.
+    """Return RedBeat's entries: where the app's settings say, else in our store.
 
-    Raises SettingsError.
+    Without `prefix` and without an app, RedBeat's usual prefix is used. Raises SettingsError.
     """
     if app is not None:
         prefix = prefix or redbeat.prefix_of(app.conf)
@@ -37,5 +37,8 @@ def open_redbeat(
 
 
 def orphans_of_others(settings: Settings, *, app: Celery | None) -> list[str]:
-    """What other beats have left where this app has them; a sentence each. Raises SettingsError."""
+    """Return a sentence for each schedule that another beat left and that runs no more.
+
+    Raises SettingsError.
+    """
     return orphaned_entries(Jobs(open_database(settings)), open_redbeat(settings, app=app))

@@ -1,4 +1,4 @@
-"""Puts together what builds an app's messages, as the settings say."""
+"""Builds the message builder of an app from the settings."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def make_messages(
     entries: OccurrenceListener | None = None,
     in_tasks: bool = True,
 ) -> MessageBuilder:
-    """What builds the messages of an app's runs and deliveries, ours if none is given.
+    """Return the builder of the messages of runs and deliveries; without `app`, for our own app.
 
-    The only place that makes one, so that every message is built as the settings say. `entries` and
+    This is the only place that makes one, so that every message follows the settings. `entries` and
     `in_tasks` are those of `MessageBuilder`.
     """
-    # Celery costs 0.2 s that commands which only read need not pay.
+    # Imported here to start fast: Celery costs 0.2 s, and commands that only read do not need it.
     from hermes_celery.celery_app.app import configured_app
     from hermes_celery.celery_app.messages import MessageBuilder  # as above
 

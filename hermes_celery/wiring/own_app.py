@@ -1,4 +1,4 @@
-"""Puts together our own Celery app, from settings: what `-A hermes_celery` means."""
+"""Builds our own Celery app from settings: the one that `-A hermes_celery` names."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hermes_celery.wiring.collaborators import hook_app
 
 
 def make_app(settings: Settings) -> Celery:
-    """A Celery app for these settings, with our tasks on it."""
+    """Return a Celery app for these settings, with our tasks and hooks on it."""
     app = configured_app(settings)
     hook_app(app)
     return app
 
 
 def app_from_environment() -> Celery:
-    """The app that `-A hermes_celery` means.
+    """Return the app that `-A hermes_celery` names. Raises SettingsError.
 
-    Raises SettingsError. Inside Celery's own command line, which would wrap that into a traceback
-    of two screens, it is one sentence on stderr and exit code 1.
+    Celery's own command line would print that error as a traceback of two screens. There, it
+    becomes one sentence on stderr and exit code 1.
     """
     try:
         app = make_app(read_settings())

@@ -1,4 +1,4 @@
-"""Puts together the sign that a beat or worker is there, and what stops one that is too old."""
+"""Builds the sign that a beat or worker is alive; it stops a program that has become too old."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def make_sign(
     besides: Callable[[], None] = lambda: None,
     at_end: Callable[[], None] = lambda: None,
 ) -> ProgramSign:
-    """What says that this beat or worker is there; one that has become too old stops warmly.
+    """Return the sign that this beat or worker is alive.
 
-    `besides` says more each time, and `at_end` takes that back.
+    If a newer version has written to the store, the program stops itself with SIGTERM. `besides` is
+    called with each sign to write more, and `at_end` is called once to withdraw that.
     """
     database = open_database(settings)
     return ProgramSign(

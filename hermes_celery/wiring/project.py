@@ -1,16 +1,15 @@
-"""A Celery project of one's own: `Cron(app)` makes its app a cron.
+"""`Cron(app)` makes a Celery project's app a cron.
 
     app = Celery("shop", broker="redis://...")
     cron = Cron(app)
     cron.add("nightly", "0 2 * * *", task="shop.tasks.report", timezone="Europe/Berlin")
 
-and `celery -A shop beat -S hermes_celery.beat:CronScheduler` beside the workers that are there
-already. What is declared with `add`, and what stands in `app.conf.beat_schedule`, is written to
-Redis when a beat takes the lead, and removed when it is declared no more; importing the module
-connects to nothing. Jobs for the moment are made with `cron.client`, whose verbs are those of the
-command line.
+Start `celery -A shop beat -S hermes_celery.beat:CronScheduler` beside the workers that you have.
+A beat that takes the lead writes the jobs of `add` and of `app.conf.beat_schedule` to Redis, and
+removes those that are no longer declared. Importing the module connects to nothing. `cron.client`
+adds and changes jobs at run time; its methods are the commands of the command line.
 
-Store and broker are one Redis: that of the app.
+Store and broker are one Redis: the app's broker.
 """
 
 from __future__ import annotations
@@ -52,10 +51,10 @@ class Cron:
     ) -> None:
         """Hook the app. Connects to nothing, and reads the app's configuration only when needed.
 
-        `namespace` keeps the project's jobs apart from others on the same Redis; by default it is
-        the app's name, and where HERMES_CELERY_NAMESPACE is set, what that says. `settings` stand
-        in place of the environment's. A second `Cron` on one app is the same cron. Raises JobError
-        for a namespace that cannot be, or another than the first `Cron` of the app was given.
+        `namespace` separates the project's jobs from others on the same Redis. Default:
+        HERMES_CELERY_NAMESPACE if set, else the app's name. `settings` replace those of the
+        environment. A second `Cron` on one app is the same cron. Raises JobError for an invalid
+        namespace, and for one that differs from that of the app's first `Cron`.
         """
         self.app = app
         if namespace is not None:
@@ -83,18 +82,17 @@ class Cron:
         timezone: str | tzinfo | None = None,
         **fields: Any,
     ) -> None:
-        """Declare a job that this project has, under a name of its own.
+        """Declare a job of this project, under a name that no other declared job has.
 
         `schedule` is a text as on the command line, or a crontab, timedelta or number of seconds as
-        in `beat_schedule`. `task` is a task, its name or its signature, which `args`, `kwargs` and
-        `options` (they go to its `apply_async`) join as in Celery's `Signature.clone`. Further
-        fields are those of JobRequest and of Policy, so that scripts, prompts and requests can be
-        declared too, and `retries=3` says what to do when it fails.
+        in `beat_schedule`. `task` is a task, its name or its signature; `args`, `kwargs` and
+        `options` (for its `apply_async`) are merged into it as by Celery's `Signature.clone`.
+        `fields` are those of JobRequest and Policy, such as `retries=3`; with `script`, `prompt` or
+        `http` the job needs no task.
 
-        What cannot be a job keeps neither the module from being imported nor the other jobs from
-        running: it is refused where people look (`list`, `show`, `status`, `doctor`, the beat's
-        log), and a job of that name from before goes on. Raises JobError for a name that is no text
-        or is taken.
+        An invalid job does not stop the import of the module, nor the other jobs. It is reported as
+        refused by `list`, `show`, `status`, `doctor` and the beat's log, and a stored job of that
+        name keeps running. Raises JobError for a name that is not a string or is already declared.
         """
         if not isinstance(name, str):
             raise JobError(f"name is {name!r}; it must be a text")
@@ -111,22 +109,22 @@ class Cron:
 
     @cached_property
     def client(self) -> Client:
-        """The verbs on all jobs and runs. Raises SettingsError or StoreError."""
+        """The client for all jobs and runs. Raises SettingsError or StoreError."""
         return open_cron(app_settings(self.app), app=self.app)
 
     def declared(self, *, now: datetime | None = None) -> dict[str, Job]:
         """Return the declared jobs by name, as a beat would write them at `now`, without a server.
 
-        They are the jobs of `add` and of `app.conf.beat_schedule`. `now` is an aware instant, by
-        default the present; `next_run_at` is the first occurrence after it, and intervals begin at
-        it. Raises SettingsError for environment variables that make no sense.
+        They are the jobs of `add` and of `app.conf.beat_schedule`. `now` is an aware datetime, by
+        default the present: intervals begin at it, and `next_run_at` is the first occurrence after
+        it. Raises SettingsError for invalid environment variables.
         """
         return self._declarations(now).jobs
 
     def refused(self) -> dict[str, str]:
-        """Return why declarations cannot be jobs, by their names, without a server.
+        """Return the reasons why declarations were refused, by job name, without a server.
 
-        Raises SettingsError for environment variables that make no sense.
+        Raises SettingsError for invalid environment variables.
         """
         return self._declarations(None).refused
 
@@ -138,16 +136,16 @@ class Cron:
 
     @property
     def crontab(self) -> Client:
-        """What `client` was called in 0.1.0."""
+        """The name of `client` in 0.1.0; deprecated."""
         warnings.warn(
-            "Cron.crontab is called Cron.client now, and goes away with the next release",
+            "Cron.crontab is deprecated and will be removed in the next release; use Cron.client",
             DeprecationWarning,
             stacklevel=2,
         )
         return self.client
 
 
-#: A schedule is only read here, to refuse one that cannot be.
+#: A schedule is parsed here only to refuse an invalid one, so any instant will do.
 _ANY_TIME = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
 
 
@@ -158,7 +156,7 @@ def _request(
     *,
     timezone: str | tzinfo | None,
 ) -> JobRequest:
-    """What is declared as a request, checked. Raises JobError or ScheduleError."""
+    """Return a declaration as a checked request. Raises JobError or ScheduleError."""
     given = text_mapping(work["options"], name="options")
     call = None
     if work["task"] is not None:
@@ -178,7 +176,7 @@ def _request(
 
 
 def _caller() -> str:
-    """The module that called into this one."""
+    """Return the name of the module that called into this one."""
     return str(sys._getframe(2).f_globals.get("__name__", "?"))
 
 
@@ -190,7 +188,7 @@ def _choose_namespace(app: Celery, namespace: str) -> None:
     before = getattr(app, NAMESPACE, namespace)
     if before != namespace:
         raise JobError(
-            f"the app has a Cron with namespace {before!r} already, so this one cannot have "
-            f"{namespace!r}; give both the same"
+            f"this app's first Cron has namespace {before!r}, so a second one cannot have "
+            f"{namespace!r}; give both the same namespace"
         )
     setattr(app, NAMESPACE, namespace)

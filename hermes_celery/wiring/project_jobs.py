@@ -1,4 +1,4 @@
-"""Puts together what declares a project's jobs, moves them to its namespace, and its beat."""
+"""Builds a project's beat, and what declares its jobs and moves them to its namespace."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def make_declarer(
     app: Celery, settings: Settings, database: Database, *, owner: str, clock: Clock
 ) -> Declarer:
-    """A leader's part in what an app declares; ours declares nothing."""
+    """Return the leader's part that declares an app's jobs; our own app declares none."""
     if app.conf.get("hermes_is_own_app"):
         return NoDeclarer()
     declarations = Declarations(database)
@@ -51,7 +51,7 @@ def make_declarer(
 
 
 def make_beat_sign(app: Celery, *, owner: str) -> ProgramSign:
-    """What says that a beat is there, and what it declares."""
+    """Return the sign that a beat is alive and what it declares."""
     settings = app_settings(app)
     if app.conf.get("hermes_is_own_app"):
         return make_sign(settings, name=f"beat {owner}")
@@ -68,7 +68,7 @@ def make_beat_sign(app: Celery, *, owner: str) -> ProgramSign:
 
 
 class _SignedBeat:
-    """A beat of the namespace that all projects shared, and the sign that it is no 0.1.0."""
+    """A beat of the shared namespace, with the sign that it is not of version 0.1.0."""
 
     def __init__(self, beat: Beat, sign: ProgramSign) -> None:
         self._beat = beat
@@ -85,9 +85,9 @@ class _SignedBeat:
 def _make_namespace_move(
     app: Celery, settings: Settings, database: Database, *, owner: str, clock: Clock
 ) -> NamespaceMove | None:
-    """What brings a project's jobs along from the namespace that all shared; None: nothing can.
+    """Return the move of a project's jobs out of the namespace that all projects shared in 0.1.0.
 
-    A namespace that the environment names was that of version 0.1.0 too.
+    None if there is nothing to move: a namespace from the environment was the same in 0.1.0.
     """
     shared = shared_settings(app)
     if shared is None:
@@ -102,7 +102,7 @@ def _make_namespace_move(
             clock=clock,
             stop_program=beside.stop,
         )
-        # Before it waits for wake-up calls: who does so without a sign is taken for a 0.1.0.
+        # Sign before waiting for wake-ups: a beat that waits without a sign counts as 0.1.0.
         sign.say()
         sign.start()
         return _SignedBeat(
@@ -143,9 +143,9 @@ def make_beat(
     waker: Waker | None = None,
     entries: OccurrenceListener | None = None,
 ) -> Beat:
-    """A beat for this app's namespace; by the server's clock unless another is given.
+    """Return a beat for this app's namespace; without `clock`, by the server's clock.
 
-    `entries` tells whoever watches Celery's beat of each scheduled occurrence.
+    `entries` is notified of each scheduled occurrence, for code that watches Celery's beat.
     """
     settings = app_settings(app)
     database = open_database(settings)

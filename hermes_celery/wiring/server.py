@@ -1,4 +1,4 @@
-"""Puts together the connection to the store's server that settings mean, and checks it."""
+"""Builds the connection to the store's server from the settings, and checks it."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _log = logging.getLogger(__name__)
 
 
 def open_database(settings: Settings) -> Database:
-    """The store's server; connects when first used. Raises StoreUnsuitable or SettingsError."""
+    """Return the store; it connects when first used. Raises StoreUnsuitable or SettingsError."""
     return Database(connect(address_of(settings)), keys=Keys(namespace=settings.namespace))
 
 
 def reachable_database(settings: Settings, *, queues: Collection[str] | None = None) -> Database:
-    """The store's server, checked, to read and to write; with `queues`, the permissions as well.
+    """Return the store, checked for reading and writing; with `queues`, also its permissions.
 
-    Raises StoreUnavailable or StoreUnsuitable that say what to do, FormatTooNew among them.
+    Raises StoreUnavailable or StoreUnsuitable (among them FormatTooNew), each with what to do.
     """
     database = _serving_database(settings, queues=queues)
     try:
         Formats(database).require()
     except RecordBroken as error:
-        # One key that makes no sense stops nobody; the leader moves it out of the way.
+        # One invalid key stops no program; the leader moves it to quarantine.
         event(_log, "format.broken", level=logging.WARNING, why=error)
     return database
 
 
 def readable_database(settings: Settings) -> Database:
-    """The store's server to read only: what this program is too old for is shown with a warning.
+    """Return the store for reading only; a newer stored format is logged as a warning.
 
     Raises StoreUnavailable or StoreUnsuitable.
     """
@@ -64,13 +64,13 @@ def _serving_database(settings: Settings, *, queues: Collection[str] | None) -> 
         named = " and ".join(dict.fromkeys((address.named, address.tls_named)))
         of = f", of {named}," if settings.address else ""
         raise StoreUnsuitable(
-            f"the server at {address.shown}{of} does not serve: {error}"
+            f"the server at {address.shown}{of} cannot be used: {error}"
         ) from None
     return database
 
 
 def unreachable(settings: Settings, error: StoreUnavailable) -> str:
-    """What to tell a person when there is no server."""
+    """Return the message for people when no server answers, with advice."""
     address = address_of(settings)
     if settings.address is not None:
         named = " and ".join(dict.fromkeys((address.named, address.tls_named)))

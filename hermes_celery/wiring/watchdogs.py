@@ -1,4 +1,4 @@
-"""Puts together what watches: troubles and their reporter, broken records, slots, and the sweep."""
+"""Builds what watches: the trouble reporter, the watchdogs, the slot guard and the sweep."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_delivery_rescue(
     clock: Clock,
     on_broken: BrokenRecords,
 ) -> Callable[[int, int], None]:
-    """What a leader does for deliveries in each pass of rescue: push what is due, and scan."""
+    """Return the leader's work on deliveries in each pass of rescue: scan, and push what is due."""
     deliveries = Deliveries(database)
     watchdog = make_watchdog(settings, database, clock=clock, on_broken=on_broken)
     scanning = Duty("scan", clock=clock, on_broken=on_broken)
@@ -65,14 +65,17 @@ def make_delivery_rescue(
 
 
 def make_examiner(database: Database, names: BrokerNames) -> RecordExaminer:
-    """What compares and mends records; `names` are those of the app's keys in the broker."""
+    """Return what compares and repairs records.
+
+    `names` are the names of the app's keys in the broker.
+    """
     return RecordExaminer(
         repairs=Repairs(database), shared=SharedKeys(database, names), records=Records(database)
     )
 
 
 def make_sweep(settings: Settings) -> Sweep:
-    """What compares all records in small steps, through a connection of its own."""
+    """Return the sweep, which compares all records in small steps on its own connection."""
     database = open_database(settings)
     return Sweep(
         make_examiner(database, settings.broker_names),
@@ -85,14 +88,14 @@ def make_sweep(settings: Settings) -> Sweep:
 
 
 def make_broken_records(settings: Settings, database: Database, clock: Clock) -> BrokenRecords:
-    """What makes incidents of records that cannot be read."""
+    """Return the handler that records an incident for each unreadable record."""
     return BrokenRecords(make_reporter(settings, database), Incidents(database), clock=clock)
 
 
 def make_watchdog(
     settings: Settings, database: Database, *, clock: Clock, on_broken: BrokenRecords
 ) -> Watchdog:
-    """What looks for troubles that no run reports."""
+    """Return the watchdog for troubles that no run reports."""
     reporter, url = make_reporter(settings, database), settings.ping_url
     pinger = Pinger(timeout_seconds=settings.delivery_timeout_seconds)
     return Watchdog(
@@ -108,7 +111,7 @@ def make_watchdog(
 
 
 def make_stuck_work_handler(settings: Settings) -> StuckWorkHandler:
-    """What reacts to work that goes on although its run was stopped."""
+    """Return the handler of work that continues although its run was stopped."""
     database = open_database(settings)
     return StuckWorkHandler(
         reporter=make_reporter(settings, database),
@@ -124,14 +127,14 @@ def make_slot_guard(
     held: Callable[[], Iterable[HeldMessage]],
     kill: Callable[[int], None],
 ) -> PoolSlotGuard:
-    """What watches the slots of this worker's pool."""
+    """Return the guard of this worker's pool slots."""
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
     return PoolSlotGuard(Runs(database), worker=worker, held=held, kill=kill, clock=clock)
 
 
 def make_beat_watchdog(settings: Settings) -> BeatWatchdog:
-    """What watches from a worker that some beat ticks."""
+    """Return the watchdog that checks, in a worker, that some beat ticks."""
     database = open_database(settings)
     return BeatWatchdog(
         Signs(database),
@@ -141,7 +144,7 @@ def make_beat_watchdog(settings: Settings) -> BeatWatchdog:
 
 
 def make_reporter(settings: Settings, database: Database) -> TroubleReporter:
-    """What tells of troubles; a notice that no worker would send goes out from a thread here."""
+    """Return the trouble reporter; a thread here sends a notice that no worker would send."""
 
     def send_now(notice: str) -> None:
         deliver = make_deliverer(settings).deliver

@@ -1,4 +1,4 @@
-"""Puts together what a worker performs and ends runs with, and where its dead letters go."""
+"""Builds what a worker needs: the runner, the run ender and the dead letters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def make_dead_letters(settings: Settings, *, worker: str, run_ender: RunEnder) -> DeadLetters:
-    """Where this worker puts messages that it cannot read."""
+    """Return the store for messages that this worker cannot read."""
     database = open_database(settings)
     return DeadLetters(
         Letters(database),
@@ -38,7 +38,7 @@ def make_dead_letters(settings: Settings, *, worker: str, run_ender: RunEnder) -
 
 
 def make_run_ender(settings: Settings) -> RunEnder:
-    """What ends runs whose messages Celery deals with by itself, in this process."""
+    """Return the ender of runs whose messages Celery handles in this process without the task."""
     database = open_database(settings)
     return RunEnder(
         Runs(database),
@@ -49,7 +49,7 @@ def make_run_ender(settings: Settings) -> RunEnder:
 
 
 def make_runner(settings: Settings, *, app: Celery) -> Runner:
-    """What performs runs in this worker process."""
+    """Return the runner, which performs runs in this worker process."""
     database = open_database(settings)
     clock = ServerClock(database.now_ms)
     runs = Runs(database)
@@ -80,7 +80,10 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
 
 
 def latest_output(jobs: Jobs, runs: Runs, reference: str, besides: str) -> str | None:
-    """What the job of that id or name printed last, in any run but `besides`; None if nothing."""
+    """Return the latest output of the job with that id or name, in any run except `besides`.
+
+    None if there is none.
+    """
     try:
         job = jobs.find(reference)
     except (JobNotFound, AmbiguousJobReference):

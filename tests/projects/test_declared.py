@@ -79,7 +79,7 @@ def _not_changed_here(bed: Bed) -> None:
         "Error: job 'nightly' is declared in cron.add in module refused; change it there"
     )
     removed = bed.hermes("remove", "good")
-    assert "is declared in beat_schedule of app refused; take it out there" in removed.stderr
+    assert "is declared in beat_schedule of app refused; remove it there" in removed.stderr
     assert (edited.returncode, removed.returncode) == (1, 1)
     for verb in ("pause", "resume", "run"):
         assert bed.hermes(verb, "nightly").returncode == 0

@@ -81,7 +81,7 @@ def test_settings_that_make_no_sense_are_all_named(
         ("json://example.com/secret", "ok", "sent to json://***"),
         ("garbage", "fail", "HERMES_CELERY_ALERTS: cannot deliver to that: 'garbage' is neither"),
         ("nonsense://x", "fail", "HERMES_CELERY_ALERTS: cannot deliver to that"),
-        ("origin", "fail", "alerts are about no job, so they have no origin"),
+        ("origin", "fail", "alerts belong to no job and so have no origin"),
         ("telegram", "fail", "HERMES_CELERY_ALERTS: telegram means no place on this machine"),
     ],
 )
