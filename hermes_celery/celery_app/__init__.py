@@ -1,5 +1,5 @@
-"""All that touches Celery: app, messages, tasks, the worker's hooks, the scheduler class.
+"""Everything that touches Celery: app, messages, tasks, worker hooks, the scheduler class.
 
-Nothing is decided here that would be so without Celery; what the hooks and tasks need is handed to
-them (`collaborators`).
+It contains only decisions that exist because of Celery. Hooks and tasks are given the objects that
+they need (`collaborators`).
 """

@@ -1,7 +1,7 @@
-"""The Celery app: its configuration, with the reason of each setting.
+"""The Celery app: its configuration, with the reason for each setting.
 
 `celery -A hermes_celery worker`, `... beat`, `... worker -B` and `... flower` need no other flags.
-Settings that cannot be right end the command with one sentence.
+An invalid setting ends the command with one sentence.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from hermes_celery.store.keys import Keys
 
 
 def configured_app(settings: Settings) -> Celery:
-    """A Celery app for these settings; nothing of ours is on it yet."""
+    """Return a Celery app for these settings, without our tasks and hooks."""
     address = address_of(settings)
     keys = Keys(namespace=settings.namespace)
     app = Celery("hermes_celery", broker=broker_url(address), set_as_current=False)
     app.amqp.Connection = _QuickConnection
     app.conf.update(
         hermes_settings=settings,
-        # Its broker is made of the settings; that of a project makes them.
+        # Our own app takes its broker from the settings; a project's app sets the broker itself.
         hermes_is_own_app=True,
-        # Nothing but JSON is ever unpickled from the broker.
+        # Only JSON: nothing from the broker is ever unpickled.
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
@@ -43,19 +43,19 @@ def configured_app(settings: Settings) -> Celery:
         task_ignore_result=True,
         result_backend=None,
         task_default_queue=keys.default_queue,
-        # Deliveries are short, and somebody waits for them: a queue of their own, which a worker
-        # looks into as often as into that of the runs.
+        # Deliveries are short, and people wait for them. They have a queue of their own, which a
+        # worker reads as often as the queue of the runs.
         task_queues=[_queue(keys.default_queue), _queue(keys.delivery_queue)],
         task_routes={DELIVER_TASK: {"queue": keys.delivery_queue}},
-        # The claim protects a run, not the acknowledgement: redelivery is explained in
-        # `scheduling.run_rescue`.
+        # The claim protects a run, not the acknowledgement; `scheduling.run_rescue` explains
+        # redelivery.
         task_acks_late=False,
         worker_concurrency=settings.max_workers,
-        # A worker takes a message only when a slot is free, else it hoards runs that others could
-        # perform.
+        # A worker takes a message only when a slot is free. Otherwise it would hoard runs that
+        # other workers could perform.
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
-        # What Flower shows.
+        # Flower shows these events.
         worker_send_task_events=settings.events,
         task_send_sent_event=False,
         beat_scheduler="hermes_celery.beat:CronScheduler",
@@ -64,7 +64,7 @@ def configured_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options=_transport_options(address),
-        # Ours run in UTC and are converted for display only.
+        # Our times are in UTC; they are converted for display only.
         enable_utc=True,
         timezone="UTC",
         worker_hijack_root_logger=True,
@@ -73,10 +73,10 @@ def configured_app(settings: Settings) -> Celery:
 
 
 class _QuickConnection(Connection):
-    """Tries a broker that is away every second or two; kombu's own way waits up to 30 s."""
+    """Retries an unavailable broker every second or two; kombu alone waits up to 30 s."""
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
-        """As kombu's, with shorter waits."""
+        """Connect as kombu does, with shorter waits."""
         waits = {"interval_start": 1, "interval_step": 1, "interval_max": 2}
         return super().ensure_connection(*args, **{**waits, **kwargs})  # type: ignore[no-untyped-call]
 
@@ -86,9 +86,10 @@ def _queue(name: str) -> Queue:
 
 
 def broker_url(where: str | ServerAddress) -> str:
-    """The same server and database in kombu's spelling.
+    """Return the URL of a server and database in kombu's notation.
 
-    There a unix socket is `redis+socket://` with a `virtual_host`, and each Sentinel has a URL.
+    kombu writes a unix socket as `redis+socket://` with a `virtual_host`, and gives each Sentinel a
+    URL.
     """
     address = _parsed(where)
     user = userinfo(address.username, address.password)
@@ -103,9 +104,9 @@ def broker_url(where: str | ServerAddress) -> str:
 
 
 def broker_ssl(where: str | ServerAddress) -> dict[str, Any] | None:
-    """How kombu speaks TLS to a rediss:// server; None for any other.
+    """Return kombu's TLS options for a rediss:// server; None for any other.
 
-    Certificates are checked unless the URL says `ssl_cert_reqs=none`; kombu alone would not.
+    Certificates are checked unless the URL says `ssl_cert_reqs=none`; kombu alone would not check.
     """
     tls = _parsed(where).tls
     return None if tls is None else dict(tls)
@@ -113,7 +114,7 @@ def broker_ssl(where: str | ServerAddress) -> dict[str, Any] | None:
 
 def _transport_options(address: ServerAddress) -> dict[str, Any]:
     options: dict[str, Any] = {
-        # A connection that is half open is noticed in 11 s, not in minutes.
+        # With these, a half-open connection is detected in 11 s instead of minutes.
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
         "socket_keepalive": True,

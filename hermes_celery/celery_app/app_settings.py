@@ -1,4 +1,4 @@
-"""The settings of a Celery app, and the server and namespace that they mean."""
+"""The settings of a Celery app, with the server and namespace that follow from them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def app_settings(app: Celery) -> Settings:
-    """The settings of an app: those it was made with, else the environment's.
+    """Return the settings of an app: those it was made with, else the environment's.
 
-    A project's store is its broker, and its namespace the name of its app. Celery's command line
-    may still change the broker after the app was made, so it is looked at each time. Raises
-    SettingsError when the broker is no Redis, or another server, database or user than the store,
-    and when the app's name cannot be a namespace.
+    A project's store is its broker, and its namespace is the name of its app. The broker is read
+    each time, because Celery's command line may change it after the app was made. Raises
+    SettingsError when the broker is not Redis, when it differs from the store in server, database
+    or user, and when the app's name cannot be a namespace.
     """
     settings: Settings | None = app.conf.get("hermes_settings")
     if settings is None:
@@ -32,22 +32,22 @@ def app_settings(app: Celery) -> Settings:
 
 
 def default_zone(settings: Settings, app: Celery | None) -> str:
-    """The zone of jobs that name none: the one that the app sets, else HERMES_TIMEZONE, the host's.
+    """Return the zone of jobs that name none: the app's, else HERMES_TIMEZONE, else the host's.
 
-    So it is for an app's `beat_schedule`. Raises JobError where the app's is none.
+    The app's `beat_schedule` uses the same zone. Raises JobError when the app's zone is unknown.
     """
     if app is None or not app.conf.timezone:
         return settings.timezone
-    # Here to start fast: it imports Celery, which an app that is given has done.
+    # Imported here to start fast: it imports Celery, which is needed only for a given app.
     from hermes_celery.interop.beat_schedule import zone_of
 
     return zone_of(app)
 
 
 def shared_settings(app: Celery) -> Settings | None:
-    """The settings for the namespace in which version 0.1.0 kept an app's jobs.
+    """Return the settings for the shared namespace, in which version 0.1.0 kept an app's jobs.
 
-    None where that is the app's namespace, today as then. Raises SettingsError.
+    None if the app's namespace has not changed since 0.1.0. Raises SettingsError.
     """
     settings = app_settings(app)
     is_own = bool(app.conf.get("hermes_is_own_app"))
@@ -57,12 +57,15 @@ def shared_settings(app: Celery) -> Settings | None:
 
 
 def namespaces_of(app: Celery) -> frozenset[str]:
-    """The namespaces whose runs an app's workers perform: its own, and the one that it leaves."""
+    """Return the namespaces whose runs an app's workers perform.
+
+    They are the app's own and, while its jobs move, the shared one of 0.1.0.
+    """
     shared = shared_settings(app)
     own = app_settings(app).namespace
     return frozenset((own,) if shared is None else (own, shared.namespace))
 
 
 def shown_url(app: Celery) -> str:
-    """The server of an app, without its password."""
+    """Return the URL of an app's server without the password."""
     return without_password(redis_url(app_settings(app)))

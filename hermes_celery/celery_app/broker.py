@@ -1,13 +1,13 @@
-"""Which server Celery really talks to, how it gets there, and that the schedules are there too.
+"""Finds the server that Celery really connects to; refuses one that lacks the schedules.
 
 Celery takes its broker from `-b`, `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`,
-`CELERY_BROKER_WRITE_URL` and the app's configuration, in an order of its own; what counts is the
-connection that it makes of all that. A worker that reads from another server, database or user than
-the one that runs are queued on looks alive and performs nothing, so it does not start.
+`CELERY_BROKER_WRITE_URL` and the app's configuration, in an order of its own. Only the connection
+that it makes of them counts. A worker that reads from another server, database or user than the one
+on which runs are queued looks alive and performs nothing; such a worker does not start.
 
 A project's store is its broker, reached as Celery reaches it: with the TLS of `broker_use_ssl` or
-of the URL, with the time limits, names and Sentinels of `broker_transport_options`. What Celery's
-Redis transport makes of each of them is in kombu 5.7, `kombu.transport.redis`, `_connparams` and
+of the URL, and with the timeouts, names and Sentinels of `broker_transport_options`. kombu 5.7 says
+what Celery's Redis transport makes of them: `kombu.transport.redis`, `_connparams` and
 `_sentinel_managed_pool`.
 """
 
@@ -37,11 +37,11 @@ _TRANSPORTS = ("redis", "rediss", "sentinel")
 _REDIS_URL = re.compile(r"(rediss?|sentinel|redis\+socket)://")
 _PORT = re.compile(r"Port (could not be cast|out of range)")
 _UNKNOWN_OPTION = re.compile(r"unexpected keyword argument ('\w+')")
-#: kombu's own, where the app's transport options do not say otherwise.
+#: kombu's defaults, unless the app's transport options change them.
 _PRIORITY_STEPS = (0, 3, 6, 9)
 _MAX_PRIORITY = 9
 _PRIORITY_SEPARATOR = "\x06\x16"
-#: What kombu tells each of its connections; where it says nothing, our own time limits hold.
+#: Transport options that kombu passes to each connection; our own timeouts are the defaults.
 _OPTIONS = (
     "socket_timeout",
     "socket_connect_timeout",
@@ -54,9 +54,9 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Broker:
-    """One of an app's two brokers."""
+    """One of an app's two brokers, for reading or for writing."""
 
-    #: Where its URL was found: a variable, or a name of Celery's configuration.
+    #: The variable or Celery setting that the URL comes from.
     named: str
     address: ServerAddress
 
@@ -66,16 +66,13 @@ class _Broker:
 
 
 def refuse_another_broker(app: Celery, address: ServerAddress) -> None:
-    """Refuse to let our own app talk to another server than this one.
-
-    Raises SettingsError.
-    """
+    """Refuse a broker of our own app on another server than `address`. Raises SettingsError."""
     for broker in (_broker(app, "write"), _broker(app, "read")):
         if not broker.address.is_same_as(address):
             raise SettingsError(
                 [
                     f"{broker.shown}, but the schedules of this cron are on "
-                    f"{address.shown}, so that runs would be queued where no worker looks: "
+                    f"{address.shown}, so that runs would be queued where no worker reads: "
                     f"unset {broker.named}, or set HERMES_REDIS_URL to the same server, database "
                     "and user"
                 ]
@@ -83,26 +80,26 @@ def refuse_another_broker(app: Celery, address: ServerAddress) -> None:
 
 
 def following_broker(settings: Settings, app: Celery) -> Settings:
-    """The settings of a project's app, whose store is its broker.
+    """Return the settings of a project's app, with its broker as the store.
 
-    Raises SettingsError unless that is one Redis, and the one of HERMES_REDIS_URL if that is set.
+    Raises SettingsError unless the broker is one Redis, and the one of HERMES_REDIS_URL if that is
+    set.
     """
     writes, reads = _broker(app, "write"), _broker(app, "read")
     if not writes.address.is_same_as(reads.address):
         raise SettingsError(
             [
                 f"{writes.shown} and {reads.shown}: hermes-celery queues runs where it keeps its "
-                "schedules, so that both must be one server, database and user; unset one of the "
-                "two"
+                "schedules, so both must be one server, database and user; unset one of the two"
             ]
         )
     given = settings.redis_url
     if given is not None and not parse_address(given).is_same_as(writes.address):
         raise SettingsError(
             [
-                f"the app's broker is another than HERMES_REDIS_URL: {writes.shown} and "
-                f"HERMES_REDIS_URL {without_password(given)}, and both must be one "
-                "server, database and user; unset HERMES_REDIS_URL to follow the broker"
+                f"the app's broker differs from HERMES_REDIS_URL: {writes.shown}, "
+                f"HERMES_REDIS_URL means {without_password(given)}, and both must be one "
+                "server, database and user; unset HERMES_REDIS_URL to use the broker"
             ]
         )
     return replace(
@@ -111,22 +108,25 @@ def following_broker(settings: Settings, app: Celery) -> Settings:
 
 
 def key_prefix(app: Celery) -> str:
-    """What stands in front of each key that kombu has for an app; "" as a rule."""
+    """Return the prefix of the keys that kombu uses for an app; usually ""."""
     return str(app.conf.broker_transport_options.get("global_keyprefix") or "")
 
 
 def list_of(app: Celery, queue: str, *, priority: int | None) -> str:
-    """A Redis list of a queue: kombu keeps one for it, and one more for each lower priority."""
+    """Return the Redis list of a queue and priority.
+
+    kombu keeps one list for the queue, and one more for each step of lower priority.
+    """
     options = app.conf.broker_transport_options
     steps = tuple(options.get("priority_steps") or _PRIORITY_STEPS)
-    # kombu takes what lies beyond its limits for the limit.
+    # kombu takes a priority beyond its limits as the limit.
     step = steps[bisect(steps, min(max(priority or 0, 0), _MAX_PRIORITY)) - 1]
     suffix = f"{options.get('sep') or _PRIORITY_SEPARATOR}{step}" if step else ""
     return f"{key_prefix(app)}{queue}{suffix}"
 
 
 def names_of(app: Celery) -> BrokerNames:
-    """What kombu calls an app's keys and channels, with the queues that it knows now."""
+    """Return kombu's names of an app's keys and channels, with the queues that kombu knows now."""
     options, known = app.conf.broker_transport_options, BrokerNames()
     prefix, fanout = key_prefix(app), options.get("fanout_prefix", True)
     if not isinstance(fanout, str):
@@ -141,7 +141,10 @@ def names_of(app: Celery) -> BrokerNames:
 
 
 def _exchanges(app: Celery) -> frozenset[str]:
-    """Those that an app's workers bind queues to; kombu keeps a set of bindings for each."""
+    """Return the exchanges that an app's workers bind queues to.
+
+    kombu keeps a set of bindings for each.
+    """
     control = app.conf.control_exchange
     named = {queue.exchange.name for queue in app.amqp.queues.values() if queue.exchange}
     broadcast = (f"{control}.pidbox", f"reply.{control}.pidbox", app.conf.event_exchange)
@@ -149,12 +152,12 @@ def _exchanges(app: Celery) -> frozenset[str]:
 
 
 def _broker(app: Celery, use: str) -> _Broker:
-    """The broker that an app reads from or writes to. Raises SettingsError."""
+    """Return the broker that an app reads from or writes to. Raises SettingsError."""
     named = _named(app, use)
     connect = app.connection_for_read if use == "read" else app.connection_for_write
     given = _as_text(getattr(app.conf, f"broker_{use}_url"))
     if given and not _REDIS_URL.match(given):
-        # Looked at before kombu looks for libraries that such a broker needs.
+        # Checked before kombu tries to import the libraries of such a broker.
         raise SettingsError([_no_redis(named, given)])
     try:
         connection = connect()
@@ -167,7 +170,7 @@ def _broker(app: Celery, use: str) -> _Broker:
     except SettingsError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        # What kombu raises of a URL that it cannot read, which it does not quote.
+        # kombu raises these for a URL that it cannot parse, without quoting the URL.
         raise SettingsError(
             [f"{named} cannot be read by Celery ({_plain(error, given)}); {_advice(named)}"]
         ) from None
@@ -179,13 +182,14 @@ def _as_text(urls: str | list[str] | None) -> str:
 
 
 def _plain(error: Exception, given: str) -> str:
-    """kombu's words; an option of the URL that it does not know is an argument there.
+    """Return kombu's error text, unless it would quote a part of the password.
 
-    They may quote what was read as a port or a database and is part of a password.
+    kombu may quote a piece of the password that it took for a port or a database. It reports an
+    unknown option of the URL as an unexpected argument.
     """
     advice = login_advice(given)
     if advice or _PORT.match(str(error)):
-        return advice or "its port is no number from 0 to 65535"
+        return advice or "its port is not a number from 0 to 65535"
     unknown = _UNKNOWN_OPTION.search(str(error))
     return f"its option {unknown[1]} is unknown" if unknown else str(error)
 
@@ -194,8 +198,8 @@ def _no_redis(named: str, given: str) -> str:
     shown = without_password(urls_of(given)[0]) if given else "not set"
     return (
         f"the app's broker, of {named}, is {shown}: hermes-celery keeps its schedules in "
-        "the broker, so that a schedule and its message are one step, and needs one Redis "
-        f"or Valkey; {_advice(named)}"
+        "the broker, to move a schedule on and queue its message in one step, and needs one "
+        f"Redis or Valkey; {_advice(named)}"
     )
 
 
@@ -204,7 +208,7 @@ def _refuse_several_servers(first: ServerAddress, other: ServerAddress, named: s
         raise SettingsError(
             [
                 f"{named} lists {first.shown} and {other.shown}, and needs one Redis or Valkey: "
-                "when Celery goes to the next of the list it leaves the schedules behind; "
+                "the schedules stay behind when Celery switches to the next server of the list; "
                 f"{_unset(named)}set {named} to one server, or to Redis Sentinels in front of "
                 "them: sentinel://host:26379;sentinel://host:26379/0 with "
                 'broker_transport_options = {"master_name": NAME}'
@@ -213,7 +217,7 @@ def _refuse_several_servers(first: ServerAddress, other: ServerAddress, named: s
 
 
 def _named(app: Celery, use: str) -> str:
-    """Where Celery finds the URL, in its order."""
+    """Return where Celery finds the URL, searched in Celery's order."""
     variables = broker_variables()
     own, common = f"CELERY_BROKER_{use.upper()}_URL", "CELERY_BROKER_URL"
     if own in variables:
@@ -232,7 +236,7 @@ def _unset(named: str) -> str:
 
 
 def _address_of(app: Celery, connection: Any, named: str) -> ServerAddress:
-    """A kombu connection as an address. Raises SettingsError or ValueError."""
+    """Return the address of a kombu connection. Raises SettingsError or ValueError."""
     options = connection.transport_options or {}
     is_setting = bool(connection.ssl) and connection.ssl == app.conf.broker_use_ssl
     tls_named = "broker_use_ssl" if is_setting else named
@@ -253,7 +257,7 @@ def _address_of(app: Celery, connection: Any, named: str) -> ServerAddress:
 
 
 def _socket_address(host: str, connection: Any, common: Mapping[str, Any]) -> ServerAddress:
-    """kombu's `socket:///path?virtual_host=1`."""
+    """Return the address of kombu's `socket:///path?virtual_host=1`."""
     parts = urlsplit(host)
     query = dict(parse_qsl(parts.query))
     provider = query.get("credential_provider") or connection.credential_provider
@@ -268,8 +272,10 @@ def _socket_address(host: str, connection: Any, common: Mapping[str, Any]) -> Se
 def _sentinel_address(
     connection: Any, options: Mapping[str, Any], common: Mapping[str, Any]
 ) -> ServerAddress:
-    """Sentinels: kombu goes to the next of the list after each lost connection, and takes over
-    its database, user and password, so that all must have the same.
+    """Return the address of a server behind Sentinels.
+
+    After each lost connection kombu switches to the next Sentinel of the list and takes over its
+    database, user and password, so all must have the same. Raises SettingsError.
     """
     urls = list(connection.alt or ())
     parts = [urlsplit(url) for url in urls]
@@ -278,17 +284,17 @@ def _sentinel_address(
     if any(one.scheme != "sentinel" for one in parts) or len(logins) > 1 or len(databases) > 1:
         raise SettingsError(
             [
-                f"{common['named']} is {without_password(';'.join(urls))}: Celery goes through the "
-                "list and takes what it finds in each, so that all of them must be sentinel:// "
-                "with the same login before the @ and the same database at the end"
+                f"{common['named']} is {without_password(';'.join(urls))}: Celery may use any URL "
+                "of the list, so all of them must be sentinel:// with the same login before the @ "
+                "and the same database at the end"
             ]
         )
     name = options.get("master_name")
     if not name:
         raise SettingsError(
             [
-                f"{common['named']} names Sentinels, and broker_transport_options does not say "
-                f"what they call the server; {_unset(str(common['named']))}set "
+                f"{common['named']} names Sentinels, but broker_transport_options does not name "
+                f"the master that they watch; {_unset(str(common['named']))}set "
                 'broker_transport_options = {"master_name": NAME}'
             ]
         )
@@ -297,7 +303,7 @@ def _sentinel_address(
         hosts = [(connection.hostname or "localhost", connection.port)]
     given = options.get("sentinel_kwargs")
     if given is None:
-        # redis-py takes those of the server then.
+        # redis-py's default: the socket options of the server.
         given = {name: value for name, value in common["options"].items() if "socket_" in name}
     return ServerAddress(
         hosts=tuple(hosts),
@@ -312,7 +318,7 @@ def _login(username: str | None, password: Any, provider: Any) -> dict[str, Any]
     if not provider:
         return {"username": username or "", "password": password or ""}
     if isinstance(provider, str):
-        from celery.utils.imports import symbol_by_name  # commands that only read start without it
+        from celery.utils.imports import symbol_by_name  # here to start fast
 
         provider = symbol_by_name(provider)()
     return {"credential_provider": provider}
@@ -323,23 +329,23 @@ def _database(virtual_host: object) -> int:
     try:
         return int(text or 0)
     except ValueError:
-        raise ValueError(f"its database is {text!r}, which is no number") from None
+        raise ValueError(f"its database is {text!r}, which is not a number") from None
 
 
 def _tls(connection: Any, named: str) -> Mapping[str, Any] | None:
-    """The options of TLS as kombu takes them: a dict, else none."""
+    """Return the TLS options that kombu uses: those of a dict; None for anything else."""
     given = connection.ssl
     if isinstance(given, Mapping):
         return _checked_tls(given, named) if given else None
     if given and connection.transport_cls == "rediss":
         raise SettingsError([f"broker_use_ssl is {given!r}, {_TLS_ADVICE}"])
     if given:
-        _warn_once(f"broker_use_ssl is {given!r}, so that nothing is encrypted: {_TLS_ADVICE}")
+        _warn_once(f"broker_use_ssl is {given!r}, so nothing is encrypted: {_TLS_ADVICE}")
     return None
 
 
 _TLS_ADVICE = (
-    "and Celery speaks TLS with Redis only where it is a dict: "
+    "but Celery uses TLS with Redis only if it is a dict: "
     'set broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": FILE}'
 )
 
@@ -349,7 +355,7 @@ def _checked_tls(given: Mapping[str, Any], named: str) -> Mapping[str, Any]:
     if unknown:
         raise SettingsError(
             [
-                f"{named} has {unknown[0]!r}, which is for another broker; for Redis all begin "
+                f"{named} has {unknown[0]!r}, an option of another broker; those for Redis begin "
                 "with ssl_: ssl_cert_reqs, ssl_ca_certs, ssl_certfile, ssl_keyfile"
             ]
         )
@@ -357,7 +363,7 @@ def _checked_tls(given: Mapping[str, Any], named: str) -> Mapping[str, Any]:
     if isinstance(reqs, str) and reqs not in ("none", "optional", "required"):
         raise SettingsError(
             [
-                f"{named}: ssl_cert_reqs is {reqs!r}, which Celery cannot read; use "
+                f"{named}: ssl_cert_reqs is {reqs!r}, which Celery does not know; use "
                 "ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL or ssl.CERT_NONE (import ssl)"
             ]
         )

@@ -1,6 +1,6 @@
-"""What the tasks, hooks and the scheduler class of an app are handed: one value on the app.
+"""The objects that an app's tasks, hooks and scheduler class need, as one value on the app.
 
-The composition root makes it (`wiring.collaborators`); what Celery calls finds it here.
+The composition root makes the value (`wiring.collaborators`). Code that Celery calls reads it here.
 """
 
 from __future__ import annotations
@@ -30,71 +30,71 @@ _ATTRIBUTE = "_hermes_celery_collaborators"
 
 
 class Collaborators(Protocol):
-    """The collaborators of one app's processes; each is made when it is asked for.
+    """The collaborators of one app's processes; each is made on request.
 
-    Every one of them may raise SettingsError or StoreError.
+    Every method may raise SettingsError or StoreError.
     """
 
     def check_server(self, *, queues: Collection[str]) -> None:
-        """Refuse a server that cannot carry what is on these queues."""
+        """Refuse a server that cannot serve these queues."""
 
     def check_alerts(self, *, delivers_here: bool) -> None:
         """Refuse alerts that would reach nobody."""
 
     def runner(self) -> Runner:
-        """What performs runs in this process, those that 0.1.0 left elsewhere too."""
+        """Return the runner of this process, which also finds runs that 0.1.0 left elsewhere."""
 
     def runs(self) -> Runs:
-        """The runs of the app's namespace."""
+        """Return the runs of the app's namespace."""
 
     def clock(self) -> Clock:
-        """The server's clock."""
+        """Return the server's clock."""
 
     def run_ender(self) -> RunEnder:
-        """What ends runs whose messages Celery deals with by itself."""
+        """Return the ender of runs whose messages Celery handles without calling the task."""
 
     def dead_letters(self, *, worker: str, run_ender: RunEnder) -> DeadLetters:
-        """Where this worker puts messages that it cannot read."""
+        """Return the store for messages that this worker cannot read."""
 
     def deliverers(self) -> tuple[Deliverer, Deliverer | None]:
-        """That of the app's namespace, and that of the one in which 0.1.0 kept everything."""
+        """Return the deliverers of the app's namespace and of the shared one, which may be None."""
 
     def presence(self, *, worker: str, look: Look) -> Presence:
-        """A worker's sign of life."""
+        """Return the object that records that this worker is alive."""
 
     def worker_sign(self, *, worker: str) -> ProgramSign:
-        """What says which stored format this worker reads."""
+        """Return the sign that says which stored format this worker reads."""
 
     def beat_watch(self) -> BeatWatchdog:
-        """What watches from a worker that some beat ticks."""
+        """Return the watchdog that checks, in a worker, that some beat ticks."""
 
     def slot_guard(
         self, *, worker: str, held: Callable[[], Iterable[HeldMessage]], kill: Callable[[int], None]
     ) -> PoolSlotGuard:
-        """What watches the slots of this worker's pool."""
+        """Return the guard of this worker's pool slots."""
 
     def beat(self, *, owner: str, entries: BeatEntries) -> Beat:
-        """A beat for the app's namespace."""
+        """Return a beat for the app's namespace."""
 
     def beat_sign(self, *, owner: str) -> ProgramSign:
-        """What says that this beat is there, and what it declares."""
+        """Return the sign that this beat is alive and what it declares."""
 
 
 def collaborators_of(app: Celery) -> Collaborators:
-    """The value on an app. Raises SettingsError where it has none."""
+    """Return the value on an app. Raises SettingsError if it has none."""
     found: Collaborators | None = getattr(app, _ATTRIBUTE, None)
     if found is None:
         raise SettingsError(
             [
                 f"the app {app.main or 'celery'} has no cron: write `from hermes_celery import "
-                "Cron` and `Cron(app)` below the line that makes the app"
+                "Cron` and `Cron(app)` below the line that creates the app"
             ]
         )
     return found
 
 
 def has_collaborators(app: Celery) -> bool:
-    """Whether an app has the value."""
+    """Return whether an app has the value."""
     return hasattr(app, _ATTRIBUTE)
 
 

@@ -1,8 +1,8 @@
-"""Proof that a worker's main loop consumes: it asked the server for messages and was answered.
+"""Proves that a worker's main loop consumes: it asked the server for messages and got an answer.
 
-kombu asks with a BRPOP that names every queue and that comes back within a second, with a message
-or without. Each time it comes back, whatever the pool, that is noted for the queues it named; so is
-each message, for the queue that it was taken from. That costs a reading of the clock.
+kombu asks with a BRPOP that names every queue and returns within a second, with or without a
+message. Each return is noted for the queues that it named, under every pool. Each message is noted
+for the queue that it came from. A note costs one reading of the clock.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from hermes_celery.store.worker_signs import Look
 
 
 class ConsumingProof:
-    """What one worker's main loop has proved; instants are those of the monotonic clock."""
+    """The times at which a worker's main loop last asked for messages, by the monotonic clock."""
 
     def __init__(self) -> None:
-        #: By queue: when the loop last asked for its messages and was answered.
+        #: By queue: when the loop last asked for its messages and got an answer.
         self.asked: dict[str, float] = {}
         #: By queue: when a message was last taken from it.
         self.taken: dict[str, float] = {}
-        #: By queue: what its lists are called where the app's transport options change that.
+        #: By queue: the other names of its lists, from the app's transport options.
         self.aliases: dict[str, set[str]] = {}
         self._is_full: Callable[[], bool] = lambda: False
 
     def follow(self, consumer: Any) -> None:
-        """Watch what a Celery consumer's channel does; again after each reconnection."""
+        """Watch the channel of a Celery consumer; called again after each reconnection."""
         channel = consumer.task_consumer.channel
         self._is_full = _fullness(consumer, channel)
         now = time.monotonic()
@@ -50,9 +50,9 @@ class ConsumingProof:
             transport._deliver = self._taking(transport._deliver, channel)
 
     def is_full(self) -> bool:
-        """Whether all slots are taken, so that the loop asks for nothing; that counts as asking.
+        """Return whether all slots are taken, so that the loop asks for nothing; counts as asking.
 
-        Else a loop whose slot became free a moment ago would look like one that never asks.
+        Otherwise a loop whose slot became free a moment ago would look like one that never asks.
         """
         if not self._is_full():
             return False
@@ -73,7 +73,7 @@ class ConsumingProof:
 
     def _note_asked(self, channel: Any) -> None:
         now = time.monotonic()
-        # Whoever reads it from another thread sees the old value or this one.
+        # Replaced as a whole: another thread reads the old value or the new one.
         self.asked = {str(queue): now for queue in channel.active_queues}
 
     def _taking(
@@ -88,8 +88,9 @@ class ConsumingProof:
 
 
 def _aliases(channel: Any, queue: str) -> set[str]:
-    """The names of a queue's lists but its own: `global_keyprefix` stands in front of it, and `sep`
-    between it and a priority.
+    """Return the other names of a queue's lists.
+
+    `global_keyprefix` stands before the queue's name, and `sep` between the name and a priority.
     """
     list_of = getattr(channel, "_q_for_pri", None)
     if list_of is None:
@@ -100,7 +101,10 @@ def _aliases(channel: Any, queue: str) -> set[str]:
 
 
 def looking(proof: ConsumingProof, *, home: Path) -> Look:
-    """What a worker with this proof says of itself; `home` is its Hermes home."""
+    """Return a function that makes the sign of a worker with this proof.
+
+    `home` is the worker's Hermes home; the sign has the free space of its disk.
+    """
 
     def look(now_ms: int) -> tuple[WorkerSign, dict[str, int]]:
         now = time.monotonic()
@@ -128,16 +132,16 @@ def looking(proof: ConsumingProof, *, home: Path) -> Look:
 
 
 def prove(app: Celery) -> ConsumingProof:
-    """Have the workers of an app, which are still to start, prove that they consume."""
+    """Make the workers that this app starts prove that they consume; return the proof."""
     proof = ConsumingProof()
 
     class ChannelWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-        """Follows the consumer's channel each time that it is made."""
+        """Follows the consumer's channel each time it is made."""
 
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
         def start(self, consumer: Any) -> None:
-            """The channel is there."""
+            """Follow the channel, which exists now."""
             proof.follow(consumer)
 
     app.steps["consumer"].add(ChannelWatch)
@@ -145,7 +149,10 @@ def prove(app: Celery) -> ConsumingProof:
 
 
 def _fullness(consumer: Any, channel: Any) -> Callable[[], bool]:
-    """Whether a worker has no slot free; under `solo` the loop itself performs the task."""
+    """Return a function that says whether a worker has no free slot.
+
+    Under the `solo` pool the main loop itself performs the task.
+    """
     is_solo = type(consumer.pool).__module__.endswith(".solo")
 
     def is_full() -> bool:

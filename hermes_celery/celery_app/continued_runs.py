@@ -1,20 +1,21 @@
-"""How a run goes on with another message, in each way in which Celery lets a task hand itself on.
+"""Continues a run with another message, for each way in which a Celery task can send itself on.
 
-`self.retry`, `self.replace`, `self.apply_async(task_id=self.request.id)` and what else sends a
-message with the task's own id mean: this is not over, go on with that one. In a chain or a chord
-that takes a task's place only the last message has its id, and it is published much later, by a
-task that inherited the session. So our header says of each message that a run publishes, directly
-or through others, which Celery id the run's own message has (`message`), and how often that was
-sent on (`hop`). A message with that id goes on with the run; one whose `hop` is not higher than
-what was performed before is a copy.
+`self.retry`, `self.replace`, `self.apply_async(task_id=self.request.id)` and anything else that
+sends a message with the task's own id mean: this is not over, continue with that message. If a
+chain or a chord replaces a task, only its last message has the task's id. It is published much
+later, by a task that inherited the session. Our header therefore says two things in each message
+that a run publishes, directly or through others: the Celery id of the run's own message (`message`)
+and how often that message was sent on (`hop`). A message with that id continues the run. A message
+whose `hop` is not higher than what was performed before is a copy.
 
-A run whose task handed it on is queued, waits for that one message, and nobody pushes another
-(`claim.lua`, `put_back.lua`). If a task that leads there fails, the run has failed; if the message
-never comes, it is lost after a day, and that of a retry as soon as the broker should have brought
-it back from a worker that died with it; it waits while the message is on its queue. Where the run
-ended in the meantime, by an error after its task had sent itself on (in `on_failure`, say), Celery
-would execute the message all the same, and so it is: beside the record, which is final. What was
-cancelled or timed out is never executed again.
+A run whose task sent itself on is queued. It waits for that one message, and nobody pushes another
+(`claim.lua`, `put_back.lua`). If a task that leads to the message fails, the run has failed. If the
+message never comes, the run is lost: after a day, or for a retry as soon as the broker should have
+redelivered it from a dead worker. While the message is on its queue, the run waits.
+
+A run may end after its task sent itself on, for example by an error in `on_failure`. Celery
+executes the message all the same, and so do we, outside of the record, which is final. A cancelled
+or timed-out run is never executed again.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ from hermes_celery.session import (
     to_header,
 )
 
-#: In our header: the run ended as `sent`, so whoever takes the message asks for no claim.
+#: In our header: the run ended as `sent`, so the worker that takes the message claims no run.
 UNFOLLOWED = "unfollowed"
 #: In our header: how often the run's own message was sent on.
 _HOP = "hop"
 _RUNS_OWN_ID = 2
 _DEEPEST = 20
-#: Where signatures hold other signatures.
+#: Parts of a signature that hold other signatures.
 _PARTS = {"chain", "chord", "tasks", "header", "body"}
 
 
 class PerformedMessage:
-    """The message that is being performed, as far as it has to do with a run."""
+    """The message that is being performed, as far as it concerns a run."""
 
     def __init__(self, header: Mapping[str, Any], session: Session) -> None:
         #: The Celery id of the message that carries the run.
@@ -60,14 +61,14 @@ class PerformedMessage:
         self.hop = hop_of(header)
         self.namespace = namespace_of(header)
         self.is_unfollowed = bool(header.get(UNFOLLOWED))
-        #: Whether the run goes on with another message.
+        #: Whether the run continues with another message.
         self.is_handed_on = False
-        #: Where that went, as far as Celery says so; "" where it is not known.
+        #: The queue of that message; "" if Celery does not say.
         self.queue = ""
         self.priority: int | None = None
-        #: The retry with which it goes on although its task went on too (`throw=False`).
+        #: The retry that continues the run while its task runs on as well (`throw=False`).
         self.retry: Retry | None = None
-        #: Whether it was to be tried again, and the message of that could not be published.
+        #: Whether a retry was requested but its message could not be published.
         self.is_retry_lost = False
 
 
@@ -75,17 +76,17 @@ _carrier: ContextVar[PerformedMessage | None] = ContextVar("hermes_celery_carrie
 
 
 def hop_of(header: Any) -> int:
-    """How often a run's message was sent on; 0 where a header does not say, or says nonsense."""
+    """Return how often a run's message was sent on; 0 if a header does not say, or is invalid."""
     hop = header.get(_HOP) if isinstance(header, Mapping) else None
     if not isinstance(hop, int) or isinstance(hop, bool):
         return 0
-    # It is written to the run's record as it comes.
+    # Limited, because it is written to the run's record unchanged.
     return hop if 0 < hop < MOST_HOPS else 0
 
 
 @contextmanager
 def performing(carrier: PerformedMessage) -> Iterator[None]:
-    """What is published in this block is published by that message."""
+    """Record that messages published in this block are published by `carrier`."""
     token = _carrier.set(carrier)
     try:
         yield
@@ -94,10 +95,10 @@ def performing(carrier: PerformedMessage) -> Iterator[None]:
 
 
 def inherit(headers: dict[str, Any] | None = None, body: Any = None, **sent: Any) -> None:
-    """Give a message that a run publishes the run's session; for `before_task_publish`.
+    """Add the run's session to a message that a run publishes; for `before_task_publish`.
 
-    The tasks behind it that lead to the run's last message, in its chain or its chord, get it too:
-    they are published outside of runs.
+    The tasks behind it that lead to the run's last message, in its chain or its chord, get the
+    session too: they are published outside of runs.
     """
     session, carrier = current_session(), _carrier.get()
     if headers is None:
@@ -118,7 +119,7 @@ def inherit(headers: dict[str, Any] | None = None, body: Any = None, **sent: Any
 def _note_place(
     carrier: PerformedMessage, *, declare: Any = None, properties: Any = None, **_: Any
 ) -> None:
-    """Note to which queue the run's own message goes; a route by an exchange alone names none."""
+    """Record the queue of the run's own message; a route by exchange alone names none."""
     queues = [str(getattr(queue, "name", queue)) for queue in declare or ()]
     carrier.queue = queues[0] if len(queues) == 1 else ""
     priority = properties.get("priority") if isinstance(properties, Mapping) else None
@@ -126,7 +127,7 @@ def _note_place(
 
 
 def _count_hop(headers: dict[str, Any], body: Any) -> None:
-    """Count what a task sends on after its own end, as in its `on_failure`."""
+    """Count a message that a task sends on after its own end, as in its `on_failure`."""
     task = current_task
     if HEADER not in headers or not task:
         return
@@ -137,16 +138,16 @@ def _count_hop(headers: dict[str, Any], body: Any) -> None:
 
 
 class _HeaderGiver:
-    """Gives one run's header to the messages and signatures that it publishes."""
+    """Adds one run's header to the messages and signatures that it publishes."""
 
     def __init__(self, carrier: PerformedMessage, session: Session) -> None:
         self._carrier = carrier
         self._session = session
 
     def header(self, *, is_own: bool) -> dict[str, Any]:
-        """The header of a message; with `is_own` it has the id of the run's."""
+        """Return the header of a message; `is_own` if the message has the id of the run's own."""
         carrier, session = self._carrier, self._session
-        # An older reader takes a message with another id than the run's for a child of the run.
+        # An older reader takes a message whose id is not the run's for a child of the run.
         version = _RUNS_OWN_ID if is_own and carrier.message != session.run_id else 1
         header = to_header(
             session,
@@ -161,7 +162,10 @@ class _HeaderGiver:
         return header
 
     def behind(self, body: Any) -> None:
-        """Give it to what follows a message, in the third part of its body, if it ends the run."""
+        """Add the header to what follows a message, if that leads to the run's last message.
+
+        Celery keeps it in the third part of the message's body.
+        """
         embed = body[2] if isinstance(body, tuple) and len(body) == 3 else None
         if isinstance(embed, dict):
             for name in ("chain", "chord"):
@@ -169,7 +173,7 @@ class _HeaderGiver:
                     embed[name] = self._given(embed[name], 0)
 
     def _given(self, found: Any, depth: int) -> Any:
-        """A copy of signatures that carry the header, and those within them."""
+        """Return a copy of signatures with the header, also in the signatures within them."""
         if depth > _DEEPEST:
             return found
         if isinstance(found, (list, tuple)):
@@ -188,14 +192,14 @@ class _HeaderGiver:
 
 
 def _note_sent(headers: dict[str, Any] | None = None, body: Any = None, **_: Any) -> None:
-    """Note that a run has sent its own message on; for `after_task_publish`."""
+    """Record that a run has sent its own message on; for `after_task_publish`."""
     carrier = _carrier.get()
     if carrier is not None and headers is not None and _is_own(carrier, headers, body):
         carrier.is_handed_on = True
 
 
 def _is_own(carrier: PerformedMessage, headers: Mapping[str, Any], body: Any) -> bool:
-    """Whether a message has the id of the run's."""
+    """Return whether a message has the id of the run's own message."""
     return _id_of(headers, body) == carrier.message
 
 
@@ -205,7 +209,7 @@ def _id_of(headers: Mapping[str, Any], body: Any) -> str:
 
 
 def connect() -> None:
-    """Watch what is published in a session."""
+    """Connect the receivers that watch what a session publishes."""
     for signal, receiver, name in (
         (signals.before_task_publish, inherit, INHERIT_UID),
         (signals.after_task_publish, _note_sent, SENT_UID),
@@ -214,7 +218,10 @@ def connect() -> None:
 
 
 def noting_replace(task: Any) -> Callable[[Any], Any]:
-    """`task.replace`, which notes that the run goes on, also where its last message comes later."""
+    """Return a `task.replace` that records that the run continues.
+
+    The run continues even if the last message of the replacement is published later.
+    """
     replace: Callable[[Any], Any] = task.replace
 
     @wraps(replace)
@@ -231,7 +238,10 @@ def noting_replace(task: Any) -> Callable[[Any], Any]:
 
 
 def noting_retry(task: Any) -> Callable[..., Any]:
-    """`task.retry`, which notes that Celery could not publish it, and rejects the task instead."""
+    """Return a `task.retry` that records a retry.
+
+    It also records when Celery could not publish the retry and rejects the task instead.
+    """
     retry: Callable[..., Any] = task.retry
 
     @wraps(retry)
@@ -251,7 +261,7 @@ def noting_retry(task: Any) -> Callable[..., Any]:
 
 
 def leads_to(message: str, *, chain: Any, chord: Any) -> bool:
-    """Whether a task with that chain behind it, or in that chord, is to publish a message."""
+    """Return whether a task with that chain behind it, or in that chord, will publish a message."""
     waiting = [(chain, 0), (chord, 0)]
     while waiting:
         found, depth = waiting.pop()
@@ -267,9 +277,9 @@ def leads_to(message: str, *, chain: Any, chord: Any) -> bool:
 
 
 def run_behind(message: Any) -> str | None:
-    """The run that waits for what a task's message, as kombu decodes it, was to publish.
+    """Return the run that waits for what a task's message was to publish, or None.
 
-    Whatever is in the message, this raises nothing.
+    `message` is the message as kombu decodes it. Invalid content raises nothing.
     """
     try:
         header, embed = message["headers"].get(HEADER), json.loads(b64decode(message["body"]))[2]

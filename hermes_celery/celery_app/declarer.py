@@ -1,9 +1,10 @@
-"""What a project declares becomes jobs: when it is written, by the leader of its namespace.
+"""Turns a project's declarations into jobs: when the leader of its namespace writes them.
 
-Written when a beat takes the lead, and again when something changes that kept a part of it back:
-jobs on their way from another namespace, and jobs that another living beat declares, which nobody
-removes (an older release that still runs, or another project by mistake). What is refused is kept
-where people look, until a beat starts that declares it otherwise or not at all.
+The leader writes them when it takes the lead. It writes again when a job that it held back may be
+written: jobs that move from another namespace, and jobs that another living beat declares. Nobody
+removes the latter (an older release that still runs, or another project by mistake). Refused
+declarations are stored for `list`, `show` and `doctor` until a beat starts that declares them
+differently or not at all.
 """
 
 from __future__ import annotations
@@ -50,43 +51,43 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_MS = 3_000
-#: A beat that is being replaced says goodbye, or is silent for ten seconds.
+#: Longer than it takes a replaced beat to disappear: it signs off, or falls silent for ten seconds.
 _PATIENCE_MS = 15_000
-#: How often the leader looks whether all that it declared is there: one command for 1,000 jobs.
+#: How often the leader counts whether all declared jobs exist: one command for 1,000 jobs.
 _COUNT_EVERY_MS = 5_000
 _SHARING, _MORE = "sharing", "more"
-#: Refusals that are told one by one.
+#: Refusals that have an incident each; one incident covers the rest.
 _TOLD = 20
 
 
 class Declarer(Protocol):
-    """What a leader does for what its project declares."""
+    """The leader's part that keeps declared jobs up to date."""
 
     def begin(self, now_ms: int) -> None:
-        """As a new leader."""
+        """Begin as a new leader."""
 
     def step(self, now_ms: int) -> None:
-        """In each pass of rescue."""
+        """Continue; called in each pass of rescue."""
 
     def stop(self) -> None:
-        """At the end."""
+        """End."""
 
 
 class NoDeclarer:
     """Declares nothing and removes nothing."""
 
     def begin(self, now_ms: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def step(self, now_ms: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def stop(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def declaration_of(app: Celery) -> Declaration:
-    """What an app declares, and which project it is."""
+    """Return the project of an app and the ids and names of the jobs that it declares."""
     names = [*map(str, with_defaults(app)), *getattr(app, DECLARED, {}), *getattr(app, REFUSED, {})]
     manager = manager_of(app)
     jobs = {managed_id(manager, name): name for name in names}
@@ -94,7 +95,7 @@ def declaration_of(app: Celery) -> Declaration:
 
 
 def doubt_about_call(app: Celery, call: TaskCall | None) -> str:
-    """Why a call may not work, as far as this process can know; "": nothing is known."""
+    """Return why a call may fail, as far as this process can tell; "" if it knows no reason."""
     if call is None:
         return ""
     task = app.tasks.get(call.name)
@@ -113,25 +114,25 @@ def doubt_about_call(app: Celery, call: TaskCall | None) -> str:
 
 
 class DeclarationIncidents:
-    """The incidents of what is declared."""
+    """Opens and closes the incidents about declared jobs."""
 
     def __init__(self, reporter: ReportsTroubles, incidents: Incidents) -> None:
         self._reporter = reporter
         self._incidents = incidents
 
     def tell(self, kind: TroubleKind, subject: str, text: str, *, now_ms: int) -> None:
-        """Tell of one."""
+        """Open an incident, or update it."""
         self._reporter.tell(Trouble(kind=kind, subject=subject, text=text), now_ms=now_ms)
 
     def over(self, kind: TroubleKind, subject: str, text: str, *, now_ms: int) -> None:
-        """End it, if it is open."""
+        """Close the incident if it is open."""
         mine = incident_id(kind, subject)
         found = [one for one in self._incidents.of_job("") if one.id == mine]
         self._reporter.over(found, text, now_ms=now_ms)
 
 
 class NamespaceSharing:
-    """Beats that declare something else in the same namespace, seen from one of them."""
+    """Finds other beats in this beat's namespace that declare something else."""
 
     def __init__(
         self, app: Celery, declarations: Declarations, *, owner: str, namespace: str
@@ -148,25 +149,25 @@ class NamespaceSharing:
 
     @property
     def is_alone(self) -> bool:
-        """Whether the last look found nobody: neither to be told of, nor to be patient with."""
+        """Whether the last check found no such beat at all."""
         return self._since_ms is None
 
     @property
     def mine(self) -> Declaration:
-        """What this beat declares."""
+        """The declaration of this beat."""
         if self._mine is None:
             self._mine = declaration_of(self._app)
         return self._mine
 
     def say(self, now_ms: int) -> None:
-        """Say what this beat declares, and log whom it shares its namespace with."""
+        """Store what this beat declares, and log which projects share its namespace."""
         self._declarations.say(self._owner, self.mine)
         text = self.text(now_ms)
         if text and self._complaint.may_say(now_ms / 1000):
             event(_log, "namespace.shared", level=logging.WARNING, why=text)
 
     def others(self, now_ms: int) -> dict[str, Declaration]:
-        """The other beats, looked at every few seconds. Raises StoreError."""
+        """Return the other beats, read every few seconds. Raises StoreError."""
         if now_ms - self._looked_ms >= _LOOK_EVERY_MS:
             self._looked_ms = now_ms
             living = self._declarations.living(now_ms=now_ms)
@@ -174,7 +175,10 @@ class NamespaceSharing:
         return self._others
 
     def text(self, now_ms: int) -> str:
-        """What to say of those who are no release of this project, or too long; "": nothing."""
+        """Describe other projects in this namespace, and beats that declare more for too long.
+
+        "" if there are none, or if they have been seen for too short a time to matter.
+        """
         others = self.others(now_ms)
         strangers = foreign(self.mine, others)
         more = additional(self.mine, strangers or others)
@@ -192,14 +196,14 @@ class NamespaceSharing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclarationRecords:
-    """Where what is declared becomes jobs, and what of it was refused is kept."""
+    """The stores of a project's jobs and of its refused declarations."""
 
     jobs: Jobs
     declarations: Declarations
 
 
 class ProjectDeclarer:
-    """A leader's part in what its project declares."""
+    """The leader's part that writes a project's declared jobs."""
 
     def __init__(
         self,
@@ -211,7 +215,7 @@ class ProjectDeclarer:
         default_timezone: str,
         moving: NamespaceMove | None,
     ) -> None:
-        """`moving` brings jobs along that are in another namespace; None: there can be none."""
+        """`moving` moves jobs here from another namespace; None if there can be none."""
         self._app = app
         self._jobs = records.jobs
         self._declarations = records.declarations
@@ -223,22 +227,22 @@ class ProjectDeclarer:
         #: How many declared jobs had a record after the last write, and when they were counted.
         self._present = 0
         self._counted_ms = 0
-        #: None: an earlier leader may have said something that is over.
+        #: The text of the open incident; None if an earlier leader may have left one open.
         self._said: str | None = None
 
     def begin(self, now_ms: int) -> None:
-        """Write it, as a new leader. Raises StoreError."""
+        """Write the declared jobs as a new leader. Raises StoreError."""
         self._kept = None
         self._said = None
         self._write_if_new(self._moving is None or self._moving.begin(now_ms), now_ms)
 
     def step(self, now_ms: int) -> None:
-        """Write what was kept back and may be written now. Raises StoreError."""
+        """Write what was held back and may be written now. Raises StoreError."""
         self._write_if_new(self._moving is None or self._moving.step(now_ms), now_ms)
         self._tell_of_sharing(now_ms)
 
     def stop(self) -> None:
-        """End what goes on beside."""
+        """Stop the second beat that runs while jobs move."""
         if self._moving is not None:
             self._moving.stop()
 
@@ -260,12 +264,12 @@ class ProjectDeclarer:
         kept = left | frozenset(additional(self._sharing.mine, others)) | frozenset(contested)
         if may_write and (kept != self._kept or self._is_one_gone(now_ms)):
             is_whole = self._write(now_ms, kept=kept, contested=contested)
-            # What others were faster with, each time, is written at the next step.
+            # Jobs that others kept changing meanwhile are written at the next step.
             self._kept = kept if is_whole else None
             self._present, self._counted_ms = self._count(), now_ms
 
     def _is_one_gone(self, now_ms: int) -> bool:
-        """Whether the record of a declared job vanished since all were written."""
+        """Return whether the record of a declared job vanished since the last write."""
         if now_ms - self._counted_ms < _COUNT_EVERY_MS:
             return False
         before, self._present, self._counted_ms = self._present, self._count(), now_ms
@@ -275,7 +279,7 @@ class ProjectDeclarer:
         return self._jobs.count_of(list(self._sharing.mine.jobs))
 
     def _contested(self, strangers: Mapping[str, Declaration]) -> dict[str, str]:
-        """Jobs of ours, by id, that a beat of another project has declared before, and its name."""
+        """Return our jobs that another project's beat declared first: job id -> its project."""
         mine = self._sharing.mine.jobs
         shared = {
             job_id: one.project for one in strangers.values() for job_id in one.jobs
@@ -290,7 +294,7 @@ class ProjectDeclarer:
         }
 
     def _write(self, now_ms: int, *, kept: frozenset[str], contested: Mapping[str, str]) -> bool:
-        """Write what is declared; whether all of it is written. Raises StoreError."""
+        """Write the declared jobs; return whether all are written. Raises StoreError."""
         taken, refused = requests_of(self._app)
         twice = declared_twice(self._app)
         for name in twice:
@@ -299,7 +303,7 @@ class ProjectDeclarer:
         added, unzoned = declared_of(self._app, default_timezone=self._default_timezone)
         reasons = {**refused, **unzoned}
         manager = manager_of(self._app)
-        # The job of before goes on, until what stands there now can be read or is taken away.
+        # A stored job keeps running until its new declaration is valid or is removed.
         unread = {managed_id(manager, name) for name in reasons}
         if WHOLE in refused:
             unread |= set(self._jobs.managed_by(manager)) - {managed_id(manager, n) for n in added}
@@ -329,7 +333,8 @@ class ProjectDeclarer:
             if name not in reasons | twice and (why := doubt_about_call(self._app, request.task))
         }  # fmt: skip
         refusals = [self._refusal(name, why) for name, why in reasons.items()]
-        # That of `cron.add` is a job; where it is none either, that is what to mend first.
+        # Here the declaration of `cron.add` is the job. If that is refused too, only its own
+        # refusal is reported.
         refusals += [self._second(name, why) for name, why in twice.items() if name not in reasons]
         self._note(refusals, warnings, now_ms=now_ms)
         return not report.has_more
@@ -350,15 +355,15 @@ class ProjectDeclarer:
             self._tell_of_more(len(refusals) - _TOLD, now_ms=now_ms)
             for one in (*over, *doubts):
                 self._troubles.over(
-                    TroubleKind.DECLARED, _subject(one), f"job {one.name!r} is refused no more",
+                    TroubleKind.DECLARED, _subject(one), f"job {one.name!r} is no longer refused",
                     now_ms=now_ms,
                 )  # fmt: skip
         except StoreError as error:
-            # The jobs are written; what is wrong with others stands in the log.
+            # The jobs are written; the log has the refusals.
             event(_log, "job.refusals_not_noted", level=logging.WARNING, why=error)
 
     def _tell_of_more(self, count: int, *, now_ms: int) -> None:
-        """One incident for all beyond the first ones."""
+        """Keep one incident for all refusals beyond the first ones."""
         if count > 0:
             text = f"{count} more declared jobs are refused; `hermes-celery doctor` lists them"
             self._troubles.tell(TroubleKind.DECLARED, _MORE, text, now_ms=now_ms)
@@ -375,12 +380,12 @@ class ProjectDeclarer:
         )
 
     def _second(self, name: str, why: str) -> RefusedJob:
-        """An entry whose name a job of `Cron.add` has."""
+        """Return the refusal of an entry whose name a job of `Cron.add` has."""
         event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
         where = entries_of(self._app)
         return msgspec.structs.replace(self._refusal(name, why), where=where)
 
 
 def _subject(refusal: RefusedJob) -> str:
-    """What names the incident of a refusal; a job's name may be anything."""
+    """Return the subject of a refusal's incident: a hash, since a job's name may be any text."""
     return hashlib.sha256(refusal.name.encode("utf-8", "replace")).hexdigest()[:12]

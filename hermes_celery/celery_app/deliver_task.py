@@ -1,7 +1,7 @@
-"""The Celery task `hermes_celery.deliver`: one pass over one delivery.
+"""The Celery task `hermes_celery.deliver`: one attempt at one delivery.
 
-Celery's own retries stay off: when it is tried again is written in the index of deliveries, where
-it survives a restart, and the leader's rescue pushes the message then.
+Celery's own retries stay off. The time of the next attempt is in the index of deliveries, where it
+survives a restart, and the leader's rescue pushes the message then.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def register(app: Celery) -> None:
     """Put the task on an app."""
-    # Of this app alone, as the task of runs is.
+    # Not shared: the task belongs to this app alone, as the task of runs does.
     app.task(
         DeliverTask.perform,
         name=DELIVER_TASK,
@@ -35,16 +35,16 @@ def register(app: Celery) -> None:
 
 
 class DeliverTask(OwnTask):
-    """The task of every delivery. Its deliverer is made once per process, after any fork."""
+    """The task of every delivery; it makes its deliverer once per process, after any fork."""
 
     abstract = True
     _deliverers: tuple[int, Deliverer, Deliverer | None] | None = None
 
     def perform(self, delivery_id: str) -> str:
-        """Send what is due; the return value shows in Flower.
+        """Send what is due; Flower shows the return value.
 
-        Raises RunFailed when it cannot be delivered, Retry when it is tried again, and Ignore when
-        it is another message's.
+        Raises RunFailed when it cannot be delivered, Retry when another attempt follows, and Ignore
+        when another message performs this delivery.
         """
         answer = self._delivered(delivery_id)
         if answer == DeliveryState.FAILED:
@@ -65,10 +65,10 @@ class DeliverTask(OwnTask):
         except StoreUnavailable:
             raise
         except StoreError:
-            return answer  # this user has no right there, so nothing of ours is there
+            return answer  # without permission there, this user has no delivery there
 
     def _deliverers_here(self) -> tuple[Deliverer, Deliverer | None]:
-        """That of the app's namespace, and that of the one in which 0.1.0 kept everything."""
+        """Return the deliverers of the app's namespace and of the shared one of 0.1.0."""
         cls = type(self)
         if cls._deliverers is None or cls._deliverers[0] != os.getpid():
             cls._deliverers = (os.getpid(), *collaborators_of(self.app).deliverers())

@@ -1,14 +1,15 @@
-"""Hears of each end that Celery itself brings to a message, in a worker's main process.
+"""Notices, in a worker's main process, each message that Celery ends without calling the task.
 
-- `task_revoked` (Celery's signal) comes for what is expired or revoked when a worker takes it, and
-  for what is terminated.
-- `Request.on_timeout` and `on_failure` are called for a hard time limit, a process that died, and a
-  task that failed before our code was called. Each task of the app gets a request class of its own,
-  in front of the one that it has, so that a project's own class stays.
-- A revoke is heard of when it comes, by every worker that gets it, not when its message is taken:
-  by then the run might have been pushed again.
+- Celery's signal `task_revoked` reports messages that are expired or revoked when a worker takes
+  them, and tasks that are terminated.
+- `Request.on_timeout` and `on_failure` are called for a hard time limit, for a dead process, and
+for
+  a task that failed before our code was called. Each task of the app gets its own request class in
+  front of the one that it has, so that a project's own class stays in use.
+- Every worker that receives a revoke reports it at once, not when the message is taken: by then the
+  run might have been pushed again.
 
-What a message means for a run is in our header; `running.ended_by_celery` decides and writes.
+Our header says what a message means for a run; `running.ended_by_celery` decides and writes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from hermes_celery.running.escaped_exceptions import is_current_greenlet, termin
 from hermes_celery.session import HEADER, run_carried_by
 
 if TYPE_CHECKING:
-    # The class below stands in front of a class that is known at run time only.
+    # The class below is put in front of a class that is known only at run time.
     from typing import Any as _Above
 else:
     _Above = object
@@ -45,20 +46,20 @@ else:
 _MARK = "_hermes_celery_watched"
 _DELIVERY_ID = "deliver-"
 _PUSH = re.compile(r"\.\d{1,15}$")
-#: Raised by our own code, or by a task that our own code has called and reported.
+#: Errors raised by our own code, or by a task whose end our own code has already reported.
 _REPORTED = (Ignore, Reject, Retry, HermesCeleryError)
 _DIED = (WorkerLostError, SystemExit, KeyboardInterrupt)
 
 
 def delivery_of(task_id: str) -> str | None:
-    """The delivery whose message has this Celery id."""
+    """Return the delivery whose message has this Celery id, or None."""
     if not task_id.startswith(_DELIVERY_ID):
         return None
     return _PUSH.sub("", task_id.removeprefix(_DELIVERY_ID))
 
 
 def run_of(task_id: str) -> str | None:
-    """The run that a message with this Celery id carries, where that alone says so."""
+    """Return the run of the message with this Celery id, or None if the id alone does not tell."""
     run_id = _PUSH.sub("", task_id)
     for found in (task_id, run_id):
         if is_run_id(found):
@@ -67,7 +68,7 @@ def run_of(task_id: str) -> str | None:
 
 
 def install(app: Celery, run_ender: RunEnder) -> None:
-    """Let the worker of this app, and of no other, hear of ends; before the worker is made."""
+    """Make this app's worker, and no other, notice ends; call it before the worker is made."""
 
     def on_revoked(sender: Any = None, request: Any = None, **given: Any) -> None:
         if getattr(sender, "app", None) is app and request is not None:
@@ -76,12 +77,12 @@ def install(app: Celery, run_ender: RunEnder) -> None:
     signals.task_revoked.connect(on_revoked, weak=False)
 
     class RevokeListener(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-        """Hears of revokes when they come."""
+        """Notices revokes when they arrive."""
 
         requires = (Control,)
 
         def start(self, consumer: Any) -> None:
-            """Celery's own mailbox is there."""
+            """Listen on Celery's own mailbox, which exists now."""
             for step in consumer.steps:
                 if isinstance(step, Control):
                     _hear_revokes(step.box.node, run_ender)
@@ -90,7 +91,7 @@ def install(app: Celery, run_ender: RunEnder) -> None:
 
 
 def watch_all(app: Celery, run_ender: RunEnder) -> None:
-    """Give every task that has none a request class that tells of its end."""
+    """Give every task without one a request class that reports its end."""
     for task in app.tasks.values():
         if not hasattr(task, _MARK):
             setattr(task, _MARK, True)
@@ -109,12 +110,12 @@ def _hear_revokes(node: Any, run_ender: RunEnder) -> None:
         try:
             return revoke(state, task_id, **given)
         finally:
-            # Not every pool can terminate; what runs is asked to end all the same.
+            # Not every pool can terminate a task; a running run is asked to end in any case.
             for one in _ids(task_id):
                 _revoked_id(run_ender, one, terminates=bool(given.get("terminate")))
 
     setattr(revoke_and_tell, _MARK, True)
-    # Celery's own table is that of all apps of the process.
+    # Celery's own table is shared by all apps of the process, so it is copied.
     node.handlers = {**handlers, "revoke": revoke_and_tell}
 
 
@@ -135,7 +136,7 @@ def _revoked_id(run_ender: RunEnder, task_id: str, *, terminates: bool) -> None:
 
 
 def _revoked(run_ender: RunEnder, request: Any, given: Mapping[str, Any]) -> None:
-    """Celery threw a message away, or terminates what runs it."""
+    """Report a message that Celery discarded, or whose task it terminates."""
     header = (request.headers or {}).get(HEADER, getattr(request, HEADER, None))
     is_expired = bool(given.get("expired"))
     why = "expired" if is_expired else "revoked"
@@ -165,7 +166,10 @@ def _message(header: Any, task_id: str) -> RunMessage | None:
 
 
 def _tell_of_child(run_ender: RunEnder, header: Any, request: Any, what: str) -> None:
-    """A task of a chain or chord that a run was handed on to is over, and what follows never is."""
+    """Report that a task ended without publishing the message that a run waits for.
+
+    The task belongs to a chain or chord that took over the run.
+    """
     if not isinstance(header, Mapping) or not isinstance(header.get("message"), str):
         return
     chain, chord = getattr(request, "chain", None), getattr(request, "chord", None)
@@ -177,31 +181,31 @@ def _tell_of_child(run_ender: RunEnder, header: Any, request: Any, what: str) ->
 
 
 class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
-    """In front of a task's own class of request."""
+    """A request class in front of a task's own, which reports ends."""
 
     run_ender: RunEnder
     #: Whether the task has a `__call__` of its own.
     may_skip_body = False
 
     def __init_subclass__(cls, **given: Any) -> None:
-        """Celery puts one more class in front, whose `on_success` calls none of those behind it."""
+        """Wrap the `on_success` of the subclass that Celery makes; it calls no base class."""
         super().__init_subclass__(**given)
         if "on_success" in vars(cls):
             told = _told(cls.on_success) if cls.may_skip_body else cls.on_success
             cls.on_success = _unharmed(told)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """Somebody had it revoked and ended."""
+        """End the task because it was revoked with `terminate`."""
         with terminating(self.id):
             super().terminate(pool, signal)
 
     def cancel(self, pool: Any, signal: Any = None, **given: Any) -> None:
-        """The worker ends it, and its message comes again."""
+        """End the task because the worker stops; its message comes again."""
         with terminating(self.id, comes_again=True):
             super().cancel(pool, signal, **given)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """The pool ends it for the time that it took; a soft limit is the task's own matter."""
+        """Report a hard time limit; the task itself handles a soft one."""
         error = TimeLimitExceeded(timeout)
         if not soft and not self._comes_again(error):
             self._tell(error)
@@ -210,7 +214,7 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
-        """It raised, or its process is gone."""
+        """Report an error of the task or the death of its process."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
@@ -227,7 +231,7 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
         return self.request_dict.get(HEADER)
 
     def _comes_again(self, error: BaseException) -> bool:
-        """Whether Celery sends it again by itself; then that is on record before it does."""
+        """Return whether Celery sends the message again; if so, record that before it does."""
         message = _message(self._header(), self.id)
         if message is None:
             return self._child_comes_again(error)
@@ -244,9 +248,9 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
         return True
 
     def _child_comes_again(self, error: BaseException) -> bool:
-        """The same for what a run was handed on to: then nothing is over, and nothing to record."""
+        """Return the same for a task that took over a run; record nothing, as nothing ended."""
         if isinstance(error, (*_DIED, Terminated)) and self._already_cancelled:
-            # The connection is gone or the worker stops; the broker has the message still.
+            # The connection was lost or the worker stops; the broker still has the message.
             return True
         if _is_requeued(self.task, error):
             return True
@@ -269,9 +273,10 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
 
 
 def _unharmed(on_success: Callable[..., Any]) -> Callable[..., Any]:
-    """A pool in the worker's own process says of what is no Exception only that it was raised.
+    """Handle an error that is no Exception as a failure.
 
-    Celery fails over that, and the message would be taken for a broken one.
+    A pool in the worker's own process reports such an error to `on_success`. Celery would fail
+    there and take the message for an invalid one.
     """
 
     @wraps(on_success)
@@ -284,7 +289,7 @@ def _unharmed(on_success: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _told(on_success: Callable[..., Any]) -> Callable[..., Any]:
-    """A task whose own `__call__` may leave out the body tells when it did."""
+    """Report a task whose own `__call__` left out the body."""
 
     @wraps(on_success)
     def on_success_and_tell(self: Any, failed__retval__runtime: Any, **given: Any) -> Any:
@@ -298,7 +303,10 @@ def _told(on_success: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _pid(request: Any) -> int:
-    """The process that performs it; under gevent Celery has the id of its greenlet, which calls."""
+    """Return the process that performs the task.
+
+    Under gevent Celery's value is the id of the greenlet, which is the caller here.
+    """
     pid: int = request.worker_pid or 0
     return os.getpid() if is_current_greenlet(pid) else pid
 
@@ -308,12 +316,15 @@ def _runs_again(task: Any) -> bool:
 
 
 def _is_requeued(task: Any, error: BaseException) -> bool:
-    """Whether its own body put the message back; one that is acknowledged early is gone by then."""
+    """Return whether the task's own body put the message back.
+
+    A message that is acknowledged early is gone by then.
+    """
     return bool(isinstance(error, Reject) and error.requeue and task.acks_late)
 
 
 def _has_no_retry_left(request: Any, error: BaseException) -> bool:
-    """Whether Celery gives up a task whose process died, as often as it may be tried again."""
+    """Return whether Celery gives up the task of a dead process because its retries are used up."""
     task = request.task
     if not isinstance(error, _DIED) or not getattr(task, "retry_on_worker_lost", False):
         return False
@@ -321,7 +332,7 @@ def _has_no_retry_left(request: Any, error: BaseException) -> bool:
 
 
 def _wait_for_copy(request: Any, error: BaseException) -> float | None:
-    """In how many seconds Celery sends a message again after that error; None: it does not."""
+    """Return the seconds until Celery sends the message again after that error, or None."""
     task = request.task
     if isinstance(error, TimeLimitExceeded):
         return 0.0 if task.acks_late and not task.acks_on_timeout else None
@@ -334,10 +345,10 @@ def _wait_for_copy(request: Any, error: BaseException) -> float | None:
 
 def _text(error: BaseException) -> str:
     if isinstance(error, TimeLimitExceeded):
-        # The pool's own limit (--time-limit) is not told.
+        # For the pool's own limit (--time-limit) Celery gives no seconds.
         seconds = error.args[0] if error.args else None
         limit = f" of {seconds:g} s" if isinstance(seconds, (int, float)) else ""
-        return f"Celery's hard time limit{limit} was over"
+        return f"Celery's hard time limit{limit} was reached"
     if isinstance(error, SystemExit):
         return f"the worker's process ended: SystemExit {error.code}"
     if isinstance(error, _DIED):

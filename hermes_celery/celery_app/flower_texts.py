@@ -1,12 +1,12 @@
-"""What Celery's own monitors, such as Flower, are told of runs and deliveries.
+"""Reports runs and deliveries to Celery's monitors, such as Flower.
 
-They know a task as received, started, and then as succeeded, failed, retried or revoked. A run that
-failed or timed out is a failed task, whose text is how the run ended: its exit code and what it
-said last. One that is tried again is a retried task. What was cancelled, or was not executed since
-somebody else has the run, is a revoked task, and never a success. Where a run is lost, its worker
-says nothing any more, so the leading beat does.
+A monitor knows a task as received, started, and then as succeeded, failed, retried or revoked. A
+run that failed or timed out is a failed task; its text says how the run ended: the exit code and
+the last line of its output. A run that is tried again is a retried task. A cancelled run, and a
+message that was not executed because another worker has the run, is a revoked task, never a
+success. The worker of a lost run is silent, so the leading beat reports that run.
 
-No traceback is told: it would show our own code only.
+No traceback is reported: it would show only our own code.
 """
 
 from __future__ import annotations
@@ -31,50 +31,50 @@ _LONGEST_TEXT = 300
 
 
 class RunFailed(Exception):
-    """A run or a delivery ended otherwise than well; its text says how, its record has the rest."""
+    """A run or delivery did not succeed; the text says how it ended, its record has the rest."""
 
     def __repr__(self) -> str:
-        # What Flower shows.
+        # Flower shows the repr.
         return str(self)
 
 
 class OwnTask(Task):  # type: ignore[misc]  # Celery carries no types
-    """A task of ours: what Celery and Flower hear of it is its text alone."""
+    """A task of ours, of which Celery and Flower see the text only, no traceback."""
 
     abstract = True
     #: A failed run is a failed task for Celery and Flower, but no traceback in the log.
     throws = (RunFailed,)
 
     def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Celery's hook; what it hands on to the monitors is `einfo`."""
+        """Remove the traceback from `einfo`, which Celery passes on to the monitors."""
         _without_frames(exc, einfo)
 
     def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Celery's hook, as `on_failure`."""
+        """Remove the traceback, as in `on_failure`."""
         _without_frames(exc, einfo)
 
     def comes_again(self, text: str) -> NoReturn:
-        """Say that another message follows, and end this one."""
+        """Report that another message follows, and end this one. Raises Retry."""
         raise Retry(f"it comes again: {text}", exc=RunFailed(text))
 
     def not_executed(self, text: str) -> NoReturn:
-        """Say that this message executes nothing (any more), and end it."""
+        """Report that this message executes nothing, and end it. Raises Ignore."""
         tell_revoked(self, text)
         raise Ignore(text)
 
 
 def tell_revoked(task: Any, text: str) -> None:
-    """Tell the monitors that a task's message executes nothing (any more)."""
+    """Report to the monitors that a task's message executes nothing."""
     if not _are_wanted(task.app):
         return
     try:
         task.send_event("task-revoked", retry=False, terminated=False, exception=text)
-    except Exception as error:  # noqa: BLE001 - what monitors hear costs no run
+    except Exception as error:  # noqa: BLE001 - a failed report must not cost a run
         event(_log, "monitors.not_told", level=logging.WARNING, why=error)
 
 
 def text_of(outcome: Outcome) -> str:
-    """How a run ended, in one line: its exit code and what it said last, or its error."""
+    """Describe in one line how a run ended: exit code and last output line, or its error."""
     if outcome.state is RunState.FAILED and outcome.exit_code:
         said = _last_line(outcome.stderr) or _last_line(outcome.output)
         return _one_line(f"exit code {outcome.exit_code}{f': {said}' if said else ''}")
@@ -82,16 +82,17 @@ def text_of(outcome: Outcome) -> str:
 
 
 class LostRunReporter:
-    """Tells the monitors of runs whose worker cannot: it died. Holds up nobody."""
+    """Reports runs of dead workers to the monitors, without delaying the beat."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._is_telling = threading.Lock()
 
     def tell(self, lost: Sequence[tuple[str, str, str]]) -> None:
-        """The Celery id of each message, the job's name, and what became of the run.
+        """Report runs, each as the message's Celery id, the job's name, and the run's end.
 
-        In a thread of its own, one at a time: a broker that does not answer must not stop the beat.
+        It runs in its own thread, one at a time: a broker that does not answer must not stop the
+        beat.
         """
         if not lost or not _are_wanted(self._app) or not self._is_telling.acquire(blocking=False):
             return
@@ -109,14 +110,14 @@ class LostRunReporter:
                         traceback="",
                         retry=False,
                     )
-        except Exception as error:  # noqa: BLE001 - what monitors hear costs no run
+        except Exception as error:  # noqa: BLE001 - a failed report must not cost a run
             event(_log, "monitors.not_told", level=logging.WARNING, why=error)
         finally:
             self._is_telling.release()
 
 
 def _are_wanted(app: Celery) -> bool:
-    """Whether there are events; a project's workers may have -E, which nobody else is told."""
+    """Return whether to send events; a project's workers may have -E, which only they know."""
     return bool(app.conf.worker_send_task_events or not app.conf.get("hermes_is_own_app"))
 
 

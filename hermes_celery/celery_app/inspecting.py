@@ -1,7 +1,7 @@
-"""Asking Celery's workers what they consume, by Celery's own remote control.
+"""Asks Celery's workers what they consume, by Celery's remote control.
 
-Nothing here decides; a worker that does not answer (busy under `solo`, without remote control) is
-as one that is not there.
+Nothing is decided here. A worker that does not answer (busy under `solo`, or without remote
+control) counts as absent.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celery import Celery
 
-#: How long answers are waited for; how many there will be is not known.
+#: Seconds to wait for answers; the number of workers is unknown.
 _TIMEOUT_SECONDS = 1.0
 
 
 class Inspection:
-    """What all workers of an app's broker say, whoever's they are."""
+    """Asks all workers of an app's broker, of any project."""
 
     def __init__(self, app: Celery, *, run_task: str) -> None:
         """`run_task` is the name of the task that only workers with our hooks have."""
@@ -25,9 +25,9 @@ class Inspection:
         self._run_task = run_task
 
     def queues(self) -> list[tuple[str, set[str]]]:
-        """Each answer: a worker and the queues that it consumes; several may have one name.
+        """Return each answer: a worker and the queues that it consumes.
 
-        Raises what Celery and Redis raise.
+        Several workers may have the same name. Raises the errors of Celery and Redis.
         """
         return [
             (worker, {str(queue["name"]) for queue in queues if "name" in queue})
@@ -36,7 +36,10 @@ class Inspection:
         ]
 
     def with_hooks(self, workers: Collection[str]) -> set[str]:
-        """Which of some workers have our tasks. Raises what Celery and Redis raise."""
+        """Return those of the given workers that have our tasks.
+
+        Raises the errors of Celery and Redis.
+        """
         return {
             worker
             for worker, tasks in self._ask("registered", destination=sorted(workers))
@@ -45,7 +48,7 @@ class Inspection:
         }
 
     def _ask(self, question: str, **options: Any) -> Iterator[tuple[str, Any]]:
-        # A connection of its own: this is a thread, and the beat goes on meanwhile.
+        # A connection of its own: this runs in a thread, while the beat uses the app's others.
         with self._app.connection_for_write() as connection:
             answers = self._app.control.broadcast(
                 question, reply=True, timeout=_TIMEOUT_SECONDS, connection=connection, **options

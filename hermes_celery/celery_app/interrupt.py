@@ -1,9 +1,9 @@
-"""Ends Python code that runs in this process, from another thread, by an exception in it.
+"""Interrupts Python code of this process from another thread, by raising an exception in it.
 
-Under prefork that is Celery's own signal for a soft time limit, which also wakes code that waits.
-Under threads and solo an exception is set for the thread: it comes with the next line of Python, so
-code inside one long call to C hears of it late. Under gevent the greenlet is woken. Always the
-exception is Celery's `SoftTimeLimitExceeded`, which tasks know how to handle.
+Under prefork it sends Celery's own signal for a soft time limit, which also wakes waiting code.
+Under threads and solo it sets an exception for the thread. The exception is raised at the next line
+of Python, so code inside one long C call gets it late. Under gevent it wakes the greenlet. The
+exception is always Celery's `SoftTimeLimitExceeded`, which tasks know how to handle.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Interruption:
                 _set_exception(self._thread, None)
 
     def fire(self) -> None:
-        """Interrupt the code, once, unless it is over."""
+        """Interrupt the code once, unless it has ended."""
         with self._lock:
             if not self._armed or self._fired:
                 return
@@ -61,7 +61,7 @@ class Interruption:
 
 
 def _handles_soft_limit() -> bool:
-    # In other pools the same signal makes Celery print where all threads are.
+    # In other pools the same signal makes Celery print the stacks of all threads.
     return signal.getsignal(signal.SIGUSR1) is soft_timeout_sighandler
 
 
@@ -71,7 +71,7 @@ def _set_exception(thread: int, kind: type[BaseException] | None) -> None:
 
 
 def _current_greenlet() -> Any:
-    """The greenlet of a gevent worker; None under any other pool."""
+    """Return the current greenlet of a gevent worker; None under any other pool."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("threading"):
         return None

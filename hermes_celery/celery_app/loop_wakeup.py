@@ -1,12 +1,13 @@
-"""A worker's main loop is told that a slot is free, whatever its pool.
+"""Wakes a worker's main loop when a slot becomes free, under every pool.
 
-With `worker_disable_prefetch` a worker asks for a message only when a slot is free. Its main loop
-sees that when it goes round: under `prefork` the pool's results wake it, under `solo` it performs
-the task itself. Under `threads`, `gevent` and `eventlet` nothing wakes it, so that it asks when the
-server's last answer times out: some two runs a second, whatever the tasks take. So after each task,
-when Celery has counted it as over, the loop is woken through a pipe.
+With `worker_disable_prefetch` a worker asks for a message only when a slot is free, and its main
+loop notices that only when it goes round. Under `prefork` the pool's results wake the loop; under
+`solo` the loop performs the task itself. Under `threads`, `gevent` and `eventlet` nothing wakes it:
+it asks again only when the server's last answer times out, which makes about two runs a second,
+however short the tasks. So after each task, when Celery has counted it as done, a pipe wakes the
+loop.
 
-A worker that prefetches (the setting is off) asks without that, and is left alone.
+A worker that prefetches (the setting is off) does not need this and is not changed.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from celery import Celery, bootsteps
 from kombu.utils.eventio import READ
 
 _READ_BYTES = 4096
-#: What a pool calls at the end of a task; each takes its slot's task off Celery's books.
+#: The callbacks of a pool at the end of a task; after each, Celery counts the slot as free.
 _ENDS = ("callback", "timeout_callback")
 
 
 class WakeupPipe:
-    """A pipe that wakes one loop; to ring is safe from every thread and greenlet."""
+    """A pipe that wakes one loop; `ring` is safe from every thread and greenlet."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -34,22 +35,22 @@ class WakeupPipe:
 
     def ring(self) -> None:
         """Wake the loop, now or as soon as it waits."""
-        # A full pipe wakes it anyway; a closed one belongs to a worker that ends.
+        # A full pipe wakes the loop anyway; a closed pipe belongs to a worker that is ending.
         with suppress(BlockingIOError, BrokenPipeError):
             os.write(self._write, b"!")
 
     def hear(self) -> None:
-        """Take all there is, so that the loop waits again."""
+        """Empty the pipe, so that the loop waits again."""
         with suppress(BlockingIOError):
             while len(os.read(self._read, _READ_BYTES)) == _READ_BYTES:
                 pass
 
     def join(self, consumer: Any) -> None:
-        """Have a consumer's loop wait for it, too; again after each reconnection."""
+        """Make a consumer's loop wait for the pipe, too; called again after each reconnection."""
         if consumer.hub is not None:
             consumer.hub.add_reader(self._read, self.hear)
             return
-        # Celery's blocking loop knows no readers but the sockets of kombu's poller.
+        # Celery's blocking loop waits only for the sockets of kombu's poller.
         cycle = getattr(consumer.connection.transport, "cycle", None)
         if cycle is not None:
             cycle.poller.register(self._read, READ)
@@ -60,7 +61,8 @@ class WakeupPipe:
             if fileno != self._read:
                 return handle(fileno, event)
             self.hear()
-            # As a message: without any, kombu looks for others to restore, some round trips each.
+            # True means that a message came. Otherwise kombu searches for messages to restore, at
+            # several round trips each time.
             return True
 
         return hear_or_handle
@@ -88,27 +90,27 @@ class WakeupPipe:
 
 
 def wake(app: Celery) -> None:
-    """Have the workers of an app, which are still to start, take what they have room for."""
+    """Make the workers that this app starts ask for a message as soon as a slot is free."""
     alarms: list[WakeupPipe] = []
 
     class FollowPool(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-        """Before the consumer makes what it hands to the pool."""
+        """Follows the pool before the consumer builds what it passes to the pool."""
 
         requires = ("celery.worker.components:Pool",)
 
         def start(self, worker: Any) -> None:
-            """The pool is there."""
+            """Follow the pool, which exists now."""
             if worker.app.conf.worker_disable_prefetch and _is_silent(worker.pool):
                 alarms.append(WakeupPipe())
                 alarms[-1].follow(worker.pool)
 
     class JoinLoop(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-        """Each time that the consumer has a connection."""
+        """Joins the consumer's loop each time the consumer has a connection."""
 
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
         def start(self, consumer: Any) -> None:
-            """The channel is there, and the loop begins soon."""
+            """Join the loop, which starts soon."""
             for alarm in alarms:
                 alarm.join(consumer)
 
@@ -117,6 +119,6 @@ def wake(app: Celery) -> None:
 
 
 def _is_silent(pool: Any) -> bool:
-    """Whether a pool's tasks end without waking the worker's loop."""
+    """Return whether a pool's tasks end without waking the worker's loop."""
     kind = type(pool).__module__.rpartition(".")[2]
     return kind not in ("prefork", "solo")

@@ -1,12 +1,13 @@
-"""Celery's own `apply_async`, into a channel that nobody but this one call has.
+"""Calls Celery's own `apply_async` with a channel that belongs to this one call.
 
-Whatever a project does when a message is published happens here as it happens anywhere: signals,
-overrides of `apply_async`, routers, patches of a monitoring library. What comes out is the message
-on the wire, and which queue it goes to. Nothing of it is kept, and nothing is shared between
-threads: two that publish at once have a channel each.
+Everything that a project does when it publishes a message happens here as well: signals, overrides
+of `apply_async`, routers, patches of a monitoring library. The result is the message on the wire
+and its queue. Nothing is kept, and nothing is shared between threads: two threads that publish at
+once have a channel each.
 
-What the project's own code publishes elsewhere meanwhile is noted by its id, so that a message
-which went another way is told from one that was never published (a lock like celery-once's).
+Messages that the project's own code publishes elsewhere meanwhile are noted by their ids. This
+tells a message that took another way from one that was never published (because of a lock like
+celery-once's).
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-#: What publishes one message; it is given `apply_async`'s options, and raises what that raises.
+#: Publishes one message with `apply_async`'s options, and raises the errors of `apply_async`.
 Send = Callable[[Mapping[str, Any]], Any]
 NOTE_UID = "hermes-celery-note"
-#: The exchange of Celery's events; what goes there is no task's message.
+#: The exchange of Celery's events, which carries no messages of tasks.
 _EVENTS = "celeryev"
 
 
 class PublishedMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call of `apply_async` put on the wire."""
+    """The result of one call of `apply_async`."""
 
-    #: The queue, and the message as kombu has it; None where it went elsewhere, or nowhere.
+    #: The queue and kombu's message; None if it went elsewhere, or nowhere.
     message: tuple[str, dict[str, Any]] | None = None
-    #: The Celery id of what was published elsewhere instead.
+    #: The Celery id of a message that was published elsewhere instead.
     elsewhere: str = ""
-    #: Whether that carries our header, so that it is the run all the same.
+    #: Whether that message has our header, so that it still carries the run.
     carries_run: bool = False
 
 
@@ -57,7 +58,7 @@ _noted: ContextVar[list[_SentMessage] | None] = ContextVar("hermes_celery_publis
 
 
 def listen() -> None:
-    """Hear of what is published; the signal is global, so once per process is enough."""
+    """Watch what is published; the signal is global, so once per process is enough."""
     signals.after_task_publish.connect(_note, dispatch_uid=NOTE_UID, weak=False)
 
 
@@ -71,11 +72,11 @@ def publish(
 ) -> PublishedMessage:
     """Publish a call under a Celery id, with our `header`, into a channel of its own.
 
-    `through` is given what publishes and its options, and calls it with options that it may have
-    changed. Raises whatever `apply_async` raises, and JobError where the message goes to no queue
-    or to several.
+    `through` gets the function that publishes and its options, and calls it with options that it
+    may have changed. Raises the errors of `apply_async`, and JobError when the message goes to no
+    queue or to several.
     """
-    # As Celery's own beat marks what it sends.
+    # Celery's own beat marks its messages in the same way.
     ours = {"celery_beat_task": True, HEADER: header}
     task = app.tasks.get(call.name)
     apply = app.send_task if task is None else task.apply_async
@@ -122,22 +123,23 @@ def _outcome(
 
 
 class _CatchingChannel(virtual.Channel):
-    """Keeps what is published, in its connection's transport, instead of queueing it."""
+    """Keeps published messages in its connection's transport instead of queueing them."""
 
     supports_fanout = True
     do_restore = False
 
     def basic_publish(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> Any:
-        """Note that something was published, wherever it goes."""
+        """Record that something was published, wherever it goes."""
         if exchange == _EVENTS:
             return None
         self.connection.published = True
         return super().basic_publish(message, exchange, routing_key, **kwargs)  # type: ignore[no-untyped-call]
 
     def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> list[str]:
-        """The queues that are bound to an exchange, those included that the app has.
+        """Return the queues that are bound to an exchange, including queues that the app defines.
 
-        A message with an exchange and no queue declares none; on a broker they are there already.
+        A message with an exchange and no queue declares no queue; on a broker the queues already
+        exist.
         """
         found = super()._lookup(exchange, routing_key, default)  # type: ignore[no-untyped-call]
         if not found and self.connection.bound is not None:
@@ -154,10 +156,10 @@ class _CatchingChannel(virtual.Channel):
         self.connection.fanned.append(f"the fan-out exchange {exchange}")
 
     def _new_queue(self, queue: str, **_: Any) -> None:
-        """There is nothing to make."""
+        """Do nothing: there is no queue to create."""
 
     def _queue_bind(self, *_: Any) -> None:
-        """The table of bindings is the transport's own."""
+        """Do nothing: the transport keeps the table of bindings."""
 
     def _has_queue(self, queue: str, **_: Any) -> bool:
         return True
@@ -167,7 +169,7 @@ class _CatchingChannel(virtual.Channel):
 
 
 class _CatchingTransport(virtual.Transport):
-    """A transport to nowhere; what exchanges and queues there are is known to it alone."""
+    """A transport without a server; it alone knows its exchanges and queues."""
 
     Channel = _CatchingChannel
     driver_type = driver_name = "hermes-celery"
@@ -180,16 +182,16 @@ class _CatchingTransport(virtual.Transport):
         self.caught: list[tuple[str, dict[str, Any]]] = []
         self.fanned: list[str] = []
         self.published = False
-        #: What gives the queues of the app, until they are asked for.
+        #: Returns the queues of the app; None once they were declared.
         self.bound: Callable[[], Any] | None = None
 
     def driver_version(self) -> str:
-        """There is no driver."""
+        """Return "N/A": there is no driver."""
         return "N/A"
 
 
 def catching_connection() -> Connection:
-    """A connection whose `transport.caught` holds what is published on it."""
+    """Return a connection that keeps what is published on it in `transport.caught`."""
     return Connection(transport=_CatchingTransport)
 
 
@@ -204,7 +206,7 @@ def _listening() -> Iterator[list[_SentMessage]]:
 
 
 def _note(headers: Any = None, body: Any = None, **_: Any) -> None:
-    """What was published, for whoever listens in this context; for `after_task_publish`."""
+    """Record a published message for the listener of this context; for `after_task_publish`."""
     noted = _noted.get()
     if noted is None:
         return

@@ -1,10 +1,11 @@
-"""An end to the building of messages by the project's own code, so that a hung call costs its job.
+"""Limits the time that a project's own code may take to build a message.
 
-What `apply_async` runs (signals, routers, locks) may hang, and a beat that waits for it dispatches
-nothing. So it is called in one long-lived thread, and waited for during a moment only. A call that
-goes on keeps its thread, and another thread serves the others; whoever asks for the same message
-again gets what became of it, also minutes later: a second call might publish a second message.
-After 2 seconds its run fails. A job whose call hangs gets no second one until that ends.
+What `apply_async` runs (signals, routers, locks) may hang, and a beat that waited for it would
+dispatch nothing. So one long-lived thread makes the calls, and the beat waits for each only a
+moment. A call that takes longer keeps its thread, and another thread serves the other jobs. When
+the beat asks for the same message again, even minutes later, it gets the result of that call: a
+second call might publish a second message. After 2 seconds the run fails. A job whose call hangs
+gets no second call until the first one ends.
 """
 
 from __future__ import annotations
@@ -30,25 +31,26 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Whose message it is: run, attempt and push.
+#: Identifies a message: run, attempt and push.
 _Key = tuple[str, int, int]
 
-#: So long one message may take.
+#: Seconds that building one message may take.
 BUILD_SECONDS = 2.0
-#: So long it is waited for at once, of what a lease lasts; beside one that may end yet, a moment.
+#: Seconds that the beat waits for a new call: a fraction of a lease, and less while another call is
+#: still running.
 _AT_ONCE_SECONDS, _BESIDE_SECONDS = 0.25, 0.01
-#: How often the leases are renewed meanwhile, which last not even a second.
+#: Seconds between renewals of the leases while the beat waits; a lease lasts less than a second.
 _MEANWHILE_SECONDS = 0.1
-#: So many calls go on at once; each has a thread.
+#: Most calls that run at once; each has a thread.
 _MOST_GOING_ON = 32
-#: So long after its end a call keeps the next run of its job waiting, for the sake of their order.
+#: Seconds after its end for which a call keeps the job's next run waiting, to keep their order.
 _FIRST_SECONDS = 20.0
-#: A result that nobody asked for within so long belongs to a run that is over; so many are kept.
+#: Seconds after which an unclaimed result belongs to a run that is over, and most results kept.
 _KEPT_SECONDS, _MOST_KEPT = 900.0, 1_000
 
 
 class BoundedMessages:
-    """Messages of which none keeps its caller for long; for one thread."""
+    """Builds messages without keeping its caller waiting for long; for use by one thread."""
 
     def __init__(
         self,
@@ -58,29 +60,29 @@ class BoundedMessages:
         seconds: float = BUILD_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_hang` hears of each run that fails since a call takes longer than `seconds`."""
+        """`on_hang` is called for each run that fails because a call exceeds `seconds`."""
         self.queue = messages.queue
         self.message = messages.message
         self.runs_again = messages.runs_again
-        #: Called again and again while a message is waited for; it raises nothing.
+        #: Called again and again while the beat waits for a message; it raises nothing.
         self.meanwhile: Callable[[], None] = lambda: None
         self._messages = messages
         self._on_hang = on_hang
         self._seconds = seconds
         self._monotonic = monotonic
         self._builder: _Builder | None = None
-        #: By job: the call that was not over when it was waited for.
+        #: By job: the call that was not done in time.
         self._open: dict[str, _Call] = {}
-        #: By message: those that are over, the oldest first, and keep no other run waiting.
+        #: By message: calls that are done and keep no other run waiting, oldest first.
         self._left: dict[_Key, _Call] = {}
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> BuiltMessage:
-        """The message of an admitted run; `BuildOutcome.PENDING`: it is to be asked for again.
+        """Return the message of an admitted run; `BuildOutcome.PENDING` means: ask again.
 
-        Raises whatever building it raises, and JobError when that takes too long, or an earlier
-        call for this job still hangs.
+        Raises the errors of building it, and JobError when that takes too long or an earlier call
+        for this job still hangs.
         """
         key = (run_id, attempt, push)
         self._set_aside()
@@ -111,7 +113,7 @@ class BoundedMessages:
         if self._builder is None:
             self._builder = _Builder()
         self._builder.give(call)
-        # Those that are given up may hang for hours, and must not make the others late.
+        # Calls that were given up may hang for hours; they must not delay the others.
         goes_on = any(not one.is_given_up for one in self._open.values())
         wait = min(_BESIDE_SECONDS if goes_on else _AT_ONCE_SECONDS, self._seconds)
         deadline = self._monotonic() + wait
@@ -130,7 +132,7 @@ class BoundedMessages:
         return BuiltMessage(way=BuildOutcome.PENDING)
 
     def _result_of(self, call: _Call, spec: JobSpec) -> BuiltMessage:
-        """What became of a call that went on, for the run that it is for."""
+        """Return the result of an open call for its own run. Raises JobError if it hangs."""
         if call.is_over:
             del self._open[spec.id]
             return call.result()
@@ -139,14 +141,14 @@ class BoundedMessages:
         return BuiltMessage(way=BuildOutcome.PENDING)
 
     def _behind(self, call: _Call, spec: JobSpec) -> BuiltMessage:
-        """What becomes of a run while a call for an earlier one of its job is not over."""
+        """Return the result for a run while a call for an earlier run of its job is open."""
         if self._is_hanging(call, spec):
             seconds = self._monotonic() - call.began
             raise JobError(f"an apply_async of this job still hangs, since {seconds:.0f} s")
         return BuiltMessage(way=BuildOutcome.PENDING)
 
     def _is_hanging(self, call: _Call, spec: JobSpec) -> bool:
-        """Whether it takes too long; then whoever asks for it fails."""
+        """Return whether a call takes too long; the run that asks for it then fails."""
         if call.is_over or self._monotonic() - call.began < self._seconds:
             return False
         if not call.is_given_up:
@@ -160,38 +162,38 @@ class BoundedMessages:
         return f"its apply_async did not return within {self._seconds:g} s"
 
     def _no_room(self) -> BuiltMessage:
-        """There are too many threads already; it is waited for those that are not given up."""
+        """Return PENDING while all threads are in use. Raises JobError if all of them hang."""
         if all(call.is_given_up for call in self._open.values()):
             raise JobError(f"apply_async of {_MOST_GOING_ON} other jobs hangs")
         return BuiltMessage(way=BuildOutcome.PENDING)
 
     def _set_aside(self) -> None:
-        """Let calls that are over keep no run waiting any longer that is not theirs."""
+        """Move finished calls aside once they need not keep other runs of their job waiting."""
         first = self._monotonic() - _FIRST_SECONDS
         for job, call in list(self._open.items()):
             if call.is_over and (call.is_given_up or call.ended < first):
                 self._left[call.key] = self._open.pop(job)
 
     def _drop_old(self) -> None:
-        """Forget results that nobody wants."""
+        """Forget results that nobody has asked for."""
         oldest = self._monotonic() - _KEPT_SECONDS
         kept = [(key, call) for key, call in self._left.items() if call.ended >= oldest]
         self._left = dict(kept[-_MOST_KEPT:])
 
 
 class _Call:
-    """One call, in the context and with the current app of who asks for it."""
+    """One call, made in the context and with the current app of its caller."""
 
     def __init__(
         self, work: Callable[[], BuiltMessage], *, key: _Key, monotonic: Callable[[], float]
     ) -> None:
-        """`key` tells whose message it is."""
+        """`key` identifies the message."""
         self.key = key
         self.began = monotonic()
-        #: When it came back; it means something once it `is_over`.
+        #: When the call returned; valid once it `is_over`.
         self.ended = 0.0
         self._monotonic = monotonic
-        #: Whether its run has failed, since it took too long.
+        #: Whether its run has failed because the call took too long.
         self.is_given_up = False
         self._work = work
         self._context = contextvars.copy_context()
@@ -202,27 +204,27 @@ class _Call:
 
     @property
     def is_over(self) -> bool:
-        """Whether it came back."""
+        """Whether the call has returned."""
         return self._done.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for it; whether it came back."""
+        """Wait for the call; return whether it has returned."""
         return self._done.wait(seconds)
 
     def make(self) -> None:
-        """Call; nothing is raised in this thread."""
+        """Make the call; keep its error instead of raising it in this thread."""
         try:
-            # Which app is the current one is told by thread, not by context.
+            # Celery keeps its current app per thread, not per context.
             self._app.set_current()
             self._built = self._context.run(self._work)
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
             self._error = error
         finally:
             self.ended = self._monotonic()
             self._done.set()
 
     def result(self) -> BuiltMessage:
-        """What came of it."""
+        """Return the result, or raise the error, of the call."""
         if self._error is not None:
             raise self._error
         assert self._built is not None
@@ -237,7 +239,7 @@ class _Builder:
         threading.Thread(target=self._loop, name="hermes-building", daemon=True).start()
 
     def give(self, call: _Call | None) -> None:
-        """Have a call made, or the thread end."""
+        """Queue a call; None ends the thread."""
         self._calls.put(call)
 
     def _loop(self) -> None:

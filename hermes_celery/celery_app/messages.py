@@ -1,21 +1,22 @@
 """One occurrence -> one Celery message, field by field what `apply_async` puts on the wire.
 
 `apply_async` costs 400 µs a message, most of it the same every time. So Celery and kombu build one
-message per queue as a template, with marks where the values of one run belong; here the marks are
-filled in. What is in a message stays Celery's decision: a new Celery with a new header changes the
-template, not this file. The message is pushed by a script, not by kombu, so that schedule, record
-and message are one atomic step.
+message per queue as a template, with marks in place of the values of one run; here the marks are
+filled in. Celery still decides what a message contains: a new Celery with a new header changes the
+template, not this file. A script pushes the message, not kombu, so that schedule, record and
+message are written in one atomic step.
 
 Two kinds of messages come from templates:
 
-- Ours, of runs and deliveries. They are built without `apply_async`: JSON and uncompressed,
-  protocol 2, whatever the project's settings are, and the project's receivers of publish signals do
-  not hear of them. They say nothing but an id, and belong to no task of the project's.
-- Those of a project's tasks whose publishing runs none of its own code (`publishing_code.py`).
+- Our own messages, of runs and deliveries. They are built without `apply_async`: JSON,
+  uncompressed, protocol 2, whatever the project's settings are. The project's receivers of publish
+  signals are not called for them. They contain only an id and belong to no task of the project.
+- Messages of a project's tasks whose publishing runs none of the project's code
+  (`publishing_code.py`).
 
-Any other is built by the task's own `apply_async` (`message_channel.py`), once, when its occurrence
-was admitted; until then a stand-in takes its place, which begins with a space. `message` never runs
-the project's code, `build` may.
+Any other message is built once, by the task's own `apply_async` (`message_channel.py`), after its
+occurrence was admitted. Until then a stand-in takes its place, which begins with a space. `message`
+never runs the project's code; `build` may.
 """
 
 from __future__ import annotations
@@ -64,25 +65,25 @@ _RUN_ID, _MESSAGE_ID, _SHADOW, _TAG, _BODY, _SESSION = (
 _MAX_TEMPLATES = 1_000
 _encode = msgspec.json.Encoder().encode
 _NOBODY = header_json(Session())
-#: What messages that share a template have in common: queue, priority, call.
+#: Messages with the same queue, priority and call share a template.
 _Likeness = tuple[str | None, int | None, bytes]
 _DELIVERY: _Likeness = (None, None, DELIVER_TASK.encode())
-#: What says where a task's messages go, of what can be set on a task.
+#: The attributes of a task that set where its messages go.
 _ROUTING = ("queue", "exchange", "routing_key", "priority", "delivery_mode")
 
 
 class OccurrenceListener(Protocol):
-    """Who hears of each scheduled occurrence before it is sent, as of an entry of Celery's beat."""
+    """Is called for each scheduled occurrence before it is sent, as for Celery's beat entries."""
 
     def is_watched(self) -> bool:
-        """Whether anybody wants to hear."""
+        """Return whether any code watches occurrences."""
 
     def apply(self, spec: JobSpec, send: Send, options: dict[str, Any]) -> Any:
-        """Let whoever hears of it change the options, send it, and return what that returns."""
+        """Let the watching code change the options, call `send`, and return its result."""
 
 
 class MessageBuilder:
-    """Builds the messages of runs for one Celery app."""
+    """Builds the messages of runs and deliveries for one Celery app."""
 
     def __init__(
         self,
@@ -93,10 +94,10 @@ class MessageBuilder:
         in_tasks: bool,
         namespace: str,
     ) -> None:
-        """`session` is the setting, for jobs that say nothing; `entries` hears of occurrences.
+        """`session` applies to jobs that set none; `entries` is called for each occurrence.
 
-        `in_tasks`: whether a task of the project's may be running where messages are built.
-        `namespace` is where the runs are on record.
+        `in_tasks` says whether a task of the project may be running where messages are built.
+        `namespace` has the records of the runs.
         """
         self._app = app
         self._session = session
@@ -107,40 +108,42 @@ class MessageBuilder:
         listen()
 
     def queue(self, spec: JobSpec) -> str:
-        """The Redis list that a job's messages go to: its queue, and its priority's part of it.
+        """Return the Redis list for a job's messages, which depends on its queue and its priority.
 
-        Where only its building tells, or it cannot be told, that of the app's messages otherwise.
+        If only building the message would tell, or that fails, return the list of the app's default
+        queue.
         """
         try:
             if not self._runs_user_code(spec):
                 return self._template(spec).key
-        except Exception as error:  # noqa: BLE001 - told of the occurrence, when it is built
+        except Exception as error:  # noqa: BLE001 - recorded on the occurrence when it is built
             _put_off(spec, error)
         return f"{key_prefix(self._app)}{self._app.conf.task_default_queue}"
 
     def message(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:
-        """The message of one run; `push` counts those that were pushed before it.
+        """Return the message of one run; `push` counts the messages pushed for it before.
 
-        A stand-in, which begins with a space, where it is to be built once the run was admitted.
+        If it can only be built after the run was admitted, return a stand-in, which begins with a
+        space.
         """
         try:
             if not self._runs_user_code(spec):
                 return self._filled(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
-        except Exception as error:  # noqa: BLE001 - told of the occurrence, when it is built
+        except Exception as error:  # noqa: BLE001 - recorded on the occurrence when it is built
             _put_off(spec, error)
-        # Older programs push it when a run that was held back is let go: to them it is the message
-        # of a delivery that there is not. The leader's rescue pushes the real one.
+        # An older program pushes the stand-in when it releases a held run. It is the message of a
+        # delivery that does not exist, so it does nothing; the leader's rescue pushes the real one.
         return STAND_IN + self.delivery_message("none", label=spec.name)
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> BuiltMessage:
-        """The message of one run that was admitted, and its queue; runs the project's code.
+        """Return the message of one admitted run and its queue; runs the project's code.
 
-        Raises whatever publishing a task raises, SessionError when the job's session is too large,
-        and JobError when the message goes to no queue, or to several.
+        Raises the errors of publishing a task, SessionError when the job's session is too large,
+        and JobError when the message goes to no queue or to several.
         """
         if not self._runs_user_code(spec):
             message = self._filled(spec, run_id=run_id, due_ms=due_ms, attempt=attempt, push=push)
@@ -164,19 +167,22 @@ class MessageBuilder:
         return self._built(spec, published, message_id=message_id)
 
     def runs_again(self, spec: JobSpec) -> bool:
-        """Whether the job's task is to run again when its worker is lost, as the project says."""
+        """Return whether the job's task is to run again after its worker was lost.
+
+        The project says so with `acks_late` and `reject_on_worker_lost`.
+        """
         task = None if spec.task is None else self._app.tasks.get(spec.task.name)
         return task is not None and bool(task.acks_late and task.reject_on_worker_lost)
 
     def delivery_queue(self) -> str:
-        """The Redis list that deliveries go to."""
+        """Return the Redis list for deliveries."""
         return self._delivery_template().key
 
     def delivery_message(self, delivery_id: str, *, label: str, push: int = 0) -> bytes:
-        """The message of one delivery; Flower shows it as that of `label`, the job's name.
+        """Return the message of one delivery; Flower shows it as `deliver: label`.
 
-        It never has the job's own name there: that would count it as a run of the job. `push` tells
-        it from those before it.
+        `label` is the job's name. Without the prefix Flower would count the delivery as a run of
+        the job. `push` distinguishes the message from earlier ones of the delivery.
         """
         return self._delivery_template().fill(
             run_id=delivery_id,
@@ -200,7 +206,7 @@ class MessageBuilder:
     def _filled(self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int, push: int) -> bytes:
         session = self._session_of(spec, run_id=run_id, due_ms=due_ms, attempt=attempt)
         message_id = message_id_of(run_id, push=push)
-        # The claim of our own task does not look at the header, so older readers may have it.
+        # The claim of our own task does not read the header, so older readers may take it.
         is_child_to_old_readers = push and spec.task is not None
         header = header_json(
             session,
@@ -219,7 +225,7 @@ class MessageBuilder:
         return lambda send, options: entries.apply(spec, send, options)
 
     def _call_of(self, spec: JobSpec, *, shown: str) -> TaskCall:
-        """The task of a job, with what its job says of its message among the options."""
+        """Return a job's task call; its options include the job's queue, priority and name."""
         assert spec.task is not None
         named = _shown_as(self._app.tasks.get(spec.task.name), shown)
         call = live_call(spec.task)
@@ -244,15 +250,15 @@ class MessageBuilder:
         return BuiltMessage(
             way=BuildOutcome.UNFOLLOWED,
             why=(
-                f"apply_async of {name} published it under the id {published.elsewhere}, without "
-                "the options that it was given (task_id, headers), so nobody reports how it ends"
+                f"apply_async of {name} published the message under the id {published.elsewhere} "
+                "and dropped the given options (task_id, headers), so nobody reports how it ends"
             ),
         )
 
     def _delivery_template(self) -> _Template:
         template = self._templates.get(_DELIVERY)
         if template is None:
-            # A run's own message has its id already.
+            # The prefix keeps the id apart from that of a run's own message.
             template = self._own(DELIVER_TASK, task_id=f"deliver-{_MESSAGE_ID}", routing={})
             self._templates[_DELIVERY] = template
         return template
@@ -282,7 +288,10 @@ class MessageBuilder:
         return _Template(message, key=self._redis_key(queue, message))
 
     def _own(self, name: str, *, task_id: str, routing: Mapping[str, Any]) -> _Template:
-        """A template of a task of ours, as `apply_async` would make it, but for the codec."""
+        """Return a template of a task of ours, as `apply_async` would build it.
+
+        Only the codec differs: it is always JSON, uncompressed.
+        """
         app, task = self._app, self._app.tasks.get(name)
         amqp = app.amqp
         set_on_task = {
@@ -325,13 +334,16 @@ def _routing_of(spec: JobSpec) -> dict[str, Any]:
 
 
 def _shown_as(task: Any, name: str) -> dict[str, str]:
-    """The option that makes Flower show the job's name; none where the task names itself."""
+    """Return the option that makes Flower show the job's name; {} if the task names itself."""
     own = getattr(type(task), "shadow_name", Task.shadow_name)
     return {"shadow": name} if own is Task.shadow_name else {}
 
 
 def _place_of(amqp: Any, route: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """Where `send_task_message` publishes to, and what it declares; takes that out of the route."""
+    """Return the exchange and key that Celery's `send_task_message` would use, and the queues.
+
+    The queues are those that it would declare. Removes those options from `route`.
+    """
     queue, exchange = route.pop("queue", None), route.pop("exchange", None)
     routing_key = route.pop("routing_key", None)
     mode = route.pop("delivery_mode", None)
@@ -355,22 +367,22 @@ def _place_of(amqp: Any, route: dict[str, Any]) -> tuple[dict[str, Any], list[An
 
 
 class _Template:
-    """One message with marks in it, cut into the pieces between them."""
+    """One message with marks in it, cut into the pieces between the marks."""
 
     def __init__(self, message: dict[str, Any], *, key: str) -> None:
         self.key = key
         self._body = b64decode(message["body"]).split(_RUN_ID.encode())
         message["body"] = _BODY
         message["properties"]["delivery_tag"] = _TAG
-        # In the order of what `fill` puts in their place. kombu draws a random tag per message; a
-        # message's id is as unique.
+        # In the order in which `fill` replaces them. kombu makes a random delivery tag per message;
+        # the message's id is just as unique.
         marks = (_RUN_ID, _MESSAGE_ID, _TAG, _SHADOW, _BODY, f'"{_SESSION}"')
         pieces = re.split("(" + "|".join(map(re.escape, marks)) + ")", dumps(message))
         self._format = b"%b".join(piece.replace("%", "%%").encode() for piece in pieces[::2])
         self._pick = itemgetter(*(marks.index(mark) for mark in pieces[1::2]))
 
     def fill(self, *, run_id: str, message_id: str, shadow: str, header: bytes) -> bytes:
-        """The message of one run."""
+        """Return the message of one run."""
         run, own = run_id.encode(), message_id.encode()
         body = b64encode(run.join(self._body))
         values = (run, own, own, _encode(shadow)[1:-1], body, header)

@@ -1,4 +1,4 @@
-"""A project's Celery app, seen from outside: found by its name, and the namespace that it means.
+"""A project's Celery app, found by its name, and the namespace of its jobs.
 
 celery -A shop ...    hermes-celery -A shop ...    the same app, found the same way
 """
@@ -21,12 +21,12 @@ _OURS = "hermes_celery"
 
 
 def find(name: str) -> Celery | None:
-    """The app that `celery -A name` means; None where that is our own.
+    """Return the app that `celery -A name` finds; None for our own app.
 
-    Adds the working directory to the path, as Celery does. Raises SettingsError where no app of
-    that name can be imported, or it has no cron.
+    Adds the working directory to the path, as Celery does. Raises SettingsError when no app of that
+    name can be imported, or it has no cron.
     """
-    from celery import Celery  # costs 0.2 s that most commands need not pay
+    from celery import Celery  # here to start fast: it costs 0.2 s, and few commands need it
 
     if name.partition(":")[0].partition(".")[0] == _OURS:
         return None
@@ -36,19 +36,19 @@ def find(name: str) -> Celery | None:
     app = _imported(name)
     if not isinstance(app, Celery):
         raise SettingsError(
-            [f"--app {name} is a {type(app).__name__}, no Celery app; name the app: MODULE:NAME"]
+            [f"--app {name} is a {type(app).__name__}, not a Celery app; write MODULE:NAME"]
         )
     return _with_cron(app, name)
 
 
 def app_found_by_celery(app: Celery | None, *, named: str | None) -> Celery | None:
-    """The app that Celery's own command line found for `-A named`; None where that is our own.
+    """Return the app that Celery's own command line found for `-A named`; None for our own app.
 
-    Raises SettingsError where it was given none, or the app has no cron.
+    Raises SettingsError when `-A` was not given, or the app has no cron.
     """
     if app is None or named is None:
         raise SettingsError(
-            ["no app is named: write `celery -A APP cron ...`; `hermes-celery ...` needs none"]
+            ["no app is given: write `celery -A APP cron ...`, or use `hermes-celery ...`"]
         )
     return None if app.conf.get("hermes_is_own_app") else _with_cron(app, named)
 
@@ -58,14 +58,14 @@ def _with_cron(app: Celery, name: str) -> Celery:
         raise SettingsError(
             [
                 f"the app of --app {name} has no cron: write `from hermes_celery import Cron` and "
-                "`Cron(app)` below the line that makes the app"
+                "`Cron(app)` below the line that creates the app"
             ]
         )
     return app
 
 
 def _imported(name: str) -> Any:
-    # Here to start fast, as Celery above.
+    # Imported here to start fast, as Celery above.
     from celery.app.utils import find_app
 
     try:
@@ -73,15 +73,15 @@ def _imported(name: str) -> Any:
     except Exception as error:
         raise SettingsError(
             [
-                f"--app {name} cannot be imported ({error_text(error)}); name it as "
-                f"`celery -A` does, such as shop, shop.celery or shop:app, in the directory that "
-                f"holds it (this is {os.getcwd()})"
+                f"--app {name} cannot be imported ({error_text(error)}); write it as for "
+                f"`celery -A`, such as shop, shop.celery or shop:app, and call the command in the "
+                f"directory that holds it (this is {os.getcwd()})"
             ]
         ) from error
 
 
 def import_tasks(app: Celery) -> str:
-    """Import the modules with an app's tasks, as its workers do; why that fails, else ""."""
+    """Import the modules with an app's tasks, as its workers do; return the error's text or ""."""
     try:
         app.loader.import_default_modules()
     except Exception as error:  # noqa: BLE001 - the user's modules may raise anything
@@ -90,10 +90,10 @@ def import_tasks(app: Celery) -> str:
 
 
 def with_namespace(settings: Settings, app: Celery) -> Settings:
-    """The settings of a project's app with its namespace: the name of the app, unless told.
+    """Return the settings of a project's app with its namespace.
 
-    What HERMES_CELERY_NAMESPACE says comes first, then `Cron(app, namespace=...)`. Raises
-    SettingsError where the app's name cannot be a namespace.
+    The namespace is HERMES_CELERY_NAMESPACE, else that of `Cron(app, namespace=...)`, else the
+    app's name. Raises SettingsError when the app's name cannot be a namespace.
     """
     if settings.is_namespace_given:
         return settings
@@ -103,7 +103,7 @@ def with_namespace(settings: Settings, app: Celery) -> Settings:
     if not app.main or app.main == "__main__":
         raise SettingsError(
             [
-                "the Celery app has no name, and a project's jobs are kept under the name of its "
+                "the Celery app has no name, but a project's jobs are stored under the name of its "
                 'app: write Celery("shop", ...), or Cron(app, namespace="shop")'
             ]
         )

@@ -1,14 +1,14 @@
-"""Whether publishing a task runs code of the project's, or of a library that it uses.
+"""Tells whether publishing a task runs code of the project or of a library that it uses.
 
-Where it does, each message is built by Celery for that very occurrence; where it does not, one
-message is like the other, and a template is filled in. What counts is what can differ from message
-to message: receivers of the publish signals, an `apply_async` or `shadow_name` of the project's,
-`Celery.send_task` or kombu's `Producer.publish` patched by a monitoring library, routers that are
-called, and a lifetime, which counts from the message.
+If it does, Celery builds each message for its very occurrence. If not, all messages are alike, and
+a template is filled in. These can differ from message to message and therefore count: receivers of
+the publish signals, a project's own `apply_async` or `shadow_name`, `Celery.send_task` or kombu's
+`Producer.publish` patched by a monitoring library, callable routers, and an expiry that counts from
+the message.
 
-Functions are told by the file that their code stands in, so that a wrapper is noticed which calls
-itself like the original. The answer is kept while everything that may change at run time is the
-same; that costs less than a microsecond.
+A function is identified by the file of its code, so that a wrapper is noticed even if it has the
+original's name. The answer is kept while everything that may change at run time is the same; that
+check costs less than a microsecond.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ SENT_UID = "hermes-celery-sent"
 _OURS = frozenset((NOTE_UID, INHERIT_UID, SENT_UID))
 _LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (celery, kombu))
 _BEFORE, _AFTER, _SENT = signals.before_task_publish, signals.after_task_publish, signals.task_sent
-#: Options that mean an instant, and count from the message.
+#: Options that set an instant, counted from the message.
 _INSTANTS = frozenset(("expires", "countdown", "eta"))
 _AMQP = ("as_task_v2", "_create_task_sender", "Producer")
 _PROTOCOL = 2
 
 
 class UserCode:
-    """What an app's tasks run when they are published."""
+    """Tells which tasks of an app run the project's code when they are published."""
 
     def __init__(self, app: Celery, *, in_tasks: bool) -> None:
-        """`in_tasks`: whether a task may be running here, which is the parent of what it sends."""
+        """`in_tasks` says whether a task may be running here; it is the parent of what it sends."""
         self._app = app
         self._in_tasks = in_tasks
         self._tasks: Any = None
-        #: By task: what the answer rests on, and the answer.
+        #: By task: the state that the answer depends on, and the answer.
         self._known: dict[str, tuple[tuple[Any, ...], bool]] = {}
 
     def runs_for(self, call: TaskCall) -> bool:
-        """Whether a message of this call has to be built by itself."""
+        """Return whether each message of this call must be built by itself."""
         if call.options and not _INSTANTS.isdisjoint(call.options):
             return True
         tasks = self._tasks
@@ -71,7 +71,7 @@ class UserCode:
     def _rests_on(self, task: Any) -> tuple[Any, ...]:
         app = self._app
         own = app.__dict__
-        # Looked up where Celery keeps it: asking Celery for it costs more than all the rest.
+        # Read from the instance's dict: Celery's own property costs more than all the rest.
         amqp = own.get("amqp") or app.amqp
         its = amqp.__dict__
         router = its.get("router") or amqp.router
@@ -81,7 +81,7 @@ class UserCode:
             is_own = "apply_async" in has or "shadow_name" in has
             parts = (kind.apply_async, kind.shadow_name, is_own, task.expires)
         return (
-            # The entries of lists are the same objects until somebody connects or disconnects.
+            # The lists hold the same entries until a receiver is connected or disconnected.
             _BEFORE.receivers,
             _AFTER.receivers,
             _SENT.receivers,
@@ -121,14 +121,14 @@ class UserCode:
 
 
 def _kept(rests_on: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same, with what the lists hold now: Celery changes them in place."""
+    """Return a copy of the state with copied lists: Celery changes them in place."""
     return tuple([*one] if isinstance(one, list) else one for one in rests_on)
 
 
 def is_library_code(owner: type, name: str) -> bool:
-    """Whether a method is a plain function of Celery's or kombu's own; a wrapper of it is not."""
+    """Return whether a method is a plain function of Celery or kombu, not a wrapper of it."""
     found = inspect.getattr_static(owner, name, None)
-    # Not `isinstance`: a proxy says that it is what it stands for.
+    # Not `isinstance`: a proxy claims the type of the object that it wraps.
     return type(found) is FunctionType and _is_from_library(found)
 
 
@@ -149,7 +149,10 @@ def _is_plain_task(task: Any) -> bool:
 
 
 def _has_receiver(signal: Any, task_name: str) -> bool:
-    """Whether anybody but us hears of that task; each receiver may listen to one sender only."""
+    """Return whether a receiver other than ours is called for that task.
+
+    A receiver may listen to one sender only.
+    """
     anybody = id(None)
     return any(
         key[0] not in _OURS and key[1] in (anybody, task_name) for key, _ in signal.receivers

@@ -1,9 +1,9 @@
 """`celery purge` ends the runs whose messages it deletes, instead of losing their messages.
 
-`celery purge`, `app.control.purge()`, `celery worker --purge` and `celery amqp queue.purge` all ask
-the channel of a connection of the app's. Ours takes the messages off the queue some hundreds at a
-time, and tells of each what it was for; so what counts as purged is exactly what was deleted. A
-queue that is deleted in any other way has lost its messages, and rescue pushes them again.
+`celery purge`, `app.control.purge()`, `celery worker --purge` and `celery amqp queue.purge` all use
+the channel of one of the app's connections. Our channel takes the messages off the queue, some
+hundreds at a time, and reports what each was for; so exactly the deleted messages count as purged.
+A queue that is deleted in any other way has lost its messages, and rescue pushes them again.
 
 Nothing of kombu or Celery is patched, and nothing connects before a queue is purged.
 """
@@ -30,26 +30,26 @@ from hermes_celery.running.ended_by_celery import PURGED, RunEnder
 from hermes_celery.session import HEADER, run_carried_by
 
 if TYPE_CHECKING:
-    # The classes below stand in front of a class that is known at run time only.
+    # The classes below are put in front of a class that is known only at run time.
     from typing import Any as _Above
 else:
     _Above = object
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 500
-#: How long a purge waits until all is on record, while Redis does not answer.
+#: Seconds that a purge waits for all runs to be recorded while Redis does not answer.
 _PATIENCE_SECONDS = 300.0
-#: The attribute of an app that makes what is told.
+#: The attribute of an app that makes the run ender.
 RUN_ENDER = "_hermes_celery_purged"
 
 
 def watch(app: Celery, make: Callable[[], RunEnder]) -> None:
-    """Let connections of this app tell what they purge; `make` is called when they do."""
+    """Make the connections of this app report what they purge; `make` is called on a purge."""
     setattr(app, RUN_ENDER, make)
     if "amqp" in vars(app):
         app.amqp.Connection = _watched(app.amqp.Connection, app)
     else:
-        # Its making would read the configuration, which may come later.
+        # Creating it would read the configuration, which may not be set yet.
         app.amqp_cls = partial(_make_amqp, app.amqp_cls)
     if "control" in vars(app):
         _watch_control(app.control)
@@ -64,7 +64,7 @@ def _make_control(kind: Any, app: Celery) -> Any:
 
 
 def _watch_control(control: Any) -> None:
-    """Let `app.control.purge` use a connection of the app's; kombu's pool has its own class."""
+    """Make `app.control.purge` use one of the app's connections; kombu's pool has its own class."""
     purge = control.purge
 
     @wraps(purge)
@@ -88,12 +88,12 @@ def _watched(connection: Any, app: Celery) -> Any:
 
 
 class _PurgingConnection(_Above):  # type: ignore[misc]  # kombu carries no types
-    """In front of the app's own class of connection."""
+    """A connection class in front of the app's own."""
 
     purging_app: Celery
 
     def get_transport_cls(self) -> Any:
-        """The transport that the URL means, with a channel that tells if it is Redis."""
+        """Return the transport of the URL; for Redis, with a channel that reports purges."""
         transport: Any = super().get_transport_cls()
         is_redis = issubclass(transport, redis_transport.Transport)
         return _purging_transport(transport) if is_redis else transport
@@ -106,7 +106,7 @@ def _purging_transport(transport: Any) -> Any:
 
 
 class _PurgingChannel(_Above):  # type: ignore[misc]  # kombu carries no types
-    """In front of a channel of the Redis transport."""
+    """A channel class in front of the Redis transport's."""
 
     def _purge(self, queue: str) -> int:
         app = getattr(self.connection.client, "purging_app", None)
@@ -130,7 +130,7 @@ class _PurgingChannel(_Above):  # type: ignore[misc]  # kombu carries no types
 
 
 class _RecordedPurge:
-    """Waits until what was purged is on record; no more after the patience was used up once."""
+    """Waits until purged runs are recorded; stops waiting once the whole patience was used up."""
 
     def __init__(self, run_ender: RunEnder) -> None:
         self.run_ender = run_ender
@@ -138,7 +138,7 @@ class _RecordedPurge:
         self._patience_seconds = _PATIENCE_SECONDS
 
     def wait(self) -> None:
-        """Wait for one page, so that there is room for what the next one ends."""
+        """Wait until one page is recorded, so that there is room for the next one."""
         until = time.monotonic() + self._patience_seconds
         if not self.run_ender.drain(self._patience_seconds):
             self.is_all = False
@@ -147,7 +147,7 @@ class _RecordedPurge:
 
 
 def _purge_list(client: Any, key: str, noted: _RecordedPurge) -> int:
-    """Delete what is in a list now, and tell; how many messages it was."""
+    """Delete the messages that are in a list now, and report each; return their number."""
     left, purged = int(client.llen(key)), 0
     while left > 0:
         raws: Sequence[bytes] = client.rpop(key, min(left, _AT_ONCE)) or ()
@@ -160,12 +160,12 @@ def _purge_list(client: Any, key: str, noted: _RecordedPurge) -> int:
 
 
 def _tell(raw: bytes, run_ender: RunEnder) -> None:
-    """Tell what a message was for that is no more; one that cannot be read was for nobody."""
+    """Report what a deleted message was for; an unreadable message was for nothing."""
     try:
         message = loads(raw)
         headers = message["headers"]
         task_id, header = headers["id"], headers.get(HEADER)
-    except Exception:  # noqa: BLE001 - kombu's types raise their own; the others are deleted too
+    except Exception:  # noqa: BLE001 - decoding may raise anything; the rest is deleted too
         return
     if not isinstance(task_id, str):
         return

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class RunTask(OwnTask):
-    """The task of every run. Its runner is made once per process, after any fork."""
+    """The task of every run; it makes its runner once per process, after any fork."""
 
     abstract = True
-    #: Name of the worker with its main process: unique also where two share a node name.
+    #: The worker's node name and main process id: unique even if two workers share a node name.
     worker = ""
     _runner: tuple[int, Runner] | None = None
 
     def perform(self, run_id: str) -> str:
-        """Perform one run; what it returns or raises shows in Flower.
+        """Perform one run; Flower shows what it returns or raises.
 
         Raises RunFailed when the run failed or timed out, Retry when it comes again, and Ignore
-        when it was cancelled or was not this message's to perform.
+        when it was cancelled or another message performs it.
         """
         heard: list[Outcome] = []
         answer = self.runner_here().perform(
@@ -40,7 +40,7 @@ class RunTask(OwnTask):
             hear=heard.append,
         )
         if answer == "full":
-            self.comes_again("it waits for a place in its group")
+            self.comes_again("its group is full")
         if not heard:
             self.not_executed(answer)
         return self._ended(answer, heard[-1])
@@ -63,7 +63,7 @@ class RunTask(OwnTask):
             return error
 
     def runner_here(self) -> Runner:
-        """What performs runs in this process."""
+        """Return the runner of this process."""
         cls = type(self)
         if cls._runner is None or cls._runner[0] != os.getpid():
             cls._runner = (os.getpid(), collaborators_of(self.app).runner())

@@ -1,23 +1,25 @@
 """The consumer of a worker that no message can end.
 
-kombu and Celery take a message apart in the worker's main process and expect it to be one of
-theirs; an error there ends the process with all its runs. So an app of ours consumes through a
-connection of its own class, whose channel
+kombu and Celery take a message apart in the worker's main process and expect it to be one of their
+own. An error there ends the process with all its runs. So our apps consume through a connection
+class of their own, whose channel
 
-- looks at each message before Celery does (`dead_letters.fault_of`);
-- asks the Sentinels, where there are any, each time it connects;
+- checks each message before Celery does (`dead_letters.fault_of`);
+- asks the Sentinels, if there are any, each time it connects;
 - never waits for a broadcast;
-- takes whatever kombu or Celery raise over a message, from its first byte until the pool has it,
-  for that message's fault: it becomes a dead letter, and the next one is taken.
+- treats any error of kombu or Celery, from the message's first byte until the pool has it, as a
+fault
+  of that message: it becomes a dead letter, and the next message is taken.
 
-An error of the server (READONLY, UNBLOCKED, LOADING, MASTERDOWN, WRONGTYPE ...) is a lost
-connection: by `broker_channel_error_retry` Celery connects again, and goes on when the server is
-itself again.
+An error of the server (READONLY, UNBLOCKED, LOADING, MASTERDOWN, WRONGTYPE ...) counts as a lost
+connection: with `broker_channel_error_retry` Celery connects again and continues once the server
+has recovered.
 
-What Celery refuses by itself (a task that is not registered, content that is not accepted) is
-still told as Celery tells it, and is a dead letter too. Nothing of kombu or Celery is patched:
-another app in the process keeps its own classes. Written against kombu 5.7 and Celery 5.7, whose
-`_create_client`, `_brpop_read`, `_deliver`, `_deliver_fanout_message` and `_receive_one` it uses.
+A message that Celery itself refuses (a task that is not registered, content that is not accepted)
+is reported as Celery reports it, and becomes a dead letter too. Nothing of kombu or Celery is
+patched: another app in the process keeps its own classes. Written for kombu 5.7 and Celery 5.7; it
+uses their `_create_client`, `_brpop_read`, `_deliver`, `_deliver_fanout_message` and
+`_receive_one`.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.store.connecting import MasterConnection, MasterTlsConnection
 
 if TYPE_CHECKING:
-    # The classes below stand in front of a class that is known at run time only.
+    # The classes below are put in front of a class that is known only at run time.
     from typing import Any as _Above
 
     from hermes_celery.clock import Clock
@@ -63,8 +65,8 @@ _log = logging.getLogger(__name__)
 _ATTRIBUTE = "_hermes_celery_dead_letters"
 _BEFORE_TRACING = "_hermes_celery_before_tracing"
 _BROADCAST = "(broadcast)"
-#: What says that there is no message, or that the server is the trouble. kombu counts every
-#: KeyError as a lost connection; here it is a part that a message lacks.
+#: Errors that mean that there is no message, or that the server is at fault. kombu counts every
+#: KeyError as a lost connection; here a KeyError means that the message lacks a part.
 _NOT_THE_MESSAGE = (
     Empty,
     *(
@@ -76,23 +78,24 @@ _NOT_THE_MESSAGE = (
         if error is not KeyError
     ),
 )
-#: Between two tries on a server that answers and refuses.
+#: Seconds between two attempts on a server that answers and refuses.
 _REFUSED_PAUSE_SECONDS = 1.0
-#: What Celery calls when it refuses a message, and where the error is among the arguments.
+#: The methods that Celery calls when it refuses a message, and the error's position among their
+#: arguments.
 _REFUSALS = {"on_unknown_message": None, "on_unknown_task": 2, "on_invalid_task": 2,
              "on_decode_error": 1}  # fmt: skip
 
 
 class _Unreadable(Exception):
-    """A message that must not go on; the text says why."""
+    """A message that must not reach Celery; the text says why."""
 
 
 class _Refused(_Unreadable):
-    """One that Celery refuses for good: no worker like this one would take another copy."""
+    """A message that Celery refuses for good: no worker like this one would take a copy of it."""
 
 
 class DeadLetters:
-    """Where a worker's consumer puts what it cannot read. Never raises: the worker goes on."""
+    """Stores messages that a worker's consumer cannot read. Never raises: the worker continues."""
 
     def __init__(
         self,
@@ -102,29 +105,31 @@ class DeadLetters:
         worker: str,
         handed_on_failed: Callable[[str, str], None],
     ) -> None:
-        """`handed_on_failed` is told of a run that waits for what a message was to publish."""
+        """`handed_on_failed` gets a run that waits for what a message was to publish, and why."""
         self._letters = letters
         self._handed_on_failed = handed_on_failed
         self._clock = clock
         self._worker = worker
         self._complaint = RateLimitedLog()
-        #: What Celery has made of the message that is being delivered, once it counts as reserved.
+        #: Celery's request of the message that is being delivered, once Celery counts it as
+        #: reserved.
         self.reserved: Any = None
 
     def let_go(self) -> None:
-        """Give back the slot that Celery reserved for a message that goes no further."""
+        """Free the slot that Celery reserved for a message that goes no further."""
         request, self.reserved = self.reserved, None
         if request is not None:
             state.task_ready(request)
 
     def put(self, raw: bytes, *, queue: str, why: str, is_final: bool = False) -> None:
-        """Keep a message; the log hears of the first, and then of one a minute.
+        """Store a message as a dead letter; log the first, and then one a minute.
 
-        Its run ends at once where it `is_final`: no copy of it would be taken. Nobody sends another
-        copy of a task that a run was handed on to, so that run ends by the first.
+        With `is_final` its run ends at once, because no worker would take a copy of the message. If
+        the message belongs to a task that took over a run, that run ends with the first dead
+        letter: nobody sends another copy of such a task.
         """
         self._keep(raw, queue=queue, why=why, is_final=is_final)
-        # Telling reads the message, which is what may be wrong with it.
+        # Only now: this reads the message, which may itself be at fault.
         self._tell_who_waits(raw, why)
 
     def _keep(self, raw: bytes, *, queue: str, why: str, is_final: bool) -> None:
@@ -148,7 +153,7 @@ class DeadLetters:
     def _tell_who_waits(self, raw: bytes, why: str) -> None:
         try:
             message = loads(raw)
-        except Exception:  # noqa: BLE001 - kombu's types raise their own; projects add theirs
+        except Exception:  # noqa: BLE001 - decoding types of kombu or a project may raise anything
             return
         run_id = run_behind(message)
         if run_id is not None:
@@ -161,7 +166,10 @@ class DeadLetters:
 
 
 def install(app: Celery, dead_letters: DeadLetters) -> None:
-    """Let the workers of this app, and of no other, consume safely; before the worker is made."""
+    """Make the workers of this app, and of no other, consume safely.
+
+    Call it before the worker is made.
+    """
     if hasattr(app, _ATTRIBUTE):
         return
     setattr(app, _ATTRIBUTE, dead_letters)
@@ -173,33 +181,33 @@ def install(app: Celery, dead_letters: DeadLetters) -> None:
 
 
 def before_tracing(app: Celery, act: Callable[[], None]) -> None:
-    """Act before each time that a consumer of this app makes what traces its tasks."""
+    """Call `act` each time before a consumer of this app builds the tracers of its tasks."""
     setattr(app, _BEFORE_TRACING, act)
 
 
 class _SafeConnection(_Above):  # type: ignore[misc]  # kombu carries no types
-    """In front of the app's own class of connection."""
+    """A connection class in front of the app's own."""
 
     dead_letters: DeadLetters
 
     def Pool(self, limit: int | None = None, **options: Any) -> Any:
-        """What Celery publishes through."""
+        """Return the pool that Celery publishes through."""
         if self.transport_cls != "sentinel":
             return super().Pool(limit, **options)
         return _SafePool(self, limit, **options)  # type: ignore[no-untyped-call]
 
     def get_transport_cls(self) -> Any:
-        """The transport that the URL means, with a safe channel if it is Redis."""
+        """Return the transport of the URL; for Redis, with a safe channel."""
         transport: Any = super().get_transport_cls()
         is_redis = issubclass(transport, redis_transport.Transport)
         return _safe_transport(transport) if is_redis else transport
 
 
 class _SafePool(ConnectionPool):
-    """A pool for Sentinels, whose connections are of a class of ours; see MasterConnection."""
+    """A pool for Sentinels, with connections of a class of ours; see MasterConnection."""
 
     def new(self) -> Any:
-        """A connection that is not made yet."""
+        """Return a connection that is not yet open."""
         given = dict(self.connection._info(resolve=False))
         return _PooledConnection(self, **given)  # type: ignore[no-untyped-call]
 
@@ -216,7 +224,7 @@ def _asking_transport(transport: Any) -> Any:
 
 
 def _asking(transport: Any) -> dict[str, Any]:
-    """The classes of connections for a channel, where there are Sentinels to ask."""
+    """Return the connection classes for a channel with Sentinels to ask; {} for any other."""
     if not issubclass(transport.Channel, redis_transport.SentinelChannel):
         return {}
     return {"connection_class": MasterConnection, "connection_class_ssl": MasterTlsConnection}
@@ -224,13 +232,13 @@ def _asking(transport: Any) -> dict[str, Any]:
 
 @cache
 def _safe_transport(transport: Any) -> Any:
-    """A transport class like this one (plain or Sentinel) with a safe channel."""
+    """Return a transport class like this one (plain or Sentinel) with a safe channel."""
     channel = type("SafeChannel", (_SafeChannel, transport.Channel), _asking(transport))
     return type("SafeTransport", (_SafeTransport, transport), {"Channel": channel})
 
 
 class _SafeTransport(_Above):  # type: ignore[misc]  # kombu carries no types
-    """In front of a Redis transport."""
+    """A transport class in front of a Redis transport."""
 
     def _deliver(self, message: Any, queue: str) -> None:
         fault = fault_of(message)
@@ -240,20 +248,20 @@ class _SafeTransport(_Above):  # type: ignore[misc]  # kombu carries no types
 
 
 class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
-    """In front of a channel of the Redis transport."""
+    """A channel class in front of the Redis transport's."""
 
-    #: Queue and message that were taken and are not with Celery yet.
+    #: Queue and message that were taken from the server but not yet passed to Celery.
     _taken: tuple[Any, Any] | None = None
-    #: What the subscription brought last.
+    #: The last answer of the subscription.
     _heard: Any = None
 
     def close(self) -> None:
-        """Close it, and never ask where the server is when kombu has let go of that.
+        """Close the channel; restore nothing once kombu has dropped the connection's address.
 
-        After a lost connection Celery closes twice: the first time may fail, and the second time
-        kombu would give back what was taken through a connection without an address, which ends
-        the worker. What is not given back comes back by kombu's visibility timeout; runs are pushed
-        again before.
+        After a lost connection Celery closes twice. The first time may fail. The second time kombu
+        would restore the taken messages through a connection without an address, which ends the
+        worker. Messages that are not restored come back after kombu's visibility timeout; runs are
+        pushed again before that.
         """
         if self.connection is not None and self.connection.client is None:
             self.do_restore = False
@@ -269,10 +277,10 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
     def subclient(self) -> Any:
         """The subscription to broadcasts, read without waiting.
 
-        kombu reads when there is something to read. Where that is the end of the connection,
-        redis-py connects again and then waits for the next broadcast, which may be for ever: a
-        worker whose subscription alone was closed (`CLIENT KILL TYPE pubsub`, a limit of the
-        server's buffers, a failover) took no message any more.
+        kombu reads when there is something to read. If that is the end of the connection, redis-py
+        connects again and then waits for the next broadcast, possibly for ever. A worker whose
+        subscription alone was closed (by `CLIENT KILL TYPE pubsub`, a limit of the server's
+        buffers, or a failover) would take no more messages.
         """
         subscription: Any = self._create_client(asynchronous=True).pubsub()
         subscription.parse_response = partial(
@@ -286,7 +294,7 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
         return self._heard
 
     def _answer(self, parse: Callable[..., Any], connection: Any, command: str, **kw: Any) -> Any:
-        """What the server answers; what BRPOP brings is kept as it came."""
+        """Return the server's answer; keep that of BRPOP as it came."""
         answer = parse(connection, command, **kw)
         if command == "BRPOP":
             self._taken = answer
@@ -299,7 +307,7 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
             return bool(super()._brpop_read(**options))
         except _NOT_THE_MESSAGE:
             raise
-        except Exception as error:  # one bad message must not end the worker
+        except Exception as error:  # an invalid message must not end the worker
             if self._taken is None:
                 raise
             queue, raw = self._taken
@@ -316,7 +324,7 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
             return super()._deliver_fanout_message(message, exchange)
         except _NOT_THE_MESSAGE:
             raise
-        except Exception as error:  # noqa: BLE001 - nor may a bad broadcast
+        except Exception as error:  # noqa: BLE001 - an invalid broadcast must not end the worker
             self._bury(dumps(message).encode(), queue=f"{_BROADCAST} {exchange}", error=error)
             return False
 
@@ -325,10 +333,10 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
             return super()._receive_one(client)
         except _NOT_THE_MESSAGE:
             raise
-        except Exception as error:  # one that cannot even be decoded must not end the worker
+        except Exception as error:  # a broadcast that cannot be decoded must not end the worker
             if self._heard is None:
                 raise
-            # kombu itself lets one go by that is no JSON.
+            # kombu itself ignores a broadcast that is not JSON.
             self._bury(b"", queue=_BROADCAST, error=error)
             return False
 
@@ -339,15 +347,15 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
         )
         tag = _delivery_tag(raw)
         if tag is not None:
-            # kombu may have noted it as delivered, and would restore it to its queue.
+            # kombu may have noted it as delivered and would restore it to its queue.
             self.basic_ack(tag)
 
 
 def _delivery_tag(raw: bytes) -> str | None:
-    """The tag of a message; None if it is so broken that kombu cannot have got that far."""
+    """Return a message's delivery tag; None for one so broken that kombu noted nothing."""
     try:
         tag = loads(raw)["properties"]["delivery_tag"]
-    except Exception:  # noqa: BLE001 - kombu's types raise their own; projects add theirs
+    except Exception:  # noqa: BLE001 - decoding types of kombu or a project may raise anything
         return None
     return tag if isinstance(tag, str) else None
 
@@ -357,7 +365,7 @@ def _text(name: bytes | str) -> str:
 
 
 class _RefusalLetters(bootsteps.Step):  # type: ignore[misc]  # Celery carries no types
-    """Makes a dead letter of what Celery itself refuses, after Celery has told of it."""
+    """Turns messages that Celery itself refuses into dead letters, after Celery's own report."""
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
@@ -381,7 +389,10 @@ def _after(act: Callable[[], None], update: Callable[[], None]) -> Callable[[], 
 
 
 def _unhurried(consumer: Any, note: Callable[..., None]) -> Callable[[Exception], None]:
-    """Celery waits for a server that is away; one that answers and refuses it would ask at once."""
+    """Return an error handler that pauses when the server answers but refuses.
+
+    Celery waits only for a server that is away; it would ask a refusing server again at once.
+    """
 
     def note_and_wait(error: Exception) -> None:
         note(error)
@@ -392,7 +403,10 @@ def _unhurried(consumer: Any, note: Callable[..., None]) -> Callable[[Exception]
 
 
 def _honest(consumer: Any, start: Callable[[], None]) -> Callable[[], None]:
-    """Celery ends a worker that runs out of descriptors with exit code 0, as if all were well."""
+    """Return a start that fails when file descriptors run out.
+
+    Celery ends such a worker with exit code 0, as if all were well.
+    """
 
     def start_or_fail() -> None:
         try:
@@ -400,7 +414,7 @@ def _honest(consumer: Any, start: Callable[[], None]) -> Callable[[], None]:
         except WorkerTerminate:
             if not state.should_terminate:
                 consumer.controller.exitcode = EX_FAILURE
-                why = "it may open no more files; raise its limit (ulimit -n, LimitNOFILE=)"
+                why = "it ran out of open files; raise its limit (ulimit -n, LimitNOFILE=)"
                 event(_log, "worker.ended", level=logging.CRITICAL, why=why)
             raise
 
@@ -423,7 +437,7 @@ def _reported(refuse: Callable[..., Any], position: int | None) -> Callable[...,
 
 def _checked(dead_letters: DeadLetters) -> Callable[[Any], None]:
     def check(request: Any) -> None:
-        """Refuse a task with arguments that no pool can be given; Celery has reserved a slot."""
+        """Refuse a task whose arguments no pool can take; Celery has already reserved a slot."""
         dead_letters.reserved = request
         embed = request._payload[2]
         fault = fault_of_call(request.body, request.args, request.kwargs, embed)

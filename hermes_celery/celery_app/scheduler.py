@@ -1,9 +1,9 @@
 """The scheduler class that `celery beat` drives.
 
-Celery builds the scheduler twice (once `lazy`), so construction has no effects. On SIGTERM it calls
-`close()` from the signal handler, in the middle of a running tick, and calls it again after the
-tick was torn down by SystemExit. Only the second call may use the connections, so a `close()` that
-comes inside a tick does nothing.
+Celery builds the scheduler twice (first `lazy`), so construction has no effects. On SIGTERM it
+calls `close()` from the signal handler, in the middle of a running tick. After SystemExit has ended
+the tick, it calls `close()` again. Only that second call may use the connections, so a `close()`
+inside a tick does nothing.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: A server that does not answer must not keep a beat that stops; its lease expires by itself.
+#: Seconds that a stopping beat waits for the server; its lease expires by itself anyway.
 _GOODBYE_SECONDS = 3.0
 
 
 class BeatScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
-    """What `celery beat` drives; `hermes_celery.beat:CronScheduler` is its documented name."""
+    """The scheduler of `celery beat`; its documented name is `hermes_celery.beat:CronScheduler`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._beat: Beat | None = None
@@ -42,23 +42,23 @@ class BeatScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         self._ticking = False
         super().__init__(*args, **kwargs)
         if kwargs.get("lazy"):
-            # Celery's banner comes next, and a broker that it cannot read would be a traceback.
+            # Celery prints its banner next; an invalid broker would end that in a traceback.
             _refuse_broker(self.app)
 
     def setup_schedule(self) -> None:
-        """Nothing: the schedules are in Redis."""
+        """Do nothing: the schedules are in Redis."""
 
     @property
     def info(self) -> str:
-        """A line of the banner."""
+        """A line of Celery's banner."""
         return f"    . schedules -> {shown_url(self.app)}"
 
     def apply_async(self, entry: Any, producer: Any = None, **_: Any) -> Any:
-        """Send one occurrence; `apply_entry` calls it, where somebody watches that."""
+        """Send one occurrence; `apply_entry` calls this when other code watches it."""
         return entry.publish()
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """One step; it sleeps by itself, so Celery calls again at once."""
+        """Take one step of the beat; return 0, since the step itself sleeps."""
         self._ticking = True
         try:
             if self._beat is None:
@@ -72,7 +72,7 @@ class BeatScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
         return 0.0
 
     def close(self) -> None:
-        """Stop leading. Ignored inside a tick: Celery calls again when the tick is torn down."""
+        """Stop leading. Ignored inside a tick: Celery calls again after the tick has ended."""
         if self._beat is not None and not self._ticking:
             beat, self._beat = self._beat, None
             try:
@@ -86,7 +86,7 @@ class BeatScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
             self._sign.stop()
 
     def sync(self) -> None:
-        """Nothing is kept back, so there is nothing to write."""
+        """Do nothing: nothing is buffered."""
 
 
 def _refuse_broker(app: Celery) -> None:

@@ -1,8 +1,8 @@
-"""A worker or beat that starts while its server is away: it waits, or ends, as Celery is told.
+"""Lets a worker or beat wait at its start for a server that is away.
 
-`broker_connection_retry_on_startup` decides, as it does for Celery's own connection, and
-`broker_connection_max_retries` for how long. What waiting does not help (a wrong password, a server
-that is too old) ends the start at once.
+`broker_connection_retry_on_startup` says whether it waits, as for Celery's own connection, and
+`broker_connection_max_retries` for how long. An error that waiting cannot repair (a wrong password,
+a server that is too old) ends the start at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STEP_SECONDS, _LONGEST_SECONDS = 2, 30
 
 
 def patience_seconds(app: Celery) -> float:
-    """For how long a start of this app waits for its server, in Celery's words."""
+    """Return how long a start of this app waits for its server, from Celery's settings."""
     is_patient = app.conf.broker_connection_retry_on_startup
     if is_patient is None:
         is_patient = app.conf.broker_connection_retry
@@ -41,9 +41,9 @@ def until_it_answers(
     say: Callable[[str], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Look until that raises no StoreUnavailable, and raise the last one when time is up.
+    """Call `look` until it raises no StoreUnavailable; raise the last one when time is up.
 
-    What goes on is said once.
+    Calls `say` once when the wait begins, and again when it is over.
     """
     until, was_said = time.monotonic() + seconds, False
     while True:
@@ -54,9 +54,9 @@ def until_it_answers(
             if time.monotonic() >= until:
                 raise
             if not was_said:
-                say(f"Waiting: {error}. It is tried again until it answers "
+                say(f"Waiting: {error}. Trying again until it answers "
                     "(broker_connection_retry_on_startup)")  # fmt: skip
             was_said = True
         pause(_PAUSE_SECONDS)
     if was_said:
-        say("The server answers; going on")
+        say("The server answers; continuing")

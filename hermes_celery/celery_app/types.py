@@ -1,4 +1,4 @@
-"""Celery's class of apps, for the signatures of those who only hand one on."""
+"""Celery's app class, for signatures of code that only passes an app on."""
 
 from celery import Celery
 

@@ -1,7 +1,7 @@
-"""What a task returned, where Celery cannot keep it or the task has not run at all.
+"""Finds return values that Celery cannot keep, or that mean that the task never ran.
 
-A run ends as Celery ends its task. Celery tries to keep the result only after the task's code, and
-the run's end is on record by then: so the same is tried before.
+A run ends as Celery ends its task. Celery stores the result only after the task's code, when the
+run's end is already on record. So the encoding is tried here, before that.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from celery.backends.base import DisabledBackend
 from celery.states import SUCCESS
 from kombu.exceptions import EncodeError
 
-#: It keeps pickled values of any kind, whatever `result_serializer` says.
+#: This backend pickles every value, whatever `result_serializer` says.
 _PICKLES = "celery.backends.database"
 
 
 def unusable(task: Any, value: Any) -> str:
-    """Why a task that returned this has failed; "" where it has not."""
+    """Return why a task with this return value has failed; "" if it has not."""
     if inspect.iscoroutine(value):
         return _never_ran(value, made="a coroutine", until="awaited it", use="asyncio.run()")
     if inspect.isasyncgen(value) or (
@@ -37,7 +37,7 @@ def _never_ran(value: Any, *, made: str, until: str, use: str) -> str:
 
 
 def _not_kept(task: Any, value: Any) -> str:
-    """What the result backend says to it, if the result is to be kept there."""
+    """Return the result backend's error for a value that it is to keep, or ""."""
     backend = task.backend
     if isinstance(backend, DisabledBackend) or task.ignore_result or task.request.ignore_result:
         return ""
@@ -47,6 +47,6 @@ def _not_kept(task: Any, value: Any) -> str:
         backend.encode(backend.encode_result(value, SUCCESS))
     except EncodeError as error:
         return f"EncodeError: the result backend cannot keep what it returned: {error}"
-    except Exception:  # noqa: BLE001 - Celery itself meets it next, and says what it is
+    except Exception:  # noqa: BLE001 - Celery itself gets the same error next and reports it
         return ""
     return ""

@@ -1,14 +1,13 @@
-"""Carries the session through Celery: into the messages that a run publishes, and around the tasks
-that carry it.
+"""Carries the session through Celery: into the messages that a run publishes, and their tasks.
 
-A task of the user's own that a job calls is a run like any other: its message carries our header,
-which names that message as the run's. So the claim is taken before the user's code and the outcome
-recorded after it; a message that comes twice never executes it. A task that merely inherited a
-session from the run that published it only gets it bound.
+When a job calls a task of the user's own, that is a run like any other: the message has our header,
+which names it as the run's message. The run is claimed before the user's code and its outcome is
+recorded afterwards, so a duplicate message never executes it. A task that only inherited a session
+from the run that published it gets the session bound, nothing else.
 
 Tasks are wrapped where Celery's own automatic retries wrap them: at the instance's `run`, before a
-worker traces it. Celery's signals would not do: an exception in a handler of `task_prerun` is
-swallowed, and the task would run without its session and without its claim.
+worker traces it. Celery's signals would not do. Celery swallows an exception in a `task_prerun`
+handler, and the task would run without its session and its claim.
 """
 
 from __future__ import annotations
@@ -61,18 +60,18 @@ from hermes_celery.session import (
 if TYPE_CHECKING:
     from hermes_celery.running.runner import Runner
 
-#: When the leader sends a task's message again whose own retry did not come.
+#: Seconds after which the leader sends the message of a retry that did not come.
 _RETRY_PATIENCE_SECONDS = 60.0
-#: When kombu gives a message of a worker that died to another, where the project does not say.
+#: kombu's default visibility timeout: after it, a dead worker's message goes to another worker.
 _VISIBILITY_SECONDS = 3600.0
-#: kombu looks for such messages every 100 seconds only.
+#: Added to that timeout, because kombu looks for such messages only every 100 seconds.
 _VISIBILITY_GRACE_SECONDS = 180.0
-#: A task publishes its retry before it gives its run back, so the retry may come first.
+#: A task publishes its retry before it puts its run back, so the retry may arrive first.
 _RETRY_TRIES = 50
 _RETRY_PAUSE_SECONDS = 0.1
 _OURS = ("hermes_celery.",)
 _MARK = "_carries_session"
-#: How a run may have ended that has a message left which Celery would execute.
+#: Final states of a run that may have one more message, which Celery would execute.
 _LEFT_OPEN = (RunState.SUCCEEDED, RunState.FAILED, RunState.LOST)
 _log = logging.getLogger(__name__)
 
@@ -86,12 +85,11 @@ def wrap_tasks(
     namespaces: Collection[str],
     time_limit: float | None = None,
 ) -> None:
-    """Wrap every task of an app that is not wrapped yet; before its worker traces them.
+    """Wrap every task of an app that is not yet wrapped; call it before its worker traces them.
 
-    `time_limit` is the worker's own hard limit, seconds, for tasks that have none.
-
-    A run of another namespace than `namespaces` is followed there, or by nobody: its task is
-    called, and nothing is reported.
+    `time_limit` is the worker's own hard limit in seconds, for tasks that have none. A run of a
+    namespace that is not in `namespaces` is followed there, or by nobody: its task is called, and
+    nothing is reported.
     """
     for name, task in app.tasks.items():
         if not name.startswith(_OURS) and not hasattr(task, _MARK):
@@ -142,7 +140,7 @@ def _carried(
         )
         state = _performed(runner(), call, run_id, session=session, worker=worker)
         if state == RunState.SENT and isinstance(session, Session):
-            # Its own retries, which inherit the headers, are nobody's run either.
+            # Its own retries inherit the headers; they belong to no run either.
             header = {**header, UNFOLLOWED: True}
             request.headers = {**(request.headers or {}), HEADER: header}
         elif state != "taken" or not _is_meant(task, runner(), run_id, header):
@@ -155,7 +153,7 @@ def _carried(
 
 
 def _time_limit(task: Any) -> float | None:
-    """The hard limit of a message, or else of its task."""
+    """Return the hard limit in seconds of a message, else of its task, or None."""
     limits = task.request.timelimit
     hard = limits[0] if limits else None
     found: float | None = hard or task.time_limit
@@ -163,9 +161,9 @@ def _time_limit(task: Any) -> float | None:
 
 
 def _ended(task: Any, call: _Call, state: str) -> Any:
-    """What Celery hears of a run: what its task returned or raised.
+    """Return or raise what the task did, for Celery.
 
-    A message that was not performed, or whose run was cancelled, is a revoked one.
+    A message that was not performed, or whose run was cancelled, becomes a revoked one.
     """
     if call.was_called and state != RunState.CANCELLED:
         if call.error is not None:
@@ -180,7 +178,10 @@ def _ended(task: Any, call: _Call, state: str) -> Any:
 
 
 def _header_of(request: Any, namespaces: Collection[str]) -> Any:
-    """Our header of a message, None where it has none; of another namespace's run, unfollowed."""
+    """Return our header of a message, or None.
+
+    The header of a run of another namespace is marked as unfollowed.
+    """
     header: Any = (request.headers or {}).get(HEADER, getattr(request, HEADER, None))
     if (namespace := namespace_of(header)) and namespace not in namespaces:
         return {**header, UNFOLLOWED: True}
@@ -188,7 +189,7 @@ def _header_of(request: Any, namespaces: Collection[str]) -> Any:
 
 
 def _beside(header: Any, session: Session, call: Callable[[], Any]) -> Any:
-    """Call what is no run, in the session of the run that published it."""
+    """Make a call that is no run, in the session of the run that published it."""
     with bound(session), performing(PerformedMessage(header, session)):
         return call()
 
@@ -196,7 +197,10 @@ def _beside(header: Any, session: Session, call: Callable[[], Any]) -> Any:
 def _performed(
     runner: Runner, call: _Call, run_id: str, *, session: Session | SessionError, worker: str
 ) -> str:
-    """Perform a run; what was sent on waits a moment for the message that sent it."""
+    """Perform a run and return its state.
+
+    A message that was sent on waits a moment for the message that sent it.
+    """
     request = call.task.request
     hop = 0 if call.carrier is None else call.carrier.hop
     message = TakenMessage(worker=worker, id=request.id, hop=hop)
@@ -210,9 +214,10 @@ def _performed(
 
 
 def _is_meant(task: Any, runner: Runner, run_id: str, header: Any) -> bool:
-    """Whether a message that finds its run taken is to be executed all the same.
+    """Return whether to execute a message although its run is already taken.
 
-    Raises Ignore where it is to come again: the run's message before it is still performed.
+    Sends the message again and raises Ignore if the run's previous message is still being
+    performed.
     """
     found, hop = runner.look(run_id), hop_of(header)
     if found is None or hop <= found.hop or found.message != task.request.id:
@@ -252,13 +257,13 @@ class _Call:
         self._redact = redact
         self.task = task
         self.carrier = carrier
-        #: Celery hears of neither success nor failure of what was not executed.
+        #: Ignore until the call is made: Celery then records neither success nor failure.
         self.error: BaseException | None = Ignore()
         self.was_called = False
         self.value: Any = None
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Call it, and say how it went. Raises PutBack when the run goes on with a message."""
+        """Make the call and return its outcome. Raises PutBack when a message continues the run."""
         carrier = self.carrier
         with nullcontext() if carrier is None else performing(carrier):
             outcome = self._outcome(spec, session, stop)
@@ -297,7 +302,7 @@ class _Call:
         except Exception as error:  # noqa: BLE001 - recorded on the run, raised again for Celery
             self.error = error.with_traceback(_theirs(error.__traceback__))
             return self._failed(error, stop)
-        except BaseException as error:  # noqa: BLE001 - as above, and no Exception
+        except BaseException as error:  # noqa: BLE001 - as above, for errors that are no Exception
             return self._escaped(error, stop)
         self.error = None
         if why := unusable(self.task, self.value):
@@ -307,15 +312,15 @@ class _Call:
         return Outcome(state=RunState.SUCCEEDED, output=output, silent=not output)
 
     def _tried_again(self, error: Retry, spec: JobSpec, session: Session) -> PutBack:
-        """The run goes on with the message of its retry.
+        """Return the PutBack of a retry: the run continues with the retry's message.
 
-        A worker may die with that in its hands: the broker brings it back. Only a run that may be
-        started twice begins anew before that.
+        A worker may die with that message; then the broker redelivers it. Only a run that may be
+        started twice begins again before that.
         """
         carrier, seconds = self.carrier, _seconds_until(error.when)
         if carrier is None or not carrier.is_handed_on:
-            # It raised Retry without a message: the leader pushes one. A copy of its message that
-            # comes after the run is over is none to execute.
+            # It raised Retry without a message, so the leader pushes one. The higher hop keeps a
+            # late copy of the old message from being executed after the run has ended.
             hop = 0 if carrier is None else carrier.hop + 1
             return PutBack(wait_seconds=seconds + _RETRY_PATIENCE_SECONDS, hop=hop)
         task = self.task
@@ -332,9 +337,10 @@ class _Call:
         )
 
     def _rejected(self, error: Reject) -> Outcome:
-        """Its message is thrown away, or comes again where Celery puts it back on the queue.
+        """Return the outcome of a rejected message; raise PutBack if the message comes again.
 
-        A retry that could not be published comes by the leader, as one that got lost.
+        Celery may put the message back on its queue. If a retry could not be published, the leader
+        pushes it, like a lost one.
         """
         if self.carrier is not None and self.carrier.is_retry_lost:
             raise PutBack(wait_seconds=_RETRY_PATIENCE_SECONDS, hop=self.carrier.hop + 1) from None
@@ -349,7 +355,10 @@ class _Call:
         return Outcome(state=RunState.FAILED, error=self._redact(text).decode(errors="replace"))
 
     def _escaped(self, error: BaseException, stop: RunningRun) -> Outcome:
-        """It raised no Exception; raises it again where Celery is to end the run."""
+        """Return the outcome of an error that is no Exception.
+
+        Raises the error again if Celery must end the run.
+        """
         state = state_after(
             error,
             message_id=str(self.task.request.id),
@@ -358,13 +367,14 @@ class _Call:
         )
         if state is None or self._is_hard_limit(error):
             raise error
-        # What is no Exception would end a pool's process, thread or loop, and be no task's failure.
+        # Raised as it is, the error would end the pool's process, thread or loop instead of failing
+        # the task.
         self.error = RunFailed(error_text(error))
         self.error.__cause__ = error.with_traceback(_theirs(error.__traceback__))
         return self._outcome_of(error, state)
 
     def _is_hard_limit(self, error: BaseException) -> bool:
-        # A task may set timers of its own.
+        # Compared with the limit, because a task may set timers of its own.
         limit = self._time_limit
         return limit is not None and is_green_timeout(error) and error.seconds == limit  # type: ignore[attr-defined]
 
@@ -386,14 +396,14 @@ class _Call:
 
 
 def _theirs(trace: TracebackType | None) -> TracebackType | None:
-    """A traceback from where the user's own code begins."""
+    """Return the part of a traceback that begins in the user's own code."""
     while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
         trace = trace.tb_next
     return trace
 
 
 def _shown(value: Any) -> bytes:
-    """A task's return value as output: text as it is, nothing for None, the rest as JSON."""
+    """Return a task's return value as output: text as it is, b"" for None, the rest as JSON."""
     if value is None:
         return b""
     if isinstance(value, str):
@@ -412,7 +422,7 @@ def _seconds_until(when: datetime | float | None) -> float:
 
 
 def _visibility_seconds(app: Celery) -> float:
-    """How long a message may be away that a worker died with."""
+    """Return the seconds after which a dead worker's message must be back."""
     options = app.conf.broker_transport_options or {}
     try:
         seconds = float(options.get("visibility_timeout") or _VISIBILITY_SECONDS)

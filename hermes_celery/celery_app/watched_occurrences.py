@@ -1,9 +1,9 @@
-"""Scheduled occurrences as entries of Celery's beat, for those who watch it.
+"""Presents scheduled occurrences as entries of Celery's beat, to code that watches it.
 
-Monitoring libraries replace `celery.beat.Scheduler.apply_entry` to hear of each occurrence: they
-read the entry's name and schedule, add headers to its options, and let the original send it. Where
-somebody does that, each occurrence of a project's task goes through our scheduler's `apply_entry`
-once, with its real id; where nobody does, nothing of this is made.
+Monitoring libraries replace `celery.beat.Scheduler.apply_entry` to observe each occurrence: they
+read the entry's name and schedule, add headers to its options, and let the original send it. If a
+library does that, each occurrence of a project's task goes once through our scheduler's
+`apply_entry`, with its real id. If none does, no entry is made.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class BeatEntries:
-    """The occurrences of one scheduler of Celery's beat."""
+    """The occurrences of one Celery beat scheduler, as entries."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -38,7 +38,7 @@ class BeatEntries:
         self._is_watched = False
 
     def is_watched(self) -> bool:
-        """Whether `apply_entry` is another than Celery's own."""
+        """Return whether `apply_entry` was replaced."""
         kind = type(self._scheduler)
         apply_entry = kind.apply_entry
         if apply_entry is not self._seen:
@@ -47,7 +47,7 @@ class BeatEntries:
         return self._is_watched or "apply_entry" in vars(self._scheduler)
 
     def apply(self, spec: JobSpec, send: Send, options: dict[str, Any]) -> Any:
-        """Send one occurrence through `apply_entry`; what publishing raises is raised here too."""
+        """Send one occurrence through `apply_entry`. Raises the errors of publishing."""
         assert spec.task is not None
         app, call = self._scheduler.app, live_call(spec.task)
         entry = OccurrenceEntry(
@@ -60,7 +60,7 @@ class BeatEntries:
             app=app,
         )
         entry.send = send
-        # It swallows what is raised, and logs it.
+        # `apply_entry` logs an error and swallows it.
         self._scheduler.apply_entry(entry, producer=None)
         if entry.error is not None:
             raise entry.error
@@ -68,14 +68,14 @@ class BeatEntries:
 
 
 class OccurrenceEntry(ScheduleEntry):  # type: ignore[misc]  # Celery carries no types
-    """One occurrence as an entry, and what came of sending it."""
+    """One occurrence as an entry, with the result of sending it."""
 
     send: Send
     error: Exception | None = None
     result: Any = None
 
     def publish(self) -> Any:
-        """Send it with the options that it has by now. Raises what `apply_async` raises."""
+        """Send it with the options that it has by now. Raises the errors of `apply_async`."""
         try:
             self.result = self.send(self.options)
         except Exception as error:
@@ -85,9 +85,9 @@ class OccurrenceEntry(ScheduleEntry):  # type: ignore[misc]  # Celery carries no
 
 
 def celery_schedule(spec: JobSpec, app: Any) -> BaseSchedule:
-    """The project's own schedule object where the job comes from `beat_schedule`; else one like it.
+    """Return the project's own schedule object for a job of `beat_schedule`; else an equivalent.
 
-    What Celery has no schedule for has the distance of its next two occurrences.
+    If Celery has no equivalent, return an interval as long as between the next two occurrences.
     """
     entries = app.conf.beat_schedule
     entry = entries.get(spec.name) if isinstance(entries, Mapping) else None
@@ -96,7 +96,7 @@ def celery_schedule(spec: JobSpec, app: Any) -> BaseSchedule:
         return maybe_schedule(given, app=app)
     compiled = spec.compiled()
     if compiled.kind is ScheduleKind.CRON:
-        # Celery's reader knows fewer expressions than ours.
+        # Celery's parser knows fewer expressions than ours.
         with suppress(ParseException, ValueError):
             return crontab.from_string(compiled.text)
     if compiled.period_seconds:

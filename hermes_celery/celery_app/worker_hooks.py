@@ -1,4 +1,4 @@
-"""Registers our tasks on an app; what worker and beat processes do when they start and stop."""
+"""Registers our tasks on an app, and hooks the start and stop of worker and beat processes."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# A pool process that is told to stop waits up to 30 s for its results to be read, by a parent that
-# reads no longer (300 looks of 0.1 s). Ours are in Redis before a task returns.
+# A stopping pool process waits up to 30 s (300 times 0.1 s) for its parent to read its results, but
+# the parent no longer reads. Our results are in Redis before a task returns, so it need not wait.
 billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 5
 
 
 def register(app: Celery) -> None:
     """Put our tasks and process hooks on an app."""
-    # Of this app alone: what is shared is registered on every other app of the process as well.
+    # Not shared: Celery registers a shared task on every other app of the process as well.
     app.task(
         RunTask.perform, name=RUN_TASK, base=RunTask, bind=True, ignore_result=True, shared=False
     )
     deliver_task.register(app)
     continued_runs.connect()
-    # Threads do not survive a fork.
+    # One per process: its threads do not survive a fork.
     run_ender_in = cache(lambda pid: collaborators_of(app).run_ender())
     purging.watch(app, lambda: run_ender_in(os.getpid()))
     _Hooks(app).connect()
@@ -72,15 +72,15 @@ def register(app: Celery) -> None:
 
 _EAGER = (
     "task_always_eager is on: tasks would run inside the process that publishes them, and no "
-    "worker would ever see one; write task_always_eager = False (in Django's settings "
-    "CELERY_TASK_ALWAYS_EAGER = False), and turn it on in the settings of your tests only"
+    "worker would ever get one; set task_always_eager = False (in Django's settings "
+    "CELERY_TASK_ALWAYS_EAGER = False), and turn it on only in the settings of your tests"
 )
-#: How long a worker that stops waits for a Redis that does not answer.
+#: Seconds that a stopping worker waits for a Redis that does not answer.
 _DRAIN_SECONDS = 5.0
 
 
 class _Hooks:
-    """What happens around the life of a worker or beat process of one app."""
+    """The handlers of Celery's signals for the worker and beat processes of one app."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -95,7 +95,7 @@ class _Hooks:
 
     @property
     def _settings(self) -> Settings:
-        # Read late: a project configures its app after it has made it.
+        # Read late: a project configures its app after creating it.
         return app_settings(self._app)
 
     @property
@@ -107,7 +107,7 @@ class _Hooks:
         return bool(self._app.conf.get("hermes_is_own_app"))
 
     def connect(self) -> None:
-        """Listen to Celery's signals; they are global, so this app's own are told by settings."""
+        """Listen to Celery's signals. They are global, so each handler checks for its own app."""
         for heard, receiver in (
             (signals.celeryd_init, self.on_worker_init),
             (signals.worker_init, self.on_tasks_known),
@@ -124,7 +124,7 @@ class _Hooks:
     def on_worker_init(
         self, sender: str, instance: Any, options: Mapping[str, Any] | None = None, **_: Any
     ) -> None:
-        """Refuse to start without a server that can carry us; other apps' workers are not ours."""
+        """Refuse to start this app's worker without a usable server; ignore other apps' workers."""
         if instance.app is not self._app:
             return
         self._name = RunTask.worker = f"{sender}:{os.getpid()}"
@@ -138,14 +138,14 @@ class _Hooks:
         _accept_ours(self._app)
 
     def on_beat_init(self, sender: Any, **_: Any) -> None:
-        """The same for a beat."""
+        """Refuse to start this app's beat without a usable server."""
         if sender.app is self._app:
             self._check_server()
 
     def on_tasks_known(self, sender: Any, **_: Any) -> None:
-        """Every task of this app's worker carries the session from here on.
+        """Make every task of this app's worker carry the session from here on.
 
-        The worker knows its size by now, and has opened nothing yet.
+        By now the worker knows its size and has opened no connection.
         """
         if sender.app is not self._app:
             return
@@ -155,9 +155,9 @@ class _Hooks:
         self.on_tasks_traced()
 
     def on_tasks_traced(self, **_: Any) -> None:
-        """The same for each that is there by now: a task may be registered late.
+        """Wrap the tasks that were registered since: a task may be registered late.
 
-        It is traced when a pool process begins, and when the main process begins to consume.
+        Celery traces tasks when a pool process begins, and when the main process begins to consume.
         """
         if self._run_ender is None:
             return
@@ -177,7 +177,7 @@ class _Hooks:
         return redactor(secrets) if self._settings.redact else unredacted
 
     def on_worker_ready(self, sender: Any = None, **_: Any) -> None:
-        """Say that this worker is there, every few seconds."""
+        """Start the threads that sign this worker as alive, watch the beats and guard its slots."""
         if not self._name:
             return
         settings = self._settings
@@ -211,7 +211,7 @@ class _Hooks:
         self._collaborators.slot_guard(worker=self._name, held=held_by_pool, kill=kill).start()
 
     def on_worker_shutting_down(self, how: str, **_: Any) -> None:
-        """A warm shutdown of ours waits for its runs, but not for ever; a project's as Celery's."""
+        """Limit the wait of our own worker's warm shutdown; leave a project's worker to Celery."""
         if self._presence is not None:
             self._presence.stop()
         if how == "Warm" and self._name and self._is_own:
@@ -220,15 +220,15 @@ class _Hooks:
             timer.start()
 
     def on_worker_shutdown(self, **_: Any) -> None:
-        """What Celery ended last is still to be written."""
+        """Write the ends of runs that Celery ended last."""
         if self._run_ender is not None:
             self._run_ender.drain(_DRAIN_SECONDS)
 
     def on_pool_process_init(self, **_: Any) -> None:
-        """A pool process must not outlive its worker, or its run would go on unseen.
+        """Make a pool process die with its worker; otherwise its run would continue unseen.
 
-        The pool `solo` sends this signal in the worker's main process, which may well outlive what
-        started it: a shell, `nohup`, a script.
+        The pool `solo` sends this signal in the worker's main process. That process may outlive
+        whatever started it: a shell, `nohup`, a script.
         """
         if not is_pool_process(self._name):
             return
@@ -237,12 +237,12 @@ class _Hooks:
         die_with_parent()
 
     def on_logger(self, logger: logging.Logger, **_: Any) -> None:
-        """Our events show at the level INFO; every line is JSON on request."""
+        """Show our events at level INFO, and log every line as JSON on request."""
         logging.getLogger("hermes_celery").setLevel(logging.INFO)
         try:
             settings = self._settings
         except SettingsError:
-            return  # settings that are wrong end the process when it starts its work
+            return  # invalid settings end the process later, when it starts its work
         for text in settings.ignored:
             event(_log, "setting.ignored", level=logging.WARNING, why=text)
         if settings.log_format == "json":
@@ -264,7 +264,7 @@ class _Hooks:
                 event(_log, "worker.cancel_failed", level=logging.WARNING, run=run_id, why=error)
 
     def _check_server(self, *, queues: Collection[str] = ()) -> None:
-        """`queues` are those of `-Q`."""
+        """Wait for a usable server, or exit with 1. `queues` are those of `-Q`."""
         if self._app.conf.task_always_eager:
             _exit(_EAGER)
         try:
@@ -280,13 +280,13 @@ class _Hooks:
             _exit(str(error))
 
     def _delivers(self, queues: Collection[str]) -> bool:
-        # A beat has no name here, and a worker of other queues leaves deliveries to others.
+        # A beat has no name here, and a worker of other queues performs no deliveries.
         own = Keys(namespace=self._settings.namespace).delivery_queue
         return bool(self._name) and (not queues or own in queues)
 
 
 def held_by_pool() -> list[HeldMessage]:
-    """The messages with a run that pool processes of this worker have accepted."""
+    """Return the messages with a run that this worker's pool processes have accepted."""
     found = []
     for request in list(worker_state.active_requests):
         header = request.request_dict.get(HEADER)
@@ -300,14 +300,14 @@ def held_by_pool() -> list[HeldMessage]:
 
 
 def _accept_ours(app: Celery) -> None:
-    """Our own messages are JSON, whatever the project's are and its workers accept."""
+    """Add JSON to the accepted content: our own messages are JSON, whatever the project uses."""
     accepted = list(app.conf.accept_content or ())
     if not {"json", "application/json"} & set(accepted):
         app.conf.accept_content = [*accepted, "json"]
 
 
 def _make_room(worker: Any) -> None:
-    """Refuse to start where there are too few descriptors for the pool's processes."""
+    """Refuse to start with too few file descriptors for the pool's processes."""
     largest = max(worker.options.get("autoscale") or (worker.concurrency,))
     slots = largest if isinstance(largest, int) else os.cpu_count() or 1
     shortage = descriptors.make_room(slots)
@@ -315,7 +315,7 @@ def _make_room(worker: Any) -> None:
         return
     if issubclass(get_implementation(worker.pool_cls), prefork.TaskPool):
         _exit(str(shortage))
-    # Other pools open what a run needs when it runs.
+    # Other pools open files only when a run needs them, so this is only a warning.
     event(_log, "worker.few_files", level=logging.WARNING, why=shortage)
 
 
@@ -325,5 +325,5 @@ def _exit(message: str) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    # Celery may have made a logger of sys.stderr by now.
+    # Celery may have replaced sys.stderr by a logger.
     print(message, file=sys.__stderr__ or sys.stderr, flush=True)

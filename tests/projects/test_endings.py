@@ -64,7 +64,7 @@ def test_a_task_that_no_worker_knows_fails_at_once_by_its_name(bed: Bed) -> None
 def test_a_hard_time_limit_is_timed_out_at_once(bed: Bed, job: str) -> None:
     run = ended(bed, job)
     assert run.state is RunState.TIMED_OUT
-    assert run.error == "Celery's hard time limit of 2 s was over"
+    assert run.error == "Celery's hard time limit of 2 s was reached"
     assert took(run) < 6
 
 

@@ -82,7 +82,7 @@ def test_the_commands_below_celery_are_about_its_app(bed: Bed) -> None:
         (["-A", "shop", "cron", "list", "-A", "x"], 2, "No such option '-A'"),
         (["-A", "shop", "cron", "-N", "a b", "list"], 2, "'a b' must be 1 to 40 letters"),
         (["-A", "shop", "cron", "up"], 2, "`up` starts our own app, not a project's"),
-        (["cron", "list"], 1, "no app is named: write `celery -A APP cron ...`"),
+        (["cron", "list"], 1, "no app is given: write `celery -A APP cron ...`"),
         (["-A", "bare", "cron", "list"], 1, "the app of --app bare has no cron: write `from"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

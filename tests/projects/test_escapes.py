@@ -72,7 +72,7 @@ def test_a_hard_time_limit_under_gevent_is_timed_out_at_once(gevent: Bed) -> Non
     run = ended(gevent, "hang")
     assert (run.state, run.error) == (
         RunState.TIMED_OUT,
-        "Celery's hard time limit of 2 s was over",
+        "Celery's hard time limit of 2 s was reached",
     )
     assert took(run) < _AT_ONCE_SECONDS
 

@@ -166,5 +166,5 @@ def test_a_project_that_runs_tasks_eagerly_is_refused_in_one_sentence(
         assert process.wait(timeout=30) == 1
         lines = bed.log(process).splitlines()
         (said,) = [line for line in lines if line.startswith("Error: ")]
-        assert "write task_always_eager = False" in said
+        assert "set task_always_eager = False" in said
         assert "Traceback" not in bed.log(process)

@@ -96,7 +96,7 @@ def test_a_revoke_is_heard_by_workers_that_have_no_slot_free(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "state", "why"),
     [
-        (("--time-limit", "2"), RunState.TIMED_OUT, "Celery's hard time limit of 2 s was over"),
+        (("--time-limit", "2"), RunState.TIMED_OUT, "Celery's hard time limit of 2 s was reached"),
         (("--pool", "threads"), RunState.CANCELLED, "revoked"),
     ],
 )

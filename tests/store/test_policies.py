@@ -386,8 +386,8 @@ def test_a_range_without_an_occurrence_is_told_from_one_that_has_all_its_runs(
     assert store.cron.backfill("n", start=before, end=end) == []
     told = store.cron.never_due("n", start=before, end=end)
     assert told == (
-        "'n' has no occurrence from 2026-06-20T12:00:00+00:00 to 2026-06-21T12:00:00+00:00; it was "
-        "made at 2026-06-22T12:00:00+00:00; the next is 2026-06-22T13:00:00+00:00"
+        "'n' has no occurrence from 2026-06-20T12:00:00+00:00 to 2026-06-21T12:00:00+00:00; the "
+        "job was created at 2026-06-22T12:00:00+00:00; the next is 2026-06-22T13:00:00+00:00"
     )
     assert store.cron.never_due("n", start=NOON, end=store.cron.now) == ""
 

@@ -113,7 +113,7 @@ def test_a_project_whose_variable_differs_from_its_broker_ends_at_start(
     broker = {"CELERY_BROKER_URL": valkey_url.replace("unix://", "redis+socket://")}
     other = {"HERMES_REDIS_URL": f"{valkey_url}?db=7"}
     said = refusal(processes, processes.start([*shop, *command], **broker, **other))
-    assert "unset HERMES_REDIS_URL to follow the broker" in said
+    assert "unset HERMES_REDIS_URL to use the broker" in said
     read = {"CELERY_BROKER_READ_URL": elsewhere(valkey_url)}
     said = refusal(processes, processes.start([*shop, *command], **broker, **read))
     assert "CELERY_BROKER_READ_URL means" in said

@@ -269,7 +269,7 @@ def test_a_worker_that_runs_out_of_files_does_not_end_as_if_all_were_well(
 ) -> None:
     worker = limited(processes, "-n 20", "--pool", "threads", "--concurrency", "8")
     assert worker.wait(60) == 1
-    assert "it may open no more files" in processes.log(worker)
+    assert "it ran out of open files" in processes.log(worker)
 
 
 def test_messages_of_the_corpus_are_broken_by_their_one_change_only(

@@ -52,7 +52,7 @@ def test_a_project_that_is_started_before_its_server_says_so_once_and_then_runs(
         said = early.log(process)
         assert said.count("Waiting: ") == 1
         assert "(broker_connection_retry_on_startup)" in said
-        assert "The server answers; going on" in said
+        assert "The server answers; continuing" in said
         assert "start it, or correct broker_url" in said
         assert "Traceback" not in said
 

@@ -236,7 +236,7 @@ def test_sentinels_of_a_project_are_those_of_its_list() -> None:
         ("sentinel://a/0;sentinel://b/1", {"broker_transport_options": {"master_name": "m"}},
          "the same database at the end"),
         ("redis://h/0", {"broker_use_ssl": {"ssl_cert_reqs": "CERT_NONE"}},
-         "broker_use_ssl: ssl_cert_reqs is 'CERT_NONE', which Celery cannot read"),
+         "broker_use_ssl: ssl_cert_reqs is 'CERT_NONE', which Celery does not know"),
         ("redis://h/0", {"broker_use_ssl": {"keyfile": "/k"}}, "broker_use_ssl has 'keyfile'"),
         ("rediss://h/0", {"broker_use_ssl": True}, "broker_use_ssl is True"),
         ("redis://h/0?foo=bar", {}, "broker_url cannot be read by Celery (its option 'foo'"),
@@ -272,7 +272,7 @@ def test_a_project_whose_variable_differs_is_refused(
     else:
         monkeypatch.setenv("HERMES_REDIS_URL", "redis://h/1")
         Cron(app)
-    with pytest.raises(SettingsError, match="unset HERMES_REDIS_URL to follow the broker"):
+    with pytest.raises(SettingsError, match="unset HERMES_REDIS_URL to use the broker"):
         app_settings(app)
 
 

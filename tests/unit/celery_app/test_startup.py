@@ -41,7 +41,7 @@ def test_it_looks_until_there_is_an_answer_and_says_so_once() -> None:
     waiting, over = said
     assert waiting.startswith("Waiting: no Redis. ")
     assert waiting.endswith("(broker_connection_retry_on_startup)")
-    assert over == "The server answers; going on"
+    assert over == "The server answers; continuing"
 
 
 def test_what_waiting_does_not_help_is_raised_at_once() -> None:
