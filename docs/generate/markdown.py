@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from html import escape
+
+#: Inline code that holds a bar.
+_BARRED = re.compile(r"`([^`]*\|[^`]*)`")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; each row has as many cells as the head."""
+    """Return a table. Raises ValueError for a row with another number of cells than the head."""
     lines = [_line(head), "|" + "---|" * len(head)]
     for row in rows:
         if len(row) != len(head):
@@ -16,22 +21,33 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """Return text as it stands in a table: on one line, its bars escaped."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """Return Markdown as it stands in a table: on one line, and no bar of its own ends a cell.
+
+    Readers differ about a bar inside of code in a table, escaped or not. All of them read HTML.
+    """
+    line = _BARRED.sub(lambda found: f"<code>{_entity(escape(found[1]))}</code>", text)
+    return " ".join(line.split()).replace("|", "\\|")
 
 
 def code(text: str) -> str:
     """Return text as code; "" stays empty."""
     if not text:
         return ""
-    fence = "``" if "`" in text else "`"
-    space = " " if "`" in text else ""
-    return f"{fence}{space}{text}{space}{fence}"
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def codes(texts: Iterable[str]) -> str:
     """Return several texts as code, with commas between them."""
     return ", ".join(code(text) for text in texts)
+
+
+def block(text: str, language: str = "") -> str:
+    """Return text as a block of code."""
+    return f"```{language}\n{text.rstrip()}\n```\n"
+
+
+def _entity(text: str) -> str:
+    return text.replace("|", "&#124;")
 
 
 def _line(cells: Iterable[str]) -> str:

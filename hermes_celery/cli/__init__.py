@@ -1,8 +1,7 @@
 """The `hermes-celery` command: a thin skin over `client.Client`.
 
 Each command's module is imported only when that command is called, so that every command starts
-fast. Errors go to stderr as one sentence that says what to do. Exit codes: 0 done, 1 refused or
-failed, 2 wrong usage.
+fast. Errors go to stderr as one sentence that says what to do. The exit codes are in `exit_codes`.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import click
 from click.core import ParameterSource
 
 from hermes_celery.cli.commands import COMMANDS
+from hermes_celery.cli.exit_codes import exit_note
 from hermes_celery.errors import HermesCeleryError, JobNotFound
 
 
@@ -35,6 +35,7 @@ class Commands(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(f"hermes_celery.cli.{module}"), name)
+        command.epilog = exit_note(cmd_name)
         return command
 
     def resolve_command(

@@ -20,6 +20,7 @@ _SHOWN_BYTES = 60
 @click.group(invoke_without_command=True)
 @click.option(
     "--limit",
+    metavar="N",
     type=click.IntRange(1, KEPT),
     default=20,
     show_default=True,

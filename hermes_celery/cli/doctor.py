@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import click
 import msgspec
 
+from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import given_app, kept_by_broker, project, read_settings, repeating
 from hermes_celery.cli.screen import print_json
@@ -63,7 +64,7 @@ _COLORS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check settings, server, records, workers and files; exit with 1 if a check fails.
+    """Check settings, server, records, workers and files.
 
     Prints one line per check: ok, warn or fail.
     """
@@ -75,7 +76,7 @@ def doctor(as_json: bool) -> None:
             label = f"{finding.verdict.value:<5} {finding.check:<11} "
             print_labelled(label, finding.text, color=_COLORS[finding.verdict])
     if any(finding.verdict is Verdict.FAIL for finding in findings):
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.FAILED)
 
 
 def _findings() -> Iterator[Finding]:

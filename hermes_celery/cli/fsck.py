@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import click
 import msgspec
 
+from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import kept_by_broker, read_settings, repeating
 from hermes_celery.cli.screen import print_json
@@ -46,9 +47,8 @@ class Summary(msgspec.Struct):
 def fsck(repair: bool, as_json: bool) -> None:
     """Check that all stored records agree: jobs, runs and their indexes.
 
-    Prints one line for each disagreement. Exits with 0 if there is none or all were repaired, else
-    with 1. A repair never deletes an unusable value; it moves it to a key `...quarantine:...`.
-    Beats and workers may keep running.
+    Prints one line for each disagreement. A repair never deletes an unusable value; it
+    moves it to a key `...quarantine:...`. Beats and workers may keep running.
     """
     opened = reachable_database if repair else readable_database
     settings = read_settings()
@@ -61,7 +61,7 @@ def fsck(repair: bool, as_json: bool) -> None:
             _print_finding(finding)
         click.echo(_closing(summary, repair=repair))
     if summary.left:
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.FAILED)
 
 
 def examine(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import default_zone, project, read_settings
 from hermes_celery.cli.screen import print_json
@@ -88,7 +89,7 @@ def import_jobs(as_json: bool, **typed: Any) -> None:
 
     `import redbeat` reads RedBeat's keys in Redis. `import django-celery-beat FILE` reads what
     `manage.py dumpdata django_celery_beat` wrote. Stop the other beat first: its entries are not
-    changed. Importing again makes no second job. Exits with 1 if a job was refused.
+    changed. Importing again makes no second job.
     """
     given = _Given(**typed)
     given.check()
@@ -99,7 +100,7 @@ def import_jobs(as_json: bool, **typed: Any) -> None:
         for line in report.lines():
             click.echo(line)
     if report.refused:
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.FAILED)
 
 
 def _taken_over(given: _Given) -> ImportReport | TakeoverReport:

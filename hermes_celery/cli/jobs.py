@@ -81,7 +81,10 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
 @field_options()
 @_elsewhere
 @click.option(
-    "--revision", type=int, help="Refuse if the job is not at this revision any more (see `show`)."
+    "--revision",
+    metavar="N",
+    type=int,
+    help="Refuse if the job is not at this revision any more (see `show`).",
 )
 @json_option
 def edit(job: str, as_json: bool, revision: int | None, elsewhere: bool, **typed: Any) -> None:
@@ -130,6 +133,7 @@ _STATE_WORDS = [word_of(state.value) for state in JobState]
 @click.option(
     "--limit",
     "-n",
+    metavar="N",
     type=click.IntRange(0),
     help=f"List at most this many jobs; 0 lists all. Default: {_TABLE_LIMIT}, with --json all.",
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import click
 
+from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings
 from hermes_celery.cli.screen import print_json_list
@@ -71,8 +72,7 @@ def move(jobs: tuple[str, ...], source: str, force: bool, as_json: bool) -> None
 
     `hermes-celery -N shop move backup` moves the job `backup` from the namespace `hermes` to that
     of the project `shop`, whose beat and workers run it from then on. Stop all programs of version
-    0.1.0 in the old namespace first; nothing moves while one runs there. Exits with 1 if a job was
-    not moved.
+    0.1.0 in the old namespace first; nothing moves while one runs there.
     """
     settings = read_settings()
     try:
@@ -102,7 +102,7 @@ def move(jobs: tuple[str, ...], source: str, force: bool, as_json: bool) -> None
         for one in rows:
             click.echo(one.line)
     if failed:
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.FAILED)
 
 
 def _refuse_unknown(settings: Settings, target: Database) -> None:

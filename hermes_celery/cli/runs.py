@@ -9,6 +9,7 @@ from datetime import datetime
 import click
 
 from hermes_celery.cli.delivery import delivery_lines, delivery_states
+from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.following import follow as follow_run
 from hermes_celery.cli.options import Instant, Since, json_option
 from hermes_celery.cli.scope import repeating
@@ -59,6 +60,7 @@ def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
 @click.option(
     "--limit",
     "-n",
+    metavar="N",
     type=click.IntRange(1, 10_000),
     default=20,
     show_default=True,
@@ -172,6 +174,7 @@ def cancel(run_id: str) -> None:
 )
 @click.option(
     "--per-minute",
+    metavar="N",
     type=int,
     default=60,
     show_default=True,
@@ -241,5 +244,6 @@ def _ending(item: Run) -> str:
 
 def _exit_code(item: Run) -> int:
     if item.state in (RunState.SUCCEEDED, RunState.SENT):
-        return 0
-    return item.exit_code if item.exit_code is not None and 0 < item.exit_code < 256 else 1
+        return ExitCode.DONE
+    is_plain = item.exit_code is not None and 0 < item.exit_code < 256
+    return item.exit_code if is_plain and item.exit_code else ExitCode.FAILED

@@ -33,6 +33,7 @@ _EXPLAINED = 5
 @click.option(
     "-n",
     "count",
+    metavar="N",
     type=click.IntRange(1, 10_000),
     help="Print at most this many. Default: 5; with --until 10,000.",
 )

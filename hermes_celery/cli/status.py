@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import given_app, read_settings, repeating
 from hermes_celery.cli.screen import print_json, shown
@@ -28,8 +29,7 @@ from hermes_celery.wiring.server import readable_database
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 1 when no beat leads, no worker runs, no worker consumes a queue with waiting "
-    "messages, or jobs are lost.",
+    help="Report by the exit code whether the jobs are served.",
 )
 @json_option
 def status(check: bool, as_json: bool) -> None:
@@ -43,7 +43,7 @@ def status(check: bool, as_json: bool) -> None:
     else:
         _print_status(state, url=without_password(redis_url(settings)))
     if check and not all_is_served(state):
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.FAILED)
 
 
 def _print_status(state: Status, *, url: str) -> None:
