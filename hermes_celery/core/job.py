@@ -36,7 +36,9 @@ _JOB_ID = re.compile(r"[0-9a-f]{12}")
 class JobState(StrEnum):
     """The state of a job: whether it has a next run."""
 
+    #: The job has a next run.
     SCHEDULED = "scheduled"
+    #: Somebody paused the job, or one of its limits did; it runs again after `resume`.
     PAUSED = "paused"
     #: The job has had its last run; it is kept for a while, then removed.
     COMPLETED = "completed"

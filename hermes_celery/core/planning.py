@@ -15,6 +15,7 @@ import msgspec
 
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.policy import CatchUp
+from hermes_celery.core.run import EndReason
 from hermes_celery.instant import from_ms, iso
 from hermes_celery.schedule import Schedule, ScheduleKind
 
@@ -115,9 +116,9 @@ def _caught_up(
     dropped = rest[: len(rest) - len(wanted)]
     marks: list[tuple[int, str]] = []
     if paused:
-        marks.append((paused[-1], _span("paused", paused)))
+        marks.append((paused[-1], _span(EndReason.PAUSED, paused)))
     if dropped:
-        marks.append((dropped[-1], _span("missed", dropped)))
+        marks.append((dropped[-1], _span(EndReason.MISSED, dropped)))
     marks += [(ms, "") for ms in wanted]
     return _chain(due, marks, upcoming=upcoming)
 
@@ -191,7 +192,7 @@ def _is_last(due: DueJob, *, earlier: int) -> bool:
     return times is not None and due.completed + earlier + 1 >= times
 
 
-def _span(word: str, occurrences: list[int]) -> str:
+def _span(word: EndReason, occurrences: list[int]) -> str:
     """Return the reason for skipping occurrences, with their number, first and last."""
     first, last = iso(from_ms(occurrences[0])), iso(from_ms(occurrences[-1]))
     if len(occurrences) == 1:

@@ -33,7 +33,9 @@ class RunState(StrEnum):
     QUEUED = "queued"
     #: A worker holds the claim and sends heartbeats.
     RUNNING = "running"
+    #: Its work ended without an error.
     SUCCEEDED = "succeeded"
+    #: Its work ended with an error, and no attempt is left.
     FAILED = "failed"
     #: Stopped by its time limit.
     TIMED_OUT = "timed_out"
@@ -61,6 +63,25 @@ class RunState(StrEnum):
         return RunState.SUCCEEDED.value if self is RunState.SENT else self.value
 
 
+class EndReason(StrEnum):
+    """The first word of a run's reason, if a rule of this program or of Celery ended the run."""
+
+    #: No beat dispatched the occurrence in time, and the job's `catch_up` does not run it later.
+    MISSED = "missed"
+    #: The occurrence was due while all jobs were paused.
+    PAUSED = "paused"
+    #: The job's `overlap` admits no further run beside the ones that are not over.
+    OVERLAP = "overlap"
+    #: No worker started the run before its `expires`.
+    EXPIRED = "expired"
+    #: The occurrence after it took its place (`overlap` is `replace`).
+    REPLACED = "replaced"
+    #: Its Celery task was revoked.
+    REVOKED = "revoked"
+    #: `celery purge` deleted its message.
+    PURGED = "purged"
+
+
 class Trigger(StrEnum):
     """What made the run."""
 
@@ -77,8 +98,11 @@ class DeliveryState(StrEnum):
 
     #: There is nothing to deliver (yet), or nobody to deliver to.
     NONE = "none"
+    #: The message is being sent, or waits for its next attempt.
     PENDING = "pending"
+    #: All targets took the message.
     DELIVERED = "delivered"
+    #: A target did not take the message, and no attempt is left.
     FAILED = "failed"
     #: The run asked for no delivery, such as with `[SILENT]`.
     SILENT = "silent"

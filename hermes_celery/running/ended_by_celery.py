@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from hermes_celery.core.policy import Policy, retries_failure, retries_loss, retry_wait_ms
-from hermes_celery.core.run import RunState
+from hermes_celery.core.run import EndReason, RunState
 from hermes_celery.errors import RunNotFound
 from hermes_celery.events import event
 from hermes_celery.store import EarlyEnd
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-EXPIRED = "expired: its message was older than its `expires` when a worker took it"
+EXPIRED = f"{EndReason.EXPIRED}: its message was older than its `expires` when a worker took it"
 NOT_CALLED = "its task returned without calling its body"
-REVOKED = "revoked"
-PURGED = "purged"
+REVOKED = EndReason.REVOKED.value
+PURGED = EndReason.PURGED.value
 #: Tries to end a run that was handed on: it may still be running for a moment when the message that
 #: it was handed on to fails.
 _HANDED_ON_TRIES, _HANDED_ON_PAUSE_SECONDS = 25, 0.2

@@ -12,7 +12,7 @@ from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.planning import DueJob, PlannedStep
 from hermes_celery.core.readable import readable
-from hermes_celery.core.run import RunState
+from hermes_celery.core.run import EndReason, RunState
 from hermes_celery.core.untold_jobs import UntoldJob
 from hermes_celery.errors import RecordBroken, StoreError
 from hermes_celery.instant import to_ms
@@ -283,7 +283,7 @@ class DueIndex:
                 cancel_run(
                     self._database,
                     old,
-                    EarlyEnd(state=RunState.CANCELLED, reason=f"replaced by {run_id}"),
+                    EarlyEnd(state=RunState.CANCELLED, reason=f"{EndReason.REPLACED} by {run_id}"),
                     actor=Actor(now_ms=now_ms, token=token, shard=self._shard),
                     queue=queue,
                     redeliver_at_ms=now_ms + self._redeliver_after_ms,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from hermes_celery.core.run import RunState, job_id_of
+from hermes_celery.core.run import EndReason, RunState, job_id_of
 from hermes_celery.errors import RunNotFound
 from hermes_celery.store.database import Arg, Database, or_none
 from hermes_celery.store.fencing import Actor
@@ -108,7 +108,8 @@ class EndingRuns(WaitingRuns):
 
         A run that a worker claimed at the last moment is left alone.
         """
-        end = EarlyEnd(state=RunState.SKIPPED, reason="expired: no worker took it in time")
+        reason = f"{EndReason.EXPIRED}: no worker took it in time"
+        end = EarlyEnd(state=RunState.SKIPPED, reason=reason)
         self.end_waiting(run_id, end, now_ms=now_ms, token=token)
 
     def end_waiting(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from hermes_celery.core.run import RunState, job_id_of
+from hermes_celery.core.run import EndReason, RunState, job_id_of
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.store.database import Database, scored, whole
 
@@ -205,7 +205,7 @@ class Load:
                 job_id=job_id_of(run_id),
                 job_name=str(name or ""),
                 at_ms=whole(score),
-                is_overlap=state == RunState.SKIPPED and str(reason).startswith("overlap"),
+                is_overlap=state == RunState.SKIPPED and str(reason).startswith(EndReason.OVERLAP),
             )
             for (run_id, score), (state, reason, name) in zip(pairs, found, strict=True)
         ]
