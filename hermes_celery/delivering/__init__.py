@@ -1,5 +1,5 @@
-"""An outcome reaches people, and so does a trouble: outbox, deliverer, channels, watchdog.
+"""Send outcomes and incidents to people: outbox, deliverer, channels, watchdog.
 
-What `deliver` means is read in `core.targets`, and when a trouble is told is decided in
-`core.incidents`; here it is sent, and looked for.
+`core.targets` reads what `deliver` means, and `core.incidents` decides when to report a trouble.
+These modules send the messages, and look for troubles.
 """

@@ -1,4 +1,4 @@
-"""What `deliver` means on this machine: the environment that settings give, and targets.toml."""
+"""Resolve `deliver` to targets on this machine, from the environment and targets.toml."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from hermes_celery.errors import DeliveryRefused, JobError, SettingsError
 from hermes_celery.events import event
 
 _log = logging.getLogger(__name__)
-#: Each is a part of every delivery, sent by itself.
+#: The most targets of one job. Each is a part of every delivery, sent separately.
 _MAX_TARGETS = 100
 
 
 class AddressBook:
-    """Says what a target is here; each `open` reads `targets.toml` anew, so that a change holds."""
+    """Resolves targets on this machine.
+
+    Each `open` reads `targets.toml` again, so that changes take effect.
+    """
 
     def __init__(
         self, *, environment: Mapping[str, str], names_path: Path, home: Path, files_dir: Path
@@ -36,25 +39,25 @@ class AddressBook:
         self._allowed = allowed_dirs(home, environment)
 
     def names(self) -> Mapping[str, str]:
-        """The named targets. Raises SettingsError."""
+        """Return the named targets. Raises SettingsError."""
         return read_names(self._names_path)
 
     def open(self) -> OpenBook:
-        """The book as one delivery sees it."""
+        """Return the address book for one delivery."""
         return OpenBook(self, environment=self._environment)
 
     def attachments(self, text: str) -> ExtractedFiles:
-        """A text without its `MEDIA:` lines, and the files that may go with it."""
+        """Split a text into the text without `MEDIA:` lines and the files that may be sent."""
         return extract(text, allowed=self._allowed)
 
     def check(self, deliver: str) -> None:
-        """Raise JobError for what cannot be delivered to, as far as this machine can know."""
+        """Raise JobError for an invalid target, as far as this machine can tell."""
         names = self.names()
         parts = targets.parts_of(deliver)
         if len(parts) > _MAX_TARGETS:
             raise JobError(
-                f"cannot deliver to {len(parts):,} targets; {_MAX_TARGETS} are the most; name "
-                "one that passes the message on"
+                f"cannot deliver to {len(parts):,} targets; at most {_MAX_TARGETS} are allowed; "
+                "name one target that forwards the message"
             )
         for part in parts:
             try:
@@ -68,22 +71,22 @@ class AddressBook:
 
 
 class OpenBook:
-    """An address book whose `targets.toml` is read once, when somebody asks for the first time."""
+    """An address book that reads `targets.toml` at most once, when it is first needed."""
 
     def __init__(self, book: AddressBook, *, environment: Mapping[str, str]) -> None:
         self._book = book
         self._environment = environment
 
     def targets(self, deliver: str, origin: Origin | None) -> list[Target]:
-        """Every place that `deliver` means; without names while their file is at fault."""
+        """Return every target that `deliver` means; without names while their file is invalid."""
         return targets.resolve(
             deliver, origin=origin, environment=self._environment, names=self._names_or_none
         )
 
     def without_target(self, deliver: str, origin: Origin | None) -> list[str]:
-        """The parts of `deliver` that should mean a place and mean none.
+        """Return the parts of `deliver` that should name a target and resolve to none.
 
-        Hermes takes it for no fault when `origin` means nothing.
+        An `origin` that resolves to none is no fault for Hermes, so it is left out.
         """
         return [
             part
@@ -92,10 +95,9 @@ class OpenBook:
         ]
 
     def addressed(self, target: Target) -> Target:
-        """The target with the URL that its name stands for.
+        """Return the target with the URL of its name.
 
-        Raises DeliveryRefused for a name that is not there, SettingsError while the file is at
-        fault.
+        Raises DeliveryRefused for an unknown name, and SettingsError while the file is invalid.
         """
         if not target.name or target.url:
             return target
@@ -106,7 +108,7 @@ class OpenBook:
         return msgspec.structs.replace(target, url=self._names[target.name])
 
     def attachments(self, text: str) -> ExtractedFiles:
-        """A text without its `MEDIA:` lines, and the files that may go with it."""
+        """Split a text into the text without `MEDIA:` lines and the files that may be sent."""
         return self._book.attachments(text)
 
     @cached_property

@@ -1,8 +1,9 @@
-"""`MEDIA:<path>` lines: files that go along with a message.
+"""Read `MEDIA:<path>` lines: files to send along with a message.
 
-A file is sent only from the caches that Hermes keeps under its home, or from the directories that
-HERMES_MEDIA_ALLOW_DIRS names; links are resolved first. Hermes' own rule is wider (everything but a
-list of forbidden places); output of agents can be steered by what they read, so this one is not.
+A file is sent only from the caches under the Hermes home, or from the directories named in
+HERMES_MEDIA_ALLOW_DIRS. Links are resolved first. Hermes' own rule is wider: it allows every path
+except a list of forbidden ones. This rule is narrower because what an agent reads can steer what it
+writes.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ _CACHES = (
     "browser_screenshots",
     *(f"cache/{kind}" for kind in ("images", "audio", "videos", "documents", "screenshots")),
 )
-#: Together; more is refused by every platform.
+#: The most files of one message; every platform refuses more.
 _MAX_FILES = 10
-#: More lines than these are taken out without a look at the disk.
+#: Lines beyond this number are removed without checking the disk.
 _MAX_LINES = 200
-#: PATH_MAX of Linux; resolving a longer path takes time and finds nothing.
+#: Linux's PATH_MAX; resolving a longer path takes time and finds nothing.
 _MAX_PATH = 4096
 
 
 class ExtractedFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """A text without its `MEDIA:` lines, and what became of them."""
+    """A text without its `MEDIA:` lines, with the files to send and the refused ones."""
 
     text: str
     files: tuple[Path, ...]
@@ -40,19 +41,19 @@ class ExtractedFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def allowed_dirs(home: Path, environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where files may be sent from."""
+    """Return the directories that files may be sent from."""
     extra = environment.get("HERMES_MEDIA_ALLOW_DIRS", "")
     named = [
         Path(os.path.expanduser(text)) for text in re.split(rf"[{os.pathsep},]", extra) if text
     ]
-    # `Path` raises for links in a circle, and for a user that is not there; these do not.
+    # `Path` methods raise for a loop of links and for an unknown user; these functions do not.
     return tuple(
         Path(os.path.realpath(path)) for path in (*(home / name for name in _CACHES), *named)
     )
 
 
 def extract(text: str, *, allowed: tuple[Path, ...]) -> ExtractedFiles:
-    """Take the `MEDIA:` lines out of a text and say which files may be sent."""
+    """Remove the `MEDIA:` lines from a text and return which files may be sent."""
     lines = list(_lines(text))
     files: list[Path] = []
     refused: list[str] = []
@@ -73,7 +74,7 @@ def extract(text: str, *, allowed: tuple[Path, ...]) -> ExtractedFiles:
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """A `MEDIA:` line, with the blank lines around it."""
+    """A `MEDIA:` line, including the blank lines around it."""
 
     start: int
     end: int
@@ -81,9 +82,9 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def _lines(text: str) -> Iterator[_Line]:
-    r"""What `^\s*MEDIA:\s*(\S.*?)\s*$` finds line by line, in time that grows with the text.
+    r"""Yield what `^\s*MEDIA:\s*(\S.*?)\s*$` matches, line by line, in linear time.
 
-    The pattern itself tries each blank line before a mark as a beginning of its own.
+    The pattern itself is quadratic: it tries each blank line before a mark as a start.
     """
     position = 0
     mark = text.find(_MARK)
@@ -94,13 +95,16 @@ def _lines(text: str) -> Iterator[_Line]:
             yield found
             position = found.end
         else:
-            # Nothing else in this line begins it.
+            # The rest of this line cannot contain another start.
             position = text.find("\n", mark)
         mark = text.find(_MARK, position) if position >= 0 else -1
 
 
 def _start_of(text: str, position: int, mark: int) -> int | None:
-    """Where the blanks before a mark begin a line, at `position` or later; None: they do not."""
+    """Return the start of the blanks before a mark, at `position` or later.
+
+    Returns None if text stands before the mark in its line.
+    """
     blank = position + len(text[position:mark].rstrip())
     if blank == position and (position == 0 or text[position - 1] == "\n"):
         return position

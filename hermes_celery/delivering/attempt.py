@@ -1,7 +1,7 @@
-"""One attempt to send one part of a delivery: a message, a ping, or no way at all.
+"""One attempt to send one part of a delivery: a message or a ping.
 
-An attempt never raises: what stopped it is a value, beside how far it came. One that takes too long
-is left behind, and told to send nothing more.
+An attempt never raises: it returns how far it came and the fault that stopped it. An attempt that
+takes too long is abandoned, and told to send nothing more.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ class Attempt(Protocol):
     """One attempt to send one part."""
 
     seconds: float
-    #: How many pieces this attempt has sent, or found sent.
+    #: Number of pieces that were sent by this attempt or an earlier one.
     sent: int
 
     def run(self, sent: int) -> tuple[int, DeliveryFault | None]:
-        """Send from piece `sent` on; how many pieces are sent now, and what stopped it."""
+        """Send from piece `sent` on; return the number of sent pieces, and the fault if any."""
 
     def stop(self) -> None:
-        """Begin no further piece: nobody waits for this attempt any more."""
+        """Begin no further piece: the attempt is abandoned."""
 
 
 class ImpossibleAttempt:
-    """What stopped it before anything was sent."""
+    """An attempt that failed before anything was sent."""
 
     seconds = 0.0
     sent = 0
@@ -42,11 +42,11 @@ class ImpossibleAttempt:
         return sent, self._error
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing."""
 
 
 class PingAttempt:
-    """A ping."""
+    """An attempt to send a ping."""
 
     def __init__(self, ping: Ping, *, timeout_seconds: float) -> None:
         self._ping = ping
@@ -55,7 +55,7 @@ class PingAttempt:
         self.sent = 0
 
     def stop(self) -> None:
-        """It is one request."""
+        """Do nothing: a ping is one request."""
 
     def run(self, sent: int) -> tuple[int, DeliveryFault | None]:
         try:
@@ -66,7 +66,7 @@ class PingAttempt:
 
 
 class MessageAttempt:
-    """A message through a channel, piece by piece; files go with the last one."""
+    """An attempt to send a message through a channel, in pieces. Files go with the last piece."""
 
     def __init__(self, message: Message, channel: Channel, *, label: str) -> None:
         self._message = message
@@ -95,6 +95,6 @@ class MessageAttempt:
                 )
             except DeliveryFault as error:
                 return number, error
-            except Exception as error:  # noqa: BLE001 - a delivery's fault is recorded on it
+            except Exception as error:  # noqa: BLE001 - the fault is recorded on its delivery
                 return number, DeliveryFault(f"delivery to {self._label} failed: {error}")
         return len(self._pieces), None

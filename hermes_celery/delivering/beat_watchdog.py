@@ -1,7 +1,7 @@
-"""Does any beat tick?
+"""Watch, from the workers, whether any beat ticks.
 
-Whoever asks is no beat: each worker does every ten seconds, since without a beat there is no leader
-whose watchdog would. Some worker tells it, and the next leader that it is over.
+Each worker checks every ten seconds, because without a beat there is no leader whose watchdog
+would. A worker records the incident, and the next leader ends it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: So long without a beat is trouble: half a minute, and the time between two looks.
+#: This long without a beat is an incident: 30 seconds plus the time between two checks.
 NO_BEAT_MS = 40_000
 _EVERY_SECONDS = 10.0
 
 
 def watch_beat(signs: Signs, reporter: TroubleReporter, *, now_ms: int) -> bool:
-    """For workers: tell when there are jobs and no beat ticks; whether that is so."""
+    """Report an incident if there are jobs and no beat ticks; return whether that is so.
+
+    Workers call this.
+    """
     seen_ms = signs.leader_seen_at()
     if seen_ms is None or now_ms - seen_ms < NO_BEAT_MS or not signs.has_jobs():
         return False
@@ -39,7 +42,7 @@ def watch_beat(signs: Signs, reporter: TroubleReporter, *, now_ms: int) -> bool:
 
 
 class BeatWatchdog:
-    """`watch_beat` every ten seconds, from a thread of a worker."""
+    """Calls `watch_beat` every ten seconds, from a thread of a worker."""
 
     def __init__(self, signs: Signs, reporter: TroubleReporter, *, clock: Clock) -> None:
         self._signs = signs
@@ -47,7 +50,7 @@ class BeatWatchdog:
         self._clock = clock
 
     def start(self) -> None:
-        """Begin; it ends with the process."""
+        """Start the thread; it ends with the process."""
         threading.Thread(target=self._loop, name="hermes-watch", daemon=True).start()
 
     def _loop(self) -> None:
@@ -58,12 +61,12 @@ class BeatWatchdog:
                 watch_beat(self._signs, self._reporter, now_ms=self._clock.now_ms())
             except StoreError as error:
                 event(_log, "watch.failed", level=logging.WARNING, why=error)
-            except Exception as error:  # noqa: BLE001 - the thread must outlive what it ran into
+            except Exception as error:  # noqa: BLE001 - the thread must survive any error
                 event(_log, "watch.failed", level=logging.ERROR, exc_info=error, why=error)
 
 
 def beat_text(seen_ms: int, now_ms: int) -> str:
-    """For how long no beat ticked."""
+    """Return the incident's text: how long no beat has ticked."""
     minutes, seconds = divmod((now_ms - seen_ms) // 1000, 60)
     return (
         f"no beat has ticked for {minutes} min {seconds} s, since {from_ms(seen_ms):%H:%M:%S} UTC"

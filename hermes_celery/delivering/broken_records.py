@@ -1,10 +1,10 @@
-"""Which stored records cannot be read, and does anybody still meet them?
+"""Report stored records that cannot be read, as incidents that end by themselves.
 
-Each becomes an incident, and that ends when nobody has met it for five minutes.
+An incident ends when no process has met its record for five minutes.
 
-One of a kind is one incident, however often a tick or a pass of rescue stumbles over it: what was
-told within the last minute is not even counted again, so that a thousand bad records cost a beat
-nothing. Telling never fails whoever stumbled: a trouble while it is told is logged.
+Each record is one incident, however often a tick or a pass of rescue meets it. A report within a
+minute of the last one is not even counted, so a thousand broken records cost a beat nothing.
+Reporting never fails its caller: an error is logged.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _COUNT_EVERY_SECONDS = 60.0
-#: Nobody stumbled over it for so long: it was mended, or removed.
+#: A record that was not met for this long counts as repaired or removed.
 _OVER_SECONDS = 300.0
-#: So many are remembered; what comes beyond them is logged.
+#: The most records that are remembered; further ones are ignored.
 _MOST = 1000
-#: Incidents of ours, among those of the same kind.
+#: The start of this class's subjects, among incidents of the same kind.
 _MARK = "record:"
 _LONGEST = 300
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9{}:._@-]")
 
 
 class BrokenRecords:
-    """One process's troubles with records; an `OnBroken`."""
+    """The broken records that one process has met; an `OnBroken`."""
 
     def __init__(self, reporter: ReportsTroubles, incidents: Incidents, *, clock: Clock) -> None:
         self._reporter = reporter
         self._incidents = incidents
         self._clock = clock
-        #: Incident id -> when somebody stumbled over it last, and when it was told, monotonic.
+        #: Incident id to the monotonic time when its record was last met, or last reported.
         self._met: dict[str, float] = {}
         self._told: dict[str, float] = {}
 
     def __call__(self, job_id: str, key: str, what: str) -> None:
-        """Tell of a record: its job's id or "", its key, and what is wrong with it."""
+        """Report a broken record: its job's id or "", its key, and what is wrong with it."""
         self._tell(job_id, key, what, text=_text(job_id, key, what))
 
     def hangs(self, job_id: str, what: str) -> None:
-        """Tell of a job whose publishing hangs; `what` names it."""
+        """Report a job whose publishing hangs; `what` is one sentence that names it."""
         text = (
-            f"{_shown(what)}; its runs fail until that ends → look what it waits for: a router, a "
-            "signal's receiver, a lock, a server that does not answer"
+            f"{_shown(what)}; its runs fail until that ends → find what it waits for: a router, a "
+            "signal receiver, a lock, or a server that does not answer"
         )
         self._tell(job_id, "", what, text=text)
 
@@ -82,9 +82,10 @@ class BrokenRecords:
             event(_log, "record.not_told", level=logging.WARNING, key=key, why=error)
 
     def end_those_over(self, now_ms: int) -> int:
-        """End the incidents of records that nobody met for five minutes; returns how many.
+        """End the incidents of records not met for five minutes; return how many.
 
-        Those that another process met count from the first look here. Raises StoreError.
+        For records that another process met, the time counts from the first call here. Raises
+        StoreError.
         """
         now, over = self._clock.monotonic(), []
         for incident in self._incidents.open(limit=_MOST):
@@ -109,10 +110,10 @@ def _text(job_id: str, key: str, what: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text from Redis as a part of ids, which stand in keys, messages and commands."""
+    """Replace characters of a text from Redis that may not be part of an incident id."""
     return _NOT_PLAIN.sub("_", text)[:_LONGEST]
 
 
 def _shown(text: str) -> str:
-    """A text from Redis as a part of a sentence: short, and fit to be shown."""
+    """Shorten a text from Redis and replace unprintable characters, to use it in a sentence."""
     return "".join(c if c.isprintable() else "?" for c in text)[:_LONGEST]

@@ -1,9 +1,9 @@
-"""Telegram, Slack, e-mail, JSON and a hundred more through apprise (the extra `notify`).
+"""Send through apprise: Telegram, Slack, e-mail, JSON and a hundred more (the extra `notify`).
 
-Apprise answers True or False and logs why; what it logs while it sends for us becomes the error,
-without the tokens of its URL, and reaches no log of ours. Its own retries and splitting stay off:
-attempts are counted where they survive a restart, and pieces are sent one by one. Its plugins read
-answers to their end, so `answer_limits` cuts them.
+Apprise returns True or False and logs the reason. While it sends, its log lines are collected: they
+become the error, without the tokens of the URL, and are not logged. Its own retries and splitting
+stay off: attempts are counted in the store, where they survive a restart, and pieces are sent one
+by one. Its plugins read responses to the end, so `answer_limits` limits their size.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from hermes_celery.guards.answer_limits import limit_requests, limited
 from hermes_celery.masking.urls import masked, secrets_of, without
 
 _log = logging.getLogger("apprise")
-#: Hermes' own limits, where they are lower than apprise's.
+#: Hermes' own limits, if they are lower than apprise's.
 _LIMITS = {"signal": 8000, "matrix": 16_000, "ntfy": 4096}
-#: Numbers that these servers answer when they are asked too often (HTTP 429).
+#: Texts in the errors of servers that were called too often (HTTP 429).
 _TOO_MANY = ("429", "too many requests", "rate limit")
 
 
@@ -37,12 +37,12 @@ class AppriseChannel:
         self._secrets = secrets_of([url])
         self._plugin = _plugin(url, timeout_seconds)
         self._platform = platform
-        # Connecting and reading each have the whole timeout.
+        # Connecting and reading may each take the whole timeout.
         self.seconds = 2 * timeout_seconds
 
     @staticmethod
     def is_installed() -> bool:
-        """Whether apprise is here; does not import it."""
+        """Return whether apprise is installed, without importing it."""
         return importlib.util.find_spec("apprise") is not None
 
     @classmethod
@@ -53,7 +53,7 @@ class AppriseChannel:
         _plugin(url, 1.0)
 
     def pieces(self, text: str) -> list[str]:
-        """The text in pieces of at most the platform's limit."""
+        """Split the text into pieces of at most the platform's limit."""
         most = int(self._plugin.body_maxlen) or 32_768
         limit = min(most, _LIMITS.get(self._platform, most))
         is_telegram = self._plugin.__class__.__name__ == "NotifyTelegram"
@@ -68,7 +68,7 @@ class AppriseChannel:
                     body=piece, title="" if self._platform not in ("", "email") else title,
                     attach=_attachments(attach),
                 )  # fmt: skip
-            except Exception as error:  # noqa: BLE001 - a plugin may raise whatever it likes
+            except Exception as error:  # noqa: BLE001 - a plugin may raise any exception
                 raise DeliveryFault(without(str(error), self._secrets)) from None
         if not sent:
             why = without("; ".join(lines) or "apprise says no more", self._secrets)
@@ -78,10 +78,10 @@ class AppriseChannel:
 
 
 def _plugin(url: str, timeout_seconds: float) -> Any:
-    """Apprise's object for a URL. Raises DeliveryRefused without the URL's tokens."""
+    """Return apprise's object for a URL. Raises DeliveryRefused without the URL's tokens."""
     import apprise  # of the extra `notify`; and 90 ms that most commands need not pay
 
-    # What these say may hold what the URL holds, and would go to the process's log.
+    # These loggers may log secrets of the URL, so they stay out of the process's log.
     _log.propagate = False
     _log.setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.INFO)
@@ -90,9 +90,9 @@ def _plugin(url: str, timeout_seconds: float) -> Any:
     if plugin is None:
         why = without("; ".join(lines), secrets_of([url]))
         raise DeliveryRefused(
-            f"{masked(url)} is no URL that apprise can use"
+            f"{masked(url)} is not a URL that apprise can use"
             + (f" ({why})" if why else "")
-            + "; its form is at https://github.com/caronc/apprise/wiki"
+            + "; see https://github.com/caronc/apprise/wiki for the form"
         )
     limit_requests()
     plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout_seconds
@@ -108,7 +108,7 @@ def _attachments(paths: list[str] | None) -> Any:
 
 
 class _Lines(logging.Handler):
-    """What apprise says in one thread."""
+    """Collects apprise's log lines of one thread."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -123,7 +123,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def _said() -> Iterator[list[str]]:
-    """Collect what apprise says in this thread meanwhile."""
+    """Collect what apprise logs in this thread while the block runs."""
     handler = _Lines()
     _log.addHandler(handler)
     try:

@@ -1,8 +1,8 @@
 """A local file as a target: `file://daily.md` is `$HERMES_HOME/cron/output/daily.md`.
 
-Messages are appended, each in one write. An attachment is kept beside the file and overwrites
-nothing: where its name is taken it becomes `NAME-1.EXT`, and the message says so. Nothing outside
-that directory can be named, links resolved: where a job delivers to may be chosen by an agent.
+Each message is appended in one write. An attachment is copied next to the file and overwrites
+nothing: if its name is taken it becomes `NAME-1.EXT`, and the message says so. A URL cannot name a
+path outside that directory, with links resolved, because an agent may choose the target of a job.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _SCHEME = "file://"
 
 
 def is_file_url(url: str) -> bool:
-    """Whether a URL names a local file."""
+    """Return whether a URL names a local file."""
     return url.lower().startswith(_SCHEME)
 
 
 def located(url: str, *, root: Path) -> Path:
-    """The file that a URL names. Raises DeliveryRefused unless it lies under `root`."""
+    """Return the file that a URL names. Raises DeliveryRefused unless it is under `root`."""
     name = url[len(_SCHEME) :]
-    # Not `Path.resolve`, which raises where links go in a circle.
+    # Not `Path.resolve`, which raises for a loop of links.
     path, real_root = Path(os.path.realpath(root / name)), Path(os.path.realpath(root))
     if not name or not path.is_relative_to(real_root) or path == real_root:
         raise DeliveryRefused(
@@ -37,7 +37,7 @@ def located(url: str, *, root: Path) -> Path:
 
 
 class FileChannel:
-    """One file."""
+    """One local file."""
 
     seconds = 10.0
 
@@ -45,11 +45,11 @@ class FileChannel:
         self._path = located(url, root=root)
 
     def pieces(self, text: str) -> list[str]:
-        """The text, whole."""
+        """Return the whole text as one piece."""
         return [text]
 
     def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
-        """Copy files beside it, then append a message. Raises DeliveryFault."""
+        """Copy the files next to the target, then append the message. Raises DeliveryFault."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             notes = [note for path in files if (note := self._keep(path))]
@@ -62,9 +62,9 @@ class FileChannel:
             raise DeliveryFault(f"{self._path} cannot be written: {why}") from None
 
     def _keep(self, source: Path) -> str:
-        """Copy a file under a name that nothing else has; a note where that is not its own.
+        """Copy a file to a name that is free; return a note if that is not its own name.
 
-        What was copied before, by an earlier attempt too, is not copied again.
+        A file that was copied before, even by an earlier attempt, is not copied again.
         """
         for name in _names_like(source.name):
             kept = self._path.parent / name
@@ -85,9 +85,9 @@ def _is_copy(kept: Path, source: Path) -> bool:
 
 
 def _has_copied(source: Path, kept: Path) -> bool:
-    """Whether a file could be copied to a name; False where the name is taken, if only by a link.
+    """Copy a file to a name; return False if the name is taken, even by a link.
 
-    Raises OSError; then nothing is left of it.
+    Raises OSError, after removing the incomplete copy.
     """
     with source.open("rb") as content:
         try:

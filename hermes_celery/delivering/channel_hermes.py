@@ -1,8 +1,8 @@
-"""`hermes send`: the platforms of a Hermes that is installed beside us.
+"""Send through `hermes send`: the platforms of a Hermes installed on this machine.
 
-It reads Hermes' own configuration, so it reaches what apprise does not (Discord's bot, WhatsApp,
-plugins). The text goes by standard input and never appears in the list of processes. Of what it
-prints the end is kept, however much it prints; at the end of its time its whole process group ends.
+It reads Hermes' own configuration, so it reaches platforms that apprise does not (Discord's bot,
+WhatsApp, plugins). The text goes through standard input and never appears in the list of processes.
+Only the end of its output is kept. When its time is over, its whole process group is killed.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from hermes_celery.core.targets import Target
 from hermes_celery.delivering.splitting import pieces, utf16_length
 from hermes_celery.errors import DeliveryFault
 
-#: Hermes' own limits per message (gateway/platforms); what is not here takes 4,096.
+#: Hermes' own limits per message (gateway/platforms); other platforms have `_DEFAULT_LIMIT`.
 _LIMITS = {
     "discord": 2000, "telegram": 4096, "slack": 39_000, "signal": 8000, "whatsapp": 4096,
     "sms": 1600, "mattermost": 4000, "matrix": 16_000, "dingtalk": 20_000, "feishu": 8000,
     "wecom": 4000, "weixin": 2000, "email": 100_000, "teams": 28_000,
 }  # fmt: skip
 _DEFAULT_LIMIT = 4096
-#: It starts a Python of its own and imports much.
+#: Extra time, because `hermes send` starts a Python interpreter and imports much.
 _START_SECONDS = 20.0
-#: Of what it prints, the end says why.
+#: The kept end of its output, which has the reason of a failure.
 _KEPT_BYTES = 64 * 1024
 _CHUNK = 16_384
-#: Characters of its last line.
+#: The most characters of its last line in an error.
 _SHOWN = 2000
 
 
 class HermesChannel:
-    """One target of Hermes'."""
+    """One target of the installed Hermes."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class HermesChannel:
         self._environment = environment
 
     def pieces(self, text: str) -> list[str]:
-        """The text in pieces of at most the platform's limit."""
+        """Split the text into pieces of at most the platform's limit."""
         limit = _LIMITS.get(self._target.platform.lower(), _DEFAULT_LIMIT)
         return pieces(text, limit=limit, length=utf16_length)
 
     def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
-        """Send one piece. Raises DeliveryFault with what Hermes said."""
+        """Send one piece. Raises DeliveryFault with the last line that Hermes printed."""
         text = "\n".join([piece, *(f"MEDIA:{path}" for path in files)])
         try:
             code, said = self._run([self._command, "send", "--to", self._target.label], text)
@@ -73,7 +73,7 @@ class HermesChannel:
             raise DeliveryFault(f"delivery error: {why.removeprefix('hermes send: ')}")
 
     def _run(self, argv: list[str], text: str) -> tuple[int, str]:
-        """The exit code, and the end of what it printed to its error output, else its output.
+        """Run a command; return its exit code and the end of its stderr, or of its stdout.
 
         Raises OSError and subprocess.TimeoutExpired.
         """
@@ -94,14 +94,14 @@ class HermesChannel:
                 output, errors = _ends_of(process, deadline)
                 code = process.wait(max(deadline - time.monotonic(), 0))
             finally:
-                # Also what it left behind, which would hold its output open.
+                # Kill the whole group: a leftover child would hold the output open.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
         return code, (errors.strip() or output).decode(errors="replace")
 
 
 def _ends_of(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:
-    """The ends of its output and its error output. Raises subprocess.TimeoutExpired."""
+    """Return the ends of a process's stdout and stderr. Raises subprocess.TimeoutExpired."""
     kept: dict[object, bytes] = {process.stdout: b"", process.stderr: b""}
     with selectors.DefaultSelector() as selector:
         for pipe in (process.stdout, process.stderr):

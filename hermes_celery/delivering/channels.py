@@ -1,6 +1,7 @@
-"""The ways out: apprise, `hermes send`, a local file. One message goes through exactly one of them.
+"""The delivery channels: apprise, `hermes send`, a local file. A message takes exactly one of them.
 
-`Channels.way_to` says which, or why none does; its faults are those that no further attempt mends.
+`Channels.way_to` returns the channel of a target, or raises a fault that no further attempt can
+change.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from hermes_celery.errors import DeliveryRefused
 
 
 class Channel(Protocol):
-    """One way to one target."""
+    """A channel to one target."""
 
-    #: The longest that sending one piece takes.
+    #: The longest time that sending one piece takes.
     seconds: float
 
     def pieces(self, text: str) -> list[str]:
-        """The text in pieces that the far end takes."""
+        """Split the text into pieces that the far end accepts."""
 
     def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
         """Send one piece. Raises DeliveryFault."""
 
 
 class Channels:
-    """Finds the way to a target on this machine."""
+    """Finds the channel of a target on this machine."""
 
     def __init__(
         self,
@@ -48,9 +49,9 @@ class Channels:
         self._hermes_command = hermes_command
 
     def way_to(self, target: Target) -> Channel:
-        """The channel of a target, which has its URL where it has a name (`OpenBook.addressed`).
+        """Return the channel of a target; a named target must have its URL (`OpenBook.addressed`).
 
-        Raises DeliveryRefused when there is none.
+        Raises DeliveryRefused if there is none.
         """
         if target.platform and target.platform.lower() not in PLATFORMS:
             raise DeliveryRefused(f"unknown platform {target.platform!r}")

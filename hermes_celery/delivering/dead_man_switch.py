@@ -1,10 +1,10 @@
-"""Does it still run? Asked by somebody outside, who raises the alarm when no more pings come.
+"""Ping dead-man switches: services outside that raise an alarm when no more pings come.
 
-Dead-man switches, by healthchecks.io's protocol (https://healthchecks.io/docs/http_api/). A URL is
-asked for when a run starts (`/start`), when it succeeded (the URL itself) and when it failed (its
-exit code, or `/fail`); `rid` ties a run's start to its end. The end's ping goes the way of a
-delivery and is tried again; a start's and the scheduler's own ping must not hold anything up:
-`Pinger` sends them from a thread, once.
+The protocol is healthchecks.io's (https://healthchecks.io/docs/http_api/). A URL is requested when
+a run starts (`/start`), when it succeeded (the URL itself) and when it failed (its exit code, or
+`/fail`). `rid` connects a run's start to its end. The ping at a run's end is sent like a delivery,
+and retried. The ping at a start and the scheduler's own ping must not delay anything: `Pinger`
+sends each once, from a thread.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _log = logging.getLogger(__name__)
 #: healthchecks.io keeps the first 100 kB.
 _MAX_BODY = 100_000
 _WAITING = 1000
-#: How often the scheduler says that it is there.
+#: The interval of the scheduler's own pings.
 _EVERY_MS = 60_000
 
 
 class PingSignal(StrEnum):
-    """What a ping says, as the end of its path."""
+    """The meaning of a ping, as the end of its path."""
 
     START = "start"
     SUCCESS = ""
@@ -44,18 +44,18 @@ class PingSignal(StrEnum):
 
 
 class Ping(msgspec.Struct, frozen=True, kw_only=True):
-    """One request."""
+    """One ping request."""
 
     url: str
     signal: PingSignal
-    #: Of the run; ties start and end together.
+    #: The id of the run, which connects its start to its end.
     run_id: str = ""
     exit_code: int | None = None
     body: bytes = b""
 
     @property
     def address(self) -> str:
-        """Where it goes."""
+        """The URL to request."""
         parts = urlsplit(self.url)
         end = self.signal.value
         if (
@@ -72,7 +72,7 @@ class Ping(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_url(url: str) -> None:
-    """Raise JobError for what is no http(s) URL; the message does not show it."""
+    """Raise JobError for an invalid http(s) URL; the message does not show the URL."""
     try:
         checked_url(url)
     except ValueError as error:
@@ -82,7 +82,7 @@ def check_url(url: str) -> None:
 
 
 def send(ping: Ping, *, timeout_seconds: float) -> None:
-    """Ask for the URL. Raises DeliveryFault."""
+    """Request the URL. Raises DeliveryFault."""
     where = masked_path(ping.url)
     try:
         request = Request(ping.address, data=ping.body[-_MAX_BODY:], method="POST")
@@ -99,7 +99,7 @@ def send(ping: Ping, *, timeout_seconds: float) -> None:
 
 
 class Pinger:
-    """Sends pings from one thread that starts with the first; never waits, never raises."""
+    """Sends pings from one thread that starts with the first ping; never waits, never raises."""
 
     def __init__(self, *, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
@@ -107,13 +107,13 @@ class Pinger:
         self._thread: threading.Thread | None = None
 
     def send(self, ping: Ping) -> None:
-        """Send a ping soon; dropped when a thousand wait already."""
+        """Queue a ping; drop it if a thousand pings are waiting."""
         try:
             self._waiting.put_nowait(ping)
         except queue.Full:
             event(_log, "ping.dropped", level=logging.WARNING, to=masked_path(ping.url))
             return
-        # A thread does not survive a fork, so one that was inherited counts as dead.
+        # A thread does not survive a fork, so an inherited one is dead.
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._loop, name="hermes-ping", daemon=True)
             self._thread.start()
@@ -128,7 +128,7 @@ class Pinger:
 
 
 class SchedulerSwitch:
-    """The scheduler's own dead-man switch: pinged once a minute, by whichever beat leads."""
+    """The scheduler's own dead-man switch, pinged once a minute by the leading beat."""
 
     def __init__(self, url: str, *, pinger: Pinger) -> None:
         self._url = url
@@ -136,7 +136,7 @@ class SchedulerSwitch:
         self._pinged_ms = 0
 
     def ping(self, now_ms: int) -> None:
-        """Send a ping, unless the last one is less than a minute ago."""
+        """Send a ping, unless the last one was sent less than a minute ago."""
         if now_ms - self._pinged_ms >= _EVERY_MS:
             self._pinged_ms = now_ms
             self._pinger.send(Ping(url=self._url, signal=PingSignal.SUCCESS))

@@ -1,24 +1,24 @@
-"""From a run's end to people: plan, claim, send, record; one pass over one delivery.
+"""Deliver a run's outcome to people: plan, claim, send, record. One pass handles one delivery.
 
-A delivery is planned once: which targets there are is decided when it is sent, not when the job was
-written. Then each part is claimed, made, sent and recorded by itself. Planners and senders hold a
-claim from before they begin, so that one who dies of it has been counted: a delivery that was begun
-five times and never planned, and a part that was tried ten times, are given up. All of it has an
-end in time; what takes longer is left behind (`guards.time_limit`) and counts as an attempt that
-failed.
+A delivery is planned once, when it is sent: the job's targets at that time count, not those when
+the job was written. Then each part is claimed, built, sent and recorded separately. Planners and
+senders take a claim before they begin, so that an attempt counts even if the process dies. A
+delivery that was begun five times without a plan, and a part that was tried ten times, are given
+up. Every step has a time limit; a step that takes longer is abandoned (`guards.time_limit`) and
+counts as a failed attempt.
 
-A part is sent twice only where its sender dies between sending and recording, or is cut off from a
-Redis that others reach for half a minute: at most one duplicate for each such event, never a loss.
-A message that comes twice finds the parts claimed or over. A sender whose claim has run out is
-given ten seconds more (`store.deliveries.GRACE_MS`), because after a server that stood still all
-claims have run out; and its result is offered to Redis for five minutes.
+A part is sent twice only in two cases: its sender dies between sending and recording, or its sender
+is cut off for half a minute from a Redis that others reach. Each such event causes at most one
+duplicate, and never a loss. A second copy of a message finds the parts claimed or done. A sender
+whose claim has expired gets ten more seconds (`store.deliveries.GRACE_MS`), because after a server
+stall all claims have expired. Its result is offered to Redis for five minutes.
 
-A far end that took its whole time and did not answer is let alone for a while (`store.breakers`): a
-delivery whose turn comes meanwhile counts that as its attempt, and holds no slot for it. So its ten
-attempts end when they would have ended, and dead far ends do not take all slots.
+A far end that took its whole time and did not answer is paused for a while (`store.breakers`). A
+delivery that is due meanwhile counts an attempt without sending, and holds no worker slot. So its
+ten attempts end when they would have ended, and dead far ends do not occupy all slots.
 
-Delivering never touches the run: its state is final. What fails is tried again with growing,
-jittered waits through the index of deliveries; what cannot succeed is given up at once.
+Delivering never changes the run: its state is final. A failed attempt is repeated with growing,
+jittered waits, through the index of deliveries. What cannot succeed is given up at once.
 """
 
 from __future__ import annotations
@@ -78,37 +78,37 @@ _EVENTS = {
 
 MAX_ATTEMPTS = 10
 _MAX_WAIT_SECONDS = 3600.0
-#: A far end that was asked too often gets more time.
+#: The factor on waits for a far end that was called too often.
 _SLOW_DOWN = 4
-#: What a claim lasts without being renewed, and how often a sender renews it.
+#: How long a claim lasts without renewal, and how often a sender renews it.
 _CLAIM_SECONDS, _RENEW_SECONDS = 15.0, 5.0
-#: What sending may take beyond what its channel allows for each piece.
+#: Extra time for sending, beyond the channel's time for each piece.
 _MARGIN_SECONDS = 5.0
-#: How long the result of an attempt is offered to a Redis that does not answer.
+#: Seconds to keep trying to record an attempt's result while Redis does not accept it.
 _DONE_PATIENCE_SECONDS = 300.0
 _DONE_RETRY_SECONDS = 1.0
 _NEVER_PLANNED = (
-    f"it was begun {MAX_PLANNINGS} times and never planned: each time the worker died, or took too "
-    "long (a template, an attachment, too little memory?)"
+    f"it was begun {MAX_PLANNINGS} times and never planned: each time the worker died or took too "
+    "long (because of a template, an attachment, or too little memory?)"
 )
 
 
-#: A fault after so much of the time that an answer may take is one of a far end that is silent.
+#: A fault after this share of the timeout means that the far end did not answer.
 _SILENT = 0.9
 
 
 class _ClaimLost(Exception):
-    """Somebody else sends the part now."""
+    """Another sender has the claim on this part now."""
 
 
 def wait_seconds(attempt: int, *, first: float, jitter: float, slow_down: bool = False) -> float:
-    """How long to wait after attempt number `attempt`; `jitter` is a number from 0 to 1."""
+    """Return the wait after attempt number `attempt`; `jitter` is a number from 0 to 1."""
     slowed = first * _SLOW_DOWN if slow_down else first
     return jittered(backoff(attempt, first=slowed, most=_MAX_WAIT_SECONDS), jitter)
 
 
 def state_after(attempt: int, fault: DeliveryFault | None) -> DeliveryState:
-    """What becomes of a part after attempt number `attempt`."""
+    """Return the state of a part after attempt number `attempt`."""
     if fault is None:
         return DeliveryState.DELIVERED
     if isinstance(fault, DeliveryRefused) or attempt >= MAX_ATTEMPTS:
@@ -117,18 +117,18 @@ def state_after(attempt: int, fault: DeliveryFault | None) -> DeliveryState:
 
 
 class DeliveryStores(msgspec.Struct, frozen=True, kw_only=True):
-    """What a delivery reads and writes."""
+    """The stores that deliveries read and write."""
 
     deliveries: Deliveries
     incidents: Incidents
     jobs: Jobs
     runs: Runs
-    #: Which far ends are let alone for now.
+    #: Far ends that are paused for now.
     breakers: Breakers
 
     @classmethod
     def of(cls, database: Database) -> DeliveryStores:
-        """Those of one namespace."""
+        """Return the stores of one namespace."""
         return cls(
             deliveries=Deliveries(database),
             incidents=Incidents(database),
@@ -139,22 +139,22 @@ class DeliveryStores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How this process delivers."""
+    """The delivery settings of this process."""
 
     #: Whether an output gets Hermes' header and footer.
     wrap: bool
     #: The wait before the second attempt; each one after that is twice as long.
     first_wait_seconds: float
-    #: What a far end may take to answer.
+    #: The time limit for an answer of a far end.
     timeout_seconds: float
-    #: What planning, or making one message, may take: a template has 20 s of it.
+    #: The time limit for planning, and for building one message; a template may take 20 s of it.
     prepare_seconds: float = 60.0
-    #: A number from 0 to 1, for each wait another one.
+    #: Returns a number from 0 to 1, called for each wait.
     jitter: Callable[[], float] = random.random
 
 
 class Deliverer:
-    """Delivers in one process; everything it needs is an argument."""
+    """Delivers in one process."""
 
     def __init__(
         self,
@@ -179,10 +179,10 @@ class Deliverer:
         self._planner = Planner(incidents=stores.incidents, clock=clock)
 
     def deliver(self, delivery_id: str) -> str:
-        """Send what is due of one delivery, and say in one word where it stands.
+        """Send what is due of one delivery, and return its standing in one word.
 
-        Raises StoreError when Redis fails; what was not recorded is done again. A record that is
-        broken is told as an incident, and looked at again in an hour.
+        Raises StoreError when Redis fails; what was not recorded is done again. A broken record
+        becomes an incident, and is tried again in an hour.
         """
         try:
             return self._deliver(delivery_id)
@@ -193,9 +193,9 @@ class Deliverer:
             return "broken"
 
     def give_up(self, delivery_id: str, why: str) -> None:
-        """End what is left of a delivery as failed, and tell of it. Raises StoreError.
+        """End the rest of a delivery as failed, and record an incident. Raises StoreError.
 
-        A part that somebody sends now, or that waits for its next attempt, is left to that.
+        A part that is being sent, or waits for its next attempt, is left alone.
         """
         record, now_ms = self._deliveries.get(delivery_id), self._clock.now_ms()
         subject = self._subject(delivery_id, record)
@@ -259,7 +259,7 @@ class Deliverer:
     def _write_plan(
         self, record: DeliveryRecord, subject: DeliverySubject, *, is_spent: bool
     ) -> bool:
-        """Plan, and record that; False when planning took too long."""
+        """Plan the delivery and store the plan; return False if planning took too long."""
         if is_spent:
             plan = self._given_up(record, subject, _NEVER_PLANNED)
         else:
@@ -268,7 +268,7 @@ class Deliverer:
                     self._rules.prepare_seconds, lambda: self._planner.planned(record, subject)
                 )
             except Overdue as error:
-                # It was counted when it began, and its next attempt comes with the next push.
+                # This planning was counted when it began; the next push tries again.
                 event(_log, "delivery.overdue", level=logging.ERROR, id=record.id, why=error)
                 return False
         for part in plan.parts:
@@ -284,7 +284,7 @@ class Deliverer:
         return True
 
     def _given_up(self, record: DeliveryRecord, subject: DeliverySubject, why: str) -> DeliveryPlan:
-        """The plan of a delivery that nobody is to plan: one part, which has failed."""
+        """Return a plan with one failed part, for a delivery that will not be planned."""
         note_trouble(
             self._incidents,
             record.id,
@@ -340,9 +340,9 @@ class Deliverer:
         return standing
 
     def _note_lost(self, record: DeliveryRecord, part: DeliveryPart, why: str) -> None:
-        """Note that a notice reaches nobody: no run and no job would show that."""
+        """Record that a notice reached nobody: no run and no job would show it."""
         if part.what is PartContent.NOTICE and why:
-            text = f"nobody was told at {part.label}: {why}"
+            text = f"the notice did not reach {part.label}: {why}"
             note_trouble(self._incidents, record.id, text, now_ms=self._clock.now_ms())
 
     def _claim(self, delivery_id: str, number: int, *, token: str) -> SendClaim | str:
@@ -358,10 +358,9 @@ class Deliverer:
     def _attempt_unless_silent(
         self, claim: SendClaim, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
     ) -> tuple[int, DeliveryFault | None, bool | None]:
-        """An attempt, or what it would have come to at a far end that is silent now.
+        """Make an attempt, or return a fault without one if the far end is paused.
 
-        The last value: whether the far end has answered; None where that is not known. Raises
-        StoreError.
+        The last value returned is whether the far end answered; None if unknown. Raises StoreError.
         """
         far_end = part.target.far_end
         longest_ms = int((2 * self._rules.timeout_seconds + 2 * _MARGIN_SECONDS) * 1000)
@@ -369,7 +368,7 @@ class Deliverer:
             far_end, now_ms=self._clock.now_ms(), attempt_ms=longest_ms
         )
         if wait_ms:
-            text = f"not tried: {part.label} did not answer lately, and is let alone for now"
+            text = f"not tried: {part.label} did not answer lately, so it is paused for now"
             return claim.sent, DeliveryFault(text), None
         began = time.monotonic()
         sent, fault = self._attempt(claim, part, record, subject)
@@ -379,7 +378,7 @@ class Deliverer:
         return sent, fault, fault is None or took < _SILENT * self._rules.timeout_seconds
 
     def _remember(self, part: DeliveryPart, has_answered: bool | None) -> None:
-        """Let others know how it stands with a far end; what was sent is on record by now."""
+        """Store whether a far end answered, for other senders. The attempt is recorded by now."""
         if has_answered is None:
             return
         tell = self._breakers.answered if has_answered else self._breakers.timed_out
@@ -391,10 +390,10 @@ class Deliverer:
     def _attempt(
         self, claim: SendClaim, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
     ) -> tuple[int, DeliveryFault | None]:
-        """Make the message and send it, and keep the claim meanwhile. Raises StoreError."""
+        """Build the message and send it, renewing the claim meanwhile. Raises StoreError."""
         if claim.attempt > MAX_ATTEMPTS:
             return claim.sent, DeliveryRefused(
-                f"given up: {MAX_ATTEMPTS} attempts began, and the last ended without a word"
+                f"given up: {MAX_ATTEMPTS} attempts began, and the last one recorded no result"
             )
 
         def renew() -> None:
@@ -428,14 +427,14 @@ class Deliverer:
         except RecordBroken:
             raise
         except StoreError as error:
-            # Whether the claim is still ours is decided when the attempt is recorded.
+            # Recording the attempt checks whether the claim is still ours.
             event(_log, "delivery.not_renewed", level=logging.WARNING, id=claim.id, why=error)
             return
         if isinstance(answer, str):
             raise _ClaimLost(f"the claim on part {claim.part} was not renewed: {answer}")
 
     def _persistently(self, write: Callable[[], str], *, delivery_id: str) -> str:
-        """Write, and keep trying while Redis is away or full: what was sent is not sent again."""
+        """Write, and keep trying while Redis is unreachable or full: nothing is sent again."""
         deadline = self._clock.monotonic() + _DONE_PATIENCE_SECONDS
         complaint = RateLimitedLog()
         while True:
@@ -452,7 +451,7 @@ class Deliverer:
                 self._pause(_DONE_RETRY_SECONDS)
 
     def _next_ms(self, attempt: int, fault: DeliveryFault | None) -> int:
-        """When a part is due again after an attempt that failed."""
+        """Return when a part is due again after a failed attempt, Unix ms."""
         wait = wait_seconds(
             attempt,
             first=self._rules.first_wait_seconds,
@@ -464,7 +463,10 @@ class Deliverer:
     def _prepared_or_why(
         self, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
     ) -> Attempt:
-        """An attempt at a part, ready to go, or one that says why none is. Raises StoreError."""
+        """Return an attempt that is ready to run, or one that returns its fault.
+
+        Raises StoreError.
+        """
         try:
             return self._prepared(part, record, subject)
         except DeliveryFault as error:

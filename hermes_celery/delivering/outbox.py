@@ -1,8 +1,8 @@
-"""The beginning of a delivery: with a run's end, and again when it is due.
+"""Begin deliveries: with a run's end, and again when they are due.
 
-What a run brings along is decided before its end is written, so that end and delivery begin in one
-step. The leader's rescue pushes the message of every delivery that is due (again): those of runs
-that were lost, of attempts that failed, and of senders that died.
+A run's delivery is decided before its end is written, so that both are written in one step. The
+leader pushes the message of every delivery that is due: after lost runs, failed attempts, and
+senders that died.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _BATCH = 100
-#: What stands in no delivery's id, and must not come into the JSON of a message.
+#: Characters that no delivery's id contains, and that must not get into a message's JSON.
 _NO_ID = re.compile(r"""["\\\x00-\x1f\x7f\ud800-\udfff]""")
 
 
 class DeliveryMessages(Protocol):
-    """What builds the Celery messages of deliveries, such as `messages.MessageBuilder`."""
+    """Builds the Celery messages of deliveries, such as `messages.MessageBuilder`."""
 
     def delivery_queue(self) -> str:
-        """The queue that deliveries go to."""
+        """Return the queue of delivery messages."""
 
     def delivery_message(self, delivery_id: str, *, label: str, push: int = 0) -> bytes:
-        """The message of one delivery; a number that `push` never was gives it an id of its own."""
+        """Return the message of one delivery; a new `push` number gives it a new message id."""
 
 
 class RunAnnouncer:
-    """Tells of a run's start, and begins the delivery with its end; for `runner.Runner`."""
+    """Pings at a run's start, and begins the delivery at its end; for `runner.Runner`."""
 
     def __init__(self, messages: DeliveryMessages, *, pinger: Pinger) -> None:
         self._messages = messages
         self._pinger = pinger
 
     def started(self, claim: Claim) -> None:
-        """Ping the job's dead-man switch, if it has one; waits for nothing."""
+        """Ping the job's dead-man switch, if it has one, without waiting."""
         if claim.spec.ping:
             self._pinger.send(
                 Ping(url=claim.spec.ping, signal=PingSignal.START, run_id=claim.run_id)
             )
 
     def follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp:
-        """The first delivery state, and the message to push."""
+        """Return the first delivery state, and the message to push."""
         state = first_state(claim.spec, outcome)
         return FollowUp(
             delivery=state,
@@ -67,7 +67,7 @@ class RunAnnouncer:
 
 
 def first_state(spec: JobSpec, outcome: Outcome) -> DeliveryState:
-    """Where delivery stands when the run ends: a failure is always told, silence never."""
+    """Return the delivery state at the run's end. Failures are always sent; silence never is."""
     if outcome.state in FAILED:
         return DeliveryState.PENDING
     if outcome.state is not RunState.SUCCEEDED:
@@ -87,11 +87,11 @@ def push_due(
     now_ms: int,
     on_broken: OnBroken = ignored,
 ) -> int:
-    """Push the messages of deliveries that are due, up to 100; returns how many.
+    """Push the messages of up to 100 due deliveries; return how many were pushed.
 
-    One that cannot be pushed is told to `on_broken`, and looked at no more where its id is none.
-    Raises LeaseLost when a younger leader has taken over, and StoreError, after the others were
-    pushed, when Redis refuses one.
+    `on_broken` gets each delivery that cannot be pushed. An invalid delivery id is removed from the
+    index. Raises LeaseLost when a newer leader has taken over. Raises StoreError if Redis refused
+    one, after the others were pushed.
     """
     pushed = 0
     trouble: StoreError | None = None
@@ -99,7 +99,7 @@ def push_due(
     names = deliveries.job_names([delivery_id for delivery_id, _ in due])
     for delivery_id, seen_ms in due:
         if _NO_ID.search(delivery_id):
-            on_broken("", f"delivery {delivery_id!r}", "is no delivery; it is looked at no more")
+            on_broken("", f"delivery {delivery_id!r}", "is not a valid delivery id; it was removed")
             deliveries.forget(delivery_id)
             continue
         label = names.get(delivery_id) or (
@@ -126,7 +126,6 @@ def push_due(
             event(_log, "delivery.pushed", id=delivery_id)
             pushed += 1
     if trouble is not None:
-        # The others were pushed.
         raise trouble
     return pushed
 
@@ -134,10 +133,10 @@ def push_due(
 def redeliver(
     run: Run, deliveries: Deliveries, messages: DeliveryMessages, *, everywhere: bool, now_ms: int
 ) -> None:
-    """Deliver a run's output once more, to the targets that it has now.
+    """Deliver a run's output once more, to the targets that its job has now.
 
-    Unless it goes `everywhere`, what reached its target before is left out. Raises JobError when
-    there is nothing to deliver.
+    Unless `everywhere`, targets that got the output before are left out. Raises JobError when there
+    is nothing to deliver.
     """
     if run.state is RunState.SUCCEEDED and not run.output_bytes:
         raise JobError(f"run {run.id} printed nothing, so there is nothing to deliver")
@@ -148,4 +147,4 @@ def redeliver(
         queue=messages.delivery_queue(),
         message=messages.delivery_message(run.id, label=run.job_name, push=now_ms),
     ):
-        raise JobError(f"run {run.id} is {run.state.value}; only what ran to an end is delivered")
+        raise JobError(f"run {run.id} is {run.state.value}; only a finished run can be delivered")

@@ -1,4 +1,4 @@
-"""What one message says: title, text and files, and how it is cut into pieces."""
+"""The content of one message: title, text and files, and the text's pieces."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from hermes_celery.delivering.attachments import ExtractedFiles
 from hermes_celery.delivering.channels import Channel
 from hermes_celery.delivering.template import render
 
-#: More would be a flood; the whole output stays with the run.
+#: The most pieces, so that a message does not flood a chat. The run keeps the whole output.
 _MAX_PIECES = 20
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent."""
+    """A message to send."""
 
     title: str
     text: str
     files: tuple[Path, ...] = ()
-    #: One sentence for each thing that could not be sent as the job wants.
+    #: One sentence for each part that could not be sent as the job wants.
     warnings: tuple[str, ...] = ()
-    #: Where the rest of a text is that is too long.
+    #: The command that shows the rest of a text that is too long.
     more_at: str = ""
 
     def pieces(self, channel: Channel) -> list[str]:
-        """The text as the channel takes it: at most 20 pieces, at least one."""
+        """Split the text into 1 to 20 pieces that the channel accepts."""
         found = channel.pieces(self.text)
         if len(found) > _MAX_PIECES:
             cut = len(found) - _MAX_PIECES + 1
@@ -40,7 +40,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 def message_of(
     job: Job, run: Run, output: str, *, wrap: bool, attachments: Callable[[str], ExtractedFiles]
 ) -> Message:
-    """The message of a run's output."""
+    """Build the message of a run's output."""
     rendered = render(job, run, output, wrap=wrap)
     extracted = attachments(rendered.text)
     warnings = (*((rendered.warning,) if rendered.warning else ()), *extracted.refused)

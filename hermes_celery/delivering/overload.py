@@ -1,13 +1,13 @@
-"""Is there more work than is done, or less room than is needed?
+"""Detect more work than is done, and less room than is needed.
 
-    queue      runs wait on a queue that nobody consumes, or from which nobody takes any more
-    unfollowed a queue is consumed by workers without our hooks; told once, for it may be meant
+    queue      runs wait on a queue that no worker consumes, or from which no worker takes messages
+    unfollowed a queue is consumed by workers without our hooks; reported once: it may be intended
     backlog    a queue grows for a minute, or a run waits for five
     overlap    a job loses more than half of its occurrences, because the one before still runs
     memory     the server uses more than nine tenths of the memory that it may use
     disk       the disk of a Hermes home, a worker's or this beat's, is nearly full
 
-The leader looks at every scan, at a bounded number of entries. Each trouble is an incident of no
+The leader checks at every scan, over a bounded number of entries. Each trouble is an incident of no
 single job, and is closed here when it is over.
 """
 
@@ -32,36 +32,37 @@ if TYPE_CHECKING:
     from hermes_celery.store.queue_load import HeldBy, RecordedOccurrence
 
 KINDS = {
-    TroubleKind.QUEUE: "messages are taken again from queue '{subject}'",
-    TroubleKind.UNFOLLOWED: "queue '{subject}' has no consumers without Cron(app) any more",
-    TroubleKind.BACKLOG: "queue '{subject}' grows no more, and nothing waits long on it",
+    TroubleKind.QUEUE: "a worker takes messages from queue '{subject}' again",
+    TroubleKind.UNFOLLOWED: "queue '{subject}' no longer has consumers without Cron(app)",
+    TroubleKind.BACKLOG: "queue '{subject}' no longer grows, and no run waits long on it",
     TroubleKind.OVERLAP: "Cron {subject} loses fewer occurrences than it runs",
     TroubleKind.MEMORY: "the server has memory left again",
     TroubleKind.DISK: "the disk of the Hermes home on {subject} has room again",
 }
-#: What is over is judged by what was seen in this time; a new leader has seen nothing.
+#: A leader must have checked for this long before it calls a trouble over.
 _SEES_MS = 90_000
-#: What was seen before a pause of so long says nothing.
+#: After a pause this long, earlier checks count no longer.
 _BLIND_MS = 60_000
 _WINDOW_MS = 600_000
 _FEWEST_LOST, _RECORDS, _REMEMBERED, _JOBS = 5, 500, 20_000, 20
-#: Of the memory that a server may use.
+#: Shares of the memory that a server may use: an incident opens above one, and closes below the
+#: other.
 NEARLY_FULL, _ROOMY = 0.9, 0.85
 _DISK_SHARE, _DISK_LEAST, _DISK_MOST = 0.05, 100 * 2**20, 10 * 2**30
-#: A worker that was not seen for so long is not coming back.
+#: A worker that was not seen for this long will not come back.
 _GONE_MS = 3_600_000
 
 
 class OverloadReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong at one look."""
+    """The troubles that one scan found, and the incidents that it closed."""
 
     troubles: list[Trouble]
-    #: The incidents that were closed.
+    #: The ids of the incidents that were closed.
     over: list[str]
 
 
 class OverloadWatch:
-    """The leader's look at how much there is to do, and at what room there is for it."""
+    """The leader's check of the amount of work and of the room for it."""
 
     def __init__(
         self, database: Database, *, incidents: Incidents, reporter: ReportsTroubles, home: Path
@@ -72,13 +73,13 @@ class OverloadWatch:
         self._home = home
         self._queues = QueueWatch(database)
         self._overlaps = OverlapWatch(self._load)
-        #: Those whose disks were looked at; of another one nothing is known.
+        #: The hosts whose disks were checked in this scan.
         self._hosts: set[str] = set()
         self._began_ms = 0
         self._looked_ms = 0
 
     def scan(self, now_ms: int) -> OverloadReport:
-        """Look, tell what is wrong, and close what is over. Raises StoreError."""
+        """Check, report what is wrong, and close what is over. Raises StoreError."""
         if now_ms - self._looked_ms > _BLIND_MS:
             self._began_ms = now_ms
             self._queues.forget()
@@ -111,7 +112,7 @@ class OverloadWatch:
         return [incident.id for incident in over]
 
     def _sees(self, incident: Incident, now_ms: int) -> bool:
-        """Whether enough was seen to say that something is over."""
+        """Return whether enough was checked to say that an incident is over."""
         if incident.kind is TroubleKind.MEMORY:
             return True
         if incident.kind is TroubleKind.DISK:
@@ -125,7 +126,7 @@ class OverloadWatch:
             yield Trouble(kind=TroubleKind.MEMORY, subject="", text=memory_text(used, most))
 
     def _disks(self, signs: Collection[WorkerSign]) -> Iterator[Trouble]:
-        """One for each host, of which several homes may be known."""
+        """Yield one trouble for each host with a full disk; a host may have several homes."""
         disks = [(sign.host, sign.disk_free, sign.disk_total) for sign in signs]
         disks.append((socket.gethostname(), *disk_of(self._home)))
         self._hosts = {host for host, _, _ in disks}
@@ -140,7 +141,7 @@ class OverloadWatch:
 
 
 class OverlapWatch:
-    """How many of each job's occurrences of the last ten minutes were lost to overlap."""
+    """Counts each job's occurrences of the last ten minutes that were lost to overlap."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -148,9 +149,9 @@ class OverlapWatch:
         self._until_ms = 0
 
     def look(self, now_ms: int) -> list[Trouble]:
-        """The jobs that lose more than half, those that lose most first. Raises StoreError."""
+        """Return the jobs that lose more than half, worst first. Raises StoreError."""
         since_ms = max(self._until_ms, now_ms - _WINDOW_MS)
-        # Of a flood, the latest say how it stands.
+        # With a limit, the latest records are read: they show the present state.
         new = self._load.recorded_since(since_ms, limit=_RECORDS)
         self._seen.extend(reversed(new))
         self._until_ms = max((record.at_ms for record in new), default=since_ms)
@@ -182,7 +183,7 @@ def _overlap_text(job_id: str, name: str, lost: int, total: int, *, by: HeldBy) 
         return (
             f"{what} was handed on by its task (self.replace, or a message with its own id), and "
             "the message that ends it has not come: perhaps a step of it was lost with its worker, "
-            "or waits on a queue that nobody consumes → hermes-celery cancel "
+            "or waits on a queue that no worker consumes → hermes-celery cancel "
             f"{by.handed_on} lets the job go on"
         )
     if by.queue:
@@ -197,7 +198,7 @@ def _overlap_text(job_id: str, name: str, lost: int, total: int, *, by: HeldBy) 
 
 
 def memory_text(used: int, most: int) -> str:
-    """What to tell of a server whose memory is nearly full."""
+    """Return the text for a server whose memory is nearly full."""
     return (
         f"the server uses {used * 100 // most} % of the {most / 2**20:.0f} MB that it may use; "
         "when it is full, nothing can be queued → raise maxmemory, or keep fewer runs "
@@ -206,14 +207,14 @@ def memory_text(used: int, most: int) -> str:
 
 
 def is_nearly_full(free: int, total: int) -> bool:
-    """Whether less than 5 % of a disk is free (of a large one, 10 GB), or less than 100 MB."""
+    """Return whether less than 5 % of a disk (at most 10 GB) or less than 100 MB is free."""
     if not total:
         return False
     return free < max(_DISK_LEAST, min(total * _DISK_SHARE, _DISK_MOST))
 
 
 def disk_text(host: str, free: int, total: int) -> str:
-    """What to tell of a disk that is nearly full."""
+    """Return the text for a disk that is nearly full."""
     return (
         f"the disk of the Hermes home on {host} has {free / 2**20:.0f} MB free of "
         f"{total / 2**30:.0f} GB → make room: runs that write files, and file:// deliveries, will "

@@ -1,7 +1,7 @@
-"""What a delivery consists of: which parts go where, decided when it is sent.
+"""Plan a delivery when it is sent: its parts and their targets.
 
-An outcome is worth telling or not; a failure is counted as an incident first, a success may end
-one. Nothing is sent here.
+A plan decides whether an outcome is worth reporting. A failure is counted as an incident first; a
+success may end one. Nothing is sent here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 class DeliveryPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a delivery consists of."""
+    """The parts of a delivery, with the text of a failure."""
 
     parts: tuple[DeliveryPart, ...] = ()
     text: str = ""
@@ -57,7 +57,7 @@ class DeliveryPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliverySubject:
-    """What one pass over a delivery is about: its run and job, and what the run has to say."""
+    """The run and job of one pass over a delivery, and the run's message."""
 
     def __init__(
         self, run: Run | None, job: Job | None, *, runs: Runs, book: OpenBook, wrap: bool
@@ -70,13 +70,13 @@ class DeliverySubject:
         self._output: Message | None = None
 
     def message(self, what: PartContent, record: DeliveryRecord) -> Message:
-        """The message of a part. Raises StoreError."""
+        """Return the message of a part. Raises StoreError."""
         run, job = self.run, self.job
         if what is PartContent.RECOVERY:
             return Message(title=job.name if job else "", text=record.recovery)
         if what is not PartContent.OUTPUT or run is None or job is None:
             return Message(title=job.name if job else "hermes-celery", text=record.text)
-        # Rendering may take seconds, so one pass does it once.
+        # Rendering may take seconds, so it is done once per pass.
         if self._output is None:
             output = as_text(self._runs.output(run.id)).strip()
             self._output = message_of(
@@ -86,19 +86,19 @@ class DeliverySubject:
 
 
 class Planner:
-    """Plans deliveries; everything it needs is an argument."""
+    """Plans deliveries."""
 
     def __init__(self, *, incidents: Incidents, clock: Clock) -> None:
         self._incidents = incidents
         self._clock = clock
 
     def planned(self, record: DeliveryRecord, subject: DeliverySubject) -> DeliveryPlan:
-        """What the delivery consists of now. Raises StoreError."""
+        """Return the plan of the delivery as of now. Raises StoreError."""
         run, job = subject.run, subject.job
         if run is None:
             return DeliveryPlan(parts=self._parts(PartContent.NOTICE, record.deliver, subject))
         if job is None:
-            # Whoever removed the job does not wait for its output.
+            # The job was removed, so nobody waits for its output.
             return DeliveryPlan()
         plan = self._of_failure(record, subject, run, job) if run.state in FAILED else None
         plan = plan or self._of_success(record, subject, run, job)
@@ -153,7 +153,7 @@ class Planner:
         try:
             return self._incidents.report(trouble, now_ms=self._clock.now_ms())
         except RecordBroken as error:
-            # Told too often is better than never.
+            # Reporting too often is better than never.
             incident = trouble.incident_id
             event(_log, "incident.broken", level=logging.ERROR, incident=incident, why=error)
             return IncidentStanding(id=incident, count=1, told=0, is_acked=False)
@@ -161,7 +161,10 @@ class Planner:
     def _recovery_parts(
         self, record: DeliveryRecord, subject: DeliverySubject, run: Run, job: Job
     ) -> tuple[DeliveryPart, ...]:
-        """Close the job's incidents; what was told of them is told to be over."""
+        """Close the job's incidents; return the parts that report the recovery, if any.
+
+        Only incidents that were reported are reported as over.
+        """
         worked_ms = to_ms(run.finished_at or run.queued_at)
         try:
             over = [i for i in self._incidents.of_job(job.id) if to_ms(i.last_at) <= worked_ms]
@@ -178,7 +181,7 @@ class Planner:
         except RecordBroken as error:
             event(_log, "incident.broken", level=logging.ERROR, job=job.id, why=error)
             return ()
-        # An earlier attempt may have closed them, and died before it planned.
+        # An earlier attempt may have closed the incidents, and died before it stored the plan.
         if not (record.recovery or (closed and text)):
             return ()
         return self._parts(PartContent.RECOVERY, failure_target(job.spec), subject)
@@ -205,7 +208,7 @@ class Planner:
 def note_trouble(
     incidents: Incidents, delivery_id: str, why: str, *, now_ms: int, job_name: str = ""
 ) -> None:
-    """Log that a delivery cannot go on, and note it as an incident of its job."""
+    """Log that a delivery cannot go on, and record it as an incident of its job."""
     event(_log, "delivery.broken", level=logging.ERROR, id=delivery_id, why=why)
     job_id = job_id_of(delivery_id) if is_run_id(delivery_id) else ""
     trouble = Trouble(
@@ -223,7 +226,7 @@ def note_trouble(
 
 
 def _kept(parts: tuple[DeliveryPart, ...], record: DeliveryRecord) -> tuple[DeliveryPart, ...]:
-    """A new plan in which what reached its target before counts as delivered."""
+    """Return a new plan's parts; those that reached their target before count as delivered."""
     reached = [
         (state.part.what, state.part.target)
         for state in record.parts or ()

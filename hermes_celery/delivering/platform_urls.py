@@ -1,7 +1,8 @@
-"""A chat of a platform as an apprise URL, from the variables that Hermes users have set.
+"""Convert a platform's chat to an apprise URL, from the variables that Hermes users have set.
 
-Hermes' names (hermes-agent 0.19, gateway and its platform plugins). A platform that apprise reaches
-only by webhooks, such as Discord's bot, has no entry here: `hermes send` takes it.
+The variables have Hermes' names (hermes-agent 0.19, gateway and its platform plugins). A platform
+that apprise reaches only through webhooks, such as Discord's bot, has no entry here: `hermes send`
+is used for it.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ _Environment = Mapping[str, str]
 
 
 def apprise_url(target: Target, environment: _Environment) -> str | None:
-    """The apprise URL of a platform's chat; None when its variables are not set."""
+    """Return the apprise URL of a platform's chat; None if its variables are not set."""
     build = _BUILDERS.get(target.platform.lower())
     return build(target, environment) if build is not None else None
 
 
 def read_names(path: Path) -> dict[str, str]:
-    """The named targets of a `targets.toml`: `name = "URL"`. Empty when there is no such file.
+    """Return the named targets of a `targets.toml`: `name = "URL"`. Empty if there is no such file.
 
-    Raises SettingsError; a fault never shows a value.
+    Raises SettingsError; its text never shows a value.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -36,7 +37,7 @@ def read_names(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{path} cannot be read: {error}"]) from None
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError([f"{path} is no TOML: {error}"]) from None
+        raise SettingsError([f"{path} is not valid TOML: {error}"]) from None
     faults = [
         f"{path}: {fault}" for name, value in content.items() if (fault := _fault(name, value))
     ]
@@ -47,9 +48,9 @@ def read_names(path: Path) -> dict[str, str]:
 
 def _fault(name: str, value: object) -> str | None:
     if is_reserved(name) or name.lower() in ("local", "origin"):
-        return f"{name!r} means something already; take another name"
+        return f"{name!r} already has a meaning; use another name"
     if not name or any(character in ":,/ " for character in name):
-        return f"{name!r} cannot be a name: no blank, comma, colon or slash"
+        return f"{name!r} cannot be a name; it must not have a space, comma, colon or slash"
     if not isinstance(value, str) or "://" not in value:
         return f'{name!r} must be a URL in quotes, such as "json://host/path"'
     return None
@@ -59,7 +60,7 @@ def _telegram(target: Target, environment: _Environment) -> str | None:
     token = environment.get("TELEGRAM_BOT_TOKEN")
     if not token:
         return None
-    # Telegram's tokens hold a colon that apprise wants to see as it is.
+    # Telegram's tokens contain a colon, which apprise expects unquoted.
     url = f"tgram://{quote(token, safe=':')}/{_quoted(target.chat_id)}/?format=text"
     return url + (f"&topic={_quoted(target.thread_id)}" if target.thread_id else "")
 
@@ -147,7 +148,7 @@ _BUILDERS: Mapping[str, Callable[[Target, _Environment], str | None]] = {
 
 
 def _server(url: str, variable: str, *, plain: str, secure: str) -> tuple[str, str, str]:
-    """Schema, host (with port) and path of a server's URL. Raises DeliveryRefused."""
+    """Return schema, host (with port) and path of a server's URL. Raises DeliveryRefused."""
     try:
         parts = checked_url(url if "://" in url else f"https://{url}")
     except ValueError as error:

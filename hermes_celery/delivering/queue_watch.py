@@ -1,8 +1,8 @@
-"""Is there a queue from which nobody takes, or one that grows?
+"""Detect queues from which no worker takes messages, and queues that grow.
 
-A queue whose next message is the same at every look is one from which nobody takes, whoever
-consumes it and whatever workers say; that is the proof. What workers say (`store.queue_health`)
-decides in which words it is told, and that nothing is told where it is not known.
+If a queue's next message stays the same from one check to the next, no worker takes messages from
+it, whatever consumers and workers report. That is the proof. What workers report
+(`store.queue_health`) only decides the wording, and suppresses a report when the cause is unknown.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from hermes_celery.store import Database, Jobs, Signs, worker_app, worker_comman
 from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, crew, look_at_queues
 from hermes_celery.store.queue_load import Load, base_of
 
-#: So long the same message is next, before that is trouble.
+#: The same message must be next for this long before it is an incident.
 _STUCK_MS = 30_000
 _GROWS_MS = 60_000
-#: A queue that grew by less in a minute is not worth a word.
+#: A queue that grew by less in a minute is not reported.
 _GROWN_BY = 10
 _LONG_WAIT_MS = 300_000
-#: Waiting runs among which those are looked for that lie on the wrong queue.
+#: The most waiting runs that are checked for the wrong queue.
 _LOOKED_AT = 100
 
 
@@ -34,7 +34,7 @@ class _Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueWatch:
-    """What one leader remembers of the queues."""
+    """One leader's memory of the queues."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,11 +44,11 @@ class QueueWatch:
         self._samples: dict[str, deque[_Sample]] = {}
 
     def forget(self) -> None:
-        """Begin anew: what is remembered is too old to be compared with."""
+        """Start over: earlier samples are too old to compare with."""
         self._samples.clear()
 
     def look(self, now_ms: int) -> tuple[list[Trouble], Crew]:
-        """The queues' troubles now, and who works. Raises StoreError."""
+        """Return the queues' current troubles, and the workers. Raises StoreError."""
         who = crew(self._database, now_ms=now_ms)
         looks = look_at_queues(self._database, who, now_ms=now_ms)
         waiting = self._load.waiting([look.name for look in looks if look.waiting])
@@ -70,7 +70,10 @@ class QueueWatch:
         return found + self._misplaced(looks), who
 
     def _misplaced(self, looks: Sequence[QueueLook]) -> list[Trouble]:
-        """Runs of our own kinds on queues whose consumers do not know what that is."""
+        """Return a trouble for each queue where a run waits that its consumers cannot perform.
+
+        These are runs of our own kinds of work, on queues that only foreign workers consume.
+        """
         foreign = {look.name: look for look in looks if look.state is QueueState.FOREIGN}
         waiting = self._signs.waiting(limit=_LOOKED_AT) if foreign else []
         first = {base_of(run.queue): run for run in reversed(waiting)}
@@ -90,7 +93,7 @@ class QueueWatch:
     def _sampled(self, look: QueueLook, next_up: str, *, now_ms: int) -> deque[_Sample]:
         samples = self._samples.get(look.name) or deque()
         samples.append(_Sample(at_ms=now_ms, length=look.waiting, next_up=next_up))
-        # The first one that is kept is the last one that is a minute old.
+        # The first sample kept is the latest one that is at least a minute old.
         while len(samples) > 1 and now_ms - samples[1].at_ms >= _GROWS_MS:
             samples.popleft()
         return samples
@@ -99,7 +102,7 @@ class QueueWatch:
         self, look: QueueLook, samples: Sequence[_Sample], who: Crew, now_ms: int
     ) -> Trouble | None:
         if not who.names and look.name == self._database.keys.default_queue:
-            return None  # that there are no workers at all is told as such
+            return None  # an incident of its own reports that there are no workers
         since_ms = _unchanged_since(samples)
         if since_ms is None or now_ms - since_ms < _STUCK_MS:
             return None
@@ -114,13 +117,13 @@ class QueueWatch:
             since=look.since,
             workers=", ".join(look.workers),
         )
-        # A notice of it would wait on that very queue.
+        # A notice about the delivery queue would wait on that queue, so it is sent from here.
         from_here = look.name == self._database.keys.delivery_queue
         return Trouble(kind=TroubleKind.QUEUE, subject=look.name, text=told, from_here=from_here)
 
 
 def unserved(database: Database, *, now_ms: int) -> str:
-    """What waits, on all queues together, where there is no worker at all; "": nothing waits.
+    """Return how many runs wait on all queues, if there is no worker at all; "" if none wait.
 
     Raises StoreError.
     """
@@ -130,7 +133,7 @@ def unserved(database: Database, *, now_ms: int) -> str:
         return ""
     count, names = sum(look.waiting for look in left), [look.name for look in left]
     app = worker_app(database, now_ms=now_ms)
-    # A worker that is started without -Q takes these by itself.
+    # A worker started without -Q consumes these queues.
     if {database.keys.default_queue, database.keys.delivery_queue}.issuperset(names):
         return f"{count} runs wait and there is no worker → {worker_command(app)}"
     start = worker_command(app, queue=",".join(names))
@@ -138,14 +141,14 @@ def unserved(database: Database, *, now_ms: int) -> str:
     return f"{count} runs wait on queue {named} and there is no worker → {start}"
 
 
-#: Nothing is said of a queue whose workers have no slot free, or may be of version 0.1.0.
+#: Other states are not reported: workers without a free slot, or perhaps of version 0.1.0.
 _STUCK: Mapping[QueueState, str] = {
     QueueState.NOBODY: (
         "{waiting} messages wait on queue '{queue}' and no worker consumes it → {start}"
     ),
     QueueState.SILENT: (
         "no worker has taken a message from queue '{queue}' {since}, {waiting} wait, and {workers}"
-        " asks for none → see its log, and restart it"
+        " asks for no messages → see its log, and restart it"
     ),
     QueueState.OK: (
         "no worker has taken a message from queue '{queue}' {since} and {waiting} wait, although"
@@ -168,7 +171,7 @@ def _news(look: QueueLook) -> Trouble:
 
 
 def _unchanged_since(samples: Sequence[_Sample]) -> int | None:
-    """Since when the message that is next is the same."""
+    """Return since when the next message is the same, Unix ms; None without samples."""
     since_ms = None
     for sample in reversed(samples):
         if sample.next_up != samples[-1].next_up:
@@ -178,7 +181,7 @@ def _unchanged_since(samples: Sequence[_Sample]) -> int | None:
 
 
 def _grows(look: QueueLook, samples: Sequence[_Sample], now_ms: int) -> Trouble | None:
-    """Whether a queue grew during the last minute, or a run on it waits too long."""
+    """Return a trouble if a queue grew during the last minute, or a run on it waits too long."""
     waited_s = 0 if look.oldest_ms is None else (now_ms - look.oldest_ms) // 1000
     if samples and _has_grown(samples, now_ms):
         text = (

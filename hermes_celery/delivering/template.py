@@ -1,9 +1,9 @@
-"""From a run's output to the text of a message: the job's template, or Hermes' header and footer.
+"""Convert a run's output to a message text: with the job's template, or Hermes' header and footer.
 
-A template is Jinja2 in its sandbox, with `job`, `run` and `output`; one that cannot be rendered
-falls back to the plain text and says so. It is rendered in a process of its own with an end to its
-time and its memory (`template_child`), because nothing inside a process can stop
-`{{ 'x' * 10**9 }}` or a loop of a loop. A job without a template pays nothing for that.
+A template is Jinja2 in its sandbox, with `job`, `run` and `output`. If it cannot be rendered, the
+plain text is sent with a warning. It is rendered in a child process with limits on time and memory
+(`template_child`), because nothing inside a process can stop `{{ 'x' * 10**9 }}` or a nested loop.
+A job without a template starts no process.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hermes_celery.core.job import Job
 from hermes_celery.core.run import Run
 from hermes_celery.errors import JobError
 
-#: What a template may produce; a loop can multiply.
+#: The most characters that a template may produce.
 _MAX_CHARACTERS = 1_000_000
-#: What a template may consist of.
+#: The most characters of a template.
 _MAX_TEMPLATE = 100_000
-#: Of a processor; a large table takes a tenth of one.
+#: CPU time; a large table takes a tenth of a second.
 _CPU_SECONDS = 5
-#: By the clock, on a machine that is busy with other things.
+#: Wall-clock time, with room for a busy machine.
 RENDER_SECONDS = 20.0
 #: Python and Jinja2 take 40 MB of address space.
 _MEMORY_BYTES = 256 * 1024 * 1024
@@ -36,14 +36,14 @@ _INSTALL = "templates need Jinja2; install it: pip install 'hermes-celery[notify
 
 
 class RenderedText(msgspec.Struct, frozen=True, kw_only=True):
-    """A message's text, and what went wrong on the way to it."""
+    """A message's text, and a warning if the template failed."""
 
     text: str
     warning: str | None = None
 
 
 def render(job: Job, run: Run, output: str, *, wrap: bool) -> RenderedText:
-    """The text of a run's message."""
+    """Return the text of a run's message."""
     template = job.spec.template
     if template is None:
         return RenderedText(text=wrapped(job, output) if wrap else output)
@@ -57,7 +57,7 @@ def render(job: Job, run: Run, output: str, *, wrap: bool) -> RenderedText:
 
 
 def wrapped(job: Job, output: str) -> str:
-    """Hermes' header and footer around an output."""
+    """Put Hermes' header and footer around an output."""
     return (
         f"Cronjob Response: {job.name}\n(job_id: {job.id})\n-------------\n\n{output}\n\n"
         "To stop or manage this job, send me a new message "
@@ -66,25 +66,25 @@ def wrapped(job: Job, output: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Raise JobError for a template that cannot be read, or if Jinja2 is not here."""
+    """Raise JobError for an invalid template, or if Jinja2 is not installed."""
     try:
         _asked(template, None, seconds=RENDER_SECONDS)
     except TemplateFault as error:
-        raise JobError(f"the template cannot be read: {error}") from None
+        raise JobError(f"the template is not valid: {error}") from None
 
 
 class TemplateFault(Exception):
-    """Why a template gave no text."""
+    """The reason why a template produced no text."""
 
 
 def _asked(template: str, values: dict[str, Any] | None, *, seconds: float) -> str:
-    """What the child makes of a template; without values it only reads it.
+    """Return the text that the child renders; without values the child only parses the template.
 
-    Raises TemplateFault, or JobError if Jinja2 is not here.
+    Raises TemplateFault, or JobError if Jinja2 is not installed.
     """
     if len(template) > _MAX_TEMPLATE:
         raise TemplateFault(
-            f"it has {len(template):,} characters, and {_MAX_TEMPLATE:,} are the most"
+            f"it has {len(template):,} characters; at most {_MAX_TEMPLATE:,} are allowed"
         )
     request = {
         "template": template,
@@ -107,7 +107,7 @@ def _asked(template: str, values: dict[str, Any] | None, *, seconds: float) -> s
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child says."""
+    """The child's answer."""
 
     text: str = ""
     error: str = ""
@@ -115,9 +115,9 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _run_child(request: bytes, *, seconds: float) -> tuple[int, bytes]:
-    """The child's exit code and answer. Raises TemplateFault when it takes too long."""
+    """Return the child's exit code and answer. Raises TemplateFault when it takes too long."""
     try:
-        # No variable of ours: a template that broke out of its sandbox would find no secret.
+        # An empty environment: a template that breaks out of its sandbox finds no secrets.
         child = subprocess.Popen(
             [sys.executable, "-I", str(_CHILD)],
             env={},
@@ -139,7 +139,7 @@ def _run_child(request: bytes, *, seconds: float) -> tuple[int, bytes]:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of it behind, however this ends."""
+    """Kill the child if it still runs, and close its pipes."""
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -150,5 +150,5 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _why_ended(code: int) -> str:
     if code == -signal.SIGXCPU:
-        return f"it took more than {_CPU_SECONDS} s of a processor"
+        return f"it took more than {_CPU_SECONDS} s of CPU time"
     return f"its process ended with code {code}; it may use {_MEMORY_BYTES // 1024**2} MB"

@@ -1,8 +1,8 @@
-"""Fills in one template in a process of its own; `template` starts it and reads its answer.
+"""Render one template in a process of its own; `template` starts it and reads its answer.
 
-A template is somebody else's program: Jinja2's sandbox keeps it from reaching out, and nothing but
-the limits of a process keeps it from never ending or from eating the memory. Run by its path, so
-that nothing of this package is imported; one JSON object comes by standard input, one goes out.
+A template is untrusted code. Jinja2's sandbox limits what it can reach; only process limits keep it
+from running for ever or using all memory. The file is run by its path, so that it imports nothing
+of this package. It reads one JSON object from standard input and writes one.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 
 
 def main() -> None:
-    """Read a request, answer it."""
+    """Read a request, and write the answer."""
     request = json.loads(sys.stdin.buffer.read())
     for limit, value in (
         (resource.RLIMIT_CORE, 0),
@@ -19,12 +19,13 @@ def main() -> None:
         (resource.RLIMIT_CPU, request["cpu_seconds"]),
         (resource.RLIMIT_AS, request["memory_bytes"]),
     ):
-        # At the first of the two the kernel says why (SIGXCPU), at the second it kills.
+        # The kernel sends SIGXCPU at the soft limit, which shows the cause, and SIGKILL at the hard
+        # limit.
         resource.setrlimit(limit, (value, value + (limit == resource.RLIMIT_CPU)))
     sys.path[:] = request["path"]
     try:
         answer = _answer(request)
-    except Exception as error:  # noqa: BLE001 - a template may raise whatever it likes
+    except Exception as error:  # noqa: BLE001 - a template may raise any exception
         answer = {"error": f"{type(error).__name__}: {error}"[:500]}
     sys.stdout.buffer.write(json.dumps(answer).encode())
 

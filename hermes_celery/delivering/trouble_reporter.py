@@ -1,7 +1,6 @@
-"""Shall somebody be told of this trouble now, and that it is over?
+"""Count a trouble as an incident, and send a notice when the incident begins or ends.
 
-Each trouble is counted as an incident; when it is told, and how often, `core.incidents` says. What
-is told becomes a notice: a delivery of no run.
+`core.incidents` decides when and how often to send one. A notice is a delivery without a run.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from hermes_celery.store import ToldIncident
 if TYPE_CHECKING:
     from hermes_celery.store import Deliveries, Incidents
 
-#: A command that a sentence tells somebody to type.
+#: A command that a text tells the reader to type.
 _COMMAND = re.compile(r"(?:→ |, or |`)hermes-celery (?=[a-z])")
 _log = logging.getLogger(__name__)
 
 
 class TroubleReporter:
-    """Turns a trouble into an incident and, when it is worth it, into a notice."""
+    """Turns a trouble into an incident and, if it is worth it, into a notice."""
 
     def __init__(
         self,
@@ -38,10 +37,10 @@ class TroubleReporter:
         send_now: Callable[[str], None] = lambda _: None,
         command_options: Callable[[int], str] = lambda now_ms: "",
     ) -> None:
-        """`alerts` is where troubles of no single job are told.
+        """Take the collaborators; `alerts` is the target for troubles of no single job.
 
-        `send_now` delivers a notice from here, where no worker would; `command_options` says which
-        options follow `hermes-celery` in what to type next.
+        `send_now` delivers a notice from this process when no worker would. `command_options`
+        returns the options to insert after `hermes-celery` in commands to type.
         """
         self._incidents = incidents
         self._deliveries = deliveries
@@ -50,7 +49,7 @@ class TroubleReporter:
         self._command_options = command_options
 
     def tell(self, trouble: Trouble, *, now_ms: int) -> bool:
-        """Count a trouble, and have it told if that is due; whether it is told now."""
+        """Count a trouble, and send a notice if one is due; return whether one is sent."""
         trouble = self._addressed(trouble, now_ms)
         noted = self._incidents.report(trouble, now_ms=now_ms)
         if not is_worth_telling(noted.count, told=noted.told, is_acked=noted.is_acked):
@@ -61,7 +60,7 @@ class TroubleReporter:
             notice,
             f"⚠️ {trouble.text}",
             deliver=trouble.deliver or self._alerts,
-            # Alerts have no origin and no job's name, whomever they are about.
+            # Alerts have no origin and no job name, even if they are about one job.
             job_id=trouble.job_id if trouble.deliver else "",
             told=ToldIncident(id=noted.id, count=noted.count),
             now_ms=now_ms,
@@ -71,7 +70,7 @@ class TroubleReporter:
         return is_new
 
     def _addressed(self, trouble: Trouble, now_ms: int) -> Trouble:
-        """The same, its commands about this app and namespace wherever somebody types them."""
+        """Insert this app's or namespace's options into the commands of a trouble's text."""
         if not _COMMAND.search(trouble.text):
             return trouble
         try:
@@ -82,14 +81,14 @@ class TroubleReporter:
         return msgspec.structs.replace(trouble, text=text)
 
     def over(self, incidents: list[Incident], text: str, *, now_ms: int) -> None:
-        """End incidents, and tell that to whoever hears alerts, if they were told."""
+        """End incidents, and send a notice to `alerts` for each that was reported."""
         for incident in incidents:
             closed = self._incidents.close(
                 [incident], job_id=incident.job_id, now_ms=now_ms, worked_ms=now_ms
             )
             if not closed or not incident.told:
                 continue
-            # The closed incident's count is past what was told, so that this is told too.
+            # A count beyond the reported one, so that this notice is sent too.
             count = incident.told + 1
             self._deliveries.notice(
                 f"notice-{incident.id}-{count}-{now_ms}",

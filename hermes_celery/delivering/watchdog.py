@@ -1,14 +1,14 @@
-"""Is anything wrong that no run reports of itself?
+"""Detect what no run reports by itself.
 
     late       a run waits for a worker, longer than its job's grace
     missed     an occurrence was dropped, or a job is overdue although a beat leads
-    beat       no beat ticked for 40 s, until now
-    workers    there is work on any queue and no worker for 30 s
-    letters    a message that nobody can read, in the last 15 minutes
+    beat       no beat has ticked for 40 s
+    workers    work has waited for 30 s, and there is no worker
+    letters    a worker could not read a message, in the last 15 minutes
 
-and what `overload` looks at. The leader asks after its rescue pass, at most every ten seconds, over
-indexes and a bounded number of entries. What is wrong becomes an incident: told once, told when it
-is over, quiet when somebody acknowledged it (`trouble_reporter`).
+and what `overload` checks. The leader scans after its rescue pass, at most every ten seconds, over
+indexes and a bounded number of entries. Each trouble becomes an incident: reported once, reported
+when it is over, and silent once a person has acknowledged it (`trouble_reporter`).
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from hermes_celery.store.trouble_signs import WaitingRun
 
 EVERY_MS = 10_000
-#: So long with work and no worker is trouble.
+#: Work without a worker for this long is an incident.
 _NO_WORKER_MS = 30_000
-#: Nothing is called overdue before; a leader that has just come back needs some seconds.
+#: A job counts as overdue after this time, because a returning leader needs some seconds.
 _OVERDUE_MS = 120_000
 _WAITING, _SKIPPED, _TOLD_AT_ONCE = 100, 500, 20
-#: So long a retry of a task's own may be overdue.
+#: A task's own retry may be overdue for this long.
 RETRY_GRACE_MS = 60_000
-#: An incident that nobody heard of for so long is over.
+#: An incident that did not occur for this long is over.
 _FORGOTTEN_MS = 30 * 86_400_000
 
 
 class WatchdogReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one scan found."""
+    """The findings of one scan."""
 
     late: int = 0
     missed: int = 0
@@ -59,7 +59,7 @@ class WatchdogReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Watchdog:
-    """The leader's look at everything that may be wrong."""
+    """The leader's checks for everything that may be wrong."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class Watchdog:
         switch: SchedulerSwitch | None = None,
         overload: OverloadWatch | None = None,
     ) -> None:
-        """`broken` hears of what cannot be read, and ends what it made of that.
+        """Take the collaborators; `broken` gets unreadable records, and ends its own incidents.
 
-        `switch` is told that somebody leads; without `overload` nobody looks at the load.
+        `switch` is pinged while this beat leads. Without `overload` the load is not checked.
         """
         self._database = database
         self._signs = Signs(database)
@@ -97,7 +97,10 @@ class Watchdog:
         self._no_worker_since_ms: int | None = None
 
     def scan(self, now_ms: int) -> WatchdogReport | None:
-        """Look once; None when the last scan is less than ten seconds ago. Raises StoreError."""
+        """Scan once; return None if the last scan was less than ten seconds ago.
+
+        Raises StoreError.
+        """
         if now_ms - self._scanned_ms < EVERY_MS:
             return None
         self._scanned_ms = now_ms
@@ -151,10 +154,10 @@ class Watchdog:
         return found
 
     def _skipped(self, now_ms: int) -> int:
-        """Occurrences that were dropped since the last scan; the first scan only begins to look."""
+        """Report occurrences dropped since the last scan; return how many."""
         since_ms = self._looked_ms or now_ms - EVERY_MS
         skipped, self._looked_ms = self._signs.skipped_since(since_ms, limit=_SKIPPED)
-        # Rather than fall behind a flood of runs, look at the latest.
+        # Do not fall behind a flood of runs: skip to the latest.
         self._looked_ms = max(self._looked_ms, now_ms - 6 * EVERY_MS)
         found = 0
         for run in skipped:
@@ -187,7 +190,7 @@ class Watchdog:
         if told:
             self._reporter.over(told, "a beat ticks again", now_ms=now_ms)
         else:
-            # Nobody noticed in time, so one notice says both that it was so and that it is over.
+            # No worker reported it in time, so one notice reports both the outage and its end.
             text = f"{beat_text(seen_ms, now_ms)}; one does again"
             self._reporter.tell(
                 Trouble(kind=TroubleKind.BEAT, subject="", text=text), now_ms=now_ms
@@ -218,7 +221,7 @@ class Watchdog:
     def _are_there_letters(self, now_ms: int) -> bool:
         newest = self._signs.newest_letter()
         if newest is None or now_ms - newest.at_ms > QUIET_MS:
-            text = "no more messages that nobody can read"
+            text = "no more unreadable messages"
             self._reporter.over(self._open(TroubleKind.LETTERS), text, now_ms=now_ms)
             return False
         text = (
@@ -236,7 +239,7 @@ class Watchdog:
         self._broken.end_those_over(now_ms)
 
     def _end_stuck(self, now_ms: int) -> None:
-        """What went on in a slot of a worker has ended with that worker at the latest."""
+        """End the incidents of stuck work whose worker has gone: the work has ended with it."""
         for incident in self._open(TroubleKind.STUCK):
             worker = self._signs.worker_of(incident.last_run_id or "")
             if not self._signs.is_worker_there(worker, now_ms):
@@ -257,13 +260,13 @@ class Watchdog:
 
 
 def _late_text(spec: JobSpec, run: WaitingRun, now_ms: int) -> str:
-    """What is said of a run that waits too long; "" while it does not."""
+    """Return the text for a run that waits too long; "" while it does not."""
     if run.retry_ms is not None:
         if now_ms - run.retry_ms <= RETRY_GRACE_MS:
             return ""
         return (
-            f"Cron '{spec.name}' is late: for {(now_ms - run.retry_ms) // 1000} s its run waits "
-            "for the retry that a worker took with it, or that none takes; it comes again after "
+            f"Cron '{spec.name}' is late: its run's retry is {(now_ms - run.retry_ms) // 1000} s "
+            "overdue: no worker takes it, or the worker that had it is gone; it comes again after "
             f"the broker's visibility timeout, or the run is lost → hermes-celery runs {spec.id}"
         )
     if now_ms - run.due_ms <= _grace(spec, now_ms):

@@ -447,7 +447,7 @@ def test_an_alert_that_reaches_nobody_is_logged_and_an_incident(
     host.rescue()
     host.work_off()
     (incident,) = host.incidents.of_job("")
-    assert f"nobody was told at {deliver}: " in incident.text
+    assert f"the notice did not reach {deliver}: " in incident.text
     assert any("delivery.broken" in line for line in caplog.messages)
 
 

@@ -144,7 +144,7 @@ def test_nothing_is_claimed_beside_a_worker_that_does_not_say_what_it_consumes(
 @pytest.mark.parametrize(
     ("worker", "words"),
     [
-        ({"asked_before_ms": 60_000}, "w@host asks for none"),
+        ({"asked_before_ms": 60_000}, "w@host asks for no messages"),
         ({"asked_before_ms": 0}, "although w@host asks for them"),
         ({"asked_before_ms": 0, "is_full": True}, None),
     ],

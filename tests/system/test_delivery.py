@@ -166,9 +166,9 @@ def test_a_worker_killed_between_sending_and_recording_makes_at_most_one_duplica
     ("options", "why"),
     [
         (["--deliver", "telegrm"], "neither a platform nor a name in targets.toml"),
-        (["--deliver", "nosuch://tok-en-secret"], "nosuch://*** is no URL that apprise can use"),
+        (["--deliver", "nosuch://tok-en-secret"], "nosuch://*** is not a URL that apprise can use"),
         (["--failure-deliver", "bogus:1"], "unknown platform 'bogus'"),
-        (["--template", "{% if %}"], "the template cannot be read: line 1"),
+        (["--template", "{% if %}"], "the template is not valid: line 1"),
         (["--ping", "ftp://tok-en-secret/x"], "the ping URL must be an http(s) URL"),
         (["--deliver", "file://../x"], "does not name a file under"),
     ],

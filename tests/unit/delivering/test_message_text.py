@@ -126,7 +126,7 @@ def test_a_template_that_cannot_be_read_is_refused_with_its_line() -> None:
 
 @pytest.mark.parametrize("template", ["x" * 100_001, "{{ " + "(" * 40_000, "{%" * 40_000])
 def test_a_template_of_endless_length_or_depth_is_refused(template: str) -> None:
-    with pytest.raises(JobError, match="the template cannot be read: "):
+    with pytest.raises(JobError, match="the template is not valid: "):
         check_template(template)
 
 

@@ -177,9 +177,9 @@ def test_named_targets_are_urls_in_a_file(tmp_path: Path) -> None:
     ("text", "why"),
     [
         ("ops = 1", "must be a URL in quotes"),
-        ('telegram = "json://secret"', "means something already"),
+        ('telegram = "json://secret"', "already has a meaning"),
         ('"a,b" = "json://secret"', "cannot be a name"),
-        ("ops = json://secret", "is no TOML"),
+        ("ops = json://secret", "is not valid TOML"),
     ],
 )
 def test_a_faulty_file_is_refused_without_its_values(tmp_path: Path, text: str, why: str) -> None:
