@@ -1,5 +1,5 @@
-"""What is asked of a running system: figures for `status`, and findings of `doctor`.
+"""Answer questions about a running system: figures for `status`, and findings for `doctor`.
 
-It reads and judges, and changes nothing. The command line prints it; what is told to people without
-being asked is `delivering.watchdog`'s.
+These modules read and judge, and change nothing. The command line prints the results.
+`delivering.watchdog` reports troubles without being asked.
 """

@@ -1,6 +1,6 @@
-"""What `status` reads: a few numbers, none of which costs more with more jobs.
+"""Read the figures of `status`, at a cost that does not grow with the number of jobs.
 
-A key that cannot be read costs its own number and is named; the rest is shown.
+A key that cannot be read is named, and only its own figure is missing.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _T = TypeVar("_T")
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at a namespace."""
+    """The state of a namespace at one moment."""
 
     server: str
     #: The server's time, Unix milliseconds.
     now_ms: int
-    #: Who leads: host, process id and a random part; several names where the due index is split.
-    #: None where nobody leads, or a shard has no leader.
+    #: The leading beat: host, process id and a random part. Several names if the due index is
+    #: split; None if a shard has no leader.
     leader: str | None
     #: The leader's term, its fencing token; it counts changes of leadership (of shard 0).
     term: int
-    #: Into how many shards the due index is split, and which of them nobody leads.
+    #: The number of shards of the due index, and the shards without a leader.
     shards: int
     unled: list[int]
     workers: list[str]
-    #: Those of them whose main loop asks for no messages.
+    #: The workers whose main loop does not ask for messages.
     silent_workers: list[str]
-    #: Each Celery queue that is known, and whether somebody takes what waits on it.
+    #: Each known Celery queue, and whether a worker takes its messages.
     queues: list[QueueLook]
     jobs: int
     next_due_ms: int | None
@@ -54,21 +54,21 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     #: Open incidents, acknowledged ones included.
     incidents: int
-    #: When everything was paused, and why; None when it is not.
+    #: When everything was paused, and the reason; None if it is not paused.
     paused_ms: int | None
     pause_note: str
-    #: The Celery app of the workers, as `celery -A` takes it; "": a project's, not known which.
+    #: The Celery app of the workers, as `celery -A` takes it; "" if it is an unknown project's.
     app: str = OUR_APP
-    #: Keys that cannot be read, each with what is wrong; the numbers above leave them out.
+    #: Unreadable keys, each with its fault; the numbers above leave them out.
     broken: list[str] = []
     #: Declared jobs that were refused, each with the reason.
     refused: list[str] = []
-    #: What jobs the server lost and nobody acknowledged, a line for each loss; "" for none.
+    #: Losses of jobs that nobody has acknowledged, one line each; "" for none.
     gone: str = ""
 
 
 class _Look:
-    """What is read one thing after the other, and the troubles on the way."""
+    """Reads figures one by one, and collects the faults."""
 
     def __init__(self) -> None:
         self.broken: list[str] = []
@@ -89,9 +89,10 @@ class _Look:
 def read_status(
     database: Database, *, app: str | None = None, loss_note: LossNote | None = None
 ) -> Status:
-    """Look. Raises StoreError when Redis fails, never because of one key.
+    """Read the status. Raises StoreError when Redis fails, but never for a single broken key.
 
-    `app` is the one that was named, as `celery -A` takes it; `loss_note` knows what was there.
+    `app` is the app named by the user, as `celery -A` takes it. `loss_note` is this machine's note
+    of the jobs that the server held.
     """
     look, now_ms = _Look(), database.now_ms()
     shards = range(database.shards)

@@ -1,4 +1,4 @@
-"""One line of `doctor`: what was looked at, how it came out, and what to do."""
+"""One line of `doctor`: the check, its verdict, and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 class Verdict(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -17,7 +17,7 @@ class Verdict(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line."""
+    """One line of `doctor`."""
 
     check: str
     verdict: Verdict

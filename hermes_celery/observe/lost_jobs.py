@@ -1,4 +1,4 @@
-"""Which jobs the server lost, as the leader told it, or as this machine's note says."""
+"""Find the jobs that the server lost, from the leader's incidents and this machine's note."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from hermes_celery.store.loss_note import LOSS, LossNote
 
 
 def lost_jobs(database: Database, loss_note: LossNote | None) -> list[str]:
-    """What is lost and not acknowledged, a sentence for each loss.
+    """Return one sentence for each loss that nobody has acknowledged.
 
-    `loss_note` knows what was there, also while no beat leads that would tell. Raises StoreError.
+    `loss_note` shows a loss even if no beat leads that would report it. Raises StoreError.
     """
     told = [one for one in Incidents(database).of_job("") if one.kind is TroubleKind.GONE]
     texts = [one.text for one in told if not one.acked_at]

@@ -89,8 +89,9 @@ def test_a_worker_of_another_queue_is_no_worker_of_ours(
         cron.run(cron.add(JobRequest(schedule="every 1h", prompt="x", queue=queue)).id)
     told = processes.hermes("doctor").stdout
     for queue in (valkey.keys.default_queue, gpu):
-        assert f"fail queue queue {queue}: nobody consumes it and 1 messages wait" in one_spaced(
-            told
+        assert (
+            f"fail queue queue {queue}: no worker consumes it, and 1 messages wait"
+            in one_spaced(told)
         )
         assert f"celery -A hermes_celery worker -Q {queue}`" in told
     status = processes.hermes("status", "--check")

@@ -1,5 +1,5 @@
-"""What must be in order, looked at one thing after the other; each answer is a `Finding`.
+"""The checks of `doctor`, one function for each; the result is a `Finding`.
 
-A check is handed what it looks at: the settings, the database, a look at one namespace. It opens
-nothing, prints nothing and changes nothing.
+A check takes what it examines as arguments: the settings, the database, the status of a namespace.
+It opens nothing, prints nothing and changes nothing.
 """

@@ -1,4 +1,4 @@
-"""The settings of this machine: whether beats and workers can start with them, and reach people."""
+"""Check this machine's settings: whether beats and workers can start, and alerts reach people."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from hermes_celery.settings import Settings, check_home, unknown_variables
 
 
 def check_variables(settings: Settings) -> Iterator[Finding]:
-    """Name what is set and has no effect."""
+    """Report settings that have no effect."""
     for text in settings.ignored:
         yield warn("settings", text)
     for name, meant in unknown_variables().items():
-        advice = f"; is {meant} meant?" if meant else ""
-        yield warn("settings", f"{name} is no setting, so it has no effect{advice}")
+        advice = f"; did you mean {meant}?" if meant else ""
+        yield warn("settings", f"{name} is not a setting, so it has no effect{advice}")
 
 
 def check_files(settings: Settings) -> Iterator[Finding]:
-    """Name the files that beats and workers of this environment cannot read."""
+    """Report files that beats and workers with these settings cannot read."""
     return refusals("home", lambda: check_home(settings))
 
 
 def refusals(check: str, refuse: Callable[[], None]) -> Iterator[Finding]:
-    """Name each fault that `refuse` finds; nothing where it finds none."""
+    """Report each fault of the SettingsError that `refuse` raises; nothing if it raises none."""
     try:
         refuse()
     except SettingsError as error:
@@ -36,10 +36,10 @@ def refusals(check: str, refuse: Callable[[], None]) -> Iterator[Finding]:
 def check_alerts(
     settings: Settings, *, refuse: Callable[[], None], without_target: Callable[[], list[str]]
 ) -> Finding:
-    """Say whether troubles of no single job reach anybody.
+    """Report whether alerts (troubles of no single job) reach anybody.
 
-    `refuse` raises SettingsError for alerts that make no sense; `without_target` returns what of
-    them means no place on this machine.
+    `refuse` raises SettingsError for invalid alerts. `without_target` returns the parts of the
+    alerts that resolve to no target on this machine.
     """
     try:
         refuse()
@@ -47,7 +47,7 @@ def check_alerts(
     except SettingsError as error:
         return fail("alerts", "; ".join(error.faults))
     if lost:
-        return fail("alerts", f"HERMES_CELERY_ALERTS: {', '.join(lost)} means no place on this "
+        return fail("alerts", f"HERMES_CELERY_ALERTS: {', '.join(lost)} has no target on this "
                      "machine; name a chat, or set the platform's home channel")  # fmt: skip
     if settings.alerts == "local":
         return ok("alerts", "troubles of no single job are kept here only: `hermes-celery "

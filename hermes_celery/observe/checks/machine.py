@@ -1,4 +1,4 @@
-"""This machine: its disk, the scripts and the agent's program as a worker here would find them."""
+"""Check this machine: its disk, its scripts, and the agent program as a worker would find it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.running.orphan_reaper import OrphanReaper
 from hermes_celery.settings import Settings
 
-#: How long an agent's program may take to say its version.
+#: The time limit for an agent program's `--version`.
 _VERSION_SECONDS = 20
 
 
 def check_of_files(check: str, look: Callable[[], Finding]) -> Finding:
-    """Look at files, each of which the system may refuse to show."""
+    """Run a check of files; an OSError becomes a failed finding."""
     try:
         return look()
     except OSError as error:
@@ -29,7 +29,7 @@ def check_of_files(check: str, look: Callable[[], Finding]) -> Finding:
 
 
 def check_disk(home: Path) -> Finding:
-    """Say how much room the disk of the home has."""
+    """Report the free space on the disk of the home."""
     free, total = disk_of(home)
     if is_nearly_full(free, total):
         return fail("disk", disk_text("this machine", free, total))
@@ -37,7 +37,7 @@ def check_disk(home: Path) -> Finding:
 
 
 def check_scripts(directory: Path) -> Finding:
-    """Count the scripts. Raises OSError where the system does not show them."""
+    """Count the scripts. Raises OSError if the directory is not readable."""
     if not directory.is_dir():
         return warn("scripts", f"{directory} does not exist; script jobs need their files there")
     count = sum(1 for path in directory.rglob("*") if path.is_file())
@@ -45,7 +45,7 @@ def check_scripts(directory: Path) -> Finding:
 
 
 def check_agent(settings: Settings, environment: Mapping[str, str]) -> Finding:
-    """Find the agent's program with the environment that a worker gives it. Raises OSError."""
+    """Find the agent program with a worker's environment. Raises OSError."""
     program = shlex.split((settings.agent_command or HERMES_COMMAND).replace("[", " "))[0]
     found = shutil.which(str(Path(program).expanduser()), path=environment.get("PATH"))
     if found is None:

@@ -1,4 +1,4 @@
-"""The server of the store: whether it serves, keeps what it is given, and has room."""
+"""Check the store's server: whether it answers, keeps its data, and has room."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hermes_celery.store import CANNOT_SAVE, FORMAT, Database, Formats, Load, re
 
 
 def check_server(database: Database, settings: Settings, *, address: str) -> Finding:
-    """Say which server answers. Raises StoreError where it cannot be used."""
+    """Report which server answers. Raises StoreError if it cannot be used."""
     keys, names = database.keys, settings.broker_names
     queues = names.queues or {keys.default_queue, keys.delivery_queue}
     refuse_missing(database, queues=queues, names=names)
@@ -22,18 +22,18 @@ def check_server(database: Database, settings: Settings, *, address: str) -> Fin
 
 
 def check_format(database: Database) -> Finding:
-    """Say whether this program can read what is stored, and which older ones live beside it."""
+    """Report whether this program can read the stored format, and which older ones are there."""
     formats = Formats(database)
     try:
         stored = formats.require()
     except FormatTooNew as error:
         return fail("format", str(error))
     except RecordBroken as error:
-        return fail("format", f"{error.key} {error.what}; a beat that leads moves it out of the "
-                     "way and writes it anew, start one")  # fmt: skip
+        return fail("format", f"{error.key} {error.what}; start a beat: its leader moves the key "
+                     "out of the way and writes it again")  # fmt: skip
     text = f"{stored.format} is stored, this program writes {FORMAT}"
     if stored.to is not None:
-        text += f"; on its way to {stored.to}"
+        text += f"; a migration to {stored.to} is under way"
     older = formats.older_than(FORMAT, now_ms=database.now_ms())
     return ok(
         "format", f"{text}; older programs: {', '.join(map(readable, older))}" if older else text
@@ -41,7 +41,7 @@ def check_format(database: Database) -> Finding:
 
 
 def check_persistence(database: Database) -> Iterator[Finding]:
-    """Say what a crash of the server would lose, and whether it can write to its disk."""
+    """Report what a crash of the server would lose, and whether it can write to its disk."""
     load = Load(database)
     if load.keeps_a_log():
         yield ok("persistence", "append-only file is on")
@@ -53,7 +53,7 @@ def check_persistence(database: Database) -> Iterator[Finding]:
 
 
 def check_memory(database: Database) -> Iterator[Finding]:
-    """Say whether the server has room, and whether it throws jobs away when it has none."""
+    """Report whether the server has memory left, and whether it may evict jobs."""
     load = Load(database)
     used, most = load.memory()
     if most and used / most > NEARLY_FULL:
@@ -62,12 +62,12 @@ def check_memory(database: Database) -> Iterator[Finding]:
     if not policy:
         yield ok("memory", f"{used / 2**20:.2f}M used, nothing is evicted")
     else:
-        yield fail("memory", f"maxmemory-policy is {policy}: the server may throw jobs away; "
+        yield fail("memory", f"maxmemory-policy is {policy}: the server may evict jobs; "
                     "CONFIG SET maxmemory-policy noeviction")  # fmt: skip
 
 
 def check_neighbours(namespace: str, others: Sequence[str]) -> Iterator[Finding]:
-    """Name the other namespaces of this server, whose jobs nothing else here is about."""
+    """Report the other namespaces on this server, which the other checks do not cover."""
     if others:
         yield ok("namespace", f"this is {namespace!r}; others on this server are "
                  f"{', '.join(others)}: hermes-celery -N {others[-1]} doctor")  # fmt: skip

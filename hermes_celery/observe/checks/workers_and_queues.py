@@ -1,6 +1,6 @@
-"""Beats, workers and queues, as one look at the namespace shows them.
+"""Check beats, workers and queues, from one `Status` of the namespace.
 
-Who leads, who lives, and who takes what waits: `doctor` and `status` both say so.
+`doctor` and `status` both report who leads, who is alive, and whether workers take messages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hermes_celery.store.worker_signs import node_of
 
 
 def process_findings(state: Status) -> Iterator[Finding]:
-    """Everything that a look says of keys, beats, workers and queues."""
+    """Yield the findings of a status about keys, beats, workers and queues."""
     for text in state.broken:
         yield fail("records", f"{text}; {REPAIR}")
     yield beat_finding(state)
@@ -26,7 +26,7 @@ def process_findings(state: Status) -> Iterator[Finding]:
 
 
 def beat_finding(state: Status) -> Finding:
-    """Whether a beat leads every shard of the due index."""
+    """Report whether a beat leads every shard of the due index."""
     if state.leader:
         shards = f" {state.shards} shards" if state.shards > 1 else ""
         return ok("beat", f"{state.leader} leads{shards}")
@@ -38,13 +38,13 @@ def beat_finding(state: Status) -> Finding:
 
 
 def all_is_served(state: Status) -> bool:
-    """Whether a beat leads, a worker lives, somebody takes what waits, and no jobs are lost."""
+    """Return whether a beat leads, a worker is there, no queue is stuck, and no jobs are lost."""
     is_stuck = any(finding.verdict is Verdict.FAIL for finding in queue_findings(state))
     return bool(state.leader and has_workers(state) and not is_stuck and not state.gone)
 
 
 def worker_finding(state: Status) -> Finding:
-    """Whether there are workers that ask for messages; to live alone is not enough."""
+    """Report whether there are workers that ask for messages; being alive is not enough."""
     foreign = sorted({worker for look in _foreign(state) for worker in look.foreign})
     if not state.workers and foreign:
         return ok("workers", f"none with Cron(app); without it: {', '.join(foreign)}")
@@ -53,75 +53,75 @@ def worker_finding(state: Status) -> Finding:
                     f"{' or `up`' if state.app == OUR_APP else ''}")  # fmt: skip
     asking = [name for name in state.workers if name not in state.silent_workers]
     if not asking:
-        return fail("workers", f"{', '.join(state.workers)} alive and asking for no messages; see "
-                    "the logs, and restart them")  # fmt: skip
+        return fail("workers", f"{', '.join(state.workers)}: alive, but asking for no messages; "
+                    "see the logs, and restart them")  # fmt: skip
     return ok("workers", f"{len(asking)}: {', '.join(asking)}")
 
 
 def twin_findings(state: Status) -> Iterator[Finding]:
-    """Workers that have one name for Celery, though they are several."""
+    """Report workers that share one Celery name."""
     named: dict[str, list[str]] = {}
     for name in state.workers:
         named.setdefault(node_of(name), []).append(name)
     for node, names in sorted(named.items()):
         if len(names) > 1:
             yield warn("workers", f"{len(names)} workers are called {node} ({', '.join(names)}): "
-                       "Celery's inspect and control, and Flower, take them for one; give each a "
+                       "Celery's inspect and control, and Flower, treat them as one; give each a "
                        "name of its own, -n NAME@%h")  # fmt: skip
 
 
 def no_workers(state: Status) -> str:
-    """What `status` says where no worker reports."""
+    """Return the text of `status` when no worker reports."""
     if _foreign(state):
         return "none with Cron(app)"
     return "none: nothing runs; start a worker"
 
 
 def queue_findings(state: Status) -> Iterator[Finding]:
-    """Each queue with which something is wrong, or whose workers do not report."""
+    """Report each queue that has a problem, or whose workers do not report."""
     for look in _foreign(state):
         yield ok("queue", look.told_foreign)
     for look in state.queues:
         if look.state is QueueState.SILENT:
             yield fail("queue", f"no worker has taken a message from queue {look.name} "
                        f"{look.since}, {look.waiting} wait, and {', '.join(look.workers)} asks for "
-                       "none; see its log, and restart it")  # fmt: skip
+                       "no messages; see its log, and restart it")  # fmt: skip
         elif look.waiting:
             yield from _waits(look, state)
 
 
 def has_workers(state: Status) -> bool:
-    """Whether anybody takes work, of those that report or of the others."""
+    """Return whether any worker takes messages, whether it reports or not."""
     return bool(state.workers or _foreign(state))
 
 
 def _foreign(state: Status) -> list[QueueLook]:
-    """The queues that only workers without our hooks consume."""
+    """Return the queues that only workers without our hooks consume."""
     return [look for look in state.queues if look.state is QueueState.FOREIGN]
 
 
 def _start(state: Status, *, queue: str = "") -> str:
-    """What to start, a command between backticks."""
+    """Return the command to start a worker, in backticks if it is complete."""
     text = worker_command(state.app, queue=queue)
     return f"`{text}`" if state.app else text
 
 
 def _waits(look: QueueLook, state: Status) -> Iterator[Finding]:
-    """What is wrong with a queue on which messages wait."""
+    """Report what is wrong with a queue on which messages wait."""
     now_ms = state.now_ms
     if look.state is QueueState.NOBODY and has_workers(state):
-        yield fail("queue", f"queue {look.name}: nobody consumes it and {look.waiting} messages "
-                   f"wait; start {_start(state, queue=look.name)}")  # fmt: skip
+        yield fail("queue", f"queue {look.name}: no worker consumes it, and {look.waiting} "
+                   f"messages wait; start {_start(state, queue=look.name)}")  # fmt: skip
     elif look.state is QueueState.BUSY and _is_old(look, now_ms=now_ms):
         yield warn("queue", f"no worker has taken a message from queue {look.name} {look.since} "
                    f"and {look.waiting} wait: all slots are taken; start more workers, or raise "
                    "HERMES_CRON_MAX_WORKERS")  # fmt: skip
     elif look.state is QueueState.UNKNOWN and _is_old(look, now_ms=now_ms):
-        yield warn("queue", f"{look.waiting} messages wait on queue {look.name}; whether somebody "
-                   "consumes it is unknown, since a worker of version 0.1.0 lives")  # fmt: skip
+        yield warn("queue", f"{look.waiting} messages wait on queue {look.name}; it is unknown "
+                   "whether a worker consumes it, as one of version 0.1.0 is there")  # fmt: skip
 
 
 def _is_old(look: QueueLook, *, now_ms: int) -> bool:
-    """Whether something waits, and nothing was taken, for a while."""
+    """Return whether a message waits, and none was taken, for longer than `SILENT_MS`."""
     known = [at for at in (look.taken_ms, look.oldest_ms) if at is not None]
     return bool(known) and now_ms - max(known) > SILENT_MS

@@ -154,7 +154,9 @@ def test_the_doctor_says_what_is_stored_and_who_is_older(valkey: Database) -> No
     valkey.call("ZADD", valkey.keys.workers, valkey.now_ms(), "celery@old:1")
     assert said()[1].endswith("; older programs: worker celery@old:1")
     valkey.call("SET", valkey.keys.format, json.dumps({"format": 2, "to": 3, "cursor": "x"}))
-    assert said()[1].startswith(f"2 is stored, this program writes {FORMAT}; on its way to 3")
+    assert said()[1].startswith(
+        f"2 is stored, this program writes {FORMAT}; a migration to 3 is under way"
+    )
     written_by_a_newer_program(valkey, needs=FORMAT + 1)
     assert said()[0] == "fail"
     assert "upgrade hermes-celery" in said()[1]

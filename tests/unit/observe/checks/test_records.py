@@ -17,7 +17,7 @@ def test_records_that_cannot_be_used_are_a_failure_with_what_to_do(valkey: Datab
     SweepNotes(valkey).write(SweepNote(ended_ms=5, jobs=7, mended=2))
     assert (
         check_records(valkey, BrokerNames()).text
-        == "7 jobs compared by 1970-01-01T00:00:00.005+00:00, 2 mended"
+        == "7 jobs compared by 1970-01-01T00:00:00.005+00:00, 2 repaired"
     )
     SweepNotes(valkey).write(SweepNote(ended_ms=5, jobs=7, left=3))
     assert check_records(valkey, BrokerNames()).verdict is Verdict.WARN
@@ -51,4 +51,4 @@ def test_a_run_whose_retry_is_overdue_is_named(valkey: Database) -> None:
     (found,) = check_retries(valkey)
     assert found.verdict is Verdict.WARN
     assert "20260101T000001Z" in found.text
-    assert "waits for the retry that a worker took with it" in found.text
+    assert "no worker takes it, or the worker that had it is gone" in found.text

@@ -95,7 +95,7 @@ def test_a_queue_that_nobody_consumes_is_named_when_something_waits_on_it() -> N
     who = Crew(names=["w"], signs={"w": worker(queue="other")})
     assert worker_finding(state_of(who, look(who))).verdict is Verdict.OK
     (finding,) = queue_findings(state_of(who, look(who)))
-    assert "queue q: nobody consumes it and 3 messages wait" in finding.text
+    assert "queue q: no worker consumes it, and 3 messages wait" in finding.text
     assert list(queue_findings(state_of(who, look(who, waiting=0)))) == []
 
 
