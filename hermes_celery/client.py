@@ -13,6 +13,7 @@ trace. A change is written only if the job's revision is still the one that was 
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,7 @@ from hermes_celery.core.job import (
     new_job_id,
 )
 from hermes_celery.core.job_checks import define
+from hermes_celery.core.output import as_text
 from hermes_celery.core.replanning import edited, resumed
 from hermes_celery.core.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.core.unknown_words import is_known
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
 #: Attempts of a change; each begins again from the job that another writer has just changed.
 _RETRIES = 5
 _MAX_BACKFILL = 1000
+#: Between two looks at a run that somebody waits for.
+_POLL_SECONDS = 0.1
 _MAX_PER_MINUTE = 60_000
 #: Milliseconds that this process has to build a message before the leader builds it instead.
 _BUILDING_MS = 20_000
@@ -478,6 +482,26 @@ class Client:
         """
         job_id = None if reference is None else self.jobs.look_up(reference).id
         return self.runs.latest(job_id=job_id, state=state, since=since, after=after, limit=limit)
+
+    def show_run(self, run_id: str) -> Run:
+        """Return one run. Raises RunNotFound."""
+        return self.runs.get(check_run_id(run_id))
+
+    def wait(self, run_id: str, *, seconds: float) -> Run:
+        """Return a run as it ended, or as it stands after `seconds`. Raises RunNotFound."""
+        deadline = time.monotonic() + seconds
+        while True:
+            run = self.show_run(run_id)
+            if run.state.is_final or time.monotonic() >= deadline:
+                return run
+            time.sleep(_POLL_SECONDS)
+
+    def output(self, run_id: str) -> str:
+        """Return what a run has printed, or its task has returned. Raises RunNotFound.
+
+        It is stored up to 1 MiB. While the run goes on this is what was printed so far.
+        """
+        return as_text(self.runs.output(self.show_run(run_id).id))
 
     def _changed(self, reference: str, change: Callable[[Job], Job]) -> Job:
         """Change a job whose state this version knows; otherwise as `_stored_anew`."""
