@@ -1,0 +1,13 @@
+"""Adds a job while beat and worker run: remind one customer, once, in five seconds."""
+
+import sys
+
+from shop import cron, remind
+
+from hermes_celery import JobRequest
+
+customer = sys.argv[1]
+job = cron.client.add(
+    JobRequest(name=f"remind {customer}", schedule="in 5s", task=remind.s(customer))
+)
+print(f"{job.name}: at {job.next_run_at:%H:%M:%S} UTC")

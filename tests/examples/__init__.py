@@ -1,0 +1,1 @@
+"""The examples, run as somebody runs them: real processes, a real Valkey."""
