@@ -19,6 +19,7 @@ class _Stream:
         self._sink = sink
         self._is_error = is_error
         self._shown = 0
+        self.is_inside_a_line = False
 
     def show_new(self, runs: Runs, run_id: str) -> None:
         new, size = runs.printed_since(run_id, self._shown, is_error=self._is_error)
@@ -29,6 +30,7 @@ class _Stream:
         self._sink.write(new)
         self._sink.flush()
         self._shown += len(new)
+        self.is_inside_a_line = not new.endswith(b"\n") if new else self.is_inside_a_line
 
 
 def follow(runs: Runs, run_id: str) -> Run:
@@ -42,5 +44,8 @@ def follow(runs: Runs, run_id: str) -> Run:
         for stream in streams:
             stream.show_new(runs, run_id)
         if run.state.is_final:
+            if any(stream.is_inside_a_line for stream in streams):
+                # What a task returns has no line's end. Stdout keeps the output byte for byte.
+                print(file=sys.stderr)
             return run
         time.sleep(_POLL_SECONDS)

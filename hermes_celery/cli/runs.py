@@ -230,6 +230,9 @@ def _print_output(cron: Client, run_id: str) -> None:
         stream.flush()
         stream.buffer.write(content)
         stream.flush()
+        if content and not content.endswith(b"\n"):
+            # What a task returns has no line's end. Stdout keeps the output byte for byte.
+            click.echo(err=True)
 
 
 def _ending(item: Run) -> str:

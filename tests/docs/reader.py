@@ -48,7 +48,7 @@ _STAYS = re.compile(
 _ONLY_READS = re.compile(
     r"(?:\S*/)?(?:hermes-celery(?: -\S+ \S+)*|celery -A \S+ cron) "
     r"(?:list|show|runs|logs|status|doctor|incidents|letters|next|explain)\b(?!.*\back\b)"
-    r"|(?:cat|tail|head|ls|grep|wc)\b|curl (?!.*(?:-X|--request|-d|--data))"
+    r"|(?:cat|tail|head|ls|grep|wc)\b|curl (?!.*(?:-X|--request|-d|--data|--json))"
 )
 #: These print the same at any time.
 _EXACT = re.compile(r"hermes-celery next\b.*--from\b")
@@ -152,6 +152,8 @@ class Reader:
         if _ADDRESS.search(text):
             self.server = Server(place / "server")
             self.server.start()
+            # The address in an example's code is its default.
+            self._environment["REDIS_URL"] = self.server.url
 
     def end(self) -> None:
         """Kill all that was started."""
