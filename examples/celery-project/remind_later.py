@@ -2,9 +2,9 @@
 
 import sys
 
-from shop import cron, remind
-
 from hermes_celery import JobRequest
+
+from shop import cron, remind
 
 customer = sys.argv[1]
 job = cron.client.add(

@@ -4,7 +4,6 @@ import os
 
 from celery import Celery
 from celery.schedules import crontab
-
 from hermes_celery import Cron
 from hermes_celery.session import get_session_env
 

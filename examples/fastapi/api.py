@@ -1,19 +1,20 @@
 """An API through which users schedule their own reminders.
 
-The client's calls wait for Redis, so the endpoints are plain functions: FastAPI runs these in threads.
+The client's calls wait for Redis, so the endpoints are plain functions: FastAPI runs them in
+threads.
 """
 
 from datetime import datetime
 from typing import Annotated
 from uuid import uuid4
 
-from errors import add_handlers
 from fastapi import Depends, FastAPI, Header, status
-from pydantic import BaseModel, Field
-from reminders import cron, remind
-
 from hermes_celery import Job, JobRequest, Origin
 from hermes_celery.errors import JobNotFound
+from pydantic import BaseModel, Field
+
+from errors import add_handlers
+from reminders import cron, remind
 
 api = FastAPI(title="Reminders")
 add_handlers(api)

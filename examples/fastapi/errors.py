@@ -1,12 +1,11 @@
 """What the API answers when hermes-celery refuses.
 
-Its messages say what was given, what is wrong and what to do. Those about schedules and jobs are for
-whoever asked; the others name commands for operators, so the API has words of its own for them.
+Messages about schedules and jobs say what was given, what is wrong and what to do: users get them
+as they are. The other messages name commands for operators, so the API has words of its own.
 """
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-
 from hermes_celery.errors import Conflict, JobError, JobNotFound, ScheduleError, StoreError
 
 

@@ -3,7 +3,6 @@
 import os
 
 from celery import Celery
-
 from hermes_celery import Cron
 from hermes_celery.session import get_session_env
 

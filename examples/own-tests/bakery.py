@@ -4,7 +4,6 @@ import os
 
 from celery import Celery
 from celery.schedules import crontab
-
 from hermes_celery import Cron
 
 app = Celery("bakery", broker=os.environ.get("REDIS_URL", "redis://localhost:6379/0"))

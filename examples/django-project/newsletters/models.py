@@ -3,7 +3,6 @@
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone
-
 from hermes_celery import parse_schedule
 from hermes_celery.errors import ScheduleError
 

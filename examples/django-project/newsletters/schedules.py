@@ -1,7 +1,10 @@
 """Keeps one job for each newsletter."""
 
+from contextlib import suppress
+
 from hermes_celery import JobRequest
 from hermes_celery.errors import JobNotFound
+
 from mysite.celery import cron
 from newsletters.tasks import send_newsletter
 
@@ -22,10 +25,8 @@ def store(newsletter):
 
 def remove(newsletter_id):
     """Remove the newsletter's job, if there is one."""
-    try:
+    with suppress(JobNotFound):
         cron.client.remove(job_name(newsletter_id))
-    except JobNotFound:
-        pass
 
 
 def next_run_at(newsletter):

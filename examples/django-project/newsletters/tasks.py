@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from celery import shared_task
 from django.utils import timezone
-
 from hermes_celery.session import get_session_env
+
 from newsletters.models import Issue, Newsletter
 
 
