@@ -228,7 +228,7 @@ def test_a_record_that_is_broken_is_told_and_stands_in_nobody_s_way(
     assert host.rescue() == 1
     assert host.work_off() == ["delivered"]
     assert host.standing(sound) is DeliveryState.DELIVERED
-    assert host.broken == [("", key, "is a string, which it must not be")]
+    assert host.broken == [("", key, "has the wrong type: string")]
     assert host.store.database.call("GET", key) == "no hash"
     # A worker that has its message tells of it too.
     assert host.deliverer().deliver(broken.id) == "broken"

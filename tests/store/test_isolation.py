@@ -285,7 +285,9 @@ def test_a_lease_without_an_expiry_gets_one(store: Store) -> None:
     store.database.call("SET", keys.lease, "by hand")
     token, told = mended(store)
     assert token is None
-    assert told == [(keys.lease, "had no expiry, so that nobody could take over; it was repaired")]
+    assert told == [
+        (keys.lease, "had no expiry, so no other beat could take over; it was repaired")
+    ]
     assert 0 < store.database.call("PTTL", keys.lease) <= LEASE_MS
     eventually(lambda: mended(store)[0], what="a lease that can be taken")
 

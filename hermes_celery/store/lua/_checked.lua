@@ -1,8 +1,8 @@
--- Reading before writing. Redis does not roll back: whatever may be wrong with a key is found by these
--- functions before the first write, and the commands after it cannot fail.
+-- Helpers to read before writing. Redis does not roll back a script, so these functions find
+-- whatever may be wrong with a key before the first write; the commands after it cannot fail.
 --
--- `broken` is the first key that is not as it should be, and what is wrong with it; nil while all is
--- well. A script looks there before it writes, and answers `broken_answer()`.
+-- `broken` is the first broken key and what is wrong with it; nil while all is well. A script
+-- checks it before it writes, and then returns `broken_answer()`.
 local broken
 
 local function is_broken(key, what)
@@ -13,8 +13,8 @@ local function broken_answer()
   return {'broken', broken[1], broken[2]}
 end
 
--- The answer of a reading command; false where the key is of another type. Other errors (a command
--- that this user may not run, ...) end the script here, with nothing written.
+-- Return the answer of a reading command; false for a key of another type. Other errors, such as a
+-- missing permission, end the script here, with nothing written.
 local function ask(command, key, ...)
   local answer = redis.pcall(command, key, ...)
   if type(answer) == 'table' and answer.err then
@@ -23,13 +23,13 @@ local function ask(command, key, ...)
       error(problem, 0)
     end
     local kind = redis.call('TYPE', key)
-    is_broken(key, 'is a ' .. (kind.ok or kind) .. ', which it must not be')
+    is_broken(key, 'has the wrong type: ' .. (kind.ok or kind))
     return false
   end
   return answer
 end
 
--- Fields of a hash; an empty table where the key is no hash.
+-- Return fields of a hash; an empty table for a key of another type.
 local function fields(key, ...)
   local answer = redis.pcall('HMGET', key, ...)
   if answer.err then
@@ -39,7 +39,7 @@ local function fields(key, ...)
   return answer
 end
 
--- A stored whole number; `default` where there is none.
+-- Return a stored whole number; `default` if it is missing or invalid.
 local function whole(key, name, text, default)
   if not text then
     return default
@@ -48,12 +48,12 @@ local function whole(key, name, text, default)
     return tonumber(text)
   end
   local shown = string.gsub(string.sub(text, 1, 40), '[^%w%p ]', '?')
-  is_broken(key, 'has ' .. name .. ' "' .. shown .. '", which is no whole number')
+  is_broken(key, 'has ' .. name .. ' "' .. shown .. '", not a whole number')
   return default
 end
 
--- Whether a key that is only written to can be written to: `count` is the command that counts what a
--- key of its type holds (ZCARD, HLEN, LLEN, SCARD, STRLEN).
+-- Check the type of a key that will be written without being read. `count` is the counting command
+-- of its type: ZCARD, HLEN, LLEN, SCARD or STRLEN.
 local function check(count, key)
   local answer = redis.pcall(count, key)
   if type(answer) ~= 'number' then

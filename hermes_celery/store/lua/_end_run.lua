@@ -1,12 +1,12 @@
--- What every end of a run has in common: it is off the indexes, its job hears of it, a run that was
--- held back by it goes onto the queue, and a job that has had its last run is completed.
+-- Shared steps of every end of a run: remove it from the indexes, record the end in its job, push a
+-- run that it held back, and complete a job after its last run.
 --
--- Two phases: `look_at_end` reads and checks (see `_checked`), `end_run` writes what it found.
--- `at` names the keys: run, job, active, held, due, queued, completed, queue; `what` the values:
--- id, now, status (the job's last_status), problem, redeliver_at.
+-- Two phases: `look_at_end` reads and checks (see `_checked`), `end_run` writes.
+-- `at` has the keys run, job, active, held, due, queued, completed and queue; `what` has the values
+-- id, now, status (the job's last_status), problem and redeliver_at.
 --#include _checked
 
--- The run that waits for this one: its id and message; nil when none does.
+-- Return the next run held back by this one, as its id and message; nil if there is none.
 local function first_held(key)
   local entry = ask('LINDEX', key, 0)
   if not entry then
@@ -14,13 +14,13 @@ local function first_held(key)
   end
   local cut = string.find(entry, '\0', 1, true)
   if not cut then
-    is_broken(key, 'holds an entry that is no run')
+    is_broken(key, 'holds an entry that is not a run')
     return nil
   end
   return {id = string.sub(entry, 1, cut - 1), message = string.sub(entry, cut + 1)}
 end
 
--- What is read of the job, a list in this order, with the held run as `held`.
+-- Positions of the job's fields in the list that `look_at_end` returns; `held` is the held run.
 local STATE, NEXT_MS, PAUSE_AFTER, FAILURES, LAST_ERROR, JOB_REVISION = 1, 2, 3, 4, 5, 6
 
 local function look_at_end(at)
@@ -45,7 +45,8 @@ local function look_at_end(at)
   return found
 end
 
--- Whether a message is a stand-in: it begins with a space, and rescue builds the real one.
+-- Return whether a message is a placeholder. It begins with a space; rescue builds the real
+-- message.
 local function is_stand_in(message)
   return string.byte(message) == 32
 end

@@ -1,12 +1,12 @@
--- What is stored about one job or one run, read in one step and judged in `reconciling_jobs.py` and
--- `reconciling_runs.py`. Nothing here fails whatever is stored, and nothing is written.
+-- Read the facts about one job or one run in one step; `reconciling_jobs.py` and
+-- `reconciling_runs.py` judge them. Nothing here fails, whatever is stored, and nothing is written.
 --
--- A fact is text: '' for nothing, '=' and the value, or '!' where the key is of another type.
+-- A fact is a text: '' for nothing, '=' and the value, or '!' for a key of another type.
 local function kind_of(key)
   return redis.call('TYPE', key)['ok']
 end
 
--- Whether an answer is the error of a key of another type; any other error ends the script here.
+-- Return whether an answer is the error for a wrong type; any other error ends the script here.
 local function is_wrong(answer)
   if type(answer) ~= 'table' or not answer.err then
     return false
@@ -30,7 +30,7 @@ local function add_fields(facts, key, fields)
   end
 end
 
--- What two readings share when nothing has changed in between.
+-- Return a digest of the facts: it is equal for two reads if nothing has changed in between.
 local function digest(facts)
   local parts = {}
   for i, value in ipairs(facts) do
@@ -39,7 +39,7 @@ local function digest(facts)
   return redis.sha1hex(table.concat(parts, ','))
 end
 
--- A hash's fields and values, in an order that depends on nothing else.
+-- Return a hash's field names, sorted, so that the digest is stable, and its values by name.
 local function sorted_pairs(key)
   local flat, names, values = redis.call('HGETALL', key), {}, {}
   for i = 1, #flat, 2 do
@@ -62,7 +62,7 @@ end
 local JOB_FIELDS = {'state', 'next_ms', 'revision', 'completed', 'paused_ms', 'last_run_ms',
   'failures', 'pause_after', 'spent_tokens', 'spent_cost'}
 
--- `k`  1 job hash  2 its due index  3 the due index that its entry was found in  4 active runs
+-- `k`  1 job hash  2 its due index  3 the due index where its entry was found  4 active runs
 --      5 held runs  6 all jobs  7 names  8 completed jobs
 -- `args`  1 id  2 its entry in the index of names  3 an entry that was found there
 local function job_facts(k, args)
@@ -123,7 +123,7 @@ local function run_facts(k, args)
   return facts
 end
 
--- `k`  1 the key   `args`  fields that are of interest if it is a hash
+-- `k`  1 the key   `args`  fields to read if it is a hash
 local function key_facts(k, args)
   local kind = kind_of(k[1])
   local facts = {kind}

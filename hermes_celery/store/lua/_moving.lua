@@ -1,7 +1,7 @@
--- Moving keys and entries from one namespace to another. After the types of all keys were checked,
--- nothing here can fail.
+-- Move keys and entries from one namespace to another. The caller has checked the types of all
+-- keys, so nothing here can fail.
 
--- `cjson` and RENAME care for no type, so only that there is something must be asked.
+-- RENAME works for every type, and fails only for a missing key.
 local function move_key(from, to)
   if redis.call('EXISTS', from) == 1 then
     redis.call('RENAME', from, to)
@@ -16,8 +16,8 @@ local function move_scored(from, to, member)
   end
 end
 
--- A run's record, stdout, stderr and delivery: four keys from `k` on, and where they go behind them.
--- A record that is there already is the younger one, and stays.
+-- Move a run's record, stdout, stderr and delivery: the four KEYS from `k` on, to the four KEYS
+-- after them. A record that exists in the target is younger, and stays.
 local function move_run_keys(k)
   if redis.call('EXISTS', KEYS[k + 4]) == 1 then
     redis.call('DEL', KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3])

@@ -1,8 +1,8 @@
--- A claimed run goes back into line until an instant, when its message is pushed again. Read and
--- check its keys first: the caller does, with `check_put_back`.
+-- Return a claimed run to the queue until an instant, when its message is pushed again. The caller
+-- first checks the keys with `check_put_back`.
 --
--- `at` names the keys: run, active, queued, heartbeats; `has_begun` says whether the run's work began:
--- then its record goes on saying when.
+-- `at` has the keys run, active, queued and heartbeats. With `has_begun`, the run's work has begun,
+-- so its record keeps the start time.
 --#include _checked
 
 local function check_put_back(at)

@@ -1,7 +1,7 @@
--- How a run is stored that was published and is not followed: `sent`. Programs of version 0.1.0 read
--- the word in `state`, the exact one stands in `sort` (see `RunState.stored`).
+-- Store a run as `sent`: published, but not followed. The word in `state` is for programs of
+-- version 0.1.0; the exact word is in `sort` (see `RunState.stored`).
 --
--- `set_sent` gives the fields of the run, `JOB_SENT` the job's last_status.
+-- `set_sent` writes the fields of the run; `JOB_SENT` is the job's last_status.
 local JOB_SENT = 'sent'
 
 local function set_sent(run, now, reason)

@@ -1,12 +1,12 @@
--- Where a delivery stands as a whole, from its parts: written to its run and job, and into the index
--- of deliveries that somebody has to look at again.
+-- Compute the state of a whole delivery from its parts; write it to the run and the job, and set
+-- the delivery's next check in the index of deliveries.
 --
--- Two phases: `look_at_parts` and `look_at_subject` read and check (see `_checked`), `settle` writes
--- what follows from them. `at` names the keys: delivery, run, job, deliveries; `what` the values: id,
--- now, keep_seconds. A part is {state=, counts=, error=, due=}.
+-- Two phases: `look_at_parts` and `look_at_subject` read and check (see `_checked`), `settle`
+-- writes. `at` has the keys delivery, run, job and deliveries; `what` has the values id, now and
+-- keep_seconds. A part is {state=, counts=, error=, due=}.
 --#include _checked
 
--- More is no plan of ours, and would be walked through here.
+-- A larger size is invalid, and the loop below would block the server.
 local MOST_PARTS = 10000
 
 local function look_at_parts(at)
@@ -42,7 +42,7 @@ local function look_at_subject(at)
   return {delivery = run[1], finished_ms = run[2], last_run_ms = job[1], last_status = job[2]}
 end
 
--- Counts of the parts, and when somebody has to look at them next.
+-- Return a summary of the parts, with the time of the delivery's next check.
 local function summed(parts)
   local sum = {counting = 0, pending = false, failed = false, problem = '', due = math.huge}
   local number = 0
@@ -78,7 +78,7 @@ local function settle(at, what, parts, subject)
   if subject.delivery == 'pending' then
     redis.call('HSET', at.run, 'delivery', state)
   end
-  -- A job tells of its latest run only.
+  -- A job shows the delivery of its latest run only.
   if sum.counting == 0 or not subject.finished_ms or subject.last_run_ms ~= subject.finished_ms then
     return state
   end

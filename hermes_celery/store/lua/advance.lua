@@ -1,30 +1,30 @@
--- Move the schedules of a batch of jobs on, write their runs' records and push their messages.
+-- Advance the schedules of a batch of jobs, write their runs' records and push their messages.
 --
--- Two phases: everything is read and checked first, then written by commands that cannot fail; so a
--- key that is not as it should be costs the steps that need it, never the rest of the batch.
+-- Two phases: first everything is read and checked, then it is written by commands that cannot
+-- fail. So a broken key affects only the steps that need it, never the rest of the batch.
 --
 -- KEYS  1 term counter   2 due index   3 queued runs   4 all runs   5 runs by job
 --       6 completed jobs   7 jobs whose history grew
 --       then the Celery queues of the batch
---       then for each step: job hash, run hash, active runs of the job, and where its choices have
---       `held`: held runs of the job
+--       then for each step: job hash, run hash, active runs of the job, and held runs of the job if
+--       its choices have `held`
 -- ARGV  1 fencing token   2 now_ms   3 when to push a queued run again, ms   4 number of steps
 --       5 number of Celery queues; the first one is the default queue
 --       then for each step: 1 revision seen   2 next_ms seen   3 next_ms if admitted ('' = none)
 --       4 run id (it begins with the job's id)   5 job name   6 message
---       7 choices: '' for a job with none, or JSON, its numbers as text: `queue` which of the
---       queues, `active` most runs at once, `held` most held, `expires` ms, `skip` reason to skip,
---       `skipped` next_ms if skipped (where it is not that of 3), `sent` why the run is over as soon
---       as it is dispatched (only workers that do not report consume its queue), `late` when
---       rescue builds and pushes the message, ms, if whoever asks for this does not do it before
--- Answers  'fenced' for all (an older leader); 'broken', a key and what is wrong with it, for all (an
---          index that all of them need; nothing changed); else one for each step:
---          'ok'       dispatched; with `late` recorded as queued, its message still to be built
---          'held'     recorded; its message is pushed when the run before it ends
---          'overlap'  as many runs of the job as may be are active: recorded as skipped
---          'skipped'  recorded as skipped, for the reason given
---          'moved'    the job was edited, moved on or removed meanwhile: nothing changed
---          'ran'      this occurrence has its record already: the schedule moved on, no second run
+--       7 choices: '' for the defaults, or JSON with numbers as text: `queue` number of its queue,
+--       `active` most active runs, `held` most held runs, `expires` ms, `skip` reason to skip,
+--       `skipped` next_ms if skipped (if different from 3), `sent` reason to end the run as sent
+--       when dispatched (only workers that do not report consume its queue), `late` the caller
+--       builds and pushes the message; if it does not, rescue does so at this time, ms
+-- Answers  'fenced' for all (a younger leader is known); 'broken', a key and what is wrong with it,
+--          for all (an index that all steps need; nothing changed); else one for each step:
+--          'ok'       dispatched; with `late` recorded as queued, and its message is still to be built
+--          'held'     recorded; its message is pushed when the previous run ends
+--          'overlap'  recorded as skipped: the job has its maximum of active runs
+--          'skipped'  recorded as skipped, for the given reason
+--          'moved'    the job was edited, advanced or removed meanwhile: nothing changed
+--          'ran'      this occurrence has its record already: advanced without a second run
 --          {'broken', a key, what is wrong with it}   nothing changed for this step
 --#include _checked
 --#include _sent
@@ -44,19 +44,19 @@ if broken then
 end
 local now, n, queues = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local none = {}
--- A queue that is no list costs those whose messages go there.
+-- A queue of another type breaks only the steps that push to it.
 local bad_queues = {}
 for number = 1, queues do
   check('LLEN', KEYS[7 + number])
   bad_queues[number] = broken
   broken = nil
 end
--- Where a job stands after its earlier steps in this batch, by the key of its hash; a list of
--- revision, next_ms, state, completed, and how many runs are active and held once that was asked.
+-- The state of each job after its earlier steps in this batch, by the key of its hash: a list of
+-- revision, next_ms, state, completed, and the numbers of active and held runs, once read.
 local REVISION, NEXT_MS, STATE, COMPLETED, ACTIVE, HELD = 1, 2, 3, 4, 5, 6
 local standings = {}
 
--- Why an occurrence is skipped that the active runs leave no room for.
+-- Return the reason for a skip because of the active runs.
 local function overlap_reason(active)
   for _, state in ipairs(ask('HVALS', active) or none) do
     if state == 'running' then
@@ -68,7 +68,7 @@ local function overlap_reason(active)
   return 'overlap: an earlier run still waits for a worker'
 end
 
--- What becomes of a step whose job still stands where it was seen.
+-- Return the answer for a step whose job has not changed since it was read.
 local function admit(standing, run, active, held, choices)
   if call('EXISTS', run) == 1 then
     check('HLEN', run)
@@ -89,7 +89,7 @@ local function admit(standing, run, active, held, choices)
   return 'overlap'
 end
 
--- The first phase. For each step: where its keys begin, its choices, and what is decided.
+-- The first phase. Lists by step: the position of its keys, its choices, and the decisions.
 local answers, places, choices_of, next_of, completed_of, reason_of = {}, {}, {}, {}, {}, {}
 local k = 7 + queues
 for i = 1, n do
@@ -125,7 +125,7 @@ for i = 1, n do
       end
       next_ms = choices.skipped or next_ms
       if next_ms == '' then
-        -- Whether the job is completed now is asked of them.
+        -- The second phase reads them to decide whether the job is completed.
         check('HLEN', active)
       end
     end
@@ -143,7 +143,7 @@ for i = 1, n do
   end
   if broken then
     answer = broken_answer()
-    -- The steps of this job that build on this one find it moved.
+    -- Later steps of this job depend on this one, so they answer 'moved'.
     standing[REVISION], standing[STATE] = false, 'scheduled'
     broken = nil
   end
@@ -159,7 +159,8 @@ for i = 1, n do
   local id = string.sub(run_id, 1, 12)
   if answer == 'moved' then
     if standings[job][STATE] ~= 'scheduled' then
-      -- Paused or removed jobs are off the index already; one that is not would be read for ever.
+      -- Paused and removed jobs should not be in the index; an entry left there would be due for
+      -- ever.
       gone[#gone + 1] = id
     end
   elseif next_ms then
@@ -219,7 +220,7 @@ for i = 1, n do
   end
 end
 
--- A job that has no next instant has none after any later step, so what is removed stays removed.
+-- After a step without a next instant, later steps of the job have none either: removal comes last.
 if #due > 0 then call('ZADD', KEYS[2], unpack(due)) end
 if #gone > 0 then call('ZREM', KEYS[2], unpack(gone)) end
 if #queued > 0 then call('ZADD', KEYS[3], unpack(queued)) end

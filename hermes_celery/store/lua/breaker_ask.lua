@@ -1,11 +1,11 @@
--- Ask whether a far end may be tried that has not answered lately.
+-- Ask whether a delivery server that did not answer lately may be tried.
 --
--- While it does not answer, one attempt at a time is made, and the others are told to wait for it.
+-- While it does not answer, one attempt at a time is granted; others wait for its result.
 --
 -- KEYS  1 breaker
--- ARGV  1 now_ms   2 until_ms: the others wait so long if this attempt is made
---       3 keep_seconds: so long the breaker is kept
--- Answers  'go' and 0, or 'wait' and until when, Unix ms;
+-- ARGV  1 now_ms   2 until_ms: others wait until then if this attempt is granted
+--       3 keep_seconds: how long the breaker is kept
+-- Answers  'go' and 0, or 'wait' and the end of the wait, Unix ms;
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local row = fields(KEYS[1], 'fails', 'until_ms')

@@ -1,9 +1,9 @@
--- Note that a far end has answered, or that it took its whole time and did not.
+-- Record that a delivery server answered, or that an attempt timed out.
 --
 -- KEYS  1 breaker
 -- ARGV  1 has_answered: '1' or ''   2 now_ms   3 first_wait_ms: wait after the first failure
---       4 longest_wait_ms   5 keep_seconds: so long the breaker is kept
--- Answers  until when others wait, Unix ms; 0 when they need not;
+--       4 longest_wait_ms   5 keep_seconds: how long the breaker is kept
+-- Answers  the end of the wait, Unix ms; 0 for none;
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local fails = whole(KEYS[1], 'fails', fields(KEYS[1], 'fails')[1], 0)

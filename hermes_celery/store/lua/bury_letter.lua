@@ -1,8 +1,8 @@
--- Keep a message that nobody can read, and count it for the run that it was meant for.
+-- Keep an undecodable message, and count it for its run.
 --
--- KEYS  1 letters: list, newest first   2 total: how many there ever were   3 run
--- ARGV  1 letter   2 kept: how many letters are kept   3 run_id: '' = none that could be read
--- Answers  how many letters the run has got while it waits (0 = none, or it does not wait), or
+-- KEYS  1 letters: list, newest first   2 total: counter of all letters ever   3 run
+-- ARGV  1 letter   2 kept: how many letters are kept   3 run_id: '' = it could not be read
+-- Answers  the number of letters of the run while it waits (0 = no run, or it does not wait), or
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 check('LLEN', KEYS[1])
@@ -19,7 +19,7 @@ end
 
 redis.call('LPUSH', KEYS[1], ARGV[1])
 redis.call('LTRIM', KEYS[1], 0, tonumber(ARGV[2]) - 1)
--- INCR refuses a number with zeros before it.
+-- SET, because INCR refuses a number with leading zeros.
 redis.call('SET', KEYS[2], string.format('%d', total + 1))
 if not is_waiting then
   return 0

@@ -1,19 +1,19 @@
--- End a run before its time: at once if it waits, by its runner's next heartbeat if it runs.
+-- End a run early: at once if it waits, by its runner's next heartbeat if it runs.
 --
 -- KEYS  1 run   2 job   3 active: runs of the job   4 queued: all queued runs
 --       5 held: runs of the job   6 due: the due index   7 completed: jobs   8 queue: of Celery
 --       9 term   10 deliveries
--- ARGV  1 run_id   2 now_ms   3 reason: '' = none   4 state: that a waiting run ends in
+-- ARGV  1 run_id   2 now_ms   3 reason: '' = none   4 state: the final state of a waiting run
 --       5 redeliver_at_ms: when to push a run again that is queued now
---       6 token: of the leader that asks ('' = a person or a worker does)
---       7 error: '' = none; with one it is told to people
---       8 when_running: what becomes of a run that runs, 'ask' (its runner ends it) or 'leave'
---       9 attempt: whose message went nowhere ('' = the run is meant, whatever its messages do): a
---         run that waits for another message since then is left alone
---       10 hop: how often the run's own tasks had sent that message on
--- Answers  'cancelled' (it waited, and is over), 'asked' (its runner ends it),
---          'over' (it had ended, or is left alone), 'gone' (no such run), 'fenced' (an older leader),
---          'broken', a key and what is wrong with it (nothing changed)
+--       6 token: of the leader that asks ('' = a person or a worker asks)
+--       7 error: '' = none; with an error people are notified
+--       8 when_running: for a running run, 'ask' (its runner ends it) or 'leave'
+--       9 attempt: the attempt whose message was dropped; a run that waits for another message by
+--         now is left alone ('' = end the run whatever message it waits for)
+--       10 hop: how often the run's own tasks had handed that message on
+-- Answers  'cancelled' (it waited, and has ended), 'asked' (its runner ends it),
+--          'over' (it had ended, or is left alone), 'gone' (no such run), 'fenced' (a younger leader
+--          is known), 'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
 if ARGV[6] ~= '' then
   local token = ask('GET', KEYS[9])
@@ -26,7 +26,7 @@ local state = run[1]
 local handed_hop = whole(KEYS[1], 'handed_hop', run[5], 0)
 local hop = whole(KEYS[1], 'hop', run[6], 0)
 
--- Whether the run waits for another message than the one that went nowhere.
+-- Return whether the run waits for another message than the dropped one.
 local function waits_for_another()
   local sent_on = tonumber(ARGV[10])
   if (run[2] or '1') ~= ARGV[9] then
@@ -52,7 +52,7 @@ end
 local at = {run = KEYS[1], job = KEYS[2], active = KEYS[3], held = KEYS[5], due = KEYS[6],
   queued = KEYS[4], completed = KEYS[7], queue = KEYS[8]}
 local is_active = ask('HEXISTS', KEYS[3], ARGV[1])
--- What was held back behind another run is waited for by nobody.
+-- No run waits for a held run, so its end pushes nothing.
 local found, held = nil, {}
 check('ZCARD', KEYS[4])
 if ARGV[7] ~= '' then

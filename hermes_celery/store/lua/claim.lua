@@ -1,15 +1,15 @@
--- Take the right to run one queued run.
+-- Claim one queued run for execution.
 --
 -- KEYS  1 run   2 job   3 active: runs of the job   4 queued: all queued runs   5 heartbeats
---       6 stdout   7 stderr: what an earlier attempt left there goes
--- ARGV  1 token: of the claim   2 now_ms   3 deadline_ms: when the claim dies without a heartbeat
---       4 worker: its name   5 run_id   6 message: Celery id of the one that asks ('' = an older
---       program's)   7 hop: how often the run's own tasks have sent that message on
+--       6 stdout   7 stderr: the output of an earlier attempt is deleted
+-- ARGV  1 token: of the claim   2 now_ms   3 deadline_ms: when the claim expires without a heartbeat
+--       4 worker: its name   5 run_id   6 message: Celery id of the asking message ('' = from an
+--       older program)   7 hop: how often the run's own tasks have handed that message on
 -- Answers  'ok', the job's spec, attempt, queue ('' = the default one)
---          'taken' and the run's state (somebody runs it or has run it, or it was handed on and goes
---          on with another message)
---          'sent' (published and over for us; this message is the first one that is not executed
---          elsewhere: the caller executes it, and reports nothing)
+--          'taken' and the run's state (another worker runs it or has run it, or it was handed on and
+--          continues with another message)
+--          'sent' (the run has ended as sent; the first such message is executed by the caller, which
+--          reports nothing)
 --          'expired' (its lateness deadline passed: the caller ends it, see cancel.lua)
 --          'removed' (the job is gone: the caller ends it, see cancel.lua)
 --          'gone' (no such run)
@@ -27,7 +27,7 @@ elseif not run[1] then
   end
   return {'gone'}
 end
--- A claim whose answer was lost on the way is asked for again: same token, same answer.
+-- If the answer was lost, the caller asks again with the same token and gets the same answer.
 local again = run[1] == 'running' and run[2] == ARGV[1]
 if run[6] == 'sent' and (not run[2] or run[2] == ARGV[1]) then
   redis.call('HSET', KEYS[1], 'claim', ARGV[1], 'worker', ARGV[4])
@@ -39,16 +39,16 @@ end
 local handed_hop = whole(KEYS[1], 'handed_hop', run[8], 0)
 local hop = whole(KEYS[1], 'hop', run[9], 0)
 if handed_on and ARGV[6] ~= '' and (handed_on ~= ARGV[6] or handed_hop > tonumber(ARGV[7])) then
-  -- A copy of the message that has handed it on.
+  -- The asking message is a copy of the one whose task handed the run on.
   return {'taken', run[1]}
 end
--- The run starts from the beginning: a retry that was given up comes after all.
+-- The asking message is a retry that was given up; the run has started again without it.
 if run[10] and string.find(run[10], ' ' .. ARGV[6] .. ' ', 1, true) then
   return {'taken', run[1]}
 end
--- The first attempt is not on record.
+-- A run in its first attempt has no field `attempt`.
 local attempt = run[3] and whole(KEYS[1], 'attempt', run[3]) or 1
--- What was handed on had begun in time.
+-- The deadline does not apply to a run that was handed on: it began in time.
 if run[4] and not again and not handed_on then
   local expires_ms = whole(KEYS[1], 'expires_ms', run[4])
   if not broken and expires_ms < tonumber(ARGV[2]) then
@@ -73,7 +73,7 @@ if handed_on then
   redis.call('HDEL', KEYS[1], 'handed_on', 'handed_hop', 'retry_ms', 'patience_ms',
     'on_queue_ms', 'handed_queue')
 end
--- Most runs have one message, with their own id, and it is sent on by nobody.
+-- Most runs have a single message, with the run's id, that is never handed on: then write nothing.
 if ARGV[7] ~= '0' or hop > 0 then
   redis.call('HSET', KEYS[1], 'hop', string.format('%d', math.max(hop, tonumber(ARGV[7]))))
 end

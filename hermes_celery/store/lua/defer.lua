@@ -1,9 +1,9 @@
--- Look at a due job later: something that its dispatch needs is not as it should be. Its schedule
--- stays as it is, and what it missed is caught up with then.
+-- Make due jobs due again later, because something that their dispatch needs is broken. Their
+-- schedules stay, and missed occurrences are caught up later.
 --
 -- KEYS  1 term   2 due: the due index
--- ARGV  1 token: of the leader   2 now_ms   3 until_ms: when to look again   then the id of each job
--- Answers  'ok', 'fenced' (an older leader), 'broken', a key and what is wrong with it
+-- ARGV  1 token: of the leader   2 now_ms   3 until_ms: when to check again   then the id of each job
+-- Answers  'ok', 'fenced' (a younger leader is known), 'broken', a key and what is wrong with it
 --#include _checked
 local token = ask('GET', KEYS[1])
 if not broken and token ~= ARGV[1] then

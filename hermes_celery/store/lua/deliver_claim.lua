@@ -1,14 +1,14 @@
--- Take the right to send one part of a delivery, or keep it for longer.
+-- Claim one part of a delivery for sending, or renew the claim.
 --
--- A claim that has run out is doubted first, and taken over only when its sender has still said
--- nothing for the whole of the grace: after a server that stood still, the senders that waited for it
--- must come before those who find their claims run out.
+-- An expired claim is first marked as doubtful. Another sender gets the part only if its owner does
+-- not renew the claim within the grace period. The reason: after a frozen server comes back,
+-- senders that waited for it must be able to renew before others take their expired claims.
 --
 -- KEYS  1 delivery   2 deliveries
--- ARGV  1 id   2 part   3 token: of the claim   4 now_ms   5 until_ms: when the claim dies
+-- ARGV  1 id   2 part   3 token: of the claim   4 now_ms   5 until_ms: when the claim expires
 --       6 grace_ms
--- Answers  'ok', the number of this attempt, pieces sent before (a token that asks again keeps both)
---          'taken' (somebody sends it now), 'later' (its next attempt is not due), 'over';
+-- Answers  'ok', the number of this attempt, pieces sent before (a renewal keeps both)
+--          'taken' (another sender has it), 'later' (its next attempt is not due), 'over';
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local at = ARGV[2]
@@ -44,6 +44,6 @@ end
 redis.call('HSET', KEYS[1], at .. ':claim', ARGV[3], at .. ':until', ARGV[5],
   at .. ':attempts', string.format('%d', attempts))
 redis.call('HDEL', KEYS[1], 'pushes', at .. ':doubt')
--- If the sender dies, somebody looks again when the claim is dead.
+-- If the sender dies, the delivery is checked again when the claim expires.
 redis.call('ZADD', KEYS[2], ARGV[5], ARGV[1])
 return {'ok', string.format('%d', attempts), string.format('%d', sent)}

@@ -1,15 +1,15 @@
--- Record how an attempt to send one part went.
+-- Record the outcome of an attempt to send one part.
 --
 -- KEYS  1 delivery   2 run   3 job   4 deliveries
--- ARGV  1 id   2 now_ms   3 keep_seconds: so long the record is kept when all is done   4 part
---       5 token: of the claim   6 state: 'pending' = to be tried again   7 error
+-- ARGV  1 id   2 now_ms   3 keep_seconds: how long to keep the record after its end   4 part
+--       5 token: of the claim   6 state: 'pending' = try again   7 error
 --       8 next_ms: its next attempt   9 sent: pieces so far
--- Answers  'ok' and where the delivery stands as a whole, 'late' (the claim is no longer ours);
+-- Answers  'ok' and the state of the whole delivery, 'late' (the claim was lost);
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _settle
 local at, where = ARGV[4], {delivery = KEYS[1], run = KEYS[2], job = KEYS[3], deliveries = KEYS[4]}
 local mine = fields(KEYS[1], at .. ':claim', at .. ':ended_by')
--- Recorded by this very claim, whose answer was lost on the way.
+-- This claim has recorded its outcome before, but the answer was lost.
 local was_recorded = mine[1] ~= ARGV[5] and mine[2] == ARGV[5]
 if not broken and mine[1] ~= ARGV[5] and not was_recorded then
   return {'late', ''}

@@ -1,8 +1,8 @@
--- Record a message that belongs to no run, and the incident that it tells of as told.
+-- Record a message without a run, and mark the incident that it reports as reported.
 --
 -- KEYS  1 delivery   2 deliveries   3 incident
 -- ARGV  1 id   2 now_ms   3 text   4 deliver   5 job_id   6 count: of the incident
--- Answers  'ok', 'known' (recorded already, or somebody else tells of it),
+-- Answers  'ok', 'known' (recorded already, or reported by another message),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local text = fields(KEYS[1], 'text')[1]

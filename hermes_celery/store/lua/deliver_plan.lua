@@ -1,11 +1,11 @@
--- Record where a message goes, one part for each target, unless that is recorded already.
+-- Record the parts of a delivery, one for each target, unless it is planned already.
 --
 -- KEYS  1 delivery   2 run   3 job   4 deliveries   5 incident
--- ARGV  1 id   2 now_ms   3 keep_seconds: so long the record is kept when all is done
---       4 parts: as JSON   5 warning: '' = none   6 count: of the incident that is told with it
---       ('' = none)   7 text: '' = as it was
+-- ARGV  1 id   2 now_ms   3 keep_seconds: how long to keep the record after its end
+--       4 parts: as JSON   5 warning: '' = none   6 count: of the incident that it reports
+--       ('' = none)   7 text: '' = unchanged
 --       then for each part: 1 '1' if the run's delivery depends on it, else '0'   2 state   3 error
--- Answers  'ok' and where the delivery stands as a whole, 'known' (planned already);
+-- Answers  'ok' and the state of the whole delivery, 'known' (planned already);
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _settle
 local where = {delivery = KEYS[1], run = KEYS[2], job = KEYS[3], deliveries = KEYS[4]}

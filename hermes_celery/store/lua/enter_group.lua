@@ -1,10 +1,10 @@
--- Take one of a concurrency group's places for a claimed run, or put the run back in line.
+-- Take a place in a concurrency group for a claimed run, or return the run to the queue.
 --
 -- KEYS  1 run   2 active: runs of the job   3 queued: all queued runs   4 heartbeats   5 group
 -- ARGV  1 token: of the claim   2 run_id   3 now_ms
---       4 deadline_ms: when the claim dies without a heartbeat
---       5 slots: how many the group has   6 again_ms: when to try again if none is free
--- Answers  'ok', 'full' (waits in line), 'late' (the claim is no longer ours: nothing changed),
+--       4 deadline_ms: when the claim expires without a heartbeat
+--       5 slots: the size of the group   6 again_ms: when to try again if no place is free
+-- Answers  'ok', 'full' (queued again), 'late' (the claim was lost: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _put_back
 local run = fields(KEYS[1], 'state', 'claim')
@@ -18,7 +18,7 @@ if broken then
   return broken_answer()
 end
 
--- Whoever died in the group is not counted longer than its heartbeat lasts.
+-- A run of a dead worker counts only until its heartbeat expires.
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. ARGV[3])
 redis.call('ZREM', KEYS[5], ARGV[2])
 if redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[5]) then

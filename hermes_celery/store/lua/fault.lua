@@ -1,10 +1,10 @@
--- Take a job that cannot be planned off the schedule, so that it does not fail at every tick.
+-- Take an unplannable job off the schedule, so that it does not fail at every tick.
 --
--- KEYS  1 term   2 job   3 due: the due index   4 sweep: its notes of what is to be told
--- ARGV  1 token: of the leader   2 job_id   3 revision: as it was seen ('' = it has none)   4 error
---       5 field: of the note   6 note: what is to be told
+-- KEYS  1 term   2 job   3 due: the due index   4 sweep: notes for incidents
+-- ARGV  1 token: of the leader   2 job_id   3 revision: as it was read ('' = it has none)   4 error
+--       5 field: of the note   6 note: what to report
 -- Answers  'ok', 'gone' (no such job: its entry in the due index is removed),
---          'moved' (it was changed since it was read: the next tick looks again), 'fenced',
+--          'moved' (it was changed since it was read: the next tick reads it again), 'fenced',
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local token = ask('GET', KEYS[1])
@@ -25,7 +25,7 @@ end
 if (job[1] or '') ~= ARGV[3] then
   return 'moved'
 end
--- First: a server that is full refuses it, and then nothing has changed.
+-- The note comes first: if a full server refuses it, nothing has changed.
 redis.call('HSET', KEYS[4], ARGV[5], ARGV[6])
 redis.call('ZREM', KEYS[3], ARGV[2])
 redis.call('HSET', KEYS[2], 'state', 'error', 'last_status', 'error', 'last_error', ARGV[4])

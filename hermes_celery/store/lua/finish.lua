@@ -1,4 +1,4 @@
--- Record how a run ended, or put it back in line for its next attempt.
+-- Record a run's end, or queue its next attempt.
 --
 -- KEYS  1 run   2 job   3 active: runs of the job   4 heartbeats   5 stdout   6 stderr
 --       7 held: runs of the job   8 due: the due index   9 queued: all queued runs
@@ -9,10 +9,10 @@
 --       11 retry_at_ms: when to try again ('' = this was the last attempt)
 --       12 redeliver_at_ms: when to push a run again that is queued now
 --       13 message: of its delivery ('' = none: the leader pushes it)
---       14 is_needed: '1' if a delivery is needed whatever else, '0' if to end incidents only, which
---       takes a message
+--       14 is_needed: '1' to deliver in any case; '0' to deliver only if the job has incidents to
+--       close, and only with a message
 -- Answers  'ok', 'retry' (queued for its next attempt),
---          'late' (the claim is no longer ours: nothing changed),
+--          'late' (the claim was lost: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
 local run = fields(KEYS[1], 'state', 'claim', 'cancel', 'finished_by', 'attempt')

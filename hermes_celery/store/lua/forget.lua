@@ -1,9 +1,9 @@
--- Forget runs that are over: record, output and index entries. A run that is not over stays; what is
--- no record of a run is forgotten as well.
+-- Remove ended runs: record, output and index entries. A run that has not ended stays; a key that
+-- is not a run's record is removed too.
 --
 -- KEYS  1 all runs   2 runs by job, then for each run: run hash, stdout, stderr
 -- ARGV  the id of each run
--- Answers  how many were forgotten, or 'broken', a key and what is wrong with it (nothing changed)
+-- Answers  the number of removed runs, or 'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 check('ZCARD', KEYS[1])
 check('ZCARD', KEYS[2])

@@ -1,10 +1,10 @@
--- Say that runs still run, keep what they printed, and hear whether they should go on.
+-- Extend the claims of running runs, append their new output, and answer whether to go on.
 --
 -- KEYS  1 heartbeats, then for each run: run hash, stdout, stderr, concurrency group
--- ARGV  1 when the claims die without another heartbeat, ms, then for each run: run id,
+-- ARGV  1 when the claims expire without another heartbeat, ms, then for each run: run id,
 --       claim token, new stdout, new stderr
--- Answers  one word for each run: 'ok', 'cancel' (end it), 'lost' (the claim is no longer ours),
---          'broken' (one of its keys is not as it should be: nothing of it was kept; it goes on);
+-- Answers  one word for each run: 'ok', 'cancel' (end it), 'lost' (the claim was lost),
+--          'broken' (one of its keys is broken: its output was not kept; the run goes on);
 --          or for all 'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 check('ZCARD', KEYS[1])
@@ -23,7 +23,7 @@ for i = 1, (#KEYS - 1) / 4 do
   end
   if broken then
     answers[i] = 'broken'
-    -- The run's own record may well be right, and then it is not to be taken for dead.
+    -- If the run's own record is valid, keep the claim alive.
     if run[1] == 'running' and run[2] == ARGV[a + 1] then
       redis.call('ZADD', KEYS[1], ARGV[1], ARGV[a])
       answers[i] = run[3] and 'cancel' or 'broken'

@@ -1,4 +1,4 @@
--- Note that somebody knows of an incident: it is told no more until it is over.
+-- Acknowledge an incident: it is not reported again until it is over.
 --
 -- KEYS  1 incident   2 incidents: open ones
 -- ARGV  1 id   2 now_ms

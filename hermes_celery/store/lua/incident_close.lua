@@ -1,11 +1,11 @@
--- End the incidents that happened last before something worked again.
+-- Close the incidents that last happened before something worked again.
 --
 -- KEYS  1 incidents: open ones   2 of_job: open ones of the job   3 delivery
 --       then the incident hashes
--- ARGV  1 now_ms   2 worked_ms: when it worked   3 keep_seconds: so long closed ones are kept
---       4 recovery: what to tell ('' = nothing)   then the id of each incident
--- Answers  how many were open until now (one whose record is no hash is ended all the same, and its
---          record left as it is);
+-- ARGV  1 now_ms   2 worked_ms: when it worked   3 keep_seconds: how long closed ones are kept
+--       4 recovery: what to report ('' = nothing)   then the id of each incident
+-- Answers  how many were open until now (if a record is not a hash, its incident is closed all the
+--          same, and the record stays as it is);
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 check('ZCARD', KEYS[1])

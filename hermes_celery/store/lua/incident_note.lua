@@ -1,11 +1,11 @@
--- Count one trouble; the same one of the same run is counted once, however often it is noted, and
--- one that belongs to no run once until it is over.
+-- Count one trouble: once for each run, however often it is reported, and without a run once until
+-- it is over.
 --
 -- KEYS  1 incident   2 incidents: open ones   3 of_job: open ones of the job
 --       4 delivery: of the run
 -- ARGV  1 id   2 now_ms   3 kind: one that 0.1.0 knows   4 job_id   5 job_name   6 text
---       7 run_id: '' = none   8 keep_seconds: so long the mark on the run is kept   9 sort: its kind
--- Answers  count, how many there were when it was told last, '1' if somebody acknowledged it;
+--       7 run_id: '' = none   8 keep_seconds: how long to keep the mark on the run   9 sort: its kind
+-- Answers  count, the count at its last report, '1' if somebody acknowledged it;
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local mark = 'noted:' .. ARGV[1]
@@ -19,7 +19,7 @@ if ARGV[7] ~= '' then
   is_known = ask('HEXISTS', KEYS[4], mark) == 1
 end
 if broken then
-  -- Three values, as the answer has: the word tells them apart.
+  -- The normal answer has three values too; the word 'broken' distinguishes them.
   return broken_answer()
 end
 

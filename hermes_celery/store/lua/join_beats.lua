@@ -1,11 +1,11 @@
--- Say that a beat lives, and hear which ones do. A set that is none is moved out of the way: each
--- beat that lives says so again within a fraction of a second.
+-- Record that a beat lives, and list the living beats. A value of another type is quarantined: each
+-- living beat enters itself again within a fraction of a second.
 --
--- KEYS  1 beats   2 aside: where a value of another type is moved to
--- ARGV  1 owner   2 now_ms   3 dead_ms: when it is taken for dead
---       4 latest_ms: the latest such instant that is believed; a dead beat that is never taken for
---       dead would keep its share of the shards
--- Answers  each living beat with when it is taken for dead
+-- KEYS  1 beats   2 aside: quarantine for a value of another type
+-- ARGV  1 owner   2 now_ms   3 dead_ms: when it counts as dead
+--       4 latest_ms: the latest valid time of death; with a later one a dead beat would keep its
+--       share of the shards
+-- Answers  each living beat and the time when it counts as dead
 local kind = redis.call('TYPE', KEYS[1])['ok']
 if kind ~= 'zset' and kind ~= 'none' then
   redis.call('RENAME', KEYS[1], KEYS[2])

@@ -1,10 +1,10 @@
--- Keep the mark of a namespace, which says that the server has its memory, in two places: where one
--- of them alone was lost, or another mark was written there since, it is written again.
--- What is no hexadecimal number is no mark, and counts as lost.
+-- Keep the mark of a namespace in two places. If one of them was lost, or holds another mark, write
+-- it again. The mark shows that the server still has its data. A value that is not a hexadecimal
+-- number counts as lost.
 --
--- KEYS  1 mark: of the namespace   2 jobs: all of them   3 sweep: its notes, with a copy of the mark
--- ARGV  1 new_mark: where jobs are there and neither place has one
--- Answers  'ok', 'none' (there is no mark, and there are no jobs; nothing changed),
+-- KEYS  1 mark: of the namespace   2 jobs: all of them   3 sweep: a hash with a copy of the mark
+-- ARGV  1 new_mark: for a namespace with jobs and without any mark
+-- Answers  'ok', 'none' (no mark and no jobs; nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local mark = ask('GET', KEYS[1])

@@ -1,18 +1,17 @@
--- Become the leader if nobody is. What would keep everybody from leading for ever is mended first:
--- a lease without an expiry gets one, and a value that is no lease, term or leader is moved out of
--- the way, where somebody can look at it.
+-- Become the leader if there is none. First repair what would keep every beat from leading: a lease
+-- without an expiry gets one, and a broken lease, term or leader is quarantined.
 --
--- A server that is another than the one where the last leader began (a replica that was promoted, the
--- same one restarted) may have forgotten the latest terms: its count goes on so far ahead that no
--- leader of before can hold the same number. Then two leaders never have one token. The same holds
--- where the count is not beyond a term that a living beat knows: the server was emptied.
+-- Another server than the one where the last leader began (a promoted replica, or the same server
+-- restarted) may have forgotten the latest terms. Then the count skips ahead, so that no earlier
+-- leader can hold the same number, and two leaders never have the same token. The same applies when
+-- the count is not above a term that a living beat knows: the server was emptied.
 --
--- KEYS  1 lease   2 term   3 leader   4 lease_aside   5 term_aside   6 leader_aside: where each of
---       them is moved to
--- ARGV  1 owner   2 lease_ms   3 now_ms   4 known: the greatest term that the asker knows of
+-- KEYS  1 lease   2 term   3 leader   4 lease_aside   5 term_aside   6 leader_aside: quarantine for
+--       the first three keys
+-- ARGV  1 owner   2 lease_ms   3 now_ms   4 known: the greatest term that the caller knows
 -- Answers  'ok', the new term (the fencing token), 0
 --          'held', the term, milliseconds until the lease expires
---          and in both cases, for each thing that was mended, its key and what was wrong
+--          and in both cases, for each repaired key, its name and what was wrong
 local mended = {}
 
 local function note(key, what)
@@ -24,7 +23,7 @@ local function answer(word, value, ms)
   return {word, value, ms, unpack(mended)}
 end
 
--- What is wrong with a key; nothing where it is absent or as it should be.
+-- Return what is wrong with a key's type; nothing if it is absent or right.
 local function fault(key, wanted)
   local kind = redis.call('TYPE', key)['ok']
   if kind ~= 'none' and kind ~= wanted then
@@ -38,16 +37,16 @@ local function term_fault()
     return wrong
   end
   local term = redis.call('GET', KEYS[2])
-  -- Fifteen digits are counted exactly everywhere; INCR refuses zeros before a number.
+  -- Lua numbers are exact up to fifteen digits; INCR refuses leading zeros.
   local is_count = term == '0' or (term and string.match(term, '^[1-9]%d*$') and #term <= 15)
   if term and not is_count then
-    return 'is no count of terms'
+    return 'is not a count of terms'
   end
 end
 
 local TERMS_FORGOTTEN_AT_MOST = 1000
 
--- The server that runs this, by a name that it draws at each start; '' where it does not tell.
+-- Return the server's run id, which is new at each start; '' if it is unknown.
 local function server_id()
   local info = redis.pcall('INFO', 'server')
   return type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
@@ -61,7 +60,7 @@ if owner and not wrong_term then
   if left_ms == -1 then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
     left_ms = tonumber(ARGV[2])
-    note(KEYS[1], 'had no expiry, so that nobody could take over')
+    note(KEYS[1], 'had no expiry, so no other beat could take over')
   end
   return answer('held', redis.call('GET', KEYS[2]) or '0', left_ms)
 end
@@ -76,13 +75,13 @@ end
 local server, before = server_id(), redis.call('HGET', KEYS[3], 'server')
 local known, term = tonumber(ARGV[4]), nil
 if known > 1e14 then
-  -- Somebody wrote it by hand: counting on from there would end beyond what is counted exactly.
+  -- Somebody wrote it by hand: the next terms would soon exceed fifteen digits.
   known = 0
 end
 if wrong_term then
   redis.call('RENAME', KEYS[2], KEYS[5])
   note(KEYS[2], wrong_term)
-  -- No count of terms has come so far, so no leader of before can mistake this one for its own.
+  -- No count of terms has reached the current time in ms, so no earlier leader has the same token.
   term = string.format('%d', math.max(tonumber(ARGV[3]), known + 1))
   redis.call('SET', KEYS[2], term)
 else

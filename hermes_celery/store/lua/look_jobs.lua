@@ -1,18 +1,18 @@
--- Read what must agree about many jobs; of those that plainly agree nothing is answered.
+-- Read the facts about many jobs; for jobs that are plainly consistent, answer nothing.
 --
 -- KEYS  1 all jobs   2 names   3 completed jobs, then for each job: job hash,
---       its due index, the due index that its entry was found in, active runs, held runs
--- ARGV  1 'all' (answer for every job), 'some' (for those that do not plainly agree) or 'listed'
---       (the same, for jobs that the list of jobs has), then for each job: id, its entry in the index of
---       names ('' = not looked at), an entry that was found there ('' = none)
--- Answers  for each job '' (it agrees) or a list: the digest of its facts, and the facts
+--       its due index, the due index where its entry was found, active runs, held runs
+-- ARGV  1 'all' (answer for every job), 'some' (for jobs that are not plainly consistent) or 'listed'
+--       (the same, for jobs from the index of jobs), then for each job: id, its entry in the index of
+--       names ('' = do not check it), an entry that was found there ('' = none)
+-- Answers  for each job '' (consistent) or a list: the digest of its facts, and the facts
 --#include _facts
 
 local function is_whole(text)
   return text and #text <= 16 and string.find(text, '^-?%d+$')
 end
 
--- Whether a job stands in all its indexes as it says itself, and nothing of it is under way.
+-- Return whether a job's index entries match its record, and it has no active or held run.
 local function is_plain(k, id)
   local row = redis.pcall('HMGET', k[1], unpack(JOB_FIELDS))
   if row.err or not row[1] or not is_whole(row[3]) then

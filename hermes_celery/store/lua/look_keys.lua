@@ -1,7 +1,7 @@
--- Read what must be so of some keys that everybody shares.
+-- Read the facts about some keys that all jobs share.
 --
 -- KEYS  the keys
--- ARGV  for each key: the number of fields that are of interest if it is a hash, then their names
+-- ARGV  for each key: the number of fields to read if it is a hash, then their names
 -- Answers  for each key a list: the digest of its facts, and the facts
 --#include _facts
 local answers, at = {}, 1

@@ -1,14 +1,14 @@
--- Read what must agree about many runs; of those that plainly agree nothing is answered.
+-- Read the facts about many runs; for runs that are plainly consistent, answer nothing.
 --
 -- KEYS  1 queued runs   2 heartbeats   3 deliveries   4 all runs   5 runs by job, then for each run:
 --       run hash, active runs of its job, held runs of its job, its delivery
 -- ARGV  1 'all' (answer for every run) or 'some', then the id of each run
--- Answers  for each run '' (it agrees) or a list: the digest of its facts, and the facts
+-- Answers  for each run '' (consistent) or a list: the digest of its facts, and the facts
 --#include _facts
 local FINAL = {succeeded = true, failed = true, timed_out = true, cancelled = true, lost = true,
   skipped = true}
 
--- Whether a run is over and nowhere under way.
+-- Return whether a run has ended and is in no index of runs under way.
 local function is_plain(k, id)
   local row = redis.pcall('HMGET', k[1], 'state', 'delivery')
   if row.err or not FINAL[row[1]] or row[2] == 'pending' then

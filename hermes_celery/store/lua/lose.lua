@@ -1,19 +1,18 @@
--- Give up a running run whose worker is gone, or put it back in line if its job wants that.
+-- Give up a running run whose worker is gone, or queue its next attempt.
 --
--- Rescue says so of a run whose heartbeat stopped; a worker of one whose process it has seen end.
+-- Rescue calls this for a run whose heartbeat stopped, a worker for a run whose process has ended.
 --
 -- KEYS  1 term   2 run   3 job   4 active: runs of the job   5 heartbeats
 --       6 held: runs of the job   7 due: the due index   8 queued: all queued runs
 --       9 completed: jobs   10 queue: of Celery   11 deliveries
--- ARGV  1 token: of the leader ('' = its worker says so)   2 now_ms   3 run_id   4 error
+-- ARGV  1 token: of the leader ('' = its worker calls)   2 now_ms   3 run_id   4 error
 --       5 retry_at_ms: when to try again ('' = never)
 --       6 redeliver_at_ms: when to push a run again that is queued now
---       7 claimed: with what its claim begins ('' = rescue says so: its deadline must have passed)
---       8 state: that it ends in
---       9 is_requeued: '1' if its message is on a queue again when it is tried again, else '0': it is
---       pushed then
+--       7 claimed: prefix of its claim ('' = rescue calls: the claim must have expired)
+--       8 state: its final state
+--       9 is_requeued: '1' if the message of its next attempt is on a queue already, '0' to push it
 -- Answers  'ok', 'retry' (queued for its next attempt),
---          'alive' (it gave a heartbeat, or ended, meanwhile), 'fenced' (an older leader),
+--          'alive' (it sent a heartbeat, or ended, meanwhile), 'fenced' (a younger leader is known),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
 if ARGV[1] ~= '' then
@@ -54,7 +53,7 @@ if broken then
 end
 
 redis.call('ZREM', KEYS[5], ARGV[3])
--- Whoever ran it and comes back late holds a claim that is worth nothing now.
+-- If its worker comes back late, its claim is void.
 redis.call('HDEL', KEYS[2], 'claim')
 if is_retry then
   redis.call('HSET', KEYS[2], 'state', 'queued', 'queued_ms', ARGV[2], 'error', ARGV[4],
@@ -68,7 +67,7 @@ if is_retry then
 end
 local is_asked = run[2] and ARGV[7] ~= ''
 if is_asked then
-  -- Its end was asked for, and its worker saw to it.
+  -- Somebody cancelled the run, and its worker has ended it.
   redis.call('HSET', KEYS[2], 'state', 'cancelled', 'finished_ms', ARGV[2], 'reason', run[2])
   end_run(at, {id = ARGV[3], now = ARGV[2], status = 'cancelled', problem = '',
     redeliver_at = ARGV[6]}, found)

@@ -1,17 +1,17 @@
--- Write what was decided about one job, run or key, if all that was seen of it is still so.
+-- Write the repairs of one job, run or key, unless any of its facts has changed since it was read.
 --
--- The types of all keys are among what was seen, so no write can fail.
+-- The types of all keys are among the facts, so no write can fail.
 --
--- KEYS  1 term counter, then the keys of the subject (`_facts.lua` lists those of a job, after which
---       the sweep's hash comes, and of a run; that of a key is itself, and the mark for a refill),
---       then where keys are moved to that are out of order
--- ARGV  1 fencing token ('' = a person mends)   2 'job', 'run' or 'key'   3 digest of the facts seen
+-- KEYS  1 term counter, then the keys of the subject (for a job those of `job_facts` in `_facts.lua`
+--       and the sweep's hash; for a run those of `run_facts`; for a key itself and the refill mark),
+--       then the quarantine keys for broken keys
+-- ARGV  1 fencing token ('' = a person repairs)   2 'job', 'run' or 'key'   3 digest of the facts
 --       4 number of the subject's arguments, then these, then for each write: number of its
---       arguments, command, number of its key among those of the subject, arguments. Three
---       commands are ours: RENAME takes the number of the new key, UNHOLD takes entries of a run (or
---       with '' those of none) out of the list of held runs, NOTE leaves a note of what is to be
---       told and comes before all others
--- Answers  'ok', 'moved' (something has changed: nothing is written), 'fenced' (an older leader)
+--       arguments, command, number of its key among the subject's keys, arguments. Three commands
+--       have a meaning of their own: RENAME takes the number of the new key, UNHOLD removes the
+--       entries of a run ('' = invalid entries) from the list of held runs, NOTE writes a note for an
+--       incident and comes before all others
+-- Answers  'ok', 'moved' (a fact has changed: nothing is written), 'fenced' (a younger leader is known)
 --#include _facts
 if ARGV[1] ~= '' then
   local term = redis.pcall('GET', KEYS[1])
@@ -48,7 +48,7 @@ local function unhold(key, id)
   end
 end
 
--- What may be written.
+-- The permitted commands.
 local WRITES = {
   HSET = function(key, ...) redis.call('HSET', key, ...) end,
   HDEL = function(key, ...) redis.call('HDEL', key, ...) end,
@@ -58,12 +58,13 @@ local WRITES = {
   PEXPIRE = function(key, ...) redis.call('PEXPIRE', key, ...) end,
   RENAME = function(key, number) redis.call('RENAME', key, k[tonumber(number)]) end,
   UNHOLD = unhold,
-  -- First of all writes: where a full server refuses it, nothing has changed.
+  -- The first of all writes: if a full server refuses it, nothing has changed.
   NOTE = function(key, ...) redis.call('HSET', key, ...) end,
 }
 
 local at = 5 + n
--- The key for notes is no fact of the job: where it is out of order, it is mended before the job.
+-- The key for notes is not among the job's facts: if its type is wrong, it is repaired before the
+-- job.
 if ARGV[at + 1] == 'NOTE' then
   local kind = kind_of(k[tonumber(ARGV[at + 2])])
   if kind ~= 'hash' and kind ~= 'none' then

@@ -1,25 +1,26 @@
--- Move a job to another namespace, all of it in one step: its record and where it stands, its
--- entries in the indexes, the runs that are not over, its incidents. What stays behind is a record
--- in no index, paused, that expires: a program of version 0.1.0 which comes back finds its job
--- there, paused, and does not begin it anew. Its field `moved` holds the revision; whoever writes the
--- job again raises that, and then the job is one like any other.
+-- Move a job to another namespace in one step: its record, its index entries, its unfinished runs
+-- and its incidents. A paused record without index entries stays behind and expires: a program of
+-- version 0.1.0 that comes back finds its job there, paused, and does not declare it again. The
+-- record's field `moved` holds the revision. If somebody writes the job again, the revision rises,
+-- and the job counts as a normal job.
 --
 -- KEYS  1 job hash   2 due index   3 all jobs   4 names   5 completed jobs   6 jobs whose history grew
 --       7 number of shards   8 active runs   9 held runs   10 all runs   11 runs by job
 --       12 queued runs   13 heartbeats   14 deliveries   15 open incidents   16 the job's incidents
 --       17 the ids that its manager manages
---       18-34 the same in the other namespace   35 mark of the other namespace
---       then for each run: run hash, stdout, stderr, delivery, and the same four there
---       then for each incident: its hash, and the same there
--- ARGV  1 job id   2 revision seen   3 name index entry   4 now_ms   5 wake channel there
---       6 number of shards that the due index was chosen by   7 the same there
---       8 queue of runs that name none   9 '1' if somebody manages it   10 why it is paused
---       11 seconds until that expires   12 mark, if there is none yet   13 number of runs, their ids
+--       18-34 the same in the target namespace   35 mark of the target namespace
+--       then for each run: run hash, stdout, stderr, delivery, and the same four in the target
+--       then for each incident: its hash, and the same in the target
+-- ARGV  1 job id   2 revision seen   3 name index entry   4 now_ms   5 wake channel of the target
+--       6 number of shards for which the due index was chosen   7 the same in the target
+--       8 queue of runs without a queue of their own   9 '1' if somebody manages it
+--       10 why it is paused   11 seconds until the remaining record expires
+--       12 mark, for a target without one   13 number of runs, their ids
 --       then the ids of the incidents
 -- Answers  'ok'
---          'running' (a worker performs one of its runs: nothing changed)
---          'there' (the other namespace has this job: here it is paused and in no index any more)
---          'busy' (it is not as it was seen: look again; nothing changed)
+--          'running' (a worker executes one of its runs: nothing changed)
+--          'there' (the target has this job already: here it is paused now, without index entries)
+--          'busy' (it has changed since it was read: try again; nothing changed)
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 --#include _moving
@@ -29,7 +30,7 @@ if (ask('GET', KEYS[7]) or '1') ~= ARGV[6] or (ask('GET', KEYS[24]) or '1') ~= A
 end
 local job = fields(KEYS[1], 'revision', 'state', 'next_ms', 'spec')
 if not broken and redis.call('EXISTS', KEYS[1]) == 1 then
-  -- What stays behind, and the entry in the due index there, are written from these.
+  -- The remaining record, and the entry in the target's due index, are written from these fields.
   for place, name in pairs({[1] = 'revision', [4] = 'spec'}) do
     if not job[place] then
       is_broken(KEYS[1], 'has no ' .. name)
@@ -105,7 +106,7 @@ redis.call('SETNX', KEYS[35], ARGV[12])
 for i = 1, runs do
   local run, run_id = 36 + (i - 1) * 8, ARGV[13 + i]
   if redis.call('EXISTS', KEYS[run]) == 1 then
-    -- Its message is where it was pushed to, whatever the default queue is there.
+    -- Its message stays on its queue, which is not the target's default queue.
     redis.call('HSETNX', KEYS[run], 'queue', ARGV[8])
   end
   move_run_keys(run)

@@ -1,11 +1,11 @@
--- Move runs of a job that are over to another namespace, with their output and delivery. Doing so
--- again is harmless. A run that is not over stays: it goes with its job (`move_job.lua`).
+-- Move ended runs of a job to another namespace, with their output and delivery. It is safe to
+-- repeat. An unfinished run stays: it moves with its job (`move_job.lua`).
 --
 -- KEYS  1 all runs   2 runs by job   3 deliveries   4 jobs whose history grew
---       5-8 the same in the other namespace, then for each run: run hash, stdout, stderr, delivery,
---       and the same four in the other namespace
+--       5-8 the same in the target namespace, then for each run: run hash, stdout, stderr, delivery,
+--       and the same four in the target namespace
 -- ARGV  1 job id, then the id of each run
--- Answers  how many runs stay because they are not over,
+-- Answers  the number of runs that stay because they have not ended,
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 --#include _moving

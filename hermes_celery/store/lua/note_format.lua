@@ -1,10 +1,10 @@
--- Write the stored format, if nobody changed it meanwhile.
+-- Write the stored format, unless somebody changed it meanwhile.
 --
--- KEYS  1 term   2 format: as it is stored   3 aside: where it goes when it cannot be read
--- ARGV  1 token: of the leader   2 kind: its type as it was seen ('none' = there was none)
---       3 held: what it held, where that is a string   4 new: what it is to hold
---       5 way: 'keep', or 'aside' to move it out of the way first
--- Answers  'ok', 'moved' (somebody changed it: look again), 'fenced' (an older leader),
+-- KEYS  1 term   2 format: as it is stored   3 aside: quarantine for an unreadable value
+-- ARGV  1 token: of the leader   2 kind: the type of the key as read ('none' = it was absent)
+--       3 held: its value as read, if it is a string   4 new: the new value
+--       5 way: 'keep', or 'aside' to quarantine the old value first
+-- Answers  'ok', 'moved' (somebody changed it: read it again), 'fenced' (a younger leader is known),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local token = ask('GET', KEYS[1])

@@ -1,18 +1,18 @@
--- A page of a sorted set: what stands behind a place in it, whether or not anything still stands at
--- the place itself. Members of one score stand in the order of their bytes.
+-- Return a page of a sorted set: the members behind a position, even if the member at that position
+-- is gone. Members with equal scores are ordered by bytes.
 --
 -- KEYS  1 index: a sorted set
--- ARGV  1 score: of the place ('' = the beginning)   2 member: of the place   3 limit: how many
---       4 order: 'up' (ascending) or 'down'
+-- ARGV  1 score: of the position ('' = the beginning)   2 member: of the position
+--       3 limit: how many   4 order: 'up' (ascending) or 'down'
 -- Answers  member, score, member, score ...
---          or 'broken', the key, what is wrong (three values, so that it is no page)
+--          or 'broken', the key, what is wrong (three values, so it differs from a page)
 local kind = redis.call('TYPE', KEYS[1])['ok']
 if kind ~= 'zset' and kind ~= 'none' then
   return {'broken', KEYS[1], 'is a ' .. kind .. ', not a sorted set'}
 end
 local index, score, member, count = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 
--- By bytes, as the set is ordered: Lua's own comparison follows the server's locale.
+-- Compare by bytes, as Redis does; Lua's own comparison depends on the server's locale.
 local function is_before(one, other)
   for i = 1, math.min(#one, #other) do
     local a, b = string.byte(one, i), string.byte(other, i)
@@ -23,7 +23,7 @@ local function is_before(one, other)
   return #one < #other
 end
 
--- How many stand before the place, and how many at it (0 or 1).
+-- Return how many members are before the position, and how many are at it (0 or 1).
 local function before_and_at()
   local low = redis.call('ZCOUNT', index, '-inf', '(' .. score)
   local high = redis.call('ZCOUNT', index, '-inf', score)

@@ -1,16 +1,15 @@
--- Give a claim back: the run waits in line again.
+-- Return a claimed run to the queue.
 --
 -- KEYS  1 run   2 active: runs of the job   3 queued: all queued runs   4 heartbeats
 -- ARGV  1 token: of the claim   2 run_id   3 ready_at_ms: when its message is pushed again
---       4 handed_on: Celery id of the message that the run was handed on with ('' = it was not):
---         none is pushed before that instant
---       5 hop: how often the message that it goes on with was sent on, at least
---       6 retry_at_ms: when that message is to be performed, where it is a retry of the task's own,
---         else ''
---       7 starts_again: '1' if another one is pushed at that instant all the same, '0' if the run is
---         lost then
---       8 queue: the list that the message went to ('' = that of the run's first one)
--- Answers  'ok', 'late' (the claim is no longer ours: nothing changed),
+--       4 handed_on: Celery id of the message that the run was handed on with ('' = it was not); no
+--         other message is pushed before ready_at_ms
+--       5 hop: how often the message that continues the run was handed on, at least
+--       6 retry_at_ms: for the task's own retry, when that message is to be executed, else ''
+--       7 starts_again: '1' if another message is pushed at ready_at_ms all the same, '0' if the run
+--         is lost then
+--       8 queue: the list that the message was pushed to ('' = that of the run's first message)
+-- Answers  'ok', 'late' (the claim was lost: nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _put_back
 local run = fields(KEYS[1], 'state', 'claim')
@@ -27,7 +26,8 @@ put_back(at, ARGV[2], ARGV[3], ARGV[4] ~= '' or ARGV[5] ~= '0')
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[1], 'handed_on', ARGV[4], 'handed_hop', ARGV[5])
   if ARGV[6] ~= '' then
-    -- What the message may take from then on (see scheduling/run_rescue.py and core/reconciling_runs.py).
+    -- `patience_ms`: how long the message may take after retry_at_ms (see scheduling/run_rescue.py
+    -- and core/reconciling_runs.py).
     redis.call('HSET', KEYS[1], 'retry_ms', ARGV[6], 'patience_ms',
       string.format('%d', tonumber(ARGV[3]) - tonumber(ARGV[6])))
   end

@@ -1,38 +1,39 @@
--- Write a job: create it, or change it if nobody else did meanwhile. Ticks and runs go on while
--- somebody edits, so what an edit does not touch stays as it is now, not as it was read.
+-- Create a job, or change it unless somebody else changed it meanwhile. Ticks and runs go on during
+-- an edit, so fields that the edit does not touch keep their current value, not the value read
+-- before.
 --
 -- KEYS  1 job   2 due: the due index   3 jobs: all of them   4 names   5 mark: of the namespace
 --       6 shards: their number   7 completed: jobs
--- ARGV  1 job_id   2 revision: the expected one ('' = must not exist)   3 created_ms
+-- ARGV  1 job_id   2 revision: the expected one ('' = the job must not exist)   3 created_ms
 --       4 entry: in the index of names   5 old_entry: the one until now ('' = none)
---       6 wake: the channel   7 new_mark: if there is none yet
---       8 seen_shards: the number that the due index was chosen by
---       9 completed_ms: now, where the job is completed by this, else ''
---       10 seen_next_ms: next_ms as it was read ('' = none), '*' where it may be another by now: a
---       tick that moved the job on meanwhile has run what a new schedule would run again
---       then fields of the hash and their values, `state` and `next_ms` among them where they
---       change; a value '' removes the field
--- Answers  'ok' and the new revision, 'conflict' (another revision, or exists, or is gone, or a tick
---          moved it on),
---          'resharded' (there are so many shards now: choose the index anew; nothing changed),
+--       6 wake: the channel   7 new_mark: for a namespace without one
+--       8 seen_shards: the number of shards for which the due index was chosen
+--       9 completed_ms: now, if this write completes the job, else ''
+--       10 seen_next_ms: next_ms as it was read ('' = none), '*' to skip this comparison: if a tick
+--       has advanced the job meanwhile, a new schedule would run the same occurrence again
+--       then fields of the hash and their values, with `state` and `next_ms` if they change; the
+--       value '' removes a field
+-- Answers  'ok' and the new revision, 'conflict' (another revision, exists already, is gone, or a tick
+--          advanced it),
+--          'resharded' (the number of shards has changed: choose the due index again; nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local shards = ask('GET', KEYS[6]) or '1'
 if not broken and shards ~= ARGV[8] then
-  -- Nobody may tick the index that this call has in mind.
+  -- No beat may tick the due index that the caller chose.
   return {'resharded', shards}
 end
 local id = ARGV[1]
 local following = string.format('%.0f', (tonumber(ARGV[2]) or 0) + 1)
 local job = fields(KEYS[1], 'revision', 'state', 'next_ms', 'moved')
--- What is left of a job that moved to another namespace is no job.
+-- The remaining record of a job that moved to another namespace does not count as a job.
 local moved = job[4] and job[4] == job[1]
 if moved then
   job = {}
 end
 
--- Whether the job stands as this very call would leave it: then this is a call whose answer was
--- lost on the way. What ticks and runs write may have gone on since.
+-- Return whether the job already is as this call would write it: then the call is a repetition,
+-- because its answer was lost. Fields that ticks and runs write may have changed since.
 local function is_done()
   local ours = {spec = true, state = true, paused_ms = true, paused_reason = true}
   for i = 11, #ARGV, 2 do
@@ -92,7 +93,7 @@ end
 redis.call('ZADD', KEYS[4], 0, ARGV[4])
 if state == 'scheduled' and next_ms then
   redis.call('ZADD', KEYS[2], string.format('%.0f', next_ms), id)
-  -- The beat sleeps until the earliest instant it knows: tell it of an earlier one.
+  -- The beat sleeps until the earliest instant that it knows: wake it for an earlier one.
   if redis.call('ZRANK', KEYS[2], id) == 0 then
     redis.call('PUBLISH', ARGV[6], id)
   end

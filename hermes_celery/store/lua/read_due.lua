@@ -1,9 +1,9 @@
--- Read what a tick needs of many jobs, in one answer.
+-- Read the fields that a tick needs of many jobs, in one answer.
 --
 -- KEYS  the job hashes
 -- ARGV  none
--- Answers  for each job four values: its spec, revision, next_ms and count of runs (false where it
---          has none); or, where the key is no hash: 'broken', false, what is wrong, false
+-- Answers  for each job four values: its spec, revision, next_ms and count of runs (false for a
+--          missing field); or, for a key of another type: 'broken', false, what is wrong, false
 local answer = {}
 for i, job in ipairs(KEYS) do
   local row = redis.pcall('HMGET', job, 'spec', 'revision', 'next_ms', 'completed')

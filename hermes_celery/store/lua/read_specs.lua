@@ -2,7 +2,7 @@
 --
 -- KEYS  the job hashes
 -- ARGV  none
--- Answers  for each job its spec, '' where it has none
+-- Answers  for each job its spec, '' if it has none
 local answer = {}
 for i, job in ipairs(KEYS) do
   local spec = redis.pcall('HGET', job, 'spec')

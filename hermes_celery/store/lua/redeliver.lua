@@ -1,5 +1,5 @@
--- Push the message of a queued run again: the first one may have vanished. The claim makes a
--- second copy harmless, where the workers of its queue ask for one.
+-- Push the message of a queued run again, because the first one may be lost. The claim makes a
+-- second copy harmless, if the workers of its queue use claims.
 --
 -- KEYS  1 term   2 run   3 queued: all queued runs   4 queue: of Celery   5 job
 --       6 active: runs of the job   7 held: runs of the job   8 due: the due index
@@ -7,19 +7,18 @@
 -- ARGV  1 token: of the leader ('' = a person asks)   2 run_id   3 seen_ms: the deadline seen
 --       4 next_ms: the next deadline   5 message: '' = push none   6 now_ms
 --       7 redeliver_at_ms: when to push a run again that is queued now
---       8 manner: '' to push another copy, 'look' to do so unless the message is on the queue still,
---       'hesitate' to say only that it has left the queue
---       9 when_gone: why the run ends as sent where its message has left the queue ('' = it is
---       pushed again)
---       10 when_pushed: why it ends as sent where its message is pushed now for the first time
---       ('' = it waits)
---       11 pushes: how many of the run's messages were pushed before this one
+--       8 manner: '' to push another copy, 'look' to push one unless the message is still on the
+--       queue, 'hesitate' only to report that it has left the queue
+--       9 when_gone: reason to end the run as sent if its message has left the queue ('' = push it
+--       again)
+--       10 when_pushed: reason to end the run as sent after its first push ('' = it waits)
+--       11 pushes: number of the run's messages that were pushed before this one
 --       12 is_elsewhere: '1' if the project's own code has published the message, so that there is
 --       none to push
--- Answers  'ok', 'waiting' (its message, or that of every queued run, is on the queue: only the
---          deadline moves), 'gone' (it has left the queue; nothing changed), 'empty' (so
---          have all others), 'sent' (over: nobody reports of it), 'moved' (claimed, ended or pushed
---          meanwhile), 'fenced' (an older leader),
+-- Answers  'ok', 'waiting' (its message, or the message of every queued run, is on the queue: only
+--          the deadline changes), 'gone' (its message has left the queue; nothing changed), 'empty'
+--          (the same, and the queue is empty), 'sent' (ended: no worker reports it), 'moved'
+--          (claimed, ended or pushed meanwhile), 'fenced' (a younger leader is known),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _end_run
 --#include _sent
@@ -45,10 +44,10 @@ if broken then
   return broken_answer()
 end
 
--- More messages are not looked through: behind them nothing is called vanished.
+-- A longer queue is not searched; then the message counts as waiting.
 local MOST_LOOKED_AT, PAGE = 1000, 100
 
--- Whether the run's message waits on the queue; it names the run in its headers.
+-- Return whether the run's message is on the queue; a message has the run's id in its headers.
 local function is_there()
   if backlog > MOST_LOOKED_AT then
     return true
@@ -68,9 +67,9 @@ if run[1] ~= 'queued' then
   return 'moved'
 end
 local pushes_none = ARGV[5] == '' and ARGV[12] ~= '1'
--- What was handed on may be there also where another message is to be pushed in its place.
+-- The message of a handed-on run may be on the queue even if another one is to replace it.
 local was_pushed = not run[2] or (run[3] and pushes_none)
--- Behind a long backlog nothing has vanished; more copies would only make it longer.
+-- With a long backlog the message is assumed to wait; copies would only make the queue longer.
 local waits = was_pushed and ((backlog > 100 and backlog >= redis.call('ZCARD', KEYS[3])) or
   (ARGV[8] ~= '' and is_there()))
 if not waits and sent == '' and (pushes_none or (ARGV[8] == 'hesitate' and not run[2])) then
@@ -79,7 +78,7 @@ end
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
 if waits then
   if run[3] then
-    -- From now on whoever takes it has time (see scheduling/run_rescue.py).
+    -- The worker that takes it has its full time from now on (see scheduling/run_rescue.py).
     redis.call('HSET', KEYS[2], 'on_queue_ms', ARGV[6])
   end
   return 'waiting'
@@ -87,20 +86,20 @@ end
 if run[2] or sent == '' then
   redis.call('HDEL', KEYS[2], 'unpushed')
   if run[3] then
-    -- The message that it waited for would be a second one to go on with (see claim.lua).
+    -- From now on the awaited message must not claim the run too (see claim.lua).
     redis.call('HDEL', KEYS[2], 'handed_on', 'handed_hop', 'retry_ms', 'patience_ms',
       'on_queue_ms', 'handed_queue')
     redis.call('HSET', KEYS[2], 'outdated', (run[4] or ' ') .. run[3] .. ' ')
   end
   if ARGV[11] ~= '0' then
-    -- The next message has another id.
+    -- The number of pushes determines the Celery id of the next message.
     redis.call('HSET', KEYS[2], 'pushes', ARGV[11])
   end
   if ARGV[12] ~= '1' then
     redis.call('LPUSH', KEYS[4], ARGV[5])
   end
   if run[2] then
-    -- Where a message goes may be known only when it is built.
+    -- The queue may be known only after the message was built.
     redis.call('HSET', KEYS[2], 'queue', KEYS[4])
   end
 end

@@ -1,7 +1,7 @@
--- Put open incidents, and notices that are on their way, into their indexes where they are missing.
+-- Add open incidents and undelivered notices to their indexes if they are missing there.
 --
 -- KEYS  1 open incidents   2 deliveries, then the incident hashes, then the delivery hashes
--- ARGV  1 now_ms   2 '1' to write, '' to find only   3 number of incidents, then the id of each
+-- ARGV  1 now_ms   2 '1' to write, '' only to find   3 number of incidents, then the id of each
 --       incident and notice
 -- Answers  the ids that were missing
 local missing = {}
@@ -27,7 +27,7 @@ for i = 3, #KEYS do
       end
     elseif redis.call('HEXISTS', key, 'text') == 1 and redis.call('TTL', key) == -1
         and is_missing(KEYS[2], id) then
-      -- What is delivered, or given up, has an end.
+      -- A notice that was delivered or given up has an expiry.
       note(KEYS[2], ARGV[1], id)
     end
   end

@@ -1,8 +1,8 @@
--- Remove a job and every trace of it in the indexes; its runs stay, as history.
+-- Remove a job and all its index entries; its runs stay, as history.
 --
 -- KEYS  1 job   2 due: the due index   3 jobs: all of them   4 names
--- ARGV  1 job_id   2 revision: the expected one ('*' = whatever it is, also where the hash is none)
---       3 entry: in the index of names ('' = not known)
+-- ARGV  1 job_id   2 revision: the expected one ('*' = any, even if the key has another type)
+--       3 entry: in the index of names ('' = unknown)
 -- Answers  'ok', 'conflict' (another revision, or gone already),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked

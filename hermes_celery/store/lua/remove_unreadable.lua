@@ -1,12 +1,12 @@
--- Remove a job that cannot be read, and every trace of it in the indexes. What was stored as the job
--- is moved out of the way, not deleted, so that somebody can look at it.
+-- Remove an unreadable job and all its index entries. Its record is quarantined, not deleted, so
+-- that somebody can inspect it.
 --
--- KEYS  1 job   2 jobs: all of them   3 names   4 aside: where the job key is moved to
+-- KEYS  1 job   2 jobs: all of them   3 names   4 aside: quarantine for the job's key
 --       then the due indexes
--- ARGV  1 job_id   2 kind: type of the job key that was seen
---       3 spec: its definition that was seen ('' = none)   then its entries in the index of names
+-- ARGV  1 job_id   2 kind: type of the job's key as read
+--       3 spec: its definition as read ('' = none)   then its entries in the index of names
 -- Answers  'ok', 'conflict' (somebody changed or removed it meanwhile),
---          'broken', key, what is wrong (an index is no sorted set: nothing changed)
+--          'broken', key, what is wrong (an index has another type: nothing changed)
 local function type_of(key)
   return redis.call('TYPE', key)['ok']
 end

@@ -1,6 +1,6 @@
--- Move a job's entry from one shard of the due index to another, as the job says itself.
+-- Move a job's entry from a wrong shard of the due index to its own, with the job's own due time.
 --
--- KEYS  1 job   2 source: the index that it is in   3 home: the index that it belongs to
+-- KEYS  1 job   2 source: the index that has the entry   3 home: the index of the job's shard
 -- ARGV  1 job_id
 -- Answers  'ok', or 'broken', a key and what is wrong with it (nothing changed)
 local function broken(key, wanted)
@@ -17,7 +17,7 @@ end
 local job = redis.call('HMGET', KEYS[1], 'state', 'next_ms')
 local next_ms = job[1] == 'scheduled' and job[2]
 if next_ms and not string.match(next_ms, '^%-?%d+$') then
-  return {'broken', KEYS[1], 'has a next_ms that is no number'}
+  return {'broken', KEYS[1], 'has a next_ms that is not a number'}
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 if next_ms then

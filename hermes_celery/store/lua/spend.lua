@@ -1,9 +1,9 @@
--- Book what a run used, once, and pause its job when the day's budget is spent.
+-- Book a run's usage, once for each attempt, and pause its job when the day's budget is used up.
 --
 -- KEYS  1 run   2 job   3 due: the due index
 -- ARGV  1 token: of the claim   2 job_id   3 day   4 tokens   5 cost   6 token_budget: '' = none
 --       7 cost_budget: '' = none   8 now_ms   9 attempt
--- Answers  'ok', 'paused' (the job was paused now), 'again' (booked before), 'late' (not our claim),
+-- Answers  'ok', 'paused' (the job was paused now), 'again' (booked before), 'late' (claim lost),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local run = fields(KEYS[1], 'claim', 'booked_attempt', 'tokens', 'cost_usd')
@@ -13,11 +13,11 @@ elseif not broken and run[2] == ARGV[9] then
   return 'again'
 end
 
--- A stored amount of money; 0 where there is none.
+-- Return a stored amount of money; 0 if it is missing.
 local function amount(key, name, text)
   local found = tonumber(text or 0)
   if not found then
-    is_broken(key, 'has ' .. name .. ' which is no number')
+    is_broken(key, 'has ' .. name .. ' that is not a number')
   end
   return found or 0
 end
@@ -53,7 +53,7 @@ end
 if not why or job[1] ~= 'scheduled' then
   return 'ok'
 end
--- Whoever edits the job at this moment shall not bring it back by accident.
+-- The revision rises, so that a simultaneous edit does not resume the job by accident.
 redis.call('HSET', KEYS[2], 'revision', string.format('%.0f', revision + 1), 'state', 'paused',
   'paused_ms', ARGV[8],
   'paused_reason', why .. ' on ' .. ARGV[3] .. ' (UTC); resume it to go on')

@@ -1,6 +1,6 @@
--- Pause everything, or let it go on. A pause counts from its beginning and keeps its note unless
--- another is given. Where nothing is paused there is nothing to go on from: to move `resumed_ms` would
--- skip what is due.
+-- Pause all jobs, or resume them. A second pause keeps the first one's time, and its note unless a
+-- new one is given. If nothing is paused, resume must not change `resumed_ms`: due occurrences
+-- would be skipped.
 --
 -- KEYS  1 switch
 -- ARGV  1 way: 'pause' or 'resume'   2 now_ms   3 note: '' = none
@@ -11,7 +11,7 @@ local paused_ms = fields(KEYS[1], 'paused_ms')[1]
 if broken then
   return broken_answer()
 end
--- What is no instant pauses nothing; `record_fields.py` reads the same texts as instants.
+-- An invalid instant pauses nothing; `record_fields.py` has the same rule.
 local is_paused = false
 if paused_ms and string.find(paused_ms, '^-?%d+$') then
   local ms = tonumber(paused_ms)

@@ -1,16 +1,16 @@
--- Record runs that somebody asked for by hand; the job's schedule stays as it is.
+-- Record runs that somebody requested by hand; the job's schedule stays as it is.
 --
 -- KEYS  1 job   2 active: runs of the job   3 held: runs of the job   4 queue: of Celery
 --       5 queued: all queued runs   6 runs: all of them   7 job_runs: runs by job
 --       8 grown: jobs whose history grew   9 idempotency: the key   then the run hash of each run
 -- ARGV  1 job_id   2 job_name   3 now_ms   4 redeliver_at_ms: when to push a queued run again
---       5 keep_seconds: so long the idempotency key is kept   6 trigger   7 default_queue
---       8 why_sent: why a run is over as soon as it is pushed ('' = it is not: its workers report)
---       then for each run: 1 run id   2 message (a stand-in, which begins with a space, is not
+--       5 keep_seconds: how long to keep the idempotency key   6 trigger   7 default_queue
+--       8 why_sent: reason to end a run as sent when it is pushed ('' = its workers report)
+--       then for each run: 1 run id   2 message (a placeholder, which begins with a space, is not
 --       pushed: rescue builds the real one)   3 when to push it, ms ('' = now, 'held' = when the
---       run before it ends)
+--       previous run ends)
 -- Answers  'again' and the run id that the same key made before, 'gone' (no such job), else 'ok'
---          and the ids of the runs that were made: those that had a record already are left out;
+--          and the ids of the new runs, without those that had a record already;
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 --#include _sent
