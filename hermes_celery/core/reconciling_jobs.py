@@ -292,9 +292,7 @@ def _due_as_planned(facts: JobFacts, next_ms: int, at: MendDeadlines) -> Iterato
 
 
 def _unplanned(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Iterator[Disagreement]:
-    """Check a scheduled job without a next instant: is its last run under way, or has it
-    stopped?
-    """
+    """Check a scheduled job without a next instant: its last run is under way, or it stopped."""
     planned = plan_anew(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
     is_under_way = bool(facts.active or facts.held) and not planned.fault
     if is_under_way and (planned.is_once or planned.next_ms is None):

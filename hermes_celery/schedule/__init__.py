@@ -1,10 +1,11 @@
-"""Schedules: text and a time zone in, instants out.
+"""Schedules: from a text and a time zone to instants.
 
     schedule = parse("weekdays at 9am", timezone="Europe/Berlin")
     schedule.next_after(now)
 
-Pure: no I/O, no clock, no environment, and every search is bounded. Instants are aware and in UTC;
-zones matter only inside. croniter and cron-descriptor are imported when they are first needed.
+The package is pure: no I/O, no clock, no environment, and every search is bounded. Instants are
+aware and in UTC; time zones matter only inside. croniter and cron-descriptor are imported when they
+are first needed.
 """
 
 from __future__ import annotations

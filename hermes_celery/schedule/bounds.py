@@ -1,6 +1,7 @@
-"""What narrows a schedule: a start and an end, exclusions, and jitter.
+"""Narrow a schedule by a start and an end, exclusions, and jitter.
 
-Each is a schedule around another one. Jitter comes last: it delays what the others let through.
+Each of them is a schedule around another one. Jitter is the outermost: it delays what the others
+let through.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from hermes_celery.schedule.schedule import Schedule, instant_ms
 from hermes_celery.schedule.spread import spread_number
 from hermes_celery.schedule.time_zones import Zone, find_zone
 
-# Daily runs, all of them excluded, for eight years: by then nothing is meant to be left.
+# Eight years of daily runs, all of them excluded; after that the search gives up.
 _MOST_EXCLUDED: Final = 3000
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job narrows its schedule. Instants are Unix milliseconds, both included."""
+    """The bounds of a job's schedule. Instants are Unix milliseconds, both included."""
 
     start_ms: int | None = None
     end_ms: int | None = None
     #: Cron expressions (`* * 24-26 12 *`), dates (`2027-12-24`) and spans of them
     #: (`2027-12-24..2027-12-26`), in the schedule's zone.
     exclude: tuple[str, ...] = ()
-    #: Each occurrence is delayed by up to that much, never up to the next one.
+    #: Upper limit of an occurrence's delay, which always ends before the next occurrence.
     jitter_seconds: int = 0
 
     @classmethod
@@ -42,7 +43,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
         exclude: Sequence[str] = (),
         jitter_seconds: int = 0,
     ) -> Bounds:
-        """The same from aware instants; a naive one raises ScheduleError."""
+        """Make bounds from aware instants; a naive one raises ScheduleError."""
         return cls(
             start_ms=None if start is None else instant_ms(start),
             end_ms=None if end is None else instant_ms(end),
@@ -51,14 +52,14 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-#: Those of a job that narrows nothing.
+#: The bounds of a job that does not narrow its schedule.
 UNBOUNDED: Final = Bounds()
 
 
 def restrict(schedule: Schedule, bounds: Bounds, *, spread: str) -> Schedule:
     """Put bounds, exclusions and jitter around a schedule; `spread` is the job's id.
 
-    Raises ScheduleError when they cannot be read or leave nothing.
+    Raises ScheduleError if they are invalid or leave no occurrence.
     """
     jitter_seconds = bounds.jitter_seconds
     if jitter_seconds < 0:
@@ -79,7 +80,7 @@ def restrict(schedule: Schedule, bounds: Bounds, *, spread: str) -> Schedule:
 
 
 class Bounded(Schedule, frozen=True, kw_only=True):
-    """Occurs from `start_ms` to `end_ms` only, both included."""
+    """Occurs only from `start_ms` to `end_ms`, both included."""
 
     inner: Schedule
     start_ms: int | None
@@ -87,30 +88,30 @@ class Bounded(Schedule, frozen=True, kw_only=True):
 
     @property
     def unbounded(self) -> Schedule:
-        """As that of the schedule within."""
+        """The inner schedule without its own bounds."""
         return self.inner.unbounded
 
     def next_after_ms(self, ms: int) -> int | None:
-        """The first occurrence within the bounds strictly after an instant."""
+        """Return the first occurrence within the bounds strictly after an instant."""
         if self.start_ms is not None:
             ms = max(ms, self.start_ms - 1)
         at = self.inner.next_after_ms(ms)
         return None if at is None or (self.end_ms is not None and at > self.end_ms) else at
 
     def latest_until_ms(self, ms: int) -> int | None:
-        """The last occurrence within the bounds at or before an instant."""
+        """Return the last occurrence within the bounds at or before an instant."""
         if self.end_ms is not None:
             ms = min(ms, self.end_ms)
         at = self.inner.latest_until_ms(ms)
         return None if at is None or (self.start_ms is not None and at < self.start_ms) else at
 
     def to_hermes(self) -> dict[str, object]:
-        """Hermes knows no bounds: the schedule without them."""
+        """Return the schedule without its bounds, which Hermes does not have."""
         return self.inner.to_hermes()
 
 
 class Excluding(Schedule, frozen=True, kw_only=True):
-    """Leaves out the occurrences that fall on an exclusion."""
+    """Leaves out the occurrences at excluded times."""
 
     inner: Schedule
     exclusions: tuple[Exclusion, ...]
@@ -118,11 +119,11 @@ class Excluding(Schedule, frozen=True, kw_only=True):
 
     @property
     def unbounded(self) -> Schedule:
-        """As that of the schedule within."""
+        """The inner schedule without its own bounds."""
         return self.inner.unbounded
 
     def next_after_ms(self, ms: int) -> int | None:
-        """The first occurrence that is not excluded strictly after an instant."""
+        """Return the first occurrence strictly after an instant that is not excluded."""
         at = self.inner.next_after_ms(ms)
         for _ in range(_MOST_EXCLUDED):
             block = None if at is None else self._block_ms(at)
@@ -132,7 +133,7 @@ class Excluding(Schedule, frozen=True, kw_only=True):
         return None
 
     def latest_until_ms(self, ms: int) -> int | None:
-        """The last occurrence that is not excluded at or before an instant."""
+        """Return the last occurrence at or before an instant that is not excluded."""
         at = self.inner.latest_until_ms(ms)
         for _ in range(_MOST_EXCLUDED):
             block = None if at is None else self._block_ms(at)
@@ -142,11 +143,11 @@ class Excluding(Schedule, frozen=True, kw_only=True):
         return None
 
     def to_hermes(self) -> dict[str, object]:
-        """Hermes knows no exclusions: the schedule without them."""
+        """Return the schedule without its exclusions, which Hermes does not have."""
         return self.inner.to_hermes()
 
     def _block_ms(self, at_ms: int) -> tuple[int, int] | None:
-        """The excluded time [from, to) around an occurrence, as far as no clock changes in it."""
+        """Return the excluded time [from, to) around an occurrence, cut off at clock changes."""
         second = at_ms // 1000
         segment = self.zone.segment(second)
         offset = self.zone.offsets[segment]
@@ -160,10 +161,10 @@ class Excluding(Schedule, frozen=True, kw_only=True):
 
 
 class Jittered(Schedule, frozen=True, kw_only=True):
-    """Delays each occurrence by whole seconds, the same for one job and occurrence everywhere.
+    """Delays each occurrence by whole seconds, always by the same for one job and occurrence.
 
-    The delay ends before the next occurrence and not after the schedule's end, so that order and
-    number of the occurrences stay.
+    The delay ends before the next occurrence and before the schedule's end. So the order and number
+    of occurrences stay the same.
     """
 
     inner: Schedule
@@ -173,16 +174,16 @@ class Jittered(Schedule, frozen=True, kw_only=True):
 
     @property
     def nominal(self) -> Schedule:
-        """The schedule that is delayed."""
+        """The inner schedule, whose occurrences are delayed."""
         return self.inner
 
     @property
     def unbounded(self) -> Schedule:
-        """As that of the schedule within."""
+        """The inner schedule without its own bounds."""
         return self.inner.unbounded
 
     def next_after_ms(self, ms: int) -> int | None:
-        """The first delayed occurrence strictly after an instant."""
+        """Return the first delayed occurrence strictly after an instant."""
         nominal = self.inner.latest_until_ms(ms)
         if nominal is not None and self._delayed(nominal) > ms:
             return self._delayed(nominal)
@@ -190,14 +191,14 @@ class Jittered(Schedule, frozen=True, kw_only=True):
         return None if upcoming is None else self._delayed(upcoming)
 
     def latest_until_ms(self, ms: int) -> int | None:
-        """The last delayed occurrence at or before an instant."""
+        """Return the last delayed occurrence at or before an instant."""
         nominal = self.inner.latest_until_ms(ms)
         if nominal is not None and self._delayed(nominal) > ms:
             nominal = self.inner.latest_until_ms(nominal - 1)
         return None if nominal is None else self._delayed(nominal)
 
     def to_hermes(self) -> dict[str, object]:
-        """Hermes knows no jitter: the schedule without it."""
+        """Return the schedule without its jitter, which Hermes does not have."""
         return self.inner.to_hermes()
 
     def _delayed(self, nominal_ms: int) -> int:
@@ -225,10 +226,12 @@ def _excluding(schedule: Schedule, exclude: tuple[str, ...]) -> Schedule:
     zone = find_zone(schedule.timezone)
     narrowed = Excluding(**_same(schedule), inner=schedule, exclusions=exclusions, zone=zone)
     if narrowed.next_after_ms(-1) is None:
-        raise ScheduleError(f"{schedule.text!r} never runs: {', '.join(exclude)} excludes it all")
+        raise ScheduleError(
+            f"{schedule.text!r} never runs: {', '.join(exclude)} excludes all of it"
+        )
     return narrowed
 
 
 def _same(schedule: Schedule) -> dict[str, Any]:
-    """What a schedule shows of itself stays the same around it."""
+    """Return the attributes that a schedule and its wrapper share."""
     return {name: getattr(schedule, name) for name in Schedule.__struct_fields__}

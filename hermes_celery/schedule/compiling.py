@@ -1,4 +1,4 @@
-"""From the text of a cron expression to its pattern, by way of checked fields."""
+"""Compile a cron expression: read and check its fields, then make its pattern."""
 
 from __future__ import annotations
 
@@ -27,34 +27,37 @@ class ExpandedCron(msgspec.Struct, frozen=True, kw_only=True):
     days: MonthDays
     months: frozenset[int]
     weekdays: WeekDays
-    #: Only second 0 when the expression has no such field.
+    #: Second 0 alone if the expression has no field of seconds.
     seconds: frozenset[int]
-    #: None when the expression has no such field.
+    #: None if the expression has no field of years.
     years: frozenset[int] | None
     #: Whether the weekday is written with `+`: `1-7 * +sat` is the month's first Saturday.
     both: bool = False
 
     @property
     def either(self) -> bool:
-        """Whether day *or* weekday must match: crontab(5) wants both if one starts with `*`."""
+        """Whether a matching day or weekday is enough; if one starts with `*`, both must match.
+
+        This is crontab(5)'s rule.
+        """
         stars = self.fields[2].starts_with_star or self.fields[4].starts_with_star
         return not (self.both or stars)
 
     @property
     def fixed_time(self) -> bool:
-        """Whether cron(8) takes it for a job at a fixed time; see `time_zones.py`."""
+        """Whether cron(8) treats it as a job at a fixed time; see `time_zones.py`."""
         return not (self.fields[0].starts_with_star or self.fields[1].starts_with_star)
 
 
 class CompiledCron(msgspec.Struct, frozen=True, kw_only=True):
-    """What a schedule needs of an expression."""
+    """The parts of an expression that a schedule needs."""
 
     pattern: Pattern
     fixed_time: bool
 
 
 def read_text(expression: str) -> ExpandedCron:
-    """Read an expression of five to seven fields; raises ScheduleError."""
+    """Read an expression of five to seven fields. Raises ScheduleError."""
     fields = columns(expression)
     both = fields[4].text.startswith("+")
     if both:
@@ -73,12 +76,12 @@ def read_text(expression: str) -> ExpandedCron:
     )
 
 
-# A compiled expression takes about 6 kB and 0.2 ms; jobs that share a text share it.
+# A compiled expression takes about 6 kB and 0.2 ms; jobs with the same text share it.
 @lru_cache(maxsize=4096)
 def compile_cron(expression: str) -> CompiledCron:
     """Compile an expression of five to seven fields, without `H`.
 
-    Raises ScheduleError for what cannot be read and for what can never run.
+    Raises ScheduleError if it is invalid or can never run.
     """
     text = read_text(expression)
     minutes = sum(_bits(text.minutes) << (hour * 60) for hour in text.hours)

@@ -1,4 +1,4 @@
-"""Cron schedules: a pattern of local time, and the zone that says when that is."""
+"""Cron schedules: a pattern of local time in a time zone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hermes_celery.schedule.time_zones import Zone
 
 
 class CronExpression(Schedule, frozen=True, kw_only=True):
-    """Occurs whenever a zone's wall clock matches a pattern (clock changes: `time_zones.py`)."""
+    """Occurs when the clock of a time zone matches a pattern (clock changes: `time_zones.py`)."""
 
     pattern: Pattern
     zone: Zone
-    #: The text with a plain value for each `H`.
+    #: The text in which each `H` is replaced by a value.
     expression: str
-    #: Whether neither minute nor hour starts with `*`: the job runs once per matching local day.
+    #: Whether neither minute nor hour starts with `*`; then a local time occurs once per day.
     fixed_time: bool
 
     def next_after_ms(self, ms: int) -> int | None:
-        """The first occurrence strictly after an instant, both in Unix milliseconds."""
+        """Return the first occurrence strictly after an instant, both in Unix milliseconds."""
         second = max(ms // 1000, -1)
         zone = self.zone
         segment = bisect_right(zone.starts, second) - 1
@@ -34,13 +34,13 @@ class CronExpression(Schedule, frozen=True, kw_only=True):
             return None
         at: int | None = found - offset
         if found - offset >= zone.ends[segment]:
-            # Only now does a change of the clock lie on the way.
+            # The match is beyond the next clock change.
             at = self._next_fixed(found) if self.fixed_time else self._next_wild(found, segment)
         return None if at is None else at * 1000
 
     def latest_until_ms(self, ms: int) -> int | None:
-        """The last occurrence at or before an instant, both in Unix milliseconds."""
-        # A second before 1970 has none at all, so that the search ends.
+        """Return the last occurrence at or before an instant, both in Unix milliseconds."""
+        # No occurrence is before 1970, so the search ends there.
         second = min(ms // 1000, self.zone.ends[-1] - 1)
         at = self._latest_fixed(second) if self.fixed_time else self._latest_wild(second)
         return None if at is None or at < 0 else at * 1000
@@ -61,7 +61,7 @@ class CronExpression(Schedule, frozen=True, kw_only=True):
             if segment == len(zone.starts):
                 return None
             opens = zone.starts[segment] + zone.offsets[segment]
-            # A match beyond the change stays; only a gap or a repeat asks for another search.
+            # Keep a match beyond the change; only a gap or a repeat needs another search.
             if found < opens or opens < closes:
                 again = self.pattern.next_local(opens)
                 if again is None:

@@ -1,8 +1,8 @@
-"""Cron fields: read, checked and expanded.
+"""Read, check and expand the fields of a cron expression.
 
-croniter expands numbers, ranges and steps. What it reads otherwise than crontab(5) or cannot read
-at all is settled here first: `5-5` (which it takes for every minute), backward ranges, names in
-full, and the family of `L`, `W`, `#` and `H`.
+croniter expands numbers, ranges and steps. This module first handles what croniter reads
+differently from crontab(5), or not at all: `5-5` (which it reads as every minute), backward ranges,
+full names, and the family of `L`, `W`, `#` and `H`.
 
 Each fault is reported with the field's name, its limits, and the order of the fields.
 """
@@ -34,14 +34,14 @@ def _names(words: tuple[str, ...], *, first: int) -> dict[str, int]:
 
 
 class CronField(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of a cron expression."""
+    """One kind of field of a cron expression, such as the minute."""
 
     name: str
     position: int
     low: int
     high: int
     names: Mapping[str, int] = {}
-    #: Whether a range may run over the end, as `Nov-Feb` does.
+    #: Whether a range may wrap around, as `Nov-Feb` does.
     wraps: bool = False
 
 
@@ -61,7 +61,7 @@ FIELDS: Final = (MINUTE, HOUR, DAY, MONTH, WEEKDAY, SECOND, YEAR)
 
 
 class CronRange(msgspec.Struct, frozen=True, kw_only=True):
-    """One plain item of a list: all values from `low` to `high`, every `step`th."""
+    """One plain item of a list: every `step`th value from `low` to `high`."""
 
     low: int
     high: int
@@ -69,7 +69,7 @@ class CronRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
-    """One field as it was written, read but not yet expanded."""
+    """One field of an expression as it was written, not yet expanded."""
 
     field: CronField
     text: str
@@ -78,38 +78,38 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
     def fail(self, fault: str) -> NoReturn:
-        """Refuse the expression because of this field."""
+        """Raise ScheduleError about this field."""
         raise ScheduleError(
             f"{self.expression!r}: {self.field.name} {fault} (fields: {order(self.count)})"
         )
 
     @property
     def starts_with_star(self) -> bool:
-        """Whether crontab(5) would call this field unrestricted: `*`, `*/2`, but also `?`."""
+        """Whether crontab(5) treats the field as unrestricted: `*`, `*/2`, and here also `?`."""
         return self.text[0] in "*?"
 
     def quote(self, text: str) -> str:
-        """A part of the field in quotes, in the case in which it was typed."""
+        """Return a part of the field in quotes, with its original upper and lower case."""
         at = self.text.lower().find(text)
         return repr(self.text[at : at + len(text)] if at >= 0 else text)
 
     def items(self) -> list[str]:
-        """The items of the list, in lower case."""
+        """Return the items of the list, in lower case."""
         return self.text.lower().split(",")
 
 
 def order(count: int) -> str:
-    """The names of the first `count` fields, as messages show them."""
+    """Return the names of the first `count` fields, for messages."""
     return " ".join(field.name for field in FIELDS[:count])
 
 
 def split_fields(expression: str) -> list[str]:
-    """The texts between ASCII blanks; str.split() would also part at a no-break space."""
+    """Split at ASCII blanks only; str.split() would also split at a no-break space."""
     return re.findall(r"\S+", expression, re.ASCII)
 
 
 def columns(expression: str) -> tuple[Column, ...]:
-    """The fields of an expression; raises ScheduleError unless there are five to seven."""
+    """Return the fields of an expression. Raises ScheduleError unless there are five to seven."""
     texts = split_fields(expression)
     if not 5 <= len(texts) <= 7:
         raise ScheduleError(
@@ -129,7 +129,7 @@ _STAR = re.compile(r"[*](?:/(?P<step>\w*))?", re.ASCII)
 
 
 def read_item(column: Column, text: str) -> CronRange:
-    """Read `5`, `1-5`, `10-50/15`, `10/15`, `*` or `*/15`; raises ScheduleError."""
+    """Read `5`, `1-5`, `10-50/15`, `10/15`, `*` or `*/15`. Raises ScheduleError."""
     field = column.field
     top = 6 if field is WEEKDAY else field.high
     if text == "?":
@@ -139,8 +139,8 @@ def read_item(column: Column, text: str) -> CronRange:
         return CronRange(low=field.low, high=top, step=read_step(column, star["step"]))
     if _RANDOM.fullmatch(text):
         column.fail(
-            f"{column.quote(text)} would draw a new value at every reading; "
-            "H spreads jobs out and stays the same"
+            f"{column.quote(text)} would pick a new value each time; use H, which spreads jobs and "
+            "stays the same"
         )
     plain = _PLAIN.fullmatch(text)
     if plain is None:
@@ -155,7 +155,7 @@ def read_item(column: Column, text: str) -> CronRange:
 
 
 def _high(column: Column, text: str) -> int:
-    # `1-L` is croniter's: up to the last day, whichever that is.
+    # croniter reads `1-L` as up to the last day of the month.
     if column.field is DAY and text == "l":
         return DAY.high
     return read_value(column, text)
@@ -166,19 +166,19 @@ def _range(column: Column, text: str, low: int, high: int, step: int) -> CronRan
     if low > high and not field.wraps:
         column.fail(
             f"range {column.quote(text)} runs backwards; write "
-            f"{low}-{field.high},{field.low}-{high} if it is meant to run over the end"
+            f"{low}-{field.high},{field.low}-{high} if it is meant to wrap around"
         )
     return CronRange(low=low, high=high, step=step)
 
 
 def read_value(column: Column, text: str) -> int:
-    """A number or name of a field, within its limits; raises ScheduleError."""
+    """Read a number or name and check it against the field's limits. Raises ScheduleError."""
     field = column.field
     if text in field.names:
         return field.names[text]
     if not text.isdecimal():
         column.fail(f"{column.quote(text)} is not {_kind(field)}")
-    # The cap on length keeps int() cheap; what is longer is outside of every field.
+    # A schedule's length is capped, so int() stays cheap.
     value = int(text)
     if not field.low <= value <= field.high:
         column.fail(f"{_short(value)} is outside {field.low}-{field.high}")
@@ -186,14 +186,14 @@ def read_value(column: Column, text: str) -> int:
 
 
 def read_step(column: Column, text: str | None) -> int:
-    """A step of at least 1; raises ScheduleError."""
+    """Read a step of at least 1. Raises ScheduleError."""
     if text is None:
         return 1
     if not text.isdecimal():
         column.fail(f"step {text!r} is not a number" if text else "has '/' but no step after it")
     step = int(text)
     if step == 0:
-        column.fail("step 0 would never move on; use 1 or more")
+        column.fail("step 0 would never advance; use 1 or more")
     return step
 
 
@@ -216,17 +216,17 @@ def _example(field: CronField) -> str:
 
 
 def expand(column: Column, items: list[CronRange]) -> frozenset[int]:
-    """The values that plain items stand for; Sunday is 0."""
+    """Return the values that plain items mean; Sunday is 0."""
     if not items:
         return frozenset()
     text = ",".join(_for_croniter(column.field, item) for item in items)
     try:
         return _expanded(column.field.position, text)
     except ValueError as error:
-        column.fail(f"{column.text!r} cannot be read: {error}")
+        column.fail(f"{column.text!r} is invalid: {error}")
 
 
-# The same few fields (`*`, `0`, `1-5`) make up most expressions.
+# Most expressions consist of the same few fields (`*`, `0`, `1-5`).
 @lru_cache(maxsize=1024)
 def _expanded(position: int, text: str) -> frozenset[int]:
     from croniter import croniter  # 25 ms to import: only when a cron expression is compiled
@@ -246,5 +246,5 @@ def _for_croniter(field: CronField, item: CronRange) -> str:
         high = 6
     if low == high or (field is WEEKDAY and low % 7 == high % 7):
         return str(low % 7 if field is WEEKDAY else low)
-    # A step beyond the field's size selects the first value only, and croniter need not see it.
+    # A step larger than the field selects the first value only, as the field's size does.
     return f"{low}-{high}/{min(item.step, field.high + 1)}"

@@ -1,8 +1,8 @@
-"""Which days of a month a cron expression means, for every shape that a month can have.
+"""Compute the days of a month that a cron expression means, for every shape of a month.
 
-Debian's crontab(5): a day matches when day-of-month *or* day-of-week does; when one of the two
-fields starts with `*`, both must; and also, which crontab(5) has not, when the weekday field starts
-with `+`.
+The rule is that of Debian's crontab(5): a day matches if day-of-month *or* day-of-week matches; if
+one of the two fields starts with `*`, both must match. An extension: both must also match if the
+weekday field starts with `+`.
 """
 
 from __future__ import annotations
@@ -31,19 +31,22 @@ _NTH_WEEKDAY = re.compile(r"(\w+(?:-\w+)?)#(\w*)", re.ASCII)
 
 
 class MonthDays(msgspec.Struct, frozen=True, kw_only=True):
-    """What the day field says."""
+    """The meaning of the day field."""
 
     #: Days by number: bit d is set for day d + 1.
     plain: int
     #: Days before the last: 0 for `L`, 3 for `L-3`.
     before_last: frozenset[int] = frozenset()
-    #: `15W`: the weekday nearest to that day, within the month.
+    #: `15W`: the day from Monday to Friday nearest to day 15, within the month.
     nearest: frozenset[int] = frozenset()
-    #: `L-3W`: the weekday nearest to that many days before the last.
+    #: `L-3W`: the day from Monday to Friday nearest to the third day before the last.
     nearest_before_last: frozenset[int] = frozenset()
 
     def mask(self, length: int, first: int) -> int:
-        """Bit d is set for day d + 1 of a month with `length` days that begins on `first`."""
+        """Return the matching days of a month with `length` days that begins on `first`.
+
+        Bit d is set for day d + 1.
+        """
         days = {length - before for before in self.before_last if before < length}
         near = {day for day in self.nearest if day <= length}
         near |= {length - before for before in self.nearest_before_last if before < length}
@@ -52,24 +55,27 @@ class MonthDays(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WeekDays(msgspec.Struct, frozen=True, kw_only=True):
-    """What the weekday field says; Sunday is 0."""
+    """The meaning of the weekday field; Sunday is 0."""
 
     #: Weekdays of every week.
     plain: frozenset[int]
-    #: `fri#2`: (weekday, which one of the month).
+    #: `fri#2`: (weekday, its number within the month).
     nth: frozenset[tuple[int, int]] = frozenset()
-    #: `5L`: the last such weekday of the month.
+    #: `5L`: the last Friday of the month.
     last: frozenset[int] = frozenset()
 
     def mask(self, length: int, first: int) -> int:
-        """Bit d is set for day d + 1 of a month with `length` days that begins on `first`."""
+        """Return the matching days of a month with `length` days that begins on `first`.
+
+        Bit d is set for day d + 1.
+        """
         bits = 0
         for weekday in self.plain:
             bits |= _EVERY_WEEK << (weekday - first) % 7
         for weekday, number in self.nth:
             bits |= 1 << ((weekday - first) % 7 + 7 * number - 7)
         for weekday in self.last:
-            # The one day of that weekday among the last seven.
+            # The last seven days contain each weekday once.
             bits |= 1 << (length - 1 - (first + length - 1 - weekday) % 7)
         return bits & ((1 << length) - 1)
 
@@ -77,7 +83,7 @@ class WeekDays(msgspec.Struct, frozen=True, kw_only=True):
 def day_masks(
     days: MonthDays, weekdays: WeekDays, *, months: frozenset[int], either: bool
 ) -> tuple[int, ...]:
-    """The matching days of each month shape (see `months.MONTH_SHAPES`)."""
+    """Return the matching days of each month shape (see `months.MONTH_SHAPES`)."""
     masks = [0] * SHAPE_COUNT
     for form, (month, length) in enumerate(FORMS):
         for first in range(7) if month in months else ():
@@ -96,7 +102,7 @@ def _nearest_weekday(day: int, length: int, first: int) -> int:
 
 
 def read_month_days(column: Column, items: list[str]) -> MonthDays:
-    """Read the items of a day field; raises ScheduleError."""
+    """Read the items of a day field. Raises ScheduleError."""
     plain: list[CronRange] = []
     special: dict[str, set[int]] = {"before_last": set(), "nearest": set(), "near_last": set()}
     for text in items:
@@ -119,12 +125,12 @@ def read_month_days(column: Column, items: list[str]) -> MonthDays:
 
 def _without_w(column: Column, text: str) -> str:
     if text.endswith("w") and "-" in text:
-        column.fail(f"{column.quote(text)} puts W on a range; it goes with single days, as 10W,15W")
+        column.fail(f"{column.quote(text)} has W on a range; use it on single days, as in 10W,15W")
     return text
 
 
 def read_weekdays(column: Column, items: list[str]) -> WeekDays:
-    """Read the items of a weekday field; raises ScheduleError."""
+    """Read the items of a weekday field. Raises ScheduleError."""
     plain: list[CronRange] = []
     nth: set[tuple[int, int]] = set()
     last: set[int] = set()

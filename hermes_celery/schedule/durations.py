@@ -1,4 +1,4 @@
-"""Durations as people write them: `30m`, `1h30m`, `90s`, `0.5s`, `2w`, `1 hour 30 minutes`."""
+"""Read and write durations as people write them: `30m`, `1h30m`, `0.5s`, `1 hour 30 minutes`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SPELLINGS: Final = {
 }
 _WORDS: Final = {"w": "week", "d": "day", "h": "hour", "m": "minute", "s": "second"}
 _LONGEST_MS: Final = 100 * 366 * 86_400_000
-#: Ten runs a second of one job; more are no matter of a schedule.
+#: Ten runs of a job per second; a schedule is the wrong tool for more.
 _SHORTEST_MS: Final = 100
 _PART = r"(\d+(?:\.\d+)?)\s*([a-z]+)"
 _DURATION = re.compile(rf"{_PART}(?:(?:\s|,|\band\b)*{_PART})*", re.ASCII)
@@ -36,15 +36,15 @@ _EXAMPLES: Final = "use for example 30m, 1h30m, 90s, 0.5s, 2 days or 1w"
 
 
 def is_duration(text: str) -> bool:
-    """Whether a lower-case text is made like a duration, be its units known or not."""
+    """Return whether a lower-case text has the form of a duration, even with unknown units."""
     return text in _SPELLINGS or _DURATION.fullmatch(text) is not None
 
 
 def read_duration_ms(text: str) -> int:
-    """A duration in milliseconds; a unit alone counts as one of it, seconds may have a fraction.
+    """Return a duration in milliseconds.
 
-    Raises ScheduleError for unknown, repeated or unordered units, below a tenth of a second, and
-    beyond a century.
+    A unit alone means one of it. Seconds may have a fraction. Raises ScheduleError for unknown,
+    repeated or unordered units, and for less than 0.1 s or more than a century.
     """
     lowered = text.strip().lower()
     if lowered in _SPELLINGS:
@@ -57,7 +57,7 @@ def read_duration_ms(text: str) -> int:
         raise ScheduleError(f"{text!r} must name each unit once, the longest first; {_EXAMPLES}")
     ms = sum(_part_ms(text, number, unit) for number, unit in parts)
     if not _SHORTEST_MS <= ms <= _LONGEST_MS:
-        short = f"shorter than {_SHORTEST_MS / 1000:g} s" if ms else "no time at all"
+        short = f"shorter than {_SHORTEST_MS / 1000:g} s" if ms else "zero"
         raise ScheduleError(
             f"{text!r} is {'longer than a century' if ms > _LONGEST_MS else short}; {_EXAMPLES}"
         )
@@ -65,19 +65,19 @@ def read_duration_ms(text: str) -> int:
 
 
 def duration_text(ms: int) -> str:
-    """The shortest usual way to write a duration: `1h30m`; `90s` becomes `1m30s`."""
+    """Return the shortest usual text for a duration: `1h30m`; 90 seconds are `1m30s`."""
     return "".join(f"{count}{unit}" for count, unit in _counts(ms))
 
 
 def duration_words(ms: int) -> str:
-    """A duration in words: `1 hour 30 minutes`; `hour` where there is just one."""
+    """Return a duration in words: `1 hour 30 minutes`, and `hour` for exactly one unit."""
     parts = [f"{count} {_WORDS[unit]}{'' if count == '1' else 's'}" for count, unit in _counts(ms)]
     words = " ".join(parts)
     return words.removeprefix("1 ") if len(parts) == 1 else words
 
 
 def _counts(ms: int) -> list[tuple[str, str]]:
-    """How many of each unit; the fraction is the seconds'."""
+    """Return the number of each unit; seconds may have a fraction."""
     counts = []
     for unit, size in _UNITS.items():
         count, rest = divmod(ms, size)
@@ -100,5 +100,5 @@ def _part_ms(text: str, number: str, unit: str) -> int:
 
 def _unit(text: str, spelling: str) -> str:
     if spelling not in _SPELLINGS:
-        raise ScheduleError(f"{text!r}: {spelling!r} is no unit of time; {_EXAMPLES}")
+        raise ScheduleError(f"{text!r}: {spelling!r} is not a unit of time; {_EXAMPLES}")
     return _SPELLINGS[spelling]

@@ -1,4 +1,4 @@
-"""Times on which a schedule must not occur, as blocks of local seconds."""
+"""Times at which a schedule must not occur, as blocks of local seconds."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class Exclusion(msgspec.Struct, frozen=True, kw_only=True):
-    """Some local time that is left out."""
+    """Local times that are left out."""
 
     text: str
 
     def block(self, local: int) -> tuple[int, int] | None:
-        """The excluded local seconds [from, to) around a local second; None if it is allowed."""
+        """Return the excluded local seconds [from, to) around a local second; None if allowed."""
         raise NotImplementedError
 
 
 class ExcludedSpan(Exclusion, frozen=True, kw_only=True):
-    """Dates, or a minute of one."""
+    """Excluded dates, or one excluded minute."""
 
     start: int
     end: int
 
     def block(self, local: int) -> tuple[int, int] | None:
-        """The whole span."""
+        """Return the whole span if it contains the second."""
         return (self.start, self.end) if self.start <= local < self.end else None
 
 
 class ExcludedPattern(Exclusion, frozen=True, kw_only=True):
-    """The minutes that a cron expression matches, each from its first second to its last."""
+    """The minutes that a cron expression matches, each excluded as a whole."""
 
     pattern: Pattern
 
     def block(self, local: int) -> tuple[int, int] | None:
-        """The run of excluded minutes within one day."""
+        """Return the consecutive excluded minutes around the second, within its day."""
         day, second = divmod(local, DAY_SECONDS)
         minute, minutes = second // 60, self.pattern.minutes
         if not (minutes >> minute & 1 and self.pattern.matches_day(day)):
@@ -59,9 +59,9 @@ class ExcludedPattern(Exclusion, frozen=True, kw_only=True):
 
 
 def read_exclusion(text: str, *, timezone: str) -> Exclusion:
-    """A five-field cron expression, a date, an ISO time (its minute), or `date..date`.
+    """Read a five-field cron expression, a date, an ISO time (its minute), or `date..date`.
 
-    Dates include their last day. Raises ScheduleError.
+    A span includes its last day. Raises ScheduleError.
     """
     text = " ".join(text.split())
     first, dots, last = (part.strip() for part in text.partition(".."))
@@ -73,7 +73,7 @@ def read_exclusion(text: str, *, timezone: str) -> Exclusion:
         return _minute(text, timezone)
     if len(text.split()) != 5:
         raise ScheduleError(
-            f"{text!r} is no exclusion; use a cron expression of five fields such as "
+            f"{text!r} is not an exclusion; use a cron expression of five fields such as "
             "'* * 24-26 12 *', a date such as '2027-12-24', or '2027-12-24..2027-12-26'"
         )
     return ExcludedPattern(text=text, pattern=compile_cron(text).pattern)
@@ -81,7 +81,7 @@ def read_exclusion(text: str, *, timezone: str) -> Exclusion:
 
 def _span(text: str, first: str, last: str) -> ExcludedSpan:
     if not (_DATE.fullmatch(first) and _DATE.fullmatch(last)):
-        raise ScheduleError(f"{text!r} is no span of dates; write it as 2027-12-24..2027-12-26")
+        raise ScheduleError(f"{text!r} is not a span of dates; write 2027-12-24..2027-12-26")
     start, end = _date_second(first), _date_second(last) + DAY_SECONDS
     if end <= start:
         raise ScheduleError(f"{text!r} ends before it begins")

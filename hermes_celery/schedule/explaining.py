@@ -1,8 +1,8 @@
-"""Schedules in words.
+"""Explain a schedule in words.
 
-cron-descriptor words the times of day, from fields that are read and made unambiguous first. Days
-are worded here: cron-descriptor drops what it does not know (`1W,15W`), and does not tell "or" from
-"and" between day and weekday.
+cron-descriptor words the times of day, from fields that are already read and unambiguous. This
+module words the days: cron-descriptor drops what it does not know (`1W,15W`), and does not
+distinguish "or" from "and" between day and weekday.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from hermes_celery.schedule.warnings import warnings_of
 _WEEKDAYS: Final = [name.title() for name in WEEKDAY_NAMES]
 _MONTHS: Final = [name.title() for name in MONTH_NAMES]
 _ORDINALS: Final = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth"}
-# More times of day than this are worded by their rule rather than one by one.
+# Up to this number of times of day are listed one by one; more are worded by their rule.
 _MOST_TIMES: Final = 6
 
 
 def explain(schedule: Schedule, *, now: datetime | None = None) -> Explanation:
-    """Explain a schedule; `now` (aware) dates the warnings about clock changes."""
+    """Explain a schedule; `now` (aware) puts dates on the warnings about clock changes."""
     return Explanation(
         words=words_of(schedule),
         normal_form=schedule.text,
@@ -52,7 +52,7 @@ def explain(schedule: Schedule, *, now: datetime | None = None) -> Explanation:
 
 
 def words_of(schedule: Schedule) -> str:
-    """One sentence without its full stop."""
+    """Return one sentence without its full stop."""
     match schedule:
         case CronExpression():
             return _cron_words(schedule)
@@ -118,7 +118,7 @@ def _times_of_day(pattern: Pattern) -> list[str]:
 def _descriptor_words(text: ExpandedCron) -> str:
     from cron_descriptor import ExpressionDescriptor, Options  # 25 ms: only for explanations
 
-    # Version 1, which django-celery-beat wants, takes them as attributes only.
+    # Version 1, which django-celery-beat needs, takes these as attributes only.
     options = Options()
     options.use_24hour_time_format = True
     options.locale_code = "en_US"
@@ -128,7 +128,7 @@ def _descriptor_words(text: ExpandedCron) -> str:
 
 
 def _plain(field: CronField, values: Iterable[int]) -> str:
-    """A field that has one reading: `*`, `*/n` where n divides the whole, else values and runs."""
+    """Write a field unambiguously: `*`, `*/n` if n divides the field, else values and ranges."""
     numbers = sorted(values)
     size = field.high + 1
     if len(numbers) == size:
@@ -152,7 +152,7 @@ def _day_words(days: MonthDays, weekdays: WeekDays, *, either: bool) -> str:
 
 
 def _month_day_words(days: MonthDays) -> str:
-    """Empty when every day is meant."""
+    """Return the days of the month in words; empty if every day matches."""
     numbers = [day for day in range(1, 32) if days.plain >> (day - 1) & 1]
     if len(numbers) == 31:
         return ""
@@ -175,12 +175,12 @@ def _before_last(before: int) -> str:
 
 
 def _weekday_words(weekdays: WeekDays) -> str:
-    """Empty when every weekday is meant."""
+    """Return the weekdays in words; empty if every weekday matches."""
     if len(weekdays.plain) == 7:
         return ""
     parts = []
     if weekdays.plain:
-        # A week is worded from Monday on, as `Monday to Friday and Sunday`.
+        # The words of a week begin with Monday: `Monday to Friday and Sunday`.
         numbers = sorted((day - 1) % 7 for day in weekdays.plain)
         parts.append(_runs(numbers, lambda day: _WEEKDAYS[(day + 1) % 7]))
     parts += [
@@ -198,7 +198,7 @@ def _month_words(months: frozenset[int]) -> str:
 
 
 def _runs(numbers: Sequence[int], name: Callable[[int], str]) -> str:
-    """Numbers by name, three or more in a row as `first to last`."""
+    """Return numbers by name, three or more consecutive ones as `first to last`."""
     words = []
     for low, high in _consecutive(numbers):
         if high - low >= 2:

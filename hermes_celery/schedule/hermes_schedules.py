@@ -1,4 +1,4 @@
-"""Schedules as Hermes stores them in `jobs.json`."""
+"""Read schedules as Hermes stores them in `jobs.json`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ def from_hermes(
     now: datetime | None = None,
     spread: str = "",
 ) -> Schedule:
-    """Read `{"kind": "interval", "minutes": 30}`, `{"kind": "cron", "expr": ...}` or
-    `{"kind": "once", "run_at": ...}`; a stored `display` is kept.
+    """Read a schedule that Hermes stored; its `display` is kept.
 
-    `timezone`, `now` and `spread` are as for `parse`. Raises ScheduleError for anything else.
+    It is `{"kind": "interval", "minutes": 30}`, `{"kind": "cron", "expr": ...}` or `{"kind":
+    "once", "run_at": ...}`. `timezone`, `now` and `spread` are as in `parse`. Raises ScheduleError
+    for anything else.
     """
     if not isinstance(stored, Mapping):
-        raise ScheduleError(f"{stored!r} is no stored schedule; {_SHAPES}")
+        raise ScheduleError(f"{stored!r} is not a stored schedule; {_SHAPES}")
     display = stored.get("display")
     if display is not None and not isinstance(display, str):
         raise ScheduleError(f"{dict(stored)!r}: display must be a text")
@@ -58,7 +59,7 @@ def _text(stored: Mapping[str, object], kind: object) -> str:
     key = {"cron": "expr", "once": "run_at"}.get(kind) if isinstance(kind, str) else None
     text = None if key is None else stored.get(key)
     if not isinstance(text, str):
-        raise ScheduleError(f"{dict(stored)!r} is no stored schedule; {_SHAPES}")
+        raise ScheduleError(f"{dict(stored)!r} is not a stored schedule; {_SHAPES}")
     return text
 
 
@@ -66,7 +67,7 @@ def _period_ms(stored: Mapping[str, object]) -> int:
     minutes, seconds = stored.get("minutes"), stored.get("seconds")
     unit, count = ("minutes", minutes) if seconds is None else ("seconds", seconds)
     unit_ms = 60_000 if unit == "minutes" else 1000
-    # JSON may say 30.0; True counts as 1 for Python only.
+    # JSON may contain 30.0. A bool is an int in Python, but not a number here.
     if not isinstance(count, int | float) or isinstance(count, bool) or not isfinite(count):
         raise ScheduleError(f"{dict(stored)!r}: {unit} must be a number; {_SHAPES}")
     ms = round(count * unit_ms)

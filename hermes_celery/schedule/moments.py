@@ -1,4 +1,4 @@
-"""Single moments in ISO 8601, with an offset or in a zone's local time."""
+"""Read single moments in ISO 8601, with an offset or in local time."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _ISO: Final = re.compile(
     re.ASCII,
 )
 _LOOKS_ISO: Final = re.compile(r"\d{4}-\d{1,2}-\d{1,2}(?:\D.*)?", re.ASCII)
-_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - local seconds are reckoned without a zone
+_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - local seconds are counted without a zone
 
 
 def looks_like_moment(text: str) -> bool:
-    """Whether a text begins as an ISO date does."""
+    """Return whether a text begins like an ISO date."""
     return _LOOKS_ISO.fullmatch(text) is not None
 
 
 def read_moment(text: str) -> datetime:
-    """An ISO 8601 date or time; naive unless it has an offset. Raises ScheduleError."""
+    """Read an ISO 8601 date or time; it is naive if it has no offset. Raises ScheduleError."""
     match = _ISO.fullmatch(text.strip())
     if match is None:
         raise ScheduleError(
@@ -46,9 +46,9 @@ def read_moment(text: str) -> datetime:
 
 
 def moment_ms(moment: datetime, *, timezone: str) -> int:
-    """Unix milliseconds of a moment; a naive one is local time in `timezone`.
+    """Return the Unix milliseconds of a moment; a naive one is local time in `timezone`.
 
-    Local time in a gap means the gap's end, and local time that repeats means the first of two.
+    A local time in a gap means the end of the gap. A local time that comes twice means the first.
     """
     if moment.tzinfo is not None:
         return to_ms(moment)
@@ -59,14 +59,14 @@ def moment_ms(moment: datetime, *, timezone: str) -> int:
 
 
 def once_at(moment: datetime, *, timezone: str) -> Once:
-    """The schedule of a single moment."""
+    """Return the schedule of a single moment."""
     shown = moment.strftime("%Y-%m-%d %H:%M:%S" if moment.second else "%Y-%m-%d %H:%M")
     at_ms = moment_ms(moment, timezone=timezone)
     return once_ms(at_ms, timezone=timezone, display=f"once at {shown}")
 
 
 def once_ms(at_ms: int, *, timezone: str, display: str) -> Once:
-    """The schedule of a single instant, given in Unix milliseconds."""
+    """Return the schedule of a single instant, given in Unix milliseconds."""
     if not 0 <= at_ms < HORIZON_SECONDS * 1000:
         raise ScheduleError(f"{from_ms(at_ms).isoformat()} is outside the years 1970-2099")
     return Once(
@@ -79,7 +79,7 @@ def once_ms(at_ms: int, *, timezone: str, display: str) -> Once:
 
 
 def local_iso(at_ms: int, *, timezone: str) -> str:
-    """An instant in ISO 8601 with the offset that a zone has then."""
+    """Return an instant in ISO 8601 with the zone's offset at that time."""
     instant = from_ms(at_ms)
     zone = UTC if timezone == "UTC" else find_zone(timezone).for_display()
     return iso(instant.astimezone(zone)) or ""

@@ -1,15 +1,15 @@
-"""From text to schedule: which of the grammars a text is written in.
+"""Parse a text to a schedule, in one of these grammars.
 
-    0 9 * * 1-5          cron, five to seven fields; @daily and its like; CRON_TZ=Zone before it
-    every monday 9am     a phrase: days and times of the wall clock
+    0 9 * * 1-5          cron with five to seven fields; @daily and so on; CRON_TZ=Zone before it
+    every monday 9am     a phrase: days and times of the local clock
     every 1h30m, 0.5s    an interval, anchored at `now`
-    in 45m               once, from `now`
+    in 45m               once, counted from `now`
     2027-03-28T14:00     once; local time unless it has an offset
-    ... delayed 10s      that long after each of them
-    ... | ...            several for one job
+    ... delayed 10s      a fixed time after each occurrence
+    ... | ...            several schedules for one job
 
-Reading is cached by text and zone, so that jobs which share a text share its compiled form; binding
-a reading to a job (its anchor, its id) is all that is done per job.
+A text is read once per time zone and cached, so that jobs with the same text share its compiled
+form. For each job only its anchor and its id are added.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hermes_celery.schedule.spread import has_spread, resolve
 from hermes_celery.schedule.time_zones import find_zone
 from hermes_celery.schedule.union import UnionSchedule
 
-#: Longer texts are refused: no schedule needs them, and reading stays cheap.
+#: Longer texts are refused: no schedule needs them, and parsing stays cheap.
 MAX_LENGTH: Final = 256
 
 _ALIASES: Final = {
@@ -62,15 +62,14 @@ def parse(
     spread: str = "",
     bounds: Bounds = UNBOUNDED,
 ) -> Schedule:
-    """Read a schedule.
+    """Parse a schedule.
 
-    `timezone` (IANA name or offset, UTC by default) is the zone whose wall clock counts. `now`
-    (aware) anchors intervals at `now + k * period`, on whole milliseconds; without it they are
-    anchored at the Unix epoch, and relative text (`in 30m`) is refused. `spread` is the job's id:
-    it decides what `H` stands for and how jitter falls. `bounds` leave occurrences out and delay
-    them.
+    `timezone` (IANA name or offset, UTC by default) is the time zone of the schedule. `now` (aware)
+    anchors intervals at `now + k * period`, on whole milliseconds; without it they are anchored at
+    the Unix epoch, and relative text (`in 30m`) is refused. `spread` is the job's id, which decides
+    the values of `H` and of jitter. `bounds` leave out occurrences and delay them.
 
-    Raises ScheduleError for whatever cannot be read, cannot be in that zone, or can never run.
+    Raises ScheduleError if the text is invalid, does not exist in the time zone, or can never run.
     """
     if not isinstance(text, str):
         raise refuse(text, "is not a text")
@@ -91,13 +90,13 @@ def bind(
     spread: str,
     bounds: Bounds = UNBOUNDED,
 ) -> Schedule:
-    """As `parse`, with instants in Unix milliseconds: what a tick does for every job."""
+    """Do the same as `parse`, with instants in Unix milliseconds; a tick calls it for every job."""
     schedule = _read(text, timezone).bind(anchor_ms=anchor_ms, spread=spread)
     return schedule if bounds is UNBOUNDED else restrict(schedule, bounds, spread=spread)
 
 
 def cron_schedule(text: str, *, expression: str, timezone: str, display: str) -> CronExpression:
-    """The schedule of a cron expression in one zone; `text` is what it was before `H` was drawn."""
+    """Return the schedule of a cron expression in a zone; `text` is the text with its `H`."""
     compiled = compile_cron(expression)
     return CronExpression(
         text=text,
@@ -114,7 +113,7 @@ def cron_schedule(text: str, *, expression: str, timezone: str, display: str) ->
 def interval(
     period_ms: int, *, anchor_ms: int | None, timezone: str, display: str | None = None
 ) -> Interval:
-    """The schedule of a period; without an anchor, its grid starts at the Unix epoch."""
+    """Return the schedule of a period; without an anchor its grid starts at the Unix epoch."""
     minutes, rest_ms = divmod(period_ms, 60_000)
     text = f"every {duration_text(period_ms)}"
     return Interval(
@@ -129,14 +128,14 @@ def interval(
 
 
 class _Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """A text that has been read, not yet bound to a job."""
+    """A parsed text that is not yet bound to a job."""
 
     def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
         raise NotImplementedError
 
 
 class _Whole(_Reading, frozen=True, kw_only=True):
-    """Depends on nothing else: all jobs share the one value."""
+    """A complete schedule, which all jobs share."""
 
     schedule: Schedule
 
@@ -160,7 +159,7 @@ class _Spread(_Reading, frozen=True, kw_only=True):
 
 
 class _Every(_Reading, frozen=True, kw_only=True):
-    """An interval, short of its anchor."""
+    """An interval without its anchor."""
 
     template: Interval
 
@@ -178,7 +177,7 @@ class _Every(_Reading, frozen=True, kw_only=True):
 
 
 class _In(_Reading, frozen=True, kw_only=True):
-    """A duration from `now`."""
+    """A duration counted from `now`."""
 
     text: str
     after_ms: int
@@ -187,7 +186,7 @@ class _In(_Reading, frozen=True, kw_only=True):
     def bind(self, *, anchor_ms: int | None, spread: str) -> Schedule:
         if anchor_ms is None:
             raise ScheduleError(
-                f"{self.text!r} counts from now, and no present time was given; "
+                f"{self.text!r} counts from now, but the present time was not given; "
                 "pass now=... or write an ISO time"
             )
         return once_ms(
@@ -198,7 +197,7 @@ class _In(_Reading, frozen=True, kw_only=True):
 
 
 class _Late(_Reading, frozen=True, kw_only=True):
-    """A reading, and how long after its occurrences the job runs."""
+    """A reading whose occurrences are delayed."""
 
     inner: _Reading
     delay_ms: int
@@ -242,7 +241,7 @@ class _Several(_Reading, frozen=True, kw_only=True):
 def _read(text: str, timezone: str) -> _Reading:
     if len(text) > MAX_LENGTH:
         raise ScheduleError(
-            f"a schedule of {len(text)} characters is too long; {MAX_LENGTH} is the most"
+            f"a schedule of {len(text)} characters is too long; use {MAX_LENGTH} or less"
         )
     if not text.isascii():
         raise _not_ascii(text)
@@ -254,7 +253,7 @@ def _not_ascii(text: str) -> ScheduleError:
     if 5 <= len(split_fields(text)) <= 7:
         column = next(column for column in columns(text) if odd in column.text)
         column.fail(f"contains {odd!r}")
-    return refuse(text, f"contains {odd!r}, which no schedule does")
+    return refuse(text, f"contains {odd!r}, which a schedule cannot contain")
 
 
 def _read_zoned(text: str, timezone: str) -> _Reading:
@@ -306,8 +305,8 @@ def _read_alias(text: str, lowered: str, timezone: str) -> _Reading:
         return _cron(_ALIASES[lowered], timezone, display=text)
     if lowered == "@reboot":
         raise ScheduleError(
-            "'@reboot' names no instant: many machines share one schedule, and none of their "
-            "starts is the job's; use 'in 1m' or a cron expression"
+            "'@reboot' is not a time: many machines share one schedule, and a job does not belong "
+            "to one machine; use 'in 1m' or a cron expression"
         )
     every = lowered.removeprefix("@every ")
     if every != lowered:
@@ -323,7 +322,7 @@ def _read_phrase(text: str, timezone: str) -> _Reading:
 def _read_cron(text: str, timezone: str) -> _Reading:
     expression = " ".join(text.split())
     words = len(expression.split())
-    # Few words, and the first one a word: meant as a phrase.
+    # A text of few words that begins with a letter was meant as a phrase.
     if words == 1 or (words < 5 and expression[0].isalpha()):
         raise refuse(text)
     if has_spread(expression):

@@ -1,7 +1,7 @@
-"""A cron expression as bit sets, and the step from one matching local second to the next.
+"""A cron expression as bit sets, and the search for the next matching local second.
 
-Local time is a plain count of seconds, as if every day had 86,400 of them; what a zone makes of it
-is `time_zones.py`'s concern. Every search ends with the tables of `months.py`.
+Local time is a plain count of seconds, as if every day had 86,400 of them; `time_zones.py` maps it
+to instants. Every search ends with the tables of `months.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hermes_celery.schedule.months import (
 
 
 class Pattern(msgspec.Struct, frozen=True, kw_only=True):
-    """Which local seconds match."""
+    """The local seconds that match."""
 
     #: Bit m is set when minute m of the day (0-1439) matches.
     minutes: int
@@ -36,7 +36,7 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
     last: int
 
     def next_local(self, second: int) -> int | None:
-        """The first match at or after a local second; None when there is none before 2100."""
+        """Return the first match at or after a local second; None if there is none before 2100."""
         day, second_of_day = divmod(second, DAY_SECONDS)
         if day >= END_DAY:
             return None
@@ -56,7 +56,7 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
         return self._first_in_months(month + 1)
 
     def previous_local(self, second: int) -> int | None:
-        """The last match at or before a local second; None when there is none since 1969."""
+        """Return the last match at or before a local second; None if there is none since 1969."""
         day, second_of_day = divmod(second, DAY_SECONDS)
         month = bisect_right(MONTH_STARTS, day) - 1
         if month < 0:
@@ -75,14 +75,14 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
         return self._last_in_months(month - 1)
 
     def matches_day(self, day: int) -> bool:
-        """Whether a local day (counted from 1970-01-01) matches."""
+        """Return whether a local day (counted from 1970-01-01) matches."""
         month = bisect_right(MONTH_STARTS, day) - 1
         if not 0 <= month < MONTH_COUNT:
             return False
         return bool(self._days_in(month) >> (day - MONTH_STARTS[month]) & 1)
 
     def matches(self, second: int) -> bool:
-        """Whether a local second matches."""
+        """Return whether a local second matches."""
         day, second_of_day = divmod(second, DAY_SECONDS)
         minute, second_of_minute = divmod(second_of_day, 60)
         return bool(

@@ -1,7 +1,7 @@
-"""Phrases for wall-clock schedules: `every monday 9am`, `weekdays at 9am`, `daily at noon`.
+"""Read phrases for schedules by the local clock: `every monday 9am`, `daily at noon`.
 
-A phrase says days and times and becomes cron expressions. What could be meant in two ways is
-refused with examples rather than guessed.
+A phrase consists of days and times, and becomes cron expressions. An ambiguous phrase is refused
+with examples; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -63,23 +63,23 @@ class _Time(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def starts_like_a_phrase(text: str) -> bool:
-    """Whether the first word of a lower-case text is one that phrases begin with."""
+    """Return whether the first word of a lower-case text is one that begins a phrase."""
     return re.split(r"[\s,]", text, maxsplit=1)[0] in _STARTS
 
 
 def refuse(text: object, fault: str = "is not a schedule") -> ScheduleError:
-    """The error for a text that cannot be read."""
+    """Return the error for an invalid text."""
     return ScheduleError(f"{text!r} {fault}; {_EXAMPLES}")
 
 
 def cron_of(text: str) -> tuple[str, ...]:
-    """The cron expressions that a phrase stands for: one for each minute past the hour it names.
+    """Return the cron expressions of a phrase, one for each minute past the hour that it names.
 
-    Raises ScheduleError with examples when the phrase is unknown or ambiguous.
+    Raises ScheduleError with examples if the phrase is unknown or ambiguous.
     """
     lowered = _daily(" ".join(text.lower().split()))
     if _PERIOD_AT_TIME.match(lowered):
-        raise refuse(text, "mixes a period with a time of day, which do not fit each other")
+        raise refuse(text, "mixes a period with a time of day; give one of them")
     match = _DAYS_TIMES.fullmatch(lowered)
     if match is None:
         raise _without_time(text, lowered)
@@ -93,7 +93,7 @@ def cron_of(text: str) -> tuple[str, ...]:
 
 
 def _daily(lowered: str) -> str:
-    # `every 1d at 09:00` is what Hermes' users write for `daily at 09:00`.
+    # Users of Hermes write `every 1d at 09:00` for `daily at 09:00`.
     return re.sub(r"^every (?:1\s?d|1 ?day|24 ?h(?:ours)?)(?= at\b)", "daily", lowered)
 
 
@@ -101,19 +101,19 @@ def _without_time(text: str, lowered: str) -> ScheduleError:
     words = re.sub(r"^(?:every|each|on)\s+", "", lowered)
     days = [word for word in _SEPARATOR.split(words) if word]
     if days and all(day in _WEEKDAYS or day in _GROUPS for day in days):
-        return refuse(text, "says no time of day")
+        return refuse(text, "names no time of day")
     return refuse(text)
 
 
 def _days(text: str, words: str) -> str:
-    """The weekday field for `monday`, `mon, wed`, `weekdays` or `day`."""
+    """Return the weekday field for `monday`, `mon, wed`, `weekdays` or `day`."""
     days = [word for word in _SEPARATOR.split(words) if word]
     if len(days) == 1 and days[0] in _GROUPS:
         return _GROUPS[days[0]]
     numbers = []
     for day in days:
         if day not in _WEEKDAYS:
-            raise refuse(text, f"names {day!r}, which is no day of the week")
+            raise refuse(text, f"names {day!r}, which is not a day of the week")
         numbers.append(_WEEKDAYS[day])
     if not numbers or len(set(numbers)) < len(numbers):
         raise refuse(text, "names a day twice")
@@ -121,7 +121,7 @@ def _days(text: str, words: str) -> str:
 
 
 def _times(text: str, words: str, *, after_at: bool) -> list[_Time]:
-    """The times of day, in order and each one once."""
+    """Return the times of day in order, and refuse duplicates."""
     times = [
         _time(text, word.removeprefix("at "), after_at=after_at) for word in _SEPARATOR.split(words)
     ]
@@ -140,9 +140,9 @@ def _time(text: str, word: str, *, after_at: bool) -> _Time:
         raise refuse(text, f"has {word!r} where a time of day should be")
     hour, minute, half = int(match[1]), int(match[2] or 0), match[3]
     if half is None and match[2] is None and not after_at:
-        raise refuse(text, f"leaves open what {word!r} is ('at {word}' is a time)")
+        raise refuse(text, f"does not say what {word!r} is ('at {word}' is a time)")
     if minute > 59 or not (1 <= hour <= 12 if half else hour <= 23):
-        raise refuse(text, f"has {word!r}, and there is no such time of day")
+        raise refuse(text, f"has {word!r}, which is not a time of day")
     if half:
         hour = hour % 12 + (12 if half == "pm" else 0)
     return _Time(hour=hour, minute=minute)

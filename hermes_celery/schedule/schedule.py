@@ -1,6 +1,6 @@
-"""What every schedule can be asked, whatever it was parsed from.
+"""The interface of every schedule, whatever it was parsed from.
 
-A schedule is an immutable value: it reads no clock and no environment. It knows no instant before
+A schedule is an immutable value: it reads no clock and no environment. It has no instant before
 1970-01-01 and none from 2100-01-01 on, so that every search ends.
 """
 
@@ -18,9 +18,9 @@ from hermes_celery.instant import from_ms, optional_from_ms, to_ms
 
 
 class ScheduleKind(StrEnum):
-    """How a schedule was meant."""
+    """The kind of a schedule."""
 
-    #: By the wall clock of a zone: cron expressions, phrases, and several of them joined.
+    #: By the local clock of a time zone: cron expressions, phrases, and unions of them.
     CRON = "cron"
     #: By elapsed time: a grid of `anchor + k * period`.
     INTERVAL = "interval"
@@ -29,74 +29,75 @@ class ScheduleKind(StrEnum):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a schedule means."""
+    """The meaning of a schedule, for people."""
 
     words: str
     #: The text that is stored; it parses to the same schedule.
     normal_form: str
-    #: The zone whose wall clock counts.
+    #: The time zone of the schedule.
     timezone: str
-    #: What may surprise; dated when the present time was given.
+    #: Warnings; those about clock changes have dates if the present time was given.
     warnings: tuple[str, ...]
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """When: the base of all schedules; made by `parse` and `from_hermes`."""
+    """Base of all schedules, which `parse` and `from_hermes` make."""
 
     #: Normal form: with `timezone` and the anchor it parses to the same schedule.
     text: str
     kind: ScheduleKind
-    #: IANA name or fixed offset of the zone whose wall clock is followed.
+    #: IANA name or fixed offset of the schedule's time zone.
     timezone: str
-    #: As Hermes shows it: the phrase as typed, `every 120m`, `once in 1h`.
+    #: The text in Hermes' style: the phrase as typed, `every 120m`, `once in 1h`.
     display: str
     #: The period of an interval; None for all other schedules.
     period_seconds: float | None = None
 
     def next_after_ms(self, ms: int) -> int | None:
-        """The first occurrence strictly after an instant, both in Unix milliseconds."""
+        """Return the first occurrence strictly after an instant, both in Unix milliseconds."""
         raise NotImplementedError
 
     def latest_until_ms(self, ms: int) -> int | None:
-        """The last occurrence at or before an instant, both in Unix milliseconds."""
+        """Return the last occurrence at or before an instant, both in Unix milliseconds."""
         raise NotImplementedError
 
     @property
     def nominal(self) -> Schedule:
-        """The schedule before its jitter: the instants that its occurrences are meant for."""
+        """The schedule without its jitter: the nominal instants of its occurrences."""
         return self
 
     @property
     def unbounded(self) -> Schedule:
-        """The schedule without what narrows it: neither bounds nor exclusions nor jitter."""
+        """The schedule without bounds, exclusions and jitter."""
         return self
 
     def next_after(self, instant: datetime) -> datetime | None:
-        """The first occurrence strictly later than an aware instant, in UTC; None after the last.
+        """Return the first occurrence strictly later than an aware instant, in UTC; None after the
+        last.
 
-        Raises ScheduleError when the instant is naive.
+        Raises ScheduleError if the instant is naive.
         """
         return optional_from_ms(self.next_after_ms(_ms(instant)))
 
     def latest_until(self, instant: datetime) -> datetime | None:
-        """The last occurrence at or before an aware instant, in UTC.
+        """Return the last occurrence at or before an aware instant, in UTC.
 
-        None when there is none: before an interval's first, before a single instant, and in any
-        case before 1970. Raises ScheduleError when the instant is naive.
+        Returns None if there is none: before an interval's first point, before a single instant,
+        and before 1970 in any case. Raises ScheduleError if the instant is naive.
         """
         return optional_from_ms(self.latest_until_ms(_ms(instant)))
 
     def between(
         self, start: datetime, end: datetime, *, limit: int | None = None
     ) -> tuple[datetime, ...]:
-        """All occurrences from `start` to `end`, both included, in UTC; at most `limit` of them.
+        """Return all occurrences from `start` to `end`, both included, in UTC; at most `limit`.
 
-        Raises ScheduleError when an instant is naive.
+        Raises ScheduleError if an instant is naive.
         """
         return tuple(islice(self._instants(_ms_up(start), _ms(end)), limit))
 
     def to_hermes(self) -> dict[str, object]:
-        """The dict that Hermes stores for this schedule; `from_hermes` reads it back."""
+        """Return the dict that Hermes stores for this schedule; `from_hermes` reads it back."""
         return {"kind": self.kind.value, "expr": self.text, "display": self.display}
 
     def _instants(self, start_ms: int, end_ms: int) -> Iterator[datetime]:
@@ -120,5 +121,5 @@ def _ms_up(instant: datetime) -> int:
 
 
 def instant_ms(instant: datetime) -> int:
-    """An aware instant as Unix milliseconds, rounded down; a naive one raises ScheduleError."""
+    """Return an aware instant as Unix milliseconds, rounded down. Raises ScheduleError if naive."""
     return _ms(instant)

@@ -1,6 +1,6 @@
-"""`H` and jitter: a value that differs from job to job and never for one job.
+"""Compute `H` and jitter: values that differ between jobs and stay the same for one job.
 
-It is computed from the job's id alone (for jitter, with the occurrence), so it is the same on every
+They depend on the job's id alone (jitter also on the occurrence). So they are the same on every
 machine, after every restart and with every version of every library.
 """
 
@@ -24,21 +24,21 @@ _HAS_H = re.compile(r"(?:^|[\s,])h(?=$|[\s,(/])", re.ASCII | re.IGNORECASE)
 
 
 def has_spread(expression: str) -> bool:
-    """Whether an expression says `H`, so that its instants depend on the job's id."""
+    """Return whether an expression contains `H`, so that its instants depend on the job's id."""
     return _HAS_H.search(expression) is not None
 
 
 def spread_number(text: str) -> int:
-    """A whole number that looks random and is the same for the same text, everywhere and always."""
-    from hashlib import blake2b  # loads OpenSSL: only for jobs that are spread out
+    """Return a pseudo-random whole number that is always the same for the same text."""
+    from hashlib import blake2b  # loads OpenSSL: only for jobs with H or jitter
 
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
 def resolve(expression: str, spread: str) -> str:
-    """The expression with a plain value for each `H`; raises ScheduleError.
+    """Replace each `H` in an expression by a value. Raises ScheduleError.
 
-    What comes out is shared by all jobs that draw the same values.
+    Jobs whose values are equal share the resulting expression.
     """
     return " ".join(
         ",".join(_resolve_item(column, text, spread) for text in column.items())
@@ -60,13 +60,13 @@ def _resolve_item(column: Column, text: str, spread: str) -> str:
 
 def _bounds(column: Column, match: re.Match[str]) -> CronRange:
     if column.field is YEAR:
-        column.fail(f"{column.quote(match[0])} would leave the year to chance")
+        column.fail(f"{column.quote(match[0])} would pick a random year; name the year")
     if match["low"] is not None:
         low, high = read_value(column, match["low"]), read_value(column, match["high"])
         if low > high:
             column.fail(f"range H({low}-{high}) runs backwards")
         return CronRange(low=low, high=high)
-    # Every month has 28 days; a job on the 31st would miss most of them.
+    # Every month has 28 days; a job on the 31st would not run in most months.
     if column.field is DAY:
         return CronRange(low=1, high=28)
     return CronRange(low=column.field.low, high=6 if column.field is WEEKDAY else column.field.high)

@@ -1,16 +1,16 @@
-"""What a time zone does to local time: its offsets as a table, and the two rules about changes.
+"""Map local time to instants: a time zone's offsets as a table, and two rules for clock changes.
 
-The rule is that of Debian's cron(8): a job at a fixed time runs exactly once per local day, at the
-end of a gap or the first of two repeats; a job with a wildcard in its minute or hour follows real
-elapsed time, so it skips what a gap skips and runs twice in what is repeated. cron(8) limits this
-to changes of less than three hours; we hold it for every change, with one exception that agrees
-with cron(8): a calendar day that a zone leaves out as a whole (Apia, 2011-12-30) has no runs.
+The rules are those of Debian's cron(8). A job at a fixed time runs exactly once per local day: at
+the end of a gap, or at the first of two repeats. A job with a wildcard in its minute or hour
+follows elapsed time: it skips what a gap skips, and runs twice in what is repeated. cron(8) limits
+this to changes of less than three hours; here it holds for every change, with one exception that
+agrees with cron(8): a calendar day that a zone leaves out entirely (Apia, 2011-12-30) has no runs.
 
-All of the first rule follows from one definition: a nominal local time is reached at *the first
-instant at which the zone's clock has read that much*. In a gap that is the gap's end, and of two
+The first rule follows from one definition: a nominal local time is reached at *the first instant at
+which the zone's clock has read at least that time*. In a gap that is the end of the gap, and of two
 repeats it is the first.
 
-Tables are read from `zoneinfo` once per zone; no step asks it again.
+The tables are read from `zoneinfo` once per zone; no later step uses it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import msgspec
 from hermes_celery.errors import ScheduleError
 from hermes_celery.schedule.months import DAY_SECONDS, HORIZON_SECONDS
 
-# No zone has gone there and back within less than 6.9 days since 1970 (Gaza, Ramadan 2040).
+# Since 1970 no zone has changed twice within less than 6.9 days (Gaza, Ramadan 2040).
 _PROBE_SECONDS: Final = 5 * DAY_SECONDS
 _FAR_SECONDS: Final = 1 << 50
 _FIXED_OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})", re.ASCII)
@@ -38,54 +38,57 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True):
     """A zone's offsets from UTC between 1970 and 2099, in seconds."""
 
     name: str
-    #: Segment i holds from starts[i] (Unix seconds) until ends[i], exclusive; the last one ends
-    #: where this package's reckoning does.
+    #: Segment i is valid from starts[i] (Unix seconds) until ends[i], exclusive; the last one ends
+    #: at the horizon of this package.
     starts: tuple[int, ...]
     ends: tuple[int, ...]
     offsets: tuple[int, ...]
-    #: reached[i]: all local seconds before this have been read by the clock when segment i ends.
+    #: reached[i]: when segment i ends, the clock has shown every local second before this one.
     reached: tuple[int, ...]
 
     def segment(self, second: int) -> int:
-        """The number of the segment that holds at a Unix second."""
+        """Return the number of the segment that contains a Unix second."""
         return bisect_right(self.starts, second) - 1
 
     def offset(self, second: int) -> int:
-        """Seconds east of UTC at a Unix second."""
+        """Return the seconds east of UTC at a Unix second."""
         return self.offsets[bisect_right(self.starts, second) - 1]
 
     def high_water(self, second: int) -> int:
-        """The latest local second that the clock has read, up to and with a Unix second."""
+        """Return the latest local second that the clock has shown up to a Unix second."""
         segment = self.segment(second)
         local = second + self.offsets[segment]
         return max(local, self.reached[segment - 1] - 1) if segment else local
 
     def instant(self, local: int) -> int:
-        """The first Unix second at which the clock has read a local second: the fixed-time rule."""
+        """Return the first Unix second at which the clock has reached a local second.
+
+        This is the rule for fixed times.
+        """
         segment = bisect_right(self.reached, local)
         return max(self.starts[segment], local - self.offsets[segment])
 
     def leaves_out(self, day: int) -> bool:
-        """Whether a local day (counted from 1970-01-01) does not exist at all."""
+        """Return whether a local day (counted from 1970-01-01) does not exist in the zone."""
         segment = bisect_right(self.reached, day * DAY_SECONDS)
         opens = self.starts[segment] + self.offsets[segment]
         return segment > 0 and opens >= (day + 1) * DAY_SECONDS
 
     def is_in_gap(self, local: int) -> bool:
-        """Whether the zone's clock jumps over a local second."""
+        """Return whether the zone's clock jumps over a local second."""
         segment = bisect_right(self.reached, local)
         return local - self.offsets[segment] < self.starts[segment]
 
     def for_display(self) -> tzinfo:
-        """The zone for `datetime`: for display, not for reckoning."""
+        """Return the zone for `datetime`, for display and not for computing."""
         return _tzinfo(self.name)
 
 
 @lru_cache(maxsize=1024)
 def find_zone(name: str) -> Zone:
-    """The zone of an IANA name or a fixed offset such as `+02:00`.
+    """Return the zone of an IANA name or a fixed offset such as `+02:00`.
 
-    Raises ScheduleError when there is no such zone.
+    Raises ScheduleError if there is no such zone.
     """
     if name in _UTC_NAMES:
         return _zone(name, [(-_FAR_SECONDS, 0)])
@@ -115,7 +118,7 @@ def _fixed(name: str, match: re.Match[str]) -> tzinfo:
 def _iana(name: str) -> tzinfo:
     from zoneinfo import ZoneInfo  # reads the tz database: only when a schedule names a zone
 
-    # right/ counts leap seconds, which Unix time and cron do not.
+    # Zones under right/ count leap seconds; Unix time and cron do not.
     if not name or name.startswith("right/"):
         raise _no_zone(name)
     try:
@@ -146,7 +149,7 @@ def _offset(zone: tzinfo, second: int) -> int:
 
 
 def _changes(zone: tzinfo) -> list[tuple[int, int]]:
-    """All (Unix second, offset from then on), found by probing and halving."""
+    """Return all (Unix second, offset from then on), found by probing and bisection."""
     offset = _offset(zone, 0)
     changes = [(-_FAR_SECONDS, offset)]
     for probe in range(_PROBE_SECONDS, HORIZON_SECONDS, _PROBE_SECONDS):

@@ -6,16 +6,16 @@ from hermes_celery.schedule.schedule import Schedule
 
 
 class UnionSchedule(Schedule, frozen=True, kw_only=True):
-    """Occurs whenever one of its parts does; where several do at once, one time."""
+    """Occurs when one of its parts does; parts that occur together count once."""
 
     parts: tuple[Schedule, ...]
 
     def next_after_ms(self, ms: int) -> int | None:
-        """The first occurrence of any part strictly after an instant, in Unix milliseconds."""
+        """Return the first occurrence of any part strictly after an instant, in Unix ms."""
         found = [part.next_after_ms(ms) for part in self.parts]
         return min((at for at in found if at is not None), default=None)
 
     def latest_until_ms(self, ms: int) -> int | None:
-        """The last occurrence of any part at or before an instant, in Unix milliseconds."""
+        """Return the last occurrence of any part at or before an instant, in Unix ms."""
         found = [part.latest_until_ms(ms) for part in self.parts]
         return max((at for at in found if at is not None), default=None)

@@ -1,4 +1,4 @@
-"""What may surprise in a schedule: clock changes, days that some months lack, uneven steps.
+"""Warn about surprises in a schedule: clock changes, days that some months lack, uneven steps.
 
 A warning about a clock change names its date, so it needs the present time; the others do not.
 """
@@ -22,14 +22,14 @@ from hermes_celery.schedule.schedule import Schedule
 from hermes_celery.schedule.time_zones import Zone
 from hermes_celery.schedule.union import UnionSchedule
 
-# One spring and one autumn, wherever in the year one looks from.
+# Contains one spring and one autumn from any day of the year.
 _AHEAD_SECONDS: Final = 360 * DAY_SECONDS
 _STAR_STEP: Final = re.compile(r"[*]/(\d+)", re.ASCII)
 _MOST_TIMES: Final = 3
 
 
 def warnings_of(schedule: Schedule, *, now_ms: int | None) -> tuple[str, ...]:
-    """All warnings about a schedule, without repeats; `now_ms` dates those about clock changes."""
+    """Return all warnings about a schedule; those about clock changes need `now_ms`."""
     return tuple(dict.fromkeys(_warnings(schedule, now_ms)))
 
 
@@ -79,7 +79,7 @@ def _about_step(column: Column) -> Iterator[str]:
     else:
         last = (size - 1) // step * step
         yield (
-            f"{name} {column.text} starts over at 0: between {last} and 0 it is {size - last}, "
+            f"{name} {column.text} starts again at 0: from {last} to 0 it waits {size - last}, "
             f"not {step}; 'every {step}{name[0]}' keeps its period"
         )
 
@@ -89,7 +89,7 @@ def _about_short_months(text: ExpandedCron) -> Iterator[str]:
     lacking = {29: {2}, 30: {2}, 31: {2, 4, 6, 9, 11}}[first] & text.months
     if lacking:
         which = "February outside leap years has" if first == 29 else "some months have"
-        yield f"{which} no day {first}: there it does not run; L is the last day of any month"
+        yield f"{which} no day {first}, so it does not run then; L is the last day of any month"
 
 
 def _about_clock_changes(schedule: CronExpression, now: int) -> Iterator[str]:
@@ -120,7 +120,10 @@ def _about_gap(schedule: CronExpression, zone: Zone, closes: int, opens: int) ->
 
 
 def _is_missed(schedule: CronExpression, closes: int, opens: int) -> bool:
-    """Whether a wildcard's rhythm breaks: it does not where it runs just before and after."""
+    """Return whether a clock change breaks a wildcard's rhythm.
+
+    It does not if the job runs in every hour around the change.
+    """
     hours = range(closes // 3600 - 1, opens // 3600 + 1)
     return not all(schedule.pattern.minutes >> (hour % 24 * 60) & ((1 << 60) - 1) for hour in hours)
 
@@ -140,7 +143,7 @@ def _about_repeat(
 
 
 def _nominal(schedule: CronExpression, start: int, end: int) -> str:
-    """The times of day that match within [start, end) of local time, as text."""
+    """Return the times of day that match within [start, end) of local time, as text."""
     times: list[str] = []
     found = schedule.pattern.next_local(start)
     while found is not None and found < end:

@@ -226,10 +226,10 @@ def test_a_day_that_does_not_exist_is_named() -> None:
         ("*/90 * * * *", "minute */90 is only minute 0: the step is not smaller than the field"),
         (
             "*/7 * * * *",
-            "minute */7 starts over at 0: between 56 and 0 it is 4, not 7; 'every 7m' keeps its "
+            "minute */7 starts again at 0: from 56 to 0 it waits 4, not 7; 'every 7m' keeps its "
             "period",
         ),
-        ("0 */5 * * *", "hour */5 starts over at 0: between 20 and 0 it is 4, not 5"),
+        ("0 */5 * * *", "hour */5 starts again at 0: from 20 to 0 it waits 4, not 5"),
         ("* 9 * * *", "runs in every minute of the hours 9; minute 0 would be once an hour"),
         ("0 9 1 * 1", "runs when day 1 or weekday 1 matches, not only when both do"),
         ("0 9 31 * *", "some months have no day 31"),

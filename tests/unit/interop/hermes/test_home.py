@@ -119,7 +119,7 @@ _RECORD = {
     ("changes", "why"),
     [
         ({"id": "../evil"}, "not 12 hex digits"),
-        ({"schedule": None}, "no stored schedule"),
+        ({"schedule": None}, "not a stored schedule"),
         ({"schedule": {"kind": "cron", "expr": "60 * * * *"}}, "minute"),
         ({"prompt": ""}, "nothing to run"),
         ({"no_agent": True}, "requires a script"),
