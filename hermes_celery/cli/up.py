@@ -45,7 +45,7 @@ from hermes_celery.settings import (
     redis_url,
     unusable_home,
 )
-from hermes_celery.store import CANNOT_SAVE, Database, Load, Shards
+from hermes_celery.store import CANNOT_SAVE, Database, QueueLoad, Shards
 from hermes_celery.store.database import MOST_SHARDS
 from hermes_celery.wiring.beat import split_due_index
 from hermes_celery.wiring.client import check_broker, open_cron
@@ -175,7 +175,7 @@ class _ServerDisk:
     """Reports when the server cannot save to its disk: no run ends then, and nothing is shown."""
 
     def __init__(self, database: Database) -> None:
-        self._load = Load(database)
+        self._load = QueueLoad(database)
         self._looked_at = 0.0
         self._was_full = False
 

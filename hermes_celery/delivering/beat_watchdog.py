@@ -18,7 +18,7 @@ from hermes_celery.instant import from_ms
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
     from hermes_celery.delivering.trouble_reporter import TroubleReporter
-    from hermes_celery.store import Signs
+    from hermes_celery.store import TroubleSigns
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ NO_BEAT_MS = 40_000
 _EVERY_SECONDS = 10.0
 
 
-def watch_beat(signs: Signs, reporter: TroubleReporter, *, now_ms: int) -> bool:
+def watch_beat(signs: TroubleSigns, reporter: TroubleReporter, *, now_ms: int) -> bool:
     """Report an incident if there are jobs and no beat ticks; return whether that is so.
 
     Workers call this.
@@ -44,7 +44,7 @@ def watch_beat(signs: Signs, reporter: TroubleReporter, *, now_ms: int) -> bool:
 class BeatWatchdog:
     """Calls `watch_beat` every ten seconds, from a thread of a worker."""
 
-    def __init__(self, signs: Signs, reporter: TroubleReporter, *, clock: Clock) -> None:
+    def __init__(self, signs: TroubleSigns, reporter: TroubleReporter, *, clock: Clock) -> None:
         self._signs = signs
         self._reporter = reporter
         self._clock = clock

@@ -24,7 +24,7 @@ import msgspec
 from hermes_celery.core.incidents import Incident, Trouble, TroubleKind, incident_id
 from hermes_celery.delivering.queue_watch import QueueWatch
 from hermes_celery.process.disk import disk_of
-from hermes_celery.store import Load, WorkerSign
+from hermes_celery.store import QueueLoad, WorkerSign
 
 if TYPE_CHECKING:
     from hermes_celery.core.incidents import ReportsTroubles
@@ -67,7 +67,7 @@ class OverloadWatch:
     def __init__(
         self, database: Database, *, incidents: Incidents, reporter: ReportsTroubles, home: Path
     ) -> None:
-        self._load = Load(database)
+        self._load = QueueLoad(database)
         self._incidents = incidents
         self._reporter = reporter
         self._home = home
@@ -143,7 +143,7 @@ class OverloadWatch:
 class OverlapWatch:
     """Counts each job's occurrences of the last ten minutes that were lost to overlap."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: QueueLoad) -> None:
         self._load = load
         self._seen: deque[RecordedOccurrence] = deque(maxlen=_REMEMBERED)
         self._until_ms = 0

@@ -13,9 +13,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from hermes_celery.core.incidents import Trouble, TroubleKind
-from hermes_celery.store import Database, Jobs, Signs, worker_app, worker_command
-from hermes_celery.store.queue_health import Crew, QueueLook, QueueState, crew, look_at_queues
-from hermes_celery.store.queue_load import Load, base_of
+from hermes_celery.store import Database, Jobs, TroubleSigns, worker_app, worker_command
+from hermes_celery.store.queue_health import (
+    LivingWorkers,
+    QueueLook,
+    QueueState,
+    living_workers,
+    look_at_queues,
+)
+from hermes_celery.store.queue_load import QueueLoad, base_of
 
 #: The same message must be next for this long before it is an incident.
 _STUCK_MS = 30_000
@@ -38,8 +44,8 @@ class QueueWatch:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._load = Load(database)
-        self._signs = Signs(database)
+        self._load = QueueLoad(database)
+        self._signs = TroubleSigns(database)
         self._jobs = Jobs(database)
         self._samples: dict[str, deque[_Sample]] = {}
 
@@ -47,9 +53,9 @@ class QueueWatch:
         """Start over: earlier samples are too old to compare with."""
         self._samples.clear()
 
-    def look(self, now_ms: int) -> tuple[list[Trouble], Crew]:
+    def look(self, now_ms: int) -> tuple[list[Trouble], LivingWorkers]:
         """Return the queues' current troubles, and the workers. Raises StoreError."""
-        who = crew(self._database, now_ms=now_ms)
+        who = living_workers(self._database, now_ms=now_ms)
         looks = look_at_queues(self._database, who, now_ms=now_ms)
         waiting = self._load.waiting([look.name for look in looks if look.waiting])
         self._samples = {
@@ -99,7 +105,7 @@ class QueueWatch:
         return samples
 
     def _stuck(
-        self, look: QueueLook, samples: Sequence[_Sample], who: Crew, now_ms: int
+        self, look: QueueLook, samples: Sequence[_Sample], who: LivingWorkers, now_ms: int
     ) -> Trouble | None:
         if not who.names and look.name == self._database.keys.default_queue:
             return None  # an incident of its own reports that there are no workers
@@ -127,7 +133,7 @@ def unserved(database: Database, *, now_ms: int) -> str:
 
     Raises StoreError.
     """
-    looks = look_at_queues(database, crew(database, now_ms=now_ms), now_ms=now_ms)
+    looks = look_at_queues(database, living_workers(database, now_ms=now_ms), now_ms=now_ms)
     left = [look for look in looks if look.waiting and look.state is QueueState.NOBODY]
     if not left:
         return ""
@@ -166,7 +172,7 @@ _MISPLACED = (
 
 def _news(look: QueueLook) -> Trouble:
     return Trouble(
-        kind=TroubleKind.UNFOLLOWED, subject=look.name, text=look.told_foreign, is_news=True
+        kind=TroubleKind.UNFOLLOWED, subject=look.name, text=look.foreign_warning, is_news=True
     )
 
 

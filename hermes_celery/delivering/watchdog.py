@@ -24,7 +24,7 @@ from hermes_celery.delivering.beat_watchdog import NO_BEAT_MS, beat_text
 from hermes_celery.delivering.queue_watch import unserved
 from hermes_celery.errors import JobNotFound, RecordBroken
 from hermes_celery.guards.contained_duty import Duty
-from hermes_celery.store import DueIndex, Incidents, Jobs, Signs
+from hermes_celery.store import DueIndex, Incidents, Jobs, TroubleSigns
 
 if TYPE_CHECKING:
     from hermes_celery.clock import Clock
@@ -76,7 +76,7 @@ class Watchdog:
         `switch` is pinged while this beat leads. Without `overload` the load is not checked.
         """
         self._database = database
-        self._signs = Signs(database)
+        self._signs = TroubleSigns(database)
         self._due_index = DueIndex(database)
         self._jobs = Jobs(database)
         self._incidents = Incidents(database)

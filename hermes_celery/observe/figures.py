@@ -19,12 +19,17 @@ from hermes_celery.store import (
     DueIndex,
     Incidents,
     Jobs,
-    Load,
+    QueueLoad,
     worker_app,
 )
 from hermes_celery.store.leases import read_leaders
 from hermes_celery.store.loss_note import LossNote
-from hermes_celery.store.queue_health import Crew, QueueLook, crew, look_at_queues
+from hermes_celery.store.queue_health import (
+    LivingWorkers,
+    QueueLook,
+    living_workers,
+    look_at_queues,
+)
 
 _T = TypeVar("_T")
 
@@ -102,11 +107,13 @@ def read_status(
         look.note(fault)
     owners = leaders.owners
     unled = [shard for shard, owner in zip(shards, owners, strict=True) if owner is None]
-    load = Load(database)
+    load = QueueLoad(database)
     due = [look.at(DueIndex(database, shard=shard).next_due_ms, None) for shard in shards]
     switch = DueIndex(database).switch()
     look.note(switch.fault)
-    who = look.at(lambda: crew(database, now_ms=now_ms), Crew(names=[], signs={}))
+    who = look.at(
+        lambda: living_workers(database, now_ms=now_ms), LivingWorkers(names=[], signs={})
+    )
     no_loss: list[str] = []
     gone = look.at(lambda: lost_jobs(database, loss_note), no_loss)
     return Status(

@@ -80,5 +80,6 @@ class LossWatch:
         still = self._loss_note.missing_still()
         if still is not None:
             self._reporter.tell(
-                Trouble(kind=TroubleKind.GONE, subject=LOSS, text=still.told), now_ms=now_ms
+                Trouble(kind=TroubleKind.GONE, subject=LOSS, text=still.incident_text),
+                now_ms=now_ms,
             )

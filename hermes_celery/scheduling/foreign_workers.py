@@ -34,8 +34,8 @@ import msgspec
 
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import to_ms
-from hermes_celery.store import Fate, ForeignQueue, ForeignQueues, Load
-from hermes_celery.store.queue_health import Crew, crew
+from hermes_celery.store import Fate, ForeignQueue, ForeignQueues, QueueLoad
+from hermes_celery.store.queue_health import LivingWorkers, living_workers
 from hermes_celery.store.queue_load import base_of
 from hermes_celery.store.worker_signs import node_of
 
@@ -220,7 +220,7 @@ class ForeignWorkers:
 
     def look(self, now_ms: int) -> None:
         """Ask the workers if there is reason to, and store the answers. Raises what asking does."""
-        who = crew(self._database, now_ms=now_ms)
+        who = living_workers(self._database, now_ms=now_ms)
         if not self._has_read:
             self._remember()
         # The stored knowledge already holds; the answers take a second or two.
@@ -235,7 +235,7 @@ class ForeignWorkers:
                 self._heard_ms = now_ms
         self._judge(who, now_ms=now_ms)
 
-    def _is_due(self, who: Crew, now_ms: int) -> bool:
+    def _is_due(self, who: LivingWorkers, now_ms: int) -> bool:
         if now_ms - self._asked_ms >= _ASK_QUEUED_MS and self._is_any_queued():
             return True
         lacking = {name for name in self._task_queues if not who.consumers(name)}
@@ -251,7 +251,7 @@ class ForeignWorkers:
 
     def _is_any_queued(self) -> bool:
         """Return whether a run is queued, whose message a foreign worker may have taken."""
-        return bool(self._task_queues and Load(self._database).queued())
+        return bool(self._task_queues and QueueLoad(self._database).queued())
 
     def _remember(self) -> None:
         """Read what the previous leader has stored."""
@@ -260,7 +260,7 @@ class ForeignWorkers:
         self._task_queues |= self._known.keys()
         self._has_read = True
 
-    def _foreign(self, who: Crew, now_ms: int) -> list[_Consumer]:
+    def _foreign(self, who: LivingWorkers, now_ms: int) -> list[_Consumer]:
         """Return the consumers of our tasks' queues that have no worker sign of ours."""
         before = self._unsigned
         found = _unsigned(self._asking.queues(), who, self._task_queues)
@@ -278,7 +278,9 @@ class ForeignWorkers:
             for (worker, queue), since_ms in sorted(self._unsigned.items())
         ]
 
-    def _remember_answers(self, foreign: Sequence[_Consumer], who: Crew, *, now_ms: int) -> None:
+    def _remember_answers(
+        self, foreign: Sequence[_Consumer], who: LivingWorkers, *, now_ms: int
+    ) -> None:
         found = {
             name: ForeignQueue(
                 name=name,
@@ -303,7 +305,9 @@ class ForeignWorkers:
         self._stored.write({**left, **new})
         self._stored.forget(old)
 
-    def _suspect(self, found: Mapping[str, ForeignQueue], who: Crew, *, now_ms: int) -> None:
+    def _suspect(
+        self, found: Mapping[str, ForeignQueue], who: LivingWorkers, *, now_ms: int
+    ) -> None:
         """Note workers that may be foreign, until they write a worker sign of ours."""
         ours = {node_of(name) for name in who.signs}
         for name, one in list(self._suspected.items()):
@@ -313,7 +317,7 @@ class ForeignWorkers:
                 self._suspected[name] = msgspec.structs.replace(one, gone_ms=now_ms)
         self._suspected.update({name: one for name, one in found.items() if not one.is_sure})
 
-    def _judge(self, who: Crew, *, now_ms: int) -> None:
+    def _judge(self, who: LivingWorkers, *, now_ms: int) -> None:
         before = self._only
         self._only = {
             name: one.why_sent
@@ -351,7 +355,7 @@ class ForeignWorkers:
             self._wanted.wait(_LOOK_SECONDS)
 
 
-def _has_hooks(who: Crew, queue: str) -> bool:
+def _has_hooks(who: LivingWorkers, queue: str) -> bool:
     """Return whether a worker that reports consumes a queue, or may.
 
     A 0.1.0 worker does not say which queues it consumes.
@@ -360,7 +364,7 @@ def _has_hooks(who: Crew, queue: str) -> bool:
 
 
 def _unsigned(
-    answers: Sequence[tuple[str, Collection[str]]], who: Crew, queues: Collection[str]
+    answers: Sequence[tuple[str, Collection[str]]], who: LivingWorkers, queues: Collection[str]
 ) -> set[tuple[str, str]]:
     """Return the pairs of worker and queue among the answers that no worker sign accounts for.
 

@@ -9,7 +9,7 @@
     Deliveries output and notices on their way to people
     Incidents  recorded troubles, with a counter each
     ForeignQueues  queues that workers without our hooks consume
-    Load       the signs of workers, and the lengths of the queues
+    QueueLoad  the signs of workers, and the lengths of the queues
     Letters    undecodable messages
     Records    all records, page by page
     Repairs    checks jobs and runs against their indexes, and repairs them
@@ -53,7 +53,7 @@ from hermes_celery.store.migrating import Migrator
 from hermes_celery.store.moving import Moved, Mover, Neighbours, namespaces_beside
 from hermes_celery.store.permissions import refuse_missing
 from hermes_celery.store.pushing import Fate, Push
-from hermes_celery.store.queue_load import Load, WorkerSign
+from hermes_celery.store.queue_load import QueueLoad, WorkerSign
 from hermes_celery.store.record_pages import Page, Records
 from hermes_celery.store.repairs import CheckMode, RecordsToCheck, Repairs
 from hermes_celery.store.run_queries import LastPerformed, RunHolder, check_run_id
@@ -61,7 +61,7 @@ from hermes_celery.store.runs import Claim, Destination, FollowUp, HandedOn, Req
 from hermes_celery.store.shards import Shards
 from hermes_celery.store.shared_keys import SharedKeys
 from hermes_celery.store.sweep_notes import SweepNote, SweepNotes
-from hermes_celery.store.trouble_signs import Signs
+from hermes_celery.store.trouble_signs import TroubleSigns
 from hermes_celery.store.waiting_runs import UndeliveredRun
 from hermes_celery.store.wake_up import Waker
 from hermes_celery.store.worker_app import (
@@ -104,7 +104,6 @@ __all__ = [
     "Jobs",
     "LastPerformed",
     "Letters",
-    "Load",
     "Migrator",
     "Moved",
     "Mover",
@@ -113,6 +112,7 @@ __all__ = [
     "PartContent",
     "PauseSwitch",
     "Push",
+    "QueueLoad",
     "Records",
     "RecordsToCheck",
     "Repairs",
@@ -123,12 +123,12 @@ __all__ = [
     "Runs",
     "Shards",
     "SharedKeys",
-    "Signs",
     "StepAnswer",
     "StoredFormat",
     "SweepNote",
     "SweepNotes",
     "ToldIncident",
+    "TroubleSigns",
     "UndeliveredRun",
     "Waker",
     "WorkerSign",

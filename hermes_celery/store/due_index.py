@@ -308,18 +308,18 @@ class DueIndex:
 
         An earlier pause continues; a new note replaces its note.
         """
-        return self._turn("pause", now_ms=now_ms, note=note)
+        return self._set_switch("pause", now_ms=now_ms, note=note)
 
     def resume_all(self, *, now_ms: int) -> bool:
         """Resume all jobs from now; occurrences missed during the pause are skipped.
 
         Returns False, and changes nothing, if nothing was paused.
         """
-        has_changed = self._turn("resume", now_ms=now_ms)
+        has_changed = self._set_switch("resume", now_ms=now_ms)
         self._database.call("PUBLISH", self._keys.wake, "switch")
         return has_changed
 
-    def _turn(self, way: str, *, now_ms: int, note: str = "") -> bool:
+    def _set_switch(self, way: str, *, now_ms: int, note: str = "") -> bool:
         answer = self._database.run(
             "switch",
             keys={"switch": self._keys.switch},

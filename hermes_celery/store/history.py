@@ -149,16 +149,16 @@ class History:
     def _forget(self, ids: Sequence[str]) -> int:
         """Remove runs and return their number; retry a failed call run by run."""
         calls = [self._call(ids[start : start + _STEP]) for start in range(0, len(ids), _STEP)]
-        forgotten, failed = self._forgotten(calls)
+        forgotten, failed = self._run_forget(calls)
         if not failed:
             return forgotten
         singles = [self._call([str(run_id)]) for call in failed for run_id in call.args]
-        more, left = self._forgotten(singles)
+        more, left = self._run_forget(singles)
         for call in left:
-            self._put_aside(str(call.args[0]))
+            self._drop_from_indexes(str(call.args[0]))
         return forgotten + more
 
-    def _forgotten(self, calls: Sequence[ScriptCall]) -> tuple[int, list[ScriptCall]]:
+    def _run_forget(self, calls: Sequence[ScriptCall]) -> tuple[int, list[ScriptCall]]:
         """Return how many runs were removed, and the calls that failed."""
         forgotten, failed = 0, []
         for call, answer in zip(calls, self._database.run_many("forget", calls), strict=True):
@@ -170,7 +170,7 @@ class History:
                 failed.append(call)
         return forgotten, failed
 
-    def _put_aside(self, run_id: str) -> None:
+    def _drop_from_indexes(self, run_id: str) -> None:
         """Remove a broken run from the indexes, so that trimming does not meet it again."""
         keys, key = self._keys, self._keys.run(run_id)
         if self._database.call("TYPE", key) in ("hash", "none"):

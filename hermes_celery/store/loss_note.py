@@ -52,7 +52,7 @@ class LastSeenJobs(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def told(self) -> str:
+    def incident_text(self) -> str:
         """The same for an incident, which stays open until it is acknowledged."""
         mine = incident_id(TroubleKind.GONE, LOSS)
         return f"{self.text}; `hermes-celery incidents ack {mine}` says that you know"

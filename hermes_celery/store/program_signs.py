@@ -33,19 +33,19 @@ class ProgramSign:
         name: str,
         clock: Clock,
         stop_program: Callable[[], None],
-        besides: Callable[[], None] = lambda: None,
+        also: Callable[[], None] = lambda: None,
         at_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`name` begins with the kind of program, `beat` or `worker`.
 
-        `besides` is called with each sign, to write more about the program; `at_end` removes that
+        `also` is called with each sign, to write more about the program; `at_end` removes that
         again.
         """
         self._formats = formats
         self._name = name
         self._clock = clock
         self._stop_program = stop_program
-        self._besides = besides
+        self._also = also
         self._at_end = at_end
         self._complaint = RateLimitedLog()
         self._stopped = threading.Event()
@@ -66,7 +66,7 @@ class ProgramSign:
         """Write the sign once; stop the program if the stored format has become too new for it."""
         try:
             self._formats.say_here(self._name, now_ms=self._clock.now_ms())
-            self._besides()
+            self._also()
         except FormatTooNew as error:
             event(_log, "program.too_old", level=logging.ERROR, why=error)
             self._stopped.set()

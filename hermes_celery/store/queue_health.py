@@ -8,7 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from hermes_celery.instant import from_ms
-from hermes_celery.store import Database, ForeignQueue, ForeignQueues, Load, WorkerSign
+from hermes_celery.store import Database, ForeignQueue, ForeignQueues, QueueLoad, WorkerSign
 from hermes_celery.store.queue_load import WaitingMessages
 from hermes_celery.store.worker_signs import alive
 
@@ -63,7 +63,7 @@ class QueueLook(msgspec.Struct, frozen=True, kw_only=True):
     oldest_ms: int | None = None
 
     @property
-    def told_foreign(self) -> str:
+    def foreign_warning(self) -> str:
         """A sentence about the consumers that do not report."""
         who = ", ".join(self.foreign)
         return (
@@ -79,7 +79,7 @@ class QueueLook(msgspec.Struct, frozen=True, kw_only=True):
         return f"since {from_ms(self.taken_ms):%Y-%m-%d %H:%M:%S} UTC"
 
 
-class Crew(msgspec.Struct, frozen=True, kw_only=True):
+class LivingWorkers(msgspec.Struct, frozen=True, kw_only=True):
     """The living workers and their signs."""
 
     names: Sequence[str]
@@ -104,16 +104,16 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def crew(database: Database, *, now_ms: int) -> Crew:
+def living_workers(database: Database, *, now_ms: int) -> LivingWorkers:
     """Return the living workers. Raises StoreError."""
     names = alive(database, now_ms=now_ms)
-    signs = Load(database).signs()
-    return Crew(names=names, signs={name: signs[name] for name in names if name in signs})
+    signs = QueueLoad(database).signs()
+    return LivingWorkers(names=names, signs={name: signs[name] for name in names if name in signs})
 
 
-def look_at_queues(database: Database, who: Crew, *, now_ms: int) -> list[QueueLook]:
+def look_at_queues(database: Database, who: LivingWorkers, *, now_ms: int) -> list[QueueLook]:
     """Return the state of every known queue, sorted by name. Raises StoreError."""
-    load = Load(database)
+    load = QueueLoad(database)
     taken, oldest = load.taken(), load.oldest(limit=_OLDEST_OF)
     foreign = ForeignQueues(database).read()
     names = (
@@ -139,7 +139,7 @@ def look_at_queues(database: Database, who: Crew, *, now_ms: int) -> list[QueueL
     ]
 
 
-def judge(queue: str, facts: QueueFacts, who: Crew, *, now_ms: int) -> QueueLook:
+def judge(queue: str, facts: QueueFacts, who: LivingWorkers, *, now_ms: int) -> QueueLook:
     """Return the state of one queue."""
     consumers = who.consumers(queue)
     state = _state(queue, consumers, has_older=who.has_older, now_ms=now_ms)

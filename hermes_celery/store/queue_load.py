@@ -65,7 +65,7 @@ class HeldBy(msgspec.Struct, frozen=True, kw_only=True):
     handed_on: str = ""
 
 
-class Load:
+class QueueLoad:
     """Reads and writes the load of one namespace and the signs of its workers."""
 
     def __init__(self, database: Database) -> None:

@@ -59,7 +59,7 @@ class Records:
         ]
         ids: list[str] = []
         for command in commands:
-            with _passing_over():
+            with _skipping_unreadable():
                 ids += map(text_of, self._database.call_raw(*command))
         return Page(work=RecordsToCheck(runs=_owned(ids))) if ids else None
 
@@ -148,10 +148,12 @@ class Records:
                 page.incidents.append(rest)
             elif family == "delivery":
                 page.notices.append(rest)
-        work = RecordsToCheck(jobs=self._staying(dict.fromkeys(jobs)), runs=runs, is_history=True)
+        work = RecordsToCheck(
+            jobs=self._without_moved(dict.fromkeys(jobs)), runs=runs, is_history=True
+        )
         return msgspec.structs.replace(page, work=work)
 
-    def _staying(self, ids: Iterable[str]) -> list[str]:
+    def _without_moved(self, ids: Iterable[str]) -> list[str]:
         """Return the jobs that did not move to another namespace.
 
         The remainder of a moved job is in no index on purpose (`move_job.lua`).
@@ -187,7 +189,7 @@ class Records:
 
     def _members(self, index: str, *, size: int = _PAGE) -> Iterator[list[str]]:
         """Yield the members of a sorted set, lowest score first; none for a key of another type."""
-        with _passing_over():
+        with _skipping_unreadable():
             score, member = b"", b""
             while True:
                 answer = self._database.run_raw(
@@ -200,7 +202,7 @@ class Records:
 
 
 @contextmanager
-def _passing_over() -> Iterator[None]:
+def _skipping_unreadable() -> Iterator[None]:
     """Skip an unreadable index. Raises StoreUnavailable when the server is unreachable."""
     try:
         yield

@@ -164,13 +164,13 @@ class RunRecords:
         """Return a run's stored standard error."""
         return self._database.raw("GET", self._keys.stderr(run_id)) or b""
 
-    def latest_output(self, job_id: str, *, besides: str) -> str | None:
+    def latest_output(self, job_id: str, *, except_run: str) -> str | None:
         """Return the output of a job's last ended run with any output, as text.
 
-        The run `besides` is left out. Returns None if there is none among the latest 200 runs.
+        The run `except_run` is left out. Returns None if there is none among the latest 200 runs.
         """
         for run in self.latest(job_id=job_id, limit=_LATEST):
-            if run.id != besides and run.state.is_final and run.output_bytes:
+            if run.id != except_run and run.state.is_final and run.output_bytes:
                 return as_text(self.output(run.id))
         return None
 

@@ -90,7 +90,7 @@ class HandedOn(msgspec.Struct, frozen=True, kw_only=True):
 _NOT_HANDED_ON = HandedOn()
 
 
-class _Held(msgspec.Struct, frozen=True, kw_only=True):
+class _EndingClaim(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a claim that its end needs, for a job whose definition may be unreadable."""
 
     run_id: str
@@ -224,7 +224,7 @@ class Runs(EndingRuns):
         except RecordBroken as error:
             failed = Outcome(state=RunState.FAILED, error=str(error))
             follow_up = FollowUp(delivery=DeliveryState.NONE, queue=queue)
-            held = _Held(run_id=run_id, token=token, queue=queue)
+            held = _EndingClaim(run_id=run_id, token=token, queue=queue)
             self._finish(held, failed, now_ms=now_ms, follow_up=follow_up)
             return failed.state.value
         return Claim(
@@ -281,14 +281,14 @@ class Runs(EndingRuns):
         if follow_up is None:
             silent = DeliveryState.SILENT if outcome.silent else DeliveryState.NONE
             follow_up = FollowUp(delivery=silent, queue=claim.queue)
-        held = _Held(run_id=claim.run_id, token=claim.token, queue=claim.queue)
+        held = _EndingClaim(run_id=claim.run_id, token=claim.token, queue=claim.queue)
         return self._finish(
             held, outcome, now_ms=now_ms, retry_at_ms=retry_at_ms, follow_up=follow_up
         )
 
     def _finish(
         self,
-        held: _Held,
+        held: _EndingClaim,
         outcome: Outcome,
         *,
         now_ms: int,

@@ -40,7 +40,7 @@ class SkippedRun(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Signs:
+class TroubleSigns:
     """Reads one namespace's signs of trouble. All times are the server's, Unix milliseconds."""
 
     def __init__(self, database: Database) -> None:

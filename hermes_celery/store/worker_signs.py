@@ -16,7 +16,7 @@ from collections.abc import Callable
 from hermes_celery.core.readable import readable
 from hermes_celery.errors import StoreUnavailable
 from hermes_celery.events import RateLimitedLog, event
-from hermes_celery.store import Database, Load, WorkerSign
+from hermes_celery.store import Database, QueueLoad, WorkerSign
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Presence:
 
     def __init__(self, database: Database, *, name: str, look: Look) -> None:
         self._database = database
-        self._load = Load(database)
+        self._load = QueueLoad(database)
         self._name = name
         self._look = look
         self._stopped = threading.Event()

@@ -17,12 +17,12 @@ def make_sign(
     settings: Settings,
     *,
     name: str,
-    besides: Callable[[], None] = lambda: None,
+    also: Callable[[], None] = lambda: None,
     at_end: Callable[[], None] = lambda: None,
 ) -> ProgramSign:
     """Return the sign that this beat or worker is alive.
 
-    If a newer version has written to the store, the program stops itself with SIGTERM. `besides` is
+    If a newer version has written to the store, the program stops itself with SIGTERM. `also` is
     called with each sign to write more, and `at_end` is called once to withdraw that.
     """
     database = open_database(settings)
@@ -31,6 +31,6 @@ def make_sign(
         name=name,
         clock=ServerClock(database.now_ms),
         stop_program=lambda: os.kill(os.getpid(), signal.SIGTERM),
-        besides=besides,
+        also=also,
         at_end=at_end,
     )

@@ -62,7 +62,7 @@ def make_beat_sign(app: Celery, *, owner: str) -> ProgramSign:
     return make_sign(
         settings,
         name=f"beat {owner}",
-        besides=lambda: sharing.say(clock.now_ms()),
+        also=lambda: sharing.say(clock.now_ms()),
         at_end=lambda: declarations.say_gone(owner),
     )
 

@@ -29,8 +29,8 @@ from hermes_celery.store import (
     Repairs,
     Runs,
     SharedKeys,
-    Signs,
     SweepNotes,
+    TroubleSigns,
     command_options,
 )
 from hermes_celery.wiring.delivery import make_deliverer
@@ -137,7 +137,7 @@ def make_beat_watchdog(settings: Settings) -> BeatWatchdog:
     """Return the watchdog that checks, in a worker, that some beat ticks."""
     database = open_database(settings)
     return BeatWatchdog(
-        Signs(database),
+        TroubleSigns(database),
         make_reporter(settings, database),
         clock=ServerClock(database.now_ms),
     )

@@ -79,8 +79,8 @@ def make_runner(settings: Settings, *, app: Celery) -> Runner:
     )
 
 
-def latest_output(jobs: Jobs, runs: Runs, reference: str, besides: str) -> str | None:
-    """Return the latest output of the job with that id or name, in any run except `besides`.
+def latest_output(jobs: Jobs, runs: Runs, reference: str, except_run: str) -> str | None:
+    """Return the latest output of the job with that id or name, in any run except `except_run`.
 
     None if there is none.
     """
@@ -88,4 +88,4 @@ def latest_output(jobs: Jobs, runs: Runs, reference: str, besides: str) -> str |
         job = jobs.find(reference)
     except (JobNotFound, AmbiguousJobReference):
         return None
-    return runs.latest_output(job.id, besides=besides)
+    return runs.latest_output(job.id, except_run=except_run)

@@ -14,7 +14,7 @@ from hermes_celery.delivering.queue_watch import QueueWatch
 from hermes_celery.scheduling.foreign_workers import ForeignWorkers
 from hermes_celery.scheduling.run_rescue import Rescuer, RescueReport
 from hermes_celery.scheduling.tick import Ticker
-from hermes_celery.store import DueIndex, ForeignQueues, Load, WorkerSign
+from hermes_celery.store import DueIndex, ForeignQueues, QueueLoad, WorkerSign
 from tests.support import Store, a_spec
 
 TOKEN = 7
@@ -66,7 +66,7 @@ class World:
     def our_worker(self, name: str = "celery@here:12", *, queue: str = "") -> None:
         now_ms = self.store.clock.ms
         sign = WorkerSign(seen_ms=now_ms, queues={queue or self.queue: now_ms})
-        Load(self.store.database).say(name, sign, taken={}, now_ms=now_ms)
+        QueueLoad(self.store.database).say(name, sign, taken={}, now_ms=now_ms)
 
     def look(self, *, after_seconds: float = 0) -> None:
         self.store.clock.advance(after_seconds)

@@ -18,7 +18,7 @@ from hermes_celery.store import (
     Destination,
     ForeignQueue,
     ForeignQueues,
-    Load,
+    QueueLoad,
     RequestedRun,
     WorkerSign,
 )
@@ -52,7 +52,7 @@ def worker_says(
         queues={queue: now - asked_before_ms for queue in queues},
         **fields,  # type: ignore[arg-type]
     )
-    Load(host.store.database).say("w@host", sign, taken={}, now_ms=now)
+    QueueLoad(host.store.database).say("w@host", sign, taken={}, now_ms=now)
 
 
 def scans(
@@ -280,7 +280,7 @@ def test_a_server_near_its_maxmemory_is_told_until_it_has_room(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     database = host.store.database
-    used, _ = Load(database).memory()
+    used, _ = QueueLoad(database).memory()
     try:
         database.call("CONFIG", "SET", "maxmemory", int(used / 0.95))
         (text,) = scans(host, overload, 1, queues=())
@@ -342,7 +342,7 @@ def test_workers_that_are_long_gone_are_forgotten(
     worker_says(host, queues=("q",))
     host.store.clock.advance(3601)
     overload.scan(host.store.clock.ms)
-    assert Load(host.store.database).signs() == {}
+    assert QueueLoad(host.store.database).signs() == {}
 
 
 def test_a_burst_after_a_longer_one_was_worked_off_is_no_backlog(
@@ -359,7 +359,7 @@ def test_a_burst_after_a_longer_one_was_worked_off_is_no_backlog(
 
 
 def test_the_latest_taking_counts_whoever_tells_of_it_last(host: DeliveringHost) -> None:
-    load, now = Load(host.store.database), host.store.clock.ms
+    load, now = QueueLoad(host.store.database), host.store.clock.ms
     sign = WorkerSign(seen_ms=now, queues={"q": now})
     for taken_ms in (now - 5, now - 1, now - 9):
         load.say("w@host", sign, taken={"q": taken_ms}, now_ms=now)

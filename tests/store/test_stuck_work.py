@@ -23,7 +23,7 @@ from hermes_celery.running.stuck_work import (
 )
 from hermes_celery.running.taken_message import TakenMessage
 from hermes_celery.session import Session
-from hermes_celery.store import Claim, Runs, Signs
+from hermes_celery.store import Claim, Runs, TroubleSigns
 from tests.store.delivering_host import DeliveringHost, at
 from tests.store.test_watchdog import reporter, watchdog
 from tests.support import HandClock, Store, eventually
@@ -307,7 +307,7 @@ def test_the_incident_ends_with_its_worker_too(host: DeliveringHost) -> None:
     store.clock.advance(11)
     scan.scan(store.clock.ms)
     assert host.incidents.open() == []
-    assert not Signs(store.database).is_worker_there(WORKER, store.clock.ms)
+    assert not TroubleSigns(store.database).is_worker_there(WORKER, store.clock.ms)
 
 
 def test_only_a_pool_process_may_end_itself(host: DeliveringHost) -> None:

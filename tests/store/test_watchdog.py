@@ -26,7 +26,7 @@ from hermes_celery.store import (
     HandedOn,
     Letters,
     RequestedRun,
-    Signs,
+    TroubleSigns,
 )
 from tests.receivers import HttpReceiver, http_receiver
 from tests.store.delivering_host import DeliveringHost, at
@@ -228,7 +228,7 @@ def test_workers_tell_of_a_missing_beat_at_once_and_only_one_of_them(
 ) -> None:
     host.job("local")
     watchdog(host).scan(host.store.clock.ms)
-    signs = Signs(host.store.database)
+    signs = TroubleSigns(host.store.database)
     host.store.clock.advance(39)
     assert not watch_beat(signs, reporter(host, alerts=http.url), now_ms=host.store.clock.ms)
     host.store.clock.advance(1)

@@ -15,7 +15,7 @@ from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import RunState
 from hermes_celery.settings import read_settings
-from hermes_celery.store import Database, Load, WorkerSign
+from hermes_celery.store import Database, QueueLoad, WorkerSign
 from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.worker import make_dead_letters, make_run_ender
 from tests.support import eventually, one_spaced
@@ -36,7 +36,7 @@ def sign_of(database: Database, *, after_ms: int = 0) -> WorkerSign:
     """What the only worker says of itself, later than at that instant."""
 
     def newer() -> list[WorkerSign]:
-        return [sign for sign in Load(database).signs().values() if sign.seen_ms > after_ms]
+        return [sign for sign in QueueLoad(database).signs().values() if sign.seen_ms > after_ms]
 
     return eventually(newer, what="a worker's sign")[0]
 
@@ -46,7 +46,7 @@ def test_a_workers_loop_proves_that_it_asks_and_takes(
     processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool)
-    queue, load = valkey.keys.default_queue, Load(valkey)
+    queue, load = valkey.keys.default_queue, QueueLoad(valkey)
     first = sign_of(valkey)
     assert set(first.queues) == {queue, valkey.keys.delivery_queue}
     assert first.disk_total > first.disk_free > 0
@@ -118,7 +118,7 @@ def test_a_worker_that_stops_takes_its_sign_away(processes: Processes, valkey: D
     sign_of(valkey)
     worker.terminate()
     assert worker.wait(30) == 0
-    eventually(lambda: Load(valkey).signs() == {}, what="no sign")
+    eventually(lambda: QueueLoad(valkey).signs() == {}, what="no sign")
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])

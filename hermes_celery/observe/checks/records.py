@@ -22,8 +22,8 @@ from hermes_celery.store import (
     Letters,
     Repairs,
     SharedKeys,
-    Signs,
     SweepNotes,
+    TroubleSigns,
 )
 from hermes_celery.store.loss_note import LossNote
 
@@ -82,7 +82,7 @@ def check_overload(database: Database) -> Iterator[Finding]:
 def check_retries(database: Database) -> Iterator[Finding]:
     """Report runs that wait for their task's own retry, which is overdue."""
     now_ms = database.now_ms()
-    for run in Signs(database).waiting(limit=_LOOKED_AT):
+    for run in TroubleSigns(database).waiting(limit=_LOOKED_AT):
         if run.retry_ms is not None and now_ms - run.retry_ms > RETRY_GRACE_MS:
             yield warn("retry", f"the retry of run {run.id} of {run.job_name!r} is overdue: no "
                        "worker takes it, or the worker that had it is gone; it comes again after "

@@ -9,7 +9,7 @@ from hermes_celery.delivering.overload import NEARLY_FULL, memory_text
 from hermes_celery.errors import FormatTooNew, RecordBroken
 from hermes_celery.observe.finding import Finding, fail, ok, warn
 from hermes_celery.settings import Settings
-from hermes_celery.store import CANNOT_SAVE, FORMAT, Database, Formats, Load, refuse_missing
+from hermes_celery.store import CANNOT_SAVE, FORMAT, Database, Formats, QueueLoad, refuse_missing
 
 
 def check_server(database: Database, settings: Settings, *, address: str) -> Finding:
@@ -42,7 +42,7 @@ def check_format(database: Database) -> Finding:
 
 def check_persistence(database: Database) -> Iterator[Finding]:
     """Report what a crash of the server would lose, and whether it can write to its disk."""
-    load = Load(database)
+    load = QueueLoad(database)
     if load.keeps_a_log():
         yield ok("persistence", "append-only file is on")
     else:
@@ -54,7 +54,7 @@ def check_persistence(database: Database) -> Iterator[Finding]:
 
 def check_memory(database: Database) -> Iterator[Finding]:
     """Report whether the server has memory left, and whether it may evict jobs."""
-    load = Load(database)
+    load = QueueLoad(database)
     used, most = load.memory()
     if most and used / most > NEARLY_FULL:
         yield fail("memory", memory_text(used, most))

@@ -80,7 +80,7 @@ def no_workers(state: Status) -> str:
 def queue_findings(state: Status) -> Iterator[Finding]:
     """Report each queue that has a problem, or whose workers do not report."""
     for look in _foreign(state):
-        yield ok("queue", look.told_foreign)
+        yield ok("queue", look.foreign_warning)
     for look in state.queues:
         if look.state is QueueState.SILENT:
             yield fail("queue", f"no worker has taken a message from queue {look.name} "

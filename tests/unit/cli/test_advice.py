@@ -14,7 +14,7 @@ from hermes_celery.core.declared import Declaration
 from hermes_celery.observe.checks.workers_and_queues import queue_findings, worker_finding
 from hermes_celery.observe.figures import read_status
 from hermes_celery.store import Database, Declarations, Formats, worker_app
-from hermes_celery.store.queue_health import Crew
+from hermes_celery.store.queue_health import LivingWorkers
 from hermes_celery.store.worker_app import beat_command, worker_command
 from tests.support import replaced
 from tests.unit.observe.checks.test_workers_and_queues import look, state_of, worker
@@ -50,9 +50,12 @@ def typed(*arguments: str) -> Result:
 
 
 def said_of(app: str) -> tuple[str, str]:
-    who = Crew(names=["w"], signs={"w": worker(queue="other")})
+    who = LivingWorkers(names=["w"], signs={"w": worker(queue="other")})
     (finding,) = queue_findings(replaced(state_of(who, look(who)), app=app))
-    nobody = replaced(state_of(Crew(names=[], signs={}), look(Crew(names=[], signs={}))), app=app)
+    nobody = replaced(
+        state_of(LivingWorkers(names=[], signs={}), look(LivingWorkers(names=[], signs={}))),
+        app=app,
+    )
     return finding.text, worker_finding(nobody).text
 
 

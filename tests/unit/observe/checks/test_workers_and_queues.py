@@ -14,7 +14,7 @@ from hermes_celery.observe.checks.workers_and_queues import (
 from hermes_celery.observe.figures import Status
 from hermes_celery.observe.finding import Verdict
 from hermes_celery.store import WorkerSign
-from hermes_celery.store.queue_health import Crew, QueueFacts, QueueLook, QueueState, judge
+from hermes_celery.store.queue_health import LivingWorkers, QueueFacts, QueueLook, QueueState, judge
 from hermes_celery.store.queue_load import WaitingMessages
 from tests.support import replaced
 
@@ -26,7 +26,7 @@ def worker(asked_ms: int = JUST_NOW, *, queue: str = "q", is_full: bool = False)
     return WorkerSign(seen_ms=NOW, queues={queue: asked_ms}, is_full=is_full)
 
 
-def look(who: Crew, *, waiting: int = 3, taken_ms: int | None = None) -> QueueLook:
+def look(who: LivingWorkers, *, waiting: int = 3, taken_ms: int | None = None) -> QueueLook:
     return judge(
         "q",
         QueueFacts(
@@ -53,17 +53,17 @@ def look(who: Crew, *, waiting: int = 3, taken_ms: int | None = None) -> QueueLo
 )
 def test_a_queue_stands_as_its_workers_do(state: QueueState, signs: list[WorkerSign]) -> None:
     named = {f"w{number}": sign for number, sign in enumerate(signs)}
-    assert look(Crew(names=list(named), signs=named)).state is state
+    assert look(LivingWorkers(names=list(named), signs=named)).state is state
 
 
 def test_beside_a_worker_that_says_nothing_nobody_is_not_claimed() -> None:
-    assert look(Crew(names=["old"], signs={})).state is QueueState.UNKNOWN
-    both = Crew(names=["old", "w"], signs={"w": worker(LONG_AGO)})
+    assert look(LivingWorkers(names=["old"], signs={})).state is QueueState.UNKNOWN
+    both = LivingWorkers(names=["old", "w"], signs={"w": worker(LONG_AGO)})
     assert look(both).state is QueueState.UNKNOWN
-    assert look(Crew(names=["old", "w"], signs={"w": worker()})).state is QueueState.OK
+    assert look(LivingWorkers(names=["old", "w"], signs={"w": worker()})).state is QueueState.OK
 
 
-def state_of(who: Crew, one: QueueLook) -> Status:
+def state_of(who: LivingWorkers, one: QueueLook) -> Status:
     return Status(
         server="s", now_ms=NOW, leader="b", term=1, shards=1, unled=[], workers=list(who.names),
         silent_workers=who.silent(now_ms=NOW), queues=[one], jobs=1, next_due_ms=None, queued=0,
@@ -72,7 +72,7 @@ def state_of(who: Crew, one: QueueLook) -> Status:
 
 
 def test_a_worker_that_asks_for_nothing_is_not_counted_and_its_queue_named() -> None:
-    who = Crew(names=["w"], signs={"w": worker(LONG_AGO)})
+    who = LivingWorkers(names=["w"], signs={"w": worker(LONG_AGO)})
     state = state_of(who, look(who, taken_ms=LONG_AGO))
     assert worker_finding(state).verdict is Verdict.FAIL
     (finding,) = queue_findings(state)
@@ -84,15 +84,15 @@ def test_a_worker_that_asks_for_nothing_is_not_counted_and_its_queue_named() -> 
 
 def test_workers_that_celery_takes_for_one_are_named() -> None:
     names = ["celery@here:12", "celery@here:13", "other@here:14"]
-    who = Crew(names=names, signs={name: worker() for name in names})
+    who = LivingWorkers(names=names, signs={name: worker() for name in names})
     (finding,) = twin_findings(state_of(who, look(who)))
     assert finding.verdict is Verdict.WARN
     assert "2 workers are called celery@here (celery@here:12, celery@here:13)" in finding.text
-    assert list(twin_findings(state_of(Crew(names=names[1:], signs={}), look(who)))) == []
+    assert list(twin_findings(state_of(LivingWorkers(names=names[1:], signs={}), look(who)))) == []
 
 
 def test_a_queue_that_nobody_consumes_is_named_when_something_waits_on_it() -> None:
-    who = Crew(names=["w"], signs={"w": worker(queue="other")})
+    who = LivingWorkers(names=["w"], signs={"w": worker(queue="other")})
     assert worker_finding(state_of(who, look(who))).verdict is Verdict.OK
     (finding,) = queue_findings(state_of(who, look(who)))
     assert "queue q: no worker consumes it, and 3 messages wait" in finding.text
@@ -100,31 +100,33 @@ def test_a_queue_that_nobody_consumes_is_named_when_something_waits_on_it() -> N
 
 
 def test_an_older_worker_makes_it_unknown_and_full_ones_a_warning() -> None:
-    who = Crew(names=["old"], signs={})
+    who = LivingWorkers(names=["old"], signs={})
     (finding,) = queue_findings(state_of(who, look(who)))
     assert (finding.verdict, "is unknown" in finding.text) == (Verdict.WARN, True)
-    who = Crew(names=["w"], signs={"w": worker(is_full=True)})
+    who = LivingWorkers(names=["w"], signs={"w": worker(is_full=True)})
     (finding,) = queue_findings(state_of(who, look(who)))
     assert (finding.verdict, "all slots are taken" in finding.text) == (Verdict.WARN, True)
     assert list(queue_findings(state_of(who, look(who, taken_ms=JUST_NOW)))) == []
 
 
 def test_all_is_served_where_a_beat_leads_a_worker_asks_and_no_jobs_are_gone() -> None:
-    who = Crew(names=["w"], signs={"w": worker()})
+    who = LivingWorkers(names=["w"], signs={"w": worker()})
     state = state_of(who, look(who))
     assert all_is_served(state)
-    silent = Crew(names=["w"], signs={"w": worker(LONG_AGO)})
+    silent = LivingWorkers(names=["w"], signs={"w": worker(LONG_AGO)})
     for less in (
         replaced(state, leader=None, unled=[0]),
         replaced(state, gone="1 jobs that were here are gone"),
-        state_of(Crew(names=[], signs={}), look(who)),
+        state_of(LivingWorkers(names=[], signs={}), look(who)),
         state_of(silent, look(silent, taken_ms=LONG_AGO)),
     ):
         assert not all_is_served(less)
 
 
 def test_a_shard_that_no_beat_leads_is_named() -> None:
-    state = state_of(Crew(names=[], signs={}), look(Crew(names=[], signs={}), waiting=0))
+    state = state_of(
+        LivingWorkers(names=[], signs={}), look(LivingWorkers(names=[], signs={}), waiting=0)
+    )
     assert (beat_finding(state).verdict, beat_finding(state).text) == (Verdict.OK, "b leads")
     two = replaced(state, leader=None, shards=2, unled=[1])
     assert beat_finding(two).verdict is Verdict.FAIL
