@@ -1,5 +1,5 @@
-"""Other people's schedules: what they are called there, and the jobs that they become here.
+"""Other schedulers' schedules: their names there, and the jobs that they become here.
 
-Celery's `beat_schedule`, RedBeat, django-celery-beat, and Hermes' own cron in `hermes`. What a job
-may be is `core`'s to say; RedBeat's keys are read in `store.redbeat`.
+Celery's `beat_schedule`, RedBeat, django-celery-beat, and Hermes' own cron (`hermes`). `core`
+decides what a valid job is; `store.redbeat` reads RedBeat's keys.
 """

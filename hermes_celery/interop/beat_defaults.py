@@ -1,12 +1,13 @@
-"""What `celery beat` does with a `beat_schedule` without being told, done here as well.
+"""The defaults of `celery beat` for a `beat_schedule`, applied here as well.
 
-Its occurrences know nothing of each other, so runs of an entry may overlap; a job of ours skips an
-occurrence while an earlier run is under way. An entry says otherwise among its options, where
-`celery beat` passes over it:
+In Celery, occurrences know nothing of each other, so runs of an entry may overlap. A job of ours
+skips an occurrence while an earlier run is not over. An entry can choose that among its options,
+which `celery beat` ignores:
 
     "options": {"hermes": {"overlap": "skip"}}
 
-and it adds an entry that cleans the result backend, where that does not do so by itself.
+`celery beat` also adds an entry that cleans the result backend, unless the backend does that
+itself.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ import msgspec
 from hermes_celery.core.policy import MAX_ACTIVE, Overlap, Policy
 from hermes_celery.errors import JobError
 
-#: What an entry says of ours, among its options.
+#: The name of our settings among an entry's options.
 OPTION = "hermes"
-#: Celery sets no limit; so many runs of one job are a fault, and told as occurrences that are lost.
+#: Celery sets no limit of overlapping runs. Ours is so high that reaching it is a fault; further
+#: occurrences are then recorded as skipped.
 AS_CELERY = Policy(overlap=Overlap.ALLOW, max_active=MAX_ACTIVE)
 
 
 def policy_of(options: dict[str, Any]) -> Policy:
-    """What an entry's options say of its runs, taken out of them. Raises JobError."""
+    """Take our settings out of an entry's options and return them as a policy. Raises JobError."""
     given = options.pop(OPTION, None)
     if given is None:
         return AS_CELERY

@@ -1,8 +1,8 @@
-"""Celery's own `beat_schedule`, read as jobs.
+"""Reads Celery's own `beat_schedule` as jobs.
 
-Each entry becomes a request with the schedule, the task and the options that Celery's beat would
-take; runs of an entry overlap as those of Celery's beat do (`beat_defaults`). What cannot be taken
-is refused with the reason and what to write instead, entry by entry: the others run.
+Each entry becomes a request with the schedule, task and options that Celery's beat would use. Runs
+of an entry may overlap, as with Celery's beat (`beat_defaults`). An invalid entry is refused with
+the reason and what to write instead; the other entries run.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from hermes_celery.interop.cron_attributes import DECLARED, REFUSED, place_of
 
 __all__ = ["WHOLE", "declared_of", "declared_twice", "requests_of", "text_of", "zone_of"]
 
-#: What `celery beat` knows in an entry; the last three are its own notes, which nobody needs.
+#: The keys that `celery beat` knows in an entry. `_NOTES` are its own notes; they are ignored.
 _NEEDED: Final = tuple(field.beat_schedule for field in FIELDS if field.beat_schedule)
 _KEYS: Final = (*_NEEDED, "args", "kwargs", "options", "relative")
 _NOTES: Final = ("name", "last_run_at", "total_run_count")
-#: What is refused where all entries are.
+#: The name under which the whole `beat_schedule` is refused.
 WHOLE: Final = "app.conf.beat_schedule"
 
 
 def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
-    """The app's entries as requests by name, and the reasons of those that cannot be taken."""
+    """Return the app's entries as requests, and the reasons of refused ones, both by name."""
     taken: dict[str, JobRequest] = {}
     refused: dict[str, str] = {}
     entries = app.conf.beat_schedule or {}
@@ -48,7 +48,7 @@ def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
             taken[str(name)] = _request(str(name), entry, app=app)
         except HermesCeleryError as error:
             refused[str(name)] = str(error)
-        except Exception as error:  # noqa: BLE001 - objects of the user's own; costs this entry
+        except Exception as error:  # noqa: BLE001 - the user's objects may raise; costs this entry
             refused[str(name)] = f"it cannot be read: {error_text(error)}"
     return taken, refused
 
@@ -56,9 +56,9 @@ def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
 def declared_of(
     app: Celery, *, default_timezone: str
 ) -> tuple[dict[str, JobRequest], dict[str, str]]:
-    """What the app declares with `Cron.add`, as `requests_of` gives its entries.
+    """Return the requests and refusals of `Cron.add`, in the form of `requests_of`.
 
-    A job that names no zone is in the app's, where that is set, else in the default one.
+    A job that names no zone gets the app's zone if that is set, else `default_timezone`.
     """
     declared: dict[str, JobRequest] = getattr(app, DECLARED, {})
     refused: dict[str, str] = getattr(app, REFUSED, {})
@@ -78,13 +78,16 @@ def declared_of(
 
 
 def declared_twice(app: Celery) -> dict[str, str]:
-    """The entries whose name a job of `Cron.add` has, which runs, and what to do, by name."""
+    """Return entries whose name `Cron.add` has declared too, by name, with what to do.
+
+    The job of `Cron.add` runs; the entry does not.
+    """
     entries = app.conf.beat_schedule
     names = map(str, entries) if isinstance(entries, Mapping) else ()
     return {
         name: (
             f"two declarations are named {name!r}: this entry of beat_schedule does not run, but "
-            f"that of {place_of(app, name)} does; give one another name"
+            f"the one of {place_of(app, name)} does; rename one of them"
         )
         for name in names
         if name in getattr(app, DECLARED, {}) or name in getattr(app, REFUSED, {})
@@ -92,13 +95,13 @@ def declared_twice(app: Celery) -> dict[str, str]:
 
 
 def zone_of(app: Celery) -> str:
-    """The zone that an app's schedules are in, as Celery takes it. Raises JobError."""
+    """Return the zone of an app's schedules, as Celery reads it. Raises JobError."""
     try:
         zone = app.timezone
-    except Exception as error:  # noqa: BLE001 - zoneinfo raises many; the setting is the user's
+    except Exception as error:  # noqa: BLE001 - zoneinfo raises many types for a user's setting
         raise JobError(
-            f"app.conf.timezone is {app.conf.timezone!r}, no time zone ({error}); use a name such "
-            "as 'Europe/Berlin' or 'UTC'"
+            f"app.conf.timezone is {app.conf.timezone!r}, not a time zone ({error}); use a name "
+            "such as 'Europe/Berlin' or 'UTC'"
         ) from None
     return zone_name(zone)
 
@@ -125,17 +128,17 @@ def _request(name: str, entry: Any, *, app: Celery) -> JobRequest:
 
 
 def crontab_text(**fields: Any) -> str:
-    """The text of what Celery's `crontab` would mean by these fields. Raises what that raises."""
+    """Return the text of Celery's `crontab` with these fields. Raises the errors of `crontab`."""
     return text_of(crontab(**fields))
 
 
 def interval_text(seconds: float, *, relative: bool = False) -> str:
-    """The text of Celery's `schedule` of so many seconds. Raises ScheduleError."""
+    """Return the text of Celery's `schedule` of that many seconds. Raises ScheduleError."""
     return text_of(schedule(seconds, relative=relative))
 
 
 def _fields(entry: Any) -> Mapping[str, Any]:
-    """An entry's keys and values; what it may be is what Celery's beat takes."""
+    """Return an entry's keys and values, in the forms that Celery's beat takes. Raises JobError."""
     if isinstance(entry, ScheduleEntry):
         names = ("task", "schedule", "args", "kwargs", "options")
         return {name: getattr(entry, name) for name in names}
@@ -153,15 +156,15 @@ def _fields(entry: Any) -> Mapping[str, Any]:
 def _schedule(fields: Mapping[str, Any], *, app: Celery) -> str:
     given = fields["schedule"]
     if fields.get("relative") and not isinstance(given, str) and not hasattr(given, "is_due"):
-        # As celery.schedules.maybe_schedule reads it.
+        # celery.schedules.maybe_schedule does the same.
         given = schedule(given, relative=True, app=app)
     return text_of(given)
 
 
 def shown_name(name: str) -> str:
-    """A name as a job may have it: printable, and shortened with a mark that stays the same.
+    """Return a name in a form that a job may have: printable, and shortened with a stable mark.
 
-    `add_periodic_task` names entries after the whole call, arguments and all.
+    `add_periodic_task` names an entry after the whole call with its arguments.
     """
     shown = "".join(letter if letter.isprintable() else " " for letter in name).strip()
     if shown == name and len(name) <= MAX_NAME:
@@ -174,9 +177,9 @@ _CLEANUP = "celery.backend_cleanup"
 
 
 def with_defaults(app: Celery) -> dict[str, Any]:
-    """The app's entries, with those that Celery's beat adds by itself.
+    """Return the app's entries with those that Celery's beat adds by itself.
 
-    As celery.beat.Scheduler.install_default_entries does; without a result backend there is nothing
+    As in celery.beat.Scheduler.install_default_entries; without a result backend there is nothing
     to clean.
     """
     given = app.conf.beat_schedule
@@ -195,5 +198,5 @@ def _needs_cleanup(app: Celery) -> bool:
         return False
     try:
         return not app.backend.supports_autoexpire
-    except Exception:  # noqa: BLE001 - a backend that cannot be made fails the tasks, not the beat
+    except Exception:  # noqa: BLE001 - an unusable backend fails the tasks, not the beat
         return False

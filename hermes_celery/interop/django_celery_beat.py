@@ -1,11 +1,11 @@
-"""django-celery-beat's entries as jobs, read from the file that Django itself writes of them:
+"""Reads django-celery-beat's entries as jobs, from a file that Django writes:
 
     python manage.py dumpdata django_celery_beat > beat.json
 
-A file needs neither Django nor its database here, and can be looked at. An interval and a crontab
-in its own zone are taken, a clocked time becomes a job that runs once. `one_off`, `start_time`,
+A file needs neither Django nor its database here, and people can inspect it. Intervals are taken,
+crontabs with their own zone, and a clocked time as a job that runs once. `one_off`, `start_time`,
 `expires`, `expire_seconds`, `enabled`, queue, priority, headers, exchange and routing key keep
-their meaning; a solar schedule is refused.
+their meaning. A solar schedule is refused.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _DUMP = f"python manage.py dumpdata {_APP} > beat.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _NoKey:
-    """Stands for the key of a record whose `pk` can be none, so that nothing refers to it."""
+    """The key of a record whose `pk` cannot be one; nothing refers to it."""
 
     number: int
     text: str
 
 
-#: Every record of the file by its model and key.
+#: Every record of the file: (model, key) -> fields.
 _Records = Mapping[tuple[str, Any], Mapping[str, Any]]
 
 
 def entries_of(path: Path) -> list[ForeignEntry]:
-    """The periodic tasks of a file, in its order. Raises ImportFault when it is none."""
+    """Return the periodic tasks of a file, in its order. Raises ImportFault."""
     records = _records(path)
     tasks = [(key, fields) for (model, key), fields in records.items() if model == _TASK]
     return [_entry(key, fields, records) for key, fields in tasks]
@@ -60,13 +60,13 @@ def _records(path: Path) -> _Records:
             f"{path} cannot be read: {error.strerror}; write it with: {_DUMP}"
         ) from None
     except ValueError as error:
-        raise ImportFault(f"{path} is no JSON ({error}); write it with: {_DUMP}") from None
+        raise ImportFault(f"{path} is not JSON ({error}); write it with: {_DUMP}") from None
     except RecursionError:
         raise ImportFault(
             f"{path} is nested too deeply to be read; write it with: {_DUMP}"
         ) from None
     if not isinstance(content, list):
-        raise ImportFault(f"{path} holds no list of records; write it with: {_DUMP}")
+        raise ImportFault(f"{path} is not a list of records; write it with: {_DUMP}")
     return dict(_each(content))
 
 
@@ -78,7 +78,7 @@ def _each(content: list[Any]) -> Iterator[tuple[tuple[str, Any], Mapping[str, An
 
 def _key(pk: Any, number: int) -> Any:
     if pk is None:
-        # With --natural-primary a record has no key; then nothing refers to it by one.
+        # With --natural-primary a record has no key, and nothing refers to it by a key.
         return f"#{number}"
     if isinstance(pk, (list, dict)):
         return _NoKey(number=number, text=repr(pk))
@@ -89,7 +89,7 @@ def _entry(key: Any, fields: Mapping[str, Any], records: _Records) -> ForeignEnt
     name = str(fields.get("name") or "")
     if name == fields.get("task") == _CLEANUP:
         return ForeignEntry(
-            name=name, kept="django-celery-beat adds it by itself, and so does this beat"
+            name=name, kept="django-celery-beat adds it by itself, and so does our beat"
         )
     if isinstance(key, _NoKey):
         return ForeignEntry(name=name, refused=f"its pk {key.text} is neither a number nor a text")
@@ -99,7 +99,7 @@ def _entry(key: Any, fields: Mapping[str, Any], records: _Records) -> ForeignEnt
 def _read(name: str, fields: Mapping[str, Any], records: _Records) -> ForeignEntry:
     runs = int(fields.get("total_run_count") or 0)
     if fields.get("one_off") and runs:
-        raise JobError("it is one_off and ran already")
+        raise JobError("it is one_off and has already run")
     timing = _timing(fields, records)
     is_once = fields.get("one_off") and not fields.get("clocked")
     return ForeignEntry(
@@ -140,9 +140,9 @@ def _json(fields: Mapping[str, Any], name: str, kind: type) -> Any:
     try:
         value = json.loads(text) if isinstance(text, str) and text else kind()
     except ValueError as error:
-        raise JobError(f"its {name} {text!r} is no JSON: {error}") from None
+        raise JobError(f"its {name} {text!r} is not JSON: {error}") from None
     if not isinstance(value, kind):
-        raise JobError(f"its {name} {text!r} is no {kind.__name__}")
+        raise JobError(f"its {name} {text!r} is not a {kind.__name__}")
     return value
 
 
@@ -159,14 +159,14 @@ def _timing(fields: Mapping[str, Any], records: _Records) -> dict[str, Any]:
     for kind, read in (("interval", _interval), ("crontab", _crontab), ("clocked", _clocked)):
         key = fields.get(kind)
         if key is not None:
-            # With --natural-foreign a reference may be a list, which is no key.
+            # With --natural-foreign a reference may be a list, which cannot be a key.
             known = not isinstance(key, (list, dict))
             record = records.get((f"{_APP}.{kind}schedule", key)) if known else None
             if record is None:
                 raise JobError(f"its {kind} {key!r} is not in the file; write it with: {_DUMP}")
             return read(record)
     if fields.get("solar") is not None:
-        raise JobError("it follows the sun, which is not computed here; add it by hand as a "
+        raise JobError("its schedule is solar, which is not supported; add it by hand as a "
                        "crontab for the earliest such time")  # fmt: skip
     raise JobError("it has no schedule")
 
@@ -174,7 +174,7 @@ def _timing(fields: Mapping[str, Any], records: _Records) -> dict[str, Any]:
 def _interval(record: Mapping[str, Any]) -> dict[str, Any]:
     period = str(record["period"])
     if period not in _PERIODS:
-        raise JobError(f"its period {period!r} is none of {', '.join(_PERIODS)}")
+        raise JobError(f"its period {period!r} must be one of {', '.join(_PERIODS)}")
     return {"schedule": text_of(timedelta(**{period: int(record["every"])}))}
 
 

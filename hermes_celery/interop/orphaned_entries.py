@@ -1,8 +1,8 @@
-"""What other beats have left, in the places where they keep it: entries that nothing runs any more.
+"""Finds orphaned entries: schedules that another beat left behind and that no beat runs any more.
 
-Who changes the scheduler of a project from RedBeat or django-celery-beat to ours has jobs in Redis
-or in Django's database that ours knows nothing of. They are told when a beat takes the lead, and by
-`doctor`, until they are taken over or gone; nothing is taken over without being asked for.
+A project that changes its scheduler from RedBeat or django-celery-beat to ours may have entries in
+Redis or in Django's database that our beat does not run. The beat logs them when it takes the lead,
+and `doctor` reports them, until they are imported or removed. Nothing is imported unasked.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MOST = 1_000
 _NAMED = 5
-#: What django-celery-beat puts there by itself, and ours too.
+#: An entry that django-celery-beat adds by itself; our beat adds it, too.
 _CLEANUP = "celery.backend_cleanup"
 
 
 def log_orphans_soon(look: Callable[[], list[str]]) -> None:
-    """Look in a thread of its own, and log what is left: a database that hangs stops no beat."""
+    """Log the result of `look`, called in its own thread: a database that hangs stops no beat."""
     threading.Thread(target=_tell, args=(look,), name="hermes-left-behind", daemon=True).start()
 
 
@@ -46,7 +46,7 @@ def _tell(look: Callable[[], list[str]]) -> None:
 
 
 def orphaned_entries(jobs: Jobs, redbeat: RedBeat) -> list[str]:
-    """One sentence for each other scheduler that has entries which are no jobs here."""
+    """Return one sentence for each other scheduler with entries that are no jobs here."""
     return [
         *_of(jobs, from_redbeat.SOURCE, lambda: redbeat.names(limit=_MOST),
              where=f"under {redbeat.prefix}", command="import redbeat"),
@@ -61,21 +61,21 @@ def _of(
     try:
         names = missing(jobs, source, look())
     except StoreError:
-        return []  # no right to look there, so nothing of this user's is there
+        return []  # without permission to read there, this user has no entries there
     if not names:
         return []
     shown = ", ".join(sorted(names)[:_NAMED]) + (", ..." if names[_NAMED:] else "")
     count = "1 entry" if len(names) == 1 else f"{len(names)} entries"
-    idle = "runs no more and is no job" if len(names) == 1 else "run no more and are no jobs"
+    idle = "no longer runs and is no job" if len(names) == 1 else "no longer run and are no jobs"
     them = "it" if len(names) == 1 else "them"
     return [
-        f"{count} of {source} {where} {idle} here ({shown}); take {them} over with "
-        f"`hermes-celery -A APP {command}`, which has a --dry-run, or remove {them} there"
+        f"{count} of {source} {where} {idle} here ({shown}); import {them} with "
+        f"`hermes-celery -A APP {command}` (try --dry-run first), or remove {them} there"
     ]
 
 
 def _names_of_django() -> Sequence[str]:
-    """The enabled entries, where this project has django-celery-beat loaded."""
+    """Return the names of the enabled entries, if this project has django-celery-beat loaded."""
     models = sys.modules.get("django_celery_beat.models")
     if models is None:
         return ()
@@ -84,6 +84,6 @@ def _names_of_django() -> Sequence[str]:
         names = [str(name) for name in found.values_list("name", flat=True)[:_MOST]]
         sys.modules["django.db"].connection.close()
         return names
-    except Exception as error:  # noqa: BLE001 - a database of the user's; costs this sentence
+    except Exception as error:  # noqa: BLE001 - the user's database may fail; costs this sentence
         event(_log, "schedule.not_looked_at", source=django_celery_beat.SOURCE, why=error)
         return ()

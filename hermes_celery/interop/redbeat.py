@@ -1,9 +1,9 @@
-"""RedBeat's entries, as `store.redbeat` reads them, become jobs.
+"""Turns RedBeat's entries, as `store.redbeat` reads them, into jobs.
 
-A crontab and an interval are taken as `beat_schedule` has them. An rrule that is nothing but a
-period becomes an interval with its start, its end and its number of runs; any other is refused, as
-its rules by day and position are cron's to say. Types that RedBeat writes in its own way come back
-as what they were.
+A crontab and an interval are read as in `beat_schedule`. An rrule with only a period becomes an
+interval with its start, its end and its number of runs. Any other rrule is refused: its rules by
+day and position must be rewritten as cron expressions. Values that RedBeat encodes in its own way
+are decoded.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from hermes_celery.interop.takeover import ForeignEntry, entry_or_reason
 from hermes_celery.store.redbeat import DEFAULT_PREFIX, RedBeatRecord
 
 SOURCE = "RedBeat"
-_STATIC = "declared in beat_schedule, which the beat takes over by itself"
+_STATIC = "declared in beat_schedule, which our beat reads by itself"
 #: dateutil's frequencies of a fixed length, in seconds.
 _PERIODS = {2: 604_800, 3: 86_400, 4: 3_600, 5: 60, 6: 1}
 
 
 def prefix_of(configuration: Mapping[str, Any]) -> str:
-    """The prefix of the keys that RedBeat has for an app."""
+    """Return the prefix of RedBeat's keys for an app."""
     return str(configuration.get("redbeat_key_prefix") or DEFAULT_PREFIX)
 
 
 def url_of(configuration: Mapping[str, Any]) -> str | None:
-    """The Redis that RedBeat has for an app; None: its broker."""
+    """Return the URL of the Redis that RedBeat uses for an app; None for the app's broker."""
     url = configuration.get("redbeat_redis_url")
     return str(url) if url else None
 
 
 def entries_of(records: Iterable[RedBeatRecord]) -> list[ForeignEntry]:
-    """Records as entries; one that cannot be read says why, and is no other's trouble."""
+    """Return records as entries; an unreadable one says why and does not affect the others."""
     return [_entry(record) for record in records]
 
 
@@ -93,7 +93,7 @@ def _last_run(meta: str) -> datetime | None:
 
 
 def _value(value: Any) -> Any:
-    """A value as it was before RedBeat wrote it."""
+    """Decode a value that RedBeat encoded."""
     if isinstance(value, list):
         return [_value(one) for one in value]
     if not isinstance(value, dict):
@@ -112,7 +112,7 @@ def _datetime(value: Mapping[str, Any]) -> datetime:
 
 
 def _timing(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The schedule of a request, and what bounds it."""
+    """Return the fields of a request for the schedule and its bounds."""
     fields = {name: one for name, one in given.items() if name != "__type__"}
     match given.get("__type__"):
         case "interval":

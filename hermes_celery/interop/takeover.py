@@ -1,12 +1,12 @@
-"""Takes over jobs from other people's schedulers: each entry whole, or not at all with the reason.
+"""Imports jobs from other schedulers: each entry as a whole, or not at all with the reason.
 
-An entry becomes an ordinary job of the moment, which can be edited and removed. Its id follows from
-where it came from and its name, so that taking it over again makes no second job; a job that is
-here already stays as it is.
+An entry becomes an ordinary stored job, which can be edited and removed. Its id is derived from its
+source and its name, so that importing again makes no second job. A job that is already here stays
+as it is.
 
-When an entry ran last is kept, since the old beat counted from there: an interval goes on from that
-instant, and what became due meanwhile runs once, as it would have there. Runs of such a job may
-overlap, as they do with Celery's beat.
+The time of an entry's last run is kept, because the old beat counted from there: an interval
+continues from that instant, and an occurrence that became due meanwhile runs once, as it would have
+there. Runs of such a job may overlap, as with Celery's beat.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ class ForeignEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of another scheduler."""
 
     name: str
-    #: None where it cannot be taken; then `refused` says why.
+    #: None if it cannot become a job; then `refused` says why.
     request: JobRequest | None = None
     refused: str = ""
-    #: Why it need not be taken over; empty: it is to be.
+    #: Why it need not be imported; "" if it must be.
     kept: str = ""
     is_enabled: bool = True
     last_run_at: datetime | None = None
 
 
 class EntryOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one entry."""
+    """The outcome for one entry."""
 
     name: str
-    #: The id of its job; None where it is none.
+    #: The id of its job; None if it became no job.
     job: str | None = None
-    #: What it does, or why it was refused.
+    #: The job's schedule and task, or why the entry was kept or refused.
     text: str = ""
 
 
 class TakeoverReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done, or would be, entry by entry."""
+    """The outcome of an import or a dry run, entry by entry."""
 
     is_dry_run: bool
     imported: list[EntryOutcome]
-    #: Here already, or declared by the project; left as they are.
+    #: Already here, or declared by the project; left as they are.
     kept: list[EntryOutcome]
     refused: list[EntryOutcome]
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the report as lines for people."""
         verb = "would import" if self.is_dry_run else "imported"
         done = "nothing was written: " if self.is_dry_run else ""
         return [
@@ -80,9 +80,9 @@ class TakeoverReport(msgspec.Struct, frozen=True, kw_only=True):
 def entry_or_reason(
     name: str, read: Callable[[], ForeignEntry], *, what: str = "it"
 ) -> ForeignEntry:
-    """What `read` makes of one entry; the reason why it makes nothing is no other entry's trouble.
+    """Return the entry that `read` makes, or one that is refused with the error's text.
 
-    `what` is what could not be read, for the reason.
+    `what` names the unreadable part in that text.
     """
     made = _made_or_reason(read, what=what)
     return ForeignEntry(name=name, refused=made) if isinstance(made, str) else made
@@ -93,17 +93,17 @@ def _made_or_reason(make: Callable[[], _T], *, what: str) -> _T | str:
         return make()
     except HermesCeleryError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - what others wrote may raise anything; told there
+    except Exception as error:  # noqa: BLE001 - other programs' data may raise anything; reported
         return f"{what} cannot be read: {error_text(error)}"
 
 
 def id_of(source: str, name: str) -> str:
-    """The id of the job that an entry becomes."""
+    """Return the id of the job that an entry becomes."""
     return hashlib.sha256(f"{source}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def missing(jobs: Jobs, source: str, names: Sequence[str]) -> list[str]:
-    """Those of these entries that have not been taken over. Raises StoreError."""
+    """Return the names of entries that were not imported. Raises StoreError."""
     ids = {id_of(source, name): name for name in names}
     here = jobs.stored(list(ids))
     return [name for job_id, name in ids.items() if job_id not in here]
@@ -117,10 +117,10 @@ def take_over(
     timezone: str,
     dry_run: bool = False,
 ) -> TakeoverReport:
-    """Make jobs of entries, or with `dry_run` only say what would be made.
+    """Import entries as jobs; with `dry_run` only report what would be done.
 
-    `timezone` is the zone of those that name none. Raises StoreError; what was written before stays
-    written, and the next call goes on.
+    `timezone` is the zone of entries that name none. Raises StoreError; what was written before
+    stays written, and the next call continues.
     """
     report = TakeoverReport(is_dry_run=dry_run, imported=[], kept=[], refused=[])
     new: list[Job] = []
@@ -172,7 +172,7 @@ def _put(jobs: Jobs, page: Sequence[Job], report: TakeoverReport) -> None:
     written = jobs.write_many([Write(job=job) for job in new])
     for job, outcome in zip(new, written, strict=True):
         if isinstance(outcome, Conflict):
-            # Somebody added it since we looked.
+            # Another program has added it meanwhile.
             report.kept.append(_kept(job))
         elif isinstance(outcome, HermesCeleryError):
             report.refused.append(EntryOutcome(name=job.name, text=str(outcome)))

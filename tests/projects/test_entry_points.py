@@ -58,7 +58,7 @@ def test_the_installed_package_names_its_entry_points_and_its_version() -> None:
 
 def test_the_commands_below_celery_are_about_its_app(bed: Bed) -> None:
     help_ = celery(bed, "--help").stdout
-    assert "cron     Jobs and runs of this app's cron (hermes-celery)." in help_
+    assert "cron     Manage the jobs and runs of this app's cron (hermes-celery)." in help_
     listed = cron(bed, "--help")
     assert listed.startswith("Usage: celery cron [OPTIONS] COMMAND")
     assert "backfill" in listed

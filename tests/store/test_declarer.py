@@ -143,8 +143,8 @@ def test_an_entry_with_the_name_of_an_added_job_is_refused_and_that_job_runs(
     assert (refusal.name, refusal.job_id) == ("stock", jobs.find("stock").id)
     assert refusal.text == (
         "job 'stock' of beat_schedule of app shop is refused: two declarations are named 'stock': "
-        "this entry of beat_schedule does not run, but that of cron.add in module "
-        "tests.store.test_declarer does; give one another name"
+        "this entry of beat_schedule does not run, but the one of cron.add in module "
+        "tests.store.test_declarer does; rename one of them"
     )
     assert [one.text for one in Incidents(valkey).of_job("")] == [refusal.text]
     del app.conf.beat_schedule["stock"]

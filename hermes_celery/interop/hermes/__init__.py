@@ -1,1 +1,1 @@
-"""Hermes' own cron: its home and its jobs."""
+"""Hermes' own cron: its home directory and its jobs."""

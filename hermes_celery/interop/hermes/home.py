@@ -1,11 +1,12 @@
-"""Taking over the jobs of a Hermes home.
+"""Imports the jobs of a Hermes home.
 
-A record is taken whole or not at all; what cannot be taken is reported with its reason, and stops
-nothing else. A job whose id is here already stays as it is: importing twice changes nothing.
+A record is imported as a whole or not at all; a refused one is reported with its reason and does
+not affect the others. A job whose id is already here stays as it is, so importing twice changes
+nothing.
 
-Times follow what hermes-agent 0.19 does at its own start: a naive time is local in Hermes' zone; a
-next_run_at that cannot be read is computed anew; one that lies behind is due at once, and the job
-then goes on from now.
+Times are read as hermes-agent 0.19 reads them at its own start: a naive time is local in Hermes'
+zone; an unreadable next_run_at is computed again; a next_run_at in the past is due at once, and the
+job continues from now.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ if TYPE_CHECKING:
 
 
 class RefusedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that could not be taken."""
+    """A record that could not be imported."""
 
     job: str
     reason: str
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What an import did, job by job (as "id name")."""
+    """The outcome of an import, job by job (as "id name")."""
 
     imported: list[str]
-    #: Here already, left as they are.
+    #: Already here, left as they are.
     kept: list[str]
     refused: list[RefusedRecord]
-    #: What somebody should look at, though nothing was refused for it.
+    #: Hints to check something, although nothing was refused.
     notes: list[str] = []
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the report as lines for people."""
         return [
             *(f"imported {job}" for job in self.imported),
             *(f"kept     {job} (already here)" for job in self.kept),
@@ -62,10 +63,10 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def import_jobs(cron: Client, path: Path, *, timezone: str) -> ImportReport:
-    """Take over the jobs of a Hermes home or a jobs.json.
+    """Import the jobs of a Hermes home or a jobs.json.
 
-    `timezone` is the zone that Hermes' naive times and cron expressions are meant in. Raises
-    ImportFault when there is no such file or it cannot be read at all; then nothing was written.
+    `timezone` is the zone of Hermes' naive times and cron expressions. Raises ImportFault when the
+    file does not exist or is unreadable as a whole; nothing is written then.
     """
     records = read_records(path)
     report = ImportReport(
@@ -77,7 +78,7 @@ def import_jobs(cron: Client, path: Path, *, timezone: str) -> ImportReport:
 
 
 class _Taken(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that makes sense, and what it is called in the report."""
+    """A valid record as a job, and its name in the report."""
 
     label: str
     job: Job
@@ -86,7 +87,7 @@ class _Taken(msgspec.Struct, frozen=True, kw_only=True):
 def _import_page(
     cron: Client, records: list[Any], start: int, report: ImportReport, *, timezone: str
 ) -> None:
-    """Write the jobs of some records that are new, in one round trip, and report on each."""
+    """Write the new jobs of some records in one round trip, and report on each record."""
     taken: list[_Taken] = []
     for position, record in enumerate(records, start):
         label = _label(record, position)
@@ -107,14 +108,14 @@ def _store(jobs: Jobs, taken: list[_Taken], report: ImportReport) -> None:
     new: dict[str, int] = {}
     for position, one in enumerate(taken):
         if one.job.id not in here:
-            # Of two records with one id the first counts.
+            # Of two records with the same id, the first counts.
             new.setdefault(one.job.id, position)
     written = jobs.write_many([Write(job=taken[position].job) for position in new.values()])
     outcomes = dict(zip(new.values(), written, strict=True))
     for position, one in enumerate(taken):
         outcome = outcomes.get(position)
         if outcome is None or isinstance(outcome, Conflict):
-            # It is here, or somebody added it since we looked.
+            # It is already here, or another program has added it meanwhile.
             report.kept.append(one.label)
         elif isinstance(outcome, HermesCeleryError):
             report.refused.append(RefusedRecord(job=one.label, reason=str(outcome)))
@@ -123,7 +124,7 @@ def _store(jobs: Jobs, taken: list[_Taken], report: ImportReport) -> None:
 
 
 def _foreign_offsets(records: list[Any], *, timezone: str) -> list[str]:
-    """A note when Hermes wrote its times in another zone than its expressions now are read in."""
+    """Return a note if Hermes wrote its times in a zone other than `timezone`."""
     zone = ZoneInfo(timezone)
     for record in records:
         text = _object(record).get("next_run_at")
@@ -138,14 +139,14 @@ def _foreign_offsets(records: list[Any], *, timezone: str) -> list[str]:
         if here.utcoffset() != written.utcoffset():
             return [
                 f"Hermes wrote its times at UTC{written:%z}, but {timezone} is at UTC{here:%z} "
-                "then: cron expressions are read in that zone from now on. If Hermes meant "
-                "another, remove the jobs and import again with --timezone"
+                "then: from now on, cron expressions are read in that zone. If it is wrong, remove "
+                "the jobs and import them again with --timezone"
             ]
     return []
 
 
 def read_records(path: Path) -> list[Any]:
-    """The raw job records of a Hermes home or a jobs.json. Raises ImportFault."""
+    """Return the raw job records of a Hermes home or a jobs.json. Raises ImportFault."""
     file = _jobs_file(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
@@ -156,7 +157,7 @@ def read_records(path: Path) -> list[Any]:
     except json.JSONDecodeError as error:
         raise ImportFault(
             f"{file} is corrupt: {error.msg} at line {error.lineno} column {error.colno} "
-            f"(char {error.pos}). Nothing was imported; mend the file or restore a copy"
+            f"(char {error.pos}). Nothing was imported; repair the file or restore a copy"
         ) from None
     if isinstance(content, dict):
         content = content.get("jobs", [])
@@ -169,7 +170,7 @@ def read_records(path: Path) -> list[Any]:
 
 
 def job_from_record(record: Any, *, timezone: str, now: datetime) -> Job:
-    """One stored Hermes job as ours. Raises JobError or ScheduleError with the reason."""
+    """Return a stored Hermes job as a job of ours. Raises JobError or ScheduleError."""
     if not isinstance(record, dict):
         raise JobError(f"the record is {type(record).__name__}, not an object")
     job_id = str(record.get("id") or record.get("job_id") or "")
@@ -192,7 +193,7 @@ def job_from_record(record: Any, *, timezone: str, now: datetime) -> Job:
     )
     state = _state(record, is_over=times is not None and completed >= times)
     if state is JobState.SCHEDULED and next_run_at is None:
-        raise JobError(f"its time {schedule.text} has passed and it never ran; add it anew")
+        raise JobError(f"its time {schedule.text} has passed and it never ran; add it again")
     return Job(
         spec=spec,
         state=state,
@@ -210,12 +211,12 @@ def job_from_record(record: Any, *, timezone: str, now: datetime) -> Job:
 def _timing(
     record: Mapping[str, Any], *, job_id: str, timezone: str, now: datetime
 ) -> tuple[Schedule, datetime, datetime | None]:
-    """The schedule, where its grid begins, and its next instant."""
+    """Return the schedule, the start of its grid, and its next instant."""
     stored = _object(record.get("schedule"))
     next_run_at = _time(record.get("next_run_at"), timezone=timezone)
     anchor = now
     if stored.get("kind") == "interval" and next_run_at is not None:
-        # The grid goes through the instant that Hermes planned.
+        # Keep the grid that contains the instant that Hermes planned.
         anchor = next_run_at - timedelta(minutes=_whole(stored.get("minutes")) or 0)
     schedule = from_hermes(stored, timezone=timezone, now=anchor, spread=job_id)
     if next_run_at is None:
@@ -227,7 +228,7 @@ def _timing(
 
 
 def _request(record: Mapping[str, Any]) -> JobRequest:
-    """The parts of a record that are checked like a new job's."""
+    """Return the fields of a record that are checked like those of a new job."""
     given = {
         field.name: _given(field, record)
         for field in FIELDS
@@ -240,7 +241,7 @@ def _request(record: Mapping[str, Any]) -> JobRequest:
 
 
 def _given(field: Field, record: Mapping[str, Any]) -> Any:
-    """A field of a record, as a request has it."""
+    """Return a record's value of a field, in the form of a request."""
     found = [record[key] for key in field.hermes if record.get(key) is not None]
     if not found:
         return field.empty
@@ -257,7 +258,10 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _origin(value: Any) -> Any:
-    """Hermes stores numbers for some platforms' ids, and null for what it does not know."""
+    """Return an origin with all parts as texts.
+
+    Hermes stores the ids of some platforms as numbers, and null for unknown parts.
+    """
     if not isinstance(value, dict):
         return value or None
     return {name: str(part) for name, part in value.items() if part is not None} or None
@@ -284,11 +288,11 @@ def _jobs_file(path: Path) -> Path:
     for candidate in (path / "cron" / "jobs.json", path / "jobs.json"):
         if candidate.is_file():
             return candidate
-    raise ImportFault(f"{path} holds no cron/jobs.json; give a Hermes home or a jobs.json")
+    raise ImportFault(f"{path} has no cron/jobs.json; give a Hermes home or a jobs.json")
 
 
 def _time(value: Any, *, timezone: str) -> datetime | None:
-    """A stored time, aware; None for what is none."""
+    """Return a stored time as an aware datetime in UTC; None if it is missing or invalid."""
     if not isinstance(value, str):
         return None
     try:

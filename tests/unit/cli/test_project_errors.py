@@ -48,7 +48,7 @@ def test_a_zone_that_is_none_is_refused(
         "import", "django-celery-beat", "beat.json",
         home=tmp_path, name="martian_shop", monkeypatch=monkeypatch,
     )  # fmt: skip
-    assert "app.conf.timezone is 'Mars/X', no time zone" in text
+    assert "app.conf.timezone is 'Mars/X', not a time zone" in text
 
 
 def test_a_broker_whose_host_nobody_can_resolve_is_refused(

@@ -225,7 +225,7 @@ def test_a_zone_that_is_none_is_said_for_each_job_that_needs_it() -> None:
     cron.add("zoned", "0 9 * * *", task="shop.a", timezone="Asia/Tokyo")
     cron.add("plain", "0 9 * * *", task="shop.a")
     _, refused = requests_of(app)
-    assert "app.conf.timezone is 'Mars/Olympus', no time zone" in refused["x"]
+    assert "app.conf.timezone is 'Mars/Olympus', not a time zone" in refused["x"]
     declared, refused = declared_of(app, default_timezone="UTC")
     assert list(declared) == ["zoned"]
     assert "Mars/Olympus" in refused["plain"]

@@ -149,7 +149,7 @@ def test_bounds_and_switches_of_django_keep_their_meaning(django: dict[str, Fore
     assert routed.task is not None
     assert routed.task.options == {"exchange": "jobs", "routing_key": "jobs.fast"}
     assert django["Ran before"].last_run_at == datetime(2026, 11, 30, 10, 20, tzinfo=UTC)
-    assert "follows the sun" in django["Sunrise"].refused
+    assert "schedule is solar" in django["Sunrise"].refused
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[", "5"])
