@@ -11,12 +11,14 @@
        beat (leads)                 worker: claim -> session -> runner -> output
        beat (stands by)
 
-`open_cron()` gives the verbs on jobs and runs, a `Client`; `Cron(app)` makes a Celery app of one's
-own a cron, whose verbs are `cron.client`. `JobRequest`, `Policy`, `TaskCall` and `Origin` describe
-a job, and a `Client` returns `Job` and `Run`. `parse_schedule` reads a schedule. `app` is ours. The
-exceptions are in `hermes_celery.errors`, the session of a run in `hermes_celery.session`. All are
-found lazily, so that `celery -A hermes_celery` works and everything else starts fast.
-A name that was renamed works for one more release, with a DeprecationWarning.
+`open_cron()` returns a `Client`, which has the verbs on jobs and runs. `Cron(app)` turns your own
+Celery app into a cron; its client is `cron.client`. `JobRequest`, `Policy`, `TaskCall` and `Origin`
+describe a job, and a `Client` returns `Job` and `Run`. `parse_schedule` reads a schedule. `app` is
+hermes-celery's own Celery app. The exceptions are in `hermes_celery.errors`, and the session of a
+run is in `hermes_celery.session`.
+
+Names are imported when they are first used, so that `celery -A hermes_celery` works and all other
+programs start fast. A renamed name works for one more release, with a DeprecationWarning.
 """
 
 from __future__ import annotations
@@ -72,15 +74,15 @@ _HOMES = {
     "open_cron": "hermes_celery.wiring.client",
     "parse_schedule": "hermes_celery.schedule",
 }
-#: Public names that are called otherwise where they live.
+#: Public names that differ from the name in their module.
 _NAMES_AT_HOME = {"parse_schedule": "parse"}
-#: Names of the release before -> what they are called now.
+#: Names of the previous release, and their present names.
 _RENAMED = {"Crontab": "Client"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, when it is asked for."""
-    # Here to start fast, as all that is imported by name.
+    """Import a public name when it is first used."""
+    # Imported here to start fast.
     from importlib import import_module
 
     if name in _RENAMED:
@@ -98,24 +100,24 @@ def __getattr__(name: str) -> Any:
 
 
 def _renamed(name: str) -> Any:
-    """What a name of the release before means now."""
-    # Here to start fast: hardly anybody comes this way.
+    """Return the value of a name of the previous release, with a warning."""
+    # Imported here to start fast: old names are rare.
     import warnings
 
     now = _RENAMED[name]
     warnings.warn(
-        f"hermes_celery.{name} is called hermes_celery.{now} now, and goes away with the next "
-        "release",
+        f"hermes_celery.{name} is now hermes_celery.{now}; the old name will be removed in the "
+        "next release",
         DeprecationWarning,
-        # Whoever imports the name.
+        # The line that imports the name.
         stacklevel=3,
     )
     return __getattr__(now)
 
 
 def _version() -> str:
-    """The installed version; where nothing is installed, one that says so."""
-    # Here to start fast: hardly anybody asks.
+    """Return the installed version; "0+unknown" if the package is not installed."""
+    # Imported here to start fast: the version is rarely needed.
     from importlib import metadata
 
     try:

@@ -1,4 +1,4 @@
-"""`python -m hermes_celery` is the `hermes-celery` command."""
+"""Run the `hermes-celery` command with `python -m hermes_celery`."""
 
 from hermes_celery.cli import main
 

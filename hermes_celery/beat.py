@@ -1,4 +1,4 @@
-"""The documented path `hermes_celery.beat:CronScheduler`; its code is `celery_app.scheduler`."""
+"""The documented path `hermes_celery.beat:CronScheduler`; the code is in `celery_app.scheduler`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CronScheduler"]
 
 
 class CronScheduler(BeatScheduler):
-    """The scheduler class for `celery beat`, with what it needs for any app."""
+    """The scheduler class for `celery beat`; it finds what it needs for any app."""
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
         ensure_collaborators(app)

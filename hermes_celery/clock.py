@@ -1,8 +1,8 @@
-"""The only reader of the time.
+"""Read the time, in this module only.
 
-Machines disagree about the time, so everything that is written to Redis carries the *server's*
-time: `ServerClock` learns it once, then counts on with the monotonic clock, and learns it again
-every few seconds. A host whose clock is off by minutes, or jumps, changes nothing.
+The clocks of machines differ, so everything that is written to Redis has the time of the *server*.
+`ServerClock` reads it once, then counts on with the monotonic clock, and reads it again every few
+seconds. A host whose clock is wrong or jumps changes nothing.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-#: Quartz drifts by less than 100 ppm, so that 10 s cost at most 1 ms.
+#: A quartz clock drifts by less than 100 ppm: at most 1 ms in 10 s.
 _RESYNC_SECONDS = 10.0
 _SAMPLES = 3
 
 
 class Clock(Protocol):
-    """What tells the time: `ServerClock` in processes, a clock set by hand in tests."""
+    """Reads the time: `ServerClock` in processes, a clock set by hand in tests."""
 
     def now_ms(self) -> int:
-        """Unix time in milliseconds."""
+        """Return Unix time in milliseconds."""
 
     def monotonic(self) -> float:
-        """Seconds that never jump."""
+        """Return seconds that never jump."""
 
 
 class ServerClock:
-    """The time of the Redis server, without asking it each time.
+    """Follows the clock of the Redis server without a request for each reading.
 
-    `read_server_ms` asks the server (Unix ms); whatever it raises passes through `now_ms`.
+    `read_server_ms` asks the server (Unix ms); `now_ms` raises what it raises.
     """
 
     def __init__(self, read_server_ms: Callable[[], int]) -> None:
@@ -38,15 +38,15 @@ class ServerClock:
         self._synced_at = -1e9
 
     def now_ms(self) -> int:
-        """Unix time in milliseconds, as the server has it."""
+        """Return the server's Unix time in milliseconds."""
         if time.monotonic() - self._synced_at > _RESYNC_SECONDS:
             self.sync()
         return int(time.monotonic() * 1000 + self._offset_ms)
 
     def sync(self) -> None:
-        """Ask the server; half of the round trip is taken as the way back.
+        """Ask the server, and assume that the answer took half of the round trip.
 
-        The fastest of a few answers counts (as in NTP's clock filter, RFC 5905 section 10): the
+        Use the fastest of a few answers (as NTP's clock filter does, RFC 5905 section 10): the
         first one may have waited for a connection.
         """
         best = float("inf")
@@ -56,10 +56,10 @@ class ServerClock:
             after = time.monotonic()
             if after - before < best:
                 best = after - before
-                # The server's milliseconds are cut; half of one is what that loses on average.
+                # The server truncates to milliseconds, and loses half of one on average.
                 self._offset_ms = server_ms + 0.5 - (before + after) / 2 * 1000
         self._synced_at = time.monotonic()
 
     def monotonic(self) -> float:
-        """Seconds that never jump."""
+        """Return seconds that never jump."""
         return time.monotonic()

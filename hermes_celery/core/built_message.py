@@ -12,7 +12,7 @@ STAND_IN = b" "
 
 
 class BuildOutcome(Enum):
-    """How the building of a message ended."""
+    """The ways in which the building of a message ends."""
 
     #: The builder pushes the message.
     PUSH = "push"
@@ -39,7 +39,7 @@ class BuiltMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def why_sent(self) -> str:
-        """Why the run is `sent`, so that nobody follows its message; "" if somebody does."""
+        """The reason why nobody follows the message, so its run is `sent`; "" if somebody does."""
         return self.why if self.way is BuildOutcome.UNFOLLOWED else ""
 
 

@@ -59,12 +59,12 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def at(self) -> datetime:
-        """When it was taken, aware UTC."""
+        """The time at which it was taken, aware UTC."""
         return from_ms(self.at_ms)
 
     @property
     def advice(self) -> str:
-        """What to do about it, as part of a sentence."""
+        """The next thing to do about it, as part of a sentence."""
         return advice_on(self.why)
 
     def raw(self) -> bytes:

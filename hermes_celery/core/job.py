@@ -104,7 +104,7 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobRequest(JobFields, frozen=True, kw_only=True):
-    """What a user asked for, unchecked."""
+    """A job that a user asks for, unchecked."""
 
     #: A text as on the command line, or Celery's crontab, a timedelta or a number of seconds.
     schedule: Any
@@ -279,7 +279,7 @@ class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fault(self) -> str:
-        """What is wrong and what to do, in one line."""
+        """The fault and what to do about it, in one line."""
         if self.is_newer:
             return f"from a newer version of hermes-celery, not planned by this one: {self.what}"
         return f"unreadable: {self.key} {self.what}; `hermes-celery remove {self.id}` removes it"

@@ -25,7 +25,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionSource(StrEnum):
-    """What the session of a job's runs is made from."""
+    """The source of the session of a job's runs."""
 
     #: The job's origin.
     ORIGIN = "origin"

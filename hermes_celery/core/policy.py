@@ -20,7 +20,7 @@ MAX_LOST_ATTEMPTS = 5
 
 
 class CatchUp(StrEnum):
-    """What happens to missed occurrences: those for which no beat ticked in time."""
+    """The rule for missed occurrences: those for which no beat ticked in time."""
 
     #: The latest of them runs, once.
     LATEST = "latest"
@@ -31,7 +31,7 @@ class CatchUp(StrEnum):
 
 
 class Overlap(StrEnum):
-    """What happens to an occurrence while an earlier run of the job is queued or running."""
+    """The rule for an occurrence while an earlier run of the job is queued or running."""
 
     #: The occurrence is recorded as skipped.
     SKIP = "skip"
@@ -44,7 +44,7 @@ class Overlap(StrEnum):
 
 
 class OnLost(StrEnum):
-    """What happens to a run whose worker died while it was running."""
+    """The rule for a run whose worker died while it was running."""
 
     #: The run ends: it is started at most once.
     FAIL = "fail"

@@ -63,7 +63,7 @@ class KeyRole(StrEnum):
 
 
 class MendVerb(StrEnum):
-    """What a write does with its key; the store maps it to a Redis command."""
+    """The action of a write; the store maps it to a Redis command."""
 
     #: Set fields of a record.
     SET = "set"

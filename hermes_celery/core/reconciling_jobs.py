@@ -32,7 +32,7 @@ _PUT_OFF_MS = 60_000
 
 
 class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored about one job."""
+    """The stored facts about one job."""
 
     id: str
     #: The Redis type of its record; "none" if there is no record.

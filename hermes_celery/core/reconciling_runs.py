@@ -33,7 +33,7 @@ from hermes_celery.core.run import (
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored about one run."""
+    """The stored facts about one run."""
 
     id: str
     #: The job among whose active or held runs it was found.
@@ -56,18 +56,18 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> RunState | None:
-        """Its state; None if this version does not know the word."""
+        """The run's state; None if this version does not know the word."""
         found = self.fields.get("state")
         return RunState(found) if found in set(RunState) else None
 
     @property
     def is_handed_on(self) -> bool:
-        """Whether a message that its task sent on continues it; then no other is pushed."""
+        """True if its task sent on a message that continues it; then no other message is pushed."""
         return self.fields.get("handed_on") is not None
 
     @property
     def is_live(self) -> bool:
-        """Whether any index says that the run is under way."""
+        """True if any index says that the run is under way."""
         return any(isinstance(fact, str) for fact in (self.word, self.queued, self.heartbeat))
 
 

@@ -50,7 +50,7 @@ class RunState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the run is over, so that its state can no longer change."""
+        """True if the run is over, so that its state can no longer change."""
         return self not in (RunState.QUEUED, RunState.RUNNING)
 
     @property
@@ -83,7 +83,7 @@ class EndReason(StrEnum):
 
 
 class Trigger(StrEnum):
-    """What made the run."""
+    """The cause of a run."""
 
     #: The job's schedule.
     SCHEDULE = "schedule"
@@ -94,7 +94,7 @@ class Trigger(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """How far the delivery of a run's output is."""
+    """The progress of the delivery of a run's output."""
 
     #: There is nothing to deliver (yet), or nobody to deliver to.
     NONE = "none"
@@ -144,7 +144,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def why(self) -> str:
-        """Why the run ended as it did, or what it waits for; "" if its state says enough."""
+        """The reason for the run's end, or for its waiting; "" if its state says enough."""
         if self.retry_at and not self.state.is_final:
             return (
                 f"waits for the retry of {iso(self.retry_at)}; if that time is past, the message "
@@ -235,14 +235,14 @@ def occurrence_at(job_id: str, instant: datetime) -> Occurrence:
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent's run used: tokens and US dollars."""
+    """The tokens and US dollars that an agent's run used."""
 
     tokens: int = 0
     cost_usd: float = 0.0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended, as the runner reports it to the store."""
+    """The end of a run, as the runner reports it to the store."""
 
     state: RunState
     output: bytes = b""

@@ -18,7 +18,7 @@ _NO_HOST = "its host is not a host name or address, such as example.org or [::1]
 
 
 class WorkKind(StrEnum):
-    """What performs a run."""
+    """The kind of work of a run."""
 
     AGENT = "agent"
     SCRIPT = "script"

@@ -1,5 +1,5 @@
-"""An end to what other people's code, servers and records do: errors, hours, megabytes.
+"""Limits for other people's code, servers and records: their errors, their time, their size.
 
-A duty that fails is tried again, work that hangs is left behind, an answer without end is cut. What
-secrets may be shown is `masking`'s, and how a process is ended is `process`'s.
+A failed duty is tried again, work that hangs is abandoned, an endless answer is cut off. `masking`
+decides which secrets may be shown, and `process` ends processes.
 """

@@ -1,10 +1,10 @@
-"""What a far end may answer: so much, within so much time.
+"""Limit the size and the time of a server's answers.
 
-Deliveries go through libraries that read an answer to its end, whatever its size and however slowly
-it comes. `limited` bounds both for the code inside, and only there: at the sockets that it reads
-from through a file (HTTP and SMTP clients do), and at the bodies that `requests` keeps in memory,
-where a small answer may unpack to a large one. What is cut off is no fault: who sends a message
-wants to know the status, and a fault would send it again.
+Deliveries use libraries that read an answer to its end, however large or slow it is. `limited`
+bounds both for the code inside it, and only there. It does so in two places: at sockets that are
+read through a file (HTTP and SMTP clients do), and at bodies that `requests` keeps in memory, where
+a small answer may unpack to a large one. Cutting off an answer is not an error: the sender needs
+only the status, and an error would send the message again.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from requests import Response
 
-#: Of one answer, after it was unpacked.
+#: Bytes of one answer's body, after unpacking.
 BODY_BYTES = 64 * 1024
-#: Of all answers to one message, with their headers: there may be thirty redirects.
+#: Bytes of all answers to one message, headers included; there may be thirty redirects.
 ALL_BYTES = 1024 * 1024
 _CHUNK = 8192
-#: gzip or zlib, whatever the data say.
+#: The value of `wbits` with which zlib detects gzip or zlib by itself.
 _ANY_FORMAT = 47
 _limit: ContextVar[_Limit | None] = ContextVar("hermes_celery_answer_limit", default=None)
 
 
 class _Limit:
-    """What is left for the answers to one message."""
+    """The time and bytes that are left for the answers to one message."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
         self.bytes = ALL_BYTES
 
     def seconds(self) -> float:
-        """Raises TimeoutError when no time is left."""
+        """Return the seconds that are left. Raises TimeoutError if there are none."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the answer took too long")
@@ -49,10 +49,10 @@ class _Limit:
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Bound all that this block reads of answers.
+    """Limit what this block reads of answers.
 
-    Inside, a socket read through a file raises TimeoutError when the time is over, and ends after
-    `ALL_BYTES`; the body of a `requests` response ends after `BODY_BYTES`.
+    In the block, a socket that is read through a file raises TimeoutError when the time is over,
+    and ends after `ALL_BYTES`. The body of a `requests` response ends after `BODY_BYTES`.
     """
     _limit_files()
     token = _limit.set(_Limit(seconds))
@@ -63,12 +63,12 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def limit_requests() -> None:
-    """Let the bodies of `requests` be bounded too; for who sends through it."""
+    """Limit the bodies of `requests` too; called by code that sends with it."""
     _limit_bodies()
 
 
 class _LimitedFile(io.RawIOBase):
-    """What comes from a socket, until its limit is reached."""
+    """Reads from a socket until its limit is reached."""
 
     def __init__(self, raw: Any, sock: socket.socket, limit: _Limit) -> None:
         self._raw = raw
@@ -118,7 +118,7 @@ def _limit_files() -> None:
 
 @cache
 def _limit_bodies() -> None:
-    from requests.adapters import HTTPAdapter  # 150 ms; pings need the other limit alone
+    from requests.adapters import HTTPAdapter  # takes 150 ms; pings need only the other limit
 
     send = HTTPAdapter.send
 
@@ -133,12 +133,12 @@ def _limit_bodies() -> None:
 
 
 def _cut(response: Response) -> None:
-    """Read the beginning of a body, and no more; as `requests` would have kept all of it.
+    """Read only the beginning of a body, and store it as `requests` stores a whole body.
 
     Raises requests.ConnectionError.
     """
-    from requests import ConnectionError as Disconnected  # imported by now
-    from urllib3.exceptions import HTTPError  # as is this
+    from requests import ConnectionError as Disconnected  # already imported by the caller
+    from urllib3.exceptions import HTTPError  # already imported, too
 
     try:
         body = _beginning(lambda: response.raw.read(_CHUNK, decode_content=False))
@@ -161,7 +161,7 @@ def _beginning(read: Callable[[], bytes]) -> bytes:
 
 
 def _unpacked(body: bytes, encoding: str) -> bytes:
-    """The body's beginning without its compression; as it is where that cannot be undone."""
+    """Return the unpacked beginning of a body, or the body itself if it cannot be unpacked."""
     if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
         return body
     for form in (_ANY_FORMAT, -zlib.MAX_WBITS):

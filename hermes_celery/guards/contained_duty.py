@@ -1,9 +1,9 @@
-"""What a process does again and again, kept apart from its other duties.
+"""Keep the recurring duties of a process apart, so that one failing duty does not stop the others.
 
-A duty that fails costs itself: it is tried again, each time after twice the wait, up to a minute,
-while the others go on. It says so loudly: at once, then once a minute, with the traceback where
-nobody foresaw the error. A lost connection and a lost lease are no failure of a duty; they pass
-through, for whoever leads or stands by.
+A failed duty is tried again, each time after twice the wait, up to a minute, while the others go
+on. The failure is logged at once and then once a minute, with a traceback if the error was not
+foreseen. A lost connection and a lost lease are not failures of a duty; they are raised to the
+caller, which leads or stands by.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_WAIT_SECONDS = 60.0
 
 
 class Duty:
-    """One duty of one process."""
+    """One recurring duty of a process."""
 
     def __init__(
         self,
@@ -38,8 +38,10 @@ class Duty:
         on_broken: OnBroken = ignored,
         lets_refusals_pass: bool = False,
     ) -> None:
-        """With `lets_refusals_pass` a refusal of the server as a whole (out of memory, read-only)
-        passes through as a lost connection does.
+        """Make a duty.
+
+        With `lets_refusals_pass`, an error of the whole server (out of memory, read-only) is raised
+        to the caller as a lost connection is.
         """
         self._name = name
         self._clock = clock
@@ -51,15 +53,15 @@ class Duty:
 
     @property
     def waits_seconds(self) -> float:
-        """How long it waits after it failed; 0 when it may be done."""
+        """Seconds until the duty may be tried again after a failure; 0 if it may be done now."""
         if not self._failures:
             return 0.0
         return max(self._again_at - self._clock.monotonic(), 0.0)
 
     def attempt(self, work: Callable[[], _T], otherwise: _T) -> _T:
-        """What `work` returns; `otherwise` where it fails, or waits because it failed before.
+        """Return the result of `work`; return `otherwise` if it fails, or waits after a failure.
 
-        Raises what is no failure of the duty: StoreUnavailable and LeaseLost.
+        Raises errors that are not the duty's: StoreUnavailable and LeaseLost.
         """
         if self.waits_seconds:
             return otherwise
@@ -71,7 +73,7 @@ class Duty:
             return otherwise
         except self._passing:
             raise
-        except Exception as error:  # noqa: BLE001 - what nobody foresaw ends this duty's turn only
+        except Exception as error:  # noqa: BLE001 - an unforeseen error ends only this attempt
             self._failed(error)
             return otherwise
         self._failures = 0

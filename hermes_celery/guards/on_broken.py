@@ -1,17 +1,17 @@
-"""How whoever meets an unreadable record says so, without knowing who listens.
+"""The callback with which code reports an unreadable record, without knowing who listens.
 
-The composition root makes it an incident (`delivering.broken_records`); one of each is counted
-once.
+The wiring turns each report into an incident (`delivering.broken_records`); reports about the same
+record count as one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Told of what cannot be read: the job's id where it is one job's, else ""; the key in Redis, ""
-#: where it is said in what follows; and what is wrong, a phrase that follows it: "is a string".
+#: Arguments: the job's id, or "" if it is not a single job; the key in Redis, or "" if the next
+#: argument names it; and what is wrong, as a phrase after the key: "is a string".
 OnBroken = Callable[[str, str, str], None]
 
 
 def ignored(job_id: str, key: str, what: str) -> None:
-    """Tell nobody."""
+    """Ignore the report."""

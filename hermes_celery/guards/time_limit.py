@@ -1,7 +1,8 @@
-"""An end to work that calls other people's code: done in a thread, and left behind when late.
+"""Limit the time of work that calls other people's code: it runs in a thread and is abandoned if
+late.
 
-A thread cannot be ended from outside. What is left behind holds no slot and no claim, and its
-result is dropped; whoever starts such work gives it a way to notice that it is too late.
+A thread cannot be stopped from outside. An abandoned thread holds no slot and no claim, and its
+result is dropped. The caller gives the work a way to notice that it is too late.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _T = TypeVar("_T")
 
 
 class Overdue(Exception):
-    """The work took longer than it may."""
+    """The work took too long."""
 
 
 def within(
@@ -26,10 +27,10 @@ def within(
     every_seconds: float = float("inf"),
     meanwhile: Callable[[], None] = lambda: None,
 ) -> _T:
-    """Do `work` and return or raise what it does. Raises Overdue when that takes too long.
+    """Do `work`, and return or raise what it does. Raises Overdue if it takes too long.
 
-    While it goes on, `meanwhile` is called again and again from this thread; what it raises ends
-    the waiting too. Works under every pool: under gevent the thread is a greenlet.
+    Meanwhile, `meanwhile` is called every `every_seconds` from this thread; an error of it also
+    ends the waiting. This works under every pool: under gevent the thread is a greenlet.
     """
     done = threading.Event()
     call = _Call(work, done)
@@ -46,7 +47,7 @@ def within(
 
 
 class _Call(Generic[_T]):
-    """One call, and how it ended."""
+    """One call and its result."""
 
     def __init__(self, work: Callable[[], _T], done: threading.Event) -> None:
         self._work = work
@@ -55,16 +56,16 @@ class _Call(Generic[_T]):
         self._error: BaseException | None = None
 
     def make(self) -> None:
-        """Call; nothing is raised in this thread."""
+        """Call the work, and keep its error instead of raising it in this thread."""
         try:
             self._values.append(self._work())
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001 - `result` raises it in the waiting thread
             self._error = error
         finally:
             self._done.set()
 
     def result(self) -> _T:
-        """What came of it."""
+        """Return the result, or raise the error."""
         if self._error is not None:
             raise self._error
         return self._values[0]

@@ -1,8 +1,8 @@
-"""What of secrets may be shown; every secret becomes `***`. Nothing else in the package hides one.
+"""Replace secrets by `***`; no other code in the package does.
 
     output        what a run, a server or a tool printed: bytes, masked before they are stored
-    urls          the URLs of deliveries and pings, whose tokens may stand anywhere
-    server_urls   the URL of a Redis or of a broker: all of it is shown but its passwords
+    urls          the URLs of deliveries and pings, in which any part may be a token
+    server_urls   the URL of a Redis or broker: everything is shown except its passwords
 
-Each is imported by its own name, so that a command loads only what it needs.
+Import each of them by its own name, so that a command loads only what it needs.
 """

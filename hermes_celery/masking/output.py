@@ -1,13 +1,12 @@
-"""Masks secrets in what a run printed, before any of it is stored or shown.
+"""Mask secrets in what a run printed, before any of it is stored or shown.
 
-Known by their value (the environment's own credentials), by their form (the prefixes that issuers
-give their keys, bearer tokens, PEM blocks, passwords in URLs) or by what stands before them
-(`token=`, `"api_key": `, `Cookie: `). Every secret becomes `***`. Works on bytes, because output
-may be in any encoding; nothing but a PEM block spans lines, so that a stream can be masked line by
-line.
+A secret is recognised by its value (credentials of the environment), by its form (key prefixes of
+issuers, bearer tokens, PEM blocks, passwords in URLs), or by what stands before it (`token=`,
+`"api_key": `, `Cookie: `). Each becomes `***`. The functions work on bytes, because output may have
+any encoding. Only a PEM block spans lines, so a stream can be masked line by line.
 
-Fixed strings are looked for first and patterns only where one is found: a megabyte that holds no
-secret takes some milliseconds.
+Fixed strings are searched first, and patterns only where one is found. A megabyte without secrets
+takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from urllib.parse import unquote
 
 MASK = b"***"
-#: Shorter values would mask ordinary words.
+#: Shortest known value that is masked; shorter ones would mask ordinary words.
 _MIN_KNOWN = 8
-#: What issuers put before their keys, and how long a key is at least after it.
+#: Key prefixes of issuers, and the shortest length of a key after the prefix.
 _PREFIXES = {
     b"sk-": 10,
     b"sk_": 16,
@@ -67,7 +66,7 @@ _NAMES = (
     b"credential",
     b"authorization",
 )
-#: What stands between a name and its value, up to the value's first byte.
+#: The text between a name and the first byte of its value.
 _ASSIGNED = re.compile(
     rb"[\"']?[ \t]{0,4}(?P<sign>[=:])[ \t]{0,4}(?:(?:basic|token)[ \t]+)?[\"']?"
     rb"(?=[^\s\"'`,;&<>(){}\[\]$*\x00])",
@@ -94,7 +93,7 @@ _URL_WITH_PASSWORD = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
 _OPTION_WITH_PASSWORD = re.compile(r"[?&][^=&?\s]*(?:password|passwd)=([^&\s]+)", re.IGNORECASE)
 _PASSWORD_OPTION = re.compile(rb"[^\s\"'`<>&#$*{(][^\s\"'`<>&#]*")
 _OPTION_NAME = re.compile(rb"[?&]\w{0,40}\Z")
-#: What is left of a `Cookie` or `Set-Cookie` header behind its name, as it is or in quotes.
+#: The text between `Cookie` or `Set-Cookie` and the header's value, which may be in quotes.
 _COOKIES = re.compile(rb"[\"']?[ \t]{0,4}:[ \t]{0,4}(?P<quote>[\"']?)")
 _COOKIE = re.compile(
     rb"(?<![^\s=;,:\"'])(?P<name>[^\s=;,:\"']{1,256})=[\"']?(?P<value>[^\s;,\"']+)"
@@ -103,7 +102,7 @@ _COOKIE_ATTRIBUTES = frozenset(
     (b"path", b"domain", b"expires", b"max-age", b"samesite", b"version")
 )
 
-#: What masks: bytes in, bytes out.
+#: A function that masks the secrets in bytes.
 Redact = Callable[[bytes], bytes]
 _Span = tuple[int, int]
 _CREDENTIAL_HEADER = re.compile(r"authorization|cookie|token|key|secret|password", re.IGNORECASE)
@@ -111,19 +110,19 @@ _BETWEEN_CREDENTIALS = re.compile(r"[\s;,]+")
 
 
 def is_credential(name: str, value: str) -> bool:
-    """Whether a variable holds a credential: by its name, or as a URL with a password in it."""
+    """Return whether a variable holds a credential, by its name or as a URL with a password."""
     return bool(_CREDENTIAL_NAME.search(name) or passwords_of(value))
 
 
 def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
-    """A request's headers as they may be shown, each credential replaced by `***`."""
+    """Return a request's headers with each credential replaced by `***`."""
     return {
         name: "***" if _CREDENTIAL_HEADER.search(name) else value for name, value in headers.items()
     }
 
 
 def known_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The values in an environment that must never be shown."""
+    """Return the values in an environment that must never be shown."""
     found: list[str] = []
     for name, value in environment.items():
         if _CREDENTIAL_NAME.search(name):
@@ -133,7 +132,7 @@ def known_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def passwords_of(url: str) -> list[str]:
-    """The passwords in a URL, in its login and its options, encoded and decoded."""
+    """Return the passwords in a URL's login and options, as written and decoded."""
     found = _URL_WITH_PASSWORD.findall(url)
     if "://" in url:
         found += _OPTION_WITH_PASSWORD.findall(url)
@@ -141,7 +140,7 @@ def passwords_of(url: str) -> list[str]:
 
 
 def header_secrets(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """What nobody must see of a request's headers: the credentials in them, whole and in parts."""
+    """Return the credentials in a request's headers, as a whole and in parts."""
     return tuple(
         part
         for name, value in headers.items()
@@ -151,12 +150,12 @@ def header_secrets(headers: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _credentials(value: str, *, has_scheme: bool) -> Iterator[str]:
-    """A header's value and its parts: each cookie, each parameter, the password behind `Basic`."""
+    """Yield a header's value and its parts: cookies, parameters, and the password of `Basic`."""
     yield value
     words = _BETWEEN_CREDENTIALS.split(value)
     if has_scheme and words[0].lower() == "basic":
         yield from _basic_password(words[-1])
-    # "Bearer" and its like are no secret.
+    # The scheme ("Bearer" and so on) is not a secret.
     for word in words[1:] if has_scheme and len(words) > 1 else words:
         yield word.strip("=")
         yield word.partition("=")[2].strip("\"'")
@@ -171,7 +170,7 @@ def _basic_password(encoded: str) -> list[str]:
 
 
 def redactor(secrets: Iterable[str] = ()) -> Redact:
-    """What masks these values and everything that has the form of a secret."""
+    """Return a function that masks these values and everything with the form of a secret."""
     known = sorted(
         {text.encode(errors="surrogateescape") for text in secrets if len(text) >= _MIN_KNOWN},
         key=len,
@@ -191,17 +190,17 @@ def redactor(secrets: Iterable[str] = ()) -> Redact:
 
 
 def unredacted(content: bytes) -> bytes:
-    """What masks nothing."""
+    """Return the content unmasked."""
     return content
 
 
 def redact_text(redact: Redact, text: str) -> str:
-    """The same for text."""
+    """Mask the secrets in a text."""
     return redact(text.encode(errors="surrogatepass")).decode(errors="replace")
 
 
 def opens_pem(content: bytes) -> bool:
-    """Whether a private key begins here and does not end: what follows belongs to it."""
+    """Return whether a private key begins in the content and does not end in it."""
     begin = content.rfind(_PEM_BEGIN)
     if begin < 0:
         return False
@@ -210,7 +209,7 @@ def opens_pem(content: bytes) -> bool:
 
 def _by_prefix(content: bytes) -> Iterable[_Span]:
     for prefix, least in _PREFIXES.items():
-        # What a match has covered is not looked at again, or a hostile line would take for ever.
+        # Skip what a match has covered; otherwise a hostile line would take quadratic time.
         covered = 0
         for start in _occurrences(content, prefix):
             if start < covered or (start and _WORD.match(content, start - 1)):
@@ -242,8 +241,9 @@ def _by_name(content: bytes) -> Iterable[_Span]:
 
 
 class _Next:
-    """The next match of a pattern, remembered: a line of one name over and over asks for the same
-    end of its value again and again.
+    """Remembers the next match of a pattern.
+
+    A line that repeats one name asks for the end of the same value again and again.
     """
 
     def __init__(self, pattern: re.Pattern[bytes], content: bytes) -> None:
@@ -252,7 +252,10 @@ class _Next:
         self._found = -1
 
     def at_or_after(self, position: int) -> int:
-        """Where it is; positions must not fall. The pattern must match at the end."""
+        """Return the position of the next match; positions must not decrease.
+
+        The pattern must match at the end of the content.
+        """
         if self._found < position:
             found = self._pattern.search(self._content, position)
             self._found = found.start() if found else len(self._content)
@@ -260,7 +263,7 @@ class _Next:
 
 
 def _is_secret(content: bytes, span: _Span, *, sign: bytes, digit: _Next) -> bool:
-    """Whether what is assigned looks like a value and not like a word of a sentence."""
+    """Return whether an assigned value looks like a secret and not like a word of a sentence."""
     start, end = span
     if _PLAIN.fullmatch(content, start, end):
         return False
@@ -281,7 +284,7 @@ def _in_urls(content: bytes) -> Iterable[_Span]:
 
 
 def _in_options(content: bytes) -> Iterable[_Span]:
-    """Passwords in a query, `?password=x`: there no value is too short or too plain for one."""
+    """Find passwords in a query, `?password=x`; there even a short or plain value is one."""
     covered = 0
     for start in _occurrences(content.lower(), b"password="):
         if start < covered or not _OPTION_NAME.search(content[max(start - 41, 0) : start]):
@@ -293,7 +296,7 @@ def _in_options(content: bytes) -> Iterable[_Span]:
 
 
 def _in_cookies(content: bytes) -> Iterable[_Span]:
-    """The value of each cookie in a header that is printed, as a server echoes it."""
+    """Find the value of each cookie in a printed header, as when a server echoes it."""
     covered = 0
     for start in _occurrences(content.lower(), b"cookie"):
         found = _COOKIES.match(content, start + len(b"cookie")) if start >= covered else None

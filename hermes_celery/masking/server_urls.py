@@ -1,4 +1,4 @@
-"""URLs as text: logins in them, lists of them, and what of them may be shown."""
+"""Handle server URLs as text: logins, lists of URLs, and which parts may be shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 
 def userinfo(user: str | None, password: str | None) -> str:
-    """`user:password@` as it stands in a URL; "" without."""
+    """Return the `user:password@` of a URL; "" without both."""
     if not user and not password:
         return ""
     secret = f":{quote(password, safe='')}" if password else ""
@@ -15,35 +15,35 @@ def userinfo(user: str | None, password: str | None) -> str:
 
 
 def urls_of(text: str) -> list[str]:
-    """The URLs of a list that is separated by `;`."""
+    """Split a list of URLs at `;`."""
     return [url for url in _BETWEEN.split(text) if url] or [""]
 
 
 def without_password(text: str) -> str:
-    """A URL, or a list of them, as it may be shown, each password in it replaced by `***`.
+    """Return a URL, or a list of them, with each password replaced by `***`.
 
-    Of a URL that cannot be read only the scheme is shown: `scheme://***`.
+    Of an unreadable URL only the scheme is shown: `scheme://***`.
     """
     return ";".join(_shown(url) for url in urls_of(text))
 
 
 def without_passwords_in(text: str) -> str:
-    """A text, such as an error, with the login and each password of every URL in it hidden."""
+    """Return a text, such as an error, with the logins and passwords of all its URLs hidden."""
     hidden = _without_options(text, shown="***", options=_OPTION_IN_TEXT)
     return _LOGIN_IN_TEXT.sub("://***@", hidden)
 
 
 def login_advice(text: str) -> str:
-    """What to do where a login holds characters that end it in a URL; "" without such a login."""
+    """Return what to do about a login with characters that end it in a URL; "" if it has none."""
     logins = (_split(url)[1] for url in urls_of(text))
     return _ADVICE if any(_UNSAFE.search(login) for login in logins) else ""
 
 
 def is_cut(url: str) -> bool:
-    """Whether a reader of URLs finds a server in the midst of a login, and takes it for this one's.
+    """Return whether a URL parser ends the login early and takes part of it for the server.
 
     `redis://:12#34@host/0` reads as port 12 of localhost, `unix://u:1/2@/x` as the file `/2@/x`. An
-    `@` in a path or in an option, as in `?client_name=a@b`, cuts none.
+    `@` in a path or an option, as in `?client_name=a@b`, does not end a login.
     """
     scheme, login, _ = _split(_without_options(url, shown=""))
     cut = _CUT_OF_SOCKET if scheme == "unix" else _CUT
@@ -51,8 +51,8 @@ def is_cut(url: str) -> bool:
 
 
 def _shown(url: str) -> str:
-    # By text first: what a reader of URLs takes for the login is not all of it where the password
-    # holds one of / ? # [ as it is.
+    # Split the text here: a URL parser ends the login early if the password has one of / ? # [
+    # unescaped.
     scheme, login, rest = _split(_without_options(url, shown="***"))
     user, colon, _ = login.partition(":")
     if not _is_readable(rest):
@@ -64,7 +64,7 @@ def _shown(url: str) -> str:
 
 
 def _without_options(text: str, *, shown: str, options: re.Pattern[str] | None = None) -> str:
-    """The text with `shown` for the value of each option of a query that holds a secret."""
+    """Replace the value of each secret query option by `shown`."""
 
     def hidden(found: re.Match[str]) -> str:
         is_secret = _IS_SECRET.search(unquote(found["name"])) is not None
@@ -74,7 +74,7 @@ def _without_options(text: str, *, shown: str, options: re.Pattern[str] | None =
 
 
 def _split(url: str) -> tuple[str, str, str]:
-    """The scheme, what stands between it and the last `@`, and the rest."""
+    """Return the scheme, the text between it and the last `@`, and the rest."""
     before, found, rest = url.partition("://")
     scheme, rest = (before, rest) if found else ("", url)
     login, _, rest = rest.rpartition("@")
@@ -82,25 +82,26 @@ def _split(url: str) -> tuple[str, str, str]:
 
 
 def _is_readable(rest: str) -> bool:
-    """Whether what follows the login begins with hosts, each with a number as its port or none."""
+    """Return whether the text after the login begins with hosts; their ports must be numeric."""
     return all(_HOST.fullmatch(host) for host in _CUTS.split(rest, maxsplit=1)[0].split(","))
 
 
-#: A password may hold a `;` of its own.
+#: Splits only before a scheme, because a password may contain a `;`.
 _BETWEEN = re.compile(r";(?=[\w+]+://|$)")
 _OPTION = re.compile(r"(?P<before>[?&](?P<name>[^=&?]*)=)(?P<value>[^&]*)")
 _OPTION_IN_TEXT = re.compile(r"(?P<before>[?&](?P<name>[^=&?\s]*)=)(?P<value>[^&\s'\"]*)")
 _LOGIN_IN_TEXT = re.compile(r"://[^@/\s]*@")
-#: `password=`, `sentinel_password=`, `ssl_password=`, and what is taken for one of them by mistake:
-#: it is refused, and the refusal shows the URL.
+#: `password=`, `sentinel_password=`, `ssl_password=`, and wrong names for them: those are refused,
+#: and the refusal shows the URL.
 _IS_SECRET = re.compile(r"pass|pwd|secret|token|auth|credential", re.IGNORECASE)
 _HOST = re.compile(r"(\[[^][]*\]|[^][:]*)(:\d*)?")
-#: What ends a login, or is none of a URL's characters.
+#: Characters that end a login, or that a URL cannot contain.
 _CUT = re.compile(r"#|^:.*[/?]|[?][^=]*$")
 _CUT_OF_SOCKET = re.compile(r"#|^[^/]+[/?]")
 _CUTS = re.compile(r"[/?#]")
 _UNSAFE = re.compile(r"[][/?#]|[^ -~]")
 _ADVICE = (
-    "its user and password end at the last @, and they cannot be read as they are; in a password "
-    "write # / ? as %23 %2F %3F, [ ] as %5B %5D, @ as %40, and what is not ASCII by its bytes, too"
+    "its user and password end at the last @ and contain characters that must be escaped; in a "
+    "password write # / ? as %23 %2F %3F, [ ] as %5B %5D, @ as %40, and percent-encode the bytes "
+    "of other characters that are not ASCII"
 )

@@ -1,7 +1,7 @@
-"""What of a URL may be shown: never more than its scheme, and its host where that is no secret.
+"""Hide secrets in URLs: show at most the scheme, and the host where it is not a secret.
 
-Tokens stand anywhere in a delivery URL (`slack://TOKEN/TOKEN`, `json://user:password@host`), so
-everything behind the scheme is hidden. Nothing here knows any platform.
+Tokens may be anywhere in a delivery URL (`slack://TOKEN/TOKEN`, `json://user:password@host`), so
+everything after the scheme is hidden. This module knows no platform.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
-#: What a scheme consists of; the last four are letters to a pattern that ignores case.
+#: The characters of a scheme; a pattern that ignores case also matches the last four.
 _SCHEME_CHARACTERS = "".join(map(chr, (*range(97, 123), *range(65, 91), *range(48, 58)))) + (
     "+.-\u0130\u0131\u017f\u212a"
 )
 _SCHEME_START = re.compile(r"\b[a-z]", re.IGNORECASE)
 _BEHIND = re.compile(r"[^\s,]+")
 _SEPARATORS = re.compile(r"[/:@?&=,#]+")
-#: Shorter pieces of a URL are ports and words, and hiding them would make errors unreadable.
+#: Shortest secret piece of a URL; shorter ones are ports and words, which errors should show.
 _MIN_SECRET = 6
 
 
 def masked(text: str) -> str:
-    """The text with everything behind the scheme of each URL in it replaced by `***`."""
+    """Return a text in which everything after the scheme of each URL is replaced by `***`."""
     pieces: list[str] = []
     position = 0
     for start, end in _behind_schemes(text):
@@ -32,7 +32,10 @@ def masked(text: str) -> str:
 
 
 def masked_path(url: str) -> str:
-    """An http(s) URL with its host: of a ping URL the path is the secret; `***` if it is none."""
+    """Return an http(s) URL with its host only, because a ping URL's path is secret.
+
+    An invalid URL becomes `***`.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -41,7 +44,7 @@ def masked_path(url: str) -> str:
 
 
 def secrets_of(urls: Iterable[str]) -> frozenset[str]:
-    """The pieces of URLs that must not show anywhere, encoded and decoded."""
+    """Return the pieces of URLs that must never be shown, as written and decoded."""
     pieces = {piece for url in urls for piece in _SEPARATORS.split(url.partition("://")[2])}
     return frozenset(
         form for piece in pieces for form in (piece, unquote(piece)) if len(form) >= _MIN_SECRET
@@ -49,17 +52,17 @@ def secrets_of(urls: Iterable[str]) -> frozenset[str]:
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
-    """The text with every secret in it, and every URL, hidden."""
+    """Return a text with each of the secrets and each URL hidden."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return masked(text)
 
 
 def _behind_schemes(text: str) -> Iterator[tuple[int, int]]:
-    """Where what is behind the scheme of each URL begins and ends.
+    """Yield the span after the scheme of each URL.
 
-    Looks for `://` first and then back for the scheme: from the front, each letter of a long word
-    would be tried as the beginning of one.
+    Searches for `://` and then backwards for the scheme. A forward search would try each letter of
+    a long word as the beginning of a scheme.
     """
     seen = 0
     colon = text.find("://")

@@ -1,4 +1,4 @@
-"""This process and its machine: children, descriptors, disk, and the end of a worker.
+"""The process and its machine: children, file descriptors, disk, and the end of a stuck worker.
 
-Nothing here knows of jobs or Redis. The children that do a run's work are in `running`.
+Nothing here knows jobs or Redis. The children that do the work of runs are in `running`.
 """

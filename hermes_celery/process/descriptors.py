@@ -1,7 +1,7 @@
-"""How many files a worker may open, and whether that is enough.
+"""Check how many files a worker may open, and raise the limit if it is too low.
 
-A process whose limit is used up can neither accept work nor say so: pipes to pool processes and
-connections fail at random places. So the limit is looked at before the worker starts.
+A process at its limit can neither accept work nor log why: connections and pipes to pool processes
+fail at random places. So the limit is checked before the worker starts.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import resource
 
 import msgspec
 
-#: A worker without slots has about thirty open; the rest is for what a project opens by itself.
+#: A worker without slots opens about thirty files; the rest is for the project's own files.
 _BASE = 64
-#: Per pool process Celery keeps its pipes and a sentinel; a run in a thread keeps the pipes to its
-#: child and a connection.
+#: Celery opens pipes and a sentinel for each pool process; a run in a thread opens the pipes to
+#: its child and a connection.
 _PER_SLOT = 8
 
 
 class Shortage(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit that is too low for a worker."""
+    """A limit of open files that is too low for a worker."""
 
     slots: int
     needed: int
@@ -33,7 +33,7 @@ class Shortage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_room(slots: int) -> Shortage | None:
-    """Raise the soft limit as far as a worker needs and the hard limit lets it."""
+    """Raise the soft limit to what a worker needs; return a shortage if the hard limit is less."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _BASE + _PER_SLOT * slots
     if soft == resource.RLIM_INFINITY or soft >= needed:

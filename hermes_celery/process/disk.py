@@ -1,4 +1,4 @@
-"""How full the disk of a Hermes home is."""
+"""Read how full the disk of a Hermes home is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def disk_of(home: Path) -> tuple[int, int]:
-    """Bytes free (for us) and in all where a home is or will be; zeros where that is not known."""
+    """Return the bytes free (for this user) and in total on the disk of a home, present or future.
+
+    Returns zeros if they cannot be read.
+    """
     for place in (home, *home.parents):
         try:
             usage = shutil.disk_usage(place)

@@ -1,12 +1,12 @@
-"""The end of a worker that was told to stop and cannot: killed, with what it runs.
+"""Kill a worker that was told to stop and does not end, with everything that it runs.
 
-A warm shutdown waits for runs; at the end of the grace it cancels them, and scripts end by KILL
-five seconds later. But a task may swallow its interruption, sit in a call to C that lets no line of
-Python run, or hang in a far end. So a small process of its own watches each worker and kills it
-eight seconds after its grace. In a project a warm shutdown waits for its tasks, as Celery's does;
-there the time counts from the signal of a cold shutdown. Pool processes end with their parent
-(`parent_death`), scripts by the `orphan_reaper`; runs that had not ended lose their heartbeat and
-are `lost`, and deliveries their claim.
+A warm shutdown waits for runs; at the end of the grace it cancels them, and scripts are killed five
+seconds later. But a task may swallow the interruption, block in C code so that no line of Python
+runs, or hang in a call to a server. So a small process watches each worker and kills it eight
+seconds after its grace. In a project, a warm shutdown waits for its tasks as Celery's does; there
+the time counts from the signal of a cold shutdown. Pool processes end with their parent
+(`parent_death`), and scripts by the `orphan_reaper`. Runs that had not ended lose their heartbeat
+and become `lost`; deliveries lose their claim.
 """
 
 from __future__ import annotations
@@ -18,31 +18,33 @@ import sys
 import threading
 from pathlib import Path
 
-#: After the grace: five seconds in which scripts end, and three to record that.
+#: Seconds after the grace: five for scripts to end, and three to record their end.
 PATIENCE_SECONDS = 8.0
 _CHILD = Path(__file__).with_name("last_resort_child.py")
 
 
 class LastResort:
-    """What watches this worker's main process; to be started in its main thread."""
+    """Starts the watching process of a worker; used in the main thread of its main process."""
 
     def __init__(self, *, grace_seconds: float, waits_when_warm: bool, is_remapped: bool) -> None:
-        """`waits_when_warm`: a warm shutdown may take as long as it likes, as in a project.
+        """Choose the deadline and the signals that count.
 
-        `is_remapped`: SIGTERM is a cold shutdown there, as REMAP_SIGTERM=SIGQUIT makes it.
+        `waits_when_warm`: a warm shutdown may take any time, as in a project. `is_remapped`:
+        SIGTERM means a cold shutdown, as with REMAP_SIGTERM=SIGQUIT.
         """
         self._seconds = grace_seconds + PATIENCE_SECONDS
         self._warm = 0
         if waits_when_warm:
-            # A second SIGINT is a cold shutdown, a second SIGTERM is not heard.
+            # Celery treats a second SIGINT as a cold shutdown and ignores a second SIGTERM.
             self._warm = 1 if is_remapped else 2
         self._owner = 0
         self._pipe = -1
 
     def start(self) -> bool:
-        """Begin; False where signals are somebody else's business: a worker in a thread of theirs.
+        """Start watching.
 
-        Raises OSError when no process can be started.
+        Returns False if another program handles the signals, as when the worker runs in a thread.
+        Raises OSError if no process can be started.
         """
         if threading.current_thread() is not threading.main_thread():
             return False
@@ -76,7 +78,7 @@ class LastResort:
         return True
 
     def leave(self) -> None:
-        """In a pool process: its signals are not the worker's."""
+        """Detach a pool process: signals to it are not signals to the worker."""
         if self._pipe != -1 and self._owner != os.getpid():
             signal.set_wakeup_fd(-1)
             os.close(self._pipe)

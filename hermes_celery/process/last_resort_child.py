@@ -1,7 +1,7 @@
-"""Kills one worker that was told to stop and does not; `last_resort` starts it with each worker.
+"""Kill one worker that was told to stop and does not; `last_resort` starts this with each worker.
 
-It hears of a signal by the byte that the C part of Python's handler writes, so it hears of it also
-where no line of Python runs any more. Run by its path, without this package and without a site.
+It learns of a signal from the byte that the C part of Python's handler writes, even when no line of
+Python runs in the worker. It is run by its path, without this package and without site-packages.
 """
 
 import os
@@ -10,15 +10,15 @@ import signal
 import sys
 import time
 
-#: Celery's warm shutdown, its spelling from a terminal, and the cold one.
+#: The signals of Celery's shutdowns: warm, warm from a terminal (Ctrl-C), and cold.
 _STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 
 
 def main(worker: int, seconds: float, warm: int) -> None:
-    """Wait for the worker's end, or for a signal and then for its end or the deadline.
+    """Wait until the worker ends, or until a signal comes and its deadline passes.
 
-    `warm` says what may take as long as it likes: 0 nothing, 1 the shutdown of a first SIGINT,
-    2 that of any SIGTERM as well.
+    `warm` says which shutdowns may take any time: 0 none, 1 that of a first SIGINT, 2 also that of
+    any SIGTERM.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
@@ -39,7 +39,7 @@ def main(worker: int, seconds: float, warm: int) -> None:
 
 
 def _was_told(warm: int) -> bool:
-    """Wait for one of the signals that count; False when the worker has ended without."""
+    """Wait for a signal that counts; return False if the worker ends without one."""
     interrupts = 0
     while byte := os.read(0, 1):
         number = byte[0]

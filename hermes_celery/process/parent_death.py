@@ -1,4 +1,4 @@
-"""Dying with one's parent: Linux' parent-death signal; elsewhere nothing happens."""
+"""End a process with its parent, by Linux' parent-death signal; does nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have the kernel send us a signal when the process that started us dies (prctl(2))."""
+    """Let the kernel send this process a signal when its parent dies (prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)

@@ -1,10 +1,10 @@
-"""Child processes, started in one order and stopped in the other.
+"""Start child processes in one order, and stop them in the reverse order.
 
-A child that ends by itself is started again: after a second, and while it keeps ending after twice
-the wait each time, up to a minute, since what cannot run must not spin. Nobody gives up on it: the
-server, the disk or the setting that it ended for may be mended at any time. One that ran for a
-minute begins again at a second. What a child said last of an error is told with its end. Children
-are in sessions of their own, so that Ctrl-C reaches only us; and each dies with us, however we die
+A child that ends by itself is started again: first after a second, then each time after twice the
+wait, up to a minute, because a process that cannot run must not spin. Restarts never stop: the
+server, disk or setting at fault may be repaired at any time. After a minute of running, the wait is
+a second again. The last error that a child logged is reported with its end. Children have their own
+sessions, so that Ctrl-C reaches only this process. Each dies with this process, however it dies
 (Linux).
 """
 
@@ -25,23 +25,23 @@ from hermes_celery.process.parent_death import die_with_parent
 
 _RESTART_SECONDS = 1.0
 _LONGEST_RESTART_SECONDS = 60.0
-#: One that ran for so long works; its next ending is a new trouble.
+#: A child that ran this long has worked; when it ends, the waits begin again.
 _WORKS_SECONDS = 60.0
-#: Our own sentence, Celery's, or the last line of a traceback.
+#: An error message of ours or Celery's, or the last line of a traceback.
 _ERROR = re.compile(r"^(?:[\w.]+)?(?:Error|Exception): \S.*", re.MULTILINE)
-#: How much of what a child has logged is looked at, and how much of a line is told.
+#: Bytes of a child's log that are searched for errors, and characters of an error that are kept.
 _LOOKED_BYTES, _TOLD = 65_536, 500
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """One child: what to run and how it ends."""
+    """One child: its command, and how it is stopped."""
 
     name: str
     command: Sequence[str]
     log: Path
     #: Seconds from SIGTERM to SIGKILL.
     stop_seconds: float
-    #: What the kernel sends it when we die without a word.
+    #: The signal that the kernel sends it if this process dies.
     death_signal: int = signal.SIGKILL
 
 
@@ -50,7 +50,7 @@ class ChildEnded(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     exit_code: int
-    #: The last error that it logged; "": none.
+    #: The last error that it logged; "" if there is none.
     why: str
 
 
@@ -68,10 +68,10 @@ class Supervisor:
         self._say = say
         self._monotonic = monotonic
         self._running: list[tuple[Child, subprocess.Popen[bytes]]] = []
-        #: By child: when it was started, and how long it waited for that.
+        #: By child: when it was started, and its failures in a row.
         self._started: dict[str, float] = {}
         self._failures: dict[str, int] = {}
-        #: By child: how long its log was when it was started.
+        #: By child: the size of its log when it was started.
         self._logged: dict[str, int] = {}
         self._due: list[tuple[float, Child]] = []
 
@@ -92,20 +92,20 @@ class Supervisor:
         self._started[child.name] = self._monotonic()
 
     def names(self) -> list[str]:
-        """The children that run, or wait to be started again, in the order of their start."""
+        """Return the children that run or wait for a restart, in the order of their start."""
         waiting = [child.name for _, child in self._due]
         return list(dict.fromkeys([child.name for child, _ in self._running] + waiting))
 
     def pid(self, name: str) -> int | None:
-        """The process id of a running child."""
+        """Return the process id of a running child."""
         return next((p.pid for child, p in self._running if child.name == name), None)
 
     def exit_code(self, name: str) -> int | None:
-        """How a child ended, if it has; None while it runs."""
+        """Return the exit code of a child; None while it runs."""
         return next((p.poll() for child, p in self._running if child.name == name), None)
 
     def check(self) -> list[ChildEnded]:
-        """Start again what ended by itself, each after its wait; which children have ended now."""
+        """Restart children whose wait is over; return the ones that ended since the last check."""
         endings = []
         for child, process in list(self._running):
             if process.poll() is not None:
@@ -118,19 +118,19 @@ class Supervisor:
             try:
                 self.start(child)
             except OSError as error:
-                # No process, no file or no room left: that may pass.
+                # A shortage of processes, files or memory may be temporary.
                 self._again(child, f"{child.name} cannot be started ({error})")
         return endings
 
     def stop(self, *names: str) -> None:
-        """End children, each before the next; without names, all of them, the last one first."""
+        """Stop children one after another; without names all of them, the last one first."""
         for child, process in reversed(list(self._running)):
             if not names or child.name in names:
                 self._running.remove((child, process))
                 _end(process, seconds=child.stop_seconds)
 
     def why(self, child: Child) -> str:
-        """The last error that a child has logged since it was started; "": none."""
+        """Return the last error that a child has logged since its start; "" if there is none."""
         try:
             with child.log.open("rb") as log:
                 end = log.seek(0, os.SEEK_END)

@@ -36,7 +36,7 @@ class ExpandedCron(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def either(self) -> bool:
-        """Whether a matching day or weekday is enough; if one starts with `*`, both must match.
+        """True if a matching day or weekday is enough; if one starts with `*`, both must match.
 
         This is crontab(5)'s rule.
         """
@@ -45,7 +45,7 @@ class ExpandedCron(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fixed_time(self) -> bool:
-        """Whether cron(8) treats it as a job at a fixed time; see `time_zones.py`."""
+        """True if cron(8) treats it as a job at a fixed time; see `time_zones.py`."""
         return not (self.fields[0].starts_with_star or self.fields[1].starts_with_star)
 
 

@@ -85,7 +85,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def starts_with_star(self) -> bool:
-        """Whether crontab(5) treats the field as unrestricted: `*`, `*/2`, and here also `?`."""
+        """True if crontab(5) treats the field as unrestricted: `*`, `*/2`, and here also `?`."""
         return self.text[0] in "*?"
 
     def quote(self, text: str) -> str:

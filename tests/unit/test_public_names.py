@@ -117,7 +117,7 @@ def declaring(broker: str, **options: str) -> Cron:
 
 
 def test_the_verbs_of_0_1_0_are_the_client_with_a_warning() -> None:
-    with pytest.warns(DeprecationWarning, match=r"hermes_celery\.Crontab is called .*\.Client now"):
+    with pytest.warns(DeprecationWarning, match=r"hermes_celery\.Crontab is now .*\.Client;"):
         assert hermes_celery.Crontab is Client
 
 

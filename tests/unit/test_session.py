@@ -143,8 +143,8 @@ def test_two_sessions_side_by_side_never_see_each_other() -> None:
         ({}, "no version"),
         ({"version": "1"}, "no version"),
         ({"version": 3, "session": {}}, "upgrade the worker"),
-        ({"version": 1}, "cannot be read"),
-        ({"version": 1, "session": {"origin": {"platform": 5}}}, "cannot be read"),
+        ({"version": 1}, "header is invalid"),
+        ({"version": 1, "session": {"origin": {"platform": 5}}}, "header is invalid"),
         ({"version": 1, "session": {"job_id": "x" * MAX_HEADER_BYTES}}, "larger than"),
     ],
 )
