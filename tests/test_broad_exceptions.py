@@ -99,7 +99,7 @@ BROAD = {
         "one bad broadcast must not end the worker",
     "hermes_celery.celery_app.safe_consumer:_SafeChannel._receive_one":
         "nor may one that cannot be decoded",
-    "hermes_celery.celery_app.safe_consumer:DeadLetters._tell_who_waits":
+    "hermes_celery.celery_app.safe_consumer:DeadLetters._report_waiting_run":
         "kombu's types raise their own; projects add theirs",
     "hermes_celery.celery_app.safe_consumer:_delivery_tag":
         "kombu's types raise their own; projects add theirs",

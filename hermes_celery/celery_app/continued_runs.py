@@ -108,12 +108,12 @@ def inherit(headers: dict[str, Any] | None = None, body: Any = None, **sent: Any
     elif carrier is None:
         headers.setdefault(HEADER, to_header(session))
     else:
-        give, is_own = _HeaderGiver(carrier, session), _is_own(carrier, headers, body)
+        adder, is_own = _HeaderAdder(carrier, session), _is_own(carrier, headers, body)
         if HEADER not in headers or is_own:
-            headers[HEADER] = give.header(is_own=is_own)
+            headers[HEADER] = adder.header(is_own=is_own)
         if is_own:
             _note_place(carrier, **sent)
-        give.behind(body)
+        adder.add_behind(body)
 
 
 def _note_place(
@@ -137,7 +137,7 @@ def _count_hop(headers: dict[str, Any], body: Any) -> None:
         headers[HEADER] = {**headers[HEADER], _HOP: hop_of(mine) + 1}
 
 
-class _HeaderGiver:
+class _HeaderAdder:
     """Adds one run's header to the messages and signatures that it publishes."""
 
     def __init__(self, carrier: PerformedMessage, session: Session) -> None:
@@ -161,7 +161,7 @@ class _HeaderGiver:
             header[UNFOLLOWED] = True
         return header
 
-    def behind(self, body: Any) -> None:
+    def add_behind(self, body: Any) -> None:
         """Add the header to what follows a message, if that leads to the run's last message.
 
         Celery keeps it in the third part of the message's body.
@@ -170,14 +170,14 @@ class _HeaderGiver:
         if isinstance(embed, dict):
             for name in ("chain", "chord"):
                 if leads_to(self._carrier.message, chain=embed.get(name), chord=None):
-                    embed[name] = self._given(embed[name], 0)
+                    embed[name] = self._with_header(embed[name], 0)
 
-    def _given(self, found: Any, depth: int) -> Any:
+    def _with_header(self, found: Any, depth: int) -> Any:
         """Return a copy of signatures with the header, also in the signatures within them."""
         if depth > _DEEPEST:
             return found
         if isinstance(found, (list, tuple)):
-            return [self._given(one, depth + 1) for one in found]
+            return [self._with_header(one, depth + 1) for one in found]
         if not isinstance(found, Mapping) or "task" not in found:
             return found
         options = dict(found.get("options") or {})
@@ -187,7 +187,7 @@ class _HeaderGiver:
             options["headers"] = {**headers, HEADER: self.header(is_own=is_own)}
         for part in (options, inner := dict(found.get("kwargs") or {})):
             for name in _PARTS & part.keys():
-                part[name] = self._given(part[name], depth + 1)
+                part[name] = self._with_header(part[name], depth + 1)
         return {**found, "options": options, "kwargs": inner}
 
 

@@ -72,7 +72,7 @@ def install(app: Celery, run_ender: RunEnder) -> None:
 
     def on_revoked(sender: Any = None, request: Any = None, **given: Any) -> None:
         if getattr(sender, "app", None) is app and request is not None:
-            _revoked(run_ender, request, given)
+            _report_revoked(run_ender, request, given)
 
     signals.task_revoked.connect(on_revoked, weak=False)
 
@@ -85,7 +85,7 @@ def install(app: Celery, run_ender: RunEnder) -> None:
             """Listen on Celery's own mailbox, which exists now."""
             for step in consumer.steps:
                 if isinstance(step, Control):
-                    _hear_revokes(step.box.node, run_ender)
+                    _watch_revokes(step.box.node, run_ender)
 
     app.steps["consumer"].add(RevokeListener)
 
@@ -100,23 +100,23 @@ def watch_all(app: Celery, run_ender: RunEnder) -> None:
             task.Request = type("WatchedRequest", (_WatchedRequest, above), fields)
 
 
-def _hear_revokes(node: Any, run_ender: RunEnder) -> None:
+def _watch_revokes(node: Any, run_ender: RunEnder) -> None:
     handlers = node.handlers
     revoke = handlers.get("revoke")
     if revoke is None or getattr(revoke, _MARK, False):
         return
 
-    def revoke_and_tell(state: Any, task_id: Any = None, **given: Any) -> Any:
+    def revoke_and_report(state: Any, task_id: Any = None, **given: Any) -> Any:
         try:
             return revoke(state, task_id, **given)
         finally:
             # Not every pool can terminate a task; a running run is asked to end in any case.
             for one in _ids(task_id):
-                _revoked_id(run_ender, one, terminates=bool(given.get("terminate")))
+                _report_revoked_id(run_ender, one, terminates=bool(given.get("terminate")))
 
-    setattr(revoke_and_tell, _MARK, True)
+    setattr(revoke_and_report, _MARK, True)
     # Celery's own table is shared by all apps of the process, so it is copied.
-    node.handlers = {**handlers, "revoke": revoke_and_tell}
+    node.handlers = {**handlers, "revoke": revoke_and_report}
 
 
 def _ids(given: Any) -> Iterable[str]:
@@ -124,7 +124,7 @@ def _ids(given: Any) -> Iterable[str]:
     return [one for one in many if isinstance(one, str)]
 
 
-def _revoked_id(run_ender: RunEnder, task_id: str, *, terminates: bool) -> None:
+def _report_revoked_id(run_ender: RunEnder, task_id: str, *, terminates: bool) -> None:
     delivery_id, run_id = delivery_of(task_id), run_of(task_id)
     request = worker_state.requests.get(task_id)
     if run_id is not None and terminates and request in worker_state.active_requests:
@@ -135,7 +135,7 @@ def _revoked_id(run_ender: RunEnder, task_id: str, *, terminates: bool) -> None:
         run_ender.cancelled(run_id, reason=REVOKED)
 
 
-def _revoked(run_ender: RunEnder, request: Any, given: Mapping[str, Any]) -> None:
+def _report_revoked(run_ender: RunEnder, request: Any, given: Mapping[str, Any]) -> None:
     """Report a message that Celery discarded, or whose task it terminates."""
     header = (request.headers or {}).get(HEADER, getattr(request, HEADER, None))
     is_expired = bool(given.get("expired"))
@@ -147,7 +147,7 @@ def _revoked(run_ender: RunEnder, request: Any, given: Mapping[str, Any]) -> Non
         return
     message = _message(header, str(request.id))
     if message is None:
-        _tell_of_child(run_ender, header, request, f"was {why}")
+        _report_child(run_ender, header, request, f"was {why}")
     elif given.get("terminated"):
         run_ender.terminated(message.run_id)
     elif is_expired:
@@ -165,7 +165,7 @@ def _message(header: Any, task_id: str) -> RunMessage | None:
     return RunMessage(run_id=run_id, attempt=attempt, hop=hop_of(header))
 
 
-def _tell_of_child(run_ender: RunEnder, header: Any, request: Any, what: str) -> None:
+def _report_child(run_ender: RunEnder, header: Any, request: Any, what: str) -> None:
     """Report that a task ended without publishing the message that a run waits for.
 
     The task belongs to a chain or chord that took over the run.
@@ -191,8 +191,10 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
         """Wrap the `on_success` of the subclass that Celery makes; it calls no base class."""
         super().__init_subclass__(**given)
         if "on_success" in vars(cls):
-            told = _told(cls.on_success) if cls.may_skip_body else cls.on_success
-            cls.on_success = _unharmed(told)
+            own = cls.on_success
+            cls.on_success = _with_failures(
+                _reporting_skipped_body(own) if cls.may_skip_body else own
+            )
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End the task because it was revoked with `terminate`."""
@@ -208,7 +210,7 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
         """Report a hard time limit; the task itself handles a soft one."""
         error = TimeLimitExceeded(timeout)
         if not soft and not self._comes_again(error):
-            self._tell(error)
+            self._report(error)
         super().on_timeout(soft, timeout)
 
     def on_failure(
@@ -218,14 +220,14 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
-        is_told = self._comes_again(error)
+        is_reported = self._comes_again(error)
         try:
             return super().on_failure(
                 exc_info, send_failed_event=send_failed_event, return_ok=return_ok
             )
         finally:
-            if not is_told:
-                self._tell(error)
+            if not is_reported:
+                self._report(error)
 
     def _header(self) -> Any:
         return self.request_dict.get(HEADER)
@@ -256,12 +258,12 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
             return True
         return _wait_for_copy(self, error) is not None and not _has_no_retry_left(self, error)
 
-    def _tell(self, error: BaseException) -> None:
+    def _report(self, error: BaseException) -> None:
         header = self._header()
         message = _message(header, self.id)
         if message is None:
             if not isinstance(error, (Ignore, Retry)):
-                _tell_of_child(self.run_ender, header, self._context, f"failed: {_text(error)}")
+                _report_child(self.run_ender, header, self._context, f"failed: {_text(error)}")
             return
         pid, text = _pid(self), _text(error)
         if isinstance(error, TimeLimitExceeded):
@@ -272,7 +274,7 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
             self.run_ender.failed(message, text)
 
 
-def _unharmed(on_success: Callable[..., Any]) -> Callable[..., Any]:
+def _with_failures(on_success: Callable[..., Any]) -> Callable[..., Any]:
     """Handle an error that is no Exception as a failure.
 
     A pool in the worker's own process reports such an error to `on_success`. Celery would fail
@@ -280,26 +282,26 @@ def _unharmed(on_success: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(on_success)
-    def on_success_or_failure(self: Any, told: Any, **given: Any) -> Any:
-        if isinstance(told, ExceptionInfo):
-            return self.on_failure(told)
-        return on_success(self, told, **given)
+    def on_success_or_failure(self: Any, reported: Any, **given: Any) -> Any:
+        if isinstance(reported, ExceptionInfo):
+            return self.on_failure(reported)
+        return on_success(self, reported, **given)
 
     return on_success_or_failure
 
 
-def _told(on_success: Callable[..., Any]) -> Callable[..., Any]:
+def _reporting_skipped_body(on_success: Callable[..., Any]) -> Callable[..., Any]:
     """Report a task whose own `__call__` left out the body."""
 
     @wraps(on_success)
-    def on_success_and_tell(self: Any, failed__retval__runtime: Any, **given: Any) -> Any:
+    def on_success_and_report(self: Any, failed__retval__runtime: Any, **given: Any) -> Any:
         answer = on_success(self, failed__retval__runtime, **given)
         message = _message(self.request_dict.get(HEADER), self.id)
         if message is not None and not failed__retval__runtime[0]:
             self.run_ender.not_called(message)
         return answer
 
-    return on_success_and_tell
+    return on_success_and_report
 
 
 def _pid(request: Any) -> int:

@@ -39,7 +39,7 @@ class WakeupPipe:
         with suppress(BlockingIOError, BrokenPipeError):
             os.write(self._write, b"!")
 
-    def hear(self) -> None:
+    def empty(self) -> None:
         """Empty the pipe, so that the loop waits again."""
         with suppress(BlockingIOError):
             while len(os.read(self._read, _READ_BYTES)) == _READ_BYTES:
@@ -48,24 +48,24 @@ class WakeupPipe:
     def join(self, consumer: Any) -> None:
         """Make a consumer's loop wait for the pipe, too; called again after each reconnection."""
         if consumer.hub is not None:
-            consumer.hub.add_reader(self._read, self.hear)
+            consumer.hub.add_reader(self._read, self.empty)
             return
         # Celery's blocking loop waits only for the sockets of kombu's poller.
         cycle = getattr(consumer.connection.transport, "cycle", None)
         if cycle is not None:
             cycle.poller.register(self._read, READ)
-            cycle.handle_event = self._hearing(cycle.handle_event)
+            cycle.handle_event = self._emptying(cycle.handle_event)
 
-    def _hearing(self, handle: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
-        def hear_or_handle(fileno: int, event: int) -> Any:
+    def _emptying(self, handle: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
+        def empty_or_handle(fileno: int, event: int) -> Any:
             if fileno != self._read:
                 return handle(fileno, event)
-            self.hear()
+            self.empty()
             # True means that a message came. Otherwise kombu searches for messages to restore, at
             # several round trips each time.
             return True
 
-        return hear_or_handle
+        return empty_or_handle
 
     def follow(self, pool: Any) -> None:
         """Ring after each task that a pool has ended."""
@@ -91,7 +91,7 @@ class WakeupPipe:
 
 def wake(app: Celery) -> None:
     """Make the workers that this app starts ask for a message as soon as a slot is free."""
-    alarms: list[WakeupPipe] = []
+    pipes: list[WakeupPipe] = []
 
     class FollowPool(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
         """Follows the pool before the consumer builds what it passes to the pool."""
@@ -101,8 +101,8 @@ def wake(app: Celery) -> None:
         def start(self, worker: Any) -> None:
             """Follow the pool, which exists now."""
             if worker.app.conf.worker_disable_prefetch and _is_silent(worker.pool):
-                alarms.append(WakeupPipe())
-                alarms[-1].follow(worker.pool)
+                pipes.append(WakeupPipe())
+                pipes[-1].follow(worker.pool)
 
     class JoinLoop(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
         """Joins the consumer's loop each time the consumer has a connection."""
@@ -111,8 +111,8 @@ def wake(app: Celery) -> None:
 
         def start(self, consumer: Any) -> None:
             """Join the loop, which starts soon."""
-            for alarm in alarms:
-                alarm.join(consumer)
+            for pipe in pipes:
+                pipe.join(consumer)
 
     app.steps["worker"].add(FollowPool)
     app.steps["consumer"].add(JoinLoop)

@@ -130,7 +130,7 @@ class DeadLetters:
         """
         self._keep(raw, queue=queue, why=why, is_final=is_final)
         # Only now: this reads the message, which may itself be at fault.
-        self._tell_who_waits(raw, why)
+        self._report_waiting_run(raw, why)
 
     def _keep(self, raw: bytes, *, queue: str, why: str, is_final: bool) -> None:
         try:
@@ -150,7 +150,7 @@ class DeadLetters:
                 more="`hermes-celery letters` shows all",
             )  # fmt: skip
 
-    def _tell_who_waits(self, raw: bytes, why: str) -> None:
+    def _report_waiting_run(self, raw: bytes, why: str) -> None:
         try:
             message = loads(raw)
         except Exception:  # noqa: BLE001 - decoding types of kombu or a project may raise anything
@@ -253,7 +253,7 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
     #: Queue and message that were taken from the server but not yet passed to Celery.
     _taken: tuple[Any, Any] | None = None
     #: The last answer of the subscription.
-    _heard: Any = None
+    _last_answer: Any = None
 
     def close(self) -> None:
         """Close the channel; restore nothing once kombu has dropped the connection's address.
@@ -284,14 +284,14 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
         """
         subscription: Any = self._create_client(asynchronous=True).pubsub()
         subscription.parse_response = partial(
-            self._hear, partial(subscription.parse_response, block=False, timeout=0)
+            self._read_subscription, partial(subscription.parse_response, block=False, timeout=0)
         )
         return subscription
 
-    def _hear(self, parse: Callable[[], Any]) -> Any:
-        self._heard = None
-        self._heard = parse()
-        return self._heard
+    def _read_subscription(self, parse: Callable[[], Any]) -> Any:
+        self._last_answer = None
+        self._last_answer = parse()
+        return self._last_answer
 
     def _answer(self, parse: Callable[..., Any], connection: Any, command: str, **kw: Any) -> Any:
         """Return the server's answer; keep that of BRPOP as it came."""
@@ -334,7 +334,7 @@ class _SafeChannel(_Above):  # type: ignore[misc]  # kombu carries no types
         except _NOT_THE_MESSAGE:
             raise
         except Exception as error:  # a broadcast that cannot be decoded must not end the worker
-            if self._heard is None:
+            if self._last_answer is None:
                 raise
             # kombu itself ignores a broadcast that is not JSON.
             self._bury(b"", queue=_BROADCAST, error=error)
@@ -373,8 +373,8 @@ class _RefusalLetters(bootsteps.Step):  # type: ignore[misc]  # Celery carries n
             setattr(consumer, name, _reported(getattr(consumer, name), position))
         consumer.on_task_message.add(_checked(getattr(consumer.app, _ATTRIBUTE)))
         for name in ("on_connection_error_before_connected", "on_connection_error_after_connected"):
-            setattr(consumer, name, _unhurried(consumer, getattr(consumer, name)))
-        consumer.start = _honest(consumer, consumer.start)
+            setattr(consumer, name, _pausing_after_refusal(consumer, getattr(consumer, name)))
+        consumer.start = _failing_without_files(consumer, consumer.start)
         act = getattr(consumer.app, _BEFORE_TRACING, None)
         if act is not None:
             consumer.update_strategies = _after(act, consumer.update_strategies)
@@ -388,7 +388,7 @@ def _after(act: Callable[[], None], update: Callable[[], None]) -> Callable[[], 
     return act_and_update
 
 
-def _unhurried(consumer: Any, note: Callable[..., None]) -> Callable[[Exception], None]:
+def _pausing_after_refusal(consumer: Any, note: Callable[..., None]) -> Callable[[Exception], None]:
     """Return an error handler that pauses when the server answers but refuses.
 
     Celery waits only for a server that is away; it would ask a refusing server again at once.
@@ -402,7 +402,7 @@ def _unhurried(consumer: Any, note: Callable[..., None]) -> Callable[[Exception]
     return note_and_wait
 
 
-def _honest(consumer: Any, start: Callable[[], None]) -> Callable[[], None]:
+def _failing_without_files(consumer: Any, start: Callable[[], None]) -> Callable[[], None]:
     """Return a start that fails when file descriptors run out.
 
     Celery ends such a worker with exit code 0, as if all were well.

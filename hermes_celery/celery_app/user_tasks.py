@@ -94,7 +94,7 @@ def wrap_tasks(
     for name, task in app.tasks.items():
         if not name.startswith(_OURS) and not hasattr(task, _MARK):
             setattr(task, _MARK, True)
-            task.run = _carried(
+            task.run = _with_session(
                 task,
                 runner=runner,
                 worker=worker,
@@ -106,7 +106,7 @@ def wrap_tasks(
             task.retry = noting_retry(task)
 
 
-def _carried(
+def _with_session(
     task: Any,
     *,
     runner: Callable[[], Runner],
@@ -118,7 +118,7 @@ def _carried(
     run = task.run
 
     @wraps(run)
-    def carried(*args: Any, **kwargs: Any) -> Any:
+    def with_session(*args: Any, **kwargs: Any) -> Any:
         request = task.request
         header = _header_of(request, namespaces)
         if header is None or request.called_directly:
@@ -128,7 +128,7 @@ def _carried(
         if run_id is None or header.get(UNFOLLOWED):
             if isinstance(session, SessionError):
                 raise session
-            return _beside(header, session, lambda: run(*args, **kwargs))
+            return _call_in_session(header, session, lambda: run(*args, **kwargs))
         carrier = PerformedMessage(header, session) if isinstance(session, Session) else None
         call = _Call(
             lambda: run(*args, **kwargs),
@@ -143,13 +143,13 @@ def _carried(
             # Its own retries inherit the headers; they belong to no run either.
             header = {**header, UNFOLLOWED: True}
             request.headers = {**(request.headers or {}), HEADER: header}
-        elif state != "taken" or not _is_meant(task, runner(), run_id, header):
+        elif state != "taken" or not _is_still_executed(task, runner(), run_id, header):
             return _ended(task, call, state)
         if isinstance(session, SessionError):
             raise session
-        return _beside(header, session, lambda: run(*args, **kwargs))
+        return _call_in_session(header, session, lambda: run(*args, **kwargs))
 
-    return carried
+    return with_session
 
 
 def _time_limit(task: Any) -> float | None:
@@ -188,7 +188,7 @@ def _header_of(request: Any, namespaces: Collection[str]) -> Any:
     return header
 
 
-def _beside(header: Any, session: Session, call: Callable[[], Any]) -> Any:
+def _call_in_session(header: Any, session: Session, call: Callable[[], Any]) -> Any:
     """Make a call that is no run, in the session of the run that published it."""
     with bound(session), performing(PerformedMessage(header, session)):
         return call()
@@ -213,7 +213,7 @@ def _performed(
     return state
 
 
-def _is_meant(task: Any, runner: Runner, run_id: str, header: Any) -> bool:
+def _is_still_executed(task: Any, runner: Runner, run_id: str, header: Any) -> bool:
     """Return whether to execute a message although its run is already taken.
 
     Sends the message again and raises Ignore if the run's previous message is still being
@@ -300,7 +300,7 @@ class _Call:
             self.error = error
             return Outcome(state=RunState.SUCCEEDED, reason="Ignore", silent=True)
         except Exception as error:  # noqa: BLE001 - recorded on the run, raised again for Celery
-            self.error = error.with_traceback(_theirs(error.__traceback__))
+            self.error = error.with_traceback(_from_user_code(error.__traceback__))
             return self._failed(error, stop)
         except BaseException as error:  # noqa: BLE001 - as above, for errors that are no Exception
             return self._escaped(error, stop)
@@ -370,7 +370,7 @@ class _Call:
         # Raised as it is, the error would end the pool's process, thread or loop instead of failing
         # the task.
         self.error = RunFailed(error_text(error))
-        self.error.__cause__ = error.with_traceback(_theirs(error.__traceback__))
+        self.error.__cause__ = error.with_traceback(_from_user_code(error.__traceback__))
         return self._outcome_of(error, state)
 
     def _is_hard_limit(self, error: BaseException) -> bool:
@@ -395,7 +395,7 @@ class _Call:
         )
 
 
-def _theirs(trace: TracebackType | None) -> TracebackType | None:
+def _from_user_code(trace: TracebackType | None) -> TracebackType | None:
     """Return the part of a traceback that begins in the user's own code."""
     while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
         trace = trace.tb_next

@@ -65,13 +65,13 @@ class Commands(click.Group):
             sys.stdout.flush()
             return done
         except JobNotFound as error:
-            raise _repeating(f"{error}{_elsewhere()}") from None
+            raise _with_scope(f"{error}{_elsewhere()}") from None
         except HermesCeleryError as error:
-            raise _repeating(str(error)) from None
+            raise _with_scope(str(error)) from None
         except click.ClickException as error:
             if type(error) is not click.ClickException:
                 raise  # a usage error: click adds the usage line and exits with 2
-            raise _repeating(error.message) from None
+            raise _with_scope(error.message) from None
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # the reader closed the pipe, as `| head` does
@@ -94,11 +94,11 @@ class _Refused(click.ClickException):
                 click.echo(line, file=file, err=file is None)
 
 
-def _repeating(text: str) -> click.ClickException:
+def _with_scope(text: str) -> click.ClickException:
     # Imported here to start fast: only a refusal needs it.
-    from hermes_celery.cli.scope import repeating
+    from hermes_celery.cli.scope import with_scope
 
-    return _Refused(repeating(text))
+    return _Refused(with_scope(text))
 
 
 def _elsewhere() -> str:

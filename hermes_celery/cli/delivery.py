@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hermes_celery.cli.options import json_option
-from hermes_celery.cli.scope import read_settings, repeating
+from hermes_celery.cli.scope import read_settings, with_scope
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.store_access import messages_for
 from hermes_celery.cli.terminal import print_table
@@ -35,7 +35,7 @@ def redeliver(run_id: str, everywhere: bool) -> None:
     settings = read_settings()
     deliver_again(settings, run_id, everywhere=everywhere, messages=messages_for(settings))
     click.echo(
-        repeating(f"delivering {run_id} again; `hermes-celery logs {run_id}` shows the result")
+        with_scope(f"delivering {run_id} again; `hermes-celery logs {run_id}` shows the result")
     )
 
 
@@ -60,7 +60,7 @@ def incidents(ctx: click.Context, as_json: bool) -> None:
                 shown(incident.first_at, zone=zone)[:_TO_THE_MINUTE],
                 shown(incident.last_at, zone=zone)[:_TO_THE_MINUTE],
                 "yes" if incident.acked_at else "-",
-                f"{UNREADABLE}: {incident.fault}" if incident.fault else repeating(incident.text),
+                f"{UNREADABLE}: {incident.fault}" if incident.fault else with_scope(incident.text),
             )
             for incident in found
         ),

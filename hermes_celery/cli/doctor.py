@@ -12,7 +12,7 @@ import msgspec
 
 from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.options import json_option
-from hermes_celery.cli.scope import given_app, kept_by_broker, project, read_settings, repeating
+from hermes_celery.cli.scope import given_app, kept_by_broker, project, read_settings, with_scope
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.store_access import other_namespaces
 from hermes_celery.cli.terminal import print_labelled
@@ -68,7 +68,7 @@ def doctor(as_json: bool) -> None:
 
     Prints one line per check: ok, warn or fail.
     """
-    findings = [msgspec.structs.replace(one, text=repeating(one.text)) for one in _findings()]
+    findings = [msgspec.structs.replace(one, text=with_scope(one.text)) for one in _findings()]
     if as_json:
         print_json(findings)
     else:

@@ -15,7 +15,7 @@ import msgspec
 
 from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.options import json_option
-from hermes_celery.cli.scope import kept_by_broker, read_settings, repeating
+from hermes_celery.cli.scope import kept_by_broker, read_settings, with_scope
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.terminal import print_labelled
 from hermes_celery.core.reconciling import Disagreement, DisagreementKind
@@ -138,7 +138,7 @@ def _closing(summary: Summary, *, repair: bool) -> str:
     looked = f"{summary.jobs:,} jobs and {summary.runs:,} run entries checked"
     if not summary.found:
         return f"{looked}: all agree"
-    advice = "" if repair else repeating("; `hermes-celery fsck --repair` repairs what it can")
+    advice = "" if repair else with_scope("; `hermes-celery fsck --repair` repairs what it can")
     return f"{looked}: {summary.mended:,} repaired, {summary.left:,} left{advice}"
 
 

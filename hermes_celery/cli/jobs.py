@@ -10,7 +10,7 @@ import click
 
 from hermes_celery.cli.field_options import field_options, take_fields
 from hermes_celery.cli.options import json_option
-from hermes_celery.cli.scope import project, read_settings, repeating
+from hermes_celery.cli.scope import project, read_settings, with_scope
 from hermes_celery.cli.screen import (
     JOB_COLUMNS,
     job_details,
@@ -161,11 +161,13 @@ def list_jobs(
     print_tables(
         JOB_COLUMNS,
         chain((job_row(job, zone=zone) for job in jobs), map(refused_row, refused)),
-        empty="no job matches" if name or state or after else repeating(_no_jobs(cron)),
+        empty="no job matches" if name or state or after else with_scope(_no_jobs(cron)),
     )
     if isinstance(jobs, list) and next(found, None) is not None:
         count = None if state else cron.jobs.count_after(jobs[-1], name=name)
-        click.echo(repeating(_more(jobs[-1], count, name=name, state=state, limit=limit)), err=True)
+        click.echo(
+            with_scope(_more(jobs[-1], count, name=name, state=state, limit=limit)), err=True
+        )
 
 
 def _no_jobs(cron: Client) -> str:
@@ -251,7 +253,7 @@ def pause(job: str | None, everything: bool, reason: str | None, as_json: bool) 
         print_json({"everything": "paused", "changed": is_new})
         return
     done = "paused all jobs" if is_new else "nothing changed, all jobs were already paused"
-    click.echo(repeating(f"{done}; `hermes-celery resume --all` resumes them"))
+    click.echo(with_scope(f"{done}; `hermes-celery resume --all` resumes them"))
 
 
 @click.command()
@@ -352,9 +354,9 @@ def _confirm(job: Job | UnreadableJob, *, verb: str, as_json: bool) -> None:
 
 def _upcoming(job: Job) -> str:
     if job.state is JobState.COMPLETED:
-        return repeating(f"the job is completed: {why_over(job)}")
+        return with_scope(f"the job is completed: {why_over(job)}")
     if job.state is not JobState.SCHEDULED:
-        return repeating(
+        return with_scope(
             f"the job is {word_of(job.state.value)}; `hermes-celery resume {job.id}` starts its "
             "schedule"
         )

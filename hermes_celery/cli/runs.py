@@ -12,7 +12,7 @@ from hermes_celery.cli.delivery import delivery_lines, delivery_states
 from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.following import follow as follow_run
 from hermes_celery.cli.options import Instant, Since, json_option
-from hermes_celery.cli.scope import repeating
+from hermes_celery.cli.scope import with_scope
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, run_row, summary
 from hermes_celery.cli.store_access import open_cron, open_cron_to_read
 from hermes_celery.cli.terminal import print_note, print_table
@@ -101,7 +101,7 @@ def runs(
         RUN_COLUMNS,
         [run_row(item, zone=zone, said=line) for item, line in zip(found, said, strict=True)],
         spare=("SAID", "WORKER", "TOOK"),
-        empty=repeating("no runs yet; `hermes-celery list` shows when jobs are due"),
+        empty=with_scope("no runs yet; `hermes-celery list` shows when jobs are due"),
     )
 
 

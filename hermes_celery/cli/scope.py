@@ -126,7 +126,7 @@ def given_app() -> str | None:
 _COMMAND = re.compile(r"\bhermes-celery (-N \S+ )?(?=[a-z])")
 
 
-def repeating(text: str) -> str:
+def with_scope(text: str) -> str:
     """Add the `-A` and `-N` of this command to every command named in a sentence.
 
     Advice on what to type next is then about the same app and namespace.

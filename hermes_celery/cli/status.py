@@ -6,7 +6,7 @@ import click
 
 from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.options import json_option
-from hermes_celery.cli.scope import given_app, read_settings, repeating
+from hermes_celery.cli.scope import given_app, read_settings, with_scope
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.terminal import print_labelled
 from hermes_celery.instant import optional_from_ms
@@ -78,7 +78,7 @@ def _print_troubles(state: Status) -> None:
 
 
 def _say(label: str, text: str) -> None:
-    print_labelled(f"{label:<10}", repeating(text))
+    print_labelled(f"{label:<10}", with_scope(text))
 
 
 def _queue_line(look: QueueLook, *, zone: str) -> str:

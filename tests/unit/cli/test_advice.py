@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
-from hermes_celery.cli.scope import Scope, about, repeating
+from hermes_celery.cli.scope import Scope, about, with_scope
 from hermes_celery.core.declared import Declaration
 from hermes_celery.observe.checks.workers_and_queues import queue_findings, worker_finding
 from hermes_celery.observe.figures import read_status
@@ -101,7 +101,7 @@ def test_a_command_of_a_sentence_gets_what_this_one_was_given() -> None:
     def told(text: str, **given: str) -> str:
         with click.Context(main) as context:
             about(context, Scope(app=given.get("app"), namespace=given.get("namespace")))
-            return repeating(text)
+            return with_scope(text)
 
     others = "others are shop: hermes-celery -N shop list"
     mends = "`hermes-celery fsck --repair` mends it; upgrade hermes-celery on this machine"
@@ -110,7 +110,7 @@ def test_a_command_of_a_sentence_gets_what_this_one_was_given() -> None:
         "others are shop: hermes-celery -A p1.shop -N shop list"
     )
     assert told(mends, namespace="shop") == mends.replace("celery fsck", "celery -N shop fsck")
-    assert repeating(mends) == mends
+    assert with_scope(mends) == mends
 
 
 def test_advice_repeats_the_app_and_the_namespace(module: str) -> None:
