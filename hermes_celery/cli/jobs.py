@@ -137,15 +137,21 @@ _STATE_WORDS = [word_of(state.value) for state in JobState]
     type=click.IntRange(0),
     help=f"List at most this many jobs; 0 lists all. Default: {_TABLE_LIMIT}, with --json all.",
 )
-@click.option("--all", "limit", flag_value=0, type=int, help="List all jobs; same as --limit 0.")
+@click.option("--all", "everything", is_flag=True, help="List all jobs; same as --limit 0.")
 @json_option
 def list_jobs(
-    name: str, state: str | None, after: str | None, limit: int | None, as_json: bool
+    name: str,
+    state: str | None,
+    after: str | None,
+    limit: int | None,
+    everything: bool,
+    as_json: bool,
 ) -> None:
     """List jobs, oldest first.
 
     Declared jobs that were refused come last.
     """
+    limit = 0 if everything else limit
     cron = open_cron_to_read()
     wanted = JobState(stored_word_of(state)) if state else None
     found = cron.find_jobs(name=name, state=wanted, after=after)
