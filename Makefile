@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= $(CURDIR)/.demo
 
-.PHONY: run test test-quick test-long lint docs guard bench clean
+.PHONY: run test test-quick test-long lint docs screens guard bench clean
 
 run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
@@ -31,6 +31,10 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.generate --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The pictures in docs/screens/, from what the commands print now.
+screens: $(VENV)/.installed-dev
+	$(BIN)/python -m docs.generate.screens
 
 guard: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.guard

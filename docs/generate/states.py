@@ -34,8 +34,8 @@ occurrence --+--> queued --> running --> succeeded | failed | timed_out | cancel
 _REASONS = """
 ### Reasons
 
-`why` in the list of runs, `reason` in JSON. These words begin the reasons of runs that did not end
-by their work:
+The column SAID of `runs`, and `reason` in JSON. These words begin the reasons of runs that did not
+end by their work:
 
 """
 
