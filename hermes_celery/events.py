@@ -68,7 +68,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "job.refusals_not_noted": "The incidents of refused declarations could not be written.",
     "job.refused": "A declaration is no valid job. `why` says what to change.",
     "job.removed": "A job that is no longer declared was removed.",
-    "jobs.gone": "The server lost its memory: jobs that were there before are gone.",
+    "jobs.gone": "The server lost its data: jobs that were there before are gone.",
     "lease.mended": "A key of the lease had an invalid value, and was repaired.",
     "letter.kept": "A worker could not read a message, and kept it for `hermes-celery letters`.",
     "letter.not_kept": "A worker could not read a message, and could not keep it either.",

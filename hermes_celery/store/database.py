@@ -472,7 +472,10 @@ def scored(answer: Sequence[Any]) -> list[tuple[str, float]]:
 
 
 def _translated(error: Exception) -> StoreError:
-    """Return our exception for an error that the server answered. Raises StoreUnavailable."""
+    """Translate an error that the server answered into our exception.
+
+    Raises StoreUnavailable, if the error means that.
+    """
     try:
         with wrapped():
             raise error

@@ -30,17 +30,17 @@ MAX_PLANNINGS = 5
 
 
 class PartContent(StrEnum):
-    """What a part reports."""
+    """The content of one part."""
 
-    #: What the run printed.
+    #: The run's output.
     OUTPUT = "output"
-    #: That the run failed, in one line.
+    #: One line about the run's failure.
     FAILURE = "failure"
-    #: That the job works again.
+    #: A message that the job works again.
     RECOVERY = "recovery"
     #: The text of a notice.
     NOTICE = "notice"
-    #: How the run ended, for a dead-man switch.
+    #: A ping to a dead-man switch about the run's end.
     PING = "ping"
 
 
@@ -56,7 +56,7 @@ class DeliveryPart(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> DeliveryState:
-        """Its state when it is planned."""
+        """The state of a newly planned part."""
         if self.was_delivered:
             return DeliveryState.DELIVERED
         return DeliveryState.FAILED if self.fault else DeliveryState.PENDING
@@ -69,7 +69,7 @@ class DeliveryPart(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counts(self) -> bool:
-        """Whether the run counts as delivered only when this part is delivered."""
+        """True if the run counts as delivered only when this part is delivered."""
         return self.what in (PartContent.OUTPUT, PartContent.FAILURE)
 
 

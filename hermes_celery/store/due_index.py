@@ -209,8 +209,9 @@ class DueIndex:
     ) -> list[str | StoreError]:
         """Push the messages of late steps that were taken at `now_ms`, in one round trip.
 
-        Returns for each `ok`, `sent` (the run is over: no worker reports it), `moved`, or the
-        server's refusal. Raises LeaseLost when a younger leader's token is known.
+        Returns for each `ok`, `sent` (the run has ended, since no worker reports it), `moved`
+        (claimed or pushed meanwhile), or the server's refusal. Raises LeaseLost when a younger
+        leader's token is known.
         """
         note_queues(self._database, {built.queue for _, built in pushes if built.queue})
         redeliver_at_ms = now_ms + self._redeliver_after_ms

@@ -18,7 +18,7 @@ from hermes_celery.store.waiting_runs import WaitingRuns
 
 
 class EarlyEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """How to end a run without its runner's report."""
+    """The state and the reason with which a run ends without its runner's report."""
 
     state: RunState
     reason: str = ""
@@ -34,7 +34,7 @@ class EarlyEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """How to give up a run whose worker or process is gone."""
+    """Options for giving up a run whose worker or process is gone."""
 
     #: The prefix of its claim token; "" when it is given up because its heartbeat stopped.
     claimed: str = ""

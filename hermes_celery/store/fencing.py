@@ -1,4 +1,4 @@
-"""The actor of a write, and its fencing token."""
+"""The actor of a write: a leader with its fencing token, a worker, or a person."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _MOST = 250
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How much history is kept."""
+    """The amount of history to keep."""
 
     runs_per_job: int = 100
     run_days: int = 30

@@ -277,7 +277,7 @@ class Jobs:
         return int(self._database.call("ZCARD", self._keys.jobs))
 
     def all(self) -> Iterator[Job]:
-        """Yield every readable job, oldest first; they are read page by page."""
+        """Yield every readable job, oldest first, reading page by page."""
         return (job for job in self.matching() if isinstance(job, Job))
 
     def matching(

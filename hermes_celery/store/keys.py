@@ -1,4 +1,4 @@
-"""All Redis keys: one prefix, one namespace, one hash tag.
+"""The names of all Redis keys: one prefix, one namespace, one hash tag.
 
 All keys of a namespace carry the hash tag `{namespace}`, so in a cluster they share a slot and one
 script may use them together. The default Celery queue has the namespace's name: a key without
@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The names of all keys of one namespace."""
+    """The names of all keys of one namespace.
+
+    The comment or docstring of each name begins with the key's Redis type.
+    """
 
     namespace: str = "hermes"
     prefix: str = field(init=False)
@@ -137,7 +140,7 @@ class Keys:
         return f"{self.prefix}held:{job_id}"
 
     def output(self, run_id: str) -> str:
-        """String: what one run printed."""
+        """String: the standard output of one run."""
         return f"{self.prefix}output:{run_id}"
 
     def stderr(self, run_id: str) -> str:

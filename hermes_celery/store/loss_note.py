@@ -1,4 +1,4 @@
-"""A note on this machine's disk of what the server held, to detect that a server lost its data.
+"""A note on this machine's disk about the server's jobs, to detect that the server lost its data.
 
 A Redis without persistence restarts empty, and nothing in it shows that there were jobs. The
 leading beat writes the note (`scheduling.emptied_server`); beats, `status` and `doctor` read it. It
@@ -45,7 +45,7 @@ class LastSeenJobs(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """A message that the jobs are lost, and what to do."""
         return (
-            f"the server lost its memory, with {self.jobs} jobs that were here at "
+            f"the server lost its data: {self.jobs} jobs that were here at "
             f"{iso(from_ms(self.at_ms))} and all history; declared jobs come back, without their "
             "pauses and runs; turn the server's append-only file on, then restore a copy of its "
             "data or add the other jobs again"

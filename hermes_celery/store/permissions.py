@@ -1,4 +1,4 @@
-"""All commands, keys and channels that are used, and a check that this user may use them.
+"""Check that this user may use all commands, keys and channels that hermes-celery needs.
 
 Redis does not roll a script back. Without the right to one of its commands, a script would stop
 halfway and silently leave a job without its message or index entry. So beat, worker and `doctor`

@@ -31,7 +31,7 @@ class PushTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fate(msgspec.Struct, frozen=True, kw_only=True):
-    """How to treat a queued run when workers that do not report may consume its queue."""
+    """Rules for a queued run when workers that do not report may consume its queue."""
 
     #: Whether to search the queue for its message before another copy is pushed.
     looks: bool = False

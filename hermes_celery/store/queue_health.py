@@ -19,7 +19,7 @@ _OLDEST_OF = 50
 
 
 class QueueState(StrEnum):
-    """Whether workers consume a queue."""
+    """The state of a queue's consumers."""
 
     #: A worker with a free slot asks for them.
     OK = "ok"
@@ -91,7 +91,7 @@ class LivingWorkers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_older(self) -> bool:
-        """Whether a living worker does not report its queues."""
+        """True if a living worker does not report its queues, as in version 0.1.0."""
         return any(name not in self.signs for name in self.names)
 
     def silent(self, *, now_ms: int) -> list[str]:

@@ -57,7 +57,10 @@ class WaitingMessages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeldBy(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a job's earlier runs have not ended; empty when one of them runs or there is none."""
+    """The reason why a job's earlier runs have not ended.
+
+    Empty when one of them runs, or when there is none.
+    """
 
     #: The queue on which all of them wait.
     queue: str = ""

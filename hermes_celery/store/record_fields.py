@@ -41,7 +41,7 @@ class Fields:
 
     @property
     def fault(self) -> str | None:
-        """All faults in one line; None if there are none."""
+        """One line with all faults; None if there are none."""
         return ", ".join(f"{name} {what}".strip() for name, what in self.faults.items()) or None
 
     def text(self, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""All records of a namespace, page by page, for `Repairs` to check.
+"""Read all records of a namespace page by page, for `Repairs` to check.
 
 `jobs`, `live` and `rest` trust the indexes and read them, one command for each page. `everything`
 reads the names of all keys of the namespace (SCAN), to find records that are in no index, and then
@@ -203,7 +203,7 @@ class Records:
 
 @contextmanager
 def _skipping_unreadable() -> Iterator[None]:
-    """Skip an unreadable index. Raises StoreUnavailable when the server is unreachable."""
+    """Skip an unreadable index; raise StoreUnavailable when the server is unreachable."""
     try:
         yield
     except StoreUnavailable:

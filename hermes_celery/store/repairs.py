@@ -75,7 +75,7 @@ _F = TypeVar("_F", JobFacts, RunFacts)
 
 
 class CheckMode(msgspec.Struct, frozen=True, kw_only=True):
-    """How to check records."""
+    """Options of a check."""
 
     now_ms: int
     #: The leader's fencing token; None when a person checks or repairs.

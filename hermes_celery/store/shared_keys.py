@@ -127,7 +127,10 @@ class SharedKeys:
         self._brokers = names.types()
 
     def check(self, mode: CheckMode, *, shards: int) -> list[Disagreement]:
-        """Check and repair the keys that all jobs share. Raises LeaseLost as `Repairs.check`."""
+        """Check and repair the keys that all jobs share.
+
+        Raises LeaseLost when a younger leader's token is known.
+        """
         types = shared_types(self._keys, shards=shards) | self._brokers
         facts = self._look(list(types))
         found = []
@@ -257,10 +260,10 @@ def _switch(one: KeyFacts) -> Iterator[Disagreement]:
     paused, resumed = (one.fields.get(name) for name in _NUMBERS)
     if paused and whole(paused) is None:
         # Beats read it the same way: an invalid instant pauses no job.
-        yield _about(one, f"says paused since {shown(paused)}, which pauses nothing; removed",
+        yield _about(one, f"has the invalid pause time {shown(paused)}; removed",
                      op(MendVerb.CLEAR, KeyRole.KEY, "paused_ms"))  # fmt: skip
     if resumed is not None and whole(resumed) is None:
-        yield _about(one, f"says resumed at {shown(resumed)}; removed",
+        yield _about(one, f"has the invalid resume time {shown(resumed)}; removed",
                      op(MendVerb.CLEAR, KeyRole.KEY, "resumed_ms"))  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What the watchdog reads: indexes and counters, a bounded number of entries of each."""
+"""Read signs of trouble for the watchdog: a bounded number of entries from indexes and counters."""
 
 from __future__ import annotations
 

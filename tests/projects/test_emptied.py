@@ -50,7 +50,7 @@ def test_an_emptied_server_is_noticed_by_a_lone_beat_in_its_first_term(tmp_path:
         assert bed.hermes("status", "--check").returncode == 1
         doctor = bed.hermes("doctor")
         assert doctor.returncode == 1
-        assert "the server lost its memory, with 1 jobs" in " ".join(doctor.stdout.split())
+        assert "the server lost its data: 1 jobs" in " ".join(doctor.stdout.split())
         _acknowledge(bed)
 
 

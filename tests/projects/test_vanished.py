@@ -49,7 +49,7 @@ def test_a_job_whose_record_vanishes_comes_back_if_it_is_declared_and_is_named_i
             assert answer.returncode == 1
             assert "Cron 'nightly' is gone" in " ".join(answer.stdout.split())
 
-        # The mark alone was lost: that is no server that lost its memory.
+        # The mark alone was lost: the server has not lost its data.
         eventually(
             lambda: (
                 database.call("TYPE", keys.mark) == "string"
@@ -59,7 +59,7 @@ def test_a_job_whose_record_vanishes_comes_back_if_it_is_declared_and_is_named_i
         )
         assert bed.hermes("incidents", "ack", gone[0].id).returncode == 0
         assert bed.hermes("status", "--check").returncode == 0
-        assert "lost its memory" not in bed.hermes("doctor").stdout
+        assert "lost its data" not in bed.hermes("doctor").stdout
 
 
 def _comes_back(bed: Bed, job_id: str) -> None:

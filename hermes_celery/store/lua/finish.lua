@@ -17,7 +17,7 @@
 --#include _end_run
 local run = fields(KEYS[1], 'state', 'claim', 'cancel', 'finished_by', 'attempt')
 if not broken and run[4] == ARGV[1] then
-  -- Finished by this very claim, whose answer was lost on the way.
+  -- This claim has finished the run before, but the answer was lost.
   return run[1] == 'queued' and 'retry' or 'ok'
 end
 if not broken and (run[1] ~= 'running' or run[2] ~= ARGV[1]) then
