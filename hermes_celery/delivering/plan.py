@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 class DeliveryPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of a delivery, with the text of a failure."""
+    """The parts of a delivery, with the text of a failure and the incident that it reports."""
 
     parts: tuple[DeliveryPart, ...] = ()
     text: str = ""

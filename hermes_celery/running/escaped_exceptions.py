@@ -8,7 +8,7 @@ exception. Three kinds are left to Celery:
 - Celery's hard time limit under gevent, which is a `gevent.Timeout` in the task;
 - the end of a greenlet whose message Celery takes back, to have it delivered again.
 
-If somebody asked for the end of a greenlet, its run is cancelled.
+If the end of a greenlet was requested, its run is cancelled.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Find Celery workers without our hooks on the queues of task jobs, and decide what follows.
 
-Celery workers without `Cron(app)` execute a task and report nothing to hermes-celery. The leader
-finds them by asking Celery which queues each worker consumes. It never infers them from the absence
-of other workers. A thread asks, so that a tick never waits:
+Celery workers without `Cron(app)` execute a task and report nothing to hermes-celery. Workers with
+our hooks write a worker sign to the store (`store.worker_signs`); these "foreign" workers do not.
+The leader finds them by asking Celery which queues each worker consumes. It never infers them from
+the absence of other workers. A thread asks, so that a tick never waits:
 
 - at once, when a task goes to a queue that no worker with hooks consumes;
 - at intervals while there is such a queue, or while a foreign worker is there;

@@ -85,7 +85,7 @@ class LeaderDuties:
         self._untold: deque[BrokenJob] = deque(maxlen=_MOST_UNTOLD)
 
     def take_over(self) -> None:
-        """Let the next `begin` begin as a new leader."""
+        """Make the next `begin` do what a new leader does first."""
         self._must_begin = True
 
     def begin(self, bad_count: RecordBroken | None) -> None:

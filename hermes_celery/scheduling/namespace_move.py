@@ -100,7 +100,7 @@ class _Made:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnJobs:
-    """Tells a project's own jobs from those of other projects."""
+    """Identifies a project's own jobs."""
 
     #: The manager's name, as stored in each of the project's declared jobs.
     manager: str

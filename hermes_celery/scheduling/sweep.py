@@ -190,9 +190,9 @@ class Sweep:
         notes: SweepNotes,
         declared_name: Callable[[str, int], str] = lambda job_id, now_ms: "",
     ) -> None:
-        """Take the collaborators; `declared_name` names the job id's declared job, "" if none.
+        """Take the collaborators.
 
-        A job counts as declared while a living beat declares it.
+        `declared_name` returns the name under which a living beat declares a job id; "" if none.
         """
         self._declared_name = declared_name
         self._examiner = examiner

@@ -91,7 +91,7 @@ def queue_findings(state: Status) -> Iterator[Finding]:
 
 
 def has_workers(state: Status) -> bool:
-    """Return whether any worker takes messages, whether it reports or not."""
+    """Return whether any worker takes messages, even one that does not report."""
     return bool(state.workers or _foreign(state))
 
 
