@@ -48,7 +48,7 @@ class BrokenRecords:
 
     def __call__(self, job_id: str, key: str, what: str) -> None:
         """Report a broken record: its job's id or "", its key, and what is wrong with it."""
-        self._tell(job_id, key, what, text=_text(job_id, key, what))
+        self._report(job_id, key, what, text=_text(job_id, key, what))
 
     def hangs(self, job_id: str, what: str) -> None:
         """Report a job whose publishing hangs; `what` is one sentence that names it."""
@@ -56,9 +56,9 @@ class BrokenRecords:
             f"{_shown(what)}; its runs fail until that ends → find what it waits for: a router, a "
             "signal receiver, a lock, or a server that does not answer"
         )
-        self._tell(job_id, "", what, text=text)
+        self._report(job_id, "", what, text=text)
 
-    def _tell(self, job_id: str, key: str, what: str, *, text: str) -> None:
+    def _report(self, job_id: str, key: str, what: str, *, text: str) -> None:
         now = self._clock.monotonic()
         trouble = Trouble(
             kind=TroubleKind.BROKEN,

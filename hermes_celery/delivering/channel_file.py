@@ -68,7 +68,7 @@ class FileChannel:
         """
         for name in _names_like(source.name):
             kept = self._path.parent / name
-            if _is_copy(kept, source) or (kept != self._path and _has_copied(source, kept)):
+            if _is_copy(kept, source) or (kept != self._path and _copy_if_free(source, kept)):
                 return "" if name == source.name else f"(attachment {source.name} is {name})"
         raise AssertionError("names do not end")
 
@@ -84,7 +84,7 @@ def _is_copy(kept: Path, source: Path) -> bool:
     return kept.is_file() and not kept.is_symlink() and filecmp.cmp(kept, source, shallow=False)
 
 
-def _has_copied(source: Path, kept: Path) -> bool:
+def _copy_if_free(source: Path, kept: Path) -> bool:
     """Copy a file to a name; return False if the name is taken, even by a link.
 
     Raises OSError, after removing the incomplete copy.

@@ -72,7 +72,7 @@ class QueueWatch:
             if trouble is not None:
                 found.append(trouble)
             if look.foreign:
-                found.append(_news(look))
+                found.append(_unfollowed(look))
         return found + self._misplaced(looks), who
 
     def _misplaced(self, looks: Sequence[QueueLook]) -> list[Trouble]:
@@ -170,7 +170,7 @@ _MISPLACED = (
 )
 
 
-def _news(look: QueueLook) -> Trouble:
+def _unfollowed(look: QueueLook) -> Trouble:
     return Trouble(
         kind=TroubleKind.UNFOLLOWED, subject=look.name, text=look.foreign_warning, is_news=True
     )

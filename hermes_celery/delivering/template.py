@@ -49,7 +49,7 @@ def render(job: Job, run: Run, output: str, *, wrap: bool) -> RenderedText:
         return RenderedText(text=wrapped(job, output) if wrap else output)
     try:
         values = {"job": job.as_json(), "run": run.as_json(), "output": output}
-        return RenderedText(text=_asked(template, values, seconds=RENDER_SECONDS))
+        return RenderedText(text=_answer_of_child(template, values, seconds=RENDER_SECONDS))
     except TemplateFault as error:
         return RenderedText(
             text=output, warning=f"the template failed ({error}); plain text was sent"
@@ -68,7 +68,7 @@ def wrapped(job: Job, output: str) -> str:
 def check_template(template: str) -> None:
     """Raise JobError for an invalid template, or if Jinja2 is not installed."""
     try:
-        _asked(template, None, seconds=RENDER_SECONDS)
+        _answer_of_child(template, None, seconds=RENDER_SECONDS)
     except TemplateFault as error:
         raise JobError(f"the template is not valid: {error}") from None
 
@@ -77,7 +77,7 @@ class TemplateFault(Exception):
     """The reason why a template produced no text."""
 
 
-def _asked(template: str, values: dict[str, Any] | None, *, seconds: float) -> str:
+def _answer_of_child(template: str, values: dict[str, Any] | None, *, seconds: float) -> str:
     """Return the text that the child renders; without values the child only parses the template.
 
     Raises TemplateFault, or JobError if Jinja2 is not installed.

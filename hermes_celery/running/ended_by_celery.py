@@ -114,7 +114,7 @@ class RunEnder:
 
         def cancel() -> None:
             answer = self._runs.cancel(run_id, reason=REVOKED, now_ms=self._clock.now_ms())
-            _tell(run_id, RunState.CANCELLED, REVOKED, answer)
+            _log_end(run_id, RunState.CANCELLED, REVOKED, answer)
 
         self._writes.later(f"the end of run {run_id}", _unless_gone(cancel))
 
@@ -137,7 +137,7 @@ class RunEnder:
                 )
                 found = self._runs.performed(run_id) if answer == "over" else None
                 if found is None or found.state.is_final:
-                    _tell(run_id, RunState.FAILED, error, answer)
+                    _log_end(run_id, RunState.FAILED, error, answer)
                     return
                 self._pause(_HANDED_ON_PAUSE_SECONDS)
 
@@ -240,7 +240,7 @@ class RunEnder:
                 EarlyEnd(state=state, error=error, attempt=message.attempt, hop=message.hop),
                 now_ms=now_ms,
             )
-        _tell(message.run_id, state, error, answer)
+        _log_end(message.run_id, state, error, answer)
 
     def _end(
         self,
@@ -263,7 +263,7 @@ class RunEnder:
                 ),
                 now_ms=self._clock.now_ms(),
             )
-            _tell(run_id, state, error or reason, answer)
+            _log_end(run_id, state, error or reason, answer)
 
         self._writes.later(f"the end of run {run_id}", end)
 
@@ -282,7 +282,7 @@ def _unless_gone(write: Callable[[], None]) -> Callable[[], None]:
     return do_it
 
 
-def _tell(run_id: str, state: RunState, why: str, answer: str) -> None:
+def _log_end(run_id: str, state: RunState, why: str, answer: str) -> None:
     if answer in ("over", "gone", "alive"):
         return
     level = logging.INFO if state in (RunState.SKIPPED, RunState.CANCELLED) else logging.WARNING

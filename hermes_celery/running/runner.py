@@ -135,7 +135,7 @@ class Runner:
         """
         # The token begins with the process id, so that the process's claims are known when it ends.
         token = f"{os.getpid()}-{secrets.token_hex(8)}"
-        claim = self._mended(
+        claim = self._with_repair(
             run_id,
             lambda: self._runs.claim(
                 run_id,
@@ -153,7 +153,9 @@ class Runner:
             return claim
         limits = self._services.limits
         if limits is not None:
-            answer = self._mended(run_id, lambda: limits.enter(claim, now_ms=self._clock.now_ms()))
+            answer = self._with_repair(
+                run_id, lambda: limits.enter(claim, now_ms=self._clock.now_ms())
+            )
             if answer != "ok":
                 event(_log, "run.waits", run=run_id, group=claim.group, reason=answer)
                 return answer
@@ -314,7 +316,7 @@ class Runner:
                     )
                 self._pause(_FINISH_RETRY_SECONDS)
 
-    def _mended(self, run_id: str, ask: Callable[[], _T]) -> _T:
+    def _with_repair(self, run_id: str, ask: Callable[[], _T]) -> _T:
         """Call `ask`; if a record is broken, repair it and call `ask` once more."""
         try:
             return ask()
@@ -328,7 +330,7 @@ class Runner:
         except StoreError:
             raise  # `_persistently` tries again
         except Exception as error:  # noqa: BLE001 - the end is recorded without what failed
-            _tell_failed(claim, "run.end_failed", error)
+            _log_failure(claim, "run.end_failed", error)
             return self._finished(claim, _bare(outcome, error), may_retry=False)
 
     def _finished(self, claim: Claim, outcome: Outcome, *, may_retry: bool = True) -> str:
@@ -367,10 +369,10 @@ def _beside(claim: Claim, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # noqa: BLE001 - no error here may prevent the run's end
-        _tell_failed(claim, name, error)
+        _log_failure(claim, name, error)
 
 
-def _tell_failed(claim: Claim, name: str, error: Exception) -> None:
+def _log_failure(claim: Claim, name: str, error: Exception) -> None:
     is_foreseen = isinstance(error, StoreError)
     event(
         _log,

@@ -187,13 +187,13 @@ class Beat:
             with shard.fenced():
                 report = shard.tick(most=MOST_JOBS // len(leading))
                 if report is not None:
-                    self._tell(report)
+                    self._log_report(report)
                     reports.append(report)
                     for fault in report.faults:
-                        self._duties.tell_of_fault(fault)
+                        self._duties.report_fault(fault)
         return reports
 
-    def _tell(self, report: TickReport) -> None:
+    def _log_report(self, report: TickReport) -> None:
         event(
             _log,
             "tick.done",

@@ -103,7 +103,7 @@ def _end(
         # Rescue builds the message again and ends the run then.
         event(_log, "run.end_failed", level=logging.ERROR, run=advance.run_id, why=error)
         return
-    tell_ended(advance.run_id, built)
+    log_ended(advance.run_id, built)
 
 
 def ending_of(built: BuiltMessage) -> tuple[RunState, str, str]:
@@ -113,7 +113,7 @@ def ending_of(built: BuiltMessage) -> tuple[RunState, str, str]:
     return RunState.SKIPPED, built.why, ""
 
 
-def tell_ended(run_id: str, built: BuiltMessage) -> None:
+def log_ended(run_id: str, built: BuiltMessage) -> None:
     """Log that a run ended without a message."""
     is_failed = built.way is BuildOutcome.FAILED
     event(

@@ -50,7 +50,7 @@ class LossWatch:
                   seen_at=iso(from_ms(seen.at_ms)),
                   why="the server lost its data: turn its append-only file on, or restore a copy",
                   )  # fmt: skip
-        self._tell(now_ms)
+        self._report_loss(now_ms)
         self._loss_note.keep()
 
     def step(self, now_ms: int) -> None:
@@ -70,13 +70,13 @@ class LossWatch:
         ]  # fmt: skip
         if any(one.id == _MINE for one in acked):
             self._loss_note.give_up(now_ms)
-        self._tell(now_ms)
+        self._report_loss(now_ms)
         self._loss_note.keep()
         for one in acked:
             text = f"{one.id}: the lost jobs were given up, or added again"
             self._reporter.over([one], text, now_ms=now_ms)
 
-    def _tell(self, now_ms: int) -> None:
+    def _report_loss(self, now_ms: int) -> None:
         still = self._loss_note.missing_still()
         if still is not None:
             self._reporter.tell(

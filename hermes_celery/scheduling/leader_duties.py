@@ -31,7 +31,7 @@ _NEXT_SECONDS = 0.05
 _SHORTEST_SECONDS = 0.001
 #: Faults that wait to be reported. Beyond that the oldest is dropped: a job that was taken off the
 #: schedule has a stored note, and any other job fails again.
-_MOST_UNTOLD = 1000
+_MOST_UNREPORTED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +77,12 @@ class LeaderDuties:
         self._begin = duty("begin")
         self._sweep = duty("sweep")
         self._rescue = duty("rescue")
-        self._tell_of_lost = duty("lost")
+        self._lost_reports = duty("lost")
         self._other_work = duty("deliveries")
         self._trim = duty("trim")
         self._remove_completed = duty("remove completed")
-        self._tell_of_faults = duty("faults")
-        self._untold: deque[BrokenJob] = deque(maxlen=_MOST_UNTOLD)
+        self._fault_reports = duty("faults")
+        self._unreported: deque[BrokenJob] = deque(maxlen=_MOST_UNREPORTED)
 
     def take_over(self) -> None:
         """Make the next `begin` do what a new leader does first."""
@@ -102,26 +102,26 @@ class LeaderDuties:
         self._hooks.on_lead()
         return True
 
-    def tell_of_fault(self, fault: BrokenJob) -> None:
+    def report_fault(self, fault: BrokenJob) -> None:
         """Report a job that a tick could not plan or dispatch; if that fails, a later pass does it.
 
         Raises LeaseLost and StoreUnavailable.
         """
-        if fault not in self._untold:
-            self._untold.append(fault)
-        self._tell_of_untold()
+        if fault not in self._unreported:
+            self._unreported.append(fault)
+        self._report_faults()
 
-    def _tell_of_untold(self) -> None:
-        def told() -> bool:
-            self._hooks.on_fault(self._untold[0])
+    def _report_faults(self) -> None:
+        def reported() -> bool:
+            self._hooks.on_fault(self._unreported[0])
             return True
 
-        while self._untold and not self._tell_of_faults.waits_seconds:
-            if not self._tell_of_faults.attempt(told, False):
+        while self._unreported and not self._fault_reports.waits_seconds:
+            if not self._fault_reports.attempt(reported, False):
                 # A report that fails again and again must not hold back the others.
-                self._untold.rotate(-1)
+                self._unreported.rotate(-1)
             else:
-                self._untold.popleft()
+                self._unreported.popleft()
 
     def stop(self) -> None:
         """Stop the threads that run beside the beat."""
@@ -158,8 +158,8 @@ class LeaderDuties:
             lambda: self._rescuer.rescue(token=token, now_ms=now_ms), RescueReport()
         )
         if rescued.given_up:
-            self._tell_of_lost.attempt(lambda: hooks.on_lost(rescued.given_up), None)
-        self._tell_of_untold()
+            self._lost_reports.attempt(lambda: hooks.on_lost(rescued.given_up), None)
+        self._report_faults()
         self._other_work.attempt(lambda: hooks.on_pass(token, now_ms), None)
         trimmed = self._trim.attempt(lambda: history.trim(now_ms), Trimmed(runs=0, has_more=False))
         self._remove_completed.attempt(

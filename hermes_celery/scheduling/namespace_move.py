@@ -36,7 +36,7 @@ _QUIET_MS = 5_000
 #: How often to check for programs of 0.1.0 when there is nothing to move. Each stays visible 10 s.
 _LOOK_EVERY_MS = 2_000
 #: Jobs that one step reads, and jobs that it moves.
-_LOOKS, _MOVES = 1_000, 100
+_MOST_READ, _MOST_MOVED = 1_000, 100
 #: The most names in one sentence.
 _NAMED = 5
 #: The second beat goes on for this long after the last request for it.
@@ -130,22 +130,22 @@ class NamespaceMove:
         self._tell, self._over = tell, over
         self._second = second
         self._complaint = RateLimitedLog()
-        self._begin_anew()
+        self._start_over()
 
-    def _begin_anew(self) -> None:
+    def _start_over(self) -> None:
         self._lived_there = False
         self._older_at_ms: int | None = None
         self._looked_ms: int | None = None
         #: Whether the second beat ticks there.
-        self._is_beside = False
+        self._second_ticks = False
         #: Whether nothing was left, and all jobs are read once more before the second beat ends.
         self._is_last_look = False
         #: The last reported text; None if an earlier leader may have recorded an incident.
-        self._said: str | None = None
+        self._reported: str | None = None
         self._moved = 0
-        self._look_anew()
+        self._restart_scan()
 
-    def _look_anew(self) -> None:
+    def _restart_scan(self) -> None:
         self._declared: dict[str, None] = {}
         self._made: dict[str, _Made] = {}
         self._foreign_tasks: set[str] = set()
@@ -160,7 +160,7 @@ class NamespaceMove:
 
     def begin(self, now_ms: int) -> bool:
         """Start over as a new leader; return whether declared jobs may be written now."""
-        self._begin_anew()
+        self._start_over()
         return self.step(now_ms)
 
     def step(self, now_ms: int) -> bool:
@@ -183,20 +183,20 @@ class NamespaceMove:
         self._second.stop()
 
     def _step(self, now_ms: int) -> bool:
-        self._look()
+        self._read_jobs()
         older = self._older(now_ms)
         waits = bool(older) or self._is_fresh(now_ms)
         if self._older_at_ms is not None and not waits:
             # Programs of 0.1.0 may have created jobs until they ended.
             self._older_at_ms = None
-            self._look_anew()
-            self._look()
+            self._restart_scan()
+            self._read_jobs()
         if not self._has_work():
             self._settle(now_ms, waits=waits)
             return True
         if waits:
             self._want()
-            self._say(self._waiting_text(older))
+            self._report(self._waiting_text(older))
             return not self._declared
         if self._mover.follow_switch(now_ms=now_ms):
             event(_log, "project.paused", level=logging.WARNING, why="jobs in hermes were paused")
@@ -210,10 +210,10 @@ class NamespaceMove:
 
     def _want(self) -> None:
         """Keep the second beat ticking; before it ends all jobs are read again."""
-        self._is_beside, self._is_last_look = True, False
+        self._second_ticks, self._is_last_look = True, False
         self._second.want()
 
-    def _look(self) -> None:
+    def _read_jobs(self) -> None:
         """Read the jobs in the old namespace: declared ones at once, others page by page."""
         if self._scan is None:
             self._lived_there = self._neighbours.enter() or self._lived_there
@@ -221,7 +221,7 @@ class NamespaceMove:
             self._declared = dict.fromkeys(sorted(self._jobs.stored(ids)))
             self._lived_there = self._lived_there or bool(self._declared)
             self._scan = self._jobs.matching()
-        for _ in range(_LOOKS):
+        for _ in range(_MOST_READ):
             if self._is_scanned:
                 return
             job = next(self._scan, None)
@@ -233,7 +233,7 @@ class NamespaceMove:
     def _sort_out(self, job: Job | UnreadableJob) -> None:
         """Note whether a job moves, belongs to another project, or has no clear owner."""
         if isinstance(job, UnreadableJob):
-            self._keep(job.id, job.name or job.id)
+            self._note_unclear(job.id, job.name or job.id)
             return
         spec = job.spec
         task = spec.task.name if spec.task else ""
@@ -245,7 +245,7 @@ class NamespaceMove:
         elif task and not task.startswith(_OURS) and self._own.knows_task(task):
             self._made[job.id] = _Made(name=job.name, task=task)
         else:
-            self._keep(job.id, job.name)
+            self._note_unclear(job.id, job.name)
 
     def _movable(self) -> list[str]:
         """Return jobs made at run time that can only be this project's; none until all are read."""
@@ -275,11 +275,11 @@ class NamespaceMove:
         return self._older_at_ms is not None and now_ms - self._older_at_ms < _QUIET_MS
 
     def _move(self, now_ms: int) -> None:
-        ids = [*self._declared, *self._movable()][:_MOVES]
+        ids = [*self._declared, *self._movable()][:_MOST_MOVED]
         for job_id, job in self._jobs.get_many(ids).items():
             if isinstance(job, UnreadableJob):
                 self._forget(job_id)
-                self._keep(job_id, job.name or job_id)
+                self._note_unclear(job_id, job.name or job_id)
             else:
                 self._move_one(job, now_ms)
         for job_id in set(ids) - self._jobs.stored(ids):
@@ -291,7 +291,7 @@ class NamespaceMove:
         except RecordBroken as error:
             # The job stays in the old namespace, and is named in the incident.
             self._forget(job.id)
-            self._keep(job.id, job.name)
+            self._note_unclear(job.id, job.name)
             event(_log, "job.not_moved", level=logging.ERROR, job=job.name, why=error)
             return
         if answer in (Moved.OK, Moved.THERE):
@@ -302,11 +302,11 @@ class NamespaceMove:
             self._lived_there = True
             event(_log, "job.moved", job=job.name, from_=self._here, to=self._there)
         elif answer is Moved.RUNNING:
-            self._say(f"job {job.name!r} moves from namespace {self._here!r} to "
+            self._report(f"job {job.name!r} moves from namespace {self._here!r} to "
                       f"{self._there!r} once its run there has ended")  # fmt: skip
 
-    def _keep(self, job_id: str, name: str) -> None:
-        if len(self._unclear) < _LOOKS:
+    def _note_unclear(self, job_id: str, name: str) -> None:
+        if len(self._unclear) < _MOST_READ:
             self._unclear[job_id] = name
 
     def _forget(self, job_id: str) -> None:
@@ -319,28 +319,28 @@ class NamespaceMove:
             event(_log, "project.moved", jobs=self._moved, from_=self._here, to=self._there)
             self._moved = 0
         if not self._is_scanned:
-            if self._is_beside:
+            if self._second_ticks:
                 self._second.want()
             return
         unclear = self._leftovers(now_ms)
         if unclear:
             self._want()
-            self._say(unclear)
+            self._report(unclear)
             return
         if waits and self._lived_there:
             # Programs of 0.1.0 may create jobs as long as they live.
             self._want()
-        elif self._is_beside and not self._is_last_look:
+        elif self._second_ticks and not self._is_last_look:
             self._is_last_look = True
-            self._look_anew()
+            self._restart_scan()
             self._step(now_ms)
             return
         else:
             self._second.rest()
-            self._is_beside = False
-        if self._said != "":
+            self._second_ticks = False
+        if self._reported != "":
             self._over(f"all jobs of this project are in namespace {self._there!r}")
-            self._said = ""
+            self._reported = ""
 
     def _leftovers(self, now_ms: int) -> str:
         """Return the text about jobs without a clear owner; "" if another program ticks them."""
@@ -348,7 +348,7 @@ class NamespaceMove:
             return ""
         for job_id, made in self._made.items():
             if made.task in self._foreign_tasks:
-                self._keep(job_id, made.name)
+                self._note_unclear(job_id, made.name)
         there = self._jobs.stored(list(self._unclear))
         names = [name for job_id, name in self._unclear.items() if job_id in there]
         if not names:
@@ -375,9 +375,9 @@ class NamespaceMove:
             f"namespace {self._there!r} and the project's declared jobs are written"
         )
 
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
+    def _report(self, text: str) -> None:
+        if text != self._reported:
+            self._reported = text
             event(_log, "project.moves", level=logging.WARNING, why=text)
             self._tell(text)
 

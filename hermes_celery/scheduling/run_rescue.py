@@ -43,7 +43,7 @@ from hermes_celery.scheduling.deferred_messages import (
     BUILDING_SECONDS,
     built_or_fault,
     ending_of,
-    tell_ended,
+    log_ended,
 )
 from hermes_celery.store import Actor, EarlyEnd, Fate, Push
 
@@ -319,7 +319,7 @@ class _RescuePass:
         state, reason, error = ending_of(built)
         end = EarlyEnd(state=state, reason=reason, error=error)
         self._runs.end_waiting(overdue.run.id, end, now_ms=self._now_ms, token=self._token)
-        tell_ended(overdue.run.id, built)
+        log_ended(overdue.run.id, built)
 
     def _lose(self, run_id: str) -> bool:
         spec, attempt = self._runs.spec_of(run_id)

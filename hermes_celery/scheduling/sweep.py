@@ -56,8 +56,8 @@ EVERY_MS = 10_000
 #: Milliseconds until all records are read again if some could not be repaired.
 REFILL_AGAIN_MS = 60_000
 #: Incidents that one round reports one by one, and lines that one step logs.
-_TOLD, _LOGGED = 20, 20
-_KNOWN = 10_000
+_MOST_REPORTED, _MOST_LOGGED = 20, 20
+_MOST_KNOWN = 10_000
 #: The number of the round over records that neither stop a job nor hide a run, and how often it
 #: gets a step.
 _REST, _REST_EVERY_STEPS = 2, 5
@@ -212,7 +212,7 @@ class Sweep:
         #: Rounds that go on to their end without a pause.
         self._hurried: set[int] = set()
         self._note = SweepNote()
-        self._told = 0
+        self._reported = 0
         self._known: set[tuple[str, str]] = set()
         self._refused = RateLimitedLog()
 
@@ -223,15 +223,15 @@ class Sweep:
         """
         if token != self._token:
             self._token = token
-            self._begin_anew()
-        self._tell_untold(now_ms)
+            self._start_over()
+        self._report_notes(now_ms)
         try:
             found = self._look(CheckMode(now_ms=now_ms, token=token))
         except HermesCeleryError:
             # The page that was being checked would be left out otherwise.
             self._refill.forget()
             raise
-        self._account(found, now_ms)
+        self._count_and_report(found, now_ms)
         if any(finding.is_mended for finding in found):
             self._hurry()
         return bool(self._hurried) or self._refill.is_going
@@ -262,7 +262,7 @@ class Sweep:
         finding = Disagreement(
             trouble=DisagreementKind.BROKEN, subject=job_id, job_id=job_id, text=text
         )
-        if self._tell([finding], now_ms):
+        if self._report_new([finding], now_ms):
             with _logged():
                 self._notes.forget_untold([job_id])
 
@@ -272,7 +272,9 @@ class Sweep:
         Raises StoreUnavailable.
         """
         repairs = self._examiner.repairs
-        self._tell(self._guarded(lambda: repairs.job(job_id, now_ms=now_ms, token=None)), now_ms)
+        self._report_new(
+            self._guarded(lambda: repairs.job(job_id, now_ms=now_ms, token=None)), now_ms
+        )
 
     def broken(self, job_id: str, key: str, *, now_ms: int) -> list[Disagreement]:
         """Repair a key that a script found broken, and its job ("" for none).
@@ -280,15 +282,15 @@ class Sweep:
         Not fenced: every repair compares the facts it was decided from. Raises StoreUnavailable.
         """
         mode = CheckMode(now_ms=now_ms, is_deep=True)
-        found = self._guarded(lambda: self._of_key(key, mode))
+        found = self._guarded(lambda: self._check_key(key, mode))
         if job_id:
             found += self._guarded(
                 lambda: self._examiner.repairs.job(job_id, now_ms=now_ms, token=None)
             )
-        self._tell(found, now_ms)
+        self._report_new(found, now_ms)
         return found
 
-    def _of_key(self, key: str, mode: CheckMode) -> list[Disagreement]:
+    def _check_key(self, key: str, mode: CheckMode) -> list[Disagreement]:
         examiner = self._examiner
         family, _, rest = examiner.records.family_of(key)
         if family == "run":
@@ -300,7 +302,7 @@ class Sweep:
         found = examiner.shared.check_types({key: kind}, mode) if kind else []
         return found or examiner.keys(mode)
 
-    def _begin_anew(self) -> None:
+    def _start_over(self) -> None:
         for one in self._rounds:
             one.pages, one.began_ms = None, 0
         self._refill.forget()
@@ -319,11 +321,11 @@ class Sweep:
         if first is not None:
             yield first
         if self._refill.is_going:
-            yield from self._of_refill(now_ms)
+            yield from self._refill_pages(now_ms)
         else:
-            yield from self._of_rounds(now_ms)
+            yield from self._round_pages(now_ms)
 
-    def _of_refill(self, now_ms: int) -> Iterator[Page]:
+    def _refill_pages(self, now_ms: int) -> Iterator[Page]:
         page = self._refill.next()
         if page is not None:
             yield page
@@ -331,7 +333,7 @@ class Sweep:
         with _logged():
             self._refill.end(now_ms)
 
-    def _of_rounds(self, now_ms: int) -> Iterator[Page]:
+    def _round_pages(self, now_ms: int) -> Iterator[Page]:
         self._steps += 1
         for number, one in enumerate(self._rounds):
             if number == _REST and self._steps % _REST_EVERY_STEPS:
@@ -357,7 +359,7 @@ class Sweep:
         note.ended_ms = now_ms
         with _logged():
             self._notes.write(note)
-        self._told = 0
+        self._reported = 0
         if not note.mended and not note.left:
             mine = f"{TroubleKind.BROKEN.value}-{_SUBJECT}"
             over = [
@@ -367,61 +369,61 @@ class Sweep:
             ]
             self._reporter.over(over, "all stored records agree again", now_ms=now_ms)
 
-    def _account(self, found: Sequence[Disagreement], now_ms: int) -> None:
+    def _count_and_report(self, found: Sequence[Disagreement], now_ms: int) -> None:
         self._note.mended += sum(finding.is_mended for finding in found)
         self._note.left += sum(not finding.is_mended for finding in found)
         self._note.stopped += sum(finding.trouble is DisagreementKind.STOPPED for finding in found)
-        self._tell(found, now_ms)
+        self._report_new(found, now_ms)
 
-    def _tell(self, found: Sequence[Disagreement], now_ms: int) -> bool:
+    def _report_new(self, found: Sequence[Disagreement], now_ms: int) -> bool:
         """Report new findings; return False if the server refused some of the reports.
 
         Refused ones are found and reported again. Raises StoreUnavailable.
         """
         new = [one for one in found if one.is_mended or (one.subject, one.text) not in self._known]
         self._log_all(new)
-        if len(self._known) > _KNOWN:
+        if len(self._known) > _MOST_KNOWN:
             self._known.clear()
         gone = [one for one in new if one.is_job_gone and one.job_id]
         if any(one.is_mended for one in gone):
-            self._tell_untold(now_ms)
-        self._tell_of_refused([one for one in gone if not one.is_mended], now_ms)
-        return self._tell_others([one for one in new if one not in gone], now_ms)
+            self._report_notes(now_ms)
+        self._report_refused([one for one in gone if not one.is_mended], now_ms)
+        return self._report_others([one for one in new if one not in gone], now_ms)
 
-    def _tell_of_refused(self, gone: Sequence[Disagreement], now_ms: int) -> None:
+    def _report_refused(self, gone: Sequence[Disagreement], now_ms: int) -> None:
         """Report vanished jobs whose repair the server refused, so that no note was left."""
-        for finding in gone[: max(_TOLD - self._told, 0)]:
-            if self._is_told(UntoldJob(job_id=finding.job_id, text=finding.text), now_ms):
-                self._told += 1
-                self._know([finding])
+        for finding in gone[: max(_MOST_REPORTED - self._reported, 0)]:
+            if self._report_note(UntoldJob(job_id=finding.job_id, text=finding.text), now_ms):
+                self._reported += 1
+                self._remember([finding])
 
-    def _tell_others(self, new: Sequence[Disagreement], now_ms: int) -> bool:
+    def _report_others(self, new: Sequence[Disagreement], now_ms: int) -> bool:
         is_told = True
         ghosts = [one for one in new if one.trouble is DisagreementKind.GHOST]
         if ghosts:
             text = f"leftover entries were removed ({len(ghosts)})"
             is_told = self._incident("ghosts", f"{text}, for example: {ghosts[0].text}", "", now_ms)
-            self._know(ghosts if is_told else [])
+            self._remember(ghosts if is_told else [])
         # Stopped jobs come first: there may be more findings than the limit allows.
         rest = [one for one in new if one.trouble is not DisagreementKind.GHOST]
         for finding in sorted(rest, key=lambda one: one.trouble is not DisagreementKind.STOPPED):
-            if self._told >= _TOLD:
+            if self._reported >= _MOST_REPORTED:
                 text = f"{finding.text}; there are more faults"
                 once = self._incident("many", text, "", now_ms)
             else:
                 once = self._incident(
                     finding.subject, finding.text, finding.job_id, now_ms, kind=_kind(finding)
                 )
-                self._told += once
+                self._reported += once
             is_told = is_told and once
-            self._know([finding] if once else [])
+            self._remember([finding] if once else [])
         return is_told
 
-    def _know(self, told: Sequence[Disagreement]) -> None:
+    def _remember(self, told: Sequence[Disagreement]) -> None:
         """Remember unrepaired findings that were reported, so that each is reported once."""
         self._known |= {(one.subject, one.text) for one in told if not one.is_mended}
 
-    def _tell_untold(self, now_ms: int) -> None:
+    def _report_notes(self, now_ms: int) -> None:
         """Report the jobs that stored notes name, and delete the notes of reported jobs.
 
         Raises StoreUnavailable.
@@ -430,26 +432,26 @@ class Sweep:
         with _logged():
             notes = self._notes.untold()
             for note in notes:
-                if self._told >= _TOLD:
-                    done += self._told_together(notes, now_ms)
+                if self._reported >= _MOST_REPORTED:
+                    done += self._report_together(notes, now_ms)
                     break
-                if self._is_told(note, now_ms):
-                    self._told += 1
+                if self._report_note(note, now_ms):
+                    self._reported += 1
                     done.append(note.job_id)
             self._notes.forget_untold(done)
 
-    def _told_together(self, notes: Sequence[UntoldJob], now_ms: int) -> list[str]:
+    def _report_together(self, notes: Sequence[UntoldJob], now_ms: int) -> list[str]:
         """Report all the jobs in one incident; return their ids, or none if it was refused."""
-        if not self._tries(lambda: self._gone_too(len(notes), now_ms), now_ms):
+        if not self._try_report(lambda: self._report_many_gone(len(notes), now_ms), now_ms):
             return []
         return [note.job_id for note in notes]
 
-    def _is_told(self, note: UntoldJob, now_ms: int) -> bool:
+    def _report_note(self, note: UntoldJob, now_ms: int) -> bool:
         if note.is_gone:
-            return self._tries(lambda: self._tell_of_gone(note, now_ms), now_ms)
+            return self._try_report(lambda: self._report_gone(note, now_ms), now_ms)
         return self._incident(note.job_id, readable(note.text), note.job_id, now_ms)
 
-    def _tries(self, tell: Callable[[], None], now_ms: int) -> bool:
+    def _try_report(self, tell: Callable[[], None], now_ms: int) -> bool:
         """Make a report; return whether the server took it.
 
         Callers try again every second. A refusal is logged once a minute.
@@ -464,7 +466,7 @@ class Sweep:
             return False
         return True
 
-    def _tell_of_gone(self, note: UntoldJob, now_ms: int) -> None:
+    def _report_gone(self, note: UntoldJob, now_ms: int) -> None:
         """Report a job whose record vanished; a declared job is stored again by the beat."""
         job_id, text = note.job_id, readable(note.text)
         name = self._declared_name(job_id, now_ms)
@@ -477,10 +479,10 @@ class Sweep:
                 kind=TroubleKind.BROKEN, subject=f"job:{job_id}", text=text, job_name=name
             )
         else:
-            trouble = self._for_good(job_id, text, removed=readable(note.name))
+            trouble = self._gone_for_good(job_id, text, removed=readable(note.name))
         self._reporter.tell(trouble, now_ms=now_ms)
 
-    def _for_good(self, job_id: str, text: str, *, removed: str) -> Trouble:
+    def _gone_for_good(self, job_id: str, text: str, *, removed: str) -> Trouble:
         name = self._jobs.name_left_by(job_id) or removed
         mine = incident_id(TroubleKind.GONE, job_id)
         text = (
@@ -490,7 +492,7 @@ class Sweep:
         )
         return Trouble(kind=TroubleKind.GONE, subject=job_id, text=text, job_name=name)
 
-    def _gone_too(self, count: int, now_ms: int) -> None:
+    def _report_many_gone(self, count: int, now_ms: int) -> None:
         mine = incident_id(TroubleKind.GONE, "more")
         text = (
             f"the records of many jobs are gone, {count} in one check; the beat's log names them "
@@ -522,14 +524,14 @@ class Sweep:
         def tell() -> None:
             self._reporter.tell(trouble, now_ms=now_ms)
 
-        return self._tries(tell, now_ms)
+        return self._try_report(tell, now_ms)
 
     def _log_all(self, found: Sequence[Disagreement]) -> None:
-        for finding in found[:_LOGGED]:
+        for finding in found[:_MOST_LOGGED]:
             name = "repair.mended" if finding.is_mended else "repair.found"
             event(_log, name, level=logging.WARNING, what=finding.text, sort=finding.trouble.value)
-        if len(found) > _LOGGED:
-            event(_log, "repair.more", level=logging.WARNING, count=len(found) - _LOGGED)
+        if len(found) > _MOST_LOGGED:
+            event(_log, "repair.more", level=logging.WARNING, count=len(found) - _MOST_LOGGED)
 
     def _spec(self, job_id: str) -> JobSpec | None:
         with _logged():

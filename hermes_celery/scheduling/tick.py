@@ -101,7 +101,7 @@ class Ticker:
         if switch.paused_ms is not None:
             return TickReport(now_ms=now_ms, paused=True)
         faults: list[BrokenJob] = []
-        writing = _Writing(self, token=token, now_ms=now_ms)
+        writing = _BatchWriter(self, token=token, now_ms=now_ms)
         with writing:
             taken: list[Advance] = []
             if self.ahead is not None:
@@ -220,7 +220,7 @@ def _put_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int, no
         event(_log, "job.put_off", level=logging.ERROR, job=fault.job_id, error=fault.error)
 
 
-class _Writing:
+class _BatchWriter:
     """The batches that one tick sends to the server, two at once."""
 
     def __init__(self, ticker: Ticker, *, token: int, now_ms: int) -> None:
@@ -239,7 +239,7 @@ class _Writing:
         #: Jobs with a step that needs a broken key.
         self.faults: list[BrokenJob] = []
 
-    def __enter__(self) -> _Writing:
+    def __enter__(self) -> _BatchWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -253,16 +253,16 @@ class _Writing:
         for start in range(0, len(steps), JOBS_PER_CALL):
             part = [step for step in steps[start : start + JOBS_PER_CALL] if self._has_room(step)]
             if len(self._sent) == _IN_FLIGHT:
-                self._answered()
+                self._read_answer()
             answers = self._due_index.begin_advance(part, token=self._token, now_ms=self._now_ms)
             self._sent.append((part, answers))
 
     def settle(self) -> None:
         """Wait for the answers to all batches sent."""
         while self._sent:
-            self._answered()
+            self._read_answer()
 
-    def _answered(self) -> None:
+    def _read_answer(self) -> None:
         part, answers = self._sent.popleft()
         words = answers()
         self.counts.update(word for word in words if isinstance(word, StepAnswer))

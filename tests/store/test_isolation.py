@@ -439,7 +439,7 @@ class Telling:
 
     def meet(self, *names: str) -> None:
         for name in names:
-            self.duties.tell_of_fault(BrokenJob(job_id=name, error="oops"))
+            self.duties.report_fault(BrokenJob(job_id=name, error="oops"))
 
     def passes(self, count: int = 10) -> None:
         for _ in range(count):
