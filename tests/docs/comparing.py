@@ -22,6 +22,7 @@ _MASKS = [
     (r"\b(process(es)?|pid) \d+", "process <pid>"),
     (r"\b\d+(\.\d+)? ?(ms|s|min|h|d|seconds?|minutes?|hours?|days?)\b", "<duration>"),
     (r"\b\d+(\.\d+)? ?([KMG]i?B|[KMG]|bytes)\b", "<size>"),
+    (r"\((?:[A-Z]\w+/[\w/+-]+|UTC)\)", "(<zone>)"),
     (r"(unix://)?[^\s'\"=]*/valkey\.sock", "<server>"),
 ]
 _ANY = "…"
