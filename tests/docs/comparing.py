@@ -18,7 +18,7 @@ _MASKS = [
     (r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?", "<time>"),
     (r"\b\d\d:\d\d(:\d\d)?([.,]\d+)?\b", "<time>"),
     (r"\b[\w.-]+:\d+:[0-9a-f]{8}\b", "<beat>"),
-    (r"@[\w.-]+:\d+\b", "@<host>:<pid>"),
+    (r"\b[\w.-]+@[\w.-]+:\d+\b", "<worker>"),
     (r"\b(process(es)?|pid) \d+", "process <pid>"),
     (r"\b\d+(\.\d+)? ?(ms|s|min|h|d|seconds?|minutes?|hours?|days?)\b", "<duration>"),
     (r"\b\d+(\.\d+)? ?([KMG]i?B|[KMG]|bytes)\b", "<size>"),

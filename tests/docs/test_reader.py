@@ -61,7 +61,7 @@ def test_a_continued_command_and_a_heredoc_are_typed_whole(place: Path) -> None:
         (console("$ no-such-command"), "ended with 127"),
         ("<!-- fails -->\n" + console("$ true"), "did not fail"),
         (console("$ hermes-celery up", "$ echo"), "does not end"),
-        (console("$ hermes-celery next 'x'", "a time"), "but prints"),
+        (console("$ hermes-celery cancel 'x'", "a time"), "but prints"),
     ],
 )
 def test_a_page_that_is_wrong_is_found(place: Path, page: str, fault: str) -> None:

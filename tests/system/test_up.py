@@ -117,6 +117,24 @@ def test_state_survives_a_restart(processes: Processes, home: Path) -> None:
     assert processes.hermes("logs", "hi.sh").stdout == "hi\n"
 
 
+def test_how_a_run_ended_stands_on_a_line_of_its_own_where_output_is_shown(
+    processes: Processes, home: Path
+) -> None:
+    script(home, "hi.sh", "printf hi")
+    brought_up(processes)
+    processes.hermes("add", "every 1h", "--script", "hi.sh", "--no-agent")
+    assert processes.hermes("run", "hi.sh", "--wait").stdout == "hi"
+    shown = subprocess.run(
+        [sys.executable, "-m", "hermes_celery", "logs", "hi.sh"],
+        env=processes.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == "hi\nhi.sh: succeeded\n"
+
+
 def test_a_second_one_says_who_runs_already(processes: Processes) -> None:
     first = brought_up(processes)
     second = processes.hermes("up")
