@@ -72,7 +72,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return b64decode(self.head)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the stable keys of `--json`; `head` is base64."""
+        """Return the values under the stable keys of `--json`; `head` is base64."""
         record = msgspec.structs.asdict(self)
         del record["at_ms"]
         return {"at": iso(self.at), **record}
@@ -110,7 +110,7 @@ def one_line(why: str) -> str:
 def fault_of(message: Any) -> str | None:
     """Return what is wrong with a decoded message as a whole; None if Celery may see it."""
     if not isinstance(message, dict):
-        return f"it is no JSON object but {_kind(message)}"
+        return f"it is not a JSON object but {_kind(message)}"
     properties, headers = message.get("properties"), message.get("headers")
     if not isinstance(properties, dict):
         return f"its properties are {_kind(properties)}"

@@ -20,7 +20,7 @@ class RefusedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     #: The id of the job, or the one that it would have.
     job_id: str
-    #: Where it is declared.
+    #: The place of its declaration.
     where: str
     #: What is wrong, in one sentence.
     why: str
@@ -34,7 +34,7 @@ class RefusedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"job {self.name!r} of {self.where} {word}: {self.why}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the keys of a job's JSON, as far as they apply."""
+        """Return the values under the keys of a job's JSON, as far as they apply."""
         return {
             "id": self.job_id,
             "name": self.name,

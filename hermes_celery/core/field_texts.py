@@ -108,13 +108,13 @@ def http(given: tuple[str, str] | None, parts: Mapping[str, Any]) -> HttpCall | 
 
 def request_text(call: HttpCall) -> str:
     """Format a request for people: what it sends and expects, without the values of its headers."""
-    told = (
+    details = (
         f"headers {', '.join(call.headers)}" if call.headers else "",
         f"a body of {len(call.body)} characters" if call.body else "",
         f"expects {', '.join(map(str, call.expect))}" if call.expect else "",
     )
-    besides = "; ".join(filter(None, told))
-    return f"{call.method} {call.url}" + (f"  ({besides})" if besides else "")
+    shown = "; ".join(filter(None, details))
+    return f"{call.method} {call.url}" + (f"  ({shown})" if shown else "")
 
 
 def task(name: str | None, parts: Mapping[str, Any]) -> TaskCall | None:

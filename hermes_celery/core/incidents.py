@@ -49,7 +49,7 @@ class TroubleKind(StrEnum):
     WORKERS = "workers"
     #: A stored record or key was invalid.
     BROKEN = "broken"
-    #: Runs wait on a queue that no worker consumes, or from which no worker takes runs any more.
+    #: Runs wait on a queue that no worker consumes, or whose workers no longer take runs.
     QUEUE = "queue"
     #: The workers of a queue do not report, so its runs are only `sent`.
     UNFOLLOWED = "unfollowed"
@@ -178,7 +178,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     fault: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the stable keys of `--json`; instants are in ISO 8601, UTC."""
+        """Return the values under the stable keys of `--json`; instants are in ISO 8601, UTC."""
         record = msgspec.structs.asdict(self)
         for name in ("first_at", "last_at", "acked_at", "closed_at"):
             record[name] = iso(record[name])

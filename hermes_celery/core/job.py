@@ -285,7 +285,7 @@ class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
         return f"unreadable: {self.key} {self.what}; `hermes-celery remove {self.id}` removes it"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the keys of a readable job's JSON, as far as they are known."""
+        """Return the values under the keys of a readable job's JSON, as far as they are known."""
         return {
             "id": self.id,
             "name": self.name,

@@ -35,7 +35,7 @@ _KEPT = ("created_ms", "managed_by", "declared_in")
 
 
 def request_of(fields: Mapping[str, Any]) -> JobRequest:
-    """Make a request from fields by name, those of the policy included. Raises JobError."""
+    """Make a request from fields by name, including those of the policy. Raises JobError."""
     _check_names(fields)
     return JobRequest(**_gathered(fields, policy=Policy()))
 

@@ -103,7 +103,7 @@ def retries_failure(policy: Policy, *, attempt: int) -> bool:
 def retries_loss(policy: Policy, *, attempt: int, task_wants_it: bool = False) -> bool:
     """Return whether a run that was lost in attempt number `attempt` gets another attempt.
 
-    `task_wants_it` says what the run's Celery task wants; it counts if the job does not say.
+    `task_wants_it` says whether the run's Celery task asks for one; it decides if the job does not.
     """
     wants_it = task_wants_it if policy.on_lost is None else policy.on_lost is OnLost.RETRY
     return wants_it and attempt < max(MAX_LOST_ATTEMPTS, policy.retries + 1)

@@ -61,7 +61,7 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
         return whole(self.fields.get(name))
 
 
-class PlannedAnew(msgspec.Struct, frozen=True, kw_only=True):
+class NewPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The new plan of a job without a next instant."""
 
     #: The next instant in Unix ms; None if the job has had its last run.
@@ -71,23 +71,23 @@ class PlannedAnew(msgspec.Struct, frozen=True, kw_only=True):
     is_once: bool = False
 
 
-def plan_anew(spec: JobSpec | None, *, completed: int, now_ms: int) -> PlannedAnew:
+def plan_again(spec: JobSpec | None, *, completed: int, now_ms: int) -> NewPlan:
     """Plan a job from its schedule alone.
 
     The result is the first instant after now; for a one-shot it is its only instant, past or
     future.
     """
     if spec is None:
-        return PlannedAnew(fault="its definition is unreadable; remove the job and add it again")
+        return NewPlan(fault="its definition is unreadable; remove the job and add it again")
     try:
         schedule = spec.compiled()
         is_once = schedule.kind is ScheduleKind.ONCE
         if completed >= (spec.repeat_times or (1 if is_once else completed + 1)):
-            return PlannedAnew(is_once=is_once)
+            return NewPlan(is_once=is_once)
         after_ms = -1 if is_once else now_ms
-        return PlannedAnew(next_ms=schedule.next_after_ms(after_ms), is_once=is_once)
+        return NewPlan(next_ms=schedule.next_after_ms(after_ms), is_once=is_once)
     except ScheduleError as error:
-        return PlannedAnew(fault=f"its schedule cannot be planned: {error}")
+        return NewPlan(fault=f"its schedule cannot be planned: {error}")
 
 
 def name_entry(spec: JobSpec) -> str:
@@ -183,8 +183,8 @@ def _job_fields(facts: JobFacts, at: MendDeadlines) -> Iterator[Disagreement]:
     # No pending edit can expect this revision.
     fresh = {"revision": str(at.now_ms // 1000), "completed": "0"}
     for name, fact in facts.fields.items():
-        is_planned_anew = name == "next_ms" and _state_of(facts) == JobState.SCHEDULED
-        if name == "state" or is_planned_anew or is_fine(name, fact):
+        is_replanned = name == "next_ms" and _state_of(facts) == JobState.SCHEDULED
+        if name == "state" or is_replanned or is_fine(name, fact):
             continue
         if name in fresh:
             one, becomes = op(MendVerb.SET, KeyRole.JOB, name, fresh[name]), f"set to {fresh[name]}"
@@ -293,12 +293,12 @@ def _due_as_planned(facts: JobFacts, next_ms: int, at: MendDeadlines) -> Iterato
 
 def _unplanned(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Iterator[Disagreement]:
     """Check a scheduled job without a next instant: its last run is under way, or it stopped."""
-    planned = plan_anew(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
+    planned = plan_again(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
     is_under_way = bool(facts.active or facts.held) and not planned.fault
     if is_under_way and (planned.is_once or planned.next_ms is None):
         yield from _last_run(facts)
         return
-    yield _planned_anew(facts, at, planned, "has no next instant")
+    yield _replanned(facts, at, planned, "has no next instant")
 
 
 def _last_run(facts: JobFacts) -> Iterator[Disagreement]:
@@ -319,14 +319,12 @@ def _completed_too_early(
     is_ours = isinstance(facts.completed, str) and facts.number("last_run_ms") is not None
     if _state_of(facts) != JobState.COMPLETED or not is_ours or spec is None:
         return
-    planned = plan_anew(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
+    planned = plan_again(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
     if planned.next_ms is not None and not planned.is_once:
-        yield _planned_anew(facts, at, planned, "is completed although it has more instants")
+        yield _replanned(facts, at, planned, "is completed although it has more instants")
 
 
-def _planned_anew(
-    facts: JobFacts, at: MendDeadlines, planned: PlannedAnew, what: str
-) -> Disagreement:
+def _replanned(facts: JobFacts, at: MendDeadlines, planned: NewPlan, what: str) -> Disagreement:
     if planned.fault:
         ops = [
             op(MendVerb.SET, KeyRole.JOB, "state", JobState.ERROR, "last_status", "error",

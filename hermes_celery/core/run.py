@@ -155,7 +155,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self.error or self.reason or ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the stable keys of `--json`; instants are in ISO 8601, UTC."""
+        """Return the values under the stable keys of `--json`; instants are in ISO 8601, UTC."""
         record = msgspec.structs.asdict(self)
         for name in ("due_at", "queued_at", "started_at", "finished_at", "expires_at", "retry_at"):
             record[name] = iso(record[name])

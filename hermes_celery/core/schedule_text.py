@@ -198,7 +198,7 @@ def _zone_prefix(given: Any) -> str:
         return ""
     try:
         now = given.nowfun()
-    except Exception as error:  # noqa: BLE001 - the user's own function; told in the refusal
+    except Exception as error:  # noqa: BLE001 - the user's own function; the refusal quotes it
         raise JobError(f"the nowfun of its crontab raised {error_text(error)}") from None
     if not isinstance(now, datetime) or now.tzinfo is None:
         raise JobError(

@@ -12,7 +12,7 @@ import msgspec
 from hermes_celery.core.job import is_job_id
 
 _FIELD = "untold:"
-_UNREADABLE = "the note of what happened to it cannot be read"
+_UNREADABLE = "the note about what happened to it is unreadable"
 
 
 class UntoldJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ def untold_field(job_id: str) -> str:
 
 
 def untold_job(field: str, value: str) -> UntoldJob | None:
-    """The note in a field of the sweep's hash; None for a field that is no such note."""
+    """Return the note in a field of the sweep's hash; None if the field is not such a note."""
     job_id = field.removeprefix(_FIELD)
     if not field.startswith(_FIELD) or not is_job_id(job_id):
         return None

@@ -100,7 +100,7 @@ def compile_cron(expression: str) -> CompiledCron:
 
 def _without_plus(weekday: Column) -> Column:
     if len(weekday.text) == 1:
-        weekday.fail("has '+' but no weekday after it; '+sat' wants the day and a Saturday")
+        weekday.fail("has '+' but no weekday after it; with '+sat' the day must also be a Saturday")
     return msgspec.structs.replace(weekday, text=weekday.text[1:])
 
 

@@ -134,7 +134,7 @@ class _Reading(msgspec.Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
-class _Whole(_Reading, frozen=True, kw_only=True):
+class _SharedReading(_Reading, frozen=True, kw_only=True):
     """A complete schedule, which all jobs share."""
 
     schedule: Schedule
@@ -143,7 +143,7 @@ class _Whole(_Reading, frozen=True, kw_only=True):
         return self.schedule
 
 
-class _Spread(_Reading, frozen=True, kw_only=True):
+class _SpreadReading(_Reading, frozen=True, kw_only=True):
     """A cron expression with `H`."""
 
     text: str
@@ -158,7 +158,7 @@ class _Spread(_Reading, frozen=True, kw_only=True):
         )
 
 
-class _Every(_Reading, frozen=True, kw_only=True):
+class _IntervalReading(_Reading, frozen=True, kw_only=True):
     """An interval without its anchor."""
 
     template: Interval
@@ -176,7 +176,7 @@ class _Every(_Reading, frozen=True, kw_only=True):
         )
 
 
-class _In(_Reading, frozen=True, kw_only=True):
+class _RelativeReading(_Reading, frozen=True, kw_only=True):
     """A duration counted from `now`."""
 
     text: str
@@ -196,7 +196,7 @@ class _In(_Reading, frozen=True, kw_only=True):
         )
 
 
-class _Late(_Reading, frozen=True, kw_only=True):
+class _DelayedReading(_Reading, frozen=True, kw_only=True):
     """A reading whose occurrences are delayed."""
 
     inner: _Reading
@@ -215,7 +215,7 @@ class _Late(_Reading, frozen=True, kw_only=True):
         )
 
 
-class _Several(_Reading, frozen=True, kw_only=True):
+class _UnionReading(_Reading, frozen=True, kw_only=True):
     """Several readings for one job."""
 
     parts: tuple[_Reading, ...]
@@ -264,7 +264,7 @@ def _read_zoned(text: str, timezone: str) -> _Reading:
     if "|" not in text:
         return _read_one(text, timezone)
     parts = tuple(_read_part(text, part.strip(), timezone) for part in text.split("|"))
-    return _Several(parts=parts, timezone=timezone, display=text)
+    return _UnionReading(parts=parts, timezone=timezone, display=text)
 
 
 def _read_part(text: str, part: str, timezone: str) -> _Reading:
@@ -280,14 +280,14 @@ def _read_one(text: str, timezone: str) -> _Reading:
     late = _DELAYED.fullmatch(text)
     if late:
         inner = _read_one(late["inner"], timezone)
-        return _Late(inner=inner, delay_ms=read_duration_ms(late["by"]))
+        return _DelayedReading(inner=inner, delay_ms=read_duration_ms(late["by"]))
     if lowered.startswith("@"):
         return _read_alias(text, lowered, timezone)
     if looks_like_moment(text):
-        return _Whole(schedule=once_at(read_moment(text), timezone=timezone))
+        return _SharedReading(schedule=once_at(read_moment(text), timezone=timezone))
     words = lowered.partition(" ")
     if words[0] == "in" and words[2]:
-        return _In(text=text, after_ms=read_duration_ms(words[2]), timezone=timezone)
+        return _RelativeReading(text=text, after_ms=read_duration_ms(words[2]), timezone=timezone)
     if is_duration(lowered) or (words[0] in ("every", "each") and is_duration(words[2])):
         return _every(lowered if is_duration(lowered) else words[2], timezone)
     if starts_like_a_phrase(lowered):
@@ -295,9 +295,9 @@ def _read_one(text: str, timezone: str) -> _Reading:
     return _read_cron(text, timezone)
 
 
-def _every(duration: str, timezone: str) -> _Every:
+def _every(duration: str, timezone: str) -> _IntervalReading:
     period_ms = read_duration_ms(duration)
-    return _Every(template=interval(period_ms, anchor_ms=None, timezone=timezone))
+    return _IntervalReading(template=interval(period_ms, anchor_ms=None, timezone=timezone))
 
 
 def _read_alias(text: str, lowered: str, timezone: str) -> _Reading:
@@ -316,18 +316,20 @@ def _read_alias(text: str, lowered: str, timezone: str) -> _Reading:
 
 def _read_phrase(text: str, timezone: str) -> _Reading:
     parts = tuple(_cron(expression, timezone, display=text) for expression in cron_of(text))
-    return parts[0] if len(parts) == 1 else _Several(parts=parts, timezone=timezone, display=text)
+    return (
+        parts[0] if len(parts) == 1 else _UnionReading(parts=parts, timezone=timezone, display=text)
+    )
 
 
 def _read_cron(text: str, timezone: str) -> _Reading:
     expression = " ".join(text.split())
     words = len(expression.split())
-    # A text of few words that begins with a letter was meant as a phrase.
+    # The user probably meant a phrase: there are few words, and the first begins with a letter.
     if words == 1 or (words < 5 and expression[0].isalpha()):
         raise refuse(text)
     if has_spread(expression):
         _check_spread(expression)
-        return _Spread(text=expression, timezone=timezone)
+        return _SpreadReading(text=expression, timezone=timezone)
     return _cron(expression, timezone, display=expression)
 
 
@@ -339,6 +341,6 @@ def _check_spread(expression: str) -> None:
         raise ScheduleError(str(error).replace(repr(resolved), repr(expression))) from None
 
 
-def _cron(expression: str, timezone: str, *, display: str) -> _Whole:
+def _cron(expression: str, timezone: str, *, display: str) -> _SharedReading:
     schedule = cron_schedule(expression, expression=expression, timezone=timezone, display=display)
-    return _Whole(schedule=schedule)
+    return _SharedReading(schedule=schedule)

@@ -31,8 +31,8 @@ def test_what_we_and_celery_send_is_without_fault() -> None:
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("null", "it is no JSON object but missing or null"),
-        ("a number", "it is no JSON object but 42"),
+        ("null", "it is not a JSON object but missing or null"),
+        ("a number", "it is not a JSON object but 42"),
         ("headers are a list", "its headers are a list of 2: [1, 2]"),
         ("properties are a list", "its properties are a list of 0: []"),
         ("no properties", "its properties are missing or null"),

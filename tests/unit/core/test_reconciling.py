@@ -17,7 +17,7 @@ from hermes_celery.core.reconciling_jobs import (
     JobFacts,
     judge_job,
     name_entry,
-    plan_anew,
+    plan_again,
     wants_spec,
 )
 from hermes_celery.core.reconciling_runs import RunFacts, judge_run
@@ -146,19 +146,19 @@ def test_nothing_is_written_to_an_index_of_another_type() -> None:
         ("in 1h", 1, None),
     ],
 )
-def test_a_job_is_planned_anew_from_its_schedule_alone(
+def test_a_job_is_replanned_from_its_schedule_alone(
     schedule: str, completed: int, expected: int | None
 ) -> None:
-    assert plan_anew(a_spec(schedule), completed=completed, now_ms=NOW).next_ms == expected
+    assert plan_again(a_spec(schedule), completed=completed, now_ms=NOW).next_ms == expected
 
 
 def test_a_single_instant_that_passed_is_still_due_and_a_repeat_that_is_used_up_is_not() -> None:
     once = a_spec("in 1h")
     later = NOW + 7_200_000
-    assert plan_anew(once, completed=0, now_ms=later).next_ms == NOW + 3_600_000
+    assert plan_again(once, completed=0, now_ms=later).next_ms == NOW + 3_600_000
     thrice = replaced(a_spec("every 1h"), repeat_times=3)
-    assert plan_anew(thrice, completed=2, now_ms=NOW).next_ms is not None
-    assert plan_anew(thrice, completed=3, now_ms=NOW).next_ms is None
+    assert plan_again(thrice, completed=2, now_ms=NOW).next_ms is not None
+    assert plan_again(thrice, completed=3, now_ms=NOW).next_ms is None
 
 
 def test_a_completed_job_goes_on_only_if_scripts_completed_it() -> None:
