@@ -36,6 +36,11 @@ def code(text: str) -> str:
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
+def plain(text: str) -> str:
+    """Return text in which no character has a meaning for Markdown."""
+    return re.sub(r"([\\`*_<\[])", r"\\\1", text)
+
+
 def codes(texts: Iterable[str]) -> str:
     """Return several texts as code, with commas between them."""
     return ", ".join(code(text) for text in texts)

@@ -15,6 +15,7 @@ from hermes_celery.cli.terminal import print_labelled, print_table
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.instant import from_ms
 from hermes_celery.schedule import Schedule, parse
+from hermes_celery.schedule.forms import FORMS
 from hermes_celery.schedule.moments import moment_ms, read_moment
 from hermes_celery.schedule.time_zones import find_zone
 from hermes_celery.settings import default_timezone
@@ -75,8 +76,29 @@ def next_command(
         click.echo(f"{expression!r} has no instant in that time.", err=True)
 
 
+def _print_forms(context: click.Context, parameter: click.Parameter, is_given: bool) -> None:
+    """Print all forms of a schedule and end the command, if `--forms` was given."""
+    if not is_given:
+        return
+    for number, (heading, forms) in enumerate(FORMS.items()):
+        click.echo(("\n" if number else "") + click.style(heading, bold=True))
+        for form in forms:
+            print_labelled("  ", form.meaning)
+            for example in form.examples:
+                click.echo(f"    {example}")
+    context.exit()
+
+
 @click.command("explain")
 @click.argument("expression", metavar="EXPR")
+@click.option(
+    "--forms",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_forms,
+    help="Print every form in which EXPR can be written, with examples.",
+)
 @click.option(
     "--tz",
     metavar="ZONE",
