@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 #: Attempts of a change; each begins again from the job that another writer has just changed.
 _RETRIES = 5
 _MAX_BACKFILL = 1000
-#: Between two looks at a run that somebody waits for.
+#: Seconds between two reads of a run that a caller waits for.
 _POLL_SECONDS = 0.1
 _MAX_PER_MINUTE = 60_000
 #: Milliseconds that this process has to build a message before the leader builds it instead.
@@ -497,9 +497,9 @@ class Client:
             time.sleep(_POLL_SECONDS)
 
     def output(self, run_id: str) -> str:
-        """Return what a run has printed, or its task has returned. Raises RunNotFound.
+        """Return what a run has printed, or what its task has returned. Raises RunNotFound.
 
-        It is stored up to 1 MiB. While the run goes on this is what was printed so far.
+        Up to 1 MiB is stored. Until the run ends, this is the output so far.
         """
         return as_text(self.runs.output(self.show_run(run_id).id))
 

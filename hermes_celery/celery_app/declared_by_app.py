@@ -22,17 +22,17 @@ from hermes_celery.scheduling.declared_jobs import managed_id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppDeclarations:
-    """The declarations of one app, by their names."""
+    """The declared jobs of one app, by name."""
 
     jobs: dict[str, Job]
-    #: The reasons of those that cannot be a job.
+    #: The reasons of refused declarations, by name.
     refused: dict[str, str]
 
 
 def declarations_of(app: Celery, *, now: datetime, default_timezone: str) -> AppDeclarations:
-    """Return what `cron.add` and `beat_schedule` declare, as new jobs of the instant `now`.
+    """Return the jobs that `cron.add` and `beat_schedule` declare, as if created at `now`.
 
-    `default_timezone` is the zone of jobs that name none, where the app sets none either.
+    `default_timezone` is the zone of jobs that name none, if the app sets none either.
     """
     entries, refused_entries = requests_of(app)
     added, refused_additions = declared_of(app, default_timezone=default_timezone)

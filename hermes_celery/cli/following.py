@@ -45,7 +45,8 @@ def follow(runs: Runs, run_id: str) -> Run:
             stream.show_new(runs, run_id)
         if run.state.is_final:
             if any(stream.is_inside_a_line for stream in streams):
-                # What a task returns has no line's end. Stdout keeps the output byte for byte.
+                # A task's return value may lack a final line end. It goes to stderr, so that stdout
+                # keeps the output byte for byte.
                 print(file=sys.stderr)
             return run
         time.sleep(_POLL_SECONDS)

@@ -2,7 +2,7 @@
 
 While it starts, a child that ends with an error or is not ready within some seconds stops `up` with
 one sentence: a wrong setting does not repair itself. Once everything is up, `up` ends only on
-request: a child that ends is restarted, however often, and its last words are shown.
+request: a child that ends is restarted, however often, and the end of its log is shown.
 """
 
 from __future__ import annotations
