@@ -149,7 +149,7 @@ class NamespaceSharing:
 
     @property
     def is_alone(self) -> bool:
-        """Whether the last check found no such beat at all."""
+        """True if the last check found no such beat."""
         return self._since_ms is None
 
     @property

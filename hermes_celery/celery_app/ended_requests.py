@@ -77,7 +77,7 @@ def install(app: Celery, run_ender: RunEnder) -> None:
     signals.task_revoked.connect(on_revoked, weak=False)
 
     class RevokeListener(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-        """Notices revokes when they arrive."""
+        """Reports revokes when they arrive."""
 
         requires = (Control,)
 

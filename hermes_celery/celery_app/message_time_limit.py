@@ -168,14 +168,14 @@ class BoundedMessages:
         return BuiltMessage(way=BuildOutcome.PENDING)
 
     def _set_aside(self) -> None:
-        """Move finished calls aside once they need not keep other runs of their job waiting."""
+        """Move finished calls aside when they no longer hold back other runs of their job."""
         first = self._monotonic() - _FIRST_SECONDS
         for job, call in list(self._open.items()):
             if call.is_over and (call.is_given_up or call.ended < first):
                 self._left[call.key] = self._open.pop(job)
 
     def _drop_old(self) -> None:
-        """Forget results that nobody has asked for."""
+        """Forget results that nobody asked for in time."""
         oldest = self._monotonic() - _KEPT_SECONDS
         kept = [(key, call) for key, call in self._left.items() if call.ended >= oldest]
         self._left = dict(kept[-_MOST_KEPT:])
@@ -204,7 +204,7 @@ class _Call:
 
     @property
     def is_over(self) -> bool:
-        """Whether the call has returned."""
+        """True once the call has returned."""
         return self._done.is_set()
 
     def wait(self, seconds: float) -> bool:

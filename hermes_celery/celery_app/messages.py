@@ -108,10 +108,10 @@ class MessageBuilder:
         listen()
 
     def queue(self, spec: JobSpec) -> str:
-        """Return the Redis list for a job's messages, which depends on its queue and its priority.
+        """Return the Redis list for a job's messages; it depends on the job's queue and priority.
 
-        If only building the message would tell, or that fails, return the list of the app's default
-        queue.
+        If the project's code chooses the queue, or the message cannot be built, return the list of
+        the app's default queue.
         """
         try:
             if not self._runs_user_code(spec):

@@ -57,7 +57,7 @@ class AppCollaborators:
         check_alerts(app_settings(self._app), delivers_here=delivers_here)
 
     def runner(self) -> Runner:
-        """Return the app's runner, which also finds runs in the namespace shared by 0.1.0."""
+        """Return the app's runner, which also finds runs in the shared namespace of 0.1.0."""
         shared = shared_settings(self._app)
         runner = make_runner(app_settings(self._app), app=self._app)
         if shared is not None:

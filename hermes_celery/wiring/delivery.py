@@ -1,4 +1,4 @@
-"""Builds what delivers: the deliverer of a process and the address book; checks both."""
+"""Builds and checks what delivers: the deliverer of a process, and the address book."""
 
 from __future__ import annotations
 

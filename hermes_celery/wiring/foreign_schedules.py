@@ -37,7 +37,7 @@ def open_redbeat(
 
 
 def orphans_of_others(settings: Settings, *, app: Celery | None) -> list[str]:
-    """Return a sentence for each schedule that another beat left and that runs no more.
+    """Return a sentence for each other scheduler whose entries no beat runs any more.
 
     Raises SettingsError.
     """

@@ -1,4 +1,4 @@
-"""Builds a project's beat, and what declares its jobs and moves them to its namespace."""
+"""Builds a project's beat, the declarer of its jobs, and the move of its jobs to its namespace."""
 
 from __future__ import annotations
 
