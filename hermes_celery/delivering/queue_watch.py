@@ -129,7 +129,7 @@ class QueueWatch:
 
 
 def unserved(database: Database, *, now_ms: int) -> str:
-    """Return how many runs wait on all queues, if there is no worker at all; "" if none wait.
+    """Return the text about waiting runs if there is no worker at all; "" if none wait.
 
     Raises StoreError.
     """

@@ -191,7 +191,7 @@ class Watchdog:
             self._reporter.over(told, "a beat ticks again", now_ms=now_ms)
         else:
             # No worker reported it in time, so one notice reports both the outage and its end.
-            text = f"{beat_text(seen_ms, now_ms)}; one does again"
+            text = f"{beat_text(seen_ms, now_ms)}; a beat ticks again"
             self._reporter.tell(
                 Trouble(kind=TroubleKind.BEAT, subject="", text=text), now_ms=now_ms
             )

@@ -86,7 +86,7 @@ def _not_now(row: DueJob | BrokenJob, *, now_ms: int) -> BrokenJob | None:
         return BrokenJob(
             job_id=row.spec.id,
             revision=str(row.revision),
-            error=f"the due index named it before it was due; moved to {row.next_run_ms}",
+            error=f"the due index listed the job before it was due; moved to {row.next_run_ms}",
             again_ms=row.next_run_ms,
         )
     return None

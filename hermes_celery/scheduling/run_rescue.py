@@ -67,9 +67,9 @@ NEVER_CAME = (
     "it never came"
 )
 RETRY_NEVER_CAME = (
-    "the worker that had the message of its retry (self.retry) took it with it, and the broker did "
-    "not bring it back within its visibility timeout; it is started again where the job has "
-    "on_lost: retry"
+    "the worker that had the message of its retry (self.retry) is gone, and the broker did not "
+    "redeliver the message within its visibility timeout; a job with on_lost: retry starts the run "
+    "again"
 )
 
 

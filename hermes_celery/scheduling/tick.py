@@ -221,7 +221,7 @@ def _put_off(due_index: DueIndex, faults: Sequence[BrokenJob], *, token: int, no
 
 
 class _BatchWriter:
-    """The batches that one tick sends to the server, two at once."""
+    """Sends one tick's batches to the server, two at once."""
 
     def __init__(self, ticker: Ticker, *, token: int, now_ms: int) -> None:
         self._monotonic = ticker.monotonic

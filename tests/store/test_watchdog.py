@@ -218,7 +218,7 @@ def test_a_beat_that_did_not_tick_is_told_by_the_next_leader(
     host.rescue()
     host.work_off()
     assert http.messages == [
-        "⚠️ no beat has ticked for 2 min 5 s, since 12:00:00 UTC; one does again"
+        "⚠️ no beat has ticked for 2 min 5 s, since 12:00:00 UTC; a beat ticks again"
     ]
     assert host.incidents.open() == []
 
