@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-#: Each event by its name, and what it says. The reference page is made of this table, and a test
-#: compares it with the calls of `event`.
+#: The events by name, with their meaning. The reference page is made from this table, and a test
+#: compares the table with the calls of `event`.
 EVENTS: Final[Mapping[str, str]] = {
     "alerts.unsure": "HERMES_CELERY_ALERTS names a target that this machine cannot reach. Another "
     "worker delivers, so this process starts.",
@@ -66,7 +66,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "is unreadable.",
     "job.put_off": "A job could not be dispatched now. It is tried again later.",
     "job.refusals_not_noted": "The incidents of refused declarations could not be written.",
-    "job.refused": "A declaration is no valid job. `why` says what to change.",
+    "job.refused": "A declaration is not a valid job. `why` says what to change.",
     "job.removed": "A job that is no longer declared was removed.",
     "jobs.gone": "The server lost its data: jobs that were there before are gone.",
     "lease.mended": "A key of the lease had an invalid value, and was repaired.",
@@ -145,7 +145,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "run.usage_lost": "The tokens and costs of a run could not be recorded.",
     "run.waits": "A run waits again, because its group has no room or its task is to be called "
     "again.",
-    "schedule.left_behind": "Another scheduler still has entries that are no jobs here.",
+    "schedule.left_behind": "Another scheduler still has entries that are not jobs here.",
     "schedule.not_looked_at": "The entries of another scheduler could not be read.",
     "setting.ignored": "A variable has a value without effect, and its default is used.",
     "slots.not_looked_at": "The worker could not check its processes for stuck runs.",

@@ -243,7 +243,7 @@ class Variable:
     """One environment variable."""
 
     name: str
-    #: What it means, in sentences. Markdown, on one line of a table.
+    #: Its meaning, in sentences. Markdown, for one line of a table.
     meaning: str
     #: Converts the text. Raises ValueError.
     read: Callable[[str], Any] = str
@@ -391,7 +391,7 @@ class Settings:
             read=_script_timeout,
             default=str(_DEFAULT_SCRIPT_TIMEOUT),
             unit="seconds",
-            meaning="How long a script may run. A value that is no number is ignored, as in "
+            meaning="How long a script may run. A value that is not a number is ignored, as in "
             "Hermes, and the worker logs that.",
         )
     )
@@ -554,7 +554,7 @@ VARIABLES: dict[str, Variable] = {
     for attribute in fields(Settings)
     if _METADATA in attribute.metadata
 }
-#: Variables of this program that are no settings: each is read where it is used.
+#: Variables of this program that are not in `Settings`: each is read where it is used.
 ELSEWHERE = (
     Variable(
         name="HERMES_CELERY_APP",

@@ -34,7 +34,7 @@ class BuiltMessage(msgspec.Struct, frozen=True, kw_only=True):
     way: BuildOutcome = BuildOutcome.PUSH
     queue: str = ""
     message: bytes = b""
-    #: Why there is nothing to push; one sentence.
+    #: Why there is nothing to push, in one sentence.
     why: str = ""
 
     @property

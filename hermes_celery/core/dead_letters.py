@@ -46,7 +46,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A message that was taken from a queue and could not be processed."""
 
     queue: str
-    #: One line.
+    #: What is wrong with it, in one line.
     why: str
     worker: str
     #: When it was taken, in Unix milliseconds of the server's clock.

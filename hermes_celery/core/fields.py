@@ -37,7 +37,7 @@ _MONTH: Final = 31 * _DAY
 
 _AGENTS: Final = frozenset((WorkKind.AGENT,))
 _ON_THIS_MACHINE: Final = frozenset((WorkKind.AGENT, WorkKind.SCRIPT))
-#: Celery tasks are missing: their project sets their time limits.
+#: The kinds of work with time limits of a job; a Celery task has those of its project.
 _LIMITED: Final = frozenset((WorkKind.AGENT, WorkKind.SCRIPT, WorkKind.HTTP))
 
 

@@ -134,7 +134,7 @@ class JobSpec(JobFields, frozen=True, kw_only=True, omit_defaults=True):
     #: The schedule's normal form; with `timezone` and `anchor_ms` it parses to the same schedule.
     schedule: str
     schedule_display: str
-    #: The first point of an interval's grid, Unix ms.
+    #: The start of an interval's grid, Unix ms.
     anchor_ms: int
     created_ms: int
     timezone: str = "UTC"
@@ -155,7 +155,7 @@ class JobSpec(JobFields, frozen=True, kw_only=True, omit_defaults=True):
     start_ms: int | None = None
     end_ms: int | None = None
     exclude: tuple[str, ...] = ()
-    #: The oldest stored format that can express this job.
+    #: The oldest stored format whose programs can read this job.
     needs: int = 1
 
     @property

@@ -85,8 +85,9 @@ def _defined(
 
 
 def _display(schedule: Schedule, *, written: str) -> str:
-    """Return a schedule for people: an interval as the user wrote it, where Hermes shows `every
-    60m`.
+    """Return a schedule for people, an interval in the user's words.
+
+    Hermes shows `every 60m` where the user wrote `every 1h`.
     """
     if schedule.kind is not ScheduleKind.INTERVAL:
         return schedule.display

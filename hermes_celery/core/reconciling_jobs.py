@@ -286,9 +286,9 @@ def _due_as_planned(facts: JobFacts, next_ms: int, at: MendDeadlines) -> Iterato
         return
     if due_ms is not None and next_ms <= due_ms <= at.now_ms + _PUT_OFF_MS:
         return
-    what = "was not in the due index" if facts.due is None else "was due at another instant"
+    what = "was not in the due index" if facts.due is None else "was in it at another time"
     one = op(MendVerb.ENTER, KeyRole.DUE, next_ms, facts.id)
-    yield _about_job(facts, DisagreementKind.DISAGREES, f"{what}; added as planned", one)
+    yield _about_job(facts, DisagreementKind.DISAGREES, f"{what}; set as planned", one)
 
 
 def _unplanned(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Iterator[Disagreement]:

@@ -260,7 +260,9 @@ def _inactive(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         ]
         if facts.held is not None:
             ops.append(op(MendVerb.UNHOLD, KeyRole.HELD, facts.id))
-        yield _about_run(facts, DisagreementKind.DISAGREES, "was held for no run; queued", *ops)
+        yield _about_run(
+            facts, DisagreementKind.DISAGREES, "was held for no other run; queued", *ops
+        )
 
 
 def _running(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:

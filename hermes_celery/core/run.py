@@ -126,7 +126,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     exit_code: int | None = None
     delivery: DeliveryState = DeliveryState.NONE
-    #: What part of a successful delivery did not go out as the job asks.
+    #: The part of a successful delivery that did not go out as the job asks.
     delivery_warning: str | None = None
     #: Bytes of stored output; None until the run has ended.
     output_bytes: int | None = None

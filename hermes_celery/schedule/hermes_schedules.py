@@ -25,9 +25,11 @@ def from_hermes(
 ) -> Schedule:
     """Read a schedule that Hermes stored; its `display` is kept.
 
-    It is `{"kind": "interval", "minutes": 30}`, `{"kind": "cron", "expr": ...}` or `{"kind":
-    "once", "run_at": ...}`. `timezone`, `now` and `spread` are as in `parse`. Raises ScheduleError
-    for anything else.
+        {"kind": "interval", "minutes": 30}
+        {"kind": "cron", "expr": "0 9 * * *"}
+        {"kind": "once", "run_at": "2027-03-28T14:00:00+02:00"}
+
+    `timezone`, `now` and `spread` are as in `parse`. Raises ScheduleError for anything else.
     """
     if not isinstance(stored, Mapping):
         raise ScheduleError(f"{stored!r} is not a stored schedule; {_SHAPES}")
