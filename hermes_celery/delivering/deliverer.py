@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from hermes_celery.store import Database
 
 _log = logging.getLogger(__name__)
-#: The event of an attempt, and its level, by what becomes of the part.
+#: The log event of an attempt and its level, by the new state of the part.
 _EVENTS = {
     DeliveryState.DELIVERED: ("delivery.delivered", logging.INFO),
     DeliveryState.PENDING: ("delivery.retrying", logging.WARNING),

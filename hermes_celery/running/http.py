@@ -137,7 +137,7 @@ class _Exchange:
 
     def _send(self) -> None:
         import requests  # 150 ms that workers without HTTP jobs need not pay
-        from requests_hardened.ip_filter import InvalidIPAddress  # the same
+        from requests_hardened.ip_filter import InvalidIPAddress  # also slow to import
 
         try:
             self._exchange()
@@ -187,7 +187,7 @@ class _Exchange:
 
 def _session(allow_private: frozenset[str]) -> HTTPSession:
     from requests.adapters import HTTPAdapter  # 150 ms, as above
-    from requests_hardened import Config, HTTPSession  # the same
+    from requests_hardened import Config, HTTPSession  # also slow to import
 
     class _Allowing(HTTPSession):  # type: ignore[misc]  # it carries no types
         """Checks every address except those of hosts allowed by name."""

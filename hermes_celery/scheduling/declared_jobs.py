@@ -180,7 +180,7 @@ def _changed(old: Job, new: Job) -> Job | None:
         return over_if_used_up(mended)
     if same_beginning == old.spec:
         return None
-    # The manager and the place are updated; the beginning stays.
+    # The manager and the place are updated; anchor and creation time stay.
     declared = {name: getattr(new.spec, name) for name in ("managed_by", "declared_in")}
     spec = msgspec.structs.replace(with_beginning_of(old.spec, new.spec), **declared)
     return replanned(old, spec, now=from_ms(new.spec.created_ms))
