@@ -19,6 +19,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "alerts.unsure": "HERMES_CELERY_ALERTS names a target that this machine cannot reach. Another "
     "worker delivers, so this process starts.",
     "beat.leads": "This beat leads from now on. `term` is its fencing token.",
+    "beat.other_scheduler": "The beat of a project with `Cron(app)` has a scheduler that "
+    "runs none of our jobs.",
     "beat.recovered": "The beat works again after a step or the store failed.",
     "beat.release_failed": "The beat stopped without releasing its lease. A standby takes over "
     "when the lease expires.",

@@ -70,6 +70,21 @@ def register(app: Celery) -> None:
     _Hooks(app).connect()
 
 
+def _warn_of_another_scheduler(scheduler: object) -> None:
+    """Log that this beat runs no job of ours, where its scheduler is not our class."""
+    # Here to start fast: workers need no scheduler.
+    from hermes_celery.celery_app.scheduler import BeatScheduler
+
+    if not isinstance(scheduler, BeatScheduler):
+        kind = f"{type(scheduler).__module__}:{type(scheduler).__name__}"
+        why = (
+            f"this beat has the scheduler {kind}, which runs no job of hermes-celery; start it "
+            "with `celery -A APP beat -S hermes`, a worker with `--beat --scheduler hermes`, or "
+            "set app.conf.beat_scheduler = 'hermes_celery.beat:CronScheduler'"
+        )
+        event(_log, "beat.other_scheduler", level=logging.WARNING, why=why)
+
+
 _EAGER = (
     "task_always_eager is on: tasks would run inside the process that publishes them, and no "
     "worker would ever get one; set task_always_eager = False (in Django's settings "
@@ -138,9 +153,10 @@ class _Hooks:
         _accept_ours(self._app)
 
     def on_beat_init(self, sender: Any, **_: Any) -> None:
-        """Refuse to start this app's beat without a usable server."""
+        """Refuse to start this app's beat without a usable server; warn of another scheduler."""
         if sender.app is self._app:
             self._check_server()
+            _warn_of_another_scheduler(sender.scheduler)
 
     def on_tasks_known(self, sender: Any, **_: Any) -> None:
         """Make every task of this app's worker carry the session from here on.

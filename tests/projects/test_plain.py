@@ -50,5 +50,20 @@ def test_what_is_asked_for_without_the_app_goes_to_the_projects_queue_at_once(
         assert "nothing to do: 'hi' has no occurrence from" in never.stdout, never.stderr
 
 
+@pytest.mark.parametrize("command", [("beat",), ("worker", "--beat", "-c", "1")], ids=" ".join)
+def test_a_beat_that_runs_no_job_of_ours_says_so_and_what_to_type(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    with Bed("plain", tmp_path) as bed:
+        kept = ("--schedule", str(tmp_path / "celerys-own-schedule"))
+        foreign = bed.celery(*command, "-l", "WARNING", *kept)
+        eventually(lambda: "beat.other_scheduler" in bed.log(foreign), what="the warning")
+        assert "celery.beat:PersistentScheduler" in bed.log(foreign)
+        assert "-S hermes" in bed.log(foreign)
+        ours = bed.celery(*command, "-l", "WARNING", "--scheduler", "hermes", *kept)
+        bed.await_leader()
+        assert "beat.other_scheduler" not in bed.log(ours)
+
+
 def is_backfilled(run: Run) -> bool:
     return run.trigger is Trigger.BACKFILL and run.state is RunState.SUCCEEDED
