@@ -27,6 +27,9 @@ from hermes_celery.core.targets import Target, first_chat
 from hermes_celery.errors import SessionError
 from hermes_celery.instant import from_ms, iso
 
+#: The public names; the others are for this package.
+__all__ = ["Session", "async_delivery_supported", "current_session", "get_session_env"]
+
 #: The only header, so that no name of Celery's protocol is used.
 HEADER = "hermes"
 #: The newest version that is read here. Version 2 is for a message that carries a run under another

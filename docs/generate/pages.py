@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from docs.generate import command_line, events, exit_codes, job_fields, schedules, settings, states
+from docs.generate import (
+    command_line,
+    events,
+    exit_codes,
+    job_fields,
+    python,
+    schedules,
+    settings,
+    states,
+)
 
 PAGES: dict[str, Callable[[], str]] = {
     "command-line.md": command_line.page,
@@ -14,4 +23,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "states.md": states.page,
     "exit-codes.md": exit_codes.page,
     "events.md": events.page,
+    "python.md": python.page,
 }
