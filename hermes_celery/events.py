@@ -136,7 +136,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "heartbeat.",
     "run.print_lost": "What a run printed could not be stored for `logs --follow`.",
     "run.push_failed": "The message of an admitted run could not be pushed. Rescue pushes it.",
-    "run.redelivered": "A run waited too long for a worker, so its message was pushed again.",
+    "run.redelivered": "The leader pushed the message of a waiting run: a retry is due, or "
+    "no worker took the message before.",
     "run.refused": "A worker could not read the message of a run, so the run failed.",
     "run.skipped": "An occurrence was recorded as skipped. `why` is the reason.",
     "run.start_untold": "A run started, and the ping that announces it could not be sent.",
