@@ -33,7 +33,7 @@ class Breakers:
         """
         try:
             word, until_ms = self._database.run(
-                "breaker_ask",
+                "breaker_check",
                 keys={"breaker": self._key(far_end)},
                 args={
                     "now_ms": now_ms,
@@ -48,16 +48,16 @@ class Breakers:
 
     def answered(self, far_end: str, *, now_ms: int) -> None:
         """Close the breaker: the server answered, even if with a refusal."""
-        self._tell(far_end, "1", now_ms)
+        self._record(far_end, "1", now_ms)
 
     def timed_out(self, far_end: str, *, now_ms: int) -> None:
         """Open the breaker, or lengthen its wait: the attempt timed out without an answer."""
-        self._tell(far_end, "", now_ms)
+        self._record(far_end, "", now_ms)
 
-    def _tell(self, far_end: str, word: str, now_ms: int) -> None:
+    def _record(self, far_end: str, word: str, now_ms: int) -> None:
         try:
             self._database.run(
-                "breaker_tell",
+                "breaker_record",
                 keys={"breaker": self._key(far_end)},
                 args={
                     "has_answered": word,

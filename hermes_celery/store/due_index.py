@@ -32,7 +32,7 @@ from hermes_celery.store.keys import Keys
 from hermes_celery.store.pushing import Fate, Push, PushTimes, push_call
 from hermes_celery.store.queue_load import note_queues
 from hermes_celery.store.record_fields import Fields
-from hermes_celery.store.shards import send_home
+from hermes_celery.store.shards import move_to_own_shard
 
 
 class StepAnswer(StrEnum):
@@ -140,7 +140,9 @@ class DueIndex:
         """
         first = "-inf" if after_ms is None else f"({after_ms}"
         ids = self._database.call("ZRANGEBYSCORE", self._key, first, until_ms, "LIMIT", 0, limit)
-        return send_home(self._database, ids, shard=self._shard, shards=self._database.shards)
+        return move_to_own_shard(
+            self._database, ids, shard=self._shard, shards=self._database.shards
+        )
 
     def begin_read(self, ids: Sequence[str]) -> Callable[[], list[DueJob | BrokenJob]]:
         """Request what a tick needs of some jobs; return a function that waits for the answer."""

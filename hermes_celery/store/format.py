@@ -54,7 +54,7 @@ class Formats:
 
     def read(self) -> StoredFormat:
         """Return the stored format. Raises RecordBroken when the key holds something else."""
-        return self._decoded(*self._look())
+        return self._decoded(*self._read_key())
 
     def require(self) -> StoredFormat:
         """Return the stored format.
@@ -71,7 +71,7 @@ class Formats:
         Returns False when somebody else changed it meanwhile. Raises LeaseLost when a younger
         leader is known.
         """
-        kind, text = self._look()
+        kind, text = self._read_key()
         if seen is not None and self._decoded(kind, text) != seen:
             return False
         answer = self._database.run_fenced(
@@ -142,7 +142,7 @@ class Formats:
             older += ["a beat"] * max(silent, 0)
         return sorted(older)
 
-    def _look(self) -> tuple[str, bytes]:
+    def _read_key(self) -> tuple[str, bytes]:
         """Return the type of the key and, for a string, its value."""
         kind = str(self._database.call("TYPE", self._keys.format))
         text = self._database.raw("GET", self._keys.format) if kind == "string" else None

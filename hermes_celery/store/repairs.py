@@ -185,11 +185,11 @@ class Repairs:
         found: dict[tuple[str, str], Disagreement] = {}
         jobs, runs, is_history = list(work.jobs), dict(work.runs), work.is_history
         for _ in range(_ROUNDS if mode.mends else 1):
-            seen = self._look_jobs(jobs, work, mode)
-            outcome = self._settled(seen, mode, "job")
+            seen = self._read_jobs(jobs, work, mode)
+            outcome = self._repaired(seen, mode, "job")
             runs |= _under_way([one.facts for one in seen])
-            seen_runs = self._look_runs(runs, mode, is_all=mode.is_deep or not is_history)
-            run_outcome = self._settled(seen_runs, mode, "run")
+            seen_runs = self._read_runs(runs, mode, is_all=mode.is_deep or not is_history)
+            run_outcome = self._repaired(seen_runs, mode, "run")
             for finding in (*outcome.findings, *run_outcome.findings):
                 key = (finding.subject, finding.text)
                 found[key] = max(found.get(key, finding), finding, key=lambda one: one.is_mended)
@@ -209,16 +209,16 @@ class Repairs:
             heartbeat_ms=mode.now_ms + self._heartbeat_timeout_ms,
         )
 
-    def _look_jobs(
+    def _read_jobs(
         self, ids: Sequence[str], work: RecordsToCheck, mode: CheckMode
     ) -> list[_Seen[JobFacts]]:
         seen: list[_Seen[JobFacts]] = []
         step = _ALL if mode.is_deep else _JOBS
         for start in range(0, len(ids), step):
-            seen += self._look_jobs_once(ids[start : start + step], work, mode)
+            seen += self._read_jobs_once(ids[start : start + step], work, mode)
         return seen
 
-    def _look_jobs_once(
+    def _read_jobs_once(
         self, ids: Sequence[str], work: RecordsToCheck, mode: CheckMode
     ) -> list[_Seen[JobFacts]]:
         specs = self._specs(ids) if mode.is_deep else {}
@@ -229,7 +229,7 @@ class Repairs:
         for job_id in ids:
             keys += map(raw_of, self._job_keys(job_id, work.strays.get(job_id, ""))[:5])
             args += map(raw_of, (job_id, entries.get(job_id, ""), work.entries.get(job_id, "")))
-        answers = self._database.run_raw("look_jobs", keys=keys, args=args)
+        answers = self._database.run_raw("read_job_facts", keys=keys, args=args)
         found = []
         for job_id, answer in zip(ids, answers, strict=True):
             if answer:
@@ -272,7 +272,7 @@ class Repairs:
 
         return _judged(judged, facts.id, facts.id)
 
-    def _look_runs(
+    def _read_runs(
         self, owners: Mapping[str, str], mode: CheckMode, *, is_all: bool
     ) -> list[_Seen[RunFacts]]:
         seen: list[_Seen[RunFacts]] = []
@@ -284,7 +284,7 @@ class Repairs:
             for run_id in part:
                 own = self._run_keys(run_id, owners[run_id])
                 keys += map(raw_of, (*own[:3], own[8]))
-            answers = self._database.run_raw("look_runs", keys=keys, args=args)
+            answers = self._database.run_raw("read_run_facts", keys=keys, args=args)
             for run_id, answer in zip(part, answers, strict=True):
                 if answer:
                     facts = _run_facts(run_id, owners[run_id], answer[1:])
@@ -295,7 +295,7 @@ class Repairs:
     def _judged_run(self, facts: RunFacts, mode: CheckMode) -> list[Disagreement]:
         return _judged(lambda: judge_run(facts, at=self._at(mode)), facts.id, facts.job_id)
 
-    def _settled(self, seen: Sequence[_Seen[_F]], mode: CheckMode, kind: str) -> _Outcome:
+    def _repaired(self, seen: Sequence[_Seen[_F]], mode: CheckMode, kind: str) -> _Outcome:
         """Repair what can be repaired; report the rest."""
         outcome = _Outcome(findings=[], moved=[], mended=[])
         wrong = [one for one in seen if one.findings]

@@ -72,11 +72,13 @@ class Shards:
         """
         key = self._keys.due_of(shard)
         ids = self._database.call("ZRANGE", key, start, start + _PAGE - 1)
-        staying = send_home(self._database, ids, shard=shard, shards=shards)
+        staying = move_to_own_shard(self._database, ids, shard=shard, shards=shards)
         return len(ids) - len(staying), len(staying)
 
 
-def send_home(database: Database, ids: Sequence[str], *, shard: int, shards: int) -> list[str]:
+def move_to_own_shard(
+    database: Database, ids: Sequence[str], *, shard: int, shards: int
+) -> list[str]:
     """Move misplaced jobs of a shard to their own shards; return the jobs that stay.
 
     An unreadable job stays.
@@ -92,12 +94,12 @@ def send_home(database: Database, ids: Sequence[str], *, shard: int, shards: int
             indexes = {"source": keys.due_of(shard), "home": keys.due_of(home)}
             calls.append(
                 call_of(
-                    "send_home",
+                    "move_to_own_shard",
                     keys={"job": keys.job(job_id), **indexes},
                     args={"job_id": job_id},
                 )
             )
-    for call, answer in zip(calls, database.run_many("send_home", calls), strict=True):
+    for call, answer in zip(calls, database.run_many("move_to_own_shard", calls), strict=True):
         if isinstance(answer, RecordBroken):
             # The tick that reads it here reports what is wrong.
             staying.append(str(call.args[0]))

@@ -132,20 +132,20 @@ class SharedKeys:
         Raises LeaseLost when a younger leader's token is known.
         """
         types = shared_types(self._keys, shards=shards) | self._brokers
-        facts = self._look(list(types))
+        facts = self._read_facts(list(types))
         found = []
         for one in facts:
             if one.kind not in ("none", types[one.key]):
-                found.append(self._settled(one, self._wrong_type(one, types[one.key]), mode))
+                found.append(self._repaired(one, self._wrong_type(one, types[one.key]), mode))
             else:
                 found += [
-                    self._settled(one, wrong, mode) for wrong in self._values(one, mode, shards)
+                    self._repaired(one, wrong, mode) for wrong in self._values(one, mode, shards)
                 ]
         terms = [self._keys.term_of(shard) for shard in range(shards)]
-        for shard, term in enumerate(self._look(terms)):
+        for shard, term in enumerate(self._read_facts(terms)):
             was_moved = any(f and f.subject == term.key and is_moved(f) for f in found)
             wrong_terms = self._term(term, shard, mode, was_moved=was_moved)
-            found += [self._settled(term, wrong, mode) for wrong in wrong_terms]
+            found += [self._repaired(term, wrong, mode) for wrong in wrong_terms]
         return [finding for finding in found if finding is not None]
 
     def check_types(self, types: Mapping[str, str], mode: CheckMode) -> list[Disagreement]:
@@ -153,9 +153,9 @@ class SharedKeys:
         found = []
         names = list(types)
         for start in range(0, len(names), _MANY):
-            for one in self._look(names[start : start + _MANY]):
+            for one in self._read_facts(names[start : start + _MANY]):
                 if one.kind not in ("none", types[one.key]):
-                    found.append(self._settled(one, self._wrong_type(one, types[one.key]), mode))
+                    found.append(self._repaired(one, self._wrong_type(one, types[one.key]), mode))
         return [finding for finding in found if finding is not None]
 
     def type_of(self, key: str) -> str:
@@ -171,13 +171,13 @@ class SharedKeys:
             return shared[key]
         return _SHARDED.get(first, "") if rest.isdecimal() else TYPES.get(first, "")
 
-    def _look(self, names: Sequence[str]) -> list[KeyFacts]:
+    def _read_facts(self, names: Sequence[str]) -> list[KeyFacts]:
         args: list[str | int] = []
         for name in names:
             fields = self._fields(name)
             args += (len(fields), *fields)
         keys = [name.encode("utf-8", "surrogateescape") for name in names]
-        answers = self._database.run_raw("look_keys", keys=keys, args=args)
+        answers = self._database.run_raw("read_key_facts", keys=keys, args=args)
         return [
             _key_facts(name, self._fields(name), answer)
             for name, answer in zip(names, answers, strict=True)
@@ -215,7 +215,7 @@ class SharedKeys:
         self, one: KeyFacts, shard: int, mode: CheckMode, *, was_moved: bool
     ) -> Iterator[Disagreement]:
         """Yield findings about a term, which must never decrease: it is the fencing token."""
-        (leader,) = self._look([self._keys.leader_of(shard)])
+        (leader,) = self._read_facts([self._keys.leader_of(shard)])
         known = whole(leader.fields.get("term")) or 0
         term = whole(one.value)
         is_fine = term is not None and str(term) == one.value and term >= max(known, 0)
@@ -230,7 +230,7 @@ class SharedKeys:
         yield _about(one, f"{what}, and a term must never decrease; set to {new}",
                      op(MendVerb.REPLACE, KeyRole.KEY, new))  # fmt: skip
 
-    def _settled(
+    def _repaired(
         self, one: KeyFacts, finding: Disagreement, mode: CheckMode
     ) -> Disagreement | None:
         """Repair a finding; return None if the key has changed meanwhile."""

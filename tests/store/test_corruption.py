@@ -28,7 +28,7 @@ from tests.support import HandClock, Store
 #: Scripts that only read, or that are judged elsewhere.
 _OTHERS = {
     # These look at what is spoilt (tests/store/test_repairs.py).
-    "look_jobs", "look_keys", "look_runs", "mend", "read_specs", "refill",
+    "read_job_facts", "read_key_facts", "read_run_facts", "mend", "read_specs", "refill",
     # These mend what they find (tests/store/test_lease.py, test_shards.py).
     "join_beats", "lease_take", "lease_renew", "lease_release",
 }  # fmt: skip

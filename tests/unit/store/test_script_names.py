@@ -15,8 +15,8 @@ from hermes_celery.store.database import Arg, call_of
 STORE = Path(hermes_celery.store.__file__).parent
 #: Scripts that are called with lists: batches, and those that look at whole records.
 LISTED = {
-    "advance", "forget", "heartbeat", "look_jobs", "look_keys", "look_runs", "mend", "move_job",
-    "move_runs", "read_due", "read_specs", "refill",
+    "advance", "forget", "heartbeat", "mend", "move_job", "move_runs", "read_due", "read_job_facts",
+    "read_key_facts", "read_run_facts", "read_specs", "refill",
 }  # fmt: skip
 NAMED = sorted(
     path.stem
