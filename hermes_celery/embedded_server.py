@@ -41,9 +41,9 @@ def server_command(state_dir: Path) -> list[str]:
     """
     binary = _binary()
     data = state_dir / "data"
-    data.mkdir(parents=True, exist_ok=True)
     socket = socket_path(state_dir)
     _private(socket.parent)
+    _private(data)
     return [
         str(binary),
         *("--port", "0"),
@@ -66,13 +66,18 @@ def server_command(state_dir: Path) -> list[str]:
 
 
 def _private(directory: Path) -> None:
-    """Make a directory that only this user can enter; refuse one of another user."""
+    """Make a directory that only we can enter, or make an existing one so.
+
+    Raises StoreUnsuitable for a directory of another user.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.stat().st_uid != os.getuid():
         raise StoreUnsuitable(
             f"{directory} belongs to another user, so the server's socket is not safe there; "
             "use a shorter HERMES_HOME, or set HERMES_REDIS_URL"
         )
+    # The data holds prompts, headers and output, and a file's own mode depends on the umask.
+    directory.chmod(0o700)
 
 
 def _binary() -> Path:
