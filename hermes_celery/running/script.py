@@ -102,7 +102,9 @@ def command(
 def _found(interpreter: str, allowed: Sequence[Path]) -> str:
     # Links are not resolved: a virtual environment's Python is a link, and needs its own path.
     places = os.pathsep.join(map(str, allowed))
-    found = shutil.which(interpreter, path=places)
+    # `..` would lead out of them. `add` refuses it, but a record may be written by other means.
+    leads_out = ".." in Path(interpreter).parts
+    found = None if leads_out else shutil.which(interpreter, path=places)
     if found is None or not any(Path(found).is_relative_to(place) for place in allowed):
         raise ScriptError(
             f"the interpreter {interpreter!r} is not in a directory that this machine allows "

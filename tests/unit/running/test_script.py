@@ -18,7 +18,13 @@ from hermes_celery.core.run import Outcome, RunState
 from hermes_celery.errors import ScriptError
 from hermes_celery.running.heartbeat import RunningRun
 from hermes_celery.running.orphan_reaper import OrphanReaper
-from hermes_celery.running.script import ScriptRunner, locate, wakes_agent, without_credentials
+from hermes_celery.running.script import (
+    ScriptRunner,
+    command,
+    locate,
+    wakes_agent,
+    without_credentials,
+)
 from hermes_celery.running.worker_machine import WorkerMachine
 from hermes_celery.session import Session
 from tests.support import a_spec, cases, eventually
@@ -257,3 +263,15 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_an_interpreter_that_leads_out_of_its_directory_is_refused(tmp_path: Path) -> None:
+    allowed, outside = tmp_path / "bin", tmp_path / "outside"
+    allowed.mkdir()
+    for program in (outside, allowed / "inside"):
+        program.write_text("#!/bin/sh\n", encoding="utf-8")
+        program.chmod(0o755)
+    inside = str(allowed / "inside")
+    assert command(Path("x"), interpreter=inside, allowed=[allowed]) == [inside, "x"]
+    with pytest.raises(ScriptError, match="is not in a directory that this machine allows"):
+        command(Path("x"), interpreter=f"{allowed}/../outside", allowed=[allowed])
