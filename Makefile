@@ -1,15 +1,15 @@
-# Two commands on a fresh machine: make run, make test. Only Python 3.11 or newer and make are needed.
+# On a fresh machine: `make run`, `make test`. You need Python 3.11 or newer and make, nothing else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= $(CURDIR)/.demo
 
-.PHONY: run test test-quick test-long lint docs screens guard bench clean
+.PHONY: run test test-quick test-server test-long lint docs screens guard bench clean
 
 run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
 
-# Three at once on two cores: most of the time is spent waiting for workers and beats.
+# All tests. Three at once on two cores, since most of the time goes into waiting for processes.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
@@ -18,7 +18,13 @@ test-quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/tour tests/unit tests/test_architecture.py tests/test_broad_exceptions.py --ignore tests/unit/test_linear_time.py
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/store -k fakeredis
 
-# Every bad value, malformed message, hostile megabyte and old version there is; half an hour and more.
+# The store's tests on a real server: the embedded Valkey, or the one that
+# HERMES_CELERY_TEST_REDIS_URL names (its data are not safe there).
+test-server: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/store -k "not fakeredis"
+
+# The long tests, half an hour and more: every bad value, malformed message, hostile text and old
+# version.
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m slow tests/store tests/system tests/projects tests/unit/test_linear_time.py
 
@@ -27,18 +33,20 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The site, in site/; a page that differs from the code or a link that leads nowhere fails.
+# Build the site in site/. Fails if a page differs from the code or a link leads nowhere.
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.generate --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# The pictures in docs/screens/, from what the commands print now.
+# Make the pictures in docs/screens/ again, from what the commands print now.
 screens: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.generate.screens
 
+# Fails if something on the hot path has become a quarter more expensive.
 guard: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.guard
 
+# Make all numbers of docs/explanation/numbers.md again: an hour.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
 

@@ -34,7 +34,7 @@ NOT_RUN = {"docs/explanation/model.md": 1, "docs/tutorial.md": 1}
 #: Kinds of blocks that are checked without being typed.
 CHECKED = {"python", "toml", "ini", "yaml", "json", "bash"}
 #: Files that are linked already and will be written.
-COMING = {"SECURITY.md"}
+COMING: set[str] = set()
 #: Pages that are followed by a test of their own, which looks at more than they print.
 FOLLOWED_ELSEWHERE = {"docs/how-to/from-celery-beat.md"}
 #: Pages of a reader who has not installed anything yet.

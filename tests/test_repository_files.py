@@ -1,0 +1,123 @@
+"""The files that GitHub and pre-commit read: they parse, and what they name exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hermes_celery.cli.doctor import doctor
+
+ROOT = Path(__file__).parent.parent
+WORKFLOW = ROOT / ".github/workflows/ci.yml"
+TEMPLATES = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+#: Programs of the machine that a step may call.
+_SYSTEM = {"sudo", "bash", "make"}
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    """Return the content of a YAML file."""
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
+
+
+def jobs() -> dict[str, dict[str, Any]]:
+    """Return the jobs of the workflow."""
+    found: dict[str, dict[str, Any]] = loaded(WORKFLOW)["jobs"]
+    return found
+
+
+def rows(job: str) -> list[dict[str, Any]]:
+    """Return the rows of a job's matrix."""
+    found: list[dict[str, Any]] = jobs()[job]["strategy"]["matrix"]["include"]
+    return found
+
+
+def commands() -> Iterator[list[str]]:
+    """Yield the words of each command of the workflow."""
+    for job in jobs().values():
+        for step in job["steps"]:
+            for part in re.split(r"&&|\n", step.get("run", "")):
+                if part.strip():
+                    yield shlex.split(part)
+
+
+def targets(makefile: str) -> set[str]:
+    """Return the targets of a Makefile that are called by name."""
+    return set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
+
+
+def missing(words: list[str]) -> list[str]:
+    """Return what a command names and the repository does not have."""
+    program, *arguments = words
+    if program == "make":
+        known = targets((ROOT / "Makefile").read_text(encoding="utf-8"))
+        return [name for name in arguments if name not in known]
+    if program == "bash":
+        return [name for name in arguments[:1] if not (ROOT / name).is_file()]
+    return [] if program in _SYSTEM else [program]
+
+
+def test_each_target_and_script_of_the_workflow_exists() -> None:
+    called = list(commands())
+    assert ["make", "test-quick"] in called
+    assert ["bash", ".ci/run"] in called
+    assert [words for words in called if missing(words)] == []
+
+
+@pytest.mark.parametrize("words", [["make", "tset"], ["bash", ".ci/gone"], ["pytest", "tests"]])
+def test_a_name_that_leads_nowhere_would_be_found(words: list[str]) -> None:
+    assert missing(words)
+
+
+def test_each_job_checks_the_repository_out_and_may_read_only() -> None:
+    assert loaded(WORKFLOW)["permissions"] == {"contents": "read"}
+    for name, job in jobs().items():
+        assert job["steps"][0]["uses"].startswith("actions/checkout@"), name
+
+
+def test_each_python_that_is_promised_has_a_row() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    promised = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert {row["python"] for row in rows("python") if not row.get("unrun")} == set(promised)
+
+
+def test_a_row_that_was_never_run_may_fail_and_contributing_says_so() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    said = " ".join(line for line in text.splitlines() if line.endswith("| not run |"))
+    for job, key in (("python", "python"), ("server", "image")):
+        assert jobs()[job]["continue-on-error"] == "${{ matrix.unrun == true }}"
+        for row in rows(job):
+            name = row[key].rpartition("/")[2].replace(":", " ")
+            assert bool(row.get("unrun")) == (name in said.lower()), name
+
+
+def test_a_bug_report_asks_for_what_doctor_says() -> None:
+    assert {path.stem for path in TEMPLATES} == {"bug", "question", "config"}
+    assert "--json" in {option for one in doctor.params for option in one.opts}
+    for path in TEMPLATES:
+        if path.stem != "config":
+            body = loaded(path)["body"]
+            labels = [part["attributes"].get("label", "") for part in body]
+            assert "`hermes-celery doctor --json`" in labels, path.name
+    assert loaded(TEMPLATES[1])["blank_issues_enabled"] is False
+
+
+def test_the_hooks_are_local_and_what_they_call_exists() -> None:
+    (repository,) = loaded(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        program, *arguments = hook["entry"].split()
+        assert hook["language"] == "system"
+        if program == "python":
+            assert importlib.util.find_spec(f"{arguments[1]}.__main__"), hook["id"]
+        else:
+            assert (Path(sys.executable).parent / program).is_file(), hook["id"]
