@@ -1,4 +1,4 @@
-"""The due index as a tick uses it: read the due jobs, and advance them in batches."""
+"""Read the due jobs from the due index, and advance them in batches, for a tick."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ class DueIndex:
     def end_late(
         self, run_id: str, *, state: RunState, reason: str, error: str, token: int, now_ms: int
     ) -> None:
-        """End a queued run whose message was never built; with an `error` people are notified.
+        """End a queued run whose message was never built; notify people if there is an `error`.
 
         Raises LeaseLost when a younger leader's token is known.
         """

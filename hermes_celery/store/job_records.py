@@ -1,8 +1,8 @@
 """Encode and decode stored job definitions, keeping what a newer version added to them.
 
-An unknown *field* is no reason to refuse a job: it stays in the record, and every change of the job
-writes it back. An unknown *word*, such as a policy of a newer version, is one: the job would run in
-a wrong way without it. Such a job is shown as from a newer version and is not planned.
+A job with an unknown *field* is accepted: the field stays in the record, and every change of the
+job writes it back. A job with an unknown *word*, such as a policy of a newer version, is refused,
+because it would run in a wrong way. It is shown as from a newer version and is not planned.
 """
 
 from __future__ import annotations
