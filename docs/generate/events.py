@@ -16,13 +16,13 @@ Each process writes one line per fact to its log, through Python's `logging`. A 
 fields:
 
 ```
-run.finished run=b46d4db48ab7-20270101T080000Z job=report state=failed exit_code=3
+run.finished run=b46d4db48ab7-20270101T080000Z job=report state=failed
 ```
 
 With `HERMES_CELERY_LOG=json` each line is a JSON object with `time` (UTC), `level`, `logger`,
 `event` and the fields. A field without a value is left out.
 
-The logger is the module that writes the line, such as `hermes_celery.running.runner`.
+The tables name the logger below each event, without the `hermes_celery.` that it begins with.
 
 """
 
@@ -65,14 +65,13 @@ def _rows(calls: Iterable[LogCall]) -> str:
         same = list(found)
         rows.append(
             (
-                code(name),
+                "<br>".join([code(name), *_distinct(call.module for call in same)]),
                 EVENTS[name],
                 ", ".join(level for level in _LEVELS if any(level in one.levels for one in same)),
                 codes(_distinct(field for call in same for field in call.fields)),
-                codes(_distinct(call.module for call in same)),
             )
         )
-    return table(["Event", "Meaning", "Level", "Fields", "Logged by"], rows)
+    return table(["Event and logger", "Meaning", "Level", "Fields"], rows)
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:

@@ -28,6 +28,6 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
         if not target.exists():
             _log.warning("%s: there is no %s", page.file.src_uri, link[1])
         kind = "tree" if target.is_dir() else "blob"
-        return f"{config.repo_url.rstrip('/')}/{kind}/main/{target.relative_to(root).as_posix()}"
+        return f"{config.extra['repository']}/{kind}/main/{target.relative_to(root).as_posix()}"
 
     return _LINK.sub(replaced, markdown)

@@ -5,7 +5,6 @@ Words, next times and refusals are what the program says when the page is made, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -99,17 +98,17 @@ def page() -> str:
 
 
 def _forms(forms: tuple[Form, ...]) -> str:
-    return table(
-        ["Write", "In words", "Next times"],
-        [row for form in forms for row in _rows(form)],
+    return "\n".join(
+        f"{form.meaning[0].upper()}{form.meaning[1:]}:\n\n{_rows(form)}" for form in forms
     )
 
 
-def _rows(form: Form) -> Iterator[tuple[str, str, str]]:
-    yield f"**{form.meaning[0].upper()}{form.meaning[1:]}**", "", ""
+def _rows(form: Form) -> str:
+    rows = []
     for example in form.examples:
         schedule = parse(example, timezone=_ZONE, now=_NOW)
-        yield code(example), plain(words_of(schedule)), _next_times(schedule)
+        rows.append((code(example), plain(words_of(schedule)), _next_times(schedule)))
+    return table(["Write", "In words", "Next times"], rows)
 
 
 def _bounds() -> str:
@@ -124,8 +123,8 @@ def _next_times(schedule: Schedule) -> str:
     instant, texts = _NOW, list[str]()
     while len(texts) < _SHOWN and (following := schedule.next_after(instant)) is not None:
         instant = following
-        texts.append(_shown(following.astimezone(_NOW.tzinfo)))
-    return ", ".join(texts)
+        texts.append(_shown(following.astimezone(_NOW.tzinfo)).replace(" ", "&nbsp;"))
+    return "<br>".join(texts)
 
 
 def _shown(local: datetime) -> str:

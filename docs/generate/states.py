@@ -21,12 +21,12 @@ A run is made when its occurrence is dispatched or skipped. It ends once; a fina
 changes.
 
 ```
-occurrence --+--> queued --> running --> succeeded | failed | timed_out | cancelled | lost
-             |      ^           |
-             |      +-----------+   the run is tried again, waits for its group, or hands itself on
-             |
-             +--> skipped           never started
-             +--> sent              published for workers that do not report
+occurrence -+-> queued --> running --> succeeded, failed, timed_out,
+            |     ^           |        cancelled or lost
+            |     +-----------+        (tried again, or waits again)
+            |
+            +-> skipped                (never started)
+            +-> sent                   (published, and not followed)
 ```
 
 """
@@ -99,7 +99,7 @@ def _runs() -> str:
         )
         for state in RunState
     ]
-    return table(["State", "Meaning", "Final", "Is reported as a failure"], rows)
+    return table(["State", "Meaning", "Final", "Makes an incident"], rows)
 
 
 def _members(words: type[StrEnum], head: str) -> str:

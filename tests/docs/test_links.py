@@ -27,7 +27,9 @@ def site(page: str, markdown: str) -> str:
         page=SimpleNamespace(
             file=SimpleNamespace(abs_src_path=str(ROOT / "docs" / page), src_uri=page)
         ),
-        config=SimpleNamespace(docs_dir=str(ROOT / "docs"), repo_url="https://forge/us/it/"),
+        config=SimpleNamespace(
+            docs_dir=str(ROOT / "docs"), extra={"repository": "https://forge/us/it"}
+        ),
     )
 
 
