@@ -11,21 +11,21 @@ from urllib.parse import urlsplit
 
 from hermes_celery.store import Database, connect
 
-_README = Path(__file__).parents[1] / "deploy" / "README.md"
+_PAGE = Path(__file__).parents[1] / "docs/how-to/several-machines.md"
 
 
 def documented_rules(namespace: str) -> list[str]:
-    """The rules of deploy/README.md, for another namespace."""
-    (line,) = re.findall(r"^ACL SETUSER hermes on >PASSWORD (.*)$", _README.read_text(), re.M)
+    """The rules of docs/how-to/several-machines.md, for another namespace."""
+    (line,) = re.findall(r"^ACL SETUSER hermes on >PASSWORD (.*)$", _PAGE.read_text(), re.M)
     return [
         rule if rule.startswith("+") else rule.replace("hermes", namespace) for rule in line.split()
     ]
 
 
 def project_rules(*, prefix: str = "") -> list[str]:
-    """The rules of deploy/README.md for a project that is called `shop` there."""
+    """The rules of docs/how-to/several-machines.md for a project that is called `shop` there."""
     commands = [rule for rule in documented_rules("shop") if rule[0] in "+-" or rule[:5] == "reset"]
-    text = _README.read_text()
+    text = _PAGE.read_text()
     if prefix:
         (given,) = re.findall(r"`(~\{shop\}:\* ~shop\* ~PREFIX:\*[^`]*)`", text)
     else:
@@ -34,9 +34,9 @@ def project_rules(*, prefix: str = "") -> list[str]:
 
 
 def sentinel_rules() -> list[str]:
-    """The rules of deploy/README.md for the user of a Sentinel."""
-    (given,) = re.findall(r"`(-@all \+ping [^`]*)`", _README.read_text())
-    return str(given).split()
+    """The rules of docs/how-to/several-machines.md for the user of a Sentinel."""
+    (given,) = re.findall(r"`(-@all \+ping [^`]*)`", _PAGE.read_text())
+    return str(given).replace("\\|", "|").split()
 
 
 @contextmanager

@@ -47,7 +47,7 @@ _FENCE = re.compile(
 )
 _GIVEN = re.compile(r"^<!-- given:\n(?P<text>.*?)^-->", re.DOTALL | re.MULTILINE)
 _EACH = re.compile(r"^<!-- each terminal: (?P<text>.*?) -->$", re.MULTILINE)
-_COMMENT = re.compile(r"<!--\s*(not run|stays|fails)(?::\s*(.*?))?\s*-->\s*\Z", re.S)
+_COMMENT = re.compile(r"<!--\s*(not run|stays|fails)(?::\s*((?:(?!-->).)*?))?\s*-->\s*\Z", re.S)
 _HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
 #: The first line of a block that is a file.
 FILE = re.compile(

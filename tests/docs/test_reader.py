@@ -87,6 +87,14 @@ def test_what_stays_takes_its_terminal_and_ends_on_ctrl_c(place: Path) -> None:
     assert "hello" in reader.printed["hermes-celery list"]
 
 
+def test_a_comment_marks_the_block_directly_below_it_and_no_other() -> None:
+    block = console("$ true")
+    page = f"<!-- not run: why -->\n{block}\n<!-- a word -->\n{block}\n<!-- fails -->\n{block}"
+    assert [(found.mark, found.reason) for found in blocks(page)] == [
+        ("not run", "why"), ("", ""), ("fails", ""),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("shown", "printed", "same"),
     [
