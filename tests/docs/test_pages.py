@@ -39,6 +39,11 @@ NOT_RUN = {
 }
 #: Kinds of blocks that are checked without being typed.
 CHECKED = {"python", "toml", "ini", "yaml", "json", "bash"}
+CONTEXT = click.Context(main, info_name="hermes-celery")
+#: Options that each command has.
+OPTIONS = ("--help",)
+#: A time that the shell fills in.
+_TIME = re.compile(r"\$\(date [^)]*\)")
 #: Files that are linked already and will be written.
 COMING: set[str] = set()
 #: Pages that are followed by a test of their own, which looks at more than they print.
@@ -77,7 +82,8 @@ def named(values: list[tuple[str, Block]]) -> list[object]:
 def commands(block: Block) -> Iterator[list[str]]:
     """Yield the words of each command of ours in a console block."""
     for step in typed(block):
-        for part in re.split(r"\s(?:&&|\|\|?|;|&)(?:\s|$)", step.command.replace("\\\n", " ")):
+        command = _TIME.sub("2026-11-30T18:00", step.command.replace("\\\n", " "))
+        for part in re.split(r"\s(?:&&|\|\|?|;|&)(?:\s|$)", command):
             try:
                 words = shlex.split(part.partition("<<")[0], comments=True)
             except ValueError:
@@ -222,6 +228,21 @@ def test_every_command_of_a_page_parses(page: str, block: Block) -> None:
     for words in commands(block):
         # A page may show what a wrong command says.
         assert refusal(words) in " ".join(block.text.split()), words
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_option_that_a_sentence_names_exists(page: str) -> None:
+    prose = re.sub(r"^```.*?^```", "", read(page), flags=re.MULTILINE | re.DOTALL)
+    for code in re.findall(r"`(hermes-celery [^`]+)`", prose):
+        words = [word for word in code.split()[1:] if re.fullmatch(r"--[a-z-]+|[a-z]+", word)]
+        command: click.Command = main
+        known = set(OPTIONS)
+        for word in words:
+            found = command.get_command(CONTEXT, word) if isinstance(command, click.Group) else None
+            command = found or command
+            known |= {option for one in command.params for option in one.opts + one.secondary_opts}
+        for word in words:
+            assert not word.startswith("--") or word in known, code
 
 
 @pytest.mark.parametrize(
