@@ -86,7 +86,11 @@ def _plugin(url: str, timeout_seconds: float) -> Any:
     _log.setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.INFO)
     with _said() as lines:
-        plugin = apprise.Apprise.instantiate(url, suppress_exceptions=True)
+        try:
+            plugin = apprise.Apprise.instantiate(url, suppress_exceptions=True)
+        except ValueError:
+            # apprise below 1.13.1 raises it for a URL whose host is malformed.
+            plugin = None
     if plugin is None:
         why = without("; ".join(lines), secrets_of([url]))
         raise DeliveryRefused(
