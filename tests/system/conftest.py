@@ -1,4 +1,4 @@
-"""Real beats and workers as child processes, each test in a namespace and home of its own."""
+"""Fixtures that start real beats and workers, each test in a namespace and home of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
 
 
 class Processes:
-    """Starts our commands, and ends every one of them."""
+    """Starts commands as child processes and ends all of them."""
 
     def __init__(self, environment: dict[str, str], logs: Path) -> None:
         self.environment = environment
@@ -31,14 +31,14 @@ class Processes:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def celery(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        """`celery -A hermes_celery ...`, with no flags but these."""
+        """Start `celery -A hermes_celery` with these arguments only."""
         return self.start([sys.executable, "-m", "celery", "-A", "hermes_celery", *arguments],
                           **environment)  # fmt: skip
 
     def start(
         self, command: list[str], cwd: Path | None = None, /, **environment: str
     ) -> subprocess.Popen[bytes]:
-        """A command in a session of its own; what it prints is in `log`."""
+        """Start a command in a session of its own; `log` returns its output."""
         path = self._logs / f"{len(self._running)}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
@@ -54,12 +54,12 @@ class Processes:
         return process
 
     def log(self, process: subprocess.Popen[bytes]) -> str:
-        """What a process has printed so far."""
+        """Return the output of a process so far."""
         path = self._logs / f"{self._running.index(process)}.log"
         return path.read_text(encoding="utf-8", errors="replace")
 
     def hermes(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Our own command, to its end."""
+        """Run `hermes-celery` with these arguments and wait until it exits."""
         return subprocess.run(
             [sys.executable, "-m", "hermes_celery", *arguments],
             env=self.environment,
@@ -71,7 +71,7 @@ class Processes:
         )
 
     def end_all(self) -> None:
-        """Kill what still runs, with its children."""
+        """Kill every process that still runs, with its process group."""
         for process in self._running:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -80,14 +80,14 @@ class Processes:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A Hermes home with a scripts directory."""
+    """Return an empty Hermes home with a scripts directory."""
     (tmp_path / "home" / "scripts").mkdir(parents=True)
     return tmp_path / "home"
 
 
 @pytest.fixture
 def environment(valkey_url: str, namespace: str, home: Path) -> dict[str, str]:
-    """What our processes are told."""
+    """Return the environment variables of the child processes."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return {
         **kept,
@@ -101,7 +101,7 @@ def environment(valkey_url: str, namespace: str, home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def processes(environment: dict[str, str], tmp_path: Path) -> Iterator[Processes]:
-    """Our commands in this test's namespace."""
+    """Yield a starter of processes in this test's namespace."""
     processes = Processes(environment, tmp_path)
     yield processes
     processes.end_all()
@@ -109,19 +109,19 @@ def processes(environment: dict[str, str], tmp_path: Path) -> Iterator[Processes
 
 @pytest.fixture
 def cron(environment: dict[str, str]) -> Client:
-    """The verbs, in this test's namespace."""
+    """Return a client in this test's namespace."""
     return open_cron(read_settings(environment))
 
 
 def await_worker(database: Database, count: int = 1) -> None:
-    """Wait until so many workers are there."""
+    """Wait until at least `count` workers are alive."""
     eventually(
         lambda: len(alive(database, now_ms=database.now_ms())) >= count, what=f"{count} workers"
     )
 
 
 def await_leader(database: Database) -> str:
-    """Wait until a beat leads, and say which."""
+    """Wait until a beat leads and return the holder of the lease."""
     return str(
         eventually(lambda: database.call("GET", database.keys.lease), what="a beat that leads")
     )
@@ -134,5 +134,5 @@ def script(home: Path, name: str, text: str) -> str:
 
 
 def script_job(schedule: str, name: str) -> JobRequest:
-    """A request for a script job."""
+    """Return a request for a script job."""
     return JobRequest(schedule=schedule, script=name, no_agent=True, name=name)

@@ -1,4 +1,4 @@
-"""Beat, worker and doctor under a user of the server that may do just enough, or a bit less."""
+"""Tests beat, worker and doctor under a Redis user with the documented rules, or one less."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.system.conftest import Processes, await_leader, await_worker, script,
 
 pytestmark = pytest.mark.system
 
-#: What redis-py says by itself when it connects, and what no rule forbids.
+#: Commands that redis-py sends by itself when it connects; no rule forbids them.
 _CONNECTING = {"HELLO", "AUTH", "CLIENT", "SELECT"}
 
 
 class Spy:
-    """Every command that a server runs."""
+    """Collects every command that a server runs."""
 
     def __init__(self, url: str) -> None:
         self.commands: set[str] = set()
@@ -44,7 +44,7 @@ class Spy:
                 self.commands.add(" ".join(words[:2]) if has_subcommand else words[0])
 
     def end(self, database: Database) -> set[str]:
-        """Stop listening; one more command wakes the listener."""
+        """Stop listening and return the commands; a PING wakes the listener."""
         self._ended.set()
         database.call("PING")
         self._thread.join(20)
@@ -54,13 +54,13 @@ class Spy:
 
 @pytest.fixture
 def spy(valkey_url: str, valkey: Database) -> Iterator[Spy]:
-    """What is asked of the server during the test."""
+    """Collect the commands that the server runs during the test."""
     spy = Spy(valkey_url)
     yield spy
     spy.end(valkey)
 
 
-def test_the_documented_user_is_enough_and_the_table_is_complete(
+def test_the_documented_rules_are_enough_and_list_every_command(
     processes: Processes, valkey: Database, valkey_url: str, cron: Client, home: Path, spy: Spy
 ) -> None:
     with user(valkey_url, documented_rules(valkey.keys.namespace)) as url:
@@ -76,7 +76,9 @@ def test_the_documented_user_is_enough_and_the_table_is_complete(
         run_id = cron.run(cron.add(script_job("every 1h", "long.sh")).id)
         eventually(lambda: cron.runs.get(run_id).state is RunState.RUNNING, what="the long run")
         assert processes.hermes("cancel", run_id).returncode == 0
-        eventually(lambda: cron.runs.get(run_id).state is RunState.CANCELLED, what="its end")
+        eventually(
+            lambda: cron.runs.get(run_id).state is RunState.CANCELLED, what="the cancelled run"
+        )
         eventually(lambda: cron.latest_runs(state=RunState.SUCCEEDED), what="a scheduled run")
         eventually(lambda: list((home / "cron" / "output").rglob("hi.txt")), what="a delivery")
         doctor = processes.hermes("doctor")
@@ -92,7 +94,7 @@ def test_the_documented_user_is_enough_and_the_table_is_complete(
             assert "NOPERM" not in said
             assert "no permissions" not in said
             assert "Traceback" not in said
-        # The test's own questions are among them; of redis-py's, none is by a rule of ours.
+        # The test's own commands are included; redis-py's connection commands need no rule.
         used = spy.end(valkey) - _CONNECTING - {"ACL", "MONITOR"}
     assert used <= COMMANDS
     assert len(used) > 40
@@ -100,7 +102,7 @@ def test_the_documented_user_is_enough_and_the_table_is_complete(
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
 @pytest.mark.parametrize("missing", ["+hvals", "+evalsha", "+brpop", "~_kombu.binding*"])
-def test_a_process_whose_user_lacks_something_names_it_and_ends(
+def test_a_process_whose_user_lacks_a_permission_names_it_and_exits(
     processes: Processes, valkey: Database, valkey_url: str, command: str, missing: str
 ) -> None:
     rules = [rule for rule in documented_rules(valkey.keys.namespace) if rule != missing]

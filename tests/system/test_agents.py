@@ -1,6 +1,7 @@
-"""Agent runs with the real hermes-agent in an environment of its own, and a model on loopback.
+"""Tests agent runs with the real hermes-agent and a stub model on loopback.
 
-Without hermes-agent these tests skip; `tests.models` says where it is looked for.
+hermes-agent has a virtual environment of its own; `tests.models` knows its path. The tests skip if
+it is not installed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def model() -> Iterator[Model]:
 def agents(
     processes: Processes, valkey: Database, cron: Client, home: Path, model: Model
 ) -> Client:
-    """The verbs, with a worker whose agents ask the stub."""
+    """Return a client with a running worker whose agents ask the stub model."""
     configure(home, model)
     (home / ".env").write_text("FROM_ENV_FILE=sk-not-shown-1234567890\n", encoding="utf-8")
     path = f"{HERMES.parent}{os.pathsep}{processes.environment['PATH']}"
@@ -48,7 +49,7 @@ def agents(
 
 
 def asked(cron: Client, **fields: Any) -> Run:
-    """A run of a job that asks the agent, at its end."""
+    """Add an agent job, run it, and return the finished run."""
     job = cron.add(JobRequest(schedule="every 1h", name=fields.pop("name", "ask"), **fields))
     return ended(cron, cron.run(job.id))
 
@@ -142,12 +143,12 @@ def test_a_script_can_keep_the_agent_asleep_and_its_failure_is_reported(
 def test_a_waiting_agent_is_cancelled_with_all_its_processes(agents: Client, model: Model) -> None:
     model.gate.clear()
     run_id = agents.run(agents.add(JobRequest(schedule="every 1h", prompt="Wait")).id)
-    eventually(lambda: model.asked, seconds=40, what="the question")
+    eventually(lambda: model.asked, seconds=40, what="a request to the model")
     assert agents.cancel(run_id) == "asked"
     assert ended(agents, run_id).state is RunState.CANCELLED
 
 
-def test_a_budget_that_is_spent_pauses_the_job_and_says_so(agents: Client) -> None:
+def test_a_spent_budget_pauses_the_job_and_gives_the_reason(agents: Client) -> None:
     job = agents.add(JobRequest(schedule="every 1h", prompt="Say hello", token_budget=1000))
     ended(agents, agents.run(job.id))
     assert agents.show(job.id).state is JobState.SCHEDULED

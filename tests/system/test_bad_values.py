@@ -1,4 +1,4 @@
-"""Everything bad at once, under a real beat and a real worker; the healthy job runs all along."""
+"""Tests that a beat and a worker survive all bad values at once and keep running a healthy job."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def succeeded(cron: Client, job_id: str) -> int:
     return len(runs)
 
 
-def test_a_beat_and_a_worker_outlive_all_of_them(
+def test_a_beat_and_a_worker_survive_all_bad_values(
     processes: Processes, cron: Client, valkey: Database, home: Path
 ) -> None:
     healthy = cron.add(script_job("every 1s", script(home, "hi.sh", "echo hi")))
     plant_all(valkey, wave=0)
     beat, worker = processes.celery("beat"), processes.celery("worker")
     eventually(lambda: succeeded(cron, healthy.id) >= 3, what="three runs of the healthy job")
-    # Once more, while both are at work.
+    # Plant them again while beat and worker are running.
     plant_all(valkey, wave=1)
     before = succeeded(cron, healthy.id)
-    eventually(lambda: succeeded(cron, healthy.id) >= before + 8, what="eight runs more")
+    eventually(lambda: succeeded(cron, healthy.id) >= before + 8, what="eight more runs")
     assert (beat.poll(), worker.poll()) == (None, None), processes.log(beat) + processes.log(worker)
-    # An error that somebody foresaw has no traceback.
+    # Expected errors are logged without a traceback.
     assert "Traceback" not in processes.log(beat)
     for command in (("list", "--all"), ("runs",), ("status",), ("incidents",), ("doctor",)):
         told = processes.hermes(*command)

@@ -1,4 +1,4 @@
-"""Several beats: killed, frozen, cut off. One leads, the others take over, nothing runs twice."""
+"""Tests two beats of which the leader is killed, frozen or stopped: the standby takes over."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture
 def beats(processes: Processes, valkey: Database) -> list[subprocess.Popen[bytes]]:
-    """Two beats, the leader first."""
+    """Start two beats and return them, the leader first."""
     pair = [processes.celery("beat") for _ in range(2)]
     leader = await_leader(valkey)
     wake = valkey.keys.wake
@@ -32,7 +32,7 @@ def beats(processes: Processes, valkey: Database) -> list[subprocess.Popen[bytes
 
 
 def ticking(cron: Client, home: Path) -> str:
-    """A job that notes each of its starts, once a second."""
+    """Add a job that runs every second and records each start; return its id."""
     script(home, "note.sh", 'echo "$HERMES_CRON_RUN_ID" >> starts')
     return cron.add(script_job("every 1s", "note.sh")).id
 
@@ -47,7 +47,7 @@ def another_leads(valkey: Database, old: subprocess.Popen[bytes]) -> bool:
 
 
 def gaps(runs: list[Run]) -> list[timedelta]:
-    """Between the instants of runs that followed each other."""
+    """Return the intervals between the due times of consecutive runs."""
     instants = sorted(run.due_at for run in runs)
     return [later - earlier for earlier, later in pairwise(instants)]
 
@@ -57,7 +57,7 @@ def none_twice(home: Path) -> bool:
     return max(Counter(starts).values()) == 1
 
 
-def test_killed_a_leader_is_followed_within_a_lease(
+def test_a_killed_leader_is_replaced_within_one_lease(
     processes: Processes,
     valkey: Database,
     cron: Client,
@@ -73,11 +73,11 @@ def test_killed_a_leader_is_followed_within_a_lease(
     seen = len(succeeded(cron, job_id))
     eventually(lambda: len(succeeded(cron, job_id)) >= seen + 2, what="two more runs")
     assert none_twice(home)
-    # A lease lasts 0.9 s: at most one occurrence can have waited for its end.
+    # A lease lasts 0.9 s, so at most one occurrence waits for it to expire.
     assert max(gaps(cron.latest_runs(job_id, limit=1000))) <= timedelta(seconds=1)
 
 
-def test_frozen_past_its_term_a_leader_wakes_and_changes_nothing(
+def test_a_leader_frozen_past_its_term_changes_nothing_when_it_wakes(
     processes: Processes,
     valkey: Database,
     cron: Client,

@@ -1,4 +1,4 @@
-"""Celery's own variables cannot lead a worker or beat away from where the schedules are."""
+"""Tests that Celery's broker variables cannot point a worker or beat at another server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Cron(app)
 
 
 def refusal(processes: Processes, process: subprocess.Popen[bytes]) -> str:
-    """The one sentence with which a process ended; nothing is worse than a traceback."""
+    """Return the single error line with which a process exited."""
     assert process.wait(30) == 1
     said = processes.log(process)
     assert "Traceback" not in said
@@ -35,13 +35,13 @@ def refusal(processes: Processes, process: subprocess.Popen[bytes]) -> str:
 
 
 def elsewhere(url: str) -> str:
-    """Another database of the same server, in kombu's words."""
+    """Return kombu's URL of another database of the same server."""
     return url.replace("unix://", "redis+socket://") + "?virtual_host=7"
 
 
 @pytest.mark.parametrize("name", VARIABLES)
 @pytest.mark.parametrize("command", [("worker",), ("beat",), ("worker", "-B")], ids="".join)
-def test_a_variable_that_means_another_database_ends_the_start(
+def test_a_process_refuses_to_start_if_a_variable_names_another_database(
     processes: Processes, valkey: Database, valkey_url: str, command: tuple[str, ...], name: str
 ) -> None:
     started = processes.celery(*command, **{name: elsewhere(valkey_url)})
@@ -52,7 +52,7 @@ def test_a_variable_that_means_another_database_ends_the_start(
 
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
-def test_the_command_lines_broker_is_looked_at_too(
+def test_the_broker_option_of_the_command_line_is_checked_too(
     processes: Processes, valkey_url: str, command: str
 ) -> None:
     start = [sys.executable, "-m", "celery", "-A", "hermes_celery", "-b", elsewhere(valkey_url)]
@@ -60,7 +60,9 @@ def test_the_command_lines_broker_is_looked_at_too(
     assert "unset CELERY_BROKER_URL" in said
 
 
-def test_up_does_not_start_beside_such_a_variable(processes: Processes, home: Path) -> None:
+def test_up_refuses_to_start_if_a_variable_names_another_broker(
+    processes: Processes, home: Path
+) -> None:
     del processes.environment["HERMES_REDIS_URL"]
     processes.environment["CELERY_BROKER_URL"] = "redis://:secret@localhost:6379/0"
     told = processes.hermes("up")
@@ -73,7 +75,7 @@ def test_up_does_not_start_beside_such_a_variable(processes: Processes, home: Pa
     assert "fail broker CELERY_BROKER_URL means" in one_spaced(doctor.stdout)
 
 
-def test_the_same_server_in_other_words_starts(
+def test_a_process_starts_if_a_variable_names_the_same_server_in_another_notation(
     processes: Processes, valkey: Database, valkey_url: str
 ) -> None:
     same = valkey_url.replace("unix://", "redis+socket://") + "?virtual_host=0"
@@ -87,7 +89,7 @@ def test_the_same_server_in_other_words_starts(
 
 @pytest.fixture
 def shop(processes: Processes, tmp_path: Path, valkey_url: str) -> list[str]:
-    """The beginning of a project's commands, without HERMES_REDIS_URL."""
+    """Return the first words of a project's Celery commands; HERMES_REDIS_URL is unset."""
     (tmp_path / "shop.py").write_text(_PROJECT, encoding="utf-8")
     processes.environment |= {"BROKER": "redis://nowhere.invalid/0", "PYTHONPATH": str(tmp_path)}
     del processes.environment["HERMES_REDIS_URL"]
@@ -107,7 +109,7 @@ def test_a_project_follows_the_broker_of_the_command_line(
 @pytest.mark.parametrize(
     "command", [("worker",), ("beat", "-S", "hermes_celery.beat:CronScheduler")], ids="".join
 )
-def test_a_project_whose_variable_differs_from_its_broker_ends_at_start(
+def test_a_project_refuses_to_start_if_a_variable_differs_from_its_broker(
     processes: Processes, valkey_url: str, shop: list[str], command: tuple[str, ...]
 ) -> None:
     broker = {"CELERY_BROKER_URL": valkey_url.replace("unix://", "redis+socket://")}
@@ -119,10 +121,10 @@ def test_a_project_whose_variable_differs_from_its_broker_ends_at_start(
     assert "CELERY_BROKER_READ_URL means" in said
 
 
-def test_a_project_whose_broker_cannot_be_used_is_told_so_in_one_sentence(
+def test_a_project_with_an_unusable_broker_gets_an_error_of_one_sentence(
     processes: Processes, shop: list[str]
 ) -> None:
-    """What Celery's banner or its transports make of such a URL would be a traceback."""
+    """The URL is checked before Celery's banner or transport raises a traceback."""
     beat = ("beat", "-S", "hermes_celery.beat:CronScheduler")
     brokers = (
         "amqp://guest:s3cret@localhost//", "sqs://key:s3cret@", "rediscluster://localhost/0",

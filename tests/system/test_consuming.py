@@ -1,4 +1,4 @@
-"""A worker proves that it consumes: to live is not enough."""
+"""Tests that a worker counts as consuming a queue only if its sign in Redis proves that it asks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.system.conftest import Processes, await_leader, await_worker, script,
 
 pytestmark = pytest.mark.system
 
-#: Our app under another name, whose kombu asks the server for nothing, as some versions did.
+#: An app whose kombu never asks the server for messages, as some versions of kombu did.
 _DEAF = """
 from kombu.transport.redis import Channel
 from hermes_celery.wiring.own_app import app_from_environment
@@ -33,7 +33,7 @@ app = app_from_environment()
 
 
 def sign_of(database: Database, *, after_ms: int = 0) -> WorkerSign:
-    """What the only worker says of itself, later than at that instant."""
+    """Return the only worker's sign, as soon as it is newer than `after_ms`."""
 
     def newer() -> list[WorkerSign]:
         return [sign for sign in QueueLoad(database).signs().values() if sign.seen_ms > after_ms]
@@ -42,7 +42,7 @@ def sign_of(database: Database, *, after_ms: int = 0) -> WorkerSign:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
-def test_a_workers_loop_proves_that_it_asks_and_takes(
+def test_a_workers_sign_proves_that_it_asks_for_messages_and_takes_them(
     processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool)
@@ -51,18 +51,18 @@ def test_a_workers_loop_proves_that_it_asks_and_takes(
     assert set(first.queues) == {queue, valkey.keys.delivery_queue}
     assert first.disk_total > first.disk_free > 0
     eventually(
-        lambda: sign_of(valkey).queues[queue] > first.queues[queue] + 1000, what="a later proof"
+        lambda: sign_of(valkey).queues[queue] > first.queues[queue] + 1000, what="a newer sign"
     )
     assert load.taken() == {}
     script(home, "hi.sh", "echo hi")
     run_id = cron.run(cron.add(script_job("every 1h", "hi.sh")).id)
     eventually(lambda: cron.runs.get(run_id).state is RunState.SUCCEEDED, what="the run")
-    taken = eventually(load.taken, what="the time when it was taken")
+    taken = eventually(load.taken, what="the time at which the message was taken")
     assert abs(taken[queue] - valkey.now_ms()) < 60_000
     assert load.queues() == {queue, valkey.keys.delivery_queue}
 
 
-def test_a_worker_that_asks_for_nothing_proves_nothing(
+def test_a_worker_that_asks_for_no_messages_does_not_renew_its_sign(
     processes: Processes, valkey: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "deaf.py").write_text(_DEAF, encoding="utf-8")
@@ -71,12 +71,12 @@ def test_a_worker_that_asks_for_nothing_proves_nothing(
     )
     first = sign_of(valkey)
     later = sign_of(valkey, after_ms=first.seen_ms + 5000)
-    # What it says of its queues is the instant of its start, give or take a rounding.
+    # Its queues keep the time at which it started, except for rounding.
     for queue, asked_ms in later.queues.items():
         assert abs(asked_ms - first.queues[queue]) < 1000
 
 
-def test_a_worker_of_another_queue_is_no_worker_of_ours(
+def test_a_worker_of_another_queue_does_not_count_as_a_consumer(
     processes: Processes, valkey: Database, cron: Client
 ) -> None:
     processes.celery("beat")
@@ -107,25 +107,25 @@ def test_a_worker_that_is_frozen_is_not_counted(processes: Processes, valkey: Da
     try:
         eventually(
             lambda: "fail workers none" in one_spaced(processes.hermes("doctor").stdout),
-            what="the frozen worker's end",
+            what="a doctor that counts no worker",
         )
     finally:
         os.kill(worker.pid, signal.SIGCONT)
 
 
-def test_a_worker_that_stops_takes_its_sign_away(processes: Processes, valkey: Database) -> None:
+def test_a_worker_that_stops_removes_its_sign(processes: Processes, valkey: Database) -> None:
     worker = processes.celery("worker")
     sign_of(valkey)
     worker.terminate()
     assert worker.wait(30) == 0
-    eventually(lambda: QueueLoad(valkey).signs() == {}, what="no sign")
+    eventually(lambda: QueueLoad(valkey).signs() == {}, what="the removal of the sign")
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_a_worker_whose_subscription_is_closed_goes_on(
     processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
-    """The server closes it by itself where a worker is slow to read its broadcasts."""
+    """The server closes a subscription whose worker reads broadcasts too slowly."""
     processes.celery("worker", "--pool", pool)
     await_worker(valkey)
     script(home, "hi.sh", "echo hi")
@@ -137,10 +137,10 @@ def test_a_worker_whose_subscription_is_closed_goes_on(
     assert processes.celery("inspect", "ping").wait(30) == 0
 
 
-def test_a_channel_closes_when_its_connection_was_let_go_with_messages_in_hand(
+def test_a_channel_with_unacknowledged_messages_closes_after_its_connection_was_dropped(
     environment: dict[str, str],
 ) -> None:
-    """As Celery leaves it after a connection was lost; an error would end the worker."""
+    """Celery drops it like this when it loses a connection; an error would end the worker."""
     app = make_app(read_settings(environment))
     settings = app_settings(app)
     letters = make_dead_letters(settings, worker="w", run_ender=make_run_ender(settings))

@@ -1,8 +1,8 @@
-"""A process is killed, or frozen, before and after every Redis call it makes: all points.
+"""Tests that a process may be killed or frozen before and after every Redis call it makes.
 
-Each point is the same scene again: set up, a child that meets its fate at the n-th call, a clean
-beat and worker that settle what it left, one more hour, and the verdict. The enumeration ends when
-a child needs no n-th call any more.
+For each n the same scene is set up. A child process is killed or frozen at its n-th Redis call.
+Then a clean beat and worker finish the work that is left, and a hand-set clock moves on by an hour.
+Then the records are checked. The enumeration ends when the child makes fewer than n calls.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ POLICIES = {
     "at most once": Policy(),
     "at least once": Policy(on_lost=OnLost.RETRY),
     "with retries": Policy(retries=1),
-    "with another run held back": Policy(overlap=Overlap.QUEUE_ONE),
+    "one run held back": Policy(overlap=Overlap.QUEUE_ONE),
 }
 DIES_OR_FREEZES = (Fate.DIES, Fate.FREEZES)
-#: Hand-set time: what a message that vanished with its worker costs.
+#: Time on the hand-set clock until a message that was lost with its worker is sent again.
 REDELIVERED = timedelta(seconds=200)
-#: The one worker of a scene offers a result for five minutes to a record that takes none.
+#: A scene's only worker offers a result for five minutes to a spoilt record.
 PATIENCE = timedelta(seconds=660)
 
 
-def test_a_beat_killed_at_any_call(
+def test_a_beat_may_be_killed_at_any_call(
     fork_server: ForkServer, server: str, starts: Callable[[], Path]
 ) -> None:
     assert_clean(beat(fork_server, Fate.DIES, lambda: beat_scene(server, starts())), at_least=80)
@@ -60,7 +60,7 @@ def test_a_beat_frozen_at_any_call_wakes_up_and_changes_nothing(
 
 
 @pytest.mark.parametrize("fate", [Fate.DIES, pytest.param(Fate.FREEZES, marks=pytest.mark.slow)])
-def test_a_beat_whose_messages_run_a_projects_code_at_any_call(
+def test_a_beat_that_runs_a_projects_publish_code_may_die_or_freeze_at_any_call(
     fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate
 ) -> None:
     assert_clean(beat(fork_server, fate, lambda: late_scene(server, starts())), at_least=60)
@@ -69,7 +69,7 @@ def test_a_beat_whose_messages_run_a_projects_code_at_any_call(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("fate", DIES_OR_FREEZES)
-def test_a_beat_of_eight_shards_at_any_call(
+def test_a_beat_of_eight_shards_may_die_or_freeze_at_any_call(
     fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate
 ) -> None:
     assert_clean(
@@ -79,7 +79,7 @@ def test_a_beat_of_eight_shards_at_any_call(
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("fate", DIES_OR_FREEZES)
-def test_a_worker_at_any_call(
+def test_a_worker_may_die_or_freeze_at_any_call(
     fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate, policy: str
 ) -> None:
     name = "fails" if POLICIES[policy].retries else "works"
@@ -94,7 +94,7 @@ def test_a_worker_at_any_call(
 
 
 @pytest.mark.parametrize("fate", DIES_OR_FREEZES)
-def test_a_worker_that_gives_heartbeats_at_any_call(
+def test_a_worker_that_sends_heartbeats_may_die_or_freeze_at_any_call(
     fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate
 ) -> None:
     enumeration = Enumeration(
@@ -108,7 +108,7 @@ def test_a_worker_that_gives_heartbeats_at_any_call(
     assert_clean(enumeration, at_least=30)
 
 
-#: A scene, who acts in it, and the fewest calls that it makes.
+#: Name -> scene, the process that acts in it, and the fewest calls that it makes.
 SHARED: dict[str, tuple[Callable[[str, Path], Scene], Act, int]] = {
     "a run that is delivered": (delivery_scene, Act.WORKER, 20),
     "a delivery": (delivered_scene, Act.POSTMAN, 20),
@@ -118,7 +118,7 @@ SHARED: dict[str, tuple[Callable[[str, Path], Scene], Act, int]] = {
     "budgets": (budget_scene, Act.WORKER, 20),
 }
 
-#: The same for keys that are spoilt.
+#: More scenes for spoilt keys.
 SPOILT: dict[str, tuple[Callable[[str, Path], Scene], Act, int]] = {
     "a run": (neighbours_scene, Act.WORKER, 0),
     "a beat": (beat_scene, Act.BEAT, 0),
@@ -127,7 +127,7 @@ SPOILT: dict[str, tuple[Callable[[str, Path], Scene], Act, int]] = {
 
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("fate", DIES_OR_FREEZES)
-def test_deliveries_groups_and_budgets_at_any_call(
+def test_deliveries_groups_and_budgets_survive_a_crash_at_any_call(
     fork_server: ForkServer, server: str, starts: Callable[[], Path], fate: Fate, name: str
 ) -> None:
     make_scene, act, at_least = SHARED[name]
@@ -141,7 +141,7 @@ def test_deliveries_groups_and_budgets_at_any_call(
     assert_clean(enumeration, at_least=at_least)
 
 
-#: Those that are tried in every run of the tests; the others take a minute each.
+#: Scenes tried in every run of the tests; the others take a minute each.
 SPOILT_OFTEN = ("a run", "a delivery", "a delivery that is due", "a full group")
 
 
@@ -153,7 +153,7 @@ SPOILT_OFTEN = ("a run", "a delivery", "a delivery that is due", "a full group")
         for name in (*SHARED, *SPOILT)
     ],
 )
-def test_a_key_that_is_spoilt_between_two_calls_harms_no_other_job(
+def test_a_key_spoilt_between_two_calls_harms_no_other_job(
     fork_server: ForkServer, server: str, starts: Callable[[], Path], name: str
 ) -> None:
     make_scene, act, _ = {**SHARED, **SPOILT}[name]
@@ -175,7 +175,7 @@ def test_a_key_that_is_spoilt_between_two_calls_harms_no_other_job(
 @pytest.mark.parametrize(
     ("pool", "threads"), [("solo", "main"), ("threads", "main"), ("threads", "pool")]
 )
-def test_a_celery_worker_killed_at_any_call(
+def test_a_celery_worker_may_be_killed_at_any_call(
     fork_server: ForkServer, server: str, starts: Callable[[], Path], pool: str, threads: str
 ) -> None:
     enumeration = Enumeration(
@@ -191,7 +191,7 @@ def test_a_celery_worker_killed_at_any_call(
 
 
 def beat(fork_server: ForkServer, fate: Fate, make_scene: Callable[[], Scene]) -> Enumeration:
-    """A beat's two steps: what is due, and whom to rescue."""
+    """Return the enumeration of a beat that dispatches and rescues once."""
     return Enumeration(
         fork_server,
         act=Act.BEAT,
@@ -202,7 +202,7 @@ def beat(fork_server: ForkServer, fate: Fate, make_scene: Callable[[], Scene]) -
 
 
 def assert_clean(enumeration: Enumeration, *, at_least: int) -> None:
-    """No point leaves anything wrong behind; and there were as many points as there should be."""
+    """Assert that no crash point leaves a fault and that there are more than `at_least` points."""
     met = list(enumeration.faults())
     print(f"{len(met) - 1} points")
     assert "\n".join(f"{call}: {problem}" for call, problem in met if problem) == ""

@@ -1,4 +1,4 @@
-"""Deliveries with real workers and real far ends: sent, tried again, told of, never lost."""
+"""Tests deliveries by real workers to real HTTP and SMTP receivers: sending, retries, incidents."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture
 def http() -> Iterator[HttpReceiver]:
-    """A web server that gets messages."""
+    """Yield a web server that receives messages."""
     with http_receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture
 def targets_toml(home: Path) -> Path:
-    """Where named targets are written."""
+    """Return the path of targets.toml; its directory exists."""
     path = home / "cron" / "hermes-celery" / "targets.toml"
     path.parent.mkdir(parents=True)
     return path
@@ -48,7 +48,7 @@ def told(processes: Processes, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_output_and_failures_reach_people_and_commands_say_so(
+def test_output_and_failures_are_delivered_and_commands_show_it(
     processes: Processes,
     valkey: Database,
     cron: Client,
@@ -104,7 +104,7 @@ def test_other_pools_deliver_too(
     assert http.messages == ["hello"] * 4
 
 
-def test_what_was_not_delivered_is_tried_again_and_can_be_sent_by_hand(
+def test_a_failed_delivery_is_retried_and_can_be_sent_again_by_hand(
     processes: Processes, valkey: Database, cron: Client, home: Path, http: HttpReceiver
 ) -> None:
     environment = {"HERMES_CELERY_DELIVERY_WAIT": "0.5", "HERMES_CELERY_WRAP": "off"}
@@ -151,7 +151,7 @@ def test_a_worker_killed_between_sending_and_recording_makes_at_most_one_duplica
     http.answers = [None]
     run_id = cron.run(cron.add(replaced(script_job("every 1h", "hi.sh"), deliver=http.url)).id)
     assert http.got_one.wait(20)
-    # The far end has the message, and nobody has written that down.
+    # The receiver has the message, but the worker has not recorded that.
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait(10)
     http.release.set()
@@ -173,7 +173,7 @@ def test_a_worker_killed_between_sending_and_recording_makes_at_most_one_duplica
         (["--deliver", "file://../x"], "does not name a file under"),
     ],
 )
-def test_what_cannot_be_delivered_to_is_refused_when_the_job_is_written(
+def test_an_impossible_target_is_refused_when_the_job_is_added(
     processes: Processes, home: Path, options: list[str], why: str
 ) -> None:
     script(home, "hi.sh", "echo hello")
@@ -185,7 +185,9 @@ def test_what_cannot_be_delivered_to_is_refused_when_the_job_is_written(
     assert told(processes, "list") == []
 
 
-def test_a_url_in_a_job_is_warned_of_and_shown_nowhere(processes: Processes, home: Path) -> None:
+def test_a_url_with_a_secret_causes_a_warning_and_is_masked_everywhere(
+    processes: Processes, home: Path
+) -> None:
     script(home, "hi.sh", "echo hello")
     made = processes.hermes(
         "add", "every 1h", "--script", "hi.sh", "--no-agent", "--name", "n", "--json",
@@ -202,7 +204,7 @@ def test_a_url_in_a_job_is_warned_of_and_shown_nowhere(processes: Processes, hom
 
 
 @pytest.mark.slow
-def test_work_without_a_worker_is_told_by_the_beat_itself(
+def test_a_beat_reports_waiting_work_without_any_worker(
     processes: Processes, valkey: Database, cron: Client, home: Path, http: HttpReceiver
 ) -> None:
     script(home, "hi.sh", "echo hello")
@@ -212,7 +214,7 @@ def test_work_without_a_worker_is_told_by_the_beat_itself(
     eventually(
         lambda: any("there is no worker" in message for message in http.messages),
         seconds=60,
-        what="the notice",
+        what="the alert",
     )
     (incident,) = told(processes, "incidents")
     assert incident["kind"] == "workers"

@@ -1,4 +1,4 @@
-"""A server that is full, restarted, or gone for a while: refused whole, told, and made up for."""
+"""Tests a Redis server that is out of memory, restarted, or cannot write to its disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.system
 
 @contextmanager
 def full(database: Database) -> Iterator[None]:
-    """The server has no memory left for anything new."""
+    """Set the server's memory limit so low that it refuses every write."""
     database.call("CONFIG", "SET", "maxmemory", "1")
     try:
         yield
@@ -39,12 +39,12 @@ def full(database: Database) -> Iterator[None]:
 
 
 def keys_and_values(database: Database) -> dict[str, object]:
-    """Everything in the namespace, to compare."""
+    """Return every key of the namespace with its value."""
     keys = database.call("KEYS", f"{database.keys.prefix}*")
     return {key: database.raw("DUMP", key) for key in keys}
 
 
-def test_a_full_server_refuses_whole_and_says_so(valkey: Database) -> None:
+def test_a_full_server_refuses_each_write_as_a_whole(valkey: Database) -> None:
     store = Store(valkey, HandClock())
     valkey.call("SET", valkey.keys.term, 1)
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
@@ -76,7 +76,7 @@ def test_a_result_is_offered_again_until_a_full_server_has_room(
         assert told.returncode == 1
         assert "maxmemory" in told.stderr
         (home / "scripts" / "go").touch()
-        eventually(lambda: "run.finish_waits" in processes.log(worker), what="a refused result")
+        eventually(lambda: "run.finish_waits" in processes.log(worker), what="a result that waits")
         assert cron.runs.get(run_id).state is RunState.RUNNING
     eventually(lambda: cron.runs.get(run_id).state is RunState.SUCCEEDED, what="the result")
     assert cron.runs.output(run_id) == b"done\n"
@@ -84,7 +84,7 @@ def test_a_result_is_offered_again_until_a_full_server_has_room(
 
 @pytest.fixture
 def own_server() -> Iterator[Server]:
-    """A server that the test may stop and start."""
+    """Yield a running server that the test may stop and start."""
     with tempfile.TemporaryDirectory(prefix="hc-") as directory:
         server = Server(Path(directory))
         server.start()
@@ -93,7 +93,7 @@ def own_server() -> Iterator[Server]:
 
 
 class Server:
-    """A Valkey with its append-only file on."""
+    """Runs a Valkey with an append-only file."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -101,7 +101,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait for its answer."""
+        """Start the server and wait until it answers."""
         self._process = subprocess.Popen(
             embedded_server.server_command(self._directory),
             stdout=subprocess.DEVNULL,
@@ -110,14 +110,14 @@ class Server:
         await_server(self.url)
 
     def stop(self, *, kill: bool = False) -> None:
-        """Stop it and wait for its end."""
+        """Stop the server, or kill it, and wait until it has exited."""
         if self._process is not None:
             self._process.kill() if kill else self._process.terminate()
             self._process.wait(10)
             self._process = None
 
 
-def test_after_a_restart_of_the_server_everything_goes_on(
+def test_beat_and_worker_continue_after_the_server_restarts(
     own_server: Server, environment: dict[str, str], tmp_path: Path, home: Path
 ) -> None:
     environment = {**environment, "HERMES_REDIS_URL": own_server.url}
@@ -132,7 +132,9 @@ def test_after_a_restart_of_the_server_everything_goes_on(
         job = cron.add(script_job("every 1s", "hi.sh"))
         eventually(lambda: cron.latest_runs(state=RunState.SUCCEEDED), what="a run")
         own_server.stop()
-        eventually(lambda: "beat.store_failed" in processes.log(beat), what="the beat's complaint")
+        eventually(
+            lambda: "beat.store_failed" in processes.log(beat), what="an error in the beat's log"
+        )
         own_server.start()
         before = cron.show(job.id)
         assert before.revision == 1
@@ -154,13 +156,13 @@ def test_after_a_restart_of_the_server_everything_goes_on(
 
 @contextmanager
 def server_with_a_small_disk() -> Iterator[str]:
-    """A server whose files can grow to 256 KiB: what it refuses then is what a full disk brings."""
+    """Yield the URL of a server whose files may hold 256 KiB; more fails as on a full disk."""
     with tempfile.TemporaryDirectory(prefix="hc-") as directory:
         socket = Path(directory) / "valkey.sock"
         binary = embedded_server.server_command(Path(directory))[0]
         command = [binary, "--port", "0", "--unixsocket", str(socket), "--dir", directory,
                    "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]  # fmt: skip
-        # It must hear of the limit as an error, not by a signal.
+        # Ignore SIGXFSZ, so that the server gets an error instead of a signal.
         limited = ["/bin/sh", "-c", "trap '' XFSZ; ulimit -f 512; exec \"$@\"", "sh", *command]
         process = subprocess.Popen(limited, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -172,14 +174,14 @@ def server_with_a_small_disk() -> Iterator[str]:
 
 
 def fill(client: redis.Redis) -> None:
-    """Write more than the disk takes."""
+    """Write more than the server may save."""
     for _ in range(20):
         client.set("filler", "x" * 100_000)
-        # The server notices within a second, and only then refuses.
+        # The server notices within a second and refuses writes only then.
         eventually(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0, what="a save")
 
 
-def test_up_says_that_the_server_cannot_save_and_when_it_can_again(processes: Processes) -> None:
+def test_up_reports_that_the_server_cannot_save_and_when_it_can_again(processes: Processes) -> None:
     with server_with_a_small_disk() as url:
         processes.environment["HERMES_REDIS_URL"] = url
         up = processes.start([sys.executable, "-m", "hermes_celery", "up"])
@@ -188,7 +190,9 @@ def test_up_says_that_the_server_cannot_save_and_when_it_can_again(processes: Pr
         with connect(url) as client:
             with pytest.raises(redis.RedisError):
                 fill(client)
-            eventually(lambda: said in processes.log(up), what="what is wrong")
+            eventually(
+                lambda: said in processes.log(up), what="a report that the server cannot save"
+            )
             refused = processes.hermes("add", "every 1h", "say hi")
             assert refused.returncode == 1
             assert "the server cannot save to its disk" in refused.stderr
@@ -197,7 +201,8 @@ def test_up_says_that_the_server_cannot_save_and_when_it_can_again(processes: Pr
             assert "the server cannot save to its disk" in looked.stdout
             client.config_set("appendonly", "no")
         eventually(
-            lambda: "the server saves to its disk again" in processes.log(up), what="its end"
+            lambda: "the server saves to its disk again" in processes.log(up),
+            what="a report that it can",
         )
         up.terminate()
         assert up.wait(30) == 0

@@ -1,4 +1,4 @@
-"""No message, and no answer of a server, ends a worker; one that cannot start says why."""
+"""Tests that malformed messages, refusing servers and too few open files do no silent harm."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.system.conftest import Processes, await_leader, await_worker, script,
 pytestmark = pytest.mark.system
 
 _POOLS = ["prefork", "threads", "gevent", "solo"]
-#: What Celery takes for a message, and ends without trouble.
+#: Malformed messages that Celery accepts and handles without an error.
 _HARMLESS = {"a session that is a number", "an eta beyond the calendar",
              "an unknown encoding"}  # fmt: skip
 
 
 class Bench:
-    """A worker, a job, and the queue between them."""
+    """Starts workers, pushes raw messages, and checks that a worker still performs runs."""
 
     def __init__(self, processes: Processes, database: Database, cron: Client, home: Path) -> None:
         script(home, "hi.sh", "echo hi")
@@ -42,17 +42,17 @@ class Bench:
         self._job_id = cron.add(script_job("every 1h", "hi.sh")).id
 
     def worker(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A worker that is there."""
+        """Start a worker and wait until it is alive."""
         process = self._processes.celery("worker", "-l", "INFO", *arguments)
         await_worker(self.database)
         return process
 
     def push(self, raw: bytes) -> None:
-        """One more message on the queue."""
+        """Push a raw message to the default queue."""
         self.database.call("LPUSH", self.database.keys.default_queue, raw)
 
     def works(self, worker: subprocess.Popen[bytes], after: object = None) -> None:
-        """The same worker process still performs a run."""
+        """Assert that this worker process still performs a run."""
         run_id = self._cron.run(self._job_id)
 
         def is_over() -> bool:
@@ -69,7 +69,7 @@ def bench(processes: Processes, valkey: Database, cron: Client, home: Path) -> B
 
 
 @pytest.mark.parametrize("pool", _POOLS)
-def test_a_worker_goes_on_after_malformed_messages(bench: Bench, pool: str) -> None:
+def test_a_worker_continues_after_several_malformed_messages(bench: Bench, pool: str) -> None:
     worker = bench.worker("--pool", pool)
     for _ in range(3):
         for name in SELECTION:
@@ -84,7 +84,7 @@ def test_a_worker_goes_on_after_malformed_messages(bench: Bench, pool: str) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("pool", _POOLS)
-def test_a_worker_goes_on_after_each_malformed_message(bench: Bench, pool: str) -> None:
+def test_a_worker_continues_after_each_malformed_message(bench: Bench, pool: str) -> None:
     worker = bench.worker("--pool", pool)
     harmless = set()
     for name, raw in corpus().items():
@@ -103,7 +103,7 @@ def test_a_worker_goes_on_after_each_malformed_message(bench: Bench, pool: str) 
 
 
 def test_malformed_messages_cost_no_pause(bench: Bench) -> None:
-    """One look of Celery at a lost connection would be a line in the log, and a second each."""
+    """If Celery took a message for a lost connection, it would log that and pause for a second."""
     worker = bench.worker()
     for name in SELECTION * 20:
         bench.push(corpus()[name])
@@ -123,7 +123,7 @@ def test_malformed_broadcasts_end_no_worker(bench: Bench) -> None:
     assert "(broadcast) celery.pidbox" in {letter.queue for letter in bench.letters.latest()}
 
 
-def test_a_run_whose_message_is_broken_again_and_again_fails_with_the_reason(
+def test_a_run_whose_message_is_malformed_each_time_fails_with_the_reason(
     bench: Bench, cron: Client, valkey: Database
 ) -> None:
     run_id = cron.run(bench._job_id)
@@ -136,7 +136,7 @@ def test_a_run_whose_message_is_broken_again_and_again_fails_with_the_reason(
     bench.works(worker, "two broken messages")
     assert cron.runs.get(run_id).state is RunState.QUEUED
     bench.push(json.dumps(message).encode())
-    eventually(lambda: cron.runs.get(run_id).state.is_final, what="its end")
+    eventually(lambda: cron.runs.get(run_id).state.is_final, what="the failed run")
     run = cron.runs.get(run_id)
     assert run.state is RunState.FAILED
     assert "its header timelimit is 'soon'" in (run.error or "")
@@ -147,7 +147,7 @@ def test_a_run_whose_message_is_broken_again_and_again_fails_with_the_reason(
 
 @pytest.fixture
 def own_server(tmp_path: Path, environment: dict[str, str]) -> Iterator[Database]:
-    """A server of this test's own, which its processes use."""
+    """Yield the database of a server that only this test and its processes use."""
     state_dir = tmp_path / "server"
     state_dir.mkdir()
     process = subprocess.Popen(
@@ -176,18 +176,23 @@ def own_bench(
 
 
 @pytest.mark.parametrize("stale", ["yes", "no"])
-def test_beat_and_worker_go_on_after_their_server_was_a_replica_for_a_while(
+def test_beat_and_worker_continue_after_their_server_was_a_replica(
     own_bench: Bench, own_server: Database, processes: Processes, cron: Client, stale: str
 ) -> None:
-    """With stale data it answers READONLY, without MASTERDOWN; BRPOP ends with UNBLOCKED."""
+    """A replica answers READONLY, or MASTERDOWN without stale data; BRPOP ends with UNBLOCKED."""
     beat, worker = processes.celery("beat"), own_bench.worker()
     await_leader(own_server)
     job_id = cron.add(script_job("every 1s", "hi.sh")).id
     eventually(lambda: cron.latest_runs(job_id, state=RunState.SUCCEEDED), what="a run")
     own_server.call("CONFIG", "SET", "replica-serve-stale-data", stale)
     own_server.call("REPLICAOF", "127.0.0.1", 1)
-    eventually(lambda: "Connection to broker lost" in processes.log(worker), what="a lost server")
-    eventually(lambda: "beat.store_failed" in processes.log(beat), what="a beat without server")
+    eventually(
+        lambda: "Connection to broker lost" in processes.log(worker),
+        what="a worker that lost its server",
+    )
+    eventually(
+        lambda: "beat.store_failed" in processes.log(beat), what="a beat that lost its server"
+    )
     refused = processes.hermes("list")
     assert refused.returncode == 1
     assert "replica" in refused.stderr
@@ -204,7 +209,7 @@ def test_beat_and_worker_go_on_after_their_server_was_a_replica_for_a_while(
     assert (beat.poll(), worker.poll()) == (None, None)
 
 
-def test_a_worker_goes_on_after_its_blocking_read_was_refused(
+def test_a_worker_continues_after_its_blocking_read_was_refused(
     own_bench: Bench, own_server: Database, processes: Processes
 ) -> None:
     worker = own_bench.worker()
@@ -216,7 +221,7 @@ def test_a_worker_goes_on_after_its_blocking_read_was_refused(
                 own_server.call("CLIENT", "UNBLOCK", client["id"], "ERROR")
         return lost in processes.log(worker)
 
-    eventually(unblock, what="a read that was ended with an error")
+    eventually(unblock, what="a blocking read ended with an error")
     own_bench.works(worker, "UNBLOCKED")
     own_server.call("SET", own_server.keys.delivery_queue, "no list")
     eventually(lambda: processes.log(worker).count(lost) >= 2, what="a refused read")
@@ -225,7 +230,7 @@ def test_a_worker_goes_on_after_its_blocking_read_was_refused(
 
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
-def test_a_replica_is_refused_at_start_in_one_sentence(
+def test_a_replica_is_refused_at_start_with_an_error_of_one_sentence(
     own_server: Database, processes: Processes, command: str
 ) -> None:
     own_server.call("REPLICAOF", "127.0.0.1", 1)
@@ -240,12 +245,14 @@ def test_a_replica_is_refused_at_start_in_one_sentence(
 
 
 def limited(processes: Processes, limit: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """A worker whose shell was told so."""
+    """Start a worker under a limit set with `ulimit`."""
     command = [sys.executable, "-m", "celery", "-A", "hermes_celery", "worker", *arguments]
     return processes.start(["bash", "-c", f'ulimit {limit}; exec "$@"', "bash", *command])
 
 
-def test_a_worker_with_too_few_files_for_its_slots_says_so_and_ends(processes: Processes) -> None:
+def test_a_worker_with_too_few_open_files_for_its_slots_names_the_limit_and_exits(
+    processes: Processes,
+) -> None:
     worker = limited(processes, "-n 60", "--concurrency", "8")
     assert worker.wait(30) == 1
     log = processes.log(worker)
@@ -253,7 +260,7 @@ def test_a_worker_with_too_few_files_for_its_slots_says_so_and_ends(processes: P
     assert "Traceback" not in log
 
 
-def test_a_soft_limit_is_raised_as_far_as_is_needed(
+def test_a_soft_limit_of_open_files_is_raised_as_far_as_needed(
     processes: Processes, bench: Bench, valkey: Database
 ) -> None:
     worker = limited(processes, "-Sn 60", "--concurrency", "8")
@@ -264,7 +271,7 @@ def test_a_soft_limit_is_raised_as_far_as_is_needed(
     assert line.split()[3] == "128"
 
 
-def test_a_worker_that_runs_out_of_files_does_not_end_as_if_all_were_well(
+def test_a_worker_that_runs_out_of_open_files_exits_with_an_error(
     processes: Processes,
 ) -> None:
     worker = limited(processes, "-n 20", "--pool", "threads", "--concurrency", "8")
@@ -272,7 +279,7 @@ def test_a_worker_that_runs_out_of_files_does_not_end_as_if_all_were_well(
     assert "it ran out of open files" in processes.log(worker)
 
 
-def test_messages_of_the_corpus_are_broken_by_their_one_change_only(
+def test_each_message_of_the_corpus_is_malformed_in_one_place_only(
     bench: Bench, valkey: Database
 ) -> None:
     worker = bench.worker()

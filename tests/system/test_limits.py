@@ -1,4 +1,4 @@
-"""Live output, limits, queues and concurrency groups, with real workers."""
+"""Tests live output, resource limits, queues, priorities and groups with real workers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def ended(cron: Client, run_id: str) -> Run:
 
 
 def begun(cron: Client, request: JobRequest) -> str:
-    """A run that was asked for just now."""
-    # Its interpreter is the worker's to have.
+    """Add a job, start a run of it, and return the run id."""
+    # The interpreter need not exist here, only on the worker.
     return cron.run(cron.add(request, check_files=request.interpreter is None).id)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
-def test_output_is_followed_line_by_line_while_the_run_goes_on(
+def test_output_can_be_followed_line_by_line_during_the_run(
     processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool)
@@ -58,7 +58,7 @@ def test_output_is_followed_line_by_line_while_the_run_goes_on(
     assert cron.runs.output(run_id) == stdout
 
 
-def test_a_script_has_limits_and_an_interpreter_of_its_own(
+def test_a_script_runs_with_its_own_limits_and_interpreter(
     processes: Processes, valkey: Database, cron: Client, home: Path, tmp_path: Path
 ) -> None:
     allowed = tmp_path / "allowed"
@@ -83,7 +83,7 @@ def test_a_script_has_limits_and_an_interpreter_of_its_own(
         assert "not in a directory that this machine allows" in (refused.error or "")
 
 
-def test_a_queue_of_its_own_reaches_the_worker_that_serves_it(
+def test_a_run_goes_to_the_worker_that_consumes_its_jobs_queue(
     processes: Processes, valkey: Database, cron: Client, home: Path, namespace: str
 ) -> None:
     processes.celery("worker", "-n", "plain@%h")
@@ -96,7 +96,7 @@ def test_a_queue_of_its_own_reaches_the_worker_that_serves_it(
     assert (ended(cron, begun(cron, request)).worker or "").startswith("plain@")
 
 
-def test_what_is_urgent_is_taken_first(
+def test_a_run_of_higher_priority_is_taken_first(
     processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     script(home, "note.sh", 'echo "$HERMES_CRON_JOB_ID" >> order')
@@ -109,7 +109,7 @@ def test_what_is_urgent_is_taken_first(
     assert (home / "scripts" / "order").read_text().split() == [job.id for job in reversed(jobs)]
 
 
-def test_a_full_group_waits_without_a_slot_and_then_goes_on(
+def test_runs_of_a_full_group_wait_without_a_slot_and_run_later(
     processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     processes.celery("worker", HERMES_CRON_MAX_WORKERS="4")
@@ -124,8 +124,8 @@ def test_a_full_group_waits_without_a_slot_and_then_goes_on(
     def states() -> list[RunState]:
         return [cron.runs.get(run_id).state for run_id in runs]
 
-    eventually(lambda: states().count(RunState.RUNNING) == 2, what="two that run")
-    # The four others hold no slot: somebody else's run goes through at once.
+    eventually(lambda: states().count(RunState.RUNNING) == 2, what="two running runs")
+    # The four others hold no slot, so another job runs at once.
     assert ended(cron, begun(cron, script_job("every 1h", "hi.sh"))).state is RunState.SUCCEEDED
     assert states().count(RunState.RUNNING) == 2
     assert states().count(RunState.QUEUED) == 4

@@ -1,4 +1,4 @@
-"""Processes that start while their server is away, or meet one that never answers."""
+"""Tests processes whose Redis server is unreachable at their start or never answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture
 def early(tmp_path: Path) -> Iterator[Bed]:
-    """A project whose server is not there."""
+    """Yield a project whose server is not running."""
     bed = Bed("early", tmp_path)
     yield bed
     bed.__exit__()
@@ -28,7 +28,7 @@ def early(tmp_path: Path) -> Iterator[Bed]:
 
 @pytest.fixture
 def black_hole() -> Iterator[str]:
-    """The URL of a server that accepts connections and says nothing."""
+    """Yield the URL of a server that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
@@ -36,11 +36,13 @@ def black_hole() -> Iterator[str]:
 
 
 def await_word(bed: Bed, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process has said that it waits."""
-    eventually(lambda: "Waiting: no Redis at" in bed.log(process), what="a word")
+    """Wait until a process has logged that it waits for its server."""
+    eventually(
+        lambda: "Waiting: no Redis at" in bed.log(process), what="the log line about waiting"
+    )
 
 
-def test_a_project_that_is_started_before_its_server_says_so_once_and_then_runs(
+def test_a_project_started_before_its_server_logs_that_once_and_then_runs(
     early: Bed,
 ) -> None:
     started = [early.worker(), early.beat()]
@@ -57,7 +59,7 @@ def test_a_project_that_is_started_before_its_server_says_so_once_and_then_runs(
         assert "Traceback" not in said
 
 
-def test_one_that_shall_not_wait_ends_with_one_sentence(early: Bed) -> None:
+def test_a_process_told_not_to_wait_exits_with_an_error_of_one_sentence(early: Bed) -> None:
     for process in [early.worker(PATIENT="no"), early.beat(PATIENT="no")]:
         assert process.wait(40) == 1
         said = early.log(process)
@@ -67,7 +69,7 @@ def test_one_that_shall_not_wait_ends_with_one_sentence(early: Bed) -> None:
         assert "HERMES_REDIS_URL" not in sentence
 
 
-def test_one_that_waits_can_be_ended(early: Bed) -> None:
+def test_a_waiting_process_ends_on_sigterm(early: Bed) -> None:
     for process in [early.worker(), early.beat()]:
         await_word(early, process)
         process.send_signal(signal.SIGTERM)
@@ -76,18 +78,22 @@ def test_one_that_waits_can_be_ended(early: Bed) -> None:
 
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
-def test_our_own_app_waits_too(processes: Processes, tmp_path: Path, command: str) -> None:
+def test_the_package_app_waits_for_its_server_too(
+    processes: Processes, tmp_path: Path, command: str
+) -> None:
     server = Server(tmp_path / "server")
     url = server.url.replace("//", "//:secret@")
     process = processes.celery(command, HERMES_REDIS_URL=url)
-    eventually(lambda: "Waiting: " in processes.log(process), what="a word")
+    eventually(lambda: "Waiting: " in processes.log(process), what="the log line about waiting")
     said = processes.log(process)
     assert f"no Redis at redis://:***@127.0.0.1:{server.port}/0" in said
     assert "start it, or unset HERMES_REDIS_URL" in said
     assert process.poll() is None
 
 
-def test_what_waiting_does_not_help_ends_the_start(processes: Processes, tmp_path: Path) -> None:
+def test_a_wrong_password_ends_the_start_without_waiting(
+    processes: Processes, tmp_path: Path
+) -> None:
     server = Server(tmp_path / "server", "--requirepass", "other")
     with_secret = server.url.replace("//", "//:secret@")
     server.url = server.url.replace("//", "//:other@")
@@ -104,7 +110,7 @@ def test_what_waiting_does_not_help_ends_the_start(processes: Processes, tmp_pat
         server.end()
 
 
-def test_a_server_that_never_answers_is_given_up_in_ten_seconds(
+def test_a_command_gives_up_on_a_server_that_never_answers_after_ten_seconds(
     processes: Processes, black_hole: str
 ) -> None:
     processes.environment["HERMES_REDIS_URL"] = black_hole
@@ -114,11 +120,11 @@ def test_a_server_that_never_answers_is_given_up_in_ten_seconds(
     assert told.returncode == 1
     assert "no Redis at" in told.stderr
     assert told.stderr.count("\n") == 1
-    assert took < 20, "connecting once takes 5 s, twice 10 s, and Python its time to start"
+    assert took < 20, "two attempts to connect take 5 s each, and Python needs time to start"
 
 
 @pytest.mark.parametrize("command", [("list",), ("doctor",), ("status",)], ids="".join)
-def test_an_option_that_nobody_knows_is_one_sentence(
+def test_an_unknown_option_in_the_url_is_an_error_of_one_sentence(
     processes: Processes, command: tuple[str, ...]
 ) -> None:
     processes.environment["HERMES_REDIS_URL"] = "redis://127.0.0.1:1/0?foo=bar"
@@ -128,7 +134,7 @@ def test_an_option_that_nobody_knows_is_one_sentence(
     assert "Traceback" not in told.stderr
 
 
-def test_a_beat_whose_server_stands_still_ends_within_seconds(early: Bed) -> None:
+def test_a_beat_with_a_frozen_server_stops_within_seconds(early: Bed) -> None:
     early.server.start()
     beat = early.beat()
     early.await_leader()

@@ -1,4 +1,4 @@
-"""A server that stands still while deliveries are on their way makes none of them come twice."""
+"""Tests that deliveries in progress while the server is frozen are not sent twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A Valkey of this test's own, which may be stopped."""
+    """Yield a Valkey process of this test's own that it may freeze."""
     process = subprocess.Popen(
         embedded_server.server_command(tmp_path),
         stdout=subprocess.DEVNULL,
@@ -37,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.slow)])
-def test_what_was_sent_before_the_server_stood_still_is_not_sent_again(
+def test_messages_sent_before_the_server_froze_are_not_sent_again(
     server: subprocess.Popen[bytes], processes: Processes, home: Path, tmp_path: Path,
     namespace: str, pool: str,
 ) -> None:  # fmt: skip
@@ -63,11 +63,11 @@ def test_what_was_sent_before_the_server_stood_still_is_not_sent_again(
             assert made.returncode == 0, made.stderr
             begun = processes.hermes("run", f"n{number}")
             assert begun.returncode == 0, begun.stderr
-        # The far end has three messages, and nobody has written that down.
+        # The receiver has three messages, but no worker has recorded that.
         eventually(lambda: len(http.requests) >= 3, what="three messages")
         server.send_signal(signal.SIGSTOP)
         http.release.set()
-        # By then every claim has run out.
+        # By then every claim has expired.
         eventually(lambda: "delivery.done_waits" in processes.log(worker), seconds=90,
                    what="a result that waits")  # fmt: skip
         server.send_signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""The proof is proved: each planted bug turns it red, at the call where one would look for it."""
+"""Tests that the crash enumeration finds each planted bug, at the Redis call that causes it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ Starts = Callable[[], Path]
 
 
 def first_fault(enumeration: Enumeration) -> tuple[str, str]:
-    """The first call at which something goes wrong, and what."""
+    """Return the first call at which the enumeration finds a fault, and the fault."""
     return next(((call, what) for call, what in enumeration.faults() if what), ("", ""))
 
 
 def beat(
     fork_server: ForkServer, server: str, starts: Starts, plant: KnownBug, fate: Fate
 ) -> Enumeration:
-    """A beat of the package with a bug in it."""
+    """Return the enumeration of a beat with a planted bug."""
     return Enumeration(
         fork_server,
         act=Act.BEAT,
@@ -52,7 +52,7 @@ def beat(
 def worker(
     fork_server: ForkServer, server: str, starts: Starts, plant: KnownBug, policy: Policy
 ) -> Enumeration:
-    """A worker of the package with a bug in it, frozen for longer than its heartbeat may stop."""
+    """Return the enumeration of a worker with a planted bug, frozen past its heartbeat deadline."""
     return Enumeration(
         fork_server,
         act=Act.WORKER,
@@ -70,16 +70,16 @@ def test_moving_the_schedule_before_publishing_loses_occurrences(
     assert "has no record" in what
 
 
-def test_publishing_outside_the_script_makes_runs_late(
+def test_publishing_outside_the_script_delays_runs(
     fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
-    # Recorded in the script, published after it: the rescue finds them, but only much later.
+    # Runs recorded by the script but published after it are rescued, but only much later.
     call, what = first_fault(beat(fork_server, server, starts, KnownBug.PUBLISH_OUTSIDE, Fate.DIES))
     assert "after EVALSHA" in call
     assert " s late" in what
 
 
-def test_a_run_that_waits_for_its_message_and_is_not_noted_is_late(
+def test_an_unrecorded_run_that_waits_for_its_message_stays_queued_for_ever(
     fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     enumeration = Enumeration(
@@ -98,7 +98,7 @@ def test_a_run_that_waits_for_its_message_and_is_not_noted_is_late(
 @pytest.mark.parametrize(
     ("plant", "what"), [("expired", "is queued for ever"), ("replaced", "before its last part")]
 )
-def test_what_a_project_does_with_its_messages_is_noticed_when_it_is_not_heard_of(
+def test_the_project_soak_finds_a_project_event_that_the_package_ignores(
     plant: str, what: str
 ) -> None:
     plan = ProjectPlan(
@@ -108,7 +108,7 @@ def test_what_a_project_does_with_its_messages_is_noticed_when_it_is_not_heard_o
     assert what in result.faults()
 
 
-def test_running_without_a_claim_starts_twice(
+def test_a_run_without_a_claim_starts_twice(
     fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     call, what = first_fault(worker(fork_server, server, starts, KnownBug.NO_CLAIM, Policy()))
@@ -124,7 +124,7 @@ def test_without_a_fence_a_frozen_leader_writes(
     assert "woke up and changed" in what
 
 
-def test_without_a_claim_token_a_run_that_was_given_up_is_overwritten(
+def test_without_a_claim_token_a_lost_run_is_overwritten(
     fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     policy = Policy(on_lost=OnLost.FAIL)
@@ -133,7 +133,7 @@ def test_without_a_claim_token_a_run_that_was_given_up_is_overwritten(
     assert "woke up and changed" in what
 
 
-def test_a_delivery_that_is_not_noted_is_lost_with_its_message(
+def test_an_unrecorded_delivery_is_lost_with_its_message(
     fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     enumeration = Enumeration(
@@ -149,7 +149,7 @@ def test_a_delivery_that_is_not_noted_is_lost_with_its_message(
     assert "reached free 0 times" in what
 
 
-def test_a_group_that_takes_everybody_is_over_its_limit(
+def test_a_group_without_admission_control_exceeds_its_limit(
     fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     enumeration = Enumeration(
@@ -163,7 +163,7 @@ def test_a_group_that_takes_everybody_is_over_its_limit(
     assert "2 runs in group g, which takes 1" in what
 
 
-def test_a_budget_that_pauses_nothing_is_overspent(
+def test_a_budget_that_pauses_no_job_is_overspent(
     fork_server: ForkServer, server: str, starts: Starts
 ) -> None:
     enumeration = Enumeration(
@@ -177,7 +177,7 @@ def test_a_budget_that_pauses_nothing_is_overspent(
     assert "has spent 20 of 10 and is scheduled" in what
 
 
-def test_a_job_that_a_dead_entry_holds_back_for_ever_has_silently_stopped() -> None:
+def test_the_check_reports_a_job_blocked_for_ever_by_an_orphaned_entry() -> None:
     plan = Plan(
         seconds=6,
         jobs=20,

@@ -1,4 +1,4 @@
-"""A purge of more messages than there is room for tells of each of them."""
+"""Tests that a purge records each purged message, even beyond the size of the write queue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MESSAGES, _ROOM = 2_000, 600
 
 
 class Counting:
-    """Writes down, in the store, that a delivery was ended."""
+    """Records in the store that a delivery was given up."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -35,7 +35,7 @@ class Counting:
 
 
 class Away:
-    """A store that does not answer."""
+    """Raises StoreUnavailable for every write."""
 
     def give_up(self, delivery_id: str, why: str) -> None:
         raise StoreUnavailable("away")
@@ -58,7 +58,7 @@ def purge(
         assert connection.default_channel.queue_purge(queue) == _MESSAGES
 
 
-def test_all_is_told_of_where_much_is_purged(
+def test_each_message_of_a_large_purge_is_recorded(
     environment: dict[str, str], valkey: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, logger="hermes_celery"):
@@ -70,7 +70,7 @@ def test_all_is_told_of_where_much_is_purged(
     assert caplog.messages == []
 
 
-def test_a_purge_that_could_not_be_noted_says_so(
+def test_a_purge_that_could_not_be_recorded_is_logged(
     environment: dict[str, str], valkey: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     writes = BackgroundWrites(pause=lambda seconds: None, patience_seconds=0.0)
@@ -79,7 +79,9 @@ def test_a_purge_that_could_not_be_noted_says_so(
     assert [line for line in caplog.messages if line.startswith("purge.not_noted")]
 
 
-def test_a_forked_process_tells_of_its_purges_by_itself(environment: dict[str, str]) -> None:
+def test_a_forked_process_records_its_purges_with_an_ender_of_its_own(
+    environment: dict[str, str],
+) -> None:
     app = make_app(read_settings(environment))
     run_ender_here = vars(app)[purging.RUN_ENDER]
     ours, context = run_ender_here(), multiprocessing.get_context("fork")

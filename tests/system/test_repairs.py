@@ -1,4 +1,4 @@
-"""Records are spoilt while a real beat and worker go on: the jobs run again, and it is told."""
+"""Tests that a running beat repairs spoilt records, resumes the jobs and records incidents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _next_instant(database: Database, job_id: str) -> None:
     database.call("ZREM", database.keys.due, job_id)
 
 
-def test_spoilt_jobs_run_again_and_incidents_tell_of_it(
+def test_jobs_with_spoilt_records_run_again_and_have_incidents(
     processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     processes.celery("worker")
@@ -52,34 +52,34 @@ def test_spoilt_jobs_run_again_and_incidents_tell_of_it(
     def count(name: str) -> int:
         return len(cron.latest_runs(jobs[name], state=RunState.SUCCEEDED, limit=1000))
 
-    eventually(lambda: all(count(name) for name in jobs), what="a run of each")
-    # The leader looks at records a few seconds after it took over.
-    eventually(lambda: valkey.call("EXISTS", valkey.keys.sweep), what="a look at all records")
+    eventually(lambda: all(count(name) for name in jobs), what="a run of each job")
+    # A leader checks all records a few seconds after it took over.
+    eventually(lambda: valkey.call("EXISTS", valkey.keys.sweep), what="a check of all records")
     seen = {name: count(name) for name in jobs}
     for name, how in spoil.items():
         how(valkey, jobs[name])
     eventually(
         lambda: all(count(name) > seen[name] + 1 for name in jobs),
         seconds=60,
-        what="more runs of each",
+        what="more runs of each job",
     )
     kinds = {TroubleKind.STOPPED: "next", TroubleKind.BROKEN: "active"}
     known = valkey.call("KEYS", f"{valkey.keys.prefix}incident:*")
     for kind, name in kinds.items():
         assert any(f"{kind.value}-{jobs[name]}" in key for key in known), known
-    # They work again, so their incidents are over.
+    # The jobs run again, so their incidents are closed.
     eventually(
         lambda: not [one for one in Incidents(valkey).open() if one.job_id in jobs.values()],
-        what="the end of the incidents",
+        what="closed incidents",
     )
     result = processes.hermes("fsck")
     assert result.returncode == 0, result.stdout
 
 
-def test_beside_a_busy_beat_and_worker_nothing_is_found_and_nothing_mended(
+def test_a_check_beside_a_busy_beat_and_worker_finds_and_repairs_nothing(
     processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
-    """Ticks, claims, retries and ends go on between any two commands of a look."""
+    """Ticks, claims, retries and results are written between any two commands of a check."""
     processes.celery("worker", "--pool", "threads", "--concurrency", "8")
     beat = processes.celery("beat")
     await_worker(valkey)
@@ -104,8 +104,8 @@ def test_beside_a_busy_beat_and_worker_nothing_is_found_and_nothing_mended(
         found += examine(valkey, BrokerNames(), repair=False)[0]
         rounds += 1
     assert found == []
-    # The leader looked all the while as well.
-    eventually(lambda: valkey.call("EXISTS", valkey.keys.sweep), what="the leader's own look")
+    # The leader checked records at the same time.
+    eventually(lambda: valkey.call("EXISTS", valkey.keys.sweep), what="a check by the leader")
     assert "repair." not in processes.log(beat)
     kinds = {one.kind for one in Incidents(valkey).open()}
     assert not kinds & {TroubleKind.BROKEN, TroubleKind.STOPPED}

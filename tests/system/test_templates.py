@@ -1,4 +1,4 @@
-"""Templates are rendered in a process of their own, under every pool."""
+"""Tests that templates are rendered in a process of their own under every pool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.system
 
 
 def pools(*common: str) -> list[Any]:
-    """Every pool; those that are not named are left to the long proof."""
+    """Return all pools; those not in `common` are marked slow."""
     return [
         pytest.param(pool, marks=() if pool in common else pytest.mark.slow)
         for pool in ("prefork", "threads", "solo", "gevent")
@@ -26,7 +26,7 @@ def pools(*common: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("pool", pools("prefork"))
-def test_a_template_is_filled_in_and_a_hostile_one_harms_nobody(
+def test_a_template_is_rendered_and_a_hostile_one_only_loses_its_text(
     processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool, HERMES_CELERY_WRAP="off")
@@ -53,5 +53,5 @@ def test_a_template_is_filled_in_and_a_hostile_one_harms_nobody(
         assert sorted(http.messages) == ["hello", "hello", "hi.sh said hello"]
     assert cron.runs.get(good).delivery_warning is None
     assert "MemoryError" in (cron.runs.get(hostile).delivery_warning or "")
-    # More than 5 s of a processor, or on a busy machine more than 20 s by the clock.
+    # The limit is 5 s of CPU time; a busy machine reaches the limit of 20 s of real time first.
     assert "it took " in (cron.runs.get(endless).delivery_warning or "")

@@ -1,4 +1,4 @@
-"""A Celery project of somebody's own: its tasks on our schedules, recorded as runs."""
+"""Tests a Celery project whose tasks are scheduled by its jobs and recorded as runs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def slow():
 
 @pytest.fixture
 def shop(processes: Processes, tmp_path: Path, valkey_url: str) -> Client:
-    """The project in `shop.py`, and the verbs on its jobs."""
+    """Write the project `shop.py` and return a client of it."""
     write(tmp_path)
     namespace = processes.environment["HERMES_CELERY_NAMESPACE"]
     processes.environment |= {
@@ -92,7 +92,7 @@ def shop(processes: Processes, tmp_path: Path, valkey_url: str) -> Client:
 
 
 def write(place: Path, *, declared: str = "", beat_schedule: str = "") -> None:
-    """The project's module; a module of before is forgotten."""
+    """Write the project's module, over an earlier version of it."""
     text = _PROJECT.replace("DECLARED", declared).replace("{BEAT_SCHEDULE}", f"{{{beat_schedule}}}")
     (place / "shop.py").write_text(text, encoding="utf-8")
 
@@ -126,7 +126,7 @@ def notes(place: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_what_a_project_declares_runs_and_is_recorded(
+def test_a_projects_declared_jobs_run_and_are_recorded(
     processes: Processes, valkey: Database, shop: Client, tmp_path: Path
 ) -> None:
     write(
@@ -158,7 +158,7 @@ def test_what_a_project_declares_runs_and_is_recorded(
         "period": ("every 5m", "UTC"),
         "seconds": ("every 30s", "UTC"),
     }
-    # The command line knows nothing of the project's routing; the leader does.
+    # The command line does not know the project's routes, but the leader does.
     url = processes.environment["BROKER"].replace("redis+socket://", "unix://")
     processes.environment["HERMES_REDIS_URL"] = url
     by_cli = processes.hermes("run", "often", "--wait")
@@ -167,7 +167,7 @@ def test_what_a_project_declares_runs_and_is_recorded(
     assert shop.show("nightly").id == managed_id("project:shop", "nightly")
 
 
-def test_managed_jobs_follow_the_configuration_and_keep_their_pause(
+def test_declared_jobs_follow_the_configuration_and_stay_paused(
     processes: Processes, valkey: Database, shop: Client, tmp_path: Path
 ) -> None:
     write(
@@ -190,7 +190,7 @@ def test_managed_jobs_follow_the_configuration_and_keep_their_pause(
         'cron.add("c", "every 3h", task="shop.report", args=[1])',
     )
     beat(processes)
-    eventually(lambda: len(list(shop.all_jobs())) == 2, what="one job less")
+    eventually(lambda: len(list(shop.all_jobs())) == 2, what="the removal of one job")
     after = {job.name: job for job in shop.all_jobs()}
     assert after["a"] == before["a"]
     assert after["c"].state is JobState.PAUSED
@@ -198,7 +198,7 @@ def test_managed_jobs_follow_the_configuration_and_keep_their_pause(
     assert after["c"].spec.schedule == "every 3h"
 
 
-def test_tasks_end_as_they_end_and_are_executed_once(
+def test_each_task_is_executed_once_and_its_outcome_is_recorded(
     processes: Processes, valkey: Database, shop: Client, tmp_path: Path
 ) -> None:
     namespace = processes.environment["HERMES_CELERY_NAMESPACE"]
@@ -249,7 +249,7 @@ def test_a_running_task_is_cancelled_under_every_pool(
     assert asked(shop, "report", args=[3]).state is RunState.SUCCEEDED
 
 
-def test_malformed_messages_do_not_end_a_projects_worker(
+def test_a_projects_worker_survives_malformed_messages(
     processes: Processes, valkey: Database, shop: Client, tmp_path: Path
 ) -> None:
     process = processes.start([sys.executable, "-B", "-m", "celery", "-A", "shop", "worker"])
@@ -261,7 +261,7 @@ def test_malformed_messages_do_not_end_a_projects_worker(
     assert Letters(valkey).total() == len(SELECTION)
 
 
-def test_a_declaration_that_makes_no_sense_is_refused_where_it_stands() -> None:
+def test_an_invalid_declaration_raises_at_its_line() -> None:
     cron = Cron(Celery("x", broker="redis://nowhere", set_as_current=False))
     cron.add("a", "every 1h", task="t")
     with pytest.raises(JobError, match="two jobs named 'a'"):

@@ -1,4 +1,4 @@
-"""`hermes-celery up`: ready soon, stopped in order, nothing left behind, state kept."""
+"""Tests `hermes-celery up`: it starts, restarts and stops all parts and keeps its state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home with a short path: a socket's path has room for 107 bytes."""
+    """Yield a home with a short path, since a socket's path may have at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="hc-") as directory:
         (Path(directory) / "scripts").mkdir()
         yield Path(directory)
@@ -31,7 +31,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def processes(home: Path, tmp_path: Path) -> Iterator[Processes]:
-    """Our commands on that home, without a Redis of the user's."""
+    """Yield a starter of processes with this home and without HERMES_REDIS_URL."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     environment = {**kept, "HERMES_HOME": str(home), "HERMES_TIMEZONE": "UTC",
                    "HERMES_CELERY_GRACE": "3", "PYTHONUNBUFFERED": "1"}  # fmt: skip
@@ -41,7 +41,7 @@ def processes(home: Path, tmp_path: Path) -> Iterator[Processes]:
 
 
 def brought_up(processes: Processes, *arguments: str) -> subprocess.Popen[bytes]:
-    """An `up` that is ready."""
+    """Start `up` and wait until it is ready."""
     up = processes.start([sys.executable, "-m", "hermes_celery", "up", *arguments])
     eventually(
         lambda: "hermes-celery is up" in processes.log(up) or up.poll() is not None,
@@ -52,7 +52,7 @@ def brought_up(processes: Processes, *arguments: str) -> subprocess.Popen[bytes]
 
 
 def below(home: Path) -> list[int]:
-    """The processes that were told of this home, wherever they are now."""
+    """Return the ids of all living processes whose HERMES_HOME is this home."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -65,11 +65,11 @@ def below(home: Path) -> list[int]:
     return found
 
 
-def test_the_demonstration_shows_its_runs_and_stops_in_order(
+def test_up_demo_shows_its_runs_and_stops_its_parts_in_order(
     processes: Processes, home: Path
 ) -> None:
     up = brought_up(processes, "--demo")
-    eventually(lambda: "hello: succeeded" in processes.log(up), what="a run of the demonstration")
+    eventually(lambda: "hello: succeeded" in processes.log(up), what="a run of the demo job")
     log = processes.log(up)
     assert "(embedded Valkey)" in log
     assert "4 runs at once" in log
@@ -81,7 +81,7 @@ def test_the_demonstration_shows_its_runs_and_stops_in_order(
     assert below(home) == []
 
 
-def test_what_it_prints_to_try_works_in_a_terminal_that_was_just_opened(
+def test_the_commands_that_up_suggests_work_in_a_new_terminal(
     processes: Processes, home: Path
 ) -> None:
     (home / "scripts").rmdir()
@@ -101,7 +101,7 @@ def test_what_it_prints_to_try_works_in_a_terminal_that_was_just_opened(
     assert "scheduled" in done.stdout
 
 
-def test_state_survives_a_restart(processes: Processes, home: Path) -> None:
+def test_jobs_and_output_survive_a_restart_of_up(processes: Processes, home: Path) -> None:
     script(home, "hi.sh", "echo hi")
     up = brought_up(processes)
     added = processes.hermes("add", "every 1h", "--script", "hi.sh", "--no-agent", "--json")
@@ -117,7 +117,7 @@ def test_state_survives_a_restart(processes: Processes, home: Path) -> None:
     assert processes.hermes("logs", "hi.sh").stdout == "hi\n"
 
 
-def test_how_a_run_ended_stands_on_a_line_of_its_own_where_output_is_shown(
+def test_logs_show_the_outcome_on_a_line_of_its_own_after_the_output(
     processes: Processes, home: Path
 ) -> None:
     script(home, "hi.sh", "printf hi")
@@ -135,7 +135,7 @@ def test_how_a_run_ended_stands_on_a_line_of_its_own_where_output_is_shown(
     assert shown.stdout == "hi\nhi.sh: succeeded\n"
 
 
-def test_a_second_one_says_who_runs_already(processes: Processes) -> None:
+def test_a_second_up_names_the_process_that_already_runs(processes: Processes) -> None:
     first = brought_up(processes)
     second = processes.hermes("up")
     assert second.returncode == 1
@@ -144,7 +144,7 @@ def test_a_second_one_says_who_runs_already(processes: Processes) -> None:
     assert first.poll() is None
 
 
-def test_killed_without_a_word_it_leaves_nothing_behind(processes: Processes, home: Path) -> None:
+def test_a_killed_up_leaves_no_process_behind(processes: Processes, home: Path) -> None:
     script(home, "slow.sh", "sleep 600 & wait")
     up = brought_up(processes)
     processes.hermes("add", "every 1h", "--script", "slow.sh", "--no-agent")
@@ -157,7 +157,7 @@ def test_killed_without_a_word_it_leaves_nothing_behind(processes: Processes, ho
     eventually(lambda: below(home) == [], what="the end of every process")
 
 
-def test_a_running_job_gets_its_grace_when_everything_stops(
+def test_a_running_job_may_finish_within_the_grace_period_when_up_stops(
     processes: Processes, home: Path
 ) -> None:
     script(home, "slow.sh", "trap '' TERM; echo begun > begun; sleep 2; echo done > done")
@@ -170,12 +170,13 @@ def test_a_running_job_gets_its_grace_when_everything_stops(
     assert (home / "scripts" / "done").exists()
 
 
-def test_a_part_that_dies_is_started_again(processes: Processes, home: Path) -> None:
+def test_up_restarts_a_part_that_died(processes: Processes, home: Path) -> None:
     up = brought_up(processes)
     beat = int(processes.log(up).split("beat    process ")[1].split()[0])
     os.kill(beat, signal.SIGKILL)
     eventually(
-        lambda: "beat ended (exit -9), starting it again" in processes.log(up), what="a note"
+        lambda: "beat ended (exit -9), starting it again" in processes.log(up),
+        what="the log line about the restart",
     )
 
     def another_leads() -> bool:
@@ -185,7 +186,7 @@ def test_a_part_that_dies_is_started_again(processes: Processes, home: Path) -> 
     eventually(another_leads, what="another leader")
 
 
-def test_a_split_due_index_has_several_beats_which_share_it(
+def test_up_starts_several_beats_that_share_the_shards_of_a_split_due_index(
     processes: Processes, home: Path
 ) -> None:
     script(home, "hi.sh", "echo hi")
@@ -214,28 +215,28 @@ def test_a_split_due_index_has_several_beats_which_share_it(
         status = json.loads(processes.hermes("status", "--json").stdout)
         return (status["leader"] or "").split(", ")
 
-    eventually(lambda: len(led()) == count, what="each beat with a shard of its own")
+    eventually(lambda: len(led()) == count, what="a leader for each shard")
 
     def shown() -> set[str]:
         return set(re.findall(r"(job \d): succeeded", processes.log(up)))
 
-    eventually(lambda: shown() == names, what="runs of the jobs of both shards")
+    eventually(lambda: shown() == names, what="runs of all jobs in both shards")
     up.send_signal(signal.SIGINT)
     assert up.wait(30) == 0
     assert below(home) == []
 
 
-def test_without_a_server_a_command_says_how_to_start_one(processes: Processes) -> None:
+def test_a_command_without_a_server_says_how_to_start_one(processes: Processes) -> None:
     told = processes.hermes("list")
     assert told.returncode == 1
     assert told.stderr.count("\n") == 1
     assert "start one with `hermes-celery up`" in told.stderr
 
 
-def test_a_part_that_cannot_start_ends_the_first_start_with_its_reason(
+def test_up_exits_with_the_reason_if_a_part_cannot_start_the_first_time(
     processes: Processes, home: Path
 ) -> None:
-    """The worker finds that its slots need more files than its limit allows."""
+    """The worker's slots need more open files than its limit allows."""
     began = time.monotonic()
     limited = ["/bin/sh", "-c", 'ulimit -n 400 && exec "$@"', "sh"]
     up = processes.start(
@@ -247,11 +248,11 @@ def test_a_part_that_cannot_start_ends_the_first_start_with_its_reason(
     assert "fewer slots" in log
     assert "worker.log" in log
     assert "Traceback" not in log
-    assert time.monotonic() - began < 20, "it does not wait until nothing can come any more"
+    assert time.monotonic() - began < 20, "it exits without waiting for the other parts"
     assert below(home) == []
 
 
-def test_a_part_that_ran_is_started_again_and_its_reason_is_shown(
+def test_up_keeps_restarting_a_part_that_ran_before_and_shows_why_it_fails(
     processes: Processes, home: Path
 ) -> None:
     up = brought_up(processes)
@@ -260,7 +261,7 @@ def test_a_part_that_ran_is_started_again_and_its_reason_is_shown(
     os.kill(beat, signal.SIGKILL)
     eventually(
         lambda: "beat ended (exit 1: Error: HERMES_HOME is" in processes.log(up),
-        what="the reason why the beat does not start any more",
+        what="the reason why the beat fails to start",
     )
     assert up.poll() is None
     (home / ".env").rmdir()

@@ -1,4 +1,4 @@
-"""The whole path with real processes: a job in Valkey, a beat, a Celery worker, its output."""
+"""Tests the whole path with real processes: a job in Valkey, a beat, a Celery worker, output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture
 def worker(processes: Processes, valkey: Database) -> subprocess.Popen[bytes]:
-    """A worker that is ready."""
+    """Start a worker and wait until it is alive."""
     process = processes.celery("worker")
     await_worker(valkey)
     return process
@@ -32,14 +32,14 @@ def worker(processes: Processes, valkey: Database) -> subprocess.Popen[bytes]:
 
 @pytest.fixture
 def beat(processes: Processes, valkey: Database) -> subprocess.Popen[bytes]:
-    """A beat that leads."""
+    """Start a beat and wait until it leads."""
     process = processes.celery("beat")
     await_leader(valkey)
     return process
 
 
 def ended(cron: Client, run_id: str) -> Run:
-    """A run that has come to its end."""
+    """Wait until a run has finished and return it."""
     eventually(lambda: cron.runs.get(run_id).state.is_final, what=f"the end of {run_id}")
     return cron.runs.get(run_id)
 
@@ -67,14 +67,14 @@ def test_a_slow_job_does_not_delay_others(cron: Client, home: Path) -> None:
     jobs = [cron.add(script_job("in 1s", "echo.sh")) for _ in range(10)]
     eventually(
         lambda: all(cron.latest_runs(job.id, state=RunState.SUCCEEDED) for job in jobs),
-        what="the ten others",
+        what="the ten other runs",
     )
     assert cron.runs.get(slow).state is RunState.RUNNING
     cron.cancel(slow)
     assert ended(cron, slow).state is RunState.CANCELLED
 
 
-def test_one_slot_means_serial(
+def test_a_worker_with_one_slot_performs_runs_one_after_another(
     processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     processes.celery("worker", HERMES_CRON_MAX_WORKERS="1")
@@ -142,7 +142,7 @@ def test_cancelling_ends_a_running_script_under_every_pool(
     assert (run.state, run.reason) == (RunState.CANCELLED, "enough")
 
 
-def test_a_message_that_comes_twice_runs_once(
+def test_a_message_delivered_twice_starts_one_run(
     valkey: Database, cron: Client, home: Path, processes: Processes
 ) -> None:
     script(home, "count.sh", "echo x >> count")
@@ -158,7 +158,7 @@ def test_a_message_that_comes_twice_runs_once(
     assert (home / "scripts" / "count").read_text() == "x\nx\n"
 
 
-def test_a_header_from_a_newer_version_fails_the_run_not_the_worker(
+def test_a_session_header_of_a_newer_version_fails_the_run_but_not_the_worker(
     valkey: Database, cron: Client, home: Path, processes: Processes
 ) -> None:
     script(home, "hi.sh", "echo hi")
@@ -176,7 +176,7 @@ def test_a_header_from_a_newer_version_fails_the_run_not_the_worker(
 
 
 @pytest.mark.usefixtures("beat")
-def test_a_worker_killed_in_the_middle_loses_its_run_and_frees_the_job(
+def test_a_killed_worker_loses_its_run_and_the_job_can_run_again(
     processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     worker = processes.celery("worker")
@@ -187,7 +187,9 @@ def test_a_worker_killed_in_the_middle_loses_its_run_and_frees_the_job(
     note = home / "scripts" / "pid"
     eventually(lambda: note.exists() and note.read_text().strip(), what="the script")
     os.kill(worker.pid, signal.SIGKILL)
-    eventually(lambda: not Path(f"/proc/{note.read_text().strip()}").exists(), what="its end")
+    eventually(
+        lambda: not Path(f"/proc/{note.read_text().strip()}").exists(), what="the script's exit"
+    )
     eventually(
         lambda: cron.runs.get(run_id).state is RunState.LOST, seconds=30, what="the lost run"
     )
@@ -213,7 +215,7 @@ def test_a_standby_takes_over_at_once_when_the_leader_stops(
     eventually(lambda: cron.latest_runs(job.id, state=RunState.SUCCEEDED), what="the run")
 
 
-def test_worker_and_beat_in_one_process(
+def test_a_worker_with_an_embedded_beat_runs_due_jobs(
     processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     both = processes.celery("worker", "-B")
@@ -226,7 +228,7 @@ def test_worker_and_beat_in_one_process(
     assert both.wait(20) == 0
 
 
-def test_a_warm_shutdown_gives_a_running_job_its_grace_and_then_cancels_it(
+def test_a_warm_shutdown_cancels_a_running_job_after_the_grace_period(
     processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
     worker = processes.celery("worker", HERMES_CELERY_GRACE="1")
@@ -240,7 +242,7 @@ def test_a_warm_shutdown_gives_a_running_job_its_grace_and_then_cancels_it(
     assert (run.state, run.reason) == (RunState.CANCELLED, "its worker shut down")
 
 
-def test_a_setting_that_makes_no_sense_is_one_sentence(processes: Processes) -> None:
+def test_an_invalid_setting_is_an_error_of_one_sentence(processes: Processes) -> None:
     process = processes.celery("worker", HERMES_CRON_MAX_WORKERS="0")
     assert process.wait(30) != 0
     log = processes.log(process)
@@ -248,7 +250,7 @@ def test_a_setting_that_makes_no_sense_is_one_sentence(processes: Processes) -> 
     assert "Traceback" not in log
 
 
-def test_a_worker_does_not_start_with_alerts_that_nobody_would_hear(processes: Processes) -> None:
+def test_a_worker_refuses_to_start_with_an_impossible_alert_target(processes: Processes) -> None:
     process = processes.celery("worker", HERMES_CELERY_ALERTS="garbage")
     assert process.wait(30) == 1
     log = processes.log(process)
