@@ -1,8 +1,8 @@
-"""People at work while everything breaks: they edit, pause, resume and trigger, and we remember.
+"""Edit, pause, resume and trigger jobs while everything breaks, and remember each change.
 
 Every change ends one span of a job and may begin another. A change is compare-and-set, so the job
-as it was read before says how far its schedule had certainly come: what was due before its
-`next_run_at` has been dispatched and must be on record; what came later may have been overtaken.
+as read before the change shows how far its schedule had certainly come. Occurrences due before its
+`next_run_at` were dispatched and must be on record. The change may have overtaken later ones.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from tests.proof.soak_processes import FAILS
 _MOMENT = timedelta(milliseconds=1)
 #: More than any run uses.
 _BUDGET = 1_000_000_000
-#: Recurring jobs of each kind, in turn, as fields of a request. Intervals are short, so that many
-#: occurrences fit.
+#: Fields of a request for each kind of recurring job; jobs take the kinds in turn.
 _KINDS: tuple[dict[str, Any], ...] = (
     {},
     {"policy": Policy(on_lost=OnLost.RETRY, retry_wait_seconds=1)},
@@ -44,7 +43,7 @@ _SCHEDULES = ("every 1s", "every 2s", "every 3s")
 
 
 class ConcurrentEditors:
-    """Everybody who has access to one namespace."""
+    """The people who change the jobs of one namespace."""
 
     def __init__(self, cron: Client, *, dice: random.Random, deliver_url: str) -> None:
         self._cron = cron
@@ -55,7 +54,7 @@ class ConcurrentEditors:
         self.spans: list[Span] = []
         self.asked: set[str] = set()
         self.edits = 0
-        #: Ids of the jobs whose runs are delivered, and of those with a budget, and that.
+        #: Ids of the jobs whose runs are delivered; below, token budgets by job id.
         self.delivering: set[str] = set()
         self.budgets: dict[str, int] = {}
 
@@ -65,7 +64,7 @@ class ConcurrentEditors:
         return tuple(self._open)
 
     def add_jobs(self, count: int) -> None:
-        """Jobs of every kind, each due every second."""
+        """Add `count` jobs, of every kind in turn, each due every second."""
         for number in range(count):
             fields = {"name": "works", **_KINDS[number % len(_KINDS)]}
             if "deliver" in fields:
@@ -78,7 +77,7 @@ class ConcurrentEditors:
                 self.delivering.add(job.id)
 
     def forget(self, job_id: str) -> None:
-        """Nobody asks for this job any more: something was done to it that may cost it runs."""
+        """Stop judging this job: it was damaged in a way that may cost it runs."""
         self._open.pop(job_id, None)
         self._paused = [one for one in self._paused if one != job_id]
         self.spans = [span for span in self.spans if span.job_id != job_id]
@@ -87,7 +86,7 @@ class ConcurrentEditors:
         self.budgets.pop(job_id, None)
 
     def do_something(self) -> None:
-        """One change, of some job."""
+        """Make one random change to one job; a conflict counts as none."""
         deed = self._dice.choice(
             (self._reschedule, self._reword, self._pause, self._resume, self._trigger)
         )
@@ -98,7 +97,7 @@ class ConcurrentEditors:
         self.edits += 1
 
     def stop_everything(self) -> None:
-        """The end of the observation: every job is paused."""
+        """End the observation: pause every job."""
         for job_id in list(self._open):
             self._pause(job_id)
 
@@ -107,7 +106,7 @@ class ConcurrentEditors:
         self._replace(job_id, lambda job: self._edit(job, changes))
 
     def _reword(self, job_id: str) -> None:
-        """The schedule goes on as it was, so the span does too."""
+        """Change the prompt only: the schedule goes on, so the span does too."""
         job = self._cron.show(job_id)
         self._edit(job, {"prompt": secrets.token_hex(4)})
 
@@ -126,7 +125,7 @@ class ConcurrentEditors:
             self._open[job.id] = job
 
     def _trigger(self, job_id: str) -> None:
-        """A double click."""
+        """Trigger the job twice with one key, as a double click does."""
         key = secrets.token_hex(8)
         first, second = (self._cron.run(job_id, key=key) for _ in range(2))
         assert first == second, f"one key made two runs: {first}, {second}"
@@ -139,7 +138,7 @@ class ConcurrentEditors:
         self._open[job_id] = after
 
     def _close(self, before: Job) -> None:
-        """End the span of a job that was changed after it had been read as `before`."""
+        """End the span of a job that was read as `before` and changed afterwards."""
         opened = self._open.pop(before.id)
         assert before.next_run_at is not None
         self.spans.append(_span(opened, end=self._cron.now, settled=before.next_run_at - _MOMENT))
@@ -158,16 +157,16 @@ def _span(job: Job, *, end: datetime, settled: datetime) -> Span:
 
 
 class Figures(Disturbances, kw_only=True):
-    """What was done to the processes and to what is stored."""
+    """Counts of the faults in processes, network and stored data."""
 
     cuts: int = 0
     swallowings: int = 0
-    #: Times that the server answered nobody for a while (CLIENT PAUSE).
+    #: Times that CLIENT PAUSE kept the server from answering.
     pauses: int = 0
-    #: Keys that were given another type, and messages that nobody can read.
+    #: Keys that got another type; below, unreadable messages that were pushed.
     spoilt: int = 0
     letters: int = 0
-    #: Server's time at which a leader was killed or frozen, Unix ms.
+    #: Server times at which a leader was killed or frozen, Unix ms.
     leaderless_ms: list[int] = msgspec.field(default_factory=list)
-    #: Server's time of what disturbs dispatching in other ways.
+    #: Server times of other faults that delay dispatching, Unix ms.
     disturbed_ms: list[int] = msgspec.field(default_factory=list)

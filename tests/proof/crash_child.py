@@ -1,7 +1,8 @@
-"""What a child process does until it dies there, put together as `wiring.beat` does.
+"""The work of a child process until it dies, put together as `wiring.beat` does.
 
-Only what would cost real time is replaced: the clock is set by hand, and nobody sleeps. Queue,
-messages and scripts are the real ones; the work of a run is to write down that it started.
+Only two parts are replaced, because they would cost real time: the clock is set by hand, and nobody
+sleeps. Queue, messages and scripts are the real ones. A run writes down that it started, and does
+nothing else.
 """
 
 from __future__ import annotations
@@ -60,18 +61,18 @@ from tests.proof.limits_check import TOKENS, Crowds
 from tests.support import HandClock, messages_of
 
 NAMESPACE = "proof"
-#: A task with code of the project's for each message.
+#: A task whose project runs code of its own for each message.
 LATE = TaskCall(name="proof.late")
 KEYS = Keys(namespace=NAMESPACE)
 REDELIVER_AFTER_MS = 90_000
 HEARTBEAT_TIMEOUT_MS = 3_000
-#: More than a beat waits after it began to lead, until it rescues.
+#: Longer than a new leader waits before its first rescue.
 RESCUE_SECONDS = 6.0
 _HEARTBEAT_PATIENCE_SECONDS = 5.0
 
 
 def warm_up() -> None:
-    """Do what every child would have to do first."""
+    """Do once what every child would otherwise have to do first."""
     messages_of(celery_app()).message(
         JobSpec(id="a" * 12, name="", schedule="", schedule_display="", anchor_ms=0, created_ms=0),
         run_id="",
@@ -80,7 +81,7 @@ def warm_up() -> None:
 
 
 class _Stamped(Task):  # type: ignore[misc]  # Celery carries no types
-    """A base class of a project's own: its messages are built one by one, when they are due."""
+    """A project's task base class: its messages are built one by one, when they are due."""
 
     abstract = True
 
@@ -91,12 +92,12 @@ class _Stamped(Task):  # type: ignore[misc]  # Celery carries no types
 
 
 def _late() -> None:
-    """Only its message is wanted: workers here note starts."""
+    """Do nothing: only the message of this task is needed, workers here note starts."""
 
 
 @cache
 def celery_app() -> Celery:
-    """An app with our configuration; nothing here ever uses its broker's address."""
+    """Return an app with our configuration; nothing connects to its broker's address."""
     app = make_app(
         read_settings(
             {"HERMES_REDIS_URL": "redis://127.0.0.1:1", "HERMES_CELERY_NAMESPACE": NAMESPACE}
@@ -108,10 +109,10 @@ def celery_app() -> Celery:
 
 
 class Impatient(Waker):
-    """Looks whether a wake-up call came, and never waits for one."""
+    """A waker that checks for a wake-up call and never waits for one."""
 
     def wait(self, seconds: float) -> bool:
-        """Look."""
+        """Check once, without waiting."""
         return super().wait(0)
 
 
@@ -123,7 +124,7 @@ def make_beat(
     plant: KnownBug = KnownBug.NONE,
     delivers: bool = False,
 ) -> Beat:
-    """A beat on hand-set time."""
+    """Return a beat on hand-set time."""
     messages = messages_of(celery_app())
     return assembled_beat(
         database,
@@ -154,9 +155,10 @@ def assembled_beat(
     on_pass: Callable[[int, int], None] = lambda token, now_ms: None,
     sweep: Sweep | None = None,
 ) -> Beat:
-    """A beat put together as `make_beat` of the wiring does, from given parts.
+    """Return a beat made of the given parts, as `make_beat` of the wiring makes one.
 
-    It forgets nothing. With a `sweep` it compares all records and mends, as every real one does.
+    It deletes no history. With a `sweep` it compares all records and repairs them, as real beats
+    do.
     """
 
     def on_fault(fault: BrokenJob) -> None:
@@ -189,7 +191,7 @@ def assembled_beat(
 
 
 def make_runs(database: Database) -> Runs:
-    """Runs with short patience."""
+    """Return runs with short timeouts."""
     return Runs(
         database,
         redeliver_after_ms=REDELIVER_AFTER_MS,
@@ -198,7 +200,7 @@ def make_runs(database: Database) -> Runs:
 
 
 class _HeartbeatsSeen(Runs):
-    """Tells when a heartbeat was given."""
+    """Runs that set the event `given` when a heartbeat was written."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(
@@ -209,7 +211,7 @@ class _HeartbeatsSeen(Runs):
         self.given = threading.Event()
 
     def heartbeat(self, claims: Mapping[str, str], *, now_ms: int, **more: Any) -> dict[str, str]:
-        """Give it, and tell."""
+        """Write the heartbeat, then set the event."""
         try:
             return super().heartbeat(claims, now_ms=now_ms, **more)
         finally:
@@ -217,7 +219,7 @@ class _HeartbeatsSeen(Runs):
 
 
 class NotedWork:
-    """Work that writes down that it started, and then waits for what it is told to."""
+    """Work that writes down that it started, and then waits for the event `awaits`."""
 
     def __init__(
         self,
@@ -233,7 +235,7 @@ class NotedWork:
         self._clock = clock
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Start, and succeed; a job called `fails` fails in its first attempt."""
+        """Note the start and succeed; a job called `fails` fails in its first attempt."""
         note_start(self._starts, session.run_id, session.attempt or 0)
         if self._crowds is not None and self._clock is not None:
             self._crowds.look(spec, now_ms=self._clock.now_ms())
@@ -248,7 +250,7 @@ class NotedWork:
 
 
 class Consumer:
-    """A worker without Celery around it: takes messages and performs their runs."""
+    """A worker without Celery: takes messages and performs their runs."""
 
     def __init__(
         self,
@@ -273,26 +275,26 @@ class Consumer:
         )
 
     def take_one(self) -> bool:
-        """Perform the run of the oldest message; False when there is none."""
+        """Perform the run of the oldest message; return False when there is none."""
         raw = self._database.call("RPOP", KEYS.default_queue)
         if raw is None:
             return False
         run_id, session = unpacked(str(raw))
-        # Celery's worker goes on after a task that raised.
+        # A Celery worker goes on after a task that raised.
         with suppress(StoreError):
             self._runner.perform(run_id, message=TakenMessage(worker="w@host"), session=session)
         return True
 
 
 class Postman:
-    """The same for deliveries."""
+    """A worker without Celery that performs deliveries."""
 
     def __init__(self, database: Database, clock: Clock, starts: Path) -> None:
         self._database = database
         self._deliverer = make_deliverer(database, clock, far_end(starts))
 
     def take_one(self) -> bool:
-        """Deliver what the oldest message speaks of; False when there is none."""
+        """Perform the delivery of the oldest message; return False when there is none."""
         raw = self._database.call("RPOP", KEYS.delivery_queue)
         if raw is None:
             return False
@@ -303,7 +305,7 @@ class Postman:
 
 
 def unpacked(message: str) -> tuple[str, Session]:
-    """The run and the session that a Celery message on the queue speaks of."""
+    """Return the run id and the session in a Celery message from the queue."""
     envelope = json.loads(message)
     session = from_header(envelope["headers"][HEADER])
     if envelope["headers"]["task"] == LATE.name:
@@ -313,12 +315,12 @@ def unpacked(message: str) -> tuple[str, Session]:
 
 
 def perform(orders: Orders, report: Callable[[str], None]) -> None:
-    """Do what the orders say, in this very process."""
+    """Carry out the orders in this process."""
     calls = Calls(
         orders.point, url=orders.url, report=report, counts=lambda t: _counts(orders.threads, t)
     )
     if orders.act is Act.CELERY:
-        from tests.proof.crash_child_celery import work_as_celery  # it stands on this module
+        from tests.proof.crash_child_celery import work_as_celery  # imports this module
 
         work_as_celery(orders, calls)
         return
@@ -339,16 +341,16 @@ def perform(orders: Orders, report: Callable[[str], None]) -> None:
 
 
 def _counts(threads: str, thread: threading.Thread) -> bool:
-    """Whether the calls of a thread count, in a process whose threads are `threads`."""
+    """Return whether calls of this thread count; `threads` is `all`, `main` or `pool`."""
     is_main = thread is threading.main_thread()
     is_ours = thread.name.startswith("hermes-")
     return {"all": True, "main": is_main, "pool": not (is_main or is_ours)}[threads]
 
 
 def _lead(beat: Beat, clock: HandClock, calls: Calls) -> None:
-    """Tick, write what was planned ahead, rescue, then stop.
+    """Tick, write the steps planned ahead, rescue, then stop.
 
-    Frozen once, it goes on to the end of its step.
+    A process that was frozen and resumed stops after its current step.
     """
     for seconds in (1, RESCUE_SECONDS, 0):
         beat.step()
@@ -359,7 +361,7 @@ def _lead(beat: Beat, clock: HandClock, calls: Calls) -> None:
 
 
 def _consume(database: Database, clock: HandClock, orders: Orders, calls: Calls) -> None:
-    """Perform what is on the queue."""
+    """Perform the runs on the queue until it is empty."""
     runs, starts = _HeartbeatsSeen(database), Path(orders.starts)
     work = NotedWork(
         starts,

@@ -1,7 +1,7 @@
 """A real Celery worker as a child's act: one run, then a warm shutdown.
 
-Calls count from the moment that the worker is ready: taking the message, claim, heartbeat thread,
-finish, events, acknowledgement, presence and shutdown, whoever in the process makes them.
+Calls count from the moment that the worker is ready, in every thread of the process: taking the
+message, claim, heartbeats, finish, events, acknowledgement, presence and shutdown.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tests.support import HandClock
 
 
 class _ActTask(RunTask):
-    """The task of every run, on hand-set time, with work that writes down that it started."""
+    """The task of every run, on hand-set time; its work writes down that it started."""
 
     abstract = True
     orders: Orders
 
     def runner_here(self) -> Runner:
-        """What performs runs in this process."""
+        """Return the runner of this process."""
         orders = self.orders
         clock = HandClock(from_ms(orders.now_ms))
         runs = make_runs(Database(connect(orders.url), keys=KEYS))
@@ -46,7 +46,7 @@ class _ActTask(RunTask):
 
 
 def work_as_celery(orders: Orders, calls: Calls) -> None:
-    """Start a worker, perform one run, stop."""
+    """Start a worker, let it perform one run, and stop it."""
     app = _app(orders)
     connections = redis.connection.AbstractConnection
     signals.worker_ready.connect(lambda **_: watch_class(connections, calls), weak=False)
@@ -63,7 +63,7 @@ def work_as_celery(orders: Orders, calls: Calls) -> None:
 
 
 def _app(orders: Orders) -> Celery:
-    # The app that made this process warm listens to the same signals, for a server that is not.
+    # The warm-up's app listens to the same signals, and its broker does not exist.
     for name in ("celeryd_init", "worker_init", "worker_ready", "worker_shutting_down"):
         getattr(signals, name).receivers.clear()
     app = make_app(

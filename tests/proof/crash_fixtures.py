@@ -1,4 +1,4 @@
-"""Fixtures of the tests that set up one scene after the other."""
+"""Fixtures of the tests that set up many scenes, one after the other."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tests.proof.fork_server import ForkServer
 
 @pytest.fixture(scope="module")
 def fork_server() -> Iterator[ForkServer]:
-    """A warm process that forks the children."""
+    """Yield the warm process that forks the children."""
     with ForkServer() as fork_server:
         yield fork_server
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """A server of its own: every scene begins by emptying it."""
+    """Yield the URL of a server of its own: every scene begins by emptying it."""
     with valkey(aof=False) as url:
         yield url
 
 
 @pytest.fixture
 def starts(tmp_path: Path) -> Callable[[], Path]:
-    """A fresh directory for the starts of each scene."""
+    """Return a function that makes a fresh directory for the starts of a scene."""
     numbers = count()
 
     def fresh() -> Path:

@@ -1,8 +1,8 @@
-"""One namespace of a server: what happens in it around a child's act, and what settles it after.
+"""One namespace of a server: set it up, let a child act in it, settle it, judge it.
 
-A scene's clock is set by hand, hours at a time, so that whatever has to wait waits no real time.
-The end is judged by the checker, by what is left over in the indexes, by the schedules, which must
-have gone on, and by what reached people, groups and budgets where the scene has such.
+The clock is set by hand, hours at a time, so no wait takes real time. Four things are judged at
+the end: the history (by the checker), leftovers in the indexes, schedules that must have gone on,
+and deliveries, groups and budgets where the scene has them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _A_DAY = timedelta(days=1)
 
 
 class Scene:
-    """Everything of one namespace, and the time in it."""
+    """One namespace, its clock, and the beat and worker that settle it."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Scene:
         shards: int = 1,
         delivers: bool = False,
     ) -> None:
-        """With `delivers` output is delivered, and a beat pushes what is due of that."""
+        """Empty the server; with `delivers`, output is delivered and beats push due deliveries."""
         self.url = url
         self.shards = range(shards)
         self.starts = starts
@@ -82,35 +82,35 @@ class Scene:
         self._postman = Postman(self.database, self.clock, starts)
 
     def add(self, schedule: str = "every 1h", **fields: Any) -> Job:
-        """A job that the checker will ask for."""
+        """Add a job whose occurrences the checker requires."""
         job = self.cron.add(JobRequest(**{"schedule": schedule, "prompt": "p", **fields}))
         self._watched.append(job)
         return job
 
     def run(self, job: Job) -> str:
-        """Trigger a run that the checker will ask for."""
+        """Trigger a run that the checker requires."""
         run_id = self.cron.run(job.id)
         self._asked.add(run_id)
         return run_id
 
     def perform(self) -> None:
-        """Let a worker that nothing happens to perform what waits, and deliver nothing."""
+        """Perform all waiting runs in an undisturbed worker, and deliver nothing."""
         while self._consumer.take_one():
             pass
 
     def take_messages(self) -> None:
-        """Lose every message there is."""
+        """Lose every message on the default queue."""
         self.database.call("DEL", KEYS.default_queue)
 
     def beat_once(self) -> None:
-        """Let a beat that nothing happens to do one step."""
+        """Let an undisturbed beat do one step."""
         self.end_leases()
         beat = self._beat()
         beat.step()
         beat.stop()
 
     def orders(self, act: Act, point: Point, **more: Any) -> Orders:
-        """What a child is to do here and now; `more` are further fields of the orders."""
+        """Return a child's orders for here and now; `more` are further fields of them."""
         return Orders(
             act=act,
             url=self.url,
@@ -127,7 +127,7 @@ class Scene:
         self.clock.advance(3600 - self.clock.ms % 3_600_000 / 1000)
 
     def elect(self) -> None:
-        """Another beat takes the leases, whose holder is dead or frozen, and keeps them."""
+        """Let another beat take the leases, whose holder is dead or frozen, and keep them."""
         self.end_leases()
         for shard in self.shards:
             term = self.database.call("INCR", KEYS.term_of(shard))
@@ -135,11 +135,11 @@ class Scene:
             self.database.call("HSET", KEYS.leader_of(shard), "owner", "successor", "term", term)
 
     def end_leases(self) -> None:
-        """Whoever led is heard of no more."""
+        """End all leases and forget the beats, as if the leaders had fallen silent."""
         self.database.call("DEL", KEYS.beats, *(KEYS.lease_of(shard) for shard in self.shards))
 
     def settle(self) -> None:
-        """Let a beat and a worker that nothing happens to do all there is to do now."""
+        """Let an undisturbed beat and worker do everything that is due now."""
         self.end_leases()
         beat = self._beat()
         for _ in range(_MAX_ROUNDS):
@@ -165,7 +165,7 @@ class Scene:
         return due or delivering or any(self.runs.counts().values())
 
     def history(self, *, without: str = "") -> History:
-        """All that happened until now; `without` is a job that is left out."""
+        """Return the history until now; the job `without` is left out."""
         return History(
             spans=tuple(self._span(job) for job in self._watched if job.id != without),
             records=self._records(without=without),
@@ -191,11 +191,11 @@ class Scene:
         )
 
     def verdict(self, *, late_after: timedelta, without: str = "") -> Verdict:
-        """What the checker says."""
+        """Return the checker's verdict."""
         return check(self.history(without=without), late_after=late_after)
 
     def leftovers(self, *, without: str = "") -> list[str]:
-        """What should be gone when everything has come to rest."""
+        """Return the keys, entries and messages that should be gone when everything is at rest."""
         found = [key for pattern in ("active:*", "held:*") for key in self._keys_like(pattern)]
         entries = [
             *self.database.call("ZRANGE", KEYS.queued, 0, -1),
@@ -216,7 +216,7 @@ class Scene:
         return [str(key) for key in self.database.client.scan_iter(prefix + pattern)]
 
     def stopped_schedules(self, *, without: str = "") -> list[str]:
-        """The recurring jobs whose schedule does not go on, although no budget is spent."""
+        """Return the recurring jobs whose schedule stopped although no budget is spent."""
         jobs = [self.cron.show(watched.id) for watched in self._watched if watched.id != without]
         return [
             job.name for job in jobs if job.spec.repeat_times is None and not self._goes_on(job)
@@ -229,9 +229,9 @@ class Scene:
         return job.state is JobState.SCHEDULED and is_planned
 
     def other_faults(self, *, without: str = "", most_messages: int) -> Iterator[str]:
-        """What is wrong with deliveries, groups and budgets.
+        """Yield the faults in deliveries, groups and budgets.
 
-        Whatever is delivered may reach its target `most_messages` times.
+        A delivery may reach its target at most `most_messages` times.
         """
         runs = self._records(without=without)
         jobs = [job for job in self._watched if job.id != without]
@@ -249,7 +249,7 @@ class Scene:
         return {i: self.database.client.hgetall(KEYS.job(i)) for i in job_ids}
 
     def has_come_back(self, job_id: str) -> bool:
-        """Whether a job ran within the last hour, or says itself why it does not."""
+        """Return whether a job ran within the last hour, or its record says why it did not."""
         begun_ms = self.clock.ms - 3_600_000
         starts = [s.run_id for s in starts_in(self.starts) if s.run_id.startswith(job_id)]
         if any(due_ms_of(run_id) > begun_ms for run_id in starts):
@@ -258,10 +258,10 @@ class Scene:
         return fields.get("state") not in (None, "scheduled") and bool(fields)
 
     def snapshot(self) -> Mapping[str, object]:
-        """Every key with its content.
+        """Return every key with its content.
 
-        Except the hints of which history to trim (what is too old may go, whoever lets it go),
-        which beats live (one that wakes up says so), and places in groups whose time is over.
+        Three things are left out, because a resumed process may change them: the hints of which
+        history to trim, the list of living beats, and expired places in groups.
         """
         client, left_out = self.database.client, (KEYS.grown, KEYS.beats)
         found = {str(k): client.dump(k) for k in client.scan_iter() if k not in left_out}
@@ -270,13 +270,13 @@ class Scene:
         return {key: content for key, content in found.items() if content}
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._crowds.close()
         self.database.close()
 
 
 def _hosts(deliver: str) -> tuple[str, ...]:
-    """The hosts of the URLs that a job delivers to."""
+    """Return the hosts of the URLs that a job delivers to."""
     urls = deliver.split(",") if "://" in deliver else []
     return tuple(url.strip().partition("://")[2].partition("/")[0] for url in urls)
 

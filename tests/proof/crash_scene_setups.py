@@ -1,4 +1,4 @@
-"""What is set up before a child acts: one function for each kind of scene."""
+"""The starting states of scenes: one function for each kind."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _GROUP = "g"
 def beat_scene(
     url: str, starts: Path, *, plant: KnownBug = KnownBug.NONE, shards: int = 1
 ) -> Scene:
-    """A beat's next steps have one of everything to do: each kind of due job and of rescue."""
+    """Make a scene in which a beat finds every kind of due job and of rescue."""
     scene = Scene(url, starts, plant=plant, shards=shards)
     _due_jobs(scene)
     scene.clock.advance(1)
-    # Due a second after the others: planned while the beat waits for them.
+    # Due a second after the others, so the beat plans them ahead.
     scene.add(name="planned ahead")
     scene.add(name="planned ahead, for the last time", repeat=1)
     busy = [scene.add(name=f"overlap {o}", policy=Policy(overlap=o)) for o in Overlap]
     _rescues(scene)
     scene.clock.advance(58 * 60 - 11)
-    # These wait for a worker when their job is due; their messages will be doubled.
+    # These runs still wait for a worker when their job is due; their messages will be pushed twice.
     for job in busy:
         scene.run(job)
     scene.clock.advance(120)
@@ -38,7 +38,7 @@ def beat_scene(
 
 
 def _due_jobs(scene: Scene) -> None:
-    """Jobs that will be due in an hour, or were in between."""
+    """Add jobs that are due within the next hour."""
     scene.add(name="plain")
     scene.add("in 1h", name="once")
     scene.add(name="for the last time", repeat=1)
@@ -51,7 +51,7 @@ def _due_jobs(scene: Scene) -> None:
 
 
 def _rescues(scene: Scene) -> None:
-    """Runs that somebody will have to care for, of jobs that are not due any more today."""
+    """Add runs that need a rescue, of jobs that are not due again today."""
     scene.run(scene.add("every 1d", name="its message vanished"))
     silent = scene.add("every 1d", name="its worker died")
     again = scene.add("every 1d", name="wants another start", policy=Policy(on_lost=OnLost.RETRY))
@@ -67,7 +67,10 @@ def _rescues(scene: Scene) -> None:
 
 
 def late_scene(url: str, starts: Path, *, plant: KnownBug = KnownBug.NONE) -> Scene:
-    """Messages with code of the project's in them: due now, held back, vanished, to run again."""
+    """Make a scene of runs whose messages the project's code builds.
+
+    They are due now, held back, vanished, or to be run again.
+    """
     scene = Scene(url, starts, plant=plant)
 
     def late(schedule: str = "every 1h", **fields: Any) -> Job:
@@ -93,7 +96,10 @@ def late_scene(url: str, starts: Path, *, plant: KnownBug = KnownBug.NONE) -> Sc
 def worker_scene(
     url: str, starts: Path, *, policy: Policy, name: str = "works", plant: KnownBug = KnownBug.NONE
 ) -> Scene:
-    """One run waits for a worker, and its job has another one held behind it."""
+    """Make a scene in which one run waits for a worker.
+
+    With `Overlap.QUEUE_ONE` its job has another run held back behind it.
+    """
     scene = Scene(url, starts, plant=plant)
     job = scene.add(name=name, policy=policy)
     scene.next_hour()
@@ -104,7 +110,7 @@ def worker_scene(
 
 
 def delivery_scene(url: str, starts: Path, *, plant: KnownBug = KnownBug.NONE) -> Scene:
-    """A run waits for a worker; its output goes to two targets, one of them busy at first."""
+    """Make a scene with a waiting run whose output goes to two targets, one busy at first."""
     scene = Scene(url, starts, plant=plant, delivers=True)
     scene.add(name="tells", deliver=f"json://{BUSY}/x, json://free/x")
     scene.next_hour()
@@ -113,14 +119,14 @@ def delivery_scene(url: str, starts: Path, *, plant: KnownBug = KnownBug.NONE) -
 
 
 def delivered_scene(url: str, starts: Path, *, plant: KnownBug = KnownBug.NONE) -> Scene:
-    """The same, and the run has ended: its delivery waits for somebody to plan and send it."""
+    """Make the same scene after its run: the delivery waits to be planned and sent."""
     scene = delivery_scene(url, starts, plant=plant)
     scene.perform()
     return scene
 
 
 def due_delivery_scene(url: str, starts: Path) -> Scene:
-    """The message of a delivery vanished: a beat has to push it again."""
+    """Make a scene in which a delivery's message vanished and a beat has to push it again."""
     scene = delivered_scene(url, starts)
     scene.database.call("DEL", KEYS.delivery_queue)
     scene.clock.advance(120)
@@ -128,7 +134,10 @@ def due_delivery_scene(url: str, starts: Path) -> Scene:
 
 
 def group_scene(url: str, starts: Path, *, full: bool, plant: KnownBug = KnownBug.NONE) -> Scene:
-    """Two runs of one group, which takes one at a time; it is full if a dead worker's run is in."""
+    """Make a scene with two runs of one group that takes one at a time.
+
+    With `full`, a dead worker's run holds the only place.
+    """
     scene = Scene(url, starts, plant=plant)
     shared: dict[str, Any] = {"group": _GROUP, "group_limit": 1}
     for name in ("first", "second"):
@@ -148,7 +157,7 @@ def group_scene(url: str, starts: Path, *, full: bool, plant: KnownBug = KnownBu
 
 
 def budget_scene(url: str, starts: Path, *, plant: KnownBug = KnownBug.NONE) -> Scene:
-    """One run spends its job's budget, one spends a part of it, and one is tried twice."""
+    """Make a scene with three runs: one spends its job's budget, one a part, one is tried twice."""
     scene = Scene(url, starts, plant=plant)
     scene.add(name="spends all", token_budget=TOKENS)
     scene.add(name="spends some", token_budget=100 * TOKENS)
@@ -159,7 +168,7 @@ def budget_scene(url: str, starts: Path, *, plant: KnownBug = KnownBug.NONE) -> 
 
 
 def neighbours_scene(url: str, starts: Path) -> Scene:
-    """Two runs of two jobs wait for a worker."""
+    """Make a scene in which two runs of two jobs wait for a worker."""
     scene = Scene(url, starts)
     for name in ("one", "other"):
         scene.add(name=name)

@@ -1,8 +1,9 @@
-"""Redis connections that kill or freeze their own process at the n-th call, or spoil a key of it.
+"""Redis connections that kill or freeze their own process at the n-th call, or spoil a key.
 
-Counted where bytes leave the process: every command that a connection sends, the handshake of a new
-connection and the loading of a script included. A pipeline is one call. `BEFORE` means that the
-server never hears of it; `AFTER` that it has done all of it, and the answer was never used.
+Calls are counted where bytes leave the process: every command that a connection sends, including
+the handshake of a new connection and the loading of a script. A pipeline is one call. `BEFORE`
+means that the server never receives the call. `AFTER` means that the server has executed it and
+its answer is never used.
 """
 
 from __future__ import annotations
@@ -26,44 +27,44 @@ from hermes_celery.store.database import Database
 
 #: A key that belongs to one job or run; group 1 is the job.
 _OF_A_JOB = re.compile(r":[a-z]+:([0-9a-f]{12})\b")
-#: Keys that are strings where they exist: another type for them is a list, for others a string.
+#: Keys that hold strings: these are spoilt by a list, all others by a string.
 _STRINGS = ("output:", "stderr:")
 #: Commands whose keys are the arguments after the first.
 _ALL_KEYS = ("DEL", "EXISTS", "UNLINK")
-#: A call has no key (left) to spoil.
+#: Reported when a call has no further key to spoil.
 NO_KEY = "no key"
 
 
 class Moment(StrEnum):
-    """On which side of the call."""
+    """Before or after the call."""
 
     BEFORE = "before"
     AFTER = "after"
 
 
 class Fate(StrEnum):
-    """What happens to the process there."""
+    """The fault that a process meets at its point."""
 
     #: kill -9.
     DIES = "dies"
-    #: SIGSTOP: it goes on when somebody says so, and knows nothing of the time between.
+    #: SIGSTOP: it goes on at SIGCONT, unaware of the time between.
     FREEZES = "freezes"
-    #: Nothing, but a key that the call touches is suddenly of another type.
+    #: The process goes on, but a key that the call touches gets another type.
     SPOILS = "spoils"
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """Where in its calls a process meets its fate; calls count from one."""
+    """The call at which a process meets its fate; calls count from one."""
 
     call: int
     moment: Moment
     fate: Fate = Fate.DIES
-    #: Which of the call's keys is spoilt; only those count that belong to one job.
+    #: Position of the spoilt key among the call's keys that belong to one job.
     key: int = 0
 
 
 class Calls:
-    """Counts the calls of this process, and carries out the fate at the point."""
+    """Counts the calls of this process and executes the fate at the point."""
 
     def __init__(
         self,
@@ -79,11 +80,14 @@ class Calls:
         self._counts = counts
         self._lock = threading.Lock()
         self.count = 0
-        #: Whether the point was passed: the process was frozen and goes on.
+        #: Whether the process was frozen at the point and goes on.
         self.resumed = False
 
     def sends(self, command: object) -> int:
-        """A call is about to be made; returns its number, 0 in a thread that does not count."""
+        """Count a call before it is sent; return its number.
+
+        Return 0 in a thread whose calls do not count.
+        """
         if not self._counts(threading.current_thread()):
             return 0
         with self._lock:
@@ -93,7 +97,7 @@ class Calls:
         return number
 
     def answered(self, number: int, command: object) -> None:
-        """The server has done it."""
+        """Note that the server has executed the call."""
         self._meet(number, Moment.AFTER, command)
 
     def _meet(self, number: int, moment: Moment, command: object) -> None:
@@ -119,19 +123,19 @@ class Calls:
 
 
 def watch(database: Database, calls: Calls) -> Database:
-    """Have every connection of a database, which must be fresh, counted."""
+    """Count the calls of a fresh database's connections; return the database."""
     pool = database.client.connection_pool
     pool.connection_class = watched(pool.connection_class, calls)
     return database
 
 
 def watched(connection_class: type[Any], calls: Calls) -> type[Any]:
-    """A class of connections whose calls are counted."""
+    """Return a class of connections whose calls are counted."""
     return type("Watched", (connection_class,), _methods(connection_class, calls))
 
 
 def watch_class(connection_class: type[Any], calls: Calls) -> None:
-    """Count the calls of every connection of a class from now on, in this whole process."""
+    """Count the calls of every connection of a class from now on, in this process."""
     for name, method in _methods(connection_class, calls).items():
         setattr(connection_class, name, method)
 
@@ -157,7 +161,7 @@ def _methods(connection_class: type[Any], calls: Calls) -> dict[str, Any]:
 
 
 def spoil(url: str, key: str) -> None:
-    """Put a value of another type where a key is, or would be."""
+    """Replace a key, or create it, with a value of another type."""
     client = redis.Redis.from_url(url)
     kind = client.type(key)
     client.delete(key)
@@ -169,14 +173,14 @@ def spoil(url: str, key: str) -> None:
 
 
 def spoilt_job(call: str) -> str:
-    """The job that a spoilt key belongs to, of a report."""
+    """Return the id of the job that the spoilt key in a report belongs to."""
     found = _OF_A_JOB.search(call)
     assert found is not None, call
     return found[1]
 
 
 def _parts(command: object) -> list[str]:
-    """The words of the first command that was packed."""
+    """Return the words of the first packed command."""
     packed = command if isinstance(command, list) else [command]
     whole = b"".join(part if isinstance(part, bytes) else str(part).encode() for part in packed)
     count, *lines = whole.split(b"\r\n")
@@ -184,7 +188,7 @@ def _parts(command: object) -> list[str]:
 
 
 def _keys(words: list[str]) -> list[str]:
-    """The keys that a command names."""
+    """Return the keys that a command names."""
     name, *rest = words
     if name in ("EVALSHA", "EVAL"):
         return rest[2 : 2 + int(rest[1])]
@@ -192,7 +196,7 @@ def _keys(words: list[str]) -> list[str]:
 
 
 def _words(command: object) -> str:
-    """A packed command's name, and for a script the script's, for people."""
+    """Return a readable name of a packed command; for EVALSHA with the script's name."""
     words = _parts(command)[:2]
     if words and words[0] == "EVALSHA":
         return f"EVALSHA {_digests().get(words[1], words[1])}"
@@ -201,7 +205,7 @@ def _words(command: object) -> str:
 
 @cache
 def _digests() -> dict[str, str]:
-    """Shown instead of the digest that EVALSHA sends."""
+    """Return script names by the SHA-1 digest that EVALSHA sends."""
     folder = Path(lua.__file__).parent
     names = [path.stem for path in folder.glob("*.lua") if not path.stem.startswith("_")]
     return {hashlib.sha1(lua.source(name).encode()).hexdigest(): name for name in names}

@@ -1,7 +1,7 @@
-"""Deliveries in the proof: a far end that writes down what reached it, and the judgement.
+"""Deliveries in the proof: a target that writes down what reached it, and the judgement.
 
-A message that reached the far end is a file there, named after its target, with the message in it;
-the work of a job that delivers prints its run's id, so each file says which run it tells of.
+Each message that reached a target is a file, named after the target, with the message in it. The
+work of a job that delivers prints its run's id, so each file names its run.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from hermes_celery.delivering.outbox import RunAnnouncer, push_due
 from hermes_celery.errors import DeliveryFault
 from hermes_celery.store import Database, Deliveries
 
-#: The host of a target whose first message is turned away.
+#: The host of a target that rejects its first message.
 BUSY = "busy"
-#: A run, named in a text.
+#: A run id in a text.
 RUN_ID = re.compile(r"[0-9a-f]{12}-\d{8}T[\d.]+Z(?:-[0-9a-f]+)?")
 
 
@@ -40,7 +40,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def receipts_in(directory: Path) -> list[Receipt]:
-    """Every message that reached a target and tells of a run."""
+    """Return every message that reached a target and names a run."""
     found = []
     for path in sorted(directory.glob("*.message")):
         run_id = RUN_ID.search(path.read_text(encoding="utf-8"))
@@ -50,7 +50,7 @@ def receipts_in(directory: Path) -> list[Receipt]:
 
 
 class NotedChannel:
-    """A way to a far end that writes down what it gets."""
+    """A channel to a target that writes down what it receives."""
 
     seconds = 1.0
 
@@ -59,11 +59,11 @@ class NotedChannel:
         self._directory = directory
 
     def pieces(self, text: str) -> list[str]:
-        """The text, whole."""
+        """Return the text in one piece."""
         return [text]
 
     def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
-        """Write it down; a busy target turns the first one away."""
+        """Write the message down; a busy target rejects the first one."""
         turned_away = self._directory / f"{self._target}.turned-away"
         if self._target == BUSY and not turned_away.exists():
             turned_away.touch()
@@ -73,30 +73,30 @@ class NotedChannel:
 
 
 class NotedChannels(Channels):
-    """Leads every target to a far end in one directory, by its host."""
+    """Maps every target to a file in one directory, by its host."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def way_to(self, target: Target) -> Channel:
-        """The channel of a target."""
+        """Return the channel of a target."""
         return NotedChannel(target.url.partition("://")[2].partition("/")[0], self._directory)
 
 
 def far_end(starts: Path) -> Path:
-    """Where messages of a scene end up: beside its starts."""
+    """Return the directory for delivered messages, beside the scene's starts."""
     directory = starts.with_name(f"{starts.name}-reached")
     directory.mkdir(exist_ok=True)
     return directory
 
 
 def make_announcer(messages: MessageBuilder) -> RunAnnouncer:
-    """What begins the delivery with a run's end."""
+    """Return the listener that begins a delivery when a run ends."""
     return RunAnnouncer(messages, pinger=Pinger(timeout_seconds=1))
 
 
 def make_deliverer(database: Database, clock: Clock, directory: Path) -> Deliverer:
-    """What delivers, to far ends in a directory."""
+    """Return a deliverer that writes to a directory."""
     return Deliverer(
         DeliveryStores.of(database),
         book=AddressBook(
@@ -111,7 +111,7 @@ def make_deliverer(database: Database, clock: Clock, directory: Path) -> Deliver
 def push_deliveries(
     database: Database, messages: MessageBuilder, *, token: int, now_ms: int
 ) -> None:
-    """What a leader does for deliveries in its rescue."""
+    """Push the due deliveries, as a leader does in its rescue."""
     push_due(Deliveries(database), messages, token=token, now_ms=now_ms)
 
 
@@ -122,10 +122,10 @@ def delivery_faults(
     targets: Mapping[str, tuple[str, ...]],
     most: int,
 ) -> Iterator[str]:
-    """What is wrong with the deliveries of runs that succeeded.
+    """Yield the faults in the deliveries of runs that succeeded.
 
-    `targets` names those of each job by its id. Each is reached at least once and at most `most`
-    times; and the record says so.
+    `targets` names the targets of each job by its id. Each must be reached at least once and at
+    most `most` times, and the run's record must say that it was delivered.
     """
     reached = Counter((receipt.target, receipt.run_id) for receipt in receipts)
     for run in runs:

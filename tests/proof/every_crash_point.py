@@ -1,4 +1,4 @@
-"""All points of an act, one scene each: what a child left behind is settled and judged."""
+"""Visit all points of an act, one scene each; settle and judge what the child left behind."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.proof.crashing_connections import NO_KEY, Fate, Moment, Point, spoilt
 from tests.proof.fork_server import Act, Ending, ForkServer, Report, Resume
 from tests.proof.history_checker import Verdict
 
-#: Whether what was spoilt is mended, so that the job itself is judged, too.
+#: Whether spoilt keys are repaired, so that the spoilt job is judged too.
 VICTIMS_COME_BACK = False
-#: More would mean that an act does not come to its end.
+#: An act that makes more calls does not end.
 _MOST_CALLS = 500
-#: After what a frozen worker slept, its runs are silent.
+#: A worker frozen for this long has missed its heartbeats.
 _SLEEP_SECONDS = HEARTBEAT_TIMEOUT_MS / 1000 + 1
 
 
 def points(fate: Fate) -> Iterator[Point]:
-    """Before and after the first call, the second, and so on."""
+    """Yield the points before and after the first call, the second, and so on."""
     for call in count(1):
         assert call < _MOST_CALLS, "the act makes calls for ever"
         for moment in Moment:
@@ -30,7 +30,7 @@ def points(fate: Fate) -> Iterator[Point]:
 
 
 class Enumeration:
-    """Meets every point of one act with one fate."""
+    """Visits every point of one act with one fate."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Enumeration:
         late_after: timedelta,
         **orders: Any,
     ) -> None:
-        """`orders` are further fields of the child's orders."""
+        """Take the act and the fate; `orders` are further fields of the child's orders."""
         self._fork_server = fork_server
         self._act = act
         self._fate = fate
@@ -51,9 +51,9 @@ class Enumeration:
         self._orders = orders
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """For every point, the call it is at and what is wrong afterwards ("" if nothing is).
+        """Yield for every point its call and the faults found afterwards ("" if there are none).
 
-        The last one is the act that nothing happened to.
+        The last one is the undisturbed act.
         """
         for point in points(self._fate):
             scene = self._make_scene()
@@ -66,9 +66,9 @@ class Enumeration:
             yield f"call {point.call}, {report.call}", "\n".join(problems)
 
     def spoils(self) -> Iterator[tuple[str, str]]:
-        """The same for `Fate.SPOILS`: each key that a call touches is spoilt before it, in turn.
+        """Yield the same for `Fate.SPOILS`: each key of each call is spoilt before the call.
 
-        Only keys that belong to one job: the others must not be harmed by it.
+        Only keys of one job are spoilt, one at a time; other jobs must not be harmed.
         """
         call, key = 1, 0
         while True:
@@ -97,7 +97,7 @@ class Enumeration:
         yield from judged(scene, late_after=self._late_after)
 
     def _thawed(self, scene: Scene, report: Report) -> Iterator[str]:
-        """Others go on while the child is frozen; then it wakes up and knows nothing of that."""
+        """Let others go on while the child is frozen, then wake it; it must change nothing."""
         scene.elect()
         if self._act is not Act.BEAT:
             scene.clock.advance(_SLEEP_SECONDS)
@@ -112,18 +112,19 @@ class Enumeration:
 
 
 def _victim(scene: Scene, job_id: str, call: str) -> Iterator[str]:
-    """What is wrong with a job one of whose keys was spoilt.
+    """Yield the faults of the job with the spoilt key.
 
-    One whose own record is gone cannot run; every other runs again, or its record says why not.
+    A job whose own record is gone cannot run. Every other job runs again, or its record says why
+    not.
     """
     if VICTIMS_COME_BACK and KEYS.job(job_id) not in call and not scene.has_come_back(job_id):
         yield f"{job_id} does not run any more, and nothing says why"
 
 
 def judged(scene: Scene, *, late_after: timedelta, without: str = "") -> Iterator[str]:
-    """What is wrong after everything has settled, and one more hour has passed.
+    """Settle, let one more hour pass, settle again, and yield the faults.
 
-    `without` is a job that is left out.
+    The job `without` is left out.
     """
     scene.settle()
     scene.next_hour()
@@ -135,5 +136,5 @@ def judged(scene: Scene, *, late_after: timedelta, without: str = "") -> Iterato
         yield f"left over: {leftovers}"
     if stopped := scene.stopped_schedules(without=without):
         yield f"schedules that stopped: {stopped}"
-    # One that is right, and one for the one process that died or slept.
+    # One message is right; the one process that died or slept may cost a second.
     yield from scene.other_faults(without=without, most_messages=2)

@@ -1,7 +1,7 @@
-"""A TCP proxy on the loopback device that cuts connections, and swallows what goes through them.
+"""A TCP proxy on the loopback device that cuts connections or swallows their bytes.
 
-Runs in a thread of its own. Cutting resets every connection; swallowing keeps them open and passes
-nothing on, which is how a network fails that drops packets.
+Runs in a thread of its own. Cutting resets every connection. Swallowing keeps them open and passes
+nothing on, like a network that drops packets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _CHUNK = 65_536
 
 
 class Proxy:
-    """Passes connections on to one port; `port` is its own."""
+    """Passes connections on to `target_port`; `port` is the proxy's own."""
 
     def __init__(self, target_port: int) -> None:
         self._target = target_port
@@ -35,16 +35,16 @@ class Proxy:
         self._thread.join(10)
 
     def cut(self) -> None:
-        """Reset every connection there is."""
+        """Reset every open connection."""
         self._loop.call_soon_threadsafe(self._abort_all)
 
     def swallow(self) -> None:
-        """Pass nothing on any more; connections stay open, and new ones are taken."""
+        """Pass nothing on; connections stay open, and new ones are accepted."""
         assert self._open is not None
         self._loop.call_soon_threadsafe(self._open.clear)
 
     def pass_on(self) -> None:
-        """Be a wire again; what was swallowed has been lost with its connections."""
+        """Pass bytes on again; swallowed bytes are lost, because their connections are reset."""
         self._loop.call_soon_threadsafe(self._abort_all)
         assert self._open is not None
         self._loop.call_soon_threadsafe(self._open.set)

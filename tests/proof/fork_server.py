@@ -1,8 +1,8 @@
-"""Forks child processes from a warm one, so that a thousand crashes cost no thousand imports.
+"""Forks child processes from a warm one, so that a thousand crashes do not cost a thousand imports.
 
-The fork_server is a process of its own with a single thread: it imports everything once, then reads
-orders from its standard input, forks for each, waits until the child has ended or frozen, and
-answers on its standard output. One child at a time.
+The fork server is a process of its own with a single thread. It imports everything once, then reads
+orders from its standard input. For each it forks, waits until the child has ended or frozen, and
+answers on its standard output. It runs one child at a time.
 
     python -m tests.proof.fork_server
 """
@@ -31,47 +31,47 @@ _PATIENCE_SECONDS = 30.0
 
 
 class Act(StrEnum):
-    """What a child does."""
+    """The work of a child."""
 
     #: A beat's steps: take the lease, tick, rescue, release.
     BEAT = "beat"
     #: Take messages and perform their runs until the queue is empty.
     WORKER = "worker"
-    #: Take messages of deliveries and deliver until the queue is empty.
+    #: Take delivery messages and deliver until the queue is empty.
     POSTMAN = "postman"
-    #: Be a Celery worker, until one run is over.
+    #: Run a Celery worker until one run is over.
     CELERY = "celery worker"
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Fork a child that does this."""
+    """Fork a child with these orders."""
 
     act: Act
     url: str
     now_ms: int
-    #: Where the jobs write down that they started.
+    #: The directory in which runs note their start.
     starts: str
     point: Point | None = None
     #: A bug to plant: `known_bugs.KnownBug`.
     plant: str = ""
-    #: Whether a worker's runs last until a heartbeat was given.
+    #: Whether a worker's runs last until a heartbeat was written.
     heartbeats: bool = False
-    #: Whether runs' output is delivered: by workers' messages, and by a beat's rescue.
+    #: Whether output is delivered: by workers' messages, and by a beat's rescue.
     delivers: bool = False
-    #: Celery's pool.
+    #: The pool of the Celery worker.
     pool: str = "solo"
-    #: Whose calls count, so that their order is the same each time: `all`, `main` or `pool`.
+    #: Threads whose calls count, so that their order is stable: `all`, `main` or `pool`.
     threads: str = "all"
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Let a frozen child go on."""
+    """Resume a frozen child."""
 
     pid: int
 
 
 class Ending(StrEnum):
-    """What became of a child."""
+    """How a child ended."""
 
     EXITED = "exited"
     KILLED = "killed"
@@ -79,7 +79,7 @@ class Ending(StrEnum):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a child came."""
+    """The end of a child, and the call at which it came."""
 
     pid: int
     ending: Ending
@@ -89,7 +89,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForkServer:
-    """The warm process, seen from the test."""
+    """The test's handle on the warm process."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -115,7 +115,7 @@ class ForkServer:
         self._process.communicate()
 
     def run(self, request: Orders | Resume) -> Report:
-        """Have it done, and wait until the child has ended or frozen."""
+        """Send a request, and wait until the child has ended or frozen."""
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -128,14 +128,14 @@ class ForkServer:
 
 
 class _Forks:
-    """The fork_server's own side."""
+    """The side of the fork server that forks and waits."""
 
     def __init__(self, perform: Callable[[Orders, Callable[[str], None]], None]) -> None:
         self._perform = perform
         self._words = 0
 
     def answer(self, request: Orders | Resume) -> Report:
-        """Do what is asked."""
+        """Fork or resume a child, and report its end."""
         if isinstance(request, Resume):
             os.kill(request.pid, signal.SIGCONT)
             return self._awaited(request.pid)
@@ -173,7 +173,7 @@ class _Forks:
 
 def main() -> None:
     """Read orders until the input ends."""
-    from tests.proof import crash_child  # what makes the process warm
+    from tests.proof import crash_child  # this import makes the process warm
 
     die_with_parent()
     logging.disable(logging.CRITICAL)
@@ -187,7 +187,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Not the `main` of this module: `crash_child` imports the classes of the named module.
+    # Not the `main` of `__main__`: `crash_child` imports the classes of the named module.
     from tests.proof import fork_server
 
     fork_server.main()

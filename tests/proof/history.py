@@ -1,8 +1,8 @@
-"""What happened, as values: what the schedules asked for, what is on record, what really started.
+"""History as values: what the schedules asked for, what is on record, what really started.
 
-The three come from different places. Targets come from the schedules themselves; records from
-Redis; starts from files that the jobs wrote on disk, so that a store which forgets, or a worker
-that lies, cannot also hide it.
+The three come from different places. Targets come from the schedules themselves, records from
+Redis, and starts from files that the jobs wrote on disk. So a store that forgets, or a worker that
+lies, cannot also hide it.
 """
 
 from __future__ import annotations
@@ -26,64 +26,64 @@ _EVERYTHING = 10_000_000
 class Span(msgspec.Struct, frozen=True, kw_only=True):
     """A stretch of time in which one definition of a job was in force.
 
-    An edit ends one and begins another; so does a pause. Times are the server's.
+    An edit or a pause ends a span; an edit or a resume begins one. Times are the server's.
     """
 
     job_id: str
     schedule: Schedule
-    #: Exclusive: a schedule that is written at an instant begins after it.
+    #: Exclusive: a schedule begins after the instant at which it was written.
     start: datetime
     #: Inclusive.
     end: datetime
-    #: Up to here every occurrence must be accounted for. What was due between this and `end` may
-    #: have been overtaken by the edit that ended the span. None: all of it.
+    #: Every occurrence up to here must be accounted for. The edit that ended the span may have
+    #: overtaken later ones. None: all of the span is settled.
     settled_until: datetime | None = None
-    #: Whether its job asks for more than one start: `on_lost: retry`, or retries.
+    #: Whether the job allows more than one start: `on_lost: retry`, or retries.
     may_repeat: bool = False
-    #: It has only so many occurrences: `repeat`.
+    #: Number of occurrences that `repeat` allows.
     limit: int | None = None
-    #: How late its runs may start, if not as the checker is told for all: a job that catches up
-    #: with what was missed is late by design.
+    #: How late its runs may start, if not within the checker's bound. A job that catches up with
+    #: missed occurrences is late by design.
     late_after: timedelta | None = None
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's own word that it began."""
+    """A start that the job itself wrote down."""
 
     run_id: str
     attempt: int
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the checker is told."""
+    """The checker's input."""
 
     spans: tuple[Span, ...]
     records: tuple[Run, ...]
     starts: tuple[Start, ...]
-    #: The run ids that a trigger answered with.
+    #: The run ids that triggers returned.
     asked: frozenset[str] = frozenset()
 
     @property
     def scheduled(self) -> Iterator[Run]:
-        """The records that a schedule made."""
+        """The records made by a schedule."""
         return (run for run in self.records if run.trigger is Trigger.SCHEDULE)
 
 
 def all_records(runs: Runs) -> tuple[Run, ...]:
-    """Every run on record."""
+    """Return every run on record."""
     return tuple(runs.latest(limit=_EVERYTHING))
 
 
 def note_start(directory: Path, run_id: str, attempt: int) -> None:
-    """Write one start down, in a file of its own that nobody else can have made."""
+    """Write one start to a new file of its own."""
     name = f"{run_id}.{attempt}.{secrets.token_hex(6)}"
     os.close(os.open(directory / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 class StartLog:
-    """Starts as lines of one file per process, for jobs too many to give each a file.
+    """Starts as lines of one file per process, for too many runs to give each a file.
 
-    One write(2) to a file opened for appending: a killed process leaves whole lines.
+    Each is one write(2) to a file opened for appending, so a killed process leaves whole lines.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -91,12 +91,12 @@ class StartLog:
         self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
 
     def note(self, run_id: str, attempt: int) -> None:
-        """Write one start down."""
+        """Write one start to the file."""
         os.write(self._file, f"{run_id} {attempt} {time.time_ns()}\n".encode())
 
 
 def starts_in(directory: Path) -> tuple[Start, ...]:
-    """Every start that was written down in a directory, in either form."""
+    """Return every start written down in a directory, in either form."""
     found: list[Start] = []
     for path in sorted(directory.iterdir()):
         if path.suffix == ".starts":

@@ -1,25 +1,24 @@
-"""History in, verdict out: was an occurrence lost, started twice, late, or made up?
+"""Check a history: was an occurrence lost, started twice, late, or made up?
 
-Modelled on Jepsen's checker of Chronos (2015): the schedules say which occurrences there had to be
-(the targets), the runs are matched to them, and what stays over on either side is a fault. Chronos'
-runs did not say which target they were for, so Jepsen had to search for the best assignment
-(`start_matching.match` does that, for histories of that kind). Ours do say: a run's id is computed
-from its job and its nominal instant, so a record or a start fits exactly one target, and the
-largest matching is the only one.
+Modelled on Jepsen's checker of Chronos (2015). The schedules name the occurrences that had to be
+(the targets). The runs are matched to them, and what is left on either side is a fault. Chronos'
+runs did not name their target, so Jepsen had to search for the best assignment;
+`start_matching.match` does that for such histories. Our run ids are computed from job and nominal
+instant. So a record or a start fits exactly one target, and the largest matching is the only one.
 
-A pure function of values. What it calls a fault:
+The checker is a pure function of values. Its faults:
 
     lost        an occurrence without a record; a run that succeeded but never started; a run that
-                is still queued or running when everything has come to rest; a trigger that was
-                answered and has no record
+                is still queued or running when everything is at rest; a trigger that was answered
+                and has no record
     doubled     two starts of one attempt; more attempts than the record has; a second attempt of a
-                job that wants at most one; two records of one occurrence
+                job that allows one; two records of one occurrence
     late        the first start came later after its instant than the bound
-    unexpected  a start without a record, or of a run that says it never began; a record of an
-                instant that is in no schedule
+    unexpected  a start without a record, or of a run whose record says it never began; a record of
+                an instant that is in no schedule
 
-Skipped occurrences are accounted for by their record and its reason; one record may stand for a
-span of them ("missed: 3 occurrences, A to B"), and then their number must be right.
+A skipped occurrence is accounted for by its record and the reason. One record may stand for a span
+of them ("missed: 3 occurrences, A to B"), and then their number must be right.
 """
 
 from __future__ import annotations
@@ -39,35 +38,35 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that should not be."""
+    """One fault in a history."""
 
     run_id: str
     what: str
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the history shows."""
+    """The result of a check: counts, and the faults by kind."""
 
-    #: Occurrences that there had to be.
+    #: Occurrences that the schedules required.
     targets: int
     #: Runs that started, triggered ones included.
     started: int
-    #: State of a record that did not simply succeed (or the word of its reason) -> how many.
+    #: Counts of runs that did not succeed, by state; skipped ones by the first word of the reason.
     told: Mapping[str, int]
     lost: tuple[Finding, ...]
     doubled: tuple[Finding, ...]
     late: tuple[Finding, ...]
     unexpected: tuple[Finding, ...]
-    #: Of scheduled runs, from the nominal instant to the first claim.
+    #: Longest time from a scheduled run's nominal instant to its first claim.
     max_lateness: timedelta
 
     @property
     def valid(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if there is no fault."""
         return not (self.lost or self.doubled or self.late or self.unexpected)
 
     def faults(self) -> str:
-        """What is wrong, for people; the first few of each kind."""
+        """Return the first five faults of each kind as readable text."""
         kinds = {name: getattr(self, name) for name in ("lost", "doubled", "late", "unexpected")}
         return "\n".join(
             f"{name} {len(found)}: " + "; ".join(f"{f.run_id} {f.what}" for f in found[:5])
@@ -77,7 +76,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Target(msgspec.Struct, frozen=True, kw_only=True):
-    """One occurrence that the schedules name."""
+    """One occurrence of a schedule."""
 
     job_id: str
     due_at: datetime
@@ -89,7 +88,7 @@ class _Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(history: History, *, late_after: timedelta) -> Verdict:
-    """Judge a history that has come to rest."""
+    """Return the verdict on a history that has come to rest."""
     targets = _targets(history.spans)
     records = {run.id: run for run in history.records}
     covered = _covered(history.scheduled)
@@ -121,7 +120,7 @@ def check(history: History, *, late_after: timedelta) -> Verdict:
 
 
 def _targets(spans: Iterable[Span]) -> dict[str, _Target]:
-    """By run id. An instant that one span requires is required, whatever another says."""
+    """Return targets by run id; a target is required if any span requires it."""
     found: dict[str, _Target] = {}
     for span in spans:
         settled = span.end if span.settled_until is None else span.settled_until
@@ -161,7 +160,7 @@ def _cover(run: Run) -> _Cover | None:
 
 
 def _covered(records: Iterable[Run]) -> Mapping[str, list[_Cover]]:
-    """By job: what its skipped records stand for."""
+    """Return by job id the spans that its skipped records stand for."""
     covers: dict[str, list[_Cover]] = defaultdict(list)
     for run in records:
         cover = _cover(run)
@@ -242,7 +241,7 @@ def _late(
 
 
 def _lateness(run: Run) -> timedelta:
-    """Of a first attempt; what a second one costs is the price of the first."""
+    """Return how late a first attempt started; later attempts count as 0."""
     if run.started_at is None or run.attempt > 1:
         return timedelta(0)
     return run.started_at - run.due_at
@@ -269,7 +268,7 @@ def _unknown_records(records: Iterable[Run], targets: Mapping[str, _Target]) -> 
 
 
 def _wrong_spans(records: Iterable[Run], targets: Mapping[str, _Target]) -> Iterator[Finding]:
-    """Skipped records that speak of another number of occurrences than there were."""
+    """Yield the skipped records that name a wrong number of occurrences."""
     dues: dict[str, list[datetime]] = defaultdict(list)
     for target in targets.values():
         dues[target.job_id].append(target.due_at)

@@ -1,7 +1,7 @@
-"""The package with a bug in it, for the tests of the tests: the proof has to turn red on each.
+"""The package with a planted bug, to test the tests: the proof has to turn red on each.
 
 A plant changes the text of a script, or splits one step into two, in this process only. The text
-that is replaced must be there: a plant that no longer fits says so.
+that it replaces must exist: a plant that no longer fits fails with a message.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from tests.support import replaced
 
 
 class KnownBug(StrEnum):
-    """Which bug."""
+    """The planted bug."""
 
     NONE = ""
-    #: Move the schedule first, then record and publish: what celery beat and RedBeat do.
+    #: Move the schedule first, then record and publish, as celery beat and RedBeat do.
     SCHEDULE_FIRST = "schedule first"
-    #: Record and move the schedule in one step, publish the message in a second one.
+    #: Record and move the schedule in one step; publish the message in a second one.
     PUBLISH_OUTSIDE = "publish outside"
-    #: A run whose message is built when it was admitted is not noted as one that waits.
+    #: A run whose message is built after its admission is not noted as waiting.
     LATE_UNNOTED = "late unnoted"
-    #: A worker runs whatever message it gets.
+    #: A worker runs every message without a claim.
     NO_CLAIM = "no claim"
-    #: Scripts believe any leader.
+    #: Scripts accept any fencing token.
     NO_FENCE = "no fence"
-    #: A run that was given up may still be finished by whoever comes back.
+    #: A worker that comes back may finish a run that was given up.
     NO_CLAIM_TOKEN = "no claim token"
     #: The end of a run pushes the message of its delivery, and keeps no note of it.
     DELIVERY_UNNOTED = "delivery unnoted"
-    #: A group takes everybody.
+    #: A group takes any number of runs.
     NO_PLACES = "no places"
-    #: Spending a budget pauses nothing.
+    #: A job that has spent its budget is not paused.
     NO_PAUSE = "no pause"
 
 
-#: For each plant: script, the text to replace, and what by.
+#: For each plant: the script, the text to replace, the new text.
 _CHANGES: dict[KnownBug, tuple[tuple[str, str, str], ...]] = {
     KnownBug.PUBLISH_OUTSIDE: (
         ("advance", "  call('LPUSH', KEYS[7 + queue], unpack(messages))\n", ""),
@@ -86,7 +86,7 @@ class PlantedDatabase(Database):
     def run_listed(
         self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
     ) -> Any:
-        """As the package does, but the changed text where there is one."""
+        """Run a script as the package does, with the changed text if there is one."""
         changed = self._changed.get(script)
         if changed is None:
             return super().run_listed(script, keys=keys, args=args)
@@ -99,7 +99,7 @@ class PlantedDatabase(Database):
     def begin(
         self, script: str, *, keys: Sequence[str], args: Sequence[str | int | bytes]
     ) -> Callable[[], Any]:
-        """As the package does; a changed text is run at once."""
+        """Begin a script as the package does; a changed text is run at once."""
         if script not in self._changed:
             return super().begin(script, keys=keys, args=args)
         answer = self.run_listed(script, keys=keys, args=args)
@@ -112,7 +112,7 @@ def _replaced(text: str, old: str, new: str) -> str:
 
 
 class TwoSteps(DueIndex):
-    """Writes a batch in two steps where the package needs one."""
+    """A due index that writes a batch in two steps where the package needs one."""
 
     def __init__(
         self, database: Database, *, shard: int = 0, redeliver_after_ms: int, plant: KnownBug
@@ -123,7 +123,7 @@ class TwoSteps(DueIndex):
     def begin_advance(
         self, batch: Sequence[Advance], *, token: int, now_ms: int
     ) -> Callable[[], list[Advanced]]:
-        """The step of the plant, before or after the real one."""
+        """Do the plant's extra step before or after the real one."""
         if self._plant is KnownBug.SCHEDULE_FIRST:
             steps = Counter(advance.due.spec.id for advance in batch)
             batch = [self._moved(a) if steps[a.due.spec.id] == 1 else a for a in batch]
@@ -140,7 +140,7 @@ class TwoSteps(DueIndex):
         return answers
 
     def _moved(self, advance: Advance) -> Advance:
-        """Move the schedule on, then let the real step find it there."""
+        """Move the schedule on, and return an advance that expects it there."""
         step, job_id = advance.step, advance.due.spec.id
         if step.next_run_ms is None:
             return advance
@@ -152,5 +152,5 @@ class TwoSteps(DueIndex):
 
 
 def open_planted(url: str, keys: Keys, plant: KnownBug) -> Database:
-    """The store, with the bug."""
+    """Open the store with the bug."""
     return PlantedDatabase(connect(url), keys=keys, plant=plant)

@@ -1,4 +1,4 @@
-"""Groups and budgets in the proof: what there must never be too much of."""
+"""Groups and budgets in the proof: find overfull groups and wrong bookings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hermes_celery.core.job import JobSpec
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.store import Database, connect
 
-#: What every run of a job with a budget uses.
+#: Tokens that each attempt of a job with a budget uses.
 TOKENS = 10
 
 
 class Crowds:
-    """Looks into a job's group whenever one of its runs starts, by a connection of its own."""
+    """Counts the runs in a job's group whenever one starts, through a connection of its own."""
 
     def __init__(self, database: Database, path: Path) -> None:
         self._database = database
@@ -23,11 +23,11 @@ class Crowds:
 
     @classmethod
     def of(cls, database: Database, url: str, starts: Path) -> Crowds:
-        """Beside the starts; the connections of `database` may be counted, so they are not used."""
+        """Open a connection of its own, because the calls of `database` may be counted."""
         return cls(Database(connect(url), keys=database.keys), crowds_path(starts))
 
     def look(self, spec: JobSpec, *, now_ms: int) -> None:
-        """Note a group that has more runs than it may have."""
+        """Note the group if it has more runs than its limit."""
         if spec.group_limit is None:
             return
         group = self._database.keys.group(spec.group or spec.id)
@@ -39,17 +39,17 @@ class Crowds:
             os.close(file)
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._database.close()
 
 
 def crowds_path(starts: Path) -> Path:
-    """Where too many runs of a group are noted."""
+    """Return the file in which overfull groups are noted."""
     return starts.with_name(f"{starts.name}-crowds")
 
 
 def crowds_in(starts: Path) -> list[str]:
-    """Every time that a group had too many."""
+    """Return a line for every time that a group was overfull."""
     path = crowds_path(starts)
     return path.read_text().splitlines() if path.exists() else []
 
@@ -57,10 +57,11 @@ def crowds_in(starts: Path) -> list[str]:
 def budget_faults(
     runs: Iterable[Run], budgets: Mapping[str, int], stored: Mapping[str, Mapping[str, str]]
 ) -> Iterator[str]:
-    """What is wrong with budgets: jobs' ids with theirs, and their hashes as they are stored.
+    """Yield the faults in token budgets.
 
-    Every run that succeeded is booked once; what a job has spent is the sum of its runs, and it is
-    paused if and only if that is all of its budget.
+    `budgets` and `stored` map job ids to budgets and to the hashes in Redis. Every run that
+    succeeded is booked once. A job's spent tokens are the sum of its runs' tokens. A job is paused
+    if and only if it has spent its whole budget.
     """
     spent = dict.fromkeys(budgets, 0)
     for run in runs:

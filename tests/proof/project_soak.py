@@ -1,12 +1,12 @@
-"""A real Celery project while everything breaks: its own tasks, Celery's own commands, no stand-in.
+"""A real Celery project while everything breaks: its own tasks and Celery's own commands, no fakes.
 
     python -m tests.proof.project_soak --minutes 10
 
-Two beats and three workers (prefork and threads) of `tests/projects/soaked` on a server of their
-own; they are killed, frozen and cut off from a server that restarts, while queued runs are revoked.
-Its tasks are plain ones, ones with a lifetime, with code per message, that retry, that replace
-themselves, that share a group. Then nothing is disturbed, every job has to run, and the whole
-history is judged: what the project's tasks wrote down on disk against what is on record.
+Two beats and three workers (prefork and threads) of `tests/projects/soaked` run on a server of
+their own. They are killed, frozen and cut off from a server that restarts, while queued runs are
+revoked. The tasks are plain, or have a lifetime, build their messages one by one, retry, replace
+themselves, or share a group. Then the faults stop, and every job has to run. The whole history is
+judged: what the tasks wrote down on disk against what is on record.
 
 Waits are the real ones: a message that vanished is pushed again after a minute.
 """
@@ -57,12 +57,12 @@ _CALM_SECONDS = 8.0
 _CLOCKS_SECONDS = 0.02
 _LATE_AFTER = timedelta(minutes=8)
 _MOMENT = timedelta(milliseconds=1)
-#: Tasks that start a run; what a run starts later is counted apart.
+#: Tasks that start a run; later parts of a run are counted separately.
 _FIRST = frozenset({"plain", "fresh", "stamped", "handed", "busy", "grouped"})
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round is made of."""
+    """The settings of one round."""
 
     seconds: float
     #: Jobs of each kind, each due every second.
@@ -70,39 +70,39 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fault_seconds: float = 2.0
     quiet_seconds: float = 10.0
     fsync: str = "everysec"
-    #: Which faults: names of those in `Round`; none means all.
+    #: Names of the faults of `Round._fault` to use; empty means all.
     faults: tuple[str, ...] = ()
-    #: How long the runs may take that wait when the faults are over.
+    #: Time for waiting runs to end after the faults.
     settle_seconds: float = 400.0
-    #: A bug to plant: see `tests/projects/soaked/planted.py`.
+    #: A bug to plant, from `tests/projects/soaked/planted.py`.
     plant: str = ""
     seed: int = 1
 
 
 class Figures(Disturbances, kw_only=True):
-    """What was done."""
+    """Counts of the faults of one round."""
 
     revoked: int = 0
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round showed."""
+    """The outcome of one round."""
 
     verdict: Verdict
     figures: Figures
     starts: int
-    #: Later halves of runs: retries of their own, replacements.
+    #: Starts of later parts of runs: Celery retries, replacements.
     continued: int
     stopped: tuple[str, ...]
     others: tuple[str, ...]
 
     @property
     def valid(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if there is no fault."""
         return self.verdict.valid and not self.stopped and not self.others
 
     def faults(self) -> str:
-        """What is wrong, for people; the first few of each kind."""
+        """Return the first few faults of each kind as readable text."""
         lines = [self.verdict.faults()]
         for kind, found in (("silently stopped", self.stopped), ("others", self.others)):
             if found:
@@ -122,7 +122,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Round(Disturbed):
-    """One round."""
+    """One round of the soak."""
 
     def __init__(self, plan: Plan, home: Path, stack: ExitStack) -> None:
         self._plan = plan
@@ -154,8 +154,8 @@ class Round(Disturbed):
         self._revoked: set[str] = set()
 
     def run(self) -> Result:
-        """All of it."""
-        wait_until(self._is_declared, what="the project's jobs", seconds=60, poll=0.1)
+        """Disturb, calm down, settle, and judge."""
+        wait_until(self._is_declared, what="the project's jobs are declared", seconds=60, poll=0.1)
         first = {job.id: job for job in self._all_jobs()}
         self._disturb(
             self._plan.seconds,
@@ -165,7 +165,7 @@ class Round(Disturbed):
         )
         self._calm(calm_seconds=_CALM_SECONDS, late_ms=2000, settle_seconds=120)
         stopped = tuple(self._stopped())
-        # What goes on no more is told as stopped, and has no next occurrence to be judged up to.
+        # A stopped job is reported as such; it has no next occurrence to judge up to.
         spans = [span for job in first.values() if (span := self._paused(job)) is not None]
         self._settle()
         self._end_all()
@@ -198,14 +198,14 @@ class Round(Disturbed):
         self._dice.choices([f for f, _ in wanted], [w for _, w in wanted])[0]()
 
     def _freeze_all_workers(self) -> None:
-        """What waits for a worker becomes older than its lifetime."""
+        """Freeze all workers, so that waiting runs outlive their lifetime."""
         self._figures.freezes += 1
         for member in self._workers:
             if member.well:
                 member.freeze(5.0)
 
     def _revoke(self) -> None:
-        """As a person would, by its id, what waits now."""
+        """Revoke a waiting run by its id, as a person would."""
         waiting = self._database.call("ZRANGE", self._database.keys.queued, 0, 20)
         if waiting:
             run_id = self._dice.choice([str(one) for one in waiting])
@@ -222,7 +222,7 @@ class Round(Disturbed):
         begun = self._now()
         wait_for(self._plan.quiet_seconds)
         until = self._now() - timedelta(seconds=2)
-        # Before the records: a run that ends meanwhile is on record as one that started.
+        # Read before the records: a run that ends meanwhile is on record as started.
         waiting = cared_for(self._database)
         yield from silently_stopped(
             self._all_jobs(), all_records(self._runs), begun=begun, until=until, cared_for=waiting
@@ -230,7 +230,10 @@ class Round(Disturbed):
         yield from (f"{job.name} is {job.state.value}" for job in self._all_jobs() if _is_off(job))
 
     def _paused(self, first: Job) -> Span | None:
-        """End the observation of one job; what was due since it was declared must be on record."""
+        """Pause one job and return its span; occurrences until then must be on record.
+
+        Return None for a job that has stopped.
+        """
         job = self._jobs.find(first.id)
         if job.next_run_at is None or _is_off(job):
             return None
@@ -245,7 +248,7 @@ class Round(Disturbed):
         )
 
     def _settle(self) -> None:
-        """Wait for what still runs; whoever waits for ever is on record as such, and judged.
+        """Wait until no run is active; a run that waits for ever is left to the checker.
 
         A message that vanishes twice is pushed again after three minutes.
         """
@@ -292,7 +295,7 @@ class Round(Disturbed):
             "BROKER": self._url,
             "HERMES_HOME": str(self._home),
             "HERMES_TIMEZONE": "UTC",
-            # Nothing is forgotten before it was judged.
+            # Keep all history until it is judged.
             "HERMES_CELERY_KEEP_RUNS": "100000",
             "SOAK_STARTS": str(self._starts),
             "SOAK_JOBS": str(self._plan.jobs),
@@ -301,7 +304,7 @@ class Round(Disturbed):
 
 
 def _is_off(job: Job) -> bool:
-    """Whether a job goes on no more, though nobody stopped it."""
+    """Return whether a job has stopped although nobody paused it."""
     return job.state is not JobState.SCHEDULED or job.next_run_at is None
 
 
@@ -310,13 +313,17 @@ def _is_first(line: _Line) -> bool:
 
 
 def _history(spans: list[Span], records: tuple[Run, ...], lines: list[_Line]) -> History:
-    """What the checker judges: the first start of each attempt."""
+    """Return the checker's input, with the first start of each attempt."""
     starts = (Start(run_id=x.run_id, attempt=x.attempt) for x in lines if _is_first(x))
     return History(spans=tuple(spans), records=records, starts=tuple(starts))
 
 
 def _others(records: tuple[Run, ...], lines: list[_Line], revoked: set[str]) -> Iterator[str]:
-    """What the checker does not know: parts that ran twice, successes without their last part."""
+    """Yield faults unknown to the checker.
+
+    They are parts that ran twice, successes without their last part, failures, and revoked runs
+    that still wait.
+    """
     counted = Counter((x.run_id, x.attempt, x.what, x.number) for x in lines)
     for (run_id, attempt, what, number), count in counted.items():
         if count > 1:
@@ -325,7 +332,7 @@ def _others(records: tuple[Run, ...], lines: list[_Line], revoked: set[str]) -> 
     for run in records:
         if run.state is RunState.SUCCEEDED and run.started_at is not None:
             yield from _unfinished(run, run.started_at.timestamp(), seen)
-        # A task that could not publish what it goes on with has failed, as it would under Celery.
+        # A task that cannot publish its next part fails, as it would under Celery.
         if run.state is RunState.FAILED and "connecting to" not in (run.error or ""):
             yield f"{run.id} of {run.job_name} failed: {run.error}"
         if run.id in revoked and run.state is RunState.QUEUED:
@@ -335,10 +342,10 @@ def _others(records: tuple[Run, ...], lines: list[_Line], revoked: set[str]) -> 
 def _unfinished(
     run: Run, started: float, seen: Mapping[tuple[str, str, int], float]
 ) -> Iterator[str]:
-    """Whether a run that goes on with other messages was over before the last one.
+    """Yield the run if it succeeded before its last part began.
 
-    Its record says when its last part was claimed, by the server's clock, which a worker knows to
-    some milliseconds.
+    A run with several parts records when its last part was claimed. That is the server's time,
+    which a worker knows to some milliseconds.
     """
     kind = run.job_name.partition("-")[0]
     parts = {"handed": (("handed", 0), ("rest", 0)), "again": (("again", 0), ("again", 2))}
@@ -350,7 +357,7 @@ def _unfinished(
 
 
 def run_round(plan: Plan) -> Result:
-    """One round, from a fresh server to the verdict."""
+    """Run one round, from a fresh server to the verdict."""
     with tempfile.TemporaryDirectory(prefix="hermes-soak-") as home, ExitStack() as stack:
         return Round(plan, Path(home), stack).run()
 
@@ -377,7 +384,7 @@ def main(minutes: float, jobs: int, fault_seconds: float, seed: int) -> None:
         click.echo(
             f"{number}: {result.verdict.targets} occurrences, {result.starts} starts "
             f"({result.continued} of them continued a run), {result.figures}, "
-            f"told {dict(result.verdict.told)}, {'valid' if result.valid else 'NOT VALID'}"
+            f"not succeeded {dict(result.verdict.told)}, {'valid' if result.valid else 'NOT VALID'}"
         )
         if not result.valid:
             raise SystemExit(result.faults())

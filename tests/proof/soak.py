@@ -1,11 +1,11 @@
 """Beats, workers, people and faults for minutes; then the checker.
 
-One round is a fresh server, real child processes, and a loop that throws dice: kill -9, freeze,
+One round is a fresh server, real child processes, and a loop of random acts: kill -9, freeze,
 restart the server, cut or swallow connections, edit, pause, trigger. Then the faults stop, all jobs
-are paused, what waits is worked off, and the checker judges the whole history.
+are paused, waiting runs are performed, and the checker judges the whole history.
 
-On the server: with `appendfsync everysec` Redis may forget the last second when it is killed, as
-its documentation says, so there it is restarted by SIGTERM; with `always` it is killed (-9), too.
+With `appendfsync everysec` Redis may lose the last second when it is killed, as its documentation
+says. So the server is restarted by SIGTERM there; with `always` it is killed with SIGKILL.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from tests.proof.soak_verdict import cared_for, delivery_counts, silently_stoppe
 from tests.receivers import http_receiver
 from tests.support import messages_of
 
-#: A run that starts later than this was forgotten. What is late by less is told, not judged: it is
-#: the price of messages that vanish again and again, of a server that is away, and of a backlog.
+#: A run that starts later than this was forgotten. Less lateness is reported and is no fault: it
+#: comes from messages that vanish repeatedly, from a server that is away, and from a backlog.
 LATE_AFTER = timedelta(minutes=5)
 _SETTLE_SECONDS = 120.0
 _CALM_SECONDS = 3.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round is made of."""
+    """The settings of one round."""
 
     seconds: float
     jobs: int = 100
@@ -57,44 +57,44 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     consumers: int = 3
     #: Celery workers, with two threads each.
     workers: int = 1
-    #: Mean time between two faults, and between two deeds of people.
+    #: Mean time between two faults; below, time between two changes by people.
     fault_seconds: float = 1.5
     deed_seconds: float = 0.2
-    #: At the end nothing is disturbed for so long, and every job that is due has to run.
+    #: Undisturbed time at the end, in which every due job has to run.
     quiet_seconds: float = 5.0
-    #: Which faults: names of `Round`'s, without the underscore; none means all.
+    #: Names of the faults of `Round`, without the underscore; empty means all.
     faults: tuple[str, ...] = ()
-    #: Into how many the due index is split.
+    #: Number of shards of the due index.
     shards: int = 1
     #: appendfsync: `everysec` or `always`.
     fsync: str = "everysec"
-    #: Whether beats compare all records and mend, as real ones do.
+    #: Whether beats compare all records and repair them, as real ones do.
     mends: bool = True
     seed: int = 0
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round showed."""
+    """The outcome of one round."""
 
     verdict: Verdict
     figures: Figures
     edits: int
-    #: By how much the next occurrences were dispatched late, after each leader's sudden end.
+    #: Latest dispatch after each sudden end of a leader.
     takeovers: tuple[timedelta, ...]
-    #: Jobs that should have run at the end and did not, without a reason on record.
+    #: Jobs that should have run in the quiet time and did not, without a reason on record.
     stopped: tuple[str, ...] = ()
-    #: What is wrong with deliveries, groups and budgets.
+    #: Faults in deliveries, groups and budgets.
     others: tuple[str, ...] = ()
     delivered: int = 0
     delivered_twice: int = 0
 
     @property
     def valid(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if there is no fault."""
         return self.verdict.valid and not self.stopped and not self.others
 
     def faults(self) -> str:
-        """What is wrong, for people; the first few of each kind."""
+        """Return the first few faults of each kind as readable text."""
         kinds = {"silently stopped": self.stopped, "others": self.others}
         found = [
             f"{kind} {len(all_)}: " + "; ".join(all_[:5]) for kind, all_ in kinds.items() if all_
@@ -132,7 +132,7 @@ class Round(Disturbed):
         self._proxy_opens_at: float | None = None
 
     def run(self) -> Result:
-        """All of it."""
+        """Disturb, calm down, settle, and judge."""
         self._people.add_jobs(self._plan.jobs)
         self._disturb(
             self._plan.seconds,
@@ -166,7 +166,7 @@ class Round(Disturbed):
         )
 
     def _history(self, records: Sequence[Run]) -> History:
-        """Without what was done to jobs on purpose."""
+        """Return the history without the jobs that were damaged on purpose."""
         known = {span.job_id for span in self._people.spans}
         return History(
             spans=tuple(self._people.spans),
@@ -176,12 +176,12 @@ class Round(Disturbed):
         )
 
     def _stopped(self) -> Iterator[str]:
-        """Leave everything alone for a while; the jobs that have not run by then."""
+        """Disturb nothing for a while, and yield the jobs that did not run."""
         begun = self._cron.now
         wait_for(self._plan.quiet_seconds)
-        # What is due this very moment may be on its way.
+        # An occurrence due this very moment may still be on its way.
         until = self._cron.now - timedelta(seconds=2)
-        # Before the records: a run that ends meanwhile is on record as one that started.
+        # Read before the records: a run that ends meanwhile is on record as started.
         waiting = cared_for(self._database)
         yield from silently_stopped(
             [self._cron.show(job_id) for job_id in self._people.enabled],
@@ -194,7 +194,7 @@ class Round(Disturbed):
     def _others(self, records: Sequence[Run], missing: list[str], twice: int) -> Iterator[str]:
         figures = self._figures
         yield from (f"{run_id} was delivered to nobody" for run_id in missing)
-        # Each kill or freeze, and each time that the server was away, may cost one duplicate.
+        # Each kill, freeze or absence of the server may cause one duplicate.
         excuses = figures.kills + figures.freezes + len(figures.disturbed_ms)
         if twice > excuses:
             yield f"{twice} messages came twice, after {excuses} disturbances"
@@ -268,7 +268,7 @@ class Round(Disturbed):
             self._proxy_opens_at = time.monotonic() + self._dice.uniform(1, 8)
 
     def _pause_server(self) -> None:
-        """The server takes connections and answers nobody."""
+        """Have the server accept connections and answer nobody for a while."""
         self._figures.pauses += 1
         self._figures.disturbed_ms.append(self._database.now_ms())
         self._database.call("CLIENT", "PAUSE", self._dice.randrange(200, 2_500), "ALL")
@@ -284,7 +284,7 @@ class Round(Disturbed):
             self._people.forget(spoilt.job_id)
 
     def _haunt(self) -> None:
-        """The job itself is judged, so this is a fault only where somebody mends it."""
+        """Add a ghost run to a judged job: a fault only if nothing repairs it."""
         self._vandal.haunt(self._dice.choice(self._people.enabled))
 
     def _look_after(self, *, at_once: bool = False) -> None:
@@ -303,9 +303,9 @@ class Round(Disturbed):
                 yield due_ms
 
     def _settle(self) -> None:
-        """Wait until nothing of the jobs is left that are judged.
+        """Wait until the judged jobs have no active run and no delivery.
 
-        A job that was spoilt runs on, and what is left of it may be put off for an hour.
+        A damaged job runs on, and its leftovers may be put off for an hour.
         """
         keys, known = self._database.keys, {span.job_id for span in self._people.spans}
 
@@ -321,7 +321,7 @@ class Round(Disturbed):
         wait_until(idle, what="all runs are over", seconds=_SETTLE_SECONDS, poll=0.1)
 
     def _leader(self) -> Member | None:
-        """The beat that holds the lease of a shard now, if it is well."""
+        """Return the beat that holds the lease of a random shard, if it is well."""
         lease = self._database.keys.lease_of(self._dice.randrange(self._plan.shards))
         owner = str(self._database.call("GET", lease) or "")
         return next((b for b in self._beats if b.well and f":{b.process.pid}:" in owner), None)
@@ -337,7 +337,7 @@ class Round(Disturbed):
         return Member([*command, *options, *node], self._environment(number), home / "children.log")
 
     def _environment(self, number: int) -> dict[str, str]:
-        """Every second one goes through the proxy; every one's clock is wrong by other minutes."""
+        """Return a child's environment; odd numbers use the proxy, each has another wrong clock."""
         port = self._proxy.port if number % 2 else self._server.port
         return {
             **inherited_environment(),
@@ -349,7 +349,7 @@ class Round(Disturbed):
 
 
 def _takeovers(history: History, figures: Figures) -> Iterator[timedelta]:
-    """After each sudden end of a leader that nothing else disturbed: the latest dispatch."""
+    """Yield the latest dispatch after each end of a leader that no other fault disturbed."""
     dispatched = [
         (run.queued_at.timestamp() * 1000, run.queued_at - run.due_at)
         for run in history.scheduled
@@ -394,12 +394,12 @@ def _cron(database: Database, settings: Settings) -> Client:
 
 @contextmanager
 def fresh_round(plan: Plan) -> Iterator[Round]:
-    """A round that leaves no process and no file behind."""
+    """Yield a round, and leave no process and no file behind."""
     with tempfile.TemporaryDirectory(prefix="hermes-soak-") as home, ExitStack() as stack:
         yield Round(plan, Path(home), stack)
 
 
 def run_round(plan: Plan) -> Result:
-    """One round, from a fresh server to the verdict."""
+    """Run one round, from a fresh server to the verdict."""
     with fresh_round(plan) as one:
         return one.run()

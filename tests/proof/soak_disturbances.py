@@ -1,7 +1,6 @@
-"""What a soak breaks: child processes that come back, and a server that restarts.
+"""Disturb child processes and a server, and bring them back.
 
-`Disturbed` is what every soak does to them; which faults there are, and how the history is judged,
-is each soak's own.
+`Disturbed` is the base of every soak. Each soak has its own faults and its own judgement.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from hermes_celery.store import Database
 
 
 class Member:
-    """One child process that is started again whenever it dies."""
+    """A child process that is started again whenever it dies."""
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self._command = command
@@ -35,7 +34,7 @@ class Member:
         self._back_at = 0.0
         self._wakes_at: float | None = None
         self._was_killed = False
-        #: How often it ended although nobody killed it.
+        #: Times that it ended although nobody killed it.
         self.ended = 0
         self.process = self._start()
 
@@ -52,7 +51,7 @@ class Member:
             )
 
     def kill(self, *, back_after: float) -> None:
-        """kill -9, of it and its children."""
+        """Kill the process and its children with SIGKILL; start it again after a while."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._wakes_at = None
@@ -60,17 +59,17 @@ class Member:
         self._back_at = time.monotonic() + back_after
 
     def freeze(self, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT when the time is over."""
+        """Send SIGSTOP now, and SIGCONT after so many seconds."""
         os.killpg(self.process.pid, signal.SIGSTOP)
         self._wakes_at = time.monotonic() + seconds
 
     @property
     def well(self) -> bool:
-        """Whether it runs."""
+        """True if it runs and is not frozen."""
         return self._wakes_at is None and self.process.poll() is None
 
     def look_after(self, *, at_once: bool = False) -> None:
-        """Wake it up, or start it again, when it is time."""
+        """Resume it, or start it again, when it is time."""
         now = time.monotonic()
         if self._wakes_at is not None and (at_once or now >= self._wakes_at):
             os.killpg(self.process.pid, signal.SIGCONT)
@@ -82,7 +81,7 @@ class Member:
 
 
 class Server:
-    """The Valkey server of one round, on a loopback port, restarted at will."""
+    """The Valkey server of one round, on a loopback port."""
 
     def __init__(self, home: Path, *, fsync: str) -> None:
         self._fsync = fsync
@@ -105,7 +104,7 @@ class Server:
         )
 
     def restart(self, *, away_seconds: float) -> None:
-        """Stop it, be away for a while, start it again."""
+        """Stop the server, wait, and start it again."""
         if self._fsync == "always":
             self._process.kill()
         else:
@@ -115,13 +114,13 @@ class Server:
         self._process = self._start()
 
     def stop(self) -> None:
-        """For good."""
+        """Kill the server and do not start it again."""
         self._process.kill()
         self._process.wait()
 
 
 class Disturbances(msgspec.Struct, kw_only=True):
-    """What was done to processes and server."""
+    """Counts of the faults in processes and server."""
 
     kills: int = 0
     freezes: int = 0
@@ -144,11 +143,11 @@ class Disturbed(ABC):
 
     @abstractmethod
     def _fault(self) -> None:
-        """One of the soak's faults, by its dice."""
+        """Cause one of the soak's faults at random."""
 
     @abstractmethod
     def _next_due_ms(self) -> Iterable[float]:
-        """When what is scheduled is due next, Unix ms."""
+        """Return the next due instants of the schedules, Unix ms."""
 
     @property
     def _members(self) -> list[Member]:
@@ -163,10 +162,10 @@ class Disturbed(ABC):
         deed_seconds: float,
         deed: Callable[[], object] | None = None,
     ) -> None:
-        """Throw dice until the time is over.
+        """Cause random faults until the time is over.
 
-        The first fault comes after `first_seconds`, the others about `fault_seconds` apart; a
-        `deed` is what people do between them.
+        The first fault comes after `first_seconds`, the others about `fault_seconds` apart. Between
+        them `deed` is called every `deed_seconds`.
         """
         deadline = time.monotonic() + seconds
         next_fault = time.monotonic() + first_seconds
@@ -199,7 +198,7 @@ class Disturbed(ABC):
             member.look_after(at_once=at_once)
 
     def _calm(self, *, calm_seconds: float, late_ms: float, settle_seconds: float) -> None:
-        """Everything is well again, and has been for a moment."""
+        """Bring everything back, wait a moment, and wait until the schedules are in time."""
 
         def is_in_time() -> bool:
             self._look_after(at_once=True)
@@ -224,17 +223,17 @@ class Disturbed(ABC):
 
 
 def in_time(due_ms: Iterable[float], *, now_ms: float, late_ms: float) -> bool:
-    """Whether nothing is due for longer than that; so it is where nothing is due at all."""
+    """Return whether nothing is overdue by `late_ms` or more."""
     return all(due > now_ms - late_ms for due in due_ms)
 
 
 def inherited_environment() -> dict[str, str]:
-    """What a child process needs of this one's environment."""
+    """Return the environment variables that a child process inherits."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 
 
 def wait_for(seconds: float) -> None:
-    """Let time pass: faults are spread over it."""
+    """Let real time pass, to spread the faults over it."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         time.sleep(left)

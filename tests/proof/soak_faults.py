@@ -1,4 +1,4 @@
-"""What the soak does to the store itself: keys of other types, dead entries, malformed messages."""
+"""Damage the store itself: keys of other types, dead entries, malformed messages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hermes_celery.core.run import run_id_of
 from hermes_celery.store import Database
 from hermes_celery.store.keys import Keys
 
-#: Keys of one job whose loss harms that job at most: "<prefix><family>:<job id>...".
+#: Keys whose loss harms one job only: "<prefix><family>:<job id>...".
 _OF_A_JOB = re.compile(r"(active|held|output|stderr|delivery|troubles):([0-9a-f]{12})\b")
 _SPOILT = "spoilt"
-#: A worker gets these in its queue, and goes on.
+#: Malformed messages; a worker that takes one goes on.
 LETTERS: tuple[bytes, ...] = (
     b"",
     b"null",
@@ -35,14 +35,14 @@ LETTERS: tuple[bytes, ...] = (
 
 
 class Spoilt(msgspec.Struct, frozen=True, kw_only=True):
-    """A key that is of another type now."""
+    """A key that got another type."""
 
     key: str
     job_id: str
 
 
 class Vandal:
-    """Writes to the store what no program of ours writes."""
+    """Writes to the store what no program of this project writes."""
 
     def __init__(self, database: Database, *, dice: random.Random) -> None:
         self._database = database
@@ -53,7 +53,7 @@ class Vandal:
         return self._database.keys
 
     def spoil(self) -> Spoilt | None:
-        """Give one key of one job another type; None when there is none."""
+        """Give one key of one job another type; return None when there is no key."""
         prefix = self._keys.prefix
         found = [
             Spoilt(key=str(key), job_id=match[2])
@@ -79,13 +79,14 @@ class Vandal:
         ways[self._dice.choice([name for name in ways if name != kind])]()
 
     def haunt(self, job_id: str) -> None:
-        """Leave what a script left behind that failed after its second write: a run of the job in
-        its active ones, with neither message nor index nor record.
+        """Add a run to the job's active runs, without message, index entry or record.
+
+        A script that fails after its second write leaves such a run behind.
         """
         ghost = run_id_of(job_id, self._database.now_ms(), manual=secrets.token_hex(4))
         self._database.call("HSET", self._keys.active(job_id), ghost, "queued")
 
     def malform(self) -> None:
-        """Push a message that nobody can read onto one of the queues."""
+        """Push an unreadable message onto one of the queues."""
         queue = self._dice.choice([self._keys.default_queue, self._keys.delivery_queue])
         self._database.call("LPUSH", queue, self._dice.choice(LETTERS))

@@ -1,14 +1,14 @@
 """The processes of the soak: real beats and workers, whose runs write down that they started.
 
     python -m tests.proof.soak_processes beat        a beat
-    python -m tests.proof.soak_processes consumer    a worker without Celery around it: takes
-                                                    messages by BRPOP, claims, performs, finishes
+    python -m tests.proof.soak_processes consumer    a worker without Celery: takes messages by
+                                                    BRPOP, claims, performs, finishes
     celery -A tests.proof.soak_processes:app worker  a Celery worker
 
-Work is a line in a file, so that a million runs fit into minutes. Waiting is cut short (a message
-is pushed again after 5 s, a silent run is lost after 4 s), nothing else differs from what `wiring`
-makes. `SOAK_MENDS=off` takes reconciliation out of the beats. `SOAK_CLOCK_OFFSET` puts this
-process's clock wrong by so many seconds.
+A run writes one line to a file, so that a million runs fit into minutes. Waits are short: a message
+is pushed again after 5 s, a silent run is lost after 4 s. All else is what `wiring` makes.
+`SOAK_MENDS=off` takes the repairing sweep out of the beats. `SOAK_CLOCK_OFFSET` shifts this
+process's clock by so many seconds.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from tests.support import messages_of
 
 REDELIVER_AFTER_MS = 5_000
 HEARTBEAT_TIMEOUT_MS = 4_000
-#: The name of jobs whose first attempt fails.
+#: Jobs of this name fail in their first attempt.
 FAILS = "fails"
 _RETRY_SECONDS = 0.2
-#: What taking a message apart raises that is none.
+#: Errors that parsing a malformed message raises.
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class LineWork:
-    """Work that is a line in this process's file."""
+    """Work that writes one line to this process's file."""
 
     def __init__(self, starts: Path, crowds: Crowds, clock: ServerClock) -> None:
         self._log = StartLog(starts)
@@ -65,7 +65,7 @@ class LineWork:
         self._clock = clock
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
-        """Write it, and succeed; or fail, where that is the job."""
+        """Write the line and succeed; a job called `fails` fails in its first attempt."""
         attempt = session.attempt or 0
         self._log.note(session.run_id, attempt)
         if spec.group_limit is not None:
@@ -79,7 +79,7 @@ class LineWork:
 
 
 def make_runs(database: Database) -> Runs:
-    """Runs with short patience."""
+    """Return runs with short timeouts."""
     return Runs(
         database,
         redeliver_after_ms=REDELIVER_AFTER_MS,
@@ -88,7 +88,7 @@ def make_runs(database: Database) -> Runs:
 
 
 def make_runner(settings: Settings) -> Runner:
-    """What performs runs in this process."""
+    """Return a runner for this process."""
     database = open_database(settings)
     clock, runs = ServerClock(database.now_ms), make_runs(database)
     starts = Path(os.environ["SOAK_STARTS"])
@@ -129,7 +129,7 @@ def beat(settings: Settings) -> None:
 
 
 def consumer(settings: Settings) -> None:
-    """Perform and deliver what comes, for ever; what is no message is dropped."""
+    """Perform and deliver messages for ever; drop malformed ones."""
     database, runner = open_database(settings), make_runner(settings)
     deliverer, keys = make_deliverer(settings), database.keys
     name = f"consumer@{os.getpid()}"
@@ -149,12 +149,12 @@ def consumer(settings: Settings) -> None:
 
 
 class SoakTask(RunTask):
-    """The task of every run, with our work."""
+    """The task of every run, with the soak's work."""
 
     abstract = True
 
     def runner_here(self) -> Runner:
-        """What performs runs in this process."""
+        """Return the runner of this process."""
         cls = type(self)
         if cls._runner is None or cls._runner[0] != os.getpid():
             cls._runner = (os.getpid(), make_runner(app_settings(self.app)))
@@ -162,7 +162,7 @@ class SoakTask(RunTask):
 
 
 def make_soak_app(settings: Settings) -> Celery:
-    """Our app, its run task replaced."""
+    """Return our app with its run task replaced."""
     app = make_app(settings)
     app.finalize()
     app.tasks.pop(RUN_TASK)
@@ -171,13 +171,13 @@ def make_soak_app(settings: Settings) -> Celery:
 
 
 def put_clock_wrong(seconds: float) -> None:
-    """Have `time.time` of this process be off, as the clock of a neglected machine is."""
+    """Shift `time.time` of this process, like the clock of a neglected machine."""
     true_time = time.time
     time.time = lambda: true_time() + seconds
 
 
 def __getattr__(name: str) -> Celery:
-    """The app, made when a worker asks for it."""
+    """Make the app when a worker asks for it."""
     if name == "app":
         put_clock_wrong(float(os.environ.get("SOAK_CLOCK_OFFSET", "0")))
         return make_soak_app(read_settings())
@@ -185,7 +185,7 @@ def __getattr__(name: str) -> Celery:
 
 
 def main(role: str) -> None:
-    """Be a beat or a consumer."""
+    """Run a beat or a consumer."""
     die_with_parent()
     put_clock_wrong(float(os.environ.get("SOAK_CLOCK_OFFSET", "0")))
     roles: dict[str, Callable[[Settings], None]] = {"beat": beat, "consumer": consumer}

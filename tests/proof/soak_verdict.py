@@ -1,4 +1,4 @@
-"""What the soak judges besides the history: did every job that should run go on until the end?"""
+"""Checks of the soak beyond the history: which jobs stopped, which output was not delivered."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def silently_stopped(
     until: datetime,
     cared_for: frozenset[str],
 ) -> Iterator[str]:
-    """The jobs that were due between two instants, did not run since, and say no reason.
+    """Yield the jobs that were due between two instants, did not run since, and give no reason.
 
-    A reason is a state other than scheduled, or a skipped run; one that was skipped because another
-    run of its job is active counts only if somebody cares for that one: `cared_for` are the runs
-    that a worker, a queue or a run before them will bring to an end.
+    A reason is a state other than scheduled, or a skipped run. A run skipped because of another
+    active run counts only if that one will end: `cared_for` are the runs that a worker, a queue or
+    an earlier run will bring to an end.
     """
     for job in jobs:
         if job.state is not JobState.SCHEDULED:
@@ -37,7 +37,7 @@ def silently_stopped(
 
 
 def _is_answered(run: Run, begun: datetime, cared_for: frozenset[str], mine: Sequence[Run]) -> bool:
-    """Whether a run says why its job did or did not run since."""
+    """Return whether the run explains why its job did or did not run since `begun`."""
     if run.started_at is not None and run.started_at >= begun:
         return True
     if run.id in cared_for:
@@ -48,7 +48,7 @@ def _is_answered(run: Run, begun: datetime, cared_for: frozenset[str], mine: Seq
 
 
 def cared_for(database: Database) -> frozenset[str]:
-    """The runs that somebody will bring to their end."""
+    """Return the runs that are queued, running or held back, and so will come to an end."""
     keys, client = database.keys, database.client
     found = set(client.zrange(keys.queued, 0, -1)) | set(client.zrange(keys.heartbeats, 0, -1))
     for key in client.scan_iter(keys.held("*").replace("{", "[{]"), count=500):
@@ -60,7 +60,7 @@ def cared_for(database: Database) -> frozenset[str]:
 def delivery_counts(
     runs: Iterable[Run], receipts: Iterable[Receipt], delivering: frozenset[str]
 ) -> tuple[list[str], int]:
-    """The runs whose output reached nobody, and how many messages came more than once."""
+    """Return the undelivered runs, and how many messages came more than once."""
     reached = Counter(receipt.run_id for receipt in receipts)
     wanted = [r.id for r in runs if r.job_id in delivering and r.state is RunState.SUCCEEDED]
     return [i for i in wanted if not reached[i]], sum(max(reached[i] - 1, 0) for i in wanted)

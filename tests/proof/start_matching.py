@@ -1,11 +1,11 @@
-"""Which start belongs to which occurrence, for histories that do not say so.
+"""Assign starts to occurrences, for histories without run ids.
 
-Jepsen's checker of Chronos knew only when a job had run, so it had to find *some* assignment of
+Jepsen's checker of Chronos knew only when a job had run. So it had to find *some* assignment of
 runs to targets: each target takes one run that began within its window, each run serves one target.
-The largest such assignment decides: what stays over on either side is lost or too much.
+The largest such assignment decides: what is left on either side is lost or too much.
 
-Windows on a line make the graph convex, and then the greedy rule of Glover (1967) is optimal: take
-the starts in order, and give each to the open window that closes first.
+Windows on a line make the graph convex, so the greedy rule of Glover (1967) is optimal: take the
+starts in order, and give each to the open window that closes first.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import msgspec
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """When an occurrence may start, Unix ms, both ends included."""
+    """The time in which an occurrence may start, Unix ms, both ends included."""
 
     opens_ms: int
     closes_ms: int
 
 
 class Matching(msgspec.Struct, frozen=True, kw_only=True):
-    """The largest assignment, by positions in what was given."""
+    """The largest assignment, as positions in the given sequences."""
 
     #: Position of a window -> position of its start.
     pairs: dict[int, int]
@@ -35,7 +35,7 @@ class Matching(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def match(windows: Sequence[Window], starts_ms: Sequence[int]) -> Matching:
-    """Assign as many starts to windows as can be."""
+    """Return an assignment of as many starts to windows as possible."""
     waiting = sorted(range(len(windows)), key=lambda i: windows[i].opens_ms, reverse=True)
     opened: list[tuple[int, int]] = []
     pairs: dict[int, int] = {}

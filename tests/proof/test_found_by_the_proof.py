@@ -1,4 +1,4 @@
-"""What the proof found, and what has been mended since."""
+"""Regression tests for bugs that the proof found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ticked(store: Store) -> TickReport:
     return Ticker(store.due, store.messages).tick(token=1, now_ms=store.clock.ms)
 
 
-def test_an_edit_that_crosses_a_tick_does_not_take_back_the_count_of_runs(store: Store) -> None:
+def test_an_edit_that_crosses_a_tick_keeps_the_count_of_runs(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", repeat=2))
     store.clock.advance(3600)
     read = store.cron.show(job.id)
@@ -44,12 +44,12 @@ def test_a_run_that_is_held_back_ends_when_its_job_is_removed(store: Store) -> N
     assert [run.state.is_final for run in store.runs.latest(limit=9)] == [True, True]
 
 
-def test_a_job_that_was_mended_since_it_was_read_is_not_taken_off_the_schedule(
+def test_a_job_repaired_after_a_tick_read_it_stays_scheduled(
     store: Store,
 ) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     store.clock.advance(3600)
-    # A tick has read something broken, and goes on after the job was mended.
+    # A tick has read a broken definition, and goes on after the job was repaired.
     store.cron.edit(job.id, {"prompt": "mended"})
     store.due.fault(BrokenJob(job_id=job.id, revision=str(job.revision), error="broken"), token=1)
     assert store.cron.show(job.id).state is JobState.SCHEDULED

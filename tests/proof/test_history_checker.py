@@ -1,4 +1,4 @@
-"""The checker is checked: it accepts good histories and finds each kind of fault in broken ones."""
+"""Tests of the checker: it accepts good histories and finds each kind of fault in bad ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOUR = timedelta(hours=1)
 
 
 def span(job_id: str = JOB, hours: int = 3, **fields: Any) -> Span:
-    """An hourly job, from noon on."""
+    """Return a span of an hourly job, from noon on."""
     schedule = parse("every 1h", timezone="UTC", now=NOON)
     return Span(
         **{
@@ -40,7 +40,7 @@ def span(job_id: str = JOB, hours: int = 3, **fields: Any) -> Span:
 
 
 def record(due_at: datetime, job_id: str = JOB, **fields: Any) -> Run:
-    """A run that went well."""
+    """Return the record of a run that went well."""
     values: dict[str, Any] = {
         "id": occurrence_at(job_id, due_at).run_id,
         "job_id": job_id,
@@ -55,7 +55,7 @@ def record(due_at: datetime, job_id: str = JOB, **fields: Any) -> Run:
 
 
 def skipped(due_at: datetime, reason: str) -> Run:
-    """A run that never was one."""
+    """Return the record of a skipped run."""
     return record(
         due_at,
         state=RunState.SKIPPED,
@@ -67,14 +67,14 @@ def skipped(due_at: datetime, reason: str) -> Run:
 
 
 def starts_of(records: Sequence[Run]) -> tuple[Start, ...]:
-    """One start for each record that says it began."""
+    """Return one start for each record that says it began."""
     return tuple(
         Start(run_id=run.id, attempt=run.attempt) for run in records if run.started_at is not None
     )
 
 
 def good(hours: int = 3) -> History:
-    """Every occurrence ran once, in time."""
+    """Return a history in which every occurrence ran once, in time."""
     records = tuple(record(NOON + n * HOUR) for n in range(1, hours + 1))
     return History(spans=(span(hours=hours),), records=records, starts=starts_of(records))
 
@@ -214,7 +214,7 @@ def test_a_span_of_missed_occurrences_must_name_their_number() -> None:
     assert [f.what for f in verdict.unexpected] == ["skips 3 occurrences; there were 2"]
 
 
-def test_what_an_edit_overtook_may_have_run_or_not() -> None:
+def test_an_occurrence_that_an_edit_overtook_may_have_run_or_not() -> None:
     history = good()
     edited = replaced(history, spans=(span(settled_until=NOON + 2 * HOUR),))
     assert judged(edited).valid
@@ -222,7 +222,7 @@ def test_what_an_edit_overtook_may_have_run_or_not() -> None:
     assert judged(replaced(edited, records=edited.records[:1], starts=edited.starts[:1])).lost
 
 
-def test_a_run_that_is_on_record_as_lost_is_told_not_lost() -> None:
+def test_a_run_recorded_as_lost_is_counted_and_is_no_fault() -> None:
     history = good()
     gone = replaced(history.records[0], state=RunState.LOST)
     verdict = judged(replaced(history, records=(gone, *history.records[1:])))
@@ -278,13 +278,13 @@ def windows(*pairs: tuple[int, int]) -> list[Window]:
     return [Window(opens_ms=opens, closes_ms=closes) for opens, closes in pairs]
 
 
-def test_without_ids_the_assignment_is_searched_for() -> None:
-    # The early start could serve both windows; only the choice of the first one serves all.
+def test_without_run_ids_the_largest_assignment_is_found() -> None:
+    # The early start fits both windows; only with the first one are both windows served.
     found = match(windows((0, 10), (5, 20)), [15, 6])
     assert (found.pairs, found.missing, found.extra) == ({0: 1, 1: 0}, (), ())
 
 
-def test_without_ids_what_stays_over_is_missing_or_extra() -> None:
+def test_without_run_ids_unassigned_windows_are_missing_and_unassigned_starts_extra() -> None:
     found = match(windows((0, 10), (20, 30), (40, 50)), [5, 6, 41])
     assert (found.missing, found.extra) == ((1,), (1,))
 
@@ -305,7 +305,7 @@ def test_the_assignment_is_valid_and_none_is_larger(
 
 
 def largest(targets: list[Window], starts: list[int]) -> int:
-    """The size of the largest assignment, by trying all of them."""
+    """Return the size of the largest assignment, by trying all of them."""
     padded: list[int | None] = [*starts, *[None] * len(targets)]
     return max(
         sum(

@@ -1,4 +1,4 @@
-"""Which jobs have silently stopped, for the soak's last minute."""
+"""Tests of the soak's verdict: which jobs silently stopped, which output was not delivered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def every_second(**fields: Any) -> Job:
 
 
 def run(state: RunState, *, seconds: int, **fields: Any) -> Run:
-    """A run of that job, due and queued so many seconds after the minute began."""
+    """Return a run due and queued so many seconds after the minute began."""
     at = NOON + timedelta(seconds=seconds)
     return Run(
         id=run_id_of("a" * 12, to_ms(at)),
@@ -51,7 +51,7 @@ def test_a_job_without_a_run_in_the_last_minute_has_stopped() -> None:
     )
 
 
-def test_a_job_that_ran_has_not() -> None:
+def test_a_job_that_ran_in_the_last_minute_has_not_stopped() -> None:
     assert (
         stopped(
             every_second(),
@@ -61,35 +61,35 @@ def test_a_job_that_ran_has_not() -> None:
     )
 
 
-def test_a_job_that_was_not_due_has_not() -> None:
+def test_a_job_that_was_not_due_has_not_stopped() -> None:
     assert stopped(a_job("every 1d", now=NOON)) == []
 
 
-def test_a_job_that_is_off_its_schedule_for_a_reason_has_not() -> None:
+def test_a_job_in_the_error_state_has_not_silently_stopped() -> None:
     assert stopped(replaced(every_second(), state=JobState.ERROR)) == []
 
 
-def test_a_skipped_run_is_a_reason() -> None:
+def test_a_job_with_a_skipped_run_has_not_silently_stopped() -> None:
     assert (
         stopped(every_second(), run(RunState.SKIPPED, seconds=5, reason="missed: 1 occurrence"))
         == []
     )
 
 
-def test_schedules_are_in_time_where_nothing_is_due_for_long_or_at_all() -> None:
+def test_schedules_are_in_time_when_nothing_is_overdue() -> None:
     assert in_time([], now_ms=5_000, late_ms=1_000)
     assert in_time([4_001, 9_000], now_ms=5_000, late_ms=1_000)
     assert not in_time([4_000, 9_000], now_ms=5_000, late_ms=1_000)
 
 
-def test_an_overlap_with_a_run_that_nobody_cares_for_is_none() -> None:
+def test_an_overlap_with_a_dead_run_does_not_excuse_a_stopped_job() -> None:
     dead = run(RunState.QUEUED, seconds=-60)
     skipped = run(RunState.SKIPPED, seconds=5, reason="overlap: an earlier run still waits")
     assert len(stopped(every_second(), dead, skipped)) == 1
     assert stopped(every_second(), dead, skipped, cared_for=frozenset({dead.id})) == []
 
 
-def test_a_run_that_was_delivered_to_nobody_is_told_and_duplicates_are_counted() -> None:
+def test_undelivered_runs_are_reported_and_duplicates_counted() -> None:
     missing, twice = (run(RunState.SUCCEEDED, seconds=number) for number in (1, 2))
     receipts = [Receipt(target="", run_id=twice.id)] * 3
     assert delivery_counts([missing, twice], receipts, frozenset({"a" * 12})) == ([missing.id], 2)
