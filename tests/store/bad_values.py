@@ -1,6 +1,6 @@
-"""Values that nobody should find in Redis, one planter for each.
+"""Bad values in Redis, and a function that plants each.
 
-They are what a hand, a bug, a restored copy or a newer version may leave there.
+Such values are left by an edit by hand, a bug, a restored copy or a newer version.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONG_AGO_MS = 1_000_000
 
 
 class Plant:
-    """One place where something bad is planted: a job and a run of its own, beside the healthy."""
+    """One planted bad value with a job and a run of its own, beside the healthy job."""
 
     def __init__(self, database: Database, number: int, now_ms: int) -> None:
         self.database = database
@@ -30,7 +30,7 @@ class Plant:
         self.now_ms = now_ms
 
     def job(self, *, is_due: bool = True) -> Job:
-        """A stored job that is due."""
+        """Store a job; it is due unless `is_due` is false."""
         job = a_job(id=self.job_id, name=f"bad {self.job_id}")
         job = replaced(job, next_run_at=job.next_run_at and job.next_run_at + timedelta(days=900))
         stored = Jobs(self.database).add(job)
@@ -40,7 +40,7 @@ class Plant:
         return stored
 
     def spec(self, **changes: object) -> None:
-        """A due job whose stored definition is changed by hand."""
+        """Store a due job and change its stored definition by hand."""
         job = self.job()
         spec = {**msgspec.to_builtins(job.spec), **changes}
         self.field("spec", msgspec.json.encode(spec))
@@ -49,27 +49,27 @@ class Plant:
         self.call("HSET", self.keys.job(self.job_id), name, value)
 
     def run(self, **fields: str | int) -> None:
-        """A run's record, with these fields beside or in the place of its own."""
+        """Store a run's record; `fields` add to the default fields or replace them."""
         record = {"job_name": "bad", "queued_ms": self.now_ms, "state": "queued", **fields}
         for name, value in record.items():
             self.call("HSET", self.keys.run(self.run_id), name, value)
         self.call("ZADD", self.keys.runs, self.now_ms, self.run_id)
 
     def wait(self, score: int | str = _LONG_AGO_MS, *, run_id: str | bytes = "") -> None:
-        """Let a run wait for a worker, longer than it should."""
+        """Let a run wait for a worker for longer than it should."""
         self.call("ZADD", self.keys.queued, score, run_id or self.run_id)
 
     def silence(self, *, run_id: str | bytes = "") -> None:
-        """Let a run's heartbeat have stopped."""
+        """Let a run's last heartbeat be long ago."""
         self.call("ZADD", self.keys.heartbeats, _LONG_AGO_MS, run_id or self.run_id)
 
     def set(self, key: str, kind: str) -> None:
-        """A key of another type."""
+        """Replace a key by one of another type."""
         self.call("DEL", key)
         self.call(*{"string": ("SET", key, "x"), "list": ("RPUSH", key, "x")}[kind])
 
     def incident(self, **fields: str) -> None:
-        """An open incident with nothing but these fields."""
+        """Store an open incident with only these fields."""
         incident = f"bad-{self.job_id}"
         for name, value in fields.items():
             self.call("HSET", self.keys.incident(incident), name, value)
@@ -130,7 +130,7 @@ def _nameless(p: Plant) -> None:
     p.wait()
 
 
-def _waiting_without_an_end(p: Plant) -> None:
+def _waiting_since_minus_inf(p: Plant) -> None:
     p.job(is_due=False)
     p.run()
     p.wait("-inf")
@@ -148,7 +148,7 @@ def _output_is_a_list(p: Plant) -> None:
     p.set(p.keys.output(p.run_id), "list")
 
 
-def _id_without_a_meaning(index: str, score: int | str = _LONG_AGO_MS) -> Callable[[Plant], None]:
+def _garbage_ids(index: str, score: int | str = _LONG_AGO_MS) -> Callable[[Plant], None]:
     def plant(p: Plant) -> None:
         key = getattr(p.keys, index)
         if p.call("TYPE", key) != "zset":
@@ -226,26 +226,26 @@ def _incident_is_a_list(p: Plant) -> None:
     p.set(p.keys.incident(f"bad-{p.job_id}"), "list")
 
 
-#: What is planted, by a name that says what it is. Those of one place come one after the other:
-#: of all together, the last of them stays.
+#: Planting functions by the name of the bad value. Values of the same key follow one another: when
+#: all are planted, the last of them stays.
 BAD_VALUES: dict[str, Callable[[Plant], None]] = {
     "job is a string": _job_is("string"),
     "job is a list": _job_is("list"),
-    "spec is no JSON": _job_with("spec", "{"),
+    "spec is not JSON": _job_with("spec", "{"),
     "spec is a list": _job_with("spec", "[]"),
-    "spec is no UTF-8": _job_with("spec", b'{"id": "\xff\xfe"}'),
+    "spec is not UTF-8": _job_with("spec", b'{"id": "\xff\xfe"}'),
     "spec is nested deeply": _job_with("spec", "[" * 5000),
     "spec has another shape": _job_with("spec", '{"id": 5}'),
     "spec is missing": _without("spec"),
     "spec is another job's": lambda p: p.spec(id="c" * 12),
     "spec has an unknown policy": lambda p: p.spec(policy={"overlap": "negotiate"}),
     "spec has unknown work": lambda p: p.spec(prompt="", grpc={"call": "x"}),
-    "spec has no instants": lambda p: p.spec(created_ms=10**30, start_ms=-(10**17)),
-    "spec has no schedule": lambda p: p.spec(schedule="whenever", timezone="Mars/Olympus"),
+    "spec's instants are out of range": lambda p: p.spec(created_ms=10**30, start_ms=-(10**17)),
+    "spec's schedule is invalid": lambda p: p.spec(schedule="whenever", timezone="Mars/Olympus"),
     "revision is a word": _job_with("revision", "many"),
     "revision is missing": _without("revision"),
     "next_ms is a word": _job_with("next_ms", "soon"),
-    "next_ms is no instant": _job_with("next_ms", "9" * 18),
+    "next_ms is out of range": _job_with("next_ms", "9" * 18),
     "completed is a word": _job_with("completed", "often"),
     "job's state is unknown": _job_with("state", "archived"),
     "job's numbers are words": _job_with("last_run_ms", "yesterday"),
@@ -253,38 +253,38 @@ BAD_VALUES: dict[str, Callable[[Plant], None]] = {
     "due score is -inf and the job is not due": _due_at("-inf", is_due=False),
     "due score is inf": _due_at("inf"),
     "due score is absurd": _due_at("1e300"),
-    "due ids are none": _id_without_a_meaning("due"),
-    "due ids are none, and due for ever": _id_without_a_meaning("due", "-inf"),
-    "jobs' ids are none": _id_without_a_meaning("jobs"),
-    "names are none": _id_without_a_meaning("names", 0),
+    "due ids are garbage": _garbage_ids("due"),
+    "due ids are garbage with score -inf": _garbage_ids("due", "-inf"),
+    "job ids are garbage": _garbage_ids("jobs"),
+    "names are garbage": _garbage_ids("names", 0),
     "queued run has no name": _nameless,
-    "queued ids are none": _id_without_a_meaning("queued"),
-    "queued id is none and has a record": _garbled_run_with_a_record,
-    "queued score is -inf": _waiting_without_an_end,
+    "queued ids are garbage": _garbage_ids("queued"),
+    "queued id is garbage and has a record": _garbled_run_with_a_record,
+    "queued score is -inf": _waiting_since_minus_inf,
     "queued run's numbers are words": _waiting(queued_ms="then", attempt="first", expires_ms="?"),
-    "queued run's instants are none": _waiting(queued_ms="9" * 18, expires_ms="9" * 18),
-    "queued run was sent on junk times": _waiting(hop="junk"),
-    "queued run was sent on too often": _waiting(hop="9" * 19),
-    "queued run was handed on junk times": _waiting(handed_on="x", handed_hop="junk"),
-    "queued run was handed on too often": _waiting(handed_on="x", handed_hop="9" * 19),
-    "queued run's retry is at no instant": _waiting(
+    "queued run's instants are out of range": _waiting(queued_ms="9" * 18, expires_ms="9" * 18),
+    "queued run's hop is junk": _waiting(hop="junk"),
+    "queued run's hop is too large": _waiting(hop="9" * 19),
+    "queued run's handed-on hop is junk": _waiting(handed_on="x", handed_hop="junk"),
+    "queued run's handed-on hop is too large": _waiting(handed_on="x", handed_hop="9" * 19),
+    "queued run's retry time is a word": _waiting(
         handed_on="x", handed_hop="1", retry_ms="soon", patience_ms="long", on_queue_ms="then"
     ),
-    "queued run was handed on to no queue": _handed_on_to_no_queue,
-    "queued run was pushed junk times": _waiting(pushes="junk"),
+    "queued run was handed on to a key that is no queue": _handed_on_to_no_queue,
+    "queued run's pushes are junk": _waiting(pushes="junk"),
     "run's words are unknown": _waiting(state="dreaming", trigger="moon", delivery="pigeon"),
     "run is a list": _run_is_a_list,
     "run's output is a list": _output_is_a_list,
-    "heartbeat ids are none": _id_without_a_meaning("heartbeats"),
-    "runs' ids are none": _id_without_a_meaning("runs"),
-    "runs' ids are none, and recorded for ever": _id_without_a_meaning("runs", "inf"),
-    "runs by job are none": _id_without_a_meaning("job_runs", 0),
+    "heartbeat ids are garbage": _garbage_ids("heartbeats"),
+    "run ids are garbage": _garbage_ids("runs"),
+    "run ids are garbage with score inf": _garbage_ids("runs", "inf"),
+    "runs by job are garbage": _garbage_ids("job_runs", 0),
     "old run is a list": _old_run_is_a_list,
-    "completed ids are none": _id_without_a_meaning("completed"),
+    "completed ids are garbage": _garbage_ids("completed"),
     "completed job is unreadable": _completed_and_unreadable,
-    "grown ids are none": _grown,
-    "delivery's ids are none": _id_without_a_meaning("deliveries"),
-    "delivery's parts are no JSON": _delivery(parts="["),
+    "grown ids are garbage": _grown,
+    "delivery ids are garbage": _garbage_ids("deliveries"),
+    "delivery's parts are not JSON": _delivery(parts="["),
     "delivery's parts are unknown": _delivery(parts='[{"what":"song","target":{}}]', size="1"),
     "delivery's numbers are words": _delivery(parts="[]", size="1", pushes="x"),
     "delivery is a list": _delivery_is_a_list,
@@ -294,14 +294,14 @@ BAD_VALUES: dict[str, Callable[[Plant], None]] = {
         kind="late", count="x", told="y", first_ms="z", last_ms="9" * 18, acked_ms="?"
     ),
     "incident is a list": _incident_is_a_list,
-    "workers are none": _id_without_a_meaning("workers", "inf"),
+    "workers are garbage": _garbage_ids("workers", "inf"),
     "workers are a string": _key_is("workers", "string"),
     "mark is a list": _key_is("mark", "list"),
-    "switch is paused at no instant": _fields("switch", "paused_ms", "abc", "resumed_ms", "xyz"),
+    "switch's times are words": _fields("switch", "paused_ms", "abc", "resumed_ms", "xyz"),
     "switch is a string": _key_is("switch", "string"),
     "beats are a string": _key_is("beats", "string"),
     "leader is a string": _key_is("leader", "string"),
-    "leader was seen at no instant": _fields("leader", "seen_ms", "abc"),
+    "leader's time is a word": _fields("leader", "seen_ms", "abc"),
     "lease is a list": _key_is("lease", "list"),
     "lease has no expiry": _lease,
     "term is a word": _text("term", "abc"),
@@ -313,13 +313,13 @@ BAD_VALUES: dict[str, Callable[[Plant], None]] = {
 
 
 def due_at_once(database: Database, job: Job, now_ms: int) -> None:
-    """Let a job be due since a second."""
+    """Let a job have been due for a second."""
     database.call("HSET", database.keys.job(job.id), "next_ms", now_ms - 1000)
     database.call("ZADD", database.keys.due_of(0), now_ms - 1000, job.id)
 
 
 def plant(database: Database, name: str, *, now_ms: int, wave: int = 0) -> Plant:
-    """Plant one bad value; in another wave with a job and a run of its own."""
+    """Plant one bad value; each `wave` uses a job and a run of its own."""
     place = Plant(database, list(BAD_VALUES).index(name) + wave * 0x1000, now_ms)
     BAD_VALUES[name](place)
     return place

@@ -1,8 +1,8 @@
-"""Every call of every script, with every key that it touches spoilt in turn.
+"""Record calls of every script, and corrupt each key that they touch in turn.
 
-`recorded_calls` lets a namespace live once and keeps, of each script, calls with the state of the
-server before them. `spoilt` lists what can be wrong with a key. A call is then made again on that
-state with one thing wrong; `test_corruption` judges what it answers and writes.
+`recorded_calls` uses a namespace once, and keeps calls of each script with the state of the server
+before them. `spoilt` lists the ways to corrupt a key. `test_corruption` repeats a call on its state
+with one corruption, and judges the answer and the writes.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from hermes_celery.store.keys import Keys
 from tests.support import HandClock, Store
 
 TOKEN = 1
-#: Calls of one script that differ in what they find are worth looking at; more only repeat.
+#: Calls kept of each script; more would only repeat these.
 _CALLS = 6
 State = dict[str, bytes]
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One call of a script, and what the server held before it."""
+    """One call of a script, and the content of the server before it."""
 
     script: str
     keys: tuple[str, ...]
@@ -65,13 +65,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordingDatabase(Database):
-    """Keeps the calls of scripts that go through it."""
+    """A database that keeps the script calls made through it."""
 
     calls: list[Call]
     _is_on = False
 
     def record(self) -> None:
-        """Begin."""
+        """Begin to record."""
         self.calls, self._is_on = [], True
 
     def run_listed(
@@ -100,14 +100,14 @@ class RecordingDatabase(Database):
 
 
 def state_of(database: Database) -> State:
-    """Everything in the namespace, its queues included, as the server would dump it."""
+    """Return every key of the namespace, queues included, with its DUMP."""
     keys = [str(key) for key in database.client.scan_iter(f"*{database.keys.namespace}*")]
     dumps = database.raw_many([("DUMP", key) for key in keys]) if keys else []
     return dict(zip(keys, dumps, strict=True))
 
 
 def restore(database: Database, state: State) -> None:
-    """Make the namespace hold just that."""
+    """Make the namespace hold exactly this state."""
     keys = list(database.client.scan_iter(f"*{database.keys.namespace}*"))
     commands: list[Sequence[str | int | bytes]] = [("DEL", key) for key in keys]
     commands += [("RESTORE", key, 0, dump) for key, dump in state.items()]
@@ -115,11 +115,11 @@ def restore(database: Database, state: State) -> None:
 
 
 def answer_of(database: Database, call: Call) -> Any:
-    """What the script answers now. Raises redis.ResponseError when it fails in the middle."""
+    """Repeat a call and return its answer; raise redis.ResponseError if the script fails."""
     return database.client.eval(lua.source(call.script), len(call.keys), *call.keys, *call.args)
 
 
-#: A value of each type, as the command that writes it.
+#: The command that writes a value of each type.
 TYPES: dict[str, tuple[str, ...]] = {
     "string": ("SET", "x"),
     "hash": ("HSET", "f", "x"),
@@ -132,12 +132,12 @@ GARBAGE = ("", "abc", "-1", "1.5", "1e400", "nan", "9" * 40, "\x00\x01", "{not j
 
 
 def wrong_types(kind: str) -> dict[str, tuple[str, ...]]:
-    """The types that a key of one type must not have."""
+    """Return the types that a key of type `kind` must not have."""
     return {name: command for name, command in TYPES.items() if name != kind}
 
 
 def spoilt(database: Database, key: str) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """What can be wrong with a key as it is now: a name, and the commands that bring it about."""
+    """Yield the ways to corrupt a key: a name, and the commands that do it."""
     kind = str(database.call("TYPE", key))
     yield "absent", [("DEL", key)]
     for name, (command, *values) in wrong_types(kind).items():
@@ -150,7 +150,7 @@ def spoilt(database: Database, key: str) -> Iterator[tuple[str, list[tuple[str, 
 
 
 def garbage_in(database: Database, key: str, kind: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Values that make no sense, in a key of the right type."""
+    """Yield meaningless values for a key of the right type."""
     if kind == "hash":
         for field, garbage in product(sorted(database.call("HKEYS", key)), GARBAGE):
             yield f"{field}={garbage[:12]!r}", ("HSET", key, field, garbage)
@@ -164,7 +164,7 @@ def garbage_in(database: Database, key: str, kind: str) -> Iterator[tuple[str, t
 
 
 def recorded_calls(database: RecordingDatabase, clock: HandClock) -> list[Call]:
-    """Let jobs be written, ticked, run, lost, retried, held, cancelled, removed and forgotten."""
+    """Write, tick, run, lose, retry, hold, cancel, remove and delete jobs; return the calls."""
     database.call("SET", database.keys.term, TOKEN)
     store = Store(database, clock)
     database.record()
@@ -217,7 +217,7 @@ def _lives(store: Store) -> None:
 
 
 def _hand_on(store: Store, job: Job) -> None:
-    """Let a run be handed on twice, with every number that is on record then, and come again."""
+    """Hand a run on twice, so that every number is on record, and let it come again."""
     run_id = store.cron.run(job.id)
     asks = partial(store.runs.claim, run_id, now_ms=store.clock.ms, worker="w", message=run_id)
     for hop in (0, 1):
@@ -234,7 +234,7 @@ def _hand_on(store: Store, job: Job) -> None:
 
 
 def _move(store: Store) -> None:
-    """Let jobs that wait, and one that is paused, move to another namespace."""
+    """Move waiting jobs and a paused one to another namespace."""
     database = store.database
     there = Database(database.client, keys=Keys(namespace=f"{database.keys.namespace}-z"))
     store.cron.pause(store.jobs.find("grouped").id)
@@ -243,7 +243,7 @@ def _move(store: Store) -> None:
 
 
 def _deliver(store: Store) -> None:
-    """Let a run's output go to two places, be tried again, and be told of as a trouble."""
+    """Deliver a run's output to two targets, retry one, and report an incident of it."""
     deliveries, incidents = Deliveries(store.database), Incidents(store.database)
     run = next(run for run in store.cron.latest_runs() if run.delivery is DeliveryState.PENDING)
     queue, now_ms = store.database.keys.delivery_queue, store.clock.ms
@@ -313,7 +313,7 @@ def _hour(store: Store) -> None:
 
 
 def _work(store: Store, places: RunLimits, job: Job) -> None:
-    """Let a worker take what waits of a job, and each job's run end in its own way."""
+    """Let a worker take the queued runs of a job and end each in the job's own way."""
     ids = [run.id for run in store.cron.latest_runs(job.id) if run.state is RunState.QUEUED]
     for run_id in ids:
         claim = store.runs.claim(run_id, token=f"t-{run_id}", now_ms=store.clock.ms, worker="w")

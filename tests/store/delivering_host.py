@@ -1,4 +1,4 @@
-"""One machine that delivers, without processes: real Valkey, real receivers, a clock by hand."""
+"""One host that delivers, without processes: real Valkey, real receivers, a hand-set clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN = 7
 
 
 class PlainDeliveryMessages:
-    """Messages without Celery: the delivery's id alone."""
+    """Messages without Celery: only the delivery's id."""
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
@@ -34,7 +34,7 @@ class PlainDeliveryMessages:
 
 
 class DeliveringHost:
-    """One machine that delivers, with a home of its own."""
+    """One host that delivers, with a home of its own."""
 
     def __init__(self, store: Store, home: Path, **environment: str) -> None:
         self.store = store
@@ -45,13 +45,13 @@ class DeliveringHost:
         self.messages = PlainDeliveryMessages(store.database.keys.default_queue + ":deliveries")
         self.pinger = Pinger(timeout_seconds=2)
         self.wrap = False
-        #: What other tests put in place of the real ones.
+        #: Parts that tests replace.
         self.book: type[AddressBook] = AddressBook
         self.channels: type[Channels] = Channels
         self.breakers: type[Breakers] = Breakers
         self.limits: dict[str, Any] = {}
         self.pause: Callable[[float], None] = time.sleep
-        #: What rescue was told of: job, key, what is wrong.
+        #: Broken records that rescue reported: job, key, fault.
         self.broken: list[tuple[str, str, str]] = []
 
     @property
@@ -97,7 +97,7 @@ class DeliveringHost:
         return self.store.cron.add(request)
 
     def end(self, *, output: str = "", error: str | None = None, **fields: Any) -> Run:
-        """A run of the job `disks` that has ended."""
+        """Run the job `disks` and end the run; return its record."""
         store = self.store
         run_id = store.cron.run("disks")
         state = RunState.FAILED if error else RunState.SUCCEEDED
@@ -111,7 +111,7 @@ class DeliveringHost:
         return store.runs.get(run_id)
 
     def work_off(self) -> list[str]:
-        """Do what a worker does with the messages on the queue."""
+        """Deliver every message on the queue, as a worker does; return the answers."""
         answers = []
         while delivery_id := self.store.database.call("RPOP", self.messages.delivery_queue()):
             answers.append(self.deliverer().deliver(delivery_id))
@@ -134,6 +134,6 @@ class DeliveringHost:
 
 
 def at(database: Database, clock: HandClock, home: Path) -> DeliveringHost:
-    """A machine with a home, in a namespace of a real server."""
+    """Return a host with a home, in a namespace of a real server."""
     database.call("SET", database.keys.term, TOKEN)
     return DeliveringHost(Store(database, clock), home, HERMES_HOME=str(home), PATH="/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""A namespace with something of everything in it, and what can be wrong there."""
+"""A namespace with jobs and runs in every state, to be put into disorder and repaired."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKEN = 7
 
 
 class World:
-    """Jobs that wait, run, hold a run back, are paused, are over; all as it should be."""
+    """Jobs that wait, run, hold a run back, are paused or completed; all consistent."""
 
     def __init__(self, database: Database, clock: HandClock) -> None:
         self.database = database
@@ -50,7 +50,7 @@ class World:
         self.over = self._add("over", "in 1h")
         self.delivered = self._add("delivered", "every 1h")
         cron.pause("paused")
-        # An hour later all are due but the idle one, which was added half an hour after the others.
+        # After an hour all are due except the idle one, which was added half an hour later.
         clock.advance(1800)
         cron.remove("idle")
         self.idle = self._add("idle", "every 1h")
@@ -95,7 +95,7 @@ class World:
         return CheckMode(now_ms=self.clock.ms, **{"is_deep": True, **changes})
 
     def look(self, *, mends: bool = True, **changes: Any) -> list[Disagreement]:
-        """One look at everything."""
+        """Examine every key and record once, and return the disagreements."""
         mode = self.mode(mends=mends, **changes)
         found = self.examiner.keys(mode)
         for page in self.examiner.records.everything(shards=self.examiner.repairs.shards):
@@ -106,13 +106,13 @@ class World:
         return self.database.call(*command)
 
     def dump(self) -> dict[str, Any]:
-        """Every key of the namespace with its value, but what mends leave aside."""
+        """Return every key of the namespace with its value, without what repairs set aside."""
         found = {
             key: self.call("DUMP", key) and self._value(key)
             for key in sorted(self.call("KEYS", f"*{self.keys.namespace}*"))
             if ":quarantine:" not in key
         }
-        # Notes of what a leader is to tell.
+        # Disagreements that a leader has not reported yet.
         notes = found.pop(self.keys.sweep, {})
         notes = {name: value for name, value in notes.items() if not name.startswith("untold:")}
         return found | ({self.keys.sweep: notes} if notes else {})

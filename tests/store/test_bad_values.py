@@ -1,4 +1,4 @@
-"""No record ends a beat, none keeps another job from running, and all of them can be looked at."""
+"""Tests that bad values in Redis end no beat, stop no other job, and can all be shown."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from hermes_celery.wiring.project_jobs import make_beat
 from tests.store.bad_values import BAD_VALUES, due_at_once, plant
 from tests.support import HandClock, a_job, eventually
 
-#: By the clock set by hand: rescue begins five seconds after the lead, scans come every ten.
+#: On the hand-set clock: rescue begins 5 s after the election, scans come every 10 s.
 STEP_SECONDS, STEPS = 0.3, 60
-#: What nobody has to be told of: nothing is lost by it, or another part of a beat removes it.
+#: Bad values that need no incident: nothing is lost, or another part of a beat removes them.
 _UNTOLD = {
     "job's state is unknown", "job's numbers are words",
     "due score is -inf", "due score is inf", "due score is absurd",
-    "due ids are none", "due ids are none, and due for ever", "jobs' ids are none",
-    "names are none", "queued ids are none", "queued score is -inf",
+    "due ids are garbage", "due ids are garbage with score -inf", "job ids are garbage",
+    "names are garbage", "queued ids are garbage", "queued score is -inf",
     # Such a delivery is logged by the duty that pushes deliveries.
     "delivery's numbers are words", "delivery is a list",
     "run's output is a list", "run's words are unknown",
-    "heartbeat ids are none", "runs' ids are none",
-    "runs' ids are none, and recorded for ever", "runs by job are none", "old run is a list",
-    "completed ids are none", "completed job is unreadable", "grown ids are none",
-    "delivery's parts are no JSON", "delivery's parts are unknown",
+    "heartbeat ids are garbage", "run ids are garbage",
+    "run ids are garbage with score inf", "runs by job are garbage", "old run is a list",
+    "completed ids are garbage", "completed job is unreadable", "grown ids are garbage",
+    "delivery's parts are not JSON", "delivery's parts are unknown",
     "incident of an unknown kind", "incident without fields", "incident's numbers are words",
-    "incident is a list", "workers are none", "leader was seen at no instant",
-    # With one shard nobody looks at the list of beats.
+    "incident is a list", "workers are garbage", "leader's time is a word",
+    # With one shard the list of beats is not read.
     "beats are a string",
 }  # fmt: skip
 
 
 class Impatient(Waker):
-    """Looks whether a wake-up call came, and never waits for one."""
+    """A waker that checks for a wake-up call and never waits for one."""
 
     def wait(self, seconds: float) -> bool:
         return super().wait(0)
@@ -68,7 +68,7 @@ def app(
 
 
 class Stage:
-    """A beat with a clock set by hand, and one healthy job."""
+    """A beat with a hand-set clock, and one healthy job."""
 
     def __init__(self, app: Celery, database: Database) -> None:
         self.database = database
@@ -91,7 +91,7 @@ class Stage:
         return self.runs_of_healthy() == 1
 
     def messages(self) -> list[object]:
-        """All that was pushed; a worker's main process ends at what is no JSON or no UTF-8."""
+        """Return all pushed messages; raise on invalid JSON or UTF-8, which would end a worker."""
         keys = self.database.keys
         return [
             json.loads(json.dumps(json.loads(message), ensure_ascii=False).encode())
@@ -120,11 +120,11 @@ def typed(*arguments: str) -> Result:
 
 
 def unforeseen(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What ended a step, or a duty, with an error of Python's own."""
+    """Return the logged steps and duties that ended with an unexpected exception."""
     return [record.getMessage() for record in caplog.records if record.exc_info]
 
 
-def test_there_are_many() -> None:
+def test_the_collection_has_at_least_25_bad_values() -> None:
     assert len(BAD_VALUES) >= 25
     assert set(BAD_VALUES) >= _UNTOLD
 
@@ -135,7 +135,7 @@ def test_a_bad_value_costs_no_other_job_a_run(
 ) -> None:
     caplog.set_level(logging.INFO)
     plant(stage.database, name, now_ms=stage.clock.ms)
-    # A lease that was given an expiry ends by the server's own clock.
+    # The repair gives a lease an expiry, which runs on the server's own clock.
     eventually(lambda: stage.has_run_after(1), what="the healthy job's run")
     stage.steps()
     stage.due_again()
@@ -143,13 +143,13 @@ def test_a_bad_value_costs_no_other_job_a_run(
     assert stage.runs_of_healthy() == 2, caplog.text[-3000:]
     assert unforeseen(caplog) == []
     assert stage.messages()
-    # What was mended meanwhile is an incident that is over.
+    # The incident of a value that was repaired meanwhile is closed already.
     told = "incident.told incident=broken" in caplog.text
     assert told or name in _UNTOLD, caplog.text[-3000:]
     shown()
 
 
-def test_where_nothing_is_bad_nobody_is_told(
+def test_without_bad_values_there_is_no_incident_and_no_warning(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -177,7 +177,7 @@ def test_all_bad_values_together_cost_no_other_job_a_run(
 
 
 def shown() -> None:
-    """Every command that looks ends with its answer."""
+    """Check that every command that shows records succeeds."""
     for command in (
         ("list", "--all"), ("list", "--json"), ("list", "--name", "bad"), ("runs",),
         ("runs", "--json"), ("status",), ("status", "--json"), ("incidents",),
@@ -192,10 +192,10 @@ def shown() -> None:
     assert "beat" in doctor.stdout
 
 
-def test_a_leader_declares_even_if_it_cannot_look_for_a_loss(
+def test_a_leader_declares_jobs_even_if_its_loss_check_fails(
     app: Celery, valkey: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The note on the disk has an instant that no calendar has."""
+    """The note on disk has a time outside the calendar."""
     stage, place = Stage(app, valkey), read_settings().state_dir
     LossNote(place, valkey).write()
     (note,) = place.glob("seen-*.json")

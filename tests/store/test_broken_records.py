@@ -1,4 +1,4 @@
-"""A record that cannot be read is one incident, which ends when nobody meets it any more."""
+"""Tests of incidents about unreadable records: one per record, closed when it is no longer met."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_ones(host: DeliveringHost) -> list[Incident]:
     return [one for one in host.incidents.open() if one.kind is TroubleKind.BROKEN]
 
 
-def test_however_often_it_is_met_it_is_one_incident(
+def test_a_broken_record_met_many_times_is_one_incident(
     host: DeliveringHost, broken: BrokenRecords
 ) -> None:
     for _ in range(100):
@@ -49,7 +49,9 @@ def test_however_often_it_is_met_it_is_one_incident(
     )
 
 
-def test_another_key_is_another_incident(host: DeliveringHost, broken: BrokenRecords) -> None:
+def test_each_broken_key_has_an_incident_of_its_own(
+    host: DeliveringHost, broken: BrokenRecords
+) -> None:
     for key in ("{x}:due", "{x}:switch"):
         broken("", key, "is a string")
     assert {one.text for one in open_ones(host)} == {
@@ -58,7 +60,7 @@ def test_another_key_is_another_incident(host: DeliveringHost, broken: BrokenRec
     }
 
 
-def test_it_ends_when_nobody_met_it_for_five_minutes(
+def test_an_incident_ends_when_its_record_was_not_met_for_five_minutes(
     host: DeliveringHost, broken: BrokenRecords
 ) -> None:
     clock = host.store.clock
@@ -71,7 +73,7 @@ def test_it_ends_when_nobody_met_it_for_five_minutes(
     assert ["{x}:due" in one.text for one in open_ones(host)] == [True]
 
 
-def test_the_next_leader_ends_what_the_last_one_met(
+def test_the_next_leader_ends_incidents_of_the_previous_leader(
     host: DeliveringHost, broken: BrokenRecords
 ) -> None:
     clock = host.store.clock
@@ -86,7 +88,7 @@ def test_the_next_leader_ends_what_the_last_one_met(
     assert host.incidents.of_job(JOB) == []
 
 
-def test_a_trouble_while_it_is_told_is_nobodys_who_met_it(
+def test_a_failed_report_raises_nothing_and_is_repeated_later(
     host: DeliveringHost, broken: BrokenRecords
 ) -> None:
     database = host.store.database
@@ -98,7 +100,7 @@ def test_a_trouble_while_it_is_told_is_nobodys_who_met_it(
 
 
 @pytest.mark.parametrize("key", ['{x}:"\\', "{x}:\udcff", "{x}:\n", "{x}:" + "y" * 5000])
-def test_its_id_is_plain_whatever_the_key_holds(
+def test_the_incident_id_is_plain_ascii_for_any_key(
     host: DeliveringHost, broken: BrokenRecords, key: str
 ) -> None:
     broken("", key, "is a string")

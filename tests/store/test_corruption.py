@@ -1,4 +1,4 @@
-"""No script fails in the middle, whatever it finds, and what it finds costs nobody else."""
+"""Tests that no script fails halfway on corrupt keys, and that corruption harms no other job."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.store.corruption import (
 )
 from tests.support import HandClock, Store
 
-#: Scripts that only read, or that are judged elsewhere.
+#: Scripts that are tested elsewhere.
 _OTHERS = {
-    # These look at what is spoilt (tests/store/test_repairs.py).
+    # These examine corrupt keys (tests/store/test_repairs.py).
     "read_job_facts", "read_key_facts", "read_run_facts", "mend", "read_specs", "refill",
-    # These mend what they find (tests/store/test_lease.py, test_shards.py).
+    # These repair their keys (tests/store/test_lease.py, test_shards.py).
     "join_beats", "lease_take", "lease_renew", "lease_release",
 }  # fmt: skip
 
@@ -45,9 +45,9 @@ def recording(valkey_url: str, namespace: str) -> Iterator[RecordingDatabase]:
 def cases(
     database: RecordingDatabase, calls: list[Call], *, each: bool
 ) -> Iterator[tuple[Call, str, str]]:
-    """Each call with each of its keys spoilt; the server holds that state meanwhile.
+    """Yield each call with each of its keys corrupted; the server holds that state meanwhile.
 
-    In each way, or with `each` false in one way of each sort for each script and key.
+    With `each` every corruption is used, else one of each sort for each script and key.
     """
     seen = set()
     for call in (call for call in calls if call.script not in _OTHERS):
@@ -63,7 +63,10 @@ def cases(
 
 
 def judge(database: RecordingDatabase, call: Call, key: str, name: str) -> str:
-    """Make the call; returns its word. It must not fail, and broken must mean unchanged."""
+    """Repeat the call; return `broken` or `other`.
+
+    The script must not fail, and `broken` must mean that nothing changed.
+    """
     before = state_of(database)
     try:
         answer = answer_of(database, call)
@@ -77,7 +80,9 @@ def is_broken(answer: Any) -> bool:
     return isinstance(answer, list) and len(answer) == 3 and answer[0] == "broken"
 
 
-def test_no_script_fails_in_the_middle(recording: RecordingDatabase, clock: HandClock) -> None:
+def test_no_script_fails_halfway_on_one_corruption_of_each_sort(
+    recording: RecordingDatabase, clock: HandClock
+) -> None:
     calls = recorded_calls(recording, clock)
     words = [judge(recording, *case) for case in cases(recording, calls, each=False)]
     assert words.count("broken") > 200
@@ -85,7 +90,7 @@ def test_no_script_fails_in_the_middle(recording: RecordingDatabase, clock: Hand
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_no_script_fails_in_the_middle_whatever_is_wrong(
+def test_no_script_fails_halfway_on_any_corruption(
     recording: RecordingDatabase, clock: HandClock
 ) -> None:
     calls = recorded_calls(recording, clock)
@@ -96,7 +101,7 @@ def test_no_script_fails_in_the_middle_whatever_is_wrong(
 def test_every_script_that_writes_is_among_the_calls(
     recording: RecordingDatabase, clock: HandClock
 ) -> None:
-    """Leases and mends have tests of their own."""
+    """Scripts for leases and repairs have tests of their own."""
     called = {call.script for call in recorded_calls(recording, clock)}
     assert called >= {
         "advance", "bury_letter", "cancel", "claim", "defer", "enter_group", "fault", "finish",
@@ -109,7 +114,7 @@ def test_every_script_that_writes_is_among_the_calls(
 
 
 def test_a_broken_step_costs_only_itself(recording: RecordingDatabase, clock: HandClock) -> None:
-    """Each key of one job of a batch is spoilt; the others are dispatched as if nothing were."""
+    """Each key of one job of a batch is corrupted; the other jobs are dispatched as before."""
     calls = recorded_calls(recording, clock)
     batch = max((c for c in calls if c.script == "advance"), key=lambda call: len(call.keys))
     restore(recording, batch.before)
@@ -123,7 +128,7 @@ def test_a_broken_step_costs_only_itself(recording: RecordingDatabase, clock: Ha
             restore(recording, batch.before)
             recording.call_many(commands)
             answers = answer_of(recording, batch)
-            # Steps of other jobs answer as they did.
+            # Steps of other jobs answer as before.
             for step, (before, after) in enumerate(zip(well, answers, strict=True)):
                 if key not in step_keys(batch)[step]:
                     assert after == before, (key, name, step)
@@ -134,7 +139,7 @@ def test_a_broken_step_costs_only_itself(recording: RecordingDatabase, clock: Ha
 
 
 def step_keys(call: Call) -> list[tuple[str, ...]]:
-    """The keys of each step of a call of `advance`."""
+    """Return the keys of each step of a call of `advance`."""
     head, found = 7 + int(call.args[4]), []
     for step in range(int(call.args[3])):
         choices = str(call.args[5 + step * 7 + 6])
@@ -145,7 +150,7 @@ def step_keys(call: Call) -> list[tuple[str, ...]]:
 
 
 def own_keys(call: Call, key: str) -> tuple[str, ...]:
-    """The keys of the step that a key belongs to."""
+    """Return the keys of the step that a key belongs to."""
     return next(keys for keys in step_keys(call) if key in keys)
 
 
@@ -172,7 +177,7 @@ def test_a_broken_run_costs_no_other_run_its_heartbeat(store: Store) -> None:
 
 
 def test_every_writing_script_reads_through_the_checks() -> None:
-    """A script that does not include them has no way to answer `broken`."""
+    """A script that does not include the checks cannot answer `broken`."""
     for path in Path(lua.__file__).parent.glob("[!_]*.lua"):
         if path.stem not in _OTHERS:
             assert "'broken'" in source(path.stem), path.name

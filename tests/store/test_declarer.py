@@ -1,4 +1,4 @@
-"""What is written of a project's declarations, and what is left alone."""
+"""Tests of the declarer: which declarations it stores, and which jobs it leaves alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Beat = Callable[[Celery, str], Declarer]
 
 @pytest.fixture
 def make_project(valkey_url: str, namespace: str, tmp_path: Path) -> Callable[..., Celery]:
-    """An app with a cron, with these entries in its `beat_schedule`."""
+    """Return a function that makes an app with a cron and these `beat_schedule` entries."""
 
     def make(name: str = "shop", **entries: object) -> Celery:
         broker = valkey_url.replace("unix://", "redis+socket://")
@@ -47,7 +47,7 @@ def make_project(valkey_url: str, namespace: str, tmp_path: Path) -> Callable[..
 
 @pytest.fixture
 def beat(valkey: Database) -> _Beat:
-    """A leader's part of an app's beat, which has said what it declares."""
+    """Return a function that makes a leader's declarer, after its beat announced its jobs."""
 
     def make(app: Celery, owner: str) -> Declarer:
         make_beat_sign(app, owner=owner).say()
@@ -62,12 +62,12 @@ def names(database: Database) -> set[str]:
 
 
 def gone(database: Database, owner: str) -> None:
-    """A beat that has stopped."""
+    """Take off the signs of a beat that has stopped."""
     Formats(database).say_gone(f"beat {owner}")
     Declarations(database).say_gone(owner)
 
 
-def test_an_entry_that_0_1_0_stored_with_skip_overlaps_from_the_first_sync_on(
+def test_an_entry_that_0_1_0_stored_with_skip_allows_overlap_after_the_first_sync(
     make_project: Callable[..., Celery], beat: _Beat, valkey: Database
 ) -> None:
     leader, jobs = beat(make_project(stock=3.0), "a"), Jobs(valkey)
@@ -117,7 +117,7 @@ def test_a_job_that_another_project_declared_is_not_changed(
     assert "shop (module other) declares a job of that name" in refusal.why
 
 
-def test_entries_that_cannot_be_read_at_all_remove_nothing(
+def test_an_unreadable_beat_schedule_removes_no_job(
     make_project: Callable[..., Celery], beat: _Beat, valkey: Database
 ) -> None:
     beat(make_project(stock=3.0), "a").begin(valkey.now_ms())
@@ -153,7 +153,7 @@ def test_an_entry_with_the_name_of_an_added_job_is_refused_and_that_job_runs(
     assert Incidents(valkey).of_job("") == []
 
 
-def test_an_added_job_stands_for_an_entry_that_celery_would_install(
+def test_an_added_job_replaces_the_entry_that_celery_would_install(
     make_project: Callable[..., Celery], beat: _Beat, valkey: Database
 ) -> None:
     app = make_project(stock=3.0)
@@ -177,7 +177,7 @@ def test_an_added_job_stands_for_an_entry_that_celery_would_install(
     ],
     ids=str,
 )
-def test_a_field_that_cannot_be_costs_its_job_alone_and_that_goes_on_as_it_was(
+def test_an_invalid_field_refuses_its_job_alone_and_the_stored_job_stays_unchanged(
     make_project: Callable[..., Celery],
     beat: _Beat,
     valkey: Database,
@@ -201,7 +201,7 @@ def test_a_field_that_cannot_be_costs_its_job_alone_and_that_goes_on_as_it_was(
     assert why in refusal.why
 
 
-def test_many_refusals_are_few_incidents(
+def test_thirty_refusals_are_twenty_one_incidents(
     make_project: Callable[..., Celery], beat: _Beat, valkey: Database
 ) -> None:
     app = make_project(**{f"e{number}": object() for number in range(30)})
@@ -217,7 +217,7 @@ def test_many_refusals_are_few_incidents(
     assert Incidents(valkey).of_job("") == []
 
 
-def test_a_new_leader_ends_what_an_earlier_one_told_of_sharing(
+def test_a_new_leader_closes_an_earlier_leaders_incident_about_sharing(
     make_project: Callable[..., Celery], beat: _Beat, valkey: Database
 ) -> None:
     app, incidents = make_project(stock=3.0), Incidents(valkey)
@@ -228,7 +228,7 @@ def test_a_new_leader_ends_what_an_earlier_one_told_of_sharing(
     leader, now_ms = beat(app, "a"), valkey.now_ms()
     leader.begin(now_ms)
     leader.step(now_ms)
-    # The other one is there, though it is too early to tell of it.
+    # The other project still shares the namespace, though it is too early to report it.
     assert [one.text for one in incidents.of_job("")] == ["two projects"]
     gone(valkey, "c")
     leader.step(now_ms + 3_001)

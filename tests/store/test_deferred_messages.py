@@ -1,4 +1,4 @@
-"""Messages that are built when their run was admitted: once, and whatever that runs into."""
+"""Tests of messages that are built after their run was admitted: once, also when building fails."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rescued(store: Store) -> RescueReport:
 
 
 class BuiltLate(PlainMessages):
-    """Messages that are built when their run was admitted; that of one job cannot be."""
+    """Messages that are built after their run was admitted; building fails for the job `bad`."""
 
     def __init__(self, queue: str) -> None:
         super().__init__(queue)
@@ -44,7 +44,7 @@ class BuiltLate(PlainMessages):
         self.place = f"{queue}:elsewhere"
 
     def pushed(self, store: Store) -> list[str]:
-        """What is on the queue that building them chose, the newest first."""
+        """Return the messages on the queue that building chose, newest first."""
         return list(store.database.call("LRANGE", self.place, 0, -1))
 
     def message(
@@ -83,13 +83,13 @@ def test_a_message_that_cannot_be_built_costs_its_occurrence_and_nothing_else(
     runs = store.cron.latest_runs("bad")
     assert [run.state for run in runs] == [RunState.FAILED, RunState.FAILED]
     assert runs[0].error == "its message could not be published: RuntimeError: unforeseen"
-    # People are told, as of any other failure.
+    # The failure is delivered, like any other.
     assert runs[0].delivery is DeliveryState.PENDING
     (good, _) = store.cron.latest_runs("good")
     assert good.reason == "overlap: an earlier run still waits for a worker"
 
 
-def test_a_message_with_code_of_the_projects_is_built_once_and_only_for_what_runs(
+def test_a_deferred_message_is_built_once_and_only_for_a_run_that_starts(
     store: Store, late: BuiltLate
 ) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good"))
@@ -104,12 +104,12 @@ def test_a_message_with_code_of_the_projects_is_built_once_and_only_for_what_run
     assert skipped.state is RunState.SKIPPED
     assert late.pushed(store) == [run.id]
     assert store.queue() == []
-    # A lost message is pushed again to where it went.
+    # A lost message is pushed to the same queue again.
     assert rescued(store).redelivered == 1
     assert late.pushed(store) == [f"{run.id}.1", run.id]
 
 
-def test_a_message_whose_building_goes_on_is_asked_for_by_rescue_soon(
+def test_rescue_soon_asks_again_for_a_message_that_is_still_being_built(
     store: Store, late: BuiltLate
 ) -> None:
     for name in ("good", "other"):
@@ -154,7 +154,7 @@ def test_a_leader_that_died_before_the_push_leaves_the_message_to_rescue(
         (BuildOutcome.ELSEWHERE, RunState.QUEUED),
     ],
 )
-def test_what_the_projects_own_code_did_with_a_message_is_on_record(
+def test_the_record_says_what_the_projects_code_did_with_the_message(
     store: Store, late: BuiltLate, way: BuildOutcome, state: RunState
 ) -> None:
     late.way = way
@@ -169,7 +169,9 @@ def test_what_the_projects_own_code_did_with_a_message_is_on_record(
     assert rescued(store).redelivered == 0
 
 
-def test_a_held_run_is_built_when_the_one_before_it_ends(store: Store, late: BuiltLate) -> None:
+def test_the_message_of_a_held_run_is_built_when_the_run_before_it_ends(
+    store: Store, late: BuiltLate
+) -> None:
     policy = Policy(overlap=Overlap.QUEUE_ONE)
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good", policy=policy))
     for _ in range(2):
@@ -186,7 +188,9 @@ def test_a_held_run_is_built_when_the_one_before_it_ends(store: Store, late: Bui
     assert late.pushed(store) == [held.id, first.id]
 
 
-def test_a_run_by_hand_is_built_once_by_whoever_asks_for_it(store: Store, late: BuiltLate) -> None:
+def test_the_message_of_a_manual_run_is_built_once_by_the_caller(
+    store: Store, late: BuiltLate
+) -> None:
     for name in ("good", "bad"):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
     run_id = store.cron.run("good")
@@ -198,7 +202,9 @@ def test_a_run_by_hand_is_built_once_by_whoever_asks_for_it(store: Store, late: 
     assert rescued(store).redelivered == 0
 
 
-def test_a_backfill_is_built_one_after_the_other(store: Store, late: BuiltLate) -> None:
+def test_messages_of_a_backfill_are_built_one_after_the_other(
+    store: Store, late: BuiltLate
+) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="good"))
     store.clock.advance(2.5 * 3600)
     end = NOON + timedelta(hours=2, minutes=1)
@@ -208,10 +214,10 @@ def test_a_backfill_is_built_one_after_the_other(store: Store, late: BuiltLate) 
     assert late.built == made[:1]
 
 
-def test_a_message_that_may_be_on_its_way_is_not_given_up_for_a_lock(
+def test_a_message_that_may_still_arrive_is_not_given_up_because_of_a_lock(
     store: Store, late: BuiltLate
 ) -> None:
-    """A lock as celery-once takes it says so of a message that waits behind a backlog."""
+    """A lock such as celery-once's is also held by a message that waits behind a backlog."""
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="bad"))
     store.messages = PlainMessages(store.database.keys.default_queue)
     run_id = store.cron.run(job.id)
@@ -228,7 +234,7 @@ def test_a_message_that_may_be_on_its_way_is_not_given_up_for_a_lock(
     assert store.runs.get(run_id).state is RunState.FAILED
 
 
-def test_a_tick_builds_so_many_messages_at_most(store: Store, late: BuiltLate) -> None:
+def test_a_tick_builds_a_limited_number_of_messages(store: Store, late: BuiltLate) -> None:
     for number in range(MOST_BUILT + JOBS_PER_CALL):
         store.jobs.add(a_job(id=f"{number:012x}"))
     store.clock.advance(3600)
@@ -256,12 +262,12 @@ def test_a_tick_whose_messages_take_long_to_build_ends_and_the_next_one_goes_on(
 
     reports = [once() for _ in range(4)]
     assert [report.dispatched for report in reports] == [20, 20, 10, 0]
-    # Whatever was taken has its message.
+    # Every occurrence that was taken has its message.
     assert len(late.pushed(store)) == 50
     assert rescued(store).redelivered == 0
 
 
-def test_what_is_built_one_by_one_is_not_prepared_ahead(store: Store, late: BuiltLate) -> None:
+def test_messages_built_one_by_one_are_not_prepared_ahead(store: Store, late: BuiltLate) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     ahead = LookAhead(store.due, late)
     store.clock.advance(3599)

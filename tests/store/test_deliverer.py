@@ -1,4 +1,4 @@
-"""From a run's end to real receivers: what arrives, what is tried again, what is told."""
+"""Tests of delivery to real receivers: what arrives, what is retried, which incidents are sent."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from tests.support import HandClock, cases, eventually
 
 @pytest.fixture
 def host(valkey: Database, clock: HandClock, tmp_path: Path) -> DeliveringHost:
-    """A machine that delivers."""
+    """Return a host that delivers."""
     return at(valkey, clock, tmp_path)
 
 
 @pytest.fixture
 def http() -> Iterator[HttpReceiver]:
-    """A web server that gets messages."""
+    """Yield a web server that receives messages."""
     with http_receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture
 def smtp() -> Iterator[SmtpReceiver]:
-    """A mail server that gets messages."""
+    """Yield a mail server that receives messages."""
     with smtp_receiver() as receiver:
         yield receiver
 
@@ -65,7 +65,7 @@ def test_output_reaches_every_target_in_hermes_wrapping(
     assert "all is well" in (host.home / "output" / "reports" / "daily.md").read_text()
 
 
-def test_silence_delivers_nothing_at_all(host: DeliveringHost, http: HttpReceiver) -> None:
+def test_a_silent_run_delivers_nothing(host: DeliveringHost, http: HttpReceiver) -> None:
     host.job(http.url)
     silent = host.end(output="[SILENT]")
     empty = host.end(output="", silent=True)
@@ -78,7 +78,7 @@ def test_silence_delivers_nothing_at_all(host: DeliveringHost, http: HttpReceive
 
 
 @pytest.mark.parametrize("status", [500, 502, 429, 404])
-def test_a_target_that_refuses_is_tried_again_later_and_the_job_never(
+def test_a_target_that_refuses_is_tried_again_and_the_job_is_not_run_again(
     host: DeliveringHost, http: HttpReceiver, status: int
 ) -> None:
     http.answers = [status]
@@ -102,7 +102,7 @@ def test_a_target_that_refuses_is_tried_again_later_and_the_job_never(
     assert [r.id for r in host.store.cron.latest_runs()] == [run.id]
 
 
-def test_a_target_that_never_answers_is_given_up_and_can_be_told_again(
+def test_a_target_that_always_fails_is_given_up_and_can_be_redelivered(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     http.answers = [500] * MAX_ATTEMPTS
@@ -128,7 +128,7 @@ def test_a_target_that_never_answers_is_given_up_and_can_be_told_again(
     assert (host.home / "output" / "kept.md").read_text() == "x\nx\n"
 
 
-def test_a_slow_target_is_not_waited_for(host: DeliveringHost, http: HttpReceiver) -> None:
+def test_a_slow_target_does_not_delay_the_others(host: DeliveringHost, http: HttpReceiver) -> None:
     http.answers = [None]
     host.job(f"{http.url},file://other.md")
     run = host.end(output="x")
@@ -186,7 +186,7 @@ def test_a_sender_that_dies_between_sending_and_recording_makes_one_duplicate(
     assert host.work_off() == ["taken"]
     host.store.clock.advance(60)
     assert host.rescue() == 1
-    # Its claim has run out, and it is given the time to speak up.
+    # Its claim has expired, but it still has the grace time to renew it.
     assert host.work_off() == ["taken"]
     host.store.clock.advance(GRACE_MS / 1000)
     assert host.rescue() == 1
@@ -194,7 +194,9 @@ def test_a_sender_that_dies_between_sending_and_recording_makes_one_duplicate(
     assert len(http.requests) == 2
 
 
-def test_a_long_text_goes_on_where_it_stopped(host: DeliveringHost, http: HttpReceiver) -> None:
+def test_a_long_text_is_continued_at_the_piece_that_failed(
+    host: DeliveringHost, http: HttpReceiver
+) -> None:
     host.job(http.url)
     text = "\n".join(f"line {number:05}" for number in range(9000))
     host.end(output=text)
@@ -208,7 +210,9 @@ def test_a_long_text_goes_on_where_it_stopped(host: DeliveringHost, http: HttpRe
     assert "\n".join(sent) == text
 
 
-def test_a_file_goes_with_the_message(host: DeliveringHost, http: HttpReceiver) -> None:
+def test_an_allowed_file_is_sent_with_the_message_and_others_are_not(
+    host: DeliveringHost, http: HttpReceiver
+) -> None:
     chart = host.home / "cache" / "images" / "chart.png"
     chart.parent.mkdir(parents=True)
     chart.write_bytes(b"PNG")
@@ -232,7 +236,7 @@ def test_a_bad_template_falls_back_with_a_warning_on_the_run(
     assert "the template failed" in (host.store.runs.get(run.id).delivery_warning or "")
 
 
-def test_a_failure_is_told_once_then_rarely_and_its_end_too(
+def test_a_failure_is_sent_at_counts_1_3_and_10_and_so_is_its_recovery(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     host.job(http.url)
@@ -269,7 +273,7 @@ def test_another_failure_is_another_incident(host: DeliveringHost, http: HttpRec
     assert len(host.incidents.open()) == 2
 
 
-def test_an_acknowledged_incident_is_quiet_until_it_is_over(
+def test_an_acknowledged_incident_sends_nothing_until_it_is_closed(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     host.job(http.url)
@@ -288,7 +292,9 @@ def test_an_acknowledged_incident_is_quiet_until_it_is_over(
     ]  # fmt: skip
 
 
-def test_failures_go_where_the_job_wants_them(host: DeliveringHost, http: HttpReceiver) -> None:
+def test_failures_go_to_the_failure_target_of_the_job(
+    host: DeliveringHost, http: HttpReceiver
+) -> None:
     host.job("local", failure_deliver=http.url)
     fine = host.end(output="fine")
     failed = host.end(error="boom")
@@ -300,9 +306,7 @@ def test_failures_go_where_the_job_wants_them(host: DeliveringHost, http: HttpRe
     )
 
 
-def test_a_failure_is_told_again_when_somebody_asks(
-    host: DeliveringHost, http: HttpReceiver
-) -> None:
+def test_a_failure_is_sent_again_on_request(host: DeliveringHost, http: HttpReceiver) -> None:
     host.job(http.url)
     host.end(error="boom")
     quiet = host.end(error="boom")
@@ -314,7 +318,7 @@ def test_a_failure_is_told_again_when_somebody_asks(
     assert quiet.id in http.messages[1]
 
 
-def test_what_printed_nothing_cannot_be_delivered_again(host: DeliveringHost) -> None:
+def test_a_run_without_output_cannot_be_delivered_again(host: DeliveringHost) -> None:
     host.job("local")
     run = host.end(output="", silent=True)
     with pytest.raises(JobError, match="printed nothing"):
@@ -335,9 +339,7 @@ def test_no_token_reaches_a_log(
     assert not any("secret" in line for line in lines)
 
 
-def test_pings_follow_the_protocol_of_healthchecks(
-    host: DeliveringHost, http: HttpReceiver
-) -> None:
+def test_pings_follow_the_healthchecks_protocol(host: DeliveringHost, http: HttpReceiver) -> None:
     host.job("local", ping=f"http://{http.address}/uuid?create=1")
     host.end(output="did it")
     eventually(lambda: len(http.requests) == 1, what="the start's ping")
@@ -358,7 +360,7 @@ def test_pings_follow_the_protocol_of_healthchecks(
     assert [body for _, body in http.requests] == [b"", b"did it", b"", b"boom", b"boom"]
 
 
-def test_hermes_send_takes_what_apprise_does_not(host: DeliveringHost) -> None:
+def test_targets_unknown_to_apprise_are_sent_by_hermes_send(host: DeliveringHost) -> None:
     fake = host.home / "hermes"
     fake.write_text('#!/bin/sh\necho "$@" > "$HERMES_HOME/args"; cat > "$HERMES_HOME/said"\n')
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
@@ -375,7 +377,7 @@ def test_hermes_send_takes_what_apprise_does_not(host: DeliveringHost) -> None:
 
 
 class FarEnd:
-    """A channel whose far end does what a case says."""
+    """A channel that behaves as a case says."""
 
     seconds = 1.0
 
@@ -393,7 +395,7 @@ class FarEnd:
 
 
 class FarEnds(Channels):
-    """Channels to such a far end."""
+    """Returns such a channel for every target."""
 
     def __init__(self, behaviour: dict[str, Any]) -> None:
         super().__init__(environment={}, files_dir=Path("/"), timeout_seconds=1,
@@ -407,7 +409,9 @@ class FarEnds(Channels):
 
 
 @pytest.mark.parametrize("case", cases("delivery.error"), ids=lambda c: str(c["input"]))
-def test_errors_read_as_those_of_hermes(host: DeliveringHost, case: dict[str, Any]) -> None:
+def test_delivery_errors_are_worded_as_in_hermes(
+    host: DeliveringHost, case: dict[str, Any]
+) -> None:
     given = case["input"]
     host.job(given.get("job", {}).get("deliver", "telegram:123"))
     run = host.end(output="x")
@@ -419,7 +423,7 @@ def test_errors_read_as_those_of_hermes(host: DeliveringHost, case: dict[str, An
     assert told == expected
 
 
-def test_a_platform_without_its_variables_is_not_tried_for_hours(host: DeliveringHost) -> None:
+def test_a_platform_without_its_variables_fails_at_once(host: DeliveringHost) -> None:
     with pytest.raises(DeliveryRefused):
         host.deliverer()._channels.way_to(Target(platform="telegram", chat_id="1"))
     host.job("telegram:1")
@@ -438,7 +442,7 @@ def test_a_removed_job_s_output_is_not_delivered(host: DeliveringHost, http: Htt
 
 
 @pytest.mark.parametrize("deliver", ["garbage", "telegram:1"])
-def test_an_alert_that_reaches_nobody_is_logged_and_an_incident(
+def test_an_alert_without_a_working_target_is_logged_and_makes_an_incident(
     host: DeliveringHost, caplog: pytest.LogCaptureFixture, deliver: str
 ) -> None:
     now_ms = host.store.clock.ms
@@ -452,7 +456,7 @@ def test_an_alert_that_reaches_nobody_is_logged_and_an_incident(
 
 
 class CountingBook(AddressBook):
-    """An address book that counts how often its names are read and a message is made."""
+    """An address book that counts how often it reads names and makes a message."""
 
     read, made = 0, 0
 
@@ -465,7 +469,7 @@ class CountingBook(AddressBook):
         return super().attachments(text)
 
 
-def test_one_pass_reads_the_names_once_and_makes_one_message_for_all_targets(
+def test_one_pass_reads_the_address_book_once_and_makes_one_message_for_all_targets(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     class Book(CountingBook):
@@ -481,10 +485,10 @@ def test_one_pass_reads_the_names_once_and_makes_one_message_for_all_targets(
     assert host.standing(run) is DeliveryState.DELIVERED
 
 
-def test_a_target_that_fails_costs_one_reading_and_one_message_for_each_attempt(
+def test_each_attempt_at_a_failing_target_reads_the_address_book_and_makes_the_message_again(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
-    """What was delivered is not made again, and a change of the file holds at the next attempt."""
+    """A delivered message is not made again; a change of the file is seen by the next attempt."""
 
     class Book(CountingBook):
         pass

@@ -1,4 +1,4 @@
-"""A delivery in the store: begun with the run's end, claimed part by part, settled, counted."""
+"""Tests of stored deliveries: begun with the run's end, claimed part by part, settled, counted."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ QUEUE = "deliveries"
 
 @pytest.fixture
 def deliveries(store: Store) -> Deliveries:
-    """The deliveries of the store's namespace."""
+    """Return the deliveries of the store's namespace."""
     return Deliveries(store.database)
 
 
 @pytest.fixture
 def incidents(store: Store) -> Incidents:
-    """The incidents of the store's namespace."""
+    """Return the incidents of the store's namespace."""
     return Incidents(store.database)
 
 
 @pytest.fixture
 def run_id(store: Store) -> str:
-    """A run that succeeded and is to be delivered."""
+    """Return the id of a run that succeeded and is to be delivered."""
     store.database.call("SET", store.database.keys.term, TOKEN)
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
     return ended(store)
@@ -74,7 +74,7 @@ def claim_part(store: Store, deliveries: Deliveries, run_id: str, part: int = 0)
     return found
 
 
-def test_the_end_of_a_run_and_the_beginning_of_its_delivery_are_one_step(
+def test_ending_a_run_and_beginning_its_delivery_is_one_step(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     assert store.runs.get(run_id).delivery is DeliveryState.PENDING
@@ -84,7 +84,7 @@ def test_the_end_of_a_run_and_the_beginning_of_its_delivery_are_one_step(
     assert deliveries.due(store.clock.ms + 60_000, limit=9) == [(run_id, store.clock.ms + 60_000)]
 
 
-def test_a_finish_that_is_asked_twice_begins_one_delivery(store: Store, run_id: str) -> None:
+def test_a_repeated_finish_begins_one_delivery(store: Store, run_id: str) -> None:
     again = store.cron.run("n")
     claim = store.claim(again)
     follow_up = FollowUp(delivery=DeliveryState.PENDING, is_needed=True, message=b"m",
@@ -129,7 +129,9 @@ def test_a_delivery_is_planned_once(store: Store, deliveries: Deliveries, run_id
     assert [part.part for part in parts] == [OPS]
 
 
-def test_a_part_is_sent_by_one_at_a_time(store: Store, deliveries: Deliveries, run_id: str) -> None:
+def test_a_part_is_claimed_by_one_sender_at_a_time(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
     assert claim_part(store, deliveries, run_id).attempt == 1
     until_ms = store.clock.ms + 30_000
@@ -141,7 +143,7 @@ def test_a_part_is_sent_by_one_at_a_time(store: Store, deliveries: Deliveries, r
     assert isinstance(second(1), SendClaim)
 
 
-def test_the_claim_of_a_sender_that_died_dies_too(
+def test_the_claim_of_a_dead_sender_expires_after_the_grace(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
@@ -167,12 +169,12 @@ def asked(store: Store, deliveries: Deliveries, run_id: str, *, token: str) -> S
     return deliveries.claim(run_id, 0, token=token, now_ms=now_ms, until_ms=now_ms + 30_000)
 
 
-def test_a_sender_that_speaks_up_in_the_grace_keeps_its_part(
+def test_a_sender_that_claims_again_within_the_grace_keeps_its_part(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
     first = claim_part(store, deliveries, run_id)
-    # The server stood still, and others come to it before the sender does.
+    # The server did not answer for an hour; others reach it before the sender does.
     store.clock.advance(3600)
     assert asked(store, deliveries, run_id, token="u") == "taken"
     again = asked(store, deliveries, run_id, token="t")
@@ -183,7 +185,7 @@ def test_a_sender_that_speaks_up_in_the_grace_keeps_its_part(
     assert asked(store, deliveries, run_id, token="u") == "over"
 
 
-def test_an_answer_that_was_lost_is_asked_for_again_and_nothing_is_counted_twice(
+def test_a_request_repeated_after_a_lost_answer_counts_nothing_twice(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
@@ -202,7 +204,7 @@ def begun(store: Store, deliveries: Deliveries, run_id: str, *, token: str) -> s
     return deliveries.begin(run_id, token=token, now_ms=now_ms, until_ms=now_ms + 30_000)
 
 
-def test_a_delivery_is_planned_by_one_at_a_time_and_that_is_counted(
+def test_a_delivery_is_planned_by_one_worker_at_a_time_and_plannings_are_counted(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     for number in range(MAX_PLANNINGS):
@@ -219,7 +221,7 @@ def test_a_delivery_is_planned_by_one_at_a_time_and_that_is_counted(
     assert begun(store, deliveries, run_id, token="another") == "ok"
 
 
-def test_a_planning_that_dies_is_looked_at_as_rarely_as_its_pushes(
+def test_a_failed_planning_does_not_bring_the_next_push_forward(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     ((_, seen_ms),) = deliveries.due(store.clock.ms + 60_000, limit=9)
@@ -235,7 +237,7 @@ def replace_token(one: SendClaim, token: str) -> SendClaim:
     return SendClaim(id=one.id, part=one.part, token=token, attempt=one.attempt, sent=one.sent)
 
 
-def test_all_parts_delivered_means_delivered(
+def test_a_delivery_is_delivered_when_all_parts_are(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
@@ -250,7 +252,7 @@ def test_all_parts_delivered_means_delivered(
     assert deliveries.claim(run_id, 0, token="x", now_ms=now_ms, until_ms=now_ms) == "over"
 
 
-def test_one_part_given_up_means_failed_and_the_job_says_so(
+def test_a_delivery_with_one_failed_part_is_failed_and_the_job_says_so(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
@@ -271,7 +273,7 @@ def test_one_part_given_up_means_failed_and_the_job_says_so(
     assert (run.state, run.delivery) == (RunState.SUCCEEDED, DeliveryState.FAILED)
 
 
-def test_delivering_again_mends_what_the_job_says(
+def test_a_successful_redelivery_clears_the_jobs_delivery_error(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS, CHAT], now_ms=store.clock.ms)
@@ -290,7 +292,7 @@ def test_delivering_again_mends_what_the_job_says(
     assert (job.last_status, job.last_delivery_error) == ("ok", None)
 
 
-def test_a_late_delivery_says_nothing_of_the_job_s_next_run(
+def test_a_late_delivery_does_not_change_the_status_of_the_jobs_next_run(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [OPS], now_ms=store.clock.ms)
@@ -303,7 +305,7 @@ def test_a_late_delivery_says_nothing_of_the_job_s_next_run(
     assert store.runs.get(run_id).delivery is DeliveryState.FAILED
 
 
-def test_a_target_that_means_nothing_is_recorded_as_failed(
+def test_an_unresolvable_target_is_recorded_as_failed(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     lost = DeliveryPart(
@@ -314,14 +316,16 @@ def test_a_target_that_means_nothing_is_recorded_as_failed(
     assert store.cron.show("n").last_delivery_error == "no delivery target resolved"
 
 
-def test_no_target_at_all_is_no_failure(store: Store, deliveries: Deliveries, run_id: str) -> None:
+def test_a_delivery_without_targets_is_no_failure(
+    store: Store, deliveries: Deliveries, run_id: str
+) -> None:
     deliveries.plan(run_id, [], now_ms=store.clock.ms, warning="w")
     run = store.runs.get(run_id)
     assert (run.delivery, run.delivery_warning) == (DeliveryState.NONE, "w")
     assert store.cron.show("n").last_status == "ok"
 
 
-def test_a_run_that_runs_cannot_be_delivered_again(store: Store, deliveries: Deliveries) -> None:
+def test_an_active_run_cannot_be_delivered_again(store: Store, deliveries: Deliveries) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
     run_id = store.cron.run("n")
     assert not deliveries.again(run_id, mode="all", now_ms=0, queue="q", message=b"m")
@@ -330,7 +334,7 @@ def test_a_run_that_runs_cannot_be_delivered_again(store: Store, deliveries: Del
                          message=b"m")  # fmt: skip
 
 
-def test_a_message_that_nobody_takes_is_pushed_ever_more_rarely(
+def test_a_message_that_nobody_takes_is_pushed_again_at_growing_intervals(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     times = []
@@ -364,9 +368,7 @@ def note(store: Store, incidents: Incidents, run_id: str) -> tuple[int, int, boo
     return noted.count, noted.told, noted.is_acked
 
 
-def test_a_run_is_counted_once_however_often_it_is_noted(
-    store: Store, incidents: Incidents
-) -> None:
+def test_a_run_reported_several_times_is_counted_once(store: Store, incidents: Incidents) -> None:
     assert note(store, incidents, "r1") == (1, 0, False)
     assert note(store, incidents, "r1") == (1, 0, False)
     assert note(store, incidents, "r2") == (2, 0, False)
@@ -375,7 +377,7 @@ def test_a_run_is_counted_once_however_often_it_is_noted(
     assert incidents.open() == [found]
 
 
-def test_an_incident_of_no_run_is_counted_once_until_it_is_over(
+def test_an_incident_without_a_run_is_counted_once_until_it_is_closed(
     store: Store, incidents: Incidents
 ) -> None:
     for _ in range(3):
@@ -391,7 +393,7 @@ def test_an_incident_of_no_run_is_counted_once_until_it_is_over(
     assert note(store, incidents, "") == (1, 0, False)
 
 
-def test_an_incident_that_is_acknowledged_says_so_until_it_is_over(
+def test_an_incident_stays_acknowledged_until_it_is_closed(
     store: Store, incidents: Incidents
 ) -> None:
     note(store, incidents, "r1")
@@ -403,7 +405,7 @@ def test_an_incident_that_is_acknowledged_says_so_until_it_is_over(
     assert note(store, incidents, "r3") == (1, 0, False)
 
 
-def test_a_recovery_is_left_with_the_delivery_that_closed_the_incident(
+def test_a_recovery_is_stored_with_the_delivery_that_closed_the_incident(
     store: Store, deliveries: Deliveries, incidents: Incidents
 ) -> None:
     note(store, incidents, "r1")
@@ -414,7 +416,7 @@ def test_a_recovery_is_left_with_the_delivery_that_closed_the_incident(
     assert deliveries.get("r2").recovery == "works again"
 
 
-def test_a_success_pushes_a_message_if_there_is_an_incident_to_end(
+def test_a_success_pushes_a_message_if_there_is_an_open_incident(
     store: Store, incidents: Incidents, run_id: str
 ) -> None:
     job_id = store.runs.get(run_id).job_id
@@ -427,7 +429,7 @@ def test_a_success_pushes_a_message_if_there_is_an_incident_to_end(
     assert quiet not in pushed(store)
 
 
-def test_a_notice_is_recorded_once_for_each_telling(
+def test_a_notice_is_recorded_once_for_each_count(
     store: Store, deliveries: Deliveries, incidents: Incidents
 ) -> None:
     note(store, incidents, "r1")

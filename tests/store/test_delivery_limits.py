@@ -1,4 +1,4 @@
-"""A delivery that hangs, dies or loses its server: counted, bounded, never sent twice."""
+"""Tests of deliveries that hang, die or lose their server: counted, limited, not sent twice."""
 
 from __future__ import annotations
 
@@ -29,45 +29,45 @@ from tests.support import HandClock
 
 
 class Died(BaseException):
-    """The worker's process is gone."""
+    """Raised in place of the death of the worker's process."""
 
 
 @pytest.fixture
 def host(valkey: Database, clock: HandClock, tmp_path: Path) -> DeliveringHost:
-    """A machine that delivers."""
+    """Return a host that delivers."""
     return at(valkey, clock, tmp_path)
 
 
 @pytest.fixture
 def http() -> Iterator[HttpReceiver]:
-    """A web server that gets messages."""
+    """Yield a web server that receives messages."""
     with http_receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture
 def release() -> Iterator[threading.Event]:
-    """What hangs goes on when this is set, at the end of the test at the latest."""
+    """Yield an event that releases hanging calls; it is set at the end of the test."""
     event = threading.Event()
     yield event
     event.set()
 
 
 class DeadlyBook(AddressBook):
-    """Whoever looks for attachments dies."""
+    """An address book that dies when it looks for attachments."""
 
     def attachments(self, text: str) -> ExtractedFiles:
         raise Died
 
 
 def next_push(host: DeliveringHost) -> None:
-    """Go on to when the delivery is due, and push it."""
+    """Set the clock to when the delivery is due, and push it."""
     ((_, due_ms),) = host.deliveries.due(host.store.clock.ms + 10**9, limit=9)
     host.store.clock.ms = max(due_ms, host.store.clock.ms)
     assert host.rescue() == 1
 
 
-def test_a_delivery_that_kills_whoever_plans_it_is_given_up_and_told(
+def test_a_delivery_that_kills_its_planning_workers_is_given_up_and_makes_an_incident(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     host.book = DeadlyBook
@@ -89,7 +89,7 @@ def test_a_delivery_that_kills_whoever_plans_it_is_given_up_and_told(
     assert http.requests == []
 
 
-def test_planning_that_hangs_holds_no_slot_and_is_given_up(
+def test_a_hanging_planning_frees_its_worker_and_is_given_up(
     host: DeliveringHost, http: HttpReceiver, release: threading.Event
 ) -> None:
     class HangingBook(AddressBook):
@@ -109,7 +109,7 @@ def test_planning_that_hangs_holds_no_slot_and_is_given_up(
 
 
 class HangingChannels(Channels):
-    """A far end that takes a piece and never comes back, for `release`."""
+    """Channels that take a piece and do not return until `release`."""
 
     release: threading.Event
     began = 0
@@ -118,7 +118,7 @@ class HangingChannels(Channels):
         outer = type(self)
 
         class Hanging:
-            #: With its margin, what is waited for is a moment.
+            #: With the deliverer's margin added, the limit is a moment.
             seconds = -4.99
 
             def pieces(self, text: str) -> list[str]:
@@ -136,7 +136,7 @@ def attempts(host: DeliveringHost, run: Run) -> int:
     return part.attempts
 
 
-def test_sending_that_hangs_is_tried_again_and_then_given_up(
+def test_a_hanging_send_is_tried_again_and_then_given_up(
     host: DeliveringHost, release: threading.Event
 ) -> None:
     class Hanging(HangingChannels):
@@ -155,7 +155,7 @@ def test_sending_that_hangs_is_tried_again_and_then_given_up(
     assert "took longer than" in (host.store.cron.show("disks").last_delivery_error or "")
 
 
-def test_a_part_that_kills_whoever_sends_it_is_given_up(
+def test_a_part_that_kills_its_senders_is_given_up(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     class Mortal(Deliveries):
@@ -177,11 +177,11 @@ def test_a_part_that_kills_whoever_sends_it_is_given_up(
     assert len(http.requests) == MAX_ATTEMPTS
 
 
-def test_a_result_waits_for_a_server_that_stands_still_and_nobody_sends_again(
+def test_a_result_is_kept_until_the_server_answers_and_nothing_is_sent_twice(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     class Away(Deliveries):
-        """The server takes no result for a minute."""
+        """A server that accepts no result for a minute."""
 
         times = 3
 
@@ -195,7 +195,7 @@ def test_a_result_waits_for_a_server_that_stands_still_and_nobody_sends_again(
     whole = host.deliveries
 
     def meanwhile(_: float) -> None:
-        # It comes back, all claims have run out, and somebody else is there first.
+        # The server is back, all claims have expired, and another worker reaches it first.
         host.store.clock.advance(60 if Away.times == 2 else 1)
         mine, host.deliveries = host.deliveries, whole
         host.rescue()
@@ -215,7 +215,7 @@ def test_a_result_waits_for_a_server_that_stands_still_and_nobody_sends_again(
     assert (host.standing(run), attempts(host, run)) == (DeliveryState.DELIVERED, 1)
 
 
-def test_a_record_that_is_broken_is_told_and_stands_in_nobody_s_way(
+def test_a_broken_delivery_is_reported_and_does_not_block_others(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     host.job(http.url)
@@ -230,16 +230,16 @@ def test_a_record_that_is_broken_is_told_and_stands_in_nobody_s_way(
     assert host.standing(sound) is DeliveryState.DELIVERED
     assert host.broken == [("", key, "has the wrong type: string")]
     assert host.store.database.call("GET", key) == "no hash"
-    # A worker that has its message tells of it too.
+    # A worker that takes its message reports it too.
     assert host.deliverer().deliver(broken.id) == "broken"
     (incident,) = host.incidents.open()
     assert (incident.kind, broken.id in incident.text) == (TroubleKind.BROKEN, True)
-    # It is looked at again, an hour later, and still harms nobody.
+    # It is due again after an hour, and not before.
     assert host.rescue() == 0
 
 
 def to_many_paths(host: DeliveringHost, http: HttpReceiver, count: int) -> list[Run]:
-    """Runs whose outputs go to one web server, each to a path of its own."""
+    """Return runs with outputs for one web server, each to a path of its own."""
     runs = []
     for number in range(count):
         request = JobRequest(schedule="every 1h", script="s.sh", no_agent=True, name=f"j{number}",
@@ -254,7 +254,7 @@ def to_many_paths(host: DeliveringHost, http: HttpReceiver, count: int) -> list[
     return runs
 
 
-def test_a_far_end_that_is_silent_is_asked_by_one_delivery_at_a_time(
+def test_a_silent_server_is_tried_by_one_delivery_at_a_time(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     http.answers = [None] * 100
@@ -262,13 +262,13 @@ def test_a_far_end_that_is_silent_is_asked_by_one_delivery_at_a_time(
     began = time.monotonic()
     assert host.work_off() == ["pending"] * 12
     assert len(http.requests) == 1
-    assert time.monotonic() - began < 5, "the others do not wait for it"
+    assert time.monotonic() - began < 5, "the other deliveries must not wait for the silent server"
     host.store.clock.advance(10)
     host.rescue()
     assert host.work_off() == ["pending"] * 12
     assert len(http.requests) == 2
     states = [(host.deliveries.get(run.id).parts or ())[0] for run in runs]
-    assert {state.attempts for state in states} == {2}, "its attempts end as they always did"
+    assert {state.attempts for state in states} == {2}, "skipped attempts must count too"
     assert sum("did not answer lately" in (state.error or "") for state in states) == 11
     http.answers = []
     host.store.clock.advance(20)
@@ -277,7 +277,7 @@ def test_a_far_end_that_is_silent_is_asked_by_one_delivery_at_a_time(
     assert len(http.requests) == 14
 
 
-def test_a_far_end_that_stays_silent_is_given_up_when_it_always_was(
+def test_a_server_that_stays_silent_is_given_up_after_the_usual_attempts(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     http.answers = [None] * 100
@@ -293,7 +293,9 @@ def test_a_far_end_that_stays_silent_is_given_up_when_it_always_was(
         assert job.last_status == "delivery_failed"
 
 
-def test_a_silent_far_end_holds_up_no_other(host: DeliveringHost, http: HttpReceiver) -> None:
+def test_a_silent_server_does_not_delay_other_servers(
+    host: DeliveringHost, http: HttpReceiver
+) -> None:
     http.answers = [None] * 9
     with http_receiver() as other:
         to_many_paths(host, http, 2)
@@ -303,7 +305,9 @@ def test_a_silent_far_end_holds_up_no_other(host: DeliveringHost, http: HttpRece
         assert len(other.requests) == 1
 
 
-def test_a_far_end_that_refuses_is_asked_by_all(host: DeliveringHost, http: HttpReceiver) -> None:
+def test_a_server_that_refuses_is_tried_by_all_deliveries(
+    host: DeliveringHost, http: HttpReceiver
+) -> None:
     http.answers = [500] * 9
     to_many_paths(host, http, 3)
     assert host.work_off() == ["pending"] * 3
@@ -311,7 +315,7 @@ def test_a_far_end_that_refuses_is_asked_by_all(host: DeliveringHost, http: Http
 
 
 @pytest.mark.parametrize("value", [("SET", "x"), ("HSET", "fails", "x", "until_ms", "y")])
-def test_a_broken_memory_of_a_far_end_lets_everybody_try(
+def test_a_broken_breaker_record_lets_every_delivery_try(
     host: DeliveringHost, http: HttpReceiver, value: tuple[str, ...]
 ) -> None:
     far_end = Target(url=http.url).far_end
@@ -322,7 +326,7 @@ def test_a_broken_memory_of_a_far_end_lets_everybody_try(
     assert host.work_off() == ["delivered"]
 
 
-def test_the_waits_for_a_far_end_grow_to_a_minute(valkey: Database) -> None:
+def test_the_waits_of_a_breaker_grow_to_a_minute(valkey: Database) -> None:
     breakers = Breakers(valkey)
     waits = []
     for _ in range(6):
@@ -330,7 +334,9 @@ def test_the_waits_for_a_far_end_grow_to_a_minute(valkey: Database) -> None:
         waits.append(breakers.wait_ms("there", now_ms=0, attempt_ms=1000))
     assert waits == [5_000, 10_000, 20_000, 40_000, 60_000, 60_000]
     assert breakers.wait_ms("there", now_ms=60_000, attempt_ms=1000) == 0
-    assert breakers.wait_ms("there", now_ms=60_000, attempt_ms=1000) == 1000, "one at a time"
+    assert breakers.wait_ms("there", now_ms=60_000, attempt_ms=1000) == 1000, (
+        "one attempt at a time"
+    )
     assert breakers.wait_ms("elsewhere", now_ms=60_000, attempt_ms=1000) == 0
     breakers.answered("there", now_ms=60_500)
     assert breakers.wait_ms("there", now_ms=60_500, attempt_ms=1000) == 0
@@ -345,21 +351,23 @@ def test_the_waits_for_a_far_end_grow_to_a_minute(valkey: Database) -> None:
         (Target(name="ops"), "name ops"),
     ],
 )
-def test_a_far_end_is_what_answers_there(target: Target, far_end: str) -> None:
+def test_a_far_end_is_named_by_host_platform_or_name_without_credentials(
+    target: Target, far_end: str
+) -> None:
     assert target.far_end == far_end
 
 
 class AwayAfterSending(Breakers):
-    """The server is gone when it is to be noted how it went."""
+    """Breakers whose server is gone when a result is noted."""
 
     def answered(self, far_end: str, *, now_ms: int) -> None:
         raise StoreUnavailable("away")
 
 
-def test_a_memory_that_cannot_be_written_loses_no_result(
+def test_a_breaker_that_cannot_be_written_loses_no_result(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
-    """What was sent is on record first, and is not sent again."""
+    """The delivery is recorded before the breaker, and is not sent again."""
     host.breakers = AwayAfterSending
     (run,) = to_many_paths(host, http, 1)
     assert host.work_off() == ["delivered"]

@@ -1,4 +1,4 @@
-"""Advancing: schedule, record and message in one step; fenced, compared, and never twice."""
+"""Tests of advancing: schedule, record and message in one step, fenced, compared, not repeated."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_same_step_twice_dispatches_once(store: Store) -> None:
     assert len(store.queue()) == 1
 
 
-def test_a_batch_whose_answer_is_lost_on_the_way_is_sent_again_and_dispatches_once(
+def test_a_batch_repeated_after_a_lost_answer_dispatches_once(
     store: Store,
 ) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
@@ -132,7 +132,7 @@ def test_an_occurrence_with_a_record_is_never_run_again(store: Store) -> None:
     store.runs.finish(
         store.claim(step.run_id), Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms
     )
-    # Somebody restores an older state of the job: the schedule stands on the same instant again.
+    # Restore an older state of the job: the schedule stands at the same instant again.
     current = store.cron.show(job.id)
     store.jobs.change(replaced(current, next_run_at=NOON + timedelta(hours=1)), was=current)
     report = ticked(store)
@@ -233,7 +233,7 @@ def test_a_job_with_a_key_of_the_wrong_type_is_put_off_and_the_others_run(store:
     report = ticked(store)
     assert report.dispatched == 5
     assert [(fault.job_id, fault.key) for fault in report.faults] == [(jobs[2].id, active)]
-    # It does not fail at every tick.
+    # The job is not tried at every tick.
     assert report.next_due_ms == store.clock.ms + 10_000
     assert (ticked(store).dispatched, ticked(store).faults) == (0, ())
     store.database.call("DEL", active)
@@ -242,7 +242,7 @@ def test_a_job_with_a_key_of_the_wrong_type_is_put_off_and_the_others_run(store:
     assert {run.job_id for run in store.cron.latest_runs()} == {job.id for job in jobs}
 
 
-def test_a_job_that_replaces_what_cannot_be_read_costs_only_itself(store: Store) -> None:
+def test_a_replacing_job_with_an_unreadable_held_list_stops_no_other_job(store: Store) -> None:
     replacing = store.cron.add(
         JobRequest(schedule="every 1h", prompt="x", policy=Policy(overlap=Overlap.REPLACE))
     )
@@ -265,7 +265,7 @@ def test_an_index_of_the_wrong_type_is_named_and_nothing_is_written(store: Store
     assert ticked(store).dispatched == 1
 
 
-def test_a_batch_larger_than_one_call_goes_in_several_and_loses_nothing(store: Store) -> None:
+def test_a_batch_larger_than_one_call_is_split_and_loses_nothing(store: Store) -> None:
     for number in range(450):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=f"n{number}"))
     store.clock.advance(3600)
@@ -281,10 +281,10 @@ def test_a_tick_ends_after_two_thousand_jobs_and_the_next_one_goes_on(store: Sto
     assert len(set(store.queue())) == 2_030
 
 
-def test_when_a_younger_leader_appears_between_two_calls_the_rest_is_not_written(
+def test_a_newer_leader_between_two_calls_stops_the_rest_of_the_batch(
     store: Store,
 ) -> None:
-    """Whatever is on its way then is refused too, and the connections can be used again."""
+    """Calls already sent are refused too, and the connections can be used again."""
     for number in range(450):
         store.jobs.add(a_job(id=f"{number:012x}"))
     store.clock.advance(3600)
@@ -305,7 +305,7 @@ def test_when_a_younger_leader_appears_between_two_calls_the_rest_is_not_written
 
 
 def prepared(store: Store) -> Advance:
-    """The next due job, planned but not written."""
+    """Return the next due job's step, planned but not written."""
     (due,) = store.due.due(store.clock.ms, limit=1)
     assert isinstance(due, DueJob)
     (step,) = plan(due, now_ms=store.clock.ms).steps
@@ -319,7 +319,7 @@ def prepared(store: Store) -> Advance:
     )
 
 
-def test_an_index_entry_of_a_job_that_is_not_scheduled_is_dropped_not_read_for_ever(
+def test_the_due_entry_of_a_job_that_is_not_scheduled_is_dropped(
     store: Store,
 ) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
@@ -329,7 +329,7 @@ def test_an_index_entry_of_a_job_that_is_not_scheduled_is_dropped_not_read_for_e
     assert store.due.next_due_ms() is None
 
 
-def test_a_job_that_cannot_be_read_does_not_stop_the_rescue_of_others(store: Store) -> None:
+def test_an_unreadable_job_does_not_stop_the_rescue_of_others(store: Store) -> None:
     runs = {}
     for name in ("torn", "good"):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))

@@ -1,4 +1,4 @@
-"""Messages that nobody can read are kept, few of them, and a waiting run ends by its third."""
+"""Tests of dead letters: a limited number is kept, and the third one of a waiting run ends it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_newest_thousand_are_kept_and_all_are_counted(store: Store, letters:
     assert (letters.latest(), letters.total()) == ([], KEPT + 5)
 
 
-def test_a_count_with_zeros_before_it_is_counted_on_from(store: Store, letters: Letters) -> None:
+def test_a_counter_with_leading_zeros_is_continued(store: Store, letters: Letters) -> None:
     store.database.call("SET", store.database.keys.letters_total, "007")
     run_id = waiting_run(store)
     for _ in range(3):
@@ -48,13 +48,13 @@ def test_a_count_with_zeros_before_it_is_counted_on_from(store: Store, letters: 
     assert (ended, letters.total()) == (run_id, 10)
 
 
-def test_all_that_is_kept_fits_into_eight_megabytes(store: Store) -> None:
+def test_all_kept_letters_fit_into_eight_megabytes(store: Store) -> None:
     huge = letter(b"\xff" * 10_000_000, queue="q" * 10_000, why="y" * 10_000, worker="w", at_ms=1)
     assert (huge.size, len(huge.raw())) == (10_000_000, KEPT_BYTES)
     assert KEPT * len(json.dumps(huge.as_json())) < 8_000_000
 
 
-def test_a_waiting_run_ends_as_failed_by_its_third_unreadable_message(
+def test_the_third_unreadable_message_of_a_waiting_run_ends_it_as_failed(
     store: Store, letters: Letters
 ) -> None:
     run_id = waiting_run(store)
@@ -73,7 +73,7 @@ def test_a_waiting_run_ends_as_failed_by_its_third_unreadable_message(
     assert store.runs.claim(run_id, token="t", now_ms=store.clock.ms, worker="w") == "taken"
 
 
-def test_a_run_that_does_not_wait_is_not_touched(store: Store, letters: Letters) -> None:
+def test_a_running_run_is_not_ended_by_unreadable_messages(store: Store, letters: Letters) -> None:
     run_id = waiting_run(store)
     assert isinstance(store.claim(run_id), Claim)
     for _ in range(5):
@@ -81,9 +81,7 @@ def test_a_run_that_does_not_wait_is_not_touched(store: Store, letters: Letters)
     assert store.cron.runs.get(run_id).state is RunState.RUNNING
 
 
-def test_an_id_that_no_run_has_leaves_nothing_but_the_letter(
-    store: Store, letters: Letters
-) -> None:
+def test_a_letter_with_an_unknown_run_id_creates_no_run(store: Store, letters: Letters) -> None:
     strange = "abcdefabcdef-20260622T120000Z"
     for _ in range(5):
         assert letters.bury(dead(store, message_of(strange))) is None
@@ -102,14 +100,14 @@ def test_a_run_with_one_unreadable_message_is_pushed_again(store: Store, letters
     store.claim(run_id)
 
 
-def test_an_entry_that_is_no_letter_hides_none(store: Store, letters: Letters) -> None:
+def test_an_invalid_entry_does_not_hide_the_letters(store: Store, letters: Letters) -> None:
     letters.bury(dead(store, b"first"))
     store.database.call("LPUSH", store.database.keys.letters, "{not json", '{"queue": 5}')
     letters.bury(dead(store, b"second"))
     assert [one.raw() for one in letters.latest()] == [b"second", b"first"]
 
 
-def test_a_counter_that_is_no_number_is_told_and_counts_as_none(
+def test_a_counter_that_is_not_a_number_reads_as_zero_and_is_reported_on_writing(
     store: Store, letters: Letters
 ) -> None:
     store.database.call("SET", store.database.keys.letters_total, "many")
@@ -118,7 +116,7 @@ def test_a_counter_that_is_no_number_is_told_and_counts_as_none(
         letters.bury(dead(store))
 
 
-def test_the_command_shows_no_control_character(
+def test_the_letters_command_prints_no_control_character(
     valkey: Database, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
@@ -143,5 +141,5 @@ def test_the_command_shows_no_control_character(
 
 
 def waiting_run(store: Store) -> str:
-    """A run that waits for a worker."""
+    """Return the id of a run that waits for a worker."""
     return store.cron.run(store.cron.add(JobRequest(schedule="every 1h", prompt="p")).id)

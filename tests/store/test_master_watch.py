@@ -1,4 +1,4 @@
-"""Connections to a server that is no longer the master are cut, those to the master are not."""
+"""Tests that connections to a server that is no longer the master are cut, and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hermes_celery.store.master_watch import MasterWatch
 
 
 class Named:
-    """Sentinels that name a master, or none."""
+    """Sentinels that name a master, or raise that there is none."""
 
     def __init__(self, master: tuple[str, int] | None) -> None:
         self.sentinels: list[Any] = []
@@ -28,7 +28,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Pool:
-    """The part of a pool that a connection knows."""
+    """The part of a connection pool that the watch reads."""
 
     sentinel_manager: Named
     service_name: str = "mymaster"
@@ -36,7 +36,7 @@ class Pool:
 
 @dataclass(eq=False)
 class Connection:
-    """A connection whose far end we hold."""
+    """A connection whose other end the test holds."""
 
     host: str
     port: int
@@ -59,7 +59,7 @@ class Connection:
             end.close()
 
 
-def test_only_what_leads_to_another_server_is_cut_and_sentinels_are_asked_once() -> None:
+def test_only_connections_to_another_server_are_cut_and_sentinels_are_asked_once() -> None:
     sentinels = Named(("new", 1))
     old, new = (Connection(name, 1, Pool(sentinels)) for name in ("old", "new"))
     MasterWatch().look([old, new])
@@ -68,7 +68,7 @@ def test_only_what_leads_to_another_server_is_cut_and_sentinels_are_asked_once()
     new.close()
 
 
-def test_nothing_is_cut_while_nobody_is_the_master() -> None:
+def test_no_connection_is_cut_while_there_is_no_master() -> None:
     old = Connection("old", 1, Pool(Named(None)))
     MasterWatch().look([old])
     assert not old.is_cut()

@@ -1,4 +1,4 @@
-"""What must be refused is refused by `add`, with the name of the field, and leaves no trace."""
+"""Tests that `add` refuses invalid cron expressions, names the field, and stores nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hermes_celery.errors import ScheduleError
 from tests.support import DATA, Store
 
 _FIELDS = ("minute", "hour", "day", "month", "weekday")
-#: A row that contradicts another source's rows: the last Monday of the month, as `friL`.
+#: A row that is accepted: other sources allow `friL`, so `MONL` is the last Monday of the month.
 _TAKEN = "* * * * MONL"
 
 
@@ -21,7 +21,9 @@ def _rows() -> list[str]:
 
 
 @pytest.mark.parametrize("expr", _rows(), ids=repr)
-def test_add_refuses_it_and_names_field_and_fault(store: Store, expr: str) -> None:
+def test_add_refuses_an_invalid_expression_names_the_field_and_stores_nothing(
+    store: Store, expr: str
+) -> None:
     with pytest.raises(ScheduleError) as error:
         store.cron.add(JobRequest(schedule=expr, prompt="x"))
     text = str(error.value)

@@ -1,4 +1,4 @@
-"""What kombu cannot decode ends neither a consumer nor a purge, whatever it raises."""
+"""Tests that a message that kombu cannot decode ends neither a consumer nor a purge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TYPED = (
 
 @pytest.fixture
 def project(valkey_url: str, namespace: str) -> Celery:
-    """An app of a project's own on the real server, with queues of this test."""
+    """Return a project's own app on the real server, with queues of this test."""
     environment = {"HERMES_REDIS_URL": valkey_url, "HERMES_CELERY_NAMESPACE": namespace}
     broker = make_app(read_settings(environment)).conf.broker_url
     app = Celery("project", broker=broker, set_as_current=False)
@@ -42,7 +42,7 @@ def project(valkey_url: str, namespace: str) -> Celery:
 
 @pytest.fixture
 def connection(project: Celery, valkey: Database) -> Iterator[Any]:
-    """A connection that consumes safely."""
+    """Yield a connection with the safe consumer."""
     dead_letters = DeadLetters(
         Letters(valkey), clock=HandClock(), worker="w", handed_on_failed=lambda run_id, error: None
     )
@@ -52,14 +52,14 @@ def connection(project: Celery, valkey: Database) -> Iterator[Any]:
 
 
 def after_draining(connection: Any, taken: list[Any]) -> list[Any]:
-    """What was taken, once the connection has looked for a moment."""
+    """Drain the connection for a moment and return the taken messages."""
     with suppress(TimeoutError):
         connection.drain_events(timeout=0.1)
     return taken
 
 
 @pytest.mark.parametrize("name", _TYPED)
-def test_a_message_that_cannot_be_decoded_is_kept_and_the_next_one_is_taken(
+def test_an_undecodable_message_is_kept_and_the_next_one_is_taken(
     project: Celery, connection: Any, valkey: Database, name: str
 ) -> None:
     queue, taken = project.conf.task_default_queue, list[Any]()
@@ -75,7 +75,7 @@ def test_a_message_that_cannot_be_decoded_is_kept_and_the_next_one_is_taken(
 
 
 @pytest.mark.parametrize("name", _TYPED)
-def test_a_broadcast_that_cannot_be_decoded_goes_by_and_the_next_one_is_heard(
+def test_an_undecodable_broadcast_is_skipped_and_the_next_one_is_received(
     connection: Any, valkey: Database, namespace: str, name: str
 ) -> None:
     heard: list[Any] = []
@@ -94,7 +94,7 @@ def test_a_broadcast_that_cannot_be_decoded_goes_by_and_the_next_one_is_heard(
 
 
 class Counting:
-    """Writes down which deliveries were ended."""
+    """Notes which deliveries were given up."""
 
     def __init__(self) -> None:
         self.ended: list[str] = []
@@ -103,7 +103,7 @@ class Counting:
         self.ended.append(delivery_id)
 
 
-def test_a_purge_tells_of_all_others_beside_what_cannot_be_decoded(
+def test_a_purge_reports_all_decodable_messages_beside_undecodable_ones(
     project: Celery, valkey: Database
 ) -> None:
     told = Counting()

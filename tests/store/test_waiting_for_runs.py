@@ -1,4 +1,4 @@
-"""A program waits for a run and reads what it printed, with the verbs of the client alone."""
+"""Tests of waiting for a run and reading its output through the client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import Store
 _DONE = Outcome(state=RunState.SUCCEEDED, output="grün\n".encode() + b"\xff")
 
 
-def test_whoever_waits_gets_the_run_as_it_ended_and_reads_its_output(store: Store) -> None:
+def test_wait_returns_the_ended_run_and_its_output_can_be_read(store: Store) -> None:
     run_id = store.cron.run(store.cron.add(JobRequest(schedule="every 1h", prompt="p")).id)
     claim = store.claim(run_id)
     later = threading.Timer(0.3, lambda: store.runs.finish(claim, _DONE, now_ms=store.clock.ms))
@@ -25,7 +25,7 @@ def test_whoever_waits_gets_the_run_as_it_ended_and_reads_its_output(store: Stor
     assert store.cron.output(run_id) == "grün\n\N{REPLACEMENT CHARACTER}"
 
 
-def test_a_run_that_takes_longer_comes_back_as_it_stands(store: Store) -> None:
+def test_wait_returns_an_unended_run_when_its_time_is_over(store: Store) -> None:
     run_id = store.cron.run(store.cron.add(JobRequest(schedule="every 1h", prompt="p")).id)
 
     assert store.cron.wait(run_id, seconds=0).state is RunState.QUEUED
@@ -35,7 +35,7 @@ def test_a_run_that_takes_longer_comes_back_as_it_stands(store: Store) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["no run", "aaaaaaaaaaaa-20260622T120000Z"])
-def test_a_run_that_never_was_is_not_found(store: Store, run_id: str) -> None:
+def test_an_unknown_run_raises_run_not_found(store: Store, run_id: str) -> None:
     for look in (
         store.cron.show_run,
         store.cron.output,
