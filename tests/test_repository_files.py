@@ -121,3 +121,37 @@ def test_the_hooks_are_local_and_what_they_call_exists() -> None:
             assert importlib.util.find_spec(f"{arguments[1]}.__main__"), hook["id"]
         else:
             assert (Path(sys.executable).parent / program).is_file(), hook["id"]
+
+
+def code_names(text: str) -> set[str]:
+    """Return the names of functions, classes and constants that a text has in backticks."""
+    return {
+        name.rpartition(".")[2]
+        for name in re.findall(r"`([A-Za-z_][\w.]*)(?:\(.*?\))?`", text)
+        if not name.endswith((".lua", ".py"))
+    }
+
+
+def test_each_name_in_the_steps_of_contributing_is_in_the_code() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    steps = text.split("## The usual additions, step by step")[1].split("\n## ")[0]
+    files = [
+        *(ROOT / "hermes_celery").rglob("*.py"),
+        *(ROOT / "hermes_celery").rglob("*.lua"),
+        ROOT / "tests/unit/core/test_fields.py",
+        ROOT / "tests/conftest.py",
+    ]
+    words = set(re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in files)))
+    names = code_names(steps)
+    assert {"WorkKind", "way_to", "TYPED"} <= names
+    assert names - words == set()
+
+
+def test_the_changelog_has_the_sections_of_keep_a_changelog() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    order = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    versions = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert [version.split()[0] for version in versions] == ["Unreleased", "0.1.0,"]
+    for version in versions:
+        sections = re.findall(r"^### (.*)", version, re.MULTILINE)
+        assert sections == [section for section in order if section in sections]
