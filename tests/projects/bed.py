@@ -1,8 +1,8 @@
-"""A bed for real Celery projects: a Redis of its own, real workers and beats, what they noted.
+"""A test bed for real Celery projects: it starts a Redis server, workers and beats of its own.
 
-A project is a folder beside this file, as somebody would have it: its modules take the broker from
-the variable `BROKER` and note what they do with `note`, which `notes.py` of the bed provides. It
-runs in its own folder, with Celery's own command line and no setting of ours but the home.
+A project is a folder beside this file, laid out like a user's. Its modules read the broker's URL
+from the variable `BROKER` and record what they do with `note`, from the bed's module `notes.py`. It
+runs in its own folder with Celery's command line; of the package's settings only the home is set.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.redis_servers import RedisServer
 from tests.support import eventually
 
 _HERE = Path(__file__).parent
-#: Written beside each project: one line per note, in one write, so that processes do not mix.
+#: The module `notes.py`. Each note is one line in one write, so that processes do not mix lines.
 _NOTES = '''
 import os, time
 
@@ -40,7 +40,7 @@ def note(*words):
 
 
 class Server(RedisServer):
-    """A Valkey of its own on a loopback port; `options` go to its command line."""
+    """Runs a Valkey on a loopback port; `options` are added to its command line."""
 
     def __init__(self, place: Path, *options: str) -> None:
         self.binary = embedded_server.server_command(place)[0]
@@ -48,26 +48,26 @@ class Server(RedisServer):
 
 
 class AServer(Protocol):
-    """What a bed needs of its server."""
+    """The methods that a bed calls on its server."""
 
     url: str
     port: int
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the server a signal."""
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill the server."""
 
 
 class Bed:
-    """One project on a server of its own."""
+    """Runs one project on a server of its own."""
 
     def __init__(self, name: str, place: Path, *, server: AServer | None = None) -> None:
-        """`name` is its folder here and what `-A` names; `place` is the test's own directory."""
+        """Prepare the project in folder `name` (also its `-A`); `place` is the test's directory."""
         self.name = name
         self.place = place
         self.server: AServer = server or Server(place / "server")
@@ -86,9 +86,9 @@ class Bed:
             "HERMES_HOME": str(self.home),
             "HERMES_TIMEZONE": "UTC",
         }
-        #: Where the project keeps its jobs: under the name of its app.
+        #: The project's namespace: the name of its app.
         self.namespace = name
-        #: What a program of version 0.1.0 is told besides; see `tests.version_0_1_0`.
+        #: More environment variables for programs of version 0.1.0; see `tests.version_0_1_0`.
         self.old: dict[str, str] = {}
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._databases: list[Database] = []
@@ -102,7 +102,7 @@ class Bed:
         self.server.end()
 
     def end(self) -> None:
-        """Kill what still runs of the project; the server stays."""
+        """Kill the project's processes that still run; the server goes on running."""
         for process, _path in self._running:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -111,7 +111,7 @@ class Bed:
             database.close()
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
-        """A command in the project's folder, in a session of its own; see `log`."""
+        """Start a command in the project's folder and in a session of its own; see `log`."""
         path = self.place / f"{len(self._running)}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
@@ -123,34 +123,34 @@ class Bed:
         return process
 
     def celery(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        """`celery -A <project> ...`."""
+        """Start `celery -A <project>` with these arguments."""
         return self.start(
             sys.executable, "-m", "celery", "-A", self.name, *arguments, **environment
         )
 
     def worker(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        """A worker, two slots unless it says otherwise."""
+        """Start a worker, with two slots unless `-c` is given."""
         given = arguments if "-c" in arguments else ("-c", "2", *arguments)
         return self.celery("worker", "-l", "INFO", *given, **environment)
 
     def beat(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        """A beat with our scheduler."""
+        """Start a beat with the package's scheduler."""
         scheduler = ("-S", "hermes_celery.beat:CronScheduler")
         return self.celery("beat", "-l", "INFO", *scheduler, *arguments, **environment)
 
     def up(self, *worker_arguments: str) -> None:
-        """A worker and a beat, and wait until both are there."""
+        """Start a worker and a beat; wait until the worker is alive and the beat leads."""
         self.worker(*worker_arguments)
         self.beat()
         self.await_worker()
         self.await_leader()
 
     def hermes(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`hermes-celery -N <namespace> ...` to its end, in the project's folder."""
+        """Run `hermes-celery -N <namespace>` in the project's folder and wait until it exits."""
         return self.command("-N", self.namespace, *arguments)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`hermes-celery ...`, with nothing before these arguments."""
+        """Run `hermes-celery` with only these arguments and wait until it exits."""
         return subprocess.run(
             [sys.executable, "-m", "hermes_celery", *arguments],
             env={**self.environment, "HERMES_REDIS_URL": self.server.url},
@@ -159,12 +159,12 @@ class Bed:
         )  # fmt: skip
 
     def run(self, job: str) -> str:
-        """Ask for a run of a job, as soon as there is one of that name; its id."""
+        """Wait until a job of that name exists, run it now, and return the run id."""
         eventually(lambda: self._is_there(job), what=f"the job {job}")
         return self.cron().run(job)
 
     def cron(self) -> Client:
-        """The verbs on the project's jobs and runs, as the command line has them."""
+        """Return a client of the project's namespace, as the command line opens it."""
         return open_cron(
             read_settings(
                 {
@@ -182,20 +182,20 @@ class Bed:
             return False
 
     def log(self, process: subprocess.Popen[bytes]) -> str:
-        """What a process has printed so far."""
+        """Return the output of a process so far."""
         path = next(path for one, path in self._running if one is process)
         return path.read_text(encoding="utf-8", errors="replace")
 
     def database(self) -> Database:
-        """The project's namespace."""
+        """Return a connection to the project's namespace."""
         database = Database(connect(self.server.url), keys=Keys(namespace=self.namespace))
         self._databases.append(database)
         return database
 
     def notes(self, word: str = "") -> list[list[str]]:
-        """What the project noted, line by line, word by word; those whose first word is `word`.
+        """Return the project's notes as lists of words, only those that begin with `word`.
 
-        The instant (Unix seconds) comes last.
+        The last word is the time of the note in Unix seconds.
         """
         path = Path(self.environment["NOTES"])
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -203,7 +203,7 @@ class Bed:
         return [list(row) for row in rows if not word or row[0] == word]
 
     def await_notes(self, word: str, count: int = 1, *, seconds: float = 40) -> list[list[str]]:
-        """Wait until the project noted a word so many times."""
+        """Wait until at least `count` notes begin with `word` and return them."""
         eventually(
             lambda: len(self.notes(word)) >= count,
             seconds=seconds,
@@ -212,7 +212,7 @@ class Bed:
         return self.notes(word)
 
     def runs(self, job: str) -> list[Run]:
-        """The runs of the job of that name, the newest first."""
+        """Return the runs of the job of that name, the newest first."""
         database = self.database()
         found = Jobs(database).find(job)
         return list(Runs(database).latest(job_id=found.id, limit=1000))
@@ -220,12 +220,12 @@ class Bed:
     def await_run(
         self, job: str, wanted: Callable[[Run], bool], *, seconds: float = 40, what: str = ""
     ) -> Run:
-        """Wait for a run of a job that is as wanted."""
+        """Wait until a run of a job satisfies `wanted` and return it."""
         return eventually(
             lambda: next((run for run in self._runs_if_any(job) if wanted(run)), None),
             seconds=seconds,
-            what=what or f"a run of {job} as wanted",
-        )  # type: ignore[return-value]  # it is None no more
+            what=what or f"a run of {job} in the expected state",
+        )  # type: ignore[return-value]  # eventually never returns None
 
     def _runs_if_any(self, job: str) -> list[Run]:
         try:
@@ -234,7 +234,7 @@ class Bed:
             return []
 
     def await_worker(self, count: int = 1) -> None:
-        """Wait until so many workers with our hooks are there."""
+        """Wait until at least `count` workers with the package's hooks are alive."""
         database = self.database()
         eventually(
             lambda: len(alive(database, now_ms=database.now_ms())) >= count, what=f"{count} workers"

@@ -1,4 +1,4 @@
-"""The project `shop` as version 0.1.0 serves it: its programs, and what they leave behind."""
+"""Fixtures that run the project `shop` with programs of version 0.1.0."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shop(tmp_path: Path) -> Iterator[Bed]:
 
 
 def as_before(shop: Bed, *arguments: str) -> None:
-    """A command of 0.1.0, to its end."""
+    """Run a command of 0.1.0 and wait until it has exited with 0."""
     command = shop.start(sys.executable, "-m", "hermes_celery", *arguments,
                          HERMES_REDIS_URL=shop.server.url, **shop.old)  # fmt: skip
     assert command.wait(timeout=40) == 0, shop.log(command)
@@ -48,10 +48,10 @@ def incidents(shop: Bed) -> str:
 
 
 def started(shop: Bed) -> list[str]:
-    """The runs of `stock` that a worker began, in their order."""
+    """Return the ids of the started runs of `stock`, in order."""
     return [row[1] for row in shop.notes("stock")]
 
 
 def hermes(shop: Bed) -> Database:
-    """The namespace of 0.1.0."""
+    """Return a connection to the namespace that 0.1.0 used."""
     return Database(connect(shop.server.url), keys=Keys())

@@ -1,4 +1,4 @@
-"""A project's user needs what the documents say and no more, and is told what is missing."""
+"""Tests the documented Redis permissions of a project's user, and the errors if one is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.system
 
 
 @pytest.mark.parametrize("prefix", ["", "front:"])
-def test_a_projects_documented_rights_are_enough(tmp_path: Path, prefix: str) -> None:
+def test_the_documented_permissions_of_a_project_are_enough(tmp_path: Path, prefix: str) -> None:
     with Bed("walled", tmp_path) as bed:
         bed.namespace = "shop"
         with user(bed.server.url, project_rules(prefix=prefix)) as url:
@@ -31,8 +31,8 @@ def test_a_projects_documented_rights_are_enough(tmp_path: Path, prefix: str) ->
                 assert "Traceback" not in said
 
 
-def test_a_project_whose_user_lacks_something_is_told_what(tmp_path: Path) -> None:
-    """A key pattern, a channel, a command, a queue: each beside a project that has its prefix."""
+def test_a_project_whose_user_lacks_a_permission_exits_and_names_it(tmp_path: Path) -> None:
+    """A key pattern, channel, command or queue is missing; a neighbour has the same prefix."""
     lacking = {
         "~front:*": "front:", "&front:/0.celery.pidbox": "front:", "~celery*": "",
         "+zmscore": "",

@@ -1,4 +1,4 @@
-"""An entry of `beat_schedule` means what it means to Celery's own beat."""
+"""Tests that an entry of `beat_schedule` behaves as it does under Celery's own beat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.system
 
 
 def test_runs_of_an_entry_overlap_and_a_warm_shutdown_waits_for_them(tmp_path: Path) -> None:
-    """Also where the namespace stored the entry with `skip`, as version 0.1.0 did."""
+    """This also holds if the entry was stored with overlap `skip`, as version 0.1.0 did."""
     with Bed("manners", tmp_path) as bed:
         (tmp_path / "results").mkdir()
         bed.environment |= {"RESULTS": str(tmp_path / "results"), "HERMES_CELERY_GRACE": "1"}

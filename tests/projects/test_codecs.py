@@ -1,4 +1,4 @@
-"""A project may pack its messages as it likes; scripts and deliveries run there all the same."""
+"""Tests scripts and deliveries in a project that serialises its messages in its own way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.system
 
 
 @pytest.mark.parametrize("codec", ["gzip", "pickle", "msgpack", "yaml"])
-def test_scripts_and_deliveries_run_whatever_the_projects_codec_is(
+def test_scripts_and_deliveries_run_with_the_projects_own_serializer(
     tmp_path: Path, codec: str
 ) -> None:
     if codec == "msgpack":

@@ -1,4 +1,4 @@
-"""Code of the project's that takes long to publish a task costs no job its time."""
+"""Tests projects whose own code publishes a task slowly: no occurrence is late or lost."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ pytestmark = pytest.mark.system
 _SLOW = 8
 
 
-def test_a_leader_that_dies_while_it_builds_costs_no_occurrence_its_time(tmp_path: Path) -> None:
-    """The next leader builds slowly, too, again and again: that keeps it from no rescue."""
+def test_occurrences_are_in_time_after_a_leader_died_while_it_built_messages(
+    tmp_path: Path,
+) -> None:
+    """The next leader builds messages as slowly, and still rescues the lost ones in time."""
     with Bed("dawdling", tmp_path) as bed:
         bed.environment |= {"EVERY": "6", "SLOW": str(_SLOW)}
         bed.worker()
@@ -32,7 +34,7 @@ def test_a_leader_that_dies_while_it_builds_costs_no_occurrence_its_time(tmp_pat
             bed.await_run(f"slow-{number}", lambda run: run.state is RunState.SUCCEEDED)
         eventually(
             lambda: all(_first_is_over(bed, number) for number in range(_SLOW)),
-            what="every job's first occurrence",
+            what="the first occurrence of every job",
             seconds=60,
         )
         assert time.time() - killed_at < 20
@@ -43,7 +45,7 @@ def _first_is_over(bed: Bed, number: int) -> bool:
     return first.state is RunState.SUCCEEDED
 
 
-def test_a_message_that_takes_longer_than_the_lease_is_pushed_where_beats_could_take_turns(
+def test_a_message_built_for_longer_than_the_lease_is_pushed_despite_a_second_beat(
     tmp_path: Path,
 ) -> None:
     with Bed("dawdling", tmp_path) as bed:

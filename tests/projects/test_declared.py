@@ -1,4 +1,4 @@
-"""What a project declares is seen where people look, also where it is refused or in the way."""
+"""Tests that refused declarations and colliding projects are shown by the commands and the log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def listed(bed: Bed) -> dict[str, str]:
     return {job["name"]: job["state"] for job in found}
 
 
-def test_what_is_refused_is_seen_until_it_is_mended(tmp_path: Path) -> None:
+def test_a_refused_declaration_is_shown_until_it_is_corrected(tmp_path: Path) -> None:
     with Bed("refused", tmp_path) as bed:
         mended = bed.beat(MENDED="1")
         eventually(lambda: "was good" in listed(bed), what="the first beat's jobs")
@@ -33,10 +33,10 @@ def test_what_is_refused_is_seen_until_it_is_mended(tmp_path: Path) -> None:
         bed.worker()
         beat = bed.beat(SPOILED="1")
         bed.await_notes("work", 2)
-        eventually(lambda: "sunny" in listed(bed), what="what is refused")
+        eventually(lambda: "sunny" in listed(bed), what="the refused declarations")
         for name in ("sunny", "never", "past", "naive"):
             assert listed(bed)[name] == "refused", name
-        # The job of before is neither removed nor stopped.
+        # The job stored earlier is neither removed nor stopped.
         states = [one["state"] for one in json.loads(bed.hermes("list", "--json").stdout)
                   if one["name"] == "was good"]  # fmt: skip
         assert sorted(states) == ["refused", "scheduled"]
@@ -44,10 +44,12 @@ def test_what_is_refused_is_seen_until_it_is_mended(tmp_path: Path) -> None:
         _not_changed_here(bed)
         end(beat)
         bed.beat(MENDED="1")
-        eventually(lambda: "sunny" not in listed(bed), what="the mended ones")
+        eventually(lambda: "sunny" not in listed(bed), what="the corrected declarations")
         assert "refused" not in listed(bed).values()
         assert "elsewhere" not in listed(bed)
-        eventually(lambda: "is refused" not in bed.hermes("incidents").stdout, what="their end")
+        eventually(
+            lambda: "is refused" not in bed.hermes("incidents").stdout, what="closed incidents"
+        )
         assert "declared" not in bed.hermes("doctor").stdout
 
 
@@ -64,7 +66,7 @@ def _seen_everywhere(bed: Bed) -> None:
     assert "job 'naive' of cron.add in module refused is refused: 2099-12-05T00:00:00 has no" in (
         bed.hermes("show", "naive").stderr
     )
-    # What may not work is a job all the same.
+    # A job that may not work is stored anyway.
     for name, why in (
         ("elsewhere", "app 'refused' has no task 'other.work'; check the name"),
         ("too much", "the task refused.work does not take its arguments: work() takes 0"),
@@ -86,7 +88,7 @@ def _not_changed_here(bed: Bed) -> None:
     assert bed.hermes("remove", "--declared", "elsewhere").returncode == 0
 
 
-def test_two_projects_with_one_name_are_told_and_remove_nothing(tmp_path: Path) -> None:
+def test_two_projects_with_one_name_are_reported_and_remove_no_job(tmp_path: Path) -> None:
     with Bed("shop", tmp_path / "shop") as shop:
         store = Bed("store", tmp_path / "store", server=shop.server)
         store.namespace = "shop"
@@ -95,15 +97,18 @@ def test_two_projects_with_one_name_are_told_and_remove_nothing(tmp_path: Path) 
             eventually(lambda: "inventory" in listed(store), what="the first project's job")
             second = shop.beat()
             text = "beats of different projects are in namespace 'shop' (shop (module shop); shop "
-            eventually(lambda: text in shop.log(second), what="a word of the one that stands by")
-            eventually(lambda: text in shop.hermes("doctor").stdout, what="a word of the doctor")
+            eventually(lambda: text in shop.log(second), what="the standby's log line")
+            eventually(lambda: text in shop.hermes("doctor").stdout, what="the doctor's line")
             eventually(lambda: text in shop.hermes("incidents").stdout, what="an incident")
             assert text in store.log(first)
             end(first)
             eventually(lambda: "nightly" in listed(shop), what="the second project's jobs")
             again = store.beat()
-            eventually(lambda: text in store.log(again), what="a word of the one that came back")
+            eventually(
+                lambda: text in store.log(again),
+                what="the log line of the first project's new beat",
+            )
             end(second)
-            eventually(lambda: "inventory" in listed(shop), what="its job")
+            eventually(lambda: "inventory" in listed(shop), what="the first project's job again")
         finally:
             store.end()

@@ -1,4 +1,4 @@
-"""A server that is emptied under a project: no job stops, and what is lost is told."""
+"""Tests a server that is emptied while a project runs: jobs continue and the loss is reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.system
 
 
-def test_an_emptied_server_is_noticed_by_a_lone_beat_in_its_first_term(tmp_path: Path) -> None:
+def test_a_single_beat_notices_an_emptied_server_in_its_first_term(tmp_path: Path) -> None:
     with Bed("plain", tmp_path) as bed:
         bed.worker()
         beat = bed.beat()
@@ -24,23 +24,23 @@ def test_an_emptied_server_is_noticed_by_a_lone_beat_in_its_first_term(tmp_path:
         kept = tmp_path / "home" / "cron" / "hermes-celery"
         eventually(
             lambda: any('"jobs":2' in one.read_text() for one in kept.glob("seen-plain-*.json")),
-            what="a note of what is there",
+            what="the file that counts two jobs",
         )
         assert bed.hermes("status", "--check").returncode == 0
         database.call("FLUSHDB")
         eventually(lambda: "jobs.gone" in bed.log(beat), what="the loss in the beat's log")
         eventually(lambda: Jobs(database).count() == 1, what="the declared job", seconds=10)
         bed.await_notes("tick", len(bed.notes("tick")) + 2, seconds=15)
-        # The job that nobody declares is not back.
+        # The job that was not declared is lost.
         status = bed.hermes("status", "--check")
         assert status.returncode == 1
         assert "2 jobs that were here at" in status.stdout
         assert "2 jobs that were here at" in bed.hermes("incidents").stdout
         _acknowledge(bed)
-        # Also where all jobs are declared again: their pauses and all history are not.
+        # It is reported even if all jobs are declared again, since pauses and history are lost.
         eventually(
             lambda: any('"jobs":1' in one.read_text() for one in kept.glob("seen-plain-*.json")),
-            what="a note of what is there now",
+            what="the file that counts one job",
         )
         database.call("FLUSHDB")
         eventually(lambda: Jobs(database).count() == 1, what="the declared job", seconds=10)
@@ -58,4 +58,4 @@ def _acknowledge(bed: Bed) -> None:
     assert bed.hermes("incidents", "ack", "gone-jobs").returncode == 0
     assert bed.hermes("status", "--check").returncode == 0
     incidents = Incidents(bed.database())
-    eventually(lambda: not incidents.open(), what="the end of the incident", seconds=15)
+    eventually(lambda: not incidents.open(), what="the closed incident", seconds=15)

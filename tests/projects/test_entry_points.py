@@ -1,4 +1,4 @@
-"""What Celery's own command line finds of us where we are installed: `-S hermes`, and `cron`."""
+"""Tests the entry points for Celery's command line: scheduler `hermes` and command `cron`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    """The shop, without a beat or a worker yet."""
+    """Yield the shop project without a beat or a worker."""
     with Bed("shop", tmp_path_factory.mktemp("shop")) as bed:
         yield bed
 
 
 def celery(bed: Bed, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`celery ...` to its end, in the project's folder."""
+    """Run `celery` in the project's folder and wait until it exits."""
     return subprocess.run(
         [Path(sys.executable).with_name("celery"), *arguments], env=bed.environment,
         cwd=Path(__file__).parent / bed.name, stdin=subprocess.DEVNULL, capture_output=True,
@@ -35,13 +35,13 @@ def celery(bed: Bed, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def cron(bed: Bed, *arguments: str) -> str:
-    """What `celery -A shop cron ...` prints when all is well."""
+    """Run `celery -A shop cron`, which must succeed, and return its output."""
     done = celery(bed, "-A", "shop", "cron", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_installed_package_names_its_entry_points_and_its_version() -> None:
+def test_the_installed_package_has_its_entry_points_and_its_version() -> None:
     found = {
         (point.group, point.name): point.value
         for group in ("celery.beat_schedulers", "celery.commands")
@@ -56,7 +56,7 @@ def test_the_installed_package_names_its_entry_points_and_its_version() -> None:
     assert resources.files("hermes_celery").joinpath("py.typed").is_file()
 
 
-def test_the_commands_below_celery_are_about_its_app(bed: Bed) -> None:
+def test_the_celery_subcommands_act_on_the_app_of_the_command_line(bed: Bed) -> None:
     help_ = celery(bed, "--help").stdout
     assert "cron     Manage the jobs and runs of this app's cron (hermes-celery)." in help_
     listed = cron(bed, "--help")
@@ -65,11 +65,11 @@ def test_the_commands_below_celery_are_about_its_app(bed: Bed) -> None:
     cron(bed, "add", "every 1h", "--task", "shop.report", "--name", "hourly")
     (job,) = json.loads(cron(bed, "list", "--json"))
     assert (job["name"], job["task"]["name"]) == ("hourly", "shop.report")
-    # The same store, seen by the other command.
+    # `hermes-celery` shows the same store.
     (same,) = json.loads(bed.command("-A", "shop", "list", "--json").stdout)
     assert same["id"] == job["id"]
     assert "paused" in cron(bed, "pause", "hourly")
-    # What it advises begins as this command does.
+    # The suggested command begins like the command that was typed.
     assert "add one: celery -A shop cron -N other add" in cron(bed, "-N", "other", "list")
     assert "`celery -A shop beat" in cron(bed, "status")
 
@@ -87,7 +87,7 @@ def test_the_commands_below_celery_are_about_its_app(bed: Bed) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_use_is_told_in_a_sentence(
+def test_wrong_usage_is_an_error_of_one_sentence(
     bed: Bed, arguments: list[str], code: int, why: str
 ) -> None:
     bare = bed.place / "library" / "bare.py"
@@ -98,7 +98,7 @@ def test_wrong_use_is_told_in_a_sentence(
     assert done.returncode == code
 
 
-def test_help_of_a_command_needs_no_app(bed: Bed) -> None:
+def test_the_help_of_a_command_needs_no_app(bed: Bed) -> None:
     done = celery(bed, "cron", "add", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: celery cron add [OPTIONS] SCHEDULE")

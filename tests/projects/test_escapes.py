@@ -1,4 +1,4 @@
-"""A task that raises what is no Exception ends its run at once, under every pool."""
+"""Tests that a task that raises a BaseException ends its run at once under every pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ODD = {
     "interrupted": "KeyboardInterrupt",
     "exits": "SystemExit: 3",
 }
-#: A heartbeat that stopped is noticed after 15 s.
+#: Less than the 15 s after which a missing heartbeat is noticed.
 _AT_ONCE_SECONDS = 10
 
 
@@ -38,8 +38,8 @@ def took(run: Run) -> float:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
-def test_what_is_no_exception_fails_its_run_at_once(tmp_path: Path, pool: str) -> None:
-    # In a pool process these two end the process, which is told as that.
+def test_a_base_exception_fails_its_run_at_once(tmp_path: Path, pool: str) -> None:
+    # In a pool process these two end the process, so the run is lost.
     ends_process = {"interrupted", "exits"} if pool == "prefork" else set()
     with Bed("escapes", tmp_path) as bed:
         bed.up("-P", pool, "-c", "1" if pool == "solo" else "5")
@@ -55,7 +55,7 @@ def test_what_is_no_exception_fails_its_run_at_once(tmp_path: Path, pool: str) -
             assert took(run) < _AT_ONCE_SECONDS
         bed.await_notes("direct")
         bed.run("plain")
-        assert ended(bed, "plain").state is RunState.SUCCEEDED, "the worker goes on"
+        assert ended(bed, "plain").state is RunState.SUCCEEDED, "the worker still performs runs"
         assert "no message was unreadable" in bed.hermes("letters").stdout
 
 
@@ -68,7 +68,9 @@ def gevent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
         yield bed
 
 
-def test_a_hard_time_limit_under_gevent_is_timed_out_at_once(gevent: Bed) -> None:
+def test_a_run_that_reaches_its_hard_time_limit_under_gevent_is_timed_out_at_once(
+    gevent: Bed,
+) -> None:
     run = ended(gevent, "hang")
     assert (run.state, run.error) == (
         RunState.TIMED_OUT,
@@ -77,17 +79,17 @@ def test_a_hard_time_limit_under_gevent_is_timed_out_at_once(gevent: Bed) -> Non
     assert took(run) < _AT_ONCE_SECONDS
 
 
-def test_a_hard_time_limit_under_gevent_is_tried_again_as_the_job_says(gevent: Bed) -> None:
+def test_a_run_that_reached_its_hard_time_limit_under_gevent_is_retried(gevent: Bed) -> None:
     run = ended(gevent, "hang_again")
     assert (run.state, run.attempt) == (RunState.TIMED_OUT, 2)
 
 
-def test_a_tasks_own_timer_under_gevent_is_no_time_limit(gevent: Bed) -> None:
+def test_a_tasks_own_timer_under_gevent_does_not_count_as_a_time_limit(gevent: Bed) -> None:
     run = ended(gevent, "own_timer")
     assert (run.state, run.error) == (RunState.FAILED, "Timeout: 0.2 seconds")
 
 
-def test_a_task_that_is_terminated_under_gevent_is_cancelled_at_once(gevent: Bed) -> None:
+def test_a_task_terminated_under_gevent_is_cancelled_at_once(gevent: Bed) -> None:
     gevent.await_notes("slow")
     run = gevent.await_run("slow", lambda run: run.state is RunState.RUNNING)
     gevent.celery("control", "terminate", "SIGTERM", run.id)
@@ -96,7 +98,7 @@ def test_a_task_that_is_terminated_under_gevent_is_cancelled_at_once(gevent: Bed
     assert took(run) < _AT_ONCE_SECONDS
 
 
-def test_a_solo_worker_outlives_what_started_it(tmp_path: Path) -> None:
+def test_a_solo_worker_outlives_the_shell_that_started_it(tmp_path: Path) -> None:
     with Bed("escapes", tmp_path) as bed:
         pid_file = tmp_path / "worker.pid"
         shell = bed.start(

@@ -1,4 +1,4 @@
-"""Flower, as people start it, shows how each run ended, and deliveries as what they are."""
+"""Tests that Flower shows each run's outcome and name, and deliveries under names of their own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SCRIPTS = {
 
 
 class Flower:
-    """A Flower of its own that shows a bed's workers."""
+    """Runs a Flower that monitors a bed's workers."""
 
     def __init__(self, bed: Bed) -> None:
         self.port = free_port()
@@ -39,7 +39,7 @@ class Flower:
             "flower", "--address=127.0.0.1", f"--port={self.port}", "--read_only=True",
             FLOWER_UNAUTHENTICATED_API="true",
         )  # fmt: skip
-        eventually(lambda: self._answers(), seconds=30, what="Flower answers")
+        eventually(lambda: self._answers(), seconds=30, what="an answer of Flower")
 
     def _answers(self) -> bool:
         try:
@@ -49,17 +49,17 @@ class Flower:
         return True
 
     def get(self, path: str) -> bytes:
-        """What Flower answers."""
+        """Return the body of Flower's answer."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
             return bytes(answer.read())
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """All tasks that it shows, by their ids."""
+        """Return all tasks that Flower shows, by id."""
         shown: dict[str, dict[str, Any]] = json.loads(self.get("/api/tasks?limit=1000"))
         return shown
 
     def task(self, task_id: str, state: str) -> dict[str, Any]:
-        """Wait until it shows a task in that state."""
+        """Wait until Flower shows a task in that state and return the task."""
         return eventually(
             lambda: self._in_state(task_id, state), seconds=30, what=f"{task_id} as {state}"
         )
@@ -87,7 +87,7 @@ def flower(bed: Bed) -> Flower:
 
 
 def run_of(bed: Bed, job: str) -> Run:
-    """Run a job now, the app not being at hand; its newest run."""
+    """Run a job with a command that does not load the app; return its newest run."""
     asked = bed.hermes("run", job)
     assert asked.returncode == 0, asked.stderr
     return bed.runs(job)[0]
@@ -101,19 +101,19 @@ def without_ours(shown: dict[str, Any]) -> bool:
     return not shown["traceback"]
 
 
-def test_a_success_is_one_under_the_jobs_name(bed: Bed, flower: Flower) -> None:
+def test_a_successful_run_is_a_success_under_the_jobs_name(bed: Bed, flower: Flower) -> None:
     for job in ("script succeeds", "nightly report", "late report"):
         run = run_of(bed, job)
         assert flower.task(run.id, "SUCCESS")["name"] == job
 
 
-def test_a_task_that_names_itself_keeps_its_name(bed: Bed, flower: Flower) -> None:
+def test_a_task_with_a_shadow_name_keeps_it(bed: Bed, flower: Flower) -> None:
     for job, shown in (("named report", "own name of c1"), ("asked report", "asked name")):
         run = run_of(bed, job)
         assert flower.task(run.id, "SUCCESS")["name"] == shown
 
 
-def test_a_failure_is_its_exit_code_and_last_line_and_its_delivery_is_no_success_of_the_job(
+def test_a_failed_script_shows_its_exit_code_and_its_delivery_has_a_name_of_its_own(
     bed: Bed, flower: Flower
 ) -> None:
     run = run_of(bed, "script fails")
@@ -129,24 +129,24 @@ def test_a_failure_is_its_exit_code_and_last_line_and_its_delivery_is_no_success
     assert 'task="script fails",type="task-succeeded"' not in counted
 
 
-def test_a_secret_stays_out_of_the_text(bed: Bed, flower: Flower) -> None:
+def test_a_secret_in_the_error_is_masked(bed: Bed, flower: Flower) -> None:
     run = run_of(bed, "script knows a secret")
     shown = flower.task(run.id, "FAILURE")
     assert "exit code 4: cannot log in with" in shown["exception"]
     assert "tok-0123" not in json.dumps(shown)
 
 
-def test_a_failed_task_of_the_project_has_its_own_text(bed: Bed, flower: Flower) -> None:
+def test_a_failed_task_of_the_project_shows_its_own_exception(bed: Bed, flower: Flower) -> None:
     run = run_of(bed, "bad report")
     shown = flower.task(run.id, "FAILURE")
     assert shown["name"] == "bad report"
     assert shown["exception"] == "ValueError('no such customer')"
-    # Between Celery and the project's code stand the lines that raise it again, and no others.
+    # Of the package's own lines only those that raise it again are in the traceback.
     assert "in bad" in shown["traceback"]
     assert shown["traceback"].count("user_tasks.py") == 2
 
 
-def test_a_time_out_is_a_failure_that_says_so(bed: Bed, flower: Flower) -> None:
+def test_a_timed_out_run_is_a_failure_that_names_the_timeout(bed: Bed, flower: Flower) -> None:
     run = run_of(bed, "script hangs")
     shown = flower.task(run.id, "FAILURE")
     assert "timed out after 1s" in shown["exception"]
@@ -155,7 +155,7 @@ def test_a_time_out_is_a_failure_that_says_so(bed: Bed, flower: Flower) -> None:
     assert "SoftTimeLimitExceeded" in flower.task(run.id, "FAILURE")["exception"]
 
 
-def test_what_was_cancelled_is_revoked_and_no_success(bed: Bed, flower: Flower) -> None:
+def test_a_cancelled_script_is_revoked(bed: Bed, flower: Flower) -> None:
     run = run_of(bed, "script is cancelled")
     flower.task(run.id, "STARTED")
     ended(bed, "script is cancelled", run, RunState.RUNNING)
@@ -165,7 +165,7 @@ def test_what_was_cancelled_is_revoked_and_no_success(bed: Bed, flower: Flower) 
     assert "cancelled" in shown["exception"]
 
 
-def test_a_task_that_was_cancelled_is_revoked(bed: Bed, flower: Flower) -> None:
+def test_a_cancelled_task_is_revoked(bed: Bed, flower: Flower) -> None:
     run = run_of(bed, "task waits")
     bed.await_notes("endless")
     ended(bed, "task waits", run, RunState.RUNNING)
@@ -174,7 +174,7 @@ def test_a_task_that_was_cancelled_is_revoked(bed: Bed, flower: Flower) -> None:
     ended(bed, "task waits", run, RunState.CANCELLED)
 
 
-def test_what_is_tried_again_is_a_retry_and_then_what_it_becomes(bed: Bed, flower: Flower) -> None:
+def test_a_retried_run_is_a_retry_and_then_its_last_outcome(bed: Bed, flower: Flower) -> None:
     run = run_of(bed, "script is tried again")
     shown = flower.task(run.id, "RETRY")
     assert shown["exception"] == "exit code 3: no space left"
@@ -186,12 +186,12 @@ def test_what_is_tried_again_is_a_retry_and_then_what_it_becomes(bed: Bed, flowe
             for key, one in flower.tasks().items()
             if key.startswith(run.id) and one["state"] == "FAILURE"
         ],
-        what="its last attempt as a failure",
+        what="the last attempt as a failure",
     )
     assert last == ["script is tried again"]
 
 
-def test_what_is_lost_is_a_failure_that_says_so(bed: Bed, flower: Flower) -> None:
+def test_a_lost_run_is_a_failure_that_says_it_was_lost(bed: Bed, flower: Flower) -> None:
     doomed = bed.worker("-n", "doomed@%h", "-Q", "doomed", "-c", "1", "-E")
     bed.await_worker(2)
     run = run_of(bed, "script is lost")
@@ -204,7 +204,7 @@ def test_what_is_lost_is_a_failure_that_says_so(bed: Bed, flower: Flower) -> Non
     assert shown["exception"].startswith("lost: the worker died or was cut off")
 
 
-def test_flower_that_only_shows_refuses_what_changes_something(bed: Bed, flower: Flower) -> None:
+def test_a_read_only_flower_refuses_to_shut_down_a_worker(bed: Bed, flower: Flower) -> None:
     asked = subprocess.run(
         [sys.executable, "-c", "import sys, urllib.request as r; r.urlopen("
          f"r.Request('http://127.0.0.1:{flower.port}/api/worker/shutdown/x', method='POST'))"],

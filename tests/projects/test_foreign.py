@@ -1,6 +1,6 @@
-"""Tasks of code bases that know nothing of ours: each occurrence is executed once, and never again.
+"""Tests tasks executed by workers without the package: each occurrence is executed exactly once.
 
-What depends on minutes is in `tests/store/test_foreign_workers.py`; here are real workers.
+These tests run real workers. `tests/store/test_foreign_workers.py` tests waits of minutes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
 def plain(
     bed: Bed, *queues: str, app: str = "svc", name: str = "svc@host"
 ) -> subprocess.Popen[bytes]:
-    """A worker without a word of ours."""
+    """Start a worker that does not use the package."""
     return bed.start(
         sys.executable, "-m", "celery", "-A", app, "worker", "-l", "INFO", "-c", "2",
         "-n", name, "--without-mingle", "-Q", ",".join(queues),
@@ -43,13 +43,13 @@ def sent(bed: Bed, job: str) -> list[Run]:
 
 
 def make_due(bed: Bed, run: Run) -> None:
-    """Let a queued run be overdue, as it is a minute after it was pushed."""
+    """Make a queued run overdue, as it would be a minute after it was pushed."""
     database = bed.database()
     database.call("ZADD", database.keys.queued, "XX", database.now_ms() - 1, run.id)
 
 
-def test_a_worker_without_our_hooks_executes_each_occurrence_once(bed: Bed) -> None:
-    """Another service, and the same project whose worker module lacks the line of ours."""
+def test_a_worker_without_the_hooks_executes_each_occurrence_once(bed: Bed) -> None:
+    """Both another service, and the same project with a worker module that lacks `Cron(app)`."""
     plain(bed, "svc")
     plain(bed, "shop", app="without", name="shop@host")
     bed.beat()
@@ -57,7 +57,7 @@ def test_a_worker_without_our_hooks_executes_each_occurrence_once(bed: Bed) -> N
     bed.await_notes("tick", 6)
     first = bed.await_run("tick", lambda run: "taken from queue" in (run.reason or ""))
     assert first.state is RunState.SENT
-    eventually(lambda: len(sent(bed, "tick")) >= 6, what="six runs that were sent")
+    eventually(lambda: len(sent(bed, "tick")) >= 6, what="six sent runs")
     bed.await_notes("forgotten", 6)
     ids = [note[1] for note in bed.notes() if note[0] in ("tick", "forgotten")]
     assert len(ids) == len(set(ids))
@@ -80,16 +80,16 @@ def test_a_worker_without_our_hooks_executes_each_occurrence_once(bed: Bed) -> N
     assert "tick: sent" in by_hand.stderr
 
 
-def test_a_worker_of_ours_executes_what_was_sent_once_and_its_retry(bed: Bed) -> None:
+def test_a_worker_with_the_hooks_executes_sent_runs_once_and_their_retries(bed: Bed) -> None:
     theirs = plain(bed, "svc", "both")
     bed.beat()
     bed.await_leader()
-    eventually(lambda: len(sent(bed, "both")) >= 2, what="runs that were sent")
-    # Not warmly: Celery's own worker does not always come to its end on a busy machine.
+    eventually(lambda: len(sent(bed, "both")) >= 2, what="sent runs")
+    # Kill it, since Celery's warm shutdown does not always finish on a busy machine.
     os.killpg(theirs.pid, signal.SIGKILL)
     theirs.wait(timeout=30)
     ours = bed.worker("-Q", "both", "-n", "ours@host")
-    # What was sent while nobody of ours was there, a try and a retry of it.
+    # Runs sent before this worker started: an attempt and its retry.
     bed.await_notes("ours", 2)
     run = bed.await_run("both", lambda run: run.state is RunState.SENT and bool(run.worker))
     assert "ours@host" in (run.worker or "")
@@ -98,14 +98,14 @@ def test_a_worker_of_ours_executes_what_was_sent_once_and_its_retry(bed: Bed) ->
     )
     eventually(
         lambda: sorted(note[3] for note in bed.notes("ours") if note[2] == run.id) == ["0", "1"],
-        what=f"a try and a retry of {run.id} ({tries})",
+        what=f"an attempt and a retry of {run.id} ({tries})",
     )
-    # And from now on they are followed.
+    # Later runs are followed.
     followed = bed.await_run("both", lambda run: run.state is RunState.SUCCEEDED)
     assert "ours@host" in (followed.worker or ""), bed.log(ours)
 
 
-def test_what_a_foreign_worker_took_beside_ours_is_not_pushed_again(bed: Bed) -> None:
+def test_a_message_taken_by_a_foreign_worker_is_not_pushed_again(bed: Bed) -> None:
     bed.worker("-Q", "both", "-n", "ours@host")
     plain(bed, "both")
     bed.beat()
@@ -121,7 +121,7 @@ def test_what_a_foreign_worker_took_beside_ours_is_not_pushed_again(bed: Bed) ->
     assert not [1 for note in bed.notes("ours") if note[2] == run.id]
 
 
-def test_a_list_that_was_deleted_is_pushed_again_and_executed_once(bed: Bed) -> None:
+def test_messages_of_a_deleted_queue_are_pushed_again_and_executed_once(bed: Bed) -> None:
     bed.beat()
     bed.await_leader()
     run = bed.await_run("tick", lambda run: run.state is RunState.QUEUED)
@@ -138,8 +138,8 @@ def test_a_list_that_was_deleted_is_pushed_again_and_executed_once(bed: Bed) -> 
     assert len([1 for note in bed.notes("tick") if run.id in note[1]]) == 1
 
 
-def test_a_project_with_schedules_of_its_own_executes_what_another_one_sends(bed: Bed) -> None:
-    """Its workers report, but in another namespace, where such a run is not on record."""
+def test_a_project_with_its_own_schedules_executes_another_projects_runs_once(bed: Bed) -> None:
+    """Its workers have the hooks, but in another namespace, which has no record of the run."""
     theirs = plain(bed, "svc", app="neighbour", name="neighbour@host")
     bed.beat()
     bed.await_leader()

@@ -1,4 +1,4 @@
-"""A worker that knows nothing of ours runs beside ours for a while: nothing is executed twice."""
+"""Tests a worker without the package that joins and leaves: no message is executed twice."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from tests.support import eventually
 pytestmark = pytest.mark.system
 
 
-def test_what_a_worker_took_that_joined_ours_and_left_is_not_executed_again(tmp_path: Path) -> None:
-    """As in a rolling restart of workers that know nothing of ours."""
+def test_messages_taken_by_a_foreign_worker_that_left_are_not_executed_again(
+    tmp_path: Path,
+) -> None:
+    """This happens in a rolling restart of workers that do not use the package."""
     with Bed("foreign", tmp_path) as bed:
         bed.worker("-Q", "mixed", "-n", "ours@host")
         bed.beat()
@@ -28,11 +30,12 @@ def test_what_a_worker_took_that_joined_ours_and_left_is_not_executed_again(tmp_
         database = bed.database()
         eventually(
             lambda: "mixed" in database.call("HGETALL", database.keys.foreign),
-            what="that the leader has seen the other worker",
+            what="the leader's note of the other worker",
         )
-        # Two workers that ask by turns of a second may always take the same turn: ask in between.
+        # Two workers that poll once a second may keep the same order, so add runs in between.
         eventually(
-            lambda: bed.run("mixed") and bed.notes("mixed-theirs"), what="a run that it took"
+            lambda: bed.run("mixed") and bed.notes("mixed-theirs"),
+            what="a run taken by the foreign worker",
         )
         os.killpg(theirs.pid, signal.SIGKILL)
         theirs.wait(timeout=30)
@@ -47,7 +50,7 @@ def test_what_a_worker_took_that_joined_ours_and_left_is_not_executed_again(tmp_
         def states() -> set[RunState]:
             return {run.state for run in bed.runs("mixed") if run.id in taken}
 
-        eventually(lambda: states() == {RunState.SENT}, what="the end of each run that it took")
+        eventually(lambda: states() == {RunState.SENT}, what="the sent state of each run it took")
         assert not [note for note in bed.notes("mixed-ours") if note[1] in taken]
         assert len(set(taken)) == len(taken) == len(bed.notes("mixed-theirs"))
         assert {run.state for run in bed.runs("mixed")} <= {

@@ -1,4 +1,4 @@
-"""A task that hands itself on continues its run, in each way in which Celery lets it."""
+"""Tests runs that their task hands on: to a replacement, a chain, a retry or a new message."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def ended(bed: Bed, job: str) -> Run:
-    """The end of a job's run, of which there is one."""
+    """Wait until a job's only run has finished and return it."""
     run = bed.await_run(job, lambda run: run.state.is_final)
     assert len(bed.runs(job)) == 1
     return run
 
 
 def output(bed: Bed, run: Run) -> str:
-    """What a run's last task returned."""
+    """Return the output of a run: the result of its last task."""
     return bed.cron().runs.output(run.id).decode()
 
 
 @pytest.mark.parametrize("job", ["single", "immutable", "elsewhere", "one_link", "long_chain"])
-def test_what_replaces_a_task_ends_its_run(bed: Bed, job: str) -> None:
+def test_the_replacement_of_a_task_finishes_its_run(bed: Bed, job: str) -> None:
     run = ended(bed, job)
     assert (run.state, output(bed, run), run.attempt) == (RunState.SUCCEEDED, f"leaf {job}", 1)
     assert len(bodies(bed, job)) == 1
@@ -54,23 +54,23 @@ def test_what_replaces_a_task_ends_its_run(bed: Bed, job: str) -> None:
 
 
 def bodies(bed: Bed, job: str) -> list[list[str]]:
-    """How often a task's own body ran."""
+    """Return one note per execution of the task's own body."""
     return [note for note in bed.notes("body") if note[1] == job]
 
 
-def test_a_callback_of_the_job_is_called_when_the_replacement_is_done(bed: Bed) -> None:
+def test_a_callback_of_the_job_is_called_after_the_replacement(bed: Bed) -> None:
     ended(bed, "immutable")
     bed.await_notes("linked", 1)
     assert len(bed.notes("linked")) == 1
 
 
-def test_a_task_that_is_replaced_by_itself_is_one_run(bed: Bed) -> None:
+def test_a_task_replaced_by_itself_is_one_run(bed: Bed) -> None:
     run = ended(bed, "pages")
     assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, "page 2")
     assert [note[2] for note in bodies(bed, "pages")] == ["0", "1", "2"]
 
 
-def test_a_chain_that_breaks_fails_the_run_that_was_handed_on_to_it(bed: Bed) -> None:
+def test_a_failing_chain_fails_the_run_handed_on_to_it(bed: Bed) -> None:
     run = ended(bed, "broken_chain")
     assert run.state is RunState.FAILED
     assert run.error == (
@@ -80,7 +80,7 @@ def test_a_chain_that_breaks_fails_the_run_that_was_handed_on_to_it(bed: Bed) ->
 
 
 @pytest.mark.parametrize(("job", "step"), [("put_back", "turned_away"), ("survives", "dies_once")])
-def test_a_step_that_comes_again_leaves_the_run_that_was_handed_on_to_it(
+def test_a_redelivered_step_does_not_end_the_run_handed_on_to_it(
     bed: Bed, job: str, step: str
 ) -> None:
     run = ended(bed, job)
@@ -88,7 +88,7 @@ def test_a_step_that_comes_again_leaves_the_run_that_was_handed_on_to_it(
     assert len(bed.notes(step)) == 2
 
 
-def test_a_step_that_died_and_is_not_tried_again_fails_the_run(bed: Bed) -> None:
+def test_a_step_whose_process_died_for_good_fails_the_run(bed: Bed) -> None:
     run = ended(bed, "beyond_help")
     assert run.state is RunState.FAILED
     assert (run.error or "").startswith(
@@ -103,7 +103,7 @@ def test_a_step_that_died_and_is_not_tried_again_fails_the_run(bed: Bed) -> None
         ("to_gibberish", "the task handing_on.step: its header shadow is an object"),
     ],
 )
-def test_a_step_that_no_worker_can_take_fails_the_run_that_was_handed_on_to_it(
+def test_a_step_that_no_worker_can_take_fails_the_run_handed_on_to_it(
     bed: Bed, job: str, why: str
 ) -> None:
     run = ended(bed, job)
@@ -117,7 +117,7 @@ def test_a_step_that_no_worker_can_take_fails_the_run_that_was_handed_on_to_it(
     ("job", "last"),
     [("again", "retry 1"), ("own_id", "turn 1"), ("and_raises", "turn 1"), ("retried", "retried")],
 )
-def test_a_task_that_sends_itself_again_ends_with_its_last_message(
+def test_a_run_whose_task_sends_itself_again_ends_with_the_last_message(
     bed: Bed, job: str, last: str
 ) -> None:
     run = ended(bed, job)
@@ -128,29 +128,29 @@ def test_a_task_that_sends_itself_again_ends_with_its_last_message(
 @pytest.mark.parametrize(
     ("job", "error"), [("in_vain", "KeyError: 'in vain'"), ("automatic", "ZeroDivisionError")]
 )
-def test_a_task_whose_retries_are_used_up_is_a_failed_run(bed: Bed, job: str, error: str) -> None:
+def test_a_task_without_retries_left_fails_its_run(bed: Bed, job: str, error: str) -> None:
     run = ended(bed, job)
     assert run.state is RunState.FAILED
     assert error in (run.error or "")
     assert len(bodies(bed, job)) == 2
 
 
-def test_a_retry_that_could_not_be_published_is_pushed_by_the_leader(bed: Bed) -> None:
+def test_a_run_whose_retry_could_not_be_published_is_queued_and_can_be_cancelled(bed: Bed) -> None:
     bed.await_notes("body")
-    eventually(lambda: bodies(bed, "unheard"), what="its first try")
+    eventually(lambda: bodies(bed, "unheard"), what="its first attempt")
     run = bed.await_run("unheard", lambda run: run.state is RunState.QUEUED)
     assert bed.cron().cancel(run.id) == "cancelled"
 
 
 @pytest.mark.parametrize("job", ["unawaited", "unwound"])
-def test_a_task_whose_body_never_ran_has_failed(bed: Bed, job: str) -> None:
+def test_a_task_whose_body_never_ran_fails_its_run(bed: Bed, job: str) -> None:
     run = ended(bed, job)
     assert run.state is RunState.FAILED
     assert "its body never ran" in (run.error or "")
     assert not bodies(bed, job)
 
 
-def test_a_task_whose_result_cannot_be_kept_ends_as_celery_ends_it(bed: Bed) -> None:
+def test_a_task_whose_result_cannot_be_stored_ends_as_in_celery(bed: Bed) -> None:
     run, unasked = ended(bed, "unkept"), ended(bed, "unasked")
     assert unasked.state is RunState.SUCCEEDED
     if "RESULTS" not in bed.environment:
@@ -162,20 +162,22 @@ def test_a_task_whose_result_cannot_be_kept_ends_as_celery_ends_it(bed: Bed) -> 
     assert (stored["status"], stored["result"]["exc_type"]) == ("FAILURE", "EncodeError")
 
 
-def test_a_task_that_a_run_publishes_is_no_run(bed: Bed) -> None:
+def test_a_task_published_by_a_run_is_not_a_run(bed: Bed) -> None:
     run = ended(bed, "parent")
     assert (run.state, output(bed, run)) == (RunState.SUCCEEDED, "parent")
     eventually(lambda: ["leaf", "child"] in [note[:2] for note in bed.notes()], what="the child")
 
 
-def test_what_is_sent_again_after_the_end_is_executed_beside_the_record(bed: Bed) -> None:
+def test_a_message_sent_again_after_the_end_is_executed_but_does_not_change_the_run(
+    bed: Bed,
+) -> None:
     run = ended(bed, "after_its_end")
     assert (run.state, run.error) == (RunState.FAILED, "ValueError: fails once")
-    eventually(lambda: len(bodies(bed, "after_its_end")) == 2, what="the second time")
+    eventually(lambda: len(bodies(bed, "after_its_end")) == 2, what="the second execution")
     assert ended(bed, "after_its_end") == run
 
 
-def test_what_replaces_a_task_in_parallel_ends_its_run(bed: Bed) -> None:
+def test_a_group_or_chord_that_replaces_a_task_finishes_its_run(bed: Bed) -> None:
     if "RESULTS" not in bed.environment:
         return  # Celery needs results for groups and chords
     run = ended(bed, "many")

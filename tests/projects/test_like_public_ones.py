@@ -1,4 +1,4 @@
-"""Projects with settings as public ones have them need our two lines and nothing else."""
+"""Tests projects with the settings of public projects: two added lines are all they need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.projects.bed import Bed
 
 pytestmark = pytest.mark.system
 
-#: Project, entries that run by themselves within seconds, those that wait for their hour, and what
-#: these publish in turn.
+#: Project -> the entries due within seconds, the entries that are triggered by hand, and the tasks
+#: that those publish.
 PROJECTS = {
     "bookshop": (
         ("release-reserved-books", "send-queued-mail"),
@@ -35,7 +35,7 @@ PROJECTS = {
 
 
 @pytest.mark.parametrize("project", PROJECTS)
-def test_a_project_like_public_ones_needs_two_lines_and_nothing_else(
+def test_a_project_with_public_settings_needs_two_added_lines_only(
     project: str, tmp_path: Path
 ) -> None:
     often, rare, published = PROJECTS[project]

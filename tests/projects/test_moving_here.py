@@ -1,4 +1,4 @@
-"""Entries that RedBeat or django-celery-beat left behind are told, and taken over on request."""
+"""Tests that entries of RedBeat and django-celery-beat are reported and imported on request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATA = Path(__file__).parent.parent / "data"
 
 
 def put_redbeat_keys(database: Database) -> None:
-    """What RedBeat has left; two entries ran last in 2020."""
+    """Write the keys of a RedBeat, in which two entries last ran in 2020."""
     keys: dict[str, Any] = json.loads((DATA / "redbeat/2.4.2.json").read_text(encoding="utf-8"))
     for key, value in keys.items():
         if isinstance(value, list):
@@ -44,13 +44,13 @@ def app(bed: Bed, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_entries_of_redbeat_are_told_shown_and_taken_over_once(tmp_path: Path) -> None:
+def test_entries_of_redbeat_are_reported_shown_and_imported_once(tmp_path: Path) -> None:
     with Bed("moved", tmp_path) as bed:
         left = Database(connect(bed.server.url), keys=Keys(namespace=bed.name))
         put_redbeat_keys(left)
         worker, beat = bed.worker(), bed.beat()
         bed.await_worker()
-        eventually(lambda: "schedule.left_behind" in bed.log(beat), what="the beat tells of them")
+        eventually(lambda: "schedule.left_behind" in bed.log(beat), what="a log line about them")
         assert "10 entries of RedBeat under redbeat: no longer run" in bed.log(beat)
         assert "10 entries of RedBeat" in app(bed, "doctor")[1]
 
@@ -60,7 +60,7 @@ def test_entries_of_redbeat_are_told_shown_and_taken_over_once(tmp_path: Path) -
         assert "nothing was written: 9 to import, 1 kept as they are, 1 refused" in shown
         assert "refused  last-friday: its rrule has rules by bysetpos, byweekday" in shown
         assert "static-one: declared in beat_schedule" in shown
-        # Its countdown is part of the schedule here.
+        # An entry's countdown becomes part of the schedule.
         assert " eta: 5 * * * * delayed " in shown
         assert json.loads(app(bed, "list", "--json")[1]) == []
 
@@ -69,10 +69,10 @@ def test_entries_of_redbeat_are_told_shown_and_taken_over_once(tmp_path: Path) -
         assert len(jobs) == 9
         assert jobs["disabled"]["state"] == "paused"
         assert jobs["nightly-report"]["timezone"] == "Europe/Berlin"
-        # Both are overdue since 2020: one run for all that was missed, as Celery's beat does.
+        # Both are overdue since 2020; like Celery's beat, make one run for all missed occurrences.
         for job in ("ran-before", "with-a-date"):
             bed.await_run(job, lambda run: run.state is RunState.SUCCEEDED)
-        # With the type that it had there.
+        # The argument keeps its type.
         assert bed.await_notes("dated")[0][:2] == ["dated", "datetime"]
 
         again = app(bed, "import", "redbeat")[1]
@@ -84,7 +84,7 @@ def test_entries_of_redbeat_are_told_shown_and_taken_over_once(tmp_path: Path) -
         left.close()
 
 
-def test_entries_of_django_are_taken_over_from_its_own_file(tmp_path: Path) -> None:
+def test_entries_of_django_celery_beat_are_imported_from_its_dump(tmp_path: Path) -> None:
     with Bed("moved", tmp_path) as bed:
         file = tmp_path / "beat.json"
         shutil.copy(DATA / "django-celery-beat/2.9.0.json", file)
@@ -119,7 +119,7 @@ def test_entries_of_django_are_taken_over_from_its_own_file(tmp_path: Path) -> N
         (["somewhere", "--prefix", "x"], "--prefix and --url are for redbeat only"),
     ],
 )
-def test_an_import_that_is_asked_for_in_another_way_says_how(
+def test_an_import_with_wrong_arguments_says_what_to_type(
     arguments: list[str], said: str, tmp_path: Path
 ) -> None:
     with Bed("moved", tmp_path) as bed:

@@ -1,4 +1,4 @@
-"""A project that 0.1.0 served comes with its jobs into a namespace of its own."""
+"""Tests that a project's jobs move from the shared namespace of 0.1.0 to the project's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 __all__ = ["shop"]  # a fixture
 
 
-def test_what_0_1_0_kept_in_the_shared_namespace_comes_along(shop: Bed) -> None:
+def test_the_projects_jobs_and_runs_of_0_1_0_move_to_its_own_namespace(shop: Bed) -> None:
     worker, beat = shop.worker(**shop.old), shop.beat(**shop.old)
     shop.await_notes("stock", 2)
     as_before(shop, "add", "every 1h", "--task", "shop.report", "--name", "by hand")
@@ -38,5 +38,5 @@ def test_what_0_1_0_kept_in_the_shared_namespace_comes_along(shop: Bed) -> None:
     assert "2 jobs in namespace 'hermes'" in incidents(shop)
     for name in ("backup", "of another"):
         assert shop.hermes("move", name).returncode == 0
-    eventually(lambda: "2 jobs" not in incidents(shop), what="the end of it")
+    eventually(lambda: "2 jobs" not in incidents(shop), what="the closed incident")
     assert set(listed(shop)) == {"stock", "nightly", "by hand", "of another", "backup"}

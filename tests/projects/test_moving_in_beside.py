@@ -1,4 +1,4 @@
-"""Programs of 0.1.0 beside those of this version, in a project that moves into its namespace."""
+"""Tests programs of 0.1.0 beside this version while a project moves to its own namespace."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 __all__ = ["shop"]  # a fixture
 
 
-def test_while_0_1_0_is_there_everything_runs_on_and_nothing_twice(shop: Bed) -> None:
+def test_jobs_keep_running_and_no_run_starts_twice_beside_programs_of_0_1_0(shop: Bed) -> None:
     worker, beat = shop.worker(**shop.old), shop.beat(**shop.old)
     shop.await_notes("stock", 2)
     shop.up()
-    eventually(lambda: "programs of version 0.1.0 are there" in incidents(shop), what="a word")
+    eventually(
+        lambda: "programs of version 0.1.0 are there" in incidents(shop),
+        what="an incident about programs of 0.1.0",
+    )
     assert listed(shop) == {}
     assert "others on this server are hermes" in shop.hermes("list").stdout
     end(beat)
     _goes_on(shop)
     end(worker)
     _goes_on(shop)
-    eventually(lambda: "stock" in listed(shop), what="the move")
+    eventually(lambda: "stock" in listed(shop), what="the moved job")
     _goes_on(shop)
-    # A beat of 0.1.0 that comes back begins nothing anew.
+    # A beat of 0.1.0 that returns dispatches nothing.
     back = shop.beat(**shop.old)
-    eventually(lambda: hermes(shop).call("GET", Keys().lease), what="its lead")
+    eventually(
+        lambda: hermes(shop).call("GET", Keys().lease), what="the leadership of the old beat"
+    )
     _goes_on(shop)
     end(back)
     assert listed(shop, "hermes") == {}
@@ -44,4 +49,4 @@ def test_while_0_1_0_is_there_everything_runs_on_and_nothing_twice(shop: Bed) ->
 
 def _goes_on(shop: Bed) -> None:
     before = len(started(shop))
-    eventually(lambda: len(started(shop)) >= before + 4, what="runs that go on")
+    eventually(lambda: len(started(shop)) >= before + 4, what="more runs")

@@ -1,4 +1,4 @@
-"""The smallest project runs, with nothing but its two lines."""
+"""Tests the smallest project, with two lines for the package."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support import eventually
 pytestmark = pytest.mark.system
 
 
-def test_the_smallest_project_runs_at_every_tick_and_each_run_is_on_record(tmp_path: Path) -> None:
+def test_the_smallest_project_runs_its_job_and_records_the_runs(tmp_path: Path) -> None:
     with Bed("plain", tmp_path) as bed:
         bed.up()
         bed.await_notes("tick", 3)
         bed.await_run("tick", lambda run: run.state is RunState.SUCCEEDED)
 
 
-def test_what_is_asked_for_without_the_app_goes_to_the_projects_queue_at_once(
+def test_runs_started_without_the_app_go_to_the_projects_queue_at_once(
     tmp_path: Path,
 ) -> None:
     with Bed("plain", tmp_path) as bed:
@@ -33,7 +33,7 @@ def test_what_is_asked_for_without_the_app_goes_to_the_projects_queue_at_once(
                 "add", schedule, "--script", "hello.sh", "--no-agent", "--name", name
             )
             assert added.returncode == 0, added.stderr
-        # A message on a queue that nobody reads would come by rescue, after a minute.
+        # From a queue without a consumer, rescue would move the message only after a minute.
         bed.hermes("run", "hi")
         bed.await_run("hi", lambda run: run.state is RunState.SUCCEEDED, seconds=20)
         now = datetime.now(UTC)
@@ -51,7 +51,7 @@ def test_what_is_asked_for_without_the_app_goes_to_the_projects_queue_at_once(
 
 
 @pytest.mark.parametrize("command", [("beat",), ("worker", "--beat", "-c", "1")], ids=" ".join)
-def test_a_beat_that_runs_no_job_of_ours_says_so_and_what_to_type(
+def test_a_beat_with_another_scheduler_warns_and_names_the_option(
     command: tuple[str, ...], tmp_path: Path
 ) -> None:
     with Bed("plain", tmp_path) as bed:

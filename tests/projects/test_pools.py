@@ -1,7 +1,7 @@
-"""Every pool takes what it has room for: its slots are busy while messages wait.
+"""Tests that under every pool the slots are busy while messages wait.
 
-What is asserted is the share of their time that all slots together were busy, by the tasks' own
-times; a worker whose loop is not told of a free slot reaches a twentieth.
+The tests assert the share of time in which all slots together were busy, measured by the tasks. A
+worker whose loop is not notified of a free slot reaches only 5 %.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BUSY = 0.3
 
 
 def busy(spans: list[tuple[float, float]], *, slots: int) -> float:
-    """The share of their time that slots were busy, given when tasks began and ended."""
+    """Return the busy share of the slots' time, from the start and end times of the tasks."""
     whole = max(end for _, end in spans) - min(began for began, _ in spans)
     return sum(end - began for began, end in spans) / (whole * slots)
 
@@ -63,7 +63,7 @@ def test_the_slots_of_a_project_are_busy(
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
-def test_the_slots_of_our_own_app_are_busy(tmp_path: Path, pool: str) -> None:
+def test_the_slots_of_the_package_app_are_busy(tmp_path: Path, pool: str) -> None:
     with Bed("pools", tmp_path) as bed:
         own = {**bed.environment, "HERMES_REDIS_URL": bed.server.url}
         cron = open_cron(read_settings(own))
@@ -80,7 +80,7 @@ def test_the_slots_of_our_own_app_are_busy(tmp_path: Path, pool: str) -> None:
         def ended() -> list[Run]:
             return cron.latest_runs(job.id, state=RunState.SUCCEEDED, limit=_MESSAGES)
 
-        eventually(lambda: len(ended()) == _MESSAGES, what="the end of all runs")
+        eventually(lambda: len(ended()) == _MESSAGES, what="finished runs")
         spans = [
             (run.started_at.timestamp(), run.finished_at.timestamp())
             for run in ended()

@@ -1,4 +1,4 @@
-"""What a project does when a task is published, it does for each occurrence, once, and no more."""
+"""Tests that a project's own publishing code runs exactly once for each occurrence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    """A beat and a worker that have worked for some seconds."""
+    """Yield a bed whose beat and worker have run for some seconds."""
     with Bed("publishing", tmp_path_factory.mktemp("publishing")) as bed:
         bed.up("-Q", "celery,second", "-c", "2")
         for name in ("expiring", "annotated", "correlated", "routed", "once-ran"):
@@ -29,7 +29,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 
 
 def finished(bed: Bed, job: str) -> list[Run]:
-    """The runs of a job that are over, the oldest first."""
+    """Return the finished runs of a job, the oldest first."""
     return [run for run in bed.runs(job)[::-1] if run.state.is_final]
 
 
@@ -39,7 +39,7 @@ def is_scheduled(bed: Bed, job: str) -> bool:
 
 
 @pytest.mark.parametrize("job", ["expiring", "annotated"])
-def test_a_lifetime_counts_from_each_message(bed: Bed, job: str) -> None:
+def test_expires_counts_from_each_message(bed: Bed, job: str) -> None:
     runs = finished(bed, job)
     assert len(runs) >= 4
     assert {run.state for run in runs} == {RunState.SUCCEEDED}
@@ -55,7 +55,7 @@ def test_a_scheduled_task_sees_that_a_beat_sent_it(bed: Bed) -> None:
     assert {note[3] for note in bed.notes("correlated")} == {"True"}
 
 
-def test_publish_signals_hear_of_each_occurrence_once_with_its_real_id(bed: Bed) -> None:
+def test_publish_signals_are_sent_once_per_occurrence_with_its_run_id(bed: Bed) -> None:
     runs = {run.id for run in finished(bed, "correlated")}
     for word in ("before", "after"):
         heard = [note[2] for note in bed.notes(word) if note[1] == "publishing.correlated"]
@@ -63,14 +63,14 @@ def test_publish_signals_hear_of_each_occurrence_once_with_its_real_id(bed: Bed)
         assert len(heard) == len(set(heard))
 
 
-def test_no_signal_hears_of_our_own_messages_or_of_a_mark(bed: Bed) -> None:
+def test_no_publish_signal_is_sent_for_the_packages_own_messages_or_a_placeholder(bed: Bed) -> None:
     bed.hermes("add", "every 1h", "--script", "x.sh")
     heard = bed.notes("before")
     assert not [note for note in heard if note[1].startswith("hermes_celery.")]
     assert not [note for note in heard if "mark" in note[2]]
 
 
-def test_a_lock_that_is_held_costs_its_occurrence_and_not_the_schedule(bed: Bed) -> None:
+def test_a_held_lock_fails_its_occurrence_and_not_the_schedule(bed: Bed) -> None:
     held = bed.database().client
     eventually(
         lambda: held.set("once:publishing.once", "somebody", nx=True, ex=60), what="the lock"
@@ -80,12 +80,12 @@ def test_a_lock_that_is_held_costs_its_occurrence_and_not_the_schedule(bed: Bed)
     assert "AlreadyQueued: publishing.once" in run.error
     held.delete("once:publishing.once")
     bed.await_run("once", lambda later: later.state is RunState.SUCCEEDED and later.id > run.id)
-    # Each occurrence asked for the lock once.
+    # Each occurrence tried to take the lock once.
     asked = [note[1] for note in bed.notes("once")]
     assert len(asked) == len(set(asked))
 
 
-def test_a_broker_that_hiccups_costs_one_occurrence(bed: Bed) -> None:
+def test_a_broker_error_during_publishing_fails_one_occurrence(bed: Bed) -> None:
     first, *others = finished(bed, "hiccup")
     assert (first.state, "ConnectionError" in (first.error or "")) == (RunState.FAILED, True)
     assert others
@@ -100,18 +100,20 @@ def test_a_task_that_publishes_nothing_is_skipped_with_the_reason(bed: Bed) -> N
     assert bed.notes("singleton") == []
 
 
-def test_a_task_that_drops_its_options_is_sent_and_runs_once_each_time(bed: Bed) -> None:
+def test_a_task_that_drops_its_options_is_sent_and_executed_once_per_occurrence(bed: Bed) -> None:
     runs = finished(bed, "dropping")
     assert {run.state for run in runs} == {RunState.SENT}
     published = [note for note in bed.notes("after") if note[1] == "publishing.dropping"]
-    eventually(lambda: len(bed.notes("dropping")) >= len(published), what="each of them ran")
+    eventually(
+        lambda: len(bed.notes("dropping")) >= len(published), what="one execution per message"
+    )
     assert len(published) <= len(bed.runs("dropping"))
 
 
 @pytest.mark.parametrize(
     ("job", "error"), [("unroutable", "LookupError"), ("mistaken", "TypeError")]
 )
-def test_what_cannot_be_published_fails_each_time_and_stays_scheduled(
+def test_a_task_that_cannot_be_published_fails_each_time_and_stays_scheduled(
     bed: Bed, job: str, error: str
 ) -> None:
     runs = finished(bed, job)
@@ -119,24 +121,25 @@ def test_what_cannot_be_published_fails_each_time_and_stays_scheduled(
     assert {run.state for run in runs} == {RunState.FAILED}
     assert error in (runs[0].error or "")
     assert is_scheduled(bed, job)
-    # It is told like any other failure.
+    # It has an incident like any other failure.
     eventually(lambda: f"'{job}' failed" in bed.hermes("incidents").stdout, what="an incident")
 
 
-def test_a_router_is_asked_for_each_message(bed: Bed) -> None:
+def test_a_router_is_called_for_each_message(bed: Bed) -> None:
     places = [note[1] for note in bed.notes("routed")]
     assert set(places) == {"celery", "second"}
     runs = [run for run in finished(bed, "routed") if run.state is not RunState.SKIPPED]
     assert {run.state for run in runs} == {RunState.SUCCEEDED}
 
 
-def test_who_watches_celerys_beat_sees_each_occurrence_once(tmp_path: Path) -> None:
+def test_a_monitor_of_celerys_beat_sees_each_occurrence_once(tmp_path: Path) -> None:
     with Bed("checked_in", tmp_path) as bed:
         bed.up()
         bed.await_notes("entry", 6)
         by_hand = bed.hermes("run", "tick").stdout
         (alone,) = eventually(
-            lambda: [note for note in bed.notes("ran") if note[1] == "None"], what="the run by hand"
+            lambda: [note for note in bed.notes("ran") if note[1] == "None"],
+            what="the run started by hand",
         )
         assert alone[3] in by_hand
         ran = [note for note in bed.notes("ran") if note != alone]
@@ -145,12 +148,12 @@ def test_who_watches_celerys_beat_sees_each_occurrence_once(tmp_path: Path) -> N
             ("declared", "checked_in", "schedule", "3.0"),
             ("mistaken", "checked_in", "schedule", "3.0"),
         }
-        # Celery's `apply_entry` swallows what is raised; here it ends that run.
+        # Celery's `apply_entry` swallows exceptions; here an exception fails the run.
         failed = bed.await_run("mistaken", lambda run: run.state is RunState.FAILED)
         assert "TypeError" in (failed.error or "")
         ids = [note[3] for note in ran]
         assert {note[2] for note in ran} == {"True"}
-        # What was added to the options is in the message, and only the schedule's runs are told of.
+        # Headers added by the monitor are in the message, but only for scheduled runs.
         assert {note[1] for note in ran} == {"tick", "declared"}
         runs = [run for job in ("tick", "declared", "mistaken") for run in bed.runs(job)]
         assert set(ids) <= {run.id for run in runs}
@@ -158,7 +161,7 @@ def test_who_watches_celerys_beat_sees_each_occurrence_once(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("role", ["worker", "beat"])
-def test_a_project_that_runs_tasks_eagerly_is_refused_in_one_sentence(
+def test_a_project_that_runs_tasks_eagerly_gets_an_error_of_one_sentence(
     tmp_path: Path, role: str
 ) -> None:
     with Bed("eager", tmp_path) as bed:

@@ -1,4 +1,4 @@
-"""`celery purge` means what it says: what waited is over, on record, and never runs."""
+"""Tests that a purge of the queue cancels the runs whose messages it deletes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.system
 
 
-def test_what_was_purged_is_cancelled_and_the_next_occurrence_runs(tmp_path: Path) -> None:
+def test_a_purged_run_is_cancelled_and_the_next_occurrence_runs(tmp_path: Path) -> None:
     with Bed("endings", tmp_path) as bed:
         worker = bed.worker("-c", "1", NO_PREFETCH="1")
         bed.await_worker()
@@ -32,7 +32,7 @@ def test_what_was_purged_is_cancelled_and_the_next_occurrence_runs(tmp_path: Pat
             messages = database.call("LRANGE", "celery", 0, -1)
             return any('"deliver-' in message for message in messages)
 
-        eventually(is_delivery_queued, what="the message that tells of the failure")
+        eventually(is_delivery_queued, what="the message that delivers the failure")
         asked = [bed.run("plain") for _ in range(3)]
         eventually(lambda: len(waiting(bed, "plain")) == 3, what="their messages")
         eventually(lambda: database.call("LLEN", "celery") >= 5, what="a backlog")
@@ -52,7 +52,7 @@ def test_what_was_purged_is_cancelled_and_the_next_occurrence_runs(tmp_path: Pat
 
 
 def waiting(bed: Bed, job: str) -> list[str]:
-    """The runs of a job whose messages are on the queue."""
+    """Return the ids of a job's runs whose messages are on the queue."""
     database = bed.database()
     messages = database.call("LRANGE", "celery", 0, -1)
     return [run.id for run in bed.runs(job) if any(run.id in one for one in messages)]

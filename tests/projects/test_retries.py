@@ -1,4 +1,4 @@
-"""A run waits for what it was handed on to, whatever becomes of the worker that performs that."""
+"""Tests that a handed-on run waits for its retry or step, even if the worker of that dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.system
 
 
-def test_a_retry_comes_back_from_the_worker_that_died_with_it(tmp_path: Path) -> None:
+def test_a_retry_is_redelivered_after_its_worker_died(tmp_path: Path) -> None:
     with Bed("handing_on", tmp_path) as bed:
         bed.environment["VISIBILITY"] = "5"
         worker = bed.worker()
@@ -29,23 +29,25 @@ def test_a_retry_comes_back_from_the_worker_that_died_with_it(tmp_path: Path) ->
         run_id = bed.run("patient")
         bed.await_run("patient", lambda run: run.retry_at is not None)
         client = bed.database().client
-        eventually(lambda: not client.llen("celery") and client.hlen("unacked"), what="it is taken")
+        eventually(
+            lambda: not client.llen("celery") and client.hlen("unacked"), what="the taken message"
+        )
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
         waiting = bed.cron().runs.get(run_id)
         assert waiting.why.startswith("waits for the retry of ")
-        # Longer than the patience that the leader has with messages it has pushed itself.
+        # The leader waits longer for it than for a message that it pushed itself.
         assert (
             client.zscore(bed.database().keys.queued, run_id) > to_ms(waiting.queued_at) + 120_000
         )
-        eventually(lambda: client.hlen("unacked"), what="its message is kept by the broker")
+        eventually(lambda: client.hlen("unacked"), what="the unacknowledged message")
         bed.worker()
         run = ended(bed, "patient")
         assert (run.state, run.attempt, output(bed, run)) == (RunState.SUCCEEDED, 1, "second")
         assert [note[2:4] for note in bodies(bed, "patient")] == [["first", "0"], ["second", "1"]]
 
 
-def test_a_retry_that_no_worker_was_there_to_take_is_not_lost(tmp_path: Path) -> None:
+def test_a_retry_is_not_lost_while_there_is_no_worker(tmp_path: Path) -> None:
     with Bed("handing_on", tmp_path) as bed:
         worker = bed.worker()
         bed.beat()
@@ -56,10 +58,10 @@ def test_a_retry_that_no_worker_was_there_to_take_is_not_lost(tmp_path: Path) ->
         worker.terminate()
         worker.wait()
         client, keys = bed.database().client, bed.database().keys
-        eventually(lambda: client.llen("celery"), what="its message is given back")
-        # As if it had waited for an hour and more.
+        eventually(lambda: client.llen("celery"), what="the returned message")
+        # Pretend that it has waited for more than an hour.
         client.zadd(keys.queued, {run_id: 1}, xx=True)
-        eventually(lambda: client.zscore(keys.queued, run_id) != 1, what="the leader has looked")
+        eventually(lambda: client.zscore(keys.queued, run_id) != 1, what="a check by the leader")
         assert bed.cron().runs.get(run_id).state is RunState.QUEUED
         bed.worker()
         run = ended(bed, "patient")
@@ -67,7 +69,7 @@ def test_a_retry_that_no_worker_was_there_to_take_is_not_lost(tmp_path: Path) ->
         assert [note[3] for note in bodies(bed, "patient")] == ["0", "1"]
 
 
-def test_a_retry_on_another_queue_that_nobody_consumes_is_not_lost(tmp_path: Path) -> None:
+def test_a_retry_on_a_queue_without_a_consumer_is_not_lost(tmp_path: Path) -> None:
     with Bed("handing_on", tmp_path) as bed:
         bed.worker("-Q", "celery")
         bed.beat()
@@ -77,9 +79,9 @@ def test_a_retry_on_another_queue_that_nobody_consumes_is_not_lost(tmp_path: Pat
         bed.await_run("sidelined", lambda run: run.retry_at is not None)
         client, keys = bed.database().client, bed.database().keys
         assert client.llen("other\x06\x166") == 1
-        # As if it had waited for an hour and more.
+        # Pretend that it has waited for more than an hour.
         client.zadd(keys.queued, {run_id: 1}, xx=True)
-        eventually(lambda: client.zscore(keys.queued, run_id) != 1, what="the leader has looked")
+        eventually(lambda: client.zscore(keys.queued, run_id) != 1, what="a check by the leader")
         assert bed.cron().runs.get(run_id).state is RunState.QUEUED
         bed.worker("-Q", "other")
         run = ended(bed, "sidelined")
@@ -87,7 +89,7 @@ def test_a_retry_on_another_queue_that_nobody_consumes_is_not_lost(tmp_path: Pat
         assert not client.hexists(keys.run(run_id), "handed_queue")
 
 
-def test_a_step_that_its_worker_ended_to_stop_comes_again(tmp_path: Path) -> None:
+def test_a_step_that_a_stopping_worker_interrupted_is_redelivered(tmp_path: Path) -> None:
     with Bed("handing_on", tmp_path) as bed:
         worker = bed.worker()
         bed.beat()
@@ -95,9 +97,10 @@ def test_a_step_that_its_worker_ended_to_stop_comes_again(tmp_path: Path) -> Non
         bed.await_notes("held")
         worker.send_signal(signal.SIGQUIT)
         eventually(
-            lambda: "Restoring 1 unacknowledged" in bed.log(worker), what="the step goes back"
+            lambda: "Restoring 1 unacknowledged" in bed.log(worker),
+            what="the step's return to its queue",
         )
-        # Celery may then read for ever from a pool process that it has killed in mid-sentence.
+        # Celery may then wait for ever for a pool process that it killed during a write.
         with suppress(subprocess.TimeoutExpired):
             worker.wait(10)
         worker.kill()

@@ -1,4 +1,4 @@
-"""A revoke, an old message and a pool's own limit end runs at once, and for good."""
+"""Tests that a revoke, an expired message and a pool's time limit end a run at once."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ _REVOKE_STAMP = "import endings; endings.app.control.revoke_by_stamped_headers({
 
 
 def took(run: Run) -> float:
-    """Seconds from a run's beginning to its end."""
+    """Return the seconds from a run's start to its end."""
     assert run.started_at is not None
     assert run.finished_at is not None
     return (run.finished_at - run.started_at).total_seconds()
 
 
 def is_stale(run: Run) -> bool:
-    """Whether a run waits with a message that is older than it may be."""
+    """Return whether a queued run's message has expired."""
     is_old = datetime.now(UTC) - run.queued_at > timedelta(seconds=3.5)
     return run.state is RunState.QUEUED and is_old
 
 
 def revoke(bed: Bed, run_id: str, *how: str) -> None:
-    """`app.control.revoke`, as a person types it."""
+    """Call `app.control.revoke` in a process of its own."""
     assert bed.start(sys.executable, "-c", _REVOKE, run_id, *how).wait(timeout=30) == 0
 
 
-def test_what_is_stale_or_revoked_behind_a_long_run_ends_and_never_runs(tmp_path: Path) -> None:
+def test_an_expired_or_revoked_run_behind_a_long_run_ends_without_being_executed(
+    tmp_path: Path,
+) -> None:
     with Bed("endings", tmp_path) as bed:
         worker = bed.worker("-c", "1")
         bed.await_worker()
@@ -50,7 +52,7 @@ def test_what_is_stale_or_revoked_behind_a_long_run_ends_and_never_runs(tmp_path
         revoke(bed, revoked)
         run = bed.await_run("plain", lambda run: run.state.is_final, seconds=10)
         assert (run.state, run.reason) == (RunState.CANCELLED, "revoked")
-        eventually(lambda: any(map(is_stale, bed.runs("short"))), what="a run that is stale")
+        eventually(lambda: any(map(is_stale, bed.runs("short"))), what="an expired run")
         revoke(bed, bed.runs("block")[0].id, "terminate")
         run = bed.await_run("block", lambda run: run.state.is_final, seconds=10)
         assert (run.state, run.reason) == (RunState.CANCELLED, "revoked")
@@ -70,7 +72,7 @@ def test_what_is_stale_or_revoked_behind_a_long_run_ends_and_never_runs(tmp_path
         assert not bed.notes("plain")
 
 
-def test_a_revoke_is_heard_by_workers_that_have_no_slot_free(tmp_path: Path) -> None:
+def test_a_revoke_reaches_workers_without_a_free_slot(tmp_path: Path) -> None:
     with Bed("endings", tmp_path) as bed:
         bed.worker("-c", "1", "-n", "first@here", NO_PREFETCH="1")
         bed.await_worker()
@@ -100,7 +102,7 @@ def test_a_revoke_is_heard_by_workers_that_have_no_slot_free(tmp_path: Path) -> 
         (("--pool", "threads"), RunState.CANCELLED, "revoked"),
     ],
 )
-def test_a_pool_ends_what_runs_by_its_own_limit_or_when_it_is_revoked(
+def test_a_pool_ends_a_run_at_its_time_limit_or_on_a_revoke(
     tmp_path: Path, options: tuple[str, ...], state: RunState, why: str
 ) -> None:
     with Bed("endings", tmp_path) as bed:

@@ -1,4 +1,4 @@
-"""Two projects on one Redis: each has its own jobs, and nobody stands by for the other."""
+"""Tests two projects on one Redis: each has its own namespace, jobs and leader."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_two_projects_on_one_database_run_beside_each_other(tmp_path: Path) -> N
 
 
 def _by_app(blog: Bed) -> None:
-    """`-A` finds the project as Celery does, in the working directory."""
+    """Assert that `-A` finds a project in the working directory, as Celery does."""
     listed = blog.command("-A", "blog", "list", "--json")
     assert {job["name"] for job in json.loads(listed.stdout)} == {"digest"}, listed.stderr
     for name in ("blog:app", "blog.app"):

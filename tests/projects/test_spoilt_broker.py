@@ -1,4 +1,4 @@
-"""What kombu keeps beside its queues is spoilt: no worker stops for it, and it is told."""
+"""Tests spoilt keys that kombu keeps beside its queues: they are moved away and reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import eventually
 
 pytestmark = pytest.mark.system
 
-#: Each of them keeps all workers of the broker from their queues, some only when they reconnect.
+#: Each of these keys, if spoilt, stops all workers; some do so only when a worker reconnects.
 SPOILT = (
     "unacked",
     "unacked_index",
@@ -29,7 +29,7 @@ def _is_mended(database: Database, key: str) -> bool:
     return bool(database.call("TYPE", key) != "string")
 
 
-def test_a_key_of_the_broker_of_the_wrong_type_stops_no_worker_for_good(tmp_path: Path) -> None:
+def test_workers_recover_from_broker_keys_of_a_wrong_type(tmp_path: Path) -> None:
     with Bed("plain", tmp_path) as bed:
         bed.worker()
         bed.beat()
@@ -40,14 +40,14 @@ def test_a_key_of_the_broker_of_the_wrong_type_stops_no_worker_for_good(tmp_path
             database.call("SET", key, "garbage")
         database.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         for key in SPOILT:
-            eventually(partial(_is_mended, database, key), what=f"{key} is moved")
+            eventually(partial(_is_mended, database, key), what=f"the removal of {key}")
         before = len(bed.notes("tick"))
         bed.await_notes("tick", before + 3)
         told = bed.hermes("incidents").stdout
         assert "key 'unacked' is a string, not a hash" in told
 
 
-def test_what_the_broker_keeps_is_looked_at_by_hand_too(tmp_path: Path) -> None:
+def test_fsck_checks_and_repairs_the_brokers_keys(tmp_path: Path) -> None:
     with Bed("plain", tmp_path) as bed:
         database = bed.database()
         database.call("SET", "unacked", "garbage")

@@ -1,4 +1,4 @@
-"""A task that cannot be interrupted does not keep its slot, or somebody hears of it."""
+"""Tests tasks that cannot be interrupted: their slot is freed, or an incident reports it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def test_a_slot_comes_back_whatever_the_task_does(tmp_path: Path) -> None:
-    """Two slots: one task swallows its interruption, the other holds Python's lock."""
+def test_the_slot_of_a_task_that_ignores_interruption_is_freed_or_reported(tmp_path: Path) -> None:
+    """One task swallows every exception, one holds the GIL, and one blocks a thread."""
     release = tmp_path / "release"
     with Bed("stubborn", tmp_path) as bed:
         worker = bed.worker("-c", "2", "-n", "pool@%h", "-Q", "celery", RELEASE=str(release))
@@ -34,13 +34,13 @@ def test_a_slot_comes_back_whatever_the_task_does(tmp_path: Path) -> None:
         bed.await_notes("thread")
         for job in ("swallow", "thread"):
             assert bed.hermes("cancel", bed.runs(job)[0].id).returncode == 0
-        # What swallows ends by its own process, and its record says how.
+        # The task that swallows exceptions ends with its process; its record says so.
         ended = bed.await_run("swallow", lambda run: run.state is RunState.CANCELLED)
-        eventually(lambda: is_gone(pids[0]), what="the end of the process that swallows")
+        eventually(lambda: is_gone(pids[0]), what="the exit of its process")
         assert b"so its process was killed" in Runs(bed.database()).stderr(ended.id)
         assert bed.hermes("run", "quick").returncode == 0
         bed.await_notes("quick")
-        # What nothing can end is told, with its run, its job and its worker.
+        # A thread cannot be ended, so an incident names its job, run and worker.
         incidents = Incidents(bed.database())
         (told,) = eventually(lambda: stuck(incidents), what="the incident of the thread")
         thread = bed.runs("thread")[0]
@@ -49,10 +49,12 @@ def test_a_slot_comes_back_whatever_the_task_does(tmp_path: Path) -> None:
             assert word in told.text
         release.touch()
         bed.await_run("thread", lambda run: run.state.is_final)
-        eventually(lambda: not stuck(incidents), what="the end of the incident")
-        # What holds the lock gives no heartbeat, is lost, and is ended from outside.
+        eventually(lambda: not stuck(incidents), what="the closed incident")
+        # The task that holds the GIL sends no heartbeat, is lost, and is killed from outside.
         bed.await_run("hold", lambda run: run.state is RunState.LOST)
-        eventually(lambda: is_gone(pids[1]), seconds=60, what="the end of what holds the lock")
+        eventually(
+            lambda: is_gone(pids[1]), seconds=60, what="the exit of the process that holds the GIL"
+        )
         assert bed.runs("hold")[0].state is RunState.LOST
         assert len(bed.runs("hold")) == len(bed.runs("swallow")) == 1
         assert len(bed.notes("hold")) == len(bed.notes("swallow")) == 1

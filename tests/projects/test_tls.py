@@ -1,4 +1,4 @@
-"""A project behind TLS is reached as Celery reaches it, however it says so."""
+"""Tests projects whose broker uses TLS, with every spelling of the settings that Celery accepts."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Made anew for this file."""
+    """Create certificates for this module."""
     needs("redis-server", "openssl")
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
 def bed(tmp_path: Path, certificates: Certificates) -> Iterator[Bed]:
-    """The project on a server that speaks TLS and asks for no certificates."""
+    """Yield the project on a TLS server that does not ask for client certificates."""
     server = TlsServer(tmp_path / "server", certificates, asks_clients=False)
     with Bed("secure", tmp_path, server=server) as bed:
         yield bed
 
 
 def both(bed: Bed, case: str, broker: str, use_ssl: object) -> subprocess.Popen[bytes]:
-    """A worker with its beat in one process."""
+    """Start a worker with an embedded beat."""
     return bed.worker(
         "-B", "--scheduler", "hermes_celery.beat:CronScheduler", "-c", "1", "-n", f"{case}@%h",
         BROKER=broker, CASE=case, USE_SSL=json.dumps(use_ssl),
     )  # fmt: skip
 
 
-def test_every_spelling_of_tls_that_celery_knows_is_ours(
+def test_every_spelling_of_tls_settings_that_celery_accepts_works(
     bed: Bed, certificates: Certificates
 ) -> None:
     at, ca = f"localhost:{bed.server.port}", str(certificates.authority)
@@ -65,7 +65,7 @@ def test_every_spelling_of_tls_that_celery_knows_is_ours(
         raise AssertionError({case: bed.log(running[case]) for case in missing()}) from None
 
 
-def test_a_server_that_asks_for_a_clients_certificate_gets_it(
+def test_a_server_that_asks_for_a_client_certificate_gets_it(
     tmp_path: Path, certificates: Certificates
 ) -> None:
     server = TlsServer(tmp_path / "server", certificates, asks_clients=True)
@@ -82,7 +82,7 @@ def test_a_server_that_asks_for_a_clients_certificate_gets_it(
     assert "certificate" in said.lower()
 
 
-def test_certificates_that_cannot_be_right_end_the_start_and_name_the_setting(
+def test_wrong_certificates_end_the_start_and_the_error_names_the_setting(
     bed: Bed, certificates: Certificates
 ) -> None:
     broker = f"rediss://localhost:{bed.server.port}/0"
@@ -108,7 +108,7 @@ def test_certificates_that_cannot_be_right_end_the_start_and_name_the_setting(
     assert bed.notes() == []
 
 
-def test_a_certificate_for_another_name_is_taken_where_the_project_says_so(
+def test_a_certificate_for_another_name_is_accepted_if_the_project_disables_the_check(
     bed: Bed, certificates: Certificates
 ) -> None:
     unchecked = {
@@ -120,7 +120,7 @@ def test_a_certificate_for_another_name_is_taken_where_the_project_says_so(
 
 
 def refusal(bed: Bed, process: subprocess.Popen[bytes]) -> str:
-    """The one sentence with which a process ended."""
+    """Return the single error line with which a process exited."""
     assert process.wait(40) == 1, bed.log(process)
     said = bed.log(process)
     assert "Traceback" not in said

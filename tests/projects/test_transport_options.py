@@ -1,4 +1,4 @@
-"""What a project's transport options call its lists is known to whoever looks at the queues."""
+"""Tests that the doctor knows the key names that a project's transport options give its queues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.system
 
 
 @pytest.mark.parametrize("options", [{"KEYPREFIX": "front:"}, {"KEYPREFIX": "front:", "SEP": ":"}])
-def test_a_worker_is_found_for_the_lists_that_it_reads(
+def test_the_doctor_finds_the_worker_that_consumes_renamed_queues(
     tmp_path: Path, options: dict[str, str]
 ) -> None:
     with Bed("walled", tmp_path) as bed:
@@ -24,11 +24,14 @@ def test_a_worker_is_found_for_the_lists_that_it_reads(
         bed.await_notes("last", 1)
         assert bed.hermes("run", "slow").returncode == 0
         bed.await_notes("slow")
-        # All slots are taken now, so that the lists of both priorities fill.
+        # All slots are busy now, so messages of both priorities wait.
         prefix, sep = options.get("KEYPREFIX", ""), options.get("SEP", "\x06\x16")
         lists = [f"{prefix}celery", f"{prefix}celery{sep}{5 if 'SEP' in options else 9}"]
         database = bed.database()
-        eventually(lambda: all(database.call("LLEN", key) > 0 for key in lists), what="both lists")
+        eventually(
+            lambda: all(database.call("LLEN", key) > 0 for key in lists),
+            what="messages of both priorities",
+        )
         told = bed.hermes("doctor").stdout
         assert "nobody" not in told.lower(), told
         assert "ok workers 1" in one_spaced(told)

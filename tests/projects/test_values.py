@@ -1,4 +1,4 @@
-"""What a project writes into its schedule arrives as Celery's own beat would deliver it."""
+"""Tests that arguments, options and schedules of a project mean the same as under Celery's beat."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VALUES = {
 }
 
 
-def test_arguments_options_and_names_arrive_as_they_were_written(tmp_path: Path) -> None:
+def test_arguments_options_and_names_arrive_unchanged(tmp_path: Path) -> None:
     with Bed("typed", tmp_path) as bed:
         worker = bed.worker("-Q", "celery,{celery}", C_FORCE_ROOT="1")
         beat = bed.beat()
@@ -68,11 +68,11 @@ def test_arguments_options_and_names_arrive_as_they_were_written(tmp_path: Path)
 
 
 def values(bed: Bed, word: str) -> dict[str, str]:
-    """What was noted of each argument, all runs together."""
+    """Return the noted value of each argument, over all runs."""
     return {name: value for _, name, value, _ in bed.notes(word)}
 
 
-def test_calendars_mean_what_they_mean_to_celery(tmp_path: Path) -> None:
+def test_calendar_schedules_mean_the_same_as_in_celery(tmp_path: Path) -> None:
     with Bed("calendars", tmp_path) as bed:
         bed.beat()
         listed = eventually(lambda: declared(bed), what="the declared jobs")
@@ -97,7 +97,7 @@ def test_calendars_mean_what_they_mean_to_celery(tmp_path: Path) -> None:
         }
         assert jobs["fraction"]["schedule_display"] == "every 1m30.5s"
         next_runs = {name: datetime.fromisoformat(job["next_run_at"]) for name, job in jobs.items()}
-        # 09:00 in Tokyo, and 09:00 eight hours east of Greenwich.
+        # 09:00 in Tokyo, and 09:00 at UTC+8.
         assert next_runs["tokyo"].astimezone(UTC).time().isoformat() == "00:00:00"
         assert next_runs["fixed"].astimezone(UTC).time().isoformat() == "01:00:00"
         assert next_runs["later"] - next_runs["fixed"] == timedelta(seconds=10)
@@ -128,7 +128,7 @@ REFUSED = {
 
 
 def declared(bed: Bed) -> dict[str, dict[str, Any]] | None:
-    """The project's jobs by name, once they are there."""
+    """Return the project's jobs by name, or None until all are stored."""
     listed: subprocess.CompletedProcess[str] = bed.hermes("list", "--json")
     jobs = {job["name"]: job for job in json.loads(listed.stdout or "[]")}
     return jobs if {"rounded", *REFUSED} <= jobs.keys() else None

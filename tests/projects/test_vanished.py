@@ -1,4 +1,4 @@
-"""Records of jobs that somebody deletes in the server: no job stops in silence."""
+"""Tests job records that are deleted in the server: the job is restored or reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.system
 
 
-def test_a_job_whose_record_vanishes_comes_back_if_it_is_declared_and_is_named_if_not(
+def test_a_deleted_declared_job_is_restored_and_any_other_deleted_job_is_reported(
     tmp_path: Path,
 ) -> None:
     with Bed("plain", tmp_path) as bed:
@@ -40,7 +40,7 @@ def test_a_job_whose_record_vanishes_comes_back_if_it_is_declared_and_is_named_i
         _comes_back(bed, tick)
         gone = eventually(
             lambda: [one for one in incidents.open() if one.kind is TroubleKind.GONE],
-            what="the incident of the job that is gone",
+            what="the incident about the deleted job",
         )
         assert [one.id for one in gone] == [f"gone-{nightly}"]
         assert gone[0].job_name.casefold() == "nightly"
@@ -49,13 +49,13 @@ def test_a_job_whose_record_vanishes_comes_back_if_it_is_declared_and_is_named_i
             assert answer.returncode == 1
             assert "Cron 'nightly' is gone" in " ".join(answer.stdout.split())
 
-        # The mark alone was lost: the server has not lost its data.
+        # Only the mark was lost, so the server has not lost its data.
         eventually(
             lambda: (
                 database.call("TYPE", keys.mark) == "string"
                 and database.call("GET", keys.mark) == mark
             ),
-            what="the mark as it was",
+            what="the restored mark",
         )
         assert bed.hermes("incidents", "ack", gone[0].id).returncode == 0
         assert bed.hermes("status", "--check").returncode == 0
@@ -66,7 +66,7 @@ def _comes_back(bed: Bed, job_id: str) -> None:
     database = bed.database()
     eventually(
         lambda: database.call("TYPE", database.keys.job(job_id)) == "hash",
-        what="the declared job again",
+        what="the restored job",
         seconds=30,
     )
     bed.await_notes("tick", len(bed.notes("tick")) + 2, seconds=15)

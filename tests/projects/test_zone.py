@@ -1,4 +1,4 @@
-"""The zone of jobs that name none: that of the project's app, whatever the host's is."""
+"""Tests the default time zone of a project's jobs: the app's zone, not the host's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.projects.bed import Bed
 pytestmark = pytest.mark.system
 
 
-def test_what_is_added_beside_a_projects_entries_is_in_the_zone_of_its_app(tmp_path: Path) -> None:
+def test_a_job_added_to_a_project_uses_the_time_zone_of_its_app(tmp_path: Path) -> None:
     with Bed("dawdling", tmp_path) as bed:
         task = ("--task", "dawdling.plain", "--args", '["x"]')
 
@@ -28,7 +28,7 @@ def test_what_is_added_beside_a_projects_entries_is_in_the_zone_of_its_app(tmp_p
         assert zone_of("app's", "-A", "dawdling") == "Europe/Berlin"
         assert zone_of("own", "-A", "dawdling", after=("--tz", "Asia/Tokyo")) == "Asia/Tokyo"
         assert zone_of("host's", "-N", "dawdling") == "UTC"
-        # The bounds of a job and the preview of a schedule are meant as the job is.
+        # A job's bounds and the preview of a schedule use the same zone.
         zone_of("bounded", "-A", "dawdling", after=("--start", "2099-01-01T00:00"))
         midnight = datetime(2099, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))
         assert Jobs(bed.database()).find("bounded").spec.start_ms == midnight.timestamp() * 1000

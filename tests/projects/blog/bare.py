@@ -1,4 +1,4 @@
-"""An app that has no cron."""
+"""A Celery app without a `Cron`."""
 
 from celery import Celery
 

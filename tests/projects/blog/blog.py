@@ -1,4 +1,4 @@
-"""A blog on the Redis that a shop is on as well; its app gets its name and settings late."""
+"""A blog that shares its Redis with a shop; its app gets its name and settings late."""
 
 import os
 
@@ -18,5 +18,5 @@ app.config_from_object(
 
 @app.task(name="blog.digest")
 def digest():
-    """Say that it ran."""
+    """Note that it ran."""
     note("digest")

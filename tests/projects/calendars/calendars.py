@@ -1,4 +1,4 @@
-"""Schedules as Celery's documentation and public projects have them; nothing runs soon."""
+"""Schedules as in Celery's documentation and in public projects; none is due soon."""
 
 import os
 from datetime import datetime, timedelta, timezone
@@ -16,10 +16,10 @@ cron = Cron(app)
 
 
 class Lunar(crontab):
-    """A schedule of the project's own."""
+    """A schedule class of the project's own."""
 
     def is_due(self, last_run_at):
-        """By the moon."""
+        """Return a due time of its own."""
         return super().is_due(last_run_at)
 
 
@@ -58,4 +58,4 @@ app.conf.beat_schedule = {
 
 @app.task
 def nothing():
-    """Nothing."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""A project whose beat is watched, as Sentry's Crons do it."""
+"""A project whose beat is monitored, as Sentry Crons does it."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ original = Scheduler.apply_entry
 
 @functools.wraps(original)
 def check_in(*args, **kwargs):
-    """Note what a check-in says, and send its id along."""
+    """Note the entry of a check-in and add a header to its message."""
     scheduler, entry = args[0], args[1]
     kind = type(entry.schedule).__name__
     seconds = entry.schedule.run_every.total_seconds()
@@ -37,6 +37,6 @@ Scheduler.apply_entry = check_in
 
 @app.task(bind=True)
 def tick(self):
-    """Say what came with the message."""
+    """Note the headers and the id of the message."""
     get = self.request.get
     note("ran", get("check-in"), get("celery_beat_task"), self.request.id)

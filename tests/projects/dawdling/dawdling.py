@@ -1,4 +1,4 @@
-"""A project whose own code takes long to publish a task."""
+"""A project whose own code publishes tasks slowly."""
 
 import os
 import time
@@ -10,12 +10,12 @@ from hermes_celery import Cron
 
 
 class Slow(Task):
-    """A task that is published by code that waits for something."""
+    """A task that is published slowly."""
 
     abstract = True
 
     def apply_async(self, args=None, kwargs=None, **options):
-        """Take 0.3 s, unless `DAWDLES` says how long."""
+        """Wait 0.3 s, or `DAWDLES` seconds, and publish."""
         note("builds", options["task_id"])
         time.sleep(float(os.environ.get("DAWDLES", "0.3")))
         return super().apply_async(args, kwargs, **options)

@@ -1,4 +1,4 @@
-"""A project with the settings of its tests."""
+"""A project that runs tasks eagerly, as test settings do."""
 
 import os
 

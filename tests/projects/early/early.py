@@ -1,4 +1,4 @@
-"""A project that is started before its server."""
+"""A project that is started before its Redis server."""
 
 import os
 
@@ -15,5 +15,5 @@ cron = Cron(app)
 
 @app.task
 def tick():
-    """Say that it ran."""
+    """Note that it ran."""
     note("tick")

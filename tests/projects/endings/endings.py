@@ -1,4 +1,4 @@
-"""What Celery ends by itself: expired, revoked, rejected, unknown, too long, killed."""
+"""Tasks that Celery itself ends: expired, revoked, rejected, unregistered, timed out, killed."""
 
 import os
 import signal
@@ -24,20 +24,20 @@ app.conf.beat_schedule = {
 
 @app.task
 def short():
-    """Runs within three seconds, or not at all."""
+    """Run; the message expires after three seconds."""
     note("short")
 
 
 @app.task
 def block(seconds):
-    """Occupies a slot."""
+    """Occupy a slot."""
     note("block")
     time.sleep(seconds)
 
 
 @app.task
 def slow():
-    """Takes half a minute, in small steps."""
+    """Run for half a minute, in small steps."""
     note("slow")
     for _ in range(300):
         time.sleep(0.1)
@@ -45,20 +45,20 @@ def slow():
 
 @app.task
 def plain():
-    """Says that it ran."""
+    """Note that it ran."""
     note("plain")
 
 
 @app.task
 def reject():
-    """Throws its message away."""
+    """Reject its message."""
     note("reject")
     raise Reject("not today", requeue=False)
 
 
 @app.task(bind=True, acks_late=True)
 def reject_once(self):
-    """Puts its message back, once."""
+    """Requeue its message once."""
     note("reject_once", self.request.id)
     if not self.request.delivery_info.get("redelivered"):
         raise Reject("once more", requeue=True)
@@ -66,29 +66,29 @@ def reject_once(self):
 
 @app.task(time_limit=2)
 def hang():
-    """Takes too long."""
+    """Exceed the time limit of the task."""
     note("hang")
     time.sleep(60)
 
 
 @app.task
 def hang_as_the_job_says():
-    """Takes too long for its job."""
+    """Exceed the time limit of the job."""
     time.sleep(60)
 
 
 @app.task
 def die():
-    """Kills its own pool process."""
+    """Kill its own pool process."""
     note("die")
-    # Celery has to have read that the task began: whose it was is known to nobody else.
+    # Celery must first read that the task has started; otherwise it cannot name the task.
     time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
 def die_once():
-    """Kills its own pool process, the first time."""
+    """Kill its own pool process the first time."""
     note("die_once")
     marker = os.environ["NOTES"] + ".died"
     if not os.path.exists(marker):
@@ -98,24 +98,24 @@ def die_once():
 
 
 class Careful(Task):
-    """Fails before its body."""
+    """A task that fails before its body runs."""
 
     def before_start(self, task_id, args, kwargs):
-        """Not today."""
+        """Raise an error."""
         raise RuntimeError("no licence")
 
 
 @app.task(base=Careful)
 def careful():
-    """Never called."""
+    """Note that it ran; it is never called."""
     note("careful")
 
 
 class Guarded(Task):
-    """Decides by itself whether its body is called."""
+    """A task whose `__call__` decides whether the body runs."""
 
     def __call__(self, *args, **kwargs):
-        """Not for this one."""
+        """Call the body only if the argument `call` is true."""
         if kwargs.get("call"):
             return super().__call__(*args, **kwargs)
         note("guarded")
@@ -124,13 +124,13 @@ class Guarded(Task):
 
 @app.task(base=Guarded)
 def guarded(call=False):
-    """Called or not."""
+    """Note that the body was called."""
     note("called")
 
 
 @app.task
 def exits():
-    """Ends its pool process by itself."""
+    """Exit from its pool process."""
     raise SystemExit(3)
 
 
@@ -153,7 +153,7 @@ from celery.signals import worker_init  # noqa: E402
 
 @worker_init.connect
 def register_late(**_):
-    """Some modules are found only when a worker begins."""
+    """Register a task when the worker starts, like a module imported late."""
 
     @app.task(name="endings.late")
     def late():

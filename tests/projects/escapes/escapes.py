@@ -1,4 +1,4 @@
-"""Tasks that end by what is no Exception."""
+"""Tasks that raise a BaseException."""
 
 import asyncio
 import os
@@ -17,30 +17,30 @@ NEVER = "0 0 1 1 *"
 
 
 class Odd(BaseException):
-    """Of the project's own."""
+    """An exception class of the project's own."""
 
 
 @app.task
 def cancelled():
-    """Gives up as a coroutine does."""
+    """Raise the exception of a cancelled coroutine."""
     raise asyncio.CancelledError("c")
 
 
 @app.task
 def odd():
-    """Raises its own."""
+    """Raise the project's own exception."""
     raise Odd("o")
 
 
 @app.task
 def interrupted():
-    """As if somebody had pressed Ctrl-C."""
+    """Raise KeyboardInterrupt, as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 @app.task
 def greenlet_exit():
-    """Ends its greenlet by itself."""
+    """Exit from its greenlet."""
     from greenlet import GreenletExit
 
     raise GreenletExit("g")
@@ -48,7 +48,7 @@ def greenlet_exit():
 
 @app.task(time_limit=30)
 def own_timer():
-    """Takes longer than it wanted to, which is less than it may."""
+    """Exceed its own timer, but not its time limit."""
     import gevent
 
     with gevent.Timeout(0.2):
@@ -57,40 +57,40 @@ def own_timer():
 
 @app.task(time_limit=2)
 def hang():
-    """Takes too long."""
+    """Exceed its time limit."""
     time.sleep(60)
 
 
 @app.task
 def slow():
-    """Takes a minute."""
+    """Run for a minute."""
     note("slow")
     time.sleep(60)
 
 
 @app.task
 def plain():
-    """Says that it ran."""
+    """Note that it ran."""
     note("plain")
 
 
 @app.task
 def exits():
-    """Ends what performs it."""
+    """Exit from the process or thread that runs it."""
     raise SystemExit(3)
 
 
 class Wrapped(Task):
-    """Has a `__call__` of its own."""
+    """A task with a `__call__` of its own."""
 
     def __call__(self, *args, **kwargs):
-        """As any other."""
+        """Call the body."""
         return super().__call__(*args, **kwargs)
 
 
 @app.task(base=Wrapped)
 def direct():
-    """Called without a job."""
+    """Raise CancelledError in a task that no job runs."""
     note("direct")
     raise asyncio.CancelledError("d")
 

@@ -1,4 +1,4 @@
-"""A web application with a factory: tasks run in its context, periodic tasks are added by hooks."""
+"""A web application with a factory: tasks run in its context, hooks add periodic tasks."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ CONTEXT = []
 
 
 class WebApp:
-    """What a web framework's application is to Celery: settings and a context."""
+    """Stands for a web framework's application: settings and a context."""
 
     def __init__(self):
         self.name = "flaskish"
@@ -30,7 +30,7 @@ class WebApp:
 
     @contextlib.contextmanager
     def app_context(self):
-        """The context that a request or a task runs in."""
+        """Return the context in which a request or a task runs."""
         CONTEXT.append(self.name)
         try:
             yield
@@ -80,20 +80,20 @@ def prune_profiles():
 
 @app.task(typing=False)
 def ping(*words):
-    """Say that it ran."""
+    """Note that it ran."""
     note("ping", *words)
 
 
 @app.on_after_configure.connect
 def setup_periodic_tasks(sender, **kwargs):
-    """Add what runs again and again."""
+    """Add the frequent periodic tasks."""
     sender.add_periodic_task(2.0, refresh_scores.s("a"), name="refresh-scores")
     sender.add_periodic_task(3, ping.s("x", "y"), name="ping", expires=10)
 
 
 @app.on_after_finalize.connect
 def setup_more(sender, **kwargs):
-    """Add what runs at night."""
+    """Add the nightly periodic tasks."""
     sender.add_periodic_task(
         crontab(hour=7, minute=30, day_of_week=1), prune_profiles.s(), name="prune-profiles"
     )

@@ -1,4 +1,4 @@
-"""A shop whose schedules name tasks of a service that knows nothing of ours."""
+"""A shop whose schedules name tasks of a service that does not use the package."""
 
 import os
 
@@ -10,7 +10,7 @@ from hermes_celery.session import get_session_env
 
 app = Celery("foreign", broker=os.environ["BROKER"])
 cron = Cron(app)
-#: For a service of its own, for this project's workers as well, for one that lacks the lines above.
+#: Tasks of another service, of both code bases, and of a worker module without `Cron(app)`.
 app.conf.beat_schedule = {
     "tick": {"task": "svc.tick", "schedule": 1.0, "options": {"queue": "svc"}},
     "both": {"task": "svc.both", "schedule": 1.0, "options": {"queue": "both"}},
@@ -29,5 +29,5 @@ def both(self):
 
 @app.task(name="svc.mixed", bind=True)
 def mixed(self):
-    """Say that it ran."""
+    """Note that it ran."""
     note("mixed-ours", get_session_env("HERMES_CRON_RUN_ID"))

@@ -1,4 +1,4 @@
-"""A service that has schedules of its own, in a namespace of its own."""
+"""A service with schedules and a namespace of its own."""
 
 import os
 
@@ -13,5 +13,5 @@ cron = Cron(app)
 
 @app.task(name="svc.tick", bind=True)
 def tick(self):
-    """Say that it ran."""
+    """Note that it ran."""
     note("tick", self.request.id)

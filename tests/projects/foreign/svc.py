@@ -1,4 +1,4 @@
-"""A plain Celery service: no word of ours in it."""
+"""A Celery service that does not use the package."""
 
 import os
 
@@ -11,17 +11,17 @@ app.conf.task_default_queue = "svc"
 
 @app.task(bind=True)
 def tick(self):
-    """Say that it ran."""
+    """Note that it ran."""
     note("tick", self.request.id)
 
 
 @app.task(bind=True)
 def both(self):
-    """Say that it ran."""
+    """Note that it ran."""
     note("theirs", self.request.id)
 
 
 @app.task(bind=True)
 def mixed(self):
-    """Say that it ran."""
+    """Note that it ran."""
     note("mixed-theirs", self.request.id)

@@ -1,4 +1,4 @@
-"""The shop's worker module, in which somebody forgot the line of ours."""
+"""The shop's worker module without `Cron(app)`."""
 
 import os
 
@@ -10,5 +10,5 @@ app = Celery("foreign", broker=os.environ["BROKER"])
 
 @app.task(name="foreign.forgotten", bind=True)
 def forgotten(self):
-    """Say that it ran."""
+    """Note that it ran."""
     note("forgotten", self.request.id)

@@ -1,4 +1,4 @@
-"""A project whose broker is behind Redis Sentinel, with nothing but Celery's own settings."""
+"""A project whose broker is behind Redis Sentinel, configured with Celery's settings only."""
 
 import os
 
@@ -26,11 +26,11 @@ cron = Cron(app)
 
 @app.task
 def tick():
-    """Say that it ran."""
+    """Note that it ran."""
     note("tick")
 
 
 @app.task
 def later():
-    """The same, at a lower priority."""
+    """Note that it ran, with a lower priority."""
     note("later")

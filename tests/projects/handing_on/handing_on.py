@@ -1,4 +1,4 @@
-"""Tasks that hand themselves on, in each way in which Celery lets them."""
+"""Tasks that hand their run on, in each way that Celery offers."""
 
 import os
 import signal
@@ -26,48 +26,48 @@ cron = Cron(app)
 
 @app.task
 def leaf(name):
-    """What a task is replaced by."""
+    """Stand in for a replaced task."""
     note("leaf", name)
     return f"leaf {name}"
 
 
 @app.task
 def step(name, seconds=0):
-    """A step before the last one."""
+    """Be a step of a chain, not the last one."""
     time.sleep(seconds)
     note("step", name)
 
 
 @app.task
 def bad(name):
-    """A step that fails."""
+    """Fail."""
     note("bad", name)
     raise ValueError(f"{name} does not work")
 
 
 @app.task
 def linked(*_):
-    """A callback: no run of anybody."""
+    """Be the callback of a task; it is no run."""
     note("linked")
 
 
 @app.task(bind=True)
 def single(self):
-    """Replaced by another task."""
+    """Replace itself by another task."""
     note("body", "single")
     raise self.replace(leaf.s("single"))
 
 
 @app.task(bind=True)
 def immutable(self):
-    """Replaced by a task that takes nothing of this one."""
+    """Replace itself by an immutable signature."""
     note("body", "immutable")
     raise self.replace(leaf.si("immutable"))
 
 
 @app.task(bind=True)
 def pages(self, page=0):
-    """Replaced by itself, for the next page."""
+    """Replace itself by itself for the next page."""
     note("body", "pages", page)
     if page < 2:
         raise self.replace(self.s(page + 1))
@@ -76,21 +76,21 @@ def pages(self, page=0):
 
 @app.task(bind=True)
 def elsewhere(self):
-    """Replaced by a task on another queue."""
+    """Replace itself by a task on another queue."""
     note("body", "elsewhere")
     raise self.replace(leaf.s("elsewhere").set(queue="other"))
 
 
 @app.task(bind=True)
 def one_link(self):
-    """Replaced by a chain of one."""
+    """Replace itself by a chain of one task."""
     note("body", "one_link")
     raise self.replace(chain(leaf.s("one_link")))
 
 
 @app.task(bind=True)
 def long_chain(self):
-    """Replaced by a chain, whose last task ends the run."""
+    """Replace itself by a chain, whose last task ends the run."""
     note("body", "long_chain")
     raise self.replace(
         chain(step.si("long_chain"), step.si("long_chain", 2), leaf.si("long_chain"))
@@ -99,14 +99,14 @@ def long_chain(self):
 
 @app.task(bind=True)
 def broken_chain(self):
-    """Replaced by a chain that breaks."""
+    """Replace itself by a chain that fails."""
     note("body", "broken_chain")
     raise self.replace(chain(step.si("broken_chain"), bad.si("broken_chain"), leaf.si("broken")))
 
 
 @app.task(bind=True, acks_late=True)
 def turned_away(self, name):
-    """A step that is put back on its queue once by its own hand."""
+    """Requeue its own message once."""
     note("turned_away", name)
     if not self.request.delivery_info.get("redelivered"):
         raise Reject("not now", requeue=True)
@@ -114,7 +114,7 @@ def turned_away(self, name):
 
 @app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
 def dies_once(self, name):
-    """A step whose process dies with it, once."""
+    """Kill its process the first time."""
     note("dies_once", name)
     if not self.request.delivery_info.get("redelivered"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -122,14 +122,14 @@ def dies_once(self, name):
 
 @app.task(acks_late=True, retry_on_worker_lost=True, max_retries=0)
 def dies(name):
-    """A step whose process dies with it, and which may not be tried again."""
+    """Kill its process; it has no retries."""
     note("dies", name)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task(bind=True, acks_late=True)
 def held(self, name):
-    """A step that the worker ends when it stops."""
+    """Run until the stopping worker ends it."""
     note("held", name)
     if not self.request.delivery_info.get("redelivered"):
         time.sleep(60)
@@ -137,42 +137,42 @@ def held(self, name):
 
 @app.task(bind=True)
 def put_back(self):
-    """Replaced by a chain, a step of which is put back on its queue."""
+    """Replace itself by a chain, one step of which is requeued."""
     note("body", "put_back")
     raise self.replace(chain(turned_away.si("put_back"), leaf.si("put_back")))
 
 
 @app.task(bind=True)
 def survives(self):
-    """Replaced by a chain, a step of which comes again after its process died."""
+    """Replace itself by a chain, one step of which is redelivered after its process died."""
     note("body", "survives")
     raise self.replace(chain(dies_once.si("survives"), leaf.si("survives")))
 
 
 @app.task(bind=True)
 def beyond_help(self):
-    """Replaced by a chain, a step of which dies for good."""
+    """Replace itself by a chain, one step of which dies without a retry."""
     note("body", "beyond_help")
     raise self.replace(chain(dies.si("beyond_help"), leaf.si("beyond_help")))
 
 
 @app.task(bind=True)
 def cut_off(self):
-    """Replaced by a chain, during a step of which the worker stops."""
+    """Replace itself by a chain; the worker stops during a step."""
     note("body", "cut_off")
     raise self.replace(chain(held.si("cut_off"), leaf.si("cut_off")))
 
 
 @app.task(bind=True)
 def to_nobody(self):
-    """Replaced by a chain that begins with a task that no worker knows."""
+    """Replace itself by a chain that begins with an unregistered task."""
     note("body", "to_nobody")
     raise self.replace(chain(app.signature("not.there", immutable=True), leaf.si("to_nobody")))
 
 
 @app.task(bind=True)
 def to_gibberish(self):
-    """Replaced by a chain that begins with what no worker can read."""
+    """Replace itself by a chain that begins with an unreadable message."""
     note("body", "to_gibberish")
     first = step.si("to_gibberish").set(shadow={"not": "a text"})
     raise self.replace(chain(first, leaf.si("to_gibberish")))
@@ -180,28 +180,28 @@ def to_gibberish(self):
 
 @app.task(bind=True)
 def many(self):
-    """Replaced by a group."""
+    """Replace itself by a group."""
     note("body", "many")
     raise self.replace(group(leaf.si("many-1"), leaf.si("many-2")))
 
 
 @app.task(bind=True)
 def crowd(self):
-    """Replaced by a chord."""
+    """Replace itself by a chord."""
     note("body", "crowd")
     raise self.replace(chord([step.si("crowd"), step.si("crowd")], leaf.si("crowd")))
 
 
 @app.task(bind=True)
 def bad_crowd(self):
-    """Replaced by a chord, a part of which fails."""
+    """Replace itself by a chord, one part of which fails."""
     note("body", "bad_crowd")
     raise self.replace(chord([step.si("bad_crowd"), bad.si("bad_crowd")], leaf.si("bad_crowd")))
 
 
 @app.task(bind=True)
 def again(self):
-    """Sends itself once more, and returns."""
+    """Publish its retry and return."""
     note("body", "again", self.request.id)
     if self.request.retries == 0:
         self.retry(countdown=0, throw=False)
@@ -210,7 +210,7 @@ def again(self):
 
 @app.task(bind=True)
 def own_id(self, turn=0):
-    """Sends a message with its own id."""
+    """Publish a message with its own id."""
     note("body", "own_id", turn)
     if turn == 0:
         self.apply_async(args=(1,), task_id=self.request.id)
@@ -219,7 +219,7 @@ def own_id(self, turn=0):
 
 @app.task(bind=True)
 def and_raises(self, turn=0):
-    """Sends a message with its own id, and fails."""
+    """Publish a message with its own id and fail."""
     note("body", "and_raises", turn)
     if turn == 0:
         self.apply_async(args=(1,), task_id=self.request.id)
@@ -229,7 +229,7 @@ def and_raises(self, turn=0):
 
 @app.task(bind=True, acks_late=True, max_retries=2)
 def retried(self):
-    """Tried again on another queue, with other arguments."""
+    """Retry twice on another queue."""
     note("body", "retried", self.request.retries)
     if self.request.retries < 2:
         raise self.retry(countdown=0, queue="other")
@@ -238,7 +238,7 @@ def retried(self):
 
 @app.task(bind=True)
 def sidelined(self):
-    """Tried again on another queue, with a lower priority."""
+    """Retry on another queue with a lower priority."""
     note("body", "sidelined", self.request.retries)
     if self.request.retries == 0:
         raise self.retry(countdown=0, queue="other", priority=7)
@@ -247,7 +247,7 @@ def sidelined(self):
 
 @app.task(bind=True)
 def patient(self, word="first", number=6):
-    """Tried again with other arguments, in a while."""
+    """Retry with other arguments after some seconds."""
     note("body", "patient", word, self.request.retries)
     if self.request.retries == 0:
         raise self.retry(args=("second",), countdown=number)
@@ -256,34 +256,34 @@ def patient(self, word="first", number=6):
 
 @app.task
 async def unawaited():
-    """Its body never runs."""
+    """Return a coroutine, whose body never runs."""
     note("body", "unawaited")
 
 
 @app.task
 def unwound():
-    """Its body never runs either."""
+    """Return a generator, whose body never runs."""
     note("body", "unwound")
     yield 1
 
 
 @app.task
 def unkept():
-    """Returns what JSON has no word for."""
+    """Return a value that JSON cannot encode."""
     note("body", "unkept")
     return {"made": object()}
 
 
 @app.task(ignore_result=True)
 def unasked():
-    """Returns what JSON has no word for, and nobody keeps it."""
+    """Return a value that JSON cannot encode, with `ignore_result`."""
     note("body", "unasked")
     return {"made": object()}
 
 
 @app.task(bind=True)
 def unheard(self):
-    """Tried again while the broker is away, as far as it can tell."""
+    """Retry over a connection to a broker that does not exist."""
     note("body", "unheard", self.request.retries)
     raise self.retry(countdown=0, connection=app.connection("redis://127.0.0.1:1/0"),
                      retry=False)  # fmt: skip
@@ -291,21 +291,21 @@ def unheard(self):
 
 @app.task(bind=True, max_retries=1)
 def in_vain(self):
-    """Tried again until its limit."""
+    """Retry until its limit."""
     note("body", "in_vain", self.request.retries)
     raise self.retry(exc=KeyError("in vain"), countdown=0)
 
 
 @app.task(autoretry_for=(ZeroDivisionError,), retry_kwargs={"max_retries": 1, "countdown": 0})
 def automatic():
-    """Tried again by Celery."""
+    """Fail; Celery retries it."""
     note("body", "automatic")
     return 1 / 0
 
 
 @app.task
 def parent():
-    """Publishes a task of its own, which is nobody's run."""
+    """Publish another task, which is no run."""
     note("body", "parent")
     leaf.delay("child")
     return "parent"
@@ -313,7 +313,7 @@ def parent():
 
 @app.task(bind=True)
 def after_its_end(self):
-    """Fails, and is sent again by its own handler for failures."""
+    """Fail; its failure handler publishes it again."""
     note("body", "after_its_end", self.request.retries)
     if self.request.retries == 0:
         raise ValueError("fails once")

@@ -1,4 +1,4 @@
-"""A project with six jobs whose publishing hangs, beside one that is well."""
+"""A project with six jobs whose publishing hangs and one healthy job."""
 
 import os
 import time
@@ -19,12 +19,12 @@ _GO = Path(os.environ["NOTES"]).with_name("go")
 
 
 class Hanging(Task):
-    """A task whose publishing waits for something that comes late, or not at all."""
+    """A task whose publishing waits for a file or for some seconds."""
 
     abstract = True
 
     def apply_async(self, *args, **kwargs):
-        """Wait."""
+        """Wait, then publish."""
         note("asked", os.getpid())
         if "SECONDS" in os.environ:
             time.sleep(float(os.environ["SECONDS"]))
@@ -36,11 +36,11 @@ class Hanging(Task):
 
 @app.task(name="hanging.hangs", base=Hanging)
 def hangs():
-    """Say that it ran."""
+    """Note that it ran."""
     note("hangs")
 
 
 @app.task(name="hanging.well", bind=True)
 def well(self):
-    """Say that it ran."""
+    """Note that it ran."""
     note("well", self.request.id)

@@ -1,4 +1,4 @@
-"""An older project: the old names of settings, tasks as classes and by name."""
+"""An old project: old names of settings, tasks as classes, tasks by name."""
 
 from celery import Celery, Task, chain, chord
 from notes import note
@@ -18,7 +18,7 @@ def count(x, y):
 
 @app.task(name="poll", bind=True, default_retry_delay=1)
 def poll(self):
-    """Look whether there is something new; the first look never succeeds."""
+    """Poll for news; the first attempt always fails."""
     if self.request.retries == 0:
         raise self.retry(countdown=1)
     note("poll", self.request.retries)

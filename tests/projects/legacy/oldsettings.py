@@ -1,4 +1,4 @@
-"""Settings as they were called before Celery 4."""
+"""Settings with their names from before Celery 4."""
 
 import os
 from datetime import timedelta
@@ -7,10 +7,10 @@ from celery.schedules import crontab, schedule
 
 
 class Router:
-    """Sends what takes long to a queue of its own."""
+    """Routes slow tasks to a queue of their own."""
 
     def route_for_task(self, task, *args, **kwargs):
-        """Where a task goes; None means as usual."""
+        """Return the route of a task, or None for the default route."""
         return {"queue": "slow", "routing_key": "slow"} if task.startswith("slow.") else None
 
 

@@ -1,4 +1,4 @@
-"""What `celery beat` does unasked: overlapping runs, a clean result backend, a patient shutdown."""
+"""Tests defaults of `celery beat`: overlapping runs, result cleanup, a patient shutdown."""
 
 import os
 import time
@@ -29,7 +29,7 @@ cron.add("ours", "every 3s", task="manners.work", args=["ours", 7])
 
 @app.task
 def work(word, seconds):
-    """Take a while."""
+    """Run for some seconds."""
     note(word)
     time.sleep(seconds)
     note(f"{word}-ended")

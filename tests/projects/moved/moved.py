@@ -1,4 +1,4 @@
-"""A project that had RedBeat, or django-celery-beat, and now has our scheduler."""
+"""A project that moved from RedBeat or django-celery-beat to the package's scheduler."""
 
 import os
 
@@ -15,17 +15,17 @@ cron = Cron(app)
 
 @app.task(name="shop.poll")
 def poll(*words, **fields):
-    """Ask somebody."""
+    """Note its arguments."""
     note("poll", *words)
 
 
 @app.task(name="shop.report")
 def report(kind=""):
-    """Report to somebody."""
+    """Note the kind of report."""
     note("report", kind)
 
 
 @app.task(name="shop.dated")
 def dated(since):
-    """Look at what is new."""
+    """Note the type of its argument."""
     note("dated", type(since).__name__)

@@ -1,4 +1,4 @@
-"""A project that packs its messages in its own way: by default, and nothing else is accepted."""
+"""A project with a serializer of its own as its default and its only accepted content."""
 
 import os
 
@@ -20,5 +20,5 @@ cron.add("script", "every 2s", script="hi.sh", no_agent=True, deliver="file://sa
 
 @app.task
 def keep(a, b):
-    """Note what it got."""
+    """Note its arguments."""
     note("task", a, b)

@@ -1,4 +1,4 @@
-"""The smallest project: one task, one entry of `beat_schedule`, two lines of ours."""
+"""The smallest project: one task, one entry of `beat_schedule`, two lines for the package."""
 
 import os
 
@@ -14,5 +14,5 @@ app.conf.beat_schedule = {"tick": {"task": "plain.tick", "schedule": 1.0}}
 
 @app.task
 def tick():
-    """Say that it ran."""
+    """Note that it ran."""
     note("tick")

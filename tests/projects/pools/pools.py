@@ -1,4 +1,4 @@
-"""A project whose workers take a message only when a slot is free, or as Celery does by default."""
+"""A project with or without `worker_disable_prefetch`."""
 
 import os
 import time
@@ -15,7 +15,7 @@ app.conf.worker_disable_prefetch = os.environ.get("PREFETCH") != "1"
 
 @app.task
 def nap():
-    """Take a slot for a twentieth of a second."""
+    """Occupy a slot for 0.05 s."""
     began = time.time()
     time.sleep(0.05)
     note("nap", began)

@@ -1,4 +1,4 @@
-"""A project whose own code runs whenever a task is published, in all the ways that are in use."""
+"""A project whose own code runs at each publishing: base classes, routers, signals."""
 
 import os
 import time
@@ -14,60 +14,60 @@ redis = Redis.from_url(os.environ["BROKER"])
 
 
 class AlreadyQueued(Exception):
-    """The lock of a task is held."""
+    """The lock of a task is already held."""
 
 
 class QueueOnce(Task):
-    """A task that is queued once at a time, as celery-once does it."""
+    """A task that can be queued only once at a time, as with celery-once."""
 
     abstract = True
 
     def apply_async(self, args=None, kwargs=None, **options):
-        """Take the lock, or refuse."""
+        """Publish if the lock is free; otherwise raise AlreadyQueued."""
         note("once", options["task_id"])
         if not redis.set("once:" + self.name, "1", nx=True, ex=60):
             raise AlreadyQueued(self.name)
         return super().apply_async(args, kwargs, **options)
 
     def after_return(self, *args):
-        """Give the lock back."""
+        """Release the lock."""
         redis.delete("once:" + self.name)
 
 
 class Singleton(Task):
-    """A task that gives the result of one that is queued already, as celery-singleton does it."""
+    """A task that returns the result of an already queued one, as with celery-singleton."""
 
     abstract = True
 
     def apply_async(self, args=None, kwargs=None, **options):
-        """Publish nothing."""
+        """Return another task's result and publish nothing."""
         return self.AsyncResult("one-that-is-queued-already")
 
 
 class Hiccup(Task):
-    """A task whose broker cannot be reached, once."""
+    """A task whose first publishing fails with a broker error."""
 
     abstract = True
 
     def apply_async(self, *args, **kwargs):
-        """Raise at the first call."""
+        """Raise ConnectionError at the first call."""
         if redis.incr("hiccups") == 1:
             raise ConnectionError("the broker is away")
         return super().apply_async(*args, **kwargs)
 
 
 class Dropping(Task):
-    """A task whose options are decided by itself."""
+    """A task that ignores the options of `apply_async`."""
 
     abstract = True
 
     def apply_async(self, args=None, kwargs=None, **options):
-        """Drop them all."""
+        """Publish without the options."""
         return super().apply_async(args, kwargs)
 
 
 def route(name, args, kwargs, options, task=None, **kw):
-    """A router that is called; it sends every second message of one task to a second queue."""
+    """Route every second message of one task to a second queue; fail for another task."""
     if name == "publishing.unroutable":
         raise LookupError("no route for it")
     if name == "publishing.routed":
@@ -100,7 +100,7 @@ app.conf.beat_schedule["mistaken"] = {
 
 @signals.before_task_publish.connect
 def stamp(sender=None, headers=None, **kwargs):
-    """Give each message a correlation id and its time."""
+    """Add a correlation id and the time to each message."""
     headers["correlation"] = uuid.uuid4().hex
     headers["sent_at"] = time.time()
     note("before", sender, headers["id"])
@@ -108,60 +108,60 @@ def stamp(sender=None, headers=None, **kwargs):
 
 @signals.after_task_publish.connect
 def count(sender=None, headers=None, **kwargs):
-    """Count what is published."""
+    """Note each published message."""
     note("after", sender, headers["id"])
 
 
 @app.task(expires=5)
 def expiring():
-    """Say that it ran."""
+    """Note that it ran."""
     note("expiring")
 
 
 @app.task
 def annotated():
-    """Say that it ran."""
+    """Note that it ran."""
     note("annotated")
 
 
 @app.task(bind=True)
 def correlated(self):
-    """Say what came with the message."""
+    """Note the headers of the message."""
     get = self.request.get
     note("correlated", get("correlation"), time.time() - get("sent_at"), get("celery_beat_task"))
 
 
 @app.task(base=QueueOnce)
 def once():
-    """Say that it ran."""
+    """Note that it ran."""
     note("once-ran")
 
 
 @app.task(base=Singleton)
 def singleton():
-    """Never run."""
+    """Note that it ran, which never happens."""
     note("singleton")
 
 
 @app.task(base=Hiccup)
 def hiccup():
-    """Say that it ran."""
+    """Note that it ran."""
     note("hiccup")
 
 
 @app.task(base=Dropping)
 def dropping():
-    """Say that it ran."""
+    """Note that it ran."""
     note("dropping")
 
 
 @app.task
 def unroutable():
-    """Never run."""
+    """Note that it ran, which never happens."""
     note("unroutable")
 
 
 @app.task(bind=True)
 def routed(self):
-    """Say where it came from."""
+    """Note the queue of the message."""
     note("routed", self.request.delivery_info["routing_key"])

@@ -1,4 +1,4 @@
-"""A project with declarations that cannot be jobs, or may not work, until `MENDED` is set."""
+"""A project with refused or doubtful declarations; they are correct if `MENDED` is set."""
 
 import os
 from datetime import datetime
@@ -11,7 +11,7 @@ from hermes_celery import Cron
 
 
 class Sunset(BaseSchedule):
-    """A schedule of the user's own."""
+    """A schedule class of the user's own."""
 
 
 app = Celery("refused", broker=os.environ["BROKER"])
@@ -43,5 +43,5 @@ cron.add("nightly", "0 2 * * *", task="refused.work")
 
 @app.task
 def work():
-    """Say that it ran."""
+    """Note that it ran."""
     note("work")

@@ -1,4 +1,4 @@
-"""The Celery app of a scraper: everything is in `celeryconfig`."""
+"""The Celery app of a scraper; all settings are in `celeryconfig`."""
 
 from celery import Celery
 

@@ -1,4 +1,4 @@
-"""What the scraper does."""
+"""The scraper's tasks."""
 
 from notes import note
 from scraper import app
@@ -15,11 +15,11 @@ def crawl(self, url):
 
 @app.task(ignore_result=True)
 def index_pages():
-    """Index what was fetched."""
+    """Index the fetched pages."""
     note("index-pages")
 
 
 @app.task
 def clean_up(keep):
-    """Forget old pages."""
+    """Delete old pages."""
     note("clean-up", keep["days"])

@@ -1,4 +1,4 @@
-"""A project behind TLS: what its variables say goes into Celery's settings as it is."""
+"""A project whose broker uses TLS; its environment variables become Celery settings unchanged."""
 
 import json
 import os
@@ -21,5 +21,5 @@ cron = Cron(app)
 
 @app.task
 def tick():
-    """Say which case ran."""
+    """Note which case ran."""
     note("tick", os.environ["CASE"])

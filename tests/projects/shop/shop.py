@@ -1,4 +1,4 @@
-"""A shop on the Redis that a blog is on as well: its own queue, one entry, one declared job."""
+"""A shop that shares its Redis with a blog: its own queue, one entry, one declared job."""
 
 import os
 
@@ -16,11 +16,11 @@ cron.add("nightly", "0 2 * * *", task="shop.report")
 
 @app.task(bind=True)
 def stock(self):
-    """Say that it ran, and as which run."""
+    """Note that it ran, with its run id."""
     note("stock", self.request.id)
 
 
 @app.task
 def report():
-    """Say that it ran."""
+    """Note that it ran."""
     note("report")

@@ -1,4 +1,4 @@
-"""A bug in the package, in this process: the soak of this project has to turn red on each."""
+"""Plants a bug in the package within this process; the soak test must fail on each."""
 
 import os
 
@@ -7,12 +7,12 @@ from hermes_celery.running.ended_by_celery import RunEnder
 
 
 def _plant_nothing_expires():
-    """Nobody hears that a message expired: its run waits, and its job with it."""
+    """Ignore expired messages, so that their runs stay queued and block their jobs."""
     RunEnder.expired = lambda self, message: None
 
 
 def _plant_replaced():
-    """A run whose task handed it on counts as over."""
+    """Treat a handed-on run as finished."""
     continued_runs.Carrier.is_handed_on = property(lambda self: False, lambda self, is_so: None)
 
 
@@ -20,7 +20,7 @@ _PLANTS = {"expired": _plant_nothing_expires, "replaced": _plant_replaced}
 
 
 def plant():
-    """Plant what the variable SOAK_PLANT names, if it is set."""
+    """Plant the bug that the variable SOAK_PLANT names, if it is set."""
     name = os.environ.get("SOAK_PLANT")
     if name:
         _PLANTS[name]()

@@ -1,7 +1,7 @@
-"""A project whose tasks write down that they start, for the soak; every way of going on is there.
+"""A project for the soak test, whose tasks record each start and end or go on in every way.
 
-Each start is one line in a file of the process: run id, attempt, what started, the retry's number.
-A line is one write(2), so that a killed process leaves whole lines.
+Each start is one line in a file of the process: run id, attempt, task, number of the retry, time in
+ns. A line is one write(2), so that a killed process leaves whole lines.
 """
 
 import os
@@ -20,7 +20,7 @@ app.conf.broker_transport_options = {
     "socket_timeout": 5,
     "socket_connect_timeout": 5,
     "health_check_interval": 10,
-    # What a killed worker held comes back while the soak still waits for it.
+    # Messages of a killed worker are redelivered while the soak still waits for them.
     "visibility_timeout": 20,
     "unacked_restore_throttle": 1,
 }
@@ -31,7 +31,7 @@ _SECOND = "every 1s"
 
 
 class Stamped(Task):
-    """A base class of the project's own: what it does happens for each message."""
+    """The project's own base class, which adds a header to each message."""
 
     def apply_async(self, args=None, kwargs=None, **options):
         """Publish with a header of the project's own."""
@@ -40,18 +40,18 @@ class Stamped(Task):
 
 
 class _Starts:
-    """The file of this process; a pool process that was forked has one of its own."""
+    """Writes to a file of this process; each forked pool process has its own file."""
 
     opened = (0, -1)
 
     def note(self, what, number=0):
-        """Write one line."""
+        """Record one start."""
         pid, file = self.opened
         if pid != os.getpid():
             name = f"{os.getpid()}-{secrets.token_hex(4)}.lines"
             path = os.path.join(os.environ["SOAK_STARTS"], name)
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND)
-            # Another thread may do the same: then there are two files, and both are read.
+            # If another thread does the same, there are two files, and both are read.
             self.opened = (os.getpid(), file)
         run_id = get_session_env("HERMES_CRON_RUN_ID")
         attempt = get_session_env("HERMES_CRON_ATTEMPT") or "1"
@@ -63,26 +63,26 @@ starts = _Starts()
 
 @app.task
 def plain():
-    """Start, and end."""
+    """Start and succeed."""
     starts.note("plain")
 
 
 @app.task(expires=3)
 def fresh():
-    """Only while its message is fresh."""
+    """Start only while its message has not expired."""
     starts.note("fresh")
 
 
 @app.task(base=Stamped, bind=True)
 def stamped(self):
-    """Its message was made by the project's own code."""
+    """Check that the project's own code made its message."""
     assert self.request.get("correlation"), "the project's header is missing"
     starts.note("stamped")
 
 
 @app.task(bind=True, max_retries=3)
 def again(self):
-    """Hand itself back twice."""
+    """Retry twice."""
     starts.note("again", self.request.retries)
     if self.request.retries < 2:
         raise self.retry(countdown=0)
@@ -90,32 +90,32 @@ def again(self):
 
 @app.task
 def rest():
-    """The second half of `handed`."""
+    """Stand in for `handed`."""
     starts.note("rest")
 
 
 @app.task(bind=True)
 def handed(self):
-    """Hand itself on."""
+    """Replace itself by `rest`."""
     starts.note("handed")
     raise self.replace(rest.s())
 
 
 @app.task
 def busy():
-    """Hold a slot for a moment, so that others wait."""
+    """Occupy a slot for a moment, so that other runs wait."""
     starts.note("busy")
     time.sleep(0.4)
 
 
 @app.task
 def grouped():
-    """One at a time, over all workers."""
+    """Run in a group that allows one run at a time over all workers."""
     starts.note("grouped")
     time.sleep(0.05)
 
 
-#: Of each kind several: enough that some wait when somebody is killed.
+#: Declare several jobs of each kind, so that some runs wait when a process is killed.
 for number in range(int(os.environ.get("SOAK_JOBS", "3"))):
     for task in (plain, fresh, stamped, again, handed, busy):
         word = task.name.rpartition(".")[2]

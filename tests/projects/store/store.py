@@ -1,4 +1,4 @@
-"""Another shop, whose app has the name of the first one."""
+"""Another shop whose app has the same name as the first one."""
 
 import os
 
@@ -12,4 +12,4 @@ Cron(app).add("inventory", "every 1h", task="store.inventory")
 
 @app.task
 def inventory():
-    """Nothing."""
+    """Do nothing."""

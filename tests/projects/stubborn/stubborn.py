@@ -1,4 +1,4 @@
-"""Tasks that do not end when they are asked to; each gives up by itself after two minutes."""
+"""Tasks that ignore interruption; each ends by itself after two minutes."""
 
 import ctypes
 import os
@@ -21,12 +21,12 @@ LONGEST_SECONDS = 120
 
 
 def swallow_all():
-    """Go on whatever is raised, until a file appears."""
+    """Go on despite any exception until a file appears."""
     end, release = time.monotonic() + LONGEST_SECONDS, Path(os.environ["RELEASE"])
     while time.monotonic() < end and not release.exists():
         try:
             time.sleep(0.2)
-        except Exception:  # noqa: BLE001 - that is what is tried here
+        except Exception:  # noqa: BLE001 - the test needs a task that does this
             note("swallowed")
 
 
@@ -39,19 +39,19 @@ def swallow():
 
 @app.task
 def swallow_in_a_thread():
-    """The same, for the worker of threads."""
+    """Swallow every exception in a worker with threads."""
     note("thread")
     swallow_all()
 
 
 @app.task
 def hold():
-    """Call C without giving Python's lock back."""
+    """Call a C function that never releases the GIL."""
     note("hold", os.getpid())
     ctypes.PyDLL(None).sleep(LONGEST_SECONDS)
 
 
 @app.task
 def quick():
-    """End at once."""
+    """Note that it ran and end at once."""
     note("quick")

@@ -1,4 +1,4 @@
-"""Arguments, options and names of all kinds: each task notes what it got."""
+"""Arguments, options and names of all kinds; each task notes the values it receives."""
 
 import os
 from datetime import UTC, date, datetime, time, timedelta
@@ -13,7 +13,7 @@ from hermes_celery import Cron
 
 app = Celery("typed", broker=os.environ["BROKER"])
 app.conf.accept_content = ["json", "pickle"]
-# A worker that is root reads pickle only when it is told so.
+# A worker run by root reads pickle only with C_FORCE_ROOT.
 app.conf.task_queues = [Queue("celery"), Queue("{celery}")]
 cron = Cron(app)
 
@@ -30,44 +30,44 @@ VALUES = {
 
 @app.task
 def values(word, *args, **kwargs):
-    """Note each argument as Python writes it."""
+    """Note the `repr` of each argument."""
     for name, value in [*enumerate(args), *kwargs.items()]:
         note(word, name, repr(value).replace(" ", ""))
 
 
 @app.task(bind=True)
 def told(self, word):
-    """Note what the message says besides."""
+    """Note a header and the priority of the message."""
     note(word, getattr(self.request, "tenant", None), self.request.delivery_info["priority"])
 
 
 @app.task(name="a task's näme with blanks")
 def blanks(*_):
-    """Note that it ran, and on which queue it came."""
+    """Note that it ran."""
     note("blanks")
 
 
 @app.task(bind=True)
 def queued(self):
-    """Note the queue."""
+    """Note the queue of the message."""
     note("queue", self.request.delivery_info["routing_key"])
 
 
 @app.task
 def half():
-    """Run twice a second."""
+    """Note that it ran, twice a second."""
     note("half")
 
 
 @app.on_after_configure.connect
 def add_more(sender, **_):
-    """As Celery's documentation has it."""
+    """Add a periodic task as Celery's documentation does."""
     sender.add_periodic_task(1, blanks.s("x" * 500))
 
 
 @app.on_after_finalize.connect
 def add_last(sender, **_):
-    """A signature with options."""
+    """Add a periodic task whose signature has options."""
     sender.add_periodic_task(1.0, told.s("added").set(headers={"tenant": "b"}), name="added")
 
 

@@ -1,4 +1,4 @@
-"""A project whose user on the server may do no more than it must."""
+"""A project whose Redis user has only the documented permissions."""
 
 import os
 import time
@@ -23,18 +23,18 @@ cron.add("slow", "every 1h", task="shop.slow")
 
 @app.task(name="shop.tick")
 def tick():
-    """Say that it ran."""
+    """Note that it ran."""
     note("tick")
 
 
 @app.task(name="shop.slow")
 def slow():
-    """Take a slot until it is ended."""
+    """Occupy a slot until it is ended."""
     note("slow")
     time.sleep(100)
 
 
 @app.task(name="shop.last")
 def last():
-    """The same, at the lowest priority."""
+    """Note that it ran, with the lowest priority."""
     note("last")

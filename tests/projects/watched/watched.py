@@ -1,4 +1,4 @@
-"""A project that is watched with Flower: its tasks end in all the ways that there are."""
+"""A project monitored with Flower, whose tasks end in every possible way."""
 
 import os
 import time
@@ -31,20 +31,20 @@ def bad():
 
 @app.task(shadow_name=lambda task, args, kwargs, options: f"own name of {args[0]}")
 def named(customer):
-    """Show itself under a name of its own."""
+    """Appear in Flower under a shadow name."""
     note("named", customer)
 
 
 @app.task
 def waiting():
-    """Hang, and be cancelled."""
+    """Hang until it is cancelled."""
     note("endless")
     time.sleep(60)
 
 
 @app.task(soft_time_limit=2, time_limit=20)
 def endless():
-    """Hang."""
+    """Hang until its time limit."""
     time.sleep(60)
 
 

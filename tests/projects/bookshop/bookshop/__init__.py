@@ -1,4 +1,4 @@
-"""A web shop laid out as a Django project: the app is loaded with the project."""
+"""A web shop laid out as a Django project, which loads the Celery app."""
 
 from bookshop.celery import app as celery_app
 

@@ -1,4 +1,4 @@
-"""What the shop writes to people."""
+"""The shop's tasks that send mail."""
 
 from celery import group, shared_task
 from notes import note
@@ -6,7 +6,7 @@ from notes import note
 
 @shared_task(ignore_result=True)
 def send_queued():
-    """Send what is in the outbox."""
+    """Send the mail in the outbox."""
     note("send-queued-mail")
 
 

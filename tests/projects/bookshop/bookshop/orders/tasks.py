@@ -1,4 +1,4 @@
-"""What the shop does with its orders."""
+"""The shop's tasks for orders."""
 
 from celery import shared_task
 from notes import note
@@ -6,13 +6,13 @@ from notes import note
 
 @shared_task
 def release_reserved(older_than_minutes):
-    """Give books back that nobody paid for."""
+    """Release reserved books that were not paid for."""
     note("release-reserved-books", older_than_minutes)
     return {"released": 0}
 
 
 @shared_task(bind=True, autoretry_for=(ConnectionError,), retry_backoff=True, max_retries=3)
 def report(self, kind):
-    """Count what was sold."""
+    """Count the sold books."""
     note("morning-report" if kind == "daily" else "close-the-month", self.request.id)
     return f"{kind} report"
