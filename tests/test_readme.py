@@ -32,12 +32,7 @@ def test_every_file_that_is_named_exists() -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-def test_every_promise_names_a_test_that_exists() -> None:
-    sources = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+def test_every_promise_names_its_tests() -> None:
     rows = README.split("## Promises")[1].split("\n\n")[1].splitlines()[2:]
     assert len(rows) > 5
-    for row in rows:
-        shown_by = row.split("|")[3]
-        for name in re.findall(r"`(test_\w+)…?`", shown_by):
-            assert f"def {name}" in sources, name
-        assert "`test" in shown_by, row
+    assert [row for row in rows if "`tests/" not in row.split("|")[3]] == []

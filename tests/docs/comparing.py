@@ -11,7 +11,7 @@ import socket
 
 #: Each pattern becomes the word behind it, in this order.
 _MASKS = [
-    (r"\b[0-9a-f]{12}-\d{8}T\d{6}(\.\d+)?Z(-[0-9a-f]{8})?(\.\d+)?", "<run>"),
+    (r"\b[0-9a-f]{12}-\d{8}T\d{6}(\.\d+)?Z(-[0-9a-f]{4,8})?(\.\d+)?", "<run>"),
     (r"\b[\w]+-[0-9a-f]{12}-[0-9a-f]{8}\b", "<incident>"),
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "<uuid>"),
     (r"\b[0-9a-f]{12}\b", "<id>"),
