@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_HOME ?= $(CURDIR)/.demo
 
-.PHONY: run test test-quick test-server test-long lint docs screens guard bench clean
+.PHONY: run test test-quick test-server test-docs test-redis test-long lint docs screens guard bench clean
 
 run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
@@ -22,6 +22,14 @@ test-quick: $(VENV)/.installed-dev
 # HERMES_CELERY_TEST_REDIS_URL names (its data are not safe there).
 test-server: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/store -k "not fakeredis"
+
+# Follow each page of the documents, each example and each picture with real processes.
+test-docs: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m pages tests/docs tests/examples
+
+# The store's tests on other servers: Redis 6.2, and the redis-server that is on PATH.
+test-redis: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m slow tests/system/test_servers.py
 
 # The long tests, half an hour and more: every bad value, malformed message, hostile text and old
 # version.

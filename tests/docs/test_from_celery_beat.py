@@ -34,6 +34,7 @@ def reader() -> Iterator[Reader]:
             reader.end()
 
 
+@pytest.mark.pages
 @pytest.mark.system
 def test_the_page_is_followed_word_by_word(reader: Reader) -> None:
     database = reader.database("shop")

