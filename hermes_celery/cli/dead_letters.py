@@ -17,7 +17,7 @@ _COLUMNS = ("WHEN", "QUEUE", "SIZE", "RUN", "WHY", "BEGINS")
 _SHOWN_BYTES = 60
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @click.option(
     "--limit",
     metavar="N",

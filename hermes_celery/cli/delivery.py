@@ -39,7 +39,7 @@ def redeliver(run_id: str, everywhere: bool) -> None:
     )
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @json_option
 @click.pass_context
 def incidents(ctx: click.Context, as_json: bool) -> None:
