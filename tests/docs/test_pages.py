@@ -34,6 +34,7 @@ NOT_RUN = {
     "docs/explanation/model.md": 1,
     "docs/how-to/alerts.md": 1,
     "docs/how-to/back-up.md": 2,
+    "docs/how-to/from-celery-beat.md": 1,
     "docs/how-to/hermes.md": 1,
     "docs/how-to/several-machines.md": 5,
     "docs/tutorial.md": 1,
