@@ -1,4 +1,4 @@
-"""What the scripts make of the ends that Celery brings about: decided by the state of the run."""
+"""Tests of runs that Celery ends: the outcome depends on the state of the run."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ SUCCEEDED = Outcome(state=RunState.SUCCEEDED)
 
 
 class Untold:
-    """Deliveries that nobody is told of."""
+    """Deliveries that must not be given up."""
 
     def give_up(self, delivery_id: str, why: str) -> None:
         raise AssertionError(delivery_id)
 
 
 class Bench:
-    """One run that is queued, and what ends it."""
+    """One queued run and its run ender."""
 
     def __init__(self, store: Store, **policy: object) -> None:
         self.store = store
@@ -61,39 +61,39 @@ class Bench:
 
     @property
     def run_ender(self) -> RunEnder:
-        """What ends it; `run` waits until it has."""
+        """The run ender; reading `run` waits until its writes are done."""
         return self._run_ender
 
     @property
     def run(self) -> Run:
-        """The run as it is when all is written."""
+        """The run's record after all writes."""
         assert self._run_ender.drain(10)
         return self.store.runs.get(self.id)
 
     def claim(self, token: str = "7-abc") -> Claim:
-        """Claim it from the process 7."""
+        """Claim the run as the process 7."""
         return self.store.claim(self.id, token)
 
     def asks(self, token: str, *, message: str, hop: int = 0) -> Claim | str:
-        """What a message hears that asks for the run."""
+        """Return the answer to a message that claims the run."""
         return self.store.runs.claim(
             self.id, token=token, now_ms=self.store.clock.ms, worker="w", message=message, hop=hop
         )
 
     def rescued(self) -> RescueReport:
-        """A pass of the leader's."""
+        """Do one rescue pass of the leader."""
         store = self.store
         return Rescuer(store.jobs, store.runs, store.messages).rescue(
             token=TOKEN, now_ms=store.clock.ms
         )
 
     def is_unpushed(self) -> bool:
-        """Whether the run counts as one whose message is on no queue."""
+        """Return whether the run is marked as having no message on a queue."""
         database = self.store.database
         return bool(database.call("HEXISTS", database.keys.run(self.id), "unpushed"))
 
     def is_job_free(self) -> bool:
-        """Whether the next occurrence would be dispatched."""
+        """Return whether the next occurrence would be dispatched."""
         return not self.store.database.call("EXISTS", self.store.database.keys.active(self.job_id))
 
 
@@ -110,7 +110,7 @@ def test_an_expired_message_skips_its_run_and_nothing_pushes_it_again(bench: Ben
     assert bench.rescued().redelivered == 0
 
 
-def test_the_message_of_an_attempt_before_ends_nothing(bench: Bench) -> None:
+def test_the_message_of_an_earlier_attempt_ends_nothing(bench: Bench) -> None:
     failed = Outcome(state=RunState.FAILED, error="boom")
     now_ms = bench.store.clock.ms
     bench.store.runs.finish(bench.claim(), failed, now_ms=now_ms, retry_at_ms=now_ms + 1)
@@ -120,7 +120,9 @@ def test_the_message_of_an_attempt_before_ends_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("reason", ["revoked", PURGED])
-def test_what_runs_is_not_cancelled_by_a_message_that_goes_away(bench: Bench, reason: str) -> None:
+def test_a_running_run_is_not_cancelled_when_its_message_is_revoked_or_purged(
+    bench: Bench, reason: str
+) -> None:
     claim = bench.claim()
     bench.run_ender.cancelled(bench.id, reason=reason)
     bench.run_ender.expired(bench.message)
@@ -128,7 +130,7 @@ def test_what_runs_is_not_cancelled_by_a_message_that_goes_away(bench: Bench, re
     assert bench.store.runs.finish(claim, SUCCEEDED, now_ms=bench.store.clock.ms) == "ok"
 
 
-def test_a_process_that_died_ends_only_what_it_ran_itself(bench: Bench) -> None:
+def test_the_death_of_a_process_ends_only_its_own_run(bench: Bench) -> None:
     bench.claim("7-abc")
     bench.run_ender.lost(bench.message, pid=70, error="gone", task_wants_it=False)
     assert bench.run.state is RunState.RUNNING
@@ -138,7 +140,7 @@ def test_a_process_that_died_ends_only_what_it_ran_itself(bench: Bench) -> None:
     assert bench.is_job_free()
 
 
-def test_what_was_to_end_and_was_killed_is_cancelled(bench: Bench) -> None:
+def test_a_run_terminated_by_revoke_is_cancelled_when_its_process_dies(bench: Bench) -> None:
     bench.claim()
     bench.run_ender.terminated(bench.id)
     bench.run_ender.lost(bench.message, pid=7, error="signal 15", task_wants_it=True)
@@ -150,7 +152,7 @@ def test_a_time_limit_uses_the_jobs_retries(store: Store) -> None:
     for pid, state in ((7, RunState.QUEUED), (8, RunState.TIMED_OUT)):
         bench.claim(f"{pid}-abc")
         bench.run_ender.timed_out(bench.message, pid=pid, error="too long")
-        # Celery tells of it twice.
+        # Celery reports a time limit twice.
         bench.run_ender.timed_out(bench.message, pid=pid, error="too long")
         assert bench.run.state is state
         store.clock.advance(60)
@@ -158,7 +160,7 @@ def test_a_time_limit_uses_the_jobs_retries(store: Store) -> None:
     assert bench.run.attempt == 2
 
 
-def test_a_message_that_celery_puts_back_is_the_next_attempt_and_the_only_one(bench: Bench) -> None:
+def test_a_message_put_back_by_celery_is_the_only_message_of_the_next_attempt(bench: Bench) -> None:
     bench.claim()
     bench.run_ender.comes_again(
         bench.message, pid=7, state=RunState.LOST, error="signal 9", wait_seconds=0
@@ -170,7 +172,7 @@ def test_a_message_that_celery_puts_back_is_the_next_attempt_and_the_only_one(be
     assert isinstance(bench.asks("8-abc", message=bench.id), Claim)
 
 
-def test_a_job_that_says_so_is_lost_although_its_task_asks_for_more(store: Store) -> None:
+def test_on_lost_fail_wins_over_a_task_that_rejects_on_worker_lost(store: Store) -> None:
     bench = Bench(store, on_lost=OnLost.FAIL)
     bench.claim()
     bench.run_ender.comes_again(
@@ -179,7 +181,7 @@ def test_a_job_that_says_so_is_lost_although_its_task_asks_for_more(store: Store
     assert bench.run.state is RunState.LOST
 
 
-def test_a_task_that_kills_its_process_each_time_is_given_up(bench: Bench) -> None:
+def test_a_run_that_kills_its_process_five_times_is_lost(bench: Bench) -> None:
     for _ in range(5):
         bench.claim()
         bench.run_ender.comes_again(
@@ -188,7 +190,7 @@ def test_a_task_that_kills_its_process_each_time_is_given_up(bench: Bench) -> No
     assert (bench.run.state, bench.run.attempt) == (RunState.LOST, 5)
 
 
-def test_a_task_whose_worker_died_runs_again_if_its_project_wants_that(store: Store) -> None:
+def test_a_run_whose_worker_died_runs_again_if_its_project_asks_for_it(store: Store) -> None:
     class Wanted(PlainMessages):
         def runs_again(self, spec: object) -> bool:
             return True
@@ -202,7 +204,7 @@ def test_a_task_whose_worker_died_runs_again_if_its_project_wants_that(store: St
 
 
 def handed_on(bench: Bench) -> None:
-    """The run's task has handed it on: its next message has the same id."""
+    """Hand the run on: its next message has the same id."""
     bench.store.runs.put_back(
         bench.claim(),
         ready_at_ms=bench.store.clock.ms + DAY * 1000,
@@ -210,7 +212,7 @@ def handed_on(bench: Bench) -> None:
     )
 
 
-def test_a_run_that_was_handed_on_waits_for_one_message_and_no_copy_of_another(
+def test_a_run_that_was_handed_on_accepts_only_its_next_message(
     bench: Bench,
 ) -> None:
     handed_on(bench)
@@ -219,14 +221,14 @@ def test_a_run_that_was_handed_on_waits_for_one_message_and_no_copy_of_another(
     bench.store.clock.advance(DAY - 1)
     assert bench.rescued().redelivered == 0
     assert bench.asks("8", message=bench.id) == "taken", "the message that handed it on"
-    assert bench.asks("8", message=f"{bench.id}.1") == "taken", "one that was pushed again"
+    assert bench.asks("8", message=f"{bench.id}.1") == "taken", "a message that was pushed again"
     claim = bench.asks("8", message=bench.id, hop=1)
     assert isinstance(claim, Claim)
     assert bench.store.runs.finish(claim, SUCCEEDED, now_ms=bench.store.clock.ms) == "ok"
 
 
 def tried_again(bench: Bench, *, seconds: int, starts_again: bool = False, queue: str = "") -> None:
-    """The run's task is tried again in a minute, and awaited for so long."""
+    """Let the run's task retry in a minute; its retry is awaited for `seconds`."""
     now_ms = bench.store.clock.ms
     bench.store.runs.put_back(
         bench.claim(),
@@ -241,7 +243,7 @@ def tried_again(bench: Bench, *, seconds: int, starts_again: bool = False, queue
     )
 
 
-def test_a_run_goes_on_with_its_retry_only_or_is_lost(bench: Bench) -> None:
+def test_a_run_goes_on_only_with_its_retry_and_is_lost_without_it(bench: Bench) -> None:
     tried_again(bench, seconds=3700)
     # A worker has taken it.
     bench.store.database.call("DEL", bench.store.database.keys.default_queue)
@@ -278,13 +280,13 @@ def test_a_run_that_may_start_twice_starts_again_and_its_late_retry_is_refused(
         bench.store.database.call("DEL", bench.store.database.keys.default_queue)
         bench.store.clock.advance(121)
         assert bench.rescued().redelivered == 1
-        assert bench.asks("8", message=bench.id, hop=1) == "taken", "a retry of before"
+        assert bench.asks("8", message=bench.id, hop=1) == "taken", "an earlier retry"
         assert bench.asks("8", message=tried_again_with, hop=1) == "taken", "the last retry"
     assert bench.run.retry_at is None
     assert isinstance(bench.asks("9", message=f"{bench.id}.2"), Claim)
 
 
-def test_a_retry_that_comes_in_time_goes_on_with_a_run_that_may_start_twice(bench: Bench) -> None:
+def test_a_retry_in_time_continues_a_run_that_may_start_twice(bench: Bench) -> None:
     tried_again(bench, seconds=120, starts_again=True)
     claim = bench.asks("8", message=bench.id, hop=1)
     assert isinstance(claim, Claim)
@@ -313,7 +315,7 @@ def test_a_retry_that_expires_skips_its_run(bench: Bench) -> None:
     assert [before, bench.run.state] == [RunState.QUEUED, RunState.SKIPPED]
 
 
-def test_a_run_whose_last_message_never_comes_is_lost_after_a_day(bench: Bench) -> None:
+def test_a_run_whose_next_message_never_comes_is_lost_after_a_day(bench: Bench) -> None:
     handed_on(bench)
     bench.store.database.call("DEL", bench.store.database.keys.default_queue)
     bench.store.clock.advance(DAY + 1)
@@ -323,24 +325,24 @@ def test_a_run_whose_last_message_never_comes_is_lost_after_a_day(bench: Bench) 
 
 
 def passes(bench: Bench, seconds: int) -> None:
-    """So much time goes by, in which the leader looks every minute."""
+    """Let time pass, with a rescue every minute."""
     for _ in range(seconds // 60):
         bench.store.clock.advance(60)
         assert bench.rescued().redelivered == 0
 
 
-def test_a_retry_that_is_on_its_queue_still_is_not_lost(bench: Bench) -> None:
+def test_a_retry_that_is_still_on_its_queue_is_not_lost(bench: Bench) -> None:
     tried_again(bench, seconds=3700)
     assert bench.store.queue() == [bench.id], "nobody is there to take it"
     passes(bench, 5 * 3600)
     assert bench.run.state is RunState.QUEUED
-    # A worker has it now, and others before it.
+    # A worker has taken it, and performs others first.
     bench.store.database.call("DEL", bench.store.database.keys.default_queue)
     passes(bench, 3000)
     assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
 
 
-def test_a_retry_that_was_taken_off_its_queue_and_never_came_is_lost(bench: Bench) -> None:
+def test_a_retry_that_left_its_queue_and_never_ran_is_lost(bench: Bench) -> None:
     tried_again(bench, seconds=3700)
     passes(bench, 2 * 3600)
     bench.store.database.call("DEL", bench.store.database.keys.default_queue)
@@ -349,12 +351,12 @@ def test_a_retry_that_was_taken_off_its_queue_and_never_came_is_lost(bench: Benc
     assert bench.is_job_free()
 
 
-def test_a_run_that_may_start_twice_goes_on_with_a_retry_that_is_on_its_queue(
+def test_a_run_that_may_start_twice_waits_for_a_retry_on_its_queue(
     bench: Bench,
 ) -> None:
     tried_again(bench, seconds=120, starts_again=True)
     passes(bench, 5 * 3600)
-    assert bench.store.queue() == [bench.id], "none is pushed beside it"
+    assert bench.store.queue() == [bench.id], "no second message"
     assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
 
 
@@ -367,10 +369,10 @@ def test_a_run_that_may_start_twice_starts_again_once_its_retry_has_left_its_que
     bench.store.clock.advance(601)
     assert bench.rescued().redelivered == 1
     assert len(bench.store.queue()) == 1
-    assert bench.asks("8", message=bench.id, hop=1) == "taken", "the retry of before"
+    assert bench.asks("8", message=bench.id, hop=1) == "taken", "the retry that left its queue"
 
 
-def test_a_retry_that_left_its_queue_late_has_as_long_as_the_broker_takes(bench: Bench) -> None:
+def test_a_retry_that_left_its_queue_late_is_lost_after_twelve_more_hours(bench: Bench) -> None:
     tried_again(bench, seconds=60 + 12 * 3600)
     passes(bench, 13 * 3600)
     bench.store.database.call("DEL", bench.store.database.keys.default_queue)
@@ -392,7 +394,7 @@ def test_a_retry_that_is_on_another_queue_is_not_lost(bench: Bench) -> None:
 
 
 class Refusing(Runs):
-    """A store that looks on no queue."""
+    """Runs whose check of a queue fails with `refusal`."""
 
     refusal: StoreError
 
@@ -403,7 +405,7 @@ class Refusing(Runs):
 @pytest.mark.parametrize(
     "refusal", [StoreError("no memory left"), StoreUnsuitable("it is a replica")]
 )
-def test_a_retry_is_not_lost_because_the_server_refuses_for_a_while(
+def test_a_retry_is_not_lost_while_the_server_refuses_the_check(
     bench: Bench, refusal: StoreError
 ) -> None:
     store = bench.store
@@ -416,7 +418,7 @@ def test_a_retry_is_not_lost_because_the_server_refuses_for_a_while(
     assert bench.run.state is RunState.QUEUED
 
 
-def test_a_retry_is_not_lost_because_another_key_than_its_queue_is_broken(bench: Bench) -> None:
+def test_a_retry_is_not_lost_when_another_key_than_its_queue_is_broken(bench: Bench) -> None:
     store, told = bench.store, list[str]()
     tried_again(bench, seconds=3700)
     store.clock.advance(3701)
@@ -432,7 +434,7 @@ def test_a_retry_is_not_lost_because_another_key_than_its_queue_is_broken(bench:
     assert bench.run.state is RunState.QUEUED
 
 
-def test_a_retry_on_a_queue_that_the_leader_may_not_read_is_told_and_lost(
+def test_a_retry_on_a_queue_that_the_leader_may_not_read_is_reported_and_lost(
     valkey: Database, valkey_url: str, clock: HandClock
 ) -> None:
     name = valkey.keys.namespace
@@ -454,7 +456,7 @@ def test_a_retry_on_a_queue_that_the_leader_may_not_read_is_told_and_lost(
         database.close()
 
 
-def test_a_retry_on_what_is_no_queue_is_told_and_lost(bench: Bench) -> None:
+def test_a_retry_on_a_key_that_is_no_queue_is_reported_and_lost(bench: Bench) -> None:
     store = bench.store
     tried_again(bench, seconds=3700, queue=store.database.keys.run(bench.id))
     store.clock.advance(3701)
@@ -472,7 +474,7 @@ def test_a_retry_on_what_is_no_queue_is_told_and_lost(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("starts_again", [False, True])
-def test_a_retry_that_dropped_out_of_line_gets_the_deadline_that_it_had(
+def test_repairing_the_queued_index_restores_the_deadline_of_a_retry(
     valkey: Database, clock: HandClock, starts_again: bool
 ) -> None:
     bench = Bench(Store(valkey, clock))
@@ -484,7 +486,7 @@ def test_a_retry_that_dropped_out_of_line_gets_the_deadline_that_it_had(
     assert valkey.call("ZSCORE", valkey.keys.queued, bench.id) == before
 
 
-def test_a_retry_that_comes_forgets_where_it_was_seen(bench: Bench) -> None:
+def test_a_retry_that_runs_clears_the_notes_about_its_queue(bench: Bench) -> None:
     tried_again(bench, seconds=3700)
     passes(bench, 2 * 3600)
     key = bench.store.database.keys.run(bench.id)
@@ -494,7 +496,7 @@ def test_a_retry_that_comes_forgets_where_it_was_seen(bench: Bench) -> None:
     assert forgotten == [None] * 3
 
 
-def test_a_retry_that_was_seen_at_no_instant_is_lost_all_the_same(bench: Bench) -> None:
+def test_a_retry_with_an_invalid_time_on_its_queue_is_still_lost(bench: Bench) -> None:
     tried_again(bench, seconds=3700)
     database = bench.store.database
     database.call("DEL", database.keys.default_queue)
@@ -503,7 +505,7 @@ def test_a_retry_that_was_seen_at_no_instant_is_lost_all_the_same(bench: Bench) 
     assert bench.run.state is RunState.LOST
 
 
-def test_a_run_that_was_handed_on_and_dropped_out_of_line_is_not_lost(
+def test_a_handed_on_run_that_left_the_queued_index_is_repaired_and_not_lost(
     valkey: Database, clock: HandClock
 ) -> None:
     bench = Bench(Store(valkey, clock))
@@ -525,7 +527,7 @@ def test_a_run_that_was_handed_on_and_dropped_out_of_line_is_not_lost(
 
 @pytest.mark.parametrize("value", ["junk", "9" * 19])
 @pytest.mark.parametrize("name", ["hop", "handed_hop"])
-def test_a_count_of_a_run_that_is_none_stops_its_job_until_it_is_mended(
+def test_an_invalid_hop_count_blocks_a_run_until_it_is_repaired(
     valkey: Database, clock: HandClock, name: str, value: str
 ) -> None:
     bench = Bench(Store(valkey, clock))
@@ -542,7 +544,7 @@ def test_a_count_of_a_run_that_is_none_stops_its_job_until_it_is_mended(
     assert isinstance(bench.asks("8", message=bench.id, hop=1), Claim)
 
 
-def test_what_a_run_was_handed_on_to_may_fail_it_before_it_is_put_back(store: Store) -> None:
+def test_a_next_message_may_fail_a_run_before_the_run_is_put_back(store: Store) -> None:
     bench = Bench(store)
     claim = bench.claim()
     pauses: list[float] = []
@@ -560,7 +562,7 @@ def test_what_a_run_was_handed_on_to_may_fail_it_before_it_is_put_back(store: St
     assert len(pauses) == 1
 
 
-def test_a_delivery_whose_message_goes_away_fails_and_is_told(
+def test_a_delivery_whose_message_is_revoked_fails_and_makes_an_incident(
     valkey: Database, clock: HandClock, tmp_path: Path
 ) -> None:
     host = at(valkey, clock, tmp_path)

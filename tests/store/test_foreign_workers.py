@@ -1,4 +1,4 @@
-"""Which queues have consumers that do not report: known from their answers, never guessed."""
+"""Tests of queues with consumers that do not report runs: found by asking the workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN = 7
 
 
 class Answers:
-    """What Celery's workers say, as a test wants it."""
+    """Fake answers of Celery workers."""
 
     def __init__(self) -> None:
         self.queue_answers: list[tuple[str, set[str]]] = []
@@ -40,7 +40,7 @@ class Answers:
 
 
 class World:
-    """A leader, a job with a task, and whoever answers."""
+    """A leader, a job with a task, and the workers that answer."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -101,16 +101,16 @@ def test_a_queue_is_foreign_when_a_worker_without_our_hooks_says_so(world: World
     assert world.why() == ""
     world.look()
     assert "svc@host" in world.why()
-    assert world.why(a_spec()) == "", "our own kinds of work are nobody's but ours"
+    assert world.why(a_spec()) == "", "only our own workers perform prompts and scripts"
 
 
-def test_that_nobody_is_there_says_nothing(world: World) -> None:
+def test_a_queue_without_consumers_is_not_foreign(world: World) -> None:
     world.why()
     world.look()
     assert world.why() == ""
 
 
-def test_a_tick_asks_nothing_itself_and_queues_of_our_workers_are_not_asked_for(
+def test_a_tick_asks_no_worker_and_queues_of_our_workers_are_not_asked_about_again(
     world: World,
 ) -> None:
     world.our_worker()
@@ -125,7 +125,7 @@ def test_a_tick_asks_nothing_itself_and_queues_of_our_workers_are_not_asked_for(
     assert world.answers.asked == 1
 
 
-def test_it_is_asked_again_while_nobody_of_ours_consumes_the_queue(world: World) -> None:
+def test_workers_are_asked_again_while_no_worker_of_ours_consumes_the_queue(world: World) -> None:
     world.foreign_worker()
     world.why()
     for _ in range(8):
@@ -134,7 +134,7 @@ def test_it_is_asked_again_while_nobody_of_ours_consumes_the_queue(world: World)
     assert world.why()
 
 
-def test_what_does_not_answer_any_more_is_forgotten_within_a_minute(world: World) -> None:
+def test_a_foreign_worker_that_stops_answering_is_forgotten_within_a_minute(world: World) -> None:
     world.foreign_worker()
     world.why()
     world.look()
@@ -145,7 +145,7 @@ def test_what_does_not_answer_any_more_is_forgotten_within_a_minute(world: World
     assert world.why() == ""
 
 
-def test_a_worker_of_ours_beside_them_has_the_runs_followed(world: World) -> None:
+def test_a_queue_that_a_worker_of_ours_also_consumes_is_not_foreign(world: World) -> None:
     world.foreign_worker()
     world.why()
     world.look()
@@ -154,7 +154,7 @@ def test_a_worker_of_ours_beside_them_has_the_runs_followed(world: World) -> Non
     assert world.why() == ""
 
 
-def test_a_worker_of_version_0_1_0_may_consume_it_too(world: World) -> None:
+def test_a_queue_that_a_worker_of_0_1_0_may_consume_is_not_foreign(world: World) -> None:
     world.foreign_worker()
     world.store.database.call(
         "ZADD", world.store.database.keys.workers, world.store.clock.ms, "old@host:3"
@@ -164,8 +164,8 @@ def test_a_worker_of_version_0_1_0_may_consume_it_too(world: World) -> None:
     assert world.why() == ""
 
 
-def test_a_worker_of_ours_that_starts_is_not_taken_for_a_foreign_one(world: World) -> None:
-    """It answers before it gives its first sign."""
+def test_a_worker_of_ours_that_is_starting_is_not_foreign(world: World) -> None:
+    """The worker answers Celery before it writes its first sign."""
     world.foreign_worker("celery@here")
     world.answers.hooked = {"celery@here"}
     world.why()
@@ -185,8 +185,8 @@ def test_a_worker_with_hooks_of_another_namespace_is_foreign_after_a_minute(worl
     assert world.why()
 
 
-def test_two_workers_of_one_name_are_told_apart(world: World) -> None:
-    """Both are `celery@host` where nobody named them."""
+def test_two_workers_of_one_name_are_distinguished_by_their_queues(world: World) -> None:
+    """Workers without a given name are all called `celery@host`."""
     world.answers.queue_answers = [("celery@here", {"mine"})]
     world.foreign_worker("celery@here")
     world.our_worker("celery@here:12", queue="mine")
@@ -195,8 +195,8 @@ def test_two_workers_of_one_name_are_told_apart(world: World) -> None:
     assert "celery@here" in world.why()
 
 
-def test_a_worker_that_has_the_name_of_ours_is_known_by_its_queue(world: World) -> None:
-    """Ours does not answer, as one that performs a task under `solo`."""
+def test_a_foreign_worker_with_the_name_of_ours_is_recognised_by_its_queue(world: World) -> None:
+    """Our worker does not answer, like one that performs a task under `solo`."""
     world.foreign_worker("celery@here")
     world.our_worker("celery@here:12", queue="mine")
     world.why()
@@ -204,7 +204,7 @@ def test_a_worker_that_has_the_name_of_ours_is_known_by_its_queue(world: World) 
     assert "celery@here" in world.why()
 
 
-def test_an_error_while_asking_changes_nothing(world: World) -> None:
+def test_an_error_while_asking_keeps_the_last_answer(world: World) -> None:
     world.foreign_worker()
     world.why()
     world.look()
@@ -214,7 +214,7 @@ def test_an_error_while_asking_changes_nothing(world: World) -> None:
     assert world.why()
 
 
-def test_the_next_leader_and_whoever_runs_by_hand_know_it_too(world: World) -> None:
+def test_the_answer_is_stored_for_the_next_leader_and_for_manual_runs(world: World) -> None:
     world.foreign_worker()
     world.why()
     world.look()
@@ -230,8 +230,8 @@ def test_the_next_leader_and_whoever_runs_by_hand_know_it_too(world: World) -> N
     assert world.occur().state is RunState.SENT
 
 
-def test_the_first_run_is_over_as_soon_as_it_is_known_who_took_it(world: World) -> None:
-    """It is queued before the first answer, and keeps the next one from being dispatched."""
+def test_the_first_run_ends_as_sent_once_its_foreign_worker_is_known(world: World) -> None:
+    """The run is queued before the first answer, and blocks the next occurrence until then."""
     first = world.occur()
     world.foreign_worker()
     assert first.state is RunState.QUEUED
@@ -244,7 +244,7 @@ def test_the_first_run_is_over_as_soon_as_it_is_known_who_took_it(world: World) 
 
 
 def test_a_message_that_a_foreign_worker_took_is_never_pushed_again(world: World) -> None:
-    """Also where workers of ours consume the queue as well."""
+    """The same holds where workers of ours consume the queue too."""
     world.our_worker()
     run = world.occur()
     world.foreign_worker()
@@ -259,7 +259,7 @@ def test_a_message_that_a_foreign_worker_took_is_never_pushed_again(world: World
     assert world.store.queue() == []
 
 
-def test_one_that_answered_since_and_is_gone_may_have_taken_it(world: World) -> None:
+def test_a_foreign_worker_that_answered_and_left_may_have_taken_the_message(world: World) -> None:
     run = world.occur()
     world.foreign_worker()
     world.look()
@@ -271,8 +271,10 @@ def test_one_that_answered_since_and_is_gone_may_have_taken_it(world: World) -> 
     assert world.store.runs.get(run.id).state is RunState.SENT
 
 
-def test_one_that_came_beside_ours_and_left_may_have_taken_what_was_queued(world: World) -> None:
-    """An old worker that runs beside the new ones for some seconds, as in a rolling restart."""
+def test_a_foreign_worker_that_ran_briefly_beside_ours_may_have_taken_the_message(
+    world: World,
+) -> None:
+    """In a rolling restart an old worker runs beside the new ones for some seconds."""
     world.our_worker()
     world.look()
     run = world.occur()
@@ -291,12 +293,14 @@ def test_one_that_came_beside_ours_and_left_may_have_taken_what_was_queued(world
     assert "perhaps by old@host" in (ended.reason or "")
 
 
-def test_one_that_left_just_after_it_answered_may_have_taken_what_came_then(world: World) -> None:
+def test_a_foreign_worker_that_left_after_its_answer_may_have_taken_a_later_message(
+    world: World,
+) -> None:
     world.our_worker()
     world.foreign_worker("old@host")
     world.why()
     world.look()
-    run = world.occur()  # nobody looked for a minute, and it is gone by the next look
+    run = world.occur()  # a minute without a look; the worker is gone at the next one
     world.take()
     world.answers.queue_answers.clear()
     world.our_worker()
@@ -308,8 +312,8 @@ def test_one_that_left_just_after_it_answered_may_have_taken_what_came_then(worl
     assert world.store.runs.get(run.id).state is RunState.SENT
 
 
-def test_what_was_queued_after_it_was_gone_is_pushed_again(world: World) -> None:
-    """Also when the next leader knows of it by what was stored."""
+def test_a_message_queued_after_the_foreign_worker_left_is_pushed_again(world: World) -> None:
+    """The next leader decides by the stored answers."""
     world.foreign_worker("old@host")
     world.why()
     world.look()
@@ -325,8 +329,10 @@ def test_what_was_queued_after_it_was_gone_is_pushed_again(world: World) -> None
     assert world.store.queue() == [run.id]
 
 
-def test_what_was_queued_long_after_one_beside_ours_left_is_pushed_again(world: World) -> None:
-    """When it left is asked for while nothing is queued, too."""
+def test_a_message_queued_long_after_the_foreign_worker_beside_ours_left_is_pushed_again(
+    world: World,
+) -> None:
+    """Workers are asked also while nothing is queued, so the time of leaving is known."""
     world.our_worker()
     world.foreign_worker("old@host")
     world.why()
@@ -346,7 +352,7 @@ def test_what_was_queued_long_after_one_beside_ours_left_is_pushed_again(world: 
     assert world.store.queue() == [run.id]
 
 
-def test_a_worker_of_ours_that_has_given_a_sign_by_now_took_nothing_in_silence(
+def test_a_worker_of_ours_that_wrote_its_sign_since_has_not_taken_the_message(
     world: World,
 ) -> None:
     run = world.occur()
@@ -373,7 +379,7 @@ def test_workers_that_are_down_for_a_deploy_make_no_run_sent(world: World) -> No
         world.look(after_seconds=60)
         world.rescue()
     assert world.store.runs.get(run.id).state is RunState.QUEUED
-    assert world.store.queue() == [run.id], "one copy, though it waits for long"
+    assert world.store.queue() == [run.id], "one copy, although it waits for ten minutes"
     world.foreign_worker()
     world.take()
     world.look(after_seconds=15)
@@ -381,7 +387,7 @@ def test_workers_that_are_down_for_a_deploy_make_no_run_sent(world: World) -> No
     assert world.store.runs.get(run.id).state is RunState.SENT
 
 
-def test_a_list_that_was_deleted_while_nobody_answers_is_pushed_again(world: World) -> None:
+def test_messages_of_a_deleted_queue_are_pushed_again_while_no_worker_answers(world: World) -> None:
     world.foreign_worker()
     world.why()
     world.look()
@@ -389,14 +395,16 @@ def test_a_list_that_was_deleted_while_nobody_answers_is_pushed_again(world: Wor
     world.look(after_seconds=61)
     run = world.occur()
     world.take()
-    assert world.rescue(after_seconds=61).redelivered == 0, "first it is asked who may have it"
+    assert world.rescue(after_seconds=61).redelivered == 0, (
+        "workers are asked first who may have it"
+    )
     world.look(after_seconds=1)
     assert world.rescue(after_seconds=1).redelivered == 1
     assert world.store.queue() == [run.id]
 
 
-def test_many_that_are_lost_at_once_are_asked_for_once(world: World) -> None:
-    """A whole list that was deleted: no batch of them waits for an answer of its own."""
+def test_workers_are_asked_once_for_many_lost_messages(world: World) -> None:
+    """When a whole queue was deleted, batches do not each wait for an answer of their own."""
     for number in range(120):
         call = TaskCall(name="svc.tick")
         world.store.cron.add(JobRequest(schedule="every 1h", task=call, name=f"j{number}"))
@@ -414,8 +422,10 @@ def test_many_that_are_lost_at_once_are_asked_for_once(world: World) -> None:
     assert len(world.store.queue()) == 120
 
 
-def test_whoever_came_just_now_is_asked_before_a_message_is_pushed_again(world: World) -> None:
-    """A worker that took it between the last question and now is not overlooked."""
+def test_a_worker_that_came_just_now_is_asked_before_a_message_is_pushed_again(
+    world: World,
+) -> None:
+    """It may have taken the message since the last question."""
     run = world.occur()
     world.look()
     world.take()
@@ -426,8 +436,8 @@ def test_whoever_came_just_now_is_asked_before_a_message_is_pushed_again(world: 
     assert world.store.runs.get(run.id).state is RunState.SENT
 
 
-def test_a_message_that_came_back_to_its_queue_gets_no_second_copy(world: World) -> None:
-    """As Celery gives back what a worker had in hand when it stopped."""
+def test_a_message_that_returned_to_its_queue_gets_no_second_copy(world: World) -> None:
+    """Celery returns the messages that a stopping worker has taken and not begun."""
     run = world.occur()
     world.take()
     world.rescue(after_seconds=61)
@@ -437,7 +447,7 @@ def test_a_message_that_came_back_to_its_queue_gets_no_second_copy(world: World)
     assert world.store.queue() == [run.id]
 
 
-def test_an_asker_that_hangs_keeps_no_lost_message_back_for_ever(world: World) -> None:
+def test_a_hanging_question_delays_a_lost_message_for_20_seconds_at_most(world: World) -> None:
     run = world.occur()
     world.take()
     assert world.rescue(after_seconds=61).redelivered == 0
@@ -445,7 +455,7 @@ def test_an_asker_that_hangs_keeps_no_lost_message_back_for_ever(world: World) -
     assert world.store.queue() == [run.id]
 
 
-def test_a_leader_without_that_knowledge_pushes_as_before(store: Store) -> None:
+def test_a_rescuer_without_foreign_workers_pushes_without_asking(store: Store) -> None:
     world = World(store)
     run = world.occur()
     store.clock.advance(61)
@@ -456,7 +466,7 @@ def test_a_leader_without_that_knowledge_pushes_as_before(store: Store) -> None:
     assert store.queue() == [run.id, run.id]
 
 
-def test_it_is_told_once_and_work_of_our_own_kinds_there_is_trouble(world: World) -> None:
+def test_a_foreign_queue_is_news_and_prompts_on_it_are_a_trouble(world: World) -> None:
     world.foreign_worker()
     world.why()
     world.look()

@@ -1,4 +1,4 @@
-"""The stored format: what is told, what is refused, and how what is stored is changed on line."""
+"""Tests of the stored format: what is reported, what is refused, and migration while running."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def formats(database: Database) -> Formats:
 
 
 def put(database: Database, **fields: object) -> None:
-    """Store a format as some other program would."""
+    """Store a format as another program would."""
     database.call("SET", database.keys.format, msgspec.json.encode(fields))
 
 
 def migrated(database: Database, *, now_ms: int = 0) -> StoredFormat:
-    """Migrate to the end."""
+    """Migrate to the end and return the stored format."""
     migrator = Migrator(database)
     while migrator.step(token=TOKEN, now_ms=now_ms):
         pass
     return Formats(database).read()
 
 
-def test_a_namespace_of_0_1_0_has_no_number_and_counts_as_the_first(formats: Formats) -> None:
+def test_a_namespace_of_0_1_0_has_no_format_and_counts_as_format_1(formats: Formats) -> None:
     assert formats.read() == StoredFormat(format=1, needs=1)
     assert formats.require().to is None
 
@@ -65,7 +65,7 @@ def test_there_is_a_migration_to_each_format() -> None:
     assert [migration.to for migration in MIGRATIONS] == list(range(2, FORMAT + 1))
 
 
-def test_what_needs_a_newer_program_is_refused_in_one_sentence(
+def test_a_format_that_needs_a_newer_program_is_refused_with_a_hint_to_upgrade(
     formats: Formats, database: Database
 ) -> None:
     put(database, format=9, needs=FORMAT + 1, program="9.1.0", colour="of a later version")
@@ -77,7 +77,7 @@ def test_what_needs_a_newer_program_is_refused_in_one_sentence(
     assert text.endswith("upgrade hermes-celery on this machine")
 
 
-def test_what_a_newer_program_left_readable_stays_as_it_is(
+def test_a_newer_format_that_is_still_readable_is_not_changed(
     formats: Formats, database: Database
 ) -> None:
     put(database, format=9, needs=FORMAT)
@@ -90,7 +90,7 @@ def test_what_a_newer_program_left_readable_stays_as_it_is(
     "text",
     [b"x", b"", b"[]", b"7", b'{"format": "2"}', b'{"format": 0}', b'{"needs": -3}', b"\xff\xfe"],
 )
-def test_garbage_is_told_and_moved_aside_by_the_leader(
+def test_garbage_is_reported_and_quarantined_by_the_leader(
     formats: Formats, database: Database, text: bytes
 ) -> None:
     key = database.keys.format
@@ -106,7 +106,7 @@ def test_garbage_is_told_and_moved_aside_by_the_leader(
 @pytest.mark.parametrize(
     "command", [("RPUSH", "x"), ("HSET", "a", "b"), ("SADD", "x"), ("ZADD", 1, "x")]
 )
-def test_a_key_of_the_wrong_type_is_told_and_moved_aside_by_the_leader(
+def test_a_key_of_the_wrong_type_is_reported_and_quarantined_by_the_leader(
     formats: Formats, database: Database, command: tuple[str | int, ...]
 ) -> None:
     key = database.keys.format
@@ -125,7 +125,7 @@ def test_an_older_leader_migrates_nothing(formats: Formats, database: Database) 
     assert formats.read() == StoredFormat()
 
 
-def test_a_term_that_makes_no_sense_is_told_and_nothing_is_migrated(
+def test_an_invalid_term_is_reported_and_nothing_is_migrated(
     formats: Formats, database: Database
 ) -> None:
     database.call("DEL", database.keys.term)
@@ -136,7 +136,9 @@ def test_a_term_that_makes_no_sense_is_told_and_nothing_is_migrated(
     assert formats.read() == StoredFormat()
 
 
-def test_two_leaders_do_not_write_over_each_other(formats: Formats, database: Database) -> None:
+def test_two_leaders_do_not_overwrite_each_others_format(
+    formats: Formats, database: Database
+) -> None:
     seen = formats.read()
     put(database, format=9, needs=1)
     assert not formats.write(StoredFormat(format=2), seen=seen, token=TOKEN, now_ms=0)
@@ -144,7 +146,7 @@ def test_two_leaders_do_not_write_over_each_other(formats: Formats, database: Da
 
 
 class Doubling:
-    """A migration of hashes one by one; it notes which it changed."""
+    """A migration of three hashes, one by one; it notes the hashes that it changed."""
 
     def __init__(self) -> None:
         self.changed: list[str] = []
@@ -159,14 +161,14 @@ class Doubling:
         return str(number + 1)
 
 
-def test_a_migration_goes_on_where_the_leader_before_left_it(
+def test_a_migration_continues_where_the_previous_leader_stopped(
     formats: Formats, database: Database
 ) -> None:
     migrated(database)
     doubling = Doubling()
     planned = [*MIGRATIONS, Migration(to=FORMAT + 1, needs=1, step=doubling.step)]
     for step in range(3):
-        # A leader of its own for each step: nothing is kept in memory.
+        # Each step has a new leader: nothing is kept in memory.
         assert Migrator(database, migrations=planned).step(token=TOKEN, now_ms=0)
         stored = formats.read()
         assert (stored.format, stored.to, stored.cursor) == (FORMAT, FORMAT + 1, str(step + 1))
@@ -176,7 +178,9 @@ def test_a_migration_goes_on_where_the_leader_before_left_it(
     assert len(doubling.changed) == len(set(doubling.changed)) == 3
 
 
-def test_killed_before_its_note_a_step_is_done_again(formats: Formats, database: Database) -> None:
+def test_a_migration_step_killed_before_its_note_is_done_again(
+    formats: Formats, database: Database
+) -> None:
     migrated(database)
     doubling = Doubling()
     planned = [*MIGRATIONS, Migration(to=FORMAT + 1, needs=1, step=doubling.step)]
@@ -189,7 +193,7 @@ def test_killed_before_its_note_a_step_is_done_again(formats: Formats, database:
     assert formats.read().format == FORMAT + 1
 
 
-def test_older_programs_are_shut_out_only_once_they_are_gone(
+def test_a_migration_that_older_programs_cannot_read_waits_until_they_are_gone(
     formats: Formats, database: Database, clock: HandClock
 ) -> None:
     migrated(database)
@@ -199,10 +203,12 @@ def test_older_programs_are_shut_out_only_once_they_are_gone(
     database.call("ZADD", database.keys.workers, clock.ms, "celery@old:1")
     assert not migrator.step(token=TOKEN, now_ms=clock.ms)
     clock.advance(12)
-    assert not migrator.step(token=TOKEN, now_ms=clock.ms), "seen no longer, but not long enough"
+    assert not migrator.step(token=TOKEN, now_ms=clock.ms), (
+        "not seen any more, but for too short a time"
+    )
     clock.advance(4)
     assert migrator.step(token=TOKEN, now_ms=clock.ms)
-    assert formats.read().needs == FORMAT + 1, "before the first record is changed"
+    assert formats.read().needs == FORMAT + 1, "must be written before the first record is changed"
     assert doubling.changed == []
     while migrator.step(token=TOKEN, now_ms=clock.ms):
         pass
@@ -211,7 +217,7 @@ def test_older_programs_are_shut_out_only_once_they_are_gone(
     assert formats.read().to is None
 
 
-def test_workers_and_beats_of_0_1_0_are_known_by_their_silence(
+def test_workers_and_beats_of_0_1_0_are_known_by_their_missing_signs(
     valkey: Database, clock: HandClock
 ) -> None:
     formats, keys = Formats(valkey), valkey.keys
@@ -220,7 +226,7 @@ def test_workers_and_beats_of_0_1_0_are_known_by_their_silence(
     valkey.call("ZADD", keys.workers, clock.ms - 60_000, "celery@gone:3")
     formats.say_here("worker celery@new:2", now_ms=clock.ms)
     formats.say_here("beat new:3", now_ms=clock.ms)
-    # Both beats wait for their wake-up calls; one of them has said what it reads.
+    # Both beats wait for wake-up calls; one of them has announced its format.
     subscriptions = [valkey.client.pubsub() for _ in range(2)]
     for subscription in subscriptions:
         subscription.subscribe(keys.wake)
@@ -236,7 +242,7 @@ def test_workers_and_beats_of_0_1_0_are_known_by_their_silence(
     assert formats.older_than(FORMAT + 1, now_ms=clock.ms + 10_001) == []
 
 
-def test_a_worker_that_stops_is_there_to_its_last_run(store: Store) -> None:
+def test_a_stopping_worker_counts_until_its_last_run_has_ended(store: Store) -> None:
     formats = Formats(store.database)
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
     claim = store.claim(store.cron.run("n"))
@@ -283,14 +289,14 @@ def test_neither_garbage_nor_a_key_of_the_wrong_type_stops_a_program(
 
 
 def needing(store: Store, job_id: str, needs: int) -> None:
-    """Have a newer program write a job."""
+    """Rewrite a job's spec as a newer program would."""
     key = store.database.keys.job(job_id)
     spec = msgspec.json.decode(store.database.call("HGET", key, "spec"))
     spec |= {"needs": needs, "prompt": {"another": "shape"}}
     store.database.call("HSET", key, "spec", msgspec.json.encode(spec))
 
 
-def test_a_job_that_only_newer_programs_read_is_left_alone_with_its_reason(store: Store) -> None:
+def test_a_job_that_needs_a_newer_program_is_left_unchanged_with_a_reason(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="newer"))
     other = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="other"))
     needing(store, job.id, FORMAT + 1)
@@ -306,7 +312,7 @@ def test_a_job_that_only_newer_programs_read_is_left_alone_with_its_reason(store
     assert store.cron.show(other.id).state is JobState.SCHEDULED
 
 
-def test_a_run_of_such_a_job_waits_for_a_newer_worker(store: Store) -> None:
+def test_a_run_of_a_job_that_needs_a_newer_program_waits_for_a_newer_worker(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     run_id = store.cron.run(job.id)
     spec = store.database.call("HGET", store.database.keys.job(job.id), "spec")
@@ -320,7 +326,7 @@ def test_a_run_of_such_a_job_waits_for_a_newer_worker(store: Store) -> None:
     assert store.claim(run_id).attempt == 1
 
 
-def test_other_records_say_what_they_need_too(store: Store) -> None:
+def test_runs_incidents_and_deliveries_name_the_format_that_they_need(store: Store) -> None:
     database, keys = store.database, store.database.keys
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     run_id = store.cron.run(job.id)

@@ -1,4 +1,4 @@
-"""`fsck` finds what is wrong with a whole namespace, and `--repair` lets everything run again."""
+"""Tests of `fsck`: it finds all disagreements of a namespace, and `--repair` repairs them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SHARED = ("shards", "beats", "lease", "term", "leader", "due", "jobs", "names", 
 def world(
     valkey: Database, valkey_url: str, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> World:
-    """Something of everything, and a command line that looks at it."""
+    """Return a namespace with jobs in every state, and point the command line at it."""
     monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
     monkeypatch.setenv("HERMES_CELERY_NAMESPACE", valkey.keys.namespace)
-    # The command goes by the server's time: nothing here may be over by then.
+    # The command uses the server's time, and nothing here may have expired by then.
     clock.ms = (valkey.now_ms() // 60_000 - 120) * 60_000
     return World(valkey, clock)
 
@@ -38,7 +38,7 @@ def fsck(*options: str) -> Result:
     return CliRunner().invoke(main, ["fsck", *options])
 
 
-def test_nothing_is_wrong(world: World) -> None:
+def test_a_consistent_namespace_is_reported_as_such_and_not_changed(world: World) -> None:
     before = world.dump()
     for options in ([], ["--repair"]):
         result = fsck(*options)
@@ -48,7 +48,7 @@ def test_nothing_is_wrong(world: World) -> None:
     assert world.dump() == before
 
 
-def test_it_only_reads_until_it_is_told_to_repair(world: World) -> None:
+def test_fsck_writes_nothing_without_repair(world: World) -> None:
     world.call("ZREM", world.keys.due, world.idle.id)
     before = world.dump()
     result = fsck()
@@ -62,7 +62,7 @@ def test_it_only_reads_until_it_is_told_to_repair(world: World) -> None:
     assert fsck().exit_code == 0
 
 
-def test_what_only_a_person_can_mend_is_left(world: World) -> None:
+def test_a_broken_definition_is_left_for_a_person(world: World) -> None:
     world.call("HSET", world.keys.job(world.idle.id), "spec", "{")
     result = fsck("--repair", "--json")
     assert result.exit_code == 1
@@ -73,8 +73,10 @@ def test_what_only_a_person_can_mend_is_left(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_after_a_repair_everything_runs_again(world: World, name: str) -> None:
-    """Each shared key of another type: what belongs there follows from the records."""
+def test_a_shared_key_of_another_type_is_rebuilt_and_jobs_run_again(
+    world: World, name: str
+) -> None:
+    """The content of each shared key follows from the records."""
     key, before = str(getattr(world.keys, name)), world.dump()
     wrong: tuple[Any, ...] = ("SET", key, "x")
     if shared_types(world.keys, shards=1)[key] == "string":
@@ -94,7 +96,7 @@ def test_after_a_repair_everything_runs_again(world: World, name: str) -> None:
 
 
 def runs_again(world: World) -> None:
-    """A beat leads with a term that is higher than any before, and ticks what is due."""
+    """Check that a beat leads with a higher term and ticks what is due."""
     world.call("DEL", world.keys.lease)
     term = Lease(world.database, owner="another", clock=world.clock).hold()
     assert term is not None
@@ -109,13 +111,13 @@ def runs_again(world: World) -> None:
 
 
 @pytest.mark.parametrize("term", ["abc", "-3", "", "3", "007"])
-def test_a_term_never_goes_down(world: World, term: str) -> None:
+def test_a_repaired_term_is_never_lower_than_before(world: World, term: str) -> None:
     world.call("SET", world.keys.term, term)
     assert fsck("--repair").exit_code == 0
     assert int(world.call("GET", world.keys.term)) >= 8
 
 
-def test_a_term_that_nobody_knows_is_higher_than_any_before(world: World) -> None:
+def test_an_unknown_term_becomes_the_time_in_seconds_at_least(world: World) -> None:
     world.call("DEL", world.keys.leader, world.keys.term)
     world.call("RPUSH", world.keys.term, "x")
     now_ms = world.database.now_ms()
@@ -124,7 +126,7 @@ def test_a_term_that_nobody_knows_is_higher_than_any_before(world: World) -> Non
 
 
 @pytest.mark.parametrize("shards", ["1000000000", "none", "0", "-1", ""])
-def test_an_absurd_number_of_shards_becomes_one_and_all_jobs_go_home(
+def test_an_absurd_number_of_shards_becomes_one_and_all_jobs_move_to_it(
     world: World, shards: str
 ) -> None:
     due = world.call("ZRANGE", world.keys.due, 0, -1)
@@ -137,19 +139,19 @@ def test_an_absurd_number_of_shards_becomes_one_and_all_jobs_go_home(
     runs_again(world)
 
 
-def test_a_lease_without_an_end_is_given_one(world: World) -> None:
+def test_a_lease_without_an_expiry_gets_one(world: World) -> None:
     world.call("SET", world.keys.lease, "a beat that died")
     assert fsck("--repair").exit_code == 0
     assert 0 <= int(world.call("PTTL", world.keys.lease)) <= 1000
 
 
-def test_a_pause_that_cannot_be_read_pauses_nothing(world: World) -> None:
+def test_an_unreadable_pause_pauses_nothing_after_a_repair(world: World) -> None:
     world.call("HSET", world.keys.switch, "paused_ms", "abc")
     assert fsck("--repair").exit_code == 0
     assert world.store.due.switch().paused_ms is None
 
 
-def test_open_incidents_and_notices_are_found_again(world: World) -> None:
+def test_open_incidents_and_notices_are_indexed_again(world: World) -> None:
     keys = world.keys
     world.call("HSET", keys.incident("broken-x"), "last_ms", 5, "kind", "missed")
     world.call("HSET", keys.incident("closed"), "last_ms", 5, "closed_ms", 6)
@@ -163,18 +165,18 @@ def test_open_incidents_and_notices_are_found_again(world: World) -> None:
 
 
 @pytest.mark.parametrize("family", ["group", "troubles", "incident", "managed", "output"])
-def test_other_keys_of_another_type_are_moved_away(world: World, family: str) -> None:
+def test_other_keys_of_a_wrong_type_are_quarantined(world: World, family: str) -> None:
     key = str(getattr(world.keys, family)("x"))
     world.call(*(("RPUSH", key, "x") if family == "output" else ("SET", key, "x")))
     assert fsck("--repair").exit_code == 0
     assert world.quarantined() == [f"{family}:x"]
 
 
-def test_everything_at_once(world: World) -> None:
+def test_all_shared_keys_of_wrong_types_are_repaired_at_once(world: World) -> None:
     for name in SHARED:
         key = str(getattr(world.keys, name))
         world.call("DEL", key)
-        # A list is none of them but the queues, a set none of all.
+        # No shared key is a set except `grown`, which gets a sorted set.
         world.call("GEOADD", key, 1, 1, "x") if name == "grown" else world.call("SADD", key, "x")
     assert fsck("--repair").exit_code == 0
     assert fsck().exit_code == 0

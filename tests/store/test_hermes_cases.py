@@ -1,4 +1,4 @@
-"""Recorded behaviour of Hermes' cron around ticks and claims, row by row, or why ours differs."""
+"""Recorded cases of Hermes' cron about ticks and claims, or the reason why ours differs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_every_row_that_differs_exists() -> None:
 def test_catching_up_after_hours_without_a_tick(store: Store, row: int) -> None:
     case = cases("due.catchup@main")[row]
     given, expected = case["input"], case["expected"]
-    # Hermes' `cron.catch_up_missed` and a job's `catch_up`: false is our `skip`, else `latest`.
+    # `cron.catch_up_missed` and a job's `catch_up` in Hermes: false is our `skip`, else `latest`.
     wish = given.get("job.catch_up", given.get("cron.catch_up_missed"))
     policy: dict[str, Any] = {"catch_up": CatchUp.SKIP if wish is False else CatchUp.LATEST}
     if "job.misfire_grace_seconds" in given:
@@ -77,9 +77,9 @@ def test_catching_up_after_hours_without_a_tick(store: Store, row: int) -> None:
     due = expected["due"] if "jobs" in given else ["only"]
     for name, about in jobs.items():
         if name == "manual":
-            continue  # a run by hand is no occurrence here: it is dispatched at once, see below
+            continue  # a manual run is no occurrence here: it is dispatched at once, see below
         job = hourly(store, name, **policy)
-        # Late for an occurrence that nothing has followed: a grid of days, moved to the hour.
+        # Late for its last occurrence: a daily grid, shifted to `late_s` before noon.
         edited = replaced(
             job,
             spec=replaced(job.spec, schedule="every 1d", schedule_display="every 1440m"),
@@ -103,7 +103,7 @@ def test_catching_up_after_hours_without_a_tick(store: Store, row: int) -> None:
         assert job.next_run_at > NOON
 
 
-def test_the_grace_of_a_one_shot_is_hermes() -> None:
+def test_the_grace_of_a_one_shot_is_that_of_hermes() -> None:
     case = cases("due.catchup@main")[6]
     spec = a_spec("in 1h")
     found = grace_ms(spec.compiled(), spec, now_ms=to_ms(NOON))
@@ -141,7 +141,7 @@ def test_an_occurrence_that_has_run_is_not_run_again(store: Store, row: int) -> 
 # due.order@main -----------------------------------------------------------------------------------
 
 
-def test_what_has_waited_longest_is_dispatched_first(store: Store) -> None:
+def test_the_job_that_has_waited_longest_is_dispatched_first(store: Store) -> None:
     case = cases("due.order@main")[0]
     now = datetime.fromisoformat(case["input"]["now"])
     store.clock.ms = to_ms(now) - 86_400_000
@@ -218,7 +218,7 @@ def test_a_tick_without_the_lock_does_nothing(store: Store) -> None:
     assert (mine.hold() or 0) == case["expected"]["tick_returns"]
 
 
-def test_the_schedule_stands_in_the_future_before_anything_runs(store: Store) -> None:
+def test_the_schedule_advances_before_the_run_starts(store: Store) -> None:
     (case,) = cases("tick.advance_before_run")
     job = hourly(store)
     store.clock.advance(3600)

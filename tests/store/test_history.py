@@ -1,4 +1,4 @@
-"""Forgetting by number and age, and a server that comes back with nothing."""
+"""Tests of trimming history by number and age, and of noticing a server that lost its data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ DAY = 86_400
 
 @pytest.fixture
 def history(store: Store) -> History:
-    """What keeps three runs a job, for two days, and completed jobs for seven."""
+    """Return a history that keeps three runs a job for two days.
+
+    Completed jobs are kept for seven days.
+    """
     return History(store.database, retention=Retention(runs_per_job=3, run_days=2))
 
 
@@ -36,7 +39,7 @@ def run_once(store: Store, name: str, output: bytes = b"x") -> str:
     return run_id
 
 
-def test_of_each_job_the_latest_runs_are_kept(store: Store, history: History) -> None:
+def test_the_latest_runs_of_each_job_are_kept(store: Store, history: History) -> None:
     for name in "ab":
         store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
     ran = {name: [run_once(store, name) for _ in range(n)] for name, n in (("a", 5), ("b", 2))}
@@ -49,7 +52,7 @@ def test_of_each_job_the_latest_runs_are_kept(store: Store, history: History) ->
     assert history.trim(store.clock.ms).runs == 0
 
 
-def test_many_runs_are_forgotten_in_small_steps(store: Store, history: History) -> None:
+def test_many_runs_are_deleted_in_small_steps(store: Store, history: History) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="a"))
     for _ in range(120):
         run_once(store, "a")
@@ -60,7 +63,7 @@ def test_many_runs_are_forgotten_in_small_steps(store: Store, history: History) 
 
 
 def pile_up(store: Store, *, jobs: int, runs: int) -> None:
-    """Records of runs that are over, as the scripts leave them."""
+    """Store records of ended runs, as the scripts leave them."""
     keys, ms = store.database.keys, store.clock.ms
     commands: list[tuple[str | int, ...]] = []
     for job_id in (f"{number:012x}" for number in range(jobs)):
@@ -85,7 +88,7 @@ def test_a_step_is_small_however_many_jobs_have_too_many_runs(
     assert store.database.call("SCARD", store.database.keys.grown) == 0
 
 
-def test_old_runs_go_whatever_their_number(store: Store, history: History) -> None:
+def test_old_runs_are_deleted_even_if_they_are_few(store: Store, history: History) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="a"))
     run_once(store, "a")
     store.clock.advance(2 * DAY + 2)
@@ -94,7 +97,7 @@ def test_old_runs_go_whatever_their_number(store: Store, history: History) -> No
     assert [run.id for run in store.cron.latest_runs()] == [fresh]
 
 
-def test_a_run_that_is_not_over_is_never_forgotten(store: Store, history: History) -> None:
+def test_an_active_run_is_never_deleted(store: Store, history: History) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="a"))
     waiting = store.cron.run("a")
     running = store.claim(store.cron.run("a")).run_id
@@ -103,7 +106,9 @@ def test_a_run_that_is_not_over_is_never_forgotten(store: Store, history: Histor
     assert {run.id for run in store.cron.latest_runs()} == {waiting, running}
 
 
-def test_memory_stays_flat_however_many_runs_there_were(store: Store, history: History) -> None:
+def test_the_number_of_keys_does_not_grow_with_the_number_of_runs(
+    store: Store, history: History
+) -> None:
     store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="a"))
     sizes = []
     for _ in range(4):
@@ -131,12 +136,14 @@ def test_completed_jobs_are_kept_for_a_week(store: Store, history: History) -> N
     assert store.jobs.count() == 0
 
 
-def test_a_step_says_whether_there_is_more_to_forget(store: Store, history: History) -> None:
+def test_a_trim_says_whether_there_is_more_to_delete(store: Store, history: History) -> None:
     pile_up(store, jobs=6, runs=3 + 50)
     assert [history.trim(store.clock.ms).has_more for _ in range(3)] == [True, False, False]
 
 
-def test_a_completed_job_that_cannot_be_read_stops_nobody(store: Store, history: History) -> None:
+def test_an_unreadable_completed_job_does_not_block_the_others(
+    store: Store, history: History
+) -> None:
     store.database.call("SET", store.database.keys.term, 1)
     for name in ("torn", "whole"):
         store.cron.add(JobRequest(schedule="in 1h", prompt="x", name=name))
@@ -154,7 +161,7 @@ def test_a_completed_job_that_cannot_be_read_stops_nobody(store: Store, history:
     assert store.jobs.count() == 1
 
 
-def test_a_completed_job_that_was_set_anew_is_kept(store: Store, history: History) -> None:
+def test_a_completed_job_that_got_a_new_schedule_is_kept(store: Store, history: History) -> None:
     store.database.call("SET", store.database.keys.term, 1)
     job = store.cron.add(JobRequest(schedule="in 1h", prompt="x"))
     store.clock.advance(3600)
@@ -167,7 +174,7 @@ def test_a_completed_job_that_was_set_anew_is_kept(store: Store, history: Histor
     assert store.cron.show(job.id).state is JobState.SCHEDULED
 
 
-def test_a_server_that_lost_its_memory_is_noticed(store: Store, tmp_path: Path) -> None:
+def test_a_server_that_lost_its_data_is_noticed(store: Store, tmp_path: Path) -> None:
     loss_note = LossNote(tmp_path, store.database)
     assert loss_note.missing() is None
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
@@ -192,7 +199,7 @@ def _without_memory(store: Store) -> None:
         store.database.call("DEL", key)
 
 
-def test_what_two_servers_held_is_noted_apart(valkey: Database, tmp_path: Path) -> None:
+def test_each_server_has_a_loss_note_of_its_own(valkey: Database, tmp_path: Path) -> None:
     here, store = valkey, Store(valkey, HandClock())
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     loss_note = LossNote(tmp_path, here)
@@ -202,7 +209,7 @@ def test_what_two_servers_held_is_noted_apart(valkey: Database, tmp_path: Path) 
     assert other.address == "redis://elsewhere.invalid:6380/3"
     digest = sha256(other.address.encode()).hexdigest()[:12]
     assert digest not in note.name
-    # What another server held, under the same namespace, is no loss here.
+    # Jobs of another server under the same namespace are no loss here.
     there = tmp_path / f"seen-{here.keys.namespace}-{digest}.json"
     there.write_text('{"server": "x", "mark": "another", "jobs": 4, "at_ms": 1}')
     assert loss_note.missing() is None
@@ -210,21 +217,21 @@ def test_what_two_servers_held_is_noted_apart(valkey: Database, tmp_path: Path) 
     assert "another" in there.read_text()
 
 
-def test_a_server_is_the_same_however_its_own_machine_is_written(valkey: Database) -> None:
+def test_localhost_and_127_0_0_1_are_the_same_server(valkey: Database) -> None:
     def at(host: str) -> str:
         return Database(connect(f"redis://{host}:6399/0"), keys=valkey.keys).address
 
     assert at("localhost") == at("127.0.0.1") != at("10.0.0.1")
 
 
-def test_a_note_of_an_older_version_is_told_once(store: Store, tmp_path: Path) -> None:
+def test_a_note_of_an_older_version_is_reported_once(store: Store, tmp_path: Path) -> None:
     old = tmp_path / f"seen-{store.database.keys.namespace}.json"
     old.write_text('{"mark": "before", "jobs": 4, "at_ms": 1}')
     loss_note = LossNote(tmp_path, store.database)
     assert loss_note.missing() is not None
     assert loss_note.missing_still() is None, "it may be another server's"
     loss_note.keep()
-    assert old.exists(), "nothing is there that could be remembered"
+    assert old.exists(), "there is no job yet to note"
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     loss_note.keep()
     assert not old.exists()
@@ -241,9 +248,7 @@ def _watch(store: Store, place: Path) -> LossWatch:
     )
 
 
-def test_a_server_that_lost_its_memory_is_an_incident_until_somebody_acknowledges_it(
-    store: Store, tmp_path: Path
-) -> None:
+def test_lost_data_is_an_incident_until_it_is_acknowledged(store: Store, tmp_path: Path) -> None:
     incidents, watch = Incidents(store.database), _watch(store, tmp_path)
     for _ in range(2):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
@@ -255,19 +260,19 @@ def test_a_server_that_lost_its_memory_is_an_incident_until_somebody_acknowledge
     assert "2 jobs that were here" in gone.text
     elsewhere = tmp_path / "elsewhere"
     for _ in range(3):
-        # As many as before are there in the end, as declared jobs are: pauses and runs are not.
+        # Declared jobs come back in the same number; their pauses and runs do not.
         store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
         store.clock.advance(61)
         watch.step(store.clock.ms)
         assert lost_jobs(store.database, None) == [gone.text]
-        # A leader that begins anew forgets nothing, nor does one that has seen nothing.
+        # Neither a leader that begins again nor one without a note closes the incident.
         watch.begin(store.clock.ms)
         _watch(store, elsewhere).begin(store.clock.ms)
         _watch(store, elsewhere).step(store.clock.ms)
         assert [one.count for one in incidents.open()] == [1]
 
 
-def test_a_loss_that_was_acknowledged_is_told_by_no_machine_again(
+def test_an_acknowledged_loss_is_not_reported_again_by_any_host(
     store: Store, tmp_path: Path
 ) -> None:
     incidents, other = Incidents(store.database), _watch(store, tmp_path / "other")
@@ -288,7 +293,7 @@ def test_a_loss_that_was_acknowledged_is_told_by_no_machine_again(
     assert lost_jobs(store.database, LossNote(tmp_path / "other", store.database)) == []
 
 
-def test_a_mark_that_is_gone_alone_is_written_again_and_is_no_loss(
+def test_a_missing_mark_beside_its_copy_is_restored_and_is_no_loss(
     store: Store, tmp_path: Path
 ) -> None:
     database, watch = store.database, _watch(store, tmp_path)
@@ -299,7 +304,7 @@ def test_a_mark_that_is_gone_alone_is_written_again_and_is_no_loss(
         for lost in (database.keys.mark, database.keys.sweep):
             database.call("DEL", lost)
             if lost == database.keys.mark:
-                # It leaves a mark of its own.
+                # Adding a job writes a new mark.
                 store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
             assert lost_jobs(database, LossNote(tmp_path, database)) == []
             store.clock.advance(11)
@@ -308,14 +313,12 @@ def test_a_mark_that_is_gone_alone_is_written_again_and_is_no_loss(
     assert Incidents(database).open() == []
     _without_memory(store)
     watch.begin(store.clock.ms)
-    assert database.call("GET", database.keys.mark) is None, (
-        "the memory is gone, not the mark alone"
-    )
+    assert database.call("GET", database.keys.mark) is None, "all data is gone, not only the mark"
     assert len(lost_jobs(database, None)) == 1
 
 
 def test_a_declared_job_stays_when_it_is_completed(store: Store) -> None:
-    """Removed, it would be declared anew and run once more."""
+    """If it were removed, it would be declared again and run once more."""
     for number, managed_by in enumerate((None, "project:shop")):
         job = a_job(id=f"{number:012x}", name=f"job {number}")
         spec = replaced(job.spec, managed_by=managed_by)
@@ -327,7 +330,7 @@ def test_a_declared_job_stays_when_it_is_completed(store: Store) -> None:
     assert (left.state, store.jobs.count()) == (JobState.COMPLETED, 1)
 
 
-def test_jobs_that_are_gone_can_be_given_up(store: Store, tmp_path: Path) -> None:
+def test_acknowledging_a_loss_ends_it_for_good(store: Store, tmp_path: Path) -> None:
     incidents, watch = Incidents(store.database), _watch(store, tmp_path)
     for _ in range(2):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
@@ -346,7 +349,7 @@ def test_jobs_that_are_gone_can_be_given_up(store: Store, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("bad", [b"\xff", b"", b"no mark"])
 @pytest.mark.parametrize("place", ["mark", "copy", "both"])
-def test_a_mark_that_is_none_is_written_again_and_is_no_loss(
+def test_an_invalid_mark_is_restored_and_is_no_loss(
     valkey: Database, tmp_path: Path, place: str, bad: bytes
 ) -> None:
     database, store = valkey, Store(valkey, HandClock())
@@ -365,7 +368,9 @@ def test_a_mark_that_is_none_is_written_again_and_is_no_loss(
     assert Incidents(database).open() == []
 
 
-def test_a_note_of_no_mark_gives_none(store: Store, tmp_path: Path) -> None:
+def test_an_invalid_mark_in_a_note_is_not_written_to_the_server(
+    store: Store, tmp_path: Path
+) -> None:
     database, watch = store.database, _watch(store, tmp_path)
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     watch.begin(store.clock.ms)
@@ -376,7 +381,7 @@ def test_a_note_of_no_mark_gives_none(store: Store, tmp_path: Path) -> None:
     assert re.fullmatch("[0-9a-f]{16}", database.call("GET", database.keys.mark))
 
 
-def test_a_disk_that_refuses_the_note_is_said_once_a_minute(
+def test_a_disk_that_refuses_the_note_is_logged_once_a_minute(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = tmp_path / "state"

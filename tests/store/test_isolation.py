@@ -1,4 +1,4 @@
-"""One failing part of a beat keeps none of the others from their work."""
+"""Tests that one failing part of a beat does not stop the others."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ TOKEN = 7
 
 
 class Failing(DueIndex):
-    """A due index with an error that nobody foresaw."""
+    """A due index that raises an unexpected error."""
 
     def next_due_ms(self) -> int | None:
-        raise ZeroDivisionError("nobody foresaw this")
+        raise ZeroDivisionError("unexpected")
 
 
 class Parts:
-    """What a beat of a test is made of; some of it made to fail."""
+    """The parts of a beat; tests replace some by failing ones."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -102,7 +102,7 @@ def due_jobs(store: Store, count: int) -> None:
 
 
 def steps(beat: Beat, clock: HandClock, count: int) -> int:
-    """Take steps; returns how many runs they dispatched."""
+    """Take steps, and return how many runs they dispatched."""
     dispatched = 0
     for _ in range(count):
         report = beat.step()
@@ -111,7 +111,7 @@ def steps(beat: Beat, clock: HandClock, count: int) -> int:
     return dispatched
 
 
-def test_an_error_that_nobody_foresaw_ends_a_step_and_not_the_beat(
+def test_an_unexpected_error_ends_a_step_and_not_the_beat(
     parts: Parts, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Crashing(Impatient):
@@ -120,7 +120,7 @@ def test_an_error_that_nobody_foresaw_ends_a_step_and_not_the_beat(
         def wait(self, seconds: float) -> bool:
             self.crashes -= 1
             if self.crashes >= 0:
-                raise ZeroDivisionError("nobody foresaw this")
+                raise ZeroDivisionError("unexpected")
             return super().wait(seconds)
 
     parts.waker = Crashing(parts.store.database)
@@ -131,12 +131,12 @@ def test_an_error_that_nobody_foresaw_ends_a_step_and_not_the_beat(
     assert parts.paused == [0.5, 1.0, 2.0]
     assert [r.getMessage().split()[0] for r in caplog.records if r.exc_info] == ["beat.step_failed"]
     due_jobs(parts.store, 0)
-    assert len(parts.store.queue()) == 2, "what came before the error was done"
+    assert len(parts.store.queue()) == 2, "jobs due before the error must be dispatched"
     beat.step()
     assert parts.paused == [0.5, 1.0, 2.0]
 
 
-def test_a_shard_that_fails_keeps_no_other_from_ticking(
+def test_a_failing_shard_does_not_stop_the_other_shards(
     parts: Parts, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = parts.store
@@ -148,10 +148,12 @@ def test_a_shard_that_fails_keeps_no_other_from_ticking(
     parts.index = lambda n: (Failing if n == 1 else DueIndex)(store.database, shard=n)
     others = sum(shard_of(f"{n:012x}", shards=4) != 1 for n in range(40))
     assert steps(parts.beat(), store.clock, 8) == others
-    assert "nobody foresaw this" in caplog.text
+    assert "unexpected" in caplog.text
 
 
-def test_a_shard_whose_index_is_none_keeps_no_other_from_ticking(parts: Parts) -> None:
+def test_a_shard_with_an_index_of_the_wrong_type_does_not_stop_the_other_shards(
+    parts: Parts,
+) -> None:
     store = parts.store
     due_jobs(store, 40)
     reshard(
@@ -166,14 +168,14 @@ def test_a_shard_whose_index_is_none_keeps_no_other_from_ticking(parts: Parts) -
     assert {told[1] for told in parts.told} == {key}
 
 
-def test_a_failing_rescue_keeps_nobody_from_ticking_and_is_tried_again(
+def test_a_failing_rescue_does_not_stop_ticks_and_is_tried_again(
     parts: Parts, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = []
 
     def fail(token: int, now_ms: int) -> None:
         asked.append(now_ms)
-        raise ZeroDivisionError("nobody foresaw this")
+        raise ZeroDivisionError("unexpected")
 
     parts.on_pass = fail
     beat = parts.beat()
@@ -186,7 +188,7 @@ def test_a_failing_rescue_keeps_nobody_from_ticking_and_is_tried_again(
     assert caplog.text.count("duty.failed") == 1
 
 
-def test_workers_that_were_cut_off_too_get_time_before_they_are_given_up(parts: Parts) -> None:
+def test_after_an_outage_workers_get_time_before_their_runs_are_lost(parts: Parts) -> None:
     class SometimesAway(Impatient):
         is_away = False
 
@@ -211,13 +213,13 @@ def test_workers_that_were_cut_off_too_get_time_before_they_are_given_up(parts: 
     assert passes
 
 
-def test_what_a_new_leader_does_first_is_tried_again_until_it_is_done(parts: Parts) -> None:
+def test_the_first_duty_of_a_new_leader_is_tried_again_until_it_succeeds(parts: Parts) -> None:
     asked = []
 
     def fail_twice() -> None:
         asked.append(1)
         if len(asked) < 3:
-            raise ZeroDivisionError("nobody foresaw this")
+            raise ZeroDivisionError("unexpected")
 
     parts.on_lead = fail_twice
     due_jobs(parts.store, 1)
@@ -225,11 +227,11 @@ def test_what_a_new_leader_does_first_is_tried_again_until_it_is_done(parts: Par
     assert len(asked) == 3
 
 
-def test_an_error_in_one_run_keeps_no_other_from_rescue(store: Store) -> None:
+def test_an_error_in_one_run_does_not_stop_the_rescue_of_others(store: Store) -> None:
     class Choking(PlainMessages):
         def queue(self, spec: JobSpec) -> str:
             if spec.name == "bad":
-                raise ZeroDivisionError("nobody foresaw this")
+                raise ZeroDivisionError("unexpected")
             return super().queue(spec)
 
     database = store.database
@@ -250,7 +252,7 @@ def test_an_error_in_one_run_keeps_no_other_from_rescue(store: Store) -> None:
     assert [run_id[:12] for run_id in store.queue()] == ["a" * 12]
 
 
-def test_a_run_that_cannot_be_read_is_told_and_the_next_is_pushed(store: Store) -> None:
+def test_an_unreadable_run_is_reported_and_the_next_one_is_pushed(store: Store) -> None:
     database = store.database
     database.call("SET", database.keys.term, TOKEN)
     for letter in "ba":
@@ -271,7 +273,7 @@ def test_a_run_that_cannot_be_read_is_told_and_the_next_is_pushed(store: Store) 
 
 
 def mended(store: Store) -> tuple[int | None, list[tuple[str, str]]]:
-    """What a beat gets that asks for the lease, and what it says that it mended."""
+    """Ask for the lease as a beat; return the token, and the reported repairs."""
     told: list[tuple[str, str]] = []
     lease = Lease(
         store.database, owner="new", clock=store.clock,
@@ -293,7 +295,9 @@ def test_a_lease_without_an_expiry_gets_one(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["lease", "term", "leader"])
-def test_a_value_of_another_type_is_moved_out_of_the_way(store: Store, name: str) -> None:
+def test_a_value_of_a_wrong_type_is_quarantined_and_the_lease_is_taken(
+    store: Store, name: str
+) -> None:
     keys, key = store.database.keys, getattr(store.database.keys, name)
     store.database.call("SADD", key, "x")
     token, told = mended(store)
@@ -305,7 +309,7 @@ def test_a_value_of_another_type_is_moved_out_of_the_way(store: Store, name: str
 
 
 @pytest.mark.parametrize("word", ["abc", "-5", "1" * 30, ""])
-def test_a_term_that_is_no_count_begins_anew_where_none_has_been(store: Store, word: str) -> None:
+def test_an_invalid_term_is_replaced_by_the_current_time_in_ms(store: Store, word: str) -> None:
     old = Lease(store.database, owner="old", clock=store.clock)
     assert old.hold() == 1
     store.database.call("SET", store.database.keys.term, word)
@@ -317,29 +321,31 @@ def test_a_term_that_is_no_count_begins_anew_where_none_has_been(store: Store, w
 
 
 @pytest.mark.parametrize("value", ["abc", "0", "-1", "65", "1000000000", "1e3", " 2", "٢٢٢"])
-def test_a_number_of_shards_that_is_none_is_not_believed(store: Store, value: str) -> None:
+def test_an_invalid_number_of_shards_is_replaced_by_the_number_of_terms(
+    store: Store, value: str
+) -> None:
     database = store.database
     for shard in range(3):
         database.call("SET", database.keys.term_of(shard), 5)
     database.call("SET", database.keys.shards, value)
     shards = Shards(database)
-    assert shards.count() == 3, "as many as ever had a leader"
+    assert shards.count() == 3, "the number of shards that ever had a leader"
     fault = shards.fault()
     assert isinstance(fault, RecordBroken)
     assert "not a number from 1 to 64; 3 is used instead" in str(fault)
-    # Who writes a job chooses its index by the same number.
+    # Writing a job chooses its index by the same number.
     store.jobs.add(a_job(id="0000000000ff"))
     assert database.call("ZCARD", database.keys.due_of(0xFF % 3)) == 1
 
 
-def test_a_ghost_among_the_beats_gets_no_share(store: Store) -> None:
+def test_a_beat_with_an_absurd_heartbeat_is_not_counted_as_living(store: Store) -> None:
     database = store.database
     database.call("ZADD", database.keys.beats, "inf", "ghost", store.clock.ms + 10**9, "another")
     living = Shards(database).join("me", now_ms=store.clock.ms, dead_ms=store.clock.ms + 900)
     assert living == {"me": store.clock.ms + 900}
 
 
-def test_a_run_whose_heartbeat_found_no_thread_is_not_kept_alive_by_a_later_run(
+def test_a_run_that_got_no_heartbeat_thread_is_not_kept_alive_by_a_later_run(
     store: Store,
 ) -> None:
     for letter in "ba":
@@ -359,17 +365,17 @@ def test_a_run_whose_heartbeat_found_no_thread_is_not_kept_alive_by_a_later_run(
     assert beat_at(left) == first
 
 
-def test_the_heartbeats_of_others_go_on_when_one_run_cannot_say_what_it_printed(
+def test_an_error_while_reading_one_runs_live_output_does_not_stop_heartbeats(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And they go on after an error that nobody foresaw."""
+    """The error is an unexpected one."""
     for letter in "ba":
         store.jobs.add(a_job(id=letter * 12, name=letter))
     claims = [store.claim(store.cron.run(name), token=name) for name in "ba"]
     heartbeats = Heartbeats(store.runs, clock=store.clock)
 
     def choke() -> Any:
-        raise ZeroDivisionError("nobody foresaw this")
+        raise ZeroDivisionError("unexpected")
 
     key = store.database.keys.heartbeats
 
@@ -387,7 +393,7 @@ def test_the_heartbeats_of_others_go_on_when_one_run_cannot_say_what_it_printed(
     assert "run.print_lost" in caplog.text
 
 
-def test_one_that_is_refused_does_not_keep_the_others_from_being_read(store: Store) -> None:
+def test_a_refused_command_does_not_stop_the_other_reads_of_a_pipeline(store: Store) -> None:
     database: Database = store.database
     keys = [database.keys.job(letter) for letter in "abc"]
     database.call("HSET", keys[0], "x", "1")
@@ -402,7 +408,9 @@ def test_one_that_is_refused_does_not_keep_the_others_from_being_read(store: Sto
     assert answers[2] is None
 
 
-def test_a_job_that_is_none_keeps_no_other_from_going_home(store: Store) -> None:
+def test_a_job_of_the_wrong_type_does_not_stop_the_move_of_others_between_shards(
+    store: Store,
+) -> None:
     database = store.database
     for number in range(4):
         store.jobs.add(a_job(id=f"{number:012x}"))
@@ -416,7 +424,7 @@ def test_a_job_that_is_none_keeps_no_other_from_going_home(store: Store) -> None
 
 
 class Telling:
-    """Hears of faults, unless it is made to fail."""
+    """Leader duties whose fault reports can be made to fail."""
 
     def __init__(self, store: Store) -> None:
         self.heard: list[str] = []
@@ -447,7 +455,7 @@ class Telling:
             self.duties.pass_if_due(TOKEN, is_busy=False)
 
 
-def test_faults_that_come_while_a_telling_is_refused_are_told_later(store: Store) -> None:
+def test_faults_that_come_while_a_report_is_refused_are_reported_later(store: Store) -> None:
     telling = Telling(store)
     telling.refused = {"a"}
     telling.meet("a", "b", "c", "b")
@@ -459,7 +467,7 @@ def test_faults_that_come_while_a_telling_is_refused_are_told_later(store: Store
     assert telling.heard == ["b", "c", "a"]
 
 
-def test_a_fault_is_told_once_the_server_is_there_again(store: Store) -> None:
+def test_a_fault_is_reported_when_the_server_is_back(store: Store) -> None:
     telling = Telling(store)
     telling.away = True
     with pytest.raises(StoreUnavailable):
@@ -469,7 +477,7 @@ def test_a_fault_is_told_once_the_server_is_there_again(store: Store) -> None:
     assert telling.heard == ["a"]
 
 
-def test_faults_that_cannot_be_told_take_little_room(store: Store) -> None:
+def test_at_most_a_thousand_unreported_faults_are_kept(store: Store) -> None:
     telling = Telling(store)
     names = [str(number) for number in range(1500)]
     telling.refused = {"0"}

@@ -1,4 +1,4 @@
-"""Writing jobs: found by id or name, changed by compare-and-set, refused before a trace is left."""
+"""Tests of writing jobs: found by id or name, compare-and-set, refused before any write."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ def test_a_paused_job_stays_paused_when_its_schedule_changes(store: Store) -> No
     job = store.cron.add(JobRequest(schedule="every 60m", prompt="x"))
     store.cron.pause(job.id, reason="maint")
     edited = store.cron.edit(job.id, {"schedule": "every 10m"})
-    # Where its new schedule would go on; nothing is due before it is resumed.
+    # It shows the new schedule's next instant, and is not due before it is resumed.
     assert (edited.state, edited.next_run_at) == (JobState.PAUSED, NOON + timedelta(minutes=10))
     assert store.due.next_due_ms() is None
 
 
-def test_a_job_that_is_not_paused_keeps_its_grid_when_it_is_resumed(store: Store) -> None:
+def test_resuming_a_job_that_is_not_paused_changes_nothing(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     store.clock.advance(25 * 60)
     assert store.cron.resume(job.id) == job
@@ -150,7 +150,7 @@ def test_pause_takes_a_job_off_the_schedule_and_resume_goes_on_from_now(store: S
     assert store.cron.show("alpha") == resumed
 
 
-def test_a_one_shot_that_lies_behind_cannot_be_resumed(store: Store) -> None:
+def test_a_one_shot_in_the_past_cannot_be_resumed(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="in 10m", prompt="x"))
     store.cron.pause(job.id)
     store.clock.advance(600 + 121)
@@ -216,20 +216,22 @@ def test_listing_reads_page_by_page_in_the_order_of_creation(store: Store) -> No
 
 
 @pytest.mark.skipif(
-    "HERMES_CELERY_TEST_REDIS_URL" in os.environ, reason="it is the embedded server's configuration"
+    "HERMES_CELERY_TEST_REDIS_URL" in os.environ, reason="tests the embedded server's configuration"
 )
-def test_a_job_on_the_embedded_server_is_stored_in_one_piece(valkey: Database) -> None:
+def test_a_job_on_the_embedded_server_is_stored_as_a_listpack(valkey: Database) -> None:
     key = valkey.keys.job(Jobs(valkey).add(a_job(prompt="x" * 1_500)).id)
     assert valkey.call("OBJECT", "ENCODING", key) == "listpack"
 
 
-def test_a_job_stores_nothing_twice_and_nothing_empty(store: Store) -> None:
+def test_a_new_job_stores_no_empty_and_no_duplicate_field(store: Store) -> None:
     key = store.database.keys.job(store.jobs.add(a_job()).id)
     expected = {"spec", "revision", "state", "next_ms", "completed"}
     assert set(store.database.call("HKEYS", key)) == expected
 
 
-def test_bytes_that_are_no_text_spoil_no_answer(valkey: Database, clock: HandClock) -> None:
+def test_bytes_that_are_not_utf_8_are_read_with_replacement_characters(
+    valkey: Database, clock: HandClock
+) -> None:
     store = Store(valkey, clock)
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
     valkey.call("HSET", valkey.keys.job(job.id), "last_error", b"caf\xe9 \xff")

@@ -1,4 +1,4 @@
-"""Leadership with a clock set by hand: taken, renewed, trusted, lost and given back."""
+"""Tests of leadership on a hand-set clock: taken, renewed, trusted, lost and released."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def lease(store: Store, owner: str) -> Lease:
     return Lease(store.database, owner=owner, clock=store.clock)
 
 
-def test_only_one_leads(store: Store) -> None:
+def test_only_one_beat_leads(store: Store) -> None:
     first, second = lease(store, "a"), lease(store, "b")
     assert first.hold() == 1
     assert second.hold() is None
     assert 0 < second.free_in_seconds <= LEASE_MS / 1000
 
 
-def test_a_leader_asks_again_only_when_it_is_time(store: Store) -> None:
+def test_a_leader_renews_its_lease_only_when_it_is_time(store: Store) -> None:
     mine = lease(store, "a")
     assert mine.hold() == 1
     store.database.call("DEL", store.database.keys.lease)
@@ -43,9 +43,9 @@ def test_a_leader_stops_by_its_own_clock_before_its_lease_can_have_expired(store
         mine.require()
 
 
-def test_the_time_counts_from_before_the_renewal_was_sent(store: Store) -> None:
+def test_the_lease_counts_from_before_the_renewal_was_sent(store: Store) -> None:
     class SlowAnswer(HandClock):
-        """Each look at this clock is a third of a lease later than the one before."""
+        """A clock that advances by a third of a lease at each reading."""
 
         def monotonic(self) -> float:
             self.seconds += LEASE_MS / 1000 / 3
@@ -67,7 +67,7 @@ def test_a_leader_that_slept_past_its_term_finds_another_and_stands_by(store: St
     assert second.hold() == 2
 
 
-def test_release_makes_room_at_once_and_only_for_ones_own_lease(store: Store) -> None:
+def test_release_frees_the_lease_at_once_and_only_ones_own(store: Store) -> None:
     first, second = lease(store, "a"), lease(store, "b")
     first.hold()
     first.release()
@@ -77,7 +77,7 @@ def test_release_makes_room_at_once_and_only_for_ones_own_lease(store: Store) ->
     assert third.hold() is None
 
 
-def test_tokens_only_rise(store: Store) -> None:
+def test_fencing_tokens_only_rise(store: Store) -> None:
     tokens = []
     for owner in "abcde":
         mine = lease(store, owner)
@@ -86,10 +86,10 @@ def test_tokens_only_rise(store: Store) -> None:
     assert tokens == [1, 2, 3, 4, 5]
 
 
-def test_a_token_that_the_server_forgot_is_never_given_again(
+def test_a_token_that_a_failover_lost_is_never_used_again(
     valkey: Database, clock: HandClock
 ) -> None:
-    """As after a failover: the replica that was promoted has not heard of the last term."""
+    """The replica that became the master has not received the last term."""
     store, keys = Store(valkey, clock), valkey.keys
     first, second = lease(store, "a"), lease(store, "b")
     first.hold()
@@ -99,7 +99,7 @@ def test_a_token_that_the_server_forgot_is_never_given_again(
     valkey.call("HSET", keys.leader, "server", "the one before")
     valkey.call("DEL", keys.lease)
     assert second.hold() == 1002
-    # The first one still trusts its own clock; what it does is fenced, and it stands by.
+    # The first one still trusts its own clock; its writes are fenced, and it stands by.
     assert first.token == 2
     with pytest.raises(LeaseLost):
         store.due.advance([], token=2, now_ms=clock.ms)
@@ -109,7 +109,7 @@ def test_a_token_that_the_server_forgot_is_never_given_again(
 
 
 @pytest.mark.parametrize("terms", [1, 2, 5])
-def test_on_an_emptied_server_nobody_leads_in_a_term_that_a_living_beat_knows(
+def test_on_an_emptied_server_no_beat_leads_with_a_term_that_a_living_beat_knows(
     store: Store, terms: int
 ) -> None:
     first, second = lease(store, "a"), lease(store, "b")
@@ -121,14 +121,14 @@ def test_on_an_emptied_server_nobody_leads_in_a_term_that_a_living_beat_knows(
     keys = store.database.keys
     store.database.call("DEL", keys.lease, keys.term, keys.leader)
     store.clock.advance(RENEW_SECONDS + 0.01)
-    # Whoever comes first, the standby too.
+    # This holds for every beat that asks first, also for the standby.
     assert second.hold() == terms + 1000
     assert first.hold() is None
     store.database.call("DEL", keys.lease, keys.term, keys.leader)
     assert first.hold() == terms + 2000
 
 
-def test_a_term_written_by_hand_is_not_counted_on_from(store: Store) -> None:
+def test_a_term_written_by_hand_is_not_remembered(store: Store) -> None:
     first, second = lease(store, "a"), lease(store, "b")
     first.hold()
     store.database.call("SET", store.database.keys.term, "9" * 15)
@@ -139,7 +139,7 @@ def test_a_term_written_by_hand_is_not_counted_on_from(store: Store) -> None:
 
 
 @pytest.mark.parametrize("term", ["007", "00", "0" * 15, "9" * 16, "+7", "-1", "7 ", "", "٣"])
-def test_a_term_that_cannot_be_counted_on_from_keeps_nobody_from_leading(
+def test_a_term_that_cannot_be_incremented_is_reported_and_does_not_prevent_leading(
     store: Store, term: str
 ) -> None:
     keys = store.database.keys
@@ -150,13 +150,13 @@ def test_a_term_that_cannot_be_counted_on_from_keeps_nobody_from_leading(
 
 
 @pytest.mark.parametrize("term", [0, 7, 10, 10**14])
-def test_a_term_that_is_a_count_is_counted_on_from(store: Store, term: int) -> None:
+def test_the_next_term_is_the_stored_term_plus_one(store: Store, term: int) -> None:
     store.database.call("SET", store.database.keys.term, term)
     assert read_leaders(store.database).term == term
     assert lease(store, "a").hold() == term + 1
 
 
-def test_a_leader_whose_token_is_greater_than_the_count_does_not_block_the_others(
+def test_a_leader_whose_token_exceeds_the_stored_term_does_not_block_the_others(
     valkey: Database, clock: HandClock
 ) -> None:
     store = Store(valkey, clock)
@@ -164,7 +164,7 @@ def test_a_leader_whose_token_is_greater_than_the_count_does_not_block_the_other
     first.hold()
     valkey.call("SET", valkey.keys.term, 0)
     clock.advance(RENEW_SECONDS + 0.01)
-    # Its lease was remembered, its term was not: it must ask anew, and is not let in by itself.
+    # The server kept the lease and lost the term: the leader must ask again and is refused.
     assert first.hold() is None
     valkey.call("DEL", valkey.keys.lease)
     assert second.hold() == 1

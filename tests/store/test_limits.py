@@ -1,4 +1,4 @@
-"""Places in a group, budgets, live output and claims given back: each one atomic step."""
+"""Tests of group places, budgets, live output and returned claims: each is one atomic step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def places(store: Store) -> RunLimits:
 
 
 def claimed(store: Store, *, token: str = "t", **fields: Any) -> Claim:
-    """A run of a new job, claimed."""
+    """Add a job, trigger a run and claim it."""
     job = store.cron.add(JobRequest(**{"schedule": "every 1h", "prompt": "x", **fields}))
     return store.claim(store.cron.run(job.id), token=token)
 
@@ -32,7 +32,7 @@ def in_group(store: Store, *, token: str, limit: int = 2) -> Claim:
     return claimed(store, token=token, group="g", group_limit=limit)
 
 
-def test_a_group_has_so_many_places(store: Store, places: RunLimits) -> None:
+def test_a_group_takes_as_many_runs_as_its_limit(store: Store, places: RunLimits) -> None:
     first, second, third = (in_group(store, token=token) for token in "abc")
     assert [places.enter(c, now_ms=store.clock.ms) for c in (first, second)] == ["ok", "ok"]
     assert places.enter(first, now_ms=store.clock.ms) == "ok"
@@ -53,7 +53,7 @@ def test_a_run_that_found_no_place_is_pushed_again_soon(store: Store, places: Ru
     assert overdue.run.id == second.run_id
 
 
-def test_the_place_of_a_dead_run_is_free_when_its_heartbeat_is_over(
+def test_the_place_of_a_dead_run_is_free_when_its_heartbeat_expires(
     store: Store, places: RunLimits
 ) -> None:
     first, second = (in_group(store, token=token, limit=1) for token in "ab")
@@ -68,7 +68,7 @@ def test_the_place_of_a_dead_run_is_free_when_its_heartbeat_is_over(
     assert places.enter(again, now_ms=store.clock.ms) == "ok"
 
 
-def test_a_lost_claim_takes_no_place_and_cannot_be_given_back(
+def test_a_lost_claim_takes_no_place_and_cannot_be_returned(
     store: Store, places: RunLimits
 ) -> None:
     claim = in_group(store, token="a")
@@ -79,7 +79,7 @@ def test_a_lost_claim_takes_no_place_and_cannot_be_given_back(
     assert store.runs.get(claim.run_id).state is RunState.RUNNING
 
 
-def test_a_claim_that_was_given_back_can_be_taken_again(store: Store) -> None:
+def test_a_returned_run_can_be_claimed_again(store: Store) -> None:
     claim = claimed(store)
     assert store.runs.put_back(claim, ready_at_ms=store.clock.ms + 5_000) == "ok"
     assert store.runs.counts() == {"queued": 1, "running": 0}
@@ -90,7 +90,7 @@ def test_a_claim_that_was_given_back_can_be_taken_again(store: Store) -> None:
     assert store.runs.finish(claim, outcome, now_ms=store.clock.ms) == "late"
 
 
-def test_a_run_that_was_handed_on_or_sent_back_by_itself_says_when_it_began(store: Store) -> None:
+def test_a_run_that_was_handed_on_keeps_the_time_when_it_began(store: Store) -> None:
     for handed_on in (HandedOn(message="a-celery-id"), HandedOn(hop=1)):
         claim = claimed(store)
         store.runs.put_back(claim, ready_at_ms=store.clock.ms + 5_000, handed_on=handed_on)
@@ -101,7 +101,7 @@ def test_a_run_that_was_handed_on_or_sent_back_by_itself_says_when_it_began(stor
     assert store.runs.get(claim.run_id).started_at is None
 
 
-def test_what_runs_use_adds_up_within_a_day_only(store: Store, places: RunLimits) -> None:
+def test_the_usage_of_runs_adds_up_within_one_day_only(store: Store, places: RunLimits) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", token_budget=100))
     for tokens, word, state in ((60, "ok", JobState.SCHEDULED), (60, "ok", JobState.SCHEDULED),
                                 (60, "paused", JobState.PAUSED)):  # fmt: skip
@@ -113,7 +113,7 @@ def test_what_runs_use_adds_up_within_a_day_only(store: Store, places: RunLimits
         assert store.cron.show(job.id).state is state
         run = store.runs.get(claim.run_id)
         assert (run.tokens, run.cost_usd) == (60, 0.25)
-        # Noon, the next noon, an hour later.
+        # The runs are at noon, at noon the next day, and an hour later.
         store.clock.advance(timedelta(days=1).total_seconds() if store.clock.ms % 2 == 0 else 3600)
         store.clock.ms += 1
     paused = store.cron.show(job.id)
@@ -150,7 +150,7 @@ def test_live_output_grows_while_the_claim_holds(store: Store) -> None:
     assert store.runs.output(claim.run_id) == b""
 
 
-def test_what_could_not_be_stored_is_offered_again() -> None:
+def test_live_output_that_could_not_be_stored_is_offered_again() -> None:
     live = LiveOutput()
     live.mask_with(redactor(["secret-value"]))
     live.write(b"one secret-value\ntw")
@@ -163,7 +163,7 @@ def test_what_could_not_be_stored_is_offered_again() -> None:
     assert live.take() == PrintedPiece()
 
 
-def test_a_private_key_is_held_back_until_it_is_whole() -> None:
+def test_a_private_key_is_held_back_until_it_is_complete() -> None:
     live = LiveOutput()
     live.mask_with(redactor())
     live.write(b"a\n-----BEGIN PRIVATE KEY-----\nMII\n")
@@ -172,7 +172,7 @@ def test_a_private_key_is_held_back_until_it_is_whole() -> None:
     assert live.take().stdout == b"a\n***\nb\n"
 
 
-def test_a_stream_is_cut_at_its_cap() -> None:
+def test_a_live_stream_is_cut_at_one_mebibyte() -> None:
     live = LiveOutput()
     for _ in range(40):
         live.write(b"x" * 65_535 + b"\n")
@@ -182,7 +182,7 @@ def test_a_stream_is_cut_at_its_cap() -> None:
 
 
 @pytest.mark.parametrize("case", cases("safety.output_path"), ids=lambda c: str(c["input"]))
-def test_output_is_kept_under_ids_that_lead_nowhere_else(store: Store, case: Any) -> None:
-    # Differs from Hermes: output has no path, only a key, so also its "ok" is no run's id.
+def test_paths_from_hermes_output_cases_are_no_run_ids(store: Store, case: Any) -> None:
+    # Differs from Hermes: output has a key and no path, so even its valid names are no run ids.
     with pytest.raises(RunNotFound):
         store.cron.cancel(case["input"]["job_id"])

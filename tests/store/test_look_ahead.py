@@ -1,4 +1,4 @@
-"""Planning ahead: at the instant only the scripts run, and nothing stale is believed."""
+"""Tests of planning ahead: a tick only writes prepared steps, and stale steps are not used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKEN = 1
 
 
 class Noting(DueIndex):
-    """Counts the jobs that were read."""
+    """A due index that counts the jobs that it reads."""
 
     jobs_read = 0
 
@@ -31,7 +31,7 @@ class Noting(DueIndex):
 
 
 class Leader:
-    """Looks ahead and ticks."""
+    """A leader that looks ahead and ticks."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -39,7 +39,7 @@ class Leader:
         self.ahead = LookAhead(self.due, store.messages)
 
     def look(self) -> int:
-        """Prepare all there is to prepare; how many jobs are prepared now."""
+        """Prepare everything within the horizon; return the number of prepared jobs."""
         while self.ahead.look(self.store.clock.ms):
             pass
         return len(self.ahead)
@@ -61,7 +61,7 @@ def add(store: Store, **fields: object) -> str:
     return store.cron.add(JobRequest(**request)).id  # type: ignore[arg-type]
 
 
-def test_what_is_due_within_two_seconds_is_planned_and_then_only_written(
+def test_a_job_due_within_two_seconds_is_planned_ahead_and_then_only_written(
     store: Store, leader: Leader
 ) -> None:
     soon = add(store)
@@ -77,28 +77,28 @@ def test_what_is_due_within_two_seconds_is_planned_and_then_only_written(
     assert report.next_due_ms == store.clock.ms + 1000
 
 
-def test_nothing_is_handed_out_before_its_time(store: Store, leader: Leader) -> None:
+def test_a_prepared_job_is_not_dispatched_before_its_time(store: Store, leader: Leader) -> None:
     add(store)
     store.clock.advance(3599)
     leader.look()
     assert (leader.tick().dispatched, len(leader.ahead)) == (0, 1)
 
 
-def test_the_index_is_asked_again_only_when_there_is_more_of_the_future_to_know(
+def test_the_index_is_read_again_only_when_the_horizon_has_moved(
     store: Store, leader: Leader
 ) -> None:
     store.clock.advance(3599)
     assert not leader.ahead.look(store.clock.ms)
     store.jobs.add(a_job("in 1h", now=store.cron.now - timedelta(hours=1) + timedelta(seconds=1)))
-    assert leader.look() == 0, "it has looked so far ahead already"
+    assert leader.look() == 0, "the horizon was read already"
     store.clock.advance(1)
-    assert leader.tick().dispatched == 1, "the tick finds it all the same"
+    assert leader.tick().dispatched == 1, "the tick itself finds the job"
 
 
-def test_a_job_that_comes_again_within_the_horizon_is_prepared_again(
+def test_a_job_that_is_due_again_within_the_horizon_is_prepared_again(
     store: Store, leader: Leader
 ) -> None:
-    """Also one whose first occurrence was not prepared, and before others that are due later."""
+    """Its first occurrence was not prepared, and another prepared job is due later."""
     add(store, schedule="* * * * * *", policy=Policy(overlap=Overlap.ALLOW))
     add(store, schedule="in 2s")
     store.clock.advance(1)
@@ -113,9 +113,7 @@ def test_a_job_that_comes_again_within_the_horizon_is_prepared_again(
     assert (leader.tick().dispatched, leader.due.jobs_read) == (1, read)
 
 
-def test_a_job_that_was_edited_since_is_planned_anew_in_the_same_tick(
-    store: Store, leader: Leader
-) -> None:
+def test_a_job_edited_since_is_planned_again_in_the_same_tick(store: Store, leader: Leader) -> None:
     job_id = add(store, name="old")
     store.clock.advance(3599)
     leader.look()
@@ -126,7 +124,7 @@ def test_a_job_that_was_edited_since_is_planned_anew_in_the_same_tick(
     assert [run.job_name for run in store.cron.latest_runs()] == ["new"]
 
 
-def test_a_job_that_was_paused_or_removed_since_does_not_run(store: Store, leader: Leader) -> None:
+def test_a_job_paused_or_removed_since_does_not_run(store: Store, leader: Leader) -> None:
     paused, removed = add(store), add(store)
     store.clock.advance(3599)
     assert leader.look() == 2
@@ -136,7 +134,7 @@ def test_a_job_that_was_paused_or_removed_since_does_not_run(store: Store, leade
     assert (leader.tick().dispatched, store.queue()) == (0, [])
 
 
-def test_what_was_planned_before_a_pause_of_everything_ended_is_skipped(
+def test_a_step_planned_before_the_end_of_a_global_pause_is_skipped(
     store: Store, leader: Leader
 ) -> None:
     add(store)
@@ -151,8 +149,8 @@ def test_what_was_planned_before_a_pause_of_everything_ended_is_skipped(
     assert store.cron.latest_runs()[0].reason == "paused: 1 occurrence, 2026-06-22T13:00:00+00:00"
 
 
-def test_a_plan_that_is_late_is_made_anew(store: Store, leader: Leader) -> None:
-    """A leader that was frozen must not believe that nothing was missed."""
+def test_a_late_plan_is_made_again(store: Store, leader: Leader) -> None:
+    """A leader that was frozen must not assume that nothing was missed."""
     add(store)
     store.clock.advance(3599)
     leader.look()
@@ -163,7 +161,7 @@ def test_a_plan_that_is_late_is_made_anew(store: Store, leader: Leader) -> None:
     assert run.due_at == NOON + timedelta(hours=3)
 
 
-def test_a_plan_whose_next_instant_has_come_is_made_anew(store: Store, leader: Leader) -> None:
+def test_a_plan_whose_next_instant_has_come_is_made_again(store: Store, leader: Leader) -> None:
     add(store, schedule="* * * * * *")
     assert leader.look() == 1
     store.clock.advance(2)
@@ -173,7 +171,7 @@ def test_a_plan_whose_next_instant_has_come_is_made_anew(store: Store, leader: L
     assert run.due_at == NOON + timedelta(seconds=2)
 
 
-def test_whether_a_job_without_catch_up_is_skipped_is_decided_when_it_is_due(
+def test_a_job_without_catch_up_and_grace_is_not_planned_ahead(
     store: Store, leader: Leader
 ) -> None:
     add(store, policy=Policy(catch_up=CatchUp.SKIP, grace_seconds=0))
@@ -183,7 +181,7 @@ def test_whether_a_job_without_catch_up_is_skipped_is_decided_when_it_is_due(
     assert leader.tick().skipped == 1
 
 
-def test_a_job_that_replaces_its_runs_makes_room_when_it_is_due(
+def test_a_replacing_job_cancels_its_earlier_run_only_when_it_is_due(
     store: Store, leader: Leader
 ) -> None:
     add(store, policy=Policy(overlap=Overlap.REPLACE))
@@ -198,7 +196,7 @@ def test_a_job_that_replaces_its_runs_makes_room_when_it_is_due(
     assert store.runs.get(first.id).state is RunState.CANCELLED
 
 
-def test_the_last_run_of_a_job_is_its_last_one_also_when_planned_ahead(
+def test_the_last_occurrence_of_a_job_ends_its_schedule_when_planned_ahead(
     store: Store, leader: Leader
 ) -> None:
     job_id = add(store, repeat=1)
@@ -209,9 +207,7 @@ def test_the_last_run_of_a_job_is_its_last_one_also_when_planned_ahead(
     assert store.cron.show(job_id).next_run_at is None
 
 
-def test_a_job_that_cannot_be_planned_is_reported_when_it_is_due(
-    store: Store, leader: Leader
-) -> None:
+def test_a_broken_job_is_reported_only_when_it_is_due(store: Store, leader: Leader) -> None:
     broken, good = add(store), add(store)
     store.database.call("HSET", store.database.keys.job(broken), "spec", "{not json")
     store.clock.advance(3599)
@@ -222,7 +218,7 @@ def test_a_job_that_cannot_be_planned_is_reported_when_it_is_due(
     assert [run.job_id for run in store.cron.latest_runs()] == [good]
 
 
-def test_a_new_leader_starts_from_nothing(store: Store, leader: Leader) -> None:
+def test_a_leader_that_forgets_its_plans_ticks_without_them(store: Store, leader: Leader) -> None:
     add(store)
     store.clock.advance(3599)
     leader.look()
@@ -232,7 +228,7 @@ def test_a_new_leader_starts_from_nothing(store: Store, leader: Leader) -> None:
     assert leader.tick().dispatched == 1
 
 
-def test_no_more_than_so_many_jobs_are_kept(
+def test_the_number_of_prepared_jobs_is_limited(
     store: Store, leader: Leader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(look_ahead, "_MOST", 70)

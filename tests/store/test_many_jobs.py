@@ -1,4 +1,4 @@
-"""Many jobs at once: each is written whole or not at all, and what became of each is told."""
+"""Tests of writing many jobs at once: each is written whole or not at all, with its outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REQUEST = JobRequest(schedule="every 1h", prompt="x")
 
 
 def numbered(number: int, **fields: object) -> Job:
-    """A job that is not stored yet, with an id of its own."""
+    """Return a job that is not stored yet, with an id of its own."""
     job = a_job(name=f"job {number}")
     numbered: Job = replaced(job, spec=replaced(job.spec, id=f"{number:012x}", **fields))
     return numbered
@@ -26,7 +26,7 @@ def words(outcomes: list[Written]) -> list[str]:
     return [type(outcome).__name__ for outcome in outcomes]
 
 
-def test_many_jobs_are_stored_as_one_by_one(store: Store) -> None:
+def test_many_jobs_are_stored_as_if_written_one_by_one(store: Store) -> None:
     jobs = [numbered(number) for number in range(2 * WRITES + 1)]
     assert store.jobs.write_many([Write(job=job) for job in jobs]) == jobs
     assert list(store.jobs.all()) == jobs
@@ -36,7 +36,7 @@ def test_many_jobs_are_stored_as_one_by_one(store: Store) -> None:
     assert store.jobs.write_many([]) == []
 
 
-def test_of_many_writes_each_conflict_is_told_and_the_others_are_done(store: Store) -> None:
+def test_conflicts_among_many_writes_are_reported_and_the_others_are_done(store: Store) -> None:
     taken, changed, gone = (store.jobs.add(numbered(number)) for number in range(3))
     store.jobs.remove(gone)
     outcomes = store.jobs.write_many(
@@ -54,14 +54,14 @@ def test_of_many_writes_each_conflict_is_told_and_the_others_are_done(store: Sto
     assert store.jobs.stored([f"{n:012x}" for n in range(5)]) == {taken.id, changed.id, f"{4:012x}"}
 
 
-def test_one_that_the_server_refuses_leaves_the_others_alone(store: Store) -> None:
+def test_a_write_that_the_server_refuses_does_not_affect_the_others(store: Store) -> None:
     store.database.call("SET", store.database.keys.job(f"{1:012x}"), "not a hash")
     outcomes = store.jobs.write_many([Write(job=numbered(number)) for number in range(3)])
     assert words(outcomes) == ["Job", "RecordBroken", "Job"]
     assert [job.id for job in store.jobs.all()] == [f"{0:012x}", f"{2:012x}"]
 
 
-def test_a_server_that_forgot_the_scripts_gets_them_again(store: Store) -> None:
+def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> None:
     store.jobs.write_many([Write(job=numbered(0))])
     store.database.call("SCRIPT", "FLUSH")
     outcomes = store.jobs.write_many([Write(job=numbered(number)) for number in (1, 2)])
@@ -69,7 +69,7 @@ def test_a_server_that_forgot_the_scripts_gets_them_again(store: Store) -> None:
     assert store.jobs.count() == 3
 
 
-def test_a_write_whose_answer_was_lost_is_no_conflict_when_it_comes_again(store: Store) -> None:
+def test_a_write_repeated_after_a_lost_answer_is_no_conflict(store: Store) -> None:
     job = numbered(0)
     added = store.jobs.add(job)
     store.database.call("HSET", store.database.keys.job(job.id), "next_ms", store.clock.ms)
@@ -92,7 +92,7 @@ def test_add_many_returns_the_jobs_in_the_order_of_the_requests(store: Store) ->
     assert {job.id: job for job in store.cron.all_jobs()} == {job.id: job for job in jobs}
 
 
-def test_of_many_requests_one_that_is_refused_is_named_and_nothing_is_written(store: Store) -> None:
+def test_add_many_names_a_refused_request_and_writes_nothing(store: Store) -> None:
     wrong = JobRequest(schedule="61 * * * *", prompt="x", name="wrong")
     with pytest.raises(JobError, match=r"^job 2 of 3 \('wrong'\): .*minute") as error:
         store.cron.add_many([_REQUEST, wrong, _REQUEST])
@@ -100,7 +100,7 @@ def test_of_many_requests_one_that_is_refused_is_named_and_nothing_is_written(st
     assert store.database.call("KEYS", f"{store.database.keys.prefix}*") == []
 
 
-def test_add_many_gives_a_job_another_id_when_its_own_is_taken(
+def test_add_many_uses_another_id_when_one_is_taken(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = iter(["aaaaaaaaaaaa", "aaaaaaaaaaaa", "bbbbbbbbbbbb"])
@@ -112,7 +112,7 @@ def test_add_many_gives_a_job_another_id_when_its_own_is_taken(
     ]
 
 
-def test_add_many_says_when_the_server_refused_one(
+def test_add_many_raises_when_the_server_refuses_a_job(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hermes_celery.client.new_job_id", lambda: "aaaaaaaaaaaa")
@@ -128,7 +128,7 @@ def declare(jobs: Jobs, *requests: JobRequest, later: timedelta = timedelta(0)) 
     )
 
 
-def test_a_configuration_is_followed_page_by_page(store: Store) -> None:
+def test_many_declared_jobs_are_synchronised(store: Store) -> None:
     names = [f"n{number:04d}" for number in range(WRITES + 2)]
     requests = [replaced(_REQUEST, name=name) for name in names]
     mine = store.cron.add(_REQUEST)
@@ -146,7 +146,9 @@ def test_a_configuration_is_followed_page_by_page(store: Store) -> None:
 
 
 @pytest.mark.parametrize("mended", [_REQUEST, replaced(_REQUEST, prompt="mended")])
-def test_a_declared_job_that_could_not_be_planned_goes_on(store: Store, mended: JobRequest) -> None:
+def test_a_declared_job_in_the_error_state_is_scheduled_again_by_a_sync(
+    store: Store, mended: JobRequest
+) -> None:
     declare(store.jobs, replaced(_REQUEST, name="a"))
     (job,) = store.jobs.all()
     broken = BrokenJob(job_id=job.id, revision=str(job.revision), error="no such zone")
@@ -160,7 +162,7 @@ def test_a_declared_job_that_could_not_be_planned_goes_on(store: Store, mended: 
     assert store.database.call("ZCARD", store.database.keys.due) == 1
 
 
-def test_a_declared_job_that_is_too_large_stops_no_other(store: Store) -> None:
+def test_a_declared_job_that_is_too_large_does_not_stop_the_others(store: Store) -> None:
     large = replaced(_REQUEST, name="large", prompt="é" * 90_000, template="x" * 100_000)
     report = declare(store.jobs, large, replaced(_REQUEST, name="small"))
     assert report.added == ("small",)

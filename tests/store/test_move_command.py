@@ -1,4 +1,4 @@
-"""`hermes-celery move`: what it refuses, and what it says of each job."""
+"""Tests of `hermes-celery move`: what it refuses, and the line that it prints for each job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import HandClock, Store, a_job
 
 
 class Pair:
-    """The namespace where the jobs are, and the one that they move to."""
+    """The source namespace with the jobs, and the target namespace."""
 
     def __init__(self, here: Store, there: Store, shared: Database) -> None:
         self.here, self.there, self.shared = here, there, shared
@@ -40,7 +40,7 @@ def unknown(
     valkey: Database, valkey_url: str, clock: HandClock, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Pair]:  # fmt: skip
-    """Nothing is known of the other namespace."""
+    """Yield two namespaces; the target is not registered and no beat serves it."""
     for name in ("HERMES_CELERY_NAMESPACE", "HERMES_CELERY_QUEUE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
@@ -55,31 +55,31 @@ def unknown(
 
 @pytest.fixture
 def pair(unknown: Pair) -> Pair:
-    """The other namespace is a project's."""
+    """Return two namespaces; the target is registered as a project's."""
     Neighbours(unknown.shared, namespace=unknown.target).enter()
     return unknown
 
 
-def test_a_namespace_that_nobody_knows_is_refused(unknown: Pair) -> None:
+def test_an_unknown_target_namespace_is_refused_without_force(unknown: Pair) -> None:
     unknown.add("a")
     result = unknown.move("a")
     assert result.exit_code == 1
     assert f"no beat serves namespace '{unknown.target}'" in result.stderr
     assert unknown.moved() == set()
-    # Where it is meant, every list names it from then on.
+    # With --force the jobs move, and the namespace is registered.
     assert unknown.move("a", "--force").exit_code == 0
     assert unknown.moved() == {"a"}
     assert unknown.target in namespaces_beside(unknown.shared)
 
 
-def test_a_namespace_that_a_beat_serves_is_named_from_then_on(unknown: Pair) -> None:
+def test_a_target_namespace_that_a_beat_serves_is_registered(unknown: Pair) -> None:
     unknown.add("a")
     Formats(unknown.there.database).say_here("beat b", now_ms=unknown.there.database.now_ms())
     assert unknown.move("a").exit_code == 0
     assert unknown.target in namespaces_beside(unknown.shared)
 
 
-def test_nothing_moves_while_a_program_of_0_1_0_is_there(pair: Pair) -> None:
+def test_nothing_moves_while_a_worker_of_0_1_0_is_running(pair: Pair) -> None:
     pair.add("a")
     here = pair.here.database
     here.call("ZADD", here.keys.workers, here.now_ms(), "old@host")
@@ -89,7 +89,7 @@ def test_nothing_moves_while_a_program_of_0_1_0_is_there(pair: Pair) -> None:
     assert pair.moved() == set()
 
 
-def test_a_name_that_no_job_has_moves_nothing(pair: Pair) -> None:
+def test_an_unknown_job_name_moves_nothing(pair: Pair) -> None:
     pair.add("a")
     result = pair.move("a", "nosuch")
     assert result.exit_code == 1
@@ -98,7 +98,9 @@ def test_a_name_that_no_job_has_moves_nothing(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("how", [[], ["--json"]])
-def test_a_job_that_cannot_move_is_one_line_and_the_others_move(pair: Pair, how: list[str]) -> None:
+def test_a_job_that_cannot_move_is_reported_in_one_line_and_the_others_move(
+    pair: Pair, how: list[str]
+) -> None:
     pair.add("a", "b", "c")
     broken = pair.here.database
     broken.call("SET", broken.keys.active("a" * 12), "x")
@@ -118,7 +120,7 @@ def test_a_job_that_cannot_move_is_one_line_and_the_others_move(pair: Pair, how:
         assert third == f"{'b' * 12}  b  moved"
 
 
-def test_a_job_that_waits_says_so_in_json(pair: Pair) -> None:
+def test_a_job_with_a_running_run_is_reported_as_running_in_json(pair: Pair) -> None:
     pair.add("a")
     run_id = pair.here.cron.run("a" * 12)
     pair.here.claim(run_id)
@@ -128,7 +130,7 @@ def test_a_job_that_waits_says_so_in_json(pair: Pair) -> None:
     assert [row["moved"] for row in json.loads(result.stdout)] == ["running"]
 
 
-def test_a_pause_of_everything_goes_along(pair: Pair) -> None:
+def test_a_global_pause_is_copied_to_the_target_namespace(pair: Pair) -> None:
     pair.add("a")
     pair.here.cron.pause_all(note="holiday")
     result = pair.move("a")
@@ -137,7 +139,7 @@ def test_a_pause_of_everything_goes_along(pair: Pair) -> None:
     assert f"`hermes-celery -N {pair.target} resume --all` resumes them" in result.stderr
 
 
-def test_a_job_whose_next_instant_is_none_moves_once_it_is_mended(pair: Pair) -> None:
+def test_a_job_with_an_invalid_next_instant_moves_after_its_repair(pair: Pair) -> None:
     pair.add("a", "b")
     here = pair.here.database
     key = here.keys.job("a" * 12)

@@ -1,4 +1,4 @@
-"""A job moves to another namespace with all that belongs to it, in one step or not at all."""
+"""Tests of moving a job to another namespace with all its records, in one step or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OVER = {"lease", "leader", "term", "workers", "mark", "shards", "beats", "switc
 
 @pytest.fixture
 def other(database: Database, namespace: str) -> Database:
-    """Another namespace of the same server."""
+    """Return another namespace of the same server."""
     return Database(database.client, keys=Keys(namespace=f"{namespace}-z"))
 
 
@@ -41,7 +41,7 @@ def move(store: Store, there: Store, job_id: str) -> Moved:
 
 
 def dump(database: Database) -> dict[str, Any]:
-    """Everything of a namespace, by the names without it."""
+    """Return all keys of a namespace, without its prefix, with their values."""
     prefix, found = database.keys.prefix, {}
     for key in database.client.scan_iter(f"{prefix}*", count=1000):
         found[str(key).removeprefix(prefix)] = value_of(database, str(key))
@@ -60,7 +60,7 @@ def value_of(database: Database, key: str) -> Any:
     return sorted(map(str, found)) if isinstance(found, (set, list)) else found
 
 
-def test_a_job_is_there_as_it_was_here_and_runs_on_there(store: Store, there: Store) -> None:
+def test_a_moved_job_is_unchanged_and_runs_in_its_new_namespace(store: Store, there: Store) -> None:
     store.jobs.add(declared("every 1h"))
     run_id = store.cron.run("a" * 12)
     failed = Trouble(kind=TroubleKind.FAILURE, subject="x", text="t", job_id="a" * 12)
@@ -82,8 +82,8 @@ def test_a_job_is_there_as_it_was_here_and_runs_on_there(store: Store, there: St
     assert store.runs.latest(limit=9) == []
 
 
-def test_what_stays_behind_is_paused_and_in_no_index(store: Store, there: Store) -> None:
-    """Version 0.1.0, which declares the job again, finds it there and changes nothing."""
+def test_the_record_left_behind_is_paused_and_in_no_index(store: Store, there: Store) -> None:
+    """Version 0.1.0 declares the job again, finds this record, and changes nothing."""
     store.jobs.add(a_job("every 1h"))
     move(store, there, "a" * 12)
     left = store.database.hash(store.database.keys.job("a" * 12))
@@ -104,13 +104,15 @@ def test_what_stays_behind_is_paused_and_in_no_index(store: Store, there: Store)
     assert store.due.due_ids(store.clock.ms, limit=9) == []
 
 
-def test_a_job_waits_for_the_run_that_a_worker_performs(store: Store, there: Store) -> None:
+def test_a_job_with_a_running_run_does_not_move_until_its_heartbeat_expires(
+    store: Store, there: Store
+) -> None:
     store.jobs.add(a_job("every 1h"))
     run_id = store.cron.run("a" * 12)
     store.claim(run_id)
     before = dump(store.database)
     assert move(store, there, "a" * 12) is Moved.RUNNING
-    # A claim that comes after the look is seen by the step itself.
+    # The script itself checks for a claim that comes after the first check.
     mover = Mover(store.database, there.database)
     assert mover._step(store.jobs.get("a" * 12), now_ms=store.clock.ms) == "running"
     assert dump(store.database) == before
@@ -119,7 +121,9 @@ def test_a_job_waits_for_the_run_that_a_worker_performs(store: Store, there: Sto
     assert there.runs.silent_since(store.clock.ms, limit=9) == [run_id]
 
 
-def test_many_runs_move_page_by_page_and_going_on_is_harmless(store: Store, there: Store) -> None:
+def test_many_runs_move_in_pages_and_an_interrupted_move_can_be_repeated(
+    store: Store, there: Store
+) -> None:
     store.jobs.add(a_job("every 1h"))
     ids = []
     for _ in range(230):
@@ -128,7 +132,7 @@ def test_many_runs_move_page_by_page_and_going_on_is_harmless(store: Store, ther
         store.clock.advance(1)
     waiting = store.cron.run("a" * 12)
     mover = Mover(store.database, there.database)
-    # A mover that was killed before its last step.
+    # This mover is killed before its last step.
     mover._move_history("a" * 12)
     assert [run.id for run in store.runs.latest(limit=999)] == [waiting]
     assert len(there.runs.latest(limit=999)) == 230
@@ -136,7 +140,7 @@ def test_many_runs_move_page_by_page_and_going_on_is_harmless(store: Store, ther
     assert {run.id for run in there.runs.latest(job_id="a" * 12, limit=999)} == {*ids, waiting}
 
 
-def test_a_job_moves_back_and_can_be_made_anew_where_it_was(store: Store, there: Store) -> None:
+def test_a_job_can_move_back_and_its_id_can_be_used_again(store: Store, there: Store) -> None:
     was = store.jobs.add(a_job("every 1h"))
     move(store, there, was.id)
     assert move(there, store, was.id) is Moved.OK
@@ -148,7 +152,7 @@ def test_a_job_moves_back_and_can_be_made_anew_where_it_was(store: Store, there:
     assert store.due.next_due_ms() is not None
 
 
-def test_a_job_that_0_1_0_resumes_is_one_again(store: Store, there: Store) -> None:
+def test_a_moved_job_that_0_1_0_resumes_is_scheduled_again(store: Store, there: Store) -> None:
     was = store.jobs.add(a_job("every 1h"))
     move(store, there, was.id)
     key = store.database.keys.job(was.id)
@@ -156,7 +160,9 @@ def test_a_job_that_0_1_0_resumes_is_one_again(store: Store, there: Store) -> No
     assert store.jobs.get(was.id).state is JobState.SCHEDULED
 
 
-def test_a_job_that_was_declared_anew_is_taken_off_here(store: Store, there: Store) -> None:
+def test_a_job_declared_again_in_the_target_is_removed_from_the_source(
+    store: Store, there: Store
+) -> None:
     store.jobs.add(declared("every 1h"))
     there.jobs.add(declared("every 2h"))
     assert move(store, there, "a" * 12) is Moved.THERE
@@ -165,7 +171,7 @@ def test_a_job_that_was_declared_anew_is_taken_off_here(store: Store, there: Sto
     assert there.jobs.get("a" * 12).spec.schedule == "every 2h"
 
 
-def test_a_job_that_somebody_changed_meanwhile_is_looked_at_again(
+def test_a_job_that_keeps_changing_is_reported_as_busy_and_does_not_move(
     store: Store, there: Store
 ) -> None:
     seen = store.jobs.add(a_job("every 1h"))
@@ -177,7 +183,7 @@ def test_a_job_that_somebody_changed_meanwhile_is_looked_at_again(
 
 
 @pytest.mark.parametrize("name", ["due", "runs", "deliveries"])
-def test_nothing_has_changed_where_a_key_is_not_as_it_should_be(
+def test_a_broken_key_in_the_target_prevents_the_move_and_changes_nothing(
     store: Store, there: Store, name: str
 ) -> None:
     store.jobs.add(a_job("every 1h"))
@@ -190,7 +196,9 @@ def test_nothing_has_changed_where_a_key_is_not_as_it_should_be(
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-def test_what_0_1_0_has_stored_moves_whole(valkey: Database, namespace: str, shards: int) -> None:
+def test_jobs_stored_by_0_1_0_move_with_all_their_records(
+    valkey: Database, namespace: str, shards: int
+) -> None:
     recorded = recording("0.1.0", shards=shards, namespace=namespace)
     recorded.load(valkey)
     other = Database(valkey.client, keys=Keys(namespace=f"{namespace}-z"))
@@ -221,7 +229,7 @@ def test_what_0_1_0_has_stored_moves_whole(valkey: Database, namespace: str, sha
 
 
 def _belongs(name: str, ids: set[str]) -> bool:
-    """Whether a key is that of a job, or of a run of one that is not removed."""
+    """Return whether a key belongs to one of the jobs, or to a run of one of them."""
     first, _, rest = name.partition(":")
     if first in ("job", "active", "held"):
         return rest in ids
@@ -229,13 +237,13 @@ def _belongs(name: str, ids: set[str]) -> bool:
 
 
 def _troubles(database: Database, now_ms: int) -> list[str]:
-    """What a look at all records finds."""
+    """Return the disagreements among all job records."""
     repairs, records = Repairs(database), Records(database)
     mode = CheckMode(now_ms=now_ms, mends=False)
     return [one.text for page in records.jobs() for one in repairs.check(page.work, mode)]
 
 
-def test_a_pause_of_everything_goes_along(store: Store, there: Store) -> None:
+def test_a_global_pause_is_copied_to_the_target_namespace(store: Store, there: Store) -> None:
     mover = Mover(store.database, there.database)
     assert not mover.follow_switch(now_ms=store.clock.ms)
     store.cron.pause_all(note="holiday")
@@ -244,7 +252,7 @@ def test_a_pause_of_everything_goes_along(store: Store, there: Store) -> None:
     assert not mover.follow_switch(now_ms=store.clock.ms)
 
 
-def test_a_job_without_a_next_run_is_not_due_there(store: Store, there: Store) -> None:
+def test_a_moved_job_without_a_next_run_is_not_due(store: Store, there: Store) -> None:
     job = replaced(a_job("every 1h"), state=JobState.PAUSED, next_run_at=None)
     store.jobs.add(job)
     assert move(store, there, job.id) is Moved.OK
@@ -259,7 +267,7 @@ def test_a_job_without_a_next_run_is_not_due_there(store: Store, there: Store) -
         *product(("revision", "next_ms"), ("", "junk", " 1789000000000", "9" * 19)),
     ],
 )
-def test_a_job_whose_own_fields_are_broken_stays_as_it_is(
+def test_a_job_with_broken_fields_does_not_move_and_is_not_changed(
     store: Store, there: Store, name: str, value: str | None
 ) -> None:
     job = store.jobs.add(declared("every 1h"))

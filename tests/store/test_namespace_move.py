@@ -1,4 +1,4 @@
-"""Which jobs of the shared namespace are a project's, and when they move."""
+"""Tests of moving a project's jobs from the shared namespace to its own: which jobs, and when."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MANAGER = "project:shop"
 
 
 class World:
-    """A shared namespace, that of the project, and what is said."""
+    """A shared namespace, a project's own one, and the messages of the move."""
 
     def __init__(self, shared: Database, own: Database, clock: HandClock) -> None:
         self.shared, self.own, self.clock = Store(shared, clock), Store(own, clock), clock
@@ -42,7 +42,7 @@ class World:
         return self.shared.jobs.add(replaced(job, spec=replaced(job.spec, managed_by=manager)))
 
     def old_worker(self, *, lives: bool) -> None:
-        """A worker of 0.1.0 in the shared namespace, or its end."""
+        """Add a worker of 0.1.0 to the shared namespace, or remove it."""
         shared = self.shared.database
         if lives:
             shared.call("ZADD", shared.keys.workers, self.clock.ms, "old@host")
@@ -57,7 +57,7 @@ class World:
 
 
 class _Wanted(SecondBeat):
-    """A second beat that says whether it is to tick."""
+    """A second beat that records whether it is to tick."""
 
     is_wanted = False
 
@@ -87,7 +87,7 @@ def world(valkey: Database, namespace: str, clock: HandClock) -> Iterator[World]
     world.moving.stop()
 
 
-def test_declared_jobs_move_and_those_made_of_its_tasks(world: World) -> None:
+def test_declared_jobs_and_jobs_with_tasks_of_the_project_alone_move(world: World) -> None:
     world.add("a", task="shop.work", manager=_MANAGER)
     world.add("b", task="shop.work")
     world.add("c", task="mail.send")
@@ -101,12 +101,12 @@ def test_declared_jobs_move_and_those_made_of_its_tasks(world: World) -> None:
     assert world.left() == {"c", "d", "e", "f", "0"}
     assert world.said[-1].startswith("4 jobs in namespace ")
     Formats(world.shared.database).say_here("beat own", now_ms=world.clock.ms)
-    # Somebody takes care of them.
+    # A beat serves the jobs that stay.
     world.moving.step(world.clock.ms)
     assert world.over
 
 
-def test_nothing_moves_while_a_program_of_0_1_0_is_there(world: World) -> None:
+def test_nothing_moves_until_a_worker_of_0_1_0_is_gone_for_five_seconds(world: World) -> None:
     world.add("a", task="shop.work", manager=_MANAGER)
     keys = world.shared.database.keys
     world.shared.database.call("ZADD", keys.workers, world.clock.ms, "old@host")
@@ -121,11 +121,11 @@ def test_nothing_moves_while_a_program_of_0_1_0_is_there(world: World) -> None:
     assert world.moving.left == frozenset()
 
 
-def test_what_cannot_move_yet_is_named_and_moves_later(world: World) -> None:
+def test_a_job_that_is_running_is_reported_and_moves_later(world: World) -> None:
     world.add("a", task="shop.work", manager=_MANAGER)
     run_id = world.shared.cron.run("a" * 12)
     claim = world.shared.claim(run_id)
-    # A worker of this version, which can finish what it began there.
+    # A worker of this version can finish a run in the namespace where it began.
     Formats(world.own.database).say_here("worker w@host", now_ms=world.clock.ms)
     assert world.moving.begin(world.clock.ms)
     assert world.moving.left == {"a" * 12}
@@ -136,7 +136,9 @@ def test_what_cannot_move_yet_is_named_and_moves_later(world: World) -> None:
     assert world.moved() == {"a"}
 
 
-def test_a_project_that_was_never_there_minds_nobody(world: World) -> None:
+def test_a_project_without_jobs_in_the_shared_namespace_moves_and_reports_nothing(
+    world: World,
+) -> None:
     world.add("d")
     assert world.moving.begin(world.clock.ms)
     world.moving.step(world.clock.ms)
@@ -145,8 +147,8 @@ def test_a_project_that_was_never_there_minds_nobody(world: World) -> None:
     assert not Neighbours(world.shared.database, namespace="other").enter()
 
 
-def test_a_job_that_0_1_0_makes_until_its_end_moves_too(world: World) -> None:
-    """It came after the first look at what is there."""
+def test_a_job_that_0_1_0_adds_before_it_stops_moves_too(world: World) -> None:
+    """The job was added after the first check."""
     world.add("a", task="shop.work", manager=_MANAGER)
     world.old_worker(lives=True)
     world.moving.begin(world.clock.ms)
@@ -156,7 +158,7 @@ def test_a_job_that_0_1_0_makes_until_its_end_moves_too(world: World) -> None:
     assert world.moved() == {"a", "b"}
 
 
-def test_a_job_made_during_the_move_moves_before_the_second_beat_ends(world: World) -> None:
+def test_a_job_added_during_the_move_moves_before_the_second_beat_ends(world: World) -> None:
     world.add("a", task="shop.work", manager=_MANAGER)
     world.shared.claim(world.shared.cron.run("a" * 12))
     Formats(world.own.database).say_here("worker w@host", now_ms=world.clock.ms)
@@ -171,10 +173,12 @@ def test_a_job_made_during_the_move_moves_before_the_second_beat_ends(world: Wor
     assert len(world.over) == 1
 
 
-def test_what_0_1_0_makes_after_the_move_is_ticked_and_moves_when_it_is_gone(world: World) -> None:
+def test_a_job_that_0_1_0_adds_after_the_move_is_ticked_and_moves_when_0_1_0_is_gone(
+    world: World,
+) -> None:
     world.add("a", task="shop.work", manager=_MANAGER)
     world.moving.begin(world.clock.ms)
-    # The next leader knows it too.
+    # The next leader begins with the same result.
     world.moving.begin(world.clock.ms)
     world.moving.step(world.clock.ms)
     assert (world.moved(), world.second.is_wanted) == ({"a"}, False)
@@ -190,13 +194,15 @@ def test_what_0_1_0_makes_after_the_move_is_ticked_and_moves_when_it_is_gone(wor
     assert world.moved() == {"a", "b"}
 
 
-def test_the_end_is_told_once(world: World) -> None:
+def test_the_end_of_the_move_is_reported_once(world: World) -> None:
     for _ in range(3):
         world.moving.step(world.clock.ms)
     assert len(world.over) == 1
 
 
-def test_one_job_that_may_be_of_another_is_told_by_its_name(world: World) -> None:
+def test_a_job_that_may_belong_to_another_project_is_reported_by_name_and_stays(
+    world: World,
+) -> None:
     world.add("a", task="shop.work", manager=_MANAGER)
     world.add("e", task="both.work")
     world.add("f", task="both.work", manager="project:blog")
@@ -210,10 +216,10 @@ def test_one_job_that_may_be_of_another_is_told_by_its_name(world: World) -> Non
     ]
 
 
-def test_a_user_of_one_namespace_alone_is_not_kept_back(
+def test_a_user_without_rights_to_the_shared_namespace_is_not_delayed(
     world: World, valkey_url: str, clock: HandClock
 ) -> None:
-    """Redis' rights may end at the project's own keys."""
+    """An ACL may restrict a Redis user to the project's own keys."""
     own = world.own.database.keys.namespace
     rules = [rule for rule in documented_rules("hermes") if not rule.startswith("~")]
     with user(valkey_url, [*rules, f"~{{{own}}}:*"]) as url:

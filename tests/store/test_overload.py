@@ -1,4 +1,4 @@
-"""Overload is told once, with what to do, and told to be over."""
+"""Tests that overload is reported once, with what to do, and that its end is reported."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ GB = 2**30
 
 @pytest.fixture
 def host(valkey: Database, clock: HandClock, tmp_path: Path) -> DeliveringHost:
-    """A machine."""
+    """Return a host that delivers."""
     return at(valkey, clock, tmp_path)
 
 
 @pytest.fixture
 def overload(host: DeliveringHost) -> OverloadWatch:
-    """The leader's look, from its first one on."""
+    """Return the leader's overload watch before its first scan."""
     reporter = TroubleReporter(incidents=host.incidents, deliveries=host.deliveries, alerts="local")
     return OverloadWatch(
         host.store.database, incidents=host.incidents, reporter=reporter, home=host.home
@@ -58,7 +58,7 @@ def worker_says(
 def scans(
     host: DeliveringHost, overload: OverloadWatch, times: int, /, **worker: object
 ) -> list[str]:
-    """Scan every ten seconds beside a living worker; the texts of what is open then."""
+    """Scan every ten seconds beside a living worker; return the texts of open incidents."""
     for _ in range(times):
         host.store.clock.advance(10)
         worker_says(host, **worker)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def texts(host: DeliveringHost) -> list[str]:
 
 
 def push(host: DeliveringHost, queue: str) -> None:
-    """A run on that queue, that waits from now on."""
+    """Push a run to that queue, where it waits from now on."""
     store = host.store
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     store.runs.trigger(
@@ -84,7 +84,7 @@ def push(host: DeliveringHost, queue: str) -> None:
     )
 
 
-def test_runs_on_a_queue_that_nobody_consumes_are_told_and_told_to_be_taken(
+def test_a_queue_without_a_consumer_is_an_incident_until_its_runs_are_taken(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     default = host.store.database.keys.default_queue
@@ -94,13 +94,15 @@ def test_runs_on_a_queue_that_nobody_consumes_are_told_and_told_to_be_taken(
     (text,) = scans(host, overload, 1, queues=(default,))
     assert f"1 messages wait on queue '{gpu}' and no worker consumes it" in text
     assert f"worker -Q {gpu}" in text
-    # A leader that has just begun to look does not call it over.
+    # The incident stays open while the run waits.
     assert scans(host, overload, 10, queues=(default,)) == [text]
     host.store.database.call("RPOP", gpu)
     assert scans(host, overload, 1, queues=(default, gpu)) == []
 
 
-def test_deliveries_that_nobody_takes_are_told_from_where_it_is_found(host: DeliveringHost) -> None:
+def test_an_alert_about_untaken_deliveries_is_sent_by_the_leader_itself(
+    host: DeliveringHost,
+) -> None:
     sent: list[str] = []
     reporter = TroubleReporter(
         incidents=host.incidents,
@@ -119,7 +121,7 @@ def test_deliveries_that_nobody_takes_are_told_from_where_it_is_found(host: Deli
     assert host.deliveries.get(notice) is not None
 
 
-def test_a_new_leader_does_not_call_over_what_it_has_not_watched(
+def test_a_new_leader_does_not_close_an_incident_that_it_has_not_watched(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     push(host, "gpu")
@@ -129,7 +131,7 @@ def test_a_new_leader_does_not_call_over_what_it_has_not_watched(
     assert scans(host, overload, 2, queues=("x",)) == told
 
 
-def test_nothing_is_claimed_beside_a_worker_that_does_not_say_what_it_consumes(
+def test_no_queue_is_reported_beside_a_worker_that_does_not_report_its_queues(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     push(host, "gpu")
@@ -149,7 +151,7 @@ def test_nothing_is_claimed_beside_a_worker_that_does_not_say_what_it_consumes(
         ({"asked_before_ms": 0, "is_full": True}, None),
     ],
 )
-def test_a_queue_from_which_its_workers_take_nothing_is_told_unless_they_are_full(
+def test_a_queue_whose_workers_take_nothing_is_reported_unless_they_are_full(
     host: DeliveringHost, overload: OverloadWatch, worker: dict[str, object], words: str | None
 ) -> None:
     push(host, "q")
@@ -157,10 +159,10 @@ def test_a_queue_from_which_its_workers_take_nothing_is_told_unless_they_are_ful
     assert [words in text for text in told if words] == ([] if words is None else [True])
 
 
-def test_a_queue_from_which_somebody_takes_is_none_of_it(
+def test_a_queue_that_is_being_emptied_is_not_reported(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    """A worker without our hooks takes from it, and says nothing of itself."""
+    """A worker without our hooks takes the messages and reports nothing."""
     for _ in range(8):
         push(host, "theirs")
     for _ in range(6):
@@ -168,7 +170,7 @@ def test_a_queue_from_which_somebody_takes_is_none_of_it(
         assert scans(host, overload, 1, queues=("other",)) == []
 
 
-def test_a_queue_that_grows_for_a_minute_is_told_until_it_does_no_more(
+def test_a_queue_that_grows_for_a_minute_is_an_incident_until_it_shrinks(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     queue = host.store.database.keys.default_queue
@@ -200,7 +202,7 @@ def test_a_burst_that_is_worked_off_is_no_backlog(
             assert scans(host, overload, 1, queues=(queue,)) == []
 
 
-def test_a_run_that_waits_for_five_minutes_is_told(
+def test_a_run_that_waits_for_five_minutes_is_reported(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     queue = host.store.database.keys.default_queue
@@ -212,7 +214,7 @@ def test_a_run_that_waits_for_five_minutes_is_told(
 
 
 def recorded(host: DeliveringHost, job_id: str, number: int, *, reason: str = "") -> None:
-    """An occurrence, that ran or was skipped."""
+    """Record an occurrence that ran, or was skipped for a reason."""
     database = host.store.database
     run_id = run_id_of(job_id, host.store.clock.ms + number)
     state = "skipped" if reason else "succeeded"
@@ -221,7 +223,7 @@ def recorded(host: DeliveringHost, job_id: str, number: int, *, reason: str = ""
     database.call("ZADD", database.keys.runs, host.store.clock.ms, run_id)
 
 
-def test_a_job_that_loses_most_of_its_occurrences_to_overlap_is_told(
+def test_a_job_that_loses_most_of_its_occurrences_to_overlap_is_reported(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     bad, fair, missed = "aa" * 6, "bb" * 6, "cc" * 6
@@ -239,7 +241,7 @@ def test_a_job_that_loses_most_of_its_occurrences_to_overlap_is_told(
 
 
 @pytest.mark.parametrize("is_claimed", [False, True])
-def test_where_the_earlier_run_was_never_taken_the_advice_is_a_worker(
+def test_the_advice_is_to_start_a_worker_when_the_earlier_run_was_never_taken(
     host: DeliveringHost, overload: OverloadWatch, is_claimed: bool
 ) -> None:
     request = JobRequest(schedule="every 1h", prompt="x", name="slow", queue="gpu")
@@ -257,7 +259,7 @@ def test_where_the_earlier_run_was_never_taken_the_advice_is_a_worker(
         assert "an earlier run still waits on queue 'gpu' → start a worker that consumes it" in text
 
 
-def test_where_the_earlier_run_was_handed_on_it_is_named(
+def test_the_advice_names_an_earlier_run_that_was_handed_on(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     job = host.store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="chained"))
@@ -270,13 +272,15 @@ def test_where_the_earlier_run_was_handed_on_it_is_named(
     assert f"hermes-celery cancel {run_id} lets the job go on" in text
 
 
-def test_few_occurrences_are_no_rate(host: DeliveringHost, overload: OverloadWatch) -> None:
+def test_four_lost_occurrences_are_too_few_to_report(
+    host: DeliveringHost, overload: OverloadWatch
+) -> None:
     for number in range(4):
         recorded(host, "aa" * 6, number, reason="overlap: an earlier run still runs")
     assert scans(host, overload, 1, queues=()) == []
 
 
-def test_a_server_near_its_maxmemory_is_told_until_it_has_room(
+def test_a_server_near_its_maxmemory_is_an_incident_until_it_has_room(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     database = host.store.database
@@ -304,7 +308,7 @@ def test_a_server_near_its_maxmemory_is_told_until_it_has_room(
         (0, 0, False),
     ],
 )
-def test_a_nearly_full_disk_of_a_worker_is_told(
+def test_a_nearly_full_disk_of_a_worker_is_reported(
     host: DeliveringHost, overload: OverloadWatch, free: int, total: int, is_full: bool
 ) -> None:
     disk = {"host": "far", "disk_free": free, "disk_total": total}
@@ -313,7 +317,7 @@ def test_a_nearly_full_disk_of_a_worker_is_told(
     assert scans(host, overload, 1, queues=(), host="far", disk_free=GB, disk_total=GB) == []
 
 
-def test_this_machines_disk_is_looked_at_too(
+def test_the_disk_of_the_leaders_host_is_checked_too(
     host: DeliveringHost, overload: OverloadWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type(shutil.disk_usage(host.home))
@@ -322,9 +326,7 @@ def test_this_machines_disk_is_looked_at_too(
     assert f"on {socket.gethostname()} has 0 MB free of 1 GB" in text
 
 
-def test_a_record_of_the_wrong_kind_is_left_out(
-    host: DeliveringHost, overload: OverloadWatch
-) -> None:
+def test_broken_records_are_ignored(host: DeliveringHost, overload: OverloadWatch) -> None:
     database = host.store.database
     push(host, "gpu")
     database.call("HSET", database.keys.consumers, "broken@host", "{not json")
@@ -358,7 +360,7 @@ def test_a_burst_after_a_longer_one_was_worked_off_is_no_backlog(
     assert scans(host, overload, 2, queues=(queue,)) == []
 
 
-def test_the_latest_taking_counts_whoever_tells_of_it_last(host: DeliveringHost) -> None:
+def test_the_latest_time_of_taking_a_message_is_kept(host: DeliveringHost) -> None:
     load, now = QueueLoad(host.store.database), host.store.clock.ms
     sign = WorkerSign(seen_ms=now, queues={"q": now})
     for taken_ms in (now - 5, now - 1, now - 9):
@@ -366,7 +368,7 @@ def test_the_latest_taking_counts_whoever_tells_of_it_last(host: DeliveringHost)
     assert load.taken() == {"q": now - 1}
 
 
-def test_a_full_disk_is_not_called_over_because_its_worker_is_gone(
+def test_the_incident_of_a_full_disk_stays_open_when_its_worker_is_gone(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     told = scans(host, overload, 1, queues=(), host="far", disk_free=1, disk_total=GB)
@@ -376,7 +378,7 @@ def test_a_full_disk_is_not_called_over_because_its_worker_is_gone(
     assert texts(host) == told
 
 
-def test_consumers_that_do_not_report_are_told_once_and_over_when_they_are_forgotten(
+def test_consumers_that_do_not_report_are_one_incident_until_they_are_forgotten(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     clock = host.store.clock

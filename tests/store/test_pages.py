@@ -1,4 +1,4 @@
-"""Lists that are read page by page, while others add and remove."""
+"""Tests of lists that are read page by page, while entries are added and removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import Store, a_job, replaced
 
 
 def add_jobs(store: Store, count: int, *, name: str = "job {}", created_ms: int = 5) -> list[Job]:
-    """Jobs that were all made in the same millisecond, in the order of their ids."""
+    """Add jobs with one creation time, in the order of their ids."""
     job = a_job()
     jobs = [
         replaced(
@@ -28,7 +28,7 @@ def add_jobs(store: Store, count: int, *, name: str = "job {}", created_ms: int 
     return jobs
 
 
-def test_a_place_whose_member_is_gone_is_still_a_place(store: Store) -> None:
+def test_a_page_position_stays_valid_after_its_member_is_removed(store: Store) -> None:
     for member, score in (("a", 1), ("b", 2), ("ba", 2), ("c", 2), ("d", 3)):
         store.database.call("ZADD", "{x}:z", score, member)
     up = {
@@ -48,7 +48,7 @@ def test_a_place_whose_member_is_gone_is_still_a_place(store: Store) -> None:
     assert list(pages(store.database, "{x}:none", order=Order.DOWN)) == []
 
 
-def test_jobs_that_are_removed_while_they_are_listed_hide_no_other(store: Store) -> None:
+def test_removing_jobs_while_listing_skips_no_other_job(store: Store) -> None:
     jobs = add_jobs(store, 2 * PAGE + 50)
     seen = []
     for job in store.jobs.all():
@@ -58,7 +58,7 @@ def test_jobs_that_are_removed_while_they_are_listed_hide_no_other(store: Store)
     assert store.jobs.count() == 0
 
 
-def test_a_job_that_is_added_in_front_makes_no_other_come_twice(store: Store) -> None:
+def test_adding_a_job_in_front_while_listing_repeats_no_other_job(store: Store) -> None:
     jobs = add_jobs(store, PAGE + 50)
     listing = store.jobs.all()
     seen = [next(listing).id for _ in range(PAGE)]
@@ -67,7 +67,7 @@ def test_a_job_that_is_added_in_front_makes_no_other_come_twice(store: Store) ->
     assert [*seen, *(job.id for job in listing)] == [job.id for job in jobs]
 
 
-def test_listing_goes_on_after_a_job_given_by_id_or_name(store: Store) -> None:
+def test_a_listing_continues_after_a_job_given_by_id_or_name(store: Store) -> None:
     jobs = add_jobs(store, 5)
     for reference in (jobs[2].id, "job 2"):
         assert list(store.cron.find_jobs(after=reference)) == jobs[3:]
@@ -81,7 +81,7 @@ def test_listing_goes_on_after_a_job_given_by_id_or_name(store: Store) -> None:
         store.jobs.matching(after=jobs[2].id)
 
 
-def test_jobs_are_found_by_the_beginning_of_their_names(store: Store) -> None:
+def test_jobs_are_found_by_a_prefix_of_their_names(store: Store) -> None:
     jobs = add_jobs(store, 12, name="Zähler {}")
     other = a_job(name="zahl")
     store.jobs.add(other)
@@ -108,7 +108,7 @@ def test_jobs_are_found_by_state(store: Store) -> None:
 
 
 def run_many(store: Store, count: int) -> list[str]:
-    """Ids of runs that succeeded, newest first."""
+    """Run a job several times; return the run ids, newest first."""
     ids = []
     for _ in range(count):
         store.clock.advance(1)
@@ -118,7 +118,7 @@ def run_many(store: Store, count: int) -> list[str]:
     return ids[::-1]
 
 
-def test_runs_are_listed_after_a_run_of_all_or_of_one_job(store: Store) -> None:
+def test_runs_of_all_jobs_or_of_one_job_are_listed_after_a_given_run(store: Store) -> None:
     store.jobs.add(a_job())
     ids = run_many(store, 5)
     other = a_job()
@@ -134,7 +134,7 @@ def test_runs_are_listed_after_a_run_of_all_or_of_one_job(store: Store) -> None:
         store.cron.latest_runs(after=f"{ids[0]}0")
 
 
-def test_the_beginnings_of_many_outputs_are_bytes_as_they_were(store: Store) -> None:
+def test_the_first_4096_bytes_of_many_outputs_are_read_unchanged(store: Store) -> None:
     store.jobs.add(a_job())
     ids = [store.cron.run("aaaaaaaaaaaa") for _ in range(3)]
     for run_id, output in zip(ids, (b"\xff\xfe\0", b"y" * 5_000), strict=False):
@@ -144,7 +144,7 @@ def test_the_beginnings_of_many_outputs_are_bytes_as_they_were(store: Store) -> 
     assert store.runs.beginnings([]) == []
 
 
-def test_of_one_job_more_runs_than_a_page_are_listed(store: Store) -> None:
+def test_more_runs_than_one_page_are_listed(store: Store) -> None:
     store.jobs.add(a_job())
     ids = run_many(store, PAGE + 3)
     for reference in (None, "aaaaaaaaaaaa"):

@@ -1,4 +1,4 @@
-"""What a user may not do is named whole at start, and nothing is left behind by asking."""
+"""Tests that all missing rights of a Redis user are named at start, and no key is left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def as_rule(command: str) -> str:
 def database_of(
     url: str, namespace: str, *, without: tuple[str, ...] = (), extra: tuple[str, ...] = ()
 ) -> Iterator[Database]:
-    """A namespace as a user sees it who has all of the documented rules but some."""
+    """Yield a namespace as a user with all documented rules but some."""
     rules = [rule for rule in documented_rules(namespace) if rule not in without]
     with user(url, [*rules, *extra]) as its_url:
         database = Database(connect(its_url), keys=Keys(namespace=namespace))
@@ -46,7 +46,7 @@ def leftovers(database: Database) -> list[str]:
     return list(database.call("KEYS", f"{database.keys.prefix}*"))
 
 
-def test_the_documented_rules_suffice_and_are_those_of_the_table(
+def test_the_documented_rules_suffice_and_match_the_table(
     valkey_url: str, valkey: Database, namespace: str
 ) -> None:
     with database_of(valkey_url, namespace) as database:
@@ -59,7 +59,7 @@ def test_the_documented_rules_suffice_and_are_those_of_the_table(
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_a_command_that_is_missing_is_named(
+def test_a_missing_command_is_named(
     valkey_url: str, valkey: Database, namespace: str, command: str
 ) -> None:
     with database_of(valkey_url, namespace, without=(as_rule(command),)) as database:
@@ -68,14 +68,14 @@ def test_a_command_that_is_missing_is_named(
         with pytest.raises(StoreUnsuitable, match=f"may not run {command},") as error:
             refuse_missing(database, queues=[namespace])
     assert str(error.value).endswith(as_rule(command))
-    # Where DEL is what is missing, the scratch string ends by itself.
+    # Without DEL the scratch string expires by itself.
     left = leftovers(valkey)
     assert bool(left) == (command == "DEL")
     for key in left:
         assert 0 < valkey.call("TTL", key) <= 60
 
 
-def test_everything_that_is_missing_is_named_at_once(
+def test_all_missing_rights_are_named_at_once(
     valkey_url: str, valkey: Database, namespace: str
 ) -> None:
     lost = ("+hvals", "+zadd", "+set", "~_kombu.binding*", "&/0.celery.pidbox")
@@ -84,7 +84,7 @@ def test_everything_that_is_missing_is_named_at_once(
             refuse_missing(database, queues=[namespace])
         name = database.client.connection_pool.connection_kwargs["username"]
     text = str(error.value)
-    # ZADD would make a key that stays, where SET is missing; it is named when SET is there.
+    # Without SET, a probe of ZADD would leave a key; ZADD is named once SET is allowed.
     assert "may not run HVALS, SET nor use keys ~_kombu.binding* nor use channels" in text
     assert text.endswith(f"ACL SETUSER {name} +hvals +set ~_kombu.binding* &/0.celery.pidbox")
     assert leftovers(valkey) == []
@@ -94,16 +94,16 @@ def test_everything_that_is_missing_is_named_at_once(
     "pattern",
     ["~{N}:*", "~N*", "~_kombu.binding*", "~unacked*", "~*.celery.pidbox*", "~celeryev.*"],
 )
-def test_keys_that_are_out_of_reach_are_named(
-    valkey_url: str, namespace: str, pattern: str
-) -> None:
+def test_forbidden_keys_are_named(valkey_url: str, namespace: str, pattern: str) -> None:
     pattern = pattern.replace("N", namespace)
     with database_of(valkey_url, namespace, without=(pattern,)) as database:
         found = missing(database)
     assert (found.commands, found.keys) == ([], [pattern])
 
 
-def test_names_of_ones_own_are_told_one_by_one_and_suffice(valkey_url: str, namespace: str) -> None:
+def test_custom_broker_key_names_are_named_and_suffice_when_allowed(
+    valkey_url: str, namespace: str
+) -> None:
     names = BrokerNames(unacked=["mine", "idx", "mtx"])
     with database_of(valkey_url, namespace) as database:
         found = look_for_missing(database, queues=[namespace], names=names)
@@ -112,11 +112,11 @@ def test_names_of_ones_own_are_told_one_by_one_and_suffice(valkey_url: str, name
         refuse_missing(database, queues=[namespace], names=names)
 
 
-def test_a_key_that_may_only_be_read_is_out_of_reach(
+def test_a_key_that_may_only_be_read_counts_as_forbidden(
     valkey_url: str, valkey: Database, namespace: str
 ) -> None:
     if valkey.version.startswith("Redis 6"):
-        pytest.skip("Redis 6.2 knows no such rules")
+        pytest.skip("Redis 6.2 has no read-only key rules")
     pattern = f"~{{{namespace}}}:*"
     extra = (f"%R{pattern}",)
     with database_of(valkey_url, namespace, without=(pattern,), extra=extra) as database:
@@ -126,28 +126,26 @@ def test_a_key_that_may_only_be_read_is_out_of_reach(
 @pytest.mark.parametrize(
     "channel", ["&{N}:wake", "&/0.celery.pidbox", "&/0.celeryev/worker.*", "&/0.celeryev/*"]
 )
-def test_channels_that_are_out_of_reach_are_named(
-    valkey_url: str, namespace: str, channel: str
-) -> None:
+def test_forbidden_channels_are_named(valkey_url: str, namespace: str, channel: str) -> None:
     channel = channel.replace("N", namespace)
     with database_of(valkey_url, namespace, without=(channel,)) as database:
         found = missing(database)
     assert (found.commands, found.channels) == ([], [channel])
 
 
-def test_a_further_queue_is_looked_at(valkey_url: str, namespace: str) -> None:
+def test_a_further_queue_is_checked(valkey_url: str, namespace: str) -> None:
     with database_of(valkey_url, namespace) as database:
         found = look_for_missing(database, queues=[namespace, "gpu"])
     assert found.keys == ["~gpu*"]
 
 
-def test_every_probe_gets_past_the_count_of_its_arguments(valkey: Database) -> None:
-    """A server looks at the count first: a probe that fails there would prove nothing."""
+def test_every_probe_has_a_valid_number_of_arguments(valkey: Database) -> None:
+    """A server checks the number first: a probe that fails there would prove nothing."""
     for command, arguments in PROBES.items():
         filled = [valkey.keys.prefix + "probe" if "<" in part else part for part in arguments]
         pipe = valkey.client.pipeline(transaction=False)
         if command in ("EXEC", "MULTI", "WATCH", "UNWATCH"):
-            continue  # without arguments, or with one key; redis-py keeps them for itself
+            continue  # redis-py sends these itself
         pipe.execute_command(*command.split(), *filled)
         (answer,) = pipe.execute(raise_on_error=False)
         if isinstance(answer, redis.exceptions.ResponseError):
@@ -166,14 +164,14 @@ def test_the_table_names_every_command_in_our_sources(valkey: Database) -> None:
     for path in PACKAGE.rglob("*.py"):
         if path.stem != "permissions":
             used |= constants(path)
-    # `client.pubsub()` is redis-py's; it sends nothing. Redis 6 lists POST, to hang up on browsers.
+    # `client.pubsub()` sends nothing. Redis 6 lists POST, only to reject browsers.
     used = (used & known) - {"PUBSUB", "POST"}
     assert len(used) > 50
     assert used <= {command.split()[0] for command in COMMANDS}
 
 
 def constants(path: Path) -> set[str]:
-    """The texts in a module that could be commands, and redis-py's methods that are."""
+    """Return the strings in a module that may be commands, and redis-py methods that are."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = {
         node.value

@@ -1,4 +1,4 @@
-"""Policies in the store: overlap, retries, loss, expiry, pauses, backfill; each skip says why."""
+"""Tests of policies: overlap, retries, loss, expiry, pauses, backfill; each skip has a reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _a_leader(store: Store) -> None:
 
 
 def hourly(store: Store, **policy: object) -> Job:
-    """A job that runs each hour."""
+    """Add a job that runs each hour."""
     chosen = Policy(**policy)  # type: ignore[arg-type]
     return store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n", policy=chosen))
 
@@ -63,7 +63,7 @@ def test_a_skip_says_whether_the_earlier_run_waits_or_runs(store: Store) -> None
     assert newest(store).reason == "overlap: an earlier run still runs"
 
 
-def test_allow_runs_side_by_side_up_to_its_number(store: Store) -> None:
+def test_allow_runs_side_by_side_up_to_max_active(store: Store) -> None:
     hourly(store, overlap=Overlap.ALLOW, max_active=2)
     assert [an_hour_later(store).dispatched for _ in range(3)] == [1, 1, 0]
     assert len(store.queue()) == 2
@@ -71,7 +71,7 @@ def test_allow_runs_side_by_side_up_to_its_number(store: Store) -> None:
     assert an_hour_later(store).dispatched == 1
 
 
-def test_queue_one_holds_one_back_and_pushes_it_when_the_other_ends(store: Store) -> None:
+def test_queue_one_holds_one_run_back_and_pushes_it_when_the_earlier_one_ends(store: Store) -> None:
     hourly(store, overlap=Overlap.QUEUE_ONE)
     reports = [an_hour_later(store) for _ in range(3)]
     assert [(r.dispatched, r.held, r.overlapping) for r in reports] == [
@@ -89,7 +89,9 @@ def test_queue_one_holds_one_back_and_pushes_it_when_the_other_ends(store: Store
 
 
 @pytest.mark.parametrize("end", ["cancelled", "lost"])
-def test_a_held_run_is_pushed_however_the_other_ends(store: Store, end: str) -> None:
+def test_a_held_run_is_pushed_when_the_earlier_one_is_cancelled_or_lost(
+    store: Store, end: str
+) -> None:
     hourly(store, overlap=Overlap.QUEUE_ONE)
     an_hour_later(store)
     an_hour_later(store)
@@ -113,7 +115,7 @@ def test_a_held_run_can_be_cancelled(store: Store) -> None:
     assert store.queue() == [first]
 
 
-def test_replace_cancels_the_earlier_one_first(store: Store) -> None:
+def test_replace_cancels_the_earlier_run_first(store: Store) -> None:
     hourly(store, overlap=Overlap.REPLACE)
     an_hour_later(store)
     (first,) = store.queue()
@@ -127,7 +129,7 @@ def test_replace_cancels_the_earlier_one_first(store: Store) -> None:
     assert store.runs.get(replaced_by).state is RunState.CANCELLED
 
 
-def test_catching_up_with_all_runs_them_one_after_the_other(store: Store) -> None:
+def test_catch_up_all_runs_missed_occurrences_one_after_the_other(store: Store) -> None:
     hourly(store, catch_up=CatchUp.ALL)
     store.clock.advance(4 * 3600)
     report = ticked(store)
@@ -164,7 +166,7 @@ def test_a_failed_run_is_tried_again_with_back_off_and_then_fails(store: Store) 
 
 
 class _Numbered(PlainMessages):
-    """Messages that are their own Celery id."""
+    """Messages that consist of their own Celery id."""
 
     def message(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
@@ -173,7 +175,7 @@ class _Numbered(PlainMessages):
 
 
 def test_every_message_of_a_run_after_the_first_has_an_id_of_its_own(store: Store) -> None:
-    """Celery's workers drop what has an id that was revoked or expired before."""
+    """Celery's workers drop a message whose id was revoked or expired before."""
     store.messages = _Numbered(store.messages.queue(a_spec()))
     hourly(store, retries=1)
     an_hour_later(store)
@@ -188,7 +190,7 @@ def test_every_message_of_a_run_after_the_first_has_an_id_of_its_own(store: Stor
     assert store.queue() == [run_id, f"{run_id}.1", f"{run_id}.2", f"{run_id}.3"]
 
 
-def test_the_first_message_of_a_run_that_the_leader_pushes_has_the_runs_own_id(
+def test_the_first_message_that_the_leader_pushes_for_a_run_has_the_runs_id(
     store: Store,
 ) -> None:
     store.messages = _Numbered(store.messages.queue(a_spec()))
@@ -222,7 +224,7 @@ def test_a_cancelled_run_is_not_tried_again(store: Store) -> None:
     assert (answer, store.runs.get(run_id).state) == ("ok", RunState.CANCELLED)
 
 
-def test_a_lost_run_starts_again_only_if_its_job_wants_that(store: Store) -> None:
+def test_a_lost_run_starts_again_with_on_lost_retry(store: Store) -> None:
     hourly(store, on_lost=OnLost.RETRY)
     an_hour_later(store)
     (run_id,) = store.queue()
@@ -240,7 +242,7 @@ def test_a_lost_run_starts_again_only_if_its_job_wants_that(store: Store) -> Non
     assert store.runs.get(run_id).state is RunState.SUCCEEDED
 
 
-def test_a_run_that_kills_every_worker_is_given_up(store: Store) -> None:
+def test_a_run_that_kills_its_worker_is_lost_after_five_attempts(store: Store) -> None:
     hourly(store, on_lost=OnLost.RETRY)
     an_hour_later(store)
     (run_id,) = store.queue()
@@ -252,7 +254,7 @@ def test_a_run_that_kills_every_worker_is_given_up(store: Store) -> None:
     assert attempts == 5
 
 
-def test_a_run_that_no_worker_took_in_time_is_dropped_as_expired(store: Store) -> None:
+def test_a_run_that_no_worker_took_in_time_is_skipped_as_expired(store: Store) -> None:
     hourly(store, expires_seconds=300)
     an_hour_later(store)
     (run_id,) = store.queue()
@@ -264,7 +266,7 @@ def test_a_run_that_no_worker_took_in_time_is_dropped_as_expired(store: Store) -
     assert store.database.call("EXISTS", store.database.keys.active(run.job_id)) == 0
 
 
-def test_without_any_worker_rescue_drops_what_expired(store: Store) -> None:
+def test_rescue_skips_expired_runs_when_there_is_no_worker(store: Store) -> None:
     hourly(store, expires_seconds=30)
     an_hour_later(store)
     store.clock.advance(61)
@@ -272,7 +274,7 @@ def test_without_any_worker_rescue_drops_what_expired(store: Store) -> None:
     assert newest(store).state is RunState.SKIPPED
 
 
-def test_failures_in_a_row_pause_a_job_and_a_success_starts_the_count_anew(store: Store) -> None:
+def test_failures_in_a_row_pause_a_job_and_a_success_resets_the_count(store: Store) -> None:
     job = hourly(store, pause_after=3)
     for outcome in (FAILED, FAILED, SUCCEEDED, FAILED, FAILED):
         an_hour_later(store)
@@ -290,7 +292,7 @@ def test_failures_in_a_row_pause_a_job_and_a_success_starts_the_count_anew(store
     assert store.cron.show("n").state is JobState.SCHEDULED
 
 
-def test_pausing_everything_stops_every_job_and_resuming_goes_on_from_now(store: Store) -> None:
+def test_a_global_pause_stops_every_job_and_its_end_continues_from_now(store: Store) -> None:
     hourly(store)
     store.cron.pause_all(note="upgrade")
     for _ in range(3):
@@ -304,14 +306,14 @@ def test_pausing_everything_stops_every_job_and_resuming_goes_on_from_now(store:
     assert an_hour_later(store).dispatched == 1
 
 
-def test_to_resume_everything_that_is_not_paused_skips_nothing_that_is_due(store: Store) -> None:
+def test_resume_all_without_a_global_pause_skips_no_due_job(store: Store) -> None:
     hourly(store)
     store.clock.advance(3600)
     assert not store.cron.resume_all()
     assert ticked(store).dispatched == 1
 
 
-def test_a_second_pause_of_everything_keeps_the_first_note_and_instant(store: Store) -> None:
+def test_a_second_global_pause_keeps_the_first_note_and_instant(store: Store) -> None:
     hourly(store)
     assert store.cron.pause_all(note="upgrade")
     first = store.due.switch()
@@ -324,7 +326,7 @@ def test_a_second_pause_of_everything_keeps_the_first_note_and_instant(store: St
     assert not store.cron.resume_all()
 
 
-def test_a_switch_that_cannot_be_read_is_mended_by_who_turns_it(store: Store) -> None:
+def test_an_unreadable_switch_is_repaired_by_pause_all_and_resume_all(store: Store) -> None:
     hourly(store)
     store.database.call("HSET", store.database.keys.switch, "paused_ms", "soon")
     assert not store.cron.resume_all()
@@ -338,7 +340,7 @@ def test_a_switch_that_cannot_be_read_is_mended_by_who_turns_it(store: Store) ->
         store.cron.pause_all()
 
 
-def test_a_backfill_runs_a_range_one_after_the_other_and_once(store: Store) -> None:
+def test_a_backfill_runs_a_range_one_by_one_and_only_once(store: Store) -> None:
     hourly(store)
     store.clock.advance(6 * 3600 + 60)
     end = NOON + timedelta(hours=3)
@@ -367,7 +369,7 @@ def test_a_backfill_at_a_rate_spreads_its_runs(store: Store) -> None:
     assert store.queue() == made
 
 
-def test_what_ran_on_schedule_is_not_backfilled_but_what_was_skipped_is(store: Store) -> None:
+def test_a_backfill_runs_skipped_occurrences_and_not_those_that_ran(store: Store) -> None:
     hourly(store)
     an_hour_later(store)
     an_hour_later(store)
@@ -376,7 +378,7 @@ def test_what_ran_on_schedule_is_not_backfilled_but_what_was_skipped_is(store: S
     assert [store.runs.get(run_id).due_at for run_id in made] == [NOON + timedelta(hours=2)]
 
 
-def test_a_range_without_an_occurrence_is_told_from_one_that_has_all_its_runs(
+def test_an_empty_backfill_says_if_its_range_has_no_occurrence(
     store: Store,
 ) -> None:
     hourly(store)
@@ -392,7 +394,7 @@ def test_a_range_without_an_occurrence_is_told_from_one_that_has_all_its_runs(
     assert store.cron.never_due("n", start=NOON, end=store.cron.now) == ""
 
 
-def test_a_backfill_too_large_or_ahead_is_refused(store: Store) -> None:
+def test_a_backfill_that_is_too_large_or_in_the_future_is_refused(store: Store) -> None:
     store.cron.add(JobRequest(schedule="* * * * *", prompt="x", name="often"))
     store.clock.advance(86_400)
     with pytest.raises(JobError, match="more than 1,000 occurrences"):
@@ -423,7 +425,7 @@ def test_a_backfill_too_large_or_ahead_is_refused(store: Store) -> None:
         ("soon", False),
     ],
 )
-def test_what_pauses_everything_is_the_same_for_beats_and_for_scripts(
+def test_beats_and_scripts_agree_on_which_stored_values_pause_everything(
     store: Store, stored: str, is_paused: bool
 ) -> None:
     store.database.call("HSET", store.database.keys.switch, "paused_ms", stored)

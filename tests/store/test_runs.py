@@ -1,4 +1,4 @@
-"""A run's life in the store: claimed once, finished by its claim alone, rescued when forgotten."""
+"""Tests of runs in the store: claimed once, finished only by the claim, rescued when forgotten."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TOKEN = 7
 
 @pytest.fixture
 def run_id(store: Store) -> str:
-    """A run that was triggered by hand and is queued."""
+    """Return the id of a manual run that is queued."""
     store.database.call("SET", store.database.keys.term, TOKEN)
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="n"))
     return store.cron.run(job.id)
 
 
-def test_a_triggered_run_leaves_the_schedule_alone(store: Store, run_id: str) -> None:
+def test_a_manual_run_does_not_change_the_schedule(store: Store, run_id: str) -> None:
     run = store.runs.get(run_id)
     assert (run.state, run.trigger, run.due_at) == (RunState.QUEUED, Trigger.MANUAL, NOON)
     job = store.cron.show("n")
@@ -32,7 +32,7 @@ def test_a_triggered_run_leaves_the_schedule_alone(store: Store, run_id: str) ->
     assert store.queue() == [run_id]
 
 
-def test_the_same_key_gives_the_same_run(store: Store) -> None:
+def test_triggering_twice_with_one_key_makes_one_run(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     first = store.cron.run(job.id, key="click")
     store.clock.advance(1)
@@ -47,7 +47,7 @@ def test_only_the_first_claim_gets_a_run(store: Store, run_id: str) -> None:
     assert store.runs.claim(run_id, token="b", now_ms=store.clock.ms, worker="w") == "taken"
 
 
-def test_a_claim_asked_again_with_its_token_is_the_same_claim(store: Store, run_id: str) -> None:
+def test_a_claim_repeated_with_its_token_returns_the_same_claim(store: Store, run_id: str) -> None:
     assert store.claim(run_id, token="a") == store.claim(run_id, token="a")
 
 
@@ -65,7 +65,7 @@ def test_a_run_whose_job_was_removed_is_cancelled_by_its_claim(store: Store, run
     assert (run.state, run.reason) == (RunState.CANCELLED, "the job was removed")
 
 
-def test_finishing_keeps_output_and_tells_the_job(store: Store, run_id: str) -> None:
+def test_finishing_stores_the_output_and_updates_the_job(store: Store, run_id: str) -> None:
     claim = store.claim(run_id)
     store.clock.advance(2)
     outcome = Outcome(
@@ -119,7 +119,7 @@ def test_finishing_twice_with_the_same_answer_is_no_error(store: Store, run_id: 
     assert store.cron.show("n").last_run_at == NOON
 
 
-def test_somebody_without_the_claim_cannot_finish(store: Store, run_id: str) -> None:
+def test_a_worker_without_the_claim_cannot_finish_a_run(store: Store, run_id: str) -> None:
     claim = store.claim(run_id, token="a")
     store.database.call("HSET", store.database.keys.run(run_id), "claim", "b")
     failed = Outcome(state=RunState.FAILED)
@@ -135,7 +135,9 @@ def test_a_queued_run_is_cancelled_at_once(store: Store, run_id: str) -> None:
     assert store.runs.counts() == {"queued": 0, "running": 0}
 
 
-def test_a_running_run_hears_of_its_end_with_its_heartbeat(store: Store, run_id: str) -> None:
+def test_a_running_run_learns_of_its_cancellation_from_its_heartbeat(
+    store: Store, run_id: str
+) -> None:
     claim = store.claim(run_id)
     beat = {run_id: claim.token}
     assert store.runs.heartbeat(beat, now_ms=store.clock.ms) == {run_id: "ok"}
@@ -145,7 +147,7 @@ def test_a_running_run_hears_of_its_end_with_its_heartbeat(store: Store, run_id:
     assert store.runs.get(run_id).reason == "stop it"
 
 
-def test_a_heartbeat_without_the_claim_is_told_that_it_lost(store: Store, run_id: str) -> None:
+def test_a_heartbeat_without_the_claim_answers_lost(store: Store, run_id: str) -> None:
     store.claim(run_id, token="a")
     assert store.runs.heartbeat({run_id: "b"}, now_ms=store.clock.ms) == {run_id: "lost"}
 
@@ -169,9 +171,7 @@ def test_a_run_whose_heartbeat_stopped_is_lost_and_frees_its_job(store: Store, r
     assert store.runs.output(run_id) == b""
 
 
-def test_a_queued_run_is_pushed_again_each_time_after_twice_the_wait(
-    store: Store, run_id: str
-) -> None:
+def test_a_queued_run_is_pushed_again_after_waits_that_double(store: Store, run_id: str) -> None:
     store.database.call("DEL", store.messages.queue(store.cron.show("n").spec))
     pushed_at = []
     for second in range(1, 500):
@@ -183,9 +183,7 @@ def test_a_queued_run_is_pushed_again_each_time_after_twice_the_wait(
     assert store.claim(run_id).attempt == 1
 
 
-def test_a_run_that_was_claimed_at_the_last_moment_does_not_expire(
-    store: Store, run_id: str
-) -> None:
+def test_a_run_claimed_at_the_last_moment_does_not_expire(store: Store, run_id: str) -> None:
     claim = store.claim(run_id)
     store.runs.expire(run_id, now_ms=store.clock.ms, token=TOKEN)
     done = Outcome(state=RunState.SUCCEEDED)
@@ -220,7 +218,7 @@ def test_runs_are_listed_newest_first_by_job_state_and_time(store: Store) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "x", "../../x", "aaaaaaaaaaaa", "aaaaaaaaaaaa-1; DEL *"])
-def test_what_is_no_run_id_is_refused_before_redis_is_asked(text: str) -> None:
+def test_an_invalid_run_id_is_refused_without_asking_redis(text: str) -> None:
     with pytest.raises(RunNotFound):
         check_run_id(text)
 
@@ -231,13 +229,13 @@ def rescued(store: Store) -> RescueReport:
     )
 
 
-def test_behind_a_backlog_nothing_is_pushed_again(store: Store, run_id: str) -> None:
+def test_runs_that_wait_behind_a_backlog_are_not_pushed_again(store: Store, run_id: str) -> None:
     for _ in range(110):
         store.cron.run("n")
     store.clock.advance(61)
     assert rescued(store).redelivered == 0
     assert len(store.queue()) == 111
-    # All messages vanish: the queue is shorter than it should be, until each is there again.
+    # All messages vanish; each run gets exactly one new message.
     store.database.call("DEL", store.messages.queue(store.cron.show("n").spec))
     store.clock.advance(121)
     while rescued(store).has_more:
@@ -250,7 +248,7 @@ def test_behind_a_backlog_nothing_is_pushed_again(store: Store, run_id: str) -> 
 @pytest.mark.parametrize(
     "name", ["hop", "handed_hop", "pushes", "retry_ms", "patience_ms", "on_queue_ms"]
 )
-def test_a_number_that_a_script_would_refuse_is_a_fault(
+def test_a_number_that_a_script_would_refuse_is_shown_as_a_fault_of_the_run(
     store: Store, run_id: str, name: str, value: str
 ) -> None:
     assert store.runs.get(run_id).fault is None
@@ -260,9 +258,9 @@ def test_a_number_that_a_script_would_refuse_is_a_fault(
 
 @pytest.mark.parametrize("value", ["-1", "1000001", "9" * 16])
 @pytest.mark.parametrize("name", ["hop", "handed_hop"])
-def test_a_count_that_no_message_reaches_is_a_fault(
+def test_a_hop_count_out_of_range_is_shown_as_a_fault_of_the_run(
     store: Store, run_id: str, name: str, value: str
 ) -> None:
-    # Every message of the run would be taken for a copy.
+    # With such a count every message of the run would be treated as a copy.
     store.database.call("HSET", store.database.keys.run(run_id), name, value)
     assert name in (store.runs.get(run_id).fault or "")

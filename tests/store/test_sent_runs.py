@@ -1,4 +1,4 @@
-"""A run that was published and is not followed: over at once, never pushed again, executed once."""
+"""Tests of runs that are published and not followed: ended at once, never pushed again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CALL = TaskCall(name="svc.tick")
 
 @pytest.fixture
 def sending(store: Store) -> Store:
-    """A store whose leader knows that nobody reports of tasks."""
+    """Return a store with a leader."""
     store.database.call("SET", store.database.keys.term, TOKEN)
     return store
 
@@ -66,7 +66,7 @@ def deadline(store: Store, run: Run) -> int:
     return int(store.database.call("ZSCORE", store.database.keys.queued, run.id))
 
 
-def test_it_is_over_in_the_step_that_pushes_it_and_the_next_one_is_not_held_up(
+def test_a_sent_run_ends_in_the_step_that_pushes_it_and_does_not_block_the_next_one(
     sending: Store,
 ) -> None:
     job = job_of(sending)
@@ -91,21 +91,21 @@ def test_missed_occurrences_that_are_caught_up_together_are_all_sent(sending: St
     assert {run.state for run in sending.cron.latest_runs("n")} == {RunState.SENT}
 
 
-def test_jobs_of_our_own_kinds_are_never_sent(sending: Store) -> None:
+def test_runs_of_prompts_are_never_sent(sending: Store) -> None:
     sending.cron.add(JobRequest(schedule="every 1m", prompt="x", name="ours"))
     sending.clock.advance(60)
     ticked(sending)
     assert sending.cron.latest_runs("ours")[0].state is RunState.QUEUED
 
 
-def test_the_last_occurrence_completes_the_job(sending: Store) -> None:
+def test_the_last_occurrence_completes_a_sent_job(sending: Store) -> None:
     job_of(sending, schedule="every 1m", repeat=1)
     sending.clock.advance(60)
     ticked(sending)
     assert sending.cron.show("n").state is JobState.COMPLETED
 
 
-def test_a_failure_before_it_is_neither_forgotten_nor_counted_on(sending: Store) -> None:
+def test_a_sent_run_does_not_change_the_count_of_failures(sending: Store) -> None:
     job = job_of(sending)
     sending.database.call("HSET", sending.database.keys.job(job.id), "failures", 2)
     sending.clock.advance(60)
@@ -113,7 +113,7 @@ def test_a_failure_before_it_is_neither_forgotten_nor_counted_on(sending: Store)
     assert sending.database.call("HGET", sending.database.keys.job(job.id), "failures") == "2"
 
 
-def test_it_is_listed_by_its_state_and_cannot_be_cancelled(sending: Store) -> None:
+def test_a_sent_run_is_listed_by_its_state_and_cannot_be_cancelled(sending: Store) -> None:
     job_of(sending)
     sending.clock.advance(60)
     ticked(sending)
@@ -123,7 +123,7 @@ def test_it_is_listed_by_its_state_and_cannot_be_cancelled(sending: Store) -> No
     assert sending.runs.has_run(run.id)
 
 
-def test_a_run_by_hand_is_sent_as_well(sending: Store) -> None:
+def test_a_manual_run_is_sent_as_well(sending: Store) -> None:
     job = job_of(sending)
     occurrence = Occurrence(job_id=job.id, due_ms=to_ms(NOON), manual="abcd")
     (run_id,) = sending.runs.trigger(
@@ -139,7 +139,7 @@ def test_a_run_by_hand_is_sent_as_well(sending: Store) -> None:
     assert sending.cron.show("n").last_status == "sent"
 
 
-def test_a_worker_with_hooks_that_takes_it_executes_it_once(sending: Store) -> None:
+def test_a_worker_with_hooks_executes_a_sent_run_once(sending: Store) -> None:
     job_of(sending)
     sending.clock.advance(60)
     ticked(sending)
@@ -149,7 +149,7 @@ def test_a_worker_with_hooks_that_takes_it_executes_it_once(sending: Store) -> N
         return sending.runs.claim(run_id, token=token, now_ms=sending.clock.ms, worker="w@host")
 
     assert claim("a") == "sent"
-    # The answer to the first question was lost on the way.
+    # The answer to the first claim was lost.
     assert claim("a") == "sent"
     assert claim("b") == "taken"
     run = sending.runs.get(run_id)
@@ -157,7 +157,7 @@ def test_a_worker_with_hooks_that_takes_it_executes_it_once(sending: Store) -> N
 
 
 def queued_run(store: Store) -> Run:
-    """A run that was pushed before anybody knew who consumes its queue."""
+    """Return a run pushed before it was known who consumes its queue."""
     job_of(store)
     store.clock.advance(60)
     ticked(store, why="")
@@ -185,7 +185,7 @@ def test_a_run_whose_message_was_lost_is_pushed_again(sending: Store) -> None:
     assert sending.queue() == [run.id]
 
 
-def test_what_waits_on_the_queue_is_not_called_taken_and_its_deadline_stays(
+def test_a_run_on_its_queue_is_not_ended_as_taken_and_keeps_its_deadline(
     sending: Store,
 ) -> None:
     run = queued_run(sending)
@@ -206,7 +206,7 @@ def test_what_waits_on_the_queue_is_not_called_taken_and_its_deadline_stays(
     assert sending.queue() == []
 
 
-def test_a_message_that_was_never_pushed_is_pushed_and_then_over(sending: Store) -> None:
+def test_a_message_that_was_never_pushed_is_pushed_and_its_run_ends_as_sent(sending: Store) -> None:
     run = queued_run(sending)
     sending.database.call("DEL", sending.database.keys.default_queue)
     sending.database.call("HSET", sending.database.keys.run(run.id), "unpushed", "1")
@@ -215,7 +215,7 @@ def test_a_message_that_was_never_pushed_is_pushed_and_then_over(sending: Store)
     assert sending.runs.get(run.id).reason == WHY
 
 
-def test_the_end_of_a_sent_run_lets_the_run_behind_it_go(sending: Store) -> None:
+def test_the_end_of_a_sent_run_releases_the_held_run(sending: Store) -> None:
     run = queued_run(sending)
     sending.database.call("RPOP", sending.database.keys.default_queue)
     job_id = run.job_id
@@ -227,8 +227,8 @@ def test_the_end_of_a_sent_run_lets_the_run_behind_it_go(sending: Store) -> None
     assert sending.queue() == [held]
 
 
-def test_version_0_1_0_reads_it() -> None:
-    """The word in `state` is one that it knows."""
+def test_version_0_1_0_can_read_a_sent_run() -> None:
+    """The stored word in `state` is one that 0.1.0 has."""
     with zipfile.ZipFile(version_0_1_0.WHEEL) as wheel:
         text = wheel.read("hermes_celery/run.py").decode()
     assert f'= "{RunState.SENT.stored}"' in text
