@@ -11,7 +11,7 @@ from hermes_celery.core.job import JobState, word_of
 from hermes_celery.core.run import DeliveryState, EndReason, RunState, Trigger
 
 _HEAD = """\
-# States
+# States and ends
 
 The words in which `list`, `runs`, `show`, `logs` and `incidents` report, and that `--json` prints.
 
