@@ -1,1 +1,1 @@
-"""Where the measured numbers come from: one command per benchmark. No part of the package."""
+"""Benchmarks behind the documented numbers, one command each. They are not part of the package."""

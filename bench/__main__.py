@@ -1,10 +1,10 @@
-"""All benchmarks, one after the other, and the tables of docs/explanation/numbers.md: `make bench`.
+"""Run all benchmarks and print the figures of docs/explanation/numbers.md: `make bench`.
 
     python -m bench [--quick] [--keep DIRECTORY]
 
-Each part is a command of its own, prints its own tables, and says in a file what the summary
-needs. About an hour, most of it waiting for peers; `--quick` takes ten minutes, with fewer jobs and
-rounds.
+Each part is a command of its own that prints its own tables and writes its figures for the summary
+to a JSON file. The whole takes about an hour, mostly for the peers. `--quick` takes ten minutes,
+with fewer jobs and rounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.show import new_table, stop_in_order
 
 _OURS = "hermes-celery"
 
-#: Part -> its options when there is time, and when there is not.
+#: Part -> its options without `--quick`, and its options with `--quick`.
 _PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "peers": (
         (),
@@ -50,17 +50,21 @@ _PARTS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "pools": ((), ("--rounds", "1", "--runs", "100")),
     "next_instant": ((), ()),
 }  # fmt: skip
-#: Parts that write no file: their tables say it all.
+#: Parts that only print tables and write no JSON file.
 _SILENT = ("whole_path", "messages", "next_instant")
 
 
 @click.command(help=__doc__)
-@click.option("--quick", is_flag=True, help="Fewer jobs and rounds; not for quoting.")
 @click.option(
-    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Where the figures go."
+    "--quick", is_flag=True, help="Measure fewer jobs and rounds; do not quote these figures."
+)
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the JSON files in this directory.",
 )
 def main(quick: bool, keep: Path | None) -> None:
-    """Run every part, then print the summary; one that fails is said and stops no other."""
+    """Run every part, then print the summary. A part that fails does not stop the others."""
     stop_in_order()
     holder = nullcontext(str(keep)) if keep else tempfile.TemporaryDirectory()
     with holder as directory:

@@ -1,6 +1,6 @@
-"""What every whole-path benchmark stands on: a fresh server and home, jobs in it, its runs' times.
+"""A test bed for benchmarks: a fresh server and home, functions to store jobs and read run times.
 
-Nothing here measures; see `bench.whole_path` and `bench.peers`.
+This module measures nothing; see `bench.whole_path` and `bench.peers`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hermes_celery.store import Database, Jobs, Runs, Write
 from hermes_celery.wiring.server import open_database
 
 SLOTS = 4
-#: How long runs may take to end.
+#: Longest wait for all runs to finish.
 DONE_SECONDS = 600.0
 _PAGE = 1000
 _SCRIPT = "#!/bin/sh\necho done\n"
 
 
 class Bed(msgspec.Struct, frozen=True, kw_only=True):
-    """A fresh server and home, and the environment of whoever works there."""
+    """A fresh server and home, with the settings and environment of its processes."""
 
     home: Path
     url: str
@@ -42,13 +42,13 @@ class Bed(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def log(self) -> Path:
-        """Where the processes of this bed write."""
+        """Log file of the bed's processes."""
         return self.home / "bench.log"
 
 
 @contextmanager
 def fresh_bed(*, fsync: str = "everysec") -> Iterator[Bed]:
-    """A server, a home with one script in it, and settings that mean both."""
+    """Start a server, create a home with one script, and yield a bed with settings for both."""
     with ExitStack() as stack:
         url = stack.enter_context(valkey(fsync=fsync))
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-bench-")))
@@ -76,7 +76,7 @@ def fresh_bed(*, fsync: str = "everysec") -> Iterator[Bed]:
 
 @contextmanager
 def _events_logged(path: Path) -> Iterator[None]:
-    """Our own ticks log as a beat's do: the lines are part of the cost."""
+    """Log this process's ticks to a file as a beat does, since logging is part of the cost."""
     logger, handler = logging.getLogger("hermes_celery"), logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("[%(asctime)s: %(levelname)s/%(process)d] %(message)s"))
     before = logger.level
@@ -91,13 +91,13 @@ def _events_logged(path: Path) -> Iterator[None]:
 
 
 def celery_process(bed: Bed, app: str, *arguments: str) -> AbstractContextManager[object]:
-    """A Celery process as its user would start it."""
+    """Start a Celery process as a user would; end it when the block ends."""
     command = [sys.executable, "-m", "celery", "-A", app, *arguments]
     return child(command, environment=bed.environment, log=bed.log)
 
 
 def store_jobs(bed: Bed, due_ms: Sequence[int]) -> list[str]:
-    """Store one hourly script job for each instant, first due then; returns their ids."""
+    """Store an hourly script job for each due time (Unix ms) and return the ids."""
     now = from_ms(bed.database.now_ms())
     request = JobRequest(schedule="every 1h", script="noop.sh", no_agent=True, name="no-op")
     spec, _ = define(request, job_id=new_job_id(), now=now, default_timezone="UTC")
@@ -116,9 +116,9 @@ def store_jobs(bed: Bed, due_ms: Sequence[int]) -> list[str]:
 
 
 def run_times(bed: Bed, run_ids: Sequence[str]) -> list[dict[str, int]]:
-    """The times in the records of finished runs, server's clock, Unix ms.
+    """Return the times in the records of finished runs, Unix ms of the server's clock.
 
-    Raises BenchError unless every run has succeeded and its output is kept.
+    Raises BenchError unless every run has succeeded and its output is stored.
     """
     keys, found = bed.database.keys, []
     for start in range(0, len(run_ids), _PAGE):
@@ -127,7 +127,9 @@ def run_times(bed: Bed, run_ids: Sequence[str]) -> list[dict[str, int]]:
         kept = bed.database.call("EXISTS", *(keys.output(run_id) for run_id in page))
         bad = [row.get("error", row) for row in rows if row.get("state") != RunState.SUCCEEDED]
         if bad or kept != len(page):
-            raise BenchError(f"{len(bad)} runs went wrong, {kept} outputs kept; first: {bad[:1]}")
+            raise BenchError(
+                f"{len(bad)} runs did not succeed, {kept} outputs stored; first: {bad[:1]}"
+            )
         found += [
             {
                 "due_ms": due_ms_of(run_id),
@@ -143,7 +145,7 @@ def wait_until_done(bed: Bed) -> None:
     runs = Runs(bed.database)
     wait_until(
         lambda: not any(runs.counts().values()),
-        what="all runs are over",
+        what="all runs have finished",
         seconds=DONE_SECONDS,
         poll=0.02,
     )

@@ -1,18 +1,18 @@
-"""Has the work become dearer? The costs that matter, each against a bare loop of the same run.
+"""Check that no cost has grown: each is compared with a bare loop in the same process.
 
-    python -m bench.guard                    # exit code 1 if a ratio has grown by a quarter
-    python -m bench.guard --against before   # how much dearer than before, line by line
-    python -m bench.guard --record           # take what is measured now as what is expected
+    python -m bench.guard                    # exits with 1 if a ratio has grown by over a quarter
+    python -m bench.guard --against before   # print the change since version 0.1.0, line by line
+    python -m bench.guard --record           # store the measured ratios as the expected ones
 
-What is compared is CPU time, ours and the server's, never the clock on the wall: other work on the
-machine makes everything late, but hardly dearer. Each cost takes turns with a bare loop of the same
-nature (`guarded.py`), some hundred times; of each side the cheapest tenth counts, the turns that
-were disturbed least, and the ratio of the two is held against the one in `guard.json`. A slow
-machine slows both sides; what is left is what we do. How fast anything is, this does not say: that
-is `bench.whole_path`.
+The guard compares CPU time of the client and the server, not elapsed time: other work on the
+machine delays both sides but hardly changes their CPU time. Each cost is measured in turns with a
+bare loop of similar work (`guarded.py`), some hundred times. The cheapest tenth of each side
+counts, since those turns were disturbed least. The ratio of the two is compared with the one in
+`guard.json`. A slow machine slows both sides, so the ratio shows only changes of the code. For
+speed see `bench.whole_path`.
 
-`guard.json` holds two sets of ratios: `recorded` is what is expected now; `before` stays as it is:
-it is what version 0.1.0 cost, and the work on robustness may add a tenth to it.
+`guard.json` holds two sets of ratios. `recorded` are the expected ones. `before` are those of
+version 0.1.0, which never change; the work on robustness may add a tenth to them.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ import msgspec
 
 from bench.guarded import PAIRS, Cost, Pair
 
-#: A cost that has grown by a quarter has a cause.
+#: A ratio may grow by a quarter; a larger growth is not noise.
 LIMIT = 1.25
-#: What may be dearer than before, at most.
+#: Highest growth since version 0.1.0 for `--against before`.
 LIMIT_BEFORE = 1.1
 RECORD = Path(__file__).with_name("guard.json")
-#: What is over its limit is measured so often in all, and its middle ratio counts.
+#: Number of measurements of a cost that is over its limit; the median counts.
 _MEASUREMENTS = 3
-#: Ratios to be recorded, and those held against `before`, are the middle ones of so many.
+#: Number of measurements for `--record` and `--against before`; the median counts.
 _RECORDINGS = 5
-#: A pair takes turns for so long, but so often at least, however busy the machine is.
+#: Time per pair, with at least `_FEWEST_ROUNDS` rounds on a busy machine.
 _SECONDS = 5.0
 _FEWEST_ROUNDS = 60
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What `guard.json` holds: ratios by name."""
+    """The content of `guard.json`: ratios by name."""
 
-    #: Of version 0.1.0; measured once, and never again.
+    #: Ratios of version 0.1.0, measured once.
     before: Mapping[str, float]
-    #: What is expected now.
+    #: Expected ratios.
     recorded: Mapping[str, float]
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
-    """How many times as dear as its bare loop something is."""
+    """The cost of an operation as a multiple of its bare loop."""
 
     name: str
     value: float
 
 
 def fault_of(ratio: Ratio, recorded: Mapping[str, float]) -> str | None:
-    """What is wrong with a ratio, and what to do; None when nothing is.
+    """Return an error text if a ratio is over its limit, or None.
 
-    A ratio at its limit is none: the limit is a quarter more than what is on record.
+    The limit is the recorded ratio plus a quarter; a ratio equal to it is accepted.
     """
     expected = recorded.get(ratio.name)
     if expected is None:
@@ -75,18 +75,18 @@ def fault_of(ratio: Ratio, recorded: Mapping[str, float]) -> str | None:
         return None
     return (
         f"{ratio.name}: {ratio.value:.2f} times its bare loop, expected {expected:.2f}, limit "
-        f"{LIMIT * expected:.2f} ({LIMIT:g} x). Find what made it dearer; if the cost is meant, "
+        f"{LIMIT * expected:.2f} ({LIMIT:g} x). Find out why; if the cost is intended, "
         "run `python -m bench.guard --record` and commit bench/guard.json"
     )
 
 
 def read_record() -> Record:
-    """The ratios on record."""
+    """Return the ratios in `guard.json`."""
     return msgspec.json.decode(RECORD.read_bytes(), type=Record)
 
 
 def measured(name: str) -> list[Ratio]:
-    """Measure one pair in turns; a ratio for our CPU time, one for the server's if it has any."""
+    """Measure one pair in turns; return a ratio of client CPU time, and one of the server's."""
     with PAIRS[name]() as pair:
         rounds = list(_in_turns(pair))
     ours, bare = ([costs[side] for costs in rounds] for side in (0, 1))
@@ -99,14 +99,14 @@ def measured(name: str) -> list[Ratio]:
 
 
 def _low(values: Sequence[float]) -> float:
-    """The mean of the lowest tenth: steadier than the lowest, less moved by noise than the rest."""
+    """Return the mean of the lowest tenth, which varies less than the minimum or the median."""
     return mean(sorted(values)[: max(len(values) // 10, 1)])
 
 
 def _in_turns(pair: Pair) -> Iterator[tuple[Cost, Cost]]:
-    # The first round fills caches.
+    # Run once to fill caches.
     pair.ours(), pair.bare()
-    # What lives by now is no garbage of the rounds: without it each collects in no time.
+    # Freeze the objects that exist already, so that each collection in a round is short.
     gc.collect()
     gc.freeze()
     try:
@@ -120,10 +120,10 @@ def _in_turns(pair: Pair) -> Iterator[tuple[Cost, Cost]]:
 
 
 def _share_one_core() -> None:
-    """Keep ourselves and the servers we start on one core.
+    """Pin this process and its servers to one core (Linux only; macOS has no such call).
 
-    On two, each answer wakes a core that may or may not sleep, and each slows the other down if
-    they are halves of one: noise of the size that is looked for here. macOS has no such call.
+    With two cores, each answer wakes a core that may be asleep, and hyper-threads of one core slow
+    each other down. That noise is as large as the changes to be found.
     """
     if sys.platform == "linux":
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -132,11 +132,11 @@ def _share_one_core() -> None:
 def faults_in(
     measure: Callable[[], Sequence[Ratio]], recorded: Mapping[str, float]
 ) -> Iterator[str]:
-    """What is wrong with one pair: what is over its limit at first and in the middle, too."""
+    """Yield errors for ratios over their limit both at first and in the median of all."""
     first = _told(measure(), recorded)
     if not any(fault_of(ratio, recorded) for ratio in first):
         return
-    click.echo("over its limit: measured again, and the middle ratio counts")
+    click.echo("over its limit: measuring again; the median counts")
     more = [_told(measure(), recorded) for _ in range(_MEASUREMENTS - 1)]
     for ratio in _middle([first, *more]):
         fault = fault_of(ratio, recorded)
@@ -151,7 +151,7 @@ def _told(ratios: Sequence[Ratio], recorded: Mapping[str, float]) -> Sequence[Ra
 
 
 def _middle(measurements: Sequence[Sequence[Ratio]]) -> list[Ratio]:
-    """For each line its middle ratio."""
+    """Return the median ratio of each line."""
     return [
         Ratio(name=ratios[0].name, value=median(ratio.value for ratio in ratios))
         for ratios in zip(*measurements, strict=True)
@@ -163,12 +163,12 @@ def _line(ratio: Ratio, expected: float | None) -> str:
     if expected is None:
         return line
     cheap = ratio.value * LIMIT < expected
-    hint = "  (cheaper by far: record it, or it may grow back unseen)" if cheap else ""
+    hint = "  (much cheaper than expected: record it to notice later growth)" if cheap else ""
     return f"{line}   expected {expected:5.2f}   limit {LIMIT * expected:5.2f}{hint}"
 
 
 def _middle_of_all() -> Iterator[Ratio]:
-    """Every line, measured several times."""
+    """Yield the median ratio of every line over several measurements."""
     for name in PAIRS:
         yield from _middle([_told(measured(name), {}) for _ in range(_RECORDINGS)])
 
@@ -181,7 +181,7 @@ def _record() -> None:
 
 
 def change_line(ratio: Ratio, before: Mapping[str, float]) -> str:
-    """How much dearer a line is than before, and whether that is too much."""
+    """Return a line with the change since version 0.1.0, marked if it is too large."""
     was = before[ratio.name]
     line = f"{ratio.name:<28}{ratio.value:6.2f} times bare   before {was:5.2f}"
     change = ratio.value / was - 1
@@ -189,12 +189,12 @@ def change_line(ratio: Ratio, before: Mapping[str, float]) -> str:
 
 
 def is_too_dear(ratio: Ratio, before: Mapping[str, float]) -> bool:
-    """Whether a line costs more than a tenth more than before."""
+    """Return whether a ratio has grown by more than a tenth since version 0.1.0."""
     return ratio.value > LIMIT_BEFORE * before[ratio.name]
 
 
 def _compare(before: Mapping[str, float]) -> bool:
-    """Print the change of every line; whether none is too dear."""
+    """Print the change of every line; return whether all are within their limits."""
     ratios = list(_middle_of_all())
     click.echo("")
     for ratio in ratios:
@@ -203,7 +203,7 @@ def _compare(before: Mapping[str, float]) -> bool:
 
 
 def _guard(recorded: Mapping[str, float]) -> bool:
-    """Measure every pair; whether nothing is over its limit."""
+    """Measure every pair; return whether all ratios are within their limits."""
     faults = [fault for name in PAIRS for fault in faults_in(partial(measured, name), recorded)]
     for fault in faults:
         click.echo(f"TOO DEAR  {fault}", err=True)
@@ -211,16 +211,16 @@ def _guard(recorded: Mapping[str, float]) -> bool:
 
 
 @click.command()
-@click.option("--record", is_flag=True, help="Take what is measured now as what is expected.")
+@click.option("--record", is_flag=True, help="Store the measured ratios as the expected ones.")
 @click.option(
     "--against",
     type=click.Choice(["recorded", "before"]),
     default="recorded",
     show_default=True,
-    help="What to compare with: what is expected now, or what version 0.1.0 cost.",
+    help="Compare with the expected ratios, or with those of version 0.1.0.",
 )
 def main(record: bool, against: str) -> None:
-    """Fail when the cost of a tick, a claim or a next instant has grown by a quarter."""
+    """Fail if the cost of a tick, a claim or a next instant has grown by more than a quarter."""
     _share_one_core()
     if record:
         _record()

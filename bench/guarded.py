@@ -1,9 +1,9 @@
-"""What the guard measures: pairs of a cost of ours and a bare loop of the same nature.
+"""Pairs for the guard: an operation of the package and a bare loop of similar work.
 
-Each side is a function that works one round and says what CPU time that took, ours and the
-server's. The bare loops do what anybody would write who had to do the like once: `json`, one plain
-Lua script, integers and a table. They are a measure, not a rival: what counts is that their speed
-hangs on the same interpreter, client and server as ours.
+Each side is a function that performs one round and returns the CPU time of the client and the
+server. The bare loops are written as simply as possible: `json`, one plain Lua script, integers and
+a table. They are a yardstick, not a competitor: their speed depends on the same interpreter, client
+and server.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _RUNS = 100
 _STEPS = 100
 _BATCH = 100
 _MESSAGES = 100
-#: So long before the jobs are due the leader looks ahead.
+#: Time before the jobs are due at which the leader plans ahead.
 _AHEAD_MS = 1_000
 
-#: As many keys and arguments as `claim.lua` and `finish.lua` take.
+#: State -> number of keys and arguments, as in `claim.lua` and `finish.lua`.
 _BARE_SIZES = {"running": (7, 5), "succeeded": (14, 14)}
 _BARE_STEP = """
 -- KEYS  1 record   2 job   3 sorted set   4 output ...   ARGV  1 state   2 instant   3 output ...
@@ -57,23 +57,23 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """CPU seconds of one round of work."""
 
     client: float
-    #: 0 where no server takes part.
+    #: 0 if the work needs no server.
     server: float = 0.0
 
 
-#: One round: makes ready, works, clears away. Only the work is counted.
+#: Performs one round: sets up, works, cleans up. Only the work is counted.
 Way = Callable[[], Cost]
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """A cost of ours and its bare loop, for the same number of units."""
+    """An operation of the package and its bare loop, for the same number of units."""
 
     ours: Way
     bare: Way
 
 
 def _client_cost(work: Callable[[], object]) -> Cost:
-    # The garbage of others is not this work's, its own is.
+    # Collect earlier garbage, so that only this work's own garbage counts.
     gc.collect()
     began = time.process_time()
     work()
@@ -81,7 +81,7 @@ def _client_cost(work: Callable[[], object]) -> Cost:
 
 
 class _Ground:
-    """A server with jobs that are all due once an hour, and a leader that need not wait for it."""
+    """A server with hourly jobs that are all due at once, and a leader that need not wait."""
 
     def __init__(self, bed: Bed, *, jobs: int) -> None:
         self.database = bed.database
@@ -100,7 +100,7 @@ class _Ground:
         self._clear()
 
     def tick(self, ahead: LookAhead | None = None) -> None:
-        """Dispatch all jobs at their next instant."""
+        """Dispatch all jobs at their next due time."""
         now_ms = self._ticked_ms = self._due_index.next_due_ms() or 0
         report = Ticker(self._due_index, self._messages, ahead=ahead).tick(
             token=self._token, now_ms=now_ms
@@ -109,11 +109,11 @@ class _Ground:
             raise BenchError(f"the tick did not dispatch all {len(self.job_ids)} jobs: {report}")
 
     def run_ids(self) -> list[str]:
-        """The runs of the last tick."""
+        """Return the run ids of the last tick."""
         return [run_id_of(job_id, self._ticked_ms) for job_id in self.job_ids]
 
     def look_ahead(self) -> LookAhead:
-        """Plan all that the next tick has to do."""
+        """Plan the whole next tick."""
         now_ms = (self._due_index.next_due_ms() or 0) - _AHEAD_MS
         while self._ahead.look(now_ms):
             pass
@@ -122,7 +122,7 @@ class _Ground:
         return self._ahead
 
     def cost(self, work: Callable[[], object]) -> Cost:
-        """What some work costs; its traces are cleared away afterwards."""
+        """Return the cost of some work, then delete the keys it wrote."""
         began = self._server_seconds()
         client = _client_cost(work).client
         cost = Cost(client=client, server=self._server_seconds() - began)
@@ -130,12 +130,12 @@ class _Ground:
         return cost
 
     def _server_seconds(self) -> float:
-        """CPU time of the thread that runs commands."""
+        """Return the CPU time of the server's command thread, in seconds."""
         info: Mapping[str, float] = self.database.call("INFO", "cpu")
         return info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"]
 
     def _clear(self) -> None:
-        """Forget all but the jobs, so that every round finds what the one before it found."""
+        """Delete all keys except the jobs, so that every round starts from the same state."""
         keys, client = self.database.keys, self.database.client
         kept = {keys.due, keys.term, *(keys.job(job_id) for job_id in self.job_ids)}
         client.unlink(*(key for key in client.scan_iter(count=1_000) if key not in kept))
@@ -165,7 +165,7 @@ def _tick_planned_ahead() -> Iterator[Pair]:
 
 
 def _bare_dispatch(ground: _Ground) -> Way:
-    """Decode a job, encode a message, give a batch of them to a plain Lua loop."""
+    """Decode jobs, encode messages, and pass batches of them to a plain Lua loop."""
     script = ground.database.client.register_script(BARE_LUA)
     message, keys = json.loads(ground.message), ["bare:queue", "bare:due", "bare:runs"]
 
@@ -193,7 +193,7 @@ def _claim_and_finish() -> Iterator[Pair]:
             for run_id in run_ids:
                 claim = runs.claim(run_id, token="token", now_ms=1, worker="guard")
                 if not isinstance(claim, Claim):
-                    raise BenchError(f"the run {run_id} could not be claimed: {claim}")
+                    raise BenchError(f"run {run_id} could not be claimed: {claim}")
                 runs.finish(claim, outcome, now_ms=2)
 
         def ours() -> Cost:
@@ -205,7 +205,7 @@ def _claim_and_finish() -> Iterator[Pair]:
 
 
 def _bare_steps(ground: _Ground) -> Way:
-    """Two calls of a plain script for each run."""
+    """Call a plain script twice for each run."""
     script = ground.database.client.register_script(_BARE_STEP)
 
     def call(job_id: str, state: str, keys: int, args: int) -> None:
@@ -240,7 +240,7 @@ def _next_instant() -> Iterator[Pair]:
 
 @contextmanager
 def _plain_message() -> Iterator[Pair]:
-    """A message of a project's plain task, from its template."""
+    """Build messages of a project's plain task from their template."""
     build = building(project(), PLAIN)
     fields = json.loads(cast(bytes, build()))
 
@@ -254,7 +254,7 @@ def _plain_message() -> Iterator[Pair]:
 
 @contextmanager
 def _built_message() -> Iterator[Pair]:
-    """One with code of the project's, beside `apply_async` with a producer that is there."""
+    """Build messages with a project's own code, beside `apply_async` with an open producer."""
     app = project()
     with applying(app, OWN_CODE) as apply_async:
         build = building(app, OWN_CODE)
@@ -276,7 +276,7 @@ _MINUTES = tuple(range(0, 60, 10))
 
 
 def _bare_instant(at_ms: int) -> int:
-    """The next tenth minute, as one would write it down: fields, a table, and back."""
+    """Return the next time whose minute is a multiple of ten, computed in the simplest way."""
     at = datetime.fromtimestamp(at_ms // 1000, tz=UTC)
     hours, index = divmod(bisect_right(_MINUTES, at.minute), len(_MINUTES))
     midnight_ms = at_ms - at_ms % 86_400_000

@@ -1,4 +1,4 @@
-"""What one step of our beat costs when nothing is due."""
+"""Measure one step of an idle beat."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hermes_celery.store import Waker
 from hermes_celery.wiring.own_app import make_app
 from hermes_celery.wiring.project_jobs import make_beat
 
-#: The first is thrown away: it takes the lease and opens the connections.
+#: The first step is dropped, since it takes the lease and opens connections.
 _STEPS = 24
 
 
 class _NoSleep(Waker):
-    """The beat's sleep, left out."""
+    """A waker that never sleeps."""
 
     def wait(self, seconds: float) -> bool:
         """Return at once."""
@@ -24,9 +24,9 @@ class _NoSleep(Waker):
 
 
 def idle_steps(bed: Bed) -> list[float]:
-    """Milliseconds of single idle steps, as far apart as a beat makes them."""
+    """Return the milliseconds of single idle steps, at the intervals of a real beat."""
     beat = make_beat(make_app(bed.settings), owner=owner_name())
-    # The composition root builds beats; only the sleep is exchanged.
+    # Use the beat that the package builds; replace only its sleep.
     beat._waker = _NoSleep(bed.database)
     steps = []
     for _ in range(_STEPS):

@@ -1,11 +1,11 @@
-"""How late: from the instant at which a job is due until its message is queued, and until it runs.
+"""Measure delays: from a job's due time until its message is queued, and until its run starts.
 
     python -m bench.lag [--stored 1000000] [--json FILE]
 
-A real beat with that many jobs stored besides, on a Valkey of its own (unix socket, AOF synced
-every second). Twice: with nobody but a reader that waits on the queue, which says when each message
-was there; and with a worker of four slots whose work does nothing, which says when each run began.
-Each of them with jobs at random instants, one at a time, and with many jobs due at one instant.
+A real beat runs with that many other jobs stored, on a Valkey of its own (unix socket, append-only
+file synced every second). First a reader waits on the queue and records when each message arrived.
+Then a worker with four slots and no-op work records when each run started. Both are measured with
+jobs due at random instants, one at a time, and with many jobs due at one instant.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from hermes_celery.core.run import due_ms_of, run_id_of
 
 _WARM_UP_JOBS = 40
 _DAY_MS = 86_400_000
-#: So many jobs a second at random instants.
+#: Jobs per second at random instants.
 _RATE = 25
-#: Messages that the reader takes at a time.
+#: Messages that the reader takes at once.
 _AT_ONCE = 500
 
 
@@ -46,7 +46,7 @@ class _Headers(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    """What the reader wants of a message."""
+    """The part of a message that the reader needs."""
 
     headers: _Headers
 
@@ -55,7 +55,7 @@ _decode = msgspec.json.Decoder(_Message).decode
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds from due until then."""
+    """Percentiles of the delay in milliseconds, for one load."""
 
     until: str
     load: str
@@ -67,12 +67,12 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(bed: Bed, *, stored: int, seconds: float, burst: int) -> Iterator[Lag]:
-    """All four."""
+    """Yield the delays until queued and until started, for both loads."""
     with celery_process(bed, "hermes_celery", "beat"):
         _await_beat(bed)
         for load, due in _loads(bed, seconds=seconds, burst=burst):
             yield _lag("queued", load, stored, _queued(bed, due))
-    # Nobody performs those runs; they shall not be waited for, nor come again.
+    # No worker performs those runs: forget them, so that nothing waits for or redelivers them.
     bed.database.call("DEL", bed.database.keys.queued)
     with (
         celery_process(bed, "hermes_celery", "beat"),
@@ -84,20 +84,20 @@ def measure(bed: Bed, *, stored: int, seconds: float, burst: int) -> Iterator[La
 
 
 def _loads(bed: Bed, *, seconds: float, burst: int) -> Iterator[tuple[str, list[int]]]:
-    """The instants of each load, the first a second and more ahead."""
-    # The same instants in every measurement, none of them on a round figure.
+    """Yield the name and the due times (Unix ms) of each load, at least a second ahead."""
+    # The seed makes the due times the same in every measurement.
     chance = random.Random(20_261_122)
     span = int(seconds * 1000)
     begin_ms = bed.database.now_ms() + 1_000
     spread = sorted(begin_ms + chance.randrange(span) for _ in range(int(seconds * _RATE)))
     yield f"{_RATE}/s at random", spread
-    # Storing them takes a while.
+    # Leave time for storing the jobs.
     at_ms = (bed.database.now_ms() + 3_000 + burst // 4) // 1000 * 1000
     yield f"{burst:,} at once", [at_ms] * burst
 
 
 def _queued(bed: Bed, due: Sequence[int]) -> list[float]:
-    """When each message was there, by a reader that waits for it and takes what else there is."""
+    """Return the delay of each message until a reader that blocks on the queue has it, in ms."""
     queue, client = bed.database.keys.default_queue, bed.database.client
     clock = ServerClock(bed.database.now_ms)
     store_jobs(bed, due)
@@ -105,7 +105,7 @@ def _queued(bed: Bed, due: Sequence[int]) -> list[float]:
     while len(lags) < len(due):
         answer = client.brpop(queue, timeout=10)
         if answer is None:
-            raise BenchError(f"{len(lags)} of {len(due)} messages came")
+            raise BenchError(f"only {len(lags)} of {len(due)} messages arrived")
         messages = [answer[1], *(client.rpop(queue, _AT_ONCE) or ())]
         now_ms = clock.now_ms() + 0.5
         lags += [now_ms - due_ms_of(_run_id(message)) for message in messages]
@@ -117,7 +117,7 @@ def _run_id(message: str) -> str:
 
 
 def _started(bed: Bed, due: Sequence[int]) -> list[float]:
-    """When each run was claimed, by its record: whole milliseconds of the server's clock."""
+    """Return the delay of each run until its claim, in whole ms of the server's clock."""
     ids = store_jobs(bed, due)
     time.sleep(max(due[-1] - bed.database.now_ms(), 0) / 1000 + 0.5)
     wait_until_done(bed)
@@ -139,33 +139,53 @@ def _lag(until: str, load: str, stored: int, lags: Sequence[float]) -> Lag:
 
 
 def _await_beat(bed: Bed) -> None:
-    """Wait until the beat leads, and give back what its first job left."""
+    """Wait until the beat dispatches a job, then delete its message."""
     store_jobs(bed, [bed.database.now_ms()])
     queue = bed.database.keys.default_queue
-    wait_until(lambda: bool(bed.database.call("LLEN", queue)), what="the beat dispatches")
+    wait_until(lambda: bool(bed.database.call("LLEN", queue)), what="the beat dispatches a job")
     bed.database.call("DEL", queue)
 
 
 def _warm_up(bed: Bed) -> None:
-    """Wait until beat and worker do what they are for."""
+    """Wait until the beat has dispatched some jobs and the worker has finished them."""
     before = int(bed.database.call("ZCARD", bed.database.keys.runs))
     store_jobs(bed, [bed.database.now_ms()] * _WARM_UP_JOBS)
     wait_until(
         lambda: int(bed.database.call("ZCARD", bed.database.keys.runs)) >= before + _WARM_UP_JOBS,
-        what="the beat dispatches",
+        what="the beat dispatches a job",
     )
     wait_until_done(bed)
 
 
 @click.command(help=__doc__)
-@click.option("--stored", multiple=True, type=int, default=(1_000, 100_000), show_default=True)
-@click.option("--seconds", type=float, default=20.0, show_default=True, help="At random instants.")
-@click.option("--burst", type=int, default=1_000, show_default=True, help="Due at one instant.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--stored",
+    multiple=True,
+    type=int,
+    default=(1_000, 100_000),
+    show_default=True,
+    help="Number of other stored jobs; repeatable.",
+)
+@click.option(
+    "--seconds",
+    type=float,
+    default=20.0,
+    show_default=True,
+    help="Duration of the load at random instants.",
+)
+@click.option(
+    "--burst", type=int, default=1_000, show_default=True, help="Number of jobs due at one instant."
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures to this file.",
+)
 def main(stored: tuple[int, ...], seconds: float, burst: int, json_path: Path | None) -> None:
-    """Measure, and print a table."""
+    """Measure and print a table."""
     stop_in_order()
-    table = new_table("Late by, ms")
+    table = new_table("Delay in ms")
     for name in ("stored", "load", "until", "p50", "p99", "max"):
         table.add_column(name, justify="left" if name in ("load", "until") else "right")
     found = []

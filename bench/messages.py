@@ -1,12 +1,12 @@
-"""What one message of a project's task costs to build, beside Celery's own `apply_async`.
+"""Measure how long it takes to build one message of a project's task, beside `apply_async`.
 
     python -m bench.messages
 
-A plain task's message comes from a template; one with code of the project's (here a lifetime, which
-counts from each message) is built by `apply_async` into a channel of its own. `apply_async` itself
-is measured with a producer that is there already: into memory, and to a Valkey. `tick` is what
-a leader does for 200 due jobs: read, planned, written and pushed. In turns; medians, in
-microseconds.
+A plain task's message comes from a template. The message of a task with the project's own code
+(here `expires`, which counts from each message) is built by `apply_async` into a channel of its
+own. For comparison, `apply_async` is measured with an open producer, into memory and to a Valkey.
+`tick` is a leader's work for 200 due jobs: read, plan, write and push. All are measured in turns;
+the table has medians in microseconds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TOKEN = 1
 
 
 def project(broker: str = "memory://") -> Celery:
-    """A project with a plain task, and one with a lifetime."""
+    """Return a project with a plain task and a task with `expires`."""
     app = Celery("bench", broker=broker, set_as_current=False)
     app.task(_nothing, shared=False, name=PLAIN)
     app.task(_nothing, shared=False, name=OWN_CODE, expires=3600)
@@ -49,11 +49,11 @@ def project(broker: str = "memory://") -> Celery:
 
 
 def _nothing(number: int) -> None:
-    """It is published, never executed."""
+    """Do nothing; the task is published but never executed."""
 
 
 def spec_of(task: str) -> JobSpec:
-    """A job that calls a task every hour."""
+    """Return the definition of a job that calls a task every hour."""
     request = JobRequest(
         schedule="every 1h", name=task, task=TaskCall(name=task, args=[1]), timezone="UTC"
     )
@@ -61,7 +61,7 @@ def spec_of(task: str) -> JobSpec:
 
 
 def building(app: Celery, task: str) -> Callable[[], object]:
-    """What builds one message of a task."""
+    """Return a function that builds one message of a task."""
     dispatch, spec = messages_of(app, in_tasks=False), spec_of(task)
     if task == PLAIN:
         return lambda: dispatch.message(spec, run_id=RUN_ID, due_ms=DUE_MS)
@@ -70,7 +70,7 @@ def building(app: Celery, task: str) -> Callable[[], object]:
 
 @contextmanager
 def applying(app: Celery, task: str, broker: str = "memory://") -> Iterator[Callable[[], object]]:
-    """What publishes one message by `apply_async`, the way it is meant to be called often."""
+    """Yield a function that publishes one message by `apply_async` with an open producer."""
     with Connection(broker) as connection:
         producer = app.amqp.Producer(connection, auto_declare=False)
         yield lambda: app.tasks[task].apply_async((1,), producer=producer)
@@ -78,7 +78,7 @@ def applying(app: Celery, task: str, broker: str = "memory://") -> Iterator[Call
 
 
 class _Ticking:
-    """A server with jobs that are due once an hour, and a leader."""
+    """A leader and a server with hourly jobs."""
 
     def __init__(self, bed: Bed, app: Celery, task: str) -> None:
         self._due_index = DueIndex(bed.database)
@@ -89,12 +89,12 @@ class _Ticking:
         Jobs(bed.database).write_many([Write(job=job) for job in jobs])
 
     def seconds(self) -> float:
-        """What one job takes, an hour after the ticks before."""
+        """Return the seconds per job of the ticks one hour later."""
         now_ms = self._due_index.next_due_ms() or 0
         began = time.perf_counter()
         left = _MESSAGES
         while left:
-            # One that builds for long ends, so that the lease can be renewed.
+            # A tick that builds messages for long ends early, so that the lease can be renewed.
             report = Ticker(self._due_index, self._messages).tick(token=_TOKEN, now_ms=now_ms)
             if not report.dispatched:
                 raise BenchError(f"{left} of {_MESSAGES} jobs were not dispatched: {report}")
@@ -119,7 +119,7 @@ def _each(work: Callable[[], object]) -> Callable[[], float]:
 
 
 def main() -> None:
-    """Measure in turns, and print the medians."""
+    """Measure in turns and print the medians."""
     app = project()
     with ExitStack() as stack:
         url = stack.enter_context(valkey())
@@ -129,9 +129,9 @@ def main() -> None:
                 stack.enter_context(applying(app, OWN_CODE, broker=broker_url(url)))
             ),
             "a plain task's message": _each(building(app, PLAIN)),
-            "one with code of the project's": _each(building(app, OWN_CODE)),
+            "a message with the project's code": _each(building(app, OWN_CODE)),
             "tick, plain tasks": _Ticking(stack.enter_context(fresh_bed()), app, PLAIN).seconds,
-            "tick, code of the project's": _Ticking(
+            "tick, with the project's code": _Ticking(
                 stack.enter_context(fresh_bed()), app, OWN_CODE
             ).seconds,
         }
@@ -139,7 +139,7 @@ def main() -> None:
         for _ in range(_ROUNDS):
             for name, seconds in ways.items():
                 taken[name].append(seconds())
-    print(f"us a message, medians of {_ROUNDS} rounds of {_MESSAGES}")
+    print(f"us per message, medians of {_ROUNDS} rounds of {_MESSAGES}")
     for name, values in taken.items():
         print(f"{name:<34}{statistics.median(values) * 1e6:9.1f}")
 

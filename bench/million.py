@@ -1,10 +1,11 @@
-"""What a million jobs cost: memory, and whether anything gets slower with their number.
+"""Measure the memory of a million jobs and whether operations get slower with their number.
 
     python -m bench.million [--stored 100 --stored 10000 --stored 1000000] [--json FILE]
 
-For each number of stored jobs: adding one more, adding many, the first page of a list and one in
-the middle. Then the import of a Hermes home, the memory of a job and of a kept run, and a step of
-retention with a backlog. Each part has a Valkey of its own (unix socket, AOF synced every second).
+For each number of stored jobs, this measures adding one job, adding many, the first page of a list
+and a page in the middle. Then it measures the import of a Hermes home, the memory of a job and of a
+kept run, and a step of retention with a backlog. Each part has a Valkey of its own (unix socket,
+append-only file synced every second).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _PROMPT = JobRequest(
     deliver="telegram",
     timezone="Europe/Berlin",
 )
-#: Far ahead, so that nothing is due while it is measured.
+#: Far in the future, so that nothing is due during the measurement.
 _START = datetime(2097, 1, 1, tzinfo=UTC)
 _OUTPUT = b"all is well: 12 of 12 checks passed\n"
 _SINGLE_ADDS = 300
@@ -61,44 +62,44 @@ _MEMORY_JOBS = 20_000
 _RUN_JOBS = 100
 _ROUNDS = 100
 _KEPT_RUNS = 10
-#: What counts as slow on the server, in microseconds.
+#: Commands from this many microseconds on are in the server's slow log.
 _SLOW_US = 500
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure."""
+    """One figure of the table."""
 
     what: str
-    #: The number of jobs, or runs, that it was measured with.
+    #: Number of jobs or runs in this measurement.
     count: int
     value: float
     unit: str
 
 
 class Bed(msgspec.Struct, frozen=True, kw_only=True):
-    """A server of our own, and who speaks to it."""
+    """A server and a client of it."""
 
     cron: Client
     database: Database
 
     def memory(self) -> int:
-        """Bytes that the server holds."""
+        """Return the server's used memory in bytes."""
         return int(self.database.call("INFO", "memory")["used_memory"])
 
     def longest_ms(self) -> float:
-        """The longest command since `watch_for_slow`, ms; 0 when none took half a millisecond."""
+        """Return the ms of the slowest command since `watch_for_slow`; 0 if none took 0.5 ms."""
         entries = self.database.client.slowlog_get(128)
         return max((entry["duration"] / 1000 for entry in entries), default=0.0)
 
     def watch_for_slow(self) -> None:
-        """Note from now on which commands take long."""
+        """Start to log slow commands on the server."""
         self.database.call("CONFIG", "SET", "slowlog-log-slower-than", _SLOW_US)
         self.database.call("SLOWLOG", "RESET")
 
 
 @contextmanager
 def fresh_bed() -> Iterator[Bed]:
-    """An empty server and its cron."""
+    """Yield an empty server and a client of it."""
     with valkey() as url, tempfile.TemporaryDirectory(prefix="hermes-bench-") as home:
         settings = read_settings(
             {"HERMES_HOME": home, "HERMES_REDIS_URL": url, "HERMES_TIMEZONE": "UTC"}
@@ -111,7 +112,7 @@ def fresh_bed() -> Iterator[Bed]:
 
 
 def fill(bed: Bed, count: int, *, request: JobRequest = _SCRIPT) -> None:
-    """Store jobs that are not due, with ids and names of their own, oldest first."""
+    """Store `count` jobs with distinct ids and names that are not due, oldest first."""
     spec, _ = define(request, job_id="0" * 12, now=_START, default_timezone="UTC")
     due = _START + timedelta(days=1)
     for start in range(0, count, _FILLED_AT_ONCE):
@@ -133,7 +134,7 @@ def fill(bed: Bed, count: int, *, request: JobRequest = _SCRIPT) -> None:
 
 
 def with_stored(stored: int) -> list[Row]:
-    """What adding and listing cost beside that many jobs."""
+    """Measure adding and listing with that many stored jobs."""
     with fresh_bed() as bed:
         fill(bed, stored)
         jobs = bed.cron.jobs
@@ -172,7 +173,7 @@ def _bulk(bed: Bed) -> list[tuple[str, float, str]]:
 
 
 def importing(count: int) -> list[Row]:
-    """A Hermes home with that many jobs, taken over, and again."""
+    """Measure the import of a Hermes home with that many jobs, and a second import."""
     with fresh_bed() as bed, tempfile.TemporaryDirectory(prefix="hermes-bench-") as directory:
         file = Path(directory) / "jobs.json"
         file.write_text(json.dumps({"jobs": [_record(number) for number in range(count)]}))
@@ -188,7 +189,7 @@ def importing(count: int) -> list[Row]:
 
 
 def _record(number: int) -> dict[str, Any]:
-    """A job as Hermes stores it."""
+    """Return a job as Hermes stores it."""
     expression = f"{number % 60} {number % 24} * * *"
     return {
         "id": f"{number:012x}",
@@ -208,11 +209,11 @@ def _record(number: int) -> dict[str, Any]:
     }
 
 
-# --- memory, and forgetting -------------------------------------------------------------------
+# --- memory and retention ---------------------------------------------------------------------
 
 
 def memory_of_jobs() -> list[Row]:
-    """Bytes of the server for each job."""
+    """Measure the server's memory per job, in bytes."""
     rows = []
     for what, request in (("script job", _SCRIPT), ("job with a prompt of 200", _PROMPT)):
         with fresh_bed() as bed:
@@ -224,31 +225,31 @@ def memory_of_jobs() -> list[Row]:
 
 
 class _Plain:
-    """Messages without Celery: nobody reads them here."""
+    """Messages without Celery; no worker reads them here."""
 
     def queue(self, spec: object) -> str:
-        """One list."""
+        """Return the name of the only queue."""
         return "bench"
 
     def runs_again(self, spec: object) -> bool:
-        """No task is at hand."""
+        """Return False, since there is no task."""
         return False
 
     def message(
         self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:
-        """The run's id."""
+        """Return the run id."""
         return run_id.encode()
 
     def build(
         self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> BuiltMessage:
-        """The same."""
+        """Return the run id."""
         return BuiltMessage(queue="bench", message=run_id.encode())
 
 
 def kept_runs() -> list[Row]:
-    """Bytes of the server for each kept run, and what forgetting most of them costs."""
+    """Measure the server's memory per kept run and the steps that delete most of them."""
     with fresh_bed() as bed:
         count = _RUN_JOBS * _ROUNDS
         jobs = Jobs(bed.database)
@@ -275,7 +276,7 @@ def kept_runs() -> list[Row]:
 
 
 def _run_all(database: Database, now_ms: int) -> None:
-    """Each job once."""
+    """Dispatch, claim and finish one run of each job."""
     runs = Runs(database)
     Ticker(DueIndex(database), _Plain()).tick(token=1, now_ms=now_ms)
     for run_id in database.call("RPOP", "bench", _RUN_JOBS) or ():
@@ -287,7 +288,7 @@ def _run_all(database: Database, now_ms: int) -> None:
 
 
 def _trim(database: Database) -> list[float]:
-    """How long each step of retention takes, ms."""
+    """Run retention until it is done; return the ms of each step."""
     history = History(database, retention=Retention(runs_per_job=_KEPT_RUNS))
     now_ms, steps, forgotten = to_ms(_START + timedelta(hours=2)), [], 0
     while True:
@@ -298,11 +299,11 @@ def _trim(database: Database) -> list[float]:
         steps.append((time.perf_counter() - began) * 1000)
         forgotten += step
     if forgotten != _RUN_JOBS * (_ROUNDS - _KEPT_RUNS):
-        raise BenchError(f"{forgotten} runs were forgotten")
+        raise BenchError(f"retention deleted {forgotten} runs")
     return steps
 
 
-# --- all of it --------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------
 
 
 def _us(act: Callable[[], object]) -> float:
@@ -324,11 +325,26 @@ def _print(rows: Sequence[Row]) -> None:
 
 
 @click.command(help=__doc__)
-@click.option("--stored", multiple=True, type=int, default=(10_000, 100_000), show_default=True)
-@click.option("--imported", type=int, default=100_000, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option(
+    "--stored",
+    multiple=True,
+    type=int,
+    default=(10_000, 100_000),
+    show_default=True,
+    help="Number of stored jobs; repeatable.",
+)
+@click.option(
+    "--imported",
+    type=int,
+    default=100_000,
+    show_default=True,
+    help="Number of imported Hermes jobs.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file."
+)
 def main(stored: tuple[int, ...], imported: int, json_file: Path | None) -> None:
-    """Measure, and print a table."""
+    """Measure and print a table."""
     rows = [row for count in stored for row in with_stored(count)]
     rows += [*importing(imported), *memory_of_jobs(), *kept_runs()]
     _print(rows)

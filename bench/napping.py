@@ -1,7 +1,7 @@
-"""Apps whose work takes a slot for a while: `celery -A bench.napping:own worker`, `...:project`.
+"""Apps whose runs occupy a slot for 50 ms: `celery -A bench.napping:own worker`, `...:project`.
 
-`own` is our app with its work stubbed, `project` somebody's app with `Cron(app)`; both take a
-message only when a slot is free. Claim, session, finish and record are real.
+`own` is the package's app with stubbed work. `project` is a Celery app with `Cron(app)`. Both take
+a message only when a slot is free. Claim, session, finish and record are real.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TASK = "bench.nap"
 
 
 def nap() -> None:
-    """Take a slot for a while."""
+    """Occupy a slot for SECONDS."""
     time.sleep(SECONDS)
 
 
 def make_project(url: str) -> tuple[Celery, Cron]:
-    """A project on that server, with one task."""
+    """Return a project with one task and its Cron, on that server."""
     app = Celery("napping", broker=broker_url(url), set_as_current=False)
     app.conf.worker_disable_prefetch = True
     app.task(nap, name=TASK)
@@ -36,7 +36,7 @@ def make_project(url: str) -> tuple[Celery, Cron]:
 
 
 def __getattr__(name: str) -> Celery:
-    """The apps, made when a worker asks for one."""
+    """Make an app when a worker imports it."""
     if name == "own":
         return make_stub_app(read_settings())
     if name == "project":

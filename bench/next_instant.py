@@ -1,11 +1,12 @@
-"""How long one step to the next instant takes: ours beside croniter, cronsim and Celery's crontab.
+"""Measure one step to the next due time, beside croniter, cronsim and Celery's crontab.
 
     python bench/next_instant.py
 
-Twenty everyday expressions, in UTC and in Europe/Berlin, in one process. Each library does what it
-does in a scheduler's loop: from an aware datetime to the next one; parsed once beforehand, where it
-lets one (Celery's crontab answers with the time that remains, which is what Celery beat asks it).
-`ours, ms` is the same step on Unix milliseconds, as the tick takes it. Medians, in microseconds.
+Twenty everyday expressions are measured in UTC and in Europe/Berlin, in one process. Each library
+steps from an aware datetime to the next one, as in a scheduler's loop. The expression is parsed
+once beforehand, if the library allows that. (Celery's crontab returns the remaining time, as Celery
+beat asks for it.) `ours, ms` is the same step on Unix milliseconds, as the tick uses it. The table
+has medians in microseconds.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def theirs_cronsim(expression: str, zone: str) -> Step:
 
 
 def theirs_celery(expression: str, zone: str) -> Step:
-    # It knows no L and no #.
+    # Celery's crontab reads neither L nor #.
     minute, hour, day, month, weekday = expression.split()
     app = Celery(set_as_current=False)
     app.conf.timezone = zone
@@ -118,7 +119,7 @@ LIBRARIES: dict[str, Callable[[str, str], Step]] = {
 
 
 def median_us(step: Step) -> float:
-    """The median of many single steps, the first of them left out."""
+    """Return the median of many single steps without the first ones, in microseconds."""
     for _ in range(20):
         step()
     times = []
@@ -130,7 +131,7 @@ def median_us(step: Step) -> float:
 
 
 def measure(make: Callable[[str, str], Step], expression: str, zone: str) -> float | None:
-    """None where the library cannot read the expression."""
+    """Return the median in microseconds, or None if the library cannot read the expression."""
     try:
         return median_us(make(expression, zone))
     except (ValueError, ParseException):

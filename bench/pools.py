@@ -1,11 +1,11 @@
-"""Does every pool take what it has room for? Naps of 50 ms on four slots (one under `solo`).
+"""Measure how busy each pool keeps its slots: sleeps of 50 ms on four slots (one under `solo`).
 
     python -m bench.pools [--rounds N] [--runs N] [--json FILE]
 
-The runs wait before the worker starts. By their records, from the start of the first one: how many
-started in a second (the slots allow 20 each, if a run were nothing but its nap), and what share of
-their time the slots were busy, from claim to finish. In our own app and in a project, with task
-events and without.
+The runs are queued before the worker starts. Two figures come from their records, from the first
+start on. One is the number of starts per second; a slot could reach 20 if a run were nothing but
+its sleep. The other is the share of time in which the slots were busy, from claim to finish. Both
+are measured in the package's app and in a project, with task events and without.
 """
 
 from __future__ import annotations
@@ -35,30 +35,44 @@ _APPS = ("own", "project")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run, over some rounds."""
+    """The figures of one pool, app and setting of task events, over some rounds."""
 
     pool: str
     app: str
     events: bool
     per_second: float
-    #: Of the slots' time, from the first claim to the last finish, in which they had a run.
+    #: Share of the slots' time, from the first claim to the last finish, in which they had a run.
     busy: float
 
 
 class _Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """One round."""
+    """The figures of one round."""
 
     per_second: float
     busy: float
 
 
 @click.command(help=__doc__)
-@click.option("--rounds", default=3, show_default=True)
-@click.option("--runs", default=200, show_default=True, help="Under solo, a quarter.")
-@click.option("--pool", "pools", type=click.Choice(_POOLS), multiple=True, default=_POOLS)
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--rounds", default=3, show_default=True, help="Rounds of each measurement.")
+@click.option(
+    "--runs", default=200, show_default=True, help="Runs per round; a quarter of it under solo."
+)
+@click.option(
+    "--pool",
+    "pools",
+    type=click.Choice(_POOLS),
+    multiple=True,
+    default=_POOLS,
+    help="Measure only this pool; repeatable.",
+)
+@click.option(
+    "--json",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures to this file.",
+)
 def main(rounds: int, runs: int, pools: tuple[str, ...], path: Path | None) -> None:
-    """Measure by turns and print."""
+    """Measure in turns and print a table."""
     stop_in_order()
     ways = [(pool, app, events) for pool in pools for app in _APPS for events in (False, True)]
     paces: dict[tuple[str, str, bool], list[_Pace]] = {way: [] for way in ways}
@@ -73,8 +87,8 @@ def main(rounds: int, runs: int, pools: tuple[str, ...], path: Path | None) -> N
         )
         for (pool, app, events), found in paces.items()
     ]  # fmt: skip
-    table = new_table(f"naps of {SECONDS * 1000:.0f} ms, median of {rounds}")
-    for name in ("pool", "app", "events", "starts a second", "of naps alone", "slots busy"):
+    table = new_table(f"sleeps of {SECONDS * 1000:.0f} ms, median of {rounds}")
+    for name in ("pool", "app", "events", "starts per second", "of the maximum", "slots busy"):
         table.add_column(name)
     for row in rows:
         on = "on" if row.events else "off"
@@ -92,7 +106,7 @@ def _slots(pool: str) -> int:
 
 
 def _pace(pool: str, app: str, events: bool, runs: int) -> _Pace:
-    """One round, on a server of its own."""
+    """Measure one round on a server of its own."""
     count = runs // 4 if pool == "solo" else runs
     with fresh_bed() as bed:
         cron, database = _OPEN[app](bed)

@@ -1,8 +1,8 @@
-"""Memory of the server over many runs: `python -m bench.retention [--runs 1000000]`.
+"""Measure the server's memory over many runs: `python -m bench.retention [--runs 1000000]`.
 
-A hundred jobs run again and again, with their records and a line of output each, while retention
-trims as it does in a beat (one small step a second of the schedule's time). The table says what the
-server holds after each tenth: it must not grow.
+A hundred jobs run again and again, each with a record and a line of output, while retention trims
+as in a beat (one small step per second of scheduled time). The table has the server's memory after
+each tenth of the runs; it must not grow.
 """
 
 from __future__ import annotations
@@ -28,33 +28,35 @@ _OUTPUT = b"all is well: 12 of 12 checks passed\n"
 
 
 class _Plain:
-    """Messages without Celery: nobody reads them here."""
+    """Messages without Celery; no worker reads them here."""
 
     def queue(self, spec: object) -> str:
-        """One list."""
+        """Return the name of the only queue."""
         return "bench"
 
     def runs_again(self, spec: object) -> bool:
-        """No task is at hand."""
+        """Return False, since there is no task."""
         return False
 
     def message(
         self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:
-        """The run's id."""
+        """Return the run id."""
         return run_id.encode()
 
     def build(
         self, spec: object, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> BuiltMessage:
-        """The same."""
+        """Return the run id."""
         return BuiltMessage(queue="bench", message=run_id.encode())
 
 
 def main() -> None:
-    """Run it and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=100_000)
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=100_000, help="number of runs")
     runs = parser.parse_args().runs
     with valkey(aof=False) as url:
         database = Database(connect(url), keys=Keys(namespace="bench"))
@@ -82,7 +84,7 @@ def _fill(database: Database) -> None:
 
 
 def _round(database: Database, number: int) -> None:
-    """All jobs once, and what a beat would trim in that minute."""
+    """Run each job once, then trim as a beat would in that minute."""
     now_ms = to_ms(_START + timedelta(minutes=number))
     runs = Runs(database)
     Ticker(DueIndex(database), _Plain()).tick(token=1, now_ms=now_ms)

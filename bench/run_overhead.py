@@ -1,11 +1,11 @@
-"""What a run costs beside its work: a script through the runner against a bare `subprocess.run`.
+"""Measure the overhead of a run: a script through the runner beside a bare `subprocess.run`.
 
     python -m bench.run_overhead [--runs N]
 
-Three ways to run the same empty bash script, taken in turns so that a noisy machine hits them all:
+The same empty bash script is run in three ways, in turns so that noise affects them alike:
 `subprocess.run` alone, the script runner (process group, reaper, capture, masking), and a whole run
-(claim, heartbeat, runner, output and record kept in a Valkey of its own). Then claim and finish on
-their own. Medians and 99th percentiles, in milliseconds.
+(claim, heartbeat, runner, output and record stored in a Valkey of its own). Claim and finish are
+also measured alone. The table has medians and 99th percentiles in milliseconds.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ from hermes_celery.wiring.server import open_database
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=300)
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=300, help="runs of each way")
     count: int = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as directory, valkey() as url:
         bed = _Bed(Path(directory), url)
@@ -61,7 +63,7 @@ def main() -> None:
 
 
 class _Bed:
-    """A home with one empty script, and its cron on a server of its own."""
+    """A home with one empty script and a client on a server of its own."""
 
     def __init__(self, home: Path, url: str) -> None:
         (home / "scripts").mkdir()
@@ -89,31 +91,31 @@ class _Bed:
         )
 
     def bare(self) -> Callable[[], object]:
-        """The script alone, its output caught."""
+        """Return a function that runs the script alone and captures its output."""
         command = ["bash", str(self._path)]
         return lambda: subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, check=True
         )
 
     def script(self) -> Callable[[], object]:
-        """The runner without a store."""
+        """Return a function that runs the script through the runner, without a store."""
         return lambda: self._script.perform(self._job.spec, Session(), RunningRun())
 
     def whole(self) -> Callable[[], object]:
-        """From the claim to the kept record."""
+        """Return a function that performs a whole run, from the claim to the stored record."""
         run_id = self._cron.run(self._job.id)
         return lambda: self._runner.perform(
             run_id, message=TakenMessage(worker="bench@host"), session=Session()
         )
 
     def claim_and_finish(self) -> Callable[[], object]:
-        """The two steps in Redis that a run cannot do without."""
+        """Return a function that claims and finishes a run, without any work."""
         run_id = self._cron.run(self._job.id)
 
         def both() -> None:
             claim = self._runs.claim(run_id, token="t", now_ms=self._clock.now_ms(), worker="w")
             if not isinstance(claim, Claim):
-                raise SystemExit(f"the run could not be claimed: {claim}")
+                raise SystemExit(f"a run could not be claimed: {claim}")
             outcome = Outcome(state=RunState.SUCCEEDED, silent=True)
             self._runs.finish(claim, outcome, now_ms=self._clock.now_ms())
 

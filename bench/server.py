@@ -1,8 +1,8 @@
-"""What a benchmark starts: a Valkey server in a directory of its own, and other child processes.
+"""Starts a benchmark's Valkey server and its other child processes.
 
-Everything here ends what it started, whatever happens in between: each child is in a session of its
-own, is ended as a group by its id, and dies with us (Linux). The server is started by the very
-command line that the package uses for its embedded one.
+Every child process is ended, whatever happens: it is in a session of its own, is ended by its
+process group, and dies with this process (on Linux). The server is started with the command line
+that the package uses for its embedded server, in a temporary directory.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ import redis
 from hermes_celery import embedded_server
 from hermes_celery.process.parent_death import die_with_parent
 
-#: How long anything may take until it answers.
+#: Longest wait until a process answers.
 READY_SECONDS = 20.0
 _POLL_SECONDS = 0.005
 _STOP_SECONDS = 10.0
 
 
 class BenchError(Exception):
-    """A measurement that cannot be trusted: something did not start, finish or succeed."""
+    """The measurement is invalid: something did not start, finish or succeed."""
 
 
 @contextmanager
 def valkey(*, aof: bool = True, tcp: bool = False, fsync: str = "everysec") -> Iterator[str]:
-    """A Valkey of our own on a unix socket, or with `tcp` on a loopback port; yields its URL.
+    """Start a Valkey on a unix socket, or with `tcp` on a loopback port, and yield its URL.
 
-    With `aof` it appends to a file that is synced every second, as the embedded server does, or
-    with another `fsync` as that says.
+    With `aof` it has an append-only file, synced every second as in the embedded server, or as
+    `fsync` says.
     """
     with tempfile.TemporaryDirectory(prefix="hermes-bench-") as directory:
         home = Path(directory)
@@ -58,7 +58,7 @@ def valkey(*, aof: bool = True, tcp: bool = False, fsync: str = "everysec") -> I
 def child(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that runs as long as the block does; what it prints goes to `log`."""
+    """Run a process as long as the block; its output goes to `log`."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -78,35 +78,35 @@ def child(
 def run_to_end(
     command: Sequence[str], *, environment: Mapping[str, str], log: Path, seconds: float
 ) -> None:
-    """Run a process that ends by itself. Raises BenchError when it fails or takes too long."""
+    """Run a process to its exit. Raises BenchError if it fails or takes too long."""
     with child(command, environment=environment, log=log) as process:
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise BenchError(f"{command[-1]} took longer than {seconds:g} s") from None
     if code:
-        raise BenchError(f"{command[-1]} ended with exit code {code}: {last_lines(log)}")
+        raise BenchError(f"{command[-1]} exited with code {code}: {last_lines(log)}")
 
 
 def last_lines(log: Path, count: int = 3) -> str:
-    """The end of a log, to say why something went wrong."""
+    """Return the last lines of a log for an error message."""
     return " | ".join(log.read_text(errors="replace").splitlines()[-count:])
 
 
 def wait_until(
     holds: Callable[[], bool], *, what: str, seconds: float = READY_SECONDS, poll: float = 0.0
 ) -> None:
-    """Wait for a condition. Raises BenchError when it does not hold in time."""
+    """Wait until a condition is true. Raises BenchError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
-            raise BenchError(f"waited {seconds:g} s in vain: {what}")
+            raise BenchError(f"timed out after {seconds:g} s waiting until {what}")
         time.sleep(poll or _POLL_SECONDS)
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
     if process.poll() is not None:
-        raise BenchError(f"the Valkey server ended with exit code {process.returncode}")
+        raise BenchError(f"the Valkey server exited with code {process.returncode}")
     client = redis.Redis.from_url(url)
     try:
         return bool(client.ping())
@@ -117,7 +117,7 @@ def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, some patience, then SIGKILL for whatever is left of its group."""
+    """Send SIGTERM, wait, then send SIGKILL to the rest of the process group."""
     process.terminate()
     try:
         process.wait(_STOP_SECONDS)

@@ -1,15 +1,16 @@
-"""Beats, workers and people under random faults for as long as you like; the checker judges.
+"""Run beats, workers and user actions under random faults, then check every occurrence.
 
     python -m bench.soak --minutes 30
 
-Rounds of two minutes, each on a fresh Valkey: kill -9 and SIGSTOP of beats and workers, restarts of
-the server (SIGTERM with AOF synced every second, kill -9 with AOF synced always, by turns), a proxy
-that cuts and swallows connections, a server that answers nobody, clocks that are minutes off, keys
-of another type, malformed messages, edits, pauses and double-clicked triggers all the while. Work
-is a line in a file, so that many occurrences fit into an hour; some jobs deliver to an HTTP server
-here, some share a group, some have a budget. Then nothing is disturbed for a minute, and every job
-that should run has to.
-Ends with exit code 1 as soon as a round shows a fault, and says which.
+Each round takes two minutes and has a fresh Valkey. The faults are: kill -9 and SIGSTOP of beats
+and workers; restarts of the server (in turns SIGTERM with the append-only file synced every second,
+and kill -9 with every write synced); a proxy that cuts and swallows connections; a server that does
+not answer; clocks that are minutes off; keys of a wrong type; malformed messages. Meanwhile jobs
+are edited, paused and triggered twice. A run only writes a line to a file, so that many occurrences
+fit into an hour. Some jobs deliver to an HTTP server of this process, some share a group, some have
+a budget. After the faults comes a minute without any, in which every job that is due must run.
+
+The command exits with 1 at the first faulty round and prints the fault.
 """
 
 from __future__ import annotations
@@ -26,23 +27,43 @@ from rich.table import Table
 from tests.proof.soak import Plan, Result, run_round
 
 _ROUND_SECONDS = 120.0
-#: "Did every job that should run do so in the last minute?"
+#: Length of the time without faults at the end, in which every due job must run.
 _QUIET_SECONDS = 60.0
 _FSYNC = ("everysec", "always")
 _LEADERS = ("kill_leader", "freeze_leader")
 
 
 @click.command()
-@click.option("--minutes", type=float, default=5.0, show_default=True)
-@click.option("--occurrences", type=int, help="Stop when there were so many.")
-@click.option("--jobs", type=int, default=300, show_default=True, help="Most are due each second.")
-@click.option("--beats", type=int, default=3, show_default=True)
-@click.option("--shards", type=click.IntRange(1, 64), default=1, show_default=True)
-@click.option("--consumers", type=int, default=3, show_default=True, help="Workers without Celery.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Celery workers.")
-@click.option("--fault-seconds", type=float, default=1.5, show_default=True)
-@click.option("--takeover", is_flag=True, help="Nothing but leaders that die or freeze.")
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--minutes", type=float, default=5.0, show_default=True, help="Length of the soak.")
+@click.option("--occurrences", type=int, help="Stop after this many occurrences.")
+@click.option(
+    "--jobs",
+    type=int,
+    default=300,
+    show_default=True,
+    help="Number of jobs; most are due every second.",
+)
+@click.option("--beats", type=int, default=3, show_default=True, help="Number of beats.")
+@click.option(
+    "--shards",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Number of shards of the due index.",
+)
+@click.option(
+    "--consumers", type=int, default=3, show_default=True, help="Number of workers without Celery."
+)
+@click.option("--workers", type=int, default=1, show_default=True, help="Number of Celery workers.")
+@click.option(
+    "--fault-seconds",
+    type=float,
+    default=1.5,
+    show_default=True,
+    help="Mean time between two faults.",
+)
+@click.option("--takeover", is_flag=True, help="Only kill and freeze leaders.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the first round.")
 def main(
     minutes: float,
     occurrences: int | None,
@@ -55,7 +76,7 @@ def main(
     takeover: bool,
     seed: int,
 ) -> None:
-    """Disturb, settle, check; round after round."""
+    """Cause faults, let the system settle, check it; repeat in rounds."""
     console = Console(width=110)
     deadline = time.monotonic() + minutes * 60
     results: list[Result] = []
@@ -116,28 +137,30 @@ def _figures(results: list[Result]) -> dict[str, str]:
         "started twice": str(sum(len(v.doubled) for v in verdicts)),
         "silently stopped": str(sum(len(r.stopped) for r in results)),
         "unexpected": str(sum(len(v.unexpected) for v in verdicts)),
-        "on record as not run": ", ".join(f"{n:,} {word}" for word, n in sorted(told.items())),
+        "not run, with a recorded reason": ", ".join(
+            f"{n:,} {word}" for word, n in sorted(told.items())
+        ),
         "kill -9": str(sum(f.kills for f in figures)),
         "freezes": str(sum(f.freezes for f in figures)),
         "server restarts": str(sum(f.restarts for f in figures)),
         "connections cut, swallowed": f"{sum(f.cuts for f in figures)}, "
         f"{sum(f.swallowings for f in figures)}",
         "server paused": str(sum(f.pauses for f in figures)),
-        "keys of another type, malformed messages": f"{sum(f.spoilt for f in figures)}, "
+        "keys of a wrong type, malformed messages": f"{sum(f.spoilt for f in figures)}, "
         f"{sum(f.letters for f in figures)}",
-        "processes that ended by themselves": str(sum(f.ended for f in figures)),
-        "messages delivered, of these twice": f"{sum(r.delivered for r in results):,}, "
+        "processes that exited by themselves": str(sum(f.ended for f in figures)),
+        "messages delivered, twice": f"{sum(r.delivered for r in results):,}, "
         f"{sum(r.delivered_twice for r in results)}",
         "edits and triggers": f"{sum(r.edits for r in results):,}",
         "latest start": f"{late.total_seconds():.1f} s",
-        "leader gone, dispatch late by": _spread(takeovers),
+        "dispatch delay after a leader was lost": _spread(takeovers),
     }
 
 
 def _spread(seconds: list[float]) -> str:
     if not seconds:
-        return "never undisturbed"
-    return f"{median(seconds):.2f} s median, {max(seconds):.2f} s worst of {len(seconds)}"
+        return "none without another fault"
+    return f"{median(seconds):.2f} s median, {max(seconds):.2f} s longest of {len(seconds)}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Our app with work that does nothing: `celery -A bench.stub:app worker`.
+"""The package's app with no-op work: `celery -A bench.stub:app worker`.
 
-Claim, session, finish and the kept output are real; only the process for the script is missing.
+Claim, session, finish and the stored output are real; only no script process is started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hermes_celery.wiring.server import open_database
 
 
 class StubTask(RunTask):
-    """The task of every run with work that does nothing; claim, session, finish are real."""
+    """The run task with no-op work; claim, session and finish are real."""
 
     abstract = True
 
@@ -37,7 +37,7 @@ class StubTask(RunTask):
 
 
 class _NoWork:
-    """What a script would have printed, without the script."""
+    """Work that returns a script's output without starting the script."""
 
     def perform(self, spec: JobSpec, session: Session, stop: RunningRun) -> Outcome:
         """Succeed at once, or after `BENCH_NAP` seconds."""
@@ -54,7 +54,7 @@ def _stub_runner(settings: Settings) -> Runner:
 
 
 def make_stub_app(settings: Settings) -> Celery:
-    """Our app, its run task replaced by the stub."""
+    """Return the package's app with its run task replaced by the stub."""
     app = make_app(settings)
     app.finalize()
     app.tasks.pop(RUN_TASK)
@@ -63,7 +63,7 @@ def make_stub_app(settings: Settings) -> Celery:
 
 
 def __getattr__(name: str) -> Celery:
-    """The app, made when a worker asks for it."""
+    """Make the app when a worker imports it."""
     if name == "app":
         return make_stub_app(read_settings())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

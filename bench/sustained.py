@@ -1,12 +1,13 @@
-"""How many runs a second one beat dispatches, beside what the server and Celery can do at most.
+"""Measure the runs per second that one beat dispatches, beside upper bounds of server and Celery.
 
     python -m bench.sustained [--jobs 100000] [--json FILE]
 
-That many jobs are due when a real beat starts; nobody consumes. The time from the first message to
-the last one counts, by the length of the queue: reading, planning, records, indexes and messages
-are in it, nothing was planned ahead. Once with the append-only file synced every second, once with
-every write. In the same run, on the same server: `apply_async` in a loop, the same messages in
-pipelined LPUSH commands, and what `redis-benchmark` says of LPUSH where it is installed.
+That many jobs are due when a real beat starts, and no worker consumes. The time runs from the first
+message to the last one, by the length of the queue. It includes reading, planning, records, indexes
+and messages; nothing is planned ahead. This is measured with the append-only file synced every
+second and with every write synced. On the same server, in the same command, the upper bounds are
+measured: `apply_async` in a loop, the same messages in pipelined LPUSH commands, and LPUSH by
+`redis-benchmark`, if that is installed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _SECONDS = 600.0
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages a second on the queue."""
+    """Messages per second that reach the queue."""
 
     who: str
     fsync: str
@@ -41,7 +42,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(fsync: str, *, jobs: int, rounds: int) -> list[Rate]:
-    """One server, everybody on it by turns."""
+    """Measure all rates in turns on one server and return their medians."""
     found: dict[str, list[float]] = {}
     with fresh_bed(fsync=fsync) as bed:
         for _ in range(rounds):
@@ -60,16 +61,18 @@ def _ours(bed: Bed, jobs: int) -> float:
         return int(bed.database.call("LLEN", queue))
 
     with celery_process(bed, "hermes_celery", "beat"):
-        wait_until(lambda: length() > 0, what="the beat dispatches")
+        wait_until(lambda: length() > 0, what="the beat dispatches a job")
         began, first = time.perf_counter(), length()
-        wait_until(lambda: length() == jobs, what="all are dispatched", seconds=_SECONDS, poll=0.01)
+        wait_until(
+            lambda: length() == jobs, what="all jobs are dispatched", seconds=_SECONDS, poll=0.01
+        )
         took = time.perf_counter() - began
     bed.database.call("DEL", queue)
     return (jobs - first) / took
 
 
 def _bare(bed: Bed) -> dict[str, float]:
-    """What does the same with less."""
+    """Return the rates of simpler ways to push messages."""
     app = make_bare_app(bed.url)
     loop_ms = apply_async(bed, app, _BARE)
     messages = take_messages(bed)
@@ -85,7 +88,7 @@ def _bare(bed: Bed) -> dict[str, float]:
 
 
 def _benchmark(program: str, bed: Bed) -> float:
-    """One client, a hundred commands at a time."""
+    """Return redis-benchmark's LPUSH rate with one client and pipelines of 100 commands."""
     command = [program, "-s", bed.url.removeprefix("unix://"), "-c", "1", "-P", "100", "-d", "1200"]
     command += ["-n", "50000", "-t", "lpush", "--csv"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -94,15 +97,32 @@ def _benchmark(program: str, bed: Bed) -> float:
 
 
 @click.command(help=__doc__)
-@click.option("--jobs", type=click.IntRange(100), default=50_000, show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--jobs",
+    type=click.IntRange(100),
+    default=50_000,
+    show_default=True,
+    help="Number of due jobs.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Rounds of each measurement.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures to this file.",
+)
 def main(jobs: int, rounds: int, json_path: Path | None) -> None:
-    """Measure, and print a table."""
+    """Measure and print a table."""
     stop_in_order()
     found = [rate for fsync in _FSYNC for rate in measure(fsync, jobs=jobs, rounds=rounds)]
-    table = new_table(f"{jobs:,} jobs due, nobody consuming: messages a second, median")
-    for name in ("append-only file", "who", "a second", "ours / this"):
+    table = new_table(f"{jobs:,} jobs due, no consumer: messages per second, median")
+    for name in ("append-only file", "who", "per second", "ours / this"):
         table.add_column(name, justify="left" if name in ("append-only file", "who") else "right")
     for fsync in _FSYNC:
         rates = [rate for rate in found if rate.fsync == fsync]

@@ -1,14 +1,18 @@
-"""The whole path, measured: from due jobs to finished runs, beside what it cannot be faster than.
+"""Measure the whole path from due jobs to finished runs, beside the same work done bare.
 
     python -m bench.whole_path
 
-Four parts, each on a fresh Valkey (unix socket, AOF synced every second): the way of N due jobs to
-their finished runs, the cost of a beat that has nothing to do, the same work done bare (plain
-pushes, one Lua loop, plain Celery), and the start of a worker. All in one go on one machine, so
-that the ratios mean something where the absolute numbers do not travel. How late a beat and a
-worker are is measured by `bench.lag`.
+Each of the four parts has a fresh Valkey (unix socket, append-only file synced every second):
 
-Times of runs come from their records, which carry the server's clock in whole milliseconds.
+- `path`: N due jobs to their finished runs
+- `idle`: the cost of a beat with nothing due
+- `limit`: the same work done bare (plain pushes, one Lua loop, plain Celery)
+- `start`: the start of a worker
+
+All parts run one after the other on one machine: compare ratios, since absolute times depend on the
+machine. The delays of a beat and a worker are measured by `bench.lag`.
+
+Times of runs come from their records, in whole milliseconds of the server's clock.
 """
 
 from __future__ import annotations
@@ -50,9 +54,9 @@ from hermes_celery.store import DueIndex
 from hermes_celery.wiring.own_app import make_app
 from tests.support import messages_of
 
-#: Enough for every pool process to have made its runner.
+#: Enough that every pool process has made its runner.
 _WARM_UP_JOBS = 40
-#: More than any clock here can be wrong by, so that all jobs are due at the first tick.
+#: More than the error of any clock here, so that all jobs are due at the first tick.
 _OVERDUE_MS = 1_000
 _IDLE_SECONDS = 5.0
 _PIPELINE = 200
@@ -76,7 +80,7 @@ end
 
 
 class PathTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """One round, all in milliseconds since its first tick began."""
+    """The times of one round, in milliseconds since its first tick began."""
 
     dispatched_ms: float
     first_start_ms: float
@@ -84,16 +88,16 @@ class PathTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contender(Protocol):
-    """A started system that can be handed N due jobs; peers are measured through the same two."""
+    """A running system that can be given N due jobs."""
 
     name: str
 
     def measure(self, count: int) -> PathTimes:
-        """Have `count` no-op jobs due at once and follow them to their end."""
+        """Make `count` no-op jobs due at once and wait for their runs to finish."""
 
 
 class Leader:
-    """A tick in a loop under a real lease: what `Beat.step` does, without the sleep."""
+    """Ticks in a loop under a real lease, like `Beat.step` but without the sleep."""
 
     def __init__(self, bed: Bed) -> None:
         self._clock = ServerClock(bed.database.now_ms)
@@ -102,11 +106,11 @@ class Leader:
         self._messages = messages_of(make_app(bed.settings))
 
     def dispatch_all(self) -> int:
-        """Tick until nothing is due; returns how many runs were dispatched."""
+        """Tick until nothing is due; return the number of dispatched runs."""
         dispatched = 0
         while True:
             if self._lease.hold() is None:
-                raise BenchError("somebody else holds the lease")
+                raise BenchError("another beat holds the lease")
             report = Ticker(self._due_index, self._messages).tick(
                 token=self._lease.require(), now_ms=self._clock.now_ms()
             )
@@ -114,11 +118,11 @@ class Leader:
             if report.next_due_ms is None or report.next_due_ms > report.now_ms:
                 return dispatched
             if not report.dispatched:
-                raise BenchError(f"the tick dispatched nothing of what is due: {report}")
+                raise BenchError(f"the tick dispatched no due job: {report}")
 
 
 class HermesCelery:
-    """This package: one leader in this process, one worker with four slots."""
+    """The package: one leader in this process and one worker with four slots."""
 
     def __init__(self, name: str, bed: Bed) -> None:
         self.name = name
@@ -126,10 +130,10 @@ class HermesCelery:
         self._leader = Leader(bed)
 
     def measure(self, count: int) -> PathTimes:
-        """Have `count` no-op jobs due at once and follow them to their end."""
+        """Make `count` no-op jobs due at once and wait for their runs to finish."""
         due_ms = self._bed.database.now_ms() - _OVERDUE_MS
         ids = store_jobs(self._bed, [due_ms] * count)
-        # The garbage of storing the jobs is not the tick's.
+        # Collect the garbage of storing the jobs, so that it does not count for the tick.
         gc.collect()
         began_ms = _server_ms(self._bed)
         dispatched_ms = self._dispatch(count)
@@ -142,7 +146,7 @@ class HermesCelery:
         )
 
     def dispatch_only(self, count: int) -> float:
-        """Milliseconds to dispatch `count` due jobs; nothing waits for their runs."""
+        """Return the milliseconds to dispatch `count` due jobs, without waiting for their runs."""
         store_jobs(self._bed, [self._bed.database.now_ms() - _OVERDUE_MS] * count)
         return self._dispatch(count)
 
@@ -151,7 +155,7 @@ class HermesCelery:
         dispatched = self._leader.dispatch_all()
         took_ms = (time.perf_counter() - began) * 1000
         if dispatched != count:
-            raise BenchError(f"{dispatched} of {count} jobs were dispatched")
+            raise BenchError(f"only {dispatched} of {count} jobs were dispatched")
         return took_ms
 
 
@@ -162,7 +166,7 @@ def _server_ms(bed: Bed) -> float:
 
 @contextmanager
 def hermes_celery(*, stubbed: bool) -> Iterator[HermesCelery]:
-    """Ours, warm; `stubbed`: the whole run path, but no process for the script."""
+    """Yield the package with a warm worker; with `stubbed`, runs start no script process."""
     app = "bench.stub:app" if stubbed else "hermes_celery"
     name = "run path, work stubbed" if stubbed else "script jobs (bash, echo)"
     with fresh_bed() as bed, celery_process(bed, app, "worker"):
@@ -178,7 +182,7 @@ CONTENDERS: Sequence[Callable[[], AbstractContextManager[Contender]]] = (
 
 
 def part_path(console: Console, *, counts: Sequence[int], rounds: int) -> None:
-    """Print the way of N due jobs."""
+    """Measure and print the times of N due jobs."""
     table = new_table("Due jobs to finished runs: ms since the tick began, median (min..max)")
     for name in ("system", "jobs", "all dispatched", "first start", "all done"):
         table.add_column(name, justify="left" if name == "system" else "right")
@@ -200,8 +204,8 @@ def part_path(console: Console, *, counts: Sequence[int], rounds: int) -> None:
 
 
 def part_idle(console: Console, *, stored: Sequence[int]) -> None:
-    """Print what an idle beat costs."""
-    table = new_table("An idle beat, one step each 250 ms")
+    """Measure and print the cost of an idle beat."""
+    table = new_table("An idle beat, one step every 250 ms")
     for name in ("stored jobs", "one step, ms", "Redis commands/s", "Redis µs/s"):
         table.add_column(name, justify="right")
     with fresh_bed() as bed:
@@ -219,15 +223,15 @@ def part_idle(console: Console, *, stored: Sequence[int]) -> None:
 
 
 def _idle_commands(bed: Bed) -> tuple[float, float]:
-    """Commands and microseconds per second that a real beat asks of Redis.
+    """Return the Redis commands and server microseconds per second of a real beat.
 
-    Both count what scripts call as well, so the microseconds are an upper bound.
+    Both include commands called by scripts, so the microseconds are an upper bound.
     """
     with celery_process(bed, "hermes_celery", "beat"):
         wait_until(
             lambda: bool(bed.database.call("EXISTS", bed.database.keys.lease)), what="a beat leads"
         )
-        # Rescue begins five seconds after a beat took over.
+        # Rescue starts five seconds after a beat took over.
         time.sleep(6.0)
         before = _command_stats(bed)
         time.sleep(_IDLE_SECONDS)
@@ -246,11 +250,11 @@ def _command_stats(bed: Bed) -> dict[str, tuple[float, float]]:
     }
 
 
-# --- part 3: what it cannot be faster than ------------------------------------------------------
+# --- part 3: the same work done bare ------------------------------------------------------------
 
 
 def part_limit(console: Console, *, count: int, rounds: int) -> None:
-    """Print the same work done bare, and how many times as long ours takes."""
+    """Measure and print the same work done bare, and the package's time as a multiple of it."""
     with fresh_bed() as bed:
         app = make_bare_app(bed.url)
         one_by_one = [apply_async(bed, app, count) for _ in range(rounds)]
@@ -262,7 +266,7 @@ def part_limit(console: Console, *, count: int, rounds: int) -> None:
         ticks = [ours.dispatch_only(count) for _ in range(rounds)]
     _print_ratios(
         console,
-        f"Dispatching {count:,} jobs with nobody consuming, ms",
+        f"Dispatching {count:,} jobs without a consumer, ms",
         {
             "bare: LPUSH of the messages, pipelined": pushes,
             "bare: Lua loop, HSET x2 ZADD x2 LPUSH": loops,
@@ -294,7 +298,7 @@ def _print_ratios(
     count: int,
 ) -> None:
     table = new_table(title)
-    for name in ("what", "median (min..max)", "µs each", "ours / this"):
+    for name in ("what", "median (min..max)", "µs per job", "ours / this"):
         table.add_column(name, justify="left" if name == "what" else "right")
     each = 1000 / count
     for name, times in {**bare, "ours": ours}.items():
@@ -304,7 +308,7 @@ def _print_ratios(
 
 
 def apply_async(bed: Bed, app: Celery, count: int) -> float:
-    """Milliseconds to publish so many messages in a loop."""
+    """Return the milliseconds to publish `count` messages in a loop."""
     task = app.tasks[_BARE_TASK]
     bed.database.call("DEL", _BARE_QUEUE)
     task.apply_async(args=("warm up",))
@@ -316,14 +320,14 @@ def apply_async(bed: Bed, app: Celery, count: int) -> float:
 
 
 def take_messages(bed: Bed) -> list[str]:
-    """The messages that were published bare; the queue is empty afterwards."""
+    """Return the messages on the bare queue and empty it."""
     messages: list[str] = bed.database.call("LRANGE", _BARE_QUEUE, 0, -1)
     bed.database.call("DEL", _BARE_QUEUE)
     return messages
 
 
 def push(bed: Bed, messages: Sequence[str]) -> float:
-    """Milliseconds to push messages in pipelined commands."""
+    """Return the milliseconds to push messages in pipelined commands."""
     began = time.perf_counter()
     for start in range(0, len(messages), _PIPELINE):
         with bed.database.client.pipeline(transaction=False) as pipe:
@@ -349,7 +353,7 @@ def _lua_loop(bed: Bed, messages: Sequence[str]) -> float:
 
 
 def _consume(messages: Sequence[str], app: str, rounds: int) -> list[float]:
-    """Milliseconds from the first push until a bare worker has taken the last message."""
+    """Return the milliseconds from the first push until a bare worker took the last message."""
     with fresh_bed() as bed, celery_process(bed, f"bench.whole_path:{app}", "worker"):
         push(bed, messages[:_WARM_UP_JOBS])
         _wait_until_consumed(bed)
@@ -370,11 +374,11 @@ def _wait_until_consumed(bed: Bed) -> None:
     wait_until(consumed, what="the bare worker has taken all messages", seconds=DONE_SECONDS)
 
 
-# --- part 4: how long a worker takes to be there -----------------------------------------------
+# --- part 4: the start of a worker -------------------------------------------------------------
 
 
 def part_start(console: Console, *, rounds: int) -> None:
-    """Print how long it takes from starting a worker until it has done its first message."""
+    """Measure and print the time from starting a worker to its first finished task."""
     with fresh_bed() as bed:
         apply_async(bed, make_bare_app(bed.url), 1)
         message = take_messages(bed)
@@ -404,11 +408,11 @@ def _started_ours(bed: Bed) -> float:
         return time.perf_counter() - began
 
 
-# --- the bare apps that the workers of this benchmark serve -----------------------------------
+# --- the bare apps of this benchmark's workers --------------------------------------------------
 
 
 def make_bare_app(url: str, *, as_ours: bool = False) -> Celery:
-    """Plain Celery with a task that does nothing; `as_ours`: with our worker's settings."""
+    """Return a plain Celery app with a no-op task; `as_ours` adds the package's worker settings."""
     app = Celery("bare", broker=broker_url(url), set_as_current=False)
     app.conf.update(
         task_ignore_result=True, worker_concurrency=SLOTS, task_default_queue=_BARE_QUEUE
@@ -429,7 +433,7 @@ def _nothing(run_id: str) -> str:
 
 
 def __getattr__(name: str) -> Celery:
-    """The bare apps, made when a worker asks: `celery -A bench.whole_path:bare_app`."""
+    """Make a bare app when a worker imports it: `celery -A bench.whole_path:bare_app`."""
     if name in ("bare_app", "bare_app_as_ours"):
         url = read_settings().redis_url
         return make_bare_app(str(url), as_ours=name.endswith("ours"))
@@ -443,14 +447,41 @@ PARTS = ("path", "idle", "limit", "start")
 
 
 @click.command()
-@click.option("--jobs", multiple=True, type=int, default=(10, 100, 1000), show_default=True)
-@click.option("--stored", multiple=True, type=int, default=(100, 10_000), show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(PARTS), default=PARTS, show_default=True)
+@click.option(
+    "--jobs",
+    multiple=True,
+    type=int,
+    default=(10, 100, 1000),
+    show_default=True,
+    help="Number of due jobs in `path` and, the largest, in `limit`; repeatable.",
+)
+@click.option(
+    "--stored",
+    multiple=True,
+    type=int,
+    default=(100, 10_000),
+    show_default=True,
+    help="Number of stored jobs in `idle`; repeatable.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Rounds of each measurement.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(PARTS),
+    default=PARTS,
+    show_default=True,
+    help="Measure only this part; repeatable.",
+)
 def main(
     jobs: tuple[int, ...], stored: tuple[int, ...], rounds: int, only: tuple[str, ...]
 ) -> None:
-    """Measure the whole path, part by part, and print one table for each."""
+    """Measure the whole path and print one table for each part."""
     stop_in_order()
     console = Console(width=110)
     parts: Mapping[str, Callable[[], None]] = {

@@ -9,7 +9,7 @@ set -eu
 
 for tool in spin gcc; do
     command -v "$tool" > /dev/null || {
-        echo "no $tool here; on Debian and Ubuntu: apt-get install spin gcc" >&2
+        echo "$tool is not installed; on Debian and Ubuntu: apt-get install spin gcc" >&2
         exit 1
     }
 done
@@ -19,7 +19,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 failed=0
 
-# search NAME safety|ends|runs_again FLAGS...: build and run one search; its output is in ./out
+# search NAME safety|ends|runs_again FLAGS...: build and run one search; write its output to ./out
 search() {
     name=$1
     property=$2
@@ -29,8 +29,8 @@ search() {
         gcc -O2 -w -DSAFETY -DNOCLAIM -DCOLLAPSE -DVECTORSZ=512 -o pan pan.c
         ./pan -n -m2000000 -w24 > out 2>&1 || true
     else
-        # -f: weak fairness; -a: cycles in which the property never comes true; -A: assertions are
-        # the business of the other searches
+        # -f: weak fairness; -a: find cycles in which the property never becomes true; -A: ignore
+        # assertions, which the safety searches check
         gcc -O2 -w -DCOLLAPSE -DVECTORSZ=512 -DNFAIR=3 -o pan pan.c
         ./pan -A -a -f -n -m2000000 -w24 -N "$property" > out 2>&1 || true
     fi
@@ -59,7 +59,7 @@ failing="-DERRORS=1"
 one_phase="$failing -DONE_PHASE"
 mends="-DRECONCILE"
 
-echo "the model: 2 beats, 2 workers; every kind of fault once, at any step"
+echo "the model: 2 beats, 2 workers; each kind of fault once, at any step"
 if [ "${1:-}" != --quick ]; then
     holds "safety, 2 occurrences, on_lost: fail" safety
 fi
@@ -72,7 +72,7 @@ if [ "${1:-}" != --quick ]; then
     holds "every run ends, 2 occurrences, crashes only" ends $crashes
 fi
 
-echo "and scripts that fail on the server, once, at any step"
+echo "also with one script that fails on the server, at any step"
 holds "two phases: safety" safety $one $failing
 holds "two phases: every run ends" ends $one $failing
 holds "two phases: the job runs again" runs_again $one $failing
@@ -82,17 +82,17 @@ if [ "${1:-}" != --quick ]; then
     holds "one phase, reconciled: the same, on_lost: retry" runs_again $one $one_phase $mends -DRETRY
 fi
 
-echo "with a bug planted, the search has to find a fault"
+echo "with a planted bug, each search must find a fault"
 breaks "no fence in advance, redeliver and lose" safety $one -DNO_FENCE
 breaks "no claim" safety $one -DNO_CLAIM
 breaks "finish without comparing the claim" safety $one -DNO_CLAIM_TOKEN
-breaks "schedule moved first, record and message written second" safety $one -DSPLIT
+breaks "schedule moved first, record and message written later" safety $one -DSPLIT
 breaks "the same: the occurrence never runs" ends $one -DSPLIT
 breaks "no redelivery" ends $one -DNO_REDELIVERY
-breaks "nobody gives up a silent run" ends $one -DNO_LOSING
+breaks "a run without heartbeats is never marked as lost" ends $one -DNO_LOSING
 breaks "one phase: an occurrence has no record" safety $one $one_phase
 breaks "one phase: the job never runs again" runs_again $one $one_phase
-breaks "the same, nobody mends what is queued" runs_again $one $one_phase $mends -DNO_MEND_QUEUED
-breaks "the same, nobody mends what is running" runs_again $one $one_phase $mends -DNO_MEND_RUNNING
-breaks "the same, nobody mends what is active" runs_again $one $one_phase $mends -DNO_MEND_ACTIVE
+breaks "the same, queued runs are not reconciled" runs_again $one $one_phase $mends -DNO_MEND_QUEUED
+breaks "the same, running runs are not reconciled" runs_again $one $one_phase $mends -DNO_MEND_RUNNING
+breaks "the same, active runs are not reconciled" runs_again $one $one_phase $mends -DNO_MEND_ACTIVE
 exit "$failed"

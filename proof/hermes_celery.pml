@@ -1,22 +1,22 @@
-/* Lease, advance, claim, heartbeat, finish and rescue, with everything going wrong.
+/* A model of lease, advance, claim, heartbeat, finish and rescue under faults.
  *
- * Each Lua script is one atomic step here, as it is on the server; between any two steps of a
- * process anything may happen: it is killed, its lease or its heartbeat runs out while it is frozen
- * (it is simply not scheduled for a while), a message vanishes or arrives twice. With ERRORS a script
- * may also fail on the server, which keeps what it has written by then. What is not modelled: the
- * schedule's arithmetic, policies of overlap and catch-up, edits.
+ * Each Lua script is one atomic step here, as on the server. Between any two steps of a process any of
+ * these faults may happen: the process is killed; its lease or heartbeat expires while it is frozen
+ * (that is, not scheduled for a while); a message vanishes or arrives twice. With ERRORS a script may
+ * also fail on the server, which keeps the writes it has made until then. The model leaves out the
+ * arithmetic of schedules, the policies of overlap and catch-up, and edits.
  *
- * Checked by ./check.sh, which also checks that each mutant below is caught:
+ * ./check.sh checks the model. It also checks that spin finds a fault in each of these mutants:
  *     NO_FENCE         the scripts of a tick do not compare the term
- *     NO_CLAIM         a worker runs whatever message it gets
- *     SPLIT            the schedule moves in one step, record and message are written in another
- *     NO_CLAIM_TOKEN   whoever comes back may finish a run that was given up
- *     NO_REDELIVERY    nobody pushes a vanished message again
- *     NO_LOSING        nobody gives up a run whose worker died
- *     ONE_PHASE        scripts check each key when they come to it, and may fail between two writes
- *     NO_MEND_QUEUED, NO_MEND_RUNNING, NO_MEND_ACTIVE   one kind that RECONCILE forgets
- * RETRY is `on_lost: retry`; without it a run that is lost stays lost. RECONCILE is the part of rescue
- * that compares what must agree; with it a job runs again even after a script of one phase failed.
+ *     NO_CLAIM         a worker runs any message it gets, without a claim
+ *     SPLIT            one step moves the schedule, another writes record and message
+ *     NO_CLAIM_TOKEN   a worker may finish a run that is no longer its own
+ *     NO_REDELIVERY    a vanished message is never pushed again
+ *     NO_LOSING        a run whose worker died is never marked as lost
+ *     ONE_PHASE        scripts check each key just before they write it, and may fail between writes
+ *     NO_MEND_QUEUED, NO_MEND_RUNNING, NO_MEND_ACTIVE   RECONCILE skips one kind of repair
+ * RETRY is `on_lost: retry`; without it a lost run stays lost. RECONCILE is the part of rescue that
+ * repairs inconsistent records; with it a job runs again even after a script of one phase failed.
  */
 
 #ifndef BEATS
@@ -28,7 +28,7 @@
 #ifndef OCCURRENCES
 #define OCCURRENCES 2
 #endif
-/* How often each thing goes wrong, in all. */
+/* How often each fault may happen in total. */
 #ifndef BEAT_CRASHES
 #define BEAT_CRASHES 1
 #endif
@@ -54,22 +54,22 @@
 mtype = { none, queued, running, succeeded, lost };
 
 /* The store. */
-byte lease = NOBODY;             /* who leads; expires */
+byte lease = NOBODY;             /* the leader; expires */
 byte term = 0;                   /* the fencing token: only rises */
 byte next_due = 0;               /* the schedule: occurrences before it have been dispatched */
 mtype state[OCCURRENCES] = none; /* the record of each occurrence's run */
-byte claim[OCCURRENCES] = 0;     /* whose finish counts; 0: nobody's */
-byte attempt[OCCURRENCES] = 0;   /* further ones after the first */
-bool counted[OCCURRENCES];        /* in the job's active runs: its next occurrence waits or is skipped */
+byte claim[OCCURRENCES] = 0;     /* worker that may finish the run; 0: none */
+byte attempt[OCCURRENCES] = 0;   /* number of attempts after the first */
+bool counted[OCCURRENCES];        /* in the job's active runs, which hold back its next occurrence */
 bool indexed[OCCURRENCES];       /* in the index of queued runs, where redeliver finds it */
 bool watched[OCCURRENCES];       /* in the index of heartbeats, where lose finds it */
-bool beating[OCCURRENCES];       /* its heartbeat has not run out */
+bool beating[OCCURRENCES];       /* its heartbeat has not expired */
 byte messages[OCCURRENCES] = 0;  /* copies on the Celery queue */
 
-/* The world outside. */
-byte leading[BEATS] = 0;         /* the term that a beat believes in; 0: it stands by or is dead */
-bool performed[OCCURRENCES];     /* the worker with the claim lives and is at it */
-byte starts[OCCURRENCES] = 0;    /* of the present attempt */
+/* The processes, outside the store. */
+byte leading[BEATS] = 0;         /* the term in which a beat leads, as it believes; 0: standby or dead */
+bool performed[OCCURRENCES];     /* the worker with the claim is alive and performs the run */
+byte starts[OCCURRENCES] = 0;    /* starts of the current attempt */
 byte beat_crashes = 0, worker_crashes = 0, freezes = 0, silences = 0, vanished = 0, errors = 0;
 
 #define final(o) (state[o] == succeeded || state[o] == lost)
@@ -80,8 +80,8 @@ byte beat_crashes = 0, worker_crashes = 0, freezes = 0, silences = 0, vanished =
 #define fenced(b) (leading[b] != term)
 #endif
 
-/* A script that fails: its caller goes on at `back`. With two phases all that can fail comes before
- * the first write; with one, each further write can.
+/* If a script fails, its caller continues at `back`. With two phases it can fail only before the first
+ * write; with one phase, before each further write.
  *     checked(back, first; then(back, second))
  */
 #define failed(back) errors < ERRORS -> errors++; goto back
@@ -93,11 +93,11 @@ byte beat_crashes = 0, worker_crashes = 0, freezes = 0, silences = 0, vanished =
 #define then(back, writes) writes
 #endif
 
-/* kill -9, instead of the step that is one choice with it */
+/* kill -9 of a beat, as an alternative to its next step */
 #define killed(b) beat_crashes < BEAT_CRASHES -> beat_crashes++; leading[b] = 0; goto standby
 #define stopped(b) fenced(b) -> leading[b] = 0; goto standby
 
-/* advance.lua: fence, compare with what was planned, move on, record, push. */
+/* advance.lua: check the fence, compare with the plan, move the schedule, write the record, push. */
 #ifdef SPLIT
 inline advance(b, seen) {
     atomic {
@@ -108,7 +108,7 @@ inline advance(b, seen) {
         :: !fenced(b) && next_due == seen -> next_due++
         fi
     }
-    /* killed here, as celery beat and RedBeat can be, the occurrence is gone */
+    /* A kill here loses the occurrence, as it does in celery beat and RedBeat. */
     atomic {
         if
         :: killed(b)
@@ -139,8 +139,8 @@ inline advance(b, seen) {
 }
 #endif
 
-/* redeliver.lua: fence, still queued, push once more; in any state of the queue, so it also doubles
- * messages that did not vanish. */
+/* redeliver.lua: check the fence and that the run is queued, then push its message again. It does not
+ * look at the queue, so it also duplicates messages that did not vanish. */
 #ifdef NO_REDELIVERY
 #define overdue(o) false
 #else
@@ -148,7 +148,7 @@ inline advance(b, seen) {
 #endif
 #define redeliver(o) overdue(o) -> assert(leading[b] == term); messages[o]++
 
-/* lose.lua: fence, the heartbeat ran out, give up or put back in line. */
+/* lose.lua: check the fence and that the heartbeat has expired, then mark as lost or queue again. */
 #ifdef NO_LOSING
 #define silent(o) false
 #else
@@ -169,8 +169,8 @@ inline advance(b, seen) {
     checked(tick, watched[o] = false; \
         then(tick, claim[o] = 0; beating[o] = false; performed[o] = false; again(o)))
 
-/* Reconciliation: what does not agree with the record of the run is put right, each in a script of
- * its own. What has no record at all cannot be found. */
+/* Reconciliation: each index that disagrees with the run's record is corrected, in a script of its own.
+ * An occurrence without a record cannot be found. */
 #ifndef RECONCILE
 #define NO_MEND_QUEUED
 #define NO_MEND_RUNNING
@@ -202,10 +202,10 @@ inline advance(b, seen) {
 proctype Beat(byte b) {
     byte seen = 0;
 standby:
-    /* lease_take.lua: nobody leads, so the term rises and this beat leads it */
+    /* lease_take.lua: if no beat leads, raise the term and lead in it */
     atomic { seen = 0; lease == NOBODY -> lease = b; term++; leading[b] = term }
 tick:
-    /* No occurrence without a record, once the tick is over that moved the schedule past it. */
+    /* After the tick that moved the schedule past an occurrence, the occurrence has a record. */
     assert(next_due == 0 || state[next_due - 1] != none);
     /* lease_renew.lua, then the reads of a tick */
     atomic {
@@ -219,7 +219,7 @@ tick:
     if
     :: seen < OCCURRENCES -> advance(b, seen)
     :: seen == OCCURRENCES || overdue(0) || silent(0) || astray(0) ->
-        /* rescue: one run at a time, each a script of its own */
+        /* rescue: one run at a time, each in a script of its own */
         atomic {
             if
             :: killed(b)
@@ -240,7 +240,7 @@ tick:
     goto tick
 }
 
-/* kill -9 of a worker, instead of the step that is one choice with it */
+/* kill -9 of a worker, as an alternative to its next step */
 #define worker_killed worker_crashes < WORKER_CRASHES -> \
     worker_crashes++; performed[o] = performed[o] && claim[o] != me; goto idle
 
@@ -248,7 +248,7 @@ proctype Worker(byte me) {
     byte o = 0;
 idle:
 end:
-    /* Celery's BRPOP: early acknowledgement, so the message is gone from now on */
+    /* Celery's BRPOP with early acknowledgement: the message is removed from here on */
     atomic {
         o = 0;
         if
@@ -269,11 +269,11 @@ end:
             checked(idle, indexed[o] = false;
                 then(idle, claim[o] = me; state[o] = running;
                     then(idle, watched[o] = true; beating[o] = true; performed[o] = true)))
-        :: state[o] != queued -> goto idle                  /* taken, or gone */
+        :: state[o] != queued -> goto idle                  /* already taken */
         fi
     }
-    /* The job starts. A start counts for the attempt it was claimed in: one that comes after its
-     * claim was given up is not counted for the next attempt. */
+    /* The job starts. A start counts for the attempt that was claimed. If the claim was lost
+     * before, it is not counted for the next attempt. */
     atomic {
         if
         :: worker_killed
@@ -299,14 +299,14 @@ performing:
             checked(performing, watched[o] = false;
                 then(performing, state[o] = succeeded; claim[o] = 0; beating[o] = false;
                     performed[o] = false; then(performing, counted[o] = false)))
-        :: !(state[o] == running && claim[o] == me) -> skip /* late: nothing changes */
+        :: !(state[o] == running && claim[o] == me) -> skip /* too late: change nothing */
         fi;
         goto idle
         }
     od
 }
 
-/* The key of a dead leader expires; that of a frozen one does so at most FREEZES times. */
+/* The lease of a dead leader expires; the lease of a frozen one does so at most FREEZES times. */
 proctype Expiry() {
 end:
     do
@@ -318,7 +318,7 @@ end:
     od
 }
 
-/* The heartbeat of a dead worker runs out; that of a frozen one does so at most SILENCES times. */
+/* The heartbeat of a dead worker expires; that of a frozen one does so at most SILENCES times. */
 proctype Silence() {
 end:
     do
@@ -337,7 +337,7 @@ end:
     od
 }
 
-/* A failover forgets a message. */
+/* A failover loses a message. */
 proctype Queue() {
 end:
     do
@@ -367,10 +367,10 @@ init {
     }
 }
 
-/* Once the faults are over, every occurrence is dispatched and every run comes to its end. */
+/* After the faults, every occurrence is dispatched and every run ends. */
 ltl ends { <> (next_due == OCCURRENCES && final(0) && final(OCCURRENCES - 1)) }
 
-/* Nobody waits for a run in vain, and the job's next occurrence will not either: it has had all its
- * occurrences, and none of them holds it back. */
+/* After the faults, all occurrences of the job are dispatched and none of their runs is active any more.
+ * So nothing holds back the job's next occurrence. */
 #define free(o) (!counted[o] && state[o] != queued && state[o] != running)
 ltl runs_again { <> (next_due == OCCURRENCES && free(0) && free(OCCURRENCES - 1)) }

@@ -1,4 +1,4 @@
-"""Other cron systems, measured beside ours on the same ground: `python -m bench.peers`.
+"""Measures other cron systems beside this package: `python -m bench.peers`.
 
-`inside/` runs in the peers' own environments and imports nothing of ours but itself.
+The modules in `inside/` run in the peers' own environments and never import hermes_celery.
 """

@@ -1,10 +1,10 @@
-"""Ours and its peers, side by side, in one go: the command.
+"""Measure this package and its peers in turns, in one command.
 
     python -m bench.peers
 
-Two parts: N no-op jobs due at one instant, followed to the last message and to the last finished
-run; and a tick with nothing due. What is measured how, and what is unfair to whom, is said in
-`docs/explanation/numbers.md`.
+Part `due` makes N no-op jobs due at one instant and measures until the last message and until the
+last finished run. Part `idle` measures a tick with nothing due. `docs/explanation/numbers.md`
+explains how each figure is measured and to whom it is unfair.
 """
 
 from __future__ import annotations
@@ -30,19 +30,57 @@ SYSTEMS = ("celery", "celery-redbeat", "django-celery-beat", "hermes-agent")
 
 
 @click.command()
-@click.option("--jobs", multiple=True, type=int, default=(10, 100, 1000, 10_000), show_default=True)
-@click.option("--stored", multiple=True, type=int, default=(1000, 10_000), show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--jobs",
+    multiple=True,
+    type=int,
+    default=(10, 100, 1000, 10_000),
+    show_default=True,
+    help="Number of jobs due at one instant; repeatable.",
+)
+@click.option(
+    "--stored",
+    multiple=True,
+    type=int,
+    default=(1000, 10_000),
+    show_default=True,
+    help="Number of stored jobs in `idle`; repeatable.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Rounds of each measurement.",
+)
 @click.option(
     "--limit-seconds",
     type=float,
     default=120.0,
     show_default=True,
-    help="A system that needs longer is left, and its cell says how far it came.",
+    help="Stop a system that takes longer; its cell says how many jobs were done.",
 )
-@click.option("--only", multiple=True, type=click.Choice(PARTS), default=PARTS, show_default=True)
-@click.option("--peer", multiple=True, type=click.Choice(SYSTEMS), default=SYSTEMS)
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(PARTS),
+    default=PARTS,
+    show_default=True,
+    help="Measure only this part; repeatable.",
+)
+@click.option(
+    "--peer",
+    multiple=True,
+    type=click.Choice(SYSTEMS),
+    default=SYSTEMS,
+    help="Measure only this peer; repeatable.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures to this file.",
+)
 def main(
     jobs: tuple[int, ...],
     stored: tuple[int, ...],
@@ -52,7 +90,7 @@ def main(
     peer: tuple[str, ...],
     json_path: Path | None,
 ) -> None:
-    """Install the peers if need be, measure them and ours by turns, and print tables."""
+    """Install missing peers, measure all systems in turns, and print tables."""
     stop_in_order()
     console = Console(width=130)
     report = Report(limit_seconds=limit_seconds, ours=Ours.name, load=os.getloadavg()[0])
@@ -63,14 +101,14 @@ def main(
         for count in stored if "idle" in only else ():
             _idle(contenders, count, report=report)
     finally:
-        # What was measured until Ctrl-C took long enough.
+        # After Ctrl-C, print the figures measured so far.
         print_report(console, report)
     if json_path is not None:
         json_path.write_bytes(as_json(report) + b"\n")
 
 
 def _installed(wanted: Sequence[str], report: Report) -> list[Contender]:
-    """The peers that can be had; the others are said to be missing."""
+    """Return the peers that could be installed; add the others to the report's faults."""
     makers: list[tuple[Package, Callable[[str], Contender]]] = [
         *(
             (kind.package, lambda version, kind=kind: CeleryPeer(kind, version=version))
@@ -90,7 +128,7 @@ def _installed(wanted: Sequence[str], report: Report) -> list[Contender]:
 
 
 def _due(contenders: Sequence[Contender], count: int, *, rounds: int, report: Report) -> None:
-    """All rounds with one number of jobs, in turns; one round for who hits the limit."""
+    """Measure all rounds for one number of jobs; a system over the limit gets no more rounds."""
     found: dict[str, list[Times]] = {contender.name: [] for contender in contenders}
     racing = list(contenders)
     for _ in range(rounds):

@@ -1,8 +1,9 @@
-"""Systems of a beat process, a Redis and a Celery worker: ours and the Celery peers, one harness.
+"""Measures systems with a beat, a Redis server and a Celery worker: this package and its peers.
 
-For each span a fresh Valkey (unix socket, AOF synced every second) is filled with N entries that
-are due at one instant to come and a few that are overdue; the beat is started as its user would;
-when it has dispatched the overdue ones it is known to be up, and everybody waits for the instant.
+For each span a fresh Valkey (unix socket, append-only file synced every second) is filled with N
+entries that are due at one future instant, and a few that are overdue. The beat is started as a
+user would start it. It is up when it has dispatched the overdue entries; then the harness waits for
+the instant.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import redis
 from bench.peers.measure import Span, Times, watch
 from bench.server import BenchError
 
-#: Enough for every pool process to have run one.
+#: Enough that every pool process has run one.
 WARM_UP = 20
-#: A beat that is not up by then may be late for reasons of its start.
+#: A beat must be up this long before the instant; otherwise its start could make it late.
 _READY_BEFORE_SECONDS = 0.3
 _LEAD_FACTORS = (1, 2, 4)
 _LOOK_AT_RUNS_SECONDS = 0.01
@@ -29,9 +30,9 @@ _SETTLE_SECONDS = 0.05
 
 
 class Stage(Protocol):
-    """A system on a fresh server, nothing of it started."""
+    """A system on a fresh server, not yet started."""
 
-    #: redis-py's URL of the broker, and the list that the messages go to.
+    #: The broker's URL for redis-py, and the list that receives the messages.
     url: str
     queue: str
 
@@ -39,31 +40,31 @@ class Stage(Protocol):
         """Store `count` entries due at `due` (Unix seconds) and WARM_UP overdue ones."""
 
     def beat(self) -> AbstractContextManager[object]:
-        """Its beat, as long as the block runs."""
+        """Run the system's beat as long as the block."""
 
     def worker(self) -> AbstractContextManager[object]:
-        """A worker with four slots and work that does nothing."""
+        """Run a worker with four slots and no-op work as long as the block."""
 
     def ended(self) -> int:
-        """How many runs are over, those of the warm-up included."""
+        """Return the number of finished runs, including those of the warm-up."""
 
     def run_instants(self) -> tuple[float, float]:
-        """The first start and the last end of the runs that were due together, Unix seconds."""
+        """Return the first start and last end of the runs due together, Unix seconds."""
 
 
 class Stages(Protocol):
-    """Where fresh stages come from."""
+    """Makes fresh stages."""
 
     def open(self) -> AbstractContextManager[Stage]:
-        """A fresh one."""
+        """Yield a fresh stage."""
 
 
 class _TooLate(BenchError):
-    """The beat was not up before the instant that everything was due at."""
+    """The beat was not up before the instant at which the entries were due."""
 
 
 class _Follow(Protocol):
-    """One of the two halves of a measurement."""
+    """Measures one of the two spans."""
 
     def __call__(
         self, stage: Stage, count: int, *, lead_seconds: float, limit_seconds: float
@@ -71,7 +72,7 @@ class _Follow(Protocol):
 
 
 def measure_beat(stages: Stages, count: int, *, limit_seconds: float) -> Times:
-    """Both spans, each on a stage of its own."""
+    """Measure both spans, each on a stage of its own."""
     return Times(
         dispatched=_measure(_follow_messages, stages, count, limit_seconds=limit_seconds),
         runs=_measure(_follow_runs, stages, count, limit_seconds=limit_seconds),
@@ -79,7 +80,7 @@ def measure_beat(stages: Stages, count: int, *, limit_seconds: float) -> Times:
 
 
 def _measure(follow: _Follow, stages: Stages, count: int, *, limit_seconds: float) -> Span:
-    """One span; with more time to start when the beat was not up in time."""
+    """Measure one span; if the beat was not up in time, try again with a longer start."""
     for factor in _LEAD_FACTORS:
         lead = factor * _lead_seconds(count)
         try:
@@ -87,18 +88,18 @@ def _measure(follow: _Follow, stages: Stages, count: int, *, limit_seconds: floa
                 return follow(stage, count, lead_seconds=lead, limit_seconds=limit_seconds)
         except _TooLate:
             continue
-    raise BenchError(f"with {count:,} entries its beat is not up within {lead:.0f} s")
+    raise BenchError(f"with {count:,} entries the beat was not up within {lead:.0f} s")
 
 
 def _lead_seconds(count: int) -> float:
-    """How long storing and starting may take at first try."""
+    """Return the seconds for storing and starting in the first attempt."""
     return 5.0 + count / 400
 
 
 def _follow_messages(
     stage: Stage, count: int, *, lead_seconds: float, limit_seconds: float
 ) -> Span:
-    """From the instant until all messages are in the queue, with nobody consuming."""
+    """Measure from the instant until all messages are queued, without a consumer."""
     due = math.ceil(time.time() + lead_seconds)
     stage.store(count, due=due)
     with redis.Redis.from_url(stage.url) as server, stage.beat():
@@ -117,7 +118,7 @@ def _follow_messages(
 
 
 def _follow_runs(stage: Stage, count: int, *, lead_seconds: float, limit_seconds: float) -> Span:
-    """From the instant until all runs are over."""
+    """Measure from the instant until all runs have finished."""
     with ExitStack() as stack:
         stack.enter_context(stage.worker())
         due = math.ceil(time.time() + lead_seconds)
@@ -139,7 +140,7 @@ def _follow_runs(stage: Stage, count: int, *, lead_seconds: float, limit_seconds
 
 
 def _wait_until_up(warmed_up: Callable[[], int], *, due: float) -> None:
-    """Wait for the overdue entries: a beat that has dispatched them has loaded everything."""
+    """Wait for the overdue entries; a beat that dispatched them has loaded all entries."""
     while warmed_up() < WARM_UP:
         if time.time() > due - _READY_BEFORE_SECONDS:
             raise _TooLate

@@ -1,4 +1,4 @@
-"""Celery beat, RedBeat and django-celery-beat, each as its documentation has it set up."""
+"""Celery beat, RedBeat and django-celery-beat, each set up as documented."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _A_DAY_SECONDS = 86_400
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """What tells one Celery scheduler from another."""
+    """The parts in which the Celery schedulers differ."""
 
-    #: What the modules inside its environment go by.
+    #: Name of the scheduler for the modules in `inside/`.
     kind: str
     package: Package
     scheduler: str
-    #: How long its beat sleeps at most, by default.
+    #: Longest sleep of its beat by default.
     idles: str
 
 
@@ -58,12 +58,12 @@ KINDS = (
 
 
 def _entries(*, jobs: int, due: int, warm_up: int) -> Mapping[str, str]:
-    """Which entries there are to be, as the modules inside are told."""
+    """Return the environment variables that define the entries for the modules in `inside/`."""
     return {"PEER_JOBS": str(jobs), "PEER_DUE": str(due), "PEER_WARM_UP": str(warm_up)}
 
 
 class _PeerStage:
-    """A fresh server and directory; the runs are followed by the stamps of their task."""
+    """A fresh server and directory; the task's stamps show the progress of the runs."""
 
     def __init__(self, kind: Kind, url: str, home: Path) -> None:
         self.url = url
@@ -78,38 +78,38 @@ class _PeerStage:
             "PEER_URL": url,
             "PEER_STAMPS": str(home / "stamps"),
             "PEER_DATABASE": str(home / "db.sqlite3"),
-            # A worker needs to know of no entry.
+            # A worker needs no entries.
             **_entries(jobs=0, due=0, warm_up=0),
         }
         if kind.kind == "django":
             self._environment["DJANGO_SETTINGS_MODULE"] = f"{_INSIDE}.django_settings"
 
     def store(self, count: int, *, due: int, warm_up: int = WARM_UP) -> None:
-        """Store the entries; plain Celery reads them from its configuration instead."""
+        """Store the entries, except for plain Celery, which reads them from its configuration."""
         self._environment |= _entries(jobs=count, due=due, warm_up=warm_up)
         if self._kind.kind != "beat":
             self._run("celery_store")
 
     def beat(self) -> AbstractContextManager[object]:
-        """`celery beat` with the peer's scheduler class."""
+        """Run `celery beat` with the peer's scheduler class."""
         schedule = str(self._home / "celerybeat-schedule")
         return self._celery("beat", "--scheduler", self._kind.scheduler, "--schedule", schedule)
 
     def worker(self) -> AbstractContextManager[object]:
-        """A plain Celery worker on its defaults, with four slots."""
+        """Run a plain Celery worker with default settings and four slots."""
         return self._celery("worker")
 
     def ended(self) -> int:
-        """The task does nothing but stamp, so that it is over when it has."""
+        """Return the number of stamps; the task only stamps, so a stamp means a finished run."""
         return self._stamps.count()
 
     def run_instants(self) -> tuple[float, float]:
-        """As stamped; the first ones are those of the warm-up."""
+        """Return the first and last stamp after those of the warm-up."""
         instants = self._stamps.read()[WARM_UP:]
         return instants[0], instants[-1]
 
     def idle_ticks(self) -> list[float]:
-        """Milliseconds of ticks in a process of the peer's environment."""
+        """Return the milliseconds of ticks in a process of the peer's environment."""
         path = self._home / "idle.json"
         self._run("celery_idle", str(path), self._kind.scheduler)
         took: list[float] = json.loads(path.read_text())
@@ -129,7 +129,7 @@ class _PeerStage:
 
 
 class CeleryPeer:
-    """One Celery scheduler."""
+    """Measures one Celery scheduler."""
 
     def __init__(self, kind: Kind, *, version: str) -> None:
         self.name = f"{'celery beat' if kind.kind == 'beat' else kind.package.name} {version}"
@@ -137,18 +137,18 @@ class CeleryPeer:
         self._kind = kind
 
     def measure(self, count: int, *, limit_seconds: float) -> Times:
-        """Have `count` no-op tasks due at once and follow them, each span up to the limit."""
+        """Make `count` no-op tasks due at once and measure both spans, each up to the limit."""
         return measure_beat(self, count, limit_seconds=limit_seconds)
 
     def idle_ticks(self, stored: int) -> list[float]:
-        """Milliseconds of single ticks with `stored` entries of which none is due."""
+        """Return the milliseconds of single ticks with `stored` entries, none of them due."""
         with self._fresh() as stage:
             stage.store(stored, due=int(time.time()) + _A_DAY_SECONDS, warm_up=0)
             return stage.idle_ticks()
 
     @contextmanager
     def open(self) -> Iterator[Stage]:
-        """A fresh server with this peer on it."""
+        """Yield a fresh server with this peer."""
         with self._fresh() as stage:
             yield stage
 

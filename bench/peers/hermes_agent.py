@@ -1,4 +1,4 @@
-"""hermes-agent's own cron: one process, a JSON file, a thread pool; no beat and no Redis."""
+"""hermes-agent's own cron: one process, a JSON file and a thread pool, without beat and Redis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.peers.measure import Span, Times, watch
 from bench.server import BenchError, child, last_lines, run_to_end, wait_until
 
 _MODULE = "bench.peers.inside.hermes_tick"
-#: What the process inside leaves a stamp of.
+#: Steps for which the process in `inside/` leaves stamps.
 _STAMPS = ("began", "advanced", "dispatched", "started", "finished")
 _LOOK_SECONDS = 0.01
 _BEGIN_SECONDS = 120.0
@@ -24,7 +24,7 @@ _IDLE_SECONDS = 600.0
 
 
 class HermesAgent:
-    """hermes-agent with `run_job` stubbed."""
+    """Measures hermes-agent with `run_job` stubbed."""
 
     idles = "60 s"
 
@@ -32,7 +32,7 @@ class HermesAgent:
         self.name = f"hermes-agent {version}"
 
     def measure(self, count: int, *, limit_seconds: float) -> Times:
-        """One tick over `count` due jobs; both spans come from it."""
+        """Measure both spans in one tick over `count` due jobs."""
         with _home() as home:
             log, stamps = home / "log", {name: Stamps(home / name) for name in _STAMPS}
             command = _command("path", count, home)
@@ -40,10 +40,10 @@ class HermesAgent:
 
                 def begun() -> bool:
                     if process.poll() is not None:
-                        raise BenchError(f"hermes-agent ended too early: {last_lines(log)}")
+                        raise BenchError(f"hermes-agent exited too early: {last_lines(log)}")
                     return stamps["began"].count() > 0
 
-                wait_until(begun, what="hermes-agent ticks", seconds=_BEGIN_SECONDS)
+                wait_until(begun, what="hermes-agent begins its tick", seconds=_BEGIN_SECONDS)
                 began = stamps["began"].read()[0]
                 watch(
                     stamps["finished"].count,
@@ -57,11 +57,11 @@ class HermesAgent:
         return Times(
             dispatched=_span(count, instants["dispatched"], instants["dispatched"]),
             runs=runs,
-            note="" if runs.last_ms else f"had moved on {len(instants['advanced']):,} schedules",
+            note="" if runs.last_ms else f"advanced {len(instants['advanced']):,} schedules",
         )
 
     def idle_ticks(self, stored: int) -> list[float]:
-        """Milliseconds of single ticks with `stored` jobs of which none is due."""
+        """Return the milliseconds of single ticks with `stored` jobs, none of them due."""
         with _home() as home:
             run_to_end(
                 _command("idle", stored, home),
@@ -74,7 +74,7 @@ class HermesAgent:
 
 
 def _span(wanted: int, begins: list[float], ends: list[float]) -> Span:
-    """Seconds since the tick began, as a span; unfinished when there are too few ends."""
+    """Return stamps (seconds since the tick began) as a span, unfinished if ends are missing."""
     return Span(
         wanted=wanted,
         reached=len(ends),
@@ -100,6 +100,6 @@ def _environment(home: Path) -> Mapping[str, str]:
         "PYTHONPATH": str(ROOT),
         "HERMES_HOME": str(home / "hermes"),
         "HERMES_TIMEZONE": "UTC",
-        # The name that 0.19.0 reads; it has no HERMES_CRON_MAX_WORKERS.
+        # 0.19.0 reads this name; it has no HERMES_CRON_MAX_WORKERS.
         "HERMES_CRON_MAX_PARALLEL": str(SLOTS),
     }

@@ -1,7 +1,7 @@
-"""The peers' own environments, made when they are missing: their versions would not suit ours.
+"""Creates the peers' virtual environments, since their versions conflict with the package's.
 
-The Celery peers share `.bench/celery-peers`; hermes-agent pins other versions of what both use and
-has `.venv-hermes`, the one that its tests use too.
+The Celery peers share `.bench/celery-peers`. hermes-agent pins other versions of shared
+dependencies and has `.venv-hermes`, which the tests use too.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _ASK = "import importlib.metadata, sys; print(importlib.metadata.version(sys.arg
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
-    """A peer as pip knows it, and the environment that it lives in."""
+    """A peer's pip requirements and the virtual environment in which it is installed."""
 
     name: str
-    #: The versions that the figures are about.
+    #: The measured versions.
     series: str
     requirements: tuple[str, ...]
     environment: Path
 
     @property
     def python(self) -> str:
-        """The interpreter of its environment."""
+        """The Python interpreter of its environment."""
         return str(self.environment / "bin" / "python")
 
 
 _CELERY_PEERS = ROOT / ".bench" / "celery-peers"
-#: hiredis for them as for us.
+#: With hiredis, as in this package.
 _CELERY = ("celery[redis]>=5.7,<5.8", "kombu>=5.7,<5.8", "redis[hiredis]>=6.4")
 
 CELERY = Package(name="celery", series="5.7.", requirements=_CELERY, environment=_CELERY_PEERS)
@@ -60,13 +60,13 @@ HERMES = Package(
 
 
 def install(package: Package) -> str:
-    """Install a peer unless it is there; returns its version. Raises BenchError if it cannot be."""
+    """Install a peer if it is missing and return its version. Raises BenchError on failure."""
     version = _installed(package)
     if version is None:
         _create(package)
         version = _installed(package)
     if version is None:
-        raise BenchError(f"{package.name} {package.series} is not there after its installation")
+        raise BenchError(f"{package.name} {package.series} cannot be found after its installation")
     return version
 
 

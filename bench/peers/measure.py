@@ -1,4 +1,4 @@
-"""What is measured of every system, whatever it is made of: two spans from one instant."""
+"""The figures measured for every system: two spans from the instant at which jobs are due."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from typing import Protocol
 
 import msgspec
 
-#: The distance of two looks is at least this, and grows with the time that has passed, so that
-#: looking costs a slow system little and a reading is never wrong by more than half a per cent.
+#: Shortest interval between two polls. It grows with the elapsed time, so that polling costs a slow
+#: system little and a reading is wrong by at most 0.5 %.
 _LOOK_SECONDS = 0.001
 _LOOK_SHARE = 0.005
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """The first and the last of `wanted` things, in milliseconds since the instant of being due."""
+    """The first and last of `wanted` messages or runs, in ms since they were due."""
 
     wanted: int
     reached: int
-    #: None when there was none within the limit.
+    #: None if there was none within the limit.
     first_ms: float | None
-    #: None when the limit came first.
+    #: None if the limit was reached first.
     last_ms: float | None
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """One round of one system."""
+    """The figures of one round of one system."""
 
-    #: Messages in the queue, nobody consuming.
+    #: Messages in the queue, without a consumer.
     dispatched: Span
     #: Starts (first) and ends (last) of runs, with a worker of four slots.
     runs: Span
-    #: What else is to be known of a round that hit the limit.
+    #: A remark on a round that reached the limit.
     note: str = ""
 
     @property
     def within_limit(self) -> bool:
-        """Whether everything was done in time."""
+        """Whether both spans finished within the limit."""
         return self.dispatched.last_ms is not None and self.runs.last_ms is not None
 
 
 class Contender(Protocol):
-    """A system that can be handed N jobs that are due at one instant."""
+    """A system that can be given N jobs due at one instant."""
 
     name: str
-    #: How often it ticks when nothing is due, as it comes.
+    #: Default interval between ticks with nothing due.
     idles: str
 
     def measure(self, count: int, *, limit_seconds: float) -> Times:
-        """Have `count` no-op jobs due at once and follow them, each span up to the limit."""
+        """Make `count` no-op jobs due at once and measure both spans, each up to the limit."""
 
     def idle_ticks(self, stored: int) -> list[float]:
-        """Milliseconds of single ticks with `stored` jobs of which none is due."""
+        """Return the milliseconds of single ticks with `stored` jobs, none of them due."""
 
 
 def watch(
@@ -63,9 +63,9 @@ def watch(
     limit_seconds: float,
     look_seconds: float = _LOOK_SECONDS,
 ) -> Span:
-    """Look at a count until it has reached `wanted` or the limit is over.
+    """Poll a count until it reaches `wanted` or the limit has passed; return the span.
 
-    `since` is the instant that the span begins at, Unix seconds.
+    `since` is the beginning of the span, Unix seconds.
     """
     first_ms: float | None = None
     while True:

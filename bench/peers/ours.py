@@ -1,4 +1,4 @@
-"""This package under the harness of its peers: its real beat, its worker with work stubbed."""
+"""This package in the harness of its peers: its real beat and its worker with stubbed work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _A_DAY_MS = 86_400_000
 
 
 class _OurStage:
-    """One bed; the runs are followed by their records."""
+    """A fresh server and home; the records show the progress of the runs."""
 
     def __init__(self, bed: Bed) -> None:
         self.url = bed.url
@@ -35,40 +35,40 @@ class _OurStage:
         self._followed = [run_id_of(job_id, due_ms) for job_id in ids]
 
     def beat(self) -> AbstractContextManager[object]:
-        """`celery -A hermes_celery beat`."""
+        """Run `celery -A hermes_celery beat`."""
         return celery_process(self._bed, "hermes_celery", "beat")
 
     def worker(self) -> AbstractContextManager[object]:
-        """The worker, with everything but the script's process."""
+        """Run the worker with stubbed work, which starts no script process."""
         return celery_process(self._bed, "bench.stub:app", "worker")
 
     def ended(self) -> int:
-        """Records less those that are queued or running.
+        """Return the number of runs that are neither queued nor running.
 
-        Asked in this order: what the beat adds in between makes it too few for a moment.
+        The records are counted first, so a run added in between makes the result too small.
         """
         recorded = int(self._bed.database.call("ZCARD", self._bed.database.keys.runs))
         return recorded - sum(self._runs.counts().values())
 
     def run_instants(self) -> tuple[float, float]:
-        """As the records have it. Raises BenchError unless all succeeded and kept their output."""
+        """Return the times in the records. Raises BenchError unless all runs succeeded."""
         rows = run_times(self._bed, self._followed)
         first_ms = min(row["started_ms"] for row in rows)
         return first_ms / 1000, max(row["finished_ms"] for row in rows) / 1000
 
 
 class Ours:
-    """hermes-celery."""
+    """Measures hermes-celery."""
 
     name = "hermes-celery"
     idles = "0.25 s"
 
     def measure(self, count: int, *, limit_seconds: float) -> Times:
-        """Have `count` no-op jobs due at once and follow them, each span up to the limit."""
+        """Make `count` no-op jobs due at once and measure both spans, each up to the limit."""
         return measure_beat(self, count, limit_seconds=limit_seconds)
 
     def idle_ticks(self, stored: int) -> list[float]:
-        """Milliseconds of single steps of a leading beat, its sleep left out."""
+        """Return the milliseconds of single steps of a leading beat, without its sleep."""
         with fresh_bed() as bed:
             far_ms = bed.database.now_ms() + _A_DAY_MS
             store_jobs(bed, [far_ms] * stored)
@@ -76,6 +76,6 @@ class Ours:
 
     @contextmanager
     def open(self) -> Iterator[Stage]:
-        """A fresh bed."""
+        """Yield a stage on a fresh server and home."""
         with fresh_bed() as bed:
             yield _OurStage(bed)

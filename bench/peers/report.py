@@ -1,4 +1,4 @@
-"""The tables, and the same figures as JSON."""
+"""The report of all figures, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NONE = "-"
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What all rounds of one system with N due jobs came to."""
+    """The figures of all rounds of one system with N due jobs."""
 
     system: str
     jobs: int
@@ -26,7 +26,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dispatched_ms(self) -> float | None:
-        """Median until the last message was queued; None when a round hit the limit."""
+        """Median until the last message was queued; None if a round reached the limit."""
         return _median([times.dispatched.last_ms for times in self.rounds])
 
     @property
@@ -41,16 +41,16 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def all_done_ms(self) -> float | None:
-        """Median until the last run was over; None when a round hit the limit."""
+        """Median until the last run finished; None if a round reached the limit."""
         return _median([times.runs.last_ms for times in self.rounds])
 
 
 class Idle(msgspec.Struct, frozen=True, kw_only=True):
-    """Single ticks with nothing due."""
+    """The times of single ticks with nothing due."""
 
     system: str
     stored: int
-    #: How often one happens by default.
+    #: Default interval between two ticks.
     every: str
     ticks_ms: list[float]
 
@@ -64,19 +64,19 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """Everything that one run of the command has found."""
+    """All figures of one run of the command."""
 
     limit_seconds: float
-    #: The system that all are compared with.
+    #: Name of the system with which all others are compared.
     ours: str
-    #: Load average of the last minute when it all began: others' work, which blurs ours.
+    #: Load average of the minute before the start: other work, which distorts the figures.
     load: float
     due: list[Measured] = []
     idle: list[Idle] = []
     faults: list[Fault] = []
 
     def of_ours(self, jobs: int) -> tuple[float | None, float | None]:
-        """Our medians until all dispatched and all done; what others' are compared with."""
+        """Return this package's medians until all dispatched and until all done."""
         for measured in self.due:
             if measured.system == self.ours and measured.jobs == jobs:
                 return measured.dispatched_ms, measured.all_done_ms
@@ -84,7 +84,7 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def print_report(console: Console, report: Report) -> None:
-    """Print what there is."""
+    """Print the tables that have figures, then the remarks."""
     if report.due:
         console.print(_due_table(report))
     if report.idle:
@@ -103,7 +103,7 @@ def _notes(report: Report) -> Iterator[str]:
 
 
 def as_json(report: Report) -> bytes:
-    """Medians and all rounds, in milliseconds; null where the limit came first."""
+    """Return medians and all rounds as JSON, in ms; null if the limit was reached first."""
     found = {
         "machine": {
             "cores": os.cpu_count(),
@@ -166,7 +166,7 @@ def _due_cells(measured: Measured, report: Report) -> Sequence[str]:
 
 
 def _last(rounds: Sequence[Times], of: Callable[[Times], Span], limit_seconds: float) -> str:
-    """When the last one came, or how many came within the limit."""
+    """Return the time of the last one, or the number reached within the limit."""
     spans = [of(times) for times in rounds]
     last = [span.last_ms for span in spans if span.last_ms is not None]
     if len(last) == len(spans):
@@ -189,7 +189,7 @@ def _idle_table(report: Report) -> Table:
 
 
 def _add_faults(table: Table, report: Report) -> None:
-    """A row for whoever is missing; the reason stands below the tables."""
+    """Add a row for each missing system; the reason is printed below the tables."""
     for fault in report.faults:
         table.add_row(_NONE, fault.system, f"failed: {fault.what}")
 
@@ -214,6 +214,6 @@ def _ratio(value: float | None, ours: float | None) -> float | None:
 
 
 def _times(value: float | None, ours: float | None, limit_ms: float) -> str:
-    """How many times ours; past the limit, more than so many times."""
+    """Return the multiple of ours as text; a lower bound `> x` if the limit was reached."""
     ratio = _ratio(value or limit_ms, ours)
     return _NONE if ratio is None else f"{'' if value else '> '}{ratio:,.1f}"

@@ -1,1 +1,1 @@
-"""What runs inside the peers' environments: it imports the peer, never hermes_celery."""
+"""Modules that run in the peers' environments: they import the peer, never hermes_celery."""

@@ -1,11 +1,11 @@
-"""The app of the Celery peers: one no-op task, hourly entries, and defaults for everything else.
+"""The app of the Celery peers: one no-op task, hourly entries, and default settings.
 
-What it is to hold comes from the environment, because a beat and a worker build it too:
+Environment variables define its content, because the beat and the worker build the app as well:
 
-    PEER_URL      the server, as redis-py spells it (unix://...)
-    PEER_STAMPS   the file that the task writes an instant into
-    PEER_JOBS     how many entries are due at PEER_DUE (Unix seconds, whole)
-    PEER_WARM_UP  how many more entries are overdue from the start
+    PEER_URL      the server's URL for redis-py (unix://...)
+    PEER_STAMPS   the file to which the task appends the time
+    PEER_JOBS     number of entries due at PEER_DUE (Unix seconds, whole)
+    PEER_WARM_UP  number of additional entries that are overdue at the start
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ EVERY = timedelta(hours=1)
 
 
 class Entry(NamedTuple):
-    """One entry, with the last run of a beat that was stopped and started again."""
+    """One entry, with a last run as left by a beat that was restarted."""
 
     name: str
     last_run_at: datetime
 
 
 def entries() -> Iterator[Entry]:
-    """Every entry that the environment asks for; each is due an hour after its last run."""
+    """Yield the entries that the environment defines; each is due an hour after its last run."""
     due_at = datetime.fromtimestamp(int(os.environ["PEER_DUE"]), UTC)
     for number in range(int(os.environ["PEER_WARM_UP"])):
         yield Entry(name=f"warm-up-{number}", last_run_at=due_at - 2 * EVERY)
@@ -43,13 +43,13 @@ def entries() -> Iterator[Entry]:
 
 
 def make_app() -> Celery:
-    """An app on defaults: nothing but the broker, the slots and RedBeat's address is set."""
+    """Return an app with default settings except for broker, slots and RedBeat's URL."""
     url, stamps = os.environ["PEER_URL"], Stamps(Path(os.environ["PEER_STAMPS"]))
     app = Celery("peer", broker=url.replace("unix://", "redis+socket://", 1))
     app.conf.update(
         worker_concurrency=SLOTS,
         task_ignore_result=True,
-        # Celery would add an entry of its own, to clean up results that there are none of.
+        # Keep Celery from adding its own entry that cleans up results, since there are none.
         result_expires=None,
         redbeat_redis_url=url,
     )
@@ -62,7 +62,7 @@ def make_app() -> Celery:
 
 
 def beat_schedule() -> dict[str, dict[str, object]]:
-    """The entries as plain Celery takes them from its configuration."""
+    """Return the entries in the form of Celery's configuration."""
     return {
         entry.name: {
             "task": TASK,

@@ -1,7 +1,8 @@
 """Times idle ticks of a Celery peer in this process: `python -m ...celery_idle FILE SCHEDULER`.
 
-The scheduler is built by Celery's own beat service, told that beat has begun (RedBeat takes its
-lock then), and ticked. The first tick loads everything and is not counted.
+Celery's own beat service builds the scheduler. Then the signal `beat_init` is sent, at which
+RedBeat takes its lock, and the scheduler ticks. The first tick loads all entries and is not
+counted.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _PAUSE_SECONDS = 0.25
 
 
 def idle_ticks(scheduler: str, *, schedule_file: Path) -> list[float]:
-    """Milliseconds of ticks with nothing due."""
+    """Return the milliseconds of ticks with nothing due."""
     service = Service(app, scheduler_cls=scheduler, schedule_filename=str(schedule_file))
     ticking = service.scheduler
-    # RedBeat listens from when its module is imported, which the line before has done.
+    # RedBeat connects to this signal when its module is imported, which the line above does.
     beat_init.send(sender=service)
     took = []
     for _ in range(_TICKS):
@@ -33,14 +34,14 @@ def idle_ticks(scheduler: str, *, schedule_file: Path) -> list[float]:
         wait_seconds = ticking.tick()
         took.append((time.perf_counter() - began) * 1000)
         if not wait_seconds:
-            raise SystemExit("something was due in a tick that was to be idle")
+            raise SystemExit("an entry was due in a tick that should be idle")
         time.sleep(_PAUSE_SECONDS)
     ticking.close()
     return took[1:]
 
 
 def main() -> None:
-    """Write the times to the file, as JSON."""
+    """Measure and write the times to the file as JSON."""
     path, scheduler = Path(sys.argv[1]), sys.argv[2]
     if os.environ["PEER_KIND"] == "django":
         import django

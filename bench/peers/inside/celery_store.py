@@ -1,4 +1,4 @@
-"""Stores a Celery peer's entries the way the peer documents: `python -m ...celery_store`."""
+"""Stores a Celery peer's entries as its documentation does: `python -m ...celery_store`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.peers.inside.celery_app import EVERY, TASK, app, entries
 
 
 def store_redbeat() -> None:
-    """One saved entry after the other, as RedBeat's own API does."""
+    """Save each entry through RedBeat's API."""
     from celery.schedules import schedule
     from redbeat import RedBeatSchedulerEntry
 
@@ -24,7 +24,7 @@ def store_redbeat() -> None:
 
 
 def store_django() -> None:
-    """The tables, and a row for each entry."""
+    """Create the tables and insert a row for each entry."""
     import django
     from django.core.management import call_command
 

@@ -1,10 +1,10 @@
-"""The settings of a Django project that has nothing but django-celery-beat, on SQLite."""
+"""The settings of a Django project with django-celery-beat only, on SQLite."""
 
 from __future__ import annotations
 
 import os
 
-SECRET_KEY = "of no use: nothing listens"
+SECRET_KEY = "unused: no server runs"
 INSTALLED_APPS = ["django_celery_beat"]
 DATABASES = {
     "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ["PEER_DATABASE"]}

@@ -1,9 +1,9 @@
-"""hermes-agent's cron with work that returns at once: `python -m ...hermes_tick path|idle N DIR`.
+"""Ticks hermes-agent's cron with no-op work: `python -m ...hermes_tick path|idle N DIR`.
 
-Its own tick under its own file lock, as its gateway calls it, with its own thread pool, run record,
-kept output and job store in HERMES_HOME; only `run_job` is replaced. `path` stamps into DIR when
-the tick begins, and per job when it was advanced, handed to the pool, started, and finished;
-`idle` writes the milliseconds of ticks with nothing due.
+The tick runs under hermes-agent's own file lock, as its gateway calls it, with its own thread pool,
+run record, stored output and job store in HERMES_HOME; only `run_job` is replaced. `path` writes
+stamps to DIR: when the tick begins, and when each job was advanced, handed to the pool, started and
+finished. `idle` writes the milliseconds of ticks with nothing due.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PAUSE_SECONDS = 0.25
 
 
 def store(count: int, *, next_run_at: datetime) -> None:
-    """Replace the store by `count` hourly jobs, made from one that its own API made."""
+    """Replace the store by `count` hourly jobs, copied from one that hermes-agent's API made."""
     jobs.save_jobs([])
     made: dict[str, Any] = jobs.create_job("no-op", "every 1h", name="no-op", deliver="local")
     copies = [copy.deepcopy(made) for _ in range(count)]
@@ -40,7 +40,7 @@ def store(count: int, *, next_run_at: datetime) -> None:
 
 
 def stub_work(started: Stamps) -> None:
-    """Let a run return at once with an output of one line."""
+    """Replace `run_job` by a function that returns one line of output at once."""
 
     def run_job(job: object, **_: object) -> tuple[bool, str, str, None]:
         started.stamp()
@@ -50,7 +50,7 @@ def stub_work(started: Stamps) -> None:
 
 
 def stamp_after(name: str, stamps: Stamps) -> None:
-    """Have each return of one of the scheduler's steps leave a stamp."""
+    """Wrap a step of the scheduler so that each return leaves a stamp."""
     step: Callable[..., object] = getattr(scheduler, name)
 
     def stamped(*arguments: object, **named: object) -> object:
@@ -62,12 +62,12 @@ def stamp_after(name: str, stamps: Stamps) -> None:
 
 
 def tick() -> None:
-    """One tick as the gateway's ticker calls it."""
+    """Run one tick as the gateway's ticker calls it."""
     scheduler.tick(verbose=False, sync=False)
 
 
 def measure_path(count: int, directory: Path) -> None:
-    """Warm up, then one tick with `count` due jobs, followed to the last finish."""
+    """Warm up, then run one tick with `count` due jobs until the last has finished."""
     stub_work(Stamps(directory / "warm_started"))
     store(_WARM_UP, next_run_at=now() - _OVERDUE)
     scheduler.tick(verbose=False, sync=True)
@@ -87,7 +87,7 @@ def measure_path(count: int, directory: Path) -> None:
 
 
 def measure_idle(count: int, directory: Path) -> None:
-    """Ticks over `count` jobs of which none is due; the first warms up."""
+    """Time ticks over `count` jobs, none of them due; the first tick only warms up."""
     store(count, next_run_at=now() + timedelta(hours=1))
     took = []
     for _ in range(_TICKS):

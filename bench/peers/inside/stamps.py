@@ -1,6 +1,7 @@
-"""Instants that many processes write into one file: the cheapest way to tell that a job ran.
+"""Times that many processes append to one file: the cheapest way to record that a job ran.
 
-One append of eight bytes per job, 2-3 µs, no lock and no server; the file's size is the count.
+A stamp is one append of eight bytes, takes 2-3 µs and needs no lock and no server. The file's size
+gives the count.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _INSTANT = struct.Struct("=d")
 
 
 class Stamps:
-    """A file of instants, Unix seconds; opened once per process that writes."""
+    """A file of times in Unix seconds; each writing process opens it once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -22,21 +23,21 @@ class Stamps:
         self._file = -1
 
     def stamp(self) -> None:
-        """Write down that it happened now."""
+        """Append the current time."""
         if self._opened_by != os.getpid():
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             self._opened_by = os.getpid()
         os.write(self._file, _INSTANT.pack(time.time()))
 
     def count(self) -> int:
-        """How often it has happened so far."""
+        """Return the number of stamps so far."""
         try:
             return self._path.stat().st_size // _INSTANT.size
         except FileNotFoundError:
             return 0
 
     def read(self) -> list[float]:
-        """All instants, in order, Unix seconds."""
+        """Return all times in order, Unix seconds."""
         if not self.count():
             return []
         content = self._path.read_bytes()[: self.count() * _INSTANT.size]
