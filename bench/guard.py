@@ -185,10 +185,12 @@ def change_line(ratio: Ratio, before: Mapping[str, float]) -> str:
     was = before[ratio.name]
     line = f"{ratio.name:<28}{ratio.value:6.2f} times bare   before {was:5.2f}"
     change = ratio.value / was - 1
-    return f"{line}   {change:+7.1%}{'  TOO DEAR' if is_too_dear(ratio, before) else ''}"
+    return (
+        f"{line}   {change:+7.1%}{'  TOO EXPENSIVE' if has_grown_too_much(ratio, before) else ''}"
+    )
 
 
-def is_too_dear(ratio: Ratio, before: Mapping[str, float]) -> bool:
+def has_grown_too_much(ratio: Ratio, before: Mapping[str, float]) -> bool:
     """Return whether a ratio has grown by more than a tenth since version 0.1.0."""
     return ratio.value > LIMIT_BEFORE * before[ratio.name]
 
@@ -199,14 +201,14 @@ def _compare(before: Mapping[str, float]) -> bool:
     click.echo("")
     for ratio in ratios:
         click.echo(change_line(ratio, before))
-    return not any(is_too_dear(ratio, before) for ratio in ratios)
+    return not any(has_grown_too_much(ratio, before) for ratio in ratios)
 
 
 def _guard(recorded: Mapping[str, float]) -> bool:
     """Measure every pair; return whether all ratios are within their limits."""
     faults = [fault for name in PAIRS for fault in faults_in(partial(measured, name), recorded)]
     for fault in faults:
-        click.echo(f"TOO DEAR  {fault}", err=True)
+        click.echo(f"TOO EXPENSIVE  {fault}", err=True)
     return not faults
 
 

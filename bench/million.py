@@ -315,7 +315,7 @@ def _us(act: Callable[[], object]) -> float:
 def _print(rows: Sequence[Row]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("what")
-    for column in ("with", "value"):
+    for column in ("count", "value"):
         table.add_column(column, justify="right")
     table.add_column("unit")
     for row in rows:
