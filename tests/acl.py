@@ -1,4 +1,4 @@
-"""Users of a server that may do all that is needed, or all but something."""
+"""Server users with the documented ACL rules, or with some of them left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PAGE = Path(__file__).parents[1] / "docs/how-to/several-machines.md"
 
 
 def documented_rules(namespace: str) -> list[str]:
-    """The rules of docs/how-to/several-machines.md, for another namespace."""
+    """Return the rules of docs/how-to/several-machines.md, rewritten for `namespace`."""
     (line,) = re.findall(r"^ACL SETUSER hermes on >PASSWORD (.*)$", _PAGE.read_text(), re.M)
     return [
         rule if rule.startswith("+") else rule.replace("hermes", namespace) for rule in line.split()
@@ -23,7 +23,7 @@ def documented_rules(namespace: str) -> list[str]:
 
 
 def project_rules(*, prefix: str = "") -> list[str]:
-    """The rules of docs/how-to/several-machines.md for a project that is called `shop` there."""
+    """Return the rules of docs/how-to/several-machines.md for its example project `shop`."""
     commands = [rule for rule in documented_rules("shop") if rule[0] in "+-" or rule[:5] == "reset"]
     text = _PAGE.read_text()
     if prefix:
@@ -34,14 +34,14 @@ def project_rules(*, prefix: str = "") -> list[str]:
 
 
 def sentinel_rules() -> list[str]:
-    """The rules of docs/how-to/several-machines.md for the user of a Sentinel."""
+    """Return the rules of docs/how-to/several-machines.md for the user of a Sentinel."""
     (given,) = re.findall(r"`(-@all \+ping [^`]*)`", _PAGE.read_text())
     return str(given).replace("\\|", "|").split()
 
 
 @contextmanager
 def user(url: str, rules: list[str]) -> Iterator[str]:
-    """A user with these rules; yields the URL that logs in as that user."""
+    """Create a user with these rules; yield the URL that logs in as that user; delete the user."""
     admin, name, password = Database(connect(url)), f"u{secrets.token_hex(4)}", secrets.token_hex(8)
     admin.call("ACL", "SETUSER", name, "on", f">{password}", *rules)
     parts = urlsplit(url)

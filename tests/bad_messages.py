@@ -1,7 +1,7 @@
-"""A corpus of messages that no publisher sends on purpose, and that no worker may die of.
+"""A corpus of malformed messages that must not stop a worker.
 
-Each is the raw value of a list in Redis. What a case changes in a good message is all that is wrong
-with it.
+Each is the raw value of a list in Redis. A case changes one part of a good message; the rest
+of the message stays valid.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _MIB = 1 << 20
 
 
 def encoded(body: Any) -> str:
-    """A body as kombu sends it."""
+    """Return a body in the encoding that kombu uses."""
     return b64encode(json.dumps(body).encode()).decode()
 
 
 def good(task: str = "hermes_celery.run", message_id: str = "nobody") -> dict[str, Any]:
-    """A message that Celery accepts; its run does not exist."""
+    """Return a message that Celery accepts, for a run that does not exist."""
     return {
         "body": encoded(_GOOD_BODY),
         "content-encoding": "utf-8",
@@ -63,31 +63,31 @@ def good(task: str = "hermes_celery.run", message_id: str = "nobody") -> dict[st
 
 
 def with_header(name: str, value: Any, **others: Any) -> bytes:
-    """A good message but for one header."""
+    """Return a good message with one header replaced."""
     message = good(**others)
     message["headers"][name] = value
     return json.dumps(message).encode()
 
 
 def with_field(name: str, value: Any) -> bytes:
-    """A good message but for one field of its envelope."""
+    """Return a good message with one field of its envelope replaced."""
     return json.dumps({**good(), name: value}).encode()
 
 
 def with_property(name: str, value: Any) -> bytes:
-    """A good message but for one property."""
+    """Return a good message with one property replaced."""
     message = good()
     message["properties"][name] = value
     return json.dumps(message).encode()
 
 
 def with_body(body: Any) -> bytes:
-    """A good message but for what its body says."""
+    """Return a good message with another decoded body."""
     return with_field("body", encoded(body))
 
 
 def without(*path: str) -> bytes:
-    """A good message without one of its parts."""
+    """Return a good message with one part removed; `path` leads to the part."""
     message = good()
     part = message
     for name in path[:-1]:
@@ -97,18 +97,18 @@ def without(*path: str) -> bytes:
 
 
 def nested(depth: int) -> list[Any]:
-    """A list in a list in a list."""
+    """Return an empty list inside `depth` lists."""
     value: list[Any] = []
     for _ in range(depth):
         value = [value]
     return value
 
 
-#: One of each class: what is no message, a broken envelope, header, property and body, and a task
-#: that nobody knows.
+#: Names of corpus cases, a few of each class: not a message at all, a broken envelope, header,
+#: property or body, and an unknown task.
 SELECTION = (
     "not JSON",
-    "a decimal that is none",
+    "an invalid decimal",
     "a number",
     "headers are a list",
     "a time limit that is a word",
@@ -119,7 +119,7 @@ SELECTION = (
 
 
 def corpus() -> dict[str, bytes]:
-    """Every case by its name."""
+    """Return every raw message by the name of its case."""
     return {**_no_message(), **_envelopes(), **_headers(), **_properties(), **_bodies()}
 
 
@@ -145,8 +145,8 @@ def _no_message() -> dict[str, bytes]:
         "10 MB of junk": b"\xff" * (10 * _MIB),
         "10 MB of a list": b"[" + b"0," * (5 * _MIB) + b"0]",
         "a type that kombu does not know": b'{"__type__": "gun", "__value__": 1}',
-        "a date that is none": b'{"__type__": "datetime", "__value__": "never"}',
-        "a decimal that is none": b'{"__type__": "decimal", "__value__": "abc"}',
+        "an invalid date": b'{"__type__": "datetime", "__value__": "never"}',
+        "an invalid decimal": b'{"__type__": "decimal", "__value__": "abc"}',
         "bytes that are a number": b'{"__type__": "bytes", "__value__": 5}',
     }
 
@@ -182,7 +182,7 @@ def _headers() -> dict[str, bytes]:
         "one number": [5],
         "three numbers": [1, 2, 3],
         "negative": [-5, -7],
-        "without end": [float("inf"), None],
+        "infinite": [float("inf"), None],
         "not a number": [float("nan"), float("nan")],
         "a list in a list": [[1], [2]],
         "10^300": [1e300, 1e300],
@@ -211,7 +211,7 @@ def _headers() -> dict[str, bytes]:
         "stamps that are a list": ("stamps", [1]),
         "stamped headers without stamps": ("stamped_headers", [["a"], {}]),
         "an unknown compression": ("compression", "application/x-gun"),
-        "compression of what is not compressed": ("compression", "application/x-gzip"),
+        "a compression header on an uncompressed body": ("compression", "application/x-gzip"),
         "a compression that is a list": ("compression", ["gzip"]),
         "a session that is a number": ("hermes", 5),
         "a deep header": ("deep", nested(900)),
@@ -230,7 +230,7 @@ def _properties() -> dict[str, bytes]:
     wild: dict[str, tuple[str, Any]] = {
         "a delivery tag that is a list": ("delivery_tag", [1]),
         "a delivery tag that is null": ("delivery_tag", None),
-        "a body encoding that nobody knows": ("body_encoding", "rot13"),
+        "an unknown body encoding": ("body_encoding", "rot13"),
         "a body encoding that is a number": ("body_encoding", 5),
         "delivery info that is a list": ("delivery_info", [1]),
         "delivery info that is a word": ("delivery_info", "here"),
@@ -245,8 +245,8 @@ def _properties() -> dict[str, bytes]:
 
 def _bodies() -> dict[str, bytes]:
     return {
-        "a body that says a number": with_body(5),
-        "a body that says null": with_body(None),
+        "a body that decodes to a number": with_body(5),
+        "a body that decodes to null": with_body(None),
         "a body of two parts": with_body([[], {}]),
         "a body of four parts": with_body([[], {}, {}, {}]),
         "args that are a number": with_body([5, {}, {}]),
@@ -254,7 +254,7 @@ def _bodies() -> dict[str, bytes]:
         "kwargs that are a list": with_body([["run"], [1], {}]),
         "an embedding that is a number": with_body([["run"], {}, 5]),
         "callbacks that are a number": with_body([["run"], {}, {"callbacks": 5, "errbacks": 5}]),
-        "args as deep as JSON goes": with_body([nested(900), {}, {}]),
+        "args nested as deep as JSON allows": with_body([nested(900), {}, {}]),
         "a body of an old protocol without a task": json.dumps(
             {**good(), "headers": {}, "body": encoded({"id": "x", "args": [], "kwargs": {}})}
         ).encode(),

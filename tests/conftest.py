@@ -1,4 +1,4 @@
-"""Servers for tests: one real Valkey for the session, one namespace for each test."""
+"""Fixtures for a test server: one real Valkey for the session, one namespace for each test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from tests.support import HandClock, Store, eventually
 
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
-    """A real Valkey of this session, on a unix socket; or the server that a variable names."""
+    """Yield the URL of a real Valkey that lives as long as the session, on a unix socket.
+
+    HERMES_CELERY_TEST_REDIS_URL names another server to use instead.
+    """
     given = os.environ.get("HERMES_CELERY_TEST_REDIS_URL")
     if given:
         yield given
@@ -42,7 +45,7 @@ def valkey_url() -> Iterator[str]:
 
 
 def await_server(url: str) -> None:
-    """Wait until a server answers."""
+    """Wait until the server at this URL answers PING."""
     client = Database(connect(url))
 
     def answers() -> bool:
@@ -57,16 +60,16 @@ def await_server(url: str) -> None:
 
 @pytest.fixture
 def namespace() -> str:
-    """A name that no other test uses."""
+    """Return a namespace that no other test uses."""
     return f"test-{secrets.token_hex(6)}"
 
 
 @pytest.fixture
 def valkey(valkey_url: str, namespace: str) -> Iterator[Database]:
-    """A namespace of the real server."""
+    """Yield a namespace of the real server; delete its keys afterwards."""
     database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
     yield database
-    # What one test leaves must not be in the way of those that look at all keys.
+    # Some tests read all keys of the server, so no test may leave any behind.
     for key in database.client.scan_iter(f"*{namespace}*", count=1000):
         database.client.unlink(key)
     database.close()
@@ -74,7 +77,7 @@ def valkey(valkey_url: str, namespace: str) -> Iterator[Database]:
 
 @pytest.fixture(params=["fakeredis", "valkey"])
 def database(request: pytest.FixtureRequest, namespace: str) -> Iterator[Database]:
-    """The same suite on a fake and on the real thing."""
+    """Yield a namespace of fakeredis, then one of the real server: the test runs on both."""
     if request.param == "valkey":
         yield request.getfixturevalue("valkey")
         return
@@ -85,11 +88,11 @@ def database(request: pytest.FixtureRequest, namespace: str) -> Iterator[Databas
 
 @pytest.fixture
 def clock() -> HandClock:
-    """Noon of 2026-06-22, UTC, until it is set."""
+    """Return a clock that stands at noon of 2026-06-22, UTC, until the test sets it."""
     return HandClock()
 
 
 @pytest.fixture
 def store(database: Database, clock: HandClock) -> Store:
-    """Jobs, runs and due index in a namespace of their own."""
+    """Return the collaborators around one database: jobs, runs, due index and client."""
     return Store(database, clock)

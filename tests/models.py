@@ -1,4 +1,4 @@
-"""A model on loopback that speaks OpenAI's protocol, and where hermes-agent is looked for.
+"""A fake model server that speaks OpenAI's protocol, and the path of hermes-agent.
 
 `.ci/run` installs hermes-agent into `.venv-hermes`; HERMES_AGENT_BIN names another place.
 """
@@ -19,7 +19,7 @@ HERMES = Path(
 
 
 class Model:
-    """A model that answers what it is told to, and remembers what it was asked."""
+    """A model server on loopback with a preset answer; it records each question."""
 
     def __init__(self) -> None:
         self.answer = "hello from the model"
@@ -32,7 +32,7 @@ class Model:
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *_: object) -> None:
-                """Quiet."""
+                """Print nothing."""
 
             def do_GET(self) -> None:
                 self.reply(b'{"data": []}')
@@ -75,7 +75,7 @@ class Model:
         return content if isinstance(content, str) else str(content)
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the server."""
         self.gate.set()
         self._server.shutdown()
         self._server.server_close()
@@ -85,7 +85,7 @@ _USAGE = {"prompt_tokens": 700, "completion_tokens": 50, "total_tokens": 750}
 
 
 def whole(answer: str) -> bytes:
-    """Return an answer in one piece."""
+    """Return an answer as one JSON response."""
     message = {"role": "assistant", "content": answer}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return json.dumps(
@@ -111,7 +111,7 @@ def streamed(answer: str) -> bytes:
 
 
 def configure(home: Path, model: Model) -> None:
-    """Let the agents of a Hermes home ask this model."""
+    """Write a config that points the agents of a Hermes home at this model."""
     settings = {"default": "stub-model", "provider": "custom", "base_url": model.url}
     (home / "config.yaml").write_text(
         json.dumps({"model": {**settings, "api_key": "stub-key"}}), encoding="utf-8"

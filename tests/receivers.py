@@ -1,4 +1,4 @@
-"""The far ends of deliveries: an HTTP server and an SMTP server on the loopback, with manners."""
+"""Receivers of deliveries on loopback: HTTP and SMTP servers that can be made to misbehave."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from aiosmtpd.controller import Controller
 
 
 class HttpReceiver:
-    """Keeps what it gets; answers what it is told to, in that order, then 200."""
+    """An HTTP server that records requests and answers with the preset statuses, then with 200."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, bytes]] = []
-        #: Each is a status, or None: no answer until `release` is set.
+        #: The statuses of the next answers; None holds the answer back until `release` is set.
         self.answers: list[int | None] = []
         self.release = threading.Event()
         self.got_one = threading.Event()
@@ -35,16 +35,16 @@ class HttpReceiver:
 
     @property
     def url(self) -> str:
-        """An apprise URL that ends here; the path plays the token."""
+        """An apprise URL of this server; its path stands for a secret token."""
         return f"json://{self.address}/secret-token"
 
     @property
     def messages(self) -> list[str]:
-        """The texts that came as apprise's JSON."""
+        """The texts received as apprise's JSON."""
         return [json.loads(body)["message"] for _, body in self.requests]
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the server and answer the requests that wait."""
         self.release.set()
         self._server.shutdown()
         self._server.server_close()
@@ -68,13 +68,13 @@ class HttpReceiver:
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
-                """Quiet."""
+                """Print nothing."""
 
         return Handler
 
 
 class SmtpReceiver:
-    """Keeps the mails it gets; refuses while `refusal` is set."""
+    """An SMTP server that records mails; while `refusal` is set, it refuses them with that text."""
 
     def __init__(self) -> None:
         self.mails: list[EmailMessage] = []
@@ -86,12 +86,12 @@ class SmtpReceiver:
 
     @property
     def url(self) -> str:
-        """An apprise URL that ends here."""
+        """An apprise URL of this server."""
         query = "from=bot@example.com&to=ops@example.com&mode=insecure"
         return f"mailto://127.0.0.1:{self._port}?{query}"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        """aiosmtpd's hook for a mail."""
+        """Record a mail; aiosmtpd calls this hook."""
         if self.refusal:
             return self.refusal
         parsed = message_from_bytes(envelope.content, policy=policy.default)
@@ -99,13 +99,13 @@ class SmtpReceiver:
         return "250 taken"
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the server."""
         self._controller.stop()
 
 
 @contextmanager
 def http_receiver() -> Iterator[HttpReceiver]:
-    """An HTTP server for one test."""
+    """Run an HTTP receiver for one test."""
     receiver = HttpReceiver()
     try:
         yield receiver
@@ -115,7 +115,7 @@ def http_receiver() -> Iterator[HttpReceiver]:
 
 @contextmanager
 def smtp_receiver() -> Iterator[SmtpReceiver]:
-    """An SMTP server for one test."""
+    """Run an SMTP receiver for one test."""
     receiver = SmtpReceiver()
     try:
         yield receiver
@@ -124,7 +124,7 @@ def smtp_receiver() -> Iterator[SmtpReceiver]:
 
 
 class Flood:
-    """A server that answers each connection without end; stops by itself after `MOST` bytes."""
+    """A server that answers each connection with endless data, at most `MOST` bytes in all."""
 
     MOST = 50_000_000
 
@@ -142,7 +142,7 @@ class Flood:
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the server."""
         self._stop.set()
         self._listener.close()
 
@@ -166,7 +166,7 @@ class Flood:
 
 @contextmanager
 def flood(head: bytes, again: bytes, *, pause_seconds: float = 0.0) -> Iterator[Flood]:
-    """A server without an end for one test."""
+    """Run a server with an endless answer for one test."""
     server = Flood(head, again, pause_seconds=pause_seconds)
     try:
         yield server

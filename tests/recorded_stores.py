@@ -1,4 +1,4 @@
-"""Load what an earlier version has stored into a server."""
+"""Load into a server what an earlier version stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMESPACES = {1: "recorded-1", 4: "recorded-4"}
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One key."""
+    """One recorded key with its value."""
 
     key: str
     type: str
@@ -26,14 +26,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """One namespace, under the name that it has here."""
+    """The recorded keys of one namespace, renamed to the test's namespace."""
 
     #: When it was recorded, Unix ms.
     now_ms: int
     entries: tuple[Entry, ...]
 
     def hashes(self, prefix: str) -> dict[str, dict[str, str]]:
-        """The hashes whose keys begin so, by the rest of their keys."""
+        """Return the hashes whose keys begin with `prefix`, by the rest of the key."""
         return {
             entry.key[len(prefix) :]: entry.value
             for entry in self.entries
@@ -41,7 +41,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def load(self, database: Database) -> None:
-        """Store all of it."""
+        """Write all entries into a server."""
         for entry in self.entries:
             database.call("DEL", entry.key)
             database.call(*_WRITE[entry.type](entry.key, entry.value))
@@ -49,14 +49,14 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
                 database.call("PEXPIRE", entry.key, entry.ttl_ms)
 
     def unload(self, database: Database) -> None:
-        """Leave nothing behind: other tests look through the whole server."""
+        """Delete all keys of the namespace: other tests read the whole server."""
         left = database.call("KEYS", f"*{database.keys.namespace}*")
         for key in (*left, *(entry.key for entry in self.entries)):
             database.call("DEL", key)
 
 
 def recording(version: str, *, shards: int, namespace: str) -> Recording:
-    """What a version stored with so many shards, moved to a namespace."""
+    """Return what `version` stored with `shards` shards, moved to `namespace`."""
     path: Path = DATA / "stored" / f"{version}.jsonl"
     name, other = NAMESPACES[shards], NAMESPACES[5 - shards]
     first, *rest = path.read_text(encoding="utf-8").splitlines()
@@ -67,7 +67,7 @@ def recording(version: str, *, shards: int, namespace: str) -> Recording:
 
 
 def content(value: Any) -> str | bytes:
-    """A recorded text, or the bytes that are none."""
+    """Return a recorded text, or the bytes of a value that is not UTF-8."""
     return value if isinstance(value, str) else base64.b64decode(value["base64"])
 
 

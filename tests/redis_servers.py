@@ -1,6 +1,7 @@
-"""Servers on loopback ports; with TLS those of Debian, since the wheel's Valkey has none.
+"""Redis servers on loopback ports, with TLS if a test needs it.
 
-`needs` skips a test where the machine lacks them.
+They are Debian's, since the wheel's Valkey has no TLS. `needs` skips a test on machines without
+these programs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def needs(*programs: str) -> None:
 
 
 class Certificates:
-    """A certificate authority, and what it has signed: a server on localhost, a client."""
+    """A certificate authority with the certificates of a localhost server and of a client."""
 
     def __init__(self, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
@@ -64,14 +65,14 @@ class Certificates:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """Return a loopback port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class RedisServer:
-    """A server on a loopback port of its own, Debian's redis-server unless it says otherwise."""
+    """A server on its own loopback port: Debian's redis-server unless a subclass names another."""
 
     binary = "redis-server"
 
@@ -86,19 +87,19 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, or start it again, and wait until it answers."""
+        """Start the server, also again after `end`, and wait until it answers."""
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         await_server(self.url)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the server process a signal."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill the server process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -106,7 +107,7 @@ class RedisServer:
 
 
 class TlsServer(RedisServer):
-    """One that speaks nothing but TLS."""
+    """A server that accepts TLS connections only; `asks_clients` requires a client certificate."""
 
     def __init__(self, place: Path, certificates: Certificates, *, asks_clients: bool) -> None:
         certificate, key = certificates.server

@@ -1,4 +1,4 @@
-"""A master, a replica and three Sentinels: Debian's, on loopback, quick to fail over."""
+"""A master, replicas and three Sentinels of Debian on loopback, set to fail over quickly."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.redis_servers import RedisServer, free_port
 from tests.support import eventually
 
 NAME = "mymaster"
-#: A server that is silent for so long is down.
+#: Milliseconds without an answer after which a Sentinel takes a server for dead.
 DOWN_AFTER_MS = 700
 
 
 class Sentinels:
-    """Two servers and those who watch them; a context manager."""
+    """A master, its replicas and their Sentinels; a context manager."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Sentinels:
         sentinel_lines: str = "",
         login: str = "",
     ) -> None:
-        """`options` go to all servers; `sentinel_lines` into each Sentinel's file."""
+        """Pass `options` to all servers; write `sentinel_lines` into each Sentinel's file."""
         self._place = place
         quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
         self.servers = [
@@ -40,7 +40,8 @@ class Sentinels:
         self._running: list[subprocess.Popen[bytes]] = []
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self.url = f"sentinel://{login}{hosts}/0?master_name={NAME}"
-        #: In Celery's spelling, which takes the name from its transport options.
+        #: The same address as a Celery broker URL; Celery reads the master's name from its
+        #: transport options.
         self.broker = ";".join(f"sentinel://{login}127.0.0.1:{port}/0" for port in self.ports)
 
     def __enter__(self) -> Sentinels:
@@ -82,7 +83,7 @@ class Sentinels:
             self._running.append(subprocess.Popen(command, stdout=log, stderr=log))
 
     def _ask(self, port: int, question: Callable[[Any], Any]) -> Any:
-        """What a server or Sentinel answers; None where it does not."""
+        """Return the answer of a server or Sentinel; None if it gives none."""
         with redis.Redis(port=port, decode_responses=True, socket_timeout=3) as client:
             try:
                 return question(client)
@@ -102,18 +103,18 @@ class Sentinels:
         return knows_all and len(well) == len(self.servers) - 1
 
     def _named_by(self, port: int) -> int | None:
-        """The port of the master in the view of one Sentinel."""
+        """Return the port of the master according to one Sentinel."""
         address = self._ask(port, lambda sentinel: sentinel.sentinel_get_master_addr_by_name(NAME))
         return None if address is None else int(address[1])
 
     @property
     def master(self) -> RedisServer:
-        """The server that the Sentinels name."""
+        """The server that the first Sentinel names as the master."""
         named = self._named_by(self.ports[0])
         return next(one for one in self.servers if one.port == named)
 
     def await_failover(self, before: RedisServer) -> RedisServer:
-        """Wait until another server than this one is the master, for all Sentinels."""
+        """Wait until all Sentinels name another master than `before`; return the new master."""
 
         def is_there() -> bool:
             named = {self._named_by(port) for port in self.ports}
@@ -123,22 +124,22 @@ class Sentinels:
         return self.master
 
     def fail_over(self) -> None:
-        """Tell a Sentinel to make the replica the master now."""
+        """Ask a Sentinel to make a replica the master now."""
         self._ask(self.ports[0], lambda sentinel: sentinel.sentinel_failover(NAME))
 
     def await_demoted(self, server: RedisServer) -> None:
-        """Wait until a server that came back knows that it is a replica."""
+        """Wait until a server that came back has become a replica."""
 
         def is_replica() -> bool:
             info = self._ask(server.port, lambda client: client.info("replication")) or {}
             return info.get("role") == "slave"
 
-        eventually(is_replica, seconds=60, what="a master that is a replica now")
+        eventually(is_replica, seconds=60, what="the old master as a replica")
 
     def await_replica(self) -> None:
-        """Wait until the server that was lost is a replica again."""
-        eventually(self._is_whole, seconds=60, what="a replica")
+        """Wait until all replicas are in sync again and every Sentinel sees them."""
+        eventually(self._is_whole, seconds=60, what="every replica in sync")
 
     def database(self, **options: Any) -> Database:
-        """The store behind the Sentinels."""
+        """Return a database connected through the Sentinels."""
         return Database(connect(self.url), **options)

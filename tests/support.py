@@ -1,4 +1,4 @@
-"""What tests share: a clock set by hand, a stand-in for messages, cases, waiting for a state."""
+"""Helpers for all tests: a hand-set clock, plain messages, recorded cases, waiting."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 
 def cases(area: str) -> list[dict[str, Any]]:
-    """The recorded facts of Hermes' cron in one area."""
+    """Return the recorded facts of Hermes' cron in one area."""
     with (DATA / "cases" / "hermes.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     found = [row for row in rows if row["area"] == area]
@@ -39,7 +39,7 @@ def cases(area: str) -> list[dict[str, Any]]:
 
 
 class HandClock:
-    """A clock that stands still until it is set."""
+    """A clock that stands still until the test sets it."""
 
     def __init__(self, now: datetime = NOON) -> None:
         self.ms = to_ms(now)
@@ -57,7 +57,7 @@ class HandClock:
 
 
 class PlainMessages:
-    """Messages without Celery: the run's id alone."""
+    """A message builder without Celery: each message is the run's id."""
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
@@ -66,7 +66,7 @@ class PlainMessages:
         return self._queue
 
     def runs_again(self, spec: JobSpec) -> bool:
-        """No task is at hand."""
+        """Return False: without Celery no task is known."""
         return False
 
     def message(
@@ -82,7 +82,7 @@ class PlainMessages:
 
 
 class Store:
-    """Everything around one database, with a clock set by hand."""
+    """The collaborators around one database: jobs, runs, due index, client, a hand-set clock."""
 
     def __init__(self, database: Database, clock: HandClock) -> None:
         self.database = database
@@ -99,18 +99,18 @@ class Store:
         )
 
     def queue(self) -> list[str]:
-        """The run ids on the queue, oldest first."""
+        """Return the run ids on the queue, oldest first."""
         return list(self.database.call("LRANGE", self.messages.queue(a_spec()), 0, -1))[::-1]
 
     def claim(self, run_id: str, token: str = "t1") -> Claim:
-        """Claim a run that must be claimable."""
+        """Claim a run; fail the test if it cannot be claimed."""
         claim = self.runs.claim(run_id, token=token, now_ms=self.clock.ms, worker="w@host")
         assert isinstance(claim, Claim), claim
         return claim
 
 
 def a_spec(schedule: Any = "every 1h", *, now: datetime = NOON, **fields: Any) -> JobSpec:
-    """A job's spec, with a prompt unless it says otherwise."""
+    """Return a job's spec, with a prompt unless `fields` name another kind of work."""
     request = JobRequest(**{"schedule": schedule, "prompt": "p", **fields})
     return define(request, job_id="aaaaaaaaaaaa", now=now, default_timezone="UTC")[0]
 
@@ -118,14 +118,14 @@ def a_spec(schedule: Any = "every 1h", *, now: datetime = NOON, **fields: Any) -
 def a_job(
     schedule: str = "every 1h", *, now: datetime = NOON, id: str = "a" * 12, **fields: Any
 ) -> Job:
-    """A job that is not stored yet."""
+    """Return a job that is not stored yet."""
     spec = replaced(a_spec(schedule, now=now, **fields), id=id)
     return Job(spec=spec, next_run_at=spec.compiled().next_after(now))
 
 
 @contextmanager
 def without_threads() -> Iterator[None]:
-    """No thread can be started in this block, as where the system has none left."""
+    """Make every thread start fail in this block, as on a system that has no threads left."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -136,7 +136,7 @@ def without_threads() -> Iterator[None]:
 
 
 def eventually(look: Callable[[], _T], *, seconds: float = 40.0, what: str = "the state") -> _T:
-    """Look again and again until it is true, and return it; fail at the deadline."""
+    """Poll `look` until its result is true, and return that result; fail at the deadline."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"{what} did not come within {seconds:g} s"
@@ -145,22 +145,22 @@ def eventually(look: Callable[[], _T], *, seconds: float = 40.0, what: str = "th
 
 
 def replaced(value: Any, **changes: Any) -> Any:
-    """A value with some fields changed."""
+    """Return a copy of a value with some fields changed."""
     return msgspec.structs.replace(value, **changes)
 
 
 def server_clock(database: Database) -> ServerClock:
-    """The clock that processes use."""
+    """Return the clock that production processes use."""
     return ServerClock(database.now_ms)
 
 
 def messages_of(app: Celery, *, in_tasks: bool = True) -> MessageBuilder:
-    """What builds messages for an app, with the default settings and in no namespace."""
+    """Return an app's message builder with the default settings and without a namespace."""
     return MessageBuilder(
         app, session=SessionSource.ORIGIN, entries=None, in_tasks=in_tasks, namespace=""
     )
 
 
 def one_spaced(text: str) -> str:
-    """A text without its columns and line ends."""
+    """Return a text with all runs of white space collapsed into single spaces."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The layers hold: a layer is a folder, imports point down, and each outside world has one door."""
+"""The layers hold: a layer is a folder, imports point down, and each library has one entrance."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hermes_celery"
 CONTRIBUTING = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
-#: From the bottom up; a module may import its own layer and those below. Each word is a folder of
-#: the package or a module at its root.
+#: The layers from the bottom up. A module may import its own layer and those below. Each word is a
+#: folder of the package or a module at its root.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events", "clock", "instant", "masking", "guards", "process"),
     ("schedule",),
@@ -33,15 +33,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 RANKS = {word: rank for rank, words in enumerate(LAYERS) for word in words}
 SIBLINGS = frozenset(("scheduling", "running", "delivering"))
-#: Who may import the composition root.
+#: The folders and modules that may import the composition root.
 ABOVE_WIRING = frozenset(("wiring", "cli", "beat", "__init__", "__main__"))
 AT_THE_ROOT = 14
 
 #: Third-party package or module -> the folders and modules that may import it.
 DOORS = {
     "redis": {"store"},
-    # `core.typed_values`: a stored argument is written as kombu writes it into a message, and the
-    # register of a project's own types is kombu's.
+    # `core.typed_values` stores an argument in the form that kombu writes into a message, and reads
+    # kombu's registry of a project's own types.
     "celery": {"celery_app", "interop.beat_schedule"},
     "kombu": {"celery_app", "core.typed_values"},
     "billiard": {"celery_app"},
@@ -57,13 +57,13 @@ DOORS = {
     "jinja2": {"delivering.template_child"},
     "subprocess": {"running", "process", "delivering"},
 }
-#: Only `settings` reads the environment; `session` for its documented fallback.
+#: Only `settings` reads the environment, and `session` for its documented fallback.
 READS_THE_ENVIRONMENT = {"settings", "session"}
 
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """Each module of the package by its name below `hermes_celery`."""
+    """Return the syntax tree of each module by its name below `hermes_celery`."""
     return {
         _name(path): ast.parse(path.read_text(encoding="utf-8"))
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -85,7 +85,10 @@ def folder_of(name: str) -> str:
 
 
 def imported_by(tree: ast.AST) -> Iterator[str]:
-    """What a module imports, also inside functions, for types and by a text: dotted names."""
+    """Yield the dotted names that a module imports.
+
+    Imports inside functions, imports for types and imports by a text count as well.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -107,14 +110,17 @@ def text_of_import(call: ast.Call) -> list[str]:
 
 
 def _names_a_module(value: object) -> bool:
-    """Whether a text is the name of one; `module:class` is for Celery, which imports it itself."""
+    """Return whether a text names a module of the package.
+
+    `module:class` does not count: it is for Celery, which imports it itself.
+    """
     text = str(value)
     return text.startswith("hermes_celery.") and text.partition(".")[2] in modules()
 
 
 @cache
 def ours_in(tree: ast.AST) -> set[str]:
-    """The modules of the package that one imports."""
+    """Return the names of the package's modules that a module imports."""
     found = set()
     for dotted in imported_by(tree):
         if dotted == "hermes_celery" or dotted.startswith("hermes_celery."):
@@ -138,7 +144,7 @@ def ours_in(tree: ast.AST) -> set[str]:
         ("PLACES = {'Client': 'hermes_celery.client'}", "client"),
     ],
 )
-def test_each_way_to_import_is_seen(text: str, module: str) -> None:
+def test_each_way_to_import_is_found(text: str, module: str) -> None:
     assert ours_in(ast.parse(text)) == {module}
 
 
@@ -149,44 +155,49 @@ def test_imports_point_down(name: str) -> None:
     for other in map(folder_of, ours_in(modules()[name])):
         assert RANKS[other] <= RANKS[own], f"{name} imports {other}, which is above it"
         assert not {own, other} <= SIBLINGS or own == other, f"{name} imports its sibling {other}"
-        assert other != "wiring" or own in ABOVE_WIRING, f"{name} is handed what it needs"
+        assert other != "wiring" or own in ABOVE_WIRING, (
+            f"{name} imports wiring: pass it what it needs"
+        )
 
 
-def test_few_modules_lie_at_the_root() -> None:
+def test_the_package_root_holds_few_modules() -> None:
     at_the_root = [path.stem for path in PACKAGE.glob("*.py")]
     assert len(at_the_root) <= AT_THE_ROOT, at_the_root
 
 
-def test_every_layer_is_there() -> None:
+def test_every_layer_exists_and_every_folder_is_a_layer() -> None:
     assert {folder_of(name) for name in modules()} == set(RANKS)
 
 
 def drawn() -> list[set[str]]:
-    """The layers of the drawing in CONTRIBUTING, from the top down: what begins each line."""
+    """Return the layers in CONTRIBUTING's drawing, from the top down.
+
+    A layer is the words at the beginning of a line.
+    """
     drawing = CONTRIBUTING.split("```\nhermes_celery/\n")[1].split("```")[0]
     lines = re.findall(r"^  ((?:\w+(?:/|\.py) ?)+)", drawing, re.MULTILINE)
     return [set(re.findall(r"\w+", line.replace(".py", ""))) for line in lines]
 
 
-def test_the_drawing_shows_the_layers_as_they_are() -> None:
+def test_the_drawing_in_contributing_matches_the_layers() -> None:
     assert drawn() == [set(words) for words in reversed(LAYERS)]
 
 
-def test_each_place_that_contributors_are_sent_to_is_there() -> None:
+def test_each_path_that_contributing_names_exists() -> None:
     root = PACKAGE.parent
     places = re.findall(r"`((?:hermes_celery|tests|deploy)/[\w./-]+)`", CONTRIBUTING)
     assert len(places) > 20
     assert [place for place in places if not (root / place).exists()] == []
 
 
-def test_unit_tests_lie_in_folders_of_the_package() -> None:
+def test_folders_of_unit_tests_are_folders_of_the_package() -> None:
     tests = PACKAGE.parent / "tests" / "unit"
     folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
     assert [str(folder) for folder in folders if not (PACKAGE / folder).is_dir()] == []
 
 
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of names that reach each other."""
+    """Return the groups of names that reach each other."""
     reached = {name: _reached(name, imports) for name in imports}
     groups = {
         tuple(sorted({other for other in reached[name] if name in reached[other]} | {name}))
@@ -205,18 +216,18 @@ def _reached(start: str, imports: dict[str, set[str]]) -> set[str]:
     return found - {start}
 
 
-def test_there_is_no_circle_of_modules() -> None:
+def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circles({name: ours_in(tree) for name, tree in modules().items()}) == []
 
 
-def test_there_is_no_circle_of_folders() -> None:
+def test_no_folders_import_each_other_in_a_circle() -> None:
     folders: dict[str, set[str]] = {word: set() for word in RANKS}
     for name, tree in modules().items():
         folders[folder_of(name)] |= set(map(folder_of, ours_in(tree)))
     assert circles(folders) == []
 
 
-def test_a_circle_would_be_found() -> None:
+def test_a_circle_of_imports_is_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
 
 
@@ -225,14 +236,17 @@ def _allows(doors: set[str], name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", modules())
-def test_each_outside_world_has_one_door(name: str) -> None:
+def test_each_library_is_imported_only_where_doors_allows_it(name: str) -> None:
     for dotted in imported_by(modules()[name]):
         package = _behind_a_door(dotted)
         assert not package or _allows(DOORS[package], name), f"{name} imports {dotted}"
 
 
 def _behind_a_door(dotted: str) -> str:
-    """The package of DOORS that an import leads to, also through a module of ours; "" for none."""
+    """Return the package of DOORS that an import leads to; "" if there is none.
+
+    An import through a module of the package counts as well.
+    """
     package, _, _ = dotted.partition(".")
     if package == "hermes_celery":
         ours, _, package = dotted.rpartition(".")
@@ -242,13 +256,13 @@ def _behind_a_door(dotted: str) -> str:
     return package if package in DOORS else ""
 
 
-def test_a_package_is_not_handed_on_by_a_module_of_ours() -> None:
+def test_a_library_imported_through_our_own_module_is_found() -> None:
     assert _behind_a_door("redis.exceptions") == "redis"
     assert _behind_a_door("hermes_celery.store.database.redis") == "redis"
     assert _behind_a_door("hermes_celery.running.dotenv_files.dotenv") == ""
 
 
-def test_every_door_is_used() -> None:
+def test_every_entry_of_doors_is_used() -> None:
     for package, doors in DOORS.items():
         for door in doors:
             users = [
@@ -261,7 +275,7 @@ def test_every_door_is_used() -> None:
 
 
 def inner_imports(tree: ast.AST) -> Iterator[ast.stmt]:
-    """The imports inside functions."""
+    """Yield the imports inside functions."""
     for function in ast.walk(tree):
         if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
             for node in ast.walk(function):
@@ -269,7 +283,7 @@ def inner_imports(tree: ast.AST) -> Iterator[ast.stmt]:
                     yield node
 
 
-def test_only_the_public_names_are_imported_by_a_text_that_is_not_written_there() -> None:
+def test_only_the_package_itself_imports_modules_by_a_computed_name() -> None:
     unknown = {
         name
         for name, tree in modules().items()
@@ -280,45 +294,47 @@ def test_only_the_public_names_are_imported_by_a_text_that_is_not_written_there(
 
 
 @pytest.mark.parametrize("name", modules())
-def test_an_import_inside_a_function_says_why(name: str) -> None:
+def test_an_import_inside_a_function_gives_its_reason(name: str) -> None:
     silent = list(silent_imports(modules()[name], text_of(name).splitlines()))
     assert silent == [], (
-        f"{name}:{silent[0]}: import it at the top; it may stand here only to start fast, and says "
-        "so in a comment on its line or above its group"
+        f"{name}:{silent[0]}: import it at the top; an import inside a function is allowed only to "
+        "start fast, with a comment on its line or above its group"
     )
 
 
 def silent_imports(tree: ast.AST, lines: list[str]) -> Iterator[int]:
-    """The lines of imports inside functions that give no reason, alone or as a group."""
-    told_until = 0
+    """Yield the lines of imports inside functions that give no reason, alone or as a group."""
+    reason_until = 0
     for node in inner_imports(tree):
         end = node.end_lineno or node.lineno
-        is_told = node.lineno == told_until + 1 or lines[node.lineno - 2].strip().startswith("#")
-        if is_told:
-            told_until = end
+        has_reason = node.lineno == reason_until + 1 or lines[node.lineno - 2].strip().startswith(
+            "#"
+        )
+        if has_reason:
+            reason_until = end
         elif "#" not in lines[node.lineno - 1] + lines[end - 1]:
             yield node.lineno
 
 
-def test_a_silent_import_would_be_found() -> None:
+def test_an_inner_import_without_a_reason_is_found() -> None:
     text = "def f():\n    # why\n    import a\n    import b\n\n    import c\n    import d  # why\n"
     assert list(silent_imports(ast.parse(text), text.splitlines())) == [6]
 
 
-#: Commands of Redis, of which nobody outside the store knows. (Words such as GET and TYPE, which
-#: mean other things as well, are found by who calls the store with them.)
+#: Commands of Redis that only the store may name. Words with other meanings, such as GET and TYPE,
+#: are left out: `_ASKS` finds the calls that would send them.
 _COMMANDS = re.compile(
     r"^(?:[HZLSX](?:ADD|REM|SET|GET|GETALL|MGET|DEL|LEN|CARD|RANGE\w*|SCORE|POP\w*|PUSH|SCAN|TRIM)"
     r"|[BR]+POP\w*|EVAL\w*|EXPIRE\w*|PEXPIRE\w*|PTTL|INFO|SCAN|PING|SUBSCRIBE|PUBLISH|FLUSH\w+)$"
 )
 
 
-#: What only a client of Redis, or our `Database` around it, is asked.
+#: Methods that only a client of Redis, or our `Database` around it, has.
 _ASKS = ("call", "execute_command", "pipeline", "register_script")
 
 
 def redis_words(tree: ast.AST) -> Iterator[str]:
-    """Redis' commands among a module's texts, and what asks a client or our `Database`."""
+    """Yield the Redis commands in a module's texts, and its calls of a client or our `Database`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and _COMMANDS.match(str(node.value)):
             yield str(node.value)
@@ -343,13 +359,13 @@ def _asks_the_database(node: ast.Attribute) -> bool:
         "self._database.client.get(key)",
     ],
 )
-def test_each_way_to_ask_redis_is_seen(text: str) -> None:
+def test_each_way_to_call_redis_is_found(text: str) -> None:
     assert list(redis_words(ast.parse(text)))
 
 
 @pytest.mark.parametrize("name", [name for name in modules() if folder_of(name) != "store"])
-def test_only_the_store_speaks_to_redis(name: str) -> None:
-    # kombu's own channels are Celery's way to the server, and read with Redis' words.
+def test_only_the_store_calls_redis(name: str) -> None:
+    # These extend kombu's channels, which send Redis commands themselves.
     if name in (
         "celery_app.consuming",
         "celery_app.safe_consumer",
@@ -359,7 +375,7 @@ def test_only_the_store_speaks_to_redis(name: str) -> None:
     assert list(redis_words(modules()[name])) == []
 
 
-def test_no_public_class_has_the_name_of_another() -> None:
+def test_no_two_public_classes_share_a_name() -> None:
     places: dict[str, list[str]] = {}
     for name, tree in modules().items():
         for node in ast.walk(tree):
@@ -370,7 +386,7 @@ def test_no_public_class_has_the_name_of_another() -> None:
 
 
 MOST_PARAMETERS = 6
-#: What people call with more, by keywords that are documented, and why.
+#: Public functions that take more, by documented keywords, with the reason.
 PUBLIC_SIGNATURES = {
     # `args`, `kwargs` and `options` are Celery's, as in `apply_async` and `beat_schedule`.
     "wiring.project.add",
@@ -378,7 +394,7 @@ PUBLIC_SIGNATURES = {
 
 
 @pytest.mark.parametrize("name", modules())
-def test_no_function_wants_more_than_six_values(name: str) -> None:
+def test_no_function_takes_more_than_six_parameters(name: str) -> None:
     for node in ast.walk(modules()[name]):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -399,7 +415,7 @@ def environment_readings(tree: ast.AST) -> list[str]:
     return [name for name in named if name in ("environ", "environb", "getenv")]
 
 
-def test_each_way_to_read_the_environment_is_seen() -> None:
+def test_each_way_to_read_the_environment_is_found() -> None:
     for text in ("os.environ['A']", "from os import environ", "import os as o; o.getenv('A')"):
         assert environment_readings(ast.parse(text)), text
 
@@ -407,7 +423,7 @@ def test_each_way_to_read_the_environment_is_seen() -> None:
 @pytest.mark.parametrize(
     "name", [name for name in modules() if folder_of(name) in ("core", "schedule", "masking")]
 )
-def test_values_and_decisions_read_no_clock(name: str) -> None:
+def test_core_schedule_and_masking_read_no_clock(name: str) -> None:
     assert not clock_readings(modules()[name])
 
 
@@ -426,17 +442,17 @@ def clock_readings(tree: ast.AST) -> list[str]:
     return asked + imports + [one for one in ours_in(tree) if one == "clock"]
 
 
-def test_each_way_to_read_a_clock_is_seen() -> None:
+def test_each_way_to_read_a_clock_is_found() -> None:
     for text in ("datetime.now(UTC)", "f(default_factory=time.time)", "from time import monotonic"):
         assert clock_readings(ast.parse(text)), text
 
 
-def test_no_script_reads_the_time() -> None:
+def test_no_lua_script_calls_time() -> None:
     for path in (PACKAGE / "store" / "lua").glob("*.lua"):
         assert "'TIME'" not in path.read_text(encoding="utf-8"), path.name
 
 
-def test_the_prefix_of_queues_is_read_once_from_the_settings_and_once_from_the_channel() -> None:
+def test_only_two_modules_read_the_queues_key_prefix() -> None:
     readers = {
         name
         for name in modules()
@@ -446,8 +462,8 @@ def test_the_prefix_of_queues_is_read_once_from_the_settings_and_once_from_the_c
     assert readers == {"celery_app.broker", "celery_app.consuming"}
 
 
-def test_messages_are_built_as_the_settings_say() -> None:
-    # Whoever makes a `MessageBuilder` by itself forgets the session, the namespace or who listens.
+def test_only_one_place_makes_a_message_builder() -> None:
+    # A second place that makes a `MessageBuilder` would forget the session or the namespace.
     makers = [
         name
         for name, tree in modules().items()
@@ -457,7 +473,7 @@ def test_messages_are_built_as_the_settings_say() -> None:
     assert len(makers) == 1, makers
 
 
-def test_only_the_masking_hides_secrets() -> None:
+def test_only_the_masking_folder_hides_secrets() -> None:
     hiders = {
         folder_of(name)
         for name, tree in modules().items()

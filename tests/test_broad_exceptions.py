@@ -1,4 +1,4 @@
-"""What catches everything is listed with its reason: nothing stops in silence."""
+"""Every handler that catches all exceptions is listed with its reason, so no fault stays hidden."""
 
 from __future__ import annotations
 
@@ -18,79 +18,79 @@ def modules() -> list[tuple[str, Path]]:
     ]
 
 
-#: Every place that catches whatever may be raised, and why it may: `module:function`, with `#2` for
-#: the second one of a function.
+#: Every place that catches all exceptions, with the reason: `module:function`, with `#2` for the
+#: second handler of a function.
 BROAD = {
     "hermes_celery.scheduling.look_ahead:LookAhead._prepare":
-        "the tick meets it again, and tells of it",
+        "the tick meets the same error and reports it",
     "hermes_celery.scheduling.beat:Beat.step":
-        "the beat goes on, whatever a step ran into",
+        "one failed step must not end the beat",
     "hermes_celery.interop.beat_schedule:requests_of":
-        "objects of the user's own; costs this entry",
+        "the user's own objects may raise anything; only this entry is refused",
     "hermes_celery.interop.beat_schedule:zone_of":
-        "zoneinfo raises many; the setting is the user's",
+        "zoneinfo raises many classes; the user wrote the setting",
     "hermes_celery.guards.time_limit:_Call.make":
-        "raised again where it is waited for",
+        "raised again in the thread that waits for the call",
     "hermes_celery.celery_app.message_time_limit:_Call.make":
-        "raised again where it is waited for",
+        "raised again in the thread that waits for the call",
     "hermes_celery.celery_app.user_tasks:_Call._outcome":
         "recorded on the run, raised again for Celery",
     "hermes_celery.celery_app.user_tasks:_Call._outcome#2":
-        "the same for what is no Exception",
+        "the same for a BaseException",
     "hermes_celery.interop.beat_schedule:_needs_cleanup":
-        "a backend that cannot be made fails the tasks, not the beat",
+        "a result backend that cannot be created fails the tasks, not the beat",
     "hermes_celery.cli.up:_watch":
-        "what is shown matters less than what runs",
+        "a display error must not stop the processes",
     "hermes_celery.delivering.channel_apprise:AppriseChannel.send":
-        "a plugin may raise whatever it likes",
+        "a plugin may raise anything",
     "hermes_celery.delivering.template_child:main":
-        "a template may raise whatever it likes",
+        "a template may raise anything",
     "hermes_celery.celery_app.messages:MessageBuilder.queue":
-        "told of the occurrence, when it is built",
+        "recorded on the occurrence when its message is built",
     "hermes_celery.celery_app.messages:MessageBuilder.message":
-        "told of the occurrence, when it is built",
+        "recorded on the occurrence when its message is built",
     "hermes_celery.guards.contained_duty:Duty.attempt":
-        "what nobody foresaw ends this duty's turn only",
+        "an unexpected error ends only this duty's turn",
     "hermes_celery.running.ended_by_celery:RunEnder.comes_again":
-        "who calls is Celery's own loop",
+        "the caller is Celery's own loop, which an exception would end",
     "hermes_celery.celery_app.watched_occurrences:OccurrenceEntry.publish":
-        "kept for who asks how it went, and raised again",
+        "kept for the caller that reads the result, and raised again",
     "hermes_celery.running.background_writes:BackgroundWrites._do":
-        "the others are still to be done",
+        "the remaining writes must still be done",
     "hermes_celery.scheduling.foreign_workers:ForeignWorkers._loop":
-        "the thread must outlive what it ran into",
+        "the thread must survive any error",
     "hermes_celery.scheduling.deferred_messages:built_or_fault":
-        "the project's own code costs its own run only",
+        "an error in the project's code fails only its own run",
     "hermes_celery.interop.orphaned_entries:_names_of_django":
-        "a database of the user's; costs this sentence",
+        "the user's database may fail; only this sentence is missing then",
     "hermes_celery.running.stuck_work:PoolSlotGuard._loop":
-        "the thread must outlive what it ran into; it looks again",
+        "the thread must survive any error; it checks again later",
     "hermes_celery.scheduling.planned_runs:prepare":
         "one bad job must not stop the others",
     "hermes_celery.celery_app.project_app:_imported":
-        "the user's modules may raise anything; told as a SettingsError",
+        "the user's modules may raise anything; raised as a SettingsError",
     "hermes_celery.celery_app.project_app:import_tasks":
         "the user's modules may raise anything",
     "hermes_celery.running.heartbeat:Heartbeats._beat":
         "without this thread every run here is lost",
     "hermes_celery.running.heartbeat:Heartbeats._printed":
-        "its heartbeat matters more than what it prints",
+        "the heartbeat matters more than the run's live output",
     "hermes_celery.running.heartbeat:Heartbeats._look_for_stuck":
-        "the others still want their heartbeats",
+        "the other runs still need their heartbeats",
     "hermes_celery.running.heartbeat:Heartbeats._stop":
-        "the others still want their heartbeats",
+        "the other runs still need their heartbeats",
     "hermes_celery.scheduling.run_rescue:_RescuePass._guarded":
         "one bad record must not stop the others",
     "hermes_celery.celery_app.unusable_results:_not_kept":
-        "Celery itself meets it next, and says what it is",
+        "Celery meets the same error next and reports it",
     "hermes_celery.running.runner:Runner.perform":
-        "raised again where it is Celery's",
+        "raised again if it is one of Celery's control exceptions",
     "hermes_celery.running.runner:Runner._outcome":
         "one bad run must not stop the worker",
     "hermes_celery.running.runner:Runner._finish":
-        "the end is recorded, without what failed",
+        "the run's end is recorded without the part that failed",
     "hermes_celery.running.runner:_beside":
-        "whatever it is, it must not cost the run's end",
+        "no side error may keep the run's end from being recorded",
     "hermes_celery.running.http:_Exchange._send":
         "a thread's exception would be lost",
     "hermes_celery.celery_app.safe_consumer:_SafeChannel._brpop_read":
@@ -98,44 +98,44 @@ BROAD = {
     "hermes_celery.celery_app.safe_consumer:_SafeChannel._deliver_fanout_message":
         "one bad broadcast must not end the worker",
     "hermes_celery.celery_app.safe_consumer:_SafeChannel._receive_one":
-        "nor may one that cannot be decoded",
+        "an undecodable message must not end the worker either",
     "hermes_celery.celery_app.safe_consumer:DeadLetters._report_waiting_run":
-        "kombu's types raise their own; projects add theirs",
+        "kombu's decoders raise classes of their own, and projects add more",
     "hermes_celery.celery_app.safe_consumer:_delivery_tag":
-        "kombu's types raise their own; projects add theirs",
+        "kombu's decoders raise classes of their own, and projects add more",
     "hermes_celery.celery_app.purging:_tell":
-        "kombu's types raise their own; the others are deleted too",
+        "kombu's decoders raise classes of their own; the other messages are deleted too",
     "hermes_celery.delivering.beat_watchdog:BeatWatchdog._loop":
-        "the thread must outlive what it ran into",
+        "the thread must survive any error",
     "hermes_celery.core.schedule_text:_shown":
-        "the user's own class; only for the message",
+        "the user's own class may raise anything; only the message needs its text",
     "hermes_celery.core.schedule_text:_zone_prefix":
-        "the user's own function; told in the refusal",
+        "the user's own function may raise anything; the refusal names it",
     "hermes_celery.delivering.attempt:MessageAttempt.run":
-        "a delivery's fault is recorded on it",
+        "the fault is recorded on the delivery",
     "hermes_celery.store.master_watch:_master":
-        "whatever is wrong, who connects next says so",
+        "the next connection meets the same error and reports it",
     "hermes_celery.store.repairs:_judged":
-        "one record must not keep the others from being looked at",
+        "one bad record must not keep the others from being checked",
     "hermes_celery.interop.takeover:_made_or_reason":
-        "what others wrote may raise anything; told there",
+        "other people's code may raise anything; the takeover's report names it",
     "hermes_celery.celery_app.flower_texts:tell_revoked":
-        "what monitors hear costs no run",
+        "a failed event for monitors must not fail a run",
     "hermes_celery.celery_app.flower_texts:LostRunReporter._tell":
-        "what monitors hear costs no run",
+        "a failed event for monitors must not fail a run",
     "hermes_celery.core.typed_values:_typed":
-        "each type raises its own; projects add theirs",
+        "each type raises classes of its own, and projects add more",
     "hermes_celery.core.typed_values:_Writer._other":
-        "the user's own class may do anything; it is refused",
+        "the user's own class may raise anything; its value is refused",
     "hermes_celery.store.worker_signs:Presence._safely":
-        "the thread must outlive what it ran into",
+        "the thread must survive any error",
 }  # fmt: skip
 
 _BROAD_NAMES = {"Exception", "BaseException"}
 
 
 def caught_by(handler: ast.ExceptHandler) -> set[str]:
-    """The names behind `except`; a bare one catches all."""
+    """Return the class names behind `except`; a bare `except` catches BaseException."""
     if handler.type is None:
         return {"BaseException"}
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
@@ -143,20 +143,20 @@ def caught_by(handler: ast.ExceptHandler) -> set[str]:
 
 
 def suppressed_by(call: ast.Call) -> set[str]:
-    """The names in `suppress(...)`, whatever its module is called."""
+    """Return the class names in `suppress(...)`, however its module is imported."""
     if ast.unparse(call.func).split(".")[-1] != "suppress":
         return set()
     return {ast.unparse(kind).split(".")[-1] for kind in call.args}
 
 
 def leaves_early(block: list[ast.stmt]) -> bool:
-    """Whether a `finally` drops what was raised: by `return`, `break` or `continue` in it."""
+    """Return whether a `finally` drops an exception with `return`, `break` or `continue`."""
     inner = (ast.Return, ast.Break, ast.Continue)
     return any(isinstance(node, inner) for part in block for node in ast.walk(part))
 
 
 def broad_in(tree: ast.AST, module: str) -> Counter[str]:
-    """How often each function of a module catches whatever may be raised."""
+    """Count the handlers of each function in a module that catch all exceptions."""
     found: Counter[str] = Counter()
 
     def look(node: ast.AST, where: str) -> None:
@@ -185,13 +185,13 @@ def numbered(found: Counter[str]) -> set[str]:
     }
 
 
-def test_what_catches_everything_is_listed_with_its_reason() -> None:
+def test_each_handler_of_all_exceptions_is_listed_with_its_reason() -> None:
     found: set[str] = set()
     for name, path in modules():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         found |= numbered(broad_in(tree, f"hermes_celery.{name}"))
     assert found - set(BROAD) == set(), "list it in BROAD with its reason, or catch less"
-    assert set(BROAD) - found == set(), "it is there no more: take it out of BROAD"
+    assert set(BROAD) - found == set(), "the handler is gone: take it out of BROAD"
     assert all(len(reason) > 10 for reason in BROAD.values())
 
 
@@ -206,6 +206,6 @@ def test_what_catches_everything_is_listed_with_its_reason() -> None:
         "def f():\n try: ...\n finally: return 1",
     ],
 )
-def test_each_way_to_catch_everything_is_found(text: str) -> None:
+def test_each_way_to_catch_all_exceptions_is_found(text: str) -> None:
     assert broad_in(ast.parse(text), "m").total() == 1
     assert not broad_in(ast.parse("try: ...\nexcept OSError: ...\nsuppress(OSError)"), "m")

@@ -1,4 +1,4 @@
-"""What the README promises is shown by tests that exist, and it stays short.
+"""The README is short, its links and names exist, and each promise names its test.
 
 `tests/docs` types its commands and compares what they print.
 """
@@ -22,7 +22,7 @@ def test_it_names_the_test_command() -> None:
 
 
 def test_its_links_work_wherever_it_is_shown() -> None:
-    """The package index shows it too, where a relative link leads nowhere."""
+    """The package index shows the README too, where a relative link leads nowhere."""
     assert [target for target in links(README) if not target.startswith("https://")] == []
 
 

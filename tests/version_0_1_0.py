@@ -1,8 +1,8 @@
-"""Version 0.1.0, from its wheel: its programs run beside those of this tree.
+"""Runs version 0.1.0 from its wheel beside the current version.
 
-The wheel is unpacked into a directory that comes first on `PYTHONPATH`; what it depends on is that
-of this environment. Its programs must start in another directory than this tree's, since Celery
-puts the working directory before everything.
+The wheel is unpacked into a directory that comes first on `PYTHONPATH`; its dependencies are those
+of this environment. Start its programs outside the source tree, since Celery puts the working
+directory first on the path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WHEEL = DATA / "wheels" / "hermes_celery-0.1.0-py3-none-any.whl"
 
 
 def unpack(place: Path) -> Path:
-    """Unpack 0.1.0; returns the directory for `PYTHONPATH`."""
+    """Unpack 0.1.0 and return the directory for `PYTHONPATH`."""
     with zipfile.ZipFile(WHEEL) as wheel:
         wheel.extractall(place)
     return place

@@ -24,8 +24,8 @@ from tests.support import HandClock, eventually
 
 _TYPED = (
     "a type that kombu does not know",
-    "a date that is none",
-    "a decimal that is none",
+    "an invalid date",
+    "an invalid decimal",
     "bytes that are a number",
 )
 

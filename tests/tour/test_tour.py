@@ -1,6 +1,6 @@
-"""A tour: one concept per test, from a job to its output. Read from top to bottom.
+"""A tour: one concept per test, from a job to its output. Read it from top to bottom.
 
-Everything is real but Celery: the store is a Valkey server, the test plays beat and worker.
+The store is a real Valkey server. Only Celery is missing: the test plays beat and worker.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tests.support import NOON, HandClock, Store
 
 @pytest.fixture
 def store(valkey: Database, clock: HandClock) -> Store:
-    """A namespace of a real server, and a clock that is set by hand."""
+    """Return a namespace of a real server with a clock that the test sets."""
     return Store(valkey, clock)
 
 
-def test_a_schedule_is_a_value_that_answers_when() -> None:
-    """Text and a zone go in, instants come out; nothing reads the clock."""
+def test_a_schedule_returns_the_next_instant() -> None:
+    """A text and a time zone go in, instants come out; nothing reads the clock."""
     schedule = parse("weekdays at 9am", timezone="Europe/Berlin")
     friday = datetime.fromisoformat("2026-06-26T12:00:00+02:00")
     assert schedule.next_after(friday) == datetime.fromisoformat("2026-06-29T09:00:00+02:00")
@@ -35,15 +35,15 @@ def test_a_schedule_is_a_value_that_answers_when() -> None:
         parse("60 * * * *")
 
 
-def test_a_job_is_what_somebody_asked_for(store: Store) -> None:
-    """It is checked once, gets an id, and can be found by that or by its name."""
+def test_a_job_is_checked_once_and_found_by_id_or_name(store: Store) -> None:
+    """A job is checked once, gets an id, and is found by its id or its name."""
     job = store.cron.add(JobRequest(schedule="every 2h", prompt="Look at the disks", name="disks"))
     assert store.cron.show("DISKS") == job
     assert job.next_run_at == NOON + timedelta(hours=2)
 
 
 def test_a_change_is_compare_and_set(store: Store) -> None:
-    """Two people who edit the same revision: the second is told, and nothing is lost."""
+    """If two people edit the same revision, the second edit is refused and nothing is lost."""
     job = store.cron.add(JobRequest(schedule="every 2h", prompt="x"))
     store.cron.edit(job.id, {"prompt": "mine"}, expected_revision=job.revision)
     with pytest.raises(Conflict):
@@ -51,7 +51,7 @@ def test_a_change_is_compare_and_set(store: Store) -> None:
 
 
 def test_a_lease_says_which_beat_may_tick(store: Store) -> None:
-    """Its token rises with every change of leader, so an old leader can be told from a new one."""
+    """The token rises with every change of leader, so scripts recognise an old leader."""
     first, second = (
         Lease(store.database, owner=name, clock=store.clock) for name in ("first", "second")
     )
@@ -63,7 +63,7 @@ def test_a_lease_says_which_beat_may_tick(store: Store) -> None:
 
 
 def test_a_tick_moves_the_schedule_and_queues_the_run_in_one_step(store: Store) -> None:
-    """Schedule, record and message: all or nothing, and never by an older leader."""
+    """Schedule, record and message are written together or not at all, never by an older leader."""
     store.cron.add(JobRequest(schedule="every 2h", prompt="x", name="disks"))
     token = Lease(store.database, owner="beat", clock=store.clock).hold()
     assert token is not None
@@ -77,7 +77,7 @@ def test_a_tick_moves_the_schedule_and_queues_the_run_in_one_step(store: Store) 
 
 
 def test_a_claim_says_which_worker_may_run_it(store: Store) -> None:
-    """A message may come twice; the claim is given once, and only its holder may finish."""
+    """A message may be delivered twice. The claim is granted once; only its holder may finish."""
     run_id = store.cron.run(store.cron.add(JobRequest(schedule="every 2h", prompt="x")).id)
     claim = store.runs.claim(run_id, token="a", now_ms=store.clock.ms, worker="one")
     assert isinstance(claim, Claim)
@@ -88,7 +88,7 @@ def test_a_claim_says_which_worker_may_run_it(store: Store) -> None:
 
 
 def test_a_session_belongs_to_one_run(store: Store) -> None:
-    """Who and where a job was made for is bound while it runs, and gone afterwards."""
+    """The user and chat that a job was made for are bound while it runs, and cleared afterwards."""
     origin = Origin(platform="telegram", chat_id="-1001")
     job = store.cron.add(JobRequest(schedule="every 2h", prompt="x", origin=origin))
     with bound(session_of(job.spec, run_id="r", due_ms=store.clock.ms)):
@@ -97,7 +97,7 @@ def test_a_session_belongs_to_one_run(store: Store) -> None:
 
 
 def test_a_one_shot_is_completed_when_its_run_ends(store: Store) -> None:
-    """It is not forgotten while it waits or runs: only its end completes the job."""
+    """A one-shot job stays scheduled until its run ends; only that completes the job."""
     job = store.cron.add(JobRequest(schedule="in 30m", prompt="x"))
     token = Lease(store.database, owner="beat", clock=store.clock).hold() or 0
     store.clock.advance(1800)
