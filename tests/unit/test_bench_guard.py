@@ -1,4 +1,4 @@
-"""What the benchmarks' guard says of a ratio; what it measures is measured by `make guard`."""
+"""The benchmark guard's verdict on given ratios; `make guard` does the measuring."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ratio(value: float, *, name: str = "tick, client") -> Ratio:
 
 
 def measurements(*values: float) -> Callable[[], Sequence[Ratio]]:
-    """Measures these, one after the other."""
+    """Return a function that returns these ratios, one per call."""
     left: Iterator[float] = iter(values)
     return lambda: [ratio(next(left))]
 
@@ -35,7 +35,7 @@ def test_a_ratio_within_its_limit_is_no_fault(value: float) -> None:
     assert fault_of(ratio(value), RECORDED) is None
 
 
-def test_a_ratio_that_grew_by_more_than_a_quarter_is_told_with_what_to_do() -> None:
+def test_a_ratio_that_grew_by_more_than_a_quarter_is_a_fault_with_its_remedy() -> None:
     fault = fault_of(ratio(2.6), RECORDED)
     assert fault is not None
     assert fault.startswith("tick, client: 2.60 times its bare loop, expected 2.00, limit 2.50")
@@ -44,29 +44,29 @@ def test_a_ratio_that_grew_by_more_than_a_quarter_is_told_with_what_to_do() -> N
     assert "\n" not in fault
 
 
-def test_a_ratio_that_nobody_recorded_is_a_fault() -> None:
+def test_a_ratio_that_is_not_on_record_is_a_fault() -> None:
     fault = fault_of(ratio(1.0, name="new, server"), RECORDED)
     assert fault is not None
     assert fault.startswith("new, server: no ratio is on record")
 
 
-def test_one_measurement_that_was_disturbed_is_no_fault() -> None:
+def test_one_measurement_over_the_limit_is_no_fault() -> None:
     assert list(faults_in(measurements(2.9, 2.1, 2.2), RECORDED)) == []
 
 
-def test_a_cost_that_is_over_its_limit_again_is_a_fault() -> None:
+def test_a_ratio_over_its_limit_in_repeated_measurements_is_a_fault() -> None:
     (fault,) = faults_in(measurements(2.7, 2.2, 2.6), RECORDED)
     assert "2.60 times" in fault
 
 
-def test_a_cost_within_its_limit_is_measured_once() -> None:
+def test_a_ratio_within_its_limit_is_measured_once() -> None:
     assert list(faults_in(measurements(2.4), RECORDED)) == []
 
 
 @pytest.mark.parametrize(
     ("value", "change", "too_dear"), [(2.19, "+9.5%", False), (2.3, "+15.0%", True)]
 )
-def test_what_is_more_than_a_tenth_dearer_than_before_is_said(
+def test_a_ratio_more_than_a_tenth_above_the_previous_one_is_marked(
     value: float, change: str, too_dear: bool
 ) -> None:
     line = change_line(ratio(value), RECORDED)
@@ -74,7 +74,7 @@ def test_what_is_more_than_a_tenth_dearer_than_before_is_said(
     assert ("TOO EXPENSIVE" in line) is has_grown_too_much(ratio(value), RECORDED) is too_dear
 
 
-def test_every_pair_has_its_ratios_on_record_and_no_other_has() -> None:
+def test_the_record_holds_the_ratios_of_all_pairs_and_no_others() -> None:
     record = read_record()
     assert set(record.before) == set(record.recorded)
     assert {name.rpartition(", ")[0] for name in record.recorded} == set(PAIRS)

@@ -1,7 +1,7 @@
 """The files in `deploy/` and the Procfile, checked without a container engine or systemd.
 
-Where a file's own tool is installed (`systemd-analyze`, `docker compose`, `hadolint`), that tool
-judges the file as well.
+If a file's own tool is installed (`systemd-analyze`, `docker compose`, `hadolint`), that tool
+checks the file as well.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 _INTERPOLATED = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
-#: A run that is told to stop gets SIGTERM and SIGKILL, and then the worker itself has to end.
+#: A run that must stop gets SIGTERM, then SIGKILL; the worker itself ends after that.
 _SHORTEST_STOP_SECONDS = read_settings({}).grace_seconds + TERM_SECONDS
 
 
 def settings_read() -> set[str]:
-    """Every environment variable that settings.py reads."""
+    """Return every environment variable that settings.py reads."""
     return {variable.name for variable in VARIABLES.values()}
 
 
 def interpolated(value: Any) -> Any:
-    """The value as compose sees it while no variable is set: with the defaults filled in."""
+    """Return a value with compose's defaults filled in, as if no variable were set."""
     if isinstance(value, str):
         return _INTERPOLATED.sub(lambda match: match[3] if match[2] == "-" else "", value)
     if isinstance(value, dict):
@@ -49,52 +49,52 @@ def interpolated(value: Any) -> Any:
 
 
 def compose() -> dict[str, Any]:
-    """The compose file."""
+    """Return the compose file with its defaults filled in."""
     loaded: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
     return {key: interpolated(value) for key, value in loaded.items()}
 
 
 def services() -> dict[str, dict[str, Any]]:
-    """The services of the compose file."""
+    """Return the services of the compose file by name."""
     found: dict[str, dict[str, Any]] = compose()["services"]
     return found
 
 
 def ours() -> dict[str, dict[str, Any]]:
-    """The services that run hermes-celery."""
+    """Return the services that run hermes-celery."""
     return {name: service for name, service in services().items() if name != "valkey"}
 
 
 def assignments(path: Path) -> dict[str, str]:
-    """The NAME=value lines of an environment file, those that are commented out too."""
+    """Return the NAME=value lines of an environment file, including commented-out ones."""
     lines = path.read_text(encoding="utf-8").splitlines()
     matches = [re.fullmatch(r"#?([A-Z][A-Z_]+)=(.*)", line) for line in lines]
     return {match[1]: match[2] for match in matches if match}
 
 
 def unit(path: Path) -> configparser.ConfigParser:
-    """A unit file's sections."""
+    """Return the parsed sections of a systemd unit file."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.read_string(path.read_text(encoding="utf-8"))
     return parser
 
 
 def procfile() -> dict[str, list[str]]:
-    """The Procfile's commands by name."""
+    """Return the Procfile's commands by name."""
     lines = (ROOT / "Procfile").read_text(encoding="utf-8").splitlines()
     pairs = [line.partition(":") for line in lines if line.strip()]
     return {name: shlex.split(command) for name, _, command in pairs}
 
 
 def dockerfile() -> list[str]:
-    """The Dockerfile's instructions, one per line, without comments."""
+    """Return the Dockerfile's instructions, one per line, without comments."""
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     kept = "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
     return re.sub(r"[ \t]+", " ", kept.replace("\\\n", " ")).splitlines()
 
 
 def commands() -> dict[str, list[str]]:
-    """Every Celery command line in these files, by where it stands."""
+    """Return every Celery command line in the deployment files, by its place."""
     found = {f"Procfile {name}": command for name, command in procfile().items()}
     found |= {path.name: shlex.split(unit(path)["Service"]["ExecStart"]) for path in UNITS}
     found |= {
@@ -107,7 +107,7 @@ def commands() -> dict[str, list[str]]:
 
 
 def accept(command: list[str]) -> None:
-    """Let Celery's own command line parse a command, as `--help` does. Raises click.UsageError."""
+    """Parse a command with Celery's own command line, as `--help` does. Raises click.UsageError."""
     from celery.bin.celery import celery
 
     program, option, app, role, *rest = command
@@ -122,7 +122,7 @@ def test_celery_accepts_every_command_line(where: str) -> None:
     accept(commands()[where])
 
 
-def test_a_command_line_with_an_unknown_option_would_be_found() -> None:
+def test_a_command_line_with_an_unknown_option_is_found() -> None:
     with pytest.raises(click.UsageError, match="--consurrency"):
         accept(["celery", "-A", "hermes_celery", "worker", "--consurrency", "4"])
 
@@ -144,13 +144,13 @@ def test_flower_knows_the_options_it_is_given() -> None:
     assert "basic-auth" in options or "basic_auth" in options
 
 
-def test_flower_listens_to_this_machine_only() -> None:
+def test_flower_listens_on_loopback_only() -> None:
     assert "--address=127.0.0.1" in procfile()["flower"]
     (published,) = services()["flower"]["ports"]
     assert published == "127.0.0.1:5555:5555"
 
 
-def test_nothing_else_is_published() -> None:
+def test_compose_publishes_no_other_port() -> None:
     assert [name for name, service in services().items() if "ports" in service] == ["flower"]
 
 
@@ -160,7 +160,7 @@ def test_a_service_sets_only_variables_that_are_read(name: str) -> None:
     assert set(ours()[name]["environment"]) <= known
 
 
-def test_the_values_that_compose_fills_in_are_good_settings() -> None:
+def test_the_defaults_of_compose_are_valid_settings() -> None:
     for service in ours().values():
         read_settings(service["environment"])
 
@@ -170,7 +170,7 @@ def test_flower_does_not_start_without_a_password() -> None:
     assert re.search(r"FLOWER_BASIC_AUTH: \$\{FLOWER_BASIC_AUTH:\?[^}]+\}", text)
 
 
-def test_the_env_example_names_what_compose_asks_for_and_its_defaults() -> None:
+def test_the_env_example_names_the_variables_and_defaults_of_compose() -> None:
     text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
     asked = {
         match[1]: match[3] if match[2] == "-" else "" for match in _INTERPOLATED.finditer(text)
@@ -181,7 +181,7 @@ def test_the_env_example_names_what_compose_asks_for_and_its_defaults() -> None:
     assert example == asked
 
 
-def test_compose_starts_two_beats_two_workers_and_a_valkey_that_forgets_nothing() -> None:
+def test_compose_starts_two_beats_two_workers_and_a_durable_valkey() -> None:
     found = services()
     assert found["beat"]["deploy"]["replicas"] == 2
     assert found["worker"]["deploy"]["replicas"] == 2
@@ -193,7 +193,7 @@ def test_compose_starts_two_beats_two_workers_and_a_valkey_that_forgets_nothing(
     assert set(compose()["volumes"]) == {"valkey", "scripts"}
 
 
-def test_one_service_builds_the_image_that_all_use() -> None:
+def test_one_service_builds_the_image_of_all_services() -> None:
     (build,) = [service["build"] for service in ours().values() if "build" in service]
     assert (DEPLOY / build["context"]).resolve() == ROOT
     assert (ROOT / build["dockerfile"]).is_file()
@@ -205,7 +205,7 @@ def test_compose_gives_a_stopping_worker_more_time_than_its_runs() -> None:
     assert float(stop.removesuffix("s")) > _SHORTEST_STOP_SECONDS
 
 
-def test_the_dockerfile_runs_as_a_user_with_a_number_and_stops_gently() -> None:
+def test_the_dockerfile_runs_as_a_numeric_user_and_stops_with_sigterm() -> None:
     lines = dockerfile()
     assert len([line for line in lines if line.startswith("FROM ")]) == 2
     assert [line for line in lines if line.startswith("USER ")] == ["USER 10001:10001"]
@@ -214,7 +214,7 @@ def test_the_dockerfile_runs_as_a_user_with_a_number_and_stops_gently() -> None:
     assert all(re.search(r"CMD \[", line) for line in lines if re.search(r"\bCMD\b", line))
 
 
-def test_the_build_context_holds_what_the_dockerfile_copies() -> None:
+def test_the_build_context_holds_every_file_that_the_dockerfile_copies() -> None:
     text = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8")
     let_in = [line[1:] for line in text.splitlines() if line.startswith("!")]
     copied = [
@@ -240,17 +240,17 @@ def test_a_unit_restarts_for_ever_and_signals_the_main_process_only(path: Path) 
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
-def test_what_a_unit_starts_is_installed(path: Path) -> None:
+def test_the_program_of_each_unit_is_installed(path: Path) -> None:
     program = Path(shlex.split(unit(path)["Service"]["ExecStart"])[0])
     assert (Path(sys.executable).parent / program.name).is_file()
 
 
-def test_the_workers_unit_gives_runs_their_grace() -> None:
+def test_the_workers_unit_waits_longer_than_a_run_may_take_to_stop() -> None:
     service = unit(DEPLOY / "systemd" / "hermes-celery-worker.service")["Service"]
     assert float(service["TimeoutStopSec"]) > _SHORTEST_STOP_SECONDS
 
 
-def test_the_units_environment_file_has_an_example_of_good_settings() -> None:
+def test_the_units_environment_example_holds_every_valid_setting() -> None:
     example = assignments(DEPLOY / "systemd" / "hermes-celery.env.example")
     assert set(example) == settings_read()
     read_settings(example)

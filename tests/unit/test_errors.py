@@ -1,4 +1,4 @@
-"""How an exception is written down in a record."""
+"""`error_text` writes an exception down for a record."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ from hermes_celery.errors import error_text
         (KeyError("day"), "KeyError: 'day'"),
     ],
 )
-def test_an_error_is_its_kind_and_what_it_says(error: Exception, text: str) -> None:
+def test_the_text_of_an_error_is_its_class_and_its_message(error: Exception, text: str) -> None:
     assert error_text(error) == text

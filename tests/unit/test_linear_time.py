@@ -1,8 +1,8 @@
-"""Whatever somebody prints or writes takes time that grows with its length and no faster.
+"""Every function that reads users' text takes linear time.
 
-Four times the text may take eight times as long, and eight walks through it in Python on top: that
-is far above what noise does, and far below the sixteen times of a quadratic function. Both sides
-are measured on the same machine at the same moment, as CPU time of this process.
+The bound for a text four times as long: eight times the time of the short text, plus the time of
+eight loops over it in Python. That is far above noise, and far below the sixteen times of a
+quadratic function. Both sides are measured right after each other as CPU time of this process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from hermes_celery.running.script import failure, wakes_agent
 from hermes_celery.schedule import parse
 from tests.support import NOON, a_spec
 
-#: What is repeated to make a hostile text.
+#: Pieces that are repeated to make a hostile text.
 SEEDS = (
     "\n", " ", "\t", "\r", "\r\n", "\0", "a", "a.", "a+a-", "Z_", "0", "1.", "0a", "é", "🜲",
     "\u200d", "\u200d\ufe0f", "\u202e", "\u2028", "/", "/..", "/a", "://", "a://", "a://b@", "@",
@@ -59,12 +59,12 @@ SEEDS = (
     "curl -d ", "wget --post-data= ", "cat ", "rm -rf ", "https://$", "-H 'Authorization: token $",
     "hermes gateway ", "Traceback\n", "Script exited with code ", "429 ",
 )  # fmt: skip
-#: What such a text begins with: the one thing that lets a pattern begin.
+#: The beginnings of such texts, each of which lets a pattern start to match.
 BEGINNINGS = ("", "token=", "a://", "MEDIA:", "curl -H 'Authorization: Bearer $")
 
 
 class Chat:
-    """A channel that takes what Telegram takes."""
+    """A channel with Telegram's limit of 4,096 UTF-16 units per message."""
 
     seconds = 1.0
 
@@ -75,7 +75,7 @@ class Chat:
         raise AssertionError
 
 
-def _told(text: str) -> None:
+def _logged(text: str) -> None:
     logger = logging.Logger("test")
     handler = logging.Handler()
     handler.setFormatter(JsonFormatter())
@@ -116,7 +116,7 @@ def _resolved(text: str) -> None:
             targets.check(part, names={})
 
 
-def _spoken(text: str) -> None:
+def _delivered(text: str) -> None:
     outcome = Outcome(state=RunState.SUCCEEDED, output=text.encode(errors="replace"))
     first_state(a_spec(deliver="telegram"), outcome)
 
@@ -156,11 +156,11 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
         skills=[prompt.Skill(name="s", content=text)],
     ),
     "is_silent": answers.is_silent,
-    "first_state": _spoken,
+    "first_state": _delivered,
     "as_text": _in_bytes(as_text),
     "capture": _captured,
     "live output": _live,
-    "log event": _told,
+    "log event": _logged,
     "targets": _resolved,
     "wake gate": wakes_agent,
     "failure": _failed,
@@ -170,13 +170,13 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
 
 
 def walk(text: str) -> None:
-    """What one walk through a text takes in Python: the unit of every bound."""
+    """Loop over a text: the unit of every bound."""
     for _ in text:
         pass
 
 
 def seconds(function: Callable[[str], object], text: str, *, runs: int = 3) -> float:
-    """CPU time of a call; the least of several, since noise only adds."""
+    """Return the least CPU time of several calls, since noise only adds time."""
     best = float("inf")
     for _ in range(runs):
         begun = time.process_time()
@@ -193,7 +193,7 @@ def quadratic(
     seeds: Sequence[str] = SEEDS,
     beginnings: Sequence[str] = BEGINNINGS,
 ) -> list[str]:
-    """The texts of which four times as much takes more than eight times as long."""
+    """Return the texts for which four times the length breaks the bound."""
     slow = []
     gc.collect()
     for beginning in beginnings:
@@ -214,25 +214,25 @@ def test_four_times_the_text_takes_at_most_eight_times_as_long(name: str) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_megabytes_too(name: str) -> None:
+def test_four_times_a_large_text_takes_at_most_eight_times_as_long(name: str) -> None:
     assert quadratic(FUNCTIONS[name], size=250_000, beginnings=[""]) == []
 
 
 @pytest.mark.parametrize(
     ("planted", "seed"),
     [
-        # What was here once: each blank line is tried as the beginning of a match.
+        # An earlier pattern of this project: each blank line is tried as the start of a match.
         (lambda text: re.findall(r"(?m)^\s*MEDIA:", text), "\n"),
-        # A name that may end anywhere, and must be followed by what never comes.
+        # A name that may end anywhere, followed by a character that the text does not have.
         (lambda text: re.search(r"\$\w*KEY\w*'", text), "KEY"),
-        # A rest that is counted in Python for each piece.
+        # The rest of the text is counted again for each piece.
         (lambda text: [sum(map(ord, text[i:])) for i in range(0, len(text), 64)], "a"),
     ],
 )
-def test_what_is_quadratic_is_noticed(planted: Callable[[str], object], seed: str) -> None:
+def test_a_quadratic_function_is_detected(planted: Callable[[str], object], seed: str) -> None:
     assert quadratic(planted, size=8_192, seeds=[seed]) != []
 
 
-def test_a_ping_url_that_is_none_is_hidden_whole() -> None:
-    # A job of an earlier version may have one.
+def test_an_invalid_ping_url_is_masked_entirely() -> None:
+    # An earlier version may have stored a job with such a URL.
     assert masked_path("https://[::1/secret") == "***"

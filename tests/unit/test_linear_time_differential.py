@@ -1,4 +1,4 @@
-"""What was rewritten to take linear time finds what the plain patterns found before."""
+"""The linear-time functions find the same as the plain patterns that they replaced."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PLAIN = re.compile(rb"(?:[0-9.]+|true|false|none|null|yes|no|bearer)", re.IGNOR
 
 
 def words(*found: str) -> st.SearchStrategy[str]:
-    """Texts that are made of these."""
+    """Return a strategy for texts composed of these words."""
     return st.lists(st.sampled_from(found), max_size=24).map("".join)
 
 
 @given(words("MEDIA:", "MEDIA: ", "\n", " ", "\t", "\r", "x", "/a b", "\u2028", "\x1f", "\n\n"))
-def test_media_lines_are_those_of_the_pattern(text: str) -> None:
+def test_media_lines_match_those_of_the_plain_pattern(text: str) -> None:
     found = [match["path"].strip("`\"'") for match in _MEDIA.finditer(text)]
     extracted = attachments.extract(text, allowed=(Path("/nowhere"),))
     named = [refusal.split("'")[1] for refusal in extracted.refused]
@@ -42,13 +42,13 @@ def test_media_lines_are_those_of_the_pattern(text: str) -> None:
         "://", "a", "Z", "9", "+", ".", "-", "_", " ", ",", "/", "\u017f", "\u0130", "é", ":", "\n"
     )
 )
-def test_urls_are_those_of_the_pattern(text: str) -> None:
+def test_masked_urls_match_those_of_the_plain_pattern(text: str) -> None:
     assert masked(text) == _URL.sub(r"\1://***", text)
 
 
 @given(words("token", "secret", "=", ":", " ", "\t", "'", '"', "abcdefgh", "1", "9.5", "\n", ",",
              "true", "TOKEN ", "basic ", "$", "("))  # fmt: skip
-def test_assigned_values_are_those_of_the_pattern(text: str) -> None:
+def test_masked_values_match_those_of_the_plain_pattern(text: str) -> None:
     content = text.encode()
     assert redactor()(content) == _masked_as_before(content)
 
@@ -83,7 +83,7 @@ def _was_secret(found: re.Match[bytes]) -> bool:
 
 
 @given(st.text(alphabet="ab\n 🜲\ud800", max_size=300), st.integers(2, 40))
-def test_pieces_are_those_of_cutting_the_rest_again_and_again(text: str, limit: int) -> None:
+def test_pieces_match_those_of_the_plain_quadratic_loop(text: str, limit: int) -> None:
     assert pieces(text, limit=limit, length=utf16_length) == _pieces_as_before(text, limit)
 
 

@@ -1,4 +1,4 @@
-"""What version 0.1.0 makes of jobs that this one writes: the same message, or a refusal."""
+"""Version 0.1.0 reads jobs that this version writes: it sends the same message or refuses them."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What 0.1.0 says of a few jobs and schedules."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Return what 0.1.0 makes of a few jobs and schedules."""
     place = version_0_1_0.unpack(tmp_path_factory.mktemp("old"))
     call = TaskCall(
         name="shop.report",
@@ -77,17 +77,17 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return found
 
 
-def test_it_sends_the_same_arguments(said: list[Any]) -> None:
-    assert said[0][0] == (
+def test_version_0_1_0_sends_the_same_arguments(results: list[Any]) -> None:
+    assert results[0][0] == (
         "[datetime.datetime(2024, 1, 2, 0, 0, tzinfo=datetime.timezone.utc), "
         "[1, datetime.date(2024, 1, 2)]]"
     )
-    assert said[0][1] == "{'price': Decimal('1.10'), 'data': b'x', 'by': {'1': 2}}"
+    assert results[0][1] == "{'price': Decimal('1.10'), 'data': b'x', 'by': {'1': 2}}"
 
 
-def test_it_refuses_schedules_that_it_would_read_as_something_else(said: list[Any]) -> None:
-    assert "'+sat' is not a value" in said[1]
-    assert "0.5s" in said[2]
-    assert said[2] != "taken"
-    assert said[3] == "taken"
-    assert "9 * * * delayed 10s" in said[4]
+def test_version_0_1_0_refuses_schedules_that_it_would_misread(results: list[Any]) -> None:
+    assert "'+sat' is not a value" in results[1]
+    assert "0.5s" in results[2]
+    assert results[2] != "taken"
+    assert results[3] == "taken"
+    assert "9 * * * delayed 10s" in results[4]

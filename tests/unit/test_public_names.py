@@ -1,4 +1,4 @@
-"""The names that a project imports, and those of 0.1.0, which work for one more release."""
+"""The names that a project imports; the names of 0.1.0 work for one more release."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hermes_celery.instant import from_ms
 from hermes_celery.settings import read_settings
 from hermes_celery.wiring.project_jobs import make_beat
 
-#: What the documents of 0.1.0 name.
+#: The modules and names in the documents of 0.1.0.
 DOCUMENTED = [
     ("hermes_celery", "Cron"),
     ("hermes_celery", "JobRequest"),
@@ -36,22 +36,22 @@ DOCUMENTED = [
 ]
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     assert [name for name in hermes_celery.__all__ if not hasattr(hermes_celery, name)] == []
 
 
 @pytest.mark.parametrize(("module", "name"), DOCUMENTED)
-def test_what_0_1_0_documents_is_where_it_was(module: str, name: str) -> None:
+def test_every_name_documented_by_0_1_0_is_still_there(module: str, name: str) -> None:
     assert hasattr(importlib.import_module(module), name)
 
 
-def test_a_job_asks_for_a_task_by_public_names_alone() -> None:
+def test_public_names_suffice_to_request_a_task() -> None:
     request = JobRequest(schedule="every 2h", task=TaskCall(name="shop.report"))
 
     assert request.task is not None
 
 
-def test_a_schedule_a_policy_and_states_are_read_by_public_names_alone() -> None:
+def test_public_names_suffice_for_schedules_policies_and_states() -> None:
     berlin = parse_schedule("30 2 * * *", timezone="Europe/Berlin")
 
     assert berlin.next_after(datetime(2027, 3, 27, 12, tzinfo=UTC)) == datetime(
@@ -61,7 +61,7 @@ def test_a_schedule_a_policy_and_states_are_read_by_public_names_alone() -> None
     assert (JobState("paused"), RunState("lost")) == (JobState.PAUSED, RunState.LOST)
 
 
-def test_a_project_is_told_what_it_declares_and_what_of_it_is_refused_without_a_server() -> None:
+def test_declared_and_refused_jobs_are_listed_without_a_server() -> None:
     cron = declaring("redis://127.0.0.1:1")
     now = datetime(2026, 6, 22, 12, tzinfo=UTC)
 
@@ -84,9 +84,7 @@ def test_a_project_is_told_what_it_declares_and_what_of_it_is_refused_without_a_
 
 
 @pytest.mark.usefixtures("valkey")
-def test_what_a_project_is_told_to_declare_is_what_its_beat_writes(
-    valkey_url: str, namespace: str
-) -> None:
+def test_the_beat_writes_exactly_the_declared_jobs(valkey_url: str, namespace: str) -> None:
     cron = declaring(_as_celery_writes(valkey_url), namespace=namespace)
     beat = make_beat(cron.app, owner="b")
     beat.step()
@@ -116,19 +114,19 @@ def declaring(broker: str, **options: str) -> Cron:
     return cron
 
 
-def test_the_verbs_of_0_1_0_are_the_client_with_a_warning() -> None:
+def test_crontab_of_0_1_0_is_the_client_with_a_warning() -> None:
     with pytest.warns(DeprecationWarning, match=r"hermes_celery\.Crontab is now .*\.Client;"):
         assert hermes_celery.Crontab is Client
 
 
-def test_a_projects_verbs_are_found_by_their_old_name_with_a_warning(valkey_url: str) -> None:
+def test_the_attribute_crontab_is_the_client_with_a_warning(valkey_url: str) -> None:
     cron = Cron(Celery("shop", broker=_as_celery_writes(valkey_url), set_as_current=False))
 
     with pytest.warns(DeprecationWarning, match=r"Cron\.crontab is deprecated.*use Cron\.client"):
         assert cron.crontab is cron.client
 
 
-def test_a_name_that_never_was_is_none() -> None:
+def test_an_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Crontabs'"):
         _ = hermes_celery.Crontabs
 

@@ -1,4 +1,4 @@
-"""Session context: three states, one header, and nothing leaks."""
+"""The session context has three states, travels in one header and never leaks."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ SESSION = session_of(SPEC, run_id="r", due_ms=int(NOON.timestamp() * 1000))
 
 
 def delivers_to(deliver: str, origin: Origin | None) -> Target:
-    """The chat of the session of a job that delivers there."""
+    """Return the chat in the session of a job that delivers to `deliver`."""
     return session_of(a_spec(origin=origin, deliver=deliver), run_id="r", due_ms=0).deliver_to
 
 
-def test_a_header_is_read_as_it_was_written() -> None:
+def test_a_header_reads_back_as_the_session_that_was_written() -> None:
     assert from_header(to_header(SESSION)) == SESSION
 
 
-def test_the_session_is_the_jobs_origin_its_target_and_its_occurrence() -> None:
+def test_the_session_holds_the_jobs_origin_target_and_occurrence() -> None:
     with bound(SESSION):
         read = {name: get_session_env(name) for name in SESSION.variables()}
     assert read["HERMES_SESSION_PLATFORM"] == "telegram"
@@ -69,7 +69,7 @@ def test_the_session_is_the_jobs_origin_its_target_and_its_occurrence() -> None:
     assert read == child_environment(SESSION)
 
 
-def test_inside_a_session_it_wins_outside_the_environment_answers(
+def test_a_bound_session_wins_over_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HERMES_SESSION_PLATFORM", "discord")
@@ -92,7 +92,7 @@ def test_other_names_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("case", cases("session.env"), ids=lambda c: str(c["input"])[:60])
-def test_reading_follows_the_recorded_steps(
+def test_variables_are_read_as_hermes_records_it(
     case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in case["input"]["environ"].items():
@@ -118,7 +118,7 @@ def test_threads_see_the_session_only_with_a_copied_context() -> None:
     assert current_session() is None
 
 
-def test_two_sessions_side_by_side_never_see_each_other() -> None:
+def test_concurrent_sessions_never_see_each_other() -> None:
     barrier = threading.Barrier(8)
 
     def run(number: int) -> list[str]:
@@ -148,7 +148,7 @@ def test_two_sessions_side_by_side_never_see_each_other() -> None:
         ({"version": 1, "session": {"job_id": "x" * MAX_HEADER_BYTES}}, "larger than"),
     ],
 )
-def test_a_header_that_makes_no_sense_is_refused_with_the_reason(header: Any, why: str) -> None:
+def test_an_invalid_header_is_refused_with_the_reason(header: Any, why: str) -> None:
     with pytest.raises(SessionError, match=why):
         from_header(header)
 
@@ -180,24 +180,24 @@ def test_the_session_names_the_first_chat_that_output_goes_to(deliver: str, targ
 
 
 @pytest.mark.parametrize("origin", [None, Origin(platform="telegram")])
-def test_an_origin_that_is_no_chat_gives_no_target(origin: Origin | None) -> None:
+def test_an_origin_without_a_chat_gives_no_target(origin: Origin | None) -> None:
     assert delivers_to("origin, slack:C1", origin) == Target()
 
 
 @pytest.mark.parametrize("case", cases("delivery.targets"), ids=lambda c: str(c["input"]))
-def test_the_chat_of_the_session_is_the_first_that_hermes_delivers_to(case: dict[str, Any]) -> None:
+def test_the_sessions_chat_is_the_first_target_of_hermes(case: dict[str, Any]) -> None:
     job = case["input"]["job"]
     origin = Origin(**job["origin"]) if job.get("origin") else None
     found = delivers_to(job["deliver"], origin)
     first: dict[str, Any] = next(iter(case["expected"]["targets"]), {})
     if first.get("chat_id") in case["input"]["env"].values():
-        # The worker that delivers knows its home channels, the beat does not.
+        # Only the worker that delivers knows its home channels, so the beat names no chat.
         assert (found.chat_id, found.thread_id) == ("", None)
     else:
         assert found == Target(**first)
 
 
-def test_a_job_without_a_session_hides_who_it_was_made_for_but_not_where_it_delivers() -> None:
+def test_a_job_without_a_session_hides_its_origin_but_not_its_target() -> None:
     for spec, default in (
         (a_spec(origin=TELEGRAM, deliver="origin", session="none"), SessionSource.ORIGIN),
         (SPEC, SessionSource.NONE),
@@ -218,14 +218,14 @@ def test_a_session_that_is_neither_origin_nor_none_is_refused() -> None:
         a_spec(session="mine")
 
 
-def test_nobody_waits_for_what_a_run_would_say_later() -> None:
+def test_a_run_supports_no_asynchronous_delivery() -> None:
     assert async_delivery_supported()
     with bound(SESSION):
         assert not async_delivery_supported()
         assert get_session_env("HERMES_SESSION_ASYNC_DELIVERY", "1") == ""
 
 
-def test_every_variable_of_hermes_is_there() -> None:
+def test_the_session_has_every_variable_of_hermes() -> None:
     names = set(SESSION.variables())
     assert {
         *(f"HERMES_SESSION_{name}" for name in (
@@ -238,7 +238,7 @@ def test_every_variable_of_hermes_is_there() -> None:
 
 
 @pytest.mark.parametrize("case", cases("session.env@main"), ids=lambda c: str(c["input"])[:60])
-def test_reading_follows_the_newest_rules(
+def test_variables_are_read_by_the_newest_rules_of_hermes(
     case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, expected = case["input"], case["expected"]
@@ -263,7 +263,7 @@ def test_reading_follows_the_newest_rules(
         assert dict(os.environ) == before
 
 
-def test_runs_side_by_side_read_their_own_as_recorded() -> None:
+def test_concurrent_runs_read_their_own_variables_as_recorded() -> None:
     (case,) = cases("session.isolation")
     barrier = threading.Barrier(len(case["input"]["jobs"]))
 
@@ -277,7 +277,7 @@ def test_runs_side_by_side_read_their_own_as_recorded() -> None:
         assert dict(pool.map(run, case["input"]["jobs"])) == case["expected"]
 
 
-def test_tasks_of_one_event_loop_and_their_executors_read_their_own() -> None:
+def test_tasks_of_one_event_loop_read_their_own_session() -> None:
     # The two cases of `session.isolation@main`.
     async def task(key: str, *, begin: asyncio.Event, end: asyncio.Event) -> tuple[str, str]:
         await begin.wait()
@@ -305,7 +305,7 @@ def test_tasks_of_one_event_loop_and_their_executors_read_their_own() -> None:
     [
         ({"session": {"run_id": "r"}, "message": "r.2"}, "r"),
         ({"session": {"run_id": "r"}, "message": "r"}, None),
-        # An older program's: there the run's message has the run's own id.
+        # A header of an older program: there the run's message has the run's own id.
         ({"session": {"run_id": "r.2"}}, "r.2"),
         ({"session": {"run_id": "r"}}, None),
         ({"session": {}, "message": "r.2"}, None),
@@ -314,7 +314,7 @@ def test_tasks_of_one_event_loop_and_their_executors_read_their_own() -> None:
         (None, None),
     ],
 )
-def test_only_the_message_that_the_header_names_is_the_run(
+def test_a_message_carries_a_run_only_if_its_header_names_the_message(
     header: object, run_id: str | None
 ) -> None:
     assert run_carried_by(header, message_id="r.2") == run_id

@@ -1,4 +1,4 @@
-"""The environment is read once, and every fault is told at once."""
+"""Settings are read once from the environment, and all faults are reported together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hermes_celery.wiring.project import Cron
 from tests.support import cases
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_all_faults_are_reported_together() -> None:
     with pytest.raises(SettingsError) as error:
         read_settings(
             {
@@ -47,7 +47,7 @@ def test_max_workers_is_the_concurrency(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5"])
-def test_a_worker_count_that_makes_no_sense_is_refused(text: str) -> None:
+def test_a_worker_count_below_one_or_not_a_number_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="at least 1"):
         read_settings({"HERMES_CRON_MAX_WORKERS": text})
 
@@ -58,11 +58,11 @@ def test_the_script_timeout_is_read_as_hermes_reads_it(case: dict[str, Any]) -> 
     assert read_settings(given).script_timeout_seconds == case["expected"]["seconds"]
 
 
-def test_no_url_means_the_embedded_server() -> None:
+def test_without_a_url_the_embedded_server_is_used() -> None:
     assert read_settings({}).redis_url is None
 
 
-def test_passwords_never_show() -> None:
+def test_the_password_of_a_url_is_masked() -> None:
     assert without_password("redis://u:p@h:1/0") == "redis://u:***@h:1/0"
     assert without_password("redis://:p@h:1/0") == "redis://:***@h:1/0"
     assert without_password("redis://h:1/0") == "redis://h:1/0"
@@ -75,7 +75,7 @@ def test_passwords_never_show() -> None:
 @pytest.mark.parametrize("url", ["redis://:hunter2@h/0", "redis://h/0?password=hunter2",
                                  "sentinel://h/0?master_name=m&sentinel_password=hunter2",
                                  "rediss://h/0?ssl_password=hunter2"])  # fmt: skip
-def test_the_report_of_celery_shows_no_password(url: str) -> None:
+def test_celerys_bug_report_shows_no_password(url: str) -> None:
     app = make_app(read_settings({"HERMES_REDIS_URL": url, "HERMES_CELERY_ALERTS": url}))
     shown = app.bugreport() + repr(app.conf.hermes_settings)
     assert "hermes_settings" in shown
@@ -89,7 +89,7 @@ def test_a_password_under_a_wrong_name_is_refused_without_being_shown(option: st
     assert "hunter2" not in str(error.value)
 
 
-def test_an_error_shows_no_password_of_a_url_in_it() -> None:
+def test_the_passwords_of_urls_in_an_error_are_masked() -> None:
     text = "no answer from 'redis://u:p@h:1/0' and redis://h?password=x&db=1, said the server"
     assert without_passwords_in(text) == (
         "no answer from 'redis://***@h:1/0' and redis://h?password=***&db=1, said the server"
@@ -98,7 +98,7 @@ def test_an_error_shows_no_password_of_a_url_in_it() -> None:
 
 @pytest.mark.parametrize("secret", ["sec#ret", "sec/ret", "sec?ret", "12#ret", "12/ret", "12?ret",
                                     "p[ret", "p]ret", "p[x]ret", "p℀ret"])  # fmt: skip
-def test_a_password_that_ends_the_login_never_shows_either(secret: str) -> None:
+def test_a_password_with_unescaped_delimiters_is_masked_and_refused(secret: str) -> None:
     url = f"redis://:{secret}@host:6379/0"
     assert without_password(url) == "redis://:***@host:6379/0"
     assert "ret" not in without_password(url.replace("//:", "//user:"))
@@ -109,7 +109,7 @@ def test_a_password_that_ends_the_login_never_shows_either(secret: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["unix://u:p/ret@/run/x.sock", "redis://u:12?ret@h:6379/0"])
-def test_a_password_that_reads_as_a_place_is_refused(url: str) -> None:
+def test_a_password_that_parses_as_a_path_or_query_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"write # / [?] as %23 %2F %3F") as error:
         read_settings({"HERMES_REDIS_URL": url})
     assert "ret" not in str(error.value)
@@ -118,13 +118,13 @@ def test_a_password_that_reads_as_a_place_is_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["redis://h:6379/0?client_name=a@b", "unix:///run/a@b.sock?db=1",
                                  "redis://h?password=a@b", "unix:///x.sock?client_name=a@b",
                                  "redis://u:p@h/0?client_name=a@b"])  # fmt: skip
-def test_an_at_sign_behind_the_login_cuts_no_password(url: str) -> None:
+def test_an_at_sign_after_the_login_is_accepted(url: str) -> None:
     assert read_settings({"HERMES_REDIS_URL": url}).redis_url == url
 
 
 @pytest.mark.parametrize("url", ["redis://:secret", "redis://u:sec[ret", "redis://[secret",
                                  "redis:/:secret@h", "u:secret@h"])  # fmt: skip
-def test_of_a_url_that_cannot_be_read_no_password_shows(url: str) -> None:
+def test_the_password_of_an_invalid_url_is_masked(url: str) -> None:
     shown = without_password(url)
     assert "sec" not in shown
     assert "***" in shown
@@ -134,7 +134,7 @@ def test_of_a_url_that_cannot_be_read_no_password_shows(url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["shop", "shop.tasks", "Shop-2", "a" * 40])
-def test_a_project_is_kept_under_the_name_of_its_app(name: str) -> None:
+def test_a_projects_namespace_is_the_name_of_its_app(name: str) -> None:
     app = Celery(name, set_as_current=False)
     assert with_namespace(read_settings({}), app).namespace == name
     chosen = read_settings({"HERMES_CELERY_NAMESPACE": "hermes"})
@@ -179,7 +179,7 @@ def test_an_app_without_a_usable_name_is_refused_with_the_line_to_write(name: st
         ("HERMES_HOME", "~nobody-of-that-name/h", "no such user"),
     ],
 )
-def test_a_value_without_effect_is_refused(name: str, text: str, why: str) -> None:
+def test_an_invalid_value_is_refused_with_the_reason(name: str, text: str, why: str) -> None:
     with pytest.raises(SettingsError) as error:
         read_settings({name: text})
     (fault,) = error.value.faults
@@ -188,7 +188,7 @@ def test_a_value_without_effect_is_refused(name: str, text: str, why: str) -> No
 
 
 @pytest.mark.parametrize("text", ["abc", "0", "-3", "0.5", "inf", "nan"])
-def test_a_value_that_hermes_ignores_is_ignored_and_said(text: str) -> None:
+def test_a_value_that_hermes_ignores_is_ignored_with_a_note(text: str) -> None:
     settings = read_settings({"HERMES_CRON_SCRIPT_TIMEOUT": text})
     assert settings.script_timeout_seconds == 3600
     (said,) = settings.ignored
@@ -196,7 +196,7 @@ def test_a_value_that_hermes_ignores_is_ignored_and_said(text: str) -> None:
     assert read_settings({"HERMES_CRON_SCRIPT_TIMEOUT": "5"}).ignored == ()
 
 
-def test_a_misspelt_variable_is_found() -> None:
+def test_a_misspelt_variable_is_found_with_the_likely_name() -> None:
     given = dict.fromkeys(
         ["HERMES_CELERY_NAMESAPCE", "HERMES_CRON_MAX_WORKER", "HERMES_CRON_RUN_ID", "HOME",
          "HERMES_CELERY_APP", "HERMES_CELERY_GRACE", "HERMES_CELERY_XYZZY"], "1",
@@ -209,7 +209,7 @@ def test_a_misspelt_variable_is_found() -> None:
 
 
 @pytest.mark.parametrize("variable", VARIABLES.values(), ids=lambda variable: variable.name)
-def test_a_default_is_a_value_that_can_be_set(variable: Variable) -> None:
+def test_every_default_is_accepted_as_a_value(variable: Variable) -> None:
     given = read_settings({variable.name: variable.default})
     assert replace(given, is_namespace_given=False) == read_settings({})
 

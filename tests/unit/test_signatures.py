@@ -1,4 +1,4 @@
-"""A signature is taken whole wherever a task is; what is several tasks is refused."""
+"""A Celery signature is accepted wherever a task is; a group, chain or chord is refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def entry_of(**fields: Any) -> tuple[dict[str, JobRequest], dict[str, str]]:
     return requests_of(app)
 
 
-def test_a_signature_is_declared_whole() -> None:
+def test_a_signature_keeps_its_arguments_and_options() -> None:
     assert parts(declared(task=SIGNATURE).task) == WHOLE
     assert parts(content_of(task=SIGNATURE)) == WHOLE
     assert parts(content_of(task=TaskCall(name=SIGNATURE))) == WHOLE
@@ -69,7 +69,7 @@ def test_a_signature_is_declared_whole() -> None:
     assert parts(request.task)[3] == {"expires": 60}
 
 
-def test_what_stands_beside_a_signature_joins_it_as_in_celery() -> None:
+def test_arguments_beside_a_signature_are_merged_as_celery_does() -> None:
     beside: dict[str, Any] = {"args": [3], "kwargs": {"full": False, "n": 1}}
     theirs = SIGNATURE.clone((3,), beside["kwargs"])
     for call in (
@@ -104,7 +104,7 @@ def test_several_tasks_are_refused_with_what_to_write_instead(name: str) -> None
     assert "is not a single task" in refused["x"]
 
 
-def test_a_chain_of_add_periodic_task_is_refused_and_a_signature_taken() -> None:
+def test_add_periodic_task_accepts_a_signature_and_refuses_a_chain() -> None:
     app = Celery("shop", broker="redis://nowhere", set_as_current=False)
     app.add_periodic_task(5, MANY["chain"], name="many")
     app.add_periodic_task(5, SIGNATURE, name="one")
@@ -114,13 +114,13 @@ def test_a_chain_of_add_periodic_task_is_refused_and_a_signature_taken() -> None
 
 
 @pytest.mark.parametrize("many", [ok.map([1, 2]), ok.starmap([(1,)])], ids=str)
-def test_what_celery_has_a_task_for_works(many: Any) -> None:
+def test_map_and_starmap_signatures_are_accepted(many: Any) -> None:
     call = live_call(content_of(task=many))
     done = APP.tasks[call.name].apply(call.args, call.kwargs).get()
     assert done == many.apply().get()
 
 
-def test_an_entry_without_a_task_says_what_a_task_is() -> None:
+def test_an_entry_with_an_invalid_task_is_refused_with_the_valid_kinds() -> None:
     with pytest.raises(JobError, match="its task is 5; give a task, its name or its signature"):
         call_of(5)
     app = Celery("shop", broker="redis://nowhere", set_as_current=False)

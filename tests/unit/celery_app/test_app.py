@@ -1,4 +1,4 @@
-"""The Celery app's configuration: the same server in kombu's words, and what is set on purpose."""
+"""The configuration of our own Celery app: the broker's URL, its TLS and the fixed settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hermes_celery.wiring.own_app import make_app
         ("rediss://h:1/0?ssl_ca_certs=/ca.pem", "rediss://h:1/0"),
     ],
 )
-def test_store_and_broker_are_one_database(url: str, kombu: str) -> None:
+def test_the_broker_url_names_the_database_of_the_store(url: str, kombu: str) -> None:
     assert broker_url(url) == kombu
 
 
@@ -44,7 +44,7 @@ def test_a_rediss_app_checks_the_certificate() -> None:
     assert connection.ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 
 
-def test_only_json_is_accepted_and_messages_are_taken_one_by_one() -> None:
+def test_workers_accept_only_json_and_prefetch_one_message() -> None:
     conf = make_app(read_settings({"HERMES_CRON_MAX_WORKERS": "3"})).conf
     assert conf.accept_content == ["json"]
     assert (conf.worker_concurrency, conf.worker_prefetch_multiplier) == (3, 1)

@@ -1,4 +1,4 @@
-"""Celery's broker and our server are one: compared as kombu and redis-py read their URLs."""
+"""A Celery app's broker and the store are one server, as kombu and redis-py read their URLs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIABLES = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of those of the machine."""
+    """Clear the machine's own broker variables."""
     for name in (*VARIABLES, "HERMES_REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
 
@@ -48,7 +48,7 @@ def project(broker: str | list[str] | None, **conf: object) -> Celery:
     ["amqp://u:p[ss@h//", "amqp://u:p#ss@h//", "redis://:p[ss@h/0", "redis://:p#ss@h/0",
      "redis://:12/ss@h/0", "redis://:ss", "redis://h;redis://:p/ss@h"],
 )  # fmt: skip
-def test_a_broker_whose_login_cannot_be_read_is_refused_without_its_password(broker: str) -> None:
+def test_a_broker_with_an_unreadable_login_is_refused_without_its_password(broker: str) -> None:
     with pytest.raises(SettingsError) as error:
         app_settings(project(broker))
     assert "ss" not in str(error.value).replace("password", "").replace("message", "")
@@ -69,14 +69,14 @@ def test_a_broker_whose_login_cannot_be_read_is_refused_without_its_password(bro
         ("unix://u:p@/run/x.sock", "redis+socket://u:p@/run/x.sock"),
     ],
 )
-def test_the_same_server_in_other_words_is_the_same(
+def test_two_spellings_of_one_server_are_accepted(
     ours: str, celerys: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in VARIABLES:
         monkeypatch.setenv(name, celerys)
     settings = app_settings(own_app(ours))
     assert settings.redis_url == ours
-    # And the app's own spelling of it is the same too.
+    # The app's own spelling of the URL is recognised as well.
     for name in VARIABLES:
         monkeypatch.delenv(name)
     app_settings(own_app(ours))
@@ -110,7 +110,7 @@ def test_another_server_database_or_user_is_refused_in_one_sentence(
     assert "secret" not in str(error.value)
 
 
-def test_the_embedded_server_is_one_as_well(
+def test_the_embedded_servers_socket_is_an_accepted_broker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = read_settings({"HERMES_HOME": str(tmp_path)})
@@ -123,7 +123,7 @@ def test_the_embedded_server_is_one_as_well(
         app_settings(make_app(settings))
 
 
-def test_a_project_follows_what_celery_really_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_uses_celerys_final_broker_url(monkeypatch: pytest.MonkeyPatch) -> None:
     app = project("redis://code/1")
     assert app_settings(app).redis_url == "redis://code/1"
     # `celery -b` sets this after the app was made, and it counts more than the code.
@@ -131,14 +131,14 @@ def test_a_project_follows_what_celery_really_uses(monkeypatch: pytest.MonkeyPat
     assert app_settings(app).redis_url == "unix://u:p@/run/v.sock?db=2"
 
 
-def test_a_project_follows_the_parts_that_stand_outside_the_url() -> None:
+def test_a_project_uses_the_broker_settings_outside_the_url() -> None:
     app = project("redis://h", broker_vhost="3", broker_port=7000, broker_user="bob")
     assert parse_address(app_settings(app).redis_url or "").is_same_as(
         parse_address("redis://bob@h:7000/3")
     )
 
 
-def test_a_projects_tls_is_the_stores() -> None:
+def test_the_store_uses_the_brokers_tls_options() -> None:
     app = project("redis://h:1/0", broker_use_ssl={"ssl_ca_certs": "/ca.pem"})
     assert app_settings(app).redis_url == "rediss://h:1/0?ssl_ca_certs=%2Fca.pem"
     app = project("rediss://h:1/0?ssl_cert_reqs=none")
@@ -146,14 +146,14 @@ def test_a_projects_tls_is_the_stores() -> None:
 
 
 class Provider(redis.CredentialProvider):
-    """As a cloud's library has one."""
+    """A credential provider like those of cloud libraries."""
 
     def get_credentials(self) -> tuple[str, str]:
         return "u", "p"
 
 
 def celerys(app: Celery) -> dict[str, Any]:
-    """What kombu tells each connection of an app, without making one."""
+    """Return the parameters that kombu gives each connection of an app, without connecting."""
     connection = app.connection_for_write()
     transport: Any = connection.transport
     channel = object.__new__(transport.Channel)
@@ -189,7 +189,7 @@ def celerys(app: Celery) -> dict[str, Any]:
                                             "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_NONE}}),
     ],
 )  # fmt: skip
-def test_the_store_is_reached_as_celery_reaches_the_broker(
+def test_the_store_connects_with_the_brokers_parameters(
     broker: str, conf: dict[str, object]
 ) -> None:
     app = project(broker, **conf)
@@ -198,7 +198,7 @@ def test_the_store_is_reached_as_celery_reaches_the_broker(
     assert address is not None
     with connect(address) as client:
         pool = client.connection_pool
-        # These are how kombu pools connections, not how one is made.
+        # These configure kombu's pool, not a single connection.
         for name in ("max_connections", "retry_on_timeout"):
             wanted.pop(name, None)
         if "health_check_interval" not in conf.get("broker_transport_options", {}):  # type: ignore[operator]
@@ -211,13 +211,13 @@ def test_the_store_is_reached_as_celery_reaches_the_broker(
         provider = wanted.pop("credential_provider", None)
         assert type(pool.connection_kwargs.get("credential_provider")) is type(provider)
         ours = {**pool.connection_kwargs}
-        # redis-py takes "" and None for no login.
+        # For redis-py both "" and None mean no login.
         assert {name: value or None for name, value in wanted.items()} == {
             name: ours.get(name) or None for name in wanted
         }
 
 
-def test_sentinels_of_a_project_are_those_of_its_list() -> None:
+def test_a_projects_sentinels_are_read_from_its_broker_list() -> None:
     options = {"master_name": "m", "sentinel_kwargs": {"password": "q"}, "min_other_sentinels": 1}
     app = project("sentinel://a:1;sentinel://b/0", broker_transport_options=options)
     address = app_settings(app).address
@@ -247,7 +247,7 @@ def test_sentinels_of_a_project_are_those_of_its_list() -> None:
         ("filesystem://", {}, "needs one Redis or Valkey"),
     ],
 )  # fmt: skip
-def test_what_a_project_cannot_have_is_refused_by_the_name_of_its_setting(
+def test_an_unusable_broker_setting_is_refused_by_its_name(
     broker: str, conf: dict[str, object], why: str
 ) -> None:
     with pytest.raises(SettingsError, match=re.escape(why)) as error:
@@ -257,13 +257,13 @@ def test_what_a_project_cannot_have_is_refused_by_the_name_of_its_setting(
     assert "HERMES_REDIS_URL" not in str(error.value)
 
 
-def test_a_list_of_one_server_in_several_spellings_is_one_server() -> None:
+def test_a_broker_list_of_one_server_in_two_spellings_is_accepted() -> None:
     app = project("redis://h:6379/0;redis://H")
     assert app_settings(app).redis_url == "redis://h:6379/0"
 
 
 @pytest.mark.parametrize("given_in_code", [True, False])
-def test_a_project_whose_variable_differs_is_refused(
+def test_a_project_whose_redis_url_differs_from_its_broker_is_refused(
     given_in_code: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = Celery("shop", broker="redis://h/0", set_as_current=False)
@@ -276,7 +276,7 @@ def test_a_project_whose_variable_differs_is_refused(
         app_settings(app)
 
 
-def test_a_project_that_reads_elsewhere_than_it_writes_is_refused(
+def test_a_project_with_different_read_and_write_brokers_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(SettingsError, match=r"broker_url means .* and broker_read_url means"):
@@ -291,6 +291,6 @@ def test_a_project_that_reads_elsewhere_than_it_writes_is_refused(
     ["amqp://guest:guest@localhost//", "", None, "redis://a:1/0;redis://b:1/0",
      ["redis://a:1/0", "redis://b:1/0"]],
 )  # fmt: skip
-def test_a_project_on_another_broker_is_refused(broker: str | list[str] | None) -> None:
+def test_a_project_without_a_single_redis_broker_is_refused(broker: str | list[str] | None) -> None:
     with pytest.raises(SettingsError, match="needs one Redis or Valkey"):
         app_settings(project(broker))

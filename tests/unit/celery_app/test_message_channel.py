@@ -1,4 +1,4 @@
-"""What `apply_async` puts on the wire, every option of it; per message, and apart by thread."""
+"""A task's message has every option as `apply_async` sends it, and threads do not mix messages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _body(day: str = "") -> None:
 
 
 def task_spec(name: str = "shop.report", **options: Any) -> JobSpec:
-    """A job that calls a task; not checked, so that options can be what JSON is not."""
+    """Return a job that calls a task, unchecked, so that options may be more than JSON holds."""
     call = TaskCall(name=name, args=["mon"], options=options)
     return replaced(a_spec(name="nightly"), prompt=None, task=call)  # type: ignore[no-any-return]
 
@@ -63,10 +63,10 @@ def build(app: Celery, spec: JobSpec, *, push: int = 0) -> BuiltMessage:
 
 
 def decoded(message: Any) -> dict[str, Any]:
-    """A message with what differs by chance or by the clock taken out."""
+    """Return a message without the fields that differ by chance or by the clock."""
     found: dict[str, Any] = json.loads(message) if isinstance(message, bytes) else message
     found["properties"].pop("delivery_tag")
-    # The milliseconds until then.
+    # The milliseconds until the message expires.
     found["properties"].pop("expiration", None)
     if found["content-type"] == "application/json" and not found["headers"].get("compression"):
         found["body"] = json.loads(base64.b64decode(found["body"]))
@@ -110,7 +110,7 @@ def test_every_option_is_on_the_wire_as_apply_async_puts_it_there(
     options: dict[str, Any], own_code: bool
 ) -> None:
     app, spec = an_app(), task_spec(**options)
-    with hearing() if own_code else nobody():
+    with connected() if own_code else not_connected():
         ours = build(app, spec)
         header = to_header(session_of(spec, run_id=RUN_ID, due_ms=1), message=RUN_ID)
         queue = options.get("queue", "celery")
@@ -126,10 +126,10 @@ def test_every_option_is_on_the_wire_as_apply_async_puts_it_there(
 
 
 @contextmanager
-def hearing(
+def connected(
     receiver: Callable[..., None] = lambda **_: None, signal: Any = signals.before_task_publish
 ) -> Iterator[None]:
-    """A receiver of the project's."""
+    """Connect a receiver to a publish signal, as a project may."""
     signal.connect(receiver, weak=False)
     try:
         yield
@@ -138,7 +138,7 @@ def hearing(
 
 
 @contextmanager
-def nobody() -> Iterator[None]:
+def not_connected() -> Iterator[None]:
     yield
 
 
@@ -147,7 +147,7 @@ def is_plain(app: Celery, name: str = "shop.report", **options: Any) -> bool:
     return not is_stand_in(message)
 
 
-def test_a_plain_task_comes_from_a_template_and_runs_nothing_when_it_is_filled() -> None:
+def test_the_message_of_a_plain_task_comes_from_a_template() -> None:
     app = an_app()
     hook_app(app)
     assert is_plain(app)
@@ -155,15 +155,15 @@ def test_a_plain_task_comes_from_a_template_and_runs_nothing_when_it_is_filled()
 
 
 @pytest.mark.parametrize("signal", [signals.before_task_publish, signals.after_task_publish])
-def test_a_receiver_that_is_connected_later_is_noticed(signal: Any) -> None:
+def test_a_receiver_connected_later_turns_the_template_off(signal: Any) -> None:
     dispatch, spec = messages_of(an_app()), task_spec()
     assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
-    with hearing(signal=signal):
+    with connected(signal=signal):
         assert is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
     assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
 
 
-def test_a_receiver_in_another_ones_place_is_noticed() -> None:
+def test_a_receiver_that_replaces_another_turns_the_template_off() -> None:
     dispatch, spec = messages_of(an_app()), task_spec()
 
     def of_others(**_: Any) -> None:
@@ -172,7 +172,7 @@ def test_a_receiver_in_another_ones_place_is_noticed() -> None:
     signals.before_task_publish.connect(of_others, sender="shop.other")
     assert not is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
     signals.before_task_publish.disconnect(of_others, sender="shop.other")
-    with hearing(signal=signals.before_task_publish):
+    with connected(signal=signals.before_task_publish):
         assert is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
 
 
@@ -201,7 +201,9 @@ _LATE: dict[str, Callable[[Celery], None]] = {
 
 
 @pytest.mark.parametrize("change", list(_LATE.values()), ids=list(_LATE))
-def test_what_changes_after_the_first_message_is_noticed(change: Callable[[Celery], None]) -> None:
+def test_a_change_after_the_first_message_turns_the_template_off(
+    change: Callable[[Celery], None],
+) -> None:
     app = an_app()
     hook_app(app)
     dispatch, spec = messages_of(app), task_spec()
@@ -210,7 +212,7 @@ def test_what_changes_after_the_first_message_is_noticed(change: Callable[[Celer
     assert is_stand_in(dispatch.message(spec, run_id=RUN_ID, due_ms=1))
 
 
-def test_a_receiver_for_other_tasks_does_not_count() -> None:
+def test_a_receiver_for_another_task_leaves_the_template_on() -> None:
     app = an_app()
     heard: list[str] = []
 
@@ -227,7 +229,7 @@ def test_a_receiver_for_other_tasks_does_not_count() -> None:
 
 
 def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
-    """As monitoring libraries wrap: it calls itself like the original."""
+    """Wrap a function as monitoring libraries do: the wrapper has the name of the original."""
 
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -237,7 +239,7 @@ def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Proxy:
-    """As wrapt's proxies do, it says that it is what it stands for."""
+    """A proxy like wrapt's: its `__class__` is that of the wrapped function."""
 
     __class__ = FunctionType  # type: ignore[assignment]
 
@@ -263,7 +265,7 @@ class Proxy:
     ],
     ids=["send_task", "apply_async", "as_task_v2", "publish"],
 )
-def test_what_a_monitoring_library_has_patched_is_noticed(
+def test_a_method_patched_by_a_monitoring_library_turns_the_template_off(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, wrap: Any
 ) -> None:
     monkeypatch.setattr(owner, name, wrap(vars(owner)[name]))
@@ -274,7 +276,7 @@ def _route(name: str, *_: Any, **__: Any) -> dict[str, str]:
     return {"queue": "far"}
 
 
-def test_a_router_that_is_called_is_noticed_and_a_table_is_none() -> None:
+def test_a_callable_router_turns_the_template_off_and_a_table_does_not() -> None:
     assert is_plain(an_app(task_routes={"shop.*": {"queue": "far"}}))
     app = an_app(task_routes=(_route,))
     assert not is_plain(app)
@@ -286,18 +288,20 @@ def test_a_router_that_is_called_is_noticed_and_a_table_is_none() -> None:
     [{"expires": 5}, {"countdown": 5}, {"eta": LATER}],
     ids=["expires", "countdown", "eta"],
 )
-def test_an_option_that_counts_from_the_message_is_noticed(options: dict[str, Any]) -> None:
+def test_an_option_relative_to_the_message_turns_the_template_off(options: dict[str, Any]) -> None:
     assert not is_plain(an_app(), **options)
 
 
 @pytest.mark.parametrize(
     "annotations", [{"shop.report": {"expires": 5}}, {"*": {"expires": 5}}], ids=["one", "all"]
 )
-def test_a_lifetime_that_an_annotation_sets_is_noticed(annotations: dict[str, Any]) -> None:
+def test_a_lifetime_set_by_an_annotation_turns_the_template_off(
+    annotations: dict[str, Any],
+) -> None:
     assert not is_plain(an_app(task_annotations=annotations))
 
 
-def test_a_lifetime_counts_from_each_message() -> None:
+def test_a_lifetime_counts_from_the_creation_of_each_message() -> None:
     app = an_app(task_annotations={"*": {"expires": 60}})
     instants = [
         datetime.fromisoformat(json.loads(build(app, task_spec()).message)["headers"]["expires"])
@@ -307,7 +311,7 @@ def test_a_lifetime_counts_from_each_message() -> None:
     assert timedelta(seconds=50) < instants[1] - datetime.now(UTC) < timedelta(seconds=61)
 
 
-def test_a_shadow_name_of_the_projects_is_asked_for_each_message() -> None:
+def test_a_projects_shadow_name_is_called_for_each_message() -> None:
     app = an_app()
     shown = iter(["first", "second"])
     app.task(_body, shared=False, name="shop.named", shadow_name=lambda *_: next(shown))
@@ -315,11 +319,11 @@ def test_a_shadow_name_of_the_projects_is_asked_for_each_message() -> None:
     assert [message["headers"]["shadow"] for message in messages] == ["first", "second"]
 
 
-def test_no_signal_hears_of_our_own_messages_or_of_a_mark() -> None:
+def test_our_own_messages_and_stand_ins_send_no_publish_signal() -> None:
     app = an_app()
     hook_app(app)
     heard: list[str] = []
-    with hearing(lambda headers=None, **_: heard.append(headers["id"])):
+    with connected(lambda headers=None, **_: heard.append(headers["id"])):
         dispatch = messages_of(app)
         dispatch.message(a_spec(), run_id=RUN_ID, due_ms=1)
         dispatch.delivery_message(RUN_ID, label="x")
@@ -341,7 +345,7 @@ def test_no_signal_hears_of_our_own_messages_or_of_a_mark() -> None:
     ],
     ids=["pickle", "yaml", "gzip", "protocol 1", "annotations"],
 )
-def test_our_own_messages_have_our_codec_whatever_the_projects_is(conf: dict[str, Any]) -> None:
+def test_our_own_messages_are_uncompressed_json_in_every_project(conf: dict[str, Any]) -> None:
     app = an_app(**conf)
     hook_app(app)
     dispatch = messages_of(app)
@@ -365,7 +369,7 @@ def test_our_own_messages_have_our_codec_whatever_the_projects_is(conf: dict[str
     ],
     ids=["fan-out", "none", "two"],
 )
-def test_a_message_that_goes_to_another_number_of_queues_than_one_is_refused(
+def test_a_message_that_goes_to_no_or_several_queues_is_refused(
     name: str, options: dict[str, Any], places: str
 ) -> None:
     app = an_app(
@@ -408,7 +412,7 @@ def test_two_threads_build_at_once_and_each_gets_its_own_message() -> None:
                 found = (headers["task"], headers["id"], built.queue)
                 if found != (name, run_id, "far" if turn % 2 else "celery"):
                     wrong.append(found)
-            except Exception as error:  # noqa: BLE001 - the test tells of it
+            except Exception as error:  # noqa: BLE001 - the test reports it
                 wrong.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -420,7 +424,7 @@ def test_two_threads_build_at_once_and_each_gets_its_own_message() -> None:
 
 
 class Elsewhere:
-    """Where a task's own apply_async publishes: somebody else's connection."""
+    """Registers a task whose own apply_async publishes through another connection."""
 
     def __init__(self, app: Celery, *, keeps: tuple[str, ...]) -> None:
         base = app.Task
@@ -444,7 +448,7 @@ class Elsewhere:
         (("task_id", "headers"), BuildOutcome.ELSEWHERE),
     ],
 )
-def test_what_is_published_elsewhere_is_told_from_what_is_not_published(
+def test_a_task_published_elsewhere_has_an_outcome_of_its_own(
     keeps: tuple[str, ...], way: BuildOutcome
 ) -> None:
     app = an_app()
@@ -454,14 +458,14 @@ def test_what_is_published_elsewhere_is_told_from_what_is_not_published(
     assert bool(built.why_sent) is (way is BuildOutcome.UNFOLLOWED)
 
 
-def test_a_task_that_is_queued_already_publishes_nothing() -> None:
+def test_a_singleton_task_that_publishes_nothing_is_recorded_as_such() -> None:
     app = an_app()
 
     class Singleton(app.Task):  # type: ignore[name-defined, misc]
         abstract = True
 
         def apply_async(self, *_: Any, **__: Any) -> Any:
-            # Another message in between is no message of this task.
+            # This message belongs to another task.
             with catching_connection() as connection:
                 self.app.send_task("shop.audit", connection=connection)
             return self.AsyncResult("another")
@@ -475,7 +479,7 @@ def test_a_task_that_is_queued_already_publishes_nothing() -> None:
     )
 
 
-def test_a_run_that_a_task_asks_for_has_that_task_as_its_parent_and_no_other_has() -> None:
+def test_only_a_run_requested_by_a_task_has_a_parent() -> None:
     app = an_app()
     task, dispatch = app.tasks["shop.report"], messages_of(app)
 
@@ -494,7 +498,7 @@ def test_a_run_that_a_task_asks_for_has_that_task_as_its_parent_and_no_other_has
     assert parent() is None
 
 
-def test_an_eager_project_executes_nothing_where_messages_are_built() -> None:
+def test_a_project_with_task_always_eager_is_refused() -> None:
     app = an_app(task_always_eager=True)
     with pytest.raises(JobError, match="task_always_eager is on"):
         build(app, task_spec())

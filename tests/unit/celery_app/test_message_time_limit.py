@@ -1,4 +1,4 @@
-"""A call of the project's code that hangs costs its job, and nobody else."""
+"""A call of the project's code that hangs delays its own job only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _word: ContextVar[str] = ContextVar("word", default="")
 
 
 class Slow:
-    """Messages whose building does what a test wants."""
+    """A message builder that calls a function of the test while it builds."""
 
     def __init__(self) -> None:
         self.work: Callable[[], object] = lambda: None
@@ -48,7 +48,7 @@ class Slow:
 
 
 class World:
-    """Messages with an end, whose clock goes on where a test says so and otherwise by itself."""
+    """Time-limited messages with a real clock that a test can move forward."""
 
     def __init__(self) -> None:
         self.slow = Slow()
@@ -65,7 +65,7 @@ class World:
         self.free.wait(30)
 
     def end_late(self, spec: JobSpec, *, seconds: float) -> None:
-        """Let a call for a job go on for some seconds, and end; nobody has asked for its result."""
+        """Let a call for a job take some seconds and end, without reading its result."""
         threads: list[threading.Thread] = []
 
         def work() -> None:
@@ -76,7 +76,7 @@ class World:
         assert self.build(spec).way is BuildOutcome.PENDING
         self.ahead += seconds
         self.free.set()
-        # A thread with a call that went on ends with it.
+        # A thread whose call took too long ends together with the call.
         threads[0].join(10)
         assert not threads[0].is_alive()
         self.slow.work = lambda: None
@@ -97,7 +97,7 @@ _A = replaced(a_spec(), id="a" * 12, name="a")
 _B = replaced(a_spec(), id="b" * 12, name="b")
 
 
-def test_a_call_that_goes_on_keeps_nobody_waiting_and_its_result_is_asked_for(
+def test_a_slow_call_is_pending_and_its_result_is_read_later(
     world: World,
 ) -> None:
     renewed: list[bool] = []
@@ -112,12 +112,12 @@ def test_a_call_that_goes_on_keeps_nobody_waiting_and_its_result_is_asked_for(
     assert world.build(_B).message == b"b"
     world.free.set()
     built = eventually(lambda: (b := world.build(_A)).way is BuildOutcome.PUSH and b)
-    assert built.message == b"a"  # type: ignore[union-attr]  # it is one by then
+    assert built.message == b"a"  # type: ignore[union-attr]  # `eventually` returned a true value
     assert world.slow.calls == 2
     assert not world.told
 
 
-def test_a_call_that_hangs_fails_its_run_and_its_job_gets_no_second_until_it_ends(
+def test_a_hanging_call_fails_its_run_and_blocks_its_job_until_it_ends(
     world: World,
 ) -> None:
     world.slow.work = world.hang
@@ -134,15 +134,17 @@ def test_a_call_that_hangs_fails_its_run_and_its_job_gets_no_second_until_it_end
     assert [name for name, _ in world.told] == ["a", "a"]
     assert world.build(_B).message == b"b"
     world.free.set()
-    eventually(lambda: _builds(world, _A, "next"), what="the job is built again")
+    eventually(lambda: _builds(world, _A, "next"), what="another build for the job")
 
 
-def test_beside_one_that_hangs_the_others_are_waited_for(world: World) -> None:
+def test_once_a_hanging_call_has_failed_other_calls_are_waited_for(world: World) -> None:
     world.slow.work = world.hang
     world.build(_A)
     moment = threading.Event()
     world.slow.work = lambda: bool(moment.wait(30))
-    assert world.build(_B).way is BuildOutcome.PENDING, "there may be many that are slow"
+    assert world.build(_B).way is BuildOutcome.PENDING, (
+        "no call is waited for while another one hangs"
+    )
     moment.set()
     eventually(lambda: _builds(world, _B, _RUN))
     moment.clear()
@@ -153,7 +155,7 @@ def test_beside_one_that_hangs_the_others_are_waited_for(world: World) -> None:
     assert world.build(_B).message == b"b"
 
 
-def test_no_more_threads_are_begun_than_some(world: World) -> None:
+def test_at_most_32_calls_run_at_once(world: World) -> None:
     world.slow.work = world.hang
     for number in range(33):
         job = replaced(a_spec(), id=f"{number:012x}", name=str(number))
@@ -167,18 +169,18 @@ def test_no_more_threads_are_begun_than_some(world: World) -> None:
         world.build(_A)
 
 
-def test_a_result_that_nobody_asks_for_keeps_no_later_run_waiting(world: World) -> None:
-    """Its run was cancelled meanwhile."""
+def test_an_unread_result_delays_later_runs_of_its_job_by_20_seconds_only(world: World) -> None:
+    """A result is not read if its run was cancelled meanwhile."""
     world.end_late(_A, seconds=1.0)
     assert world.build(_A, run_id="next").way is BuildOutcome.PENDING
     world.ahead += 19.0
-    assert world.build(_A, run_id="next").way is BuildOutcome.PENDING, "it counts from its end"
+    assert world.build(_A, run_id="next").way is BuildOutcome.PENDING, "the 20 s count from its end"
     world.ahead += 2.0
     assert _builds(world, _A, "next")
 
 
 @pytest.mark.parametrize("is_next_built", [True, False])
-def test_a_result_that_is_asked_for_late_is_there_and_nothing_is_called_twice(
+def test_a_result_can_be_read_late_and_nothing_is_called_twice(
     world: World, is_next_built: bool
 ) -> None:
     world.end_late(_A, seconds=1.9)
@@ -189,7 +191,7 @@ def test_a_result_that_is_asked_for_late_is_there_and_nothing_is_called_twice(
     assert world.slow.calls == 1 + is_next_built
 
 
-def test_a_result_that_came_too_late_is_there_for_a_run_that_could_not_be_ended(
+def test_a_result_after_the_time_limit_serves_a_run_that_is_still_open(
     world: World,
 ) -> None:
     world.slow.work = world.hang
@@ -202,7 +204,7 @@ def test_a_result_that_came_too_late_is_there_for_a_run_that_could_not_be_ended(
     assert world.slow.calls == 1
 
 
-def test_results_that_nobody_asks_for_are_forgotten_in_the_end(world: World) -> None:
+def test_an_unread_result_is_dropped_after_15_minutes(world: World) -> None:
     world.end_late(_A, seconds=1.0)
     world.ahead += 901.0
     assert _builds(world, _B, "another")
@@ -217,7 +219,7 @@ def _builds(world: World, spec: JobSpec, run_id: str) -> bool:
         return False
 
 
-def test_it_is_called_in_the_context_of_who_asks_and_in_one_thread(world: World) -> None:
+def test_calls_run_in_the_callers_context_and_in_one_thread(world: World) -> None:
     seen: list[tuple[str, object, int]] = []
     app = Celery("shop", set_as_current=False)
     before = current_app._get_current_object()
@@ -235,7 +237,7 @@ def test_it_is_called_in_the_context_of_who_asks_and_in_one_thread(world: World)
     assert len({one[2] for one in seen}) == 1
 
 
-def test_what_it_raises_is_raised(world: World) -> None:
+def test_an_exception_of_the_call_is_raised(world: World) -> None:
     def fail() -> None:
         raise OSError("no route")
 

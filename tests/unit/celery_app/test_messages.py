@@ -1,4 +1,4 @@
-"""Our message is, field by field, what `apply_async` puts on the wire."""
+"""A message equals, field by field, the message that `apply_async` would send."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AWKWARD = 'näh "quoted" \\ — 🜲 <b>'
 
 
 @pytest.mark.parametrize("name", ["nightly", AWKWARD])
-def test_a_message_is_what_apply_async_would_send(name: str) -> None:
+def test_our_own_message_equals_that_of_apply_async(name: str) -> None:
     app = make_app(read_settings({}))
     spec = a_spec(name=name, origin=Origin(platform="telegram", chat_name=AWKWARD))
     ours = json.loads(messages_of(app).message(spec, run_id=RUN_ID, due_ms=1))
@@ -43,7 +43,7 @@ def test_a_message_is_what_apply_async_would_send(name: str) -> None:
     assert ours == theirs
 
 
-def test_every_message_has_a_tag_of_its_own() -> None:
+def test_every_message_has_its_own_delivery_tag() -> None:
     dispatch = messages_of(make_app(read_settings({})))
     tags = {
         json.loads(dispatch.message(a_spec(), run_id=run_id, due_ms=1))["properties"][
@@ -54,7 +54,7 @@ def test_every_message_has_a_tag_of_its_own() -> None:
     assert len(tags) == 3
 
 
-def test_a_message_that_is_pushed_again_has_an_id_of_its_own_and_names_the_run() -> None:
+def test_a_redelivered_message_has_its_own_id_and_names_the_run() -> None:
     dispatch = messages_of(make_app(read_settings({})))
     message = json.loads(dispatch.message(a_spec(), run_id=RUN_ID, due_ms=1, push=2))
     headers = message["headers"]
@@ -63,11 +63,11 @@ def test_a_message_that_is_pushed_again_has_an_id_of_its_own_and_names_the_run()
     assert headers["hermes"]["session"]["run_id"] == RUN_ID
     assert json.loads(base64.b64decode(message["body"]))[0] == [RUN_ID]
     assert headers["argsrepr"] == f"('{RUN_ID}',)"
-    # The claim of our own task does not look at the header: older workers may have it.
+    # Version 1, since the claim of our own task does not read the header: older workers may run it.
     assert headers["hermes"]["version"] == 1
 
 
-def test_an_older_worker_refuses_a_tasks_message_that_it_would_take_for_a_child() -> None:
+def test_a_redelivered_task_message_is_refused_by_older_workers() -> None:
     dispatch = messages_of(Celery("shop", broker="redis://nowhere", set_as_current=False))
     spec = a_spec(prompt=None, task=TaskCall(name="shop.x"))
     versions = [
@@ -97,7 +97,7 @@ def _sent(app: Any, *, spec_name: str, header: dict[str, Any]) -> dict[str, Any]
         return message
 
 
-def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
+def test_a_tasks_message_equals_that_of_its_apply_async() -> None:
     app = Celery("shop", broker="redis://nowhere", set_as_current=False)
     app.conf.task_routes = {"shop.report": {"queue": "far", "priority": 5}}
 
@@ -116,7 +116,7 @@ def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
             kwargs={"full": True},
             task_id=RUN_ID,
             headers={"hermes": header, "celery_beat_task": True},
-            # What Flower shows is the job.
+            # Flower shows the job's name.
             shadow=spec.name,
             connection=connection,
         )
@@ -137,7 +137,7 @@ def test_a_tasks_message_is_what_its_own_apply_async_would_send() -> None:
         ({"queue": "gpu", "priority": 9}, "gpu\x06\x169"),
     ],
 )
-def test_queue_and_priority_decide_the_list(fields: dict[str, Any], key: str) -> None:
+def test_queue_and_priority_choose_the_redis_list(fields: dict[str, Any], key: str) -> None:
     dispatch = messages_of(make_app(read_settings({})))
     spec = a_spec(**fields)
     assert dispatch.queue(spec) == key
@@ -145,7 +145,7 @@ def test_queue_and_priority_decide_the_list(fields: dict[str, Any], key: str) ->
     assert properties["priority"] == fields.get("priority", 0)
 
 
-def test_an_expiry_counts_from_the_message_not_from_the_first_one() -> None:
+def test_a_relative_expiry_counts_from_each_message() -> None:
     dispatch = messages_of(Celery("shop", broker="redis://nowhere", set_as_current=False))
     spec = a_spec(prompt=None, task=TaskCall(name="shop.x", options={"expires": 60}))
 
@@ -156,7 +156,7 @@ def test_an_expiry_counts_from_the_message_not_from_the_first_one() -> None:
     assert expires() < expires()
 
 
-def test_arguments_that_a_task_does_not_take_are_refused_when_its_message_is_built() -> None:
+def test_wrong_arguments_are_refused_when_the_message_is_built() -> None:
     app = Celery("shop", broker="redis://nowhere", set_as_current=False)
 
     @app.task(name="shop.none", shared=False)  # type: ignore[untyped-decorator]
@@ -164,7 +164,8 @@ def test_arguments_that_a_task_does_not_take_are_refused_when_its_message_is_bui
         raise AssertionError("a message is built, nothing is executed")
 
     spec = a_spec(prompt=None, task=TaskCall(name="shop.none", args=[1]))
-    # That costs the occurrence that it is built for, so a stand-in has its place until then.
+    # The fault is recorded on the occurrence when its message is built; until then a stand-in
+    # takes the message's place.
     assert is_stand_in(messages_of(app).message(spec, run_id=RUN_ID, due_ms=1))
     with pytest.raises(TypeError):
         messages_of(app).build(spec, run_id=RUN_ID, due_ms=1)
@@ -188,7 +189,7 @@ _AFTER = Celery("x", set_as_current=False).signature("shop.after", (date(2024, 1
         {"stamped_headers": ["by"], "by": "me"},
     ],
 )
-def test_options_and_values_are_in_the_message_as_apply_async_puts_them(
+def test_options_and_values_in_a_message_equal_those_of_apply_async(
     options: dict[str, Any],
 ) -> None:
     app = Celery("shop", broker="redis://nowhere", set_as_current=False)
@@ -224,7 +225,7 @@ def test_options_and_values_are_in_the_message_as_apply_async_puts_them(
         theirs = connection.default_channel._get(queue)
     assert ours["properties"].pop("delivery_tag") == RUN_ID
     assert theirs["properties"].pop("delivery_tag")
-    # Milliseconds that are left until then.
+    # The milliseconds until the message expires differ between the two.
     assert ("expiration" in ours["properties"]) == ("expires" in options)
     for message in (ours, theirs):
         message["properties"].pop("expiration", None)
@@ -233,9 +234,7 @@ def test_options_and_values_are_in_the_message_as_apply_async_puts_them(
 
 @pytest.mark.parametrize("steps", [None, [0, 3, 6, 9], [0], list(range(10)), [0, 5, 100, 200]])
 @pytest.mark.parametrize("priority", [0, 1, 3, 5, 9, 10, 100, 255])
-def test_a_priority_falls_into_the_list_that_kombu_has_for_it(
-    steps: list[int] | None, priority: int
-) -> None:
+def test_a_priority_chooses_the_same_list_as_kombu(steps: list[int] | None, priority: int) -> None:
     app = Celery("shop", broker="redis://nowhere", set_as_current=False)
     app.conf.broker_transport_options = {} if steps is None else {"priority_steps": steps}
     spec = a_spec(prompt=None, priority=priority, task=TaskCall(name="shop.x"))
@@ -243,17 +242,17 @@ def test_a_priority_falls_into_the_list_that_kombu_has_for_it(
 
 
 class _KombuChannel(Channel):
-    """kombu's own choice of a list, without a connection."""
+    """kombu's own channel without a connection, asked for its choice of a list."""
 
     def __init__(self, steps: list[int] | None) -> None:
         if steps is not None:
             self.priority_steps = steps
 
     def list_for(self, queue: str, priority: int) -> str:
-        """Where a message of that priority is pushed."""
+        """Return the list onto which kombu pushes a message of that priority."""
         message = {"properties": {"priority": priority}}
         limited = self._get_message_priority(message)  # type: ignore[no-untyped-call]
         return str(self._q_for_pri(queue, limited))  # type: ignore[no-untyped-call]
 
     def __del__(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: no connection needs closing."""

@@ -1,4 +1,4 @@
-"""For how long a start waits for its server, and what it says meanwhile."""
+"""A start waits for its server as Celery's settings say, and reports that it waits."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from hermes_celery.errors import StoreUnavailable, StoreUnsuitable
         ({"broker_connection_max_retries": 0}, float("inf")),
     ],
 )  # fmt: skip
-def test_celerys_settings_decide(conf: dict[str, object], seconds: float) -> None:
+def test_celerys_settings_decide_how_long_a_start_waits(
+    conf: dict[str, object], seconds: float
+) -> None:
     app = Celery("shop", set_as_current=False)
     app.conf.update(conf)
     assert patience_seconds(app) == seconds
 
 
-def test_it_looks_until_there_is_an_answer_and_says_so_once() -> None:
+def test_a_start_polls_until_the_server_answers_and_reports_once() -> None:
     answers: list[Exception | None] = [StoreUnavailable("no Redis"), StoreUnavailable("no"), None]
     said: list[str] = []
 
@@ -44,7 +46,7 @@ def test_it_looks_until_there_is_an_answer_and_says_so_once() -> None:
     assert over == "The server answers; continuing"
 
 
-def test_what_waiting_does_not_help_is_raised_at_once() -> None:
+def test_an_unsuitable_server_is_raised_at_once() -> None:
     def look() -> None:
         raise StoreUnsuitable("too old")
 

@@ -1,4 +1,4 @@
-"""Celery's signals are global: one app's processes are no other app's business."""
+"""Hooks on Celery's global signals act for their own app only."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def test_the_server_is_checked_for_the_apps_own_processes_only(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this signal")
-def test_a_worker_in_our_own_process_does_not_bind_it_to_its_parent() -> None:
+def test_a_solo_worker_does_not_bind_its_process_to_the_parent() -> None:
     hooks = _Hooks(make_app(read_settings(_NOWHERE)))
     before = _death_signal()
-    # As the pool `solo` has it, also in a worker of Celery's own test tools.
+    # The pool `solo` calls this hook in the worker's own process, also under Celery's test tools.
     hooks.on_pool_process_init()
     assert _death_signal() == before
 
 
 def _death_signal() -> int:
-    """What the kernel sends this process when its parent dies (PR_GET_PDEATHSIG)."""
+    """Return the signal for this process when its parent dies (PR_GET_PDEATHSIG)."""
     found = ctypes.c_int()
     ctypes.CDLL(None).prctl(2, ctypes.byref(found))
     return found.value

@@ -1,4 +1,4 @@
-"""What `add` and `edit` understand of requests, tasks and limits."""
+"""`add` and `edit` read requests, tasks and limits from their options."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def added(*arguments: str) -> dict[str, Any]:
     return found
 
 
-def test_a_request_is_typed_as_it_is_sent() -> None:
+def test_add_reads_an_http_request_from_its_options() -> None:
     job = added(
         *("--http", "post", "https://example.com/hook", "--header", "X-Kind: a:b"),
         *("--body", '{"a": 1}', "--expect", "202,204", "--name", "hook"),
@@ -53,7 +53,7 @@ def test_a_request_is_typed_as_it_is_sent() -> None:
     ) in typed("show", "hook").stdout
 
 
-def test_a_task_is_typed_with_its_arguments_as_json() -> None:
+def test_add_reads_a_tasks_arguments_as_json() -> None:
     job = added("--task", "shop.report", "--args", "[1]", "--kwargs", '{"full": true}')
     assert job["task"] == {"name": "shop.report", "args": [1], "kwargs": {"full": True}}
     assert job["name"] == "shop.report"
@@ -103,7 +103,7 @@ def test_limits_are_shown_and_changed() -> None:
         (("zero\u200bwidth",), 1, "invisible unicode U+200B"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_reason(
+def test_invalid_options_are_refused_with_the_reason(
     arguments: tuple[str, ...], code: int, why: str
 ) -> None:
     result = typed("add", "every 1h", *arguments)
@@ -120,7 +120,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
         (("--catch-up-limit", "5"), "catch_up_limit has no effect without catch_up all"),
     ],
 )
-def test_what_has_no_effect_is_said_when_it_is_set(arguments: tuple[str, ...], note: str) -> None:
+def test_an_option_without_effect_is_noted(arguments: tuple[str, ...], note: str) -> None:
     script = ("every 1h", "--script", "x.sh", "--no-agent", "--elsewhere")
     result = typed("add", *script, *arguments)
     assert result.exit_code == 0
@@ -139,7 +139,7 @@ def test_what_has_no_effect_is_said_when_it_is_set(arguments: tuple[str, ...], n
         (("--http", "GET", "https://example.com/"), "workdir has no effect on a request"),
     ],
 )  # fmt: skip
-def test_limits_and_places_that_a_kind_of_work_does_not_read_are_said(
+def test_limits_without_effect_on_the_kind_of_work_are_noted(
     work: tuple[str, ...], note: str
 ) -> None:
     limits = ("--timeout", "9", "--idle-timeout", "9", "--workdir", "/")
@@ -154,9 +154,7 @@ def test_limits_and_places_that_a_kind_of_work_does_not_read_are_said(
     ("option", "whole"),
     [("--expect", "--http"), ("--body", "--http"), ("--args", "--task"), ("--kwargs", "--task")],
 )
-def test_a_part_that_is_cleared_alone_is_refused_with_what_it_belongs_to(
-    option: str, whole: str
-) -> None:
+def test_clearing_a_part_of_a_request_or_task_alone_is_refused(option: str, whole: str) -> None:
     job = added("prompt")
     result = typed("edit", job["id"], option, "")
     assert result.exit_code == 2

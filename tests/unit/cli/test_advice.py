@@ -1,4 +1,4 @@
-"""What the commands advise to type next is about the same app and the same namespace."""
+"""Advised commands repeat the app and the namespace of the command that was typed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def good(number):
 
 @pytest.fixture
 def module(tmp_path: Path, valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A project's module, importable by `-A`; its broker alone names a server."""
+    """Write a project's module for `-A`; only its broker names a server."""
     broker = valkey_url.replace("unix://", "redis+socket://")
     name = f"advice_{namespace.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(_APP.format(broker=broker), encoding="utf-8")
@@ -49,7 +49,7 @@ def typed(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def said_of(app: str) -> tuple[str, str]:
+def texts_for(app: str) -> tuple[str, str]:
     who = LivingWorkers(names=["w"], signs={"w": worker(queue="other")})
     (finding,) = queue_findings(replaced(state_of(who, look(who)), app=app))
     nobody = replaced(
@@ -59,45 +59,45 @@ def said_of(app: str) -> tuple[str, str]:
     return finding.text, worker_finding(nobody).text
 
 
-def test_a_worker_is_advised_of_the_app_that_is_known() -> None:
-    assert [text.partition("start ")[2] for text in said_of("proj")] == [
+def test_findings_advise_a_worker_of_the_known_app() -> None:
+    assert [text.partition("start ")[2] for text in texts_for("proj")] == [
         "`celery -A proj worker -Q q`", "`celery -A proj worker`",
     ]  # fmt: skip
-    assert [text.partition("start ")[2] for text in said_of("")] == [
+    assert [text.partition("start ")[2] for text in texts_for("")] == [
         "a worker of your project with -Q q", "a worker of your project",
     ]  # fmt: skip
-    assert [text.partition("start ")[2] for text in said_of("hermes_celery")] == [
+    assert [text.partition("start ")[2] for text in texts_for("hermes_celery")] == [
         "`celery -A hermes_celery worker -Q q`", "`celery -A hermes_celery worker` or `up`",
     ]  # fmt: skip
     assert beat_command("proj").startswith("`celery -A proj beat -S hermes_celery.beat")
     assert beat_command("") == "the beat of your project"
 
 
-def says(database: Database, owner: str, module: str) -> None:
+def declare_app(database: Database, owner: str, module: str) -> None:
     declaration = Declaration(project=f"shop (module {module})", module=module)
     Declarations(database).say(owner, declaration)
     Formats(database).say_here(f"beat {owner}", now_ms=database.now_ms())
 
 
-def test_the_app_is_what_living_beats_say(valkey: Database) -> None:
+def test_the_app_is_the_one_that_living_beats_declare(valkey: Database) -> None:
     now_ms = valkey.now_ms()
     assert worker_app(valkey, now_ms=now_ms) == "hermes_celery"
-    says(valkey, "a", "shop.celery")
+    declare_app(valkey, "a", "shop.celery")
     assert worker_app(valkey, now_ms=now_ms) == "shop.celery"
     assert read_status(valkey).app == "shop.celery"
     assert read_status(valkey, app="given").app == "given"
-    says(valkey, "b", "blog")
+    declare_app(valkey, "b", "blog")
     assert worker_app(valkey, now_ms=now_ms) == ""
 
 
-def test_a_namespace_with_a_projects_jobs_is_a_projects(valkey: Database) -> None:
+def test_a_namespace_with_declared_jobs_belongs_to_a_project(valkey: Database) -> None:
     namespace = valkey.keys.namespace
     valkey.call("SADD", valkey.keys.managed(f"project:{namespace}"), "a" * 12)
     assert worker_app(valkey, now_ms=valkey.now_ms()) == ""
     assert worker_command("", queue="q") == "a worker of your project with -Q q"
 
 
-def test_a_command_of_a_sentence_gets_what_this_one_was_given() -> None:
+def test_commands_in_a_text_get_the_given_app_and_namespace() -> None:
     def told(text: str, **given: str) -> str:
         with click.Context(main) as context:
             about(context, Scope(app=given.get("app"), namespace=given.get("namespace")))
@@ -134,7 +134,7 @@ def test_advice_repeats_the_app_and_the_namespace(module: str) -> None:
         (("--task", "shop.good"), "the task shop.good does not take its arguments: "),
     ],
 )
-def test_a_call_that_may_not_work_is_added_with_a_word(
+def test_a_task_call_that_may_fail_is_added_with_a_note(
     module: str, given: tuple[str, ...], why: str
 ) -> None:
     added = typed("-A", module, "add", "5m", *given, "--name", "x")

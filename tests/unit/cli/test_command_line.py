@@ -1,4 +1,4 @@
-"""The command line as a user types it, right and wrong: exit codes, one sentence, stable JSON."""
+"""The command line as a user types it: exit codes, one-sentence errors and stable JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support import eventually
 
 @pytest.fixture
 def home(tmp_path: Path, valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of this test's own on the real server."""
+    """Point HERMES_HOME at a directory with scripts and the client at the real server."""
     scripts = tmp_path / "scripts"
     (scripts / "adir").mkdir(parents=True)
     (scripts / "hi.sh").write_text("echo hi")
@@ -68,15 +68,21 @@ def test_a_job_is_added_shown_changed_paused_resumed_and_removed() -> None:
     assert "no jobs yet" in typed("list").stdout
 
 
-_NO_URL = ("https://[::1", "http://a]b/", "https://\u2100.com/", "https://h:99999/", "https://.../")
+_INVALID_URLS = (
+    "https://[::1",
+    "http://a]b/",
+    "https://\u2100.com/",
+    "https://h:99999/",
+    "https://.../",
+)
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("url", _NO_URL)
+@pytest.mark.parametrize("url", _INVALID_URLS)
 @pytest.mark.parametrize(
     "option", [("--http", "GET"), ("x", "--ping"), ("x", "--deliver"), ("x", "--base-url")]
 )
-def test_a_url_that_is_none_is_refused_with_a_sentence(option: tuple[str, ...], url: str) -> None:
+def test_an_invalid_url_is_refused_in_one_sentence(option: tuple[str, ...], url: str) -> None:
     result = typed("add", "every 5m", *option, url)
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
     assert result.stderr.startswith("Error: ")
@@ -84,7 +90,7 @@ def test_a_url_that_is_none_is_refused_with_a_sentence(option: tuple[str, ...], 
     assert "no jobs yet" in typed("list").stdout
 
 
-def test_a_server_whose_name_nobody_can_resolve_is_refused_with_a_sentence(
+def test_an_invalid_server_name_is_refused_in_one_sentence(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HERMES_REDIS_URL", f"redis://{'a' * 64}.de/0")
@@ -99,7 +105,7 @@ def listed(*arguments: str) -> list[object]:
 
 
 @pytest.mark.usefixtures("home")
-def test_the_list_goes_on_where_it_ended() -> None:
+def test_a_limited_list_names_the_command_for_the_next_page() -> None:
     jobs = [added("every 5m", "x", "--name", f"{word} {n}") for word in "ab" for n in (1, 2)]
     names = [job["name"] for job in jobs]
     first = typed("list", "--limit", "3")
@@ -117,7 +123,7 @@ def test_the_list_goes_on_where_it_ended() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_the_list_is_narrowed_by_name_and_state() -> None:
+def test_the_list_is_filtered_by_name_and_state() -> None:
     for name in ("beta 2", "alpha", "Beta 1"):
         added("every 5m", "x", "--name", name)
     assert typed("pause", "beta 2").exit_code == 0
@@ -129,7 +135,7 @@ def test_the_list_is_narrowed_by_name_and_state() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_people_read_failed_and_succeeded_of_jobs_and_programs_what_is_stored(
+def test_text_shows_failed_and_succeeded_while_json_shows_the_stored_words(
     valkey: Database,
 ) -> None:
     stopped, well = (str(added("every 5m", "x", "--name", name)["id"]) for name in "ab")
@@ -149,7 +155,7 @@ def test_people_read_failed_and_succeeded_of_jobs_and_programs_what_is_stored(
 
 
 @pytest.mark.usefixtures("home")
-def test_the_table_shows_a_hundred_jobs_unless_all_are_asked_for() -> None:
+def test_the_table_shows_a_hundred_jobs_without_all() -> None:
     job = JobRequest(schedule="every 5m", prompt="x", name="it's")
     open_cron().add_many([job] * 1_203)
     lines = typed("list", "--name", "it's").stdout.splitlines()
@@ -163,7 +169,7 @@ def test_the_table_shows_a_hundred_jobs_unless_all_are_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_list_of_json_looks_like_one_value() -> None:
+def test_a_json_list_has_the_layout_of_one_json_value() -> None:
     job = added("every 5m", "a\nb", "--name", "n")
     expected = json.dumps([job], indent=2, ensure_ascii=False) + "\n"
     assert json.loads(typed("list", "--json").stdout) == [job]
@@ -172,7 +178,7 @@ def test_a_list_of_json_looks_like_one_value() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_bounds_are_kept_with_the_job() -> None:
+def test_bounds_of_a_schedule_are_stored_and_shown() -> None:
     job = added(
         "0 9 * * *", "--script", "hi.sh", "--no-agent", "--start", "2027-12-20T00:00",
         "--end", "2028-01-10", "--except", "* * 24-26 12 *", "--jitter", "60",
@@ -209,9 +215,7 @@ def test_bounds_are_kept_with_the_job() -> None:
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, tuple) else "",
 )
-def test_what_is_refused_is_one_sentence_and_exit_code_1(
-    arguments: tuple[str, ...], says: str
-) -> None:
+def test_a_refusal_is_one_sentence_and_exit_code_1(arguments: tuple[str, ...], says: str) -> None:
     result = typed(*arguments)
     assert result.exit_code == 1
     assert says in result.stderr
@@ -246,13 +250,13 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_command_that_is_none_is_answered_with_the_nearest() -> None:
+def test_an_unknown_command_is_answered_with_the_nearest_one() -> None:
     assert "No such command 'ad'. Is 'add' meant?" in typed("ad").stderr
     assert typed("zzz").stderr.endswith("No such command 'zzz'.\n")
 
 
 @pytest.mark.usefixtures("home")
-def test_a_redbeat_that_has_nothing_is_said_to_have_nothing() -> None:
+def test_importing_from_an_empty_redbeat_says_that_it_has_no_entry() -> None:
     found = typed("import", "redbeat", "--prefix", "nobodys:")
     assert (found.exit_code, found.stdout) == (0, "0 imported, 0 kept as they are, 0 refused\n")
     assert "RedBeat has no entry under the prefix 'nobodys:'" in found.stderr
@@ -275,7 +279,7 @@ def test_a_stale_revision_is_a_conflict() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_run_is_recorded_at_once_with_stable_names() -> None:
+def test_run_queues_a_run_at_once_and_prints_stable_field_names() -> None:
     job = added("every 5m", "--script", "hi.sh", "--no-agent")
     run = json.loads(typed("run", str(job["id"]), "--json").stdout)
     assert {
@@ -293,7 +297,7 @@ def test_a_run_is_recorded_at_once_with_stable_names() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_what_is_paused_already_or_not_at_all_is_said() -> None:
+def test_pause_and_resume_say_when_nothing_changed() -> None:
     added("every 2h", "x", "--name", "n")
     assert "nothing changed, not paused: " in typed("resume", "n").stdout
     assert typed("pause", "n").stdout.startswith("paused ")
@@ -311,7 +315,7 @@ def test_what_is_paused_already_or_not_at_all_is_said() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_everything_can_be_paused_by_one_switch() -> None:
+def test_pause_all_pauses_every_job() -> None:
     assert typed("pause", "--all", "--reason", "upgrade").exit_code == 0
     assert "all jobs since" in typed("status").stdout
     assert ": upgrade" in typed("status").stdout
@@ -320,13 +324,13 @@ def test_everything_can_be_paused_by_one_switch() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_status_can_be_a_check() -> None:
+def test_status_check_exits_with_1_without_a_beat() -> None:
     assert typed("status").exit_code == 0
     assert typed("status", "--check").exit_code == 1
 
 
 @pytest.mark.usefixtures("home")
-def test_a_tick_by_hand_dispatches_what_is_due() -> None:
+def test_a_manual_tick_dispatches_due_jobs() -> None:
     added("in 1s", "x")
 
     def dispatched() -> bool:
@@ -337,7 +341,7 @@ def test_a_tick_by_hand_dispatches_what_is_due() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_tick_by_hand_sends_no_chat_where_sessions_are_switched_off(
+def test_a_manual_tick_sends_no_session_if_sessions_are_off(
     valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HERMES_CELERY_SESSION", "none")
@@ -350,7 +354,7 @@ def test_a_tick_by_hand_sends_no_chat_where_sessions_are_switched_off(
 
 
 @pytest.mark.usefixtures("home")
-def test_a_tick_by_hand_makes_no_messages_of_a_project_without_its_app(
+def test_a_manual_tick_for_a_project_is_refused_without_its_app(
     valkey_url: str, namespace: str
 ) -> None:
     database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
@@ -361,7 +365,9 @@ def test_a_tick_by_hand_makes_no_messages_of_a_project_without_its_app(
 
 
 @pytest.mark.usefixtures("home")
-def test_a_tick_by_hand_follows_no_run_that_nobody_reports(valkey_url: str, namespace: str) -> None:
+def test_a_manual_tick_marks_runs_of_foreign_queues_as_sent(
+    valkey_url: str, namespace: str
+) -> None:
     database = Database(connect(valkey_url), keys=Keys(namespace=namespace))
     theirs = f"{namespace}-theirs"
     queue = ForeignQueue(name=theirs, workers=["w@host"], seen_ms=database.now_ms(), is_sure=True)
@@ -373,7 +379,7 @@ def test_a_tick_by_hand_follows_no_run_that_nobody_reports(valkey_url: str, name
     assert run.state is RunState.SENT
 
 
-def test_every_command_has_help_that_the_list_repeats() -> None:
+def test_every_command_has_help_and_is_listed() -> None:
     from hermes_celery.cli.commands import COMMANDS
 
     listed = typed("--help").stdout
@@ -384,7 +390,7 @@ def test_every_command_has_help_that_the_list_repeats() -> None:
         assert result.stdout.startswith("Usage:")
 
 
-def test_an_environment_that_makes_no_sense_is_one_sentence(
+def test_an_invalid_variable_is_reported_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HERMES_CRON_MAX_WORKERS", "none")
@@ -397,7 +403,9 @@ def test_an_environment_that_makes_no_sense_is_one_sentence(
 
 
 @pytest.mark.usefixtures("home")
-def test_the_due_index_is_split_and_every_shard_is_seen(valkey_url: str, namespace: str) -> None:
+def test_the_due_index_is_split_and_status_covers_every_shard(
+    valkey_url: str, namespace: str
+) -> None:
     for number in range(12):
         added("every 1h", "x", "--name", f"job {number}")
     assert typed("shards").stdout.startswith("shards    1\n")
@@ -421,7 +429,7 @@ def test_the_due_index_is_split_and_every_shard_is_seen(valkey_url: str, namespa
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(("given", "code"), [("0", 1), ("65", 1), ("many", 2)])
-def test_a_number_of_shards_that_makes_no_sense_is_refused(given: str, code: int) -> None:
+def test_an_invalid_number_of_shards_is_refused(given: str, code: int) -> None:
     result = typed("shards", given)
     assert result.exit_code == code
     assert given in result.stderr
@@ -429,15 +437,15 @@ def test_a_number_of_shards_that_makes_no_sense_is_refused(given: str, code: int
 
 
 @pytest.mark.usefixtures("home")
-def test_a_value_nested_too_deeply_is_refused_with_a_sentence() -> None:
-    # How deep the parser goes is Python's; then it sees that no list is closed.
+def test_a_too_deeply_nested_value_is_refused_in_one_sentence() -> None:
+    # Python decides how deep its parser goes; a parser that goes deeper finds unclosed lists.
     done = typed("add", "every 1h", "--task", "x.y", "--args", "[" * 5000)
     assert done.exit_code in (1, 2)
     assert "nested too deeply" in done.output or "--args" in done.output
     assert isinstance(done.exception, SystemExit)
 
 
-def test_an_app_without_a_name_is_refused() -> None:
+def test_an_empty_app_option_is_refused() -> None:
     done = typed("-A", "", "list")
     assert done.exit_code == 2
     assert "the value is empty; name the app" in done.output
@@ -445,7 +453,7 @@ def test_an_app_without_a_name_is_refused() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("command", [["list"], ["status", "--json"], ["next", "every 1h"]])
-def test_output_that_cannot_be_written_is_one_sentence(
+def test_a_full_disk_behind_stdout_is_reported_in_one_sentence(
     command: list[str], valkey_url: str, tmp_path: Path
 ) -> None:
     with Path("/dev/full").open("w") as full:

@@ -1,4 +1,4 @@
-"""`doctor` says one line for each thing, and what to do where it is not in order."""
+"""`doctor` prints one line per check, with the remedy if the check fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_everything_in_order(
+def test_every_check_passes_on_a_complete_installation(
     home: Path, valkey_url: str, valkey: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = valkey.keys
@@ -45,7 +45,7 @@ def test_everything_in_order(
     assert found["scripts"][1].endswith("scripts, 1 files")
 
 
-def test_nothing_in_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_checks_name_their_remedies(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(home))
     found = findings(exit_code=1)
     assert found["server"][0] == "fail"
@@ -55,7 +55,7 @@ def test_nothing_in_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["scripts"][0] == "warn"
 
 
-def test_without_beat_and_worker_nothing_would_run(
+def test_a_missing_beat_and_a_missing_worker_are_failures(
     home: Path, valkey_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
@@ -64,9 +64,7 @@ def test_without_beat_and_worker_nothing_would_run(
     assert (found["beat"][0], found["workers"][0]) == ("fail", "fail")
 
 
-def test_settings_that_make_no_sense_are_all_named(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_invalid_settings_are_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERMES_CELERY_SESSION", "mine")
     monkeypatch.setenv("HERMES_CELERY_INTERPRETERS", "bin")
     result = CliRunner().invoke(main, ["doctor"])
@@ -85,7 +83,7 @@ def test_settings_that_make_no_sense_are_all_named(
         ("telegram", "fail", "HERMES_CELERY_ALERTS: telegram has no target on this machine"),
     ],
 )
-def test_where_alerts_go_is_looked_at(
+def test_the_target_of_alerts_is_checked(
     home: Path, monkeypatch: pytest.MonkeyPatch, alerts: str, verdict: str, why: str
 ) -> None:
     monkeypatch.setenv("HERMES_CELERY_ALERTS", alerts)
@@ -94,7 +92,7 @@ def test_where_alerts_go_is_looked_at(
     assert why in found["alerts"][1]
 
 
-def test_what_is_set_without_effect_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_without_effect_are_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERMES_CELERY_NAMESAPCE", "x")
     result = CliRunner().invoke(main, ["doctor"])
     told = "HERMES_CELERY_NAMESAPCE is not a setting, so it has no effect; did you mean HERMES_"
@@ -103,7 +101,7 @@ def test_what_is_set_without_effect_is_said(home: Path, monkeypatch: pytest.Monk
     assert "'soon' is not a number of seconds" in CliRunner().invoke(main, ["doctor"]).stdout
 
 
-def test_up_does_not_start_with_alerts_that_nobody_would_hear(
+def test_up_does_not_start_with_an_invalid_target_of_alerts(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HERMES_CELERY_ALERTS", "garbage")

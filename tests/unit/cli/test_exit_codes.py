@@ -1,4 +1,4 @@
-"""Commands exit with the codes that their help and the reference name."""
+"""Commands exit with the codes that their help and the reference page name."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def test_the_help_of_a_command_names_its_exit_codes(command: str) -> None:
         ("runs -n 0", ExitCode.USAGE),
     ],
 )
-def test_a_command_exits_with_the_code_of_its_end(typed: str, code: ExitCode) -> None:
+def test_a_command_exits_with_the_code_for_its_result(typed: str, code: ExitCode) -> None:
     assert CliRunner().invoke(main, typed.split()).exit_code == code

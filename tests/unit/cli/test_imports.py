@@ -1,6 +1,6 @@
-"""What a command imports: that is nearly all of what it takes to start.
+"""A command imports only what it needs, since imports are nearly all of its start-up time.
 
-Celery takes a seventh of a second and redis-py a tenth, so only those import them that need them.
+Celery takes a seventh of a second and redis-py a tenth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 _CELERY = ("celery", "kombu", "billiard", "requests", "apprise", "jinja2")
 _NO_SERVER = (*_CELERY, "redis", "asyncio")
-#: Runs a command, then says on stderr which of the modules it was told of are there.
+#: Runs a command, then prints on stderr which of the given modules it has imported.
 _PROGRAM = """
 import json, sys
 sys.argv[0] = "hermes-celery"
@@ -29,7 +29,7 @@ finally:
 
 
 def imported(*arguments: str, heavy: tuple[str, ...], environment: dict[str, str]) -> list[str]:
-    """Which of these modules a command imports."""
+    """Return those of the `heavy` modules that a command imports."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, json.dumps(heavy), *arguments],
         env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False,
@@ -43,7 +43,7 @@ def imported(*arguments: str, heavy: tuple[str, ...], environment: dict[str, str
     "arguments", [["--help"], ["--version"], ["next", "every 1h"], ["explain", "0 9 * * *"]],
     ids=lambda words: words[0],
 )  # fmt: skip
-def test_what_asks_no_server_imports_neither_celery_nor_redis(
+def test_commands_without_a_server_import_neither_celery_nor_redis(
     tmp_path: Path, arguments: list[str]
 ) -> None:
     environment = {"HERMES_HOME": str(tmp_path), "HERMES_TIMEZONE": "UTC"}
@@ -68,7 +68,7 @@ def test_the_help_imports_click_and_little_else(tmp_path: Path) -> None:
      ["letters"], ["pause", "one"], ["remove", "one"]],
     ids=" ".join,
 )  # fmt: skip
-def test_what_reads_or_changes_a_job_imports_no_celery(
+def test_commands_that_read_or_change_a_job_import_no_celery(
     tmp_path: Path, valkey_url: str, namespace: str, arguments: list[str]
 ) -> None:
     environment = {

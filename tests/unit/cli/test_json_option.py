@@ -1,4 +1,4 @@
-"""Every command that prints JSON has one and the same `--json`."""
+"""Every command that prints JSON has the same `--json` option."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from hermes_celery.cli import main, options
 
-#: What has nothing to print but that it was done, or never ends.
+#: Commands without `--json`: they print only that they are done, or they never end.
 _WITHOUT = {
     "up",
     "cancel",
@@ -30,7 +30,7 @@ def commands(group: click.Group, *words: str) -> Iterator[tuple[str, click.Comma
             yield from commands(command, *words, name)
 
 
-def test_every_command_prints_json_but_for_these() -> None:
+def test_every_command_but_the_listed_ones_prints_json() -> None:
     found = {
         name
         for name, command in commands(main)
@@ -39,7 +39,7 @@ def test_every_command_prints_json_but_for_these() -> None:
     assert found == _WITHOUT
 
 
-def test_there_is_one_json_option() -> None:
+def test_all_commands_share_one_json_option() -> None:
     folder = Path(options.__file__).parent
     assert [path.name for path in folder.rglob("*.py") if '"--json"' in path.read_text()] == [
         "options.py"

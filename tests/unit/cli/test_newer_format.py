@@ -1,4 +1,4 @@
-"""The command line beside what a newer program has stored: it reads on, and writes nothing."""
+"""The command line on data of a newer version: it reads with a warning and writes nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WRITING = (
 def home(
     tmp_path: Path, valkey_url: str, valkey: Database, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A home whose namespace holds one job that has run."""
+    """Return a home whose namespace holds one job with one queued run."""
     (tmp_path / "scripts").mkdir()
     for name, value in {
         "HERMES_HOME": str(tmp_path),
@@ -68,7 +68,7 @@ def typed(line: str) -> Result:
 
 
 def all_keys(database: Database) -> dict[str, object]:
-    """What is stored, byte for byte."""
+    """Return every stored value, byte for byte."""
     names = sorted(database.call("KEYS", database.keys.prefix + "*"))
     return {name: database.raw("DUMP", name) for name in names}
 
@@ -80,7 +80,7 @@ def written_by_a_newer_program(database: Database, *, needs: int) -> None:
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("line", READING)
-def test_reading_goes_on_with_a_warning(
+def test_reading_commands_work_with_a_warning(
     valkey: Database, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert typed(line).exit_code == 0
@@ -93,7 +93,7 @@ def test_reading_goes_on_with_a_warning(
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("line", WRITING)
-def test_writing_is_refused_and_changes_nothing(valkey: Database, line: str) -> None:
+def test_writing_commands_are_refused_and_change_nothing(valkey: Database, line: str) -> None:
     written_by_a_newer_program(valkey, needs=FORMAT + 1)
     before = all_keys(valkey)
     result = typed(line)
@@ -104,7 +104,7 @@ def test_writing_is_refused_and_changes_nothing(valkey: Database, line: str) -> 
 
 
 @pytest.mark.usefixtures("home")
-def test_a_repair_leaves_records_alone_that_newer_programs_read(valkey: Database) -> None:
+def test_a_repair_keeps_records_of_newer_programs(valkey: Database) -> None:
     key = valkey.keys.job(a_job().id)
     spec = json.loads(valkey.call("HGET", key, "spec"))
     newer = json.dumps(spec | {"needs": FORMAT + 1, "prompt": {"of": "another shape"}})
@@ -115,14 +115,14 @@ def test_a_repair_leaves_records_alone_that_newer_programs_read(valkey: Database
 
 
 @pytest.mark.usefixtures("home")
-def test_what_a_newer_program_left_readable_is_written_too(valkey: Database) -> None:
+def test_writing_works_if_the_newer_format_still_allows_it(valkey: Database) -> None:
     written_by_a_newer_program(valkey, needs=FORMAT)
     assert typed("pause daily").exit_code == 0
 
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("line", ["list", "pause daily"])
-def test_a_format_that_makes_no_sense_stops_nobody(
+def test_an_unreadable_format_is_logged_and_stops_no_command(
     valkey: Database, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     valkey.call("RPUSH", valkey.keys.format, "x")
@@ -131,7 +131,7 @@ def test_a_format_that_makes_no_sense_stops_nobody(
 
 
 @pytest.mark.usefixtures("home")
-def test_beats_and_workers_do_not_start(
+def test_beats_and_workers_do_not_start_on_a_newer_format(
     valkey: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hooks = _Hooks(make_app(read_settings()))
@@ -144,7 +144,7 @@ def test_beats_and_workers_do_not_start(
 
 
 @pytest.mark.usefixtures("home")
-def test_the_doctor_says_what_is_stored_and_who_is_older(valkey: Database) -> None:
+def test_doctor_shows_the_stored_format_and_older_programs(valkey: Database) -> None:
     def said() -> tuple[str, str]:
         rows = json.loads(typed("doctor --json").stdout)
         (row,) = [row for row in rows if row["check"] == "format"]

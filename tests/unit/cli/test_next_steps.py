@@ -1,4 +1,4 @@
-"""The lines that `up` prints to try next name what a new terminal does not know."""
+"""The commands that `up` suggests work when they are pasted into a new terminal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PROGRAM = Path(sys.executable).parent / "hermes-celery"
 
 
 def last_step(environment: dict[str, str], **settings: str) -> list[str]:
-    """The words of the last line, which is `list`."""
+    """Return the words of the last line, which is `list`."""
     return shlex.split(next_steps(read_settings(settings), environment=environment)[-1])
 
 
-def test_a_program_on_path_and_the_usual_home_need_no_more_than_the_name() -> None:
+def test_on_path_and_with_default_settings_the_name_suffices() -> None:
     assert last_step({"PATH": str(PROGRAM.parent)}) == ["hermes-celery", "list"]
 
 
@@ -27,19 +27,19 @@ def test_a_program_that_is_not_on_path_is_named_with_its_path() -> None:
     assert last_step({"PATH": "/nowhere"}) == [str(PROGRAM), "list"]
 
 
-def test_another_program_of_that_name_on_path_is_not_taken_for_this_one(tmp_path: Path) -> None:
+def test_with_another_program_of_that_name_on_path_the_full_path_is_shown(tmp_path: Path) -> None:
     other = tmp_path / "hermes-celery"
     other.write_text("#!/bin/sh\n")
     other.chmod(0o755)
     assert last_step({"PATH": str(tmp_path)}) == [str(PROGRAM), "list"]
 
 
-def test_an_activated_environment_is_not_active_in_another_terminal() -> None:
+def test_in_an_activated_environment_the_full_path_is_shown() -> None:
     environment = {"PATH": str(PROGRAM.parent), "VIRTUAL_ENV": str(PROGRAM.parent.parent)}
     assert last_step(environment) == [str(PROGRAM), "list"]
 
 
-def test_home_server_and_namespace_are_named_where_they_are_not_the_defaults(
+def test_home_server_and_namespace_are_named_if_they_are_not_the_defaults(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "a home"
@@ -64,7 +64,7 @@ def test_a_password_is_not_printed(url: str) -> None:
     assert "secret" not in "".join(next_steps(settings, environment={}))
 
 
-def test_no_script_is_overwritten(tmp_path: Path) -> None:
+def test_the_suggested_script_overwrites_no_existing_one(tmp_path: Path) -> None:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     (scripts / "disk.sh").touch()

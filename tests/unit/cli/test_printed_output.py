@@ -1,4 +1,4 @@
-"""What a run printed is printed byte for byte, and nothing of ours stands in the same line."""
+"""A run's output is printed byte for byte, and our own lines stay separate from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ended_run(
     namespace: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> str:
-    """The id of a run that ended with the given output."""
+    """Return the id of a run that ended with the given output."""
     monkeypatch.setenv("HERMES_HOME", str(tmp_path))
     monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
     monkeypatch.setenv("HERMES_CELERY_NAMESPACE", namespace)
@@ -45,7 +45,7 @@ def ended_run(
     ],
     indirect=["ended_run"],
 )
-def test_how_a_run_ended_stands_in_a_line_of_its_own(
+def test_the_end_of_a_run_is_printed_on_its_own_line(
     command: tuple[str, ...], ended_run: str, shown: str
 ) -> None:
     result = CliRunner().invoke(main, [*command, ended_run])

@@ -1,4 +1,4 @@
-"""The command line about a project whose settings are wrong: one sentence, no traceback."""
+"""The command line on a project with wrong settings: one sentence, no traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hermes_celery.cli import main
 def refused(
     lines: str, *arguments: str, home: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """What a command says of a project of these lines, where it refuses it in a sentence."""
+    """Write a project of these lines and return the error that a command prints about it."""
     monkeypatch.chdir(home)
     monkeypatch.setenv("HERMES_HOME", str(home))
     monkeypatch.delenv("HERMES_REDIS_URL", raising=False)
@@ -37,7 +37,7 @@ def test_a_broker_with_a_bracket_in_its_password_is_refused(
     assert "the app's broker, of broker_url, is amqp://u:***@h//" in text
 
 
-def test_a_zone_that_is_none_is_refused(
+def test_an_unknown_time_zone_is_refused(
     tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "beat.json").write_text(json.dumps([]), encoding="utf-8")
@@ -51,7 +51,7 @@ def test_a_zone_that_is_none_is_refused(
     assert "app.conf.timezone is 'Mars/X', not a time zone" in text
 
 
-def test_a_broker_whose_host_nobody_can_resolve_is_refused(
+def test_a_broker_with_an_invalid_host_name_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = refused(

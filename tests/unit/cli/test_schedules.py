@@ -1,4 +1,4 @@
-"""`hermes-celery next` and `hermes-celery explain`."""
+"""The commands `hermes-celery next` and `hermes-celery explain`."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_next_prints_five_instants_with_their_offset() -> None:
     ]
 
 
-def test_next_is_in_your_zone_where_none_is_given() -> None:
+def test_next_without_a_zone_uses_the_zone_of_the_settings() -> None:
     assert lines(next_command, "@daily", "--from", "2027-01-01T12:00", "-n", "1") == [
         "2027-01-02T00:00:00-05:00"
     ]
 
 
-def test_next_as_json_is_a_list_in_the_zone_asked_for() -> None:
+def test_next_as_json_is_a_list_in_the_given_zone() -> None:
     arguments = ["CRON_TZ=Asia/Tokyo 0 9 * * *", "--from", "2027-01-01T00:00Z", "-n", "2", "--json"]
 
     [tokyo] = lines(next_command, *arguments)
@@ -52,7 +52,7 @@ def test_next_as_json_is_a_list_in_the_zone_asked_for() -> None:
     assert json.loads(berlin) == ["2027-01-02T01:00:00+01:00", "2027-01-03T01:00:00+01:00"]
 
 
-def test_next_until_prints_all_up_to_and_with_the_end() -> None:
+def test_next_until_includes_the_end() -> None:
     found = lines(
         next_command,
         *("0 */2 * * *", "--tz", "UTC"),
@@ -63,13 +63,13 @@ def test_next_until_prints_all_up_to_and_with_the_end() -> None:
     assert found[-1] == "2027-01-01T20:00:00+00:00"
 
 
-def test_next_counts_relative_text_from_the_given_time() -> None:
+def test_next_counts_a_delay_from_the_given_time() -> None:
     arguments = ("in 45m", "--tz", "UTC", "--from", "2027-01-01T00:00")
 
     assert lines(next_command, *arguments) == ["2027-01-01T00:45:00+00:00"]
 
 
-def test_next_says_so_when_there_is_none() -> None:
+def test_next_reports_a_schedule_without_further_instants() -> None:
     result = run(next_command, "2020-01-01T00:00", "--tz", "UTC", "--from", "2027-01-01")
 
     assert result.exit_code == 0
@@ -91,7 +91,7 @@ def test_next_says_so_when_there_is_none() -> None:
         (["0 9 * * *", "--from", "soon"], "'soon' is not an ISO time"),
     ],
 )
-def test_a_fault_is_one_sentence_and_exit_code_1(
+def test_an_error_is_one_sentence_and_exit_code_1(
     command: Command, arguments: list[str], fault: str
 ) -> None:
     result = run(command, *arguments)
@@ -106,7 +106,9 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert run(next_command, *arguments).exit_code == 2
 
 
-def test_a_wrong_default_zone_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_default_zone_is_reported_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HERMES_TIMEZONE", "Mars/Base")
 
     result = run(next_command, "@daily")
@@ -115,7 +117,7 @@ def test_a_wrong_default_zone_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -
     assert "HERMES_TIMEZONE" in result.stderr
 
 
-def test_explain_says_words_normal_form_instants_and_warnings() -> None:
+def test_explain_prints_description_normal_form_instants_and_warnings() -> None:
     found = lines(
         explain_command, "daily at 2:30", "--tz", "Europe/Berlin", "--from", "2027-03-26T12:00"
     )
@@ -134,7 +136,7 @@ def test_explain_says_words_normal_form_instants_and_warnings() -> None:
     ]
 
 
-def test_explain_shows_one_column_where_the_zones_are_one() -> None:
+def test_explain_shows_one_column_if_both_zones_are_the_same() -> None:
     found = lines(explain_command, "0 9 * * *", "--from", "2027-01-01")
 
     assert found[2].rstrip() == "Next, America/New_York"

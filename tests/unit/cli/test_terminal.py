@@ -1,4 +1,4 @@
-"""Text as wide as the terminal: nothing that a row holds is lost, and no line is too wide."""
+"""Text is fitted to the terminal's width: every cell is shown, and no line is too wide."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_pipe_gets_one_line_for_each_row() -> None:
     assert second.endswith("  hi")
 
 
-def test_what_has_no_room_is_printed_below_its_row() -> None:
+def test_columns_without_room_are_printed_below_their_row() -> None:
     assert lines(84, spare=("SAID", "WORKER")) == [
         "RUN                                         JOB    STATE      DUE",
         "    WORKER  SAID",
@@ -50,14 +50,14 @@ def test_what_has_no_room_is_printed_below_its_row() -> None:
 
 
 @given(width=st.integers(20, 220))
-def test_every_cell_is_shown_at_any_width_and_no_line_is_wider_than_its_words(width: int) -> None:
+def test_every_cell_is_shown_at_any_width_and_lines_fit(width: int) -> None:
     found = lines(width)
     shown = " ".join(" ".join(found).split())
     assert [cell for row in ROWS for cell in row if cell not in shown] == []
     assert max(map(len, found)) <= max(width, len(ROWS[0][0]))
 
 
-def test_a_line_ends_between_words_and_not_inside_of_a_command() -> None:
+def test_lines_break_between_words_but_not_inside_a_command() -> None:
     text = "no beat leads; start `celery -A shop beat -S hermes`, or one more worker"
     assert wrapped(text, width=40, first="fail  ", then="      ") == [
         "fail  no beat leads; start",
@@ -77,17 +77,17 @@ def test_a_line_ends_between_words_and_not_inside_of_a_command() -> None:
         ("naïve 日本", "naïve 日本"),
     ],
 )
-def test_nothing_from_elsewhere_moves_the_cursor(text: str, shown: str) -> None:
+def test_control_characters_in_foreign_text_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_wide_characters_take_two_columns_and_marks_none() -> None:
+def test_wide_characters_take_two_columns_and_combining_marks_none() -> None:
     assert (cells_of("日本"), cells_of("e\N{COMBINING ACUTE ACCENT}"), cells_of("ab")) == (4, 1, 2)
     assert one_line("a\n\n b ") == "a / b"
 
 
 def on_a_terminal(*arguments: str, columns: int, home: Path) -> str:
-    """What a command shows on a terminal of that width."""
+    """Run a command on a terminal of `columns` columns and return what it prints."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
@@ -101,30 +101,28 @@ def on_a_terminal(*arguments: str, columns: int, home: Path) -> str:
         while part := os.read(ours, 65_536):
             shown += part
     except OSError:
-        pass  # how Linux says that the other end is closed
+        pass  # Linux raises this when the other end is closed
     finally:
         os.close(ours)
         program.wait(60)
     return shown.decode().replace("\r\n", "\n")
 
 
-def test_a_refusal_is_as_wide_as_the_terminal(tmp_path: Path) -> None:
+def test_an_error_is_wrapped_to_the_terminals_width(tmp_path: Path) -> None:
     shown = on_a_terminal("next", "61 * * * *", columns=40, home=tmp_path)
     assert shown == (
         "Error: '61 * * * *': minute 61 is\noutside 0-59 (fields: minute hour day\nmonth weekday)\n"
     )
 
 
-def test_colors_are_left_out_where_they_are_not_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_color_turns_colors_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zones = ("explain", "30 2 * * *", "--tz", "UTC")
     assert "\x1b[1m" in on_a_terminal(*zones, columns=60, home=tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in on_a_terminal(*zones, columns=60, home=tmp_path)
 
 
-def test_a_table_is_as_wide_as_the_terminal(tmp_path: Path) -> None:
+def test_a_table_is_fitted_to_the_terminals_width(tmp_path: Path) -> None:
     zones = ("explain", "30 2 * * *", "--tz", "Asia/Tokyo", "--from", "2027-01-01T00:00Z")
     narrow = click.unstyle(on_a_terminal(*zones, columns=60, home=tmp_path))
     assert "\n    Next in your zone, " in narrow

@@ -1,4 +1,4 @@
-"""A home that cannot be used: one sentence in every command, and no process that starts with it."""
+"""With an unusable home every command prints one sentence, and no process starts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def home(
     namespace: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A home that the system refuses."""
+    """Point HERMES_HOME at a path that the operating system refuses."""
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "theirs").mkdir(mode=0)
@@ -80,7 +80,7 @@ def test_no_command_ends_with_a_traceback(home: Path, arguments: tuple[str, ...]
         assert result.stderr.startswith(("Error: ", "Usage: ")), result.output
 
 
-def test_up_says_what_to_do(home: Path) -> None:
+def test_up_prints_what_to_do(home: Path) -> None:
     result = typed("up")
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: HERMES_HOME is {home}, and {home}")
@@ -90,24 +90,24 @@ def test_up_says_what_to_do(home: Path) -> None:
     )
 
 
-def test_doctor_says_it_and_goes_on(home: Path) -> None:
+def test_doctor_reports_the_home_and_makes_its_other_checks(home: Path) -> None:
     result = typed("doctor", "--json")
     found = {row["check"]: row["verdict"] for row in json.loads(result.stdout)}
     assert found["home"] == "fail"
     assert {"server", "disk", "scripts", "agent"} <= set(found)
 
 
-def test_a_beat_or_worker_does_not_start_there(home: Path) -> None:
+def test_a_beat_or_worker_does_not_start_with_an_unusable_home(home: Path) -> None:
     with pytest.raises(SettingsError, match="HERMES_HOME is "):
         check_home(read_settings())
 
 
-def test_a_home_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
+def test_a_home_that_does_not_exist_yet_is_accepted(tmp_path: Path) -> None:
     check_home(read_settings({"HERMES_HOME": str(tmp_path / "new")}))
     check_home(read_settings({"HERMES_HOME": str(tmp_path)}))
 
 
-def test_an_env_file_that_cannot_be_read_is_no_home_to_start_in(tmp_path: Path) -> None:
+def test_a_home_with_an_unreadable_env_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").mkdir()
     with pytest.raises(SettingsError, match=r"\.env cannot be used: Is a directory"):
         check_home(read_settings({"HERMES_HOME": str(tmp_path)}))

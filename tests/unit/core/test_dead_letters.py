@@ -1,4 +1,4 @@
-"""What is refused before Celery sees it, and what is not."""
+"""Malformed messages are recognised before Celery sees them; good messages pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import a_spec, messages_of
 _RUN = "aaaaaaaaaaaa-20260622T120000Z"
 
 
-def test_what_we_and_celery_send_is_without_fault() -> None:
+def test_messages_of_ours_and_of_celery_have_no_fault() -> None:
     app = make_app(read_settings({"HERMES_REDIS_URL": "redis://nowhere"}))
     message = json.loads(messages_of(app).message(a_spec(), run_id=_RUN, due_ms=0))
     args, kwargs, embed = json.loads(b64decode(message["body"]))
@@ -48,7 +48,7 @@ def test_what_we_and_celery_send_is_without_fault() -> None:
         ("a deep header", "its headers are nested more than 100 deep"),
     ],
 )
-def test_a_fault_is_named(name: str, fault: str) -> None:
+def test_the_fault_of_a_message_is_named(name: str, fault: str) -> None:
     assert fault_of(json.loads(corpus()[name])) == fault
 
 
@@ -63,7 +63,7 @@ def test_a_fault_is_named(name: str, fault: str) -> None:
         ([nested(50), {"a": [{}] * 1000}, None], None),
     ],
 )
-def test_a_fault_of_the_arguments_is_named(body: list[Any], fault: str | None) -> None:
+def test_the_fault_of_the_arguments_is_named(body: list[Any], fault: str | None) -> None:
     assert fault_of_call(json.dumps(body), *body) == fault
 
 
@@ -83,6 +83,6 @@ def test_the_corpus_has_enough_cases_and_one_of_each_class() -> None:
         (with_header("id", "deliver-" + _RUN), ""),
     ],
 )
-def test_the_run_is_found_by_the_id_of_its_message_alone(raw: bytes, run_id: str) -> None:
+def test_a_dead_letters_run_is_found_only_by_its_message_id(raw: bytes, run_id: str) -> None:
     found = letter(raw, queue="q", why="a\nb", worker="w", at_ms=0)
     assert (found.run_id, found.why) == (run_id, "a b")

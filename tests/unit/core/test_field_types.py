@@ -1,4 +1,4 @@
-"""A field of the wrong type is one sentence that names it."""
+"""A field of the wrong type is refused with one sentence that names the field."""
 
 from __future__ import annotations
 
@@ -55,14 +55,18 @@ WRONG: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("field", "value", "why"), WRONG, ids=str)
-def test_a_request_says_which_field_it_is(field: str, value: Any, why: str) -> None:
+def test_a_request_with_a_wrong_type_is_refused_by_the_fields_name(
+    field: str, value: Any, why: str
+) -> None:
     request = JobRequest(**{"schedule": "every 5m", "prompt": "x", field: value})
     with pytest.raises(JobError, match=f"^{re.escape(why)}$"):
         define(request, job_id="a" * 12, now=NOON, default_timezone="UTC")
 
 
 @pytest.mark.parametrize(("field", "value", "why"), WRONG, ids=str)
-def test_so_does_a_declaration(field: str, value: Any, why: str) -> None:
+def test_a_declaration_with_a_wrong_type_is_refused_by_the_fields_name(
+    field: str, value: Any, why: str
+) -> None:
     cron = Cron(Celery("shop", broker="redis://nowhere", set_as_current=False))
     fields = {"name": "x", "schedule": "every 5m", "prompt": "x", field: value}
     if field == "name":
@@ -75,14 +79,16 @@ def test_so_does_a_declaration(field: str, value: Any, why: str) -> None:
 
 
 @pytest.mark.parametrize(("field", "value", "why"), WRONG, ids=str)
-def test_so_does_a_change(field: str, value: Any, why: str) -> None:
+def test_a_change_with_a_wrong_type_is_refused_by_the_fields_name(
+    field: str, value: Any, why: str
+) -> None:
     request = JobRequest(schedule="every 5m", prompt="x")
     spec, _ = define(request, job_id="a" * 12, now=NOON, default_timezone="UTC")
     with pytest.raises(JobError, match=f"^{re.escape(why)}$"):
         redefine(spec, {field: value}, now=NOON, default_timezone="UTC")
 
 
-def test_words_are_taken_for_what_they_mean() -> None:
+def test_texts_are_accepted_for_enum_fields() -> None:
     policy = Policy(overlap="allow", max_active=3, on_lost="retry")  # type: ignore[arg-type]
     request = JobRequest(schedule="every 5m", prompt="x", policy=policy, timeout_seconds=5)
     spec, _ = define(request, job_id="a" * 12, now=NOON, default_timezone="UTC")

@@ -1,4 +1,4 @@
-"""The table of fields is whole, and everything that concerns a field follows from it."""
+"""The table of fields is complete, and options, checks and planning are read from it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from hermes_celery.wiring.project import Cron
 from tests.support import NOON, HandClock, Store, a_spec
 
 HERE = Path(__file__).parent
-#: What a definition holds that nobody asks for.
+#: The attributes of a definition that no request sets.
 BOOKKEEPING = {
     "id", "schedule_display", "anchor_ms", "created_ms", "managed_by", "declared_in", "needs",
 }  # fmt: skip
 
 
-# --- the table is whole
+# --- the table is complete
 
 
 def test_every_attribute_of_a_request_and_of_its_policy_is_in_the_table_once() -> None:
@@ -53,12 +53,12 @@ def test_every_attribute_of_a_request_and_of_its_policy_is_in_the_table_once() -
     assert len(set(names)) == len(names)
 
 
-def test_every_attribute_of_a_definition_is_a_fields_or_bookkeeping() -> None:
+def test_every_attribute_of_a_definition_is_a_field_or_bookkeeping() -> None:
     stored = {field.attribute for field in FIELDS if not field.inside}
     assert stored | {*HOLDERS} | BOOKKEEPING == {*JobSpec.__struct_fields__}
 
 
-def test_what_a_field_is_when_it_is_cleared_is_what_it_is_when_it_is_not_given() -> None:
+def test_clearing_a_field_restores_its_default() -> None:
     defaults = {
         one.name: one.default
         for struct in (JobRequest, Policy)
@@ -69,13 +69,13 @@ def test_what_a_field_is_when_it_is_cleared_is_what_it_is_when_it_is_not_given()
     }
 
 
-def test_every_field_that_something_acts_on_has_an_option_and_the_others_say_why() -> None:
+def test_every_field_has_an_option_or_a_reason_to_be_inert() -> None:
     assert [field.name for field in FIELDS if bool(field.option) == bool(field.inert)] == []
     assert [field.name for field in FIELDS if field.inert] == ["attach_to_session"]
 
 
-def test_something_acts_on_every_field_but_those_that_say_that_nothing_does() -> None:
-    """Read anywhere but where fields are listed, checked and shown."""
+def test_every_field_but_the_inert_ones_is_read_somewhere() -> None:
+    """Code that only lists, checks or shows fields does not count."""
     package = Path(hermes_celery.__file__).parent
     listing = {source_of(one) for one in (JobFields, define, Field, checked_prompt)}
     read = attributes_read(textwrap.dedent(inspect.getsource(JobSpec.compiled)))
@@ -93,11 +93,11 @@ def attributes_read(source: str) -> set[str]:
     return {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
 
 
-def test_what_a_field_goes_with_is_a_field() -> None:
+def test_goes_with_names_a_field() -> None:
     assert {field.goes_with for field in FIELDS if field.goes_with} <= BY_NAME.keys()
 
 
-# --- typed: every option sets, and an empty text clears
+# --- command line: every option sets its field, and an empty text clears it
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def changed(job: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
-#: What is typed for each field, what `--json` says then, and what `show` does.
+#: For each field the words typed after its option, the value in `--json` and the text in `show`.
 TYPED: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "name": (("other",), "other", "other"),
     "timezone": (("Asia/Tokyo",), "Asia/Tokyo", "(Asia/Tokyo)"),
@@ -172,11 +172,11 @@ TYPED: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "on_lost": (("retry",), "retry", "on_lost retry"),
     "pause_after": (("4",), 4, "pause_after 4"),
 }
-#: Those whose clearing takes more than their own empty text, or something else.
+#: Fields that an empty text alone cannot clear; other tests cover them.
 BY_HAND = {"schedule", "no_agent", "http", "task", "group_limit"}
 
 
-def test_every_option_is_tried() -> None:
+def test_every_field_with_an_option_is_covered_here() -> None:
     assert {field.name for field in FIELDS if field.option} == TYPED.keys() | BY_HAND
 
 
@@ -257,7 +257,7 @@ def test_credentials_of_a_request_are_stored_and_not_shown() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_a_field_cannot_be_is_refused_and_changes_nothing(
+def test_an_invalid_value_is_refused_and_changes_nothing(
     arguments: tuple[str, ...], code: int, why: str
 ) -> None:
     job = typed("add", "every 1h", "do it", "--elsewhere").output.split()[1]
@@ -266,10 +266,10 @@ def test_what_a_field_cannot_be_is_refused_and_changes_nothing(
     assert json.loads(typed("show", job, "--json").stdout)["revision"] == 1
 
 
-# --- changed: what goes with it, and what is planned anew
+# --- changes: fields that are cleared together, and re-planning
 
 
-def test_what_means_nothing_any_more_goes_with_what_gave_it_a_meaning() -> None:
+def test_clearing_a_field_clears_the_fields_that_depend_on_it() -> None:
     policy = Policy(overlap=Overlap.ALLOW, max_active=5)
     old = a_spec(
         script="a.rb", interpreter="ruby", no_agent=True, group="g", group_limit=2, policy=policy
@@ -284,7 +284,7 @@ def test_what_means_nothing_any_more_goes_with_what_gave_it_a_meaning() -> None:
             assert follower.of(new) == follower.empty
 
 
-def test_a_script_that_becomes_a_request_is_no_agents_work_any_more() -> None:
+def test_a_script_job_can_become_an_http_job() -> None:
     old = a_spec(prompt=None, script="a.sh", no_agent=True)
     change = {"script": None, "http": HttpCall(url="https://example.org/")}
     assert redefine(old, change, now=NOON, default_timezone="UTC").kind is WorkKind.HTTP
@@ -292,9 +292,7 @@ def test_a_script_that_becomes_a_request_is_no_agents_work_any_more() -> None:
 
 @pytest.mark.usefixtures("_environment")
 @pytest.mark.parametrize("program", ["/usr/bin/nope", "nope", "/tmp/x"])
-def test_an_interpreter_that_is_not_there_is_refused_as_a_script_is(
-    tmp_path: Path, program: str
-) -> None:
+def test_an_interpreter_that_is_missing_here_is_refused(tmp_path: Path, program: str) -> None:
     scripts = tmp_path / "scripts"
     scripts.mkdir(parents=True, exist_ok=True)
     (scripts / "a.sh").write_text("echo\n")
@@ -363,7 +361,7 @@ def test_a_declared_job_with_another_schedule_or_start_begins_a_new_grid(
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_declared_job_that_is_narrowed_otherwise_keeps_its_grid(
+def test_a_declared_job_with_another_exclusion_end_or_jitter_keeps_its_grid(
     store: Store, change: dict[str, Any], first: Any
 ) -> None:
     declare(store)
@@ -388,8 +386,8 @@ def test_a_declared_job_whose_content_changes_keeps_its_grid(store: Store) -> No
     assert (after.spec.anchor_ms, after.next_run_at) == (before.spec.anchor_ms, before.next_run_at)
 
 
-def over(store: Store, times: int) -> None:
-    """The job has had all its runs."""
+def end_all_runs(store: Store, times: int) -> None:
+    """Complete the job as if it had had all its runs."""
     job = store.jobs.find("job")
     ended = msgspec.structs.replace(
         job, state=JobState.COMPLETED, completed=times, next_run_at=None
@@ -397,15 +395,15 @@ def over(store: Store, times: int) -> None:
     store.jobs.change(ended, was=job)
 
 
-def test_a_declared_job_that_was_over_goes_on_when_it_may_run_more_often(store: Store) -> None:
+def test_an_ended_declared_job_goes_on_when_repeat_is_raised(store: Store) -> None:
     declare(store, repeat=3)
-    over(store, 3)
+    end_all_runs(store, 3)
     store.clock.advance(7 * 3600)
     declare(store, repeat=5)
     job = store.jobs.find("job")
     assert (job.state, job.completed) == (JobState.SCHEDULED, 3)
     assert job.next_run_at == NOON + timedelta(hours=8)
-    over(store, 5)
+    end_all_runs(store, 5)
     declare(store, repeat=4)
     assert store.jobs.find("job").state is JobState.COMPLETED
     declare(store, repeat=4, schedule="every 3h")
@@ -413,9 +411,9 @@ def test_a_declared_job_that_was_over_goes_on_when_it_may_run_more_often(store: 
     assert (job.state, job.completed) == (JobState.SCHEDULED, 0)
 
 
-def test_so_does_one_that_somebody_edits(store: Store) -> None:
+def test_an_ended_job_goes_on_when_an_edit_allows_more_runs(store: Store) -> None:
     store.cron.add(JobRequest(schedule="every 2h", prompt="x", name="job", repeat=3))
-    over(store, 3)
+    end_all_runs(store, 3)
     assert store.cron.edit("job", {"prompt": "y"}).state is JobState.COMPLETED
     job = store.cron.edit("job", {"repeat": None})
     assert (job.state, job.next_run_at) == (JobState.SCHEDULED, NOON + timedelta(hours=2))
@@ -426,7 +424,7 @@ def test_so_does_one_that_somebody_edits(store: Store) -> None:
 def test_a_one_shot_edited_into_an_interval_recurs(store: Store, is_over: bool) -> None:
     store.cron.add(JobRequest(schedule="in 2h", prompt="x", name="job"))
     if is_over:
-        over(store, 1)
+        end_all_runs(store, 1)
     job = store.cron.edit("job", {"schedule": "every 1h"})
     assert (job.spec.repeat_times, job.completed, job.state) == (None, 0, JobState.SCHEDULED)
     again = store.cron.edit("job", {"schedule": "in 3h"})
@@ -445,13 +443,13 @@ def test_a_declaration_takes_a_policys_fields_one_by_one_and_refuses_an_unknown_
     assert "a job has no field retry; fields are name, schedule" in getattr(app, REFUSED)["b"]
 
 
-# --- added
+# --- a new field
 
 
 def test_a_field_is_added_with_one_entry_and_one_attribute(
     valkey_url: str, namespace: str, tmp_path: Path
 ) -> None:
-    """A copy of the package gets two new fields, and nothing else is touched."""
+    """The test adds two fields to a copy of the package and changes nothing else."""
     original, package = Path(hermes_celery.__file__).parent, tmp_path / "hermes_celery"
     shutil.copytree(original, package, ignore=shutil.ignore_patterns("__pycache__"))
     first = JobFields.__struct_fields__[0]
@@ -495,7 +493,7 @@ def insert(path: Path, *, before: str, text: str) -> None:
     path.write_text(whole.replace(before, text + before, 1), encoding="utf-8")
 
 
-def test_a_definition_holds_what_was_asked_for_and_the_timing_is_named() -> None:
+def test_a_definition_holds_the_requested_timing_fields() -> None:
     spec, _ = define(
         JobRequest(schedule="every 1h", prompt="x", jitter_seconds=5, exclude=[" 2098-12-24 ", ""]),
         job_id="a" * 12,

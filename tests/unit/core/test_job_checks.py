@@ -1,4 +1,4 @@
-"""What a job may be: the recorded rules of Hermes, and ours where they differ."""
+"""The checks of a job: the recorded rules of Hermes, and our own rules if they differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hermes_celery.instant import iso
 from hermes_celery.running.script import check_local_files
 from tests.support import DATA, NOON, a_spec, cases
 
-#: Cases that differ on purpose, with the reason.
+#: Recorded cases in which we differ from Hermes on purpose, with the reason.
 _DIFFERENT = {
     "1h": "a bare duration recurs, as in Hermes' newest grammar; `in 1h` is the one-shot",
 }
@@ -43,7 +43,7 @@ def test_a_job_is_created_as_hermes_creates_it(
         spec, first = define(
             JobRequest(**given), job_id=new_job_id(), now=now, default_timezone="UTC"
         )
-        # The recorded scripts were not on disk; directories were.
+        # The recorded directories exist on this disk, the recorded scripts do not.
         check_local_files(spec if spec.script is None else a_spec(), scripts_dir=DATA)
         return Job(spec=spec, next_run_at=first)
 
@@ -72,7 +72,7 @@ def test_repeat_is_read_as_hermes_reads_it(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", cases("safety.script_path_api"), ids=_label)
-def test_a_script_path_is_judged_as_hermes_judges_it(case: dict[str, Any]) -> None:
+def test_a_script_path_is_checked_as_hermes_checks_it(case: dict[str, Any]) -> None:
     if case["expected"]["error"] is None:
         checked_script(case["input"]["script"])
         return
@@ -120,12 +120,12 @@ def test_a_schedule_is_shown_as_it_was_written(written: Any, display: str) -> No
     job = Job(spec=a_spec(written))
 
     assert job.as_json()["schedule_display"] == display
-    # Another zone does not write it anew.
+    # A change of the time zone keeps the text.
     zoned = redefine(job.spec, {"timezone": "Asia/Tokyo"}, now=NOON, default_timezone="UTC")
     assert zoned.schedule_display == display
 
 
-def test_hermes_is_given_its_own_words_for_an_interval() -> None:
+def test_an_interval_is_exported_in_hermes_spelling() -> None:
     assert a_spec("every 1h").compiled().to_hermes()["display"] == "every 60m"
 
 
@@ -139,7 +139,7 @@ def test_hermes_is_given_its_own_words_for_an_interval() -> None:
     ],
     ids=lambda bound: next(iter(bound)),
 )
-def test_each_bound_alone_narrows_what_a_tick_plans(bound: dict[str, Any]) -> None:
+def test_each_bound_alone_changes_the_planned_instants(bound: dict[str, Any]) -> None:
     request = JobRequest(schedule="0 9 * * *", prompt="x", **bound)
     bounded, _ = define(request, job_id="b" * 12, now=NOON, default_timezone="UTC")
     plain, _ = define(

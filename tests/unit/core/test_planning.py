@@ -1,4 +1,4 @@
-"""What one tick decides, with plain values."""
+"""`plan` decides what one tick does for one job, from plain values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_grace_is_half_a_period_within_its_bounds(case: dict[str, Any]) -> N
     try:
         schedule = from_hermes(case["input"]["schedule"], timezone="UTC", now=now)
     except ScheduleError:
-        # Hermes gives what it cannot read the smallest grace; here it never becomes a job.
+        # Hermes uses the smallest grace for an unreadable schedule; here it never becomes a job.
         assert case["expected"]["grace_seconds"] == 120
         return
     found = grace_ms(schedule, a_spec(), now_ms=to_ms(now))
@@ -41,20 +41,23 @@ def test_the_grace_is_half_a_period_within_its_bounds(case: dict[str, Any]) -> N
 
 
 def marks(decision: JobPlan) -> list[tuple[int, str]]:
-    """Hours after noon, and the first word of why it is skipped ("" = dispatched)."""
+    """Return each step as its hours after noon and the first word of its skip reason.
+
+    The word is "" for a dispatched step.
+    """
     return [
         ((step.occurrence_ms - NOON_MS) // HOUR, step.skip.partition(":")[0])
         for step in decision.steps
     ]
 
 
-def test_a_job_in_time_runs_its_instant_and_moves_to_the_next() -> None:
+def test_a_job_on_time_runs_its_occurrence_and_moves_to_the_next() -> None:
     decision = plan(due("0 * * * *", next_run_ms=NOON_MS + HOUR), now_ms=NOON_MS + HOUR + 5)
     (step,) = decision.steps
     assert (step.occurrence_ms, step.next_run_ms) == (NOON_MS + HOUR, NOON_MS + 2 * HOUR)
 
 
-def test_of_many_missed_instants_the_latest_runs_and_the_others_are_on_record() -> None:
+def test_the_latest_missed_occurrence_runs_and_the_others_are_recorded() -> None:
     decision = plan(due("0 * * * *", next_run_ms=NOON_MS + HOUR), now_ms=NOON_MS + 9 * HOUR + 1)
     assert marks(decision) == [(8, "missed"), (9, "")]
     missed, run = decision.steps
@@ -65,7 +68,7 @@ def test_of_many_missed_instants_the_latest_runs_and_the_others_are_on_record() 
     assert run.next_run_ms == NOON_MS + 10 * HOUR
 
 
-def test_catching_up_with_all_runs_each_oldest_first_up_to_the_limit() -> None:
+def test_catch_up_all_runs_missed_occurrences_up_to_the_limit() -> None:
     late = due(
         "0 * * * *",
         next_run_ms=NOON_MS + HOUR,
@@ -79,7 +82,7 @@ def test_catching_up_with_all_runs_each_oldest_first_up_to_the_limit() -> None:
     assert steps[-1].next_run_ms == NOON_MS + 6 * HOUR
 
 
-def test_catching_up_with_none_skips_what_is_past_its_grace() -> None:
+def test_catch_up_skip_skips_occurrences_past_their_grace() -> None:
     policy = Policy(catch_up=CatchUp.SKIP)
     job = due("0 * * * *", next_run_ms=NOON_MS + HOUR, policy=policy)
     half = HOUR // 2
@@ -98,17 +101,18 @@ def test_catching_up_with_none_skips_what_is_past_its_grace() -> None:
         ("latest", 0, 30, True),
     ],
 )
-def test_catching_up_decides_as_hermes_records_it(
+def test_catch_up_decides_as_hermes_records_it(
     catch_up: str, grace: int | None, late_seconds: int, runs: bool
 ) -> None:
-    # due.catchup@main, with our word for its switch: false is skip, true and unset are latest.
+    # Hermes' cases `due.catchup@main`: its switch false is our skip, true and unset are latest.
     job = due(
         "every 1h",
         next_run_ms=NOON_MS + HOUR,
         policy=Policy(catch_up=CatchUp(catch_up), grace_seconds=grace),
     )
     now_ms = NOON_MS + HOUR + late_seconds * 1000
-    # Four hours late on the hour the latest occurrence is in time again; a minute more is not.
+    # Exactly four hours late, the latest occurrence is within its grace again; 45 minutes later
+    # it is not.
     now_ms += 45 * 60_000 if late_seconds > HOUR // 1000 and grace is None else 0
     decision = plan(job, now_ms=now_ms)
     assert any(not step.skip for step in decision.steps) == runs
@@ -116,7 +120,7 @@ def test_catching_up_decides_as_hermes_records_it(
     assert (last.next_run_ms or 0) > now_ms or (last.next_if_skipped_ms or 0) > now_ms
 
 
-def test_after_a_pause_of_everything_the_schedule_goes_on_from_its_end() -> None:
+def test_after_a_global_pause_the_schedule_continues_from_its_end() -> None:
     job = due("0 * * * *", next_run_ms=NOON_MS + HOUR)
     resumed = NOON_MS + 3 * HOUR + HOUR // 2
     assert marks(plan(job, now_ms=resumed + 1, resumed_ms=resumed)) == [(3, "paused")]
@@ -126,7 +130,7 @@ def test_after_a_pause_of_everything_the_schedule_goes_on_from_its_end() -> None
     assert marks(plan(once, now_ms=resumed + 1, resumed_ms=resumed)) == [(1, "")]
 
 
-def test_of_a_million_missed_occurrences_the_plan_stays_small() -> None:
+def test_the_plan_for_a_million_missed_occurrences_stays_small() -> None:
     job = due("* * * * *", next_run_ms=NOON_MS, policy=Policy(catch_up=CatchUp.ALL))
     now_ms = NOON_MS + 1_000_000 * 60_000
     decision = plan(job, now_ms=now_ms)
@@ -135,20 +139,20 @@ def test_of_a_million_missed_occurrences_the_plan_stays_small() -> None:
     assert decision.steps[-1].occurrence_ms == now_ms
 
 
-def test_an_instant_that_is_not_on_the_schedule_runs_as_stored() -> None:
-    # An imported job may be due at a time that its expression does not have.
+def test_a_stored_instant_outside_the_schedule_runs_as_stored() -> None:
+    # An imported job may be due at an instant that its expression does not produce.
     odd = NOON_MS + 17 * 60_000
     (step,) = plan(due("0 * * * *", next_run_ms=odd), now_ms=odd + 1000).steps
     assert step.occurrence_ms == odd
 
 
-def test_the_last_repeat_has_no_next_but_keeps_one_in_case_it_is_skipped() -> None:
+def test_the_last_repeat_has_a_next_instant_only_if_it_is_skipped() -> None:
     job = due("every 1h", next_run_ms=NOON_MS + HOUR, repeat=3, completed=2)
     (step,) = plan(job, now_ms=NOON_MS + HOUR).steps
     assert (step.next_run_ms, step.next_if_skipped_ms) == (None, NOON_MS + 2 * HOUR)
 
 
-def test_catching_up_never_runs_more_often_than_repeat_allows() -> None:
+def test_catch_up_never_exceeds_repeat() -> None:
     policy = Policy(catch_up=CatchUp.ALL)
     job = due("every 1h", next_run_ms=NOON_MS + HOUR, repeat=3, completed=1, policy=policy)
     decision = plan(job, now_ms=NOON_MS + 9 * HOUR)
@@ -156,7 +160,7 @@ def test_catching_up_never_runs_more_often_than_repeat_allows() -> None:
     assert decision.steps[-1].next_run_ms is None
 
 
-def test_a_one_shot_has_no_next_however_late_it_is() -> None:
+def test_a_late_one_shot_has_no_next_instant() -> None:
     (step,) = plan(due("in 1h", next_run_ms=NOON_MS + HOUR), now_ms=NOON_MS + 100 * HOUR).steps
     assert (step.occurrence_ms, step.next_run_ms) == (NOON_MS + HOUR, None)
     assert step.next_if_skipped_ms is None
@@ -171,7 +175,7 @@ _steps = st.tuples(
 
 
 @given(_steps)
-def test_whatever_is_missed_the_chain_holds_and_ends_in_the_future(
+def test_planned_steps_form_a_chain_that_ends_in_the_future(
     drawn: tuple[str, int, CatchUp, int | None],
 ) -> None:
     text, late_seconds, catch_up, repeat = drawn
@@ -203,7 +207,7 @@ def test_whatever_is_missed_the_chain_holds_and_ends_in_the_future(
         ({"expires_seconds": 0}, "expires_seconds"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(changes: dict[str, Any], why: str) -> None:
+def test_an_invalid_policy_is_refused_with_the_reason(changes: dict[str, Any], why: str) -> None:
     with pytest.raises(JobError, match=why):
         a_spec(policy=Policy(**changes))
 

@@ -1,4 +1,4 @@
-"""What must agree, as plain values: facts in, findings out."""
+"""The checks for disagreeing records, on plain values: facts go in, findings come out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JOB, RUN = "a" * 12, "a" * 12 + "-20260622T120000Z"
 
 
 def job(fields: dict[str, Any] | None = None, **changes: Any) -> JobFacts:
-    """A scheduled job as it should be, but for what is said."""
+    """Return the facts of a healthy scheduled job, with some of them changed."""
     stored = {"state": "scheduled", "next_ms": "5", "revision": "1", "completed": "0"}
     facts: dict[str, Any] = {
         "id": JOB, "kind": "hash", "fields": {**stored, **(fields or {})}, "spec_bytes": "99",
@@ -39,7 +39,7 @@ def job(fields: dict[str, Any] | None = None, **changes: Any) -> JobFacts:
 
 
 def run(fields: dict[str, Any] | None = None, **changes: Any) -> RunFacts:
-    """A run that waits as it should, but for what is said."""
+    """Return the facts of a healthy queued run, with some of them changed."""
     stored = {"state": "queued", "queued_ms": "5", "job_name": "n"}
     facts: dict[str, Any] = {
         "id": RUN, "job_id": JOB, "kind": "hash", "fields": {**stored, **(fields or {})},
@@ -90,14 +90,14 @@ def test_a_healthy_run_is_left_alone(facts: RunFacts) -> None:
 
 @pytest.mark.parametrize("name", ["completed", "failures", "paused_ms", "spent_tokens"])
 @pytest.mark.parametrize("value", ["", "x", "1.5", "1e3", "9" * 30])
-def test_a_field_that_is_no_number_is_replaced(name: str, value: str) -> None:
+def test_a_field_that_is_not_a_number_is_replaced(name: str, value: str) -> None:
     (found,) = judge_job(job({name: value}), at=AT)
     assert found.trouble is DisagreementKind.BROKEN
     gone = ("clear", "job", name)
     assert writes([found]) == [gone if name != "completed" else ("set", "job", name, "0")]
 
 
-def test_a_job_without_a_next_instant_stopped() -> None:
+def test_a_job_that_lost_its_next_instant_is_planned_again() -> None:
     facts = job({"next_ms": None}, due=None)
     assert wants_spec(facts)
     (found,) = judge_job(facts, at=AT, spec=a_spec("every 1h"))
@@ -105,13 +105,13 @@ def test_a_job_without_a_next_instant_stopped() -> None:
     assert ("enter", "due", str(NOW + 3_600_000), JOB) in writes([found])
 
 
-def test_a_recurring_job_that_lost_its_next_instant_while_it_runs_stopped_too() -> None:
+def test_a_running_job_that_lost_its_next_instant_counts_as_stopped() -> None:
     facts = job({"next_ms": None, "completed": "3"}, due=None, active={RUN: "running"})
     (found,) = judge_job(facts, at=AT, spec=a_spec("every 1h"))
     assert found.trouble is DisagreementKind.STOPPED
 
 
-def test_a_job_that_stopped_and_cannot_be_planned_says_why() -> None:
+def test_a_stopped_job_that_cannot_be_planned_fails_with_the_reason() -> None:
     facts = job({"next_ms": "soon"}, due=None)
     (found,) = judge_job(facts, at=AT, spec=None)
     assert found.trouble is DisagreementKind.STOPPED
@@ -152,7 +152,7 @@ def test_a_job_is_replanned_from_its_schedule_alone(
     assert plan_again(a_spec(schedule), completed=completed, now_ms=NOW).next_ms == expected
 
 
-def test_a_single_instant_that_passed_is_still_due_and_a_repeat_that_is_used_up_is_not() -> None:
+def test_a_passed_one_shot_is_still_due_and_a_used_up_repeat_is_not() -> None:
     once = a_spec("in 1h")
     later = NOW + 7_200_000
     assert plan_again(once, completed=0, now_ms=later).next_ms == NOW + 3_600_000
@@ -161,8 +161,8 @@ def test_a_single_instant_that_passed_is_still_due_and_a_repeat_that_is_used_up_
     assert plan_again(thrice, completed=3, now_ms=NOW).next_ms is None
 
 
-def test_a_completed_job_goes_on_only_if_scripts_completed_it() -> None:
-    """One that was imported as completed stays so."""
+def test_a_wrongly_completed_job_is_planned_again_and_an_imported_one_is_not() -> None:
+    """A job that was imported as completed stays completed."""
     fields = {"state": "completed", "next_ms": None, "last_run_ms": "7"}
     by_scripts, imported = (job(fields, due=None, completed=c) for c in ("9", None))
     (found,) = judge_job(by_scripts, at=AT, spec=a_spec("every 1h"))
@@ -171,7 +171,7 @@ def test_a_completed_job_goes_on_only_if_scripts_completed_it() -> None:
     assert judge_job(by_scripts, at=AT, spec=a_spec("in 1h")) == []
 
 
-def test_a_name_is_corrected() -> None:
+def test_a_wrong_entry_in_the_index_of_names_is_replaced() -> None:
     spec = a_spec(name="backup")
     entry = name_entry(spec)
     facts = job(entry=entry, found=f"old\0{JOB}", named=None, misnamed="0")
@@ -182,7 +182,7 @@ def test_a_name_is_corrected() -> None:
 
 
 @pytest.mark.parametrize("heartbeat", [None, "inf", str(NOW + 3_600_000)])
-def test_a_running_run_is_given_a_heartbeat_that_can_be_missed(heartbeat: str | None) -> None:
+def test_a_running_run_without_a_valid_heartbeat_gets_a_deadline(heartbeat: str | None) -> None:
     facts = run({"state": "running"}, word="running", queued=None, heartbeat=heartbeat)
     assert writes(judge_run(facts, at=AT)) == [("enter", "heartbeats", str(NOW + 15_000), RUN)]
 
@@ -193,7 +193,7 @@ def test_a_held_run_waits_while_another_is_active() -> None:
     assert ("unhold", "held", RUN) in writes(judge_run(run(active_count=0, **held), at=AT))
 
 
-def test_a_delivery_that_nobody_looks_at_is_put_in_line() -> None:
+def test_a_pending_delivery_missing_from_the_queue_is_queued() -> None:
     facts = run({"state": "failed", "delivery": "pending"}, word=None, queued=None)
     assert writes(judge_run(facts, at=AT)) == [("enter", "deliveries", str(NOW), RUN)]
 
@@ -202,7 +202,7 @@ DAY_MS = 86_400_000
 
 
 def waits_for_retry(retry_ms: int | str, patience_ms: int | str) -> dict[str, Any]:
-    """Fields of a run that waits for its own retry."""
+    """Return the fields of a run that waits for its task's own retry."""
     return {"handed_on": RUN, "retry_ms": str(retry_ms), "patience_ms": str(patience_ms)}
 
 
@@ -222,14 +222,14 @@ def waits_for_retry(retry_ms: int | str, patience_ms: int | str) -> dict[str, An
         ({}, NOW + 60_000),
     ],
 )
-def test_a_run_that_was_handed_on_is_put_in_line_with_its_patience(
+def test_a_run_that_was_handed_on_is_queued_again_with_a_later_deadline(
     fields: dict[str, Any], deadline_ms: int
 ) -> None:
     found = judge_run(run(fields, queued=None), at=AT)
     assert ("enter", "queued", str(deadline_ms), RUN) in writes(found)
 
 
-def test_a_run_that_was_handed_on_is_not_pushed_where_nothing_knows_of_it() -> None:
+def test_a_run_that_was_handed_on_is_indexed_again_without_a_push() -> None:
     facts = run({"handed_on": RUN, "handed_hop": "1"}, queued=None, word=None, active_count=0)
     assert writes(judge_run(facts, at=AT)) == [
         ("set", "active", RUN, "queued"),

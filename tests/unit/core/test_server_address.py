@@ -1,4 +1,4 @@
-"""Where the store is and how it is reached, read from a URL."""
+"""A server's URL is parsed into its address, login, TLS options and Sentinels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hermes_celery.store.connecting import MasterTlsConnection
 
 
 def options_of(where: str | ServerAddress) -> dict[str, Any]:
-    """What redis-py is told of a connection."""
+    """Return the options that redis-py gets for a connection."""
     with connect(where) as client:
         options: dict[str, Any] = client.connection_pool.connection_kwargs
         return options
@@ -34,13 +34,13 @@ def options_of(where: str | ServerAddress) -> dict[str, Any]:
         ("?ssl_cert_reqs=CERT_REQUIRED", ssl.CERT_REQUIRED),
     ],
 )
-def test_both_spellings_of_what_is_asked_of_certificates(
+def test_both_spellings_of_ssl_cert_reqs_are_accepted(
     text: str, requirement: ssl.VerifyMode
 ) -> None:
     assert options_of(f"rediss://h/0{text}")["ssl_cert_reqs"] is requirement
 
 
-def test_options_are_passed_on_and_our_own_time_limits_hold_without_them() -> None:
+def test_url_options_are_passed_on_and_default_timeouts_apply() -> None:
     options = options_of("redis://bob:s@h:7/3?socket_timeout=9.5&client_name=me")
     assert (options["host"], options["port"], options["db"]) == ("h", 7, 3)
     assert (options["username"], options["password"]) == ("bob", "s")
@@ -48,7 +48,7 @@ def test_options_are_passed_on_and_our_own_time_limits_hold_without_them() -> No
     assert options["client_name"] == "me"
 
 
-def test_tls_in_full() -> None:
+def test_all_tls_options_are_read_from_the_url() -> None:
     address = parse_address(
         "rediss://h/0?ssl_ca_certs=/ca&ssl_certfile=/c&ssl_keyfile=/k&ssl_check_hostname=false"
         "&ssl_min_version=TLSv1.2"
@@ -67,7 +67,7 @@ def test_tls_in_full() -> None:
         "sentinel://:p@a:1;sentinel://:p@b:26379/2?master_name=m",
     ],
 )
-def test_sentinels_in_one_url_or_several(url: str) -> None:
+def test_sentinels_are_listed_in_one_url_or_in_several(url: str) -> None:
     address = parse_address(url)
     assert address.servers == [("a", 1), ("b", 26379)]
     assert (address.master_name, address.database, address.password) == ("m", 2, "p")
@@ -82,7 +82,7 @@ def test_sentinels_in_one_url_or_several(url: str) -> None:
         assert "password" not in pool.sentinel_manager.sentinels[0].connection_pool.__dict__
 
 
-def test_sentinels_have_a_login_and_tls_of_their_own() -> None:
+def test_sentinels_have_their_own_login_and_tls_options() -> None:
     url = (
         "sentinel://a/0?master_name=m&sentinel_username=s&sentinel_password=q&sentinel_ssl=true"
         "&ssl=true&ssl_cert_reqs=none"
@@ -113,7 +113,7 @@ def test_sentinels_have_a_login_and_tls_of_their_own() -> None:
         ("sentinel://a;redis://b/0?master_name=m", "name Sentinels"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(url: str, why: str) -> None:
+def test_an_invalid_url_is_refused_in_one_sentence(url: str, why: str) -> None:
     with pytest.raises(SettingsError, match=f"HERMES_REDIS_URL: .*{why}") as error:
         read_settings({"HERMES_REDIS_URL": url})
     assert "\n" not in str(error.value)
@@ -121,7 +121,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(url: str, why: str) -> None:
         connect(url)
 
 
-def test_no_password_is_ever_shown() -> None:
+def test_no_password_of_a_sentinel_url_is_shown() -> None:
     url = "sentinel://u:s3cret@a;sentinel://u:s3cret@b/0?master_name=m&sentinel_password=s3cret&x=1"
     with pytest.raises(SettingsError) as error:
         read_settings({"HERMES_REDIS_URL": url})
@@ -145,5 +145,7 @@ def test_no_password_is_ever_shown() -> None:
         ("sentinel://a:6379/0?master_name=m", "redis://a:6379/0", False),
     ],
 )
-def test_which_addresses_are_the_same(one: str, other: str, is_same: bool) -> None:
+def test_two_urls_of_one_server_are_recognised_as_the_same(
+    one: str, other: str, is_same: bool
+) -> None:
     assert parse_address(one).is_same_as(parse_address(other)) is is_same

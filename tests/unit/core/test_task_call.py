@@ -1,4 +1,4 @@
-"""A task's arguments are stored as JSON and come back as what they were; the rest is refused."""
+"""A task's arguments are stored as JSON and read back unchanged; other values are refused."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ VALUES = {
 
 
 def stored(call: TaskCall) -> TaskCall:
-    """As it is read back from where it is stored."""
+    """Return a call as it is read back from the store."""
     checked = checked_task(call)
     return msgspec.json.decode(msgspec.json.encode(checked), type=TaskCall)
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_a_value_comes_back_as_it_was(name: str) -> None:
+def test_a_value_is_read_back_unchanged(name: str) -> None:
     value = VALUES[name]
     call = live_call(stored(TaskCall(name="t", args=[value], kwargs={"k": value})))
     assert (call.args, call.kwargs) == ([value], {"k": value})
     assert type(call.args[0]) is type(value)
 
 
-def test_what_is_no_number_comes_back_too() -> None:
+def test_nan_is_read_back_as_nan() -> None:
     (value,) = live_call(stored(TaskCall(name="t", args=[float("nan")]))).args
     assert value != value
 
@@ -64,7 +64,7 @@ JSONS = st.recursive(
     | st.text()
     | st.binary()
     | st.dates()
-    # isoformat, and so kombu, drops the fold.
+    # `isoformat`, which kombu uses, drops the fold.
     | (st.datetimes() | st.datetimes(timezones=st.just(UTC)) | st.times()).map(
         lambda at: at.replace(fold=0)
     )
@@ -81,10 +81,10 @@ JSONS = st.recursive(
 
 
 @given(JSONS)
-def test_a_task_gets_what_celerys_own_message_would_hand_it(value: Any) -> None:
+def test_a_task_gets_the_same_arguments_as_from_celerys_own_message(value: Any) -> None:
     try:
         theirs = loads(dumps([value]))
-    except (TypeError, ValueError):  # a text that no JSON can have
+    except (TypeError, ValueError):  # a text that JSON cannot hold
         return
     call = live_call(stored(TaskCall(name="t", args=[value])))
     assert loads(dumps(call.args)) == theirs
@@ -98,13 +98,13 @@ def test_the_exact_form_loses_nothing(value: Any) -> None:
 
 
 @given(JSONS)
-def test_what_is_stored_is_checked_again_without_a_change(value: Any) -> None:
+def test_checking_a_stored_call_again_changes_nothing(value: Any) -> None:
     once = checked_task(TaskCall(name="t", args=[value], kwargs={"k": value}))
     assert checked_task(once) == once
 
 
-def test_programs_that_know_no_types_send_the_same_message() -> None:
-    # They take args and kwargs as they are stored, and kombu writes them as they stand.
+def test_programs_without_typed_values_send_the_same_message() -> None:
+    # Older programs pass args and kwargs to kombu as they are stored.
     call = stored(TaskCall(name="t", args=[VALUES["instant"], (1, 2)], kwargs={"d": Decimal(1)}))
     assert loads(dumps([call.args, call.kwargs])) == [
         [VALUES["instant"], [1, 2]],
@@ -112,14 +112,14 @@ def test_programs_that_know_no_types_send_the_same_message() -> None:
     ]
 
 
-def test_an_exact_form_that_others_left_behind_does_not_count() -> None:
+def test_an_exact_form_that_does_not_match_the_arguments_is_ignored() -> None:
     call = stored(TaskCall(name="t", args=[(1, 2)]))
     assert live_call(call).args == [(1, 2)]
     edited = msgspec.structs.replace(call, args=[[3]])
     assert live_call(edited).args == [[3]]
 
 
-def test_a_type_that_nobody_here_knows_is_left_as_it_is() -> None:
+def test_a_value_of_an_unknown_type_is_left_unchanged() -> None:
     money = {"__type__": "money", "__value__": "1 EUR"}
     assert live_call(stored(TaskCall(name="t", args=[money]))).args == [money]
 
@@ -137,20 +137,20 @@ def test_a_type_that_nobody_here_knows_is_left_as_it_is() -> None:
         ("hermes_celery.float", "much"),
     ],
 )
-def test_a_value_that_its_type_cannot_have_is_refused(name: str, value: Any) -> None:
+def test_a_value_that_is_invalid_for_its_type_is_refused(name: str, value: Any) -> None:
     call = TaskCall(name="t", args=[{"__type__": name, "__value__": value}])
     with pytest.raises(JobError, match=f"is not a {name}: "):
         checked_task(call)
-    # Stored all the same, it is shown as it stands.
+    # A call that was stored with such a value is shown unconverted.
     assert f"'__type__': '{name}'" in call_text(call)
 
 
 def func() -> None:
-    """A function, which no job can keep."""
+    """A function, which no job can store."""
 
 
 class Thing:
-    """A value of somebody's own."""
+    """A class of the user's own."""
 
 
 @pytest.mark.parametrize(
@@ -187,19 +187,19 @@ class Thing:
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_kept_is_refused_by_its_place(call: TaskCall, why: str) -> None:
+def test_a_value_that_cannot_be_stored_is_refused_by_its_place(call: TaskCall, why: str) -> None:
     with pytest.raises(JobError, match=why):
         checked_task(call)
 
 
-def test_what_contains_itself_is_refused() -> None:
+def test_a_value_that_contains_itself_is_refused() -> None:
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(JobError, match="cannot be written"):
         checked_task(TaskCall(name="t", args=loop))
 
 
-def test_options_are_kept() -> None:
+def test_options_of_a_call_are_stored() -> None:
     app = Celery("options", set_as_current=False)
     after = app.signature("t.after", args=(1,), kwargs={"day": date(2024, 1, 2)})
     options = {
@@ -213,7 +213,7 @@ def test_options_are_kept() -> None:
         "retry_policy": {"max_retries": 3},
     }
     call = stored(TaskCall(name="a task's name with blanks", options=options))
-    # As Celery writes an instant into a message.
+    # Celery writes instants into messages in this form.
     assert call.options["expires"] == "2030-01-01T00:00:00+00:00"
     kept = live_call(call).options
     assert kept["headers"] == options["headers"]

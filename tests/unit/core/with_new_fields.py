@@ -1,7 +1,7 @@
-"""What the package does with fields that `test_fields` has added to a copy of it.
+"""Checks the two fields that `test_fields` adds to a copy of the package; run as a program there.
 
-Run as a program there; the fields are `colour`, which Hermes calls `lamp` and which is shown in
-capitals alone, and `season`, which is part of the timing.
+Hermes' name of the field `colour` is `lamp`, and `colour` is shown in capitals. The field `season`
+is part of the timing.
 """
 
 # mypy: ignore-errors
@@ -32,7 +32,7 @@ def typed(*arguments: str) -> str:
     return result.stdout
 
 
-def typing_showing_and_clearing() -> None:
+def check_typing_showing_and_clearing() -> None:
     for command in ("add", "edit"):
         assert "--colour TEXT" in typed(command, "--help")
     job = json.loads(typed("add", "every 1h", "x", "--name", "n", "--colour", " red ", "--json"))
@@ -44,12 +44,12 @@ def typing_showing_and_clearing() -> None:
     assert "colour" not in typed("show", "n")
 
 
-def a_wrong_type() -> None:
+def check_wrong_type() -> None:
     with pytest.raises(JobError, match=r"^colour is 5; it must be a text$"):
         open_cron().add(JobRequest(schedule="every 1h", prompt="x", colour=5))
 
 
-def importing() -> None:
+def check_importing() -> None:
     record = {
         "id": "a" * 12, "prompt": "x", "lamp": "blue", "next_run_at": "2026-06-22T13:00:00+00:00",
         "schedule": {"kind": "interval", "minutes": 60},
@@ -57,7 +57,7 @@ def importing() -> None:
     assert job_from_record(record, timezone="UTC", now=NOON).spec.colour == "blue"
 
 
-def declaring() -> None:
+def check_declaring() -> None:
     jobs = open_cron().jobs
 
     def declare(now: datetime, **fields: str) -> None:
@@ -77,8 +77,8 @@ def declaring() -> None:
 
 
 if __name__ == "__main__":
-    typing_showing_and_clearing()
-    a_wrong_type()
-    importing()
-    declaring()
+    check_typing_showing_and_clearing()
+    check_wrong_type()
+    check_importing()
+    check_declaring()
     print(Path(hermes_celery.__file__).parent)

@@ -1,4 +1,4 @@
-"""A local file as a target: messages are appended, attachments are kept, nothing is overwritten."""
+"""A local file as a target: messages are appended, attachments kept, no file is overwritten."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hermes_celery.errors import DeliveryFault
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Where files are delivered to."""
+    """Return the directory that files are delivered to."""
     return tmp_path / "output"
 
 
@@ -34,7 +34,7 @@ def kept(root: Path) -> dict[str, str]:
 def test_an_attachment_with_the_name_of_the_file_does_not_overwrite_it(
     root: Path, tmp_path: Path
 ) -> None:
-    # The first message: the file is not there yet.
+    # At the first message the target file does not exist yet.
     send(root, "one", attachment(tmp_path, "first"))
     send(root, "two", attachment(tmp_path, "second"))
     assert kept(root) == {
@@ -45,9 +45,7 @@ def test_an_attachment_with_the_name_of_the_file_does_not_overwrite_it(
     }
 
 
-def test_an_attachment_overwrites_no_other_one_and_no_other_file(
-    root: Path, tmp_path: Path
-) -> None:
+def test_an_attachment_overwrites_no_other_file(root: Path, tmp_path: Path) -> None:
     send(root, "w", url="file://weekly.md")
     files = [
         attachment(tmp_path, content, name=name, folder=folder)
@@ -61,16 +59,14 @@ def test_an_attachment_overwrites_no_other_one_and_no_other_file(
     assert (found["weekly.md"], found["weekly-1.md"]) == ("w\n", "x")
 
 
-def test_an_attempt_that_is_made_again_keeps_each_attachment_once(
-    root: Path, tmp_path: Path
-) -> None:
+def test_a_repeated_attempt_stores_each_attachment_once(root: Path, tmp_path: Path) -> None:
     chart = attachment(tmp_path, "a", name="chart.png")
     send(root, "one", chart)
     send(root, "one", chart)
     assert kept(root) == {"daily.md": "one\none\n", "chart.png": "a"}
 
 
-def test_a_link_that_is_in_the_way_leads_nowhere(root: Path, tmp_path: Path) -> None:
+def test_an_attachment_is_never_written_through_a_symlink(root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
     outside.write_text("theirs")
     root.mkdir()
@@ -88,7 +84,7 @@ def test_the_file_itself_may_be_attached(root: Path) -> None:
     assert kept(root) == {"daily.md": "one\ntwo\n"}
 
 
-def test_an_attachment_that_is_gone_is_a_fault_with_its_reason_and_no_half_message(
+def test_a_missing_attachment_fails_the_delivery_and_writes_nothing(
     root: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DeliveryFault, match="No such file"):

@@ -1,4 +1,4 @@
-"""What a message says, how it is cut, which files go along, and how failures are told."""
+"""The text of a message: its template, its pieces, its files and its reports of failures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RUN = Run(
 
 
 @pytest.mark.parametrize("case", cases("delivery.wrap"), ids=lambda c: str(c["input"]))
-def test_header_and_footer_are_those_of_hermes(case: dict[str, Any]) -> None:
+def test_header_and_footer_match_those_of_hermes(case: dict[str, Any]) -> None:
     record = case["input"]["job"]
     job = a_job(name=record["name"])
     job = replaced(job, spec=replaced(job.spec, id=record["id"]))
@@ -56,7 +56,7 @@ def templated(template: str) -> Job:
     return a_job(name="disks", template=template)
 
 
-def test_a_template_knows_job_run_and_output() -> None:
+def test_a_template_can_use_job_run_and_output() -> None:
     rendered = render(templated("{{ job.name }} {{ run.state }}: {{ output|upper }}"), RUN, "ok",
                       wrap=True)  # fmt: skip
     assert (rendered.text, rendered.warning) == ("disks succeeded: OK", None)
@@ -97,40 +97,41 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("template", HOSTILE, ids=lambda text: text[:40])
-def test_a_hostile_template_is_ended_and_the_plain_text_sent(template: str) -> None:
-    # That it ends at all is the point: in this process most of these would run for ever, or take
-    # the machine's memory.
+def test_a_hostile_template_is_stopped_and_the_plain_text_sent(template: str) -> None:
+    # Rendered in this process, most of these would run for ever or use up the machine's memory.
     rendered = render(templated(template), RUN, "plain", wrap=True)
     assert rendered.text == "plain"
     assert "the template failed" in (rendered.warning or "")
 
 
-def test_what_a_template_used_too_much_of_is_said() -> None:
+def test_the_warning_names_the_limit_that_a_template_exceeded() -> None:
     loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-    # More than 5 s of a processor, or on a busy machine more than 20 s by the clock.
+    # The limit is 5 s of CPU time, or 20 s of wall-clock time on a busy machine.
     assert "it took " in (render(templated(loop), RUN, "o", wrap=True).warning or "")
     memory = render(templated("{{ 'x' * 10**9 }}"), RUN, "o", wrap=True)
     assert "MemoryError" in (memory.warning or "")
 
 
-def test_a_template_that_only_waits_is_ended_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_exceeds_the_wall_clock_limit_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(rendering, "RENDER_SECONDS", 0.0)
     rendered = render(templated("fine"), RUN, "plain", wrap=True)
     assert (rendered.text, "longer than 0 s" in (rendered.warning or "")) == ("plain", True)
 
 
-def test_a_template_that_cannot_be_read_is_refused_with_its_line() -> None:
+def test_an_invalid_template_is_refused_with_its_line() -> None:
     with pytest.raises(JobError, match="line 2"):
         check_template("fine\n{% if %}")
 
 
 @pytest.mark.parametrize("template", ["x" * 100_001, "{{ " + "(" * 40_000, "{%" * 40_000])
-def test_a_template_of_endless_length_or_depth_is_refused(template: str) -> None:
+def test_a_too_long_or_too_deep_template_is_refused(template: str) -> None:
     with pytest.raises(JobError, match="the template is not valid: "):
         check_template(template)
 
 
-def test_a_template_that_does_much_within_reason_is_rendered() -> None:
+def test_a_large_template_within_the_limits_is_rendered() -> None:
     template = "{% for i in range(20000) %}{{ i * 2 }} {{ output|upper }}\n{% endfor %}"
     rendered = render(templated(template), RUN, "row", wrap=True)
     assert rendered.warning is None
@@ -146,14 +147,14 @@ def test_a_text_is_cut_at_line_ends() -> None:
 
 
 @given(st.text(alphabet="ab\n 🜲", max_size=400), st.integers(2, 60))
-def test_pieces_fit_and_lose_nothing_but_blanks(text: str, limit: int) -> None:
+def test_pieces_fit_the_limit_and_lose_only_white_space(text: str, limit: int) -> None:
     found = pieces(text, limit=limit, length=utf16_length)
     assert all(piece and utf16_length(piece) <= limit for piece in found)
     assert "".join("".join(found).split()) == "".join(text.split())
 
 
 class Narrow:
-    """A channel that takes ten characters."""
+    """A channel that takes ten characters per message."""
 
     seconds = 1.0
 
@@ -164,14 +165,14 @@ class Narrow:
         raise AssertionError
 
 
-def test_a_flood_is_cut_and_says_where_the_rest_is() -> None:
+def test_a_message_of_too_many_pieces_is_cut_and_names_the_command_for_the_rest() -> None:
     message = Message(title="t", text="word word\n" * 50, more_at="hermes-celery logs R")
     found = message.pieces(Narrow())
     assert len(found) == 20
     assert found[-1] == "[... 31 more messages: hermes-celery logs R]"
 
 
-def test_files_go_along_from_allowed_directories_only(tmp_path: Path) -> None:
+def test_only_files_in_allowed_directories_are_sent(tmp_path: Path) -> None:
     home = tmp_path / "home"
     good = home / "cache" / "images" / "a chart.png"
     good.parent.mkdir(parents=True)
@@ -214,7 +215,7 @@ def test_a_text_that_only_mentions_media_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("case", cases("run.failure_summary"), ids=lambda c: str(c["input"]))
-def test_a_failure_is_one_line_in_hermes_words(case: dict[str, Any]) -> None:
+def test_a_failure_is_reported_in_hermes_line(case: dict[str, Any]) -> None:
     job = case["input"]["job"]
     assert (
         failure_line(job["name"], case["input"]["error"], is_agent=True)
@@ -228,18 +229,18 @@ def test_a_script_that_timed_out_is_not_blamed_on_a_provider() -> None:
 
 
 @pytest.mark.parametrize("case", cases("run.outcome"), ids=lambda c: str(c["input"]))
-def test_what_is_delivered_of_an_outcome_is_what_hermes_delivers(case: dict[str, Any]) -> None:
+def test_an_outcome_is_delivered_if_hermes_delivers_it(case: dict[str, Any]) -> None:
     returned = case["input"]["run_job_returns"]
     if returned is None:
-        pytest.skip("Hermes delivers nothing when the run raises; ours tells that as a failure")
+        pytest.skip("Hermes delivers nothing when the run raises; we deliver the failure")
     has_succeeded, _, response, error = returned
     state = RunState.SUCCEEDED if has_succeeded else RunState.FAILED
     outcome = Outcome(state=state, output=response.encode(), error=error)
-    is_told = first_state(a_spec(deliver="telegram"), outcome) is DeliveryState.PENDING
-    assert is_told == bool(case["expected"]["delivered"])
+    is_delivered = first_state(a_spec(deliver="telegram"), outcome) is DeliveryState.PENDING
+    assert is_delivered == bool(case["expected"]["delivered"])
 
 
-def test_a_job_that_delivers_nowhere_still_tells_its_failures() -> None:
+def test_a_job_without_a_target_still_delivers_its_failures() -> None:
     spec = a_spec()
     said = Outcome(state=RunState.SUCCEEDED, output=b"x")
     assert first_state(spec, said) is DeliveryState.NONE
@@ -274,14 +275,14 @@ def test_failures_of_one_kind_share_a_signature(one: str, other: str) -> None:
          "Script exited with code 1\nstderr:\nno route to host"),
     ],
 )  # fmt: skip
-def test_failures_of_two_kinds_do_not(one: str, other: str) -> None:
+def test_failures_of_two_kinds_have_different_signatures(one: str, other: str) -> None:
     assert signature(one) != signature(other)
     assert incident_id(TroubleKind.FAILURE, "a", error=one) != incident_id(
         TroubleKind.FAILURE, "a", error=other
     )
 
 
-def test_an_incident_is_told_at_once_then_ever_more_rarely() -> None:
+def test_an_incident_is_reported_at_once_then_less_and_less_often() -> None:
     assert [n for n in range(1, 1001) if is_telling(n)] == [1, 3, 10, 30, 100, 300, 1000]
     told = 0
     tellings = []
@@ -294,7 +295,7 @@ def test_an_incident_is_told_at_once_then_ever_more_rarely() -> None:
     assert not is_worth_telling(1, told=0, is_acked=True)
 
 
-def test_a_recovery_says_what_is_over() -> None:
+def test_a_recovery_names_the_incidents_that_ended() -> None:
     incident = Incident(
         id="i", kind=TroubleKind.FAILURE, job_id="a", job_name="n", text="t", count=2, told=1,
         first_at=NOON, last_at=NOON + timedelta(hours=1),

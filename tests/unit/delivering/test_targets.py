@@ -1,4 +1,4 @@
-"""`deliver` as somebody wrote it becomes targets, by Hermes' rules; no token ever shows."""
+"""`deliver` becomes targets by Hermes' rules, and no token is ever shown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def resolved(deliver: str, env: dict[str, str] | None = None, **names: str) -> l
 
 
 @pytest.mark.parametrize("case", cases("delivery.targets"), ids=lambda c: str(c["input"]))
-def test_targets_are_those_of_hermes(case: dict[str, Any]) -> None:
+def test_targets_match_those_of_hermes(case: dict[str, Any]) -> None:
     job = case["input"]["job"]
     origin = Origin(**job["origin"]) if job.get("origin") else None
     found = resolve(job["deliver"], origin=origin, environment=case["input"]["env"], names={})
@@ -43,11 +43,11 @@ def test_targets_are_those_of_hermes(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", cases("delivery.normalize"), ids=lambda c: str(c["input"]))
-def test_a_stored_value_of_any_shape_is_one_text(case: dict[str, Any]) -> None:
+def test_a_stored_deliver_of_any_shape_becomes_one_text(case: dict[str, Any]) -> None:
     assert normalised(case["input"]["deliver"]) == case["expected"]["value"]
 
 
-def test_names_and_urls_stand_beside_platforms_and_each_target_is_there_once() -> None:
+def test_names_urls_and_platforms_can_be_mixed_and_duplicates_are_dropped() -> None:
     found = resolved("ops, json://h/secret-token,ops,telegram:1,TELEGRAM:1", ops="json://x/y")
     assert found == ["ops", "json://***", "telegram:1"]
 
@@ -71,7 +71,7 @@ def test_only_platforms_with_threads_end_a_chat_at_a_colon(
     assert (target.chat_id, target.thread_id) == (chat_id, thread_id)
 
 
-def test_an_old_variable_name_still_counts() -> None:
+def test_an_old_variable_name_is_still_read() -> None:
     assert resolved("qqbot", {"QQ_HOME_CHANNEL": "7"}) == ["qqbot:7"]
 
 
@@ -85,17 +85,17 @@ def test_an_old_variable_name_still_counts() -> None:
         ("b@example.com", "write a comma as %2C"),
     ],
 )
-def test_what_means_nothing_is_refused_with_what_to_write(part: str, why: str) -> None:
+def test_an_invalid_target_is_refused_with_the_reason(part: str, why: str) -> None:
     with pytest.raises(UnknownTarget, match=why):
         check(part, names={"ops": "json://h"})
 
 
 @pytest.mark.parametrize("part", ["local", "origin", "ALL", "telegram", "slack:C1:17.2", "ops"])
-def test_what_means_something_is_not(part: str) -> None:
+def test_a_valid_target_is_accepted(part: str) -> None:
     check(part, names={"ops": "json://h"})
 
 
-def test_every_platform_with_variables_makes_a_url_that_apprise_takes() -> None:
+def test_every_platform_with_variables_gets_a_valid_apprise_url() -> None:
     environment = {
         **TELEGRAM,
         "SLACK_BOT_TOKEN": "xoxb-1234567890-1234567890-abcdefghijklmnopqrstuvwx",
@@ -140,7 +140,7 @@ def test_every_platform_with_variables_makes_a_url_that_apprise_takes() -> None:
         ("homeassistant", "HASS_URL"),
     ],
 )
-def test_a_server_whose_url_cannot_be_read_is_named_by_its_variable(
+def test_an_invalid_server_url_is_refused_by_its_variables_name(
     platform: str, variable: str
 ) -> None:
     environment = {
@@ -153,7 +153,7 @@ def test_a_server_whose_url_cannot_be_read_is_named_by_its_variable(
     assert "its host is not a host name or address" in str(error.value)
 
 
-def test_a_password_with_every_sign_reaches_the_server_as_it_is() -> None:
+def test_a_password_with_special_characters_reaches_the_server_unchanged() -> None:
     environment = {
         "EMAIL_ADDRESS": "bot@example.com",
         "EMAIL_PASSWORD": "p&w/d:w@i=h#%2C",
@@ -166,7 +166,7 @@ def test_a_password_with_every_sign_reaches_the_server_as_it_is() -> None:
     assert plugin.smtp_host == "smtp.example.com"
 
 
-def test_named_targets_are_urls_in_a_file(tmp_path: Path) -> None:
+def test_named_targets_are_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "targets.toml"
     assert read_names(path) == {}
     path.write_text('ops = "json://h/t"\n', encoding="utf-8")
@@ -182,7 +182,9 @@ def test_named_targets_are_urls_in_a_file(tmp_path: Path) -> None:
         ("ops = json://secret", "is not valid TOML"),
     ],
 )
-def test_a_faulty_file_is_refused_without_its_values(tmp_path: Path, text: str, why: str) -> None:
+def test_an_invalid_targets_file_is_refused_without_showing_its_values(
+    tmp_path: Path, text: str, why: str
+) -> None:
     path = tmp_path / "targets.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match=why) as error:
@@ -210,7 +212,7 @@ def book(tmp_path: Path, environment: dict[str, str] | None = None) -> AddressBo
         "bogus:1",
     ],
 )
-def test_a_job_with_a_target_that_cannot_be_is_refused_without_its_tokens(
+def test_a_job_with_an_invalid_target_is_refused_without_showing_tokens(
     tmp_path: Path, deliver: str
 ) -> None:
     with pytest.raises(JobError) as error:
@@ -218,18 +220,18 @@ def test_a_job_with_a_target_that_cannot_be_is_refused_without_its_tokens(
     assert "token-that" not in str(error.value)
 
 
-def test_good_targets_are_taken(tmp_path: Path) -> None:
+def test_valid_targets_of_all_kinds_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "targets.toml").write_text('ops = "json://127.0.0.1/x"', encoding="utf-8")
     book(tmp_path).check("ops,telegram:1,all,origin,mailto://u:p@h.example?to=a@b.c,file://a/b.md")
 
 
-def test_what_means_no_place_now_is_named_but_origin_is_no_fault(tmp_path: Path) -> None:
+def test_platforms_without_a_home_channel_are_named_and_origin_is_not(tmp_path: Path) -> None:
     found = book(tmp_path, {"SLACK_HOME_CHANNEL": "C1"})
     assert found.open().without_target("origin,telegram,slack,local", None) == ["telegram"]
     assert book(tmp_path).open().without_target("all", None) == ["all"]
 
 
-def test_a_url_never_shows() -> None:
+def test_urls_of_a_job_are_masked() -> None:
     job = a_job(deliver="slack://tokA/tokB,telegram:1", failure_deliver="json://u:pw@h/x",
                 ping="https://hc.example/uuid-uuid")  # fmt: skip
     shown = str(job.as_json())
@@ -239,7 +241,7 @@ def test_a_url_never_shows() -> None:
     assert job.as_json()["ping"] == "https://hc.example/***"
 
 
-def test_the_password_of_a_request_never_shows() -> None:
+def test_the_password_in_a_requests_url_is_masked() -> None:
     call = HttpCall(url="https://h/x?password=hunter3&q=1&token=hunter4")
     job = a_job(prompt=None, http=call)
     url = "https://h/x?password=***&q=1&token=***"
@@ -247,29 +249,29 @@ def test_the_password_of_a_request_never_shows() -> None:
     assert ("request", f"GET {url}") in job_details(job, zone="UTC")
 
 
-def test_an_error_loses_the_tokens_of_its_url() -> None:
+def test_the_tokens_of_a_url_are_masked_in_an_error() -> None:
     secrets = secrets_of(["json://user:pa%20ssword@host.example/token123"])
     text = "POST host.example/token123 as pa ssword failed: http://other/thing"
     assert without(text, secrets) == "POST ***/*** as *** failed: http://***"
     assert masked("none here") == "none here"
 
 
-def test_a_bad_url_is_told_without_its_token() -> None:
+def test_an_invalid_url_is_refused_without_showing_its_token() -> None:
     with pytest.raises(DeliveryRefused) as error:
         AppriseChannel.check("tgram://not-a-token/1")
     assert "not-a-token" not in str(error.value)
 
 
-class Chatty:
-    """A plugin that tells its URL to the log and fails."""
+class LoggingPlugin:
+    """A plugin that logs its URL and fails."""
 
     def notify(self, **_: object) -> bool:
         logging.getLogger("apprise").warning("POST http://h/token123 gave 502")
         return False
 
 
-class Heard(logging.Handler):
-    """What reaches the process's log."""
+class LogRecorder(logging.Handler):
+    """A handler that records the lines of the process's log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -279,21 +281,21 @@ class Heard(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def test_what_a_plugin_tells_becomes_the_error_without_tokens_and_reaches_no_log() -> None:
+def test_a_plugins_log_becomes_the_masked_error_and_reaches_no_log() -> None:
     channel = AppriseChannel("json://h.example/token123", timeout_seconds=1)
-    channel._plugin = Chatty()
-    heard = Heard()
-    logging.getLogger().addHandler(heard)
+    channel._plugin = LoggingPlugin()
+    recorder = LogRecorder()
+    logging.getLogger().addHandler(recorder)
     try:
         with pytest.raises(DeliveryFault) as error:
             channel.send("x", title="", files=())
     finally:
-        logging.getLogger().removeHandler(heard)
-    assert heard.lines == []
+        logging.getLogger().removeHandler(recorder)
+    assert recorder.lines == []
     assert str(error.value) == "delivery error: POST http://*** gave 502"
 
 
-def test_a_faulty_file_of_names_stops_no_other_target(tmp_path: Path) -> None:
+def test_an_invalid_targets_file_stops_no_other_target(tmp_path: Path) -> None:
     (tmp_path / "targets.toml").write_text("ops = 1")
     found = book(tmp_path).open().targets("ops,telegram:1", None)
     assert [target.label for target in found] == ["telegram:1"]

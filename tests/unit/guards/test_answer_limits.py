@@ -1,4 +1,4 @@
-"""A far end that answers without end costs neither memory nor time without end."""
+"""An endless or slow answer of a server costs a delivery only limited memory and time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support import eventually
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-#: What the sockets' buffers on both sides take before a sender notices that nobody reads.
+#: Bytes that fit the sockets' buffers on both sides; a sender can send that much unread.
 BUFFERS = 12_000_000
 
 
@@ -38,7 +38,7 @@ def deliver(url: str, *, timeout_seconds: float = 5.0) -> None:
     ],
     ids=["until closed", "chunked", "announced"],
 )
-def test_a_message_that_was_taken_is_delivered_however_much_is_said_about_it(
+def test_an_accepted_message_is_delivered_despite_an_endless_answer(
     head: bytes, again: bytes
 ) -> None:
     with flood(head, again) as server:
@@ -52,21 +52,21 @@ def test_a_message_that_was_taken_is_delivered_however_much_is_said_about_it(
     [(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000), (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000)],
     ids=["informational answers", "headers"],
 )
-def test_an_answer_that_never_comes_to_its_body_is_cut_off(head: bytes, again: bytes) -> None:
+def test_an_answer_with_endless_headers_is_cut_off(head: bytes, again: bytes) -> None:
     with flood(head, again) as server:
         with pytest.raises(DeliveryFault):
             deliver(f"json://{server.address}/")
         assert server.sent < BUFFERS
 
 
-def test_a_mail_server_that_greets_without_end_is_cut_off() -> None:
+def test_a_mail_server_with_an_endless_greeting_is_cut_off() -> None:
     with flood(b"220-hello\r\n", b"220-and again\r\n" * 1000) as server:
         with pytest.raises(DeliveryFault):
             deliver(f"mailto://{server.address}?from=a@example.com&to=b@example.com&mode=insecure")
         assert server.sent < BUFFERS
 
 
-def test_an_answer_is_measured_after_it_was_unpacked() -> None:
+def test_the_size_limit_counts_decompressed_bytes() -> None:
     import requests
 
     bomb = gzip.compress(bytes(50_000_000))
@@ -77,7 +77,7 @@ def test_an_answer_is_measured_after_it_was_unpacked() -> None:
         assert (answer.status_code, len(answer.content)) == (200, BODY_BYTES)
 
 
-def test_an_answer_of_ordinary_size_is_whole() -> None:
+def test_an_answer_of_ordinary_size_is_not_cut() -> None:
     import requests
 
     body = gzip.compress(b'{"ok": true}')
@@ -87,7 +87,7 @@ def test_an_answer_of_ordinary_size_is_whole() -> None:
         assert requests.get(f"http://{server.address}/", timeout=5).json() == {"ok": True}
 
 
-def test_outside_of_deliveries_nothing_is_cut() -> None:
+def test_answers_outside_of_deliveries_are_not_cut() -> None:
     import requests
 
     size = 2 * ALL_BYTES
@@ -104,7 +104,7 @@ def test_outside_of_deliveries_nothing_is_cut() -> None:
     [(b"", "json"), (b"HTTP/1.1 200 OK\r\nA: ", "json"), (OK, "json"), (b"220-", "mailto")],
     ids=["status", "header", "body", "mail"],
 )
-def test_a_trickle_ends_with_the_time_of_the_delivery(head: bytes, scheme: str) -> None:
+def test_a_trickling_answer_ends_at_the_timeout_of_the_delivery(head: bytes, scheme: str) -> None:
     query = "?from=a@example.com&to=b@example.com&mode=insecure" if scheme == "mailto" else ""
     with flood(head, b"H", pause_seconds=0.05) as server:
         began = time.monotonic()
@@ -113,7 +113,7 @@ def test_a_trickle_ends_with_the_time_of_the_delivery(head: bytes, scheme: str) 
         assert time.monotonic() - began < 3
 
 
-def test_a_ping_whose_answer_trickles_ends_in_time() -> None:
+def test_a_ping_with_a_trickling_answer_ends_at_its_timeout() -> None:
     with flood(b"HTTP/1.1 200 OK\r\nA: ", b"H", pause_seconds=0.05) as server:
         began = time.monotonic()
         with pytest.raises(DeliveryFault):
@@ -123,7 +123,7 @@ def test_a_ping_whose_answer_trickles_ends_in_time() -> None:
         assert time.monotonic() - began < 3
 
 
-def test_messages_still_arrive(tmp_path: Path) -> None:
+def test_ordinary_messages_arrive_despite_the_limits(tmp_path: Path) -> None:
     attached = tmp_path / "chart.txt"
     attached.write_text("x" * 100_000)
     with http_receiver() as http, smtp_receiver() as smtp:
@@ -145,7 +145,7 @@ def hermes(tmp_path: Path, script: str, *, timeout_seconds: float = 5.0) -> Herm
     )
 
 
-def test_of_what_hermes_send_prints_the_end_is_kept(tmp_path: Path) -> None:
+def test_only_the_end_of_hermes_sends_output_is_kept(tmp_path: Path) -> None:
     way = hermes(tmp_path, "head -c 50000000 /dev/zero; echo 'no such channel'; exit 1")
     tracemalloc.start()
     with pytest.raises(DeliveryFault, match=r"no such channel$") as fault:
@@ -156,7 +156,7 @@ def test_of_what_hermes_send_prints_the_end_is_kept(tmp_path: Path) -> None:
     assert most < 5_000_000
 
 
-def test_hermes_send_ends_in_time_with_all_that_it_started(tmp_path: Path) -> None:
+def test_hermes_send_and_its_children_end_at_the_timeout(tmp_path: Path) -> None:
     way = hermes(tmp_path, f"sleep 60 & echo $! > {tmp_path / 'c'}; wait")
     way.seconds = 0.5
     began = time.monotonic()
@@ -166,4 +166,4 @@ def test_hermes_send_ends_in_time_with_all_that_it_started(tmp_path: Path) -> No
     child = int((tmp_path / "c").read_text())
     eventually(lambda: not Path(f"/proc/{child}/stat").exists() or "Z" in
                Path(f"/proc/{child}/stat").read_text().split(")")[1].split()[0],
-               what="the end of what it started")  # fmt: skip
+               what="the end of its child process")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Waits double from the first to the longest one, and half of each is left to chance."""
+"""Waits double from the first to the longest one; jitter decides half of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A duty that fails costs itself, says so, and is tried again after growing waits."""
+"""A duty that fails stops only itself, logs the error and is tried again after growing waits."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from tests.support import HandClock
 
 
 class Work:
-    """Does what it is told, and counts how often it was asked."""
+    """A duty's work that fails while `error` is set, and counts its calls."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.call_count = 0
         self.error: Exception | None = None
 
     def __call__(self) -> str:
-        self.asked += 1
+        self.call_count += 1
         if self.error is not None:
             raise self.error
         return "done"
 
 
-def test_what_works_is_done_each_time(clock: HandClock) -> None:
+def test_a_working_duty_is_called_each_time(clock: HandClock) -> None:
     work, duty = Work(), Duty("try", clock=clock)
     assert [duty.attempt(work, "not") for _ in range(3)] == ["done"] * 3
     assert duty.waits_seconds == 0
 
 
-def test_what_fails_waits_twice_as_long_each_time_up_to_a_minute(clock: HandClock) -> None:
+def test_a_failing_duty_waits_twice_as_long_each_time_up_to_a_minute(clock: HandClock) -> None:
     work, duty = Work(), Duty("try", clock=clock)
     work.error = ZeroDivisionError("oops")
     waits = []
     for _ in range(10):
         assert duty.attempt(work, "not") == "not"
         waits.append(duty.waits_seconds)
-        asked = work.asked
+        call_count = work.call_count
         assert duty.attempt(work, "not") == "not"
-        assert work.asked == asked, "it is not tried while it waits"
+        assert work.call_count == call_count, "no call during the wait"
         clock.advance(waits[-1])
     assert waits[:4] == [FIRST_WAIT_SECONDS * 2**n for n in range(4)]
     assert waits[-1] == MOST_WAIT_SECONDS
 
 
-def test_what_works_again_forgets_its_waits(
+def test_a_recovered_duty_starts_again_with_the_first_wait(
     clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -63,7 +63,7 @@ def test_what_works_again_forgets_its_waits(
     assert duty.waits_seconds == FIRST_WAIT_SECONDS
 
 
-def test_an_unforeseen_error_is_logged_with_its_traceback_once_a_minute(
+def test_an_unexpected_error_is_logged_with_its_traceback_once_a_minute(
     clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     work, duty = Work(), Duty("try", clock=clock)
@@ -77,7 +77,7 @@ def test_an_unforeseen_error_is_logged_with_its_traceback_once_a_minute(
 
 
 @pytest.mark.parametrize("error", [LeaseLost("x"), StoreUnavailable("x")])
-def test_a_lost_lease_and_a_lost_connection_are_no_failure(
+def test_a_lost_lease_or_connection_is_raised_and_is_no_failure(
     clock: HandClock, error: Exception
 ) -> None:
     work, duty = Work(), Duty("try", clock=clock)
@@ -87,7 +87,7 @@ def test_a_lost_lease_and_a_lost_connection_are_no_failure(
     assert duty.waits_seconds == 0
 
 
-def test_a_refusal_of_the_server_passes_only_where_that_is_wanted(clock: HandClock) -> None:
+def test_a_refusal_of_the_server_is_raised_only_on_request(clock: HandClock) -> None:
     work = Work()
     work.error = StoreError("OOM")
     assert Duty("try", clock=clock).attempt(work, "not") == "not"
@@ -96,15 +96,15 @@ def test_a_refusal_of_the_server_passes_only_where_that_is_wanted(clock: HandClo
 
 
 @pytest.mark.parametrize("lets_pass", [True, False])
-def test_a_broken_record_is_told(clock: HandClock, *, lets_pass: bool) -> None:
-    told: list[tuple[str, str, str]] = []
+def test_a_broken_record_is_reported(clock: HandClock, *, lets_pass: bool) -> None:
+    reported: list[tuple[str, str, str]] = []
     duty = Duty(
         "try",
         clock=clock,
-        on_broken=lambda *trouble: told.append(trouble),
+        on_broken=lambda *trouble: reported.append(trouble),
         lets_refusals_pass=lets_pass,
     )
     work = Work()
     work.error = RecordBroken("{x}:due", "is a string")
     assert duty.attempt(work, "not") == "not"
-    assert told == [("", "{x}:due", "is a string")]
+    assert reported == [("", "{x}:due", "is a string")]

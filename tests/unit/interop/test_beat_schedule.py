@@ -1,4 +1,4 @@
-"""The entries of `beat_schedule` become jobs as Celery's beat would take them, or are refused."""
+"""The entries of `beat_schedule` become jobs with the same meaning as in Celery, or are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def an_app(**conf: Any) -> Celery:
 
 
 def taken(entry: Any, **conf: Any) -> JobSpec:
-    """The job of an entry."""
+    """Return the job of an entry."""
     requests, refused = requests_of(an_app(beat_schedule={"x": entry}, **conf))
     assert not refused
     return spec_of(requests["x"])
@@ -40,7 +40,7 @@ def spec_of(request: JobRequest) -> JobSpec:
 
 
 def refusal(entry: Any, **conf: Any) -> str:
-    """Why an entry is not taken, beside one that is."""
+    """Return why an entry is refused; a good entry beside it must be accepted."""
     good = {"task": "shop.good", "schedule": 1}
     requests, refused = requests_of(an_app(beat_schedule={"x": entry, "good": good}, **conf))
     if not refused:
@@ -52,7 +52,7 @@ def refusal(entry: Any, **conf: Any) -> str:
     return refused["x"]
 
 
-def test_an_entry_is_taken_whole() -> None:
+def test_an_entry_keeps_its_schedule_arguments_and_options() -> None:
     spec = taken(
         {
             "task": "shop.report",
@@ -78,7 +78,7 @@ def test_an_entry_is_taken_whole() -> None:
     assert call.options == {"expires": 60, "headers": {"tenant": "a"}}
 
 
-def test_a_schedule_entry_is_taken_as_a_dict_is() -> None:
+def test_a_schedule_entry_object_is_accepted_like_a_dict() -> None:
     app = an_app()
     app.conf.beat_schedule = {
         "x": ScheduleEntry(name="x", task="shop.a", schedule=30.0, args=(1,), app=app)
@@ -93,7 +93,7 @@ def test_a_countdown_is_part_of_the_schedule() -> None:
     spec = taken({**entry, "options": {"countdown": 10, "expires": 60}})
     assert spec.schedule == "0 9 * * * delayed 10s"
     assert spec.compiled().next_after(NOON) == datetime(2026, 6, 23, 9, 0, 10, tzinfo=UTC)
-    # Celery counts the lifetime from the sending.
+    # Celery counts `expires` from the call of apply_async, before the countdown.
     assert spec.task is not None
     assert spec.task.options == {"expires": 50}
     assert taken({**entry, "options": {"countdown": 0}}).schedule == "0 9 * * *"
@@ -104,18 +104,18 @@ def test_a_countdown_is_part_of_the_schedule() -> None:
     assert late.schedule == "0 9 * * * delayed 0.5s | 0 12 * * * delayed 0.5s"
 
 
-def test_relative_in_an_entry_is_read_as_celery_reads_it() -> None:
+def test_relative_in_an_entry_means_the_same_as_in_celery() -> None:
     entry = {"task": "shop.a", "schedule": timedelta(hours=1), "relative": True}
     assert taken(entry).schedule == "0 * * * *"
     assert taken({**entry, "schedule": crontab(minute=5)}).schedule == "5 * * * *"
 
 
-def test_what_add_periodic_task_adds_is_taken() -> None:
+def test_entries_of_add_periodic_task_are_accepted() -> None:
     app = an_app()
 
     @app.task(name="shop.tell", shared=False)  # type: ignore[untyped-decorator]  # Celery has no types
     def tell(*_: object, **__: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     @app.on_after_configure.connect  # type: ignore[untyped-decorator]  # Celery has no types
     def add(sender: Celery, **_: object) -> None:
@@ -136,7 +136,7 @@ def test_what_add_periodic_task_adds_is_taken() -> None:
     assert live_call(day.task).kwargs == {"day": date(2024, 1, 2)}
 
 
-def test_long_and_odd_names_are_shown_short_and_stay_apart() -> None:
+def test_long_and_odd_names_are_shortened_and_stay_distinct() -> None:
     assert shown_name("nightly") == "nightly"
     first, second = shown_name("x" * 300 + "1"), shown_name("x" * 300 + "2")
     assert first != second
@@ -178,12 +178,12 @@ GOOD = {"task": "shop.a", "schedule": 5}
         ({**GOOD, "options": {"link": object()}}, "options['link'] is a object"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_taken_is_refused_alone(entry: Any, why: str) -> None:
+def test_an_invalid_entry_is_refused_alone(entry: Any, why: str) -> None:
     assert why in refusal(entry)
 
 
 class Odd:
-    """A schedule of somebody's own that fails wherever it is touched."""
+    """A user's schedule class that raises on every access."""
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError("out of order")
@@ -192,13 +192,13 @@ class Odd:
         raise RuntimeError("out of order")
 
 
-def test_an_object_that_fails_wherever_it_is_touched_costs_its_entry() -> None:
+def test_an_object_that_raises_on_every_access_fails_only_its_entry() -> None:
     assert "a Odd is not a schedule" in refusal({**GOOD, "schedule": Odd()})
     assert "cannot be read: RuntimeError" in refusal({**GOOD, "task": Odd()})
 
 
 @pytest.mark.parametrize("entries", [[1], dict, "x"])
-def test_a_beat_schedule_that_is_no_dict_is_refused(entries: Any) -> None:
+def test_a_beat_schedule_that_is_not_a_dict_is_refused(entries: Any) -> None:
     requests, refused = requests_of(an_app(beat_schedule=entries))
     assert not requests
     assert "make it a dict of entries" in refused["app.conf.beat_schedule"]
@@ -211,15 +211,15 @@ def test_a_beat_schedule_that_is_no_dict_is_refused(entries: Any) -> None:
         ({"timezone": "Asia/Tokyo"}, "Asia/Tokyo"),
         ({"timezone": timezone(timedelta(hours=8))}, "+08:00"),
         ({"timezone": "Asia/Tokyo", "enable_utc": False}, "Asia/Tokyo"),
-        # The machine's own.
+        # Celery then uses the machine's own time zone.
         ({"enable_utc": False}, get_localzone_name()),
     ],
 )
-def test_entries_are_in_the_zone_of_the_app(conf: dict[str, Any], zone: str) -> None:
+def test_entries_use_the_time_zone_of_the_app(conf: dict[str, Any], zone: str) -> None:
     assert taken({"task": "t", "schedule": crontab(hour=9)}, **conf).timezone == zone
 
 
-def test_a_zone_that_is_none_is_said_for_each_job_that_needs_it() -> None:
+def test_an_invalid_app_time_zone_is_reported_for_each_job_that_needs_it() -> None:
     app = an_app(timezone="Mars/Olympus", beat_schedule={"x": GOOD})
     cron = Cron(app)
     cron.add("zoned", "0 9 * * *", task="shop.a", timezone="Asia/Tokyo")
@@ -231,7 +231,7 @@ def test_a_zone_that_is_none_is_said_for_each_job_that_needs_it() -> None:
     assert "Mars/Olympus" in refused["plain"]
 
 
-def test_a_request_takes_what_a_declaration_takes() -> None:
+def test_a_job_request_accepts_the_same_schedules_as_a_declaration() -> None:
     request = JobRequest(
         schedule=crontab(minute=0, hour="22-3"),
         timezone=timezone(timedelta(hours=8)),

@@ -1,4 +1,4 @@
-"""Beside django-celery-beat its entries in Django's database are told; CI installs it for this."""
+"""Entries left in Django's database by django-celery-beat are reported; CI installs it for this."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ print(look())
 """
 
 
-def test_entries_in_djangos_database_are_told(tmp_path: Path) -> None:
+def test_enabled_entries_in_djangos_database_are_reported(tmp_path: Path) -> None:
     root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _LOOK],
         cwd=tmp_path, env={"PYTHONPATH": root}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    none_yet, none, told = done.stdout.splitlines() or [done.stderr, "", ""]
+    none_yet, none, after_adding = done.stdout.splitlines() or [done.stderr, "", ""]
     assert (none_yet, none) == ("[]", "[]")
-    assert "1 entry of django-celery-beat in Django's database" in told
-    assert "(poll)" in told
+    assert "1 entry of django-celery-beat in Django's database" in after_adding
+    assert "(poll)" in after_adding

@@ -1,4 +1,4 @@
-"""Entries of other schedulers, as they wrote them, become jobs or say why not."""
+"""Entries of other schedulers become jobs, or are refused with a reason."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def django() -> dict[str, ForeignEntry]:
         ("ten-times", "every 600s"),
     ],
 )
-def test_a_schedule_of_redbeat_is_the_same_schedule(
+def test_a_schedule_of_redbeat_keeps_its_meaning(
     name: str, schedule: str, redbeat: dict[str, ForeignEntry]
 ) -> None:
     request = redbeat[name].request
@@ -64,7 +64,7 @@ def test_a_schedule_of_redbeat_is_the_same_schedule(
     assert request.policy.overlap is Overlap.ALLOW
 
 
-def test_what_redbeat_calls_keeps_its_arguments_and_options(
+def test_a_task_of_redbeat_keeps_its_arguments_and_options(
     redbeat: dict[str, ForeignEntry],
 ) -> None:
     report, poll, dated = (
@@ -84,7 +84,7 @@ def test_what_redbeat_calls_keeps_its_arguments_and_options(
     assert not redbeat["disabled"].is_enabled
 
 
-def test_a_rule_that_is_a_period_is_an_interval_with_its_start_and_number(
+def test_a_periodic_rrule_becomes_an_interval_with_its_start_and_count(
     redbeat: dict[str, ForeignEntry],
 ) -> None:
     request = redbeat["ten-times"].request
@@ -92,7 +92,9 @@ def test_a_rule_that_is_a_period_is_an_interval_with_its_start_and_number(
     assert (request.start, request.repeat) == (datetime(2030, 1, 1, tzinfo=UTC), 10)
 
 
-def test_what_cannot_be_taken_of_redbeat_says_why(redbeat: dict[str, ForeignEntry]) -> None:
+def test_an_unsupported_entry_of_redbeat_is_refused_with_the_reason(
+    redbeat: dict[str, ForeignEntry],
+) -> None:
     assert "rules by bysetpos, byweekday" in redbeat["last-friday"].refused
     assert "beat_schedule" in redbeat["static-one"].kept
 
@@ -107,7 +109,7 @@ def test_what_cannot_be_taken_of_redbeat_says_why(redbeat: dict[str, ForeignEntr
      '{"task": "x", "schedule": {"__type__": "crontab", "minute": "1,,2"}}',
      '{"task": "x", "schedule": {"__type__": "rrule", "freq": 4, "dtstart": 1e17}}'],
 )  # fmt: skip
-def test_a_definition_that_makes_no_sense_is_that_entrys_trouble(definition: str) -> None:
+def test_an_invalid_definition_of_redbeat_fails_only_its_entry(definition: str) -> None:
     bad = RedBeatRecord(name="bad", definition=definition)
     (entry, good) = from_redbeat.entries_of([bad, redbeat_records()[-1]])
     assert entry.refused
@@ -115,7 +117,7 @@ def test_a_definition_that_makes_no_sense_is_that_entrys_trouble(definition: str
     assert good.request is not None
 
 
-def test_schedules_of_django_are_the_same_schedules(django: dict[str, ForeignEntry]) -> None:
+def test_schedules_of_django_keep_their_meaning(django: dict[str, ForeignEntry]) -> None:
     poll, report, office = (
         django[name].request for name in ("Poll the bank", "Nightly report", "Office hours")
     )
@@ -153,7 +155,9 @@ def test_bounds_and_switches_of_django_keep_their_meaning(django: dict[str, Fore
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[", "5"])
-def test_a_file_that_is_no_dump_says_how_to_write_one(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_dump_is_refused_with_the_dump_command(
+    text: str, tmp_path: Path
+) -> None:
     file = tmp_path / "f.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ImportFault, match="dumpdata django_celery_beat"):
@@ -163,7 +167,7 @@ def test_a_file_that_is_no_dump_says_how_to_write_one(text: str, tmp_path: Path)
 
 
 def dump(tmp_path: Path, **fields: object) -> Path:
-    """Two tasks of Django, of which the first has these fields; and their schedules."""
+    """Write a dump of two tasks of Django and their schedules; `fields` change the first task."""
     good = {"name": "good", "task": "shop.x", "interval": 1, "args": "[]", "kwargs": "{}"}
     pk = fields.pop("pk", 1)
     records = [
@@ -188,7 +192,7 @@ def dump(tmp_path: Path, **fields: object) -> Path:
         ({"interval": ["every", 5]}, "its interval ['every', 5] is not in the file"),
     ],
 )
-def test_a_task_of_django_that_makes_no_sense_is_that_tasks_trouble(
+def test_an_invalid_task_of_django_fails_only_its_entry(
     fields: dict[str, object], why: str, tmp_path: Path
 ) -> None:
     bad, good = django_celery_beat.entries_of(dump(tmp_path, **fields))
@@ -197,7 +201,7 @@ def test_a_task_of_django_that_makes_no_sense_is_that_tasks_trouble(
     assert good.request is not None
 
 
-def test_a_last_run_before_all_time_is_that_tasks_trouble(tmp_path: Path) -> None:
+def test_an_out_of_range_last_run_fails_only_its_entry(tmp_path: Path) -> None:
     entries = django_celery_beat.entries_of(dump(tmp_path, last_run_at="0001-01-01T00:00:00+14:00"))
     jobs = SimpleNamespace(stored=lambda ids: set())
     cron = cast(Client, SimpleNamespace(now=datetime(2026, 1, 1, tzinfo=UTC), jobs=jobs))
@@ -208,12 +212,12 @@ def test_a_last_run_before_all_time_is_that_tasks_trouble(tmp_path: Path) -> Non
     assert text.startswith("it cannot be read: ValueError: ")
 
 
-def test_a_file_that_is_nested_without_end_says_how_to_write_one(tmp_path: Path) -> None:
+def test_a_too_deeply_nested_file_is_refused_with_the_dump_command(tmp_path: Path) -> None:
     file = tmp_path / "f.json"
     file.write_text("[" * 200_000, encoding="utf-8")
     with pytest.raises(ImportFault, match=r"nested too deeply.*dumpdata django_celery_beat"):
         django_celery_beat.entries_of(file)
 
 
-def test_the_same_name_of_two_schedulers_is_two_jobs() -> None:
+def test_one_name_in_two_schedulers_becomes_two_jobs() -> None:
     assert id_of("RedBeat", "x") != id_of("django-celery-beat", "x")

@@ -1,4 +1,4 @@
-"""Secrets in output: masked by value, by form and by name, and nothing else is."""
+"""Secrets in output are masked by value, by form and by name, and other text is kept."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PEM = b"-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nAKCAQ\n-----END RSA PRIVATE KEY
         (b"bin\xff\x00 token=ghp_" + KEY + b" \xfe", b"bin\xff\x00 token=*** \xfe"),
     ],
 )
-def test_a_secret_is_masked_and_what_is_around_it_stays(printed: bytes, kept: bytes) -> None:
+def test_a_secret_is_masked_and_the_text_around_it_stays(printed: bytes, kept: bytes) -> None:
     assert redactor()(printed) == kept
 
 
@@ -68,11 +68,11 @@ def test_a_secret_is_masked_and_what_is_around_it_stays(printed: bytes, kept: by
         b"bearer of bad news",
     ],
 )
-def test_what_is_no_secret_stays(printed: bytes) -> None:
+def test_text_without_a_secret_is_unchanged(printed: bytes) -> None:
     assert redactor()(printed) == printed
 
 
-def test_known_values_are_masked_wherever_they_stand() -> None:
+def test_known_values_are_masked_anywhere() -> None:
     environment = {
         "OPENAI_API_KEY": "plain words here",
         "HERMES_REDIS_URL": "redis://:pa55word-long@host/0",
@@ -85,7 +85,7 @@ def test_known_values_are_masked_wherever_they_stand() -> None:
     assert redact(printed) == b"say ***, ***, not secret at all, abc, ***"
 
 
-def test_a_credential_is_known_by_its_name_or_by_the_password_in_it() -> None:
+def test_a_credential_is_recognised_by_its_name_or_a_password_in_it() -> None:
     assert is_credential("OPENAI_API_KEY", "x")
     assert is_credential("DATABASE", "postgres://u:p@h/d")
     assert is_credential("CACHE", "redis://host?password=x")
@@ -95,7 +95,7 @@ def test_a_credential_is_known_by_its_name_or_by_the_password_in_it() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_are_taken_and_a_second_pass_changes_nothing(content: bytes) -> None:
+def test_any_bytes_are_accepted_and_a_second_pass_changes_nothing(content: bytes) -> None:
     redact = redactor()
     assert redact(redact(content)) == redact(content)
 
@@ -110,12 +110,12 @@ def test_a_known_value_never_gets_through(before: bytes, secret: str, after: byt
 
 
 @given(st.lists(st.sampled_from([b"token=ghp_" + KEY, b"plain", b"a://u:p@h", b"x"]), max_size=8))
-def test_line_by_line_is_as_good_as_all_at_once(lines: list[bytes]) -> None:
+def test_masking_line_by_line_equals_masking_all_at_once(lines: list[bytes]) -> None:
     redact = redactor()
     assert b"\n".join(map(redact, lines)) == redact(b"\n".join(lines))
 
 
-def test_an_open_private_key_is_seen() -> None:
+def test_an_unfinished_private_key_is_recognised() -> None:
     assert opens_pem(PEM[:40])
     assert not opens_pem(PEM)
     assert not opens_pem(b"-----BEGIN CERTIFICATE-----\nMII")
@@ -143,7 +143,7 @@ def test_an_open_private_key_is_seen() -> None:
         b"12345678:",
     ],
 )
-def test_a_megabyte_takes_well_under_a_second(unit: bytes) -> None:
+def test_masking_a_megabyte_takes_under_a_second(unit: bytes) -> None:
     content = (unit * (2**20 // len(unit) + 1))[: 2**20]
     began = time.perf_counter()
     redactor(["some-long-secret-value"])(content)

@@ -1,4 +1,4 @@
-"""A child that keeps ending is started again for ever, after growing waits."""
+"""A child process that keeps ending is restarted without limit, after growing waits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hermes_celery.process.supervisor import Child, Supervisor
 from tests.support import HandClock, eventually
 
 
-class Stand:
-    """A supervisor with a clock set by hand and one child that ends at once."""
+class SupervisedChild:
+    """A supervisor with a hand-set clock and one child that ends at once."""
 
     def __init__(self, tmp_path: Path, clock: HandClock) -> None:
         self.clock = clock
@@ -34,8 +34,8 @@ class Stand:
     def starts(self) -> int:
         return len(self.marks.read_text()) if self.marks.exists() else 0
 
-    def ended(self, count: int) -> None:
-        """Wait until it was noticed that the child ended for the `count`-th time."""
+    def await_end(self, count: int) -> None:
+        """Wait until the supervisor has noticed the child's end number `count`."""
 
         def looked() -> bool:
             self.supervisor.check()
@@ -45,58 +45,66 @@ class Stand:
 
 
 @pytest.fixture
-def stand(tmp_path: Path, clock: HandClock) -> Iterator[Stand]:
-    stand = Stand(tmp_path, clock)
-    stand.supervisor.start(stand.child)
-    yield stand
-    stand.supervisor.stop()
+def supervised(tmp_path: Path, clock: HandClock) -> Iterator[SupervisedChild]:
+    supervised = SupervisedChild(tmp_path, clock)
+    supervised.supervisor.start(supervised.child)
+    yield supervised
+    supervised.supervisor.stop()
 
 
-def test_the_waits_double_up_to_a_minute_and_nobody_gives_up(stand: Stand) -> None:
+def test_the_waits_double_up_to_a_minute_and_restarts_never_stop(
+    supervised: SupervisedChild,
+) -> None:
     waits = [1, 2, 4, 8, 16, 32, 59.9, 59.9]
     for number, wait in enumerate(waits, start=1):
-        stand.ended(number)
-        assert stand.starts() == number
-        stand.clock.advance(wait - 0.5)
-        stand.supervisor.check()
-        assert stand.supervisor.pid("beat") is None, "it is not started before its time"
-        stand.clock.advance(0.7)
-        stand.supervisor.check()
-        assert stand.supervisor.pid("beat") is not None
-    assert "beat ended (exit 3), starting it again; its log is" in stand.said[0]
-    assert "beat ended (exit 3), starting it again in 60 s; its log is" in stand.said[-1]
+        supervised.await_end(number)
+        assert supervised.starts() == number
+        supervised.clock.advance(wait - 0.5)
+        supervised.supervisor.check()
+        assert supervised.supervisor.pid("beat") is None, "no restart before the wait is over"
+        supervised.clock.advance(0.7)
+        supervised.supervisor.check()
+        assert supervised.supervisor.pid("beat") is not None
+    assert "beat ended (exit 3), starting it again; its log is" in supervised.said[0]
+    assert "beat ended (exit 3), starting it again in 60 s; its log is" in supervised.said[-1]
 
 
-def test_one_that_worked_for_a_minute_begins_again_at_a_second(stand: Stand) -> None:
+def test_a_child_that_ran_for_a_minute_restarts_with_the_first_wait(
+    supervised: SupervisedChild,
+) -> None:
     for number in (1, 2, 3):
-        stand.ended(number)
-        stand.clock.advance(10)
-        stand.supervisor.check()
-    stand.clock.advance(61)
-    stand.ended(4)
-    assert "starting it again; its log" in stand.said[-1]
+        supervised.await_end(number)
+        supervised.clock.advance(10)
+        supervised.supervisor.check()
+    supervised.clock.advance(61)
+    supervised.await_end(4)
+    assert "starting it again; its log" in supervised.said[-1]
 
 
-def test_one_that_cannot_be_started_is_tried_again(stand: Stand, tmp_path: Path) -> None:
-    stand.ended(1)
-    stand.child.log.unlink()
-    stand.child.log.mkdir()
-    stand.clock.advance(1.1)
-    stand.supervisor.check()
-    assert "beat cannot be started" in stand.said[-1]
-    stand.child.log.rmdir()
-    stand.clock.advance(2.1)
-    stand.supervisor.check()
-    assert stand.supervisor.pid("beat") is not None
+def test_a_child_that_cannot_be_started_is_tried_again(
+    supervised: SupervisedChild, tmp_path: Path
+) -> None:
+    supervised.await_end(1)
+    supervised.child.log.unlink()
+    supervised.child.log.mkdir()
+    supervised.clock.advance(1.1)
+    supervised.supervisor.check()
+    assert "beat cannot be started" in supervised.said[-1]
+    supervised.child.log.rmdir()
+    supervised.clock.advance(2.1)
+    supervised.supervisor.check()
+    assert supervised.supervisor.pid("beat") is not None
 
 
-def ended_with(stand: Stand, code: str) -> str:
-    """What is said of a child that ends after this code; its log is one that goes on."""
-    stand.ended(1)
+def report_of_end(supervised: SupervisedChild, code: str) -> str:
+    """Run a second child with this code, with the same log, and return the report of its end."""
+    supervised.await_end(1)
     command = [sys.executable, "-c", code]
-    stand.supervisor.start(msgspec.structs.replace(stand.child, name="worker", command=command))
-    stand.ended(2)
-    return stand.said[-1]
+    supervised.supervisor.start(
+        msgspec.structs.replace(supervised.child, name="worker", command=command)
+    )
+    supervised.await_end(2)
+    return supervised.said[-1]
 
 
 @pytest.mark.parametrize(
@@ -109,12 +117,12 @@ def ended_with(stand: Stand, code: str) -> str:
         ("print('Error: ' + 'x' * 9999)", "(exit 0: Error: " + "x" * 493 + ")"),
     ],
 )
-def test_what_a_child_said_of_an_error_is_told_with_its_end(
-    stand: Stand, code: str, said: str
+def test_the_error_in_a_childs_log_is_reported_with_its_end(
+    supervised: SupervisedChild, code: str, said: str
 ) -> None:
-    assert said in ended_with(stand, code)
+    assert said in report_of_end(supervised, code)
 
 
-def test_an_error_of_an_earlier_start_is_not_told_again(stand: Stand) -> None:
-    stand.child.log.write_text("Error: of yesterday\n")
-    assert "yesterday" not in ended_with(stand, "print('hello')")
+def test_an_error_of_an_earlier_start_is_not_reported_again(supervised: SupervisedChild) -> None:
+    supervised.child.log.write_text("Error: of yesterday\n")
+    assert "yesterday" not in report_of_end(supervised, "print('hello')")

@@ -1,4 +1,4 @@
-"""Agent runs with a stand-in for the agent: its command line, its environment, its limits."""
+"""Agent runs with a script in place of the agent: its command line, environment and limits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def perform(
     return runner.perform(spec, Session(origin=spec.origin or Origin()), stop or RunningRun())
 
 
-def test_the_default_command_leaves_out_what_a_job_does_not_say() -> None:
+def test_the_default_command_omits_options_that_a_job_does_not_set() -> None:
     values = {**_EMPTY, "prompt": "a 'b' {model}", "usage_file": "/u", "toolsets": "web,files"}
     assert command_line(HERMES_COMMAND, values) == [
         *("hermes", "-z", "a 'b' {model}", "--usage-file", "/u", "-t", "web,files")
@@ -83,14 +83,16 @@ def test_the_default_command_leaves_out_what_a_job_does_not_say() -> None:
         (HERMES_COMMAND, {"reasoning": "high"}, "sets reasoning"),
     ],
 )
-def test_a_command_without_a_place_for_what_is_needed_is_refused(
+def test_a_command_without_a_placeholder_for_a_set_field_is_refused(
     template: str, values: dict[str, str], why: str
 ) -> None:
     with pytest.raises(JobError, match=why):
         command_line(template, {**_EMPTY, "prompt": "p", **values})
 
 
-def test_the_agent_sees_its_prompt_its_files_and_no_input(home: Path, reaper: OrphanReaper) -> None:
+def test_the_agent_gets_its_prompt_and_env_files_and_an_empty_stdin(
+    home: Path, reaper: OrphanReaper
+) -> None:
     (home / ".env").write_text("FROM_HOME=1\nINNER_API_KEY=inner-secret-value\n")
     (home / "profiles" / "ann").mkdir(parents=True)
     (home / "profiles" / "ann" / ".env").write_text("FROM_PROFILE=2\n")
@@ -117,7 +119,7 @@ def test_the_agent_sees_its_prompt_its_files_and_no_input(home: Path, reaper: Or
         ("print('ok')", RunState.SUCCEEDED, None),
     ],
 )
-def test_the_end_of_an_agent_without_a_usage_file(
+def test_without_a_usage_file_exit_code_and_answer_decide(
     home: Path, reaper: OrphanReaper, code: str, state: RunState, error: str | None
 ) -> None:
     outcome = perform(home, reaper, code)
@@ -133,7 +135,7 @@ def test_the_end_of_an_agent_without_a_usage_file(
         ('{"estimated_cost_usd": null}', RunState.SUCCEEDED, None, 0),
     ],
 )
-def test_the_usage_file_decides_not_the_exit_code(
+def test_the_usage_file_decides_over_the_exit_code(
     home: Path, reaper: OrphanReaper, report: str, state: RunState, error: str | None, tokens: int
 ) -> None:
     code = f"import sys; open(sys.argv[3], 'w').write('''{report}'''); print('HTTP 401')"
@@ -143,7 +145,7 @@ def test_the_usage_file_decides_not_the_exit_code(
     assert outcome.usage.tokens == tokens
 
 
-def test_an_agent_without_activity_is_ended(home: Path, reaper: OrphanReaper) -> None:
+def test_an_agent_without_activity_is_stopped(home: Path, reaper: OrphanReaper) -> None:
     code = "import time; print('x', flush=True); time.sleep(600)"
     outcome = perform(home, reaper, code, idle_seconds=0.5)
     assert outcome.state is RunState.TIMED_OUT
@@ -163,22 +165,20 @@ def test_output_and_the_agents_own_files_count_as_activity(
     assert (outcome.state, outcome.error) == (RunState.SUCCEEDED, None)
 
 
-def test_a_busy_agent_is_ended_by_its_jobs_own_limit(home: Path, reaper: OrphanReaper) -> None:
+def test_a_busy_agent_is_stopped_at_its_jobs_timeout(home: Path, reaper: OrphanReaper) -> None:
     code = "import time\nwhile True: print('x', flush=True); time.sleep(0.05)"
     outcome = perform(home, reaper, code, timeout_seconds=0.5)
     assert (outcome.state, outcome.error) == (RunState.TIMED_OUT, "Agent timed out after 0.5s")
 
 
-def test_a_prompt_too_long_for_an_argument_is_one_sentence(
-    home: Path, reaper: OrphanReaper
-) -> None:
+def test_a_prompt_too_long_for_an_argument_is_refused(home: Path, reaper: OrphanReaper) -> None:
     (home / "scripts" / "much.sh").write_text("head -c 140000 /dev/zero | tr '\\0' x")
     with pytest.raises(JobError, match="print less in the job's script"):
         perform(home, reaper, "print('ok')", script="much.sh")
 
 
 @pytest.mark.parametrize("printed", ["", "echo '{\"wakeAgent\": false}'"])
-def test_a_script_that_finds_nothing_lets_the_agent_sleep(
+def test_a_script_that_finds_nothing_starts_no_agent(
     home: Path, reaper: OrphanReaper, printed: str
 ) -> None:
     (home / "scripts" / "look.sh").write_text(printed)

@@ -1,4 +1,4 @@
-"""Background writes: in order, again while Redis is away, and one that fails holds up no other."""
+"""Background writes keep their order, are repeated while Redis is away, and fail alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hermes_celery.running.background_writes import BackgroundWrites
 from tests.support import eventually, without_threads
 
 
-def test_writes_are_done_in_order_and_each_by_itself() -> None:
+def test_writes_are_done_in_order_and_fail_alone() -> None:
     done: list[str] = []
     writes = BackgroundWrites()
 
@@ -29,7 +29,7 @@ def test_writes_are_done_in_order_and_each_by_itself() -> None:
     assert done == ["first", "last"]
 
 
-def test_a_write_is_done_again_until_redis_answers() -> None:
+def test_a_write_is_repeated_until_redis_answers() -> None:
     answers = iter([StoreUnavailable("away"), StoreUnavailable("away"), None])
     pauses: list[float] = []
 
@@ -45,7 +45,7 @@ def test_a_write_is_done_again_until_redis_answers() -> None:
     assert next(answers, "all") == "all"
 
 
-def test_what_there_is_no_room_for_is_counted_and_not_called_done(
+def test_a_write_dropped_from_a_full_queue_is_counted_as_undone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     begun, go, done = threading.Event(), threading.Event(), list[int]()
@@ -68,7 +68,7 @@ def test_what_there_is_no_room_for_is_counted_and_not_called_done(
     assert writes.drain(10)
 
 
-def test_a_write_that_redis_never_took_is_not_called_done() -> None:
+def test_a_write_that_redis_never_accepted_counts_as_undone() -> None:
     def away() -> None:
         raise StoreUnavailable("away")
 
@@ -79,7 +79,7 @@ def test_a_write_that_redis_never_took_is_not_called_done() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_end_of_its_thread_is_not_the_end_of_all_writes() -> None:
+def test_writes_continue_after_their_thread_has_ended() -> None:
     writes, done, threads = BackgroundWrites(), list[str](), list[threading.Thread]()
 
     def end_the_thread() -> None:
@@ -94,7 +94,7 @@ def test_the_end_of_its_thread_is_not_the_end_of_all_writes() -> None:
 
 
 @pytest.mark.parametrize("next_one", ["drain", "later"])
-def test_a_write_waits_while_no_thread_can_be_started_and_whoever_comes_next_tries_again(
+def test_writes_wait_if_no_thread_can_be_started_and_are_retried_later(
     caplog: pytest.LogCaptureFixture, next_one: str
 ) -> None:
     writes, done = BackgroundWrites(), list[str]()
@@ -117,7 +117,7 @@ def _drained_after_fork(
     answers.put(done if writes.drain(10) else ["not all done"])
 
 
-def test_a_forked_process_does_its_own_writes_and_none_of_its_parents() -> None:
+def test_a_forked_process_does_only_its_own_writes() -> None:
     begun, go = threading.Event(), threading.Event()
     writes, done = BackgroundWrites(), list[str]()
 

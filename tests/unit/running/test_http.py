@@ -1,4 +1,4 @@
-"""HTTP runs against a real server on loopback, which is refused unless it is allowed by name."""
+"""HTTP runs against a real server on loopback, which must be allowed by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ALLOWED = frozenset(("127.0.0.1",))
 
 
 class Server:
-    """Remembers what came, and answers what it is told to."""
+    """An HTTP server that records requests and answers with the preset status and body."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -36,7 +36,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *_: object) -> None:
-                """Quiet."""
+                """Print nothing."""
 
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -89,7 +89,7 @@ def send(
     )
 
 
-def test_a_request_is_sent_whole_and_its_answer_is_the_output(server: Server) -> None:
+def test_a_request_is_sent_as_stored_and_its_answer_is_the_output(server: Server) -> None:
     call = HttpCall(
         url=f"{server.url}/hook?x=1", method="post", headers={"X-Who": "me"}, body='{"a": "ä"}'
     )
@@ -110,7 +110,7 @@ def test_a_request_is_sent_whole_and_its_answer_is_the_output(server: Server) ->
         (200, (202, 204), RunState.FAILED),
     ],
 )
-def test_the_status_decides(
+def test_the_status_code_decides_the_state_of_the_run(
     server: Server, status: int, expect: tuple[int, ...], state: RunState
 ) -> None:
     server.status = status
@@ -157,7 +157,7 @@ def test_a_redirect_is_checked_like_the_first_address(server: Server) -> None:
         assert "not public" in (outcome.error or "")
 
 
-def test_everything_may_be_allowed(server: Server) -> None:
+def test_on_allows_all_private_addresses(server: Server) -> None:
     assert send(HttpCall(url=server.url), allow=frozenset(("on",))).state is RunState.SUCCEEDED
 
 
@@ -179,7 +179,7 @@ def test_a_secret_that_the_server_echoes_is_masked(server: Server) -> None:
         ("Authorization", "Basic bWU6bG9uZ3NlY3JldA==", ["bWU6bG9uZ3NlY3JldA", "longsecret"]),
     ],
 )  # fmt: skip
-def test_every_part_of_a_credential_that_is_echoed_is_masked(
+def test_every_part_of_an_echoed_credential_is_masked(
     server: Server, name: str, value: str, secrets: list[str]
 ) -> None:
     server.status = 500
@@ -192,7 +192,7 @@ def test_every_part_of_a_credential_that_is_echoed_is_masked(
         assert secret.encode() not in outcome.output
 
 
-def test_a_cookie_that_the_server_sets_and_echoes_is_masked(server: Server) -> None:
+def test_an_echoed_cookie_of_the_server_is_masked(server: Server) -> None:
     server.status, server.cookies = 500, ["sid=sessionsecret; Path=/", "csrf=csrfsecret1"]
     server.location, server.body = f"{server.url}/end", b"you are sessionsecret, csrfsecret1"
     outcome = send(HttpCall(url=f"{server.url}/redirect"))
@@ -201,7 +201,7 @@ def test_a_cookie_that_the_server_sets_and_echoes_is_masked(server: Server) -> N
     assert "csrfsecret1" not in (outcome.error or "")
 
 
-def test_the_password_of_a_url_is_masked_where_it_is_echoed(server: Server) -> None:
+def test_an_echoed_password_of_the_url_is_masked(server: Server) -> None:
     server.status, server.body = 401, b"no such user: longsecret"
     outcome = send(HttpCall(url=f"{server.url}/?password=longsecret"))
     assert "longsecret" not in (outcome.error or "")
@@ -236,7 +236,7 @@ def test_a_waiting_request_is_cancelled_at_once(server: Server) -> None:
     assert [outcome.state for outcome in outcomes] == [RunState.CANCELLED]
 
 
-def test_a_host_that_does_not_exist_is_one_sentence() -> None:
+def test_an_unknown_host_fails_the_run_with_one_sentence() -> None:
     outcome = send(HttpCall(url="http://nowhere.invalid/"))
     assert outcome.state is RunState.FAILED
     assert "GET http://nowhere.invalid/ failed" in (outcome.error or "")
@@ -260,12 +260,12 @@ def test_a_host_that_does_not_exist_is_one_sentence() -> None:
         ({"url": "http://h/", "expect": (7,)}, "200 to 599"),
     ],
 )
-def test_a_request_that_makes_no_sense_is_refused(fields: dict[str, Any], why: str) -> None:
+def test_an_invalid_request_is_refused_with_the_reason(fields: dict[str, Any], why: str) -> None:
     with pytest.raises(JobError, match=why):
         a_spec(prompt=None, http=HttpCall(**fields))
 
 
-def test_a_job_is_one_kind_of_work() -> None:
+def test_a_job_with_two_kinds_of_work_is_refused() -> None:
     call = HttpCall(url="http://h/")
     with pytest.raises(JobError, match="one kind of work"):
         a_spec(prompt="p", http=call)
@@ -273,7 +273,7 @@ def test_a_job_is_one_kind_of_work() -> None:
         a_spec(prompt=None, script="s.sh", http=call)
 
 
-def test_a_proxy_of_the_environment_is_not_used(
+def test_a_proxy_in_the_environment_is_not_used(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""Script runs with real child processes: how they are found, limited, silenced and ended."""
+"""Script runs with real child processes: how scripts are found, limited, silenced and stopped."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _REFUSED = ("missing.sh", "~/evil.py", "adir")
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A Hermes home with the recorded scripts."""
+    """Return a Hermes home with the recorded scripts."""
     scripts = tmp_path / "scripts"
     (scripts / "adir").mkdir(parents=True)
     for name, text in _SCRIPTS.items():
@@ -55,7 +55,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reaper() -> Iterator[OrphanReaper]:
-    """What would end the groups if we died."""
+    """Yield the reaper, which ends the process groups if this process dies."""
     reaper = OrphanReaper()
     yield reaper
     reaper.close()
@@ -175,7 +175,7 @@ def test_a_link_out_of_the_scripts_directory_is_refused(home: Path) -> None:
         locate(home / "scripts", "link.sh")
 
 
-def test_the_time_limit_ends_the_whole_process_group(home: Path, reaper: OrphanReaper) -> None:
+def test_the_timeout_stops_the_whole_process_group(home: Path, reaper: OrphanReaper) -> None:
     write(home, "slow.sh", 'sleep 600 &\necho "$!"\necho first\nwait')
     outcome = perform(home, "slow.sh", reaper, timeout_seconds=0.4)
     assert outcome.state is RunState.TIMED_OUT
@@ -184,7 +184,7 @@ def test_the_time_limit_ends_the_whole_process_group(home: Path, reaper: OrphanR
     eventually(lambda: not alive(int(outcome.output.split()[0])), what="the grandchild's end")
 
 
-def test_what_a_script_leaves_behind_ends_with_it(home: Path, reaper: OrphanReaper) -> None:
+def test_background_processes_of_a_script_end_with_it(home: Path, reaper: OrphanReaper) -> None:
     write(home, "leave.sh", 'sleep 600 &\necho "$!"')
     outcome = perform(home, "leave.sh", reaper)
     assert outcome.state is RunState.SUCCEEDED
@@ -198,7 +198,7 @@ def test_a_stop_ends_a_script_that_ignores_sigterm(home: Path, reaper: OrphanRea
     stop = RunningRun()
 
     def ask() -> None:
-        eventually(deaf.exists, what="the script's deafness")
+        eventually(deaf.exists, what="a script that ignores SIGTERM")
         stop.set("cancel")
 
     asking = threading.Thread(target=ask)
@@ -208,7 +208,7 @@ def test_a_stop_ends_a_script_that_ignores_sigterm(home: Path, reaper: OrphanRea
     assert (outcome.state, outcome.exit_code) == (RunState.CANCELLED, -signal.SIGKILL)
 
 
-def test_binary_and_broken_output_is_kept_as_it_is(home: Path, reaper: OrphanReaper) -> None:
+def test_binary_output_is_stored_unchanged(home: Path, reaper: OrphanReaper) -> None:
     write(home, "bin.py", "import sys\nsys.stdout.buffer.write(bytes(range(256)))")
     assert perform(home, "bin.py", reaper).output == bytes(range(256))
 
@@ -239,7 +239,7 @@ def test_the_cap_keeps_the_beginning_and_the_end(size: int, chunk: int) -> None:
         assert f"{size - 20:,} bytes cut".encode() in kept
 
 
-def test_a_killed_worker_process_takes_its_scripts_along(home: Path) -> None:
+def test_scripts_end_when_their_worker_process_is_killed(home: Path) -> None:
     write(home, "long.sh", "sleep 600 & echo $! > grandchild; wait")
     code = (
         "import sys; from pathlib import Path; from tests.unit.running.test_script import perform;"
@@ -249,7 +249,7 @@ def test_a_killed_worker_process_takes_its_scripts_along(home: Path) -> None:
     worker = subprocess.Popen([sys.executable, "-c", code, str(home)])
     note = home / "scripts" / "grandchild"
     try:
-        eventually(lambda: note.exists() and note.read_text().strip(), what="the grandchild")
+        eventually(lambda: note.exists() and note.read_text().strip(), what="the grandchild's pid")
     finally:
         worker.kill()
         worker.wait()
@@ -257,7 +257,7 @@ def test_a_killed_worker_process_takes_its_scripts_along(home: Path) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs, zombies aside."""
+    """Return whether a process runs; a zombie does not count."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Celery's schedules mean here what they mean to Celery: the instants are the same.
+"""Celery's schedules have the same instants here as in Celery.
 
-The reference is Celery's own `crontab`, asked for its next instant again and again in UTC. What a
-change of the clocks does is ours to say (see `test_reference`), so only one zone is met.
+The reference is Celery's own `crontab`, asked for its next instant again and again in UTC. Clock
+changes are handled differently here (see `test_reference`), so these tests use UTC only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hermes_celery.errors import JobError
 from hermes_celery.schedule import parse
 from hermes_celery.schedule.explaining import explain
 
-#: Without types; a zone of its is what many projects give Celery.
+#: Imported by name, since pytz has no types. Many projects give Celery a zone of pytz.
 pytz = import_module("pytz")
 APP = Celery("celery-schedules", set_as_current=False)
 APP.conf.timezone = "UTC"
@@ -34,7 +34,7 @@ def a_crontab(**fields: Any) -> crontab:
 
 
 def celerys_next(given: crontab, after: datetime, *, count: int) -> list[datetime]:
-    """Celery's own instants: what its beat would do that ran the entry at each of them."""
+    """Return Celery's own instants: those of a beat that runs the entry at each of them."""
     found = []
     for _ in range(count):
         given.nowfun = lambda at=after: at
@@ -113,7 +113,7 @@ def test_a_crontab_has_the_instants_that_celery_gives_it(
         ({"minute": 0, "hour": 9, "day_of_week": "sun"}, "0 9 * * 0"),
         ({"minute": "1, 5", "hour": {3, 1}}, "1,5 1,3 * * *"),
         ({"minute": "0-59/7"}, "0-59/7 * * * *"),
-        # Day and weekday: both, as Celery has it; all days of a month are no limit.
+        # Day and weekday must both match, as in Celery; all days of a month are no limit.
         (
             {"minute": 0, "hour": 22, "day_of_month": "1-7", "day_of_week": "sat"},
             "0 22 1-7 * +6",
@@ -121,7 +121,7 @@ def test_a_crontab_has_the_instants_that_celery_gives_it(
         ({"minute": 0, "hour": 0, "day_of_month": "*/2", "day_of_week": "mon"}, "0 0 */2 * 1"),
         ({"minute": 0, "hour": 0, "day_of_month": "1-31", "day_of_week": "1-5"}, "0 0 * * 1-5"),
         ({"minute": 0, "hour": 0, "day_of_month": 15, "day_of_week": "0-6"}, "0 0 15 * *"),
-        # A star stays a star, and nothing else becomes one: that decides about clock changes.
+        # A star stays a star, and nothing else becomes one: it decides how clock changes count.
         ({"minute": "*/15"}, "*/15 * * * *"),
         ({"minute": 0, "hour": "*/7,22-3"}, "0 */7,1-3,22,23 * * *"),
         ({"minute": 0, "hour": "0-23"}, "0 0-23 * * *"),
@@ -133,8 +133,8 @@ def test_a_crontab_becomes_a_text(fields: dict[str, Any], text: str) -> None:
     parse(text)
 
 
-def test_a_text_that_wants_both_days_is_none_to_who_does_not_know_it() -> None:
-    # 0.1.0 reads the same fields; the sign is no part of any of them.
+def test_a_text_with_both_day_fields_required_is_invalid_for_0_1_0() -> None:
+    # 0.1.0 reads the same fields, but no field of it may have the sign `+`.
     with pytest.raises(ValueError, match="is not a value"):
         parse("0 22 +1-7 * sat")
     schedule = parse("0 22 1-7 * +sat")
@@ -143,7 +143,7 @@ def test_a_text_that_wants_both_days_is_none_to_who_does_not_know_it() -> None:
         parse("0 22 1-7 * +")
 
 
-def test_the_zone_of_a_crontab_is_that_of_its_own_clock() -> None:
+def test_a_crontabs_zone_is_that_of_its_nowfun() -> None:
     for zone in (ZoneInfo("Asia/Tokyo"), pytz.timezone("Asia/Tokyo")):
         given = a_crontab(minute=0, hour=9, nowfun=lambda zone=zone: datetime.now(zone))
         assert text_of(given) == "CRON_TZ=Asia/Tokyo 0 9 * * *"
@@ -178,22 +178,22 @@ def test_a_relative_interval_keeps_celerys_times(seconds: int) -> None:
     assert our_next(text_of(given), NOON, count=5) == celerys_next(given, NOON, count=5)
 
 
-class Ours(crontab):  # type: ignore[misc]  # Celery carries no types
-    """A schedule of somebody's own."""
+class OwnDecision(crontab):  # type: ignore[misc]  # Celery carries no types
+    """A user's schedule class with its own `is_due`."""
 
     def is_due(self, last_run_at: datetime) -> Any:
-        """Whenever it likes."""
+        """Override the method; a schedule with its own decision cannot become a text."""
         return super().is_due(last_run_at)
 
 
-class Named(crontab):  # type: ignore[misc]  # Celery carries no types
-    """A crontab under another name, and no more."""
+class PlainSubclass(crontab):  # type: ignore[misc]  # Celery carries no types
+    """A subclass of crontab that overrides nothing."""
 
 
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (Ours(app=APP), "a Ours decides with its own is_due"),
+        (OwnDecision(app=APP), "a OwnDecision decides with its own is_due"),
         (solar.__new__(solar), "follows the sun"),
         (BaseSchedule(app=APP), "is not a schedule; use a text, a crontab, a timedelta or seconds"),
         (None, "None is not a schedule"),
@@ -208,13 +208,13 @@ class Named(crontab):  # type: ignore[misc]  # Celery carries no types
         (a_crontab(minute=[1.5]), "the minute of its crontab is .1.5.; give whole numbers"),
     ],
 )
-def test_what_cannot_be_said_is_refused_with_what_to_write(given: Any, why: str) -> None:
+def test_an_unsupported_schedule_is_refused_with_an_alternative(given: Any, why: str) -> None:
     with pytest.raises(JobError, match=why):
         text_of(given)
 
 
-def test_a_subclass_that_decides_nothing_is_what_it_derives_from() -> None:
-    assert text_of(Named(minute=5, app=APP)) == "5 * * * *"
+def test_a_subclass_that_overrides_nothing_counts_as_its_base() -> None:
+    assert text_of(PlainSubclass(minute=5, app=APP)) == "5 * * * *"
 
 
 @pytest.mark.parametrize(
@@ -229,24 +229,24 @@ def test_a_subclass_that_decides_nothing_is_what_it_derives_from() -> None:
         ("Asia/Tokyo", "Asia/Tokyo"),
     ],
 )
-def test_a_zone_has_a_name_that_other_machines_know(zone: tzinfo | str, name: str) -> None:
+def test_a_zone_is_stored_by_a_name_that_other_machines_know(zone: tzinfo | str, name: str) -> None:
     assert zone_name(zone) == name
     parse("0 9 * * *", timezone=name)
 
 
 class Nameless(tzinfo):
-    """A zone of somebody's own, whose offset depends on the day."""
+    """A user's time zone whose offset depends on the month."""
 
     def utcoffset(self, at: datetime | None) -> timedelta | None:
-        """Unknown without a day."""
+        """Return None without an instant, otherwise an offset by the month."""
         return None if at is None else timedelta(hours=at.month % 2)
 
     def tzname(self, at: datetime | None) -> str:
-        """A name that nobody else knows."""
+        """Return a name that no zone database has."""
         return "NAMELESS"
 
     def dst(self, at: datetime | None) -> timedelta | None:
-        """Unknown."""
+        """Return None: unknown."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Schedules as Hermes stores them."""
+"""Schedules in Hermes' stored form are read and written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOW = datetime(2026, 6, 22, 12, tzinfo=UTC)
     "text",
     ["0 9 * * *", "every 2h", "90s", "in 45m", "2027-03-28T14:00", "weekdays at 9am", "@daily"],
 )
-def test_what_is_stored_is_read_back_as_the_same(text: str) -> None:
+def test_a_schedule_in_hermes_form_reads_back_as_the_same(text: str) -> None:
     schedule = parse(text, timezone="Europe/Berlin", now=NOW)
 
     again = from_hermes(schedule.to_hermes(), timezone="Europe/Berlin", now=NOW)
@@ -24,7 +24,7 @@ def test_what_is_stored_is_read_back_as_the_same(text: str) -> None:
     assert again == schedule
 
 
-def test_an_interval_counts_in_minutes() -> None:
+def test_a_stored_interval_is_in_minutes() -> None:
     schedule = from_hermes({"kind": "interval", "minutes": 90}, now=NOW)
 
     assert schedule.kind is ScheduleKind.INTERVAL
@@ -77,6 +77,6 @@ def test_a_one_shot_keeps_its_instant_and_its_zone() -> None:
     ],
     ids=repr,
 )
-def test_anything_else_is_refused(stored: Any) -> None:
+def test_an_invalid_stored_schedule_is_refused(stored: Any) -> None:
     with pytest.raises(ScheduleError):
         from_hermes(stored, now=NOW)

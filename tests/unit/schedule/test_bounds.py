@@ -1,4 +1,4 @@
-"""Start and end, exclusions and jitter."""
+"""Bounds of a schedule: start and end, exclusions and jitter."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_iso_time_excludes_its_minute() -> None:
     assert [f"{instant:%M:%S}" for instant in found] == ["00:00", "00:20", "00:40", "02:00"]
 
 
-def test_exclusions_hold_backwards_too() -> None:
+def test_exclusions_also_hold_for_latest_until() -> None:
     schedule = parse(
         "0 * * * *", timezone="Europe/Berlin", bounds=Bounds.of(exclude=["* * 24-26 12 *"])
     )
@@ -123,7 +123,7 @@ def test_an_exclusion_crosses_a_clock_change(midnight: str, first: str) -> None:
         ("2026-02-30", "is not a real time"),
     ],
 )
-def test_an_exclusion_that_cannot_be_read_is_refused(text: str, fault: str) -> None:
+def test_an_invalid_exclusion_is_refused_with_the_reason(text: str, fault: str) -> None:
     with pytest.raises(ScheduleError, match=fault):
         parse("@daily", bounds=Bounds.of(exclude=[text]))
 
@@ -134,7 +134,7 @@ def test_an_exclusion_that_leaves_nothing_is_refused(text: str) -> None:
         parse(text, bounds=Bounds.of(exclude=["* 9 * * *", "* 0-8,10-23 * * *"]))
 
 
-def test_jitter_is_the_same_for_one_job_everywhere_and_differs_between_jobs() -> None:
+def test_jitter_is_fixed_for_a_job_and_differs_between_jobs() -> None:
     first = parse("0 9 * * *", spread="job-a", bounds=Bounds.of(jitter_seconds=600)).between(
         NOW, WEEKS
     )
@@ -150,11 +150,11 @@ def test_jitter_is_the_same_for_one_job_everywhere_and_differs_between_jobs() ->
     delays = [instant.minute * 60 + instant.second for instant in first]
     assert max(delays) <= 600
     assert len(set(delays)) > len(delays) // 2
-    # On every machine and with every version: this is not to change.
+    # This value must stay the same on every machine and in every version.
     assert first[0] == datetime(2026, 12, 21, 9, 4, 9, tzinfo=UTC)
 
 
-def test_jitter_ends_with_the_schedule() -> None:
+def test_jitter_never_delays_past_the_end() -> None:
     end = datetime(2026, 12, 24, 9, 1, tzinfo=UTC)
 
     for job in map(str, range(30)):
@@ -175,7 +175,9 @@ def test_negative_jitter_is_refused() -> None:
     job=st.text("ab", max_size=3),
     offset=st.integers(0, 1_000_000),
 )
-def test_jitter_keeps_order_and_number(text: str, jitter: int, job: str, offset: int) -> None:
+def test_jitter_keeps_the_order_and_number_of_occurrences(
+    text: str, jitter: int, job: str, offset: int
+) -> None:
     plain = parse(text, now=NOW)
     jittered = parse(text, now=NOW, spread=job, bounds=Bounds.of(jitter_seconds=jitter))
     start = NOW + timedelta(seconds=offset)
@@ -191,7 +193,7 @@ def test_jitter_keeps_order_and_number(text: str, jitter: int, job: str, offset:
         at = delayed
 
 
-def test_what_narrows_a_schedule_shows_as_the_schedule_itself() -> None:
+def test_bounds_do_not_change_how_a_schedule_is_shown_or_exported() -> None:
     plain = parse("every monday 9am", timezone="Europe/Berlin")
     narrowed = parse(
         "every monday 9am",

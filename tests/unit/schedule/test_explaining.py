@@ -1,4 +1,4 @@
-"""Schedules in words, and what may surprise in them."""
+"""The words for a schedule, and the warnings about its surprises."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_schedule_has_words(text: str, words: str) -> None:
 
 
 def numbers(words: str, names: tuple[str, ...]) -> set[int]:
-    """Read `a, b and c to d` back; the first name is 1."""
+    """Return the numbers of `a, b and c to d`; the first name is 1."""
     found: set[int] = set()
     for part in re.split(r", | and ", words):
         low, _, high = part.partition(" to ")
@@ -89,7 +89,7 @@ def numbers(words: str, names: tuple[str, ...]) -> set[int]:
     months=st.sets(st.integers(1, 12), min_size=1, max_size=11),
     data=st.data(),
 )
-def test_words_and_instants_agree(
+def test_the_words_match_the_instants(
     times: set[int], minute: int, months: set[int], data: st.DataObject
 ) -> None:
     by_weekday = data.draw(st.booleans())
@@ -121,8 +121,8 @@ def test_words_and_instants_agree(
     minutes=st.sampled_from(["*", "*/5", "*/7", "5/20", "0", "10-30", "1,2,3,40", "H"]),
     hours=st.sampled_from(["*", "*/3", "*/5", "9-17", "8/4", "0,1,2,3,4,5,6,7", "H"]),
 )
-def test_times_of_day_are_all_named_by_the_words(minutes: str, hours: str) -> None:
-    """cron-descriptor's words are read back as far as they name numbers."""
+def test_the_words_name_all_times_of_day(minutes: str, hours: str) -> None:
+    """The test reads back the numbers in cron-descriptor's words."""
     schedule = parse(f"{minutes} {hours} * * *", spread="words")
     words = explain(schedule).words
     found = schedule.between(NOW, NOW + timedelta(hours=24) - timedelta(seconds=1))
@@ -144,7 +144,7 @@ def test_times_of_day_are_all_named_by_the_words(minutes: str, hours: str) -> No
         assert set(re.findall(r"\d\d:\d\d", words)) == clock
 
 
-def test_the_normal_form_and_the_zone_are_part_of_it() -> None:
+def test_an_explanation_has_the_normal_form_and_the_zone() -> None:
     explanation = explained("CRON_TZ=Asia/Tokyo every monday 9am")
 
     assert explanation.normal_form == "0 9 * * 1"
@@ -238,14 +238,14 @@ def test_a_day_that_does_not_exist_is_named() -> None:
         ("2020-01-01T00:00", "2020-01-01T00:00:00+01:00 has passed"),
     ],
 )
-def test_what_may_surprise_is_a_warning(text: str, warning: str) -> None:
+def test_a_surprising_schedule_has_a_warning(text: str, warning: str) -> None:
     assert any(warning in found for found in explained(text).warnings)
 
 
 @pytest.mark.parametrize("text", ["*/15 * * * *", "0 9 * * 1-5", "0 9 L * *", "0 9 28 * *", "1h"])
-def test_what_does_not_surprise_is_none(text: str) -> None:
+def test_an_ordinary_schedule_has_no_warning(text: str) -> None:
     assert explained(text).warnings == ()
 
 
-def test_without_the_present_time_there_are_no_dates() -> None:
+def test_without_the_present_time_no_clock_changes_are_named() -> None:
     assert explain(parse("30 2 * * *", timezone="Europe/Berlin")).warnings == ()

@@ -1,4 +1,4 @@
-"""The table of forms is true: every example parses, explains itself and has a next time."""
+"""In the table of forms, every example parses, has words and has a next instant."""
 
 from __future__ import annotations
 

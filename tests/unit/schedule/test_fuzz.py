@@ -1,4 +1,4 @@
-"""Whatever is typed: an answer or our own error, and soon."""
+"""For any text, `parse` returns a schedule or raises our own error, and it is fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = (
     *("in", "noon", "9am", "17:30", "7", "30m", "1h30m", "90s", "hour", "day", "2d", "w"),
     *("@daily", "@every", "@reboot", "|", "CRON_TZ=Asia/Tokyo", "2027-03-28T02:30", "2027-02-30"),
 )
-#: What is right in one field may be wrong in the next: both are wanted.
+#: Items that are valid in one field may be invalid in another; the fuzzer needs both.
 NUMBERS = ("*", "*", "*/2", "*/7", "*/90", "0", "5", "5-5", "0-23", "10-20/15", "H", "H/5", "*,1")
 ITEMS = (
     NUMBERS,
@@ -57,7 +57,7 @@ def _fields(chance: random.Random) -> str:
 
 
 def fuzz(count: int, *, seed: int) -> None:
-    """Read many texts and ask each schedule both ways; 1 ms a piece is the budget."""
+    """Parse many texts and ask each schedule in both directions; the budget is 1 ms per text."""
     chance = random.Random(seed)
     for zone in ZONES:
         parse("0 0 * * *", timezone=zone)
@@ -82,7 +82,7 @@ def fuzz(count: int, *, seed: int) -> None:
     assert len(faults) > count / 20
     assert all(faults)
     assert time.perf_counter() - began < count * 0.001
-    # A pause of the machine is not ours; a search without bounds takes longer than this.
+    # One second allows for pauses of the machine; a search without bounds takes longer.
     assert slowest < 1
 
 
@@ -95,7 +95,7 @@ def test_a_hundred_thousand_texts_are_read_or_refused_within_a_millisecond_each(
     fuzz(100_000, seed=2)
 
 
-def test_whatever_can_be_read_can_be_explained_and_stored() -> None:
+def test_every_parsed_text_can_be_explained_and_stored() -> None:
     chance = random.Random(3)
     for _ in range(1500):
         try:

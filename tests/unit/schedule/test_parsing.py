@@ -1,4 +1,4 @@
-"""What can be written, what it becomes, and how the rest is refused."""
+"""Which texts are schedules, what they become, and how other texts are refused."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def instants(schedule: Schedule) -> tuple[datetime, ...]:
         ("* " * 200, "400 characters is too long; use 256 or less"),
     ],
 )
-def test_a_refusal_says_what_is_wrong(text: str, fault: str) -> None:
+def test_an_invalid_text_is_refused_with_the_reason(text: str, fault: str) -> None:
     assert fault in refusal(text)
 
 
@@ -184,12 +184,12 @@ def test_an_unknown_zone_is_refused_with_an_example(zone: str) -> None:
     assert "'Europe/Berlin'" in refusal("0 9 * * *", timezone=zone)
 
 
-def test_errors_are_ours_and_value_errors() -> None:
+def test_schedule_errors_are_also_value_errors() -> None:
     assert issubclass(ScheduleError, ValueError)
     assert issubclass(ScheduleError, HermesCeleryError)
 
 
-def test_what_is_no_text_is_refused() -> None:
+def test_a_schedule_that_is_not_a_text_is_refused() -> None:
     with pytest.raises(ScheduleError, match="is not a text"):
         parse(5)  # type: ignore[arg-type]
 
@@ -220,7 +220,7 @@ def test_the_length_is_capped_at_256() -> None:
         ("0 0 1 1 * 0 2028", ["2028-01-01"]),
     ],
 )
-def test_an_expression_means_these_days(text: str, expected: list[str]) -> None:
+def test_an_expression_matches_the_expected_days(text: str, expected: list[str]) -> None:
     assert days_of(text, len(expected)) == expected
 
 
@@ -271,7 +271,7 @@ def test_the_sixth_field_is_seconds_and_the_seventh_years() -> None:
     assert schedule.latest_until(datetime(2099, 1, 1, tzinfo=UTC)) == found[-1]
 
 
-def test_crontabs_zone_wins_over_the_given_one() -> None:
+def test_cron_tz_wins_over_the_given_zone() -> None:
     schedule = parse("CRON_TZ=Asia/Tokyo 0 9 * * *", timezone="Europe/Berlin")
 
     assert schedule.timezone == "Asia/Tokyo"
@@ -284,17 +284,17 @@ def test_a_fixed_offset_is_a_zone() -> None:
     assert schedule.next_after(NOW) == datetime(2026, 6, 23, 11, tzinfo=UTC)
 
 
-def test_h_differs_between_jobs_and_stays_for_each() -> None:
+def test_h_differs_between_jobs_and_is_fixed_for_each_job() -> None:
     firsts = {parse("H H * * *", spread=f"job-{n}").next_after(NOW) for n in range(50)}
 
     assert len(firsts) > 40
-    # On every machine and with every version: these are not to change.
+    # This value must stay the same on every machine and in every version.
     assert parse("H H * * *", spread="0123456789ab").next_after(NOW) == datetime(
         2026, 6, 22, 12, 4, tzinfo=UTC
     )
 
 
-def test_jobs_whose_h_is_the_same_share_the_compiled_form() -> None:
+def test_jobs_with_the_same_value_of_h_share_the_compiled_form() -> None:
     drawn = {id(parse("0 H * * *", spread=str(n)).pattern) for n in range(200)}  # type: ignore[attr-defined]
 
     assert len(drawn) == 24
@@ -328,13 +328,13 @@ def test_several_expressions_are_one_schedule() -> None:
     assert schedule.latest_until(NOW) == NOW
 
 
-def test_relative_text_wants_the_present_time() -> None:
+def test_relative_text_needs_the_present_time() -> None:
     with pytest.raises(ScheduleError, match="counts from now"):
         parse("in 30m")
 
 
 def test_naive_times_are_refused() -> None:
-    naive = datetime(2026, 6, 22)  # noqa: DTZ001 - that is the fault
+    naive = datetime(2026, 6, 22)  # noqa: DTZ001 - the missing zone is the fault under test
     with pytest.raises(ScheduleError, match="has no time zone"):
         parse("every 2h", now=naive)
     with pytest.raises(ScheduleError, match="has no time zone"):
@@ -379,7 +379,7 @@ def test_an_interval_counts_from_whole_milliseconds() -> None:
         ("2027-03-28T01:59:59.5", "2027-03-28T01:59:59.500+01:00"),
     ],
 )
-def test_a_local_time_once_follows_the_rule_for_fixed_times(text: str, instant: str) -> None:
+def test_a_local_one_shot_follows_the_rule_for_fixed_times(text: str, instant: str) -> None:
     schedule = parse(text, timezone="Europe/Berlin")
     expected = datetime.fromisoformat(instant)
 
@@ -389,11 +389,11 @@ def test_a_local_time_once_follows_the_rule_for_fixed_times(text: str, instant: 
     assert schedule.latest_until(expected - timedelta(milliseconds=1)) is None
 
 
-def test_a_time_that_has_passed_can_be_read() -> None:
+def test_a_past_time_is_parsed_and_has_no_next_instant() -> None:
     assert parse("2020-01-01T00:00").next_after(NOW) is None
 
 
-def test_nothing_is_before_1970_or_after_2099() -> None:
+def test_all_instants_are_from_1970_to_2099() -> None:
     yearly = parse("0 0 1 1 *", timezone="America/New_York")
     early, late = datetime(1, 1, 2, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
 
@@ -406,7 +406,7 @@ def test_nothing_is_before_1970_or_after_2099() -> None:
     assert parse("* * * * *").next_after(datetime(2099, 12, 31, 23, 59, tzinfo=UTC)) is None
 
 
-def test_between_takes_both_ends_and_can_be_limited() -> None:
+def test_between_includes_both_ends_and_can_be_limited() -> None:
     schedule = parse("0 * * * *")
 
     assert len(schedule.between(NOW, NOW + timedelta(hours=3))) == 4
@@ -418,7 +418,7 @@ def test_between_takes_both_ends_and_can_be_limited() -> None:
     assert schedule.between(later, NOW + timedelta(hours=1)) == (NOW + timedelta(hours=1),)
 
 
-def test_the_integer_path_is_the_same() -> None:
+def test_next_after_ms_equals_next_after() -> None:
     schedule = parse("*/7 3 * * *", timezone="Australia/Lord_Howe")
     instant = schedule.next_after(NOW)
     assert instant is not None
@@ -433,7 +433,7 @@ def test_jobs_with_one_text_and_zone_share_its_compiled_form() -> None:
     assert first is second
 
 
-def test_importing_the_package_loads_no_library_that_it_may_not_need() -> None:
+def test_parsing_an_interval_imports_no_heavy_library() -> None:
     heavy = ("croniter", "cron_descriptor", "zoneinfo", "dateutil", "hashlib")
     code = (
         "import sys; from hermes_celery.schedule import parse; parse('every 2h'); "
@@ -458,7 +458,7 @@ def test_importing_the_package_loads_no_library_that_it_may_not_need() -> None:
         ("CRON_TZ=Asia/Tokyo 0 9 * * * delayed 1h", "0 9 * * * delayed 1h", None),
     ],
 )
-def test_a_delayed_schedule_runs_so_long_after_each_occurrence(
+def test_a_delayed_schedule_has_a_normal_form_that_parses_back(
     text: str, normal: str, words: str | None
 ) -> None:
     now = datetime(2026, 6, 22, 12, tzinfo=UTC)
@@ -483,12 +483,12 @@ def test_a_delay_is_elapsed_time_after_the_nominal_instant() -> None:
         assert schedule.next_after(nominal) == nominal + timedelta(hours=1)
 
 
-def test_hermes_is_not_told_a_delayed_time_as_another_one() -> None:
+def test_a_delay_is_kept_in_the_hermes_form_of_a_cron_schedule() -> None:
     assert parse("0 9 * * * delayed 1m").to_hermes()["expr"] == "0 9 * * * delayed 1m"
     assert parse("every 5m delayed 1m").to_hermes()["minutes"] == 5
 
 
 @pytest.mark.parametrize("text", ["0 9 * * * delayed soon", "delayed 10s", "0 9 * * * delayed"])
-def test_a_delay_that_cannot_be_read_is_refused(text: str) -> None:
+def test_an_invalid_delay_is_refused(text: str) -> None:
     with pytest.raises(ScheduleError, match=r"is not a (duration|schedule)|second 'delayed'"):
         parse(text)

@@ -1,4 +1,4 @@
-"""The recorded behaviour of other schedulers, row by row.
+"""Schedules behave as recorded from other schedulers, row by row.
 
 `cron_next`, `cron_reject` and `dst` were collected from the test suites of robfig/cron, cronexpr,
 cronsim, croniter, Cronos and croner; `hermes` was recorded from Hermes.
@@ -21,8 +21,8 @@ from hermes_celery.schedule.durations import read_duration_ms
 CASES = Path(__file__).parents[2] / "data" / "cases"
 NOW = datetime(2026, 6, 22, 12, tzinfo=UTC)
 
-#: Rows that we hold to be wrong, by expression.
-WRONG = {
+#: Recorded rows that we do not follow, by expression, with the reason.
+NOT_FOLLOWED = {
     "* * * * MONL": (
         "cronsim knows no weekday names before L; we read friL as the last Friday, as the rows "
         "for FRIL, fril and MONL,FRIL of croner demand"
@@ -57,7 +57,7 @@ def next_rows() -> list[Any]:
 
 
 @pytest.mark.parametrize("row", next_rows())
-def test_the_next_instant_is_the_recorded_one(row: dict[str, str]) -> None:
+def test_the_next_instant_is_as_recorded(row: dict[str, str]) -> None:
     if row["next"] is None:
         with pytest.raises(ScheduleError, match="can never run"):
             parse(row["expr"], timezone=row["tz"])
@@ -75,7 +75,7 @@ def reject_rows() -> list[Any]:
             id=row["expr"] or "(empty)",
             marks=[
                 pytest.mark.xfail(strict=True, reason=reason)
-                for expression, reason in WRONG.items()
+                for expression, reason in NOT_FOLLOWED.items()
                 if expression == row["expr"]
             ],
         )
@@ -97,7 +97,7 @@ def test_a_wrong_expression_is_refused(expression: str) -> None:
 @pytest.mark.parametrize(
     "row", [pytest.param(row, id=f"{row['expr']}: {row['name']}") for row in rows("dst")]
 )
-def test_all_instants_around_a_clock_change_are_the_recorded_ones(row: dict[str, Any]) -> None:
+def test_instants_around_a_clock_change_are_as_recorded(row: dict[str, Any]) -> None:
     schedule = parse(row["expr"], timezone=row["tz"])
     start, end = datetime.fromisoformat(row["start"]), datetime.fromisoformat(row["end"])
 
@@ -161,7 +161,7 @@ def _check_next(given: dict[str, Any], expected: dict[str, Any]) -> None:
     assert following is not None
     assert following > last
     if answer.endswith("strictly after the base"):
-        # 01:15-05:00 lies in the repeated hour: of 01:30 only the first, at -04:00, counts.
+        # 01:15-05:00 lies in the repeated hour; only the first 01:30, at -04:00, counts.
         assert following.astimezone(ZoneInfo(given["timezone"])).strftime("%H:%M") == "01:30"
         return
     assert following == datetime.fromisoformat(answer.removesuffix(" (as an instant)"))
@@ -188,7 +188,7 @@ def _stored(given: dict[str, Any], *, anchor: datetime) -> Schedule:
     return from_hermes(given["schedule"], timezone=given["timezone"], now=anchor)
 
 
-def test_the_cases_are_all_there() -> None:
+def test_no_recorded_case_is_missing() -> None:
     counts = {name: len(list(rows(name))) for name in ("cron_next", "cron_reject", "dst", "hermes")}
 
     assert counts == {"cron_next": 752, "cron_reject": 102, "dst": 18, "hermes": 289}

@@ -1,13 +1,14 @@
-"""Schedules against a slow and obvious reference: a clock that is read every minute.
+"""Schedules agree with a slow and obvious reference: a clock that is read every minute.
 
-The reference is Debian's cron(8), word by word. A wildcard job ("*" in the hour or minute) is "run
-based on the new time immediately": in each minute in which the wall clock matches. For all others,
-"if the time has moved forwards, those jobs which would have run in the time that was skipped will
-be run soon after the change", and "if the time has moved backwards, those jobs that fall into the
-repeated time will not be re-run": in each minute, what counts is all wall-clock time that is read,
-or jumped over, for the first time. Days that a zone leaves out as a whole are no days.
+The reference follows Debian's cron(8) word by word. A wildcard job ("*" in the hour or minute) is
+"run based on the new time immediately": in each minute in which the wall clock matches. For all
+other jobs, "if the time has moved forwards, those jobs which would have run in the time that was
+skipped will be run soon after the change", and "if the time has moved backwards, those jobs that
+fall into the repeated time will not be re-run". So in each minute the reference checks all
+wall-clock minutes that are read or skipped for the first time. A day that a zone leaves out
+completely does not count.
 
-It knows nothing of tables, masks or transitions, and asks `zoneinfo` for every minute.
+The reference uses no tables, masks or transitions; it asks `zoneinfo` for every minute.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def _same_data(zone: str) -> bytes:
     return next((file.read_bytes() for file in files if file.is_file()), zone.encode())
 
 
-#: One name for each zone that has several, for the tests that go through all of them.
+#: One name per distinct zone, for the tests that go through all zones.
 DISTINCT = sorted({_same_data(zone): zone for zone in ZONES}.values())
-#: Zones whose clocks do what others' do not, to be met in every run.
+#: Zones with unusual clock changes, tested in every run.
 ODD_CHANGES = [
     ("Australia/Lord_Howe", datetime(2026, 4, 4, 15, tzinfo=UTC)),  # half an hour
     ("Australia/Lord_Howe", datetime(2026, 10, 3, 15, 30, tzinfo=UTC)),
@@ -107,8 +108,8 @@ def wildcard(minute: Text, hour: Text) -> bool:
 
 
 def fires(minute: Text, hour: Text, zone: str, start: datetime, end: datetime) -> list[datetime]:
-    """Every minute in [start, end] in which cron(8) would run the job."""
-    # Since 1970 no clock has gone back by more than seven hours: a day is memory enough.
+    """Return every minute in [start, end] in which cron(8) would run the job."""
+    # Since 1970 no clock has gone back by more than seven hours, so one day before is enough.
     begin, found = start - timedelta(days=1), []
     info = ZoneInfo(zone)
     reached = _wall(begin, info) - timedelta(minutes=1)
@@ -138,7 +139,7 @@ def _minutes(start: datetime, end: datetime, *, step: int) -> Iterable[datetime]
 
 @cache
 def changes(zone: str) -> list[datetime]:
-    """All clock changes of a zone from 1970 to 2037, found by asking twice a day."""
+    """Return all clock changes of a zone from 1970 to 2037, found by asking twice a day."""
     info, step, found = ZoneInfo(zone), timedelta(hours=12), []
     before = datetime(1970, 1, 1, tzinfo=UTC)
     while before.year < 2038:
@@ -168,7 +169,10 @@ def _halve(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
 
 
 def whole_minutes(zone: str, change: datetime) -> bool:
-    """Liberia's clocks were 44 minutes and 30 seconds behind until 1972."""
+    """Return whether the zone's offsets around a change are whole minutes.
+
+    Liberia's clocks were 44 minutes and 30 seconds behind until 1972.
+    """
     info = ZoneInfo(zone)
     around = (change - timedelta(days=4), change, change + timedelta(days=2))
     return not any(_offset(at, info).total_seconds() % 60 for at in around)
@@ -182,7 +186,7 @@ def check_around(minute: Text, hour: Text, zone: str, change: datetime) -> None:
     expected = fires(minute, hour, zone, start, end)
 
     assert list(schedule.between(start, end)) == expected
-    # Asked anywhere, not only from one occurrence to the next.
+    # Ask at instants between the occurrences as well.
     for at in _minutes(start, end, step=23):
         following, latest = schedule.next_after(at), schedule.latest_until(at)
         assert following is not None
@@ -193,7 +197,7 @@ def check_around(minute: Text, hour: Text, zone: str, change: datetime) -> None:
 
 @st.composite
 def zones_and_changes(draw: st.DrawFn) -> tuple[str, datetime]:
-    """A zone and an instant at which its clocks change."""
+    """Draw a zone and an instant at which its clocks change."""
     if draw(st.booleans()):
         return draw(st.sampled_from(ODD_CHANGES))
     zone = draw(st.sampled_from(ZONES))
@@ -203,7 +207,7 @@ def zones_and_changes(draw: st.DrawFn) -> tuple[str, datetime]:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(minute=_field(59), hour=_field(23), place=zones_and_changes())
-def test_instants_around_clock_changes_are_those_of_the_reference(
+def test_instants_around_clock_changes_match_the_reference(
     minute: Text, hour: Text, place: tuple[str, datetime]
 ) -> None:
     assume(whole_minutes(*place))
@@ -219,7 +223,7 @@ SAMPLES = [
 
 @pytest.mark.parametrize(("zone", "change"), ODD_CHANGES)
 @pytest.mark.parametrize("fields", SAMPLES, ids=lambda fields: " ".join(f.text for f in fields))
-def test_odd_clock_changes_are_those_of_the_reference(
+def test_unusual_clock_changes_match_the_reference(
     zone: str, change: datetime, fields: tuple[Text, Text]
 ) -> None:
     assert change in changes(zone)
@@ -229,18 +233,18 @@ def test_odd_clock_changes_are_those_of_the_reference(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("zone", DISTINCT)
-def test_every_clock_change_of_the_zone_is_that_of_the_reference(zone: str) -> None:
+def test_every_clock_change_of_the_zone_matches_the_reference(zone: str) -> None:
     for change in changes(zone):
         if whole_minutes(zone, change):
             local = change.astimezone(ZoneInfo(zone))
-            # The hour that the clock jumps to, or repeats, and the one before it.
+            # The hour that the clock jumps to or repeats, and the hour before it.
             hours = frozenset({local.hour, (local.hour - 1) % 24})
             hour = Text(",".join(map(str, sorted(hours))), hours)
             check_around(Text("15", frozenset({15})), hour, zone, change)
             check_around(Text("*/30", frozenset({0, 30})), hour, zone, change)
 
 
-def once_a_day(zone: str, change: datetime, minute_of_day: int) -> None:
+def check_once_a_day(zone: str, change: datetime, minute_of_day: int) -> None:
     hour, minute = divmod(minute_of_day, 60)
     schedule = parse(f"{minute} {hour} * * *", timezone=zone)
     info = ZoneInfo(zone)
@@ -248,21 +252,25 @@ def once_a_day(zone: str, change: datetime, minute_of_day: int) -> None:
     days = sorted({_wall(instant, info).date() for instant in around})[1:-1]
     opens = {day: _opens(day, info, around) for day in days}
     for day, following in pairwise(days):
-        # Its own day's run is the first at or after the nominal time; a gap may end the day.
+        # A day's own run is the first one at or after the nominal time; if a gap ends the day, the
+        # run is on the next day.
         found = schedule.between(opens[day], opens[following])
         own = [instant for instant in found if _nominal_day(instant, info, minute_of_day) == day]
         assert len(own) == 1, (zone, day, found)
 
 
 def _opens(day: date, zone: ZoneInfo, around: list[datetime]) -> datetime:
-    """The first instant of a local day, to the minute."""
+    """Return the first instant of a local day, to the minute."""
     rough = next(instant for instant in around if _wall(instant, zone).date() >= day)
     back = (rough - timedelta(minutes=step) for step in range(16))
     return min(instant for instant in back if _wall(instant, zone).date() >= day)
 
 
 def _nominal_day(instant: datetime, zone: ZoneInfo, minute_of_day: int) -> date:
-    """The day whose time of day was reached at `instant`: its own, or one that ends in a gap."""
+    """Return the day to which a run at `instant` belongs.
+
+    That is the local day itself, or the day before if a gap moved its run past midnight.
+    """
     wall = _wall(instant, zone)
     if wall.hour * 60 + wall.minute >= minute_of_day:
         return wall.date()
@@ -277,19 +285,19 @@ def test_a_job_at_a_fixed_time_runs_exactly_once_per_local_day(
     place: tuple[str, datetime], minute_of_day: int
 ) -> None:
     assume(whole_minutes(*place))
-    once_a_day(*place, minute_of_day)
+    check_once_a_day(*place, minute_of_day)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("zone", DISTINCT)
-def test_at_every_change_of_the_zone_a_fixed_time_comes_once_per_local_day(zone: str) -> None:
+def test_a_fixed_time_runs_once_per_local_day_around_every_clock_change(zone: str) -> None:
     for change in changes(zone):
         if whole_minutes(zone, change):
             local = change.astimezone(ZoneInfo(zone))
             minute_of_day = local.hour * 60 + local.minute
             for minutes in (-30, 0, 30):
-                once_a_day(zone, change, (minute_of_day + minutes) % 1440)
+                check_once_a_day(zone, change, (minute_of_day + minutes) % 1440)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -299,7 +307,9 @@ def test_at_every_change_of_the_zone_a_fixed_time_comes_once_per_local_day(zone:
     zone=st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe", "America/Havana"]),
     at=st.datetimes(datetime(1970, 1, 3), datetime(2090, 1, 1)),  # noqa: DTZ001
 )
-def test_next_and_latest_agree(minute: Text, hour: Text, zone: str, at: datetime) -> None:
+def test_next_after_and_latest_until_agree(
+    minute: Text, hour: Text, zone: str, at: datetime
+) -> None:
     schedule = parse(f"{minute.text} {hour.text} * * *", timezone=zone)
     instant = at.replace(tzinfo=UTC)
     following, latest = schedule.next_after(instant), schedule.latest_until(instant)
@@ -313,7 +323,7 @@ def test_next_and_latest_agree(minute: Text, hour: Text, zone: str, at: datetime
 
 
 class Days(NamedTuple):
-    """A day or weekday field and which dates it means."""
+    """A day or weekday field, and whether it matches a date."""
 
     text: str
     has: Callable[[date], bool]
@@ -328,12 +338,13 @@ def _cron_weekday(day: date) -> int:
 
 
 def _nearest(target: int, day: date) -> bool:
-    """Whether `day` is the weekday nearest to the month's day `target`."""
+    """Return whether `day` is the weekday nearest to the month's day `target`."""
     if not 1 <= target <= _length(day):
         return False
     inside = [day.replace(day=number) for number in range(1, _length(day) + 1)]
     workdays = [other for other in inside if other.isoweekday() <= 5]
-    # A Saturday's nearest is the Friday before, a Sunday's the Monday after, the month's end apart.
+    # The nearest weekday stays in the month: it is the Friday before a Saturday, the Monday after a
+    # Sunday, and the other way round at the ends of the month.
     return day == min(workdays, key=lambda other: abs(other.day - target))
 
 
@@ -384,7 +395,7 @@ WEEK_DAYS = st.one_of(
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(days=MONTH_DAYS, weekdays=WEEK_DAYS, year=st.integers(1971, 2095))
-def test_days_are_those_of_the_calendar(days: Days, weekdays: Days, year: int) -> None:
+def test_day_fields_match_the_calendar(days: Days, weekdays: Days, year: int) -> None:
     both = days.text.startswith("*") or weekdays.text.startswith("*")
     start = datetime(year, 1, 1, 7, tzinfo=UTC)
     expected = [
@@ -402,7 +413,7 @@ def test_days_are_those_of_the_calendar(days: Days, weekdays: Days, year: int) -
 
 
 def _is_never(text: str) -> bool:
-    """Whether the text is refused because it can never run."""
+    """Return whether the text is refused because it can never run."""
     try:
         parse(text)
     except ScheduleError as error:
@@ -412,7 +423,7 @@ def _is_never(text: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zone", DISTINCT)
-def test_the_table_of_the_zone_has_every_change(zone: str) -> None:
+def test_the_transition_table_of_the_zone_has_every_change(zone: str) -> None:
     table = find_zone(zone)
 
     assert [datetime.fromtimestamp(start, UTC) for start in table.starts[1:]][

@@ -1,4 +1,4 @@
-"""What a server answers that does not serve now, or never will, and what we make of it."""
+"""The error replies of a server become errors that say whether waiting helps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FORBIDDEN = (
 
 @contextmanager
 def server(answer: str) -> Iterator[str]:
-    """A server that greets as a Redis does and then answers every command like that."""
+    """Run a server that greets like Redis and answers every other command with this error."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -69,12 +69,12 @@ def server(answer: str) -> Iterator[str]:
 
 
 def refusals(url: str) -> list[StoreError]:
-    """What each way to ask the server makes of its answer."""
+    """Return the error that each kind of call raises for the server's answer."""
     database = Database(connect(url))
     call = ScriptCall(keys=["k"], args=[1])
 
     def ask_many(answers: Callable[[], list[object]]) -> None:
-        """Many are asked at once: each answer is an error, or all of it fails."""
+        """Make a call with several answers and raise the first, which must be an error."""
         for answer in answers():
             assert isinstance(answer, StoreError)
             raise answer
@@ -95,21 +95,21 @@ def refusals(url: str) -> list[StoreError]:
 
 
 @pytest.mark.parametrize("answer", _PASSING)
-def test_a_server_that_does_not_serve_now_is_unavailable(answer: str) -> None:
+def test_a_temporary_error_of_the_server_is_raised_as_unavailable(answer: str) -> None:
     with server(answer) as url:
         kinds = {type(error) for error in refusals(url)}
     assert kinds == {StoreUnavailable}
 
 
 @pytest.mark.parametrize("answer", _FINAL)
-def test_a_server_that_refuses_for_good_is_not_waited_for(answer: str) -> None:
+def test_a_permanent_error_of_the_server_is_not_unavailable(answer: str) -> None:
     with server(answer) as url:
         kinds = {type(error) for error in refusals(url)}
     assert kinds == {StoreError}
 
 
 @pytest.mark.parametrize("answer", _FORBIDDEN)
-def test_a_user_that_may_not_is_told_from_other_refusals(answer: str) -> None:
+def test_a_missing_permission_is_raised_as_forbidden(answer: str) -> None:
     with server(answer) as url:
         kinds = {type(error) for error in refusals(url)}
     assert kinds == {StoreForbidden}
@@ -122,7 +122,7 @@ class _Cluster(fakeredis.FakeRedis):
         raise AssertionError(args)
 
 
-def test_a_node_of_a_cluster_is_refused() -> None:
+def test_a_cluster_node_is_refused() -> None:
     database = Database(_Cluster(decode_responses=True))
     with pytest.raises(StoreUnsuitable, match="part of a cluster"):
         database.check()
@@ -136,7 +136,7 @@ def test_a_node_of_a_cluster_is_refused() -> None:
         ("OOM command not allowed when used memory > 'maxmemory'.", "raise its maxmemory"),
     ],
 )
-def test_a_server_that_takes_no_writes_is_a_sentence_with_advice(answer: str, advice: str) -> None:
+def test_an_error_about_refused_writes_gives_advice(answer: str, advice: str) -> None:
     with server(answer) as url, pytest.raises(StoreError) as error:
         Database(connect(url)).call("SET", "x", "y")
     assert str(error.value).startswith("the server ")

@@ -1,4 +1,7 @@
-"""Taking over a Hermes home: whole jobs or none, twice changes nothing, times as there."""
+"""The import of a Hermes home: jobs are imported completely or refused, and times are kept.
+
+A second import changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ HOME = DATA / "hermes-home"
 
 @pytest.fixture
 def store() -> Store:
-    """A fake server: importing is the same on a real one."""
+    """Return a store on a fake server; importing is the same on a real one."""
     return Store(
         Database(fakeredis.FakeRedis(decode_responses=True)),
         HandClock(datetime.fromisoformat("2026-11-23T05:44:00+01:00")),
     )
 
 
-def test_a_real_home_is_taken_over_whole(store: Store) -> None:
+def test_a_real_home_is_imported_completely(store: Store) -> None:
     report = import_jobs(store.cron, HOME, timezone="Europe/Berlin")
     assert (len(report.imported), report.kept, report.refused) == (10, [], [])
     stored = {job.id: job for job in store.cron.all_jobs()}
@@ -57,7 +60,7 @@ def test_importing_twice_changes_nothing(store: Store) -> None:
     assert list(store.cron.all_jobs()) == before
 
 
-def test_of_two_records_with_one_id_the_first_counts(store: Store, tmp_path: Path) -> None:
+def test_the_first_of_two_records_with_one_id_is_imported(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "jobs.json"
     records = [{**_RECORD, "name": name} for name in ("first", "second")]
     file.write_text(json.dumps({"jobs": [*records, {**_RECORD, "id": "bbbbbbbbbbbb"}]}))
@@ -67,9 +70,7 @@ def test_of_two_records_with_one_id_the_first_counts(store: Store, tmp_path: Pat
     assert store.cron.show("aaaaaaaaaaaa").name == "first"
 
 
-def test_more_records_than_go_into_one_round_trip_are_imported(
-    store: Store, tmp_path: Path
-) -> None:
+def test_more_records_than_one_round_trip_holds_are_imported(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "jobs.json"
     records = [{**_RECORD, "id": f"{number:012x}"} for number in range(WRITES + 2)]
     file.write_text(json.dumps([*records[: WRITES - 1], {**_RECORD, "id": "x"}, *records]))
@@ -96,7 +97,7 @@ def test_a_home_from_another_zone_is_noted(store: Store) -> None:
     assert import_jobs(store.cron, HOME, timezone="Europe/Berlin").notes == []
 
 
-def test_an_interval_keeps_the_grid_that_hermes_planned(store: Store) -> None:
+def test_an_interval_keeps_the_grid_of_hermes(store: Store) -> None:
     import_jobs(store.cron, HOME, timezone="Europe/Berlin")
     heartbeat = store.cron.show("heartbeat")
     planned = to_ms(datetime.fromisoformat("2026-11-23T05:44:53.102433+01:00"))
@@ -130,7 +131,7 @@ _RECORD = {
     ],
     ids=str,
 )
-def test_a_record_that_cannot_be_taken_is_reported_and_stops_nothing(
+def test_an_invalid_record_is_reported_and_the_others_are_imported(
     store: Store, tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
     file = tmp_path / "jobs.json"
@@ -157,7 +158,7 @@ _FILES = {
 def test_a_file_is_read_or_refused_as_in_hermes(case: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "jobs.json"
     if case["input"]["file"] == "missing":
-        # Hermes starts empty; an import of nothing is a mistake.
+        # Hermes starts without jobs if the file is missing; an import must name a file.
         with pytest.raises(ImportFault, match="does not exist"):
             read_records(file)
         return
@@ -179,13 +180,13 @@ def test_a_corrupt_file_is_refused_with_the_position(tmp_path: Path) -> None:
         read_records(file)
 
 
-#: Rows of Hermes' own scan that its import has no counterpart for, or that differ on purpose.
+#: Recorded rows of Hermes' scan that an import cannot follow, or that differ on purpose.
 _SCAN_DIFFERS = {
-    "run_claim": "claims are the store's business here; a Hermes claim is not taken over",
-    "running_here": "what runs in a Hermes process is unknown to an import",
+    "run_claim": "claims are kept in the store here; a claim of Hermes is not imported",
+    "running_here": "an import does not know what runs in a Hermes process",
     "nullsched": "a job without a schedule is refused at import instead of running for ever",
     "legacyid": "an id that is not 12 hex digits is refused",
-    "catch-up": "an interval keeps its grid; Hermes starts it anew from the late run",
+    "catch-up": "an interval keeps its grid; Hermes restarts the grid at the late run",
 }
 
 
@@ -215,11 +216,11 @@ def test_naive_and_stale_times_follow_hermes(case: dict[str, Any]) -> None:
         elif not is_due and after["enabled"]:
             assert _ms(after["next_run_at"]) == to_ms(job.next_run_at or NOON)
         elif is_due:
-            _goes_on_from_now(job, now=now)
+            _check_late_job_continues(job, now=now)
 
 
-def _goes_on_from_now(job: Job, *, now: datetime) -> None:
-    """A late job runs once, and its schedule then stands in the future."""
+def _check_late_job_continues(job: Job, *, now: datetime) -> None:
+    """Check that a late job runs once and its next instant is in the future."""
     due = DueJob(
         spec=job.spec,
         revision=1,

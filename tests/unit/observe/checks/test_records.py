@@ -1,4 +1,4 @@
-"""What is stored: whether it is all there, can be read, and goes on."""
+"""The checks of stored records: none is lost, all can be read, and no retry is overdue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hermes_celery.store.loss_note import LossNote
 from tests.support import a_job
 
 
-def test_records_that_cannot_be_used_are_a_failure_with_what_to_do(valkey: Database) -> None:
+def test_unusable_records_are_a_failure_with_a_remedy(valkey: Database) -> None:
     assert check_records(valkey, BrokerNames()).verdict is Verdict.OK
     SweepNotes(valkey).write(SweepNote(ended_ms=5, jobs=7, mended=2))
     assert (
@@ -27,9 +27,7 @@ def test_records_that_cannot_be_used_are_a_failure_with_what_to_do(valkey: Datab
     assert "due' is a string, not a zset; `hermes-celery fsck --repair`" in found.text
 
 
-def test_jobs_that_a_beat_saw_and_that_are_gone_are_a_failure(
-    valkey: Database, tmp_path: Path
-) -> None:
+def test_jobs_that_disappeared_are_a_failure(valkey: Database, tmp_path: Path) -> None:
     Jobs(valkey).add(a_job())
     loss_note = LossNote(tmp_path, valkey)
     loss_note.write()

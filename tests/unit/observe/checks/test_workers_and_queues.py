@@ -1,4 +1,4 @@
-"""Whether somebody takes what waits on a queue, by what workers say of themselves."""
+"""The checks of queues and workers, from the signs that workers leave in the store."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ def look(who: LivingWorkers, *, waiting: int = 3, taken_ms: int | None = None) -
         (QueueState.NOBODY, []),
     ],
 )
-def test_a_queue_stands_as_its_workers_do(state: QueueState, signs: list[WorkerSign]) -> None:
+def test_a_queues_state_follows_from_its_workers_signs(
+    state: QueueState, signs: list[WorkerSign]
+) -> None:
     named = {f"w{number}": sign for number, sign in enumerate(signs)}
     assert look(LivingWorkers(names=list(named), signs=named)).state is state
 
 
-def test_beside_a_worker_that_says_nothing_nobody_is_not_claimed() -> None:
+def test_with_a_worker_that_leaves_no_sign_the_state_is_unknown() -> None:
     assert look(LivingWorkers(names=["old"], signs={})).state is QueueState.UNKNOWN
     both = LivingWorkers(names=["old", "w"], signs={"w": worker(LONG_AGO)})
     assert look(both).state is QueueState.UNKNOWN
@@ -71,7 +73,7 @@ def state_of(who: LivingWorkers, one: QueueLook) -> Status:
     )  # fmt: skip
 
 
-def test_a_worker_that_asks_for_nothing_is_not_counted_and_its_queue_named() -> None:
+def test_a_silent_worker_is_not_counted_and_its_queue_is_named() -> None:
     who = LivingWorkers(names=["w"], signs={"w": worker(LONG_AGO)})
     state = state_of(who, look(who, taken_ms=LONG_AGO))
     assert worker_finding(state).verdict is Verdict.FAIL
@@ -82,7 +84,7 @@ def test_a_worker_that_asks_for_nothing_is_not_counted_and_its_queue_named() -> 
     )
 
 
-def test_workers_that_celery_takes_for_one_are_named() -> None:
+def test_workers_with_the_same_celery_name_are_reported() -> None:
     names = ["celery@here:12", "celery@here:13", "other@here:14"]
     who = LivingWorkers(names=names, signs={name: worker() for name in names})
     (finding,) = twin_findings(state_of(who, look(who)))
@@ -91,7 +93,7 @@ def test_workers_that_celery_takes_for_one_are_named() -> None:
     assert list(twin_findings(state_of(LivingWorkers(names=names[1:], signs={}), look(who)))) == []
 
 
-def test_a_queue_that_nobody_consumes_is_named_when_something_waits_on_it() -> None:
+def test_a_queue_without_consumers_is_named_if_messages_wait() -> None:
     who = LivingWorkers(names=["w"], signs={"w": worker(queue="other")})
     assert worker_finding(state_of(who, look(who))).verdict is Verdict.OK
     (finding,) = queue_findings(state_of(who, look(who)))
@@ -99,7 +101,7 @@ def test_a_queue_that_nobody_consumes_is_named_when_something_waits_on_it() -> N
     assert list(queue_findings(state_of(who, look(who, waiting=0)))) == []
 
 
-def test_an_older_worker_makes_it_unknown_and_full_ones_a_warning() -> None:
+def test_older_and_full_workers_cause_a_warning() -> None:
     who = LivingWorkers(names=["old"], signs={})
     (finding,) = queue_findings(state_of(who, look(who)))
     assert (finding.verdict, "is unknown" in finding.text) == (Verdict.WARN, True)
@@ -109,7 +111,7 @@ def test_an_older_worker_makes_it_unknown_and_full_ones_a_warning() -> None:
     assert list(queue_findings(state_of(who, look(who, taken_ms=JUST_NOW)))) == []
 
 
-def test_all_is_served_where_a_beat_leads_a_worker_asks_and_no_jobs_are_gone() -> None:
+def test_all_is_served_with_a_leader_a_polling_worker_and_no_lost_jobs() -> None:
     who = LivingWorkers(names=["w"], signs={"w": worker()})
     state = state_of(who, look(who))
     assert all_is_served(state)
@@ -123,7 +125,7 @@ def test_all_is_served_where_a_beat_leads_a_worker_asks_and_no_jobs_are_gone() -
         assert not all_is_served(less)
 
 
-def test_a_shard_that_no_beat_leads_is_named() -> None:
+def test_a_shard_without_a_leader_is_named() -> None:
     state = state_of(
         LivingWorkers(names=[], signs={}), look(LivingWorkers(names=[], signs={}), waiting=0)
     )
