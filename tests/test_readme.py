@@ -12,21 +12,21 @@ from tests.docs.page import ROOT, blocks, links
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_it_is_short_and_shows_code_soon() -> None:
+def test_the_readme_is_short_and_shows_code_early() -> None:
     assert len(README.splitlines()) <= 150
     assert blocks(README)[0].line <= 20
 
 
-def test_it_names_the_test_command() -> None:
+def test_the_readme_names_the_test_command() -> None:
     assert "`make test`" in README
 
 
-def test_its_links_work_wherever_it_is_shown() -> None:
+def test_the_readme_has_only_absolute_links() -> None:
     """The package index shows the README too, where a relative link leads nowhere."""
     assert [target for target in links(README) if not target.startswith("https://")] == []
 
 
-def test_every_file_that_is_named_exists() -> None:
+def test_every_file_that_the_readme_names_exists() -> None:
     named = re.findall(r"`((?:tests|bench|proof|deploy|hermes_celery)/[\w./]+)`", README)
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []

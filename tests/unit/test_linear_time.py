@@ -64,7 +64,7 @@ BEGINNINGS = ("", "token=", "a://", "MEDIA:", "curl -H 'Authorization: Bearer $"
 
 
 class Chat:
-    """A channel with Telegram's limit of 4,096 UTF-16 units per message."""
+    """A channel with Telegram's limit: 4,096 UTF-16 code units per message."""
 
     seconds = 1.0
 

@@ -126,7 +126,7 @@ def test_the_embedded_servers_socket_is_an_accepted_broker(
 def test_a_project_uses_celerys_final_broker_url(monkeypatch: pytest.MonkeyPatch) -> None:
     app = project("redis://code/1")
     assert app_settings(app).redis_url == "redis://code/1"
-    # `celery -b` sets this after the app was made, and it counts more than the code.
+    # `celery -b` sets this variable after the app was made; it wins over the code.
     monkeypatch.setenv("CELERY_BROKER_URL", "redis+socket://u:p@/run/v.sock?virtual_host=2")
     assert app_settings(app).redis_url == "unix://u:p@/run/v.sock?db=2"
 

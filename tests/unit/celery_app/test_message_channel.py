@@ -106,7 +106,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("own_code", [False, True], ids=["template", "own code"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
-def test_every_option_is_on_the_wire_as_apply_async_puts_it_there(
+def test_every_option_is_sent_as_apply_async_sends_it(
     options: dict[str, Any], own_code: bool
 ) -> None:
     app, spec = an_app(), task_spec(**options)

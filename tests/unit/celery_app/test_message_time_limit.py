@@ -48,7 +48,7 @@ class Slow:
 
 
 class World:
-    """Time-limited messages with a real clock that a test can move forward."""
+    """Messages with a time limit, on a real clock that a test can move forward."""
 
     def __init__(self) -> None:
         self.slow = Slow()

@@ -98,18 +98,18 @@ def test_a_namespace_with_declared_jobs_belongs_to_a_project(valkey: Database) -
 
 
 def test_commands_in_a_text_get_the_given_app_and_namespace() -> None:
-    def told(text: str, **given: str) -> str:
+    def completed(text: str, **given: str) -> str:
         with click.Context(main) as context:
             about(context, Scope(app=given.get("app"), namespace=given.get("namespace")))
             return with_scope(text)
 
     others = "others are shop: hermes-celery -N shop list"
     mends = "`hermes-celery fsck --repair` mends it; upgrade hermes-celery on this machine"
-    assert told(others) == others
-    assert told(others, app="p1.shop", namespace="nope") == (
+    assert completed(others) == others
+    assert completed(others, app="p1.shop", namespace="nope") == (
         "others are shop: hermes-celery -A p1.shop -N shop list"
     )
-    assert told(mends, namespace="shop") == mends.replace("celery fsck", "celery -N shop fsck")
+    assert completed(mends, namespace="shop") == mends.replace("celery fsck", "celery -N shop fsck")
     assert with_scope(mends) == mends
 
 

@@ -145,21 +145,21 @@ def test_beats_and_workers_do_not_start_on_a_newer_format(
 
 @pytest.mark.usefixtures("home")
 def test_doctor_shows_the_stored_format_and_older_programs(valkey: Database) -> None:
-    def said() -> tuple[str, str]:
+    def format_finding() -> tuple[str, str]:
         rows = json.loads(typed("doctor --json").stdout)
         (row,) = [row for row in rows if row["check"] == "format"]
         return row["verdict"], row["text"]
 
-    assert said() == ("ok", f"1 is stored, this program writes {FORMAT}")
+    assert format_finding() == ("ok", f"1 is stored, this program writes {FORMAT}")
     valkey.call("ZADD", valkey.keys.workers, valkey.now_ms(), "celery@old:1")
-    assert said()[1].endswith("; older programs: worker celery@old:1")
+    assert format_finding()[1].endswith("; older programs: worker celery@old:1")
     valkey.call("SET", valkey.keys.format, json.dumps({"format": 2, "to": 3, "cursor": "x"}))
-    assert said()[1].startswith(
+    assert format_finding()[1].startswith(
         f"2 is stored, this program writes {FORMAT}; a migration to 3 is under way"
     )
     written_by_a_newer_program(valkey, needs=FORMAT + 1)
-    assert said()[0] == "fail"
-    assert "upgrade hermes-celery" in said()[1]
+    assert format_finding()[0] == "fail"
+    assert "upgrade hermes-celery" in format_finding()[1]
     valkey.call("SET", valkey.keys.format, "junk")
-    assert said()[0] == "fail"
-    assert "holds 'junk', not a stored format" in said()[1]
+    assert format_finding()[0] == "fail"
+    assert "holds 'junk', not a stored format" in format_finding()[1]

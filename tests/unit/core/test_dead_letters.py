@@ -41,7 +41,7 @@ def test_messages_of_ours_and_of_celery_have_no_fault() -> None:
         ("a time limit that is a word", "its header timelimit is 'soon'"),
         ("a time limit that is one number", "its header timelimit is a list of 1: [5]"),
         ("a time limit that is negative", "its header timelimit is a list of 2: [-5, -7]"),
-        ("a time limit that is without end", "its header timelimit is a list of 2: [inf, None]"),
+        ("a time limit that is infinite", "its header timelimit is a list of 2: [inf, None]"),
         ("a time limit that is 10^300", "its header timelimit is a list of 2: [1e+300, 1e+300]"),
         ("an id that is a list", "its header id is a list of 1: [1]"),
         ("errbacks that are a number", "its header errbacks is 5"),

@@ -200,7 +200,7 @@ def test_only_files_in_allowed_directories_are_sent(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_is_not_sent_is_noted_in_the_message_and_on_the_run(tmp_path: Path) -> None:
+def test_an_unsent_file_is_noted_in_the_message_and_on_the_run(tmp_path: Path) -> None:
     message = message_of(
         a_job(), RUN, "hi\nMEDIA:/etc/passwd", wrap=False,
         attachments=lambda text: extract(text, allowed=(tmp_path,)),
@@ -210,7 +210,7 @@ def test_a_file_that_is_not_sent_is_noted_in_the_message_and_on_the_run(tmp_path
     assert len(message.warnings) == 1
 
 
-def test_a_text_that_only_mentions_media_stays_as_it_is() -> None:
+def test_a_text_that_only_mentions_media_is_unchanged() -> None:
     assert extract("use MEDIA:<path> lines", allowed=()).text == "use MEDIA:<path> lines"
 
 

@@ -17,12 +17,12 @@ def test_a_million_failures_wait_no_longer_than_the_longest_wait() -> None:
 
 
 @pytest.mark.parametrize("waits", range(1, 8))
-def test_the_sum_of_all_waits_tells_the_next_one(waits: int) -> None:
+def test_the_next_wait_follows_from_the_sum_of_all_waits(waits: int) -> None:
     waited = sum(backoff(failures, first=10, most=10_000) for failures in range(1, waits))
     assert backoff_since(int(waited), first=10, most=10_000) == 10 * 2 ** (waits - 1)
 
 
-def test_a_clock_that_went_back_waits_the_first_time_again() -> None:
+def test_after_a_clock_went_back_the_first_wait_is_used() -> None:
     assert backoff_since(-500, first=10, most=100) == 10
     assert backoff_since(500, first=10, most=100) == 100
 

@@ -33,7 +33,7 @@ from hermes_celery.store.redbeat import RedBeat
 
 database = Database(fakeredis.FakeRedis(decode_responses=True), keys=Keys(namespace="shop"))
 look = lambda: orphaned_entries(Jobs(database), RedBeat(database))
-print(look())  # the tables are not there yet
+print(look())  # the tables do not exist yet
 call_command("migrate", verbosity=0)
 print(look())
 every = IntervalSchedule.objects.create(every=5, period="minutes")

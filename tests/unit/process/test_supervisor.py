@@ -41,7 +41,7 @@ class SupervisedChild:
             self.supervisor.check()
             return len(self.said) == count
 
-        eventually(looked, what=f"ending number {count}")
+        eventually(looked, what=f"end number {count} of the child")
 
 
 @pytest.fixture

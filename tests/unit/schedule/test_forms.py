@@ -23,7 +23,7 @@ def test_an_example_of_a_form_is_a_schedule(example: str) -> None:
     assert explain(schedule, now=NOW).words
 
 
-def test_the_forms_are_printed_without_a_schedule() -> None:
+def test_explain_forms_prints_all_forms() -> None:
     printed = CliRunner().invoke(main, ["explain", "--forms"])
     assert printed.exit_code == 0
     lines = [line.strip() for line in printed.output.splitlines()]

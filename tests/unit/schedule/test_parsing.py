@@ -1,4 +1,4 @@
-"""Which texts are schedules, what they become, and how other texts are refused."""
+"""Texts of every grammar become schedules, and all other texts are refused."""
 
 from __future__ import annotations
 
