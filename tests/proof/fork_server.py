@@ -71,7 +71,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Ending(StrEnum):
-    """How a child ended."""
+    """The way in which a child ended."""
 
     EXITED = "exited"
     KILLED = "killed"

@@ -404,7 +404,7 @@ def test_messages_of_a_deleted_queue_are_pushed_again_while_no_worker_answers(wo
 
 
 def test_workers_are_asked_once_for_many_lost_messages(world: World) -> None:
-    """When a whole queue was deleted, batches do not each wait for an answer of their own."""
+    """After a whole queue was deleted, batches do not each wait for an answer of their own."""
     for number in range(120):
         call = TaskCall(name="svc.tick")
         world.store.cron.add(JobRequest(schedule="every 1h", task=call, name=f"j{number}"))

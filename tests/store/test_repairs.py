@@ -1,4 +1,4 @@
-"""What disagrees is found and mended; what is healthy is never touched. On a real Valkey."""
+"""Tests of repairs on a real Valkey: disagreements are repaired, consistent records not touched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Plant = Callable[[World], None]
 
 @pytest.fixture
 def world(valkey: Database, clock: HandClock) -> World:
-    """Something of everything, all as it should be."""
+    """Return a namespace with jobs in every state, all consistent."""
     return World(valkey, clock)
 
 
@@ -32,7 +32,7 @@ def _ghosts(key: str) -> Plant:
 
 
 def key_of(world: World, name: str) -> str:
-    """A shared key by its attribute's name, or one of a job or run of the world: `active:once`."""
+    """Return a shared key by its attribute, or the key of a job or run, as in `active:once`."""
     family, _, who = name.partition(":")
     if not who:
         return str(getattr(world.keys, family))
@@ -41,7 +41,10 @@ def key_of(world: World, name: str) -> str:
 
 
 def does(*command: Any) -> Plant:
-    """Run a command; `{...}` in it is a key (see `key_of`), `<...>` an id or run id."""
+    """Return a plant that runs a command.
+
+    `{...}` in it is a key (see `key_of`), `<...>` a job's id, `<run ...>` a run id.
+    """
 
     def plant(world: World) -> None:
         def filled(part: Any) -> Any:
@@ -58,7 +61,7 @@ def does(*command: Any) -> Plant:
     return plant
 
 
-#: What is planted; when it was mended everything is exactly as it was before.
+#: Disagreements to plant; their repair restores everything exactly.
 RESTORED: dict[str, Plant] = {
     "no due entry": does("ZREM", "{due}", "<idle>"),
     "another due instant": does("ZADD", "{due}", 99, "<idle>"),
@@ -112,7 +115,7 @@ RESTORED: dict[str, Plant] = {
 
 
 @pytest.mark.parametrize("name", RESTORED)
-def test_what_disagrees_is_mended_and_everything_else_stays(world: World, name: str) -> None:
+def test_a_disagreement_is_repaired_and_all_else_stays(world: World, name: str) -> None:
     before = world.dump()
     RESTORED[name](world)
     planted = world.dump()
@@ -130,7 +133,7 @@ def test_what_disagrees_is_mended_and_everything_else_stays(world: World, name: 
 
 
 def _without_scores(dump: dict[str, Any], world: World) -> dict[str, Any]:
-    """Without the instants at which something is looked at again: a mend sets them anew."""
+    """Remove the scores of indexes whose instants a repair sets again."""
     free = {world.keys.queued, world.keys.heartbeats, world.keys.runs, world.keys.jobs}
     return {
         key: sorted(str(row[0]) for row in value) if key in free else value
@@ -138,7 +141,7 @@ def _without_scores(dump: dict[str, Any], world: World) -> dict[str, Any]:
     }
 
 
-def test_all_disagreements_at_once_are_mended(world: World) -> None:
+def test_all_disagreements_at_once_are_repaired(world: World) -> None:
     before = world.dump()
     for plant in RESTORED.values():
         plant(world)
@@ -148,7 +151,7 @@ def test_all_disagreements_at_once_are_mended(world: World) -> None:
     assert _without_scores(world.dump(), world) == _without_scores(before, world)
 
 
-#: What is planted, and the state in which the job or run is then.
+#: Values of a wrong type to plant, and the family of the key.
 CHANGED: dict[str, tuple[Plant, str]] = {
     "a job of another type": (does("SET", "{job:idle}", "x"), "job"),
     "a run of another type": (does("SET", "{run:waiting}", "x"), "run"),
@@ -158,7 +161,7 @@ CHANGED: dict[str, tuple[Plant, str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_what_has_another_type_is_moved_away(world: World, name: str) -> None:
+def test_a_key_of_a_wrong_type_is_quarantined(world: World, name: str) -> None:
     plant, family = CHANGED[name]
     others = world.dump()
     world.call("DEL", key_of(world, f"{family}:{'waiting' if family == 'run' else 'idle'}"))
@@ -178,7 +181,7 @@ def _is_of(key: str, ids: tuple[str, ...]) -> bool:
     return any(one in key for one in ids)
 
 
-def test_a_job_without_a_next_instant_is_planned_anew_and_told(world: World) -> None:
+def test_a_job_without_a_next_instant_is_planned_again_and_reported(world: World) -> None:
     for plant in ({"DEL"}, {"garbage"}):
         if plant == {"DEL"}:
             world.call("HDEL", world.keys.job(world.idle.id), "next_ms")
@@ -194,8 +197,10 @@ def test_a_job_without_a_next_instant_is_planned_anew_and_told(world: World) -> 
         assert int(world.call("ZSCORE", world.keys.due, world.idle.id)) > world.clock.ms
 
 
-def test_a_job_that_its_last_run_completed_too_early_goes_on(world: World) -> None:
-    """Its next instant went missing while a run was under way."""
+def test_a_job_completed_by_a_run_while_its_next_instant_was_missing_is_scheduled_again(
+    world: World,
+) -> None:
+    """The next instant disappeared while a run was active."""
     world.call("HDEL", world.keys.job(world.running.id), "next_ms")
     world.call("ZREM", world.keys.due, world.running.id)
     claim = world.store.runs.claim(
@@ -210,7 +215,7 @@ def test_a_job_that_its_last_run_completed_too_early_goes_on(world: World) -> No
     assert world.call("ZSCORE", world.keys.completed, world.running.id) is None
 
 
-def test_a_last_run_that_vanished_ends_its_job(world: World) -> None:
+def test_a_job_whose_last_run_vanished_is_completed(world: World) -> None:
     world.call("DEL", world.keys.run(world.run_of["once"]))
     assert {one.trouble for one in world.look()} == {
         DisagreementKind.GHOST,
@@ -219,7 +224,7 @@ def test_a_last_run_that_vanished_ends_its_job(world: World) -> None:
     assert world.store.jobs.get(world.once.id).state == "completed"
 
 
-def test_a_held_run_goes_on_when_the_one_before_it_is_gone(world: World) -> None:
+def test_a_held_run_is_queued_when_the_run_before_it_vanished(world: World) -> None:
     first = world.run_of["holding"]
     world.call("DEL", world.keys.run(first))
     world.examiner.repairs.job(world.holding.id, now_ms=world.clock.ms, token=None)
@@ -229,8 +234,8 @@ def test_a_held_run_goes_on_when_the_one_before_it_is_gone(world: World) -> None
     assert world.held in [one.run.id for one in pushed]
 
 
-def test_runs_whose_set_of_active_runs_was_spoilt_are_still_followed(world: World) -> None:
-    """Another beginning of the job would be a second one at the same time."""
+def test_active_runs_of_a_wrong_type_are_rebuilt_from_the_runs(world: World) -> None:
+    """Otherwise the job could start a second run at the same time."""
     key = world.keys.active(world.running.id)
     world.call("SET", key, "x")
     world.look()
@@ -238,7 +243,7 @@ def test_runs_whose_set_of_active_runs_was_spoilt_are_still_followed(world: Worl
 
 
 @pytest.mark.parametrize("state", [None, "waiting for godot", b"\xff"])
-def test_a_run_that_cannot_be_read_ends_as_lost(world: World, state: Any) -> None:
+def test_an_unreadable_run_ends_as_lost(world: World, state: Any) -> None:
     key = world.keys.run(world.run_of["waiting"])
     world.call("HDEL", key, "state") if state is None else world.call("HSET", key, "state", state)
     assert {one.is_mended for one in world.look()} == {True}
@@ -249,8 +254,8 @@ def test_a_run_that_cannot_be_read_ends_as_lost(world: World, state: Any) -> Non
     assert world.call("ZSCORE", world.keys.queued, run.id) is None
 
 
-def test_an_unknown_word_of_history_is_kept(world: World) -> None:
-    """A newer version wrote it; nothing waits for it."""
+def test_an_unknown_state_of_an_ended_run_is_kept(world: World) -> None:
+    """A newer version wrote it, and nothing waits for the run."""
     key = world.keys.run(world.run_of["over"])
     world.call("HSET", key, "state", "evaporated", "delivery", "carved")
     before = world.dump()
@@ -258,7 +263,7 @@ def test_an_unknown_word_of_history_is_kept(world: World) -> None:
     assert world.dump() == before
 
 
-def test_a_definition_that_cannot_be_read_is_told_and_kept(world: World) -> None:
+def test_an_unreadable_definition_is_reported_and_kept(world: World) -> None:
     key = world.keys.job(world.idle.id)
     world.call("HSET", key, "spec", b"\xff{")
     before = world.dump()
@@ -282,10 +287,10 @@ def test_an_occurrence_that_was_put_off_is_no_disagreement(world: World) -> None
     ]
 
 
-def test_what_changed_between_look_and_mend_is_left_alone(
+def test_a_record_that_changed_between_check_and_repair_is_not_repaired(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decision from facts that are out of date writes nothing, whatever the new facts are."""
+    """A decision based on outdated facts writes nothing."""
     job, key = world.idle.id, world.keys.job(world.idle.id)
     world.call("ZREM", world.keys.due, job)
     run_many, moved = world.database.run_many, iter([True])
@@ -301,7 +306,9 @@ def test_what_changed_between_look_and_mend_is_left_alone(
     assert world.call("ZSCORE", world.keys.due, job) is None
 
 
-def test_a_finish_between_look_and_mend_wins(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finish_between_check_and_repair_wins(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = world.run_of["running"]
     world.call("ZREM", world.keys.heartbeats, run_id)
     run_many, first = world.database.run_many, iter([True])
@@ -321,7 +328,7 @@ def test_a_finish_between_look_and_mend_wins(world: World, monkeypatch: pytest.M
     assert world.call("ZSCORE", world.keys.heartbeats, run_id) is None
 
 
-def test_an_older_leader_mends_nothing(world: World) -> None:
+def test_an_older_leader_repairs_nothing(world: World) -> None:
     world.call("ZREM", world.keys.due, world.idle.id)
     before = world.dump()
     with pytest.raises(LeaseLost):
@@ -330,7 +337,7 @@ def test_an_older_leader_mends_nothing(world: World) -> None:
     assert [one.is_mended for one in world.look(token=TOKEN)] == [True]
 
 
-def test_one_job_is_looked_at_and_mended_at_once(world: World) -> None:
+def test_one_job_can_be_checked_and_repaired_alone(world: World) -> None:
     world.call("SET", world.keys.active(world.waiting.id), "x")
     world.call("ZREM", world.keys.due, world.idle.id)
     found = world.examiner.repairs.job(world.waiting.id, now_ms=world.clock.ms, token=TOKEN)
@@ -341,8 +348,8 @@ def test_one_job_is_looked_at_and_mended_at_once(world: World) -> None:
     assert world.call("ZSCORE", world.keys.due, world.idle.id) is None
 
 
-def test_a_quick_look_finds_what_a_whole_one_finds(world: World) -> None:
-    """The script answers for suspects only; no disagreement may pass for none."""
+def test_a_quick_check_finds_every_disagreement_of_a_job(world: World) -> None:
+    """In a quick check the script answers for suspicious jobs only."""
     quick = world.mode(mends=False, is_deep=False)
     world.examiner.repairs.count_shards()
     of_jobs = ("active runs: a ghost", "active runs: garbage", "active runs: another", "held",
@@ -356,10 +363,10 @@ def test_a_quick_look_finds_what_a_whole_one_finds(world: World) -> None:
         world.look()
 
 
-def test_a_user_who_may_not_read_is_refused_and_nothing_is_mended(
+def test_a_user_who_may_not_read_is_refused_and_nothing_is_repaired(
     world: World, valkey_url: str
 ) -> None:
-    """What cannot be read must not pass for missing."""
+    """A forbidden read must not be mistaken for a missing record."""
     before, user = world.dump(), f"reader-{world.keys.namespace}"
     world.call("ACL", "SETUSER", user, "on", ">p", "~*", "&*", "+@all", "-hmget")
     url = valkey_url.replace("unix://", f"unix://{user}:p@").replace(
@@ -376,10 +383,10 @@ def test_a_user_who_may_not_read_is_refused_and_nothing_is_mended(
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "set"])
-def test_whatever_key_is_of_another_type_no_mend_fails_and_all_agree_afterwards(
+def test_any_key_of_a_wrong_type_is_repaired_without_a_failing_script(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """A script that fails in the middle would leave half of a mend."""
+    """A script that fails halfway would leave half of a repair."""
     run_many = world.database.run_many
     failed: list[StoreError] = []
 

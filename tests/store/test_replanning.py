@@ -1,4 +1,4 @@
-"""What a changed definition, or a resume, makes of past and coming occurrences."""
+"""Tests of past and coming occurrences after a job was edited, declared again or resumed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add(store: Store, schedule: str, **fields: Any) -> Job:
 
 
 def stand(store: Store, job: Job, **changes: Any) -> Job:
-    """The job as ticks have left it."""
+    """Set stored fields of the job, as ticks would leave them; return the job."""
     fields = {
         "next_ms" if name == "next_run_at" else name: value if value is None else _stored(value)
         for name, value in changes.items()
@@ -50,7 +50,7 @@ def _stored(value: Any) -> Any:
 
 
 def meant(job: Job) -> Any:
-    """The instant that its next run is meant for."""
+    """Return the nominal instant of the job's next run."""
     assert job.next_run_at is not None
     ms = job.spec.compiled().nominal.latest_until_ms(to_ms(job.next_run_at))
     assert ms is not None
@@ -64,7 +64,7 @@ def declare(store: Store, **fields: Any) -> dict[str, str]:
     return report.refused
 
 
-# --- no occurrence twice, none from before
+# --- no occurrence runs twice, and none from before the job existed
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def declare(store: Store, **fields: Any) -> dict[str, str]:
 def test_an_occurrence_that_has_run_does_not_run_again_after_an_edit(
     store: Store, changes: dict[str, Any]
 ) -> None:
-    # Whatever a job's id makes of the jitter, one of these is delayed by more than five seconds.
+    # The jitter depends on the job's id; one of these five is delayed by more than 5 s.
     for _ in range(5):
         job = add(store, "* * * * *")
         stand(store, job, next_run_at=NOON + 2 * MINUTE, completed=1)
@@ -85,7 +85,7 @@ def test_an_occurrence_that_has_run_does_not_run_again_after_an_edit(
         assert meant(store.cron.edit(job.id, changes)) == NOON + 2 * MINUTE
 
 
-def test_a_new_job_does_not_run_what_was_meant_for_an_instant_before_it(store: Store) -> None:
+def test_a_new_job_does_not_run_an_occurrence_from_before_its_creation(store: Store) -> None:
     store.clock.advance(201)
     for number in range(5):
         job = add(store, "*/10 * * * *", name=str(number), jitter_seconds=300)
@@ -101,7 +101,7 @@ def test_a_declared_job_that_gets_jitter_does_not_run_an_occurrence_again(store:
 
 
 def delayed(store: Store, schedule: str = "0 13 * * *") -> Job:
-    """A job due at 13:00, put off by five minutes at least: its random id decides how long."""
+    """Add a job due at 13:00 whose jitter is at least five minutes."""
     while True:
         job = add(store, schedule, jitter_seconds=3000)
         if job.next_run_at is not None and job.next_run_at > NOON + HOUR + 5 * MINUTE:
@@ -116,7 +116,9 @@ def test_an_occurrence_that_waits_for_its_jitter_is_not_lost_by_an_edit(store: S
 
 
 @pytest.mark.parametrize("schedule", ["0 13 * * *", "2026-06-22T13:00:00+00:00"])
-def test_a_job_that_is_resumed_keeps_what_waits_for_its_jitter(store: Store, schedule: str) -> None:
+def test_a_resumed_job_keeps_an_occurrence_that_waits_for_its_jitter(
+    store: Store, schedule: str
+) -> None:
     job = delayed(store, schedule)
     store.clock.advance(3601 + 200)
     store.cron.pause(job.id)
@@ -132,7 +134,7 @@ def test_a_jitter_given_while_paused_does_not_bring_an_occurrence_back(store: St
     assert meant(store.cron.resume(job.id)) == NOON + MINUTE
 
 
-def test_an_edit_that_a_tick_overtakes_is_made_again_from_where_the_job_stands(
+def test_an_edit_overtaken_by_a_tick_is_repeated_from_the_new_next_instant(
     store: Store,
 ) -> None:
     job = add(store, "* * * * *")
@@ -145,7 +147,7 @@ def test_an_edit_that_a_tick_overtakes_is_made_again_from_where_the_job_stands(
 
 
 class _Overtaken(Jobs):
-    """Jobs of which a tick moves each on right after it was read for the first time."""
+    """Jobs that a tick moves on right after their first read."""
 
     def get_many(self, ids: Collection[str]) -> dict[str, Job | UnreadableJob]:
         found = super().get_many(ids)
@@ -155,7 +157,7 @@ class _Overtaken(Jobs):
         return found
 
 
-def test_a_declaration_that_a_tick_overtakes_is_written_all_the_same(store: Store) -> None:
+def test_a_declaration_overtaken_by_a_tick_is_still_written(store: Store) -> None:
     declare(store, schedule="* * * * *")
     store.jobs = _Overtaken(store.database)
     assert declare(store, schedule="* * * * *", jitter_seconds=50) == {}
@@ -164,7 +166,7 @@ def test_a_declaration_that_a_tick_overtakes_is_written_all_the_same(store: Stor
 
 
 class _AlwaysOvertaken(Jobs):
-    """Jobs of which a tick moves each on right after each time that it was read."""
+    """Jobs that a tick moves on right after each read."""
 
     def get_many(self, ids: Collection[str]) -> dict[str, Job | UnreadableJob]:
         found = super().get_many(ids)
@@ -173,7 +175,7 @@ class _AlwaysOvertaken(Jobs):
         return found
 
 
-def test_a_declaration_that_ticks_overtake_each_time_is_still_to_be_written(store: Store) -> None:
+def test_a_declaration_overtaken_each_time_is_left_for_the_next_sync(store: Store) -> None:
     declare(store, schedule="* * * * *")
     jobs = _AlwaysOvertaken(store.database)
     request = JobRequest(schedule="* * * * *", prompt="x", name="job", jitter_seconds=50)
@@ -184,7 +186,7 @@ def test_a_declaration_that_ticks_overtake_each_time_is_still_to_be_written(stor
 
 
 @pytest.mark.parametrize("is_declared", [False, True])
-def test_a_job_whose_last_run_is_under_way_goes_on_where_it_may_run_more_often(
+def test_raising_repeat_during_the_last_run_continues_the_schedule(
     store: Store, is_declared: bool
 ) -> None:
     fields: dict[str, Any] = {"schedule": "every 1h", "name": "job"}
@@ -203,7 +205,7 @@ def test_a_job_whose_last_run_is_under_way_goes_on_where_it_may_run_more_often(
     assert store.database.call("ZSCORE", store.database.keys.due, job.id)
 
 
-def test_a_one_shot_whose_run_is_under_way_may_be_given_more_runs(store: Store) -> None:
+def test_repeat_of_a_one_shot_can_be_raised_during_its_run(store: Store) -> None:
     job = stand(store, add(store, "in 1s"), next_run_at=None, completed=1)
     changed = store.cron.edit(job.id, {"repeat": 2})
     assert (changed.state, changed.next_run_at) == (JobState.SCHEDULED, None)
@@ -218,7 +220,7 @@ def test_a_one_shot_whose_run_is_under_way_may_be_given_more_runs(store: Store) 
     ],
     ids=["more runs", "fewer runs"],
 )  # fmt: skip
-def test_how_often_a_job_runs_is_changed_from_where_it_stands(
+def test_an_edit_of_repeat_conflicts_with_a_tick_since_the_job_was_read(
     store: Store,
     fields: dict[str, Any],
     before: dict[str, Any],
@@ -232,7 +234,9 @@ def test_how_often_a_job_runs_is_changed_from_where_it_stands(
         store.jobs.change(changed, was=job)
 
 
-def test_a_job_that_goes_on_is_scheduled_whatever_its_last_run_made_of_it(store: Store) -> None:
+def test_a_later_end_schedules_a_job_that_its_last_run_has_completed_meanwhile(
+    store: Store,
+) -> None:
     job = add(store, "every 1h", end=NOON + HOUR)
     job = stand(store, job, next_run_at=None, completed=1)
     changed = edited(job, {"end": NOON + 9 * HOUR}, now=NOON + HOUR, default_timezone="UTC")
@@ -241,14 +245,18 @@ def test_a_job_that_goes_on_is_scheduled_whatever_its_last_run_made_of_it(store:
     assert store.jobs.get(job.id).state is JobState.SCHEDULED
 
 
-def test_a_next_run_that_is_on_no_grid_is_meant_for_itself(store: Store) -> None:
-    # As the next instant of a job that came from another scheduler may be.
+def test_an_edit_moves_a_next_run_off_the_grid_to_the_next_instant_of_the_grid(
+    store: Store,
+) -> None:
+    # A job imported from another scheduler may have such a next instant.
     job = stand(store, add(store, "0 9 * * *"), next_run_at=NOON + 19 * HOUR, completed=1)
     changed = store.cron.edit(job.id, {"jitter_seconds": 5})
     assert meant(changed) == NOON + 21 * HOUR
 
 
-def test_a_declared_job_that_is_mended_runs_no_oftener_than_it_may(store: Store) -> None:
+def test_a_declared_job_in_the_error_state_is_completed_when_repeat_is_reached(
+    store: Store,
+) -> None:
     declare(store, schedule="every 1h", repeat=5)
     stand(store, store.jobs.find("job"), state="error", next_run_at=None, completed=4)
     assert declare(store, schedule="every 1h", repeat=3) == {}
@@ -256,10 +264,10 @@ def test_a_declared_job_that_is_mended_runs_no_oftener_than_it_may(store: Store)
     assert (job.state, job.next_run_at) == (JobState.COMPLETED, None)
 
 
-# --- what is no change, and what keeps its grid
+# --- edits that change nothing, or keep the grid
 
 
-def test_an_edit_that_changes_nothing_leaves_the_revision_and_the_count_of_failures(
+def test_an_edit_that_changes_nothing_keeps_the_revision_and_the_count_of_failures(
     store: Store,
 ) -> None:
     job = add(store, "every 1h")
@@ -278,7 +286,7 @@ def test_an_edit_that_changes_nothing_leaves_the_revision_and_the_count_of_failu
      {"end": NOON + 99 * HOUR}, {"timezone": "Asia/Tokyo"}],
     ids=str,
 )  # fmt: skip
-def test_a_script_that_gives_an_option_again_and_again_moves_no_grid(
+def test_an_option_given_repeatedly_does_not_move_the_grid(
     store: Store, changes: dict[str, Any]
 ) -> None:
     job = add(store, "every 1h")
@@ -289,7 +297,7 @@ def test_a_script_that_gives_an_option_again_and_again_moves_no_grid(
         assert meant(changed) == NOON + HOUR
 
 
-# --- what is over
+# --- completed jobs
 
 
 def ran_once(store: Store) -> Job:
@@ -299,7 +307,7 @@ def ran_once(store: Store) -> Job:
     return store.jobs.get(job.id)
 
 
-def test_a_one_shot_that_ran_is_not_resumed(store: Store) -> None:
+def test_a_one_shot_that_ran_cannot_be_resumed(store: Store) -> None:
     job = ran_once(store)
     with pytest.raises(JobError, match="Cannot resume: it was started 1 of 1 times and is over"):
         store.cron.resume(job.id)
@@ -312,7 +320,7 @@ def test_a_one_shot_that_ran_is_not_resumed(store: Store) -> None:
      {"start": NOON}, {"jitter_seconds": 30}, {"name": "z2"}],
     ids=str,
 )  # fmt: skip
-def test_a_one_shot_that_ran_stays_over_whatever_else_changes(
+def test_a_one_shot_that_ran_stays_completed_after_other_edits(
     store: Store, changes: dict[str, Any]
 ) -> None:
     changed = store.cron.edit(ran_once(store).id, changes)
@@ -320,7 +328,7 @@ def test_a_one_shot_that_ran_stays_over_whatever_else_changes(
     assert changed.next_run_at is None
 
 
-def test_a_one_shot_that_ran_gets_another_time_or_no_run(store: Store) -> None:
+def test_a_one_shot_that_ran_runs_again_only_with_a_new_time(store: Store) -> None:
     job = ran_once(store)
     with pytest.raises(JobError, match="its time does not come again"):
         store.cron.edit(job.id, {"repeat": 2})
@@ -328,7 +336,7 @@ def test_a_one_shot_that_ran_gets_another_time_or_no_run(store: Store) -> None:
     assert (again.state, again.completed) == (JobState.SCHEDULED, 0)
 
 
-def test_a_job_that_has_run_as_often_as_it_now_may_is_completed(store: Store) -> None:
+def test_a_job_is_completed_when_repeat_is_lowered_below_its_count(store: Store) -> None:
     job = stand(store, add(store, "* * * * *"), completed=7)
     changed = store.cron.edit(job.id, {"repeat": 3})
     assert (changed.state, changed.next_run_at) == (JobState.COMPLETED, None)
@@ -341,7 +349,7 @@ def test_a_job_that_has_run_as_often_as_it_now_may_is_completed(store: Store) ->
     assert (more.state, more.completed) == (JobState.SCHEDULED, 7)
 
 
-def test_a_declared_job_that_has_run_as_often_as_it_now_may_is_completed(store: Store) -> None:
+def test_a_declared_job_is_completed_when_repeat_is_lowered_to_its_count(store: Store) -> None:
     declare(store, schedule="* * * * *")
     stand(store, store.jobs.find("job"), completed=1)
     assert declare(store, schedule="* * * * *", repeat=1) == {}
@@ -349,13 +357,13 @@ def test_a_declared_job_that_has_run_as_often_as_it_now_may_is_completed(store: 
     assert (job.state, job.next_run_at, job.completed) == (JobState.COMPLETED, None, 1)
 
 
-def test_a_job_that_becomes_a_one_shot_counts_from_the_beginning(store: Store) -> None:
+def test_a_job_that_becomes_a_one_shot_counts_from_zero(store: Store) -> None:
     job = stand(store, add(store, "* * * * *"), completed=7)
     changed = store.cron.edit(job.id, {"schedule": "in 5m"})
     assert (changed.completed, changed.spec.repeat_times) == (0, 1)
 
 
-def test_a_later_end_lets_a_job_go_on_and_keeps_its_count(store: Store) -> None:
+def test_a_later_end_schedules_a_completed_job_again_and_keeps_its_count(store: Store) -> None:
     job = add(store, "every 1h", end=NOON + HOUR)
     stand(store, job, state="completed", next_run_at=None, completed=1)
     store.clock.advance(3700)
@@ -364,7 +372,7 @@ def test_a_later_end_lets_a_job_go_on_and_keeps_its_count(store: Store) -> None:
     assert changed.next_run_at == NOON + 2 * HOUR
 
 
-# --- why nothing is left
+# --- schedules that never run
 
 
 @pytest.mark.parametrize(
@@ -377,7 +385,7 @@ def test_a_later_end_lets_a_job_go_on_and_keeps_its_count(store: Store) -> None:
         ("0 0 1 1 * 0 2020", {}, "give another schedule"),
     ],
 )
-def test_what_never_runs_is_refused_with_what_stands_in_its_way(
+def test_a_schedule_that_never_runs_is_refused_with_the_reason(
     store: Store, schedule: str, fields: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(JobError) as refused:
@@ -385,7 +393,7 @@ def test_what_never_runs_is_refused_with_what_stands_in_its_way(
     assert why in str(refused.value)
 
 
-def test_a_paused_job_stays_paused_through_each_change(store: Store) -> None:
+def test_a_paused_job_stays_paused_after_an_edit(store: Store) -> None:
     job = add(store, "every 1h")
     store.cron.pause(job.id)
     for changes in ({"schedule": "every 2h"}, {"end": NOON + 9 * HOUR}, {"name": "n"}):

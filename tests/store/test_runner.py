@@ -1,4 +1,4 @@
-"""A worker whose run meets faults around its work: mended, tried again, and its end recorded."""
+"""Tests of a runner that meets broken keys and errors around its work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import HandClock, Store
 
 
 class Counting:
-    """Work that counts how often it is done, and spoils a key meanwhile."""
+    """Work that counts its calls, and spoils a key meanwhile."""
 
     def __init__(self, store: Store, spoils: str = "") -> None:
         self.done = 0
@@ -60,7 +60,9 @@ def perform(store: Store, work: Counting, run_id: str, *, mends: bool = True) ->
 
 
 @pytest.mark.parametrize("spoilt", ["heartbeats", "active", "group"])
-def test_what_hinders_the_start_is_mended_and_the_run_starts(store: Store, spoilt: str) -> None:
+def test_a_broken_key_at_the_start_is_repaired_and_the_run_starts(
+    store: Store, spoilt: str
+) -> None:
     run_id, keys = queued(store, group="g", group_limit=1), store.database.keys
     names = {"heartbeats": keys.heartbeats, "active": keys.active(run_id[:12]),
              "group": keys.group("g")}  # fmt: skip
@@ -71,7 +73,7 @@ def test_what_hinders_the_start_is_mended_and_the_run_starts(store: Store, spoil
     assert store.runs.get(run_id).state is RunState.SUCCEEDED
 
 
-def test_what_cannot_be_mended_leaves_the_run_queued(store: Store) -> None:
+def test_a_key_that_cannot_be_repaired_leaves_the_run_queued(store: Store) -> None:
     run_id = queued(store)
     store.database.call_many(
         [("DEL", key := store.database.keys.active(run_id[:12])), ("SET", key, "x")]
@@ -83,7 +85,7 @@ def test_what_cannot_be_mended_leaves_the_run_queued(store: Store) -> None:
     assert store.runs.get(run_id).state is RunState.QUEUED
 
 
-def test_a_result_is_offered_until_what_hinders_it_is_mended(store: Store) -> None:
+def test_a_result_is_written_after_the_broken_key_is_repaired(store: Store) -> None:
     run_id = queued(store)
     work = Counting(store, spoils=store.database.keys.active(run_id[:12]))
     assert perform(store, work, run_id) == "succeeded"
@@ -91,7 +93,7 @@ def test_a_result_is_offered_until_what_hinders_it_is_mended(store: Store) -> No
     assert store.runs.output(run_id) == b"done"
 
 
-def test_a_run_whose_job_cannot_be_read_fails_with_that_reason(store: Store) -> None:
+def test_a_run_of_an_unreadable_job_fails_with_that_reason(store: Store) -> None:
     run_id = queued(store)
     store.database.call("HSET", store.database.keys.job(run_id[:12]), "spec", "{not json")
     work = Counting(store)
@@ -102,7 +104,7 @@ def test_a_run_whose_job_cannot_be_read_fails_with_that_reason(store: Store) -> 
 
 
 class Tactless:
-    """An announcer that raises what nobody foresaw."""
+    """An announcer that raises unexpected errors."""
 
     def __init__(self, *, at_start: bool = False) -> None:
         self._at_start = at_start
@@ -116,7 +118,7 @@ class Tactless:
 
 
 class Ending:
-    """Work that ends in one way."""
+    """Work that returns a given outcome."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -155,7 +157,7 @@ _BROKE = Outcome(state=RunState.FAILED, output=b"half", error="it broke")
 
 
 @pytest.mark.parametrize("outcome", [_DONE, _BROKE], ids=["succeeded", "failed"])
-def test_an_end_is_recorded_and_its_delivery_due_although_its_message_cannot_be_made(
+def test_a_run_ends_and_its_delivery_is_due_although_its_message_cannot_be_built(
     store: Store, caplog: pytest.LogCaptureFixture, outcome: Outcome
 ) -> None:
     run_id = queued(store, deliver="telegram:1")
@@ -166,7 +168,7 @@ def test_an_end_is_recorded_and_its_delivery_due_although_its_message_cannot_be_
     run = store.runs.get(run_id)
     assert (answer, run.state, run.error) == (outcome.state, outcome.state, outcome.error)
     assert store.runs.output(run_id) == outcome.output
-    # The leader pushes the message that is missing.
+    # The leader pushes the missing message.
     assert run.delivery is DeliveryState.PENDING
     store.clock.advance(3600)
     due = store.database.call("ZRANGE", store.database.keys.deliveries, 0, -1)
@@ -176,7 +178,7 @@ def test_an_end_is_recorded_and_its_delivery_due_although_its_message_cannot_be_
     assert "no route to the queue of deliveries" in caplog.text
 
 
-def test_an_end_is_recorded_although_what_it_used_cannot_be_booked(store: Store) -> None:
+def test_a_run_ends_although_its_usage_cannot_be_booked(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", token_budget=10))
     run_id = store.cron.run(job.id)
     usage = Usage(tokens=10, cost_usd="\udcff")  # type: ignore[arg-type]
@@ -189,7 +191,7 @@ def test_an_end_is_recorded_although_what_it_used_cannot_be_booked(store: Store)
 
 
 class Stumbling(HandClock):
-    """A clock that raises what is no StoreError, once, when it is told to."""
+    """A clock that raises OverflowError once when `stumbles` is set."""
 
     stumbles = False
 
@@ -200,7 +202,7 @@ class Stumbling(HandClock):
         return super().now_ms()
 
 
-def test_an_end_that_cannot_be_written_as_it_is_is_written_with_what_failed(store: Store) -> None:
+def test_an_end_that_failed_to_be_written_is_written_with_that_error(store: Store) -> None:
     run_id, clock = queued(store), Stumbling()
 
     def stumble(outcome: Outcome) -> None:
@@ -222,7 +224,7 @@ def test_an_end_that_cannot_be_written_as_it_is_is_written_with_what_failed(stor
     assert store.runs.output(run_id) == b"half"
 
 
-def test_a_mend_that_fails_costs_no_result(store: Store) -> None:
+def test_a_failing_repair_loses_no_result(store: Store) -> None:
     run_id = queued(store)
     key = store.database.keys.active(run_id[:12])
     work = Counting(store, spoils=key)

@@ -1,4 +1,4 @@
-"""The due index, split: each shard has one leader, and every job one shard."""
+"""Tests of the sharded due index: each shard has one leader, and each job one shard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JOBS = 60
 
 
 class Impatient(Waker):
-    """Looks whether a wake-up call came, and never waits for one."""
+    """A waker that checks for a wake-up call and never waits for one."""
 
     def wait(self, seconds: float) -> bool:
         return super().wait(0)
@@ -70,19 +70,19 @@ def leaders(store: Store, count: int) -> list[str]:
 
 
 def standings(store: Store) -> dict[int, set[str]]:
-    """Which jobs lie in which shard."""
+    """Return the ids of the jobs in each shard."""
     keys = store.database.keys
     return {n: set(store.database.call("ZRANGE", keys.due_of(n), 0, -1)) for n in range(8)}
 
 
-def test_one_shard_is_what_there_is_without_shards(store: Store) -> None:
+def test_a_namespace_without_a_shard_count_has_one_shard(store: Store) -> None:
     add_jobs(store)
     keys = store.database.keys
     assert (store.database.shards, keys.due_of(0), keys.lease_of(0)) == (1, keys.due, keys.lease)
     assert len(standings(store)[0]) == JOBS
 
 
-def test_each_job_lies_in_the_shard_of_its_id_whenever_it_was_written(store: Store) -> None:
+def test_each_job_is_in_the_shard_of_its_id_before_and_after_resharding(store: Store) -> None:
     add_jobs(store)
     moved = split(store, 8)
     add_jobs(store, first=JOBS)
@@ -113,7 +113,7 @@ def test_splitting_keeps_when_each_job_is_due(store: Store) -> None:
     ]
 
 
-def test_the_number_is_not_changed_while_a_beat_leads(store: Store) -> None:
+def test_the_number_of_shards_is_not_changed_while_a_beat_leads(store: Store) -> None:
     add_jobs(store)
     lease(store, "somebody", 0).hold()
     with pytest.raises(StoreError, match=r"somebody leads; stop every beat"):
@@ -123,20 +123,20 @@ def test_the_number_is_not_changed_while_a_beat_leads(store: Store) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 65])
-def test_a_number_that_makes_no_sense_is_refused(store: Store, count: int) -> None:
+def test_a_number_of_shards_outside_1_to_64_is_refused(store: Store, count: int) -> None:
     with pytest.raises(StoreError, match=r"1 to 64"):
         split(store, count)
 
 
-def test_splitting_that_was_interrupted_is_done_again(store: Store) -> None:
-    """Killed after the number was written: the rest lies where it lay."""
+def test_interrupted_resharding_can_be_repeated(store: Store) -> None:
+    """It was killed after the number was written, before the rest was moved."""
     add_jobs(store)
     Shards(store.database).set_count(4)
     assert split(store, 4) > 0
     assert all(shard_of(j, shards=4) == n for n, ids in standings(store).items() for j in ids)
 
 
-def test_a_job_in_a_wrong_shard_is_sent_home_by_the_tick_that_finds_it(store: Store) -> None:
+def test_a_job_in_a_wrong_shard_is_moved_by_the_tick_that_finds_it(store: Store) -> None:
     add_jobs(store)
     Shards(store.database).set_count(2)
     store.database.forget_shards()
@@ -167,14 +167,14 @@ def test_beats_share_the_shards_and_together_dispatch_everything_once(store: Sto
         store.clock.advance(RENEW_SECONDS + 0.01)
     assert leaders(store, 8) == list("abcabcab")
     store.clock.advance(3600 - 4 * (RENEW_SECONDS + 0.01))
-    store.clock.seconds -= 3600  # the leases are renewed as ever
+    store.clock.seconds -= 3600  # the leases are renewed as usual
     reports = [one.step() for one in beats]
     assert sum(report.dispatched for report in reports if report) == JOBS
-    assert all(report and report.dispatched for report in reports), "each had its part"
+    assert all(report and report.dispatched for report in reports), "each beat must dispatch a part"
     assert len(set(store.queue())) == JOBS
 
 
-def test_the_shards_of_a_beat_that_dies_go_to_the_others_when_its_lease_ends(store: Store) -> None:
+def test_other_beats_take_the_shards_of_a_dead_beat_when_its_leases_expire(store: Store) -> None:
     split(store, 4)
     first, second = beat(store, "a"), beat(store, "b")
     for _ in range(3):
@@ -182,7 +182,7 @@ def test_the_shards_of_a_beat_that_dies_go_to_the_others_when_its_lease_ends(sto
         second.step()
         store.clock.advance(RENEW_SECONDS + 0.01)
     assert leaders(store, 4) == ["a", "b", "a", "b"]
-    # The first one is heard of no more; its leases end, by the server's own clock.
+    # The first beat is dead; its leases expire by the server's own clock.
     for shard in (0, 2):
         store.database.call("DEL", store.database.keys.lease_of(shard))
     store.clock.advance(LEASE_MS / 1000 + 0.01)
@@ -190,7 +190,7 @@ def test_the_shards_of_a_beat_that_dies_go_to_the_others_when_its_lease_ends(sto
     assert leaders(store, 4) == ["b"] * 4
 
 
-def test_a_beat_that_stops_gives_its_shards_to_the_others_at_once(store: Store) -> None:
+def test_other_beats_take_the_shards_of_a_stopped_beat_at_once(store: Store) -> None:
     split(store, 4)
     first, second = beat(store, "a"), beat(store, "b")
     for _ in range(3):
@@ -202,8 +202,8 @@ def test_a_beat_that_stops_gives_its_shards_to_the_others_at_once(store: Store) 
     assert leaders(store, 4) == ["b"] * 4
 
 
-def test_a_beat_reads_the_number_anew_when_it_begins_to_lead(store: Store) -> None:
-    """It stood by, or was between two leases, when the number was changed."""
+def test_a_beat_reads_the_number_of_shards_again_when_it_begins_to_lead(store: Store) -> None:
+    """The beat stood by, or was between two leases, when the number was changed."""
     waiting = beat(store, "a")
     holder = lease(store, "b", 0)
     holder.hold()
@@ -217,10 +217,10 @@ def test_a_beat_reads_the_number_anew_when_it_begins_to_lead(store: Store) -> No
     assert leaders(store, 4) == ["a"] * 4
 
 
-def test_a_program_that_remembers_an_older_number_writes_where_the_job_is_ticked(
+def test_a_program_with_an_outdated_number_of_shards_writes_to_a_shard_that_is_ticked(
     store: Store,
 ) -> None:
-    """It was started before the number was lowered; nobody ticks the shards of then any more."""
+    """It was started before the number was lowered; no beat ticks the removed shards."""
     split(store, 8)
     other = Database(store.database.client, keys=store.database.keys)
     assert other.shards == 8
@@ -232,7 +232,7 @@ def test_a_program_that_remembers_an_older_number_writes_where_the_job_is_ticked
     assert sum(map(len, standings(store).values())) == JOBS
 
 
-def test_a_beat_sleeps_also_after_the_shards_were_put_together_again(store: Store) -> None:
+def test_a_beat_still_sleeps_after_the_number_of_shards_was_reduced_to_one(store: Store) -> None:
     split(store, 4)
     naps: list[float] = []
 
@@ -243,7 +243,7 @@ def test_a_beat_sleeps_also_after_the_shards_were_put_together_again(store: Stor
 
     one = beat(store, "a", waker=Noting(store.database))
     one.step()
-    # It is cut off for a while, in which nobody leads and the number is changed.
+    # The beat is cut off for a while; no beat leads, and the number is changed.
     store.clock.advance(LEASE_MS / 1000 + 0.1)
     store.database.call("DEL", *(store.database.keys.lease_of(shard) for shard in range(4)))
     split(store, 1)
@@ -255,7 +255,7 @@ def test_a_beat_sleeps_also_after_the_shards_were_put_together_again(store: Stor
     assert store.database.call("ZCARD", store.database.keys.beats) == 0
 
 
-def test_an_edit_a_pause_and_a_removal_find_the_job_in_its_shard(store: Store) -> None:
+def test_editing_pausing_and_removing_a_job_update_its_shard(store: Store) -> None:
     split(store, 8)
     add_jobs(store)
     edited, paused, removed = (f"{number:012x}" for number in range(3))

@@ -1,4 +1,4 @@
-"""What 0.1.0 has stored is read, goes on and is worked off; nothing of it is lost."""
+"""Tests that records of 0.1.0 are read, continued and performed, and none is lost."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.recorded_stores import Recording, content, recording
 from tests.store.delivering_host import TOKEN, DeliveringHost, PlainDeliveryMessages
 from tests.support import HandClock, Store
 
-#: A queue of the recording that is no namespace's.
+#: A queue of the recording whose name is outside the namespace.
 FOREIGN_QUEUE = "shop\x06\x163"
 
 
 class Recorded:
-    """A namespace of 0.1.0 under today's code, and what was in it."""
+    """A recorded namespace of 0.1.0, loaded into today's store."""
 
     def __init__(self, database: Database, home: Path, *, shards: int) -> None:
         keys = database.keys
@@ -56,12 +56,12 @@ class Recorded:
         return self.was.hashes(self.keys.run(""))
 
     def named(self, name: str) -> str:
-        """The id of a recorded job."""
+        """Return the id of a recorded job by its name."""
         (job_id,) = self.store.jobs.ids_named(name)
         return job_id
 
     def tick(self) -> int:
-        """Tick every shard; returns how many jobs were broken."""
+        """Tick every shard; return the number of broken jobs."""
         reports = [
             Ticker(DueIndex(self.database, shard=shard), self.store.messages).tick(
                 token=TOKEN, now_ms=self.clock.ms
@@ -71,7 +71,7 @@ class Recorded:
         return sum(report.broken for report in reports)
 
     def work(self) -> None:
-        """One minute of a beat and of workers: rescue, perform every message, deliver."""
+        """Let a minute pass; rescue, perform every message, and deliver."""
         self.clock.advance(61)
         Rescuer(self.store.jobs, self.store.runs, self.store.messages).rescue(
             token=TOKEN, now_ms=self.clock.ms
@@ -93,7 +93,7 @@ class Recorded:
 
 
 def message_id(message: str) -> str:
-    """The run or delivery that a message, recorded or plain, is about."""
+    """Return the run or delivery id of a message, recorded or plain."""
     if not message.startswith("{"):
         return message
     return str(json.loads(message)["headers"]["id"]).partition(":")[0]
@@ -103,7 +103,7 @@ def message_id(message: str) -> str:
 def recorded(
     request: pytest.FixtureRequest, database: Database, tmp_path: Path
 ) -> Iterator[Recorded]:
-    """The recording, loaded."""
+    """Yield the loaded recording."""
     recorded = Recorded(database, tmp_path, shards=request.param)
     yield recorded
     recorded.was.unload(database)
@@ -113,17 +113,17 @@ def spec_of(fields: dict[str, str]) -> Any:
     return json.loads(fields["spec"])
 
 
-def test_the_recording_holds_every_state_there_was(recorded: Recorded) -> None:
+def test_the_recording_holds_every_state_of_0_1_0(recorded: Recorded) -> None:
     assert {fields["state"] for fields in recorded.jobs.values()} == set(JobState)
     assert {fields["state"] for fields in recorded.runs.values()} == {
-        # Of later versions.
+        # `sent` is from a later version.
         *set(RunState) - {RunState.SENT}
     }
     states = {fields.get("delivery", "none") for fields in recorded.runs.values()}
     assert states == set(DeliveryState)
 
 
-def test_every_job_is_read_whole(recorded: Recorded) -> None:
+def test_every_field_of_every_job_is_read(recorded: Recorded) -> None:
     jobs = {job.id: job for job in recorded.store.cron.all_jobs()}
     assert set(jobs) == set(recorded.jobs)
     for job_id, fields in recorded.jobs.items():
@@ -137,7 +137,7 @@ def test_every_job_is_read_whole(recorded: Recorded) -> None:
         assert recorded.store.cron.show(job.name) == job
 
 
-def test_every_run_is_read_whole(recorded: Recorded) -> None:
+def test_every_field_of_every_run_is_read(recorded: Recorded) -> None:
     store = recorded.store
     assert {run.id for run in store.cron.latest_runs(limit=1000)} == set(recorded.runs)
     outputs = recorded.was.hashes(recorded.keys.output(""))
@@ -158,7 +158,7 @@ def test_every_incident_and_delivery_is_read(recorded: Recorded) -> None:
     stored = recorded.was.hashes(recorded.keys.incident(""))
     open_ids = {key for key, fields in stored.items() if "closed_ms" not in fields}
     assert {incident.id for incident in incidents.open()} == open_ids
-    assert len(stored) > len(open_ids), "one was closed"
+    assert len(stored) > len(open_ids), "the recording must hold a closed incident"
     assert any(incident.acked_at for incident in incidents.open())
     for incident in incidents.open():
         assert incident.kind == stored[incident.id]["kind"]
@@ -171,7 +171,7 @@ def test_every_incident_and_delivery_is_read(recorded: Recorded) -> None:
             assert part.attempts == int(fields.get(f"{number}:attempts", 0))
 
 
-def test_an_edit_loses_nothing(recorded: Recorded) -> None:
+def test_an_edit_changes_only_the_edited_fields(recorded: Recorded) -> None:
     store = recorded.store
     for job_id, was in recorded.jobs.items():
         changes = {"name": f"new {job_id}"}
@@ -189,7 +189,7 @@ def test_an_edit_loses_nothing(recorded: Recorded) -> None:
             "name"
         }  # fmt: skip
         assert without(spec_of(now), *changed) == without(spec_of(was), *changed)
-        # A change by a person starts the count of failures anew, and a new schedule a new plan.
+        # An edit resets the count of failures; a new schedule is planned again.
         fresh = {"revision", "spec", "failures"}
         if len(changes) > 1:
             fresh |= {"state", "next_ms"}
@@ -200,7 +200,7 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in names}
 
 
-def test_every_job_is_paused_resumed_and_removed(recorded: Recorded) -> None:
+def test_every_job_can_be_paused_resumed_and_removed(recorded: Recorded) -> None:
     cron = recorded.store.cron
     for job_id, fields in recorded.jobs.items():
         cron.pause(job_id)
@@ -212,7 +212,7 @@ def test_every_job_is_paused_resumed_and_removed(recorded: Recorded) -> None:
     assert sum(recorded.database.call("ZCARD", recorded.keys.due_of(s)) for s in range(4)) == 0
 
 
-def test_the_schedules_go_on(recorded: Recorded) -> None:
+def test_all_schedules_continue(recorded: Recorded) -> None:
     before = {run.id for run in recorded.store.cron.latest_runs(limit=1000)}
     recorded.clock.advance(3600)
     due = {
@@ -235,7 +235,7 @@ def test_the_schedules_go_on(recorded: Recorded) -> None:
             assert job.next_run_at > from_ms(recorded.clock.ms)
 
 
-def test_every_run_comes_to_its_end_and_every_delivery_goes_on(recorded: Recorded) -> None:
+def test_every_run_ends_and_every_delivery_continues(recorded: Recorded) -> None:
     store = recorded.store
     waiting = {run_id for run_id, f in recorded.runs.items() if f["state"] in ("queued", "running")}
     running = {run_id for run_id in waiting if recorded.runs[run_id]["state"] == "running"}
@@ -244,14 +244,14 @@ def test_every_run_comes_to_its_end_and_every_delivery_goes_on(recorded: Recorde
         if all(store.runs.get(run_id).state.is_final for run_id in waiting):
             break
     ends = {run_id: store.runs.get(run_id).state for run_id in waiting}
-    # Nobody gives a heartbeat for those that ran; the others run now, unless they are too late.
+    # Running runs get no heartbeat, so they are lost; queued ones run now.
     assert {run_id for run_id, state in ends.items() if state is RunState.LOST} == running
     assert set(ends.values()) <= {RunState.SUCCEEDED, RunState.LOST}
     assert store.runs.counts() == {"queued": 0, "running": 0}
     for job_id in recorded.jobs:
         assert recorded.database.call("EXISTS", recorded.keys.active(job_id)) == 0
         assert recorded.database.call("EXISTS", recorded.keys.held(job_id)) == 0
-    # What was to be delivered is on its way, or there.
+    # Pending deliveries have arrived, or are being retried.
     unplanned = store.cron.latest_runs(recorded.named("unplanned"), limit=99)
     assert DeliveryState.DELIVERED in {run.delivery for run in unplanned}
     assert (recorded.host.home / "output" / "later").read_text().count("not yet planned") == 1
@@ -263,7 +263,7 @@ def test_every_run_comes_to_its_end_and_every_delivery_goes_on(recorded: Recorde
     assert part.attempts > 1
 
 
-def test_an_end_that_was_recorded_stays(recorded: Recorded) -> None:
+def test_an_ended_run_does_not_change(recorded: Recorded) -> None:
     ended = {run_id for run_id, f in recorded.runs.items() if RunState(f["state"]).is_final}
     for run_id in ended:
         before = recorded.database.hashes([recorded.keys.run(run_id)])
@@ -273,7 +273,7 @@ def test_an_end_that_was_recorded_stays(recorded: Recorded) -> None:
         assert recorded.database.hashes([recorded.keys.run(run_id)]) == before
 
 
-def test_a_leader_notes_the_format_and_touches_nothing_else(recorded: Recorded) -> None:
+def test_a_leader_writes_the_format_and_changes_nothing_else(recorded: Recorded) -> None:
     def stored() -> dict[str, Any]:
         names = recorded.database.call("KEYS", recorded.keys.prefix + "*")
         kinds = {name: recorded.database.call("TYPE", name) for name in names}
@@ -291,7 +291,7 @@ def test_a_leader_notes_the_format_and_touches_nothing_else(recorded: Recorded) 
     assert stored() == before
 
 
-def test_the_commands_show_all_of_it(
+def test_the_commands_show_every_recorded_job_run_and_incident(
     valkey: Database, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = Recorded(valkey, tmp_path, shards=4)

@@ -1,4 +1,4 @@
-"""What a newer version stored is shown, kept through every change, and never run in a wrong way."""
+"""Tests that records of a newer version are shown, kept through every change, and not misread."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_unknown_fields_survive_pause_resume_and_edit(store: Store) -> None:
     assert spec["origin"] == {"platform": "telegram", "mood": "good"}
 
 
-def test_an_unknown_field_of_a_part_survives_where_the_part_itself_is_all_defaults(
+def test_an_unknown_field_inside_an_otherwise_default_policy_survives(
     store: Store,
 ) -> None:
     job = store.cron.add(request())
@@ -61,7 +61,7 @@ def test_an_unknown_field_of_a_part_survives_where_the_part_itself_is_all_defaul
     assert stored(store, job.id)["policy"] == {"patience": 3}
 
 
-def test_unknown_fields_of_work_that_is_replaced_go_with_it(store: Store) -> None:
+def test_unknown_fields_of_replaced_work_are_removed_with_it(store: Store) -> None:
     job = store.cron.add(request(prompt=None, script="x.sh"))
     rewritten(store, job, http={"url": "http://x/", "proxy": "y"}, script=None, no_agent=False)
     assert store.cron.show("n").spec.http is not None
@@ -69,14 +69,14 @@ def test_unknown_fields_of_work_that_is_replaced_go_with_it(store: Store) -> Non
     assert "http" not in stored(store, job.id)
 
 
-def test_unknown_fields_of_the_record_itself_stay(store: Store) -> None:
+def test_unknown_fields_of_the_hash_survive_an_edit(store: Store) -> None:
     job = store.cron.add(request())
     store.database.call("HSET", store.database.keys.job(job.id), "shade", "dark")
     store.cron.edit("n", {"prompt": "another"})
     assert store.database.call("HGET", store.database.keys.job(job.id), "shade") == "dark"
 
 
-def test_unknown_fields_survive_what_a_project_declares_anew(store: Store) -> None:
+def test_unknown_fields_survive_a_changed_declaration(store: Store) -> None:
     synchronise(
         store.jobs,
         DeclaredJobs(manager="m", requests={"n": request()}, default_timezone="UTC"),
@@ -101,7 +101,7 @@ def test_a_job_without_unknown_fields_is_read_as_it_was_written(store: Store) ->
     "fields", [{"policy": {"overlap": "negotiate"}}, {"session": "shared"},
                {"prompt": "", "grpc": {"call": "x"}}],
 )  # fmt: skip
-def test_a_job_that_needs_what_is_unknown_is_left_alone_and_not_planned(
+def test_a_job_with_an_unknown_policy_or_work_is_neither_changed_nor_planned(
     store: Store, fields: dict[str, object]
 ) -> None:
     job = store.cron.add(request())
@@ -119,7 +119,7 @@ def test_a_job_that_needs_what_is_unknown_is_left_alone_and_not_planned(
     with pytest.raises(NewerRecord, match="a newer version of hermes-celery wrote it"):
         store.cron.pause(job.id)
     assert stored(store, job.id) == before
-    # A newer beat that leads by then finds it due.
+    # The job stays due, for a newer beat that may lead by then.
     again_ms = store.due.next_due_ms()
     assert again_ms is not None
     assert store.clock.ms < again_ms <= store.clock.ms + 60_000
@@ -131,7 +131,7 @@ def test_a_job_that_needs_what_is_unknown_is_left_alone_and_not_planned(
     )
 
 
-def test_a_damaged_definition_is_no_newer_one(store: Store) -> None:
+def test_a_damaged_definition_is_not_taken_for_a_newer_one(store: Store) -> None:
     job = store.cron.add(request())
     database = store.database
     database.call("HSET", database.keys.job(job.id), "spec", '{"policy":')
@@ -141,7 +141,7 @@ def test_a_damaged_definition_is_no_newer_one(store: Store) -> None:
     assert f"hermes-celery remove {job.id}" in found.fault
 
 
-def test_an_unknown_state_is_shown_kept_and_not_changed_by_an_edit(store: Store) -> None:
+def test_an_unknown_state_of_a_job_is_shown_and_kept_through_an_edit(store: Store) -> None:
     job = store.cron.add(request())
     key = store.database.keys.job(job.id)
     store.database.call("HSET", key, "state", "archived")
@@ -163,7 +163,7 @@ def test_an_unknown_state_and_trigger_of_a_run_are_shown(store: Store) -> None:
     assert run.state not in list(RunState)
 
 
-def test_a_job_that_the_index_names_too_early_runs_at_its_own_time(store: Store) -> None:
+def test_a_job_with_a_too_early_due_entry_runs_at_its_own_time(store: Store) -> None:
     job = store.jobs.add(a_job())
     database = store.database
     database.call("SET", database.keys.term, TOKEN)
@@ -177,7 +177,7 @@ def test_a_job_that_the_index_names_too_early_runs_at_its_own_time(store: Store)
     )
 
 
-def test_a_number_that_is_none_is_mended_by_resuming(store: Store) -> None:
+def test_resuming_a_job_repairs_its_invalid_instants(store: Store) -> None:
     job = store.cron.add(request())
     key = store.database.keys.job(job.id)
     store.database.call("HSET", key, "next_ms", "soon", "paused_ms", "then")
@@ -191,7 +191,7 @@ def test_a_number_that_is_none_is_mended_by_resuming(store: Store) -> None:
     assert store.cron.show("n") == resumed
 
 
-def test_what_was_removed_unread_is_kept_where_somebody_can_look(store: Store) -> None:
+def test_removing_an_unreadable_job_moves_its_record_to_quarantine(store: Store) -> None:
     job = store.cron.add(request())
     database = store.database
     database.call("HDEL", database.keys.job(job.id), "revision")

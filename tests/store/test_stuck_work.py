@@ -1,4 +1,4 @@
-"""Work that goes on although its run was stopped or is over: its process ends, or it is told."""
+"""Tests of work that goes on after its run was stopped or ended: killed, or reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORKER = "w@host"
 
 
 class Pool:
-    """A worker's pool: what its processes hold, and which were killed."""
+    """A worker's pool: the messages that its processes hold, and the killed processes."""
 
     def __init__(self, store: Store) -> None:
         self.held: list[HeldMessage] = []
@@ -52,7 +52,7 @@ def pool(store: Store) -> Pool:
 
 
 def claimed(store: Store, pool: Pool, **fields: object) -> tuple[str, Claim]:
-    """A run that a process of the pool performs, as the guard has seen."""
+    """Claim a run for a process of the pool, and let the guard see it."""
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", **fields))  # type: ignore[arg-type]
     run_id = store.cron.run(job.id)
     claim = store.claim(run_id)
@@ -69,7 +69,7 @@ def looks(store: Store, pool: Pool, seconds: float) -> list[int]:
 
 
 def taken_away(store: Store, run_id: str) -> None:
-    """The claim is worth nothing any more, as when its heartbeat stopped."""
+    """Invalidate the claim, as when its heartbeat stopped."""
     key = store.database.keys.run(run_id)
     store.database.call("HDEL", key, "claim")
     store.database.call("HSET", key, "state", "lost")
@@ -83,21 +83,19 @@ def test_a_process_whose_run_is_lost_is_killed_after_a_while(store: Store, pool:
     assert looks(store, pool, 2)[:1] == [7]
 
 
-def test_a_process_whose_run_goes_on_elsewhere_is_killed_too(store: Store, pool: Pool) -> None:
+def test_a_process_whose_run_was_claimed_by_another_is_killed_too(store: Store, pool: Pool) -> None:
     run_id, _ = claimed(store, pool)
     store.database.call("HSET", store.database.keys.run(run_id), "claim", "another's")
     assert looks(store, pool, PATIENCE_SECONDS + 2)[:1] == [7]
 
 
-def test_a_process_that_recorded_the_end_itself_may_tidy_up_for_long(
-    store: Store, pool: Pool
-) -> None:
+def test_a_process_that_recorded_its_runs_end_is_not_killed(store: Store, pool: Pool) -> None:
     _, claim = claimed(store, pool)
     store.runs.finish(claim, Outcome(state=RunState.SUCCEEDED), now_ms=store.clock.ms)
     assert looks(store, pool, 100) == []
 
 
-def test_what_came_back_and_what_is_gone_are_left_alone(store: Store, pool: Pool) -> None:
+def test_a_run_that_is_valid_again_or_gone_kills_no_process(store: Store, pool: Pool) -> None:
     run_id, _ = claimed(store, pool)
     key = store.database.keys.run(run_id)
     taken_away(store, run_id)
@@ -110,7 +108,9 @@ def test_what_came_back_and_what_is_gone_are_left_alone(store: Store, pool: Pool
     assert looks(store, pool, 60) == []
 
 
-def test_the_next_message_in_the_same_process_begins_anew(store: Store, pool: Pool) -> None:
+def test_the_next_message_in_the_same_process_starts_a_new_patience(
+    store: Store, pool: Pool
+) -> None:
     run_id, _ = claimed(store, pool)
     store.database.call("HSET", store.database.keys.run(run_id), "claim", "t2")
     looks(store, pool, 10)
@@ -119,7 +119,7 @@ def test_the_next_message_in_the_same_process_begins_anew(store: Store, pool: Po
 
 
 class Deaf:
-    """Work that returns when `release` is set, whatever it is told."""
+    """Work that ignores every stop and returns when `release` is set."""
 
     def __init__(self) -> None:
         self.release = threading.Event()
@@ -130,7 +130,7 @@ class Deaf:
 
 
 class Heard:
-    """A reaction that only notes what it is asked to do."""
+    """A handler of stuck work that only notes its calls."""
 
     def __init__(self, *, can_end: bool) -> None:
         self._can_end = can_end
@@ -150,7 +150,7 @@ class Heard:
 
 
 @pytest.mark.parametrize("can_end", [True, False])
-def test_deaf_work_is_ended_or_told_ten_seconds_after_it_was_stopped(
+def test_work_that_ignores_a_stop_is_ended_or_reported_after_ten_seconds(
     store: Store, can_end: bool
 ) -> None:
     deaf, heard = Deaf(), Heard(can_end=can_end)
@@ -188,7 +188,7 @@ def test_deaf_work_is_ended_or_told_ten_seconds_after_it_was_stopped(
 
 
 class BackAtTheLastMoment(Runs):
-    """While the end is written, the work returns after all."""
+    """Runs whose work returns while its end is being written."""
 
     deaf: Deaf
     is_back: Callable[[], bool]
@@ -201,7 +201,7 @@ class BackAtTheLastMoment(Runs):
 
 
 class WatchedHeartbeats(Heartbeats):
-    """Says when it is through with work that did not end."""
+    """Heartbeats that set an event when they have reacted to stuck work."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.runs, clock=store.clock)
@@ -219,7 +219,9 @@ class WatchedHeartbeats(Heartbeats):
             yield running
 
 
-def test_a_process_whose_work_returned_while_its_end_was_written_lives(store: Store) -> None:
+def test_a_process_whose_work_returned_while_its_end_was_written_is_not_killed(
+    store: Store,
+) -> None:
     deaf, heard = Deaf(), Heard(can_end=True)
     runs = BackAtTheLastMoment(store.database)
     runs.deaf, runs.is_back = deaf, lambda: bool(heard.said)
@@ -267,7 +269,7 @@ def test_work_does_not_return_while_its_process_is_being_ended() -> None:
 
 
 def stepped(store: Store, heard: Heard) -> bool:
-    """Half a second of the clock for each look; whether something was done."""
+    """Advance the clock by half a second; return whether the handler was called."""
     store.clock.advance(0.5)
     return bool(heard.said)
 
@@ -277,7 +279,7 @@ def host(valkey: object, clock: HandClock, tmp_path: object) -> DeliveringHost:
     return at(valkey, clock, tmp_path)  # type: ignore[arg-type]
 
 
-def test_the_incident_names_the_run_and_ends_with_it(host: DeliveringHost) -> None:
+def test_the_incident_of_stuck_work_names_the_run_and_ends_with_it(host: DeliveringHost) -> None:
     store = host.store
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="slow"))
     claim = store.claim(store.cron.run(job.id))
@@ -293,7 +295,7 @@ def test_the_incident_names_the_run_and_ends_with_it(host: DeliveringHost) -> No
     assert host.incidents.open() == []
 
 
-def test_the_incident_ends_with_its_worker_too(host: DeliveringHost) -> None:
+def test_the_incident_of_stuck_work_ends_with_its_worker_too(host: DeliveringHost) -> None:
     store, keys = host.store, host.store.database.keys
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="slow"))
     claim = store.claim(store.cron.run(job.id))

@@ -1,4 +1,4 @@
-"""The leader looks at all records in small steps, mends them, and tells of it."""
+"""Tests of the sweep: the leader checks all records in small steps, repairs and reports them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from tests.support import HandClock, a_job
 
 @pytest.fixture
 def world(valkey: Database, clock: HandClock) -> World:
-    """Something of everything, all as it should be."""
+    """Return a namespace with jobs in every state, all consistent."""
     return World(valkey, clock)
 
 
 @pytest.fixture
 def sweep(world: World) -> Sweep:
-    """What a leader has."""
+    """Return a leader's sweep."""
     return make_sweep(world)
 
 
@@ -70,7 +70,7 @@ def make_sweep(
 
 
 def go_round(sweep: Sweep, world: World, *, most: int = 50, token: int = TOKEN) -> int:
-    """Step without a pause until there is no hurry; how many steps that took."""
+    """Step until the sweep asks for a pause; return the number of steps."""
     for count in range(1, most + 1):
         if not sweep.step(token, world.clock.ms):
             return count
@@ -81,7 +81,9 @@ def told(world: World) -> list[tuple[TroubleKind, str]]:
     return sorted((one.kind, one.job_id) for one in Incidents(world.database).open())
 
 
-def test_while_all_agree_nothing_is_written_and_nobody_is_told(sweep: Sweep, world: World) -> None:
+def test_consistent_records_are_not_changed_and_make_no_incident(
+    sweep: Sweep, world: World
+) -> None:
     before = world.dump()
     go_round(sweep, world)
     after = world.dump()
@@ -89,7 +91,9 @@ def test_while_all_agree_nothing_is_written_and_nobody_is_told(sweep: Sweep, wor
     assert after == before
 
 
-def test_a_stopped_job_is_planned_anew_and_its_incident_is_told(sweep: Sweep, world: World) -> None:
+def test_a_stopped_job_is_planned_again_and_its_incident_is_sent(
+    sweep: Sweep, world: World
+) -> None:
     world.call("HDEL", world.keys.job(world.idle.id), "next_ms")
     world.call("ZREM", world.keys.due, world.idle.id)
     go_round(sweep, world)
@@ -100,9 +104,7 @@ def test_a_stopped_job_is_planned_anew_and_its_incident_is_told(sweep: Sweep, wo
     assert incident.told == 1
 
 
-def test_ten_thousand_jobs_are_looked_at_within_a_minute_of_steps(
-    sweep: Sweep, world: World
-) -> None:
+def test_ten_thousand_jobs_are_checked_within_a_minute_of_steps(sweep: Sweep, world: World) -> None:
     jobs = [a_job(now=world.store.cron.now, id=f"{number:012x}") for number in range(10_000)]
     world.store.jobs.write_many([Write(job=job) for job in jobs])
     go_round(sweep, world)
@@ -118,8 +120,8 @@ def test_ten_thousand_jobs_are_looked_at_within_a_minute_of_steps(
     assert told(world) == [(TroubleKind.STOPPED, last)]
 
 
-def test_an_idle_step_asks_the_server_for_little(sweep: Sweep, world: World) -> None:
-    """Scripts count as one; what they read inside is bounded by their pages."""
+def test_an_idle_step_makes_at_most_ten_calls(sweep: Sweep, world: World) -> None:
+    """A script counts as one call; its pages limit what it reads inside."""
     go_round(sweep, world)
 
     def asked() -> int:
@@ -135,7 +137,7 @@ def test_an_idle_step_asks_the_server_for_little(sweep: Sweep, world: World) -> 
     assert asked() - before <= 100
 
 
-def test_dead_entries_do_not_blind_rescue(sweep: Sweep, world: World) -> None:
+def test_dead_index_entries_do_not_hide_runs_from_rescue(sweep: Sweep, world: World) -> None:
     for number in range(200):
         ghost = f"{number:012x}-20260622T120000Z"
         world.call("ZADD", world.keys.queued, number, ghost)
@@ -153,8 +155,8 @@ def test_dead_entries_do_not_blind_rescue(sweep: Sweep, world: World) -> None:
     assert world.call("ZCOUNT", world.keys.queued, "-inf", 200) == 0
 
 
-def test_what_rescue_sees_first_is_looked_at_in_every_step(sweep: Sweep, world: World) -> None:
-    """A round over a long backlog takes minutes; the next one begins at the front again."""
+def test_the_front_of_the_queued_index_is_checked_in_every_step(sweep: Sweep, world: World) -> None:
+    """A round over a long backlog takes minutes before it starts at the front again."""
     go_round(sweep, world)
     for number in range(60):
         world.call("ZADD", world.keys.queued, number, f"{number:012x}-20260622T120000Z")
@@ -162,7 +164,7 @@ def test_what_rescue_sees_first_is_looked_at_in_every_step(sweep: Sweep, world: 
     assert world.call("ZCOUNT", world.keys.queued, 0, 60) == 0
 
 
-def test_many_troubles_of_one_kind_are_few_incidents(
+def test_many_troubles_of_one_kind_make_about_twenty_incidents(
     sweep: Sweep, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     jobs = [a_job(now=world.store.cron.now, id=f"{number:012x}") for number in range(300)]
@@ -177,7 +179,7 @@ def test_many_troubles_of_one_kind_are_few_incidents(
     assert 20 <= len(lines) <= 50
 
 
-def test_an_index_that_was_moved_away_is_filled_again(sweep: Sweep, world: World) -> None:
+def test_a_quarantined_index_is_refilled(sweep: Sweep, world: World) -> None:
     before = world.dump()
     for key in (world.keys.jobs, world.keys.due, world.keys.names, world.keys.job_runs):
         world.call("SET", key, "x")
@@ -189,7 +191,10 @@ def test_an_index_that_was_moved_away_is_filled_again(sweep: Sweep, world: World
 
 
 class FailingOnce(RecordExaminer):
-    """Cannot look at one page, the first time; keeps the jobs whose keys' names were read."""
+    """An examiner that fails at one page once.
+
+    It notes the jobs of that page, and the jobs on pages read by the names of keys.
+    """
 
     def __init__(self, database: Database, error: StoreError, *, at: int) -> None:
         super().__init__(
@@ -214,24 +219,24 @@ class FailingOnce(RecordExaminer):
 
 
 def many_jobs(world: World, count: int = 1500) -> None:
-    """More than a page of everything."""
+    """Add more jobs than fit on one page of any index."""
     jobs = [a_job(now=world.store.cron.now, id=f"{number:012x}") for number in range(count)]
     world.store.jobs.write_many([Write(job=job) for job in jobs])
 
 
 def move_by_a_worker(world: World, key: str) -> None:
-    """What a worker does whose script found the key broken: its own sweep takes no steps."""
+    """Quarantine a key as a worker does whose script found it broken: its sweep takes no steps."""
     make_sweep(world).broken("", key, now_ms=world.clock.ms)
 
 
 def move_by_hand(world: World, _: str) -> None:
-    """`fsck --repair` that is ended after its first step."""
+    """Quarantine keys as `fsck --repair` does, and stop after that step."""
     world.examiner.keys(CheckMode(now_ms=world.clock.ms, is_deep=True))
 
 
 @pytest.mark.parametrize("move", [move_by_a_worker, move_by_hand])
 @pytest.mark.parametrize("name", ["due", "names", "jobs", "job_runs"])
-def test_an_index_is_filled_again_whoever_moved_it_away(
+def test_an_index_quarantined_by_a_worker_or_by_fsck_is_refilled(
     sweep: Sweep, world: World, name: str, move: Callable[[World, str], None]
 ) -> None:
     many_jobs(world)
@@ -245,7 +250,7 @@ def test_an_index_is_filled_again_whoever_moved_it_away(
 
 
 @pytest.mark.parametrize("name", ["names", "job_runs"])
-def test_a_leader_that_dies_before_an_index_is_full_is_followed_by_one_that_goes_on(
+def test_the_next_leader_completes_a_refill_that_was_interrupted(
     sweep: Sweep, world: World, name: str
 ) -> None:
     many_jobs(world)
@@ -263,7 +268,7 @@ def test_a_leader_that_dies_before_an_index_is_full_is_followed_by_one_that_goes
     assert notes.refilled() == notes.refill_asked() != ""
 
 
-def test_what_was_read_for_a_mark_is_not_read_again(sweep: Sweep, world: World) -> None:
+def test_a_completed_refill_is_not_repeated(sweep: Sweep, world: World) -> None:
     world.call("SET", world.keys.completed, "x")
     go_round(sweep, world)
     assert sweep.step(TOKEN, world.clock.ms) is False
@@ -273,9 +278,9 @@ def test_what_was_read_for_a_mark_is_not_read_again(sweep: Sweep, world: World) 
     assert not world.call("EXISTS", world.keys.names), "only a refill reads the definitions"
 
 
-def test_a_server_that_was_away_meanwhile_leaves_no_gap_in_what_is_filled(world: World) -> None:
+def test_a_refill_during_which_the_server_was_away_leaves_no_gap(world: World) -> None:
     many_jobs(world)
-    # A step looks at what is overdue first, and then at one page.
+    # A step checks overdue entries first, and then one page.
     examiner = FailingOnce(world.database, StoreUnavailable("away"), at=4)
     sweep = make_sweep(world, examiner)
     before = world.dump()
@@ -289,7 +294,7 @@ def test_a_server_that_was_away_meanwhile_leaves_no_gap_in_what_is_filled(world:
     assert examiner.missed <= examiner.read
 
 
-def test_a_page_that_could_not_be_looked_at_is_read_once_more_a_minute_later(world: World) -> None:
+def test_a_refill_with_a_page_that_failed_is_repeated_a_minute_later(world: World) -> None:
     many_jobs(world)
     examiner = FailingOnce(world.database, StoreError("refused"), at=3)
     sweep, notes = make_sweep(world, examiner), SweepNotes(world.database)
@@ -301,7 +306,7 @@ def test_a_page_that_could_not_be_looked_at_is_read_once_more_a_minute_later(wor
     assert notes.refilled() == notes.refill_asked() != ""
 
 
-def test_it_is_told_when_all_agree_again(sweep: Sweep, world: World) -> None:
+def test_the_incident_is_closed_when_all_records_agree_again(sweep: Sweep, world: World) -> None:
     world.call("SET", world.keys.completed, "x")
     go_round(sweep, world)
     world.clock.ms += EVERY_MS
@@ -315,7 +320,9 @@ def test_it_is_told_when_all_agree_again(sweep: Sweep, world: World) -> None:
     assert told(world) == []
 
 
-def test_what_cannot_be_mended_is_told_once(sweep: Sweep, world: World) -> None:
+def test_a_disagreement_that_cannot_be_repaired_is_reported_once(
+    sweep: Sweep, world: World
+) -> None:
     world.call("HSET", world.keys.job(world.idle.id), "state", "levitating")
     for _ in range(3):
         for _ in range(10):
@@ -329,7 +336,7 @@ def test_what_cannot_be_mended_is_told_once(sweep: Sweep, world: World) -> None:
     )
 
 
-def test_an_older_leader_stops(sweep: Sweep, world: World) -> None:
+def test_an_older_leader_repairs_nothing_and_raises(sweep: Sweep, world: World) -> None:
     world.call("ZREM", world.keys.due, world.idle.id)
     before = world.dump()
     with pytest.raises(LeaseLost):
@@ -337,7 +344,7 @@ def test_an_older_leader_stops(sweep: Sweep, world: World) -> None:
     assert world.dump() == before
 
 
-def test_what_a_round_found_is_left_for_doctor(sweep: Sweep, world: World) -> None:
+def test_the_result_of_a_round_is_stored_for_doctor(sweep: Sweep, world: World) -> None:
     world.call("ZREM", world.keys.due, world.idle.id)
     sweep.step(TOKEN, world.clock.ms)
     sweep.step(TOKEN, world.clock.ms)
@@ -350,7 +357,7 @@ def test_what_a_round_found_is_left_for_doctor(sweep: Sweep, world: World) -> No
     ("family", "subject"),
     [("active", "idle"), ("held", "idle"), ("group", "g"), ("run", "waiting"), ("due", "")],
 )
-def test_a_key_that_a_script_could_not_use_is_mended_at_once(
+def test_a_key_that_a_script_reported_as_broken_is_repaired_at_once(
     sweep: Sweep, world: World, family: str, subject: str
 ) -> None:
     names: dict[str, Any] = {
@@ -369,7 +376,7 @@ def test_a_key_that_a_script_could_not_use_is_mended_at_once(
     assert told(world)
 
 
-def test_a_job_that_was_taken_off_the_schedule_is_told(sweep: Sweep, world: World) -> None:
+def test_a_job_that_was_taken_off_the_schedule_is_reported_once(sweep: Sweep, world: World) -> None:
     for _ in range(2):
         sweep.taken_off(world.idle.id, "its task cannot be called", now_ms=world.clock.ms)
     (incident,) = Incidents(world.database).open()
@@ -382,7 +389,7 @@ def test_a_job_that_was_taken_off_the_schedule_is_told(sweep: Sweep, world: Worl
 
 
 @pytest.mark.parametrize("becomes", ["nothing", "garbage"])
-def test_a_job_whose_record_vanished_is_named_until_somebody_acknowledges_it(
+def test_a_job_whose_record_vanished_is_an_incident_until_it_is_acknowledged(
     sweep: Sweep, world: World, becomes: str
 ) -> None:
     key = world.keys.job(world.idle.id)
@@ -396,13 +403,15 @@ def test_a_job_whose_record_vanished_is_named_until_somebody_acknowledges_it(
     assert incident.text.startswith(f"Cron 'idle' is gone: job {world.idle.id} ")
     assert f"`hermes-celery incidents ack {incident.id}`" in incident.text
     assert lost_jobs(world.database, None) == [incident.text]
-    # What a scan ends by itself is not this.
+    # The watchdog does not close this incident by itself.
     assert Incidents(world.database).of_gone_jobs() == []
     assert Incidents(world.database).ack(incident.id, now_ms=world.clock.ms)
     assert lost_jobs(world.database, None) == []
 
 
-def test_a_tick_that_meets_a_job_without_a_record_names_it(sweep: Sweep, world: World) -> None:
+def test_a_tick_that_meets_a_listed_job_without_a_record_reports_it(
+    sweep: Sweep, world: World
+) -> None:
     removed = a_job(id="f" * 12, name="removed")
     world.store.jobs.remove(Jobs(world.database).add(removed))
     sweep.gone(removed.id, now_ms=world.clock.ms)
@@ -414,7 +423,7 @@ def test_a_tick_that_meets_a_job_without_a_record_names_it(sweep: Sweep, world: 
     assert (incident.kind, incident.job_name) == (TroubleKind.GONE, "idle")
 
 
-def test_a_declared_job_whose_record_vanished_is_named_and_said_to_come_back(world: World) -> None:
+def test_a_declared_job_whose_record_vanished_is_reported_as_coming_back(world: World) -> None:
     declared = {world.idle.id: "Idle"}
     sweep = make_sweep(world, declared_name=lambda job_id, now_ms: declared.get(job_id, ""))
     world.call("DEL", world.keys.job(world.idle.id))
@@ -425,7 +434,7 @@ def test_a_declared_job_whose_record_vanished_is_named_and_said_to_come_back(wor
     assert lost_jobs(world.database, None) == []
 
 
-def test_of_many_jobs_whose_records_vanished_some_are_named_and_all_are_told(
+def test_many_vanished_jobs_make_twenty_incidents_and_one_with_the_total(
     sweep: Sweep, world: World
 ) -> None:
     for number in range(30):
@@ -440,7 +449,7 @@ def test_of_many_jobs_whose_records_vanished_some_are_named_and_all_are_told(
 
 
 class Refusing(TroubleReporter):
-    """Cannot leave an incident while the server is full, or while it is away."""
+    """A reporter that raises an error until `error` is None."""
 
     def __init__(self, database: Database, error: StoreError) -> None:
         super().__init__(
@@ -458,8 +467,8 @@ def notes_of(world: World) -> list[str]:
     return [note.job_id for note in SweepNotes(world.database).untold()]
 
 
-def test_a_job_that_vanished_is_told_by_whoever_leads_next(sweep: Sweep, world: World) -> None:
-    """The leader was killed between the mend and the telling."""
+def test_the_next_leader_reports_a_vanished_job(sweep: Sweep, world: World) -> None:
+    """The first leader was killed between repair and report."""
     world.call("DEL", world.keys.job(world.idle.id))
     world.examiner.repairs.job(world.idle.id, now_ms=world.clock.ms, token=TOKEN)
     assert world.call("ZSCORE", world.keys.jobs, world.idle.id) is None
@@ -471,7 +480,7 @@ def test_a_job_that_vanished_is_told_by_whoever_leads_next(sweep: Sweep, world: 
 
 
 @pytest.mark.parametrize("error", [StoreError("out of memory"), StoreUnavailable("away")])
-def test_a_job_that_vanished_is_told_once_the_server_takes_it(
+def test_a_vanished_job_is_reported_when_the_server_accepts_writes_again(
     world: World, error: StoreError
 ) -> None:
     reporter = Refusing(world.database, error)
@@ -487,7 +496,7 @@ def test_a_job_that_vanished_is_told_once_the_server_takes_it(
     assert told(world) == [(TroubleKind.GONE, "")]
 
 
-def test_what_a_page_has_found_stands_if_its_index_cannot_be_filled(world: World) -> None:
+def test_the_findings_of_a_page_are_reported_even_if_its_refill_fails(world: World) -> None:
     class Unfillable(Records):
         def refill(self, page: Page, *, now_ms: int, mends: bool = True) -> list[Disagreement]:
             raise StoreError("refused")
@@ -503,7 +512,9 @@ def test_what_a_page_has_found_stands_if_its_index_cannot_be_filled(world: World
     assert (TroubleKind.STOPPED, world.idle.id) in told(world)
 
 
-def test_what_is_left_as_it_is_is_told_once_the_server_takes_it(world: World) -> None:
+def test_an_unrepaired_disagreement_is_reported_when_the_server_accepts_writes_again(
+    world: World,
+) -> None:
     reporter = Refusing(world.database, StoreError("out of memory"))
     sweep = make_sweep(world, reporter=reporter)
     world.call("HSET", world.keys.job(world.idle.id), "state", "levitating")
@@ -515,8 +526,10 @@ def test_what_is_left_as_it_is_is_told_once_the_server_takes_it(world: World) ->
     assert told(world) == [(TroubleKind.BROKEN, world.idle.id)]
 
 
-def test_a_job_off_the_schedule_is_told_by_whoever_leads_next(sweep: Sweep, world: World) -> None:
-    """The leader was killed between the tick and the telling."""
+def test_the_next_leader_reports_a_job_that_was_taken_off_the_schedule(
+    sweep: Sweep, world: World
+) -> None:
+    """The first leader was killed between tick and report."""
     revision = world.call("HGET", world.keys.job(world.idle.id), "revision")
     fault = BrokenJob(job_id=world.idle.id, error="no such zone", revision=revision)
     DueIndex(world.database).fault(fault, token=TOKEN)
@@ -528,7 +541,9 @@ def test_a_job_off_the_schedule_is_told_by_whoever_leads_next(sweep: Sweep, worl
     assert notes_of(world) == []
 
 
-def test_what_a_tick_has_told_is_not_told_from_its_note(sweep: Sweep, world: World) -> None:
+def test_a_fault_reported_by_a_tick_is_not_reported_again_from_its_note(
+    sweep: Sweep, world: World
+) -> None:
     note = UntoldJob(job_id=world.idle.id, text="off", is_gone=False)
     world.call("HSET", world.keys.sweep, note.field, note.as_text())
     sweep.taken_off(world.idle.id, "no such zone", now_ms=world.clock.ms)
@@ -537,15 +552,15 @@ def test_what_a_tick_has_told_is_not_told_from_its_note(sweep: Sweep, world: Wor
     assert "no such zone" in incident.text
 
 
-def test_a_note_that_cannot_be_read_tells_of_its_job(sweep: Sweep, world: World) -> None:
+def test_an_unreadable_note_is_reported_with_its_job(sweep: Sweep, world: World) -> None:
     world.call("HSET", world.keys.sweep, f"untold:{world.idle.id}", b"\xff{", "untold:x", "y")
     sweep.step(TOKEN, world.clock.ms)
     (incident,) = Incidents(world.database).open()
-    assert "cannot be read" in incident.text
+    assert "is unreadable" in incident.text
     assert notes_of(world) == []
 
 
-def test_a_job_that_vanished_is_mended_after_the_key_of_the_notes(
+def test_a_vanished_job_is_repaired_only_after_the_broken_key_of_the_notes(
     sweep: Sweep, world: World
 ) -> None:
     world.call("SET", world.keys.sweep, "x")
@@ -557,7 +572,9 @@ def test_a_job_that_vanished_is_mended_after_the_key_of_the_notes(
     assert (TroubleKind.GONE, "") in told(world)
 
 
-def test_a_full_server_keeps_a_job_that_vanished_in_its_places(sweep: Sweep, world: World) -> None:
+def test_a_vanished_job_stays_in_the_indexes_while_the_server_is_full(
+    sweep: Sweep, world: World
+) -> None:
     world.call("DEL", world.keys.job(world.idle.id))
     limit = world.call("CONFIG", "GET", "maxmemory")["maxmemory"]
     world.call("CONFIG", "SET", "maxmemory", 1)

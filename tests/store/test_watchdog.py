@@ -1,4 +1,4 @@
-"""Troubles that no run reports of itself are found, told once, and told to be over."""
+"""Tests of the watchdog: troubles that no run reports are reported once, and so is their end."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from tests.support import HandClock, Store, eventually
 
 @pytest.fixture
 def host(valkey: Database, clock: HandClock, tmp_path: Path) -> DeliveringHost:
-    """A machine that delivers."""
+    """Return a host that delivers."""
     return at(valkey, clock, tmp_path)
 
 
 @pytest.fixture
 def http() -> Iterator[HttpReceiver]:
-    """A web server that gets messages."""
+    """Yield a web server that receives messages."""
     with http_receiver() as receiver:
         yield receiver
 
@@ -67,7 +67,7 @@ def reporter(host: DeliveringHost, *, alerts: str) -> TroubleReporter:
 
 
 def push(host: DeliveringHost, queue: str) -> None:
-    """A run on that Redis list."""
+    """Push a run to that Redis list."""
     store = host.store
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     run_id = Occurrence(job_id=job.id, due_ms=store.clock.ms).run_id
@@ -85,7 +85,7 @@ def worker_seen(store: Store) -> None:
     store.database.call("ZADD", store.database.keys.workers, store.clock.ms, "w@host")
 
 
-def test_a_message_that_nobody_can_read_is_told_once_and_is_over_after_a_quiet_while(
+def test_unreadable_messages_are_one_incident_that_ends_after_fifteen_quiet_minutes(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     letters, scan = Letters(host.store.database), watchdog(host, alerts=http.url)
@@ -111,7 +111,7 @@ def test_a_message_that_nobody_can_read_is_told_once_and_is_over_after_a_quiet_w
     assert host.incidents.open() == []
 
 
-def test_a_run_that_nobody_takes_is_told_when_its_grace_is_over_and_when_it_ran(
+def test_an_untaken_run_is_reported_after_its_grace_and_again_when_it_ran(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     host.job(http.url)
@@ -150,7 +150,7 @@ def test_a_run_that_nobody_takes_is_told_when_its_grace_is_over_and_when_it_ran(
     assert "works again; it was late once" in http.messages[2]
 
 
-def test_a_retry_that_a_worker_took_with_it_is_told(
+def test_a_retry_that_was_lost_with_its_worker_is_reported(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     job = host.job(http.url)
@@ -172,14 +172,14 @@ def test_a_retry_that_a_worker_took_with_it_is_told(
     assert "no worker takes it, or the worker that had it is gone" in told.text
 
 
-def test_a_scan_comes_at_most_every_ten_seconds(host: DeliveringHost) -> None:
+def test_the_watchdog_scans_at_most_every_ten_seconds(host: DeliveringHost) -> None:
     scan = watchdog(host)
     assert scan.scan(host.store.clock.ms) is not None
     assert scan.scan(host.store.clock.ms + 9_999) is None
     assert scan.scan(host.store.clock.ms + 10_000) is not None
 
 
-def test_a_job_that_is_overdue_is_told(host: DeliveringHost, http: HttpReceiver) -> None:
+def test_an_overdue_job_is_reported(host: DeliveringHost, http: HttpReceiver) -> None:
     job = host.job(http.url)
     host.store.clock.advance(3600 + 121)
     report = watchdog(host).scan(host.store.clock.ms)
@@ -192,7 +192,7 @@ def test_a_job_that_is_overdue_is_told(host: DeliveringHost, http: HttpReceiver)
     ]
 
 
-def test_an_occurrence_that_was_dropped_is_told(host: DeliveringHost, http: HttpReceiver) -> None:
+def test_an_expired_run_is_reported(host: DeliveringHost, http: HttpReceiver) -> None:
     host.job(http.url)
     scan = watchdog(host)
     scan.scan(host.store.clock.ms)
@@ -207,7 +207,7 @@ def test_an_occurrence_that_was_dropped_is_told(host: DeliveringHost, http: Http
     assert "did not run: expired" in http.messages[0]
 
 
-def test_a_beat_that_did_not_tick_is_told_by_the_next_leader(
+def test_the_next_leader_reports_a_time_without_ticks(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     watchdog(host, alerts=http.url).scan(host.store.clock.ms)
@@ -223,7 +223,7 @@ def test_a_beat_that_did_not_tick_is_told_by_the_next_leader(
     assert host.incidents.open() == []
 
 
-def test_workers_tell_of_a_missing_beat_at_once_and_only_one_of_them(
+def test_a_missing_beat_is_reported_by_one_worker_at_once(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     host.job("local")
@@ -242,7 +242,7 @@ def test_workers_tell_of_a_missing_beat_at_once_and_only_one_of_them(
     assert http.messages[1:] == ["✅ a beat ticks again"]
 
 
-def test_work_without_workers_is_told_from_the_beat_itself(
+def test_the_beat_itself_reports_runs_without_workers(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     host.job("local")
@@ -267,14 +267,14 @@ def test_work_without_workers_is_told_from_the_beat_itself(
     assert http.messages[1:] == ["✅ there are workers again"]
 
 
-def test_work_on_any_queue_counts_where_there_is_no_worker(
+def test_runs_without_workers_are_counted_on_all_queues(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
-    # No other test's: a queue's name is its key.
+    # A queue's name is its key, so these names must be unique to this test.
     default = host.store.database.keys.default_queue
     gpu, reports = f"{default}-gpu", f"{default}-reports"
     push(host, reports)
-    # A message of another priority waits on a list of its own.
+    # Celery keeps messages of another priority on a list of their own.
     push(host, f"{gpu}\x06\x163")
     scan = watchdog(host, alerts=http.url)
     for _ in range(4):
@@ -286,7 +286,7 @@ def test_work_on_any_queue_counts_where_there_is_no_worker(
     ]
 
 
-def test_what_others_consume_is_no_work_without_workers(
+def test_runs_on_a_queue_of_foreign_workers_are_not_reported_as_without_workers(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     store = host.store
@@ -304,7 +304,7 @@ def test_what_others_consume_is_no_work_without_workers(
     assert http.messages == []
 
 
-def test_the_scheduler_has_a_dead_man_switch_of_its_own(
+def test_the_scheduler_pings_its_own_dead_man_switch_twice_a_minute(
     host: DeliveringHost, http: HttpReceiver
 ) -> None:
     scan = watchdog(host, ping_url=f"http://{http.address}/beat")
@@ -315,7 +315,7 @@ def test_the_scheduler_has_a_dead_man_switch_of_its_own(
     assert [path for path, _ in http.requests] == ["/beat", "/beat"]
 
 
-def test_an_old_incident_is_forgotten(host: DeliveringHost) -> None:
+def test_an_incident_older_than_thirty_days_is_closed(host: DeliveringHost) -> None:
     old = Trouble(kind=TroubleKind.LATE, subject="x", text="t", job_id="x")
     host.incidents.report(old, now_ms=host.store.clock.ms)
     host.store.clock.ms += int(timedelta(days=31).total_seconds() * 1000)
@@ -327,7 +327,7 @@ def test_an_old_incident_is_forgotten(host: DeliveringHost) -> None:
 def test_the_incidents_of_a_job_end_when_it_is_removed(
     host: DeliveringHost, is_by_us: bool
 ) -> None:
-    """Also where an older program, or a limit of completed jobs, has removed it."""
+    """The watchdog closes them when an older program or the trimming removed the job."""
     database, now_ms = host.store.database, host.store.clock.ms
     gone, kept = (host.store.cron.add(JobRequest(schedule="every 1h", prompt="x", name=name))
                   for name in ("gone", "kept"))  # fmt: skip
@@ -345,7 +345,7 @@ def test_the_incidents_of_a_job_end_when_it_is_removed(
     assert {one.job_id for one in host.incidents.open()} == {kept.id}
 
 
-def test_an_incident_that_tells_why_a_job_is_gone_stays(host: DeliveringHost) -> None:
+def test_an_incident_that_explains_why_a_job_is_gone_stays_open(host: DeliveringHost) -> None:
     now_ms = host.store.clock.ms
     moved = Trouble(kind=TroubleKind.BROKEN, subject="", text="moved", job_id="a" * 12)
     host.incidents.report(moved, now_ms=now_ms)
