@@ -1,4 +1,4 @@
-"""The files that GitHub and pre-commit read: they parse, and what they name exists."""
+"""The files for GitHub and pre-commit parse, and the names in them exist."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def targets(makefile: str) -> set[str]:
 
 
 def missing(words: list[str]) -> list[str]:
-    """Return what a command names and the repository does not have."""
+    """Return the names in a command that do not exist in the repository."""
     program, *arguments = words
     if program == "make":
         known = targets((ROOT / "Makefile").read_text(encoding="utf-8"))
@@ -74,23 +74,23 @@ def test_each_target_and_script_of_the_workflow_exists() -> None:
 
 
 @pytest.mark.parametrize("words", [["make", "tset"], ["bash", ".ci/gone"], ["pytest", "tests"]])
-def test_a_name_that_leads_nowhere_would_be_found(words: list[str]) -> None:
+def test_a_command_that_names_a_missing_target_or_script_is_found(words: list[str]) -> None:
     assert missing(words)
 
 
-def test_each_job_checks_the_repository_out_and_may_read_only() -> None:
+def test_each_job_checks_out_the_repository_with_read_permission_only() -> None:
     assert loaded(WORKFLOW)["permissions"] == {"contents": "read"}
     for name, job in jobs().items():
         assert job["steps"][0]["uses"].startswith("actions/checkout@"), name
 
 
-def test_each_python_that_is_promised_has_a_row() -> None:
+def test_each_python_in_the_classifiers_has_a_matrix_row() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     promised = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
     assert {row["python"] for row in rows("python") if not row.get("unrun")} == set(promised)
 
 
-def test_a_row_that_was_never_run_may_fail_and_contributing_says_so() -> None:
+def test_a_matrix_row_that_was_never_run_may_fail_and_is_in_contributing() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     said = " ".join(line for line in text.splitlines() if line.endswith("| not run |"))
     for job, key in (("python", "python"), ("server", "image")):
@@ -100,7 +100,7 @@ def test_a_row_that_was_never_run_may_fail_and_contributing_says_so() -> None:
             assert bool(row.get("unrun")) == (name in said.lower()), name
 
 
-def test_a_bug_report_asks_for_what_doctor_says() -> None:
+def test_a_bug_report_asks_for_the_output_of_doctor() -> None:
     assert {path.stem for path in TEMPLATES} == {"bug", "question", "config"}
     assert "--json" in {option for one in doctor.params for option in one.opts}
     for path in TEMPLATES:
@@ -111,7 +111,7 @@ def test_a_bug_report_asks_for_what_doctor_says() -> None:
     assert loaded(TEMPLATES[1])["blank_issues_enabled"] is False
 
 
-def test_the_hooks_are_local_and_what_they_call_exists() -> None:
+def test_the_hooks_are_local_and_their_programs_exist() -> None:
     (repository,) = loaded(ROOT / ".pre-commit-config.yaml")["repos"]
     assert repository["repo"] == "local"
     for hook in repository["hooks"]:

@@ -64,14 +64,14 @@ def test_a_ratio_within_its_limit_is_measured_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "change", "too_dear"), [(2.19, "+9.5%", False), (2.3, "+15.0%", True)]
+    ("value", "change", "grew_too_much"), [(2.19, "+9.5%", False), (2.3, "+15.0%", True)]
 )
 def test_a_ratio_more_than_a_tenth_above_the_previous_one_is_marked(
-    value: float, change: str, too_dear: bool
+    value: float, change: str, grew_too_much: bool
 ) -> None:
     line = change_line(ratio(value), RECORDED)
     assert change in line
-    assert ("TOO EXPENSIVE" in line) is has_grown_too_much(ratio(value), RECORDED) is too_dear
+    assert ("TOO EXPENSIVE" in line) is has_grown_too_much(ratio(value), RECORDED) is grew_too_much
 
 
 def test_the_record_holds_the_ratios_of_all_pairs_and_no_others() -> None:

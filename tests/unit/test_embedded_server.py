@@ -1,4 +1,4 @@
-"""The embedded server's directories: nobody else can enter them."""
+"""Only the owner can enter the embedded server's directories."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from hermes_celery import embedded_server
 
 
 def mode(path: Path) -> int:
-    """The permission bits of a path."""
+    """Return the permission bits of a path."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_only_its_user_can_enter_the_servers_directories() -> None:
+def test_the_servers_directories_are_closed_even_if_they_were_open() -> None:
     with tempfile.TemporaryDirectory(prefix="hc-") as place:
         state = Path(place) / "cron"
         state.mkdir(mode=0o755)
-        # One that an earlier version left open to all.
+        # An earlier version left this directory open to all users.
         (state / "data").mkdir(mode=0o755)
         embedded_server.server_command(state)
         assert (mode(state), mode(state / "data")) == (0o700, 0o700)
 
 
-def test_a_usual_umask_opens_no_directory() -> None:
+def test_new_server_directories_are_closed_under_the_usual_umask() -> None:
     before = os.umask(0o022)
     try:
         with tempfile.TemporaryDirectory(prefix="hc-") as place:
