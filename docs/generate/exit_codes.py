@@ -25,8 +25,9 @@ These commands report a result by their exit code. Their `--help` says so too.
 _PROCESSES = """
 ## Beat and worker
 
-`celery beat` and `celery worker` exit with 1 if their settings or their server are unusable, with
-the reason on stderr. A supervisor such as systemd starts them again.
+`celery beat` and `celery worker` exit with 1 if a setting is wrong or their server is unsuitable,
+with the reason on stderr. While no server answers, they wait for it. A supervisor such as systemd
+starts them again when they end.
 """
 
 
