@@ -27,6 +27,7 @@ def valkey_url() -> Iterator[str]:
     """
     given = os.environ.get("HERMES_CELERY_TEST_REDIS_URL")
     if given:
+        with_embedded_options(given)
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="hc-") as directory:
@@ -42,6 +43,13 @@ def valkey_url() -> Iterator[str]:
         finally:
             process.kill()
             process.wait()
+
+
+def with_embedded_options(url: str) -> None:
+    """Set on a given server what the embedded one has and what some tests compare: how it packs."""
+    database = Database(connect(url))
+    database.call("CONFIG", "SET", "hash-max-ziplist-value", "2048")
+    database.close()
 
 
 def await_server(url: str) -> None:

@@ -145,6 +145,6 @@ def test_an_unfinished_private_key_is_recognised() -> None:
 )
 def test_masking_a_megabyte_takes_under_a_second(unit: bytes) -> None:
     content = (unit * (2**20 // len(unit) + 1))[: 2**20]
-    began = time.perf_counter()
+    began = time.process_time()
     redactor(["some-long-secret-value"])(content)
-    assert time.perf_counter() - began < 0.9
+    assert time.process_time() - began < 0.9

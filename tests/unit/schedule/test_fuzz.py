@@ -57,32 +57,32 @@ def _fields(chance: random.Random) -> str:
 
 
 def fuzz(count: int, *, seed: int) -> None:
-    """Parse many texts and ask each schedule in both directions; the budget is 1 ms per text."""
+    """Parse many texts and ask each schedule in both directions; 1 ms of processor time each."""
     chance = random.Random(seed)
     for zone in ZONES:
         parse("0 0 * * *", timezone=zone)
-    read, faults, slowest, began = 0, set(), 0.0, time.perf_counter()
+    read, faults, slowest, began = 0, set(), 0.0, time.process_time()
     for _ in range(count):
         typed = text(chance)
         zone = chance.choice(ZONES)
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             schedule = parse(typed, timezone=zone, now=NOW, spread="fuzz")
         except ScheduleError as refused:
             faults.add(str(refused))
             continue
         finally:
-            slowest = max(slowest, time.perf_counter() - started)
+            slowest = max(slowest, time.process_time() - started)
         read += 1
         following, latest = schedule.next_after(NOW), schedule.latest_until(NOW)
-        slowest = max(slowest, time.perf_counter() - started)
+        slowest = max(slowest, time.process_time() - started)
         assert following is None or following > NOW
         assert latest is None or latest <= NOW
     assert read > count / 3
     assert len(faults) > count / 20
     assert all(faults)
-    assert time.perf_counter() - began < count * 0.001
-    # One second allows for pauses of the machine; a search without bounds takes longer.
+    assert time.process_time() - began < count * 0.001
+    # A search without bounds takes longer. Other work on the machine does not count.
     assert slowest < 1
 
 
@@ -115,11 +115,11 @@ def test_every_parsed_text_can_be_explained_and_stored() -> None:
 )
 @pytest.mark.parametrize("zone", ZONES)
 def test_rare_instants_are_found_or_refused_at_once(expression: str, zone: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         schedule = parse(expression, timezone=zone)
         schedule.next_after(NOW)
         schedule.latest_until(NOW)
     except ScheduleError:
         pass
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
