@@ -13,7 +13,7 @@ import msgspec
 import hermes_celery
 from docs.generate.comments import comments_of
 from docs.generate.markdown import block, code, table
-from hermes_celery import Cron, JobRequest, beat, errors, session
+from hermes_celery import Cron, JobRequest, Policy, beat, errors, session
 from hermes_celery.errors import HermesCeleryError
 
 _HEAD = """\
@@ -88,8 +88,8 @@ def _class(name: str, owner: type) -> Iterator[str]:
     yield _doc(owner)
     if owner is Cron:
         yield _doc(owner.__init__)
-    if owner is JobRequest:
-        yield "[Job fields](job-fields.md) lists its fields, with those of `Policy`.\n"
+    if owner in (JobRequest, Policy):
+        yield "[Job fields](job-fields.md) lists its fields.\n"
     elif issubclass(owner, Enum):
         meanings = comments_of(owner)
         yield table(["Member", "Meaning"], [(code(m.name), meanings[m.name]) for m in owner])

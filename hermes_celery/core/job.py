@@ -188,16 +188,19 @@ class JobSpec(JobFields, frozen=True, kw_only=True, omit_defaults=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job and its present state. Instants are aware UTC."""
 
+    #: The checked definition, which has the fields of the request.
     spec: JobSpec
     #: Rises with every change by a person; compare-and-set compares it.
     revision: int = 1
     state: JobState = JobState.SCHEDULED
+    #: The next occurrence; None if there is none. A paused job does not run at it.
     next_run_at: datetime | None = None
     #: Scheduled runs dispatched so far.
     completed: int = 0
     paused_at: datetime | None = None
     paused_reason: str | None = None
     last_run_at: datetime | None = None
+    #: How the latest run ended, where `ok` means succeeded and `error` means failed.
     last_status: str | None = None
     last_error: str | None = None
     last_delivery_error: str | None = None

@@ -111,20 +111,31 @@ class DeliveryState(StrEnum):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """The record of executing one occurrence. Instants are aware UTC."""
 
+    #: The job's id and the nominal instant, with a suffix if the run was requested.
     id: str
     job_id: str
+    #: The job's name when the run was made.
     job_name: str
+    #: The nominal instant of the occurrence.
     due_at: datetime
     queued_at: datetime
     state: RunState
+    #: What made the run.
     trigger: Trigger = Trigger.SCHEDULE
+    #: When the latest attempt started.
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    #: The number of the latest attempt.
     attempt: int = 1
+    #: The worker of the latest attempt.
     worker: str | None = None
+    #: Why the run failed.
     error: str | None = None
+    #: Why the run ended otherwise, or was skipped.
     reason: str | None = None
+    #: The exit code of the script or agent.
     exit_code: int | None = None
+    #: How far the delivery of the output is.
     delivery: DeliveryState = DeliveryState.NONE
     #: The part of a successful delivery that did not go out as the job asks.
     delivery_warning: str | None = None
