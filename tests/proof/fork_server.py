@@ -132,28 +132,28 @@ class _Forks:
 
     def __init__(self, perform: Callable[[Orders, Callable[[str], None]], None]) -> None:
         self._perform = perform
-        self._words = 0
+        self._read_end = 0
 
     def answer(self, request: Orders | Resume) -> Report:
         """Fork or resume a child, and report its end."""
         if isinstance(request, Resume):
             os.kill(request.pid, signal.SIGCONT)
             return self._awaited(request.pid)
-        self._words, told = os.pipe()
+        self._read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._child(request, told)
-        os.close(told)
+            self._child(request, write_end)
+        os.close(write_end)
         return self._awaited(pid)
 
-    def _child(self, orders: Orders, told: int) -> None:
+    def _child(self, orders: Orders, write_end: int) -> None:
         code = 1
         try:
             die_with_parent()
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.dup2(nowhere, 0)
             os.dup2(nowhere, 1)
-            self._perform(orders, lambda words: (os.write(told, words.encode()), None)[1])
+            self._perform(orders, lambda words: (os.write(write_end, words.encode()), None)[1])
             code = 0
         except BaseException:  # noqa: BLE001 - whatever it is, this process ends here
             traceback.print_exc()
@@ -163,9 +163,9 @@ class _Forks:
     def _awaited(self, pid: int) -> Report:
         _, status = os.waitpid(pid, os.WUNTRACED)
         if os.WIFSTOPPED(status):
-            return Report(pid=pid, ending=Ending.FROZEN, call=os.read(self._words, 999).decode())
-        call = os.read(self._words, 999).decode()
-        os.close(self._words)
+            return Report(pid=pid, ending=Ending.FROZEN, call=os.read(self._read_end, 999).decode())
+        call = os.read(self._read_end, 999).decode()
+        os.close(self._read_end)
         if os.WIFSIGNALED(status):
             return Report(pid=pid, ending=Ending.KILLED, code=os.WTERMSIG(status), call=call)
         return Report(pid=pid, ending=Ending.EXITED, code=os.WEXITSTATUS(status), call=call)

@@ -168,11 +168,11 @@ def recorded_calls(database: RecordingDatabase, clock: HandClock) -> list[Call]:
     database.call("SET", database.keys.term, TOKEN)
     store = Store(database, clock)
     database.record()
-    _lives(store)
+    _use_namespace(store)
     return database.calls
 
 
-def _lives(store: Store) -> None:
+def _use_namespace(store: Store) -> None:
     cron, runs, clock = store.cron, store.runs, store.clock
     places = RunLimits(store.database)
     plain = cron.add(_request("plain"))

@@ -418,9 +418,9 @@ def test_delivery_errors_are_worded_as_in_hermes(
     deliverer = host.deliverer()
     deliverer._channels = FarEnds(given)
     deliverer.deliver(run.id)
-    told = host.store.cron.show("disks").last_delivery_error
+    error = host.store.cron.show("disks").last_delivery_error
     expected = case["expected"]["returns"]
-    assert told == expected
+    assert error == expected
 
 
 def test_a_platform_without_its_variables_fails_at_once(host: DeliveringHost) -> None:

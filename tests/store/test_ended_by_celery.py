@@ -35,7 +35,7 @@ DAY = 86_400
 SUCCEEDED = Outcome(state=RunState.SUCCEEDED)
 
 
-class Untold:
+class NoDeliveries:
     """Deliveries that must not be given up."""
 
     def give_up(self, delivery_id: str, why: str) -> None:
@@ -55,7 +55,7 @@ class Bench:
         (self.id,) = store.queue()
         self.job_id = job.id
         self._run_ender = RunEnder(
-            store.runs, deliveries=Untold, writes=BackgroundWrites(), clock=store.clock
+            store.runs, deliveries=NoDeliveries, writes=BackgroundWrites(), clock=store.clock
         )
         self.message = RunMessage(run_id=self.id)
 
@@ -419,7 +419,7 @@ def test_a_retry_is_not_lost_while_the_server_refuses_the_check(
 
 
 def test_a_retry_is_not_lost_when_another_key_than_its_queue_is_broken(bench: Bench) -> None:
-    store, told = bench.store, list[str]()
+    store, reported = bench.store, list[str]()
     tried_again(bench, seconds=3700)
     store.clock.advance(3701)
     refusing = Refusing(store.database)
@@ -428,9 +428,9 @@ def test_a_retry_is_not_lost_when_another_key_than_its_queue_is_broken(bench: Be
         store.jobs,
         refusing,
         store.messages,
-        on_broken=lambda job_id, key, what: told.append(f"{job_id} {key} {what}"),
+        on_broken=lambda job_id, key, what: reported.append(f"{job_id} {key} {what}"),
     ).rescue(token=TOKEN, now_ms=store.clock.ms)
-    assert told == [f"{bench.job_id} another is a list"]
+    assert reported == [f"{bench.job_id} another is a list"]
     assert bench.run.state is RunState.QUEUED
 
 
@@ -440,7 +440,7 @@ def test_a_retry_on_a_queue_that_the_leader_may_not_read_is_reported_and_lost(
     name = valkey.keys.namespace
     with user(valkey_url, documented_rules(name)) as url:
         database = Database(connect(url), keys=valkey.keys)
-        bench, told = Bench(Store(database, clock)), list[str]()
+        bench, reported = Bench(Store(database, clock)), list[str]()
         store = bench.store
         tried_again(bench, seconds=3700, queue="somebody-else's")
         clock.advance(3701)
@@ -448,9 +448,9 @@ def test_a_retry_on_a_queue_that_the_leader_may_not_read_is_reported_and_lost(
             store.jobs,
             store.runs,
             store.messages,
-            on_broken=lambda job_id, key, what: told.append(what),
+            on_broken=lambda job_id, key, what: reported.append(what),
         ).rescue(token=TOKEN, now_ms=clock.ms)
-        (line,) = told
+        (line,) = reported
         assert line.startswith("its message cannot be looked for")
         assert bench.run.state is RunState.LOST
         database.close()
@@ -460,14 +460,14 @@ def test_a_retry_on_a_key_that_is_no_queue_is_reported_and_lost(bench: Bench) ->
     store = bench.store
     tried_again(bench, seconds=3700, queue=store.database.keys.run(bench.id))
     store.clock.advance(3701)
-    told: list[str] = []
+    reported: list[str] = []
     Rescuer(
         store.jobs,
         store.runs,
         store.messages,
-        on_broken=lambda job_id, key, what: told.append(f"{job_id} {key} {what}"),
+        on_broken=lambda job_id, key, what: reported.append(f"{job_id} {key} {what}"),
     ).rescue(token=TOKEN, now_ms=store.clock.ms)
-    (line,) = told
+    (line,) = reported
     assert line.startswith(f"{bench.job_id} run '{bench.id}' its message cannot be looked for")
     assert bench.run.state is RunState.LOST
     assert bench.is_job_free()
@@ -554,7 +554,11 @@ def test_a_next_message_may_fail_a_run_before_the_run_is_put_back(store: Store) 
         store.runs.put_back(claim, ready_at_ms=0, handed_on=HandedOn(message=bench.id, hop=1))
 
     run_ender = RunEnder(
-        store.runs, deliveries=Untold, writes=BackgroundWrites(), clock=store.clock, pause=put_back
+        store.runs,
+        deliveries=NoDeliveries,
+        writes=BackgroundWrites(),
+        clock=store.clock,
+        pause=put_back,
     )
     run_ender.handed_on_failed(bench.id, "a step failed")
     assert run_ender.drain(10)

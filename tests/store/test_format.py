@@ -351,5 +351,5 @@ def test_runs_incidents_and_deliveries_name_the_format_that_they_need(store: Sto
             database.call("HSET", key, "needs", fine)
             assert not fault(), (key, fine)
         database.call("HSET", key, "needs", FORMAT + 1)
-        told = f"needs a program that reads format {FORMAT + 1}: upgrade hermes-celery"
-        assert (fault() or "").startswith(told), key
+        expected = f"needs a program that reads format {FORMAT + 1}: upgrade hermes-celery"
+        assert (fault() or "").startswith(expected), key

@@ -66,10 +66,10 @@ def test_a_broken_definition_is_left_for_a_person(world: World) -> None:
     world.call("HSET", world.keys.job(world.idle.id), "spec", "{")
     result = fsck("--repair", "--json")
     assert result.exit_code == 1
-    said = json.loads(result.stdout)
-    assert [one["mended"] for one in said["findings"]] == [False]
-    assert said["summary"]["left"] == 1
-    assert said["findings"][0]["job_id"] == world.idle.id
+    report = json.loads(result.stdout)
+    assert [one["mended"] for one in report["findings"]] == [False]
+    assert report["summary"]["left"] == 1
+    assert report["findings"][0]["job_id"] == world.idle.id
 
 
 @pytest.mark.parametrize("name", SHARED)

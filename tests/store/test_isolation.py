@@ -59,7 +59,7 @@ class Parts:
         self.on_pass: Callable[[int, int], None] = lambda token, now_ms: None
         self.on_lead: Callable[[], None] = lambda: None
         self.waker: Waker = Impatient(store.database)
-        self.told: list[tuple[str, str, str]] = []
+        self.reported: list[tuple[str, str, str]] = []
         self.paused: list[float] = []
 
     def beat(self) -> Beat:
@@ -87,7 +87,7 @@ class Parts:
         )
 
     def tell(self, job_id: str, key: str, what: str) -> None:
-        self.told.append((job_id, key, what))
+        self.reported.append((job_id, key, what))
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_shard_with_an_index_of_the_wrong_type_does_not_stop_the_other_shards(
     store.database.call("SET", key, "x")
     others = sum(shard_of(f"{n:012x}", shards=4) != 2 for n in range(40))
     assert steps(parts.beat(), store.clock, 8) == others
-    assert {told[1] for told in parts.told} == {key}
+    assert {reported[1] for reported in parts.reported} == {key}
 
 
 def test_a_failing_rescue_does_not_stop_ticks_and_is_tried_again(
@@ -241,12 +241,12 @@ def test_an_error_in_one_run_does_not_stop_the_rescue_of_others(store: Store) ->
         store.cron.run(name)
     database.call("DEL", database.keys.default_queue)
     store.clock.advance(61)
-    told: list[str] = []
+    reported: list[str] = []
     report = Rescuer(
         store.jobs,
         store.runs,
         Choking(database.keys.default_queue),
-        on_broken=lambda job_id, key, what: told.append(job_id),
+        on_broken=lambda job_id, key, what: reported.append(job_id),
     ).rescue(token=TOKEN, now_ms=store.clock.ms)
     assert report.redelivered == 1
     assert [run_id[:12] for run_id in store.queue()] == ["a" * 12]
@@ -261,37 +261,37 @@ def test_an_unreadable_run_is_reported_and_the_next_one_is_pushed(store: Store) 
     database.call("HDEL", database.keys.run(bad), "job_name")
     database.call("DEL", database.keys.default_queue)
     store.clock.advance(61)
-    told: list[str] = []
+    reported: list[str] = []
     Rescuer(
         store.jobs,
         store.runs,
         store.messages,
-        on_broken=lambda job_id, key, what: told.append(f"{job_id} {what}"),
+        on_broken=lambda job_id, key, what: reported.append(f"{job_id} {what}"),
     ).rescue(token=TOKEN, now_ms=store.clock.ms)
-    assert told == [f"{'b' * 12} cannot be read: job_name is missing"]
+    assert reported == [f"{'b' * 12} cannot be read: job_name is missing"]
     assert good in store.queue()
 
 
-def mended(store: Store) -> tuple[int | None, list[tuple[str, str]]]:
+def hold_lease(store: Store) -> tuple[int | None, list[tuple[str, str]]]:
     """Ask for the lease as a beat; return the token, and the reported repairs."""
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
     lease = Lease(
         store.database, owner="new", clock=store.clock,
-        on_broken=lambda _, key, what: told.append((key, what)),
+        on_broken=lambda _, key, what: reported.append((key, what)),
     )  # fmt: skip
-    return lease.hold(), told
+    return lease.hold(), reported
 
 
 def test_a_lease_without_an_expiry_gets_one(store: Store) -> None:
     keys = store.database.keys
     store.database.call("SET", keys.lease, "by hand")
-    token, told = mended(store)
+    token, reported = hold_lease(store)
     assert token is None
-    assert told == [
+    assert reported == [
         (keys.lease, "had no expiry, so no other beat could take over; it was repaired")
     ]
     assert 0 < store.database.call("PTTL", keys.lease) <= LEASE_MS
-    eventually(lambda: mended(store)[0], what="a lease that can be taken")
+    eventually(lambda: hold_lease(store)[0], what="a lease that can be taken")
 
 
 @pytest.mark.parametrize("name", ["lease", "term", "leader"])
@@ -300,9 +300,9 @@ def test_a_value_of_a_wrong_type_is_quarantined_and_the_lease_is_taken(
 ) -> None:
     keys, key = store.database.keys, getattr(store.database.keys, name)
     store.database.call("SADD", key, "x")
-    token, told = mended(store)
+    token, reported = hold_lease(store)
     assert token is not None
-    assert [one for one, _ in told] == [key]
+    assert [one for one, _ in reported] == [key]
     kept = keys.quarantine(key, at_ms=store.clock.ms)
     assert list(store.database.call("SMEMBERS", kept)) == ["x"]
     assert store.database.call("HGET", keys.leader, "owner") == "new"
@@ -313,9 +313,9 @@ def test_an_invalid_term_is_replaced_by_the_current_time_in_ms(store: Store, wor
     old = Lease(store.database, owner="old", clock=store.clock)
     assert old.hold() == 1
     store.database.call("SET", store.database.keys.term, word)
-    token, told = mended(store)
+    token, reported = hold_lease(store)
     assert token == store.clock.ms
-    assert [key for key, _ in told] == [store.database.keys.term]
+    assert [key for key, _ in reported] == [store.database.keys.term]
     store.clock.advance(0.3)
     assert old.hold() is None
 
@@ -423,11 +423,11 @@ def test_a_job_of_the_wrong_type_does_not_stop_the_move_of_others_between_shards
     assert all(database.call("ZCARD", database.keys.due_of(n)) == 1 for n in (2, 3))
 
 
-class Telling:
+class FaultReports:
     """Leader duties whose fault reports can be made to fail."""
 
     def __init__(self, store: Store) -> None:
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.refused: set[str] = set()
         self.away = False
         self.clock = store.clock
@@ -435,15 +435,15 @@ class Telling:
             Rescuer(store.jobs, store.runs, store.messages),
             History(store.database, retention=Retention()),
             clock=store.clock,
-            hooks=LeaderHooks(on_fault=self.hear),
+            hooks=LeaderHooks(on_fault=self.receive),
         )
 
-    def hear(self, fault: BrokenJob) -> None:
+    def receive(self, fault: BrokenJob) -> None:
         if self.away:
             raise StoreUnavailable("away")
         if fault.job_id in self.refused:
             raise StoreError("refused")
-        self.heard.append(fault.job_id)
+        self.received.append(fault.job_id)
 
     def meet(self, *names: str) -> None:
         for name in names:
@@ -456,32 +456,32 @@ class Telling:
 
 
 def test_faults_that_come_while_a_report_is_refused_are_reported_later(store: Store) -> None:
-    telling = Telling(store)
-    telling.refused = {"a"}
-    telling.meet("a", "b", "c", "b")
-    assert telling.heard == []
-    telling.passes()
-    assert telling.heard == ["b", "c"]
-    telling.refused = set()
-    telling.passes()
-    assert telling.heard == ["b", "c", "a"]
+    reports = FaultReports(store)
+    reports.refused = {"a"}
+    reports.meet("a", "b", "c", "b")
+    assert reports.received == []
+    reports.passes()
+    assert reports.received == ["b", "c"]
+    reports.refused = set()
+    reports.passes()
+    assert reports.received == ["b", "c", "a"]
 
 
 def test_a_fault_is_reported_when_the_server_is_back(store: Store) -> None:
-    telling = Telling(store)
-    telling.away = True
+    reports = FaultReports(store)
+    reports.away = True
     with pytest.raises(StoreUnavailable):
-        telling.meet("a")
-    telling.away = False
-    telling.passes(1)
-    assert telling.heard == ["a"]
+        reports.meet("a")
+    reports.away = False
+    reports.passes(1)
+    assert reports.received == ["a"]
 
 
 def test_at_most_a_thousand_unreported_faults_are_kept(store: Store) -> None:
-    telling = Telling(store)
+    reports = FaultReports(store)
     names = [str(number) for number in range(1500)]
-    telling.refused = {"0"}
-    telling.meet(*names)
-    telling.refused = set()
-    telling.passes(1)
-    assert sorted(telling.heard) == sorted(names[500:])
+    reports.refused = {"0"}
+    reports.meet(*names)
+    reports.refused = set()
+    reports.passes(1)
+    assert sorted(reports.received) == sorted(names[500:])

@@ -22,7 +22,7 @@ class World:
 
     def __init__(self, shared: Database, own: Database, clock: HandClock) -> None:
         self.shared, self.own, self.clock = Store(shared, clock), Store(own, clock), clock
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.over: list[str] = []
         self.second = _Wanted(lambda: _Idle(), clock=clock)
         self.moving = NamespaceMove(
@@ -31,7 +31,7 @@ class World:
             own=OwnJobs(
                 manager=_MANAGER, knows_task=lambda name: name in ("shop.work", "both.work")
             ),
-            tell=self.said.append,
+            tell=self.messages.append,
             over=self.over.append,
             second=self.second,
         )
@@ -99,7 +99,7 @@ def test_declared_jobs_and_jobs_with_tasks_of_the_project_alone_move(world: Worl
     world.moving.step(world.clock.ms)
     assert world.moved() == {"a", "b"}
     assert world.left() == {"c", "d", "e", "f", "0"}
-    assert world.said[-1].startswith("4 jobs in namespace ")
+    assert world.messages[-1].startswith("4 jobs in namespace ")
     Formats(world.shared.database).say_here("beat own", now_ms=world.clock.ms)
     # A beat serves the jobs that stay.
     world.moving.step(world.clock.ms)
@@ -112,7 +112,7 @@ def test_nothing_moves_until_a_worker_of_0_1_0_is_gone_for_five_seconds(world: W
     world.shared.database.call("ZADD", keys.workers, world.clock.ms, "old@host")
     assert not world.moving.begin(world.clock.ms)
     assert world.moved() == set()
-    assert "programs of version 0.1.0 are there (worker old@host)" in world.said[-1]
+    assert "programs of version 0.1.0 are there (worker old@host)" in world.messages[-1]
     world.shared.database.call("ZREM", keys.workers, "old@host")
     # It may restart.
     assert not world.moving.step(world.clock.ms + 4_999)
@@ -129,7 +129,7 @@ def test_a_job_that_is_running_is_reported_and_moves_later(world: World) -> None
     Formats(world.own.database).say_here("worker w@host", now_ms=world.clock.ms)
     assert world.moving.begin(world.clock.ms)
     assert world.moving.left == {"a" * 12}
-    assert "once its run there has ended" in world.said[-1]
+    assert "once its run there has ended" in world.messages[-1]
     assert claim.run_id == run_id
     world.clock.advance(16)
     world.moving.step(world.clock.ms)
@@ -142,7 +142,7 @@ def test_a_project_without_jobs_in_the_shared_namespace_moves_and_reports_nothin
     world.add("d")
     assert world.moving.begin(world.clock.ms)
     world.moving.step(world.clock.ms)
-    assert world.said == []
+    assert world.messages == []
     assert world.left() == {"d"}
     assert not Neighbours(world.shared.database, namespace="other").enter()
 
@@ -209,7 +209,7 @@ def test_a_job_that_may_belong_to_another_project_is_reported_by_name_and_stays(
     world.moving.begin(world.clock.ms)
     world.moving.step(world.clock.ms)
     here, there = (one.database.keys.namespace for one in (world.shared, world.own))
-    assert world.said == [
+    assert world.messages == [
         f"1 job in namespace '{here}' may belong to this project: e; it still runs there; move it "
         f"with `hermes-celery -N {there} move JOB`, or remove it with "
         f"`hermes-celery -N {here} remove JOB`"
@@ -231,5 +231,5 @@ def test_a_user_without_rights_to_the_shared_namespace_is_not_delayed(
         )
         assert shut_out.moving.begin(clock.ms)
         assert shut_out.moving.step(clock.ms)
-        assert shut_out.said == []
+        assert shut_out.messages == []
         client.close()

@@ -125,10 +125,10 @@ def test_a_new_leader_does_not_close_an_incident_that_it_has_not_watched(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     push(host, "gpu")
-    told = scans(host, overload, 4, queues=("x",))
-    assert len(told) == 1
+    reported = scans(host, overload, 4, queues=("x",))
+    assert len(reported) == 1
     host.store.clock.advance(100)
-    assert scans(host, overload, 2, queues=("x",)) == told
+    assert scans(host, overload, 2, queues=("x",)) == reported
 
 
 def test_no_queue_is_reported_beside_a_worker_that_does_not_report_its_queues(
@@ -155,8 +155,8 @@ def test_a_queue_whose_workers_take_nothing_is_reported_unless_they_are_full(
     host: DeliveringHost, overload: OverloadWatch, worker: dict[str, object], words: str | None
 ) -> None:
     push(host, "q")
-    told = scans(host, overload, 5, queues=("q",), **worker)
-    assert [words in text for text in told if words] == ([] if words is None else [True])
+    reported = scans(host, overload, 5, queues=("q",), **worker)
+    assert [words in text for text in reported if words] == ([] if words is None else [True])
 
 
 def test_a_queue_that_is_being_emptied_is_not_reported(
@@ -312,8 +312,8 @@ def test_a_nearly_full_disk_of_a_worker_is_reported(
     host: DeliveringHost, overload: OverloadWatch, free: int, total: int, is_full: bool
 ) -> None:
     disk = {"host": "far", "disk_free": free, "disk_total": total}
-    told = scans(host, overload, 1, queues=(), **disk)
-    assert ["the disk of the Hermes home on far" in text for text in told] == [True] * is_full
+    reported = scans(host, overload, 1, queues=(), **disk)
+    assert ["the disk of the Hermes home on far" in text for text in reported] == [True] * is_full
     assert scans(host, overload, 1, queues=(), host="far", disk_free=GB, disk_total=GB) == []
 
 
@@ -371,11 +371,11 @@ def test_the_latest_time_of_taking_a_message_is_kept(host: DeliveringHost) -> No
 def test_the_incident_of_a_full_disk_stays_open_when_its_worker_is_gone(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
-    told = scans(host, overload, 1, queues=(), host="far", disk_free=1, disk_total=GB)
-    assert len(told) == 1
+    reported = scans(host, overload, 1, queues=(), host="far", disk_free=1, disk_total=GB)
+    assert len(reported) == 1
     host.store.clock.advance(20)
     overload.scan(host.store.clock.ms)
-    assert texts(host) == told
+    assert texts(host) == reported
 
 
 def test_consumers_that_do_not_report_are_one_incident_until_they_are_forgotten(

@@ -386,8 +386,8 @@ def test_an_empty_backfill_says_if_its_range_has_no_occurrence(
     before = NOON - timedelta(days=2)
     end = before + timedelta(days=1)
     assert store.cron.backfill("n", start=before, end=end) == []
-    told = store.cron.never_due("n", start=before, end=end)
-    assert told == (
+    reason = store.cron.never_due("n", start=before, end=end)
+    assert reason == (
         "'n' has no occurrence from 2026-06-20T12:00:00+00:00 to 2026-06-21T12:00:00+00:00; the "
         "job was created at 2026-06-22T12:00:00+00:00; the next is 2026-06-22T13:00:00+00:00"
     )

@@ -30,7 +30,7 @@ def add(store: Store, schedule: str, **fields: Any) -> Job:
     return store.cron.add(JobRequest(**{"schedule": schedule, "prompt": "x", **fields}))
 
 
-def stand(store: Store, job: Job, **changes: Any) -> Job:
+def set_fields(store: Store, job: Job, **changes: Any) -> Job:
     """Set stored fields of the job, as ticks would leave them; return the job."""
     fields = {
         "next_ms" if name == "next_run_at" else name: value if value is None else _stored(value)
@@ -49,7 +49,7 @@ def _stored(value: Any) -> Any:
     return to_ms(value) if hasattr(value, "tzinfo") else value
 
 
-def meant(job: Job) -> Any:
+def nominal_instant(job: Job) -> Any:
     """Return the nominal instant of the job's next run."""
     assert job.next_run_at is not None
     ms = job.spec.compiled().nominal.latest_until_ms(to_ms(job.next_run_at))
@@ -79,25 +79,25 @@ def test_an_occurrence_that_has_run_does_not_run_again_after_an_edit(
     # The jitter depends on the job's id; one of these five is delayed by more than 5 s.
     for _ in range(5):
         job = add(store, "* * * * *")
-        stand(store, job, next_run_at=NOON + 2 * MINUTE, completed=1)
+        set_fields(store, job, next_run_at=NOON + 2 * MINUTE, completed=1)
     store.clock.advance(65)
     for job in store.jobs.all():
-        assert meant(store.cron.edit(job.id, changes)) == NOON + 2 * MINUTE
+        assert nominal_instant(store.cron.edit(job.id, changes)) == NOON + 2 * MINUTE
 
 
 def test_a_new_job_does_not_run_an_occurrence_from_before_its_creation(store: Store) -> None:
     store.clock.advance(201)
     for number in range(5):
         job = add(store, "*/10 * * * *", name=str(number), jitter_seconds=300)
-        assert meant(job) == NOON + 10 * MINUTE
+        assert nominal_instant(job) == NOON + 10 * MINUTE
 
 
 def test_a_declared_job_that_gets_jitter_does_not_run_an_occurrence_again(store: Store) -> None:
     declare(store, schedule="*/10 * * * *")
-    stand(store, store.jobs.find("job"), next_run_at=NOON + 10 * MINUTE, completed=1)
+    set_fields(store, store.jobs.find("job"), next_run_at=NOON + 10 * MINUTE, completed=1)
     store.clock.advance(1)
     assert declare(store, schedule="*/10 * * * *", jitter_seconds=590) == {}
-    assert meant(store.jobs.find("job")) == NOON + 10 * MINUTE
+    assert nominal_instant(store.jobs.find("job")) == NOON + 10 * MINUTE
 
 
 def delayed(store: Store, schedule: str = "0 13 * * *") -> Job:
@@ -112,7 +112,7 @@ def test_an_occurrence_that_waits_for_its_jitter_is_not_lost_by_an_edit(store: S
     job = delayed(store)
     store.clock.advance(3700)
     for changes in ({"jitter_seconds": 0}, {"jitter_seconds": 2000}, {"end": NOON + 50 * HOUR}):
-        assert meant(store.cron.edit(job.id, changes)) == NOON + HOUR
+        assert nominal_instant(store.cron.edit(job.id, changes)) == NOON + HOUR
 
 
 @pytest.mark.parametrize("schedule", ["0 13 * * *", "2026-06-22T13:00:00+00:00"])
@@ -127,11 +127,11 @@ def test_a_resumed_job_keeps_an_occurrence_that_waits_for_its_jitter(
 
 def test_a_jitter_given_while_paused_does_not_bring_an_occurrence_back(store: Store) -> None:
     job = add(store, "* * * * *")
-    stand(store, job, next_run_at=NOON + MINUTE, completed=1)
+    set_fields(store, job, next_run_at=NOON + MINUTE, completed=1)
     store.cron.pause(job.id)
     store.cron.edit(job.id, {"jitter_seconds": 58})
     store.clock.advance(0.5)
-    assert meant(store.cron.resume(job.id)) == NOON + MINUTE
+    assert nominal_instant(store.cron.resume(job.id)) == NOON + MINUTE
 
 
 def test_an_edit_overtaken_by_a_tick_is_repeated_from_the_new_next_instant(
@@ -139,11 +139,11 @@ def test_an_edit_overtaken_by_a_tick_is_repeated_from_the_new_next_instant(
 ) -> None:
     job = add(store, "* * * * *")
     changed = edited(job, {"jitter_seconds": 50}, now=NOON, default_timezone="UTC")
-    stand(store, job, next_run_at=NOON + 2 * MINUTE, completed=1)
+    set_fields(store, job, next_run_at=NOON + 2 * MINUTE, completed=1)
     with pytest.raises(Conflict):
         store.jobs.change(changed, was=job)
     store.clock.advance(60)
-    assert meant(store.cron.edit(job.id, {"jitter_seconds": 50})) == NOON + 2 * MINUTE
+    assert nominal_instant(store.cron.edit(job.id, {"jitter_seconds": 50})) == NOON + 2 * MINUTE
 
 
 class _Overtaken(Jobs):
@@ -194,7 +194,7 @@ def test_raising_repeat_during_the_last_run_continues_the_schedule(
         declare(store, repeat=3, **fields)
     else:
         add(store, repeat=3, **fields)
-    job = stand(store, store.jobs.find("job"), next_run_at=None, completed=3)
+    job = set_fields(store, store.jobs.find("job"), next_run_at=None, completed=3)
     store.clock.advance(3 * 3600 + 60)
     if is_declared:
         assert declare(store, repeat=5, **fields) == {}
@@ -206,7 +206,7 @@ def test_raising_repeat_during_the_last_run_continues_the_schedule(
 
 
 def test_repeat_of_a_one_shot_can_be_raised_during_its_run(store: Store) -> None:
-    job = stand(store, add(store, "in 1s"), next_run_at=None, completed=1)
+    job = set_fields(store, add(store, "in 1s"), next_run_at=None, completed=1)
     changed = store.cron.edit(job.id, {"repeat": 2})
     assert (changed.state, changed.next_run_at) == (JobState.SCHEDULED, None)
 
@@ -227,9 +227,9 @@ def test_an_edit_of_repeat_conflicts_with_a_tick_since_the_job_was_read(
     change: dict[str, Any],
     meanwhile: dict[str, Any],
 ) -> None:
-    job = stand(store, add(store, "every 1h", **fields), **before)
+    job = set_fields(store, add(store, "every 1h", **fields), **before)
     changed = edited(job, change, now=NOON, default_timezone="UTC")
-    stand(store, job, **meanwhile)
+    set_fields(store, job, **meanwhile)
     with pytest.raises(Conflict):
         store.jobs.change(changed, was=job)
 
@@ -238,9 +238,9 @@ def test_a_later_end_schedules_a_job_that_its_last_run_has_completed_meanwhile(
     store: Store,
 ) -> None:
     job = add(store, "every 1h", end=NOON + HOUR)
-    job = stand(store, job, next_run_at=None, completed=1)
+    job = set_fields(store, job, next_run_at=None, completed=1)
     changed = edited(job, {"end": NOON + 9 * HOUR}, now=NOON + HOUR, default_timezone="UTC")
-    stand(store, job, state="completed")
+    set_fields(store, job, state="completed")
     assert store.jobs.change(changed, was=job).state is JobState.SCHEDULED
     assert store.jobs.get(job.id).state is JobState.SCHEDULED
 
@@ -249,16 +249,16 @@ def test_an_edit_moves_a_next_run_off_the_grid_to_the_next_instant_of_the_grid(
     store: Store,
 ) -> None:
     # A job imported from another scheduler may have such a next instant.
-    job = stand(store, add(store, "0 9 * * *"), next_run_at=NOON + 19 * HOUR, completed=1)
+    job = set_fields(store, add(store, "0 9 * * *"), next_run_at=NOON + 19 * HOUR, completed=1)
     changed = store.cron.edit(job.id, {"jitter_seconds": 5})
-    assert meant(changed) == NOON + 21 * HOUR
+    assert nominal_instant(changed) == NOON + 21 * HOUR
 
 
 def test_a_declared_job_in_the_error_state_is_completed_when_repeat_is_reached(
     store: Store,
 ) -> None:
     declare(store, schedule="every 1h", repeat=5)
-    stand(store, store.jobs.find("job"), state="error", next_run_at=None, completed=4)
+    set_fields(store, store.jobs.find("job"), state="error", next_run_at=None, completed=4)
     assert declare(store, schedule="every 1h", repeat=3) == {}
     job = store.jobs.find("job")
     assert (job.state, job.next_run_at) == (JobState.COMPLETED, None)
@@ -294,7 +294,7 @@ def test_an_option_given_repeatedly_does_not_move_the_grid(
         store.clock.advance(600)
         changed = store.cron.edit(job.id, changes)
         assert changed.spec.anchor_ms == job.spec.anchor_ms
-        assert meant(changed) == NOON + HOUR
+        assert nominal_instant(changed) == NOON + HOUR
 
 
 # --- completed jobs
@@ -303,7 +303,7 @@ def test_an_option_given_repeatedly_does_not_move_the_grid(
 def ran_once(store: Store) -> Job:
     job = add(store, "in 1s", name="z1")
     store.clock.advance(10)
-    stand(store, job, state="completed", next_run_at=None, completed=1)
+    set_fields(store, job, state="completed", next_run_at=None, completed=1)
     return store.jobs.get(job.id)
 
 
@@ -337,7 +337,7 @@ def test_a_one_shot_that_ran_runs_again_only_with_a_new_time(store: Store) -> No
 
 
 def test_a_job_is_completed_when_repeat_is_lowered_below_its_count(store: Store) -> None:
-    job = stand(store, add(store, "* * * * *"), completed=7)
+    job = set_fields(store, add(store, "* * * * *"), completed=7)
     changed = store.cron.edit(job.id, {"repeat": 3})
     assert (changed.state, changed.next_run_at) == (JobState.COMPLETED, None)
     keys = store.database.keys
@@ -351,21 +351,21 @@ def test_a_job_is_completed_when_repeat_is_lowered_below_its_count(store: Store)
 
 def test_a_declared_job_is_completed_when_repeat_is_lowered_to_its_count(store: Store) -> None:
     declare(store, schedule="* * * * *")
-    stand(store, store.jobs.find("job"), completed=1)
+    set_fields(store, store.jobs.find("job"), completed=1)
     assert declare(store, schedule="* * * * *", repeat=1) == {}
     job = store.jobs.find("job")
     assert (job.state, job.next_run_at, job.completed) == (JobState.COMPLETED, None, 1)
 
 
 def test_a_job_that_becomes_a_one_shot_counts_from_zero(store: Store) -> None:
-    job = stand(store, add(store, "* * * * *"), completed=7)
+    job = set_fields(store, add(store, "* * * * *"), completed=7)
     changed = store.cron.edit(job.id, {"schedule": "in 5m"})
     assert (changed.completed, changed.spec.repeat_times) == (0, 1)
 
 
 def test_a_later_end_schedules_a_completed_job_again_and_keeps_its_count(store: Store) -> None:
     job = add(store, "every 1h", end=NOON + HOUR)
-    stand(store, job, state="completed", next_run_at=None, completed=1)
+    set_fields(store, job, state="completed", next_run_at=None, completed=1)
     store.clock.advance(3700)
     changed = store.cron.edit(job.id, {"end": NOON + 9 * HOUR})
     assert (changed.state, changed.completed) == (JobState.SCHEDULED, 1)

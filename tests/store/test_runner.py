@@ -103,7 +103,7 @@ def test_a_run_of_an_unreadable_job_fails_with_that_reason(store: Store) -> None
     assert "unreadable" in (run.error or "")
 
 
-class Tactless:
+class FailingAnnouncer:
     """An announcer that raises unexpected errors."""
 
     def __init__(self, *, at_start: bool = False) -> None:
@@ -127,11 +127,11 @@ class Ending:
         return self._outcome
 
 
-def untold(outcome: Outcome) -> None:
+def failing_hear(outcome: Outcome) -> None:
     raise ValueError("nobody listens")
 
 
-def unmended(job_id: str, error: RecordBroken) -> None:
+def failing_repair(job_id: str, error: RecordBroken) -> None:
     raise TypeError("cannot mend")
 
 
@@ -139,8 +139,8 @@ def patient(
     store: Store,
     outcome: Outcome,
     *,
-    listener: Tactless | None = None,
-    mend: Callable[[str, RecordBroken], None] = unmended,
+    listener: FailingAnnouncer | None = None,
+    mend: Callable[[str, RecordBroken], None] = failing_repair,
 ) -> Runner:
     return Runner(
         store.runs,
@@ -162,8 +162,8 @@ def test_a_run_ends_and_its_delivery_is_due_although_its_message_cannot_be_built
 ) -> None:
     run_id = queued(store, deliver="telegram:1")
     with caplog.at_level(logging.INFO):
-        answer = patient(store, outcome, listener=Tactless(at_start=True)).perform(
-            run_id, message=TakenMessage(worker="w"), session=Session(), hear=untold
+        answer = patient(store, outcome, listener=FailingAnnouncer(at_start=True)).perform(
+            run_id, message=TakenMessage(worker="w"), session=Session(), hear=failing_hear
         )
     run = store.runs.get(run_id)
     assert (answer, run.state, run.error) == (outcome.state, outcome.state, outcome.error)
@@ -173,8 +173,8 @@ def test_a_run_ends_and_its_delivery_is_due_although_its_message_cannot_be_built
     store.clock.advance(3600)
     due = store.database.call("ZRANGE", store.database.keys.deliveries, 0, -1)
     assert due == [run_id]
-    for told in ("run.start_untold", "run.end_untold", "run.delivery_not_begun"):
-        assert told in caplog.text
+    for event in ("run.start_untold", "run.end_untold", "run.delivery_not_begun"):
+        assert event in caplog.text
     assert "no route to the queue of deliveries" in caplog.text
 
 

@@ -69,7 +69,7 @@ def leaders(store: Store, count: int) -> list[str]:
     return [store.database.call("GET", keys.lease_of(shard)) for shard in range(count)]
 
 
-def standings(store: Store) -> dict[int, set[str]]:
+def jobs_by_shard(store: Store) -> dict[int, set[str]]:
     """Return the ids of the jobs in each shard."""
     keys = store.database.keys
     return {n: set(store.database.call("ZRANGE", keys.due_of(n), 0, -1)) for n in range(8)}
@@ -79,21 +79,21 @@ def test_a_namespace_without_a_shard_count_has_one_shard(store: Store) -> None:
     add_jobs(store)
     keys = store.database.keys
     assert (store.database.shards, keys.due_of(0), keys.lease_of(0)) == (1, keys.due, keys.lease)
-    assert len(standings(store)[0]) == JOBS
+    assert len(jobs_by_shard(store)[0]) == JOBS
 
 
 def test_each_job_is_in_the_shard_of_its_id_before_and_after_resharding(store: Store) -> None:
     add_jobs(store)
     moved = split(store, 8)
     add_jobs(store, first=JOBS)
-    by_shard = standings(store)
+    by_shard = jobs_by_shard(store)
     assert sum(map(len, by_shard.values())) == 2 * JOBS
     assert all(shard_of(j, shards=8) == n for n, ids in by_shard.items() for j in ids)
     assert moved == JOBS - len([j for j in by_shard[0] if int(j, 16) < JOBS])
     split(store, 3)
-    assert sum(map(len, standings(store).values())) == 2 * JOBS
+    assert sum(map(len, jobs_by_shard(store).values())) == 2 * JOBS
     split(store, 1)
-    assert len(standings(store)[0]) == 2 * JOBS
+    assert len(jobs_by_shard(store)[0]) == 2 * JOBS
 
 
 def test_splitting_keeps_when_each_job_is_due(store: Store) -> None:
@@ -119,7 +119,7 @@ def test_the_number_of_shards_is_not_changed_while_a_beat_leads(store: Store) ->
     with pytest.raises(StoreError, match=r"somebody leads; stop every beat"):
         split(store, 4)
     assert Shards(store.database).count() == 1
-    assert len(standings(store)[0]) == JOBS
+    assert len(jobs_by_shard(store)[0]) == JOBS
 
 
 @pytest.mark.parametrize("count", [0, -1, 65])
@@ -133,7 +133,7 @@ def test_interrupted_resharding_can_be_repeated(store: Store) -> None:
     add_jobs(store)
     Shards(store.database).set_count(4)
     assert split(store, 4) > 0
-    assert all(shard_of(j, shards=4) == n for n, ids in standings(store).items() for j in ids)
+    assert all(shard_of(j, shards=4) == n for n, ids in jobs_by_shard(store).items() for j in ids)
 
 
 def test_a_job_in_a_wrong_shard_is_moved_by_the_tick_that_finds_it(store: Store) -> None:
@@ -145,7 +145,7 @@ def test_a_job_in_a_wrong_shard_is_moved_by_the_tick_that_finds_it(store: Store)
     for _ in range(3):
         alone.step()
     assert len(set(store.queue())) == JOBS
-    assert all(shard_of(j, shards=2) == n for n, ids in standings(store).items() for j in ids)
+    assert all(shard_of(j, shards=2) == n for n, ids in jobs_by_shard(store).items() for j in ids)
 
 
 def test_one_beat_leads_all_shards(store: Store) -> None:
@@ -228,8 +228,8 @@ def test_a_program_with_an_outdated_number_of_shards_writes_to_a_shard_that_is_t
     jobs = [a_job(id=f"{number:012x}") for number in range(JOBS)]
     written = Jobs(other).write_many([Write(job=job) for job in jobs])
     assert all(isinstance(job, Job) for job in written)
-    assert len(standings(store)[0]) == JOBS
-    assert sum(map(len, standings(store).values())) == JOBS
+    assert len(jobs_by_shard(store)[0]) == JOBS
+    assert sum(map(len, jobs_by_shard(store).values())) == JOBS
 
 
 def test_a_beat_still_sleeps_after_the_number_of_shards_was_reduced_to_one(store: Store) -> None:
@@ -262,8 +262,8 @@ def test_editing_pausing_and_removing_a_job_update_its_shard(store: Store) -> No
     store.cron.edit(edited, {"schedule": "every 2h"})
     store.cron.pause(paused)
     store.cron.remove(removed)
-    everywhere = set().union(*standings(store).values())
+    everywhere = set().union(*jobs_by_shard(store).values())
     assert edited in everywhere
     assert not everywhere & {paused, removed}
     store.cron.resume(paused)
-    assert paused in set().union(*standings(store).values())
+    assert paused in set().union(*jobs_by_shard(store).values())

@@ -118,7 +118,7 @@ def test_the_next_message_in_the_same_process_starts_a_new_patience(
     assert looks(store, pool, 60) == []
 
 
-class Deaf:
+class UnstoppableWork:
     """Work that ignores every stop and returns when `release` is set."""
 
     def __init__(self) -> None:
@@ -129,37 +129,37 @@ class Deaf:
         return Outcome(state=RunState.SUCCEEDED)
 
 
-class Heard:
+class NotingHandler:
     """A handler of stuck work that only notes its calls."""
 
     def __init__(self, *, can_end: bool) -> None:
         self._can_end = can_end
-        self.said: list[str] = []
+        self.calls: list[str] = []
 
     def can_end(self, worker: str) -> bool:
         return self._can_end
 
     def end(self, claim: Claim) -> None:
-        self.said.append("end")
+        self.calls.append("end")
 
     def tell(self, claim: Claim, worker: str) -> None:
-        self.said.append("tell")
+        self.calls.append("tell")
 
     def over(self, claim: Claim, worker: str) -> None:
-        self.said.append("over")
+        self.calls.append("over")
 
 
 @pytest.mark.parametrize("can_end", [True, False])
 def test_work_that_ignores_a_stop_is_ended_or_reported_after_ten_seconds(
     store: Store, can_end: bool
 ) -> None:
-    deaf, heard = Deaf(), Heard(can_end=can_end)
+    work, handler = UnstoppableWork(), NotingHandler(can_end=can_end)
     runner = Runner(
         store.runs,
         heartbeats=Heartbeats(store.runs, clock=store.clock),
-        work_for=lambda _: deaf,
+        work_for=lambda _: work,
         clock=store.clock,
-        services=RunServices(stuck_work=lambda: heard),
+        services=RunServices(stuck_work=lambda: handler),
     )
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     run_id = store.cron.run(job.id)
@@ -174,28 +174,28 @@ def test_work_that_ignores_a_stop_is_ended_or_reported_after_ten_seconds(
     try:
         eventually(lambda: store.runs.get(run_id).state is RunState.RUNNING, what="the start")
         store.cron.cancel(run_id)
-        eventually(lambda: stepped(store, heard), what="the reaction")
+        eventually(lambda: stepped(store, handler), what="the reaction")
     finally:
-        deaf.release.set()
+        work.release.set()
     thread.join(10)
     if can_end:
-        assert heard.said[0] == "end"
+        assert handler.calls[0] == "end"
         run = store.runs.get(run_id)
         assert run.state is RunState.CANCELLED
         assert b"so its process was killed" in store.runs.stderr(run_id)
     else:
-        assert heard.said == ["tell", "over"]
+        assert handler.calls == ["tell", "over"]
 
 
 class BackAtTheLastMoment(Runs):
     """Runs whose work returns while its end is being written."""
 
-    deaf: Deaf
+    work: UnstoppableWork
     is_back: Callable[[], bool]
 
     def finish(self, claim: Claim, outcome: Outcome, **given: Any) -> str:
         if outcome.state is RunState.CANCELLED:
-            self.deaf.release.set()
+            self.work.release.set()
             eventually(self.is_back, what="the work to return")
         return super().finish(claim, outcome, **given)
 
@@ -222,16 +222,16 @@ class WatchedHeartbeats(Heartbeats):
 def test_a_process_whose_work_returned_while_its_end_was_written_is_not_killed(
     store: Store,
 ) -> None:
-    deaf, heard = Deaf(), Heard(can_end=True)
+    work, handler = UnstoppableWork(), NotingHandler(can_end=True)
     runs = BackAtTheLastMoment(store.database)
-    runs.deaf, runs.is_back = deaf, lambda: bool(heard.said)
+    runs.work, runs.is_back = work, lambda: bool(handler.calls)
     heartbeats = WatchedHeartbeats(store)
     runner = Runner(
         runs,
         heartbeats=heartbeats,
-        work_for=lambda _: deaf,
+        work_for=lambda _: work,
         clock=store.clock,
-        services=RunServices(stuck_work=lambda: heard),
+        services=RunServices(stuck_work=lambda: handler),
     )
     run_id = store.cron.run(store.cron.add(JobRequest(schedule="every 1h", prompt="x")).id)
     thread = threading.Thread(
@@ -244,11 +244,11 @@ def test_a_process_whose_work_returned_while_its_end_was_written_is_not_killed(
     try:
         eventually(lambda: store.runs.get(run_id).state is RunState.RUNNING, what="the start")
         store.cron.cancel(run_id)
-        eventually(lambda: stepped(store, heard), what="the reaction")
+        eventually(lambda: stepped(store, handler), what="the reaction")
         assert heartbeats.has_reacted.wait(10)
     finally:
-        deaf.release.set()
-    assert heard.said == ["over"]
+        work.release.set()
+    assert handler.calls == ["over"]
 
 
 def test_work_does_not_return_while_its_process_is_being_ended() -> None:
@@ -268,10 +268,10 @@ def test_work_does_not_return_while_its_process_is_being_ended() -> None:
     running.unless_back(lambda: pytest.fail("it is back"))
 
 
-def stepped(store: Store, heard: Heard) -> bool:
+def stepped(store: Store, handler: NotingHandler) -> bool:
     """Advance the clock by half a second; return whether the handler was called."""
     store.clock.advance(0.5)
-    return bool(heard.said)
+    return bool(handler.calls)
 
 
 @pytest.fixture

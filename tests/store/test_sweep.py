@@ -77,7 +77,7 @@ def go_round(sweep: Sweep, world: World, *, most: int = 50, token: int = TOKEN) 
     raise AssertionError(f"there was more to do after {most} steps")
 
 
-def told(world: World) -> list[tuple[TroubleKind, str]]:
+def open_incidents(world: World) -> list[tuple[TroubleKind, str]]:
     return sorted((one.kind, one.job_id) for one in Incidents(world.database).open())
 
 
@@ -115,9 +115,9 @@ def test_ten_thousand_jobs_are_checked_within_a_minute_of_steps(sweep: Sweep, wo
     for _ in range(50):
         sweep.step(TOKEN, world.clock.ms)
         world.clock.ms += 1000
-        if told(world):
+        if open_incidents(world):
             break
-    assert told(world) == [(TroubleKind.STOPPED, last)]
+    assert open_incidents(world) == [(TroubleKind.STOPPED, last)]
 
 
 def test_an_idle_step_makes_at_most_ten_calls(sweep: Sweep, world: World) -> None:
@@ -174,7 +174,7 @@ def test_many_troubles_of_one_kind_make_about_twenty_incidents(
     caplog.set_level(logging.WARNING)
     go_round(sweep, world)
     assert world.call("ZCARD", world.keys.due) >= 300
-    assert 20 <= len(told(world)) <= 22
+    assert 20 <= len(open_incidents(world)) <= 22
     lines = [line for line in caplog.messages if line.startswith("repair.")]
     assert 20 <= len(lines) <= 50
 
@@ -311,13 +311,13 @@ def test_the_incident_is_closed_when_all_records_agree_again(sweep: Sweep, world
     go_round(sweep, world)
     world.clock.ms += EVERY_MS
     go_round(sweep, world)
-    assert (TroubleKind.BROKEN, "") in told(world)
+    assert (TroubleKind.BROKEN, "") in open_incidents(world)
     world.clock.ms += 300_000
     for _ in range(3):
         world.clock.ms += EVERY_MS
         go_round(sweep, world)
         sweep.step(TOKEN, world.clock.ms)
-    assert told(world) == []
+    assert open_incidents(world) == []
 
 
 def test_a_disagreement_that_cannot_be_repaired_is_reported_once(
@@ -373,7 +373,7 @@ def test_a_key_that_a_script_reported_as_broken_is_repaired_at_once(
     assert world.call("TYPE", key) != "string"
     assert len(world.quarantined()) == 1
     assert world.call("ZSCORE", world.keys.due, owner.id) is not None
-    assert told(world)
+    assert open_incidents(world)
 
 
 def test_a_job_that_was_taken_off_the_schedule_is_reported_once(sweep: Sweep, world: World) -> None:
@@ -463,7 +463,7 @@ class Refusing(TroubleReporter):
         return super().tell(trouble, now_ms=now_ms)
 
 
-def notes_of(world: World) -> list[str]:
+def unreported_jobs(world: World) -> list[str]:
     return [note.job_id for note in SweepNotes(world.database).untold()]
 
 
@@ -472,11 +472,11 @@ def test_the_next_leader_reports_a_vanished_job(sweep: Sweep, world: World) -> N
     world.call("DEL", world.keys.job(world.idle.id))
     world.examiner.repairs.job(world.idle.id, now_ms=world.clock.ms, token=TOKEN)
     assert world.call("ZSCORE", world.keys.jobs, world.idle.id) is None
-    assert notes_of(world) == [world.idle.id]
+    assert unreported_jobs(world) == [world.idle.id]
     go_round(sweep, world)
     (incident,) = Incidents(world.database).open()
     assert (incident.id, incident.job_name) == (f"gone-{world.idle.id}", "idle")
-    assert notes_of(world) == []
+    assert unreported_jobs(world) == []
 
 
 @pytest.mark.parametrize("error", [StoreError("out of memory"), StoreUnavailable("away")])
@@ -490,10 +490,10 @@ def test_a_vanished_job_is_reported_when_the_server_accepts_writes_again(
         with suppress(StoreUnavailable):
             go_round(sweep, world)
     assert world.call("ZSCORE", world.keys.jobs, world.idle.id) is None
-    assert told(world) == []
+    assert open_incidents(world) == []
     reporter.error = None
     sweep.step(TOKEN, world.clock.ms)
-    assert told(world) == [(TroubleKind.GONE, "")]
+    assert open_incidents(world) == [(TroubleKind.GONE, "")]
 
 
 def test_the_findings_of_a_page_are_reported_even_if_its_refill_fails(world: World) -> None:
@@ -509,7 +509,7 @@ def test_the_findings_of_a_page_are_reported_even_if_its_refill_fails(world: Wor
     world.call("HDEL", world.keys.job(world.idle.id), "next_ms")
     world.call("ZREM", world.keys.due, world.idle.id)
     make_sweep(world, examiner).step(TOKEN, world.clock.ms)
-    assert (TroubleKind.STOPPED, world.idle.id) in told(world)
+    assert (TroubleKind.STOPPED, world.idle.id) in open_incidents(world)
 
 
 def test_an_unrepaired_disagreement_is_reported_when_the_server_accepts_writes_again(
@@ -519,11 +519,11 @@ def test_an_unrepaired_disagreement_is_reported_when_the_server_accepts_writes_a
     sweep = make_sweep(world, reporter=reporter)
     world.call("HSET", world.keys.job(world.idle.id), "state", "levitating")
     go_round(sweep, world)
-    assert told(world) == []
+    assert open_incidents(world) == []
     reporter.error = None
     world.clock.ms += EVERY_MS
     go_round(sweep, world)
-    assert told(world) == [(TroubleKind.BROKEN, world.idle.id)]
+    assert open_incidents(world) == [(TroubleKind.BROKEN, world.idle.id)]
 
 
 def test_the_next_leader_reports_a_job_that_was_taken_off_the_schedule(
@@ -538,7 +538,7 @@ def test_the_next_leader_reports_a_job_that_was_taken_off_the_schedule(
     (incident,) = Incidents(world.database).open()
     assert (incident.kind, incident.job_id) == (TroubleKind.BROKEN, world.idle.id)
     assert "taken off the schedule: no such zone" in incident.text
-    assert notes_of(world) == []
+    assert unreported_jobs(world) == []
 
 
 def test_a_fault_reported_by_a_tick_is_not_reported_again_from_its_note(
@@ -547,7 +547,7 @@ def test_a_fault_reported_by_a_tick_is_not_reported_again_from_its_note(
     note = UntoldJob(job_id=world.idle.id, text="off", is_gone=False)
     world.call("HSET", world.keys.sweep, note.field, note.as_text())
     sweep.taken_off(world.idle.id, "no such zone", now_ms=world.clock.ms)
-    assert notes_of(world) == []
+    assert unreported_jobs(world) == []
     (incident,) = Incidents(world.database).open()
     assert "no such zone" in incident.text
 
@@ -557,7 +557,7 @@ def test_an_unreadable_note_is_reported_with_its_job(sweep: Sweep, world: World)
     sweep.step(TOKEN, world.clock.ms)
     (incident,) = Incidents(world.database).open()
     assert "is unreadable" in incident.text
-    assert notes_of(world) == []
+    assert unreported_jobs(world) == []
 
 
 def test_a_vanished_job_is_repaired_only_after_the_broken_key_of_the_notes(
@@ -569,7 +569,7 @@ def test_a_vanished_job_is_repaired_only_after_the_broken_key_of_the_notes(
     assert found == []
     assert world.call("ZSCORE", world.keys.jobs, world.idle.id) is not None
     go_round(sweep, world)
-    assert (TroubleKind.GONE, "") in told(world)
+    assert (TroubleKind.GONE, "") in open_incidents(world)
 
 
 def test_a_vanished_job_stays_in_the_indexes_while_the_server_is_full(
@@ -586,4 +586,4 @@ def test_a_vanished_job_stays_in_the_indexes_while_the_server_is_full(
         world.call("CONFIG", "SET", "maxmemory", limit)
     assert world.call("ZSCORE", world.keys.jobs, world.idle.id) is not None
     go_round(sweep, world)
-    assert told(world) == [(TroubleKind.GONE, "")]
+    assert open_incidents(world) == [(TroubleKind.GONE, "")]

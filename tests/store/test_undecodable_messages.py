@@ -78,19 +78,21 @@ def test_an_undecodable_message_is_kept_and_the_next_one_is_taken(
 def test_an_undecodable_broadcast_is_skipped_and_the_next_one_is_received(
     connection: Any, valkey: Database, namespace: str, name: str
 ) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
     channel = connection.default_channel
     box = Queue(f"{namespace}.box", Exchange(f"{namespace}.all", type="fanout"))
     topic = channel._get_publish_topic(box.exchange.name, "")
 
     def is_heard(raw: bytes) -> bool:
-        after_draining(connection, heard)
+        after_draining(connection, received)
         return bool(valkey.client.publish(topic, raw))
 
-    with connection.Consumer(box(channel), channel=channel, on_message=heard.append):
+    with connection.Consumer(box(channel), channel=channel, on_message=received.append):
         eventually(lambda: is_heard(corpus()[name]), seconds=10, what="the subscription")
         assert is_heard(json.dumps(good()).encode())
-        eventually(lambda: after_draining(connection, heard), seconds=10, what="the next broadcast")
+        eventually(
+            lambda: after_draining(connection, received), seconds=10, what="the next broadcast"
+        )
 
 
 class Counting:
@@ -106,9 +108,9 @@ class Counting:
 def test_a_purge_reports_all_decodable_messages_beside_undecodable_ones(
     project: Celery, valkey: Database
 ) -> None:
-    told = Counting()
+    given_up = Counting()
     run_ender = RunEnder(
-        Runs(valkey), deliveries=lambda: told, writes=BackgroundWrites(), clock=HandClock()
+        Runs(valkey), deliveries=lambda: given_up, writes=BackgroundWrites(), clock=HandClock()
     )
     purging.watch(project, lambda: run_ender)
     queue = project.conf.task_default_queue
@@ -117,4 +119,4 @@ def test_a_purge_reports_all_decodable_messages_beside_undecodable_ones(
         valkey.client.lpush(queue, corpus()[name], json.dumps(message))
     with project.connection_for_write() as connection:
         assert connection.default_channel.queue_purge(queue) == 2 * len(_TYPED)
-    assert len(told.ended) == len(_TYPED)
+    assert len(given_up.ended) == len(_TYPED)

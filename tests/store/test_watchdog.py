@@ -47,11 +47,11 @@ def http() -> Iterator[HttpReceiver]:
 
 
 def watchdog(host: DeliveringHost, *, alerts: str = "local", ping_url: str = "") -> Watchdog:
-    store, told = host.store, reporter(host, alerts=alerts)
+    store, found = host.store, reporter(host, alerts=alerts)
     return Watchdog(
         store.database,
-        reporter=told,
-        broken=BrokenRecords(told, host.incidents, clock=store.clock),
+        reporter=found,
+        broken=BrokenRecords(found, host.incidents, clock=store.clock),
         clock=store.clock,
         switch=SchedulerSwitch(ping_url, pinger=host.pinger) if ping_url else None,
     )
@@ -99,8 +99,8 @@ def test_unreadable_messages_are_one_incident_that_ends_after_fifteen_quiet_minu
         host.work_off()
         host.store.clock.advance(20)
         worker_seen(host.store)
-    (told,) = http.messages
-    assert "could not read a message on queue 'q' (it is junk) → hermes-celery letters" in told
+    (found,) = http.messages
+    assert "could not read a message on queue 'q' (it is junk) → hermes-celery letters" in found
     (incident,) = host.incidents.open()
     assert (incident.kind, incident.count) == (TroubleKind.LETTERS, 1)
     host.store.clock.advance(900)
@@ -168,8 +168,8 @@ def test_a_retry_that_was_lost_with_its_worker_is_reported(
         report = scan.scan(store.clock.ms)
         assert report is not None
         assert report.late == late
-    (told,) = [one for one in host.incidents.open() if one.kind is TroubleKind.LATE]
-    assert "no worker takes it, or the worker that had it is gone" in told.text
+    (found,) = [one for one in host.incidents.open() if one.kind is TroubleKind.LATE]
+    assert "no worker takes it, or the worker that had it is gone" in found.text
 
 
 def test_the_watchdog_scans_at_most_every_ten_seconds(host: DeliveringHost) -> None:
