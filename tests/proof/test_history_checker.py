@@ -293,7 +293,7 @@ _window = st.tuples(st.integers(0, 20), st.integers(0, 8)).map(lambda p: (p[0], 
 
 
 @given(pairs=st.lists(_window, max_size=5), starts=st.lists(st.integers(0, 30), max_size=5))
-def test_the_assignment_is_valid_and_none_is_larger(
+def test_the_assignment_is_valid_and_as_large_as_possible(
     pairs: list[tuple[int, int]], starts: list[int]
 ) -> None:
     targets = windows(*pairs)

@@ -130,7 +130,7 @@ def test_the_collection_has_at_least_25_bad_values() -> None:
 
 
 @pytest.mark.parametrize("name", BAD_VALUES)
-def test_a_bad_value_costs_no_other_job_a_run(
+def test_a_bad_value_stops_no_other_job(
     stage: Stage, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -159,7 +159,7 @@ def test_without_bad_values_there_is_no_incident_and_no_warning(
     assert caplog.text == ""
 
 
-def test_all_bad_values_together_cost_no_other_job_a_run(
+def test_all_bad_values_together_stop_no_other_job(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

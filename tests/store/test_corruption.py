@@ -98,7 +98,7 @@ def test_no_script_fails_halfway_on_any_corruption(
     assert words.count("broken") > 1000
 
 
-def test_every_script_that_writes_is_among_the_calls(
+def test_every_writing_script_is_among_the_recorded_calls(
     recording: RecordingDatabase, clock: HandClock
 ) -> None:
     """Scripts for leases and repairs have tests of their own."""
@@ -113,7 +113,9 @@ def test_every_script_that_writes_is_among_the_calls(
     }  # fmt: skip
 
 
-def test_a_broken_step_costs_only_itself(recording: RecordingDatabase, clock: HandClock) -> None:
+def test_a_broken_step_does_not_affect_the_other_steps_of_its_batch(
+    recording: RecordingDatabase, clock: HandClock
+) -> None:
     """Each key of one job of a batch is corrupted; the other jobs are dispatched as before."""
     calls = recorded_calls(recording, clock)
     batch = max((c for c in calls if c.script == "advance"), key=lambda call: len(call.keys))
@@ -154,7 +156,7 @@ def own_keys(call: Call, key: str) -> tuple[str, ...]:
     return next(keys for keys in step_keys(call) if key in keys)
 
 
-def test_a_broken_run_costs_no_other_run_its_heartbeat(store: Store) -> None:
+def test_a_broken_run_does_not_stop_the_heartbeats_of_others(store: Store) -> None:
     database, keys = store.database, store.database.keys
     database.call("SET", keys.term, 1)
     claims = []
@@ -176,7 +178,7 @@ def test_a_broken_run_costs_no_other_run_its_heartbeat(store: Store) -> None:
     assert store.runs.output(claims[1].run_id) == b"out" * 3
 
 
-def test_every_writing_script_reads_through_the_checks() -> None:
+def test_every_writing_script_includes_the_checks_of_broken_keys() -> None:
     """A script that does not include the checks cannot answer `broken`."""
     for path in Path(lua.__file__).parent.glob("[!_]*.lua"):
         if path.stem not in _OTHERS:

@@ -69,7 +69,7 @@ def late(store: Store) -> BuiltLate:
     return store.messages
 
 
-def test_a_message_that_cannot_be_built_costs_its_occurrence_and_nothing_else(
+def test_a_message_that_cannot_be_built_fails_its_run_and_no_other(
     store: Store, late: BuiltLate
 ) -> None:
     for name in ("bad", "good"):

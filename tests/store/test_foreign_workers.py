@@ -466,7 +466,9 @@ def test_a_rescuer_without_foreign_workers_pushes_without_asking(store: Store) -
     assert store.queue() == [run.id, run.id]
 
 
-def test_a_foreign_queue_is_news_and_prompts_on_it_are_a_trouble(world: World) -> None:
+def test_a_foreign_queue_is_reported_as_news_and_a_prompt_queued_on_it_as_a_trouble(
+    world: World,
+) -> None:
     world.foreign_worker()
     world.why()
     world.look()

@@ -55,7 +55,7 @@ def finish(store: Store, run_id: str, state: RunState = RunState.SUCCEEDED) -> N
     store.runs.finish(store.claim(run_id), Outcome(state=state), now_ms=store.clock.ms)
 
 
-def test_every_row_that_differs_exists() -> None:
+def test_every_case_listed_as_different_exists_and_has_a_reason() -> None:
     for area, rows in DIFFERENT.items():
         assert max(rows) < len(cases(area))
         assert all(len(why) > 5 for why in rows.values())
@@ -199,7 +199,7 @@ def test_one_bad_job_never_stops_its_siblings(store: Store) -> None:
     assert report.dispatched >= fails["expected"]["tick_returns"]
 
 
-def test_a_tick_that_may_not_dispatch_advances_nothing(store: Store) -> None:
+def test_a_tick_during_a_global_pause_advances_no_job(store: Store) -> None:
     (gate,) = cases("tick.gate")
     job = hourly(store)
     store.cron.pause_all()

@@ -75,7 +75,7 @@ def pile_up(store: Store, *, jobs: int, runs: int) -> None:
     store.database.call_many(commands)
 
 
-def test_a_step_is_small_however_many_jobs_have_too_many_runs(
+def test_a_trim_deletes_250_runs_at_most_however_many_jobs_have_too_many(
     store: Store, history: History
 ) -> None:
     pile_up(store, jobs=45, runs=3 + 50)

@@ -67,7 +67,7 @@ def test_a_leader_that_slept_past_its_term_finds_another_and_stands_by(store: St
     assert second.hold() == 2
 
 
-def test_release_frees_the_lease_at_once_and_only_ones_own(store: Store) -> None:
+def test_a_beat_releases_its_lease_at_once_and_no_other_beats(store: Store) -> None:
     first, second = lease(store, "a"), lease(store, "b")
     first.hold()
     first.release()

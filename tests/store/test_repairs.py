@@ -63,54 +63,56 @@ def does(*command: Any) -> Plant:
 
 #: Disagreements to plant; their repair restores everything exactly.
 RESTORED: dict[str, Plant] = {
-    "no due entry": does("ZREM", "{due}", "<idle>"),
-    "another due instant": does("ZADD", "{due}", 99, "<idle>"),
-    "a due entry without an end": does("ZADD", "{due}", "-inf", "<idle>"),
+    "job without a due entry": does("ZREM", "{due}", "<idle>"),
+    "due entry at another instant": does("ZADD", "{due}", 99, "<idle>"),
+    "due entry with score -inf": does("ZADD", "{due}", "-inf", "<idle>"),
     "a paused job in the due index": does("ZADD", "{due}", 5, "<paused>"),
     "a completed job in the due index": does("ZADD", "{due}", 5, "<over>"),
-    "a due entry of no job": does("ZADD", "{due}", 5, "f" * 12),
-    "a due entry that is no id": does("ZADD", "{due}", 5, "no id"),
-    "a due entry of no text": does("ZADD", "{due}", 5, b"\xff\xfe"),
-    "not in the list of jobs": does("ZREM", "{jobs}", "<idle>"),
-    "a listed job that is none": does("ZADD", "{jobs}", 5, "f" * 12),
-    "a completed entry of no job": does("ZADD", "{completed}", 5, "f" * 12),
-    "a name of no job": does("ZADD", "{names}", 0, "idle\0" + "f" * 12),
-    "active runs: a ghost": does("HSET", "{active:idle}", "a" * 12 + "-20260622T120000Z", "queued"),
-    "active runs: one that is over": does("HSET", "{active:over}", "<run over>", "running"),
+    "due entry of an unknown job": does("ZADD", "{due}", 5, "f" * 12),
+    "due entry with an invalid id": does("ZADD", "{due}", 5, "no id"),
+    "due entry that is not UTF-8": does("ZADD", "{due}", 5, b"\xff\xfe"),
+    "job missing in the index of jobs": does("ZREM", "{jobs}", "<idle>"),
+    "unknown job in the index of jobs": does("ZADD", "{jobs}", 5, "f" * 12),
+    "unknown job among completed ones": does("ZADD", "{completed}", 5, "f" * 12),
+    "name of an unknown job": does("ZADD", "{names}", 0, "idle\0" + "f" * 12),
+    "active runs: unknown run": does(
+        "HSET", "{active:idle}", "a" * 12 + "-20260622T120000Z", "queued"
+    ),
+    "active runs: ended run": does("HSET", "{active:over}", "<run over>", "running"),
     "active runs: garbage": does("HSET", "{active:idle}", b"\xff", b"\xfe"),
-    "active runs: another job's": does("HSET", "{active:idle}", "<run waiting>", "queued"),
-    "active runs: one is missing": does("HDEL", "{active:waiting}", "<run waiting>"),
-    "active runs: gone": does("DEL", "{active:running}"),
-    "active runs: another word": does("HSET", "{active:running}", "<run running>", "queued"),
-    "queued: one that runs": does("ZADD", "{queued}", 5, "<run running>"),
-    "queued: one that is over": does("ZADD", "{queued}", 5, "<run over>"),
-    "queued: sixty ghosts": _ghosts("queued"),
-    "heartbeats: one that is over": does("ZADD", "{heartbeats}", 5, "<run over>"),
-    "heartbeats: one that waits": does("ZADD", "{heartbeats}", 5, "<run waiting>"),
-    "heartbeats: sixty ghosts": _ghosts("heartbeats"),
-    "deliveries: of nothing": does("ZADD", "{deliveries}", 5, "notice-broken-1"),
-    "runs: of nothing": does("ZADD", "{runs}", 5, "a" * 12 + "-20260622T120000Z"),
-    "runs: one is missing": does("ZREM", "{runs}", "<run over>"),
-    "runs by job: of nothing": does("ZADD", "{job_runs}", 0, "a" * 12 + "-20260622T120000Z"),
-    "runs by job: one is missing": does("ZREM", "{job_runs}", "<run over>"),
-    "held: one that is over": does("RPUSH", "{held:holding}", "a" * 12 + "-20260622T120000Z\0m"),
+    "active runs: run of another job": does("HSET", "{active:idle}", "<run waiting>", "queued"),
+    "active runs: missing run": does("HDEL", "{active:waiting}", "<run waiting>"),
+    "active runs: missing key": does("DEL", "{active:running}"),
+    "active runs: wrong state": does("HSET", "{active:running}", "<run running>", "queued"),
+    "queued: running run": does("ZADD", "{queued}", 5, "<run running>"),
+    "queued: ended run": does("ZADD", "{queued}", 5, "<run over>"),
+    "queued: sixty unknown runs": _ghosts("queued"),
+    "heartbeats: ended run": does("ZADD", "{heartbeats}", 5, "<run over>"),
+    "heartbeats: waiting run": does("ZADD", "{heartbeats}", 5, "<run waiting>"),
+    "heartbeats: sixty unknown runs": _ghosts("heartbeats"),
+    "deliveries: unknown delivery": does("ZADD", "{deliveries}", 5, "notice-broken-1"),
+    "runs: unknown run": does("ZADD", "{runs}", 5, "a" * 12 + "-20260622T120000Z"),
+    "runs: missing run": does("ZREM", "{runs}", "<run over>"),
+    "runs by job: unknown run": does("ZADD", "{job_runs}", 0, "a" * 12 + "-20260622T120000Z"),
+    "runs by job: missing run": does("ZREM", "{job_runs}", "<run over>"),
+    "held: unknown run": does("RPUSH", "{held:holding}", "a" * 12 + "-20260622T120000Z\0m"),
     "held: garbage": does("RPUSH", "{held:holding}", b"\xff no run"),
-    "a number of a job": does("HSET", "{job:idle}", "failures", "many"),
-    "an instant of a job": does("HSET", "{job:idle}", "last_run_ms", "then"),
-    "an instant of a run": does("HSET", "{run:waiting}", "expires_ms", "then"),
-    "an attempt of a run": does("HSET", "{run:waiting}", "attempt", "x"),
+    "job with an invalid number": does("HSET", "{job:idle}", "failures", "many"),
+    "job with an invalid instant": does("HSET", "{job:idle}", "last_run_ms", "then"),
+    "run with an invalid instant": does("HSET", "{run:waiting}", "expires_ms", "then"),
+    "run with an invalid attempt": does("HSET", "{run:waiting}", "attempt", "x"),
     **{
-        f"{name} of a run: {value!r}": does("HSET", "{run:waiting}", name, value)
+        f"run with {name}={value!r}": does("HSET", "{run:waiting}", name, value)
         for name in ("hop", "handed_hop", "retry_ms", "patience_ms", "pushes", "on_queue_ms")
         for value in ("junk", "9" * 19, "-" + "9" * 16, " 1", "")
     },
     **{
-        f"{name} of a run: {value!r}": does("HSET", "{run:waiting}", name, value)
+        f"run with {name}={value!r}": does("HSET", "{run:waiting}", name, value)
         for name in ("hop", "handed_hop")
         for value in ("-1", "1000001", "9" * 16)
     },
-    "a delivery of another type": does("SET", "{delivery:waiting}", "x"),
-    "another value of the switch": does("HSET", "{switch}", "resumed_ms", "then"),
+    "delivery of a wrong type": does("SET", "{delivery:waiting}", "x"),
+    "switch with an invalid instant": does("HSET", "{switch}", "resumed_ms", "then"),
 }  # fmt: skip
 
 
@@ -153,10 +155,10 @@ def test_all_disagreements_at_once_are_repaired(world: World) -> None:
 
 #: Values of a wrong type to plant, and the family of the key.
 CHANGED: dict[str, tuple[Plant, str]] = {
-    "a job of another type": (does("SET", "{job:idle}", "x"), "job"),
-    "a run of another type": (does("SET", "{run:waiting}", "x"), "run"),
-    "active runs of another type": (does("SET", "{active:idle}", "x"), "active"),
-    "held runs of another type": (does("SET", "{held:idle}", "x"), "held"),
+    "a job of a wrong type": (does("SET", "{job:idle}", "x"), "job"),
+    "a run of a wrong type": (does("SET", "{run:waiting}", "x"), "run"),
+    "active runs of a wrong type": (does("SET", "{active:idle}", "x"), "active"),
+    "held runs of a wrong type": (does("SET", "{held:idle}", "x"), "held"),
 }
 
 
@@ -352,9 +354,9 @@ def test_a_quick_check_finds_every_disagreement_of_a_job(world: World) -> None:
     """In a quick check the script answers for suspicious jobs only."""
     quick = world.mode(mends=False, is_deep=False)
     world.examiner.repairs.count_shards()
-    of_jobs = ("active runs: a ghost", "active runs: garbage", "active runs: another", "held",
-               "no due", "another due", "a due entry without", "a paused", "a completed job",
-               "a number", "not in the list", "an instant of a job")  # fmt: skip
+    of_jobs = ("active runs: unknown", "active runs: garbage", "active runs: run of", "held",
+               "active runs: wrong", "job without a due", "due entry at", "due entry with score",
+               "a paused", "a completed job", "job with an invalid", "job missing")  # fmt: skip
     for name in [name for name in RESTORED if name.startswith(of_jobs)]:
         RESTORED[name](world)
         jobs = (world.idle, world.paused, world.over, world.holding, world.running)

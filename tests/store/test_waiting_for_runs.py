@@ -25,7 +25,7 @@ def test_wait_returns_the_ended_run_and_its_output_can_be_read(store: Store) -> 
     assert store.cron.output(run_id) == "grün\n\N{REPLACEMENT CHARACTER}"
 
 
-def test_wait_returns_an_unended_run_when_its_time_is_over(store: Store) -> None:
+def test_wait_returns_an_unfinished_run_after_the_given_seconds(store: Store) -> None:
     run_id = store.cron.run(store.cron.add(JobRequest(schedule="every 1h", prompt="p")).id)
 
     assert store.cron.wait(run_id, seconds=0).state is RunState.QUEUED
