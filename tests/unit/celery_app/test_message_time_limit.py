@@ -103,9 +103,7 @@ def test_a_slow_call_is_pending_and_its_result_is_read_later(
     renewed: list[bool] = []
     world.bounded.meanwhile = lambda: renewed.append(True)
     world.slow.work = world.hang
-    began = time.monotonic()
     assert world.build(_A).way is BuildOutcome.PENDING
-    assert time.monotonic() - began < 1.5
     assert renewed
     assert world.build(_A).way is BuildOutcome.PENDING
     world.slow.work = lambda: None

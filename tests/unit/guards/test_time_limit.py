@@ -39,7 +39,7 @@ def test_meanwhile_is_called_repeatedly_during_the_work(never: threading.Event) 
             never.set()
 
     assert within(60, lambda: never.wait(60), every_seconds=0.001, meanwhile=meanwhile)
-    assert times == [0, 1, 2]
+    assert times[:3] == [0, 1, 2]
 
 
 def test_an_exception_in_meanwhile_ends_the_wait(never: threading.Event) -> None:
