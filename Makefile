@@ -19,9 +19,9 @@ test-quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/store -k fakeredis
 
 # The store's tests on a real server: the embedded Valkey, or the one that
-# HERMES_CELERY_TEST_REDIS_URL names (its data are not safe there).
+# HERMES_CELERY_TEST_REDIS_URL names (its data are not safe there). One at a time: some fill the server.
 test-server: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests/store -k "not fakeredis"
+	$(BIN)/python -m pytest tests/store -k "not fakeredis"
 
 # Follow each page of the documents, each example and each picture with real processes.
 test-docs: $(VENV)/.installed-dev
