@@ -25,7 +25,7 @@ from tests.proof.soak_disturbances import Disturbances
 from tests.proof.soak_processes import FAILS
 
 _MOMENT = timedelta(milliseconds=1)
-#: More than any run uses.
+#: A token budget that no run exceeds.
 _BUDGET = 1_000_000_000
 #: Fields of a request for each kind of recurring job; jobs take the kinds in turn.
 _KINDS: tuple[dict[str, Any], ...] = (

@@ -133,7 +133,7 @@ def judged(scene: Scene, *, late_after: timedelta, without: str = "") -> Iterato
     if not verdict.valid:
         yield verdict.faults()
     if leftovers := scene.leftovers(without=without):
-        yield f"left over: {leftovers}"
+        yield f"left behind: {leftovers}"
     if stopped := scene.stopped_schedules(without=without):
         yield f"schedules that stopped: {stopped}"
     # One message is right; the one process that died or slept may cost a second.

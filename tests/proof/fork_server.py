@@ -121,7 +121,7 @@ class ForkServer:
         assert self._process.stdout is not None
         self._process.stdin.write(msgspec.json.encode(request) + b"\n")
         ready, _, _ = select.select([self._process.stdout], [], [], _PATIENCE_SECONDS)
-        assert ready, f"no child came to its end within {_PATIENCE_SECONDS:g} s: {request}"
+        assert ready, f"no child ended within {_PATIENCE_SECONDS:g} s: {request}"
         report = msgspec.json.decode(self._process.stdout.readline(), type=Report)
         assert report.ending is not Ending.EXITED or report.code == 0, f"a child failed: {request}"
         return report

@@ -228,7 +228,7 @@ def _twice_started(
         elif run is not None and attempt > run.attempt:
             yield Finding(run_id=run_id, what=f"started attempt {attempt} of {run.attempt}")
         elif attempt > 1 and run is not None and run.job_id not in may_repeat:
-            yield Finding(run_id=run_id, what=f"started attempt {attempt}; its job wants one")
+            yield Finding(run_id=run_id, what=f"started attempt {attempt}; its job allows one")
 
 
 def _late(

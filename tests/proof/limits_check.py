@@ -74,7 +74,7 @@ def budget_faults(
         fields = stored[job_id]
         booked = int(fields.get("spent_tokens", 0))
         if booked != spent[job_id]:
-            yield f"{job_id} has spent {booked}, and its runs {spent[job_id]}"
+            yield f"{job_id} has {booked} tokens booked, but its runs used {spent[job_id]}"
         is_paused = fields.get("state") == "paused"
         if is_paused != (booked >= budget):
-            yield f"{job_id} has spent {booked} of {budget} and is {fields.get('state')}"
+            yield f"{job_id} has spent {booked} of {budget} tokens, but is {fields.get('state')}"

@@ -139,7 +139,7 @@ def test_a_second_attempt_is_doubled_unless_the_job_asks_for_it() -> None:
     retried = replaced(history.records[0], attempt=2)
     starts = (*history.starts, Start(run_id=retried.id, attempt=2))
     again = replaced(history, records=(retried, *history.records[1:]), starts=starts)
-    assert [f.what for f in judged(again).doubled] == ["started attempt 2; its job wants one"]
+    assert [f.what for f in judged(again).doubled] == ["started attempt 2; its job allows one"]
     wanted = replaced(again, spans=(span(may_repeat=True),))
     assert judged(wanted).valid
 

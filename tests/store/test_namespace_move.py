@@ -114,7 +114,7 @@ def test_nothing_moves_until_a_worker_of_0_1_0_is_gone_for_five_seconds(world: W
     assert world.moved() == set()
     assert "programs of version 0.1.0 are there (worker old@host)" in world.messages[-1]
     world.shared.database.call("ZREM", keys.workers, "old@host")
-    # It may restart.
+    # The old worker may restart, so the move waits for five seconds.
     assert not world.moving.step(world.clock.ms + 4_999)
     assert world.moving.step(world.clock.ms + 5_001)
     assert world.moved() == {"a"}
