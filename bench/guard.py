@@ -90,15 +90,19 @@ def measured(name: str) -> list[Ratio]:
     with PAIRS[name]() as pair:
         rounds = list(_in_turns(pair))
     ours, bare = ([costs[side] for costs in rounds] for side in (0, 1))
-    client = _low([cost.client for cost in ours]) / _low([cost.client for cost in bare])
+    client = _lowest_mean([cost.client for cost in ours]) / _lowest_mean(
+        [cost.client for cost in bare]
+    )
     ratios = [Ratio(name=f"{name}, client", value=client)]
     if bare[0].server:
-        server = _low([cost.server for cost in ours]) / _low([cost.server for cost in bare])
+        server = _lowest_mean([cost.server for cost in ours]) / _lowest_mean(
+            [cost.server for cost in bare]
+        )
         ratios.append(Ratio(name=f"{name}, server", value=server))
     return ratios
 
 
-def _low(values: Sequence[float]) -> float:
+def _lowest_mean(values: Sequence[float]) -> float:
     """Return the mean of the lowest tenth, which varies less than the minimum or the median."""
     return mean(sorted(values)[: max(len(values) // 10, 1)])
 
@@ -119,7 +123,7 @@ def _in_turns(pair: Pair) -> Iterator[tuple[Cost, Cost]]:
         gc.unfreeze()
 
 
-def _share_one_core() -> None:
+def _pin_to_one_core() -> None:
     """Pin this process and its servers to one core (Linux only; macOS has no such call).
 
     With two cores, each answer wakes a core that may be asleep, and hyper-threads of one core slow
@@ -133,24 +137,24 @@ def faults_in(
     measure: Callable[[], Sequence[Ratio]], recorded: Mapping[str, float]
 ) -> Iterator[str]:
     """Yield errors for ratios over their limit both at first and in the median of all."""
-    first = _told(measure(), recorded)
+    first = _printed(measure(), recorded)
     if not any(fault_of(ratio, recorded) for ratio in first):
         return
     click.echo("over its limit: measuring again; the median counts")
-    more = [_told(measure(), recorded) for _ in range(_MEASUREMENTS - 1)]
-    for ratio in _middle([first, *more]):
+    more = [_printed(measure(), recorded) for _ in range(_MEASUREMENTS - 1)]
+    for ratio in _medians([first, *more]):
         fault = fault_of(ratio, recorded)
         if fault is not None:
             yield fault
 
 
-def _told(ratios: Sequence[Ratio], recorded: Mapping[str, float]) -> Sequence[Ratio]:
+def _printed(ratios: Sequence[Ratio], recorded: Mapping[str, float]) -> Sequence[Ratio]:
     for ratio in ratios:
         click.echo(_line(ratio, recorded.get(ratio.name)))
     return ratios
 
 
-def _middle(measurements: Sequence[Sequence[Ratio]]) -> list[Ratio]:
+def _medians(measurements: Sequence[Sequence[Ratio]]) -> list[Ratio]:
     """Return the median ratio of each line."""
     return [
         Ratio(name=ratios[0].name, value=median(ratio.value for ratio in ratios))
@@ -167,15 +171,15 @@ def _line(ratio: Ratio, expected: float | None) -> str:
     return f"{line}   expected {expected:5.2f}   limit {LIMIT * expected:5.2f}{hint}"
 
 
-def _middle_of_all() -> Iterator[Ratio]:
+def _medians_of_all() -> Iterator[Ratio]:
     """Yield the median ratio of every line over several measurements."""
     for name in PAIRS:
-        yield from _middle([_told(measured(name), {}) for _ in range(_RECORDINGS)])
+        yield from _medians([_printed(measured(name), {}) for _ in range(_RECORDINGS)])
 
 
 def _record() -> None:
     record = read_record()
-    recorded = {ratio.name: round(ratio.value, 3) for ratio in _middle_of_all()}
+    recorded = {ratio.name: round(ratio.value, 3) for ratio in _medians_of_all()}
     record = msgspec.structs.replace(record, recorded=recorded)
     RECORD.write_text(json.dumps(msgspec.to_builtins(record), indent=2) + "\n")
 
@@ -197,7 +201,7 @@ def has_grown_too_much(ratio: Ratio, before: Mapping[str, float]) -> bool:
 
 def _compare(before: Mapping[str, float]) -> bool:
     """Print the change of every line; return whether all are within their limits."""
-    ratios = list(_middle_of_all())
+    ratios = list(_medians_of_all())
     click.echo("")
     for ratio in ratios:
         click.echo(change_line(ratio, before))
@@ -223,7 +227,7 @@ def _guard(recorded: Mapping[str, float]) -> bool:
 )
 def main(record: bool, against: str) -> None:
     """Fail if the cost of a tick, a claim or a next instant has grown by more than a quarter."""
-    _share_one_core()
+    _pin_to_one_core()
     if record:
         _record()
         return

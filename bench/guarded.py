@@ -62,14 +62,14 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Performs one round: sets up, works, cleans up. Only the work is counted.
-Way = Callable[[], Cost]
+Round = Callable[[], Cost]
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """An operation of the package and its bare loop, for the same number of units."""
 
-    ours: Way
-    bare: Way
+    ours: Round
+    bare: Round
 
 
 def _client_cost(work: Callable[[], object]) -> Cost:
@@ -164,7 +164,7 @@ def _tick_planned_ahead() -> Iterator[Pair]:
         yield Pair(ours=ours, bare=_bare_dispatch(ground))
 
 
-def _bare_dispatch(ground: _Ground) -> Way:
+def _bare_dispatch(ground: _Ground) -> Round:
     """Decode jobs, encode messages, and pass batches of them to a plain Lua loop."""
     script = ground.database.client.register_script(BARE_LUA)
     message, keys = json.loads(ground.message), ["bare:queue", "bare:due", "bare:runs"]
@@ -204,7 +204,7 @@ def _claim_and_finish() -> Iterator[Pair]:
         yield Pair(ours=ours, bare=_bare_steps(ground))
 
 
-def _bare_steps(ground: _Ground) -> Way:
+def _bare_steps(ground: _Ground) -> Round:
     """Call a plain script twice for each run."""
     script = ground.database.client.register_script(_BARE_STEP)
 
@@ -249,7 +249,7 @@ def _plain_message() -> Iterator[Pair]:
             fields["headers"]["id"] = f"{RUN_ID}-{number}"
             json.dumps(fields)
 
-    yield Pair(ours=lambda: _client_cost(_often(build)), bare=lambda: _client_cost(bare))
+    yield Pair(ours=lambda: _client_cost(_repeated(build)), bare=lambda: _client_cost(bare))
 
 
 @contextmanager
@@ -259,17 +259,17 @@ def _built_message() -> Iterator[Pair]:
     with applying(app, OWN_CODE) as apply_async:
         build = building(app, OWN_CODE)
         yield Pair(
-            ours=lambda: _client_cost(_often(build)),
-            bare=lambda: _client_cost(_often(apply_async)),
+            ours=lambda: _client_cost(_repeated(build)),
+            bare=lambda: _client_cost(_repeated(apply_async)),
         )
 
 
-def _often(work: Callable[[], object]) -> Callable[[], None]:
-    def all_of_them() -> None:
+def _repeated(work: Callable[[], object]) -> Callable[[], None]:
+    def repeat() -> None:
         for _ in range(_MESSAGES):
             work()
 
-    return all_of_them
+    return repeat
 
 
 _MINUTES = tuple(range(0, 60, 10))

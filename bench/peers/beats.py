@@ -25,7 +25,7 @@ WARM_UP = 20
 #: A beat must be up this long before the instant; otherwise its start could make it late.
 _READY_BEFORE_SECONDS = 0.3
 _LEAD_FACTORS = (1, 2, 4)
-_LOOK_AT_RUNS_SECONDS = 0.01
+_POLL_RUNS_SECONDS = 0.01
 _SETTLE_SECONDS = 0.05
 
 
@@ -131,7 +131,7 @@ def _follow_runs(stage: Stage, count: int, *, lead_seconds: float, limit_seconds
             wanted=count,
             since=due,
             limit_seconds=limit_seconds,
-            look_seconds=_LOOK_AT_RUNS_SECONDS,
+            poll_seconds=_POLL_RUNS_SECONDS,
         )
         if span.last_ms is None:
             return span
@@ -144,4 +144,4 @@ def _wait_until_up(warmed_up: Callable[[], int], *, due: float) -> None:
     while warmed_up() < WARM_UP:
         if time.time() > due - _READY_BEFORE_SECONDS:
             raise _TooLate
-        time.sleep(_LOOK_AT_RUNS_SECONDS)
+        time.sleep(_POLL_RUNS_SECONDS)

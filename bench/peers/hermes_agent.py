@@ -18,7 +18,7 @@ from bench.server import BenchError, child, last_lines, run_to_end, wait_until
 _MODULE = "bench.peers.inside.hermes_tick"
 #: Steps for which the process in `inside/` leaves stamps.
 _STAMPS = ("began", "advanced", "dispatched", "started", "finished")
-_LOOK_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 _BEGIN_SECONDS = 120.0
 _IDLE_SECONDS = 600.0
 
@@ -50,7 +50,7 @@ class HermesAgent:
                     wanted=count,
                     since=began,
                     limit_seconds=limit_seconds,
-                    look_seconds=_LOOK_SECONDS,
+                    poll_seconds=_POLL_SECONDS,
                 )
             instants = {name: [i - began for i in stamps[name].read()] for name in _STAMPS}
         runs = _span(count, instants["started"], instants["finished"])

@@ -10,8 +10,8 @@ import msgspec
 
 #: Shortest interval between two polls. It grows with the elapsed time, so that polling costs a slow
 #: system little and a reading is wrong by at most 0.5 %.
-_LOOK_SECONDS = 0.001
-_LOOK_SHARE = 0.005
+_POLL_SECONDS = 0.001
+_POLL_SHARE = 0.005
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def within_limit(self) -> bool:
-        """Whether both spans finished within the limit."""
+        """True if both spans finished within the limit."""
         return self.dispatched.last_ms is not None and self.runs.last_ms is not None
 
 
@@ -61,7 +61,7 @@ def watch(
     wanted: int,
     since: float,
     limit_seconds: float,
-    look_seconds: float = _LOOK_SECONDS,
+    poll_seconds: float = _POLL_SECONDS,
 ) -> Span:
     """Poll a count until it reaches `wanted` or the limit has passed; return the span.
 
@@ -75,4 +75,4 @@ def watch(
         if reached >= wanted or passed > limit_seconds:
             last_ms = passed * 1000 if reached >= wanted else None
             return Span(wanted=wanted, reached=reached, first_ms=first_ms, last_ms=last_ms)
-        time.sleep(max(look_seconds, passed * _LOOK_SHARE))
+        time.sleep(max(poll_seconds, passed * _POLL_SHARE))

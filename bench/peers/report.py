@@ -64,7 +64,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """All figures of one run of the command."""
+    """The figures of one run of the command."""
 
     limit_seconds: float
     #: Name of the system with which all others are compared.

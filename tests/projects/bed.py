@@ -47,7 +47,7 @@ class Server(RedisServer):
         super().__init__(place, *options)
 
 
-class AServer(Protocol):
+class BedServer(Protocol):
     """The methods that a bed calls on its server."""
 
     url: str
@@ -66,11 +66,11 @@ class AServer(Protocol):
 class Bed:
     """Runs one project on a server of its own."""
 
-    def __init__(self, name: str, place: Path, *, server: AServer | None = None) -> None:
+    def __init__(self, name: str, place: Path, *, server: BedServer | None = None) -> None:
         """Prepare the project in folder `name` (also its `-A`); `place` is the test's directory."""
         self.name = name
         self.place = place
-        self.server: AServer = server or Server(place / "server")
+        self.server: BedServer = server or Server(place / "server")
         self.home = place / "home"
         (self.home / "scripts").mkdir(parents=True, exist_ok=True)
         library = place / "library"
@@ -160,7 +160,7 @@ class Bed:
 
     def run(self, job: str) -> str:
         """Wait until a job of that name exists, run it now, and return the run id."""
-        eventually(lambda: self._is_there(job), what=f"the job {job}")
+        eventually(lambda: self._job_exists(job), what=f"the job {job}")
         return self.cron().run(job)
 
     def cron(self) -> Client:
@@ -175,7 +175,7 @@ class Bed:
             )
         )
 
-    def _is_there(self, job: str) -> bool:
+    def _job_exists(self, job: str) -> bool:
         try:
             return bool(Jobs(self.database()).find(job))
         except LookupError:

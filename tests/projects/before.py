@@ -26,7 +26,7 @@ def shop(tmp_path: Path) -> Iterator[Bed]:
         yield shop
 
 
-def as_before(shop: Bed, *arguments: str) -> None:
+def run_old_command(shop: Bed, *arguments: str) -> None:
     """Run a command of 0.1.0 and wait until it has exited with 0."""
     command = shop.start(sys.executable, "-m", "hermes_celery", *arguments,
                          HERMES_REDIS_URL=shop.server.url, **shop.old)  # fmt: skip

@@ -40,8 +40,8 @@ def test_a_refused_declaration_is_shown_until_it_is_corrected(tmp_path: Path) ->
         states = [one["state"] for one in json.loads(bed.hermes("list", "--json").stdout)
                   if one["name"] == "was good"]  # fmt: skip
         assert sorted(states) == ["refused", "scheduled"]
-        _seen_everywhere(bed)
-        _not_changed_here(bed)
+        _assert_shown_everywhere(bed)
+        _assert_not_editable_here(bed)
         end(beat)
         bed.beat(MENDED="1")
         eventually(lambda: "sunny" not in listed(bed), what="the corrected declarations")
@@ -53,7 +53,7 @@ def test_a_refused_declaration_is_shown_until_it_is_corrected(tmp_path: Path) ->
         assert "declared" not in bed.hermes("doctor").stdout
 
 
-def _seen_everywhere(bed: Bed) -> None:
+def _assert_shown_everywhere(bed: Bed) -> None:
     text = "job 'never' of beat_schedule of app refused is refused: its option 'hermes' is"
     for verb in ("status", "doctor", "incidents"):
         assert text in bed.hermes(verb).stdout, verb
@@ -75,7 +75,7 @@ def _seen_everywhere(bed: Bed) -> None:
         assert f"may not work: {why}" in bed.hermes("doctor").stdout
 
 
-def _not_changed_here(bed: Bed) -> None:
+def _assert_not_editable_here(bed: Bed) -> None:
     edited = bed.hermes("edit", "nightly", "--schedule", "0 3 * * *")
     assert edited.stderr.startswith(
         "Error: job 'nightly' is declared in cron.add in module refused; change it there"

@@ -30,7 +30,7 @@ def ended(bed: Bed, job: str) -> Run:
     return bed.await_run(job, lambda run: run.state.is_final)
 
 
-def is_told(bed: Bed, run: Run) -> bool:
+def is_delivered(bed: Bed, run: Run) -> bool:
     """Return whether a run's outcome was delivered, or has no delivery."""
     found = bed.runs(run.job_name)[0].delivery
     return found is not DeliveryState.PENDING
@@ -39,7 +39,7 @@ def is_told(bed: Bed, run: Run) -> bool:
 def test_a_rejected_message_fails_its_run(bed: Bed) -> None:
     run = ended(bed, "reject")
     assert (run.state, run.error) == (RunState.FAILED, "its task rejected the message: not today")
-    eventually(lambda: is_told(bed, run), what="its incident")
+    eventually(lambda: is_delivered(bed, run), what="its incident")
     assert "not today" in bed.hermes("incidents").stdout
 
 

@@ -97,7 +97,7 @@ def ended(bed: Bed, job: str, run: Run, state: RunState) -> Run:
     return bed.await_run(job, lambda one: one.id == run.id and one.state is state)
 
 
-def without_ours(shown: dict[str, Any]) -> bool:
+def has_no_traceback(shown: dict[str, Any]) -> bool:
     return not shown["traceback"]
 
 
@@ -120,7 +120,7 @@ def test_a_failed_script_shows_its_exit_code_and_its_delivery_has_a_name_of_its_
     shown = flower.task(run.id, "FAILURE")
     assert shown["name"] == "script fails"
     assert shown["exception"] == "exit code 3: no space left"
-    assert without_ours(shown)
+    assert has_no_traceback(shown)
 
     delivery = flower.task(f"deliver-{run.id}", "SUCCESS")
     assert delivery["name"] == "deliver: script fails"
@@ -150,7 +150,7 @@ def test_a_timed_out_run_is_a_failure_that_names_the_timeout(bed: Bed, flower: F
     run = run_of(bed, "script hangs")
     shown = flower.task(run.id, "FAILURE")
     assert "timed out after 1s" in shown["exception"]
-    assert without_ours(shown)
+    assert has_no_traceback(shown)
     run = run_of(bed, "task hangs")
     assert "SoftTimeLimitExceeded" in flower.task(run.id, "FAILURE")["exception"]
 
@@ -178,7 +178,7 @@ def test_a_retried_run_is_a_retry_and_then_its_last_outcome(bed: Bed, flower: Fl
     run = run_of(bed, "script is tried again")
     shown = flower.task(run.id, "RETRY")
     assert shown["exception"] == "exit code 3: no space left"
-    assert without_ours(shown)
+    assert has_no_traceback(shown)
     ended(bed, "script is tried again", run, RunState.FAILED)
     last = eventually(
         lambda: [

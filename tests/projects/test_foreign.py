@@ -27,7 +27,7 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
         yield bed
 
 
-def plain(
+def foreign_worker(
     bed: Bed, *queues: str, app: str = "svc", name: str = "svc@host"
 ) -> subprocess.Popen[bytes]:
     """Start a worker that does not use the package."""
@@ -50,8 +50,8 @@ def make_due(bed: Bed, run: Run) -> None:
 
 def test_a_worker_without_the_hooks_executes_each_occurrence_once(bed: Bed) -> None:
     """Both another service, and the same project with a worker module that lacks `Cron(app)`."""
-    plain(bed, "svc")
-    plain(bed, "shop", app="without", name="shop@host")
+    foreign_worker(bed, "svc")
+    foreign_worker(bed, "shop", app="without", name="shop@host")
     bed.beat()
     bed.await_leader()
     bed.await_notes("tick", 6)
@@ -81,7 +81,7 @@ def test_a_worker_without_the_hooks_executes_each_occurrence_once(bed: Bed) -> N
 
 
 def test_a_worker_with_the_hooks_executes_sent_runs_once_and_their_retries(bed: Bed) -> None:
-    theirs = plain(bed, "svc", "both")
+    theirs = foreign_worker(bed, "svc", "both")
     bed.beat()
     bed.await_leader()
     eventually(lambda: len(sent(bed, "both")) >= 2, what="sent runs")
@@ -107,7 +107,7 @@ def test_a_worker_with_the_hooks_executes_sent_runs_once_and_their_retries(bed: 
 
 def test_a_message_taken_by_a_foreign_worker_is_not_pushed_again(bed: Bed) -> None:
     bed.worker("-Q", "both", "-n", "ours@host")
-    plain(bed, "both")
+    foreign_worker(bed, "both")
     bed.beat()
     bed.await_worker()
     bed.await_leader()
@@ -133,14 +133,14 @@ def test_messages_of_a_deleted_queue_are_pushed_again_and_executed_once(bed: Bed
         what="its message on the queue again",
     )
     assert bed.await_run("tick", lambda one: one.id == run.id).state is RunState.QUEUED
-    plain(bed, "svc")
+    foreign_worker(bed, "svc")
     bed.await_run("tick", lambda one: one.id == run.id and one.state is RunState.SENT)
     assert len([1 for note in bed.notes("tick") if run.id in note[1]]) == 1
 
 
 def test_a_project_with_its_own_schedules_executes_another_projects_runs_once(bed: Bed) -> None:
-    """Its workers have the hooks, but in another namespace, which has no record of the run."""
-    theirs = plain(bed, "svc", app="neighbour", name="neighbour@host")
+    """The other project's workers have the hooks, but their namespace has no record of the run."""
+    theirs = foreign_worker(bed, "svc", app="neighbour", name="neighbour@host")
     bed.beat()
     bed.await_leader()
     bed.await_notes("tick", 2)

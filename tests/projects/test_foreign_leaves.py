@@ -10,7 +10,7 @@ import pytest
 
 from hermes_celery.core.run import RunState
 from tests.projects.bed import Bed
-from tests.projects.test_foreign import make_due, plain
+from tests.projects.test_foreign import foreign_worker, make_due
 from tests.support import eventually
 
 pytestmark = pytest.mark.system
@@ -26,7 +26,7 @@ def test_messages_taken_by_a_foreign_worker_that_left_are_not_executed_again(
         bed.await_worker()
         bed.await_leader()
         bed.await_notes("mixed-ours", 2)
-        theirs = plain(bed, "mixed")
+        theirs = foreign_worker(bed, "mixed")
         database = bed.database()
         eventually(
             lambda: "mixed" in database.call("HGETALL", database.keys.foreign),

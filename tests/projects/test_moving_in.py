@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.projects.bed import Bed
-from tests.projects.before import as_before, end, incidents, listed, shop, started
+from tests.projects.before import end, incidents, listed, run_old_command, shop, started
 from tests.support import eventually
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
@@ -16,11 +16,11 @@ __all__ = ["shop"]  # a fixture
 def test_the_projects_jobs_and_runs_of_0_1_0_move_to_its_own_namespace(shop: Bed) -> None:
     worker, beat = shop.worker(**shop.old), shop.beat(**shop.old)
     shop.await_notes("stock", 2)
-    as_before(shop, "add", "every 1h", "--task", "shop.report", "--name", "by hand")
-    as_before(shop, "add", "every 1h", "--task", "mail.send", "--name", "of another")
-    as_before(shop, "add", "every 1h", "--script", "b.sh", "--no-agent", "--name", "backup",
+    run_old_command(shop, "add", "every 1h", "--task", "shop.report", "--name", "by hand")
+    run_old_command(shop, "add", "every 1h", "--task", "mail.send", "--name", "of another")
+    run_old_command(shop, "add", "every 1h", "--script", "b.sh", "--no-agent", "--name", "backup",
               "--elsewhere")  # fmt: skip
-    as_before(shop, "pause", "nightly")
+    run_old_command(shop, "pause", "nightly")
     end(beat)
     end(worker)
     before = started(shop)

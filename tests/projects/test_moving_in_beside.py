@@ -28,17 +28,17 @@ def test_jobs_keep_running_and_no_run_starts_twice_beside_programs_of_0_1_0(shop
     assert listed(shop) == {}
     assert "others on this server are hermes" in shop.hermes("list").stdout
     end(beat)
-    _goes_on(shop)
+    _await_more_runs(shop)
     end(worker)
-    _goes_on(shop)
+    _await_more_runs(shop)
     eventually(lambda: "stock" in listed(shop), what="the moved job")
-    _goes_on(shop)
+    _await_more_runs(shop)
     # A beat of 0.1.0 that returns dispatches nothing.
     back = shop.beat(**shop.old)
     eventually(
         lambda: hermes(shop).call("GET", Keys().lease), what="the leadership of the old beat"
     )
-    _goes_on(shop)
+    _await_more_runs(shop)
     end(back)
     assert listed(shop, "hermes") == {}
     ids = started(shop)
@@ -47,6 +47,6 @@ def test_jobs_keep_running_and_no_run_starts_twice_beside_programs_of_0_1_0(shop
     assert max(b - a for a, b in pairwise(dues)) <= 5000
 
 
-def _goes_on(shop: Bed) -> None:
+def _await_more_runs(shop: Bed) -> None:
     before = len(started(shop))
     eventually(lambda: len(started(shop)) >= before + 4, what="more runs")

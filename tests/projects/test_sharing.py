@@ -26,7 +26,7 @@ def test_two_projects_on_one_database_run_beside_each_other(tmp_path: Path) -> N
             blog.await_run("digest", lambda run: run.state is RunState.SUCCEEDED)
             listed = json.loads(shop.hermes("list", "--json").stdout)
             assert {job["name"] for job in listed} == {"stock", "nightly"}
-            _by_app(blog)
+            _assert_app_option_finds_the_project(blog)
             hint = "no jobs in namespace 'hermes'; others on this server are blog, shop: "
             assert hint in shop.command("list").stdout
             lost = shop.command("run", "nightly").stderr
@@ -41,7 +41,7 @@ def test_two_projects_on_one_database_run_beside_each_other(tmp_path: Path) -> N
             blog.end()
 
 
-def _by_app(blog: Bed) -> None:
+def _assert_app_option_finds_the_project(blog: Bed) -> None:
     """Assert that `-A` finds a project in the working directory, as Celery does."""
     listed = blog.command("-A", "blog", "list", "--json")
     assert {job["name"] for job in json.loads(listed.stdout)} == {"digest"}, listed.stderr

@@ -25,7 +25,7 @@ SPOILT = (
 )
 
 
-def _is_mended(database: Database, key: str) -> bool:
+def _is_moved_away(database: Database, key: str) -> bool:
     return bool(database.call("TYPE", key) != "string")
 
 
@@ -40,7 +40,7 @@ def test_workers_recover_from_broker_keys_of_a_wrong_type(tmp_path: Path) -> Non
             database.call("SET", key, "garbage")
         database.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         for key in SPOILT:
-            eventually(partial(_is_mended, database, key), what=f"the removal of {key}")
+            eventually(partial(_is_moved_away, database, key), what=f"the removal of {key}")
         before = len(bed.notes("tick"))
         bed.await_notes("tick", before + 3)
         told = bed.hermes("incidents").stdout

@@ -31,7 +31,7 @@ def bed(tmp_path: Path, certificates: Certificates) -> Iterator[Bed]:
         yield bed
 
 
-def both(bed: Bed, case: str, broker: str, use_ssl: object) -> subprocess.Popen[bytes]:
+def worker_with_beat(bed: Bed, case: str, broker: str, use_ssl: object) -> subprocess.Popen[bytes]:
     """Start a worker with an embedded beat."""
     return bed.worker(
         "-B", "--scheduler", "hermes_celery.beat:CronScheduler", "-c", "1", "-n", f"{case}@%h",
@@ -54,7 +54,7 @@ def test_every_spelling_of_tls_settings_that_celery_accepts_works(
         "ca-in-url": (f"rediss://{at}/5?ssl_cert_reqs=required&ssl_ca_certs={ca}", None),
         "flag-and-ca": (f"rediss://{at}/6?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={ca}", None),
     }  # fmt: skip
-    running = {case: both(bed, case, *given) for case, given in cases.items()}
+    running = {case: worker_with_beat(bed, case, *given) for case, given in cases.items()}
 
     def missing() -> set[str]:
         return set(cases) - {words[1] for words in bed.notes("tick")}
@@ -74,9 +74,9 @@ def test_a_server_that_asks_for_a_client_certificate_gets_it(
     with Bed("secure", tmp_path, server=server) as bed:
         broker = f"rediss://localhost:{server.port}/0"
         with_it = {**trust, "ssl_certfile": certificate, "ssl_keyfile": key}
-        both(bed, "client", broker, with_it)
+        worker_with_beat(bed, "client", broker, with_it)
         bed.await_notes("tick")
-        without = both(bed, "without", broker, trust)
+        without = worker_with_beat(bed, "without", broker, trust)
         said = refusal(bed, without)
     assert "broker_use_ssl" in said
     assert "certificate" in said.lower()
@@ -87,19 +87,19 @@ def test_wrong_certificates_end_the_start_and_the_error_names_the_setting(
 ) -> None:
     broker = f"rediss://localhost:{bed.server.port}/0"
     started = {
-        "another authority": both(
+        "another authority": worker_with_beat(
             bed, "stranger", broker,
             {"ssl_cert_reqs": "CERT_REQUIRED", "ssl_ca_certs": str(certificates.stranger)},
         ),
-        "no such file": both(
+        "no such file": worker_with_beat(
             bed, "absent", broker, {"ssl_cert_reqs": "CERT_REQUIRED", "ssl_ca_certs": "/no.pem"}
         ),
-        "another name": both(
+        "another name": worker_with_beat(
             bed, "name", broker.replace("localhost", "127.0.0.1"),
             {"ssl_cert_reqs": "CERT_REQUIRED", "ssl_ca_certs": str(certificates.authority)},
         ),
-        "no dict": both(bed, "true", broker, True),
-        "another broker's": both(bed, "other", broker, {"cert_reqs": "CERT_NONE"}),
+        "no dict": worker_with_beat(bed, "true", broker, True),
+        "another broker's": worker_with_beat(bed, "other", broker, {"cert_reqs": "CERT_NONE"}),
     }  # fmt: skip
     for case, process in started.items():
         said = refusal(bed, process)
@@ -115,7 +115,7 @@ def test_a_certificate_for_another_name_is_accepted_if_the_project_disables_the_
         "ssl_cert_reqs": "CERT_REQUIRED", "ssl_ca_certs": str(certificates.authority),
         "ssl_check_hostname": False,
     }  # fmt: skip
-    both(bed, "name", f"rediss://127.0.0.1:{bed.server.port}/0", unchecked)
+    worker_with_beat(bed, "name", f"rediss://127.0.0.1:{bed.server.port}/0", unchecked)
     bed.await_notes("tick")
 
 

@@ -27,7 +27,7 @@ def test_a_deleted_declared_job_is_restored_and_any_other_deleted_job_is_reporte
         mark = database.call("GET", keys.mark)
 
         database.call("DEL", keys.job(tick))
-        _comes_back(bed, tick)
+        _await_restored(bed, tick)
         named = next(one for one in incidents.open() if one.id == f"broken-job:{tick}")
         assert named.job_name == "tick"
         assert "the beat stores it again" in named.text
@@ -37,7 +37,7 @@ def test_a_deleted_declared_job_is_restored_and_any_other_deleted_job_is_reporte
         database.call("SET", keys.job(tick), "garbage")
         database.call("DEL", keys.job(nightly), keys.mark)
         database.call("HSET", keys.mark, "a", "b")
-        _comes_back(bed, tick)
+        _await_restored(bed, tick)
         gone = eventually(
             lambda: [one for one in incidents.open() if one.kind is TroubleKind.GONE],
             what="the incident about the deleted job",
@@ -62,7 +62,7 @@ def test_a_deleted_declared_job_is_restored_and_any_other_deleted_job_is_reporte
         assert "lost its data" not in bed.hermes("doctor").stdout
 
 
-def _comes_back(bed: Bed, job_id: str) -> None:
+def _await_restored(bed: Bed, job_id: str) -> None:
     database = bed.database()
     eventually(
         lambda: database.call("TYPE", database.keys.job(job_id)) == "hash",

@@ -48,7 +48,7 @@ def agents(
     return cron
 
 
-def asked(cron: Client, **fields: Any) -> Run:
+def run_agent_job(cron: Client, **fields: Any) -> Run:
     """Add an agent job, run it, and return the finished run."""
     job = cron.add(JobRequest(schedule="every 1h", name=fields.pop("name", "ask"), **fields))
     return ended(cron, cron.run(job.id))
@@ -60,7 +60,7 @@ def ended(cron: Client, run_id: str) -> Run:
 
 
 def test_an_answer_is_the_output_and_its_tokens_are_kept(agents: Client, model: Model) -> None:
-    run = asked(agents, prompt="Say hello")
+    run = run_agent_job(agents, prompt="Say hello")
     assert (run.state, run.error) == (RunState.SUCCEEDED, None)
     assert agents.runs.output(run.id).decode() == "hello from the model\n"
     assert (run.tokens, run.cost_usd) == (750, 0.0)
@@ -76,7 +76,7 @@ def test_collected_data_other_jobs_and_skills_are_put_into_the_prompt(
     ended(agents, agents.run(agents.add(script_job("every 1h", "data.sh")).id))
     (home / "skills" / "news" / "brief").mkdir(parents=True)
     (home / "skills" / "news" / "brief" / "SKILL.md").write_text("Be brief.", encoding="utf-8")
-    run = asked(
+    run = run_agent_job(
         agents,
         prompt="Report",
         script="data.sh",
@@ -106,7 +106,7 @@ def test_silence_is_a_success_and_a_blank_answer_is_not(
     agents: Client, model: Model, answer: str, state: RunState, delivery: DeliveryState | None
 ) -> None:
     model.answer = answer
-    run = asked(agents, prompt="Anything new?")
+    run = run_agent_job(agents, prompt="Anything new?")
     assert run.state is state
     if delivery is not None:
         assert run.delivery is delivery
@@ -118,7 +118,7 @@ def test_a_provider_that_refuses_fails_the_run_although_the_exit_code_is_zero(
     agents: Client, model: Model
 ) -> None:
     model.status = 401
-    run = asked(agents, prompt="Say hello")
+    run = run_agent_job(agents, prompt="Say hello")
     assert run.state is RunState.FAILED
     assert "401" in (run.error or "")
 
@@ -127,14 +127,14 @@ def test_a_script_can_keep_the_agent_asleep_and_its_failure_is_reported(
     agents: Client, model: Model, home: Path
 ) -> None:
     script(home, "gate.sh", "echo '{\"wakeAgent\": false}'")
-    run = asked(agents, prompt="Report", script="gate.sh")
+    run = run_agent_job(agents, prompt="Report", script="gate.sh")
     assert (run.state, run.delivery) == (RunState.SUCCEEDED, DeliveryState.SILENT)
     script(home, "quiet.sh", ":")
-    run = asked(agents, prompt="Report", script="quiet.sh")
+    run = run_agent_job(agents, prompt="Report", script="quiet.sh")
     assert (run.state, run.delivery) == (RunState.SUCCEEDED, DeliveryState.SILENT)
     assert model.asked == []
     script(home, "fail.sh", "echo bad >&2; exit 3")
-    run = asked(agents, prompt="Report", script="fail.sh")
+    run = run_agent_job(agents, prompt="Report", script="fail.sh")
     assert run.state is RunState.SUCCEEDED
     assert "## Script Error" in model.prompt()
     assert "Script exited with code 3\nstderr:\nbad" in model.prompt()
@@ -163,7 +163,7 @@ def test_without_the_program_the_run_says_how_to_get_it(
 ) -> None:
     processes.celery("worker", HERMES_CELERY_AGENT_COMMAND="no-such-agent {prompt}")
     await_worker(valkey)
-    run = asked(cron, prompt="Say hello")
+    run = run_agent_job(cron, prompt="Say hello")
     assert run.state is RunState.FAILED
     assert "'no-such-agent' is not on this worker; install it" in (run.error or "")
     assert EMPTY_ANSWER not in (run.error or "")

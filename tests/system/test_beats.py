@@ -52,7 +52,7 @@ def gaps(runs: list[Run]) -> list[timedelta]:
     return [later - earlier for earlier, later in pairwise(instants)]
 
 
-def none_twice(home: Path) -> bool:
+def no_run_started_twice(home: Path) -> bool:
     starts = (home / "scripts" / "starts").read_text().split()
     return max(Counter(starts).values()) == 1
 
@@ -72,7 +72,7 @@ def test_a_killed_leader_is_replaced_within_one_lease(
     eventually(lambda: another_leads(valkey, beats[0]), what="another leader")
     seen = len(succeeded(cron, job_id))
     eventually(lambda: len(succeeded(cron, job_id)) >= seen + 2, what="two more runs")
-    assert none_twice(home)
+    assert no_run_started_twice(home)
     # A lease lasts 0.9 s, so at most one occurrence waits for it to expire.
     assert max(gaps(cron.latest_runs(job_id, limit=1000))) <= timedelta(seconds=1)
 
@@ -96,7 +96,7 @@ def test_a_leader_frozen_past_its_term_changes_nothing_when_it_wakes(
     eventually(lambda: len(succeeded(cron, job_id)) >= seen + 2, what="two more runs")
     assert int(valkey.call("GET", valkey.keys.term)) == term + 1
     assert another_leads(valkey, beats[0])
-    assert none_twice(home)
+    assert no_run_started_twice(home)
 
 
 def test_every_occurrence_has_its_record_whatever_happens_to_beats(
@@ -121,4 +121,4 @@ def test_every_occurrence_has_its_record_whatever_happens_to_beats(
     spans = [run.reason for run in runs if (run.reason or "").startswith("missed")]
     if not spans:
         assert set(gaps(runs)) == {timedelta(seconds=1)}
-    assert none_twice(home)
+    assert no_run_started_twice(home)

@@ -42,7 +42,7 @@ def delivered(cron: Client, run_id: str, state: DeliveryState = DeliveryState.DE
     )
 
 
-def told(processes: Processes, *arguments: str) -> Any:
+def json_of(processes: Processes, *arguments: str) -> Any:
     done = processes.hermes(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -67,7 +67,7 @@ def test_output_and_failures_are_delivered_and_commands_show_it(
         delivered(cron, run_id)
         assert http.messages == ["hello"]
         assert len(smtp.mails) == 1
-    parts = told(processes, "logs", run_id)["deliveries"]
+    parts = json_of(processes, "logs", run_id)["deliveries"]
     assert [(part["target"], part["state"]) for part in parts] == [
         ("ops", "delivered"), ("mail", "delivered"),
     ]  # fmt: skip
@@ -78,10 +78,10 @@ def test_output_and_failures_are_delivered_and_commands_show_it(
     delivered(cron, failed)
     assert "disk full" in http.messages[-1]
     assert f"→ hermes-celery logs {failed}" in http.messages[-1]
-    (incident,) = told(processes, "incidents")
+    (incident,) = json_of(processes, "incidents")
     assert (incident["count"], incident["job_name"]) == (1, "bad.sh")
     assert processes.hermes("incidents", "ack", incident["id"]).returncode == 0
-    assert told(processes, "incidents")[0]["acked_at"] is not None
+    assert json_of(processes, "incidents")[0]["acked_at"] is not None
     assert processes.hermes("incidents", "ack", "no-such").returncode == 1
 
 
@@ -125,7 +125,7 @@ def test_a_failed_delivery_is_retried_and_can_be_sent_again_by_hand(
     cron.edit(job.id, {"deliver": "telegram"})
     lost = cron.run(job.id)
     delivered(cron, lost, DeliveryState.FAILED)
-    shown = told(processes, "show", job.id)
+    shown = json_of(processes, "show", job.id)
     assert (shown["last_status"], shown["last_delivery_error"]) == (
         "delivery_failed",
         "no delivery target resolved for deliver=telegram",
@@ -138,7 +138,7 @@ def test_a_failed_delivery_is_retried_and_can_be_sent_again_by_hand(
     assert again.returncode == 0, again.stderr
     delivered(cron, lost)
     assert http.messages[-1] == "unreachable"
-    assert told(processes, "show", job.id)["last_status"] == "ok"
+    assert json_of(processes, "show", job.id)["last_status"] == "ok"
 
 
 def test_a_worker_killed_between_sending_and_recording_makes_at_most_one_duplicate(
@@ -182,7 +182,7 @@ def test_an_impossible_target_is_refused_when_the_job_is_added(
     assert refused.returncode == 1
     assert why in refused.stderr
     assert "tok-en-secret" not in refused.stderr
-    assert told(processes, "list") == []
+    assert json_of(processes, "list") == []
 
 
 def test_a_url_with_a_secret_causes_a_warning_and_is_masked_everywhere(
@@ -216,5 +216,5 @@ def test_a_beat_reports_waiting_work_without_any_worker(
         seconds=60,
         what="the alert",
     )
-    (incident,) = told(processes, "incidents")
+    (incident,) = json_of(processes, "incidents")
     assert incident["kind"] == "workers"

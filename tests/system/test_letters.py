@@ -30,7 +30,7 @@ _HARMLESS = {"a session that is a number", "an eta beyond the calendar",
              "an unknown encoding"}  # fmt: skip
 
 
-class Bench:
+class Harness:
     """Starts workers, pushes raw messages, and checks that a worker still performs runs."""
 
     def __init__(self, processes: Processes, database: Database, cron: Client, home: Path) -> None:
@@ -51,91 +51,91 @@ class Bench:
         """Push a raw message to the default queue."""
         self.database.call("LPUSH", self.database.keys.default_queue, raw)
 
-    def works(self, worker: subprocess.Popen[bytes], after: object = None) -> None:
+    def assert_works(self, worker: subprocess.Popen[bytes], after: object = None) -> None:
         """Assert that this worker process still performs a run."""
         run_id = self._cron.run(self._job_id)
 
-        def is_over() -> bool:
+        def is_finished() -> bool:
             assert worker.poll() is None, (after, self._processes.log(worker)[-3000:])
             return self._cron.runs.get(run_id).state.is_final
 
-        eventually(is_over, what=f"a run after {after}")
+        eventually(is_finished, what=f"a run after {after}")
         assert self._cron.runs.get(run_id).state is RunState.SUCCEEDED, after
 
 
 @pytest.fixture
-def bench(processes: Processes, valkey: Database, cron: Client, home: Path) -> Bench:
-    return Bench(processes, valkey, cron, home)
+def harness(processes: Processes, valkey: Database, cron: Client, home: Path) -> Harness:
+    return Harness(processes, valkey, cron, home)
 
 
 @pytest.mark.parametrize("pool", _POOLS)
-def test_a_worker_continues_after_several_malformed_messages(bench: Bench, pool: str) -> None:
-    worker = bench.worker("--pool", pool)
+def test_a_worker_continues_after_several_malformed_messages(harness: Harness, pool: str) -> None:
+    worker = harness.worker("--pool", pool)
     for _ in range(3):
         for name in SELECTION:
-            bench.push(corpus()[name])
-    bench.works(worker, "the selection")
-    assert bench.letters.total() == 3 * len(SELECTION)
-    whys = [letter.why for letter in bench.letters.latest(limit=len(SELECTION))]
+            harness.push(corpus()[name])
+    harness.assert_works(worker, "the selection")
+    assert harness.letters.total() == 3 * len(SELECTION)
+    whys = [letter.why for letter in harness.letters.latest(limit=len(SELECTION))]
     assert whys[0] == "its task 'no.such.task' is not registered on this worker"
-    assert all(letter.worker.endswith(f":{worker.pid}") for letter in bench.letters.latest())
+    assert all(letter.worker.endswith(f":{worker.pid}") for letter in harness.letters.latest())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("pool", _POOLS)
-def test_a_worker_continues_after_each_malformed_message(bench: Bench, pool: str) -> None:
-    worker = bench.worker("--pool", pool)
+def test_a_worker_continues_after_each_malformed_message(harness: Harness, pool: str) -> None:
+    worker = harness.worker("--pool", pool)
     harmless = set()
     for name, raw in corpus().items():
-        before = bench.letters.total()
-        bench.push(raw)
-        bench.works(worker, name)
-        if bench.letters.total() == before:
+        before = harness.letters.total()
+        harness.push(raw)
+        harness.assert_works(worker, name)
+        if harness.letters.total() == before:
             harmless.add(name)
     assert harmless == _HARMLESS
     for raw in corpus().values():
-        bench.push(raw)
-    bench.works(worker, "all of them together")
-    assert bench.letters.total() == 2 * (len(corpus()) - len(harmless))
-    unacked = bench.database.call("HVALS", "unacked")
-    assert not [raw for raw in unacked if bench.database.keys.namespace in raw]
+        harness.push(raw)
+    harness.assert_works(worker, "all of them together")
+    assert harness.letters.total() == 2 * (len(corpus()) - len(harmless))
+    unacked = harness.database.call("HVALS", "unacked")
+    assert not [raw for raw in unacked if harness.database.keys.namespace in raw]
 
 
-def test_malformed_messages_cost_no_pause(bench: Bench) -> None:
+def test_malformed_messages_cost_no_pause(harness: Harness) -> None:
     """If Celery took a message for a lost connection, it would log that and pause for a second."""
-    worker = bench.worker()
+    worker = harness.worker()
     for name in SELECTION * 20:
-        bench.push(corpus()[name])
-    bench.works(worker, "many")
-    log = bench._processes.log(worker)
+        harness.push(corpus()[name])
+    harness.assert_works(worker, "many")
+    log = harness._processes.log(worker)
     assert "Connection to broker lost" not in log
     assert log.count("letter.kept") == 1
 
 
-def test_malformed_broadcasts_end_no_worker(bench: Bench) -> None:
-    worker = bench.worker()
+def test_malformed_broadcasts_end_no_worker(harness: Harness) -> None:
+    worker = harness.worker()
     exchanges = ("celery.pidbox", "celeryev/worker.heartbeat")
     for exchange in exchanges:
         for name in (*SELECTION, "null", "deep nesting", "properties are null"):
-            bench.database.call("PUBLISH", f"/0.{exchange}", corpus()[name])
-    bench.works(worker, "broadcasts")
-    assert "(broadcast) celery.pidbox" in {letter.queue for letter in bench.letters.latest()}
+            harness.database.call("PUBLISH", f"/0.{exchange}", corpus()[name])
+    harness.assert_works(worker, "broadcasts")
+    assert "(broadcast) celery.pidbox" in {letter.queue for letter in harness.letters.latest()}
 
 
 def test_a_run_whose_message_is_malformed_each_time_fails_with_the_reason(
-    bench: Bench, cron: Client, valkey: Database
+    harness: Harness, cron: Client, valkey: Database
 ) -> None:
-    run_id = cron.run(bench._job_id)
+    run_id = cron.run(harness._job_id)
     queue = valkey.keys.default_queue
     message = json.loads(valkey.call("LPOP", queue))
     message["headers"]["timelimit"] = "soon"
-    worker = bench.worker()
+    worker = harness.worker()
     for _ in range(2):
-        bench.push(json.dumps(message).encode())
-    bench.works(worker, "two broken messages")
+        harness.push(json.dumps(message).encode())
+    harness.assert_works(worker, "two broken messages")
     assert cron.runs.get(run_id).state is RunState.QUEUED
-    bench.push(json.dumps(message).encode())
+    harness.push(json.dumps(message).encode())
     eventually(lambda: cron.runs.get(run_id).state.is_final, what="the failed run")
     run = cron.runs.get(run_id)
     assert run.state is RunState.FAILED
@@ -169,18 +169,18 @@ def own_server(tmp_path: Path, environment: dict[str, str]) -> Iterator[Database
 
 
 @pytest.fixture
-def own_bench(
+def own_harness(
     own_server: Database, processes: Processes, environment: Mapping[str, str], home: Path
-) -> Bench:
-    return Bench(processes, own_server, open_cron(read_settings(dict(environment))), home)
+) -> Harness:
+    return Harness(processes, own_server, open_cron(read_settings(dict(environment))), home)
 
 
 @pytest.mark.parametrize("stale", ["yes", "no"])
 def test_beat_and_worker_continue_after_their_server_was_a_replica(
-    own_bench: Bench, own_server: Database, processes: Processes, cron: Client, stale: str
+    own_harness: Harness, own_server: Database, processes: Processes, cron: Client, stale: str
 ) -> None:
     """A replica answers READONLY, or MASTERDOWN without stale data; BRPOP ends with UNBLOCKED."""
-    beat, worker = processes.celery("beat"), own_bench.worker()
+    beat, worker = processes.celery("beat"), own_harness.worker()
     await_leader(own_server)
     job_id = cron.add(script_job("every 1s", "hi.sh")).id
     eventually(lambda: cron.latest_runs(job_id, state=RunState.SUCCEEDED), what="a run")
@@ -210,9 +210,9 @@ def test_beat_and_worker_continue_after_their_server_was_a_replica(
 
 
 def test_a_worker_continues_after_its_blocking_read_was_refused(
-    own_bench: Bench, own_server: Database, processes: Processes
+    own_harness: Harness, own_server: Database, processes: Processes
 ) -> None:
-    worker = own_bench.worker()
+    worker = own_harness.worker()
     lost = "Connection to broker lost"
 
     def unblock() -> bool:
@@ -222,11 +222,11 @@ def test_a_worker_continues_after_its_blocking_read_was_refused(
         return lost in processes.log(worker)
 
     eventually(unblock, what="a blocking read ended with an error")
-    own_bench.works(worker, "UNBLOCKED")
+    own_harness.assert_works(worker, "UNBLOCKED")
     own_server.call("SET", own_server.keys.delivery_queue, "no list")
     eventually(lambda: processes.log(worker).count(lost) >= 2, what="a refused read")
     own_server.call("DEL", own_server.keys.delivery_queue)
-    own_bench.works(worker, "WRONGTYPE")
+    own_harness.assert_works(worker, "WRONGTYPE")
 
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
@@ -261,11 +261,11 @@ def test_a_worker_with_too_few_open_files_for_its_slots_names_the_limit_and_exit
 
 
 def test_a_soft_limit_of_open_files_is_raised_as_far_as_needed(
-    processes: Processes, bench: Bench, valkey: Database
+    processes: Processes, harness: Harness, valkey: Database
 ) -> None:
     worker = limited(processes, "-Sn 60", "--concurrency", "8")
     await_worker(valkey)
-    bench.works(worker)
+    harness.assert_works(worker)
     limits = Path(f"/proc/{worker.pid}/limits").read_text()
     (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
     assert line.split()[3] == "128"
@@ -280,9 +280,9 @@ def test_a_worker_that_runs_out_of_open_files_exits_with_an_error(
 
 
 def test_each_message_of_the_corpus_is_malformed_in_one_place_only(
-    bench: Bench, valkey: Database
+    harness: Harness, valkey: Database
 ) -> None:
-    worker = bench.worker()
-    bench.push(json.dumps(good()).encode())
-    bench.works(worker, "a good message")
-    assert bench.letters.total() == 0
+    worker = harness.worker()
+    harness.push(json.dumps(good()).encode())
+    harness.assert_works(worker, "a good message")
+    assert harness.letters.total() == 0

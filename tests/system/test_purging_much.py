@@ -24,7 +24,7 @@ pytestmark = pytest.mark.system
 _MESSAGES, _ROOM = 2_000, 600
 
 
-class Counting:
+class CountingDeliveries:
     """Records in the store that a delivery was given up."""
 
     def __init__(self, database: Database) -> None:
@@ -34,7 +34,7 @@ class Counting:
         self._database.call("SADD", "{any}:purged", delivery_id)
 
 
-class Away:
+class UnavailableDeliveries:
     """Raises StoreUnavailable for every write."""
 
     def give_up(self, delivery_id: str, why: str) -> None:
@@ -42,7 +42,10 @@ class Away:
 
 
 def purge(
-    environment: dict[str, str], valkey: Database, ends: Counting | Away, writes: BackgroundWrites
+    environment: dict[str, str],
+    valkey: Database,
+    ends: CountingDeliveries | UnavailableDeliveries,
+    writes: BackgroundWrites,
 ) -> None:
     run_ender = RunEnder(Runs(valkey), deliveries=lambda: ends, writes=writes, clock=HandClock())
     broker = make_app(read_settings(environment)).conf.broker_url
@@ -62,7 +65,7 @@ def test_each_message_of_a_large_purge_is_recorded(
     environment: dict[str, str], valkey: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, logger="hermes_celery"):
-        purge(environment, valkey, Counting(valkey), BackgroundWrites(most=_ROOM))
+        purge(environment, valkey, CountingDeliveries(valkey), BackgroundWrites(most=_ROOM))
     try:
         assert valkey.call("SCARD", "{any}:purged") == _MESSAGES
     finally:
@@ -75,7 +78,7 @@ def test_a_purge_that_could_not_be_recorded_is_logged(
 ) -> None:
     writes = BackgroundWrites(pause=lambda seconds: None, patience_seconds=0.0)
     with caplog.at_level(logging.ERROR, logger="hermes_celery"):
-        purge(environment, valkey, Away(), writes)
+        purge(environment, valkey, UnavailableDeliveries(), writes)
     assert [line for line in caplog.messages if line.startswith("purge.not_noted")]
 
 

@@ -54,7 +54,7 @@ def note(self, word):
     return word
 """
 #: Runs every occurrence, even if the tick is late or an earlier run is still running.
-_EACH = Policy(catch_up=CatchUp.ALL, overlap=Overlap.ALLOW, max_active=100)
+_EVERY_OCCURRENCE = Policy(catch_up=CatchUp.ALL, overlap=Overlap.ALLOW, max_active=100)
 _PERIOD = timedelta(seconds=1)
 
 
@@ -95,7 +95,7 @@ class Fleet:
         eventually(is_there, what=f"a worker: {version}")
         return process, name
 
-    def typed(self, version: Version, *arguments: str) -> Any:
+    def json_output(self, version: Version, *arguments: str) -> Any:
         """Run a command with `--json` and return its decoded output; it must succeed."""
         done = subprocess.run(
             [sys.executable, "-m", "hermes_celery", *arguments, "--json"],
@@ -175,7 +175,7 @@ def receiver() -> Iterator[HttpReceiver]:
         yield receiver
 
 
-class Everything:
+class AllJobs:
     """Adds jobs of every kind and checks their runs."""
 
     def __init__(self, cron: Client, valkey: Database, home: Path, place: Path) -> None:
@@ -198,17 +198,17 @@ class Everything:
         queue_one = Policy(overlap=Overlap.QUEUE_ONE)
         again = Policy(retries=1, retry_wait_seconds=1)
         for request in (
-            self._of("script", policy=_EACH),
-            self._of("delivered", policy=_EACH, deliver="file://delivered"),
-            self._of("later", policy=_EACH),
+            self._of("script", policy=_EVERY_OCCURRENCE),
+            self._of("delivered", policy=_EVERY_OCCURRENCE, deliver="file://delivered"),
+            self._of("later", policy=_EVERY_OCCURRENCE),
             self._of("held", policy=queue_one),
             self._of("first", group="g", group_limit=1),
             self._of("second", group="g", group_limit=1),
             self._of("retried", policy=again),
             self._of("failing", failure_deliver="file://failures"),
-            JobRequest(schedule="every 1s", name="http", policy=_EACH,
+            JobRequest(schedule="every 1s", name="http", policy=_EVERY_OCCURRENCE,
                        http=HttpCall(url=http_url, method="POST", body="x")),
-            JobRequest(schedule="every 1s", name="task", policy=_EACH,
+            JobRequest(schedule="every 1s", name="task", policy=_EVERY_OCCURRENCE,
                        task=TaskCall(name="shop.note", args=["task"])),
         ):  # fmt: skip
             self.ids[request.name or ""] = self._cron.add(request).id
@@ -216,14 +216,14 @@ class Everything:
             replaced(script_job("every 1s", "script.sh"), name="paused"), paused=True
         ).id
         self.ids["declared"] = managed_id("project:shop", "declared")
-        self._give_a_future("later")
+        self._add_unknown_fields("later")
 
     def _of(self, name: str, **fields: Any) -> JobRequest:
         return JobRequest(
             schedule="every 1s", script=f"{name}.sh", no_agent=True, name=name, **fields
         )
 
-    def _give_a_future(self, name: str) -> None:
+    def _add_unknown_fields(self, name: str) -> None:
         """Add stored fields that neither version knows, as a later version may do."""
         key = self._valkey.keys.job(self.ids[name])
         spec = json.loads(self._valkey.call("HGET", key, "spec"))
@@ -237,7 +237,7 @@ class Everything:
         """Return whether a job has more than `since` finished runs."""
         return sum(run.state.is_final for run in self.runs(name)) > since
 
-    def go_on(self) -> None:
+    def await_more_runs(self) -> None:
         """Wait until each active job has finished at least two more runs."""
         names = [name for name in self.ids if name not in ("paused", "declared")]
         before = {name: sum(run.state.is_final for run in self.runs(name)) for name in names}
@@ -254,37 +254,37 @@ class Everything:
             for name in ("script", "task")
         )
 
-    def come_to_rest(self) -> None:
+    def await_all_finished(self) -> None:
         """Pause all jobs and wait until every run and delivery has finished."""
         self._cron.pause_all()
 
-        def rests() -> bool:
+        def is_quiet_now() -> bool:
             runs = [run for name in self.ids if name != "paused" for run in self.runs(name)]
             is_quiet = all(run.state.is_final for run in runs)
             return is_quiet and all(run.delivery is not DeliveryState.PENDING for run in runs)
 
-        eventually(rests, seconds=90, what="finished runs and deliveries")
+        eventually(is_quiet_now, seconds=90, what="finished runs and deliveries")
 
     def check(self, *, requests: int) -> None:
         """Assert that no occurrence was lost and no run started twice."""
         for name in ("script", "delivered", "later"):
-            self._each_once(name, self._noted(self._home / "scripts" / name))
-        self._each_once("task", self._noted(self._place / "notes"))
-        delivered = self._noted(self._home / "cron" / "output" / "delivered")
+            self._assert_each_started_once(name, self._recorded(self._home / "scripts" / name))
+        self._assert_each_started_once("task", self._recorded(self._place / "notes"))
+        delivered = self._recorded(self._home / "cron" / "output" / "delivered")
         assert delivered == Counter(run.id for run in self.runs("delivered"))
-        assert requests == len(self._each_once("http", None))
+        assert requests == len(self._assert_each_started_once("http", None))
         for name in ("held", "first", "second"):
-            self._ended_well(name)
-        self._ended_well("retried")
+            self._assert_succeeded_or_skipped(name)
+        self._assert_succeeded_or_skipped("retried")
         succeeded = [run for run in self.runs("retried") if run.state is RunState.SUCCEEDED]
         assert {run.attempt for run in succeeded} == {2}
         assert {run.state for run in self.runs("failing")} <= {RunState.FAILED, RunState.SKIPPED}
         assert self.runs("paused") == []
-        self._kept_its_future("later")
+        self._assert_unknown_fields_kept("later")
         # This version adds the place of the declaration, which is one new revision.
         assert self._cron.show("declared").revision <= 2, "both versions declare the same"
 
-    def _each_once(self, name: str, starts: Counter[str] | None) -> list[Run]:
+    def _assert_each_started_once(self, name: str, starts: Counter[str] | None) -> list[Run]:
         runs = self.runs(name)
         assert {run.state for run in runs} == {RunState.SUCCEEDED}, name
         instants = sorted(run.due_at for run in runs)
@@ -296,16 +296,16 @@ class Everything:
             ), name
         return runs
 
-    def _ended_well(self, name: str) -> None:
+    def _assert_succeeded_or_skipped(self, name: str) -> None:
         """Assert that each run succeeded, or was skipped for a recorded reason."""
-        starts = self._noted(self._home / "scripts" / name)
+        starts = self._recorded(self._home / "scripts" / name)
         for run in self.runs(name):
             assert run.state in (RunState.SUCCEEDED, RunState.SKIPPED), (name, run)
             assert (run.state is RunState.SKIPPED) == bool(run.reason), (name, run)
             if run.state is RunState.SUCCEEDED:
                 assert starts[run.id] == run.attempt, (name, run)
 
-    def _kept_its_future(self, name: str) -> None:
+    def _assert_unknown_fields_kept(self, name: str) -> None:
         fields = self._valkey.call("HGETALL", self._valkey.keys.job(self.ids[name]))
         spec = json.loads(fields["spec"])
         assert (spec["colour"], spec["policy"]["mood"], fields["shape"]) == (
@@ -315,16 +315,16 @@ class Everything:
         )
 
     @staticmethod
-    def _noted(path: Path) -> Counter[str]:
+    def _recorded(path: Path) -> Counter[str]:
         return Counter(path.read_text(encoding="utf-8").split())
 
 
 @pytest.fixture
-def jobs(cron: Client, valkey: Database, home: Path, place: Path, fleet: Fleet) -> Everything:
-    return Everything(cron, valkey, home, place)
+def jobs(cron: Client, valkey: Database, home: Path, place: Path, fleet: Fleet) -> AllJobs:
+    return AllJobs(cron, valkey, home, place)
 
 
-def step_aside(
+def replace_leader(
     fleet: Fleet, beat: subprocess.Popen[bytes], by: subprocess.Popen[bytes], *, how: int
 ) -> None:
     """End a beat with the signal `how` and wait until the beat `by` leads."""
@@ -332,8 +332,8 @@ def step_aside(
     eventually(lambda: fleet.leads(by), what="the other beat's leadership")
 
 
-def replaced_worker(
-    fleet: Fleet, jobs: Everything, worker: subprocess.Popen[bytes], version: Version
+def replace_worker(
+    fleet: Fleet, jobs: AllJobs, worker: subprocess.Popen[bytes], version: Version
 ) -> subprocess.Popen[bytes]:
     """Start a new worker, wait for its first runs, stop the old one warmly, return the new one."""
     new, name = fleet.worker(version)
@@ -343,21 +343,21 @@ def replaced_worker(
     return new
 
 
-def both_read(fleet: Fleet, jobs: Everything) -> None:
+def assert_both_versions_read(fleet: Fleet, jobs: AllJobs) -> None:
     """Assert that the commands of both versions show all jobs, runs and incidents."""
     for version in Version:
-        names = {job["name"] for job in fleet.typed(version, "list")}
+        names = {job["name"] for job in fleet.json_output(version, "list")}
         assert names == set(jobs.ids), version
-        assert len(fleet.typed(version, "runs", "script")) > 0
-        troubles = fleet.typed(version, "incidents")
+        assert len(fleet.json_output(version, "runs", "script")) > 0
+        troubles = fleet.json_output(version, "incidents")
         assert any(trouble["job_name"] == "failing" for trouble in troubles), version
-        assert fleet.typed(version, "status")["leader"], version
-        shown = fleet.typed(version, "show", "later")
+        assert fleet.json_output(version, "status")["leader"], version
+        shown = fleet.json_output(version, "show", "later")
         assert shown["script"] == "later.sh", version
 
 
 def test_an_upgrade_and_a_rollback_process_by_process_lose_and_double_no_run(
-    fleet: Fleet, jobs: Everything, valkey: Database, receiver: HttpReceiver
+    fleet: Fleet, jobs: AllJobs, valkey: Database, receiver: HttpReceiver
 ) -> None:
     assert fleet.version(Version.OLD) == "0.1.0"
     assert fleet.version(Version.NEW) != "0.1.0"
@@ -366,35 +366,35 @@ def test_an_upgrade_and_a_rollback_process_by_process_lose_and_double_no_run(
     beat = fleet.beat(Version.OLD)
     worker, name = fleet.worker(Version.OLD)
     eventually(lambda: jobs.performed_by(name), what="runs of 0.1.0")
-    jobs.go_on()
+    jobs.await_more_runs()
     # Upgrade the worker first: an old beat with a new worker.
-    worker = replaced_worker(fleet, jobs, worker, Version.NEW)
+    worker = replace_worker(fleet, jobs, worker, Version.NEW)
     old_worker, name = fleet.worker(Version.OLD)
     # Then the beat: a new beat with an old and a new worker.
     new_beat = fleet.beat(Version.NEW)
-    step_aside(fleet, beat, new_beat, how=signal.SIGKILL)
+    replace_leader(fleet, beat, new_beat, how=signal.SIGKILL)
     eventually(lambda: jobs.performed_by(name), what="runs of 0.1.0 under a new beat")
-    jobs.go_on()
-    migrated(valkey)
-    both_read(fleet, jobs)
+    jobs.await_more_runs()
+    await_migration(valkey)
+    assert_both_versions_read(fleet, jobs)
     # Records that only this version knows.
     note_new_kinds(valkey)
     # Roll back: an old beat leads and reads the records of the new one.
-    worker = replaced_worker(fleet, jobs, worker, Version.NEW)
+    worker = replace_worker(fleet, jobs, worker, Version.NEW)
     old_beat = fleet.beat(Version.OLD)
-    step_aside(fleet, new_beat, old_beat, how=signal.SIGTERM)
-    jobs.go_on()
+    replace_leader(fleet, new_beat, old_beat, how=signal.SIGTERM)
+    jobs.await_more_runs()
     worker.terminate()
     assert worker.wait(60) == 0
-    jobs.go_on()
-    both_read(fleet, jobs)
+    jobs.await_more_runs()
+    assert_both_versions_read(fleet, jobs)
     assert {old_beat.poll(), old_worker.poll()} == {None}
     assert "Traceback" not in fleet.log(old_beat)
-    jobs.come_to_rest()
+    jobs.await_all_finished()
     jobs.check(requests=len(receiver.requests))
 
 
-def migrated(valkey: Database) -> None:
+def await_migration(valkey: Database) -> None:
     """Wait until the leader has stored its format number."""
     eventually(lambda: Formats(valkey).read().format == FORMAT, what="the stored format")
     assert Formats(valkey).read().needs == 1
@@ -413,7 +413,7 @@ def note_new_kinds(valkey: Database) -> None:
 @pytest.mark.parametrize("first", list(Version))
 def test_repeated_upgrades_and_rollbacks_lose_and_double_no_run(
     fleet: Fleet,
-    jobs: Everything,
+    jobs: AllJobs,
     valkey: Database,
     receiver: HttpReceiver,
     shards: int,
@@ -428,14 +428,14 @@ def test_repeated_upgrades_and_rollbacks_lose_and_double_no_run(
         to = other if round_number % 2 == 0 else first
         how = signal.SIGKILL if round_number % 3 else signal.SIGTERM
         standby = fleet.beat(to)
-        jobs.go_on()
-        step_aside(fleet, beat, standby, how=how)
+        jobs.await_more_runs()
+        replace_leader(fleet, beat, standby, how=how)
         beat = standby
-        jobs.go_on()
-        worker = replaced_worker(fleet, jobs, worker, to)
-        both_read(fleet, jobs)
+        jobs.await_more_runs()
+        worker = replace_worker(fleet, jobs, worker, to)
+        assert_both_versions_read(fleet, jobs)
         note_new_kinds(valkey)
-    jobs.come_to_rest()
+    jobs.await_all_finished()
     jobs.check(requests=len(receiver.requests))
 
 

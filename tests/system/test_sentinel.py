@@ -147,7 +147,9 @@ def scene(sentinels: Sentinels, processes: Processes, home: Path) -> Iterator[Sc
     scene.database.close()
 
 
-def go_on(scene: Scene, master: RedisServer, lost_at: float, *, within_seconds: float) -> None:
+def await_recovery(
+    scene: Scene, master: RedisServer, lost_at: float, *, within_seconds: float
+) -> None:
     """Wait until another server is the master and jobs run again."""
     scene.sentinels.await_failover(master)
     promoted_at = time.time()
@@ -162,7 +164,7 @@ def go_on(scene: Scene, master: RedisServer, lost_at: float, *, within_seconds: 
 def test_a_killed_master_delays_jobs_by_seconds_and_loses_no_occurrence(scene: Scene) -> None:
     master, lost_at = scene.sentinels.master, time.time()
     master.signal(signal.SIGKILL)
-    go_on(scene, master, lost_at, within_seconds=15)
+    await_recovery(scene, master, lost_at, within_seconds=15)
     scene.settle()
     scene.check([lost_at])
 
@@ -172,7 +174,7 @@ def test_a_frozen_master_that_returns_is_a_replica_to_every_process(
 ) -> None:
     master, lost_at = scene.sentinels.master, time.time()
     master.signal(signal.SIGSTOP)
-    go_on(scene, master, lost_at, within_seconds=15)
+    await_recovery(scene, master, lost_at, within_seconds=15)
     # It still takes itself for the master, and has unread commands in its sockets.
     master.signal(signal.SIGCONT)
     scene.sentinels.await_demoted(master)
@@ -185,7 +187,7 @@ def test_a_planned_failover_loses_no_occurrence(scene: Scene) -> None:
     """The demoted master still answers; its READONLY counts as a lost connection."""
     master, lost_at = scene.sentinels.master, time.time()
     scene.sentinels.fail_over()
-    go_on(scene, master, lost_at, within_seconds=15)
+    await_recovery(scene, master, lost_at, within_seconds=15)
     scene.settle()
     scene.check([lost_at])
 
@@ -279,7 +281,7 @@ def lose_and_return(scene: Scene, number: int) -> None:
         master.signal(signal.SIGSTOP)
     else:
         scene.sentinels.fail_over()
-    go_on(scene, master, lost_at, within_seconds=30)
+    await_recovery(scene, master, lost_at, within_seconds=30)
     if way == 0:
         master.end()
         master.start()

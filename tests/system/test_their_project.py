@@ -110,7 +110,7 @@ def beat(processes: Processes) -> None:
     celery(processes, "beat", "-S", "hermes_celery.beat:CronScheduler")
 
 
-def asked(cron: Client, task: str, **fields: object) -> Run:
+def run_task(cron: Client, task: str, **fields: object) -> Run:
     call = TaskCall(name=f"shop.{task}", **fields)  # type: ignore[arg-type]
     job = cron.add(JobRequest(schedule="every 1h", name=task, task=call))
     return ended(cron, cron.run(job.id))
@@ -214,14 +214,14 @@ def test_each_task_is_executed_once_and_its_outcome_is_recorded(
     await_worker(valkey)
     run = ended(shop, run_id)
     assert (run.state, run.error) == (RunState.SUCCEEDED, None)
-    failed = asked(shop, "broken")
+    failed = run_task(shop, "broken")
     assert (failed.state, failed.error) == (RunState.FAILED, "ValueError: no paper, token=***")
     trace = shop.runs.stderr(failed.id).decode()
     assert "raise ValueError" in trace
     assert "ghp_" not in trace
-    routed = asked(shop, "far")
+    routed = run_task(shop, "far")
     assert (routed.state, routed.delivery) == (RunState.SUCCEEDED, DeliveryState.SILENT)
-    retried = asked(shop, "again")
+    retried = run_task(shop, "again")
     assert (retried.state, retried.error) == (RunState.SUCCEEDED, None)
     assert shop.runs.output(retried.id) == b"third time"
     eventually(lambda: valkey.call("LLEN", namespace) == 0, what="an empty queue")
@@ -246,7 +246,7 @@ def test_a_running_task_is_cancelled_under_every_pool(
     assert shop.cancel(run_id, reason="enough") == "asked"
     run = ended(shop, run_id)
     assert (run.state, run.reason) == (RunState.CANCELLED, "enough")
-    assert asked(shop, "report", args=[3]).state is RunState.SUCCEEDED
+    assert run_task(shop, "report", args=[3]).state is RunState.SUCCEEDED
 
 
 def test_a_projects_worker_survives_malformed_messages(
@@ -256,7 +256,7 @@ def test_a_projects_worker_survives_malformed_messages(
     await_worker(valkey)
     for name in SELECTION:
         valkey.call("LPUSH", processes.environment["HERMES_CELERY_NAMESPACE"], corpus()[name])
-    assert asked(shop, "report", args=[3]).state is RunState.SUCCEEDED
+    assert run_task(shop, "report", args=[3]).state is RunState.SUCCEEDED
     assert process.poll() is None
     assert Letters(valkey).total() == len(SELECTION)
 
