@@ -130,7 +130,7 @@ def fill(bed: Bed, count: int, *, request: JobRequest = _SCRIPT) -> None:
             raise BenchError(f"{len(bad)} jobs were not stored; first: {bad[0]}")
 
 
-# --- with many jobs stored --------------------------------------------------------------------
+# --- adding and listing beside many stored jobs -------------------------------------------------
 
 
 def with_stored(stored: int) -> list[Row]:

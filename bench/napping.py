@@ -17,7 +17,7 @@ from hermes_celery.celery_app.app import broker_url
 from hermes_celery.settings import read_settings
 
 SECONDS = 0.05
-#: Read by `bench.stub`.
+#: Environment of a worker; `bench.stub` reads it.
 ENVIRONMENT = {"BENCH_NAP": str(SECONDS)}
 TASK = "bench.nap"
 

@@ -200,7 +200,7 @@ def part_path(console: Console, *, counts: Sequence[int], rounds: int) -> None:
     console.print(table)
 
 
-# --- part 2: a beat that has nothing to do ----------------------------------------------------
+# --- part 2: an idle beat -----------------------------------------------------------------------
 
 
 def part_idle(console: Console, *, stored: Sequence[int]) -> None:

@@ -33,7 +33,7 @@ def test_runs_started_without_the_app_go_to_the_projects_queue_at_once(
                 "add", schedule, "--script", "hello.sh", "--no-agent", "--name", name
             )
             assert added.returncode == 0, added.stderr
-        # From a queue without a consumer, rescue would move the message only after a minute.
+        # On a wrong queue the run would start only after a minute, by rescue.
         bed.hermes("run", "hi")
         bed.await_run("hi", lambda run: run.state is RunState.SUCCEEDED, seconds=20)
         now = datetime.now(UTC)

@@ -36,7 +36,7 @@ def test_a_retry_is_redelivered_after_its_worker_died(tmp_path: Path) -> None:
         worker.wait()
         waiting = bed.cron().runs.get(run_id)
         assert waiting.why.startswith("waits for the retry of ")
-        # The leader waits longer for it than for a message that it pushed itself.
+        # The leader waits longer for a retry than for a message that it pushed itself.
         assert (
             client.zscore(bed.database().keys.queued, run_id) > to_ms(waiting.queued_at) + 120_000
         )

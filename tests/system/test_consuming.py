@@ -1,4 +1,4 @@
-"""Tests that a worker counts as consuming a queue only if its sign in Redis proves that it asks."""
+"""Tests that a worker counts as a consumer only while it asks the server for messages."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_worker_whose_subscription_is_closed_goes_on(
 def test_a_channel_with_unacknowledged_messages_closes_after_its_connection_was_dropped(
     environment: dict[str, str],
 ) -> None:
-    """Celery drops it like this when it loses a connection; an error would end the worker."""
+    """Celery drops a lost connection in this way; an error here would end the worker."""
     app = make_app(read_settings(environment))
     settings = app_settings(app)
     letters = make_dead_letters(settings, worker="w", run_ender=make_run_ender(settings))

@@ -142,7 +142,7 @@ def test_a_run_whose_message_is_malformed_each_time_fails_with_the_reason(
     assert "its header timelimit is 'soon'" in (run.error or "")
 
 
-# Servers that refuse.
+# --- servers that refuse ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_a_replica_is_refused_at_start_with_an_error_of_one_sentence(
     assert "Traceback" not in log
 
 
-# Too few files.
+# --- too few open files --------------------------------------------------------------------------
 
 
 def limited(processes: Processes, limit: str, *arguments: str) -> subprocess.Popen[bytes]:

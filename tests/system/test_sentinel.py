@@ -175,7 +175,7 @@ def test_a_frozen_master_that_returns_is_a_replica_to_every_process(
     master, lost_at = scene.sentinels.master, time.time()
     master.signal(signal.SIGSTOP)
     await_recovery(scene, master, lost_at, within_seconds=15)
-    # It still takes itself for the master, and has unread commands in its sockets.
+    # When it wakes up it still believes to be the master, and has unread commands.
     master.signal(signal.SIGCONT)
     scene.sentinels.await_demoted(master)
     scene.await_started(4)
@@ -184,7 +184,7 @@ def test_a_frozen_master_that_returns_is_a_replica_to_every_process(
 
 
 def test_a_planned_failover_loses_no_occurrence(scene: Scene) -> None:
-    """The demoted master still answers; its READONLY counts as a lost connection."""
+    """Clients treat the READONLY answers of the demoted master as a lost connection."""
     master, lost_at = scene.sentinels.master, time.time()
     scene.sentinels.fail_over()
     await_recovery(scene, master, lost_at, within_seconds=15)

@@ -92,7 +92,7 @@ def shop(processes: Processes, tmp_path: Path, valkey_url: str) -> Client:
 
 
 def write(place: Path, *, declared: str = "", beat_schedule: str = "") -> None:
-    """Write the project's module, over an earlier version of it."""
+    """Write the project's module, replacing an earlier one."""
     text = _PROJECT.replace("DECLARED", declared).replace("{BEAT_SCHEDULE}", f"{{{beat_schedule}}}")
     (place / "shop.py").write_text(text, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""A project for the soak test, whose tasks record each start and end or go on in every way.
+"""A project for the soak test; its tasks record each start, and retry, expire or hand their run on.
 
 Each start is one line in a file of the process: run id, attempt, task, number of the retry, time in
 ns. A line is one write(2), so that a killed process leaves whole lines.
