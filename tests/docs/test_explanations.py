@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hermes_celery.session import Session
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/explanation").glob("*.md"))
 _FILE = re.compile(r"`((?:tests|bench|proof|deploy|docs|hermes_celery)/[\w./-]+)`")
@@ -46,3 +48,9 @@ def test_a_page_that_names_a_file_which_is_gone_would_be_found() -> None:
         "hermes_celery/store/lua/gone.lua",
         "bench/gone.py",
     ]
+
+
+def test_the_page_about_sessions_has_every_variable_of_a_session() -> None:
+    text = (ROOT / "docs/explanation/session.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(HERMES_\w+)` \|", text, re.MULTILINE)
+    assert sorted(rows) == sorted(Session().variables())
