@@ -28,6 +28,7 @@ from hermes_celery.masking.server_urls import without_password
 
 #: The namespace of our own app, and of every project that version 0.1.0 served.
 DEFAULT_NAMESPACE = "hermes"
+_DEFAULT_HOME = "~/.hermes"
 _NAMESPACE = re.compile(r"[^\W_][\w.-]{0,39}")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
 _DEFAULT_SCRIPT_TIMEOUT = 3600
@@ -289,7 +290,7 @@ class Settings:
         Variable(
             name="HERMES_HOME",
             read=_home,
-            default="~/.hermes",
+            default=_DEFAULT_HOME,
             meaning="The home directory. Scripts are in its `scripts/`, the embedded server and "
             "the logs of `up` in its `cron/hermes-celery/`.",
             used_by=_EVERYWHERE,
@@ -526,6 +527,11 @@ class Settings:
     address: ServerAddress | None = None
     #: The names of Celery's keys on that broker; without exchanges if the app is not known.
     broker_names: BrokerNames = field(default_factory=BrokerNames)
+
+    @property
+    def is_default_home(self) -> bool:
+        """Whether `home` is the directory that is used without HERMES_HOME."""
+        return self.home == Path(_DEFAULT_HOME).expanduser()
 
     @property
     def scripts_dir(self) -> Path:

@@ -38,7 +38,7 @@ def needs_the_server_url(settings: Settings) -> bool:
 
 def _prefix(settings: Settings, environment: Mapping[str, str]) -> str:
     words = []
-    if settings.home != Path("~/.hermes").expanduser():
+    if not settings.is_default_home:
         words.append(f"HERMES_HOME={shlex.quote(str(settings.home.absolute()))}")
     if settings.redis_url is not None and not needs_the_server_url(settings):
         words.append(f"HERMES_REDIS_URL={shlex.quote(settings.redis_url)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import re
 from collections.abc import Collection
 
 from hermes_celery.errors import (
@@ -17,6 +19,8 @@ from hermes_celery.store import Database, Formats, connect, refuse_missing
 from hermes_celery.store.keys import Keys
 
 _log = logging.getLogger(__name__)
+#: An error of redis-py: the number of the system's error, the address, and the reason.
+_CONNECTING = re.compile(r"Error (-?\d+) connecting to .+\. (.+?)\.?$")
 
 
 def open_database(settings: Settings) -> Database:
@@ -80,5 +84,22 @@ def unreachable(settings: Settings, error: StoreUnavailable) -> str:
             "start it, or unset HERMES_REDIS_URL to use the embedded Valkey of `hermes-celery up`"
         )
     else:
-        advice = "start one with `hermes-celery up`, or set HERMES_REDIS_URL to a Redis of yours"
-    return f"no Redis at {address.shown} ({error}); {advice}"
+        advice = _advice_for_embedded(settings, error)
+    # redis-py repeats the address in its error.
+    why = _CONNECTING.sub(r"\2", str(error))
+    return f"no Redis at {address.shown} ({why}); {advice}"
+
+
+def _advice_for_embedded(settings: Settings, error: StoreUnavailable) -> str:
+    home = f"the {'default ' if settings.is_default_home else ''}home {settings.home}"
+    refused = _CONNECTING.fullmatch(str(error))
+    if refused is None or int(refused[1]) not in (errno.ENOENT, errno.ECONNREFUSED):
+        return (
+            f"this is the server of `hermes-celery up` on {home}: start it again, or set "
+            "HERMES_REDIS_URL to a Redis of yours"
+        )
+    return (
+        f"no server of `hermes-celery up` runs on {home}: if it runs on another home, "
+        "`export HERMES_HOME=...` here too; otherwise start `hermes-celery up`, or set "
+        "HERMES_REDIS_URL to a Redis of yours"
+    )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -230,7 +231,45 @@ def test_a_command_without_a_server_says_how_to_start_one(processes: Processes) 
     told = processes.hermes("list")
     assert told.returncode == 1
     assert told.stderr.count("\n") == 1
-    assert "start one with `hermes-celery up`" in told.stderr
+    assert "start `hermes-celery up`" in told.stderr
+
+
+def test_a_command_on_a_home_without_up_names_the_home_and_its_variable(
+    processes: Processes, home: Path
+) -> None:
+    told = processes.hermes("list").stderr
+    assert f"no server of `hermes-celery up` runs on the home {home}: " in told
+    assert "`export HERMES_HOME=...` here too" in told
+    assert told.count("valkey.sock") == 1
+    assert "(No such file or directory)" in told
+    del processes.environment["HERMES_HOME"]
+    processes.environment["HOME"] = str(home)
+    told = processes.hermes("list").stderr
+    assert f"runs on the default home {home}/.hermes: " in told
+
+
+@pytest.mark.parametrize("command", ["beat", "worker"])
+def test_a_process_that_waits_for_up_names_the_home(
+    processes: Processes, home: Path, command: str
+) -> None:
+    process = processes.celery(command)
+    eventually(lambda: "Waiting: " in processes.log(process), what="the log line about waiting")
+    told = processes.log(process)
+    assert f"no server of `hermes-celery up` runs on the home {home}: " in told
+    assert "`export HERMES_HOME=...` here too" in told
+
+
+def test_a_server_of_up_that_refuses_its_user_is_not_said_to_be_missing(
+    processes: Processes, home: Path
+) -> None:
+    where = home / "cron" / "hermes-celery"
+    (where / "valkey.sock").mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        (where / "valkey.sock").rmdir()
+        listener.bind(str(where / "valkey.sock"))
+        listener.listen()
+        told = processes.hermes("list").stderr
+    assert f"this is the server of `hermes-celery up` on the home {home}: start it again" in told
 
 
 def test_up_exits_with_the_reason_if_a_part_cannot_start_the_first_time(
