@@ -174,7 +174,7 @@ def test_a_budget_that_pauses_no_job_is_overspent(
         late_after=timedelta(seconds=200),
     )
     _, what = first_fault(enumeration)
-    assert "has spent 20 of 10 and is scheduled" in what
+    assert "has spent 20 of 10 tokens, but is scheduled" in what
 
 
 def test_the_check_reports_a_job_blocked_for_ever_by_an_orphaned_entry() -> None:
