@@ -4,7 +4,7 @@ import sys
 
 from hermes_celery import JobRequest
 
-from shop import cron, remind
+from market import cron, remind
 
 customer = sys.argv[1]
 job = cron.client.add(

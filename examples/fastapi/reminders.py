@@ -8,6 +8,8 @@ from hermes_celery.session import get_session_env
 
 app = Celery("reminders", broker=os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
 app.conf.timezone = "UTC"
+# A queue of its own: other apps may use the same Redis.
+app.conf.task_default_queue = "reminders"
 cron = Cron(app)
 
 

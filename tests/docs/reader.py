@@ -50,7 +50,7 @@ _STAYS = re.compile(
 _ONLY_READS = re.compile(
     r"(?:\S*/)?(?:hermes-celery(?: -\S+ \S+)*|celery -A \S+ cron) "
     r"(?:list|show|runs|logs|status|doctor|incidents|letters|next|explain)\b(?!.*\back\b)"
-    r"|(?:cat|tail|head|ls|grep|wc)\b|curl (?!.*(?:-X|--request|-d|--data|--json))"
+    r"|(?:cat|tail|head|ls|grep|wc)\b|curl (?![\s\S]*(?:-X|--request|-d|--data|--json))"
 )
 #: These print the same at any time.
 _EXACT = re.compile(r"hermes-celery next\b.*--from\b")

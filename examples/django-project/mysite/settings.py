@@ -21,6 +21,8 @@ TIME_ZONE = "Europe/Berlin"
 
 CELERY_BROKER_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 CELERY_TIMEZONE = TIME_ZONE
+# A queue of its own: other apps may use the same Redis.
+CELERY_TASK_DEFAULT_QUEUE = "mysite"
 CELERY_BEAT_SCHEDULE = {
     "count-issues": {
         "task": "newsletters.tasks.count_issues",

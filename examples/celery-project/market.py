@@ -1,4 +1,4 @@
-"""A shop's Celery app with schedules."""
+"""A market's Celery app with schedules."""
 
 import os
 
@@ -7,8 +7,10 @@ from celery.schedules import crontab
 from hermes_celery import Cron
 from hermes_celery.session import get_session_env
 
-app = Celery("shop", broker=os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
+app = Celery("market", broker=os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
 app.conf.timezone = "Europe/Berlin"
+# A queue of its own: other apps may use the same Redis.
+app.conf.task_default_queue = "market"
 cron = Cron(app)
 
 
@@ -38,7 +40,7 @@ def remind(customer):
 
 # An entry as Celery has it. It needs no change.
 app.conf.beat_schedule = {
-    "clean-carts": {"task": "shop.clean_carts", "schedule": crontab(minute="*/10")},
+    "clean-carts": {"task": "market.clean_carts", "schedule": crontab(minute="*/10")},
 }
 
 # Jobs with what celery beat does not have: zones and phrases, retries, a limit for late runs.
