@@ -45,11 +45,15 @@ class LastSeenJobs(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """A message that the jobs are lost, and what to do."""
         return (
-            f"the server lost its data: {self.jobs} jobs that were here at "
-            f"{iso(from_ms(self.at_ms))} and all history; declared jobs come back, without their "
+            f"the server lost its data: {self._jobs} here at {iso(from_ms(self.at_ms))} "
+            "and all history; declared jobs come back, without their "
             "pauses and runs; turn the server's append-only file on, then restore a copy of its "
             "data or add the other jobs again"
         )
+
+    @property
+    def _jobs(self) -> str:
+        return "1 job that was" if self.jobs == 1 else f"{self.jobs} jobs that were"
 
     @property
     def incident_text(self) -> str:

@@ -36,7 +36,7 @@ def test_jobs_that_disappeared_are_a_failure(valkey: Database, tmp_path: Path) -
         valkey.call("DEL", key)
     finding = check_jobs(valkey, loss_note)
     assert finding.verdict is Verdict.FAIL
-    assert "1 jobs that were here" in finding.text
+    assert "1 job that was here" in finding.text
 
 
 def test_a_run_whose_retry_is_overdue_is_named(valkey: Database) -> None:

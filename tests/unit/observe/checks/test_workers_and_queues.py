@@ -118,7 +118,7 @@ def test_all_is_served_with_a_leader_a_polling_worker_and_no_lost_jobs() -> None
     silent = LivingWorkers(names=["w"], signs={"w": worker(LONG_AGO)})
     for less in (
         replaced(state, leader=None, unled=[0]),
-        replaced(state, gone="1 jobs that were here are gone"),
+        replaced(state, gone="2 jobs that were here are gone"),
         state_of(LivingWorkers(names=[], signs={}), look(who)),
         state_of(silent, look(silent, taken_ms=LONG_AGO)),
     ):
