@@ -323,8 +323,8 @@ class Settings:
             read=_max_workers,
             default="4",
             unit="runs",
-            meaning="How many runs one worker performs at once, from 1 (serial) to 1,000. In a "
-            "project, Celery's `worker_concurrency` decides.",
+            meaning="The concurrency of a worker: how many runs it performs at once, from 1 "
+            "(serial) to 1,000. In a project, Celery's `worker_concurrency` decides.",
         )
     )
     grace_seconds: float = _read_from(

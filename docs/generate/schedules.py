@@ -32,6 +32,11 @@ _BOUNDED = (
         "--except 2027-01-04..2027-01-10",
         Bounds.of(exclude=("2027-01-04..2027-01-10",)),
     ),
+    (
+        "weekdays at 9am",
+        "--except 2027-01-05 --except 2027-01-06",
+        Bounds.of(exclude=("2027-01-05", "2027-01-06")),
+    ),
     ("@hourly", "--jitter 300", Bounds.of(jitter_seconds=300)),
 )
 _REFUSED = (
@@ -73,12 +78,13 @@ In the tables, "in words" is what `explain` says, and the next times are those a
 """
 
 _BOUNDS = """
-## Bounds
+## Bounds and holidays
 
-`--start` and `--end` bound a schedule. `--except` leaves out the minutes of a cron expression, a
-date, or a span of dates, and may be given several times. `--jitter` delays each occurrence by an
-amount of its own, which is the same on every machine and never reaches the next occurrence. In
-Python the fields are `start`, `end`, `exclude` and `jitter_seconds`.
+A job has no occurrence before `--start` or after `--end`. It does not run on what `--except` names:
+a date, a span of dates, or every minute that a cron expression matches. Give `--except` once for
+each of them. `--jitter` delays each occurrence by an amount of its own, which is the same on every
+machine and never reaches the next occurrence. In Python the fields are `start`, `end`, `exclude`
+and `jitter_seconds`.
 
 """
 

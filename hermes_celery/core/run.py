@@ -41,7 +41,7 @@ class RunState(StrEnum):
     TIMED_OUT = "timed_out"
     #: Stopped by a person, or by a worker that had to stop.
     CANCELLED = "cancelled"
-    #: Its heartbeat stopped.
+    #: Its worker died or was cut off: no heartbeat for 15 s.
     LOST = "lost"
     #: Never started; the reason says why.
     SKIPPED = "skipped"
