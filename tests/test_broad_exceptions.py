@@ -39,7 +39,7 @@ BROAD = {
         "the same for a BaseException",
     "hermes_celery.interop.beat_schedule:_needs_cleanup":
         "a result backend that cannot be created fails the tasks, not the beat",
-    "hermes_celery.cli.up:_watch":
+    "hermes_celery.cli.up:_RunDisplay.show":
         "a display error must not stop the processes",
     "hermes_celery.delivering.channel_apprise:AppriseChannel.send":
         "a plugin may raise anything",

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -27,7 +27,7 @@ from hermes_celery.cli.screen import summary, took
 from hermes_celery.cli.terminal import printable
 from hermes_celery.client import Client
 from hermes_celery.core.job import JobRequest
-from hermes_celery.core.run import Run
+from hermes_celery.core.run import Run, RunState
 from hermes_celery.errors import (
     AlreadyRunning,
     HermesCeleryError,
@@ -63,6 +63,7 @@ _STOP_SECONDS = 10.0
 _LEASE_SECONDS = 3.0
 #: The name of the first beat; the beats of further shards are `beat-2`, `beat-3`, ...
 _BEAT = "beat"
+_ALREADY = "already stopping; it waits for what runs, and another Ctrl-C makes it no faster\n"
 _DEMO_SCRIPT = '#!/usr/bin/env bash\necho "hello from $(hostname) at $(date +%T)"\n'
 
 
@@ -102,13 +103,14 @@ def bring_up(settings: Settings, *, demo: bool, shards: int | None) -> int:
     for text in settings.ignored:
         _say(text)
     with _only_one(settings), _stop_signal() as stop:
-        supervisor = Supervisor(environment=_environment(settings), say=_say)
+        supervisor, display = Supervisor(environment=_environment(settings), say=_say), None
         try:
             cron = _start(settings, supervisor, stop=stop, demo=demo, shards=shards)
             if cron is not None:
-                _watch(cron, supervisor, open_database(settings), stop=stop)
+                display = _RunDisplay(cron)
+                _watch(display, supervisor, open_database(settings), stop=stop)
         finally:
-            _shut_down(settings, supervisor)
+            _shut_down(settings, supervisor, display)
     return 0
 
 
@@ -153,22 +155,42 @@ def _start(
 
 
 def _watch(
-    cron: Client, supervisor: Supervisor, database: Database, *, stop: threading.Event
+    display: _RunDisplay, supervisor: Supervisor, database: Database, *, stop: threading.Event
 ) -> None:
     """Show ended runs and restart ended children until stopped."""
-    seen, complaint, disk = _Seen(cron), RateLimitedLog(), _ServerDisk(database)
+    disk = _ServerDisk(database)
     while not stop.wait(_LOOK_SECONDS):
         supervisor.check()
         disk.look(time.monotonic())
+        display.show()
+
+
+class _RunDisplay:
+    """Prints a line for each run that has ended since the last call."""
+
+    def __init__(self, cron: Client) -> None:
+        self._cron = cron
+        self._seen = _Seen(cron)
+        self._complaint = RateLimitedLog()
+
+    @property
+    def running(self) -> int:
+        """How many runs were under way at the last call."""
+        return self._seen.running
+
+    def show(self) -> None:
+        """Print the lines."""
         try:
-            for run in seen.newly_ended():
-                text = summary(run, cron.runs.output(run.id))
-                _say(f"{run.job_name}: {run.state.value} in {took(run)}  {text}".rstrip())
+            for run in self._seen.newly_ended():
+                text = summary(run, self._cron.runs.output(run.id))
+                # A run that was never performed took no time.
+                time_taken = "" if run.started_at is None else f" in {took(run)}"
+                _say(f"{run.job_name}: {run.state.value}{time_taken}  {text}".rstrip())
         except Exception as error:  # noqa: BLE001 - a failed display must not stop the children
-            if complaint.may_say(time.monotonic()):
+            if self._complaint.may_say(time.monotonic()):
                 _say(f"runs cannot be shown: {error}")
         else:
-            complaint.over()
+            self._complaint.over()
 
 
 class _ServerDisk:
@@ -202,6 +224,7 @@ class _Seen:
         self._cron = cron
         self._since = cron.now
         self._shown: set[str] = set()
+        self.running = 0
 
     def newly_ended(self) -> list[Run]:
         """Return the runs that ended since the last call, oldest first."""
@@ -211,6 +234,7 @@ class _Seen:
             return []
         # An unreadable run would be returned by every call; `runs` shows it.
         runs = [run for run in found if run.fault is None]
+        self.running = sum(run.state is RunState.RUNNING for run in runs)
         ended = [run for run in reversed(runs) if run.state.is_final and run.id not in self._shown]
         self._shown |= {run.id for run in ended}
         waiting = [run.queued_at for run in runs if not run.state.is_final]
@@ -221,13 +245,28 @@ class _Seen:
         return ended
 
 
-def _shut_down(settings: Settings, supervisor: Supervisor) -> None:
+def _shut_down(settings: Settings, supervisor: Supervisor, display: _RunDisplay | None) -> None:
     """Stop the beats first, so that no new run comes; then the worker; the server last."""
     beats = [name for name in supervisor.names() if name.startswith(_BEAT)]
-    _say("stopping the beat" if len(beats) < 2 else f"stopping the {len(beats)} beats")
+    what = "the beat" if len(beats) < 2 else f"the {len(beats)} beats"
+    most = supervisor.longest_stop_seconds()
+    _say(f"stopping {what}" + (f"; everything is stopped in {most:g} s at most" if most else ""))
     supervisor.stop(*(beats or [_BEAT]))
-    _say(f"stopping the worker; running jobs get {settings.grace_seconds:g} s")
+    if display is not None:
+        display.show()
+    grace, running = f"{settings.grace_seconds:g} s", display.running if display else 0
+    if running:
+        runs = (
+            "1 run is under way and gets"
+            if running == 1
+            else f"{running} runs are under way and get"
+        )
+        _say(f"stopping the worker; {runs} {grace}")
+    else:
+        _say(f"stopping the worker; running jobs get {grace}")
     supervisor.stop("worker")
+    if display is not None:
+        display.show()
     if settings.redis_url is None:
         _say("stopping the server; jobs and runs are kept")
     supervisor.stop()
@@ -410,12 +449,20 @@ def _locked(lock: IO[str]) -> bool:
 
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set."""
+    """Yield an event that Ctrl-C and SIGTERM set; a second signal is answered, and changes nothing.
+
+    Raises nothing from the handler: the stop must go on even if the terminal is gone.
+    """
     stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def handle(*_: object) -> None:
+        if stop.is_set():
+            # The handler may interrupt a print, so it does not use the buffer of stdout.
+            with suppress(OSError, ValueError):
+                os.write(sys.stdout.fileno(), _ALREADY.encode())
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

@@ -122,6 +122,10 @@ class Supervisor:
                 self._again(child, f"{child.name} cannot be started ({error})")
         return endings
 
+    def longest_stop_seconds(self) -> float:
+        """Return how many seconds it takes at most to stop all running children."""
+        return sum(child.stop_seconds for child, _ in self._running)
+
     def stop(self, *names: str) -> None:
         """Stop children one after another; without names all of them, the last one first."""
         for child, process in reversed(list(self._running)):

@@ -171,6 +171,44 @@ def test_a_running_job_may_finish_within_the_grace_period_when_up_stops(
     assert (home / "scripts" / "done").exists()
 
 
+def test_a_stop_says_what_runs_and_how_long_it_takes_and_answers_a_second_ctrl_c(
+    processes: Processes, home: Path
+) -> None:
+    """`up` then shows that the run was cancelled."""
+    script(home, "slow.sh", "trap '' TERM; echo begun > begun; sleep 600")
+    up = brought_up(processes)
+    processes.hermes("add", "every 1h", "--script", "slow.sh", "--no-agent")
+    processes.hermes("run", "slow.sh")
+    eventually(lambda: (home / "scripts" / "begun").exists(), what="the run")
+    eventually(
+        lambda: json.loads(processes.hermes("runs", "--json").stdout)[0]["state"] == "running",
+        what="a run that is known to run",
+    )
+    up.send_signal(signal.SIGINT)
+    eventually(
+        lambda: "stopping the worker; 1 run is under way and gets 3 s" in processes.log(up),
+        what="the line about the worker",
+    )
+    assert "stopping the beat; everything is stopped in 33 s at most" in processes.log(up)
+    assert "already stopping" not in processes.log(up)
+    up.send_signal(signal.SIGINT)
+    eventually(lambda: "already stopping; " in processes.log(up), what="an answer")
+    assert up.wait(40) == 0
+    log = processes.log(up)
+    assert log.index("slow.sh: cancelled in ") > log.index("already stopping; ")
+    assert below(home) == []
+
+
+def test_up_shows_a_run_that_was_never_performed_without_a_time(
+    processes: Processes, home: Path
+) -> None:
+    script(home, "slow.sh", "sleep 600")
+    up = brought_up(processes, "--demo")
+    processes.hermes("add", "every 1s", "--script", "slow.sh", "--no-agent", "--name", "slow")
+    eventually(lambda: "slow: skipped  " in processes.log(up), what="a skipped run")
+    assert "in -" not in processes.log(up)
+
+
 def test_up_restarts_a_part_that_died(processes: Processes, home: Path) -> None:
     up = brought_up(processes)
     beat = int(processes.log(up).split("beat    process ")[1].split()[0])
