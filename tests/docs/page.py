@@ -36,10 +36,11 @@ Where the text asks to begin each terminal with a line, a comment repeats that f
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import msgspec
+
+from docs.generate.typed_lines import PROMPT, whole_command
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(
@@ -48,7 +49,6 @@ _FENCE = re.compile(
 _GIVEN = re.compile(r"^<!-- given:\n(?P<text>.*?)^-->", re.DOTALL | re.MULTILINE)
 _EACH = re.compile(r"^<!-- each terminal: (?P<text>.*?) -->$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--\s*(not run|stays|fails)(?::\s*((?:(?!-->).)*?))?\s*-->\s*\Z", re.S)
-_HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
 #: The first line of a block that is a file.
 FILE = re.compile(
     r"# (?P<name>[\w./-]+\.(?:py|toml|ini|cfg|ya?ml|conf|env))(?P<add>, at the end)?:?$"
@@ -117,8 +117,8 @@ def typed(block: Block) -> list[Typed]:
     lines = block.text.splitlines()
     while lines:
         line = lines.pop(0)
-        if line.startswith("$ "):
-            found.append(Typed(command=_whole(line.removeprefix("$ "), lines), output=()))
+        if line.startswith(PROMPT):
+            found.append(Typed(command=whole_command(line.removeprefix(PROMPT), lines), output=()))
         elif line == INTERRUPT:
             found.append(Typed(command=INTERRUPT, output=()))
         elif found:
@@ -126,28 +126,6 @@ def typed(block: Block) -> list[Typed]:
         else:
             raise ValueError(f"line {block.line + 1}: neither `$ ` nor ^C comes before {line!r}")
     return found
-
-
-def _whole(first: str, lines: list[str]) -> str:
-    """Take from `lines` what belongs to the command that begins with `first`."""
-    command = first
-    while lines and (command.endswith("\\") or _has_open_quote(command)):
-        command += "\n" + lines.pop(0)
-    heredoc = _HEREDOC.search(command)
-    while heredoc and lines:
-        line = lines.pop(0)
-        command += "\n" + line
-        if line == heredoc[2]:
-            break
-    return command
-
-
-def _has_open_quote(command: str) -> bool:
-    try:
-        shlex.split(command, comments=True)
-    except ValueError:
-        return True
-    return False
 
 
 def links(text: str) -> list[str]:
