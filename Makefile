@@ -41,10 +41,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Build the site in site/. Fails if a page differs from the code or a link leads nowhere.
+# Build the site, site/index.html. Fails if a page differs from the code or a link leads nowhere.
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.generate --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The site is built: open site/index.html in a browser."
 
 # Make the pictures in docs/screens/ again, from what the commands print now.
 screens: $(VENV)/.installed-dev
@@ -69,5 +70,6 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the tools for development into $(VENV); this takes a minute or two."
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.installed
