@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from docs.generate.repository_links import on_page_markdown
 from tests.docs.page import ROOT, anchors, links
@@ -58,3 +59,18 @@ def test_a_link_to_a_file_that_does_not_exist_is_a_warning(
 ) -> None:
     site("how-to/x.md", "[a](../../deploy/nothing.yaml)")
     assert "there is no ../../deploy/nothing.yaml" in caplog.text
+
+
+def test_the_navigation_calls_each_page_by_its_heading() -> None:
+    sections = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    entries: list[dict[str, str]] = []
+    for section in sections:
+        (content,) = section.values()
+        entries += content if isinstance(content, list) else [section]
+    called = {path: name for entry in entries for name, path in entry.items()}
+    headings = {
+        path: (ROOT / "docs" / path).read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        for path in called
+    }
+    assert called.pop("index.md") == "Home"
+    assert called == {path: headings[path] for path in called}
