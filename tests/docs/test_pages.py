@@ -44,8 +44,6 @@ CHECKED = {"python", "toml", "ini", "yaml", "json", "bash"}
 CONTEXT = click.Context(main, info_name="hermes-celery")
 #: Options that each command has.
 OPTIONS = ("--help",)
-#: A time that the shell fills in.
-_TIME = re.compile(r"\$\(date [^)]*\)")
 #: Files that are linked already and will be written.
 COMING: set[str] = set()
 #: Pages that are followed by a test of their own, which looks at more than they print.
@@ -84,7 +82,7 @@ def named(values: list[tuple[str, Block]]) -> list[object]:
 def commands(block: Block) -> Iterator[list[str]]:
     """Yield the words of each command of ours in a console block."""
     for step in typed(block):
-        command = _TIME.sub("2026-11-30T18:00", step.command.replace("\\\n", " "))
+        command = step.command.replace("\\\n", " ")
         for part in re.split(r"\s(?:&&|\|\|?|;|&)(?:\s|$)", command):
             try:
                 words = shlex.split(part.partition("<<")[0], comments=True)
