@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from hermes_celery.core.counted import counted
 from hermes_celery.core.declared import Declaration, RefusedJob, additional, foreign, sharing_text
 from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
 from hermes_celery.core.job import UnreadableJob
@@ -365,7 +366,8 @@ class ProjectDeclarer:
     def _tell_of_more(self, count: int, *, now_ms: int) -> None:
         """Keep one incident for all refusals beyond the first ones."""
         if count > 0:
-            text = f"{count} more declared jobs are refused; `hermes-celery doctor` lists them"
+            text = counted(count, "more declared job is refused", "more declared jobs are refused")
+            text += "; `hermes-celery doctor` lists them"
             self._troubles.tell(TroubleKind.DECLARED, _MORE, text, now_ms=now_ms)
         else:
             text = "fewer declared jobs are refused"

@@ -8,6 +8,7 @@ from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.terminal import print_note, print_table
+from hermes_celery.core.counted import counted
 from hermes_celery.core.dead_letters import KEPT
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Letters
@@ -61,7 +62,7 @@ def letters(ctx: click.Context, limit: int, as_json: bool) -> None:
 def clear() -> None:
     """Delete the kept letters; the count of all letters ever seen stays."""
     count = Letters(reachable_database(read_settings())).clear()
-    click.echo(f"{count} letters deleted")
+    click.echo(f"{counted(count, 'letter')} deleted")
 
 
 def _escaped(text: str) -> str:

@@ -9,6 +9,7 @@ from hermes_celery.cli.scope import read_settings, with_scope
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.store_access import messages_for
 from hermes_celery.cli.terminal import print_table
+from hermes_celery.core.counted import counted
 from hermes_celery.core.run import Run
 from hermes_celery.core.unknown_words import UNREADABLE
 from hermes_celery.errors import RecordBroken
@@ -106,7 +107,7 @@ def delivery_lines(run: Run) -> list[str]:
         return [f"its delivery is {UNREADABLE}: {error}"]
     lines = [
         f"{state.part.what.value} to {state.part.label}: {state.state.value}"
-        + (f" after {state.attempts} attempts: {state.error}" if state.error else "")
+        + (f" after {counted(state.attempts, 'attempt')}: {state.error}" if state.error else "")
         for state in states
     ]
     return [*lines, f"warning: {run.delivery_warning}"] if run.delivery_warning else lines

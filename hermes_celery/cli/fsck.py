@@ -18,6 +18,7 @@ from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import kept_by_broker, read_settings, with_scope
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.terminal import print_labelled
+from hermes_celery.core.counted import counted
 from hermes_celery.core.reconciling import Disagreement, DisagreementKind
 from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.errors import StoreError, StoreUnavailable
@@ -105,7 +106,7 @@ def _of_page(examiner: RecordExaminer, page: Page, mode: CheckMode) -> list[Disa
     except StoreUnavailable:
         raise
     except StoreError as error:
-        text = f"a page of {len(page.work.jobs)} jobs could not be checked: {error}"
+        text = f"a page of {counted(len(page.work.jobs), 'job')} could not be checked: {error}"
         return [Disagreement(trouble=DisagreementKind.BROKEN, subject="page", text=text)]
 
 
@@ -124,7 +125,7 @@ def _shown(pages: Iterator[Page]) -> Iterator[Page]:
         records = 0
         for page in pages:
             records += len(page.work.jobs) + len(page.work.runs)
-            progress.update(task, description=f"{records:,} records checked")
+            progress.update(task, description=f"{counted(records, 'record')} checked")
             yield page
 
 
@@ -135,7 +136,10 @@ def _print_finding(finding: Disagreement) -> None:
 
 
 def _closing(summary: Summary, *, repair: bool) -> str:
-    looked = f"{summary.jobs:,} jobs and {summary.runs:,} run entries checked"
+    looked = (
+        f"{counted(summary.jobs, 'job')} and "
+        f"{counted(summary.runs, 'run entry', 'run entries')} checked"
+    )
     if not summary.found:
         return f"{looked}: all agree"
     advice = "" if repair else with_scope("; `hermes-celery fsck --repair` repairs what it can")

@@ -17,6 +17,7 @@ from hermes_celery.cli.screen import RUN_COLUMNS, print_json, run_row, summary
 from hermes_celery.cli.store_access import open_cron, open_cron_to_read
 from hermes_celery.cli.terminal import print_note, print_table
 from hermes_celery.client import Client
+from hermes_celery.core.counted import counted
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Run, RunState, is_run_id
 from hermes_celery.errors import JobNotFound
@@ -195,7 +196,7 @@ def backfill(
     if as_json:
         print_json(made)
     elif made:
-        click.echo(f"{len(made)} runs queued")
+        click.echo(f"{counted(len(made), 'run')} queued")
     else:
         why = cron.never_due(job, start=start, end=end) or "each has its run"
         click.echo(f"nothing to do: {why}")

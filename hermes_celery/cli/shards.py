@@ -8,6 +8,7 @@ from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import given_app, read_settings
 from hermes_celery.cli.screen import print_json
 from hermes_celery.cli.status import who_is_missing
+from hermes_celery.core.counted import counted
 from hermes_celery.observe.figures import read_status
 from hermes_celery.wiring.server import reachable_database, readable_database
 
@@ -36,7 +37,8 @@ def shards(count: int | None, as_json: bool) -> None:
         print_json({"shards": state.shards, "moved": moved, "unled": state.unled})
         return
     if count is not None:
-        click.echo(f"split into {state.shards}; {moved:,} jobs moved. Start the beats again")
+        jobs = counted(moved, "job")
+        click.echo(f"split into {state.shards}; {jobs} moved. Start the beats again")
     else:
         click.echo(f"shards    {state.shards}")
         click.echo(f"beat      {state.leader or who_is_missing(state)}")

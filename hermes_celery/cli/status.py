@@ -9,6 +9,7 @@ from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import given_app, read_settings, with_scope
 from hermes_celery.cli.screen import print_json, shown
 from hermes_celery.cli.terminal import print_labelled
+from hermes_celery.core.counted import counted
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.observe.checks.records import REPAIR
@@ -84,7 +85,8 @@ def _say(label: str, text: str) -> None:
 def _queue_line(look: QueueLook, *, zone: str) -> str:
     oldest = shown(optional_from_ms(look.oldest_ms), zone=zone, missing="")
     since = f", the oldest since {oldest}" if oldest else ""
-    return f"{look.name}: {look.waiting} messages wait{since}; {len(look.workers)} workers"
+    waiting = counted(look.waiting, "message waits", "messages wait")
+    return f"{look.name}: {waiting}{since}; {counted(len(look.workers), 'worker')}"
 
 
 def who_is_missing(state: Status) -> str:

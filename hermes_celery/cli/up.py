@@ -26,6 +26,7 @@ from hermes_celery.cli.scope import project, read_settings
 from hermes_celery.cli.screen import summary, took
 from hermes_celery.cli.terminal import printable
 from hermes_celery.client import Client
+from hermes_celery.core.counted import counted
 from hermes_celery.core.job import JobRequest
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.errors import (
@@ -256,11 +257,7 @@ def _shut_down(settings: Settings, supervisor: Supervisor, display: _RunDisplay 
         display.show()
     grace, running = f"{settings.grace_seconds:g} s", display.running if display else 0
     if running:
-        runs = (
-            "1 run is under way and gets"
-            if running == 1
-            else f"{running} runs are under way and get"
-        )
+        runs = counted(running, "run is under way and gets", "runs are under way and get")
         _say(f"stopping the worker; {runs} {grace}")
     else:
         _say(f"stopping the worker; running jobs get {grace}")
@@ -289,7 +286,7 @@ def _split(settings: Settings, shards: int | None, *, stop: threading.Event) -> 
                 raise
             stop.wait(_LOOK_SECONDS)
         else:
-            _say(f"the due index is split into {shards}; {moved:,} jobs moved")
+            _say(f"the due index is split into {shards}; {counted(moved, 'job')} moved")
             return
 
 
@@ -385,10 +382,11 @@ def _await_ready(settings: Settings, supervisor: Supervisor, *, stop: threading.
 
 def _greet(settings: Settings, supervisor: Supervisor, *, seconds: float) -> None:
     where = without_password(redis_url(settings))
+    slots = counted(settings.max_workers, "run")
     rows = [
         ("server", where if settings.redis_url else f"{where} (embedded Valkey)"),
         ("beat", _beat_row(settings, supervisor)),
-        ("worker", f"process {supervisor.pid('worker')}, {settings.max_workers} runs at once"),
+        ("worker", f"process {supervisor.pid('worker')}, {slots} at once"),
         ("logs", str(settings.state_dir)),
     ]
     click.echo(f"hermes-celery is up ({seconds:.1f} s)")

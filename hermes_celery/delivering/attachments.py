@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from hermes_celery.core.counted import counted
+
 _MARK = "MEDIA:"
 _NOT_BLANK = re.compile(r"\S")
 _DIRECTIVE = re.compile(r"\[\[(?:audio_as_voice|as_document)\]\]")
@@ -66,7 +68,8 @@ def extract(text: str, *, allowed: tuple[Path, ...]) -> ExtractedFiles:
             files.append(path)
     refused += [f"attachment {str(p)!r} was not sent: too many" for p in files[_MAX_FILES:]]
     if len(lines) > _MAX_LINES:
-        refused.append(f"{len(lines) - _MAX_LINES:,} more attachments were not sent: too many")
+        more = counted(len(lines) - _MAX_LINES, "more attachment was", "more attachments were")
+        refused.append(f"{more} not sent: too many")
     rest = _DIRECTIVE.sub("", _without(text, lines)) if lines else text
     return ExtractedFiles(
         text=rest.strip(), files=tuple(files[:_MAX_FILES]), refused=tuple(refused)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from hermes_celery.core.counted import counted
 from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.store import Database, Jobs, TroubleSigns, worker_app, worker_command
 from hermes_celery.store.queue_health import (
@@ -119,7 +120,8 @@ class QueueWatch:
         told = text.format(
             start=worker_command(app, queue=look.name),
             queue=look.name,
-            waiting=look.waiting,
+            messages_wait=counted(look.waiting, "message waits", "messages wait"),
+            wait=counted(look.waiting, "waits", "wait"),
             since=look.since,
             workers=", ".join(look.workers),
         )
@@ -138,26 +140,25 @@ def unserved(database: Database, *, now_ms: int) -> str:
     if not left:
         return ""
     count, names = sum(look.waiting for look in left), [look.name for look in left]
+    waiting = counted(count, "run waits", "runs wait")
     app = worker_app(database, now_ms=now_ms)
     # A worker started without -Q consumes these queues.
     if {database.keys.default_queue, database.keys.delivery_queue}.issuperset(names):
-        return f"{count} runs wait and there is no worker → {worker_command(app)}"
+        return f"{waiting} and there is no worker → {worker_command(app)}"
     start = worker_command(app, queue=",".join(names))
     named = ", ".join(f"'{name}'" for name in names)
-    return f"{count} runs wait on queue {named} and there is no worker → {start}"
+    return f"{waiting} on queue {named} and there is no worker → {start}"
 
 
 #: Other states are not reported: workers without a free slot, or perhaps of version 0.1.0.
 _STUCK: Mapping[QueueState, str] = {
-    QueueState.NOBODY: (
-        "{waiting} messages wait on queue '{queue}' and no worker consumes it → {start}"
-    ),
+    QueueState.NOBODY: ("{messages_wait} on queue '{queue}' and no worker consumes it → {start}"),
     QueueState.SILENT: (
-        "no worker has taken a message from queue '{queue}' {since}, {waiting} wait, and {workers}"
+        "no worker has taken a message from queue '{queue}' {since}, {wait}, and {workers}"
         " asks for no messages → see its log, and restart it"
     ),
     QueueState.OK: (
-        "no worker has taken a message from queue '{queue}' {since} and {waiting} wait, although"
+        "no worker has taken a message from queue '{queue}' {since} and {wait}, although"
         " {workers} asks for them → restart it; is its broker this server?"
     ),
 }
@@ -191,12 +192,14 @@ def _grows(look: QueueLook, samples: Sequence[_Sample], now_ms: int) -> Trouble 
     waited_s = 0 if look.oldest_ms is None else (now_ms - look.oldest_ms) // 1000
     if samples and _has_grown(samples, now_ms):
         text = (
-            f"queue '{look.name}' grew from {samples[0].length} to {look.waiting} messages in "
+            f"queue '{look.name}' grew from {samples[0].length} to "
+            f"{counted(look.waiting, 'message')} in "
             f"{(now_ms - samples[0].at_ms) // 1000} s, the oldest waits {waited_s} s"
         )
     elif samples and waited_s * 1000 >= _LONG_WAIT_MS:
         text = (
-            f"a run waits {waited_s} s on queue '{look.name}', with {look.waiting} messages on it"
+            f"a run waits {waited_s} s on queue '{look.name}', "
+            f"with {counted(look.waiting, 'message')} on it"
         )
     else:
         return None

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from hermes_celery.core.counted import counted
 from hermes_celery.errors import HermesCeleryError, StoreError
 from hermes_celery.events import event
 from hermes_celery.interop import django_celery_beat
@@ -65,7 +66,7 @@ def _of(
     if not names:
         return []
     shown = ", ".join(sorted(names)[:_NAMED]) + (", ..." if names[_NAMED:] else "")
-    count = "1 entry" if len(names) == 1 else f"{len(names)} entries"
+    count = counted(len(names), "entry", "entries")
     idle = "no longer runs and is no job" if len(names) == 1 else "no longer run and are no jobs"
     them = "it" if len(names) == 1 else "them"
     return [

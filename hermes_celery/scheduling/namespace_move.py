@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from hermes_celery.core.counted import counted
 from hermes_celery.core.job import Job, UnreadableJob
 from hermes_celery.errors import RecordBroken, StoreError, StoreUnavailable
 from hermes_celery.events import RateLimitedLog, event
@@ -360,7 +361,7 @@ class NamespaceMove:
         shown = ", ".join(names[:_NAMED]) + (", ..." if names[_NAMED:] else "")
         still, them = ("it still runs", "it") if len(names) == 1 else ("they still run", "them")
         return (
-            f"{_counted(len(names))} in namespace {self._here!r} may belong to this project: "
+            f"{counted(len(names), 'job')} in namespace {self._here!r} may belong to this project: "
             f"{shown}; {still} there; move {them} with `hermes-celery -N {self._there} move JOB`, "
             f"or remove {them} with `hermes-celery -N {self._here} remove JOB`"
         )
@@ -370,7 +371,7 @@ class NamespaceMove:
         who = ", ".join(older) or "last seen a few seconds ago"
         still, moves = ("still runs", "job moves") if count == 1 else ("still run", "jobs move")
         return (
-            f"{_counted(count)} of this project {still} in namespace {self._here!r}, because "
+            f"{counted(count, 'job')} of this project {still} in namespace {self._here!r}, because "
             f"programs of version 0.1.0 are there ({who}); once you stop them, the {moves} to "
             f"namespace {self._there!r} and the project's declared jobs are written"
         )
@@ -388,7 +389,3 @@ class NamespaceMove:
     @property
     def _there(self) -> str:
         return self._target.keys.namespace
-
-
-def _counted(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from hermes_celery.core.counted import counted
 from hermes_celery.core.dead_letters import KEPT, NOT_REGISTERED, PATIENCE, DeadLetter, advice_on
 from hermes_celery.core.run import RunState
 from hermes_celery.store.database import Database
@@ -46,7 +47,8 @@ class Letters:
         )
         if number < (1 if is_final else PATIENCE):
             return None
-        times = "" if is_final else f"workers could not read its message {number} times: "
+        times = counted(number, "time")
+        times = "" if is_final else f"workers could not read its message {times}: "
         return letter.run_id if self._refuse(letter, times + letter.why) == "cancelled" else None
 
     def _refuse(self, letter: DeadLetter, why: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from hermes_celery.core.counted import counted
 from hermes_celery.core.incidents import TroubleKind, incident_id
 from hermes_celery.errors import error_text
 from hermes_celery.events import RateLimitedLog, event
@@ -44,16 +45,13 @@ class LastSeenJobs(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         """A message that the jobs are lost, and what to do."""
+        lost = counted(self.jobs, "job that was", "jobs that were")
         return (
-            f"the server lost its data: {self._jobs} here at {iso(from_ms(self.at_ms))} "
+            f"the server lost its data: {lost} here at {iso(from_ms(self.at_ms))} "
             "and all history; declared jobs come back, without their "
             "pauses and runs; turn the server's append-only file on, then restore a copy of its "
             "data or add the other jobs again"
         )
-
-    @property
-    def _jobs(self) -> str:
-        return "1 job that was" if self.jobs == 1 else f"{self.jobs} jobs that were"
 
     @property
     def incident_text(self) -> str:

@@ -50,7 +50,7 @@ def test_a_single_beat_notices_an_emptied_server_in_its_first_term(tmp_path: Pat
         assert bed.hermes("status", "--check").returncode == 1
         doctor = bed.hermes("doctor")
         assert doctor.returncode == 1
-        assert "the server lost its data: 1 jobs" in " ".join(doctor.stdout.split())
+        assert "the server lost its data: 1 job that was here" in " ".join(doctor.stdout.split())
         _acknowledge(bed)
 
 

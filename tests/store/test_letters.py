@@ -136,7 +136,7 @@ def test_the_letters_command_prints_no_control_character(
     (line,) = [row for row in findings if row["check"] == "letters"]
     assert line["verdict"] == "warn"
     assert "hermes-celery letters" in line["text"]
-    assert CliRunner().invoke(main, ["letters", "clear"]).stdout == "1 letters deleted\n"
+    assert CliRunner().invoke(main, ["letters", "clear"]).stdout == "1 letter deleted\n"
     assert CliRunner().invoke(main, ["letters"]).stdout == "no message was unreadable\n"
 
 

@@ -92,7 +92,7 @@ def test_a_queue_without_a_consumer_is_an_incident_until_its_runs_are_taken(
     push(host, gpu)
     assert scans(host, overload, 3, queues=(default,)) == []
     (text,) = scans(host, overload, 1, queues=(default,))
-    assert f"1 messages wait on queue '{gpu}' and no worker consumes it" in text
+    assert f"1 message waits on queue '{gpu}' and no worker consumes it" in text
     assert f"worker -Q {gpu}" in text
     # The incident stays open while the run waits.
     assert scans(host, overload, 10, queues=(default,)) == [text]

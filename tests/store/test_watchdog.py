@@ -257,7 +257,7 @@ def test_the_beat_itself_reports_runs_without_workers(
     assert report is not None
     assert report.are_workers_gone
     assert http.messages == [
-        "⚠️ 1 runs wait and there is no worker → celery -A hermes_celery worker"
+        "⚠️ 1 run waits and there is no worker → celery -A hermes_celery worker"
     ]
     host.store.clock.advance(10)
     worker_seen(host.store)

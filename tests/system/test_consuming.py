@@ -90,13 +90,13 @@ def test_a_worker_of_another_queue_does_not_count_as_a_consumer(
     told = processes.hermes("doctor").stdout
     for queue in (valkey.keys.default_queue, gpu):
         assert (
-            f"fail queue queue {queue}: no worker consumes it, and 1 messages wait"
+            f"fail queue queue {queue}: no worker consumes it, and 1 message waits"
             in one_spaced(told)
         )
         assert f"celery -A hermes_celery worker -Q {queue}`" in told
     status = processes.hermes("status", "--check")
     assert status.returncode == 1
-    assert f"queue     {gpu}: 1 messages wait, the oldest since" in status.stdout
+    assert f"queue     {gpu}: 1 message waits, the oldest since" in status.stdout
 
 
 def test_a_worker_that_is_frozen_is_not_counted(processes: Processes, valkey: Database) -> None:

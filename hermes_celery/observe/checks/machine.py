@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from hermes_celery.core.counted import counted
 from hermes_celery.delivering.overload import disk_text, is_nearly_full
 from hermes_celery.observe.finding import Finding, fail, ok, warn
 from hermes_celery.process.disk import disk_of
@@ -41,7 +42,7 @@ def check_scripts(directory: Path) -> Finding:
     if not directory.is_dir():
         return warn("scripts", f"{directory} does not exist; script jobs need their files there")
     count = sum(1 for path in directory.rglob("*") if path.is_file())
-    return ok("scripts", f"{directory}, {count} files")
+    return ok("scripts", f"{directory}, {counted(count, 'file')}")
 
 
 def check_agent(settings: Settings, environment: Mapping[str, str]) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from hermes_celery.core.counted import counted
 from hermes_celery.core.dead_letters import QUIET_MS
 from hermes_celery.core.incidents import TroubleKind
 from hermes_celery.core.server_address import BrokerNames
@@ -55,12 +56,14 @@ def check_records(database: Database, names: BrokerNames) -> Finding:
                      "`hermes-celery fsck --repair` repairs that")  # fmt: skip
     note = SweepNotes(database).read()
     if note.left:
-        return warn("records", f"{note.left} disagree and could not be repaired; "
+        left = counted(note.left, "disagrees", "disagree")
+        return warn("records", f"{left} and could not be repaired; "
                      "`hermes-celery fsck` lists them")  # fmt: skip
     if not note.ended_ms:
         return ok("records", "not compared yet; a beat does that, or `hermes-celery fsck`")
     mended = f", {note.mended} repaired" if note.mended else ""
-    return ok("records", f"{note.jobs} jobs compared by {iso(from_ms(note.ended_ms))}{mended}")
+    jobs = counted(note.jobs, "job")
+    return ok("records", f"{jobs} compared by {iso(from_ms(note.ended_ms))}{mended}")
 
 
 def check_declared(database: Database) -> Iterator[Finding]:

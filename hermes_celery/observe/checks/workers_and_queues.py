@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hermes_celery.core.counted import counted
 from hermes_celery.observe.checks.records import REPAIR
 from hermes_celery.observe.figures import Status
 from hermes_celery.observe.finding import Finding, Verdict, fail, ok, warn
@@ -110,15 +111,20 @@ def _waits(look: QueueLook, state: Status) -> Iterator[Finding]:
     """Report what is wrong with a queue on which messages wait."""
     now_ms = state.now_ms
     if look.state is QueueState.NOBODY and has_workers(state):
-        yield fail("queue", f"queue {look.name}: no worker consumes it, and {look.waiting} "
-                   f"messages wait; start {_start(state, queue=look.name)}")  # fmt: skip
+        yield fail("queue", f"queue {look.name}: no worker consumes it, and "
+                   f"{_messages_wait(look)}; start {_start(state, queue=look.name)}")  # fmt: skip
     elif look.state is QueueState.BUSY and _is_old(look, now_ms=now_ms):
         yield warn("queue", f"no worker has taken a message from queue {look.name} {look.since} "
-                   f"and {look.waiting} wait: all slots are taken; start more workers, or raise "
+                   f"and {counted(look.waiting, 'waits', 'wait')}: all slots are taken; "
+                   "start more workers, or raise "
                    "HERMES_CRON_MAX_WORKERS")  # fmt: skip
     elif look.state is QueueState.UNKNOWN and _is_old(look, now_ms=now_ms):
-        yield warn("queue", f"{look.waiting} messages wait on queue {look.name}; it is unknown "
+        yield warn("queue", f"{_messages_wait(look)} on queue {look.name}; it is unknown "
                    "whether a worker consumes it, as one of version 0.1.0 is there")  # fmt: skip
+
+
+def _messages_wait(look: QueueLook) -> str:
+    return counted(look.waiting, "message waits", "messages wait")
 
 
 def _is_old(look: QueueLook, *, now_ms: int) -> bool:

@@ -42,7 +42,7 @@ def test_every_check_passes_on_a_complete_installation(
     assert {verdict for verdict, _ in found.values()} == {"ok"}
     assert found["workers"][1] == "1: worker@host"
     assert found["agent"][1].endswith("/bash")
-    assert found["scripts"][1].endswith("scripts, 1 files")
+    assert found["scripts"][1].endswith("scripts, 1 file")
 
 
 def test_failed_checks_name_their_remedies(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
