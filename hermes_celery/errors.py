@@ -4,6 +4,7 @@
     +-- ScheduleError (ValueError)      a schedule, time or time zone is invalid
     +-- JobError (ValueError)           a job is invalid and was not stored
     |   +-- ScriptError                 its script is outside the scripts directory, or missing
+    |       +-- ScriptNotRelative       the script's path is absolute
     +-- JobNotFound (LookupError)       no job has this id or name
     +-- AmbiguousJobReference (LookupError)   several jobs have this name
     +-- RunNotFound (LookupError)       no run has this id
@@ -45,6 +46,21 @@ class JobError(HermesCeleryError, ValueError):
 
 class ScriptError(JobError):
     """A script is outside the scripts directory, missing, or not a file."""
+
+
+class ScriptNotRelative(ScriptError):
+    """The script's path is absolute, or begins with a home directory."""
+
+    def __init__(self, script: str) -> None:
+        self.script = script
+        super().__init__(self.text("~/.hermes/scripts"))
+
+    def text(self, scripts_dir: str) -> str:
+        """Return Hermes' message with this directory."""
+        return (
+            f"Script path must be relative to {scripts_dir}/. Got absolute or home-relative "
+            f"path: {self.script!r}. Place scripts in {scripts_dir}/ and use just the filename."
+        )
 
 
 class JobNotFound(HermesCeleryError, LookupError):

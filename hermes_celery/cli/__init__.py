@@ -17,9 +17,9 @@ from typing import IO, Any
 import click
 from click.core import ParameterSource
 
-from hermes_celery.cli.commands import COMMANDS
+from hermes_celery.cli.commands import ADVICE, COMMANDS, MEANT
 from hermes_celery.cli.exit_codes import exit_note
-from hermes_celery.errors import HermesCeleryError, JobNotFound
+from hermes_celery.errors import HermesCeleryError, JobNotFound, ScriptNotRelative
 
 
 class Commands(click.Group):
@@ -41,11 +41,9 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Resolve the command name; refuse an unknown one and suggest the nearest."""
+        """Resolve the command name; refuse an unknown one and say what it may mean."""
         if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
-            nearest = get_close_matches(args[0], COMMANDS, n=1)
-            meant = f" Is {nearest[0]!r} meant?" if nearest else ""
-            ctx.fail(f"No such command {args[0]!r}.{meant}")
+            ctx.fail(f"No such command {args[0]!r}.{_hint(args[0])}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -67,7 +65,7 @@ class Commands(click.Group):
         except JobNotFound as error:
             raise _with_scope(f"{error}{_elsewhere()}") from None
         except HermesCeleryError as error:
-            raise _with_scope(str(error)) from None
+            raise _with_scope(_text_of(error)) from None
         except click.ClickException as error:
             if type(error) is not click.ClickException:
                 raise  # a usage error: click adds the usage line and exits with 2
@@ -78,6 +76,14 @@ class Commands(click.Group):
             raise _Refused(_refused(error)) from None
         except RecursionError:
             raise _Refused("the given value is nested too deeply to be parsed") from None
+
+
+def _hint(word: str) -> str:
+    """Return what an unknown command may mean: a common word first, then the nearest spelling."""
+    if word in ADVICE:
+        return f" {ADVICE[word]}"
+    meant = [MEANT[word]] if word in MEANT else get_close_matches(word, COMMANDS, n=1)
+    return f" Is {meant[0]!r} meant?" if meant else ""
 
 
 class _Refused(click.ClickException):
@@ -111,6 +117,16 @@ def _elsewhere() -> str:
     if not others:
         return ""
     return f". This is namespace {named!r}; others on this server are {', '.join(others)} (-N NAME)"
+
+
+def _text_of(error: HermesCeleryError) -> str:
+    """Return the error's message; one about a script's path names this home's directory."""
+    if not isinstance(error, ScriptNotRelative):
+        return str(error)
+    # The refused command has already imported this.
+    from hermes_celery.cli.scope import read_settings as settings_of_command
+
+    return error.text(str(settings_of_command().scripts_dir))
 
 
 def _refused(error: OSError) -> str:

@@ -30,3 +30,30 @@ COMMANDS = {
     "next": ("schedules:next_command", "Print the next instants of a schedule."),
     "explain": ("schedules:explain_command", "Explain a schedule in words."),
 }
+
+#: Words of other programs, and the command that does the same here.
+MEANT = {
+    **dict.fromkeys(("delete", "del", "rm", "uninstall"), "remove"),
+    **dict.fromkeys(("create", "new", "schedule"), "add"),
+    **dict.fromkeys(("update", "change", "set", "modify"), "edit"),
+    **dict.fromkeys(("ls", "jobs"), "list"),
+    **dict.fromkeys(("ps", "history", "executions"), "runs"),
+    **dict.fromkeys(("trigger", "exec", "execute"), "run"),
+    **dict.fromkeys(("info", "get", "inspect"), "show"),
+    **dict.fromkeys(("log", "output", "tail"), "logs"),
+    **dict.fromkeys(("enable", "unpause"), "resume"),
+    **dict.fromkeys(("disable", "suspend"), "pause"),
+    **dict.fromkeys(("kill", "abort"), "cancel"),
+    **dict.fromkeys(("start", "serve"), "up"),
+    **dict.fromkeys(("check", "health"), "doctor"),
+    "help": "--help",
+    "version": "--version",
+}
+#: The advice for words that no command stands for.
+ADVICE = {
+    **dict.fromkeys(
+        ("stop", "down", "quit", "shutdown"),
+        "Press Ctrl-C in the terminal of `up` to stop it; `cancel` stops a run, `pause` a job.",
+    ),
+    "restart": "Press Ctrl-C in the terminal of `up`, then start it again.",
+}

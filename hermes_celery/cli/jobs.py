@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hermes_celery.cli.field_options import field_options, take_fields
-from hermes_celery.cli.options import json_option
+from hermes_celery.cli.options import ScheduleCommand, json_option
 from hermes_celery.cli.scope import project, read_settings, with_scope
 from hermes_celery.cli.screen import (
     JOB_COLUMNS,
@@ -43,7 +43,7 @@ _elsewhere = click.option(
 )
 
 
-@click.command()
+@click.command(cls=ScheduleCommand)
 @click.argument("schedule")
 @click.argument("prompt", required=False)
 @field_options(without=("schedule", "prompt"))
@@ -76,7 +76,7 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
     click.echo(_upcoming(job))
 
 
-@click.command()
+@click.command(cls=ScheduleCommand)
 @click.argument("job")
 @field_options()
 @_elsewhere

@@ -7,11 +7,35 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from hermes_celery.core.counted import counted
 from hermes_celery.errors import ScheduleError
 from hermes_celery.settings import default_timezone
 
+#: How many characters of unexpected arguments are shown.
+_SHOWN = 40
 #: The one `--json` option of all commands: they print the same values with it as without it.
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+class ScheduleCommand(click.Command):
+    """A command that takes a schedule; too many arguments mean that its quotes are missing."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; refuse extra ones and say where quotes belong."""
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            ctx.fail(
+                f"Got {counted(len(rest), 'argument')} too many ({_shortened(rest)}). Put the "
+                'schedule in quotes, such as "0 9 * * 1-5", and each other text with blanks: '
+                "without them the shell splits it, and writes the names of files for *"
+            )
+        return rest
+
+
+def _shortened(words: list[str]) -> str:
+    shown = " ".join(words)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN].rstrip()} ..."
 
 
 class Instant(click.ParamType[datetime]):

@@ -9,7 +9,7 @@ from itertools import islice
 
 import click
 
-from hermes_celery.cli.options import json_option
+from hermes_celery.cli.options import ScheduleCommand, json_option
 from hermes_celery.cli.scope import default_zone
 from hermes_celery.cli.terminal import print_labelled, print_table
 from hermes_celery.errors import HermesCeleryError
@@ -23,7 +23,7 @@ from hermes_celery.settings import default_timezone
 _EXPLAINED = 5
 
 
-@click.command("next")
+@click.command("next", cls=ScheduleCommand)
 @click.argument("expression", metavar="EXPR")
 @click.option(
     "--tz",
@@ -89,7 +89,7 @@ def _print_forms(context: click.Context, parameter: click.Parameter, is_given: b
     context.exit()
 
 
-@click.command("explain")
+@click.command("explain", cls=ScheduleCommand)
 @click.argument("expression", metavar="EXPR")
 @click.option(
     "--forms",

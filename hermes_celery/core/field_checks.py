@@ -18,7 +18,7 @@ import msgspec
 from hermes_celery.core.origin import SessionSource
 from hermes_celery.core.prompt_scan import check_prompt
 from hermes_celery.core.work import HttpCall, checked_url
-from hermes_celery.errors import JobError, ScriptError
+from hermes_celery.errors import JobError, ScriptError, ScriptNotRelative
 from hermes_celery.masking.server_urls import without_passwords_in
 from hermes_celery.schedule.schedule import instant_ms
 
@@ -103,10 +103,7 @@ def checked_script(script: str | None) -> str | None:
     if not script:
         return None
     if script.startswith(("/", "~", "\\")) or re.match(r"[A-Za-z]:", script):
-        raise ScriptError(
-            "Script path must be relative to ~/.hermes/scripts/. Got absolute or home-relative "
-            f"path: {script!r}. Place scripts in ~/.hermes/scripts/ and use just the filename."
-        )
+        raise ScriptNotRelative(script)
     depth = 0
     for part in PurePosixPath(script.replace("\\", "/")).parts:
         depth += -1 if part == ".." else 1

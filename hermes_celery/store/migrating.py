@@ -36,16 +36,12 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
     #: The oldest format whose programs can read the result.
     needs: int
     #: Changes some records from a cursor on ("" for the beginning); returns the next cursor, or
-    #: None when done.
-    step: Callable[[Database, str], str | None]
+    #: None when done. None if stored records stay as they are.
+    step: Callable[[Database, str], str | None] | None
 
 
-def _nothing_to_change(_: Database, cursor: str) -> None:
-    """Change nothing: format 2 only adds optional keys and fields."""
-
-
-#: One migration for each format above 1.
-MIGRATIONS = (Migration(to=FORMAT, needs=1, step=_nothing_to_change),)
+#: One migration for each format above 1. Format 2 only adds optional keys and fields.
+MIGRATIONS = (Migration(to=FORMAT, needs=1, step=None),)
 
 
 class Migrator:
@@ -77,10 +73,11 @@ class Migrator:
         migration = self._migrations[stored.format + 1]
         if migration.needs > stored.needs:
             return self._shut_out(migration, stored, token=token, now_ms=now_ms)
-        cursor = migration.step(self._database, stored.cursor if stored.to == migration.to else "")
+        begin = stored.cursor if stored.to == migration.to else ""
+        cursor = migration.step(self._database, begin) if migration.step else None
         self._formats.write(_after(migration, stored, cursor), seen=stored,
                            token=token, now_ms=now_ms)  # fmt: skip
-        if cursor is None:
+        if migration.step and cursor is None:
             event(_log, "format.migrated", format=migration.to)
         return True
 

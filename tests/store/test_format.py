@@ -119,6 +119,19 @@ def test_a_key_of_the_wrong_type_is_reported_and_quarantined_by_the_leader(
     assert database.call("TYPE", database.keys.quarantine(key, at_ms=5)) == kind
 
 
+def test_a_migration_is_logged_only_where_records_change(
+    formats: Formats, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert formats.read().format == 1
+    migrated(database)
+    assert "format.migrated" not in caplog.text
+    planned = [Migration(to=FORMAT + 1, needs=1, step=Doubling().step)]
+    while Migrator(database, migrations=planned).step(token=TOKEN, now_ms=0):
+        pass
+    assert caplog.text.count("format.migrated") == 1
+
+
 def test_an_older_leader_migrates_nothing(formats: Formats, database: Database) -> None:
     with pytest.raises(LeaseLost):
         Migrator(database).step(token=TOKEN - 1, now_ms=0)

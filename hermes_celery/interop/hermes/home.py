@@ -69,12 +69,12 @@ def import_jobs(cron: Client, path: Path, *, timezone: str) -> ImportReport:
     file does not exist or is unreadable as a whole; nothing is written then.
     """
     records = read_records(path)
-    report = ImportReport(
-        imported=[], kept=[], refused=[], notes=_foreign_offsets(records, timezone=timezone)
-    )
+    report = ImportReport(imported=[], kept=[], refused=[])
     for start in range(0, len(records), WRITES):
         _import_page(cron, records[start : start + WRITES], start, report, timezone=timezone)
-    return report
+    if not report.imported:
+        return report
+    return msgspec.structs.replace(report, notes=_foreign_offsets(records, timezone=timezone))
 
 
 class _Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,17 +132,22 @@ def _foreign_offsets(records: list[Any], *, timezone: str) -> list[str]:
             written = datetime.fromisoformat(text) if isinstance(text, str) else None
         except ValueError:
             continue
-        is_cron = _object(_object(record).get("schedule")).get("kind") == "cron"
-        if not is_cron or written is None or written.utcoffset() is None:
+        schedule = _object(_object(record).get("schedule"))
+        if schedule.get("kind") != "cron" or written is None or written.utcoffset() is None:
             continue
         here = written.astimezone(zone)
         if here.utcoffset() != written.utcoffset():
             return [
-                f"Hermes wrote its times at UTC{written:%z}, but {timezone} is at UTC{here:%z} "
-                "then: from now on, cron expressions are read in that zone. If it is wrong, remove "
-                "the jobs and import them again with --timezone"
+                f"{schedule.get('expr')!r:.99} is now read in {timezone} (UTC{_offset(here)}); "
+                f"Hermes read cron expressions in its own zone (UTC{_offset(written)}). If you "
+                "want that zone, remove the imported jobs and import again with its name, such as "
+                "--timezone Europe/Berlin"
             ]
     return []
+
+
+def _offset(moment: datetime) -> str:
+    return moment.isoformat()[-6:]
 
 
 def read_records(path: Path) -> list[Any]:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
+from hermes_celery.cli.commands import ADVICE, COMMANDS, MEANT
 from hermes_celery.core.job import JobRequest, Origin
 from hermes_celery.core.run import RunState
 from hermes_celery.core.work import TaskCall
@@ -36,6 +37,10 @@ def home(tmp_path: Path, valkey_url: str, namespace: str, monkeypatch: pytest.Mo
     }.items():
         monkeypatch.setenv(name, value)
     return tmp_path
+
+
+#: What a shell makes of `* * * * *` in a directory with many files.
+_FILES = [f"file-{number}" for number in range(50)]
 
 
 def typed(*arguments: str) -> Result:
@@ -255,6 +260,59 @@ def test_an_unknown_command_is_answered_with_the_nearest_one() -> None:
     assert typed("zzz").stderr.endswith("No such command 'zzz'.\n")
 
 
+@pytest.mark.parametrize(
+    ("word", "command"),
+    [("delete", "remove"), ("rm", "remove"), ("start", "up"), ("ls", "list"), ("ps", "runs"),
+     ("history", "runs"), ("log", "logs"), ("enable", "resume"), ("disable", "pause"),
+     ("trigger", "run"), ("new", "add"), ("update", "edit"), ("version", "--version")],
+)  # fmt: skip
+def test_a_word_of_other_programs_is_answered_with_our_command(word: str, command: str) -> None:
+    result = typed(word)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"No such command '{word}'. Is '{command}' meant?\n")
+
+
+def test_every_word_of_other_programs_leads_to_a_command_and_hides_none() -> None:
+    assert {word for word in MEANT.values() if not word.startswith("--")} <= set(COMMANDS)
+    assert not (MEANT.keys() | ADVICE.keys()) & COMMANDS.keys()
+    assert not MEANT.keys() & ADVICE.keys()
+
+
+def test_stop_is_answered_with_what_stops_up() -> None:
+    assert "Press Ctrl-C in the terminal of `up`" in typed("stop").stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("add", *_FILES, "--script", "x.sh"),
+        ("add", "0", "9", "*", "*", "1-5", "say hello"),
+        ("edit", "job", "--schedule", "every", "5m"),
+        ("next", *"*****"),
+        ("explain", "every", "5m"),
+    ],
+    ids=" ".join,
+)
+def test_a_schedule_without_quotes_is_answered_with_where_they_belong(
+    arguments: tuple[str, ...],
+) -> None:
+    result = typed(*arguments)
+    assert result.exit_code == 2
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert 'Put the schedule in quotes, such as "0 9 * * 1-5"' in error
+    assert len(error) < 250
+
+
+def test_the_message_about_an_absolute_script_names_the_directory_of_this_home(home: Path) -> None:
+    added("every 1h", "x", "--name", "job")
+    for command in (("add", "every 1h"), ("edit", "job")):
+        result = typed(*command, "--script", "/etc/evil.sh")
+        assert result.exit_code == 1
+        assert f"must be relative to {home}/scripts/. Got" in result.stderr
+        assert f"Place scripts in {home}/scripts/" in result.stderr
+        assert "~" not in result.stderr
+
+
 @pytest.mark.usefixtures("home")
 def test_importing_from_an_empty_redbeat_says_that_it_has_no_entry() -> None:
     found = typed("import", "redbeat", "--prefix", "nobodys:")
@@ -380,8 +438,6 @@ def test_a_manual_tick_marks_runs_of_foreign_queues_as_sent(
 
 
 def test_every_command_has_help_and_is_listed() -> None:
-    from hermes_celery.cli.commands import COMMANDS
-
     listed = typed("--help").stdout
     for name in COMMANDS:
         assert name in listed

@@ -49,7 +49,7 @@ def test_failed_checks_name_their_remedies(home: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", str(home))
     found = findings(exit_code=1)
     assert found["server"][0] == "fail"
-    assert "start one with `hermes-celery up`" in found["server"][1]
+    assert "start `hermes-celery up`" in found["server"][1]
     assert found["agent"][0] == "warn"
     assert "pip install hermes-agent" in found["agent"][1]
     assert found["scripts"][0] == "warn"

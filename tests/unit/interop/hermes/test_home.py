@@ -93,8 +93,16 @@ def test_a_job_that_the_server_refuses_stops_no_other(store: Store, tmp_path: Pa
 def test_a_home_from_another_zone_is_noted(store: Store) -> None:
     report = import_jobs(store.cron, HOME, timezone="America/New_York")
     (note,) = report.notes
-    assert "UTC+0100, but America/New_York is at UTC-0500" in note
-    assert import_jobs(store.cron, HOME, timezone="Europe/Berlin").notes == []
+    assert "' is now read in America/New_York (UTC-05:00)" in note
+    assert "in its own zone (UTC+01:00)" in note
+    again = import_jobs(store.cron, HOME, timezone="America/New_York")
+    assert (again.imported, again.notes) == ([], [])
+
+
+def test_a_home_from_the_same_zone_has_no_note(store: Store) -> None:
+    report = import_jobs(store.cron, HOME, timezone="Europe/Berlin")
+    assert report.imported
+    assert report.notes == []
 
 
 def test_an_interval_keeps_the_grid_of_hermes(store: Store) -> None:
