@@ -1,7 +1,7 @@
 """Compare what was printed with what a page shows, as far as it is the same each time.
 
 Times, durations, ids, process ids, host names and the width of columns differ from run to run. They
-are replaced by a word on both sides first.
+are replaced by a word on both sides first. A page may cut the id of a run: `3f0c9a1b2d4e-…`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket
 
 #: Each pattern becomes the word behind it, in this order.
 _MASKS = [
-    (r"\b[0-9a-f]{12}-\d{8}T\d{6}(\.\d+)?Z(-[0-9a-f]{4,8})?(\.\d+)?", "<run>"),
+    (r"\b[0-9a-f]{12}-(…|\d{8}T\d{6}(\.\d+)?Z(-[0-9a-f]{4,8})?(\.\d+)?)", "<run>"),
     (r"\b[\w]+-[0-9a-f]{12}-[0-9a-f]{8}\b", "<incident>"),
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "<uuid>"),
     (r"\b[0-9a-f]{12}\b", "<id>"),

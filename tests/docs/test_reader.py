@@ -110,6 +110,8 @@ def test_a_comment_marks_the_block_directly_below_it_and_no_other() -> None:
         ("NAME   STATE\nx      on", "NAME STATE\nx    on\n", True),
         ("took 0.1 s at 2026-11-23 15:49:02", "took 3 s at 2027-01-01 00:00:00\n", True),
         ("exit 3", "exit 4\n", False),
+        ("0123456789ab-…  done", "ba9876543210-20270101T080000.120Z-5a1d63c2 done\n", True),
+        ("0123456789ab-…  done", "ba9876543210 done\n", False),
     ],
 )
 def test_what_differs_each_time_is_not_compared(shown: str, printed: str, same: bool) -> None:
