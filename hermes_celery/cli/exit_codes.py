@@ -15,8 +15,9 @@ class ExitCode(IntEnum):
     DONE = 0
     #: The command was refused or failed, or was interrupted with Ctrl-C.
     FAILED = 1
-    #: The command line is wrong: an unknown command or option, a missing argument, an unreadable
-    #: value.
+    #: The command line is wrong: an unknown command or option, a missing argument, or a value that
+    #: its option does not take, such as a word for a number. A schedule or a job's value that is
+    #: refused, such as a priority of 256, gives 1.
     USAGE = 2
 
 
