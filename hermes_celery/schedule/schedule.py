@@ -41,7 +41,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all schedules, which `parse` and `from_hermes` make."""
+    """Base of all schedules; `parse_schedule` makes one from a text."""
 
     #: Normal form: with `timezone` and the anchor it parses to the same schedule.
     text: str
@@ -97,7 +97,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(islice(self._instants(_ms_up(start), _ms(end)), limit))
 
     def to_hermes(self) -> dict[str, object]:
-        """Return the dict that Hermes stores for this schedule; `from_hermes` reads it back."""
+        """Return the dict that Hermes stores for this schedule."""
         return {"kind": self.kind.value, "expr": self.text, "display": self.display}
 
     def _instants(self, start_ms: int, end_ms: int) -> Iterator[datetime]:
