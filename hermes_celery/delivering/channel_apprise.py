@@ -31,7 +31,7 @@ _TOO_MANY = ("429", "too many requests", "rate limit")
 class AppriseChannel:
     """One apprise URL."""
 
-    INSTALL = "this target needs apprise; install it: pip install 'hermes-celery[notify]'"
+    INSTALL = "this target needs apprise; install it: pip install 'apprise>=1.9'"
 
     def __init__(self, url: str, *, platform: str = "", timeout_seconds: float) -> None:
         self._secrets = secrets_of([url])

@@ -32,7 +32,7 @@ RENDER_SECONDS = 20.0
 #: Python and Jinja2 take 40 MB of address space.
 _MEMORY_BYTES = 256 * 1024 * 1024
 _CHILD = Path(__file__).with_name("template_child.py")
-_INSTALL = "templates need Jinja2; install it: pip install 'hermes-celery[notify]'"
+_INSTALL = "templates need Jinja2; install it: pip install 'jinja2>=3.1'"
 
 
 class RenderedText(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,4 +48,4 @@ def beat_command(app: str) -> str:
         return "`celery beat` or `up`"
     if not app:
         return "the beat of your project"
-    return f"`celery -A {app} beat -S hermes_celery.beat:CronScheduler`"
+    return f"`celery -A {app} beat -S hermes`"

@@ -4,7 +4,7 @@
     cron = Cron(app)
     cron.add("nightly", "0 2 * * *", task="shop.tasks.report", timezone="Europe/Berlin")
 
-Start `celery -A shop beat -S hermes_celery.beat:CronScheduler` beside the workers that you have.
+Start `celery -A shop beat -S hermes` beside the workers that you have.
 A beat that takes the lead writes the jobs of `add` and of `app.conf.beat_schedule` to Redis, and
 removes those that are no longer declared. Importing the module connects to nothing. `cron.client`
 adds and changes jobs at run time; its methods are the commands of the command line.

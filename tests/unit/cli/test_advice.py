@@ -69,7 +69,7 @@ def test_findings_advise_a_worker_of_the_known_app() -> None:
     assert [text.partition("start ")[2] for text in texts_for("hermes_celery")] == [
         "`celery -A hermes_celery worker -Q q`", "`celery -A hermes_celery worker` or `up`",
     ]  # fmt: skip
-    assert beat_command("proj").startswith("`celery -A proj beat -S hermes_celery.beat")
+    assert beat_command("proj").startswith("`celery -A proj beat -S hermes`")
     assert beat_command("") == "the beat of your project"
 
 
