@@ -1,7 +1,8 @@
 """Hide secrets in URLs: show at most the scheme, and the host where it is not a secret.
 
 Tokens may be anywhere in a delivery URL (`slack://TOKEN/TOKEN`, `json://user:password@host`), so
-everything after the scheme is hidden. This module knows no platform.
+everything after the scheme is hidden. A `file://` URL is shown, because it is only a file's name.
+This module knows no platform.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ _MIN_SECRET = 6
 
 
 def masked(text: str) -> str:
-    """Return a text in which everything after the scheme of each URL is replaced by `***`."""
+    """Return a text in which everything after the scheme of each URL is replaced by `***`.
+
+    A `file://` URL stays as it is.
+    """
     pieces: list[str] = []
     position = 0
     for start, end in _behind_schemes(text):
@@ -59,7 +63,7 @@ def without(text: str, secrets: Iterable[str]) -> str:
 
 
 def _behind_schemes(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the span after the scheme of each URL.
+    """Yield the span after the scheme of each URL except `file://`.
 
     Searches for `://` and then backwards for the scheme. A forward search would try each letter of
     a long word as the beginning of a scheme.
@@ -69,7 +73,10 @@ def _behind_schemes(text: str) -> Iterator[tuple[int, int]]:
     while colon >= 0:
         word = seen + len(text[seen:colon].rstrip(_SCHEME_CHARACTERS))
         seen = colon + 3
-        has_scheme = _SCHEME_START.search(text, word, colon) is not None
+        has_scheme = (
+            text[word:colon].lower() != "file"
+            and _SCHEME_START.search(text, word, colon) is not None
+        )
         behind = _BEHIND.match(text, seen) if has_scheme else None
         if behind is not None:
             yield behind.span()

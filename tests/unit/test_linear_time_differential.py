@@ -14,7 +14,8 @@ from hermes_celery.masking.output import MASK, redactor
 from hermes_celery.masking.urls import masked
 
 _MEDIA = re.compile(r"^\s*MEDIA:\s*(?P<path>\S.*?)\s*$", re.MULTILINE)
-_URL = re.compile(r"\b([a-z][a-z0-9+.-]*)://[^\s,]+", re.IGNORECASE)
+_FILE = r"(?<![\w+.-])([fF][iI][lL][eE])://"
+_URL = re.compile(rf"{_FILE}|(?i:\b([a-z][a-z0-9+.-]*)://[^\s,]+)")
 _ASSIGNED = re.compile(
     rb"(?P<before>[\"']?[ \t]{0,4}(?P<sign>[=:])[ \t]{0,4}(?:(?:basic|token)[ \t]+)?[\"']?)"
     rb"(?P<value>[^\s\"'`,;&<>(){}\[\]$*\x00][^\s\"'`,;&<>\x00]*)",
@@ -37,13 +38,10 @@ def test_media_lines_match_those_of_the_plain_pattern(text: str) -> None:
     assert extracted.text == (_MEDIA.sub("", text) if found else text).strip()
 
 
-@given(
-    words(
-        "://", "a", "Z", "9", "+", ".", "-", "_", " ", ",", "/", "\u017f", "\u0130", "é", ":", "\n"
-    )
-)
+@given(words("://", "file", "FILE", "a", "Z", "9", "+", ".", "-", "_", " ", ",", "/", "\u017f",
+             "\u0130", "é", ":", "\n"))  # fmt: skip
 def test_masked_urls_match_those_of_the_plain_pattern(text: str) -> None:
-    assert masked(text) == _URL.sub(r"\1://***", text)
+    assert masked(text) == _URL.sub(lambda url: url[0] if url[1] else f"{url[2]}://***", text)
 
 
 @given(words("token", "secret", "=", ":", " ", "\t", "'", '"', "abcdefgh", "1", "9.5", "\n", ",",

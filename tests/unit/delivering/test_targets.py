@@ -241,6 +241,14 @@ def test_urls_of_a_job_are_masked() -> None:
     assert job.as_json()["ping"] == "https://hc.example/***"
 
 
+def test_the_name_of_a_file_target_is_shown() -> None:
+    assert masked("local,file://daily.md,json://token@h") == "local,file://daily.md,json://***"
+    assert masked("FILE://a.md") == "FILE://a.md"
+    # Other schemes that contain the word, and a URL behind a file's name, hide what follows.
+    assert masked("x-file://tok files://tok") == "x-file://*** files://***"
+    assert masked("file://a;json://tok") == "file://a;json://***"
+
+
 def test_the_password_in_a_requests_url_is_masked() -> None:
     call = HttpCall(url="https://h/x?password=hunter3&q=1&token=hunter4")
     job = a_job(prompt=None, http=call)
