@@ -87,7 +87,7 @@ def up(demo: bool, shards: int | None) -> None:
     if project() is not None:
         raise click.UsageError(
             "`up` starts our own app, not a project's; start `celery -A APP worker` and "
-            "`celery -A APP beat -S hermes_celery.beat:CronScheduler`"
+            "`celery -A APP beat -S hermes`"
         )
     raise SystemExit(bring_up(read_settings(), demo=demo, shards=shards))
 
@@ -248,25 +248,31 @@ class _Seen:
 
 def _shut_down(settings: Settings, supervisor: Supervisor, display: _RunDisplay | None) -> None:
     """Stop the beats first, so that no new run comes; then the worker; the server last."""
-    beats = [name for name in supervisor.names() if name.startswith(_BEAT)]
-    what = "the beat" if len(beats) < 2 else f"the {len(beats)} beats"
-    most = supervisor.longest_stop_seconds()
-    _say(f"stopping {what}" + (f"; everything is stopped in {most:g} s at most" if most else ""))
-    supervisor.stop(*(beats or [_BEAT]))
+    names = supervisor.names()
+    beats = [name for name in names if name.startswith(_BEAT)]
+    if beats:
+        what = "the beat" if len(beats) == 1 else f"the {len(beats)} beats"
+        most = supervisor.longest_stop_seconds()
+        within = f"; everything is stopped in {most:g} s at most" if most else ""
+        _say(f"stopping {what}{within}")
+        supervisor.stop(*beats)
     if display is not None:
         display.show()
-    grace, running = f"{settings.grace_seconds:g} s", display.running if display else 0
-    if running:
-        runs = counted(running, "run is under way and gets", "runs are under way and get")
-        _say(f"stopping the worker; {runs} {grace}")
-    else:
-        _say(f"stopping the worker; running jobs get {grace}")
-    supervisor.stop("worker")
+    if "worker" in names:
+        _say(f"stopping the worker; {_time_of_runs(settings, display)}")
+        supervisor.stop("worker")
     if display is not None:
         display.show()
-    if settings.redis_url is None:
+    if "server" in names and supervisor.exit_code("server") is None:
         _say("stopping the server; jobs and runs are kept")
     supervisor.stop()
+
+
+def _time_of_runs(settings: Settings, display: _RunDisplay | None) -> str:
+    """Say how long the runs get that are under way."""
+    running = display.running if display else 0
+    who = counted(running, "run is under way and gets", "runs are under way and get")
+    return f"{who if running else 'running jobs get'} {settings.grace_seconds:g} s"
 
 
 def _split(settings: Settings, shards: int | None, *, stop: threading.Event) -> None:

@@ -82,6 +82,17 @@ def test_up_demo_shows_its_runs_and_stops_its_parts_in_order(
     assert below(home) == []
 
 
+def test_an_up_without_its_server_says_nothing_of_parts_that_never_ran(
+    processes: Processes,
+) -> None:
+    command = [sys.executable, "-m", "hermes_celery", "up"]
+    up = processes.start(command, HERMES_REDIS_URL="redis://127.0.0.1:1/0")
+    assert up.wait(30) == 1
+    log = processes.log(up)
+    assert "no Redis at redis://127.0.0.1:1/0" in log
+    assert "stopping" not in log
+
+
 def test_the_commands_that_up_suggests_work_in_a_new_terminal(
     processes: Processes, home: Path
 ) -> None:
