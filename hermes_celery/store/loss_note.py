@@ -47,17 +47,16 @@ class LastSeenJobs(msgspec.Struct, frozen=True, kw_only=True):
         """A message that the jobs are lost, and what to do."""
         lost = counted(self.jobs, "job that was", "jobs that were")
         return (
-            f"the server lost its data: {lost} here at {iso(from_ms(self.at_ms))} "
-            "and all history; declared jobs come back, without their "
-            "pauses and runs; turn the server's append-only file on, then restore a copy of its "
-            "data or add the other jobs again"
+            f"the server lost its data: {lost} here at {iso(from_ms(self.at_ms))}, and all "
+            "history. Turn the server's append-only file on, then restore a copy of its data or "
+            "add the jobs again; the beat adds declared jobs itself, without their pauses and runs"
         )
 
     @property
     def incident_text(self) -> str:
         """The same for an incident, which stays open until it is acknowledged."""
         mine = incident_id(TroubleKind.GONE, LOSS)
-        return f"{self.text}; `hermes-celery incidents ack {mine}` says that you know"
+        return f"{self.text}. To close the incident: `hermes-celery incidents ack {mine}`"
 
 
 class LossNote:
