@@ -36,17 +36,20 @@ _Key = tuple[str, int, int]
 
 #: Seconds that building one message may take.
 BUILD_SECONDS = 2.0
-#: Seconds that the beat waits for a new call: a fraction of a lease, and less while another call is
-#: still running.
-_AT_ONCE_SECONDS, _BESIDE_SECONDS = 0.25, 0.01
+#: Seconds that the beat waits for a new call: a fraction of a lease.
+_AT_ONCE_SECONDS = 0.25
+#: Seconds that the beat waits for a new call while another call is still running.
+_BESIDE_SECONDS = 0.01
 #: Seconds between renewals of the leases while the beat waits; a lease lasts less than a second.
 _MEANWHILE_SECONDS = 0.1
 #: Most calls that run at once; each has a thread.
 _MOST_GOING_ON = 32
 #: Seconds after its end for which a call keeps the job's next run waiting, to keep their order.
 _FIRST_SECONDS = 20.0
-#: Seconds after which an unclaimed result belongs to a run that is over, and most results kept.
-_KEPT_SECONDS, _MOST_KEPT = 900.0, 1_000
+#: Seconds after which nothing asks for a result any more, because its run is over.
+_KEPT_SECONDS = 900.0
+#: Most results kept.
+_MOST_KEPT = 1_000
 
 
 class BoundedMessages:

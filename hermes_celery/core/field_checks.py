@@ -45,15 +45,15 @@ def stripped(text: str | None) -> str | None:
     return (text or "").strip() or None
 
 
-def clean(values: Sequence[str] | str | None) -> tuple[str, ...]:
+def stripped_list(values: Sequence[str] | str | None) -> tuple[str, ...]:
     """Return stripped texts without empty ones and duplicates; a single text is a list of one."""
     values = [values] if isinstance(values, str) else values or ()
     return tuple(dict.fromkeys(value.strip() for value in values if value.strip()))
 
 
-def clean_or_none(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Do the same as `clean`, but return None if nothing is left."""
-    return clean(values) or None
+def stripped_list_or_none(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Do the same as `stripped_list`, but return None if nothing is left."""
+    return stripped_list(values) or None
 
 
 def number_within(name: str, low: float, high: float) -> Callable[[float | None], float | None]:

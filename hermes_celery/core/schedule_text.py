@@ -228,8 +228,11 @@ def _period_ms(period: Any) -> int:
 
 
 def _every(period_ms: int) -> str:
-    if not _SHORTEST_MS <= period_ms <= _LONGEST_MS:
-        raise JobError(f"an interval of {period_ms / 1000:g} s must be 0.1 s to a century")
+    shown = f"an interval of {period_ms / 1000:g} s"
+    if period_ms < _SHORTEST_MS:
+        raise JobError(f"{shown} is too short; the shortest is {_SHORTEST_MS / 1000:g} s")
+    if period_ms > _LONGEST_MS:
+        raise JobError(f"{shown} is too long; the longest is a century")
     return f"every {duration_text(period_ms)}"
 
 

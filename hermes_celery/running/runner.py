@@ -77,7 +77,7 @@ class RunListener(Protocol):
     """Listens to the start and end of runs, such as `outbox.RunAnnouncer`."""
 
     def started(self, claim: Claim) -> None:
-        """Take note that a run has started."""
+        """Called when a run has started."""
 
     def follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp:
         """Return what to write in the same atomic step as the run's end, such as a delivery."""

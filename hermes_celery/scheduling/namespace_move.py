@@ -139,7 +139,7 @@ class NamespaceMove:
         self._looked_ms: int | None = None
         #: Whether the second beat ticks there.
         self._second_ticks = False
-        #: Whether nothing was left, and all jobs are read once more before the second beat ends.
+        #: Nothing was left to move; this is the second, last look at all jobs.
         self._is_last_look = False
         #: The last reported text; None if an earlier leader may have recorded an incident.
         self._reported: str | None = None

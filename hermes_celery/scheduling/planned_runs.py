@@ -34,7 +34,10 @@ class BuildsMessages(Protocol):
     def message(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0
     ) -> bytes:
-        """Return the message of a run, or a stand-in; `push` counts the run's earlier messages."""
+        """Return the message of a run, or a stand-in until the run is admitted.
+
+        `push` counts the run's earlier messages.
+        """
 
     def build(
         self, spec: JobSpec, *, run_id: str, due_ms: int, attempt: int = 1, push: int = 0

@@ -255,8 +255,8 @@ class Sweep:
     def taken_off(self, job_id: str, error: str, *, now_ms: int) -> None:
         """Report a job that a tick took off the schedule, because it cannot be planned.
 
-        Raises StoreUnavailable. If the server refuses the report, a later step makes it from the
-        note.
+        Raises StoreUnavailable. If the server refuses the report, a later step reports the job from
+        the note that the tick stored.
         """
         text = f"job {job_id} was taken off the schedule: {error}"
         finding = Disagreement(

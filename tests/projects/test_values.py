@@ -119,7 +119,7 @@ def test_calendar_schedules_mean_the_same_as_in_celery(tmp_path: Path) -> None:
 REFUSED = {
     "lunar": "a Lunar decides with its own is_due when it is due",
     "naive": "the nowfun of its crontab returns a time without a zone",
-    "tiny": "an interval of 0.01 s must be 0.1 s",
+    "tiny": "an interval of 0.01 s is too short; the shortest is 0.1 s",
     "unknown": "it has the key enabeld",
     "text": "its args are 'abc'; give a list",
     "idle": "it has no schedule; give it one",

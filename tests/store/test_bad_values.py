@@ -100,7 +100,7 @@ class Stage:
         ]
 
     def due_again(self) -> None:
-        """Let the healthy job be due again, without an active run."""
+        """End the healthy job's run and make the job due once more."""
         database = self.database
         database.call("DEL", database.keys.active(self.healthy.id))
         database.call("HSET", database.keys.job(self.healthy.id), "next_ms", self.clock.ms)

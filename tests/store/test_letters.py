@@ -1,4 +1,7 @@
-"""Tests of dead letters: a limited number is kept, and the third one of a waiting run ends it."""
+"""Tests of dead letters: a limited number is kept.
+
+The third unreadable message of a waiting run fails that run.
+"""
 
 from __future__ import annotations
 

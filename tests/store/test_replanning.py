@@ -220,7 +220,7 @@ def test_repeat_of_a_one_shot_can_be_raised_during_its_run(store: Store) -> None
     ],
     ids=["more runs", "fewer runs"],
 )  # fmt: skip
-def test_an_edit_of_repeat_conflicts_with_a_tick_since_the_job_was_read(
+def test_an_edit_of_repeat_conflicts_if_a_tick_moved_the_job_meanwhile(
     store: Store,
     fields: dict[str, Any],
     before: dict[str, Any],

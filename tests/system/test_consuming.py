@@ -42,7 +42,7 @@ def sign_of(database: Database, *, after_ms: int = 0) -> WorkerSign:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
-def test_a_workers_sign_proves_that_it_asks_for_messages_and_takes_them(
+def test_a_worker_renews_its_sign_and_records_when_it_took_a_message(
     processes: Processes, valkey: Database, cron: Client, home: Path, pool: str
 ) -> None:
     processes.celery("worker", "--pool", pool)

@@ -274,4 +274,4 @@ def test_an_invalid_declaration_raises_at_its_line() -> None:
     refused = getattr(cron.app, REFUSED)
     assert "nothing to run" in refused["b"]
     assert "60" in refused["c"]
-    assert "0.05 s must be 0.1 s" in refused["d"]
+    assert "0.05 s is too short; the shortest is 0.1 s" in refused["d"]
