@@ -68,17 +68,6 @@ def test_a_continued_command_and_a_heredoc_are_copied_whole() -> None:
     assert typed_lines(text) == ["echo a \\\n  b", "cat << END\n$ x\nEND", "x", "echo 'c\nd'"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_has_the_heading_that_the_navigation_names(page: Path) -> None:
-    names = re.findall(
-        rf"- ([^:\n]+): {page.relative_to(ROOT / 'docs')}$",
-        (ROOT / "mkdocs.yml").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
-    heading = page.read_text(encoding="utf-8").partition("\n")[0]
-    assert names == (["Home"] if page.name == "index.md" else [heading.removeprefix("# ")])
-
-
 def test_every_picture_is_shown_on_a_page() -> None:
     shown = re.findall(
         r"!\[[^\]]{20,}\]\([./]*screens/([\w-]+\.svg)\)",
