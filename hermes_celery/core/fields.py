@@ -628,7 +628,8 @@ _POLICY: Final = (
         "catch_up",
         "--catch-up",
         help="What to do with missed occurrences: run the `latest` only, run `all` of them, or "
-        "`skip` those that are later than --grace (default: latest).",
+        "`skip` those that are later than --grace (default: latest). A job for a single time runs "
+        "however late.",
         **_words(CatchUp),
     ),
     _policy(
