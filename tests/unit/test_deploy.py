@@ -21,8 +21,10 @@ import click
 import pytest
 import yaml
 
+from hermes_celery.delivering.platform_urls import read_names
 from hermes_celery.running.child_process import TERM_SECONDS
-from hermes_celery.settings import VARIABLES, read_settings
+from hermes_celery.running.dotenv_files import dotenv
+from hermes_celery.settings import ELSEWHERE, VARIABLES, read_settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -189,8 +191,33 @@ def test_compose_starts_two_beats_two_workers_and_a_durable_valkey() -> None:
     assert "--appendonly yes" in valkey
     assert "--maxmemory-policy noeviction" in valkey
     assert "valkey:/data" in found["valkey"]["volumes"]
-    assert found["worker"]["volumes"] == ["scripts:/data/scripts:ro"]
+    assert "scripts:/data/scripts:ro" in found["worker"]["volumes"]
     assert set(compose()["volumes"]) == {"valkey", "scripts"}
+
+
+@pytest.mark.parametrize("name", ["beat", "worker", "cli"])
+def test_who_delivers_or_checks_it_sees_the_tokens_and_the_named_targets(
+    tmp_path: Path, name: str
+) -> None:
+    settings = read_settings({"HERMES_HOME": "/data"})
+    mounts = [mount.split(":") for mount in services()[name]["volumes"]]
+    files = {inside: outside for outside, inside, *_ in mounts if inside != "/data/scripts"}
+    assert set(files) == {str(settings.home / ".env"), str(settings.targets_path)}
+    # Without files of the user's: this one, which readers take for a file that is not there.
+    assert set(files.values()) == {"/dev/null"}
+    (tmp_path / ".env").symlink_to("/dev/null")
+    assert dotenv(tmp_path, profile="") == {}
+    assert read_names(Path("/dev/null")) == {}
+
+
+def test_the_image_has_the_directory_of_the_named_targets_as_its_users_own() -> None:
+    made = next(line for line in dockerfile() if "install --directory" in line)
+    assert str(read_settings({"HERMES_HOME": "/data"}).state_dir) in made.split()
+
+
+def test_the_image_can_deliver_and_show_flower() -> None:
+    (installed,) = [line for line in dockerfile() if "pip install" in line]
+    assert ".[flower,notify]" in installed
 
 
 def test_one_service_builds_the_image_of_all_services() -> None:
@@ -252,10 +279,20 @@ def test_the_workers_unit_waits_longer_than_a_run_may_take_to_stop() -> None:
 
 def test_the_units_environment_example_holds_every_valid_setting() -> None:
     example = assignments(DEPLOY / "systemd" / "hermes-celery.env.example")
-    assert set(example) == settings_read()
+    assert set(example) == settings_read() | {"HERMES_MEDIA_ALLOW_DIRS"}
+    assert "HERMES_MEDIA_ALLOW_DIRS" in {variable.name for variable in ELSEWHERE}
     read_settings(example)
     files = {unit(path)["Service"]["EnvironmentFile"] for path in UNITS}
     assert files == {"/etc/hermes-celery/hermes-celery.env"}
+
+
+def test_what_the_units_example_comments_out_is_the_default_or_called_an_example() -> None:
+    text = (DEPLOY / "systemd" / "hermes-celery.env.example").read_text(encoding="utf-8")
+    defaults, examples = text.partition("# The defaults.\n")[2].split("\n# Examples.")
+    shown = dict(re.findall(r"^#([A-Z_]+)=(.*)$", defaults, re.MULTILINE))
+    assert len(shown) > 10
+    assert shown == {one.name: one.default for one in VARIABLES.values() if one.name in shown}
+    assert re.findall(r"^[A-Z_]+=", defaults + examples, re.MULTILINE) == []
 
 
 def _judged(*command: str, cwd: Path | None = None, **environment: str) -> None:
