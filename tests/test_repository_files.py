@@ -101,14 +101,30 @@ def test_a_matrix_row_that_was_never_run_may_fail_and_is_in_contributing() -> No
 
 
 def test_a_bug_report_asks_for_the_output_of_doctor() -> None:
-    assert {path.stem for path in TEMPLATES} == {"bug", "question", "config"}
+    assert {path.stem for path in TEMPLATES} == {"bug", "config", "idea", "question"}
     assert "--json" in {option for one in doctor.params for option in one.opts}
     for path in TEMPLATES:
-        if path.stem != "config":
+        if path.stem in ("bug", "question"):
             body = loaded(path)["body"]
             labels = [part["attributes"].get("label", "") for part in body]
             assert "`hermes-celery doctor --json`" in labels, path.name
-    assert loaded(TEMPLATES[1])["blank_issues_enabled"] is False
+    (config,) = [loaded(path) for path in TEMPLATES if path.stem == "config"]
+    assert config["blank_issues_enabled"] is False
+    assert config["contact_links"][0]["url"].endswith("/blob/main/SECURITY.md")
+
+
+def test_a_bug_of_a_page_or_of_the_install_needs_no_output_of_doctor() -> None:
+    (bug,) = [loaded(path) for path in TEMPLATES if path.stem == "bug"]
+    required = {
+        part["id"] for part in bug["body"] if part.get("validations", {}).get("required", False)
+    }
+    assert required == {"what", "steps", "version"}
+
+
+def test_the_source_distribution_has_every_directory_that_pages_name() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packed = set(settings["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    assert {"proof", ".ci", "bench", "deploy", "docs", "examples", "tests"} <= packed
 
 
 def test_the_hooks_are_local_and_their_programs_exist() -> None:
