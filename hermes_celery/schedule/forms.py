@@ -22,8 +22,9 @@ class Form:
 FORMS: Final[Mapping[str, tuple[Form, ...]]] = {
     "Cron": (
         Form(
-            "minute, hour, day of the month, month, weekday; Sunday is 0 or 7",
-            ("0 9 * * 1-5", "*/15 9-17 * * mon-fri"),
+            "minute, hour, day of the month, month, weekday; Sunday is 0 or 7, and names may be in "
+            "any case",
+            ("0 9 * * 1-5", "*/15 9-17 * * mon-fri", "30 6 1 JAN,Jul *"),
         ),
         Form(
             "a sixth field for seconds, a seventh for years (1970-2099)",
@@ -35,13 +36,18 @@ FORMS: Final[Mapping[str, tuple[Form, ...]]] = {
         ),
         Form(
             "the weekday (Monday to Friday) nearest to a day; `LW` is the last one of the month",
-            ("0 9 15W * *", "0 9 LW * *", "0 9 L-3W * *"),
+            ("0 9 15W * *", "0 9 1W,15W * *", "0 9 LW * *", "0 9 L-3W * *"),
         ),
         Form(
             "the last, or the n-th, of a weekday in the month",
-            ("0 9 * * 5L", "0 9 * * fri#L", "0 9 * * fri#2"),
+            ("0 9 * * 5L", "0 9 * * friL", "0 9 * * fri#L", "0 9 * * fri#2", "0 9 * * mon,fri#2"),
         ),
         Form("a day of the month or a weekday, if both are given", ("0 9 1,15 * 5",)),
+        Form(
+            "a day of the month and a weekday, if one of the two fields begins with `*`, as in "
+            "crontab(5)",
+            ("0 9 */2 * 5", "0 9 1-7 * */2"),
+        ),
         Form("a day of the month and a weekday, with `+`", ("0 9 1-7 * +sat",)),
         Form(
             "`H`: a value that is fixed for each job and differs between jobs, to spread the load",
