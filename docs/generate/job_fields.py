@@ -15,6 +15,7 @@ Every field of a job, from the table that the program reads.
 
 - **In Python**: the name in `JobRequest(...)` and `cron.add(...)`.
 - **Option**: how `hermes-celery add` and `hermes-celery edit` take it.
+- **Limits**: what is accepted. Another value is refused.
 - *Timing* marks a field that changes when the job runs. If you change such a field, the next run is
   planned again.
 
@@ -42,10 +43,10 @@ def page() -> str:
 
 def _fields(fields: tuple[Field, ...]) -> str:
     rows = [
-        (code(field.name), codes(_options(field)), _meaning(field), _default(field))
+        (code(field.name), codes(_options(field)), _meaning(field), field.limits, _default(field))
         for field in fields
     ]
-    return table(["In Python", "Option", "Meaning", "Default"], rows)
+    return table(["In Python", "Option", "Meaning", "Limits", "Default"], rows)
 
 
 def _names_elsewhere() -> str:

@@ -9,12 +9,14 @@ may be called is decided on the worker.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 
 import msgspec
 
+from hermes_celery.core.counted import counted
 from hermes_celery.core.origin import SessionSource
 from hermes_celery.core.prompt_scan import check_prompt
 from hermes_celery.core.work import HttpCall, checked_url
@@ -24,15 +26,23 @@ from hermes_celery.schedule.schedule import instant_ms
 
 MAX_NAME = 200
 MAX_PROMPT = 100_000
+MAX_TEMPLATE = 100_000
+MAX_REPEAT = 1_000_000_000
+#: The largest number of a field without a limit of its own: JSON and Lua keep all whole numbers
+#: up to it exactly.
+LARGEST = 2.0**53
 #: RabbitMQ's limit; on Redis, Celery maps priorities to the app's steps, by default up to 9.
 MAX_PRIORITY = 255
 _GATEWAY_COMMAND = re.compile(r"\bhermes\s+gateway\s+(restart|stop|kill)\b", re.IGNORECASE)
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+#: The statuses of a final answer.
+MIN_STATUS, MAX_STATUS = 200, 599
 #: Headers that the HTTP client sets from the body.
 _FRAMING = ("content-length", "transfer-encoding")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _WORD = re.compile(r"[\w.:@\-]{1,100}")
-_SHARED_NAME = "1 to 100 letters, digits, or any of . : @ _ -"
+SHARED_NAME = "1 to 100 letters, digits, or any of . : @ _ -"
+QUEUE_NAME = "1 to 255 printable characters, no blanks or commas"
 #: AMQP's longest name; no comma, because it separates the queues of `celery worker -Q`.
 _QUEUE = re.compile(r"[^\s,]{1,255}")
 
@@ -56,15 +66,31 @@ def stripped_list_or_none(values: Sequence[str] | None) -> tuple[str, ...] | Non
     return stripped_list(values) or None
 
 
-def number_within(name: str, low: float, high: float) -> Callable[[float | None], float | None]:
-    """Return a check that accepts None and numbers from `low` to `high`."""
+@dataclass(frozen=True, slots=True)
+class NumberWithin:
+    """A check that accepts None and numbers from `low` to `high`."""
 
-    def check(value: float | None) -> float | None:
-        if value is not None and not low <= value <= high:
-            raise JobError(f"{name} is {value:.16g}; it must be {low:.16g} to {high:.16g}")
+    name: str
+    low: float
+    high: float
+
+    def __call__(self, value: float | None) -> float | None:
+        """Return the value. Raises JobError if it is outside."""
+        if value is not None and not self.low <= value <= self.high:
+            raise JobError(
+                f"{self.name} is {value:.16g}; it must be {self.low:.16g} to {self.high:.16g}"
+            )
         return value
 
-    return check
+    @property
+    def limits(self) -> str:
+        """The limits for people, such as `0 to 86,400 (1 day)`."""
+        low, high = f"{self.low:,f}".rstrip("0").rstrip("."), f"{self.high:,.16g}"
+        if self.high == LARGEST:
+            return f"{low} or more"
+        days, rest = divmod(self.high, 86_400)
+        is_days = self.name.endswith("_seconds") and not rest
+        return f"{low} to {high}" + (f" ({counted(int(days), 'day')})" if is_days else "")
 
 
 def instant(value: datetime | None) -> int | None:
@@ -143,7 +169,7 @@ def checked_reasoning(text: str | None) -> str | None:
     """Check the form of the word for the agent's effort; the agent decides which words it knows."""
     word = stripped(text)
     if word and not _WORD.fullmatch(word):
-        raise JobError(f"reasoning {word[:100]!r} must be {_SHARED_NAME}")
+        raise JobError(f"reasoning {word[:100]!r} must be {SHARED_NAME}")
     return word
 
 
@@ -164,8 +190,8 @@ def checked_http(call: HttpCall | None) -> HttpCall | None:
     if call is None:
         return None
     method = call.method.strip().upper()
-    if method not in _METHODS:
-        raise JobError(f"{call.method!r} is not an HTTP method; use one of {', '.join(_METHODS)}")
+    if method not in METHODS:
+        raise JobError(f"{call.method!r} is not an HTTP method; use one of {', '.join(METHODS)}")
     try:
         parts = checked_url(call.url.strip())
     except ValueError as error:
@@ -179,9 +205,10 @@ def checked_http(call: HttpCall | None) -> HttpCall | None:
     for name, value in call.headers.items():
         if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
             raise JobError(f"the header {name!r} must be a name and a value without line breaks")
-    if any(not 200 <= status <= 599 for status in call.expect):
+    if any(not MIN_STATUS <= status <= MAX_STATUS for status in call.expect):
         raise JobError(
-            f"expected statuses {list(call.expect)} must be 200 to 599; a final answer has no other"
+            f"expected statuses {list(call.expect)} must be {MIN_STATUS} to {MAX_STATUS}; a final "
+            "answer has no other"
         )
     return msgspec.structs.replace(call, method=method, url=call.url.strip())
 
@@ -227,9 +254,7 @@ def checked_queue(text: str | None) -> str | None:
     if not text:
         return None
     if not text.isprintable() or not _QUEUE.fullmatch(text):
-        raise JobError(
-            f"queue {text[:100]!r} must be 1 to 255 printable characters, no blanks or commas"
-        )
+        raise JobError(f"queue {text[:100]!r} must be {QUEUE_NAME}")
     return text
 
 
@@ -237,5 +262,5 @@ def checked_group(text: str | None) -> str | None:
     """Return a group's name without surrounding blanks; None if there is none."""
     word = stripped(text)
     if word and not _WORD.fullmatch(word):
-        raise JobError(f"group {text!r} must be {_SHARED_NAME}")
+        raise JobError(f"group {text!r} must be {SHARED_NAME}")
     return word

@@ -22,14 +22,20 @@ from hermes_celery.core import field_checks as checks
 from hermes_celery.core import field_texts as texts
 from hermes_celery.core.origin import SessionSource, origin_text
 from hermes_celery.core.policy import MAX_ACTIVE, CatchUp, OnLost, Overlap, Policy
-from hermes_celery.core.task_call import call_text, checked_priority, checked_task, queue_name
+from hermes_celery.core.task_call import (
+    MAX_TASK_NAME,
+    call_text,
+    checked_priority,
+    checked_task,
+    queue_name,
+)
 from hermes_celery.core.work import HttpCall, WorkKind
 from hermes_celery.instant import optional_from_ms
 from hermes_celery.masking.output import without_credentials
 from hermes_celery.masking.server_urls import without_password, without_passwords_in
 from hermes_celery.masking.urls import masked, masked_path
+from hermes_celery.schedule.parsing import MAX_LENGTH
 
-_LARGEST: Final = 2.0**53
 #: Seconds of a day, the longest time limit of a run.
 _DAY: Final = 86_400
 _MONTH: Final = 31 * _DAY
@@ -99,6 +105,8 @@ class Field:
     stored: str = ""
     #: Checks a value and returns what to store. None: `job_checks` does it with the schedule.
     check: Callable[[Any], Any] | None = texts.as_typed
+    #: The smallest and largest value that is accepted, for the reference page.
+    limits: str = ""
     #: Converts the stored value back to the Python value.
     given: Callable[[Any], Any] = texts.as_typed
     #: The field decides when the job runs; a change re-plans the job.
@@ -181,16 +189,22 @@ def _without_credentials(call: HttpCall) -> HttpCall:
 # --- entries that are alike
 
 
+def _characters(most: int) -> str:
+    return f"at most {most:,} characters"
+
+
 def _words(words: type[StrEnum]) -> dict[str, Any]:
     return {"metavar": f"[{'|'.join(words)}]", "read": texts.word_of(words)}
 
 
 def _policy(name: str, option: str, *, most: float = 0, least: float = 0, **more: Any) -> Field:
     """Make a field of the policy; with `most` it is a whole number."""
+    check = checks.NumberWithin(name, least, most)
     number = {
         "metavar": "SECONDS" if name.endswith("_seconds") else "N",
         "read": texts.whole,
-        "check": checks.number_within(name, least, most),
+        "check": check,
+        "limits": check.limits,
     }
     return Field(
         name=name,
@@ -204,7 +218,8 @@ def _policy(name: str, option: str, *, most: float = 0, least: float = 0, **more
 
 
 def _number(name: str, option: str, *, least: float, most: float, **more: Any) -> Field:
-    return Field(name=name, option=(option,), check=checks.number_within(name, least, most), **more)
+    check = checks.NumberWithin(name, least, most)
+    return Field(name=name, option=(option,), check=check, limits=check.limits, **more)
 
 
 _TIMING: Final = (
@@ -214,6 +229,7 @@ _TIMING: Final = (
         help="When the job runs: cron, an interval, a time or a phrase; it takes effect now.",
         is_required=True,
         check=None,
+        limits=_characters(MAX_LENGTH),
         is_timing=True,
         is_grid=True,
         hermes=("schedule",),
@@ -237,6 +253,7 @@ _TIMING: Final = (
         read=texts.repeat,
         stored="repeat_times",
         check=None,
+        limits=f"at most {checks.MAX_REPEAT:,}",
         hermes=("repeat",),
     ),
     Field(
@@ -289,6 +306,7 @@ _TIMING: Final = (
         "(default: 0).",
         read=texts.whole,
         empty=0,
+        limits="0 or more",
         is_timing=True,
         row="bounds",
         show=_as("jitter {} s"),
@@ -301,6 +319,7 @@ _WORK: Final = (
         option=("--prompt",),
         help="Text that the agent works on.",
         check=checks.checked_prompt,
+        limits=_characters(checks.MAX_PROMPT),
         kinds=_AGENTS,
         row="prompt",
         hermes=("prompt",),
@@ -403,6 +422,7 @@ _WORK: Final = (
         option=("--reasoning",),
         help="Reasoning effort of the agent, in a word that the agent knows.",
         check=checks.checked_reasoning,
+        limits=checks.SHARED_NAME,
         kinds=_AGENTS,
         row="reasoning",
     ),
@@ -442,6 +462,7 @@ _WORK: Final = (
         ),
         join=texts.http,
         check=checks.checked_http,
+        limits=f"{', '.join(checks.METHODS)}; statuses {checks.MIN_STATUS} to {checks.MAX_STATUS}",
         row="request",
         hide=_without_credentials,
         show=texts.request_text,
@@ -459,6 +480,7 @@ _WORK: Final = (
         ),
         join=texts.task,
         check=checked_task,
+        limits=f"a name of {_characters(MAX_TASK_NAME)}",
         row="task",
         show=call_text,
         beat_schedule="task",
@@ -480,6 +502,7 @@ _RUNS: Final = (
         option=("--queue",),
         help="Celery queue of the job's runs; start a worker for it with `celery worker -Q NAME`.",
         check=checks.checked_queue,
+        limits=checks.QUEUE_NAME,
         row="queue",
         beat_option="queue",
         from_celery=queue_name,
@@ -527,6 +550,7 @@ _RUNS: Final = (
         option=("--group",),
         help="Group of jobs that share one limit of simultaneous runs; needs --group-limit.",
         check=checks.checked_group,
+        limits=checks.SHARED_NAME,
         row="limits",
         show=_as("group {}"),
     ),
@@ -549,7 +573,7 @@ _RUNS: Final = (
         help="Tokens that the agent may use per day (UTC) before the job pauses.",
         read=texts.whole,
         least=1,
-        most=_LARGEST,
+        most=checks.LARGEST,
         kinds=_AGENTS,
         row="limits",
         show=_as("{:,} tokens a day"),
@@ -561,7 +585,7 @@ _RUNS: Final = (
         help="US dollars that the agent may cost per day (UTC) before the job pauses.",
         read=texts.number,
         least=1e-6,
-        most=_LARGEST,
+        most=checks.LARGEST,
         kinds=_AGENTS,
         row="limits",
         show=_as("{:g} USD a day"),
@@ -596,6 +620,7 @@ _DELIVERY: Final = (
         help="Jinja2 template of the message, with the values `job`, `run` and `output` (default: "
         "Hermes' header, the output and Hermes' footer).",
         check=lambda text: text or None,
+        limits=_characters(checks.MAX_TEMPLATE),
         is_delivery=True,
         row="template",
     ),
@@ -716,7 +741,7 @@ GROUPS: Final[Mapping[str, tuple[Field, ...]]] = {
     "When it runs": (
         Field(name="name", option=("--name",),
               help="Name of the job, which need not be unique (default: made from what it does).",
-              check=checks.stripped, hermes=("name",)),
+              check=checks.stripped, limits=_characters(checks.MAX_NAME), hermes=("name",)),
         *_TIMING,
     ),
     "What it does": _WORK,

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hermes_celery.core.field_checks import check_name
+from hermes_celery.core.field_checks import MAX_REPEAT, check_name
 from hermes_celery.core.field_types import check_fields
 from hermes_celery.core.fields import BY_NAME, FIELDS, GRID, HOLDERS, TIMING_NAMES, Field
 from hermes_celery.core.job import JobRequest, JobSpec
@@ -29,7 +29,6 @@ from hermes_celery.schedule import Bounds, Schedule, ScheduleKind, parse
 #: How far in the past the time of a one-shot job may be (Hermes' ONESHOT_GRACE_SECONDS).
 ONE_SHOT_GRACE_MS = 120_000
 _DEFAULT_NAME_LENGTH = 50
-_MAX_REPEAT = 1_000_000_000
 #: Attributes that a changed definition keeps.
 _KEPT = ("created_ms", "managed_by", "declared_in")
 
@@ -274,9 +273,9 @@ def repeat_times(repeat: int | None, schedule: Schedule) -> int | None:
     Zero and less mean for ever; a one-shot runs once.
     """
     if repeat is not None and repeat > 0:
-        if repeat > _MAX_REPEAT:
+        if repeat > MAX_REPEAT:
             raise JobError(
-                f"repeat is {repeat}, more than {_MAX_REPEAT:,}; leave it out to run for ever"
+                f"repeat is {repeat}, more than {MAX_REPEAT:,}; leave it out to run for ever"
             )
         return repeat
     return 1 if schedule.kind is ScheduleKind.ONCE else None

@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import msgspec
 
-from hermes_celery.core.field_checks import MAX_PRIORITY, number_within
+from hermes_celery.core.field_checks import MAX_PRIORITY, NumberWithin
 from hermes_celery.core.typed_values import exact, live, plain
 from hermes_celery.core.work import TaskCall
 from hermes_celery.errors import JobError
 from hermes_celery.schedule import duration_text
 
 _PARTS: Final = ("args", "kwargs", "options")
-_MAX_TASK_NAME: Final = 1_000
+MAX_TASK_NAME: Final = 1_000
 _MAX_SHOWN: Final = 200
 #: Limits of a countdown, in seconds: up to a year.
 MIN_COUNTDOWN: Final = 0.1
@@ -96,7 +96,7 @@ def checked_task(call: Any) -> TaskCall | None:
     elif not isinstance(call.name, str):
         call = call_of(call.name, args=call.args, kwargs=call.kwargs, options=call.options)
     name = call.name
-    if not name.strip() or not name.isprintable() or len(name) > _MAX_TASK_NAME:
+    if not name.strip() or not name.isprintable() or len(name) > MAX_TASK_NAME:
         raise JobError(f"{name[:100]!r} is not a task's name; use one like package.module.task")
     _check_is_one_task(name)
     try:
@@ -238,7 +238,7 @@ def checked_priority(priority: Any) -> int | None:
         return None
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise JobError(f"priority {priority!r} is not a whole number of 0 to {MAX_PRIORITY}")
-    number_within("priority", 0, MAX_PRIORITY)(priority)
+    NumberWithin("priority", 0, MAX_PRIORITY)(priority)
     return int(priority)
 
 

@@ -17,14 +17,13 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.field_checks import MAX_TEMPLATE
 from hermes_celery.core.job import Job
 from hermes_celery.core.run import Run
 from hermes_celery.errors import JobError
 
 #: The most characters that a template may produce.
 _MAX_CHARACTERS = 1_000_000
-#: The most characters of a template.
-_MAX_TEMPLATE = 100_000
 #: CPU time; a large table takes a tenth of a second.
 _CPU_SECONDS = 5
 #: Wall-clock time, with room for a busy machine.
@@ -82,9 +81,9 @@ def _answer_of_child(template: str, values: dict[str, Any] | None, *, seconds: f
 
     Raises TemplateFault, or JobError if Jinja2 is not installed.
     """
-    if len(template) > _MAX_TEMPLATE:
+    if len(template) > MAX_TEMPLATE:
         raise TemplateFault(
-            f"it has {len(template):,} characters; at most {_MAX_TEMPLATE:,} are allowed"
+            f"it has {len(template):,} characters; at most {MAX_TEMPLATE:,} are allowed"
         )
     request = {
         "template": template,

@@ -22,13 +22,13 @@ from click.testing import CliRunner, Result
 
 import hermes_celery
 from hermes_celery.cli import main
-from hermes_celery.core.field_checks import checked_prompt
+from hermes_celery.core.field_checks import NumberWithin, checked_prompt
 from hermes_celery.core.fields import BY_NAME, FIELDS, HOLDERS, TIMING, Field
 from hermes_celery.core.job import JobFields, JobRequest, JobSpec, JobState
 from hermes_celery.core.job_checks import define, redefine
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.work import HttpCall, WorkKind
-from hermes_celery.errors import JobError
+from hermes_celery.errors import HermesCeleryError, JobError
 from hermes_celery.interop.cron_attributes import DECLARED, REFUSED
 from hermes_celery.scheduling.declared_jobs import DeclaredJobs, synchronise
 from hermes_celery.store import Database
@@ -504,3 +504,39 @@ def test_a_definition_holds_the_requested_timing_fields() -> None:
     assert set(TIMING) == {
         "schedule", "timezone", "start_ms", "end_ms", "exclude", "jitter_seconds",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [one for one in FIELDS if isinstance(one.check, NumberWithin)],
+                         ids=lambda field: field.name)  # fmt: skip
+def test_a_number_at_its_limits_is_accepted_and_one_beyond_them_is_refused(field: Field) -> None:
+    check = field.check
+    assert isinstance(check, NumberWithin)
+    assert (check(check.low), check(check.high), check(None)) == (check.low, check.high, None)
+    for outside in (check.low - 1e-7, check.high * 1.001):
+        with pytest.raises(JobError, match=field.name):
+            check(outside)
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "most", "beyond"),
+    [
+        ("timeout_seconds", "0.1 to 86,400 (1 day)", 86_400, 86_401),
+        ("grace_seconds", "0 to 2,678,400 (31 days)", 2_678_400, 2_678_401),
+        ("priority", "0 to 255", 255, 256),
+        ("cost_budget", "0.000001 or more", 0.000001, 0.0000001),
+        ("jitter_seconds", "0 or more", 0, -1),
+        ("repeat", "at most 1,000,000,000", 10**9, 10**9 + 1),
+        ("name", "at most 200 characters", "n" * 200, "n" * 201),
+        ("prompt", "at most 100,000 characters", "p " * 50_000, "p " * 50_001),
+        ("schedule", "at most 256 characters", f"0 9 10{',1' * 123} * *", f"0 9 1{',1' * 124} * *"),
+    ],
+)  # fmt: skip
+def test_the_limits_of_a_field_are_those_of_its_check(
+    name: str, limits: str, most: Any, beyond: Any
+) -> None:
+    assert BY_NAME[name].limits == limits
+    asked = JobRequest(schedule="@daily", prompt="x")
+    job, _ = define(asked, job_id="a" * 12, now=NOON, default_timezone="UTC")
+    redefine(job, {name: most}, now=NOON, default_timezone="UTC")
+    with pytest.raises(HermesCeleryError):
+        redefine(job, {name: beyond}, now=NOON, default_timezone="UTC")
