@@ -32,8 +32,8 @@ __all__ = ["Session", "async_delivery_supported", "current_session", "get_sessio
 
 #: The only header, so that no name of Celery's protocol is used.
 HEADER = "hermes"
-#: The newest version that is read here. Version 2 is for a message that carries a run under another
-#: id than the run's: a reader of version 1 would take it for a child of the run, and perform it
+#: The newest version of the header that is read here. Version 2 is for a message whose id is not
+#: the id of its run: a reader of version 1 would take it for a child of the run, and perform it
 #: without a claim.
 VERSION = 2
 _FIRST_VERSION = 1

@@ -275,10 +275,10 @@ class _WatchedRequest(_Above):  # type: ignore[misc]  # Celery carries no types
 
 
 def _with_failures(on_success: Callable[..., Any]) -> Callable[..., Any]:
-    """Handle an error that is no Exception as a failure.
+    """Return `on_success` that treats a reported error that is not an Exception as a failure.
 
-    A pool in the worker's own process reports such an error to `on_success`. Celery would fail
-    there and take the message for an invalid one.
+    A pool in the worker's own process reports such an error to `on_success`. Celery's own
+    `on_success` would raise there, and Celery would take the message for an invalid one.
     """
 
     @wraps(on_success)

@@ -180,7 +180,7 @@ def _ended(task: Any, call: _Call, state: str) -> Any:
 def _header_of(request: Any, namespaces: Collection[str]) -> Any:
     """Return our header of a message, or None.
 
-    The header of a run of another namespace is marked as unfollowed.
+    If the run belongs to another namespace, the header is marked as unfollowed.
     """
     header: Any = (request.headers or {}).get(HEADER, getattr(request, HEADER, None))
     if (namespace := namespace_of(header)) and namespace not in namespaces:

@@ -75,7 +75,7 @@ class OccurrenceEntry(ScheduleEntry):  # type: ignore[misc]  # Celery carries no
     result: Any = None
 
     def publish(self) -> Any:
-        """Send it with the options that it has by now. Raises the errors of `apply_async`."""
+        """Send the occurrence with its current options. Raises the errors of `apply_async`."""
         try:
             self.result = self.send(self.options)
         except Exception as error:

@@ -39,7 +39,7 @@ class BuiltMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def why_sent(self) -> str:
-        """The reason why nobody follows the message, so its run is `sent`; "" if somebody does."""
+        """Why the run is `sent`: nobody can follow its message; "" if somebody can."""
         return self.why if self.way is BuildOutcome.UNFOLLOWED else ""
 
 

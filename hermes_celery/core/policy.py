@@ -77,7 +77,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def most_active(self) -> int:
-        """Runs of the job that may be active at the same time."""
+        """The largest number of runs of the job that may be active at the same time."""
         if self.overlap is Overlap.ALLOW:
             return self.max_active or _ALLOWED_AT_ONCE
         return 1

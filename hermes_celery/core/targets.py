@@ -165,7 +165,7 @@ def first_chat(deliver: str, *, origin: Origin | None) -> Target | None:
 
 
 class UnknownTarget(ValueError):
-    """A part of `deliver` has no meaning."""
+    """A part of `deliver` names no known target."""
 
 
 def normalised(deliver: object) -> str:

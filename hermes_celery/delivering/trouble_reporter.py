@@ -39,7 +39,7 @@ class TroubleReporter:
     ) -> None:
         """Take the collaborators; `alerts` is the target for troubles of no single job.
 
-        `send_now` delivers a notice from this process when no worker would. `command_options`
+        `send_now` delivers a notice from this process if no worker can. `command_options`
         returns the options to insert after `hermes-celery` in commands to type.
         """
         self._incidents = incidents

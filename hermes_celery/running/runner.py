@@ -115,7 +115,7 @@ class Runner:
         self._work_for = work_for
         self._clock = clock
         self._pause = pause
-        #: Returns the runner of another namespace, which is asked for runs that are not here.
+        #: Returns the runner of another namespace; it is tried for a run that is not in this one.
         self.elsewhere: Callable[[], Runner] | None = None
 
     def perform(
@@ -351,7 +351,7 @@ class Runner:
     def _follow_up(self, claim: Claim, outcome: Outcome) -> FollowUp | None:
         """Return what to write with the run's end.
 
-        If the listener fails, the end asks for a delivery without a message; the leader pushes one.
+        If the listener fails, the delivery is recorded without a message; the leader pushes one.
         """
         listener = self._services.listener
         if listener is None:

@@ -181,8 +181,8 @@ class Deliveries:
     ) -> None:
         """Record the parts of a delivery, unless it is planned already.
 
-        `text` is the message when it does not follow from the run's output. With `told`, the
-        incident counts as reported up to that counter.
+        `text` is the message, unless it is made from the run's output. With `told`, the incident
+        counts as reported up to that counter.
         """
         listed: list[Arg] = []
         for part in parts:

@@ -61,9 +61,10 @@ class RunLimits:
             self._database.call("ZREM", self._keys.group(claim.group), claim.run_id)
 
     def spend(self, claim: Claim, usage: Usage, *, now_ms: int) -> str:
-        """Book a claimed run's usage on its job's day (UTC). A repeated call counts once.
+        """Add a claimed run's usage to its job's total of the day (UTC). A repeated call
+        adds nothing.
 
-        Returns `paused` when this used up the day's budget and paused the job.
+        Returns `paused` if that used up the day's budget, so that the job was paused.
         """
         keys, spec = self._keys, claim.spec
         answer = self._database.run(
