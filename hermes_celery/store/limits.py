@@ -61,10 +61,10 @@ class RunLimits:
             self._database.call("ZREM", self._keys.group(claim.group), claim.run_id)
 
     def spend(self, claim: Claim, usage: Usage, *, now_ms: int) -> str:
-        """Add a claimed run's usage to its job's total of the day (UTC). A repeated call
-        adds nothing.
+        """Add a claimed run's usage to its job's total of the day (UTC).
 
-        Returns `paused` if that used up the day's budget, so that the job was paused.
+        A repeated call adds nothing. Returns `paused` if that used up the day's budget, so that the
+        job was paused.
         """
         keys, spec = self._keys, claim.spec
         answer = self._database.run(
