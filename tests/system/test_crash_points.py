@@ -32,7 +32,7 @@ from tests.proof.every_crash_point import VICTIMS_COME_BACK, Enumeration
 from tests.proof.fork_server import Act, ForkServer
 
 pytest_plugins = ("tests.proof.crash_fixtures",)
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 POLICIES = {
     "at most once": Policy(),

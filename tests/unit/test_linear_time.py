@@ -206,6 +206,7 @@ def quadratic(
     return slow
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_four_times_the_text_takes_at_most_eight_times_as_long(name: str) -> None:
     assert quadratic(FUNCTIONS[name], size=16_384) == []
@@ -218,6 +219,7 @@ def test_four_times_a_large_text_takes_at_most_eight_times_as_long(name: str) ->
     assert quadratic(FUNCTIONS[name], size=250_000, beginnings=[""]) == []
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("planted", "seed"),
     [
