@@ -16,8 +16,8 @@ class ExitCode(IntEnum):
     #: The command was refused or failed, or was interrupted with Ctrl-C.
     FAILED = 1
     #: The command line is wrong: an unknown command or option, a missing argument, or a value that
-    #: its option does not take, such as a word for a number. A schedule or a job's value that is
-    #: refused, such as a priority of 256, gives 1.
+    #: its option does not take, such as a word for a number. A schedule, a time of a schedule or a
+    #: job's value that is refused, such as a priority of 256, gives 1.
     USAGE = 2
 
 
