@@ -333,7 +333,7 @@ def _database(virtual_host: object) -> int:
 
 
 def _tls(connection: Any, named: str) -> Mapping[str, Any] | None:
-    """Return the TLS options that kombu uses: those of a dict; None for anything else."""
+    """Return the TLS options that kombu uses: the entries of a dict; None for anything else."""
     given = connection.ssl
     if isinstance(given, Mapping):
         return _checked_tls(given, named) if given else None

@@ -277,7 +277,7 @@ def leads_to(message: str, *, chain: Any, chord: Any) -> bool:
 
 
 def run_behind(message: Any) -> str | None:
-    """Return the run that waits for what a task's message was to publish, or None.
+    """Return the run that waits for the message that a task should publish, or None.
 
     `message` is the message as kombu decodes it. Invalid content raises nothing.
     """

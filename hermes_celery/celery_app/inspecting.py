@@ -36,7 +36,7 @@ class Inspection:
         ]
 
     def with_hooks(self, workers: Collection[str]) -> set[str]:
-        """Return those of the given workers that have our tasks.
+        """Return the given workers that have our tasks.
 
         Raises the errors of Celery and Redis.
         """

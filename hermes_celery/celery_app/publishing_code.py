@@ -59,7 +59,7 @@ class UserCode:
             return True
         tasks = self._tasks
         if tasks is None:
-            # Finalizes the app, once.
+            # This finalizes the app, once.
             tasks = self._tasks = self._app.tasks
         task = tasks.get(call.name)
         rests_on = self._rests_on(task)

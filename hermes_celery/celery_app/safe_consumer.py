@@ -91,7 +91,7 @@ class _Unreadable(Exception):
 
 
 class _Refused(_Unreadable):
-    """A message that Celery refuses for good: no worker like this one would take a copy of it."""
+    """A message that Celery refuses for good; every worker of this app would refuse it."""
 
 
 class DeadLetters:

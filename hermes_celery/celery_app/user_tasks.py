@@ -161,9 +161,9 @@ def _time_limit(task: Any) -> float | None:
 
 
 def _ended(task: Any, call: _Call, state: str) -> Any:
-    """Return or raise what the task did, for Celery.
+    """Return the task's result, or raise its error, for Celery.
 
-    A message that was not performed, or whose run was cancelled, becomes a revoked one.
+    If the task was not called, or its run was cancelled, Celery records it as revoked.
     """
     if call.was_called and state != RunState.CANCELLED:
         if call.error is not None:

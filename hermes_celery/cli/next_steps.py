@@ -62,7 +62,7 @@ def _program(environment: Mapping[str, str]) -> str:
 
 
 def _unused_name(scripts: Path) -> str:
-    """Return the name of a script that is not there, so that no file is overwritten."""
+    """Return a name that no script has yet, so that no file is overwritten."""
     number = 1
     name = "disk.sh"
     while (scripts / name).exists():

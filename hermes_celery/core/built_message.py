@@ -29,7 +29,7 @@ class BuildOutcome(Enum):
 
 
 class BuiltMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message, or the reason why there is none to push."""
+    """A message to push, or the reason why nothing is pushed."""
 
     way: BuildOutcome = BuildOutcome.PUSH
     queue: str = ""

@@ -24,7 +24,7 @@ class RefusedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     where: str
     #: What is wrong, in one sentence.
     why: str
-    #: False if the job is stored all the same, with this as a warning.
+    #: False if the job is stored nevertheless, and this is only a warning.
     is_refused: bool = True
 
     @property

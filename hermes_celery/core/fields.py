@@ -198,7 +198,7 @@ def _words(words: type[StrEnum]) -> dict[str, Any]:
 
 
 def _policy(name: str, option: str, *, most: float = 0, least: float = 0, **more: Any) -> Field:
-    """Make a field of the policy; with `most` it is a whole number."""
+    """Return a field of the policy; with `most`, it takes a whole number up to that."""
     check = checks.NumberWithin(name, least, most)
     number = {
         "metavar": "SECONDS" if name.endswith("_seconds") else "N",

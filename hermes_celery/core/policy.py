@@ -22,11 +22,11 @@ MAX_LOST_ATTEMPTS = 5
 class CatchUp(StrEnum):
     """The rule for missed occurrences: those for which no beat ticked in time."""
 
-    #: The latest of them runs, once.
+    #: The latest missed occurrence runs, once.
     LATEST = "latest"
-    #: Each of them runs, oldest first, up to a limit.
+    #: Each missed occurrence runs, oldest first, up to a limit.
     ALL = "all"
-    #: Those that are later than their grace do not run.
+    #: Occurrences that are later than their grace do not run.
     SKIP = "skip"
 
 

@@ -1,4 +1,4 @@
-"""Make texts from outside printable."""
+"""Make texts from outside printable: escape control characters."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class EndReason(StrEnum):
     MISSED = "missed"
     #: The occurrence was due while all jobs were paused.
     PAUSED = "paused"
-    #: The job's `overlap` admits no further run beside the ones that are not over.
+    #: An earlier run of the job was not over, and the job's `overlap` allows no further run.
     OVERLAP = "overlap"
     #: No worker started the run before its `expires`.
     EXPIRED = "expired"

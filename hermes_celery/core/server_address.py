@@ -143,7 +143,7 @@ class BrokerNames:
     exchanges: frozenset[str] = frozenset()
 
     def types(self) -> dict[str, str]:
-        """Return kombu's keys besides the queues, and the type that each must have.
+        """Return kombu's keys other than the queues, and the type that each must have.
 
         A key of another type keeps every worker from its queues. Empty if the app is not known.
         """

@@ -51,7 +51,7 @@ _CELERYS_HEADERS: Final = frozenset(
 def call_of(task: Any, *, args: Any = (), kwargs: Any = None, options: Any = None) -> TaskCall:
     """Make the call of a task from the task, its name or its signature. Raises JobError.
 
-    Arguments that are given besides a signature are merged as in Celery's `Signature.clone`:
+    Arguments that are given in addition to a signature are merged as in Celery's `Signature.clone`:
     positional ones are put before the signature's, and keyword arguments and options replace the
     signature's. An immutable signature takes options only.
     """

@@ -16,7 +16,7 @@ _UNREADABLE = "the note about what happened to it is unreadable"
 
 
 class UntoldJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job, and what happened to it."""
+    """A note about a job that was removed or taken off the schedule."""
 
     job_id: str
     #: What happened, in one line.

@@ -78,7 +78,7 @@ class OpenBook:
         self._environment = environment
 
     def targets(self, deliver: str, origin: Origin | None) -> list[Target]:
-        """Return every target that `deliver` means; without names while their file is invalid."""
+        """Return every target that `deliver` means, without names while their file is invalid."""
         return targets.resolve(
             deliver, origin=origin, environment=self._environment, names=self._names_or_none
         )

@@ -26,7 +26,7 @@ class Channel(Protocol):
     seconds: float
 
     def pieces(self, text: str) -> list[str]:
-        """Split the text into pieces that the far end accepts."""
+        """Split the text into pieces that the target accepts."""
 
     def send(self, piece: str, *, title: str, files: tuple[Path, ...]) -> None:
         """Send one piece. Raises DeliveryFault."""

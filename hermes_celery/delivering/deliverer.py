@@ -11,11 +11,11 @@ A part is sent twice only in two cases: its sender dies between sending and reco
 is cut off for half a minute from a Redis that others reach. Each such event causes at most one
 duplicate, and never a loss. A second copy of a message finds the parts claimed or done. A sender
 whose claim has expired gets ten more seconds (`store.deliveries.GRACE_MS`), because after a server
-stall all claims have expired. Its result is offered to Redis for five minutes.
+stall all claims have expired. It tries for five minutes to write its result to Redis.
 
-A far end that took its whole time and did not answer is paused for a while (`store.breakers`). A
+A target that took its whole time and did not answer is paused for a while (`store.breakers`). A
 delivery that is due meanwhile counts an attempt without sending, and holds no worker slot. So its
-ten attempts end when they would have ended, and dead far ends do not occupy all slots.
+ten attempts end when they would have ended, and dead targets do not occupy all slots.
 
 Delivering never changes the run: its state is final. A failed attempt is repeated with growing,
 jittered waits, through the index of deliveries. What cannot succeed is given up at once.
@@ -78,7 +78,7 @@ _EVENTS = {
 
 MAX_ATTEMPTS = 10
 _MAX_WAIT_SECONDS = 3600.0
-#: The factor on waits for a far end that was called too often.
+#: The factor on waits for a target that was called too often.
 _SLOW_DOWN = 4
 #: How long a claim lasts without renewal, and how often a sender renews it.
 _CLAIM_SECONDS, _RENEW_SECONDS = 15.0, 5.0
@@ -93,7 +93,7 @@ _NEVER_PLANNED = (
 )
 
 
-#: A fault after this share of the timeout means that the far end did not answer.
+#: A fault after this share of the timeout means that the target did not answer.
 _SILENT = 0.9
 
 
@@ -145,7 +145,7 @@ class DeliveryRules(msgspec.Struct, frozen=True, kw_only=True):
     wrap: bool
     #: The wait before the second attempt; each one after that is twice as long.
     first_wait_seconds: float
-    #: The time limit for an answer of a far end.
+    #: The time limit for a target's answer.
     timeout_seconds: float
     #: The time limit for planning, and for building one message; a template may take 20 s of it.
     prepare_seconds: float = 60.0
@@ -358,9 +358,9 @@ class Deliverer:
     def _attempt_unless_silent(
         self, claim: SendClaim, part: DeliveryPart, record: DeliveryRecord, subject: DeliverySubject
     ) -> tuple[int, DeliveryFault | None, bool | None]:
-        """Make an attempt, or return a fault without one if the far end is paused.
+        """Make an attempt, or return a fault without one if the target is paused.
 
-        The last value returned is whether the far end answered; None if unknown. Raises StoreError.
+        The last value returned is whether the target answered; None if unknown. Raises StoreError.
         """
         far_end = part.target.far_end
         longest_ms = int((2 * self._rules.timeout_seconds + 2 * _MARGIN_SECONDS) * 1000)
@@ -378,7 +378,7 @@ class Deliverer:
         return sent, fault, fault is None or took < _SILENT * self._rules.timeout_seconds
 
     def _remember(self, part: DeliveryPart, has_answered: bool | None) -> None:
-        """Store whether a far end answered, for other senders. The attempt is recorded by now."""
+        """Store whether a target answered, for other senders. The attempt is recorded by now."""
         if has_answered is None:
             return
         tell = self._breakers.answered if has_answered else self._breakers.timed_out
@@ -434,7 +434,7 @@ class Deliverer:
             raise _ClaimLost(f"the claim on part {claim.part} was not renewed: {answer}")
 
     def _persistently(self, write: Callable[[], str], *, delivery_id: str) -> str:
-        """Write, and keep trying while Redis is unreachable or full: nothing is sent again."""
+        """Repeat a write while Redis is unreachable or full, without sending again."""
         deadline = self._clock.monotonic() + _DONE_PATIENCE_SECONDS
         complaint = RateLimitedLog()
         while True:

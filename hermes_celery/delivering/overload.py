@@ -1,4 +1,4 @@
-"""Detect more work than is done, and less room than is needed.
+"""Detect that work piles up, or that memory or disk runs out.
 
     queue      runs wait on a queue that no worker consumes, or from which no worker takes messages
     unfollowed a queue is consumed by workers without our hooks; reported once: it may be intended
@@ -62,7 +62,7 @@ class OverloadReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OverloadWatch:
-    """The leader's check of the amount of work and of the room for it."""
+    """The leader's checks of queues, overlaps, memory and disks."""
 
     def __init__(
         self, database: Database, *, incidents: Incidents, reporter: ReportsTroubles, home: Path

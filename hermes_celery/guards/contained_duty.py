@@ -59,7 +59,9 @@ class Duty:
         return max(self._again_at - self._clock.monotonic(), 0.0)
 
     def attempt(self, work: Callable[[], _T], otherwise: _T) -> _T:
-        """Return the result of `work`; return `otherwise` if it fails, or waits after a failure.
+        """Return the result of `work`.
+
+        Returns `otherwise` if `work` fails, or while its next attempt waits after a failure.
 
         Raises errors that are not the duty's: StoreUnavailable and LeaseLost.
         """

@@ -32,7 +32,7 @@ def module_of(app: NamedApp) -> str:
 
 
 def place_of(app: NamedApp, name: str) -> str:
-    """Describe where an app declares a job."""
+    """Return the place in an app's code where a job is declared, for display."""
     places: dict[str, str] = getattr(app, PLACES, {})
     if name in places:
         return f"cron.add in module {places[name]}"
@@ -40,7 +40,7 @@ def place_of(app: NamedApp, name: str) -> str:
 
 
 def entries_of(app: NamedApp) -> str:
-    """Describe where an app's `beat_schedule` entries are."""
+    """Return the place of an app's `beat_schedule`, for display."""
     return f"beat_schedule of app {app.main or 'celery'}"
 
 

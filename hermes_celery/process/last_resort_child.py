@@ -39,7 +39,10 @@ def main(worker: int, seconds: float, warm: int) -> None:
 
 
 def _was_told(warm: int) -> bool:
-    """Wait for a signal that counts; return False if the worker ends without one."""
+    """Wait for a signal that starts the deadline; return False if the worker ends without one.
+
+    A warm shutdown that may take any time does not start it.
+    """
     interrupts = 0
     while byte := os.read(0, 1):
         number = byte[0]

@@ -398,7 +398,7 @@ def _bare(outcome: Outcome, error: Exception) -> Outcome:
 def _escaped(error: BaseException, *, message: TakenMessage, running: RunningRun) -> Outcome:
     """Return the outcome of work that raised a BaseException.
 
-    Re-raises `error` if Celery is to end the run.
+    Raises `error` again if it is for Celery to end the run.
     """
     state = state_after(
         error, message_id=message.id, worker=message.worker, is_stopped=running.is_set()

@@ -80,7 +80,7 @@ class AsksWorkers(Protocol):
         """Return each answer: a worker's name and its queues. Several workers may share a name."""
 
     def with_hooks(self, workers: Collection[str]) -> Collection[str]:
-        """Return those of the given workers that have our tasks."""
+        """Return the given workers that have our tasks."""
 
 
 class _Consumer(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,7 +240,7 @@ class ForeignWorkers:
         if now_ms - self._asked_ms >= _ASK_QUEUED_MS and self._is_any_queued():
             return True
         lacking = {name for name in self._task_queues if not who.consumers(name)}
-        # Ask until they leave: a message queued long after that was lost, not taken.
+        # Ask until they leave. A message that is queued long after that was lost, not taken.
         if not lacking and not self._is_any_there():
             return False
         wait_ms = _ASK_EVERY_MS if lacking <= self._only.keys() else _ASK_SOON_MS

@@ -69,7 +69,7 @@ class Lease:
 
     @property
     def free_in_seconds(self) -> float:
-        """Seconds until another beat's lease expires if its holder is dead; 0 if it may be free."""
+        """Seconds until another beat's lease expires if nobody renews it; 0 if it may be free."""
         return max(self._free_at - self._clock.monotonic(), 0.0)
 
     @property

@@ -46,10 +46,10 @@ class LivingBeats:
         return self._shards.fault()
 
     def share(self, count: int) -> range:
-        """Return the numbers of the shards, of `count`, that this beat leads now.
+        """Return the numbers of the shards, below `count`, that this beat leads now.
 
-        Without a readable list of beats it is all of them: each shard has one lease. Raises
-        StoreUnavailable.
+        If the list of beats is unreadable, returns all shards: the lease of each still admits one
+        leader only. Raises StoreUnavailable.
         """
         return self._sharing.attempt(lambda: self._share(count), range(count))
 

@@ -40,7 +40,7 @@ _LOOK_EVERY_MS = 2_000
 _MOST_READ, _MOST_MOVED = 1_000, 100
 #: The most names in one sentence.
 _NAMED = 5
-#: The second beat goes on for this long after the last request for it.
+#: The second beat stops this long after it was last wanted.
 _WANTED_SECONDS = 15.0
 _OURS = ("celery.", "hermes_celery.")
 
@@ -139,7 +139,7 @@ class NamespaceMove:
         self._looked_ms: int | None = None
         #: Whether the second beat ticks there.
         self._second_ticks = False
-        #: Nothing was left to move; this is the second, last look at all jobs.
+        #: Nothing was left to move; all jobs are checked a second and last time.
         self._is_last_look = False
         #: The last reported text; None if an earlier leader may have recorded an incident.
         self._reported: str | None = None

@@ -98,7 +98,7 @@ class Rescuer:
     jobs: Jobs
     runs: Runs
     messages: BuildsMessages
-    #: Called for each run that cannot be rescued; the others are rescued all the same.
+    #: Called for each run that cannot be rescued; the others are still rescued.
     on_broken: OnBroken = ignored
     #: Knows the queues with workers that do not report; None: all workers report.
     foreign: ForeignWorkers | None = None

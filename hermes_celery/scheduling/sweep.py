@@ -228,7 +228,7 @@ class Sweep:
         try:
             found = self._look(CheckMode(now_ms=now_ms, token=token))
         except HermesCeleryError:
-            # The page that was being checked would be left out otherwise.
+            # Otherwise the page that was being checked would be skipped.
             self._refill.forget()
             raise
         self._count_and_report(found, now_ms)

@@ -38,7 +38,7 @@ _RUN_AGAIN = (
     redis.exceptions.NoScriptError,
 )
 #: Errors of a server that is changing its role, starting, or waiting for others. Inside a script
-#: the same word stands in the error's text only.
+#: the same word is in the error's text only.
 _PASSING = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.ClusterDownError,

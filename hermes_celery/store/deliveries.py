@@ -1,7 +1,7 @@
 """Deliveries: one record for each run or notice, one part for each target.
 
 One script ends a run and begins its delivery (`finish.lua`, `lose.lua`). From then on the
-delivery's id stands in the index of deliveries, scored by the time when it must be checked next,
+delivery's id is in the index of deliveries, scored by the time when it must be checked next,
 until every part is delivered or given up.
 """
 

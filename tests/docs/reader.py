@@ -387,7 +387,7 @@ def _different(where: str, step: Typed, printed: str) -> str:
 
 
 def _make_clone(place: Path) -> None:
-    """Make what a clone has after `make` installed it: links to this repository, and a `.venv`."""
+    """Make a directory like a clone after `make`: links to this repository, and a `.venv`."""
     place.mkdir()
     for entry in ROOT.iterdir():
         if entry.name in {".git", ".venv", ".demo", "examples"} or entry.name.endswith("_cache"):

@@ -49,6 +49,6 @@ def test_names_levels_and_fields_are_read_from_the_source() -> None:
 
 
 @pytest.mark.parametrize("name", ["state.value", "made()", "unknown"])
-def test_a_name_that_cannot_be_read_is_an_error_and_no_gap(name: str) -> None:
+def test_a_name_that_cannot_be_read_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match="shop, line 2: cannot read the values of"):
         list(calls_in(f"def f():\n    event(log, {name})\n", module="shop"))

@@ -1,6 +1,6 @@
 """Every page is followed from its top to its end; `page.py` says what a page may contain.
 
-What cannot run here stands in `NOT_RUN`, so that no block is left out unseen.
+Blocks that cannot run here are listed in `NOT_RUN`, so that no block is left out unseen.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def imports_exist(tree: ast.Module) -> None:
 
 
 @pytest.mark.parametrize("page", pages())
-def test_what_is_typed_stands_in_a_console_block(page: str) -> None:
+def test_commands_are_in_console_blocks(page: str) -> None:
     for block in blocks(read(page)):
         assert block.kind not in {"sh", "shell", "shell-session"}, block.line
         assert block.kind == "console" or not block.mark, block.line

@@ -76,7 +76,7 @@ def test_a_command_that_is_not_on_path_is_found(place: Path) -> None:
 
 @pytest.mark.pages
 @pytest.mark.system
-def test_what_stays_takes_its_terminal_and_ends_on_ctrl_c(place: Path) -> None:
+def test_a_command_that_keeps_running_takes_its_terminal_and_ends_on_ctrl_c(place: Path) -> None:
     reader = follow(
         place,
         console("$ export WORD=yes", "$ hermes-celery up --demo", "hermes-celery is up (1.6 s)",
@@ -114,5 +114,7 @@ def test_a_comment_marks_the_block_directly_below_it_and_no_other() -> None:
         ("0123456789ab-…  done", "ba9876543210 done\n", False),
     ],
 )
-def test_what_differs_each_time_is_not_compared(shown: str, printed: str, same: bool) -> None:
+def test_values_that_differ_each_time_are_not_compared(
+    shown: str, printed: str, same: bool
+) -> None:
     assert says(tuple(shown.splitlines()), printed) is same

@@ -39,7 +39,7 @@ def test_words_are_read_in_order_whatever_their_colour_and_line() -> None:
     ]
 
 
-def test_what_differs_from_run_to_run_is_masked_and_the_rest_stays() -> None:
+def test_values_that_differ_from_run_to_run_are_masked_and_the_rest_stays() -> None:
     first, second = Masks(home="/tmp/a1b2"), Masks(home="/tmp/c3d4")
     texts = [
         masks.masked(

@@ -1,4 +1,4 @@
-"""The examples that need no Celery app of their own, where it goes wrong: who is told what.
+"""The examples without a Celery app of their own: what fails in them, and who gets which alert.
 
 What goes well is typed from their READMEs by `tests/docs`.
 """

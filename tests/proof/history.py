@@ -55,7 +55,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """The checker's input."""
+    """The input of the history checker: the jobs' schedules, the records and the starts."""
 
     spans: tuple[Span, ...]
     records: tuple[Run, ...]

@@ -132,7 +132,7 @@ class Round(Disturbed):
         self._proxy_opens_at: float | None = None
 
     def run(self) -> Result:
-        """Disturb, calm down, settle, and judge."""
+        """Cause faults, stop them, wait until all work is done, and return the verdict."""
         self._people.add_jobs(self._plan.jobs)
         self._disturb(
             self._plan.seconds,

@@ -198,7 +198,7 @@ def test_a_skipped_occurrence_is_accounted_for_with_its_reason() -> None:
     assert verdict.told == {"overlap": 1}
 
 
-def test_one_record_may_stand_for_a_span_of_missed_occurrences() -> None:
+def test_one_record_may_cover_a_span_of_missed_occurrences() -> None:
     missed = f"missed: 2 occurrences, {iso(NOON + HOUR)} to {iso(NOON + 2 * HOUR)}"
     records = (skipped(NOON + 2 * HOUR, missed), record(NOON + 3 * HOUR))
     history = History(spans=(span(),), records=records, starts=starts_of(records))

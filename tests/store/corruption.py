@@ -71,7 +71,7 @@ class RecordingDatabase(Database):
     _is_on = False
 
     def record(self) -> None:
-        """Begin to record."""
+        """Forget earlier calls and record the calls from now on."""
         self.calls, self._is_on = [], True
 
     def run_listed(

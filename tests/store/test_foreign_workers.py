@@ -195,7 +195,9 @@ def test_two_workers_of_one_name_are_distinguished_by_their_queues(world: World)
     assert "celery@here" in world.why()
 
 
-def test_a_foreign_worker_with_the_name_of_ours_is_recognised_by_its_queue(world: World) -> None:
+def test_a_foreign_worker_with_the_same_name_as_ours_is_recognised_by_its_queue(
+    world: World,
+) -> None:
     """Our worker does not answer, like one that performs a task under `solo`."""
     world.foreign_worker("celery@here")
     world.our_worker("celery@here:12", queue="mine")
@@ -352,7 +354,7 @@ def test_a_message_queued_long_after_the_foreign_worker_beside_ours_left_is_push
     assert world.store.queue() == [run.id]
 
 
-def test_a_worker_of_ours_that_wrote_its_sign_since_has_not_taken_the_message(
+def test_a_worker_of_ours_that_wrote_its_sign_later_has_not_taken_the_message(
     world: World,
 ) -> None:
     run = world.occur()
@@ -368,7 +370,7 @@ def test_a_worker_of_ours_that_wrote_its_sign_since_has_not_taken_the_message(
     assert world.store.queue() == [run.id]
 
 
-def test_workers_that_are_down_for_a_deploy_make_no_run_sent(world: World) -> None:
+def test_no_run_ends_as_sent_while_the_workers_are_down_for_a_deploy(world: World) -> None:
     world.foreign_worker()
     world.why()
     world.look()

@@ -87,7 +87,7 @@ def world(valkey: Database, namespace: str, clock: HandClock) -> Iterator[World]
     world.moving.stop()
 
 
-def test_declared_jobs_and_jobs_with_tasks_of_the_project_alone_move(world: World) -> None:
+def test_only_declared_jobs_and_jobs_with_the_projects_own_tasks_move(world: World) -> None:
     world.add("a", task="shop.work", manager=_MANAGER)
     world.add("b", task="shop.work")
     world.add("c", task="mail.send")

@@ -190,7 +190,7 @@ def test_a_queue_that_grows_for_a_minute_is_an_incident_until_it_shrinks(
     assert left == []
 
 
-def test_a_burst_that_is_worked_off_is_no_backlog(
+def test_a_burst_that_shrinks_again_is_not_a_backlog(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     queue = host.store.database.keys.default_queue

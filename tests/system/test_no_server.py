@@ -59,7 +59,7 @@ def test_a_project_started_before_its_server_logs_that_once_and_then_runs(
         assert "Traceback" not in said
 
 
-def test_a_process_told_not_to_wait_exits_with_an_error_of_one_sentence(early: Bed) -> None:
+def test_a_process_that_must_not_wait_exits_with_an_error_of_one_sentence(early: Bed) -> None:
     for process in [early.worker(PATIENT="no"), early.beat(PATIENT="no")]:
         assert process.wait(40) == 1
         said = early.log(process)

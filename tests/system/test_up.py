@@ -82,7 +82,7 @@ def test_up_demo_shows_its_runs_and_stops_its_parts_in_order(
     assert below(home) == []
 
 
-def test_an_up_without_its_server_says_nothing_of_parts_that_never_ran(
+def test_an_up_without_a_server_does_not_report_that_it_stops_parts(
     processes: Processes,
 ) -> None:
     command = [sys.executable, "-m", "hermes_celery", "up"]

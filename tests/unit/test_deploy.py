@@ -286,7 +286,7 @@ def test_the_units_environment_example_holds_every_valid_setting() -> None:
     assert files == {"/etc/hermes-celery/hermes-celery.env"}
 
 
-def test_what_the_units_example_comments_out_is_the_default_or_called_an_example() -> None:
+def test_commented_out_values_of_the_units_example_are_defaults_or_examples() -> None:
     text = (DEPLOY / "systemd" / "hermes-celery.env.example").read_text(encoding="utf-8")
     defaults, examples = text.partition("# The defaults.\n")[2].split("\n# Examples.")
     shown = dict(re.findall(r"^#([A-Z_]+)=(.*)$", defaults, re.MULTILINE))

@@ -44,7 +44,7 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of an import, job by job (as "id name")."""
 
     imported: list[str]
-    #: Already here, left as they are.
+    #: Jobs that exist here already; they are not changed.
     kept: list[str]
     refused: list[RefusedRecord]
     #: Hints to check something, although nothing was refused.

@@ -18,5 +18,5 @@ app.config_from_object(
 
 @app.task(name="blog.digest")
 def digest():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("digest")

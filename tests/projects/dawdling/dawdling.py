@@ -28,13 +28,13 @@ app.conf.timezone = "Europe/Berlin"
 
 @app.task(base=Slow)
 def slow(name):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("slow", name)
 
 
 @app.task
 def plain(name):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("plain", name)
 
 

@@ -15,5 +15,5 @@ cron = Cron(app)
 
 @app.task
 def tick():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("tick")

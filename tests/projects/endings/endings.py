@@ -45,7 +45,7 @@ def slow():
 
 @app.task
 def plain():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("plain")
 
 
@@ -79,7 +79,7 @@ def hang_as_the_job_says():
 
 @app.task
 def die():
-    """Kill its own pool process."""
+    """Kill the pool process of this task."""
     note("die")
     # Celery must first read that the task has started; otherwise it cannot name the task.
     time.sleep(0.5)
@@ -88,7 +88,7 @@ def die():
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
 def die_once():
-    """Kill its own pool process the first time."""
+    """Kill the pool process of this task the first time."""
     note("die_once")
     marker = os.environ["NOTES"] + ".died"
     if not os.path.exists(marker):
@@ -107,7 +107,7 @@ class Careful(Task):
 
 @app.task(base=Careful)
 def careful():
-    """Note that it ran; it is never called."""
+    """Record that this task ran; it is never called."""
     note("careful")
 
 
@@ -124,7 +124,7 @@ class Guarded(Task):
 
 @app.task(base=Guarded)
 def guarded(call=False):
-    """Note that the body was called."""
+    """Record that the body was called."""
     note("called")
 
 

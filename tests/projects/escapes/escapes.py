@@ -70,7 +70,7 @@ def slow():
 
 @app.task
 def plain():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("plain")
 
 

@@ -80,7 +80,7 @@ def prune_profiles():
 
 @app.task(typing=False)
 def ping(*words):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("ping", *words)
 
 

@@ -29,5 +29,5 @@ def both(self):
 
 @app.task(name="svc.mixed", bind=True)
 def mixed(self):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("mixed-ours", get_session_env("HERMES_CRON_RUN_ID"))

@@ -13,5 +13,5 @@ cron = Cron(app)
 
 @app.task(name="svc.tick", bind=True)
 def tick(self):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("tick", self.request.id)

@@ -11,17 +11,17 @@ app.conf.task_default_queue = "svc"
 
 @app.task(bind=True)
 def tick(self):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("tick", self.request.id)
 
 
 @app.task(bind=True)
 def both(self):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("theirs", self.request.id)
 
 
 @app.task(bind=True)
 def mixed(self):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("mixed-theirs", self.request.id)

@@ -10,5 +10,5 @@ app = Celery("foreign", broker=os.environ["BROKER"])
 
 @app.task(name="foreign.forgotten", bind=True)
 def forgotten(self):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("forgotten", self.request.id)

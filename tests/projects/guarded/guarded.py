@@ -26,11 +26,11 @@ cron = Cron(app)
 
 @app.task
 def tick():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("tick")
 
 
 @app.task
 def later():
-    """Note that it ran, with a lower priority."""
+    """Record that this task ran, with a lower priority."""
     note("later")

@@ -67,7 +67,7 @@ def immutable(self):
 
 @app.task(bind=True)
 def pages(self, page=0):
-    """Replace itself by itself for the next page."""
+    """Replace this task by the same task for the next page."""
     note("body", "pages", page)
     if page < 2:
         raise self.replace(self.s(page + 1))
@@ -114,7 +114,7 @@ def turned_away(self, name):
 
 @app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
 def dies_once(self, name):
-    """Kill its process the first time."""
+    """Kill the process of this task the first time."""
     note("dies_once", name)
     if not self.request.delivery_info.get("redelivered"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -122,7 +122,7 @@ def dies_once(self, name):
 
 @app.task(acks_late=True, retry_on_worker_lost=True, max_retries=0)
 def dies(name):
-    """Kill its process; it has no retries."""
+    """Kill the process of this task; it has no retries."""
     note("dies", name)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -36,11 +36,11 @@ class Hanging(Task):
 
 @app.task(name="hanging.hangs", base=Hanging)
 def hangs():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("hangs")
 
 
 @app.task(name="hanging.well", bind=True)
 def well(self):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("well", self.request.id)

@@ -14,5 +14,5 @@ app.conf.beat_schedule = {"tick": {"task": "plain.tick", "schedule": 1.0}}
 
 @app.task
 def tick():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("tick")

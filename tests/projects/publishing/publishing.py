@@ -114,13 +114,13 @@ def count(sender=None, headers=None, **kwargs):
 
 @app.task(expires=5)
 def expiring():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("expiring")
 
 
 @app.task
 def annotated():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("annotated")
 
 
@@ -133,31 +133,31 @@ def correlated(self):
 
 @app.task(base=QueueOnce)
 def once():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("once-ran")
 
 
 @app.task(base=Singleton)
 def singleton():
-    """Note that it ran, which never happens."""
+    """Record that this task ran, which never happens."""
     note("singleton")
 
 
 @app.task(base=Hiccup)
 def hiccup():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("hiccup")
 
 
 @app.task(base=Dropping)
 def dropping():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("dropping")
 
 
 @app.task
 def unroutable():
-    """Note that it ran, which never happens."""
+    """Record that this task ran, which never happens."""
     note("unroutable")
 
 

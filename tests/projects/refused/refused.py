@@ -43,5 +43,5 @@ cron.add("nightly", "0 2 * * *", task="refused.work")
 
 @app.task
 def work():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("work")

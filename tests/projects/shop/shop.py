@@ -16,11 +16,11 @@ cron.add("nightly", "0 2 * * *", task="shop.report")
 
 @app.task(bind=True)
 def stock(self):
-    """Note that it ran, with its run id."""
+    """Record that this task ran, with its run id."""
     note("stock", self.request.id)
 
 
 @app.task
 def report():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("report")

@@ -53,5 +53,5 @@ def hold():
 
 @app.task
 def quick():
-    """Note that it ran and end at once."""
+    """Record that this task ran and end at once."""
     note("quick")

@@ -43,7 +43,7 @@ def told(self, word):
 
 @app.task(name="a task's näme with blanks")
 def blanks(*_):
-    """Note that it ran."""
+    """Record that this task ran."""
     note("blanks")
 
 
@@ -55,7 +55,7 @@ def queued(self):
 
 @app.task
 def half():
-    """Note that it ran, twice a second."""
+    """Record that this task ran, twice a second."""
     note("half")
 
 

@@ -23,7 +23,7 @@ cron.add("slow", "every 1h", task="shop.slow")
 
 @app.task(name="shop.tick")
 def tick():
-    """Note that it ran."""
+    """Record that this task ran."""
     note("tick")
 
 
@@ -36,5 +36,5 @@ def slow():
 
 @app.task(name="shop.last")
 def last():
-    """Note that it ran, with the lowest priority."""
+    """Record that this task ran, with the lowest priority."""
     note("last")

@@ -278,7 +278,7 @@ def test_every_word_of_other_programs_leads_to_a_command_and_hides_none() -> Non
     assert not MEANT.keys() & ADVICE.keys()
 
 
-def test_stop_is_answered_with_what_stops_up() -> None:
+def test_the_error_for_stop_says_how_to_stop_up() -> None:
     assert "Press Ctrl-C in the terminal of `up`" in typed("stop").stderr
 
 

@@ -101,7 +101,7 @@ def test_catch_up_skip_skips_occurrences_past_their_grace() -> None:
         ("latest", 0, 30, True),
     ],
 )
-def test_catch_up_decides_as_hermes_records_it(
+def test_catch_up_decides_as_in_the_recorded_cases_of_hermes(
     catch_up: str, grace: int | None, late_seconds: int, runs: bool
 ) -> None:
     # Hermes' cases `due.catchup@main`: its switch false is our skip, true and unset are latest.

@@ -42,7 +42,7 @@ def test_meanwhile_is_called_repeatedly_during_the_work(never: threading.Event) 
     assert times[:3] == [0, 1, 2]
 
 
-def test_an_exception_in_meanwhile_ends_the_wait(never: threading.Event) -> None:
+def test_an_exception_of_the_callback_meanwhile_ends_the_wait(never: threading.Event) -> None:
     def lost() -> None:
         raise LookupError
 

@@ -26,7 +26,7 @@ def test_start_and_end_are_included() -> None:
     assert schedule.latest_until(start - timedelta(seconds=1)) is None
 
 
-def test_a_bound_may_stand_alone() -> None:
+def test_a_schedule_may_have_one_bound_only() -> None:
     moment = datetime(2026, 12, 22, tzinfo=UTC)
 
     assert parse("@daily", bounds=Bounds.of(start=moment)).next_after(NOW) == moment

@@ -121,7 +121,7 @@ def test_durations_are_as_long_as_in_hermes(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("row", hermes_rows("schedule.parse@main"))
-def test_texts_mean_what_they_mean_in_hermes(row: dict[str, Any]) -> None:
+def test_texts_have_the_same_meaning_as_in_hermes(row: dict[str, Any]) -> None:
     text, expected = row["input"]["text"], row["expected"]
     if "error_type" in expected:
         with pytest.raises(ScheduleError):
