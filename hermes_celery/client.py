@@ -446,7 +446,7 @@ class Client:
     def find_jobs(
         self, *, name: str = "", state: JobState | None = None, after: str | None = None
     ) -> Iterator[Job | UnreadableJob]:
-        """Yield the jobs in a state whose names begin with `name`, in any case.
+        """Yield the jobs in a state whose names begin with `name`, ignoring case.
 
         They come oldest first; with a `name`, sorted by name. `after` is the id or name of a job:
         only those that follow it are yielded. An unreadable job comes as an UnreadableJob. Jobs are
@@ -458,7 +458,7 @@ class Client:
     def refusals(self, *, name: str = "") -> list[RefusedJob]:
         """Return the declared jobs that were refused or may not work; see `RefusedJob`.
 
-        Only those whose names begin with `name`, in any case.
+        Only those whose names begin with `name`, ignoring case.
         """
         return [one for one in self._refusals() if name_key(one.name).startswith(name_key(name))]
 

@@ -14,7 +14,7 @@ message never comes, the run is lost: after a day, or for a retry as soon as the
 redelivered it from a dead worker. While the message is on its queue, the run waits.
 
 A run may end after its task sent itself on, for example by an error in `on_failure`. Celery
-executes the message all the same, and so do we, outside of the record, which is final. A cancelled
+still executes that message, and so do we, outside of the record, which is final. A cancelled
 or timed-out run is never executed again.
 """
 

@@ -91,7 +91,7 @@ class _Unreadable(Exception):
 
 
 class _Refused(_Unreadable):
-    """A message that Celery refuses for good; every worker of this app would refuse it."""
+    """A message that every worker of this app would refuse, so its run ends at once."""
 
 
 class DeadLetters:

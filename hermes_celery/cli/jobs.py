@@ -120,7 +120,7 @@ _STATE_WORDS = [word_of(state.value) for state in JobState]
     "--name",
     default="",
     metavar="START",
-    help="List only jobs whose names begin with START (in any case), sorted by name.",
+    help="List only jobs whose names begin with START (ignoring case), sorted by name.",
 )
 @click.option(
     "--state",

@@ -378,7 +378,7 @@ class Deliverer:
         return sent, fault, fault is None or took < _SILENT * self._rules.timeout_seconds
 
     def _remember(self, part: DeliveryPart, has_answered: bool | None) -> None:
-        """Store whether a target answered, for other senders. The attempt is recorded by now."""
+        """Store whether a target answered, for other senders. The attempt is recorded already."""
         if has_answered is None:
             return
         tell = self._breakers.answered if has_answered else self._breakers.timed_out

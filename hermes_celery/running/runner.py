@@ -246,7 +246,7 @@ class Runner:
         # Changes nothing if the claim is lost. If it fails, rescue ends the run as `lost` soon.
         with _beside(claim, "run.end_lost"):
             self._finish(claim, Outcome(state=RunState.CANCELLED, stderr=text.encode()))
-        # The work may have returned by now, and the process may work on another run.
+        # The work may have returned meanwhile, and the process may work on another run.
         running.unless_back(lambda: stuck_work.end(claim))
 
     def _returned(self, claim: Claim, worker: str, running: RunningRun) -> None:

@@ -77,7 +77,7 @@ class SecondBeat:
         self._until = 0.0
 
     def stop(self) -> None:
-        """Stop the beat for good, so that another beat can lead there at once."""
+        """Stop the beat permanently, so that another beat can lead there at once."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(timeout=2)

@@ -279,7 +279,7 @@ class _BatchWriter:
     def write_and_build(self, steps: Sequence[Advance]) -> bool:
         """Send steps, and build the messages of late ones after their runs are admitted.
 
-        Returns False when building has taken so long that the tick must end; steps may be left
+        Returns False when building has taken too long and the tick must end; steps may be left
         then.
         """
         if not any([step.is_late for step in steps]):

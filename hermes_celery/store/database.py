@@ -534,7 +534,7 @@ def wrapped(*, key: str = "") -> Iterator[None]:
 
 
 def _is_certificates(error: Exception) -> bool:
-    """Return whether TLS failed for good, so that a retry would not help."""
+    """Return whether TLS failed permanently, so that a retry would not help."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):

@@ -26,8 +26,8 @@ class EarlyEnd(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     #: Whether to leave a running run alone; else its runner is asked to end it.
     leaves_running: bool = False
-    #: The attempt whose message was dropped; a run that waits for another message by now is left
-    #: alone. None: end it whatever message it waits for.
+    #: The attempt whose message was dropped; the run is left alone if it now waits for another
+    #: message. None: end the run whatever message it waits for.
     attempt: int | None = None
     #: How often the run's own tasks had handed that message on.
     hop: int = 0
@@ -170,9 +170,9 @@ class EndingRuns(WaitingRuns):
     ) -> str:
         """End a run at once, because the process `pid` that ran it has ended.
 
-        A run that another process runs by now is left alone. With `retry_at_ms` its next attempt is
-        queued; `is_requeued` means that the message of that attempt is already on the queue. A run
-        that was asked to end is cancelled. Returns the words of `lose`.
+        A run that another process has taken since is left alone. With `retry_at_ms` its next
+        attempt is queued; `is_requeued` means that the message of that attempt is already on
+        the queue. A run that was asked to end is cancelled. Returns the words of `lose`.
         """
         loss = _Loss(claimed=f"{pid}-", retry_at_ms=retry_at_ms, is_requeued=is_requeued)
         return self._lose(run_id, end, loss, Actor(now_ms=now_ms))

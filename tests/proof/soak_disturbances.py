@@ -59,7 +59,7 @@ class Member:
         self._back_at = time.monotonic() + back_after
 
     def freeze(self, seconds: float) -> None:
-        """Send SIGSTOP now, and SIGCONT after so many seconds."""
+        """Send SIGSTOP now, and SIGCONT after that many seconds."""
         os.killpg(self.process.pid, signal.SIGSTOP)
         self._wakes_at = time.monotonic() + seconds
 

@@ -8,7 +8,7 @@
 A run writes one line to a file, so that a million runs fit into minutes. Waits are short: a message
 is pushed again after 5 s, a silent run is lost after 4 s. All else is what `wiring` makes.
 `SOAK_MENDS=off` takes the repairing sweep out of the beats. `SOAK_CLOCK_OFFSET` shifts this
-process's clock by so many seconds.
+process's clock by that many seconds.
 """
 
 from __future__ import annotations

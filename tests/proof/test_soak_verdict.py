@@ -21,7 +21,7 @@ def every_second(**fields: Any) -> Job:
 
 
 def run(state: RunState, *, seconds: int, **fields: Any) -> Run:
-    """Return a run due and queued so many seconds after the minute began."""
+    """Return a run that was due, and was queued, this many seconds after the minute began."""
     at = NOON + timedelta(seconds=seconds)
     return Run(
         id=run_id_of("a" * 12, to_ms(at)),
